@@ -1,0 +1,98 @@
+//! The front door: hand over the ports, get the use cases.
+
+use std::sync::Arc;
+
+use crate::{
+    audit::{Audit, AuditTrail},
+    clock::{Clock, Entropy, Tasks},
+    cluster::{ClusterPorts, ClusterProbe, ClusterRegistry, Clusters, Connections},
+    config::{ConfigApi, Configs},
+    gate::Gate,
+    inventory::{Inventory, Lists},
+    namespace::{NamespaceApi, Namespaces},
+    pod::{PodApi, Pods},
+    session::{Lifetimes, LoginThrottle, SessionPorts, SessionStore, Sessions, TokenCodec},
+    user::{PasswordHasher, UserRegistry, Users},
+    workload::{WorkloadApi, Workloads},
+};
+
+/// Everything the product needs from outside. An embedder fills in its own; tests take `Ports::fake()`.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "each field is the port of its type, whose docs say what it does")]
+pub struct Ports {
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub tasks: Arc<dyn Tasks>,
+    pub audit: Arc<dyn AuditTrail>,
+    pub users: Arc<dyn UserRegistry>,
+    pub sessions: Arc<dyn SessionStore>,
+    pub throttle: Arc<dyn LoginThrottle>,
+    pub hasher: Arc<dyn PasswordHasher>,
+    pub tokens: Arc<dyn TokenCodec>,
+    pub clusters: Arc<dyn ClusterRegistry>,
+    pub connections: Arc<dyn Connections>,
+    pub probe: Arc<dyn ClusterProbe>,
+    pub inventory: Arc<dyn Inventory>,
+    pub namespaces: Arc<dyn NamespaceApi>,
+    pub workloads: Arc<dyn WorkloadApi>,
+    pub pods: Arc<dyn PodApi>,
+    pub configs: Arc<dyn ConfigApi>,
+}
+
+/// What an operator may set.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// How long tokens and sessions live.
+    pub lifetimes: Lifetimes,
+    /// Whether a super admin may register a cluster whose certificate is not checked.
+    pub allow_insecure_tls: bool,
+}
+
+/// The use cases.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "each field is the use cases of its type, whose docs say what they do")]
+pub struct App {
+    pub gate: Gate,
+    pub audit: Audit,
+    pub sessions: Sessions,
+    pub users: Users,
+    pub clusters: Clusters,
+    pub lists: Lists,
+    pub namespaces: Namespaces,
+    pub workloads: Workloads,
+    pub pods: Pods,
+    pub configs: Configs,
+}
+
+impl App {
+    /// The use cases over these ports.
+    pub fn new(ports: Ports, settings: Settings) -> Self {
+        let Ports { clock, entropy, tasks, audit, users, sessions, throttle, hasher, tokens, clusters, .. } = ports;
+        let gate = Gate::new(audit.clone(), clusters.clone(), clock.clone(), entropy.clone(), tasks);
+        Self {
+            audit: Audit { gate: gate.clone(), trail: audit },
+            sessions: Sessions {
+                gate: gate.clone(),
+                ports: SessionPorts { store: sessions, throttle, tokens },
+                users: users.clone(),
+                hasher: hasher.clone(),
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+                lifetimes: settings.lifetimes,
+            },
+            users: Users { gate: gate.clone(), registry: users, hasher, clock: clock.clone(), entropy },
+            clusters: Clusters {
+                gate: gate.clone(),
+                ports: ClusterPorts { registry: clusters, connections: ports.connections, probe: ports.probe },
+                clock: clock.clone(),
+                allow_insecure_tls: settings.allow_insecure_tls,
+            },
+            lists: Lists { gate: gate.clone(), inventory: ports.inventory },
+            namespaces: Namespaces { gate: gate.clone(), api: ports.namespaces },
+            workloads: Workloads { gate: gate.clone(), api: ports.workloads, clock },
+            pods: Pods { gate: gate.clone(), api: ports.pods },
+            configs: Configs { gate: gate.clone(), api: ports.configs },
+            gate,
+        }
+    }
+}

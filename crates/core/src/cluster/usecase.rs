@@ -1,0 +1,392 @@
+//! Registering, changing, testing, watching clusters.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+
+use super::{
+    ApiServer, AuthType, CertificateExpiry, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterPorts, ClusterRecord,
+    Connection, Credential, NodeCount, Observation, Permission, Report,
+};
+use crate::{
+    access::{Access, Caller, Permit, Resource, Role, Verb},
+    clock::Clock,
+    error::{Cause, Error, Reason, Result},
+    gate::{Changed, Gate, Warning},
+    inventory::{ListQuery, Pagination, Row, select},
+    kubeconfig::Kubeconfig,
+    object::{Labels, check_labels},
+};
+
+/// A credential as it came in, and what belongs to it. No field is ever shown.
+#[derive(Clone, Debug, Default)]
+pub struct CredentialInput {
+    /// `token` or `kubeconfig`.
+    pub auth_type: Option<AuthType>,
+    /// The API server; of a kubeconfig it replaces the context's.
+    pub api_server: Option<ApiServer>,
+    /// A bearer token.
+    pub token: Option<SecretString>,
+    /// Whom to trust, PEM; with a token only.
+    pub ca_certificate: Option<String>,
+    /// A kubeconfig, YAML.
+    pub kubeconfig: Option<SecretString>,
+    /// Which of its contexts; the current one when none.
+    pub context: Option<String>,
+    /// Accept any certificate: where the configuration allows it, for super admins.
+    pub insecure_skip_tls_verify: bool,
+}
+
+/// A cluster to register.
+#[derive(Clone, Debug)]
+pub struct NewCluster {
+    /// Its name.
+    pub name: ClusterName,
+    /// Free text.
+    pub description: String,
+    /// Labels of ours.
+    pub labels: Labels,
+    /// How it is reached.
+    pub credential: CredentialInput,
+    /// Store it without trying the connection.
+    pub skip_test: bool,
+}
+
+/// A change of a registered cluster; what is none stays.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterChange {
+    /// A new name.
+    pub name: Option<ClusterName>,
+    /// A new description.
+    pub description: Option<String>,
+    /// New labels, as a whole.
+    pub labels: Option<Labels>,
+    /// A new connection. A new server needs its credential sent again: a stored one goes only to the server it was
+    /// stored with.
+    pub credential: CredentialInput,
+    /// Store a new connection without trying it.
+    pub skip_test: bool,
+    /// The `updated_at` that the caller read.
+    pub updated_at: Option<Timestamp>,
+}
+
+/// What a test found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ClusterTest {
+    /// The API server's version.
+    pub version: String,
+    /// How long `GET /version` took, in milliseconds.
+    pub latency_ms: u64,
+    /// Nodes; null when the credential may not list them.
+    pub node_count: Option<i64>,
+    /// Who the cluster says we are.
+    pub identity: Option<String>,
+    /// What our features need against what the credential may do.
+    pub permissions: Vec<Permission>,
+}
+
+/// How a registered cluster is right now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ClusterStatus {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Its nodes; null when they cannot be counted.
+    pub nodes: Option<NodeCount>,
+    /// How long `GET /version` took, in milliseconds; null when it failed.
+    pub latency_ms: Option<u64>,
+    /// When it was asked.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub checked_at: Timestamp,
+    /// Who the cluster says we are.
+    pub identity: Option<String>,
+    /// Certificates on the way, and when they end.
+    pub certificates: Vec<CertificateExpiry>,
+}
+
+/// The registered clusters.
+#[derive(Clone)]
+pub struct Clusters {
+    pub(crate) gate: Gate,
+    pub(crate) ports: ClusterPorts,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) allow_insecure_tls: bool,
+}
+
+impl Clusters {
+    /// A page of clusters.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    pub async fn list(&self, caller: &Caller, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
+        self.gate.allow(caller, Access::to(Verb::List, Resource::Cluster)).await?;
+        let rows = self.ports.registry.list().await?.iter().map(Row::of).collect::<Result<_>>()?;
+        Ok(select(rows, query))
+    }
+
+    /// Registers a cluster, after trying the connection.
+    ///
+    /// # Errors
+    /// `InvalidInput`, `EgressDenied`, `NameTaken`; of code `ConnectionError` or `TimeoutError` when the cluster cannot
+    /// be reached, and then nothing is stored.
+    pub async fn create(&self, caller: &Caller, cluster: NewCluster) -> Result<Changed<Cluster>> {
+        check_description(&cluster.description)?;
+        check_labels(&cluster.labels)?;
+        let (auth_type, connection) = self.connection(caller, cluster.credential)?;
+        let access = Access::to(Verb::Create, Resource::Cluster)
+            .new_cluster(cluster.name.as_str())
+            .named(cluster.name.as_str())
+            .with("api_server", connection.server.as_str())
+            .with("auth_type", auth_type.as_str());
+        let this = self.clone();
+        let work = async move |permit: Permit| {
+            let observation = this.try_out(&permit, &connection, cluster.skip_test).await?;
+            let mut changed = Changed::from(());
+            if observation.is_none() {
+                changed.warnings.push(Warning::NotTested);
+            }
+            let record = ClusterRecord {
+                name: cluster.name,
+                description: cluster.description,
+                labels: cluster.labels,
+                auth_type,
+                connection,
+                observation,
+                at: this.clock.now(),
+            };
+            let value = this.ports.registry.create(&permit, record).await?;
+            Ok(Changed { value, warnings: changed.warnings })
+        };
+        self.gate.commit(caller, access, work).await
+    }
+
+    /// Changes a cluster; a new connection is tried first.
+    ///
+    /// # Errors
+    /// As [`Clusters::create`]; `NotFound`, `ChangedMeanwhile`.
+    pub async fn update(&self, caller: &Caller, id: ClusterId, change: ClusterChange) -> Result<Changed<Cluster>> {
+        change.description.as_deref().map_or(Ok(()), check_description)?;
+        change.labels.as_ref().map_or(Ok(()), check_labels)?;
+        let connection = match &change.credential {
+            CredentialInput { auth_type: None, api_server: None, token: None, kubeconfig: None, .. } => None,
+            // a new server without its credential: which field is missing
+            CredentialInput { auth_type: None, token: None, kubeconfig: None, .. } => {
+                return Err(Error::invalid("auth_type", Reason::Required));
+            }
+            CredentialInput { auth_type: Some(AuthType::Token), api_server: None, .. } => {
+                return Err(Error::invalid("api_server", Reason::Required));
+            }
+            _ => Some(self.connection(caller, change.credential)?),
+        };
+        let mut access = Access::to(Verb::Update, Resource::Cluster).in_cluster(id);
+        if let Some(name) = &change.name {
+            access = access.with("name", name.as_str());
+        }
+        if let Some((auth_type, connection)) = &connection {
+            access = access.with("api_server", connection.server.as_str()).with("auth_type", auth_type.as_str());
+        }
+        let this = self.clone();
+        let work = async move |permit: Permit| {
+            let mut warnings = Vec::new();
+            let mut observation = None;
+            if let Some((_, connection)) = &connection {
+                observation = this.try_out(&permit, connection, change.skip_test).await?;
+                if observation.is_none() {
+                    warnings.push(Warning::NotTested);
+                }
+            }
+            let patch = ClusterPatch {
+                name: change.name,
+                description: change.description,
+                labels: change.labels,
+                connection,
+                observation,
+                unless_changed_since: change.updated_at,
+            };
+            let value = this.ports.registry.update(&permit, patch, this.clock.now()).await?;
+            Ok(Changed { value, warnings })
+        };
+        self.gate.commit(caller, access, work).await
+    }
+
+    /// Forgets a cluster and its credential.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn delete(&self, caller: &Caller, id: ClusterId) -> Result<()> {
+        let access = Access::to(Verb::Delete, Resource::Cluster).in_cluster(id);
+        let registry = self.ports.registry.clone();
+        self.gate.commit(caller, access, async move |permit| registry.delete(&permit).await).await
+    }
+
+    /// Tests a registered cluster.
+    ///
+    /// # Errors
+    /// `NotFound`; the cause of the failure.
+    pub async fn test(&self, caller: &Caller, id: ClusterId) -> Result<ClusterTest> {
+        let access = Access::to(Verb::Test, Resource::Cluster).in_cluster(id);
+        let this = self.clone();
+        let work = async move |permit: Permit| {
+            let stored = this.ports.connections.connection(id).await?.ok_or_else(|| absent(id))?;
+            this.examine(&permit, &stored.connection).await
+        };
+        self.gate.observe(caller, access, work).await
+    }
+
+    /// Tests a connection that is not registered; nothing is stored.
+    ///
+    /// # Errors
+    /// `InvalidInput`, `EgressDenied`; the cause of the failure.
+    pub async fn test_new(&self, caller: &Caller, credential: CredentialInput) -> Result<ClusterTest> {
+        let (_, connection) = self.connection(caller, credential)?;
+        let access =
+            Access::to(Verb::Test, Resource::NewCluster).with("api_server", connection.server.as_str());
+        let this = self.clone();
+        self.gate.observe(caller, access, async move |permit| this.examine(&permit, &connection).await).await
+    }
+
+    /// How a cluster is right now: probes it, and keeps what was found. A cluster that does not answer is a success
+    /// that says so.
+    ///
+    /// # Errors
+    /// `NotFound`, `StoreUnavailable`.
+    pub async fn status(&self, caller: &Caller, id: ClusterId) -> Result<ClusterStatus> {
+        let permit = self.gate.allow(caller, Access::to(Verb::Get, Resource::Cluster).in_cluster(id)).await?;
+        let observation = self.observe(&permit, id).await?;
+        let cluster = self.ports.registry.find(id).await?.ok_or_else(|| absent(id))?;
+        let report = observation.result.ok();
+        Ok(ClusterStatus {
+            cluster,
+            nodes: report.as_ref().and_then(|report| report.nodes),
+            latency_ms: report.as_ref().map(|report| millis(report.latency)),
+            checked_at: observation.at,
+            identity: report.as_ref().and_then(|report| report.identity.clone()),
+            certificates: report.map_or_else(Vec::new, |report| report.certificates),
+        })
+    }
+
+    /// Every cluster's id, for the prober.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    pub async fn ids(&self) -> Result<Vec<ClusterId>> {
+        Ok(self.ports.registry.list().await?.into_iter().map(|cluster| cluster.id).collect())
+    }
+
+    /// The prober's visit of one cluster: probes it and keeps what was found.
+    ///
+    /// # Errors
+    /// `NotFound` when it was deleted meanwhile; `StoreUnavailable`. That it does not answer is no error.
+    pub async fn refresh(&self, id: ClusterId) -> Result<()> {
+        let permit = self.gate.allow_system(Access::to(Verb::Get, Resource::Cluster).in_cluster(id));
+        self.observe(&permit, id).await.map(drop)
+    }
+
+    async fn observe(&self, permit: &Permit, id: ClusterId) -> Result<Observation> {
+        let stored = self.ports.connections.connection(id).await?.ok_or_else(|| absent(id))?;
+        let result = self.ports.probe.probe(permit, &stored.connection).await.map_err(|error| error.cause);
+        let observation = Observation { at: self.clock.now(), result };
+        self.ports.registry.observed(id, stored.version, observation.clone()).await?;
+        Ok(observation)
+    }
+
+    async fn try_out(&self, permit: &Permit, connection: &Connection, skip: bool) -> Result<Option<Observation>> {
+        if skip {
+            return Ok(None);
+        }
+        let report = self.ports.probe.probe(permit, connection).await?;
+        Ok(Some(Observation { at: self.clock.now(), result: Ok(report) }))
+    }
+
+    async fn examine(&self, permit: &Permit, connection: &Connection) -> Result<ClusterTest> {
+        let report: Report = self.ports.probe.probe(permit, connection).await?;
+        let permissions = self.ports.probe.permissions(permit, connection).await?;
+        Ok(ClusterTest {
+            version: report.version,
+            latency_ms: millis(report.latency),
+            node_count: report.nodes.map(|nodes| nodes.total),
+            identity: report.identity,
+            permissions,
+        })
+    }
+
+    /// Makes a connection of what came in.
+    fn connection(&self, caller: &Caller, input: CredentialInput) -> Result<(AuthType, Connection)> {
+        let required = |field: &str| Error::invalid(field, Reason::Required);
+        let foreign = |field: &str, given: bool| if given { Err(Error::invalid(field, Reason::NotAllowed)) } else { Ok(()) };
+        let auth_type = input.auth_type.ok_or_else(|| required("auth_type"))?;
+        let mut connection = match auth_type {
+            AuthType::Token => {
+                foreign("kubeconfig", input.kubeconfig.is_some())?;
+                foreign("context", input.context.is_some())?;
+                let token = input.token.ok_or_else(|| required("token"))?;
+                Connection {
+                    server: input.api_server.ok_or_else(|| required("api_server"))?,
+                    ca: input.ca_certificate.map(|pem| check_pem("ca_certificate", pem)).transpose()?,
+                    tls_server_name: None,
+                    insecure_skip_tls_verify: false,
+                    credential: Credential::Token(check_token("token", &token)?),
+                }
+            }
+            AuthType::Kubeconfig => {
+                foreign("token", input.token.is_some())?;
+                foreign("ca_certificate", input.ca_certificate.is_some())?;
+                let text = input.kubeconfig.ok_or_else(|| required("kubeconfig"))?;
+                let mut connection = Kubeconfig::connection(text.expose_secret(), input.context.as_deref())?;
+                if let Some(server) = input.api_server {
+                    connection.server = server;
+                }
+                connection
+            }
+        };
+        let insecure = input.insecure_skip_tls_verify || connection.insecure_skip_tls_verify;
+        if insecure && !(self.allow_insecure_tls && caller.role == Some(Role::SuperAdmin)) {
+            return Err(Error::invalid("insecure_skip_tls_verify", Reason::NotAllowed));
+        }
+        connection.insecure_skip_tls_verify = insecure;
+        Ok((auth_type, connection))
+    }
+}
+
+/// A token as it can stand in a header: visible ASCII, 16 KiB at most; surrounding white space is dropped.
+pub(crate) fn check_token(field: &str, token: &SecretString) -> Result<SecretString> {
+    let token = token.expose_secret().trim();
+    match token.len() {
+        0 => Err(Error::invalid(field, Reason::Required)),
+        1..=16_384 if token.bytes().all(|b| b.is_ascii_graphic()) => Ok(token.into()),
+        1..=16_384 => Err(Error::invalid(field, Reason::Malformed)),
+        _ => Err(Error::invalid(field, Reason::TooLong)),
+    }
+}
+
+/// A text with at least one PEM certificate, 256 KiB at most. The adapter reads it in full.
+pub(crate) fn check_pem(field: &str, pem: String) -> Result<String> {
+    if pem.len() > 256 << 10 {
+        Err(Error::invalid(field, Reason::TooLong))
+    } else if !pem.contains("-----BEGIN CERTIFICATE-----") || !pem.contains("-----END CERTIFICATE-----") {
+        Err(Error::invalid(field, Reason::Malformed))
+    } else {
+        Ok(pem)
+    }
+}
+
+fn check_description(text: &str) -> Result<()> {
+    if text.chars().count() > 1024 {
+        Err(Error::invalid("description", Reason::TooLong))
+    } else if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        Err(Error::invalid("description", Reason::Malformed))
+    } else {
+        Ok(())
+    }
+}
+
+fn absent(id: ClusterId) -> Error {
+    Error::new(Cause::NotFound).resource("cluster").name(id.to_string())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

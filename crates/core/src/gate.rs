@@ -1,0 +1,336 @@
+//! The one way to a cluster and to our own tables: authorise, record, do, record.
+
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_channel::oneshot;
+use futures_util::FutureExt;
+
+use crate::{
+    access::{Access, Caller, Permit},
+    audit::{AuditTrail, Operation, OperationId, Outcome},
+    clock::{Clock, Entropy, Tasks, uuid_v7},
+    cluster::ClusterRegistry,
+    error::{Cause, Code, Error, Result},
+    name::NamespaceScope,
+};
+
+/// Something the caller should know although the answer is a success. The word is the key of its texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// The change was made, but its outcome could not be stored yet; no further change is accepted until it is.
+    OutcomeNotStored,
+    /// An autoscaler of this name will set the replicas again.
+    Autoscaled(String),
+    /// The credential may not read these related objects, so what they tell is missing.
+    Unreadable(&'static str),
+    /// The cluster does not serve this API group or kind.
+    NotServed(&'static str),
+    /// The cluster was stored without having been reached.
+    NotTested,
+}
+
+impl Warning {
+    /// The word of each warning, for the texts' completeness test.
+    pub const WORDS: [&'static str; 5] =
+        ["outcome_not_stored", "autoscaled", "unreadable", "not_served", "not_tested"];
+
+    /// The word.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::OutcomeNotStored => "outcome_not_stored",
+            Self::Autoscaled(_) => "autoscaled",
+            Self::Unreadable(_) => "unreadable",
+            Self::NotServed(_) => "not_served",
+            Self::NotTested => "not_tested",
+        }
+    }
+
+    /// What it is about, for the text's placeholder.
+    pub fn about(&self) -> &str {
+        match self {
+            Self::Autoscaled(name) => name,
+            Self::Unreadable(what) | Self::NotServed(what) => what,
+            Self::OutcomeNotStored | Self::NotTested => "",
+        }
+    }
+}
+
+/// What a change answers: the thing after it, and what should be known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed<T> {
+    /// The thing as it is after the change.
+    pub value: T,
+    /// What should be known.
+    pub warnings: Vec<Warning>,
+}
+
+impl<T> From<T> for Changed<T> {
+    fn from(value: T) -> Self {
+        Self { value, warnings: Vec::new() }
+    }
+}
+
+/// How long to wait before an outcome that could not be stored is tried again.
+const RETRY_OUTCOME: Duration = Duration::from_secs(1);
+
+/// Authorises, records, and lets pass.
+#[derive(Clone)]
+pub struct Gate {
+    trail: Arc<dyn AuditTrail>,
+    clusters: Arc<dyn ClusterRegistry>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    tasks: Arc<dyn Tasks>,
+    /// Outcomes that could not be stored yet.
+    unsettled: Arc<AtomicUsize>,
+}
+
+impl Gate {
+    pub(crate) fn new(
+        trail: Arc<dyn AuditTrail>,
+        clusters: Arc<dyn ClusterRegistry>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        tasks: Arc<dyn Tasks>,
+    ) -> Self {
+        Self { trail, clusters, clock, entropy, tasks, unsettled: Arc::default() }
+    }
+
+    /// Allows a read. Only a refusal is recorded.
+    ///
+    /// # Errors
+    /// `RoleTooLow`; `NotFound` without such a cluster; `AuditUnavailable` when a refusal cannot be recorded.
+    pub async fn allow(&self, caller: &Caller, access: Access) -> Result<Permit> {
+        let access = self.authorise(caller, access).await?;
+        Ok(Permit::new(access, None))
+    }
+
+    /// Allows the system itself a read, such as the prober's.
+    pub fn allow_system(&self, access: Access) -> Permit {
+        Permit::new(access, None)
+    }
+
+    /// A change to a cluster: the intent is durable before `work` runs, the outcome is stored after it, whatever
+    /// becomes of the caller's connection.
+    ///
+    /// # Errors
+    /// As [`Gate::allow`]; `AuditUnavailable` when the intent cannot be stored, and then `work` never runs; else
+    /// what `work` says. A panic of `work` is `Internal`, its outcome `unknown`.
+    pub async fn change<T, F, Fut>(&self, caller: &Caller, access: Access, work: F) -> Result<Changed<T>>
+    where
+        T: Send + 'static,
+        F: FnOnce(Permit) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Changed<T>>> + Send + 'static,
+    {
+        let (permit, operation) = self.prepare(caller, access).await?;
+        let gate = self.clone();
+        self.detached(async move {
+            gate.trail.begin(&operation).await?;
+            let (mut result, outcome) = gate.run(work(permit)).await;
+            if !gate.settle(operation.id, outcome).await
+                && let Ok(changed) = &mut result
+            {
+                changed.warnings.push(Warning::OutcomeNotStored);
+            }
+            result
+        })
+        .await
+    }
+
+    /// A change to our own tables: the port commits the row of a success together with the change; what fails is
+    /// recorded here. Bad input is not an operation and is not recorded.
+    ///
+    /// # Errors
+    /// As [`Gate::allow`], else what `work` says.
+    pub async fn commit<T, F, Fut>(&self, caller: &Caller, access: Access, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Permit) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.recorded(caller, access, false, work).await
+    }
+
+    /// An operation that changes nothing but is recorded all the same, such as the test of a cluster.
+    ///
+    /// # Errors
+    /// As [`Gate::allow`], else what `work` says; `AuditUnavailable` when it cannot be recorded.
+    pub async fn observe<T, F, Fut>(&self, caller: &Caller, access: Access, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Permit) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.recorded(caller, access, true, work).await
+    }
+
+    async fn recorded<T, F, Fut>(&self, caller: &Caller, access: Access, success_too: bool, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Permit) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        let (permit, operation) = self.prepare(caller, access).await?;
+        let gate = self.clone();
+        self.detached(async move {
+            let (result, mut outcome) = gate.run(work(permit)).await;
+            let record = match &result {
+                Ok(_) => success_too,
+                Err(error) => error.code() != Code::ValidationError || error.cause == Cause::EgressDenied,
+            };
+            if record {
+                // our own tables change whole or not at all, and a test changes nothing
+                if outcome.error_code.is_some() {
+                    outcome.status = crate::audit::Status::Failed;
+                }
+                gate.trail.record(&operation, &outcome).await?;
+            }
+            result
+        })
+        .await
+    }
+
+    /// Refuses by a rule that is no role's: the row of the operation says why. A caller who may not even ask is
+    /// refused for that first.
+    ///
+    /// # Errors
+    /// Always: `refusal`, or as [`Gate::allow`].
+    pub(crate) async fn refuse<T>(&self, caller: &Caller, access: Access, refusal: Error) -> Result<T> {
+        let access = self.authorise(caller, access).await?;
+        self.record(caller, &access, Some(&refusal)).await?;
+        Err(refusal)
+    }
+
+    /// Records an operation that was over before anybody could be asked: a login, its failure.
+    ///
+    /// # Errors
+    /// `AuditUnavailable`.
+    pub(crate) async fn record(&self, caller: &Caller, access: &Access, error: Option<&Error>) -> Result<()> {
+        let operation = self.operation(caller, access);
+        let result = error.map_or(Ok(()), |error| Err(error.clone()));
+        let outcome = Outcome::of(&result, 0, operation.created_at);
+        self.trail.record(&operation, &outcome).await
+    }
+
+    /// The permit of somebody who proved who they are in another way than by a role: a login that succeeded, the
+    /// owner of a refresh token. The port commits its row.
+    pub(crate) fn admit(&self, caller: &Caller, access: Access) -> Permit {
+        let operation = self.operation(caller, &access);
+        Permit::new(access, Some(operation))
+    }
+
+    async fn prepare(&self, caller: &Caller, access: Access) -> Result<(Permit, Operation)> {
+        let access = self.authorise(caller, access).await?;
+        if self.unsettled.load(Ordering::Acquire) > 0 {
+            return Err(Error::new(Cause::AuditUnavailable).retry_after(RETRY_OUTCOME));
+        }
+        let operation = self.operation(caller, &access);
+        Ok((Permit::new(access, Some(operation.clone())), operation))
+    }
+
+    /// Asks the rule table, then whether the cluster exists; names the cluster for the trail.
+    async fn authorise(&self, caller: &Caller, mut access: Access) -> Result<Access> {
+        let allowed = caller.check(access.verb, access.resource);
+        if let Some(id) = access.cluster {
+            access.cluster_name = self.clusters.name(id).await?.map(|name| name.to_string());
+        }
+        let refusal = match (allowed, access.cluster) {
+            (Err(refusal), _) => refusal,
+            (Ok(()), Some(id)) if access.cluster_name.is_none() => {
+                let absent = Error::new(Cause::NotFound).resource("cluster").name(id.to_string());
+                if access.verb.reads() {
+                    return Err(absent);
+                }
+                absent
+            }
+            (Ok(()), _) => return Ok(access),
+        };
+        self.record(caller, &access, Some(&refusal)).await?;
+        Err(refusal)
+    }
+
+    fn operation(&self, caller: &Caller, access: &Access) -> Operation {
+        let now = self.clock.now();
+        let namespace = match &access.namespaces {
+            NamespaceScope::One(namespace) => Some(namespace.to_string()),
+            NamespaceScope::All => None,
+        };
+        Operation {
+            id: OperationId(uuid_v7(now, &*self.entropy)),
+            operation_type: access.verb.as_str().to_owned(),
+            resource_type: access.resource.as_str().to_owned(),
+            cluster_id: access.cluster,
+            cluster_name: access.cluster_name.clone(),
+            namespace,
+            resource_name: access.name.clone(),
+            user_id: caller.user_id,
+            username: caller.username.clone(),
+            role: caller.role.filter(|_| caller.user_id.is_some()),
+            source_ip: caller.origin.source_ip,
+            request_id: caller.origin.request_id.clone(),
+            params: access.params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+            created_at: now,
+        }
+    }
+
+    /// Runs the work, measures it, and turns a panic into an error.
+    async fn run<T>(&self, work: impl Future<Output = Result<T>>) -> (Result<T>, Outcome) {
+        let started = self.clock.monotonic();
+        let panicked = |_| Err(Error::internal("panicked; see the log"));
+        let result = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked);
+        let elapsed = self.clock.monotonic().saturating_sub(started);
+        let millis = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
+        let outcome = Outcome::of(&result, millis, self.clock.now());
+        (result, outcome)
+    }
+
+    /// Stores an outcome; what cannot be stored now is tried again until it is, and no change is accepted meanwhile.
+    async fn settle(&self, id: OperationId, outcome: Outcome) -> bool {
+        if self.trail.finish(id, &outcome).await.is_ok() {
+            return true;
+        }
+        self.unsettled.fetch_add(1, Ordering::AcqRel);
+        let gate = self.clone();
+        let retry = async move {
+            loop {
+                gate.tasks.sleep(RETRY_OUTCOME).await;
+                if gate.trail.finish(id, &outcome).await.is_ok() {
+                    break;
+                }
+            }
+            gate.unsettled.fetch_sub(1, Ordering::AcqRel);
+        };
+        self.tasks.spawn(retry.boxed());
+        false
+    }
+
+    /// Runs to its end in a task of its own, whatever becomes of the caller.
+    async fn detached<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let (done, result) = oneshot::channel();
+        self.tasks.spawn(
+            async move {
+                // nobody may be waiting any more; the work is done and recorded all the same
+                let _ = done.send(work.await);
+            }
+            .boxed(),
+        );
+        result.await.unwrap_or_else(|_| Err(Error::internal("a detached task was lost")))
+    }
+
+    /// Closes what an ended process left pending.
+    ///
+    /// # Errors
+    /// `AuditUnavailable`.
+    pub async fn close_orphans(&self) -> Result<u64> {
+        self.trail.close_orphans(self.clock.now()).await
+    }
+}
+

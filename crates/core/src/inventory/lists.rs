@@ -1,0 +1,143 @@
+//! The table of lists. Adding a kind is a row type with its projection, and a line here.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
+use super::{FieldInfo, ListRow, Row, fields_of};
+use crate::{
+    audit::OperationRow,
+    cluster::Cluster,
+    config::ConfigMapRow,
+    error::Result,
+    event::EventRow,
+    kind::Kind,
+    namespace::{NamespaceRow, ResourceQuota},
+    object::parse,
+    pod::PodRow,
+    session::SessionRow,
+    user::User,
+    workload::WorkloadRow,
+};
+
+/// A list that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "each variant is the list of the same name in LISTS")]
+pub enum List {
+    Clusters,
+    Users,
+    Sessions,
+    Operations,
+    Namespaces,
+    Workloads,
+    Pods,
+    Events,
+    ConfigMaps,
+}
+
+/// Whose rows a list holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListScope {
+    /// Our own; no `cluster_id`.
+    Ours,
+    /// A cluster's, of a kind without namespaces.
+    Cluster,
+    /// A cluster's; `namespace` is required, `*` is all.
+    Namespaced,
+}
+
+/// What the table says of a list.
+pub struct ListInfo {
+    /// Which list.
+    pub list: List,
+    /// The path of its route.
+    pub path: &'static str,
+    /// The key of its rows in the reply.
+    pub key: &'static str,
+    /// Whose rows.
+    pub scope: ListScope,
+    /// The kinds merged in it when no `type` is asked for.
+    pub kinds: &'static [Kind],
+    /// Kinds that only `type` brings in.
+    pub more_kinds: &'static [Kind],
+    /// The order when none is asked for, as `sort` writes it; empty is by namespace and name.
+    pub default_sort: &'static str,
+    /// The fields of its rows.
+    pub fields: fn() -> Vec<FieldInfo>,
+    /// Projects one object of one of its kinds; lists of our own rows have none.
+    pub project: Option<Project>,
+}
+
+/// Projects one object, as the API server wrote it, to a row.
+pub type Project = fn(kind: Kind, object: &RawValue, related: &Related) -> Result<Row>;
+
+/// What a projection needs besides the object itself.
+#[derive(Clone, Debug, Default)]
+pub struct Related {
+    /// The quotas of each namespace.
+    pub quotas: BTreeMap<String, Vec<ResourceQuota>>,
+}
+
+/// Every list.
+pub const LISTS: &[ListInfo] = &[
+    ours::<Cluster>(List::Clusters, "/api/k8s/clusters", "clusters", ""),
+    ours::<User>(List::Users, "/api/auth/users", "users", ""),
+    ours::<SessionRow>(List::Sessions, "/api/auth/sessions", "sessions", "-created_at"),
+    ours::<OperationRow>(List::Operations, "/api/k8s/audit/operations", "logs", "-id"),
+    ListInfo {
+        scope: ListScope::Cluster,
+        project: Some(|_, object, related| Row::of(&NamespaceRow::project(parse(object)?, related))),
+        ..of::<NamespaceRow>(List::Namespaces, "/api/k8s/namespaces", "namespaces", &[Kind::Namespace])
+    },
+    ListInfo {
+        more_kinds: &[Kind::Job, Kind::CronJob],
+        project: Some(|kind, object, _| Row::of(&WorkloadRow::project(kind, object)?)),
+        ..of::<WorkloadRow>(
+            List::Workloads,
+            "/api/k8s/workloads",
+            "workloads",
+            &[Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet],
+        )
+    },
+    ListInfo {
+        project: Some(|_, object, _| Row::of(&PodRow::project(parse(object)?))),
+        ..of::<PodRow>(List::Pods, "/api/k8s/pods", "pods", &[Kind::Pod])
+    },
+    ListInfo {
+        default_sort: "-last_seen",
+        project: Some(|_, object, _| Row::of(&EventRow::project(parse(object)?))),
+        ..of::<EventRow>(List::Events, "/api/k8s/events", "events", &[Kind::Event])
+    },
+    ListInfo {
+        project: Some(|_, object, _| Row::of(&ConfigMapRow::project(parse(object)?))),
+        ..of::<ConfigMapRow>(List::ConfigMaps, "/api/k8s/configmaps", "configmaps", &[Kind::ConfigMap])
+    },
+];
+
+const fn ours<R: ListRow>(list: List, path: &'static str, key: &'static str, sort: &'static str) -> ListInfo {
+    ListInfo { scope: ListScope::Ours, default_sort: sort, ..of::<R>(list, path, key, &[]) }
+}
+
+const fn of<R: ListRow>(list: List, path: &'static str, key: &'static str, kinds: &'static [Kind]) -> ListInfo {
+    ListInfo {
+        list,
+        path,
+        key,
+        scope: ListScope::Namespaced,
+        kinds,
+        more_kinds: &[],
+        default_sort: "",
+        fields: fields_of::<R>,
+        project: None,
+    }
+}
+
+impl List {
+    /// The list's line in the table.
+    ///
+    /// # Panics
+    /// Never: a test holds every variant against the table.
+    pub fn info(self) -> &'static ListInfo {
+        LISTS.iter().find(|info| info.list == self).expect("every list has a line in LISTS")
+    }
+}

@@ -1,0 +1,165 @@
+//! How a list's query parameters read: the same rules for every list.
+
+use super::{Filter, List, ListScope};
+use crate::{
+    cluster::ClusterId,
+    error::{Error, FieldError, Reason, Result},
+    kind::Kind,
+    name::NamespaceScope,
+};
+
+/// By which field rows are ordered; ties by namespace, then name, both ascending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sort {
+    /// The index of the field in the list's table.
+    pub field: usize,
+    /// Whether the largest comes first. Unknown values come last either way.
+    pub descending: bool,
+}
+
+/// What a caller wants of a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListQuery {
+    /// The cluster, for lists of a cluster's objects.
+    pub cluster: Option<ClusterId>,
+    /// Which namespaces.
+    pub namespaces: NamespaceScope,
+    /// From 1.
+    pub page: u64,
+    /// 1 to 500.
+    pub per_page: u64,
+    /// A part of the name, folded to lower case.
+    pub search: Option<String>,
+    /// By which field; by namespace and name without one.
+    pub sort: Option<Sort>,
+    /// Field indices and the value each must have.
+    pub filters: Vec<(usize, String)>,
+    /// The kinds to read, as `type` says.
+    pub kinds: Vec<Kind>,
+}
+
+impl Default for ListQuery {
+    fn default() -> Self {
+        Self {
+            cluster: None,
+            namespaces: NamespaceScope::All,
+            page: 1,
+            per_page: 20,
+            search: None,
+            sort: None,
+            filters: Vec::new(),
+            kinds: Vec::new(),
+        }
+    }
+}
+
+/// The longest search text and filter value, in bytes: no name in Kubernetes is longer.
+const LONGEST_TEXT: usize = 253;
+
+impl ListQuery {
+    /// Reads query parameters.
+    ///
+    /// # Errors
+    /// `InvalidInput`, naming every parameter refused: unknown, given twice, missing, out of range.
+    pub fn parse(list: List, pairs: &[(String, String)]) -> Result<Self> {
+        let info = list.info();
+        let fields = (info.fields)();
+        let mut query = Self { kinds: info.kinds.to_vec(), ..Self::default() };
+        let mut refused = Vec::new();
+        let sort = |text: &str| -> Result<Sort, Reason> {
+            let (name, descending) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
+            let field = fields.iter().position(|field| field.sorts && field.name == name).ok_or(Reason::NotOneOf)?;
+            Ok(Sort { field, descending })
+        };
+        if !info.default_sort.is_empty() {
+            query.sort = sort(info.default_sort).ok();
+        }
+        for (i, (name, value)) in pairs.iter().enumerate() {
+            let earlier = pairs[..i].iter().any(|(earlier, _)| earlier == name);
+            let read = if earlier { Err(Reason::Duplicate) } else { Ok(()) }.and_then(|()| match name.as_str() {
+                "page" => number(value, 1, u64::MAX).map(|page| query.page = page),
+                "per_page" => number(value, 1, 500).map(|per_page| query.per_page = per_page),
+                "search" => text(value).map(|search| query.search = Some(search.to_lowercase())),
+                "sort" => sort(value).map(|sort| query.sort = Some(sort)),
+                "cluster_id" if info.scope != ListScope::Ours => {
+                    number(value, 1, i64::MAX as u64).map(|id| query.cluster = Some(ClusterId(id.cast_signed())))
+                }
+                "namespace" if info.scope == ListScope::Namespaced => {
+                    NamespaceScope::parse(value).map(|namespaces| query.namespaces = namespaces)
+                }
+                "type" if !info.more_kinds.is_empty() => info
+                    .kinds
+                    .iter()
+                    .chain(info.more_kinds)
+                    .find(|kind| kind.info().singular == value)
+                    .ok_or(Reason::NotOneOf)
+                    .map(|kind| query.kinds = vec![*kind]),
+                name => {
+                    let known = |field: &&super::FieldInfo| field.filter != Filter::None && field.name == name;
+                    match fields.iter().find(known) {
+                        None => Err(Reason::Unknown),
+                        Some(field) => match field.filter {
+                            Filter::OneOf(allowed) if !allowed.contains(&value.as_str()) => Err(Reason::NotOneOf),
+                            Filter::Number => number(value, 1, i64::MAX as u64).map(drop),
+                            _ if value.is_empty() => Err(Reason::Required),
+                            _ => text(value).map(drop),
+                        },
+                    }
+                    .map(|()| {
+                        let field = fields.iter().position(|field| field.name == name).unwrap_or_default();
+                        query.filters.push((field, value.clone()));
+                    })
+                }
+            });
+            if let Err(reason) = read {
+                refused.push(FieldError { name: name.clone(), reason });
+            }
+        }
+        let mut require = |name: &str| {
+            if !pairs.iter().any(|(given, _)| given == name) {
+                refused.push(FieldError { name: name.to_owned(), reason: Reason::Required });
+            }
+        };
+        if info.scope != ListScope::Ours {
+            require("cluster_id");
+        }
+        if info.scope == ListScope::Namespaced {
+            require("namespace");
+        }
+        query.search = query.search.filter(|search| !search.is_empty());
+        if refused.is_empty() { Ok(query) } else { Err(Error::fields(refused)) }
+    }
+
+    /// How many rows stand before the page.
+    pub fn offset(&self) -> usize {
+        usize::try_from((self.page - 1).saturating_mul(self.per_page)).unwrap_or(usize::MAX)
+    }
+
+    /// How many rows the page holds at most.
+    pub fn limit(&self) -> usize {
+        usize::try_from(self.per_page).unwrap_or(usize::MAX)
+    }
+}
+
+/// Digits only (no sign, no space), within the range.
+fn number(text: &str, least: u64, most: u64) -> Result<u64, Reason> {
+    match text {
+        "" => Err(Reason::Required),
+        text if !text.bytes().all(|b| b.is_ascii_digit()) => {
+            let negative = text.strip_prefix('-').is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()));
+            Err(if negative { Reason::OutOfRange } else { Reason::InvalidType })
+        }
+        text => text.parse().ok().filter(|n| (least..=most).contains(n)).ok_or(Reason::OutOfRange),
+    }
+}
+
+/// A text without control characters, not longer than any name.
+fn text(value: &str) -> Result<&str, Reason> {
+    if value.len() > LONGEST_TEXT {
+        Err(Reason::TooLong)
+    } else if value.chars().any(char::is_control) {
+        Err(Reason::Malformed)
+    } else {
+        Ok(value)
+    }
+}

@@ -1,0 +1,96 @@
+//! The kinds of Kubernetes objects the product reads or changes: one line each.
+
+use std::fmt;
+
+/// Declares [`Kind`] and [`KINDS`] as one table.
+macro_rules! kinds {
+    ($($variant:ident: $group:literal $version:literal $plural:literal $singular:literal $scope:ident;)*) => {
+        /// A kind of object.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[allow(missing_docs, reason = "each variant is the Kubernetes kind of the same name")]
+        pub enum Kind { $($variant,)* }
+
+        /// Every kind.
+        pub const KINDS: &[Kind] = &[$(Kind::$variant,)*];
+
+        impl Kind {
+            /// What the table says of this kind.
+            pub const fn info(self) -> KindInfo {
+                match self {
+                    $(Self::$variant => KindInfo {
+                        group: $group, version: $version, plural: $plural, singular: $singular,
+                        kind: stringify!($variant), namespaced: matches!(Scope::$scope, Scope::Namespaced),
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+/// Where a kind lives in the Kubernetes API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KindInfo {
+    /// The API group; empty for the core group.
+    pub group: &'static str,
+    /// The version within the group.
+    pub version: &'static str,
+    /// The plural in lower case, as it stands in paths and in RBAC rules.
+    pub plural: &'static str,
+    /// The singular in lower case, as in the audit trail's `resource_type`.
+    pub singular: &'static str,
+    /// The `kind` of its manifests.
+    pub kind: &'static str,
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+}
+
+enum Scope {
+    Cluster,
+    Namespaced,
+}
+
+kinds! {
+    Namespace: "" "v1" "namespaces" "namespace" Cluster;
+    Node: "" "v1" "nodes" "node" Cluster;
+    Pod: "" "v1" "pods" "pod" Namespaced;
+    Event: "" "v1" "events" "event" Namespaced;
+    ConfigMap: "" "v1" "configmaps" "configmap" Namespaced;
+    ResourceQuota: "" "v1" "resourcequotas" "resourcequota" Namespaced;
+    Deployment: "apps" "v1" "deployments" "deployment" Namespaced;
+    StatefulSet: "apps" "v1" "statefulsets" "statefulset" Namespaced;
+    DaemonSet: "apps" "v1" "daemonsets" "daemonset" Namespaced;
+    ReplicaSet: "apps" "v1" "replicasets" "replicaset" Namespaced;
+    ControllerRevision: "apps" "v1" "controllerrevisions" "controllerrevision" Namespaced;
+    Job: "batch" "v1" "jobs" "job" Namespaced;
+    CronJob: "batch" "v1" "cronjobs" "cronjob" Namespaced;
+    HorizontalPodAutoscaler: "autoscaling" "v2" "horizontalpodautoscalers" "horizontalpodautoscaler" Namespaced;
+}
+
+impl Kind {
+    /// The `apiVersion` of its manifests: `v1`, `apps/v1`.
+    pub fn api_version(self) -> String {
+        let KindInfo { group, version, .. } = self.info();
+        if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.info().singular)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plurals_and_singulars_are_unique_and_of_kubernetes_form() {
+        for kind in KINDS {
+            let info = kind.info();
+            assert_eq!(info.singular, info.kind.to_lowercase());
+            assert!(info.plural.starts_with(&info.singular[..info.singular.len() - 1]));
+            assert_eq!(KINDS.iter().filter(|other| other.info().plural == info.plural).count(), 1);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Kubeconfigs, read into our own type. Only server, CA and one of token or client certificate of one context are
+//! taken; everything that would run a command, read a file or go elsewhere is refused by name, never dropped silently.
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+use crate::{
+    cluster::{ApiServer, Connection, Credential, check_pem, check_token},
+    error::{Error, FieldError, Reason, Result},
+};
+
+/// The largest kubeconfig read, in bytes.
+const LARGEST: usize = 256 << 10;
+
+/// What we read of a kubeconfig (`k8s.io/client-go/tools/clientcmd/api/v1.Config`).
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Kubeconfig {
+    current_context: Option<String>,
+    clusters: Option<Vec<NamedCluster>>,
+    users: Option<Vec<NamedUser>>,
+    contexts: Option<Vec<NamedContext>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NamedCluster {
+    name: String,
+    cluster: Option<ClusterEntry>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NamedUser {
+    name: String,
+    user: Option<UserEntry>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NamedContext {
+    name: String,
+    context: Option<ContextEntry>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ContextEntry {
+    cluster: String,
+    user: String,
+}
+
+/// Present, whatever it holds.
+type Anything = Option<serde::de::IgnoredAny>;
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct ClusterEntry {
+    server: Option<String>,
+    certificate_authority_data: Option<String>,
+    tls_server_name: Option<String>,
+    insecure_skip_tls_verify: Option<bool>,
+    certificate_authority: Anything,
+    proxy_url: Anything,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case")]
+struct UserEntry {
+    token: Option<SecretString>,
+    client_certificate_data: Option<String>,
+    client_key_data: Option<SecretString>,
+    #[serde(rename = "tokenFile")]
+    token_file: Anything,
+    client_certificate: Anything,
+    client_key: Anything,
+    exec: Anything,
+    auth_provider: Anything,
+    username: Anything,
+    password: Anything,
+    #[serde(rename = "as")]
+    impersonate: Anything,
+    as_uid: Anything,
+    as_groups: Anything,
+    as_user_extra: Anything,
+}
+
+impl Kubeconfig {
+    /// Reads the connection of one context: the named one, else the current one.
+    ///
+    /// # Errors
+    /// `InvalidInput`, naming every field refused by its path in the file, as `kubeconfig.users[0].user.exec`.
+    pub fn connection(text: &str, context: Option<&str>) -> Result<Connection> {
+        if text.len() > LARGEST {
+            return Err(Error::invalid("kubeconfig", Reason::TooLong));
+        }
+        // the parser's message quotes the text, which holds secrets
+        let config: Self = serde_saphyr::from_str(text).map_err(|_| Error::invalid("kubeconfig", Reason::Malformed))?;
+        config.choose(context)
+    }
+
+    fn choose(self, wanted: Option<&str>) -> Result<Connection> {
+        let refuse = |field: &str, reason| Err(Error::invalid(field, reason));
+        let name = match wanted.map(str::to_owned).or(self.current_context).filter(|name| !name.is_empty()) {
+            Some(name) => name,
+            None => return refuse("kubeconfig.current-context", Reason::Required),
+        };
+        let contexts = self.contexts.unwrap_or_default();
+        let Some(context) = contexts.into_iter().find(|entry| entry.name == name).and_then(|entry| entry.context) else {
+            return refuse(if wanted.is_some() { "context" } else { "kubeconfig.current-context" }, Reason::NotOneOf);
+        };
+        if context.user.is_empty() {
+            return refuse("kubeconfig.contexts[].context.user", Reason::Required);
+        }
+        let clusters = self.clusters.unwrap_or_default();
+        let Some(at) = clusters.iter().position(|entry| entry.name == context.cluster) else {
+            return refuse("kubeconfig.contexts[].context.cluster", Reason::NotOneOf);
+        };
+        let cluster = clusters.into_iter().nth(at).and_then(|entry| entry.cluster).unwrap_or_default();
+        let cluster_path = format!("kubeconfig.clusters[{at}].cluster");
+        let users = self.users.unwrap_or_default();
+        let Some(at) = users.iter().position(|entry| entry.name == context.user) else {
+            return refuse("kubeconfig.contexts[].context.user", Reason::NotOneOf);
+        };
+        let user = users.into_iter().nth(at).and_then(|entry| entry.user).unwrap_or_default();
+        let user_path = format!("kubeconfig.users[{at}].user");
+
+        let refused: Vec<_> = cluster.refused(&cluster_path).chain(user.refused(&user_path)).collect();
+        if !refused.is_empty() {
+            return Err(Error::fields(refused));
+        }
+        let server = match cluster.server.as_deref().map(ApiServer::new) {
+            Some(Ok(server)) => server,
+            Some(Err(reason)) => return refuse(&format!("{cluster_path}.server"), reason),
+            None => return refuse(&format!("{cluster_path}.server"), Reason::Required),
+        };
+        let ca = cluster.certificate_authority_data.filter(|data| !data.is_empty());
+        let ca_path = format!("{cluster_path}.certificate-authority-data");
+        Ok(Connection {
+            server,
+            ca: ca.map(|data| check_pem(&ca_path, decode(&ca_path, &data)?)).transpose()?,
+            tls_server_name: cluster.tls_server_name.filter(|name| !name.is_empty()),
+            insecure_skip_tls_verify: cluster.insecure_skip_tls_verify.unwrap_or(false),
+            credential: user.credential(&user_path)?,
+        })
+    }
+}
+
+/// The fields of `pairs` that are given, as refusals.
+fn given<'a>(path: &'a str, pairs: Vec<(&'static str, &'a Anything)>) -> impl Iterator<Item = FieldError> + 'a {
+    let refuse = move |(name, _)| FieldError { name: format!("{path}.{name}"), reason: Reason::NotSupported };
+    pairs.into_iter().filter(|(_, value)| value.is_some()).map(refuse)
+}
+
+impl ClusterEntry {
+    fn refused<'a>(&'a self, path: &'a str) -> impl Iterator<Item = FieldError> + 'a {
+        given(path, vec![("certificate-authority", &self.certificate_authority), ("proxy-url", &self.proxy_url)])
+    }
+}
+
+impl UserEntry {
+    fn refused<'a>(&'a self, path: &'a str) -> impl Iterator<Item = FieldError> + 'a {
+        let pairs = vec![
+            ("exec", &self.exec),
+            ("auth-provider", &self.auth_provider),
+            ("tokenFile", &self.token_file),
+            ("client-certificate", &self.client_certificate),
+            ("client-key", &self.client_key),
+            ("username", &self.username),
+            ("password", &self.password),
+            ("as", &self.impersonate),
+            ("as-uid", &self.as_uid),
+            ("as-groups", &self.as_groups),
+            ("as-user-extra", &self.as_user_extra),
+        ];
+        given(path, pairs)
+    }
+
+    /// A token, else a client certificate; as client-go, a token wins.
+    fn credential(self, path: &str) -> Result<Credential> {
+        let token_path = format!("{path}.token");
+        if let Some(token) = self.token.filter(|token| !token.expose_secret().is_empty()) {
+            return Ok(Credential::Token(check_token(&token_path, &token)?));
+        }
+        let [chain_path, key_path] = ["client-certificate-data", "client-key-data"].map(|name| format!("{path}.{name}"));
+        match (self.client_certificate_data, self.client_key_data) {
+            (Some(chain), Some(key)) => Ok(Credential::Certificate {
+                chain: check_pem(&chain_path, decode(&chain_path, &chain)?)?,
+                key: decode(&key_path, key.expose_secret())?.into(),
+            }),
+            (Some(_), None) => Err(Error::invalid(key_path, Reason::Required)),
+            (None, Some(_)) => Err(Error::invalid(chain_path, Reason::Required)),
+            (None, None) => Err(Error::invalid(token_path, Reason::Required)),
+        }
+    }
+}
+
+/// Base64 of a text, as the `*-data` fields hold PEM.
+fn decode(path: &str, data: &str) -> Result<String> {
+    let bytes = BASE64.decode(data.trim()).ok();
+    bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(|| Error::invalid(path, Reason::Malformed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CA: &str = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+
+    fn config(cluster: &str, user: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+             contexts: [{{name: c, context: {{cluster: k, user: u, namespace: x}}}}, {{name: nobody, context: {{cluster: k}}}}]\n\
+             clusters: [{{name: other, cluster: {{server: 'https://o', proxy-url: x}}}}, {{name: k, cluster: {{{cluster}}}}}]\n\
+             users: [{{name: other, user: {{exec: {{command: x}}}}}}, {{name: u, user: {{{user}}}}}]\n"
+        )
+    }
+
+    fn refusal(text: &str, context: Option<&str>) -> Vec<(String, &'static str)> {
+        let error = Kubeconfig::connection(text, context).expect_err("refused");
+        error.context.fields.into_iter().map(|field| (field.name, field.reason.as_str())).collect()
+    }
+
+    #[test]
+    fn takes_server_ca_and_credential_of_the_chosen_context_only() {
+        let ca = BASE64.encode(CA);
+        let connection = Kubeconfig::connection(
+            &config(&format!("server: 'https://k:6443/', certificate-authority-data: {ca}, tls-server-name: n"), "token: t"),
+            None,
+        )
+        .unwrap();
+        assert_eq!(connection.server.as_str(), "https://k:6443");
+        assert_eq!((connection.ca.as_deref(), connection.tls_server_name.as_deref()), (Some(CA), Some("n")));
+        assert!(matches!(connection.credential, Credential::Token(token) if token.expose_secret() == "t"));
+
+        let pair = format!("client-certificate-data: {ca}, client-key-data: {}", BASE64.encode("key"));
+        let connection = Kubeconfig::connection(&config("server: 'https://k'", &pair), Some("c")).unwrap();
+        assert!(matches!(connection.credential, Credential::Certificate { chain, key } if chain == CA && key.expose_secret() == "key"));
+    }
+
+    #[test]
+    fn refuses_by_name_what_runs_reads_or_goes_elsewhere() {
+        for field in [
+            "exec: {command: sh}", "auth-provider: {name: gcp}", "tokenFile: /etc/passwd", "client-certificate: /a",
+            "client-key: /a", "username: u", "password: p", "as: root", "as-uid: '0'", "as-groups: [g]", "as-user-extra: {a: [b]}",
+        ] {
+            let name = field.split(':').next().unwrap();
+            let expected = [(format!("kubeconfig.users[1].user.{name}"), "not_supported")];
+            assert_eq!(refusal(&config("server: 'https://k'", &format!("token: t, {field}")), None), expected);
+        }
+        for field in ["certificate-authority: /a", "proxy-url: 'http://p'"] {
+            let name = field.split(':').next().unwrap();
+            let expected = [(format!("kubeconfig.clusters[1].cluster.{name}"), "not_supported")];
+            assert_eq!(refusal(&config(&format!("server: 'https://k', {field}"), "token: t"), None), expected);
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_incomplete() {
+        let cases = [
+            ("{}".to_owned(), None, "kubeconfig.current-context", "required"),
+            ("[".to_owned(), None, "kubeconfig", "malformed"),
+            ("x: y: z".to_owned(), None, "kubeconfig", "malformed"),
+            ("a".repeat(LARGEST + 1), None, "kubeconfig", "too_long"),
+            (config("server: 'https://k'", "token: t"), Some("no"), "context", "not_one_of"),
+            (config("server: 'https://k'", "token: t"), Some("nobody"), "kubeconfig.contexts[].context.user", "required"),
+            (config("server: 'http://k'", "token: t"), None, "kubeconfig.clusters[1].cluster.server", "malformed"),
+            (config("", "token: t"), None, "kubeconfig.clusters[1].cluster.server", "required"),
+            (config("server: 'https://k'", ""), None, "kubeconfig.users[1].user.token", "required"),
+            (config("server: 'https://k'", "client-key-data: a"), None, "kubeconfig.users[1].user.client-certificate-data", "required"),
+            (config("server: 'https://k', certificate-authority-data: '!'", "token: t"), None,
+                "kubeconfig.clusters[1].cluster.certificate-authority-data", "malformed"),
+        ];
+        for (text, context, field, reason) in cases {
+            assert_eq!(refusal(&text, context), [(field.to_owned(), reason)]);
+        }
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused() {
+        let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for i in 1..10 {
+            let aliases = vec![format!("*a{}", i - 1); 9].join(",");
+            bomb.push_str(&format!("a{i}: &a{i} [{aliases}]\n"));
+        }
+        assert_eq!(refusal(&bomb, None), [("kubeconfig".to_owned(), "malformed")]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics_or_is_quoted(text in "\\PC{0,200}") {
+            if let Err(error) = Kubeconfig::connection(&format!("users: canary-{text}"), None) {
+                prop_assert!(!error.to_string().contains("canary"));
+            }
+        }
+    }
+}

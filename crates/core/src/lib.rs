@@ -1,0 +1,34 @@
+//! What Pilothouse does: its types, its rules, its ports and its use cases. No network, no database, no HTTP, no
+//! runtime: those are adapters, and come in through [`app::Ports`].
+//!
+//! Start at [`app::App`]. Each module is one subject and tells its whole story: types, rules, port, use case.
+//!
+//! # A new port
+//! A trait of a few methods in its subject's module, `#[async_trait]`, `Send + Sync`, speaking this crate's types;
+//! `mockall::automock` behind the feature `testing`. Absent is `Option`, not an error. What touches a cluster or changes
+//! our own tables takes a [`access::Permit`]. Its docs say what each error means. Then: a field in [`app::Ports`], a fake
+//! and a contract in `testing`, an adapter.
+
+pub mod access;
+pub mod app;
+pub mod audit;
+pub mod clock;
+pub mod cluster;
+pub mod config;
+pub mod error;
+pub mod event;
+pub mod gate;
+pub mod inventory;
+pub mod kind;
+pub mod kubeconfig;
+pub mod name;
+pub mod namespace;
+pub mod object;
+pub mod pod;
+pub mod quantity;
+pub mod seal;
+pub mod session;
+pub mod user;
+pub mod workload;
+
+pub use error::{Cause, Code, Error, Result};

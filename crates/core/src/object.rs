@@ -1,0 +1,126 @@
+//! The shape every Kubernetes object shares, read leniently: only the fields we look at, a missing or null one is its
+//! default. A whole decoded object costs several times the memory and time (performance.md), and one odd field of a
+//! foreign controller must not hide a row.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use crate::{
+    error::{Cause, Error, FieldError, Reason, Result},
+    name::ObjectName,
+};
+
+/// Labels and their like.
+pub type Labels = BTreeMap<String, String>;
+
+/// What we read of `metadata`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the fields of the Kubernetes ObjectMeta")]
+pub struct Metadata {
+    #[serde(deserialize_with = "or_default")]
+    pub name: String,
+    pub namespace: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub uid: String,
+    #[serde(deserialize_with = "or_default")]
+    pub resource_version: String,
+    pub generation: Option<i64>,
+    #[serde(deserialize_with = "lenient_time")]
+    pub creation_timestamp: Option<Timestamp>,
+    #[serde(deserialize_with = "lenient_time")]
+    pub deletion_timestamp: Option<Timestamp>,
+    #[serde(deserialize_with = "or_default")]
+    pub labels: Labels,
+    #[serde(deserialize_with = "or_default")]
+    pub annotations: Labels,
+    #[serde(deserialize_with = "or_default")]
+    pub owner_references: Vec<OwnerReference>,
+}
+
+/// An entry of `metadata.ownerReferences`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the fields of the Kubernetes OwnerReference")]
+pub struct OwnerReference {
+    pub kind: String,
+    pub name: String,
+    pub uid: String,
+    #[serde(deserialize_with = "or_default")]
+    pub controller: bool,
+}
+
+impl Metadata {
+    /// The owner that controls it.
+    pub fn controller(&self) -> Option<&OwnerReference> {
+        self.owner_references.iter().find(|owner| owner.controller)
+    }
+}
+
+/// Reads the parts of an object that a projection looks at, from the JSON the API server wrote.
+///
+/// # Errors
+/// `UnexpectedAnswer` when it is not an object of that shape at all.
+pub fn parse<T: DeserializeOwned>(json: &RawValue) -> Result<T> {
+    serde_json::from_str(json.get()).map_err(|_| Error::new(Cause::UnexpectedAnswer))
+}
+
+/// Null is the default, as in Go: the API server writes `null` for some empty lists and maps.
+pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// A time, or nothing when it is no time.
+pub(crate) fn lenient_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+    let text: Option<String> = Option::deserialize(from)?;
+    Ok(text.and_then(|text| text.parse().ok()))
+}
+
+/// Checks labels as the API server does: keys `[prefix/]name`, values empty or 63 characters of the same sort.
+///
+/// # Errors
+/// `InvalidInput`, naming each label as `labels.<key>`.
+pub fn check_labels(labels: &Labels) -> Result<()> {
+    let qualified = |text: &str| {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        let bytes = text.as_bytes();
+        (1..=63).contains(&bytes.len())
+            && bytes.iter().all(|&b| inner(b))
+            && bytes[0].is_ascii_alphanumeric()
+            && bytes[bytes.len() - 1].is_ascii_alphanumeric()
+    };
+    let key = |key: &str| match key.split_once('/') {
+        Some((prefix, name)) => ObjectName::new(prefix).is_ok() && qualified(name),
+        None => qualified(key),
+    };
+    let refused: Vec<_> = labels
+        .iter()
+        .filter(|(name, value)| !key(name) || !(value.is_empty() || qualified(value)))
+        .map(|(name, _)| FieldError { name: format!("labels.{name}"), reason: Reason::InvalidName })
+        .collect();
+    if refused.is_empty() { Ok(()) } else { Err(Error::fields(refused)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_by_table() {
+        let check = |key: &str, value: &str| check_labels(&Labels::from([(key.to_owned(), value.to_owned())])).is_ok();
+        assert!(check("app", "web") && check("app.kubernetes.io/name", "Web_1.0") && check("a", ""));
+        for (key, value) in [("", "x"), ("a/b/c", "x"), ("/a", "x"), ("a/", "x"), ("a b", "x"), ("a", "-x"), ("a", "x y")] {
+            assert!(!check(key, value), "{key:?}={value:?}");
+        }
+    }
+
+    #[test]
+    fn null_and_odd_values_do_not_hide_an_object() {
+        let json = r#"{"name":null,"labels":null,"creationTimestamp":"yesterday","ownerReferences":null,"extra":{"a":[1]}}"#;
+        let metadata: Metadata = serde_json::from_str(json).unwrap();
+        assert_eq!(metadata, Metadata::default());
+    }
+}

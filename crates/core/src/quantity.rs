@@ -1,0 +1,45 @@
+//! Kubernetes quantities by value (`k8s.io/apimachinery/pkg/api/resource`): `100m`, `1.5Gi`, `2e3`.
+
+/// The value in base units (cores, bytes, pieces); none when it is no quantity.
+pub fn parse(text: &str) -> Option<f64> {
+    let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    let factor = match suffix {
+        "" => 1.0,
+        "n" => 1e-9,
+        "u" => 1e-6,
+        "m" => 1e-3,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        "E" => 1e18,
+        "Ki" => 1024.0,
+        "Mi" => 1_048_576.0,
+        "Gi" => 1_073_741_824.0,
+        "Ti" => 1_099_511_627_776.0,
+        "Pi" => 1_125_899_906_842_624.0,
+        "Ei" => 1_152_921_504_606_846_976.0,
+        // an exponent, as in 2e3 or 2E-3
+        _ if suffix.starts_with(['e', 'E']) => return text.parse().ok().filter(|value: &f64| value.is_finite()),
+        _ => return None,
+    };
+    number.parse::<f64>().ok().map(|number| number * factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn quantities_by_table() {
+        let cases = [("1", 1.0), ("100m", 0.1), ("1.5Gi", 1_610_612_736.0), ("2e3", 2000.0), ("-1k", -1000.0), ("1E", 1e18)];
+        for (text, value) in cases {
+            assert_eq!(parse(text), Some(value), "{text}");
+        }
+        for text in ["", "x", "1X", "Ki", "1 Gi", "inf"] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Signing in and out, refreshing, and who is calling.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{
+    Claims, Identity, Lifetimes, REFRESH_GRACE, Rotation, SecretHash, Session, SessionId, SessionPorts, SessionRecord,
+    SessionRow, ThrottleKey,
+};
+use crate::{
+    access::{Access, Caller, Origin, Permit, Resource, Role, Verb},
+    clock::{Clock, Entropy},
+    error::{Cause, Error, Reason, Result},
+    gate::Gate,
+    inventory::{ListQuery, Pagination, Row, select},
+    user::{NewPassword, PasswordHasher, User, UserRegistry, Username, normalise},
+};
+
+/// A login as it came in.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The name as typed.
+    pub username: String,
+    /// The password as typed.
+    pub password: SecretString,
+    /// The client.
+    pub user_agent: Option<String>,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// A change of one's own password.
+#[derive(Clone, Debug)]
+pub struct PasswordChange {
+    /// The password until now.
+    pub old: SecretString,
+    /// The one from now on.
+    pub new: NewPassword,
+}
+
+/// What a login or refresh hands out. Its `Debug` shows no secret.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// The bearer token.
+    pub access_token: SecretString,
+    /// How long it lives.
+    pub expires_in: Duration,
+    /// The token for the next refresh.
+    pub refresh_token: SecretString,
+    /// The cookie's value.
+    pub session_id: SecretString,
+}
+
+/// Somebody signed in: bearer and cookie are valid and belong together.
+#[derive(Clone, Debug)]
+pub struct SignedIn {
+    /// For the gate.
+    pub caller: Caller,
+    /// The session.
+    pub session: Session,
+    /// The user.
+    pub user: User,
+}
+
+impl SignedIn {
+    /// The session as it is shown to its owner.
+    pub fn session_row(&self) -> SessionRow {
+        show(&self.session, &self.user.username, Some(self.session.id))
+    }
+}
+
+/// Sessions of all users.
+#[derive(Clone)]
+pub struct Sessions {
+    pub(crate) gate: Gate,
+    pub(crate) ports: SessionPorts,
+    pub(crate) users: Arc<dyn UserRegistry>,
+    pub(crate) hasher: Arc<dyn PasswordHasher>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) lifetimes: Lifetimes,
+}
+
+/// The use of a session is noted at most once in this time.
+const TOUCH_EVERY: Duration = Duration::from_secs(60);
+
+impl Sessions {
+    /// Opens a session for somebody who knows a password.
+    ///
+    /// # Errors
+    /// `BadCredentials` for an unknown or disabled user or a wrong password, all alike; `TooManyLogins`;
+    /// `Overloaded`; `StoreUnavailable`.
+    pub async fn login(&self, login: Login) -> Result<(Tokens, Identity)> {
+        let username = Username::new(&login.username).ok();
+        let keys: Vec<_> = username
+            .iter()
+            .map(ThrottleKey::account)
+            .chain(login.origin.source_ip.map(ThrottleKey::address))
+            .collect();
+        let shown = username.as_ref().map_or("-", Username::as_str);
+        let access = Access::to(Verb::Login, Resource::Session).named(shown);
+        let anonymous = Caller::anonymous(shown, login.origin.clone());
+
+        if let Some(pause) = self.ports.throttle.blocked(&keys, self.clock.now()).await? {
+            return self.throttled(&anonymous, access, &keys, pause).await;
+        }
+        let found = match &username {
+            Some(username) => self.users.credentials(username).await?,
+            None => None,
+        };
+        let enabled = found.filter(|(user, _)| !user.disabled);
+        let hash = enabled.as_ref().map(|(_, hash)| hash);
+        if !self.hasher.verify(&normalise(&login.password), hash).await? {
+            let refusal = Error::new(Cause::BadCredentials);
+            self.ports.throttle.failed(&keys, self.clock.now()).await?;
+            self.gate.record(&anonymous, &access, Some(&refusal)).await?;
+            return Err(refusal);
+        }
+        let (user, _) = enabled.ok_or_else(|| Error::internal("a password matched no user"))?;
+
+        let at = self.clock.now();
+        let [cookie, refresh] = [self.secret(), self.secret()];
+        let caller = Caller { user_id: Some(user.id), role: Some(user.role), ..anonymous };
+        let permit = self.gate.admit(&caller, access);
+        let record = SessionRecord {
+            user_id: user.id,
+            cookie: SecretHash::of(cookie.expose_secret()),
+            refresh: SecretHash::of(refresh.expose_secret()),
+            source_ip: login.origin.source_ip.map(|ip| ip.to_string()),
+            user_agent: login.user_agent.map(|agent| agent.chars().filter(|c| !c.is_control()).take(256).collect()),
+            at,
+            expires_at: at + self.lifetimes.absolute,
+        };
+        let session = self.ports.store.open(&permit, record).await?;
+        Ok((self.tokens(&session, cookie, refresh, at)?, Identity::from(&user)))
+    }
+
+    /// One row a minute tells of throttled logins, however many there are.
+    async fn throttled<T>(&self, caller: &Caller, access: Access, keys: &[ThrottleKey], pause: Duration) -> Result<T> {
+        let refusal = Error::new(Cause::TooManyLogins).retry_after(pause);
+        let joined = keys.iter().map(|key| key.key.as_str()).collect::<Vec<_>>().join(" ");
+        let key = ThrottleKey { key: joined, limit: u32::MAX };
+        if let Some(count) = self.ports.throttle.refused(&key, self.clock.now()).await? {
+            self.gate.record(caller, &access.with("refused_before", count), Some(&refusal)).await?;
+        }
+        Err(refusal)
+    }
+
+    /// Who is calling: the bearer and the cookie must both be valid, and of the same session. The role is the one in
+    /// the database now, whatever the token was issued for.
+    ///
+    /// # Errors
+    /// Of code `AuthenticationError`; `StoreUnavailable`.
+    pub async fn authenticate(&self, bearer: &str, cookie: &str, origin: Origin) -> Result<SignedIn> {
+        let now = self.clock.now();
+        let claims = self.ports.tokens.verify(bearer, now).map_err(Error::new)?;
+        let (session, user) = self.live(cookie, now).await?;
+        if claims.session_id != session.id || claims.user_id != user.id {
+            return Err(Error::new(Cause::SessionMismatch));
+        }
+        if claims.generation != session.generation {
+            return Err(Error::new(Cause::TokenExpired));
+        }
+        if now.duration_since(session.last_seen_at).unsigned_abs() >= TOUCH_EVERY {
+            self.ports.store.touch(session.id, now).await?;
+        }
+        Ok(SignedIn { caller: caller(&user, &session, origin), session, user })
+    }
+
+    /// Hands out a new pair for a refresh token and its session's cookie. A token used again is refused; later than
+    /// ten seconds after its use the session ends with it.
+    ///
+    /// # Errors
+    /// `RefreshRejected`, `SessionEnded`; `StoreUnavailable`.
+    pub async fn refresh(&self, refresh: &SecretString, cookie: &SecretString, origin: Origin) -> Result<Tokens> {
+        let at = self.clock.now();
+        let (mut session, user) = self.live(cookie.expose_secret(), at).await?;
+        let caller = caller(&user, &session, origin);
+        let access = Access::to(Verb::Refresh, Resource::Session).named(user.username.as_str());
+        let permit = self.gate.admit(&caller, access.clone());
+        let fresh = self.secret();
+        let [presented, next] = [refresh, &fresh].map(|secret| SecretHash::of(secret.expose_secret()));
+        match self.ports.store.rotate(&permit, session.id, presented, next, at, REFRESH_GRACE).await? {
+            Rotation::Rotated(generation) => {
+                session.generation = generation;
+                self.tokens(&session, cookie.clone(), fresh, at)
+            }
+            Rotation::Replayed => {
+                let refusal = Error::new(Cause::SessionEnded);
+                self.gate.record(&caller, &access, Some(&refusal)).await?;
+                Err(refusal)
+            }
+            Rotation::JustUsed | Rotation::Unknown => Err(Error::new(Cause::RefreshRejected)),
+        }
+    }
+
+    /// Ends the session of a cookie.
+    ///
+    /// # Errors
+    /// `SessionEnded`; `StoreUnavailable`.
+    pub async fn logout(&self, cookie: &str, origin: Origin) -> Result<()> {
+        let (session, user) = self.live(cookie, self.clock.now()).await?;
+        let access = Access::to(Verb::Logout, Resource::Session).named(user.username.as_str());
+        let permit = self.gate.admit(&caller(&user, &session, origin), access);
+        self.ports.store.end(&permit, session.id).await?;
+        Ok(())
+    }
+
+    /// Changes the caller's own password and ends the caller's other sessions.
+    ///
+    /// # Errors
+    /// `InvalidInput` naming `old_password` when it is wrong; `TooManyLogins`; `Overloaded`; `StoreUnavailable`.
+    pub async fn change_password(&self, who: &SignedIn, change: PasswordChange) -> Result<()> {
+        let keys = [ThrottleKey::account(&who.user.username)];
+        let now = self.clock.now();
+        if let Some(pause) = self.ports.throttle.blocked(&keys, now).await? {
+            return Err(Error::new(Cause::TooManyLogins).retry_after(pause));
+        }
+        let found = self.users.credentials(&who.user.username).await?;
+        let hash = found.as_ref().map(|(_, hash)| hash);
+        if !self.hasher.verify(&normalise(&change.old), hash).await? {
+            self.ports.throttle.failed(&keys, now).await?;
+            return Err(Error::invalid("old_password", Reason::NotAllowed));
+        }
+        let access = Access::to(Verb::ChangePassword, Resource::OwnAccount).named(who.user.username.as_str());
+        let (users, hasher, id, keep) = (self.users.clone(), self.hasher.clone(), who.user.id, who.session.id);
+        let work = async move |permit: Permit| {
+            let hash = hasher.hash(change.new.secret()).await?;
+            users.set_password(&permit, id, hash, Some(keep), now).await
+        };
+        self.gate.commit(&who.caller, access, work).await
+    }
+
+    /// A page of sessions: the caller's own, of all users for a super admin.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    pub async fn list(&self, caller: &Caller, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
+        self.gate.allow(caller, Access::to(Verb::List, Resource::Session)).await?;
+        let now = self.clock.now();
+        let sessions = self.visible(caller).await?;
+        let alive = sessions.iter().filter(|(session, _)| self.expired(session, now).is_none());
+        let rows = alive.map(|(session, user)| Row::of(&show(session, user, caller.session))).collect::<Result<_>>()?;
+        Ok(select(rows, query))
+    }
+
+    /// Ends a session: the caller's own, anybody's for a super admin. Another's is as absent as one that never was.
+    ///
+    /// # Errors
+    /// `NotFound`; `StoreUnavailable`.
+    pub async fn revoke(&self, caller: &Caller, id: SessionId) -> Result<()> {
+        let found = self.visible(caller).await?.into_iter().find(|(session, _)| session.id == id);
+        let absent = move || Error::new(Cause::NotFound).resource("session").name(id.to_string());
+        let name = found.map(|(_, user)| user.to_string());
+        let access = Access::to(Verb::Revoke, Resource::Session).named(name.clone().unwrap_or_else(|| id.to_string()));
+        let store = self.ports.store.clone();
+        let work = async move |permit: Permit| {
+            let ended = name.is_some() && store.end(&permit, id).await?;
+            if ended { Ok(()) } else { Err(absent()) }
+        };
+        self.gate.commit(caller, access, work).await
+    }
+
+    async fn visible(&self, caller: &Caller) -> Result<Vec<(Session, Username)>> {
+        let of = if caller.role == Some(Role::SuperAdmin) { None } else { caller.user_id };
+        self.ports.store.list(of).await
+    }
+
+    /// The session of a cookie and its user, if neither has ended.
+    async fn live(&self, cookie: &str, now: Timestamp) -> Result<(Session, User)> {
+        let found = self.ports.store.find(SecretHash::of(cookie)).await?;
+        let (session, user) = found.ok_or_else(|| Error::new(Cause::SessionEnded))?;
+        match self.expired(&session, now) {
+            Some(cause) => Err(Error::new(cause)),
+            None if user.disabled => Err(Error::new(Cause::SessionEnded)),
+            None => Ok((session, user)),
+        }
+    }
+
+    fn expired(&self, session: &Session, now: Timestamp) -> Option<Cause> {
+        let over = now >= session.expires_at || now >= session.last_seen_at + self.lifetimes.idle;
+        over.then_some(Cause::SessionEnded)
+    }
+
+    fn tokens(&self, session: &Session, cookie: SecretString, refresh: SecretString, at: Timestamp) -> Result<Tokens> {
+        let claims = Claims {
+            user_id: session.user_id,
+            session_id: session.id,
+            generation: session.generation,
+            issued_at: at,
+            expires_at: at + self.lifetimes.access,
+        };
+        Ok(Tokens {
+            access_token: self.ports.tokens.sign(&claims)?,
+            expires_in: self.lifetimes.access,
+            refresh_token: refresh,
+            session_id: cookie,
+        })
+    }
+
+    /// 256 random bits, in hexadecimal.
+    fn secret(&self) -> SecretString {
+        let mut bytes = [0; 32];
+        self.entropy.fill(&mut bytes);
+        bytes.iter().map(|b| format!("{b:02x}")).collect::<String>().into()
+    }
+}
+
+fn caller(user: &User, session: &Session, origin: Origin) -> Caller {
+    Caller {
+        user_id: Some(user.id),
+        username: user.username.to_string(),
+        role: Some(user.role),
+        session: Some(session.id),
+        origin,
+    }
+}
+
+fn show(session: &Session, user: &Username, current: Option<SessionId>) -> SessionRow {
+    SessionRow {
+        id: session.id,
+        user: user.clone(),
+        source_ip: session.source_ip.clone(),
+        user_agent: session.user_agent.clone(),
+        created_at: session.created_at,
+        last_seen_at: session.last_seen_at,
+        expires_at: session.expires_at,
+        current: current == Some(session.id),
+    }
+}

@@ -1,0 +1,469 @@
+//! Users: names, passwords, roles, the registry of them, and what a super admin does with it.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization;
+
+use crate::{
+    access::{Access, Caller, Permit, Resource, Role, Verb},
+    clock::{Clock, Entropy},
+    error::{Cause, Error, Reason, Result},
+    gate::Gate,
+    inventory::{Cell, Field, Filter, ListQuery, ListRow, Pagination, Row, select},
+    session::SessionId,
+};
+
+/// A user's id; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UserId(pub i64);
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A user's name: trimmed, NFKC, case-folded, then 3 to 64 of `[a-z0-9._-]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Username(String);
+
+impl Username {
+    /// Normalises and checks a name; the same at login, so that no variant of a name has a counter of its own.
+    ///
+    /// # Errors
+    /// [`Reason::Required`], [`Reason::TooShort`], [`Reason::TooLong`], [`Reason::Malformed`].
+    pub fn new(text: &str) -> Result<Self, Reason> {
+        let folded: String = text.trim().nfkc().collect::<String>().to_lowercase();
+        match folded.len() {
+            0 => Err(Reason::Required),
+            _ if !folded.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b)) => {
+                Err(Reason::Malformed)
+            }
+            1..=2 => Err(Reason::TooShort),
+            3..=64 => Ok(Self(folded)),
+            _ => Err(Reason::TooLong),
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Username {
+    type Error = Reason;
+    fn try_from(text: String) -> Result<Self, Reason> {
+        Self::new(&text)
+    }
+}
+
+impl From<Username> for String {
+    fn from(name: Username) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A password to be set: 12 to 128 characters after NFKC. Never shown.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "SecretString")]
+pub struct NewPassword(SecretString);
+
+impl NewPassword {
+    /// Normalises and checks a password.
+    ///
+    /// # Errors
+    /// [`Reason::TooShort`], [`Reason::TooLong`].
+    pub fn new(password: &SecretString) -> Result<Self, Reason> {
+        let password = normalise(password);
+        match password.expose_secret().chars().count() {
+            0..=11 => Err(Reason::TooShort),
+            12..=128 => Ok(Self(password)),
+            _ => Err(Reason::TooLong),
+        }
+    }
+
+    /// A random one: 24 characters of 6 bits each, none of them easily confused.
+    pub fn random(entropy: &dyn Entropy) -> Self {
+        const ALPHABET: &[u8; 64] = b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789-_+=.:@";
+        let mut bytes = [0; 24];
+        entropy.fill(&mut bytes);
+        Self(bytes.iter().map(|b| char::from(ALPHABET[usize::from(b & 63)])).collect::<String>().into())
+    }
+
+    /// The password, normalised, for hashing or for the one who asked for a random one.
+    pub fn secret(&self) -> &SecretString {
+        &self.0
+    }
+}
+
+impl TryFrom<SecretString> for NewPassword {
+    type Error = Reason;
+    fn try_from(password: SecretString) -> Result<Self, Reason> {
+        Self::new(&password)
+    }
+}
+
+/// NFKC, so that the same keys on another keyboard are the same password.
+pub(crate) fn normalise(password: &SecretString) -> SecretString {
+    password.expose_secret().nfkc().collect::<String>().into()
+}
+
+/// A password's hash in PHC form. Its `Debug` shows nothing.
+#[derive(Clone)]
+pub struct PasswordHash(SecretString);
+
+impl PasswordHash {
+    /// From a hasher or the store.
+    pub fn new(phc: String) -> Self {
+        Self(phc.into())
+    }
+
+    /// The PHC string, for the hasher and the store only.
+    pub fn phc(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(…)")
+    }
+}
+
+/// A user as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct User {
+    /// Its id.
+    #[cfg_attr(feature = "openapi", schema(value_type = i64))]
+    pub id: UserId,
+    /// Its name.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub username: Username,
+    /// The name to show.
+    pub display_name: String,
+    /// Its role.
+    pub role: Role,
+    /// Whether it may not sign in.
+    pub disabled: bool,
+    /// When it was created.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub created_at: Timestamp,
+    /// When it last signed in.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub last_login_at: Option<Timestamp>,
+}
+
+impl ListRow for User {
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("id", |row| Cell::from(row.id.0)),
+        Field::new("username", |row| Cell::text(row.username.as_str())),
+        Field::new("display_name", |row| Cell::text(&*row.display_name)),
+        Field::filtered("role", Filter::OneOf(&["viewer", "ops_admin", "super_admin"]), |row| Cell::text(row.role.as_str())),
+        Field::filtered("disabled", Filter::OneOf(&["true", "false"]), |row| Cell::from(row.disabled)),
+        Field::new("created_at", |row| Cell::from(row.created_at)),
+        Field::new("last_login_at", |row| Cell::from(row.last_login_at)),
+    ];
+
+    fn name(&self) -> &str {
+        self.username.as_str()
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// A user to create.
+#[derive(Clone, Debug)]
+pub struct NewUser {
+    /// Its name.
+    pub username: Username,
+    /// Its password.
+    pub password: NewPassword,
+    /// Its role.
+    pub role: Role,
+    /// The name to show; the username when none.
+    pub display_name: Option<String>,
+}
+
+/// A user about to be stored.
+#[derive(Clone, Debug)]
+pub struct UserRecord {
+    /// Its name.
+    pub username: Username,
+    /// Its password's hash.
+    pub password: PasswordHash,
+    /// Its role, bound to all clusters and namespaces.
+    pub role: Role,
+    /// The name to show.
+    pub display_name: String,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// What a change of a user sets; what is none stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserPatch {
+    /// A new role.
+    pub role: Option<Role>,
+    /// A new name to show.
+    pub display_name: Option<String>,
+    /// Disabled or not.
+    pub disabled: Option<bool>,
+}
+
+/// The registry of users. Every change commits its audit row in the same transaction, and ends sessions where said.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait UserRegistry: Send + Sync {
+    /// All users.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`, as everywhere in this port.
+    async fn list(&self) -> Result<Vec<User>>;
+
+    /// A user by name, with the hash of the password.
+    async fn credentials(&self, username: &Username) -> Result<Option<(User, PasswordHash)>>;
+
+    /// Creates a user.
+    ///
+    /// # Errors
+    /// `NameTaken`.
+    async fn create(&self, permit: &Permit, user: UserRecord) -> Result<User>;
+
+    /// Creates the first user, unless there is one already: then none, and nothing is recorded. Safe to call from
+    /// several replicas at once.
+    async fn create_first(&self, permit: &Permit, user: UserRecord) -> Result<Option<User>>;
+
+    /// Changes a user; disabling or another role ends the user's sessions.
+    ///
+    /// # Errors
+    /// `NotFound`, `LastSuperAdmin`.
+    async fn update(&self, permit: &Permit, id: UserId, patch: UserPatch, at: Timestamp) -> Result<User>;
+
+    /// Deletes a user and ends the user's sessions.
+    ///
+    /// # Errors
+    /// `NotFound`, `LastSuperAdmin`.
+    async fn delete(&self, permit: &Permit, id: UserId) -> Result<()>;
+
+    /// Sets a password and ends the user's sessions but `keep`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn set_password(
+        &self,
+        permit: &Permit,
+        id: UserId,
+        password: PasswordHash,
+        keep: Option<SessionId>,
+        at: Timestamp,
+    ) -> Result<()>;
+}
+
+/// Hashes passwords on a bounded pool: a flood of logins waits or is refused, and slows nobody else.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait PasswordHasher: Send + Sync {
+    /// Hashes a password.
+    ///
+    /// # Errors
+    /// `Overloaded` when too many wait.
+    async fn hash(&self, password: &SecretString) -> Result<PasswordHash>;
+
+    /// Whether the password is the hashed one. Without a hash it is not, and that takes as long to find out.
+    ///
+    /// # Errors
+    /// `Overloaded` when too many wait.
+    async fn verify<'a>(&self, password: &SecretString, hash: Option<&'a PasswordHash>) -> Result<bool>;
+}
+
+/// What a super admin does with users.
+#[derive(Clone)]
+pub struct Users {
+    pub(crate) gate: Gate,
+    pub(crate) registry: Arc<dyn UserRegistry>,
+    pub(crate) hasher: Arc<dyn PasswordHasher>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+}
+
+impl Users {
+    /// A page of users.
+    ///
+    /// # Errors
+    /// `RoleTooLow`, `StoreUnavailable`.
+    pub async fn list(&self, caller: &Caller, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
+        self.gate.allow(caller, Access::to(Verb::List, Resource::User)).await?;
+        let rows = self.registry.list().await?.iter().map(Row::of).collect::<Result<_>>()?;
+        Ok(select(rows, query))
+    }
+
+    /// Creates a user.
+    ///
+    /// # Errors
+    /// `RoleTooLow`, `NameTaken`, `Overloaded`, `StoreUnavailable`.
+    pub async fn create(&self, caller: &Caller, user: NewUser) -> Result<User> {
+        let display_name = checked_display_name(user.display_name.as_deref())?;
+        let access = Access::to(Verb::Create, Resource::User)
+            .named(user.username.as_str())
+            .with("role", user.role.as_str());
+        let (registry, hasher, at) = (self.registry.clone(), self.hasher.clone(), self.clock.now());
+        let work = async move |permit: Permit| {
+            let record = UserRecord {
+                display_name: display_name.unwrap_or_else(|| user.username.to_string()),
+                password: hasher.hash(user.password.secret()).await?,
+                username: user.username,
+                role: user.role,
+                at,
+            };
+            registry.create(&permit, record).await
+        };
+        self.gate.commit(caller, access, work).await
+    }
+
+    /// Creates the first super admin, `admin`, unless there is a user. Returns the password that was set: the one
+    /// given, or a random one.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    pub async fn bootstrap(&self, given: Option<NewPassword>) -> Result<Option<NewPassword>> {
+        if !self.registry.list().await?.is_empty() {
+            return Ok(None);
+        }
+        let password = given.unwrap_or_else(|| NewPassword::random(&*self.entropy));
+        let username = Username::new("admin").map_err(|_| Error::internal("the first user's name"))?;
+        let access = Access::to(Verb::Create, Resource::User)
+            .named(username.as_str())
+            .with("role", Role::SuperAdmin.as_str());
+        let permit = self.gate.admit(&Caller::system(), access);
+        let record = UserRecord {
+            display_name: username.to_string(),
+            username,
+            password: self.hasher.hash(password.secret()).await?,
+            role: Role::SuperAdmin,
+            at: self.clock.now(),
+        };
+        Ok(self.registry.create_first(&permit, record).await?.map(|_| password))
+    }
+
+    /// Changes a user's role, display name, or whether it may sign in.
+    ///
+    /// # Errors
+    /// `RoleTooLow`, `NotFound`, `LastSuperAdmin`, `StoreUnavailable`.
+    pub async fn update(&self, caller: &Caller, id: UserId, mut patch: UserPatch) -> Result<User> {
+        patch.display_name = checked_display_name(patch.display_name.as_deref())?;
+        if patch == UserPatch::default() {
+            return Err(Error::invalid("role", Reason::Required));
+        }
+        let mut access = self.about(Verb::Update, id).await?;
+        if let Some(role) = patch.role {
+            access = access.with("role", role.as_str());
+        }
+        if let Some(disabled) = patch.disabled {
+            access = access.with("disabled", disabled);
+        }
+        let (registry, at) = (self.registry.clone(), self.clock.now());
+        let work = async move |permit: Permit| registry.update(&permit, id, patch, at).await;
+        self.gate.commit(caller, access, work).await
+    }
+
+    /// Deletes a user.
+    ///
+    /// # Errors
+    /// `RoleTooLow`, `NotFound`, `LastSuperAdmin`, `StoreUnavailable`.
+    pub async fn delete(&self, caller: &Caller, id: UserId) -> Result<()> {
+        let access = self.about(Verb::Delete, id).await?;
+        let registry = self.registry.clone();
+        self.gate.commit(caller, access, async move |permit| registry.delete(&permit, id).await).await
+    }
+
+    /// Sets another user's password and ends that user's sessions.
+    ///
+    /// # Errors
+    /// `RoleTooLow`, `NotFound`, `Overloaded`, `StoreUnavailable`.
+    pub async fn reset_password(&self, caller: &Caller, id: UserId, password: NewPassword) -> Result<()> {
+        let access = self.about(Verb::ResetPassword, id).await?;
+        let (registry, hasher, at) = (self.registry.clone(), self.hasher.clone(), self.clock.now());
+        let work = async move |permit: Permit| {
+            let hash = hasher.hash(password.secret()).await?;
+            registry.set_password(&permit, id, hash, None, at).await
+        };
+        self.gate.commit(caller, access, work).await
+    }
+
+    /// A user by name, for the command line.
+    ///
+    /// # Errors
+    /// `NotFound`, `StoreUnavailable`.
+    pub async fn find(&self, username: &Username) -> Result<User> {
+        let absent = || Error::new(Cause::NotFound).resource("user").name(username.as_str());
+        self.registry.credentials(username).await?.map(|(user, _)| user).ok_or_else(absent)
+    }
+
+    /// The trail names a user by name, as far as there is one.
+    async fn about(&self, verb: Verb, id: UserId) -> Result<Access> {
+        let user = self.registry.list().await?.into_iter().find(|user| user.id == id);
+        let name = user.map_or_else(|| id.to_string(), |user| user.username.to_string());
+        Ok(Access::to(verb, Resource::User).named(name))
+    }
+}
+
+/// At most 128 characters, no control characters; trimmed.
+fn checked_display_name(text: Option<&str>) -> Result<Option<String>> {
+    let Some(text) = text else { return Ok(None) };
+    let text: String = text.trim().nfc().collect();
+    let reason = match text.chars().count() {
+        0 => Reason::Required,
+        1..=128 if text.chars().any(char::is_control) => Reason::Malformed,
+        1..=128 => return Ok(Some(text)),
+        _ => Reason::TooLong,
+    };
+    Err(Error::invalid("display_name", reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usernames_by_table() {
+        for variant in ["admin", " Admin ", "ＡＤＭＩＮ", "ADMIN\t"] {
+            assert_eq!(Username::new(variant).as_ref().map(Username::as_str), Ok("admin"), "{variant:?}");
+        }
+        let cases = [
+            ("", Reason::Required),
+            ("ab", Reason::TooShort),
+            ("a b c", Reason::Malformed),
+            ("adm\u{200b}in", Reason::Malformed),
+            ("аdmin", Reason::Malformed), // a Cyrillic а
+        ];
+        for (text, reason) in cases {
+            assert_eq!(Username::new(text), Err(reason), "{text:?}");
+        }
+        assert_eq!(Username::new(&"a".repeat(65)), Err(Reason::TooLong));
+    }
+
+    #[test]
+    fn passwords_have_12_to_128_characters() {
+        let check = |text: &str| NewPassword::new(&SecretString::from(text)).map(drop);
+        assert_eq!(check(&"密".repeat(12)), Ok(()));
+        assert_eq!(check(&"a".repeat(11)), Err(Reason::TooShort));
+        assert_eq!(check(&"a".repeat(129)), Err(Reason::TooLong));
+        assert!(!format!("{:?}", NewPassword::new(&SecretString::from("canary-canary")).unwrap()).contains("canary"));
+    }
+}

@@ -1,0 +1,229 @@
+//! Workloads: deployments, stateful sets, daemon sets, jobs, cron jobs. Rows and their status, scaling, restarting,
+//! and the whole story of one.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    access::{Access, Caller, Permit, Resource, Role, Verb},
+    clock::Clock,
+    cluster::ClusterId,
+    error::{Cause, Error, Reason, Result},
+    gate::{Changed, Gate},
+    kind::Kind,
+    name::{Namespace, ObjectName},
+};
+
+mod detail;
+mod row;
+
+pub use detail::{Condition, ContainerDetail, ContainerPort, Probes, Revision, WorkloadDetail, WorkloadParts};
+pub use row::{WorkloadRow, WorkloadStatus};
+
+/// The type of a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the Kubernetes kinds of the same names")]
+pub enum WorkloadType {
+    Deployment,
+    StatefulSet,
+    DaemonSet,
+    Job,
+    CronJob,
+}
+
+impl WorkloadType {
+    /// Every type.
+    pub const ALL: [Self; 5] = [Self::Deployment, Self::StatefulSet, Self::DaemonSet, Self::Job, Self::CronJob];
+
+    /// Its kind.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Deployment => Kind::Deployment,
+            Self::StatefulSet => Kind::StatefulSet,
+            Self::DaemonSet => Kind::DaemonSet,
+            Self::Job => Kind::Job,
+            Self::CronJob => Kind::CronJob,
+        }
+    }
+
+    /// The type of a kind.
+    pub fn of(kind: Kind) -> Option<Self> {
+        Self::ALL.into_iter().find(|this| this.kind() == kind)
+    }
+
+    /// The word in requests and rows.
+    pub const fn as_str(self) -> &'static str {
+        self.kind().info().singular
+    }
+
+    /// Reads a type.
+    ///
+    /// # Errors
+    /// [`Reason::NotOneOf`].
+    pub fn parse(text: &str) -> Result<Self, Reason> {
+        Self::ALL.into_iter().find(|this| this.as_str() == text).ok_or(Reason::NotOneOf)
+    }
+
+    /// Whether it has a number of replicas that can be set.
+    pub const fn scales(self) -> bool {
+        matches!(self, Self::Deployment | Self::StatefulSet)
+    }
+
+    /// Whether its pods are replaced by `kubectl rollout restart`.
+    pub const fn restarts(self) -> bool {
+        matches!(self, Self::Deployment | Self::StatefulSet | Self::DaemonSet)
+    }
+}
+
+impl fmt::Display for WorkloadType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Which workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadRef {
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its type.
+    pub kind: WorkloadType,
+    /// Its name.
+    pub name: ObjectName,
+}
+
+/// A number of replicas, 0 to 10000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct Replicas(u16);
+
+impl Replicas {
+    /// The most we set.
+    pub const MAX: i64 = 10_000;
+
+    /// The number.
+    pub fn get(self) -> i32 {
+        self.0.into()
+    }
+}
+
+impl TryFrom<i64> for Replicas {
+    type Error = Reason;
+    fn try_from(number: i64) -> Result<Self, Reason> {
+        if (0..=Self::MAX).contains(&number) {
+            u16::try_from(number).map(Self).map_err(|_| Reason::OutOfRange)
+        } else {
+            Err(Reason::OutOfRange)
+        }
+    }
+}
+
+/// Reads and changes workloads in the permit's cluster, kind and namespace.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait WorkloadApi: Send + Sync {
+    /// A workload with its pods, events and revisions as the API server wrote them; none when it is absent.
+    ///
+    /// # Errors
+    /// As every call to a cluster.
+    async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadParts>>;
+
+    /// The workload's row only.
+    ///
+    /// # Errors
+    /// As every call to a cluster.
+    async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>>;
+
+    /// Sets the number of replicas; warns when an autoscaler will set it again.
+    ///
+    /// # Errors
+    /// `NotFoundInCluster`; else as every call to a cluster.
+    async fn scale(&self, permit: &Permit, name: &ObjectName, replicas: Replicas) -> Result<Changed<WorkloadRow>>;
+
+    /// Replaces the pods one by one, as `kubectl rollout restart`: sets its annotation to `at` on the pod template.
+    ///
+    /// # Errors
+    /// `NotFoundInCluster`; `RolloutPaused` for a paused deployment; else as every call to a cluster.
+    async fn restart(&self, permit: &Permit, name: &ObjectName, at: Timestamp) -> Result<WorkloadRow>;
+}
+
+/// Shows, scales and restarts workloads.
+#[derive(Clone)]
+pub struct Workloads {
+    pub(crate) gate: Gate,
+    pub(crate) api: Arc<dyn WorkloadApi>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Workloads {
+    /// A workload with all that belongs to it. Viewers see the names of environment variables, not literal values.
+    ///
+    /// # Errors
+    /// `NotFoundInCluster`; else as every call to a cluster.
+    pub async fn detail(&self, caller: &Caller, cluster: ClusterId, workload: &WorkloadRef) -> Result<WorkloadDetail> {
+        let permit = self.gate.allow(caller, access(Verb::Get, cluster, workload)).await?;
+        let parts = self.api.get(&permit, &workload.name).await?.ok_or_else(|| absent(workload))?;
+        let mut detail = WorkloadDetail::assemble(workload.kind, &parts)?;
+        if caller.role.is_none_or(|role| role <= Role::Viewer) {
+            detail.mask_environment();
+        }
+        Ok(detail)
+    }
+
+    /// Sets the number of replicas of a deployment or stateful set.
+    ///
+    /// # Errors
+    /// `InvalidInput` for another type; `NotFoundInCluster`; else as [`Gate::change`].
+    pub async fn scale(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        workload: &WorkloadRef,
+        replicas: Replicas,
+    ) -> Result<Changed<WorkloadRow>> {
+        if !workload.kind.scales() {
+            return Err(Error::invalid("type", Reason::NotOneOf));
+        }
+        let access = access(Verb::Scale, cluster, workload).with("replicas", replicas.get());
+        let (api, name) = (self.api.clone(), workload.name.clone());
+        self.gate.change(caller, access, async move |permit| api.scale(&permit, &name, replicas).await).await
+    }
+
+    /// Replaces the pods of a deployment, stateful set or daemon set.
+    ///
+    /// # Errors
+    /// `InvalidInput` for another type; `RolloutPaused`; `NotFoundInCluster`; else as [`Gate::change`].
+    pub async fn restart(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        workload: &WorkloadRef,
+    ) -> Result<Changed<WorkloadRow>> {
+        if !workload.kind.restarts() {
+            return Err(Error::invalid("type", Reason::NotOneOf));
+        }
+        let access = access(Verb::Restart, cluster, workload);
+        let (api, name, at) = (self.api.clone(), workload.name.clone(), self.clock.now());
+        let work = async move |permit: Permit| Ok(api.restart(&permit, &name, at).await?.into());
+        self.gate.change(caller, access, work).await
+    }
+}
+
+fn access(verb: Verb, cluster: ClusterId, workload: &WorkloadRef) -> Access {
+    Access::to(verb, Resource::Kind(workload.kind.kind()))
+        .in_cluster(cluster)
+        .in_namespace(&workload.namespace)
+        .named(workload.name.as_str())
+}
+
+fn absent(workload: &WorkloadRef) -> Error {
+    Error::new(Cause::NotFoundInCluster)
+        .resource(workload.kind.as_str())
+        .namespace(workload.namespace.as_str())
+        .name(workload.name.as_str())
+}

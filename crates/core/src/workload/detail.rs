@@ -1,0 +1,393 @@
+//! The whole story of one workload, told from the objects that belong to it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
+
+use super::{WorkloadRow, WorkloadType};
+use crate::{
+    error::{Cause, Error, Result},
+    event::EventRow,
+    object::{Metadata, lenient_time, or_default, parse},
+    pod::PodRow,
+};
+
+/// A workload and what belongs to it, as the API server wrote it.
+#[derive(Clone, Debug)]
+pub struct WorkloadParts {
+    /// The workload itself.
+    pub object: Box<RawValue>,
+    /// Its pods.
+    pub pods: Vec<Box<RawValue>>,
+    /// The events about it.
+    pub events: Vec<Box<RawValue>>,
+    /// What its history is kept in: replica sets, controller revisions, or a cron job's jobs.
+    pub revisions: Vec<Box<RawValue>>,
+}
+
+/// A workload with all that belongs to it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct WorkloadDetail {
+    /// Its row.
+    pub workload: WorkloadRow,
+    /// How its pods are replaced, as Kubernetes writes it; of a cron job its schedule and concurrency policy.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub strategy: Value,
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+    /// The containers of its pod template, init containers first.
+    pub containers: Vec<ContainerDetail>,
+    /// Its pods, by name.
+    pub pods: Vec<PodRow>,
+    /// The newest twenty events about it, newest first.
+    pub events: Vec<EventRow>,
+    /// Its revisions, newest first.
+    pub revisions: Vec<Revision>,
+    /// The object without `managedFields` and the last applied configuration.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub manifest: Value,
+}
+
+/// A condition of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[allow(missing_docs, reason = "the fields of a Kubernetes condition")]
+pub struct Condition {
+    pub r#type: String,
+    pub status: String,
+    pub reason: Option<String>,
+    pub message: Option<String>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub last_transition_time: Option<Timestamp>,
+}
+
+/// A container of a pod template.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ContainerDetail {
+    /// Its name.
+    pub name: String,
+    /// Whether it runs before the others.
+    pub init: bool,
+    /// Its image.
+    pub image: String,
+    /// The ports it names.
+    pub ports: Vec<ContainerPort>,
+    /// What it asks for: resource to quantity.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub requests: Value,
+    /// What it may use at most.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub limits: Value,
+    /// Its probes.
+    pub probes: Probes,
+    /// The names of its environment variables.
+    pub env: Vec<String>,
+}
+
+/// A port of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[allow(missing_docs, reason = "the fields of the Kubernetes ContainerPort")]
+pub struct ContainerPort {
+    pub name: Option<String>,
+    pub container_port: i64,
+    pub protocol: String,
+}
+
+/// A container's probes as Kubernetes writes them; null where it has none.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[allow(missing_docs, reason = "the three probes of a Kubernetes Container")]
+pub struct Probes {
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
+    pub liveness: Option<Value>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
+    pub readiness: Option<Value>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
+    pub startup: Option<Value>,
+}
+
+/// A former or present state of a workload; of a cron job, one of its jobs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Revision {
+    /// The name of the object that keeps it.
+    pub name: String,
+    /// Its number; null for a job.
+    pub revision: Option<i64>,
+    /// The images of its containers.
+    pub images: Vec<String>,
+    /// Replicas that run it; null where that is not kept.
+    pub replicas: Option<i64>,
+    /// When it was made.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub created_at: Option<Timestamp>,
+}
+
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+const MASK: &str = "***";
+const NEWEST_EVENTS: usize = 20;
+
+impl WorkloadDetail {
+    /// Tells the story of a workload of this type.
+    ///
+    /// # Errors
+    /// `UnexpectedAnswer` when an object is not of its shape.
+    pub fn assemble(r#type: WorkloadType, parts: &WorkloadParts) -> Result<Self> {
+        let workload = WorkloadRow::project(r#type.kind(), &parts.object)?;
+        let manifest = manifest(&parts.object)?;
+        let spec = &manifest["spec"];
+        let template = pod_spec(r#type, spec);
+
+        let mut pods = parts.pods.iter().map(|pod| Ok(PodRow::project(parse(pod)?))).collect::<Result<Vec<_>>>()?;
+        pods.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut events = parts.events.iter().map(|event| Ok(EventRow::project(parse(event)?))).collect::<Result<Vec<_>>>()?;
+        events.sort_by(|a, b| b.last_seen.cmp(&a.last_seen).then_with(|| a.name.cmp(&b.name)));
+        events.truncate(NEWEST_EVENTS);
+        let mut revisions = parts.revisions.iter().map(|object| Revision::project(object)).collect::<Result<Vec<_>>>()?;
+        revisions.sort_by(|a, b| (b.revision, b.created_at, &a.name).cmp(&(a.revision, a.created_at, &b.name)));
+
+        let conditions: Vec<RawCondition> = list(&manifest["status"]["conditions"]);
+        Ok(Self {
+            strategy: strategy(r#type, spec),
+            conditions: conditions.into_iter().map(Condition::from).collect(),
+            containers: containers(template),
+            workload,
+            pods,
+            events,
+            revisions,
+            manifest,
+        })
+    }
+
+    /// Hides the literal values of environment variables in the manifest; names and references stay.
+    pub fn mask_environment(&mut self) {
+        let path = ["template", "spec"];
+        let spec = &mut self.manifest["spec"];
+        let spec = if self.workload.r#type == WorkloadType::CronJob { &mut spec["jobTemplate"]["spec"] } else { spec };
+        let pod = path.iter().try_fold(spec, |value, key| value.get_mut(key));
+        let Some(pod) = pod else { return };
+        for list in ["initContainers", "containers", "ephemeralContainers"] {
+            let containers = pod.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
+            let variables = containers.filter_map(|container| container.get_mut("env")?.as_array_mut()).flatten();
+            for value in variables.filter_map(|variable| variable.get_mut("value")) {
+                *value = Value::from(MASK);
+            }
+        }
+    }
+}
+
+/// The object without what only machines read. Last applied may hold values that were since moved to a Secret.
+fn manifest(object: &RawValue) -> Result<Value> {
+    let mut manifest: Value = serde_json::from_str(object.get()).map_err(|_| Error::new(Cause::UnexpectedAnswer))?;
+    if let Some(metadata) = manifest.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove(LAST_APPLIED);
+        }
+    }
+    if manifest.is_object() { Ok(manifest) } else { Err(Error::new(Cause::UnexpectedAnswer)) }
+}
+
+fn pod_spec(r#type: WorkloadType, spec: &Value) -> &Value {
+    let spec = if r#type == WorkloadType::CronJob { &spec["jobTemplate"]["spec"] } else { spec };
+    &spec["template"]["spec"]
+}
+
+fn strategy(r#type: WorkloadType, spec: &Value) -> Value {
+    let pick = |names: &[&str]| -> Value {
+        let known = names.iter().filter_map(|name| Some(((*name).to_owned(), spec.get(*name)?.clone())));
+        Value::Object(known.collect::<Map<_, _>>())
+    };
+    match r#type {
+        WorkloadType::Deployment => spec.get("strategy").cloned().unwrap_or_else(|| pick(&[])),
+        WorkloadType::StatefulSet | WorkloadType::DaemonSet => {
+            spec.get("updateStrategy").cloned().unwrap_or_else(|| pick(&[]))
+        }
+        WorkloadType::Job => pick(&["parallelism", "completions", "completionMode", "backoffLimit"]),
+        WorkloadType::CronJob => pick(&["schedule", "timeZone", "concurrencyPolicy", "startingDeadlineSeconds"]),
+    }
+}
+
+/// A list of things of one shape; what is not of it is left out.
+fn list<T: serde::de::DeserializeOwned>(value: &Value) -> Vec<T> {
+    let items = value.as_array().into_iter().flatten();
+    items.filter_map(|item| T::deserialize(item).ok()).collect()
+}
+
+fn containers(pod: &Value) -> Vec<ContainerDetail> {
+    let of = |list: &str, init: bool| -> Vec<ContainerDetail> {
+        let containers = pod[list].as_array().into_iter().flatten();
+        containers.map(|container| ContainerDetail::of(container, init)).collect()
+    };
+    [of("initContainers", true), of("containers", false)].concat()
+}
+
+impl ContainerDetail {
+    fn of(container: &Value, init: bool) -> Self {
+        let text = |name: &str| container[name].as_str().unwrap_or_default().to_owned();
+        let object = |value: &Value| if value.is_object() { value.clone() } else { Value::Object(Map::new()) };
+        let probe = |name: &str| container.get(name).filter(|probe| probe.is_object()).cloned();
+        let names: Vec<EnvName> = list(&container["env"]);
+        let ports: Vec<RawPort> = list(&container["ports"]);
+        Self {
+            name: text("name"),
+            init,
+            image: text("image"),
+            ports: ports.into_iter().map(ContainerPort::from).collect(),
+            requests: object(&container["resources"]["requests"]),
+            limits: object(&container["resources"]["limits"]),
+            probes: Probes {
+                liveness: probe("livenessProbe"),
+                readiness: probe("readinessProbe"),
+                startup: probe("startupProbe"),
+            },
+            env: names.into_iter().map(|variable| variable.name).collect(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct EnvName {
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawPort {
+    name: Option<String>,
+    container_port: i64,
+    protocol: Option<String>,
+}
+
+impl From<RawPort> for ContainerPort {
+    fn from(port: RawPort) -> Self {
+        let protocol = port.protocol.unwrap_or_else(|| "TCP".to_owned());
+        Self { name: port.name, container_port: port.container_port, protocol }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawCondition {
+    r#type: String,
+    status: String,
+    reason: Option<String>,
+    message: Option<String>,
+    #[serde(default, deserialize_with = "lenient_time")]
+    last_transition_time: Option<Timestamp>,
+}
+
+impl From<RawCondition> for Condition {
+    fn from(raw: RawCondition) -> Self {
+        let RawCondition { r#type, status, reason, message, last_transition_time } = raw;
+        Self { r#type, status, reason, message, last_transition_time }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RevisionObject {
+    #[serde(deserialize_with = "or_default")]
+    metadata: Metadata,
+    /// A controller revision's number.
+    revision: Option<i64>,
+    /// A replica set's or job's.
+    #[serde(deserialize_with = "or_default")]
+    spec: Value,
+    #[serde(deserialize_with = "or_default")]
+    status: Value,
+    /// A controller revision's: a patch of the workload.
+    #[serde(deserialize_with = "or_default")]
+    data: Value,
+}
+
+impl Revision {
+    fn project(object: &RawValue) -> Result<Self> {
+        let RevisionObject { metadata, revision, spec, status, data } = parse(object)?;
+        let annotated = || metadata.annotations.get("deployment.kubernetes.io/revision")?.parse().ok();
+        let pod = if data.is_object() { &data["spec"]["template"]["spec"] } else { &spec["template"]["spec"] };
+        Ok(Self {
+            revision: revision.or_else(annotated),
+            images: containers(pod).into_iter().filter(|container| !container.init).map(|c| c.image).collect(),
+            replicas: status["replicas"].as_i64(),
+            created_at: metadata.creation_timestamp,
+            name: metadata.name,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn raw(value: &Value) -> Box<RawValue> {
+        serde_json::value::to_raw_value(value).unwrap()
+    }
+
+    fn parts(object: &Value) -> WorkloadParts {
+        WorkloadParts { object: raw(object), pods: vec![], events: vec![], revisions: vec![] }
+    }
+
+    #[test]
+    fn a_deployment_is_told_whole_and_without_last_applied() {
+        let object = json!({
+            "metadata": {"name": "web", "namespace": "shop", "managedFields": [{}],
+                "annotations": {LAST_APPLIED: "canary", "kept": "yes"}},
+            "spec": {"replicas": 1, "strategy": {"type": "Recreate"}, "template": {"spec": {
+                "initContainers": [{"name": "first", "image": "i:1"}],
+                "containers": [{"name": "app", "image": "a:1", "ports": [{"containerPort": 80}],
+                    "resources": {"requests": {"cpu": "100m"}}, "readinessProbe": {"periodSeconds": 5},
+                    "env": [{"name": "A", "value": "literal"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s"}}}]}]}}},
+            "status": {"conditions": [{"type": "Available", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}, 7]},
+        });
+        let mut detail = WorkloadDetail::assemble(WorkloadType::Deployment, &WorkloadParts {
+            revisions: vec![
+                raw(&json!({"metadata": {"name": "web-1", "annotations": {"deployment.kubernetes.io/revision": "1"}}})),
+                raw(&json!({"metadata": {"name": "web-2", "annotations": {"deployment.kubernetes.io/revision": "2"}},
+                    "spec": {"template": {"spec": {"containers": [{"image": "a:1"}]}}}, "status": {"replicas": 1}})),
+            ],
+            ..parts(&object)
+        }).unwrap();
+        assert_eq!(detail.strategy, json!({"type": "Recreate"}));
+        assert_eq!(detail.conditions.len(), 1);
+        let names: Vec<_> = detail.containers.iter().map(|c| (c.name.as_str(), c.init)).collect();
+        assert_eq!(names, [("first", true), ("app", false)]);
+        let app = &detail.containers[1];
+        assert_eq!((app.env.as_slice(), app.ports[0].protocol.as_str()), (&["A".to_owned(), "B".to_owned()][..], "TCP"));
+        assert_eq!((&app.requests, &app.limits), (&json!({"cpu": "100m"}), &json!({})));
+        assert!(app.probes.readiness.is_some() && app.probes.liveness.is_none());
+        let revisions: Vec<_> = detail.revisions.iter().map(|r| (r.revision, r.images.len(), r.replicas)).collect();
+        assert_eq!(revisions, [(Some(2), 1, Some(1)), (Some(1), 0, None)]);
+        assert_eq!(detail.manifest["metadata"], json!({"name": "web", "namespace": "shop", "annotations": {"kept": "yes"}}));
+
+        detail.mask_environment();
+        let env = &detail.manifest["spec"]["template"]["spec"]["containers"][0]["env"];
+        assert_eq!((&env[0]["value"], &env[1]["valueFrom"]["secretKeyRef"]["name"]), (&json!("***"), &json!("s")));
+    }
+
+    #[test]
+    fn a_cron_jobs_environment_is_masked_too() {
+        let object = json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": {"spec": {
+            "containers": [{"name": "a", "env": [{"name": "A", "value": "literal"}]}]}}}}}});
+        let mut detail = WorkloadDetail::assemble(WorkloadType::CronJob, &parts(&object)).unwrap();
+        assert_eq!(detail.strategy, json!({"schedule": "* * * * *"}));
+        assert_eq!(detail.containers[0].env, ["A"]);
+        detail.mask_environment();
+        assert!(!detail.manifest.to_string().contains("literal"));
+    }
+
+    #[test]
+    fn only_the_newest_twenty_events() {
+        let event = |i: u32| raw(&json!({"metadata": {"name": format!("e{i}")}, "lastTimestamp": format!("2026-01-01T00:00:{i:02}Z")}));
+        let detail = WorkloadDetail::assemble(
+            WorkloadType::Deployment,
+            &WorkloadParts { events: (0..30).map(event).collect(), ..parts(&json!({})) },
+        )
+        .unwrap();
+        assert_eq!((detail.events.len(), detail.events[0].name.as_str()), (20, "e29"));
+    }
+}
