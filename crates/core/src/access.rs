@@ -139,7 +139,11 @@ pub const fn required_role(verb: Verb, resource: Resource) -> Role {
         Resource::NewCluster => Role::OpsAdmin,
         Resource::Cluster if matches!(verb, Verb::Test) => Role::Viewer,
         Resource::Cluster | Resource::Kind(_) => {
-            if verb.reads() { Role::Viewer } else { Role::OpsAdmin }
+            if verb.reads() {
+                Role::Viewer
+            } else {
+                Role::OpsAdmin
+            }
         }
     }
 }
@@ -212,7 +216,11 @@ impl Caller {
     /// `RoleTooLow`, naming the role required.
     pub fn check(&self, verb: Verb, resource: Resource) -> Result<()> {
         let required = required_role(verb, resource);
-        if self.role.is_some_and(|role| role >= required) { Ok(()) } else { Err(Error::role_too_low(required)) }
+        if self.role.is_some_and(|role| role >= required) {
+            Ok(())
+        } else {
+            Err(Error::role_too_low(required))
+        }
     }
 }
 
@@ -377,7 +385,9 @@ mod tests {
             Resource::Operation,
         ]);
         for resource in resources {
-            for verb in [Verb::List, Verb::Get, Verb::Create, Verb::Update, Verb::Delete, Verb::Test, Verb::Scale] {
+            for verb in
+                [Verb::List, Verb::Get, Verb::Create, Verb::Update, Verb::Delete, Verb::Test, Verb::Scale]
+            {
                 let allowed = Role::ALL.map(|role| role >= required_role(verb, resource));
                 assert!(allowed.is_sorted(), "{verb:?} {resource:?}: a higher role may less");
                 assert!(allowed[2], "a super admin may everything");

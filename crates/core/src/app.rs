@@ -67,7 +67,9 @@ pub struct App {
 impl App {
     /// The use cases over these ports.
     pub fn new(ports: Ports, settings: Settings) -> Self {
-        let Ports { clock, entropy, tasks, audit, users, sessions, throttle, hasher, tokens, clusters, .. } = ports;
+        let Ports {
+            clock, entropy, tasks, audit, users, sessions, throttle, hasher, tokens, clusters, ..
+        } = ports;
         let gate = Gate::new(audit.clone(), clusters.clone(), clock.clone(), entropy.clone(), tasks);
         Self {
             audit: Audit { gate: gate.clone(), trail: audit },
@@ -83,7 +85,11 @@ impl App {
             users: Users { gate: gate.clone(), registry: users, hasher, clock: clock.clone(), entropy },
             clusters: Clusters {
                 gate: gate.clone(),
-                ports: ClusterPorts { registry: clusters, connections: ports.connections, probe: ports.probe },
+                ports: ClusterPorts {
+                    registry: clusters,
+                    connections: ports.connections,
+                    probe: ports.probe,
+                },
                 clock: clock.clone(),
                 allow_insecure_tls: settings.allow_insecure_tls,
             },

@@ -138,7 +138,9 @@ impl Outcome {
         Self {
             status: Status::Unknown,
             error_code: None,
-            details: Some("the server ended before the outcome was known; the change may have happened".to_owned()),
+            details: Some(
+                "the server ended before the outcome was known; the change may have happened".to_owned(),
+            ),
             duration_ms: 0,
             finished_at: at,
         }
@@ -302,7 +304,7 @@ pub struct OperationPage {
 pub struct OperationRow {
     /// Grows with time; never used again.
     pub id: i64,
-    #[cfg_attr(feature = "openapi", schema(value_type = String, format = Uuid))]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
     pub operation_id: OperationId,
     #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>))]
     pub cluster_id: Option<ClusterId>,
@@ -337,7 +339,9 @@ impl ListRow for OperationRow {
         Field::filtered("resource_type", Filter::Any, |row| Cell::text(&*row.resource_type)),
         Field::new("resource_name", |row| Cell::from(&row.resource_name)),
         Field::filtered("namespace", Filter::Any, |row| Cell::from(&row.namespace)),
-        Field::filtered("status", Filter::OneOf(&["success", "failed", "pending", "unknown"]), |row| Cell::text(row.status.as_str())),
+        Field::filtered("status", Filter::OneOf(&["success", "failed", "pending", "unknown"]), |row| {
+            Cell::text(row.status.as_str())
+        }),
         Field::new("user_id", |row| Cell::from(row.user_id.map(|id| id.0))),
         Field::filtered("username", Filter::Any, |row| Cell::text(&*row.username)),
         Field::new("role", |row| Cell::from(&row.role.map(|role| role.as_str().to_owned()))),
@@ -410,11 +414,17 @@ mod tests {
         let pairs = |text: &[(&str, &str)]| -> Vec<_> {
             text.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
         };
-        let query = OperationQuery::parse(&pairs(&[("from", "2026-01-01T00:00:00Z"), ("before", "7")])).unwrap();
+        let query =
+            OperationQuery::parse(&pairs(&[("from", "2026-01-01T00:00:00Z"), ("before", "7")])).unwrap();
         assert_eq!((query.before, query.from.is_some(), query.to), (Some(7), true, None));
-        let error = OperationQuery::parse(&pairs(&[("before", "0"), ("to", "x"), ("to", "y"), ("nope", "")])).unwrap_err();
-        let mut refused: Vec<_> = error.context.fields.iter().map(|f| (f.name.as_str(), f.reason.as_str())).collect();
+        let error = OperationQuery::parse(&pairs(&[("before", "0"), ("to", "x"), ("to", "y"), ("nope", "")]))
+            .unwrap_err();
+        let mut refused: Vec<_> =
+            error.context.fields.iter().map(|f| (f.name.as_str(), f.reason.as_str())).collect();
         refused.sort_unstable();
-        assert_eq!(refused, [("before", "out_of_range"), ("nope", "unknown"), ("to", "duplicate"), ("to", "malformed")]);
+        assert_eq!(
+            refused,
+            [("before", "out_of_range"), ("nope", "unknown"), ("to", "duplicate"), ("to", "malformed")]
+        );
     }
 }

@@ -18,8 +18,8 @@ mod server;
 mod usecase;
 
 pub use server::ApiServer;
-pub(crate) use usecase::{check_pem, check_token};
 pub use usecase::{ClusterChange, ClusterStatus, ClusterTest, Clusters, CredentialInput, NewCluster};
+pub(crate) use usecase::{check_pem, check_token};
 
 /// A cluster's id; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -179,7 +179,9 @@ impl ListRow for Cluster {
         Field::new("name", |row| Cell::text(row.name.as_str())),
         Field::new("api_server", |row| Cell::text(&*row.api_server)),
         Field::new("auth_type", |row| Cell::text(row.auth_type.as_str())),
-        Field::filtered("status", Filter::OneOf(&["online", "offline", "unknown"]), |row| Cell::text(row.status.as_str())),
+        Field::filtered("status", Filter::OneOf(&["online", "offline", "unknown"]), |row| {
+            Cell::text(row.status.as_str())
+        }),
         Field::new("status_reason", |row| Cell::from(&row.status_reason)),
         Field::new("node_count", |row| Cell::from(row.node_count)),
         Field::new("pod_count", |row| Cell::from(row.pod_count)),
@@ -438,7 +440,8 @@ mod tests {
     #[test]
     fn a_credential_is_never_printed() {
         let token = Credential::Token(SecretString::from("canary-token"));
-        let pair = Credential::Certificate { chain: "canary-chain".into(), key: SecretString::from("canary-key") };
+        let pair =
+            Credential::Certificate { chain: "canary-chain".into(), key: SecretString::from("canary-key") };
         assert!(!format!("{token:?}{pair:?}").contains("canary"));
     }
 }

@@ -145,7 +145,9 @@ pub fn check_data(data: &BTreeMap<String, String>) -> Result<()> {
         "" => Some(Reason::Required),
         key if key.len() > 253 => Some(Reason::TooLong),
         key if key == "." || key.starts_with("..") => Some(Reason::InvalidName),
-        key if !key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) => Some(Reason::InvalidName),
+        key if !key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) => {
+            Some(Reason::InvalidName)
+        }
         _ => None,
     };
     let mut refused: Vec<_> = data
@@ -197,8 +199,10 @@ impl Configs {
     ) -> Result<Changed<ConfigMapRow>> {
         check_data(&configmap.data)?;
         crate::object::check_labels(&configmap.labels)?;
-        let sizes: BTreeMap<_, _> = configmap.data.iter().map(|(key, value)| (key.as_str(), value.len())).collect();
-        let access = access(Verb::Create, cluster, namespace, &configmap.name).with("keys", serde_json::json!(sizes));
+        let sizes: BTreeMap<_, _> =
+            configmap.data.iter().map(|(key, value)| (key.as_str(), value.len())).collect();
+        let access =
+            access(Verb::Create, cluster, namespace, &configmap.name).with("keys", serde_json::json!(sizes));
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.create_configmap(&permit, &configmap).await?.into());
         self.gate.change(caller, access, work).await
@@ -242,8 +246,12 @@ mod tests {
         for good in ["a", "A.b-c_d", "..a".trim_start_matches('.'), "0"] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
-        let cases =
-            [("", Reason::Required), (".", Reason::InvalidName), ("..a", Reason::InvalidName), ("a/b", Reason::InvalidName)];
+        let cases = [
+            ("", Reason::Required),
+            (".", Reason::InvalidName),
+            ("..a", Reason::InvalidName),
+            ("a/b", Reason::InvalidName),
+        ];
         for (bad, reason) in cases {
             assert_eq!(check(bad), Err(reason), "{bad}");
         }

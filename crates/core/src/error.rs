@@ -240,7 +240,11 @@ impl Cause {
     pub const fn leaves_doubt(self) -> bool {
         matches!(
             self,
-            Self::UnexpectedAnswer | Self::FailingCluster | Self::ConnectionLost | Self::DeadlineExceeded | Self::Internal
+            Self::UnexpectedAnswer
+                | Self::FailingCluster
+                | Self::ConnectionLost
+                | Self::DeadlineExceeded
+                | Self::Internal
         )
     }
 }
@@ -482,7 +486,8 @@ mod tests {
     #[test]
     fn a_refusal_leaves_no_doubt() {
         for cause in Cause::ALL {
-            let refused = !matches!(cause.code(), Code::ConnectionError | Code::TimeoutError | Code::InternalError);
+            let refused =
+                !matches!(cause.code(), Code::ConnectionError | Code::TimeoutError | Code::InternalError);
             assert!(!(refused && cause.leaves_doubt()), "{cause:?}");
         }
     }

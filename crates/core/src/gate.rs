@@ -172,7 +172,13 @@ impl Gate {
         self.recorded(caller, access, true, work).await
     }
 
-    async fn recorded<T, F, Fut>(&self, caller: &Caller, access: Access, success_too: bool, work: F) -> Result<T>
+    async fn recorded<T, F, Fut>(
+        &self,
+        caller: &Caller,
+        access: Access,
+        success_too: bool,
+        work: F,
+    ) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(Permit) -> Fut + Send + 'static,
@@ -313,7 +319,10 @@ impl Gate {
     }
 
     /// Runs to its end in a task of its own, whatever becomes of the caller.
-    async fn detached<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    async fn detached<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
         let (done, result) = oneshot::channel();
         self.tasks.spawn(
             async move {
@@ -333,4 +342,3 @@ impl Gate {
         self.trail.close_orphans(self.clock.now()).await
     }
 }
-

@@ -167,7 +167,10 @@ pub trait ListRow: Serialize + Sized + 'static {
 
 /// The fields of a row type, for [`ListInfo::fields`].
 pub fn fields_of<R: ListRow>() -> Vec<FieldInfo> {
-    R::FIELDS.iter().map(|field| FieldInfo { name: field.name, sorts: field.sorts, filter: field.filter }).collect()
+    R::FIELDS
+        .iter()
+        .map(|field| FieldInfo { name: field.name, sorts: field.sorts, filter: field.filter })
+        .collect()
 }
 
 /// A row as a list keeps it: serialised once, its sort and filter keys beside it.
@@ -187,7 +190,8 @@ impl Row {
     /// # Errors
     /// `Internal`, should it not serialise.
     pub fn of<R: ListRow>(row: &R) -> Result<Self> {
-        let json = serde_json::value::to_raw_value(row).map_err(|error| Error::internal(format!("row: {error}")))?;
+        let json =
+            serde_json::value::to_raw_value(row).map_err(|error| Error::internal(format!("row: {error}")))?;
         let mut searched = row.name().to_lowercase();
         for text in row.also_searched() {
             searched.push('\n');
@@ -306,7 +310,13 @@ impl Lists {
     ///
     /// # Errors
     /// `NotFound` without such a cluster; else as [`Inventory::page`].
-    pub async fn page(&self, caller: &Caller, cluster: ClusterId, list: List, query: &ListQuery) -> Result<Listing> {
+    pub async fn page(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        list: List,
+        query: &ListQuery,
+    ) -> Result<Listing> {
         let kind = list.info().kinds.first().copied().unwrap_or(Kind::Namespace);
         let access =
             Access::to(Verb::List, Resource::Kind(kind)).in_cluster(cluster).within(query.namespaces.clone());

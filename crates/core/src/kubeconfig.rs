@@ -96,7 +96,8 @@ impl Kubeconfig {
             return Err(Error::invalid("kubeconfig", Reason::TooLong));
         }
         // the parser's message quotes the text, which holds secrets
-        let config: Self = serde_saphyr::from_str(text).map_err(|_| Error::invalid("kubeconfig", Reason::Malformed))?;
+        let config: Self =
+            serde_saphyr::from_str(text).map_err(|_| Error::invalid("kubeconfig", Reason::Malformed))?;
         config.choose(context)
     }
 
@@ -107,8 +108,13 @@ impl Kubeconfig {
             None => return refuse("kubeconfig.current-context", Reason::Required),
         };
         let contexts = self.contexts.unwrap_or_default();
-        let Some(context) = contexts.into_iter().find(|entry| entry.name == name).and_then(|entry| entry.context) else {
-            return refuse(if wanted.is_some() { "context" } else { "kubeconfig.current-context" }, Reason::NotOneOf);
+        let Some(context) =
+            contexts.into_iter().find(|entry| entry.name == name).and_then(|entry| entry.context)
+        else {
+            return refuse(
+                if wanted.is_some() { "context" } else { "kubeconfig.current-context" },
+                Reason::NotOneOf,
+            );
         };
         if context.user.is_empty() {
             return refuse("kubeconfig.contexts[].context.user", Reason::Required);
@@ -148,14 +154,20 @@ impl Kubeconfig {
 }
 
 /// The fields of `pairs` that are given, as refusals.
-fn given<'a>(path: &'a str, pairs: Vec<(&'static str, &'a Anything)>) -> impl Iterator<Item = FieldError> + 'a {
+fn given<'a>(
+    path: &'a str,
+    pairs: Vec<(&'static str, &'a Anything)>,
+) -> impl Iterator<Item = FieldError> + 'a {
     let refuse = move |(name, _)| FieldError { name: format!("{path}.{name}"), reason: Reason::NotSupported };
     pairs.into_iter().filter(|(_, value)| value.is_some()).map(refuse)
 }
 
 impl ClusterEntry {
     fn refused<'a>(&'a self, path: &'a str) -> impl Iterator<Item = FieldError> + 'a {
-        given(path, vec![("certificate-authority", &self.certificate_authority), ("proxy-url", &self.proxy_url)])
+        given(
+            path,
+            vec![("certificate-authority", &self.certificate_authority), ("proxy-url", &self.proxy_url)],
+        )
     }
 }
 
@@ -183,7 +195,8 @@ impl UserEntry {
         if let Some(token) = self.token.filter(|token| !token.expose_secret().is_empty()) {
             return Ok(Credential::Token(check_token(&token_path, &token)?));
         }
-        let [chain_path, key_path] = ["client-certificate-data", "client-key-data"].map(|name| format!("{path}.{name}"));
+        let [chain_path, key_path] =
+            ["client-certificate-data", "client-key-data"].map(|name| format!("{path}.{name}"));
         match (self.client_certificate_data, self.client_key_data) {
             (Some(chain), Some(key)) => Ok(Credential::Certificate {
                 chain: check_pem(&chain_path, decode(&chain_path, &chain)?)?,
@@ -199,7 +212,9 @@ impl UserEntry {
 /// Base64 of a text, as the `*-data` fields hold PEM.
 fn decode(path: &str, data: &str) -> Result<String> {
     let bytes = BASE64.decode(data.trim()).ok();
-    bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(|| Error::invalid(path, Reason::Malformed))
+    bytes
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(|| Error::invalid(path, Reason::Malformed))
 }
 
 #[cfg(test)]
@@ -227,7 +242,10 @@ mod tests {
     fn takes_server_ca_and_credential_of_the_chosen_context_only() {
         let ca = BASE64.encode(CA);
         let connection = Kubeconfig::connection(
-            &config(&format!("server: 'https://k:6443/', certificate-authority-data: {ca}, tls-server-name: n"), "token: t"),
+            &config(
+                &format!("server: 'https://k:6443/', certificate-authority-data: {ca}, tls-server-name: n"),
+                "token: t",
+            ),
             None,
         )
         .unwrap();
@@ -237,23 +255,40 @@ mod tests {
 
         let pair = format!("client-certificate-data: {ca}, client-key-data: {}", BASE64.encode("key"));
         let connection = Kubeconfig::connection(&config("server: 'https://k'", &pair), Some("c")).unwrap();
-        assert!(matches!(connection.credential, Credential::Certificate { chain, key } if chain == CA && key.expose_secret() == "key"));
+        assert!(
+            matches!(connection.credential, Credential::Certificate { chain, key } if chain == CA && key.expose_secret() == "key")
+        );
     }
 
     #[test]
     fn refuses_by_name_what_runs_reads_or_goes_elsewhere() {
         for field in [
-            "exec: {command: sh}", "auth-provider: {name: gcp}", "tokenFile: /etc/passwd", "client-certificate: /a",
-            "client-key: /a", "username: u", "password: p", "as: root", "as-uid: '0'", "as-groups: [g]", "as-user-extra: {a: [b]}",
+            "exec: {command: sh}",
+            "auth-provider: {name: gcp}",
+            "tokenFile: /etc/passwd",
+            "client-certificate: /a",
+            "client-key: /a",
+            "username: u",
+            "password: p",
+            "as: root",
+            "as-uid: '0'",
+            "as-groups: [g]",
+            "as-user-extra: {a: [b]}",
         ] {
             let name = field.split(':').next().unwrap();
             let expected = [(format!("kubeconfig.users[1].user.{name}"), "not_supported")];
-            assert_eq!(refusal(&config("server: 'https://k'", &format!("token: t, {field}")), None), expected);
+            assert_eq!(
+                refusal(&config("server: 'https://k'", &format!("token: t, {field}")), None),
+                expected
+            );
         }
         for field in ["certificate-authority: /a", "proxy-url: 'http://p'"] {
             let name = field.split(':').next().unwrap();
             let expected = [(format!("kubeconfig.clusters[1].cluster.{name}"), "not_supported")];
-            assert_eq!(refusal(&config(&format!("server: 'https://k', {field}"), "token: t"), None), expected);
+            assert_eq!(
+                refusal(&config(&format!("server: 'https://k', {field}"), "token: t"), None),
+                expected
+            );
         }
     }
 
@@ -265,13 +300,32 @@ mod tests {
             ("x: y: z".to_owned(), None, "kubeconfig", "malformed"),
             ("a".repeat(LARGEST + 1), None, "kubeconfig", "too_long"),
             (config("server: 'https://k'", "token: t"), Some("no"), "context", "not_one_of"),
-            (config("server: 'https://k'", "token: t"), Some("nobody"), "kubeconfig.contexts[].context.user", "required"),
-            (config("server: 'http://k'", "token: t"), None, "kubeconfig.clusters[1].cluster.server", "malformed"),
+            (
+                config("server: 'https://k'", "token: t"),
+                Some("nobody"),
+                "kubeconfig.contexts[].context.user",
+                "required",
+            ),
+            (
+                config("server: 'http://k'", "token: t"),
+                None,
+                "kubeconfig.clusters[1].cluster.server",
+                "malformed",
+            ),
             (config("", "token: t"), None, "kubeconfig.clusters[1].cluster.server", "required"),
             (config("server: 'https://k'", ""), None, "kubeconfig.users[1].user.token", "required"),
-            (config("server: 'https://k'", "client-key-data: a"), None, "kubeconfig.users[1].user.client-certificate-data", "required"),
-            (config("server: 'https://k', certificate-authority-data: '!'", "token: t"), None,
-                "kubeconfig.clusters[1].cluster.certificate-authority-data", "malformed"),
+            (
+                config("server: 'https://k'", "client-key-data: a"),
+                None,
+                "kubeconfig.users[1].user.client-certificate-data",
+                "required",
+            ),
+            (
+                config("server: 'https://k', certificate-authority-data: '!'", "token: t"),
+                None,
+                "kubeconfig.clusters[1].cluster.certificate-authority-data",
+                "malformed",
+            ),
         ];
         for (text, context, field, reason) in cases {
             assert_eq!(refusal(&text, context), [(field.to_owned(), reason)]);

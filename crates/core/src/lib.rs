@@ -28,6 +28,8 @@ pub mod pod;
 pub mod quantity;
 pub mod seal;
 pub mod session;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod user;
 pub mod workload;
 

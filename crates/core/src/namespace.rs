@@ -128,7 +128,9 @@ impl NamespaceRow {
         let quotas = related.quotas.get(&metadata.name).map_or(&[][..], Vec::as_slice);
         Self {
             resource_quota: QuotaSummary::merge(quotas),
-            status: status.phase.unwrap_or_else(|| if terminating { "Terminating" } else { "Active" }.to_owned()),
+            status: status
+                .phase
+                .unwrap_or_else(|| if terminating { "Terminating" } else { "Active" }.to_owned()),
             name: metadata.name,
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
@@ -190,17 +192,25 @@ impl Namespaces {
     ) -> Result<Changed<NamespaceRow>> {
         let api = self.api.clone();
         let access = access(Verb::Create, cluster, namespace);
-        self.gate.change(caller, access, async move |permit| Ok(api.create(&permit, &labels).await?.into())).await
+        self.gate
+            .change(caller, access, async move |permit| Ok(api.create(&permit, &labels).await?.into()))
+            .await
     }
 
     /// Deletes a namespace and all that is in it.
     ///
     /// # Errors
     /// `ProtectedNamespace`; else as [`Gate::change`] and [`NamespaceApi::delete`].
-    pub async fn delete(&self, caller: &Caller, cluster: ClusterId, namespace: &Namespace) -> Result<Changed<()>> {
+    pub async fn delete(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        namespace: &Namespace,
+    ) -> Result<Changed<()>> {
         let access = access(Verb::Delete, cluster, namespace);
         if PROTECTED.contains(&namespace.as_str()) {
-            let refusal = Error::new(Cause::ProtectedNamespace).resource("namespace").name(namespace.as_str());
+            let refusal =
+                Error::new(Cause::ProtectedNamespace).resource("namespace").name(namespace.as_str());
             return self.gate.refuse(caller, access, refusal).await;
         }
         let api = self.api.clone();
@@ -221,7 +231,8 @@ mod tests {
     use super::*;
 
     fn quota(name: &str, hard: &[(&str, &str)], used: &[(&str, &str)]) -> ResourceQuota {
-        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let map =
+            |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         ResourceQuota {
             metadata: Metadata { name: name.to_owned(), ..Metadata::default() },
             status: QuotaStatus { hard: map(hard), used: map(used) },
@@ -238,6 +249,9 @@ mod tests {
         .unwrap();
         assert_eq!(summary.names, ["a", "b"]);
         assert_eq!((summary.hard["pods"].as_str(), summary.used["pods"].as_str()), ("9", "4"));
-        assert_eq!((summary.hard["requests.cpu"].as_str(), summary.used["requests.cpu"].as_str()), ("1", "100m"));
+        assert_eq!(
+            (summary.hard["requests.cpu"].as_str(), summary.used["requests.cpu"].as_str()),
+            ("1", "100m")
+        );
     }
 }

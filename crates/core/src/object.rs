@@ -69,7 +69,9 @@ pub fn parse<T: DeserializeOwned>(json: &RawValue) -> Result<T> {
 }
 
 /// Null is the default, as in Go: the API server writes `null` for some empty lists and maps.
-pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    from: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
@@ -110,9 +112,13 @@ mod tests {
 
     #[test]
     fn labels_by_table() {
-        let check = |key: &str, value: &str| check_labels(&Labels::from([(key.to_owned(), value.to_owned())])).is_ok();
+        let check = |key: &str, value: &str| {
+            check_labels(&Labels::from([(key.to_owned(), value.to_owned())])).is_ok()
+        };
         assert!(check("app", "web") && check("app.kubernetes.io/name", "Web_1.0") && check("a", ""));
-        for (key, value) in [("", "x"), ("a/b/c", "x"), ("/a", "x"), ("a/", "x"), ("a b", "x"), ("a", "-x"), ("a", "x y")] {
+        for (key, value) in
+            [("", "x"), ("a/b/c", "x"), ("/a", "x"), ("a/", "x"), ("a b", "x"), ("a", "-x"), ("a", "x y")]
+        {
             assert!(!check(key, value), "{key:?}={value:?}");
         }
     }

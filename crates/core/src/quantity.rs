@@ -22,7 +22,9 @@ pub fn parse(text: &str) -> Option<f64> {
         "Pi" => 1_125_899_906_842_624.0,
         "Ei" => 1_152_921_504_606_846_976.0,
         // an exponent, as in 2e3 or 2E-3
-        _ if suffix.starts_with(['e', 'E']) => return text.parse().ok().filter(|value: &f64| value.is_finite()),
+        _ if suffix.starts_with(['e', 'E']) => {
+            return text.parse().ok().filter(|value: &f64| value.is_finite());
+        }
         _ => return None,
     };
     number.parse::<f64>().ok().map(|number| number * factor)
@@ -34,7 +36,14 @@ mod tests {
 
     #[test]
     fn quantities_by_table() {
-        let cases = [("1", 1.0), ("100m", 0.1), ("1.5Gi", 1_610_612_736.0), ("2e3", 2000.0), ("-1k", -1000.0), ("1E", 1e18)];
+        let cases = [
+            ("1", 1.0),
+            ("100m", 0.1),
+            ("1.5Gi", 1_610_612_736.0),
+            ("2e3", 2000.0),
+            ("-1k", -1000.0),
+            ("1E", 1e18),
+        ];
         for (text, value) in cases {
             assert_eq!(parse(text), Some(value), "{text}");
         }

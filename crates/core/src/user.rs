@@ -42,7 +42,10 @@ impl Username {
         let folded: String = text.trim().nfkc().collect::<String>().to_lowercase();
         match folded.len() {
             0 => Err(Reason::Required),
-            _ if !folded.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b)) => {
+            _ if !folded
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b)) =>
+            {
                 Err(Reason::Malformed)
             }
             1..=2 => Err(Reason::TooShort),
@@ -172,7 +175,9 @@ impl ListRow for User {
         Field::new("id", |row| Cell::from(row.id.0)),
         Field::new("username", |row| Cell::text(row.username.as_str())),
         Field::new("display_name", |row| Cell::text(&*row.display_name)),
-        Field::filtered("role", Filter::OneOf(&["viewer", "ops_admin", "super_admin"]), |row| Cell::text(row.role.as_str())),
+        Field::filtered("role", Filter::OneOf(&["viewer", "ops_admin", "super_admin"]), |row| {
+            Cell::text(row.role.as_str())
+        }),
         Field::filtered("disabled", Filter::OneOf(&["true", "false"]), |row| Cell::from(row.disabled)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
         Field::new("last_login_at", |row| Cell::from(row.last_login_at)),
@@ -464,6 +469,9 @@ mod tests {
         assert_eq!(check(&"密".repeat(12)), Ok(()));
         assert_eq!(check(&"a".repeat(11)), Err(Reason::TooShort));
         assert_eq!(check(&"a".repeat(129)), Err(Reason::TooLong));
-        assert!(!format!("{:?}", NewPassword::new(&SecretString::from("canary-canary")).unwrap()).contains("canary"));
+        assert!(
+            !format!("{:?}", NewPassword::new(&SecretString::from("canary-canary")).unwrap())
+                .contains("canary")
+        );
     }
 }

@@ -20,7 +20,9 @@ use crate::{
 mod detail;
 mod row;
 
-pub use detail::{Condition, ContainerDetail, ContainerPort, Probes, Revision, WorkloadDetail, WorkloadParts};
+pub use detail::{
+    Condition, ContainerDetail, ContainerPort, Probes, Revision, WorkloadDetail, WorkloadParts,
+};
 pub use row::{WorkloadRow, WorkloadStatus};
 
 /// The type of a workload.
@@ -38,7 +40,8 @@ pub enum WorkloadType {
 
 impl WorkloadType {
     /// Every type.
-    pub const ALL: [Self; 5] = [Self::Deployment, Self::StatefulSet, Self::DaemonSet, Self::Job, Self::CronJob];
+    pub const ALL: [Self; 5] =
+        [Self::Deployment, Self::StatefulSet, Self::DaemonSet, Self::Job, Self::CronJob];
 
     /// Its kind.
     pub const fn kind(self) -> Kind {
@@ -143,7 +146,12 @@ pub trait WorkloadApi: Send + Sync {
     ///
     /// # Errors
     /// `NotFoundInCluster`; else as every call to a cluster.
-    async fn scale(&self, permit: &Permit, name: &ObjectName, replicas: Replicas) -> Result<Changed<WorkloadRow>>;
+    async fn scale(
+        &self,
+        permit: &Permit,
+        name: &ObjectName,
+        replicas: Replicas,
+    ) -> Result<Changed<WorkloadRow>>;
 
     /// Replaces the pods one by one, as `kubectl rollout restart`: sets its annotation to `at` on the pod template.
     ///
@@ -165,7 +173,12 @@ impl Workloads {
     ///
     /// # Errors
     /// `NotFoundInCluster`; else as every call to a cluster.
-    pub async fn detail(&self, caller: &Caller, cluster: ClusterId, workload: &WorkloadRef) -> Result<WorkloadDetail> {
+    pub async fn detail(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        workload: &WorkloadRef,
+    ) -> Result<WorkloadDetail> {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, workload)).await?;
         let parts = self.api.get(&permit, &workload.name).await?.ok_or_else(|| absent(workload))?;
         let mut detail = WorkloadDetail::assemble(workload.kind, &parts)?;

@@ -24,12 +24,17 @@ impl ApiServer {
         if text.len() > 512 {
             return Err(Reason::TooLong);
         }
-        let scheme = text.get(..8).filter(|scheme| scheme.eq_ignore_ascii_case("https://")).ok_or(Reason::Malformed)?;
+        let scheme = text
+            .get(..8)
+            .filter(|scheme| scheme.eq_ignore_ascii_case("https://"))
+            .ok_or(Reason::Malformed)?;
         let rest = &text[scheme.len()..];
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let host = host(authority)?;
         let unreserved = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'/');
-        let plain = path.bytes().all(unreserved) && !path.contains("//") && !path.split('/').any(|s| s == "." || s == "..");
+        let plain = path.bytes().all(unreserved)
+            && !path.contains("//")
+            && !path.split('/').any(|s| s == "." || s == "..");
         if !plain {
             return Err(Reason::Malformed);
         }
@@ -60,9 +65,10 @@ fn host(authority: &str) -> Result<String, Reason> {
                     && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             };
             // a last label of digits is an address (RFC 1123 2.1), and must be a whole one: no 2130706433, no 127.1
-            let numeric = name.rsplit('.').next().is_some_and(|label| {
-                label.bytes().all(|b| b.is_ascii_digit()) || label.starts_with("0x")
-            });
+            let numeric = name
+                .rsplit('.')
+                .next()
+                .is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()) || label.starts_with("0x"));
             let ok = name.len() <= 253
                 && name.split('.').all(is_label)
                 && (!numeric || name.parse::<IpAddr>().is_ok());
@@ -115,10 +121,32 @@ mod tests {
             assert_eq!(ApiServer::new(text).as_ref().map(ApiServer::as_str), Ok(expected));
         }
         let bad = [
-            "http://a", "ftp://a", "a:6443", "https://", "https:///x", "https://u@a", "https://u:p@a", "https://a?x=1",
-            "https://a#b", "https://a:0", "https://a:65536", "https://a:x", "https://a b", "https://a/..", "https://a//b",
-            "https://a/%2e", "https://[::1", "https://[::1]x", "https://2130706433", "https://127.1", "https://0x7f000001",
-            "https://-a", "https://a..b", "https://ä", "https://a\n", "https://a\\b",
+            "http://a",
+            "ftp://a",
+            "a:6443",
+            "https://",
+            "https:///x",
+            "https://u@a",
+            "https://u:p@a",
+            "https://a?x=1",
+            "https://a#b",
+            "https://a:0",
+            "https://a:65536",
+            "https://a:x",
+            "https://a b",
+            "https://a/..",
+            "https://a//b",
+            "https://a/%2e",
+            "https://[::1",
+            "https://[::1]x",
+            "https://2130706433",
+            "https://127.1",
+            "https://0x7f000001",
+            "https://-a",
+            "https://a..b",
+            "https://ä",
+            "https://a\n",
+            "https://a\\b",
         ];
         for text in bad {
             let expected = if text == "https://a\n" { Ok(()) } else { Err(Reason::Malformed) };

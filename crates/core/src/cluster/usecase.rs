@@ -7,8 +7,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::{
-    ApiServer, AuthType, CertificateExpiry, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterPorts, ClusterRecord,
-    Connection, Credential, NodeCount, Observation, Permission, Report,
+    ApiServer, AuthType, CertificateExpiry, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterPorts,
+    ClusterRecord, Connection, Credential, NodeCount, Observation, Permission, Report,
 };
 use crate::{
     access::{Access, Caller, Permit, Resource, Role, Verb},
@@ -167,7 +167,12 @@ impl Clusters {
     ///
     /// # Errors
     /// As [`Clusters::create`]; `NotFound`, `ChangedMeanwhile`.
-    pub async fn update(&self, caller: &Caller, id: ClusterId, change: ClusterChange) -> Result<Changed<Cluster>> {
+    pub async fn update(
+        &self,
+        caller: &Caller,
+        id: ClusterId,
+        change: ClusterChange,
+    ) -> Result<Changed<Cluster>> {
         change.description.as_deref().map_or(Ok(()), check_description)?;
         change.labels.as_ref().map_or(Ok(()), check_labels)?;
         let connection = match &change.credential {
@@ -186,7 +191,8 @@ impl Clusters {
             access = access.with("name", name.as_str());
         }
         if let Some((auth_type, connection)) = &connection {
-            access = access.with("api_server", connection.server.as_str()).with("auth_type", auth_type.as_str());
+            access =
+                access.with("api_server", connection.server.as_str()).with("auth_type", auth_type.as_str());
         }
         let this = self.clone();
         let work = async move |permit: Permit| {
@@ -293,7 +299,12 @@ impl Clusters {
         Ok(observation)
     }
 
-    async fn try_out(&self, permit: &Permit, connection: &Connection, skip: bool) -> Result<Option<Observation>> {
+    async fn try_out(
+        &self,
+        permit: &Permit,
+        connection: &Connection,
+        skip: bool,
+    ) -> Result<Option<Observation>> {
         if skip {
             return Ok(None);
         }
@@ -316,7 +327,9 @@ impl Clusters {
     /// Makes a connection of what came in.
     fn connection(&self, caller: &Caller, input: CredentialInput) -> Result<(AuthType, Connection)> {
         let required = |field: &str| Error::invalid(field, Reason::Required);
-        let foreign = |field: &str, given: bool| if given { Err(Error::invalid(field, Reason::NotAllowed)) } else { Ok(()) };
+        let foreign = |field: &str, given: bool| {
+            if given { Err(Error::invalid(field, Reason::NotAllowed)) } else { Ok(()) }
+        };
         let auth_type = input.auth_type.ok_or_else(|| required("auth_type"))?;
         let mut connection = match auth_type {
             AuthType::Token => {

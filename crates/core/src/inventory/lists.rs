@@ -118,7 +118,12 @@ const fn ours<R: ListRow>(list: List, path: &'static str, key: &'static str, sor
     ListInfo { scope: ListScope::Ours, default_sort: sort, ..of::<R>(list, path, key, &[]) }
 }
 
-const fn of<R: ListRow>(list: List, path: &'static str, key: &'static str, kinds: &'static [Kind]) -> ListInfo {
+const fn of<R: ListRow>(
+    list: List,
+    path: &'static str,
+    key: &'static str,
+    kinds: &'static [Kind],
+) -> ListInfo {
     ListInfo {
         list,
         path,

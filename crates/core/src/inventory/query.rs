@@ -68,7 +68,8 @@ impl ListQuery {
         let mut refused = Vec::new();
         let sort = |text: &str| -> Result<Sort, Reason> {
             let (name, descending) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
-            let field = fields.iter().position(|field| field.sorts && field.name == name).ok_or(Reason::NotOneOf)?;
+            let field =
+                fields.iter().position(|field| field.sorts && field.name == name).ok_or(Reason::NotOneOf)?;
             Ok(Sort { field, descending })
         };
         if !info.default_sort.is_empty() {
@@ -76,41 +77,45 @@ impl ListQuery {
         }
         for (i, (name, value)) in pairs.iter().enumerate() {
             let earlier = pairs[..i].iter().any(|(earlier, _)| earlier == name);
-            let read = if earlier { Err(Reason::Duplicate) } else { Ok(()) }.and_then(|()| match name.as_str() {
-                "page" => number(value, 1, u64::MAX).map(|page| query.page = page),
-                "per_page" => number(value, 1, 500).map(|per_page| query.per_page = per_page),
-                "search" => text(value).map(|search| query.search = Some(search.to_lowercase())),
-                "sort" => sort(value).map(|sort| query.sort = Some(sort)),
-                "cluster_id" if info.scope != ListScope::Ours => {
-                    number(value, 1, i64::MAX as u64).map(|id| query.cluster = Some(ClusterId(id.cast_signed())))
-                }
-                "namespace" if info.scope == ListScope::Namespaced => {
-                    NamespaceScope::parse(value).map(|namespaces| query.namespaces = namespaces)
-                }
-                "type" if !info.more_kinds.is_empty() => info
-                    .kinds
-                    .iter()
-                    .chain(info.more_kinds)
-                    .find(|kind| kind.info().singular == value)
-                    .ok_or(Reason::NotOneOf)
-                    .map(|kind| query.kinds = vec![*kind]),
-                name => {
-                    let known = |field: &&super::FieldInfo| field.filter != Filter::None && field.name == name;
-                    match fields.iter().find(known) {
-                        None => Err(Reason::Unknown),
-                        Some(field) => match field.filter {
-                            Filter::OneOf(allowed) if !allowed.contains(&value.as_str()) => Err(Reason::NotOneOf),
-                            Filter::Number => number(value, 1, i64::MAX as u64).map(drop),
-                            _ if value.is_empty() => Err(Reason::Required),
-                            _ => text(value).map(drop),
-                        },
+            let read =
+                if earlier { Err(Reason::Duplicate) } else { Ok(()) }.and_then(|()| match name.as_str() {
+                    "page" => number(value, 1, u64::MAX).map(|page| query.page = page),
+                    "per_page" => number(value, 1, 500).map(|per_page| query.per_page = per_page),
+                    "search" => text(value).map(|search| query.search = Some(search.to_lowercase())),
+                    "sort" => sort(value).map(|sort| query.sort = Some(sort)),
+                    "cluster_id" if info.scope != ListScope::Ours => number(value, 1, i64::MAX as u64)
+                        .map(|id| query.cluster = Some(ClusterId(id.cast_signed()))),
+                    "namespace" if info.scope == ListScope::Namespaced => {
+                        NamespaceScope::parse(value).map(|namespaces| query.namespaces = namespaces)
                     }
-                    .map(|()| {
-                        let field = fields.iter().position(|field| field.name == name).unwrap_or_default();
-                        query.filters.push((field, value.clone()));
-                    })
-                }
-            });
+                    "type" if !info.more_kinds.is_empty() => info
+                        .kinds
+                        .iter()
+                        .chain(info.more_kinds)
+                        .find(|kind| kind.info().singular == value)
+                        .ok_or(Reason::NotOneOf)
+                        .map(|kind| query.kinds = vec![*kind]),
+                    name => {
+                        let known =
+                            |field: &&super::FieldInfo| field.filter != Filter::None && field.name == name;
+                        match fields.iter().find(known) {
+                            None => Err(Reason::Unknown),
+                            Some(field) => match field.filter {
+                                Filter::OneOf(allowed) if !allowed.contains(&value.as_str()) => {
+                                    Err(Reason::NotOneOf)
+                                }
+                                Filter::Number => number(value, 1, i64::MAX as u64).map(drop),
+                                _ if value.is_empty() => Err(Reason::Required),
+                                _ => text(value).map(drop),
+                            },
+                        }
+                        .map(|()| {
+                            let field =
+                                fields.iter().position(|field| field.name == name).unwrap_or_default();
+                            query.filters.push((field, value.clone()));
+                        })
+                    }
+                });
             if let Err(reason) = read {
                 refused.push(FieldError { name: name.clone(), reason });
             }
@@ -146,7 +151,9 @@ fn number(text: &str, least: u64, most: u64) -> Result<u64, Reason> {
     match text {
         "" => Err(Reason::Required),
         text if !text.bytes().all(|b| b.is_ascii_digit()) => {
-            let negative = text.strip_prefix('-').is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()));
+            let negative = text
+                .strip_prefix('-')
+                .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()));
             Err(if negative { Reason::OutOfRange } else { Reason::InvalidType })
         }
         text => text.parse().ok().filter(|n| (least..=most).contains(n)).ok_or(Reason::OutOfRange),

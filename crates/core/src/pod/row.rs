@@ -207,7 +207,10 @@ impl PodRow {
     /// Projects a Pod.
     pub fn project(object: PodObject) -> Self {
         let standing = Standing::of(&object);
-        let owner = object.metadata.controller().map(|owner| Owner { kind: owner.kind.clone(), name: owner.name.clone() });
+        let owner = object
+            .metadata
+            .controller()
+            .map(|owner| Owner { kind: owner.kind.clone(), name: owner.name.clone() });
         let PodObject { metadata, spec, status } = object;
         Self {
             name: metadata.name,
@@ -251,7 +254,9 @@ impl Standing {
     fn of(pod: &PodObject) -> Self {
         let PodObject { metadata, spec, status } = pod;
         let sidecar = |name: &str| {
-            spec.init_containers.iter().any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
+            spec.init_containers
+                .iter()
+                .any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
         };
         let condition = |kind: &str| status.conditions.iter().find(|condition| condition.kind == kind);
         let holds = |kind: &str| condition(kind).is_some_and(|condition| condition.status == "True");
@@ -355,46 +360,137 @@ mod tests {
         let sidecar = json!({"containers": [{"name": "a"}], "initContainers": [{"name": "i", "restartPolicy": "Always"}]});
         let gone = "2026-01-01T00:00:00Z";
         let cases = [
-            ("Running", "1/1", 2, json!({"spec": one, "status": {"phase": "Running", "containerStatuses": [running(true)]}})),
+            (
+                "Running",
+                "1/1",
+                2,
+                json!({"spec": one, "status": {"phase": "Running", "containerStatuses": [running(true)]}}),
+            ),
             ("Pending", "0/1", 0, json!({"spec": one, "status": {"phase": "Pending"}})),
             ("Evicted", "0/1", 0, json!({"spec": one, "status": {"phase": "Failed", "reason": "Evicted"}})),
-            ("CrashLoopBackOff", "0/1", 5,
-                json!({"spec": one, "status": {"phase": "Running", "containerStatuses": [waiting("CrashLoopBackOff")]}})),
-            ("OOMKilled", "0/1", 0,
-                json!({"spec": one, "status": {"phase": "Failed", "containerStatuses": [ended("OOMKilled", 137, 0)]}})),
-            ("ExitCode:3", "0/1", 0, json!({"spec": one, "status": {"phase": "Failed", "containerStatuses": [ended("", 3, 0)]}})),
-            ("Signal:9", "0/1", 0, json!({"spec": one, "status": {"phase": "Failed", "containerStatuses": [ended("", 3, 9)]}})),
-            ("Completed", "0/1", 0,
-                json!({"spec": one, "status": {"phase": "Succeeded", "containerStatuses": [ended("Completed", 0, 0)]}})),
-            ("NotReady", "1/2", 2, json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}, "status": {"phase": "Running",
-                "containerStatuses": [ended("Completed", 0, 0), running(true)]}})),
-            ("Running", "1/2", 2, json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}, "status": {"phase": "Running",
+            (
+                "CrashLoopBackOff",
+                "0/1",
+                5,
+                json!({"spec": one, "status": {"phase": "Running", "containerStatuses": [waiting("CrashLoopBackOff")]}}),
+            ),
+            (
+                "OOMKilled",
+                "0/1",
+                0,
+                json!({"spec": one, "status": {"phase": "Failed", "containerStatuses": [ended("OOMKilled", 137, 0)]}}),
+            ),
+            (
+                "ExitCode:3",
+                "0/1",
+                0,
+                json!({"spec": one, "status": {"phase": "Failed", "containerStatuses": [ended("", 3, 0)]}}),
+            ),
+            (
+                "Signal:9",
+                "0/1",
+                0,
+                json!({"spec": one, "status": {"phase": "Failed", "containerStatuses": [ended("", 3, 9)]}}),
+            ),
+            (
+                "Completed",
+                "0/1",
+                0,
+                json!({"spec": one, "status": {"phase": "Succeeded", "containerStatuses": [ended("Completed", 0, 0)]}}),
+            ),
+            (
+                "NotReady",
+                "1/2",
+                2,
+                json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}, "status": {"phase": "Running",
+                "containerStatuses": [ended("Completed", 0, 0), running(true)]}}),
+            ),
+            (
+                "Running",
+                "1/2",
+                2,
+                json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}, "status": {"phase": "Running",
                 "conditions": [{"type": "Ready", "status": "True"}],
-                "containerStatuses": [ended("Completed", 0, 0), running(true)]}})),
-            ("Init:0/2", "0/1", 0, json!({"spec": init, "status": {"phase": "Pending",
-                "initContainerStatuses": [{"name": "i", "state": {"running": {}}}]}})),
-            ("Init:1/2", "0/1", 0, json!({"spec": init, "status": {"phase": "Pending", "initContainerStatuses": [
-                {"name": "i", "state": {"terminated": {"exitCode": 0}}}, {"name": "j", "state": {"waiting": {"reason": "PodInitializing"}}}]}})),
-            ("Init:CrashLoopBackOff", "0/1", 5, json!({"spec": init, "status": {"phase": "Pending",
-                "initContainerStatuses": [waiting("CrashLoopBackOff")]}})),
-            ("Init:ExitCode:1", "0/1", 0, json!({"spec": init, "status": {"phase": "Pending",
-                "initContainerStatuses": [ended("", 1, 0)]}})),
-            ("Init:Signal:9", "0/1", 0, json!({"spec": init, "status": {"phase": "Pending",
-                "initContainerStatuses": [ended("", 1, 9)]}})),
-            ("Running", "2/2", 5, json!({"spec": sidecar, "status": {"phase": "Running", "containerStatuses": [running(true)],
-                "initContainerStatuses": [{"name": "i", "ready": true, "started": true, "restartCount": 3, "state": {"running": {}}}]}})),
-            ("SchedulingGated", "0/1", 0, json!({"spec": one, "status": {"phase": "Pending",
-                "conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]}})),
-            ("Terminating", "1/1", 2, json!({"metadata": {"deletionTimestamp": gone}, "spec": one,
-                "status": {"phase": "Running", "containerStatuses": [running(true)]}})),
-            ("Completed", "0/1", 0, json!({"metadata": {"deletionTimestamp": gone}, "spec": one,
-                "status": {"phase": "Succeeded", "containerStatuses": [ended("Completed", 0, 0)]}})),
-            ("Unknown", "1/1", 2, json!({"metadata": {"deletionTimestamp": gone}, "spec": one,
-                "status": {"phase": "Running", "reason": "NodeLost", "containerStatuses": [running(true)]}})),
+                "containerStatuses": [ended("Completed", 0, 0), running(true)]}}),
+            ),
+            (
+                "Init:0/2",
+                "0/1",
+                0,
+                json!({"spec": init, "status": {"phase": "Pending",
+                "initContainerStatuses": [{"name": "i", "state": {"running": {}}}]}}),
+            ),
+            (
+                "Init:1/2",
+                "0/1",
+                0,
+                json!({"spec": init, "status": {"phase": "Pending", "initContainerStatuses": [
+                {"name": "i", "state": {"terminated": {"exitCode": 0}}}, {"name": "j", "state": {"waiting": {"reason": "PodInitializing"}}}]}}),
+            ),
+            (
+                "Init:CrashLoopBackOff",
+                "0/1",
+                5,
+                json!({"spec": init, "status": {"phase": "Pending",
+                "initContainerStatuses": [waiting("CrashLoopBackOff")]}}),
+            ),
+            (
+                "Init:ExitCode:1",
+                "0/1",
+                0,
+                json!({"spec": init, "status": {"phase": "Pending",
+                "initContainerStatuses": [ended("", 1, 0)]}}),
+            ),
+            (
+                "Init:Signal:9",
+                "0/1",
+                0,
+                json!({"spec": init, "status": {"phase": "Pending",
+                "initContainerStatuses": [ended("", 1, 9)]}}),
+            ),
+            (
+                "Running",
+                "2/2",
+                5,
+                json!({"spec": sidecar, "status": {"phase": "Running", "containerStatuses": [running(true)],
+                "initContainerStatuses": [{"name": "i", "ready": true, "started": true, "restartCount": 3, "state": {"running": {}}}]}}),
+            ),
+            (
+                "SchedulingGated",
+                "0/1",
+                0,
+                json!({"spec": one, "status": {"phase": "Pending",
+                "conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]}}),
+            ),
+            (
+                "Terminating",
+                "1/1",
+                2,
+                json!({"metadata": {"deletionTimestamp": gone}, "spec": one,
+                "status": {"phase": "Running", "containerStatuses": [running(true)]}}),
+            ),
+            (
+                "Completed",
+                "0/1",
+                0,
+                json!({"metadata": {"deletionTimestamp": gone}, "spec": one,
+                "status": {"phase": "Succeeded", "containerStatuses": [ended("Completed", 0, 0)]}}),
+            ),
+            (
+                "Unknown",
+                "1/1",
+                2,
+                json!({"metadata": {"deletionTimestamp": gone}, "spec": one,
+                "status": {"phase": "Running", "reason": "NodeLost", "containerStatuses": [running(true)]}}),
+            ),
         ];
         for (status, ready, restarts, pod) in cases {
             let row = row(pod.clone());
-            assert_eq!((row.status.as_str(), row.ready.as_str(), row.restarts), (status, ready, restarts), "{pod}");
+            assert_eq!(
+                (row.status.as_str(), row.ready.as_str(), row.restarts),
+                (status, ready, restarts),
+                "{pod}"
+            );
         }
     }
 

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Claims, Identity, Lifetimes, REFRESH_GRACE, Rotation, SecretHash, Session, SessionId, SessionPorts, SessionRecord,
-    SessionRow, ThrottleKey,
+    Claims, Identity, Lifetimes, REFRESH_GRACE, Rotation, SecretHash, Session, SessionId, SessionPorts,
+    SessionRecord, SessionRow, ThrottleKey,
 };
 use crate::{
     access::{Access, Caller, Origin, Permit, Resource, Role, Verb},
@@ -129,7 +129,9 @@ impl Sessions {
             cookie: SecretHash::of(cookie.expose_secret()),
             refresh: SecretHash::of(refresh.expose_secret()),
             source_ip: login.origin.source_ip.map(|ip| ip.to_string()),
-            user_agent: login.user_agent.map(|agent| agent.chars().filter(|c| !c.is_control()).take(256).collect()),
+            user_agent: login
+                .user_agent
+                .map(|agent| agent.chars().filter(|c| !c.is_control()).take(256).collect()),
             at,
             expires_at: at + self.lifetimes.absolute,
         };
@@ -138,7 +140,13 @@ impl Sessions {
     }
 
     /// One row a minute tells of throttled logins, however many there are.
-    async fn throttled<T>(&self, caller: &Caller, access: Access, keys: &[ThrottleKey], pause: Duration) -> Result<T> {
+    async fn throttled<T>(
+        &self,
+        caller: &Caller,
+        access: Access,
+        keys: &[ThrottleKey],
+        pause: Duration,
+    ) -> Result<T> {
         let refusal = Error::new(Cause::TooManyLogins).retry_after(pause);
         let joined = keys.iter().map(|key| key.key.as_str()).collect::<Vec<_>>().join(" ");
         let key = ThrottleKey { key: joined, limit: u32::MAX };
@@ -174,7 +182,12 @@ impl Sessions {
     ///
     /// # Errors
     /// `RefreshRejected`, `SessionEnded`; `StoreUnavailable`.
-    pub async fn refresh(&self, refresh: &SecretString, cookie: &SecretString, origin: Origin) -> Result<Tokens> {
+    pub async fn refresh(
+        &self,
+        refresh: &SecretString,
+        cookie: &SecretString,
+        origin: Origin,
+    ) -> Result<Tokens> {
         let at = self.clock.now();
         let (mut session, user) = self.live(cookie.expose_secret(), at).await?;
         let caller = caller(&user, &session, origin);
@@ -225,7 +238,8 @@ impl Sessions {
             return Err(Error::invalid("old_password", Reason::NotAllowed));
         }
         let access = Access::to(Verb::ChangePassword, Resource::OwnAccount).named(who.user.username.as_str());
-        let (users, hasher, id, keep) = (self.users.clone(), self.hasher.clone(), who.user.id, who.session.id);
+        let (users, hasher, id, keep) =
+            (self.users.clone(), self.hasher.clone(), who.user.id, who.session.id);
         let work = async move |permit: Permit| {
             let hash = hasher.hash(change.new.secret()).await?;
             users.set_password(&permit, id, hash, Some(keep), now).await
@@ -242,7 +256,9 @@ impl Sessions {
         let now = self.clock.now();
         let sessions = self.visible(caller).await?;
         let alive = sessions.iter().filter(|(session, _)| self.expired(session, now).is_none());
-        let rows = alive.map(|(session, user)| Row::of(&show(session, user, caller.session))).collect::<Result<_>>()?;
+        let rows = alive
+            .map(|(session, user)| Row::of(&show(session, user, caller.session)))
+            .collect::<Result<_>>()?;
         Ok(select(rows, query))
     }
 
@@ -254,7 +270,8 @@ impl Sessions {
         let found = self.visible(caller).await?.into_iter().find(|(session, _)| session.id == id);
         let absent = move || Error::new(Cause::NotFound).resource("session").name(id.to_string());
         let name = found.map(|(_, user)| user.to_string());
-        let access = Access::to(Verb::Revoke, Resource::Session).named(name.clone().unwrap_or_else(|| id.to_string()));
+        let access =
+            Access::to(Verb::Revoke, Resource::Session).named(name.clone().unwrap_or_else(|| id.to_string()));
         let store = self.ports.store.clone();
         let work = async move |permit: Permit| {
             let ended = name.is_some() && store.end(&permit, id).await?;
@@ -284,7 +301,13 @@ impl Sessions {
         over.then_some(Cause::SessionEnded)
     }
 
-    fn tokens(&self, session: &Session, cookie: SecretString, refresh: SecretString, at: Timestamp) -> Result<Tokens> {
+    fn tokens(
+        &self,
+        session: &Session,
+        cookie: SecretString,
+        refresh: SecretString,
+        at: Timestamp,
+    ) -> Result<Tokens> {
         let claims = Claims {
             user_id: session.user_id,
             session_id: session.id,

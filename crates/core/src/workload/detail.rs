@@ -141,13 +141,20 @@ impl WorkloadDetail {
         let spec = &manifest["spec"];
         let template = pod_spec(r#type, spec);
 
-        let mut pods = parts.pods.iter().map(|pod| Ok(PodRow::project(parse(pod)?))).collect::<Result<Vec<_>>>()?;
+        let mut pods =
+            parts.pods.iter().map(|pod| Ok(PodRow::project(parse(pod)?))).collect::<Result<Vec<_>>>()?;
         pods.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut events = parts.events.iter().map(|event| Ok(EventRow::project(parse(event)?))).collect::<Result<Vec<_>>>()?;
+        let mut events = parts
+            .events
+            .iter()
+            .map(|event| Ok(EventRow::project(parse(event)?)))
+            .collect::<Result<Vec<_>>>()?;
         events.sort_by(|a, b| b.last_seen.cmp(&a.last_seen).then_with(|| a.name.cmp(&b.name)));
         events.truncate(NEWEST_EVENTS);
-        let mut revisions = parts.revisions.iter().map(|object| Revision::project(object)).collect::<Result<Vec<_>>>()?;
-        revisions.sort_by(|a, b| (b.revision, b.created_at, &a.name).cmp(&(a.revision, a.created_at, &b.name)));
+        let mut revisions =
+            parts.revisions.iter().map(|object| Revision::project(object)).collect::<Result<Vec<_>>>()?;
+        revisions
+            .sort_by(|a, b| (b.revision, b.created_at, &a.name).cmp(&(a.revision, a.created_at, &b.name)));
 
         let conditions: Vec<RawCondition> = list(&manifest["status"]["conditions"]);
         Ok(Self {
@@ -166,12 +173,17 @@ impl WorkloadDetail {
     pub fn mask_environment(&mut self) {
         let path = ["template", "spec"];
         let spec = &mut self.manifest["spec"];
-        let spec = if self.workload.r#type == WorkloadType::CronJob { &mut spec["jobTemplate"]["spec"] } else { spec };
+        let spec = if self.workload.r#type == WorkloadType::CronJob {
+            &mut spec["jobTemplate"]["spec"]
+        } else {
+            spec
+        };
         let pod = path.iter().try_fold(spec, |value, key| value.get_mut(key));
         let Some(pod) = pod else { return };
         for list in ["initContainers", "containers", "ephemeralContainers"] {
             let containers = pod.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
-            let variables = containers.filter_map(|container| container.get_mut("env")?.as_array_mut()).flatten();
+            let variables =
+                containers.filter_map(|container| container.get_mut("env")?.as_array_mut()).flatten();
             for value in variables.filter_map(|variable| variable.get_mut("value")) {
                 *value = Value::from(MASK);
             }
@@ -181,7 +193,8 @@ impl WorkloadDetail {
 
 /// The object without what only machines read. Last applied may hold values that were since moved to a Secret.
 fn manifest(object: &RawValue) -> Result<Value> {
-    let mut manifest: Value = serde_json::from_str(object.get()).map_err(|_| Error::new(Cause::UnexpectedAnswer))?;
+    let mut manifest: Value =
+        serde_json::from_str(object.get()).map_err(|_| Error::new(Cause::UnexpectedAnswer))?;
     if let Some(metadata) = manifest.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
@@ -207,7 +220,9 @@ fn strategy(r#type: WorkloadType, spec: &Value) -> Value {
             spec.get("updateStrategy").cloned().unwrap_or_else(|| pick(&[]))
         }
         WorkloadType::Job => pick(&["parallelism", "completions", "completionMode", "backoffLimit"]),
-        WorkloadType::CronJob => pick(&["schedule", "timeZone", "concurrencyPolicy", "startingDeadlineSeconds"]),
+        WorkloadType::CronJob => {
+            pick(&["schedule", "timeZone", "concurrencyPolicy", "startingDeadlineSeconds"])
+        }
     }
 }
 
@@ -228,7 +243,8 @@ fn containers(pod: &Value) -> Vec<ContainerDetail> {
 impl ContainerDetail {
     fn of(container: &Value, init: bool) -> Self {
         let text = |name: &str| container[name].as_str().unwrap_or_default().to_owned();
-        let object = |value: &Value| if value.is_object() { value.clone() } else { Value::Object(Map::new()) };
+        let object =
+            |value: &Value| if value.is_object() { value.clone() } else { Value::Object(Map::new()) };
         let probe = |name: &str| container.get(name).filter(|probe| probe.is_object()).cloned();
         let names: Vec<EnvName> = list(&container["env"]);
         let ports: Vec<RawPort> = list(&container["ports"]);
@@ -308,10 +324,15 @@ impl Revision {
     fn project(object: &RawValue) -> Result<Self> {
         let RevisionObject { metadata, revision, spec, status, data } = parse(object)?;
         let annotated = || metadata.annotations.get("deployment.kubernetes.io/revision")?.parse().ok();
-        let pod = if data.is_object() { &data["spec"]["template"]["spec"] } else { &spec["template"]["spec"] };
+        let pod =
+            if data.is_object() { &data["spec"]["template"]["spec"] } else { &spec["template"]["spec"] };
         Ok(Self {
             revision: revision.or_else(annotated),
-            images: containers(pod).into_iter().filter(|container| !container.init).map(|c| c.image).collect(),
+            images: containers(pod)
+                .into_iter()
+                .filter(|container| !container.init)
+                .map(|c| c.image)
+                .collect(),
             replicas: status["replicas"].as_i64(),
             created_at: metadata.creation_timestamp,
             name: metadata.name,
@@ -342,7 +363,7 @@ mod tests {
                 "containers": [{"name": "app", "image": "a:1", "ports": [{"containerPort": 80}],
                     "resources": {"requests": {"cpu": "100m"}}, "readinessProbe": {"periodSeconds": 5},
                     "env": [{"name": "A", "value": "literal"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s"}}}]}]}}},
-            "status": {"conditions": [{"type": "Available", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}, 7]},
+            "status": {"conditions": [{"type": "Available", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
         });
         let mut detail = WorkloadDetail::assemble(WorkloadType::Deployment, &WorkloadParts {
             revisions: vec![
@@ -357,16 +378,26 @@ mod tests {
         let names: Vec<_> = detail.containers.iter().map(|c| (c.name.as_str(), c.init)).collect();
         assert_eq!(names, [("first", true), ("app", false)]);
         let app = &detail.containers[1];
-        assert_eq!((app.env.as_slice(), app.ports[0].protocol.as_str()), (&["A".to_owned(), "B".to_owned()][..], "TCP"));
+        assert_eq!(
+            (app.env.as_slice(), app.ports[0].protocol.as_str()),
+            (&["A".to_owned(), "B".to_owned()][..], "TCP")
+        );
         assert_eq!((&app.requests, &app.limits), (&json!({"cpu": "100m"}), &json!({})));
         assert!(app.probes.readiness.is_some() && app.probes.liveness.is_none());
-        let revisions: Vec<_> = detail.revisions.iter().map(|r| (r.revision, r.images.len(), r.replicas)).collect();
+        let revisions: Vec<_> =
+            detail.revisions.iter().map(|r| (r.revision, r.images.len(), r.replicas)).collect();
         assert_eq!(revisions, [(Some(2), 1, Some(1)), (Some(1), 0, None)]);
-        assert_eq!(detail.manifest["metadata"], json!({"name": "web", "namespace": "shop", "annotations": {"kept": "yes"}}));
+        assert_eq!(
+            detail.manifest["metadata"],
+            json!({"name": "web", "namespace": "shop", "annotations": {"kept": "yes"}})
+        );
 
         detail.mask_environment();
         let env = &detail.manifest["spec"]["template"]["spec"]["containers"][0]["env"];
-        assert_eq!((&env[0]["value"], &env[1]["valueFrom"]["secretKeyRef"]["name"]), (&json!("***"), &json!("s")));
+        assert_eq!(
+            (&env[0]["value"], &env[1]["valueFrom"]["secretKeyRef"]["name"]),
+            (&json!("***"), &json!("s"))
+        );
     }
 
     #[test]
@@ -382,7 +413,11 @@ mod tests {
 
     #[test]
     fn only_the_newest_twenty_events() {
-        let event = |i: u32| raw(&json!({"metadata": {"name": format!("e{i}")}, "lastTimestamp": format!("2026-01-01T00:00:{i:02}Z")}));
+        let event = |i: u32| {
+            raw(
+                &json!({"metadata": {"name": format!("e{i}")}, "lastTimestamp": format!("2026-01-01T00:00:{i:02}Z")}),
+            )
+        };
         let detail = WorkloadDetail::assemble(
             WorkloadType::Deployment,
             &WorkloadParts { events: (0..30).map(event).collect(), ..parts(&json!({})) },

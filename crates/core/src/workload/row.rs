@@ -103,7 +103,9 @@ impl ListRow for WorkloadRow {
         Field::new("ready_replicas", |row| Cell::from(row.ready_replicas)),
         Field::new("updated_replicas", |row| Cell::from(row.updated_replicas)),
         Field::new("available_replicas", |row| Cell::from(row.available_replicas)),
-        Field::filtered("status", Filter::OneOf(WorkloadStatus::WORDS), |row| Cell::text(row.status.as_str())),
+        Field::filtered("status", Filter::OneOf(WorkloadStatus::WORDS), |row| {
+            Cell::text(row.status.as_str())
+        }),
         Field::new("restarted_at", |row| Cell::from(row.restarted_at)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
     ];
@@ -250,7 +252,8 @@ impl WorkloadRow {
     /// # Errors
     /// `UnexpectedAnswer` when it is no object of that kind; `Internal` for another kind.
     pub fn project(kind: Kind, object: &RawValue) -> Result<Self> {
-        let r#type = WorkloadType::of(kind).ok_or_else(|| Error::internal(format!("{kind} is no workload")))?;
+        let r#type =
+            WorkloadType::of(kind).ok_or_else(|| Error::internal(format!("{kind} is no workload")))?;
         let WorkloadObject { metadata, spec, status } = parse(object)?;
         let counts = Counts::of(r#type, &spec, &status);
         let standing = match r#type {
@@ -258,8 +261,10 @@ impl WorkloadRow {
             WorkloadType::CronJob => cron_job_status(&spec, &status),
             _ => rollout_status(r#type, &metadata, &spec, &status, &counts),
         };
-        let template = if r#type == WorkloadType::CronJob { spec.job_template.spec.template } else { spec.template };
-        let restarted_at = RESTARTED_AT.iter().find_map(|key| template.metadata.annotations.get(*key)?.parse().ok());
+        let template =
+            if r#type == WorkloadType::CronJob { spec.job_template.spec.template } else { spec.template };
+        let restarted_at =
+            RESTARTED_AT.iter().find_map(|key| template.metadata.annotations.get(*key)?.parse().ok());
         Ok(Self {
             name: metadata.name,
             namespace: metadata.namespace.unwrap_or_default(),
@@ -330,14 +335,20 @@ fn rollout_status(
     status: &ObjectStatus,
     counts: &Counts,
 ) -> WorkloadStatus {
-    let [wanted, updated, available] = [counts.wanted, counts.updated, counts.available].map(|n| n.unwrap_or(0));
-    let missed = |condition: &StatusCondition| condition.status == "False" && condition.reason == "ProgressDeadlineExceeded";
-    let unobserved = metadata.generation.is_some_and(|now| status.observed_generation.is_none_or(|seen| seen < now));
+    let [wanted, updated, available] =
+        [counts.wanted, counts.updated, counts.available].map(|n| n.unwrap_or(0));
+    let missed = |condition: &StatusCondition| {
+        condition.status == "False" && condition.reason == "ProgressDeadlineExceeded"
+    };
+    let unobserved =
+        metadata.generation.is_some_and(|now| status.observed_generation.is_none_or(|seen| seen < now));
     // what `kubectl rollout status` waits for, but for availability, which has a status of its own
     let incomplete = match r#type {
         WorkloadType::Deployment => {
             let rolling = |condition: &StatusCondition| {
-                condition.status == "True" && condition.reason != "NewReplicaSetAvailable" && available < wanted
+                condition.status == "True"
+                    && condition.reason != "NewReplicaSetAvailable"
+                    && available < wanted
             };
             updated < wanted
                 || status.replicas.unwrap_or(0) > updated
@@ -374,7 +385,8 @@ fn job_status(spec: &Spec, status: &ObjectStatus) -> WorkloadStatus {
 }
 
 fn cron_job_status(spec: &Spec, status: &ObjectStatus) -> WorkloadStatus {
-    let at_work = status.active.as_ref().and_then(serde_json::Value::as_array).is_some_and(|jobs| !jobs.is_empty());
+    let at_work =
+        status.active.as_ref().and_then(serde_json::Value::as_array).is_some_and(|jobs| !jobs.is_empty());
     if at_work {
         WorkloadStatus::Active
     } else if spec.suspend == Some(true) {
@@ -404,8 +416,16 @@ mod tests {
     fn words_match_variants() {
         use WorkloadStatus as S;
         let all = [
-            S::Stopped, S::Paused, S::Failed, S::Progressing, S::Degraded, S::Running, S::Complete, S::Suspended,
-            S::Active, S::Idle,
+            S::Stopped,
+            S::Paused,
+            S::Failed,
+            S::Progressing,
+            S::Degraded,
+            S::Running,
+            S::Complete,
+            S::Suspended,
+            S::Active,
+            S::Idle,
         ];
         for status in all {
             assert_eq!(json!(status), json!(status.as_str()));
@@ -416,14 +436,16 @@ mod tests {
     #[test]
     fn deployments_by_table() {
         use WorkloadStatus as S;
-        let done = json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3});
+        let done =
+            json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3});
         let with = |changes: Value| {
             let mut status = done.clone();
             status.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
             status
         };
         let three = json!({"replicas": 3});
-        let missed = json!([{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]);
+        let missed =
+            json!([{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]);
         let rolling = json!([{"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated"}]);
         let rolled = json!([{"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}]);
         let refused = json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate"}]);
@@ -440,7 +462,11 @@ mod tests {
             (three.clone(), with(json!({"availableReplicas": 2, "conditions": rolling})), S::Progressing),
             (three.clone(), with(json!({"availableReplicas": 2, "conditions": rolled})), S::Degraded),
             (three, json!({}), S::Progressing),
-            (json!({}), json!({"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}), S::Running),
+            (
+                json!({}),
+                json!({"observedGeneration": 2, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1}),
+                S::Running,
+            ),
         ];
         for (spec, status, expected) in cases {
             assert_eq!(deployment(spec.clone(), status.clone()), expected, "{spec} {status}");
@@ -450,7 +476,9 @@ mod tests {
     #[test]
     fn stateful_and_daemon_sets_by_table() {
         use WorkloadStatus as S;
-        let stateful = |spec: Value, status: Value| row(Kind::StatefulSet, &json!({"spec": spec, "status": status})).status;
+        let stateful = |spec: Value, status: Value| {
+            row(Kind::StatefulSet, &json!({"spec": spec, "status": status})).status
+        };
         let half = json!({"replicas": 4, "updatedReplicas": 2, "availableReplicas": 4});
         assert_eq!(stateful(json!({"replicas": 4}), half.clone()), S::Progressing);
         let partition = json!({"replicas": 4, "updateStrategy": {"rollingUpdate": {"partition": 2}}});
@@ -461,7 +489,10 @@ mod tests {
         let daemon = |status: Value| row(Kind::DaemonSet, &json!({"status": status}));
         let all = json!({"desiredNumberScheduled": 2, "updatedNumberScheduled": 2, "numberAvailable": 1, "numberReady": 1});
         let degraded = daemon(all);
-        assert_eq!((degraded.status, degraded.replicas, degraded.ready_replicas), (S::Degraded, Some(2), Some(1)));
+        assert_eq!(
+            (degraded.status, degraded.replicas, degraded.ready_replicas),
+            (S::Degraded, Some(2), Some(1))
+        );
         assert_eq!(daemon(json!({})).status, S::Stopped);
     }
 
@@ -469,12 +500,14 @@ mod tests {
     fn jobs_by_table() {
         use WorkloadStatus as S;
         let condition = |kind: &str| json!({"conditions": [{"type": kind, "status": "True"}]});
-        let job = |spec: Value, status: Value| row(Kind::Job, &json!({"spec": spec, "status": status})).status;
+        let job =
+            |spec: Value, status: Value| row(Kind::Job, &json!({"spec": spec, "status": status})).status;
         assert_eq!(job(json!({}), json!({"active": 1})), S::Running);
         assert_eq!(job(json!({}), condition("Complete")), S::Complete);
         assert_eq!(job(json!({"suspend": true}), condition("Failed")), S::Failed);
         assert_eq!(job(json!({"suspend": true}), json!({})), S::Suspended);
-        let cron = |spec: Value, status: Value| row(Kind::CronJob, &json!({"spec": spec, "status": status})).status;
+        let cron =
+            |spec: Value, status: Value| row(Kind::CronJob, &json!({"spec": spec, "status": status})).status;
         assert_eq!(cron(json!({}), json!({"active": [{"name": "a"}]})), S::Active);
         assert_eq!(cron(json!({}), json!({})), S::Idle);
         assert_eq!(cron(json!({"suspend": true}), json!({})), S::Suspended);

@@ -1,0 +1,37 @@
+//! For tests of this crate, of its adapters, and of embedders: the mocks (`MockAuditTrail` and its like, beside each
+//! port), working in-memory ports, and the contract that every adapter of a port must keep.
+//!
+//! Mocks for calls, fakes for state.
+
+pub mod contract;
+pub mod fake;
+
+use std::sync::Arc;
+
+use crate::{
+    access::{Access, Caller, Permit},
+    app::Ports,
+    audit::MockAuditTrail,
+    cluster::MockClusterRegistry,
+    gate::Gate,
+};
+
+/// A permit with its operation, without asking anybody: for the tests of adapters only.
+pub fn permit(caller: &Caller, access: Access) -> Permit {
+    let lent = fake::Lent::default();
+    let gate = Gate::new(
+        Arc::new(MockAuditTrail::new()),
+        Arc::new(MockClusterRegistry::new()),
+        lent.clock.clone(),
+        lent.entropy,
+        lent.tasks,
+    );
+    gate.admit(caller, access)
+}
+
+impl Ports {
+    /// Working in-memory ports.
+    pub fn fake() -> Self {
+        fake::Fake::default().ports()
+    }
+}

@@ -1,0 +1,52 @@
+//! Working in-memory ports: state without a database, a cluster without a network.
+
+mod clusters;
+mod lent;
+mod secrets;
+mod store;
+
+use std::sync::Arc;
+
+pub use clusters::FakeClusters;
+pub use lent::{FakeClock, FakeEntropy, Lent, ThreadTasks};
+pub use secrets::{PlainHasher, PlainTokens};
+pub use store::MemoryStore;
+
+use crate::app::Ports;
+
+/// All fakes together, each to be looked at and set by a test.
+#[derive(Clone, Default)]
+pub struct Fake {
+    /// Clock, randomness, tasks.
+    pub lent: Lent,
+    /// Users, sessions, clusters, the trail.
+    pub store: Arc<MemoryStore>,
+    /// What runs in the clusters.
+    pub clusters: Arc<FakeClusters>,
+}
+
+impl Fake {
+    /// The fakes as ports.
+    pub fn ports(&self) -> Ports {
+        let Self { lent, store, clusters } = self;
+        Ports {
+            clock: lent.clock.clone(),
+            entropy: lent.entropy.clone(),
+            tasks: lent.tasks.clone(),
+            audit: store.clone(),
+            users: store.clone(),
+            sessions: store.clone(),
+            throttle: store.clone(),
+            hasher: Arc::new(PlainHasher),
+            tokens: Arc::new(PlainTokens),
+            clusters: store.clone(),
+            connections: store.clone(),
+            probe: clusters.clone(),
+            inventory: clusters.clone(),
+            namespaces: clusters.clone(),
+            workloads: clusters.clone(),
+            pods: clusters.clone(),
+            configs: clusters.clone(),
+        }
+    }
+}

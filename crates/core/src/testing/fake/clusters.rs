@@ -1,0 +1,239 @@
+//! Clusters without a network: objects as JSON, projected by the same table as the real ones.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    access::Permit,
+    cluster::{ClusterId, ClusterProbe, Connection, NodeCount, Permission, Report},
+    config::{ConfigApi, ConfigMapRow, NewConfigMap},
+    error::{Cause, Error, Result},
+    gate::Changed,
+    inventory::{Inventory, List, ListQuery, Listing, Related, select},
+    kind::Kind,
+    name::ObjectName,
+    namespace::{NamespaceApi, NamespaceRow},
+    object::{Labels, parse},
+    pod::{LogOptions, PodApi, PodLogs},
+    workload::{Replicas, WorkloadApi, WorkloadParts, WorkloadRow},
+};
+
+type Key = (ClusterId, Kind, String, String);
+
+/// What runs in the clusters, and what was asked of them.
+#[derive(Default)]
+pub struct FakeClusters {
+    objects: Mutex<BTreeMap<Key, Value>>,
+    calls: Mutex<Vec<String>>,
+    fault: Mutex<Option<Cause>>,
+}
+
+impl FakeClusters {
+    /// Puts an object into a cluster, as a manifest.
+    pub fn put(&self, cluster: ClusterId, kind: Kind, object: Value) {
+        let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
+        let key = (cluster, kind, text("namespace"), text("name"));
+        lock(&self.objects).insert(key, object);
+    }
+
+    /// From now on every call fails so; or no call does.
+    pub fn fail(&self, cause: Option<Cause>) {
+        *lock(&self.fault) = cause;
+    }
+
+    /// Every call since the last look, as `scale deployment web`.
+    pub fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut *lock(&self.calls))
+    }
+
+    fn call(&self, permit: &Permit, what: &str) -> Result<()> {
+        lock(&self.calls).push(format!("{} {} {what}", permit.verb().as_str(), permit.resource().as_str()));
+        lock(&self.fault).map_or(Ok(()), |cause| Err(Error::new(cause)))
+    }
+
+    fn key(permit: &Permit, name: &ObjectName) -> Result<Key> {
+        Ok((permit.cluster()?, permit.kind()?, permit.namespace()?.to_string(), name.to_string()))
+    }
+
+    fn change(&self, key: &Key, change: impl FnOnce(&mut Value) -> Result<()>) -> Result<Box<RawValue>> {
+        let mut objects = lock(&self.objects);
+        let object = objects.get_mut(key).ok_or_else(|| absent(key))?;
+        change(object)?;
+        raw(object)
+    }
+
+    fn insert(&self, key: Key, object: &Value) -> Result<Box<RawValue>> {
+        let mut objects = lock(&self.objects);
+        if objects.contains_key(&key) {
+            return Err(Error::new(Cause::AlreadyExists).resource(key.1.to_string()).name(&*key.3));
+        }
+        objects.insert(key, object.clone());
+        raw(object)
+    }
+
+    fn remove(&self, key: &Key) -> Result<()> {
+        lock(&self.objects).remove(key).map(drop).ok_or_else(|| absent(key))
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn raw(object: &Value) -> Result<Box<RawValue>> {
+    serde_json::value::to_raw_value(object).map_err(|error| Error::internal(error.to_string()))
+}
+
+fn absent((_, kind, namespace, name): &Key) -> Error {
+    Error::new(Cause::NotFoundInCluster).resource(kind.to_string()).namespace(&**namespace).name(&**name)
+}
+
+#[async_trait]
+impl Inventory for FakeClusters {
+    async fn page(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
+        self.call(permit, list.info().key)?;
+        let cluster = permit.cluster()?;
+        let project = list.info().project.ok_or_else(|| Error::internal("a list of our own"))?;
+        let objects = lock(&self.objects);
+        let wanted =
+            objects.iter().filter(|((of, kind, ..), _)| *of == cluster && query.kinds.contains(kind));
+        let rows = wanted
+            .map(|((_, kind, ..), object)| project(*kind, &*raw(object)?, &Related::default()))
+            .collect::<Result<_>>()?;
+        let (rows, pagination) = select(rows, query);
+        Ok(Listing { rows, pagination, as_of: Timestamp::UNIX_EPOCH, stale: false, warnings: Vec::new() })
+    }
+}
+
+#[async_trait]
+impl ClusterProbe for FakeClusters {
+    async fn probe(&self, permit: &Permit, connection: &Connection) -> Result<Report> {
+        self.call(permit, connection.server.as_str())?;
+        Ok(Report {
+            version: "v1.37.2".to_owned(),
+            latency: Duration::from_millis(1),
+            identity: Some("admin".to_owned()),
+            nodes: Some(NodeCount { ready: 1, total: 1 }),
+            pods: Some(0),
+            namespaces: Some(4),
+            certificates: Vec::new(),
+        })
+    }
+
+    async fn permissions(&self, permit: &Permit, connection: &Connection) -> Result<Vec<Permission>> {
+        self.call(permit, connection.server.as_str())?;
+        Ok(vec![Permission { feature: "list_pods".to_owned(), allowed: true, missing: Vec::new() }])
+    }
+}
+
+#[async_trait]
+impl NamespaceApi for FakeClusters {
+    async fn create(&self, permit: &Permit, labels: &Labels) -> Result<NamespaceRow> {
+        let name = permit.namespace()?.to_string();
+        self.call(permit, &name)?;
+        let object = json!({"metadata": {"name": name, "labels": labels}, "status": {"phase": "Active"}});
+        let object = self.insert((permit.cluster()?, permit.kind()?, String::new(), name), &object)?;
+        Ok(NamespaceRow::project(parse(&object)?, &Related::default()))
+    }
+
+    async fn delete(&self, permit: &Permit) -> Result<()> {
+        let name = permit.namespace()?.to_string();
+        self.call(permit, &name)?;
+        self.remove(&(permit.cluster()?, permit.kind()?, String::new(), name))
+    }
+}
+
+#[async_trait]
+impl WorkloadApi for FakeClusters {
+    async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadParts>> {
+        self.call(permit, name.as_str())?;
+        let key = Self::key(permit, name)?;
+        let object = lock(&self.objects).get(&key).map(raw).transpose()?;
+        Ok(object.map(|object| WorkloadParts {
+            object,
+            pods: Vec::new(),
+            events: Vec::new(),
+            revisions: Vec::new(),
+        }))
+    }
+
+    async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>> {
+        self.call(permit, name.as_str())?;
+        let key = Self::key(permit, name)?;
+        let object = lock(&self.objects).get(&key).map(raw).transpose()?;
+        object.map(|object| WorkloadRow::project(key.1, &object)).transpose()
+    }
+
+    async fn scale(
+        &self,
+        permit: &Permit,
+        name: &ObjectName,
+        replicas: Replicas,
+    ) -> Result<Changed<WorkloadRow>> {
+        self.call(permit, name.as_str())?;
+        let key = Self::key(permit, name)?;
+        let object = self.change(&key, |object| {
+            object["spec"]["replicas"] = replicas.get().into();
+            Ok(())
+        })?;
+        Ok(WorkloadRow::project(key.1, &object)?.into())
+    }
+
+    async fn restart(&self, permit: &Permit, name: &ObjectName, at: Timestamp) -> Result<WorkloadRow> {
+        self.call(permit, name.as_str())?;
+        let key = Self::key(permit, name)?;
+        let object = self.change(&key, |object| {
+            if object["spec"]["paused"] == true {
+                return Err(Error::new(Cause::RolloutPaused).resource(key.1.to_string()).name(&*key.3));
+            }
+            let annotation = json!({"kubectl.kubernetes.io/restartedAt": at.to_string()});
+            object["spec"]["template"]["metadata"]["annotations"] = annotation;
+            Ok(())
+        })?;
+        WorkloadRow::project(key.1, &object)
+    }
+}
+
+#[async_trait]
+impl PodApi for FakeClusters {
+    async fn logs(&self, permit: &Permit, pod: &ObjectName, options: &LogOptions) -> Result<PodLogs> {
+        self.call(permit, pod.as_str())?;
+        let key = Self::key(permit, pod)?;
+        if !lock(&self.objects).contains_key(&key) {
+            return Err(absent(&key));
+        }
+        let container = options.container.as_ref().map_or("app", |name| name.as_str()).to_owned();
+        Ok(PodLogs {
+            pod_name: pod.to_string(),
+            containers: vec![container.clone()],
+            container,
+            init_containers: Vec::new(),
+            tail_lines: options.tail_lines,
+            truncated: false,
+            logs: "a line\n".to_owned(),
+        })
+    }
+}
+
+#[async_trait]
+impl ConfigApi for FakeClusters {
+    async fn create_configmap(&self, permit: &Permit, configmap: &NewConfigMap) -> Result<ConfigMapRow> {
+        self.call(permit, configmap.name.as_str())?;
+        let key = Self::key(permit, &configmap.name)?;
+        let metadata = json!({"name": configmap.name, "namespace": key.2, "labels": configmap.labels});
+        let object = self.insert(key, &json!({"metadata": metadata, "data": configmap.data}))?;
+        Ok(ConfigMapRow::project(parse(&object)?))
+    }
+
+    async fn delete_configmap(&self, permit: &Permit, name: &ObjectName) -> Result<()> {
+        self.call(permit, name.as_str())?;
+        self.remove(&Self::key(permit, name)?)
+    }
+}

@@ -1,0 +1,94 @@
+//! A clock that stands still, randomness that counts, tasks on threads.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_channel::oneshot;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+
+use crate::clock::{Clock, Entropy, Tasks};
+
+/// What the outside lends.
+#[derive(Clone)]
+pub struct Lent {
+    /// Time.
+    pub clock: Arc<FakeClock>,
+    /// Randomness.
+    pub entropy: Arc<FakeEntropy>,
+    /// Tasks.
+    pub tasks: Arc<ThreadTasks>,
+}
+
+impl Default for Lent {
+    fn default() -> Self {
+        let start = "2026-01-01T00:00:00Z".parse().expect("a time");
+        Self {
+            clock: Arc::new(FakeClock(Mutex::new((start, Duration::ZERO)))),
+            entropy: Arc::new(FakeEntropy(AtomicU64::new(1))),
+            tasks: Arc::new(ThreadTasks),
+        }
+    }
+}
+
+/// A clock that only a test moves.
+pub struct FakeClock(Mutex<(Timestamp, Duration)>);
+
+impl FakeClock {
+    /// Moves the clock forward.
+    pub fn advance(&self, by: Duration) {
+        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        now.0 += by;
+        now.1 += by;
+    }
+}
+
+impl Clock for FakeClock {
+    fn now(&self) -> Timestamp {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+}
+
+/// Never the same bytes twice, and no randomness at all.
+pub struct FakeEntropy(AtomicU64);
+
+impl Entropy for FakeEntropy {
+    fn fill(&self, buffer: &mut [u8]) {
+        for chunk in buffer.chunks_mut(8) {
+            // an odd factor permutes the 64-bit numbers, so that all bytes vary
+            let next = self.0.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            chunk.copy_from_slice(&next.to_be_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// A thread for each task: runtime-free, and really detached.
+pub struct ThreadTasks;
+
+#[async_trait]
+impl Tasks for ThreadTasks {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        thread::spawn(move || futures_executor::block_on(task));
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let (wake, woken) = oneshot::channel::<()>();
+        thread::spawn(move || {
+            // tests do not wait for pauses, they only need them to end
+            thread::sleep(duration.min(Duration::from_millis(5)));
+            drop(wake);
+        });
+        let _ = woken.await;
+    }
+}

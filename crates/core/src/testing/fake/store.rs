@@ -1,0 +1,159 @@
+//! Everything a database keeps, in memory, behind one lock: one transaction a call.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+
+use crate::{
+    access::Permit,
+    audit::{ChainHash, Entry, Operation, OperationRow, Outcome, Status},
+    cluster::{Cluster, ClusterId, StoredConnection},
+    error::{Cause, Error, Result},
+    session::{SecretHash, Session, ThrottleKey},
+    user::{PasswordHash, User},
+};
+
+mod audit;
+mod cluster;
+mod people;
+
+/// Users, sessions, clusters and the trail, in memory.
+#[derive(Default)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+    broken: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    last_id: i64,
+    users: Vec<(User, PasswordHash)>,
+    sessions: Vec<(Session, SecretHash)>,
+    /// Of each refresh token its session's id and when it was used.
+    refresh: HashMap<SecretHash, (i64, Option<Timestamp>)>,
+    throttles: HashMap<String, Throttle>,
+    clusters: Vec<(Cluster, StoredConnection)>,
+    entries: Vec<String>,
+    head: Option<ChainHash>,
+    operations: Vec<OperationRow>,
+}
+
+#[derive(Default)]
+struct Throttle {
+    failures: u32,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    minute: i64,
+    refused: u64,
+}
+
+impl MemoryStore {
+    /// From now on the trail cannot be written, as when the disk is full; or it can again.
+    pub fn break_audit(&self, broken: bool) {
+        self.broken.store(broken, Ordering::Release);
+    }
+
+    /// Every entry of the chain, in order.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.lock().entries.iter().map(|text| serde_json::from_str(text).expect("an entry")).collect()
+    }
+
+    /// Every operation, oldest first.
+    pub fn all_operations(&self) -> Vec<OperationRow> {
+        self.lock().operations.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, if the trail can be written.
+    fn write(&self) -> Result<MutexGuard<'_, State>> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(Error::new(Cause::AuditUnavailable));
+        }
+        Ok(self.lock())
+    }
+}
+
+impl State {
+    fn next_id(&mut self) -> i64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn append(&mut self, entry: &Entry) -> Result<()> {
+        let text = entry.canonical()?;
+        let seq = i64::try_from(self.entries.len()).unwrap_or(i64::MAX) + 1;
+        self.head = Some(self.head.unwrap_or(ChainHash::GENESIS).next(seq, &text));
+        self.entries.push(text);
+        Ok(())
+    }
+
+    /// Records that the permit's operation is done, as part of the change.
+    fn done(&mut self, permit: &Permit, cluster: Option<ClusterId>) -> Result<()> {
+        let mut operation =
+            permit.operation().cloned().ok_or_else(|| Error::internal("a change without an operation"))?;
+        operation.cluster_id = operation.cluster_id.or(cluster);
+        let outcome = Outcome::success(operation.created_at);
+        self.complete(operation, outcome)
+    }
+
+    fn complete(&mut self, operation: Operation, outcome: Outcome) -> Result<()> {
+        let mut row = self.row(&operation);
+        close(&mut row, &outcome);
+        self.operations.push(row);
+        self.append(&Entry::Complete { operation, outcome })
+    }
+
+    fn row(&mut self, operation: &Operation) -> OperationRow {
+        let operation = operation.clone();
+        OperationRow {
+            id: i64::try_from(self.operations.len()).unwrap_or(i64::MAX) + 1,
+            operation_id: operation.id,
+            cluster_id: operation.cluster_id,
+            cluster_name: operation.cluster_name,
+            operation_type: operation.operation_type,
+            resource_type: operation.resource_type,
+            resource_name: operation.resource_name,
+            namespace: operation.namespace,
+            status: Status::Pending,
+            user_id: operation.user_id,
+            username: operation.username,
+            role: operation.role,
+            source_ip: operation.source_ip.map(|ip| ip.to_string()),
+            request_id: operation.request_id,
+            duration_ms: None,
+            error_code: None,
+            details: None,
+            created_at: operation.created_at,
+            finished_at: None,
+        }
+    }
+}
+
+fn close(row: &mut OperationRow, outcome: &Outcome) {
+    let Outcome { status, error_code, details, duration_ms, finished_at } = outcome.clone();
+    row.status = status;
+    row.error_code = error_code;
+    row.details = details;
+    row.duration_ms = Some(duration_ms);
+    row.finished_at = Some(finished_at);
+}
+
+impl Throttle {
+    /// Failures older than the window are forgotten.
+    fn forget(&mut self, at: Timestamp) {
+        if self.since.is_some_and(|since| since + ThrottleKey::WINDOW <= at)
+            && self.until.is_none_or(|until| until <= at)
+        {
+            *self = Self::default();
+        }
+    }
+}

@@ -1,0 +1,150 @@
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::{MemoryStore, State};
+use crate::{
+    access::Permit,
+    cluster::{
+        Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, Health,
+        Observation, StoredConnection,
+    },
+    error::{Cause, Error, Result},
+};
+
+#[async_trait]
+impl ClusterRegistry for MemoryStore {
+    async fn list(&self) -> Result<Vec<Cluster>> {
+        Ok(self.lock().clusters.iter().map(|(cluster, _)| cluster.clone()).collect())
+    }
+
+    async fn find(&self, id: ClusterId) -> Result<Option<Cluster>> {
+        Ok(self.lock().clusters.iter().map(|(cluster, _)| cluster).find(|cluster| cluster.id == id).cloned())
+    }
+
+    async fn name(&self, id: ClusterId) -> Result<Option<ClusterName>> {
+        Ok(self.find(id).await?.map(|cluster| cluster.name))
+    }
+
+    async fn create(&self, permit: &Permit, record: ClusterRecord) -> Result<Cluster> {
+        let mut state = self.write()?;
+        state.check_name(&record.name, None)?;
+        let mut cluster = Cluster {
+            id: ClusterId(state.next_id()),
+            name: record.name,
+            api_server: record.connection.server.to_string(),
+            auth_type: record.auth_type,
+            status: Health::Offline,
+            status_reason: None,
+            node_count: None,
+            pod_count: None,
+            namespace_count: None,
+            version: None,
+            description: record.description,
+            labels: record.labels,
+            created_at: record.at,
+            updated_at: record.at,
+            last_connected_at: None,
+        };
+        if let Some(observation) = record.observation {
+            observe(&mut cluster, observation);
+        }
+        state.done(permit, Some(cluster.id))?;
+        state
+            .clusters
+            .push((cluster.clone(), StoredConnection { connection: record.connection, version: 1 }));
+        Ok(cluster)
+    }
+
+    async fn update(&self, permit: &Permit, patch: ClusterPatch, at: Timestamp) -> Result<Cluster> {
+        let mut state = self.write()?;
+        let id = permit.cluster()?;
+        if let Some(name) = &patch.name {
+            state.check_name(name, Some(id))?;
+        }
+        let (cluster, stored) =
+            state.clusters.iter_mut().find(|(cluster, _)| cluster.id == id).ok_or_else(|| absent(id))?;
+        if patch.unless_changed_since.is_some_and(|read| cluster.updated_at != read) {
+            return Err(Error::new(Cause::ChangedMeanwhile).resource("cluster").name(id.to_string()));
+        }
+        cluster.name = patch.name.unwrap_or_else(|| cluster.name.clone());
+        cluster.description = patch.description.unwrap_or_else(|| cluster.description.clone());
+        cluster.labels = patch.labels.unwrap_or_else(|| cluster.labels.clone());
+        cluster.updated_at = at;
+        if let Some((auth_type, connection)) = patch.connection {
+            cluster.auth_type = auth_type;
+            cluster.api_server = connection.server.to_string();
+            cluster.status = Health::Offline;
+            cluster.status_reason = None;
+            *stored = StoredConnection { connection, version: stored.version + 1 };
+        }
+        if let Some(observation) = patch.observation {
+            observe(cluster, observation);
+        }
+        let changed = cluster.clone();
+        state.done(permit, None)?;
+        Ok(changed)
+    }
+
+    async fn delete(&self, permit: &Permit) -> Result<()> {
+        let mut state = self.write()?;
+        let id = permit.cluster()?;
+        let at = state.clusters.iter().position(|(cluster, _)| cluster.id == id).ok_or_else(|| absent(id))?;
+        state.clusters.remove(at);
+        state.done(permit, None)
+    }
+
+    async fn observed(&self, id: ClusterId, version: i64, observation: Observation) -> Result<()> {
+        let mut state = self.lock();
+        let current = |(cluster, stored): &&mut (Cluster, StoredConnection)| {
+            cluster.id == id && stored.version == version
+        };
+        if let Some((cluster, _)) = state.clusters.iter_mut().find(current) {
+            observe(cluster, observation);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Connections for MemoryStore {
+    async fn connection(&self, id: ClusterId) -> Result<Option<StoredConnection>> {
+        Ok(self
+            .lock()
+            .clusters
+            .iter()
+            .find(|(cluster, _)| cluster.id == id)
+            .map(|(_, stored)| stored.clone()))
+    }
+}
+
+impl State {
+    fn check_name(&self, name: &ClusterName, except: Option<ClusterId>) -> Result<()> {
+        let taken = |cluster: &Cluster| cluster.name.key() == name.key() && Some(cluster.id) != except;
+        if self.clusters.iter().any(|(cluster, _)| taken(cluster)) {
+            return Err(Error::new(Cause::NameTaken).resource("cluster").name(name.as_str()));
+        }
+        Ok(())
+    }
+}
+
+fn observe(cluster: &mut Cluster, observation: Observation) {
+    match observation.result {
+        Ok(report) => {
+            cluster.status = Health::Online;
+            cluster.status_reason = None;
+            cluster.node_count = report.nodes.map(|nodes| nodes.total);
+            cluster.pod_count = report.pods;
+            cluster.namespace_count = report.namespaces;
+            cluster.version = Some(report.version);
+            cluster.last_connected_at = Some(observation.at);
+        }
+        Err(cause) => {
+            cluster.status = Health::Offline;
+            cluster.status_reason = Some(cause.as_str().to_owned());
+        }
+    }
+}
+
+fn absent(id: ClusterId) -> Error {
+    Error::new(Cause::NotFound).resource("cluster").name(id.to_string())
+}

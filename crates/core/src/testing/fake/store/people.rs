@@ -1,0 +1,252 @@
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::{MemoryStore, State};
+use crate::{
+    access::{Permit, Role},
+    error::{Cause, Error, Result},
+    session::{
+        LoginThrottle, Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore, ThrottleKey,
+    },
+    user::{PasswordHash, User, UserId, UserPatch, UserRecord, UserRegistry, Username},
+};
+
+#[async_trait]
+impl UserRegistry for MemoryStore {
+    async fn list(&self) -> Result<Vec<User>> {
+        Ok(self.lock().users.iter().map(|(user, _)| user.clone()).collect())
+    }
+
+    async fn credentials(&self, username: &Username) -> Result<Option<(User, PasswordHash)>> {
+        Ok(self.lock().users.iter().find(|(user, _)| user.username == *username).cloned())
+    }
+
+    async fn create(&self, permit: &Permit, record: UserRecord) -> Result<User> {
+        let mut state = self.write()?;
+        if state.users.iter().any(|(user, _)| user.username == record.username) {
+            return Err(Error::new(Cause::NameTaken).resource("user").name(record.username.as_str()));
+        }
+        state.insert_user(permit, record)
+    }
+
+    async fn create_first(&self, permit: &Permit, record: UserRecord) -> Result<Option<User>> {
+        let mut state = self.write()?;
+        if state.users.is_empty() { state.insert_user(permit, record).map(Some) } else { Ok(None) }
+    }
+
+    async fn update(&self, permit: &Permit, id: UserId, patch: UserPatch, _at: Timestamp) -> Result<User> {
+        let mut state = self.write()?;
+        let user = state.user(id)?.clone();
+        let role = patch.role.unwrap_or(user.role);
+        let disabled = patch.disabled.unwrap_or(user.disabled);
+        if role != Role::SuperAdmin || disabled {
+            state.keep_a_super_admin(id)?;
+        }
+        if role != user.role || disabled {
+            state.end_sessions(id, None);
+        }
+        let user = state.user(id)?;
+        (user.role, user.disabled) = (role, disabled);
+        user.display_name = patch.display_name.unwrap_or_else(|| user.display_name.clone());
+        let changed = user.clone();
+        state.done(permit, None)?;
+        Ok(changed)
+    }
+
+    async fn delete(&self, permit: &Permit, id: UserId) -> Result<()> {
+        let mut state = self.write()?;
+        state.user(id)?;
+        state.keep_a_super_admin(id)?;
+        state.end_sessions(id, None);
+        state.users.retain(|(user, _)| user.id != id);
+        state.done(permit, None)
+    }
+
+    async fn set_password(
+        &self,
+        permit: &Permit,
+        id: UserId,
+        password: PasswordHash,
+        keep: Option<SessionId>,
+        _at: Timestamp,
+    ) -> Result<()> {
+        let mut state = self.write()?;
+        state.user(id)?;
+        state
+            .users
+            .iter_mut()
+            .filter(|(user, _)| user.id == id)
+            .for_each(|(_, hash)| *hash = password.clone());
+        state.end_sessions(id, keep);
+        state.done(permit, None)
+    }
+}
+
+impl State {
+    fn user(&mut self, id: UserId) -> Result<&mut User> {
+        let found = self.users.iter_mut().map(|(user, _)| user).find(|user| user.id == id);
+        found.ok_or_else(|| Error::new(Cause::NotFound).resource("user").name(id.to_string()))
+    }
+
+    fn insert_user(&mut self, permit: &Permit, record: UserRecord) -> Result<User> {
+        let user = User {
+            id: UserId(self.next_id()),
+            username: record.username,
+            display_name: record.display_name,
+            role: record.role,
+            disabled: false,
+            created_at: record.at,
+            last_login_at: None,
+        };
+        self.users.push((user.clone(), record.password));
+        self.done(permit, None)?;
+        Ok(user)
+    }
+
+    /// Some other enabled super admin must be left.
+    fn keep_a_super_admin(&self, id: UserId) -> Result<()> {
+        let rules = |user: &User| user.role == Role::SuperAdmin && !user.disabled;
+        let is_one = self.users.iter().any(|(user, _)| user.id == id && rules(user));
+        let another = self.users.iter().any(|(user, _)| user.id != id && rules(user));
+        if is_one && !another {
+            return Err(Error::new(Cause::LastSuperAdmin).resource("user").name(id.to_string()));
+        }
+        Ok(())
+    }
+
+    fn end_sessions(&mut self, user: UserId, keep: Option<SessionId>) {
+        self.sessions.retain(|(session, _)| session.user_id != user || Some(session.id) == keep);
+    }
+}
+
+#[async_trait]
+impl SessionStore for MemoryStore {
+    async fn open(&self, permit: &Permit, record: SessionRecord) -> Result<Session> {
+        let mut state = self.write()?;
+        let session = Session {
+            id: SessionId(state.next_id()),
+            user_id: record.user_id,
+            generation: 1,
+            source_ip: record.source_ip,
+            user_agent: record.user_agent,
+            created_at: record.at,
+            last_seen_at: record.at,
+            expires_at: record.expires_at,
+        };
+        let user = state.user(record.user_id)?;
+        user.last_login_at = Some(record.at);
+        let account = ThrottleKey::account(&user.username).key;
+        state.throttles.remove(&account);
+        state.refresh.insert(record.refresh, (session.id.0, None));
+        state.sessions.push((session.clone(), record.cookie));
+        state.done(permit, None)?;
+        Ok(session)
+    }
+
+    async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
+        let mut state = self.lock();
+        let found =
+            state.sessions.iter().find(|(_, hash)| *hash == cookie).map(|(session, _)| session.clone());
+        Ok(found.and_then(|session| state.user(session.user_id).ok().cloned().map(|user| (session, user))))
+    }
+
+    async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()> {
+        let mut state = self.lock();
+        let sessions = state.sessions.iter_mut().filter(|(session, _)| session.id == id);
+        sessions.for_each(|(session, _)| session.last_seen_at = session.last_seen_at.max(at));
+        Ok(())
+    }
+
+    async fn rotate(
+        &self,
+        permit: &Permit,
+        id: SessionId,
+        presented: SecretHash,
+        fresh: SecretHash,
+        at: Timestamp,
+        grace: Duration,
+    ) -> Result<Rotation> {
+        let mut state = self.write()?;
+        match state.refresh.get(&presented).copied() {
+            Some((session, used)) if session == id.0 => match used {
+                None => {
+                    state.refresh.insert(presented, (id.0, Some(at)));
+                    state.refresh.insert(fresh, (id.0, None));
+                    let session = state
+                        .sessions
+                        .iter_mut()
+                        .map(|(session, _)| session)
+                        .find(|session| session.id == id);
+                    let Some(session) = session else { return Ok(Rotation::Unknown) };
+                    session.generation += 1;
+                    session.last_seen_at = at;
+                    let generation = session.generation;
+                    state.done(permit, None)?;
+                    Ok(Rotation::Rotated(generation))
+                }
+                Some(used) if at.duration_since(used).unsigned_abs() <= grace => Ok(Rotation::JustUsed),
+                Some(_) => {
+                    state.sessions.retain(|(session, _)| session.id != id);
+                    Ok(Rotation::Replayed)
+                }
+            },
+            _ => Ok(Rotation::Unknown),
+        }
+    }
+
+    async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
+        let mut state = self.write()?;
+        let before = state.sessions.len();
+        state.sessions.retain(|(session, _)| session.id != id);
+        let ended = state.sessions.len() < before;
+        if ended {
+            state.done(permit, None)?;
+        }
+        Ok(ended)
+    }
+
+    async fn list(&self, user: Option<UserId>) -> Result<Vec<(Session, Username)>> {
+        let state = self.lock();
+        let name = |id: UserId| {
+            state.users.iter().find(|(user, _)| user.id == id).map(|(user, _)| user.username.clone())
+        };
+        let sessions =
+            state.sessions.iter().filter(|(session, _)| user.is_none_or(|user| session.user_id == user));
+        Ok(sessions.filter_map(|(session, _)| Some((session.clone(), name(session.user_id)?))).collect())
+    }
+}
+
+#[async_trait]
+impl LoginThrottle for MemoryStore {
+    async fn blocked(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>> {
+        let state = self.lock();
+        let until = keys.iter().filter_map(|key| state.throttles.get(&key.key)?.until);
+        Ok(until.filter(|until| *until > at).max().map(|until| until.duration_since(at).unsigned_abs()))
+    }
+
+    async fn failed(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<()> {
+        let mut state = self.write()?;
+        for key in keys {
+            let throttle = state.throttles.entry(key.key.clone()).or_default();
+            throttle.forget(at);
+            throttle.since.get_or_insert(at);
+            throttle.failures += 1;
+            throttle.until = key.pause(throttle.failures).map(|pause| at + pause);
+        }
+        Ok(())
+    }
+
+    async fn refused(&self, key: &ThrottleKey, at: Timestamp) -> Result<Option<u64>> {
+        let mut state = self.write()?;
+        let throttle = state.throttles.entry(key.key.clone()).or_default();
+        let minute = at.as_second() / 60;
+        if throttle.minute == minute {
+            throttle.refused += 1;
+            return Ok(None);
+        }
+        throttle.minute = minute;
+        Ok(Some(std::mem::replace(&mut throttle.refused, 1)))
+    }
+}

@@ -1,0 +1,55 @@
+// One binary that is, by its first argument, etcd, kube-apiserver, kube-controller-manager, kube-scheduler or kubelet.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"go.etcd.io/etcd/server/v3/etcdmain"
+	"k8s.io/component-base/cli"
+	_ "k8s.io/component-base/logs/json/register"
+	_ "k8s.io/component-base/metrics/prometheus/clientgo"
+	_ "k8s.io/component-base/metrics/prometheus/version"
+	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
+	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: controlplane etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet [flags]")
+		os.Exit(2)
+	}
+	if os.Getenv("KCP_EXIT_WITH_STDIN") != "" {
+		go exitWithStdin()
+	}
+	os.Args = os.Args[1:]
+	var command *cobra.Command
+	switch os.Args[0] {
+	case "etcd":
+		etcdmain.Main(os.Args)
+		return
+	case "kube-apiserver":
+		command = apiserver.NewAPIServerCommand()
+	case "kube-controller-manager":
+		command = controllers.NewControllerManagerCommand()
+	case "kube-scheduler":
+		command = scheduler.NewSchedulerCommand()
+	case "kubelet":
+		command = kubelet.NewKubeletCommand(context.Background())
+	default:
+		fmt.Fprintln(os.Stderr, "unknown component:", os.Args[0])
+		os.Exit(2)
+	}
+	os.Exit(cli.Run(command))
+}
+
+// The owner holds the other end of our standard input. The kernel closes it however the owner ends, SIGKILL included.
+func exitWithStdin() {
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(1)
+}

@@ -1,0 +1,231 @@
+//! A small REST client with all rights: what a kubectl-level read of the cluster says, to compare with what we say.
+
+use std::time::Duration;
+
+use reqwest::{Certificate, Client, Identity, Method, RequestBuilder, header::CONTENT_TYPE};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{
+    error::{Error, Result},
+    kubeconfig::{Access, Credential},
+};
+
+const POLL: Duration = Duration::from_millis(50);
+
+/// Talks to one API server. Lives with the runtime it is first used on, so make one per test.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    server: String,
+    token: Option<String>,
+    client: Client,
+}
+
+impl Admin {
+    pub(crate) fn new(access: &Access) -> Result<Self> {
+        Self::build(access, Client::builder().tls_certs_only([Self::authority(access)?]))
+    }
+
+    /// For readiness only: the server may have been told to show a certificate that nobody should accept.
+    pub(crate) fn trusting_anyone(access: &Access) -> Result<Self> {
+        Self::build(access, Client::builder().tls_danger_accept_invalid_certs(true))
+    }
+
+    fn authority(access: &Access) -> Result<Certificate> {
+        Certificate::from_pem(access.ca_pem.as_bytes())
+            .map_err(|e| Error::Kubeconfig(format!("certificate authority: {e}")))
+    }
+
+    fn build(access: &Access, builder: reqwest::ClientBuilder) -> Result<Self> {
+        let unusable = |e: reqwest::Error| Error::Kubeconfig(format!("credential: {e}"));
+        let mut builder = builder.no_proxy().timeout(Duration::from_secs(30));
+        let mut token = None;
+        match &access.credential {
+            Credential::Token(text) => token = Some(text.clone()),
+            Credential::Certificate(pair) => {
+                let pem = format!("{}\n{}", pair.certificate, pair.key);
+                builder = builder.identity(Identity::from_pem(pem.as_bytes()).map_err(unusable)?);
+            }
+        }
+        Ok(Self { server: access.server.clone(), token, client: builder.build().map_err(unusable)? })
+    }
+
+    /// A request as plain as it gets, for headers and bodies of one's own. `path` starts with a slash.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.server));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// GET, as JSON.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        json_of(&self.text(path).await?)
+    }
+
+    /// GET, as JSON; `None` if it is absent.
+    pub async fn try_get(&self, path: &str) -> Result<Option<Value>> {
+        match self.get(path).await {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::Status { code: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// GET, as text: logs, `/readyz`, `/metrics`.
+    pub async fn text(&self, path: &str) -> Result<String> {
+        self.send(Method::GET, path, self.request(Method::GET, path)).await
+    }
+
+    /// POST of an object.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        json_of(&self.send(Method::POST, path, self.request(Method::POST, path).json(body)).await?)
+    }
+
+    /// PUT of an object.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        json_of(&self.send(Method::PUT, path, self.request(Method::PUT, path).json(body)).await?)
+    }
+
+    /// PATCH by a merge patch.
+    pub async fn patch(&self, path: &str, body: &Value) -> Result<Value> {
+        self.patch_as("application/merge-patch+json", path, body).await
+    }
+
+    /// DELETE.
+    pub async fn delete(&self, path: &str) -> Result<Value> {
+        json_of(&self.send(Method::DELETE, path, self.request(Method::DELETE, path)).await?)
+    }
+
+    /// Creates or updates an object, like `kubectl apply --server-side`.
+    pub async fn apply(&self, object: &Value) -> Result<Value> {
+        let path = format!("{}?fieldManager=pilothouse-testbed&force=true", path_of(object));
+        self.patch_as("application/apply-patch+yaml", &path, object).await
+    }
+
+    /// Reads `path` until it says what is awaited; what is absent or not answered counts as not yet.
+    pub async fn wait_until(
+        &self,
+        path: &str,
+        said: impl Fn(&Value) -> bool,
+        deadline: Duration,
+    ) -> Result<Value> {
+        let end = Instant::now() + deadline;
+        let mut last = "nothing".to_owned();
+        loop {
+            match timeout_at(end, self.get(path)).await {
+                Ok(Ok(value)) if said(&value) => return Ok(value),
+                Ok(Ok(value)) => last = value.to_string(),
+                Ok(Err(error)) => last = error.to_string(),
+                Err(_) => {}
+            }
+            if Instant::now() + POLL >= end {
+                return Err(Error::Deadline { what: format!("the awaited {path}"), waited: deadline, last });
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Makes a namespace, if need be, and in it a service account that may do what `rules` (RBAC policy rules, for the
+    /// whole cluster) say, for instance `json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}])`; then
+    /// a token for it, good for a day.
+    pub async fn service_account_token(&self, namespace: &str, name: &str, rules: Value) -> Result<String> {
+        let role = format!("{namespace}:{name}");
+        let about = |name: &str| json!({"name": name});
+        self.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": about(namespace)})).await?;
+        self.apply(&json!({
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace},
+        }))
+        .await?;
+        self.apply(&json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": about(&role),
+            "rules": rules,
+        }))
+        .await?;
+        self.apply(&json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": about(&role),
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+        }))
+        .await?;
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token");
+        let request = json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 86_400},
+        });
+        let answer = self.post(&path, &request).await?;
+        Ok(answer["status"]["token"].as_str().unwrap_or_default().to_owned())
+    }
+
+    async fn patch_as(&self, content_type: &str, path: &str, body: &Value) -> Result<Value> {
+        let request =
+            self.request(Method::PATCH, path).header(CONTENT_TYPE, content_type).body(body.to_string());
+        json_of(&self.send(Method::PATCH, path, request).await?)
+    }
+
+    async fn send(&self, method: Method, path: &str, request: RequestBuilder) -> Result<String> {
+        let method = method.to_string();
+        let answered = async {
+            let response = request.send().await?;
+            Ok((response.status(), response.text().await?))
+        };
+        match answered.await {
+            Ok((status, body)) if status.is_success() => Ok(body),
+            Ok((status, body)) => {
+                let said = serde_json::from_str::<Value>(&body).ok();
+                let message =
+                    said.and_then(|said| said["message"].as_str().map(str::to_owned)).unwrap_or(body);
+                Err(Error::Status { method, path: path.into(), code: status.as_u16(), message })
+            }
+            Err(source) => Err(Error::NoAnswer { method, path: path.into(), source }),
+        }
+    }
+}
+
+fn json_of(text: &str) -> Result<Value> {
+    serde_json::from_str(text)
+        .map_err(|e| Error::Program(format!("the API server's answer is not JSON: {e}")))
+}
+
+/// The path of an object, from what it says of itself.
+pub fn path_of(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]).to_lowercase());
+    let root = if version.contains('/') { "apis" } else { "api" };
+    let plural = match kind.as_str() {
+        "endpoints" => kind.clone(),
+        _ if kind.ends_with('y') => format!("{}ies", &kind[..kind.len() - 1]),
+        _ if kind.ends_with('s') => format!("{kind}es"),
+        _ => format!("{kind}s"),
+    };
+    let name = text(&object["metadata"]["name"]);
+    match object["metadata"]["namespace"].as_str() {
+        Some(namespace) => format!("/{root}/{version}/namespaces/{namespace}/{plural}/{name}"),
+        None => format!("/{root}/{version}/{plural}/{name}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_says_its_path() {
+        let path = |version: &str, kind: &str, namespace: Option<&str>| {
+            path_of(
+                &json!({"apiVersion": version, "kind": kind, "metadata": {"name": "n", "namespace": namespace}}),
+            )
+        };
+        assert_eq!(path("v1", "Namespace", None), "/api/v1/namespaces/n");
+        assert_eq!(path("v1", "Pod", Some("a")), "/api/v1/namespaces/a/pods/n");
+        assert_eq!(path("apps/v1", "Deployment", Some("a")), "/apis/apps/v1/namespaces/a/deployments/n");
+        assert_eq!(
+            path("networking.k8s.io/v1", "Ingress", Some("a")),
+            "/apis/networking.k8s.io/v1/namespaces/a/ingresses/n"
+        );
+        assert_eq!(
+            path("networking.k8s.io/v1", "NetworkPolicy", Some("a")),
+            "/apis/networking.k8s.io/v1/namespaces/a/networkpolicies/n"
+        );
+    }
+}

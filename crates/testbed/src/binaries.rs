@@ -1,0 +1,155 @@
+//! The programs of a control plane: from `KUBEBUILDER_ASSETS`, or built once from the Go module beside this crate.
+
+use std::{
+    env, fs,
+    io::{self, BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    ASSETS, CACHE,
+    error::{Error, Result, io},
+};
+
+const GO_MOD: &str = include_str!("../controlplane/go.mod");
+const GO_SUM: &str = include_str!("../controlplane/go.sum");
+const MAIN_GO: &str = include_str!("../controlplane/main.go");
+
+/// Where the programs are.
+#[derive(Clone, Debug)]
+pub(crate) enum Binaries {
+    /// One file that is each of them, by its first argument.
+    MultiCall(PathBuf),
+    /// A folder with a file for each.
+    Folder(PathBuf),
+}
+
+impl Binaries {
+    /// Finds them, or builds them (minutes, the first time on this machine).
+    pub(crate) async fn find() -> Result<Self> {
+        if let Some(folder) = env::var_os(ASSETS).filter(|folder| !folder.is_empty()) {
+            return Ok(Self::Folder(folder.into()));
+        }
+        let build = tokio::task::spawn_blocking(build);
+        build
+            .await
+            .map_err(|_| Error::Program("building the control plane panicked".into()))?
+            .map(Self::MultiCall)
+    }
+
+    /// The words that run a program, for instance `["…/controlplane", "kubelet"]`; `None` if the folder lacks it.
+    pub(crate) fn words(&self, program: &str) -> Option<Vec<PathBuf>> {
+        match self {
+            Self::MultiCall(file) => Some(vec![file.clone(), program.into()]),
+            Self::Folder(folder) => Some(vec![folder.join(program)]).filter(|words| words[0].is_file()),
+        }
+    }
+
+    pub(crate) fn command(&self, program: &str) -> Result<Command> {
+        let words = self.words(program);
+        let words = words.ok_or_else(|| Error::Program(format!("no {program} in the folder of {ASSETS}")))?;
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        Ok(command)
+    }
+}
+
+/// The folder for what is made once: outside the tree, and kept.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let var = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = var(CACHE)
+        .or_else(|| var("XDG_CACHE_HOME").map(|cache| cache.join("pilothouse")))
+        .or_else(|| var("HOME").map(|home| home.join(".cache/pilothouse")))
+        .ok_or_else(|| Error::Program(format!("no cache folder: set {CACHE}, XDG_CACHE_HOME or HOME")))?;
+    fs::create_dir_all(&folder).map_err(io(format!("creating {}", folder.display())))?;
+    folder.canonicalize().map_err(io(format!("finding {}", folder.display())))
+}
+
+/// The Kubernetes version that go.mod pins, for instance `v1.37.2`.
+fn version() -> &'static str {
+    let pinned = GO_MOD.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "));
+    pinned.expect("go.mod requires k8s.io/kubernetes").trim()
+}
+
+fn build() -> Result<PathBuf> {
+    let digest = Sha256::digest([GO_MOD, GO_SUM, MAIN_GO].concat());
+    let key: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    let cache = cache()?;
+    let binary = cache.join(format!("controlplane-{}-{key}", version()));
+    if binary.exists() {
+        return Ok(binary);
+    }
+    // One builds, the others wait for it: each process, and each thread of one, opens the lock file for itself.
+    let lock = cache.join("controlplane.lock");
+    let lock = fs::File::create(&lock).map_err(io(format!("creating {}", lock.display())))?;
+    if lock.try_lock().is_err() {
+        say("another process builds the control plane: waiting for it");
+        lock.lock().map_err(io("waiting for the build's lock"))?;
+    }
+    if !binary.exists() {
+        let scratch = cache.join("build");
+        // A build that was killed has left its own.
+        let _ = fs::remove_dir_all(&scratch);
+        fs::create_dir(&scratch).map_err(io("creating the build's folder"))?;
+        let built = go_build(&scratch)?;
+        fs::rename(built, &binary).map_err(io(format!("putting {} in its place", binary.display())))?;
+        let _ = fs::remove_dir_all(&scratch);
+    }
+    Ok(binary)
+}
+
+fn go_build(folder: &Path) -> Result<PathBuf> {
+    for (name, text) in [("go.mod", GO_MOD), ("go.sum", GO_SUM), ("main.go", MAIN_GO)] {
+        fs::write(folder.join(name), text).map_err(io(format!("writing {name}")))?;
+    }
+    let version = version();
+    say(&format!("building etcd and Kubernetes {version} from source: once, about 7 minutes on 2 cores"));
+    let packages = packages(folder)?;
+
+    // Clients, and `kubectl version`, cannot parse the version of a build that was not stamped.
+    const STAMP: &str = "-X k8s.io/component-base/version";
+    let minor = version.split('.').nth(1).unwrap_or_default();
+    let flags = format!("-s -w {STAMP}.gitVersion={version} {STAMP}.gitMajor=1 {STAMP}.gitMinor={minor}");
+    let mut go = Command::new("go")
+        .args(["build", "-v", "-buildvcs=false", "-ldflags", &flags, "-o", "controlplane", "."])
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(io("running go"))?;
+    let mut compiled = 0;
+    for line in BufReader::new(go.stderr.take().expect("stderr is piped")).lines().map_while(Result::ok) {
+        // `-v` names each package as it is compiled; everything else is for the reader.
+        if line.contains(' ') {
+            say(&line);
+            continue;
+        }
+        compiled += 1;
+        if compiled % 100 == 0 {
+            say(&format!("compiled {compiled} of at most {packages} packages"));
+        }
+    }
+    match go.wait().map_err(io("waiting for go"))? {
+        status if status.success() => Ok(folder.join("controlplane")),
+        status => Err(Error::Program(format!("go build failed ({status}); its messages are above"))),
+    }
+}
+
+/// How many packages there are to compile; downloads the modules.
+fn packages(folder: &Path) -> Result<usize> {
+    let go =
+        Command::new("go").args(["list", "-deps", "."]).current_dir(folder).stderr(Stdio::inherit()).output();
+    let list = go.map_err(io("running go, which builds the control plane (or set KUBEBUILDER_ASSETS)"))?;
+    match list.status.success() {
+        true => Ok(list.stdout.lines().count()),
+        false => Err(Error::Program("go list failed; its messages are above".into())),
+    }
+}
+
+/// To the real standard error: the test harness swallows what `eprintln!` prints.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "pilothouse-testbed: {line}");
+}

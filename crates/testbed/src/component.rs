@@ -1,0 +1,99 @@
+//! The four programs of a control plane, and how each is called.
+
+use std::fmt;
+
+use crate::ports::Ports;
+
+/// A program of the control plane, in the order of starting; they end in the reverse order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Component {
+    /// etcd
+    Etcd,
+    /// kube-apiserver
+    ApiServer,
+    /// kube-controller-manager
+    ControllerManager,
+    /// kube-scheduler
+    Scheduler,
+}
+
+/// What can be done to a process from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGSTOP: it stands still; its connections stay open and nobody answers.
+    Stop,
+    /// SIGCONT: it goes on.
+    Cont,
+    /// SIGTERM: it is asked to end.
+    Term,
+    /// SIGKILL: it is gone.
+    Kill,
+}
+
+impl From<Signal> for rustix::process::Signal {
+    fn from(signal: Signal) -> Self {
+        match signal {
+            Signal::Stop => Self::STOP,
+            Signal::Cont => Self::CONT,
+            Signal::Term => Self::TERM,
+            Signal::Kill => Self::KILL,
+        }
+    }
+}
+
+impl Component {
+    pub(crate) fn program(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::ApiServer => "kube-apiserver",
+            Self::ControllerManager => "kube-controller-manager",
+            Self::Scheduler => "kube-scheduler",
+        }
+    }
+
+    /// The flags. File names are relative: each runs in the control plane's folder.
+    pub(crate) fn flags(self, ports: &Ports) -> Vec<String> {
+        let text = match self {
+            // Nothing here outlives its process, so nothing is worth an fsync.
+            Self::Etcd => format!(
+                "--data-dir=etcd --listen-client-urls=http://127.0.0.1:{0} --advertise-client-urls=http://127.0.0.1:{0}
+                 --listen-peer-urls=http://127.0.0.1:{1} --initial-advertise-peer-urls=http://127.0.0.1:{1}
+                 --initial-cluster=default=http://127.0.0.1:{1} --unsafe-no-fsync --quota-backend-bytes=8589934592",
+                ports.etcd, ports.etcd_peer
+            ),
+            // Kubelets by address: nothing resolves a node's name. The audit log is an oracle, so an answer waits for
+            // its line. The request limits are above what a benchmark sends.
+            Self::ApiServer => format!(
+                "--etcd-servers=http://127.0.0.1:{} --secure-port={} --bind-address=127.0.0.1
+                 --advertise-address=127.0.0.1 --endpoint-reconciler-type=none --tls-cert-file=apiserver.crt
+                 --tls-private-key-file=apiserver.key --client-ca-file=ca.crt --token-auth-file=tokens.csv
+                 --kubelet-preferred-address-types=InternalIP --kubelet-client-certificate=kubelet-client.crt
+                 --kubelet-client-key=kubelet-client.key --service-account-issuer=https://kubernetes.default.svc
+                 --service-account-key-file=sa.pub --service-account-signing-key-file=sa.key
+                 --authorization-mode=Node,RBAC --service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true
+                 --audit-policy-file=audit-policy.yaml --audit-log-path=audit.log --audit-log-mode=blocking
+                 --max-requests-inflight=4000 --max-mutating-requests-inflight=2000",
+                ports.etcd, ports.apiserver
+            ),
+            Self::ControllerManager => format!(
+                "--kubeconfig=controller-manager.kubeconfig --secure-port={} --bind-address=127.0.0.1
+                 --leader-elect=false --service-account-private-key-file=sa.key --root-ca-file=ca.crt
+                 --use-service-account-credentials --concurrent-deployment-syncs=20 --kube-api-qps=500
+                 --kube-api-burst=1000",
+                ports.controller_manager
+            ),
+            Self::Scheduler => format!(
+                "--kubeconfig=scheduler.kubeconfig --secure-port={} --bind-address=127.0.0.1 --leader-elect=false
+                 --kube-api-qps=500 --kube-api-burst=1000",
+                ports.scheduler
+            ),
+        };
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+}
+
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.program())
+    }
+}

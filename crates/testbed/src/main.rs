@@ -1,0 +1,50 @@
+//! `cargo run -p pilothouse-testbed -- up [--node]`: a control plane to play with, until Ctrl-C.
+#![allow(clippy::print_stdout, reason = "this is a command line")]
+
+use std::process::ExitCode;
+
+use pilothouse_testbed::{ControlPlane, Error, Result};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let with_node = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["up"] => false,
+        ["up", "--node"] => true,
+        _ => {
+            eprintln!("usage: pilothouse-testbed up [--node]");
+            return ExitCode::from(2);
+        }
+    };
+    match up(with_node).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn up(with_node: bool) -> Result<()> {
+    let listen =
+        |kind| signal(kind).map_err(|source| Error::Io { doing: "listening for signals".into(), source });
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let stay = async {
+        let plane = ControlPlane::builder().start().await?;
+        if with_node {
+            println!("node        {}", plane.start_node(0).await?.name());
+        }
+        println!("folder      {}", plane.dir()?.display());
+        println!("kubeconfig  {}", plane.dir()?.join("admin.kubeconfig").display());
+        println!("server      {}", plane.server());
+        println!("token       {}", plane.admin_token());
+        println!("ready; Ctrl-C ends it");
+        std::future::pending::<Result<()>>().await
+    };
+    tokio::select! {
+        ended = stay => ended,
+        _ = interrupt.recv() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    }
+}
