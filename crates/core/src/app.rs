@@ -12,7 +12,7 @@ use crate::{
     namespace::{NamespaceApi, Namespaces},
     pod::{PodApi, Pods},
     session::{Lifetimes, LoginThrottle, SessionPorts, SessionStore, Sessions, TokenCodec},
-    user::{PasswordHasher, UserRegistry, Users},
+    user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
 };
 
@@ -28,6 +28,7 @@ pub struct Ports {
     pub sessions: Arc<dyn SessionStore>,
     pub throttle: Arc<dyn LoginThrottle>,
     pub hasher: Arc<dyn PasswordHasher>,
+    pub initial_password: Arc<dyn InitialPassword>,
     pub tokens: Arc<dyn TokenCodec>,
     pub clusters: Arc<dyn ClusterRegistry>,
     pub connections: Arc<dyn Connections>,
@@ -70,6 +71,7 @@ impl App {
         let Ports {
             clock, entropy, tasks, audit, users, sessions, throttle, hasher, tokens, clusters, ..
         } = ports;
+        let initial = ports.initial_password;
         let gate = Gate::new(audit.clone(), clusters.clone(), clock.clone(), entropy.clone(), tasks);
         Self {
             audit: Audit { gate: gate.clone(), trail: audit },
@@ -78,11 +80,19 @@ impl App {
                 ports: SessionPorts { store: sessions, throttle, tokens },
                 users: users.clone(),
                 hasher: hasher.clone(),
+                initial: initial.clone(),
                 clock: clock.clone(),
                 entropy: entropy.clone(),
                 lifetimes: settings.lifetimes,
             },
-            users: Users { gate: gate.clone(), registry: users, hasher, clock: clock.clone(), entropy },
+            users: Users {
+                gate: gate.clone(),
+                registry: users,
+                hasher,
+                initial,
+                clock: clock.clone(),
+                entropy,
+            },
             clusters: Clusters {
                 gate: gate.clone(),
                 ports: ClusterPorts {

@@ -54,6 +54,11 @@ impl Username {
         }
     }
 
+    /// The name of the user that the first start creates.
+    pub fn first_admin() -> Self {
+        Self("admin".to_owned())
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -297,12 +302,26 @@ pub trait PasswordHasher: Send + Sync {
     async fn verify<'a>(&self, password: &SecretString, hash: Option<&'a PasswordHash>) -> Result<bool>;
 }
 
+/// Where the first admin's random password waits for the operator.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+pub trait InitialPassword: Send + Sync {
+    /// Shows it to the operator: on a terminal, else in a file that only the operator can read.
+    ///
+    /// # Errors
+    /// `Internal` when it cannot be shown.
+    fn hand_over(&self, password: &SecretString) -> Result<()>;
+
+    /// It was changed: nothing is left of it.
+    fn withdraw(&self);
+}
+
 /// What a super admin does with users.
 #[derive(Clone)]
 pub struct Users {
     pub(crate) gate: Gate,
     pub(crate) registry: Arc<dyn UserRegistry>,
     pub(crate) hasher: Arc<dyn PasswordHasher>,
+    pub(crate) initial: Arc<dyn InitialPassword>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
 }
@@ -341,17 +360,18 @@ impl Users {
         self.gate.commit(caller, access, work).await
     }
 
-    /// Creates the first super admin, `admin`, unless there is a user. Returns the password that was set: the one
-    /// given, or a random one.
+    /// Creates the first super admin, `admin`, unless there is a user: with the password given, else with a random
+    /// one, which is handed over. True when it was created.
     ///
     /// # Errors
-    /// `StoreUnavailable`.
-    pub async fn bootstrap(&self, given: Option<NewPassword>) -> Result<Option<NewPassword>> {
+    /// `StoreUnavailable`; `Internal` when the random password could not be handed over.
+    pub async fn bootstrap(&self, given: Option<NewPassword>) -> Result<bool> {
         if !self.registry.list().await?.is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
+        let random = given.is_none();
         let password = given.unwrap_or_else(|| NewPassword::random(&*self.entropy));
-        let username = Username::new("admin").map_err(|_| Error::internal("the first user's name"))?;
+        let username = Username::first_admin();
         let access = Access::to(Verb::Create, Resource::User)
             .named(username.as_str())
             .with("role", Role::SuperAdmin.as_str());
@@ -363,7 +383,11 @@ impl Users {
             role: Role::SuperAdmin,
             at: self.clock.now(),
         };
-        Ok(self.registry.create_first(&permit, record).await?.map(|_| password))
+        let created = self.registry.create_first(&permit, record).await?.is_some();
+        if created && random {
+            self.initial.hand_over(password.secret())?;
+        }
+        Ok(created)
     }
 
     /// Changes a user's role, display name, or whether it may sign in.
@@ -404,9 +428,13 @@ impl Users {
     pub async fn reset_password(&self, caller: &Caller, id: UserId, password: NewPassword) -> Result<()> {
         let access = self.about(Verb::ResetPassword, id).await?;
         let (registry, hasher, at) = (self.registry.clone(), self.hasher.clone(), self.clock.now());
+        let first = access.name.as_deref() == Some(Username::first_admin().as_str());
+        let initial = first.then(|| self.initial.clone());
         let work = async move |permit: Permit| {
             let hash = hasher.hash(password.secret()).await?;
-            registry.set_password(&permit, id, hash, None, at).await
+            registry.set_password(&permit, id, hash, None, at).await?;
+            initial.inspect(|initial| initial.withdraw());
+            Ok(())
         };
         self.gate.commit(caller, access, work).await
     }

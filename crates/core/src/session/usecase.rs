@@ -15,7 +15,7 @@ use crate::{
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     inventory::{ListQuery, Pagination, Row, select},
-    user::{NewPassword, PasswordHasher, User, UserRegistry, Username, normalise},
+    user::{InitialPassword, NewPassword, PasswordHasher, User, UserRegistry, Username, normalise},
 };
 
 /// A login as it came in.
@@ -78,6 +78,7 @@ pub struct Sessions {
     pub(crate) ports: SessionPorts,
     pub(crate) users: Arc<dyn UserRegistry>,
     pub(crate) hasher: Arc<dyn PasswordHasher>,
+    pub(crate) initial: Arc<dyn InitialPassword>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) lifetimes: Lifetimes,
@@ -240,9 +241,12 @@ impl Sessions {
         let access = Access::to(Verb::ChangePassword, Resource::OwnAccount).named(who.user.username.as_str());
         let (users, hasher, id, keep) =
             (self.users.clone(), self.hasher.clone(), who.user.id, who.session.id);
+        let initial = (who.user.username == Username::first_admin()).then(|| self.initial.clone());
         let work = async move |permit: Permit| {
             let hash = hasher.hash(change.new.secret()).await?;
-            users.set_password(&permit, id, hash, Some(keep), now).await
+            users.set_password(&permit, id, hash, Some(keep), now).await?;
+            initial.inspect(|initial| initial.withdraw());
+            Ok(())
         };
         self.gate.commit(&who.caller, access, work).await
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 pub use clusters::FakeClusters;
 pub use lent::{FakeClock, FakeEntropy, Lent, ThreadTasks};
-pub use secrets::{PlainHasher, PlainTokens};
+pub use secrets::{HandedOver, PlainHasher, PlainTokens};
 pub use store::MemoryStore;
 
 use crate::app::Ports;
@@ -21,6 +21,8 @@ pub struct Fake {
     pub lent: Lent,
     /// Users, sessions, clusters, the trail.
     pub store: Arc<MemoryStore>,
+    /// What was handed over at the first start.
+    pub initial_password: Arc<HandedOver>,
     /// What runs in the clusters.
     pub clusters: Arc<FakeClusters>,
 }
@@ -28,7 +30,7 @@ pub struct Fake {
 impl Fake {
     /// The fakes as ports.
     pub fn ports(&self) -> Ports {
-        let Self { lent, store, clusters } = self;
+        let Self { lent, store, initial_password, clusters } = self;
         Ports {
             clock: lent.clock.clone(),
             entropy: lent.entropy.clone(),
@@ -38,6 +40,7 @@ impl Fake {
             sessions: store.clone(),
             throttle: store.clone(),
             hasher: Arc::new(PlainHasher),
+            initial_password: initial_password.clone(),
             tokens: Arc::new(PlainTokens),
             clusters: store.clone(),
             connections: store.clone(),

@@ -1,5 +1,7 @@
 //! Secrets in clear: fast, and worthless.
 
+use std::sync::{Mutex, PoisonError};
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
@@ -7,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::{
     error::{Cause, Result},
     session::{Claims, SessionId, TokenCodec},
-    user::{PasswordHash, PasswordHasher, UserId},
+    user::{InitialPassword, PasswordHash, PasswordHasher, UserId},
 };
 
 /// A hash that is the password.
@@ -44,5 +46,27 @@ impl TokenCodec for PlainTokens {
         }
         let (user_id, session_id) = (UserId(user), SessionId(session));
         Ok(Claims { user_id, session_id, generation, issued_at: now, expires_at })
+    }
+}
+
+/// The first admin's password, where a test can read it.
+#[derive(Default)]
+pub struct HandedOver(Mutex<Option<SecretString>>);
+
+impl HandedOver {
+    /// The password that waits, if any.
+    pub fn password(&self) -> Option<SecretString> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl InitialPassword for HandedOver {
+    fn hand_over(&self, password: &SecretString) -> Result<()> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(password.clone());
+        Ok(())
+    }
+
+    fn withdraw(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
