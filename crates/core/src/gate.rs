@@ -342,3 +342,6 @@ impl Gate {
         self.trail.close_orphans(self.clock.now()).await
     }
 }
+
+#[cfg(test)]
+mod tests;

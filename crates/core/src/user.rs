@@ -337,6 +337,17 @@ impl Users {
         Ok(select(rows, query))
     }
 
+    /// All users, by id, for the command line.
+    ///
+    /// # Errors
+    /// `RoleTooLow`, `StoreUnavailable`.
+    pub async fn all(&self, caller: &Caller) -> Result<Vec<User>> {
+        self.gate.allow(caller, Access::to(Verb::List, Resource::User)).await?;
+        let mut users = self.registry.list().await?;
+        users.sort_by_key(|user| user.id);
+        Ok(users)
+    }
+
     /// Creates a user.
     ///
     /// # Errors

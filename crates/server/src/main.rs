@@ -1,1 +1,87 @@
-fn main() {}
+//! `pilothouse`: configuration, the composition root, and the commands.
+
+#![allow(clippy::print_stdout, reason = "this is a command line")]
+
+mod commands;
+mod compose;
+mod initial_password;
+mod lent;
+mod prober;
+mod serve;
+mod settings;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// One self-hosted server through which an operations team runs many Kubernetes clusters.
+#[derive(Parser)]
+#[command(name = "pilothouse", version)]
+struct Arguments {
+    #[command(flatten)]
+    flags: settings::Flags,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Serve the HTTP API until SIGTERM or SIGINT
+    Serve,
+    /// Manage users without signing in
+    #[command(subcommand)]
+    User(commands::UserCommand),
+}
+
+/// Why the process ends before or instead of doing its work: one sentence that says what to do. Exit code 2.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fatal {
+    /// A setting cannot be used.
+    #[error("{0}")]
+    Setting(String),
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {path}: {source}")]
+    DataDir {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The master key cannot be used.
+    #[error(transparent)]
+    Key(#[from] pilothouse_crypto::KeyError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] pilothouse_store::OpenError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; choose another with --listen")]
+    Listen {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What a command asked for was refused.
+    #[error("{0}")]
+    Refused(#[from] pilothouse_core::Error),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Arguments { flags, command } = Arguments::parse();
+    let done = match settings::Settings::read(&flags) {
+        Ok(settings) => match command {
+            Command::Serve => serve::serve(settings).await,
+            Command::User(command) => commands::user(settings, command).await,
+        },
+        Err(fatal) => Err(fatal),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => {
+            eprintln!("pilothouse: {fatal}");
+            ExitCode::from(2)
+        }
+    }
+}

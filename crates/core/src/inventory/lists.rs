@@ -79,7 +79,7 @@ pub struct Related {
 }
 
 /// Every list.
-pub const LISTS: &[ListInfo] = &[
+pub static LISTS: &[ListInfo] = &[
     ours::<Cluster>(List::Clusters, "/api/k8s/clusters", "clusters", ""),
     ours::<User>(List::Users, "/api/auth/users", "users", ""),
     ours::<SessionRow>(List::Sessions, "/api/auth/sessions", "sessions", "-created_at"),

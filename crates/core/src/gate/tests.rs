@@ -1,0 +1,218 @@
+//! Intent, call, outcome: what must hold whatever fails, on mocks.
+
+use std::sync::atomic::AtomicBool;
+
+use futures_executor::block_on;
+use mockall::predicate::always;
+
+use super::*;
+use crate::{
+    access::{Resource, Role, Verb},
+    audit::{MockAuditTrail, Status},
+    cluster::{ClusterId, ClusterName, MockClusterRegistry},
+    kind::Kind,
+    name::Namespace,
+    testing::fake::Lent,
+    user::UserId,
+};
+
+fn caller(role: Role) -> Caller {
+    Caller { user_id: Some(UserId(7)), username: "ann".into(), role: Some(role), ..Caller::system() }
+}
+
+fn scale() -> Access {
+    Access::to(Verb::Scale, Resource::Kind(Kind::Deployment))
+        .in_cluster(ClusterId(1))
+        .in_namespace(&Namespace::new("shop").unwrap())
+        .named("web")
+        .with("replicas", 5)
+}
+
+fn gate(trail: MockAuditTrail) -> Gate {
+    let mut clusters = MockClusterRegistry::new();
+    clusters
+        .expect_name()
+        .returning(|id| Ok((id == ClusterId(1)).then(|| ClusterName::new("prod").unwrap())));
+    let Lent { clock, entropy, tasks } = Lent::default();
+    Gate::new(Arc::new(trail), Arc::new(clusters), clock, entropy, tasks)
+}
+
+/// Work that must never run.
+async fn never(_: Permit) -> Result<Changed<()>> {
+    panic!("the cluster was called")
+}
+
+#[test]
+fn a_role_too_low_means_no_call_and_one_failed_row() {
+    let mut trail = MockAuditTrail::new();
+    trail.expect_record().once().returning(|operation, outcome| {
+        assert_eq!(
+            (operation.operation_type.as_str(), operation.resource_type.as_str()),
+            ("scale", "deployment")
+        );
+        assert_eq!(
+            (operation.cluster_name.as_deref(), operation.namespace.as_deref()),
+            (Some("prod"), Some("shop"))
+        );
+        assert_eq!(
+            (outcome.status, outcome.error_code.as_deref()),
+            (Status::Failed, Some("PERMISSION_DENIED"))
+        );
+        Ok(())
+    });
+    let error = block_on(gate(trail).change(&caller(Role::Viewer), scale(), never)).unwrap_err();
+    assert_eq!((error.cause, error.context.required_role), (Cause::RoleTooLow, Some(Role::OpsAdmin)));
+}
+
+#[test]
+fn a_refusal_that_cannot_be_recorded_is_unavailable() {
+    let mut trail = MockAuditTrail::new();
+    trail.expect_record().once().returning(|_, _| Err(Error::new(Cause::AuditUnavailable)));
+    let error = block_on(gate(trail).change(&caller(Role::Viewer), scale(), never)).unwrap_err();
+    assert_eq!(error.cause, Cause::AuditUnavailable);
+}
+
+#[test]
+fn an_unknown_cluster_is_a_failed_change_and_a_plain_404_for_a_read() {
+    let mut trail = MockAuditTrail::new();
+    trail.expect_record().once().with(always(), always()).returning(|_, _| Ok(()));
+    let gate = gate(trail);
+    let elsewhere = || scale().in_cluster(ClusterId(2));
+    let error = block_on(gate.change(&caller(Role::OpsAdmin), elsewhere(), never)).unwrap_err();
+    assert_eq!(error.cause, Cause::NotFound);
+    let read = Access { verb: Verb::List, ..elsewhere() };
+    assert_eq!(block_on(gate.allow(&caller(Role::Viewer), read)).unwrap_err().cause, Cause::NotFound);
+}
+
+#[test]
+fn without_a_durable_intent_nothing_is_called() {
+    let mut trail = MockAuditTrail::new();
+    trail.expect_begin().once().returning(|_| Err(Error::new(Cause::AuditUnavailable)));
+    let error = block_on(gate(trail).change(&caller(Role::OpsAdmin), scale(), never)).unwrap_err();
+    assert_eq!(error.cause, Cause::AuditUnavailable);
+}
+
+#[test]
+fn the_intent_comes_before_the_call_and_the_outcome_after() {
+    let (begun, called) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let mut trail = MockAuditTrail::new();
+    let flag = begun.clone();
+    trail.expect_begin().once().returning(move |_| {
+        flag.store(true, Ordering::SeqCst);
+        Ok(())
+    });
+    let flag = called.clone();
+    trail.expect_finish().once().returning(move |_, outcome| {
+        assert!(flag.load(Ordering::SeqCst), "the outcome before the call");
+        assert_eq!(outcome.status, Status::Success);
+        Ok(())
+    });
+    let work = async move |permit: Permit| {
+        assert!(begun.load(Ordering::SeqCst), "the call before the intent");
+        called.store(true, Ordering::SeqCst);
+        assert_eq!(permit.operation().map(|operation| operation.id), permit.operation_id());
+        Ok(Changed::from(permit.namespace()?.to_string()))
+    };
+    let changed = block_on(gate(trail).change(&caller(Role::OpsAdmin), scale(), work)).unwrap();
+    assert_eq!((changed.value.as_str(), changed.warnings.len()), ("shop", 0));
+}
+
+/// Runs a change that ends so, and returns what the trail was told.
+fn outcome_of<F, Fut>(work: F) -> (Result<Changed<()>>, Outcome)
+where
+    F: FnOnce(Permit) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<Changed<()>>> + Send + 'static,
+{
+    let (tell, told) = std::sync::mpsc::channel();
+    let mut trail = MockAuditTrail::new();
+    trail.expect_begin().returning(|_| Ok(()));
+    trail.expect_finish().once().returning(move |_, outcome| {
+        tell.send(outcome.clone()).expect("the test listens");
+        Ok(())
+    });
+    let result = block_on(gate(trail).change(&caller(Role::OpsAdmin), scale(), work));
+    (result, told.recv().expect("an outcome"))
+}
+
+#[test]
+fn only_a_refusal_is_failed_and_a_panic_is_unknown() {
+    let (result, outcome) = outcome_of(|_| async { Err(Error::new(Cause::NotFoundInCluster)) });
+    assert_eq!((result.unwrap_err().cause, outcome.status), (Cause::NotFoundInCluster, Status::Failed));
+    let (result, outcome) = outcome_of(|_| async { Err(Error::new(Cause::DeadlineExceeded)) });
+    assert_eq!((result.unwrap_err().cause, outcome.status), (Cause::DeadlineExceeded, Status::Unknown));
+    assert!(outcome.details.unwrap().contains("may have happened"));
+    let (result, outcome) = outcome_of(|_| async { panic!("a defect") });
+    assert_eq!((result.unwrap_err().cause, outcome.status), (Cause::Internal, Status::Unknown));
+}
+
+#[test]
+fn a_dropped_caller_cancels_nothing_and_the_outcome_is_stored() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let (release, released) = oneshot::channel::<()>();
+    let mut trail = MockAuditTrail::new();
+    trail.expect_begin().once().returning(|_| Ok(()));
+    trail.expect_finish().once().returning(move |_, outcome| {
+        tell.send(outcome.status).expect("the test listens");
+        Ok(())
+    });
+    let (started, starts) = std::sync::mpsc::channel();
+    let gate = gate(trail);
+    let ann = caller(Role::OpsAdmin);
+    let change = gate.change(&ann, scale(), async move |_| {
+        started.send(()).expect("the test listens");
+        released.await.expect("released");
+        Ok(Changed::from(()))
+    });
+    let mut change = Box::pin(change);
+    assert!(block_on(async { futures_util::poll!(&mut change) }).is_pending());
+    starts.recv().expect("the work runs");
+    drop(change);
+    release.send(()).expect("the work still waits");
+    assert_eq!(told.recv().expect("an outcome"), Status::Success);
+}
+
+#[test]
+fn an_outcome_that_cannot_be_stored_is_said_retried_and_blocks_changes_until_it_is() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let (tell, told) = std::sync::mpsc::channel();
+    let mut trail = MockAuditTrail::new();
+    trail.expect_begin().returning(|_| Ok(()));
+    let flag = broken.clone();
+    trail.expect_finish().returning(move |_, _| {
+        if flag.load(Ordering::SeqCst) {
+            return Err(Error::new(Cause::AuditUnavailable));
+        }
+        let _ = tell.send(());
+        Ok(())
+    });
+    let gate = gate(trail);
+    let work = async |_| Ok(Changed::from(()));
+    let changed = block_on(gate.change(&caller(Role::OpsAdmin), scale(), work)).unwrap();
+    assert_eq!(changed.warnings, [Warning::OutcomeNotStored]);
+    let error = block_on(gate.change(&caller(Role::OpsAdmin), scale(), never)).unwrap_err();
+    assert_eq!(error.cause, Cause::AuditUnavailable);
+    broken.store(false, Ordering::SeqCst);
+    told.recv().expect("the outcome is stored at last");
+    while gate.unsettled.load(Ordering::Acquire) > 0 {
+        std::thread::yield_now();
+    }
+    block_on(gate.change(&caller(Role::OpsAdmin), scale(), work)).expect("changes go on");
+}
+
+#[test]
+fn a_failed_change_to_our_own_tables_is_failed_never_unknown_and_bad_input_is_no_operation() {
+    let mut trail = MockAuditTrail::new();
+    trail.expect_record().once().returning(|_, outcome| {
+        assert_eq!((outcome.status, outcome.error_code.as_deref()), (Status::Failed, Some("TIMEOUT_ERROR")));
+        Ok(())
+    });
+    let gate = gate(trail);
+    let access = || Access::to(Verb::Create, Resource::Cluster).new_cluster("new");
+    let fail = |cause| async move |_: Permit| Err::<(), _>(Error::new(cause));
+    let error =
+        block_on(gate.commit(&caller(Role::OpsAdmin), access(), fail(Cause::DeadlineExceeded))).unwrap_err();
+    assert_eq!(error.cause, Cause::DeadlineExceeded);
+    let error =
+        block_on(gate.commit(&caller(Role::OpsAdmin), access(), fail(Cause::InvalidInput))).unwrap_err();
+    assert_eq!(error.cause, Cause::InvalidInput);
+}

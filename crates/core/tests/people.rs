@@ -1,0 +1,269 @@
+//! Signing in and out, on the in-memory ports: what a user sees, what the trail says.
+
+use std::{net::IpAddr, time::Duration};
+
+use futures_executor::block_on;
+use pilothouse_core::{
+    Cause, Error,
+    access::{Caller, Origin, Role},
+    app::{App, Settings},
+    audit::{OperationQuery, Status},
+    inventory::{List, ListQuery},
+    session::{Login, PasswordChange, SignedIn, Tokens},
+    testing::fake::Fake,
+    user::{NewPassword, NewUser, UserPatch, Username},
+};
+use secrecy::{ExposeSecret, SecretString};
+
+const PASSWORD: &str = "correct horse battery";
+
+struct World {
+    fake: Fake,
+    app: App,
+}
+
+impl World {
+    /// With `admin` as super admin, whose password is [`PASSWORD`].
+    fn new() -> Self {
+        let fake = Fake::default();
+        let app = App::new(fake.ports(), Settings::default());
+        let first = NewPassword::new(&PASSWORD.into()).unwrap();
+        assert!(block_on(app.users.bootstrap(Some(first))).unwrap());
+        Self { fake, app }
+    }
+
+    fn login(&self, username: &str, password: &str) -> Result<Tokens, Error> {
+        let login = Login {
+            username: username.into(),
+            password: password.into(),
+            user_agent: None,
+            origin: Origin { source_ip: Some(IpAddr::from([10, 0, 0, 1])), request_id: None },
+        };
+        block_on(self.app.sessions.login(login)).map(|(tokens, _)| tokens)
+    }
+
+    fn signed_in(&self, tokens: &Tokens) -> Result<SignedIn, Error> {
+        let (bearer, cookie) = (tokens.access_token.expose_secret(), tokens.session_id.expose_secret());
+        block_on(self.app.sessions.authenticate(bearer, cookie, Origin::default()))
+    }
+
+    fn refresh(&self, tokens: &Tokens) -> Result<Tokens, Error> {
+        block_on(self.app.sessions.refresh(&tokens.refresh_token, &tokens.session_id, Origin::default()))
+    }
+
+    fn add(&self, username: &str, role: Role) -> SignedIn {
+        let password = NewPassword::new(&PASSWORD.into()).unwrap();
+        let user = NewUser { username: Username::new(username).unwrap(), password, role, display_name: None };
+        block_on(self.app.users.create(&Caller::command_line("root"), user)).unwrap();
+        self.signed_in(&self.login(username, PASSWORD).unwrap()).unwrap()
+    }
+
+    /// The newest operation: type, status, error code.
+    fn last(&self) -> (String, Status, Option<String>) {
+        let row = self.fake.store.all_operations().pop().unwrap();
+        (row.operation_type, row.status, row.error_code)
+    }
+}
+
+fn cause<T>(result: Result<T, Error>) -> Cause {
+    result.map(drop).expect_err("refused").cause
+}
+
+#[test]
+fn bearer_and_cookie_must_both_be_valid_and_of_one_session() {
+    let world = World::new();
+    let (one, two) = (world.login("Admin ", PASSWORD).unwrap(), world.login("admin", PASSWORD).unwrap());
+    assert_eq!(world.signed_in(&one).unwrap().user.role, Role::SuperAdmin);
+    let mixed = Tokens { session_id: two.session_id.clone(), ..one.clone() };
+    assert_eq!(cause(world.signed_in(&mixed)), Cause::SessionMismatch);
+    let forged = Tokens { access_token: "1.2".into(), ..one.clone() };
+    assert_eq!(cause(world.signed_in(&forged)), Cause::TokenInvalid);
+    let nobody = Tokens { session_id: "0".repeat(64).into(), ..one.clone() };
+    assert_eq!(cause(world.signed_in(&nobody)), Cause::SessionEnded);
+    assert_ne!(one.session_id.expose_secret(), two.session_id.expose_secret());
+}
+
+#[test]
+fn tokens_and_sessions_end() {
+    let world = World::new();
+    let tokens = world.login("admin", PASSWORD).unwrap();
+    world.fake.lent.clock.advance(Duration::from_secs(600));
+    assert_eq!(cause(world.signed_in(&tokens)), Cause::TokenExpired);
+    let mut tokens = world.refresh(&tokens).unwrap();
+    world.fake.lent.clock.advance(Duration::from_secs(1800));
+    assert_eq!(cause(world.refresh(&tokens)), Cause::SessionEnded, "idle for 30 minutes");
+
+    tokens = world.login("admin", PASSWORD).unwrap();
+    for _ in 0..47 {
+        world.fake.lent.clock.advance(Duration::from_secs(600));
+        tokens = world.refresh(&tokens).unwrap();
+    }
+    world.fake.lent.clock.advance(Duration::from_secs(600));
+    assert_eq!(cause(world.refresh(&tokens)), Cause::SessionEnded, "eight hours are over");
+}
+
+#[test]
+fn a_refresh_kills_the_old_pair_and_a_replay_the_session() {
+    let world = World::new();
+    let old = world.login("admin", PASSWORD).unwrap();
+    let new = world.refresh(&old).unwrap();
+    assert_eq!(new.session_id.expose_secret(), old.session_id.expose_secret());
+    assert_eq!(cause(world.signed_in(&old)), Cause::TokenExpired);
+    assert_eq!(cause(world.refresh(&old)), Cause::RefreshRejected, "a client's retry");
+    assert!(world.signed_in(&new).is_ok(), "which does no harm");
+    world.fake.lent.clock.advance(Duration::from_secs(11));
+    assert_eq!(cause(world.refresh(&old)), Cause::SessionEnded);
+    assert_eq!(world.last(), ("refresh".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into())));
+    assert_eq!(cause(world.signed_in(&new)), Cause::SessionEnded);
+}
+
+#[test]
+fn of_many_refreshes_at_once_one_wins() {
+    let world = World::new();
+    let tokens = world.login("admin", PASSWORD).unwrap();
+    let won: usize = std::thread::scope(|scope| {
+        let racers: Vec<_> =
+            (0..16).map(|_| scope.spawn(|| usize::from(world.refresh(&tokens).is_ok()))).collect();
+        racers.into_iter().map(|racer| racer.join().unwrap()).sum()
+    });
+    assert_eq!(won, 1);
+}
+
+#[test]
+fn unknown_disabled_and_wrong_password_look_the_same() {
+    let world = World::new();
+    let bob = world.add("bob", Role::Viewer);
+    let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
+    block_on(world.app.users.update(&Caller::command_line("root"), bob.user.id, patch)).unwrap();
+    let refusals = [
+        world.login("nobody", PASSWORD),
+        world.login("admin", "wrong password"),
+        world.login("bob", PASSWORD),
+    ];
+    let refusals: Vec<_> = refusals.into_iter().map(|result| result.unwrap_err()).collect();
+    assert!(refusals.iter().all(|error| *error == Error::new(Cause::BadCredentials)), "{refusals:?}");
+    assert_eq!(world.last(), ("login".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into())));
+    // not a name at all: the same, and nothing of it in the trail
+    assert_eq!(cause(world.login("my password is hunter2", "x")), Cause::BadCredentials);
+    let row = world.fake.store.all_operations().pop().unwrap();
+    assert_eq!((row.username.as_str(), row.resource_name.as_deref()), ("-", Some("-")));
+}
+
+#[test]
+fn five_failures_throttle_every_variant_of_a_name_and_leave_one_row_a_minute() {
+    let world = World::new();
+    for variant in ["admin", "ADMIN", " admin", "ａｄｍｉｎ", "Admin"] {
+        assert_eq!(cause(world.login(variant, "wrong")), Cause::BadCredentials);
+    }
+    let rows = world.fake.store.all_operations().len();
+    for _ in 0..50 {
+        let refusal = world.login("admin", PASSWORD).unwrap_err();
+        assert_eq!(
+            (refusal.cause, refusal.context.retry_after),
+            (Cause::TooManyLogins, Some(Duration::from_secs(30)))
+        );
+    }
+    assert_eq!(world.fake.store.all_operations().len(), rows + 1);
+    world.fake.lent.clock.advance(Duration::from_secs(31));
+    assert!(world.login("admin", PASSWORD).is_ok(), "never for ever");
+    assert_eq!(cause(world.login("admin", "wrong")), Cause::BadCredentials, "a success starts over");
+}
+
+#[test]
+fn a_disabled_or_demoted_user_is_out_at_once() {
+    let world = World::new();
+    let root = Caller::command_line("root");
+    world.add("eve", Role::OpsAdmin);
+    let tokens = world.login("eve", PASSWORD).unwrap();
+    let id = world.signed_in(&tokens).unwrap().user.id;
+    let patch = UserPatch { role: Some(Role::Viewer), ..UserPatch::default() };
+    block_on(world.app.users.update(&root, id, patch)).unwrap();
+    assert_eq!(cause(world.signed_in(&tokens)), Cause::SessionEnded);
+    let tokens = world.login("eve", PASSWORD).unwrap();
+    assert_eq!(world.signed_in(&tokens).unwrap().caller.role, Some(Role::Viewer));
+    block_on(world.app.users.delete(&root, id)).unwrap();
+    assert_eq!(cause(world.signed_in(&tokens)), Cause::SessionEnded);
+}
+
+#[test]
+fn the_last_super_admin_stays() {
+    let world = World::new();
+    let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
+    let users = &world.app.users;
+    let demote = UserPatch { role: Some(Role::Viewer), ..UserPatch::default() };
+    let disable = UserPatch { disabled: Some(true), ..UserPatch::default() };
+    assert_eq!(
+        cause(block_on(users.update(&admin.caller, admin.user.id, demote.clone()))),
+        Cause::LastSuperAdmin
+    );
+    assert_eq!(cause(block_on(users.update(&admin.caller, admin.user.id, disable))), Cause::LastSuperAdmin);
+    assert_eq!(cause(block_on(users.delete(&admin.caller, admin.user.id))), Cause::LastSuperAdmin);
+    assert_eq!(world.last(), ("delete".into(), Status::Failed, Some("CONFLICT_ERROR".into())));
+    world.add("second", Role::SuperAdmin);
+    assert!(block_on(users.update(&admin.caller, admin.user.id, demote)).is_ok());
+}
+
+#[test]
+fn a_changed_password_ends_the_other_sessions_and_takes_back_the_first() {
+    let fake = Fake::default();
+    let app = App::new(fake.ports(), Settings::default());
+    assert!(block_on(app.users.bootstrap(None)).unwrap());
+    assert!(!block_on(app.users.bootstrap(None)).unwrap(), "only while there is no user");
+    let first = fake.initial_password.password().unwrap();
+    let world = World { fake, app };
+    let [this, other] = [(); 2].map(|()| world.login("admin", first.expose_secret()).unwrap());
+    let who = world.signed_in(&this).unwrap();
+    let change =
+        |old: &str| PasswordChange { old: old.into(), new: NewPassword::new(&PASSWORD.into()).unwrap() };
+    let refusal = block_on(world.app.sessions.change_password(&who, change("wrong"))).unwrap_err();
+    assert_eq!(refusal.context.fields[0].name, "old_password");
+    block_on(world.app.sessions.change_password(&who, change(first.expose_secret()))).unwrap();
+    assert!(world.signed_in(&this).is_ok());
+    assert_eq!(cause(world.signed_in(&other)), Cause::SessionEnded);
+    assert!(world.fake.initial_password.password().is_none());
+}
+
+#[test]
+fn sessions_are_seen_and_ended_by_their_owner_and_super_admins_only() {
+    let world = World::new();
+    let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
+    let [ann, bob] = ["ann", "bob"].map(|name| world.add(name, Role::Viewer));
+    let count = |who: &SignedIn| {
+        let query = ListQuery::parse(List::Sessions, &[]).unwrap();
+        block_on(world.app.sessions.list(&who.caller, &query)).unwrap().1.total
+    };
+    assert_eq!((count(&admin), count(&ann)), (3, 1));
+    assert_eq!(cause(block_on(world.app.sessions.revoke(&ann.caller, bob.session.id))), Cause::NotFound);
+    block_on(world.app.sessions.revoke(&admin.caller, bob.session.id)).unwrap();
+    assert_eq!(count(&admin), 2);
+}
+
+#[test]
+fn a_viewer_sees_only_their_own_operations() {
+    let world = World::new();
+    let ann = world.add("ann", Role::Viewer);
+    let query = OperationQuery::parse(&[]).unwrap();
+    let page = block_on(world.app.audit.operations(&ann.caller, query.clone())).unwrap();
+    assert!(!page.logs.is_empty() && page.logs.iter().all(|row| row.username == "ann"));
+    let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
+    let all = block_on(world.app.audit.operations(&admin.caller, query)).unwrap();
+    assert!(all.pagination.total > page.pagination.total);
+}
+
+#[test]
+fn nothing_secret_is_in_the_trail() {
+    let world = World::new();
+    let tokens = world.login("admin", PASSWORD).unwrap();
+    let _ = world.login("admin", "canary-password");
+    let next = world.refresh(&tokens).unwrap();
+    let trail = format!("{:?}", world.fake.store.entries());
+    let secrets: [&SecretString; 5] = [
+        &tokens.session_id,
+        &tokens.refresh_token,
+        &tokens.access_token,
+        &next.refresh_token,
+        &next.access_token,
+    ];
+    assert!(secrets.iter().all(|secret| !trail.contains(secret.expose_secret())));
+    assert!(!trail.contains("canary") && !trail.contains(PASSWORD));
+}

@@ -1,0 +1,132 @@
+//! `pilothouse user …`: people, managed by whoever has the database and the key.
+
+use std::io::{self, BufRead};
+
+use pilothouse_core::{
+    Error,
+    access::{Caller, Role},
+    app::App,
+    user::{NewPassword, NewUser, User, UserPatch, Username},
+};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::{Fatal, compose, settings::Settings};
+
+/// What to do with users.
+#[derive(clap::Subcommand)]
+pub(crate) enum UserCommand {
+    /// Add a user; prints the random password unless one is given
+    Add {
+        /// The name to sign in with
+        username: String,
+        /// viewer, ops_admin or super_admin
+        #[arg(long)]
+        role: String,
+        /// The name to show
+        #[arg(long)]
+        display_name: Option<String>,
+        /// Read the password from standard input
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// List all users
+    List,
+    /// Set a user's password; prints the random one unless one is given; ends the user's sessions
+    ResetPassword {
+        /// Whose
+        username: String,
+        /// Read the password from standard input
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Keep a user from signing in; ends the user's sessions
+    Disable {
+        /// Whom
+        username: String,
+    },
+}
+
+/// Runs a command.
+pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(), Fatal> {
+    let app = compose::for_commands(&settings).await?;
+    let caller = Caller::command_line(&operator());
+    match command {
+        UserCommand::Add { username, role, display_name, password_stdin } => {
+            let role = Role::parse(&role).map_err(|_| Fatal::Setting(format!("`{role}` is no role; use viewer, ops_admin or super_admin")))?;
+            let password = Password::choose(password_stdin)?;
+            let user = NewUser { username: name(&username)?, password: password.value.clone(), role, display_name };
+            let user = app.users.create(&caller, user).await?;
+            println!("added {} ({})", user.username, user.role.as_str());
+            password.tell();
+        }
+        UserCommand::List => {
+            println!("{:<6} {:<24} {:<12} {:<9} last login", "id", "username", "role", "disabled");
+            for user in app.users.all(&caller).await? {
+                println!("{}", line(&user));
+            }
+        }
+        UserCommand::ResetPassword { username, password_stdin } => {
+            let user = find(&app, &username).await?;
+            let password = Password::choose(password_stdin)?;
+            app.users.reset_password(&caller, user.id, password.value.clone()).await?;
+            println!("set the password of {}", user.username);
+            password.tell();
+        }
+        UserCommand::Disable { username } => {
+            let user = find(&app, &username).await?;
+            let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
+            app.users.update(&caller, user.id, patch).await?;
+            println!("disabled {}", user.username);
+        }
+    }
+    Ok(())
+}
+
+/// Who runs the command, for the trail.
+#[allow(clippy::disallowed_methods, reason = "a command line's own user, never a request's")]
+fn operator() -> String {
+    let known = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    known.unwrap_or_else(|| "unknown".to_owned()).chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+fn name(text: &str) -> Result<Username, Error> {
+    Username::new(text).map_err(|reason| Error::invalid("username", reason))
+}
+
+async fn find(app: &App, username: &str) -> Result<User, Error> {
+    app.users.find(&name(username)?).await
+}
+
+fn line(user: &User) -> String {
+    let last = user.last_login_at.map_or_else(|| "never".to_owned(), |at| at.to_string());
+    let disabled = if user.disabled { "yes" } else { "no" };
+    format!("{:<6} {:<24} {:<12} {:<9} {last}", user.id.0, user.username.as_str(), user.role.as_str(), disabled)
+}
+
+/// A password from standard input, or a random one that is printed.
+struct Password {
+    value: NewPassword,
+    random: bool,
+}
+
+impl Password {
+    fn choose(from_stdin: bool) -> Result<Self, Fatal> {
+        if !from_stdin {
+            return Ok(Self { value: NewPassword::random(&pilothouse_crypto::OsEntropy), random: true });
+        }
+        let mut text = String::new();
+        io::stdin()
+            .lock()
+            .read_line(&mut text)
+            .map_err(|error| Fatal::Setting(format!("cannot read the password from standard input: {error}")))?;
+        let password = SecretString::from(text.trim_end_matches(['\r', '\n']));
+        let value = NewPassword::new(&password).map_err(|reason| Error::invalid("password", reason))?;
+        Ok(Self { value, random: false })
+    }
+
+    fn tell(&self) {
+        if self.random {
+            println!("password: {}", self.value.secret().expose_secret());
+        }
+    }
+}

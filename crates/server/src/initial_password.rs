@@ -1,0 +1,53 @@
+//! The first admin's random password: on standard error when that is a terminal, else in a file of mode 0600 that is
+//! removed when the password is changed. Never in the log.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, IsTerminal, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+};
+
+use pilothouse_core::{Error, Result, user::InitialPassword};
+use secrecy::{ExposeSecret, SecretString};
+
+/// Its place in the data directory.
+const FILE: &str = "initial-admin-password";
+
+pub(crate) struct Handover {
+    file: PathBuf,
+}
+
+impl Handover {
+    pub(crate) fn new(settings: &crate::settings::Settings) -> Self {
+        Self { file: settings.data_dir.join(FILE) }
+    }
+
+    fn write(&self, password: &SecretString) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.file)?;
+        writeln!(file, "{}", password.expose_secret())?;
+        file.sync_all()
+    }
+}
+
+impl InitialPassword for Handover {
+    fn hand_over(&self, password: &SecretString) -> Result<()> {
+        let mut terminal = io::stderr();
+        if terminal.is_terminal() {
+            let _ = writeln!(terminal, "first user: admin, password: {}", password.expose_secret());
+            return Ok(());
+        }
+        self.write(password).map_err(|error| Error::internal(format!("{}: {error}", self.file.display())))?;
+        tracing::info!(file = %self.file.display(), "the first user is `admin`, the password is in the file");
+        Ok(())
+    }
+
+    fn withdraw(&self) {
+        match std::fs::remove_file(&self.file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(file = %self.file.display(), %error, "cannot remove the first password");
+            }
+            _ => {}
+        }
+    }
+}
