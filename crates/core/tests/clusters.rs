@@ -1,0 +1,311 @@
+//! Clusters and what runs in them, on the in-memory ports: what a caller sees, what the cluster was asked, what the
+//! trail says.
+
+use futures_executor::block_on;
+use pilothouse_core::{
+    Cause, Error,
+    access::{Caller, Role},
+    app::{App, Settings},
+    audit::{Entry, Status},
+    cluster::{
+        ApiServer, AuthType, ClusterChange, ClusterId, ClusterName, CredentialInput, Health, NewCluster,
+    },
+    config::NewConfigMap,
+    error::Reason,
+    gate::Warning,
+    inventory::{List, ListQuery},
+    kind::Kind,
+    name::{Namespace, ObjectName},
+    object::Labels,
+    pod::LogOptions,
+    testing::fake::Fake,
+    user::UserId,
+    workload::{Replicas, WorkloadRef, WorkloadType},
+};
+use serde_json::json;
+
+struct World {
+    fake: Fake,
+    app: App,
+}
+
+fn caller(role: Role) -> Caller {
+    Caller { user_id: Some(UserId(7)), username: "ann".into(), role: Some(role), ..Caller::system() }
+}
+
+fn token() -> CredentialInput {
+    CredentialInput {
+        auth_type: Some(AuthType::Token),
+        api_server: Some(ApiServer::new("https://k:6443").unwrap()),
+        token: Some("canary-token".into()),
+        ..CredentialInput::default()
+    }
+}
+
+fn new_cluster(name: &str) -> NewCluster {
+    NewCluster {
+        name: ClusterName::new(name).unwrap(),
+        description: String::new(),
+        labels: Labels::new(),
+        credential: token(),
+        skip_test: false,
+    }
+}
+
+fn shop() -> Namespace {
+    Namespace::new("shop").unwrap()
+}
+
+fn web(kind: WorkloadType) -> WorkloadRef {
+    WorkloadRef { namespace: shop(), kind, name: ObjectName::new("web").unwrap() }
+}
+
+impl World {
+    fn new() -> Self {
+        let fake = Fake::default();
+        let app = App::new(fake.ports(), Settings::default());
+        Self { fake, app }
+    }
+
+    /// With one cluster and a deployment in it; nothing asked yet.
+    fn with_cluster() -> (Self, ClusterId) {
+        let world = Self::new();
+        let id = block_on(world.app.clusters.create(&caller(Role::OpsAdmin), new_cluster("prod")))
+            .unwrap()
+            .value
+            .id;
+        let deployment = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"replicas": 1, "template":
+            {"spec": {"containers": [{"name": "a", "env": [{"name": "A", "value": "literal"}]}]}}}});
+        world.fake.clusters.put(id, Kind::Deployment, deployment);
+        world.fake.clusters.calls();
+        (world, id)
+    }
+
+    fn rows(&self) -> Vec<(String, String, Status)> {
+        let rows = self.fake.store.all_operations();
+        rows.into_iter().map(|row| (row.operation_type, row.resource_type, row.status)).collect()
+    }
+}
+
+fn cause<T>(result: Result<T, Error>) -> Cause {
+    result.map(drop).expect_err("refused").cause
+}
+
+#[test]
+fn a_cluster_is_tried_before_it_is_stored() {
+    let world = World::new();
+    let ops = caller(Role::OpsAdmin);
+    world.fake.clusters.fail(Some(Cause::TlsUntrusted));
+    assert_eq!(cause(block_on(world.app.clusters.create(&ops, new_cluster("prod")))), Cause::TlsUntrusted);
+    assert!(block_on(world.app.clusters.ids()).unwrap().is_empty());
+    assert_eq!(world.rows(), [("create".into(), "cluster".into(), Status::Failed)]);
+
+    let skip = NewCluster { skip_test: true, ..new_cluster("prod") };
+    let stored = block_on(world.app.clusters.create(&ops, skip)).unwrap();
+    assert_eq!((stored.value.status, stored.value.node_count), (Health::Offline, None));
+    assert_eq!(stored.warnings, [Warning::NotTested]);
+
+    world.fake.clusters.fail(None);
+    assert_eq!(cause(block_on(world.app.clusters.create(&ops, new_cluster("ＰＲＯＤ")))), Cause::NameTaken);
+    let status = block_on(world.app.clusters.status(&caller(Role::Viewer), stored.value.id)).unwrap();
+    assert_eq!((status.cluster.status, status.cluster.version.as_deref()), (Health::Online, Some("v1.37.2")));
+    assert!(!format!("{:?}", world.fake.store.entries()).contains("canary"));
+}
+
+#[test]
+fn a_stored_credential_goes_to_the_server_it_was_stored_with_only() {
+    let (world, id) = World::with_cluster();
+    let ops = caller(Role::OpsAdmin);
+    let elsewhere =
+        CredentialInput { api_server: Some(ApiServer::new("https://evil").unwrap()), ..Default::default() };
+    let change = |credential| ClusterChange { credential, ..ClusterChange::default() };
+    let refusal = block_on(world.app.clusters.update(&ops, id, change(elsewhere))).unwrap_err();
+    assert_eq!(
+        (refusal.context.fields[0].name.as_str(), refusal.context.fields[0].reason),
+        ("auth_type", Reason::Required)
+    );
+    assert!(world.fake.clusters.calls().is_empty());
+
+    world.fake.clusters.fail(Some(Cause::CredentialRejected));
+    assert_eq!(
+        cause(block_on(world.app.clusters.update(&ops, id, change(token())))),
+        Cause::CredentialRejected
+    );
+    world.fake.clusters.fail(None);
+    let renamed =
+        ClusterChange { name: Some(ClusterName::new("stage").unwrap()), ..ClusterChange::default() };
+    let cluster = block_on(world.app.clusters.update(&ops, id, renamed)).unwrap().value;
+    assert_eq!((cluster.name.as_str(), cluster.status), ("stage", Health::Online));
+}
+
+#[test]
+fn an_unchecked_certificate_needs_configuration_and_a_super_admin() {
+    let insecure = || NewCluster {
+        credential: CredentialInput { insecure_skip_tls_verify: true, ..token() },
+        ..new_cluster("prod")
+    };
+    for (allowed, role, accepted) in
+        [(false, Role::SuperAdmin, false), (true, Role::OpsAdmin, false), (true, Role::SuperAdmin, true)]
+    {
+        let settings = Settings { allow_insecure_tls: allowed, ..Settings::default() };
+        let app = App::new(Fake::default().ports(), settings);
+        assert_eq!(
+            block_on(app.clusters.create(&caller(role), insecure())).is_ok(),
+            accepted,
+            "{allowed} {role:?}"
+        );
+    }
+}
+
+#[test]
+fn a_viewer_changes_nothing_and_every_refusal_is_one_failed_row_and_no_call() {
+    let (world, id) = World::with_cluster();
+    let (app, viewer) = (&world.app, caller(Role::Viewer));
+    let configmap =
+        NewConfigMap { name: ObjectName::new("c").unwrap(), data: Labels::new(), labels: Labels::new() };
+    let replicas = Replicas::try_from(3).unwrap();
+    let before = world.rows().len();
+    let refusals = [
+        cause(block_on(app.clusters.create(&viewer, new_cluster("x")))),
+        cause(block_on(app.clusters.update(&viewer, id, ClusterChange::default()))),
+        cause(block_on(app.clusters.delete(&viewer, id))),
+        cause(block_on(app.clusters.test_new(&viewer, token()))),
+        cause(block_on(app.namespaces.create(&viewer, id, &shop(), Labels::new()))),
+        cause(block_on(app.namespaces.delete(&viewer, id, &shop()))),
+        cause(block_on(app.namespaces.delete(&viewer, id, &Namespace::new("default").unwrap()))),
+        cause(block_on(app.workloads.scale(&viewer, id, &web(WorkloadType::Deployment), replicas))),
+        cause(block_on(app.workloads.restart(&viewer, id, &web(WorkloadType::Deployment)))),
+        cause(block_on(app.configs.create_configmap(&viewer, id, &shop(), configmap))),
+        cause(block_on(app.configs.delete_configmap(&viewer, id, &shop(), ObjectName::new("c").unwrap()))),
+    ];
+    assert!(refusals.iter().all(|cause| *cause == Cause::RoleTooLow), "{refusals:?}");
+    assert!(world.fake.clusters.calls().is_empty());
+    let rows = world.rows();
+    assert_eq!(rows.len() - before, refusals.len());
+    assert!(rows[before..].iter().all(|(.., status)| *status == Status::Failed));
+}
+
+#[test]
+fn a_change_is_intent_and_outcome_with_one_id() {
+    let (world, id) = World::with_cluster();
+    let replicas = Replicas::try_from(3).unwrap();
+    let scaled = block_on(world.app.workloads.scale(
+        &caller(Role::OpsAdmin),
+        id,
+        &web(WorkloadType::Deployment),
+        replicas,
+    ));
+    assert_eq!(scaled.unwrap().value.replicas, Some(3));
+    let entries = world.fake.store.entries();
+    let [.., Entry::Intent { operation }, Entry::Outcome { operation_id, outcome }] = &entries[..] else {
+        panic!("{entries:?}")
+    };
+    assert_eq!((operation.id, outcome.status), (*operation_id, Status::Success));
+    assert_eq!(operation.params["replicas"], json!(3));
+}
+
+#[test]
+fn when_the_trail_cannot_be_written_nothing_is_sent() {
+    let (world, id) = World::with_cluster();
+    world.fake.store.break_audit(true);
+    let restart =
+        block_on(world.app.workloads.restart(&caller(Role::OpsAdmin), id, &web(WorkloadType::Deployment)));
+    assert_eq!(cause(restart), Cause::AuditUnavailable);
+    assert_eq!(
+        cause(block_on(world.app.clusters.delete(&caller(Role::OpsAdmin), id))),
+        Cause::AuditUnavailable
+    );
+    assert!(world.fake.clusters.calls().is_empty());
+    let query = ListQuery::parse(List::Clusters, &[]).unwrap();
+    assert!(block_on(world.app.clusters.list(&caller(Role::Viewer), &query)).is_ok(), "reads go on");
+}
+
+#[test]
+fn what_kubernetes_needs_is_never_deleted() {
+    let (world, id) = World::with_cluster();
+    for name in pilothouse_core::namespace::PROTECTED {
+        let delete = block_on(world.app.namespaces.delete(
+            &caller(Role::SuperAdmin),
+            id,
+            &Namespace::new(name).unwrap(),
+        ));
+        assert_eq!(cause(delete), Cause::ProtectedNamespace);
+    }
+    assert!(world.fake.clusters.calls().is_empty());
+    assert_eq!(world.rows().pop().unwrap(), ("delete".into(), "namespace".into(), Status::Failed));
+}
+
+#[test]
+fn what_a_type_cannot_do_is_bad_input_and_no_operation() {
+    let (world, id) = World::with_cluster();
+    let (ops, before) = (caller(Role::OpsAdmin), world.rows().len());
+    for kind in WorkloadType::ALL {
+        let replicas = Replicas::try_from(1).unwrap();
+        if !kind.scales() {
+            assert_eq!(
+                cause(block_on(world.app.workloads.scale(&ops, id, &web(kind), replicas))),
+                Cause::InvalidInput
+            );
+        }
+        if !kind.restarts() {
+            assert_eq!(
+                cause(block_on(world.app.workloads.restart(&ops, id, &web(kind)))),
+                Cause::InvalidInput
+            );
+        }
+    }
+    assert_eq!(world.rows().len(), before);
+    for number in [-1, 10_001, i64::MAX] {
+        assert_eq!(Replicas::try_from(number), Err(Reason::OutOfRange));
+    }
+}
+
+#[test]
+fn viewers_see_no_literal_environment() {
+    let (world, id) = World::with_cluster();
+    let manifest = |role| {
+        let detail =
+            block_on(world.app.workloads.detail(&caller(role), id, &web(WorkloadType::Deployment))).unwrap();
+        detail.manifest.to_string()
+    };
+    assert!(manifest(Role::OpsAdmin).contains("literal"));
+    assert!(!manifest(Role::Viewer).contains("literal"));
+    let absent =
+        block_on(world.app.workloads.detail(&caller(Role::Viewer), id, &web(WorkloadType::StatefulSet)));
+    assert_eq!(cause(absent), Cause::NotFoundInCluster);
+}
+
+#[test]
+fn reads_leave_no_row_and_an_unknown_cluster_is_not_found() {
+    let (world, id) = World::with_cluster();
+    let (viewer, before) = (caller(Role::Viewer), world.rows().len());
+    let pairs = [("cluster_id".to_owned(), id.to_string()), ("namespace".to_owned(), "*".to_owned())];
+    let query = ListQuery::parse(List::Workloads, &pairs).unwrap();
+    let page = block_on(world.app.lists.page(&viewer, id, List::Workloads, &query)).unwrap();
+    assert_eq!((page.rows.len(), page.pagination.total), (1, 1));
+    let elsewhere = block_on(world.app.lists.page(&viewer, ClusterId(99), List::Workloads, &query));
+    assert_eq!(cause(elsewhere), Cause::NotFound);
+    let options = LogOptions {
+        container: None,
+        tail_lines: 100,
+        previous: false,
+        since_seconds: None,
+        timestamps: false,
+    };
+    let logs =
+        block_on(world.app.pods.logs(&viewer, id, &shop(), &ObjectName::new("none").unwrap(), &options));
+    assert_eq!(cause(logs), Cause::NotFoundInCluster);
+    assert_eq!(world.rows().len(), before);
+}
+
+#[test]
+fn a_test_is_recorded_and_changes_nothing() {
+    let (world, id) = World::with_cluster();
+    let test = block_on(world.app.clusters.test(&caller(Role::Viewer), id)).unwrap();
+    assert_eq!((test.version.as_str(), test.node_count), ("v1.37.2", Some(1)));
+    assert_eq!(world.rows().pop().unwrap(), ("test".into(), "cluster".into(), Status::Success));
+    world.fake.clusters.fail(Some(Cause::DeadlineExceeded));
+    assert_eq!(cause(block_on(world.app.clusters.test(&caller(Role::Viewer), id))), Cause::DeadlineExceeded);
+    assert_eq!(world.rows().pop().unwrap(), ("test".into(), "cluster".into(), Status::Failed));
+    assert_eq!(block_on(world.app.clusters.ids()).unwrap(), [id]);
+}
