@@ -154,6 +154,7 @@ const fn related(verb: Verb, resource: Resource) -> &'static [Kind] {
     use Kind::{ControllerRevision, Event, HorizontalPodAutoscaler, Node, Pod, ReplicaSet, ResourceQuota};
     match (verb, resource) {
         (Verb::List, Resource::Kind(Kind::Namespace)) => &[ResourceQuota],
+        (Verb::List, Resource::Kind(Kind::Node)) => &[Pod],
         (Verb::List, Resource::Kind(Kind::Deployment)) => {
             &[Kind::StatefulSet, Kind::DaemonSet, Kind::Job, Kind::CronJob]
         }

@@ -39,6 +39,12 @@ pub(crate) struct TextLength(usize);
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Base64Length(usize);
 
+impl Base64Length {
+    pub(crate) fn bytes(self) -> usize {
+        self.0
+    }
+}
+
 impl<'de> Deserialize<'de> for TextLength {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         Ok(Self(std::borrow::Cow::<'de, str>::deserialize(from)?.len()))

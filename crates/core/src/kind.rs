@@ -55,6 +55,10 @@ kinds! {
     Pod: "" "v1" "pods" "pod" Namespaced;
     Event: "" "v1" "events" "event" Namespaced;
     ConfigMap: "" "v1" "configmaps" "configmap" Namespaced;
+    Secret: "" "v1" "secrets" "secret" Namespaced;
+    Service: "" "v1" "services" "service" Namespaced;
+    PersistentVolume: "" "v1" "persistentvolumes" "persistentvolume" Cluster;
+    PersistentVolumeClaim: "" "v1" "persistentvolumeclaims" "persistentvolumeclaim" Namespaced;
     ResourceQuota: "" "v1" "resourcequotas" "resourcequota" Namespaced;
     Deployment: "apps" "v1" "deployments" "deployment" Namespaced;
     StatefulSet: "apps" "v1" "statefulsets" "statefulset" Namespaced;
@@ -63,6 +67,8 @@ kinds! {
     ControllerRevision: "apps" "v1" "controllerrevisions" "controllerrevision" Namespaced;
     Job: "batch" "v1" "jobs" "job" Namespaced;
     CronJob: "batch" "v1" "cronjobs" "cronjob" Namespaced;
+    Ingress: "networking.k8s.io" "v1" "ingresses" "ingress" Namespaced;
+    StorageClass: "storage.k8s.io" "v1" "storageclasses" "storageclass" Cluster;
     HorizontalPodAutoscaler: "autoscaling" "v2" "horizontalpodautoscalers" "horizontalpodautoscaler" Namespaced;
 }
 

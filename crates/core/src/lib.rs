@@ -23,11 +23,15 @@ pub mod kind;
 pub mod kubeconfig;
 pub mod name;
 pub mod namespace;
+pub mod network;
+pub mod node;
 pub mod object;
 pub mod pod;
 pub mod quantity;
 pub mod seal;
+pub mod secret;
 pub mod session;
+pub mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod user;

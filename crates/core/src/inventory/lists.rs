@@ -13,9 +13,13 @@ use crate::{
     event::EventRow,
     kind::Kind,
     namespace::{NamespaceRow, ResourceQuota},
+    network::{IngressRow, ServiceRow},
+    node::NodeRow,
     object::parse,
     pod::PodRow,
+    secret::SecretRow,
     session::SessionRow,
+    storage::{ClaimRow, StorageClassRow, VolumeRow},
     user::User,
     workload::WorkloadRow,
 };
@@ -32,7 +36,14 @@ pub enum List {
     Workloads,
     Pods,
     Events,
+    Nodes,
+    Services,
+    Ingresses,
     ConfigMaps,
+    Secrets,
+    PersistentVolumes,
+    PersistentVolumeClaims,
+    StorageClasses,
 }
 
 /// Whose rows a list holds.
@@ -76,6 +87,8 @@ pub type Project = fn(kind: Kind, object: &RawValue, related: &Related) -> Resul
 pub struct Related {
     /// The quotas of each namespace.
     pub quotas: BTreeMap<String, Vec<ResourceQuota>>,
+    /// How many pods are on each node; none when they may not be listed.
+    pub pods_on: Option<BTreeMap<String, i64>>,
 }
 
 /// Every list.
@@ -109,8 +122,54 @@ pub static LISTS: &[ListInfo] = &[
         ..of::<EventRow>(List::Events, "/api/k8s/events", "events", &[Kind::Event])
     },
     ListInfo {
+        scope: ListScope::Cluster,
+        project: Some(|_, object, related| Row::of(&NodeRow::project(parse(object)?, related))),
+        ..of::<NodeRow>(List::Nodes, "/api/k8s/nodes", "nodes", &[Kind::Node])
+    },
+    ListInfo {
+        project: Some(|_, object, _| Row::of(&ServiceRow::project(parse(object)?))),
+        ..of::<ServiceRow>(List::Services, "/api/k8s/services", "services", &[Kind::Service])
+    },
+    ListInfo {
+        project: Some(|_, object, _| Row::of(&IngressRow::project(parse(object)?))),
+        ..of::<IngressRow>(List::Ingresses, "/api/k8s/ingresses", "ingresses", &[Kind::Ingress])
+    },
+    ListInfo {
         project: Some(|_, object, _| Row::of(&ConfigMapRow::project(parse(object)?))),
         ..of::<ConfigMapRow>(List::ConfigMaps, "/api/k8s/configmaps", "configmaps", &[Kind::ConfigMap])
+    },
+    ListInfo {
+        project: Some(|_, object, _| Row::of(&SecretRow::project(parse(object)?))),
+        ..of::<SecretRow>(List::Secrets, "/api/k8s/secrets", "secrets", &[Kind::Secret])
+    },
+    ListInfo {
+        scope: ListScope::Cluster,
+        project: Some(|_, object, _| Row::of(&VolumeRow::project(parse(object)?))),
+        ..of::<VolumeRow>(
+            List::PersistentVolumes,
+            "/api/k8s/persistent-volumes",
+            "persistent_volumes",
+            &[Kind::PersistentVolume],
+        )
+    },
+    ListInfo {
+        project: Some(|_, object, _| Row::of(&ClaimRow::project(parse(object)?))),
+        ..of::<ClaimRow>(
+            List::PersistentVolumeClaims,
+            "/api/k8s/persistent-volume-claims",
+            "persistent_volume_claims",
+            &[Kind::PersistentVolumeClaim],
+        )
+    },
+    ListInfo {
+        scope: ListScope::Cluster,
+        project: Some(|_, object, _| Row::of(&StorageClassRow::project(parse(object)?))),
+        ..of::<StorageClassRow>(
+            List::StorageClasses,
+            "/api/k8s/storage-classes",
+            "storage_classes",
+            &[Kind::StorageClass],
+        )
     },
 ];
 

@@ -1,0 +1,401 @@
+//! Services and Ingresses: what stands before the pods.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    inventory::{Cell, Field, Filter, ListRow},
+    object::{Labels, Metadata, or_default},
+};
+
+/// What we read of a Service.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ServiceObject {
+    #[serde(deserialize_with = "or_default")]
+    metadata: Metadata,
+    #[serde(deserialize_with = "or_default")]
+    spec: ServiceSpec,
+    #[serde(deserialize_with = "or_default")]
+    status: BalancedStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ServiceSpec {
+    r#type: Option<String>,
+    #[serde(rename = "clusterIP")]
+    cluster_ip: Option<String>,
+    #[serde(rename = "externalIPs", deserialize_with = "or_default")]
+    external_ips: Vec<String>,
+    external_name: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    ports: Vec<ServicePortObject>,
+    selector: Option<Labels>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ServicePortObject {
+    name: Option<String>,
+    port: i64,
+    target_port: Option<Value>,
+    node_port: Option<i64>,
+    protocol: Option<String>,
+}
+
+/// The status of what a load balancer stands before: Services and Ingresses.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct BalancedStatus {
+    #[serde(deserialize_with = "or_default")]
+    load_balancer: LoadBalancer,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct LoadBalancer {
+    #[serde(deserialize_with = "or_default")]
+    ingress: Vec<LoadBalancerIngress>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct LoadBalancerIngress {
+    ip: Option<String>,
+    hostname: Option<String>,
+}
+
+impl BalancedStatus {
+    fn addresses(self) -> impl Iterator<Item = String> {
+        self.load_balancer.ingress.into_iter().filter_map(|ingress| ingress.ip.or(ingress.hostname))
+    }
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServicePort {
+    /// Its name, where it has one.
+    pub name: Option<String>,
+    /// The port of the Service.
+    pub port: i64,
+    /// The port of the pods: a number or the name of a container's port.
+    pub target_port: Option<String>,
+    /// The port of every node.
+    pub node_port: Option<i64>,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+}
+
+/// A Service as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServiceRow {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`.
+    pub r#type: String,
+    /// Its address in the cluster; `None` for a headless one, as Kubernetes writes it.
+    pub cluster_ip: Option<String>,
+    /// Its addresses outside: external IPs, those of its load balancer, its external name.
+    pub external_ips: Vec<String>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// The labels by which it finds its pods.
+    pub selector: Option<Labels>,
+    /// Its labels.
+    pub labels: Labels,
+    /// When it was created.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub created_at: Option<Timestamp>,
+}
+
+impl ServiceRow {
+    /// Projects a Service.
+    pub fn project(object: ServiceObject) -> Self {
+        let ServiceObject { metadata, spec, status } = object;
+        let external = spec.external_ips.into_iter().chain(status.addresses()).chain(spec.external_name);
+        Self {
+            name: metadata.name,
+            namespace: metadata.namespace.unwrap_or_default(),
+            r#type: spec.r#type.unwrap_or_else(|| "ClusterIP".to_owned()),
+            cluster_ip: spec.cluster_ip.filter(|ip| !ip.is_empty()),
+            external_ips: external.collect(),
+            ports: spec.ports.into_iter().map(ServicePort::from).collect(),
+            selector: spec.selector,
+            labels: metadata.labels,
+            created_at: metadata.creation_timestamp,
+        }
+    }
+}
+
+impl From<ServicePortObject> for ServicePort {
+    fn from(object: ServicePortObject) -> Self {
+        Self {
+            name: object.name,
+            port: object.port,
+            target_port: object.target_port.as_ref().map(number_or_name),
+            node_port: object.node_port.filter(|port| *port != 0),
+            protocol: object.protocol.unwrap_or_else(|| "TCP".to_owned()),
+        }
+    }
+}
+
+/// Kubernetes' IntOrString, as text.
+fn number_or_name(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+impl ListRow for ServiceRow {
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("name", |row| Cell::text(&*row.name)),
+        Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::filtered(
+            "type",
+            Filter::OneOf(&["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]),
+            |row| Cell::text(&*row.r#type),
+        ),
+        Field::new("cluster_ip", |row| Cell::from(&row.cluster_ip)),
+        Field::new("created_at", |row| Cell::from(row.created_at)),
+    ];
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        Some(&self.namespace)
+    }
+}
+
+/// What we read of an Ingress.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct IngressObject {
+    #[serde(deserialize_with = "or_default")]
+    metadata: Metadata,
+    #[serde(deserialize_with = "or_default")]
+    spec: IngressSpec,
+    #[serde(deserialize_with = "or_default")]
+    status: BalancedStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct IngressSpec {
+    ingress_class_name: Option<String>,
+    default_backend: Option<BackendObject>,
+    #[serde(deserialize_with = "or_default")]
+    rules: Vec<RuleObject>,
+    #[serde(deserialize_with = "or_default")]
+    tls: Vec<TlsObject>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct RuleObject {
+    host: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    http: RuleHttp,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct RuleHttp {
+    #[serde(deserialize_with = "or_default")]
+    paths: Vec<PathObject>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PathObject {
+    path: Option<String>,
+    path_type: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    backend: BackendObject,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct BackendObject {
+    service: Option<BackendService>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct BackendService {
+    name: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    port: BackendPort,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct BackendPort {
+    name: Option<String>,
+    number: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct TlsObject {
+    #[serde(deserialize_with = "or_default")]
+    hosts: Vec<String>,
+    secret_name: Option<String>,
+}
+
+/// A rule of an Ingress: which requests go where. One row a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct IngressRule {
+    /// The host; null is any.
+    pub host: Option<String>,
+    /// The path; null for the default backend.
+    pub path: Option<String>,
+    /// `Prefix`, `Exact` or `ImplementationSpecific`.
+    pub path_type: Option<String>,
+    /// The Service requests go to; null when it is another resource.
+    pub service: Option<String>,
+    /// The Service's port, a number or a name.
+    pub port: Option<String>,
+}
+
+/// The certificate of some hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct IngressTls {
+    /// Which hosts.
+    pub hosts: Vec<String>,
+    /// The name of the Secret that holds it.
+    pub secret: Option<String>,
+}
+
+/// An Ingress as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct IngressRow {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its class.
+    pub class: Option<String>,
+    /// Where requests go, one a path.
+    pub rules: Vec<IngressRule>,
+    /// Its certificates.
+    pub tls: Vec<IngressTls>,
+    /// The addresses it is reached at.
+    pub addresses: Vec<String>,
+    /// Its labels.
+    pub labels: Labels,
+    /// When it was created.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub created_at: Option<Timestamp>,
+}
+
+impl IngressRow {
+    /// Projects an Ingress.
+    pub fn project(object: IngressObject) -> Self {
+        let IngressObject { metadata, spec, status } = object;
+        let default =
+            spec.default_backend.map(|backend| rule(None, PathObject { backend, ..PathObject::default() }));
+        let rules = spec.rules.into_iter().flat_map(|RuleObject { host, http }| {
+            http.paths.into_iter().map(move |path| rule(host.clone(), path))
+        });
+        let class = spec.ingress_class_name;
+        Self {
+            class: class.or_else(|| metadata.annotations.get("kubernetes.io/ingress.class").cloned()),
+            name: metadata.name,
+            namespace: metadata.namespace.unwrap_or_default(),
+            rules: rules.chain(default).collect(),
+            tls: spec
+                .tls
+                .into_iter()
+                .map(|tls| IngressTls { hosts: tls.hosts, secret: tls.secret_name })
+                .collect(),
+            addresses: status.addresses().collect(),
+            labels: metadata.labels,
+            created_at: metadata.creation_timestamp,
+        }
+    }
+}
+
+fn rule(host: Option<String>, path: PathObject) -> IngressRule {
+    let BackendService { name, port } = path.backend.service.unwrap_or_default();
+    IngressRule {
+        host,
+        path: path.path,
+        path_type: path.path_type,
+        service: name,
+        port: port.name.or_else(|| port.number.map(|number| number.to_string())),
+    }
+}
+
+impl ListRow for IngressRow {
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("name", |row| Cell::text(&*row.name)),
+        Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::new("class", |row| Cell::from(&row.class)),
+        Field::new("created_at", |row| Cell::from(row.created_at)),
+    ];
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        Some(&self.namespace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn services_by_table() {
+        let row = |spec: Value, status: Value| {
+            ServiceRow::project(serde_json::from_value(json!({"spec": spec, "status": status})).unwrap())
+        };
+        let plain = row(json!({"ports": [{"port": 80, "targetPort": "http", "nodePort": 0}]}), json!(null));
+        assert_eq!((plain.r#type.as_str(), plain.selector), ("ClusterIP", None));
+        let port = &plain.ports[0];
+        assert_eq!(
+            (port.target_port.as_deref(), port.node_port, port.protocol.as_str()),
+            (Some("http"), None, "TCP")
+        );
+        let balanced = row(
+            json!({"type": "LoadBalancer", "externalIPs": ["1.1.1.1"], "ports": [{"port": 1, "targetPort": 8080, "nodePort": 30000}]}),
+            json!({"loadBalancer": {"ingress": [{"ip": "2.2.2.2"}, {"hostname": "lb"}]}}),
+        );
+        assert_eq!(balanced.external_ips, ["1.1.1.1", "2.2.2.2", "lb"]);
+        assert_eq!(
+            (balanced.ports[0].target_port.as_deref(), balanced.ports[0].node_port),
+            (Some("8080"), Some(30000))
+        );
+    }
+
+    #[test]
+    fn an_ingress_is_one_rule_a_path() {
+        let backend = |name: &str, port: Value| json!({"service": {"name": name, "port": port}});
+        let object = json!({"metadata": {"annotations": {"kubernetes.io/ingress.class": "old"}}, "spec": {
+            "defaultBackend": backend("rest", json!({"name": "http"})),
+            "rules": [{"host": "a", "http": {"paths": [
+                {"path": "/x", "pathType": "Prefix", "backend": backend("x", json!({"number": 80}))},
+                {"path": "/y", "backend": {"resource": {"kind": "Bucket"}}}]}}, {"host": "b", "http": null}],
+            "tls": [{"hosts": ["a"], "secretName": "cert"}]}});
+        let row = IngressRow::project(serde_json::from_value(object).unwrap());
+        let rules: Vec<_> =
+            row.rules.iter().map(|r| (r.host.as_deref(), r.service.as_deref(), r.port.as_deref())).collect();
+        assert_eq!(
+            rules,
+            [(Some("a"), Some("x"), Some("80")), (Some("a"), None, None), (None, Some("rest"), Some("http"))]
+        );
+        assert_eq!((row.class.as_deref(), row.tls[0].secret.as_deref()), (Some("old"), Some("cert")));
+    }
+}

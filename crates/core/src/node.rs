@@ -1,0 +1,211 @@
+//! Nodes: the machines of a cluster.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    inventory::{Cell, Field, Filter, ListRow, Related},
+    object::{Labels, Metadata, or_default},
+};
+
+/// What we read of a Node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeObject {
+    #[serde(deserialize_with = "or_default")]
+    metadata: Metadata,
+    #[serde(deserialize_with = "or_default")]
+    spec: NodeSpec,
+    #[serde(deserialize_with = "or_default")]
+    status: NodeStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct NodeSpec {
+    #[serde(deserialize_with = "or_default")]
+    unschedulable: bool,
+    #[serde(deserialize_with = "or_default")]
+    taints: Vec<Taint>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct NodeStatus {
+    #[serde(deserialize_with = "or_default")]
+    capacity: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
+    allocatable: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
+    conditions: Vec<NodeCondition>,
+    #[serde(deserialize_with = "or_default")]
+    addresses: Vec<NodeAddress>,
+    #[serde(deserialize_with = "or_default")]
+    node_info: NodeInfo,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct NodeCondition {
+    r#type: String,
+    status: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct NodeAddress {
+    r#type: String,
+    address: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct NodeInfo {
+    kubelet_version: Option<String>,
+    os_image: Option<String>,
+    kernel_version: Option<String>,
+    container_runtime_version: Option<String>,
+}
+
+/// What keeps pods off a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default)]
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    pub value: Option<String>,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+/// A node as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NodeRow {
+    /// Its name.
+    pub name: String,
+    /// `Ready`, `NotReady`, or `Unknown` when its kubelet is silent.
+    pub status: String,
+    /// Its roles, by the labels `node-role.kubernetes.io/<role>`.
+    pub roles: Vec<String>,
+    /// Its kubelet's version.
+    pub version: Option<String>,
+    /// Its address in the cluster.
+    pub internal_ip: Option<String>,
+    /// Its operating system.
+    pub os_image: Option<String>,
+    /// Its kernel.
+    pub kernel_version: Option<String>,
+    /// Its container runtime and version.
+    pub container_runtime: Option<String>,
+    /// What it has, as Kubernetes writes quantities.
+    pub capacity: BTreeMap<String, String>,
+    /// What pods may use of it.
+    pub allocatable: BTreeMap<String, String>,
+    /// Pods on it; null when they may not be listed.
+    pub pods: Option<i64>,
+    /// Whether it is cordoned.
+    pub unschedulable: bool,
+    /// What keeps pods off it.
+    pub taints: Vec<Taint>,
+    /// Its labels.
+    pub labels: Labels,
+    /// When it was created.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub created_at: Option<Timestamp>,
+}
+
+const ROLE: &str = "node-role.kubernetes.io/";
+
+impl NodeRow {
+    /// Projects a Node; the pods on it are counted from related objects.
+    pub fn project(object: NodeObject, related: &Related) -> Self {
+        let NodeObject { metadata, spec, status } = object;
+        let ready = status.conditions.iter().find(|condition| condition.r#type == "Ready");
+        let standing = match ready.map(|condition| condition.status.as_str()) {
+            Some("True") => "Ready",
+            Some("False") => "NotReady",
+            _ => "Unknown",
+        };
+        let roles =
+            metadata.labels.keys().filter_map(|key| key.strip_prefix(ROLE)).filter(|role| !role.is_empty());
+        let internal = status.addresses.into_iter().find(|address| address.r#type == "InternalIP");
+        let counted = related.pods_on.as_ref();
+        Self {
+            status: standing.to_owned(),
+            roles: roles.map(str::to_owned).collect(),
+            version: status.node_info.kubelet_version,
+            internal_ip: internal.map(|address| address.address),
+            os_image: status.node_info.os_image,
+            kernel_version: status.node_info.kernel_version,
+            container_runtime: status.node_info.container_runtime_version,
+            capacity: status.capacity,
+            allocatable: status.allocatable,
+            pods: counted.map(|pods| pods.get(&metadata.name).copied().unwrap_or(0)),
+            unschedulable: spec.unschedulable,
+            taints: spec.taints,
+            name: metadata.name,
+            labels: metadata.labels,
+            created_at: metadata.creation_timestamp,
+        }
+    }
+}
+
+impl ListRow for NodeRow {
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("name", |row| Cell::text(&*row.name)),
+        Field::filtered("status", Filter::OneOf(&["Ready", "NotReady", "Unknown"]), |row| {
+            Cell::text(&*row.status)
+        }),
+        Field::new("version", |row| Cell::from(&row.version)),
+        Field::new("internal_ip", |row| Cell::from(&row.internal_ip)),
+        Field::new("os_image", |row| Cell::from(&row.os_image)),
+        Field::new("kernel_version", |row| Cell::from(&row.kernel_version)),
+        Field::new("container_runtime", |row| Cell::from(&row.container_runtime)),
+        Field::new("pods", |row| Cell::from(row.pods)),
+        Field::new("unschedulable", |row| Cell::from(row.unschedulable)),
+        Field::new("created_at", |row| Cell::from(row.created_at)),
+    ];
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn status_roles_and_pods() {
+        let related = Related { pods_on: Some(BTreeMap::from([("a".to_owned(), 3)])), ..Related::default() };
+        let row = |name: &str, conditions: serde_json::Value| {
+            let labels = json!({"node-role.kubernetes.io/control-plane": "", "node-role.kubernetes.io/": "", "x": "y"});
+            let object = json!({"metadata": {"name": name, "labels": labels}, "status": {"conditions": conditions,
+                "addresses": [{"type": "Hostname", "address": "h"}, {"type": "InternalIP", "address": "10.0.0.1"}]}});
+            NodeRow::project(serde_json::from_value(object).unwrap(), &related)
+        };
+        let ready = |status: &str| json!([{"type": "DiskPressure", "status": "False"}, {"type": "Ready", "status": status}]);
+        let a = row("a", ready("True"));
+        assert_eq!(
+            (a.status.as_str(), a.pods, a.internal_ip.as_deref()),
+            ("Ready", Some(3), Some("10.0.0.1"))
+        );
+        assert_eq!(a.roles, ["control-plane"]);
+        let b = row("b", ready("False"));
+        assert_eq!((b.status.as_str(), b.pods), ("NotReady", Some(0)));
+        assert_eq!(
+            (row("c", ready("Unknown")).status, row("d", json!(null)).status),
+            ("Unknown".into(), "Unknown".into())
+        );
+    }
+}

@@ -1,0 +1,385 @@
+//! Persistent volumes, their claims, and storage classes.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    inventory::{Cell, Field, Filter, ListRow},
+    object::{Labels, Metadata, or_default},
+    quantity,
+};
+
+type Quantities = BTreeMap<String, String>;
+
+/// A quantity of bytes, by value.
+fn bytes(quantity: &Option<String>) -> Cell {
+    quantity.as_deref().and_then(quantity::parse).map_or(Cell::Null, Cell::Number)
+}
+
+/// What we read of a PersistentVolume.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct VolumeObject {
+    #[serde(deserialize_with = "or_default")]
+    metadata: Metadata,
+    #[serde(deserialize_with = "or_default")]
+    spec: VolumeSpec,
+    #[serde(deserialize_with = "or_default")]
+    status: Phase,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct VolumeSpec {
+    #[serde(deserialize_with = "or_default")]
+    capacity: Quantities,
+    #[serde(deserialize_with = "or_default")]
+    access_modes: Vec<String>,
+    persistent_volume_reclaim_policy: Option<String>,
+    storage_class_name: Option<String>,
+    claim_ref: Option<ClaimRef>,
+    volume_mode: Option<String>,
+    /// The rest: the one key that names the source among them.
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ClaimRef {
+    #[serde(deserialize_with = "or_default")]
+    namespace: String,
+    #[serde(deserialize_with = "or_default")]
+    name: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Phase {
+    phase: Option<String>,
+}
+
+/// Keys of a volume's `spec` that hold an object and are not its source.
+const NOT_A_SOURCE: [&str; 1] = ["nodeAffinity"];
+
+/// A PersistentVolume as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VolumeRow {
+    /// Its name.
+    pub name: String,
+    /// `Pending`, `Available`, `Bound`, `Released` or `Failed`.
+    pub status: Option<String>,
+    /// How much it holds, as Kubernetes writes quantities.
+    pub capacity: Option<String>,
+    /// `ReadWriteOnce` and its like.
+    pub access_modes: Vec<String>,
+    /// `Retain`, `Delete` or `Recycle`.
+    pub reclaim_policy: Option<String>,
+    /// Its storage class.
+    pub storage_class: Option<String>,
+    /// The claim it is bound to: `namespace/name`.
+    pub claim: Option<String>,
+    /// `Filesystem` or `Block`.
+    pub volume_mode: Option<String>,
+    /// What it is made of: a CSI driver's name, else the key of its source as `hostPath`, `nfs`.
+    pub source: Option<String>,
+    /// Its labels.
+    pub labels: Labels,
+    /// When it was created.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub created_at: Option<Timestamp>,
+}
+
+impl VolumeRow {
+    /// Projects a PersistentVolume.
+    pub fn project(object: VolumeObject) -> Self {
+        let VolumeObject { metadata, mut spec, status } = object;
+        let source =
+            spec.rest.iter().find(|(key, value)| value.is_object() && !NOT_A_SOURCE.contains(&key.as_str()));
+        let source = source
+            .map(|(key, value)| value["driver"].as_str().filter(|_| key == "csi").unwrap_or(key).to_owned());
+        Self {
+            name: metadata.name,
+            status: status.phase,
+            capacity: spec.capacity.remove("storage"),
+            access_modes: spec.access_modes,
+            reclaim_policy: spec.persistent_volume_reclaim_policy,
+            storage_class: spec.storage_class_name.filter(|name| !name.is_empty()),
+            claim: spec.claim_ref.map(|claim| format!("{}/{}", claim.namespace, claim.name)),
+            volume_mode: spec.volume_mode,
+            source,
+            labels: metadata.labels,
+            created_at: metadata.creation_timestamp,
+        }
+    }
+}
+
+impl ListRow for VolumeRow {
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("name", |row| Cell::text(&*row.name)),
+        Field::filtered(
+            "status",
+            Filter::OneOf(&["Pending", "Available", "Bound", "Released", "Failed"]),
+            |row| Cell::from(&row.status),
+        ),
+        Field::new("capacity", |row| bytes(&row.capacity)),
+        Field::new("reclaim_policy", |row| Cell::from(&row.reclaim_policy)),
+        Field::filtered("storage_class", Filter::Any, |row| Cell::from(&row.storage_class)),
+        Field::new("claim", |row| Cell::from(&row.claim)),
+        Field::new("volume_mode", |row| Cell::from(&row.volume_mode)),
+        Field::new("source", |row| Cell::from(&row.source)),
+        Field::new("created_at", |row| Cell::from(row.created_at)),
+    ];
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// What we read of a PersistentVolumeClaim.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ClaimObject {
+    #[serde(deserialize_with = "or_default")]
+    metadata: Metadata,
+    #[serde(deserialize_with = "or_default")]
+    spec: ClaimSpec,
+    #[serde(deserialize_with = "or_default")]
+    status: ClaimStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ClaimSpec {
+    volume_name: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    access_modes: Vec<String>,
+    storage_class_name: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    resources: Requirements,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Requirements {
+    #[serde(deserialize_with = "or_default")]
+    requests: Quantities,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ClaimStatus {
+    phase: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    capacity: Quantities,
+}
+
+/// A PersistentVolumeClaim as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ClaimRow {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// `Pending`, `Bound`, `Lost`; `Terminating` while it is being deleted, as kubectl prints it.
+    pub status: Option<String>,
+    /// The volume it is bound to.
+    pub volume: Option<String>,
+    /// How much it asks for.
+    pub requested: Option<String>,
+    /// How much it got.
+    pub capacity: Option<String>,
+    /// `ReadWriteOnce` and its like.
+    pub access_modes: Vec<String>,
+    /// Its storage class.
+    pub storage_class: Option<String>,
+    /// Its labels.
+    pub labels: Labels,
+    /// When it was created.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub created_at: Option<Timestamp>,
+}
+
+impl ClaimRow {
+    /// Projects a PersistentVolumeClaim.
+    pub fn project(object: ClaimObject) -> Self {
+        let ClaimObject { metadata, mut spec, mut status } = object;
+        let terminating = metadata.deletion_timestamp.is_some();
+        Self {
+            name: metadata.name,
+            namespace: metadata.namespace.unwrap_or_default(),
+            status: if terminating { Some("Terminating".to_owned()) } else { status.phase },
+            volume: spec.volume_name.filter(|name| !name.is_empty()),
+            requested: spec.resources.requests.remove("storage"),
+            capacity: status.capacity.remove("storage"),
+            access_modes: spec.access_modes,
+            storage_class: spec.storage_class_name.filter(|name| !name.is_empty()),
+            labels: metadata.labels,
+            created_at: metadata.creation_timestamp,
+        }
+    }
+}
+
+impl ListRow for ClaimRow {
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("name", |row| Cell::text(&*row.name)),
+        Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::filtered("status", Filter::OneOf(&["Pending", "Bound", "Lost", "Terminating"]), |row| {
+            Cell::from(&row.status)
+        }),
+        Field::new("volume", |row| Cell::from(&row.volume)),
+        Field::new("requested", |row| bytes(&row.requested)),
+        Field::new("capacity", |row| bytes(&row.capacity)),
+        Field::filtered("storage_class", Filter::Any, |row| Cell::from(&row.storage_class)),
+        Field::new("created_at", |row| Cell::from(row.created_at)),
+    ];
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        Some(&self.namespace)
+    }
+}
+
+/// What we read of a StorageClass.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct StorageClassObject {
+    #[serde(deserialize_with = "or_default")]
+    metadata: Metadata,
+    provisioner: Option<String>,
+    reclaim_policy: Option<String>,
+    volume_binding_mode: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    allow_volume_expansion: bool,
+}
+
+/// A StorageClass as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StorageClassRow {
+    /// Its name.
+    pub name: String,
+    /// What makes its volumes.
+    pub provisioner: Option<String>,
+    /// What becomes of a volume when its claim goes.
+    pub reclaim_policy: Option<String>,
+    /// `Immediate` or `WaitForFirstConsumer`.
+    pub volume_binding_mode: Option<String>,
+    /// Whether claims may grow.
+    pub allow_volume_expansion: bool,
+    /// Whether claims that name no class get this one.
+    pub is_default: bool,
+    /// Its labels.
+    pub labels: Labels,
+    /// When it was created.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub created_at: Option<Timestamp>,
+}
+
+/// The annotation of the default class, and its older form; kubectl honours both.
+const IS_DEFAULT: [&str; 2] =
+    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+
+impl StorageClassRow {
+    /// Projects a StorageClass.
+    pub fn project(object: StorageClassObject) -> Self {
+        let annotations = &object.metadata.annotations;
+        let is_default =
+            IS_DEFAULT.iter().any(|key| annotations.get(*key).is_some_and(|value| value == "true"));
+        Self {
+            name: object.metadata.name,
+            provisioner: object.provisioner,
+            reclaim_policy: object.reclaim_policy,
+            volume_binding_mode: object.volume_binding_mode,
+            allow_volume_expansion: object.allow_volume_expansion,
+            is_default,
+            labels: object.metadata.labels,
+            created_at: object.metadata.creation_timestamp,
+        }
+    }
+}
+
+impl ListRow for StorageClassRow {
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("name", |row| Cell::text(&*row.name)),
+        Field::new("provisioner", |row| Cell::from(&row.provisioner)),
+        Field::new("reclaim_policy", |row| Cell::from(&row.reclaim_policy)),
+        Field::new("volume_binding_mode", |row| Cell::from(&row.volume_binding_mode)),
+        Field::new("allow_volume_expansion", |row| Cell::from(row.allow_volume_expansion)),
+        Field::new("is_default", |row| Cell::from(row.is_default)),
+        Field::new("created_at", |row| Cell::from(row.created_at)),
+    ];
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::{ListQuery, Row, Sort, select};
+    use serde_json::json;
+
+    fn volume(spec: Value) -> VolumeRow {
+        VolumeRow::project(
+            serde_json::from_value(json!({"metadata": {"name": spec["capacity"]["storage"]}, "spec": spec}))
+                .unwrap(),
+        )
+    }
+
+    #[test]
+    fn a_volume_names_its_source_and_claim() {
+        let csi = volume(
+            json!({"csi": {"driver": "ebs.csi.aws.com", "volumeHandle": "v"}, "nodeAffinity": {"required": {}},
+            "claimRef": {"namespace": "shop", "name": "data"}, "storageClassName": ""}),
+        );
+        assert_eq!(
+            (csi.source.as_deref(), csi.claim.as_deref()),
+            (Some("ebs.csi.aws.com"), Some("shop/data"))
+        );
+        assert_eq!(csi.storage_class, None);
+        assert_eq!(volume(json!({"hostPath": {"path": "/x"}})).source.as_deref(), Some("hostPath"));
+        assert_eq!(volume(json!({})).source, None);
+    }
+
+    #[test]
+    fn capacities_sort_by_value() {
+        let sizes = ["10Gi", "9Gi", "1Ti", "500Mi"];
+        let rows = sizes
+            .iter()
+            .map(|size| Row::of(&volume(json!({"capacity": {"storage": size}}))).unwrap())
+            .collect();
+        let field = VolumeRow::FIELDS.len() - 7;
+        let query = ListQuery { sort: Some(Sort { field, descending: false }), ..ListQuery::default() };
+        let sorted: Vec<_> = select(rows, &query).0.iter().map(|row| row.name().to_owned()).collect();
+        assert_eq!(sorted, ["500Mi", "9Gi", "10Gi", "1Ti"]);
+    }
+
+    #[test]
+    fn a_claim_being_deleted_is_terminating() {
+        let claim = |metadata: Value| {
+            let object = json!({"metadata": metadata, "spec": {"resources": {"requests": {"storage": "1Gi"}}}, "status": {"phase": "Bound"}});
+            ClaimRow::project(serde_json::from_value(object).unwrap())
+        };
+        assert_eq!(claim(json!({})).status.as_deref(), Some("Bound"));
+        let gone = claim(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}));
+        assert_eq!((gone.status.as_deref(), gone.requested.as_deref()), (Some("Terminating"), Some("1Gi")));
+    }
+}
