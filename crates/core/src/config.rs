@@ -142,11 +142,16 @@ impl std::fmt::Debug for NewConfigMap {
 }
 
 /// Checks the keys of `data` as the API server does (`IsConfigMapKey`): 1 to 253 of letters, digits, `-`, `_`, `.`,
-/// neither `.` nor starting with `..`; all values together 1 MiB at most.
+/// neither `.` nor starting with `..`; all keys and values together 1 MiB at most.
 ///
 /// # Errors
 /// `InvalidInput`, naming each key as `data.<key>`.
 pub fn check_data(data: &BTreeMap<String, String>) -> Result<()> {
+    check_sizes(&data.iter().map(|(key, value)| (key.as_str(), value.len())).collect())
+}
+
+/// As [`check_data`], of keys and the sizes of their values.
+pub(crate) fn check_sizes(sizes: &BTreeMap<&str, usize>) -> Result<()> {
     let reason = |key: &str| match key {
         "" => Some(Reason::Required),
         key if key.len() > 253 => Some(Reason::TooLong),
@@ -156,11 +161,10 @@ pub fn check_data(data: &BTreeMap<String, String>) -> Result<()> {
         }
         _ => None,
     };
-    let mut refused: Vec<_> = data
-        .keys()
-        .filter_map(|key| Some(FieldError { name: format!("data.{key}"), reason: reason(key)? }))
-        .collect();
-    if data.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() > 1 << 20 {
+    let refused =
+        sizes.keys().filter_map(|key| Some(FieldError { name: format!("data.{key}"), reason: reason(key)? }));
+    let mut refused: Vec<_> = refused.collect();
+    if sizes.iter().map(|(key, size)| key.len() + size).sum::<usize>() > 1 << 20 {
         refused.push(FieldError { name: "data".to_owned(), reason: Reason::TooLong });
     }
     if refused.is_empty() { Ok(()) } else { Err(Error::fields(refused)) }

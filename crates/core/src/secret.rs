@@ -1,95 +1,264 @@
-//! Secrets: rows with the sizes of their values, never a value.
+//! Secrets: rows without values, creating, changing, deleting, and the one way to a value.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Serialize, Serializer};
 
 use crate::{
-    config::{Base64Length, KeySize},
-    inventory::{Cell, Field, Filter, ListRow},
-    object::{Labels, Metadata, or_default},
+    access::{Access, Caller, Permit, Resource, Verb},
+    cluster::ClusterId,
+    config::check_sizes,
+    error::{Cause, Error, Reason, Result},
+    gate::{Changed, Gate},
+    kind::Kind,
+    name::{Namespace, ObjectName},
+    object::{Labels, check_labels},
 };
 
-/// What we read of a Secret: of each value its length only.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct SecretObject {
-    #[serde(deserialize_with = "or_default")]
-    metadata: Metadata,
-    r#type: Option<String>,
-    #[serde(deserialize_with = "or_default")]
-    data: BTreeMap<String, Base64Length>,
-    #[serde(deserialize_with = "or_default")]
-    immutable: bool,
+mod row;
+
+pub use row::{SecretObject, SecretRow};
+
+/// A Secret to create. Its `Debug` shows keys only.
+#[derive(Clone)]
+pub struct NewSecret {
+    /// Its name.
+    pub name: ObjectName,
+    /// `Opaque` when none.
+    pub r#type: Option<String>,
+    /// Its values, plain; may be empty.
+    pub data: BTreeMap<String, SecretString>,
+    /// Its labels.
+    pub labels: Labels,
 }
 
-/// A Secret as it is shown.
+impl fmt::Debug for NewSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewSecret").field("name", &self.name).field("keys", &self.data.keys()).finish()
+    }
+}
+
+/// A change of a Secret; what is none stays.
+#[derive(Clone, Debug, Default)]
+pub struct SecretPatch {
+    /// All values; a key without one keeps the value it has.
+    pub data: Option<BTreeMap<String, Option<SecretString>>>,
+    /// All labels.
+    pub labels: Option<Labels>,
+    /// The version the caller read; another one is a conflict.
+    pub resource_version: Option<String>,
+}
+
+/// What is shown of one Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SecretRow {
+pub struct SecretDetail {
+    /// Its row.
+    pub secret: SecretRow,
+    /// Its version, for a later update.
+    pub resource_version: String,
+    /// Its annotations, without the last applied configuration, which holds the values.
+    pub annotations: Labels,
+}
+
+/// The values of a Secret, which only a reveal shows. Its `Debug` shows keys only.
+#[derive(Clone, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RevealedSecret {
     /// Its name.
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// `Opaque`, `kubernetes.io/tls` and their like.
+    /// Its type.
     pub r#type: String,
-    /// Its keys, by name.
-    pub keys: Vec<KeySize>,
-    /// Whether it can no longer be changed.
-    pub immutable: bool,
-    /// Its labels.
-    pub labels: Labels,
-    /// When it was created.
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
-    pub created_at: Option<Timestamp>,
+    /// The values that are UTF-8, as text.
+    #[serde(serialize_with = "exposed")]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+    pub data: BTreeMap<String, SecretString>,
+    /// The other values, as base64.
+    #[serde(serialize_with = "exposed")]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+    pub binary_data: BTreeMap<String, SecretString>,
 }
 
-impl SecretRow {
-    /// Projects a Secret.
-    pub fn project(object: SecretObject) -> Self {
-        let SecretObject { metadata, r#type, data, immutable } = object;
-        Self {
-            name: metadata.name,
-            namespace: metadata.namespace.unwrap_or_default(),
-            r#type: r#type.unwrap_or_else(|| "Opaque".to_owned()),
-            keys: data.into_iter().map(|(name, length)| KeySize { name, bytes: length.bytes() }).collect(),
-            immutable,
-            labels: metadata.labels,
-            created_at: metadata.creation_timestamp,
+impl fmt::Debug for RevealedSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = self.data.keys().chain(self.binary_data.keys());
+        f.debug_struct("RevealedSecret")
+            .field("name", &self.name)
+            .field("keys", &keys.collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+/// The one place where values of a Secret leave.
+fn exposed<S: Serializer>(values: &BTreeMap<String, SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(values.iter().map(|(key, value)| (key, value.expose_secret())))
+}
+
+/// Reads and changes Secrets in the permit's cluster and namespace. No error of it quotes the cluster's words: they may
+/// hold a value.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait SecretApi: Send + Sync {
+    /// A Secret without its values; none when it is absent.
+    ///
+    /// # Errors
+    /// As every call to a cluster, as everywhere in this port.
+    async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<SecretDetail>>;
+
+    /// A Secret's values; none when it is absent.
+    async fn reveal(&self, permit: &Permit, name: &ObjectName) -> Result<Option<RevealedSecret>>;
+
+    /// Creates a Secret.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `QuotaExceeded`, `NamespaceTerminating`, `NotFoundInCluster` (the namespace).
+    async fn create(&self, permit: &Permit, secret: &NewSecret) -> Result<SecretRow>;
+
+    /// Changes a Secret.
+    ///
+    /// # Errors
+    /// `NotFoundInCluster`, `ConflictInCluster`.
+    async fn update(&self, permit: &Permit, name: &ObjectName, patch: &SecretPatch) -> Result<SecretRow>;
+
+    /// Deletes a Secret.
+    ///
+    /// # Errors
+    /// `NotFoundInCluster`.
+    async fn delete(&self, permit: &Permit, name: &ObjectName) -> Result<()>;
+}
+
+/// Shows, reveals and changes Secrets.
+#[derive(Clone)]
+pub struct Secrets {
+    pub(crate) gate: Gate,
+    pub(crate) api: Arc<dyn SecretApi>,
+}
+
+impl Secrets {
+    /// A Secret without its values.
+    ///
+    /// # Errors
+    /// `NotFoundInCluster`; else as [`SecretApi`].
+    pub async fn detail(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        namespace: &Namespace,
+        name: &ObjectName,
+    ) -> Result<SecretDetail> {
+        let permit = self.gate.allow(caller, access(Verb::Get, cluster, namespace, name)).await?;
+        self.api.get(&permit, name).await?.ok_or_else(|| absent(namespace, name))
+    }
+
+    /// A Secret's values. The intent is durable before they are read.
+    ///
+    /// # Errors
+    /// `NotFoundInCluster`; else as [`Gate::change`].
+    pub async fn reveal(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        namespace: &Namespace,
+        name: ObjectName,
+    ) -> Result<Changed<RevealedSecret>> {
+        let access = access(Verb::Reveal, cluster, namespace, &name);
+        let (api, namespace) = (self.api.clone(), namespace.clone());
+        let work = async move |permit: Permit| {
+            let revealed = api.reveal(&permit, &name).await?;
+            Ok(revealed.ok_or_else(|| absent(&namespace, &name))?.into())
+        };
+        self.gate.change(caller, access, work).await
+    }
+
+    /// Creates a Secret. The trail keeps key names and sizes.
+    ///
+    /// # Errors
+    /// `InvalidInput`; else as [`Gate::change`] and [`SecretApi::create`].
+    pub async fn create(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        namespace: &Namespace,
+        secret: NewSecret,
+    ) -> Result<Changed<SecretRow>> {
+        let sizes =
+            secret.data.iter().map(|(key, value)| (key.as_str(), value.expose_secret().len())).collect();
+        check_sizes(&sizes)?;
+        check_labels(&secret.labels)?;
+        if secret
+            .r#type
+            .as_ref()
+            .is_some_and(|text| text.is_empty() || text.len() > 253 || text.contains(char::is_control))
+        {
+            return Err(Error::invalid("type", Reason::Malformed));
         }
+        let access =
+            access(Verb::Create, cluster, namespace, &secret.name).with("keys", serde_json::json!(sizes));
+        let api = self.api.clone();
+        let work = async move |permit: Permit| Ok(api.create(&permit, &secret).await?.into());
+        self.gate.change(caller, access, work).await
+    }
+
+    /// Changes a Secret. The trail keeps key names and sizes; a kept value has none.
+    ///
+    /// # Errors
+    /// `InvalidInput`; else as [`Gate::change`] and [`SecretApi::update`].
+    pub async fn update(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        namespace: &Namespace,
+        name: ObjectName,
+        patch: SecretPatch,
+    ) -> Result<Changed<SecretRow>> {
+        if patch.data.is_none() && patch.labels.is_none() {
+            return Err(Error::invalid("data", Reason::Required));
+        }
+        let mut access = access(Verb::Update, cluster, namespace, &name);
+        if let Some(data) = &patch.data {
+            let size =
+                |value: &Option<SecretString>| value.as_ref().map_or(0, |value| value.expose_secret().len());
+            let sizes = data.iter().map(|(key, value)| (key.as_str(), size(value))).collect();
+            check_sizes(&sizes)?;
+            let shown: BTreeMap<_, _> =
+                data.iter().map(|(key, value)| (key, value.as_ref().map(|_| sizes[key.as_str()]))).collect();
+            access = access.with("keys", serde_json::json!(shown));
+        }
+        patch.labels.as_ref().map_or(Ok(()), check_labels)?;
+        let api = self.api.clone();
+        let work = async move |permit: Permit| Ok(api.update(&permit, &name, &patch).await?.into());
+        self.gate.change(caller, access, work).await
+    }
+
+    /// Deletes a Secret.
+    ///
+    /// # Errors
+    /// As [`Gate::change`] and [`SecretApi::delete`].
+    pub async fn delete(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        namespace: &Namespace,
+        name: ObjectName,
+    ) -> Result<Changed<()>> {
+        let access = access(Verb::Delete, cluster, namespace, &name);
+        let api = self.api.clone();
+        let work = async move |permit: Permit| Ok(api.delete(&permit, &name).await?.into());
+        self.gate.change(caller, access, work).await
     }
 }
 
-impl ListRow for SecretRow {
-    const FIELDS: &'static [Field<Self>] = &[
-        Field::new("name", |row| Cell::text(&*row.name)),
-        Field::new("namespace", |row| Cell::text(&*row.namespace)),
-        Field::filtered("type", Filter::Any, |row| Cell::text(&*row.r#type)),
-        Field::new("immutable", |row| Cell::from(row.immutable)),
-        Field::new("created_at", |row| Cell::from(row.created_at)),
-    ];
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn namespace(&self) -> Option<&str> {
-        Some(&self.namespace)
-    }
+fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace, name: &ObjectName) -> Access {
+    Access::to(verb, Resource::Kind(Kind::Secret))
+        .in_cluster(cluster)
+        .in_namespace(namespace)
+        .named(name.as_str())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_row_has_sizes_and_neither_values_nor_annotations() {
-        let json = r#"{"metadata": {"name": "s", "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "Y2FuYXJ5"}},
-            "data": {"b": "Y2FuYXJ5", "a": ""}, "type": "kubernetes.io/tls"}"#;
-        let row = SecretRow::project(serde_json::from_str(json).unwrap());
-        let keys: Vec<_> = row.keys.iter().map(|key| (key.name.as_str(), key.bytes)).collect();
-        assert_eq!(keys, [("a", 0), ("b", 6)]);
-        assert!(!serde_json::to_string(&row).unwrap().contains("Y2Fu"));
-    }
+fn absent(namespace: &Namespace, name: &ObjectName) -> Error {
+    Error::new(Cause::NotFoundInCluster).resource("secret").namespace(namespace.as_str()).name(name.as_str())
 }

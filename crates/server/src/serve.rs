@@ -21,10 +21,10 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Fatal> {
     let composed = compose::for_serving(&settings).await?;
     let stop = CancellationToken::new();
     let prober = tokio::spawn(prober::run(composed.app.clusters.clone(), settings.probe_interval(), stop.clone()));
-    let lease = tokio::spawn(compose::keep_lease(composed.app.clone(), composed.store.clone(), stop.clone()));
+    let lease = tokio::spawn(composed.keep_lease(stop.clone()));
 
-    let http = composed.http(&settings, address);
-    let server = pilothouse_http::serve(listener, composed.app.clone(), http).map_err(listen)?;
+    let (app, http) = (composed.app.clone(), compose::http_settings(address));
+    let server = pilothouse_http::server(listener, app, http, composed.readiness()).map_err(listen)?;
     let handle = server.handle();
     let serving = tokio::spawn(server);
     println!("pilothouse listening on http://{address}");
@@ -45,7 +45,6 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Fatal> {
         tracing::warn!("stopped with work still running; its operations will be closed as unknown");
     }
     let _ = tokio::join!(prober, lease);
-    composed.store.close().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -1,0 +1,177 @@
+//! The composition root: picks the adapters and hands them to the use cases.
+
+use std::{
+    fs::DirBuilder,
+    io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use pilothouse_core::{
+    Result,
+    app::{App, Ports},
+    clock::Clock,
+    user::NewPassword,
+};
+use pilothouse_crypto::{AesSealer, Argon2Hasher, JwtCodec, MasterKey, OsEntropy};
+use pilothouse_http::{HttpSettings, Readiness};
+use pilothouse_kube::{EgressRules, KubeClusters, KubeSettings};
+use pilothouse_store::{Database, Lent, Store};
+use secrecy::ExposeSecret;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Fatal,
+    initial_password::Handover,
+    lent::{SystemClock, TrackedTasks},
+    settings::Settings,
+};
+
+/// The use cases over real adapters, and what the process itself needs of these.
+pub(crate) struct Composed {
+    pub(crate) app: App,
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) tasks: Arc<TrackedTasks>,
+}
+
+/// For `serve`: makes database and key when there are none, and the first admin when there is no user.
+pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> {
+    private_folder(&settings.data_dir)
+        .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
+    let database = database(settings)?;
+    let key_file = settings.key_file();
+    let known = Store::fingerprint(&database, &Handle::current()).await?.is_some();
+    let key = if known || key_file.exists() {
+        MasterKey::load(&key_file)?
+    } else {
+        MasterKey::create(&key_file, &OsEntropy)?
+    };
+    let first = settings.admin_password.as_ref().map(NewPassword::new).transpose();
+    let first = first.map_err(|reason| {
+        Fatal::Setting(format!("admin_password is {reason}: it must have 12 to 128 characters"))
+    })?;
+    let composed = compose(settings, &database, &key).await?;
+    composed.store.take_lease(composed.clock.now()).await?;
+    let closed = composed.app.gate.close_orphans().await?;
+    if closed > 0 {
+        tracing::warn!(closed, "operations that an ended process left pending are now unknown");
+    }
+    composed.app.users.bootstrap(first).await?;
+    Ok(composed)
+}
+
+/// For commands: only where `serve` has been, so that a mistyped directory is not filled.
+pub(crate) async fn for_commands(settings: &Settings) -> Result<App, Fatal> {
+    let database = database(settings)?;
+    if Store::fingerprint(&database, &Handle::current()).await?.is_none() {
+        return Err(Fatal::Setting(format!(
+            "there is no database at {database}: start `pilothouse serve` first, or name the right --data-dir"
+        )));
+    }
+    let key = MasterKey::load(&settings.key_file())?;
+    Ok(compose(settings, &database, &key).await?.app)
+}
+
+fn database(settings: &Settings) -> Result<Database, Fatal> {
+    match &settings.database_url {
+        Some(address) => Ok(Database::parse(address.expose_secret())?),
+        None => Ok(Database::Sqlite(settings.data_dir.join("pilothouse.db"))),
+    }
+}
+
+/// A folder that only its owner can enter.
+fn private_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> Result<Composed, Fatal> {
+    let runtime = Handle::current();
+    let (clock, entropy, tasks) = (SystemClock::new(), Arc::new(OsEntropy), TrackedTasks::new());
+    let lent = Lent {
+        runtime: runtime.clone(),
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+        sealer: Arc::new(AesSealer::new(key, entropy.clone())),
+    };
+    let store = Store::open(database, lent, &key.fingerprint()).await?;
+    let kube = KubeSettings {
+        deadlines: settings.deadlines(),
+        egress: EgressRules { allow_loopback: settings.egress_allow_loopback },
+        ..KubeSettings::default()
+    };
+    let kept = Arc::new(store.clone());
+    let clusters = Arc::new(KubeClusters::new(kube, kept.clone(), clock.clone()));
+    let ports = Ports {
+        clock: clock.clone(),
+        entropy: entropy.clone(),
+        tasks: tasks.clone(),
+        audit: kept.clone(),
+        users: kept.clone(),
+        sessions: kept.clone(),
+        throttle: kept.clone(),
+        hasher: Arc::new(Argon2Hasher::new(runtime, entropy.clone())),
+        initial_password: Arc::new(Handover::new(settings)),
+        tokens: Arc::new(JwtCodec::new(key, entropy)),
+        clusters: kept.clone(),
+        connections: kept,
+        probe: clusters.clone(),
+        inventory: clusters.clone(),
+        namespaces: clusters.clone(),
+        workloads: clusters.clone(),
+        pods: clusters.clone(),
+        configs: clusters,
+    };
+    let rules = pilothouse_core::app::Settings {
+        lifetimes: settings.lifetimes(),
+        allow_insecure_tls: settings.allow_insecure_tls,
+    };
+    Ok(Composed { app: App::new(ports, rules), store, clock, tasks })
+}
+
+/// How the HTTP server is set up on `address`.
+pub(crate) fn http_settings(address: SocketAddr) -> HttpSettings {
+    HttpSettings { secure_cookie: !address.ip().is_loopback(), ..HttpSettings::default() }
+}
+
+impl Composed {
+    /// Whether the database can be used; key and migrations were checked at the start.
+    pub(crate) fn readiness(&self) -> Arc<dyn Readiness> {
+        Arc::new(DatabaseAnswers(self.store.clone()))
+    }
+
+    /// Says that this process lives, and closes what others that no longer do left pending, until `stop`.
+    pub(crate) fn keep_lease(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+        let (gate, store, clock) = (self.app.gate.clone(), self.store.clone(), self.clock.clone());
+        async move {
+            let mut ticks = tokio::time::interval(RENEW_LEASE);
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    () = stop.cancelled() => return,
+                }
+                let renewed = store.renew_lease(clock.now()).await;
+                if let Err(error) = renewed.and(gate.close_orphans().await) {
+                    tracing::warn!(%error, "cannot renew the lease or close orphans");
+                }
+            }
+        }
+    }
+}
+
+/// How often a replica says that it lives.
+const RENEW_LEASE: Duration = Duration::from_secs(10);
+
+struct DatabaseAnswers(Store);
+
+#[async_trait]
+impl Readiness for DatabaseAnswers {
+    async fn ready(&self) -> Result<()> {
+        self.0.ping().await
+    }
+}
