@@ -15,6 +15,7 @@ pub mod audit;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod gate;
