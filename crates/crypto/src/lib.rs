@@ -1,0 +1,16 @@
+//! The ports for randomness, password hashes, access tokens and sealing.
+//!
+//! One secret stands behind them: the install's [`MasterKey`], 32 random bytes in a file. Every other key is derived
+//! from it by HKDF-SHA256 under a label of its own, so that none of them tells anything of another.
+
+mod entropy;
+mod key;
+mod password;
+mod seal;
+mod token;
+
+pub use entropy::OsEntropy;
+pub use key::{KeyError, MasterKey};
+pub use password::Argon2Hasher;
+pub use seal::AesSealer;
+pub use token::JwtCodec;

@@ -1,0 +1,26 @@
+//! Pilothouse over HTTP: routes over core's [`pilothouse_core::app::App`], nothing else.
+//!
+//! The route table is `routes.rs`. A handler is three lines: its argument says who may enter and what the request
+//! brings, it calls one use case, and wraps the answer. The OpenAPI document is read off the table and the handlers'
+//! types. Errors are core's; their words are in `locales/`, the envelope is written in one place (`frame.rs`).
+//!
+//! # A new route
+//! A handler in the file of its subject under `routes/`, a line in the table, a row in `tests/access.txt`; then
+//! `cargo run -p pilothouse-http --example openapi > docs/openapi.json`. A new list of Kubernetes objects is a line in
+//! core's `LISTS`; here it needs the schema of its row (`routes/lists.rs`).
+
+mod answer;
+mod body;
+mod entry;
+mod error;
+mod frame;
+mod openapi;
+mod query;
+mod refusal;
+mod routes;
+mod server;
+mod words;
+
+pub use openapi::document;
+pub use routes::endpoints;
+pub use server::{HttpSettings, Readiness, application, server};

@@ -1,0 +1,247 @@
+//! The master key: its file, and the keys derived from it.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use hkdf::Hkdf;
+use pilothouse_core::clock::Entropy;
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+/// Why there is no master key. Each text says what to do, and none shows a byte of a key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// There is no such file.
+    #[error("the key file {0} does not exist: restore it, or name the right one")]
+    Missing(PathBuf),
+    /// There is a file already; it is never overwritten.
+    #[error("the key file {0} exists already and is not overwritten: use it, or move it away")]
+    Exists(PathBuf),
+    /// The file cannot be read or written.
+    #[error("the key file {path} cannot be used ({source}): see to it that this user may read and write it")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Others than its owner may read or write the file.
+    #[error("the key file {path} has mode {mode:04o}, so others can get at it: run chmod 600 on it")]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file is something else.
+    #[error("the key file {0} does not hold 64 hexadecimal digits: restore it from a backup")]
+    Malformed(PathBuf),
+}
+
+/// How many bytes a key has.
+const LENGTH: usize = 32;
+
+/// The install's secret: 32 random bytes. Wiped from memory when dropped; its `Debug` shows nothing.
+pub struct MasterKey(Zeroizing<[u8; LENGTH]>);
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MasterKey(…)")
+    }
+}
+
+impl MasterKey {
+    /// Reads the key from its file: 64 hexadecimal digits and a line break, readable by its owner only.
+    ///
+    /// # Errors
+    /// [`KeyError`] but `Exists`.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => KeyError::Missing(path.to_owned()),
+            _ => KeyError::Io { path: path.to_owned(), source },
+        };
+        let file = File::open(path).map_err(failed)?;
+        let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(KeyError::Exposed { path: path.to_owned(), mode });
+        }
+        // twice the size: enough to see that it is too long
+        let mut text = Zeroizing::new(Vec::with_capacity(4 * LENGTH));
+        file.take(4 * LENGTH as u64).read_to_end(&mut text).map_err(failed)?;
+        let key = read_hex(text.trim_ascii_end()).ok_or_else(|| KeyError::Malformed(path.to_owned()))?;
+        Ok(Self(key))
+    }
+
+    /// Draws a key and stores it in a new file that only its owner can read; durable when this returns.
+    ///
+    /// # Errors
+    /// [`KeyError::Exists`], [`KeyError::Io`]; then no file is left behind.
+    pub fn create(path: &Path, entropy: &dyn Entropy) -> Result<Self, KeyError> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::AlreadyExists => KeyError::Exists(path.to_owned()),
+            _ => KeyError::Io { path: path.to_owned(), source },
+        };
+        let mut key = Zeroizing::new([0; LENGTH]);
+        entropy.fill(&mut *key);
+        let text = Zeroizing::new(hex(&*key) + "\n");
+
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+        let stored =
+            file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| sync_folder(path));
+        if let Err(error) = stored {
+            // half a key would only be in the way of the next start; the first error is the one to tell
+            let _ = fs::remove_file(path);
+            return Err(failed(error));
+        }
+        Ok(Self(key))
+    }
+
+    /// What a database keeps to know its key again: tells nothing of the key, 64 hexadecimal digits.
+    pub fn fingerprint(&self) -> String {
+        hex(&*self.derive("pilothouse fingerprint"))
+    }
+
+    /// A key for one purpose.
+    pub(crate) fn derive(&self, purpose: &str) -> Zeroizing<[u8; LENGTH]> {
+        let mut key = Zeroizing::new([0; LENGTH]);
+        Hkdf::<Sha256>::new(None, &*self.0)
+            .expand(purpose.as_bytes(), &mut *key)
+            .expect("HKDF-SHA256 gives up to 8160 bytes");
+        key
+    }
+}
+
+/// A new name in a folder is durable once the folder is.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+/// Lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+/// A key from exactly as many hexadecimal digits as it has.
+fn read_hex(text: &[u8]) -> Option<Zeroizing<[u8; LENGTH]>> {
+    let (pairs, rest) = text.as_chunks::<2>();
+    let mut key = Zeroizing::new([0; LENGTH]);
+    if pairs.len() != LENGTH || !rest.is_empty() {
+        return None;
+    }
+    let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    for (byte, [high, low]) in key.iter_mut().zip(pairs) {
+        *byte = value(*high)? << 4 | value(*low)?;
+    }
+    Some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OsEntropy;
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    fn written(path: &Path, text: &[u8], mode: u32) {
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_created_key_is_read_again_and_readable_by_its_owner_only() {
+        let folder = folder();
+        let path = folder.path().join("master.key");
+        let created = MasterKey::create(&path, &OsEntropy).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text.len(), 65);
+        assert!(text.ends_with('\n') && text.trim_end().bytes().all(|b| b.is_ascii_hexdigit()));
+        let loaded = MasterKey::load(&path).unwrap();
+        assert_eq!(loaded.0, created.0);
+        assert_eq!(loaded.fingerprint(), created.fingerprint());
+    }
+
+    #[test]
+    fn a_file_is_never_overwritten() {
+        let folder = folder();
+        let path = folder.path().join("master.key");
+        let first = MasterKey::create(&path, &OsEntropy).unwrap();
+        assert!(matches!(MasterKey::create(&path, &OsEntropy), Err(KeyError::Exists(_))));
+        assert_eq!(MasterKey::load(&path).unwrap().0, first.0);
+    }
+
+    #[test]
+    fn nothing_is_left_where_nothing_can_be_written() {
+        let folder = folder();
+        let path = folder.path().join("absent").join("master.key");
+        assert!(matches!(MasterKey::create(&path, &OsEntropy), Err(KeyError::Io { .. })));
+        assert!(matches!(MasterKey::load(&path), Err(KeyError::Missing(_))));
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let folder = folder();
+        let path = folder.path().join("master.key");
+        for (mode, accepted) in
+            [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o620, false), (0o644, false)]
+        {
+            written(&path, &[b'a'; 64], mode);
+            let loaded = MasterKey::load(&path);
+            assert_eq!(loaded.is_ok(), accepted, "{mode:o}");
+            if let Err(error) = loaded {
+                assert!(error.to_string().contains("chmod 600"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_64_digits_are_a_key() {
+        let folder = folder();
+        let path = folder.path().join("master.key");
+        let digits = "0123456789abcdefABCDEF0123456789".repeat(2);
+        let cases: [(&[u8], bool); 9] = [
+            (digits.as_bytes(), true),
+            (&[digits.as_bytes(), b"\n"].concat(), true),
+            (&[digits.as_bytes(), b"\r\n"].concat(), true),
+            (b"", false),
+            (&digits.as_bytes()[1..], false),
+            (&[digits.as_bytes(), b"0"].concat(), false),
+            (&[digits.as_bytes(), b"00"].concat(), false),
+            (&[&digits.as_bytes()[1..], b"g"].concat(), false),
+            (&digits.repeat(1000).into_bytes(), false),
+        ];
+        for (text, accepted) in cases {
+            written(&path, text, 0o600);
+            let loaded = MasterKey::load(&path);
+            assert_eq!(loaded.is_ok(), accepted, "{:?}", String::from_utf8_lossy(text));
+            assert!(loaded.err().is_none_or(|error| matches!(error, KeyError::Malformed(_))));
+        }
+    }
+
+    #[test]
+    fn keys_of_different_purposes_and_installs_differ() {
+        let folder = folder();
+        let [a, b] = ["a", "b"].map(|name| MasterKey::create(&folder.path().join(name), &OsEntropy).unwrap());
+        assert_ne!(a.derive("one"), a.derive("two"));
+        assert_ne!(a.fingerprint(), b.fingerprint());
+        assert_ne!(a.fingerprint(), hex(&*a.0), "a fingerprint is not the key");
+    }
+
+    #[test]
+    fn a_key_is_never_printed() {
+        let folder = folder();
+        let path = folder.path().join("master.key");
+        let key = MasterKey::create(&path, &OsEntropy).unwrap();
+        assert_eq!(format!("{key:?}"), "MasterKey(…)");
+    }
+}

@@ -1,0 +1,187 @@
+//! Sealing: AES-256-GCM with a key of its own for every value, itself sealed by a key derived from the master key.
+//!
+//! ```text
+//! version 1 | id of the master key 8 | nonce 12, sealed data key 32+16 | nonce 12, sealed value n+16
+//! ```
+//! Both parts are bound to the row, the field, the version and the master key.
+
+use std::sync::Arc;
+
+use aes_gcm::{
+    Aes256Gcm, KeyInit, Nonce,
+    aead::{Aead, Payload},
+};
+use pilothouse_core::{
+    Error, Result,
+    clock::Entropy,
+    seal::{SealedFor, Sealer},
+};
+use zeroize::Zeroizing;
+
+use crate::MasterKey;
+
+const VERSION: u8 = 1;
+const KEY_ID: usize = 8;
+const KEY: usize = 32;
+const NONCE: usize = 12;
+const TAG: usize = 16;
+
+/// Seals and opens under the master key.
+pub struct AesSealer {
+    cipher: Aes256Gcm,
+    /// Which master key: the start of a derived value, so that another key's seal is told from a damaged one.
+    key_id: [u8; KEY_ID],
+    entropy: Arc<dyn Entropy>,
+}
+
+impl AesSealer {
+    /// A sealer under `key`.
+    pub fn new(key: &MasterKey, entropy: Arc<dyn Entropy>) -> Self {
+        let mut key_id = [0; KEY_ID];
+        key_id.copy_from_slice(&key.derive("pilothouse sealing key id")[..KEY_ID]);
+        Self { cipher: Aes256Gcm::new((&*key.derive("pilothouse sealing")).into()), key_id, entropy }
+    }
+
+    /// What a part is bound to.
+    fn bound(&self, owner: &SealedFor, part: Part) -> Vec<u8> {
+        let mut aad = vec![VERSION, part as u8];
+        aad.extend(self.key_id);
+        aad.extend(owner.row.as_bytes());
+        // last, and the only one without a fixed length: no two owners give the same bytes
+        aad.extend(owner.field.as_bytes());
+        aad
+    }
+
+    /// `value` under `cipher`, after the random nonce it was sealed with.
+    fn encrypt(&self, cipher: &Aes256Gcm, aad: &[u8], value: &[u8]) -> Result<Vec<u8>> {
+        let mut nonce = [0; NONCE];
+        self.entropy.fill(&mut nonce);
+        let sealed = cipher
+            .encrypt(&Nonce::from(nonce), Payload { msg: value, aad })
+            .map_err(|_| Error::internal("a value is too large to be sealed"))?;
+        Ok([&nonce[..], &sealed].concat())
+    }
+}
+
+/// Which part of a seal, so that one is never taken for the other.
+#[derive(Clone, Copy)]
+enum Part {
+    Key = 1,
+    Value = 2,
+}
+
+fn decrypt(cipher: &Aes256Gcm, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
+    cipher.decrypt(&Nonce::from(*nonce), Payload { msg: sealed, aad }).ok()
+}
+
+impl Sealer for AesSealer {
+    fn seal(&self, owner: &SealedFor, value: &[u8]) -> Result<Vec<u8>> {
+        let mut key = Zeroizing::new([0; KEY]);
+        self.entropy.fill(&mut *key);
+        let sealed_key = self.encrypt(&self.cipher, &self.bound(owner, Part::Key), &*key)?;
+        let cipher = Aes256Gcm::new((&*key).into());
+        let sealed_value = self.encrypt(&cipher, &self.bound(owner, Part::Value), value)?;
+        Ok([&[VERSION][..], &self.key_id, &sealed_key, &sealed_value].concat())
+    }
+
+    fn open(&self, owner: &SealedFor, sealed: &[u8]) -> Result<Vec<u8>> {
+        let damaged =
+            || Error::internal(format!("a sealed {} was changed, or sealed for another row", owner.field));
+        let ([version], rest) = sealed.split_first_chunk().ok_or_else(damaged)?;
+        if *version != VERSION {
+            return Err(Error::internal(format!("a sealed {} is of another version", owner.field)));
+        }
+        let (key_id, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
+        if *key_id != self.key_id {
+            return Err(Error::internal(format!(
+                "a sealed {} was sealed with another master key",
+                owner.field
+            )));
+        }
+        let (sealed_key, sealed_value) = rest.split_at_checked(NONCE + KEY + TAG).ok_or_else(damaged)?;
+        let key = decrypt(&self.cipher, &self.bound(owner, Part::Key), sealed_key).ok_or_else(damaged)?;
+        let key = Zeroizing::new(key);
+        let cipher = Aes256Gcm::new_from_slice(&key).map_err(|_| damaged())?;
+        decrypt(&cipher, &self.bound(owner, Part::Value), sealed_value).ok_or_else(damaged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::OsEntropy;
+
+    fn sealer() -> AesSealer {
+        let folder = tempfile::tempdir().unwrap();
+        let key = MasterKey::create(&folder.path().join("master.key"), &OsEntropy).unwrap();
+        AesSealer::new(&key, Arc::new(OsEntropy))
+    }
+
+    fn owner() -> SealedFor {
+        SealedFor { row: Uuid::from_u128(7), field: "clusters.credential" }
+    }
+
+    #[test]
+    fn only_the_owner_and_the_key_it_was_sealed_with_open_it() {
+        let (ours, theirs) = (sealer(), sealer());
+        let sealed = ours.seal(&owner(), b"canary-token").unwrap();
+        assert_eq!(ours.open(&owner(), &sealed).unwrap(), b"canary-token");
+        for other in [
+            SealedFor { row: Uuid::from_u128(8), ..owner() },
+            SealedFor { field: "clusters.credentials", ..owner() },
+            SealedFor { field: "", ..owner() },
+        ] {
+            assert!(ours.open(&other, &sealed).is_err(), "{other:?}");
+        }
+        let error = theirs.open(&owner(), &sealed).unwrap_err();
+        assert!(error.to_string().contains("another master key"), "{error}");
+    }
+
+    #[test]
+    fn the_parts_of_two_seals_do_not_mix() {
+        let sealer = sealer();
+        let [a, b] = [sealer.seal(&owner(), b"one").unwrap(), sealer.seal(&owner(), b"two").unwrap()];
+        assert_ne!(a, b);
+        let value = 1 + KEY_ID + NONCE + KEY + TAG;
+        let mixed = [&a[..value], &b[value..]].concat();
+        assert!(sealer.open(&owner(), &mixed).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_was_sealed_is_opened_and_nothing_of_it_is_readable(value in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let sealer = sealer();
+            let sealed = sealer.seal(&owner(), &value).unwrap();
+            prop_assert_eq!(sealer.open(&owner(), &sealed).unwrap(), value.clone());
+            prop_assert!(value.len() < 8 || !sealed.windows(value.len()).any(|window| window == value));
+        }
+
+        #[test]
+        fn any_flipped_bit_is_an_error(value in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let sealer = sealer();
+            let sealed = sealer.seal(&owner(), &value).unwrap();
+            for bit in 0..sealed.len() * 8 {
+                let mut changed = sealed.clone();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                prop_assert!(sealer.open(&owner(), &changed).is_err(), "bit {}", bit);
+            }
+        }
+
+        #[test]
+        fn anything_cut_or_added_is_an_error(value in proptest::collection::vec(any::<u8>(), 0..40), more in any::<u8>()) {
+            let sealer = sealer();
+            let mut sealed = sealer.seal(&owner(), &value).unwrap();
+            for length in 0..sealed.len() {
+                prop_assert!(sealer.open(&owner(), &sealed[..length]).is_err(), "cut to {}", length);
+            }
+            sealed.push(more);
+            prop_assert!(sealer.open(&owner(), &sealed).is_err());
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Access tokens: JWT, HS256 and nothing else, signed with a key derived from the master key.
+
+use std::{fmt, sync::Arc};
+
+use jiff::Timestamp;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use pilothouse_core::{
+    Cause, Error, Result,
+    clock::Entropy,
+    session::{Claims, SessionId, TokenCodec},
+    user::UserId,
+};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use crate::{MasterKey, key::hex};
+
+const ALGORITHM: Algorithm = Algorithm::HS256;
+const ISSUER: &str = "pilothouse";
+
+/// The longest token that is looked at, in bytes; ours have about 400.
+const LONGEST: usize = 4096;
+
+/// Signs and reads this install's tokens.
+pub struct JwtCodec {
+    signing: EncodingKey,
+    verifying: DecodingKey,
+    validation: Validation,
+    /// This install: a token of another one is not for us, whatever its key.
+    audience: String,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl fmt::Debug for JwtCodec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JwtCodec(…)")
+    }
+}
+
+/// The claims as they stand in a token; all of them are required. Times are whole seconds since 1970.
+#[derive(Serialize, Deserialize)]
+struct Body {
+    iss: String,
+    aud: String,
+    sub: String,
+    sid: SessionId,
+    r#gen: i64,
+    jti: String,
+    iat: i64,
+    nbf: i64,
+    exp: i64,
+}
+
+impl JwtCodec {
+    /// A codec under `key`.
+    pub fn new(key: &MasterKey, entropy: Arc<dyn Entropy>) -> Self {
+        let secret = key.derive("pilothouse access tokens");
+        let audience = hex(&key.derive("pilothouse install")[..16]);
+        let mut validation = Validation::new(ALGORITHM);
+        validation.set_required_spec_claims(&["iss", "aud", "sub", "nbf", "exp"]);
+        validation.set_issuer(&[ISSUER]);
+        validation.set_audience(&[&audience]);
+        // the library reads the system's clock; ours comes in as an argument
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        Self {
+            signing: EncodingKey::from_secret(&*secret),
+            verifying: DecodingKey::from_secret(&*secret),
+            validation,
+            audience,
+            entropy,
+        }
+    }
+
+    /// The claims of a token that this install signed.
+    fn read(&self, token: &str) -> Option<(Claims, Timestamp)> {
+        if token.len() > LONGEST {
+            return None;
+        }
+        let body = jsonwebtoken::decode::<Body>(token, &self.verifying, &self.validation).ok()?.claims;
+        let time = |seconds| Timestamp::from_second(seconds).ok();
+        let claims = Claims {
+            user_id: UserId(body.sub.parse().ok()?),
+            session_id: body.sid,
+            generation: body.r#gen,
+            issued_at: time(body.iat)?,
+            expires_at: time(body.exp)?,
+        };
+        Some((claims, time(body.nbf)?))
+    }
+}
+
+impl TokenCodec for JwtCodec {
+    fn sign(&self, claims: &Claims) -> Result<SecretString> {
+        let mut jti = [0; 16];
+        self.entropy.fill(&mut jti);
+        let issued_at = claims.issued_at.as_second();
+        let body = Body {
+            iss: ISSUER.to_owned(),
+            aud: self.audience.clone(),
+            sub: claims.user_id.to_string(),
+            sid: claims.session_id,
+            r#gen: claims.generation,
+            jti: hex(&jti),
+            iat: issued_at,
+            nbf: issued_at,
+            exp: claims.expires_at.as_second(),
+        };
+        jsonwebtoken::encode(&Header::new(ALGORITHM), &body, &self.signing)
+            .map(SecretString::from)
+            .map_err(|error| Error::internal(format!("signing a token: {error}")))
+    }
+
+    fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Cause> {
+        let (claims, not_before) = self.read(token).ok_or(Cause::TokenInvalid)?;
+        if now < not_before {
+            Err(Cause::TokenInvalid)
+        } else if now >= claims.expires_at {
+            Err(Cause::TokenExpired)
+        } else {
+            Ok(claims)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
+    use secrecy::ExposeSecret;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::OsEntropy;
+
+    const ISSUED: i64 = 1_800_000_000;
+
+    fn codec() -> JwtCodec {
+        let folder = tempfile::tempdir().unwrap();
+        let key = MasterKey::create(&folder.path().join("master.key"), &OsEntropy).unwrap();
+        JwtCodec::new(&key, Arc::new(OsEntropy))
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(ISSUED + seconds).unwrap()
+    }
+
+    fn claims() -> Claims {
+        Claims {
+            user_id: UserId(7),
+            session_id: SessionId(9),
+            generation: 3,
+            issued_at: at(0),
+            expires_at: at(600),
+        }
+    }
+
+    /// The body of a token that is accepted, to be spoilt.
+    fn body(codec: &JwtCodec) -> Value {
+        let token = codec.sign(&claims()).unwrap();
+        let part = token.expose_secret().split('.').nth(1).unwrap().to_owned();
+        serde_json::from_slice(&BASE64.decode(part).unwrap()).unwrap()
+    }
+
+    fn signed(codec: &JwtCodec, algorithm: Algorithm, body: &Value) -> String {
+        jsonwebtoken::encode(&Header::new(algorithm), body, &codec.signing).unwrap()
+    }
+
+    #[test]
+    fn a_token_is_read_again_until_it_expires() {
+        let codec = codec();
+        let token = codec.sign(&claims()).unwrap();
+        let verify = |seconds| codec.verify(token.expose_secret(), at(seconds));
+        assert_eq!(verify(0), Ok(claims()));
+        assert_eq!(verify(599), Ok(claims()));
+        assert_eq!(verify(600), Err(Cause::TokenExpired));
+        assert_eq!(verify(-1), Err(Cause::TokenInvalid), "not before its time");
+        let again = codec.sign(&claims()).unwrap();
+        assert_ne!(token.expose_secret(), again.expose_secret(), "every token has an id of its own");
+    }
+
+    #[test]
+    fn a_token_of_another_install_is_none() {
+        let token = codec().sign(&claims()).unwrap();
+        assert_eq!(codec().verify(token.expose_secret(), at(1)), Err(Cause::TokenInvalid));
+    }
+
+    #[test]
+    fn every_claim_is_required_of_its_type_and_value() {
+        let codec = codec();
+        let good = body(&codec);
+        assert!(codec.verify(&signed(&codec, ALGORITHM, &good), at(1)).is_ok());
+        for name in ["iss", "aud", "sub", "sid", "gen", "jti", "iat", "nbf", "exp"] {
+            let mut spoilt = good.clone();
+            spoilt.as_object_mut().unwrap().remove(name);
+            let token = signed(&codec, ALGORITHM, &spoilt);
+            assert_eq!(codec.verify(&token, at(1)), Err(Cause::TokenInvalid), "without {name}");
+        }
+        let exp = good["exp"].as_i64().unwrap();
+        let spoilt = [
+            ("iss", json!("someone")),
+            ("aud", json!("someone")),
+            ("aud", json!([good["aud"], "someone"])),
+            ("sub", json!(7)),
+            ("sub", json!("seven")),
+            ("sid", json!("9")),
+            ("gen", json!(1.5)),
+            ("exp", json!(exp.to_string())),
+            ("exp", json!(null)),
+            ("exp", json!(i64::MAX)),
+            ("exp", json!(1e300)),
+            ("nbf", json!(ISSUED + 2)),
+            ("nbf", json!("0")),
+            ("iat", json!("0")),
+        ];
+        for (name, value) in spoilt {
+            let mut body = good.clone();
+            body[name] = value;
+            let token = signed(&codec, ALGORITHM, &body);
+            assert_eq!(codec.verify(&token, at(1)), Err(Cause::TokenInvalid), "{name}: {}", body[name]);
+        }
+    }
+
+    #[test]
+    fn only_one_algorithm_is_accepted() {
+        let codec = codec();
+        let body = body(&codec);
+        for other in [Algorithm::HS384, Algorithm::HS512] {
+            assert_eq!(
+                codec.verify(&signed(&codec, other, &body), at(1)),
+                Err(Cause::TokenInvalid),
+                "{other:?}"
+            );
+        }
+        let good = signed(&codec, ALGORITHM, &body);
+        let [_, payload, signature] = good.split('.').collect::<Vec<_>>().try_into().unwrap();
+        for header in
+            [r#"{"alg":"none"}"#, r#"{"alg":"None","typ":"JWT"}"#, r#"{"alg":"EdDSA"}"#, r#"{"typ":"JWT"}"#]
+        {
+            let header = BASE64.encode(header);
+            for signature in [signature, ""] {
+                let token = format!("{header}.{payload}.{signature}");
+                assert_eq!(codec.verify(&token, at(1)), Err(Cause::TokenInvalid), "{token}");
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_is_changed_is_refused() {
+        let codec = codec();
+        let token = codec.sign(&claims()).unwrap();
+        let token = token.expose_secret();
+        for i in 0..token.len() {
+            let mut changed = token.as_bytes().to_vec();
+            changed[i] = if changed[i] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(changed).unwrap();
+            assert_eq!(codec.verify(&changed, at(1)), Err(Cause::TokenInvalid), "byte {i}");
+        }
+        let long = format!("{token}{}", "A".repeat(LONGEST));
+        for other in
+            ["", ".", "..", "...", "a.b.c", &token[1..], &format!("{token}."), &format!(" {token}"), &long]
+        {
+            assert_eq!(codec.verify(other, at(1)), Err(Cause::TokenInvalid), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_longer_than_the_limit_is_not_looked_at() {
+        let codec = codec();
+        let mut body = body(&codec);
+        body["extra"] = json!("x".repeat(LONGEST));
+        assert_eq!(codec.verify(&signed(&codec, ALGORITHM, &body), at(1)), Err(Cause::TokenInvalid));
+    }
+}

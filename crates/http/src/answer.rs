@@ -1,0 +1,91 @@
+//! The envelope of a success.
+
+use actix_web::{
+    HttpRequest, HttpResponse, Responder,
+    body::BoxBody,
+    http::header::{HeaderValue, SET_COOKIE},
+};
+use pilothouse_core::gate::{Changed, Warning};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    frame::RequestInfo,
+    openapi::{Docs, Documented},
+    words::Message,
+};
+
+/// A success: its data, and what should be known of it. Written in the caller's language.
+pub(crate) struct Answer<T> {
+    data: T,
+    warnings: Vec<Warning>,
+    message: Message,
+    cookie: Option<HeaderValue>,
+}
+
+/// Nothing to tell but that it is done.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Empty {}
+
+impl<T> Answer<T> {
+    /// A success with this data.
+    pub(crate) fn of(data: T) -> Self {
+        Self { data, warnings: Vec::new(), message: Message::Done, cookie: None }
+    }
+
+    /// A change that answers with the thing as it is after it.
+    pub(crate) fn changed<V>(changed: Changed<V>, data: impl FnOnce(V) -> T) -> Self {
+        Self::of(data(changed.value)).warning(changed.warnings)
+    }
+
+    /// Says what was done.
+    pub(crate) fn saying(self, message: Message) -> Self {
+        Self { message, ..self }
+    }
+
+    /// Adds what should be known.
+    pub(crate) fn warning(self, warnings: Vec<Warning>) -> Self {
+        Self { warnings, ..self }
+    }
+
+    /// Sets a cookie.
+    pub(crate) fn cookie(self, cookie: HeaderValue) -> Self {
+        Self { cookie: Some(cookie), ..self }
+    }
+}
+
+#[derive(Serialize)]
+struct Envelope<'a, T> {
+    success: bool,
+    data: Data<'a, T>,
+    message: &'a str,
+}
+
+#[derive(Serialize)]
+struct Data<'a, T> {
+    #[serde(flatten)]
+    data: &'a T,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+impl<T: Serialize> Responder for Answer<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        let words = RequestInfo::of(request).language.words();
+        let warnings = self.warnings.iter().map(|warning| words.warning(warning)).collect();
+        let data = Data { data: &self.data, warnings };
+        let mut response = HttpResponse::Ok();
+        if let Some(cookie) = self.cookie {
+            response.insert_header((SET_COOKIE, cookie));
+        }
+        response.json(Envelope { success: true, data, message: words.message(self.message) })
+    }
+}
+
+impl<T: ToSchema> Documented for Answer<T> {
+    fn describe(docs: &mut Docs) {
+        docs.answer = docs.schema::<T>();
+    }
+}

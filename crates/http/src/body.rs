@@ -1,0 +1,165 @@
+//! The body of a POST.
+
+use actix_web::{
+    HttpMessage, HttpRequest,
+    dev::Payload,
+    http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap},
+    rt::time::timeout,
+};
+use futures_util::StreamExt;
+use pilothouse_core::{Cause, Error};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    entry::Input,
+    error::Result,
+    openapi::{Docs, Documented},
+    query::Pairs,
+    refusal,
+    server::Api,
+};
+
+/// The largest body, in bytes.
+pub(crate) const LARGEST: usize = 1 << 20;
+/// The largest body of a login: anybody may send one.
+pub(crate) const LARGEST_LOGIN: usize = 4 << 10;
+
+/// A JSON object, read into `T`. No body is `{}`. One that arrives too slowly is cut, as malformed.
+///
+/// # Errors
+/// `UnsupportedMediaType`, `BodyTooLarge`, then `InvalidInput` naming the field; also for any query parameter, for a
+/// change takes none.
+pub(crate) struct Body<T, const LIMIT: usize = LARGEST>(pub(crate) T);
+
+impl<T: DeserializeOwned + 'static, const LIMIT: usize> Input for Body<T, LIMIT> {
+    async fn read(request: &HttpRequest, payload: Payload) -> Result<Self> {
+        let time = Api::body_time(request.app_data());
+        let bytes =
+            timeout(time, collect(request, payload, LIMIT)).await.map_err(|_| refusal::no_json())??;
+        Pairs::of(request)?.none_expected()?;
+        Ok(Self(parse(if bytes.is_empty() { b"{}" } else { &bytes })?))
+    }
+}
+
+impl<T: utoipa::ToSchema, const LIMIT: usize> Documented for Body<T, LIMIT> {
+    fn describe(docs: &mut Docs) {
+        docs.body = Some(docs.schema::<T>());
+    }
+}
+
+async fn collect(request: &HttpRequest, mut payload: Payload, limit: usize) -> Result<Vec<u8>> {
+    let json = is_json(request);
+    let mut bytes = Vec::new();
+    let declared =
+        request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if json && declared.is_some_and(|length| length > limit) {
+        return Err(Cause::BodyTooLarge.into());
+    }
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|_| refusal::no_json())?;
+        if !json && !chunk.is_empty() {
+            return Err(Cause::UnsupportedMediaType.into());
+        }
+        if bytes.len() + chunk.len() > limit {
+            return Err(Cause::BodyTooLarge.into());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// `application/json`, with no charset or UTF-8, and not compressed.
+fn is_json(request: &HttpRequest) -> bool {
+    let plain = |headers: &HeaderMap| {
+        headers
+            .get(CONTENT_ENCODING)
+            .is_none_or(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    };
+    let text = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let charset = text.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    let utf8 = charset
+        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
+        .all(|(_, charset)| charset.trim().trim_matches('"').eq_ignore_ascii_case("utf-8"));
+    request.content_type().eq_ignore_ascii_case("application/json") && utf8 && plain(request.headers())
+}
+
+/// Reads one JSON object, at most 128 levels deep (serde_json's limit). serde would take an array for a struct too.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
+    if first == Some(&b'[') {
+        return Err(Error::invalid(refusal::BODY, pilothouse_core::error::Reason::InvalidType));
+    }
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        if error.inner().is_data() {
+            Error::fields(vec![refusal::data(error.path(), error.inner())])
+        } else {
+            refusal::no_json()
+        }
+    })?;
+    json.end().map_err(|_| refusal::no_json())?;
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+    use pilothouse_core::error::FieldError;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Sample {
+        id: i64,
+    }
+
+    #[test]
+    fn bodies_by_table() {
+        let deep = format!(r#"{{"id":{}1{}}}"#, "[".repeat(500), "]".repeat(500));
+        let cases = [
+            ("", "body", "malformed"),
+            ("{", "body", "malformed"),
+            (r#"{"id":1}x"#, "body", "malformed"),
+            ("[1]", "body", "invalid_type"),
+            (" [1]", "body", "invalid_type"),
+            ("null", "body", "invalid_type"),
+            (r#"{"id":1,"id":1}"#, "id", "duplicate"),
+            (deep.as_str(), "id", "invalid_type"),
+            ("{\"id\":\"\u{7f}\"}", "id", "invalid_type"),
+        ];
+        for (json, name, reason) in cases {
+            let error = parse::<Sample>(json.as_bytes()).unwrap_err();
+            let FieldError { name: found, reason: why } = &error.context.fields[0];
+            assert_eq!((found.as_str(), why.as_str()), (name, reason), "{json}");
+        }
+        assert_eq!(parse::<Sample>(b" {\"id\":1} \n"), Ok(Sample { id: 1 }));
+        assert!(parse::<Sample>(b"{\"id\":1,\"\xff\":1}").is_err());
+        let deep = "[".repeat(100_000);
+        assert!(
+            parse::<serde_json::Value>(format!("{{\"a\":{deep}").as_bytes()).is_err(),
+            "deeper than the stack"
+        );
+    }
+
+    #[test]
+    fn media_types_by_table() {
+        let cases = [
+            ("application/json", true),
+            ("Application/JSON; Charset=\"UTF-8\"", true),
+            ("application/json;charset=utf-8", true),
+            ("application/json; charset=gbk", false),
+            ("application/json-patch+json", false),
+            ("text/plain", false),
+            ("application/x-www-form-urlencoded", false),
+            ("", false),
+        ];
+        for (text, json) in cases {
+            let request = TestRequest::post().insert_header((CONTENT_TYPE, text)).to_http_request();
+            assert_eq!(is_json(&request), json, "{text:?}");
+        }
+        let gzip = TestRequest::post().insert_header((CONTENT_TYPE, "application/json"));
+        assert!(!is_json(&gzip.insert_header((CONTENT_ENCODING, "gzip")).to_http_request()));
+    }
+}

@@ -1,0 +1,164 @@
+//! What happens around every request, whatever its path: its id and language, its line in the log, the envelope of a
+//! refusal or a panic, the headers every reply has, and what is left of a refused body.
+
+use std::{
+    cell::RefCell,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    HttpMessage, HttpRequest, HttpResponse,
+    body::{BoxBody, MessageBody},
+    dev::{Payload, ServiceRequest, ServiceResponse},
+    error::{InternalError, PayloadError},
+    http::{
+        ConnectionType,
+        header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+    },
+    middleware::Next,
+    rt::time::timeout,
+    web::Bytes,
+};
+use futures_util::{FutureExt, Stream, StreamExt};
+use pilothouse_core::{Cause, Error};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::{error::Failure, server::Api, words::Language};
+
+/// Every reply carries it.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How much of a refused body is read, so that a client that sends first and reads later sees the answer.
+const DRAINED: usize = 4 << 20;
+
+/// What is known of a request before anybody looks at it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RequestInfo {
+    /// As in `X-Request-Id`, the log and the audit trail.
+    pub(crate) id: String,
+    /// In which its answer is written.
+    pub(crate) language: Language,
+}
+
+impl RequestInfo {
+    /// Of a request that came through [`frame`].
+    pub(crate) fn of(request: &HttpRequest) -> Self {
+        request.extensions().get().cloned().unwrap_or_default()
+    }
+}
+
+/// The middleware around all routes.
+pub(crate) async fn frame(
+    mut request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let started = Instant::now();
+    let info =
+        RequestInfo { id: request_id(request.headers()), language: Language::preferred(request.headers()) };
+    request.extensions_mut().insert(info.clone());
+    let body = SharedBody::put_into(&mut request);
+    let body_time = Api::body_time(request.app_data());
+    let span = tracing::info_span!("request", request_id = info.id, method = %request.method(), path = request.path());
+
+    let answer = AssertUnwindSafe(next.call(request).instrument(span.clone())).catch_unwind().await;
+    let mut response = match answer {
+        Ok(Ok(response)) => span.in_scope(|| explain(response.map_into_boxed_body(), &info)),
+        Ok(Err(error)) => return Err(span.in_scope(|| lost(Error::internal(error.to_string()), &info))),
+        Err(_) => return Err(span.in_scope(|| lost(Error::internal("a handler panicked"), &info))),
+    };
+    let refused = response.status().is_client_error() || response.status().is_server_error();
+    if refused && !body.drain(body_time.saturating_sub(started.elapsed())).await {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    add_headers(response.headers_mut(), &info);
+    let status = response.status().as_u16();
+    span.in_scope(|| tracing::info!(status, milliseconds = started.elapsed().as_millis(), "answered"));
+    Ok(response)
+}
+
+/// The caller's id when it is a harmless one, else one of ours.
+fn request_id(headers: &HeaderMap) -> String {
+    let harmless = |id: &&str| {
+        (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    let given = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok()).filter(harmless);
+    given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
+}
+
+/// Writes the envelope of a refusal.
+fn explain(response: ServiceResponse<BoxBody>, info: &RequestInfo) -> ServiceResponse<BoxBody> {
+    let Some(error) = response.response().error() else { return response };
+    let defect;
+    let failure = match error.as_error::<Failure>() {
+        Some(failure) => failure,
+        None => {
+            defect = Failure::from(Error::internal(error.to_string()));
+            &defect
+        }
+    };
+    log_defect(&failure.error);
+    let rendered = failure.render(info.language, &info.id);
+    response.into_response(rendered)
+}
+
+/// The answer when the request itself is lost: a panic, a service that failed.
+fn lost(error: Error, info: &RequestInfo) -> actix_web::Error {
+    log_defect(&error);
+    let failure = Failure::from(error);
+    let mut response: HttpResponse = failure.render(info.language, &info.id);
+    add_headers(response.headers_mut(), info);
+    InternalError::from_response(failure, response).into()
+}
+
+/// The only place where a defect's cause is told.
+fn log_defect(error: &Error) {
+    if error.cause == Cause::Internal {
+        tracing::error!(%error, "internal error");
+    }
+}
+
+fn add_headers(headers: &mut HeaderMap, info: &RequestInfo) {
+    if let Ok(id) = HeaderValue::from_str(&info.id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+/// The body of a request, which outlives whoever was to read it.
+#[derive(Clone)]
+struct SharedBody(Rc<RefCell<Payload>>);
+
+impl SharedBody {
+    /// Keeps hold of a request's body; whoever reads the request reads through it.
+    fn put_into(request: &mut ServiceRequest) -> Self {
+        let shared = Self(Rc::new(RefCell::new(request.take_payload())));
+        request.set_payload(Payload::Stream { payload: Box::pin(shared.clone()) });
+        shared
+    }
+
+    /// Reads and forgets what is left; false when that is too much or takes too long.
+    async fn drain(mut self, time: Duration) -> bool {
+        let all = async {
+            let mut left = DRAINED;
+            while let Some(Ok(bytes)) = self.next().await {
+                left = left.checked_sub(bytes.len())?;
+            }
+            Some(())
+        };
+        timeout(time, all).await.is_ok_and(|done| done.is_some())
+    }
+}
+
+impl Stream for SharedBody {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.borrow_mut().poll_next_unpin(cx)
+    }
+}

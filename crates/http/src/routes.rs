@@ -1,0 +1,130 @@
+//! The route table: method, path, who may enter, handler. The lists of core's `LISTS` are part of it.
+//!
+//! The column of roles is what the document says and the access test holds against reality; what enforces it is core's
+//! gate.
+
+mod auth;
+mod clusters;
+mod configmaps;
+mod health;
+mod input;
+mod lists;
+mod namespaces;
+mod pods;
+mod sessions;
+mod users;
+mod workloads;
+
+use actix_web::{FromRequest, Responder, http::Method, web::Data};
+use pilothouse_core::{
+    access::Role::{self, OpsAdmin, SuperAdmin, Viewer},
+    inventory::LISTS,
+};
+
+use crate::{
+    error::Result,
+    openapi::{Docs, Documented},
+    server::Api,
+};
+
+/// Every route.
+#[rustfmt::skip]
+pub(crate) fn table() -> Vec<Route> {
+    let routes = vec![
+        get( "/livez",                        Who::Anyone,           health::live,           "Whether the process runs"),
+        get( "/readyz",                       Who::Anyone,           health::ready,          "Whether it can serve: database, keys, migrations"),
+        get( "/api/openapi.json",             Who::Anyone,           health::openapi,        "This document"),
+
+        post("/api/auth/login",               Who::Anyone,           auth::login,            "Sign in"),
+        post("/api/auth/refresh",             Who::Cookie,           auth::refresh,          "Get a new pair of tokens"),
+        post("/api/auth/logout",              Who::Cookie,           auth::logout,           "Sign out"),
+        get( "/api/auth/me",                  Who::Role(Viewer),     auth::me,               "Who is signed in"),
+        post("/api/auth/password",            Who::Role(Viewer),     auth::password,         "Change one's own password; ends one's other sessions"),
+        post("/api/auth/sessions/revoke",     Who::Role(Viewer),     sessions::revoke,       "End a session: one's own, anybody's for a super admin"),
+        post("/api/auth/users",               Who::Role(SuperAdmin), users::create,          "Create a user"),
+        post("/api/auth/users/update",        Who::Role(SuperAdmin), users::update,          "Change a user's role or display name, disable or enable it"),
+        post("/api/auth/users/delete",        Who::Role(SuperAdmin), users::delete,          "Delete a user"),
+        post("/api/auth/users/reset-password", Who::Role(SuperAdmin), users::reset_password, "Set another user's password; ends that user's sessions"),
+
+        post("/api/k8s/clusters",             Who::Role(OpsAdmin),   clusters::create,       "Register a cluster, after trying its connection"),
+        post("/api/k8s/clusters/update",      Who::Role(OpsAdmin),   clusters::update,       "Change a cluster; a new connection is tried first"),
+        post("/api/k8s/clusters/delete",      Who::Role(OpsAdmin),   clusters::delete,       "Forget a cluster and its credential"),
+        post("/api/k8s/clusters/test",        Who::Role(Viewer),     clusters::test,         "Test a registered cluster, or (ops_admin) a new configuration"),
+        get( "/api/k8s/clusters/status",      Who::Role(Viewer),     clusters::status,       "How a cluster is right now"),
+
+        post("/api/k8s/namespaces",           Who::Role(OpsAdmin),   namespaces::create,     "Create a namespace"),
+        post("/api/k8s/namespaces/delete",    Who::Role(OpsAdmin),   namespaces::delete,     "Delete a namespace and all that is in it"),
+        get( "/api/k8s/workloads/detail",     Who::Role(Viewer),     workloads::detail,      "A workload with all that belongs to it"),
+        post("/api/k8s/workloads/scale",      Who::Role(OpsAdmin),   workloads::scale,       "Set the replicas of a deployment or stateful set"),
+        post("/api/k8s/workloads/restart",    Who::Role(OpsAdmin),   workloads::restart,     "Replace the pods, as kubectl rollout restart does"),
+        get( "/api/k8s/pods/logs",            Who::Role(Viewer),     pods::logs,             "The end of a container's log"),
+        post("/api/k8s/configmaps",           Who::Role(OpsAdmin),   configmaps::create,     "Create a ConfigMap"),
+        post("/api/k8s/configmaps/delete",    Who::Role(OpsAdmin),   configmaps::delete,     "Delete a ConfigMap"),
+    ];
+    routes.into_iter().chain(LISTS.iter().map(lists::route)).collect()
+}
+
+/// A line of the table.
+pub(crate) struct Route {
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    pub(crate) who: Who,
+    pub(crate) summary: &'static str,
+    pub(crate) service: actix_web::Route,
+    pub(crate) docs: Docs,
+}
+
+/// Who may enter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// Anybody.
+    Anyone,
+    /// Whoever has a session's cookie.
+    Cookie,
+    /// Whoever is signed in with this role or a higher one.
+    Role(Role),
+}
+
+/// The method and path of every route, for tests from outside.
+pub fn endpoints() -> Vec<(String, &'static str)> {
+    table().into_iter().map(|route| (route.method.to_string(), route.path)).collect()
+}
+
+/// A handler: who enters and what they bring, to an answer.
+trait Handler<E, R>: actix_web::Handler<(Data<Api>, E), Output = Result<R>> {}
+
+impl<H, E, R> Handler<E, R> for H where H: actix_web::Handler<(Data<Api>, E), Output = Result<R>> {}
+
+fn get<E, R>(path: &'static str, who: Who, handler: impl Handler<E, R>, summary: &'static str) -> Route
+where
+    E: FromRequest + Documented + 'static,
+    R: Responder + Documented + 'static,
+{
+    route(Method::GET, path, who, handler, summary)
+}
+
+fn post<E, R>(path: &'static str, who: Who, handler: impl Handler<E, R>, summary: &'static str) -> Route
+where
+    E: FromRequest + Documented + 'static,
+    R: Responder + Documented + 'static,
+{
+    route(Method::POST, path, who, handler, summary)
+}
+
+fn route<E, R>(
+    method: Method,
+    path: &'static str,
+    who: Who,
+    handler: impl Handler<E, R>,
+    summary: &'static str,
+) -> Route
+where
+    E: FromRequest + Documented + 'static,
+    R: Responder + Documented + 'static,
+{
+    let mut docs = Docs::default();
+    E::describe(&mut docs);
+    R::describe(&mut docs);
+    let service = actix_web::web::method(method.clone()).to(handler);
+    Route { method, path, who, summary, service, docs }
+}

@@ -1,0 +1,197 @@
+//! Registered clusters.
+
+use actix_web::web::Data;
+use jiff::Timestamp;
+use pilothouse_core::{
+    Error,
+    cluster::{
+        ApiServer, AuthType, Cluster, ClusterChange, ClusterName, ClusterStatus, ClusterTest,
+        CredentialInput, NewCluster,
+    },
+    error::Reason,
+    object::Labels,
+};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::input::{ById, Id};
+use crate::{
+    answer::{Answer, Empty},
+    body::Body,
+    entry::Signed,
+    error::Result,
+    query::Params,
+    server::Api,
+    words::Message,
+};
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OneCluster {
+    cluster: Cluster,
+}
+
+/// Declares a body that holds a connection besides its own fields. serde's `flatten` would let unknown fields pass.
+macro_rules! with_connection {
+    ($(#[$doc:meta])* struct $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Deserialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct $name {
+            $($(#[$attribute])* $field: $type,)*
+            auth_type: Option<AuthType>,
+            /// `https://host[:port][/path]`; of a kubeconfig it replaces the context's server.
+            #[schema(value_type = Option<String>)]
+            api_server: Option<ApiServer>,
+            /// A bearer token.
+            #[schema(value_type = Option<String>, format = Password)]
+            token: Option<SecretString>,
+            /// Whom to trust, PEM; with a token. Without it the system's roots.
+            ca_certificate: Option<String>,
+            /// A kubeconfig, YAML. Only server, CA and one credential of one context are taken.
+            #[schema(value_type = Option<String>, format = Password)]
+            kubeconfig: Option<SecretString>,
+            /// Which context of the kubeconfig; the current one when none.
+            context: Option<String>,
+            /// Accept any certificate: where the configuration allows it, for super admins.
+            insecure_skip_tls_verify: Option<bool>,
+        }
+
+        impl $name {
+            /// The connection, and its own fields.
+            fn split(self) -> (CredentialInput, ($($type,)*)) {
+                let connection = CredentialInput {
+                    auth_type: self.auth_type,
+                    api_server: self.api_server,
+                    token: self.token,
+                    ca_certificate: self.ca_certificate,
+                    kubeconfig: self.kubeconfig,
+                    context: self.context,
+                    insecure_skip_tls_verify: self.insecure_skip_tls_verify.unwrap_or_default(),
+                };
+                (connection, ($(self.$field,)*))
+            }
+        }
+    };
+}
+
+with_connection! {
+    /// A cluster to register: a token with its server, or a kubeconfig.
+    struct NewClusterBody {
+        /// 1 to 63 characters; unique ignoring case.
+        #[schema(value_type = String)]
+        name: ClusterName,
+        description: Option<String>,
+        /// Labels of ours, not of the cluster's.
+        labels: Option<Labels>,
+        /// Store it without trying the connection.
+        skip_test: Option<bool>,
+    }
+}
+
+pub(crate) async fn create(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<NewClusterBody>>,
+) -> Result<Answer<OneCluster>> {
+    let (credential, (name, description, labels, skip_test)) = body.split();
+    let cluster = NewCluster {
+        name,
+        description: description.unwrap_or_default(),
+        labels: labels.unwrap_or_default(),
+        credential,
+        skip_test: skip_test.unwrap_or_default(),
+    };
+    let changed = api.app.clusters.create(&who.caller, cluster).await?;
+    Ok(Answer::changed(changed, |cluster| OneCluster { cluster }).saying(Message::ClusterCreated))
+}
+
+with_connection! {
+    /// What is not sent stays. A new server needs its credential sent again.
+    struct ClusterChangeBody {
+        #[schema(value_type = i64, minimum = 1)]
+        id: Id,
+        /// 1 to 63 characters; unique ignoring case.
+        #[schema(value_type = Option<String>)]
+        name: Option<ClusterName>,
+        description: Option<String>,
+        /// Replaced as a whole.
+        labels: Option<Labels>,
+        /// Store a new connection without trying it.
+        skip_test: Option<bool>,
+        /// The `updated_at` that was read: a conflict when the cluster was changed since.
+        #[schema(value_type = Option<String>, format = DateTime)]
+        updated_at: Option<Timestamp>,
+    }
+}
+
+pub(crate) async fn update(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<ClusterChangeBody>>,
+) -> Result<Answer<OneCluster>> {
+    let (credential, (id, name, description, labels, skip_test, updated_at)) = body.split();
+    let skip_test = skip_test.unwrap_or_default();
+    let change = ClusterChange { name, description, labels, credential, skip_test, updated_at };
+    let changed = api.app.clusters.update(&who.caller, id.into(), change).await?;
+    Ok(Answer::changed(changed, |cluster| OneCluster { cluster }).saying(Message::ClusterUpdated))
+}
+
+pub(crate) async fn delete(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<ById>>,
+) -> Result<Answer<Empty>> {
+    api.app.clusters.delete(&who.caller, body.id.into()).await?;
+    Ok(Answer::of(Empty {}).saying(Message::ClusterDeleted))
+}
+
+with_connection! {
+    /// Either the id of a registered cluster, or a new configuration.
+    struct ClusterTestBody {
+        #[schema(value_type = Option<i64>, minimum = 1)]
+        id: Option<Id>,
+    }
+}
+
+pub(crate) async fn test(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<ClusterTestBody>>,
+) -> Result<Answer<ClusterTest>> {
+    let (credential, (id,)) = body.split();
+    let clusters = &api.app.clusters;
+    let test = match id {
+        Some(_) if is_given(&credential) => return Err(Error::invalid("id", Reason::NotAllowed).into()),
+        Some(id) => clusters.test(&who.caller, id.into()).await?,
+        None => clusters.test_new(&who.caller, credential).await?,
+    };
+    Ok(Answer::of(test).saying(Message::ClusterTested))
+}
+
+/// Whether anything of a connection was sent.
+fn is_given(connection: &CredentialInput) -> bool {
+    let CredentialInput {
+        auth_type,
+        api_server,
+        token,
+        ca_certificate,
+        kubeconfig,
+        context,
+        insecure_skip_tls_verify,
+    } = connection;
+    let secret = token.is_some() || kubeconfig.is_some();
+    let plain = auth_type.is_some() || api_server.is_some() || ca_certificate.is_some() || context.is_some();
+    secret || plain || *insecure_skip_tls_verify
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StatusQuery {
+    /// Which cluster.
+    #[param(value_type = i64, minimum = 1)]
+    id: Id,
+}
+
+pub(crate) async fn status(
+    api: Data<Api>,
+    Signed(who, Params(query)): Signed<Params<StatusQuery>>,
+) -> Result<Answer<ClusterStatus>> {
+    Ok(Answer::of(api.app.clusters.status(&who.caller, query.id.into()).await?))
+}

@@ -1,0 +1,45 @@
+//! Whether we are there, and what we can do.
+
+use actix_web::web::Data;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    answer::Answer,
+    entry::{Input, Open},
+    error::Result,
+    openapi::{Docs, Document, Documented},
+    server::Api,
+};
+
+/// Whatever a prober sends along.
+pub(crate) struct Anything;
+
+impl Input for Anything {
+    async fn read(_: &actix_web::HttpRequest, _: actix_web::dev::Payload) -> Result<Self> {
+        Ok(Self)
+    }
+}
+
+impl Documented for Anything {
+    fn describe(_: &mut Docs) {}
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Health {
+    /// `ok`.
+    status: &'static str,
+}
+
+pub(crate) async fn live(_: Data<Api>, _: Open<Anything>) -> Result<Answer<Health>> {
+    Ok(Answer::of(Health { status: "ok" }))
+}
+
+pub(crate) async fn ready(api: Data<Api>, _: Open<Anything>) -> Result<Answer<Health>> {
+    api.readiness.ready().await?;
+    Ok(Answer::of(Health { status: "ok" }))
+}
+
+pub(crate) async fn openapi(_: Data<Api>, _: Open<Anything>) -> Result<Document> {
+    Ok(Document)
+}

@@ -1,0 +1,187 @@
+//! Every list: one handler over core's table `LISTS`, and what the table says of each as documentation.
+
+use actix_web::{http::Method, web::Data};
+use jiff::Timestamp;
+use pilothouse_core::{
+    Error,
+    access::{Caller, Role},
+    app::App,
+    audit::{OperationQuery, OperationRow},
+    cluster::Cluster,
+    config::ConfigMapRow,
+    error::Reason,
+    event::EventRow,
+    inventory::{Filter, List, ListInfo, ListQuery, ListScope, Listing, Pagination, Row},
+    namespace::NamespaceRow,
+    network::{IngressRow, ServiceRow},
+    node::NodeRow,
+    pod::PodRow,
+    secret::SecretRow,
+    session::SessionRow,
+    storage::{ClaimRow, StorageClassRow, VolumeRow},
+    user::User,
+    workload::WorkloadRow,
+};
+use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::{Value, json, value::RawValue};
+
+use super::{Route, Who};
+use crate::{answer::Answer, entry::Signed, error::Result, openapi::Docs, query::Pairs, server::Api};
+
+/// The line of a list in the route table.
+pub(crate) fn route(info: &'static ListInfo) -> Route {
+    let handler =
+        async move |api: Data<Api>, Signed(who, Pairs(pairs)): Signed<Pairs>| -> Result<Answer<Page>> {
+            Ok(page(info.list, &api.app, &who.caller, &pairs).await?)
+        };
+    let role = if info.list == List::Users { Role::SuperAdmin } else { Role::Viewer };
+    Route {
+        method: Method::GET,
+        path: info.path,
+        who: Who::Role(role),
+        summary: "A page of the list",
+        service: actix_web::web::get().to(handler),
+        docs: docs(info),
+    }
+}
+
+async fn page(
+    list: List,
+    app: &App,
+    caller: &Caller,
+    pairs: &[(String, String)],
+) -> Result<Answer<Page>, Error> {
+    let query = || ListQuery::parse(list, pairs);
+    let ours = |(rows, pagination): (Vec<Row>, Pagination)| Page { list, rows, pagination, freshness: None };
+    Ok(match list {
+        List::Clusters => Answer::of(ours(app.clusters.list(caller, &query()?).await?)),
+        List::Users => Answer::of(ours(app.users.list(caller, &query()?).await?)),
+        List::Sessions => Answer::of(ours(app.sessions.list(caller, &query()?).await?)),
+        List::Operations => {
+            let page = app.audit.operations(caller, OperationQuery::parse(pairs)?).await?;
+            let rows = page.logs.iter().map(Row::of).collect::<Result<_, _>>()?;
+            Answer::of(ours((rows, page.pagination)))
+        }
+        // of a cluster's objects
+        _ => {
+            let query = query()?;
+            let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
+            let Listing { rows, pagination, as_of, stale, warnings } =
+                app.lists.page(caller, cluster, list, &query).await?;
+            Answer::of(Page { list, rows, pagination, freshness: Some((as_of, stale)) }).warning(warnings)
+        }
+    })
+}
+
+/// A page of rows as they were serialised once.
+struct Page {
+    list: List,
+    rows: Vec<Row>,
+    pagination: Pagination,
+    /// `as_of` and `stale`, of a cluster's objects.
+    freshness: Option<(Timestamp, bool)>,
+}
+
+impl Serialize for Page {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut page = serializer.serialize_map(None)?;
+        let rows: Vec<&RawValue> = self.rows.iter().map(Row::json).collect();
+        page.serialize_entry(self.list.info().key, &rows)?;
+        page.serialize_entry("pagination", &self.pagination)?;
+        if let Some((as_of, stale)) = self.freshness {
+            page.serialize_entry("as_of", &as_of)?;
+            page.serialize_entry("stale", &stale)?;
+        }
+        page.end()
+    }
+}
+
+fn docs(info: &ListInfo) -> Docs {
+    let mut docs = Docs::default();
+    docs.parameters = parameters(info);
+    let row = match info.list {
+        List::Clusters => docs.schema::<Cluster>(),
+        List::Users => docs.schema::<User>(),
+        List::Sessions => docs.schema::<SessionRow>(),
+        List::Operations => docs.schema::<OperationRow>(),
+        List::Namespaces => docs.schema::<NamespaceRow>(),
+        List::Workloads => docs.schema::<WorkloadRow>(),
+        List::Pods => docs.schema::<PodRow>(),
+        List::Events => docs.schema::<EventRow>(),
+        List::Nodes => docs.schema::<NodeRow>(),
+        List::Services => docs.schema::<ServiceRow>(),
+        List::Ingresses => docs.schema::<IngressRow>(),
+        List::ConfigMaps => docs.schema::<ConfigMapRow>(),
+        List::Secrets => docs.schema::<SecretRow>(),
+        List::PersistentVolumes => docs.schema::<VolumeRow>(),
+        List::PersistentVolumeClaims => docs.schema::<ClaimRow>(),
+        List::StorageClasses => docs.schema::<StorageClassRow>(),
+    };
+    let mut required = vec![info.key, "pagination"];
+    let mut properties = json!({
+        info.key: {"type": "array", "items": row},
+        "pagination": docs.schema::<Pagination>(),
+    });
+    if info.scope != ListScope::Ours {
+        required.extend(["as_of", "stale"]);
+        properties["as_of"] = json!({"type": "string", "format": "date-time", "description": "When the rows were known to be current"});
+        properties["stale"] =
+            json!({"type": "boolean", "description": "Whether the cluster could not be asked since"});
+        properties["warnings"] = json!({"type": "array", "items": {"type": "string"}});
+    }
+    docs.answer = json!({"type": "object", "required": required, "properties": properties});
+    docs
+}
+
+fn parameters(info: &ListInfo) -> Vec<Value> {
+    let parameter = |name: &str, required: bool, description: &str, schema: Value| json!({"name": name, "in": "query", "required": required, "description": description, "schema": schema});
+    let text = || json!({"type": "string", "maxLength": 253});
+    let mut parameters = Vec::new();
+    if info.scope != ListScope::Ours {
+        let id = json!({"type": "integer", "format": "int64", "minimum": 1});
+        parameters.push(parameter("cluster_id", true, "Which cluster", id));
+    }
+    if info.scope == ListScope::Namespaced {
+        parameters.push(parameter("namespace", true, "A namespace; `*` is all", json!({"type": "string"})));
+    }
+    let page = json!({"type": "integer", "minimum": 1, "default": 1});
+    let per_page = json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 20});
+    parameters.push(parameter("page", false, "From 1", page));
+    parameters.push(parameter("per_page", false, "Rows a page", per_page));
+    parameters.push(parameter("search", false, "A part of the name, ignoring case", text()));
+
+    let fields = (info.fields)();
+    let sorts = fields.iter().filter(|field| field.sorts);
+    let orders: Vec<_> =
+        sorts.flat_map(|field| [field.name.to_owned(), format!("-{}", field.name)]).collect();
+    let mut order = json!({"type": "string", "enum": orders});
+    if !info.default_sort.is_empty() {
+        order["default"] = info.default_sort.into();
+    }
+    parameters.push(parameter("sort", false, "A field of the row; `-` puts the largest first", order));
+
+    if !info.more_kinds.is_empty() {
+        let kinds: Vec<_> =
+            info.kinds.iter().chain(info.more_kinds).map(|kind| kind.info().singular).collect();
+        let default = info.kinds.iter().map(|kind| kind.info().singular).collect::<Vec<_>>().join(", ");
+        let description = format!("One type only; without it {default}");
+        parameters.push(parameter("type", false, &description, json!({"type": "string", "enum": kinds})));
+    }
+    for field in fields {
+        let schema = match field.filter {
+            Filter::None => continue,
+            Filter::Any => text(),
+            Filter::Number => json!({"type": "integer", "format": "int64", "minimum": 1}),
+            Filter::OneOf(words) => json!({"type": "string", "enum": words}),
+        };
+        parameters.push(parameter(field.name, false, "Only rows with this value", schema));
+    }
+    if info.list == List::Operations {
+        let time = || json!({"type": "string", "format": "date-time"});
+        parameters.push(parameter("from", false, "Created at or after", time()));
+        parameters.push(parameter("to", false, "Created before", time()));
+        let id = json!({"type": "integer", "format": "int64", "minimum": 1});
+        parameters.push(parameter("before", false, "Only rows with a smaller id: a cursor", id));
+    }
+    parameters
+}

@@ -1,0 +1,53 @@
+//! Logs.
+
+use actix_web::web::Data;
+use pilothouse_core::{
+    name::{ContainerName, Namespace, ObjectName},
+    pod::{LogOptions, PodLogs},
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::input::{Id, Within};
+use crate::{answer::Answer, entry::Signed, error::Result, query::Params, server::Api};
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LogsQuery {
+    #[param(value_type = i64, minimum = 1)]
+    cluster_id: Id,
+    #[param(value_type = String, max_length = 63)]
+    namespace: Namespace,
+    #[param(value_type = String, max_length = 253)]
+    pod_name: ObjectName,
+    /// The pod's default container when none.
+    #[param(value_type = String, required = false, max_length = 63)]
+    container: Option<ContainerName>,
+    /// The last lines.
+    #[param(value_type = u32, required = false, minimum = 1, maximum = 10000, default = 100)]
+    tail_lines: Option<Within<1, { LogOptions::MAX_TAIL }>>,
+    /// Of the container's previous run.
+    #[serde(default)]
+    previous: bool,
+    /// Not older than this many seconds.
+    #[param(value_type = u32, required = false, minimum = 1)]
+    since_seconds: Option<Within<1, { i32::MAX.cast_unsigned() }>>,
+    /// Each line begins with its time.
+    #[serde(default)]
+    timestamps: bool,
+}
+
+pub(crate) async fn logs(
+    api: Data<Api>,
+    Signed(who, Params(query)): Signed<Params<LogsQuery>>,
+) -> Result<Answer<PodLogs>> {
+    let options = LogOptions {
+        container: query.container,
+        tail_lines: query.tail_lines.map_or(LogOptions::DEFAULT_TAIL, |lines| lines.0),
+        previous: query.previous,
+        since_seconds: query.since_seconds.map(|seconds| seconds.0),
+        timestamps: query.timestamps,
+    };
+    let (cluster, namespace, pod) = (query.cluster_id.into(), query.namespace, query.pod_name);
+    Ok(Answer::of(api.app.pods.logs(&who.caller, cluster, &namespace, &pod, &options).await?))
+}

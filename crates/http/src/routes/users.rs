@@ -1,0 +1,94 @@
+//! Users, for super admins.
+
+use actix_web::web::Data;
+use pilothouse_core::{
+    access::Role,
+    user::{NewPassword, NewUser, User, UserId, UserPatch, Username},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::input::{ById, Id};
+use crate::{
+    answer::{Answer, Empty},
+    body::Body,
+    entry::Signed,
+    error::Result,
+    server::Api,
+    words::Message,
+};
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OneUser {
+    user: User,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewUserBody {
+    /// 3 to 64 of `a-z 0-9 . _ -` after folding.
+    #[schema(value_type = String)]
+    username: Username,
+    /// 12 to 128 characters.
+    #[schema(value_type = String, format = Password, min_length = 12, max_length = 128)]
+    password: NewPassword,
+    role: Role,
+    /// The username when there is none.
+    display_name: Option<String>,
+}
+
+pub(crate) async fn create(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<NewUserBody>>,
+) -> Result<Answer<OneUser>> {
+    let NewUserBody { username, password, role, display_name } = body;
+    let user = api.app.users.create(&who.caller, NewUser { username, password, role, display_name }).await?;
+    Ok(Answer::of(OneUser { user }).saying(Message::UserCreated))
+}
+
+/// What is not sent stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UserChangeBody {
+    #[schema(value_type = i64, minimum = 1)]
+    id: Id,
+    role: Option<Role>,
+    display_name: Option<String>,
+    disabled: Option<bool>,
+}
+
+pub(crate) async fn update(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<UserChangeBody>>,
+) -> Result<Answer<OneUser>> {
+    let UserChangeBody { id, role, display_name, disabled } = body;
+    let user =
+        api.app.users.update(&who.caller, UserId(id.0), UserPatch { role, display_name, disabled }).await?;
+    Ok(Answer::of(OneUser { user }).saying(Message::UserUpdated))
+}
+
+pub(crate) async fn delete(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<ById>>,
+) -> Result<Answer<Empty>> {
+    api.app.users.delete(&who.caller, UserId(body.id.0)).await?;
+    Ok(Answer::of(Empty {}).saying(Message::UserDeleted))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ResetPasswordBody {
+    #[schema(value_type = i64, minimum = 1)]
+    id: Id,
+    /// 12 to 128 characters.
+    #[schema(value_type = String, format = Password, min_length = 12, max_length = 128)]
+    new_password: NewPassword,
+}
+
+pub(crate) async fn reset_password(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<ResetPasswordBody>>,
+) -> Result<Answer<Empty>> {
+    api.app.users.reset_password(&who.caller, UserId(body.id.0), body.new_password).await?;
+    Ok(Answer::of(Empty {}).saying(Message::PasswordReset))
+}

@@ -1,0 +1,78 @@
+//! Workloads.
+
+use actix_web::web::Data;
+use pilothouse_core::{
+    name::{Namespace, ObjectName},
+    workload::{Replicas, WorkloadDetail, WorkloadRef, WorkloadRow, WorkloadType},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::input::Id;
+use crate::{
+    answer::Answer, body::Body, entry::Signed, error::Result, query::Params, server::Api, words::Message,
+};
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OneWorkload {
+    workload: WorkloadRow,
+}
+
+/// Which workload: as query parameters, or as a body.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WorkloadBody {
+    #[param(value_type = i64, minimum = 1)]
+    #[schema(value_type = i64, minimum = 1)]
+    cluster_id: Id,
+    #[param(value_type = String, max_length = 63)]
+    #[schema(value_type = String, max_length = 63)]
+    namespace: Namespace,
+    #[param(inline)]
+    r#type: WorkloadType,
+    #[param(value_type = String, max_length = 253)]
+    #[schema(value_type = String, max_length = 253)]
+    name: ObjectName,
+}
+
+pub(crate) async fn detail(
+    api: Data<Api>,
+    Signed(who, Params(query)): Signed<Params<WorkloadBody>>,
+) -> Result<Answer<WorkloadDetail>> {
+    let workload = WorkloadRef { namespace: query.namespace, kind: query.r#type, name: query.name };
+    Ok(Answer::of(api.app.workloads.detail(&who.caller, query.cluster_id.into(), &workload).await?))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ScaleBody {
+    #[schema(value_type = i64, minimum = 1)]
+    cluster_id: Id,
+    #[schema(value_type = String, max_length = 63)]
+    namespace: Namespace,
+    /// `deployment` or `statefulset`.
+    r#type: WorkloadType,
+    #[schema(value_type = String, max_length = 253)]
+    name: ObjectName,
+    #[schema(value_type = i64, minimum = 0, maximum = 10000)]
+    replicas: Replicas,
+}
+
+pub(crate) async fn scale(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<ScaleBody>>,
+) -> Result<Answer<OneWorkload>> {
+    let workload = WorkloadRef { namespace: body.namespace, kind: body.r#type, name: body.name };
+    let changed =
+        api.app.workloads.scale(&who.caller, body.cluster_id.into(), &workload, body.replicas).await?;
+    Ok(Answer::changed(changed, |workload| OneWorkload { workload }).saying(Message::WorkloadScaled))
+}
+
+pub(crate) async fn restart(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<WorkloadBody>>,
+) -> Result<Answer<OneWorkload>> {
+    let workload = WorkloadRef { namespace: body.namespace, kind: body.r#type, name: body.name };
+    let changed = api.app.workloads.restart(&who.caller, body.cluster_id.into(), &workload).await?;
+    Ok(Answer::changed(changed, |workload| OneWorkload { workload }).saying(Message::WorkloadRestarted))
+}

@@ -1,0 +1,138 @@
+//! The server: the application over core's [`App`], and how it listens.
+
+use std::{collections::BTreeMap, net::TcpListener, sync::Arc, time::Duration};
+
+use actix_web::{
+    App as Application, HttpServer,
+    body::BoxBody,
+    dev::{Server, ServiceFactory, ServiceRequest, ServiceResponse},
+    middleware::from_fn,
+    web::{self, Data},
+};
+use async_trait::async_trait;
+use pilothouse_core::{Cause, Error, Result, app::App};
+
+use crate::{
+    error::Failure,
+    frame::frame,
+    routes::{Route, table},
+    words::Language,
+};
+
+/// Whether requests can be served: database, keys, migrations. Never a cluster.
+#[async_trait]
+pub trait Readiness: Send + Sync {
+    /// Asks.
+    ///
+    /// # Errors
+    /// Of code `ServiceUnavailable`, shown by `/readyz`.
+    async fn ready(&self) -> Result<()>;
+}
+
+/// What an operator may set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Whether the session's cookie bears `Secure`: always, but on loopback without TLS.
+    pub secure_cookie: bool,
+    /// Threads that serve requests.
+    pub workers: usize,
+    /// Connections at once, of each worker; more wait in the listener's queue.
+    pub max_connections: usize,
+    /// How long the head of a request may take to arrive.
+    pub head_time: Duration,
+    /// How long the body of a request may take to arrive.
+    pub body_time: Duration,
+    /// How long running requests may take to end at a graceful stop; whole seconds.
+    pub shutdown_time: Duration,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            secure_cookie: true,
+            workers: std::thread::available_parallelism().map_or(2, usize::from),
+            max_connections: 10_000,
+            head_time: Duration::from_secs(5),
+            body_time: Duration::from_secs(10),
+            shutdown_time: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What handlers reach.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) app: App,
+    pub(crate) settings: HttpSettings,
+    pub(crate) readiness: Arc<dyn Readiness>,
+}
+
+impl Api {
+    /// How long the body of a request may take to arrive.
+    pub(crate) fn body_time(api: Option<&Data<Self>>) -> Duration {
+        api.map_or(HttpSettings::default().body_time, |api| api.settings.body_time)
+    }
+}
+
+/// The actix-web application: every route, with the envelope around it. For tests and for embedding beside other
+/// routes; [`server`] is the whole server.
+pub fn application(
+    app: App,
+    settings: HttpSettings,
+    readiness: Arc<dyn Readiness>,
+) -> Application<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<BoxBody>,
+        Error = actix_web::Error,
+        InitError = (),
+    >,
+> {
+    let mut paths = BTreeMap::<&str, Vec<Route>>::new();
+    for route in table() {
+        paths.entry(route.path).or_default().push(route);
+    }
+    Application::new()
+        .app_data(Data::new(Api { app, settings, readiness }))
+        .configure(|config| {
+            for (path, routes) in paths {
+                let allow = routes.iter().map(|route| route.method.as_str()).collect::<Vec<_>>().join(", ");
+                let refused = move || {
+                    let error = Error::new(Cause::MethodNotAllowed);
+                    std::future::ready(Err::<&str, _>(Failure { error, allow: Some(allow.clone()) }))
+                };
+                let resource =
+                    routes.into_iter().fold(web::resource(path), |all, route| all.route(route.service));
+                config.service(resource.default_service(web::to(refused)));
+            }
+        })
+        .default_service(web::to(|| std::future::ready(Err::<&str, _>(Failure::from(Cause::UnknownPath)))))
+        .wrap(from_fn(frame))
+}
+
+/// A server on a listener that is bound already. It handles no signals: its handle stops it
+/// ([`Server::handle`], `stop(true)` for a graceful stop).
+///
+/// # Errors
+/// When the listener cannot be used.
+pub fn server(
+    listener: TcpListener,
+    app: App,
+    settings: HttpSettings,
+    readiness: Arc<dyn Readiness>,
+) -> std::io::Result<Server> {
+    // a text that cannot be read should stop the start, not a request
+    for language in [Language::Chinese, Language::English] {
+        language.words();
+    }
+    let server = HttpServer::new(move || application(app.clone(), settings, readiness.clone()))
+        .workers(settings.workers)
+        .max_connections(settings.max_connections)
+        .client_request_timeout(settings.head_time)
+        .shutdown_timeout(settings.shutdown_time.as_secs())
+        .disable_signals()
+        .listen(listener)?
+        .run();
+    Ok(server)
+}

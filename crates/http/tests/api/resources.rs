@@ -1,0 +1,110 @@
+//! What changes and single reads answer.
+
+use serde_json::json;
+
+use crate::house::House;
+
+#[actix_web::test]
+async fn changes_answer_with_the_thing_after_them() {
+    let house = House::new().await;
+    let ops = house.login("ops").await;
+    let cluster = house.cluster;
+    let workload = json!({"cluster_id": cluster, "namespace": "shop", "type": "deployment", "name": "web"});
+    let mut scale = workload.clone();
+    scale["replicas"] = json!(5);
+    let data = house.post(&ops, "/api/k8s/workloads/scale", scale).await.data();
+    assert_eq!(data["workload"]["replicas"], 5);
+    let data = house.post(&ops, "/api/k8s/workloads/restart", workload).await.data();
+    assert_eq!(data["workload"]["restarted_at"], "2026-01-01T00:00:00Z");
+    let data =
+        house.post(&ops, "/api/k8s/namespaces", json!({"cluster_id": cluster, "name": "fresh"})).await.data();
+    assert_eq!(data["namespace"]["name"], "fresh");
+    let new = json!({"cluster_id": cluster, "namespace": "shop", "name": "c", "data": {"k": "", "l": "äöü"}});
+    let data = house.post(&ops, "/api/k8s/configmaps", new).await.data();
+    assert_eq!(data["configmap"]["keys"], json!([{"name": "k", "bytes": 0}, {"name": "l", "bytes": 6}]));
+    let gone = json!({"cluster_id": cluster, "namespace": "shop", "name": "c"});
+    assert_eq!(house.post(&ops, "/api/k8s/configmaps/delete", gone).await.data(), json!({}));
+    let update = json!({"id": cluster, "name": "renamed", "labels": {"env": "prod"}});
+    let data = house.post(&ops, "/api/k8s/clusters/update", update).await.data();
+    assert_eq!(
+        (&data["cluster"]["name"], &data["cluster"]["labels"]["env"]),
+        (&json!("renamed"), &json!("prod"))
+    );
+}
+
+#[actix_web::test]
+async fn a_stale_update_is_a_conflict() {
+    let house = House::new().await;
+    let ops = house.login("ops").await;
+    let update = json!({"id": house.cluster, "description": "x", "updated_at": "2020-01-01T00:00:00Z"});
+    let reply = house.post(&ops, "/api/k8s/clusters/update", update).await;
+    assert_eq!(reply.refusal(), (409, "CONFLICT_ERROR".into(), "changed_meanwhile".into()));
+}
+
+#[actix_web::test]
+async fn a_viewer_sees_no_literal_environment() {
+    let house = House::new().await;
+    let query = format!("cluster_id={}&namespace=shop&type=deployment&name=web", house.cluster);
+    let detail = async |user: &str| {
+        let who = house.login(user).await;
+        house.get(&who, "/api/k8s/workloads/detail", &query).await.text
+    };
+    assert!(detail("ops").await.contains("canary-env"));
+    assert!(!detail("viewer").await.contains("canary-env"));
+}
+
+#[actix_web::test]
+async fn logs_take_all_their_options() {
+    let house = House::new().await;
+    let viewer = house.login("viewer").await;
+    let query = format!("cluster_id={}&namespace=shop&pod_name=web-0", house.cluster);
+    let logs = house.get(&viewer, "/api/k8s/pods/logs", &query).await.data();
+    assert_eq!(
+        (&logs["tail_lines"], &logs["logs"], &logs["truncated"]),
+        (&json!(100), &json!("a line\n"), &json!(false))
+    );
+    let all =
+        format!("{query}&container=side&tail_lines=10000&previous=true&since_seconds=1&timestamps=false");
+    let logs = house.get(&viewer, "/api/k8s/pods/logs", &all).await.data();
+    assert_eq!((&logs["container"], &logs["tail_lines"]), (&json!("side"), &json!(10_000)));
+}
+
+#[actix_web::test]
+async fn a_status_is_told_also_of_a_cluster_that_does_not_answer() {
+    let house = House::new().await;
+    let viewer = house.login("viewer").await;
+    house.fake.clusters.fail(Some(pilothouse_core::Cause::Unreachable));
+    let status =
+        house.get(&viewer, "/api/k8s/clusters/status", &format!("id={}", house.cluster)).await.data();
+    assert_eq!(
+        (&status["cluster"]["status"], &status["cluster"]["status_reason"]),
+        (&json!("offline"), &json!("unreachable"))
+    );
+    assert_eq!(status["latency_ms"], json!(null));
+}
+
+#[actix_web::test]
+async fn a_viewer_reads_its_own_audit_rows_only() {
+    let house = House::new().await;
+    let (viewer, admin) = (house.login("viewer").await, house.login("super").await);
+    let path = "/api/k8s/audit/operations";
+    let rows = house.get(&viewer, path, "").await.data();
+    let users: Vec<_> = rows["logs"].as_array().unwrap().iter().map(|row| row["username"].clone()).collect();
+    assert!(!users.is_empty() && users.iter().all(|user| user == "viewer"), "{users:?}");
+    let all = house.get(&admin, path, "").await.data();
+    assert!(all["pagination"]["total"].as_u64() > rows["pagination"]["total"].as_u64());
+    let logins = house.get(&admin, path, "operation_type=login&status=success&sort=id").await.data();
+    assert_eq!(logins["logs"][0]["username"], "viewer");
+}
+
+#[actix_web::test]
+async fn nothing_is_changed_while_the_trail_cannot_be_written() {
+    let house = House::new().await;
+    let ops = house.login("ops").await;
+    house.fake.store.break_audit(true);
+    let body = json!({"cluster_id": house.cluster, "namespace": "shop", "type": "deployment", "name": "web", "replicas": 5});
+    let reply = house.post(&ops, "/api/k8s/workloads/scale", body).await;
+    assert_eq!(reply.refusal(), (503, "SERVICE_UNAVAILABLE".into(), "audit_unavailable".into()));
+    assert!(reply.header("retry-after").is_some());
+    assert!(house.fake.clusters.calls().is_empty());
+}

@@ -1,0 +1,145 @@
+//! What only a socket shows: bodies that are refused while they arrive, and how the server stops.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use actix_web::{dev::ServerHandle, rt::System};
+use pilothouse_core::{
+    app::{App, Settings},
+    testing::fake::Fake,
+};
+use pilothouse_http::{HttpSettings, server};
+
+use crate::house::Ready;
+
+/// A server on a free port, in a thread of its own; gone with the test.
+struct Running {
+    address: SocketAddr,
+    handle: ServerHandle,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Running {
+    fn start(settings: HttpSettings) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let thread = thread::spawn(move || {
+            System::new().block_on(async {
+                let app = App::new(Fake::default().ports(), Settings::default());
+                let settings = HttpSettings { workers: 1, shutdown_time: Duration::from_secs(1), ..settings };
+                let server = server(listener, app, settings, Arc::new(Ready::Yes)).unwrap();
+                sender.send(server.handle()).unwrap();
+                server.await.unwrap();
+            });
+        });
+        Self { address, handle: receiver.recv().unwrap(), thread: Some(thread) }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    /// Sends a head and a body, whole, and only then reads.
+    fn exchange(&self, head: &str, body: &[u8]) -> String {
+        let mut stream = self.connect();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).expect("the server reads what it refuses");
+        read(&mut stream)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.handle.stop(false));
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// Everything until the server closes.
+fn read(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+fn post(path: &str, length: usize) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+    )
+}
+
+#[test]
+fn whoever_sends_first_and_reads_later_sees_the_refusal() {
+    let running = Running::start(HttpSettings::default());
+    let body = vec![b'x'; 3 << 20];
+    for (path, status, code) in [
+        ("/api/auth/login", "413", "PAYLOAD_TOO_LARGE"),
+        ("/api/k8s/clusters", "401", "AUTHENTICATION_ERROR"),
+        ("/nope", "404", "RESOURCE_NOT_FOUND"),
+        ("/livez", "405", "METHOD_NOT_ALLOWED"),
+    ] {
+        let answer = running.exchange(&post(path, body.len()), &body);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(code),
+            "{path}: {answer}"
+        );
+    }
+}
+
+#[test]
+fn a_chunked_body_is_counted_too() {
+    let running = Running::start(HttpSettings::default());
+    let head = "POST /api/auth/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+        transfer-encoding: chunked\r\nconnection: close\r\n\r\n";
+    let chunk = format!("2000\r\n{}\r\n0\r\n\r\n", "x".repeat(0x2000));
+    assert!(running.exchange(head, chunk.as_bytes()).starts_with("HTTP/1.1 413 "));
+    assert!(running.exchange(head, b"0\r\n\r\n").contains(r#"{"name":"username","reason":"required"}"#));
+}
+
+#[test]
+fn a_body_that_never_arrives_is_cut() {
+    let running =
+        Running::start(HttpSettings { body_time: Duration::from_millis(200), ..HttpSettings::default() });
+    for path in ["/api/auth/login", "/nope"] {
+        let mut stream = running.connect();
+        let head = post(path, 100).replace("connection: close\r\n", "");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(b"{").unwrap();
+        let answer = read(&mut stream);
+        assert!(answer.starts_with("HTTP/1.1 4"), "{path}: {answer}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn head_and_options_are_405() {
+    let running = Running::start(HttpSettings::default());
+    for method in ["HEAD", "OPTIONS"] {
+        let head = format!("{method} /api/k8s/clusters HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let answer = running.exchange(&head, b"").to_lowercase();
+        assert!(answer.starts_with("http/1.1 405 "), "{answer}");
+        assert!(answer.contains("allow: ") && answer.contains("x-request-id: "), "{answer}");
+    }
+}
+
+#[test]
+fn a_connection_is_used_again_after_a_refusal() {
+    let running = Running::start(HttpSettings::default());
+    let mut stream = running.connect();
+    let refused = post("/nope", 5).replace("connection: close\r\n", "");
+    stream.write_all(format!("{refused}12345").as_bytes()).unwrap();
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let answers = read(&mut stream);
+    assert_eq!(answers.matches("HTTP/1.1 404 ").count(), 1, "{answers}");
+    assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 1, "{answers}");
+}
