@@ -52,9 +52,12 @@ pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(),
     let caller = Caller::command_line(&operator());
     match command {
         UserCommand::Add { username, role, display_name, password_stdin } => {
-            let role = Role::parse(&role).map_err(|_| Fatal::Setting(format!("`{role}` is no role; use viewer, ops_admin or super_admin")))?;
+            let role = Role::parse(&role).map_err(|_| {
+                Fatal::Setting(format!("`{role}` is no role; use viewer, ops_admin or super_admin"))
+            })?;
             let password = Password::choose(password_stdin)?;
-            let user = NewUser { username: name(&username)?, password: password.value.clone(), role, display_name };
+            let user =
+                NewUser { username: name(&username)?, password: password.value.clone(), role, display_name };
             let user = app.users.create(&caller, user).await?;
             println!("added {} ({})", user.username, user.role.as_str());
             password.tell();
@@ -100,7 +103,13 @@ async fn find(app: &App, username: &str) -> Result<User, Error> {
 fn line(user: &User) -> String {
     let last = user.last_login_at.map_or_else(|| "never".to_owned(), |at| at.to_string());
     let disabled = if user.disabled { "yes" } else { "no" };
-    format!("{:<6} {:<24} {:<12} {:<9} {last}", user.id.0, user.username.as_str(), user.role.as_str(), disabled)
+    format!(
+        "{:<6} {:<24} {:<12} {:<9} {last}",
+        user.id.0,
+        user.username.as_str(),
+        user.role.as_str(),
+        disabled
+    )
 }
 
 /// A password from standard input, or a random one that is printed.
@@ -115,10 +124,9 @@ impl Password {
             return Ok(Self { value: NewPassword::random(&pilothouse_crypto::OsEntropy), random: true });
         }
         let mut text = String::new();
-        io::stdin()
-            .lock()
-            .read_line(&mut text)
-            .map_err(|error| Fatal::Setting(format!("cannot read the password from standard input: {error}")))?;
+        io::stdin().lock().read_line(&mut text).map_err(|error| {
+            Fatal::Setting(format!("cannot read the password from standard input: {error}"))
+        })?;
         let password = SecretString::from(text.trim_end_matches(['\r', '\n']));
         let value = NewPassword::new(&password).map_err(|reason| Error::invalid("password", reason))?;
         Ok(Self { value, random: false })

@@ -1,13 +1,7 @@
 //! The composition root: picks the adapters and hands them to the use cases.
 
 use std::{
-    fs::DirBuilder,
-    io,
-    net::SocketAddr,
-    os::unix::fs::DirBuilderExt,
-    path::Path,
-    sync::Arc,
-    time::Duration,
+    fs::DirBuilder, io, net::SocketAddr, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration,
 };
 
 use async_trait::async_trait;

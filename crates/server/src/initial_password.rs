@@ -24,7 +24,8 @@ impl Handover {
     }
 
     fn write(&self, password: &SecretString) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.file)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.file)?;
         writeln!(file, "{}", password.expose_secret())?;
         file.sync_all()
     }

@@ -16,11 +16,13 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Fatal> {
     let listen = |source| Fatal::Listen { address: settings.listen, source };
     let listener = TcpListener::bind(settings.listen).map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
-    let mut ends = [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).map_err(listen));
+    let mut ends =
+        [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).map_err(listen));
 
     let composed = compose::for_serving(&settings).await?;
     let stop = CancellationToken::new();
-    let prober = tokio::spawn(prober::run(composed.app.clusters.clone(), settings.probe_interval(), stop.clone()));
+    let prober =
+        tokio::spawn(prober::run(composed.app.clusters.clone(), settings.probe_interval(), stop.clone()));
     let lease = tokio::spawn(composed.keep_lease(stop.clone()));
 
     let (app, http) = (composed.app.clone(), compose::http_settings(address));

@@ -178,7 +178,9 @@ fn first_line(error: &figment::Error) -> String {
     use figment::error::Kind;
     let key = error.path.join(".");
     match &error.kind {
-        Kind::UnknownField(name, _) => format!("there is no setting `{name}`; see docs/operations.md for all of them"),
+        Kind::UnknownField(name, _) => {
+            format!("there is no setting `{name}`; see docs/operations.md for all of them")
+        }
         Kind::MissingField(name) => format!("the setting `{name}` is missing"),
         Kind::InvalidType(_, expected) => format!("the setting `{key}` must be {expected}"),
         _ if key.is_empty() => "the settings file is not TOML of the form in docs/operations.md".to_owned(),

@@ -15,8 +15,9 @@ const NEVER: &str = "kube_client=off,hyper=off,hyper_util=off,rustls=off,h2=off,
 /// Starts the log.
 pub(crate) fn start(settings: &Settings) -> Result<(), Fatal> {
     let directives = format!("{},{NEVER}", settings.log);
-    let filter = EnvFilter::try_new(directives)
-        .map_err(|_| Fatal::Setting("the setting `log` is no filter such as info or pilothouse_kube=debug,info".into()))?;
+    let filter = EnvFilter::try_new(directives).map_err(|_| {
+        Fatal::Setting("the setting `log` is no filter such as info or pilothouse_kube=debug,info".into())
+    })?;
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match settings.log_format {
