@@ -66,6 +66,18 @@ pub struct Operation {
     pub created_at: Timestamp,
 }
 
+impl Operation {
+    /// What was asked for, in one line: `replicas=5`. A row's details until an outcome has more to say.
+    pub fn summary(&self) -> Option<String> {
+        let parts = self.params.iter().map(|(name, value)| match value.as_str() {
+            Some(text) => format!("{name}={text}"),
+            None => format!("{name}={value}"),
+        });
+        let line = parts.collect::<Vec<_>>().join(" ");
+        (!line.is_empty()).then_some(line)
+    }
+}
+
 /// How an operation stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

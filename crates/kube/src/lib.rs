@@ -1,0 +1,126 @@
+//! The ports towards clusters, over kube-rs: its types, parameters and request builders. The way to the cluster is our
+//! own (`stack.rs`), so of kube-rs no client, no retry and no reading of kubeconfigs is even compiled.
+//!
+//! A call goes one way: a port's method builds a `Call` (`request.rs`: a path from validated names only), a `Visit`
+//! (`visit.rs`) holds it against the permit, sends it within the deadline and with the operation's id, over the
+//! cluster's `Stack` (`stack.rs`: guarded dialer, TLS, HTTP/1.1), and `error.rs` turns what is refused into the core's
+//! errors. Nothing of a library's or a certificate's text is ever part of one.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::HeaderValue;
+use jiff::Timestamp;
+use pilothouse_core::{
+    Result,
+    access::Permit,
+    clock::Clock,
+    cluster::{Connection, Connections},
+};
+
+mod clients;
+mod config;
+mod dial;
+mod egress;
+mod error;
+mod inventory;
+mod list;
+mod namespace;
+mod permissions;
+mod pod;
+mod probe;
+mod request;
+mod stack;
+mod tls;
+mod visit;
+mod workload;
+
+pub use egress::EgressRules;
+
+use crate::{clients::Clients, stack::Stack, visit::Visit};
+
+/// How long a cluster may take to answer. Connecting alone may take 3 s, of these.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// A read, such as a page of a list with all its chunks.
+    pub read: Duration,
+    /// A change, with the reads around it.
+    pub write: Duration,
+    /// The test of a cluster, with all its questions.
+    pub test: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { read: Duration::from_secs(10), write: Duration::from_secs(30), test: Duration::from_secs(5) }
+    }
+}
+
+/// What an operator may set.
+#[derive(Clone, Debug)]
+pub struct KubeSettings {
+    /// How long a cluster may take to answer.
+    pub deadlines: Deadlines,
+    /// Which addresses a cluster may have.
+    pub egress: EgressRules,
+    /// Who we say we are: `pilothouse/1.2.3`.
+    pub user_agent: HeaderValue,
+}
+
+impl Default for KubeSettings {
+    fn default() -> Self {
+        Self {
+            deadlines: Deadlines::default(),
+            egress: EgressRules::default(),
+            user_agent: HeaderValue::from_static(concat!("pilothouse/", env!("CARGO_PKG_VERSION"))),
+        }
+    }
+}
+
+/// Every port towards clusters: `Inventory`, `WorkloadApi`, `PodApi`, `NamespaceApi`, `ConfigApi`, `ClusterProbe`.
+/// Cheap to clone; clones share their connections. Lives in a tokio runtime.
+#[derive(Clone)]
+pub struct KubeClusters {
+    clients: Arc<Clients>,
+    clock: Arc<dyn Clock>,
+    deadlines: Deadlines,
+}
+
+impl fmt::Debug for KubeClusters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubeClusters").field("deadlines", &self.deadlines).finish_non_exhaustive()
+    }
+}
+
+impl KubeClusters {
+    /// The clusters of `connections`. Nothing is connected before it is asked for.
+    pub fn new(settings: KubeSettings, connections: Arc<dyn Connections>, clock: Arc<dyn Clock>) -> Self {
+        let KubeSettings { deadlines, egress, user_agent } = settings;
+        let stacks = Mutex::new(HashMap::new());
+        let clients = Clients { connections, rules: egress, user_agent, stacks };
+        Self { clients: Arc::new(clients), clock, deadlines }
+    }
+
+    /// A visit to the permit's cluster.
+    async fn visit<'a>(&self, permit: &'a Permit, at_most: Duration) -> Result<Visit<'a>> {
+        Visit::new(self.clients.of(permit.cluster()?).await?, permit, at_most)
+    }
+
+    /// A visit over a connection that may not be registered, never over a warm one: what is tested is the connection.
+    fn first_visit<'a>(&self, permit: &'a Permit, connection: &Connection) -> Result<Visit<'a>> {
+        let stack = Stack::new(connection, self.clients.rules, &self.clients.user_agent)?;
+        Visit::new(Arc::new(stack), permit, self.deadlines.test)
+    }
+
+    fn deadlines(&self) -> Deadlines {
+        self.deadlines
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}

@@ -114,6 +114,7 @@ impl State {
 
     fn row(&mut self, operation: &Operation) -> OperationRow {
         let operation = operation.clone();
+        let details = operation.summary();
         OperationRow {
             id: i64::try_from(self.operations.len()).unwrap_or(i64::MAX) + 1,
             operation_id: operation.id,
@@ -131,7 +132,7 @@ impl State {
             request_id: operation.request_id,
             duration_ms: None,
             error_code: None,
-            details: None,
+            details,
             created_at: operation.created_at,
             finished_at: None,
         }
@@ -142,7 +143,7 @@ fn close(row: &mut OperationRow, outcome: &Outcome) {
     let Outcome { status, error_code, details, duration_ms, finished_at } = outcome.clone();
     row.status = status;
     row.error_code = error_code;
-    row.details = details;
+    row.details = details.or(row.details.take());
     row.duration_ms = Some(duration_ms);
     row.finished_at = Some(finished_at);
 }

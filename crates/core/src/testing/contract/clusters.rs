@@ -1,0 +1,254 @@
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::StorePorts;
+use crate::{
+    access::{Access, Permit, Resource, Verb},
+    cluster::{
+        ApiServer, AuthType, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, Connection,
+        Credential, Health, NodeCount, Observation, Report,
+    },
+    error::Cause,
+};
+
+fn name(text: &str) -> ClusterName {
+    ClusterName::new(text).unwrap()
+}
+
+fn token(server: &str, token: &str) -> Connection {
+    Connection {
+        server: ApiServer::new(server).unwrap(),
+        ca: None,
+        tls_server_name: None,
+        insecure_skip_tls_verify: false,
+        credential: Credential::Token(SecretString::from(token)),
+    }
+}
+
+/// What could be told apart of a connection, the credential too.
+fn shown(connection: &Connection) -> String {
+    let Connection { server, ca, tls_server_name, insecure_skip_tls_verify, credential } = connection;
+    let credential = match credential {
+        Credential::Token(token) => format!("token {}", token.expose_secret()),
+        Credential::Certificate { chain, key } => format!("certificate {chain} {}", key.expose_secret()),
+    };
+    format!("{server} {ca:?} {tls_server_name:?} {insecure_skip_tls_verify} {credential}")
+}
+
+fn online(at: Timestamp) -> Observation {
+    let report = Report {
+        version: "v1.37.2".to_owned(),
+        latency: Duration::from_millis(3),
+        identity: None,
+        nodes: Some(NodeCount { ready: 2, total: 3 }),
+        pods: Some(40),
+        namespaces: None,
+        certificates: Vec::new(),
+    };
+    Observation { at, result: Ok(report) }
+}
+
+impl StorePorts {
+    fn record(&self, text: &str) -> ClusterRecord {
+        ClusterRecord {
+            name: name(text),
+            description: "描述".to_owned(),
+            labels: BTreeMap::from([("env".to_owned(), "prod".to_owned())]),
+            auth_type: AuthType::Token,
+            connection: token("https://192.0.2.1:6443", "canary-token"),
+            observation: None,
+            at: self.now(),
+        }
+    }
+
+    async fn register(&self, record: ClusterRecord) -> Cluster {
+        let access = Access::to(Verb::Create, Resource::Cluster).new_cluster(record.name.as_str());
+        let permit = self.permit(access.named(record.name.as_str()));
+        self.clusters.create(&permit, record).await.unwrap()
+    }
+
+    fn on(&self, verb: Verb, id: ClusterId) -> Permit {
+        self.permit(Access::to(verb, Resource::Cluster).in_cluster(id))
+    }
+
+    async fn change(&self, id: ClusterId, patch: ClusterPatch, at: Timestamp) -> Result<Cluster, Cause> {
+        let changed = self.clusters.update(&self.on(Verb::Update, id), patch, at).await;
+        changed.map_err(|error| error.cause)
+    }
+}
+
+pub(super) async fn a_registered_cluster_is_found(ports: &StorePorts) {
+    let untried = ports.register(ports.record("生产环境")).await;
+    assert_eq!((untried.status, untried.status_reason.as_deref()), (Health::Offline, None));
+    assert_eq!(
+        (untried.node_count, untried.version.as_deref(), untried.last_connected_at),
+        (None, None, None)
+    );
+    assert_eq!((&*untried.api_server, untried.auth_type), ("https://192.0.2.1:6443", AuthType::Token));
+    assert_eq!((untried.created_at, untried.updated_at), (ports.now(), ports.now()));
+    assert_eq!((&*untried.description, untried.labels["env"].as_str()), ("描述", "prod"));
+
+    let connection = Connection {
+        server: ApiServer::new("https://[2001:db8::1]:6443/k8s").unwrap(),
+        ca: Some("canary-ca".to_owned()),
+        tls_server_name: Some("kubernetes".to_owned()),
+        insecure_skip_tls_verify: true,
+        credential: Credential::Certificate {
+            chain: "canary-chain".to_owned(),
+            key: SecretString::from("canary-key \"\n密"),
+        },
+    };
+    let record = ClusterRecord {
+        auth_type: AuthType::Kubeconfig,
+        connection: connection.clone(),
+        observation: Some(online(ports.now())),
+        ..ports.record("staging")
+    };
+    let tried = ports.register(record).await;
+    assert_eq!((tried.status, tried.auth_type), (Health::Online, AuthType::Kubeconfig));
+    assert_eq!((tried.node_count, tried.pod_count, tried.namespace_count), (Some(3), Some(40), None));
+    assert_eq!((tried.version.as_deref(), tried.last_connected_at), (Some("v1.37.2"), Some(ports.now())));
+
+    assert_eq!(ports.clusters.list().await.unwrap(), [untried.clone(), tried.clone()]);
+    assert_eq!(ports.clusters.find(tried.id).await.unwrap(), Some(tried.clone()));
+    assert_eq!(ports.clusters.name(untried.id).await.unwrap(), Some(name("生产环境")));
+    let stored = ports.connections.connection(tried.id).await.unwrap().unwrap();
+    assert_eq!((shown(&stored.connection), stored.version), (shown(&connection), 1));
+
+    let recorded: Vec<_> =
+        ports.operations().await.into_iter().map(|row| (row.cluster_id, row.cluster_name)).collect();
+    let expected = [(untried.id, "生产环境"), (tried.id, "staging")];
+    assert_eq!(recorded, expected.map(|(id, name)| (Some(id), Some(name.to_owned()))));
+}
+
+pub(super) async fn names_are_unique_ignoring_case(ports: &StorePorts) {
+    let prod = ports.register(ports.record("Prod")).await;
+    let other = ports.register(ports.record("staging")).await;
+    for again in ["Prod", "pROD", "ｐｒｏｄ"] {
+        let permit = ports.permit(Access::to(Verb::Create, Resource::Cluster).new_cluster(again));
+        let refused = ports.clusters.create(&permit, ports.record(again)).await.unwrap_err();
+        assert_eq!(refused.cause, Cause::NameTaken, "{again}");
+        let patch = ClusterPatch { name: Some(name(again)), ..ClusterPatch::default() };
+        assert_eq!(ports.change(other.id, patch, ports.now()).await, Err(Cause::NameTaken), "{again}");
+    }
+    let patch = ClusterPatch { name: Some(name("PROD")), ..ClusterPatch::default() };
+    let renamed = ports.change(prod.id, patch, ports.now()).await.unwrap();
+    assert_eq!(renamed.name.as_str(), "PROD", "its own name is free to it");
+    assert_eq!(ports.clusters.list().await.unwrap().len(), 2);
+}
+
+pub(super) async fn ids_are_never_used_again(ports: &StorePorts) {
+    let first = ports.register(ports.record("prod")).await;
+    ports.clusters.delete(&ports.on(Verb::Delete, first.id)).await.unwrap();
+    let second = ports.register(ports.record("prod")).await;
+    assert!(second.id > first.id);
+}
+
+pub(super) async fn a_change_sets_what_it_names(ports: &StorePorts) {
+    let before = ports
+        .register(ClusterRecord { observation: Some(online(ports.now())), ..ports.record("prod") })
+        .await;
+    let later = ports.now() + Duration::from_secs(1);
+    let nothing = ports.change(before.id, ClusterPatch::default(), later).await.unwrap();
+    assert_eq!(nothing, Cluster { updated_at: later, ..before.clone() });
+    let patch = ClusterPatch {
+        name: Some(name("production")),
+        description: Some(String::new()),
+        labels: Some(BTreeMap::new()),
+        ..ClusterPatch::default()
+    };
+    let changed = ports.change(before.id, patch, later).await.unwrap();
+    assert_eq!((changed.name.as_str(), &*changed.description, changed.labels.len()), ("production", "", 0));
+    assert_eq!((changed.created_at, changed.status), (before.created_at, Health::Online));
+    assert_eq!(ports.clusters.find(before.id).await.unwrap(), Some(changed));
+    assert_eq!(
+        ports.connections.connection(before.id).await.unwrap().unwrap().version,
+        1,
+        "the connection stays"
+    );
+}
+
+pub(super) async fn a_new_connection_is_a_new_version(ports: &StorePorts) {
+    let connection =
+        Connection { ca: Some("ca".to_owned()), ..token("https://192.0.2.1:6443", "canary-token") };
+    let record = ClusterRecord { observation: Some(online(ports.now())), connection, ..ports.record("prod") };
+    let before = ports.register(record).await;
+    let connection = token("https://192.0.2.2:6443", "second");
+    let patch = |observation| ClusterPatch {
+        connection: Some((AuthType::Kubeconfig, connection.clone())),
+        observation,
+        ..ClusterPatch::default()
+    };
+    let untried = ports.change(before.id, patch(None), ports.now()).await.unwrap();
+    assert_eq!((&*untried.api_server, untried.auth_type), ("https://192.0.2.2:6443", AuthType::Kubeconfig));
+    assert_eq!((untried.status, untried.status_reason), (Health::Offline, None));
+    let stored = ports.connections.connection(before.id).await.unwrap().unwrap();
+    assert_eq!((shown(&stored.connection), stored.version), (shown(&connection), 2), "the CA is gone, too");
+
+    let tried = ports.change(before.id, patch(Some(online(ports.now()))), ports.now()).await.unwrap();
+    assert_eq!(tried.status, Health::Online);
+    assert_eq!(ports.connections.connection(before.id).await.unwrap().unwrap().version, 3);
+}
+
+pub(super) async fn a_change_meanwhile_is_a_conflict(ports: &StorePorts) {
+    let before = ports.register(ports.record("prod")).await;
+    let patch = |read| ClusterPatch {
+        description: Some("new".to_owned()),
+        unless_changed_since: Some(read),
+        ..ClusterPatch::default()
+    };
+    let later = ports.now() + Duration::from_micros(1);
+    ports.change(before.id, patch(before.updated_at), later).await.unwrap();
+    let refused = ports.change(before.id, patch(before.updated_at), later).await;
+    assert_eq!(refused, Err(Cause::ChangedMeanwhile));
+    ports.change(before.id, patch(later), later).await.unwrap();
+}
+
+pub(super) async fn a_deleted_cluster_is_gone(ports: &StorePorts) {
+    let cluster = ports.register(ports.record("prod")).await;
+    ports.clusters.delete(&ports.on(Verb::Delete, cluster.id)).await.unwrap();
+    assert_eq!(ports.clusters.list().await.unwrap(), []);
+    assert_eq!(ports.clusters.find(cluster.id).await.unwrap(), None);
+    assert_eq!(ports.clusters.name(cluster.id).await.unwrap(), None);
+    assert!(ports.connections.connection(cluster.id).await.unwrap().is_none());
+    let again = ports.clusters.delete(&ports.on(Verb::Delete, cluster.id)).await;
+    assert_eq!(again.unwrap_err().cause, Cause::NotFound);
+    let patch = ClusterPatch { description: Some(String::new()), ..ClusterPatch::default() };
+    assert_eq!(ports.change(cluster.id, patch, ports.now()).await, Err(Cause::NotFound));
+    ports.clusters.observed(cluster.id, 1, online(ports.now())).await.unwrap();
+    assert_eq!(ports.operations().await.len(), 2, "its operations stay");
+}
+
+pub(super) async fn a_probe_is_kept(ports: &StorePorts) {
+    let cluster = ports.register(ports.record("prod")).await;
+    let find = async || ports.clusters.find(cluster.id).await.unwrap().unwrap();
+    let (first, second) = (ports.now() + Duration::from_secs(30), ports.now() + Duration::from_secs(60));
+    ports.clusters.observed(cluster.id, 1, online(first)).await.unwrap();
+    let up = find().await;
+    assert_eq!((up.status, up.node_count, up.last_connected_at), (Health::Online, Some(3), Some(first)));
+    assert_eq!(up.updated_at, cluster.updated_at, "nobody changed it");
+
+    ports
+        .clusters
+        .observed(cluster.id, 1, Observation { at: second, result: Err(Cause::Unreachable) })
+        .await
+        .unwrap();
+    let down = find().await;
+    let reason = Some("unreachable".to_owned());
+    assert_eq!(down, Cluster { status: Health::Offline, status_reason: reason, ..up }, "counts stay");
+
+    ports.clusters.observed(cluster.id, 1, online(second)).await.unwrap();
+    let again = find().await;
+    assert_eq!((again.status_reason, again.last_connected_at), (None, Some(second)));
+}
+
+pub(super) async fn a_probe_of_an_older_connection_is_dropped(ports: &StorePorts) {
+    let cluster = ports.register(ports.record("prod")).await;
+    let connection = Some((AuthType::Token, token("https://192.0.2.2:6443", "second")));
+    let patch = ClusterPatch { connection, ..ClusterPatch::default() };
+    let changed = ports.change(cluster.id, patch, ports.now()).await.unwrap();
+    ports.clusters.observed(cluster.id, 1, online(ports.now())).await.unwrap();
+    assert_eq!(ports.clusters.find(cluster.id).await.unwrap(), Some(changed));
+}

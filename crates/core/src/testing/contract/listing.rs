@@ -1,0 +1,159 @@
+//! Lists of operations, held against the reference implementation of a query.
+
+use std::time::Duration;
+
+use super::StorePorts;
+use crate::{
+    access::{Access, Resource, Role, Verb},
+    audit::{Operation, OperationQuery, OperationRow, Outcome, Status},
+    cluster::ClusterId,
+    inventory::{List, ListQuery, Pagination, Row, select},
+    kind::Kind,
+    user::UserId,
+};
+
+impl StorePorts {
+    /// Operations with values that sort, search and filter awkwardly, and every one that may be absent absent once.
+    async fn varied_operations(&self) -> Vec<OperationRow> {
+        let names = [
+            None,
+            Some("web"),
+            Some("Web"),
+            Some("100%"),
+            Some("a_b"),
+            Some("ÄPFEL"),
+            Some("b\\c"),
+            Some("部署"),
+        ];
+        let namespaces = [None, Some("default"), Some("kube-system")];
+        let permit = self.permit(Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)));
+        for n in 0..48_usize {
+            let operation = Operation {
+                id: self.permit(Access::to(Verb::Scale, Resource::Operation)).operation_id().unwrap(),
+                operation_type: ["scale", "restart", "delete"][n % 3].to_owned(),
+                resource_type: ["deployment", "configmap"][n % 2].to_owned(),
+                cluster_id: (n % 5 > 0).then_some(ClusterId([2, 10][n % 2])),
+                cluster_name: (n % 5 > 0).then(|| ["two", "Ten"][n % 2].to_owned()),
+                namespace: namespaces[n % 3].map(str::to_owned),
+                resource_name: names[n % 8].map(str::to_owned),
+                user_id: (n % 7 > 0).then_some(UserId([4, 30][n % 2])),
+                username: ["admin", "Ops", "cli:root"][n % 3].to_owned(),
+                role: [None, Some(Role::Viewer), Some(Role::SuperAdmin)][n % 3],
+                source_ip: (n % 4 > 0).then(|| format!("192.0.2.{n}").parse().unwrap()),
+                request_id: (n % 4 > 1).then(|| format!("request-{n}")),
+                created_at: self.now() + Duration::from_secs((n as u64 * 7) % 48),
+                ..permit.operation().unwrap().clone()
+            };
+            let status = [Status::Pending, Status::Success, Status::Failed, Status::Unknown][n % 4];
+            if status == Status::Pending {
+                self.audit.begin(&operation).await.unwrap();
+                continue;
+            }
+            let outcome = Outcome {
+                status,
+                error_code: (n % 3 > 0).then(|| "CONFLICT_ERROR".to_owned()),
+                details: (n % 6 > 3).then(|| format!("details {}", n % 5)),
+                duration_ms: [9, 10, 100][n % 3],
+                finished_at: operation.created_at + Duration::from_millis((n as u64 * 13) % 50),
+            };
+            self.audit.record(&operation, &outcome).await.unwrap();
+        }
+        self.operations().await
+    }
+
+    /// The ids of a page, and its place.
+    async fn page(&self, query: &OperationQuery) -> (Vec<i64>, Pagination) {
+        let page = self.audit.operations(query).await.unwrap();
+        (page.logs.iter().map(|row| row.id).collect(), page.pagination)
+    }
+
+    async fn is_as_the_reference(&self, rows: &[OperationRow], pairs: &[(&str, &str)]) {
+        let query = query(pairs);
+        let projected = rows.iter().map(|row| Row::of(row).unwrap()).collect();
+        let (expected, pagination) = select(projected, &query.list);
+        let id = |row: &Row| {
+            serde_json::from_str::<serde_json::Value>(row.json().get()).unwrap()["id"].as_i64().unwrap()
+        };
+        let expected = expected.iter().map(id).collect::<Vec<_>>();
+        assert_eq!(self.page(&query).await, (expected, pagination), "{pairs:?}");
+    }
+}
+
+fn query(pairs: &[(&str, &str)]) -> OperationQuery {
+    let pairs: Vec<_> = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    OperationQuery::parse(&pairs).unwrap()
+}
+
+pub(super) async fn every_order_is_the_references(ports: &StorePorts) {
+    let rows = ports.varied_operations().await;
+    for field in (List::Operations.info().fields)().iter().filter(|field| field.sorts) {
+        for sort in [field.name.to_owned(), format!("-{}", field.name)] {
+            ports.is_as_the_reference(&rows, &[("sort", &sort), ("per_page", "500")]).await;
+        }
+    }
+    let by_namespace = OperationQuery { list: ListQuery { sort: None, ..query(&[]).list }, ..query(&[]) };
+    let first = &ports.audit.operations(&by_namespace).await.unwrap().logs[0];
+    assert_eq!((first.namespace.as_deref(), first.resource_name.as_deref()), (None, None));
+}
+
+pub(super) async fn every_filter_is_the_references(ports: &StorePorts) {
+    let rows = ports.varied_operations().await;
+    for filter in [
+        ("cluster_id", "10"),
+        ("cluster_id", "11"),
+        ("operation_type", "restart"),
+        ("operation_type", "Restart"),
+        ("resource_type", "configmap"),
+        ("namespace", "kube-system"),
+        ("status", "pending"),
+        ("status", "unknown"),
+        ("username", "Ops"),
+        ("username", "ops"),
+        ("search", "WEB"),
+        ("search", "%"),
+        ("search", "_"),
+        ("search", "\\"),
+        ("search", "äpf"),
+        ("search", "署"),
+        ("search", "'"),
+    ] {
+        ports.is_as_the_reference(&rows, &[filter, ("per_page", "500")]).await;
+    }
+    let together = [("status", "success"), ("namespace", "default"), ("search", "e"), ("sort", "-username")];
+    ports.is_as_the_reference(&rows, &together).await;
+}
+
+pub(super) async fn pages_are_the_references(ports: &StorePorts) {
+    let rows = ports.varied_operations().await;
+    let last = u64::MAX.to_string();
+    for (page, per_page) in [("1", "1"), ("1", "20"), ("3", "20"), ("4", "20"), ("2", "48"), (&last, "500")] {
+        ports.is_as_the_reference(&rows, &[("page", page), ("per_page", per_page)]).await;
+        ports
+            .is_as_the_reference(&rows, &[("page", page), ("per_page", per_page), ("sort", "namespace")])
+            .await;
+    }
+}
+
+pub(super) async fn times_and_cursors_bound_the_list(ports: &StorePorts) {
+    let rows = ports.varied_operations().await;
+    let (from, to) = (ports.now() + Duration::from_secs(10), ports.now() + Duration::from_secs(20));
+    let before = rows[30].id;
+    let all = query(&[("per_page", "500"), ("sort", "id")]);
+    type Keeps = fn(&OperationRow, &OperationQuery) -> bool;
+    let bounds: [(OperationQuery, Keeps); 4] = [
+        (OperationQuery { from: Some(from), ..all.clone() }, |row, q| Some(row.created_at) >= q.from),
+        (OperationQuery { from: Some(from), to: Some(to), ..all.clone() }, |row, q| {
+            Some(row.created_at) >= q.from && q.to.is_some_and(|to| row.created_at < to)
+        }),
+        (OperationQuery { before: Some(before), ..all.clone() }, |row, q| {
+            q.before.is_some_and(|id| row.id < id)
+        }),
+        (OperationQuery { user_id: Some(UserId(30)), ..all }, |row, q| row.user_id == q.user_id),
+    ];
+    for (query, keeps) in bounds {
+        let expected: Vec<_> = rows.iter().filter(|row| keeps(row, &query)).map(|row| row.id).collect();
+        assert!(!expected.is_empty() && expected.len() < rows.len());
+        let (ids, pagination) = ports.page(&query).await;
+        assert_eq!((ids, pagination.total), (expected.clone(), expected.len() as u64), "{query:?}");
+    }
+}

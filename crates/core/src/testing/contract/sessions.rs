@@ -1,0 +1,164 @@
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+
+use super::StorePorts;
+use crate::{
+    access::{Access, Resource, Role, Verb},
+    session::{Rotation, SecretHash, SessionId, SessionRecord},
+    user::UserId,
+};
+
+const GRACE: Duration = Duration::from_secs(10);
+
+impl StorePorts {
+    async fn rotate(
+        &self,
+        id: SessionId,
+        presented: SecretHash,
+        fresh: SecretHash,
+        at: Timestamp,
+    ) -> Rotation {
+        let permit = self.permit(Access::to(Verb::Refresh, Resource::Session).named("somebody"));
+        self.sessions.rotate(&permit, id, presented, fresh, at, GRACE).await.unwrap()
+    }
+
+    async fn end(&self, id: SessionId) -> bool {
+        let permit = self.permit(Access::to(Verb::Logout, Resource::Session).named("somebody"));
+        self.sessions.end(&permit, id).await.unwrap()
+    }
+}
+
+pub(super) async fn an_open_session_is_found_by_its_cookie(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let (session, cookie, refresh) = ports.session(&user).await;
+    assert_eq!((session.user_id, session.generation), (user.id, 1));
+    assert_eq!((session.source_ip.as_deref(), &session.user_agent), (Some("192.0.2.1"), &None));
+    assert_eq!((session.created_at, session.last_seen_at), (ports.now(), ports.now()));
+    let (found, of) = ports.sessions.find(cookie).await.unwrap().unwrap();
+    assert_eq!((found, of.id, of.role), (session, user.id, Role::SuperAdmin));
+    assert_eq!(of.last_login_at, Some(ports.now()), "the login is noted");
+    assert!(ports.sessions.find(refresh).await.unwrap().is_none(), "a refresh token is no cookie");
+    let nobody = SessionRecord {
+        user_id: UserId(1_000_000),
+        cookie: ports.secret(),
+        refresh: ports.secret(),
+        source_ip: None,
+        user_agent: None,
+        at: ports.now(),
+        expires_at: ports.now(),
+    };
+    assert!(ports.sessions.open(&ports.people(), nobody).await.is_err(), "nobody has no session");
+}
+
+pub(super) async fn a_session_in_use_is_noted(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let (session, cookie, _) = ports.session(&user).await;
+    let later = ports.now() + Duration::from_secs(60);
+    ports.sessions.touch(session.id, later).await.unwrap();
+    ports.sessions.touch(session.id, ports.now()).await.unwrap(); // comes late, changes nothing
+    let (found, _) = ports.sessions.find(cookie).await.unwrap().unwrap();
+    assert_eq!((found.last_seen_at, found.created_at), (later, ports.now()));
+    ports.sessions.touch(SessionId(1_000_000), later).await.unwrap();
+}
+
+pub(super) async fn a_token_is_used_once(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let (session, cookie, first) = ports.session(&user).await;
+    let (second, third) = (ports.secret(), ports.secret());
+    let at = ports.now() + Duration::from_secs(60);
+    assert_eq!(ports.rotate(session.id, first, second, at).await, Rotation::Rotated(2));
+    let (found, _) = ports.sessions.find(cookie).await.unwrap().unwrap();
+    assert_eq!((found.generation, found.last_seen_at), (2, at));
+    assert_eq!(ports.rotate(session.id, first, third, at + GRACE).await, Rotation::JustUsed);
+    assert_eq!(
+        ports.rotate(session.id, third, ports.secret(), at).await,
+        Rotation::Unknown,
+        "never handed out"
+    );
+    assert_eq!(ports.rotate(session.id, second, third, at).await, Rotation::Rotated(3));
+}
+
+pub(super) async fn of_many_refreshes_at_once_one_wins(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let (session, cookie, first) = ports.session(&user).await;
+    let attempts = (0..20).map(|_| ports.rotate(session.id, first, ports.secret(), ports.now()));
+    let rotations = join_all(attempts).await;
+    let count = |wanted| rotations.iter().filter(|rotation| **rotation == wanted).count();
+    assert_eq!((count(Rotation::Rotated(2)), count(Rotation::JustUsed)), (1, 19));
+    let (found, _) = ports.sessions.find(cookie).await.unwrap().unwrap();
+    assert_eq!(found.generation, 2);
+    let recorded = ports.operations().await;
+    assert_eq!(recorded.iter().filter(|row| row.operation_type == "refresh").count(), 1);
+}
+
+pub(super) async fn a_replay_ends_the_session(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let (session, cookie, first) = ports.session(&user).await;
+    let (_, bystander, _) = ports.session(&user).await;
+    let second = ports.secret();
+    ports.rotate(session.id, first, second, ports.now()).await;
+    let late = ports.now() + GRACE + Duration::from_micros(1);
+    assert_eq!(ports.rotate(session.id, first, ports.secret(), late).await, Rotation::Replayed);
+    assert!(ports.sessions.find(cookie).await.unwrap().is_none());
+    assert_eq!(
+        ports.rotate(session.id, second, ports.secret(), late).await,
+        Rotation::Unknown,
+        "it ended, too"
+    );
+    assert!(ports.sessions.find(bystander).await.unwrap().is_some());
+}
+
+pub(super) async fn a_token_is_of_its_session_only(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let (one, _, first) = ports.session(&user).await;
+    let (other, _, _) = ports.session(&user).await;
+    assert_eq!(ports.rotate(other.id, first, ports.secret(), ports.now()).await, Rotation::Unknown);
+    assert_eq!(ports.rotate(one.id, first, ports.secret(), ports.now()).await, Rotation::Rotated(2));
+}
+
+pub(super) async fn a_session_ends_once(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let (session, cookie, refresh) = ports.session(&user).await;
+    assert!(ports.end(session.id).await);
+    assert!(ports.sessions.find(cookie).await.unwrap().is_none());
+    assert_eq!(ports.rotate(session.id, refresh, ports.secret(), ports.now()).await, Rotation::Unknown);
+    assert!(!ports.end(session.id).await);
+    let (next, _, _) = ports.session(&user).await;
+    assert!(next.id > session.id, "an id is never used again");
+    let recorded = ports.operations().await;
+    assert_eq!(recorded.iter().filter(|row| row.operation_type == "logout").count(), 1);
+}
+
+pub(super) async fn sessions_are_listed_by_user(ports: &StorePorts) {
+    let admin = ports.user("admin", Role::SuperAdmin).await;
+    let viewer = ports.user("viewer", Role::Viewer).await;
+    let (a, _, _) = ports.session(&admin).await;
+    let (b, _, _) = ports.session(&viewer).await;
+    let (ended, _, _) = ports.session(&viewer).await;
+    ports.end(ended.id).await;
+    let of = async |user| ports.sessions.list(user).await.unwrap();
+    assert_eq!(of(None).await, [(a, admin.username), (b.clone(), viewer.username.clone())]);
+    assert_eq!(of(Some(viewer.id)).await, [(b, viewer.username)]);
+    assert_eq!(of(Some(UserId(1_000_000))).await, []);
+}
+
+pub(super) async fn only_expired_sessions_are_forgotten(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let open = async |at, expires_at| {
+        let (cookie, refresh) = (ports.secret(), ports.secret());
+        let user_id = user.id;
+        let record =
+            SessionRecord { user_id, cookie, refresh, source_ip: None, user_agent: None, at, expires_at };
+        ports.sessions.open(&ports.people(), record).await.unwrap();
+        cookie
+    };
+    let minute = Duration::from_secs(60);
+    open(ports.now(), ports.now() + minute).await;
+    let alive = open(ports.now(), ports.now() + 2 * minute).await;
+    let newest = open(ports.now() + minute, ports.now() + 2 * minute).await;
+    for cookie in [alive, newest] {
+        assert!(ports.sessions.find(cookie).await.unwrap().is_some(), "what has not expired stays");
+    }
+}

@@ -1,0 +1,93 @@
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::StorePorts;
+use crate::{access::Role, session::ThrottleKey, user::Username};
+
+fn account(name: &str) -> ThrottleKey {
+    ThrottleKey::account(&Username::new(name).unwrap())
+}
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+pub(super) async fn pauses_begin_at_the_limit_and_grow(ports: &StorePorts) {
+    let key = account("admin");
+    let mut at = ports.now();
+    let blocked = async |at| ports.throttle.blocked(std::slice::from_ref(&key), at).await.unwrap();
+    for failure in 1..=7 {
+        assert_eq!(blocked(at).await, None, "before failure {failure}");
+        ports.throttle.failed(std::slice::from_ref(&key), at).await.unwrap();
+        let pause = key.pause(failure);
+        assert_eq!(blocked(at).await, pause, "after failure {failure}");
+        if let Some(pause) = pause {
+            assert_eq!(blocked(at + seconds(1)).await, Some(pause - seconds(1)));
+            at += pause;
+        }
+    }
+    assert_eq!(ports.throttle.blocked(&[account("other")], at).await.unwrap(), None);
+    assert_eq!(ports.throttle.blocked(&[], at).await.unwrap(), None);
+}
+
+pub(super) async fn failures_are_forgotten_after_the_window(ports: &StorePorts) {
+    let key = [account("admin")];
+    let start = ports.now();
+    for _ in 0..4 {
+        ports.throttle.failed(&key, start).await.unwrap();
+    }
+    let next = start + ThrottleKey::WINDOW;
+    for _ in 0..4 {
+        ports.throttle.failed(&key, next).await.unwrap();
+    }
+    assert_eq!(ports.throttle.blocked(&key, next).await.unwrap(), None, "four in each window");
+    ports.throttle.failed(&key, next + seconds(1)).await.unwrap();
+    assert_eq!(ports.throttle.blocked(&key, next + seconds(1)).await.unwrap(), Some(seconds(30)));
+}
+
+pub(super) async fn the_longest_pause_counts(ports: &StorePorts) {
+    let (one, two) = (account("one"), ThrottleKey { key: "address:192.0.2.1".to_owned(), limit: 5 });
+    for _ in 0..5 {
+        ports.throttle.failed(&[one.clone(), two.clone()], ports.now()).await.unwrap();
+    }
+    ports.throttle.failed(std::slice::from_ref(&two), ports.now()).await.unwrap();
+    let blocked = async |keys: &[ThrottleKey]| ports.throttle.blocked(keys, ports.now()).await.unwrap();
+    assert_eq!(blocked(std::slice::from_ref(&one)).await, Some(seconds(30)));
+    assert_eq!(blocked(&[one, two]).await, Some(seconds(60)));
+}
+
+pub(super) async fn failures_at_once_all_count(ports: &StorePorts) {
+    let key = [account("admin")];
+    join_all((0..7).map(|_| ports.throttle.failed(&key, ports.now())))
+        .await
+        .into_iter()
+        .for_each(Result::unwrap);
+    assert_eq!(ports.throttle.blocked(&key, ports.now()).await.unwrap(), key[0].pause(7));
+}
+
+pub(super) async fn one_refusal_a_minute_is_told(ports: &StorePorts) {
+    let key = account("admin");
+    let refused = async |after| ports.throttle.refused(&key, ports.now() + seconds(after)).await.unwrap();
+    assert_eq!(refused(0).await, Some(0), "none before");
+    assert_eq!(refused(1).await, None);
+    assert_eq!(refused(59).await, None);
+    assert_eq!(refused(60).await, Some(3), "three in the minute before");
+    assert_eq!(refused(61).await, None);
+    assert_eq!(refused(180).await, Some(2));
+    assert_eq!(ports.throttle.refused(&account("other"), ports.now()).await.unwrap(), Some(0));
+}
+
+pub(super) async fn a_login_resets_the_account(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let (own, other) = ([ThrottleKey::account(&user.username)], [account("other")]);
+    for _ in 0..5 {
+        ports.throttle.failed(&own, ports.now()).await.unwrap();
+        ports.throttle.failed(&other, ports.now()).await.unwrap();
+    }
+    ports.session(&user).await;
+    assert_eq!(ports.throttle.blocked(&own, ports.now()).await.unwrap(), None);
+    assert!(ports.throttle.blocked(&other, ports.now()).await.unwrap().is_some());
+    ports.throttle.failed(&own, ports.now()).await.unwrap();
+    assert_eq!(ports.throttle.blocked(&own, ports.now()).await.unwrap(), None, "counted from one again");
+}

@@ -1,0 +1,126 @@
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::StorePorts;
+use crate::{
+    access::{Access, Resource, Role, Verb},
+    audit::{Operation, OperationId, Outcome, Status},
+    error::Cause,
+    kind::Kind,
+    user::{UserId, UserPatch},
+};
+
+impl StorePorts {
+    /// An operation with every field set.
+    fn operation(&self) -> Operation {
+        let access =
+            Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named("web").with("replicas", 5);
+        let permit = self.permit(access);
+        Operation {
+            cluster_id: Some(crate::cluster::ClusterId(7)),
+            cluster_name: Some("生产环境".to_owned()),
+            namespace: Some("default".to_owned()),
+            user_id: Some(UserId(3)),
+            username: "ops".to_owned(),
+            role: Some(Role::OpsAdmin),
+            source_ip: Some("2001:db8::1".parse().unwrap()),
+            request_id: Some("request-1".to_owned()),
+            ..permit.operation().unwrap().clone()
+        }
+    }
+
+    fn outcome(&self, status: Status) -> Outcome {
+        Outcome {
+            status,
+            error_code: (status != Status::Success).then(|| "TIMEOUT_ERROR".to_owned()),
+            details: (status != Status::Success).then(|| "deadline".to_owned()),
+            duration_ms: 12,
+            finished_at: self.now() + Duration::from_millis(12),
+        }
+    }
+}
+
+pub(super) async fn an_intent_is_pending_until_its_outcome(ports: &StorePorts) {
+    let operation = ports.operation();
+    ports.audit.begin(&operation).await.unwrap();
+    let rows = ports.operations().await;
+    let [row] = rows.as_slice() else { panic!("one row, not {}", rows.len()) };
+    assert_eq!((row.operation_id, row.status), (operation.id, Status::Pending));
+    assert_eq!((&*row.operation_type, &*row.resource_type), ("scale", "deployment"));
+    assert_eq!((row.cluster_id, row.cluster_name.as_deref()), (operation.cluster_id, Some("生产环境")));
+    assert_eq!((row.namespace.as_deref(), row.resource_name.as_deref()), (Some("default"), Some("web")));
+    assert_eq!((row.user_id, &*row.username, row.role), (Some(UserId(3)), "ops", Some(Role::OpsAdmin)));
+    assert_eq!(
+        (row.source_ip.as_deref(), row.request_id.as_deref()),
+        (Some("2001:db8::1"), Some("request-1"))
+    );
+    assert_eq!((row.created_at, row.finished_at, row.duration_ms), (ports.now(), None, None));
+
+    let outcome = ports.outcome(Status::Unknown);
+    ports.audit.finish(operation.id, &outcome).await.unwrap();
+    let finished = &ports.operations().await[0];
+    assert_eq!((finished.id, finished.status), (row.id, Status::Unknown));
+    assert_eq!((&finished.error_code, &finished.details), (&outcome.error_code, &outcome.details));
+    assert_eq!((finished.duration_ms, finished.finished_at), (Some(12), Some(outcome.finished_at)));
+}
+
+pub(super) async fn only_the_first_outcome_counts(ports: &StorePorts) {
+    let operation = ports.operation();
+    ports.audit.begin(&operation).await.unwrap();
+    for status in [Status::Success, Status::Unknown] {
+        ports.audit.finish(operation.id, &ports.outcome(status)).await.unwrap();
+    }
+    let rows = ports.operations().await;
+    assert_eq!((rows[0].status, &rows[0].error_code), (Status::Success, &None));
+    let never_begun = OperationId(uuid::Uuid::from_u128(1));
+    ports.audit.finish(never_begun, &ports.outcome(Status::Success)).await.unwrap();
+    assert_eq!(ports.operations().await, rows);
+}
+
+pub(super) async fn what_is_over_is_recorded_whole(ports: &StorePorts) {
+    let (operation, outcome) = (ports.operation(), ports.outcome(Status::Failed));
+    ports.audit.record(&operation, &outcome).await.unwrap();
+    ports.audit.finish(operation.id, &ports.outcome(Status::Success)).await.unwrap();
+    let rows = ports.operations().await;
+    let [row] = rows.as_slice() else { panic!("one row, not {}", rows.len()) };
+    assert_eq!((row.operation_id, row.status), (operation.id, Status::Failed));
+    assert_eq!((row.created_at, row.finished_at), (ports.now(), Some(outcome.finished_at)));
+}
+
+pub(super) async fn our_own_tables_leave_one_row_each(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let patch = UserPatch { display_name: Some("名".to_owned()), ..UserPatch::default() };
+    ports.users.update(&ports.people(), user.id, patch, ports.now()).await.unwrap();
+    ports.session(&user).await;
+    let rows = ports.operations().await;
+    let shown: Vec<_> =
+        rows.iter().map(|row| (&*row.operation_type, row.status, row.finished_at.is_some())).collect();
+    assert_eq!(shown, ["update", "update", "login"].map(|what| (what, Status::Success, true)));
+    assert!(rows.is_sorted_by_key(|row| row.id), "ids grow");
+    assert!(rows.iter().all(|row| row.details.is_none() && row.error_code.is_none()));
+}
+
+pub(super) async fn what_fails_leaves_no_row(ports: &StorePorts) {
+    let admin = ports.user("admin", Role::SuperAdmin).await;
+    let refusals = [
+        ports.users.create(&ports.people(), ports.new_user("admin", Role::Viewer)).await.map(drop),
+        ports.users.delete(&ports.people(), admin.id).await,
+    ];
+    assert_eq!(refusals.map(|refusal| refusal.unwrap_err().cause), [Cause::NameTaken, Cause::LastSuperAdmin]);
+    assert_eq!(ports.operations().await.len(), 1, "a refusal is the use case's to record");
+}
+
+pub(super) async fn many_at_once_are_all_stored(ports: &StorePorts) {
+    let operations: Vec<_> = (0..100).map(|_| ports.operation()).collect();
+    let outcome = ports.outcome(Status::Success);
+    let all = operations.iter().map(async |operation| {
+        ports.audit.begin(operation).await.unwrap();
+        ports.audit.finish(operation.id, &outcome).await.unwrap();
+    });
+    join_all(all).await;
+    let rows = ports.operations().await;
+    assert_eq!(rows.len(), 100);
+    assert!(rows.iter().all(|row| row.status == Status::Success));
+    assert!(operations.iter().all(|operation| rows.iter().any(|row| row.operation_id == operation.id)));
+}

@@ -1,0 +1,162 @@
+use futures_util::future::join;
+
+use super::StorePorts;
+use crate::{
+    access::Role,
+    error::Cause,
+    user::{PasswordHash, UserId, UserPatch, Username},
+};
+
+pub(super) async fn a_created_user_is_found(ports: &StorePorts) {
+    let admin = ports.user("admin", Role::SuperAdmin).await;
+    let viewer = ports.user("viewer", Role::Viewer).await;
+    assert_eq!((admin.username.as_str(), admin.role, admin.disabled), ("admin", Role::SuperAdmin, false));
+    assert_eq!(
+        (&*viewer.display_name, viewer.created_at, viewer.last_login_at),
+        ("viewer 先生", ports.now(), None)
+    );
+    assert_eq!(ports.users.list().await.unwrap(), [admin, viewer.clone()]);
+    let (found, hash) = ports.users.credentials(&viewer.username).await.unwrap().unwrap();
+    assert_eq!((found, hash.phc()), (viewer, "hash of viewer"));
+    assert!(ports.users.credentials(&Username::new("nobody").unwrap()).await.unwrap().is_none());
+}
+
+pub(super) async fn names_are_unique(ports: &StorePorts) {
+    ports.user("admin", Role::SuperAdmin).await;
+    let again =
+        ports.users.create(&ports.people(), ports.new_user("ＡＤＭＩＮ", Role::Viewer)).await.unwrap_err();
+    assert_eq!(again.cause, Cause::NameTaken);
+    assert_eq!(ports.users.list().await.unwrap().len(), 1);
+    let (one, other) = join(
+        ports.users.create(&ports.people(), ports.new_user("viewer", Role::Viewer)),
+        ports.users.create(&ports.people(), ports.new_user("viewer", Role::Viewer)),
+    )
+    .await;
+    assert_eq!(one.is_ok(), other.is_err(), "of two at once, one");
+    assert_eq!(one.and(other).unwrap_err().cause, Cause::NameTaken);
+}
+
+pub(super) async fn ids_are_never_used_again(ports: &StorePorts) {
+    ports.user("admin", Role::SuperAdmin).await;
+    let first = ports.user("viewer", Role::Viewer).await;
+    ports.users.delete(&ports.people(), first.id).await.unwrap();
+    let second = ports.user("viewer", Role::Viewer).await;
+    assert!(second.id > first.id);
+}
+
+pub(super) async fn the_first_user_is_made_once(ports: &StorePorts) {
+    let create = async |name| {
+        let record = ports.new_user(name, Role::SuperAdmin);
+        ports.users.create_first(&ports.people(), record).await.unwrap()
+    };
+    let (one, other) = join(create("admin"), create("root")).await;
+    assert_eq!(one.is_some(), other.is_none(), "of two at once, one");
+    assert!(create("third").await.is_none());
+    assert_eq!(ports.users.list().await.unwrap().len(), 1);
+    assert_eq!(ports.operations().await.len(), 1, "what was not made is not recorded");
+}
+
+pub(super) async fn a_change_sets_what_it_names(ports: &StorePorts) {
+    ports.user("admin", Role::SuperAdmin).await;
+    let user = ports.user("viewer", Role::Viewer).await;
+    let update =
+        async |patch| ports.users.update(&ports.people(), user.id, patch, ports.now()).await.unwrap();
+    let named = update(UserPatch { display_name: Some("新名".to_owned()), ..UserPatch::default() }).await;
+    assert_eq!((&*named.display_name, named.role, named.disabled), ("新名", Role::Viewer, false));
+    let raised = update(UserPatch { role: Some(Role::OpsAdmin), ..UserPatch::default() }).await;
+    assert_eq!((&*raised.display_name, raised.role, raised.disabled), ("新名", Role::OpsAdmin, false));
+    let disabled = update(UserPatch { disabled: Some(true), ..UserPatch::default() }).await;
+    assert_eq!((disabled.role, disabled.disabled), (Role::OpsAdmin, true));
+    assert_eq!(ports.users.list().await.unwrap()[1], disabled);
+}
+
+pub(super) async fn the_last_super_admin_stays(ports: &StorePorts) {
+    let admin = ports.user("admin", Role::SuperAdmin).await;
+    let disabled = ports.user("disabled", Role::SuperAdmin).await;
+    let patch = async |patch| ports.users.update(&ports.people(), admin.id, patch, ports.now()).await;
+    let disable = UserPatch { disabled: Some(true), ..UserPatch::default() };
+    ports.users.update(&ports.people(), disabled.id, disable.clone(), ports.now()).await.unwrap();
+
+    let demote = UserPatch { role: Some(Role::OpsAdmin), ..UserPatch::default() };
+    for change in [demote.clone(), disable.clone()] {
+        assert_eq!(patch(change).await.unwrap_err().cause, Cause::LastSuperAdmin);
+    }
+    let deleted = ports.users.delete(&ports.people(), admin.id).await;
+    assert_eq!(deleted.unwrap_err().cause, Cause::LastSuperAdmin);
+    patch(UserPatch { display_name: Some("名".to_owned()), ..UserPatch::default() }).await.unwrap();
+
+    // one who rules nothing may go, and with a second one either may
+    ports.users.delete(&ports.people(), disabled.id).await.unwrap();
+    ports.user("second", Role::SuperAdmin).await;
+    patch(demote).await.unwrap();
+}
+
+pub(super) async fn of_two_that_leave_one_stays(ports: &StorePorts) {
+    let one = ports.user("one", Role::SuperAdmin).await;
+    let two = ports.user("two", Role::SuperAdmin).await;
+    let disable = UserPatch { disabled: Some(true), ..UserPatch::default() };
+    let (disabled, deleted) = join(
+        ports.users.update(&ports.people(), one.id, disable, ports.now()),
+        ports.users.delete(&ports.people(), two.id),
+    )
+    .await;
+    assert_eq!(disabled.is_ok(), deleted.is_err(), "of two at once, one");
+    let left = ports.users.list().await.unwrap();
+    assert!(left.iter().any(|user| user.role == Role::SuperAdmin && !user.disabled));
+}
+
+pub(super) async fn lost_rights_end_sessions(ports: &StorePorts) {
+    ports.user("admin", Role::SuperAdmin).await;
+    let user = ports.user("viewer", Role::Viewer).await;
+    let bystander = ports.user("bystander", Role::Viewer).await;
+    let (_, others_cookie, _) = ports.session(&bystander).await;
+    let update =
+        async |patch| ports.users.update(&ports.people(), user.id, patch, ports.now()).await.unwrap();
+    for (patch, ends) in [
+        (UserPatch { display_name: Some("名".to_owned()), ..UserPatch::default() }, false),
+        (UserPatch { role: Some(Role::Viewer), ..UserPatch::default() }, false),
+        (UserPatch { role: Some(Role::OpsAdmin), ..UserPatch::default() }, true),
+        (UserPatch { disabled: Some(true), ..UserPatch::default() }, true),
+        (UserPatch { disabled: Some(false), ..UserPatch::default() }, false),
+    ] {
+        let (_, cookie, _) = ports.session(&user).await;
+        update(patch.clone()).await;
+        assert_eq!(ports.sessions.find(cookie).await.unwrap().is_none(), ends, "{patch:?}");
+    }
+    let (_, cookie, _) = ports.session(&user).await;
+    ports.users.delete(&ports.people(), user.id).await.unwrap();
+    assert!(ports.sessions.find(cookie).await.unwrap().is_none());
+    assert!(ports.sessions.find(others_cookie).await.unwrap().is_some());
+}
+
+pub(super) async fn a_new_password_ends_the_other_sessions(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let (kept, kept_cookie, _) = ports.session(&user).await;
+    let (_, other_cookie, _) = ports.session(&user).await;
+    let set = async |phc: &str, keep| {
+        let hash = PasswordHash::new(phc.to_owned());
+        ports.users.set_password(&ports.people(), user.id, hash, keep, ports.now()).await.unwrap();
+        let (_, stored) = ports.users.credentials(&user.username).await.unwrap().unwrap();
+        assert_eq!(stored.phc(), phc);
+    };
+    set("second", Some(kept.id)).await;
+    assert!(ports.sessions.find(kept_cookie).await.unwrap().is_some());
+    assert!(ports.sessions.find(other_cookie).await.unwrap().is_none());
+    set("third", None).await;
+    assert!(ports.sessions.find(kept_cookie).await.unwrap().is_none());
+}
+
+pub(super) async fn absent_users_are_not_found(ports: &StorePorts) {
+    ports.user("admin", Role::SuperAdmin).await;
+    let absent = UserId(1_000_000);
+    let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
+    let hash = PasswordHash::new("x".to_owned());
+    let refusals = [
+        ports.users.update(&ports.people(), absent, patch, ports.now()).await.map(drop),
+        ports.users.delete(&ports.people(), absent).await,
+        ports.users.set_password(&ports.people(), absent, hash, None, ports.now()).await,
+    ];
+    for refusal in refusals {
+        assert_eq!(refusal.unwrap_err().cause, Cause::NotFound);
+    }
+}

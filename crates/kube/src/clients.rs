@@ -1,0 +1,47 @@
+//! The stacks of registered clusters: one per cluster, for the version of its connection that is stored now.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use http::HeaderValue;
+use pilothouse_core::{
+    Cause, Error, Result,
+    cluster::{ClusterId, Connections},
+};
+
+use crate::{egress::EgressRules, stack::Stack};
+
+/// Keeps connections warm, and never one of an older credential: the registry is asked every time.
+pub(crate) struct Clients {
+    pub(crate) connections: Arc<dyn Connections>,
+    pub(crate) rules: EgressRules,
+    pub(crate) user_agent: HeaderValue,
+    pub(crate) stacks: Mutex<HashMap<ClusterId, (i64, Arc<Stack>)>>,
+}
+
+impl Clients {
+    /// The stack of a registered cluster.
+    ///
+    /// # Errors
+    /// `NotFound` without such a cluster; as [`Connections::connection`] and [`Stack::new`].
+    pub(crate) async fn of(&self, id: ClusterId) -> Result<Arc<Stack>> {
+        let Some(stored) = self.connections.connection(id).await? else {
+            self.stacks().remove(&id);
+            return Err(Error::new(Cause::NotFound).resource("cluster").name(id.to_string()));
+        };
+        if let Some((version, stack)) = self.stacks().get(&id)
+            && *version == stored.version
+        {
+            return Ok(stack.clone());
+        }
+        let stack = Arc::new(Stack::new(&stored.connection, self.rules, &self.user_agent)?);
+        self.stacks().insert(id, (stored.version, stack.clone()));
+        Ok(stack)
+    }
+
+    fn stacks(&self) -> std::sync::MutexGuard<'_, HashMap<ClusterId, (i64, Arc<Stack>)>> {
+        self.stacks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,181 @@
+//! The one mapping inward: what a cluster answers, as errors of the core.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, header};
+use kube::core::{
+    Status,
+    response::{StatusCause, reason},
+};
+use pilothouse_core::{
+    Cause, Error,
+    error::{FieldError, Reason, clean_message},
+    kind::Kind,
+};
+
+use crate::{request::Call, stack::Broken};
+
+/// When to try again if the cluster does not say.
+const RETRY: Duration = Duration::from_secs(1);
+/// The longest pause passed on: what a cluster asks beyond it is nonsense or an attack.
+const LONGEST_RETRY: Duration = Duration::from_secs(3600);
+/// The cause by which the API server refuses new objects in a namespace that is being deleted
+/// (`k8s.io/api/core/v1.NamespaceTerminatingCause`).
+const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
+/// The most refused fields passed on.
+const MOST_FIELDS: usize = 32;
+
+/// Why a call has no good answer. As an [`Error`] it is what the core is told; its parts are for callers that expect it.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    /// What the core is told.
+    pub(crate) error: Error,
+    /// The status of the answer; none without one.
+    pub(crate) code: Option<StatusCode>,
+    /// What the cluster said in words, as it came.
+    pub(crate) said: String,
+    /// The pause the cluster asks for.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, code: None, said: String::new(), retry_after: None }
+    }
+}
+
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Self {
+        Error::new(broken.cause()).into()
+    }
+}
+
+impl Failure {
+    /// Whether the answer had this status.
+    pub(crate) fn is(&self, code: StatusCode) -> bool {
+        self.code == Some(code)
+    }
+
+    /// Whether the object or its namespace is absent, as the API server itself says it.
+    pub(crate) fn is_absence(&self) -> bool {
+        self.error.cause == Cause::NotFoundInCluster
+    }
+
+    /// Reads a refusal: an answer of 400 or more, with as much of its body as was read.
+    pub(crate) fn refused(call: &Call, code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+        let status: Option<Status> =
+            serde_json::from_slice(body).ok().filter(|status: &Status| status.code != 0);
+        let told = status
+            .as_ref()
+            .and_then(|status| status.details.as_ref())
+            .map(|details| details.retry_after_seconds);
+        let retry_after = retry_after(headers)
+            .or_else(|| {
+                told.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()))
+            })
+            .map(|pause| pause.min(LONGEST_RETRY));
+        let mut error = error(call, code, status.as_ref());
+        if error.cause == Cause::RateLimitedByCluster {
+            error = error.retry_after(retry_after.unwrap_or(RETRY));
+        }
+        Self {
+            error,
+            code: Some(code),
+            said: status.map(|status| status.message).unwrap_or_default(),
+            retry_after,
+        }
+    }
+}
+
+/// Whole seconds only. A date is not read: clocks differ, and API servers send seconds.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+fn error(call: &Call, code: StatusCode, status: Option<&Status>) -> Error {
+    let said = match call.kind {
+        // it may quote what was sent
+        Some(Kind::Secret) => "",
+        _ => status.map(|status| status.message.as_str()).unwrap_or_default(),
+    };
+    match code {
+        StatusCode::UNAUTHORIZED => Error::new(Cause::CredentialRejected),
+        StatusCode::FORBIDDEN if has_cause(status, NAMESPACE_TERMINATING) => {
+            about(Cause::NamespaceTerminating, call).message(said)
+        }
+        // as the quota plugin writes it; it has no reason of its own
+        StatusCode::FORBIDDEN if status.is_some_and(|status| status.message.contains("exceeded quota")) => {
+            about(Cause::QuotaExceeded, call).message(said)
+        }
+        StatusCode::FORBIDDEN => {
+            about(Cause::ForbiddenByCluster, call).resource(call.resource).verb(call.verb).message(said)
+        }
+        StatusCode::TOO_MANY_REQUESTS => about(Cause::RateLimitedByCluster, call),
+        code if code.is_server_error() => about(Cause::FailingCluster, call).message(said),
+        // what is not said by an API server is said by something in its place
+        _ if status.is_none() => Error::new(Cause::UnexpectedAnswer),
+        StatusCode::NOT_FOUND => absent(call, status),
+        StatusCode::CONFLICT if status.is_some_and(|status| status.reason == reason::ALREADY_EXISTS) => {
+            about(Cause::AlreadyExists, call)
+        }
+        StatusCode::CONFLICT => about(Cause::ConflictInCluster, call).message(said),
+        _ => {
+            let mut error = about(Cause::RejectedByCluster, call).message(said);
+            error.context.fields = fields(status);
+            error
+        }
+    }
+}
+
+/// An error with what the call was about.
+pub(crate) fn about(cause: Cause, call: &Call) -> Error {
+    let mut error = Error::new(cause).resource(call.kind.map_or(call.resource, |kind| kind.info().singular));
+    error.context.namespace = call.namespace.as_ref().map(ToString::to_string);
+    error.context.name = call.name.as_ref().map(ToString::to_string);
+    error
+}
+
+/// What is absent: the object, or the namespace it was to be made in.
+fn absent(call: &Call, status: Option<&Status>) -> Error {
+    let details = status.and_then(|status| status.details.as_ref());
+    let namespace_missing = details.is_some_and(|details| details.kind == Kind::Namespace.info().plural);
+    match &call.namespace {
+        Some(namespace) if namespace_missing => Error::new(Cause::NotFoundInCluster)
+            .resource(Kind::Namespace.info().singular)
+            .name(namespace.as_str()),
+        _ => about(Cause::NotFoundInCluster, call),
+    }
+}
+
+fn causes(status: Option<&Status>) -> &[StatusCause] {
+    status.and_then(|status| status.details.as_ref()).map(|details| &details.causes[..]).unwrap_or_default()
+}
+
+fn has_cause(status: Option<&Status>, reason: &str) -> bool {
+    causes(status).iter().any(|cause| cause.reason == reason)
+}
+
+/// The refused fields, as `k8s.io/apimachinery/pkg/util/validation/field` names them and why.
+fn fields(status: Option<&Status>) -> Vec<FieldError> {
+    let named = causes(status).iter().filter(|cause| !cause.field.is_empty());
+    let field = |cause: &StatusCause| FieldError {
+        name: clean_message(&cause.field),
+        reason: match cause.reason.as_str() {
+            "FieldValueRequired" => Reason::Required,
+            "FieldValueDuplicate" => Reason::Duplicate,
+            "FieldValueNotSupported" => Reason::NotOneOf,
+            "FieldValueForbidden" => Reason::NotAllowed,
+            "FieldValueTooLong" | "FieldValueTooMany" => Reason::TooLong,
+            "FieldValueTypeInvalid" => Reason::InvalidType,
+            _ => Reason::Malformed,
+        },
+    };
+    named.take(MOST_FIELDS).map(field).collect()
+}

@@ -1,0 +1,105 @@
+//! LIST in chunks: each is read, projected object by object, and dropped before the next is asked for.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use kube::core::params::ListParams;
+use pilothouse_core::{Cause, Error, Result, kind::Kind, name::NamespaceScope};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{error::Failure, request::Call, visit::Visit};
+
+/// Objects a chunk.
+const LIMIT: u32 = 500;
+
+/// A chunk of a list, its objects as the API server wrote them.
+#[derive(Deserialize)]
+pub(crate) struct Chunk<'a> {
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(default)]
+    metadata: ChunkMetadata,
+    #[serde(borrow)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ChunkMetadata {
+    r#continue: Option<String>,
+    remaining_item_count: Option<i64>,
+}
+
+impl<'a> Chunk<'a> {
+    /// Checks that it is a list at all; Go writes an empty one as null too.
+    fn items(&mut self) -> Result<Vec<&'a RawValue>> {
+        if self.kind.ends_with("List") {
+            Ok(self.items.take().unwrap_or_default())
+        } else {
+            Err(Error::new(Cause::UnexpectedAnswer))
+        }
+    }
+}
+
+/// Reads all objects of a kind that lie in `scope` and match `selection`, keeping what `keep` makes of each. A list
+/// that takes so long that its place is forgotten (410) starts over, once.
+///
+/// # Errors
+/// As every call to a cluster, and what `keep` says.
+pub(crate) async fn all<T>(
+    visit: &Visit<'_>,
+    kind: Kind,
+    scope: &NamespaceScope,
+    selection: &ListParams,
+    mut keep: impl FnMut(&RawValue) -> Result<Option<T>> + Send,
+) -> Result<Vec<T>, Failure> {
+    let first = ListParams { limit: Some(LIMIT), continue_token: None, ..selection.clone() };
+    let (mut params, mut started_over, mut kept) = (first.clone(), false, Vec::new());
+    loop {
+        let answer = match visit.read(&Call::list(kind, scope, &params)?).await {
+            Ok(answer) => answer,
+            Err(gone) if gone.is(StatusCode::GONE) && params.continue_token.is_some() && !started_over => {
+                (params, started_over) = (first.clone(), true);
+                kept.clear();
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        let mut chunk: Chunk<'_> = answer.json()?;
+        for object in chunk.items()? {
+            kept.extend(keep(object)?);
+        }
+        match chunk.metadata.r#continue {
+            Some(token) if !token.is_empty() => params.continue_token = Some(token),
+            _ => return Ok(kept),
+        }
+    }
+}
+
+/// The first chunk of a list, as the API server wrote it.
+///
+/// # Errors
+/// As every call to a cluster.
+pub(crate) async fn first(
+    visit: &Visit<'_>,
+    kind: Kind,
+    scope: &NamespaceScope,
+    selection: &ListParams,
+) -> Result<Vec<Box<RawValue>>, Failure> {
+    let answer = visit.read(&Call::list(kind, scope, selection)?).await?;
+    let mut chunk: Chunk<'_> = answer.json()?;
+    Ok(chunk.items()?.into_iter().map(ToOwned::to_owned).collect())
+}
+
+/// How many objects of a kind there are, by asking for one and how many remain.
+///
+/// # Errors
+/// As every call to a cluster.
+pub(crate) async fn count(visit: &Visit<'_>, kind: Kind) -> Result<i64, Failure> {
+    let one = ListParams::default().limit(1);
+    let answer = visit.read(&Call::list(kind, &NamespaceScope::All, &one)?).await?;
+    let mut chunk: Chunk<'_> = answer.json()?;
+    let shown = i64::try_from(chunk.items()?.len()).unwrap_or(i64::MAX);
+    Ok(shown.saturating_add(chunk.metadata.remaining_item_count.unwrap_or(0).max(0)))
+}

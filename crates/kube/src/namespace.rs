@@ -1,0 +1,43 @@
+//! [`NamespaceApi`].
+
+use async_trait::async_trait;
+use k8s_openapi::{api::core::v1::Namespace as Manifest, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use pilothouse_core::{
+    Error, Result,
+    access::Permit,
+    inventory::Related,
+    kind::Kind,
+    name::{Namespace, ObjectName},
+    namespace::{NamespaceApi, NamespaceRow},
+    object::{Labels, parse},
+};
+
+use crate::{KubeClusters, request::Call};
+
+#[async_trait]
+impl NamespaceApi for KubeClusters {
+    async fn create(&self, permit: &Permit, labels: &Labels) -> Result<NamespaceRow> {
+        let name = name(permit.namespace()?)?;
+        let metadata = ObjectMeta {
+            name: Some(name.to_string()),
+            labels: Some(labels.clone()).filter(|labels| !labels.is_empty()),
+            ..ObjectMeta::default()
+        };
+        let manifest = Manifest { metadata, ..Manifest::default() };
+        let call = Call::create(Kind::Namespace, None, &name, &manifest)?;
+        let visit = self.visit(permit, self.deadlines().write).await?;
+        let object = visit.change(&call).await?.object(&call)?;
+        Ok(NamespaceRow::project(parse(&object)?, &Related::default()))
+    }
+
+    async fn delete(&self, permit: &Permit) -> Result<()> {
+        let call = Call::delete(Kind::Namespace, None, &name(permit.namespace()?)?)?;
+        self.visit(permit, self.deadlines().write).await?.change(&call).await?;
+        Ok(())
+    }
+}
+
+/// A namespace's name as the object's it is.
+fn name(namespace: &Namespace) -> Result<ObjectName> {
+    ObjectName::new(namespace.as_str()).map_err(|_| Error::internal("a namespace's name is no object's name"))
+}

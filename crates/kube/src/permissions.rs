@@ -1,0 +1,153 @@
+//! What our features need of a cluster's credential, and whether it may (SelfSubjectAccessReview).
+
+use std::collections::BTreeMap;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
+use pilothouse_core::{
+    Cause, Error, Result,
+    cluster::Permission,
+    inventory::{LISTS, List},
+    kind::Kind,
+};
+
+use crate::{
+    request::{Call, SELF_SUBJECT_ACCESS},
+    visit::Visit,
+};
+
+/// Questions asked at the same time.
+const AT_ONCE: usize = 8;
+
+/// A verb on a kind or one of its subresources.
+type Need = (&'static str, Kind, Option<&'static str>);
+
+const fn may(verb: &'static str, kind: Kind) -> Need {
+    (verb, kind, None)
+}
+
+/// What changes and single reads need: what the adapter in this crate really sends. Lists need what [`LISTS`] says.
+const FEATURES: &[(&str, &[Need])] = &[
+    ("create_namespaces", &[may("create", Kind::Namespace)]),
+    ("delete_namespaces", &[may("delete", Kind::Namespace)]),
+    (
+        "show_workloads",
+        &[
+            may("get", Kind::Deployment),
+            may("get", Kind::StatefulSet),
+            may("get", Kind::DaemonSet),
+            may("get", Kind::Job),
+            may("get", Kind::CronJob),
+            may("list", Kind::Job),
+            may("list", Kind::Pod),
+            may("list", Kind::Event),
+            may("list", Kind::ReplicaSet),
+            may("list", Kind::ControllerRevision),
+        ],
+    ),
+    (
+        "scale_workloads",
+        &[
+            may("patch", Kind::Deployment),
+            may("patch", Kind::StatefulSet),
+            may("list", Kind::HorizontalPodAutoscaler),
+        ],
+    ),
+    (
+        "restart_workloads",
+        &[
+            may("get", Kind::Deployment),
+            may("patch", Kind::Deployment),
+            may("patch", Kind::StatefulSet),
+            may("patch", Kind::DaemonSet),
+        ],
+    ),
+    ("read_logs", &[may("get", Kind::Pod), ("get", Kind::Pod, Some("log"))]),
+    ("create_configmaps", &[may("create", Kind::ConfigMap)]),
+    ("delete_configmaps", &[may("delete", Kind::ConfigMap)]),
+];
+
+/// Every feature and what it needs: `list_pods` and its like, then the others.
+fn features() -> Vec<(String, Vec<Need>)> {
+    let lists = LISTS.iter().filter(|list| list.project.is_some()).map(|list| {
+        let related: &[Kind] = match list.list {
+            List::Namespaces => &[Kind::ResourceQuota],
+            List::Nodes => &[Kind::Pod],
+            _ => &[],
+        };
+        let kinds = [list.kinds, list.more_kinds, related].concat();
+        (format!("list_{}", list.key), kinds.into_iter().map(|kind| may("list", kind)).collect())
+    });
+    let others = FEATURES.iter().map(|(name, needs)| ((*name).to_owned(), needs.to_vec()));
+    lists.chain(others).collect()
+}
+
+/// Asks for every need once, in all namespaces, and says which features that allows.
+///
+/// # Errors
+/// As every call to a cluster.
+pub(crate) async fn ask(visit: &Visit<'_>) -> Result<Vec<Permission>> {
+    let features = features();
+    let mut needs: Vec<Need> = features.iter().flat_map(|(_, needs)| needs).copied().collect();
+    needs.sort_unstable();
+    needs.dedup();
+    let questions: Vec<_> = needs.into_iter().map(|need| answer(visit, need)).collect();
+    let answers: BTreeMap<Need, bool> =
+        stream::iter(questions).buffer_unordered(AT_ONCE).try_collect().await?;
+    let permission = |(feature, needs): (String, Vec<Need>)| {
+        let missing: Vec<_> =
+            needs.iter().filter(|need| answers.get(need) != Some(&true)).map(words).collect();
+        Permission { feature, allowed: missing.is_empty(), missing }
+    };
+    Ok(features.into_iter().map(permission).collect())
+}
+
+async fn answer(visit: &Visit<'_>, need: Need) -> Result<(Need, bool)> {
+    let (verb, kind, subresource) = need;
+    let attributes = ResourceAttributes {
+        verb: Some(verb.to_owned()),
+        group: Some(kind.info().group.to_owned()),
+        resource: Some(kind.info().plural.to_owned()),
+        subresource: subresource.map(ToOwned::to_owned),
+        ..ResourceAttributes::default()
+    };
+    let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+    let question = SelfSubjectAccessReview { spec, ..Default::default() };
+    let answer = visit.ask(&Call::review(SELF_SUBJECT_ACCESS, &question)?).await?;
+    let review: SelfSubjectAccessReview = answer.json()?;
+    let status = review.status.ok_or_else(|| Error::new(Cause::UnexpectedAnswer))?;
+    Ok((need, status.allowed))
+}
+
+/// A need as RBAC writes it: `patch deployments.apps`, `get pods/log`.
+fn words((verb, kind, subresource): &Need) -> String {
+    let info = kind.info();
+    let group = if info.group.is_empty() { String::new() } else { format!(".{}", info.group) };
+    let subresource = subresource.map(|name| format!("/{name}")).unwrap_or_default();
+    format!("{verb} {}{group}{subresource}", info.plural)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn needs_are_written_as_rbac_does() {
+        assert_eq!(words(&may("patch", Kind::Deployment)), "patch deployments.apps");
+        assert_eq!(words(&("get", Kind::Pod, Some("log"))), "get pods/log");
+    }
+
+    #[test]
+    fn every_list_of_a_cluster_is_a_feature_and_names_are_unique() {
+        let names: BTreeSet<_> = features().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), features().len());
+        for name in ["list_namespaces", "list_workloads", "list_pods", "list_configmaps", "scale_workloads"] {
+            assert!(names.contains(name), "{name}");
+        }
+        assert!(!names.contains("list_clusters"));
+    }
+}

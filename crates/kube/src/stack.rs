@@ -1,0 +1,181 @@
+//! One cluster's HTTP stack, made from parts: guarded dialer → rustls → hyper (HTTP/1.1, a small pool, no retries).
+//! Nothing here reads a kubeconfig, the environment or a proxy setting, follows a redirect or asks for compression.
+
+use std::{error::Error as StdError, io, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use jiff::Timestamp;
+use pilothouse_core::{
+    Cause, Error, Result,
+    cluster::{Connection, Credential},
+};
+use secrecy::ExposeSecret;
+use tokio::{net::TcpStream, time::timeout};
+use tower::{Service, service_fn, util::BoxCloneSyncService};
+
+use crate::{
+    dial::{CONNECT, NotConnected, dial},
+    egress::EgressRules,
+    tls,
+};
+
+/// How long a connection is kept without use.
+const IDLE: Duration = Duration::from_secs(60);
+/// How many are kept.
+const MOST_IDLE: usize = 8;
+/// The most bytes a head may have.
+const LARGEST_HEAD: usize = 256 << 10;
+
+type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, NotConnected>;
+
+/// A client of one cluster, for one version of its connection.
+pub(crate) struct Stack {
+    client: Client<Connector, Full<Bytes>>,
+    server: String,
+    /// On every request: who we are, what we speak.
+    headers: HeaderMap,
+    shown: tls::Shown,
+}
+
+impl Stack {
+    /// Builds the stack; nothing is connected yet.
+    ///
+    /// # Errors
+    /// `TlsUntrusted` or `CredentialRejected` when the connection's certificates or token cannot be used at all.
+    pub(crate) fn new(connection: &Connection, rules: EgressRules, user_agent: &HeaderValue) -> Result<Self> {
+        let shown = tls::Shown::default();
+        let mut https = HttpsConnectorBuilder::new()
+            .with_tls_config(tls::config(connection, shown.clone())?)
+            .https_only();
+        if let Some(name) = tls::server_name(connection)? {
+            https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
+        }
+        let https = https.enable_http1().wrap_connector(service_fn(move |uri| dial(uri, rules)));
+        let connector = service_fn(move |uri| {
+            let mut https = https.clone();
+            async move {
+                match timeout(CONNECT, https.call(uri)).await {
+                    Ok(connected) => connected.map_err(|error| not_connected(&*error)),
+                    Err(_) => Err(NotConnected(Cause::Unreachable)),
+                }
+            }
+        });
+        let client = Client::builder(TokioExecutor::new())
+            .retry_canceled_requests(false)
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(MOST_IDLE)
+            .http1_max_buf_size(LARGEST_HEAD)
+            .build(BoxCloneSyncService::new(connector));
+
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(header::USER_AGENT, user_agent.clone());
+        if let Credential::Token(token) = &connection.credential {
+            let bearer = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()));
+            let mut bearer = bearer.map_err(|_| Error::new(Cause::CredentialRejected))?;
+            bearer.set_sensitive(true);
+            headers.insert(header::AUTHORIZATION, bearer);
+        }
+        Ok(Self { client, server: connection.server.to_string(), headers, shown })
+    }
+
+    /// Sends a request once. Its URI is the path below the server's address; of its headers only the content type is
+    /// sent. Any status is an answer.
+    ///
+    /// # Errors
+    /// What happened to the connection.
+    pub(crate) async fn send(
+        &self,
+        request: &Request<Vec<u8>>,
+        audit_id: Option<&HeaderValue>,
+    ) -> Result<Response<Incoming>, Broken> {
+        let mut sent = Request::new(Full::new(Bytes::copy_from_slice(request.body())));
+        let address = format!("{}{}", self.server, request.uri());
+        *sent.uri_mut() = Uri::try_from(address).map_err(|_| Broken::NotConnected(Cause::Internal))?;
+        sent.method_mut().clone_from(request.method());
+        let headers = sent.headers_mut();
+        headers.clone_from(&self.headers);
+        if let Some(content_type) = request.headers().get(header::CONTENT_TYPE) {
+            headers.insert(header::CONTENT_TYPE, content_type.clone());
+        }
+        if let Some(id) = audit_id {
+            headers.insert("audit-id", id.clone());
+        }
+        self.client.request(sent).await.map_err(|error| Broken::of(&error))
+    }
+
+    /// When the server's certificate ends; none before the first handshake.
+    pub(crate) fn server_certificate_expiry(&self) -> Option<Timestamp> {
+        *self.shown.get()?
+    }
+}
+
+fn not_connected(error: &(dyn StdError + 'static)) -> NotConnected {
+    if let Some(known) = find::<NotConnected>(error) {
+        return *known;
+    }
+    tracing::debug!(error, "no TLS connection to the cluster");
+    NotConnected(find::<rustls::Error>(error).map_or(Cause::Unreachable, tls::cause))
+}
+
+/// What became of a request that has no whole answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// There was no connection, so nothing was sent.
+    NotConnected(Cause),
+    /// The connection taken from the pool had ended before the first byte was written.
+    NotSent,
+    /// It was sent, at least in part.
+    Lost(Cause),
+}
+
+impl Broken {
+    pub(crate) fn cause(self) -> Cause {
+        match self {
+            Self::NotConnected(cause) | Self::Lost(cause) => cause,
+            Self::NotSent => Cause::Unreachable,
+        }
+    }
+
+    /// Reads the error of a request or of an answer's body.
+    pub(crate) fn of(error: &(dyn StdError + 'static)) -> Self {
+        if let Some(NotConnected(cause)) = find(error) {
+            return Self::NotConnected(*cause);
+        }
+        tracing::debug!(error, "the cluster's answer is not whole");
+        let refused = |error| tls::cause(error) == Cause::CredentialRejected;
+        if find(error).is_some_and(refused) {
+            // TLS 1.3 refuses a client certificate only after the handshake
+            return Self::Lost(Cause::CredentialRejected);
+        }
+        match find::<hyper::Error>(error) {
+            Some(error) if error.is_canceled() => Self::NotSent,
+            Some(error) if error.is_parse() => Self::Lost(Cause::UnexpectedAnswer),
+            _ => Self::Lost(Cause::ConnectionLost),
+        }
+    }
+}
+
+/// The error of type `E` in a chain. `io::Error` hides what it wraps from `source`.
+fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = match error.downcast_ref::<io::Error>() {
+            Some(error) => error.get_ref().map(|inner| inner as _),
+            None => error.source(),
+        };
+    }
+    None
+}

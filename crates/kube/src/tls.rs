@@ -1,0 +1,190 @@
+//! TLS towards a cluster: whom we trust, who we are, and which certificate the server showed.
+
+use std::sync::{Arc, OnceLock};
+
+use jiff::Timestamp;
+use pilothouse_core::{
+    Cause, Error, Result,
+    cluster::{Connection, Credential},
+};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+};
+use secrecy::ExposeSecret;
+use x509_cert::{Certificate, der::Decode};
+
+/// The end of the validity of the certificate a server showed, once it was accepted.
+pub(crate) type Shown = Arc<OnceLock<Option<Timestamp>>>;
+
+/// The TLS side of a connection; `shown` is filled by its first full handshake.
+///
+/// # Errors
+/// `TlsUntrusted` when there is nobody to trust (the CA is no certificate, the platform has no roots);
+/// `CredentialRejected` when the client certificate and its key are none, or do not belong together.
+pub(crate) fn config(connection: &Connection, shown: Shown) -> Result<ClientConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let trust = if connection.insecure_skip_tls_verify {
+        Trust::Anyone
+    } else {
+        let roots = connection.ca.as_deref().map_or_else(|| Ok(platform_roots()), roots)?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build();
+        Trust::Roots(verifier.map_err(|_| Error::new(Cause::TlsUntrusted))?)
+    };
+    let verifier = Arc::new(Verifier { trust, provider: provider.clone(), shown });
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|_| Error::internal("the TLS provider lacks the default versions"))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    match &connection.credential {
+        Credential::Token(_) => Ok(builder.with_no_client_auth()),
+        Credential::Certificate { chain, key } => {
+            let unusable = || Error::new(Cause::CredentialRejected);
+            let key =
+                PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()).map_err(|_| unusable())?;
+            builder
+                .with_client_auth_cert(certificates(chain).ok_or_else(unusable)?, key)
+                .map_err(|_| unusable())
+        }
+    }
+}
+
+/// The name that the server's certificate must bear, where it is not the host's.
+///
+/// # Errors
+/// `TlsUntrusted` when no certificate can bear it.
+pub(crate) fn server_name(connection: &Connection) -> Result<Option<ServerName<'static>>> {
+    let name = connection.tls_server_name.clone().map(ServerName::try_from).transpose();
+    name.map_err(|_| Error::new(Cause::TlsUntrusted))
+}
+
+/// The certificates of a PEM text; none when it has none or a broken one.
+fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()?;
+    (!certificates.is_empty()).then_some(certificates)
+}
+
+/// An empty CA never falls back to the platform's roots: that would silently trust any public CA.
+fn roots(pem: &str) -> Result<Arc<RootCertStore>> {
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(certificates(pem).unwrap_or_default());
+    if added == 0 { Err(Error::new(Cause::TlsUntrusted)) } else { Ok(Arc::new(roots)) }
+}
+
+/// The roots the machine trusts, read once.
+fn platform_roots() -> Arc<RootCertStore> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    let load = || {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Arc::new(roots)
+    };
+    ROOTS.get_or_init(load).clone()
+}
+
+/// When the first certificate of a chain ends.
+pub(crate) fn expiry_of_first(pem: &str) -> Option<Timestamp> {
+    expiry(certificates(pem)?.first()?)
+}
+
+/// When the first of several certificates ends.
+pub(crate) fn first_expiry(pem: &str) -> Option<Timestamp> {
+    certificates(pem)?.iter().filter_map(expiry).min()
+}
+
+fn expiry(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    let end = certificate.tbs_certificate().validity().not_after.to_unix_duration();
+    Timestamp::from_second(end.as_secs().try_into().ok()?).ok()
+}
+
+#[derive(Debug)]
+enum Trust {
+    /// Certificates that lead to a root of ours.
+    Roots(Arc<WebPkiServerVerifier>),
+    /// Any certificate: the connection says so, and only a super admin may have said it.
+    Anyone,
+}
+
+/// Asks the roots, and remembers what was shown.
+#[derive(Debug)]
+struct Verifier {
+    trust: Trust,
+    provider: Arc<CryptoProvider>,
+    shown: Shown,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Trust::Roots(roots) = &self.trust {
+            roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        }
+        self.shown.get_or_init(|| expiry(end_entity));
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// What a TLS failure means: the other side refuses our certificate, or we do not trust it (which includes that it
+/// does not speak TLS at all).
+pub(crate) fn cause(error: &rustls::Error) -> Cause {
+    use rustls::AlertDescription as Alert;
+    match error {
+        rustls::Error::AlertReceived(
+            Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::CertificateRequired,
+        ) => Cause::CredentialRejected,
+        _ => Cause::TlsUntrusted,
+    }
+}

@@ -1,0 +1,234 @@
+//! One permitted visit to a cluster: every call of it is held against the permit, ends by the same deadline, and bears
+//! the operation's id. Reads are tried again when that can help; changes never are.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use pilothouse_core::{Cause, Error, Result, access::Permit, kind::Kind, name::NamespaceScope};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{
+    error::Failure,
+    request::{Call, Limit},
+    stack::{Broken, Stack},
+};
+
+/// How often a read is tried again at most.
+const RETRIES: u32 = 2;
+/// The first pause before that, doubled each time, unless the cluster names one.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause of the cluster's choice that we wait.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How much of a refusal is read, in bytes.
+const REFUSAL: usize = 64 << 10;
+
+/// The body of a good answer.
+pub(crate) struct Answer {
+    /// The body, or its newest bytes.
+    pub(crate) body: Vec<u8>,
+    /// Whether older bytes were dropped.
+    pub(crate) cut: bool,
+}
+
+/// What may be done at a cluster under one permit, until one deadline.
+pub(crate) struct Visit<'a> {
+    stack: Arc<Stack>,
+    permit: &'a Permit,
+    audit_id: Option<HeaderValue>,
+    deadline: Instant,
+}
+
+impl<'a> Visit<'a> {
+    /// Begins a visit of at most this long.
+    ///
+    /// # Errors
+    /// `Internal`, should an operation's id not fit a header.
+    pub(crate) fn new(stack: Arc<Stack>, permit: &'a Permit, at_most: Duration) -> Result<Self> {
+        let id = permit.operation_id().map(|id| HeaderValue::try_from(id.to_string()));
+        let audit_id = id.transpose().map_err(|_| Error::internal("an operation's id is no header value"))?;
+        Ok(Self { stack, permit, audit_id, deadline: Instant::now() + at_most })
+    }
+
+    /// The same visit with a deadline that is at most this far away.
+    pub(crate) fn within(&self, at_most: Duration) -> Self {
+        Self {
+            stack: self.stack.clone(),
+            permit: self.permit,
+            audit_id: self.audit_id.clone(),
+            deadline: self.deadline.min(Instant::now() + at_most),
+        }
+    }
+
+    /// The stack it goes over.
+    pub(crate) fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
+    /// A read. Tried again, twice at most, after 429, 503 and broken connections, if the deadline leaves time for it;
+    /// not when no connection can be made, which has tried every address already.
+    ///
+    /// # Errors
+    /// As every call to a cluster.
+    pub(crate) async fn read(&self, call: &Call) -> Result<Answer, Failure> {
+        self.check(call)?;
+        let mut retries = 0;
+        loop {
+            let (failure, pause) = match self.exchange(call).await {
+                Ok(answer) => return Ok(answer),
+                Err(Refusal::Broken(broken)) => {
+                    let again = matches!(broken, Broken::NotSent | Broken::Lost(Cause::ConnectionLost));
+                    (broken.into(), again.then_some(PAUSE * (1 << retries)))
+                }
+                Err(Refusal::Answered(failure)) => {
+                    let busy = failure.is(StatusCode::TOO_MANY_REQUESTS)
+                        || failure.is(StatusCode::SERVICE_UNAVAILABLE);
+                    let pause = failure.retry_after.unwrap_or(PAUSE * (1 << retries));
+                    (failure, (busy && pause <= LONGEST_PAUSE).then_some(pause))
+                }
+            };
+            match pause {
+                Some(pause) if retries < RETRIES && Instant::now() + pause < self.deadline => {
+                    sleep(pause).await
+                }
+                _ => return Err(failure),
+            }
+            retries += 1;
+        }
+    }
+
+    /// A change. Sent once.
+    ///
+    /// # Errors
+    /// `Internal` under a permit without a recorded operation; else as every call to a cluster.
+    pub(crate) async fn change(&self, call: &Call) -> Result<Answer, Failure> {
+        if self.permit.operation().is_none() {
+            return Err(Error::internal("a change without a recorded operation").into());
+        }
+        self.ask(call).await
+    }
+
+    /// A question that has to be posted. Sent once.
+    ///
+    /// # Errors
+    /// As every call to a cluster.
+    pub(crate) async fn ask(&self, call: &Call) -> Result<Answer, Failure> {
+        self.check(call)?;
+        self.exchange(call).await.map_err(|refusal| match refusal {
+            Refusal::Broken(broken) => broken.into(),
+            Refusal::Answered(failure) => failure,
+        })
+    }
+
+    /// Holds a call against the permit: its kind, its namespace.
+    fn check(&self, call: &Call) -> Result<()> {
+        let Some(kind) = call.kind else { return Ok(()) };
+        self.permit.covers(kind)?;
+        let namespace = match kind {
+            Kind::Namespace => call.name.as_ref().map(|name| name.as_str()),
+            _ => call.namespace.as_ref().map(|namespace| namespace.as_str()),
+        };
+        match self.permit.namespaces() {
+            NamespaceScope::All => Ok(()),
+            scope if scope.covers(namespace) => Ok(()),
+            _ => Err(Error::internal("the permit does not cover the namespace")),
+        }
+    }
+
+    async fn exchange(&self, call: &Call) -> Result<Answer, Refusal> {
+        let exchange = async {
+            let response = self.stack.send(&call.request, self.audit_id.as_ref()).await?;
+            settle(call, response).await
+        };
+        timeout_at(self.deadline, exchange).await.unwrap_or(Err(Broken::Lost(Cause::DeadlineExceeded).into()))
+    }
+}
+
+/// Why one exchange gave no answer to use.
+enum Refusal {
+    Broken(Broken),
+    Answered(Failure),
+}
+
+impl From<Broken> for Refusal {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+/// Reads an answer by its status: 2xx whole, refusals in part; a redirect or a change of protocol is no answer.
+async fn settle(call: &Call, response: Response<Incoming>) -> Result<Answer, Refusal> {
+    let (head, body) = response.into_parts();
+    if head.status.is_success() {
+        return Ok(collect(body, call.limit).await?);
+    }
+    if head.status.is_client_error() || head.status.is_server_error() {
+        // a refusal whose body breaks off or never ends still is one
+        let body = collect(body, Limit::Whole(REFUSAL)).await.map(|answer| answer.body).unwrap_or_default();
+        return Err(Refusal::Answered(Failure::refused(call, head.status, &head.headers, &body)));
+    }
+    Err(Broken::Lost(Cause::UnexpectedAnswer).into())
+}
+
+/// Reads a body, never holding much more than the limit.
+async fn collect(mut body: Incoming, limit: Limit) -> Result<Answer, Broken> {
+    let (Limit::Whole(most) | Limit::Newest(most)) = limit;
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let mut answer = Answer { body: Vec::with_capacity(expected.min(most)), cut: false };
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|error| Broken::of(&error))?.into_data() else { continue };
+        answer.body.extend_from_slice(&data);
+        match limit {
+            Limit::Whole(most) if answer.body.len() > most => {
+                return Err(Broken::Lost(Cause::UnexpectedAnswer));
+            }
+            Limit::Newest(most) if answer.body.len() > 2 * most => answer.keep(most),
+            _ => {}
+        }
+    }
+    if answer.body.len() > most {
+        answer.keep(most);
+    }
+    Ok(answer)
+}
+
+impl Answer {
+    /// Drops all but the last bytes.
+    fn keep(&mut self, most: usize) {
+        self.body.drain(..self.body.len() - most);
+        self.cut = true;
+    }
+
+    /// Reads a JSON answer.
+    ///
+    /// # Errors
+    /// `UnexpectedAnswer` when it is not of that shape.
+    pub(crate) fn json<'de, T: Deserialize<'de>>(&'de self) -> Result<T> {
+        serde_json::from_slice(&self.body).map_err(|_| Error::new(Cause::UnexpectedAnswer))
+    }
+
+    /// Reads the object that `call` is about.
+    ///
+    /// # Errors
+    /// `UnexpectedAnswer` when it is another one, or none.
+    pub(crate) fn object(&self, call: &Call) -> Result<Box<RawValue>> {
+        let Named { metadata } = self.json()?;
+        if call.name.as_ref().is_some_and(|name| name.as_str() != metadata.name) {
+            return Err(Error::new(Cause::UnexpectedAnswer));
+        }
+        self.json()
+    }
+}
+
+#[derive(Deserialize)]
+struct Named {
+    metadata: Name,
+}
+
+#[derive(Deserialize)]
+struct Name {
+    name: String,
+}

@@ -1,0 +1,224 @@
+//! [`WorkloadApi`].
+
+use std::collections::HashSet;
+
+use async_trait::async_trait;
+use futures_util::{future::OptionFuture, try_join};
+use http::StatusCode;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::core::{Selector, params::ListParams};
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::Permit,
+    gate::{Changed, Warning},
+    kind::Kind,
+    name::{Namespace, NamespaceScope, ObjectName},
+    object::{Metadata, parse},
+    workload::{Replicas, WorkloadApi, WorkloadParts, WorkloadRow},
+};
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use crate::{KubeClusters, error, list, request::Call, visit::Visit};
+
+/// The annotation by which `kubectl rollout restart` replaces pods.
+const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
+/// The most events read about one workload. They come in no order; more than these expire within the hour.
+const EVENTS: u32 = 500;
+
+#[async_trait]
+impl WorkloadApi for KubeClusters {
+    async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadParts>> {
+        let visit = self.visit(permit, self.deadlines().read).await?;
+        let (kind, namespace) = (permit.kind()?, permit.namespace()?);
+        let Some(object) = find(&visit, kind, namespace, name).await? else { return Ok(None) };
+        let head: Head = parse(&object)?;
+        let family = Family { visit: &visit, scope: NamespaceScope::One(namespace.clone()), head: &head };
+        let ((pods, revisions), events) = try_join!(family.pods_and_revisions(kind), family.events())?;
+        Ok(Some(WorkloadParts { object, pods, events, revisions }))
+    }
+
+    async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>> {
+        let visit = self.visit(permit, self.deadlines().read).await?;
+        let kind = permit.kind()?;
+        let object = find(&visit, kind, permit.namespace()?, name).await?;
+        object.map(|object| WorkloadRow::project(kind, &object)).transpose()
+    }
+
+    async fn scale(
+        &self,
+        permit: &Permit,
+        name: &ObjectName,
+        replicas: Replicas,
+    ) -> Result<Changed<WorkloadRow>> {
+        let visit = self.visit(permit, self.deadlines().write).await?;
+        let (kind, namespace) = (permit.kind()?, permit.namespace()?);
+        let call = Call::patch(kind, Some(namespace), name, &json!({"spec": {"replicas": replicas.get()}}))?;
+        let object = visit.change(&call).await?.object(&call)?;
+        let value = WorkloadRow::project(kind, &object)?;
+        let warnings = autoscaled(&visit.within(self.deadlines().read), kind, namespace, name).await;
+        Ok(Changed { value, warnings: warnings.into_iter().collect() })
+    }
+
+    async fn restart(&self, permit: &Permit, name: &ObjectName, at: Timestamp) -> Result<WorkloadRow> {
+        let visit = self.visit(permit, self.deadlines().write).await?;
+        let (kind, namespace) = (permit.kind()?, permit.namespace()?);
+        if kind == Kind::Deployment {
+            let call = Call::get(kind, Some(namespace), name)?;
+            let object = visit.within(self.deadlines().read).read(&call).await?.object(&call)?;
+            if parse::<Head>(&object)?.spec.paused.unwrap_or(false) {
+                return Err(error::about(Cause::RolloutPaused, &call));
+            }
+        }
+        let annotations = json!({RESTARTED_AT: at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
+        let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
+        let call = Call::patch(kind, Some(namespace), name, &patch)?;
+        let object = visit.change(&call).await?.object(&call)?;
+        WorkloadRow::project(kind, &object)
+    }
+}
+
+/// What is looked at to find what belongs to a workload.
+#[derive(Deserialize)]
+struct Head {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: HeadSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct HeadSpec {
+    paused: Option<bool>,
+    selector: Option<LabelSelector>,
+}
+
+async fn find(
+    visit: &Visit<'_>,
+    kind: Kind,
+    namespace: &Namespace,
+    name: &ObjectName,
+) -> Result<Option<Box<RawValue>>> {
+    let call = Call::get(kind, Some(namespace), name)?;
+    match visit.read(&call).await {
+        Ok(answer) => answer.object(&call).map(Some),
+        Err(failure) if failure.is_absence() => Ok(None),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// What belongs to a workload.
+struct Family<'a> {
+    visit: &'a Visit<'a>,
+    scope: NamespaceScope,
+    head: &'a Head,
+}
+
+type Objects = Vec<Box<RawValue>>;
+
+impl Family<'_> {
+    async fn pods_and_revisions(&self, kind: Kind) -> Result<(Objects, Objects)> {
+        let uid = &self.head.metadata.uid;
+        // a cron job's jobs bear no label of it, and its pods are theirs
+        let (revisions, by_label) = match kind {
+            Kind::Deployment => (Some(Kind::ReplicaSet), true),
+            Kind::StatefulSet | Kind::DaemonSet => (Some(Kind::ControllerRevision), true),
+            Kind::CronJob => (Some(Kind::Job), false),
+            _ => (None, true),
+        };
+        let selection =
+            if by_label { ListParams::default().labels(&self.selector()?) } else { ListParams::default() };
+        let revisions = OptionFuture::from(revisions.map(|kind| self.controlled(kind, &selection)));
+        let revisions = async { revisions.await.transpose() };
+        let pods = OptionFuture::from(by_label.then(|| self.controlled(Kind::Pod, &selection)));
+        let pods = async { pods.await.transpose() };
+        let (revisions, pods) = try_join!(revisions, pods)?;
+        let revisions = of_owner(revisions.unwrap_or_default(), &HashSet::from([uid.clone()]));
+        // a deployment's pods are its replica sets'
+        let owners = match kind {
+            Kind::Deployment => revisions.iter().map(|(revision, _)| revision.uid.clone()).collect(),
+            _ => HashSet::from([uid.clone()]),
+        };
+        let pods = of_owner(pods.unwrap_or_default(), &owners);
+        let bare =
+            |objects: Vec<(Metadata, Box<RawValue>)>| objects.into_iter().map(|(_, object)| object).collect();
+        Ok((bare(pods), bare(revisions)))
+    }
+
+    /// The objects of a kind that match and that something controls; by whom is looked at when all owners are known.
+    async fn controlled(&self, kind: Kind, selection: &ListParams) -> Result<Vec<(Metadata, Box<RawValue>)>> {
+        let controlled = |object: &RawValue| {
+            let Bare { metadata } = parse(object)?;
+            Ok(metadata.controller().is_some().then(|| (metadata, object.to_owned())))
+        };
+        Ok(list::all(self.visit, kind, &self.scope, selection, controlled).await?)
+    }
+
+    async fn events(&self) -> Result<Objects> {
+        let about = format!("involvedObject.uid={}", self.head.metadata.uid);
+        let selection = ListParams::default().fields(&about).limit(EVENTS);
+        Ok(list::first(self.visit, Kind::Event, &self.scope, &selection).await?)
+    }
+
+    fn selector(&self) -> Result<String> {
+        let selector = Selector::try_from(self.head.spec.selector.clone().unwrap_or_default());
+        selector.map(|selector| selector.to_string()).map_err(|_| Error::new(Cause::UnexpectedAnswer))
+    }
+}
+
+#[derive(Deserialize)]
+struct Bare {
+    metadata: Metadata,
+}
+
+fn of_owner(
+    objects: Vec<(Metadata, Box<RawValue>)>,
+    owners: &HashSet<String>,
+) -> Vec<(Metadata, Box<RawValue>)> {
+    let owned = |metadata: &Metadata| metadata.controller().is_some_and(|owner| owners.contains(&owner.uid));
+    objects.into_iter().filter(|(metadata, _)| owned(metadata)).collect()
+}
+
+#[derive(Deserialize)]
+struct Autoscaler {
+    metadata: Metadata,
+    spec: AutoscalerSpec,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AutoscalerSpec {
+    scale_target_ref: Target,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    kind: String,
+    name: String,
+}
+
+/// Who will set the replicas again. The change is made: no failure here may hide that.
+async fn autoscaled(
+    visit: &Visit<'_>,
+    kind: Kind,
+    namespace: &Namespace,
+    name: &ObjectName,
+) -> Option<Warning> {
+    let scope = NamespaceScope::One(namespace.clone());
+    let autoscaler = |object: &RawValue| {
+        let target = |found: &Autoscaler| {
+            let Target { kind: of, name: named } = &found.spec.scale_target_ref;
+            of == kind.info().kind && named == name.as_str()
+        };
+        Ok(parse::<Autoscaler>(object).ok().filter(target).map(|found| found.metadata.name))
+    };
+    let autoscalers = Kind::HorizontalPodAutoscaler;
+    match list::all(visit, autoscalers, &scope, &ListParams::default(), autoscaler).await {
+        Ok(names) => names.into_iter().next().map(Warning::Autoscaled),
+        Err(refused) if refused.is(StatusCode::FORBIDDEN) => {
+            Some(Warning::Unreadable(autoscalers.info().plural))
+        }
+        Err(_) => None,
+    }
+}

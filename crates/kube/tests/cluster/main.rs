@@ -1,0 +1,86 @@
+//! The ports against a real control plane: what they say and do is compared with plain reads of it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod objects;
+mod probe;
+mod workloads;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process,
+    time::Duration,
+};
+
+use common::{by_token, clusters, object, permit, permit_all, permit_to_test};
+use pilothouse_core::{
+    Cause, Result,
+    access::{Permit, Verb},
+    cluster::{ClusterProbe, Connection},
+    config::{ConfigApi, ConfigMapRow, NewConfigMap},
+    gate::Warning,
+    inventory::{Inventory, List, ListQuery, Listing},
+    kind::Kind,
+    kubeconfig::Kubeconfig,
+    name::NamespaceScope,
+    namespace::NamespaceApi,
+    object::Labels,
+    pod::{LogOptions, PodApi},
+    workload::{Replicas, WorkloadApi, WorkloadDetail, WorkloadType},
+};
+use pilothouse_kube::{Deadlines, KubeClusters};
+use pilothouse_testbed::{Admin, ControlPlane, shared, shared_has_node, workloads as samples};
+use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A namespace of this test's own, the adapter, and a client for plain reads.
+async fn place(name: &str) -> (&'static ControlPlane, KubeClusters, Admin, String) {
+    let plane = shared().await.unwrap();
+    let namespace = format!("kube-{name}-{}", process::id());
+    let admin = plane.client();
+    admin.apply(&samples::namespace(&namespace)).await.unwrap();
+    let (adapter, _) = clusters(admin_connection(plane), Deadlines::default());
+    (plane, adapter, admin, namespace)
+}
+
+fn admin_connection(plane: &ControlPlane) -> Connection {
+    by_token(plane.server(), Some(plane.ca_pem()), plane.admin_token())
+}
+
+/// Whether the cluster's own audit log has this write under the permit's operation; true of a cluster whose log is out
+/// of reach.
+fn audited(plane: &ControlPlane, permit: &Permit, verb: &str, name: &str) -> bool {
+    let id = permit.operation_id().unwrap().to_string();
+    let Ok(events) = plane.audit_events() else { return true };
+    let ours = |agent: &String| agent.starts_with("pilothouse/");
+    events.iter().any(|event| {
+        event.audit_id == id
+            && event.verb == verb
+            && event.user_agent.as_ref().is_some_and(ours)
+            && event.object_ref.as_ref().is_some_and(|object| object.name.as_deref() == Some(name))
+    })
+}
+
+async fn page(adapter: &KubeClusters, list: List, namespace: &str) -> Listing {
+    let kind = list.info().kinds[0];
+    let namespaces = NamespaceScope::One(common::namespace(namespace));
+    let query = ListQuery { namespaces, kinds: list.info().kinds.to_vec(), ..ListQuery::default() };
+    adapter.page(&permit(Verb::List, kind, namespace), list, &query).await.unwrap()
+}
+
+fn names(listing: &Listing) -> Vec<&str> {
+    listing.rows.iter().map(|row| row.name()).collect()
+}
+
+async fn create(adapter: &KubeClusters, namespace: &str, name: &str) -> Result<ConfigMapRow> {
+    let data = BTreeMap::from([("greeting".to_owned(), "你好".to_owned())]);
+    let configmap = NewConfigMap {
+        name: object(name),
+        data,
+        labels: Labels::from([("app".to_owned(), "web".to_owned())]),
+    };
+    adapter.create_configmap(&permit(Verb::Create, Kind::ConfigMap, namespace), &configmap).await
+}

@@ -1,0 +1,93 @@
+//! What the tests of this crate share: a registry of connections, permits, and a server that answers as told.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test binary uses a part of it, and fails by panicking"
+)]
+
+pub(crate) mod server;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use pilothouse_core::{
+    Result,
+    access::{Access, Caller, Permit, Resource, Verb},
+    cluster::{ApiServer, ClusterId, Connection, Connections, Credential, StoredConnection},
+    kind::Kind,
+    name::{Namespace, ObjectName},
+    testing::{self, fake::Lent},
+};
+use pilothouse_kube::{Deadlines, EgressRules, KubeClusters, KubeSettings};
+
+/// The cluster that every test here talks to.
+pub(crate) const CLUSTER: ClusterId = ClusterId(1);
+
+/// Connections that a test may change.
+#[derive(Default)]
+pub(crate) struct Registry(pub(crate) Mutex<HashMap<ClusterId, StoredConnection>>);
+
+impl Registry {
+    pub(crate) fn set(&self, connection: Connection, version: i64) {
+        self.0.lock().unwrap().insert(CLUSTER, StoredConnection { connection, version });
+    }
+}
+
+#[async_trait]
+impl Connections for Registry {
+    async fn connection(&self, id: ClusterId) -> Result<Option<StoredConnection>> {
+        Ok(self.0.lock().unwrap().get(&id).cloned())
+    }
+}
+
+pub(crate) const SHORT: Deadlines =
+    Deadlines { read: Duration::from_secs(4), write: Duration::from_secs(4), test: Duration::from_secs(4) };
+
+/// The adapter over one registered connection.
+pub(crate) fn clusters(connection: Connection, deadlines: Deadlines) -> (KubeClusters, Arc<Registry>) {
+    let registry = Arc::new(Registry::default());
+    registry.set(connection, 1);
+    let settings =
+        KubeSettings { deadlines, egress: EgressRules { allow_loopback: true }, ..KubeSettings::default() };
+    (KubeClusters::new(settings, registry.clone(), Lent::default().clock), registry)
+}
+
+/// A connection by token.
+pub(crate) fn by_token(server: &str, ca: Option<&str>, token: &str) -> Connection {
+    Connection {
+        server: ApiServer::new(server).unwrap(),
+        ca: ca.map(ToOwned::to_owned),
+        tls_server_name: None,
+        insecure_skip_tls_verify: false,
+        credential: Credential::Token(token.to_owned().into()),
+    }
+}
+
+pub(crate) fn namespace(name: &str) -> Namespace {
+    Namespace::new(name).unwrap()
+}
+
+pub(crate) fn object(name: &str) -> ObjectName {
+    ObjectName::new(name).unwrap()
+}
+
+/// A permit for a kind in one namespace, with its operation.
+pub(crate) fn permit(verb: Verb, kind: Kind, namespace: &str) -> Permit {
+    let access =
+        Access::to(verb, Resource::Kind(kind)).in_cluster(CLUSTER).in_namespace(&self::namespace(namespace));
+    testing::permit(&Caller::system(), access)
+}
+
+/// A permit for a kind everywhere.
+pub(crate) fn permit_all(verb: Verb, kind: Kind) -> Permit {
+    testing::permit(&Caller::system(), Access::to(verb, Resource::Kind(kind)).in_cluster(CLUSTER))
+}
+
+/// A permit to test a connection.
+pub(crate) fn permit_to_test() -> Permit {
+    testing::permit(&Caller::system(), Access::to(Verb::Test, Resource::NewCluster).new_cluster("new"))
+}

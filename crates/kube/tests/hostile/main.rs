@@ -1,0 +1,82 @@
+//! What becomes of answers that no good cluster gives: each ends as an error of the core, soon, and without a retry
+//! where something might have been changed.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod connection;
+mod lists;
+mod logs;
+mod probe;
+mod refusals;
+mod workloads;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use common::{
+    CLUSTER, SHORT, by_token, clusters, object, permit, permit_all, permit_to_test,
+    server::{Asked, FakeServer, Reply, Shows},
+};
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::{Permit, Verb},
+    cluster::ClusterProbe,
+    config::{ConfigApi, ConfigMapRow, NewConfigMap},
+    error::Reason,
+    gate::Warning,
+    inventory::{Inventory, List, ListQuery, Listing},
+    kind::Kind,
+    name::{ContainerName, NamespaceScope},
+    namespace::NamespaceApi,
+    object::Labels,
+    pod::{LogOptions, PodApi, PodLogs},
+    workload::{Replicas, WorkloadApi},
+};
+use pilothouse_kube::{Deadlines, KubeClusters};
+use serde_json::{Value, json};
+
+const TOKEN: &str = "canary-token";
+
+fn adapter(server: &FakeServer) -> KubeClusters {
+    clusters(by_token(&server.address, Some(&server.ca), TOKEN), SHORT).0
+}
+
+async fn answering(reply: impl Fn() -> Reply + Send + Sync + 'static) -> (FakeServer, KubeClusters) {
+    let server = FakeServer::start(move |_, _| reply()).await;
+    let adapter = adapter(&server);
+    (server, adapter)
+}
+
+/// What a server answers, whatever it is asked.
+type Answers = Box<dyn Fn() -> Reply + Send + Sync>;
+
+/// A read.
+async fn list_pods(adapter: &KubeClusters) -> Result<Listing> {
+    let query = ListQuery {
+        cluster: Some(CLUSTER),
+        namespaces: NamespaceScope::One(common::namespace("shop")),
+        ..ListQuery::default()
+    };
+    adapter.page(&permit(Verb::List, Kind::Pod, "shop"), List::Pods, &query).await
+}
+
+/// A change.
+async fn create(adapter: &KubeClusters) -> Result<ConfigMapRow> {
+    let configmap = NewConfigMap {
+        name: object("settings"),
+        data: BTreeMap::from([("key".to_owned(), "value".to_owned())]),
+        labels: Labels::new(),
+    };
+    adapter.create_configmap(&permit(Verb::Create, Kind::ConfigMap, "shop"), &configmap).await
+}
+
+fn pod_list(names: &[&str], next: &str) -> Reply {
+    let items: Vec<_> =
+        names.iter().map(|name| json!({"metadata": {"name": name, "namespace": "shop"}})).collect();
+    Reply::json(200, &json!({"kind": "PodList", "metadata": {"continue": next}, "items": items}))
+}
+
+fn names(listing: &Listing) -> Vec<&str> {
+    listing.rows.iter().map(|row| row.name()).collect()
+}

@@ -1,0 +1,164 @@
+//! What is refused, how it is told, and how often it is tried.
+
+use super::*;
+
+#[tokio::test]
+async fn every_refusal_has_its_cause_and_a_change_is_sent_once() {
+    let ours = json!({"kind": "configmaps", "name": "settings"});
+    let terminating = json!({"causes": [{"reason": "NamespaceTerminating", "message": "being terminated"}]});
+    let invalid = json!({"causes": [{"reason": "FieldValueTooLong", "message": "too long", "field": "data[\u{1b}[31mkey]"}]});
+    let missing = json!({"kind": "namespaces", "name": "shop"});
+    let html = || "<html>canary-html</html>".to_owned();
+    type Case = (&'static str, Answers, Cause);
+    fn case(name: &'static str, cause: Cause, reply: impl Fn() -> Reply + Send + Sync + 'static) -> Case {
+        (name, Box::new(reply), cause)
+    }
+    let status = |code, reason: &'static str, message: &'static str, details: Value| {
+        move || Reply::status(code, reason, message, details.clone())
+    };
+    let cases = vec![
+        case("401", Cause::CredentialRejected, status(401, "Unauthorized", "Unauthorized", json!(null))),
+        case("403", Cause::ForbiddenByCluster, status(403, "Forbidden", "may not", ours.clone())),
+        case("quota", Cause::QuotaExceeded, status(403, "Forbidden", "exceeded quota: limits", ours.clone())),
+        case("terminating", Cause::NamespaceTerminating, status(403, "Forbidden", "forbidden", terminating)),
+        case("404", Cause::NotFoundInCluster, status(404, "NotFound", "not found", missing)),
+        case("exists", Cause::AlreadyExists, status(409, "AlreadyExists", "already exists", ours.clone())),
+        case("conflict", Cause::ConflictInCluster, status(409, "Conflict", "changed", ours.clone())),
+        case("400", Cause::RejectedByCluster, status(400, "BadRequest", "strict decoding error", json!({}))),
+        case("422", Cause::RejectedByCluster, status(422, "Invalid", "invalid\u{1b}[31m", invalid)),
+        case(
+            "429",
+            Cause::RateLimitedByCluster,
+            status(429, "TooManyRequests", "slow down", json!({"retryAfterSeconds": 7})),
+        ),
+        case("500", Cause::FailingCluster, status(500, "InternalError", "etcd", json!({}))),
+        case("503", Cause::FailingCluster, move || Reply::Body(503, vec![], html())),
+        case("504", Cause::FailingCluster, || Reply::Body(504, vec![], String::new())),
+        case("a 404 of something else", Cause::UnexpectedAnswer, move || Reply::Body(404, vec![], html())),
+        case("302", Cause::UnexpectedAnswer, || {
+            Reply::Body(302, vec![("Location", "https://127.0.0.1:1/".to_owned())], "{}".to_owned())
+        }),
+        case("101", Cause::UnexpectedAnswer, || {
+            Reply::Raw("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
+        }),
+        case("not JSON", Cause::UnexpectedAnswer, || {
+            Reply::Body(201, vec![], "<html>canary-html</html>".to_owned())
+        }),
+        case("not an object", Cause::UnexpectedAnswer, || Reply::Body(201, vec![], "[1]".to_owned())),
+        case("another object", Cause::UnexpectedAnswer, || {
+            Reply::json(201, &json!({"metadata": {"name": "other"}}))
+        }),
+        case("not HTTP", Cause::UnexpectedAnswer, || Reply::Raw("SSH-2.0-OpenSSH\r\n\r\n")),
+        case("closed", Cause::ConnectionLost, || Reply::Close),
+        case("half a body", Cause::ConnectionLost, || Reply::Half),
+    ];
+    for (name, reply, cause) in cases {
+        let (server, adapter) = answering(reply).await;
+        let error = create(&adapter).await.unwrap_err();
+        assert_eq!(error.cause, cause, "{name}: {error}");
+        assert_eq!(server.asked().len(), 1, "{name}: a change is sent once");
+        let text = format!("{error} {error:?}");
+        for canary in ["canary", "html", "rustls", "hyper", "\u{1b}"] {
+            assert!(!text.contains(canary), "{name}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_says_to_what() {
+    let reply = || Reply::status(403, "Forbidden", "no", json!({"kind": "configmaps"}));
+    let error = create(&answering(reply).await.1).await.unwrap_err();
+    let said = |text: &Option<String>| text.clone().unwrap_or_default();
+    let context = |error: &Error| {
+        let context = &error.context;
+        [&context.verb, &context.resource, &context.namespace, &context.name].map(said).join(" ")
+    };
+    assert_eq!(context(&error), "create configmap shop settings");
+
+    let reply =
+        || Reply::status(404, "NotFound", "namespaces \"shop\" not found", json!({"kind": "namespaces"}));
+    assert_eq!(context(&create(&answering(reply).await.1).await.unwrap_err()), " namespace  shop");
+
+    let cause = json!({"reason": "FieldValueNotSupported", "field": "spec.type", "message": "no"});
+    let details = json!({"causes": [cause]});
+    let reply = move || Reply::status(422, "Invalid", "no such type", details.clone());
+    let error = create(&answering(reply).await.1).await.unwrap_err();
+    assert_eq!(
+        (error.context.fields[0].name.as_str(), error.context.fields[0].reason),
+        ("spec.type", Reason::NotOneOf)
+    );
+    assert_eq!(error.context.message.as_deref(), Some("no such type"));
+}
+
+#[tokio::test]
+async fn any_retry_after_is_survived() {
+    let cases = [
+        (Some("7"), 7),
+        (None, 1),
+        (Some("-5"), 1),
+        (Some("18446744073709551615"), 3600),
+        (Some("99999999999999999999999"), 1),
+        (Some("Wed, 21 Oct 2026 07:28:00 GMT"), 1),
+        (Some("\u{e9}"), 1),
+    ];
+    for (header, seconds) in cases {
+        let headers: Vec<_> = header.into_iter().map(|value| ("Retry-After", value.to_owned())).collect();
+        let (server, adapter) = answering(move || Reply::Body(429, headers.clone(), String::new())).await;
+        let error = create(&adapter).await.unwrap_err();
+        assert_eq!(error.cause, Cause::RateLimitedByCluster);
+        assert_eq!(error.context.retry_after, Some(Duration::from_secs(seconds)), "{header:?}");
+        assert_eq!(server.asked().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_read_is_tried_three_times_and_no_more() {
+    let busy = || Reply::Body(503, vec![("Retry-After", "0".to_owned())], String::new());
+    let cases: Vec<(&str, Answers, usize)> = vec![
+        ("503", Box::new(busy), 3),
+        ("429", Box::new(|| Reply::Body(429, vec![("Retry-After", "0".to_owned())], String::new())), 3),
+        ("closed", Box::new(|| Reply::Close), 3),
+        ("half a body", Box::new(|| Reply::Half), 3),
+        (
+            "429 for too long",
+            Box::new(|| Reply::Body(429, vec![("Retry-After", "6".to_owned())], String::new())),
+            1,
+        ),
+        (
+            "longer than the deadline",
+            Box::new(|| Reply::Body(429, vec![("Retry-After", "5".to_owned())], String::new())),
+            1,
+        ),
+        ("500", Box::new(|| Reply::Body(500, vec![], String::new())), 1),
+        ("401", Box::new(|| Reply::Body(401, vec![], String::new())), 1),
+        ("not JSON", Box::new(|| Reply::Body(200, vec![], "hello".to_owned())), 1),
+        ("not a list", Box::new(|| Reply::Body(200, vec![], "{}".to_owned())), 1),
+    ];
+    for (name, reply, sends) in cases {
+        let (server, adapter) = answering(reply).await;
+        assert!(list_pods(&adapter).await.is_err());
+        assert_eq!(server.asked().len(), sends, "{name}");
+    }
+    let server =
+        FakeServer::start(move |_, before| if before < 2 { busy() } else { pod_list(&["web"], "") }).await;
+    assert_eq!(names(&list_pods(&adapter(&server)).await.unwrap()), ["web"]);
+}
+
+#[tokio::test]
+async fn no_answer_ends_at_the_deadline() {
+    let (server, _) = answering(|| Reply::Silence).await;
+    let short = Duration::from_millis(200);
+    let deadlines = Deadlines { read: short, write: short, test: short };
+    let (adapter, _) = clusters(by_token(&server.address, Some(&server.ca), TOKEN), deadlines);
+    assert_eq!(list_pods(&adapter).await.unwrap_err().cause, Cause::DeadlineExceeded);
+    let error = create(&adapter).await.unwrap_err();
+    assert_eq!(error.cause, Cause::DeadlineExceeded);
+    assert!(error.cause.leaves_doubt());
+    assert_eq!(server.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_refused_at_its_limit() {
+    let (_server, adapter) = answering(|| Reply::Endless).await;
+    assert_eq!(create(&adapter).await.unwrap_err().cause, Cause::UnexpectedAnswer);
+}
