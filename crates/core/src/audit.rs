@@ -130,7 +130,7 @@ impl Outcome {
             Ok(_) => (Status::Success, None, None),
             Err(error) => {
                 let code = Some(error.code().as_str().to_owned());
-                if error.cause.leaves_doubt() {
+                if error.leaves_doubt() {
                     (Status::Unknown, code, Some(format!("{error}; the change may have happened")))
                 } else {
                     (Status::Failed, code, Some(error.to_string()))
@@ -417,6 +417,8 @@ mod tests {
             let expected = if cause.leaves_doubt() { Status::Unknown } else { Status::Failed };
             assert_eq!(outcome.status, expected, "{cause:?}");
             assert_eq!(outcome.error_code.as_deref(), Some(cause.code().as_str()));
+            let before = Outcome::of::<()>(&Err(Error::new(cause).of_read()), 1, at);
+            assert_eq!(before.status, Status::Failed, "the read before a change changes nothing");
         }
         assert_eq!(Outcome::of(&Ok(()), 1, at).status, Status::Success);
     }

@@ -236,7 +236,7 @@ causes! {
 
 impl Cause {
     /// Whether a change that failed so may have happened all the same: the request left, no answer came back that
-    /// settles it. The audit trail then says `unknown`, never `failed`.
+    /// settles it. The audit trail then says `unknown`, never `failed`. See [`Error::leaves_doubt`].
     pub const fn leaves_doubt(self) -> bool {
         matches!(
             self,
@@ -349,6 +349,8 @@ pub struct Context {
     pub retry_after: Option<Duration>,
     /// What the cluster said, cleaned by [`clean_message`]. Never set where a Secret is involved.
     pub message: Option<String>,
+    /// Whether it happened to a read: whatever the cluster did, nothing was changed. Not shown.
+    pub of_read: bool,
 }
 
 /// A cause and its context. Displayed for logs and audit details; what callers read is written by the HTTP crate.
@@ -395,6 +397,17 @@ impl Error {
     /// The public code.
     pub fn code(&self) -> Code {
         self.cause.code()
+    }
+
+    /// Whether a change that ended so may have happened all the same.
+    pub fn leaves_doubt(&self) -> bool {
+        self.cause.leaves_doubt() && !self.context.of_read
+    }
+
+    /// It happened to a read, such as one before a change.
+    pub fn of_read(mut self) -> Self {
+        self.context.of_read = true;
+        self
     }
 
     /// Names the kind of thing concerned.

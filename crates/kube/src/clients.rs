@@ -11,6 +11,8 @@ use pilothouse_core::{
     cluster::{ClusterId, Connections},
 };
 
+use tokio::runtime::Handle;
+
 use crate::{egress::EgressRules, stack::Stack};
 
 /// Keeps connections warm, and never one of an older credential: the registry is asked every time.
@@ -18,6 +20,8 @@ pub(crate) struct Clients {
     pub(crate) connections: Arc<dyn Connections>,
     pub(crate) rules: EgressRules,
     pub(crate) user_agent: HeaderValue,
+    /// Where connections live.
+    pub(crate) runtime: Handle,
     pub(crate) stacks: Mutex<HashMap<ClusterId, (i64, Arc<Stack>)>>,
 }
 
@@ -36,7 +40,7 @@ impl Clients {
         {
             return Ok(stack.clone());
         }
-        let stack = Arc::new(Stack::new(&stored.connection, self.rules, &self.user_agent)?);
+        let stack = Arc::new(Stack::new(&stored.connection, self.rules, &self.user_agent, &self.runtime)?);
         self.stacks().insert(id, (stored.version, stack.clone()));
         Ok(stack)
     }

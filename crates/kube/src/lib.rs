@@ -21,6 +21,7 @@ use pilothouse_core::{
     clock::Clock,
     cluster::{Connection, Connections},
 };
+use tokio::runtime::Handle;
 
 mod clients;
 mod config;
@@ -82,7 +83,7 @@ impl Default for KubeSettings {
 }
 
 /// Every port towards clusters: `Inventory`, `WorkloadApi`, `PodApi`, `NamespaceApi`, `ConfigApi`, `ClusterProbe`.
-/// Cheap to clone; clones share their connections. Lives in a tokio runtime.
+/// Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     clients: Arc<Clients>,
@@ -98,10 +99,13 @@ impl fmt::Debug for KubeClusters {
 
 impl KubeClusters {
     /// The clusters of `connections`. Nothing is connected before it is asked for.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime: connections live on the one it is called in.
     pub fn new(settings: KubeSettings, connections: Arc<dyn Connections>, clock: Arc<dyn Clock>) -> Self {
         let KubeSettings { deadlines, egress, user_agent } = settings;
         let stacks = Mutex::new(HashMap::new());
-        let clients = Clients { connections, rules: egress, user_agent, stacks };
+        let clients = Clients { connections, rules: egress, user_agent, runtime: Handle::current(), stacks };
         Self { clients: Arc::new(clients), clock, deadlines }
     }
 
@@ -112,7 +116,8 @@ impl KubeClusters {
 
     /// A visit over a connection that may not be registered, never over a warm one: what is tested is the connection.
     fn first_visit<'a>(&self, permit: &'a Permit, connection: &Connection) -> Result<Visit<'a>> {
-        let stack = Stack::new(connection, self.clients.rules, &self.clients.user_agent)?;
+        let stack =
+            Stack::new(connection, self.clients.rules, &self.clients.user_agent, &self.clients.runtime)?;
         Visit::new(Arc::new(stack), permit, self.deadlines.test)
     }
 

@@ -6,11 +6,11 @@ use std::{error::Error as StdError, io, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, rt::Executor};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::Client,
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
 };
 use jiff::Timestamp;
 use pilothouse_core::{
@@ -18,7 +18,7 @@ use pilothouse_core::{
     cluster::{Connection, Credential},
 };
 use secrecy::ExposeSecret;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, runtime::Handle, time::timeout};
 use tower::{Service, service_fn, util::BoxCloneSyncService};
 
 use crate::{
@@ -46,11 +46,17 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// Builds the stack; nothing is connected yet.
+    /// Builds the stack; nothing is connected yet. Its connections live on `runtime`, whoever asks: a pooled one must
+    /// not end with the HTTP worker that happened to open it, least of all while a change waits for its answer.
     ///
     /// # Errors
     /// `TlsUntrusted` or `CredentialRejected` when the connection's certificates or token cannot be used at all.
-    pub(crate) fn new(connection: &Connection, rules: EgressRules, user_agent: &HeaderValue) -> Result<Self> {
+    pub(crate) fn new(
+        connection: &Connection,
+        rules: EgressRules,
+        user_agent: &HeaderValue,
+        runtime: &Handle,
+    ) -> Result<Self> {
         let shown = tls::Shown::default();
         let mut https = HttpsConnectorBuilder::new()
             .with_tls_config(tls::config(connection, shown.clone())?)
@@ -59,16 +65,18 @@ impl Stack {
             https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
         }
         let https = https.enable_http1().wrap_connector(service_fn(move |uri| dial(uri, rules)));
+        let on = runtime.clone();
         let connector = service_fn(move |uri| {
             let mut https = https.clone();
+            let connecting = on.spawn(async move { timeout(CONNECT, https.call(uri)).await });
             async move {
-                match timeout(CONNECT, https.call(uri)).await {
-                    Ok(connected) => connected.map_err(|error| not_connected(&*error)),
-                    Err(_) => Err(NotConnected(Cause::Unreachable)),
+                match connecting.await {
+                    Ok(Ok(connected)) => connected.map_err(|error| not_connected(&*error)),
+                    Ok(Err(_)) | Err(_) => Err(NotConnected(Cause::Unreachable)),
                 }
             }
         });
-        let client = Client::builder(TokioExecutor::new())
+        let client = Client::builder(OnRuntime(runtime.clone()))
             .retry_canceled_requests(false)
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -116,6 +124,19 @@ impl Stack {
     /// When the server's certificate ends; none before the first handshake.
     pub(crate) fn server_certificate_expiry(&self) -> Option<Timestamp> {
         *self.shown.get()?
+    }
+}
+
+/// Runs hyper's tasks on one runtime.
+#[derive(Clone)]
+struct OnRuntime(Handle);
+
+impl<F> Executor<F> for OnRuntime
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
     }
 }
 

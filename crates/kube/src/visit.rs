@@ -94,7 +94,7 @@ impl<'a> Visit<'a> {
                 Some(pause) if retries < RETRIES && Instant::now() + pause < self.deadline => {
                     sleep(pause).await
                 }
-                _ => return Err(failure),
+                _ => return Err(Failure { error: failure.error.of_read(), ..failure }),
             }
             retries += 1;
         }

@@ -36,7 +36,8 @@ impl WorkloadApi for KubeClusters {
         let head: Head = parse(&object)?;
         let family = Family { visit: &visit, scope: NamespaceScope::One(namespace.clone()), head: &head };
         let ((pods, revisions), events) = try_join!(family.pods_and_revisions(kind), family.events())?;
-        Ok(Some(WorkloadParts { object, pods, events, revisions }))
+        let (events, warnings) = events;
+        Ok(Some(WorkloadParts { object, pods, events, revisions, warnings }))
     }
 
     async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>> {
@@ -155,10 +156,17 @@ impl Family<'_> {
         Ok(list::all(self.visit, kind, &self.scope, selection, controlled).await?)
     }
 
-    async fn events(&self) -> Result<Objects> {
+    /// The events about it; a credential that may not list them need not hide the rest.
+    async fn events(&self) -> Result<(Objects, Vec<Warning>)> {
         let about = format!("involvedObject.uid={}", self.head.metadata.uid);
         let selection = ListParams::default().fields(&about).limit(EVENTS);
-        Ok(list::first(self.visit, Kind::Event, &self.scope, &selection).await?)
+        match list::first(self.visit, Kind::Event, &self.scope, &selection).await {
+            Ok(events) => Ok((events, Vec::new())),
+            Err(refused) if refused.is(StatusCode::FORBIDDEN) => {
+                Ok((Vec::new(), vec![Warning::Unreadable(Kind::Event.info().plural)]))
+            }
+            Err(failure) => Err(failure.into()),
+        }
     }
 
     fn selector(&self) -> Result<String> {

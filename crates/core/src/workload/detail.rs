@@ -8,6 +8,7 @@ use super::{WorkloadRow, WorkloadType};
 use crate::{
     error::{Cause, Error, Result},
     event::EventRow,
+    gate::Warning,
     object::{Metadata, lenient_time, or_default, parse},
     pod::PodRow,
 };
@@ -23,6 +24,8 @@ pub struct WorkloadParts {
     pub events: Vec<Box<RawValue>>,
     /// What its history is kept in: replica sets, controller revisions, or a cron job's jobs.
     pub revisions: Vec<Box<RawValue>>,
+    /// What could not be read of these.
+    pub warnings: Vec<Warning>,
 }
 
 /// A workload with all that belongs to it.
@@ -47,6 +50,9 @@ pub struct WorkloadDetail {
     /// The object without `managedFields` and the last applied configuration.
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub manifest: Value,
+    /// What could not be read; told in words, beside the rest.
+    #[serde(skip)]
+    pub warnings: Vec<Warning>,
 }
 
 /// A condition of a workload.
@@ -166,6 +172,7 @@ impl WorkloadDetail {
             events,
             revisions,
             manifest,
+            warnings: parts.warnings.clone(),
         })
     }
 
@@ -350,7 +357,13 @@ mod tests {
     }
 
     fn parts(object: &Value) -> WorkloadParts {
-        WorkloadParts { object: raw(object), pods: vec![], events: vec![], revisions: vec![] }
+        WorkloadParts {
+            object: raw(object),
+            pods: vec![],
+            events: vec![],
+            revisions: vec![],
+            warnings: vec![],
+        }
     }
 
     #[test]

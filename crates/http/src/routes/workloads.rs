@@ -40,7 +40,9 @@ pub(crate) async fn detail(
     Signed(who, Params(query)): Signed<Params<WorkloadBody>>,
 ) -> Result<Answer<WorkloadDetail>> {
     let workload = WorkloadRef { namespace: query.namespace, kind: query.r#type, name: query.name };
-    Ok(Answer::of(api.app.workloads.detail(&who.caller, query.cluster_id.into(), &workload).await?))
+    let detail = api.app.workloads.detail(&who.caller, query.cluster_id.into(), &workload).await?;
+    let warnings = detail.warnings.clone();
+    Ok(Answer::of(detail).warning(warnings))
 }
 
 #[derive(Deserialize, ToSchema)]

@@ -161,6 +161,7 @@ impl WorkloadApi for FakeClusters {
             pods: Vec::new(),
             events: Vec::new(),
             revisions: Vec::new(),
+            warnings: Vec::new(),
         }))
     }
 
