@@ -202,6 +202,8 @@ fn a_change_is_intent_and_outcome_with_one_id() {
     };
     assert_eq!((operation.id, outcome.status), (*operation_id, Status::Success));
     assert_eq!(operation.params["replicas"], json!(3));
+    let row = world.fake.store.all_operations().pop().unwrap();
+    assert_eq!(row.details.as_deref(), Some("replicas=3"));
 }
 
 #[test]

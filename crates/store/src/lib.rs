@@ -1,0 +1,111 @@
+//! The ports towards the database, over diesel-async: SQLite and PostgreSQL from one text.
+//!
+//! [`Store::open`] makes the tables, knows the master key again, and gives a handle that implements every port of
+//! what we keep ourselves: [`AuditTrail`], [`UserRegistry`], [`SessionStore`], [`LoginThrottle`], [`ClusterRegistry`]
+//! and [`Connections`]. A query is written once and compiled for both databases (see `db`).
+//!
+//! A change of our own tables and its audit entry are one transaction. Entries that stand alone go through one task
+//! that commits as many at once as wait (see `audit`).
+//!
+//! [`AuditTrail`]: pilothouse_core::audit::AuditTrail
+//! [`UserRegistry`]: pilothouse_core::user::UserRegistry
+//! [`SessionStore`]: pilothouse_core::session::SessionStore
+//! [`LoginThrottle`]: pilothouse_core::session::LoginThrottle
+//! [`ClusterRegistry`]: pilothouse_core::cluster::ClusterRegistry
+//! [`Connections`]: pilothouse_core::cluster::Connections
+
+use std::{fmt, sync::Arc};
+
+use diesel::QueryDsl as _;
+use diesel_async::RunQueryDsl as _;
+use pilothouse_core::{
+    Result,
+    clock::{Clock, Entropy, uuid_v7},
+    seal::Sealer,
+};
+use tokio::runtime::Handle;
+
+mod audit;
+mod cluster;
+mod db;
+mod error;
+mod lease;
+mod migrate;
+mod schema;
+mod session;
+mod throttle;
+mod user;
+
+pub use db::Database;
+pub use error::OpenError;
+
+use crate::{
+    audit::Writer,
+    db::{Db, read},
+    lease::Lease,
+};
+
+/// What the store needs from outside.
+#[derive(Clone)]
+pub struct Lent {
+    /// A multi-threaded runtime that drives the connections, whoever calls.
+    pub runtime: Handle,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness, for ids.
+    pub entropy: Arc<dyn Entropy>,
+    /// Seals credentials.
+    pub sealer: Arc<dyn Sealer>,
+}
+
+/// The open database. A clone is the same store.
+#[derive(Clone)]
+pub struct Store {
+    db: Db,
+    lent: Lent,
+    writer: Writer,
+    lease: Lease,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("database", self.lease.database()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// The fingerprint of the master key that a database was made with; none when it is new. To be asked before a key
+    /// is made: a database that has a fingerprint needs the key it belongs to. Makes no file, and no table but diesel's
+    /// list of migrations.
+    ///
+    /// # Errors
+    /// [`OpenError::Unusable`], [`OpenError::Newer`].
+    pub async fn fingerprint(database: &Database, runtime: &Handle) -> Result<Option<String>, OpenError> {
+        migrate::fingerprint(database, runtime).await
+    }
+
+    /// Opens a database: makes what is not there, brings tables up to date, keeps the key's `fingerprint`.
+    ///
+    /// # Errors
+    /// [`OpenError`] but `InUse`. With another key's fingerprint, or tables of a newer version, nothing is changed.
+    pub async fn open(database: &Database, lent: Lent, fingerprint: &str) -> Result<Self, OpenError> {
+        let now = lent.clock.now();
+        migrate::prepare(database, &lent.runtime, fingerprint, now).await?;
+        let db = Db::new(database, lent.runtime.clone())?;
+        let lease = Lease::new(database.clone(), uuid_v7(now, &*lent.entropy));
+        let writer = Writer::start(db.clone(), lease.instance().to_owned(), &lent.runtime);
+        Ok(Self { db, lent, writer, lease })
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    pub async fn ping(&self) -> Result<()> {
+        read!(self.db, |conn| {
+            let _: String =
+                schema::install::table.find(1).select(schema::install::fingerprint).first(conn).await?;
+            Ok(())
+        })
+    }
+}

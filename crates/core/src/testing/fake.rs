@@ -50,6 +50,7 @@ impl Fake {
             workloads: clusters.clone(),
             pods: clusters.clone(),
             configs: clusters.clone(),
+            secrets: clusters.clone(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Clusters without a network: objects as JSON, projected by the same table as the real ones.
 
+mod config;
+
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -13,10 +15,9 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     access::Permit,
     cluster::{ClusterId, ClusterProbe, Connection, NodeCount, Permission, Report},
-    config::{ConfigApi, ConfigMapRow, NewConfigMap},
     error::{Cause, Error, Result},
     gate::Changed,
-    inventory::{Inventory, List, ListQuery, Listing, Related, select},
+    inventory::{Inventory, List, ListQuery, Listing, Owner, Related, select},
     kind::Kind,
     name::ObjectName,
     namespace::{NamespaceApi, NamespaceRow},
@@ -37,9 +38,10 @@ pub struct FakeClusters {
 
 impl FakeClusters {
     /// Puts an object into a cluster, as a manifest.
-    pub fn put(&self, cluster: ClusterId, kind: Kind, object: Value) {
+    pub fn put(&self, cluster: ClusterId, kind: Kind, mut object: Value) {
         let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
         let key = (cluster, kind, text("namespace"), text("name"));
+        next_version(&mut object);
         lock(&self.objects).insert(key, object);
     }
 
@@ -62,20 +64,27 @@ impl FakeClusters {
         Ok((permit.cluster()?, permit.kind()?, permit.namespace()?.to_string(), name.to_string()))
     }
 
+    fn find(&self, key: &Key) -> Result<Option<Box<RawValue>>> {
+        lock(&self.objects).get(key).map(raw).transpose()
+    }
+
     fn change(&self, key: &Key, change: impl FnOnce(&mut Value) -> Result<()>) -> Result<Box<RawValue>> {
         let mut objects = lock(&self.objects);
         let object = objects.get_mut(key).ok_or_else(|| absent(key))?;
         change(object)?;
+        next_version(object);
         raw(object)
     }
 
-    fn insert(&self, key: Key, object: &Value) -> Result<Box<RawValue>> {
+    fn insert(&self, key: Key, mut object: Value) -> Result<Box<RawValue>> {
         let mut objects = lock(&self.objects);
         if objects.contains_key(&key) {
             return Err(Error::new(Cause::AlreadyExists).resource(key.1.to_string()).name(&*key.3));
         }
-        objects.insert(key, object.clone());
-        raw(object)
+        next_version(&mut object);
+        let written = raw(&object);
+        objects.insert(key, object);
+        written
     }
 
     fn remove(&self, key: &Key) -> Result<()> {
@@ -85,6 +94,13 @@ impl FakeClusters {
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As the API server does at every write.
+fn next_version(object: &mut Value) {
+    let version =
+        object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+    object["metadata"]["resourceVersion"] = (version + 1_u64).to_string().into();
 }
 
 fn raw(object: &Value) -> Result<Box<RawValue>> {
@@ -101,12 +117,28 @@ impl Inventory for FakeClusters {
         self.call(permit, list.info().key)?;
         let cluster = permit.cluster()?;
         let project = list.info().project.ok_or_else(|| Error::internal("a list of our own"))?;
+        let owner = list.info().owner.zip(query.owner.as_ref());
         let objects = lock(&self.objects);
-        let wanted =
-            objects.iter().filter(|((of, kind, ..), _)| *of == cluster && query.kinds.contains(kind));
+        if let Some((Owner { kind, .. }, name)) = owner
+            && !objects.keys().any(|(of, found, namespace, named)| {
+                (*of, *found, named.as_str()) == (cluster, kind, name.as_str())
+                    && query.namespaces.covers(Some(namespace))
+            })
+        {
+            return Err(Error::new(Cause::NotFoundInCluster).resource(kind.to_string()).name(name.as_str()));
+        }
+        let owned = |object: &Value| {
+            owner.is_none_or(|(Owner { label, .. }, name)| {
+                object["metadata"]["labels"][label] == name.as_str()
+            })
+        };
+        let wanted = objects
+            .iter()
+            .filter(|((of, kind, ..), object)| *of == cluster && query.kinds.contains(kind) && owned(object));
         let rows = wanted
             .map(|((_, kind, ..), object)| project(*kind, &*raw(object)?, &Related::default()))
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?
+            .concat();
         let (rows, pagination) = select(rows, query);
         Ok(Listing { rows, pagination, as_of: Timestamp::UNIX_EPOCH, stale: false, warnings: Vec::new() })
     }
@@ -139,7 +171,7 @@ impl NamespaceApi for FakeClusters {
         let name = permit.namespace()?.to_string();
         self.call(permit, &name)?;
         let object = json!({"metadata": {"name": name, "labels": labels}, "status": {"phase": "Active"}});
-        let object = self.insert((permit.cluster()?, permit.kind()?, String::new(), name), &object)?;
+        let object = self.insert((permit.cluster()?, permit.kind()?, String::new(), name), object)?;
         Ok(NamespaceRow::project(parse(&object)?, &Related::default()))
     }
 
@@ -155,7 +187,7 @@ impl WorkloadApi for FakeClusters {
     async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadParts>> {
         self.call(permit, name.as_str())?;
         let key = Self::key(permit, name)?;
-        let object = lock(&self.objects).get(&key).map(raw).transpose()?;
+        let object = self.find(&key)?;
         Ok(object.map(|object| WorkloadParts {
             object,
             pods: Vec::new(),
@@ -168,7 +200,7 @@ impl WorkloadApi for FakeClusters {
     async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>> {
         self.call(permit, name.as_str())?;
         let key = Self::key(permit, name)?;
-        let object = lock(&self.objects).get(&key).map(raw).transpose()?;
+        let object = self.find(&key)?;
         object.map(|object| WorkloadRow::project(key.1, &object)).transpose()
     }
 
@@ -220,21 +252,5 @@ impl PodApi for FakeClusters {
             truncated: false,
             logs: "a line\n".to_owned(),
         })
-    }
-}
-
-#[async_trait]
-impl ConfigApi for FakeClusters {
-    async fn create_configmap(&self, permit: &Permit, configmap: &NewConfigMap) -> Result<ConfigMapRow> {
-        self.call(permit, configmap.name.as_str())?;
-        let key = Self::key(permit, &configmap.name)?;
-        let metadata = json!({"name": configmap.name, "namespace": key.2, "labels": configmap.labels});
-        let object = self.insert(key, &json!({"metadata": metadata, "data": configmap.data}))?;
-        Ok(ConfigMapRow::project(parse(&object)?))
-    }
-
-    async fn delete_configmap(&self, permit: &Permit, name: &ObjectName) -> Result<()> {
-        self.call(permit, name.as_str())?;
-        self.remove(&Self::key(permit, name)?)
     }
 }

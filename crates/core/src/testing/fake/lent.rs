@@ -27,12 +27,15 @@ pub struct Lent {
     pub tasks: Arc<ThreadTasks>,
 }
 
+/// Where the next randomness of this process starts, so that no two draw the same bytes.
+static SEED: AtomicU64 = AtomicU64::new(1);
+
 impl Default for Lent {
     fn default() -> Self {
         let start = "2026-01-01T00:00:00Z".parse().expect("a time");
         Self {
             clock: Arc::new(FakeClock(Mutex::new((start, Duration::ZERO)))),
-            entropy: Arc::new(FakeEntropy(AtomicU64::new(1))),
+            entropy: Arc::new(FakeEntropy(AtomicU64::new(SEED.fetch_add(1 << 32, Ordering::Relaxed)))),
             tasks: Arc::new(ThreadTasks),
         }
     }

@@ -1,0 +1,71 @@
+//! One task that stores what stands alone in the trail: as many entries in one commit as wait, so that a disk's flush
+//! is shared.
+
+use diesel_async::AsyncConnection as _;
+use pilothouse_core::{Cause, Error, Result};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+
+use super::{Trail as _, Write};
+use crate::{
+    db::{Db, transact},
+    error::audit,
+};
+
+/// The most entries in one commit.
+const GROUP: usize = 256;
+
+/// How many may wait before callers wait to be let in.
+const QUEUE: usize = 1024;
+
+struct Waiting {
+    write: Write,
+    stored: oneshot::Sender<Result<()>>,
+}
+
+/// The way to the task. It ends when the last of these is gone and everything is stored.
+#[derive(Clone)]
+pub(crate) struct Writer(mpsc::Sender<Waiting>);
+
+impl Writer {
+    pub(crate) fn start(db: Db, instance: String, runtime: &Handle) -> Self {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        runtime.spawn(run(db, instance, queue));
+        Self(sender)
+    }
+
+    /// Returns when it is durable.
+    ///
+    /// # Errors
+    /// `AuditUnavailable`; then it may be stored all the same.
+    pub(crate) async fn write(&self, write: Write) -> Result<()> {
+        let gone = || Error::new(Cause::AuditUnavailable);
+        let (stored, result) = oneshot::channel();
+        self.0.send(Waiting { write, stored }).await.map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
+    }
+}
+
+async fn run(db: Db, instance: String, mut queue: mpsc::Receiver<Waiting>) {
+    let mut group = Vec::with_capacity(GROUP);
+    while queue.recv_many(&mut group, GROUP).await > 0 {
+        let (writes, callers): (Vec<_>, Vec<_>) = group.drain(..).map(|w| (w.write, w.stored)).unzip();
+        let result = store(&db, &instance, writes.clone()).await;
+        let one_is_bad =
+            writes.len() > 1 && result.as_ref().is_err_and(|error| error.cause == Cause::Internal);
+        for (write, caller) in writes.into_iter().zip(callers) {
+            // a defect in one entry must not take the others with it
+            let result = if one_is_bad { store(&db, &instance, vec![write]).await } else { result.clone() };
+            // the caller may have given up
+            let _ = caller.send(result);
+        }
+    }
+}
+
+async fn store(db: &Db, instance: &str, writes: Vec<Write>) -> Result<()> {
+    let instance = instance.to_owned();
+    let stored: Result<u64> = async { transact!(*db, |conn| conn.append(&writes, &instance).await) }.await;
+    stored.map(drop).map_err(audit)
+}

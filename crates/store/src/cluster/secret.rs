@@ -1,0 +1,44 @@
+//! A credential as it is sealed: JSON, wiped from memory once it is.
+
+use pilothouse_core::{
+    Error, Result,
+    cluster::Credential,
+    seal::{SealedFor, Sealer},
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Open<'a> {
+    Token { token: &'a str },
+    Certificate { chain: &'a str, key: &'a str },
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Opened {
+    Token { token: SecretString },
+    Certificate { chain: String, key: SecretString },
+}
+
+/// Seals a credential for its row.
+pub(super) fn seal(sealer: &dyn Sealer, owner: &SealedFor, credential: &Credential) -> Result<Vec<u8>> {
+    let open = match credential {
+        Credential::Token(token) => Open::Token { token: token.expose_secret() },
+        Credential::Certificate { chain, key } => Open::Certificate { chain, key: key.expose_secret() },
+    };
+    let text = serde_json::to_vec(&open).map(Zeroizing::new);
+    sealer.seal(owner, &text.map_err(|_| Error::internal("a credential does not serialise"))?)
+}
+
+/// Opens the credential of a row.
+pub(super) fn open(sealer: &dyn Sealer, owner: &SealedFor, sealed: &[u8]) -> Result<Credential> {
+    let text = Zeroizing::new(sealer.open(owner, sealed)?);
+    // what serde says of it could hold a part of it
+    match serde_json::from_slice(&text).map_err(|_| Error::internal("an opened credential does not read"))? {
+        Opened::Token { token } => Ok(Credential::Token(token)),
+        Opened::Certificate { chain, key } => Ok(Credential::Certificate { chain, key }),
+    }
+}

@@ -1,0 +1,133 @@
+//! What goes wrong with a database, and what the rest of the product is told of it.
+
+use std::{path::PathBuf, time::Duration};
+
+use diesel::result::{DatabaseErrorKind, Error as QueryError};
+use diesel_async::pooled_connection::deadpool::PoolError;
+use pilothouse_core::{Cause, Error};
+use tokio::task::JoinError;
+
+/// When to try again after the database could not be used.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Why a database cannot be opened. Each text is one sentence that says what to do, and shows no password.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The address is none that this build knows.
+    #[error("the database address is neither postgres://… nor sqlite:<path>: correct it")]
+    UnknownAddress,
+    /// The database cannot be reached, read or written.
+    #[error(
+        "the database {database} cannot be opened ({reason}): see to it that it is there, running and writable"
+    )]
+    Unusable {
+        /// Which, without its password.
+        database: String,
+        /// What the system or the database says.
+        reason: String,
+    },
+    /// A newer Pilothouse has changed the tables.
+    #[error(
+        "the database was made by a newer Pilothouse (migration {0}): start that version, or restore a backup"
+    )]
+    Newer(String),
+    /// The database belongs to another master key.
+    #[error("the database was made with another master key: name the key file it was made with")]
+    OtherKey,
+    /// Another server uses the same SQLite file.
+    #[error("another pilothouse serves the database {0} already: stop it, or use another data directory")]
+    InUse(PathBuf),
+    /// The tables cannot be brought up to date.
+    #[error("the database's tables cannot be brought up to date ({0}): restore a backup, or report this")]
+    Migration(String),
+}
+
+/// What a query can end with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// No connection became free, or no answer came, in time.
+    #[error("the database did not answer in time")]
+    Busy,
+    /// No connection.
+    #[error("{0}")]
+    Pool(#[from] PoolError),
+    /// The database refuses.
+    #[error("{0}")]
+    Query(#[from] QueryError),
+    /// The task that ran the query is gone.
+    #[error("{0}")]
+    Task(#[from] JoinError),
+    /// A rule refuses; already in the words of the product.
+    #[error("{0}")]
+    Refused(#[from] Error),
+}
+
+impl StoreError {
+    /// Whether it is a defect of ours, and not the state of the database.
+    fn is_defect(&self) -> bool {
+        use DatabaseErrorKind::{CheckViolation, ForeignKeyViolation, NotNullViolation, UniqueViolation};
+        match self {
+            Self::Busy | Self::Pool(_) | Self::Refused(_) => false,
+            Self::Task(error) => error.is_panic(),
+            Self::Query(QueryError::DatabaseError(kind, info)) => match kind {
+                CheckViolation | ForeignKeyViolation | NotNullViolation | UniqueViolation => true,
+                // SQLite says "locked", "full" and "no such table" alike; only the text tells
+                _ => ["no such ", "syntax error", "does not exist"]
+                    .iter()
+                    .any(|text| info.message().contains(text)),
+            },
+            Self::Query(QueryError::BrokenTransactionManager | QueryError::RollbackErrorOnCommit { .. }) => {
+                false
+            }
+            Self::Query(_) => true,
+        }
+    }
+
+    /// Whether a unique index refused a row.
+    pub(crate) fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Query(QueryError::DatabaseError(DatabaseErrorKind::UniqueViolation, _)))
+    }
+
+    /// As an error of the audit trail.
+    pub(crate) fn of_audit(self) -> Self {
+        Self::Refused(audit(self.into()))
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Refused(refusal) => refusal,
+            error if error.is_defect() => Self::internal(format!("database: {error}")),
+            error => {
+                // callers are told only that the database cannot be used
+                tracing::warn!(%error, "the database cannot be used");
+                Self::new(Cause::StoreUnavailable).retry_after(RETRY_AFTER)
+            }
+        }
+    }
+}
+
+/// An error of the store as one of the audit trail.
+pub(crate) fn audit(mut error: Error) -> Error {
+    if error.cause == Cause::StoreUnavailable {
+        error.cause = Cause::AuditUnavailable;
+    }
+    error
+}
+
+/// A stored value that does not read: the tables were changed by another hand.
+pub(crate) fn corrupt(column: &str) -> Error {
+    Error::internal(format!("the database holds an unreadable {column}"))
+}
+
+/// An error with its sources, in one line.
+pub(crate) fn in_one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

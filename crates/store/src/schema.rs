@@ -1,0 +1,235 @@
+//! The tables, as both databases have them, and the one type of ours. Kept by hand: what diesel prints differs by
+//! database. Every table goes through the contract's tests on both.
+
+use diesel::{
+    backend::Backend,
+    deserialize::{self, FromSql, FromSqlRow},
+    expression::AsExpression,
+    pg::Pg,
+    query_builder::QueryId,
+    serialize::{self, IsNull, Output, ToSql},
+    sql_types::{BigInt, SqlType},
+    sqlite::Sqlite,
+};
+use jiff::Timestamp;
+
+/// A moment to the microsecond: TIMESTAMPTZ on PostgreSQL, microseconds since 1970 as an INTEGER on SQLite. diesel's
+/// own types are either of one database, or text on SQLite.
+#[derive(Clone, Copy, QueryId, SqlType)]
+#[diesel(postgres_type(oid = 1184, array_oid = 1185), sqlite_type(name = "Long"))]
+pub struct Instant;
+
+/// A timestamp as a value of [`Instant`].
+#[derive(AsExpression, Clone, Copy, Debug, FromSqlRow)]
+#[diesel(sql_type = Instant)]
+pub(crate) struct At(pub(crate) Timestamp);
+
+/// PostgreSQL counts from 2000.
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+
+impl ToSql<Instant, Sqlite> for At {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
+        out.set_value(self.0.as_microsecond());
+        Ok(IsNull::No)
+    }
+}
+
+impl ToSql<Instant, Pg> for At {
+    fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Pg>) -> serialize::Result {
+        ToSql::<BigInt, Pg>::to_sql(&(self.0.as_microsecond() - POSTGRES_EPOCH), &mut out.reborrow())
+    }
+}
+
+impl FromSql<Instant, Sqlite> for At {
+    fn from_sql(value: <Sqlite as Backend>::RawValue<'_>) -> deserialize::Result<Self> {
+        let micros = <i64 as FromSql<BigInt, Sqlite>>::from_sql(value)?;
+        Ok(Self(Timestamp::from_microsecond(micros)?))
+    }
+}
+
+impl FromSql<Instant, Pg> for At {
+    fn from_sql(value: <Pg as Backend>::RawValue<'_>) -> deserialize::Result<Self> {
+        let micros = <i64 as FromSql<BigInt, Pg>>::from_sql(value)?;
+        Ok(Self(Timestamp::from_microsecond(micros.saturating_add(POSTGRES_EPOCH))?))
+    }
+}
+
+diesel::table! {
+    use super::Instant;
+    use diesel::sql_types::{BigInt, Text};
+
+    install (id) {
+        id -> BigInt,
+        fingerprint -> Text,
+        created_at -> Instant,
+    }
+}
+
+diesel::table! {
+    use super::Instant;
+    use diesel::sql_types::{BigInt, Binary, Text};
+
+    audit_log (seq) {
+        seq -> BigInt,
+        operation_id -> Text,
+        entry -> Text,
+        at -> Instant,
+        body -> Text,
+        hash -> Binary,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Binary};
+
+    audit_head (id) {
+        id -> BigInt,
+        seq -> BigInt,
+        hash -> Binary,
+    }
+}
+
+diesel::table! {
+    use super::Instant;
+    use diesel::sql_types::{BigInt, Nullable, Text};
+
+    operations (id) {
+        id -> BigInt,
+        operation_id -> Text,
+        instance -> Text,
+        operation_type -> Text,
+        resource_type -> Text,
+        cluster_id -> Nullable<BigInt>,
+        cluster_name -> Nullable<Text>,
+        namespace -> Nullable<Text>,
+        resource_name -> Nullable<Text>,
+        searched -> Text,
+        user_id -> Nullable<BigInt>,
+        username -> Text,
+        role -> Nullable<Text>,
+        source_ip -> Nullable<Text>,
+        request_id -> Nullable<Text>,
+        status -> Text,
+        error_code -> Nullable<Text>,
+        details -> Nullable<Text>,
+        duration_ms -> Nullable<BigInt>,
+        created_at -> Instant,
+        finished_at -> Nullable<Instant>,
+    }
+}
+
+diesel::table! {
+    use super::Instant;
+    use diesel::sql_types::Text;
+
+    leases (instance) {
+        instance -> Text,
+        expires_at -> Instant,
+    }
+}
+
+diesel::table! {
+    use super::Instant;
+    use diesel::sql_types::{BigInt, Bool, Nullable, Text};
+
+    users (id) {
+        id -> BigInt,
+        username -> Text,
+        display_name -> Text,
+        password -> Text,
+        disabled -> Bool,
+        created_at -> Instant,
+        updated_at -> Instant,
+        last_login_at -> Nullable<Instant>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Nullable, Text};
+
+    bindings (id) {
+        id -> BigInt,
+        user_id -> BigInt,
+        role -> Text,
+        cluster_id -> Nullable<BigInt>,
+        namespace -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    use super::Instant;
+    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+
+    sessions (id) {
+        id -> BigInt,
+        cookie -> Binary,
+        user_id -> BigInt,
+        generation -> BigInt,
+        source_ip -> Nullable<Text>,
+        user_agent -> Nullable<Text>,
+        created_at -> Instant,
+        last_seen_at -> Instant,
+        expires_at -> Instant,
+    }
+}
+
+diesel::table! {
+    use super::Instant;
+    use diesel::sql_types::{BigInt, Binary, Nullable};
+
+    refresh_tokens (hash) {
+        hash -> Binary,
+        session_id -> BigInt,
+        used_at -> Nullable<Instant>,
+    }
+}
+
+diesel::table! {
+    use super::Instant;
+    use diesel::sql_types::{BigInt, Nullable, Text};
+
+    throttles (key) {
+        key -> Text,
+        failures -> BigInt,
+        window_start -> Nullable<Instant>,
+        blocked_until -> Nullable<Instant>,
+        refused_minute -> BigInt,
+        refused_count -> BigInt,
+        updated_at -> Instant,
+    }
+}
+
+diesel::table! {
+    use super::Instant;
+    use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
+
+    clusters (id) {
+        id -> BigInt,
+        uuid -> Text,
+        name -> Text,
+        name_key -> Text,
+        description -> Text,
+        labels -> Text,
+        auth_type -> Text,
+        api_server -> Text,
+        ca -> Nullable<Text>,
+        tls_server_name -> Nullable<Text>,
+        insecure_skip_tls_verify -> Bool,
+        credential -> Binary,
+        connection_version -> BigInt,
+        status -> Text,
+        status_reason -> Nullable<Text>,
+        version -> Nullable<Text>,
+        node_count -> Nullable<BigInt>,
+        pod_count -> Nullable<BigInt>,
+        namespace_count -> Nullable<BigInt>,
+        created_at -> Instant,
+        updated_at -> Instant,
+        last_connected_at -> Nullable<Instant>,
+    }
+}
+
+diesel::joinable!(bindings -> users (user_id));
+diesel::joinable!(sessions -> users (user_id));
+diesel::allow_tables_to_appear_in_same_query!(users, bindings, sessions);
+diesel::allow_tables_to_appear_in_same_query!(operations, leases);

@@ -1,0 +1,191 @@
+//! Sessions and refresh tokens. A session that has ended is a row that is gone, its tokens with it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diesel::{
+    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable,
+    Selectable, SelectableHelper as _,
+};
+use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
+use jiff::Timestamp;
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::Permit,
+    session::{Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore, ThrottleKey},
+    user::{User, UserId, Username},
+};
+
+use crate::{
+    Store,
+    audit::Trail as _,
+    db::{change, read, transact},
+    error::{StoreError, corrupt},
+    schema::{At, bindings, refresh_tokens, sessions, throttles, users},
+    user::Row as UserRow,
+};
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = sessions)]
+struct Row {
+    id: i64,
+    user_id: i64,
+    generation: i64,
+    source_ip: Option<String>,
+    user_agent: Option<String>,
+    created_at: At,
+    last_seen_at: At,
+    expires_at: At,
+}
+
+impl From<Row> for Session {
+    fn from(row: Row) -> Self {
+        Self {
+            id: SessionId(row.id),
+            user_id: UserId(row.user_id),
+            generation: row.generation,
+            source_ip: row.source_ip,
+            user_agent: row.user_agent,
+            created_at: row.created_at.0,
+            last_seen_at: row.last_seen_at.0,
+            expires_at: row.expires_at.0,
+        }
+    }
+}
+
+#[async_trait]
+impl SessionStore for Store {
+    async fn open(&self, permit: &Permit, record: SessionRecord) -> Result<Session> {
+        let receipt = self.receipt(permit)?;
+        transact!(self.db, |conn| {
+            let username: Option<String> = diesel::update(users::table.find(record.user_id.0))
+                .set(users::last_login_at.eq(At(record.at)))
+                .returning(users::username)
+                .get_result(conn)
+                .await
+                .optional()?;
+            // deleted between the check of the password and now
+            let username = username.ok_or_else(|| Error::new(Cause::BadCredentials))?;
+            let username = Username::new(&username).map_err(|_| corrupt("users.username"))?;
+            diesel::delete(throttles::table.find(ThrottleKey::account(&username).key)).execute(conn).await?;
+            // nobody can use these any more
+            diesel::delete(sessions::table.filter(sessions::expires_at.le(At(record.at))))
+                .execute(conn)
+                .await?;
+
+            let values = (
+                sessions::cookie.eq(record.cookie.0.to_vec()),
+                sessions::user_id.eq(record.user_id.0),
+                sessions::generation.eq(1),
+                sessions::source_ip.eq(&record.source_ip),
+                sessions::user_agent.eq(&record.user_agent),
+                sessions::created_at.eq(At(record.at)),
+                sessions::last_seen_at.eq(At(record.at)),
+                sessions::expires_at.eq(At(record.expires_at)),
+            );
+            let row: Row = diesel::insert_into(sessions::table)
+                .values(values)
+                .returning(Row::as_returning())
+                .get_result(conn)
+                .await?;
+            let token =
+                (refresh_tokens::hash.eq(record.refresh.0.to_vec()), refresh_tokens::session_id.eq(row.id));
+            diesel::insert_into(refresh_tokens::table).values(token).execute(conn).await?;
+            conn.done(receipt).await?;
+            Ok(Session::from(row))
+        })
+    }
+
+    async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
+        read!(self.db, |conn| {
+            let everywhere = bindings::cluster_id.is_null().and(bindings::namespace.is_null());
+            let found: Option<(Row, UserRow, String)> = sessions::table
+                .inner_join(users::table.inner_join(bindings::table))
+                .filter(sessions::cookie.eq(cookie.0.to_vec()))
+                .filter(everywhere)
+                .select((Row::as_select(), UserRow::as_select(), bindings::role))
+                .first(conn)
+                .await
+                .optional()?;
+            let read =
+                |(session, user, role): (Row, UserRow, String)| Ok((session.into(), user.with_role(&role)?));
+            found.map(read).transpose().map_err(StoreError::Refused)
+        })
+    }
+
+    async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()> {
+        change!(self.db, |conn| {
+            let older = sessions::table.find(id.0).filter(sessions::last_seen_at.lt(At(at)));
+            diesel::update(older).set(sessions::last_seen_at.eq(At(at))).execute(conn).await?;
+            Ok(())
+        })
+    }
+
+    async fn rotate(
+        &self,
+        permit: &Permit,
+        id: SessionId,
+        presented: SecretHash,
+        fresh: SecretHash,
+        at: Timestamp,
+        grace: Duration,
+    ) -> Result<Rotation> {
+        let receipt = self.receipt(permit)?;
+        transact!(self.db, |conn| {
+            let token = || {
+                refresh_tokens::table.find(presented.0.to_vec()).filter(refresh_tokens::session_id.eq(id.0))
+            };
+            // one statement: of many at once, one finds it unused
+            let claimed = diesel::update(token().filter(refresh_tokens::used_at.is_null()))
+                .set(refresh_tokens::used_at.eq(At(at)))
+                .execute(conn)
+                .await?;
+            if claimed == 0 {
+                let used: Option<Option<At>> =
+                    token().select(refresh_tokens::used_at).first(conn).await.optional()?;
+                let Some(At(used)) = used.flatten() else { return Ok(Rotation::Unknown) };
+                if at.duration_since(used).unsigned_abs() <= grace {
+                    return Ok(Rotation::JustUsed);
+                }
+                diesel::delete(sessions::table.find(id.0)).execute(conn).await?;
+                return Ok(Rotation::Replayed);
+            }
+            let token = (refresh_tokens::hash.eq(fresh.0.to_vec()), refresh_tokens::session_id.eq(id.0));
+            diesel::insert_into(refresh_tokens::table).values(token).execute(conn).await?;
+            let generation = diesel::update(sessions::table.find(id.0))
+                .set((sessions::generation.eq(sessions::generation + 1), sessions::last_seen_at.eq(At(at))))
+                .returning(sessions::generation)
+                .get_result(conn)
+                .await?;
+            conn.done(receipt).await?;
+            Ok(Rotation::Rotated(generation))
+        })
+    }
+
+    async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
+        let receipt = self.receipt(permit)?;
+        transact!(self.db, |conn| {
+            let ended = diesel::delete(sessions::table.find(id.0)).execute(conn).await? > 0;
+            if ended {
+                conn.done(receipt).await?;
+            }
+            Ok(ended)
+        })
+    }
+
+    async fn list(&self, user: Option<UserId>) -> Result<Vec<(Session, Username)>> {
+        read!(self.db, |conn| {
+            let mut query = sessions::table.inner_join(users::table).into_boxed();
+            if let Some(user) = user {
+                query = query.filter(sessions::user_id.eq(user.0));
+            }
+            let rows: Vec<(Row, String)> =
+                query.select((Row::as_select(), users::username)).order_by(sessions::id).load(conn).await?;
+            let read = |(row, username): (Row, String)| {
+                let username = Username::new(&username).map_err(|_| corrupt("users.username"))?;
+                Ok((row.into(), username))
+            };
+            Ok(rows.into_iter().map(read).collect::<Result<_>>()?)
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! Failed logins, counted in the database, so that neither a restart nor another replica forgets any.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use diesel::{
+    AsChangeset, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable, Selectable,
+    SelectableHelper as _,
+};
+use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
+use jiff::Timestamp;
+use pilothouse_core::{
+    Result,
+    session::{LoginThrottle, ThrottleKey},
+};
+
+use crate::{
+    Store,
+    db::{change, read, transact},
+    schema::{At, throttles},
+};
+
+#[derive(AsChangeset, Queryable, Selectable)]
+#[diesel(table_name = throttles, treat_none_as_null = true)]
+struct Row {
+    failures: i64,
+    window_start: Option<At>,
+    blocked_until: Option<At>,
+    refused_minute: i64,
+    refused_count: i64,
+}
+
+impl Row {
+    /// Counts a failure; those of a window that is over are forgotten, unless a pause still stands on them.
+    fn fail(&mut self, key: &ThrottleKey, at: Timestamp) {
+        let over = self.window_start.is_none_or(|start| start.0 + ThrottleKey::WINDOW <= at);
+        let paused = self.blocked_until.is_some_and(|until| until.0 > at);
+        if over && !paused {
+            (self.failures, self.window_start) = (0, Some(At(at)));
+        }
+        self.failures += 1;
+        let pause = key.pause(u32::try_from(self.failures).unwrap_or(u32::MAX));
+        self.blocked_until = pause.map(|pause| At(at + pause));
+    }
+
+    /// Counts a refusal; for the first of its minute, how many the last minute that had any saw.
+    fn refuse(&mut self, at: Timestamp) -> Option<i64> {
+        let minute = at.as_second().div_euclid(60);
+        if self.refused_minute == minute {
+            self.refused_count += 1;
+            return None;
+        }
+        self.refused_minute = minute;
+        Some(std::mem::replace(&mut self.refused_count, 1))
+    }
+}
+
+/// A key's row, made when it is not there, and locked.
+macro_rules! locked {
+    ($conn:ident, $key:expr, $at:expr) => {{
+        let new = (
+            throttles::key.eq($key),
+            throttles::failures.eq(0),
+            throttles::refused_minute.eq(0),
+            throttles::refused_count.eq(0),
+            throttles::updated_at.eq(At($at)),
+        );
+        let row: Row = diesel::insert_into(throttles::table)
+            .values(new)
+            .on_conflict(throttles::key)
+            .do_update()
+            .set(throttles::updated_at.eq(At($at)))
+            .returning(Row::as_returning())
+            .get_result($conn)
+            .await?;
+        row
+    }};
+}
+
+#[async_trait]
+impl LoginThrottle for Store {
+    async fn blocked(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>> {
+        let keys: Vec<_> = keys.iter().map(|key| key.key.clone()).collect();
+        read!(self.db, |conn| {
+            let longest: Option<Option<At>> = throttles::table
+                .filter(throttles::key.eq_any(keys))
+                .filter(throttles::blocked_until.gt(At(at)))
+                .select(throttles::blocked_until)
+                .order_by(throttles::blocked_until.desc())
+                .first(conn)
+                .await
+                .optional()?;
+            Ok(longest.flatten().map(|until| until.0.duration_since(at).unsigned_abs()))
+        })
+    }
+
+    async fn failed(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<()> {
+        let keys = keys.to_vec();
+        transact!(self.db, |conn| {
+            for key in keys {
+                let mut row = locked!(conn, &key.key, at);
+                row.fail(&key, at);
+                diesel::update(throttles::table.find(&key.key)).set(row).execute(conn).await?;
+            }
+            Ok(())
+        })?;
+        // whoever tries a name a time leaves a row each: what is past every window and pause goes
+        let forgotten = At(at - 2 * ThrottleKey::WINDOW);
+        change!(self.db, |conn| {
+            diesel::delete(throttles::table.filter(throttles::updated_at.lt(forgotten)))
+                .execute(conn)
+                .await?;
+            Ok(())
+        })
+    }
+
+    async fn refused(&self, key: &ThrottleKey, at: Timestamp) -> Result<Option<u64>> {
+        let key = key.key.clone();
+        transact!(self.db, |conn| {
+            let mut row = locked!(conn, &key, at);
+            let before = row.refuse(at);
+            diesel::update(throttles::table.find(&key)).set(row).execute(conn).await?;
+            Ok(before.map(i64::unsigned_abs))
+        })
+    }
+}

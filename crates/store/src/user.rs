@@ -1,0 +1,253 @@
+//! Users and the roles bound to them.
+
+use async_trait::async_trait;
+use diesel::{
+    AsChangeset, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable, Selectable,
+    SelectableHelper as _,
+};
+use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
+use jiff::Timestamp;
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::{Permit, Role},
+    session::SessionId,
+    user::{PasswordHash, User, UserId, UserPatch, UserRecord, UserRegistry, Username},
+};
+
+use crate::{
+    Store,
+    audit::Trail as _,
+    db::{read, transact},
+    error::{StoreError, corrupt},
+    schema::{At, bindings, install, sessions, users},
+};
+
+/// A user without the role, which is a binding.
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = users)]
+pub(crate) struct Row {
+    id: i64,
+    username: String,
+    display_name: String,
+    disabled: bool,
+    created_at: At,
+    last_login_at: Option<At>,
+}
+
+impl Row {
+    pub(crate) fn with_role(self, role: &str) -> Result<User> {
+        Ok(User {
+            id: UserId(self.id),
+            username: Username::new(&self.username).map_err(|_| corrupt("users.username"))?,
+            display_name: self.display_name,
+            role: Role::parse(role).map_err(|_| corrupt("bindings.role"))?,
+            disabled: self.disabled,
+            created_at: self.created_at.0,
+            last_login_at: self.last_login_at.map(|at| at.0),
+        })
+    }
+}
+
+/// Users and their role everywhere; this version knows no other bindings.
+macro_rules! users_with_role {
+    () => {
+        users::table
+            .inner_join(bindings::table)
+            .filter(bindings::cluster_id.is_null())
+            .filter(bindings::namespace.is_null())
+    };
+}
+
+/// Inserts a user and the binding of its role.
+macro_rules! insert {
+    ($conn:ident, $record:ident) => {{
+        let values = (
+            users::username.eq($record.username.as_str()),
+            users::display_name.eq(&$record.display_name),
+            users::password.eq($record.password.phc()),
+            users::disabled.eq(false),
+            users::created_at.eq(At($record.at)),
+            users::updated_at.eq(At($record.at)),
+        );
+        let row: Row = diesel::insert_into(users::table)
+            .values(values)
+            .returning(Row::as_returning())
+            .get_result($conn)
+            .await?;
+        let binding = (bindings::user_id.eq(row.id), bindings::role.eq($record.role.as_str()));
+        diesel::insert_into(bindings::table).values(binding).execute($conn).await?;
+        row.with_role($record.role.as_str())?
+    }};
+}
+
+/// One user, for a change: locks the super admins' bindings first, so that two changes at once cannot each take the
+/// other's user for the one that is left. Setting a column to itself locks; SQLite has no FOR UPDATE.
+macro_rules! locked {
+    ($conn:ident, $id:expr) => {{
+        let supers = bindings::table.filter(bindings::role.eq(Role::SuperAdmin.as_str()));
+        diesel::update(supers).set(bindings::role.eq(bindings::role)).execute($conn).await?;
+        let found: Option<(Row, String)> = users_with_role!()
+            .filter(users::id.eq($id.0))
+            .select((Row::as_select(), bindings::role))
+            .first($conn)
+            .await
+            .optional()?;
+        let (row, role) = found.ok_or_else(|| about(Cause::NotFound, $id))?;
+        row.with_role(&role)?
+    }};
+}
+
+/// Refuses when `$user` is the only enabled super admin.
+macro_rules! keep_a_super_admin {
+    ($conn:ident, $user:expr) => {
+        if $user.role == Role::SuperAdmin && !$user.disabled {
+            let others: i64 = users_with_role!()
+                .filter(bindings::role.eq(Role::SuperAdmin.as_str()))
+                .filter(users::disabled.eq(false))
+                .filter(users::id.ne($user.id.0))
+                .count()
+                .get_result($conn)
+                .await?;
+            if others == 0 {
+                return Err(about(Cause::LastSuperAdmin, $user.id).into());
+            }
+        }
+    };
+}
+
+fn about(cause: Cause, id: UserId) -> Error {
+    Error::new(cause).resource("user").name(id.to_string())
+}
+
+#[derive(AsChangeset)]
+#[diesel(table_name = users)]
+struct Change {
+    display_name: Option<String>,
+    disabled: Option<bool>,
+    updated_at: At,
+}
+
+#[async_trait]
+impl UserRegistry for Store {
+    async fn list(&self) -> Result<Vec<User>> {
+        read!(self.db, |conn| {
+            let select = (Row::as_select(), bindings::role);
+            let rows: Vec<(Row, String)> =
+                users_with_role!().select(select).order_by(users::id).load(conn).await?;
+            Ok(rows.into_iter().map(|(row, role)| row.with_role(&role)).collect::<Result<_>>()?)
+        })
+    }
+
+    async fn credentials(&self, username: &Username) -> Result<Option<(User, PasswordHash)>> {
+        let username = username.to_string();
+        read!(self.db, |conn| {
+            let found: Option<(Row, String, String)> = users_with_role!()
+                .filter(users::username.eq(username))
+                .select((Row::as_select(), bindings::role, users::password))
+                .first(conn)
+                .await
+                .optional()?;
+            let read = |(row, role, phc): (Row, String, String)| -> Result<_> {
+                Ok((row.with_role(&role)?, PasswordHash::new(phc)))
+            };
+            Ok(found.map(read).transpose()?)
+        })
+    }
+
+    async fn create(&self, permit: &Permit, record: UserRecord) -> Result<User> {
+        let taken = Error::new(Cause::NameTaken).resource("user").name(record.username.as_str());
+        let receipt = self.receipt(permit)?;
+        transact!(self.db, |conn| {
+            let inserted: Result<User, StoreError> = async { Ok(insert!(conn, record)) }.await;
+            let user = inserted.map_err(|error| if error.is_duplicate() { taken.into() } else { error })?;
+            conn.done(receipt).await?;
+            Ok(user)
+        })
+    }
+
+    async fn create_first(&self, permit: &Permit, record: UserRecord) -> Result<Option<User>> {
+        let receipt = self.receipt(permit)?;
+        transact!(self.db, |conn| {
+            // locks the install, so that of several replicas one looks and inserts at a time
+            diesel::update(install::table)
+                .set(install::fingerprint.eq(install::fingerprint))
+                .execute(conn)
+                .await?;
+            let users: i64 = users::table.count().get_result(conn).await?;
+            if users > 0 {
+                return Ok(None);
+            }
+            let user = insert!(conn, record);
+            conn.done(receipt).await?;
+            Ok(Some(user))
+        })
+    }
+
+    async fn update(&self, permit: &Permit, id: UserId, patch: UserPatch, at: Timestamp) -> Result<User> {
+        let receipt = self.receipt(permit)?;
+        transact!(self.db, |conn| {
+            let before = locked!(conn, id);
+            let role = patch.role.unwrap_or(before.role);
+            let disabled = patch.disabled.unwrap_or(before.disabled);
+            if role != Role::SuperAdmin || disabled {
+                keep_a_super_admin!(conn, before);
+            }
+            let change =
+                Change { display_name: patch.display_name, disabled: patch.disabled, updated_at: At(at) };
+            let row: Row = diesel::update(users::table.find(id.0))
+                .set(change)
+                .returning(Row::as_returning())
+                .get_result(conn)
+                .await?;
+            if role != before.role {
+                let binding = bindings::table
+                    .filter(bindings::user_id.eq(id.0))
+                    .filter(bindings::cluster_id.is_null())
+                    .filter(bindings::namespace.is_null());
+                diesel::update(binding).set(bindings::role.eq(role.as_str())).execute(conn).await?;
+            }
+            if role != before.role || disabled {
+                diesel::delete(sessions::table.filter(sessions::user_id.eq(id.0))).execute(conn).await?;
+            }
+            conn.done(receipt).await?;
+            Ok(row.with_role(role.as_str())?)
+        })
+    }
+
+    async fn delete(&self, permit: &Permit, id: UserId) -> Result<()> {
+        let receipt = self.receipt(permit)?;
+        transact!(self.db, |conn| {
+            let user = locked!(conn, id);
+            keep_a_super_admin!(conn, user);
+            // bindings and sessions go with it
+            diesel::delete(users::table.find(id.0)).execute(conn).await?;
+            conn.done(receipt).await
+        })
+    }
+
+    async fn set_password(
+        &self,
+        permit: &Permit,
+        id: UserId,
+        password: PasswordHash,
+        keep: Option<SessionId>,
+        at: Timestamp,
+    ) -> Result<()> {
+        let receipt = self.receipt(permit)?;
+        transact!(self.db, |conn| {
+            let changed = diesel::update(users::table.find(id.0))
+                .set((users::password.eq(password.phc()), users::updated_at.eq(At(at))))
+                .execute(conn)
+                .await?;
+            if changed == 0 {
+                return Err(about(Cause::NotFound, id).into());
+            }
+            // no session has the id 0
+            let others = sessions::table
+                .filter(sessions::user_id.eq(id.0))
+                .filter(sessions::id.ne(keep.map_or(0, |session| session.0)));
+            diesel::delete(others).execute(conn).await?;
+            conn.done(receipt).await
+        })
+    }
+}

@@ -1,0 +1,32 @@
+//! The store keeps the contract of its ports, on each database.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::Place;
+use pilothouse_core::testing::contract::{STORE, StorePorts};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sqlite() {
+    for case in STORE {
+        eprintln!("{}", case.name);
+        let place = Place::sqlite();
+        (case.run)(StorePorts::over(Arc::new(place.open().await))).await;
+        common::verify(&place.entries().await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_postgres() {
+    for case in STORE {
+        let Some(place) = Place::postgres().await else {
+            eprintln!("PILOTHOUSE_TEST_POSTGRES_URL names no PostgreSQL: skipped");
+            return;
+        };
+        eprintln!("{}", case.name);
+        (case.run)(StorePorts::over(Arc::new(place.open().await))).await;
+        common::verify(&place.entries().await);
+        place.remove().await;
+    }
+}

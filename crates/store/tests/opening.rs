@@ -1,0 +1,113 @@
+//! Opening a database: new, known, newer, another's.
+
+mod common;
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use common::{FINGERPRINT, Place};
+use futures_util::future::join_all;
+use pilothouse_store::{Database, OpenError, Store};
+
+async fn fingerprint(place: &Place) -> Result<Option<String>, OpenError> {
+    Store::fingerprint(&place.database, &place.lent.runtime).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_knows_its_key() {
+    for place in Place::all().await {
+        assert_eq!(fingerprint(&place).await.unwrap(), None);
+        assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 0, "to ask makes no file");
+        drop(place.open().await);
+        assert_eq!(fingerprint(&place).await.unwrap().as_deref(), Some(FINGERPRINT));
+        place.open().await.ping().await.unwrap();
+
+        let installs = "SELECT count(*) AS n FROM install WHERE fingerprint = 'fingerprint of the key'";
+        let refused = place.try_open("another").await.unwrap_err();
+        assert!(matches!(refused, OpenError::OtherKey), "{refused}");
+        assert_eq!(place.count(installs).await, 1, "nothing is changed");
+        place.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_database_is_left_alone() {
+    for place in Place::all().await {
+        drop(place.open().await);
+        let newer =
+            "INSERT INTO __diesel_schema_migrations (version, run_on) VALUES ('9999', CURRENT_TIMESTAMP)";
+        place.execute(newer).await.unwrap();
+        for refused in [place.try_open(FINGERPRINT).await.map(drop), fingerprint(&place).await.map(drop)] {
+            let refused = refused.unwrap_err();
+            assert!(matches!(&refused, OpenError::Newer(version) if version == "9999"), "{refused}");
+        }
+        place.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_may_open_a_new_database_at_once() {
+    for place in Place::all().await {
+        let opened = join_all((0..8).map(|_| place.try_open(FINGERPRINT))).await;
+        for store in opened {
+            store.unwrap().ping().await.unwrap();
+        }
+        assert_eq!(place.count("SELECT count(*) AS n FROM install").await, 1);
+        place.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_owner_reads_the_files() {
+    let place = Place::sqlite();
+    let store = place.open().await;
+    store.take_lease(place.lent.clock.now()).await.unwrap();
+    let mut names = Vec::new();
+    for file in fs::read_dir(place.folder.path()).unwrap() {
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
+        names.push(file.file_name().into_string().unwrap());
+    }
+    names.sort_unstable();
+    assert_eq!(names, ["pilothouse.db", "pilothouse.db-shm", "pilothouse.db-wal", "pilothouse.db.lock"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_database_is_unusable_in_one_sentence() {
+    let place = Place::sqlite();
+    let file = place.folder.path().join("text.db");
+    fs::write(&file, "canary".repeat(1000)).unwrap();
+    let absent = place.folder.path().join("absent").join("pilothouse.db");
+    let silent = "postgres://user:canary@127.0.0.1:1/pilothouse?connect_timeout=1".to_owned();
+    for database in [Database::Sqlite(file), Database::Sqlite(absent), Database::Postgres(silent)] {
+        let refused = Store::open(&database, place.lent.clone(), FINGERPRINT).await.unwrap_err();
+        assert!(matches!(refused, OpenError::Unusable { .. }), "{refused}");
+        let text = refused.to_string();
+        assert!(!text.contains('\n') && !text.contains("canary"), "{text}");
+    }
+}
+
+#[test]
+fn addresses_by_table() {
+    let sqlite = |path: &str| Database::Sqlite(path.into());
+    let good = [
+        ("sqlite:data/p.db", sqlite("data/p.db")),
+        ("sqlite:/var/lib/p.db", sqlite("/var/lib/p.db")),
+        ("sqlite:///var/lib/p.db", sqlite("/var/lib/p.db")),
+        ("postgres://u:p@h/d", Database::Postgres("postgres://u:p@h/d".to_owned())),
+        ("postgresql://h/d", Database::Postgres("postgresql://h/d".to_owned())),
+    ];
+    for (text, database) in good {
+        assert_eq!(Database::parse(text).unwrap(), database, "{text}");
+    }
+    for text in ["", "sqlite:", "mysql://h/d", "p.db", "POSTGRES"] {
+        assert!(matches!(Database::parse(text), Err(OpenError::UnknownAddress)), "{text}");
+    }
+    for url in ["postgres://u:canary@h:5432/d?sslpassword=canary", "postgres://u:can@ary@h/d"] {
+        let database = Database::parse(url).unwrap();
+        let shown = format!("{database} {database:?}");
+        assert!(
+            shown.contains("postgres://h") && !shown.contains("canary") && !shown.contains("ary@"),
+            "{shown}"
+        );
+    }
+}

@@ -1,0 +1,155 @@
+-- Ids are never used again: identities. Texts that are sorted compare by code point: COLLATE "C".
+
+CREATE TABLE install (
+    id BIGINT PRIMARY KEY CHECK (id = 1),
+    fingerprint TEXT NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL
+);
+
+-- The chain: only ever added to.
+CREATE TABLE audit_log (
+    seq BIGINT PRIMARY KEY,
+    operation_id TEXT NOT NULL,
+    entry TEXT NOT NULL CHECK (entry IN ('intent', 'outcome', 'complete')),
+    at TIMESTAMPTZ NOT NULL,
+    body TEXT NOT NULL,
+    hash BYTEA NOT NULL
+);
+
+CREATE INDEX audit_log_operation ON audit_log (operation_id);
+
+CREATE FUNCTION audit_log_is_only_added_to() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'audit_log is only ever added to'; END $$;
+
+CREATE TRIGGER audit_log_is_never_changed BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
+FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_only_added_to();
+
+CREATE TABLE audit_head (
+    id BIGINT PRIMARY KEY CHECK (id = 1),
+    seq BIGINT NOT NULL,
+    hash BYTEA NOT NULL
+);
+
+INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, decode(repeat('00', 32), 'hex'));
+
+-- One row per operation, for lists; could be made again from the chain.
+CREATE TABLE operations (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    operation_id TEXT COLLATE "C" NOT NULL UNIQUE,
+    instance TEXT COLLATE "C" NOT NULL,
+    operation_type TEXT COLLATE "C" NOT NULL,
+    resource_type TEXT COLLATE "C" NOT NULL,
+    cluster_id BIGINT,
+    cluster_name TEXT COLLATE "C",
+    namespace TEXT COLLATE "C",
+    resource_name TEXT COLLATE "C",
+    searched TEXT COLLATE "C" NOT NULL,
+    user_id BIGINT,
+    username TEXT COLLATE "C" NOT NULL,
+    role TEXT COLLATE "C",
+    source_ip TEXT COLLATE "C",
+    request_id TEXT COLLATE "C",
+    status TEXT COLLATE "C" NOT NULL CHECK (status IN ('pending', 'success', 'failed', 'unknown')),
+    error_code TEXT COLLATE "C",
+    details TEXT COLLATE "C",
+    duration_ms BIGINT,
+    created_at TIMESTAMPTZ NOT NULL,
+    finished_at TIMESTAMPTZ
+);
+
+CREATE INDEX operations_created_at ON operations (created_at);
+CREATE INDEX operations_cluster ON operations (cluster_id, id);
+CREATE INDEX operations_namespace ON operations (namespace, id);
+CREATE INDEX operations_user ON operations (user_id, id);
+CREATE INDEX operations_username ON operations (username, id);
+CREATE INDEX operations_status ON operations (status, id);
+
+-- Which server processes live: what another one left pending is an orphan.
+CREATE TABLE leases (
+    instance TEXT NOT NULL PRIMARY KEY,
+    expires_at TIMESTAMPTZ NOT NULL
+);
+
+CREATE TABLE users (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    username TEXT NOT NULL UNIQUE,
+    display_name TEXT NOT NULL,
+    password TEXT NOT NULL,
+    disabled BOOLEAN NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL,
+    last_login_at TIMESTAMPTZ
+);
+
+CREATE TABLE clusters (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    uuid TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    name_key TEXT NOT NULL UNIQUE,
+    description TEXT NOT NULL,
+    labels TEXT NOT NULL,
+    auth_type TEXT NOT NULL CHECK (auth_type IN ('token', 'kubeconfig')),
+    api_server TEXT NOT NULL,
+    ca TEXT,
+    tls_server_name TEXT,
+    insecure_skip_tls_verify BOOLEAN NOT NULL,
+    credential BYTEA NOT NULL,
+    connection_version BIGINT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('online', 'offline', 'unknown')),
+    status_reason TEXT,
+    version TEXT,
+    node_count BIGINT,
+    pod_count BIGINT,
+    namespace_count BIGINT,
+    created_at TIMESTAMPTZ NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL,
+    last_connected_at TIMESTAMPTZ
+);
+
+-- Which role a user has where; no cluster is all clusters, no namespace all namespaces.
+CREATE TABLE bindings (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    user_id BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
+    role TEXT NOT NULL CHECK (role IN ('viewer', 'ops_admin', 'super_admin')),
+    cluster_id BIGINT REFERENCES clusters ON DELETE CASCADE,
+    namespace TEXT
+);
+
+CREATE UNIQUE INDEX bindings_where ON bindings (user_id, coalesce(cluster_id, 0), coalesce(namespace, ''));
+CREATE INDEX bindings_cluster ON bindings (cluster_id);
+
+-- A session that ended is a row that is gone.
+CREATE TABLE sessions (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    cookie BYTEA NOT NULL UNIQUE,
+    user_id BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
+    generation BIGINT NOT NULL,
+    source_ip TEXT,
+    user_agent TEXT,
+    created_at TIMESTAMPTZ NOT NULL,
+    last_seen_at TIMESTAMPTZ NOT NULL,
+    expires_at TIMESTAMPTZ NOT NULL
+);
+
+CREATE INDEX sessions_user ON sessions (user_id);
+CREATE INDEX sessions_expires_at ON sessions (expires_at);
+
+CREATE TABLE refresh_tokens (
+    hash BYTEA NOT NULL PRIMARY KEY,
+    session_id BIGINT NOT NULL REFERENCES sessions ON DELETE CASCADE,
+    used_at TIMESTAMPTZ
+);
+
+CREATE INDEX refresh_tokens_session ON refresh_tokens (session_id);
+
+CREATE TABLE throttles (
+    key TEXT NOT NULL PRIMARY KEY,
+    failures BIGINT NOT NULL,
+    window_start TIMESTAMPTZ,
+    blocked_until TIMESTAMPTZ,
+    refused_minute BIGINT NOT NULL,
+    refused_count BIGINT NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL
+);
+
+CREATE INDEX throttles_updated_at ON throttles (updated_at);

@@ -1,0 +1,155 @@
+-- Times are microseconds since 1970 (UTC). Ids are never used again: AUTOINCREMENT.
+
+CREATE TABLE install (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    fingerprint TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+
+-- The chain: only ever added to.
+CREATE TABLE audit_log (
+    seq INTEGER PRIMARY KEY,
+    operation_id TEXT NOT NULL,
+    entry TEXT NOT NULL CHECK (entry IN ('intent', 'outcome', 'complete')),
+    at INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+
+CREATE INDEX audit_log_operation ON audit_log (operation_id);
+
+CREATE TRIGGER audit_log_is_never_changed BEFORE UPDATE ON audit_log
+BEGIN SELECT RAISE(ABORT, 'audit_log is only ever added to'); END;
+
+CREATE TRIGGER audit_log_is_never_cut BEFORE DELETE ON audit_log
+BEGIN SELECT RAISE(ABORT, 'audit_log is only ever added to'); END;
+
+CREATE TABLE audit_head (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    seq INTEGER NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+
+INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, zeroblob(32));
+
+-- One row per operation, for lists; could be made again from the chain.
+CREATE TABLE operations (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    operation_id TEXT NOT NULL UNIQUE,
+    instance TEXT NOT NULL,
+    operation_type TEXT NOT NULL,
+    resource_type TEXT NOT NULL,
+    cluster_id INTEGER,
+    cluster_name TEXT,
+    namespace TEXT,
+    resource_name TEXT,
+    searched TEXT NOT NULL,
+    user_id INTEGER,
+    username TEXT NOT NULL,
+    role TEXT,
+    source_ip TEXT,
+    request_id TEXT,
+    status TEXT NOT NULL CHECK (status IN ('pending', 'success', 'failed', 'unknown')),
+    error_code TEXT,
+    details TEXT,
+    duration_ms INTEGER,
+    created_at INTEGER NOT NULL,
+    finished_at INTEGER
+) STRICT;
+
+CREATE INDEX operations_created_at ON operations (created_at);
+CREATE INDEX operations_cluster ON operations (cluster_id, id);
+CREATE INDEX operations_namespace ON operations (namespace, id);
+CREATE INDEX operations_user ON operations (user_id, id);
+CREATE INDEX operations_username ON operations (username, id);
+CREATE INDEX operations_status ON operations (status, id);
+
+-- Which server processes live: what another one left pending is an orphan.
+CREATE TABLE leases (
+    instance TEXT NOT NULL PRIMARY KEY,
+    expires_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE users (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    username TEXT NOT NULL UNIQUE,
+    display_name TEXT NOT NULL,
+    password TEXT NOT NULL,
+    disabled INTEGER NOT NULL CHECK (disabled IN (0, 1)),
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    last_login_at INTEGER
+) STRICT;
+
+CREATE TABLE clusters (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    uuid TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    name_key TEXT NOT NULL UNIQUE,
+    description TEXT NOT NULL,
+    labels TEXT NOT NULL,
+    auth_type TEXT NOT NULL CHECK (auth_type IN ('token', 'kubeconfig')),
+    api_server TEXT NOT NULL,
+    ca TEXT,
+    tls_server_name TEXT,
+    insecure_skip_tls_verify INTEGER NOT NULL CHECK (insecure_skip_tls_verify IN (0, 1)),
+    credential BLOB NOT NULL,
+    connection_version INTEGER NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('online', 'offline', 'unknown')),
+    status_reason TEXT,
+    version TEXT,
+    node_count INTEGER,
+    pod_count INTEGER,
+    namespace_count INTEGER,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    last_connected_at INTEGER
+) STRICT;
+
+-- Which role a user has where; no cluster is all clusters, no namespace all namespaces.
+CREATE TABLE bindings (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL REFERENCES users ON DELETE CASCADE,
+    role TEXT NOT NULL CHECK (role IN ('viewer', 'ops_admin', 'super_admin')),
+    cluster_id INTEGER REFERENCES clusters ON DELETE CASCADE,
+    namespace TEXT
+) STRICT;
+
+CREATE UNIQUE INDEX bindings_where ON bindings (user_id, coalesce(cluster_id, 0), coalesce(namespace, ''));
+CREATE INDEX bindings_cluster ON bindings (cluster_id);
+
+-- A session that ended is a row that is gone.
+CREATE TABLE sessions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    cookie BLOB NOT NULL UNIQUE,
+    user_id INTEGER NOT NULL REFERENCES users ON DELETE CASCADE,
+    generation INTEGER NOT NULL,
+    source_ip TEXT,
+    user_agent TEXT,
+    created_at INTEGER NOT NULL,
+    last_seen_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX sessions_user ON sessions (user_id);
+CREATE INDEX sessions_expires_at ON sessions (expires_at);
+
+CREATE TABLE refresh_tokens (
+    hash BLOB NOT NULL PRIMARY KEY,
+    session_id INTEGER NOT NULL REFERENCES sessions ON DELETE CASCADE,
+    used_at INTEGER
+) STRICT;
+
+CREATE INDEX refresh_tokens_session ON refresh_tokens (session_id);
+
+CREATE TABLE throttles (
+    key TEXT NOT NULL PRIMARY KEY,
+    failures INTEGER NOT NULL,
+    window_start INTEGER,
+    blocked_until INTEGER,
+    refused_minute INTEGER NOT NULL,
+    refused_count INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX throttles_updated_at ON throttles (updated_at);
