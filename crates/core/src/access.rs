@@ -157,6 +157,7 @@ const fn related(verb: Verb, resource: Resource) -> &'static [Kind] {
     match (verb, resource) {
         (Verb::List, Resource::Kind(Kind::Namespace)) => &[ResourceQuota],
         (Verb::List, Resource::Kind(Kind::Node)) => &[Pod],
+        (Verb::List, Resource::Kind(Kind::EndpointSlice)) => &[Kind::Service],
         (Verb::List, Resource::Kind(Kind::Deployment)) => {
             &[Kind::StatefulSet, Kind::DaemonSet, Kind::Job, Kind::CronJob]
         }

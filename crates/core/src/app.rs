@@ -11,6 +11,7 @@ use crate::{
     inventory::{Inventory, Lists},
     namespace::{NamespaceApi, Namespaces},
     pod::{PodApi, Pods},
+    secret::{SecretApi, Secrets},
     session::{Lifetimes, LoginThrottle, SessionPorts, SessionStore, Sessions, TokenCodec},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
@@ -38,6 +39,7 @@ pub struct Ports {
     pub workloads: Arc<dyn WorkloadApi>,
     pub pods: Arc<dyn PodApi>,
     pub configs: Arc<dyn ConfigApi>,
+    pub secrets: Arc<dyn SecretApi>,
 }
 
 /// What an operator may set.
@@ -63,6 +65,7 @@ pub struct App {
     pub workloads: Workloads,
     pub pods: Pods,
     pub configs: Configs,
+    pub secrets: Secrets,
 }
 
 impl App {
@@ -108,6 +111,7 @@ impl App {
             workloads: Workloads { gate: gate.clone(), api: ports.workloads, clock },
             pods: Pods { gate: gate.clone(), api: ports.pods },
             configs: Configs { gate: gate.clone(), api: ports.configs },
+            secrets: Secrets { gate: gate.clone(), api: ports.secrets },
             gate,
         }
     }

@@ -1,128 +1,25 @@
-//! ConfigMaps: rows without values, creating and deleting.
+//! ConfigMaps: rows without values, one with them, creating, changing, deleting.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::{
     access::{Access, Caller, Permit, Resource, Verb},
     cluster::ClusterId,
-    error::{Error, FieldError, Reason, Result},
+    error::{Cause, Error, FieldError, Reason, Result},
     gate::{Changed, Gate},
-    inventory::{Cell, Field, ListRow},
     kind::Kind,
     name::{Namespace, ObjectName},
-    object::{Labels, Metadata, or_default},
+    object::{Labels, Metadata, check_labels, or_default, parse},
 };
 
-/// What we read of a ConfigMap: of each value its length only, and not even that is kept as text.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct ConfigMapObject {
-    #[serde(deserialize_with = "or_default")]
-    metadata: Metadata,
-    #[serde(deserialize_with = "or_default")]
-    data: BTreeMap<String, TextLength>,
-    #[serde(deserialize_with = "or_default")]
-    binary_data: BTreeMap<String, Base64Length>,
-    #[serde(deserialize_with = "or_default")]
-    immutable: bool,
-}
+mod row;
 
-/// The length of a text in bytes, without the text.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct TextLength(usize);
-
-/// The length of what a base64 text stands for.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Base64Length(usize);
-
-impl Base64Length {
-    pub(crate) fn bytes(self) -> usize {
-        self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for TextLength {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Ok(Self(std::borrow::Cow::<'de, str>::deserialize(from)?.len()))
-    }
-}
-
-impl<'de> Deserialize<'de> for Base64Length {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
-        let text = text.trim_end_matches('=');
-        Ok(Self(text.len() * 3 / 4))
-    }
-}
-
-/// A key and how many bytes it holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct KeySize {
-    /// The key.
-    pub name: String,
-    /// The length of its value in bytes.
-    pub bytes: usize,
-}
-
-/// A ConfigMap as it is shown in lists: keys and sizes, never a value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct ConfigMapRow {
-    /// Its name.
-    pub name: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its keys, `data` and `binaryData` together, by name.
-    pub keys: Vec<KeySize>,
-    /// Whether it can no longer be changed.
-    pub immutable: bool,
-    /// Its labels.
-    pub labels: Labels,
-    /// When it was created.
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
-    pub created_at: Option<Timestamp>,
-}
-
-impl ConfigMapRow {
-    /// Projects a ConfigMap.
-    pub fn project(object: ConfigMapObject) -> Self {
-        let ConfigMapObject { metadata, data, binary_data, immutable } = object;
-        let data = data.into_iter().map(|(name, TextLength(bytes))| KeySize { name, bytes });
-        let binary = binary_data.into_iter().map(|(name, Base64Length(bytes))| KeySize { name, bytes });
-        let mut keys: Vec<_> = data.chain(binary).collect();
-        keys.sort_by(|a, b| a.name.cmp(&b.name));
-        Self {
-            name: metadata.name,
-            namespace: metadata.namespace.unwrap_or_default(),
-            keys,
-            immutable,
-            labels: metadata.labels,
-            created_at: metadata.creation_timestamp,
-        }
-    }
-}
-
-impl ListRow for ConfigMapRow {
-    const FIELDS: &'static [Field<Self>] = &[
-        Field::new("name", |row| Cell::text(&*row.name)),
-        Field::new("namespace", |row| Cell::text(&*row.namespace)),
-        Field::new("immutable", |row| Cell::from(row.immutable)),
-        Field::new("created_at", |row| Cell::from(row.created_at)),
-    ];
-
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn namespace(&self) -> Option<&str> {
-        Some(&self.namespace)
-    }
-}
+pub(crate) use row::Base64Length;
+pub use row::{ConfigMapObject, ConfigMapRow, KeySize};
 
 /// A ConfigMap to create. Its `Debug` shows keys only.
 #[derive(Clone, PartialEq, Eq)]
@@ -135,9 +32,75 @@ pub struct NewConfigMap {
     pub labels: Labels,
 }
 
-impl std::fmt::Debug for NewConfigMap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for NewConfigMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NewConfigMap").field("name", &self.name).field("keys", &self.data.keys()).finish()
+    }
+}
+
+/// A change of a ConfigMap; what is none stays, and so do values that are no text. Its `Debug` shows keys only.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ConfigMapPatch {
+    /// All values that are text.
+    pub data: Option<BTreeMap<String, String>>,
+    /// All labels.
+    pub labels: Option<Labels>,
+    /// The version the caller read; another one is a conflict.
+    pub resource_version: Option<String>,
+}
+
+impl fmt::Debug for ConfigMapPatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = self.data.as_ref().map(BTreeMap::keys);
+        f.debug_struct("ConfigMapPatch").field("keys", &keys).field("labels", &self.labels).finish()
+    }
+}
+
+/// A ConfigMap with its values.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ConfigMapDetail {
+    /// Its row.
+    pub configmap: ConfigMapRow,
+    /// The values that are text.
+    pub data: BTreeMap<String, String>,
+    /// The other values, as base64.
+    pub binary_data: BTreeMap<String, String>,
+    /// Its version, for a later update.
+    pub resource_version: String,
+}
+
+impl fmt::Debug for ConfigMapDetail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { configmap, resource_version, .. } = self;
+        f.debug_struct("ConfigMapDetail")
+            .field("configmap", configmap)
+            .field("resource_version", resource_version)
+            .finish()
+    }
+}
+
+/// What we read of a ConfigMap to show its values.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct WithValues {
+    #[serde(deserialize_with = "or_default")]
+    metadata: Metadata,
+    #[serde(deserialize_with = "or_default")]
+    data: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
+    binary_data: BTreeMap<String, String>,
+}
+
+impl ConfigMapDetail {
+    /// Projects a ConfigMap, as the API server wrote it.
+    ///
+    /// # Errors
+    /// `UnexpectedAnswer` when it is none.
+    pub fn project(object: &RawValue) -> Result<Self> {
+        let WithValues { metadata, data, binary_data } = parse(object)?;
+        let configmap = ConfigMapRow::project(parse(object)?);
+        Ok(Self { configmap, data, binary_data, resource_version: metadata.resource_version })
     }
 }
 
@@ -147,7 +110,7 @@ impl std::fmt::Debug for NewConfigMap {
 /// # Errors
 /// `InvalidInput`, naming each key as `data.<key>`.
 pub fn check_data(data: &BTreeMap<String, String>) -> Result<()> {
-    check_sizes(&data.iter().map(|(key, value)| (key.as_str(), value.len())).collect())
+    check_sizes(&sizes(data))
 }
 
 /// As [`check_data`], of keys and the sizes of their values.
@@ -170,16 +133,38 @@ pub(crate) fn check_sizes(sizes: &BTreeMap<&str, usize>) -> Result<()> {
     if refused.is_empty() { Ok(()) } else { Err(Error::fields(refused)) }
 }
 
-/// Changes ConfigMaps in the permit's cluster and namespace.
+fn sizes(data: &BTreeMap<String, String>) -> BTreeMap<&str, usize> {
+    data.iter().map(|(key, value)| (key.as_str(), value.len())).collect()
+}
+
+/// Reads and changes ConfigMaps in the permit's cluster and namespace.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait ConfigApi: Send + Sync {
+    /// A ConfigMap with its values; none when it is absent.
+    ///
+    /// # Errors
+    /// As every call to a cluster.
+    async fn get_configmap(&self, permit: &Permit, name: &ObjectName) -> Result<Option<ConfigMapDetail>>;
+
     /// Creates a ConfigMap.
     ///
     /// # Errors
     /// `AlreadyExists`, `QuotaExceeded`, `NamespaceTerminating`, `NotFoundInCluster` (the namespace); else as every
     /// call to a cluster.
     async fn create_configmap(&self, permit: &Permit, configmap: &NewConfigMap) -> Result<ConfigMapRow>;
+
+    /// Changes a ConfigMap.
+    ///
+    /// # Errors
+    /// `NotFoundInCluster`; `ConflictInCluster` when it is not, or does not stay, of the patch's version; else as every
+    /// call to a cluster.
+    async fn update_configmap(
+        &self,
+        permit: &Permit,
+        name: &ObjectName,
+        patch: &ConfigMapPatch,
+    ) -> Result<ConfigMapRow>;
 
     /// Deletes a ConfigMap.
     ///
@@ -188,7 +173,7 @@ pub trait ConfigApi: Send + Sync {
     async fn delete_configmap(&self, permit: &Permit, name: &ObjectName) -> Result<()>;
 }
 
-/// Creates and deletes ConfigMaps.
+/// Shows and changes ConfigMaps.
 #[derive(Clone)]
 pub struct Configs {
     pub(crate) gate: Gate,
@@ -196,6 +181,26 @@ pub struct Configs {
 }
 
 impl Configs {
+    /// A ConfigMap with its values.
+    ///
+    /// # Errors
+    /// `NotFoundInCluster`; else as [`Gate::allow`] and [`ConfigApi::get_configmap`].
+    pub async fn configmap(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        namespace: &Namespace,
+        name: &ObjectName,
+    ) -> Result<ConfigMapDetail> {
+        let permit = self.gate.allow(caller, access(Verb::Get, cluster, namespace, name)).await?;
+        self.api.get_configmap(&permit, name).await?.ok_or_else(|| {
+            Error::new(Cause::NotFoundInCluster)
+                .resource(Kind::ConfigMap.info().singular)
+                .namespace(namespace.as_str())
+                .name(name.as_str())
+        })
+    }
+
     /// Creates a ConfigMap. The trail keeps key names and sizes.
     ///
     /// # Errors
@@ -208,13 +213,38 @@ impl Configs {
         configmap: NewConfigMap,
     ) -> Result<Changed<ConfigMapRow>> {
         check_data(&configmap.data)?;
-        crate::object::check_labels(&configmap.labels)?;
-        let sizes: BTreeMap<_, _> =
-            configmap.data.iter().map(|(key, value)| (key.as_str(), value.len())).collect();
-        let access =
-            access(Verb::Create, cluster, namespace, &configmap.name).with("keys", serde_json::json!(sizes));
+        check_labels(&configmap.labels)?;
+        let access = access(Verb::Create, cluster, namespace, &configmap.name)
+            .with("keys", serde_json::json!(sizes(&configmap.data)));
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.create_configmap(&permit, &configmap).await?.into());
+        self.gate.change(caller, access, work).await
+    }
+
+    /// Changes a ConfigMap. The trail keeps key names and sizes.
+    ///
+    /// # Errors
+    /// `InvalidInput` when nothing is to change, and as in [`Configs::create_configmap`]; else as [`Gate::change`] and
+    /// [`ConfigApi::update_configmap`].
+    pub async fn update_configmap(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        namespace: &Namespace,
+        name: ObjectName,
+        patch: ConfigMapPatch,
+    ) -> Result<Changed<ConfigMapRow>> {
+        if patch.data.is_none() && patch.labels.is_none() {
+            return Err(Error::invalid("data", Reason::Required));
+        }
+        let mut access = access(Verb::Update, cluster, namespace, &name);
+        if let Some(data) = &patch.data {
+            check_data(data)?;
+            access = access.with("keys", serde_json::json!(sizes(data)));
+        }
+        patch.labels.as_ref().map_or(Ok(()), check_labels)?;
+        let api = self.api.clone();
+        let work = async move |permit: Permit| Ok(api.update_configmap(&permit, &name, &patch).await?.into());
         self.gate.change(caller, access, work).await
     }
 
@@ -268,15 +298,5 @@ mod tests {
         assert_eq!(check(&"k".repeat(254)), Err(Reason::TooLong));
         let large = BTreeMap::from([("k".to_owned(), "v".repeat(1 << 20))]);
         assert_eq!(check_data(&large).unwrap_err().context.fields[0].name, "data");
-    }
-
-    #[test]
-    fn a_row_has_sizes_and_no_values() {
-        let json = r#"{"metadata":{"name":"c","namespace":"n","labels":null},
-            "data":{"b":"caf\u00e9","a":""},"binaryData":{"c":"AAEC","d":"AA=="}}"#;
-        let row = ConfigMapRow::project(serde_json::from_str(json).unwrap());
-        let keys: Vec<_> = row.keys.iter().map(|key| (key.name.as_str(), key.bytes)).collect();
-        assert_eq!(keys, [("a", 0), ("b", 5), ("c", 3), ("d", 1)]);
-        assert!(!serde_json::to_string(&row).unwrap().contains("caf"));
     }
 }

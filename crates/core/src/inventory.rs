@@ -22,7 +22,7 @@ use crate::{
 mod lists;
 mod query;
 
-pub use lists::{LISTS, List, ListInfo, ListScope, Project, Related};
+pub use lists::{LISTS, List, ListInfo, ListScope, Owner, Project, Related};
 pub use query::{ListQuery, Sort};
 
 /// The value of a field as it sorts and filters.
@@ -294,7 +294,8 @@ pub trait Inventory: Send + Sync {
     /// A page of `list` in the permit's cluster. A list read after a change through the same process shows it.
     ///
     /// # Errors
-    /// Of code `ConnectionError`, `TimeoutError`, `RateLimited`, or `ForbiddenByCluster`.
+    /// Of code `ConnectionError`, `TimeoutError`, `RateLimited`, or `ForbiddenByCluster`; `NotFoundInCluster` when the
+    /// list is of one owner's objects ([`ListInfo::owner`]) and there is no such owner.
     async fn page(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing>;
 }
 

@@ -68,6 +68,7 @@ kinds! {
     Job: "batch" "v1" "jobs" "job" Namespaced;
     CronJob: "batch" "v1" "cronjobs" "cronjob" Namespaced;
     Ingress: "networking.k8s.io" "v1" "ingresses" "ingress" Namespaced;
+    EndpointSlice: "discovery.k8s.io" "v1" "endpointslices" "endpointslice" Namespaced;
     StorageClass: "storage.k8s.io" "v1" "storageclasses" "storageclass" Cluster;
     HorizontalPodAutoscaler: "autoscaling" "v2" "horizontalpodautoscalers" "horizontalpodautoscaler" Namespaced;
 }

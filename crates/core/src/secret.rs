@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Serialize, Serializer};
 
 use crate::{
     access::{Access, Caller, Permit, Resource, Verb},
@@ -17,9 +16,11 @@ use crate::{
     object::{Labels, check_labels},
 };
 
+mod revealed;
 mod row;
 
-pub use row::{SecretObject, SecretRow};
+pub use revealed::RevealedSecret;
+pub use row::{SecretDetail, SecretObject, SecretRow};
 
 /// A Secret to create. Its `Debug` shows keys only.
 #[derive(Clone)]
@@ -51,53 +52,6 @@ pub struct SecretPatch {
     pub resource_version: Option<String>,
 }
 
-/// What is shown of one Secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SecretDetail {
-    /// Its row.
-    pub secret: SecretRow,
-    /// Its version, for a later update.
-    pub resource_version: String,
-    /// Its annotations, without the last applied configuration, which holds the values.
-    pub annotations: Labels,
-}
-
-/// The values of a Secret, which only a reveal shows. Its `Debug` shows keys only.
-#[derive(Clone, Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct RevealedSecret {
-    /// Its name.
-    pub name: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its type.
-    pub r#type: String,
-    /// The values that are UTF-8, as text.
-    #[serde(serialize_with = "exposed")]
-    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
-    pub data: BTreeMap<String, SecretString>,
-    /// The other values, as base64.
-    #[serde(serialize_with = "exposed")]
-    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
-    pub binary_data: BTreeMap<String, SecretString>,
-}
-
-impl fmt::Debug for RevealedSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys = self.data.keys().chain(self.binary_data.keys());
-        f.debug_struct("RevealedSecret")
-            .field("name", &self.name)
-            .field("keys", &keys.collect::<Vec<_>>())
-            .finish()
-    }
-}
-
-/// The one place where values of a Secret leave.
-fn exposed<S: Serializer>(values: &BTreeMap<String, SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(values.iter().map(|(key, value)| (key, value.expose_secret())))
-}
-
 /// Reads and changes Secrets in the permit's cluster and namespace. No error of it quotes the cluster's words: they may
 /// hold a value.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
@@ -121,7 +75,8 @@ pub trait SecretApi: Send + Sync {
     /// Changes a Secret.
     ///
     /// # Errors
-    /// `NotFoundInCluster`, `ConflictInCluster`.
+    /// `NotFoundInCluster`; `ConflictInCluster` when it is not, or does not stay, of the patch's version; `InvalidInput`
+    /// for a key without a value that has none to keep.
     async fn update(&self, permit: &Permit, name: &ObjectName, patch: &SecretPatch) -> Result<SecretRow>;
 
     /// Deletes a Secret.

@@ -1,5 +1,6 @@
 //! Clusters and what runs in them, on the in-memory ports: what a caller sees, what the cluster was asked, what the
 //! trail says.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use futures_executor::block_on;
 use pilothouse_core::{

@@ -1,4 +1,5 @@
 //! Signing in and out, on the in-memory ports: what a user sees, what the trail says.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{net::IpAddr, time::Duration};
 

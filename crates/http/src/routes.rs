@@ -11,6 +11,7 @@ mod input;
 mod lists;
 mod namespaces;
 mod pods;
+mod secrets;
 mod sessions;
 mod users;
 mod workloads;
@@ -59,7 +60,14 @@ pub(crate) fn table() -> Vec<Route> {
         post("/api/k8s/workloads/restart",    Who::Role(OpsAdmin),   workloads::restart,     "Replace the pods, as kubectl rollout restart does"),
         get( "/api/k8s/pods/logs",            Who::Role(Viewer),     pods::logs,             "The end of a container's log"),
         post("/api/k8s/configmaps",           Who::Role(OpsAdmin),   configmaps::create,     "Create a ConfigMap"),
+        get( "/api/k8s/configmaps/detail",    Who::Role(Viewer),     configmaps::detail,     "A ConfigMap with its values"),
+        post("/api/k8s/configmaps/update",    Who::Role(OpsAdmin),   configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),
         post("/api/k8s/configmaps/delete",    Who::Role(OpsAdmin),   configmaps::delete,     "Delete a ConfigMap"),
+        post("/api/k8s/secrets",              Who::Role(OpsAdmin),   secrets::create,        "Create a Secret"),
+        get( "/api/k8s/secrets/detail",       Who::Role(Viewer),     secrets::detail,        "A Secret without its values"),
+        post("/api/k8s/secrets/reveal",       Who::Role(OpsAdmin),   secrets::reveal,        "A Secret's values; recorded before they are read"),
+        post("/api/k8s/secrets/update",       Who::Role(OpsAdmin),   secrets::update,        "Replace the values, or the labels, of a Secret"),
+        post("/api/k8s/secrets/delete",       Who::Role(OpsAdmin),   secrets::delete,        "Delete a Secret"),
     ];
     routes.into_iter().chain(LISTS.iter().map(lists::route)).collect()
 }

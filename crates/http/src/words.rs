@@ -199,7 +199,11 @@ messages! {
     WorkloadScaled = "workload_scaled",
     WorkloadRestarted = "workload_restarted",
     ConfigMapCreated = "configmap_created",
+    ConfigMapUpdated = "configmap_updated",
     ConfigMapDeleted = "configmap_deleted",
+    SecretCreated = "secret_created",
+    SecretUpdated = "secret_updated",
+    SecretDeleted = "secret_deleted",
 }
 
 #[cfg(test)]

@@ -5,16 +5,22 @@ use k8s_openapi::{api::core::v1::ConfigMap as Manifest, apimachinery::pkg::apis:
 use pilothouse_core::{
     Result,
     access::Permit,
-    config::{ConfigApi, ConfigMapRow, NewConfigMap},
+    config::{ConfigApi, ConfigMapDetail, ConfigMapPatch, ConfigMapRow, NewConfigMap},
     kind::Kind,
     name::ObjectName,
     object::parse,
 };
 
-use crate::{KubeClusters, request::Call};
+use crate::{KubeClusters, replace::Replacement, request::Call};
 
 #[async_trait]
 impl ConfigApi for KubeClusters {
+    async fn get_configmap(&self, permit: &Permit, name: &ObjectName) -> Result<Option<ConfigMapDetail>> {
+        let call = Call::get(Kind::ConfigMap, Some(permit.namespace()?), name)?;
+        let object = self.visit(permit, self.deadlines().read).await?.find(&call).await?;
+        object.map(|object| ConfigMapDetail::project(&object)).transpose()
+    }
+
     async fn create_configmap(&self, permit: &Permit, configmap: &NewConfigMap) -> Result<ConfigMapRow> {
         let NewConfigMap { name, data, labels } = configmap;
         let namespace = permit.namespace()?;
@@ -28,6 +34,23 @@ impl ConfigApi for KubeClusters {
         let call = Call::create(Kind::ConfigMap, Some(namespace), name, &manifest)?;
         let visit = self.visit(permit, self.deadlines().write).await?;
         let object = visit.change(&call).await?.object(&call)?;
+        Ok(ConfigMapRow::project(parse(&object)?))
+    }
+
+    async fn update_configmap(
+        &self,
+        permit: &Permit,
+        name: &ObjectName,
+        patch: &ConfigMapPatch,
+    ) -> Result<ConfigMapRow> {
+        let ConfigMapPatch { data, labels, resource_version } = patch;
+        let text = |(key, text): (_, &String)| (String::as_str(key), Some(text.as_str().into()));
+        let replacement = Replacement {
+            data: data.as_ref().map(|data| data.iter().map(text).collect()),
+            labels: labels.as_ref(),
+            version: resource_version.as_deref(),
+        };
+        let object = self.replace(permit, name, replacement).await?;
         Ok(ConfigMapRow::project(parse(&object)?))
     }
 

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use futures_util::{future::try_join_all, try_join};
+use futures_util::{future::try_join_all, join, try_join};
 use http::StatusCode;
 use kube::core::params::ListParams;
 use pilothouse_core::{
     Result,
     access::Permit,
-    error::Error,
+    error::{Cause, Error},
     gate::Warning,
-    inventory::{Inventory, List, ListQuery, Listing, Project, Related, Row, select},
+    inventory::{Inventory, List, ListQuery, Listing, Owner, Project, Related, Row, select},
     kind::Kind,
-    name::NamespaceScope,
+    name::{NamespaceScope, ObjectName},
     namespace::ResourceQuota,
     object::parse,
     pod::PodObject,
@@ -35,7 +35,12 @@ impl Inventory for KubeClusters {
                 joined(&visit, *kind, project, Kind::ResourceQuota, quotas(&visit)).await?
             }
             [kind @ Kind::Node] => joined(&visit, *kind, project, Kind::Pod, pods_on_nodes(&visit)).await?,
-            _ => merged(&visit, kinds, permit.namespaces(), project).await?,
+            _ => match info.owner.zip(query.owner.as_ref()) {
+                Some((owner, name)) => {
+                    owned(&visit, kinds, permit.namespaces(), project, owner, name).await?
+                }
+                None => merged(&visit, kinds, permit.namespaces(), &ListParams::default(), project).await?,
+            },
         };
         let (rows, pagination) = select(rows, query);
         Ok(Listing { rows, pagination, as_of, stale: false, warnings })
@@ -47,14 +52,15 @@ async fn merged(
     visit: &Visit<'_>,
     kinds: &[Kind],
     scope: &NamespaceScope,
+    selection: &ListParams,
     project: Project,
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
     let unrelated = Related::default();
     let read = |kind| {
         let unrelated = &unrelated;
         async move {
-            let row = |object: &RawValue| project(kind, object, unrelated).map(Some);
-            match list::all(visit, kind, scope, &ListParams::default(), row).await {
+            let row = |object: &RawValue| project(kind, object, unrelated);
+            match list::all(visit, kind, scope, selection, row).await {
                 Ok(rows) => Ok((rows, None)),
                 // every cluster serves the core group: without it this is none
                 Err(absent) if absent.is(StatusCode::NOT_FOUND) && !kind.info().group.is_empty() => {
@@ -67,6 +73,30 @@ async fn merged(
     let read = try_join_all(kinds.iter().copied().map(read)).await?;
     let (rows, warnings): (Vec<_>, Vec<_>) = read.into_iter().unzip();
     Ok((rows.into_iter().flatten().collect(), warnings.into_iter().flatten().collect()))
+}
+
+/// Rows of one owner's objects, read while the owner is looked for: it may have none, but must exist.
+async fn owned(
+    visit: &Visit<'_>,
+    kinds: &[Kind],
+    scope: &NamespaceScope,
+    project: Project,
+    Owner { kind, label }: Owner,
+    name: &ObjectName,
+) -> Result<(Vec<Row>, Vec<Warning>)> {
+    let itself = ListParams::default().fields(&format!("metadata.name={name}")).limit(1);
+    let its = ListParams::default().labels(&format!("{label}={name}"));
+    let (owners, rows) =
+        join!(list::first(visit, kind, scope, &itself), merged(visit, kinds, scope, &its, project));
+    if owners?.is_empty() {
+        let mut absent =
+            Error::new(Cause::NotFoundInCluster).resource(kind.info().singular).name(name.as_str());
+        if let NamespaceScope::One(namespace) = scope {
+            absent = absent.namespace(namespace.as_str());
+        }
+        return Err(absent);
+    }
+    rows
 }
 
 /// Rows of a kind without namespaces and what is told of each by objects of another kind, read side by side. Without
@@ -91,8 +121,8 @@ async fn joined(
         }
     };
     let (objects, (related, warning)) = try_join!(objects, related)?;
-    let rows = objects.iter().map(|object| project(kind, object, &related)).collect::<Result<_>>()?;
-    Ok((rows, warning.into_iter().collect()))
+    let rows = objects.iter().map(|object| project(kind, object, &related)).collect::<Result<Vec<_>>>()?;
+    Ok((rows.concat(), warning.into_iter().collect()))
 }
 
 async fn quotas(visit: &Visit<'_>) -> Result<Related, Failure> {

@@ -34,7 +34,9 @@ mod namespace;
 mod permissions;
 mod pod;
 mod probe;
+mod replace;
 mod request;
+mod secret;
 mod stack;
 mod tls;
 mod visit;
@@ -82,7 +84,8 @@ impl Default for KubeSettings {
     }
 }
 
-/// Every port towards clusters: `Inventory`, `WorkloadApi`, `PodApi`, `NamespaceApi`, `ConfigApi`, `ClusterProbe`.
+/// Every port towards clusters: `Inventory`, `WorkloadApi`, `PodApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`,
+/// `ClusterProbe`.
 /// Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {

@@ -47,12 +47,12 @@ impl<'a> Chunk<'a> {
 ///
 /// # Errors
 /// As every call to a cluster, and what `keep` says.
-pub(crate) async fn all<T>(
+pub(crate) async fn all<T, K: IntoIterator<Item = T>>(
     visit: &Visit<'_>,
     kind: Kind,
     scope: &NamespaceScope,
     selection: &ListParams,
-    mut keep: impl FnMut(&RawValue) -> Result<Option<T>> + Send,
+    mut keep: impl FnMut(&RawValue) -> Result<K> + Send,
 ) -> Result<Vec<T>, Failure> {
     let first = ListParams { limit: Some(LIMIT), continue_token: None, ..selection.clone() };
     let (mut params, mut started_over, mut kept) = (first.clone(), false, Vec::new());

@@ -65,8 +65,15 @@ const FEATURES: &[(&str, &[Need])] = &[
         ],
     ),
     ("read_logs", &[may("get", Kind::Pod), ("get", Kind::Pod, Some("log"))]),
+    ("show_configmaps", &[may("get", Kind::ConfigMap)]),
     ("create_configmaps", &[may("create", Kind::ConfigMap)]),
+    ("update_configmaps", &[may("get", Kind::ConfigMap), may("patch", Kind::ConfigMap)]),
     ("delete_configmaps", &[may("delete", Kind::ConfigMap)]),
+    ("show_secrets", &[may("get", Kind::Secret)]),
+    ("reveal_secrets", &[may("get", Kind::Secret)]),
+    ("create_secrets", &[may("create", Kind::Secret)]),
+    ("update_secrets", &[may("get", Kind::Secret), may("patch", Kind::Secret)]),
+    ("delete_secrets", &[may("delete", Kind::Secret)]),
 ];
 
 /// Every feature and what it needs: `list_pods` and its like, then the others.
@@ -77,7 +84,8 @@ fn features() -> Vec<(String, Vec<Need>)> {
             List::Nodes => &[Kind::Pod],
             _ => &[],
         };
-        let kinds = [list.kinds, list.more_kinds, related].concat();
+        let owner = list.owner.map(|owner| owner.kind);
+        let kinds = [list.kinds, list.more_kinds, related, owner.as_slice()].concat();
         (format!("list_{}", list.key), kinds.into_iter().map(|kind| may("list", kind)).collect())
     });
     let others = FEATURES.iter().map(|(name, needs)| ((*name).to_owned(), needs.to_vec()));
@@ -145,7 +153,14 @@ mod tests {
     fn every_list_of_a_cluster_is_a_feature_and_names_are_unique() {
         let names: BTreeSet<_> = features().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names.len(), features().len());
-        for name in ["list_namespaces", "list_workloads", "list_pods", "list_configmaps", "scale_workloads"] {
+        for name in [
+            "list_namespaces",
+            "list_workloads",
+            "list_pods",
+            "list_configmaps",
+            "list_endpoints",
+            "scale_workloads",
+        ] {
             assert!(names.contains(name), "{name}");
         }
         assert!(!names.contains("list_clusters"));

@@ -2,6 +2,8 @@
 //! writes names into a path as they are, and a real API server answers `kube-system/secrets/x?y=` as written, so no
 //! other text may become a segment.
 
+use std::fmt;
+
 use http::Request;
 use kube::core::{
     params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, ValidationDirective},
@@ -32,8 +34,8 @@ const ONE: Limit = Limit::Whole(4 << 20);
 /// A chunk of a list.
 const CHUNK: Limit = Limit::Whole(64 << 20);
 
-/// A request and what it is about.
-#[derive(Clone, Debug)]
+/// A request and what it is about. Its `Debug` shows no body, which may hold a Secret's values.
+#[derive(Clone)]
 pub(crate) struct Call {
     /// The request; its URI is a path below the server's address.
     pub(crate) request: Request<Vec<u8>>,
@@ -49,6 +51,14 @@ pub(crate) struct Call {
     pub(crate) name: Option<ObjectName>,
     /// How much is read.
     pub(crate) limit: Limit,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { request, verb, resource, .. } = self;
+        let path = request.uri().path();
+        f.debug_struct("Call").field("verb", verb).field("resource", resource).field("path", &path).finish()
+    }
 }
 
 type Built = Result<Request<Vec<u8>>, kube::core::request::Error>;

@@ -100,6 +100,18 @@ impl<'a> Visit<'a> {
         }
     }
 
+    /// A read of one object; none when it is absent.
+    ///
+    /// # Errors
+    /// As [`Visit::read`].
+    pub(crate) async fn find(&self, call: &Call) -> Result<Option<Box<RawValue>>> {
+        match self.read(call).await {
+            Ok(answer) => answer.object(call).map(Some).map_err(Error::of_read),
+            Err(failure) if failure.is_absence() => Ok(None),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
     /// A change. Sent once.
     ///
     /// # Errors

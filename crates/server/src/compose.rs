@@ -119,7 +119,8 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         namespaces: clusters.clone(),
         workloads: clusters.clone(),
         pods: clusters.clone(),
-        configs: clusters,
+        configs: clusters.clone(),
+        secrets: clusters,
     };
     let rules = pilothouse_core::app::Settings {
         lifetimes: settings.lifetimes(),

@@ -9,6 +9,7 @@ use crate::{
     audit::OperationRow,
     cluster::Cluster,
     config::ConfigMapRow,
+    endpoint::{EndpointRow, SERVICE_LABEL},
     error::Result,
     event::EventRow,
     kind::Kind,
@@ -38,6 +39,7 @@ pub enum List {
     Events,
     Nodes,
     Services,
+    Endpoints,
     Ingresses,
     ConfigMaps,
     Secrets,
@@ -73,14 +75,25 @@ pub struct ListInfo {
     pub more_kinds: &'static [Kind],
     /// The order when none is asked for, as `sort` writes it; empty is by namespace and name.
     pub default_sort: &'static str,
+    /// What its objects belong to, when it shows those of one owner only.
+    pub owner: Option<Owner>,
     /// The fields of its rows.
     pub fields: fn() -> Vec<FieldInfo>,
     /// Projects one object of one of its kinds; lists of our own rows have none.
     pub project: Option<Project>,
 }
 
-/// Projects one object, as the API server wrote it, to a row.
-pub type Project = fn(kind: Kind, object: &RawValue, related: &Related) -> Result<Row>;
+/// The one object that a list's objects belong to; the required parameter `name` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its kind. One of that name must exist, or the list is not found.
+    pub kind: Kind,
+    /// The label by which an object of the list names it.
+    pub label: &'static str,
+}
+
+/// Projects one object, as the API server wrote it, to its rows: of most kinds one, of an EndpointSlice one an address.
+pub type Project = fn(kind: Kind, object: &RawValue, related: &Related) -> Result<Vec<Row>>;
 
 /// What a projection needs besides the object itself.
 #[derive(Clone, Debug, Default)]
@@ -99,12 +112,12 @@ pub static LISTS: &[ListInfo] = &[
     ours::<OperationRow>(List::Operations, "/api/k8s/audit/operations", "logs", "-id"),
     ListInfo {
         scope: ListScope::Cluster,
-        project: Some(|_, object, related| Row::of(&NamespaceRow::project(parse(object)?, related))),
+        project: Some(|_, object, related| one(&NamespaceRow::project(parse(object)?, related))),
         ..of::<NamespaceRow>(List::Namespaces, "/api/k8s/namespaces", "namespaces", &[Kind::Namespace])
     },
     ListInfo {
         more_kinds: &[Kind::Job, Kind::CronJob],
-        project: Some(|kind, object, _| Row::of(&WorkloadRow::project(kind, object)?)),
+        project: Some(|kind, object, _| one(&WorkloadRow::project(kind, object)?)),
         ..of::<WorkloadRow>(
             List::Workloads,
             "/api/k8s/workloads",
@@ -113,38 +126,48 @@ pub static LISTS: &[ListInfo] = &[
         )
     },
     ListInfo {
-        project: Some(|_, object, _| Row::of(&PodRow::project(parse(object)?))),
+        project: Some(|_, object, _| one(&PodRow::project(parse(object)?))),
         ..of::<PodRow>(List::Pods, "/api/k8s/pods", "pods", &[Kind::Pod])
     },
     ListInfo {
         default_sort: "-last_seen",
-        project: Some(|_, object, _| Row::of(&EventRow::project(parse(object)?))),
+        project: Some(|_, object, _| one(&EventRow::project(parse(object)?))),
         ..of::<EventRow>(List::Events, "/api/k8s/events", "events", &[Kind::Event])
     },
     ListInfo {
         scope: ListScope::Cluster,
-        project: Some(|_, object, related| Row::of(&NodeRow::project(parse(object)?, related))),
+        project: Some(|_, object, related| one(&NodeRow::project(parse(object)?, related))),
         ..of::<NodeRow>(List::Nodes, "/api/k8s/nodes", "nodes", &[Kind::Node])
     },
     ListInfo {
-        project: Some(|_, object, _| Row::of(&ServiceRow::project(parse(object)?))),
+        project: Some(|_, object, _| one(&ServiceRow::project(parse(object)?))),
         ..of::<ServiceRow>(List::Services, "/api/k8s/services", "services", &[Kind::Service])
     },
     ListInfo {
-        project: Some(|_, object, _| Row::of(&IngressRow::project(parse(object)?))),
+        owner: Some(Owner { kind: Kind::Service, label: SERVICE_LABEL }),
+        project: Some(|_, object, _| EndpointRow::project(parse(object)?).map(|row| Row::of(&row)).collect()),
+        ..of::<EndpointRow>(
+            List::Endpoints,
+            "/api/k8s/services/endpoints",
+            "endpoints",
+            &[Kind::EndpointSlice],
+        )
+    },
+    ListInfo {
+        project: Some(|_, object, _| one(&IngressRow::project(parse(object)?))),
         ..of::<IngressRow>(List::Ingresses, "/api/k8s/ingresses", "ingresses", &[Kind::Ingress])
     },
     ListInfo {
-        project: Some(|_, object, _| Row::of(&ConfigMapRow::project(parse(object)?))),
+        project: Some(|_, object, _| one(&ConfigMapRow::project(parse(object)?))),
         ..of::<ConfigMapRow>(List::ConfigMaps, "/api/k8s/configmaps", "configmaps", &[Kind::ConfigMap])
     },
     ListInfo {
-        project: Some(|_, object, _| Row::of(&SecretRow::project(parse(object)?))),
+        project: Some(|_, object, _| one(&SecretRow::project(parse(object)?))),
         ..of::<SecretRow>(List::Secrets, "/api/k8s/secrets", "secrets", &[Kind::Secret])
     },
     ListInfo {
         scope: ListScope::Cluster,
-        project: Some(|_, object, _| Row::of(&VolumeRow::project(parse(object)?))),
+        project: Some(|_, object, _| one(&VolumeRow::project(parse(object)?))),
         ..of::<VolumeRow>(
             List::PersistentVolumes,
             "/api/k8s/persistent-volumes",
@@ -153,7 +176,7 @@ pub static LISTS: &[ListInfo] = &[
         )
     },
     ListInfo {
-        project: Some(|_, object, _| Row::of(&ClaimRow::project(parse(object)?))),
+        project: Some(|_, object, _| one(&ClaimRow::project(parse(object)?))),
         ..of::<ClaimRow>(
             List::PersistentVolumeClaims,
             "/api/k8s/persistent-volume-claims",
@@ -163,7 +186,7 @@ pub static LISTS: &[ListInfo] = &[
     },
     ListInfo {
         scope: ListScope::Cluster,
-        project: Some(|_, object, _| Row::of(&StorageClassRow::project(parse(object)?))),
+        project: Some(|_, object, _| one(&StorageClassRow::project(parse(object)?))),
         ..of::<StorageClassRow>(
             List::StorageClasses,
             "/api/k8s/storage-classes",
@@ -172,6 +195,10 @@ pub static LISTS: &[ListInfo] = &[
         )
     },
 ];
+
+fn one<R: ListRow>(row: &R) -> Result<Vec<Row>> {
+    Ok(vec![Row::of(row)?])
+}
 
 const fn ours<R: ListRow>(list: List, path: &'static str, key: &'static str, sort: &'static str) -> ListInfo {
     ListInfo { scope: ListScope::Ours, default_sort: sort, ..of::<R>(list, path, key, &[]) }
@@ -191,6 +218,7 @@ const fn of<R: ListRow>(
         kinds,
         more_kinds: &[],
         default_sort: "",
+        owner: None,
         fields: fields_of::<R>,
         project: None,
     }

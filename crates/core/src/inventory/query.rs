@@ -5,7 +5,7 @@ use crate::{
     cluster::ClusterId,
     error::{Error, FieldError, Reason, Result},
     kind::Kind,
-    name::NamespaceScope,
+    name::{NamespaceScope, ObjectName},
 };
 
 /// By which field rows are ordered; ties by namespace, then name, both ascending.
@@ -24,6 +24,8 @@ pub struct ListQuery {
     pub cluster: Option<ClusterId>,
     /// Which namespaces.
     pub namespaces: NamespaceScope,
+    /// The owner whose objects are listed, where the list has one ([`super::ListInfo::owner`]); of all owners when none.
+    pub owner: Option<ObjectName>,
     /// From 1.
     pub page: u64,
     /// 1 to 500.
@@ -43,6 +45,7 @@ impl Default for ListQuery {
         Self {
             cluster: None,
             namespaces: NamespaceScope::All,
+            owner: None,
             page: 1,
             per_page: 20,
             search: None,
@@ -88,6 +91,9 @@ impl ListQuery {
                     "namespace" if info.scope == ListScope::Namespaced => {
                         NamespaceScope::parse(value).map(|namespaces| query.namespaces = namespaces)
                     }
+                    "name" if info.owner.is_some() => {
+                        ObjectName::new(value).map(|owner| query.owner = Some(owner))
+                    }
                     "type" if !info.more_kinds.is_empty() => info
                         .kinds
                         .iter()
@@ -130,6 +136,9 @@ impl ListQuery {
         }
         if info.scope == ListScope::Namespaced {
             require("namespace");
+        }
+        if info.owner.is_some() {
+            require("name");
         }
         query.search = query.search.filter(|search| !search.is_empty());
         if refused.is_empty() { Ok(query) } else { Err(Error::fields(refused)) }

@@ -66,7 +66,8 @@ fn parameters_by_table() {
         [&pods[..], more].concat()
     };
     assert!(ListQuery::parse(List::Pods, &pairs(&pods)).is_ok());
-    let cases: &[(&[(&str, &str)], &[(&str, &str)])] = &[
+    type Pairs = &'static [(&'static str, &'static str)];
+    let cases: &[(Pairs, Pairs)] = &[
         (&[], &[("cluster_id", "required"), ("namespace", "required")]),
         (&[("cluster_id", ""), ("namespace", "")], &[("cluster_id", "required"), ("namespace", "required")]),
         (
@@ -107,6 +108,19 @@ fn parameters_by_table() {
     assert_eq!(refused(List::Namespaces, &pods), [("namespace".to_owned(), "unknown")]);
     assert_eq!(refused(List::Clusters, &pods[..1]), [("cluster_id".to_owned(), "unknown")]);
     assert_eq!(refused(List::Workloads, &with(&[("type", "pod")])), [("type".to_owned(), "not_one_of")]);
+}
+
+#[test]
+fn a_list_of_one_owners_objects_needs_its_name() {
+    let service = [("cluster_id", "1"), ("namespace", "*")];
+    assert_eq!(refused(List::Endpoints, &service), [("name".to_owned(), "required")]);
+    for (name, reason) in [("", "required"), ("a/b", "invalid_name"), ("a,b", "invalid_name")] {
+        let given = [&service[..], &[("name", name)]].concat();
+        assert_eq!(refused(List::Endpoints, &given), [("name".to_owned(), reason)], "{name:?}");
+    }
+    let named = [&service[..], &[("name", "web")]].concat();
+    assert_eq!(ListQuery::parse(List::Endpoints, &pairs(&named)).unwrap().owner.unwrap().as_str(), "web");
+    assert_eq!(refused(List::Services, &named), [("name".to_owned(), "unknown")]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The row of a Secret: the sizes of its values, never a value.
+//! What is shown of a Secret: the sizes of its values, never a value.
 
 use std::collections::BTreeMap;
 
@@ -52,12 +52,42 @@ impl SecretRow {
         Self {
             name: metadata.name,
             namespace: metadata.namespace.unwrap_or_default(),
-            r#type: r#type.unwrap_or_else(|| "Opaque".to_owned()),
+            r#type: r#type.unwrap_or_else(opaque),
             keys: data.into_iter().map(|(name, length)| KeySize { name, bytes: length.bytes() }).collect(),
             immutable,
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
         }
+    }
+}
+
+/// The type of a Secret that says none.
+pub(super) fn opaque() -> String {
+    "Opaque".to_owned()
+}
+
+/// What is shown of one Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SecretDetail {
+    /// Its row.
+    pub secret: SecretRow,
+    /// Its version, for a later update.
+    pub resource_version: String,
+    /// Its annotations, without those that hold values, such as the last applied configuration.
+    pub annotations: Labels,
+}
+
+/// Annotations that hold values: of the Secret itself (`kubectl apply`), of the token it was made of (OpenShift).
+const WITH_VALUES: [&str; 2] =
+    ["kubectl.kubernetes.io/last-applied-configuration", "openshift.io/token-secret.value"];
+
+impl SecretDetail {
+    /// Projects a Secret.
+    pub fn project(object: SecretObject) -> Self {
+        let Metadata { resource_version, mut annotations, .. } = object.metadata.clone();
+        annotations.retain(|name, _| !WITH_VALUES.contains(&name.as_str()));
+        Self { secret: SecretRow::project(object), resource_version, annotations }
     }
 }
 
@@ -84,12 +114,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_has_sizes_and_neither_values_nor_annotations() {
-        let json = r#"{"metadata": {"name": "s", "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "Y2FuYXJ5"}},
+    fn what_is_shown_has_sizes_and_no_values() {
+        let json = r#"{"metadata": {"name": "s", "resourceVersion": "7", "annotations":
+            {"owner": "shop", "kubectl.kubernetes.io/last-applied-configuration": "Y2FuYXJ5"}},
             "data": {"b": "Y2FuYXJ5", "a": ""}, "type": "kubernetes.io/tls"}"#;
-        let row = SecretRow::project(serde_json::from_str(json).unwrap());
+        let object: SecretObject = serde_json::from_str(json).unwrap();
+        let row = SecretRow::project(object.clone());
         let keys: Vec<_> = row.keys.iter().map(|key| (key.name.as_str(), key.bytes)).collect();
         assert_eq!(keys, [("a", 0), ("b", 6)]);
         assert!(!serde_json::to_string(&row).unwrap().contains("Y2Fu"));
+        let detail = serde_json::to_value(SecretDetail::project(object)).unwrap();
+        assert_eq!(detail["annotations"], serde_json::json!({"owner": "shop"}));
+        assert_eq!(detail["resource_version"], "7");
+        assert!(!detail.to_string().contains("Y2Fu"));
     }
 }

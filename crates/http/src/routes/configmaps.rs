@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 
 use actix_web::web::Data;
 use pilothouse_core::{
-    config::{ConfigMapRow, NewConfigMap},
+    config::{ConfigMapDetail, ConfigMapPatch, ConfigMapRow, NewConfigMap},
     name::{Namespace, ObjectName},
     object::Labels,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::input::Id;
+use super::input::{ByName, Id};
 use crate::{
     answer::{Answer, Empty},
     body::Body,
     entry::Signed,
     error::Result,
+    query::Params,
     server::Api,
     words::Message,
 };
@@ -24,6 +25,14 @@ use crate::{
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneConfigMap {
     configmap: ConfigMapRow,
+}
+
+pub(crate) async fn detail(
+    api: Data<Api>,
+    Signed(who, Params(query)): Signed<Params<ByName>>,
+) -> Result<Answer<ConfigMapDetail>> {
+    let ByName { cluster_id, namespace, name } = query;
+    Ok(Answer::of(api.app.configs.configmap(&who.caller, cluster_id.into(), &namespace, &name).await?))
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -51,22 +60,39 @@ pub(crate) async fn create(
     Ok(Answer::changed(changed, |configmap| OneConfigMap { configmap }).saying(Message::ConfigMapCreated))
 }
 
+/// What is not sent stays, and so do values that are no text.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct ConfigMapBody {
+pub(crate) struct ConfigMapPatchBody {
     #[schema(value_type = i64, minimum = 1)]
     cluster_id: Id,
     #[schema(value_type = String, max_length = 63)]
     namespace: Namespace,
     #[schema(value_type = String, max_length = 253)]
     name: ObjectName,
+    /// All values that are text; may be empty.
+    data: Option<BTreeMap<String, String>>,
+    /// All labels.
+    labels: Option<Labels>,
+    /// The version that was read; refused when it has changed meanwhile.
+    resource_version: Option<String>,
+}
+
+pub(crate) async fn update(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<ConfigMapPatchBody>>,
+) -> Result<Answer<OneConfigMap>> {
+    let ConfigMapPatchBody { cluster_id, namespace, name, data, labels, resource_version } = body;
+    let (cluster, patch) = (cluster_id.into(), ConfigMapPatch { data, labels, resource_version });
+    let changed = api.app.configs.update_configmap(&who.caller, cluster, &namespace, name, patch).await?;
+    Ok(Answer::changed(changed, |configmap| OneConfigMap { configmap }).saying(Message::ConfigMapUpdated))
 }
 
 pub(crate) async fn delete(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<ConfigMapBody>>,
+    Signed(who, Body(body)): Signed<Body<ByName>>,
 ) -> Result<Answer<Empty>> {
-    let (cluster, namespace) = (body.cluster_id.into(), body.namespace);
-    let changed = api.app.configs.delete_configmap(&who.caller, cluster, &namespace, body.name).await?;
+    let ByName { cluster_id, namespace, name } = body;
+    let changed = api.app.configs.delete_configmap(&who.caller, cluster_id.into(), &namespace, name).await?;
     Ok(Answer::changed(changed, |()| Empty {}).saying(Message::ConfigMapDeleted))
 }

@@ -1,8 +1,12 @@
 //! Small types that several requests are made of.
 
-use pilothouse_core::{cluster::ClusterId, error::Reason};
+use pilothouse_core::{
+    cluster::ClusterId,
+    error::Reason,
+    name::{Namespace, ObjectName},
+};
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// The id of a row of ours, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -30,6 +34,21 @@ pub(crate) struct ById {
     /// Which.
     #[schema(value_type = i64, minimum = 1)]
     pub(crate) id: Id,
+}
+
+/// Which object of a kind: as query parameters, or as a body.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ByName {
+    #[param(value_type = i64, minimum = 1)]
+    #[schema(value_type = i64, minimum = 1)]
+    pub(crate) cluster_id: Id,
+    #[param(value_type = String, max_length = 63)]
+    #[schema(value_type = String, max_length = 63)]
+    pub(crate) namespace: Namespace,
+    #[param(value_type = String, max_length = 253)]
+    #[schema(value_type = String, max_length = 253)]
+    pub(crate) name: ObjectName,
 }
 
 /// A body without fields.

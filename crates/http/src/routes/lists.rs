@@ -9,6 +9,7 @@ use pilothouse_core::{
     audit::{OperationQuery, OperationRow},
     cluster::Cluster,
     config::ConfigMapRow,
+    endpoint::EndpointRow,
     error::Reason,
     event::EventRow,
     inventory::{Filter, List, ListInfo, ListQuery, ListScope, Listing, Pagination, Row},
@@ -110,6 +111,7 @@ fn docs(info: &ListInfo) -> Docs {
         List::Events => docs.schema::<EventRow>(),
         List::Nodes => docs.schema::<NodeRow>(),
         List::Services => docs.schema::<ServiceRow>(),
+        List::Endpoints => docs.schema::<EndpointRow>(),
         List::Ingresses => docs.schema::<IngressRow>(),
         List::ConfigMaps => docs.schema::<ConfigMapRow>(),
         List::Secrets => docs.schema::<SecretRow>(),
@@ -143,6 +145,10 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     }
     if info.scope == ListScope::Namespaced {
         parameters.push(parameter("namespace", true, "A namespace; `*` is all", json!({"type": "string"})));
+    }
+    if let Some(owner) = info.owner {
+        let description = format!("Of which {}", owner.kind.info().kind);
+        parameters.push(parameter("name", true, &description, text()));
     }
     let page = json!({"type": "integer", "minimum": 1, "default": 1});
     let per_page = json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 20});

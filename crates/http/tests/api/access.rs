@@ -115,9 +115,13 @@ async fn everybody_gets_what_the_table_says() {
                 assert_eq!(operations[0].request_id.as_deref(), reply.header("x-request-id"));
                 assert_eq!(operations[0].source_ip.as_deref(), Some("192.0.2.7"));
             }
-            for canary in ["canary-token", "canary-data"] {
+            let revealed = path == "/api/k8s/secrets/reveal" && expected == 200;
+            assert_eq!(reply.text.contains("canary-data"), revealed, "{caller}: {method} {path}");
+            for canary in ["canary-token", "Y2FuYXJ5LWRhdGE="] {
                 assert!(!reply.text.contains(canary), "{caller}: {method} {path} shows {canary}");
             }
+            let trail = format!("{operations:?} {:?}", house.fake.store.entries());
+            assert!(!trail.contains("canary-data"), "{caller}: {method} {path} is recorded with a value");
         }
     }
 }

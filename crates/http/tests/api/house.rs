@@ -241,4 +241,23 @@ fn furnish(fake: &Fake, cluster: ClusterId) {
     put(Kind::Job, json!({"metadata": named("once"), "spec": {"completions": 1}}));
     put(Kind::Pod, json!({"metadata": named("web-0"), "spec": {"containers": [{"name": "app"}]}}));
     put(Kind::ConfigMap, json!({"metadata": named("conf"), "data": {"key": "canary-data"}}));
+    put(
+        Kind::ConfigMap,
+        json!({"metadata": named("plain"), "data": {"key": "value"}, "binaryData": {"bytes": "/wA="}}),
+    );
+    // base64 of canary-data
+    put(
+        Kind::Secret,
+        json!({"metadata": named("pass"), "data": {"password": "Y2FuYXJ5LWRhdGE=", "bytes": "/wA="}}),
+    );
+    put(Kind::Service, json!({"metadata": named("web"), "spec": {}}));
+    put(Kind::Service, json!({"metadata": named("idle"), "spec": {}}));
+    let slice = |name: &str, service: &str| {
+        let mut metadata = named(name);
+        metadata["labels"] = json!({"kubernetes.io/service-name": service});
+        let endpoints = json!([{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"]}]);
+        json!({"metadata": metadata, "endpoints": endpoints, "ports": [{"port": 80}]})
+    };
+    put(Kind::EndpointSlice, slice("web-x", "web"));
+    put(Kind::EndpointSlice, slice("other-x", "other"));
 }

@@ -33,6 +33,71 @@ async fn changes_answer_with_the_thing_after_them() {
 }
 
 #[actix_web::test]
+async fn a_configmap_is_shown_with_its_values_and_replaced_as_a_whole() {
+    let house = House::new().await;
+    let ops = house.login("ops").await;
+    let query = format!("cluster_id={}&namespace=shop&name=plain", house.cluster);
+    let detail = async || house.get(&ops, "/api/k8s/configmaps/detail", &query).await.data();
+    let before = detail().await;
+    assert_eq!(
+        (&before["data"], &before["binary_data"]),
+        (&json!({"key": "value"}), &json!({"bytes": "/wA="}))
+    );
+    assert_eq!(before["configmap"]["name"], "plain");
+    let update = json!({"cluster_id": house.cluster, "namespace": "shop", "name": "plain",
+        "data": {"new": "x"}, "resource_version": before["resource_version"]});
+    let data = house.post(&ops, "/api/k8s/configmaps/update", update.clone()).await.data();
+    let keys = json!([{"name": "bytes", "bytes": 2}, {"name": "new", "bytes": 1}]);
+    assert_eq!(data["configmap"]["keys"], keys);
+    assert_eq!(detail().await["data"], json!({"new": "x"}));
+    let reply = house.post(&ops, "/api/k8s/configmaps/update", update).await;
+    assert_eq!(reply.refusal(), (409, "CONFLICT_ERROR".into(), "conflict_in_cluster".into()));
+    let nothing = json!({"cluster_id": house.cluster, "namespace": "shop", "name": "plain"});
+    let reply = house.post(&ops, "/api/k8s/configmaps/update", nothing).await;
+    assert_eq!(reply.fields(), ["data=required"]);
+}
+
+#[actix_web::test]
+async fn a_secret_keeps_what_is_null_and_tells_its_values_when_revealed() {
+    let house = House::new().await;
+    let ops = house.login("ops").await;
+    let which = json!({"cluster_id": house.cluster, "namespace": "shop", "name": "pass"});
+    let mut update = which.clone();
+    update["data"] = json!({"bytes": null, "user": "ann"});
+    let data = house.post(&ops, "/api/k8s/secrets/update", update.clone()).await.data();
+    let keys = json!([{"name": "bytes", "bytes": 2}, {"name": "user", "bytes": 3}]);
+    assert_eq!((&data["secret"]["keys"], &data["secret"]["type"]), (&keys, &json!("Opaque")));
+    let data = house.post(&ops, "/api/k8s/secrets/reveal", which).await.data();
+    let revealed = json!({"secret": {"name": "pass", "namespace": "shop", "type": "Opaque",
+        "data": {"user": "ann"}, "binary_data": {"bytes": "/wA="}}});
+    assert_eq!(data, revealed);
+
+    update["data"] = json!({"absent": null});
+    let reply = house.post(&ops, "/api/k8s/secrets/update", update.clone()).await;
+    assert_eq!((reply.status.as_u16(), reply.fields()), (400, vec!["data.absent=required".to_owned()]));
+    update["data"] = json!({"user": 7});
+    let reply = house.post(&ops, "/api/k8s/secrets/update", update).await;
+    assert_eq!(reply.fields(), ["data.user=invalid_type"]);
+}
+
+#[actix_web::test]
+async fn endpoints_are_those_of_one_service() {
+    let house = House::new().await;
+    let viewer = house.login("viewer").await;
+    let endpoints = async |query: &str| {
+        let query = format!("cluster_id={}&namespace=shop{query}", house.cluster);
+        house.get(&viewer, "/api/k8s/services/endpoints", &query).await
+    };
+    let data = endpoints("&name=web&sort=-ip").await.data();
+    let ips: Vec<_> = data["endpoints"].as_array().unwrap().iter().map(|row| row["ip"].clone()).collect();
+    assert_eq!((ips, &data["pagination"]["total"]), (vec![json!("10.0.0.2"), json!("10.0.0.1")], &json!(2)));
+    assert_eq!(endpoints("&name=idle").await.data()["endpoints"], json!([]));
+    assert_eq!(endpoints("&name=none").await.refusal().1, "RESOURCE_NOT_FOUND");
+    assert_eq!(endpoints("").await.fields(), ["name=required"]);
+    assert_eq!(endpoints("&name=a/b").await.fields(), ["name=invalid_name"]);
+}
+
+#[actix_web::test]
 async fn a_stale_update_is_a_conflict() {
     let house = House::new().await;
     let ops = house.login("ops").await;

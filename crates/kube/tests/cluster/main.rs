@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod configuration;
 mod objects;
 mod probe;
 mod workloads;
@@ -76,11 +77,15 @@ fn names(listing: &Listing) -> Vec<&str> {
 }
 
 async fn create(adapter: &KubeClusters, namespace: &str, name: &str) -> Result<ConfigMapRow> {
+    create_under(adapter, &permit(Verb::Create, Kind::ConfigMap, namespace), name).await
+}
+
+async fn create_under(adapter: &KubeClusters, permit: &Permit, name: &str) -> Result<ConfigMapRow> {
     let data = BTreeMap::from([("greeting".to_owned(), "你好".to_owned())]);
     let configmap = NewConfigMap {
         name: object(name),
         data,
         labels: Labels::from([("app".to_owned(), "web".to_owned())]),
     };
-    adapter.create_configmap(&permit(Verb::Create, Kind::ConfigMap, namespace), &configmap).await
+    adapter.create_configmap(permit, &configmap).await
 }

@@ -5,12 +5,13 @@ use super::*;
 #[tokio::test]
 async fn configmaps_come_and_go() {
     let (plane, adapter, admin, namespace) = place("configmaps").await;
-    let row = create(&adapter, &namespace, "settings").await.unwrap();
+    let permitted = permit(Verb::Create, Kind::ConfigMap, &namespace);
+    let row = create_under(&adapter, &permitted, "settings").await.unwrap();
     assert_eq!(
         (row.name.as_str(), row.keys[0].name.as_str(), row.keys[0].bytes),
         ("settings", "greeting", 6)
     );
-    assert!(audited(plane, &permit(Verb::Create, Kind::ConfigMap, &namespace), "create", "settings"));
+    assert!(audited(plane, &permitted, "create", "settings"));
 
     let path = format!("/api/v1/namespaces/{namespace}/configmaps/settings");
     let stored = admin.get(&path).await.unwrap();

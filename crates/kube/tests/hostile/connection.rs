@@ -52,7 +52,8 @@ async fn the_headers_sent_are_exactly_these() {
     .await;
     let adapter = adapter(&server);
     list_pods(&adapter).await.unwrap();
-    create(&adapter).await.unwrap();
+    let permitted = permit(Verb::Create, Kind::ConfigMap, "shop");
+    create_under(&adapter, &permitted).await.unwrap();
     let asked = server.asked();
     let sent = |asked: &Asked| asked.headers.keys().map(String::as_str).collect::<Vec<_>>().join(" ");
     assert_eq!(sent(&asked[0]), "accept audit-id authorization host user-agent");
@@ -62,8 +63,7 @@ async fn the_headers_sent_are_exactly_these() {
     assert_eq!(header("content-type"), "application/json");
     assert_eq!(header("authorization"), format!("Bearer {TOKEN}"));
     assert!(header("user-agent").starts_with("pilothouse/"));
-    let id = permit(Verb::Create, Kind::ConfigMap, "shop").operation_id().unwrap();
-    assert_eq!(header("audit-id"), id.to_string());
+    assert_eq!(header("audit-id"), permitted.operation_id().unwrap().to_string());
     assert_eq!(
         asked[1].target,
         "/api/v1/namespaces/shop/configmaps?fieldManager=pilothouse&fieldValidation=Strict"

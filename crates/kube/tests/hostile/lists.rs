@@ -93,3 +93,38 @@ async fn of_secrets_nothing_that_a_cluster_says_is_told() {
         assert_eq!(error.context.message, None, "{code}");
     }
 }
+
+#[tokio::test]
+async fn the_endpoints_of_a_service_are_asked_for_by_its_name_and_it_must_exist() {
+    let answer = |asked: &Asked, services: Value| match asked.target.split('?').next() {
+        Some("/api/v1/namespaces/shop/services") => {
+            Reply::json(200, &json!({"kind": "ServiceList", "metadata": {}, "items": services}))
+        }
+        _ => {
+            let endpoints = json!([{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"]}]);
+            let slice = json!({"metadata": {"name": "web-x", "namespace": "shop"}, "endpoints": endpoints});
+            Reply::json(200, &json!({"kind": "EndpointSliceList", "metadata": {}, "items": [slice]}))
+        }
+    };
+    let query = ListQuery { owner: Some(object("web")), ..ListQuery::default() };
+    let list = permit(Verb::List, Kind::EndpointSlice, "shop");
+    let there = move |asked: &Asked, _| answer(asked, json!([{"metadata": {"name": "web"}}]));
+    let server = FakeServer::start(there).await;
+    let listing = adapter(&server).page(&list, List::Endpoints, &query).await.unwrap();
+    assert_eq!(names(&listing), ["web-x", "web-x"]);
+    let mut asked: Vec<_> = server.asked().into_iter().map(|asked| asked.target).collect();
+    asked.sort();
+    assert_eq!(
+        asked,
+        [
+            "/api/v1/namespaces/shop/services?&fieldSelector=metadata.name%3Dweb&limit=1",
+            "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices?&labelSelector=kubernetes.io%2Fservice-name%3Dweb&limit=500",
+        ]
+    );
+
+    let server = FakeServer::start(move |asked, _| answer(asked, json!([]))).await;
+    let error = adapter(&server).page(&list, List::Endpoints, &query).await.unwrap_err();
+    let context = &error.context;
+    assert_eq!((error.cause, context.resource.as_deref()), (Cause::NotFoundInCluster, Some("service")));
+    assert_eq!((context.namespace.as_deref(), context.name.as_deref()), (Some("shop"), Some("web")));
+}

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod configuration;
 mod connection;
 mod lists;
 mod logs;
@@ -63,12 +64,16 @@ async fn list_pods(adapter: &KubeClusters) -> Result<Listing> {
 
 /// A change.
 async fn create(adapter: &KubeClusters) -> Result<ConfigMapRow> {
+    create_under(adapter, &permit(Verb::Create, Kind::ConfigMap, "shop")).await
+}
+
+async fn create_under(adapter: &KubeClusters, permit: &Permit) -> Result<ConfigMapRow> {
     let configmap = NewConfigMap {
         name: object("settings"),
         data: BTreeMap::from([("key".to_owned(), "value".to_owned())]),
         labels: Labels::new(),
     };
-    adapter.create_configmap(&permit(Verb::Create, Kind::ConfigMap, "shop"), &configmap).await
+    adapter.create_configmap(permit, &configmap).await
 }
 
 fn pod_list(names: &[&str], next: &str) -> Reply {

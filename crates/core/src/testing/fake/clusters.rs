@@ -136,7 +136,7 @@ impl Inventory for FakeClusters {
             .iter()
             .filter(|((of, kind, ..), object)| *of == cluster && query.kinds.contains(kind) && owned(object));
         let rows = wanted
-            .map(|((_, kind, ..), object)| project(*kind, &*raw(object)?, &Related::default()))
+            .map(|((_, kind, ..), object)| project(*kind, &raw(object)?, &Related::default()))
             .collect::<Result<Vec<_>>>()?
             .concat();
         let (rows, pagination) = select(rows, query);

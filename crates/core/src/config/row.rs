@@ -1,0 +1,133 @@
+//! The row of a ConfigMap: the sizes of its values.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::{
+    inventory::{Cell, Field, ListRow},
+    object::{Labels, Metadata, or_default},
+};
+
+/// What we read of a ConfigMap: of each value its length only, and not even that is kept as text.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ConfigMapObject {
+    #[serde(deserialize_with = "or_default")]
+    metadata: Metadata,
+    #[serde(deserialize_with = "or_default")]
+    data: BTreeMap<String, TextLength>,
+    #[serde(deserialize_with = "or_default")]
+    binary_data: BTreeMap<String, Base64Length>,
+    #[serde(deserialize_with = "or_default")]
+    immutable: bool,
+}
+
+/// The length of a text in bytes, without the text.
+#[derive(Clone, Copy, Debug, Default)]
+struct TextLength(usize);
+
+/// The length of what a base64 text stands for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Base64Length(usize);
+
+impl Base64Length {
+    pub(crate) fn bytes(self) -> usize {
+        self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for TextLength {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(Self(std::borrow::Cow::<'de, str>::deserialize(from)?.len()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Base64Length {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
+        let text = text.trim_end_matches('=');
+        Ok(Self(text.len() * 3 / 4))
+    }
+}
+
+/// A key and how many bytes it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct KeySize {
+    /// The key.
+    pub name: String,
+    /// The length of its value in bytes.
+    pub bytes: usize,
+}
+
+/// A ConfigMap as it is shown in lists: keys and sizes, never a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ConfigMapRow {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its keys, `data` and `binaryData` together, by name.
+    pub keys: Vec<KeySize>,
+    /// Whether it can no longer be changed.
+    pub immutable: bool,
+    /// Its labels.
+    pub labels: Labels,
+    /// When it was created.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub created_at: Option<Timestamp>,
+}
+
+impl ConfigMapRow {
+    /// Projects a ConfigMap.
+    pub fn project(object: ConfigMapObject) -> Self {
+        let ConfigMapObject { metadata, data, binary_data, immutable } = object;
+        let data = data.into_iter().map(|(name, TextLength(bytes))| KeySize { name, bytes });
+        let binary = binary_data.into_iter().map(|(name, Base64Length(bytes))| KeySize { name, bytes });
+        let mut keys: Vec<_> = data.chain(binary).collect();
+        keys.sort_by(|a, b| a.name.cmp(&b.name));
+        Self {
+            name: metadata.name,
+            namespace: metadata.namespace.unwrap_or_default(),
+            keys,
+            immutable,
+            labels: metadata.labels,
+            created_at: metadata.creation_timestamp,
+        }
+    }
+}
+
+impl ListRow for ConfigMapRow {
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("name", |row| Cell::text(&*row.name)),
+        Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::new("immutable", |row| Cell::from(row.immutable)),
+        Field::new("created_at", |row| Cell::from(row.created_at)),
+    ];
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        Some(&self.namespace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_sizes_and_no_values() {
+        let json = r#"{"metadata":{"name":"c","namespace":"n","labels":null},
+            "data":{"b":"caf\u00e9","a":""},"binaryData":{"c":"AAEC","d":"AA=="}}"#;
+        let row = ConfigMapRow::project(serde_json::from_str(json).unwrap());
+        let keys: Vec<_> = row.keys.iter().map(|key| (key.name.as_str(), key.bytes)).collect();
+        assert_eq!(keys, [("a", 0), ("b", 5), ("c", 3), ("d", 1)]);
+        assert!(!serde_json::to_string(&row).unwrap().contains("caf"));
+    }
+}

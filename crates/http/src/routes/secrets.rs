@@ -1,0 +1,116 @@
+//! Secrets. Values come in as [`SecretString`]s, and leave by `reveal` only.
+
+use std::collections::BTreeMap;
+
+use actix_web::web::Data;
+use pilothouse_core::{
+    name::{Namespace, ObjectName},
+    object::Labels,
+    secret::{NewSecret, RevealedSecret, SecretDetail, SecretPatch, SecretRow},
+};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::input::{ByName, Id};
+use crate::{
+    answer::{Answer, Empty},
+    body::Body,
+    entry::Signed,
+    error::Result,
+    query::Params,
+    server::Api,
+    words::Message,
+};
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OneSecret {
+    secret: SecretRow,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OneRevealedSecret {
+    secret: RevealedSecret,
+}
+
+pub(crate) async fn detail(
+    api: Data<Api>,
+    Signed(who, Params(query)): Signed<Params<ByName>>,
+) -> Result<Answer<SecretDetail>> {
+    let ByName { cluster_id, namespace, name } = query;
+    Ok(Answer::of(api.app.secrets.detail(&who.caller, cluster_id.into(), &namespace, &name).await?))
+}
+
+pub(crate) async fn reveal(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<ByName>>,
+) -> Result<Answer<OneRevealedSecret>> {
+    let ByName { cluster_id, namespace, name } = body;
+    let revealed = api.app.secrets.reveal(&who.caller, cluster_id.into(), &namespace, name).await?;
+    Ok(Answer::changed(revealed, |secret| OneRevealedSecret { secret }))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewSecretBody {
+    #[schema(value_type = i64, minimum = 1)]
+    cluster_id: Id,
+    #[schema(value_type = String, max_length = 63)]
+    namespace: Namespace,
+    #[schema(value_type = String, max_length = 253)]
+    name: ObjectName,
+    /// `Opaque` when none.
+    r#type: Option<String>,
+    /// Key to plain text; may be empty.
+    #[schema(value_type = BTreeMap<String, String>)]
+    data: BTreeMap<String, SecretString>,
+    labels: Option<Labels>,
+}
+
+pub(crate) async fn create(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<NewSecretBody>>,
+) -> Result<Answer<OneSecret>> {
+    let NewSecretBody { cluster_id, namespace, name, r#type, data, labels } = body;
+    let secret = NewSecret { name, r#type, data, labels: labels.unwrap_or_default() };
+    let changed = api.app.secrets.create(&who.caller, cluster_id.into(), &namespace, secret).await?;
+    Ok(Answer::changed(changed, |secret| OneSecret { secret }).saying(Message::SecretCreated))
+}
+
+/// What is not sent stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SecretPatchBody {
+    #[schema(value_type = i64, minimum = 1)]
+    cluster_id: Id,
+    #[schema(value_type = String, max_length = 63)]
+    namespace: Namespace,
+    #[schema(value_type = String, max_length = 253)]
+    name: ObjectName,
+    /// All keys, each with plain text or, to keep the value it has, null; may be empty.
+    #[schema(value_type = Option<BTreeMap<String, Option<String>>>)]
+    data: Option<BTreeMap<String, Option<SecretString>>>,
+    /// All labels.
+    labels: Option<Labels>,
+    /// The version that was read; refused when it has changed meanwhile.
+    resource_version: Option<String>,
+}
+
+pub(crate) async fn update(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<SecretPatchBody>>,
+) -> Result<Answer<OneSecret>> {
+    let SecretPatchBody { cluster_id, namespace, name, data, labels, resource_version } = body;
+    let (cluster, patch) = (cluster_id.into(), SecretPatch { data, labels, resource_version });
+    let changed = api.app.secrets.update(&who.caller, cluster, &namespace, name, patch).await?;
+    Ok(Answer::changed(changed, |secret| OneSecret { secret }).saying(Message::SecretUpdated))
+}
+
+pub(crate) async fn delete(
+    api: Data<Api>,
+    Signed(who, Body(body)): Signed<Body<ByName>>,
+) -> Result<Answer<Empty>> {
+    let ByName { cluster_id, namespace, name } = body;
+    let changed = api.app.secrets.delete(&who.caller, cluster_id.into(), &namespace, name).await?;
+    Ok(Answer::changed(changed, |()| Empty {}).saying(Message::SecretDeleted))
+}

@@ -1,0 +1,119 @@
+//! Replacing the data of a ConfigMap or Secret: read which keys there are, then one merge patch that names them all.
+
+use std::collections::BTreeMap;
+
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::Permit,
+    error::Reason,
+    name::ObjectName,
+    object::{Labels, Metadata, parse},
+};
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{Map, Value, json, value::RawValue};
+
+use crate::{KubeClusters, error, request::Call};
+
+/// What an object shall hold; what is none stays.
+pub(crate) struct Replacement<'a> {
+    /// All data; a key without a value keeps the one it has.
+    pub(crate) data: Option<BTreeMap<&'a str, Option<Value>>>,
+    /// All labels.
+    pub(crate) labels: Option<&'a Labels>,
+    /// The version that is replaced; another one is a conflict.
+    pub(crate) version: Option<&'a str>,
+}
+
+/// What is read of an object before it is changed: of its data the keys only.
+#[derive(Deserialize)]
+struct Current {
+    metadata: Metadata,
+    data: Option<BTreeMap<String, IgnoredAny>>,
+}
+
+impl KubeClusters {
+    /// Replaces what the permit's object of this name holds, unless somebody else changes it meanwhile.
+    ///
+    /// # Errors
+    /// `ConflictInCluster`; `InvalidInput` for a key that has no value to keep; else as every call to a cluster.
+    pub(crate) async fn replace(
+        &self,
+        permit: &Permit,
+        name: &ObjectName,
+        replacement: Replacement<'_>,
+    ) -> Result<Box<RawValue>> {
+        let visit = self.visit(permit, self.deadlines().write).await?;
+        let (kind, namespace) = (permit.kind()?, permit.namespace()?);
+        let get = Call::get(kind, Some(namespace), name)?;
+        let object = visit.within(self.deadlines().read).read(&get).await?.object(&get);
+        let current: Current = object.and_then(|object| parse(&object)).map_err(Error::of_read)?;
+        if replacement.version.is_some_and(|version| version != current.metadata.resource_version) {
+            return Err(error::about(Cause::ConflictInCluster, &get));
+        }
+        let patch = Call::patch(kind, Some(namespace), name, &patch(current, replacement)?)?;
+        visit.change(&patch).await?.object(&patch)
+    }
+}
+
+/// The merge patch that leads from one to the other, and applies to the version read only.
+fn patch(current: Current, replacement: Replacement<'_>) -> Result<Value> {
+    let Current { metadata, data: old } = current;
+    let mut patch = json!({"metadata": {"resourceVersion": metadata.resource_version}});
+    if let Some(data) = replacement.data {
+        let old = old.unwrap_or_default();
+        let mut values: Map<_, _> =
+            old.keys().filter(|key| !data.contains_key(key.as_str())).map(|key| gone(key)).collect();
+        for (key, value) in data {
+            match value {
+                Some(value) => drop(values.insert(key.to_owned(), value)),
+                None if old.contains_key(key) => {}
+                None => return Err(Error::invalid(format!("data.{key}"), Reason::Required)),
+            }
+        }
+        patch["data"] = values.into();
+    }
+    if let Some(labels) = replacement.labels {
+        let mut values: Map<_, _> = metadata.labels.keys().map(|key| gone(key)).collect();
+        values.extend(labels.iter().map(|(key, value)| (key.clone(), value.as_str().into())));
+        patch["metadata"]["labels"] = values.into();
+    }
+    Ok(patch)
+}
+
+/// How a merge patch removes a key.
+fn gone(key: &str) -> (String, Value) {
+    (key.to_owned(), Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn current() -> Current {
+        let object = json!({"metadata": {"resourceVersion": "7", "labels": {"a": "1", "b": "2"}},
+            "data": {"kept": "eA==", "changed": "eA==", "removed": "eA=="}});
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn a_patch_names_what_changes_and_what_goes_and_nothing_that_stays() {
+        let data =
+            BTreeMap::from([("kept", None), ("changed", Some(json!("eQ=="))), ("new", Some(json!("")))]);
+        let labels = Labels::from([("b".to_owned(), "3".to_owned())]);
+        let both = Replacement { data: Some(data), labels: Some(&labels), version: Some("7") };
+        assert_eq!(
+            patch(current(), both),
+            Ok(json!({"metadata": {"resourceVersion": "7", "labels": {"a": null, "b": "3"}},
+                "data": {"changed": "eQ==", "new": "", "removed": null}}))
+        );
+        let neither = Replacement { data: None, labels: None, version: None };
+        assert_eq!(patch(current(), neither), Ok(json!({"metadata": {"resourceVersion": "7"}})));
+    }
+
+    #[test]
+    fn a_key_that_is_not_there_has_no_value_to_keep() {
+        let data = Some(BTreeMap::from([("absent", None)]));
+        let refused = patch(current(), Replacement { data, labels: None, version: None });
+        assert_eq!(refused, Err(Error::invalid("data.absent", Reason::Required)));
+    }
+}

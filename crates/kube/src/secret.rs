@@ -1,0 +1,80 @@
+//! [`SecretApi`]. What a cluster says of a Secret in words is dropped in `error.rs`: it may quote a value.
+
+use async_trait::async_trait;
+use k8s_openapi::{
+    ByteString, api::core::v1::Secret as Manifest, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use pilothouse_core::{
+    Error, Result,
+    access::Permit,
+    kind::Kind,
+    name::ObjectName,
+    object::parse,
+    secret::{NewSecret, RevealedSecret, SecretApi, SecretDetail, SecretPatch, SecretRow},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{json, value::RawValue};
+
+use crate::{KubeClusters, replace::Replacement, request::Call};
+
+#[async_trait]
+impl SecretApi for KubeClusters {
+    async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<SecretDetail>> {
+        let object = self.secret(permit, name).await?;
+        object.map(|object| Ok(SecretDetail::project(parse(&object)?))).transpose()
+    }
+
+    async fn reveal(&self, permit: &Permit, name: &ObjectName) -> Result<Option<RevealedSecret>> {
+        let object = self.secret(permit, name).await?;
+        object.map(|object| RevealedSecret::project(&object)).transpose().map_err(Error::of_read)
+    }
+
+    async fn create(&self, permit: &Permit, secret: &NewSecret) -> Result<SecretRow> {
+        let NewSecret { name, r#type, data, labels } = secret;
+        let namespace = permit.namespace()?;
+        let metadata = ObjectMeta {
+            name: Some(name.to_string()),
+            namespace: Some(namespace.to_string()),
+            labels: Some(labels.clone()).filter(|labels| !labels.is_empty()),
+            ..ObjectMeta::default()
+        };
+        let data = data.iter().map(|(key, value)| (key.clone(), bytes(value))).collect();
+        let manifest = Manifest { metadata, type_: r#type.clone(), data: Some(data), ..Manifest::default() };
+        let call = Call::create(Kind::Secret, Some(namespace), name, &manifest)?;
+        let visit = self.visit(permit, self.deadlines().write).await?;
+        let object = visit.change(&call).await?.object(&call)?;
+        Ok(SecretRow::project(parse(&object)?))
+    }
+
+    async fn update(&self, permit: &Permit, name: &ObjectName, patch: &SecretPatch) -> Result<SecretRow> {
+        let SecretPatch { data, labels, resource_version } = patch;
+        let value = |(key, value): (_, &Option<SecretString>)| {
+            (String::as_str(key), value.as_ref().map(|value| json!(bytes(value))))
+        };
+        let replacement = Replacement {
+            data: data.as_ref().map(|data| data.iter().map(value).collect()),
+            labels: labels.as_ref(),
+            version: resource_version.as_deref(),
+        };
+        let object = self.replace(permit, name, replacement).await?;
+        Ok(SecretRow::project(parse(&object)?))
+    }
+
+    async fn delete(&self, permit: &Permit, name: &ObjectName) -> Result<()> {
+        let call = Call::delete(Kind::Secret, Some(permit.namespace()?), name)?;
+        self.visit(permit, self.deadlines().write).await?.change(&call).await?;
+        Ok(())
+    }
+}
+
+impl KubeClusters {
+    async fn secret(&self, permit: &Permit, name: &ObjectName) -> Result<Option<Box<RawValue>>> {
+        let call = Call::get(Kind::Secret, Some(permit.namespace()?), name)?;
+        self.visit(permit, self.deadlines().read).await?.find(&call).await
+    }
+}
+
+/// A value as the API has it: base64 once serialised.
+fn bytes(value: &SecretString) -> ByteString {
+    ByteString(value.expose_secret().as_bytes().to_vec())
+}
