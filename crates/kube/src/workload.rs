@@ -32,7 +32,9 @@ impl WorkloadApi for KubeClusters {
     async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadParts>> {
         let visit = self.visit(permit, self.deadlines().read).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
-        let Some(object) = find(&visit, kind, namespace, name).await? else { return Ok(None) };
+        let Some(object) = visit.find(&Call::get(kind, Some(namespace), name)?).await? else {
+            return Ok(None);
+        };
         let head: Head = parse(&object)?;
         let family = Family { visit: &visit, scope: NamespaceScope::One(namespace.clone()), head: &head };
         let ((pods, revisions), events) = try_join!(family.pods_and_revisions(kind), family.events())?;
@@ -43,7 +45,7 @@ impl WorkloadApi for KubeClusters {
     async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>> {
         let visit = self.visit(permit, self.deadlines().read).await?;
         let kind = permit.kind()?;
-        let object = find(&visit, kind, permit.namespace()?, name).await?;
+        let object = visit.find(&Call::get(kind, Some(permit.namespace()?), name)?).await?;
         object.map(|object| WorkloadRow::project(kind, &object)).transpose()
     }
 
@@ -93,20 +95,6 @@ struct Head {
 struct HeadSpec {
     paused: Option<bool>,
     selector: Option<LabelSelector>,
-}
-
-async fn find(
-    visit: &Visit<'_>,
-    kind: Kind,
-    namespace: &Namespace,
-    name: &ObjectName,
-) -> Result<Option<Box<RawValue>>> {
-    let call = Call::get(kind, Some(namespace), name)?;
-    match visit.read(&call).await {
-        Ok(answer) => answer.object(&call).map(Some),
-        Err(failure) if failure.is_absence() => Ok(None),
-        Err(failure) => Err(failure.into()),
-    }
 }
 
 /// What belongs to a workload.
