@@ -22,13 +22,16 @@ while [ $n -lt 300 ] && ls "$1"/*/running; do sleep 0.1; n=$((n + 1)); done
 while [ $n -lt 400 ] && ! rm -rf "$1"; do sleep 0.1; n=$((n + 1)); done
 "#;
 
-pub(crate) struct Folder {
+/// A temporary folder that goes with its owner, however that ends, and takes with it every process whose standard
+/// output is a file there that ends in `.log`.
+pub struct Folder {
     path: PathBuf,
     reaper: Child,
 }
 
 impl Folder {
-    pub(crate) fn create() -> Result<Self> {
+    /// A new one.
+    pub fn create() -> Result<Self> {
         let creating = || io("creating a temporary folder");
         let parent = env::temp_dir().canonicalize().map_err(creating())?;
         let folder = tempfile::Builder::new().prefix("pilothouse-").tempdir_in(parent).map_err(creating())?;
@@ -46,7 +49,8 @@ impl Folder {
         Ok(Self { path: folder.keep(), reaper })
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }

@@ -30,6 +30,7 @@ mod kubeconfig;
 mod node;
 mod ports;
 mod processes;
+mod shipped;
 pub mod workloads;
 
 use std::{env, path::Path};
@@ -44,7 +45,9 @@ pub use self::{
     component::{Component, Signal},
     control_plane::ControlPlane,
     error::{Error, Result},
+    folder::Folder,
     node::{Node, NodeProgram},
+    shipped::Shipped,
 };
 
 /// A folder with etcd and kube-apiserver (and, if it has them, kube-controller-manager, kube-scheduler, kubelet).
@@ -55,6 +58,11 @@ pub const KUBECONFIG: &str = "PILOTHOUSE_TEST_KUBECONFIG";
 pub const CACHE: &str = "PILOTHOUSE_TEST_CACHE";
 /// If set, a machine that cannot run a node is a failure.
 pub const REQUIRE_NODE: &str = "PILOTHOUSE_TEST_REQUIRE_NODE";
+
+/// Builds the programs of a control plane if this machine has not yet: minutes, the first time.
+pub async fn build() -> Result<()> {
+    binaries::Binaries::find().await.map(|_| ())
+}
 
 /// The control plane that the tests of a process share: the one of `PILOTHOUSE_TEST_KUBECONFIG`, or one of our own.
 /// Break another one.

@@ -1,4 +1,5 @@
 //! `cargo run -p pilothouse-testbed -- up [--node]`: a control plane to play with, until Ctrl-C.
+//! `… -- build`: only the programs, so that the first start takes no minutes.
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 
 use std::process::ExitCode;
@@ -9,15 +10,16 @@ use tokio::signal::unix::{SignalKind, signal};
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let with_node = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["up"] => false,
-        ["up", "--node"] => true,
+    let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["build"] => pilothouse_testbed::build().await,
+        ["up"] => up(false).await,
+        ["up", "--node"] => up(true).await,
         _ => {
-            eprintln!("usage: pilothouse-testbed up [--node]");
+            eprintln!("usage: pilothouse-testbed build | up [--node]");
             return ExitCode::from(2);
         }
     };
-    match up(with_node).await {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

@@ -1,0 +1,180 @@
+//! The server as it is shipped: built for release, run on SQLite in a temporary folder. For demo and benchmarks.
+
+use std::{
+    env, fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use reqwest::{Client, Method};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::error::{Error, Result, io};
+
+/// Where it listens if nobody else does.
+const PORT: u16 = 8080;
+const START: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+
+/// A running server, signed in to as its first admin. Dropped, it is asked to end and waited for.
+pub struct Shipped {
+    process: Child,
+    address: String,
+    data_dir: PathBuf,
+    log: PathBuf,
+    password: String,
+    client: Client,
+    bearer: String,
+    cookie: String,
+}
+
+impl Shipped {
+    /// Builds the binary, with Cargo's own messages, and says where it is.
+    pub fn build() -> Result<PathBuf> {
+        let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args([
+                "build",
+                "--release",
+                "--package",
+                "pilothouse",
+                "--message-format=json-render-diagnostics",
+            ])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stderr(Stdio::inherit())
+            .output()
+            .map_err(io("running cargo"))?;
+        let artifacts = String::from_utf8_lossy(&output.stdout);
+        let artifacts = artifacts.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut binaries = artifacts.filter_map(|one| one["executable"].as_str().map(PathBuf::from));
+        let failed = || Error::Program("the server does not build; cargo's messages are above".into());
+        binaries.next_back().filter(|_| output.status.success()).ok_or_else(failed)
+    }
+
+    /// Starts it with its data and its log in `folder`. In that of a control plane (or of a [`Folder`](crate::Folder))
+    /// the reaper ends it too, should we be killed.
+    pub async fn start(binary: &Path, folder: &Path) -> Result<Self> {
+        let (data_dir, log) = (folder.join("pilothouse"), folder.join("pilothouse.log"));
+        let output = fs::File::create(&log).map_err(io("creating the server's log"))?;
+        let port = TcpListener::bind(("127.0.0.1", PORT)).map_or(0, |_| PORT);
+        let process = Command::new(binary)
+            .arg("serve")
+            .env_clear() // whatever PILOTHOUSE_… says out there is about another server
+            .env("PILOTHOUSE_LISTEN", format!("127.0.0.1:{port}"))
+            .env("PILOTHOUSE_DATA_DIR", &data_dir)
+            .env("PILOTHOUSE_EGRESS_ALLOW_LOOPBACK", "true")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().map_err(io("sharing a log"))?)
+            .stderr(output)
+            .spawn()
+            .map_err(io("starting the server"))?;
+        let client = Client::builder().no_proxy().build();
+        let client = client.map_err(|error| Error::Program(format!("an HTTP client: {error}")))?;
+        let mut server = Self {
+            process,
+            address: String::new(),
+            data_dir,
+            log,
+            password: String::new(),
+            client,
+            bearer: String::new(),
+            cookie: String::new(),
+        };
+        server.address = server.listening().await?;
+        let password = fs::read_to_string(server.data_dir.join("initial-admin-password"));
+        server.password = password.map_err(io("reading the first password"))?.trim().to_owned();
+        let credentials = json!({"username": "admin", "password": server.password});
+        let session = server.post("/api/auth/login", credentials).await?;
+        let text = |key: &str| session[key].as_str().unwrap_or_default();
+        server.bearer = text("access_token").to_owned();
+        server.cookie = format!("session_id={}", text("session_id"));
+        Ok(server)
+    }
+
+    /// `http://127.0.0.1:…`
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The password of `admin`.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Registers a cluster by its kubeconfig, and returns its id.
+    pub async fn register(&self, name: &str, kubeconfig: &str) -> Result<i64> {
+        let body = json!({"name": name, "auth_type": "kubeconfig", "kubeconfig": kubeconfig});
+        let id = self.post("/api/k8s/clusters", body).await?["cluster"]["id"].as_i64();
+        id.ok_or_else(|| Error::Program("the new cluster has no id".into()))
+    }
+
+    /// GET: the data of the answer.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        self.send(Method::GET, path, None).await
+    }
+
+    /// POST: the data of the answer.
+    pub async fn post(&self, path: &str, body: Value) -> Result<Value> {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
+    /// Returns, with the end of its log, when it has ended although nobody asked it to.
+    pub async fn ended(&mut self) -> Error {
+        while let Ok(None) = self.process.try_wait() {
+            sleep(POLL).await;
+        }
+        Error::Ended { name: "the server".into(), log: crate::processes::tail(&self.log) }
+    }
+
+    async fn listening(&mut self) -> Result<String> {
+        let end = Instant::now() + START;
+        loop {
+            let said = fs::read_to_string(&self.log).map_err(io("reading the server's log"))?;
+            let mut lines = said.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            if let Some(address) = lines.find_map(|line| line.strip_prefix("pilothouse listening on ")) {
+                return Ok(address.trim().to_owned());
+            }
+            if !matches!(self.process.try_wait(), Ok(None)) || Instant::now() > end {
+                let log = crate::processes::tail(&self.log);
+                return Err(Error::Ended { name: "the server".into(), log });
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value> {
+        let mut request = self.client.request(method.clone(), format!("{}{path}", self.address));
+        request = request.bearer_auth(&self.bearer).header("Cookie", &self.cookie);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let (method, path) = (method.to_string(), path.to_owned());
+        let answered = async {
+            let response = request.send().await?;
+            Ok((response.status().as_u16(), response.json::<Value>().await?))
+        };
+        match answered.await {
+            Ok((200, mut answer)) => Ok(answer["data"].take()),
+            Ok((code, answer)) => {
+                let message = answer["details"].as_str().unwrap_or_default().to_owned();
+                Err(Error::Status { method, path, code, message })
+            }
+            Err(source) => Err(Error::NoAnswer { method, path, source }),
+        }
+    }
+}
+
+impl Drop for Shipped {
+    fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
+        let _ = self.process.wait();
+    }
+}

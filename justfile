@@ -1,0 +1,45 @@
+# Every command of the project. What CI runs is in .ci/run, step by step; here it has names.
+
+# What there is
+default:
+    @just --list
+
+# Everything CI checks, or only some steps: `just ci fmt clippy`
+ci *steps:
+    .ci/run {{ steps }}
+
+# Formats
+fmt:
+    cargo fmt --all
+
+# Clippy, where a warning is an error
+clippy: (ci "clippy")
+
+# Licences, sources, advisories, and who may depend on whom
+deny: (ci "deny")
+
+# The documentation of every crate, where a warning is an error
+doc: (ci "doc")
+
+# Each crate by itself
+alone: (ci "alone")
+
+# Every test, real cluster included; only some: `just test -p pilothouse-core gate`
+test *arguments="--workspace":
+    cargo test {{ arguments }}
+
+# A real cluster, the server, and curl lines to paste; Ctrl-C ends it
+demo:
+    cargo demo
+
+# A real cluster alone, until Ctrl-C; with a node: `just cluster --node`
+cluster *arguments:
+    cargo run -p pilothouse-testbed -- up {{ arguments }}
+
+# The server as a user runs it
+serve *arguments:
+    cargo run --release -p pilothouse -- serve {{ arguments }}
+
+# Measures speed and size, and prints the table of docs/benchmarks.md
+bench:
+    cargo run --release -p pilothouse-testbed --bin bench

@@ -1,0 +1,68 @@
+//! `pilothouse user …`, beside a running server.
+
+use serde_json::json;
+
+use crate::support::{PASSWORD, Server, eventually};
+
+#[tokio::test]
+async fn users_are_managed_beside_a_running_server() {
+    let server = Server::fresh().await;
+    let install = &server.install;
+    let password = |output: std::process::Output| {
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        said.lines().find_map(|line| line.strip_prefix("password: ").map(str::to_owned)).expect("a password")
+    };
+
+    let random = password(install.run(&["user", "add", "grace", "--role", "ops_admin"]));
+    let grace = server.client().sign_in("grace", &random).await;
+    assert_eq!(grace.get("/api/auth/me").await.data()["user"]["role"], "ops_admin");
+
+    let given = install.run_with(&["user", "add", "heidi", "--role", "viewer", "--password-stdin"], PASSWORD);
+    assert!(given.status.success());
+    let heidi = server.client().sign_in("heidi", PASSWORD).await;
+    let list = String::from_utf8(install.run(&["user", "list"]).stdout).unwrap();
+    assert!(["admin", "grace", "heidi"].iter().all(|name| list.contains(name)), "{list}");
+
+    // What it changes holds in the server that runs: grace's sessions end with her old password.
+    let reset = password(install.run(&["user", "reset-password", "grace"]));
+    eventually("the end of grace's session", async || {
+        (grace.get("/api/auth/me").await.status == 401).then_some(())
+    })
+    .await;
+    server.client().try_sign_in("grace", &random).await.refused("AUTHENTICATION_ERROR");
+    server.client().sign_in("grace", &reset).await;
+
+    assert!(install.run(&["user", "disable", "heidi"]).status.success());
+    eventually("the end of heidi's session", async || {
+        (heidi.get("/api/auth/me").await.status == 401).then_some(())
+    })
+    .await;
+    server.client().try_sign_in("heidi", PASSWORD).await.refused("AUTHENTICATION_ERROR");
+
+    let admin = server.admin().await;
+    let operations = admin.operations("resource_type=user&username=cli:tester").await;
+    let done: Vec<_> = operations.iter().map(|row| (&row["operation_type"], &row["resource_name"])).collect();
+    for (operation, name) in
+        [("create", "grace"), ("create", "heidi"), ("reset_password", "grace"), ("update", "heidi")]
+    {
+        assert!(done.contains(&(&json!(operation), &json!(name))), "{operation} {name}: {done:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_command_line_cannot_do_it_says() {
+    let install = Server::fresh().await.stop().await;
+    for (arguments, input) in [
+        (&["user", "disable", "nobody"][..], ""),
+        (&["user", "disable", "admin"], ""), // the last super admin
+        (&["user", "add", "admin", "--role", "viewer"], ""),
+        (&["user", "add", "ivan", "--role", "king"], ""),
+        (&["user", "add", "ivan", "--role", "viewer", "--password-stdin"], "short"),
+    ] {
+        let output = install.run_with(arguments, input);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(!output.stderr.is_empty(), "{arguments:?}");
+    }
+    install.start().await.admin().await;
+}

@@ -1,0 +1,16 @@
+//! The built binary against real clusters, seen from outside: by HTTP, by its files, by its log, and by what the
+//! clusters themselves say.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::disallowed_methods, reason = "a test starts the binary, and gives it its environment")]
+
+mod audit;
+mod changes;
+mod clusters;
+mod command_line;
+mod ends;
+mod faults;
+mod lists;
+mod logs;
+mod secrecy;
+mod start;
+mod support;

@@ -1,0 +1,157 @@
+//! The first start, later ones, and those that are refused.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::support::{Install, PASSWORD, Server, cluster, light, mode};
+
+#[tokio::test]
+async fn the_first_start_hands_over_a_random_password_by_a_file() {
+    let server = Install::new().unset("ADMIN_PASSWORD").start().await;
+    let file = server.install.file("initial-admin-password");
+    assert_eq!(mode(&file), 0o600);
+    assert_eq!(mode(&server.install.file("master.key")), 0o600);
+    assert_eq!(mode(&server.install.data_dir()), 0o700);
+    let password = fs::read_to_string(&file).unwrap().trim().to_owned();
+    let log = server.install.log();
+    assert!(log.contains(file.to_str().unwrap()), "the log says where it is: {log}");
+    assert!(!log.contains(&password), "and not what it is: {log}");
+
+    let admin = server.client().sign_in("admin", &password).await;
+    let me = admin.get("/api/auth/me").await.data();
+    assert_eq!((&me["user"]["username"], &me["user"]["role"]), (&json!("admin"), &json!("super_admin")));
+    let change = json!({"old_password": password, "new_password": PASSWORD});
+    admin.post("/api/auth/password", change).await.data();
+    assert!(!file.exists(), "it is of no use any more");
+    server.client().try_sign_in("admin", &password).await.refused("AUTHENTICATION_ERROR");
+
+    let server = server.stop().await.start().await;
+    assert!(!file.exists(), "a later start makes no other");
+    server.client().sign_in("admin", PASSWORD).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn two_installs_share_no_password_and_no_key() {
+    let read = async || {
+        let install = Install::new().unset("ADMIN_PASSWORD").start().await.stop().await;
+        ["initial-admin-password", "master.key"].map(|name| fs::read(install.file(name)).unwrap())
+    };
+    let ([password, key], [other_password, other_key]) = tokio::join!(read(), read());
+    assert_ne!(password, other_password);
+    assert_ne!(key, other_key);
+}
+
+#[tokio::test]
+async fn a_configured_password_is_for_the_first_start_only() {
+    let install = Server::fresh().await.stop().await;
+    assert!(!install.file("initial-admin-password").exists());
+    let server = install.set("ADMIN_PASSWORD", "another password").start().await;
+    server.client().try_sign_in("admin", "another password").await.refused("AUTHENTICATION_ERROR");
+    server.admin().await;
+}
+
+#[tokio::test]
+async fn a_restart_keeps_users_clusters_sessions_and_credentials() {
+    let plane = light().await;
+    let server = Server::fresh().await;
+    let admin = server.admin().await;
+    let id = cluster(&admin, "kept", &plane).await;
+    let viewer = server.user(&admin, "viewer").await;
+
+    let server = server.stop().await.start().await;
+    let mut again = server.client();
+    again.session = viewer.session;
+    assert_eq!(again.get("/api/auth/me").await.data()["user"]["username"], "viewer");
+    let rows = again.rows("/api/k8s/clusters", "clusters").await;
+    assert_eq!((rows.len(), &rows[0]["id"], &rows[0]["name"]), (1, &json!(id), &json!("kept")));
+    let path = format!("/api/k8s/namespaces?cluster_id={id}");
+    assert!(!again.rows(&path, "namespaces").await.is_empty(), "the credential can still be opened");
+}
+
+#[tokio::test]
+async fn without_its_key_a_database_is_not_opened() {
+    let install = Server::fresh().await.stop().await;
+    let file = install.file("master.key");
+    let key = fs::read(&file).unwrap();
+
+    fs::remove_file(&file).unwrap();
+    refused_in_one_sentence(&install, &["serve"]);
+    assert!(!file.exists(), "none is made");
+
+    let other = Server::fresh().await.stop().await;
+    fs::copy(other.file("master.key"), &file).unwrap();
+    let copied = fs::read(&file).unwrap();
+    refused_in_one_sentence(&install, &["serve"]);
+    refused_in_one_sentence(&install, &["user", "list"]);
+    assert_eq!(fs::read(&file).unwrap(), copied, "none is replaced");
+
+    fs::write(&file, key).unwrap();
+    install.start().await.admin().await;
+}
+
+#[tokio::test]
+async fn settings_come_from_file_environment_and_flags_the_last_wins() {
+    let install = Install::new().unset("DATA_DIR").unset("ADMIN_PASSWORD");
+    let folder = install.data_dir();
+    let config = folder.with_file_name("settings.toml");
+    let (from_file, from_flag) = (folder.with_file_name("from-file"), folder.with_file_name("from-flag"));
+    let text = format!("data_dir = {from_file:?}\nlisten = \"127.0.0.1:1\"\nadmin_password = {PASSWORD:?}\n");
+    fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap();
+
+    // the environment's port wins over the file's
+    let server = install.start_with(&["--config", config]).await;
+    server.admin().await;
+    assert!(from_file.join("master.key").exists());
+    let flags = ["--config", config, "--data-dir", from_flag.to_str().unwrap()];
+    let server = server.stop().await.start_with(&flags).await;
+    server.admin().await;
+    assert!(from_flag.join("master.key").exists());
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_refused_in_one_sentence() {
+    let occupied = Server::fresh().await;
+    let address = occupied.address.strip_prefix("http://").unwrap();
+    refused_in_one_sentence(&Install::new().set("LISTEN", "nowhere"), &["serve"]);
+    refused_in_one_sentence(&Install::new().set("LISTEN", address), &["serve"]);
+    refused_in_one_sentence(&Install::new().set("PROBE_INTERVAL", "soon"), &["serve"]);
+    refused_in_one_sentence(&Install::new().set("KEY_FILE", "/proc/no-such-key"), &["serve"]);
+    refused_in_one_sentence(&Install::new().set("DATA_DIR", "/proc/no-such-folder"), &["serve"]);
+    refused_in_one_sentence(&Install::new(), &["serve", "--config", "no-such-file.toml"]);
+
+    let install = Install::new();
+    let config = install.data_dir().with_file_name("settings.toml");
+    fs::write(&config, "colour = \"blue\"\n").unwrap();
+    let said = refused_in_one_sentence(&install, &["serve", "--config", config.to_str().unwrap()]);
+    assert!(said.contains("colour"), "{said}");
+
+    let short = Install::new().set("ADMIN_PASSWORD", "qwertz");
+    let said = refused_in_one_sentence(&short, &["serve"]);
+    assert!(!said.contains("qwertz"), "a refused password is not shown: {said}");
+}
+
+#[tokio::test]
+async fn health_and_the_api_document_are_open() {
+    let server = Server::fresh().await;
+    let client = server.client();
+    assert_eq!(client.get("/livez").await.status, 200);
+    assert_eq!(client.get("/readyz").await.status, 200);
+    let document = client.get("/api/openapi.json").await;
+    assert_eq!(document.status, 200);
+    assert!(document.body["paths"]["/api/k8s/workloads/scale"]["post"].is_object());
+    client.get("/api/k8s/clusters").await.refused("AUTHENTICATION_ERROR");
+    client.get("/api/no/such/path").await.refused("RESOURCE_NOT_FOUND");
+}
+
+/// Exit code 2 and one line on standard error.
+fn refused_in_one_sentence(install: &Install, arguments: &[&str]) -> String {
+    let output = install.run(arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(output.stdout, b"", "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("pilothouse: ")).count(), 1, "{said}");
+    said
+}

@@ -1,0 +1,224 @@
+//! An installed server: a data folder, settings, and the built binary run on them.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    thread,
+};
+
+use pilothouse_testbed::Folder;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Client, eventually};
+
+/// The password of the first admin, where a test does not say otherwise.
+pub(crate) const PASSWORD: &str = "a password for tests";
+
+/// A data folder and the settings that the binary is run with. Its folder goes with it, and so does a server that runs.
+pub(crate) struct Install {
+    folder: Folder,
+    settings: BTreeMap<String, String>,
+    starts: u32,
+}
+
+impl Install {
+    /// Nothing installed yet; clusters on loopback are allowed, the first admin's password is [`PASSWORD`].
+    pub(crate) fn new() -> Self {
+        let folder = Folder::create().expect("a temporary folder");
+        let install = Self { folder, settings: BTreeMap::new(), starts: 0 };
+        let data_dir = install.data_dir().display().to_string();
+        install
+            .set("DATA_DIR", data_dir)
+            .set("LISTEN", "127.0.0.1:0")
+            .set("EGRESS_ALLOW_LOOPBACK", "true")
+            .set("ADMIN_PASSWORD", PASSWORD)
+    }
+
+    /// Sets the environment variable `PILOTHOUSE_<name>`.
+    pub(crate) fn set(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.settings.insert(format!("PILOTHOUSE_{name}"), value.into());
+        self
+    }
+
+    /// Leaves `PILOTHOUSE_<name>` at its default.
+    pub(crate) fn unset(mut self, name: &str) -> Self {
+        self.settings.remove(&format!("PILOTHOUSE_{name}"));
+        self
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.data_dir().join(name)
+    }
+
+    /// The binary with these settings and nothing else of our environment.
+    fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
+        command.args(arguments).env_clear().env("USER", "tester").envs(&self.settings);
+        command.current_dir(self.folder.path());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.run_with(arguments, "")
+    }
+
+    /// Runs a command to its end, with this on its standard input.
+    pub(crate) fn run_with(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the built binary runs");
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        // whoever does not read its input may have closed it
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        child.wait_with_output().expect("it ends")
+    }
+
+    /// Starts the server, and returns when it says that it listens.
+    pub(crate) async fn start(self) -> Server {
+        self.start_with(&[]).await
+    }
+
+    /// Starts the server with flags.
+    pub(crate) async fn start_with(mut self, flags: &[&str]) -> Server {
+        self.starts += 1;
+        let log = |stream| self.folder.path().join(format!("{}-{stream}.log", self.starts));
+        let file = |stream| fs::File::create(log(stream)).expect("a log in the folder");
+        let child = self
+            .command(&[&["serve"], flags].concat())
+            .stdin(Stdio::null())
+            .stdout(file("stdout"))
+            .stderr(file("stderr"))
+            .spawn()
+            .expect("the built binary runs");
+        let (mut process, stdout) = (Process(child), log("stdout"));
+        let address = eventually("the line that says where it listens", async || {
+            if let Some(status) = process.ended() {
+                panic!("it ended with {status}:\n{}", self.log());
+            }
+            let said = fs::read_to_string(&stdout).expect("its standard output");
+            let line = said.lines().next().filter(|_| said.ends_with('\n'))?;
+            Some(line.strip_prefix("pilothouse listening on ").expect(line).to_owned())
+        });
+        let address = address.await;
+        Server { process, install: self, address }
+    }
+
+    /// Everything its servers have written to standard output and standard error.
+    pub(crate) fn log(&self) -> String {
+        let logs = fs::read_dir(self.folder.path()).expect("the folder").flatten();
+        let mut logs: Vec<_> = logs.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+        logs.sort();
+        logs.iter().map(|log| String::from_utf8_lossy(&fs::read(log).expect("a log")).into_owned()).collect()
+    }
+
+    /// Every file of the data folder.
+    pub(crate) fn data(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files = Vec::new();
+        let mut folders = vec![self.data_dir()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).expect("a folder").flatten() {
+                match entry.path() {
+                    path if path.is_dir() => folders.push(path),
+                    path => files.push((path.clone(), fs::read(path).expect("a file of the data folder"))),
+                }
+            }
+        }
+        files
+    }
+}
+
+/// A running server. Dropped, it is killed; after a failed test its log is shown.
+pub(crate) struct Server {
+    process: Process,
+    /// What it runs on.
+    pub(crate) install: Install,
+    /// `http://127.0.0.1:…`
+    pub(crate) address: String,
+}
+
+impl Server {
+    /// A fresh install, started.
+    pub(crate) async fn fresh() -> Self {
+        Install::new().start().await
+    }
+
+    /// A client that has not signed in.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&self.address)
+    }
+
+    /// A client of the first admin.
+    pub(crate) async fn admin(&self) -> Client {
+        self.client().sign_in("admin", PASSWORD).await
+    }
+
+    /// A client of a new user with this role (and this name).
+    pub(crate) async fn user(&self, admin: &Client, role: &str) -> Client {
+        admin.add_user(role, role).await;
+        self.client().sign_in(role, PASSWORD).await
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process.0), signal).expect("it runs");
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(self) -> (ExitStatus, Install) {
+        let Self { mut process, install, .. } = self;
+        let status = eventually("the end of the server", async || process.ended()).await;
+        (status, install)
+    }
+
+    /// Ends it as an operator does, and sees that it ends well.
+    pub(crate) async fn stop(self) -> Install {
+        self.signal(Signal::TERM);
+        let (status, install) = self.ended().await;
+        assert_eq!(status.code(), Some(0), "{}", install.log());
+        install
+    }
+
+    /// Ends it as a power cut does.
+    pub(crate) async fn kill(self) -> Install {
+        self.signal(Signal::KILL);
+        self.ended().await.1
+    }
+}
+
+impl Drop for Install {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- {} ---\n{}", self.data_dir().display(), self.log());
+        }
+    }
+}
+
+struct Process(Child);
+
+impl Process {
+    fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().expect("it is ours")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The permission bits of a file.
+pub(crate) fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).expect("it exists").permissions().mode() & 0o777
+}

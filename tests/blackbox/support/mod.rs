@@ -1,0 +1,31 @@
+//! What the tests stand on: an installed server, a client that signs in, real clusters, and patience.
+
+mod client;
+mod clusters;
+mod install;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+pub(crate) use self::{
+    client::Client,
+    clusters::{apply, cluster, light, names, namespace, strings},
+    install::{Install, PASSWORD, Server, mode},
+};
+
+/// For what happens by itself, on a machine that also compiles.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Tries until there is something, and fails when there is nothing for too long.
+pub(crate) async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = attempt().await {
+            return found;
+        }
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        sleep(POLL).await;
+    }
+}
