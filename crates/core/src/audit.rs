@@ -67,7 +67,7 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// What was asked for, in one line: `replicas=5`. A row's details until an outcome has more to say.
+    /// What was asked for, in one line: `replicas=5`. A row's details until an outcome says more.
     pub fn summary(&self) -> Option<String> {
         let parts = self.params.iter().map(|(name, value)| match value.as_str() {
             Some(text) => format!("{name}={text}"),
@@ -138,6 +138,13 @@ impl Outcome {
             }
         };
         Self { status, error_code, details, duration_ms, finished_at }
+    }
+
+    /// Says first what was asked for, then what became of it.
+    pub fn telling(mut self, operation: &Operation) -> Self {
+        let parts: Vec<_> = operation.summary().into_iter().chain(self.details).collect();
+        self.details = (!parts.is_empty()).then(|| parts.join("; "));
+        self
     }
 
     /// Done, at once.

@@ -399,6 +399,13 @@ pub trait Connections: Send + Sync {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait ClusterProbe: Send + Sync {
+    /// Whether a connection can be used at all, without connecting: its certificates and key are such, and its address,
+    /// where it is written as one, is not refused by egress rules.
+    ///
+    /// # Errors
+    /// `InvalidInput` naming what is malformed; `EgressDenied`.
+    fn check(&self, connection: &Connection) -> Result<()>;
+
     /// Probes a connection that may not be registered, within the test deadline.
     ///
     /// # Errors

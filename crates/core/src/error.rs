@@ -383,7 +383,7 @@ impl Error {
     /// A defect of ours. `what` goes to the log only, never to a caller.
     pub fn internal(what: impl Into<String>) -> Self {
         let mut error = Self::new(Cause::Internal);
-        error.context.message = Some(what.into());
+        error.context.message = Some(clean_message(&what.into()));
         error
     }
 
@@ -458,7 +458,7 @@ impl fmt::Display for Error {
             write!(f, " {}", word.escape_debug())?;
         }
         match &self.context.message {
-            Some(message) => write!(f, ": {}", message.escape_debug()),
+            Some(message) => write!(f, ": {message}"),
             None => Ok(()),
         }
     }

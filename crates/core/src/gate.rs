@@ -14,7 +14,7 @@ use futures_channel::oneshot;
 use futures_util::FutureExt;
 
 use crate::{
-    access::{Access, Caller, Permit},
+    access::{Access, Caller, Permit, Resource},
     audit::{AuditTrail, Operation, OperationId, Outcome},
     clock::{Clock, Entropy, Tasks, uuid_v7},
     cluster::ClusterRegistry,
@@ -134,7 +134,7 @@ impl Gate {
         let gate = self.clone();
         self.detached(async move {
             gate.trail.begin(&operation).await?;
-            let (mut result, outcome) = gate.run(work(permit)).await;
+            let (mut result, outcome) = gate.run(&operation, work(permit)).await;
             if !gate.settle(operation.id, outcome).await
                 && let Ok(changed) = &mut result
             {
@@ -187,7 +187,7 @@ impl Gate {
         let (permit, operation) = self.prepare(caller, access).await?;
         let gate = self.clone();
         self.detached(async move {
-            let (result, mut outcome) = gate.run(work(permit)).await;
+            let (result, mut outcome) = gate.run(&operation, work(permit)).await;
             let record = match &result {
                 Ok(_) => success_too,
                 Err(error) => error.code() != Code::ValidationError || error.cause == Cause::EgressDenied,
@@ -222,7 +222,7 @@ impl Gate {
     pub(crate) async fn record(&self, caller: &Caller, access: &Access, error: Option<&Error>) -> Result<()> {
         let operation = self.operation(caller, access);
         let result = error.map_or(Ok(()), |error| Err(error.clone()));
-        let outcome = Outcome::of(&result, 0, operation.created_at);
+        let outcome = Outcome::of(&result, 0, operation.created_at).telling(&operation);
         self.trail.record(&operation, &outcome).await
     }
 
@@ -247,6 +247,9 @@ impl Gate {
         let allowed = caller.check(access.verb, access.resource);
         if let Some(id) = access.cluster {
             access.cluster_name = self.clusters.name(id).await?.map(|name| name.to_string());
+            if access.resource == Resource::Cluster {
+                access.name = access.cluster_name.clone();
+            }
         }
         let refusal = match (allowed, access.cluster) {
             (Err(refusal), _) => refusal,
@@ -288,13 +291,17 @@ impl Gate {
     }
 
     /// Runs the work, measures it, and turns a panic into an error.
-    async fn run<T>(&self, work: impl Future<Output = Result<T>>) -> (Result<T>, Outcome) {
+    async fn run<T>(
+        &self,
+        operation: &Operation,
+        work: impl Future<Output = Result<T>>,
+    ) -> (Result<T>, Outcome) {
         let started = self.clock.monotonic();
         let panicked = |_| Err(Error::internal("panicked; see the log"));
         let result = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked);
         let elapsed = self.clock.monotonic().saturating_sub(started);
         let millis = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
-        let outcome = Outcome::of(&result, millis, self.clock.now());
+        let outcome = Outcome::of(&result, millis, self.clock.now()).telling(operation);
         (result, outcome)
     }
 

@@ -108,6 +108,8 @@ pub enum Filter {
     Any,
     /// A whole number.
     Number,
+    /// A kind or type and a name, joined by a slash: `Pod/web-1`.
+    Reference,
     /// One of these, anything else is refused.
     OneOf(&'static [&'static str]),
 }
@@ -126,9 +128,9 @@ impl<R> Field<R> {
         Self { name, cell, sorts: true, filter: Filter::None }
     }
 
-    /// A filter that is no scalar field of the row, so nothing sorts by it.
+    /// A filter by another object, which is no scalar field of the row, so nothing sorts by it.
     pub const fn filter_only(name: &'static str, cell: fn(&R) -> Cell) -> Self {
-        Self { name, cell, sorts: false, filter: Filter::Any }
+        Self { name, cell, sorts: false, filter: Filter::Reference }
     }
 
     /// A field that sorts and filters.

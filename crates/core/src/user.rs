@@ -436,7 +436,7 @@ impl Users {
     ///
     /// # Errors
     /// `RoleTooLow`, `NotFound`, `Overloaded`, `StoreUnavailable`.
-    pub async fn reset_password(&self, caller: &Caller, id: UserId, password: NewPassword) -> Result<()> {
+    pub async fn reset_password(&self, caller: &Caller, id: UserId, password: NewPassword) -> Result<User> {
         let access = self.about(Verb::ResetPassword, id).await?;
         let (registry, hasher, at) = (self.registry.clone(), self.hasher.clone(), self.clock.now());
         let first = access.name.as_deref() == Some(Username::first_admin().as_str());
@@ -445,7 +445,7 @@ impl Users {
             let hash = hasher.hash(password.secret()).await?;
             registry.set_password(&permit, id, hash, None, at).await?;
             initial.inspect(|initial| initial.withdraw());
-            Ok(())
+            registry.list().await?.into_iter().find(|user| user.id == id).ok_or_else(|| absent(&id))
         };
         self.gate.commit(caller, access, work).await
     }
@@ -455,8 +455,7 @@ impl Users {
     /// # Errors
     /// `NotFound`, `StoreUnavailable`.
     pub async fn find(&self, username: &Username) -> Result<User> {
-        let absent = || Error::new(Cause::NotFound).resource("user").name(username.as_str());
-        self.registry.credentials(username).await?.map(|(user, _)| user).ok_or_else(absent)
+        self.registry.credentials(username).await?.map(|(user, _)| user).ok_or_else(|| absent(username))
     }
 
     /// The trail names a user by name, as far as there is one.
@@ -465,6 +464,10 @@ impl Users {
         let name = user.map_or_else(|| id.to_string(), |user| user.username.to_string());
         Ok(Access::to(verb, Resource::User).named(name))
     }
+}
+
+fn absent(user: &impl fmt::Display) -> Error {
+    Error::new(Cause::NotFound).resource("user").name(user.to_string())
 }
 
 /// At most 128 characters, no control characters; trimmed.

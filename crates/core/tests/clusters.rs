@@ -9,7 +9,8 @@ use pilothouse_core::{
     app::{App, Settings},
     audit::{Entry, Status},
     cluster::{
-        ApiServer, AuthType, ClusterChange, ClusterId, ClusterName, CredentialInput, Health, NewCluster,
+        ApiServer, AuthType, ClusterChange, ClusterId, ClusterName, Connections, Credential, CredentialInput,
+        Health, NewCluster,
     },
     config::NewConfigMap,
     error::Reason,
@@ -23,6 +24,7 @@ use pilothouse_core::{
     user::UserId,
     workload::{Replicas, WorkloadRef, WorkloadType},
 };
+use secrecy::ExposeSecret;
 use serde_json::json;
 
 struct World {
@@ -133,10 +135,43 @@ fn a_stored_credential_goes_to_the_server_it_was_stored_with_only() {
         Cause::CredentialRejected
     );
     world.fake.clusters.fail(None);
-    let renamed =
-        ClusterChange { name: Some(ClusterName::new("stage").unwrap()), ..ClusterChange::default() };
-    let cluster = block_on(world.app.clusters.update(&ops, id, renamed)).unwrap().value;
+    let cluster = block_on(world.app.clusters.update(&ops, id, renamed())).unwrap().value;
     assert_eq!((cluster.name.as_str(), cluster.status), ("stage", Health::Online));
+    assert_eq!(
+        cause(block_on(world.app.clusters.update(&ops, id, ClusterChange::default()))),
+        Cause::InvalidInput
+    );
+    let row = world.fake.store.all_operations().pop().unwrap();
+    assert_eq!((row.resource_name.as_deref(), row.details.as_deref()), (Some("prod"), Some("name=stage")));
+}
+
+fn renamed() -> ClusterChange {
+    ClusterChange { name: Some(ClusterName::new("stage").unwrap()), ..ClusterChange::default() }
+}
+
+#[test]
+fn a_credential_is_renewed_for_the_server_and_ca_it_was_stored_with() {
+    let (world, id) = World::with_cluster();
+    let ops = caller(Role::OpsAdmin);
+    let ca = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+    let change = |credential| ClusterChange { credential, ..ClusterChange::default() };
+    let with_ca = CredentialInput { ca_certificate: Some(ca.into()), ..token() };
+    block_on(world.app.clusters.update(&ops, id, change(with_ca))).unwrap();
+    let renewed = CredentialInput { api_server: None, token: Some("next".into()), ..token() };
+    block_on(world.app.clusters.update(&ops, id, change(renewed))).unwrap();
+    let stored = block_on(world.fake.store.connection(id)).unwrap().unwrap().connection;
+    assert_eq!((stored.server.as_str(), stored.ca.as_deref()), ("https://k:6443", Some(ca)));
+    assert!(matches!(stored.credential, Credential::Token(token) if token.expose_secret() == "next"));
+    for ignored in [
+        CredentialInput { ca_certificate: Some(ca.into()), ..Default::default() },
+        CredentialInput { context: Some("x".into()), ..Default::default() },
+        CredentialInput { insecure_skip_tls_verify: true, ..Default::default() },
+    ] {
+        assert_eq!(
+            cause(block_on(world.app.clusters.update(&ops, id, change(ignored)))),
+            Cause::InvalidInput
+        );
+    }
 }
 
 #[test]
@@ -168,7 +203,7 @@ fn a_viewer_changes_nothing_and_every_refusal_is_one_failed_row_and_no_call() {
     let before = world.rows().len();
     let refusals = [
         cause(block_on(app.clusters.create(&viewer, new_cluster("x")))),
-        cause(block_on(app.clusters.update(&viewer, id, ClusterChange::default()))),
+        cause(block_on(app.clusters.update(&viewer, id, renamed()))),
         cause(block_on(app.clusters.delete(&viewer, id))),
         cause(block_on(app.clusters.test_new(&viewer, token()))),
         cause(block_on(app.namespaces.create(&viewer, id, &shop(), Labels::new()))),

@@ -8,7 +8,7 @@ use actix_web::{
 };
 use futures_util::StreamExt;
 use pilothouse_core::{Cause, Error};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::{
     entry::Input,
@@ -91,7 +91,9 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
         return Err(Error::invalid(refusal::BODY, pilothouse_core::error::Reason::InvalidType));
     }
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        if error.inner().is_data() {
+        // an enum of words meets a number: serde_json calls that bad syntax, though the body is JSON
+        let is_json = || serde_json::from_slice::<IgnoredAny>(bytes).is_ok();
+        if error.inner().is_data() || is_json() {
             Error::fields(vec![refusal::data(error.path(), error.inner())])
         } else {
             refusal::no_json()

@@ -21,6 +21,13 @@ mod routes;
 mod server;
 mod words;
 
+use pilothouse_core::Error;
+
 pub use openapi::document;
 pub use routes::endpoints;
 pub use server::{HttpSettings, Readiness, application, server};
+
+/// What an error is, in one English sentence, as `details` has it: for a command line.
+pub fn sentence(error: &Error) -> String {
+    words::Language::English.words().explain(error, None).details
+}

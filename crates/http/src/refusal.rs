@@ -52,7 +52,7 @@ fn reason(text: &str) -> Reason {
     let ours = Reason::ALL.into_iter().find(|reason| reason.as_str() == rule);
     ours.unwrap_or_else(|| {
         let said = |prefix| text.starts_with(prefix);
-        if said("invalid type: ") {
+        if said("invalid type: ") || said("expected value") {
             Reason::InvalidType
         } else if said("invalid value: ") || said("invalid length ") {
             Reason::OutOfRange
@@ -108,6 +108,7 @@ mod tests {
             (r#"{"id":1,"id":2}"#, "id", "duplicate"),
             (r#"{"id":"1"}"#, "id", "invalid_type"),
             (r#"{"id":null}"#, "id", "invalid_type"),
+            (r#"{"id":1,"type":1}"#, "type", "invalid_type"),
             (r#"{"id":1.5}"#, "id", "invalid_type"),
             (r#"{"id":1,"small":256}"#, "small", "out_of_range"),
             (r#"{"id":1,"small":-1}"#, "small", "out_of_range"),

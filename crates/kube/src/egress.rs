@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use http::Uri;
+
 /// Metadata services that lie outside the link-local ranges.
 const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), // Alibaba Cloud
@@ -35,6 +37,19 @@ impl EgressRules {
     }
 }
 
+impl EgressRules {
+    /// Whether the host of `https://…` may be connected to, as far as that can be told without resolving a name.
+    pub(crate) fn allows_host(self, server: &str) -> bool {
+        let uri = Uri::try_from(server).unwrap_or_default();
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).trim_end_matches('.');
+        let is_localhost = host == "localhost" || host.ends_with(".localhost");
+        match host.parse() {
+            Ok(ip) => self.allows(ip),
+            Err(_) => self.allow_loopback || !is_localhost,
+        }
+    }
+}
+
 /// The address that packets end up at: the IPv4 one where an IPv6 address only wraps it.
 fn reached(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
@@ -54,6 +69,23 @@ fn reached(ip: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_are_judged_without_resolving_them() {
+        let (strict, lenient) = (EgressRules::default(), EgressRules { allow_loopback: true });
+        for host in
+            ["https://127.0.0.1:1", "https://localhost", "https://a.localhost:6443", "https://[::1]:1"]
+        {
+            assert_eq!((strict.allows_host(host), lenient.allows_host(host)), (false, true), "{host}");
+        }
+        assert!(
+            !lenient.allows_host("https://169.254.169.254")
+                && !lenient.allows_host("https://[::ffff:a9fe:a9fe]")
+        );
+        assert!(
+            strict.allows_host("https://10.0.0.1:6443/k8s") && strict.allows_host("https://k8s.example.com")
+        );
+    }
 
     #[test]
     fn addresses_by_table() {

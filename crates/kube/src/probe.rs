@@ -10,6 +10,7 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     cluster::{CertificateExpiry, ClusterProbe, Connection, Credential, NodeCount, Permission, Report},
+    error::Reason,
     kind::Kind,
     name::NamespaceScope,
     object::parse,
@@ -31,6 +32,24 @@ const ANONYMOUS: &str = "system:anonymous";
 
 #[async_trait]
 impl ClusterProbe for KubeClusters {
+    fn check(&self, connection: &Connection) -> Result<()> {
+        if !self.clients.rules.allows_host(connection.server.as_str()) {
+            return Err(Error::new(Cause::EgressDenied));
+        }
+        let malformed = |field: &str| Error::invalid(field, Reason::Malformed);
+        tls::server_name(connection).map_err(|_| malformed("kubeconfig.tls-server-name"))?;
+        match tls::config(connection, tls::Shown::default()) {
+            Err(error) if error.cause == Cause::TlsUntrusted && connection.ca.is_some() => {
+                Err(malformed("ca_certificate"))
+            }
+            Err(error) if error.cause == Cause::CredentialRejected => {
+                Err(malformed("kubeconfig.client-certificate-data"))
+            }
+            // nobody to trust yet is the machine's fault, and is told when it matters
+            _ => Ok(()),
+        }
+    }
+
     async fn probe(&self, permit: &Permit, connection: &Connection) -> Result<Report> {
         let visit = self.first_visit(permit, connection)?;
         let started = self.clock.monotonic();

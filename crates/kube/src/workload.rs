@@ -67,12 +67,15 @@ impl WorkloadApi for KubeClusters {
     async fn restart(&self, permit: &Permit, name: &ObjectName, at: Timestamp) -> Result<WorkloadRow> {
         let visit = self.visit(permit, self.deadlines().write).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
-        if kind == Kind::Deployment {
-            let call = Call::get(kind, Some(namespace), name)?;
-            let object = visit.within(self.deadlines().read).read(&call).await?.object(&call)?;
-            if parse::<Head>(&object)?.spec.paused.unwrap_or(false) {
-                return Err(error::about(Cause::RolloutPaused, &call));
-            }
+        let call = Call::get(kind, Some(namespace), name)?;
+        let object = visit.within(self.deadlines().read).read(&call).await?.object(&call)?;
+        if parse::<Head>(&object)?.spec.paused.unwrap_or(false) {
+            return Err(error::about(Cause::RolloutPaused, &call));
+        }
+        // the annotation counts seconds: a second restart in the same one would do nothing, and kubectl refuses it too
+        let last = WorkloadRow::project(kind, &object)?.restarted_at;
+        if last.is_some_and(|last| last.as_second() == at.as_second()) {
+            return Err(error::about(Cause::ConflictInCluster, &call));
         }
         let annotations = json!({RESTARTED_AT: at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
         let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});

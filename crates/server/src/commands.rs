@@ -85,11 +85,13 @@ pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(),
     Ok(())
 }
 
-/// Who runs the command, for the trail.
-#[allow(clippy::disallowed_methods, reason = "a command line's own user, never a request's")]
+/// Who runs the command, for the trail: the process's own user, whatever the environment says.
 fn operator() -> String {
-    let known = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    known.unwrap_or_else(|| "unknown".to_owned()).chars().filter(|c| !c.is_control()).take(64).collect()
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let mut users = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let user = users.find(|fields| fields.get(2) == Some(&uid.as_str()));
+    user.and_then(|fields| fields.first().copied()).map_or(format!("uid-{uid}"), str::to_owned)
 }
 
 fn name(text: &str) -> Result<Username, Error> {

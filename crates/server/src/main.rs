@@ -63,7 +63,7 @@ pub(crate) enum Fatal {
         source: std::io::Error,
     },
     /// What a command asked for was refused.
-    #[error("{0}")]
+    #[error("{}", pilothouse_http::sentence(.0))]
     Refused(#[from] pilothouse_core::Error),
 }
 

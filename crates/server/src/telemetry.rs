@@ -9,8 +9,9 @@ use crate::{
     settings::{LogFormat, Settings},
 };
 
-/// kube-rs logs whole bodies of answers it cannot decode, Secrets among them; hyper and rustls log headers and peers.
-const NEVER: &str = "kube_client=off,hyper=off,hyper_util=off,rustls=off,h2=off,tokio_postgres=off";
+/// hyper and rustls log headers and peers, tokio-postgres statements; actix an error for every malformed request, which
+/// anybody can send.
+const NEVER: &str = "hyper=off,hyper_util=off,rustls=off,tokio_postgres=off,actix_http=off,actix_server=warn";
 
 /// Starts the log.
 pub(crate) fn start(settings: &Settings) -> Result<(), Fatal> {

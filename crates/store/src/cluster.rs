@@ -86,15 +86,15 @@ impl TryFrom<Row> for Cluster {
 struct Seen {
     status: &'static str,
     status_reason: Option<Option<&'static str>>,
-    version: Option<String>,
+    version: Option<Option<String>>,
     node_count: Option<Option<i64>>,
     pod_count: Option<Option<i64>>,
     namespace_count: Option<Option<i64>>,
-    last_connected_at: Option<At>,
+    last_connected_at: Option<Option<At>>,
 }
 
 impl Seen {
-    /// Of a connection that was stored without being tried, or of what the probe said.
+    /// Of a connection that was stored without being tried, of which nothing is known, or of what the probe said.
     fn of(observation: Option<Observation>) -> Self {
         let mut seen = Self {
             status: Health::Offline.as_str(),
@@ -106,18 +106,25 @@ impl Seen {
             last_connected_at: None,
         };
         match observation.map(|observation| (observation.at, observation.result)) {
-            None => seen,
+            None => Self {
+                version: Some(None),
+                node_count: Some(None),
+                pod_count: Some(None),
+                namespace_count: Some(None),
+                last_connected_at: Some(None),
+                ..seen
+            },
             Some((_, Err(cause))) => {
                 seen.status_reason = Some(Some(cause.as_str()));
                 seen
             }
             Some((at, Ok(report))) => Self {
                 status: Health::Online.as_str(),
-                version: Some(report.version),
+                version: Some(Some(report.version)),
                 node_count: Some(report.nodes.map(|nodes| nodes.total)),
                 pod_count: Some(report.pods),
                 namespace_count: Some(report.namespaces),
-                last_connected_at: Some(At(at)),
+                last_connected_at: Some(Some(At(at))),
                 ..seen
             },
         }

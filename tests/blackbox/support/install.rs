@@ -26,7 +26,8 @@ pub(crate) struct Install {
 }
 
 impl Install {
-    /// Nothing installed yet; clusters on loopback are allowed, the first admin's password is [`PASSWORD`].
+    /// Nothing installed yet; clusters on loopback are allowed, the first admin's password is [`PASSWORD`], and nobody
+    /// probes clusters while a test looks at them.
     pub(crate) fn new() -> Self {
         let folder = Folder::create().expect("a temporary folder");
         let install = Self { folder, settings: BTreeMap::new(), starts: 0 };
@@ -36,6 +37,7 @@ impl Install {
             .set("LISTEN", "127.0.0.1:0")
             .set("EGRESS_ALLOW_LOOPBACK", "true")
             .set("ADMIN_PASSWORD", PASSWORD)
+            .set("PROBE_INTERVAL", "1h")
     }
 
     /// Sets the environment variable `PILOTHOUSE_<name>`.

@@ -39,6 +39,28 @@ pub struct CredentialInput {
     pub insecure_skip_tls_verify: bool,
 }
 
+impl CredentialInput {
+    /// Whether anything of it came in.
+    fn is_given(&self) -> bool {
+        let Self {
+            auth_type,
+            api_server,
+            token,
+            ca_certificate,
+            kubeconfig,
+            context,
+            insecure_skip_tls_verify,
+        } = self;
+        auth_type.is_some()
+            || api_server.is_some()
+            || token.is_some()
+            || ca_certificate.is_some()
+            || kubeconfig.is_some()
+            || context.is_some()
+            || *insecure_skip_tls_verify
+    }
+}
+
 /// A cluster to register.
 #[derive(Clone, Debug)]
 pub struct NewCluster {
@@ -175,19 +197,14 @@ impl Clusters {
     ) -> Result<Changed<Cluster>> {
         change.description.as_deref().map_or(Ok(()), check_description)?;
         change.labels.as_ref().map_or(Ok(()), check_labels)?;
-        let connection = match &change.credential {
-            CredentialInput { auth_type: None, api_server: None, token: None, kubeconfig: None, .. } => None,
-            // a new server without its credential: which field is missing
-            CredentialInput { auth_type: None, token: None, kubeconfig: None, .. } => {
-                return Err(Error::invalid("auth_type", Reason::Required));
-            }
-            CredentialInput { auth_type: Some(AuthType::Token), api_server: None, .. } => {
-                return Err(Error::invalid("api_server", Reason::Required));
-            }
-            _ => Some(self.connection(caller, change.credential)?),
-        };
+        let ClusterChange { name, description, labels, credential, skip_test, updated_at } = change;
+        let given = credential.is_given();
+        if !given && name.is_none() && description.is_none() && labels.is_none() {
+            return Err(Error::invalid("name", Reason::Required));
+        }
+        let connection = if given { Some(self.renewed(caller, id, credential).await?) } else { None };
         let mut access = Access::to(Verb::Update, Resource::Cluster).in_cluster(id);
-        if let Some(name) = &change.name {
+        if let Some(name) = &name {
             access = access.with("name", name.as_str());
         }
         if let Some((auth_type, connection)) = &connection {
@@ -199,19 +216,14 @@ impl Clusters {
             let mut warnings = Vec::new();
             let mut observation = None;
             if let Some((_, connection)) = &connection {
-                observation = this.try_out(&permit, connection, change.skip_test).await?;
+                observation = this.try_out(&permit, connection, skip_test).await?;
                 if observation.is_none() {
                     warnings.push(Warning::NotTested);
                 }
             }
-            let patch = ClusterPatch {
-                name: change.name,
-                description: change.description,
-                labels: change.labels,
-                connection,
-                observation,
-                unless_changed_since: change.updated_at,
-            };
+            let unless_changed_since = updated_at;
+            let patch =
+                ClusterPatch { name, description, labels, connection, observation, unless_changed_since };
             let value = this.ports.registry.update(&permit, patch, this.clock.now()).await?;
             Ok(Changed { value, warnings })
         };
@@ -324,6 +336,27 @@ impl Clusters {
         })
     }
 
+    /// Makes the new connection of a registered cluster. A token without a server is for the server it has, whose CA
+    /// stays unless another is sent.
+    async fn renewed(
+        &self,
+        caller: &Caller,
+        id: ClusterId,
+        mut input: CredentialInput,
+    ) -> Result<(AuthType, Connection)> {
+        let renews = input.auth_type == Some(AuthType::Token) && input.api_server.is_none();
+        let stored = if renews { self.ports.connections.connection(id).await? } else { None };
+        let Some(stored) = stored.map(|stored| stored.connection) else {
+            return self.connection(caller, input);
+        };
+        input.api_server = Some(stored.server);
+        input.ca_certificate = input.ca_certificate.or(stored.ca);
+        let (auth_type, mut connection) = self.connection(caller, input)?;
+        connection.tls_server_name = stored.tls_server_name;
+        connection.insecure_skip_tls_verify |= stored.insecure_skip_tls_verify;
+        Ok((auth_type, connection))
+    }
+
     /// Makes a connection of what came in.
     fn connection(&self, caller: &Caller, input: CredentialInput) -> Result<(AuthType, Connection)> {
         let required = |field: &str| Error::invalid(field, Reason::Required);
@@ -360,6 +393,7 @@ impl Clusters {
             return Err(Error::invalid("insecure_skip_tls_verify", Reason::NotAllowed));
         }
         connection.insecure_skip_tls_verify = insecure;
+        self.ports.probe.check(&connection)?;
         Ok((auth_type, connection))
     }
 }

@@ -112,6 +112,7 @@ impl ListQuery {
                                 }
                                 Filter::Number => number(value, 1, i64::MAX as u64).map(drop),
                                 _ if value.is_empty() => Err(Reason::Required),
+                                Filter::Reference if !is_reference(value) => Err(Reason::Malformed),
                                 _ => text(value).map(drop),
                             },
                         }
@@ -167,6 +168,12 @@ fn number(text: &str, least: u64, most: u64) -> Result<u64, Reason> {
         }
         text => text.parse().ok().filter(|n| (least..=most).contains(n)).ok_or(Reason::OutOfRange),
     }
+}
+
+/// Two parts that are not empty, and one slash between them.
+fn is_reference(text: &str) -> bool {
+    text.split_once('/')
+        .is_some_and(|(kind, name)| !kind.is_empty() && !name.is_empty() && !name.contains('/'))
 }
 
 /// A text without control characters, not longer than any name.

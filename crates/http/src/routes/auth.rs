@@ -82,7 +82,7 @@ pub(crate) struct RefreshBody {
 
 pub(crate) async fn refresh(
     api: Data<Api>,
-    WithCookie { origin, cookie: old, input: Body(body) }: WithCookie<Body<RefreshBody, LARGEST_LOGIN>>,
+    WithCookie { origin, cookie: old, input: Body(body) }: WithCookie<Body<RefreshBody>>,
 ) -> Result<Answer<TokenPair>> {
     let tokens = api.app.sessions.refresh(&body.refresh_token, &old, origin).await?;
     let cookie = cookie(&api, tokens.session_id.expose_secret(), "")?;
@@ -91,7 +91,7 @@ pub(crate) async fn refresh(
 
 pub(crate) async fn logout(
     api: Data<Api>,
-    WithCookie { origin, cookie: old, .. }: WithCookie<Body<NoFields, LARGEST_LOGIN>>,
+    WithCookie { origin, cookie: old, .. }: WithCookie<Body<NoFields>>,
 ) -> Result<Answer<Empty>> {
     api.app.sessions.logout(old.expose_secret(), origin).await?;
     Ok(Answer::of(Empty {}).cookie(cookie(&api, "", "; Max-Age=0")?).saying(Message::LoggedOut))

@@ -177,6 +177,7 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
         let schema = match field.filter {
             Filter::None => continue,
             Filter::Any => text(),
+            Filter::Reference => json!({"type": "string", "pattern": "^[^/]+/[^/]+$", "maxLength": 253}),
             Filter::Number => json!({"type": "integer", "format": "int64", "minimum": 1}),
             Filter::OneOf(words) => json!({"type": "string", "enum": words}),
         };

@@ -88,7 +88,7 @@ pub(crate) struct ResetPasswordBody {
 pub(crate) async fn reset_password(
     api: Data<Api>,
     Signed(who, Body(body)): Signed<Body<ResetPasswordBody>>,
-) -> Result<Answer<Empty>> {
-    api.app.users.reset_password(&who.caller, UserId(body.id.0), body.new_password).await?;
-    Ok(Answer::of(Empty {}).saying(Message::PasswordReset))
+) -> Result<Answer<OneUser>> {
+    let user = api.app.users.reset_password(&who.caller, UserId(body.id.0), body.new_password).await?;
+    Ok(Answer::of(OneUser { user }).saying(Message::PasswordReset))
 }

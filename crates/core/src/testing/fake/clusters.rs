@@ -146,6 +146,10 @@ impl Inventory for FakeClusters {
 
 #[async_trait]
 impl ClusterProbe for FakeClusters {
+    fn check(&self, _: &Connection) -> Result<()> {
+        Ok(())
+    }
+
     async fn probe(&self, permit: &Permit, connection: &Connection) -> Result<Report> {
         self.call(permit, connection.server.as_str())?;
         Ok(Report {

@@ -75,6 +75,8 @@ impl ClusterRegistry for MemoryStore {
             cluster.api_server = connection.server.to_string();
             cluster.status = Health::Offline;
             cluster.status_reason = None;
+            (cluster.node_count, cluster.pod_count, cluster.namespace_count) = (None, None, None);
+            (cluster.version, cluster.last_connected_at) = (None, None);
             *stored = StoredConnection { connection, version: stored.version + 1 };
         }
         if let Some(observation) = patch.observation {
