@@ -218,3 +218,34 @@ async fn an_update_tests_a_new_connection_and_a_deletion_forgets() {
     assert!(next > id, "ids are never used again");
     assert!(!admin.operations(format!("cluster_id={id}")).await.is_empty(), "its audit rows stay");
 }
+
+#[tokio::test]
+async fn what_cannot_be_a_connection_is_refused_before_anything_is_stored_or_asked() {
+    let plane = light().await;
+    let server = Server::fresh().await;
+    let admin = server.admin().await;
+    let token = |name: &str, more: Value| {
+        let mut body = json!({"name": name, "auth_type": "token", "api_server": plane.server(), "skip_test": true,
+            "token": plane.admin_token(), "ca_certificate": plane.ca_pem()});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let metadata = token("metadata", json!({"api_server": "https://169.254.169.254"}));
+    let refused = admin.post("/api/k8s/clusters", metadata).await.refused("VALIDATION_ERROR");
+    assert_eq!(refused["context"]["cause"], "egress_denied");
+    let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let broken = token("broken", json!({"ca_certificate": no_certificate}));
+    let refused = admin.post("/api/k8s/clusters", broken).await.refused("VALIDATION_ERROR");
+    assert_eq!(refused["context"]["fields"], json!([{"name": "ca_certificate", "reason": "malformed"}]));
+    assert!(admin.rows("/api/k8s/clusters", "clusters").await.is_empty());
+
+    let id = admin.post("/api/k8s/clusters", token("kept", json!({}))).await.data()["cluster"]["id"].take();
+    let renewed = json!({"id": id, "auth_type": "token", "token": plane.admin_token()});
+    let cluster = admin.post("/api/k8s/clusters/update", renewed).await.data()["cluster"].take();
+    assert_eq!((&cluster["status"], &cluster["api_server"]), (&json!("online"), &json!(plane.server())));
+    for ignored in [json!({}), json!({"skip_test": true}), json!({"ca_certificate": plane.ca_pem()})] {
+        let mut body = ignored;
+        body["id"] = id.clone();
+        admin.post("/api/k8s/clusters/update", body).await.refused("VALIDATION_ERROR");
+    }
+}
