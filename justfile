@@ -40,6 +40,10 @@ cluster *arguments:
 serve *arguments:
     cargo run --release -p pilothouse -- serve {{ arguments }}
 
+# Writes docs/openapi.json anew, after a change of a row, a route or a parameter
+openapi:
+    cargo run -p pilothouse-http --example openapi > docs/openapi.json
+
 # Measures speed and size, and prints the table of docs/benchmarks.md
 bench:
     cargo run --release -p pilothouse-testbed --bin bench

@@ -205,16 +205,17 @@ async fn autoscaled(
     name: &ObjectName,
 ) -> Option<Warning> {
     let scope = NamespaceScope::One(namespace.clone());
-    let autoscaler = |object: &RawValue| {
-        let target = |found: &Autoscaler| {
-            let Target { kind: of, name: named } = &found.spec.scale_target_ref;
-            of == kind.info().kind && named == name.as_str()
-        };
-        Ok(parse::<Autoscaler>(object).ok().filter(target).map(|found| found.metadata.name))
+    let targets_it = |found: &Autoscaler| {
+        let Target { kind: of, name: named } = &found.spec.scale_target_ref;
+        of == kind.info().kind && named == name.as_str()
     };
     let autoscalers = Kind::HorizontalPodAutoscaler;
-    match list::all(visit, autoscalers, &scope, &ListParams::default(), autoscaler).await {
-        Ok(names) => names.into_iter().next().map(Warning::Autoscaled),
+    // from the API server's cache: right after a change, a list of the newest waits up to 100 ms for that cache
+    match list::first(visit, autoscalers, &scope, &ListParams::default().match_any()).await {
+        Ok(objects) => {
+            let found = objects.iter().filter_map(|object| parse::<Autoscaler>(object).ok()).find(targets_it);
+            found.map(|found| Warning::Autoscaled(found.metadata.name))
+        }
         Err(refused) if refused.is(StatusCode::FORBIDDEN) => {
             Some(Warning::Unreadable(autoscalers.info().plural))
         }

@@ -74,7 +74,10 @@ async fn bench() -> Result<()> {
 async fn direct_scale(cluster: &Admin, round: u32) -> Result<()> {
     let body = json!({"spec": {"replicas": round + 1}});
     cluster.patch("/apis/apps/v1/namespaces/bench/deployments/web", &body).await?;
-    cluster.text("/apis/autoscaling/v2/namespaces/bench/horizontalpodautoscalers?limit=500").await.map(drop)
+    cluster
+        .text("/apis/autoscaling/v2/namespaces/bench/horizontalpodautoscalers?resourceVersion=0")
+        .await
+        .map(drop)
 }
 
 /// A line of the table: medians.
