@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, thread};
 
-use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as _, Version};
+use argon2::{
+    Algorithm, Argon2, Block, Params, Version,
+    password_hash::phc::{Output, ParamsString, PasswordHash as Phc, Salt},
+};
 use async_trait::async_trait;
 use pilothouse_core::{
     Cause, Error, Result,
@@ -11,6 +14,7 @@ use pilothouse_core::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{runtime::Handle, sync::Semaphore};
+use zeroize::Zeroize as _;
 
 /// OWASP's floor for Argon2id: 19 MiB, two passes, one lane. About 40 ms.
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -20,6 +24,10 @@ const LANES: u32 = 1;
 /// What stands in for the hash of nobody: of the same cost, and no password has it.
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// What is reserved for one hash, in blocks of 1 KiB; only what is used is backed by memory. glibc keeps freed blocks of
+/// up to 32 MiB once it has seen some, and gives larger ones back to the system at once (mallopt(3), M_MMAP_THRESHOLD).
+const RESERVED: usize = 33 << 10;
 
 /// How many may wait for a core; more are refused.
 const QUEUE: usize = 64;
@@ -67,11 +75,7 @@ impl PasswordHasher for Argon2Hasher {
         let mut salt = [0; argon2::RECOMMENDED_SALT_LEN];
         self.entropy.fill(&mut salt);
         self.run(move || {
-            let params = Params::new(MEMORY_KIB, PASSES, LANES, None)
-                .map_err(|error| Error::internal(format!("Argon2 parameters: {error}")))?;
-            let hash = Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-                .hash_password_with_salt(password.expose_secret().as_bytes(), &salt)
-                .map_err(|error| Error::internal(format!("Argon2: {error}")))?;
+            let hash = hash(&password, &salt).map_err(|error| Error::internal(format!("Argon2: {error}")))?;
             Ok(PasswordHash::new(hash.to_string()))
         })
         .await
@@ -81,18 +85,58 @@ impl PasswordHasher for Argon2Hasher {
         let password = password.clone();
         let someone = hash.is_some();
         let phc = SecretString::from(hash.map_or(NOBODY, PasswordHash::phc));
-        self.run(move || {
-            // cost and salt are read from the hash, so that hashes of an earlier cost stay good
-            let verified =
-                Argon2::default().verify_password(password.expose_secret().as_bytes(), phc.expose_secret());
-            match verified {
-                Ok(()) => Ok(someone),
-                Err(argon2::password_hash::Error::PasswordInvalid) => Ok(false),
-                Err(error) => Err(Error::internal(format!("a stored password hash is unreadable: {error}"))),
-            }
+        self.run(move || match verify(&password, &phc) {
+            Ok(same) => Ok(same && someone),
+            Err(error) => Err(Error::internal(format!("a stored password hash is unreadable: {error}"))),
         })
         .await
     }
+}
+
+fn hash(password: &SecretString, salt: &[u8]) -> Result<Phc, argon2::password_hash::Error> {
+    let (algorithm, version) = (Algorithm::Argon2id, Version::V0x13);
+    let params = Params::new(MEMORY_KIB, PASSES, LANES, Some(Params::DEFAULT_OUTPUT_LEN))?;
+    Ok(Phc {
+        algorithm: algorithm.ident(),
+        version: Some(version.into()),
+        params: ParamsString::try_from(&params)?,
+        salt: Some(Salt::new(salt)?),
+        hash: Some(output(password, salt, algorithm, version, params)?),
+    })
+}
+
+/// Whether it is the password of this hash. Cost and salt are the hash's own, so that hashes of an earlier cost stay good.
+fn verify(password: &SecretString, phc: &SecretString) -> Result<bool, argon2::password_hash::Error> {
+    use argon2::password_hash::Error::{OutputSize, SaltInvalid};
+    let phc = Phc::new(phc.expose_secret())?;
+    let (salt, expected) = (phc.salt.as_ref().ok_or(SaltInvalid)?, phc.hash.as_ref().ok_or(OutputSize)?);
+    let algorithm = Algorithm::try_from(phc.algorithm.as_str())?;
+    let version = phc.version.map(Version::try_from).transpose()?.unwrap_or_default();
+    // compared in constant time
+    Ok(output(password, salt, algorithm, version, Params::try_from(&phc)?)? == *expected)
+}
+
+/// Argon2 in memory that goes back to the system when it is done.
+fn output(
+    password: &SecretString,
+    salt: &[u8],
+    algorithm: Algorithm,
+    version: Version,
+    params: Params,
+) -> Result<Output, argon2::password_hash::Error> {
+    let mut memory = Vec::with_capacity(params.block_count().max(RESERVED));
+    memory.resize(params.block_count(), Block::new());
+    let mut out = [0; Params::DEFAULT_OUTPUT_LEN];
+    let argon2 = Argon2::new(algorithm, version, params);
+    let done = argon2.hash_password_into_with_memory(
+        password.expose_secret().as_bytes(),
+        salt,
+        &mut out,
+        &mut memory,
+    );
+    memory.iter_mut().for_each(Block::zeroize);
+    done?;
+    Ok(Output::new(&out)?)
 }
 
 #[cfg(test)]
@@ -116,6 +160,19 @@ mod tests {
         for other in ["", "密码 correct horsE", "密码 correct horse "] {
             assert!(!hasher.verify(&SecretString::from(other), Some(&hash)).await.unwrap(), "{other:?}");
         }
+    }
+
+    #[test]
+    fn hashes_are_those_of_the_crate_and_of_any_cost() {
+        use argon2::{PasswordHasher as _, PasswordVerifier as _};
+        let password = SecretString::from("correct horse");
+        let ours = super::hash(&password, b"0123456789abcdef").unwrap();
+        assert_eq!(Argon2::default().verify_password(b"correct horse", &*ours.to_string()), Ok(()));
+        let cheap = Argon2::from(Params::new(64, 1, 2, None).unwrap());
+        let theirs = cheap.hash_password_with_salt(b"correct horse", b"0123456789abcdef").unwrap();
+        let theirs = SecretString::from(theirs.to_string());
+        assert_eq!(super::verify(&password, &theirs), Ok(true));
+        assert_eq!(super::verify(&SecretString::from("correct horsE"), &theirs), Ok(false));
     }
 
     #[tokio::test]
