@@ -2,9 +2,9 @@
 //! own (`stack.rs`), so of kube-rs no client, no retry and no reading of kubeconfigs is even compiled.
 //!
 //! A call goes one way: a port's method builds a `Call` (`request.rs`: a path from validated names only), a `Visit`
-//! (`visit.rs`) holds it against the permit, sends it within the deadline and with the operation's id, over the
-//! cluster's `Stack` (`stack.rs`: guarded dialer, TLS, HTTP/1.1), and `error.rs` turns what is refused into the core's
-//! errors. Nothing of a library's or a certificate's text is ever part of one.
+//! (`visit.rs`) holds it against the permit, sends it within the deadline and with the operation's id, through the
+//! cluster's `Breaker` (`breaker.rs`) over its `Stack` (`stack.rs`: guarded dialer, TLS, HTTP/1.1), and `error.rs` turns
+//! what is refused into the core's errors. Nothing of a library's or a certificate's text is ever part of one.
 
 use std::{
     collections::HashMap,
@@ -23,6 +23,7 @@ use pilothouse_core::{
 };
 use tokio::runtime::Handle;
 
+mod breaker;
 mod clients;
 mod config;
 mod dial;

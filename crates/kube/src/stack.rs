@@ -22,6 +22,7 @@ use tokio::{net::TcpStream, runtime::Handle, time::timeout};
 use tower::{Service, service_fn, util::BoxCloneSyncService};
 
 use crate::{
+    breaker::Breaker,
     dial::{CONNECT, NotConnected, dial},
     egress::EgressRules,
     tls,
@@ -43,6 +44,7 @@ pub(crate) struct Stack {
     /// On every request: who we are, what we speak.
     headers: HeaderMap,
     shown: tls::Shown,
+    breaker: Breaker,
 }
 
 impl Stack {
@@ -93,7 +95,7 @@ impl Stack {
             bearer.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, bearer);
         }
-        Ok(Self { client, server: connection.server.to_string(), headers, shown })
+        Ok(Self { client, server: connection.server.to_string(), headers, shown, breaker: Breaker::new() })
     }
 
     /// Sends a request once. Its URI is the path below the server's address; of its headers only the content type is
@@ -119,6 +121,11 @@ impl Stack {
             headers.insert("audit-id", id.clone());
         }
         self.client.request(sent).await.map_err(|error| Broken::of(&error))
+    }
+
+    /// Counts the calls, and refuses them while the cluster is silent.
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.breaker
     }
 
     /// When the server's certificate ends; none before the first handshake.

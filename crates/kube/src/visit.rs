@@ -75,6 +75,10 @@ impl<'a> Visit<'a> {
     /// As every call to a cluster.
     pub(crate) async fn read(&self, call: &Call) -> Result<Answer, Failure> {
         self.check(call)?;
+        self.counted(self.try_again(call)).await
+    }
+
+    async fn try_again(&self, call: &Call) -> Result<Answer, Failure> {
         let mut retries = 0;
         loop {
             let (failure, pause) = match self.exchange(call).await {
@@ -129,10 +133,18 @@ impl<'a> Visit<'a> {
     /// As every call to a cluster.
     pub(crate) async fn ask(&self, call: &Call) -> Result<Answer, Failure> {
         self.check(call)?;
-        self.exchange(call).await.map_err(|refusal| match refusal {
-            Refusal::Broken(broken) => broken.into(),
-            Refusal::Answered(failure) => failure,
-        })
+        self.counted(async { Ok(self.exchange(call).await?) }).await
+    }
+
+    /// Sends through the cluster's breaker, which learns how it ended.
+    async fn counted(
+        &self,
+        exchange: impl Future<Output = Result<Answer, Failure>>,
+    ) -> Result<Answer, Failure> {
+        let passage = self.stack.breaker().enter(self.deadline).await?;
+        let result = exchange.await;
+        passage.settle(result.as_ref().err().map(|failure| &failure.error));
+        result
     }
 
     /// Holds a call against the permit: its kind, its namespace.
@@ -163,6 +175,15 @@ impl<'a> Visit<'a> {
 enum Refusal {
     Broken(Broken),
     Answered(Failure),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Broken(broken) => broken.into(),
+            Refusal::Answered(failure) => failure,
+        }
+    }
 }
 
 impl From<Broken> for Refusal {

@@ -1,5 +1,9 @@
 //! The way to the cluster: who is trusted, what is sent, with which credential.
 
+use std::time::Instant;
+
+use futures_util::future::join_all;
+
 use super::*;
 
 #[tokio::test]
@@ -41,6 +45,24 @@ async fn no_connection_and_a_refused_address_are_told_apart() {
     let (adapter, _) = clusters(by_token("https://169.254.169.254", None, TOKEN), SHORT);
     assert_eq!(list_pods(&adapter).await.unwrap_err().cause, Cause::EgressDenied);
     assert_eq!(create(&adapter).await.unwrap_err().cause, Cause::EgressDenied);
+}
+
+#[tokio::test]
+async fn a_cluster_that_does_not_answer_is_left_alone_and_nobody_waits_for_it() {
+    let (server, adapter) = answering(|| Reply::Silence).await;
+    let causes = async |calls: usize| {
+        let results = join_all((0..calls).map(|_| list_pods(&adapter))).await;
+        results.into_iter().map(|result| result.unwrap_err().cause).collect::<Vec<_>>()
+    };
+    assert_eq!(causes(5).await, [Cause::DeadlineExceeded; 5]);
+    let asked = server.asked().len();
+    let started = Instant::now();
+    assert_eq!(causes(100).await, [Cause::CircuitOpen; 100]);
+    let refused = create(&adapter).await.unwrap_err();
+    assert!(!refused.leaves_doubt(), "nothing was sent");
+    assert!(refused.context.retry_after.is_some());
+    assert!(started.elapsed() < SHORT.read, "nobody waited");
+    assert_eq!(server.asked().len(), asked);
 }
 
 #[tokio::test]
