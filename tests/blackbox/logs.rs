@@ -3,16 +3,24 @@
 use pilothouse_testbed::{ControlPlane, shared, shared_has_node, workloads};
 use serde_json::json;
 
-use crate::support::{Client, Server, apply, cluster, eventually, namespace, strings};
+use crate::support::{Client, Install, Server, apply, cluster, eventually, namespace, strings};
 
 /// A shared cluster with a node, a server that knows it, and its id there.
 async fn running(name: &str) -> Option<(&'static ControlPlane, Server, Client, i64)> {
+    running_on(Install::new(), name).await
+}
+
+/// The same of an install with settings of its own.
+pub(crate) async fn running_on(
+    install: Install,
+    name: &str,
+) -> Option<(&'static ControlPlane, Server, Client, i64)> {
     if !shared_has_node().await.expect("a node where one is required") {
         return None;
     }
     let plane = shared().await.unwrap();
     namespace(&plane.client(), name).await;
-    let server = Server::fresh().await;
+    let server = install.start().await;
     let admin = server.admin().await;
     let id = cluster(&admin, name, plane).await;
     Some((plane, server, admin, id))
@@ -70,7 +78,8 @@ async fn logs_with_all_options() {
     })
     .await;
     logs("two", "&previous=true").await.refused("RESOURCE_NOT_FOUND");
-    logs("two", "&container=third").await.refused("RESOURCE_NOT_FOUND");
+    let third = logs("two", "&container=third").await.refused("RESOURCE_NOT_FOUND");
+    assert_eq!((&third["context"]["pod"], &third["context"]["name"]), (&json!("two"), &json!("third")));
     logs("nobody", "").await.refused("RESOURCE_NOT_FOUND");
     logs("two", "&tail_lines=0").await.refused("VALIDATION_ERROR");
     logs("two", "&tail_lines=10001").await.refused("VALIDATION_ERROR");

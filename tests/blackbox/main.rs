@@ -9,6 +9,7 @@ mod clusters;
 mod command_line;
 mod ends;
 mod faults;
+mod follow;
 mod lists;
 mod logs;
 mod secrecy;

@@ -10,9 +10,9 @@ use crate::{
     gate::Gate,
     inventory::{Inventory, Lists},
     namespace::{NamespaceApi, Namespaces},
-    pod::{PodApi, Pods},
+    pod::{PodApi, Pods, StreamLimits, Streams},
     secret::{SecretApi, Secrets},
-    session::{Lifetimes, LoginThrottle, SessionPorts, SessionStore, Sessions, TokenCodec},
+    session::{Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore, Sessions, TokenCodec},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
 };
@@ -49,6 +49,8 @@ pub struct Settings {
     pub lifetimes: Lifetimes,
     /// Whether a super admin may register a cluster whose certificate is not checked.
     pub allow_insecure_tls: bool,
+    /// How many logs may be followed at once.
+    pub streams: StreamLimits,
 }
 
 /// The use cases.
@@ -75,12 +77,22 @@ impl App {
             clock, entropy, tasks, audit, users, sessions, throttle, hasher, tokens, clusters, ..
         } = ports;
         let initial = ports.initial_password;
-        let gate = Gate::new(audit.clone(), clusters.clone(), clock.clone(), entropy.clone(), tasks);
+        let live =
+            LiveSessions { store: sessions.clone(), clock: clock.clone(), idle: settings.lifetimes.idle };
+        let gate = Gate::new(
+            audit.clone(),
+            clusters.clone(),
+            clock.clone(),
+            entropy.clone(),
+            tasks.clone(),
+            live.clone(),
+        );
         Self {
             audit: Audit { gate: gate.clone(), trail: audit },
             sessions: Sessions {
                 gate: gate.clone(),
                 ports: SessionPorts { store: sessions, throttle, tokens },
+                live,
                 users: users.clone(),
                 hasher: hasher.clone(),
                 initial: initial.clone(),
@@ -109,7 +121,12 @@ impl App {
             lists: Lists { gate: gate.clone(), inventory: ports.inventory },
             namespaces: Namespaces { gate: gate.clone(), api: ports.namespaces },
             workloads: Workloads { gate: gate.clone(), api: ports.workloads, clock },
-            pods: Pods { gate: gate.clone(), api: ports.pods },
+            pods: Pods {
+                gate: gate.clone(),
+                api: ports.pods,
+                tasks,
+                streams: Streams::new(settings.streams),
+            },
             configs: Configs { gate: gate.clone(), api: ports.configs },
             secrets: Secrets { gate: gate.clone(), api: ports.secrets },
             gate,

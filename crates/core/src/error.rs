@@ -345,6 +345,8 @@ pub struct Context {
     pub namespace: Option<String>,
     /// Its name.
     pub name: Option<String>,
+    /// The pod it is a part of: of a container, of a log.
+    pub pod: Option<String>,
     /// When to try again.
     pub retry_after: Option<Duration>,
     /// What the cluster said, cleaned by [`clean_message`]. Never set where a Secret is involved.
@@ -453,8 +455,8 @@ impl fmt::Display for Error {
         for field in &self.context.fields {
             write!(f, " {}={}", field.name.escape_debug(), field.reason)?;
         }
-        let words = [&self.context.verb, &self.context.resource, &self.context.namespace, &self.context.name];
-        for word in words.into_iter().flatten() {
+        let Context { verb, resource, namespace, pod, name, .. } = &*self.context;
+        for word in [verb, resource, namespace, pod, name].into_iter().flatten() {
             write!(f, " {}", word.escape_debug())?;
         }
         match &self.context.message {

@@ -20,7 +20,10 @@ use crate::{
     cluster::ClusterRegistry,
     error::{Cause, Code, Error, Result},
     name::NamespaceScope,
+    session::LiveSessions,
 };
+
+mod follow;
 
 /// Something the caller should know although the answer is a success. The word is the key of its texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +92,7 @@ pub struct Gate {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     tasks: Arc<dyn Tasks>,
+    sessions: LiveSessions,
     /// Outcomes that could not be stored yet.
     unsettled: Arc<AtomicUsize>,
 }
@@ -100,8 +104,9 @@ impl Gate {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
         tasks: Arc<dyn Tasks>,
+        sessions: LiveSessions,
     ) -> Self {
-        Self { trail, clusters, clock, entropy, tasks, unsettled: Arc::default() }
+        Self { trail, clusters, clock, entropy, tasks, sessions, unsettled: Arc::default() }
     }
 
     /// Allows a read. Only a refusal is recorded.

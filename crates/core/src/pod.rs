@@ -1,4 +1,4 @@
-//! Pods: rows with the status that kubectl prints, and logs.
+//! Pods: rows with the status that kubectl prints, and logs, read once or followed.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     access::{Access, Caller, Permit, Resource, Verb},
+    clock::Tasks,
     cluster::ClusterId,
     error::Result,
     gate::Gate,
@@ -14,9 +15,19 @@ use crate::{
     name::{ContainerName, Namespace, ObjectName},
 };
 
+mod follow;
+mod line;
 mod row;
+mod streams;
 
-pub use row::{Owner, PodObject, PodRow};
+use follow::Source;
+use line::Lines;
+
+pub use follow::{Follow, FollowStart, LogChunks, LogEvent, LogStream, StreamEnd};
+pub use line::{CUT, LONGEST_LINE, LineId, LogLine};
+pub use row::{ContainerStatus, Owner, PodContainer, PodObject, PodRow};
+pub use streams::StreamLimits;
+pub(crate) use streams::Streams;
 
 /// Which part of a container's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +84,13 @@ pub trait PodApi: Send + Sync {
     /// `NotFoundInCluster` for the pod, the container (resource `container`) or its previous log (resource
     /// `previous_log`); `ContainerNotStarted` with the waiting reason; else as every call to a cluster.
     async fn logs(&self, permit: &Permit, pod: &ObjectName, options: &LogOptions) -> Result<PodLogs>;
+
+    /// A container's log from `follow.start` on, each line with its time whatever `follow.timestamps` says, until the
+    /// container ends. Of a log that is silent there may be nothing for hours; a peer that is gone is noticed.
+    ///
+    /// # Errors
+    /// As [`PodApi::logs`], but for the previous log; from the stream itself what happened to the connection.
+    async fn follow(&self, permit: &Permit, pod: &ObjectName, follow: &Follow) -> Result<LogChunks>;
 }
 
 /// Shows logs.
@@ -80,6 +98,8 @@ pub trait PodApi: Send + Sync {
 pub struct Pods {
     pub(crate) gate: Gate,
     pub(crate) api: Arc<dyn PodApi>,
+    pub(crate) tasks: Arc<dyn Tasks>,
+    pub(crate) streams: Streams,
 }
 
 impl Pods {
@@ -95,11 +115,39 @@ impl Pods {
         pod: &ObjectName,
         options: &LogOptions,
     ) -> Result<PodLogs> {
-        let access = Access::to(Verb::Logs, Resource::Kind(Kind::Pod))
-            .in_cluster(cluster)
-            .in_namespace(namespace)
-            .named(pod.as_str());
-        let permit = self.gate.allow(caller, access).await?;
+        let permit = self.gate.allow(caller, access(cluster, namespace, pod)).await?;
         self.api.logs(&permit, pod, options).await
     }
+
+    /// A container's log as it is written.
+    ///
+    /// # Errors
+    /// As [`PodApi::follow`]; `Overloaded` when the caller, or all callers together, follow too many.
+    pub async fn follow(
+        &self,
+        caller: &Caller,
+        cluster: ClusterId,
+        namespace: &Namespace,
+        pod: &ObjectName,
+        follow: &Follow,
+    ) -> Result<LogStream> {
+        let (permit, lost) = self.gate.follow(caller, access(cluster, namespace, pod)).await?;
+        let slot = self.streams.enter(caller.user_id)?;
+        let chunks = self.api.follow(&permit, pod, follow).await?;
+        let lines = Lines::new(&follow.start, follow.timestamps);
+        let patience = self.streams.limits().blocked;
+        Ok(LogStream::start(Source { chunks, lines, lost, slot, patience }, &self.tasks))
+    }
+
+    /// Ends every stream, each with [`StreamEnd::ServerStopping`], and lets none begin: for a process that stops.
+    pub fn end_streams(&self) {
+        self.streams.stop();
+    }
+}
+
+fn access(cluster: ClusterId, namespace: &Namespace, pod: &ObjectName) -> Access {
+    Access::to(Verb::Logs, Resource::Kind(Kind::Pod))
+        .in_cluster(cluster)
+        .in_namespace(namespace)
+        .named(pod.as_str())
 }

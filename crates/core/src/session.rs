@@ -18,8 +18,10 @@ use crate::{
     user::{User, UserId, Username},
 };
 
+mod live;
 mod usecase;
 
+pub(crate) use live::LiveSessions;
 pub use usecase::{Login, PasswordChange, Sessions, SignedIn, Tokens};
 
 /// A session's id. Shown; never the cookie's value.
@@ -163,6 +165,9 @@ pub trait SessionStore: Send + Sync {
 
     /// The session of a cookie and its user, as long as it has not ended. Expiry is the caller's to judge.
     async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>>;
+
+    /// A session and its user, likewise.
+    async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>>;
 
     /// Notes that a session is used.
     async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()>;

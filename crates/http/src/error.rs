@@ -115,6 +115,9 @@ pub(crate) struct ErrorContext {
     /// Its name.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
+    /// The pod that it is a part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<String>,
 }
 
 /// A field refused.
@@ -152,6 +155,7 @@ impl Failure {
                 resource: context.resource.clone(),
                 namespace: context.namespace.clone(),
                 name: context.name.clone(),
+                pod: context.pod.clone(),
             },
             request_id: request_id.to_owned(),
         };

@@ -116,7 +116,7 @@ fn lost(error: Error, info: &RequestInfo) -> actix_web::Error {
 }
 
 /// The only place where a defect's cause is told.
-fn log_defect(error: &Error) {
+pub(crate) fn log_defect(error: &Error) {
     if error.cause == Cause::Internal {
         tracing::error!(%error, "internal error");
     }

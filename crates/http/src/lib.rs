@@ -19,6 +19,7 @@ mod query;
 mod refusal;
 mod routes;
 mod server;
+mod stream;
 mod words;
 
 use pilothouse_core::Error;

@@ -33,6 +33,8 @@ pub(crate) struct Docs {
     pub(crate) body: Option<Value>,
     /// The schema of `data` in its answer.
     pub(crate) answer: Value,
+    /// What its events are, when its answer is a stream of them.
+    pub(crate) events: Option<&'static str>,
     /// The schemas they refer to, by name.
     schemas: BTreeMap<String, Value>,
 }
@@ -155,8 +157,15 @@ fn tag(path: &str) -> &str {
 }
 
 fn responses(route: &Route) -> BTreeMap<String, Value> {
-    let success =
-        json!({"description": "Success", "content": {"application/json": {"schema": success(route)}}});
+    let success = match route.docs.events {
+        Some(events) => {
+            let text = json!({"type": "string", "description": events});
+            json!({"description": "A stream of events", "content": {"text/event-stream": {"schema": text}}})
+        }
+        None => {
+            json!({"description": "Success", "content": {"application/json": {"schema": success(route)}}})
+        }
+    };
     let mut responses = BTreeMap::from([("200".to_owned(), success)]);
     let mut by_status = BTreeMap::<u16, Vec<Code>>::new();
     for code in Code::ALL.into_iter().filter(|code| may_answer(route, *code)) {
@@ -186,7 +195,7 @@ fn may_answer(route: &Route, code: Code) -> bool {
         Code::AuthenticationError => post || signed,
         Code::PermissionDenied => matches!(route.who, Who::Role(role) if cluster || role > Role::Viewer),
         Code::ResourceNotFound => cluster || (signed && post),
-        Code::ConflictError => (signed && post) || route.path == "/api/k8s/pods/logs",
+        Code::ConflictError => (signed && post) || route.path.starts_with("/api/k8s/pods/logs"),
         Code::PayloadTooLarge | Code::UnsupportedMediaType => post,
         Code::RateLimited => post || cluster,
         Code::ConnectionError | Code::TimeoutError => cluster,

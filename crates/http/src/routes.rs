@@ -59,6 +59,7 @@ pub(crate) fn table() -> Vec<Route> {
         post("/api/k8s/workloads/scale",      Who::Role(OpsAdmin),   workloads::scale,       "Set the replicas of a deployment or stateful set"),
         post("/api/k8s/workloads/restart",    Who::Role(OpsAdmin),   workloads::restart,     "Replace the pods, as kubectl rollout restart does"),
         get( "/api/k8s/pods/logs",            Who::Role(Viewer),     pods::logs,             "The end of a container's log"),
+        get( "/api/k8s/pods/logs/stream",     Who::Role(Viewer),     pods::follow,           "A container's log as it is written, as server-sent events"),
         post("/api/k8s/configmaps",           Who::Role(OpsAdmin),   configmaps::create,     "Create a ConfigMap"),
         get( "/api/k8s/configmaps/detail",    Who::Role(Viewer),     configmaps::detail,     "A ConfigMap with its values"),
         post("/api/k8s/configmaps/update",    Who::Role(OpsAdmin),   configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),

@@ -1,16 +1,18 @@
 //! The server: the application over core's [`App`], and how it listens.
 
-use std::{collections::BTreeMap, net::TcpListener, sync::Arc, time::Duration};
+use std::{any::Any, collections::BTreeMap, net::TcpListener, sync::Arc, time::Duration};
 
 use actix_web::{
     App as Application, HttpServer,
     body::BoxBody,
     dev::{Server, ServiceFactory, ServiceRequest, ServiceResponse},
     middleware::from_fn,
+    rt::net::TcpStream,
     web::{self, Data},
 };
 use async_trait::async_trait;
 use pilothouse_core::{Cause, Error, Result, app::App};
+use socket2::SockRef;
 
 use crate::{
     error::Failure,
@@ -42,6 +44,8 @@ pub struct HttpSettings {
     pub head_time: Duration,
     /// How long the body of a request may take to arrive.
     pub body_time: Duration,
+    /// How long a client may leave what it is sent unread; then its connection is cut. On Linux only.
+    pub unread_time: Duration,
     /// How long running requests may take to end at a graceful stop; whole seconds.
     pub shutdown_time: Duration,
 }
@@ -54,6 +58,7 @@ impl Default for HttpSettings {
             max_connections: 10_000,
             head_time: Duration::from_secs(5),
             body_time: Duration::from_secs(10),
+            unread_time: Duration::from_secs(30),
             shutdown_time: Duration::from_secs(30),
         }
     }
@@ -130,9 +135,23 @@ pub fn server(
         .workers(settings.workers)
         .max_connections(settings.max_connections)
         .client_request_timeout(settings.head_time)
+        // a client that closes has gone, also while a stream says nothing; what it began to change goes on
+        .h1_allow_half_closed(false)
+        .on_connect(move |connection, _| limit_unread(connection, settings.unread_time))
         .shutdown_timeout(settings.shutdown_time.as_secs())
         .disable_signals()
         .listen(listener)?
         .run();
     Ok(server)
+}
+
+/// actix-web waits for ever for a client that does not read. The kernel does not: it counts from the last byte that the
+/// client's side took, also while that announces a window of zero.
+fn limit_unread(connection: &dyn Any, time: Duration) {
+    #[cfg(target_os = "linux")]
+    if let Some(stream) = connection.downcast_ref::<TcpStream>()
+        && let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(time))
+    {
+        tracing::debug!(%error, "no limit for what stays unread");
+    }
 }

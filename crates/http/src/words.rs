@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap, sync::LazyLock};
 
 use actix_web::http::header::{ACCEPT_LANGUAGE, HeaderMap};
-use pilothouse_core::{Error, error::Reason, gate::Warning};
+use pilothouse_core::{Error, error::Reason, gate::Warning, pod::StreamEnd};
 use serde::Deserialize;
 
 /// A language we have words in.
@@ -60,6 +60,7 @@ pub(crate) struct Words {
     causes: BTreeMap<String, CauseTexts>,
     reasons: Texts,
     warnings: Texts,
+    ends: Texts,
     roles: Texts,
     resources: Texts,
     absent: Texts,
@@ -95,6 +96,14 @@ impl Words {
         self.fill(template, |name| (name == "about").then(|| warning.about().to_owned()))
     }
 
+    /// What the end of a stream says.
+    pub(crate) fn end(&self, end: &StreamEnd) -> String {
+        match end {
+            StreamEnd::Failed(error) => self.explain(error, None).details,
+            end => look_up(&self.ends, end.reason()).to_owned(),
+        }
+    }
+
     /// What a refusal says.
     pub(crate) fn explain(&self, error: &Error, retry_after: Option<u64>) -> Explanation {
         let unknown = CauseTexts::default();
@@ -116,8 +125,11 @@ impl Words {
                 Some(context.fields.iter().map(field).collect::<Vec<_>>().join(&self.separator))
             }
             "object" => {
-                let path: Vec<_> =
-                    [&context.namespace, &context.name].into_iter().flatten().cloned().collect();
+                let path: Vec<_> = [&context.namespace, &context.pod, &context.name]
+                    .into_iter()
+                    .flatten()
+                    .cloned()
+                    .collect();
                 let kind = context.resource.as_deref().map(|kind| look_up(&self.resources, kind).to_owned());
                 Some(
                     kind.into_iter()
@@ -233,6 +245,7 @@ mod tests {
             same_keys("causes", words.causes.keys(), Cause::ALL.iter().map(|cause| cause.as_str()));
             same_keys("reasons", words.reasons.keys(), Reason::ALL.iter().map(|reason| reason.as_str()));
             same_keys("warnings", words.warnings.keys(), Warning::WORDS.into_iter());
+            same_keys("ends", words.ends.keys(), StreamEnd::WORDS.into_iter());
             same_keys("roles", words.roles.keys(), Role::ALL.iter().map(|role| role.as_str()));
         }
     }

@@ -1,4 +1,4 @@
-//! [`PodApi`]: logs.
+//! [`PodApi`]: logs, read once or followed.
 
 use async_trait::async_trait;
 use http::StatusCode;
@@ -7,41 +7,69 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     kind::Kind,
-    name::{ContainerName, ObjectName},
+    name::{ContainerName, Namespace, ObjectName},
     object::parse,
-    pod::{LogOptions, PodApi, PodLogs, PodObject, PodRow},
+    pod::{
+        ContainerStatus, Follow, FollowStart, LogChunks, LogOptions, PodApi, PodContainer, PodLogs,
+        PodObject, PodRow,
+    },
 };
 
 use crate::{
     KubeClusters,
     error::{self, Failure},
     request::Call,
-    visit::Answer,
+    visit::{Answer, Visit},
 };
+
+mod follow;
+
+use follow::Run;
 
 /// Which container is meant when none is named, as kubectl reads it.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+/// A container whose log is asked for, and its pod.
+struct Target {
+    /// Asks for the pod.
+    get: Call,
+    pod: PodObject,
+    container: String,
+    containers: Vec<String>,
+    init_containers: Vec<String>,
+}
+
+impl Target {
+    async fn find(
+        visit: &Visit<'_>,
+        namespace: &Namespace,
+        name: &ObjectName,
+        named: Option<&ContainerName>,
+    ) -> Result<Self> {
+        let get = Call::get(Kind::Pod, Some(namespace), name)?;
+        let pod: PodObject = parse(&visit.read(&get).await?.object(&get)?)?;
+        let names = |containers: &[PodContainer]| -> Vec<_> {
+            containers.iter().map(|container| container.name.clone()).collect()
+        };
+        let (containers, init_containers) = (names(&pod.spec.containers), names(&pod.spec.init_containers));
+        let container = choose(named, &pod, &containers, &init_containers)
+            .ok_or_else(|| no_part(&get, "container", named.map(|name| name.as_str())))?;
+        if pod.spec.node_name.is_none() {
+            // of a pod without a node the API server shows an empty log, as if there were one
+            return Err(not_started(&get, None, pod));
+        }
+        Ok(Self { get, pod, container, containers, init_containers })
+    }
+}
 
 #[async_trait]
 impl PodApi for KubeClusters {
     async fn logs(&self, permit: &Permit, pod: &ObjectName, options: &LogOptions) -> Result<PodLogs> {
         let visit = self.visit(permit, self.deadlines().read).await?;
         let namespace = permit.namespace()?;
-        let get = Call::get(Kind::Pod, Some(namespace), pod)?;
-        let object: PodObject = parse(&visit.read(&get).await?.object(&get)?)?;
-        let containers: Vec<_> =
-            object.spec.containers.iter().map(|container| container.name.clone()).collect();
-        let init_containers: Vec<_> =
-            object.spec.init_containers.iter().map(|container| container.name.clone()).collect();
-        let container = choose(options.container.as_ref(), &object, &containers, &init_containers)
-            .ok_or_else(|| no_container(options.container.as_ref(), &get))?;
-
-        if object.spec.node_name.is_none() {
-            // of a pod without a node the API server shows an empty log, as if there were one
-            return Err(not_started(&get, None, object));
-        }
+        let target = Target::find(&visit, namespace, pod, options.container.as_ref()).await?;
         let params = LogParams {
-            container: Some(container.clone()),
+            container: Some(target.container.clone()),
             previous: options.previous,
             since_seconds: options.since_seconds.map(i64::from),
             tail_lines: Some(options.tail_lines.into()),
@@ -51,8 +79,9 @@ impl PodApi for KubeClusters {
         let call = Call::logs(namespace, pod, &params, LogOptions::MAX_BYTES)?;
         let answer = match visit.read(&call).await {
             Ok(answer) => answer,
-            Err(failure) => return Err(explain(failure, &call, &container, options.previous, object)),
+            Err(failure) => return Err(explain(failure, &call, target, options.previous)),
         };
+        let Target { container, containers, init_containers, .. } = target;
         Ok(PodLogs {
             pod_name: pod.to_string(),
             container,
@@ -62,6 +91,38 @@ impl PodApi for KubeClusters {
             truncated: answer.cut,
             logs: text(answer),
         })
+    }
+
+    async fn follow(&self, permit: &Permit, pod: &ObjectName, follow: &Follow) -> Result<LogChunks> {
+        let deadline = self.deadlines().read;
+        let visit = self.visit(permit, deadline).await?;
+        let namespace = permit.namespace()?;
+        let target = Target::find(&visit, namespace, pod, follow.container.as_ref()).await?;
+        let mut params = LogParams {
+            container: Some(target.container.clone()),
+            follow: true,
+            timestamps: true,
+            ..LogParams::default()
+        };
+        match &follow.start {
+            FollowStart::Newest { lines, since_seconds } => {
+                params.tail_lines = Some((*lines).into());
+                params.since_seconds = since_seconds.map(i64::from);
+            }
+            FollowStart::After(line) => params.since_time = Some(line.since()),
+        }
+        let call = Call::logs(namespace, pod, &params, 0)?;
+        let run = Run {
+            stack: visit.stack().clone(),
+            permit: permit.clone(),
+            get: target.get.clone(),
+            container: target.container.clone(),
+            uid: target.pod.metadata.uid.clone(),
+            restarts: status(&target.pod, &target.container).map_or(0, |status| status.restart_count),
+            deadline,
+        };
+        let chunks = follow::chunks(visit.open(call.clone())?, run).await;
+        chunks.map_err(|failure| explain(failure, &call, target, false))
     }
 }
 
@@ -82,9 +143,10 @@ fn choose(
     }
 }
 
-fn no_container(named: Option<&ContainerName>, pod: &Call) -> Error {
-    let mut error = error::about(Cause::NotFoundInCluster, pod).resource("container");
-    error.context.name = named.map(ToString::to_string);
+/// No such part of a pod.
+fn no_part(call: &Call, resource: &str, name: Option<&str>) -> Error {
+    let mut error = error::about(Cause::NotFoundInCluster, call).resource(resource);
+    error.context.pod = std::mem::replace(&mut error.context.name, name.map(ToOwned::to_owned));
     error
 }
 
@@ -95,16 +157,22 @@ fn text(answer: Answer) -> String {
     String::from_utf8_lossy(&body[line..]).into_owned()
 }
 
+/// How a container stands.
+fn status<'a>(pod: &'a PodObject, container: &str) -> Option<&'a ContainerStatus> {
+    let mut statuses = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
+    statuses.find(|status| status.name == container)
+}
+
 /// Why there is no log. The API server says all of it with 400 and a sentence.
-fn explain(failure: Failure, call: &Call, container: &str, previous: bool, pod: PodObject) -> Error {
+fn explain(failure: Failure, call: &Call, target: Target, previous: bool) -> Error {
+    let Target { pod, container, .. } = target;
     if !failure.is(StatusCode::BAD_REQUEST) {
         return failure.into();
     }
     if previous && failure.said.contains("previous terminated container") {
-        return error::about(Cause::NotFoundInCluster, call).resource("previous_log").name(container);
+        return no_part(call, "previous_log", Some(&container));
     }
-    let mut statuses = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
-    let status = statuses.find(|status| status.name == container);
+    let status = status(&pod, &container);
     let waiting =
         status.and_then(|status| status.state.waiting.as_ref()).map(|waiting| waiting.reason.clone());
     let begun =

@@ -95,7 +95,7 @@ impl Call {
         Ok(Self::of(kind, "get", request)?.on(namespace, Some(name)))
     }
 
-    /// The end of a container's log: of what is longer than `most` bytes, the newest.
+    /// A container's log. Read whole, of what is longer than `most` bytes the newest.
     pub(crate) fn logs(
         namespace: &Namespace,
         pod: &ObjectName,

@@ -9,7 +9,7 @@ use hyper::body::{Body, Incoming};
 use pilothouse_core::{Cause, Error, Result, access::Permit, kind::Kind, name::NamespaceScope};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
     error::Failure,
@@ -64,7 +64,7 @@ impl<'a> Visit<'a> {
     }
 
     /// The stack it goes over.
-    pub(crate) fn stack(&self) -> &Stack {
+    pub(crate) fn stack(&self) -> &Arc<Stack> {
         &self.stack
     }
 
@@ -116,6 +116,26 @@ impl<'a> Visit<'a> {
         }
     }
 
+    /// A read whose answer is taken as it comes, for as long as that lasts. Sent once; goes on without the visit and
+    /// its deadline, and takes no place among the breaker's calls: whoever opens one has just read something through it.
+    ///
+    /// # Errors
+    /// As every call to a cluster; from the future too.
+    pub(crate) fn open(
+        &self,
+        call: Call,
+    ) -> Result<impl Future<Output = Result<Incoming, Failure>> + Send + use<>> {
+        self.check(&call)?;
+        let (stack, audit_id) = (self.stack.clone(), self.audit_id.clone());
+        let at_most = self.deadline.saturating_duration_since(Instant::now());
+        Ok(async move {
+            let response = stack.send(&call.request, audit_id.as_ref()).await?;
+            // a good answer is there with its head; only a refusal can take its time
+            let body = timeout(at_most, good(&call, response)).await;
+            Ok(body.unwrap_or(Err(Broken::Lost(Cause::DeadlineExceeded).into()))?)
+        })
+    }
+
     /// A change. Sent once.
     ///
     /// # Errors
@@ -165,7 +185,8 @@ impl<'a> Visit<'a> {
     async fn exchange(&self, call: &Call) -> Result<Answer, Refusal> {
         let exchange = async {
             let response = self.stack.send(&call.request, self.audit_id.as_ref()).await?;
-            settle(call, response).await
+            let body = good(call, response).await?;
+            Ok(collect(body, call.limit).await?)
         };
         timeout_at(self.deadline, exchange).await.unwrap_or(Err(Broken::Lost(Cause::DeadlineExceeded).into()))
     }
@@ -192,11 +213,11 @@ impl From<Broken> for Refusal {
     }
 }
 
-/// Reads an answer by its status: 2xx whole, refusals in part; a redirect or a change of protocol is no answer.
-async fn settle(call: &Call, response: Response<Incoming>) -> Result<Answer, Refusal> {
+/// The body of an answer with 2xx. Refusals are read in part; a redirect or a change of protocol is no answer.
+async fn good(call: &Call, response: Response<Incoming>) -> Result<Incoming, Refusal> {
     let (head, body) = response.into_parts();
     if head.status.is_success() {
-        return Ok(collect(body, call.limit).await?);
+        return Ok(body);
     }
     if head.status.is_client_error() || head.status.is_server_error() {
         // a refusal whose body breaks off or never ends still is one

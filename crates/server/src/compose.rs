@@ -9,6 +9,7 @@ use pilothouse_core::{
     Result,
     app::{App, Ports},
     clock::Clock,
+    pod::StreamLimits,
     user::NewPassword,
 };
 use pilothouse_crypto::{AesSealer, Argon2Hasher, JwtCodec, MasterKey, OsEntropy};
@@ -125,6 +126,7 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
     let rules = pilothouse_core::app::Settings {
         lifetimes: settings.lifetimes(),
         allow_insecure_tls: settings.allow_insecure_tls,
+        streams: StreamLimits::default(),
     };
     Ok(Composed { app: App::new(ports, rules), store, clock, tasks })
 }

@@ -40,6 +40,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Fatal> {
     }
     tracing::info!("stopping: finishing what runs");
     stop.cancel();
+    composed.app.pods.end_streams();
     let stopping = std::time::Instant::now();
     handle.stop(true).await;
     let _ = serving.await;

@@ -53,6 +53,34 @@ impl From<Row> for Session {
     }
 }
 
+/// By what a session is looked for.
+#[derive(Clone, Copy)]
+enum Which {
+    Cookie(SecretHash),
+    Id(SessionId),
+}
+
+impl Store {
+    async fn session(&self, which: Which) -> Result<Option<(Session, User)>> {
+        read!(self.db, |conn| {
+            let everywhere = bindings::cluster_id.is_null().and(bindings::namespace.is_null());
+            let query = sessions::table
+                .inner_join(users::table.inner_join(bindings::table))
+                .filter(everywhere)
+                .select((Row::as_select(), UserRow::as_select(), bindings::role))
+                .into_boxed();
+            let query = match which {
+                Which::Cookie(cookie) => query.filter(sessions::cookie.eq(cookie.0.to_vec())),
+                Which::Id(id) => query.filter(sessions::id.eq(id.0)),
+            };
+            let found: Option<(Row, UserRow, String)> = query.first(conn).await.optional()?;
+            let read =
+                |(session, user, role): (Row, UserRow, String)| Ok((session.into(), user.with_role(&role)?));
+            found.map(read).transpose().map_err(StoreError::Refused)
+        })
+    }
+}
+
 #[async_trait]
 impl SessionStore for Store {
     async fn open(&self, permit: &Permit, record: SessionRecord) -> Result<Session> {
@@ -97,20 +125,11 @@ impl SessionStore for Store {
     }
 
     async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
-        read!(self.db, |conn| {
-            let everywhere = bindings::cluster_id.is_null().and(bindings::namespace.is_null());
-            let found: Option<(Row, UserRow, String)> = sessions::table
-                .inner_join(users::table.inner_join(bindings::table))
-                .filter(sessions::cookie.eq(cookie.0.to_vec()))
-                .filter(everywhere)
-                .select((Row::as_select(), UserRow::as_select(), bindings::role))
-                .first(conn)
-                .await
-                .optional()?;
-            let read =
-                |(session, user, role): (Row, UserRow, String)| Ok((session.into(), user.with_role(&role)?));
-            found.map(read).transpose().map_err(StoreError::Refused)
-        })
+        self.session(Which::Cookie(cookie)).await
+    }
+
+    async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>> {
+        self.session(Which::Id(id)).await
     }
 
     async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()> {

@@ -6,12 +6,14 @@ use std::{
 };
 
 use reqwest::{
-    Method,
+    Method, RequestBuilder, Response,
     header::{COOKIE, HeaderMap},
 };
 use serde_json::{Value, json};
 
-use super::PASSWORD;
+use tokio::time::timeout;
+
+use super::{PASSWORD, PATIENCE};
 
 /// What a login gives.
 #[derive(Clone, Debug)]
@@ -84,13 +86,30 @@ impl Client {
         self.answers.lock().expect("no test panics here").clone()
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
-        let mut request = self.http.request(method.clone(), format!("{}{path}", self.address));
-        if let Some(session) = &self.session {
-            request = request
-                .bearer_auth(&session.access_token)
-                .header(COOKIE, format!("session_id={}", session.session_id));
+    /// Follows a path's events, from after the one of this id on.
+    pub(crate) async fn follow(&self, path: &str, after: Option<&str>) -> Events {
+        let mut request = self.request(Method::GET, path);
+        if let Some(id) = after {
+            request = request.header("Last-Event-ID", id);
         }
+        let response = request.send().await.unwrap_or_else(|error| panic!("{path}: {error:?}"));
+        let kind = response.headers().get("content-type").map(|kind| kind.to_str().expect("text"));
+        assert_eq!((response.status().as_u16(), kind), (200, Some("text/event-stream")), "{path}");
+        Events { response, text: String::new() }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.address));
+        match &self.session {
+            Some(session) => request
+                .bearer_auth(&session.access_token)
+                .header(COOKIE, format!("session_id={}", session.session_id)),
+            None => request,
+        }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let mut request = self.request(method.clone(), path);
         if let Some(body) = &body {
             request = request.json(body);
         }
@@ -135,5 +154,75 @@ impl Answer {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} {}", self.what, self.status, self.body)
+    }
+}
+
+/// Server-sent events that are being read.
+pub(crate) struct Events {
+    response: Response,
+    /// What has come and was not read yet.
+    text: String,
+}
+
+/// An event, or (all empty) a comment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) event: String,
+    pub(crate) id: String,
+    pub(crate) data: String,
+}
+
+impl Event {
+    /// The reason of an end.
+    pub(crate) fn reason(&self) -> String {
+        assert_eq!(self.event, "end", "{self:?}");
+        let end: Value = serde_json::from_str(&self.data).expect("JSON");
+        assert!(end["details"].as_str().is_some_and(|details| !details.is_empty()), "{end}");
+        end["reason"].as_str().expect("a reason").to_owned()
+    }
+}
+
+impl Events {
+    /// The next event or comment; none at the end of the stream.
+    pub(crate) async fn any(&mut self) -> Option<Event> {
+        loop {
+            if let Some((frame, rest)) = self.text.split_once("\n\n") {
+                let mut event = Event::default();
+                for line in frame.lines() {
+                    match line.split_once(": ") {
+                        Some(("event", text)) => event.event = text.to_owned(),
+                        Some(("id", text)) => event.id = text.to_owned(),
+                        Some(("data", text)) => event.data.push_str(text),
+                        _ => assert!(line.starts_with(':'), "{line:?}"),
+                    }
+                }
+                self.text = rest.to_owned();
+                return Some(event);
+            }
+            let chunk = timeout(PATIENCE, self.response.chunk()).await.expect("something in time");
+            let chunk = chunk.expect("a body that does not break off")?;
+            self.text.push_str(std::str::from_utf8(&chunk).expect("the tests' logs are ASCII"));
+        }
+    }
+
+    /// The next event.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        loop {
+            match self.any().await {
+                Some(event) if event == Event::default() => {}
+                event => return event,
+            }
+        }
+    }
+
+    /// The reason of the end, whatever lines come before it.
+    pub(crate) async fn end(&mut self) -> String {
+        loop {
+            let event = self.next().await.expect("a last word");
+            if event.event == "end" {
+                assert_eq!(self.next().await, None, "the last word is the last one");
+                return event.reason();
+            }
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::{
     cluster::{ClusterId, ClusterName, MockClusterRegistry},
     kind::Kind,
     name::Namespace,
+    session::MockSessionStore,
     testing::fake::Lent,
     user::UserId,
 };
@@ -34,7 +35,12 @@ fn gate(trail: MockAuditTrail) -> Gate {
         .expect_name()
         .returning(|id| Ok((id == ClusterId(1)).then(|| ClusterName::new("prod").unwrap())));
     let Lent { clock, entropy, tasks } = Lent::default();
-    Gate::new(Arc::new(trail), Arc::new(clusters), clock, entropy, tasks)
+    let live = LiveSessions {
+        store: Arc::new(MockSessionStore::new()),
+        clock: clock.clone(),
+        idle: Duration::from_secs(1),
+    };
+    Gate::new(Arc::new(trail), Arc::new(clusters), clock, entropy, tasks, live)
 }
 
 /// Work that must never run.

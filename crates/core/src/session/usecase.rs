@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Claims, Identity, Lifetimes, REFRESH_GRACE, Rotation, SecretHash, Session, SessionId, SessionPorts,
-    SessionRecord, SessionRow, ThrottleKey,
+    Claims, Identity, Lifetimes, LiveSessions, REFRESH_GRACE, Rotation, SecretHash, Session, SessionId,
+    SessionPorts, SessionRecord, SessionRow, ThrottleKey,
 };
 use crate::{
     access::{Access, Caller, Origin, Permit, Resource, Role, Verb},
@@ -76,6 +76,7 @@ impl SignedIn {
 pub struct Sessions {
     pub(crate) gate: Gate,
     pub(crate) ports: SessionPorts,
+    pub(crate) live: LiveSessions,
     pub(crate) users: Arc<dyn UserRegistry>,
     pub(crate) hasher: Arc<dyn PasswordHasher>,
     pub(crate) initial: Arc<dyn InitialPassword>,
@@ -165,7 +166,7 @@ impl Sessions {
     pub async fn authenticate(&self, bearer: &str, cookie: &str, origin: Origin) -> Result<SignedIn> {
         let now = self.clock.now();
         let claims = self.ports.tokens.verify(bearer, now).map_err(Error::new)?;
-        let (session, user) = self.live(cookie, now).await?;
+        let (session, user) = self.live.by_cookie(cookie).await?;
         if claims.session_id != session.id || claims.user_id != user.id {
             return Err(Error::new(Cause::SessionMismatch));
         }
@@ -190,7 +191,7 @@ impl Sessions {
         origin: Origin,
     ) -> Result<Tokens> {
         let at = self.clock.now();
-        let (mut session, user) = self.live(cookie.expose_secret(), at).await?;
+        let (mut session, user) = self.live.by_cookie(cookie.expose_secret()).await?;
         let caller = caller(&user, &session, origin);
         let access = Access::to(Verb::Refresh, Resource::Session).named(user.username.as_str());
         let permit = self.gate.admit(&caller, access.clone());
@@ -215,7 +216,7 @@ impl Sessions {
     /// # Errors
     /// `SessionEnded`; `StoreUnavailable`.
     pub async fn logout(&self, cookie: &str, origin: Origin) -> Result<()> {
-        let (session, user) = self.live(cookie, self.clock.now()).await?;
+        let (session, user) = self.live.by_cookie(cookie).await?;
         let access = Access::to(Verb::Logout, Resource::Session).named(user.username.as_str());
         let permit = self.gate.admit(&caller(&user, &session, origin), access);
         self.ports.store.end(&permit, session.id).await?;
@@ -259,7 +260,7 @@ impl Sessions {
         self.gate.allow(caller, Access::to(Verb::List, Resource::Session)).await?;
         let now = self.clock.now();
         let sessions = self.visible(caller).await?;
-        let alive = sessions.iter().filter(|(session, _)| self.expired(session, now).is_none());
+        let alive = sessions.iter().filter(|(session, _)| self.live.lives(session, now));
         let rows = alive
             .map(|(session, user)| Row::of(&show(session, user, caller.session)))
             .collect::<Result<_>>()?;
@@ -287,22 +288,6 @@ impl Sessions {
     async fn visible(&self, caller: &Caller) -> Result<Vec<(Session, Username)>> {
         let of = if caller.role == Some(Role::SuperAdmin) { None } else { caller.user_id };
         self.ports.store.list(of).await
-    }
-
-    /// The session of a cookie and its user, if neither has ended.
-    async fn live(&self, cookie: &str, now: Timestamp) -> Result<(Session, User)> {
-        let found = self.ports.store.find(SecretHash::of(cookie)).await?;
-        let (session, user) = found.ok_or_else(|| Error::new(Cause::SessionEnded))?;
-        match self.expired(&session, now) {
-            Some(cause) => Err(Error::new(cause)),
-            None if user.disabled => Err(Error::new(Cause::SessionEnded)),
-            None => Ok((session, user)),
-        }
-    }
-
-    fn expired(&self, session: &Session, now: Timestamp) -> Option<Cause> {
-        let over = now >= session.expires_at || now >= session.last_seen_at + self.lifetimes.idle;
-        over.then_some(Cause::SessionEnded)
     }
 
     fn tokens(

@@ -21,10 +21,9 @@ use jiff::Timestamp;
 use super::fake::Lent;
 use crate::{
     access::{Access, Caller, Permit, Resource, Role, Verb},
-    audit::{AuditTrail, MockAuditTrail, OperationQuery, OperationRow},
+    audit::{AuditTrail, OperationQuery, OperationRow},
     clock::{Clock, Entropy},
-    cluster::{ClusterRegistry, Connections, MockClusterRegistry},
-    gate::Gate,
+    cluster::{ClusterRegistry, Connections},
     inventory::{List, ListQuery},
     session::{LoginThrottle, SecretHash, Session, SessionRecord, SessionStore},
     user::{PasswordHash, User, UserRecord, UserRegistry, Username},
@@ -60,7 +59,7 @@ pub const STORE: &[Case] = cases! {
     users: a_created_user_is_found, names_are_unique, ids_are_never_used_again, the_first_user_is_made_once,
         a_change_sets_what_it_names, the_last_super_admin_stays, of_two_that_leave_one_stays,
         lost_rights_end_sessions, a_new_password_ends_the_other_sessions, absent_users_are_not_found;
-    sessions: an_open_session_is_found_by_its_cookie, a_session_in_use_is_noted, a_token_is_used_once,
+    sessions: an_open_session_is_found_by_its_cookie_and_its_id, a_session_in_use_is_noted, a_token_is_used_once,
         of_many_refreshes_at_once_one_wins, a_replay_ends_the_session, a_token_is_of_its_session_only,
         a_session_ends_once, sessions_are_listed_by_user, only_expired_sessions_are_forgotten;
     throttle: pauses_begin_at_the_limit_and_grow, failures_are_forgotten_after_the_window,
@@ -112,9 +111,7 @@ impl StorePorts {
 
     /// A permit of the system's with an operation of its own.
     pub fn permit(&self, access: Access) -> Permit {
-        let Lent { clock, entropy, tasks } = self.lent.clone();
-        let nobody = (Arc::new(MockAuditTrail::new()), Arc::new(MockClusterRegistry::new()));
-        Gate::new(nobody.0, nobody.1, clock, entropy, tasks).admit(&Caller::system(), access)
+        super::permit_with(self.lent.clone(), &Caller::system(), access)
     }
 
     /// A permit to do something to a user, as far as the trail is concerned.

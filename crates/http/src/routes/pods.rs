@@ -3,13 +3,20 @@
 use actix_web::web::Data;
 use pilothouse_core::{
     name::{ContainerName, Namespace, ObjectName},
-    pod::{LogOptions, PodLogs},
+    pod::{Follow, FollowStart, LogOptions, PodLogs},
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::input::{Id, Within};
-use crate::{answer::Answer, entry::Signed, error::Result, query::Params, server::Api};
+use crate::{
+    answer::Answer,
+    entry::Signed,
+    error::Result,
+    query::Params,
+    server::Api,
+    stream::{EventStream, Resumable},
+};
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -50,4 +57,41 @@ pub(crate) async fn logs(
     };
     let (cluster, namespace, pod) = (query.cluster_id.into(), query.namespace, query.pod_name);
     Ok(Answer::of(api.app.pods.logs(&who.caller, cluster, &namespace, &pod, &options).await?))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FollowQuery {
+    #[param(value_type = i64, minimum = 1)]
+    cluster_id: Id,
+    #[param(value_type = String, max_length = 63)]
+    namespace: Namespace,
+    #[param(value_type = String, max_length = 253)]
+    pod_name: ObjectName,
+    /// The pod's default container when none.
+    #[param(value_type = String, required = false, max_length = 63)]
+    container: Option<ContainerName>,
+    /// How many of the lines written so far come first; not looked at when the stream is resumed.
+    #[param(value_type = u32, required = false, minimum = 1, maximum = 10000, default = 100)]
+    tail_lines: Option<Within<1, { LogOptions::MAX_TAIL }>>,
+    /// These not older than this many seconds; not looked at when the stream is resumed.
+    #[param(value_type = u32, required = false, minimum = 1)]
+    since_seconds: Option<Within<1, { i32::MAX.cast_unsigned() }>>,
+    /// Each line begins with its time.
+    #[serde(default)]
+    timestamps: bool,
+}
+
+pub(crate) async fn follow(
+    api: Data<Api>,
+    Signed(who, Resumable(query, after)): Signed<Resumable<FollowQuery>>,
+) -> Result<EventStream> {
+    let newest = || FollowStart::Newest {
+        lines: query.tail_lines.map_or(LogOptions::DEFAULT_TAIL, |lines| lines.0),
+        since_seconds: query.since_seconds.map(|seconds| seconds.0),
+    };
+    let start = after.map_or_else(newest, FollowStart::After);
+    let follow = Follow { container: query.container, start, timestamps: query.timestamps };
+    let (cluster, namespace, pod) = (query.cluster_id.into(), query.namespace, query.pod_name);
+    Ok(EventStream(api.app.pods.follow(&who.caller, cluster, &namespace, &pod, &follow).await?))
 }

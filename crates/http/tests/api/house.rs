@@ -114,35 +114,7 @@ impl House {
     }
 
     pub(crate) async fn with(settings: HttpSettings, ready: Ready) -> Self {
-        let fake = Fake::default();
-        let app = App::new(fake.ports(), Settings::default());
-        for (name, role) in [
-            ("super", Role::SuperAdmin),
-            ("ops", Role::OpsAdmin),
-            ("viewer", Role::Viewer),
-            ("target", Role::Viewer),
-        ] {
-            let password = NewPassword::new(&PASSWORD.into()).unwrap();
-            let username = name.to_owned().try_into().unwrap();
-            let user = NewUser { username, password, role, display_name: None };
-            app.users.create(&Caller::system(), user).await.unwrap();
-        }
-        let credential = CredentialInput {
-            auth_type: Some(AuthType::Token),
-            api_server: Some("https://k8s.example.com:6443".to_owned().try_into().unwrap()),
-            token: Some("canary-token".into()),
-            ..CredentialInput::default()
-        };
-        let cluster = NewCluster {
-            name: "demo".to_owned().try_into().unwrap(),
-            description: String::new(),
-            labels: Default::default(),
-            credential,
-            skip_test: false,
-        };
-        let cluster = app.clusters.create(&Caller::system(), cluster).await.unwrap().value.id;
-        furnish(&fake, cluster);
-        fake.clusters.calls();
+        let (fake, app, cluster) = furnished().await;
         let service =
             std::rc::Rc::new(init_service(application(app.clone(), settings, Arc::new(ready))).await);
         let call = move |request: TestRequest| {
@@ -217,6 +189,40 @@ impl House {
     pub(crate) fn advance(&self, by: Duration) {
         self.fake.lent.clock.advance(by);
     }
+}
+
+/// The in-memory ports with people, a cluster and what runs in it.
+pub(crate) async fn furnished() -> (Fake, App, ClusterId) {
+    let fake = Fake::default();
+    let app = App::new(fake.ports(), Settings::default());
+    for (name, role) in [
+        ("super", Role::SuperAdmin),
+        ("ops", Role::OpsAdmin),
+        ("viewer", Role::Viewer),
+        ("target", Role::Viewer),
+    ] {
+        let password = NewPassword::new(&PASSWORD.into()).unwrap();
+        let username = name.to_owned().try_into().unwrap();
+        let user = NewUser { username, password, role, display_name: None };
+        app.users.create(&Caller::system(), user).await.unwrap();
+    }
+    let credential = CredentialInput {
+        auth_type: Some(AuthType::Token),
+        api_server: Some("https://k8s.example.com:6443".to_owned().try_into().unwrap()),
+        token: Some("canary-token".into()),
+        ..CredentialInput::default()
+    };
+    let cluster = NewCluster {
+        name: "demo".to_owned().try_into().unwrap(),
+        description: String::new(),
+        labels: Default::default(),
+        credential,
+        skip_test: false,
+    };
+    let cluster = app.clusters.create(&Caller::system(), cluster).await.unwrap().value.id;
+    furnish(&fake, cluster);
+    fake.clusters.calls();
+    (fake, app, cluster)
 }
 
 async fn reply(answer: Result<ServiceResponse, actix_web::Error>) -> Reply {

@@ -9,4 +9,5 @@ mod house;
 mod people;
 mod refusals;
 mod resources;
+mod stream;
 mod wire;

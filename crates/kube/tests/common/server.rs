@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
+    sync::mpsc::UnboundedReceiver,
     task::JoinHandle,
 };
 use tokio_rustls::{
@@ -45,10 +46,21 @@ pub(crate) enum Reply {
     Endless,
     /// 200, half a body, the end of the connection.
     Half,
+    /// 200, and what a test sends while it lasts; not even the head before there is something.
+    Following(UnboundedReceiver<Sent>),
     /// Nothing, ever.
     Silence,
     /// The end of the connection.
     Close,
+}
+
+/// A part of a body that is followed.
+pub(crate) enum Sent {
+    Bytes(Vec<u8>),
+    /// The end of the body.
+    End,
+    /// The end of the connection.
+    Break,
 }
 
 impl Reply {
@@ -151,7 +163,7 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Asked> {
 }
 
 /// Whether the connection goes on.
-async fn write(stream: &mut (impl AsyncWrite + Unpin), reply: Reply) -> bool {
+async fn write(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), reply: Reply) -> bool {
     match reply {
         Reply::Body(status, headers, body) => {
             let mut head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n", body.len());
@@ -176,6 +188,30 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), reply: Reply) -> bool {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{").await;
             let _ = stream.shutdown().await;
             false
+        }
+        Reply::Following(mut sent) => {
+            let mut head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            loop {
+                // a client that goes closes the connection; then the test's sender is closed, too
+                let next = tokio::select! {
+                    next = sent.recv() => next,
+                    _ = stream.read_u8() => None,
+                };
+                let text = match next {
+                    Some(Sent::Bytes(bytes)) => {
+                        let mut chunk = format!("{head}{:x}\r\n", bytes.len()).into_bytes();
+                        chunk.extend_from_slice(&bytes);
+                        chunk.extend_from_slice(b"\r\n");
+                        chunk
+                    }
+                    Some(Sent::End) => format!("{head}0\r\n\r\n").into_bytes(),
+                    Some(Sent::Break) | None => return false,
+                };
+                head = "";
+                if stream.write_all(&text).await.is_err() || stream.flush().await.is_err() {
+                    return false;
+                }
+            }
         }
         Reply::Silence => std::future::pending().await,
         Reply::Close => {

@@ -59,7 +59,7 @@ async fn logs_of_the_right_container() {
         (error.cause, error.context.resource.as_deref()),
         (Cause::NotFoundInCluster, Some("container"))
     );
-    assert_eq!(error.context.name.as_deref(), Some("third"));
+    assert_eq!((error.context.pod.as_deref(), error.context.name.as_deref()), (Some("web"), Some("third")));
 }
 
 #[tokio::test]
@@ -85,6 +85,7 @@ async fn why_there_is_no_log() {
         (error.cause, error.context.resource.as_deref()),
         (Cause::NotFoundInCluster, Some("previous_log"))
     );
+    assert_eq!((error.context.pod.as_deref(), error.context.name.as_deref()), (Some("web"), Some("second")));
 
     let (_server, adapter) = with_log(|| Reply::status(403, "Forbidden", "no", json!({}))).await;
     let error = logs_under(&adapter, &permit, None).await.unwrap_err();

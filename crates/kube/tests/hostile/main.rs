@@ -7,6 +7,7 @@ mod common;
 
 mod configuration;
 mod connection;
+mod follow;
 mod lists;
 mod logs;
 mod probe;
@@ -17,7 +18,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use common::{
     CLUSTER, SHORT, by_token, clusters, object, permit, permit_all, permit_to_test,
-    server::{Asked, FakeServer, Reply, Shows},
+    server::{Asked, FakeServer, Reply, Sent, Shows},
 };
 use pilothouse_core::{
     Cause, Error, Result,
@@ -31,7 +32,7 @@ use pilothouse_core::{
     name::{ContainerName, NamespaceScope},
     namespace::NamespaceApi,
     object::Labels,
-    pod::{LogOptions, PodApi, PodLogs},
+    pod::{Follow, FollowStart, LogChunks, LogOptions, PodApi, PodLogs},
     workload::{Replicas, WorkloadApi},
 };
 use pilothouse_kube::{Deadlines, KubeClusters};

@@ -30,14 +30,16 @@ impl StorePorts {
     }
 }
 
-pub(super) async fn an_open_session_is_found_by_its_cookie(ports: &StorePorts) {
+pub(super) async fn an_open_session_is_found_by_its_cookie_and_its_id(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (session, cookie, refresh) = ports.session(&user).await;
     assert_eq!((session.user_id, session.generation), (user.id, 1));
     assert_eq!((session.source_ip.as_deref(), &session.user_agent), (Some("192.0.2.1"), &None));
     assert_eq!((session.created_at, session.last_seen_at), (ports.now(), ports.now()));
     let (found, of) = ports.sessions.find(cookie).await.unwrap().unwrap();
-    assert_eq!((found, of.id, of.role), (session, user.id, Role::SuperAdmin));
+    assert_eq!((found, of.id, of.role), (session.clone(), user.id, Role::SuperAdmin));
+    assert_eq!(ports.sessions.get(session.id).await.unwrap().unwrap(), (session, of.clone()));
+    assert!(ports.sessions.get(SessionId(1_000_000)).await.unwrap().is_none());
     assert_eq!(of.last_login_at, Some(ports.now()), "the login is noted");
     assert!(ports.sessions.find(refresh).await.unwrap().is_none(), "a refresh token is no cookie");
     let nobody = SessionRecord {
@@ -123,6 +125,7 @@ pub(super) async fn a_session_ends_once(ports: &StorePorts) {
     let (session, cookie, refresh) = ports.session(&user).await;
     assert!(ports.end(session.id).await);
     assert!(ports.sessions.find(cookie).await.unwrap().is_none());
+    assert!(ports.sessions.get(session.id).await.unwrap().is_none());
     assert_eq!(ports.rotate(session.id, refresh, ports.secret(), ports.now()).await, Rotation::Unknown);
     assert!(!ports.end(session.id).await);
     let (next, _, _) = ports.session(&user).await;

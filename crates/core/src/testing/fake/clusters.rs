@@ -3,12 +3,14 @@
 mod config;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use futures_channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use serde_json::{Value, json, value::RawValue};
 
@@ -22,7 +24,7 @@ use crate::{
     name::ObjectName,
     namespace::{NamespaceApi, NamespaceRow},
     object::{Labels, parse},
-    pod::{LogOptions, PodApi, PodLogs},
+    pod::{Follow, LogChunks, LogOptions, PodApi, PodLogs},
     workload::{Replicas, WorkloadApi, WorkloadParts, WorkloadRow},
 };
 
@@ -34,6 +36,7 @@ pub struct FakeClusters {
     objects: Mutex<BTreeMap<Key, Value>>,
     calls: Mutex<Vec<String>>,
     fault: Mutex<Option<Cause>>,
+    logs: Mutex<VecDeque<UnboundedReceiver<Result<Vec<u8>>>>>,
 }
 
 impl FakeClusters {
@@ -48,6 +51,14 @@ impl FakeClusters {
     /// From now on every call fails so; or no call does.
     pub fn fail(&self, cause: Option<Cause>) {
         *lock(&self.fault) = cause;
+    }
+
+    /// The next log that is followed is what is sent here; it ends when the sender is dropped, and the sender is closed
+    /// when nobody follows any more.
+    pub fn next_log(&self) -> UnboundedSender<Result<Vec<u8>>> {
+        let (write, read) = mpsc::unbounded();
+        lock(&self.logs).push_back(read);
+        write
     }
 
     /// Every call since the last look, as `scale deployment web`.
@@ -256,5 +267,15 @@ impl PodApi for FakeClusters {
             truncated: false,
             logs: "a line\n".to_owned(),
         })
+    }
+
+    async fn follow(&self, permit: &Permit, pod: &ObjectName, _: &Follow) -> Result<LogChunks> {
+        self.call(permit, pod.as_str())?;
+        let key = Self::key(permit, pod)?;
+        if !lock(&self.objects).contains_key(&key) {
+            return Err(absent(&key));
+        }
+        let line = async { Ok(b"2026-01-01T00:00:00Z a line\n".to_vec()) };
+        Ok(lock(&self.logs).pop_front().map_or_else(|| stream::once(line).boxed(), StreamExt::boxed))
     }
 }

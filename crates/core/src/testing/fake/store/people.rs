@@ -85,6 +85,12 @@ impl UserRegistry for MemoryStore {
 }
 
 impl State {
+    fn session(&mut self, wanted: impl Fn(&Session, &SecretHash) -> bool) -> Option<(Session, User)> {
+        let session = self.sessions.iter().find(|(session, hash)| wanted(session, hash))?.0.clone();
+        let user = self.user(session.user_id).ok()?.clone();
+        Some((session, user))
+    }
+
     fn user(&mut self, id: UserId) -> Result<&mut User> {
         let found = self.users.iter_mut().map(|(user, _)| user).find(|user| user.id == id);
         found.ok_or_else(|| Error::new(Cause::NotFound).resource("user").name(id.to_string()))
@@ -146,10 +152,11 @@ impl SessionStore for MemoryStore {
     }
 
     async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
-        let mut state = self.lock();
-        let found =
-            state.sessions.iter().find(|(_, hash)| *hash == cookie).map(|(session, _)| session.clone());
-        Ok(found.and_then(|session| state.user(session.user_id).ok().cloned().map(|user| (session, user))))
+        Ok(self.lock().session(|_, hash| *hash == cookie))
+    }
+
+    async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>> {
+        Ok(self.lock().session(|session, _| session.id == id))
     }
 
     async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()> {

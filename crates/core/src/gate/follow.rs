@@ -1,0 +1,68 @@
+//! A right that is used for longer than a request: asked for once, and then again and again.
+
+use std::time::Duration;
+
+use futures_util::{FutureExt, future::BoxFuture};
+
+use super::Gate;
+use crate::{
+    access::{Access, Caller, Permit},
+    error::{Cause, Code, Error, Result},
+};
+
+/// How often a right in use is asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// How long a right holds while the database cannot say whether it does.
+const BELIEVED: Duration = Duration::from_secs(30);
+
+impl Gate {
+    /// Allows a read that goes on: also a future that ends when the right to it does, with the reason. That is within
+    /// seconds of the end of the caller's session (revoked, expired, unused for too long, the user disabled or of
+    /// another role) or of the cluster's registration. Following does not count as a use of the session.
+    ///
+    /// # Errors
+    /// As [`Gate::allow`].
+    pub async fn follow(
+        &self,
+        caller: &Caller,
+        access: Access,
+    ) -> Result<(Permit, BoxFuture<'static, Error>)> {
+        let access = self.authorise(caller, access).await?;
+        let lost = self.clone().lost(caller.clone(), access.clone());
+        Ok((Permit::new(access, None), lost.boxed()))
+    }
+
+    /// Ends when the right does not hold any more.
+    async fn lost(self, caller: Caller, access: Access) -> Error {
+        let mut confirmed = self.clock.monotonic();
+        loop {
+            self.tasks.sleep(ASK_AGAIN).await;
+            match self.still_holds(&caller, &access).await {
+                Ok(()) => confirmed = self.clock.monotonic(),
+                Err(error) if error.code() == Code::ServiceUnavailable => {
+                    if self.clock.monotonic().saturating_sub(confirmed) >= BELIEVED {
+                        return error;
+                    }
+                }
+                Err(error) => return error,
+            }
+        }
+    }
+
+    async fn still_holds(&self, caller: &Caller, access: &Access) -> Result<()> {
+        if let Some(session) = caller.session {
+            let (_, user) = self.sessions.by_id(session).await?;
+            let now = Caller { role: Some(user.role), ..caller.clone() };
+            now.check(access.verb, access.resource)?;
+        }
+        match access.cluster {
+            Some(id) if self.clusters.name(id).await?.is_none() => {
+                Err(Error::new(Cause::NotFound).resource("cluster").name(id.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

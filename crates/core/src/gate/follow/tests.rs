@@ -1,0 +1,134 @@
+//! When a followed right ends, on mocks.
+
+use std::sync::Arc;
+
+use futures_executor::block_on;
+use jiff::Timestamp;
+
+use super::*;
+use crate::{
+    access::{Resource, Role, Verb},
+    audit::MockAuditTrail,
+    clock::Clock,
+    cluster::{ClusterId, ClusterName, MockClusterRegistry},
+    kind::Kind,
+    session::{LiveSessions, MockSessionStore, Session, SessionId},
+    testing::fake::Lent,
+    user::{User, UserId, Username},
+};
+
+const IDLE: Duration = Duration::from_secs(1800);
+
+fn session(now: Timestamp) -> Session {
+    Session {
+        id: SessionId(3),
+        user_id: UserId(7),
+        generation: 1,
+        source_ip: None,
+        user_agent: None,
+        created_at: now,
+        last_seen_at: now,
+        expires_at: now + Duration::from_secs(3600),
+    }
+}
+
+fn user(now: Timestamp) -> User {
+    User {
+        id: UserId(7),
+        username: Username::new("ann").unwrap(),
+        display_name: String::new(),
+        role: Role::Viewer,
+        disabled: false,
+        created_at: now,
+        last_login_at: None,
+    }
+}
+
+/// How a right ends that held at first: the answers of the session's store from the second question on.
+fn end(
+    then: impl Fn(&Lent) -> Result<Option<(Session, User)>> + Send + Sync + 'static,
+) -> (Cause, Option<Role>) {
+    let (error, _) = followed(then, true);
+    (error.cause, error.context.required_role)
+}
+
+fn followed(
+    then: impl Fn(&Lent) -> Result<Option<(Session, User)>> + Send + Sync + 'static,
+    cluster_stays: bool,
+) -> (Error, Permit) {
+    let lent = Lent::default();
+    let mut store = MockSessionStore::new();
+    let (mut asked, of) = (0, lent.clone());
+    store.expect_get().returning(move |id| {
+        assert_eq!(id, SessionId(3));
+        asked += 1;
+        let now = of.clock.now();
+        if asked > 1 { then(&of) } else { Ok(Some((session(now), user(now)))) }
+    });
+    let mut clusters = MockClusterRegistry::new();
+    let mut named = 0;
+    clusters.expect_name().returning(move |_| {
+        named += 1;
+        Ok((cluster_stays || named == 1).then(|| ClusterName::new("prod").unwrap()))
+    });
+    let live = LiveSessions { store: Arc::new(store), clock: lent.clock.clone(), idle: IDLE };
+    let trail = Arc::new(MockAuditTrail::new());
+    let gate = Gate::new(trail, Arc::new(clusters), lent.clock, lent.entropy, lent.tasks, live);
+    let caller = Caller {
+        user_id: Some(UserId(7)),
+        role: Some(Role::Viewer),
+        session: Some(SessionId(3)),
+        ..Caller::system()
+    };
+    let access = Access::to(Verb::Logs, Resource::Kind(Kind::Pod)).in_cluster(ClusterId(1));
+    let (permit, lost) = block_on(gate.follow(&caller, access)).unwrap();
+    (block_on(lost), permit)
+}
+
+#[test]
+fn the_right_ends_with_the_session() {
+    assert_eq!(end(|_| Ok(None)), (Cause::SessionEnded, None), "revoked");
+    let disabled = |lent: &Lent| {
+        let now = lent.clock.now();
+        Ok(Some((session(now), User { disabled: true, ..user(now) })))
+    };
+    assert_eq!(end(disabled), (Cause::SessionEnded, None), "disabled");
+    let expired = |lent: &Lent| {
+        let (then, now) = (lent.clock.now(), lent.clock.now());
+        Ok(Some((Session { expires_at: then, ..session(then) }, user(now))))
+    };
+    assert_eq!(end(expired), (Cause::SessionEnded, None), "expired");
+    let unused = |lent: &Lent| {
+        let then = lent.clock.now();
+        lent.clock.advance(IDLE);
+        Ok(Some((session(then), user(then))))
+    };
+    assert_eq!(end(unused), (Cause::SessionEnded, None), "unused for too long");
+}
+
+#[test]
+fn the_right_ends_with_the_cluster() {
+    let (error, permit) = followed(|_| Ok(None), false);
+    assert_eq!((error.cause, error.context.resource.as_deref()), (Cause::NotFound, Some("cluster")));
+    assert!(permit.operation().is_none(), "a read is not recorded");
+}
+
+#[test]
+fn a_database_that_does_not_answer_is_believed_for_a_while() {
+    let unavailable = |lent: &Lent| {
+        lent.clock.advance(Duration::from_secs(2));
+        Err(Error::new(Cause::StoreUnavailable))
+    };
+    assert_eq!(end(unavailable).0, Cause::StoreUnavailable);
+    let asked = std::sync::atomic::AtomicU32::new(0);
+    let heals = move |lent: &Lent| {
+        let now = lent.clock.now();
+        lent.clock.advance(Duration::from_secs(20));
+        match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0 | 2 => Err(Error::new(Cause::StoreUnavailable)),
+            1 => Ok(Some((session(now), user(now)))),
+            _ => Ok(None),
+        }
+    };
+    assert_eq!(end(heals).0, Cause::SessionEnded, "each answer counts anew");
+}

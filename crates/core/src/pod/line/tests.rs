@@ -1,0 +1,179 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn newest() -> FollowStart {
+    FollowStart::Newest { lines: 100, since_seconds: None }
+}
+
+/// What a reader gets of a log that comes in these chunks.
+fn read<'a>(
+    start: &FollowStart,
+    timestamps: bool,
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+) -> Vec<LogLine> {
+    let mut lines = Lines::new(start, timestamps);
+    let mut found = Vec::new();
+    for chunk in chunks {
+        lines.feed(chunk.to_vec());
+        found.extend(std::iter::from_fn(|| lines.next()));
+    }
+    found.extend(lines.finish());
+    found
+}
+
+fn texts(lines: &[LogLine]) -> Vec<&str> {
+    lines.iter().map(|line| line.text.as_str()).collect()
+}
+
+fn id(text: &str) -> LineId {
+    text.parse().unwrap()
+}
+
+#[test]
+fn lines_by_table() {
+    let long = format!("{}\nnext", "x".repeat(LONGEST_LINE + 1));
+    let cut = format!("{}{CUT}", "x".repeat(LONGEST_LINE));
+    let longest = format!("{}\nnext", "x".repeat(LONGEST_LINE));
+    let cases: [(&[u8], &[&str]); 12] = [
+        (b"", &[]),
+        (b"\n", &[""]),
+        (b"2026-01-01T00:00:00.000000001Z one\n2026-01-01T00:00:01Z two\n", &["one", "two"]),
+        (b"2026-01-01T08:00:00.5+08:00 in another zone\n", &["in another zone"]),
+        (b"2026-01-01T00:00:00Z \n2026-01-01T00:00:00Z\n", &["", ""]),
+        (b"2026-01-01T00:00:00Z  indented\n", &[" indented"]),
+        (b"2026-01-01T00:00:00Z without an end", &["without an end"]),
+        (b"2026-01-01T00:00:00Z windows\r\n2026-01-01T00:00:00Z 1%\r2%\n", &["windows", "1%\r2%"]),
+        (b"2026-01-01T00:00:00Z caf\xe9 \xf0\x9f\n", &["caf\u{fffd} \u{fffd}"]),
+        (b"no time at all\n", &["no time at all"]),
+        (long.as_bytes(), &[&cut, "next"]),
+        (longest.as_bytes(), &[&longest[..LONGEST_LINE], "next"]),
+    ];
+    for (bytes, expected) in cases {
+        let lines = read(&newest(), false, [bytes]);
+        assert!(texts(&lines) == expected, "{:?}", String::from_utf8_lossy(bytes));
+    }
+    let stamped = b"2026-01-01T00:00:00.123456789Z one\n";
+    assert_eq!(texts(&read(&newest(), true, [&stamped[..]])), ["2026-01-01T00:00:00.123456789Z one"]);
+}
+
+#[test]
+fn a_line_without_an_end_is_shown_once_and_takes_no_memory() {
+    let mut lines = Lines::new(&newest(), false);
+    let mut found = Vec::new();
+    for _ in 0..1000 {
+        lines.feed(vec![b'x'; 10_000]);
+        found.extend(std::iter::from_fn(|| lines.next()));
+        assert!(lines.splitter.line.capacity() <= 2 * LONGEST_LINE);
+    }
+    assert_eq!(found.len(), 1);
+    assert_eq!(lines.finish(), None);
+}
+
+#[test]
+fn ids_are_read_back_and_nothing_else_is() {
+    let text = "2026-01-02T03:04:05.123456789Z_17_0000002a";
+    assert_eq!(id(text).to_string(), text);
+    assert_eq!(id(text).since().to_string(), "2026-01-02T03:04:04Z");
+    let refused = [
+        "",
+        "17",
+        "2026-01-02T03:04:05Z",
+        "2026-01-02T03:04:05Z_0",
+        "2026-01-02T03:04:05Z_0_2a",
+        "2026-01-02T03:04:05Z_0_0000002A",
+        "2026-01-02T03:04:05Z_-1_0000002a",
+        "2026-01-02T03:04:05Z_+1_0000002a",
+        "2026-01-02T03:04:05Z_0_0000002a_",
+        " 2026-01-02T03:04:05Z_0_0000002a",
+        "2026-01-02T11:04:05+08:00_0_0000002a",
+        "2026-13-02T03:04:05Z_0_0000002a",
+        "yesterday_0_0000002a",
+    ];
+    for text in refused {
+        assert_eq!(text.parse::<LineId>(), Err(Reason::Malformed), "{text:?}");
+    }
+}
+
+#[test]
+fn what_is_gone_from_the_log_is_not_waited_for() {
+    let after = FollowStart::After(id("2026-01-01T00:00:05Z_0_0000002a"));
+    let log = b"2026-01-01T00:00:04Z old\n2026-01-01T00:00:05Z other\n2026-01-01T00:00:06Z new\n";
+    assert_eq!(texts(&read(&after, false, [&log[..]])), ["new"]);
+}
+
+#[test]
+fn what_is_written_out_of_order_is_not_lost() {
+    let log = b"2026-01-01T00:00:05Z late\n2026-01-01T00:00:04.999Z early\n2026-01-01T00:00:06Z new\n";
+    let lines = read(&newest(), false, [&log[..]]);
+    let after = FollowStart::After(lines[0].id.unwrap());
+    assert_eq!(texts(&read(&after, false, [&log[..]])), ["early", "new"]);
+}
+
+#[test]
+fn what_bears_no_time_stands_where_it_came() {
+    let log = b"2026-01-01T00:00:05Z one\nrpc error\n2026-01-01T00:00:05Z two\n";
+    let lines = read(&newest(), false, [&log[..]]);
+    let after = FollowStart::After(lines[1].id.unwrap());
+    assert_eq!(texts(&read(&after, false, [&log[..]])), ["two"]);
+    let lines = read(&after, false, [&b"unable to retrieve container logs\n"[..]]);
+    assert_eq!((lines[0].id, lines[0].text.as_str()), (None, "unable to retrieve container logs"));
+}
+
+/// A log: few times, so that many lines share one, and few texts, so that these repeat.
+fn log() -> impl Strategy<Value = Vec<String>> {
+    let line = (0..3_u8, prop_oneof!["[ab]{0,2}", "[a-z\u{e9}\r ]{0,12}"]);
+    prop::collection::vec(line, 1..20).prop_map(|mut lines| {
+        lines.sort_by_key(|(second, _)| *second);
+        lines.into_iter().map(|(second, text)| format!("2026-01-01T00:00:0{second}Z {text}\n")).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn however_the_bytes_are_cut_the_lines_are_the_same(
+        bytes in prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'\r'), any::<u8>()], 0..200),
+        mut cuts in prop::collection::vec(0..200_usize, 0..20),
+    ) {
+        cuts.retain(|cut| *cut <= bytes.len());
+        cuts.sort_unstable();
+        let ends = cuts.iter().copied().chain([bytes.len()]);
+        let chunks = [0].into_iter().chain(cuts.iter().copied()).zip(ends).map(|(from, to)| &bytes[from..to]);
+        prop_assert_eq!(read(&newest(), true, chunks), read(&newest(), true, [&bytes[..]]));
+    }
+
+    #[test]
+    fn resumed_anywhere_each_line_comes_exactly_once(
+        log in log(), breaks in prop::collection::vec(0..20_usize, 0..5),
+    ) {
+        let whole = log.concat();
+        let expected = read(&newest(), false, [whole.as_bytes()]);
+        let (mut start, mut found) = (newest(), Vec::new());
+        for taken in breaks {
+            found.extend(read(&start, false, [whole.as_bytes()]).into_iter().take(taken));
+            start = found.last().map_or(newest(), |line: &LogLine| FollowStart::After(line.id.unwrap()));
+        }
+        found.extend(read(&start, false, [whole.as_bytes()]));
+        prop_assert_eq!(found, expected);
+    }
+
+    /// The first stream shows the newest lines only; of several lines with one time it may begin in the middle.
+    #[test]
+    fn a_stream_that_began_with_the_newest_lines_is_resumed_too(log in log(), tail in 1..20_usize, taken in 1..20_usize) {
+        // equal lines of one time cannot be told apart here
+        let log: Vec<_> = log.iter().enumerate().map(|(n, line)| line.replace('\n', &format!(" {n}\n"))).collect();
+        let (whole, newest_lines) = (log.concat(), log[log.len().saturating_sub(tail)..].concat());
+        let expected = read(&newest(), false, [newest_lines.as_bytes()]);
+        let mut found: Vec<_> = expected.iter().take(taken).cloned().collect();
+        let start = FollowStart::After(found.last().unwrap().id.unwrap());
+        found.extend(read(&start, false, [whole.as_bytes()]));
+        prop_assert_eq!(texts(&found), texts(&expected));
+    }
+
+    #[test]
+    fn an_id_is_read_back(text in "\\PC{0,20}", second in 0..9_u8) {
+        let lines = read(&newest(), false, [format!("2026-01-01T00:00:0{second}.25Z {text}\n").as_bytes()]);
+        let id = lines[0].id.unwrap();
+        prop_assert_eq!(id.to_string().parse(), Ok(id));
+    }
+}

@@ -1,0 +1,183 @@
+//! Following a log on the in-memory ports: what a reader is told, and how it ends.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use futures_executor::block_on;
+use futures_util::{FutureExt, StreamExt};
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::Caller,
+    app::{App, Settings},
+    cluster::{AuthType, ClusterId, CredentialInput, NewCluster},
+    kind::Kind,
+    name::{Namespace, ObjectName},
+    pod::{Follow, FollowStart, LineId, LogEvent, LogStream, StreamEnd, StreamLimits},
+    testing::fake::Fake,
+};
+use serde_json::json;
+
+struct World {
+    fake: Fake,
+    app: App,
+    cluster: ClusterId,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(StreamLimits::default())
+    }
+
+    fn with(streams: StreamLimits) -> Self {
+        let fake = Fake::default();
+        let app = App::new(fake.ports(), Settings { streams, ..Settings::default() });
+        let credential = CredentialInput {
+            auth_type: Some(AuthType::Token),
+            api_server: Some("https://k8s.example.com".to_owned().try_into().unwrap()),
+            token: Some("token".into()),
+            ..CredentialInput::default()
+        };
+        let cluster = NewCluster {
+            name: "demo".to_owned().try_into().unwrap(),
+            description: String::new(),
+            labels: Default::default(),
+            credential,
+            skip_test: false,
+        };
+        let cluster = block_on(app.clusters.create(&Caller::system(), cluster)).unwrap().value.id;
+        fake.clusters.put(cluster, Kind::Pod, json!({"metadata": {"name": "web-0", "namespace": "shop"}}));
+        fake.clusters.calls();
+        Self { fake, app, cluster }
+    }
+
+    fn follow(&self, after: Option<LineId>) -> Result<LogStream> {
+        let newest = FollowStart::Newest { lines: 100, since_seconds: None };
+        let start = after.map_or(newest, FollowStart::After);
+        let follow = Follow { container: None, start, timestamps: false };
+        let (namespace, pod) = (Namespace::new("shop").unwrap(), ObjectName::new("web-0").unwrap());
+        block_on(self.app.pods.follow(&Caller::system(), self.cluster, &namespace, &pod, &follow))
+    }
+}
+
+fn eventually(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < end, "{what}");
+        thread::yield_now();
+    }
+}
+
+fn line(stream: &mut LogStream) -> (Option<LineId>, String) {
+    match block_on(stream.next()) {
+        Some(LogEvent::Line(line)) => (line.id, line.text),
+        other => panic!("a line was expected: {other:?}"),
+    }
+}
+
+fn end(stream: &mut LogStream) -> StreamEnd {
+    loop {
+        match block_on(stream.next()) {
+            Some(LogEvent::Line(_)) => {}
+            Some(LogEvent::End(end)) => {
+                assert_eq!(block_on(stream.next()), None, "the last word is the last one");
+                return end;
+            }
+            None => panic!("no last word"),
+        }
+    }
+}
+
+#[test]
+fn lines_come_as_they_are_written_and_the_end_is_told() {
+    let world = World::new();
+    let log = world.fake.clusters.next_log();
+    let mut stream = world.follow(None).unwrap();
+    log.unbounded_send(Ok(b"2026-01-01T00:00:00Z o".to_vec())).unwrap();
+    assert!(stream.next().now_or_never().is_none(), "half a line is none");
+    log.unbounded_send(Ok(b"ne\n2026-01-01T00:00:00Z two".to_vec())).unwrap();
+    let (first, text) = line(&mut stream);
+    assert!(first.unwrap().to_string().starts_with("2026-01-01T00:00:00Z_0_"), "{first:?}");
+    assert_eq!(text, "one");
+    drop(log);
+    assert_eq!(line(&mut stream).1, "two", "the last line needs no end");
+    assert_eq!(end(&mut stream), StreamEnd::Completed);
+    assert!(world.fake.store.all_operations().iter().all(|row| row.operation_type != "logs"), "a plain read");
+
+    let log = world.fake.clusters.next_log();
+    let mut stream = world.follow(first).unwrap();
+    log.unbounded_send(Ok(b"2026-01-01T00:00:00Z one\n2026-01-01T00:00:00Z two\n".to_vec())).unwrap();
+    assert_eq!(line(&mut stream).1, "two");
+}
+
+#[test]
+fn a_line_that_broke_off_is_not_told() {
+    let world = World::new();
+    let log = world.fake.clusters.next_log();
+    let mut stream = world.follow(None).unwrap();
+    log.unbounded_send(Ok(b"2026-01-01T00:00:00Z one\n2026-01-01T00:00:00Z tw".to_vec())).unwrap();
+    log.unbounded_send(Err(Error::new(Cause::ConnectionLost))).unwrap();
+    assert_eq!(line(&mut stream).1, "one");
+    let end = block_on(stream.next()).unwrap();
+    assert_eq!(end, LogEvent::End(StreamEnd::Failed(Error::new(Cause::ConnectionLost))));
+    eventually("the cluster is let go", || log.is_closed());
+}
+
+#[test]
+fn a_reader_that_goes_lets_go_of_the_cluster() {
+    let world = World::with(StreamLimits { per_user: 1, ..StreamLimits::default() });
+    let log = world.fake.clusters.next_log();
+    let stream = world.follow(None).unwrap();
+    assert_eq!(world.follow(None).unwrap_err().cause, Cause::Overloaded);
+    assert_eq!(world.fake.clusters.calls().len(), 1, "what is too much does not reach the cluster");
+    drop(stream);
+    eventually("the cluster is let go", || log.is_closed());
+    eventually("its place is free", || world.follow(None).is_ok());
+}
+
+#[test]
+fn a_reader_that_stands_still_is_ended_and_may_go_on_from_where_it_was() {
+    let world = World::new();
+    let log = world.fake.clusters.next_log();
+    let mut stream = world.follow(None).unwrap();
+    let lines: String = (0..100).map(|n| format!("2026-01-01T00:00:00Z {n}\n")).collect();
+    log.unbounded_send(Ok(lines.clone().into_bytes())).unwrap();
+    eventually("the cluster is let go", || log.is_closed());
+    let (mut read, mut last) = (Vec::new(), None);
+    let end = loop {
+        match block_on(stream.next()).unwrap() {
+            LogEvent::Line(line) => (last, _) = (line.id, read.push(line.text)),
+            LogEvent::End(end) => break end,
+        }
+    };
+    assert_eq!(end, StreamEnd::TooSlow);
+    assert!((1..20).contains(&read.len()), "few lines wait: {}", read.len());
+
+    let log = world.fake.clusters.next_log();
+    let mut stream = world.follow(last).unwrap();
+    log.unbounded_send(Ok(lines.into_bytes())).unwrap();
+    let next = read.len();
+    assert_eq!(line(&mut stream).1, next.to_string());
+}
+
+#[test]
+fn a_cluster_that_is_forgotten_ends_its_streams() {
+    let world = World::new();
+    let _log = world.fake.clusters.next_log();
+    let mut stream = world.follow(None).unwrap();
+    block_on(world.app.clusters.delete(&Caller::system(), world.cluster)).unwrap();
+    assert_eq!(end(&mut stream).reason(), "not_found");
+}
+
+#[test]
+fn a_stop_ends_every_stream_even_one_that_is_not_read() {
+    let world = World::new();
+    let silent = world.fake.clusters.next_log();
+    let mut streams = [world.follow(None).unwrap(), world.follow(None).unwrap()];
+    world.app.pods.end_streams();
+    assert_eq!(end(&mut streams[0]), StreamEnd::ServerStopping);
+    eventually("the cluster is let go", || silent.is_closed());
+    assert_eq!(world.follow(None).unwrap_err().cause, Cause::Overloaded);
+}
