@@ -98,7 +98,7 @@ async fn a_resumed_log_is_read_from_the_second_before() {
     let followed = Followed::new().await;
     followed.write("one\n");
     let after = FollowStart::After("2026-01-02T03:04:05.9Z_0_0000002a".parse().unwrap());
-    follow(&followed.adapter, after).await.unwrap();
+    drop(follow(&followed.adapter, after).await.unwrap());
     let asked = &followed.server.asked()[1].target;
     assert!(asked.contains("&sinceTime=2026-01-02T03%3A04%3A04Z") && !asked.contains("tailLines"), "{asked}");
 }
