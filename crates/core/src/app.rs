@@ -8,6 +8,7 @@ use crate::{
     cluster::{ClusterPorts, ClusterProbe, ClusterRegistry, Clusters, Connections},
     config::{ConfigApi, Configs},
     gate::Gate,
+    idempotency::{Idempotency, IdempotencyStore},
     inventory::{Inventory, Lists},
     namespace::{NamespaceApi, Namespaces},
     pod::{PodApi, Pods, StreamLimits, Streams},
@@ -28,6 +29,7 @@ pub struct Ports {
     pub users: Arc<dyn UserRegistry>,
     pub sessions: Arc<dyn SessionStore>,
     pub throttle: Arc<dyn LoginThrottle>,
+    pub idempotency: Arc<dyn IdempotencyStore>,
     pub hasher: Arc<dyn PasswordHasher>,
     pub initial_password: Arc<dyn InitialPassword>,
     pub tokens: Arc<dyn TokenCodec>,
@@ -58,6 +60,7 @@ pub struct Settings {
 #[allow(missing_docs, reason = "each field is the use cases of its type, whose docs say what they do")]
 pub struct App {
     pub gate: Gate,
+    pub idempotency: Idempotency,
     pub audit: Audit,
     pub sessions: Sessions,
     pub users: Users,
@@ -88,6 +91,12 @@ impl App {
             live.clone(),
         );
         Self {
+            idempotency: Idempotency {
+                store: ports.idempotency,
+                clock: clock.clone(),
+                entropy: entropy.clone(),
+                tasks,
+            },
             audit: Audit { gate: gate.clone(), trail: audit },
             sessions: Sessions {
                 gate: gate.clone(),

@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::BoxFuture;
+use futures_channel::oneshot;
+use futures_util::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 use uuid::Uuid;
+
+use crate::error::{Error, Result};
 
 /// Time.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
@@ -27,6 +30,25 @@ pub trait Tasks: Send + Sync {
 
     /// Waits.
     async fn sleep(&self, duration: Duration);
+}
+
+/// Runs `work` to its end in a task of its own, whatever becomes of the caller.
+///
+/// # Errors
+/// What `work` says; `Internal` when it panicked.
+pub async fn detached<T: Send + 'static>(
+    tasks: &dyn Tasks,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let (done, result) = oneshot::channel();
+    tasks.spawn(
+        async move {
+            // nobody may be waiting any more; the work is done all the same
+            let _ = done.send(work.await);
+        }
+        .boxed(),
+    );
+    result.await.unwrap_or_else(|_| Err(Error::internal("a detached task was lost")))
 }
 
 /// Randomness fit for keys.

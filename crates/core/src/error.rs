@@ -185,6 +185,12 @@ causes! {
     LastSuperAdmin = "last_super_admin", ConflictError, Us;
     /// A restart of a paused deployment would do nothing until it is resumed.
     RolloutPaused = "rollout_paused", ConflictError, Us;
+    /// The caller used this `Idempotency-Key` for another request, which [`Context::name`] names.
+    IdempotencyKeyReused = "idempotency_key_reused", ConflictError, Us;
+    /// The earlier call with this `Idempotency-Key` is not over; [`Context::name`] is its request id.
+    IdempotencyInProgress = "idempotency_in_progress", ConflictError, Us;
+    /// The answer to the earlier call with this `Idempotency-Key` was lost; what it asked for may have been done.
+    IdempotencyOutcomeUnknown = "idempotency_outcome_unknown", ConflictError, Us;
     /// The cluster already has an object of this name.
     AlreadyExists = "already_exists", ConflictError, Cluster;
     /// The cluster's object was changed between read and write.
@@ -202,6 +208,8 @@ causes! {
     UnsupportedMediaType = "unsupported_media_type", UnsupportedMediaType, Us;
     /// Too many failed logins for this account or from this address.
     TooManyLogins = "too_many_logins", RateLimited, Us;
+    /// The caller has used too many different `Idempotency-Key`s within a day.
+    TooManyIdempotencyKeys = "too_many_idempotency_keys", RateLimited, Us;
     /// The cluster's API server asks for fewer requests (429).
     RateLimitedByCluster = "rate_limited_by_cluster", RateLimited, Cluster;
 

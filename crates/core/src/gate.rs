@@ -10,13 +10,12 @@ use std::{
     time::Duration,
 };
 
-use futures_channel::oneshot;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 
 use crate::{
     access::{Access, Caller, Permit, Resource},
     audit::{AuditTrail, Operation, OperationId, Outcome},
-    clock::{Clock, Entropy, Tasks, uuid_v7},
+    clock::{Clock, Entropy, Tasks, detached, uuid_v7},
     cluster::ClusterRegistry,
     error::{Cause, Code, Error, Result},
     name::NamespaceScope,
@@ -137,7 +136,7 @@ impl Gate {
     {
         let (permit, operation) = self.prepare(caller, access).await?;
         let gate = self.clone();
-        self.detached(async move {
+        detached(&*self.tasks, async move {
             gate.trail.begin(&operation).await?;
             let (mut result, outcome) = gate.run(&operation, work(permit)).await;
             if !gate.settle(operation.id, outcome).await
@@ -191,14 +190,16 @@ impl Gate {
     {
         let (permit, operation) = self.prepare(caller, access).await?;
         let gate = self.clone();
-        self.detached(async move {
-            let (result, mut outcome) = gate.run(&operation, work(permit)).await;
+        detached(&*self.tasks, async move {
+            // our own tables change whole or not at all, and a test changes nothing: no failure leaves doubt
+            let work = work(permit).map_err(Error::of_read);
+            let (result, mut outcome) = gate.run(&operation, work).await;
             let record = match &result {
                 Ok(_) => success_too,
                 Err(error) => error.code() != Code::ValidationError || error.cause == Cause::EgressDenied,
             };
             if record {
-                // our own tables change whole or not at all, and a test changes nothing
+                // a panic's neither
                 if outcome.error_code.is_some() {
                     outcome.status = crate::audit::Status::Failed;
                 }
@@ -328,22 +329,6 @@ impl Gate {
         };
         self.tasks.spawn(retry.boxed());
         false
-    }
-
-    /// Runs to its end in a task of its own, whatever becomes of the caller.
-    async fn detached<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        let (done, result) = oneshot::channel();
-        self.tasks.spawn(
-            async move {
-                // nobody may be waiting any more; the work is done and recorded all the same
-                let _ = done.send(work.await);
-            }
-            .boxed(),
-        );
-        result.await.unwrap_or_else(|_| Err(Error::internal("a detached task was lost")))
     }
 
     /// Closes what an ended process left pending.

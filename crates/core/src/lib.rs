@@ -19,6 +19,7 @@ pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod gate;
+pub mod idempotency;
 pub mod inventory;
 pub mod kind;
 pub mod kubeconfig;

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use crate::{
     frame::RequestInfo,
     openapi::{Docs, Documented},
-    words::Message,
+    words::{Language, Message},
 };
 
 /// A success: its data, and what should be known of it. Written in the caller's language.
@@ -69,18 +69,25 @@ struct Data<'a, T> {
     warnings: Vec<String>,
 }
 
+impl<T: Serialize> Answer<T> {
+    /// The body of the answer.
+    pub(crate) fn envelope(&self, language: Language) -> impl Serialize {
+        let words = language.words();
+        let warnings = self.warnings.iter().map(|warning| words.warning(warning)).collect();
+        let data = Data { data: &self.data, warnings };
+        Envelope { success: true, data, message: words.message(self.message) }
+    }
+}
+
 impl<T: Serialize> Responder for Answer<T> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
-        let words = RequestInfo::of(request).language.words();
-        let warnings = self.warnings.iter().map(|warning| words.warning(warning)).collect();
-        let data = Data { data: &self.data, warnings };
         let mut response = HttpResponse::Ok();
-        if let Some(cookie) = self.cookie {
-            response.insert_header((SET_COOKIE, cookie));
+        if let Some(cookie) = &self.cookie {
+            response.insert_header((SET_COOKIE, cookie.clone()));
         }
-        response.json(Envelope { success: true, data, message: words.message(self.message) })
+        response.json(self.envelope(RequestInfo::of(request).language))
     }
 }
 

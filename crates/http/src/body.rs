@@ -33,11 +33,21 @@ pub(crate) struct Body<T, const LIMIT: usize = LARGEST>(pub(crate) T);
 
 impl<T: DeserializeOwned + 'static, const LIMIT: usize> Input for Body<T, LIMIT> {
     async fn read(request: &HttpRequest, payload: Payload) -> Result<Self> {
+        Ok(Self::read_with_bytes(request, payload).await?.0)
+    }
+}
+
+impl<T: DeserializeOwned, const LIMIT: usize> Body<T, LIMIT> {
+    /// The body read, and the JSON that it was read from.
+    pub(crate) async fn read_with_bytes(request: &HttpRequest, payload: Payload) -> Result<(Self, Vec<u8>)> {
         let time = Api::body_time(request.app_data());
-        let bytes =
+        let mut bytes =
             timeout(time, collect(request, payload, LIMIT)).await.map_err(|_| refusal::no_json())??;
         Pairs::of(request)?.none_expected()?;
-        Ok(Self(parse(if bytes.is_empty() { b"{}" } else { &bytes })?))
+        if bytes.is_empty() {
+            bytes.extend(b"{}");
+        }
+        Ok((Self(parse(&bytes)?), bytes))
     }
 }
 

@@ -130,17 +130,16 @@ pub(crate) struct FieldReply {
 }
 
 impl Failure {
-    /// The whole answer but for the headers that every reply has.
-    pub(crate) fn render(&self, language: Language, request_id: &str) -> HttpResponse {
+    /// The body of the answer.
+    pub(crate) fn envelope(&self, language: Language, request_id: &str) -> ErrorReply {
         let Error { cause, context } = &self.error;
-        let retry_after = self.retry_after();
         let Explanation { message, details, suggestions } =
-            language.words().explain(&self.error, retry_after);
+            language.words().explain(&self.error, self.retry_after());
         let fields = context
             .fields
             .iter()
             .map(|field| FieldReply { name: field.name.clone(), reason: field.reason.as_str() });
-        let reply = ErrorReply {
+        ErrorReply {
             success: false,
             error_code: cause.code(),
             message,
@@ -158,19 +157,23 @@ impl Failure {
                 pod: context.pod.clone(),
             },
             request_id: request_id.to_owned(),
-        };
+        }
+    }
+
+    /// The whole answer but for the headers that every reply has.
+    pub(crate) fn render(&self, language: Language, request_id: &str) -> HttpResponse {
         let mut response = HttpResponseBuilder::new(self.status_code());
-        if let Some(seconds) = retry_after {
+        if let Some(seconds) = self.retry_after() {
             response.insert_header((header::RETRY_AFTER, seconds));
         }
         if let Some(allow) = &self.allow {
             response.insert_header((header::ALLOW, allow.as_str()));
         }
-        if cause.code() == Code::AuthenticationError {
+        if self.error.code() == Code::AuthenticationError {
             // RFC 9110 asks for a challenge with every 401
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
-        response.json(reply)
+        response.json(self.envelope(language, request_id))
     }
 
     /// Whole seconds, at least one; always there where the contract promises the header.

@@ -14,6 +14,7 @@ mod body;
 mod entry;
 mod error;
 mod frame;
+mod once;
 mod openapi;
 mod query;
 mod refusal;

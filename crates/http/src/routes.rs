@@ -1,5 +1,8 @@
 //! The route table: method, path, who may enter, handler. The lists of core's `LISTS` are part of it.
 //!
+//! A line of `change` is a POST that takes an `Idempotency-Key`. Every change does, but for what answers with a secret
+//! (tokens, revealed values) or changes nothing: those ignore the header, and nothing of theirs is kept.
+//!
 //! The column of roles is what the document says and the access test holds against reality; what enforces it is core's
 //! gate.
 
@@ -22,8 +25,15 @@ use pilothouse_core::{
     inventory::LISTS,
 };
 
+use serde::{Serialize, de::DeserializeOwned};
+use utoipa::ToSchema;
+
 use crate::{
+    answer::Answer,
+    body::Body,
+    entry::Signed,
     error::Result,
+    once::once,
     openapi::{Docs, Documented},
     server::Api,
 };
@@ -40,35 +50,35 @@ pub(crate) fn table() -> Vec<Route> {
         post("/api/auth/refresh",             Who::Cookie,           auth::refresh,          "Get a new pair of tokens"),
         post("/api/auth/logout",              Who::Cookie,           auth::logout,           "Sign out"),
         get( "/api/auth/me",                  Who::Role(Viewer),     auth::me,               "Who is signed in"),
-        post("/api/auth/password",            Who::Role(Viewer),     auth::password,         "Change one's own password; ends one's other sessions"),
-        post("/api/auth/sessions/revoke",     Who::Role(Viewer),     sessions::revoke,       "End a session: one's own, anybody's for a super admin"),
-        post("/api/auth/users",               Who::Role(SuperAdmin), users::create,          "Create a user"),
-        post("/api/auth/users/update",        Who::Role(SuperAdmin), users::update,          "Change a user's role or display name, disable or enable it"),
-        post("/api/auth/users/delete",        Who::Role(SuperAdmin), users::delete,          "Delete a user"),
-        post("/api/auth/users/reset-password", Who::Role(SuperAdmin), users::reset_password, "Set another user's password; ends that user's sessions"),
+        change("/api/auth/password",          Who::Role(Viewer),     auth::password,         "Change one's own password; ends one's other sessions"),
+        change("/api/auth/sessions/revoke",   Who::Role(Viewer),     sessions::revoke,       "End a session: one's own, anybody's for a super admin"),
+        change("/api/auth/users",             Who::Role(SuperAdmin), users::create,          "Create a user"),
+        change("/api/auth/users/update",      Who::Role(SuperAdmin), users::update,          "Change a user's role or display name, disable or enable it"),
+        change("/api/auth/users/delete",      Who::Role(SuperAdmin), users::delete,          "Delete a user"),
+        change("/api/auth/users/reset-password", Who::Role(SuperAdmin), users::reset_password, "Set another user's password; ends that user's sessions"),
 
-        post("/api/k8s/clusters",             Who::Role(OpsAdmin),   clusters::create,       "Register a cluster, after trying its connection"),
-        post("/api/k8s/clusters/update",      Who::Role(OpsAdmin),   clusters::update,       "Change a cluster; a new connection is tried first"),
-        post("/api/k8s/clusters/delete",      Who::Role(OpsAdmin),   clusters::delete,       "Forget a cluster and its credential"),
+        change("/api/k8s/clusters",           Who::Role(OpsAdmin),   clusters::create,       "Register a cluster, after trying its connection"),
+        change("/api/k8s/clusters/update",    Who::Role(OpsAdmin),   clusters::update,       "Change a cluster; a new connection is tried first"),
+        change("/api/k8s/clusters/delete",    Who::Role(OpsAdmin),   clusters::delete,       "Forget a cluster and its credential"),
         post("/api/k8s/clusters/test",        Who::Role(Viewer),     clusters::test,         "Test a registered cluster, or (ops_admin) a new configuration"),
         get( "/api/k8s/clusters/status",      Who::Role(Viewer),     clusters::status,       "How a cluster is right now"),
 
-        post("/api/k8s/namespaces",           Who::Role(OpsAdmin),   namespaces::create,     "Create a namespace"),
-        post("/api/k8s/namespaces/delete",    Who::Role(OpsAdmin),   namespaces::delete,     "Delete a namespace and all that is in it"),
+        change("/api/k8s/namespaces",         Who::Role(OpsAdmin),   namespaces::create,     "Create a namespace"),
+        change("/api/k8s/namespaces/delete",  Who::Role(OpsAdmin),   namespaces::delete,     "Delete a namespace and all that is in it"),
         get( "/api/k8s/workloads/detail",     Who::Role(Viewer),     workloads::detail,      "A workload with all that belongs to it"),
-        post("/api/k8s/workloads/scale",      Who::Role(OpsAdmin),   workloads::scale,       "Set the replicas of a deployment or stateful set"),
-        post("/api/k8s/workloads/restart",    Who::Role(OpsAdmin),   workloads::restart,     "Replace the pods, as kubectl rollout restart does"),
+        change("/api/k8s/workloads/scale",    Who::Role(OpsAdmin),   workloads::scale,       "Set the replicas of a deployment or stateful set"),
+        change("/api/k8s/workloads/restart",  Who::Role(OpsAdmin),   workloads::restart,     "Replace the pods, as kubectl rollout restart does"),
         get( "/api/k8s/pods/logs",            Who::Role(Viewer),     pods::logs,             "The end of a container's log"),
         get( "/api/k8s/pods/logs/stream",     Who::Role(Viewer),     pods::follow,           "A container's log as it is written, as server-sent events"),
-        post("/api/k8s/configmaps",           Who::Role(OpsAdmin),   configmaps::create,     "Create a ConfigMap"),
+        change("/api/k8s/configmaps",         Who::Role(OpsAdmin),   configmaps::create,     "Create a ConfigMap"),
         get( "/api/k8s/configmaps/detail",    Who::Role(Viewer),     configmaps::detail,     "A ConfigMap with its values"),
-        post("/api/k8s/configmaps/update",    Who::Role(OpsAdmin),   configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),
-        post("/api/k8s/configmaps/delete",    Who::Role(OpsAdmin),   configmaps::delete,     "Delete a ConfigMap"),
-        post("/api/k8s/secrets",              Who::Role(OpsAdmin),   secrets::create,        "Create a Secret"),
+        change("/api/k8s/configmaps/update",  Who::Role(OpsAdmin),   configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),
+        change("/api/k8s/configmaps/delete",  Who::Role(OpsAdmin),   configmaps::delete,     "Delete a ConfigMap"),
+        change("/api/k8s/secrets",            Who::Role(OpsAdmin),   secrets::create,        "Create a Secret"),
         get( "/api/k8s/secrets/detail",       Who::Role(Viewer),     secrets::detail,        "A Secret without its values"),
         post("/api/k8s/secrets/reveal",       Who::Role(OpsAdmin),   secrets::reveal,        "A Secret's values; recorded before they are read"),
-        post("/api/k8s/secrets/update",       Who::Role(OpsAdmin),   secrets::update,        "Replace the values, or the labels, of a Secret"),
-        post("/api/k8s/secrets/delete",       Who::Role(OpsAdmin),   secrets::delete,        "Delete a Secret"),
+        change("/api/k8s/secrets/update",     Who::Role(OpsAdmin),   secrets::update,        "Replace the values, or the labels, of a Secret"),
+        change("/api/k8s/secrets/delete",     Who::Role(OpsAdmin),   secrets::delete,        "Delete a Secret"),
     ];
     routes.into_iter().chain(LISTS.iter().map(lists::route)).collect()
 }
@@ -118,6 +128,21 @@ where
     R: Responder + Documented + 'static,
 {
     route(Method::POST, path, who, handler, summary)
+}
+
+/// A change: a POST that its caller may send again under an `Idempotency-Key`.
+fn change<T, A, F>(
+    path: &'static str,
+    who: Who,
+    handler: impl Fn(Data<Api>, Signed<Body<T>>) -> F + Clone + 'static,
+    summary: &'static str,
+) -> Route
+where
+    T: DeserializeOwned + ToSchema + 'static,
+    A: Serialize + ToSchema + Send + 'static,
+    F: Future<Output = Result<Answer<A>>> + Send + 'static,
+{
+    post(path, who, move |api, request| once(api, request, handler.clone()), summary)
 }
 
 fn route<E, R>(

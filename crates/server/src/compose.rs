@@ -110,6 +110,7 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         users: kept.clone(),
         sessions: kept.clone(),
         throttle: kept.clone(),
+        idempotency: kept.clone(),
         hasher: Arc::new(Argon2Hasher::new(runtime, entropy.clone())),
         initial_password: Arc::new(Handover::new(settings)),
         tokens: Arc::new(JwtCodec::new(key, entropy)),

@@ -1,8 +1,8 @@
 //! The ports towards the database, over diesel-async: SQLite and PostgreSQL from one text.
 //!
 //! [`Store::open`] makes the tables, knows the master key again, and gives a handle that implements every port of
-//! what we keep ourselves: [`AuditTrail`], [`UserRegistry`], [`SessionStore`], [`LoginThrottle`], [`ClusterRegistry`]
-//! and [`Connections`]. A query is written once and compiled for both databases (see `db`).
+//! what we keep ourselves: [`AuditTrail`], [`UserRegistry`], [`SessionStore`], [`LoginThrottle`],
+//! [`IdempotencyStore`], [`ClusterRegistry`] and [`Connections`]. A query is written once and compiled for both databases (see `db`).
 //!
 //! A change of our own tables and its audit entry are one transaction. Entries that stand alone go through one task
 //! that commits as many at once as wait (see `audit`).
@@ -11,6 +11,7 @@
 //! [`UserRegistry`]: pilothouse_core::user::UserRegistry
 //! [`SessionStore`]: pilothouse_core::session::SessionStore
 //! [`LoginThrottle`]: pilothouse_core::session::LoginThrottle
+//! [`IdempotencyStore`]: pilothouse_core::idempotency::IdempotencyStore
 //! [`ClusterRegistry`]: pilothouse_core::cluster::ClusterRegistry
 //! [`Connections`]: pilothouse_core::cluster::Connections
 
@@ -29,6 +30,7 @@ mod audit;
 mod cluster;
 mod db;
 mod error;
+mod idempotency;
 mod lease;
 mod migrate;
 mod schema;
@@ -54,7 +56,7 @@ pub struct Lent {
     pub clock: Arc<dyn Clock>,
     /// Randomness, for ids.
     pub entropy: Arc<dyn Entropy>,
-    /// Seals credentials.
+    /// Seals credentials, and what idempotency keys stand for.
     pub sealer: Arc<dyn Sealer>,
 }
 

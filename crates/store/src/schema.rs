@@ -201,6 +201,22 @@ diesel::table! {
 
 diesel::table! {
     use super::Instant;
+    use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+
+    idempotency_keys (id) {
+        id -> Text,
+        user_id -> BigInt,
+        key -> Text,
+        instance -> Nullable<Text>,
+        request -> Binary,
+        request_id -> Nullable<Text>,
+        reply -> Nullable<Binary>,
+        expires_at -> Instant,
+    }
+}
+
+diesel::table! {
+    use super::Instant;
     use diesel::sql_types::{BigInt, Binary, Bool, Nullable, Text};
 
     clusters (id) {

@@ -153,3 +153,18 @@ CREATE TABLE throttles (
 );
 
 CREATE INDEX throttles_updated_at ON throttles (updated_at);
+
+-- A key whose answer is remembered. No instance: nobody works on it any more. Request and reply are sealed.
+CREATE TABLE idempotency_keys (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id BIGINT NOT NULL,
+    key TEXT NOT NULL,
+    instance TEXT,
+    request BYTEA NOT NULL,
+    request_id TEXT,
+    reply BYTEA,
+    expires_at TIMESTAMPTZ NOT NULL,
+    UNIQUE (user_id, key)
+);
+
+CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);

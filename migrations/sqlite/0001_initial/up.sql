@@ -153,3 +153,18 @@ CREATE TABLE throttles (
 ) STRICT;
 
 CREATE INDEX throttles_updated_at ON throttles (updated_at);
+
+-- A key whose answer is remembered. No instance: nobody works on it any more. Request and reply are sealed.
+CREATE TABLE idempotency_keys (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    instance TEXT,
+    request BLOB NOT NULL,
+    request_id TEXT,
+    reply BLOB,
+    expires_at INTEGER NOT NULL,
+    UNIQUE (user_id, key)
+) STRICT;
+
+CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);

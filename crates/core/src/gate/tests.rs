@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
+use futures_channel::oneshot;
 use futures_executor::block_on;
 use mockall::predicate::always;
 

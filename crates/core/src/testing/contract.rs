@@ -24,12 +24,14 @@ use crate::{
     audit::{AuditTrail, OperationQuery, OperationRow},
     clock::{Clock, Entropy},
     cluster::{ClusterRegistry, Connections},
+    idempotency::IdempotencyStore,
     inventory::{List, ListQuery},
     session::{LoginThrottle, SecretHash, Session, SessionRecord, SessionStore},
     user::{PasswordHash, User, UserRecord, UserRegistry, Username},
 };
 
 mod clusters;
+mod idempotency;
 mod listing;
 mod sessions;
 mod throttle;
@@ -65,6 +67,9 @@ pub const STORE: &[Case] = cases! {
     throttle: pauses_begin_at_the_limit_and_grow, failures_are_forgotten_after_the_window,
         the_longest_pause_counts, failures_at_once_all_count, one_refusal_a_minute_is_told,
         a_login_resets_the_account;
+    idempotency: of_many_claims_at_once_one_is_made, the_answer_is_kept_to_the_byte,
+        what_was_not_done_frees_the_key, an_answer_that_is_not_known_is_told, keys_are_each_users_own,
+        keys_are_forgotten_in_time;
     clusters: a_registered_cluster_is_found, names_are_unique_ignoring_case, ids_are_never_used_again,
         a_change_sets_what_it_names, a_new_connection_is_a_new_version, a_change_meanwhile_is_a_conflict,
         a_deleted_cluster_is_gone, a_probe_is_kept, a_probe_of_an_older_connection_is_dropped;
@@ -82,6 +87,7 @@ pub struct StorePorts {
     pub users: Arc<dyn UserRegistry>,
     pub sessions: Arc<dyn SessionStore>,
     pub throttle: Arc<dyn LoginThrottle>,
+    pub idempotency: Arc<dyn IdempotencyStore>,
     pub clusters: Arc<dyn ClusterRegistry>,
     pub connections: Arc<dyn Connections>,
     lent: Lent,
@@ -91,13 +97,21 @@ impl StorePorts {
     /// The ports of `store`.
     pub fn over<S>(store: Arc<S>) -> Self
     where
-        S: AuditTrail + UserRegistry + SessionStore + LoginThrottle + ClusterRegistry + Connections + 'static,
+        S: AuditTrail
+            + UserRegistry
+            + SessionStore
+            + LoginThrottle
+            + IdempotencyStore
+            + ClusterRegistry
+            + Connections
+            + 'static,
     {
         Self {
             audit: store.clone(),
             users: store.clone(),
             sessions: store.clone(),
             throttle: store.clone(),
+            idempotency: store.clone(),
             clusters: store.clone(),
             connections: store,
             lent: Lent::default(),

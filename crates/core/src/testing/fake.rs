@@ -39,6 +39,7 @@ impl Fake {
             users: store.clone(),
             sessions: store.clone(),
             throttle: store.clone(),
+            idempotency: store.clone(),
             hasher: Arc::new(PlainHasher),
             initial_password: initial_password.clone(),
             tokens: Arc::new(PlainTokens),

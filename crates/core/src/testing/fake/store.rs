@@ -15,12 +15,14 @@ use crate::{
     audit::{ChainHash, Entry, Operation, OperationRow, Outcome, Status},
     cluster::{Cluster, ClusterId, StoredConnection},
     error::{Cause, Error, Result},
+    idempotency::{NewClaim, Progress},
     session::{SecretHash, Session, ThrottleKey},
     user::{PasswordHash, User},
 };
 
 mod audit;
 mod cluster;
+mod idempotency;
 mod people;
 
 /// Users, sessions, clusters and the trail, in memory.
@@ -39,6 +41,7 @@ struct State {
     refresh: HashMap<SecretHash, (i64, Option<Timestamp>)>,
     throttles: HashMap<String, Throttle>,
     clusters: Vec<(Cluster, StoredConnection)>,
+    claims: Vec<(NewClaim, Progress)>,
     entries: Vec<String>,
     head: Option<ChainHash>,
     operations: Vec<OperationRow>,

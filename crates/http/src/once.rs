@@ -1,0 +1,157 @@
+//! Changes that a caller may ask for again under an `Idempotency-Key`. A route of [`crate::routes`] made by `change` is
+//! one: its handler knows nothing of it.
+
+use actix_web::{
+    HttpRequest, HttpResponse, Responder,
+    body::BoxBody,
+    dev::Payload,
+    http::{
+        StatusCode,
+        header::{ContentType, HeaderMap, HeaderName},
+    },
+    web::Data,
+};
+use pilothouse_core::{
+    Error,
+    error::Reason,
+    idempotency::{IdempotencyKey, Once, Reply, RequestDigest},
+    session::SignedIn,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tracing::Instrument;
+use utoipa::ToSchema;
+
+use crate::{
+    answer::Answer,
+    body::Body,
+    entry::{Input, Signed},
+    error::{Failure, Result, status},
+    frame::RequestInfo,
+    openapi::{Docs, Documented},
+    server::Api,
+};
+
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// A body, and the key under which its caller may send it again.
+pub(crate) struct Repeatable<T> {
+    body: Body<T>,
+    again: Option<Again>,
+    info: RequestInfo,
+}
+
+/// What a request is known again by; the caller's role comes on top.
+struct Again {
+    key: IdempotencyKey,
+    route: String,
+    said: Value,
+}
+
+impl<T: DeserializeOwned + 'static> Input for Repeatable<T> {
+    async fn read(request: &HttpRequest, payload: Payload) -> Result<Self> {
+        let (body, said) = Body::read_with_bytes(request, payload).await?;
+        let again = match key(request.headers())? {
+            Some(key) => {
+                let said = serde_json::from_slice(&said)
+                    .map_err(|_| Error::internal("a body was read, and is no JSON"))?;
+                Some(Again { key, route: format!("{} {}", request.method(), request.path()), said })
+            }
+            None => None,
+        };
+        Ok(Self { body, again, info: RequestInfo::of(request) })
+    }
+}
+
+/// The key, if there is one.
+fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>> {
+    let mut values = headers.get_all(KEY);
+    let Some(value) = values.next() else { return Ok(None) };
+    let refused = |reason| Error::invalid(IdempotencyKey::HEADER, reason);
+    if values.next().is_some() {
+        return Err(refused(Reason::Duplicate).into());
+    }
+    let text = value.to_str().map_err(|_| refused(Reason::Malformed))?;
+    Ok(Some(IdempotencyKey::new(text).map_err(refused)?))
+}
+
+impl<T: ToSchema> Documented for Repeatable<T> {
+    fn describe(docs: &mut Docs) {
+        Body::<T>::describe(docs);
+        docs.parameters.push(json!({
+            "name": IdempotencyKey::HEADER,
+            "in": "header",
+            "required": false,
+            "description": "Chosen by the caller. For 24 hours the same key with the same request gets the same \
+                answer (with `Idempotency-Replayed: true`) without a second change; with another request it is a \
+                conflict. What was refused and certainly not done frees the key.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": IdempotencyKey::LONGEST, "pattern": "^[!-~]+$"},
+        }));
+    }
+}
+
+/// The handler of a change, as it is; or, under a key, once.
+pub(crate) async fn once<T, A, H, F>(
+    api: Data<Api>,
+    Signed(who, Repeatable { body, again, info }): Signed<Repeatable<T>>,
+    handler: H,
+) -> Result<Given<A>>
+where
+    A: Serialize + Send + 'static,
+    H: FnOnce(Data<Api>, Signed<Body<T>>) -> F,
+    F: Future<Output = Result<Answer<A>>> + Send + 'static,
+{
+    let Some(Again { key, route, said }) = again else {
+        return Ok(Given::Now(handler(api, Signed(who, body)).await?));
+    };
+    let SignedIn { caller, .. } = &who;
+    let (caller, request) = (caller.clone(), RequestDigest::of(&route, caller.role, said));
+    let work = handler(api.clone(), Signed(who, body));
+    // actix's own wrapper of a failure is for the 405 of a path, which no handler answers
+    let work = async move { work.await.map_err(|failure| failure.error) }.in_current_span();
+    let reply = move |result: &Result<Answer<A>, Error>| {
+        let RequestInfo { id, language } = info;
+        let (status, body) = match result {
+            Ok(answer) => (StatusCode::OK, serde_json::to_vec(&answer.envelope(language))),
+            Err(error) => {
+                let failure = Failure::from(error.clone());
+                (status(error.code()), serde_json::to_vec(&failure.envelope(language, &id)))
+            }
+        };
+        Some(Reply { status: status.as_u16(), body: body.ok()? })
+    };
+    Ok(match api.app.idempotency.once(&caller, key, request, work, reply).await? {
+        Once::Done(answer) => Given::Now(answer),
+        Once::Repeated(reply) => Given::Before(reply),
+    })
+}
+
+/// An answer given now, or one that was given before.
+pub(crate) enum Given<A> {
+    Now(Answer<A>),
+    Before(Reply),
+}
+
+impl<A: Serialize> Responder for Given<A> {
+    type Body = BoxBody;
+
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        match self {
+            Self::Now(answer) => answer.respond_to(request),
+            Self::Before(Reply { status, body }) => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                HttpResponse::build(status)
+                    .insert_header((REPLAYED, "true"))
+                    .content_type(ContentType::json())
+                    .body(body)
+            }
+        }
+    }
+}
+
+impl<A: ToSchema> Documented for Given<A> {
+    fn describe(docs: &mut Docs) {
+        Answer::<A>::describe(docs);
+    }
+}

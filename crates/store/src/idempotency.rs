@@ -1,0 +1,144 @@
+//! Claims of idempotency keys. The unique key of user and key decides, of replicas too. What was asked and what was
+//! answered is sealed: a body may hold a Secret that its plain hash would let one guess.
+
+use async_trait::async_trait;
+use diesel::{
+    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable,
+    Selectable, SelectableHelper as _,
+};
+use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
+use pilothouse_core::{
+    Result,
+    idempotency::{Claim, Earlier, End, IdempotencyStore, NewClaim, Progress, Reply, RequestDigest},
+    seal::{SealedFor, Sealer},
+};
+use uuid::Uuid;
+
+use crate::{
+    Store,
+    db::{change, transact},
+    error::corrupt,
+    schema::{At, idempotency_keys, leases},
+};
+
+/// How many expired claims a new one removes at most: more than it adds.
+const SWEPT: i64 = 16;
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = idempotency_keys)]
+struct Row {
+    id: String,
+    instance: Option<String>,
+    request: Vec<u8>,
+    request_id: Option<String>,
+    reply: Option<Vec<u8>>,
+}
+
+fn request_of(row: Uuid) -> SealedFor {
+    SealedFor { row, field: "idempotency_keys.request" }
+}
+
+fn reply_of(row: Uuid) -> SealedFor {
+    SealedFor { row, field: "idempotency_keys.reply" }
+}
+
+impl Row {
+    /// `alive`: whether somebody works on it.
+    fn open(self, alive: bool, sealer: &dyn Sealer) -> Result<Earlier> {
+        let id = self.id.parse().map_err(|_| corrupt("idempotency_keys.id"))?;
+        let request = sealer.open(&request_of(id), &self.request)?;
+        let request = request.try_into().map_err(|_| corrupt("idempotency_keys.request"))?;
+        let progress = match self.reply {
+            Some(sealed) => Progress::Answered(read(&sealer.open(&reply_of(id), &sealed)?)?),
+            None if alive => Progress::Running,
+            None => Progress::Unknown,
+        };
+        Ok(Earlier { request: RequestDigest(request), request_id: self.request_id, progress })
+    }
+}
+
+/// A reply in bytes: its status in two, then its body.
+fn written(reply: &Reply) -> Vec<u8> {
+    [&reply.status.to_be_bytes(), reply.body.as_slice()].concat()
+}
+
+fn read(bytes: &[u8]) -> Result<Reply> {
+    let (status, body) = bytes.split_first_chunk().ok_or_else(|| corrupt("idempotency_keys.reply"))?;
+    Ok(Reply { status: u16::from_be_bytes(*status), body: body.to_vec() })
+}
+
+#[async_trait]
+impl IdempotencyStore for Store {
+    async fn claim(&self, claim: &NewClaim) -> Result<Claim> {
+        let (user, key, at) = (claim.user.0, claim.key.as_str().to_owned(), claim.at);
+        let instance = self.lease.instance().to_owned();
+        let sealed = self.lent.sealer.seal(&request_of(claim.id), &claim.request.0)?;
+        let (id, request_id) = (claim.id.to_string(), claim.request_id.clone());
+        let expires_at = At(claim.expires_at);
+        let sealer = self.lent.sealer.clone();
+        transact!(self.db, |conn| {
+            let expired = || idempotency_keys::table.filter(idempotency_keys::expires_at.le(At(at)));
+            let of_key = || idempotency_keys::user_id.eq(user).and(idempotency_keys::key.eq(key.clone()));
+            let oldest = expired().select(idempotency_keys::id).order_by(idempotency_keys::expires_at);
+            let swept: Vec<String> = oldest.limit(SWEPT).load(conn).await?;
+            if !swept.is_empty() {
+                let swept = idempotency_keys::id.eq_any(swept);
+                diesel::delete(idempotency_keys::table.filter(swept)).execute(conn).await?;
+                diesel::delete(expired().filter(of_key())).execute(conn).await?;
+            }
+            loop {
+                let values = (
+                    idempotency_keys::id.eq(&id),
+                    idempotency_keys::user_id.eq(user),
+                    idempotency_keys::key.eq(&key),
+                    idempotency_keys::instance.eq(&instance),
+                    idempotency_keys::request.eq(&sealed),
+                    idempotency_keys::request_id.eq(&request_id),
+                    idempotency_keys::expires_at.eq(expires_at),
+                );
+                let made = diesel::insert_into(idempotency_keys::table)
+                    .values(values)
+                    .on_conflict((idempotency_keys::user_id, idempotency_keys::key))
+                    .do_nothing()
+                    .execute(conn)
+                    .await?;
+                if made == 1 {
+                    let of_user = idempotency_keys::table.filter(idempotency_keys::user_id.eq(user));
+                    let live: i64 = of_user.count().get_result(conn).await?;
+                    return Ok(Claim::Made { live: live.unsigned_abs() });
+                }
+                let taken = idempotency_keys::table.filter(of_key()).select(Row::as_select());
+                let row: Option<Row> = taken.first(conn).await.optional()?;
+                // freed between the two: to be claimed again
+                let Some(row) = row else { continue };
+                let alive = match &row.instance {
+                    // another process that lives has a lease
+                    Some(other) if *other != instance => {
+                        let lease = leases::table.find(other).filter(leases::expires_at.gt(At(at)));
+                        diesel::select(diesel::dsl::exists(lease)).get_result(conn).await?
+                    }
+                    worker => worker.is_some(),
+                };
+                return Ok(Claim::Taken(row.open(alive, &*sealer)?));
+            }
+        })
+    }
+
+    async fn end(&self, id: Uuid, end: &End) -> Result<()> {
+        let reply = match end {
+            End::Answered(reply) => Some(self.lent.sealer.seal(&reply_of(id), &written(reply))?),
+            End::NotDone | End::Unknown => None,
+        };
+        let free = *end == End::NotDone;
+        change!(self.db, |conn| {
+            let row = idempotency_keys::table.find(id.to_string());
+            if free {
+                diesel::delete(row).execute(conn).await?;
+            } else {
+                let over = (idempotency_keys::instance.eq(None::<String>), idempotency_keys::reply.eq(reply));
+                diesel::update(row).set(over).execute(conn).await?;
+            }
+            Ok(())
+        })
+    }
+}
