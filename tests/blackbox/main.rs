@@ -12,6 +12,7 @@ mod faults;
 mod follow;
 mod lists;
 mod logs;
+mod once;
 mod secrecy;
 mod start;
 mod support;

@@ -104,7 +104,8 @@ impl IdempotencyStore for Store {
                     .await?;
                 if made == 1 {
                     let of_user = idempotency_keys::table.filter(idempotency_keys::user_id.eq(user));
-                    let live: i64 = of_user.count().get_result(conn).await?;
+                    let live = of_user.filter(idempotency_keys::expires_at.gt(At(at)));
+                    let live: i64 = live.count().get_result(conn).await?;
                     return Ok(Claim::Made { live: live.unsigned_abs() });
                 }
                 let taken = idempotency_keys::table.filter(of_key()).select(Row::as_select());

@@ -30,13 +30,15 @@ pub(crate) struct Client {
     address: String,
     /// Both, when signed in.
     pub(crate) session: Option<Session>,
+    /// The `Idempotency-Key` of its requests, if they have one.
+    key: Option<String>,
     answers: Arc<Mutex<String>>,
 }
 
 impl Client {
     pub(super) fn new(address: &str) -> Self {
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-        Self { http, address: address.into(), session: None, answers: Arc::default() }
+        Self { http, address: address.into(), session: None, key: None, answers: Arc::default() }
     }
 
     /// The same client, signed in.
@@ -49,6 +51,11 @@ impl Client {
             session_id: text("session_id"),
         };
         Self { session: Some(session), ..self.clone() }
+    }
+
+    /// The same client, sending this `Idempotency-Key`.
+    pub(crate) fn under(&self, key: &str) -> Self {
+        Self { key: Some(key.to_owned()), ..self.clone() }
     }
 
     pub(crate) async fn try_sign_in(&self, username: &str, password: &str) -> Answer {
@@ -110,6 +117,9 @@ impl Client {
 
     async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
         let mut request = self.request(method.clone(), path);
+        if let Some(key) = &self.key {
+            request = request.header("idempotency-key", key);
+        }
         if let Some(body) = &body {
             request = request.json(body);
         }
@@ -119,7 +129,8 @@ impl Client {
         let text = response.text().await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let mut answers = self.answers.lock().expect("no test panics here");
         answers.push_str(&format!("{what}: {status} {headers:?}\n{text}\n"));
-        Answer { what, status, headers, body: serde_json::from_str(&text).unwrap_or_default() }
+        let body = serde_json::from_str(&text).unwrap_or_default();
+        Answer { what, status, headers, body, text }
     }
 }
 
@@ -130,6 +141,8 @@ pub(crate) struct Answer {
     headers: HeaderMap,
     /// The envelope; null when the body is not JSON.
     pub(crate) body: Value,
+    /// The body as it came.
+    pub(crate) text: String,
 }
 
 impl Answer {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 pub(crate) use self::{
-    client::{Client, Event, Events},
+    client::{Answer, Client, Event, Events},
     clusters::{apply, cluster, light, names, namespace, strings},
     install::{Install, PASSWORD, Server, mode},
 };

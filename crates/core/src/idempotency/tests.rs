@@ -8,12 +8,12 @@ use std::sync::{
 
 use futures_channel::oneshot;
 use futures_executor::block_on;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::testing::fake::{Fake, Lent, MemoryStore};
+use crate::testing::fake::{Fake, Lent, MemoryStore, ThreadTasks};
 
 /// Work that counts how often it was done.
 #[derive(Clone, Default)]
@@ -30,6 +30,25 @@ impl Work {
     }
 }
 
+/// Tasks on threads, whose pauses are a tenth as long: a busy machine does not use up all patience.
+struct Hurried(ThreadTasks);
+
+#[async_trait]
+impl Tasks for Hurried {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.0.spawn(task);
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let (wake, woken) = oneshot::channel::<()>();
+        std::thread::spawn(move || {
+            std::thread::sleep(duration / 10);
+            drop(wake);
+        });
+        let _ = woken.await;
+    }
+}
+
 struct Desk {
     once: Idempotency,
     lent: Lent,
@@ -39,7 +58,8 @@ struct Desk {
 impl Desk {
     fn new() -> Self {
         let Fake { lent, store, .. } = Fake::default();
-        Self { once: over(store.clone(), &lent), lent, store }
+        let once = Idempotency { tasks: Arc::new(Hurried(ThreadTasks)), ..over(store.clone(), &lent) };
+        Self { once, lent, store }
     }
 
     async fn call(
