@@ -329,7 +329,7 @@ proptest! {
         for answer in &answers {
             match answer {
                 Ok(Once::Done(5)) => {}
-                Ok(Once::Repeated(reply)) => prop_assert_eq!(Some(reply), written(&Ok(5)).as_ref()),
+                Ok(Once::Repeated(reply)) => prop_assert_eq!(Some(reply.clone()), written(&Ok(5))),
                 Err(error) => prop_assert_eq!(error.cause, Cause::NotFoundInCluster),
                 Ok(other) => prop_assert!(false, "{:?}", other),
             }
