@@ -95,7 +95,7 @@ impl App {
                 store: ports.idempotency,
                 clock: clock.clone(),
                 entropy: entropy.clone(),
-                tasks,
+                tasks: tasks.clone(),
             },
             audit: Audit { gate: gate.clone(), trail: audit },
             sessions: Sessions {
