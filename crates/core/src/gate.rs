@@ -331,6 +331,11 @@ impl Gate {
         false
     }
 
+    /// How many outcomes could not be stored yet. While there are any, no change is accepted.
+    pub fn unsettled(&self) -> usize {
+        self.unsettled.load(Ordering::Acquire)
+    }
+
     /// Closes what an ended process left pending.
     ///
     /// # Errors

@@ -92,6 +92,7 @@ impl<I: Input> FromRequest for Signed<I> {
             let credentials = bearer(request.headers()).zip(session_cookie(request.headers()));
             let (bearer, cookie) = credentials.ok_or(Cause::NotSignedIn)?;
             let who = api.app.sessions.authenticate(bearer, cookie, origin(&request)).await?;
+            tracing::Span::current().record("user_id", who.caller.user_id.map(|id| id.0));
             Ok(Self(who, I::read(&request, payload).await?))
         }
         .boxed_local()

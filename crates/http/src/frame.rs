@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use actix_web::{
@@ -16,7 +16,7 @@ use actix_web::{
     dev::{Payload, ServiceRequest, ServiceResponse},
     error::{InternalError, PayloadError},
     http::{
-        ConnectionType,
+        ConnectionType, StatusCode,
         header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
     },
     middleware::Next,
@@ -24,11 +24,11 @@ use actix_web::{
     web::Bytes,
 };
 use futures_util::{FutureExt, Stream, StreamExt};
-use pilothouse_core::{Cause, Error};
-use tracing::Instrument;
+use pilothouse_core::{Cause, Code, Error};
+use tracing::{Instrument, field::Empty};
 use uuid::Uuid;
 
-use crate::{error::Failure, server::Api, words::Language};
+use crate::{error::Failure, observe::InFlight, server::Api, words::Language};
 
 /// Every reply carries it.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -57,28 +57,47 @@ pub(crate) async fn frame(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let started = Instant::now();
+    let mut in_flight = InFlight::begin(Api::observer(request.app_data()), request.method());
     let info =
         RequestInfo { id: request_id(request.headers()), language: Language::preferred(request.headers()) };
     request.extensions_mut().insert(info.clone());
     let body = SharedBody::put_into(&mut request);
     let body_time = Api::body_time(request.app_data());
-    let span = tracing::info_span!("request", request_id = info.id, method = %request.method(), path = request.path());
+    // an error's: a filter that keeps only warnings keeps what says which request they are about
+    let span = tracing::error_span!(
+        "request", request_id = info.id, method = %request.method(), path = request.path(), user_id = Empty
+    );
 
     let answer = AssertUnwindSafe(next.call(request).instrument(span.clone())).catch_unwind().await;
-    let mut response = match answer {
+    let (mut response, code) = match answer {
         Ok(Ok(response)) => span.in_scope(|| explain(response.map_into_boxed_body(), &info)),
-        Ok(Err(error)) => return Err(span.in_scope(|| lost(Error::internal(error.to_string()), &info))),
-        Err(_) => return Err(span.in_scope(|| lost(Error::internal("a handler panicked"), &info))),
+        lost => {
+            let error = match lost {
+                Ok(Err(error)) => Error::internal(error.to_string()),
+                _ => Error::internal("a handler panicked"),
+            };
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            in_flight.answered(status, Some(error.code()), None);
+            return Err(span.in_scope(|| {
+                log_answer(status, &in_flight);
+                lose(error, &info)
+            }));
+        }
     };
     let refused = response.status().is_client_error() || response.status().is_server_error();
-    if refused && !body.drain(body_time.saturating_sub(started.elapsed())).await {
+    if refused && !body.drain(body_time.saturating_sub(in_flight.elapsed())).await {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     add_headers(response.headers_mut(), &info);
-    let status = response.status().as_u16();
-    span.in_scope(|| tracing::info!(status, milliseconds = started.elapsed().as_millis(), "answered"));
-    Ok(response)
+    in_flight.answered(response.status(), code, response.request().match_pattern());
+    span.in_scope(|| log_answer(response.status(), &in_flight));
+    Ok(in_flight.watch(response))
+}
+
+/// The one line that every request has.
+fn log_answer(status: StatusCode, request: &InFlight) {
+    let duration_ms = u64::try_from(request.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(status = status.as_u16(), duration_ms, "answered");
 }
 
 /// The caller's id when it is a harmless one, else one of ours.
@@ -90,9 +109,12 @@ fn request_id(headers: &HeaderMap) -> String {
     given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
-/// Writes the envelope of a refusal.
-fn explain(response: ServiceResponse<BoxBody>, info: &RequestInfo) -> ServiceResponse<BoxBody> {
-    let Some(error) = response.response().error() else { return response };
+/// Writes the envelope of a refusal, and says its code.
+fn explain(
+    response: ServiceResponse<BoxBody>,
+    info: &RequestInfo,
+) -> (ServiceResponse<BoxBody>, Option<Code>) {
+    let Some(error) = response.response().error() else { return (response, None) };
     let defect;
     let failure = match error.as_error::<Failure>() {
         Some(failure) => failure,
@@ -102,12 +124,12 @@ fn explain(response: ServiceResponse<BoxBody>, info: &RequestInfo) -> ServiceRes
         }
     };
     log_defect(&failure.error);
-    let rendered = failure.render(info.language, &info.id);
-    response.into_response(rendered)
+    let (code, rendered) = (failure.error.code(), failure.render(info.language, &info.id));
+    (response.into_response(rendered), Some(code))
 }
 
 /// The answer when the request itself is lost: a panic, a service that failed.
-fn lost(error: Error, info: &RequestInfo) -> actix_web::Error {
+fn lose(error: Error, info: &RequestInfo) -> actix_web::Error {
     log_defect(&error);
     let failure = Failure::from(error);
     let mut response: HttpResponse = failure.render(info.language, &info.id);

@@ -15,6 +15,8 @@ mod entry;
 mod error;
 mod frame;
 mod once;
+mod metrics;
+mod observe;
 mod openapi;
 mod query;
 mod refusal;
@@ -25,9 +27,11 @@ mod words;
 
 use pilothouse_core::Error;
 
+pub use metrics::{Figures, metrics_server};
+pub use observe::{Ended, Observer, Unobserved};
 pub use openapi::document;
 pub use routes::endpoints;
-pub use server::{HttpSettings, Readiness, application, server};
+pub use server::{Hooks, HttpSettings, Readiness, application, server};
 
 /// What an error is, in one English sentence, as `details` has it: for a command line.
 pub fn sentence(error: &Error) -> String {

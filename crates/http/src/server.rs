@@ -12,11 +12,13 @@ use actix_web::{
 };
 use async_trait::async_trait;
 use pilothouse_core::{Cause, Error, Result, app::App};
+use rustls::ServerConfig;
 use socket2::SockRef;
 
 use crate::{
     error::Failure,
     frame::frame,
+    observe::{Observer, Unobserved},
     routes::{Route, table},
     words::Language,
 };
@@ -29,6 +31,15 @@ pub trait Readiness: Send + Sync {
     /// # Errors
     /// Of code `ServiceUnavailable`, shown by `/readyz`.
     async fn ready(&self) -> Result<()>;
+}
+
+/// What the server asks, and tells, of the process around it.
+#[derive(Clone)]
+pub struct Hooks {
+    /// Asked by `/readyz`.
+    pub readiness: Arc<dyn Readiness>,
+    /// Told of every request.
+    pub observer: Arc<dyn Observer>,
 }
 
 /// What an operator may set.
@@ -69,13 +80,18 @@ impl Default for HttpSettings {
 pub(crate) struct Api {
     pub(crate) app: App,
     pub(crate) settings: HttpSettings,
-    pub(crate) readiness: Arc<dyn Readiness>,
+    pub(crate) hooks: Hooks,
 }
 
 impl Api {
     /// How long the body of a request may take to arrive.
     pub(crate) fn body_time(api: Option<&Data<Self>>) -> Duration {
         api.map_or(HttpSettings::default().body_time, |api| api.settings.body_time)
+    }
+
+    /// Who is told of requests.
+    pub(crate) fn observer(api: Option<&Data<Self>>) -> Arc<dyn Observer> {
+        api.map_or_else(|| Arc::new(Unobserved) as _, |api| api.hooks.observer.clone())
     }
 }
 
@@ -84,7 +100,7 @@ impl Api {
 pub fn application(
     app: App,
     settings: HttpSettings,
-    readiness: Arc<dyn Readiness>,
+    hooks: Hooks,
 ) -> Application<
     impl ServiceFactory<
         ServiceRequest,
@@ -99,7 +115,7 @@ pub fn application(
         paths.entry(route.path).or_default().push(route);
     }
     Application::new()
-        .app_data(Data::new(Api { app, settings, readiness }))
+        .app_data(Data::new(Api { app, settings, hooks }))
         .configure(|config| {
             for (path, routes) in paths {
                 let allow = routes.iter().map(|route| route.method.as_str()).collect::<Vec<_>>().join(", ");
@@ -116,22 +132,23 @@ pub fn application(
         .wrap(from_fn(frame))
 }
 
-/// A server on a listener that is bound already. It handles no signals: its handle stops it
+/// A server on a listener that is bound already: of HTTPS with `tls`, whose protocols are chosen here, else of HTTP. It handles no signals: its handle stops it
 /// ([`Server::handle`], `stop(true)` for a graceful stop).
 ///
 /// # Errors
 /// When the listener cannot be used.
 pub fn server(
     listener: TcpListener,
+    tls: Option<ServerConfig>,
     app: App,
     settings: HttpSettings,
-    readiness: Arc<dyn Readiness>,
+    hooks: Hooks,
 ) -> std::io::Result<Server> {
     // a text that cannot be read should stop the start, not a request
     for language in [Language::Chinese, Language::English] {
         language.words();
     }
-    let server = HttpServer::new(move || application(app.clone(), settings, readiness.clone()))
+    let server = HttpServer::new(move || application(app.clone(), settings, hooks.clone()))
         .workers(settings.workers)
         .max_connections(settings.max_connections)
         .client_request_timeout(settings.head_time)
@@ -139,10 +156,13 @@ pub fn server(
         .h1_allow_half_closed(false)
         .on_connect(move |connection, _| limit_unread(connection, settings.unread_time))
         .shutdown_timeout(settings.shutdown_time.as_secs())
-        .disable_signals()
-        .listen(listener)?
-        .run();
-    Ok(server)
+        .disable_signals();
+    let server = match tls {
+        // HTTP/1.1 by ALPN: HTTP/2 is not compiled in
+        Some(tls) => server.listen_rustls_0_23(listener, tls)?,
+        None => server.listen(listener)?,
+    };
+    Ok(server.run())
 }
 
 /// actix-web waits for ever for a client that does not read. The kernel does not: it counts from the last byte that the

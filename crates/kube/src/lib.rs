@@ -32,6 +32,7 @@ mod error;
 mod inventory;
 mod list;
 mod namespace;
+mod observe;
 mod permissions;
 mod pod;
 mod probe;
@@ -44,6 +45,7 @@ mod visit;
 mod workload;
 
 pub use egress::EgressRules;
+pub use observe::{Exchange, Observer, Unobserved};
 
 use crate::{clients::Clients, stack::Stack, visit::Visit};
 
@@ -73,6 +75,8 @@ pub struct KubeSettings {
     pub egress: EgressRules,
     /// Who we say we are: `pilothouse/1.2.3`.
     pub user_agent: HeaderValue,
+    /// Told of every request to a cluster.
+    pub observer: Arc<dyn Observer>,
 }
 
 impl Default for KubeSettings {
@@ -81,6 +85,7 @@ impl Default for KubeSettings {
             deadlines: Deadlines::default(),
             egress: EgressRules::default(),
             user_agent: HeaderValue::from_static(concat!("pilothouse/", env!("CARGO_PKG_VERSION"))),
+            observer: Arc::new(Unobserved),
         }
     }
 }
@@ -93,6 +98,7 @@ pub struct KubeClusters {
     clients: Arc<Clients>,
     clock: Arc<dyn Clock>,
     deadlines: Deadlines,
+    observer: Arc<dyn Observer>,
 }
 
 impl fmt::Debug for KubeClusters {
@@ -107,22 +113,22 @@ impl KubeClusters {
     /// # Panics
     /// Outside a tokio runtime: connections live on the one it is called in.
     pub fn new(settings: KubeSettings, connections: Arc<dyn Connections>, clock: Arc<dyn Clock>) -> Self {
-        let KubeSettings { deadlines, egress, user_agent } = settings;
+        let KubeSettings { deadlines, egress, user_agent, observer } = settings;
         let stacks = Mutex::new(HashMap::new());
         let clients = Clients { connections, rules: egress, user_agent, runtime: Handle::current(), stacks };
-        Self { clients: Arc::new(clients), clock, deadlines }
+        Self { clients: Arc::new(clients), clock, deadlines, observer }
     }
 
     /// A visit to the permit's cluster.
     async fn visit<'a>(&self, permit: &'a Permit, at_most: Duration) -> Result<Visit<'a>> {
-        Visit::new(self.clients.of(permit.cluster()?).await?, permit, at_most)
+        Visit::new(self.clients.of(permit.cluster()?).await?, permit, at_most, &self.observer)
     }
 
     /// A visit over a connection that may not be registered, never over a warm one: what is tested is the connection.
     fn first_visit<'a>(&self, permit: &'a Permit, connection: &Connection) -> Result<Visit<'a>> {
         let stack =
             Stack::new(connection, self.clients.rules, &self.clients.user_agent, &self.clients.runtime)?;
-        Visit::new(Arc::new(stack), permit, self.deadlines.test)
+        Visit::new(Arc::new(stack), permit, self.deadlines.test, &self.observer)
     }
 
     fn deadlines(&self) -> Deadlines {

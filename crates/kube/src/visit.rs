@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
     error::Failure,
+    observe::{Exchange, Observer},
     request::{Call, Limit},
     stack::{Broken, Stack},
 };
@@ -40,6 +41,7 @@ pub(crate) struct Visit<'a> {
     permit: &'a Permit,
     audit_id: Option<HeaderValue>,
     deadline: Instant,
+    observer: Arc<dyn Observer>,
 }
 
 impl<'a> Visit<'a> {
@@ -47,10 +49,15 @@ impl<'a> Visit<'a> {
     ///
     /// # Errors
     /// `Internal`, should an operation's id not fit a header.
-    pub(crate) fn new(stack: Arc<Stack>, permit: &'a Permit, at_most: Duration) -> Result<Self> {
+    pub(crate) fn new(
+        stack: Arc<Stack>,
+        permit: &'a Permit,
+        at_most: Duration,
+        observer: &Arc<dyn Observer>,
+    ) -> Result<Self> {
         let id = permit.operation_id().map(|id| HeaderValue::try_from(id.to_string()));
         let audit_id = id.transpose().map_err(|_| Error::internal("an operation's id is no header value"))?;
-        Ok(Self { stack, permit, audit_id, deadline: Instant::now() + at_most })
+        Ok(Self { stack, permit, audit_id, deadline: Instant::now() + at_most, observer: observer.clone() })
     }
 
     /// The same visit with a deadline that is at most this far away.
@@ -60,6 +67,7 @@ impl<'a> Visit<'a> {
             permit: self.permit,
             audit_id: self.audit_id.clone(),
             deadline: self.deadline.min(Instant::now() + at_most),
+            observer: self.observer.clone(),
         }
     }
 
@@ -188,7 +196,16 @@ impl<'a> Visit<'a> {
             let body = good(call, response).await?;
             Ok(collect(body, call.limit).await?)
         };
-        timeout_at(self.deadline, exchange).await.unwrap_or(Err(Broken::Lost(Cause::DeadlineExceeded).into()))
+        let sent = Instant::now();
+        let result = timeout_at(self.deadline, exchange).await;
+        let result = result.unwrap_or(Err(Broken::Lost(Cause::DeadlineExceeded).into()));
+        let cause = result.as_ref().err().map(|refusal| match refusal {
+            Refusal::Broken(broken) => broken.cause(),
+            Refusal::Answered(failure) => failure.error.cause,
+        });
+        let cluster = self.permit.cluster().ok();
+        self.observer.exchanged(&Exchange { cluster, cause, took: sent.elapsed() });
+        result
     }
 }
 

@@ -1,8 +1,6 @@
 //! The composition root: picks the adapters and hands them to the use cases.
 
-use std::{
-    fs::DirBuilder, io, net::SocketAddr, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration,
-};
+use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use pilothouse_core::{
@@ -10,20 +8,19 @@ use pilothouse_core::{
     app::{App, Ports},
     clock::Clock,
     pod::StreamLimits,
-    user::NewPassword,
 };
 use pilothouse_crypto::{AesSealer, Argon2Hasher, JwtCodec, MasterKey, OsEntropy};
-use pilothouse_http::{HttpSettings, Readiness};
+use pilothouse_http::{Figures, Hooks, Readiness};
 use pilothouse_kube::{EgressRules, KubeClusters, KubeSettings};
 use pilothouse_store::{Database, Lent, Store};
-use secrecy::ExposeSecret;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Fatal,
+    Fatal, config,
     initial_password::Handover,
     lent::{SystemClock, TrackedTasks},
+    metrics::{Metrics, Scrape},
     settings::Settings,
 };
 
@@ -33,13 +30,14 @@ pub(crate) struct Composed {
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Arc<TrackedTasks>,
+    metrics: Arc<Metrics>,
 }
 
 /// For `serve`: makes database and key when there are none, and the first admin when there is no user.
 pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> {
     private_folder(&settings.data_dir)
         .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
-    let database = database(settings)?;
+    let database = settings.database()?;
     let key_file = settings.key_file();
     let known = Store::fingerprint(&database, &Handle::current()).await?.is_some();
     let key = if known || key_file.exists() {
@@ -47,10 +45,7 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
     } else {
         MasterKey::create(&key_file, &OsEntropy)?
     };
-    let first = settings.admin_password.as_ref().map(NewPassword::new).transpose();
-    let first = first.map_err(|reason| {
-        Fatal::Setting(format!("admin_password is {reason}: it must have 12 to 128 characters"))
-    })?;
+    let first = config::first_password(settings)?;
     let composed = compose(settings, &database, &key).await?;
     composed.store.take_lease(composed.clock.now()).await?;
     let closed = composed.app.gate.close_orphans().await?;
@@ -63,7 +58,7 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
 
 /// For commands: only where `serve` has been, so that a mistyped directory is not filled.
 pub(crate) async fn for_commands(settings: &Settings) -> Result<App, Fatal> {
-    let database = database(settings)?;
+    let database = settings.database()?;
     if Store::fingerprint(&database, &Handle::current()).await?.is_none() {
         return Err(Fatal::Setting(format!(
             "there is no database at {database}: start `pilothouse serve` first, or name the right --data-dir"
@@ -73,13 +68,6 @@ pub(crate) async fn for_commands(settings: &Settings) -> Result<App, Fatal> {
     Ok(compose(settings, &database, &key).await?.app)
 }
 
-fn database(settings: &Settings) -> Result<Database, Fatal> {
-    match &settings.database_url {
-        Some(address) => Ok(Database::parse(address.expose_secret())?),
-        None => Ok(Database::Sqlite(settings.data_dir.join("pilothouse.db"))),
-    }
-}
-
 /// A folder that only its owner can enter.
 fn private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
@@ -87,6 +75,7 @@ fn private_folder(path: &Path) -> io::Result<()> {
 
 async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> Result<Composed, Fatal> {
     let runtime = Handle::current();
+    let metrics = Metrics::new();
     let (clock, entropy, tasks) = (SystemClock::new(), Arc::new(OsEntropy), TrackedTasks::new());
     let lent = Lent {
         runtime: runtime.clone(),
@@ -98,6 +87,7 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
     let kube = KubeSettings {
         deadlines: settings.deadlines(),
         egress: EgressRules { allow_loopback: settings.egress_allow_loopback },
+        observer: metrics.clone(),
         ..KubeSettings::default()
     };
     let kept = Arc::new(store.clone());
@@ -129,18 +119,25 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         allow_insecure_tls: settings.allow_insecure_tls,
         streams: StreamLimits::default(),
     };
-    Ok(Composed { app: App::new(ports, rules), store, clock, tasks })
-}
-
-/// How the HTTP server is set up on `address`.
-pub(crate) fn http_settings(address: SocketAddr) -> HttpSettings {
-    HttpSettings { secure_cookie: !address.ip().is_loopback(), ..HttpSettings::default() }
+    Ok(Composed { app: App::new(ports, rules), store, clock, tasks, metrics })
 }
 
 impl Composed {
-    /// Whether the database can be used; key and migrations were checked at the start.
-    pub(crate) fn readiness(&self) -> Arc<dyn Readiness> {
-        Arc::new(DatabaseAnswers(self.store.clone()))
+    /// What the HTTP server asks and tells us. Ready is whoever can use the database; key and migrations were checked at
+    /// the start.
+    pub(crate) fn hooks(&self) -> Hooks {
+        let readiness = Arc::new(DatabaseAnswers(self.store.clone()));
+        Hooks { readiness, observer: self.metrics.clone() }
+    }
+
+    /// What Prometheus reads.
+    pub(crate) fn figures(&self) -> Arc<dyn Figures> {
+        Arc::new(Scrape {
+            metrics: self.metrics.clone(),
+            store: self.store.clone(),
+            gate: self.app.gate.clone(),
+            clock: self.clock.clone(),
+        })
     }
 
     /// Says that this process lives, and closes what others that no longer do left pending, until `stop`.

@@ -11,6 +11,7 @@ use jiff::{Timestamp, Unit};
 use pilothouse_core::clock::{Clock, Tasks};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 /// The machine's clocks.
 pub(crate) struct SystemClock(Instant);
@@ -55,7 +56,8 @@ impl TrackedTasks {
 #[async_trait]
 impl Tasks for TrackedTasks {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        self.tracker.spawn_on(task, &self.runtime);
+        // what it logs still bears the id of the request that asked for it
+        self.tracker.spawn_on(task.in_current_span(), &self.runtime);
     }
 
     async fn sleep(&self, duration: Duration) {

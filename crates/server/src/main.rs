@@ -4,12 +4,15 @@
 
 mod commands;
 mod compose;
+mod config;
 mod initial_password;
 mod lent;
+mod metrics;
 mod prober;
 mod serve;
 mod settings;
 mod telemetry;
+mod tls;
 
 use std::process::ExitCode;
 
@@ -29,6 +32,9 @@ struct Arguments {
 enum Command {
     /// Serve the HTTP API until SIGTERM or SIGINT
     Serve,
+    /// Look at the settings without starting anything
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Manage users without signing in
     #[command(subcommand)]
     User(commands::UserCommand),
@@ -54,8 +60,11 @@ pub(crate) enum Fatal {
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] pilothouse_store::OpenError),
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; choose another with --listen")]
+    #[error("cannot listen on {address}: {source}; choose another address")]
     Listen {
         /// Which.
         address: std::net::SocketAddr,
@@ -70,10 +79,11 @@ pub(crate) enum Fatal {
 #[tokio::main]
 async fn main() -> ExitCode {
     let Arguments { flags, command } = Arguments::parse();
-    let done = match settings::Settings::read(&flags) {
-        Ok(settings) => match command {
-            Command::Serve => serve::serve(settings).await,
-            Command::User(command) => commands::user(settings, command).await,
+    let done = match settings::Configuration::read(&flags, std::env::vars_os()) {
+        Ok(configuration) => match command {
+            Command::Serve => serve::serve(configuration.settings).await,
+            Command::Config(command) => config::config(&configuration, &command),
+            Command::User(command) => commands::user(configuration.settings, command).await,
         },
         Err(fatal) => Err(fatal),
     };

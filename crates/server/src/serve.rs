@@ -1,11 +1,25 @@
 //! `pilothouse serve`: from the first lock to the last task.
 
-use std::{io::Write, net::TcpListener, time::Duration};
+use std::{
+    io::Write,
+    net::{SocketAddr, TcpListener},
+    time::Duration,
+};
 
-use tokio::signal::unix::{SignalKind, signal};
+use futures_util::future::join_all;
+use pilothouse_http::HttpSettings;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Fatal, compose, prober, settings::Settings, telemetry};
+use crate::{
+    Fatal, compose, prober,
+    settings::Settings,
+    telemetry,
+    tls::{Files, Pair},
+};
 
 /// How long a stop waits for what runs.
 const GRACE: Duration = Duration::from_secs(30);
@@ -13,50 +27,90 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Serves until SIGTERM or SIGINT, then finishes what runs.
 pub(crate) async fn serve(settings: Settings) -> Result<(), Fatal> {
     telemetry::start(&settings)?;
-    let listen = |source| Fatal::Listen { address: settings.listen, source };
-    let listener = TcpListener::bind(settings.listen).map_err(listen)?;
-    let address = listener.local_addr().map_err(listen)?;
-    let mut ends =
-        [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| signal(kind).map_err(listen));
+    let mut ends = Ends::new()?;
+    let (listener, address) = bind(settings.listen)?;
+    let metrics = settings.metrics_listen.map(bind).transpose()?;
+    let tls = settings.tls().map(|files| Pair::new(Files::new(files))).transpose()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %address,
+        tls = tls.is_some(),
+        metrics = metrics.as_ref().map(|(_, address)| address.to_string()),
+        data_dir = %settings.data_dir.display(),
+        database = %settings.database()?,
+        "starting"
+    );
 
     let composed = compose::for_serving(&settings).await?;
     let stop = CancellationToken::new();
-    let prober =
-        tokio::spawn(prober::run(composed.app.clusters.clone(), settings.probe_interval(), stop.clone()));
-    let lease = tokio::spawn(composed.keep_lease(stop.clone()));
-
-    let (app, http) = (composed.app.clone(), compose::http_settings(address));
-    let server = pilothouse_http::server(listener, app, http, composed.readiness()).map_err(listen)?;
-    let handle = server.handle();
-    let serving = tokio::spawn(server);
-    println!("pilothouse listening on http://{address}");
+    let mut tasks = JoinSet::new();
+    tasks.spawn(prober::run(composed.app.clusters.clone(), settings.probe_interval(), stop.clone()));
+    tasks.spawn(composed.keep_lease(stop.clone()));
+    if let Some(pair) = &tls {
+        tasks.spawn(pair.clone().keep_fresh(stop.clone()));
+    }
+    let failed = |address| move |source| Fatal::Listen { address, source };
+    let mut handles = Vec::new();
+    if let Some((listener, address)) = metrics {
+        let server =
+            pilothouse_http::metrics_server(listener, composed.figures()).map_err(failed(address))?;
+        handles.push(server.handle());
+        tasks.spawn(async { drop(server.await) });
+    }
+    let http = HttpSettings {
+        secure_cookie: tls.is_some() || !address.ip().is_loopback(),
+        ..HttpSettings::default()
+    };
+    let tls = tls.map(|pair| pair.config()).transpose()?;
+    let server = pilothouse_http::server(listener, tls, composed.app.clone(), http, composed.hooks())
+        .map_err(failed(address))?;
+    handles.push(server.handle());
+    tasks.spawn(async { drop(server.await) });
+    println!("pilothouse listening on {scheme}://{address}");
     // whoever waits for the line may read a pipe
     let _ = std::io::stdout().flush();
 
-    let [terminate, interrupt] = &mut ends;
-    tokio::select! {
-        _ = wait(terminate) => {}
-        _ = wait(interrupt) => {}
-    }
+    ends.wait().await;
     tracing::info!("stopping: finishing what runs");
     stop.cancel();
     composed.app.pods.end_streams();
     let stopping = std::time::Instant::now();
-    handle.stop(true).await;
-    let _ = serving.await;
+    join_all(handles.iter().map(|handle| handle.stop(true))).await;
     if !composed.tasks.finish(GRACE.saturating_sub(stopping.elapsed())).await {
         tracing::warn!("stopped with work still running; its operations will be closed as unknown");
     }
-    let _ = tokio::join!(prober, lease);
+    tasks.join_all().await;
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn wait(end: &mut Result<tokio::signal::unix::Signal, Fatal>) {
-    match end {
-        Ok(signal) => {
-            signal.recv().await;
+/// A listener, and where it listens when the port was ours to choose.
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Fatal> {
+    let failed = |source| Fatal::Listen { address, source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// The signals that end us.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Ends {
+    /// From now on they do not end the process by themselves.
+    fn new() -> Result<Self, Fatal> {
+        let take =
+            |kind| signal(kind).map_err(|error| Fatal::Setting(format!("cannot take signals: {error}")));
+        Ok(Self { terminate: take(SignalKind::terminate())?, interrupt: take(SignalKind::interrupt())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        Err(_) => std::future::pending().await,
     }
 }

@@ -1,28 +1,44 @@
 //! What an operator may set: a TOML file, then the environment, then flags; the last one wins.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+mod layers;
+mod show;
+mod table;
+#[cfg(test)]
+mod tests;
 
-use figment::{
-    Figment,
-    providers::{Env, Format, Serialized, Toml},
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
 };
-use jiff::SignedDuration;
-use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
 
+use jiff::SignedDuration;
+use pilothouse_store::Database;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+
+pub(crate) use self::layers::Flags;
+use self::{layers::Layers, table::Setting};
 use crate::Fatal;
 
-/// Every setting. Each is a line of the file and, in upper case after `PILOTHOUSE_`, an environment variable.
-/// Durations are written as `30s`, `10m`, `8h`.
+/// Every setting. Each is a line of [`table::SETTINGS`], of the file and, in upper case after `PILOTHOUSE_`, an
+/// environment variable. Durations are written as `30s`, `10m`, `8h`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
     /// Where to listen.
     pub(crate) listen: SocketAddr,
+    /// The certificate to serve HTTPS with, and those between it and its root; HTTP without one.
+    tls_certificate: Option<PathBuf>,
+    /// Its key.
+    tls_key: Option<PathBuf>,
+    /// Where Prometheus reads `/metrics`; nowhere without one.
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Where the database (without `database_url`), the key and the first password lie.
     pub(crate) data_dir: PathBuf,
     /// A PostgreSQL address; SQLite in the data directory without one.
-    pub(crate) database_url: Option<SecretString>,
+    database_url: Option<SecretString>,
     /// The master key; `<data_dir>/master.key` without one.
     pub(crate) key_file: Option<PathBuf>,
     /// The first admin's password, used only while there is no user.
@@ -61,89 +77,70 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// What is set when nothing is.
-const DEFAULTS: &str = r#"
-    listen = "127.0.0.1:8080"
-    data_dir = "./pilothouse-data"
-    egress_allow_loopback = false
-    allow_insecure_tls = false
-    probe_interval = "30s"
-    read_deadline = "10s"
-    write_deadline = "30s"
-    test_deadline = "5s"
-    access_token_lifetime = "10m"
-    session_idle = "30m"
-    session_lifetime = "8h"
-    log = "info"
-    log_format = "text"
-"#;
+/// The shortest and the longest duration that makes sense.
+const DURATIONS: std::ops::RangeInclusive<SignedDuration> =
+    SignedDuration::from_secs(1)..=SignedDuration::from_hours(365 * 24);
 
-/// Settings that have no default.
-const WITHOUT_DEFAULT: [&str; 3] = ["database_url", "key_file", "admin_password"];
+/// The settings, and where each comes from. Holds secrets.
+pub(crate) struct Configuration {
+    /// What holds.
+    pub(crate) settings: Settings,
+    layers: Layers,
+}
 
-/// The settings that are also flags.
-#[derive(Clone, Debug, Default, clap::Args, Serialize)]
-pub(crate) struct Flags {
-    /// A TOML file of settings
-    #[arg(long, value_name = "FILE", global = true)]
-    #[serde(skip)]
-    config: Option<PathBuf>,
-    /// Where to listen [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDRESS", global = true)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    listen: Option<SocketAddr>,
-    /// Where the database, the key and the first password lie [default: ./pilothouse-data]
-    #[arg(long, value_name = "DIR", global = true)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data_dir: Option<PathBuf>,
-    /// postgres://…; SQLite in the data directory without one
-    #[arg(long, value_name = "URL", global = true)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    database_url: Option<String>,
+impl Configuration {
+    /// Reads file, environment and flags.
+    ///
+    /// # Errors
+    /// `Fatal::Setting`, naming the setting and never its value.
+    pub(crate) fn read(
+        flags: &Flags,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Fatal> {
+        let layers = Layers::read(flags, environment)?;
+        let settings: Settings = serde_path_to_error::deserialize(layers.values())
+            .map_err(|error| refused(&layers, &error.path().to_string()))?;
+        let configuration = Self { settings, layers };
+        configuration.check()?;
+        Ok(configuration)
+    }
+
+    /// What the types do not say.
+    fn check(&self) -> Result<(), Fatal> {
+        let settings = &self.settings;
+        let durations = [
+            ("probe_interval", settings.probe_interval),
+            ("read_deadline", settings.read_deadline),
+            ("write_deadline", settings.write_deadline),
+            ("test_deadline", settings.test_deadline),
+            ("access_token_lifetime", settings.access_token_lifetime),
+            ("session_idle", settings.session_idle),
+            ("session_lifetime", settings.session_lifetime),
+        ];
+        if let Some((key, _)) = durations.iter().find(|(_, duration)| !DURATIONS.contains(duration)) {
+            return Err(refused(&self.layers, key));
+        }
+        if settings.tls_certificate.is_some() != settings.tls_key.is_some() {
+            return Err(Fatal::Setting("tls_certificate and tls_key must both be set, or neither".into()));
+        }
+        if settings.listen.port() != 0 && settings.metrics_listen == Some(settings.listen) {
+            return Err(Fatal::Setting("listen and metrics_listen must be different addresses".into()));
+        }
+        Ok(())
+    }
+}
+
+/// The sentence about a value that is not what it must be.
+fn refused(layers: &Layers, key: &str) -> Fatal {
+    let Some(setting) = Setting::find(key) else {
+        return Fatal::Setting("the settings are not of the form in docs/operations.md".into());
+    };
+    let place =
+        layers.get(setting).map(|(_, origin)| format!(" ({})", origin.of(setting))).unwrap_or_default();
+    Fatal::Setting(format!("the setting `{key}`{place} must be {}", setting.form.expected()))
 }
 
 impl Settings {
-    /// Reads file, environment and flags.
-    pub(crate) fn read(flags: &Flags) -> Result<Self, Fatal> {
-        let bad = |error: figment::Error| Fatal::Setting(first_line(&error));
-        let defaults = Figment::from(Toml::string(DEFAULTS));
-        let known: Vec<String> = defaults
-            .extract::<figment::value::Dict>()
-            .map_err(bad)?
-            .into_keys()
-            .chain(WITHOUT_DEFAULT.map(str::to_owned))
-            .collect();
-        let known: Vec<&str> = known.iter().map(String::as_str).collect();
-        let mut figment = defaults;
-        if let Some(file) = &flags.config {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| Fatal::Setting(format!("cannot read {}: {error}", file.display())))?;
-            figment = figment.merge(Toml::string(&text));
-        }
-        let settings: Self = figment
-            .merge(Env::prefixed("PILOTHOUSE_").only(&known))
-            .merge(Serialized::defaults(flags))
-            .extract()
-            .map_err(bad)?;
-        settings.check()
-    }
-
-    fn check(self) -> Result<Self, Fatal> {
-        let durations = [
-            ("probe_interval", self.probe_interval),
-            ("read_deadline", self.read_deadline),
-            ("write_deadline", self.write_deadline),
-            ("test_deadline", self.test_deadline),
-            ("access_token_lifetime", self.access_token_lifetime),
-            ("session_idle", self.session_idle),
-            ("session_lifetime", self.session_lifetime),
-        ];
-        match durations.iter().find(|(_, duration)| *duration < SignedDuration::from_secs(1)) {
-            Some((name, _)) => Err(Fatal::Setting(format!("{name} must be one second or longer, as in 30s"))),
-            None => Ok(self),
-        }
-    }
-
     /// How often each cluster is probed.
     pub(crate) fn probe_interval(&self) -> Duration {
         self.probe_interval.unsigned_abs()
@@ -171,19 +168,20 @@ impl Settings {
     pub(crate) fn key_file(&self) -> PathBuf {
         self.key_file.clone().unwrap_or_else(|| self.data_dir.join("master.key"))
     }
-}
 
-/// One sentence, and never a value: it may be a password.
-fn first_line(error: &figment::Error) -> String {
-    use figment::error::Kind;
-    let key = error.path.join(".");
-    match &error.kind {
-        Kind::UnknownField(name, _) => {
-            format!("there is no setting `{name}`; see docs/operations.md for all of them")
+    /// Which database is used.
+    ///
+    /// # Errors
+    /// `Fatal::Store` when the address is of none.
+    pub(crate) fn database(&self) -> Result<Database, Fatal> {
+        match &self.database_url {
+            Some(address) => Ok(Database::parse(address.expose_secret())?),
+            None => Ok(Database::Sqlite(self.data_dir.join("pilothouse.db"))),
         }
-        Kind::MissingField(name) => format!("the setting `{name}` is missing"),
-        Kind::InvalidType(_, expected) => format!("the setting `{key}` must be {expected}"),
-        _ if key.is_empty() => "the settings file is not TOML of the form in docs/operations.md".to_owned(),
-        _ => format!("the setting `{key}` has a value that is not understood; see docs/operations.md"),
+    }
+
+    /// The files of certificate and key, when HTTPS is to be served.
+    pub(crate) fn tls(&self) -> Option<(&Path, &Path)> {
+        self.tls_certificate.as_deref().zip(self.tls_key.as_deref())
     }
 }

@@ -1,4 +1,4 @@
-//! The log: on standard error, as text or JSON.
+//! The log: on standard error, as text or JSON. Each line of a request bears its id, in JSON as a key of its own.
 
 use std::io::IsTerminal;
 
@@ -13,17 +13,43 @@ use crate::{
 /// anybody can send.
 const NEVER: &str = "hyper=off,hyper_util=off,rustls=off,tokio_postgres=off,actix_http=off,actix_server=warn";
 
-/// Starts the log.
-pub(crate) fn start(settings: &Settings) -> Result<(), Fatal> {
-    let directives = format!("{},{NEVER}", settings.log);
-    let filter = EnvFilter::try_new(directives).map_err(|_| {
+/// Reads the setting `log`.
+///
+/// # Errors
+/// `Fatal::Setting`.
+pub(crate) fn filter(settings: &Settings) -> Result<EnvFilter, Fatal> {
+    EnvFilter::try_new(format!("{},{NEVER}", settings.log)).map_err(|_| {
         Fatal::Setting("the setting `log` is no filter such as info or pilothouse_kube=debug,info".into())
-    })?;
-    let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    })
+}
+
+/// Starts the log.
+///
+/// # Errors
+/// As [`filter`].
+pub(crate) fn start(settings: &Settings) -> Result<(), Fatal> {
+    let registry = tracing_subscriber::registry().with(filter(settings)?);
     match settings.log_format {
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).init(),
-        LogFormat::Text => registry.with(layer.with_ansi(std::io::stderr().is_terminal())).init(),
+        LogFormat::Json => {
+            let layer = json_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .flatten_event(true)
+                .flatten_span_list_on_top_level(true)
+                .with_current_span(false)
+                .with_span_list(false);
+            registry.with(layer).init();
+        }
+        LogFormat::Text => {
+            let ansi = std::io::stderr().is_terminal();
+            registry
+                .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi))
+                .init();
+        }
     }
+    // a panic is a line like any other, with the id of its request
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string);
+        tracing::error!(location, cause = panic.payload_as_str(), "panicked");
+    }));
     Ok(())
 }

@@ -31,6 +31,7 @@ mod cluster;
 mod db;
 mod error;
 mod idempotency;
+mod figures;
 mod lease;
 mod migrate;
 mod schema;
@@ -40,6 +41,7 @@ mod user;
 
 pub use db::Database;
 pub use error::OpenError;
+pub use figures::{Figures, PoolFigures};
 
 use crate::{
     audit::Writer,

@@ -36,7 +36,7 @@ pub(crate) async fn live(_: Data<Api>, _: Open<Anything>) -> Result<Answer<Healt
 }
 
 pub(crate) async fn ready(api: Data<Api>, _: Open<Anything>) -> Result<Answer<Health>> {
-    api.readiness.ready().await?;
+    api.hooks.readiness.ready().await?;
     Ok(Answer::of(Health { status: "ok" }))
 }
 

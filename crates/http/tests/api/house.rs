@@ -19,7 +19,7 @@ use pilothouse_core::{
     testing::fake::Fake,
     user::{NewPassword, NewUser},
 };
-use pilothouse_http::{HttpSettings, Readiness, application};
+use pilothouse_http::{Hooks, HttpSettings, Observer, Readiness, Unobserved, application};
 use serde_json::{Value, json};
 
 /// Everybody's password.
@@ -114,9 +114,13 @@ impl House {
     }
 
     pub(crate) async fn with(settings: HttpSettings, ready: Ready) -> Self {
+        Self::observed(settings, ready, Arc::new(Unobserved)).await
+    }
+
+    pub(crate) async fn observed(settings: HttpSettings, ready: Ready, observer: Arc<dyn Observer>) -> Self {
         let (fake, app, cluster) = furnished().await;
-        let service =
-            std::rc::Rc::new(init_service(application(app.clone(), settings, Arc::new(ready))).await);
+        let hooks = Hooks { readiness: Arc::new(ready), observer };
+        let service = std::rc::Rc::new(init_service(application(app.clone(), settings, hooks)).await);
         let call = move |request: TestRequest| {
             let service = service.clone();
             async move { reply(service.call(request.to_request()).await).await }.boxed_local()

@@ -13,7 +13,7 @@ use pilothouse_core::{
     app::{App, Settings},
     testing::fake::Fake,
 };
-use pilothouse_http::{HttpSettings, server};
+use pilothouse_http::{Hooks, HttpSettings, Unobserved, server};
 
 use crate::house::Ready;
 
@@ -33,7 +33,8 @@ impl Running {
             System::new().block_on(async {
                 let app = App::new(Fake::default().ports(), Settings::default());
                 let settings = HttpSettings { workers: 1, shutdown_time: Duration::from_secs(1), ..settings };
-                let server = server(listener, app, settings, Arc::new(Ready::Yes)).unwrap();
+                let hooks = Hooks { readiness: Arc::new(Ready::Yes), observer: Arc::new(Unobserved) };
+                let server = server(listener, None, app, settings, hooks).unwrap();
                 sender.send(server.handle()).unwrap();
                 server.await.unwrap();
             });

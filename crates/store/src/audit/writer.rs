@@ -1,6 +1,11 @@
 //! One task that stores what stands alone in the trail: as many entries in one commit as wait, so that a disk's flush
 //! is shared.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use diesel_async::AsyncConnection as _;
 use pilothouse_core::{Cause, Error, Result};
 use tokio::{
@@ -27,13 +32,22 @@ struct Waiting {
 
 /// The way to the task. It ends when the last of these is gone and everything is stored.
 #[derive(Clone)]
-pub(crate) struct Writer(mpsc::Sender<Waiting>);
+pub(crate) struct Writer {
+    queue: mpsc::Sender<Waiting>,
+    /// Entries that could not be stored.
+    failed: Arc<AtomicU64>,
+}
 
 impl Writer {
     pub(crate) fn start(db: Db, instance: String, runtime: &Handle) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE);
         runtime.spawn(run(db, instance, queue));
-        Self(sender)
+        Self { queue: sender, failed: Arc::default() }
+    }
+
+    /// How many entries could not be stored.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// Returns when it is durable.
@@ -43,8 +57,12 @@ impl Writer {
     pub(crate) async fn write(&self, write: Write) -> Result<()> {
         let gone = || Error::new(Cause::AuditUnavailable);
         let (stored, result) = oneshot::channel();
-        self.0.send(Waiting { write, stored }).await.map_err(|_| gone())?;
-        result.await.map_err(|_| gone())?
+        self.queue.send(Waiting { write, stored }).await.map_err(|_| gone())?;
+        let result = result.await.unwrap_or_else(|_| Err(gone()));
+        if result.is_err() {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        result
     }
 }
 

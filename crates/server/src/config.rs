@@ -1,0 +1,74 @@
+//! `pilothouse config …`: the settings, looked at without starting or making anything.
+
+use std::path::Path;
+
+use pilothouse_core::user::NewPassword;
+use pilothouse_crypto::MasterKey;
+use pilothouse_store::Database;
+use rustix::fs::{Access, access};
+
+use crate::{
+    Fatal,
+    settings::{Configuration, Settings},
+    telemetry, tls,
+};
+
+/// What to do with the settings.
+#[derive(clap::Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say whether `serve` can use the settings, the files they name included; changes nothing
+    Check,
+    /// Print what holds as TOML, with where each value comes from; secrets are left out
+    Show,
+}
+
+/// Runs a command.
+pub(crate) fn config(configuration: &Configuration, command: &ConfigCommand) -> Result<(), Fatal> {
+    match command {
+        ConfigCommand::Check => {
+            check(&configuration.settings)?;
+            println!("the settings can be used");
+        }
+        ConfigCommand::Show => print!("{}", configuration.show()),
+    }
+    Ok(())
+}
+
+/// All that `serve` asks of its settings before it listens, but whether the database answers.
+fn check(settings: &Settings) -> Result<(), Fatal> {
+    telemetry::filter(settings)?;
+    first_password(settings)?;
+    writable_folder(&settings.data_dir)
+        .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
+    let (database, key_file) = (settings.database()?, settings.key_file());
+    let in_use = matches!(&database, Database::Sqlite(path) if path.exists());
+    // without a database the first start makes the key
+    if key_file.exists() || in_use {
+        MasterKey::load(&key_file)?;
+    }
+    if let Some(files) = settings.tls() {
+        tls::Files::new(files).load()?;
+    }
+    Ok(())
+}
+
+/// The first admin's password, when one is set.
+///
+/// # Errors
+/// `Fatal::Setting` when it is too short or too long.
+pub(crate) fn first_password(settings: &Settings) -> Result<Option<NewPassword>, Fatal> {
+    let password = settings.admin_password.as_ref().map(NewPassword::new).transpose();
+    password.map_err(|reason| {
+        Fatal::Setting(format!("admin_password is {reason}: it must have 12 to 128 characters"))
+    })
+}
+
+/// Whether files can be made in the folder, or the folder in the nearest one above it that there is.
+fn writable_folder(path: &Path) -> std::io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let Some(nearest) = path.ancestors().find(|folder| folder.exists()) else { return Ok(()) };
+    if !nearest.is_dir() {
+        return Err(std::io::ErrorKind::NotADirectory.into());
+    }
+    Ok(access(nearest, Access::WRITE_OK | Access::EXEC_OK)?)
+}

@@ -1,0 +1,253 @@
+//! The figures of the process, in the text format and by the conventions of Prometheus
+//! (<https://prometheus.io/docs/practices/naming/>). What happens is counted as it happens; what is so is looked up
+//! when Prometheus asks. No label holds what a caller can choose: routes, codes, causes and ids of clusters only.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use pilothouse_core::{Code, clock::Clock, cluster::Health, gate::Gate};
+use pilothouse_http::{Ended, Figures};
+use pilothouse_kube::Exchange;
+use pilothouse_store::Store;
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder, core::Collector, process_collector::ProcessCollector,
+};
+
+/// From an answer out of memory to the longest deadline, in seconds.
+const DURATIONS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
+/// The route whose answers are logins.
+const LOGIN: &str = "/api/auth/login";
+
+/// What is counted as it happens.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    durations: HistogramVec,
+    in_flight: IntGauge,
+    streams: IntGauge,
+    logins: IntCounterVec,
+    cluster_requests: IntCounterVec,
+    cluster_durations: HistogramVec,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Arc<Self> {
+        let registry = Registry::new();
+        registry.register(Box::new(ProcessCollector::for_self())).expect("each name is there once");
+        let build = gauges("pilothouse_build_info", "The version that runs; always 1.", &["version"]);
+        add(&registry, build).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let logins = add(
+            &registry,
+            counters(
+                "pilothouse_logins_total",
+                "Logins: success, refused (name or password), throttled.",
+                &["outcome"],
+            ),
+        );
+        for outcome in ["success", "refused", "throttled"] {
+            logins.with_label_values(&[outcome]);
+        }
+        Arc::new(Self {
+            requests: add(
+                &registry,
+                counters(
+                    "pilothouse_http_requests_total",
+                    "Requests answered. Without a route: paths that there are not. Status 0: the client left first.",
+                    &["method", "route", "status", "error_code"],
+                ),
+            ),
+            durations: add(
+                &registry,
+                histograms(
+                    "pilothouse_http_request_duration_seconds",
+                    "From the head of a request to that of its answer.",
+                    &["method", "route"],
+                ),
+            ),
+            in_flight: add(
+                &registry,
+                IntGauge::new("pilothouse_http_requests_in_flight", "Requests without an answer yet."),
+            ),
+            streams: add(
+                &registry,
+                IntGauge::new("pilothouse_http_streams", "Answers without an end that clients are reading."),
+            ),
+            logins,
+            cluster_requests: add(
+                &registry,
+                counters(
+                    "pilothouse_cluster_requests_total",
+                    "Requests to clusters, by the cluster's id (empty: not stored yet) and what came of them.",
+                    &["cluster", "outcome"],
+                ),
+            ),
+            cluster_durations: add(
+                &registry,
+                histograms(
+                    "pilothouse_cluster_request_duration_seconds",
+                    "From a request to a cluster to the end of its answer.",
+                    &["cluster"],
+                ),
+            ),
+            registry,
+        })
+    }
+}
+
+impl pilothouse_http::Observer for Metrics {
+    fn began(&self) {
+        self.in_flight.inc();
+    }
+
+    fn ended(&self, request: &Ended<'_>) {
+        self.in_flight.dec();
+        let (status, code) = request.answer.unwrap_or_default();
+        let route = request.route.unwrap_or_default();
+        let error_code = code.map_or("", Code::as_str);
+        self.requests.with_label_values(&[request.method, route, &status.to_string(), error_code]).inc();
+        self.durations.with_label_values(&[request.method, route]).observe(request.took.as_secs_f64());
+        if route == LOGIN {
+            let outcome = match code {
+                None if status == 200 => "success",
+                Some(Code::AuthenticationError) => "refused",
+                Some(Code::RateLimited) => "throttled",
+                _ => return,
+            };
+            self.logins.with_label_values(&[outcome]).inc();
+        }
+    }
+
+    fn stream_opened(&self) {
+        self.streams.inc();
+    }
+
+    fn stream_closed(&self) {
+        self.streams.dec();
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl pilothouse_kube::Observer for Metrics {
+    fn exchanged(&self, exchange: &Exchange) {
+        let cluster = exchange.cluster.map(|id| id.to_string()).unwrap_or_default();
+        let outcome = exchange.cause.map_or("success", |cause| cause.as_str());
+        self.cluster_requests.with_label_values(&[cluster.as_str(), outcome]).inc();
+        self.cluster_durations.with_label_values(&[cluster.as_str()]).observe(exchange.took.as_secs_f64());
+    }
+}
+
+/// What Prometheus reads: what was counted, and what is so.
+pub(crate) struct Scrape {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) store: Store,
+    pub(crate) gate: Gate,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+#[async_trait]
+impl Figures for Scrape {
+    async fn text(&self) -> String {
+        let mut families = self.metrics.registry.gather();
+        families.extend(self.look().await.gather());
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
+            tracing::error!(%error, "the figures cannot be written");
+            String::new()
+        })
+    }
+}
+
+impl Scrape {
+    /// What is so now. Without the database what it would tell is left out.
+    async fn look(&self) -> Registry {
+        let now = Registry::new();
+        let add_gauge = |name, help, value| add(&now, IntGauge::new(name, help)).set(value);
+        add_gauge(
+            "pilothouse_audit_unsettled_outcomes",
+            "Outcomes of changes that could not be stored yet; while there are any, no change is accepted.",
+            whole(self.gate.unsettled()),
+        );
+        let failed = IntCounter::new(
+            "pilothouse_audit_write_failures_total",
+            "Entries of the audit trail that this process could not store when it wanted to.",
+        );
+        add(&now, failed).inc_by(self.store.failed_audit_entries());
+        self.look_at_pools(&now);
+
+        let figures = self.store.figures(self.clock.now()).await;
+        let up = i64::from(figures.is_ok());
+        add_gauge("pilothouse_database_up", "Whether the database answers.", up);
+        let Ok(figures) = figures else { return now };
+        add_gauge(
+            "pilothouse_sessions",
+            "Sessions that have not expired, of all replicas.",
+            whole(figures.sessions),
+        );
+        add_gauge(
+            "pilothouse_audit_sequence",
+            "The number of the newest entry of the audit chain.",
+            whole(figures.audit_sequence),
+        );
+        let clusters = gauges(
+            "pilothouse_cluster_up",
+            "Whether the last probe reached the cluster, by its id; absent before the first one.",
+            &["cluster"],
+        );
+        let clusters = add(&now, clusters);
+        for (id, health) in figures.clusters.iter().filter(|(_, health)| *health != Health::Unknown) {
+            clusters.with_label_values(&[id.to_string()]).set(i64::from(*health == Health::Online));
+        }
+        now
+    }
+
+    fn look_at_pools(&self, now: &Registry) {
+        let gauges = |name, help, labels| add(now, gauges(name, help, labels));
+        let connections = gauges(
+            "pilothouse_database_connections",
+            "Connections to the database, by what they are for and whether they are used.",
+            &["pool", "state"],
+        );
+        let max = gauges("pilothouse_database_connections_max", "The most connections of a pool.", &["pool"]);
+        let waiting = gauges(
+            "pilothouse_database_connection_waiters",
+            "Who waits for a connection of a pool.",
+            &["pool"],
+        );
+        for pool in self.store.pools() {
+            connections.with_label_values(&[pool.name, "idle"]).set(whole(pool.idle));
+            let used = pool.open.saturating_sub(pool.idle);
+            connections.with_label_values(&[pool.name, "used"]).set(whole(used));
+            max.with_label_values(&[pool.name]).set(whole(pool.max));
+            waiting.with_label_values(&[pool.name]).set(whole(pool.waiting));
+        }
+    }
+}
+
+fn whole(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn gauges(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    IntGaugeVec::new(Opts::new(name, help), labels)
+}
+
+fn histograms(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+    HistogramVec::new(HistogramOpts::new(name, help).buckets(DURATIONS.to_vec()), labels)
+}
+
+/// Makes a family part of what is told.
+fn add<F: Clone + Collector + 'static>(registry: &Registry, family: prometheus::Result<F>) -> F {
+    let family = family.expect("names, labels and buckets are constants, and right");
+    registry.register(Box::new(family.clone())).expect("each name is there once");
+    family
+}

@@ -1,0 +1,173 @@
+//! The layers that settings come from: defaults, the file, the environment, flags; the last one wins. What no layer
+//! may have is a name that is no setting's: a typing error must not be a silent default.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use toml::{Table, Value};
+
+use super::table::{SETTINGS, Setting};
+use crate::Fatal;
+
+/// What our variables begin with.
+const PREFIX: &str = "PILOTHOUSE_";
+/// Of those, the ones that are the tests'.
+const OF_TESTS: &str = "PILOTHOUSE_TEST_";
+
+/// The settings that are also flags. As texts: a bad one is refused by the same sentence wherever it comes from.
+#[derive(Clone, Default, clap::Args)]
+pub(crate) struct Flags {
+    /// A TOML file of settings
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) config: Option<PathBuf>,
+    /// Where to listen [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    pub(super) listen: Option<String>,
+    /// Where Prometheus reads /metrics; nowhere without one
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    pub(super) metrics_listen: Option<String>,
+    /// Where the database, the key and the first password lie [default: ./pilothouse-data]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(super) data_dir: Option<String>,
+    /// postgres://…; SQLite in the data directory without one
+    #[arg(long, value_name = "URL", global = true)]
+    pub(super) database_url: Option<String>,
+}
+
+impl Flags {
+    fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let flags = [
+            ("listen", &self.listen),
+            ("metrics_listen", &self.metrics_listen),
+            ("data_dir", &self.data_dir),
+            ("database_url", &self.database_url),
+        ];
+        flags.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)))
+    }
+}
+
+/// Which layer a value is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Default,
+    File(PathBuf),
+    Environment,
+    Flag,
+}
+
+impl Origin {
+    /// The layer, by the name under which it gives this setting.
+    pub(super) fn of<'a>(&'a self, setting: &'a Setting) -> impl fmt::Display + 'a {
+        fmt::from_fn(move |f| match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Environment => write!(f, "environment {}", setting.variable()),
+            Self::Flag => write!(f, "flag --{}", setting.key.replace('_', "-")),
+        })
+    }
+}
+
+/// What is set, and by whom. Holds secrets; never printed as a whole.
+pub(super) struct Layers {
+    values: Table,
+    origins: BTreeMap<&'static str, Origin>,
+}
+
+impl Layers {
+    /// Reads all layers.
+    ///
+    /// # Errors
+    /// `Fatal::Setting` when a layer cannot be read or names what is no setting.
+    pub(super) fn read(
+        flags: &Flags,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Fatal> {
+        let mut layers = Self { values: Table::new(), origins: BTreeMap::new() };
+        for setting in &SETTINGS {
+            if let Some(default) = setting.default {
+                layers.set(setting, setting.form.value(default), Origin::Default);
+            }
+        }
+        if let Some(path) = &flags.config {
+            for (key, value) in read_file(path)? {
+                let setting = Setting::find(&key)
+                    .ok_or_else(|| unknown(&format!("`{key}`"), format_args!("file {}", path.display())))?;
+                layers.set(setting, value, Origin::File(path.clone()));
+            }
+        }
+        for (name, value) in environment {
+            if let Some(setting) = of_environment(&name, &value)?
+                && !value.is_empty()
+            {
+                let text = value.to_str().ok_or_else(|| {
+                    Fatal::Setting(format!("the environment variable {} is not UTF-8", setting.variable()))
+                })?;
+                layers.set(setting, setting.form.value(text), Origin::Environment);
+            }
+        }
+        for (key, text) in flags.given() {
+            if let Some(setting) = Setting::find(key) {
+                layers.set(setting, setting.form.value(text), Origin::Flag);
+            }
+        }
+        Ok(layers)
+    }
+
+    fn set(&mut self, setting: &'static Setting, value: Value, origin: Origin) {
+        self.values.insert(setting.key.to_owned(), value);
+        self.origins.insert(setting.key, origin);
+    }
+
+    /// All values, by their keys.
+    pub(super) fn values(&self) -> Table {
+        self.values.clone()
+    }
+
+    /// What a setting is set to, and by whom.
+    pub(super) fn get(&self, setting: &Setting) -> Option<(&Value, &Origin)> {
+        Some((self.values.get(setting.key)?, self.origins.get(setting.key)?))
+    }
+}
+
+/// One sentence, and never a line of the file: it may be a password.
+fn read_file(path: &Path) -> Result<Table, Fatal> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Fatal::Setting(format!("cannot read the settings file {}: {error}", path.display()))
+    })?;
+    text.parse::<Table>().map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        Fatal::Setting(format!("the settings file {} is not TOML at line {line}", path.display()))
+    })
+}
+
+/// The setting of a variable; none when the variable is not ours.
+fn of_environment(name: &OsStr, value: &OsStr) -> Result<Option<&'static Setting>, Fatal> {
+    let name = name.to_string_lossy();
+    let Some(key) = name.strip_prefix(PREFIX).filter(|_| !name.starts_with(OF_TESTS)) else {
+        return Ok(None);
+    };
+    let setting = SETTINGS.iter().find(|setting| setting.variable() == name);
+    match setting {
+        None if !is_service_link(key, &value.to_string_lossy()) => Err(unknown(&name, "environment")),
+        setting => Ok(setting),
+    }
+}
+
+/// Whether Kubernetes has set it, for a Service whose name begins with `pilothouse`: nobody has mistyped it. <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
+fn is_service_link(key: &str, value: &str) -> bool {
+    let key = format!("_{key}");
+    let has = |part| key.contains(part);
+    has("_SERVICE_HOST")
+        || has("_SERVICE_PORT")
+        || has("_PORT_") && (has("_TCP") || has("_UDP") || has("_SCTP"))
+        || key.ends_with("_PORT") && value.contains("://")
+}
+
+fn unknown(name: &str, place: impl fmt::Display) -> Fatal {
+    Fatal::Setting(format!("there is no setting {name} ({place}); docs/operations.md lists them all"))
+}

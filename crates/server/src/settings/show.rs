@@ -1,0 +1,42 @@
+//! `pilothouse config show`: what holds, as a file that can be used again, without its secrets.
+
+use std::fmt::Write;
+
+use pilothouse_store::Database;
+use toml::Value;
+
+use super::{
+    Configuration,
+    table::{Form, SETTINGS, Setting},
+};
+
+impl Configuration {
+    /// The effective settings as TOML. Each line says where its value comes from; a secret's line is a comment.
+    pub(crate) fn show(&self) -> String {
+        SETTINGS.iter().fold(String::new(), |mut text, setting| {
+            // writing to a String cannot fail
+            let _ = writeln!(text, "{}", self.line(setting));
+            text
+        })
+    }
+
+    fn line(&self, setting: &Setting) -> String {
+        let key = setting.key;
+        let Some((value, origin)) = self.layers.get(setting) else {
+            return format!("# {key} is not set");
+        };
+        let origin = origin.of(setting);
+        match (setting.form, value) {
+            (Form::Password, _) => format!("# {key} is set and not shown  # {origin}"),
+            (Form::Database, Value::String(url)) => {
+                let shown =
+                    Database::parse(url).map_or_else(|_| "…".to_owned(), |database| database.to_string());
+                format!(
+                    "# {key} = {}  # without user, password and parameters  # {origin}",
+                    Value::String(shown)
+                )
+            }
+            _ => format!("{key} = {value}  # {origin}"),
+        }
+    }
+}

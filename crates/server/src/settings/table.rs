@@ -1,0 +1,94 @@
+//! Every setting by its name: what its default is, what it looks like, whether it may be shown.
+
+use toml::Value;
+
+/// A setting, as far as it can be said without its type. Field names of [`super::Settings`] are these keys.
+pub(crate) struct Setting {
+    /// Its line in the file; in upper case after `PILOTHOUSE_` its environment variable.
+    pub(crate) key: &'static str,
+    /// What it looks like.
+    pub(crate) form: Form,
+    /// As a line of the file would have it; none when it is optional.
+    pub(crate) default: Option<&'static str>,
+}
+
+/// What a value looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Where to listen.
+    Address,
+    /// A file or a folder.
+    Path,
+    /// The address of a database; may hold a password.
+    Database,
+    /// A password; never shown.
+    Password,
+    /// On or off.
+    Switch,
+    /// `30s`, `10m`, `8h`.
+    Duration,
+    /// What is logged.
+    Filter,
+    /// How a line of the log looks.
+    LogFormat,
+}
+
+#[rustfmt::skip]
+pub(crate) const SETTINGS: [Setting; 19] = [
+    Setting { key: "listen",                form: Form::Address,   default: Some("127.0.0.1:8080") },
+    Setting { key: "tls_certificate",       form: Form::Path,      default: None },
+    Setting { key: "tls_key",               form: Form::Path,      default: None },
+    Setting { key: "metrics_listen",        form: Form::Address,   default: None },
+    Setting { key: "data_dir",              form: Form::Path,      default: Some("./pilothouse-data") },
+    Setting { key: "database_url",          form: Form::Database,  default: None },
+    Setting { key: "key_file",              form: Form::Path,      default: None },
+    Setting { key: "admin_password",        form: Form::Password,  default: None },
+    Setting { key: "egress_allow_loopback", form: Form::Switch,    default: Some("false") },
+    Setting { key: "allow_insecure_tls",    form: Form::Switch,    default: Some("false") },
+    Setting { key: "probe_interval",        form: Form::Duration,  default: Some("30s") },
+    Setting { key: "read_deadline",         form: Form::Duration,  default: Some("10s") },
+    Setting { key: "write_deadline",        form: Form::Duration,  default: Some("30s") },
+    Setting { key: "test_deadline",         form: Form::Duration,  default: Some("5s") },
+    Setting { key: "access_token_lifetime", form: Form::Duration,  default: Some("10m") },
+    Setting { key: "session_idle",          form: Form::Duration,  default: Some("30m") },
+    Setting { key: "session_lifetime",      form: Form::Duration,  default: Some("8h") },
+    Setting { key: "log",                   form: Form::Filter,    default: Some("info") },
+    Setting { key: "log_format",            form: Form::LogFormat, default: Some("text") },
+];
+
+impl Setting {
+    /// The setting of this name.
+    pub(crate) fn find(key: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.key == key)
+    }
+
+    /// Its environment variable.
+    pub(crate) fn variable(&self) -> String {
+        format!("PILOTHOUSE_{}", self.key.to_uppercase())
+    }
+}
+
+impl Form {
+    /// A text, as the environment and flags have it, as the file would have it. What is neither on nor off stays a
+    /// text, and is refused when the settings are read.
+    pub(crate) fn value(self, text: &str) -> Value {
+        match (self, text.parse()) {
+            (Self::Switch, Ok(switch)) => Value::Boolean(switch),
+            _ => Value::String(text.to_owned()),
+        }
+    }
+
+    /// What a value must be, to finish a sentence.
+    pub(crate) const fn expected(self) -> &'static str {
+        match self {
+            Self::Address => "an IP address and a port, such as 127.0.0.1:8080",
+            Self::Path => "a path",
+            Self::Database => "a text, such as postgres://user@host/database",
+            Self::Password => "a text",
+            Self::Switch => "true or false",
+            Self::Duration => "a duration from 1s to 8760h, such as 30s, 10m or 8h",
+            Self::Filter => "a filter, such as info or pilothouse_kube=debug,info",
+            Self::LogFormat => "text or json",
+        }
+    }
+}

@@ -1,0 +1,206 @@
+use std::{fs, path::Path};
+
+use pilothouse_store::Database;
+
+use super::{
+    table::{Form, SETTINGS},
+    *,
+};
+
+const EXAMPLE: &str = include_str!("../../../../docs/pilothouse.example.toml");
+const MANUAL: &str = include_str!("../../../../docs/operations.md");
+
+/// The settings of a file with these lines, and of this environment.
+fn read(file: &str, environment: &[(&str, &str)], flags: Flags) -> Result<Configuration, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("settings.toml");
+    fs::write(&path, file).unwrap();
+    let environment = environment.iter().map(|(name, value)| (OsString::from(*name), OsString::from(*value)));
+    Configuration::read(&Flags { config: Some(path), ..flags }, environment)
+        .map_err(|fatal| fatal.to_string())
+}
+
+fn refusal(file: &str, environment: &[(&str, &str)]) -> String {
+    read(file, environment, Flags::default())
+        .err()
+        .unwrap_or_else(|| panic!("accepted: {file} {environment:?}"))
+}
+
+/// The lines of the example that set something: `#key = value`.
+fn example() -> Vec<(&'static str, &'static str)> {
+    let lines = EXAMPLE.lines().filter_map(|line| line.strip_prefix('#')?.split_once(" = "));
+    lines.filter(|(key, _)| !key.contains(' ')).collect()
+}
+
+#[test]
+fn the_example_has_every_setting_once_at_its_default() {
+    let mut keys: Vec<_> = example().into_iter().map(|(key, _)| key).collect();
+    let mut known: Vec<_> = SETTINGS.iter().map(|setting| setting.key).collect();
+    keys.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(keys, known);
+    for (key, value) in example() {
+        let setting = Setting::find(key).unwrap();
+        if let Some(default) = setting.default {
+            assert_eq!(value, setting.form.value(default).to_string(), "{key}");
+        }
+    }
+}
+
+#[test]
+fn the_example_is_a_file_of_settings_as_it_is_and_uncommented() {
+    assert!(read(EXAMPLE, &[], Flags::default()).is_ok());
+    let uncommented: String =
+        example().into_iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+    let read = read(&uncommented, &[], Flags::default()).map_err(|said| panic!("{said}")).unwrap();
+    assert!(matches!(read.settings.database(), Ok(Database::Postgres(_))));
+    assert!(crate::config::first_password(&read.settings).is_ok());
+}
+
+#[test]
+fn the_manual_lists_every_setting_once_with_its_default() {
+    let table = MANUAL.split("\n## Settings\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(rows.len(), SETTINGS.len(), "{rows:#?}");
+    for setting in &SETTINGS {
+        let row = rows.iter().find(|row| row.starts_with(&format!("| `{}`", setting.key)));
+        let default = row.unwrap_or_else(|| panic!("{}", setting.key)).split(" | ").nth(1).unwrap();
+        if let Some(expected) = setting.default {
+            assert_eq!(default, format!("`{expected}`"), "{}", setting.key);
+        }
+    }
+}
+
+#[test]
+fn the_last_layer_wins() {
+    let file = "listen = \"127.0.0.1:1\"\nlog = \"debug\"\ndata_dir = \"file\"";
+    let environment = [("PILOTHOUSE_LISTEN", "127.0.0.1:2"), ("PILOTHOUSE_LOG", "warn"), ("HOME", "/root")];
+    let flags = Flags { listen: Some("127.0.0.1:3".into()), ..Flags::default() };
+    let configuration = read(file, &environment, flags).unwrap_or_else(|said| panic!("{said}"));
+    let settings = &configuration.settings;
+    assert_eq!((settings.listen.port(), settings.log.as_str()), (3, "warn"));
+    assert_eq!(settings.data_dir, Path::new("file"));
+    let shown = configuration.show();
+    for (key, origin) in [
+        ("listen", "flag --listen"),
+        ("log", "environment PILOTHOUSE_LOG"),
+        ("data_dir", "settings.toml"),
+        ("session_idle", "default"),
+    ] {
+        let line = shown.lines().find(|line| line.starts_with(&format!("{key} ="))).unwrap();
+        assert!(line.ends_with(origin), "{line}");
+    }
+}
+
+#[test]
+fn a_text_of_the_environment_stays_a_text() {
+    for password in
+        ["123456789012", "true", "[1, 2, 3, 4, 5]", "{a = 1, b = 2}", "\"quoted and long\"", "0x1234567890"]
+    {
+        let environment = [("PILOTHOUSE_ADMIN_PASSWORD", password), ("PILOTHOUSE_DATA_DIR", "2026")];
+        let settings =
+            read("", &environment, Flags::default()).unwrap_or_else(|said| panic!("{said}")).settings;
+        assert_eq!(settings.admin_password.unwrap().expose_secret(), password);
+        assert_eq!(settings.data_dir, Path::new("2026"));
+    }
+    let empty = [("PILOTHOUSE_DATABASE_URL", ""), ("PILOTHOUSE_LISTEN", "")];
+    assert!(read("", &empty, Flags::default()).is_ok(), "empty is not set");
+}
+
+#[test]
+fn names_that_are_no_settings_by_table() {
+    for file in
+        ["colour = 1", "[server]\nlisten = \"127.0.0.1:1\"", "Listen = \"127.0.0.1:1\"", "listen.port = 1"]
+    {
+        let said = refusal(file, &[]);
+        let name = file.trim_start_matches('[').split([' ', ']', '.']).next().unwrap();
+        assert!(said.contains(&format!("`{name}`")) && said.contains("settings.toml"), "{said}");
+    }
+    for (name, value, ours) in [
+        ("PILOTHOUSE_LISTN", "127.0.0.1:1", true),
+        ("PILOTHOUSE_listen", "127.0.0.1:1", true),
+        ("PILOTHOUSE_", "1", true),
+        ("PILOTHOUSE_PORT", "8080", true),
+        ("PILOTHOUSE_LISTN", "", true),
+        ("PILOTHOUSE", "1", false),
+        ("PILOTHOUSE_TEST_CACHE", "/tmp", false),
+        ("LISTEN", "nowhere", false),
+        // what Kubernetes sets for Services called pilothouse and pilothouse-metrics
+        ("PILOTHOUSE_PORT", "tcp://10.0.0.1:80", false),
+        ("PILOTHOUSE_SERVICE_HOST", "10.0.0.1", false),
+        ("PILOTHOUSE_SERVICE_PORT_HTTP", "80", false),
+        ("PILOTHOUSE_PORT_80_TCP_ADDR", "10.0.0.1", false),
+        ("PILOTHOUSE_METRICS_SERVICE_PORT", "9090", false),
+        ("PILOTHOUSE_METRICS_PORT_9090_TCP", "tcp://10.0.0.1:9090", false),
+    ] {
+        let read = read("", &[(name, value)], Flags::default());
+        assert_eq!(read.is_err(), ours, "{name}={value}");
+        assert!(read.err().is_none_or(|said| said.contains(name)), "{name}");
+    }
+}
+
+#[test]
+fn values_that_cannot_be_used_by_table() {
+    for (file, key) in [
+        ("listen = \"localhost:1\"", "listen"),
+        ("listen = 8080", "listen"),
+        ("metrics_listen = \":9090\"", "metrics_listen"),
+        ("data_dir = []", "data_dir"),
+        ("egress_allow_loopback = \"yes\"", "egress_allow_loopback"),
+        ("allow_insecure_tls = 1", "allow_insecure_tls"),
+        ("read_deadline = 10", "read_deadline"),
+        ("read_deadline = \"-10s\"", "read_deadline"),
+        ("write_deadline = \"999ms\"", "write_deadline"),
+        ("session_lifetime = \"8761h\"", "session_lifetime"),
+        ("probe_interval = \"99999999999999999h\"", "probe_interval"),
+        ("log_format = \"xml\"", "log_format"),
+        ("admin_password = 1", "admin_password"),
+    ] {
+        let said = refusal(file, &[]);
+        let expected = Setting::find(key).unwrap().form.expected();
+        assert!(said.contains(&format!("`{key}`")) && said.ends_with(expected), "{file}: {said}");
+        assert!(said.contains("settings.toml"), "{file}: {said}");
+    }
+    assert!(refusal("", &[("PILOTHOUSE_LOG_FORMAT", "xml")]).contains("environment PILOTHOUSE_LOG_FORMAT"));
+    assert!(refusal("tls_key = \"a\"", &[]).contains("tls_certificate"));
+    assert!(refusal("tls_certificate = \"a\"", &[]).contains("tls_key"));
+    assert!(refusal("listen = \"[::1]:1\"\nmetrics_listen = \"[::1]:1\"", &[]).contains("different"));
+    assert!(refusal("log = \"info\"\n\nlisten = ", &[]).ends_with("line 3"));
+    assert!(refusal("log = \"info\"\nlog = \"info\"", &[]).ends_with("line 2"));
+}
+
+#[test]
+fn no_sentence_and_no_show_tells_a_secret() {
+    const SECRET: &str = "canary-canary";
+    let secret = format!(
+        "admin_password = \"{SECRET}\"\ndatabase_url = \"postgres://u:{SECRET}@h/d?password={SECRET}\""
+    );
+    let configuration = read(&secret, &[], Flags::default()).unwrap_or_else(|said| panic!("{said}"));
+    let shown = configuration.show();
+    assert!(!shown.contains(SECRET), "{shown}");
+    assert!(shown.contains("admin_password") && shown.contains("postgres://h/d"), "{shown}");
+    assert!(!format!("{:?}", configuration.settings).contains(SECRET));
+    for broken in [
+        format!("admin_password = \"{SECRET}"),
+        format!("admin_password = {SECRET}"),
+        format!("admin_password = [\"{SECRET}\"]"),
+        format!("database_url = {{a = \"{SECRET}\"}}"),
+    ] {
+        let said = refusal(&broken, &[]);
+        assert!(!said.contains(SECRET), "{said}");
+    }
+}
+
+#[test]
+fn what_is_shown_can_be_used_again() {
+    let file = "listen = \"[::1]:7\"\nkey_file = 'a \"b\" \\\\c'\nallow_insecure_tls = true\nread_deadline = \"1m 30s\"";
+    let configuration = read(file, &[], Flags::default()).unwrap_or_else(|said| panic!("{said}"));
+    let again = read(&configuration.show(), &[], Flags::default()).unwrap_or_else(|said| panic!("{said}"));
+    assert_eq!(format!("{:?}", again.settings), format!("{:?}", configuration.settings));
+    for setting in &SETTINGS {
+        let shown = again.layers.get(setting).map(|(value, _)| value);
+        assert_eq!(shown, configuration.layers.get(setting).map(|(value, _)| value), "{}", setting.key);
+        let secret = matches!(setting.form, Form::Password | Form::Database);
+        assert!(!secret || shown.is_none());
+    }
+}
