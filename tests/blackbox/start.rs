@@ -147,7 +147,7 @@ async fn health_and_the_api_document_are_open() {
 }
 
 /// Exit code 2 and one line on standard error.
-fn refused_in_one_sentence(install: &Install, arguments: &[&str]) -> String {
+pub(crate) fn refused_in_one_sentence(install: &Install, arguments: &[&str]) -> String {
     let output = install.run(arguments);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");

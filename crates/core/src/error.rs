@@ -284,11 +284,13 @@ pub enum Reason {
     NotSupported,
     /// Allowed only by configuration, or with another field.
     NotAllowed,
+    /// Not there in time.
+    TooSlow,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Required,
         Self::Unknown,
         Self::Duplicate,
@@ -301,6 +303,7 @@ impl Reason {
         Self::Malformed,
         Self::NotSupported,
         Self::NotAllowed,
+        Self::TooSlow,
     ];
 
     /// The word in `context.fields[].reason`.
@@ -318,6 +321,7 @@ impl Reason {
             Self::Malformed => "malformed",
             Self::NotSupported => "not_supported",
             Self::NotAllowed => "not_allowed",
+            Self::TooSlow => "too_slow",
         }
     }
 }

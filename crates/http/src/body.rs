@@ -24,7 +24,7 @@ pub(crate) const LARGEST: usize = 1 << 20;
 /// The largest body of a login: anybody may send one.
 pub(crate) const LARGEST_LOGIN: usize = 4 << 10;
 
-/// A JSON object, read into `T`. No body is `{}`. One that arrives too slowly is cut, as malformed.
+/// A JSON object, read into `T`. No body is `{}`. One that arrives too slowly is cut.
 ///
 /// # Errors
 /// `UnsupportedMediaType`, `BodyTooLarge`, then `InvalidInput` naming the field; also for any query parameter, for a
@@ -42,7 +42,7 @@ impl<T: DeserializeOwned, const LIMIT: usize> Body<T, LIMIT> {
     pub(crate) async fn read_with_bytes(request: &HttpRequest, payload: Payload) -> Result<(Self, Vec<u8>)> {
         let time = Api::body_time(request.app_data());
         let mut bytes =
-            timeout(time, collect(request, payload, LIMIT)).await.map_err(|_| refusal::no_json())??;
+            timeout(time, collect(request, payload, LIMIT)).await.map_err(|_| refusal::too_slow())??;
         Pairs::of(request)?.none_expected()?;
         if bytes.is_empty() {
             bytes.extend(b"{}");

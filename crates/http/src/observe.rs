@@ -129,3 +129,69 @@ impl Drop for Watched {
         self.observer.stream_closed();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use actix_web::{HttpResponse, test::TestRequest};
+    use futures_util::stream;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counts {
+        in_flight: AtomicI64,
+        streams: AtomicI64,
+        unanswered: AtomicI64,
+    }
+
+    impl Observer for Counts {
+        fn began(&self) {
+            self.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn ended(&self, request: &Ended<'_>) {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            self.unanswered.fetch_add(i64::from(request.answer.is_none()), Ordering::Relaxed);
+        }
+
+        fn stream_opened(&self) {
+            self.streams.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn stream_closed(&self) {
+            self.streams.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn answer(response: HttpResponse) -> ServiceResponse<BoxBody> {
+        TestRequest::get().to_srv_response(response)
+    }
+
+    #[test]
+    fn a_request_that_nobody_waits_for_any_more_is_over_without_an_answer() {
+        let counts = Arc::new(Counts::default());
+        let request = InFlight::begin(counts.clone(), &Method::GET);
+        assert_eq!(counts.in_flight.load(Ordering::Relaxed), 1);
+        drop(request);
+        assert_eq!(counts.in_flight.load(Ordering::Relaxed), 0);
+        assert_eq!(counts.unanswered.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_stream_is_open_until_its_body_is_gone_and_what_has_a_length_is_none() {
+        let counts = Arc::new(Counts::default());
+        let open = || counts.streams.load(Ordering::Relaxed);
+        let request = InFlight::begin(counts.clone(), &Method::GET);
+        let whole = request.watch(answer(HttpResponse::Ok().body("whole")));
+        assert_eq!(open(), 0);
+        let lines = stream::pending::<Result<Bytes, actix_web::Error>>();
+        let stream = request.watch(answer(HttpResponse::Ok().streaming(lines)));
+        assert_eq!(open(), 1);
+        drop(request);
+        assert_eq!((open(), counts.in_flight.load(Ordering::Relaxed)), (1, 0));
+        drop((whole, stream));
+        assert_eq!(open(), 0);
+    }
+}

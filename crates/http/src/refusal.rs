@@ -37,6 +37,11 @@ pub(crate) fn no_json() -> Error {
     Error::invalid(BODY, Reason::Malformed)
 }
 
+/// The refusal of a body that is not there in time.
+pub(crate) fn too_slow() -> Error {
+    Error::invalid(BODY, Reason::TooSlow)
+}
+
 /// The path of a field; serde's path may end in it already.
 fn join(path: &str, field: &str) -> String {
     match path {

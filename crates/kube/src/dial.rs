@@ -45,11 +45,14 @@ pub(crate) async fn dial(uri: Uri, rules: EgressRules) -> Result<TokioIo<TcpStre
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let addresses = lookup_host((host, uri.port_u16().unwrap_or(443))).await.map_err(|e| unreachable(&e))?;
     let addresses: Vec<SocketAddr> = addresses.collect();
+    if addresses.is_empty() {
+        return Err(unreachable(&"the name has no address"));
+    }
     if !addresses.iter().all(|address| rules.allows(address.ip())) {
         return Err(NotConnected(Cause::EgressDenied));
     }
     let share = (CONNECT / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1)).max(EACH);
-    let mut failure = unreachable(&"the name has no address");
+    let mut failure = NotConnected(Cause::Unreachable);
     for address in addresses {
         match timeout(share, connect(address)).await {
             Ok(Ok(stream)) => return Ok(TokioIo::new(stream)),

@@ -20,6 +20,7 @@ use pilothouse_core::{
 use secrecy::ExposeSecret;
 use tokio::{net::TcpStream, runtime::Handle, time::timeout};
 use tower::{Service, service_fn, util::BoxCloneSyncService};
+use tracing::Instrument;
 
 use crate::{
     breaker::Breaker,
@@ -70,7 +71,9 @@ impl Stack {
         let on = runtime.clone();
         let connector = service_fn(move |uri| {
             let mut https = https.clone();
-            let connecting = on.spawn(async move { timeout(CONNECT, https.call(uri)).await });
+            // what it logs bears the id of the request that it connects for
+            let connecting =
+                on.spawn(async move { timeout(CONNECT, https.call(uri)).await }.in_current_span());
             async move {
                 match connecting.await {
                     Ok(Ok(connected)) => connected.map_err(|error| not_connected(&*error)),

@@ -41,6 +41,26 @@ impl Client {
         Self { http, address: address.into(), session: None, key: None, answers: Arc::default() }
     }
 
+    /// The same client, who trusts this certificate and no other. With connections of its own.
+    pub(crate) fn trusting(&self, certificate: &str) -> Self {
+        let certificate = reqwest::Certificate::from_pem(certificate.as_bytes()).expect("a certificate");
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only([certificate]).build();
+        Self { http: http.expect("a client"), ..self.clone() }
+    }
+
+    /// The same client, whose requests all have this id. With connections of its own.
+    pub(crate) fn identified(&self, id: &str) -> Self {
+        let headers =
+            HeaderMap::from_iter([("x-request-id".parse().expect("a name"), id.parse().expect("an id"))]);
+        let http = reqwest::Client::builder().no_proxy().default_headers(headers).build();
+        Self { http: http.expect("a client"), ..self.clone() }
+    }
+
+    /// Whether anybody answers.
+    pub(crate) async fn reaches(&self) -> bool {
+        self.http.get(format!("{}/livez", self.address)).send().await.is_ok()
+    }
+
     /// The same client, signed in.
     pub(crate) async fn sign_in(&self, username: &str, password: &str) -> Self {
         let data = self.try_sign_in(username, password).await.data();

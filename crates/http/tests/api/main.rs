@@ -6,6 +6,7 @@ mod access;
 mod document;
 mod envelope;
 mod house;
+mod observed;
 mod once;
 mod people;
 mod refusals;

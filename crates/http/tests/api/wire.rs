@@ -119,6 +119,8 @@ fn a_body_that_never_arrives_is_cut() {
         let answer = read(&mut stream);
         assert!(answer.starts_with("HTTP/1.1 4"), "{path}: {answer}");
         assert!(answer.to_lowercase().contains("connection: close"), "{path}: {answer}");
+        let slow = r#"{"name":"body","reason":"too_slow"}"#;
+        assert_eq!(answer.contains(slow), path == "/api/auth/login", "{path}: {answer}");
     }
 }
 
@@ -143,4 +145,31 @@ fn a_connection_is_used_again_after_a_refusal() {
     let answers = read(&mut stream);
     assert_eq!(answers.matches("HTTP/1.1 404 ").count(), 1, "{answers}");
     assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 1, "{answers}");
+}
+
+#[test]
+fn what_is_no_http_request_is_answered_without_an_envelope_and_closed() {
+    let running = Running::start(HttpSettings::default());
+    let long = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(200 << 10));
+    for (head, status) in [
+        ("GET / HTTP/1.1\r\nbad header: x\r\n\r\n", "400"),
+        ("nonsense\r\n\r\n", "400"),
+        (long.as_str(), "431"),
+    ] {
+        let mut stream = running.connect();
+        // it may hang up before all of it is written
+        let _ = stream.write_all(head.as_bytes());
+        let mut answer = [0; 512];
+        let read = stream.read(&mut answer).unwrap_or(0);
+        let answer = String::from_utf8_lossy(&answer[..read]);
+        assert!(
+            answer.is_empty() || answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{status}: {answer}"
+        );
+    }
+    assert!(
+        running
+            .exchange("GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", b"")
+            .contains("200 OK")
+    );
 }

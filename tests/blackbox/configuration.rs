@@ -1,0 +1,134 @@
+//! The settings as an operator looks at them, and the log as a machine reads it.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::{
+    start::refused_in_one_sentence,
+    support::{Install, PASSWORD, cluster, light},
+};
+
+/// What a command that succeeds says.
+fn said(install: &Install, arguments: &[&str]) -> String {
+    let output = install.run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn looking_at_the_settings_makes_nothing() {
+    let install = Install::new();
+    for command in ["check", "show"] {
+        said(&install, &["config", command]);
+        assert!(!install.data_dir().exists());
+    }
+    let server = install.start().await;
+    let before = server.install.data().len();
+    said(&server.install, &["config", "check"]);
+    assert_eq!(server.install.data().len(), before, "beside a server, too");
+}
+
+#[tokio::test]
+async fn what_is_shown_starts_the_same_server() {
+    let install = Install::new().set("SESSION_IDLE", "7m").set("ADMIN_PASSWORD", PASSWORD);
+    let shown = said(&install, &["config", "show", "--listen", "127.0.0.1:0"]);
+    assert!(!shown.contains(PASSWORD), "{shown}");
+    let file = install.data_dir().with_file_name("shown.toml");
+    fs::write(&file, &shown).unwrap();
+    let file = file.to_str().unwrap();
+    let install = ["SESSION_IDLE", "LISTEN", "DATA_DIR", "EGRESS_ALLOW_LOOPBACK", "PROBE_INTERVAL"]
+        .into_iter()
+        .fold(install, Install::unset);
+    let again = said(&install, &["config", "show", "--config", file]);
+    let values = |shown: &str| {
+        shown.lines().map(|line| line.split("  #").next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(values(&again), values(&shown));
+    assert!(again.contains("session_idle = \"7m\"  # file "), "{again}");
+    install.start_with(&["--config", file]).await.admin().await;
+}
+
+#[tokio::test]
+async fn check_says_what_serve_would() {
+    let refused = |install: &Install, expected: &str| {
+        for command in [&["config", "check"][..], &["serve"]] {
+            let sentence = refused_in_one_sentence(install, command);
+            assert!(sentence.contains(expected), "{command:?}: {sentence}");
+        }
+    };
+    refused(&Install::new().set("LISTN", "127.0.0.1:1"), "PILOTHOUSE_LISTN");
+    refused(&Install::new().set("LOG", "a=b=c"), "`log`");
+    refused(&Install::new().set("ADMIN_PASSWORD", "short"), "admin_password");
+    refused(&Install::new().set("DATABASE_URL", "mysql://localhost"), "postgres://");
+    refused(&Install::new().set("DATA_DIR", env!("CARGO_BIN_EXE_pilothouse")), "data directory");
+
+    let install = Install::new();
+    let key = install.data_dir().with_file_name("exposed.key");
+    fs::write(&key, "0".repeat(64)).unwrap();
+    refused(&install.set("KEY_FILE", key.to_str().unwrap()), "chmod 600");
+
+    let install = Install::new().start().await.stop().await;
+    fs::remove_file(install.file("master.key")).unwrap();
+    refused(&install, "restore it");
+}
+
+#[tokio::test]
+async fn every_line_of_the_json_log_is_an_object_and_those_of_a_request_say_of_which() {
+    let plane = light().await;
+    let install = Install::new().set("LOG_FORMAT", "json").set("LOG", "debug");
+    let server = install.start().await;
+    let admin = server.admin().await;
+    let id = cluster(&admin, "logged", &plane).await;
+    let list = admin.get(format!("/api/k8s/namespaces?cluster_id={id}&search=canary-query")).await;
+    let list = list.header("x-request-id").to_owned();
+    let refused = server.client().get("/api/auth/me").await.header("x-request-id").to_owned();
+    let log = server.stop().await.log();
+    assert!(!log.contains("canary-query") && !log.contains(PASSWORD), "{log}");
+
+    let lines = log.lines().filter(|line| !line.starts_with("pilothouse listening on "));
+    let lines: Vec<Value> =
+        lines.map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();
+    let answered = |id: &str| {
+        let of_request: Vec<_> = lines.iter().filter(|line| line["request_id"] == id).collect();
+        let mut answered = of_request.into_iter().filter(|line| line["message"] == "answered");
+        let line = answered.next().unwrap_or_else(|| panic!("no line of {id} in {log}"));
+        assert!(answered.next().is_none(), "one is enough");
+        line.clone()
+    };
+    let line = answered(&list);
+    assert_eq!((&line["method"], &line["path"]), (&"GET".into(), &"/api/k8s/namespaces".into()));
+    assert_eq!((&line["status"], &line["user_id"], &line["level"]), (&200.into(), &1.into(), &"INFO".into()));
+    assert!(line["duration_ms"].is_u64() && line["timestamp"].is_string(), "{line}");
+    let line = answered(&refused);
+    assert_eq!((&line["status"], &line["user_id"]), (&401.into(), &Value::Null));
+    for line in lines.iter().filter(|line| line["target"] == "pilothouse_http::frame") {
+        assert!(line["request_id"].is_string(), "{line}");
+    }
+    let starting = lines.iter().find(|line| line["message"] == "starting").unwrap();
+    assert!(starting["database"].as_str().unwrap().ends_with("pilothouse.db"), "{starting}");
+}
+
+#[tokio::test]
+async fn a_warning_says_of_which_request_it_is_when_nothing_else_is_logged() {
+    let plane = light().await;
+    for (format, id) in [("text", "request_id=\"traced\""), ("json", "\"request_id\":\"traced\"")] {
+        let install = Install::new().set("LOG", "warn,pilothouse_kube=debug").set("LOG_FORMAT", format);
+        let server = install.start().await;
+        let admin = server.admin().await;
+        let cluster = cluster(&admin, "traced", &plane).await;
+        let unreachable = serde_json::json!({
+            "auth_type": "token", "token": "t", "api_server": "https://127.0.0.1:1",
+        });
+        admin
+            .identified("traced")
+            .post("/api/k8s/clusters/test", unreachable)
+            .await
+            .refused("CONNECTION_ERROR");
+        admin.get(format!("/api/k8s/namespaces?cluster_id={cluster}")).await.data();
+        let log = server.stop().await.log();
+        let line = log.lines().find(|line| line.contains("no connection to the cluster"));
+        assert!(line.is_some_and(|line| line.contains(id)), "{log}");
+        assert!(!log.contains("answered"), "{log}");
+    }
+}
