@@ -74,9 +74,21 @@ pub(crate) struct Files {
     key: PathBuf,
 }
 
-/// What a file was when it was last looked at; another when it was written or replaced.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen(Vec<Option<(u64, u64, u64, i64, i64)>>);
+/// What a file was when it was looked at; another when it was written or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl From<Metadata> for Seen {
+    fn from(file: Metadata) -> Self {
+        let modified = (file.mtime(), file.mtime_nsec());
+        Self { device: file.dev(), inode: file.ino(), size: file.size(), modified }
+    }
+}
 
 impl Files {
     pub(crate) fn new((certificate, key): (&Path, &Path)) -> Self {
@@ -109,9 +121,9 @@ impl Files {
             .map_err(|_| TlsError::NoPair { certificate: self.certificate.clone(), key: self.key.clone() })
     }
 
-    fn seen(&self) -> Seen {
-        let of = |file: Metadata| (file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec());
-        Seen([&self.certificate, &self.key].map(|path| fs::metadata(path).ok().map(of)).into())
+    /// Certificate and key as they are now; none for what is not there.
+    fn seen(&self) -> [Option<Seen>; 2] {
+        [&self.certificate, &self.key].map(|path| fs::metadata(path).ok().map(Seen::from))
     }
 }
 
@@ -125,7 +137,7 @@ fn provider() -> CryptoProvider {
 pub(crate) struct Pair {
     files: Files,
     /// What the files were at first.
-    seen: Seen,
+    seen: [Option<Seen>; 2],
     current: RwLock<Arc<CertifiedKey>>,
 }
 
@@ -154,7 +166,7 @@ impl Pair {
     /// Reads the files anew whenever they change, until `stop`. A pair that cannot be used changes nothing: the old one
     /// is served until the files change again.
     pub(crate) async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
-        let mut seen = self.seen.clone();
+        let mut seen = self.seen;
         let mut ticks = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
