@@ -1,4 +1,7 @@
 //! The front door: hand over the ports, get the use cases.
+//!
+//! Who needs only some of them makes a [`Gate`] and those: `Lists::new`, `Workloads::new` and their like take it and the
+//! ports they stand on, as `examples/` shows.
 
 use std::sync::Arc;
 
@@ -11,7 +14,7 @@ use crate::{
     idempotency::{Idempotency, IdempotencyStore},
     inventory::{Inventory, Lists},
     namespace::{NamespaceApi, Namespaces},
-    pod::{PodApi, Pods, StreamLimits, Streams},
+    pod::{PodApi, Pods, StreamLimits},
     secret::{SecretApi, Secrets},
     session::{Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore, Sessions, TokenCodec},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
@@ -82,14 +85,8 @@ impl App {
         let initial = ports.initial_password;
         let live =
             LiveSessions { store: sessions.clone(), clock: clock.clone(), idle: settings.lifetimes.idle };
-        let gate = Gate::new(
-            audit.clone(),
-            clusters.clone(),
-            clock.clone(),
-            entropy.clone(),
-            tasks.clone(),
-            live.clone(),
-        );
+        let gate = Gate::new(audit.clone(), clusters.clone(), clock.clone(), entropy.clone(), tasks.clone())
+            .asking(live.clone());
         Self {
             idempotency: Idempotency {
                 store: ports.idempotency,
@@ -117,27 +114,18 @@ impl App {
                 clock: clock.clone(),
                 entropy,
             },
-            clusters: Clusters {
-                gate: gate.clone(),
-                ports: ClusterPorts {
-                    registry: clusters,
-                    connections: ports.connections,
-                    probe: ports.probe,
-                },
-                clock: clock.clone(),
-                allow_insecure_tls: settings.allow_insecure_tls,
-            },
-            lists: Lists { gate: gate.clone(), inventory: ports.inventory },
-            namespaces: Namespaces { gate: gate.clone(), api: ports.namespaces },
-            workloads: Workloads { gate: gate.clone(), api: ports.workloads, clock },
-            pods: Pods {
-                gate: gate.clone(),
-                api: ports.pods,
-                tasks,
-                streams: Streams::new(settings.streams),
-            },
-            configs: Configs { gate: gate.clone(), api: ports.configs },
-            secrets: Secrets { gate: gate.clone(), api: ports.secrets },
+            clusters: Clusters::new(
+                gate.clone(),
+                ClusterPorts { registry: clusters, connections: ports.connections, probe: ports.probe },
+                clock.clone(),
+                settings.allow_insecure_tls,
+            ),
+            lists: Lists::new(gate.clone(), ports.inventory),
+            namespaces: Namespaces::new(gate.clone(), ports.namespaces),
+            workloads: Workloads::new(gate.clone(), ports.workloads, clock),
+            pods: Pods::new(gate.clone(), ports.pods, tasks, settings.streams),
+            configs: Configs::new(gate.clone(), ports.configs),
+            secrets: Secrets::new(gate.clone(), ports.secrets),
             gate,
         }
     }

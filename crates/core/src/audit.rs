@@ -317,7 +317,7 @@ pub struct OperationPage {
 }
 
 /// One operation as it is shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[allow(missing_docs, reason = "the fields of Operation and Outcome, whose docs say what they mean")]
 pub struct OperationRow {
@@ -346,6 +346,43 @@ pub struct OperationRow {
     pub created_at: Timestamp,
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub finished_at: Option<Timestamp>,
+}
+
+impl OperationRow {
+    /// The row of an operation that has begun: `pending`. `id` is the trail's to draw.
+    pub fn begun(id: i64, operation: Operation) -> Self {
+        Self {
+            id,
+            details: operation.summary(),
+            operation_id: operation.id,
+            cluster_id: operation.cluster_id,
+            cluster_name: operation.cluster_name,
+            operation_type: operation.operation_type,
+            resource_type: operation.resource_type,
+            resource_name: operation.resource_name,
+            namespace: operation.namespace,
+            status: Status::Pending,
+            user_id: operation.user_id,
+            username: operation.username,
+            role: operation.role,
+            source_ip: operation.source_ip.map(|ip| ip.to_string()),
+            request_id: operation.request_id,
+            duration_ms: None,
+            error_code: None,
+            created_at: operation.created_at,
+            finished_at: None,
+        }
+    }
+
+    /// Completes the row by what became of the operation.
+    pub fn finish(&mut self, outcome: Outcome) {
+        let Outcome { status, error_code, details, duration_ms, finished_at } = outcome;
+        self.status = status;
+        self.error_code = error_code;
+        self.details = details.or(self.details.take());
+        self.duration_ms = Some(duration_ms);
+        self.finished_at = Some(finished_at);
+    }
 }
 
 impl ListRow for OperationRow {
@@ -390,6 +427,11 @@ pub struct Audit {
 }
 
 impl Audit {
+    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    pub fn new(gate: Gate, trail: Arc<dyn AuditTrail>) -> Self {
+        Self { gate, trail }
+    }
+
     /// A page of operations. A viewer sees only their own.
     ///
     /// # Errors

@@ -173,6 +173,52 @@ pub struct Cluster {
     pub last_connected_at: Option<Timestamp>,
 }
 
+impl Cluster {
+    /// The row of a cluster that is registered now. `id` is the registry's to draw; without an observation it is offline.
+    pub fn registered(id: ClusterId, record: &ClusterRecord) -> Self {
+        let mut cluster = Self {
+            id,
+            name: record.name.clone(),
+            api_server: record.connection.server.to_string(),
+            auth_type: record.auth_type,
+            status: Health::Offline,
+            status_reason: None,
+            node_count: None,
+            pod_count: None,
+            namespace_count: None,
+            version: None,
+            description: record.description.clone(),
+            labels: record.labels.clone(),
+            created_at: record.at,
+            updated_at: record.at,
+            last_connected_at: None,
+        };
+        if let Some(observation) = &record.observation {
+            cluster.observe(observation);
+        }
+        cluster
+    }
+
+    /// Keeps what a probe said; when it failed, what was known before stays.
+    pub fn observe(&mut self, observation: &Observation) {
+        match &observation.result {
+            Ok(report) => {
+                self.status = Health::Online;
+                self.status_reason = None;
+                self.node_count = report.nodes.map(|nodes| nodes.total);
+                self.pod_count = report.pods;
+                self.namespace_count = report.namespaces;
+                self.version = Some(report.version.clone());
+                self.last_connected_at = Some(observation.at);
+            }
+            Err(cause) => {
+                self.status = Health::Offline;
+                self.status_reason = Some(cause.as_str().to_owned());
+            }
+        }
+    }
+}
+
 impl ListRow for Cluster {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("id", |row| Cell::from(row.id.0)),
@@ -421,10 +467,11 @@ pub trait ClusterProbe: Send + Sync {
 
 /// The ports that [`Clusters`] stands on.
 #[derive(Clone)]
-pub(crate) struct ClusterPorts {
-    pub(crate) registry: Arc<dyn ClusterRegistry>,
-    pub(crate) connections: Arc<dyn Connections>,
-    pub(crate) probe: Arc<dyn ClusterProbe>,
+#[allow(missing_docs, reason = "each field is the port of its type, whose docs say what it does")]
+pub struct ClusterPorts {
+    pub registry: Arc<dyn ClusterRegistry>,
+    pub connections: Arc<dyn Connections>,
+    pub probe: Arc<dyn ClusterProbe>,
 }
 
 #[cfg(test)]

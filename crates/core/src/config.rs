@@ -181,6 +181,11 @@ pub struct Configs {
 }
 
 impl Configs {
+    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    pub fn new(gate: Gate, api: Arc<dyn ConfigApi>) -> Self {
+        Self { gate, api }
+    }
+
     /// A ConfigMap with its values.
     ///
     /// # Errors

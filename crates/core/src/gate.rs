@@ -91,21 +91,28 @@ pub struct Gate {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     tasks: Arc<dyn Tasks>,
-    sessions: LiveSessions,
+    /// Where the session of a right in use is looked up again; none where callers have no sessions of ours.
+    sessions: Option<LiveSessions>,
     /// Outcomes that could not be stored yet.
     unsettled: Arc<AtomicUsize>,
 }
 
 impl Gate {
-    pub(crate) fn new(
+    /// A gate that records in `trail` and takes the names of clusters from `clusters`. All use cases of a process share
+    /// one (clones are the same gate): while one outcome cannot be stored, no change passes through any of them.
+    pub fn new(
         trail: Arc<dyn AuditTrail>,
         clusters: Arc<dyn ClusterRegistry>,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
         tasks: Arc<dyn Tasks>,
-        sessions: LiveSessions,
     ) -> Self {
-        Self { trail, clusters, clock, entropy, tasks, sessions, unsettled: Arc::default() }
+        Self { trail, clusters, clock, entropy, tasks, sessions: None, unsettled: Arc::default() }
+    }
+
+    /// The gate of a house with sessions: what is followed ends with the caller's.
+    pub(crate) fn asking(self, sessions: LiveSessions) -> Self {
+        Self { sessions: Some(sessions), ..self }
     }
 
     /// Allows a read. Only a refusal is recorded.

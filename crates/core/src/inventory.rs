@@ -8,7 +8,7 @@ use std::{cmp::Ordering, sync::Arc};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -223,6 +223,14 @@ impl Row {
         &self.json
     }
 
+    /// The row as its type, or as any other that has some of its fields.
+    ///
+    /// # Errors
+    /// `Internal` when it is a row of something else.
+    pub fn parse<R: DeserializeOwned>(&self) -> Result<R> {
+        serde_json::from_str(self.json.get()).map_err(|error| Error::internal(format!("row: {error}")))
+    }
+
     fn matches(&self, query: &ListQuery) -> bool {
         query.namespaces.covers(self.namespace())
             && query.search.as_deref().is_none_or(|search| self.searched.contains(search))
@@ -309,6 +317,11 @@ pub struct Lists {
 }
 
 impl Lists {
+    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    pub fn new(gate: Gate, inventory: Arc<dyn Inventory>) -> Self {
+        Self { gate, inventory }
+    }
+
     /// A page of `list` in `cluster`.
     ///
     /// # Errors

@@ -179,6 +179,11 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
+    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    pub fn new(gate: Gate, api: Arc<dyn NamespaceApi>) -> Self {
+        Self { gate, api }
+    }
+
     /// Creates a namespace.
     ///
     /// # Errors

@@ -103,6 +103,11 @@ pub struct Pods {
 }
 
 impl Pods {
+    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    pub fn new(gate: Gate, api: Arc<dyn PodApi>, tasks: Arc<dyn Tasks>, limits: StreamLimits) -> Self {
+        Self { gate, api, tasks, streams: Streams::new(limits) }
+    }
+
     /// The end of a container's log.
     ///
     /// # Errors

@@ -94,6 +94,11 @@ pub struct Secrets {
 }
 
 impl Secrets {
+    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    pub fn new(gate: Gate, api: Arc<dyn SecretApi>) -> Self {
+        Self { gate, api }
+    }
+
     /// A Secret without its values.
     ///
     /// # Errors

@@ -14,7 +14,6 @@ use crate::{
     audit::MockAuditTrail,
     cluster::MockClusterRegistry,
     gate::Gate,
-    session::{Lifetimes, LiveSessions, MockSessionStore},
 };
 
 /// A permit with its operation, without asking anybody: for the tests of adapters only.
@@ -23,15 +22,12 @@ pub fn permit(caller: &Caller, access: Access) -> Permit {
 }
 
 fn permit_with(lent: fake::Lent, caller: &Caller, access: Access) -> Permit {
-    let idle = Lifetimes::default().idle;
-    let live = LiveSessions { store: Arc::new(MockSessionStore::new()), clock: lent.clock.clone(), idle };
     let gate = Gate::new(
         Arc::new(MockAuditTrail::new()),
         Arc::new(MockClusterRegistry::new()),
         lent.clock,
         lent.entropy,
         lent.tasks,
-        live,
     );
     gate.admit(caller, access)
 }

@@ -169,6 +169,11 @@ pub struct Workloads {
 }
 
 impl Workloads {
+    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    pub fn new(gate: Gate, api: Arc<dyn WorkloadApi>, clock: Arc<dyn Clock>) -> Self {
+        Self { gate, api, clock }
+    }
+
     /// A workload with all that belongs to it. Viewers see the names of environment variables, not literal values.
     ///
     /// # Errors

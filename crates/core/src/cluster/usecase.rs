@@ -139,6 +139,12 @@ pub struct Clusters {
 }
 
 impl Clusters {
+    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    /// `allow_insecure_tls` is as in [`crate::app::Settings`].
+    pub fn new(gate: Gate, ports: ClusterPorts, clock: Arc<dyn Clock>, allow_insecure_tls: bool) -> Self {
+        Self { gate, ports, clock, allow_insecure_tls }
+    }
+
     /// A page of clusters.
     ///
     /// # Errors

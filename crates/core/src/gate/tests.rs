@@ -41,7 +41,7 @@ fn gate(trail: MockAuditTrail) -> Gate {
         clock: clock.clone(),
         idle: Duration::from_secs(1),
     };
-    Gate::new(Arc::new(trail), Arc::new(clusters), clock, entropy, tasks, live)
+    Gate::new(Arc::new(trail), Arc::new(clusters), clock, entropy, tasks).asking(live)
 }
 
 /// Work that must never run.

@@ -28,26 +28,7 @@ impl ClusterRegistry for MemoryStore {
     async fn create(&self, permit: &Permit, record: ClusterRecord) -> Result<Cluster> {
         let mut state = self.write()?;
         state.check_name(&record.name, None)?;
-        let mut cluster = Cluster {
-            id: ClusterId(state.next_id()),
-            name: record.name,
-            api_server: record.connection.server.to_string(),
-            auth_type: record.auth_type,
-            status: Health::Offline,
-            status_reason: None,
-            node_count: None,
-            pod_count: None,
-            namespace_count: None,
-            version: None,
-            description: record.description,
-            labels: record.labels,
-            created_at: record.at,
-            updated_at: record.at,
-            last_connected_at: None,
-        };
-        if let Some(observation) = record.observation {
-            observe(&mut cluster, observation);
-        }
+        let cluster = Cluster::registered(ClusterId(state.next_id()), &record);
         state.done(permit, Some(cluster.id))?;
         state
             .clusters
@@ -80,7 +61,7 @@ impl ClusterRegistry for MemoryStore {
             *stored = StoredConnection { connection, version: stored.version + 1 };
         }
         if let Some(observation) = patch.observation {
-            observe(cluster, observation);
+            cluster.observe(&observation);
         }
         let changed = cluster.clone();
         state.done(permit, None)?;
@@ -101,7 +82,7 @@ impl ClusterRegistry for MemoryStore {
             cluster.id == id && stored.version == version
         };
         if let Some((cluster, _)) = state.clusters.iter_mut().find(current) {
-            observe(cluster, observation);
+            cluster.observe(&observation);
         }
         Ok(())
     }
@@ -126,24 +107,6 @@ impl State {
             return Err(Error::new(Cause::NameTaken).resource("cluster").name(name.as_str()));
         }
         Ok(())
-    }
-}
-
-fn observe(cluster: &mut Cluster, observation: Observation) {
-    match observation.result {
-        Ok(report) => {
-            cluster.status = Health::Online;
-            cluster.status_reason = None;
-            cluster.node_count = report.nodes.map(|nodes| nodes.total);
-            cluster.pod_count = report.pods;
-            cluster.namespace_count = report.namespaces;
-            cluster.version = Some(report.version);
-            cluster.last_connected_at = Some(observation.at);
-        }
-        Err(cause) => {
-            cluster.status = Health::Offline;
-            cluster.status_reason = Some(cause.as_str().to_owned());
-        }
     }
 }
 

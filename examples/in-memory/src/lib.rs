@@ -1,0 +1,199 @@
+//! The ports that an embedder of `pilothouse-core` writes, in the shortest form that keeps their promises: an audit
+//! trail and a registry of clusters in memory ([`Memory`]), and what the process lends ([`Process`]). They forget
+//! everything when it ends.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use jiff::{Timestamp, Unit};
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::Permit,
+    audit::{
+        AuditTrail, Operation, OperationId, OperationPage, OperationQuery, OperationRow, Outcome, Status,
+    },
+    clock::{Clock, Entropy, Tasks},
+    cluster::{
+        Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections,
+        Observation, StoredConnection,
+    },
+    inventory::{Row, select},
+};
+
+/// Clusters, how they are reached, and what was done to them.
+#[derive(Default)]
+pub struct Memory(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    clusters: Vec<(Cluster, StoredConnection)>,
+    operations: Vec<OperationRow>,
+    registered: i64,
+}
+
+impl Memory {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn begin(&mut self, operation: &Operation) {
+        let id = self.operations.len() as i64 + 1;
+        self.operations.push(OperationRow::begun(id, operation.clone()));
+    }
+
+    fn finish(&mut self, id: OperationId, outcome: &Outcome) {
+        let pending = |row: &&mut OperationRow| row.operation_id == id && row.status == Status::Pending;
+        if let Some(row) = self.operations.iter_mut().find(pending) {
+            row.finish(outcome.clone());
+        }
+    }
+
+    /// A change of ours and its row are one step, as they are one transaction in a database.
+    fn done(&mut self, permit: &Permit, cluster: ClusterId) {
+        if let Some(operation) = permit.operation() {
+            self.begin(&Operation { cluster_id: Some(cluster), ..operation.clone() });
+            self.finish(operation.id, &Outcome::success(operation.created_at));
+        }
+    }
+
+    fn find(&mut self, id: ClusterId) -> Result<&mut (Cluster, StoredConnection)> {
+        let absent = || Error::new(Cause::NotFound).resource("cluster").name(id.to_string());
+        self.clusters.iter_mut().find(|(cluster, _)| cluster.id == id).ok_or_else(absent)
+    }
+}
+
+#[async_trait]
+impl AuditTrail for Memory {
+    async fn begin(&self, operation: &Operation) -> Result<()> {
+        self.state().begin(operation);
+        Ok(())
+    }
+
+    async fn finish(&self, operation: OperationId, outcome: &Outcome) -> Result<()> {
+        self.state().finish(operation, outcome);
+        Ok(())
+    }
+
+    async fn record(&self, operation: &Operation, outcome: &Outcome) -> Result<()> {
+        let mut state = self.state();
+        state.begin(operation);
+        state.finish(operation.id, outcome);
+        Ok(())
+    }
+
+    /// No process before this one has left anything behind.
+    async fn close_orphans(&self, _: Timestamp) -> Result<u64> {
+        Ok(0)
+    }
+
+    async fn operations(&self, query: &OperationQuery) -> Result<OperationPage> {
+        let wanted = |row: &&OperationRow| {
+            query.user_id.is_none_or(|user| row.user_id == Some(user))
+                && query.from.is_none_or(|from| row.created_at >= from)
+                && query.to.is_none_or(|to| row.created_at < to)
+                && query.before.is_none_or(|before| row.id < before)
+        };
+        let rows = self.state().operations.iter().filter(wanted).map(Row::of).collect::<Result<_>>()?;
+        let (page, pagination) = select(rows, &query.list);
+        Ok(OperationPage { logs: page.iter().map(Row::parse).collect::<Result<_>>()?, pagination })
+    }
+}
+
+#[async_trait]
+impl ClusterRegistry for Memory {
+    async fn list(&self) -> Result<Vec<Cluster>> {
+        Ok(self.state().clusters.iter().map(|(cluster, _)| cluster.clone()).collect())
+    }
+
+    async fn find(&self, id: ClusterId) -> Result<Option<Cluster>> {
+        Ok(self.state().find(id).ok().map(|(cluster, _)| cluster.clone()))
+    }
+
+    async fn name(&self, id: ClusterId) -> Result<Option<ClusterName>> {
+        Ok(self.state().find(id).ok().map(|(cluster, _)| cluster.name.clone()))
+    }
+
+    async fn create(&self, permit: &Permit, record: ClusterRecord) -> Result<Cluster> {
+        let mut state = self.state();
+        if state.clusters.iter().any(|(cluster, _)| cluster.name.key() == record.name.key()) {
+            return Err(Error::new(Cause::NameTaken).resource("cluster").name(record.name.as_str()));
+        }
+        state.registered += 1;
+        let cluster = Cluster::registered(ClusterId(state.registered), &record);
+        state.done(permit, cluster.id);
+        let stored = StoredConnection { connection: record.connection, version: 1 };
+        state.clusters.push((cluster.clone(), stored));
+        Ok(cluster)
+    }
+
+    async fn update(&self, _: &Permit, _: ClusterPatch, _: Timestamp) -> Result<Cluster> {
+        Err(Error::internal("here clusters are registered and forgotten, never changed"))
+    }
+
+    async fn delete(&self, permit: &Permit) -> Result<()> {
+        let (mut state, id) = (self.state(), permit.cluster()?);
+        state.find(id)?;
+        state.clusters.retain(|(cluster, _)| cluster.id != id);
+        state.done(permit, id);
+        Ok(())
+    }
+
+    async fn observed(&self, id: ClusterId, _: i64, observation: Observation) -> Result<()> {
+        if let Ok((cluster, _)) = self.state().find(id) {
+            cluster.observe(&observation);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Connections for Memory {
+    async fn connection(&self, id: ClusterId) -> Result<Option<StoredConnection>> {
+        Ok(self.state().find(id).ok().map(|(_, stored)| stored.clone()))
+    }
+}
+
+/// What the process lends: its clocks, its randomness, its tasks (on tokio).
+pub struct Process(Instant);
+
+impl Default for Process {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Clock for Process {
+    #[allow(clippy::disallowed_methods, reason = "this is the port through which the time comes in")]
+    fn now(&self) -> Timestamp {
+        let now = Timestamp::now();
+        now.round(Unit::Microsecond).unwrap_or(now)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+impl Entropy for Process {
+    fn fill(&self, buffer: &mut [u8]) {
+        getrandom::fill(buffer).expect("the operating system has randomness");
+    }
+}
+
+#[async_trait]
+impl Tasks for Process {
+    /// Detached: the caller may go away, the task does not. A service that ends waits for its tasks first.
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        tokio::spawn(task);
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}

@@ -1,0 +1,22 @@
+//! The example runs, and says what its source promises.
+#![allow(clippy::disallowed_methods, reason = "a test starts the example")]
+
+use std::process::Command;
+
+#[test]
+fn it_registers_changes_lists_refuses_and_records() {
+    let output = Command::new(env!("CARGO_BIN_EXE_example-in-memory")).output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).expect("text");
+    let expected = [
+        "registered toy town (v0.0.1-toy), Online",
+        "made payments (Active)",
+        "bob is refused: PERMISSION_DENIED: role_too_low",
+        r#"namespace default: {"name":"default","status":"Active","resource_quota":null,"labels":{},"created_at":null}"#,
+        r#"namespace payments: {"name":"payments","status":"Active","resource_quota":null,"labels":{},"created_at":null}"#,
+        "audit 3: bob delete namespace payments -> failed",
+        "audit 2: ann create namespace payments -> success",
+        "audit 1: ann create cluster toy town -> success",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+}

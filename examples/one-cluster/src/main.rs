@@ -1,0 +1,109 @@
+//! Pilothouse's rules and its way to a cluster, without its HTTP and its database: lists the workloads of the cluster that
+//! a kubeconfig leads to, scales one through the gate, and prints the audit trail. The operation's id is the `Audit-ID`
+//! in the cluster's own audit log.
+//!
+//! `cargo run -p example-one-cluster -- KUBECONFIG NAMESPACE DEPLOYMENT REPLICAS`
+#![allow(clippy::print_stdout, reason = "this is a command line")]
+
+use std::{env, error::Error as StdError, fs, sync::Arc};
+
+use example_in_memory::{Memory, Process};
+use pilothouse_core::{
+    access::Caller,
+    audit::{Audit, OperationQuery},
+    cluster::{AuthType, ClusterName, ClusterPorts, Clusters, CredentialInput, NewCluster},
+    gate::Gate,
+    inventory::{List, ListQuery, Lists},
+    name::{Namespace, ObjectName},
+    object::Labels,
+    workload::{Replicas, WorkloadRef, WorkloadType, Workloads},
+};
+use pilothouse_kube::{EgressRules, KubeClusters, KubeSettings};
+
+/// The use cases that this program takes.
+struct Pilothouse {
+    clusters: Clusters,
+    lists: Lists,
+    workloads: Workloads,
+    audit: Audit,
+}
+
+impl Pilothouse {
+    fn new() -> Self {
+        let (process, memory) = (Arc::new(Process::default()), Arc::new(Memory::default()));
+        // whoever may read the kubeconfig could reach a cluster on this machine anyway
+        let settings =
+            KubeSettings { egress: EgressRules { allow_loopback: true }, ..KubeSettings::default() };
+        let kube = Arc::new(KubeClusters::new(settings, memory.clone(), process.clone()));
+        let gate =
+            Gate::new(memory.clone(), memory.clone(), process.clone(), process.clone(), process.clone());
+        let ports =
+            ClusterPorts { registry: memory.clone(), connections: memory.clone(), probe: kube.clone() };
+        Self {
+            clusters: Clusters::new(gate.clone(), ports, process.clone(), false),
+            lists: Lists::new(gate.clone(), kube.clone()),
+            workloads: Workloads::new(gate.clone(), kube, process),
+            audit: Audit::new(gate, memory),
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn StdError>> {
+    let [_, kubeconfig, namespace, name, replicas] = &env::args().collect::<Vec<_>>()[..] else {
+        return Err("give: KUBECONFIG NAMESPACE DEPLOYMENT REPLICAS".into());
+    };
+    let namespace = Namespace::new(namespace).map_err(|reason| format!("the namespace is {reason}"))?;
+    let deployment = WorkloadRef {
+        namespace: namespace.clone(),
+        kind: WorkloadType::Deployment,
+        name: ObjectName::new(name).map_err(|reason| format!("the name is {reason}"))?,
+    };
+    let replicas = Replicas::try_from(replicas.parse::<i64>()?)
+        .map_err(|reason| format!("the number of replicas is {reason}"))?;
+    let kubeconfig = fs::read_to_string(kubeconfig)?;
+
+    let pilothouse = Pilothouse::new();
+    let caller = Caller::command_line("example");
+
+    // the connection is tried first; without success nothing is stored
+    let cluster = NewCluster {
+        name: ClusterName::new("mine").map_err(|reason| format!("the cluster's name is {reason}"))?,
+        description: String::new(),
+        labels: Labels::default(),
+        credential: CredentialInput {
+            auth_type: Some(AuthType::Kubeconfig),
+            kubeconfig: Some(kubeconfig.into()),
+            ..CredentialInput::default()
+        },
+        skip_test: false,
+    };
+    let cluster = pilothouse.clusters.create(&caller, cluster).await?.value;
+    println!("cluster {} {}", cluster.name, cluster.version.unwrap_or_default());
+
+    // as the query of `GET /api/k8s/workloads` reads
+    let query = [
+        ("cluster_id".to_owned(), cluster.id.to_string()),
+        ("namespace".to_owned(), namespace.to_string()),
+        ("sort".to_owned(), "name".to_owned()),
+    ];
+    let query = ListQuery::parse(List::Workloads, &query)?;
+    for row in pilothouse.lists.page(&caller, cluster.id, List::Workloads, &query).await?.rows {
+        let fields: serde_json::Value = row.parse()?;
+        println!("{} {}: {} wanted, {}", fields["type"], row.name(), fields["replicas"], fields["status"]);
+    }
+
+    let changed = pilothouse.workloads.scale(&caller, cluster.id, &deployment, replicas).await;
+    match &changed {
+        Ok(changed) => println!("{} now wants {}", changed.value.name, replicas.get()),
+        Err(refused) => println!("not scaled: {refused}"),
+    }
+
+    // what the change has become is in the trail either way
+    for row in pilothouse.audit.operations(&caller, OperationQuery::parse(&[])?).await?.logs {
+        let what = format!("{} {}", row.operation_type, row.resource_name.unwrap_or_default());
+        println!("{} {}: {what}, {}", row.operation_id, row.username, row.status.as_str());
+    }
+    changed?;
+    Ok(())
+}
