@@ -70,6 +70,9 @@ pub(crate) struct Words {
 #[serde(deny_unknown_fields)]
 struct CauseTexts {
     details: String,
+    /// What else is said of one verb and resource: `list secrets`.
+    #[serde(default)]
+    because: Texts,
     suggestions: Vec<String>,
 }
 
@@ -109,9 +112,16 @@ impl Words {
         let unknown = CauseTexts::default();
         let texts = self.causes.get(error.cause.as_str()).unwrap_or(&unknown);
         let fill = |template: &String| self.fill(template, |name| self.placeholder(error, retry_after, name));
+        let mut details = fill(&texts.details);
+        if let (Some(verb), Some(resource)) = (&error.context.verb, &error.context.resource)
+            && let Some(because) = texts.because.get(&format!("{verb} {resource}"))
+        {
+            details.push_str(&self.separator);
+            details.push_str(because);
+        }
         Explanation {
             message: look_up(&self.codes, error.code().as_str()).to_owned(),
-            details: fill(&texts.details),
+            details,
             suggestions: texts.suggestions.iter().map(fill).collect(),
         }
     }
@@ -312,6 +322,23 @@ mod tests {
             Language::Chinese.words().explain(&error, None).details,
             "请求参数有误：replicas：超出范围"
         );
+    }
+
+    #[test]
+    fn why_a_viewing_credential_sees_no_secrets_is_said() {
+        let error = |verb: &str, resource: &str| {
+            Error::new(Cause::ForbiddenByCluster).verb(verb).resource(resource).namespace("shop")
+        };
+        for language in [Language::Chinese, Language::English] {
+            let says = |verb, resource| language.words().explain(&error(verb, resource), None).details;
+            for verb in ["list", "get"] {
+                assert!(says(verb, "secrets").contains("Kubernetes"), "{language:?}: {verb}");
+            }
+            assert!(
+                !says("delete", "secrets").contains("Kubernetes")
+                    && !says("list", "pods").contains("Kubernetes")
+            );
+        }
     }
 
     #[test]

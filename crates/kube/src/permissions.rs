@@ -149,6 +149,55 @@ mod tests {
         assert_eq!(words(&("get", Kind::Pod, Some("log"))), "get pods/log");
     }
 
+    /// What the ClusterRole in a manifest of docs/rbac grants, as [`words`] writes it.
+    fn granted(manifest: &str) -> BTreeSet<String> {
+        #[derive(serde::Deserialize)]
+        struct Role {
+            rules: Vec<Rule>,
+        }
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields)]
+        struct Rule {
+            api_groups: Vec<String>,
+            resources: Vec<String>,
+            verbs: Vec<String>,
+        }
+        let role = manifest.split("\n---\n").find(|part| part.contains("\nkind: ClusterRole\n")).unwrap();
+        let role: Role = serde_saphyr::from_str(role).unwrap();
+        let mut granted = BTreeSet::new();
+        for Rule { api_groups, resources, verbs } in role.rules {
+            assert_eq!(api_groups.len(), 1, "one group a rule, so that it can be read");
+            for (resource, verb) in resources.iter().flat_map(|r| verbs.iter().map(move |v| (r, v))) {
+                let (kind, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+                let group =
+                    if api_groups[0].is_empty() { String::new() } else { format!(".{}", api_groups[0]) };
+                let subresource =
+                    if subresource.is_empty() { String::new() } else { format!("/{subresource}") };
+                assert!(
+                    granted.insert(format!("{verb} {kind}{group}{subresource}")),
+                    "{verb} {resource} twice"
+                );
+            }
+        }
+        granted
+    }
+
+    #[test]
+    fn the_manifests_grant_what_the_features_need_and_nothing_more() {
+        let needed = |wanted: fn(&str) -> bool| -> BTreeSet<String> {
+            let features = features().into_iter().filter(|(feature, _)| wanted(feature));
+            features.flat_map(|(_, needs)| needs).map(|need| words(&need)).collect()
+        };
+        let reads = |feature: &str| {
+            ["list_", "show_", "read_"].iter().any(|verb| feature.starts_with(verb))
+                && !feature.ends_with("_secrets")
+        };
+        let viewing = include_str!("../../../docs/rbac/viewing.yaml");
+        let operating = include_str!("../../../docs/rbac/operating.yaml");
+        assert_eq!(granted(viewing), needed(reads));
+        assert_eq!(granted(operating), needed(|_| true));
+    }
+
     #[test]
     fn every_list_of_a_cluster_is_a_feature_and_names_are_unique() {
         let names: BTreeSet<_> = features().into_iter().map(|(name, _)| name).collect();
