@@ -59,6 +59,8 @@ const FEATURES: &[(&str, &[Need])] = &[
         "restart_workloads",
         &[
             may("get", Kind::Deployment),
+            may("get", Kind::StatefulSet),
+            may("get", Kind::DaemonSet),
             may("patch", Kind::Deployment),
             may("patch", Kind::StatefulSet),
             may("patch", Kind::DaemonSet),

@@ -1,0 +1,303 @@
+//! The credentials of docs/rbac on a real control plane, applied as an operator would: what each may do, and what a user
+//! of Pilothouse sees of what it may not.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use pilothouse_core::inventory::{LISTS, ListScope};
+use pilothouse_testbed::{ControlPlane, path_of, shared, shared_has_node, workloads};
+use serde_json::{Value, json};
+
+use crate::support::{Client, Server, apply, eventually, namespace};
+
+const VIEWING: &str = include_str!("../../docs/rbac/viewing.yaml");
+const OPERATING: &str = include_str!("../../docs/rbac/operating.yaml");
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Applies a manifest, and returns the token that its last object, a Secret, is filled with.
+async fn token(plane: &ControlPlane, manifest: &str) -> String {
+    let objects: Vec<Value> =
+        manifest.split("\n---\n").map(|part| serde_saphyr::from_str(part).unwrap()).collect();
+    let admin = plane.client();
+    apply(&admin, &objects).await;
+    let path = path_of(objects.last().unwrap());
+    let filled = |secret: &Value| secret["data"]["token"].is_string();
+    let secret = admin.wait_until(&path, filled, PATIENCE).await.unwrap();
+    String::from_utf8(BASE64.decode(secret["data"]["token"].as_str().unwrap()).unwrap()).unwrap()
+}
+
+/// A server, its admin, and how a cluster is registered with this token.
+async fn house(plane: &ControlPlane, token: &str) -> (Server, Client, Value) {
+    let server = Server::fresh().await;
+    let admin = server.admin().await;
+    let configuration = json!({
+        "auth_type": "token", "api_server": plane.server(), "token": token, "ca_certificate": plane.ca_pem(),
+    });
+    (server, admin, configuration)
+}
+
+async fn register(admin: &Client, name: &str, mut configuration: Value) -> i64 {
+    configuration["name"] = json!(name);
+    admin.post("/api/k8s/clusters", configuration).await.data()["cluster"]["id"].as_i64().unwrap()
+}
+
+/// What is there to be read and changed, in a namespace of the test's own.
+async fn furnish(plane: &ControlPlane, name: &str) {
+    let admin = plane.client();
+    namespace(&admin, name).await;
+    let of = |version: &str, kind: &str, object: &str| json!({"apiVersion": version, "kind": kind, "metadata": {"name": object, "namespace": name}});
+    let mut service = of("v1", "Service", "web");
+    service["spec"] = json!({"ports": [{"port": 80}], "selector": {"app": "web"}});
+    let mut secret = of("v1", "Secret", "door");
+    secret["stringData"] = json!({"key": "value"});
+    apply(
+        &admin,
+        &[
+            workloads::deployment(name, "web", 1),
+            workloads::stateful_set(name, "db", 1),
+            workloads::daemon_set(name, "agent"),
+            workloads::job(name, "migrate"),
+            workloads::cron_job(name, "report"),
+            workloads::pod(name, "talker"),
+            workloads::config_map(name, "settings"),
+            service,
+            secret,
+        ],
+    )
+    .await;
+}
+
+/// Every list of a cluster and every single read, Secrets aside.
+fn reads(id: i64, namespace: &str) -> Vec<String> {
+    let lists =
+        LISTS.iter().filter(|list| list.scope != ListScope::Ours && list.key != "secrets").map(|list| {
+            let scope = match list.scope {
+                ListScope::Namespaced if list.owner.is_some() => format!("&namespace={namespace}&name=web"),
+                ListScope::Namespaced => "&namespace=*".to_owned(),
+                _ => String::new(),
+            };
+            format!("{}?cluster_id={id}{scope}", list.path)
+        });
+    let types = ["deployment/web", "statefulset/db", "daemonset/agent", "job/migrate", "cronjob/report"];
+    let detail = types.iter().filter_map(|workload| workload.split_once('/')).map(|(kind, name)| {
+        format!("/api/k8s/workloads/detail?cluster_id={id}&namespace={namespace}&type={kind}&name={name}")
+    });
+    let of_types =
+        ["job", "cronjob"].map(|kind| format!("/api/k8s/workloads?cluster_id={id}&namespace=*&type={kind}"));
+    let rest = [
+        format!("/api/k8s/configmaps/detail?cluster_id={id}&namespace={namespace}&name=settings"),
+        format!("/api/k8s/clusters/status?id={id}"),
+    ];
+    lists.chain(detail).chain(of_types).chain(rest).collect()
+}
+
+/// Every change there is, in an order in which each can be made, with the right that each fails without.
+fn changes(namespace: &str) -> Vec<(&'static str, Value, &'static str, &'static str)> {
+    let new = format!("{namespace}-new");
+    let of = |more: Value| {
+        let mut body = json!({"namespace": namespace});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    vec![
+        ("namespaces", json!({"name": new}), "create", "namespace"),
+        ("namespaces/delete", json!({"namespace": new}), "delete", "namespace"),
+        (
+            "workloads/scale",
+            of(json!({"type": "deployment", "name": "web", "replicas": 2})),
+            "patch",
+            "deployment",
+        ),
+        (
+            "workloads/scale",
+            of(json!({"type": "statefulset", "name": "db", "replicas": 2})),
+            "patch",
+            "statefulset",
+        ),
+        ("workloads/restart", of(json!({"type": "deployment", "name": "web"})), "patch", "deployment"),
+        ("workloads/restart", of(json!({"type": "statefulset", "name": "db"})), "patch", "statefulset"),
+        ("workloads/restart", of(json!({"type": "daemonset", "name": "agent"})), "patch", "daemonset"),
+        ("configmaps", of(json!({"name": "new", "data": {"k": "v"}})), "create", "configmap"),
+        ("configmaps/update", of(json!({"name": "settings", "data": {"k": "v"}})), "patch", "configmap"),
+        ("configmaps/delete", of(json!({"name": "settings"})), "delete", "configmap"),
+        ("secrets", of(json!({"name": "new", "data": {"k": "v"}})), "create", "secret"),
+        ("secrets/reveal", of(json!({"name": "door"})), "get", "secret"),
+        ("secrets/update", of(json!({"name": "door", "data": {"key": null, "l": "v"}})), "get", "secret"),
+        ("secrets/delete", of(json!({"name": "door"})), "delete", "secret"),
+    ]
+}
+
+fn secrets(id: i64, namespace: &str) -> [(String, &'static str); 2] {
+    let of = format!("cluster_id={id}&namespace={namespace}");
+    [(format!("/api/k8s/secrets?{of}"), "list"), (format!("/api/k8s/secrets/detail?{of}&name=door"), "get")]
+}
+
+/// The features that the test of a cluster says a credential has, and of each other one what is missing.
+fn features(test: &Value) -> (Vec<&str>, Vec<(&str, &Value)>) {
+    let (allowed, refused): (Vec<_>, Vec<_>) =
+        test["permissions"].as_array().unwrap().iter().partition(|permission| permission["allowed"] == true);
+    let missing = |permission: &&Value| permission["missing"] == json!([]);
+    assert!(allowed.iter().all(missing) && !refused.iter().any(missing), "{test}");
+    (
+        allowed.iter().filter_map(|permission| permission["feature"].as_str()).collect(),
+        refused
+            .iter()
+            .filter_map(|permission| Some((permission["feature"].as_str()?, &permission["missing"])))
+            .collect(),
+    )
+}
+
+async fn reads_everything(admin: &Client, id: i64, namespace: &str) {
+    for path in reads(id, namespace) {
+        let data = admin.get(&path).await.data();
+        assert!(data.get("warnings").is_none_or(|warnings| *warnings == json!([])), "{path}: {data}");
+    }
+    if shared_has_node().await.expect("a node where one is required") {
+        let logs = format!("/api/k8s/pods/logs?cluster_id={id}&namespace={namespace}&pod_name=talker");
+        eventually("a line of the pod's log", async || {
+            let answer = admin.get(&logs).await;
+            assert_ne!(answer.status, 403, "{answer}");
+            (answer.status == 200 && answer.body["data"]["logs"] != "").then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn the_viewing_credential_reads_all_but_secrets_and_changes_nothing() {
+    let plane = shared().await.unwrap();
+    furnish(plane, "rbac-viewing").await;
+    let token = token(plane, VIEWING).await;
+    let (_server, admin, configuration) = house(plane, &token).await;
+
+    // before anything is saved, the test says exactly what it may
+    let test = admin.post("/api/k8s/clusters/test", configuration.clone()).await.data();
+    assert_eq!(test["identity"], "system:serviceaccount:pilothouse:pilothouse-viewing");
+    let (allowed, refused) = features(&test);
+    let may = |feature: &str| {
+        let verb = feature.split_once('_').map_or(feature, |(verb, _)| verb);
+        ["list", "show", "read"].contains(&verb) && !feature.ends_with("_secrets")
+    };
+    assert!(allowed.iter().all(|feature| may(feature)), "{allowed:?}");
+    assert!(!refused.iter().any(|(feature, _)| may(feature)), "{refused:?}");
+    let missing = |wanted: &str| refused.iter().find(|(feature, _)| *feature == wanted).unwrap().1;
+    assert_eq!(missing("list_secrets"), &json!(["list secrets"]));
+    assert_eq!(missing("delete_namespaces"), &json!(["delete namespaces"]));
+    assert!(admin.rows("/api/k8s/clusters", "clusters").await.is_empty(), "nothing is saved yet");
+
+    let id = register(&admin, "viewing", configuration).await;
+    reads_everything(&admin, id, "rbac-viewing").await;
+    for (path, verb) in secrets(id, "rbac-viewing") {
+        let refused = admin.get(&path).await.refused("PERMISSION_DENIED");
+        let context = &refused["context"];
+        assert_eq!(
+            [&context["source"], &context["verb"], &context["resource"], &context["namespace"]],
+            ["cluster", verb, "secret", "rbac-viewing"],
+            "{path}"
+        );
+        assert!(refused["details"].as_str().unwrap().contains("Kubernetes 没有"), "it says why: {refused}");
+    }
+    for (path, mut body, verb, resource) in changes("rbac-viewing") {
+        body["cluster_id"] = json!(id);
+        let refused = admin.post(&format!("/api/k8s/{path}"), body).await.refused("PERMISSION_DENIED");
+        let context = &refused["context"];
+        assert_eq!(
+            [&context["source"], &context["verb"], &context["resource"]],
+            ["cluster", verb, resource],
+            "{path}: {refused}"
+        );
+        if resource != "namespace" {
+            assert_eq!(context["namespace"], "rbac-viewing", "{path}: {refused}");
+        }
+    }
+    let rows = admin.operations(format!("cluster_id={id}&status=failed")).await;
+    assert_eq!(rows.len(), changes("").len(), "each refusal is in the trail: {rows:#?}");
+}
+
+#[tokio::test]
+async fn the_operating_credential_does_everything() {
+    let plane = shared().await.unwrap();
+    furnish(plane, "rbac-operating").await;
+    let token = token(plane, OPERATING).await;
+    let (_server, admin, configuration) = house(plane, &token).await;
+    let test = admin.post("/api/k8s/clusters/test", configuration.clone()).await.data();
+    assert_eq!(features(&test).1, []);
+
+    let id = register(&admin, "operating", configuration).await;
+    reads_everything(&admin, id, "rbac-operating").await;
+    for (path, _) in secrets(id, "rbac-operating") {
+        admin.get(&path).await.data();
+    }
+    for (path, mut body, ..) in changes("rbac-operating") {
+        body["cluster_id"] = json!(id);
+        let data = admin.post(&format!("/api/k8s/{path}"), body).await.data();
+        assert!(data.get("warnings").is_none_or(|warnings| *warnings == json!([])), "{path}: {data}");
+    }
+}
+
+/// What these tests walk is every route towards a cluster.
+#[test]
+fn every_route_towards_a_cluster_is_walked() {
+    // our own: the registry and the trail; and the stream, which reads as the log does and ends with its session
+    let elsewhere = |path: &str| {
+        let ours = ["/api/k8s/clusters", "/api/k8s/clusters/update", "/api/k8s/clusters/delete"];
+        let rest = ["/api/k8s/clusters/test", "/api/k8s/pods/logs", "/api/k8s/pods/logs/stream"];
+        ours.contains(&path) || rest.contains(&path) || path.starts_with("/api/k8s/audit/")
+    };
+    let mut walked: Vec<String> =
+        reads(1, "a").into_iter().chain(secrets(1, "a").map(|(path, _)| path)).collect();
+    walked.extend(changes("a").into_iter().map(|(path, ..)| format!("/api/k8s/{path}")));
+    for (method, path) in pilothouse_http::endpoints() {
+        let here = walked.iter().any(|walked| walked.split('?').next() == Some(path));
+        let towards_a_cluster = path.starts_with("/api/k8s/") && !elsewhere(path);
+        assert!(
+            here || !towards_a_cluster,
+            "{method} {path} is not walked with the credentials of docs/rbac"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_credential_for_one_namespace_shows_that_namespace_alone() {
+    let plane = shared().await.unwrap();
+    furnish(plane, "rbac-team").await;
+    let cluster_says = plane.client();
+    let none = cluster_says.service_account_token("rbac-team", "team", json!([])).await.unwrap();
+    let about = json!({"name": "team", "namespace": "rbac-team"});
+    let group = "rbac.authorization.k8s.io";
+    let role = json!({
+        "apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": about,
+        "rules": [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "list", "patch"]}],
+    });
+    let binding = json!({
+        "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": about,
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": "team"},
+        "subjects": [{"kind": "ServiceAccount", "name": "team", "namespace": "rbac-team"}],
+    });
+    apply(&cluster_says, &[role, binding]).await;
+    let (_server, admin, configuration) = house(plane, &none).await;
+
+    // it can be registered: what it may not count is null
+    let test = admin.post("/api/k8s/clusters/test", configuration.clone()).await.data();
+    assert_eq!((&test["node_count"], features(&test).0), (&Value::Null, vec![]), "no right holds everywhere");
+    let id = register(&admin, "team", configuration).await;
+    let row = admin.rows("/api/k8s/clusters", "clusters").await.remove(0);
+    assert_eq!(row["status"], "online");
+    for count in ["node_count", "pod_count", "namespace_count"] {
+        assert_eq!(row[count], Value::Null, "{count}");
+    }
+
+    let workloads = |scope: &str| admin.get(format!("/api/k8s/workloads?cluster_id={id}&{scope}"));
+    let rows = workloads("namespace=rbac-team&type=deployment").await.data();
+    assert_eq!(rows["workloads"][0]["name"], "web");
+    for scope in ["namespace=*&type=deployment", "namespace=rbac-team", "namespace=default&type=deployment"] {
+        let refused = workloads(scope).await.refused("PERMISSION_DENIED");
+        assert_eq!(refused["context"]["source"], "cluster", "{scope}");
+    }
+    let scale = json!({
+        "cluster_id": id, "namespace": "rbac-team", "type": "deployment", "name": "web", "replicas": 3,
+    });
+    let scaled = admin.post("/api/k8s/workloads/scale", scale).await.data();
+    assert_eq!(scaled["workload"]["replicas"], 3);
+    assert_eq!(scaled["warnings"].as_array().map(Vec::len), Some(1), "autoscalers could not be looked for");
+}
