@@ -1,7 +1,8 @@
-//! `cargo demo`: a real local cluster with workloads, and the server with that cluster registered, until Ctrl-C.
+//! `cargo demo`: a real local cluster with workloads, and the server with that cluster registered, until Ctrl-C. With an
+//! argument, the server is that binary, and none is built.
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{env, path::Path, process::ExitCode, time::Duration};
 
 use pilothouse_testbed::{ControlPlane, Error, Result, Shipped, workloads};
 use serde_json::Value;
@@ -23,8 +24,13 @@ async fn main() -> ExitCode {
 
 async fn demo() -> Result<()> {
     // While it builds, a signal ends it and the compilers as if it were a script.
-    println!("1/4 the server: cargo build --release -p pilothouse");
-    let binary = Shipped::build()?;
+    let binary = match env::args_os().nth(1) {
+        Some(binary) => binary.into(),
+        None => {
+            println!("1/4 the server: cargo build --release -p pilothouse");
+            Shipped::build()?
+        }
+    };
     println!("2/4 the cluster's programs: built from source the first time, then kept");
     pilothouse_testbed::build().await?;
 

@@ -1,10 +1,10 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::MemoryStore;
+use super::{MemoryStore, close};
 use crate::{
     audit::{AuditTrail, Entry, Operation, OperationId, OperationPage, OperationQuery, Outcome, Status},
-    error::Result,
+    error::{Error, Result},
     inventory::{Row, select},
 };
 
@@ -23,7 +23,7 @@ impl AuditTrail for MemoryStore {
             row.operation_id == operation && row.status == Status::Pending
         };
         let Some(row) = state.operations.iter_mut().find(pending) else { return Ok(()) };
-        row.finish(outcome.clone());
+        close(row, outcome);
         state.append(&Entry::Outcome { operation_id: operation, outcome: outcome.clone() })
     }
 
@@ -57,7 +57,15 @@ impl AuditTrail for MemoryStore {
         });
         let rows = within.map(Row::of).collect::<Result<_>>()?;
         let (page, pagination) = select(rows, &query.list);
-        let logs = page.iter().map(Row::parse).collect::<Result<_>>()?;
+        // a row's id is found again in its JSON: the reference implementation keeps rows serialised
+        let id = |row: &Row| -> Result<i64> {
+            let json: serde_json::Value =
+                serde_json::from_str(row.json().get()).map_err(|error| Error::internal(error.to_string()))?;
+            json["id"].as_i64().ok_or_else(|| Error::internal("a row without an id"))
+        };
+        let ids = page.iter().map(id).collect::<Result<Vec<_>>>()?;
+        let logs =
+            ids.iter().filter_map(|id| state.operations.iter().find(|row| row.id == *id).cloned()).collect();
         Ok(OperationPage { logs, pagination })
     }
 }
