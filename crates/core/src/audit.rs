@@ -349,11 +349,12 @@ pub struct OperationRow {
 }
 
 impl OperationRow {
-    /// The row of an operation that has begun: `pending`. `id` is the trail's to draw.
-    pub fn begun(id: i64, operation: Operation) -> Self {
+    /// The row of an operation that has just begun. Its id is the store's to give.
+    pub fn begun(id: i64, operation: &Operation) -> Self {
+        let details = operation.summary();
+        let operation = operation.clone();
         Self {
             id,
-            details: operation.summary(),
             operation_id: operation.id,
             cluster_id: operation.cluster_id,
             cluster_name: operation.cluster_name,
@@ -369,19 +370,25 @@ impl OperationRow {
             request_id: operation.request_id,
             duration_ms: None,
             error_code: None,
+            details,
             created_at: operation.created_at,
             finished_at: None,
         }
     }
 
-    /// Completes the row by what became of the operation.
-    pub fn finish(&mut self, outcome: Outcome) {
-        let Outcome { status, error_code, details, duration_ms, finished_at } = outcome;
-        self.status = status;
-        self.error_code = error_code;
-        self.details = details.or(self.details.take());
-        self.duration_ms = Some(duration_ms);
-        self.finished_at = Some(finished_at);
+    /// The same row once the operation has ended.
+    #[must_use]
+    pub fn ended(self, outcome: &Outcome) -> Self {
+        let Outcome { status, error_code, details, duration_ms, finished_at } = outcome.clone();
+        Self {
+            status,
+            error_code,
+            // without any, what was asked for stays
+            details: details.or(self.details),
+            duration_ms: Some(duration_ms),
+            finished_at: Some(finished_at),
+            ..self
+        }
     }
 }
 
@@ -427,11 +434,6 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
-    pub fn new(gate: Gate, trail: Arc<dyn AuditTrail>) -> Self {
-        Self { gate, trail }
-    }
-
     /// A page of operations. A viewer sees only their own.
     ///
     /// # Errors

@@ -168,7 +168,7 @@ pub struct Cluster {
     /// When somebody last changed it.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub updated_at: Timestamp,
-    /// When a probe last succeeded.
+    /// When a probe last succeeded; null before the first.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub last_connected_at: Option<Timestamp>,
 }

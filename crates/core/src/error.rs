@@ -347,19 +347,19 @@ pub struct FieldError {
 pub struct Context {
     /// The fields refused.
     pub fields: Vec<FieldError>,
-    /// The lowest role that may do it.
+    /// The lowest role that may do it, when ours was too low.
     pub required_role: Option<Role>,
     /// The verb refused, as RBAC names it.
     pub verb: Option<String>,
     /// The kind of thing, in lower case and singular as in the audit trail.
     pub resource: Option<String>,
-    /// Its namespace.
+    /// The namespace of that thing; none when it has none or all were asked for.
     pub namespace: Option<String>,
-    /// Its name.
+    /// The name of that thing, or its id where it is one of ours.
     pub name: Option<String>,
     /// The pod it is a part of: of a container, of a log.
     pub pod: Option<String>,
-    /// When to try again.
+    /// How long to wait before trying again, as `Retry-After` tells it in whole seconds.
     pub retry_after: Option<Duration>,
     /// What the cluster said, cleaned by [`clean_message`]. Never set where a Secret is involved.
     pub message: Option<String>,

@@ -343,7 +343,8 @@ impl Gate {
         self.unsettled.load(Ordering::Acquire)
     }
 
-    /// Closes what an ended process left pending.
+    /// Closes as `unknown` what an ended process left pending; how many. For the start, and then now and again where
+    /// several processes share one trail.
     ///
     /// # Errors
     /// `AuditUnavailable`.

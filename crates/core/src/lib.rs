@@ -3,6 +3,14 @@
 //!
 //! Start at [`app::App`]. Each module is one subject and tells its whole story: types, rules, port, use case.
 //!
+//! # Errors
+//! One [`Error`] everywhere: a [`Cause`], which decides the public [`Code`], and what it happened to. Where a port towards
+//! a cluster says "as every call to a cluster", these may come of it: `NotFound` when the cluster is not registered any
+//! more; `EgressDenied`; of code `ConnectionError` when it cannot be reached or trusted, rejects the credential, breaks off
+//! or answers nonsense; `DeadlineExceeded`; `RateLimitedByCluster`; `ForbiddenByCluster` with verb, resource and namespace;
+//! `RejectedByCluster` with the cluster's cleaned words, and of a change `ConflictInCluster`, `QuotaExceeded` and
+//! `NamespaceTerminating`. [`Cause::leaves_doubt`] says after which of them a change may have been made all the same.
+//!
 //! # A new port
 //! A trait of a few methods in its subject's module, `#[async_trait]`, `Send + Sync`, speaking this crate's types;
 //! `mockall::automock` behind the feature `testing`. Absent is `Option`, not an error. What touches a cluster or changes

@@ -47,7 +47,7 @@ pub struct LogOptions {
 impl LogOptions {
     /// Lines when none are asked for.
     pub const DEFAULT_TAIL: u32 = 100;
-    /// The most lines.
+    /// The most lines that can be asked for.
     pub const MAX_TAIL: u32 = 10_000;
     /// The most bytes of one answer; what is older is cut.
     pub const MAX_BYTES: usize = 4 << 20;

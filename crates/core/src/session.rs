@@ -149,7 +149,7 @@ pub enum Rotation {
     JustUsed,
     /// It was used before: somebody replays it, and the session has ended.
     Replayed,
-    /// The session has no such token.
+    /// The session never had such a token: refused, the session lives on.
     Unknown,
 }
 
@@ -222,7 +222,7 @@ pub struct ThrottleKey {
 impl ThrottleKey {
     /// The window in which failures count, and the longest pause.
     pub const WINDOW: Duration = Duration::from_secs(15 * 60);
-    /// The first pause.
+    /// The pause after the failure that reaches the limit; each further failure doubles it.
     pub const FIRST_PAUSE: Duration = Duration::from_secs(30);
 
     /// Of an account, whether it exists or not.
@@ -281,14 +281,14 @@ pub trait TokenCodec: Send + Sync {
     fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Cause>;
 }
 
-/// How long things live.
+/// How long tokens and sessions are good for. A session ends at whichever of its two ends comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetimes {
-    /// An access token.
+    /// An access token, from when it is issued; a refresh gives a new one.
     pub access: Duration,
-    /// A session that is not used.
+    /// A session, from its last call; each call begins it anew.
     pub idle: Duration,
-    /// A session at all.
+    /// A session, from its login, whatever it is used for.
     pub absolute: Duration,
 }
 

@@ -188,9 +188,31 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{collections::BTreeSet, time::Duration};
+
+    use pilothouse_core::error::Reason;
 
     use super::*;
+
+    #[test]
+    fn the_page_on_the_api_says_of_every_code_and_cause_what_callers_are_told() {
+        let page = include_str!("../../../docs/api.md");
+        let words: toml::Table = toml::from_str(include_str!("locales/en.toml")).unwrap();
+        let of = |line: &str, code: &Code| line.starts_with(&format!("| {} |", code.as_str()));
+        let mut rows: BTreeSet<_> =
+            page.lines().filter(|line| Code::ALL.iter().any(|code| of(line, code))).collect();
+        for cause in Cause::ALL {
+            let (code, word, source) = (cause.code(), cause.as_str(), cause.source().as_str());
+            let status = status(code).as_u16();
+            let details = words["causes"][word]["details"].as_str().unwrap();
+            let row = format!("| {} | {status} | {word} | {source} | {details} |", code.as_str());
+            assert!(rows.remove(&*row), "docs/api.md lacks\n{row}");
+        }
+        assert!(rows.is_empty(), "docs/api.md tells of causes that there are not: {rows:#?}");
+        for reason in Reason::ALL {
+            assert!(page.contains(&format!("`{reason}`")), "docs/api.md lacks {reason}");
+        }
+    }
 
     #[test]
     fn statuses_are_those_of_the_contract() {

@@ -70,7 +70,7 @@ pub(crate) struct Words {
 #[serde(deny_unknown_fields)]
 struct CauseTexts {
     details: String,
-    /// What else is said of one verb and resource: `list secrets`.
+    /// What else is said of one verb and resource: `list secret`.
     #[serde(default)]
     because: Texts,
     suggestions: Vec<String>,
@@ -332,11 +332,11 @@ mod tests {
         for language in [Language::Chinese, Language::English] {
             let says = |verb, resource| language.words().explain(&error(verb, resource), None).details;
             for verb in ["list", "get"] {
-                assert!(says(verb, "secrets").contains("Kubernetes"), "{language:?}: {verb}");
+                assert!(says(verb, "secret").contains("Kubernetes"), "{language:?}: {verb}");
             }
             assert!(
-                !says("delete", "secrets").contains("Kubernetes")
-                    && !says("list", "pods").contains("Kubernetes")
+                !says("delete", "secret").contains("Kubernetes")
+                    && !says("list", "pod").contains("Kubernetes")
             );
         }
     }

@@ -44,13 +44,13 @@ impl Memory {
 impl State {
     fn begin(&mut self, operation: &Operation) {
         let id = self.operations.len() as i64 + 1;
-        self.operations.push(OperationRow::begun(id, operation.clone()));
+        self.operations.push(OperationRow::begun(id, operation));
     }
 
     fn finish(&mut self, id: OperationId, outcome: &Outcome) {
         let pending = |row: &&mut OperationRow| row.operation_id == id && row.status == Status::Pending;
         if let Some(row) = self.operations.iter_mut().find(pending) {
-            row.finish(outcome.clone());
+            *row = row.clone().ended(outcome);
         }
     }
 

@@ -13,18 +13,18 @@ use std::{
 
 use async_trait::async_trait;
 use example_in_memory::{Memory, Process};
-use pilothouse_core::inventory::Lists;
 use pilothouse_core::{
     Cause, Error, Result,
     access::{Caller, Origin, Permit, Role},
-    audit::{Audit, OperationQuery},
+    audit::{AuditTrail, OperationQuery},
     clock::Clock,
     cluster::{
         ApiServer, AuthType, ClusterName, ClusterPorts, ClusterProbe, Clusters, Connection, CredentialInput,
         NewCluster, Permission, Report,
     },
     gate::Gate,
-    inventory::{Inventory, List, ListQuery, Listing, Related, Row, select},
+    inventory::{Inventory, List, ListQuery, Listing, Lists, Related, Row, select},
+    kind::Kind,
     name::Namespace,
     namespace::{NamespaceApi, NamespaceRow, Namespaces},
     object::{Labels, parse},
@@ -50,7 +50,7 @@ impl Toy {
 #[async_trait]
 impl Inventory for Toy {
     async fn page(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
-        permit.covers(pilothouse_core::kind::Kind::Namespace)?;
+        permit.covers(Kind::Namespace)?;
         let names = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let known = if list == List::Namespaces { names } else { BTreeSet::new() };
         let rows = known.iter().map(|name| Row::of(&Self::row(name)?)).collect::<Result<_>>()?;
@@ -116,8 +116,7 @@ async fn main() -> Result<()> {
     let ports = ClusterPorts { registry: memory.clone(), connections: memory.clone(), probe: toy.clone() };
     let clusters = Clusters::new(gate.clone(), ports, process, false);
     let lists = Lists::new(gate.clone(), toy.clone());
-    let namespaces = Namespaces::new(gate.clone(), toy);
-    let audit = Audit::new(gate, memory);
+    let namespaces = Namespaces::new(gate, toy);
 
     let (ann, bob) = (caller(1, "ann", Role::OpsAdmin), caller(2, "bob", Role::Viewer));
     let toy_town = NewCluster {
@@ -147,7 +146,7 @@ async fn main() -> Result<()> {
         println!("namespace {}: {}", row.name(), row.json());
     }
 
-    for row in audit.operations(&ann, OperationQuery::parse(&[])?).await?.logs {
+    for row in memory.operations(&OperationQuery::parse(&[])?).await?.logs {
         println!(
             "audit {}: {} {} {} {} -> {}",
             row.id,

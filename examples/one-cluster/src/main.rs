@@ -10,7 +10,7 @@ use std::{env, error::Error as StdError, fs, sync::Arc};
 use example_in_memory::{Memory, Process};
 use pilothouse_core::{
     access::Caller,
-    audit::{Audit, OperationQuery},
+    audit::{AuditTrail, OperationQuery},
     cluster::{AuthType, ClusterName, ClusterPorts, Clusters, CredentialInput, NewCluster},
     gate::Gate,
     inventory::{List, ListQuery, Lists},
@@ -25,7 +25,7 @@ struct Pilothouse {
     clusters: Clusters,
     lists: Lists,
     workloads: Workloads,
-    audit: Audit,
+    trail: Arc<Memory>,
 }
 
 impl Pilothouse {
@@ -42,8 +42,8 @@ impl Pilothouse {
         Self {
             clusters: Clusters::new(gate.clone(), ports, process.clone(), false),
             lists: Lists::new(gate.clone(), kube.clone()),
-            workloads: Workloads::new(gate.clone(), kube, process),
-            audit: Audit::new(gate, memory),
+            workloads: Workloads::new(gate, kube, process),
+            trail: memory,
         }
     }
 }
@@ -100,7 +100,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
     }
 
     // what the change has become is in the trail either way
-    for row in pilothouse.audit.operations(&caller, OperationQuery::parse(&[])?).await?.logs {
+    for row in pilothouse.trail.operations(&OperationQuery::parse(&[])?).await?.logs {
         let what = format!("{} {}", row.operation_type, row.resource_name.unwrap_or_default());
         println!("{} {}: {what}, {}", row.operation_id, row.username, row.status.as_str());
     }

@@ -25,7 +25,7 @@ pub struct Login {
     pub username: String,
     /// The password as typed.
     pub password: SecretString,
-    /// The client.
+    /// `User-Agent` as the client sent it, for the list of sessions; nothing is decided by it.
     pub user_agent: Option<String>,
     /// Where it came from.
     pub origin: Origin,

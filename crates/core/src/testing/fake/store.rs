@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use crate::{
     access::Permit,
-    audit::{ChainHash, Entry, Operation, OperationRow, Outcome, Status},
+    audit::{ChainHash, Entry, Operation, OperationRow, Outcome},
     cluster::{Cluster, ClusterId, StoredConnection},
     error::{Cause, Error, Result},
     idempotency::{NewClaim, Progress},
@@ -109,46 +109,15 @@ impl State {
     }
 
     fn complete(&mut self, operation: Operation, outcome: Outcome) -> Result<()> {
-        let mut row = self.row(&operation);
-        close(&mut row, &outcome);
+        let row = self.row(&operation).ended(&outcome);
         self.operations.push(row);
         self.append(&Entry::Complete { operation, outcome })
     }
 
-    fn row(&mut self, operation: &Operation) -> OperationRow {
-        let operation = operation.clone();
-        let details = operation.summary();
-        OperationRow {
-            id: i64::try_from(self.operations.len()).unwrap_or(i64::MAX) + 1,
-            operation_id: operation.id,
-            cluster_id: operation.cluster_id,
-            cluster_name: operation.cluster_name,
-            operation_type: operation.operation_type,
-            resource_type: operation.resource_type,
-            resource_name: operation.resource_name,
-            namespace: operation.namespace,
-            status: Status::Pending,
-            user_id: operation.user_id,
-            username: operation.username,
-            role: operation.role,
-            source_ip: operation.source_ip.map(|ip| ip.to_string()),
-            request_id: operation.request_id,
-            duration_ms: None,
-            error_code: None,
-            details,
-            created_at: operation.created_at,
-            finished_at: None,
-        }
+    fn row(&self, operation: &Operation) -> OperationRow {
+        let id = i64::try_from(self.operations.len()).unwrap_or(i64::MAX) + 1;
+        OperationRow::begun(id, operation)
     }
-}
-
-fn close(row: &mut OperationRow, outcome: &Outcome) {
-    let Outcome { status, error_code, details, duration_ms, finished_at } = outcome.clone();
-    row.status = status;
-    row.error_code = error_code;
-    row.details = details.or(row.details.take());
-    row.duration_ms = Some(duration_ms);
-    row.finished_at = Some(finished_at);
 }
 
 impl Throttle {

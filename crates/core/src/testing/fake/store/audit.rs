@@ -1,7 +1,7 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{MemoryStore, close};
+use super::MemoryStore;
 use crate::{
     audit::{AuditTrail, Entry, Operation, OperationId, OperationPage, OperationQuery, Outcome, Status},
     error::{Error, Result},
@@ -23,7 +23,7 @@ impl AuditTrail for MemoryStore {
             row.operation_id == operation && row.status == Status::Pending
         };
         let Some(row) = state.operations.iter_mut().find(pending) else { return Ok(()) };
-        close(row, outcome);
+        *row = row.clone().ended(outcome);
         state.append(&Entry::Outcome { operation_id: operation, outcome: outcome.clone() })
     }
 
