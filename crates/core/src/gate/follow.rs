@@ -52,7 +52,8 @@ impl Gate {
     async fn still_holds(&self, caller: &Caller, access: &Access) -> Result<()> {
         if let Some(session) = caller.session {
             let sessions = self.sessions.as_ref();
-            let sessions = sessions.ok_or_else(|| Error::internal("a session, and nobody to ask about it"))?;
+            let sessions =
+                sessions.ok_or_else(|| Error::internal("a session, and nobody to ask about it"))?;
             let (_, user) = sessions.by_id(session).await?;
             let now = Caller { role: Some(user.role), ..caller.clone() };
             now.check(access.verb, access.resource)?;

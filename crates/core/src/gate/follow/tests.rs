@@ -73,7 +73,7 @@ fn followed(
     });
     let live = LiveSessions { store: Arc::new(store), clock: lent.clock.clone(), idle: IDLE };
     let trail = Arc::new(MockAuditTrail::new());
-    let gate = Gate::new(trail, Arc::new(clusters), lent.clock, lent.entropy, lent.tasks, live);
+    let gate = Gate::new(trail, Arc::new(clusters), lent.clock, lent.entropy, lent.tasks).asking(live);
     let caller = Caller {
         user_id: Some(UserId(7)),
         role: Some(Role::Viewer),
