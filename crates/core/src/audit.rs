@@ -18,7 +18,7 @@ use crate::{
     cluster::ClusterId,
     error::{Error, Reason, Result},
     gate::Gate,
-    inventory::{Cell, Field, Filter, List, ListQuery, ListRow, Pagination},
+    inventory::{Cell, Field, Filter, List, ListQuery, ListRow, Pagination, number},
     user::UserId,
 };
 
@@ -291,10 +291,9 @@ impl OperationQuery {
                 continue;
             }
             match name.as_str() {
-                "before" => match value.parse() {
-                    Ok(id) if id >= 1 => query.before = Some(id),
-                    Ok(_) => refuse(Reason::OutOfRange),
-                    Err(_) => refuse(Reason::InvalidType),
+                "before" => match number(value, 1, i64::MAX as u64) {
+                    Ok(id) => query.before = Some(id.cast_signed()),
+                    Err(reason) => refuse(reason),
                 },
                 name => match value.parse() {
                     Ok(time) if name == "from" => query.from = Some(time),

@@ -12,6 +12,7 @@ use crate::{
     access::Permit,
     error::{Cause, Reason, Result},
     inventory::{Cell, Field, Filter, ListRow},
+    name::is_invisible,
 };
 
 mod server;
@@ -61,11 +62,6 @@ impl ClusterName {
     pub fn key(&self) -> String {
         self.0.nfkc().collect::<String>().to_lowercase()
     }
-}
-
-/// Marks that change the direction of text, and characters of no width: two names could look the same.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 impl TryFrom<String> for ClusterName {

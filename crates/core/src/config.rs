@@ -13,7 +13,7 @@ use crate::{
     gate::{Changed, Gate},
     kind::Kind,
     name::{Namespace, ObjectName},
-    object::{Labels, Metadata, check_labels, or_default, parse},
+    object::{Labels, Metadata, check_labels, check_word, or_default, parse},
 };
 
 mod row;
@@ -248,6 +248,7 @@ impl Configs {
             access = access.with("keys", serde_json::json!(sizes(data)));
         }
         patch.labels.as_ref().map_or(Ok(()), check_labels)?;
+        patch.resource_version.as_deref().map_or(Ok(()), |text| check_word("resource_version", text))?;
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.update_configmap(&permit, &name, &patch).await?.into());
         self.gate.change(caller, access, work).await

@@ -23,6 +23,7 @@ mod lists;
 mod query;
 
 pub use lists::{LISTS, List, ListInfo, ListScope, Owner, Project, Related};
+pub(crate) use query::number;
 pub use query::{ListQuery, Sort};
 
 /// The value of a field as it sorts and filters.

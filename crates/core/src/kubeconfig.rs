@@ -95,6 +95,12 @@ impl Kubeconfig {
         if text.len() > LARGEST {
             return Err(Error::invalid("kubeconfig", Reason::TooLong));
         }
+        if text.trim().is_empty() {
+            return Err(Error::invalid("kubeconfig", Reason::Required));
+        }
+        if context.is_some_and(str::is_empty) {
+            return Err(Error::invalid("context", Reason::Required));
+        }
         // the parser's message quotes the text, which holds secrets
         let config: Self =
             serde_saphyr::from_str(text).map_err(|_| Error::invalid("kubeconfig", Reason::Malformed))?;
@@ -108,26 +114,28 @@ impl Kubeconfig {
             None => return refuse("kubeconfig.current-context", Reason::Required),
         };
         let contexts = self.contexts.unwrap_or_default();
-        let Some(context) =
-            contexts.into_iter().find(|entry| entry.name == name).and_then(|entry| entry.context)
-        else {
+        let Some(at) = contexts.iter().position(|entry| entry.name == name) else {
             return refuse(
                 if wanted.is_some() { "context" } else { "kubeconfig.current-context" },
                 Reason::NotOneOf,
             );
         };
-        if context.user.is_empty() {
-            return refuse("kubeconfig.contexts[].context.user", Reason::Required);
+        let context = contexts.into_iter().nth(at).and_then(|entry| entry.context).unwrap_or_default();
+        let context_path = format!("kubeconfig.contexts[{at}].context");
+        for (field, value) in [("cluster", &context.cluster), ("user", &context.user)] {
+            if value.is_empty() {
+                return refuse(&format!("{context_path}.{field}"), Reason::Required);
+            }
         }
         let clusters = self.clusters.unwrap_or_default();
         let Some(at) = clusters.iter().position(|entry| entry.name == context.cluster) else {
-            return refuse("kubeconfig.contexts[].context.cluster", Reason::NotOneOf);
+            return refuse(&format!("{context_path}.cluster"), Reason::NotOneOf);
         };
         let cluster = clusters.into_iter().nth(at).and_then(|entry| entry.cluster).unwrap_or_default();
         let cluster_path = format!("kubeconfig.clusters[{at}].cluster");
         let users = self.users.unwrap_or_default();
         let Some(at) = users.iter().position(|entry| entry.name == context.user) else {
-            return refuse("kubeconfig.contexts[].context.user", Reason::NotOneOf);
+            return refuse(&format!("{context_path}.user"), Reason::NotOneOf);
         };
         let user = users.into_iter().nth(at).and_then(|entry| entry.user).unwrap_or_default();
         let user_path = format!("kubeconfig.users[{at}].user");
@@ -296,6 +304,8 @@ mod tests {
     fn refuses_what_is_incomplete() {
         let cases = [
             ("{}".to_owned(), None, "kubeconfig.current-context", "required"),
+            (" \n".to_owned(), None, "kubeconfig", "required"),
+            ("{}".to_owned(), Some(""), "context", "required"),
             ("[".to_owned(), None, "kubeconfig", "malformed"),
             ("x: y: z".to_owned(), None, "kubeconfig", "malformed"),
             ("a".repeat(LARGEST + 1), None, "kubeconfig", "too_long"),
@@ -303,7 +313,7 @@ mod tests {
             (
                 config("server: 'https://k'", "token: t"),
                 Some("nobody"),
-                "kubeconfig.contexts[].context.user",
+                "kubeconfig.contexts[1].context.user",
                 "required",
             ),
             (

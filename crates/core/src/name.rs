@@ -22,6 +22,11 @@ fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(|part| is_label(part, 253))
 }
 
+/// Marks that change the direction of text, and characters of no width: two texts for people could look the same.
+pub(crate) fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $longest:literal, $is:expr) => {
         $(#[$doc])*

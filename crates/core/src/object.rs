@@ -106,6 +106,19 @@ pub fn check_labels(labels: &Labels) -> Result<()> {
     if refused.is_empty() { Ok(()) } else { Err(Error::fields(refused)) }
 }
 
+/// Checks a word that the API server alone understands, such as a version: 1 to 253 of visible ASCII.
+///
+/// # Errors
+/// `InvalidInput` naming `field`.
+pub(crate) fn check_word(field: &str, text: &str) -> Result<()> {
+    match text.len() {
+        0 => Err(Error::invalid(field, Reason::Required)),
+        1..=253 if text.bytes().all(|b| b.is_ascii_graphic()) => Ok(()),
+        1..=253 => Err(Error::invalid(field, Reason::Malformed)),
+        _ => Err(Error::invalid(field, Reason::TooLong)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use crate::{
     gate::{Changed, Gate},
     kind::Kind,
     name::{Namespace, ObjectName},
-    object::{Labels, check_labels},
+    object::{Labels, check_labels, check_word},
 };
 
 mod revealed;
@@ -149,13 +149,7 @@ impl Secrets {
             secret.data.iter().map(|(key, value)| (key.as_str(), value.expose_secret().len())).collect();
         check_sizes(&sizes)?;
         check_labels(&secret.labels)?;
-        if secret
-            .r#type
-            .as_ref()
-            .is_some_and(|text| text.is_empty() || text.len() > 253 || text.contains(char::is_control))
-        {
-            return Err(Error::invalid("type", Reason::Malformed));
-        }
+        secret.r#type.as_deref().map_or(Ok(()), |text| check_word("type", text))?;
         let access =
             access(Verb::Create, cluster, namespace, &secret.name).with("keys", serde_json::json!(sizes));
         let api = self.api.clone();
@@ -189,6 +183,7 @@ impl Secrets {
             access = access.with("keys", serde_json::json!(shown));
         }
         patch.labels.as_ref().map_or(Ok(()), check_labels)?;
+        patch.resource_version.as_deref().map_or(Ok(()), |text| check_word("resource_version", text))?;
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.update(&permit, &name, &patch).await?.into());
         self.gate.change(caller, access, work).await

@@ -1,5 +1,7 @@
 //! The body of a POST.
 
+use std::{collections::HashSet, fmt};
+
 use actix_web::{
     HttpMessage, HttpRequest,
     dev::Payload,
@@ -7,8 +9,11 @@ use actix_web::{
     rt::time::timeout,
 };
 use futures_util::StreamExt;
-use pilothouse_core::{Cause, Error};
-use serde::de::{DeserializeOwned, IgnoredAny};
+use pilothouse_core::{Cause, Error, error::Reason};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 
 use crate::{
     entry::Input,
@@ -98,7 +103,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
     if first == Some(&b'[') {
-        return Err(Error::invalid(refusal::BODY, pilothouse_core::error::Reason::InvalidType));
+        return Err(Error::invalid(refusal::BODY, Reason::InvalidType));
     }
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         // an enum of words meets a number: serde_json calls that bad syntax, though the body is JSON
@@ -110,14 +115,71 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
         }
     })?;
     json.end().map_err(|_| refusal::no_json())?;
-    Ok(value)
+    // serde sees to the fields of a struct; of a map's keys it would keep the last
+    match serde_json::from_slice(bytes) {
+        Ok(Repeated(None)) => Ok(value),
+        Ok(Repeated(Some(path))) => Err(Error::invalid(path, Reason::Duplicate)),
+        Err(_) => Err(refusal::no_json()),
+    }
+}
+
+/// The path of the first key that stands twice in one object of a JSON value.
+struct Repeated(Option<String>);
+
+impl<'de> Deserialize<'de> for Repeated {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RepeatedVisitor)
+    }
+}
+
+struct RepeatedVisitor;
+
+macro_rules! no_keys {
+    ($($method:ident: $type:ty)*) => {$(
+        fn $method<E>(self, _: $type) -> Result<Repeated, E> {
+            Ok(Repeated(None))
+        }
+    )*};
+}
+
+impl<'de> Visitor<'de> for RepeatedVisitor {
+    type Value = Repeated;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    no_keys! { visit_bool: bool visit_i64: i64 visit_u64: u64 visit_f64: f64 visit_str: &str }
+
+    fn visit_unit<E>(self) -> Result<Repeated, E> {
+        Ok(Repeated(None))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Repeated, A::Error> {
+        let mut found = None;
+        let mut at = 0;
+        while let Some(Repeated(within)) = items.next_element()? {
+            found = found.or(within.map(|within| format!("[{at}].{within}")));
+            at += 1;
+        }
+        Ok(Repeated(found))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Repeated, A::Error> {
+        let (mut found, mut keys) = (None, HashSet::new());
+        while let Some((key, Repeated(within))) = pairs.next_entry::<String, _>()? {
+            found = found.or(within.map(|within| format!("{key}.{within}")));
+            found = found.or_else(|| keys.contains(&key).then(|| key.clone()));
+            keys.insert(key);
+        }
+        Ok(Repeated(found))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use actix_web::test::TestRequest;
     use pilothouse_core::error::FieldError;
-    use serde::Deserialize;
 
     use super::*;
 
@@ -153,6 +215,22 @@ mod tests {
             parse::<serde_json::Value>(format!("{{\"a\":{deep}").as_bytes()).is_err(),
             "deeper than the stack"
         );
+    }
+
+    #[test]
+    fn a_key_given_twice_is_refused_however_deep() {
+        let cases = [
+            (r#"{"labels":{"a":"1","a":"1"}}"#, "labels.a"),
+            (r#"{"labels":{"a":"1","\u0061":"2"}}"#, "labels.a"),
+            (r#"{"a":[{},{"b":1,"b":null}]}"#, "a.[1].b"),
+            (r#"{"a":1,"b":2,"a":3}"#, "a"),
+        ];
+        for (json, name) in cases {
+            let error = parse::<serde_json::Value>(json.as_bytes()).unwrap_err();
+            assert_eq!(error, Error::invalid(name, Reason::Duplicate), "{json}");
+        }
+        let apart = br#"{"a":{"x":1.5},"b":{"x":-1,"a":[true,null,"a"]}}"#;
+        assert!(parse::<serde_json::Value>(apart).is_ok());
     }
 
     #[test]

@@ -88,9 +88,11 @@ pub fn document() -> Value {
     let mut errors = Docs::default();
     errors.schema::<ErrorReply>();
     schemas.append(&mut errors.schemas);
-    for mut route in table() {
-        schemas.append(&mut route.docs.schemas);
-        paths.entry(route.path).or_default().insert(route.method.as_str().to_lowercase(), operation(&route));
+    for route in table() {
+        let mut docs = (route.docs)();
+        schemas.append(&mut docs.schemas);
+        let operation = operation(&route, &docs);
+        paths.entry(route.path).or_default().insert(route.method.as_str().to_lowercase(), operation);
     }
     let responses: BTreeMap<_, _> = Code::ALL.into_iter().map(|code| (code.as_str(), error(code))).collect();
     json!({
@@ -114,13 +116,13 @@ pub fn document() -> Value {
     })
 }
 
-fn operation(route: &Route) -> Value {
+fn operation(route: &Route, docs: &Docs) -> Value {
     let mut operation = json!({
         "operationId": operation_id(route),
         "summary": route.summary,
         "tags": [tag(route.path)],
-        "parameters": route.docs.parameters,
-        "responses": responses(route),
+        "parameters": docs.parameters,
+        "responses": responses(route, docs),
         // both in one requirement: both are needed
         "security": match route.who {
             Who::Anyone => json!([]),
@@ -134,7 +136,7 @@ fn operation(route: &Route) -> Value {
         operation["description"] = format!("Role: {} or higher.", role.as_str()).into();
         operation["x-required-role"] = role.as_str().into();
     }
-    if let Some(body) = &route.docs.body {
+    if let Some(body) = &docs.body {
         operation["requestBody"] =
             json!({"required": true, "content": {"application/json": {"schema": body}}});
     }
@@ -156,14 +158,14 @@ fn tag(path: &str) -> &str {
     }
 }
 
-fn responses(route: &Route) -> BTreeMap<String, Value> {
-    let success = match route.docs.events {
+fn responses(route: &Route, docs: &Docs) -> BTreeMap<String, Value> {
+    let success = match docs.events {
         Some(events) => {
             let text = json!({"type": "string", "description": events});
             json!({"description": "A stream of events", "content": {"text/event-stream": {"schema": text}}})
         }
         None => {
-            json!({"description": "Success", "content": {"application/json": {"schema": success(route)}}})
+            json!({"description": "Success", "content": {"application/json": {"schema": success(route, docs)}}})
         }
     };
     let mut responses = BTreeMap::from([("200".to_owned(), success)]);
@@ -203,16 +205,16 @@ fn may_answer(route: &Route, code: Code) -> bool {
 }
 
 /// The envelope of a success; the OpenAPI document itself has none.
-fn success(route: &Route) -> Value {
-    if route.docs.answer.is_null() {
+fn success(route: &Route, docs: &Docs) -> Value {
+    if docs.answer.is_null() {
         return json!({"type": "object"});
     }
     let warnings = json!({"type": "object", "properties": {"warnings": {
         "type": "array", "items": {"type": "string"}, "description": "What should be known; only when there is something",
     }}});
     let data = match route.method {
-        Method::POST => json!({"allOf": [route.docs.answer, warnings]}),
-        _ => route.docs.answer.clone(),
+        Method::POST => json!({"allOf": [docs.answer, warnings]}),
+        _ => docs.answer.clone(),
     };
     json!({
         "type": "object",

@@ -59,7 +59,7 @@ fn reason(text: &str) -> Reason {
         let said = |prefix| text.starts_with(prefix);
         if said("invalid type: ") || said("expected value") {
             Reason::InvalidType
-        } else if said("invalid value: ") || said("invalid length ") {
+        } else if said("invalid value: ") || said("invalid length ") || said("number out of range") {
             Reason::OutOfRange
         } else if said("unknown variant ") {
             Reason::NotOneOf
@@ -115,6 +115,7 @@ mod tests {
             (r#"{"id":null}"#, "id", "invalid_type"),
             (r#"{"id":1,"type":1}"#, "type", "invalid_type"),
             (r#"{"id":1.5}"#, "id", "invalid_type"),
+            (r#"{"id":1e400}"#, "id", "out_of_range"),
             (r#"{"id":1,"small":256}"#, "small", "out_of_range"),
             (r#"{"id":1,"small":-1}"#, "small", "out_of_range"),
             (r#"{"id":1,"namespace":"A"}"#, "namespace", "invalid_name"),

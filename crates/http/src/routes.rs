@@ -90,7 +90,8 @@ pub(crate) struct Route {
     pub(crate) who: Who,
     pub(crate) summary: &'static str,
     pub(crate) service: actix_web::Route,
-    pub(crate) docs: Docs,
+    /// What the document says of it; made only when asked for, for it takes longer than all the rest.
+    pub(crate) docs: Box<dyn Fn() -> Docs>,
 }
 
 /// Who may enter.
@@ -156,9 +157,12 @@ where
     E: FromRequest + Documented + 'static,
     R: Responder + Documented + 'static,
 {
-    let mut docs = Docs::default();
-    E::describe(&mut docs);
-    R::describe(&mut docs);
+    let docs = || {
+        let mut docs = Docs::default();
+        E::describe(&mut docs);
+        R::describe(&mut docs);
+        docs
+    };
     let service = actix_web::web::method(method.clone()).to(handler);
-    Route { method, path, who, summary, service, docs }
+    Route { method, path, who, summary, service, docs: Box::new(docs) }
 }

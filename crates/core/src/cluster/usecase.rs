@@ -17,6 +17,7 @@ use crate::{
     gate::{Changed, Gate, Warning},
     inventory::{ListQuery, Pagination, Row, select},
     kubeconfig::Kubeconfig,
+    name::is_invisible,
     object::{Labels, check_labels},
 };
 
@@ -350,11 +351,14 @@ impl Clusters {
         id: ClusterId,
         mut input: CredentialInput,
     ) -> Result<(AuthType, Connection)> {
-        let renews = input.auth_type == Some(AuthType::Token) && input.api_server.is_none();
-        let stored = if renews { self.ports.connections.connection(id).await? } else { None };
-        let Some(stored) = stored.map(|stored| stored.connection) else {
+        if input.auth_type != Some(AuthType::Token) || input.api_server.is_some() {
             return self.connection(caller, input);
+        }
+        let Some(stored) = self.ports.connections.connection(id).await? else {
+            let access = Access::to(Verb::Update, Resource::Cluster).in_cluster(id);
+            return self.gate.refuse(caller, access, absent(id)).await;
         };
+        let stored = stored.connection;
         input.api_server = Some(stored.server);
         input.ca_certificate = input.ca_certificate.or(stored.ca);
         let (auth_type, mut connection) = self.connection(caller, input)?;
@@ -429,7 +433,7 @@ pub(crate) fn check_pem(field: &str, pem: String) -> Result<String> {
 fn check_description(text: &str) -> Result<()> {
     if text.chars().count() > 1024 {
         Err(Error::invalid("description", Reason::TooLong))
-    } else if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+    } else if text.chars().any(|c| is_invisible(c) || (c.is_control() && c != '\n' && c != '\t')) {
         Err(Error::invalid("description", Reason::Malformed))
     } else {
         Ok(())

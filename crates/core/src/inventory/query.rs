@@ -5,7 +5,7 @@ use crate::{
     cluster::ClusterId,
     error::{Error, FieldError, Reason, Result},
     kind::Kind,
-    name::{NamespaceScope, ObjectName},
+    name::{NamespaceScope, ObjectName, is_invisible},
 };
 
 /// By which field rows are ordered; ties by namespace, then name, both ascending.
@@ -82,7 +82,7 @@ impl ListQuery {
             let earlier = pairs[..i].iter().any(|(earlier, _)| earlier == name);
             let read =
                 if earlier { Err(Reason::Duplicate) } else { Ok(()) }.and_then(|()| match name.as_str() {
-                    "page" => number(value, 1, u64::MAX).map(|page| query.page = page),
+                    "page" => number(value, 1, i64::MAX as u64).map(|page| query.page = page),
                     "per_page" => number(value, 1, 500).map(|per_page| query.per_page = per_page),
                     "search" => text(value).map(|search| query.search = Some(search.to_lowercase())),
                     "sort" => sort(value).map(|sort| query.sort = Some(sort)),
@@ -113,6 +113,8 @@ impl ListQuery {
                                 Filter::Number => number(value, 1, i64::MAX as u64).map(drop),
                                 _ if value.is_empty() => Err(Reason::Required),
                                 Filter::Reference if !is_reference(value) => Err(Reason::Malformed),
+                                // what rows are filtered by is written by programs
+                                _ if !value.is_ascii() => Err(Reason::Malformed),
                                 _ => text(value).map(drop),
                             },
                         }
@@ -157,7 +159,7 @@ impl ListQuery {
 }
 
 /// Digits only (no sign, no space), within the range.
-fn number(text: &str, least: u64, most: u64) -> Result<u64, Reason> {
+pub(crate) fn number(text: &str, least: u64, most: u64) -> Result<u64, Reason> {
     match text {
         "" => Err(Reason::Required),
         text if !text.bytes().all(|b| b.is_ascii_digit()) => {
@@ -176,11 +178,11 @@ fn is_reference(text: &str) -> bool {
         .is_some_and(|(kind, name)| !kind.is_empty() && !name.is_empty() && !name.contains('/'))
 }
 
-/// A text without control characters, not longer than any name.
+/// A text without control characters and invisible ones, not longer than any name.
 fn text(value: &str) -> Result<&str, Reason> {
     if value.len() > LONGEST_TEXT {
         Err(Reason::TooLong)
-    } else if value.chars().any(char::is_control) {
+    } else if value.chars().any(|c| c.is_control() || is_invisible(c)) {
         Err(Reason::Malformed)
     } else {
         Ok(value)

@@ -14,6 +14,7 @@ use crate::{
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     inventory::{ListQuery, Pagination, Row, select},
+    name::is_invisible,
 };
 
 /// What a super admin does with users.
@@ -177,7 +178,7 @@ fn checked_display_name(text: Option<&str>) -> Result<Option<String>> {
     let text: String = text.trim().nfc().collect();
     let reason = match text.chars().count() {
         0 => Reason::Required,
-        1..=128 if text.chars().any(char::is_control) => Reason::Malformed,
+        1..=128 if text.chars().any(|c| c.is_control() || is_invisible(c)) => Reason::Malformed,
         1..=128 => return Ok(Some(text)),
         _ => Reason::TooLong,
     };

@@ -75,6 +75,7 @@ pub(crate) struct ConfigMapPatchBody {
     /// All labels.
     labels: Option<Labels>,
     /// The version that was read; refused when it has changed meanwhile.
+    #[schema(min_length = 1, max_length = 253, pattern = "^[!-~]+$")]
     resource_version: Option<String>,
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn route(info: &'static ListInfo) -> Route {
         who: Who::Role(role),
         summary: "A page of the list",
         service: actix_web::web::get().to(handler),
-        docs: docs(info),
+        docs: Box::new(|| docs(info)),
     }
 }
 
@@ -150,7 +150,7 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
         let description = format!("Of which {}", owner.kind.info().kind);
         parameters.push(parameter("name", true, &description, text()));
     }
-    let page = json!({"type": "integer", "minimum": 1, "default": 1});
+    let page = json!({"type": "integer", "format": "int64", "minimum": 1, "default": 1});
     let per_page = json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 20});
     parameters.push(parameter("page", false, "From 1", page));
     parameters.push(parameter("per_page", false, "Rows a page", per_page));
@@ -176,8 +176,10 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     for field in fields {
         let schema = match field.filter {
             Filter::None => continue,
-            Filter::Any => text(),
-            Filter::Reference => json!({"type": "string", "pattern": "^[^/]+/[^/]+$", "maxLength": 253}),
+            Filter::Any => json!({"type": "string", "pattern": "^[ -~]+$", "maxLength": 253}),
+            Filter::Reference => {
+                json!({"type": "string", "pattern": "^[ -.0-~]+/[ -.0-~]+$", "maxLength": 253})
+            }
             Filter::Number => json!({"type": "integer", "format": "int64", "minimum": 1}),
             Filter::OneOf(words) => json!({"type": "string", "enum": words}),
         };

@@ -60,6 +60,7 @@ pub(crate) struct NewSecretBody {
     #[schema(value_type = String, max_length = 253)]
     name: ObjectName,
     /// `Opaque` when none.
+    #[schema(min_length = 1, max_length = 253, pattern = "^[!-~]+$")]
     r#type: Option<String>,
     /// Key to plain text; may be empty.
     #[schema(value_type = BTreeMap<String, String>)]
@@ -93,6 +94,7 @@ pub(crate) struct SecretPatchBody {
     /// All labels.
     labels: Option<Labels>,
     /// The version that was read; refused when it has changed meanwhile.
+    #[schema(min_length = 1, max_length = 253, pattern = "^[!-~]+$")]
     resource_version: Option<String>,
 }
 

@@ -32,6 +32,14 @@ pub(crate) struct Credentials {
     pub(crate) cookie: Option<String>,
 }
 
+impl Credentials {
+    /// As headers.
+    pub(crate) fn headers(&self) -> Vec<(&'static str, String)> {
+        let bearer = self.bearer.iter().map(|bearer| ("authorization", format!("Bearer {bearer}")));
+        bearer.chain(self.cookie.iter().map(|cookie| ("cookie", format!("session_id={cookie}")))).collect()
+    }
+}
+
 /// What a login handed out.
 #[derive(Clone, Debug)]
 pub(crate) struct SignedIn {
@@ -141,8 +149,20 @@ impl House {
         path: &str,
         input: &str,
     ) -> Reply {
+        self.call_in("en", credentials, method, path, input).await
+    }
+
+    /// The same, to be answered in a language.
+    pub(crate) async fn call_in(
+        &self,
+        language: &str,
+        credentials: &Credentials,
+        method: &str,
+        path: &str,
+        input: &str,
+    ) -> Reply {
         let method: Method = method.parse().unwrap();
-        let mut request = match method {
+        let request = match method {
             Method::GET if !input.is_empty() => TestRequest::get().uri(&format!("{path}?{input}")),
             Method::POST if !input.is_empty() => TestRequest::post()
                 .uri(path)
@@ -150,15 +170,10 @@ impl House {
                 .set_payload(input.to_owned()),
             method => TestRequest::default().method(method).uri(path),
         };
-        request =
-            request.peer_addr("192.0.2.7:4711".parse().unwrap()).insert_header(("accept-language", "en"));
-        if let Some(bearer) = &credentials.bearer {
-            request = request.insert_header(("authorization", format!("Bearer {bearer}")));
-        }
-        if let Some(cookie) = &credentials.cookie {
-            request = request.insert_header(("cookie", format!("session_id={cookie}")));
-        }
-        self.send(request).await
+        let request =
+            request.peer_addr("192.0.2.7:4711".parse().unwrap()).insert_header(("accept-language", language));
+        let headers = credentials.headers().into_iter();
+        self.send(headers.fold(request, |request, header| request.insert_header(header))).await
     }
 
     pub(crate) async fn get(&self, who: &SignedIn, path: &str, query: &str) -> Reply {
@@ -183,11 +198,11 @@ impl House {
         self.app.users.find(&name.to_owned().try_into().unwrap()).await.unwrap().id.0
     }
 
-    /// The id of a user's first session.
-    pub(crate) async fn session(&self, name: &str) -> i64 {
+    /// The id of a user's first session, if it has one.
+    pub(crate) async fn session(&self, name: &str) -> Option<i64> {
         let rows = self.app.sessions.list(&Caller::system(), &ListQuery::default()).await.unwrap().0;
-        let row = rows.iter().find(|row| row.name() == name).unwrap();
-        serde_json::from_str::<Value>(row.json().get()).unwrap()["id"].as_i64().unwrap()
+        let row = rows.iter().find(|row| row.name() == name)?;
+        serde_json::from_str::<Value>(row.json().get()).unwrap()["id"].as_i64()
     }
 
     pub(crate) fn advance(&self, by: Duration) {

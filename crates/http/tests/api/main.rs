@@ -3,13 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod access;
+mod bad_input;
 mod document;
 mod envelope;
+mod faults;
 mod house;
 mod observed;
 mod once;
+mod paths;
 mod people;
 mod refusals;
 mod resources;
+mod socket;
 mod stream;
+mod table;
 mod wire;

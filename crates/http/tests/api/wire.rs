@@ -2,76 +2,12 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
-    thread,
     time::Duration,
 };
 
-use actix_web::{dev::ServerHandle, rt::System};
-use pilothouse_core::{
-    app::{App, Settings},
-    testing::fake::Fake,
-};
-use pilothouse_http::{Hooks, HttpSettings, Unobserved, server};
+use pilothouse_http::HttpSettings;
 
-use crate::house::Ready;
-
-/// A server on a free port, in a thread of its own; gone with the test.
-struct Running {
-    address: SocketAddr,
-    handle: ServerHandle,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-impl Running {
-    fn start(settings: HttpSettings) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let thread = thread::spawn(move || {
-            System::new().block_on(async {
-                let app = App::new(Fake::default().ports(), Settings::default());
-                let settings = HttpSettings { workers: 1, shutdown_time: Duration::from_secs(1), ..settings };
-                let hooks = Hooks { readiness: Arc::new(Ready::Yes), observer: Arc::new(Unobserved) };
-                let server = server(listener, None, app, settings, hooks).unwrap();
-                sender.send(server.handle()).unwrap();
-                server.await.unwrap();
-            });
-        });
-        Self { address, handle: receiver.recv().unwrap(), thread: Some(thread) }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream
-    }
-
-    /// Sends a head and a body, whole, and only then reads.
-    fn exchange(&self, head: &str, body: &[u8]) -> String {
-        let mut stream = self.connect();
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body).expect("the server reads what it refuses");
-        read(&mut stream)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.handle.stop(false));
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
-    }
-}
-
-/// Everything until the server closes.
-fn read(stream: &mut TcpStream) -> String {
-    let mut text = Vec::new();
-    stream.read_to_end(&mut text).unwrap();
-    String::from_utf8(text).unwrap()
-}
+use crate::socket::{Running, read};
 
 fn post(path: &str, length: usize) -> String {
     format!(
@@ -121,17 +57,6 @@ fn a_body_that_never_arrives_is_cut() {
         assert!(answer.to_lowercase().contains("connection: close"), "{path}: {answer}");
         let slow = r#"{"name":"body","reason":"too_slow"}"#;
         assert_eq!(answer.contains(slow), path == "/api/auth/login", "{path}: {answer}");
-    }
-}
-
-#[test]
-fn head_and_options_are_405() {
-    let running = Running::start(HttpSettings::default());
-    for method in ["HEAD", "OPTIONS"] {
-        let head = format!("{method} /api/k8s/clusters HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        let answer = running.exchange(&head, b"").to_lowercase();
-        assert!(answer.starts_with("http/1.1 405 "), "{answer}");
-        assert!(answer.contains("allow: ") && answer.contains("x-request-id: "), "{answer}");
     }
 }
 

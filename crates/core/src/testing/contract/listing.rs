@@ -125,7 +125,7 @@ pub(super) async fn every_filter_is_the_references(ports: &StorePorts) {
 
 pub(super) async fn pages_are_the_references(ports: &StorePorts) {
     let rows = ports.varied_operations().await;
-    let last = u64::MAX.to_string();
+    let last = i64::MAX.to_string();
     for (page, per_page) in [("1", "1"), ("1", "20"), ("3", "20"), ("4", "20"), ("2", "48"), (&last, "500")] {
         ports.is_as_the_reference(&rows, &[("page", page), ("per_page", per_page)]).await;
         ports

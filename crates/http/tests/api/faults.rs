@@ -1,0 +1,173 @@
+//! What can be wrong with a field, and the few faults that are none for some fields, each with its reason.
+
+use serde_json::Value;
+
+/// A fault: its name, and the value as it is sent.
+pub(crate) type Fault = (&'static str, String);
+
+/// The faults of a query parameter, percent-encoded as sent.
+pub(crate) fn of_parameter(schema: &Value) -> Vec<Fault> {
+    let mut faults: Vec<Fault> = vec![
+        ("empty", String::new()),
+        ("slash", "a%2Fb".to_owned()),
+        ("raw slash", "../../x".to_owned()),
+        ("dots", "..".to_owned()),
+        ("nul", "a%00b".to_owned()),
+        ("newline", "a%0Ab".to_owned()),
+        ("emoji", "%F0%9F%98%80".to_owned()),
+        ("right to left", "a%E2%80%AEb".to_owned()),
+        ("no escape", "%".to_owned()),
+        ("half an escape", "%4".to_owned()),
+        ("no digits", "%zz".to_owned()),
+        ("no UTF-8", "%ff".to_owned()),
+        ("surrogate", "%ED%A0%80".to_owned()),
+        ("too long", "x".repeat(5000)),
+    ];
+    if kind(schema) != "string" || schema.get("enum").is_some() || schema["format"] == "date-time" {
+        let wrong = [
+            ("text", "x"),
+            ("negative", "-1"),
+            ("overflow", "9223372036854775808"),
+            ("beyond 64 bits", "18446744073709551616"),
+            ("1e400", "1e400"),
+            ("fraction", "1.5"),
+            ("plus", "%2B1"),
+            ("space", "+1"),
+            ("hex", "0x1"),
+            ("null", "null"),
+        ];
+        faults.extend(wrong.map(|(name, value)| (name, value.to_owned())));
+    }
+    if kind(schema) == "integer" {
+        faults.push(("zero", "0".to_owned()));
+    }
+    faults
+}
+
+/// The faults of a body's field, as JSON.
+pub(crate) fn of_field(schema: &Value, longest: usize) -> Vec<Fault> {
+    let deep = 10_000.min(longest / 6);
+    let mut faults: Vec<Fault> = vec![
+        ("array", "[]".to_owned()),
+        ("fraction", "1.5".to_owned()),
+        ("1e400", "1e400".to_owned()),
+        ("beyond 64 bits", "-99999999999999999999".to_owned()),
+        ("deep array", "[".repeat(deep) + &"]".repeat(deep)),
+        ("deep object", r#"{"a":"#.repeat(deep) + "1" + &"}".repeat(deep)),
+        ("half a surrogate", r#""\ud800""#.to_owned()),
+        ("raw newline", "\"a\nb\"".to_owned()),
+    ];
+    let mut add = |pairs: &[(&'static str, &str)]| {
+        faults.extend(pairs.iter().map(|(name, value)| (*name, (*value).to_owned())));
+    };
+    if !nullable(schema) {
+        add(&[("null", "null")]);
+    }
+    if kind(schema) != "boolean" {
+        add(&[("boolean", "true")]);
+    }
+    if kind(schema) != "object" {
+        add(&[("object", "{}")]);
+    }
+    match kind(schema) {
+        "integer" => add(&[("text", "\"1\""), ("negative", "-1"), ("overflow", "9223372036854775808")]),
+        "boolean" => add(&[("text", "\"true\""), ("number", "1")]),
+        "object" => {
+            add(&[
+                ("text", "\"x\""),
+                ("number", "1"),
+                ("number within", r#"{"a":1}"#),
+                ("array within", r#"{"a":[]}"#),
+                ("object within", r#"{"a":{}}"#),
+                ("twice within", r#"{"a":"1","a":"2"}"#),
+                ("empty key", r#"{"":"x"}"#),
+                ("dots as key", r#"{"..":"x"}"#),
+                ("slashes as key", r#"{"a/b/c":"x"}"#),
+                ("nul in key", r#"{"a\u0000":"x"}"#),
+                ("newline in key", r#"{"a\n":"x"}"#),
+                ("emoji as key", r#"{"😀":"x"}"#),
+                ("right to left in key", r#"{"a\u202eb":"x"}"#),
+                ("nul in value", r#"{"a":"x\u0000"}"#),
+                ("newline in value", r#"{"a":"x\ny"}"#),
+                ("emoji as value", r#"{"a":"😀"}"#),
+                ("right to left in value", r#"{"a":"x\u202ey"}"#),
+                ("slash in value", r#"{"a":"x/y"}"#),
+            ]);
+            faults.push(("key too long", format!(r#"{{"{}":"x"}}"#, "k".repeat(400))));
+        }
+        _ => {
+            add(&[
+                ("number", "7"),
+                ("empty", r#""""#),
+                ("blank", r#"" \t""#),
+                ("slash", r#""a/b""#),
+                ("dots", r#""..""#),
+                ("nul", r#""a\u0000b""#),
+                ("newline", r#""a\nb""#),
+                ("emoji", r#""😀""#),
+                ("right to left", r#""a\u202eb""#),
+                ("percent", r#""a%2fb""#),
+            ]);
+            faults.push(("too long", format!("\"{}\"", "x".repeat(longest))));
+        }
+    }
+    faults
+}
+
+/// The JSON type that a schema wants; of several, the one that is not null.
+pub(crate) fn kind(schema: &Value) -> &str {
+    match &schema["type"] {
+        Value::Array(types) => {
+            types.iter().filter_map(Value::as_str).find(|kind| *kind != "null").unwrap_or("string")
+        }
+        kind => kind.as_str().unwrap_or("string"),
+    }
+}
+
+/// Whether null is as good as not sent.
+fn nullable(schema: &Value) -> bool {
+    let among = |list: &Value| {
+        list.as_array().is_some_and(|types| types.iter().any(|one| one == "null" || one["type"] == "null"))
+    };
+    among(&schema["type"]) || among(&schema["oneOf"])
+}
+
+/// Where a fault is none: the end of a path, fields, faults, and why.
+#[rustfmt::skip]
+const ALLOWED: &[(&str, &[&str], &[&str], &str)] = &[
+    ("/login", &["username", "password"], ANY_TEXT, "what is no user's name or password is a failed login, like any other: 401"),
+    ("/refresh", &["refresh_token"], ANY_TEXT, "what was not handed out is rejected as one used already: 401"),
+    ("", &["description"], &["empty", "blank", "slash", "dots", "newline", "emoji", "percent"], "for people, of several lines"),
+    ("", &["display_name"], &["slash", "dots", "emoji", "percent"], "for people, on one line"),
+    ("/clusters", &["name"], &["slash", "dots", "emoji", "percent"], "ours, for people; never part of a path"),
+    ("/clusters/update", &["name"], &["slash", "dots", "emoji", "percent"], "ours, for people; never part of a path"),
+    ("", &["token"], &["slash", "dots", "percent"], "opaque; as it can stand in a header"),
+    ("/configmaps", &["data"], ANY_VALUE, "a value is whatever the program that reads it wants"),
+    ("/configmaps/update", &["data"], ANY_VALUE, "a value is whatever the program that reads it wants"),
+    ("/secrets", &["data"], ANY_VALUE, "a value is whatever the program that reads it wants"),
+    ("/secrets/update", &["data"], ANY_VALUE, "a value is whatever the program that reads it wants"),
+    ("/secrets", &["type"], &["slash", "raw slash", "dots", "percent"], "as kubernetes.io/tls; compared by programs"),
+    ("/configmaps/update", &["resource_version"], &["slash", "dots", "percent"], "opaque: it is compared, and here a conflict"),
+    ("/secrets/update", &["resource_version"], &["slash", "dots", "percent"], "opaque: it is compared, and here a conflict"),
+    ("", &["search"], &["empty", "slash", "raw slash", "dots", "emoji"], "compared with names, some of them for people; empty is all"),
+    ("", &["node", "storage_class", "operation_type", "resource_type"], COMPARED, "only compared with rows"),
+    ("/pods", &["status"], COMPARED, "only compared with rows"),
+    ("/events", &["type"], COMPARED, "only compared with rows"),
+    ("/pods", &["workload"], &["slash"], "type/name"),
+    ("/events", &["object"], &["slash"], "Kind/name"),
+    ("/audit/operations", &["namespace", "username"], COMPARED, "only compared with rows"),
+];
+
+const ANY_TEXT: &[&str] =
+    &["empty", "blank", "slash", "dots", "nul", "newline", "emoji", "right to left", "percent", "too long"];
+const ANY_VALUE: &[&str] =
+    &["nul in value", "newline in value", "emoji as value", "right to left in value", "slash in value"];
+const COMPARED: &[&str] = &["slash", "raw slash", "dots"];
+
+/// Whether a fault is none for this field of this path, and why.
+pub(crate) fn allowed(path: &str, field: &str, fault: &str) -> Option<&'static str> {
+    let entry = ALLOWED.iter().find(|(end, fields, faults, _)| {
+        path.ends_with(end) && fields.contains(&field) && faults.contains(&fault)
+    });
+    entry.map(|(_, _, _, why)| *why)
+}

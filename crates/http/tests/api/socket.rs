@@ -1,0 +1,135 @@
+//! A server on a real socket, and requests as bytes: what a test client would put right is sent as it is.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use actix_web::{dev::ServerHandle, rt::System};
+use pilothouse_core::testing::fake::Fake;
+use pilothouse_http::{Hooks, HttpSettings, Unobserved, server};
+use serde_json::{Value, json};
+
+use crate::house::{Credentials, PASSWORD, Ready, furnished};
+
+/// A server on a free port, in a thread of its own; gone with the test.
+pub(crate) struct Running {
+    pub(crate) fake: Fake,
+    pub(crate) cluster: i64,
+    address: SocketAddr,
+    handle: ServerHandle,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Running {
+    pub(crate) fn start(settings: HttpSettings) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let thread = thread::spawn(move || {
+            System::new().block_on(async {
+                let (fake, app, cluster) = furnished().await;
+                let settings = HttpSettings { workers: 1, shutdown_time: Duration::from_secs(1), ..settings };
+                let hooks = Hooks { readiness: Arc::new(Ready::Yes), observer: Arc::new(Unobserved) };
+                let server = server(listener, None, app, settings, hooks).unwrap();
+                sender.send((fake, cluster.0, server.handle())).unwrap();
+                server.await.unwrap();
+            });
+        });
+        let (fake, cluster, handle) = receiver.recv().unwrap();
+        Self { fake, cluster, address, handle, thread: Some(thread) }
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    /// Sends a head and a body, whole, and only then reads.
+    pub(crate) fn exchange(&self, head: &str, body: &[u8]) -> String {
+        let mut stream = self.connect();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).expect("the server reads what it refuses");
+        read(&mut stream)
+    }
+
+    /// Sends a request with these headers and whatever stands in its first line; a body is JSON.
+    pub(crate) fn request(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, String)],
+        body: &str,
+    ) -> Answer {
+        let mut head = format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !body.is_empty() {
+            let length = body.len();
+            head.push_str(&format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
+        }
+        Answer::parse(&self.exchange(&format!("{head}\r\n"), body.as_bytes()))
+    }
+
+    /// Signs in.
+    pub(crate) fn login(&self, username: &str) -> Credentials {
+        let body = json!({"username": username, "password": PASSWORD}).to_string();
+        let data = self.request("POST", "/api/auth/login", &[], &body).json()["data"].take();
+        let text = |key: &str| data[key].as_str().map(str::to_owned);
+        Credentials { bearer: text("access_token"), cookie: text("session_id") }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.handle.stop(false));
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// An answer as it came.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    fn parse(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Self {
+            status: status.unwrap_or_else(|| panic!("no answer: {text:?}")),
+            head: head.to_owned(),
+            body: body.to_owned(),
+        }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        pairs.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// The status and the cause of a refusal.
+    pub(crate) fn refusal(&self) -> (u16, String) {
+        (self.status, self.json()["context"]["cause"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+/// Everything until the server closes.
+pub(crate) fn read(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
