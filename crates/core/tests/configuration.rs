@@ -226,10 +226,16 @@ fn bad_input_is_no_operation_and_no_call() {
     let create = |secret| block_on(app.secrets.create(&ops, cluster, &shop, secret)).map(drop);
     let refusals = [
         (create(new_secret("s", "a/b")), "data.a/b", Reason::InvalidName),
-        (create(odd_type), "type", Reason::Malformed),
+        (create(odd_type), "type", Reason::Required),
         (update_secret(SecretPatch::default()).map(drop), "data", Reason::Required),
         (update_secret(secret_patch("..", None)).map(drop), "data...", Reason::InvalidName),
         (update(ConfigMapPatch::default()).map(drop), "data", Reason::Required),
+        (
+            update(ConfigMapPatch { resource_version: Some("7\n".to_owned()), ..configmap_patch("a") })
+                .map(drop),
+            "resource_version",
+            Reason::Malformed,
+        ),
         (update(configmap_patch("a b")).map(drop), "data.a b", Reason::InvalidName),
         (
             update(ConfigMapPatch { labels: Some(bad_label), ..Default::default() }).map(drop),
