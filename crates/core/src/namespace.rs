@@ -161,7 +161,7 @@ pub trait NamespaceApi: Send + Sync {
     /// Creates the permit's namespace.
     ///
     /// # Errors
-    /// `AlreadyExists`; else as every call to a cluster.
+    /// `AlreadyExists`; `NamespaceTerminating` while one of that name is being deleted; else as every call to a cluster.
     async fn create(&self, permit: &Permit, labels: &Labels) -> Result<NamespaceRow>;
 
     /// Asks for the deletion of the permit's namespace; it goes on in the background.

@@ -22,6 +22,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(3600);
 /// The cause by which the API server refuses new objects in a namespace that is being deleted
 /// (`k8s.io/api/core/v1.NamespaceTerminatingCause`).
 const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
+/// How the API server begins when a new object's name is that of one on its way out
+/// (`k8s.io/apiserver/pkg/registry/generic/registry.Store.Create`); the reason is `AlreadyExists` all the same.
+const BEING_DELETED: &str = "object is being deleted";
 /// The most refused fields passed on.
 const MOST_FIELDS: usize = 32;
 
@@ -36,6 +39,8 @@ pub(crate) struct Failure {
     pub(crate) said: String,
     /// The pause the cluster asks for.
     pub(crate) retry_after: Option<Duration>,
+    /// Whether the answer was longer than what is read of one.
+    pub(crate) too_long: bool,
 }
 
 impl From<Failure> for Error {
@@ -46,13 +51,13 @@ impl From<Failure> for Error {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, code: None, said: String::new(), retry_after: None }
+        Self { error, code: None, said: String::new(), retry_after: None, too_long: false }
     }
 }
 
 impl From<Broken> for Failure {
     fn from(broken: Broken) -> Self {
-        Error::new(broken.cause()).into()
+        Self { too_long: broken == Broken::TooLong, ..Error::new(broken.cause()).into() }
     }
 }
 
@@ -89,6 +94,7 @@ impl Failure {
             code: Some(code),
             said: status.map(|status| status.message).unwrap_or_default(),
             retry_after,
+            too_long: false,
         }
     }
 }
@@ -123,7 +129,9 @@ fn error(call: &Call, code: StatusCode, status: Option<&Status>) -> Error {
         _ if status.is_none() => Error::new(Cause::UnexpectedAnswer),
         StatusCode::NOT_FOUND => absent(call, status),
         StatusCode::CONFLICT if status.is_some_and(|status| status.reason == reason::ALREADY_EXISTS) => {
-            about(Cause::AlreadyExists, call)
+            let going = status.is_some_and(|status| status.message.starts_with(BEING_DELETED));
+            let gone_soon = call.kind == Some(Kind::Namespace) && going;
+            about(if gone_soon { Cause::NamespaceTerminating } else { Cause::AlreadyExists }, call)
         }
         StatusCode::CONFLICT => about(Cause::ConflictInCluster, call).message(said),
         _ => {

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::{error::Failure, request::Call, visit::Visit};
 
-/// Objects a chunk.
+/// Objects a chunk, unless they are large.
 const LIMIT: u32 = 500;
 
 /// A chunk of a list, its objects as the API server wrote them.
@@ -43,7 +43,8 @@ impl<'a> Chunk<'a> {
 }
 
 /// Reads all objects of a kind that lie in `scope` and match `selection`, keeping what `keep` makes of each. A list
-/// that takes so long that its place is forgotten (410) starts over, once.
+/// that takes so long that its place is forgotten (410) starts over, once; of objects so large that a chunk is more than
+/// is read of one answer, fewer are asked for.
 ///
 /// # Errors
 /// As every call to a cluster, and what `keep` says.
@@ -62,6 +63,10 @@ pub(crate) async fn all<T, K: IntoIterator<Item = T>>(
             Err(gone) if gone.is(StatusCode::GONE) && params.continue_token.is_some() && !started_over => {
                 (params, started_over) = (first.clone(), true);
                 kept.clear();
+                continue;
+            }
+            Err(large) if large.too_long && params.limit > Some(1) => {
+                params.limit = params.limit.map(|limit| (limit / 10).max(1));
                 continue;
             }
             Err(failure) => return Err(failure),

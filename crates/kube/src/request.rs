@@ -29,8 +29,8 @@ pub(crate) enum Limit {
     Newest(usize),
 }
 
-/// An object, or an answer about one.
-const ONE: Limit = Limit::Whole(4 << 20);
+/// An object, or an answer about one. etcd takes 1.5 MiB of it; what JSON has to escape grows to six times that.
+const ONE: Limit = Limit::Whole(16 << 20);
 /// A chunk of a list.
 const CHUNK: Limit = Limit::Whole(64 << 20);
 

@@ -167,6 +167,8 @@ pub(crate) enum Broken {
     NotSent,
     /// It was sent, at least in part.
     Lost(Cause),
+    /// It was answered, with more than is read.
+    TooLong,
 }
 
 impl Broken {
@@ -174,6 +176,7 @@ impl Broken {
         match self {
             Self::NotConnected(cause) | Self::Lost(cause) => cause,
             Self::NotSent => Cause::Unreachable,
+            Self::TooLong => Cause::UnexpectedAnswer,
         }
     }
 

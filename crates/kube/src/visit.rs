@@ -254,7 +254,7 @@ async fn collect(mut body: Incoming, limit: Limit) -> Result<Answer, Broken> {
         answer.body.extend_from_slice(&data);
         match limit {
             Limit::Whole(most) if answer.body.len() > most => {
-                return Err(Broken::Lost(Cause::UnexpectedAnswer));
+                return Err(Broken::TooLong);
             }
             Limit::Newest(most) if answer.body.len() > 2 * most => answer.keep(most),
             _ => {}

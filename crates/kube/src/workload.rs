@@ -14,13 +14,19 @@ use pilothouse_core::{
     gate::{Changed, Warning},
     kind::Kind,
     name::{Namespace, NamespaceScope, ObjectName},
-    object::{Metadata, parse},
+    object::{Metadata, OwnerReference, parse},
     workload::{Replicas, WorkloadApi, WorkloadParts, WorkloadRow},
 };
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use crate::{KubeClusters, error, list, request::Call, visit::Visit};
+use crate::{
+    KubeClusters,
+    error::{self, Failure},
+    list,
+    request::Call,
+    visit::Visit,
+};
 
 /// The annotation by which `kubectl rollout restart` replaces pods.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
@@ -37,8 +43,9 @@ impl WorkloadApi for KubeClusters {
         };
         let head: Head = parse(&object)?;
         let family = Family { visit: &visit, scope: NamespaceScope::One(namespace.clone()), head: &head };
-        let ((pods, revisions), events) = try_join!(family.pods_and_revisions(kind), family.events())?;
-        let (events, warnings) = events;
+        let ((pods, revisions, mut warnings), (events, unreadable)) =
+            try_join!(family.pods_and_revisions(kind), family.events())?;
+        warnings.extend(unreadable);
         Ok(Some(WorkloadParts { object, pods, events, revisions, warnings }))
     }
 
@@ -110,7 +117,8 @@ struct Family<'a> {
 type Objects = Vec<Box<RawValue>>;
 
 impl Family<'_> {
-    async fn pods_and_revisions(&self, kind: Kind) -> Result<(Objects, Objects)> {
+    /// Its pods, what its history is kept in, and which of them may not be read: that need not hide the rest.
+    async fn pods_and_revisions(&self, kind: Kind) -> Result<(Objects, Objects, Vec<Warning>)> {
         let uid = &self.head.metadata.uid;
         // a cron job's jobs bear no label of it, and its pods are theirs
         let (revisions, by_label) = match kind {
@@ -126,38 +134,49 @@ impl Family<'_> {
         let pods = OptionFuture::from(by_label.then(|| self.controlled(Kind::Pod, &selection)));
         let pods = async { pods.await.transpose() };
         let (revisions, pods) = try_join!(revisions, pods)?;
-        let revisions = of_owner(revisions.unwrap_or_default(), &HashSet::from([uid.clone()]));
-        // a deployment's pods are its replica sets'
-        let owners = match kind {
-            Kind::Deployment => revisions.iter().map(|(revision, _)| revision.uid.clone()).collect(),
-            _ => HashSet::from([uid.clone()]),
+        let ((revisions, revisions_unreadable), (pods, pods_unreadable)) =
+            (revisions.unwrap_or_default(), pods.unwrap_or_default());
+        let revisions = of_owner(revisions, |owner| owner.uid == *uid);
+        let pods = match kind {
+            // a deployment's pods are its replica sets', which bear its name
+            Kind::Deployment if revisions_unreadable.is_some() => {
+                let prefix = format!("{}-", self.head.metadata.name);
+                of_owner(pods, |owner| {
+                    let hash = owner.name.strip_prefix(&prefix);
+                    owner.kind == Kind::ReplicaSet.info().kind && hash.is_some_and(|hash| !hash.contains('-'))
+                })
+            }
+            Kind::Deployment => {
+                let owners: HashSet<_> =
+                    revisions.iter().map(|(revision, _)| revision.uid.as_str()).collect();
+                of_owner(pods, |owner| owners.contains(owner.uid.as_str()))
+            }
+            _ => of_owner(pods, |owner| owner.uid == *uid),
         };
-        let pods = of_owner(pods.unwrap_or_default(), &owners);
         let bare =
             |objects: Vec<(Metadata, Box<RawValue>)>| objects.into_iter().map(|(_, object)| object).collect();
-        Ok((bare(pods), bare(revisions)))
+        let unreadable = pods_unreadable.into_iter().chain(revisions_unreadable).collect();
+        Ok((bare(pods), bare(revisions), unreadable))
     }
 
     /// The objects of a kind that match and that something controls; by whom is looked at when all owners are known.
-    async fn controlled(&self, kind: Kind, selection: &ListParams) -> Result<Vec<(Metadata, Box<RawValue>)>> {
+    async fn controlled(
+        &self,
+        kind: Kind,
+        selection: &ListParams,
+    ) -> Result<(Vec<(Metadata, Box<RawValue>)>, Option<Warning>)> {
         let controlled = |object: &RawValue| {
             let Bare { metadata } = parse(object)?;
             Ok(metadata.controller().is_some().then(|| (metadata, object.to_owned())))
         };
-        Ok(list::all(self.visit, kind, &self.scope, selection, controlled).await?)
+        readable(kind, list::all(self.visit, kind, &self.scope, selection, controlled).await)
     }
 
-    /// The events about it; a credential that may not list them need not hide the rest.
-    async fn events(&self) -> Result<(Objects, Vec<Warning>)> {
+    /// The events about it.
+    async fn events(&self) -> Result<(Objects, Option<Warning>)> {
         let about = format!("involvedObject.uid={}", self.head.metadata.uid);
         let selection = ListParams::default().fields(&about).limit(EVENTS);
-        match list::first(self.visit, Kind::Event, &self.scope, &selection).await {
-            Ok(events) => Ok((events, Vec::new())),
-            Err(refused) if refused.is(StatusCode::FORBIDDEN) => {
-                Ok((Vec::new(), vec![Warning::Unreadable(Kind::Event.info().plural)]))
-            }
-            Err(failure) => Err(failure.into()),
-        }
+        readable(Kind::Event, list::first(self.visit, Kind::Event, &self.scope, &selection).await)
     }
 
     fn selector(&self) -> Result<String> {
@@ -171,11 +190,23 @@ struct Bare {
     metadata: Metadata,
 }
 
+/// A list, or none and a warning where the credential may not read it.
+fn readable<T>(kind: Kind, listed: Result<Vec<T>, Failure>) -> Result<(Vec<T>, Option<Warning>)> {
+    match listed {
+        Ok(objects) => Ok((objects, None)),
+        Err(refused) if refused.is(StatusCode::FORBIDDEN) => {
+            Ok((Vec::new(), Some(Warning::Unreadable(kind.info().plural))))
+        }
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// The objects whose controller is the one meant.
 fn of_owner(
     objects: Vec<(Metadata, Box<RawValue>)>,
-    owners: &HashSet<String>,
+    meant: impl Fn(&OwnerReference) -> bool,
 ) -> Vec<(Metadata, Box<RawValue>)> {
-    let owned = |metadata: &Metadata| metadata.controller().is_some_and(|owner| owners.contains(&owner.uid));
+    let owned = |metadata: &Metadata| metadata.controller().is_some_and(&meant);
     objects.into_iter().filter(|(metadata, _)| owned(metadata)).collect()
 }
 

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::input::NoFields;
+use super::{input::NoFields, users::OneUser};
 use crate::{
     answer::{Answer, Empty},
     body::{Body, LARGEST_LOGIN},
@@ -122,10 +122,10 @@ pub(crate) struct PasswordBody {
 pub(crate) async fn password(
     api: Data<Api>,
     Signed(who, Body(body)): Signed<Body<PasswordBody>>,
-) -> Result<Answer<Empty>> {
+) -> Result<Answer<OneUser>> {
     let change = PasswordChange { old: body.old_password, new: body.new_password };
     api.app.sessions.change_password(&who, change).await?;
-    Ok(Answer::of(Empty {}).saying(Message::PasswordChanged))
+    Ok(Answer::of(OneUser { user: who.user }).saying(Message::PasswordChanged))
 }
 
 /// The session's cookie. `Secure` is left out only on loopback without TLS, where browsers would drop it.

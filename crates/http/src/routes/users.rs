@@ -20,7 +20,7 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneUser {
-    user: User,
+    pub(crate) user: User,
 }
 
 #[derive(Deserialize, ToSchema)]

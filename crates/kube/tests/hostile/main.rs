@@ -10,6 +10,8 @@ mod connection;
 mod follow;
 mod lists;
 mod logs;
+mod odd;
+mod older;
 mod probe;
 mod refusals;
 mod workloads;

@@ -1,0 +1,123 @@
+//! A cluster of Kubernetes 1.30. `kubernetes-1.30.json` is written by hand after its API: what is newer is not in it
+//! (generations of pods and in conditions, `resize`, sidecar fields, `terminatingReplicas`, `SuccessCriteriaMet`, the
+//! emulated version), and a test of a newer one would not notice that we need it.
+
+use std::sync::LazyLock;
+
+use pilothouse_core::{inventory::LISTS, workload::WorkloadDetail, workload::WorkloadType};
+
+use super::*;
+
+static RECORDED: LazyLock<Value> =
+    LazyLock::new(|| serde_json::from_str(include_str!("kubernetes-1.30.json")).unwrap());
+
+/// Answers like an API server of 1.30: lists of all namespaces or of one, single objects.
+fn answer(asked: &Asked) -> Reply {
+    let path = asked.target.split('?').next().unwrap_or_default().replace("/namespaces/shop/", "/");
+    if let Some(recorded) = RECORDED.get(&path) {
+        return match recorded {
+            Value::Array(items) => Reply::json(
+                200,
+                &json!({"kind": "AnyList", "apiVersion": "v1", "metadata": {"resourceVersion": "99"}, "items": items}),
+            ),
+            one => Reply::json(200, one),
+        };
+    }
+    let (folder, name) = path.rsplit_once('/').unwrap_or_default();
+    let objects = RECORDED.get(folder).and_then(Value::as_array).into_iter().flatten();
+    match objects.into_iter().find(|object| object["metadata"]["name"] == name) {
+        Some(object) => Reply::json(200, object),
+        None => Reply::Body(404, vec![], "404 page not found\n".to_owned()),
+    }
+}
+
+#[tokio::test]
+async fn every_list_of_an_older_cluster_is_read() {
+    let server = FakeServer::start(|asked, _| answer(asked)).await;
+    let adapter = adapter(&server);
+    // of each list: a pointer into its first row, and what is there
+    let expected = |list| match list {
+        List::Namespaces => ("/status", json!("Active")),
+        List::Nodes => ("/version", json!("v1.30.0")),
+        List::Pods => ("/status", json!("Running")),
+        List::Events => ("/object", json!({"kind": "Deployment", "name": "web"})),
+        List::Services => ("/cluster_ip", json!("10.96.0.20")),
+        List::Endpoints => ("/serving", json!(true)),
+        List::Ingresses => ("/addresses", json!(["192.0.2.1"])),
+        List::ConfigMaps | List::Secrets => ("/keys", json!([{"name": "key", "bytes": 5}])),
+        List::PersistentVolumes => ("/claim", json!("shop/data")),
+        List::PersistentVolumeClaims => ("/capacity", json!("1Gi")),
+        List::StorageClasses => ("/is_default", json!(true)),
+        List::Workloads => ("/type", json!("daemonset")),
+        ours => panic!("{ours:?} is no cluster's"),
+    };
+    for info in LISTS.iter().filter(|info| info.project.is_some()) {
+        let query = ListQuery {
+            owner: info.owner.map(|_| object("web")),
+            kinds: [info.kinds, info.more_kinds].concat(),
+            ..ListQuery::default()
+        };
+        let listing = adapter.page(&permit_all(Verb::List, info.kinds[0]), info.list, &query).await.unwrap();
+        assert_eq!(listing.warnings, [], "{:?}", info.list);
+        assert_eq!(listing.rows.len(), query.kinds.len(), "{:?}", info.list);
+        let (pointer, value) = expected(info.list);
+        let row: Value = serde_json::from_str(listing.rows[0].json().get()).unwrap();
+        assert_eq!(row.pointer(pointer), Some(&value), "{:?}: {row}", info.list);
+        assert!(!row["created_at"].is_null(), "{:?}: {row}", info.list);
+    }
+}
+
+#[tokio::test]
+async fn every_workload_of_an_older_cluster_has_its_status() {
+    let server = FakeServer::start(|asked, _| answer(asked)).await;
+    let adapter = adapter(&server);
+    for (kind, name, status) in [
+        (WorkloadType::Deployment, "web", "running"),
+        (WorkloadType::StatefulSet, "db", "running"),
+        (WorkloadType::DaemonSet, "agent", "running"),
+        (WorkloadType::Job, "once", "complete"),
+        (WorkloadType::CronJob, "nightly", "idle"),
+    ] {
+        let row = adapter.row(&permit(Verb::Get, kind.kind(), "shop"), &object(name)).await.unwrap().unwrap();
+        assert_eq!(row.status.as_str(), status, "{kind}");
+    }
+    let get = permit(Verb::Get, Kind::Deployment, "shop");
+    let parts = WorkloadApi::get(&adapter, &get, &object("web")).await.unwrap().unwrap();
+    let detail = WorkloadDetail::assemble(WorkloadType::Deployment, &parts).unwrap();
+    assert_eq!((detail.pods.len(), detail.revisions.len(), detail.events.len()), (1, 1, 1));
+    assert_eq!(detail.warnings, []);
+}
+
+/// A cluster before 1.23 has no `autoscaling/v2`: the scale is done, and nobody is asked who would undo it.
+#[tokio::test]
+async fn a_scale_is_done_where_there_are_no_autoscalers() {
+    let server = FakeServer::start(|asked, _| match asked.method.as_str() {
+        "PATCH" => answer(asked),
+        _ if asked.target.starts_with("/apis/autoscaling/") => {
+            Reply::Body(404, vec![], "404 page not found\n".to_owned())
+        }
+        _ => answer(asked),
+    })
+    .await;
+    let scale = permit(Verb::Scale, Kind::Deployment, "shop");
+    let scaled =
+        adapter(&server).scale(&scale, &object("web"), Replicas::try_from(1).unwrap()).await.unwrap();
+    assert_eq!((scaled.value.replicas, scaled.warnings), (Some(1), vec![]));
+}
+
+#[tokio::test]
+async fn an_older_cluster_is_probed() {
+    let server = FakeServer::start(|asked, _| match asked.target.as_str() {
+        "/apis/authentication.k8s.io/v1/selfsubjectreviews" => Reply::json(
+            201,
+            &json!({"metadata": {"creationTimestamp": null}, "status": {"userInfo": {"username": "u"}}}),
+        ),
+        _ => answer(asked),
+    })
+    .await;
+    let connection = by_token(&server.address, Some(&server.ca), TOKEN);
+    let report = adapter(&server).probe(&permit_to_test(), &connection).await.unwrap();
+    assert_eq!((report.version.as_str(), report.identity.as_deref()), ("v1.30.14", Some("u")));
+    let nodes = report.nodes.map(|nodes| (nodes.ready, nodes.total));
+    assert_eq!((nodes, report.pods, report.namespaces), (Some((1, 1)), Some(1), Some(1)));
+}
