@@ -129,7 +129,13 @@ fn check_refusal(house: &House, line: &Line, caller: &str, reply: &Reply, rows: 
 
 /// The words are of the language asked for, whatever the answer.
 fn check_words(reply: &Reply, language: &str, what: &str) {
-    if reply.header("content-type") != Some("application/json") {
+    let header = |name: &str| reply.header(name).unwrap_or_default();
+    assert_eq!(
+        (header("x-content-type-options"), header("cache-control")),
+        ("nosniff", "no-store"),
+        "{what}"
+    );
+    if header("content-type") != "application/json" {
         return;
     }
     let json = reply.json();
@@ -147,12 +153,6 @@ fn check_words(reply: &Reply, language: &str, what: &str) {
         assert!(json["suggestions"].as_array().is_some_and(|all| !all.is_empty()), "{what}: {json}");
         assert_eq!(json["request_id"].as_str(), reply.header("x-request-id"), "{what}");
     }
-    let header = |name: &str| reply.header(name).unwrap_or_default();
-    assert_eq!(
-        (header("x-content-type-options"), header("cache-control")),
-        ("nosniff", "no-store"),
-        "{what}"
-    );
 }
 
 /// Values of Secrets and credentials are shown by a reveal only, and never recorded.

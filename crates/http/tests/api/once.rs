@@ -7,7 +7,10 @@ use pilothouse_core::Cause;
 use pilothouse_http::{document, endpoints};
 use serde_json::{Value, json};
 
-use crate::house::{House, Reply, SignedIn};
+use crate::{
+    house::{House, Reply, SignedIn},
+    table::{Line, lines},
+};
 
 /// What takes no key: what answers with a secret, and what changes nothing.
 const WITHOUT: [&str; 5] = [
