@@ -3,10 +3,18 @@
 use std::{convert::Infallible, fmt::Write, task::Poll, time::Duration};
 
 use actix_web::{
-    HttpRequest, HttpResponse, Responder, body::BoxBody, dev::Payload, http::header::HeaderName,
-    rt::time::interval, web::Bytes,
+    HttpRequest, HttpResponse, Responder,
+    body::BoxBody,
+    dev::Payload,
+    http::header::HeaderName,
+    rt::time::{Instant, interval_at},
+    web::Bytes,
 };
-use futures_util::{Stream, StreamExt, stream::poll_fn};
+use futures_util::{
+    Stream, StreamExt,
+    future::ready,
+    stream::{once, poll_fn},
+};
 use pilothouse_core::{
     Error,
     error::Reason,
@@ -63,13 +71,15 @@ impl Documented for EventStream {
 
 /// The stream as it is sent: a comment first, so that whoever waits for a silent log sees that it is followed.
 fn frames(mut log: LogStream, words: &'static Words) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    let mut heartbeat = interval(HEARTBEAT);
-    poll_fn(move |cx| {
+    let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+    // not the interval's first tick: the timer may be a millisecond late, and a line is there before it
+    let first = once(ready(Ok(COMMENT)));
+    first.chain(poll_fn(move |cx| {
         if heartbeat.poll_tick(cx).is_ready() {
             return Poll::Ready(Some(Ok(COMMENT)));
         }
         log.poll_next_unpin(cx).map(|event| event.map(|event| Ok(frame(&event, words).into())))
-    })
+    }))
 }
 
 fn frame(event: &LogEvent, words: &Words) -> String {

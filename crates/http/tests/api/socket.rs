@@ -9,7 +9,7 @@ use std::{
 };
 
 use actix_web::{dev::ServerHandle, rt::System};
-use pilothouse_core::testing::fake::Fake;
+use pilothouse_core::{app::App, testing::fake::Fake};
 use pilothouse_http::{Hooks, HttpSettings, Unobserved, server};
 use serde_json::{Value, json};
 
@@ -18,9 +18,10 @@ use crate::house::{Credentials, PASSWORD, Ready, furnished};
 /// A server on a free port, in a thread of its own; gone with the test.
 pub(crate) struct Running {
     pub(crate) fake: Fake,
+    pub(crate) app: App,
     pub(crate) cluster: i64,
+    pub(crate) handle: ServerHandle,
     address: SocketAddr,
-    handle: ServerHandle,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -32,20 +33,20 @@ impl Running {
         let thread = thread::spawn(move || {
             System::new().block_on(async {
                 let (fake, app, cluster) = furnished().await;
-                let settings = HttpSettings { workers: 1, shutdown_time: Duration::from_secs(1), ..settings };
+                let settings = HttpSettings { workers: 1, ..settings };
                 let hooks = Hooks { readiness: Arc::new(Ready::Yes), observer: Arc::new(Unobserved) };
-                let server = server(listener, None, app, settings, hooks).unwrap();
-                sender.send((fake, cluster.0, server.handle())).unwrap();
+                let server = server(listener, None, app.clone(), settings, hooks).unwrap();
+                sender.send((fake, app, cluster.0, server.handle())).unwrap();
                 server.await.unwrap();
             });
         });
-        let (fake, cluster, handle) = receiver.recv().unwrap();
-        Self { fake, cluster, address, handle, thread: Some(thread) }
+        let (fake, app, cluster, handle) = receiver.recv().unwrap();
+        Self { fake, app, cluster, handle, address, thread: Some(thread) }
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         stream
     }
 

@@ -2,25 +2,17 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
+    net::TcpStream,
     thread,
     time::{Duration, Instant},
 };
 
-use actix_web::{dev::ServerHandle, rt::System, test::TestRequest};
-use pilothouse_core::{
-    access::{Caller, Origin},
-    app::App,
-    cluster::ClusterId,
-    session::Login,
-    testing::fake::Fake,
-};
-use pilothouse_http::{HttpSettings, server};
-use secrecy::ExposeSecret;
+use actix_web::{rt::System, test::TestRequest};
+use pilothouse_core::access::Caller;
+use pilothouse_http::HttpSettings;
 use serde_json::{Value, json};
 
-use crate::house::{House, PASSWORD, Ready, furnished};
+use crate::{house::House, socket::Running};
 
 const PATH: &str = "/api/k8s/pods/logs/stream";
 
@@ -133,50 +125,13 @@ async fn what_is_refused_is_refused_before_the_first_event() {
     assert!(stopping.header("retry-after").is_some());
 }
 
-/// A furnished server on a socket; gone with the test.
-struct Running {
-    fake: Fake,
-    app: App,
-    cluster: ClusterId,
-    address: SocketAddr,
-    handle: ServerHandle,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
 impl Running {
-    fn start(settings: HttpSettings) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let thread = thread::spawn(move || {
-            System::new().block_on(async {
-                let (fake, app, cluster) = furnished().await;
-                let settings = HttpSettings { workers: 1, ..settings };
-                let server = server(listener, app.clone(), settings, Arc::new(Ready::Yes)).unwrap();
-                sender.send((fake, app, cluster, server.handle())).unwrap();
-                server.await.unwrap();
-            });
-        });
-        let (fake, app, cluster, handle) = receiver.recv().unwrap();
-        Self { fake, app, cluster, address, handle, thread: Some(thread) }
-    }
-
     /// Follows a log as a viewer, until the head of the answer has come.
     fn follow(&self) -> BufReader<TcpStream> {
-        let login = Login {
-            username: "viewer".to_owned(),
-            password: PASSWORD.into(),
-            user_agent: None,
-            origin: Origin::default(),
-        };
-        let (tokens, _) = block_on(self.app.sessions.login(login)).unwrap();
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let (bearer, cookie) = (tokens.access_token.expose_secret(), tokens.session_id.expose_secret());
-        let head = format!(
-            "GET {PATH}?{} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {bearer}\r\ncookie: session_id={cookie}\r\n\r\n",
-            query(self.cluster.0)
-        );
+        let headers = self.login("viewer").headers().into_iter();
+        let headers: String = headers.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let mut stream = self.connect();
+        let head = format!("GET {PATH}?{} HTTP/1.1\r\nhost: x\r\n{headers}\r\n", query(self.cluster));
         stream.write_all(head.as_bytes()).unwrap();
         let mut reader = BufReader::new(stream);
         let mut head = String::new();
@@ -185,15 +140,6 @@ impl Running {
         }
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         reader
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.handle.stop(false));
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
     }
 }
 
@@ -318,7 +264,7 @@ fn a_client_that_never_reads_again_is_cut() {
         closed
     });
     // the one connection is taken until the first client is cut
-    let mut next = TcpStream::connect(running.address).unwrap();
+    let mut next = running.connect();
     next.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     next.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
