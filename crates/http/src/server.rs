@@ -1,13 +1,12 @@
 //! The server: the application over core's [`App`], and how it listens.
 
-use std::{any::Any, collections::BTreeMap, net::TcpListener, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::TcpListener, sync::Arc, time::Duration};
 
 use actix_web::{
     App as Application, HttpServer,
     body::BoxBody,
     dev::{Server, ServiceFactory, ServiceRequest, ServiceResponse},
     middleware::from_fn,
-    rt::net::TcpStream,
     web::{self, Data},
 };
 use async_trait::async_trait;
@@ -148,13 +147,13 @@ pub fn server(
     for language in [Language::Chinese, Language::English] {
         language.words();
     }
+    limit_unread(&listener, settings.unread_time)?;
     let server = HttpServer::new(move || application(app.clone(), settings, hooks.clone()))
         .workers(settings.workers)
         .max_connections(settings.max_connections)
         .client_request_timeout(settings.head_time)
         // a client that closes has gone, also while a stream says nothing; what it began to change goes on
         .h1_allow_half_closed(false)
-        .on_connect(move |connection, _| limit_unread(connection, settings.unread_time))
         .shutdown_timeout(settings.shutdown_time.as_secs())
         .disable_signals();
     let server = match tls {
@@ -166,12 +165,9 @@ pub fn server(
 }
 
 /// actix-web waits for ever for a client that does not read. The kernel does not: it counts from the last byte that the
-/// client's side took, also while that announces a window of zero.
-fn limit_unread(connection: &dyn Any, time: Duration) {
+/// client's side took, also while that announces a window of zero. Connections have it from their listener.
+fn limit_unread(listener: &TcpListener, time: Duration) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
-    if let Some(stream) = connection.downcast_ref::<TcpStream>()
-        && let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(time))
-    {
-        tracing::debug!(%error, "no limit for what stays unread");
-    }
+    SockRef::from(listener).set_tcp_user_timeout(Some(time))?;
+    Ok(())
 }

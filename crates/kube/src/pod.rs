@@ -115,6 +115,7 @@ impl PodApi for KubeClusters {
         let run = Run {
             stack: visit.stack().clone(),
             permit: permit.clone(),
+            observer: self.observer.clone(),
             get: target.get.clone(),
             container: target.container.clone(),
             uid: target.pod.metadata.uid.clone(),

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     error::Failure,
+    observe::Observer,
     request::Call,
     stack::{Broken, Stack},
     visit::Visit,
@@ -36,6 +37,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Run {
     pub(super) stack: Arc<Stack>,
     pub(super) permit: Permit,
+    pub(super) observer: Arc<dyn Observer>,
     /// Asks for the pod.
     pub(super) get: Call,
     pub(super) container: String,
@@ -77,7 +79,7 @@ impl Run {
     /// `ConnectionLost` when it runs on; else as every call to a cluster.
     async fn end(self) -> Result<()> {
         for _ in 0..ASKED {
-            let visit = Visit::new(self.stack.clone(), &self.permit, self.deadline)?;
+            let visit = Visit::new(self.stack.clone(), &self.permit, self.deadline, &self.observer)?;
             let Some(pod) = visit.find(&self.get).await? else { return Ok(()) };
             if !self.goes_on(&parse(&pod)?) {
                 return Ok(());
