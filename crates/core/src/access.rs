@@ -70,6 +70,8 @@ pub enum Verb {
     Revoke,
     ChangePassword,
     ResetPassword,
+    Verify,
+    Export,
 }
 
 impl Verb {
@@ -92,12 +94,14 @@ impl Verb {
             Self::Revoke => "revoke",
             Self::ChangePassword => "change_password",
             Self::ResetPassword => "reset_password",
+            Self::Verify => "verify",
+            Self::Export => "export",
         }
     }
 
     /// Whether it only reads.
     pub const fn reads(self) -> bool {
-        matches!(self, Self::List | Self::Get | Self::Logs)
+        matches!(self, Self::List | Self::Get | Self::Logs | Self::Verify)
     }
 }
 
@@ -137,6 +141,7 @@ impl Resource {
 pub const fn required_role(verb: Verb, resource: Resource) -> Role {
     match resource {
         Resource::User => Role::SuperAdmin,
+        Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => Role::OpsAdmin,
         Resource::OwnAccount | Resource::Session | Resource::Operation => Role::Viewer,
         Resource::NewCluster => Role::OpsAdmin,
         Resource::Cluster if matches!(verb, Verb::Test) => Role::Viewer,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::{
-    audit::{Audit, AuditTrail},
+    audit::{Audit, AuditPorts, AuditTrail, CheckpointSigner, TrailReader, Witness},
     clock::{Clock, Entropy, Tasks},
     cluster::{ClusterPorts, ClusterProbe, ClusterRegistry, Clusters, Connections},
     config::{ConfigApi, Configs},
@@ -29,6 +29,9 @@ pub struct Ports {
     pub entropy: Arc<dyn Entropy>,
     pub tasks: Arc<dyn Tasks>,
     pub audit: Arc<dyn AuditTrail>,
+    pub trail: Arc<dyn TrailReader>,
+    pub signer: Arc<dyn CheckpointSigner>,
+    pub witness: Arc<dyn Witness>,
     pub users: Arc<dyn UserRegistry>,
     pub sessions: Arc<dyn SessionStore>,
     pub throttle: Arc<dyn LoginThrottle>,
@@ -94,7 +97,16 @@ impl App {
                 entropy: entropy.clone(),
                 tasks: tasks.clone(),
             },
-            audit: Audit { gate: gate.clone(), trail: audit },
+            audit: Audit::new(
+                gate.clone(),
+                AuditPorts {
+                    trail: audit,
+                    reader: ports.trail,
+                    signer: ports.signer,
+                    witness: ports.witness,
+                },
+                clock.clone(),
+            ),
             sessions: Sessions {
                 gate: gate.clone(),
                 ports: SessionPorts { store: sessions, throttle, tokens },

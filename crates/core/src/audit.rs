@@ -1,26 +1,45 @@
 //! The audit trail: what is recorded of an operation, the chain that makes a later edit visible, the port that
-//! keeps it, and the use case that shows it.
+//! keeps it, and the use cases that show, verify and export it.
 //!
 //! Entries are only ever added. A change to a cluster is two entries: the intent, durable before the call, and the
 //! outcome. A change to our own tables, a refusal and a login are one entry, written in one transaction with what
 //! they tell of. Lists are served from one row per operation, which the outcome's transaction completes.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
-    access::{Access, Caller, Resource, Role, Verb},
+    access::Role,
     cluster::ClusterId,
-    error::{Error, Reason, Result},
-    gate::Gate,
-    inventory::{Cell, Field, Filter, List, ListQuery, ListRow, Pagination, number},
+    error::{Error, Result},
     user::UserId,
 };
+
+mod chain;
+mod checkpoint;
+mod export;
+mod k8s;
+mod row;
+mod usecase;
+mod verify;
+
+#[cfg(any(test, feature = "testing"))]
+pub use chain::MockTrailReader;
+pub use chain::{
+    ChainHash, Defect, Fault, Head, Signatures, StoredCheckpoint, StoredEntry, StoredRow, TrailReader,
+};
+pub use checkpoint::{
+    Checkpoint, CheckpointSigner, LastCheckpoint, PublicKey, Signature, SignatureVerifier, Witness,
+};
+pub use export::{Export, ExportFormat, ExportQuery, verify_export};
+pub use row::{OperationPage, OperationQuery, OperationRow};
+pub use usecase::Audit;
+pub(crate) use usecase::AuditPorts;
+pub use verify::{Verdict, verify};
 
 /// An operation's id, a UUID of version 7; the same id is the `Audit-ID` in the cluster's own audit log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -192,31 +211,38 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// The text that is stored and hashed; a database keeps it to the byte.
+    /// Which operation it tells of.
+    pub fn operation_id(&self) -> OperationId {
+        match self {
+            Self::Intent { operation } | Self::Complete { operation, .. } => operation.id,
+            Self::Outcome { operation_id, .. } => *operation_id,
+        }
+    }
+
+    /// The word of its kind: `intent`, `outcome` or `complete`.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Intent { .. } => "intent",
+            Self::Outcome { .. } => "outcome",
+            Self::Complete { .. } => "complete",
+        }
+    }
+
+    /// The moment it tells of: the beginning of an intent, the end of the others.
+    pub const fn at(&self) -> Timestamp {
+        match self {
+            Self::Intent { operation } => operation.created_at,
+            Self::Outcome { outcome, .. } | Self::Complete { outcome, .. } => outcome.finished_at,
+        }
+    }
+
+    /// The text that is stored and hashed; a database keeps it to the byte. An entry once written must be written so for
+    /// ever: a field added later is left out where it is none.
     ///
     /// # Errors
     /// `Internal`, should an entry not serialise.
     pub fn canonical(&self) -> Result<String> {
         serde_json::to_string(self).map_err(|error| Error::internal(format!("audit entry: {error}")))
-    }
-}
-
-/// The hash of one entry and of all before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChainHash(pub [u8; 32]);
-
-impl ChainHash {
-    /// What stands before the first entry.
-    pub const GENESIS: Self = Self([0; 32]);
-
-    /// The hash of the entry `seq` (1 for the first, without gaps) with this canonical text, after `self`:
-    /// SHA-256 over the previous hash, the sequence number in eight big-endian bytes, and the text.
-    pub fn next(self, seq: i64, canonical: &str) -> Self {
-        let mut hasher = Sha256::new();
-        hasher.update(self.0);
-        hasher.update(seq.to_be_bytes());
-        hasher.update(canonical.as_bytes());
-        Self(hasher.finalize().into())
     }
 }
 
@@ -248,6 +274,13 @@ pub trait AuditTrail: Send + Sync {
     /// `AuditUnavailable`.
     async fn close_orphans(&self, at: Timestamp) -> Result<u64>;
 
+    /// Signs the last entry, unless it is signed already or the last checkpoint is younger than [`Checkpoint::AGE`]. What
+    /// appends signs by itself; this is for the quiet after it.
+    ///
+    /// # Errors
+    /// `AuditUnavailable`.
+    async fn checkpoint(&self) -> Result<()>;
+
     /// A page of operations.
     ///
     /// # Errors
@@ -255,209 +288,10 @@ pub trait AuditTrail: Send + Sync {
     async fn operations(&self, query: &OperationQuery) -> Result<OperationPage>;
 }
 
-/// Which operations to show.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OperationQuery {
-    /// Page, search, sort and the filters on row fields.
-    pub list: ListQuery,
-    /// Only this user's.
-    pub user_id: Option<UserId>,
-    /// Created at or after.
-    pub from: Option<Timestamp>,
-    /// Created before.
-    pub to: Option<Timestamp>,
-    /// Only rows with a smaller id: a cursor.
-    pub before: Option<i64>,
-}
-
-impl OperationQuery {
-    /// Reads query parameters: those of every list, and `from`, `to`, `before`.
-    ///
-    /// # Errors
-    /// `InvalidInput`, naming every parameter refused.
-    pub fn parse(pairs: &[(String, String)]) -> Result<Self> {
-        let own = |name: &str| matches!(name, "from" | "to" | "before");
-        let (own, rest): (Vec<_>, Vec<_>) = pairs.iter().cloned().partition(|(name, _)| own(name));
-        let mut refused = Vec::new();
-        let list = ListQuery::parse(List::Operations, &rest).unwrap_or_else(|error| {
-            refused.extend(error.context.fields);
-            ListQuery::default()
-        });
-        let mut query = Self { list, user_id: None, from: None, to: None, before: None };
-        for (i, (name, value)) in own.iter().enumerate() {
-            let mut refuse = |reason| refused.push(crate::error::FieldError { name: name.clone(), reason });
-            if own[..i].iter().any(|(earlier, _)| earlier == name) {
-                refuse(Reason::Duplicate);
-                continue;
-            }
-            match name.as_str() {
-                "before" => match number(value, 1, i64::MAX as u64) {
-                    Ok(id) => query.before = Some(id.cast_signed()),
-                    Err(reason) => refuse(reason),
-                },
-                name => match value.parse() {
-                    Ok(time) if name == "from" => query.from = Some(time),
-                    Ok(time) => query.to = Some(time),
-                    Err(_) => refuse(Reason::Malformed),
-                },
-            }
-        }
-        if refused.is_empty() { Ok(query) } else { Err(Error::fields(refused)) }
-    }
-}
-
-/// A page of operations and its place among all.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OperationPage {
-    /// The rows.
-    pub logs: Vec<OperationRow>,
-    /// Where they stand.
-    pub pagination: Pagination,
-}
-
-/// One operation as it is shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[allow(missing_docs, reason = "the fields of Operation and Outcome, whose docs say what they mean")]
-pub struct OperationRow {
-    /// Grows with time; never used again.
-    pub id: i64,
-    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
-    pub operation_id: OperationId,
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>))]
-    pub cluster_id: Option<ClusterId>,
-    pub cluster_name: Option<String>,
-    pub operation_type: String,
-    pub resource_type: String,
-    pub resource_name: Option<String>,
-    pub namespace: Option<String>,
-    pub status: Status,
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>))]
-    pub user_id: Option<UserId>,
-    pub username: String,
-    pub role: Option<Role>,
-    pub source_ip: Option<String>,
-    pub request_id: Option<String>,
-    pub duration_ms: Option<i64>,
-    pub error_code: Option<String>,
-    pub details: Option<String>,
-    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
-    pub created_at: Timestamp,
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
-    pub finished_at: Option<Timestamp>,
-}
-
-impl OperationRow {
-    /// The row of an operation that has just begun. Its id is the store's to give.
-    pub fn begun(id: i64, operation: &Operation) -> Self {
-        let details = operation.summary();
-        let operation = operation.clone();
-        Self {
-            id,
-            operation_id: operation.id,
-            cluster_id: operation.cluster_id,
-            cluster_name: operation.cluster_name,
-            operation_type: operation.operation_type,
-            resource_type: operation.resource_type,
-            resource_name: operation.resource_name,
-            namespace: operation.namespace,
-            status: Status::Pending,
-            user_id: operation.user_id,
-            username: operation.username,
-            role: operation.role,
-            source_ip: operation.source_ip.map(|ip| ip.to_string()),
-            request_id: operation.request_id,
-            duration_ms: None,
-            error_code: None,
-            details,
-            created_at: operation.created_at,
-            finished_at: None,
-        }
-    }
-
-    /// The same row once the operation has ended.
-    #[must_use]
-    pub fn ended(self, outcome: &Outcome) -> Self {
-        let Outcome { status, error_code, details, duration_ms, finished_at } = outcome.clone();
-        Self {
-            status,
-            error_code,
-            // without any, what was asked for stays
-            details: details.or(self.details),
-            duration_ms: Some(duration_ms),
-            finished_at: Some(finished_at),
-            ..self
-        }
-    }
-}
-
-impl ListRow for OperationRow {
-    const FIELDS: &'static [Field<Self>] = &[
-        Field::new("id", |row| Cell::from(row.id)),
-        Field::new("operation_id", |row| Cell::text(row.operation_id.to_string())),
-        Field::filtered("cluster_id", Filter::Number, |row| Cell::from(row.cluster_id.map(|id| id.0))),
-        Field::new("cluster_name", |row| Cell::from(&row.cluster_name)),
-        Field::filtered("operation_type", Filter::Any, |row| Cell::text(&*row.operation_type)),
-        Field::filtered("resource_type", Filter::Any, |row| Cell::text(&*row.resource_type)),
-        Field::new("resource_name", |row| Cell::from(&row.resource_name)),
-        Field::filtered("namespace", Filter::Any, |row| Cell::from(&row.namespace)),
-        Field::filtered("status", Filter::OneOf(&["success", "failed", "pending", "unknown"]), |row| {
-            Cell::text(row.status.as_str())
-        }),
-        Field::new("user_id", |row| Cell::from(row.user_id.map(|id| id.0))),
-        Field::filtered("username", Filter::Any, |row| Cell::text(&*row.username)),
-        Field::new("role", |row| Cell::from(&row.role.map(|role| role.as_str().to_owned()))),
-        Field::new("source_ip", |row| Cell::from(&row.source_ip)),
-        Field::new("request_id", |row| Cell::from(&row.request_id)),
-        Field::new("duration_ms", |row| Cell::from(row.duration_ms)),
-        Field::new("error_code", |row| Cell::from(&row.error_code)),
-        Field::new("details", |row| Cell::from(&row.details)),
-        Field::new("created_at", |row| Cell::from(row.created_at)),
-        Field::new("finished_at", |row| Cell::from(row.finished_at)),
-    ];
-
-    fn name(&self) -> &str {
-        self.resource_name.as_deref().unwrap_or_default()
-    }
-
-    fn namespace(&self) -> Option<&str> {
-        self.namespace.as_deref()
-    }
-}
-
-/// Shows the trail.
-#[derive(Clone)]
-pub struct Audit {
-    pub(crate) gate: Gate,
-    pub(crate) trail: Arc<dyn AuditTrail>,
-}
-
-impl Audit {
-    /// A page of operations. A viewer sees only their own.
-    ///
-    /// # Errors
-    /// `StoreUnavailable`.
-    pub async fn operations(&self, caller: &Caller, mut query: OperationQuery) -> Result<OperationPage> {
-        self.gate.allow(caller, Access::to(Verb::List, Resource::Operation)).await?;
-        if caller.role == Some(Role::Viewer) {
-            query.user_id = caller.user_id;
-        }
-        self.trail.operations(&query).await
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::Cause;
-
-    #[test]
-    fn the_chain_depends_on_every_part() {
-        let first = ChainHash::GENESIS.next(1, "a");
-        assert_ne!(first, ChainHash::GENESIS.next(2, "a"));
-        assert_ne!(first, ChainHash::GENESIS.next(1, "b"));
-        assert_ne!(first.next(2, "a"), ChainHash::GENESIS.next(2, "a"));
-    }
 
     #[test]
     fn only_a_refusal_is_failed() {
@@ -471,24 +305,5 @@ mod tests {
             assert_eq!(before.status, Status::Failed, "the read before a change changes nothing");
         }
         assert_eq!(Outcome::of(&Ok(()), 1, at).status, Status::Success);
-    }
-
-    #[test]
-    fn cursors_and_times_are_read_or_named() {
-        let pairs = |text: &[(&str, &str)]| -> Vec<_> {
-            text.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-        };
-        let query =
-            OperationQuery::parse(&pairs(&[("from", "2026-01-01T00:00:00Z"), ("before", "7")])).unwrap();
-        assert_eq!((query.before, query.from.is_some(), query.to), (Some(7), true, None));
-        let error = OperationQuery::parse(&pairs(&[("before", "0"), ("to", "x"), ("to", "y"), ("nope", "")]))
-            .unwrap_err();
-        let mut refused: Vec<_> =
-            error.context.fields.iter().map(|f| (f.name.as_str(), f.reason.as_str())).collect();
-        refused.sort_unstable();
-        assert_eq!(
-            refused,
-            [("before", "out_of_range"), ("nope", "unknown"), ("to", "duplicate"), ("to", "malformed")]
-        );
     }
 }

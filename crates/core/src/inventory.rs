@@ -129,6 +129,16 @@ impl<R> Field<R> {
         Self { name, cell, sorts: true, filter: Filter::None }
     }
 
+    /// Its name in the row.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Its value in a row.
+    pub fn cell(&self, row: &R) -> Cell {
+        (self.cell)(row)
+    }
+
     /// A filter by another object, which is no scalar field of the row, so nothing sorts by it.
     pub const fn filter_only(name: &'static str, cell: fn(&R) -> Cell) -> Self {
         Self { name, cell, sorts: false, filter: Filter::Reference }

@@ -27,6 +27,7 @@ pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod gate;
+pub mod hex;
 pub mod idempotency;
 pub mod inventory;
 pub mod kind;

@@ -1,4 +1,4 @@
-//! The ports for randomness, password hashes, access tokens and sealing.
+//! The ports for randomness, password hashes, access tokens, sealing and signatures.
 //!
 //! One secret stands behind them: the install's [`MasterKey`], 32 random bytes in a file. Every other key is derived
 //! from it by HKDF-SHA256 under a label of its own, so that none of them tells anything of another.
@@ -7,10 +7,12 @@ mod entropy;
 mod key;
 mod password;
 mod seal;
+mod sign;
 mod token;
 
 pub use entropy::OsEntropy;
 pub use key::{KeyError, MasterKey};
 pub use password::Argon2Hasher;
 pub use seal::AesSealer;
+pub use sign::{Ed25519Signer, Ed25519Verifier};
 pub use token::JwtCodec;

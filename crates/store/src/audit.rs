@@ -14,7 +14,8 @@ use pilothouse_core::{
     Error, Result,
     access::Permit,
     audit::{
-        AuditTrail, ChainHash, Entry, Operation, OperationId, OperationPage, OperationQuery, Outcome, Status,
+        AuditTrail, ChainHash, Checkpoint, CheckpointSigner, Entry, Head, LastCheckpoint, Operation,
+        OperationId, OperationPage, OperationQuery, Outcome, Status,
     },
     clock::Clock,
     cluster::ClusterId,
@@ -22,12 +23,13 @@ use pilothouse_core::{
 
 use crate::{
     Store,
-    db::{Postgres, Sqlite, transact},
+    db::{Postgres, Sqlite, read, transact},
     error::{StoreError, audit, corrupt},
-    schema::{At, audit_head, audit_log, leases, operations},
+    schema::{At, audit_checkpoints, audit_head, audit_log, leases, operations},
 };
 
 mod list;
+mod reader;
 mod writer;
 
 pub(crate) use writer::Writer;
@@ -44,28 +46,12 @@ pub(crate) enum Write {
 }
 
 impl Write {
-    fn operation_id(&self) -> OperationId {
-        match self {
-            Self::Begin(operation) | Self::Record(operation, _) => operation.id,
-            Self::Finish(id, _) => *id,
-        }
-    }
-
-    /// The entry that tells of it, what kind it is, and when it was.
-    fn entry(&self) -> (Entry, &'static str, Timestamp) {
+    /// The entry that tells of it.
+    fn entry(&self) -> Entry {
         match self.clone() {
-            Self::Begin(operation) => {
-                let at = operation.created_at;
-                (Entry::Intent { operation }, "intent", at)
-            }
-            Self::Finish(operation_id, outcome) => {
-                let at = outcome.finished_at;
-                (Entry::Outcome { operation_id, outcome }, "outcome", at)
-            }
-            Self::Record(operation, outcome) => {
-                let at = outcome.finished_at;
-                (Entry::Complete { operation, outcome }, "complete", at)
-            }
+            Self::Begin(operation) => Entry::Intent { operation },
+            Self::Finish(operation_id, outcome) => Entry::Outcome { operation_id, outcome },
+            Self::Record(operation, outcome) => Entry::Complete { operation, outcome },
         }
     }
 
@@ -144,22 +130,77 @@ struct NewEntry {
     hash: Vec<u8>,
 }
 
+#[derive(Insertable)]
+#[diesel(table_name = audit_checkpoints)]
+struct NewCheckpoint {
+    seq: i64,
+    line: String,
+}
+
+/// Who appends, and signs when that is due.
+#[derive(Clone)]
+pub(crate) struct Author {
+    pub(crate) instance: Arc<str>,
+    pub(crate) signer: Arc<dyn CheckpointSigner>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// The chain as it grows within a transaction that holds the head's lock.
+struct Growth {
+    trail: String,
+    head: Head,
+    signed: LastCheckpoint,
+    entries: Vec<NewEntry>,
+    checkpoints: Vec<NewCheckpoint>,
+}
+
+impl Growth {
+    fn of((trail, seq, hash, signed_seq, signed_at): HeadRow) -> Result<Self> {
+        let hash = ChainHash(hash.try_into().map_err(|_| corrupt("audit_head.hash"))?);
+        let signed = LastCheckpoint { sequence: signed_seq, time: signed_at.0 };
+        let head = Head { sequence: seq, hash };
+        Ok(Self { trail, head, signed, entries: Vec::new(), checkpoints: Vec::new() })
+    }
+
+    fn add(&mut self, entry: &Entry, by: &Author) -> Result<()> {
+        let body = entry.canonical()?;
+        self.head = self.head.then(&body);
+        self.entries.push(NewEntry {
+            seq: self.head.sequence,
+            operation_id: entry.operation_id().to_string(),
+            entry: entry.kind(),
+            at: At(entry.at()),
+            body,
+            hash: self.head.hash.0.to_vec(),
+        });
+        if self.signed.is_full(self.head.sequence) { self.sign(by) } else { Ok(()) }
+    }
+
+    fn sign(&mut self, by: &Author) -> Result<()> {
+        let checkpoint = Checkpoint::sign(&*by.signer, &self.trail, self.head, by.clock.now());
+        self.signed = LastCheckpoint { sequence: checkpoint.sequence, time: checkpoint.time };
+        self.checkpoints.push(NewCheckpoint { seq: checkpoint.sequence, line: checkpoint.line()? });
+        Ok(())
+    }
+}
+
+/// The trail's id, its last entry's number and hash, the last one signed, and when.
+type HeadRow = (String, i64, Vec<u8>, i64, At);
+
 /// Appends to the trail within the caller's transaction.
 pub(crate) trait Trail {
-    /// Stores these in this order. How many entries that made: an intent that has an outcome takes no second one.
-    async fn append(&mut self, writes: &[Write], instance: &str) -> Result<u64, StoreError>;
+    /// Stores these in this order, and signs the last entry when that is due. How many entries that made: an intent that
+    /// has an outcome takes no second one.
+    async fn append(&mut self, writes: &[Write], by: &Author) -> Result<u64, StoreError>;
 
     /// Stores that the operation of a change to our own tables is done: the last step of its transaction.
     async fn done(&mut self, receipt: Receipt) -> Result<(), StoreError> {
-        let Receipt { operation, instance, clock } = receipt;
-        let now = clock.now();
+        let Receipt { operation, by } = receipt;
+        let now = by.clock.now();
         let took = now.duration_since(operation.created_at).as_millis();
         let duration_ms = i64::try_from(took).unwrap_or(i64::MAX).max(0);
         let outcome = Outcome { duration_ms, ..Outcome::success(now) };
-        self.append(&[Write::Record(operation, outcome)], &instance)
-            .await
-            .map_err(StoreError::of_audit)
-            .map(drop)
+        self.append(&[Write::Record(operation, outcome)], &by).await.map_err(StoreError::of_audit).map(drop)
     }
 }
 
@@ -182,22 +223,27 @@ macro_rules! insert_each {
 macro_rules! trail {
     ($connection:ty, $insert:ident) => {
         impl Trail for $connection {
-            async fn append(&mut self, writes: &[Write], instance: &str) -> Result<u64, StoreError> {
+            async fn append(&mut self, writes: &[Write], by: &Author) -> Result<u64, StoreError> {
                 let conn = self;
                 // setting a column to itself locks the row before it is read
-                let (mut seq, hash): (i64, Vec<u8>) = diesel::update(audit_head::table.find(1))
+                let head: HeadRow = diesel::update(audit_head::table.find(1))
                     .set(audit_head::seq.eq(audit_head::seq))
-                    .returning((audit_head::seq, audit_head::hash))
+                    .returning((
+                        audit_head::trail,
+                        audit_head::seq,
+                        audit_head::hash,
+                        audit_head::signed_seq,
+                        audit_head::signed_at,
+                    ))
                     .get_result(conn)
                     .await?;
-                let mut hash = ChainHash(hash.try_into().map_err(|_| corrupt("audit_head.hash"))?);
-                let before = seq;
+                let mut growth = Growth::of(head)?;
+                let before = growth.head.sequence;
 
-                let new: Vec<_> = writes.iter().filter_map(|write| write.row(instance)).collect();
+                let new: Vec<_> = writes.iter().filter_map(|write| write.row(&by.instance)).collect();
                 if !new.is_empty() {
                     $insert!(conn, operations::table, new);
                 }
-                let mut entries = Vec::with_capacity(writes.len());
                 for write in writes {
                     if let Write::Finish(id, outcome) = write {
                         let pending = operations::table
@@ -219,27 +265,28 @@ macro_rules! trail {
                             continue;
                         }
                     }
-                    let (entry, kind, at) = write.entry();
-                    let body = entry.canonical()?;
-                    seq += 1;
-                    hash = hash.next(seq, &body);
-                    entries.push(NewEntry {
-                        seq,
-                        operation_id: write.operation_id().to_string(),
-                        entry: kind,
-                        at: At(at),
-                        body,
-                        hash: hash.0.to_vec(),
-                    });
+                    growth.add(&write.entry(), by)?;
                 }
-                if seq > before {
+                if growth.signed.is_due(growth.head.sequence, by.clock.now()) {
+                    growth.sign(by)?;
+                }
+                let Growth { head, signed, entries, checkpoints, .. } = growth;
+                if !entries.is_empty() {
                     $insert!(conn, audit_log::table, entries);
-                    diesel::update(audit_head::table.find(1))
-                        .set((audit_head::seq.eq(seq), audit_head::hash.eq(hash.0.to_vec())))
-                        .execute(conn)
-                        .await?;
                 }
-                Ok(seq.abs_diff(before))
+                if !checkpoints.is_empty() {
+                    $insert!(conn, audit_checkpoints::table, checkpoints);
+                }
+                diesel::update(audit_head::table.find(1))
+                    .set((
+                        audit_head::seq.eq(head.sequence),
+                        audit_head::hash.eq(head.hash.0.to_vec()),
+                        audit_head::signed_seq.eq(signed.sequence),
+                        audit_head::signed_at.eq(At(signed.time)),
+                    ))
+                    .execute(conn)
+                    .await?;
+                Ok(head.sequence.abs_diff(before))
             }
         }
     };
@@ -251,8 +298,7 @@ trail!(Postgres, insert_at_once);
 /// What a change to our own tables will leave in the trail.
 pub(crate) struct Receipt {
     operation: Operation,
-    instance: String,
-    clock: Arc<dyn Clock>,
+    by: Author,
 }
 
 impl Receipt {
@@ -272,8 +318,7 @@ impl Store {
         let operation = permit.operation().cloned();
         Ok(Receipt {
             operation: operation.ok_or_else(|| Error::internal("a change without a recorded operation"))?,
-            instance: self.lease.instance().to_owned(),
-            clock: self.lent.clock.clone(),
+            by: self.author.clone(),
         })
     }
 }
@@ -293,12 +338,12 @@ impl AuditTrail for Store {
     }
 
     async fn close_orphans(&self, at: Timestamp) -> Result<u64> {
-        let instance = self.lease.instance().to_owned();
+        let by = self.author.clone();
         let closed = transact!(self.db, |conn| {
             let alive = leases::table.filter(leases::expires_at.gt(At(at))).select(leases::instance);
             let orphans: Vec<String> = operations::table
                 .filter(operations::status.eq(Status::Pending.as_str()))
-                .filter(operations::instance.ne(&instance))
+                .filter(operations::instance.ne(&*by.instance))
                 .filter(operations::instance.ne_all(alive))
                 .select(operations::operation_id)
                 .order_by(operations::id)
@@ -309,9 +354,27 @@ impl AuditTrail for Store {
                 Ok(Write::Finish(OperationId(id), Outcome::orphaned(at)))
             };
             let writes = orphans.iter().map(closing).collect::<Result<Vec<_>>>()?;
-            conn.append(&writes, &instance).await
+            conn.append(&writes, &by).await
         });
         closed.map_err(audit)
+    }
+
+    async fn checkpoint(&self) -> Result<()> {
+        let (db, by) = (self.db.clone(), self.author.clone());
+        let due = async {
+            let last: (i64, i64, At) = read!(db, |conn| Ok(audit_head::table
+                .find(1)
+                .select((audit_head::seq, audit_head::signed_seq, audit_head::signed_at))
+                .get_result(conn)
+                .await?))?;
+            let (seq, sequence, At(time)) = last;
+            Ok(LastCheckpoint { sequence, time }.is_due(seq, by.clock.now()))
+        };
+        // looked at before the lock is taken: most of the time there is nothing to sign
+        if due.await.map_err(audit)? {
+            transact!(self.db, |conn| conn.append(&[], &by).await).map_err(audit)?;
+        }
+        Ok(())
     }
 
     async fn operations(&self, query: &OperationQuery) -> Result<OperationPage> {

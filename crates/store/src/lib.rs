@@ -1,13 +1,15 @@
 //! The ports towards the database, over diesel-async: SQLite and PostgreSQL from one text.
 //!
 //! [`Store::open`] makes the tables, knows the master key again, and gives a handle that implements every port of
-//! what we keep ourselves: [`AuditTrail`], [`UserRegistry`], [`SessionStore`], [`LoginThrottle`],
-//! [`IdempotencyStore`], [`ClusterRegistry`] and [`Connections`]. A query is written once and compiled for both databases (see `db`).
+//! what we keep ourselves: [`AuditTrail`], [`TrailReader`], [`UserRegistry`], [`SessionStore`], [`LoginThrottle`],
+//! [`IdempotencyStore`], [`ClusterRegistry`] and [`Connections`]. A query is written once and compiled for both databases
+//! (see `db`).
 //!
 //! A change of our own tables and its audit entry are one transaction. Entries that stand alone go through one task
 //! that commits as many at once as wait (see `audit`).
 //!
 //! [`AuditTrail`]: pilothouse_core::audit::AuditTrail
+//! [`TrailReader`]: pilothouse_core::audit::TrailReader
 //! [`UserRegistry`]: pilothouse_core::user::UserRegistry
 //! [`SessionStore`]: pilothouse_core::session::SessionStore
 //! [`LoginThrottle`]: pilothouse_core::session::LoginThrottle
@@ -21,6 +23,7 @@ use diesel::QueryDsl as _;
 use diesel_async::RunQueryDsl as _;
 use pilothouse_core::{
     Result,
+    audit::CheckpointSigner,
     clock::{Clock, Entropy, uuid_v7},
     seal::Sealer,
 };
@@ -44,7 +47,7 @@ pub use error::OpenError;
 pub use figures::{Figures, PoolFigures};
 
 use crate::{
-    audit::Writer,
+    audit::{Author, Writer},
     db::{Db, read},
     lease::Lease,
 };
@@ -60,6 +63,8 @@ pub struct Lent {
     pub entropy: Arc<dyn Entropy>,
     /// Seals credentials, and what idempotency keys stand for.
     pub sealer: Arc<dyn Sealer>,
+    /// Signs checkpoints of the trail.
+    pub signer: Arc<dyn CheckpointSigner>,
 }
 
 /// The open database. A clone is the same store.
@@ -67,6 +72,7 @@ pub struct Lent {
 pub struct Store {
     db: Db,
     lent: Lent,
+    author: Author,
     writer: Writer,
     lease: Lease,
 }
@@ -97,8 +103,13 @@ impl Store {
         migrate::prepare(database, &lent.runtime, fingerprint, now).await?;
         let db = Db::new(database, lent.runtime.clone())?;
         let lease = Lease::new(database.clone(), uuid_v7(now, &*lent.entropy));
-        let writer = Writer::start(db.clone(), lease.instance().to_owned(), &lent.runtime);
-        Ok(Self { db, lent, writer, lease })
+        let author = Author {
+            instance: lease.instance().into(),
+            signer: lent.signer.clone(),
+            clock: lent.clock.clone(),
+        };
+        let writer = Writer::start(db.clone(), author.clone(), &lent.runtime);
+        Ok(Self { db, lent, author, writer, lease })
     }
 
     /// Whether the database answers.

@@ -24,8 +24,8 @@ pub struct Instant;
 #[diesel(sql_type = Instant)]
 pub(crate) struct At(pub(crate) Timestamp);
 
-/// PostgreSQL counts from 2000.
-const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+/// PostgreSQL counts microseconds from 2000; this is when, in microseconds since 1970.
+pub(crate) const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
 impl ToSql<Instant, Sqlite> for At {
     fn to_sql<'b>(&'b self, out: &mut Output<'b, '_, Sqlite>) -> serialize::Result {
@@ -80,12 +80,25 @@ diesel::table! {
 }
 
 diesel::table! {
-    use diesel::sql_types::{BigInt, Binary};
+    use super::Instant;
+    use diesel::sql_types::{BigInt, Binary, Text};
 
     audit_head (id) {
         id -> BigInt,
+        trail -> Text,
         seq -> BigInt,
         hash -> Binary,
+        signed_seq -> BigInt,
+        signed_at -> Instant,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Text};
+
+    audit_checkpoints (seq) {
+        seq -> BigInt,
+        line -> Text,
     }
 }
 

@@ -26,11 +26,24 @@ FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_only_added_to();
 
 CREATE TABLE audit_head (
     id BIGINT PRIMARY KEY CHECK (id = 1),
+    trail TEXT NOT NULL,
     seq BIGINT NOT NULL,
-    hash BYTEA NOT NULL
+    hash BYTEA NOT NULL,
+    signed_seq BIGINT NOT NULL,
+    signed_at TIMESTAMPTZ NOT NULL
 );
 
-INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, decode(repeat('00', 32), 'hex'));
+INSERT INTO audit_head (id, trail, seq, hash, signed_seq, signed_at)
+VALUES (1, replace(gen_random_uuid()::text, '-', ''), 0, decode(repeat('00', 32), 'hex'), 0, 'epoch');
+
+-- What the chain was at a moment, signed.
+CREATE TABLE audit_checkpoints (
+    seq BIGINT PRIMARY KEY,
+    line TEXT NOT NULL
+);
+
+CREATE TRIGGER audit_checkpoints_are_never_changed BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_checkpoints
+FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_only_added_to();
 
 -- One row per operation, for lists; could be made again from the chain.
 CREATE TABLE operations (

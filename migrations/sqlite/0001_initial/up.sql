@@ -26,11 +26,27 @@ BEGIN SELECT RAISE(ABORT, 'audit_log is only ever added to'); END;
 
 CREATE TABLE audit_head (
     id INTEGER PRIMARY KEY CHECK (id = 1),
+    trail TEXT NOT NULL,
     seq INTEGER NOT NULL,
-    hash BLOB NOT NULL
+    hash BLOB NOT NULL,
+    signed_seq INTEGER NOT NULL,
+    signed_at INTEGER NOT NULL
 ) STRICT;
 
-INSERT INTO audit_head (id, seq, hash) VALUES (1, 0, zeroblob(32));
+INSERT INTO audit_head (id, trail, seq, hash, signed_seq, signed_at)
+VALUES (1, lower(hex(randomblob(16))), 0, zeroblob(32), 0, 0);
+
+-- What the chain was at a moment, signed.
+CREATE TABLE audit_checkpoints (
+    seq INTEGER PRIMARY KEY,
+    line TEXT NOT NULL
+) STRICT;
+
+CREATE TRIGGER audit_checkpoints_are_never_changed BEFORE UPDATE ON audit_checkpoints
+BEGIN SELECT RAISE(ABORT, 'audit_checkpoints is only ever added to'); END;
+
+CREATE TRIGGER audit_checkpoints_are_never_cut BEFORE DELETE ON audit_checkpoints
+BEGIN SELECT RAISE(ABORT, 'audit_checkpoints is only ever added to'); END;
 
 -- One row per operation, for lists; could be made again from the chain.
 CREATE TABLE operations (

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use super::fake::Lent;
 use crate::{
     access::{Access, Caller, Permit, Resource, Role, Verb},
-    audit::{AuditTrail, OperationQuery, OperationRow},
+    audit::{AuditTrail, OperationQuery, OperationRow, TrailReader},
     clock::{Clock, Entropy},
     cluster::{ClusterRegistry, Connections},
     idempotency::IdempotencyStore,
@@ -84,6 +84,7 @@ pub const STORE: &[Case] = cases! {
 #[allow(missing_docs, reason = "each field is the port of its type, whose docs say what it does")]
 pub struct StorePorts {
     pub audit: Arc<dyn AuditTrail>,
+    pub trail: Arc<dyn TrailReader>,
     pub users: Arc<dyn UserRegistry>,
     pub sessions: Arc<dyn SessionStore>,
     pub throttle: Arc<dyn LoginThrottle>,
@@ -98,6 +99,7 @@ impl StorePorts {
     pub fn over<S>(store: Arc<S>) -> Self
     where
         S: AuditTrail
+            + TrailReader
             + UserRegistry
             + SessionStore
             + LoginThrottle
@@ -108,6 +110,7 @@ impl StorePorts {
     {
         Self {
             audit: store.clone(),
+            trail: store.clone(),
             users: store.clone(),
             sessions: store.clone(),
             throttle: store.clone(),

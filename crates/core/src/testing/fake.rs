@@ -1,6 +1,7 @@
 //! Working in-memory ports: state without a database, a cluster without a network.
 
 mod clusters;
+mod evidence;
 mod lent;
 mod secrets;
 mod store;
@@ -8,6 +9,7 @@ mod store;
 use std::sync::Arc;
 
 pub use clusters::FakeClusters;
+pub use evidence::{FakeSigner, MemoryWitness};
 pub use lent::{FakeClock, FakeEntropy, Lent, ThreadTasks};
 pub use secrets::{HandedOver, PlainHasher, PlainTokens};
 pub use store::MemoryStore;
@@ -21,6 +23,8 @@ pub struct Fake {
     pub lent: Lent,
     /// Users, sessions, clusters, the trail.
     pub store: Arc<MemoryStore>,
+    /// The checkpoints kept elsewhere.
+    pub witness: Arc<MemoryWitness>,
     /// What was handed over at the first start.
     pub initial_password: Arc<HandedOver>,
     /// What runs in the clusters.
@@ -30,12 +34,15 @@ pub struct Fake {
 impl Fake {
     /// The fakes as ports.
     pub fn ports(&self) -> Ports {
-        let Self { lent, store, initial_password, clusters } = self;
+        let Self { lent, store, witness, initial_password, clusters } = self;
         Ports {
             clock: lent.clock.clone(),
             entropy: lent.entropy.clone(),
             tasks: lent.tasks.clone(),
             audit: store.clone(),
+            trail: store.clone(),
+            signer: Arc::new(FakeSigner::default()),
+            witness: witness.clone(),
             users: store.clone(),
             sessions: store.clone(),
             throttle: store.clone(),

@@ -13,7 +13,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{Trail as _, Write};
+use super::{Author, Trail as _, Write};
 use crate::{
     db::{Db, transact},
     error::audit,
@@ -39,9 +39,9 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(db: Db, instance: String, runtime: &Handle) -> Self {
+    pub(crate) fn start(db: Db, by: Author, runtime: &Handle) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE);
-        runtime.spawn(run(db, instance, queue));
+        runtime.spawn(run(db, by, queue));
         Self { queue: sender, failed: Arc::default() }
     }
 
@@ -66,24 +66,24 @@ impl Writer {
     }
 }
 
-async fn run(db: Db, instance: String, mut queue: mpsc::Receiver<Waiting>) {
+async fn run(db: Db, by: Author, mut queue: mpsc::Receiver<Waiting>) {
     let mut group = Vec::with_capacity(GROUP);
     while queue.recv_many(&mut group, GROUP).await > 0 {
         let (writes, callers): (Vec<_>, Vec<_>) = group.drain(..).map(|w| (w.write, w.stored)).unzip();
-        let result = store(&db, &instance, writes.clone()).await;
+        let result = store(&db, &by, writes.clone()).await;
         let one_is_bad =
             writes.len() > 1 && result.as_ref().is_err_and(|error| error.cause == Cause::Internal);
         for (write, caller) in writes.into_iter().zip(callers) {
             // a defect in one entry must not take the others with it
-            let result = if one_is_bad { store(&db, &instance, vec![write]).await } else { result.clone() };
+            let result = if one_is_bad { store(&db, &by, vec![write]).await } else { result.clone() };
             // the caller may have given up
             let _ = caller.send(result);
         }
     }
 }
 
-async fn store(db: &Db, instance: &str, writes: Vec<Write>) -> Result<()> {
-    let instance = instance.to_owned();
-    let stored: Result<u64> = async { transact!(*db, |conn| conn.append(&writes, &instance).await) }.await;
+async fn store(db: &Db, by: &Author, writes: Vec<Write>) -> Result<()> {
+    let by = by.clone();
+    let stored: Result<u64> = async { transact!(*db, |conn| conn.append(&writes, &by).await) }.await;
     stored.map(drop).map_err(audit)
 }

@@ -56,7 +56,13 @@ pub(crate) struct Place {
 impl Place {
     fn new(folder: TempDir, database: Database, schema: Option<(String, String)>) -> Self {
         let fake::Lent { clock, entropy, .. } = fake::Lent::default();
-        let lent = Lent { runtime: Handle::current(), clock: clock.clone(), entropy, sealer: Arc::new(Mask) };
+        let lent = Lent {
+            runtime: Handle::current(),
+            clock: clock.clone(),
+            entropy,
+            sealer: Arc::new(Mask),
+            signer: Arc::new(fake::FakeSigner::default()),
+        };
         Self { database, lent, clock, folder, schema }
     }
 

@@ -12,11 +12,15 @@ use jiff::Timestamp;
 
 use crate::{
     access::Permit,
-    audit::{ChainHash, Entry, Operation, OperationRow, Outcome},
+    audit::{
+        ChainHash, Checkpoint, Entry, Head, LastCheckpoint, Operation, OperationRow, Outcome,
+        StoredCheckpoint, StoredEntry,
+    },
     cluster::{Cluster, ClusterId, StoredConnection},
     error::{Cause, Error, Result},
     idempotency::{NewClaim, Progress},
     session::{SecretHash, Session, ThrottleKey},
+    testing::fake::FakeSigner,
     user::{PasswordHash, User},
 };
 
@@ -42,8 +46,8 @@ struct State {
     throttles: HashMap<String, Throttle>,
     clusters: Vec<(Cluster, StoredConnection)>,
     claims: Vec<(NewClaim, Progress)>,
-    entries: Vec<String>,
-    head: Option<ChainHash>,
+    entries: Vec<StoredEntry>,
+    checkpoints: Vec<StoredCheckpoint>,
     operations: Vec<OperationRow>,
 }
 
@@ -64,7 +68,7 @@ impl MemoryStore {
 
     /// Every entry of the chain, in order.
     pub fn entries(&self) -> Vec<Entry> {
-        self.lock().entries.iter().map(|text| serde_json::from_str(text).expect("an entry")).collect()
+        self.lock().entries.iter().map(|entry| serde_json::from_str(&entry.text).expect("an entry")).collect()
     }
 
     /// Every operation, oldest first.
@@ -92,10 +96,30 @@ impl State {
     }
 
     fn append(&mut self, entry: &Entry) -> Result<()> {
-        let text = entry.canonical()?;
-        let seq = i64::try_from(self.entries.len()).unwrap_or(i64::MAX) + 1;
-        self.head = Some(self.head.unwrap_or(ChainHash::GENESIS).next(seq, &text));
-        self.entries.push(text);
+        let (stored, head) = StoredEntry::after(self.head(), entry)?;
+        self.entries.push(stored);
+        if self.last_checkpoint().is_due(head.sequence, entry.at()) {
+            self.sign(entry.at())?;
+        }
+        Ok(())
+    }
+
+    fn head(&self) -> Head {
+        self.entries.last().map_or(Head::NONE, |last| {
+            let hash = last.hash.as_slice().try_into().map(ChainHash).expect("we made it");
+            Head { sequence: last.sequence, hash }
+        })
+    }
+
+    fn last_checkpoint(&self) -> LastCheckpoint {
+        let last = self.checkpoints.last().and_then(|stored| Checkpoint::parse(&stored.line));
+        let none = LastCheckpoint { sequence: 0, time: Timestamp::UNIX_EPOCH };
+        last.map_or(none, |last| LastCheckpoint { sequence: last.sequence, time: last.time })
+    }
+
+    fn sign(&mut self, at: Timestamp) -> Result<()> {
+        let checkpoint = Checkpoint::sign(&FakeSigner::default(), audit::TRAIL, self.head(), at);
+        self.checkpoints.push(StoredCheckpoint { sequence: checkpoint.sequence, line: checkpoint.line()? });
         Ok(())
     }
 

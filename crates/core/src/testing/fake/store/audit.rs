@@ -3,10 +3,16 @@ use jiff::Timestamp;
 
 use super::MemoryStore;
 use crate::{
-    audit::{AuditTrail, Entry, Operation, OperationId, OperationPage, OperationQuery, Outcome, Status},
+    audit::{
+        AuditTrail, Entry, Head, Operation, OperationId, OperationPage, OperationQuery, OperationRow,
+        Outcome, Status, StoredCheckpoint, StoredEntry, StoredRow, TrailReader,
+    },
     error::{Error, Result},
     inventory::{Row, select},
 };
+
+/// The id of every trail in memory.
+pub(super) const TRAIL: &str = "in memory";
 
 #[async_trait]
 impl AuditTrail for MemoryStore {
@@ -19,9 +25,8 @@ impl AuditTrail for MemoryStore {
 
     async fn finish(&self, operation: OperationId, outcome: &Outcome) -> Result<()> {
         let mut state = self.write()?;
-        let pending = |row: &&mut crate::audit::OperationRow| {
-            row.operation_id == operation && row.status == Status::Pending
-        };
+        let pending =
+            |row: &&mut OperationRow| row.operation_id == operation && row.status == Status::Pending;
         let Some(row) = state.operations.iter_mut().find(pending) else { return Ok(()) };
         *row = row.clone().ended(outcome);
         state.append(&Entry::Outcome { operation_id: operation, outcome: outcome.clone() })
@@ -47,6 +52,16 @@ impl AuditTrail for MemoryStore {
         Ok(pending.len() as u64)
     }
 
+    async fn checkpoint(&self) -> Result<()> {
+        let mut state = self.write()?;
+        // memory has no clock: what is not signed yet is signed
+        if state.last_checkpoint().sequence < state.head().sequence {
+            let at = state.last_checkpoint().time;
+            state.sign(at)?;
+        }
+        Ok(())
+    }
+
     async fn operations(&self, query: &OperationQuery) -> Result<OperationPage> {
         let state = self.lock();
         let within = state.operations.iter().filter(|row| {
@@ -68,4 +83,44 @@ impl AuditTrail for MemoryStore {
             ids.iter().filter_map(|id| state.operations.iter().find(|row| row.id == *id).cloned()).collect();
         Ok(OperationPage { logs, pagination })
     }
+}
+
+#[async_trait]
+impl TrailReader for MemoryStore {
+    async fn head(&self) -> Result<(String, Head)> {
+        Ok((TRAIL.to_owned(), self.lock().head()))
+    }
+
+    async fn entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>> {
+        Ok(piece(&self.lock().entries, |entry| entry.sequence > after, limit, Clone::clone))
+    }
+
+    async fn intent(&self, operation: OperationId) -> Result<Option<StoredEntry>> {
+        let id = operation.to_string();
+        Ok(self.lock().entries.iter().find(|entry| entry.operation_id == id).cloned())
+    }
+
+    async fn rows(&self, after: i64, limit: u32) -> Result<Vec<StoredRow>> {
+        Ok(piece(&self.lock().operations, |row| row.id > after, limit, OperationRow::stored))
+    }
+
+    async fn checkpoints(&self, after: i64, limit: u32) -> Result<Vec<StoredCheckpoint>> {
+        Ok(piece(&self.lock().checkpoints, |stored| stored.sequence > after, limit, Clone::clone))
+    }
+
+    async fn between(
+        &self,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> Result<(Option<i64>, Option<i64>)> {
+        let state = self.lock();
+        let since = |entry: &&StoredEntry| from.is_none_or(|from| entry.at >= from.as_microsecond());
+        let until = |entry: &&StoredEntry| to.is_none_or(|to| entry.at < to.as_microsecond());
+        let first = state.entries.iter().find(since).map(|entry| entry.sequence);
+        Ok((first, state.entries.iter().rfind(until).map(|entry| entry.sequence)))
+    }
+}
+
+fn piece<T, U>(all: &[T], after: impl Fn(&T) -> bool, limit: u32, read: impl Fn(&T) -> U) -> Vec<U> {
+    all.iter().filter(|one| after(one)).take(limit as usize).map(read).collect()
 }

@@ -1,0 +1,306 @@
+//! The trail as a file: JSON Lines that can be verified without the database, or events as the API server's audit log has
+//! them.
+//!
+//! The first line of a JSON Lines export says what it holds and is signed; then each entry with the hashes before and after
+//! it, and after the entry it covers each checkpoint. Whatever is changed, taken out or cut off is found with nothing but
+//! the install's public key.
+
+use std::{fmt::Write, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ChainHash, CheckpointSigner, Defect, Fault, Head, PublicKey, Signature, Signatures, StoredEntry,
+    TrailReader, Verdict, chain::Chain, k8s::Events, usecase::Place,
+};
+use crate::error::{Error, Result};
+
+/// How much is read at once.
+const BATCH: u32 = 256;
+
+/// How an export is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ExportFormat {
+    /// JSON Lines of the chain itself, to be verified anywhere.
+    #[default]
+    Jsonl,
+    /// A line of JSON for each stage of an operation, as `audit.k8s.io/v1` writes events.
+    K8s,
+}
+
+impl ExportFormat {
+    /// The word in requests.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::K8s => "k8s",
+        }
+    }
+}
+
+/// What to export: the entries from the first one told at or after `from` to the last one told before `to`, without gaps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExportQuery {
+    /// How it is written.
+    pub format: ExportFormat,
+    /// From the beginning when none.
+    pub from: Option<Timestamp>,
+    /// To the end when none.
+    pub to: Option<Timestamp>,
+}
+
+/// The first line: what the export holds. `last_hash` binds all of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    /// The version of this form.
+    pilothouse_audit_export: u32,
+    trail: String,
+    public_key: PublicKey,
+    exported_at: Timestamp,
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+    first_sequence: i64,
+    previous_hash: ChainHash,
+    last_sequence: i64,
+    last_hash: ChainHash,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignedHeader {
+    header: Header,
+    signature: Signature,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EntryLine {
+    sequence: i64,
+    previous_hash: ChainHash,
+    hash: ChainHash,
+    /// The canonical text, to the byte.
+    entry: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckpointLine {
+    checkpoint: String,
+}
+
+impl Header {
+    fn message(&self) -> Result<Vec<u8>> {
+        Ok(format!("pilothouse audit export 1\n{}", json(self)?).into_bytes())
+    }
+}
+
+fn json(line: &impl Serialize) -> Result<String> {
+    serde_json::to_string(line).map_err(|error| Error::internal(format!("export: {error}")))
+}
+
+/// An export that is being written, a piece at a time. It holds the entries that were there when it began.
+pub struct Export {
+    reader: Arc<dyn TrailReader>,
+    /// What stands before the entries.
+    opening: Option<String>,
+    /// The last entry written.
+    done: Head,
+    last: i64,
+    events: Option<Events>,
+    /// Given up with the export.
+    _place: Place,
+}
+
+impl Export {
+    /// Begins an export.
+    ///
+    /// # Errors
+    /// As [`TrailReader`].
+    pub(crate) async fn begin(
+        reader: Arc<dyn TrailReader>,
+        signer: &dyn CheckpointSigner,
+        query: ExportQuery,
+        now: Timestamp,
+        place: Place,
+    ) -> Result<Self> {
+        let (trail, head) = reader.head().await?;
+        let ExportQuery { format, from, to } = query;
+        let (first, last) = reader.between(from, to).await?;
+        let first = from.map_or(Some(1), |_| first).unwrap_or(head.sequence + 1);
+        let last = to.map_or(Some(head.sequence), |_| last).unwrap_or(0).clamp(first - 1, head.sequence);
+        let before = head_at(&*reader, first - 1).await?;
+        let end = head_at(&*reader, last).await?;
+        let opening = match format {
+            ExportFormat::K8s => None,
+            ExportFormat::Jsonl => {
+                let header = Header {
+                    pilothouse_audit_export: 1,
+                    trail,
+                    public_key: signer.public_key(),
+                    exported_at: now,
+                    from,
+                    to,
+                    first_sequence: first,
+                    previous_hash: before.hash,
+                    last_sequence: last,
+                    last_hash: end.hash,
+                };
+                let signature = signer.sign(&header.message()?);
+                Some(json(&SignedHeader { header, signature })? + "\n")
+            }
+        };
+        let events = (format == ExportFormat::K8s).then(Events::default);
+        Ok(Self { reader, opening, done: before, last, events, _place: place })
+    }
+
+    /// Some more lines, each with its end; none when all is written.
+    ///
+    /// # Errors
+    /// As [`TrailReader`]; what was written so far is then not a whole export.
+    pub async fn next(&mut self) -> Result<Option<String>> {
+        if let Some(opening) = self.opening.take() {
+            return Ok(Some(opening));
+        }
+        if self.done.sequence >= self.last {
+            return Ok(None);
+        }
+        let mut entries = self.reader.entries(self.done.sequence, BATCH).await?;
+        entries.retain(|entry| entry.sequence <= self.last);
+        let Some(end) = entries.last().map(|entry| entry.sequence) else {
+            return Err(Error::internal(
+                "entries of the audit trail are missing; see `pilothouse audit verify`",
+            ));
+        };
+        match &mut self.events {
+            Some(events) => {
+                let lines = events.lines(&*self.reader, &entries).await?;
+                self.done.sequence = end;
+                Ok(Some(lines))
+            }
+            None => self.lines(&entries, end).await.map(Some),
+        }
+    }
+
+    async fn lines(&mut self, entries: &[StoredEntry], end: i64) -> Result<String> {
+        // there are no more checkpoints than entries
+        let checkpoints = self.reader.checkpoints(self.done.sequence, BATCH).await?;
+        let mut checkpoints = checkpoints.iter().filter(|stored| stored.sequence <= end).peekable();
+        let mut lines = String::new();
+        for stored in entries {
+            let line = EntryLine {
+                sequence: stored.sequence,
+                previous_hash: self.done.hash,
+                hash: hash(&stored.hash)?,
+                entry: stored.text.clone(),
+            };
+            self.done = Head { sequence: line.sequence, hash: line.hash };
+            // a String takes whatever is written
+            let _ = writeln!(lines, "{}", json(&line)?);
+            while let Some(stored) = checkpoints.next_if(|stored| stored.sequence <= self.done.sequence) {
+                let _ = writeln!(lines, "{}", json(&CheckpointLine { checkpoint: stored.line.clone() })?);
+            }
+        }
+        Ok(lines)
+    }
+}
+
+/// The head when `sequence` was the last entry.
+async fn head_at(reader: &dyn TrailReader, sequence: i64) -> Result<Head> {
+    if sequence == 0 {
+        return Ok(Head::NONE);
+    }
+    let stored = reader.entries(sequence - 1, 1).await?.pop().filter(|entry| entry.sequence == sequence);
+    let stored =
+        stored.ok_or_else(|| Error::internal(format!("entry {sequence} of the audit trail is missing")))?;
+    Ok(Head { sequence, hash: hash(&stored.hash)? })
+}
+
+fn hash(bytes: &[u8]) -> Result<ChainHash> {
+    bytes.try_into().map(ChainHash).map_err(|_| Error::internal("a hash of the audit trail is not 32 bytes"))
+}
+
+/// Verifies a JSON Lines export line by line, with nothing but the public key: not the one in its header, which whoever
+/// forges an export writes too, but the one in `signatures`.
+///
+/// # Errors
+/// What reading a line says.
+pub fn verify_export(
+    mut lines: impl Iterator<Item = Result<String>>,
+    signatures: Signatures<'_>,
+) -> Result<Verdict> {
+    let mut verdict = Verdict::NONE;
+    let forged = |details| Defect::at(0, Fault::HeaderForged, details);
+    let Some(first) = lines.next().transpose()? else {
+        return Ok(verdict.with(forged("the export is empty")));
+    };
+    let header = match read::<SignedHeader>(&first) {
+        Some(SignedHeader { header, signature })
+            if signatures.verifier.verifies(&signatures.key, &header.message()?, &signature) =>
+        {
+            header
+        }
+        _ => return Ok(verdict.with(forged("its first line is not one that this key has signed"))),
+    };
+    let before = Head { sequence: header.first_sequence - 1, hash: header.previous_hash };
+    let mut chain = Chain::new(signatures, header.trail, before);
+    verdict.head = before;
+    for line in lines {
+        let line = line?;
+        let result = match read::<EntryLine>(&line) {
+            Some(entry) => take(&mut chain, entry).map(|()| verdict.entries += 1),
+            None => checkpoint(&mut chain, &line).map(|()| verdict.checkpoints += 1),
+        };
+        verdict.head = chain.head;
+        if let Err(defect) = result {
+            return Ok(verdict.with(defect));
+        }
+    }
+    let end = Head { sequence: header.last_sequence, hash: header.last_hash };
+    if chain.head != end {
+        let details =
+            format!("it should end with entry {} and ends with {}", end.sequence, chain.head.sequence);
+        let at = chain.head.sequence.min(end.sequence) + 1;
+        return Ok(verdict.with(Defect::at(at, Fault::ExportIncomplete, details)));
+    }
+    Ok(verdict)
+}
+
+fn take(chain: &mut Chain<'_>, line: EntryLine) -> Result<(), Defect> {
+    let (sequence, previous) = (line.sequence, line.previous_hash);
+    if sequence == chain.head.sequence + 1 && previous != chain.head.hash {
+        let details = "its previous hash is not the one of the entry before it";
+        return Err(Defect::at(sequence, Fault::EntryChanged, details));
+    }
+    // the columns beside the text are not exported: they follow from it
+    let entry = serde_json::from_str::<super::Entry>(&line.entry).ok();
+    let columns =
+        entry.map(|entry| (entry.operation_id().to_string(), entry.kind(), entry.at().as_microsecond()));
+    let (operation_id, kind, at) = columns.unwrap_or_default();
+    let stored = StoredEntry {
+        sequence,
+        operation_id,
+        kind: kind.to_owned(),
+        at,
+        text: line.entry,
+        hash: line.hash.0.to_vec(),
+    };
+    chain.entry(&stored).map(drop)
+}
+
+fn checkpoint(chain: &mut Chain<'_>, line: &str) -> Result<(), Defect> {
+    let next = chain.head.sequence + 1;
+    let unknown = || Defect::at(next, Fault::EntryMalformed, "a line is neither an entry nor a checkpoint");
+    let CheckpointLine { checkpoint } = read(line).ok_or_else(unknown)?;
+    let checkpoint = chain.signed(next, &checkpoint)?;
+    chain.checkpoint(&checkpoint)
+}
+
+/// Reads a line; none when it is not exactly as we write it.
+fn read<T: Serialize + for<'de> Deserialize<'de>>(line: &str) -> Option<T> {
+    let read: T = serde_json::from_str(line).ok()?;
+    (serde_json::to_string(&read).ok()? == line).then_some(read)
+}

@@ -1,0 +1,179 @@
+//! Our entries as events of `audit.k8s.io/v1`, for whatever reads an API server's audit log already.
+//! (kubernetes.io, Reference: kube-apiserver Audit Configuration, v1.)
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write,
+};
+
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
+use serde::Serialize;
+
+use super::{Entry, Operation, OperationId, Outcome, Status, StoredEntry, TrailReader};
+use crate::{
+    error::{Error, Result},
+    kind::KINDS,
+};
+
+/// Turns entries into lines. Remembers the intents that wait for their outcomes.
+#[derive(Default)]
+pub(super) struct Events {
+    pending: HashMap<OperationId, Operation>,
+}
+
+impl Events {
+    pub(super) async fn lines(
+        &mut self,
+        reader: &dyn TrailReader,
+        entries: &[StoredEntry],
+    ) -> Result<String> {
+        let mut lines = String::new();
+        for stored in entries {
+            let (operation, outcome) = match parse(stored)? {
+                Entry::Intent { operation } => {
+                    self.pending.insert(operation.id, operation.clone());
+                    (operation, None)
+                }
+                Entry::Complete { operation, outcome } => (operation, Some(outcome)),
+                Entry::Outcome { operation_id, outcome } => {
+                    let operation = match self.pending.remove(&operation_id) {
+                        Some(operation) => operation,
+                        // it was begun before the first entry exported
+                        None => begun(reader, operation_id).await?,
+                    };
+                    (operation, Some(outcome))
+                }
+            };
+            let event = event(stored.sequence, &operation, outcome.as_ref());
+            let line = serde_json::to_string(&event)
+                .map_err(|error| Error::internal(format!("audit event: {error}")))?;
+            // a String takes whatever is written
+            let _ = writeln!(lines, "{line}");
+        }
+        Ok(lines)
+    }
+}
+
+fn parse(stored: &StoredEntry) -> Result<Entry> {
+    let unreadable =
+        |_| Error::internal(format!("entry {} of the audit trail cannot be read", stored.sequence));
+    serde_json::from_str(&stored.text).map_err(unreadable)
+}
+
+async fn begun(reader: &dyn TrailReader, id: OperationId) -> Result<Operation> {
+    let stored = reader.intent(id).await?;
+    match stored.as_ref().map(parse).transpose()? {
+        Some(Entry::Intent { operation } | Entry::Complete { operation, .. }) => Ok(operation),
+        _ => Err(Error::internal(format!("the audit trail holds no intent of {id}"))),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Event<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    level: &'static str,
+    #[serde(rename = "auditID")]
+    audit_id: OperationId,
+    stage: &'static str,
+    #[serde(rename = "requestURI")]
+    request_uri: &'static str,
+    verb: &'a str,
+    user: User<'a>,
+    #[serde(rename = "sourceIPs", skip_serializing_if = "Vec::is_empty")]
+    source_ips: Vec<String>,
+    object_ref: ObjectRef<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_status: Option<ResponseStatus<'a>>,
+    request_received_timestamp: String,
+    stage_timestamp: String,
+    annotations: BTreeMap<&'static str, String>,
+}
+
+#[derive(Serialize)]
+struct User<'a> {
+    username: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<String>,
+    groups: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ObjectRef<'a> {
+    resource: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    api_group: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    api_version: &'static str,
+}
+
+#[derive(Serialize)]
+struct ResponseStatus<'a> {
+    metadata: BTreeMap<(), ()>,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+/// An operation's stage: that it was received, or what became of it.
+fn event<'a>(sequence: i64, operation: &'a Operation, outcome: Option<&'a Outcome>) -> Event<'a> {
+    let kind = KINDS.iter().map(|kind| kind.info()).find(|info| info.singular == operation.resource_type);
+    let object_ref = ObjectRef {
+        // what is ours is in a group of our own, so that nobody takes it for a cluster's
+        resource: kind.map_or_else(|| format!("{}s", operation.resource_type), |kind| kind.plural.to_owned()),
+        api_group: kind.map_or("pilothouse", |kind| kind.group),
+        api_version: kind.map_or("", |kind| kind.version),
+        namespace: operation.namespace.as_deref(),
+        name: operation.resource_name.as_deref(),
+    };
+    let response_status = outcome.map(|outcome| ResponseStatus {
+        metadata: BTreeMap::new(),
+        status: if outcome.status == Status::Success { "Success" } else { "Failure" },
+        reason: outcome.error_code.as_deref(),
+        message: outcome.details.as_deref(),
+    });
+    let annotations = [
+        ("pilothouse/sequence", Some(sequence.to_string())),
+        ("pilothouse/cluster", operation.cluster_name.clone()),
+        ("pilothouse/cluster-id", operation.cluster_id.map(|id| id.0.to_string())),
+        ("pilothouse/request-id", operation.request_id.clone()),
+        ("pilothouse/request", operation.summary()),
+        ("pilothouse/status", outcome.map(|outcome| outcome.status.as_str().to_owned())),
+        ("pilothouse/duration-ms", outcome.map(|outcome| outcome.duration_ms.to_string())),
+    ];
+    Event {
+        kind: "Event",
+        api_version: "audit.k8s.io/v1",
+        level: "Metadata",
+        audit_id: operation.id,
+        stage: if outcome.is_some() { "ResponseComplete" } else { "RequestReceived" },
+        // the type wants one; the trail keeps what was asked for instead
+        request_uri: "",
+        verb: &operation.operation_type,
+        user: User {
+            username: &operation.username,
+            uid: operation.user_id.map(|id| id.0.to_string()),
+            groups: operation.role.map(|role| role.as_str()).into_iter().collect(),
+        },
+        source_ips: operation.source_ip.iter().map(ToString::to_string).collect(),
+        object_ref,
+        response_status,
+        request_received_timestamp: micro_time(operation.created_at),
+        stage_timestamp: micro_time(outcome.map_or(operation.created_at, |outcome| outcome.finished_at)),
+        annotations: annotations.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
+    }
+}
+
+/// A time as Kubernetes' `MicroTime` is written: always six digits.
+fn micro_time(time: Timestamp) -> String {
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+    PRINTER.timestamp_to_string(&time)
+}

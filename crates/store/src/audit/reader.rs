@@ -1,0 +1,218 @@
+//! The trail as it lies there, for whoever verifies or exports it: texts and times as the database holds them, whatever
+//! somebody has made of them.
+
+use async_trait::async_trait;
+use diesel::{
+    ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable, Selectable,
+    SelectableHelper as _,
+    backend::Backend,
+    deserialize::{self, FromSql, FromSqlRow},
+    dsl::{max, min},
+    pg::Pg,
+    sql_types::{BigInt, Text},
+    sqlite::Sqlite,
+};
+use diesel_async::RunQueryDsl as _;
+use jiff::Timestamp;
+use pilothouse_core::{
+    Result,
+    audit::{ChainHash, Head, OperationId, StoredCheckpoint, StoredEntry, StoredRow, TrailReader},
+    inventory::Cell,
+};
+
+use crate::{
+    Store,
+    db::read,
+    error::corrupt,
+    schema::{At, Instant, POSTGRES_EPOCH, audit_checkpoints, audit_head, audit_log, operations},
+};
+
+/// A text that may be none: SQLite takes any bytes, and diesel would quietly replace those that are no UTF-8.
+#[derive(Debug, FromSqlRow)]
+struct Raw(String);
+
+impl Raw {
+    /// U+0000 stands before what is no text; no text of ours has one.
+    fn of(bytes: &[u8]) -> Self {
+        Self(str::from_utf8(bytes).map_or_else(|_| format!("\0{}", bytes.escape_ascii()), str::to_owned))
+    }
+}
+
+impl FromSql<Text, Sqlite> for Raw {
+    fn from_sql(mut value: <Sqlite as Backend>::RawValue<'_>) -> deserialize::Result<Self> {
+        Ok(Self::of(value.read_blob()))
+    }
+}
+
+impl FromSql<Text, Pg> for Raw {
+    fn from_sql(value: <Pg as Backend>::RawValue<'_>) -> deserialize::Result<Self> {
+        Ok(Self::of(value.as_bytes()))
+    }
+}
+
+/// A moment in microseconds since 1970, in or out of the calendar.
+#[derive(Debug, FromSqlRow)]
+struct Micros(i64);
+
+impl FromSql<Instant, Sqlite> for Micros {
+    fn from_sql(value: <Sqlite as Backend>::RawValue<'_>) -> deserialize::Result<Self> {
+        Ok(Self(<i64 as FromSql<BigInt, Sqlite>>::from_sql(value)?))
+    }
+}
+
+impl FromSql<Instant, Pg> for Micros {
+    fn from_sql(value: <Pg as Backend>::RawValue<'_>) -> deserialize::Result<Self> {
+        Ok(Self(<i64 as FromSql<BigInt, Pg>>::from_sql(value)?.saturating_add(POSTGRES_EPOCH)))
+    }
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = audit_log)]
+struct Entry {
+    seq: i64,
+    operation_id: Raw,
+    entry: Raw,
+    at: Micros,
+    body: Raw,
+    hash: Vec<u8>,
+}
+
+impl From<Entry> for StoredEntry {
+    fn from(row: Entry) -> Self {
+        Self {
+            sequence: row.seq,
+            operation_id: row.operation_id.0,
+            kind: row.entry.0,
+            at: row.at.0,
+            text: row.body.0,
+            hash: row.hash,
+        }
+    }
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = operations)]
+struct Row {
+    id: i64,
+    operation_id: Raw,
+    cluster_id: Option<i64>,
+    cluster_name: Option<Raw>,
+    operation_type: Raw,
+    resource_type: Raw,
+    resource_name: Option<Raw>,
+    namespace: Option<Raw>,
+    status: Raw,
+    user_id: Option<i64>,
+    username: Raw,
+    role: Option<Raw>,
+    source_ip: Option<Raw>,
+    request_id: Option<Raw>,
+    duration_ms: Option<i64>,
+    error_code: Option<Raw>,
+    details: Option<Raw>,
+    created_at: Micros,
+    finished_at: Option<Micros>,
+    searched: Raw,
+}
+
+impl From<Row> for StoredRow {
+    fn from(row: Row) -> Self {
+        let text = |raw: Raw| Cell::text(raw.0);
+        let maybe = |raw: Option<Raw>| raw.map_or(Cell::Null, text);
+        // the order of core's table of fields, which `the_reader_reads_what_was_written` holds
+        let cells = vec![
+            ("id", Cell::from(row.id)),
+            ("operation_id", text(row.operation_id)),
+            ("cluster_id", Cell::from(row.cluster_id)),
+            ("cluster_name", maybe(row.cluster_name)),
+            ("operation_type", text(row.operation_type)),
+            ("resource_type", text(row.resource_type)),
+            ("resource_name", maybe(row.resource_name)),
+            ("namespace", maybe(row.namespace)),
+            ("status", text(row.status)),
+            ("user_id", Cell::from(row.user_id)),
+            ("username", text(row.username)),
+            ("role", maybe(row.role)),
+            ("source_ip", maybe(row.source_ip)),
+            ("request_id", maybe(row.request_id)),
+            ("duration_ms", Cell::from(row.duration_ms)),
+            ("error_code", maybe(row.error_code)),
+            ("details", maybe(row.details)),
+            ("created_at", Cell::from(row.created_at.0)),
+            ("finished_at", Cell::from(row.finished_at.map(|at| at.0))),
+        ];
+        Self { id: row.id, searched: row.searched.0, cells }
+    }
+}
+
+#[async_trait]
+impl TrailReader for Store {
+    async fn head(&self) -> Result<(String, Head)> {
+        let (Raw(trail), sequence, hash): (Raw, i64, Vec<u8>) = read!(self.db, |conn| Ok(audit_head::table
+            .find(1)
+            .select((audit_head::trail, audit_head::seq, audit_head::hash))
+            .get_result(conn)
+            .await?))?;
+        let hash = hash.try_into().map_err(|_| corrupt("audit_head.hash"))?;
+        Ok((trail, Head { sequence, hash: ChainHash(hash) }))
+    }
+
+    async fn entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>> {
+        let rows: Vec<Entry> = read!(self.db, |conn| Ok(audit_log::table
+            .filter(audit_log::seq.gt(after))
+            .order_by(audit_log::seq)
+            .limit(limit.into())
+            .select(Entry::as_select())
+            .load(conn)
+            .await?))?;
+        Ok(rows.into_iter().map(StoredEntry::from).collect())
+    }
+
+    async fn intent(&self, operation: OperationId) -> Result<Option<StoredEntry>> {
+        let row: Option<Entry> = read!(self.db, |conn| Ok(audit_log::table
+            .filter(audit_log::operation_id.eq(operation.to_string()))
+            .order_by(audit_log::seq)
+            .select(Entry::as_select())
+            .first(conn)
+            .await
+            .optional()?))?;
+        Ok(row.map(StoredEntry::from))
+    }
+
+    async fn rows(&self, after: i64, limit: u32) -> Result<Vec<StoredRow>> {
+        let rows: Vec<Row> = read!(self.db, |conn| Ok(operations::table
+            .filter(operations::id.gt(after))
+            .order_by(operations::id)
+            .limit(limit.into())
+            .select(Row::as_select())
+            .load(conn)
+            .await?))?;
+        Ok(rows.into_iter().map(StoredRow::from).collect())
+    }
+
+    async fn checkpoints(&self, after: i64, limit: u32) -> Result<Vec<StoredCheckpoint>> {
+        let rows: Vec<(i64, Raw)> = read!(self.db, |conn| Ok(audit_checkpoints::table
+            .filter(audit_checkpoints::seq.gt(after))
+            .order_by(audit_checkpoints::seq)
+            .limit(limit.into())
+            .select((audit_checkpoints::seq, audit_checkpoints::line))
+            .load(conn)
+            .await?))?;
+        Ok(rows.into_iter().map(|(sequence, Raw(line))| StoredCheckpoint { sequence, line }).collect())
+    }
+
+    async fn between(
+        &self,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> Result<(Option<i64>, Option<i64>)> {
+        // without a bound, whatever it gives is not looked at
+        let from = At(from.unwrap_or(Timestamp::UNIX_EPOCH));
+        let to = At(to.unwrap_or(Timestamp::UNIX_EPOCH));
+        read!(self.db, |conn| {
+            let first = audit_log::table.filter(audit_log::at.ge(from)).select(min(audit_log::seq));
+            let last = audit_log::table.filter(audit_log::at.lt(to)).select(max(audit_log::seq));
+            Ok((first.get_result(conn).await?, last.get_result(conn).await?))
+        })
+    }
+}
