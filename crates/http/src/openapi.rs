@@ -33,8 +33,8 @@ pub(crate) struct Docs {
     pub(crate) body: Option<Value>,
     /// The schema of `data` in its answer.
     pub(crate) answer: Value,
-    /// What its events are, when its answer is a stream of them.
-    pub(crate) events: Option<&'static str>,
+    /// Its media type and what it holds, when its answer is a stream without the envelope.
+    pub(crate) stream: Option<(&'static str, &'static str)>,
     /// The schemas they refer to, by name.
     schemas: BTreeMap<String, Value>,
 }
@@ -159,10 +159,10 @@ fn tag(path: &str) -> &str {
 }
 
 fn responses(route: &Route, docs: &Docs) -> BTreeMap<String, Value> {
-    let success = match docs.events {
-        Some(events) => {
-            let text = json!({"type": "string", "description": events});
-            json!({"description": "A stream of events", "content": {"text/event-stream": {"schema": text}}})
+    let success = match docs.stream {
+        Some((media_type, what)) => {
+            let text = json!({"type": "string", "description": what});
+            json!({"description": "A stream", "content": {media_type: {"schema": text}}})
         }
         None => {
             json!({"description": "Success", "content": {"application/json": {"schema": success(route, docs)}}})

@@ -6,6 +6,7 @@
 //! The column of roles is what the document says and the access test holds against reality; what enforces it is core's
 //! gate.
 
+mod audit;
 mod auth;
 mod clusters;
 mod configmaps;
@@ -79,6 +80,9 @@ pub(crate) fn table() -> Vec<Route> {
         post("/api/k8s/secrets/reveal",       Who::Role(OpsAdmin),   secrets::reveal,        "A Secret's values; recorded before they are read"),
         change("/api/k8s/secrets/update",     Who::Role(OpsAdmin),   secrets::update,        "Replace the values, or the labels, of a Secret"),
         change("/api/k8s/secrets/delete",     Who::Role(OpsAdmin),   secrets::delete,        "Delete a Secret"),
+
+        get( "/api/k8s/audit/verify",         Who::Role(OpsAdmin),   audit::verify,          "Whether the audit trail is whole, and if not, the first bad entry"),
+        get( "/api/k8s/audit/export",         Who::Role(OpsAdmin),   audit::export,          "The audit trail as JSON Lines, to be verified elsewhere, or as events of audit.k8s.io/v1"),
     ];
     routes.into_iter().chain(LISTS.iter().map(lists::route)).collect()
 }

@@ -65,7 +65,7 @@ impl Responder for EventStream {
 
 impl Documented for EventStream {
     fn describe(docs: &mut Docs) {
-        docs.events = Some(EVENTS);
+        docs.stream = Some(("text/event-stream", EVENTS));
     }
 }
 

@@ -86,7 +86,7 @@ pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(),
 }
 
 /// Who runs the command, for the trail: the process's own user, whatever the environment says.
-fn operator() -> String {
+pub(crate) fn operator() -> String {
     let uid = rustix::process::getuid().as_raw().to_string();
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let mut users = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());

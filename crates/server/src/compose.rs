@@ -9,7 +9,7 @@ use pilothouse_core::{
     clock::Clock,
     pod::StreamLimits,
 };
-use pilothouse_crypto::{AesSealer, Argon2Hasher, JwtCodec, MasterKey, OsEntropy};
+use pilothouse_crypto::{AesSealer, Argon2Hasher, Ed25519Signer, JwtCodec, MasterKey, OsEntropy};
 use pilothouse_http::{Figures, Hooks, Readiness};
 use pilothouse_kube::{EgressRules, KubeClusters, KubeSettings};
 use pilothouse_store::{Database, Lent, Store};
@@ -17,7 +17,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Fatal, config,
+    Fatal,
+    checkpoint_file::CheckpointFile,
+    config,
     initial_password::Handover,
     lent::{SystemClock, TrackedTasks},
     metrics::{Metrics, Scrape},
@@ -77,11 +79,13 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
     let runtime = Handle::current();
     let metrics = Metrics::new();
     let (clock, entropy, tasks) = (SystemClock::new(), Arc::new(OsEntropy), TrackedTasks::new());
+    let signer = Arc::new(Ed25519Signer::new(key));
     let lent = Lent {
         runtime: runtime.clone(),
         clock: clock.clone(),
         entropy: entropy.clone(),
         sealer: Arc::new(AesSealer::new(key, entropy.clone())),
+        signer: signer.clone(),
     };
     let store = Store::open(database, lent, &key.fingerprint()).await?;
     let kube = KubeSettings {
@@ -97,6 +101,9 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         entropy: entropy.clone(),
         tasks: tasks.clone(),
         audit: kept.clone(),
+        trail: kept.clone(),
+        signer,
+        witness: Arc::new(CheckpointFile::new(settings.audit_checkpoint_file())),
         users: kept.clone(),
         sessions: kept.clone(),
         throttle: kept.clone(),

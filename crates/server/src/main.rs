@@ -2,6 +2,8 @@
 
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 
+mod audit;
+mod checkpoint_file;
 mod commands;
 mod compose;
 mod config;
@@ -38,9 +40,13 @@ enum Command {
     /// Manage users without signing in
     #[command(subcommand)]
     User(commands::UserCommand),
+    /// Verify and export the audit trail
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
 }
 
-/// Why the process ends before or instead of doing its work: one sentence that says what to do. Exit code 2.
+/// Why the process ends before or instead of doing its work: one sentence that says what to do. Exit code 2, but
+/// for a trail that is not whole.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fatal {
     /// A setting cannot be used.
@@ -71,6 +77,9 @@ pub(crate) enum Fatal {
         /// Why.
         source: std::io::Error,
     },
+    /// The audit trail, or an export of it, is not whole. Exit code 1.
+    #[error("the audit trail is not whole: {0}")]
+    NotWhole(String),
     /// What a command asked for was refused.
     #[error("{}", pilothouse_http::sentence(.0))]
     Refused(#[from] pilothouse_core::Error),
@@ -84,6 +93,7 @@ async fn main() -> ExitCode {
             Command::Serve => serve::serve(configuration.settings).await,
             Command::Config(command) => config::config(&configuration, &command),
             Command::User(command) => commands::user(configuration.settings, command).await,
+            Command::Audit(command) => audit::audit(configuration.settings, command).await,
         },
         Err(fatal) => Err(fatal),
     };
@@ -91,7 +101,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => {
             eprintln!("pilothouse: {fatal}");
-            ExitCode::from(2)
+            ExitCode::from(if matches!(fatal, Fatal::NotWhole(_)) { 1 } else { 2 })
         }
     }
 }

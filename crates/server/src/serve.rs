@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Fatal, compose, prober,
+    Fatal, checkpoint_file, compose, prober,
     settings::Settings,
     telemetry,
     tls::{Files, Pair},
@@ -50,6 +50,8 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Fatal> {
     if let Some(pair) = &tls {
         tasks.spawn(pair.clone().keep_fresh(stop.clone()));
     }
+    let stop_keeping = CancellationToken::new();
+    let checkpoints = tokio::spawn(checkpoint_file::keep(composed.app.clone(), stop_keeping.clone()));
     let failed = |address| move |source| Fatal::Listen { address, source };
     let mut handles = Vec::new();
     if let Some((listener, address)) = metrics {
@@ -81,6 +83,9 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Fatal> {
         tracing::warn!("stopped with work still running; its operations will be closed as unknown");
     }
     tasks.join_all().await;
+    // last of all, so that the last entry is signed
+    stop_keeping.cancel();
+    let _ = checkpoints.await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     database_url: Option<SecretString>,
     /// The master key; `<data_dir>/master.key` without one.
     pub(crate) key_file: Option<PathBuf>,
+    /// Where checkpoints of the audit trail are kept besides the database; `<data_dir>/audit-checkpoints.jsonl` without one.
+    pub(crate) audit_checkpoint_file: Option<PathBuf>,
     /// The first admin's password, used only while there is no user.
     pub(crate) admin_password: Option<SecretString>,
     /// Whether a cluster may live on a loopback address.
@@ -162,6 +164,12 @@ impl Settings {
             idle: self.session_idle.unsigned_abs(),
             absolute: self.session_lifetime.unsigned_abs(),
         }
+    }
+
+    /// Where checkpoints of the audit trail are kept.
+    pub(crate) fn audit_checkpoint_file(&self) -> PathBuf {
+        let default = || self.data_dir.join("audit-checkpoints.jsonl");
+        self.audit_checkpoint_file.clone().unwrap_or_else(default)
     }
 
     /// Where the master key lies.

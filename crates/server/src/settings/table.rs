@@ -34,7 +34,7 @@ pub(crate) enum Form {
 }
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 19] = [
+pub(crate) const SETTINGS: [Setting; 20] = [
     Setting { key: "listen",                form: Form::Address,   default: Some("127.0.0.1:8080") },
     Setting { key: "tls_certificate",       form: Form::Path,      default: None },
     Setting { key: "tls_key",               form: Form::Path,      default: None },
@@ -42,6 +42,7 @@ pub(crate) const SETTINGS: [Setting; 19] = [
     Setting { key: "data_dir",              form: Form::Path,      default: Some("./pilothouse-data") },
     Setting { key: "database_url",          form: Form::Database,  default: None },
     Setting { key: "key_file",              form: Form::Path,      default: None },
+    Setting { key: "audit_checkpoint_file", form: Form::Path,      default: None },
     Setting { key: "admin_password",        form: Form::Password,  default: None },
     Setting { key: "egress_allow_loopback", form: Form::Switch,    default: Some("false") },
     Setting { key: "allow_insecure_tls",    form: Form::Switch,    default: Some("false") },

@@ -1,0 +1,133 @@
+//! `pilothouse audit …`: the trail, verified and exported by whoever has the database and the key; an export is verified
+//! by anybody with the public key.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use pilothouse_core::{
+    Error,
+    access::Caller,
+    audit::{
+        Checkpoint, CheckpointSigner, Export, ExportFormat, ExportQuery, PublicKey, Signatures, Verdict,
+        verify_export,
+    },
+};
+use pilothouse_crypto::{Ed25519Signer, Ed25519Verifier, MasterKey};
+
+use crate::{Fatal, checkpoint_file::Lines, commands::operator, compose, settings::Settings};
+
+/// What to do with the audit trail.
+#[derive(clap::Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Verify the trail, beside a running server too; exit code 1 and the first bad entry when it is not whole
+    Verify {
+        /// Compare with the checkpoints of this file [default: the setting audit_checkpoint_file]
+        #[arg(long, value_name = "FILE", conflicts_with = "export")]
+        checkpoint: Option<PathBuf>,
+        /// Verify this export (jsonl) instead; needs no database
+        #[arg(long, value_name = "FILE")]
+        export: Option<PathBuf>,
+        /// The key that must have signed the export, as `audit public-key` prints it [default: this install's]
+        #[arg(long, value_name = "HEX", requires = "export")]
+        public_key: Option<PublicKey>,
+    },
+    /// Write the trail, or a part of it
+    Export {
+        /// From the first entry at or after this time
+        #[arg(long, value_name = "TIME")]
+        from: Option<Timestamp>,
+        /// To the last entry before this time
+        #[arg(long, value_name = "TIME")]
+        to: Option<Timestamp>,
+        /// As jsonl, which can be verified, or as k8s, events of audit.k8s.io/v1
+        #[arg(long, default_value = "jsonl")]
+        format: String,
+        /// Into a new file; else to standard output
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Print the key that this install signs with, to be kept where its exports are verified
+    PublicKey,
+}
+
+/// Runs a command.
+pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Result<(), Fatal> {
+    match command {
+        AuditCommand::Verify { export: Some(file), public_key, .. } => {
+            let key = public_key.map_or_else(|| own_key(&settings), Ok)?;
+            verdict(&of_export(&file, key)?)
+        }
+        AuditCommand::Verify { checkpoint, .. } => {
+            if let Some(file) = checkpoint {
+                File::open(&file).map_err(|error| unusable(&file, &error))?;
+                settings.audit_checkpoint_file = Some(file);
+            }
+            let app = compose::for_commands(&settings).await?;
+            verdict(&app.audit.verify(&Caller::command_line(&operator())).await?)
+        }
+        AuditCommand::Export { from, to, format, output } => {
+            let format = match format.as_str() {
+                "jsonl" => ExportFormat::Jsonl,
+                "k8s" => ExportFormat::K8s,
+                _ => return Err(Fatal::Setting(format!("`{format}` is no format; use jsonl or k8s"))),
+            };
+            let app = compose::for_commands(&settings).await?;
+            let query = ExportQuery { format, from, to };
+            let export = app.audit.export(&Caller::command_line(&operator()), query).await?;
+            match output {
+                None => write(export, io::stdout(), Path::new("standard output")).await,
+                Some(path) => {
+                    let file = File::create_new(&path).map_err(|error| unusable(&path, &error))?;
+                    write(export, file, &path).await
+                }
+            }
+        }
+        AuditCommand::PublicKey => {
+            println!("{}", own_key(&settings)?);
+            Ok(())
+        }
+    }
+}
+
+fn own_key(settings: &Settings) -> Result<PublicKey, Fatal> {
+    Ok(Ed25519Signer::new(&MasterKey::load(&settings.key_file())?).public_key())
+}
+
+fn of_export(path: &Path, key: PublicKey) -> Result<Verdict, Fatal> {
+    let file = File::open(path).map_err(|error| unusable(path, &error))?;
+    let unreadable = |error: io::Error| Error::internal(error.to_string());
+    let lines = Lines(BufReader::new(file)).map(|line| line.map_err(unreadable));
+    let signatures = Signatures { key, verifier: &Ed25519Verifier, every: Checkpoint::EVERY };
+    Ok(verify_export(lines, signatures)?)
+}
+
+async fn write(mut export: Export, output: impl Write, path: &Path) -> Result<(), Fatal> {
+    let mut output = BufWriter::new(output);
+    while let Some(lines) = export.next().await? {
+        output.write_all(lines.as_bytes()).map_err(|error| unusable(path, &error))?;
+    }
+    output.flush().map_err(|error| unusable(path, &error))
+}
+
+/// Prints what was found; not whole is exit code 1.
+fn verdict(verdict: &Verdict) -> Result<(), Fatal> {
+    let Verdict { entries, head, checkpoints, witnessed, first_bad, .. } = verdict;
+    println!("entries      {entries}");
+    println!("last         {}", head.sequence);
+    println!("hash         {}", head.hash);
+    println!("checkpoints  {checkpoints}, of which {witnessed} are kept elsewhere");
+    let Some(bad) = first_bad else {
+        println!("whole");
+        return Ok(());
+    };
+    let operation = bad.operation_id.as_ref().map_or_else(String::new, |id| format!(" (operation {id})"));
+    Err(Fatal::NotWhole(format!("entry {}{operation}: {}", bad.sequence, bad.details)))
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Fatal {
+    Fatal::Setting(format!("cannot use {}: {error}", path.display()))
+}
