@@ -9,6 +9,7 @@ mod clusters;
 mod command_line;
 mod configuration;
 mod ends;
+mod evidence;
 mod faults;
 mod follow;
 mod lists;

@@ -15,7 +15,7 @@ use crate::{
     inventory::{Inventory, Lists},
     namespace::{NamespaceApi, Namespaces},
     pod::{PodApi, Pods, StreamLimits},
-    secret::{SecretApi, Secrets},
+    secret::{SecretApi, Secrets, ValueDigest},
     session::{Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore, Sessions, TokenCodec},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
@@ -48,6 +48,7 @@ pub struct Ports {
     pub pods: Arc<dyn PodApi>,
     pub configs: Arc<dyn ConfigApi>,
     pub secrets: Arc<dyn SecretApi>,
+    pub digest: Arc<dyn ValueDigest>,
 }
 
 /// What an operator may set.
@@ -137,7 +138,7 @@ impl App {
             workloads: Workloads::new(gate.clone(), ports.workloads, clock),
             pods: Pods::new(gate.clone(), ports.pods, tasks, settings.streams),
             configs: Configs::new(gate.clone(), ports.configs),
-            secrets: Secrets::new(gate.clone(), ports.secrets),
+            secrets: Secrets::new(gate.clone(), ports.secrets, ports.digest),
             gate,
         }
     }

@@ -5,7 +5,7 @@
 //! outcome. A change to our own tables, a refusal and a login are one entry, written in one transaction with what
 //! they tell of. Lists are served from one row per operation, which the outcome's transaction completes.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -274,12 +274,16 @@ pub trait AuditTrail: Send + Sync {
     /// `AuditUnavailable`.
     async fn close_orphans(&self, at: Timestamp) -> Result<u64>;
 
-    /// Signs the last entry, unless it is signed already or the last checkpoint is younger than [`Checkpoint::AGE`]. What
-    /// appends signs by itself; this is for the quiet after it.
+    /// Signs the last entry, unless it is signed already or the last checkpoint is younger than `age`. What appends signs
+    /// by itself once that is [`Checkpoint::AGE`]; this is for the quiet after it, and for the end. A trail without
+    /// checkpoints, as by default, does nothing.
     ///
     /// # Errors
     /// `AuditUnavailable`.
-    async fn checkpoint(&self) -> Result<()>;
+    async fn checkpoint(&self, age: Duration) -> Result<()> {
+        let _ = age;
+        Ok(())
+    }
 
     /// A page of operations.
     ///

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
 
 use crate::{
     access::{Access, Caller, Permit, Resource, Verb},
@@ -11,6 +12,7 @@ use crate::{
     config::check_sizes,
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate},
+    hex::Hex,
     kind::Kind,
     name::{Namespace, ObjectName},
     object::{Labels, check_labels, check_word},
@@ -52,6 +54,14 @@ pub struct SecretPatch {
     pub resource_version: Option<String>,
 }
 
+/// Tells in the trail whether a value stayed the same, without telling what it is.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+pub trait ValueDigest: Send + Sync {
+    /// A hash under a key of the install's: always the same for the same value in the same place, and of no use to
+    /// whoever tries out values without the key.
+    fn digest<'a>(&self, place: &[&'a str], value: &[u8]) -> Hex<16>;
+}
+
 /// Reads and changes Secrets in the permit's cluster and namespace. No error of it quotes the cluster's words: they may
 /// hold a value.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
@@ -91,12 +101,13 @@ pub trait SecretApi: Send + Sync {
 pub struct Secrets {
     pub(crate) gate: Gate,
     pub(crate) api: Arc<dyn SecretApi>,
+    pub(crate) digest: Arc<dyn ValueDigest>,
 }
 
 impl Secrets {
     /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
-    pub fn new(gate: Gate, api: Arc<dyn SecretApi>) -> Self {
-        Self { gate, api }
+    pub fn new(gate: Gate, api: Arc<dyn SecretApi>, digest: Arc<dyn ValueDigest>) -> Self {
+        Self { gate, api, digest }
     }
 
     /// A Secret without its values.
@@ -134,7 +145,7 @@ impl Secrets {
         self.gate.change(caller, access, work).await
     }
 
-    /// Creates a Secret. The trail keeps key names and sizes.
+    /// Creates a Secret. The trail keeps of each key its size and a keyed hash.
     ///
     /// # Errors
     /// `InvalidInput`; else as [`Gate::change`] and [`SecretApi::create`].
@@ -150,14 +161,15 @@ impl Secrets {
         check_sizes(&sizes)?;
         check_labels(&secret.labels)?;
         secret.r#type.as_deref().map_or(Ok(()), |text| check_word("type", text))?;
-        let access =
-            access(Verb::Create, cluster, namespace, &secret.name).with("keys", serde_json::json!(sizes));
+        let place = Place { cluster, namespace, name: &secret.name };
+        let shown = self.shown(place, secret.data.iter().map(|(key, value)| (key, Some(value))));
+        let access = access(Verb::Create, cluster, namespace, &secret.name).with("keys", shown);
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.create(&permit, &secret).await?.into());
         self.gate.change(caller, access, work).await
     }
 
-    /// Changes a Secret. The trail keeps key names and sizes; a kept value has none.
+    /// Changes a Secret. The trail keeps of each key its size and a keyed hash; a kept value has none.
     ///
     /// # Errors
     /// `InvalidInput`; else as [`Gate::change`] and [`SecretApi::update`].
@@ -178,9 +190,9 @@ impl Secrets {
                 |value: &Option<SecretString>| value.as_ref().map_or(0, |value| value.expose_secret().len());
             let sizes = data.iter().map(|(key, value)| (key.as_str(), size(value))).collect();
             check_sizes(&sizes)?;
-            let shown: BTreeMap<_, _> =
-                data.iter().map(|(key, value)| (key, value.as_ref().map(|_| sizes[key.as_str()]))).collect();
-            access = access.with("keys", serde_json::json!(shown));
+            let place = Place { cluster, namespace, name: &name };
+            access =
+                access.with("keys", self.shown(place, data.iter().map(|(key, value)| (key, value.as_ref()))));
         }
         patch.labels.as_ref().map_or(Ok(()), check_labels)?;
         patch.resource_version.as_deref().map_or(Ok(()), |text| check_word("resource_version", text))?;
@@ -205,6 +217,31 @@ impl Secrets {
         let work = async move |permit: Permit| Ok(api.delete(&permit, &name).await?.into());
         self.gate.change(caller, access, work).await
     }
+
+    /// What the trail keeps of values.
+    fn shown<'a>(
+        &self,
+        place: Place<'_>,
+        values: impl Iterator<Item = (&'a String, Option<&'a SecretString>)>,
+    ) -> Value {
+        let cluster = place.cluster.to_string();
+        let shown = |key: &str, value: &SecretString| {
+            let value = value.expose_secret();
+            let parts = [&cluster, place.namespace.as_str(), place.name.as_str(), key];
+            json!({"bytes": value.len(), "hash": self.digest.digest(&parts, value.as_bytes())})
+        };
+        values
+            .map(|(key, value)| (key.clone(), value.map_or(Value::Null, |value| shown(key, value))))
+            .collect()
+    }
+}
+
+/// Of which Secret a value is: the same value elsewhere has another digest.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    cluster: ClusterId,
+    namespace: &'a Namespace,
+    name: &'a ObjectName,
 }
 
 fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace, name: &ObjectName) -> Access {

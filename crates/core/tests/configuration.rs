@@ -162,20 +162,28 @@ fn without_a_durable_intent_no_value_is_read() {
 }
 
 #[test]
-fn the_trail_keeps_keys_and_sizes_and_never_a_value() {
+fn the_trail_keeps_keys_sizes_and_hashes_and_never_a_value() {
     let world = World::new();
     let World { fake, app, cluster } = &world;
     let (cluster, ops, shop) = (*cluster, caller(Role::OpsAdmin), shop());
     let keys = || fake.store.all_operations().pop().unwrap().details.unwrap_or_default();
+    let hash = |secret: &str, key: &str| {
+        let place = [&*cluster.to_string(), "shop", secret, key];
+        fake.ports().digest.digest(&place, b"canary").to_string()
+    };
 
     block_on(app.secrets.create(&ops, cluster, &shop, new_secret("fresh", "k"))).unwrap();
-    assert_eq!((world.last_row().0.as_str(), keys().as_str()), ("create", r#"keys={"k":6}"#));
+    assert_eq!(
+        (world.last_row().0.as_str(), keys().as_str()),
+        ("create", &*format!(r#"keys={{"k":{{"bytes":6,"hash":"{}"}}}}"#, hash("fresh", "k")))
+    );
     let mut patch = secret_patch("password", None);
     patch.data.as_mut().unwrap().insert("new".to_owned(), Some("canary".into()));
     let row = block_on(app.secrets.update(&ops, cluster, &shop, name("pass"), patch)).unwrap().value;
     let named: Vec<_> = row.keys.iter().map(|key| (key.name.as_str(), key.bytes)).collect();
     assert_eq!(named, [("new", 6), ("password", 6)]);
-    assert_eq!(keys(), r#"keys={"new":6,"password":null}"#);
+    let new = hash("pass", "new");
+    assert_eq!(keys(), format!(r#"keys={{"new":{{"bytes":6,"hash":"{new}"}},"password":null}}"#));
     let revealed = block_on(app.secrets.reveal(&ops, cluster, &shop, name("pass"))).unwrap().value;
     assert!(serde_json::to_string(&revealed).unwrap().contains("canary"));
     assert_eq!(world.last_row(), ("reveal".into(), "secret".into(), Status::Success));

@@ -189,7 +189,7 @@ enum Edit {
     CheckpointForged(Index),
     HeadByte(Index, u8),
     HeadMoved(i64),
-    Trail(u8),
+    Trail(Index, u8),
 }
 
 fn edits() -> impl Strategy<Value = Edit> {
@@ -212,7 +212,7 @@ fn edits() -> impl Strategy<Value = Edit> {
         at().prop_map(Edit::CheckpointForged),
         (at(), flip()).prop_map(|(a, b)| Edit::HeadByte(a, b)),
         (-5..=5i64).prop_map(Edit::HeadMoved),
-        flip().prop_map(Edit::Trail),
+        (at(), flip()).prop_map(|(a, b)| Edit::Trail(a, b)),
     ]
 }
 
@@ -235,7 +235,8 @@ fn change_number(number: &mut i64, at: &Index, flip: u8) {
 
 impl Edit {
     fn make(&self, copy: &mut Copy) {
-        let entry = |at: &Index| at.index(Copy::made().entries.len());
+        let entries = copy.entries.len();
+        let entry = |at: &Index| at.index(entries);
         match self {
             Self::EntryByte(at, column, byte, flip) => {
                 let entry = &mut copy.entries[entry(at)];
@@ -329,18 +330,8 @@ impl Edit {
             }
             Self::HeadByte(at, flip) => copy.head.hash.0[at.index(32)] ^= flip,
             Self::HeadMoved(by) => copy.head.sequence += by,
-            Self::Trail(flip) => change(&mut copy.trail, &Index::default_at(), *flip),
+            Self::Trail(at, flip) => change(&mut copy.trail, at, *flip),
         }
-    }
-}
-
-trait First {
-    fn default_at() -> Self;
-}
-
-impl First for Index {
-    fn default_at() -> Self {
-        Self::from(0)
     }
 }
 
@@ -645,8 +636,8 @@ fn checkpoints_are_handed_over_once_and_only_ours() {
     };
     for expected in [1, 2, 3] {
         record();
-        block_on(app.audit.keep_checkpoints()).unwrap();
-        block_on(app.audit.keep_checkpoints()).unwrap();
+        block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
+        block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
         assert_eq!(kept(), expected);
     }
     assert!(!block_on(app.audit.is_cut()).unwrap());

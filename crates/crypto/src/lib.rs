@@ -3,6 +3,7 @@
 //! One secret stands behind them: the install's [`MasterKey`], 32 random bytes in a file. Every other key is derived
 //! from it by HKDF-SHA256 under a label of its own, so that none of them tells anything of another.
 
+mod digest;
 mod entropy;
 mod key;
 mod password;
@@ -10,6 +11,7 @@ mod seal;
 mod sign;
 mod token;
 
+pub use digest::KeyedDigest;
 pub use entropy::OsEntropy;
 pub use key::{KeyError, MasterKey};
 pub use password::Argon2Hasher;

@@ -9,7 +9,9 @@ use pilothouse_core::{
     clock::Clock,
     pod::StreamLimits,
 };
-use pilothouse_crypto::{AesSealer, Argon2Hasher, Ed25519Signer, JwtCodec, MasterKey, OsEntropy};
+use pilothouse_crypto::{
+    AesSealer, Argon2Hasher, Ed25519Signer, JwtCodec, KeyedDigest, MasterKey, OsEntropy,
+};
 use pilothouse_http::{Figures, Hooks, Readiness};
 use pilothouse_kube::{EgressRules, KubeClusters, KubeSettings};
 use pilothouse_store::{Database, Lent, Store};
@@ -120,6 +122,7 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         pods: clusters.clone(),
         configs: clusters.clone(),
         secrets: clusters,
+        digest: Arc::new(KeyedDigest::new(key)),
     };
     let rules = pilothouse_core::app::Settings {
         lifetimes: settings.lifetimes(),

@@ -4,7 +4,7 @@
 //! every entry follows the one before it without a gap. Locks are always taken in the order: our own tables, head,
 //! operations.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use diesel::{ExpressionMethods as _, Insertable, QueryDsl as _};
@@ -143,6 +143,8 @@ pub(crate) struct Author {
     pub(crate) instance: Arc<str>,
     pub(crate) signer: Arc<dyn CheckpointSigner>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// How long an entry waits for a checkpoint.
+    pub(crate) age: Duration,
 }
 
 /// The chain as it grows within a transaction that holds the head's lock.
@@ -267,7 +269,7 @@ macro_rules! trail {
                     }
                     growth.add(&write.entry(), by)?;
                 }
-                if growth.signed.is_due(growth.head.sequence, by.clock.now()) {
+                if growth.signed.is_due(growth.head.sequence, by.clock.now(), by.age) {
                     growth.sign(by)?;
                 }
                 let Growth { head, signed, entries, checkpoints, .. } = growth;
@@ -359,8 +361,8 @@ impl AuditTrail for Store {
         closed.map_err(audit)
     }
 
-    async fn checkpoint(&self) -> Result<()> {
-        let (db, by) = (self.db.clone(), self.author.clone());
+    async fn checkpoint(&self, age: Duration) -> Result<()> {
+        let (db, by) = (self.db.clone(), Author { age, ..self.author.clone() });
         let due = async {
             let last: (i64, i64, At) = read!(db, |conn| Ok(audit_head::table
                 .find(1)
@@ -368,7 +370,7 @@ impl AuditTrail for Store {
                 .get_result(conn)
                 .await?))?;
             let (seq, sequence, At(time)) = last;
-            Ok(LastCheckpoint { sequence, time }.is_due(seq, by.clock.now()))
+            Ok(LastCheckpoint { sequence, time }.is_due(seq, by.clock.now(), age))
         };
         // looked at before the lock is taken: most of the time there is nothing to sign
         if due.await.map_err(audit)? {

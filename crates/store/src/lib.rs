@@ -23,7 +23,7 @@ use diesel::QueryDsl as _;
 use diesel_async::RunQueryDsl as _;
 use pilothouse_core::{
     Result,
-    audit::CheckpointSigner,
+    audit::{Checkpoint, CheckpointSigner},
     clock::{Clock, Entropy, uuid_v7},
     seal::Sealer,
 };
@@ -107,6 +107,7 @@ impl Store {
             instance: lease.instance().into(),
             signer: lent.signer.clone(),
             clock: lent.clock.clone(),
+            age: Checkpoint::AGE,
         };
         let writer = Writer::start(db.clone(), author.clone(), &lent.runtime);
         Ok(Self { db, lent, author, writer, lease })

@@ -12,8 +12,10 @@ async fn on_sqlite() {
     for case in STORE {
         eprintln!("{}", case.name);
         let place = Place::sqlite();
-        (case.run)(StorePorts::over(Arc::new(place.open().await))).await;
+        let store = place.open().await;
+        (case.run)(StorePorts::over(Arc::new(store.clone()))).await;
         common::verify(&place.entries().await);
+        assert_eq!(common::verdict(&store).await.first_bad, None, "lists say what the chain says");
     }
 }
 
@@ -25,8 +27,10 @@ async fn on_postgres() {
             return;
         };
         eprintln!("{}", case.name);
-        (case.run)(StorePorts::over(Arc::new(place.open().await))).await;
+        let store = place.open().await;
+        (case.run)(StorePorts::over(Arc::new(store.clone()))).await;
         common::verify(&place.entries().await);
+        assert_eq!(common::verdict(&store).await.first_bad, None, "lists say what the chain says");
         place.remove().await;
     }
 }

@@ -4,10 +4,10 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
-use common::{Place, operation, user, verify};
+use common::{Place, operation, user, verdict, verify};
 use futures_util::future::join_all;
 use pilothouse_core::{
-    audit::{AuditTrail as _, Entry, Outcome, Status},
+    audit::{AuditTrail as _, Checkpoint, Entry, Fault, Outcome, Status, TrailReader as _},
     clock::Clock as _,
     testing::contract::StorePorts,
     user::UserRegistry as _,
@@ -139,4 +139,144 @@ async fn a_sqlite_file_is_served_once_and_orphans_are_closed_at_once() {
     drop(first);
     second.take_lease(place.clock.now()).await.unwrap();
     assert_eq!(second.close_orphans(place.clock.now()).await.unwrap(), 1, "no lease is waited for");
+}
+
+/// Operations of each sort, more than fit between two checkpoints.
+async fn filled(place: &Place) -> Store {
+    let store = place.open().await;
+    let ports = ports(&store);
+    let outcome = Outcome::success(ports.now());
+    let many = (0..700).map(|_| operation(&ports)).map(async |operation| {
+        store.begin(&operation).await.unwrap();
+        store.finish(operation.id, &outcome).await.unwrap();
+    });
+    join_all(many).await;
+    store.create(&ports.people(), user(&ports, "somebody")).await.unwrap();
+    store.begin(&operation(&ports)).await.unwrap();
+    place.clock.advance(Checkpoint::AGE);
+    store.checkpoint(Checkpoint::AGE).await.unwrap();
+    store
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_cover_every_entry_and_are_signed_once() {
+    for place in Place::all().await {
+        let store = filled(&place).await;
+        store.checkpoint(Checkpoint::AGE).await.unwrap();
+        let checkpoints = store.checkpoints(0, 100).await.unwrap();
+        let covered: Vec<_> = checkpoints.iter().map(|stored| stored.sequence).collect();
+        let gaps = covered.windows(2).map(|pair| pair[1] - pair[0]);
+        assert!(gaps.into_iter().all(|gap| (1..=Checkpoint::EVERY).contains(&gap)), "{covered:?}");
+        assert_eq!(covered.last(), Some(&1402), "the last entry was signed when it was a minute old");
+        let verdict = verdict(&store).await;
+        assert_eq!((verdict.first_bad, verdict.entries), (None, 1402));
+        assert_eq!(verdict.checkpoints, covered.len() as u64);
+        place.remove().await;
+    }
+}
+
+/// The core's test makes 10,000; these show that what the store reads is what the rules look at.
+#[tokio::test(flavor = "multi_thread")]
+async fn edits_of_the_database_are_found() {
+    for place in Place::all().await {
+        let store = filled(&place).await;
+        let sqlite = matches!(place.database, pilothouse_store::Database::Sqlite(_));
+        let unlock = if sqlite {
+            "DROP TRIGGER audit_log_is_never_changed; DROP TRIGGER audit_log_is_never_cut; \
+             DROP TRIGGER audit_checkpoints_are_never_changed; DROP TRIGGER audit_checkpoints_are_never_cut;"
+        } else {
+            "DROP TRIGGER audit_log_is_never_changed ON audit_log; \
+             DROP TRIGGER audit_checkpoints_are_never_changed ON audit_checkpoints;"
+        };
+        place.execute(unlock).await.unwrap();
+        let cases = [
+            // what is done, how it is undone, and what is found
+            (
+                "UPDATE audit_log SET operation_id = 'x' || operation_id WHERE seq = 900",
+                "UPDATE audit_log SET operation_id = substr(operation_id, 2) WHERE seq = 900",
+                900,
+                Fault::EntryColumn,
+            ),
+            (
+                "UPDATE audit_log SET body = replace(body, 'entry', 'Entry') WHERE seq = 701",
+                "UPDATE audit_log SET body = replace(body, 'Entry', 'entry') WHERE seq = 701",
+                701,
+                Fault::EntryChanged,
+            ),
+            (
+                "UPDATE audit_log SET seq = 9999 WHERE seq = 1300",
+                "UPDATE audit_log SET seq = 1300 WHERE seq = 9999",
+                1300,
+                Fault::EntryMissing,
+            ),
+            (
+                "UPDATE audit_head SET seq = 1401",
+                "UPDATE audit_head SET seq = 1402",
+                1401,
+                Fault::HeadDiffers,
+            ),
+            (
+                "UPDATE operations SET username = 'mallory' WHERE id = 702",
+                "UPDATE operations SET username = 'system' WHERE id = 702",
+                1402,
+                Fault::RowChanged,
+            ),
+            (
+                "UPDATE operations SET searched = 'Web' WHERE id = 702",
+                "UPDATE operations SET searched = 'web' WHERE id = 702",
+                1402,
+                Fault::RowChanged,
+            ),
+            (
+                "UPDATE operations SET status = 'success' WHERE id = 702",
+                "UPDATE operations SET status = 'pending' WHERE id = 702",
+                1402,
+                Fault::RowChanged,
+            ),
+            (
+                "UPDATE operations SET id = 5000 WHERE id = 701",
+                "UPDATE operations SET id = 701 WHERE id = 5000",
+                1401,
+                Fault::RowMissing,
+            ),
+            (
+                "UPDATE audit_checkpoints SET line = line || ' ' WHERE seq = 1402",
+                "UPDATE audit_checkpoints SET line = substr(line, 1, length(line) - 1) WHERE seq = 1402",
+                1402,
+                Fault::CheckpointForged,
+            ),
+            (
+                "UPDATE audit_checkpoints SET seq = 1403 WHERE seq = 1402",
+                "UPDATE audit_checkpoints SET seq = 1402 WHERE seq = 1403",
+                1402,
+                Fault::CheckpointForged,
+            ),
+        ];
+        for (done, undone, sequence, fault) in cases {
+            if !sqlite && done.contains("operations SET id") {
+                // identities are ALWAYS generated there
+                continue;
+            }
+            place.execute(done).await.unwrap();
+            let verdict_ = verdict(&store).await;
+            let bad = verdict_.first_bad.unwrap_or_else(|| panic!("{done}: not found"));
+            if fault == Fault::CheckpointForged {
+                assert!(matches!(bad.fault, Fault::CheckpointForged | Fault::TailCut), "{done}: {bad:?}");
+            } else {
+                assert_eq!((bad.sequence, bad.fault), (sequence, fault), "{done}: {bad:?}");
+            }
+            place.execute(undone).await.unwrap();
+            assert_eq!(verdict(&store).await.first_bad, None, "{undone}");
+        }
+        if sqlite {
+            place
+                .execute(
+                    "UPDATE audit_log SET body = CAST(x'ff' AS TEXT), at = 9223372036854775807 WHERE seq = 3",
+                )
+                .await
+                .unwrap();
+            assert_eq!(verdict(&store).await.first_bad.map(|bad| bad.fault), Some(Fault::EntryChanged));
+        }
+        place.remove().await;
+    }
 }

@@ -108,10 +108,11 @@ impl LastCheckpoint {
         sequence - self.sequence >= Checkpoint::EVERY
     }
 
-    /// Whether the trail that has grown to `sequence` is to be signed at `now`. A clock that was set back makes it due.
-    pub fn is_due(self, sequence: i64, now: Timestamp) -> bool {
-        let age = now.duration_since(self.time).unsigned_abs();
-        self.is_full(sequence) || (sequence > self.sequence && age >= Checkpoint::AGE)
+    /// Whether the trail that has grown to `sequence` is to be signed at `now`, where no entry is to wait longer than `age`.
+    /// A clock that was set back makes it due.
+    pub fn is_due(self, sequence: i64, now: Timestamp, age: Duration) -> bool {
+        let since = now.duration_since(self.time).unsigned_abs();
+        self.is_full(sequence) || (sequence > self.sequence && since >= age)
     }
 }
 
@@ -189,7 +190,7 @@ mod tests {
             (1_500, 1_001, true),
             (501, 900, true),
         ] {
-            assert_eq!(last.is_due(sequence, at(now)), due, "{sequence} at {now}");
+            assert_eq!(last.is_due(sequence, at(now), Checkpoint::AGE), due, "{sequence} at {now}");
         }
     }
 }

@@ -97,14 +97,14 @@ impl Audit {
     }
 
     /// Signs the end of the trail when that is due, and hands every checkpoint to the witness that it does not have yet.
-    /// To be called every few seconds by whoever serves.
+    /// To be called every few seconds by whoever serves, with [`Checkpoint::AGE`], and at the end with none.
     ///
     /// # Errors
     /// `AuditUnavailable`, `StoreUnavailable`; `Internal` when the witness cannot write, or when a checkpoint in the
     /// database is not ours: then neither it nor a later one is handed over.
-    pub async fn keep_checkpoints(&self) -> Result<()> {
+    pub async fn keep_checkpoints(&self, age: Duration) -> Result<()> {
         let AuditPorts { trail, reader, signer, witness } = &self.ports;
-        trail.checkpoint().await?;
+        trail.checkpoint(age).await?;
         loop {
             let new = reader.checkpoints(witness.last()?, BATCH).await?;
             if new.is_empty() {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub use clusters::FakeClusters;
 pub use evidence::{FakeSigner, MemoryWitness};
 pub use lent::{FakeClock, FakeEntropy, Lent, ThreadTasks};
-pub use secrets::{HandedOver, PlainHasher, PlainTokens};
+pub use secrets::{HandedOver, PlainDigest, PlainHasher, PlainTokens};
 pub use store::MemoryStore;
 
 use crate::app::Ports;
@@ -59,6 +59,7 @@ impl Fake {
             pods: clusters.clone(),
             configs: clusters.clone(),
             secrets: clusters.clone(),
+            digest: Arc::new(PlainDigest),
         }
     }
 }

@@ -78,6 +78,9 @@ const MEDIA_TYPE: &str = "application/x-ndjson";
 
 impl Documented for Lines {
     fn describe(docs: &mut Docs) {
-        docs.stream = Some((MEDIA_TYPE, "An object of JSON on each line: see docs/api.md, or an event of audit.k8s.io/v1"));
+        docs.stream = Some((
+            MEDIA_TYPE,
+            "An object of JSON on each line: see docs/api.md, or an event of audit.k8s.io/v1",
+        ));
     }
 }

@@ -14,7 +14,7 @@ use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl, SimpleA
 use pilothouse_core::{
     Error, Result,
     access::{Access, Resource, Role, Verb},
-    audit::{ChainHash, Operation},
+    audit::{ChainHash, Checkpoint, CheckpointSigner as _, Operation, Signatures, Verdict},
     kind::Kind,
     seal::{SealedFor, Sealer},
     testing::{contract::StorePorts, fake},
@@ -211,4 +211,11 @@ pub(crate) fn verify(entries: &[StoredEntry]) {
         hash = hash.next(seq, &entry.body);
         assert_eq!(entry.hash, hash.0, "entry {seq} does not follow");
     }
+}
+
+/// What a verification finds.
+pub(crate) async fn verdict(store: &Store) -> Verdict {
+    let signer = fake::FakeSigner::default();
+    let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: Checkpoint::EVERY };
+    pilothouse_core::audit::verify(store, &fake::MemoryWitness::default(), signatures).await.unwrap()
 }

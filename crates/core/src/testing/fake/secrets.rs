@@ -5,9 +5,12 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Cause, Result},
+    hex::Hex,
+    secret::ValueDigest,
     session::{Claims, SessionId, TokenCodec},
     user::{InitialPassword, PasswordHash, PasswordHasher, UserId},
 };
@@ -23,6 +26,18 @@ impl PasswordHasher for PlainHasher {
 
     async fn verify<'a>(&self, password: &SecretString, hash: Option<&'a PasswordHash>) -> Result<bool> {
         Ok(hash.is_some_and(|hash| hash.phc() == password.expose_secret()))
+    }
+}
+
+/// A digest without a key.
+pub struct PlainDigest;
+
+impl ValueDigest for PlainDigest {
+    fn digest<'a>(&self, place: &[&'a str], value: &[u8]) -> Hex<16> {
+        let hash = Sha256::new().chain_update(place.join("/")).chain_update(value).finalize();
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hash[..16]);
+        Hex(digest)
     }
 }
 

@@ -98,7 +98,7 @@ impl State {
     fn append(&mut self, entry: &Entry) -> Result<()> {
         let (stored, head) = StoredEntry::after(self.head(), entry)?;
         self.entries.push(stored);
-        if self.last_checkpoint().is_due(head.sequence, entry.at()) {
+        if self.last_checkpoint().is_due(head.sequence, entry.at(), Checkpoint::AGE) {
             self.sign(entry.at())?;
         }
         Ok(())

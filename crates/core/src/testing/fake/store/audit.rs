@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 
@@ -52,7 +54,7 @@ impl AuditTrail for MemoryStore {
         Ok(pending.len() as u64)
     }
 
-    async fn checkpoint(&self) -> Result<()> {
+    async fn checkpoint(&self, _: Duration) -> Result<()> {
         let mut state = self.write()?;
         // memory has no clock: what is not signed yet is signed
         if state.last_checkpoint().sequence < state.head().sequence {

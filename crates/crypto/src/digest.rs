@@ -1,0 +1,54 @@
+//! Digests of values for the audit trail: HMAC-SHA256, cut to 16 bytes, under a key derived from the master key.
+
+use aws_lc_rs::hmac;
+use pilothouse_core::{hex::Hex, secret::ValueDigest};
+
+use crate::MasterKey;
+
+/// Digests under the install's key.
+pub struct KeyedDigest(hmac::Key);
+
+impl KeyedDigest {
+    /// The digests of the install that has this master key.
+    pub fn new(key: &MasterKey) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, &*key.derive("pilothouse audit values")))
+    }
+}
+
+impl ValueDigest for KeyedDigest {
+    fn digest<'a>(&self, place: &[&'a str], value: &[u8]) -> Hex<16> {
+        let mut hmac = hmac::Context::with_key(&self.0);
+        // each part after its length, so that no two places give the same bytes
+        for part in place.iter().map(|part| part.as_bytes()).chain([value]) {
+            hmac.update(&(part.len() as u64).to_be_bytes());
+            hmac.update(part);
+        }
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&hmac.sign().as_ref()[..16]);
+        Hex(digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OsEntropy;
+
+    #[test]
+    fn place_value_and_key_all_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"]
+            .map(|name| KeyedDigest::new(&MasterKey::create(&folder.path().join(name), &OsEntropy).unwrap()));
+        let one = a.digest(&["1", "ns", "name", "key"], b"value");
+        assert_eq!(one, a.digest(&["1", "ns", "name", "key"], b"value"));
+        for other in [
+            a.digest(&["1", "ns", "name", "key"], b"valuf"),
+            a.digest(&["1", "ns", "name", "ke"], b"yvalue"),
+            a.digest(&["1", "n", "sname", "key"], b"value"),
+            a.digest(&["2", "ns", "name", "key"], b"value"),
+            b.digest(&["1", "ns", "name", "key"], b"value"),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
+}
