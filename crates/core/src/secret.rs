@@ -55,11 +55,10 @@ pub struct SecretPatch {
 }
 
 /// Tells in the trail whether a value stayed the same, without telling what it is.
-#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 pub trait ValueDigest: Send + Sync {
     /// A hash under a key of the install's: always the same for the same value in the same place, and of no use to
     /// whoever tries out values without the key.
-    fn digest<'a>(&self, place: &[&'a str], value: &[u8]) -> Hex<16>;
+    fn digest(&self, place: &[&str], value: &[u8]) -> Hex<16>;
 }
 
 /// Reads and changes Secrets in the permit's cluster and namespace. No error of it quotes the cluster's words: they may

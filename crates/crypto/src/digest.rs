@@ -16,7 +16,7 @@ impl KeyedDigest {
 }
 
 impl ValueDigest for KeyedDigest {
-    fn digest<'a>(&self, place: &[&'a str], value: &[u8]) -> Hex<16> {
+    fn digest(&self, place: &[&str], value: &[u8]) -> Hex<16> {
         let mut hmac = hmac::Context::with_key(&self.0);
         // each part after its length, so that no two places give the same bytes
         for part in place.iter().map(|part| part.as_bytes()).chain([value]) {

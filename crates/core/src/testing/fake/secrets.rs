@@ -33,7 +33,7 @@ impl PasswordHasher for PlainHasher {
 pub struct PlainDigest;
 
 impl ValueDigest for PlainDigest {
-    fn digest<'a>(&self, place: &[&'a str], value: &[u8]) -> Hex<16> {
+    fn digest(&self, place: &[&str], value: &[u8]) -> Hex<16> {
         let hash = Sha256::new().chain_update(place.join("/")).chain_update(value).finalize();
         let mut digest = [0; 16];
         digest.copy_from_slice(&hash[..16]);
