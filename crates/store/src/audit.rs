@@ -25,6 +25,7 @@ use crate::{
     Store,
     db::{Postgres, Sqlite, read, transact},
     error::{StoreError, audit, corrupt},
+    lease::LeaseClock as _,
     schema::{At, audit_checkpoints, audit_head, audit_log, leases, operations},
 };
 
@@ -340,12 +341,14 @@ impl AuditTrail for Store {
     }
 
     async fn close_orphans(&self, at: Timestamp) -> Result<u64> {
-        let by = self.author.clone();
+        let (by, grace) = (self.author.clone(), self.lease.grace());
         let closed = transact!(self.db, |conn| {
-            let alive = leases::table.filter(leases::expires_at.gt(At(at))).select(leases::instance);
+            let At(now) = conn.lease_time(at).await?;
+            let alive = leases::table.filter(leases::expires_at.gt(At(now))).select(leases::instance);
             let orphans: Vec<String> = operations::table
                 .filter(operations::status.eq(Status::Pending.as_str()))
                 .filter(operations::instance.ne(&*by.instance))
+                .filter(operations::created_at.le(At(now - grace)))
                 .filter(operations::instance.ne_all(alive))
                 .select(operations::operation_id)
                 .order_by(operations::id)

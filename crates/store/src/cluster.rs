@@ -238,6 +238,7 @@ impl ClusterRegistry for Store {
                 clusters::status.eq(seen.status),
                 clusters::created_at.eq(At(record.at)),
                 clusters::updated_at.eq(At(record.at)),
+                clusters::visited_at.eq(At(record.at)),
                 connection,
             );
             let id: i64 = diesel::insert_into(clusters::table)

@@ -21,7 +21,7 @@ use diesel::{
 use diesel_async::{
     AsyncConnection, AsyncPgConnection, SimpleAsyncConnection as _,
     pooled_connection::{
-        AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
+        AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod, SetupCallback,
         deadpool::{Pool, PoolError},
     },
     sync_connection_wrapper::{SpawnBlocking, SyncConnectionWrapper},
@@ -30,7 +30,10 @@ use futures_util::{FutureExt, future::BoxFuture};
 use pilothouse_core::Result;
 use tokio::runtime::Handle;
 
-use crate::error::{OpenError, StoreError, in_one_line};
+use crate::{
+    error::{OpenError, StoreError, in_one_line},
+    postgres::PostgresAddress,
+};
 
 pub(crate) type Sqlite = SyncConnectionWrapper<SqliteConnection, Inline>;
 pub(crate) type Postgres = AsyncPgConnection;
@@ -47,22 +50,22 @@ const ACQUIRE: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where the data is.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Database {
     /// A file, made when it is not there.
     Sqlite(PathBuf),
-    /// The address of a PostgreSQL database.
-    Postgres(String),
+    /// A database of a PostgreSQL.
+    Postgres(Box<PostgresAddress>),
 }
 
 impl Database {
-    /// Reads an address: `sqlite:<path>`, `postgres://…` or `postgresql://…`.
+    /// Reads an address: `sqlite:<path>`, `postgres://…` or `postgresql://…`, and the certificates that one names.
     ///
     /// # Errors
-    /// [`OpenError::UnknownAddress`].
+    /// [`OpenError::UnknownAddress`], [`OpenError::Address`].
     pub fn parse(address: &str) -> Result<Self, OpenError> {
         if address.starts_with("postgres://") || address.starts_with("postgresql://") {
-            return Ok(Self::Postgres(address.to_owned()));
+            return Ok(Self::Postgres(Box::new(PostgresAddress::parse(address)?)));
         }
         match address.strip_prefix("sqlite:") {
             Some(path) if !path.is_empty() => {
@@ -82,13 +85,7 @@ impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => write!(f, "{}", path.display()),
-            Self::Postgres(url) => {
-                let place = url
-                    .rsplit_once('@')
-                    .map_or_else(|| url.split_once("://").map(|(_, rest)| rest), |(_, rest)| Some(rest));
-                let place = place.unwrap_or_default();
-                write!(f, "postgres://{}", place.split('?').next().unwrap_or_default())
-            }
+            Self::Postgres(address) => address.fmt(f),
         }
     }
 }
@@ -120,13 +117,16 @@ impl Db {
         match database {
             Database::Sqlite(path) => {
                 let path = text_of(path)?;
-                let pool = |size| Pool::builder(manager(path, open_sqlite)).max_size(size).build();
+                let open = || -> SetupCallback<Sqlite> { Box::new(open_sqlite) };
+                let pool = |size| Pool::builder(manager(path, open())).max_size(size).build();
                 let failed = |error| database.unusable(&error);
                 let readers = pool(SQLITE_READERS).map_err(failed)?;
                 Ok(Self::Sqlite { runtime, readers, writer: pool(1).map_err(failed)? })
             }
-            Database::Postgres(url) => {
-                let pool = Pool::builder(manager(url, open_postgres)).max_size(POSTGRES_CONNECTIONS).build();
+            Database::Postgres(address) => {
+                let address = address.clone();
+                let open: SetupCallback<Postgres> = Box::new(move |_| open_postgres(address.clone()).boxed());
+                let pool = Pool::builder(manager("", open)).max_size(POSTGRES_CONNECTIONS).build();
                 Ok(Self::Postgres { runtime, pool: pool.map_err(|error| database.unusable(&error))? })
             }
         }
@@ -159,25 +159,21 @@ fn open_sqlite(path: &str) -> BoxFuture<'_, ConnectionResult<Sqlite>> {
     .boxed()
 }
 
-fn open_postgres(url: &str) -> BoxFuture<'_, ConnectionResult<Postgres>> {
-    async move {
-        let mut connection = AsyncPgConnection::establish(url).await?;
-        let settings =
-            "SET application_name = 'pilothouse'; SET statement_timeout = '8s'; SET lock_timeout = '5s';";
-        connection.batch_execute(settings).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
-        Ok(connection)
-    }
-    .boxed()
+async fn open_postgres(address: Box<PostgresAddress>) -> ConnectionResult<Postgres> {
+    let mut connection = address.connect().await?;
+    let settings = "SET statement_timeout = '8s'; SET lock_timeout = '5s';";
+    connection.batch_execute(settings).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
+    Ok(connection)
 }
 
 fn manager<C: AsyncConnection + 'static>(
     url: &str,
-    open: fn(&str) -> BoxFuture<'_, ConnectionResult<C>>,
+    open: SetupCallback<C>,
 ) -> AsyncDieselConnectionManager<C> {
     let mut config = ManagerConfig::default();
     // a broken connection is noticed when it is used; no query to find out before
     config.recycling_method = RecyclingMethod::Fast;
-    config.custom_setup = Box::new(open);
+    config.custom_setup = open;
     AsyncDieselConnectionManager::new_with_config(url, config)
 }
 

@@ -16,6 +16,9 @@ pub enum OpenError {
     /// The address is none that this build knows.
     #[error("the database address is neither postgres://… nor sqlite:<path>: correct it")]
     UnknownAddress,
+    /// The address of a PostgreSQL cannot be used; why, without anything of it.
+    #[error("the database address {0}; correct it, see docs/operations.md")]
+    Address(String),
     /// The database cannot be reached, read or written.
     #[error(
         "the database {database} cannot be opened ({reason}): see to it that it is there, running and writable"

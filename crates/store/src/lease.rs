@@ -2,7 +2,9 @@
 //! another replica is doing right now.
 //!
 //! On SQLite there is one server: it holds a lock on a file beside the database, so whatever another instance left is
-//! an orphan at once. On PostgreSQL each replica renews a lease; an orphan is one whose instance's lease has run out.
+//! an orphan at once. On PostgreSQL each replica renews a lease, by the database's clock, since theirs may differ. An
+//! orphan is an operation older than a lease whose instance has none: a replica that could not reach the database for
+//! that long loses what it had under way, but nothing of what it begins once it is back and has not renewed yet.
 
 use std::{
     fs::{File, TryLockError},
@@ -10,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use diesel::{ExpressionMethods as _, QueryDsl as _};
+use diesel::{ExpressionMethods as _, QueryDsl as _, dsl::sql};
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use jiff::Timestamp;
 use pilothouse_core::Result;
@@ -18,9 +20,9 @@ use uuid::Uuid;
 
 use crate::{
     Store,
-    db::{Database, change, create_file, transact},
-    error::OpenError,
-    schema::{At, leases},
+    db::{Database, Postgres, Sqlite, change, create_file, transact},
+    error::{OpenError, StoreError},
+    schema::{At, Instant, leases},
 };
 
 /// This process, as the database knows it.
@@ -44,11 +46,37 @@ impl Lease {
     pub(crate) fn instance(&self) -> &str {
         &self.instance
     }
+
+    /// How old an operation without a lease must be to be an orphan.
+    pub(crate) fn grace(&self) -> Duration {
+        match self.database {
+            Database::Sqlite(_) => Duration::ZERO,
+            Database::Postgres(_) => Store::LEASE,
+        }
+    }
+}
+
+/// The clock that leases run by.
+pub(crate) trait LeaseClock {
+    /// The database's time where replicas share it; ours where nobody else looks.
+    async fn lease_time(&mut self, ours: Timestamp) -> Result<At, StoreError>;
+}
+
+impl LeaseClock for Sqlite {
+    async fn lease_time(&mut self, ours: Timestamp) -> Result<At, StoreError> {
+        Ok(At(ours))
+    }
+}
+
+impl LeaseClock for Postgres {
+    async fn lease_time(&mut self, _ours: Timestamp) -> Result<At, StoreError> {
+        Ok(diesel::select(sql::<Instant>("now()")).get_result(self).await?)
+    }
 }
 
 impl Store {
     /// How long a lease lasts. To be renewed well before.
-    pub const LEASE: Duration = Duration::from_secs(30);
+    pub const LEASE: Duration = Duration::from_secs(15);
 
     /// Declares this process to be a server. To be called once, before orphans are closed; commands that only read or
     /// change our own tables leave nothing pending and need no lease.
@@ -71,16 +99,17 @@ impl Store {
         self.renew_lease(at).await.map_err(|error| self.lease.database().unusable(&error))
     }
 
-    /// Says that this process lives; every ten seconds, by a server.
+    /// Says that this process lives; several times in [`Store::LEASE`], by a server, until nothing of it runs any more.
     ///
     /// # Errors
     /// `StoreUnavailable`. A server that cannot renew may go on: what it finishes after others took it for dead
     /// stays `unknown`.
     pub async fn renew_lease(&self, at: Timestamp) -> Result<()> {
         let instance = self.lease.instance().to_owned();
-        let expires_at = At(at + Self::LEASE);
         transact!(self.db, |conn| {
-            diesel::delete(leases::table.filter(leases::expires_at.le(At(at)))).execute(conn).await?;
+            let At(now) = conn.lease_time(at).await?;
+            diesel::delete(leases::table.filter(leases::expires_at.le(At(now)))).execute(conn).await?;
+            let expires_at = At(now + Self::LEASE);
             diesel::insert_into(leases::table)
                 .values((leases::instance.eq(instance), leases::expires_at.eq(expires_at)))
                 .on_conflict(leases::instance)
@@ -88,6 +117,18 @@ impl Store {
                 .set(leases::expires_at.eq(expires_at))
                 .execute(conn)
                 .await?;
+            Ok(())
+        })
+    }
+
+    /// Says that this process is about to end: what it leaves pending nobody will finish.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`; then the lease runs out.
+    pub async fn end_lease(&self) -> Result<()> {
+        let instance = self.lease.instance().to_owned();
+        change!(self.db, |conn| {
+            diesel::delete(leases::table.find(instance)).execute(conn).await?;
             Ok(())
         })
     }

@@ -37,14 +37,17 @@ mod figures;
 mod idempotency;
 mod lease;
 mod migrate;
+mod postgres;
 mod schema;
 mod session;
 mod throttle;
 mod user;
+mod visit;
 
 pub use db::Database;
 pub use error::OpenError;
 pub use figures::{Figures, PoolFigures};
+pub use postgres::PostgresAddress;
 
 use crate::{
     audit::{Author, Writer},

@@ -6,9 +6,7 @@ use diesel::{
     migration::{MigrationSource, MigrationVersion},
     result::Error as QueryError,
 };
-use diesel_async::{
-    AsyncConnection as _, AsyncPgConnection, async_connection_wrapper::AsyncConnectionWrapper,
-};
+use diesel_async::{AsyncPgConnection, async_connection_wrapper::AsyncConnectionWrapper};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use jiff::Timestamp;
 use tokio::runtime::Handle;
@@ -146,10 +144,10 @@ async fn on_postgres<T: Send + 'static>(
     runtime: &Handle,
     work: impl FnOnce(&mut PostgresConnection) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, OpenError> {
-    let Database::Postgres(url) = database else { return Err(OpenError::UnknownAddress) };
-    let (url, of) = (url.clone(), database.clone());
+    let Database::Postgres(address) = database else { return Err(OpenError::UnknownAddress) };
+    let (address, of) = (address.clone(), database.clone());
     let task = async move {
-        let conn = AsyncPgConnection::establish(&url).await.map_err(|error| of.unusable(&error))?;
+        let conn = address.connect().await.map_err(|error| of.unusable(&error))?;
         let task = move || {
             let mut conn = PostgresConnection::from(conn);
             diesel::sql_query(format!("SELECT pg_advisory_lock({LOCK})")).execute(&mut conn)?;

@@ -255,6 +255,7 @@ diesel::table! {
         created_at -> Instant,
         updated_at -> Instant,
         last_connected_at -> Nullable<Instant>,
+        visited_at -> Instant,
     }
 }
 

@@ -39,6 +39,9 @@ pub enum Error {
     /// This machine cannot run a node.
     #[error("no node on this machine: {0}")]
     NodeUnavailable(String),
+    /// This machine cannot run a PostgreSQL.
+    #[error("no PostgreSQL on this machine: {0}")]
+    PostgresUnavailable(String),
     /// Something awaited did not come.
     #[error("{what} did not come within {waited:?}; last seen: {last}")]
     Deadline {

@@ -1,4 +1,4 @@
-//! Real Kubernetes control planes on this machine, for tests, demo and benchmarks; never shipped.
+//! Real Kubernetes control planes, and a PostgreSQL, on this machine, for tests, demo and benchmarks; never shipped.
 //!
 //! ```no_run
 //! # async fn example() -> pilothouse_testbed::Result<()> {
@@ -29,11 +29,16 @@ mod folder;
 mod kubeconfig;
 mod node;
 mod ports;
+mod postgres;
 mod processes;
 mod shipped;
 pub mod workloads;
 
-use std::{env, path::Path};
+use std::{
+    env,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 use tokio::sync::OnceCell;
 
@@ -47,6 +52,7 @@ pub use self::{
     error::{Error, Result},
     folder::Folder,
     node::{Node, NodeProgram},
+    postgres::{Postgres, PostgresBuilder},
     shipped::Shipped,
 };
 
@@ -58,6 +64,10 @@ pub const KUBECONFIG: &str = "PILOTHOUSE_TEST_KUBECONFIG";
 pub const CACHE: &str = "PILOTHOUSE_TEST_CACHE";
 /// If set, a machine that cannot run a node is a failure.
 pub const REQUIRE_NODE: &str = "PILOTHOUSE_TEST_REQUIRE_NODE";
+/// A folder with `initdb`, `postgres` and `psql`, instead of Debian's newest.
+pub const POSTGRES_BIN: &str = "PILOTHOUSE_TEST_POSTGRES_BIN";
+/// If set, a machine that cannot run a PostgreSQL is a failure.
+pub const REQUIRE_POSTGRES: &str = "PILOTHOUSE_TEST_REQUIRE_POSTGRES";
 
 /// Builds the programs of a control plane if this machine has not yet: minutes, the first time.
 pub async fn build() -> Result<()> {
@@ -85,4 +95,17 @@ pub async fn shared_has_node() -> Result<bool> {
         node => Ok(node?.is_some()),
     };
     NODE.get_or_try_init(start).await.copied()
+}
+
+/// The PostgreSQL that the tests of a process share, each with a database of its own. Where this machine cannot run one,
+/// says so aloud and returns `None`, so that the test can be skipped, unless `PILOTHOUSE_TEST_REQUIRE_POSTGRES` is set.
+/// Break another one.
+pub fn shared_postgres() -> Result<Option<&'static Postgres>> {
+    static SHARED: Mutex<Option<Option<&'static Postgres>>> = Mutex::new(None);
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = *shared {
+        return Ok(known);
+    }
+    let started = Postgres::builder().start_or_skip()?;
+    Ok(*shared.insert(started.map(|postgres| &*Box::leak(Box::new(postgres)))))
 }

@@ -116,7 +116,9 @@ CREATE TABLE clusters (
     namespace_count BIGINT,
     created_at TIMESTAMPTZ NOT NULL,
     updated_at TIMESTAMPTZ NOT NULL,
-    last_connected_at TIMESTAMPTZ
+    last_connected_at TIMESTAMPTZ,
+    -- when a server last set out to see how it is
+    visited_at TIMESTAMPTZ NOT NULL
 );
 
 -- Which role a user has where; no cluster is all clusters, no namespace all namespaces.

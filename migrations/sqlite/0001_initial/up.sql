@@ -119,7 +119,9 @@ CREATE TABLE clusters (
     namespace_count INTEGER,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
-    last_connected_at INTEGER
+    last_connected_at INTEGER,
+    -- when a server last set out to see how it is
+    visited_at INTEGER NOT NULL
 ) STRICT;
 
 -- Which role a user has where; no cluster is all clusters, no namespace all namespaces.
