@@ -22,15 +22,11 @@ async fn on_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_postgres() {
     for case in STORE {
-        let Some(place) = Place::postgres().await else {
-            eprintln!("PILOTHOUSE_TEST_POSTGRES_URL names no PostgreSQL: skipped");
-            return;
-        };
+        let Some(place) = Place::postgres() else { return };
         eprintln!("{}", case.name);
         let store = place.open().await;
         (case.run)(StorePorts::over(Arc::new(store.clone()))).await;
         common::verify(&place.entries().await);
         assert_eq!(common::verdict(&store).await.first_bad, None, "lists say what the chain says");
-        place.remove().await;
     }
 }

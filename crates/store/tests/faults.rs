@@ -10,36 +10,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Batch as _, Place, operation, user, verify};
+use common::{Batch as _, Place, cluster, operation, user, verify};
 use futures_util::poll;
 use pilothouse_core::{
     Cause,
     access::{Access, Resource, Verb},
     audit::AuditTrail as _,
-    cluster::{ApiServer, AuthType, ClusterName, ClusterRecord, Connection, Connections as _, Credential},
+    cluster::{Connections as _, Credential},
     session::{LoginThrottle as _, ThrottleKey},
     testing::contract::StorePorts,
     user::{UserRegistry as _, Username},
 };
 use secrecy::SecretString;
-
-fn cluster(ports: &StorePorts, name: &str, credential: Credential) -> ClusterRecord {
-    ClusterRecord {
-        name: ClusterName::new(name).unwrap(),
-        description: String::new(),
-        labels: [].into(),
-        auth_type: AuthType::Token,
-        connection: Connection {
-            server: ApiServer::new("https://192.0.2.1:6443").unwrap(),
-            ca: None,
-            tls_server_name: None,
-            insecure_skip_tls_verify: false,
-            credential,
-        },
-        observation: None,
-        at: ports.now(),
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_locked_from_outside_is_unavailable_until_it_is_free() {
@@ -73,7 +55,7 @@ async fn a_file_locked_from_outside_is_unavailable_until_it_is_free() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_gives_up_leaves_whole_changes_only() {
-    for place in Place::all().await {
+    for place in Place::all() {
         let store = place.open().await;
         let ports = StorePorts::over(Arc::new(store.clone()));
         for n in 0..40 {
@@ -100,7 +82,6 @@ async fn a_caller_that_gives_up_leaves_whole_changes_only() {
             assert!(Instant::now() < deadline, "{users} users, {bound} bindings, {recorded} operations");
         }
         verify(&place.entries().await);
-        place.remove().await;
     }
 }
 
@@ -125,7 +106,7 @@ async fn no_credential_is_readable_in_the_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_credential_moved_to_another_row_does_not_open() {
-    for place in Place::all().await {
+    for place in Place::all() {
         let store = place.open().await;
         let ports = StorePorts::over(Arc::new(store.clone()));
         let mut ids = Vec::new();
@@ -140,13 +121,12 @@ async fn a_credential_moved_to_another_row_does_not_open() {
         let refused = store.connection(ids[1]).await.unwrap_err();
         assert_eq!(refused.cause, Cause::Internal);
         assert!(!refused.to_string().contains("canary"));
-        place.remove().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_tried_once_are_forgotten() {
-    for place in Place::all().await {
+    for place in Place::all() {
         let store = place.open().await;
         let ports = StorePorts::over(Arc::new(store.clone()));
         let key = |name: &str| ThrottleKey::account(&Username::new(name).unwrap());
@@ -156,6 +136,5 @@ async fn names_tried_once_are_forgotten() {
         let later = ports.now() + 2 * ThrottleKey::WINDOW + Duration::from_secs(1);
         store.failed(&[key("admin")], later).await.unwrap();
         assert_eq!(place.count("SELECT count(*) AS n FROM throttles").await, 1);
-        place.remove().await;
     }
 }

@@ -1,11 +1,14 @@
 //! The chain, and what is left pending.
 
+#![allow(clippy::disallowed_methods, reason = "a database has the machine's time, so a test that compares has, too")]
+
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use common::{Place, operation, user, verdict, verify};
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use pilothouse_core::{
     audit::{AuditTrail as _, Checkpoint, Entry, Fault, Outcome, Status, TrailReader as _},
     clock::Clock as _,
@@ -20,7 +23,7 @@ fn ports(store: &Store) -> StorePorts {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_chain_has_no_gap_whoever_appends() {
-    for place in Place::all().await {
+    for place in Place::all() {
         // two processes on one database, each with intents, outcomes, and changes to our own tables, all at once
         let stores = [place.open().await, place.open().await];
         let ports = ports(&stores[0]);
@@ -39,13 +42,12 @@ async fn the_chain_has_no_gap_whoever_appends() {
         let count = |kind: &str| entries.iter().filter(|entry| entry.entry == kind).count();
         assert_eq!((count("intent"), count("outcome"), count("complete")), (60, 60, 20));
         assert_eq!(place.count("SELECT count(*) AS n FROM operations").await, 80);
-        place.remove().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_holds_the_operation_to_the_byte() {
-    for place in Place::all().await {
+    for place in Place::all() {
         let store = place.open().await;
         let ports = ports(&store);
         let (operation, outcome) = (operation(&ports), Outcome::success(ports.now()));
@@ -60,13 +62,12 @@ async fn an_entry_holds_the_operation_to_the_byte() {
             assert_eq!(entry.body, expected.canonical().unwrap());
             assert_eq!(serde_json::from_str::<Entry>(&entry.body).unwrap(), *expected);
         }
-        place.remove().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_chain_is_only_ever_added_to() {
-    for place in Place::all().await {
+    for place in Place::all() {
         let store = place.open().await;
         let ports = ports(&store);
         store.begin(&operation(&ports)).await.unwrap();
@@ -75,13 +76,12 @@ async fn the_chain_is_only_ever_added_to() {
             assert!(refused.contains("only ever added to"), "{refused}");
         }
         verify(&place.entries().await);
-        place.remove().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_ended_process_left_pending_is_closed_as_unknown() {
-    for place in Place::all().await {
+    for place in Place::all() {
         let ended = place.open().await;
         ended.take_lease(place.clock.now()).await.unwrap();
         let ports_of_ended = ports(&ended);
@@ -97,7 +97,7 @@ async fn what_an_ended_process_left_pending_is_closed_as_unknown() {
         assert_eq!(other.close_orphans(place.clock.now()).await.unwrap(), 0);
         let own = operation(&ports_of_ended);
         other.begin(&own).await.unwrap();
-        place.clock.advance(Store::LEASE);
+        place.let_leases_run_out().await;
         assert_eq!(other.close_orphans(place.clock.now()).await.unwrap(), 1);
         assert_eq!(other.close_orphans(place.clock.now()).await.unwrap(), 0);
 
@@ -108,23 +108,35 @@ async fn what_an_ended_process_left_pending_is_closed_as_unknown() {
             .map(|one| rows.iter().find(|row| row.operation_id == one.id).unwrap().status);
         assert_eq!(statuses, [Status::Unknown, Status::Success, Status::Pending]);
         verify(&place.entries().await);
-        place.remove().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewed_lease_keeps_what_is_pending() {
-    for place in Place::all().await {
+    for place in Place::all() {
         let (slow, other) = (place.open().await, place.open().await);
         slow.take_lease(place.clock.now()).await.unwrap();
         slow.begin(&operation(&ports(&slow))).await.unwrap();
-        for _ in 0..5 {
-            place.clock.advance(Duration::from_secs(10));
+        for _ in 0..3 {
+            place.let_leases_run_out().await;
             slow.renew_lease(place.clock.now()).await.unwrap();
             assert_eq!(other.close_orphans(place.clock.now()).await.unwrap(), 0);
         }
-        place.remove().await;
+        slow.end_lease().await.unwrap();
+        assert_eq!(other.close_orphans(place.clock.now()).await.unwrap(), 1, "it has said that it ends");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_replica_begins_before_it_renews_its_lease_again_is_no_orphan() {
+    let Some(place) = Place::postgres() else { return };
+    let (back, other) = (place.open().await, place.open().await);
+    back.take_lease(place.clock.now()).await.unwrap();
+    place.let_leases_run_out().await;
+    let mut fresh = operation(&ports(&back));
+    fresh.created_at = Timestamp::now();
+    back.begin(&fresh).await.unwrap();
+    assert_eq!(other.close_orphans(place.clock.now()).await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

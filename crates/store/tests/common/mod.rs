@@ -1,13 +1,9 @@
-//! Databases to try the store on: a SQLite file each, and a schema each of the PostgreSQL database that
-//! `PILOTHOUSE_TEST_POSTGRES_URL` names.
+//! Databases to try the store on: a SQLite file each, and a database each of a PostgreSQL of our own.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::Arc;
 
 use diesel::{Connection as _, QueryableByName, SqliteConnection, sql_query, sql_types};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
@@ -15,12 +11,14 @@ use pilothouse_core::{
     Error, Result,
     access::{Access, Resource, Role, Verb},
     audit::{ChainHash, Checkpoint, CheckpointSigner as _, Operation, Signatures, Verdict},
+    cluster::{ApiServer, AuthType, ClusterName, ClusterRecord, Connection, Credential},
     kind::Kind,
     seal::{SealedFor, Sealer},
     testing::{contract::StorePorts, fake},
     user::{PasswordHash, UserRecord, Username},
 };
 use pilothouse_store::{Database, Lent, OpenError, Store};
+use pilothouse_testbed::{Postgres, shared_postgres};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
@@ -50,11 +48,12 @@ pub(crate) struct Place {
     pub(crate) lent: Lent,
     pub(crate) clock: Arc<fake::FakeClock>,
     pub(crate) folder: TempDir,
-    schema: Option<(String, String)>,
+    /// Of a PostgreSQL.
+    pub(crate) url: Option<String>,
 }
 
 impl Place {
-    fn new(folder: TempDir, database: Database, schema: Option<(String, String)>) -> Self {
+    fn new(folder: TempDir, database: Database, url: Option<String>) -> Self {
         let fake::Lent { clock, entropy, .. } = fake::Lent::default();
         let lent = Lent {
             runtime: Handle::current(),
@@ -63,7 +62,7 @@ impl Place {
             sealer: Arc::new(Mask),
             signer: Arc::new(fake::FakeSigner::default()),
         };
-        Self { database, lent, clock, folder, schema }
+        Self { database, lent, clock, folder, url }
     }
 
     /// A SQLite file that is not there yet.
@@ -73,27 +72,24 @@ impl Place {
         Self::new(folder, database, None)
     }
 
-    /// An empty schema, where a PostgreSQL is named.
-    pub(crate) async fn postgres() -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        #[allow(clippy::disallowed_methods, reason = "tests are told where a database is")]
-        let url = std::env::var("PILOTHOUSE_TEST_POSTGRES_URL").ok()?;
-        let schema = format!("test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let mut conn = AsyncPgConnection::establish(&url).await.unwrap();
-        conn.batch_execute(&format!("CREATE SCHEMA {schema}")).await.unwrap();
-        let joint = if url.contains('?') { '&' } else { '?' };
-        let database = Database::parse(&format!("{url}{joint}options=-csearch_path%3D{schema}")).unwrap();
-        Some(Self::new(tempfile::tempdir().unwrap(), database, Some((url, schema))))
+    /// An empty database of the PostgreSQL that the tests share; none where this machine has none.
+    pub(crate) fn postgres() -> Option<Self> {
+        shared_postgres().unwrap().map(Self::of)
+    }
+
+    /// An empty database of this one.
+    pub(crate) fn of(postgres: &Postgres) -> Self {
+        Self::at(postgres.database().unwrap())
+    }
+
+    /// The database of this address.
+    pub(crate) fn at(url: String) -> Self {
+        Self::new(tempfile::tempdir().unwrap(), Database::parse(&url).unwrap(), Some(url))
     }
 
     /// One of each kind there is.
-    pub(crate) async fn all() -> Vec<Self> {
-        let mut all = vec![Self::sqlite()];
-        match Self::postgres().await {
-            Some(place) => all.push(place),
-            None => eprintln!("PILOTHOUSE_TEST_POSTGRES_URL names no PostgreSQL: tried on SQLite only"),
-        }
-        all
+    pub(crate) fn all() -> Vec<Self> {
+        [Self::sqlite()].into_iter().chain(Self::postgres()).collect()
     }
 
     pub(crate) async fn open(&self) -> Store {
@@ -108,8 +104,8 @@ impl Place {
     pub(crate) async fn execute(&self, sql: &str) -> Result<(), String> {
         match &self.database {
             Database::Sqlite(_) => self.sqlite_connection().batch(sql),
-            Database::Postgres(url) => {
-                let mut conn = AsyncPgConnection::establish(url).await.unwrap();
+            Database::Postgres(_) => {
+                let mut conn = self.postgres_connection().await;
                 conn.batch_execute(sql).await.map_err(|error| error.to_string())
             }
         }
@@ -120,8 +116,8 @@ impl Place {
         let query = sql_query("SELECT seq, entry, body, hash FROM audit_log ORDER BY seq");
         match &self.database {
             Database::Sqlite(_) => diesel::RunQueryDsl::load(query, &mut self.sqlite_connection()).unwrap(),
-            Database::Postgres(url) => {
-                let mut conn = AsyncPgConnection::establish(url).await.unwrap();
+            Database::Postgres(_) => {
+                let mut conn = self.postgres_connection().await;
                 RunQueryDsl::load(query, &mut conn).await.unwrap()
             }
         }
@@ -133,12 +129,25 @@ impl Place {
             Database::Sqlite(_) => {
                 diesel::RunQueryDsl::get_result(sql_query(sql), &mut self.sqlite_connection()).unwrap()
             }
-            Database::Postgres(url) => {
-                let mut conn = AsyncPgConnection::establish(url).await.unwrap();
+            Database::Postgres(_) => {
+                let mut conn = self.postgres_connection().await;
                 RunQueryDsl::get_result(sql_query(sql), &mut conn).await.unwrap()
             }
         };
         counted.n
+    }
+
+    /// As if no instance had renewed its lease for long.
+    pub(crate) async fn let_leases_run_out(&self) {
+        self.clock.advance(Store::LEASE);
+        if self.url.is_some() {
+            self.execute("UPDATE leases SET expires_at = now()").await.unwrap();
+        }
+    }
+
+    /// A connection to the PostgreSQL database that is not the store's.
+    pub(crate) async fn postgres_connection(&self) -> AsyncPgConnection {
+        AsyncPgConnection::establish(self.url.as_deref().unwrap()).await.unwrap()
     }
 
     /// A connection to the SQLite file that is not the store's.
@@ -148,20 +157,31 @@ impl Place {
         conn.batch("PRAGMA busy_timeout = 5000").unwrap();
         conn
     }
-
-    /// Drops what only this test uses.
-    pub(crate) async fn remove(self) {
-        if let Some((url, schema)) = self.schema {
-            let mut conn = AsyncPgConnection::establish(&url).await.unwrap();
-            conn.batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await.unwrap();
-        }
-    }
 }
 
 /// An operation on a cluster, with an id of its own.
 pub(crate) fn operation(ports: &StorePorts) -> Operation {
     let access = Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named("web").with("replicas", 5);
     ports.permit(access).operation().unwrap().clone()
+}
+
+/// A cluster to be stored.
+pub(crate) fn cluster(ports: &StorePorts, name: &str, credential: Credential) -> ClusterRecord {
+    ClusterRecord {
+        name: ClusterName::new(name).unwrap(),
+        description: String::new(),
+        labels: [].into(),
+        auth_type: AuthType::Token,
+        connection: Connection {
+            server: ApiServer::new("https://192.0.2.1:6443").unwrap(),
+            ca: None,
+            tls_server_name: None,
+            insecure_skip_tls_verify: false,
+            credential,
+        },
+        observation: None,
+        at: ports.now(),
+    }
 }
 
 /// A super admin to be stored.
