@@ -19,6 +19,7 @@ mod once;
 mod operations;
 mod rbac;
 mod readme;
+mod replicas;
 mod secrecy;
 mod start;
 mod support;

@@ -93,7 +93,7 @@ async fn without_its_key_a_database_is_not_opened() {
 
 #[tokio::test]
 async fn settings_come_from_file_environment_and_flags_the_last_wins() {
-    let install = Install::new().unset("DATA_DIR").unset("ADMIN_PASSWORD");
+    let install = Install::on_sqlite().unset("DATA_DIR").unset("ADMIN_PASSWORD");
     let folder = install.data_dir();
     let config = folder.with_file_name("settings.toml");
     let (from_file, from_flag) = (folder.with_file_name("from-file"), folder.with_file_name("from-flag"));

@@ -90,15 +90,18 @@ impl MasterKey {
         entropy.fill(&mut *key);
         let text = Zeroizing::new(hex(&*key) + "\n");
 
+        // beside it first, under a name nobody else has: whoever finds the key finds all of it
+        let mut suffix = [0; 8];
+        entropy.fill(&mut suffix);
+        let beside = path.with_added_extension(hex(&suffix));
         let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-        let stored =
-            file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| sync_folder(path));
-        if let Err(error) = stored {
-            // half a key would only be in the way of the next start; the first error is the one to tell
-            let _ = fs::remove_file(path);
-            return Err(failed(error));
-        }
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).map_err(failed)?;
+        let stored = file
+            .write_all(text.as_bytes())
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::hard_link(&beside, path));
+        let removed = fs::remove_file(&beside);
+        stored.and(removed).and_then(|()| sync_folder(path)).map_err(failed)?;
         Ok(Self(key))
     }
 

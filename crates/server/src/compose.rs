@@ -10,12 +10,12 @@ use pilothouse_core::{
     pod::StreamLimits,
 };
 use pilothouse_crypto::{
-    AesSealer, Argon2Hasher, Ed25519Signer, JwtCodec, KeyedDigest, MasterKey, OsEntropy,
+    AesSealer, Argon2Hasher, Ed25519Signer, JwtCodec, KeyError, KeyedDigest, MasterKey, OsEntropy,
 };
 use pilothouse_http::{Figures, Hooks, Readiness};
 use pilothouse_kube::{EgressRules, KubeClusters, KubeSettings};
-use pilothouse_store::{Database, Lent, Store};
-use tokio::runtime::Handle;
+use pilothouse_store::{Database, Lent, OpenError, Store};
+use tokio::{runtime::Handle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     initial_password::Handover,
     lent::{SystemClock, TrackedTasks},
     metrics::{Metrics, Scrape},
+    prober::Prober,
     settings::Settings,
 };
 
@@ -44,17 +45,26 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
     let database = settings.database()?;
     let key_file = settings.key_file();
     let known = Store::fingerprint(&database, &Handle::current()).await?.is_some();
-    let key = if known || key_file.exists() {
-        MasterKey::load(&key_file)?
+    let (key, made) = if known || key_file.exists() {
+        (MasterKey::load(&key_file)?, false)
     } else {
-        MasterKey::create(&key_file, &OsEntropy)?
+        match MasterKey::create(&key_file, &OsEntropy) {
+            // another replica starts for the first time, too, and was faster
+            Err(KeyError::Exists(_)) => (MasterKey::load(&key_file)?, false),
+            created => (created?, true),
+        }
     };
     let first = config::first_password(settings)?;
-    let composed = compose(settings, &database, &key).await?;
+    let composed = compose(settings, &database, &key).await;
+    if made && matches!(composed, Err(Fatal::Store(OpenError::OtherKey))) {
+        // a replica with a key file of its own was faster: ours belongs to nothing
+        let _ = std::fs::remove_file(&key_file);
+    }
+    let composed = composed?;
     composed.store.take_lease(composed.clock.now()).await?;
     let closed = composed.app.gate.close_orphans().await?;
     if closed > 0 {
-        tracing::warn!(closed, "operations that an ended process left pending are now unknown");
+        tracing::warn!(closed, "{ORPHANS}");
     }
     composed.app.users.bootstrap(first).await?;
     Ok(composed)
@@ -150,27 +160,49 @@ impl Composed {
         })
     }
 
-    /// Says that this process lives, and closes what others that no longer do left pending, until `stop`.
-    pub(crate) fn keep_lease(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+    /// Says that this process lives, and closes what others that no longer do left pending, until `end`: that is when
+    /// nothing of it runs any more.
+    pub(crate) fn keep_lease(&self, end: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
         let (gate, store, clock) = (self.app.gate.clone(), self.store.clone(), self.clock.clone());
         async move {
             let mut ticks = tokio::time::interval(RENEW_LEASE);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
                     _ = ticks.tick() => {}
-                    () = stop.cancelled() => return,
+                    () = end.cancelled() => break,
                 }
-                let renewed = store.renew_lease(clock.now()).await;
-                if let Err(error) = renewed.and(gate.close_orphans().await) {
-                    tracing::warn!(%error, "cannot renew the lease or close orphans");
+                match store.renew_lease(clock.now()).await {
+                    Ok(()) => match gate.close_orphans().await {
+                        Ok(0) => {}
+                        Ok(closed) => tracing::warn!(closed, "{ORPHANS}"),
+                        Err(error) => tracing::warn!(%error, "cannot close orphans"),
+                    },
+                    Err(error) => tracing::warn!(%error, "cannot renew the lease"),
                 }
             }
+            if let Err(error) = store.end_lease().await {
+                tracing::warn!(%error, "cannot end the lease; it runs out");
+            }
+        }
+    }
+
+    /// Who keeps the clusters' status fresh.
+    pub(crate) fn prober(&self, settings: &Settings) -> Prober {
+        Prober {
+            clusters: self.app.clusters.clone(),
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            interval: settings.probe_interval().max(settings.deadlines().test),
         }
     }
 }
 
-/// How often a replica says that it lives.
-const RENEW_LEASE: Duration = Duration::from_secs(10);
+/// How often a replica says that it lives: thrice in a lease.
+const RENEW_LEASE: Duration = Duration::from_secs(5);
+
+/// What the log says of operations closed for others.
+const ORPHANS: &str = "operations that an ended process left pending are now unknown";
 
 struct DatabaseAnswers(Store);
 

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Fatal, checkpoint_file, compose, prober,
+    Fatal, checkpoint_file, compose,
     settings::Settings,
     telemetry,
     tls::{Files, Pair},
@@ -45,13 +45,13 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Fatal> {
     let composed = compose::for_serving(&settings).await?;
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(prober::run(composed.app.clusters.clone(), settings.probe_interval(), stop.clone()));
-    tasks.spawn(composed.keep_lease(stop.clone()));
+    tasks.spawn(composed.prober(&settings).run(stop.clone()));
+    let end = CancellationToken::new();
+    let lease = tokio::spawn(composed.keep_lease(end.clone()));
     if let Some(pair) = &tls {
         tasks.spawn(pair.clone().keep_fresh(stop.clone()));
     }
-    let stop_keeping = CancellationToken::new();
-    let checkpoints = tokio::spawn(checkpoint_file::keep(composed.app.clone(), stop_keeping.clone()));
+    let checkpoints = tokio::spawn(checkpoint_file::keep(composed.app.clone(), end.clone()));
     let failed = |address| move |source| Fatal::Listen { address, source };
     let mut handles = Vec::new();
     if let Some((listener, address)) = metrics {
@@ -83,9 +83,10 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Fatal> {
         tracing::warn!("stopped with work still running; its operations will be closed as unknown");
     }
     tasks.join_all().await;
-    // last of all, so that the last entry is signed
-    stop_keeping.cancel();
-    let _ = checkpoints.await;
+    // until here, so that no other replica takes for an orphan what was still being finished; and the last entry is
+    // signed
+    end.cancel();
+    let _ = tokio::join!(lease, checkpoints);
     tracing::info!("stopped");
     Ok(())
 }

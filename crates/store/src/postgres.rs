@@ -77,9 +77,9 @@ impl PostgresAddress {
             }
         }
         // what the parser says of a bad one may quote a part of the password
-        let mut config: Config = format!("{address}?{}", rest.join("&"))
-            .parse()
-            .map_err(|_| bad("is malformed; characters such as @ / ? in a password are written %40 %2F %3F"))?;
+        let mut config: Config = format!("{address}?{}", rest.join("&")).parse().map_err(|_| {
+            bad("is malformed; characters such as @ / ? in a password are written %40 %2F %3F")
+        })?;
         check_hosts(&config)?;
         set_timeouts(&mut config);
 

@@ -11,7 +11,8 @@ use std::{
 };
 
 use common::{Batch as _, Place, cluster, operation, user, verify};
-use futures_util::poll;
+use diesel_async::SimpleAsyncConnection as _;
+use futures_util::{future::join_all, poll};
 use pilothouse_core::{
     Cause,
     access::{Access, Resource, Verb},
@@ -51,6 +52,44 @@ async fn a_file_locked_from_outside_is_unavailable_until_it_is_free() {
     store.create(&permit, user(&ports, "second")).await.unwrap();
     assert_eq!(ports.operations().await.len(), 3, "what was refused left nothing");
     verify(&place.entries().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trail_locked_by_a_session_that_hangs_is_unavailable_until_it_is_free() {
+    let Some(place) = Place::postgres() else { return };
+    let store = place.open().await;
+    let ports = StorePorts::over(Arc::new(store.clone()));
+    let mut outside = place.postgres_connection().await;
+    outside.batch_execute("BEGIN; UPDATE audit_head SET seq = seq").await.unwrap();
+    let started = Instant::now();
+    let (operation, permit) = (operation(&ports), ports.people());
+    let (begun, created, read) =
+        tokio::join!(store.begin(&operation), store.create(&permit, user(&ports, "refused")), store.list(),);
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
+    let (begun, created) = (begun.unwrap_err(), created.unwrap_err());
+    assert_eq!((begun.cause, created.cause), (Cause::AuditUnavailable, Cause::AuditUnavailable));
+    assert!(read.unwrap().is_empty(), "readers are not held up, and what was refused left nothing");
+
+    outside.batch_execute("ROLLBACK").await.unwrap();
+    store.begin(&operation).await.unwrap();
+    verify(&place.entries().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_killed_are_replaced() {
+    let Some(place) = Place::postgres() else { return };
+    let store = place.open().await;
+    for _ in 0..3 {
+        let busy = join_all((0..8).map(|_| store.ping())).await;
+        assert!(busy.iter().all(Result::is_ok), "{busy:?}");
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+            WHERE datname = current_database() AND application_name = 'pilothouse'";
+        place.execute(kill).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while join_all((0..8).map(|_| store.ping())).await.iter().any(Result::is_err) {
+            assert!(Instant::now() < deadline, "still broken");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,14 +91,21 @@ fn addresses_by_table() {
         ("sqlite:///var/lib/p.db", "/var/lib/p.db"),
         ("postgres://u:canary@localhost/d", "postgres://localhost:5432/d"),
         ("postgresql://u:can?ary@[::1]:1/d?password=canary", "postgres://[::1]:1/d"),
-        ("postgres://u:canary%40@127.0.0.1,127.0.0.2:2/d?application_name=canary", "postgres://127.0.0.1:5432,127.0.0.2:2/d"),
+        (
+            "postgres://u:canary%40@127.0.0.1,127.0.0.2:2/d?application_name=canary",
+            "postgres://127.0.0.1:5432,127.0.0.2:2/d",
+        ),
         ("postgres:///d?host=/run/postgresql&user=canary", "postgres:///run/postgresql/d"),
         ("postgres://h/d?sslmode=disable", "postgres://h:5432/d"),
         ("postgres://h/d?sslmode=require", "postgres://h:5432/d"),
     ];
     for (text, shown) in good {
         let database = Database::parse(text).unwrap();
-        assert_eq!((database.to_string(), format!("{database:?}")), (shown.to_owned(), shown.to_owned()), "{text}");
+        assert_eq!(
+            (database.to_string(), format!("{database:?}")),
+            (shown.to_owned(), shown.to_owned()),
+            "{text}"
+        );
     }
     for text in ["", "sqlite:", "mysql://h/d", "p.db", "POSTGRES"] {
         assert!(matches!(Database::parse(text), Err(OpenError::UnknownAddress)), "{text}");

@@ -1,6 +1,9 @@
 //! The chain, and what is left pending.
 
-#![allow(clippy::disallowed_methods, reason = "a database has the machine's time, so a test that compares has, too")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a database has the machine's time, so a test that compares has, too"
+)]
 
 mod common;
 

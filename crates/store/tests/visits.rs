@@ -35,9 +35,8 @@ async fn each_is_claimed_by_one_replica_an_interval() {
     for place in Place::all() {
         let replicas = [place.open().await, place.open().await, place.open().await];
         let all = register(&replicas[0], 30).await;
-        let claim = async |store: &Store, limit| {
-            store.claim_visits(EVERY, limit, place.clock.now()).await.unwrap()
-        };
+        let claim =
+            async |store: &Store, limit| store.claim_visits(EVERY, limit, place.clock.now()).await.unwrap();
         assert!(claim(&replicas[0], 100).await.is_empty(), "it was tried when it was registered");
         for _ in 0..3 {
             place.clock.advance(EVERY);
@@ -61,9 +60,11 @@ async fn those_that_have_waited_longest_come_first() {
         let store = place.open().await;
         register(&store, 6).await;
         place.clock.advance(EVERY);
-        let first: BTreeSet<_> = store.claim_visits(EVERY, 3, place.clock.now()).await.unwrap().into_iter().collect();
+        let first: BTreeSet<_> =
+            store.claim_visits(EVERY, 3, place.clock.now()).await.unwrap().into_iter().collect();
         place.clock.advance(EVERY);
-        let second: BTreeSet<_> = store.claim_visits(EVERY, 3, place.clock.now()).await.unwrap().into_iter().collect();
+        let second: BTreeSet<_> =
+            store.claim_visits(EVERY, 3, place.clock.now()).await.unwrap().into_iter().collect();
         assert!(first.len() == 3 && second.len() == 3 && first.is_disjoint(&second), "{first:?} {second:?}");
     }
 }

@@ -173,7 +173,13 @@ impl Postgres {
 
     /// Runs SQL as the superuser; what it answers, a line per row.
     pub fn sql(&self, sql: &str) -> Result<String> {
-        self.run("psql", &["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"], &["--command", sql])
+        self.sql_in("postgres", sql)
+    }
+
+    /// Runs SQL in the database of this name or address.
+    pub fn sql_in(&self, database: &str, sql: &str) -> Result<String> {
+        let flags = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"];
+        self.run("psql", &flags, &["--command", sql, database])
     }
 
     /// Ends it in the middle of everything; it is gone when this returns, its data is not.
@@ -285,7 +291,7 @@ impl Postgres {
         let mut command = Command::new(self.bin.join(program));
         command.args(flags).args(more).stdin(Stdio::null());
         if program == "psql" {
-            let server = [("PGHOST", "127.0.0.1"), ("PGUSER", "postgres"), ("PGDATABASE", "postgres")];
+            let server = [("PGHOST", "127.0.0.1"), ("PGUSER", "postgres")];
             command.envs(server).env("PGPASSWORD", PASSWORD).env("PGPORT", self.port.number().to_string());
         }
         let output = self.as_user(&mut command).output().map_err(io(format!("running {program}")))?;

@@ -54,7 +54,8 @@ fn goes_with_its_owner(arguments: &[&str]) -> bool {
     assert!(processes.len() >= 4, "{processes:?} run for {}", folder.display());
     // One of them cannot notice anything.
     let is_server = |command: &str| {
-        command.contains("kube-apiserver") || command.split(' ').next().is_some_and(|it| it.ends_with("/postgres"))
+        command.contains("kube-apiserver")
+            || command.split(' ').next().is_some_and(|it| it.ends_with("/postgres"))
     };
     let main = processes.iter().find(|pid| is_server(&command_line(**pid)));
     let main = Pid::from_raw(*main.expect("a server runs")).expect("a pid");

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    env,
     ffi::OsStr,
     fs,
     io::Write,
@@ -10,13 +11,21 @@ use std::{
     thread,
 };
 
-use pilothouse_testbed::Folder;
+use pilothouse_testbed::{Folder, Postgres, shared_postgres};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Client, eventually};
 
 /// The password of the first admin, where a test does not say otherwise.
 pub(crate) const PASSWORD: &str = "a password for tests";
+
+/// On which database the tests run that do not name one: `sqlite` (the default) or `postgres`.
+const DATABASE: &str = "PILOTHOUSE_TEST_DATABASE";
+
+/// The PostgreSQL that the tests share; none, said aloud, where this machine has none.
+pub(crate) fn postgres() -> Option<&'static Postgres> {
+    shared_postgres().expect("a PostgreSQL starts")
+}
 
 /// A data folder and the settings that the binary is run with. Its folder goes with it, and so does a server that runs.
 pub(crate) struct Install {
@@ -27,8 +36,33 @@ pub(crate) struct Install {
 
 impl Install {
     /// Nothing installed yet; clusters on loopback are allowed, the first admin's password is [`PASSWORD`], and nobody
-    /// probes clusters while a test looks at them.
+    /// probes clusters while a test looks at them. On SQLite, or on a PostgreSQL where `PILOTHOUSE_TEST_DATABASE` says
+    /// so.
     pub(crate) fn new() -> Self {
+        match env::var(DATABASE).as_deref() {
+            Ok("postgres") => Self::on(&postgres().expect(DATABASE).database().expect("an empty database")),
+            Ok("sqlite") | Err(_) => Self::on_sqlite(),
+            Ok(other) => panic!("{DATABASE} is sqlite or postgres, not {other}"),
+        }
+    }
+
+    /// As [`Install::new`], on this PostgreSQL database.
+    pub(crate) fn on(url: &str) -> Self {
+        Self::on_sqlite().set("DATABASE_URL", url)
+    }
+
+    /// Another replica of this one: the same database and key, a data folder of its own.
+    pub(crate) fn replica(&self) -> Self {
+        let mut replica = Self::on_sqlite();
+        let data_dir = replica.settings.remove("PILOTHOUSE_DATA_DIR").expect("it is set");
+        replica.settings = self.settings.clone();
+        let key = self.settings.get("PILOTHOUSE_KEY_FILE").cloned();
+        let key = key.unwrap_or_else(|| self.file("master.key").display().to_string());
+        replica.set("DATA_DIR", data_dir).set("KEY_FILE", key)
+    }
+
+    /// As [`Install::new`], on SQLite whatever the environment says.
+    pub(crate) fn on_sqlite() -> Self {
         let folder = Folder::create().expect("a temporary folder");
         let install = Self { folder, settings: BTreeMap::new(), starts: 0 };
         let data_dir = install.data_dir().display().to_string();
@@ -50,6 +84,11 @@ impl Install {
     pub(crate) fn unset(mut self, name: &str) -> Self {
         self.settings.remove(&format!("PILOTHOUSE_{name}"));
         self
+    }
+
+    /// The address of its PostgreSQL database.
+    pub(crate) fn database_url(&self) -> String {
+        self.settings.get("PILOTHOUSE_DATABASE_URL").expect("it is on PostgreSQL").clone()
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 pub(crate) use self::{
     client::{Answer, Client, Event, Events},
     clusters::{apply, cluster, light, names, namespace, strings},
-    install::{Install, PASSWORD, Server, mode},
+    install::{Install, PASSWORD, Server, mode, postgres},
 };
 
 /// For what happens by itself, on a machine that also compiles.
