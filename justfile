@@ -28,6 +28,13 @@ alone: (ci "alone")
 test *arguments="--workspace":
     cargo test {{ arguments }}
 
+# The black-box tests with the server's data in PostgreSQL
+test-postgres: (ci "postgres")
+
+# A PostgreSQL with an empty database, until Ctrl-C; prints its address
+postgres:
+    cargo run -p pilothouse-testbed -- postgres
+
 # A real cluster, the server, and curl lines to paste; Ctrl-C ends it
 demo:
     cargo demo

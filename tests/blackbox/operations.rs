@@ -6,7 +6,7 @@ use pilothouse_testbed::Folder;
 
 use crate::{
     readme::blocks,
-    support::{Install, PASSWORD, Server, cluster, eventually, light},
+    support::{Install, PASSWORD, cluster, eventually, light},
 };
 
 const PAGE: &str = include_str!("../../docs/operations.md");
@@ -24,7 +24,7 @@ fn drill() -> Vec<String> {
 #[tokio::test]
 async fn a_backup_of_a_running_server_is_restored_as_the_page_says() {
     let plane = light().await;
-    let server = Server::fresh().await;
+    let server = Install::on_sqlite().start().await;
     let admin = server.admin().await;
     let id = cluster(&admin, "kept", &plane).await;
     let folder = Folder::create().unwrap();
@@ -49,7 +49,7 @@ async fn a_backup_of_a_running_server_is_restored_as_the_page_says() {
     // the original is lost; what was restored has its users, its clusters and their credentials
     drop(server);
     let drill = folder.path().join("drill");
-    let restored = Install::new().set("DATA_DIR", drill.display().to_string()).set("PROBE_INTERVAL", "1s");
+    let restored = Install::on_sqlite().set("DATA_DIR", drill.display().to_string()).set("PROBE_INTERVAL", "1s");
     let restored = restored.start().await;
     let admin = restored.client().sign_in("admin", PASSWORD).await;
     eventually("a probe with the restored credential", async || {

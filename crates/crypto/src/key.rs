@@ -184,6 +184,23 @@ mod tests {
     }
 
     #[test]
+    fn of_many_at_once_one_makes_it_and_the_others_find_all_of_it() {
+        let folder = folder();
+        let path = folder.path().join("master.key");
+        let make = || match MasterKey::create(&path, &OsEntropy) {
+            Err(KeyError::Exists(_)) => (MasterKey::load(&path).unwrap().0, false),
+            created => (created.unwrap().0, true),
+        };
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..16).map(|_| scope.spawn(make)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(made.iter().filter(|(_, created)| *created).count(), 1);
+        assert!(made.iter().all(|(key, _)| *key == made[0].0));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[test]
     fn nothing_is_left_where_nothing_can_be_written() {
         let folder = folder();
         let path = folder.path().join("absent").join("master.key");

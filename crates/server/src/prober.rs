@@ -46,14 +46,12 @@ impl Prober {
 
     /// Claims no more than can start now: the rest is for another replica, or for later.
     async fn start_visits(&self, places: &Arc<Semaphore>) {
-        let mut free: Vec<_> = std::iter::from_fn(|| places.clone().try_acquire_owned().ok()).collect();
+        let free: Vec<_> = std::iter::from_fn(|| places.clone().try_acquire_owned().ok()).collect();
         if free.is_empty() {
             return;
         }
         match self.store.claim_visits(self.interval, free.len(), self.clock.now()).await {
-            Ok(due) => {
-                due.into_iter().zip(free.drain(..)).for_each(|(id, place)| self.start_visit(id, place))
-            }
+            Ok(due) => due.into_iter().zip(free).for_each(|(id, place)| self.start_visit(id, place)),
             Err(error) => tracing::warn!(%error, "cannot read which clusters to probe"),
         }
     }

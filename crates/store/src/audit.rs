@@ -341,14 +341,14 @@ impl AuditTrail for Store {
     }
 
     async fn close_orphans(&self, at: Timestamp) -> Result<u64> {
-        let (by, grace) = (self.author.clone(), self.lease.grace());
+        let (by, lease) = (self.author.clone(), self.lease.clone());
         let closed = transact!(self.db, |conn| {
             let At(now) = conn.lease_time(at).await?;
             let alive = leases::table.filter(leases::expires_at.gt(At(now))).select(leases::instance);
             let orphans: Vec<String> = operations::table
                 .filter(operations::status.eq(Status::Pending.as_str()))
                 .filter(operations::instance.ne(&*by.instance))
-                .filter(operations::created_at.le(At(now - grace)))
+                .filter(operations::created_at.le(At(lease.orphaned_before(now))))
                 .filter(operations::instance.ne_all(alive))
                 .select(operations::operation_id)
                 .order_by(operations::id)

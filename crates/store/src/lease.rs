@@ -47,11 +47,12 @@ impl Lease {
         &self.instance
     }
 
-    /// How old an operation without a lease must be to be an orphan.
-    pub(crate) fn grace(&self) -> Duration {
+    /// Since when an operation without a lease must be there to be an orphan.
+    pub(crate) fn orphaned_before(&self, now: Timestamp) -> Timestamp {
         match self.database {
-            Database::Sqlite(_) => Duration::ZERO,
-            Database::Postgres(_) => Store::LEASE,
+            // there is nobody else
+            Database::Sqlite(_) => Timestamp::MAX,
+            Database::Postgres(_) => now - Store::LEASE,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where a PostgreSQL is and how it is reached: an address as libpq reads it, and TLS by rustls.
 //!
 //! It departs from libpq in one default: without `sslmode` a server on another machine is verified in full, where
-//! libpq would take what it gets (docs/decisions/0005-postgres-tls.md).
+//! libpq would take what it gets (docs/decisions/0011-postgres-tls.md).
 
 use std::{fmt, net::IpAddr, time::Duration};
 

@@ -98,12 +98,10 @@ impl PostgresBuilder {
             fs::set_permissions(postgres.folder.path(), searchable).map_err(io("opening the folder"))?;
             chown(&postgres.home, Some(uid), Some(gid)).map_err(io("giving the folder to postgres"))?;
         }
-        // SCRAM costs a client without optimisation 0.1 s a connection; where there is TLS it is bound to that
-        let auth = if self.serving.is_some() { "--auth=scram-sha-256" } else { "--auth=password" };
         // texts sort by language unless our tables say otherwise
         postgres.run(
             "initdb",
-            &["--pgdata=data", "--username=postgres", "--pwfile=password", auth],
+            &["--pgdata=data", "--username=postgres", "--pwfile=password", "--auth=scram-sha-256"],
             &["--encoding=UTF8", "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en", "--no-sync"],
         )?;
         postgres.start()?;
@@ -180,6 +178,11 @@ impl Postgres {
     pub fn sql_in(&self, database: &str, sql: &str) -> Result<String> {
         let flags = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"];
         self.run("psql", &flags, &["--command", sql, database])
+    }
+
+    /// All of the database of this address, as SQL.
+    pub fn dump(&self, database: &str) -> Result<String> {
+        self.run("pg_dump", &["--inserts"], &[database])
     }
 
     /// Ends it in the middle of everything; it is gone when this returns, its data is not.

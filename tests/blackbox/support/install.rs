@@ -162,7 +162,7 @@ impl Install {
         logs.iter().map(|log| String::from_utf8_lossy(&fs::read(log).expect("a log")).into_owned()).collect()
     }
 
-    /// Every file of the data folder.
+    /// Every file of the data folder; a PostgreSQL's data as the file `database.sql`.
     pub(crate) fn data(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let mut files = Vec::new();
         let mut folders = vec![self.data_dir()];
@@ -173,6 +173,10 @@ impl Install {
                     path => files.push((path.clone(), fs::read(path).expect("a file of the data folder"))),
                 }
             }
+        }
+        if let Some(url) = self.settings.get("PILOTHOUSE_DATABASE_URL") {
+            let dump = postgres().expect("it is on it").dump(url).expect("a dump");
+            files.push((self.file("database.sql"), dump.into_bytes()));
         }
         files
     }

@@ -293,7 +293,7 @@ impl Clusters {
         })
     }
 
-    /// Every cluster's id, for the prober.
+    /// Every cluster's id, for a prober that is alone. Replicas that share a store ask that whose turn it is.
     ///
     /// # Errors
     /// `StoreUnavailable`.
