@@ -49,7 +49,8 @@ async fn a_backup_of_a_running_server_is_restored_as_the_page_says() {
     // the original is lost; what was restored has its users, its clusters and their credentials
     drop(server);
     let drill = folder.path().join("drill");
-    let restored = Install::on_sqlite().set("DATA_DIR", drill.display().to_string()).set("PROBE_INTERVAL", "1s");
+    let restored =
+        Install::on_sqlite().set("DATA_DIR", drill.display().to_string()).set("PROBE_INTERVAL", "1s");
     let restored = restored.start().await;
     let admin = restored.client().sign_in("admin", PASSWORD).await;
     eventually("a probe with the restored credential", async || {
