@@ -8,6 +8,7 @@
 //!   runs this.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     io::Write,
     path::{Path, PathBuf},
@@ -197,6 +198,19 @@ async fn settled(plane: &ControlPlane) {
 #[test]
 fn both_languages_show_the_same_commands_and_the_same_output() {
     assert_eq!(blocks(ENGLISH), blocks(CHINESE));
+}
+
+/// What both must name, whatever the words between: headings, items and rows by their number, and what stands in
+/// backticks.
+#[test]
+fn both_languages_tell_of_the_same_things() {
+    let shape =
+        |page: &str| ["#", "- ", "|"].map(|mark| page.lines().filter(|line| line.starts_with(mark)).count());
+    assert_eq!(shape(ENGLISH), shape(CHINESE), "headings, items, rows of tables");
+    let code =
+        |page: &'static str| -> BTreeSet<&'static str> { page.split('`').skip(1).step_by(2).collect() };
+    let differing: Vec<_> = code(ENGLISH).symmetric_difference(&code(CHINESE)).copied().collect();
+    assert!(differing.is_empty(), "only one of them names {differing:?}");
 }
 
 #[tokio::test]
