@@ -18,6 +18,7 @@ use crate::{
     Store,
     db::{change, transact},
     error::corrupt,
+    lease::LeaseClock as _,
     schema::{At, idempotency_keys, leases},
 };
 
@@ -115,7 +116,8 @@ impl IdempotencyStore for Store {
                 let alive = match &row.instance {
                     // another process that lives has a lease
                     Some(other) if *other != instance => {
-                        let lease = leases::table.find(other).filter(leases::expires_at.gt(At(at)));
+                        let now = conn.lease_time(at).await?;
+                        let lease = leases::table.find(other).filter(leases::expires_at.gt(now));
                         diesel::select(diesel::dsl::exists(lease)).get_result(conn).await?
                     }
                     worker => worker.is_some(),

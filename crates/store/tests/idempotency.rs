@@ -63,37 +63,35 @@ async fn what_was_asked_and_answered_is_sealed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_claims_in_several_processes_one_is_made() {
-    for place in Place::all().await {
+    for place in Place::all() {
         let stores = join_all((0..4).map(|_| place.open())).await;
         let claims: Vec<_> = (0..32).map(|_| claim(&place, "key", place.clock.now())).collect();
         let made = claims.iter().enumerate().map(|(i, claim)| stores[i % stores.len()].claim(claim));
         let made = join_all(made).await.into_iter().map(Result::unwrap);
         assert_eq!(made.filter(|made| matches!(made, Claim::Made { .. })).count(), 1);
         drop(stores);
-        place.remove().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_gone_leaves_its_claims_unknown() {
-    for place in Place::all().await {
+    for place in Place::all() {
         let (first, second) = (place.open().await, place.open().await);
         let now = place.clock.now();
         first.renew_lease(now).await.unwrap();
         first.claim(&claim(&place, "key", now)).await.unwrap();
         assert_eq!(progress(&place, &first, "key").await, Progress::Running);
         assert_eq!(progress(&place, &second, "key").await, Progress::Running, "its lease says that it lives");
-        place.clock.advance(Store::LEASE);
+        place.let_leases_run_out().await;
         assert_eq!(progress(&place, &second, "key").await, Progress::Unknown);
         assert_eq!(progress(&place, &first, "key").await, Progress::Running, "it knows itself");
         drop((first, second));
-        place.remove().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_expired_is_removed_in_passing() {
-    for place in Place::all().await {
+    for place in Place::all() {
         let store = Arc::new(place.open().await);
         let old = place.clock.now();
         for key in 0..40 {
@@ -111,6 +109,5 @@ async fn what_has_expired_is_removed_in_passing() {
         }
         assert_eq!(rows().await, 4);
         drop(store);
-        place.remove().await;
     }
 }
