@@ -175,7 +175,7 @@ async fn filled(place: &Place) -> Store {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn checkpoints_cover_every_entry_and_are_signed_once() {
-    for place in Place::all().await {
+    for place in Place::all() {
         let store = filled(&place).await;
         store.checkpoint(Checkpoint::AGE).await.unwrap();
         let checkpoints = store.checkpoints(0, 100).await.unwrap();
@@ -186,14 +186,13 @@ async fn checkpoints_cover_every_entry_and_are_signed_once() {
         let verdict = verdict(&store).await;
         assert_eq!((verdict.first_bad, verdict.entries), (None, 1402));
         assert_eq!(verdict.checkpoints, covered.len() as u64);
-        place.remove().await;
     }
 }
 
 /// The core's test makes 10,000; these show that what the store reads is what the rules look at.
 #[tokio::test(flavor = "multi_thread")]
 async fn edits_of_the_database_are_found() {
-    for place in Place::all().await {
+    for place in Place::all() {
         let store = filled(&place).await;
         let sqlite = matches!(place.database, pilothouse_store::Database::Sqlite(_));
         let unlock = if sqlite {
@@ -292,6 +291,5 @@ async fn edits_of_the_database_are_found() {
                 .unwrap();
             assert_eq!(verdict(&store).await.first_bad.map(|bad| bad.fault), Some(Fault::EntryChanged));
         }
-        place.remove().await;
     }
 }
