@@ -23,6 +23,7 @@ mod refusal;
 mod routes;
 mod server;
 mod stream;
+mod swagger;
 mod words;
 
 use pilothouse_core::Error;

@@ -19,6 +19,7 @@ use crate::{
     frame::frame,
     observe::{Observer, Unobserved},
     routes::{Route, table},
+    swagger,
     words::Language,
 };
 
@@ -118,17 +119,26 @@ pub fn application(
         .configure(|config| {
             for (path, routes) in paths {
                 let allow = routes.iter().map(|route| route.method.as_str()).collect::<Vec<_>>().join(", ");
-                let refused = move || {
-                    let error = Error::new(Cause::MethodNotAllowed);
-                    std::future::ready(Err::<&str, _>(Failure { error, allow: Some(allow.clone()) }))
-                };
                 let resource =
                     routes.into_iter().fold(web::resource(path), |all, route| all.route(route.service));
-                config.service(resource.default_service(web::to(refused)));
+                config.service(resource.default_service(other_methods(allow)));
+            }
+            for (path, file) in swagger::files() {
+                config.service(
+                    web::resource(path).route(file).default_service(other_methods("GET".to_owned())),
+                );
             }
         })
         .default_service(web::to(|| std::future::ready(Err::<&str, _>(Failure::from(Cause::UnknownPath)))))
         .wrap(from_fn(frame))
+}
+
+/// The refusal of the methods that a path does not take.
+fn other_methods(allow: String) -> actix_web::Route {
+    web::to(move || {
+        let error = Error::new(Cause::MethodNotAllowed);
+        std::future::ready(Err::<&str, _>(Failure { error, allow: Some(allow.clone()) }))
+    })
 }
 
 /// A server on a listener that is bound already: of HTTPS with `tls`, whose protocols are chosen here, else of HTTP. It handles no signals: its handle stops it

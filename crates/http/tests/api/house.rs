@@ -251,7 +251,7 @@ async fn reply(answer: Result<ServiceResponse, actix_web::Error>) -> Reply {
     };
     let (status, headers) = (response.status(), response.headers().clone());
     let Ok(body) = actix_web::body::to_bytes(response.into_body()).await else { panic!("no body") };
-    Reply { status, headers, text: String::from_utf8(body.to_vec()).unwrap() }
+    Reply { status, headers, text: String::from_utf8_lossy(&body).into_owned() }
 }
 
 fn furnish(fake: &Fake, cluster: ClusterId) {

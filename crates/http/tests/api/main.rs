@@ -11,6 +11,7 @@ mod house;
 mod observed;
 mod once;
 mod paths;
+mod page;
 mod people;
 mod refusals;
 mod resources;
