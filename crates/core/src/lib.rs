@@ -37,6 +37,8 @@ pub mod namespace;
 pub mod network;
 pub mod node;
 pub mod object;
+#[cfg(feature = "openapi")]
+mod openapi;
 pub mod pod;
 pub mod quantity;
 pub mod seal;

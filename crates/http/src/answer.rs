@@ -20,7 +20,12 @@ pub(crate) struct Answer<T> {
     data: T,
     warnings: Vec<Warning>,
     message: Message,
-    cookie: Option<HeaderValue>,
+}
+
+/// A success that sets a cookie.
+pub(crate) struct AnswerWithCookie<T> {
+    answer: Answer<T>,
+    cookie: HeaderValue,
 }
 
 /// Nothing to tell but that it is done.
@@ -30,7 +35,7 @@ pub(crate) struct Empty {}
 impl<T> Answer<T> {
     /// A success with this data.
     pub(crate) fn of(data: T) -> Self {
-        Self { data, warnings: Vec::new(), message: Message::Done, cookie: None }
+        Self { data, warnings: Vec::new(), message: Message::Done }
     }
 
     /// A change that answers with the thing as it is after it.
@@ -49,8 +54,8 @@ impl<T> Answer<T> {
     }
 
     /// Sets a cookie.
-    pub(crate) fn cookie(self, cookie: HeaderValue) -> Self {
-        Self { cookie: Some(cookie), ..self }
+    pub(crate) fn cookie(self, cookie: HeaderValue) -> AnswerWithCookie<T> {
+        AnswerWithCookie { answer: self, cookie }
     }
 }
 
@@ -83,16 +88,29 @@ impl<T: Serialize> Responder for Answer<T> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
-        let mut response = HttpResponse::Ok();
-        if let Some(cookie) = &self.cookie {
-            response.insert_header((SET_COOKIE, cookie.clone()));
-        }
-        response.json(self.envelope(RequestInfo::of(request).language))
+        HttpResponse::Ok().json(self.envelope(RequestInfo::of(request).language))
     }
 }
 
 impl<T: ToSchema> Documented for Answer<T> {
     fn describe(docs: &mut Docs) {
-        docs.answer = docs.schema::<T>();
+        docs.answers::<T>();
+    }
+}
+
+impl<T: Serialize> Responder for AnswerWithCookie<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        let mut response = self.answer.respond_to(request);
+        response.headers_mut().insert(SET_COOKIE, self.cookie);
+        response
+    }
+}
+
+impl<T: ToSchema> Documented for AnswerWithCookie<T> {
+    fn describe(docs: &mut Docs) {
+        docs.answers::<T>();
+        docs.sets_cookie = true;
     }
 }

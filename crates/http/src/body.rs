@@ -58,7 +58,7 @@ impl<T: DeserializeOwned, const LIMIT: usize> Body<T, LIMIT> {
 
 impl<T: utoipa::ToSchema, const LIMIT: usize> Documented for Body<T, LIMIT> {
     fn describe(docs: &mut Docs) {
-        docs.body = Some(docs.schema::<T>());
+        docs.takes::<T>();
     }
 }
 

@@ -6,9 +6,16 @@ use actix_web::{
     HttpResponse, HttpResponseBuilder, ResponseError,
     http::{StatusCode, header},
 };
-use pilothouse_core::{Cause, Code, Error};
+use pilothouse_core::{
+    Cause, Code, Error,
+    access::Role,
+    error::{Reason, Source},
+};
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::{Object, ObjectBuilder, schema::Type},
+};
 
 use crate::words::{Explanation, Language};
 
@@ -76,14 +83,15 @@ pub(crate) struct ErrorReply {
     /// Always false.
     success: bool,
     /// One of a closed list.
-    #[schema(value_type = String)]
+    #[schema(schema_with = codes)]
     error_code: Code,
     /// What happened, in a few words.
     message: String,
     /// What happened to what; never empty.
-    details: String,
+    pub(crate) details: String,
     /// What to do about it; at least one.
     suggestions: Vec<String>,
+    /// For machines: never translated.
     context: ErrorContext,
     /// As in `X-Request-Id`, the log and the audit trail.
     request_id: String,
@@ -93,8 +101,10 @@ pub(crate) struct ErrorReply {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ErrorContext {
     /// What happened, one level finer than `error_code`.
+    #[schema(schema_with = causes)]
     cause: &'static str,
     /// `us`, or `cluster` when the cluster or the way to it refused.
+    #[schema(schema_with = sources)]
     source: &'static str,
     /// The fields refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -102,21 +112,27 @@ pub(crate) struct ErrorContext {
     fields: Vec<FieldReply>,
     /// The lowest role that may do it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Role, required = false, nullable = false)]
     required_role: Option<&'static str>,
     /// The verb refused, as RBAC names it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, nullable = false)]
     verb: Option<String>,
     /// The kind of thing, in lower case and singular.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, nullable = false)]
     resource: Option<String>,
     /// Its namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, nullable = false)]
     namespace: Option<String>,
     /// Its name.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, nullable = false)]
     name: Option<String>,
     /// The pod that it is a part of.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, nullable = false)]
     pod: Option<String>,
 }
 
@@ -126,7 +142,30 @@ pub(crate) struct FieldReply {
     /// Its path, as the caller wrote it.
     name: String,
     /// Why: one of a closed list of words.
+    #[schema(schema_with = reasons)]
     reason: &'static str,
+}
+
+fn codes() -> Object {
+    one_of("One of a closed list.", Code::ALL.map(Code::as_str))
+}
+
+fn causes() -> Object {
+    one_of("What happened, one level finer than `error_code`.", Cause::ALL.iter().map(|cause| cause.as_str()))
+}
+
+fn sources() -> Object {
+    let sources = [Source::Us, Source::Cluster].map(Source::as_str);
+    one_of("`us`, or `cluster` when the cluster or the way to it refused.", sources)
+}
+
+fn reasons() -> Object {
+    one_of("Why.", Reason::ALL.map(Reason::as_str))
+}
+
+fn one_of(description: &str, words: impl IntoIterator<Item = &'static str>) -> Object {
+    let text = ObjectBuilder::new().schema_type(Type::String).description(Some(description));
+    text.enum_values(Some(words.into_iter().collect::<Vec<_>>())).build()
 }
 
 impl Failure {

@@ -1,4 +1,12 @@
 //! The OpenAPI document, read off the route table: parameters, bodies and answers are those of the handlers' types.
+//!
+//! - `schema.rs`: the schemas of types, and what utoipa cannot know of them.
+//! - `responses.rs`: what an operation answers with, refusals included.
+//! - `example.rs`: examples, made from the schemas and one table of words.
+
+mod example;
+mod responses;
+mod schema;
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -8,14 +16,13 @@ use actix_web::{
     http::{Method, header::ContentType},
 };
 use pilothouse_core::{Code, access::Role};
-use serde::Serialize;
 use serde_json::{Value, json};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema, openapi::path::ParameterIn};
 
+use self::{example::Examples, schema::Schemas};
 use crate::{
-    error::{ErrorReply, status},
+    error::ErrorReply,
     routes::{Route, Who, table},
-    words::Language,
 };
 
 /// What a type tells of the operation it stands in.
@@ -27,74 +34,64 @@ pub(crate) trait Documented {
 /// What is known of an operation.
 #[derive(Default)]
 pub(crate) struct Docs {
-    /// Its query parameters.
+    /// Its parameters: of the query, and headers that only some operations read.
     pub(crate) parameters: Vec<Value>,
     /// The schema of its body.
     pub(crate) body: Option<Value>,
-    /// The schema of `data` in its answer.
+    /// The schema of `data` in its answer; null where the answer has no envelope.
     pub(crate) answer: Value,
     /// Its media type and what it holds, when its answer is a stream without the envelope.
     pub(crate) stream: Option<(&'static str, &'static str)>,
-    /// The schemas they refer to, by name.
-    schemas: BTreeMap<String, Value>,
+    /// Whether the answer sets the session's cookie.
+    pub(crate) sets_cookie: bool,
+    schemas: Schemas,
 }
 
 impl Docs {
     /// A reference to the schema of `T`, which becomes part of the document with all that it refers to.
     pub(crate) fn schema<T: ToSchema>(&mut self) -> Value {
-        let mut parts = vec![(T::name().into_owned(), T::schema())];
-        T::schemas(&mut parts);
-        self.schemas.extend(parts.iter().map(|(name, schema)| (in_json(name), json(schema))));
-        reference("schemas", &in_json(&T::name()))
+        self.schemas.add::<T>()
     }
-}
 
-/// What utoipa made, as JSON.
-pub(crate) fn json(part: &impl Serialize) -> Value {
-    let mut part = serde_json::to_value(part).unwrap_or_default();
-    rename(&mut part);
-    part
-}
-
-/// The name of a schema; utoipa names the labels, an alias, after the Rust type.
-fn in_json(name: &str) -> String {
-    if name == "BTreeMap" { "Labels".to_owned() } else { name.to_owned() }
-}
-
-/// Renames every reference.
-fn rename(part: &mut Value) {
-    match part {
-        Value::Array(parts) => parts.iter_mut().for_each(rename),
-        Value::Object(fields) => {
-            if let Some(Value::String(reference)) = fields.get_mut("$ref")
-                && let Some((section, name)) = reference.rsplit_once('/')
-            {
-                *reference = format!("{section}/{}", in_json(name));
-            }
-            fields.values_mut().for_each(rename);
-        }
-        _ => {}
+    /// The body is a `T`.
+    pub(crate) fn takes<T: ToSchema>(&mut self) {
+        self.body = Some(self.schema::<T>());
     }
-}
 
-fn reference(section: &str, name: &str) -> Value {
-    json!({"$ref": format!("#/components/{section}/{name}")})
+    /// The query is a `T`.
+    pub(crate) fn queried_by<T: IntoParams>(&mut self) {
+        self.parameters.extend(T::into_params(|| Some(ParameterIn::Query)).iter().map(schema::parameter));
+    }
+
+    /// The data of the answer is a `T`.
+    pub(crate) fn answers<T: ToSchema>(&mut self) {
+        self.answer = self.schema::<T>();
+    }
 }
 
 /// The OpenAPI 3.1 document of every route.
 pub fn document() -> Value {
-    let mut schemas = BTreeMap::new();
-    let mut paths = BTreeMap::<&str, BTreeMap<String, Value>>::new();
-    let mut errors = Docs::default();
-    errors.schema::<ErrorReply>();
-    schemas.append(&mut errors.schemas);
-    for route in table() {
-        let mut docs = (route.docs)();
+    let mut schemas = Schemas::default();
+    schemas.add::<ErrorReply>();
+    let described = table().into_iter().map(|route| {
+        let docs = (route.docs)();
+        (route, docs)
+    });
+    let mut routes: Vec<(Route, Docs)> = described.collect();
+    for (_, docs) in &mut routes {
         schemas.append(&mut docs.schemas);
-        let operation = operation(&route, &docs);
+    }
+    for (_, docs) in &routes {
+        schemas.complete(&docs.answer);
+    }
+    let examples = Examples::of(&schemas);
+    let mut paths = BTreeMap::<&str, BTreeMap<String, Value>>::new();
+    for (route, docs) in &routes {
+        let operation = operation(route, docs, &schemas, &examples);
         paths.entry(route.path).or_default().insert(route.method.as_str().to_lowercase(), operation);
     }
-    let responses: BTreeMap<_, _> = Code::ALL.into_iter().map(|code| (code.as_str(), error(code))).collect();
+    let responses = responses::shared(routes.iter().map(|(route, _)| route));
+    let used = schemas.used_by(&json!([paths, responses]));
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -106,8 +103,10 @@ pub fn document() -> Value {
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
-            "schemas": schemas,
+            "schemas": used,
             "responses": responses,
+            "headers": responses::headers(),
+            "parameters": parameters(),
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "access_token"},
                 "session": {"type": "apiKey", "in": "cookie", "name": "session_id", "description": "Of the same session as the bearer token"},
@@ -116,13 +115,45 @@ pub fn document() -> Value {
     })
 }
 
-fn operation(route: &Route, docs: &Docs) -> Value {
+fn reference(section: &str, name: &str) -> Value {
+    json!({"$ref": format!("#/components/{section}/{name}")})
+}
+
+/// The headers that every operation reads.
+fn parameters() -> Value {
+    json!({
+        "Accept-Language": {
+            "name": "Accept-Language", "in": "header", "required": false, "example": "en",
+            "description": "Texts are English when it prefers `en`, Chinese otherwise.",
+            "schema": {"type": "string", "pattern": "^[A-Za-z-]{1,8}$"},
+        },
+        "X-Request-Id": {
+            "name": "X-Request-Id", "in": "header", "required": false, "example": "deploy-42",
+            "description": "The request's id in the answer, the log and the audit trail; anything else gets one of ours.",
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+        },
+    })
+}
+
+fn operation(route: &Route, docs: &Docs, schemas: &Schemas, examples: &Examples<'_>) -> Value {
+    let shared = ["Accept-Language", "X-Request-Id"].map(|name| reference("parameters", name));
+    let own = docs.parameters.iter().cloned().map(|mut parameter| {
+        examples.complete(&mut parameter, &docs.answer);
+        parameter
+    });
+    let role = match route.who {
+        Who::Anyone => "Open to everybody.".to_owned(),
+        Who::Cookie => "For whoever has a session's cookie.".to_owned(),
+        Who::Role(Role::Viewer) => "For everybody signed in.".to_owned(),
+        Who::Role(role) => format!("Role: {} or higher.", role.as_str()),
+    };
     let mut operation = json!({
         "operationId": operation_id(route),
         "summary": route.summary,
+        "description": role,
         "tags": [tag(route.path)],
-        "parameters": docs.parameters,
-        "responses": responses(route, docs),
+        "parameters": own.chain(shared).collect::<Vec<_>>(),
+        "responses": responses::of(route, docs, schemas, examples),
         // both in one requirement: both are needed
         "security": match route.who {
             Who::Anyone => json!([]),
@@ -133,12 +164,16 @@ fn operation(route: &Route, docs: &Docs) -> Value {
     if let Who::Role(role) = route.who
         && role > Role::Viewer
     {
-        operation["description"] = format!("Role: {} or higher.", role.as_str()).into();
         operation["x-required-role"] = role.as_str().into();
     }
     if let Some(body) = &docs.body {
-        operation["requestBody"] =
-            json!({"required": true, "content": {"application/json": {"schema": body}}});
+        let example = examples.request(body);
+        // no body is `{}`
+        let required = example.as_object().is_some_and(|fields| !fields.is_empty());
+        operation["requestBody"] = json!({
+            "required": required,
+            "content": {"application/json": {"schema": body, "example": example}},
+        });
     }
     operation
 }
@@ -158,34 +193,6 @@ fn tag(path: &str) -> &str {
     }
 }
 
-fn responses(route: &Route, docs: &Docs) -> BTreeMap<String, Value> {
-    let success = match docs.stream {
-        Some((media_type, what)) => {
-            let text = json!({"type": "string", "description": what});
-            json!({"description": "A stream", "content": {media_type: {"schema": text}}})
-        }
-        None => {
-            json!({"description": "Success", "content": {"application/json": {"schema": success(route, docs)}}})
-        }
-    };
-    let mut responses = BTreeMap::from([("200".to_owned(), success)]);
-    let mut by_status = BTreeMap::<u16, Vec<Code>>::new();
-    for code in Code::ALL.into_iter().filter(|code| may_answer(route, *code)) {
-        by_status.entry(status(code).as_u16()).or_default().push(code);
-    }
-    for (status, codes) in by_status {
-        let response = match codes.as_slice() {
-            [code] => reference("responses", code.as_str()),
-            codes => {
-                let words = codes.iter().map(|code| code.as_str()).collect::<Vec<_>>().join(", ");
-                json!({"description": words, "content": {"application/json": {"schema": reference("schemas", "ErrorReply")}}})
-            }
-        };
-        responses.insert(status.to_string(), response);
-    }
-    responses
-}
-
 /// Which refusals an operation may answer with; every path answers another method with 405.
 fn may_answer(route: &Route, code: Code) -> bool {
     let post = route.method == Method::POST;
@@ -202,48 +209,6 @@ fn may_answer(route: &Route, code: Code) -> bool {
         Code::RateLimited => post || cluster,
         Code::ConnectionError | Code::TimeoutError => cluster,
     }
-}
-
-/// The envelope of a success; the OpenAPI document itself has none.
-fn success(route: &Route, docs: &Docs) -> Value {
-    if docs.answer.is_null() {
-        return json!({"type": "object"});
-    }
-    let warnings = json!({"type": "object", "properties": {"warnings": {
-        "type": "array", "items": {"type": "string"}, "description": "What should be known; only when there is something",
-    }}});
-    let data = match route.method {
-        Method::POST => json!({"allOf": [docs.answer, warnings]}),
-        _ => docs.answer.clone(),
-    };
-    json!({
-        "type": "object",
-        "required": ["success", "data", "message"],
-        "properties": {"success": {"const": true}, "data": data, "message": {"type": "string"}},
-    })
-}
-
-fn error(code: Code) -> Value {
-    let explanation = |cause: &pilothouse_core::Cause| cause.code() == code;
-    let causes = pilothouse_core::Cause::ALL.iter().copied().filter(explanation);
-    let lines = causes.map(|cause| {
-        let details = Language::English.words().explain(&pilothouse_core::Error::new(cause), None).details;
-        format!("- `{}`: {details}", cause.as_str())
-    });
-    let description = format!("{}\n\n{}", code.as_str(), lines.collect::<Vec<_>>().join("\n"));
-    let mut response = json!({
-        "description": description,
-        "content": {"application/json": {"schema": reference("schemas", "ErrorReply")}},
-    });
-    let header = |name: &str, description: &str| json!({name: {"description": description, "schema": {"type": "string"}}});
-    match code {
-        Code::RateLimited | Code::ServiceUnavailable => {
-            response["headers"] = header("Retry-After", "Seconds, at least 1")
-        }
-        Code::MethodNotAllowed => response["headers"] = header("Allow", "The methods that the path takes"),
-        _ => {}
-    }
-    response
 }
 
 /// The document as `/api/openapi.json` serves it: without the envelope.

@@ -10,7 +10,6 @@ use serde::{
     de::{DeserializeOwned, Error as _, IntoDeserializer, Unexpected, Visitor, value::MapDeserializer},
     forward_to_deserialize_any,
 };
-use utoipa::openapi::path::ParameterIn;
 
 use crate::{
     entry::Input,
@@ -92,7 +91,7 @@ impl<T: DeserializeOwned + 'static> Input for Params<T> {
 
 impl<T: utoipa::IntoParams> Documented for Params<T> {
     fn describe(docs: &mut Docs) {
-        docs.parameters.extend(T::into_params(|| Some(ParameterIn::Query)).iter().map(crate::openapi::json));
+        docs.queried_by::<T>();
     }
 }
 

@@ -1,4 +1,4 @@
-//! A client of the HTTP API, as a user's script would be.
+//! A client of the HTTP API, as a user's script would be. Every answer it gets is held against the OpenAPI document.
 
 use std::{
     fmt,
@@ -13,7 +13,10 @@ use serde_json::{Value, json};
 
 use tokio::time::timeout;
 
-use super::{PASSWORD, PATIENCE};
+use super::{
+    PASSWORD, PATIENCE,
+    conformance::{self, Exchange},
+};
 
 /// What a login gives.
 #[derive(Clone, Debug)]
@@ -147,6 +150,9 @@ impl Client {
         let response = request.send().await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
+        let exchange = Exchange { method: method.as_str(), path, status, header: &header, body: &text };
+        conformance::check(&exchange).unwrap_or_else(|why| panic!("{what}: {status}: {why}\n{text}"));
         let mut answers = self.answers.lock().expect("no test panics here");
         answers.push_str(&format!("{what}: {status} {headers:?}\n{text}\n"));
         let body = serde_json::from_str(&text).unwrap_or_default();

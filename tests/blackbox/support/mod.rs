@@ -2,6 +2,8 @@
 
 mod client;
 mod clusters;
+#[path = "../../conformance/mod.rs"]
+mod conformance;
 mod install;
 
 use std::time::Duration;

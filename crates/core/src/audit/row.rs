@@ -75,31 +75,48 @@ pub struct OperationPage {
 /// One operation as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[allow(missing_docs, reason = "the fields of Operation and Outcome, whose docs say what they mean")]
 pub struct OperationRow {
     /// Grows with time; never used again.
     pub id: i64,
+    /// The operation's id; in the cluster's own audit log its `Audit-ID`.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
     pub operation_id: OperationId,
+    /// The cluster concerned, also after it was deleted.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>))]
     pub cluster_id: Option<ClusterId>,
+    /// The cluster's name at the time.
     pub cluster_name: Option<String>,
+    /// `create`, `update`, `delete`, `scale`, `login`, …
     pub operation_type: String,
+    /// The kind of thing concerned, in lower case and singular: `cluster`, `deployment`, `user`, …
     pub resource_type: String,
+    /// The name of the thing concerned.
     pub resource_name: Option<String>,
+    /// The namespace concerned.
     pub namespace: Option<String>,
+    /// How it stands.
     pub status: Status,
+    /// Who; null for the system, the command line, a failed login.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>))]
     pub user_id: Option<UserId>,
+    /// Who, by name at the time.
     pub username: String,
+    /// The role at the time.
     pub role: Option<Role>,
+    /// From where.
     pub source_ip: Option<String>,
+    /// The request's id.
     pub request_id: Option<String>,
+    /// How long it took, in milliseconds.
     pub duration_ms: Option<i64>,
+    /// The public code of the refusal.
     pub error_code: Option<String>,
+    /// What was asked for and what became of it, in English, never secret.
     pub details: Option<String>,
+    /// When it began.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
+    /// When it ended.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub finished_at: Option<Timestamp>,
 }

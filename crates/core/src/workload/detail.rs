@@ -58,12 +58,16 @@ pub struct WorkloadDetail {
 /// A condition of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[allow(missing_docs, reason = "the fields of a Kubernetes condition")]
 pub struct Condition {
+    /// What it is about: `Available`, `Progressing`, …
     pub r#type: String,
+    /// `True`, `False` or `Unknown`.
     pub status: String,
+    /// Why, in one word.
     pub reason: Option<String>,
+    /// Why, in a sentence.
     pub message: Option<String>,
+    /// When its status last changed.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub last_transition_time: Option<Timestamp>,
 }
@@ -95,22 +99,26 @@ pub struct ContainerDetail {
 /// A port of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[allow(missing_docs, reason = "the fields of the Kubernetes ContainerPort")]
 pub struct ContainerPort {
+    /// The port's name.
     pub name: Option<String>,
+    /// Its number.
     pub container_port: i64,
+    /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
 }
 
 /// A container's probes as Kubernetes writes them; null where it has none.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[allow(missing_docs, reason = "the three probes of a Kubernetes Container")]
 pub struct Probes {
+    /// When it is restarted.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     pub liveness: Option<Value>,
+    /// When it is sent requests.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     pub readiness: Option<Value>,
+    /// Before the others begin.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     pub startup: Option<Value>,
 }

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::{input::NoFields, users::OneUser};
 use crate::{
-    answer::{Answer, Empty},
+    answer::{Answer, AnswerWithCookie, Empty},
     body::{Body, LARGEST_LOGIN},
     entry::{Open, Signed, WithCookie},
     error::Result,
@@ -21,10 +21,13 @@ use crate::{
     words::Message,
 };
 
+/// Who signs in.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LoginBody {
+    /// In any case; trimmed.
     username: String,
+    /// The password.
     #[schema(value_type = String, format = Password)]
     password: SecretString,
 }
@@ -48,6 +51,7 @@ pub(crate) struct TokenPair {
 pub(crate) struct LoginAnswer {
     #[serde(flatten)]
     tokens: TokenPair,
+    /// Who has signed in.
     user: Identity,
 }
 
@@ -66,16 +70,18 @@ impl From<&Tokens> for TokenPair {
 pub(crate) async fn login(
     api: Data<Api>,
     Open { origin, user_agent, input: Body(body) }: Open<Body<LoginBody, LARGEST_LOGIN>>,
-) -> Result<Answer<LoginAnswer>> {
+) -> Result<AnswerWithCookie<LoginAnswer>> {
     let login = Login { username: body.username, password: body.password, user_agent, origin };
     let (tokens, user) = api.app.sessions.login(login).await?;
     let cookie = cookie(&api, tokens.session_id.expose_secret(), "")?;
-    Ok(Answer::of(LoginAnswer { tokens: (&tokens).into(), user }).cookie(cookie).saying(Message::LoggedIn))
+    Ok(Answer::of(LoginAnswer { tokens: (&tokens).into(), user }).saying(Message::LoggedIn).cookie(cookie))
 }
 
+/// What is exchanged for a new pair.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RefreshBody {
+    /// The refresh token of the newest pair.
     #[schema(value_type = String, format = Password)]
     refresh_token: SecretString,
 }
@@ -83,24 +89,26 @@ pub(crate) struct RefreshBody {
 pub(crate) async fn refresh(
     api: Data<Api>,
     WithCookie { origin, cookie: old, input: Body(body) }: WithCookie<Body<RefreshBody>>,
-) -> Result<Answer<TokenPair>> {
+) -> Result<AnswerWithCookie<TokenPair>> {
     let tokens = api.app.sessions.refresh(&body.refresh_token, &old, origin).await?;
     let cookie = cookie(&api, tokens.session_id.expose_secret(), "")?;
-    Ok(Answer::of(TokenPair::from(&tokens)).cookie(cookie).saying(Message::Refreshed))
+    Ok(Answer::of(TokenPair::from(&tokens)).saying(Message::Refreshed).cookie(cookie))
 }
 
 pub(crate) async fn logout(
     api: Data<Api>,
     WithCookie { origin, cookie: old, .. }: WithCookie<Body<NoFields>>,
-) -> Result<Answer<Empty>> {
+) -> Result<AnswerWithCookie<Empty>> {
     api.app.sessions.logout(old.expose_secret(), origin).await?;
-    Ok(Answer::of(Empty {}).cookie(cookie(&api, "", "; Max-Age=0")?).saying(Message::LoggedOut))
+    Ok(Answer::of(Empty {}).saying(Message::LoggedOut).cookie(cookie(&api, "", "; Max-Age=0")?))
 }
 
 /// Who is signed in, and in which session.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Me {
+    /// The user.
     user: User,
+    /// The session.
     session: SessionRow,
 }
 
@@ -109,13 +117,13 @@ pub(crate) async fn me(_: Data<Api>, Signed(who, Nothing): Signed<Nothing>) -> R
     Ok(Answer::of(Me { user: who.user, session }))
 }
 
+/// A change of one's own password.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PasswordBody {
+    /// The password so far.
     #[schema(value_type = String, format = Password)]
     old_password: SecretString,
-    /// 12 to 128 characters.
-    #[schema(value_type = String, format = Password, min_length = 12, max_length = 128)]
     new_password: NewPassword,
 }
 

@@ -28,6 +28,7 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneCluster {
+    /// It as it is after the change.
     cluster: Cluster,
 }
 
@@ -39,9 +40,9 @@ macro_rules! with_connection {
         #[serde(deny_unknown_fields)]
         pub(crate) struct $name {
             $($(#[$attribute])* $field: $type,)*
+            /// Which of `token` and `kubeconfig` is sent.
             auth_type: Option<AuthType>,
             /// `https://host[:port][/path]`; of a kubeconfig it replaces the context's server.
-            #[schema(value_type = Option<String>)]
             api_server: Option<ApiServer>,
             /// A bearer token.
             #[schema(value_type = Option<String>, format = Password)]
@@ -78,9 +79,8 @@ macro_rules! with_connection {
 with_connection! {
     /// A cluster to register: a token with its server, or a kubeconfig.
     struct NewClusterBody {
-        /// 1 to 63 characters; unique ignoring case.
-        #[schema(value_type = String)]
         name: ClusterName,
+        /// Free text.
         description: Option<String>,
         /// Labels of ours, not of the cluster's.
         labels: Option<Labels>,
@@ -108,11 +108,11 @@ pub(crate) async fn create(
 with_connection! {
     /// What is not sent stays. A new server needs its credential sent again.
     struct ClusterChangeBody {
-        #[schema(value_type = i64, minimum = 1)]
+        /// Which cluster.
         id: Id,
-        /// 1 to 63 characters; unique ignoring case.
-        #[schema(value_type = Option<String>)]
+        /// A new name, unique ignoring case.
         name: Option<ClusterName>,
+        /// Free text.
         description: Option<String>,
         /// Replaced as a whole.
         labels: Option<Labels>,
@@ -146,7 +146,7 @@ pub(crate) async fn delete(
 with_connection! {
     /// Either the id of a registered cluster, or a new configuration.
     struct ClusterTestBody {
-        #[schema(value_type = Option<i64>, minimum = 1)]
+        /// A registered cluster.
         id: Option<Id>,
     }
 }
@@ -185,7 +185,7 @@ fn is_given(connection: &CredentialInput) -> bool {
 #[serde(deny_unknown_fields)]
 pub(crate) struct StatusQuery {
     /// Which cluster.
-    #[param(value_type = i64, minimum = 1)]
+    #[param(inline)]
     id: Id,
 }
 

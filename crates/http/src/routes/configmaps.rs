@@ -24,6 +24,7 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneConfigMap {
+    /// It as it is after the change.
     configmap: ConfigMapRow,
 }
 
@@ -35,17 +36,17 @@ pub(crate) async fn detail(
     Ok(Answer::of(api.app.configs.configmap(&who.caller, cluster_id.into(), &namespace, &name).await?))
 }
 
+/// A ConfigMap to create.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewConfigMapBody {
-    #[schema(value_type = i64, minimum = 1)]
+    /// Which cluster.
     cluster_id: Id,
-    #[schema(value_type = String, max_length = 63)]
     namespace: Namespace,
-    #[schema(value_type = String, max_length = 253)]
     name: ObjectName,
     /// Key to text; may be empty.
     data: BTreeMap<String, String>,
+    /// Its labels.
     labels: Option<Labels>,
 }
 
@@ -64,11 +65,9 @@ pub(crate) async fn create(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ConfigMapPatchBody {
-    #[schema(value_type = i64, minimum = 1)]
+    /// Which cluster.
     cluster_id: Id,
-    #[schema(value_type = String, max_length = 63)]
     namespace: Namespace,
-    #[schema(value_type = String, max_length = 253)]
     name: ObjectName,
     /// All values that are text; may be empty.
     data: Option<BTreeMap<String, String>>,

@@ -25,19 +25,20 @@ impl Documented for Anything {
     fn describe(_: &mut Docs) {}
 }
 
+/// That the answer came.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct Health {
+pub(crate) struct Alive {
     /// `ok`.
     status: &'static str,
 }
 
-pub(crate) async fn live(_: Data<Api>, _: Open<Anything>) -> Result<Answer<Health>> {
-    Ok(Answer::of(Health { status: "ok" }))
+pub(crate) async fn live(_: Data<Api>, _: Open<Anything>) -> Result<Answer<Alive>> {
+    Ok(Answer::of(Alive { status: "ok" }))
 }
 
-pub(crate) async fn ready(api: Data<Api>, _: Open<Anything>) -> Result<Answer<Health>> {
+pub(crate) async fn ready(api: Data<Api>, _: Open<Anything>) -> Result<Answer<Alive>> {
     api.hooks.readiness.ready().await?;
-    Ok(Answer::of(Health { status: "ok" }))
+    Ok(Answer::of(Alive { status: "ok" }))
 }
 
 pub(crate) async fn openapi(_: Data<Api>, _: Open<Anything>) -> Result<Document> {

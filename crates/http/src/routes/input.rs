@@ -6,7 +6,10 @@ use pilothouse_core::{
     name::{Namespace, ObjectName},
 };
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, schema::Type},
+};
 
 /// The id of a row of ours, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -21,6 +24,16 @@ impl TryFrom<i64> for Id {
     }
 }
 
+impl PartialSchema for Id {
+    fn schema() -> RefOr<Schema> {
+        let id = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
+        let int64 = SchemaFormat::KnownFormat(KnownFormat::Int64);
+        id.format(Some(int64)).description(Some("The id of a row of ours.")).build().into()
+    }
+}
+
+impl ToSchema for Id {}
+
 impl From<Id> for ClusterId {
     fn from(id: Id) -> Self {
         Self(id.0)
@@ -32,7 +45,6 @@ impl From<Id> for ClusterId {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ById {
     /// Which.
-    #[schema(value_type = i64, minimum = 1)]
     pub(crate) id: Id,
 }
 
@@ -40,14 +52,12 @@ pub(crate) struct ById {
 #[derive(Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ByName {
-    #[param(value_type = i64, minimum = 1)]
-    #[schema(value_type = i64, minimum = 1)]
+    /// Which cluster.
+    #[param(inline)]
     pub(crate) cluster_id: Id,
-    #[param(value_type = String, max_length = 63)]
-    #[schema(value_type = String, max_length = 63)]
+    #[param(inline)]
     pub(crate) namespace: Namespace,
-    #[param(value_type = String, max_length = 253)]
-    #[schema(value_type = String, max_length = 253)]
+    #[param(inline)]
     pub(crate) name: ObjectName,
 }
 

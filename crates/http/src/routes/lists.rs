@@ -40,7 +40,7 @@ pub(crate) fn route(info: &'static ListInfo) -> Route {
         method: Method::GET,
         path: info.path,
         who: Who::Role(role),
-        summary: "A page of the list",
+        summary: summary(info.list),
         service: actix_web::web::get().to(handler),
         docs: Box::new(|| docs(info)),
     }
@@ -97,6 +97,28 @@ impl Serialize for Page {
     }
 }
 
+fn summary(list: List) -> &'static str {
+    match list {
+        List::Clusters => "Registered clusters",
+        List::Users => "Users",
+        List::Sessions => "One's own sessions; everybody's for a super admin",
+        List::Operations => "Who did what: the audit trail; a viewer sees their own",
+        List::Namespaces => "Namespaces of a cluster",
+        List::Workloads => "Deployments, stateful sets, daemon sets; jobs and cron jobs by their type",
+        List::Pods => "Pods",
+        List::Events => "Events",
+        List::Nodes => "Nodes",
+        List::Services => "Services",
+        List::Endpoints => "Endpoints of a service",
+        List::Ingresses => "Ingresses",
+        List::ConfigMaps => "ConfigMaps without their values",
+        List::Secrets => "Secrets without their values",
+        List::PersistentVolumes => "Persistent volumes",
+        List::PersistentVolumeClaims => "Persistent volume claims",
+        List::StorageClasses => "Storage classes",
+    }
+}
+
 fn docs(info: &ListInfo) -> Docs {
     let mut docs = Docs::default();
     docs.parameters = parameters(info);
@@ -119,17 +141,18 @@ fn docs(info: &ListInfo) -> Docs {
         List::PersistentVolumeClaims => docs.schema::<ClaimRow>(),
         List::StorageClasses => docs.schema::<StorageClassRow>(),
     };
+    let mut pagination = docs.schema::<Pagination>();
+    pagination["description"] = "Where the page stands.".into();
     let mut required = vec![info.key, "pagination"];
     let mut properties = json!({
-        info.key: {"type": "array", "items": row},
-        "pagination": docs.schema::<Pagination>(),
+        info.key: {"type": "array", "items": row, "description": "The rows of the page."},
+        "pagination": pagination,
     });
     if info.scope != ListScope::Ours {
         required.extend(["as_of", "stale"]);
         properties["as_of"] = json!({"type": "string", "format": "date-time", "description": "When the rows were known to be current"});
         properties["stale"] =
             json!({"type": "boolean", "description": "Whether the cluster could not be asked since"});
-        properties["warnings"] = json!({"type": "array", "items": {"type": "string"}});
     }
     docs.answer = json!({"type": "object", "required": required, "properties": properties});
     docs
@@ -144,7 +167,9 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
         parameters.push(parameter("cluster_id", true, "Which cluster", id));
     }
     if info.scope == ListScope::Namespaced {
-        parameters.push(parameter("namespace", true, "A namespace; `*` is all", json!({"type": "string"})));
+        let names = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$";
+        let namespace = json!({"type": "string", "minLength": 1, "maxLength": 63, "pattern": names});
+        parameters.push(parameter("namespace", true, "A namespace; `*` is all", namespace));
     }
     if let Some(owner) = info.owner {
         let description = format!("Of which {}", owner.kind.info().kind);

@@ -17,15 +17,16 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneNamespace {
+    /// It as it is after the change.
     namespace: NamespaceRow,
 }
 
+/// A namespace to create.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewNamespaceBody {
-    #[schema(value_type = i64, minimum = 1)]
+    /// Which cluster.
     cluster_id: Id,
-    #[schema(value_type = String, max_length = 63)]
     name: Namespace,
 }
 
@@ -38,12 +39,12 @@ pub(crate) async fn create(
     Ok(Answer::changed(changed, |namespace| OneNamespace { namespace }).saying(Message::NamespaceCreated))
 }
 
+/// Which namespace.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NamespaceBody {
-    #[schema(value_type = i64, minimum = 1)]
+    /// Which cluster.
     cluster_id: Id,
-    #[schema(value_type = String, max_length = 63)]
     namespace: Namespace,
 }
 

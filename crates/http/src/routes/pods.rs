@@ -21,26 +21,30 @@ use crate::{
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LogsQuery {
-    #[param(value_type = i64, minimum = 1)]
+    /// Which cluster.
+    #[param(inline)]
     cluster_id: Id,
-    #[param(value_type = String, max_length = 63)]
+    #[param(inline)]
     namespace: Namespace,
-    #[param(value_type = String, max_length = 253)]
+    /// The pod.
+    #[param(inline)]
     pod_name: ObjectName,
     /// The pod's default container when none.
-    #[param(value_type = String, required = false, max_length = 63)]
+    #[param(value_type = ContainerName, inline, required = false)]
     container: Option<ContainerName>,
     /// The last lines.
     #[param(value_type = u32, required = false, minimum = 1, maximum = 10000, default = 100)]
     tail_lines: Option<Within<1, { LogOptions::MAX_TAIL }>>,
     /// Of the container's previous run.
     #[serde(default)]
+    #[param(default = false)]
     previous: bool,
     /// Not older than this many seconds.
     #[param(value_type = u32, required = false, minimum = 1)]
     since_seconds: Option<Within<1, { i32::MAX.cast_unsigned() }>>,
     /// Each line begins with its time.
     #[serde(default)]
+    #[param(default = false)]
     timestamps: bool,
 }
 
@@ -62,14 +66,16 @@ pub(crate) async fn logs(
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FollowQuery {
-    #[param(value_type = i64, minimum = 1)]
+    /// Which cluster.
+    #[param(inline)]
     cluster_id: Id,
-    #[param(value_type = String, max_length = 63)]
+    #[param(inline)]
     namespace: Namespace,
-    #[param(value_type = String, max_length = 253)]
+    /// The pod.
+    #[param(inline)]
     pod_name: ObjectName,
     /// The pod's default container when none.
-    #[param(value_type = String, required = false, max_length = 63)]
+    #[param(value_type = ContainerName, inline, required = false)]
     container: Option<ContainerName>,
     /// How many of the lines written so far come first; not looked at when the stream is resumed.
     #[param(value_type = u32, required = false, minimum = 1, maximum = 10000, default = 100)]
@@ -79,6 +85,7 @@ pub(crate) struct FollowQuery {
     since_seconds: Option<Within<1, { i32::MAX.cast_unsigned() }>>,
     /// Each line begins with its time.
     #[serde(default)]
+    #[param(default = false)]
     timestamps: bool,
 }
 

@@ -25,11 +25,13 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneSecret {
+    /// It as it is after the change.
     secret: SecretRow,
 }
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneRevealedSecret {
+    /// It with its values.
     secret: RevealedSecret,
 }
 
@@ -50,14 +52,13 @@ pub(crate) async fn reveal(
     Ok(Answer::changed(revealed, |secret| OneRevealedSecret { secret }))
 }
 
+/// A Secret to create.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewSecretBody {
-    #[schema(value_type = i64, minimum = 1)]
+    /// Which cluster.
     cluster_id: Id,
-    #[schema(value_type = String, max_length = 63)]
     namespace: Namespace,
-    #[schema(value_type = String, max_length = 253)]
     name: ObjectName,
     /// `Opaque` when none.
     #[schema(min_length = 1, max_length = 253, pattern = "^[!-~]+$")]
@@ -65,6 +66,7 @@ pub(crate) struct NewSecretBody {
     /// Key to plain text; may be empty.
     #[schema(value_type = BTreeMap<String, String>)]
     data: BTreeMap<String, SecretString>,
+    /// Its labels.
     labels: Option<Labels>,
 }
 
@@ -82,11 +84,9 @@ pub(crate) async fn create(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SecretPatchBody {
-    #[schema(value_type = i64, minimum = 1)]
+    /// Which cluster.
     cluster_id: Id,
-    #[schema(value_type = String, max_length = 63)]
     namespace: Namespace,
-    #[schema(value_type = String, max_length = 253)]
     name: ObjectName,
     /// All keys, each with plain text or, to keep the value it has, null; may be empty.
     #[schema(value_type = Option<BTreeMap<String, Option<String>>>)]

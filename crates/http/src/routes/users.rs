@@ -20,18 +20,17 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneUser {
+    /// It as it is after the change.
     pub(crate) user: User,
 }
 
+/// A user to create.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewUserBody {
-    /// 3 to 64 of `a-z 0-9 . _ -` after folding.
-    #[schema(value_type = String)]
     username: Username,
-    /// 12 to 128 characters.
-    #[schema(value_type = String, format = Password, min_length = 12, max_length = 128)]
     password: NewPassword,
+    /// What the user may do.
     role: Role,
     /// The username when there is none.
     display_name: Option<String>,
@@ -50,10 +49,13 @@ pub(crate) async fn create(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UserChangeBody {
-    #[schema(value_type = i64, minimum = 1)]
+    /// Which user.
     id: Id,
+    /// What the user may do from now on.
     role: Option<Role>,
+    /// How the user is shown.
     display_name: Option<String>,
+    /// Whether the user may sign in no more; ends what sessions there are.
     disabled: Option<bool>,
 }
 
@@ -75,13 +77,11 @@ pub(crate) async fn delete(
     Ok(Answer::of(Empty {}).saying(Message::UserDeleted))
 }
 
+/// Whose password becomes what.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResetPasswordBody {
-    #[schema(value_type = i64, minimum = 1)]
     id: Id,
-    /// 12 to 128 characters.
-    #[schema(value_type = String, format = Password, min_length = 12, max_length = 128)]
     new_password: NewPassword,
 }
 

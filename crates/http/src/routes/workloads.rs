@@ -15,6 +15,7 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneWorkload {
+    /// It as it is after the change.
     workload: WorkloadRow,
 }
 
@@ -22,16 +23,14 @@ pub(crate) struct OneWorkload {
 #[derive(Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WorkloadBody {
-    #[param(value_type = i64, minimum = 1)]
-    #[schema(value_type = i64, minimum = 1)]
+    /// Which cluster.
+    #[param(inline)]
     cluster_id: Id,
-    #[param(value_type = String, max_length = 63)]
-    #[schema(value_type = String, max_length = 63)]
+    #[param(inline)]
     namespace: Namespace,
     #[param(inline)]
     r#type: WorkloadType,
-    #[param(value_type = String, max_length = 253)]
-    #[schema(value_type = String, max_length = 253)]
+    #[param(inline)]
     name: ObjectName,
 }
 
@@ -45,18 +44,16 @@ pub(crate) async fn detail(
     Ok(Answer::of(detail).warning(warnings))
 }
 
+/// How many replicas a workload should have.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ScaleBody {
-    #[schema(value_type = i64, minimum = 1)]
+    /// Which cluster.
     cluster_id: Id,
-    #[schema(value_type = String, max_length = 63)]
     namespace: Namespace,
     /// `deployment` or `statefulset`.
     r#type: WorkloadType,
-    #[schema(value_type = String, max_length = 253)]
     name: ObjectName,
-    #[schema(value_type = i64, minimum = 0, maximum = 10000)]
     replicas: Replicas,
 }
 

@@ -7,7 +7,7 @@ use pilothouse_core::inventory::LISTS;
 use pilothouse_http::{document, endpoints};
 use serde_json::Value;
 
-use crate::house::House;
+use crate::{conformance, house::House};
 
 #[test]
 fn the_committed_document_is_the_current_one() {
@@ -66,4 +66,145 @@ fn every_list_documents_its_sort_fields_in_both_directions() {
 async fn it_is_served_without_signing_in() {
     let reply = House::new().await.send(TestRequest::get().uri("/api/openapi.json?v=1")).await;
     assert_eq!(reply.json(), document());
+}
+/// Every operation of the document: `post /api/k8s/clusters` and what is said of it.
+fn operations(document: &Value) -> Vec<(String, &Value)> {
+    let paths = document["paths"].as_object().unwrap().iter();
+    paths
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().unwrap().iter();
+            methods.map(move |(method, operation)| (format!("{method} {path}"), operation))
+        })
+        .collect()
+}
+
+/// What a reference leads to.
+fn resolve<'a>(document: &'a Value, part: &'a Value) -> &'a Value {
+    part["$ref"].as_str().map_or(part, |reference| document.pointer(&reference[1..]).unwrap())
+}
+
+#[test]
+fn every_operation_says_what_it_is_and_who_may() {
+    let document = document();
+    let mut summaries = BTreeSet::new();
+    for (name, operation) in operations(&document) {
+        let text = |key: &str| operation[key].as_str().unwrap_or_default();
+        assert!(summaries.insert(text("summary")), "{name}: another has this summary");
+        assert!(!text("description").is_empty(), "{name} does not say who may");
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let headers = resolve(&document, response)["headers"].as_object().unwrap();
+            assert!(headers.contains_key("X-Request-Id"), "{name} {status}");
+        }
+    }
+}
+
+#[test]
+fn every_parameter_and_every_field_is_described() {
+    let document = document();
+    let mut undescribed = Vec::new();
+    for (name, operation) in operations(&document) {
+        for parameter in operation["parameters"].as_array().unwrap() {
+            let parameter = resolve(&document, parameter);
+            if parameter["description"].is_null() || parameter["example"].is_null() {
+                undescribed.push(format!("{name}: {}", parameter["name"]));
+            }
+        }
+    }
+    fn fields(document: &Value, part: &Value, path: &str, undescribed: &mut Vec<String>) {
+        for (name, field) in part["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if field["description"].is_null() && resolve(document, field)["description"].is_null() {
+                undescribed.push(path.clone());
+            }
+            fields(document, field, &path, undescribed);
+        }
+        for part in part["allOf"].as_array().into_iter().flatten() {
+            fields(document, part, path, undescribed);
+        }
+    }
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        fields(&document, schema, name, &mut undescribed);
+    }
+    for (name, operation) in operations(&document) {
+        let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
+        fields(&document, schema, &name, &mut undescribed);
+    }
+    assert_eq!(undescribed, Vec::<String>::new());
+}
+
+#[test]
+fn every_body_and_every_parameter_has_limits() {
+    let document = document();
+    for (name, operation) in operations(&document) {
+        let body = resolve(&document, &operation["requestBody"]["content"]["application/json"]["schema"]);
+        assert!(body.is_null() || body["additionalProperties"] == false, "{name} takes any field");
+        for parameter in operation["parameters"].as_array().unwrap() {
+            let parameter = resolve(&document, parameter);
+            let schema = resolve(&document, &parameter["schema"]);
+            let limit = match schema["type"].as_str() {
+                Some("string") => {
+                    ["maxLength", "enum", "format", "pattern"].iter().any(|key| !schema[*key].is_null())
+                }
+                Some("integer") => !schema["minimum"].is_null(),
+                Some("boolean") => true,
+                other => panic!("{name} {}: {other:?}", parameter["name"]),
+            };
+            assert!(limit, "{name} {}: {schema}", parameter["name"]);
+        }
+    }
+}
+
+/// Rows have every key, null when unknown.
+#[test]
+fn whatever_may_be_null_in_an_answer_is_there() {
+    let document = document();
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        if name.ends_with("Row") {
+            let fields = schema["properties"].as_object().unwrap();
+            assert_eq!(fields.len(), schema["required"].as_array().unwrap().len(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_example_is_valid() {
+    let document = document();
+    let mut examples = Vec::new();
+    for (name, operation) in operations(&document) {
+        for parameter in operation["parameters"].as_array().unwrap() {
+            let parameter = resolve(&document, parameter);
+            let what = format!("{name}: {}", parameter["name"]);
+            examples.push((what, parameter["schema"].clone(), parameter["example"].clone()));
+        }
+        let body = &operation["requestBody"];
+        if !body.is_null() {
+            examples.push((format!("{name}: body"), body.clone(), Value::Null));
+        }
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let response = resolve(&document, response);
+            examples.push((format!("{name}: {status}"), response.clone(), Value::Null));
+        }
+    }
+    let mut wrong = Vec::new();
+    let mut check = |what: &str, schema: &Value, example: &Value| {
+        wrong.extend(conformance::validate(schema, example).err().map(|why| format!("{what}: {why}")));
+    };
+    for (what, part, example) in examples {
+        if part["content"]["text/event-stream"].is_object() {
+            continue;
+        }
+        let content = &part["content"]["application/json"];
+        if content.is_null() {
+            check(&what, &part, &example);
+            continue;
+        }
+        let several = content["examples"].as_object().into_iter().flatten().map(|(_, one)| &one["value"]);
+        let all: Vec<_> = content.get("example").into_iter().chain(several).collect();
+        // the document does not hold itself
+        assert!(!all.is_empty() || what == "get /api/openapi.json: 200", "{what} has no example");
+        for example in all {
+            check(&what, &content["schema"], example);
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -22,6 +22,8 @@ use pilothouse_core::{
 use pilothouse_http::{Hooks, HttpSettings, Observer, Readiness, Unobserved, application};
 use serde_json::{Value, json};
 
+use crate::conformance::{self, Exchange};
+
 /// Everybody's password.
 pub(crate) const PASSWORD: &str = "correct horse battery";
 
@@ -63,6 +65,15 @@ impl Reply {
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// Fails when the document does not allow it.
+    fn conforms(&self, method: &str, path: &str) {
+        let header = |name: &str| self.header(name).map(str::to_owned);
+        let status = self.status.as_u16();
+        let exchange = Exchange { method, path, status, header: &header, body: &self.text };
+        conformance::check(&exchange)
+            .unwrap_or_else(|why| panic!("{method} {path}: {status}: {why}\n{}", self.text));
     }
 
     /// The data of a success.
@@ -245,13 +256,20 @@ pub(crate) async fn furnished() -> (Fake, App, ClusterId) {
 }
 
 async fn reply(answer: Result<ServiceResponse, actix_web::Error>) -> Reply {
-    let response = match answer {
-        Ok(response) => response.into_parts().1,
-        Err(error) => error.into(),
+    let (request, response) = match answer {
+        Ok(response) => {
+            let (request, response) = response.into_parts();
+            (Some(request), response)
+        }
+        Err(error) => (None, error.into()),
     };
     let (status, headers) = (response.status(), response.headers().clone());
     let Ok(body) = actix_web::body::to_bytes(response.into_body()).await else { panic!("no body") };
-    Reply { status, headers, text: String::from_utf8_lossy(&body).into_owned() }
+    let reply = Reply { status, headers, text: String::from_utf8_lossy(&body).into_owned() };
+    if let Some(request) = request {
+        reply.conforms(request.method().as_str(), request.path());
+    }
+    reply
 }
 
 fn furnish(fake: &Fake, cluster: ClusterId) {

@@ -4,14 +4,16 @@
 
 mod access;
 mod bad_input;
+#[path = "../../../../tests/conformance/mod.rs"]
+mod conformance;
 mod document;
 mod envelope;
 mod faults;
 mod house;
 mod observed;
 mod once;
-mod paths;
 mod page;
+mod paths;
 mod people;
 mod refusals;
 mod resources;

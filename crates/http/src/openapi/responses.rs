@@ -1,0 +1,142 @@
+//! What an operation answers with: its success, and every refusal that it may meet.
+
+use std::collections::BTreeMap;
+
+use pilothouse_core::{Cause, Code, idempotency::IdempotencyKey};
+use serde_json::{Map, Value, json};
+
+use super::{Docs, Examples, Schemas, may_answer, reference};
+use crate::{
+    error::{Failure, status},
+    routes::Route,
+    words::Language,
+};
+
+/// The responses of an operation, by status.
+pub(super) fn of(
+    route: &Route,
+    docs: &Docs,
+    schemas: &Schemas,
+    examples: &Examples<'_>,
+) -> BTreeMap<String, Value> {
+    let mut responses = BTreeMap::from([("200".to_owned(), success(docs, schemas, examples))]);
+    let refusals = refusals(route).into_iter();
+    responses
+        .extend(refusals.map(|(status, codes)| (status.to_string(), reference("responses", &name(&codes)))));
+    responses
+}
+
+/// The codes that an operation may answer with, by status.
+fn refusals(route: &Route) -> BTreeMap<u16, Vec<Code>> {
+    let mut by_status = BTreeMap::<u16, Vec<Code>>::new();
+    for code in Code::ALL.into_iter().filter(|code| may_answer(route, *code)) {
+        by_status.entry(status(code).as_u16()).or_default().push(code);
+    }
+    by_status
+}
+
+/// The refusals of all routes, which operations refer to.
+pub(super) fn shared<'a>(routes: impl Iterator<Item = &'a Route>) -> BTreeMap<String, Value> {
+    let codes = routes.flat_map(|route| refusals(route).into_values());
+    codes.map(|codes| (name(&codes), refusal(&codes))).collect()
+}
+
+fn name(codes: &[Code]) -> String {
+    codes.iter().map(|code| code.as_str()).collect::<Vec<_>>().join("_OR_")
+}
+
+fn success(docs: &Docs, schemas: &Schemas, examples: &Examples<'_>) -> Value {
+    let mut headers = shared_headers();
+    if docs.sets_cookie {
+        headers.insert("Set-Cookie".to_owned(), reference("headers", "Set-Cookie"));
+    }
+    if docs.parameters.iter().any(|parameter| parameter["name"] == IdempotencyKey::HEADER) {
+        headers.insert("Idempotency-Replayed".to_owned(), reference("headers", "Idempotency-Replayed"));
+    }
+    let content = match (docs.stream, &docs.answer) {
+        (Some((media_type, what)), _) => {
+            json!({media_type: {"schema": {"type": "string", "description": what}}})
+        }
+        (None, Value::Null) => json!({"application/json": {"schema": {"type": "object"}}}),
+        (None, answer) => {
+            let schema = envelope(schemas.flat(answer));
+            let example = examples.answer(&schema);
+            json!({"application/json": {"schema": schema, "example": example}})
+        }
+    };
+    json!({"description": "Success", "headers": headers, "content": content})
+}
+
+/// The envelope of a success.
+fn envelope(mut data: Value) -> Value {
+    data["description"] = "What was asked for.".into();
+    data["properties"]["warnings"] = json!({
+        "type": "array", "items": {"type": "string"},
+        "description": "What should be known; only when there is something.",
+    });
+    json!({
+        "type": "object",
+        "required": ["success", "data", "message"],
+        "properties": {
+            "success": {"const": true, "type": "boolean", "description": "Always true."},
+            "data": data,
+            "message": {"type": "string", "description": "What was done, in a few words."},
+        },
+    })
+}
+
+/// The response of one status, which has one of these codes.
+fn refusal(codes: &[Code]) -> Value {
+    let causes = || Cause::ALL.iter().copied().filter(|cause| codes.contains(&cause.code()));
+    let english = |cause: Cause| Failure::from(cause).envelope(Language::English, "0b1c7d9e");
+    let lines = causes()
+        .map(|cause| format!("- {} `{}`: {}", cause.code().as_str(), cause.as_str(), english(cause).details));
+    let examples = causes().map(|cause| {
+        (cause.as_str().to_owned(), json!({"summary": cause.code().as_str(), "value": english(cause)}))
+    });
+    let names = codes.iter().map(|code| code.as_str()).collect::<Vec<_>>();
+    let mut headers = shared_headers();
+    for (code, header) in [
+        (Code::RateLimited, "Retry-After"),
+        (Code::ServiceUnavailable, "Retry-After"),
+        (Code::ConnectionError, "Retry-After"),
+        (Code::MethodNotAllowed, "Allow"),
+        (Code::AuthenticationError, "WWW-Authenticate"),
+    ] {
+        if codes.contains(&code) {
+            headers.insert(header.to_owned(), reference("headers", header));
+        }
+    }
+    json!({
+        "description": format!("{}\n\n{}", names.join(", "), lines.collect::<Vec<_>>().join("\n")),
+        "x-error-codes": names,
+        "headers": headers,
+        "content": {"application/json": {
+            "schema": reference("schemas", "ErrorReply"),
+            "examples": examples.collect::<Map<_, _>>(),
+        }},
+    })
+}
+
+/// What every response has.
+fn shared_headers() -> Map<String, Value> {
+    ["X-Request-Id", "Cache-Control", "X-Content-Type-Options"]
+        .map(|name| (name.to_owned(), reference("headers", name)))
+        .into_iter()
+        .collect()
+}
+
+/// Every header of a response.
+pub(super) fn headers() -> Value {
+    let text = json!({"type": "string"});
+    json!({
+        "X-Request-Id": {"description": "The request's id, as in the log and in the audit trail.", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}},
+        "Cache-Control": {"description": "`no-store`.", "schema": text},
+        "X-Content-Type-Options": {"description": "`nosniff`.", "schema": text},
+        "Set-Cookie": {"description": "The session: `session_id=…; HttpOnly; SameSite=Strict; Path=/`, with `Secure` unless served on loopback without TLS.", "schema": text},
+        "Idempotency-Replayed": {"description": "`true` when the answer was given before, to the same `Idempotency-Key`.", "required": false, "schema": text},
+        "Retry-After": {"description": "After how many seconds to try again, at least 1; always there with RATE_LIMITED and SERVICE_UNAVAILABLE, and while a cluster's circuit is open.", "schema": {"type": "integer", "minimum": 1}},
+        "Allow": {"description": "The methods that the path takes.", "schema": text},
+        "WWW-Authenticate": {"description": "`Bearer`.", "schema": text},
+    })
+}

@@ -1,0 +1,176 @@
+//! The schemas of types: what utoipa makes of them, and what it cannot know.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::reference;
+
+/// Schemas by name.
+#[derive(Default)]
+pub(super) struct Schemas(BTreeMap<String, Value>);
+
+impl Schemas {
+    /// Adds the schema of `T` and all that it refers to.
+    ///
+    /// # Panics
+    /// When two types of one name differ: one would be documented as the other. A test builds the document.
+    pub(super) fn add<T: ToSchema>(&mut self) -> Value {
+        let mut parts = vec![(T::name().into_owned(), T::schema())];
+        T::schemas(&mut parts);
+        for (name, schema) in &parts {
+            self.insert(in_json(name), json(schema));
+        }
+        reference("schemas", &in_json(&T::name()))
+    }
+
+    /// Takes all of another's.
+    pub(super) fn append(&mut self, other: &mut Self) {
+        for (name, schema) in std::mem::take(&mut other.0) {
+            self.insert(name, schema);
+        }
+    }
+
+    fn insert(&mut self, name: String, schema: Value) {
+        match self.0.entry(name) {
+            Entry::Vacant(place) => drop(place.insert(schema)),
+            Entry::Occupied(there) => assert!(*there.get() == schema, "two types are named {}", there.key()),
+        }
+    }
+
+    /// What a reference leads to; anything else is itself.
+    pub(super) fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
+        let name = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+        name.and_then(|name| self.0.get(name)).unwrap_or(schema)
+    }
+
+    /// The name of what a schema refers to.
+    pub(super) fn name(schema: &Value) -> Option<&str> {
+        schema["$ref"].as_str().and_then(|path| path.rsplit('/').next())
+    }
+
+    /// In an answer and all that it refers to, what is unknown is null but there; utoipa takes an `Option` for something
+    /// that may be left out.
+    pub(super) fn complete(&mut self, answer: &Value) {
+        let names: Vec<String> = self.used_by(answer).into_keys().map(str::to_owned).collect();
+        for name in names {
+            self.0.entry(name).and_modify(require_nullable);
+        }
+    }
+
+    /// An object whose fields are those of all its parts: `allOf` and references dissolved.
+    pub(super) fn flat(&self, schema: &Value) -> Value {
+        let schema = self.resolve(schema);
+        let mut properties = schema["properties"].as_object().cloned().unwrap_or_default();
+        let mut required = schema["required"].as_array().cloned().unwrap_or_default();
+        for part in schema["allOf"].as_array().into_iter().flatten() {
+            let part = self.flat(part);
+            properties.extend(part["properties"].as_object().cloned().unwrap_or_default());
+            required.extend(part["required"].as_array().cloned().unwrap_or_default());
+        }
+        json!({"type": "object", "required": required, "properties": properties})
+    }
+
+    /// Those that a part of the document refers to, directly or not.
+    pub(super) fn used_by(&self, part: &Value) -> BTreeMap<&str, &Value> {
+        let mut used = BTreeMap::new();
+        let mut open = references(part);
+        while let Some(name) = open.pop() {
+            if let Some((name, schema)) = self.0.get_key_value(&name)
+                && used.insert(name.as_str(), schema).is_none()
+            {
+                open.extend(references(schema));
+            }
+        }
+        used
+    }
+}
+
+/// A parameter; a type's description becomes the parameter's.
+pub(super) fn parameter(parameter: &impl Serialize) -> Value {
+    let mut parameter = json(parameter);
+    let described = parameter["schema"].as_object_mut().and_then(|schema| schema.remove("description"));
+    if let Some(description) = described
+        && parameter["description"].is_null()
+    {
+        parameter["description"] = description;
+    }
+    parameter
+}
+
+/// What utoipa made, as JSON.
+fn json(part: &impl Serialize) -> Value {
+    let mut part = serde_json::to_value(part).unwrap_or_default();
+    tidy(&mut part);
+    part
+}
+
+/// The name of a schema; utoipa names the labels, an alias, after the Rust type.
+fn in_json(name: &str) -> String {
+    if name == "BTreeMap" { "Labels".to_owned() } else { name.to_owned() }
+}
+
+/// Renames every reference, and moves the description of what may be null to where it is looked for.
+fn tidy(part: &mut Value) {
+    match part {
+        Value::Array(parts) => parts.iter_mut().for_each(tidy),
+        Value::Object(fields) => {
+            if let Some(Value::String(reference)) = fields.get_mut("$ref")
+                && let Some((section, name)) = reference.rsplit_once('/')
+            {
+                *reference = format!("{section}/{}", in_json(name));
+            }
+            let choices = fields.get_mut("oneOf").and_then(Value::as_array_mut).into_iter().flatten();
+            let described =
+                choices.filter_map(Value::as_object_mut).find_map(|one| one.remove("description"));
+            if let Some(description) = described {
+                fields.entry("description").or_insert(description);
+            }
+            fields.values_mut().for_each(tidy);
+        }
+        _ => {}
+    }
+}
+
+/// The names of all that a schema refers to.
+fn references(schema: &Value) -> Vec<String> {
+    match schema {
+        Value::Array(parts) => parts.iter().flat_map(references).collect(),
+        Value::Object(fields) => {
+            let own = Schemas::name(schema).map(str::to_owned);
+            own.into_iter().chain(fields.values().flat_map(references)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn require_nullable(schema: &mut Value) {
+    if let Some(parts) = schema.get_mut("allOf").and_then(Value::as_array_mut) {
+        parts.iter_mut().for_each(require_nullable);
+    }
+    let Some(properties) = schema["properties"].as_object() else { return };
+    let names: Vec<Value> = properties
+        .iter()
+        .filter(|(_, schema)| may_be_null(schema))
+        .map(|(name, _)| name.clone().into())
+        .collect();
+    let required = schema.as_object_mut().map(|fields| fields.entry("required").or_insert(json!([])));
+    if let Some(required) = required.and_then(Value::as_array_mut) {
+        for name in names {
+            if !required.contains(&name) {
+                required.push(name);
+            }
+        }
+    }
+}
+
+fn may_be_null(schema: &Value) -> bool {
+    let null = json!("null");
+    let typed = |schema: &Value| match &schema["type"] {
+        Value::Array(types) => types.contains(&null),
+        one => *one == null,
+    };
+    typed(schema) || schema["oneOf"].as_array().into_iter().flatten().any(typed)
+}

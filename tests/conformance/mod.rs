@@ -1,0 +1,125 @@
+//! Whether an answer is what the OpenAPI document (`docs/openapi.json`) says. The tests of the HTTP crate and the
+//! black-box tests ask it about every answer they get, so that each of them also proves the document.
+//!
+//! Stricter than the document for clients is: a field that it does not name is a failure here, for clients it is a
+//! field added later.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock, Mutex},
+};
+
+use jsonschema::{Draft, Validator};
+use serde_json::{Value, json};
+
+/// What was answered to whom.
+pub(crate) struct Exchange<'a> {
+    pub(crate) method: &'a str,
+    /// With its query, if any.
+    pub(crate) path: &'a str,
+    pub(crate) status: u16,
+    /// The value of a header of the answer.
+    pub(crate) header: &'a dyn Fn(&str) -> Option<String>,
+    pub(crate) body: &'a str,
+}
+
+static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
+    let mut document = serde_json::from_str(include_str!("../../docs/openapi.json")).expect("JSON");
+    close(&mut document);
+    document
+});
+
+/// Checks an answer.
+///
+/// # Errors
+/// What the document does not say, in words.
+pub(crate) fn check(exchange: &Exchange<'_>) -> Result<(), String> {
+    let path = exchange.path.split('?').next().unwrap_or_default();
+    // the page on the API is not part of it
+    if path == "/api/docs" || path.starts_with("/api/docs/") {
+        return Ok(());
+    }
+    let (method, status) = (exchange.method.to_lowercase(), exchange.status.to_string());
+    let response = match (&DOCUMENT["paths"][path], &DOCUMENT["paths"][path][&method]) {
+        (Value::Null, _) => resolve(&DOCUMENT["components"]["responses"]["RESOURCE_NOT_FOUND"]),
+        (_, Value::Null) => resolve(&DOCUMENT["components"]["responses"]["METHOD_NOT_ALLOWED"]),
+        (_, operation) => resolve(&operation["responses"][&status]),
+    };
+    if response.is_null() {
+        return Err(format!("status {status} is not declared"));
+    }
+    for (name, header) in response["headers"].as_object().into_iter().flatten() {
+        let value = (exchange.header)(name);
+        // one response for both codes of 503, of which CONNECTION_ERROR has it only while a circuit is open
+        let optional = match name.as_str() {
+            "Idempotency-Replayed" => true,
+            "Retry-After" => exchange.body.contains("CONNECTION_ERROR"),
+            _ => false,
+        };
+        if value.is_none() && !optional {
+            return Err(format!("the header {name} is missing"));
+        }
+        let schema = &resolve(header)["schema"];
+        if let Some(text) = value.filter(|_| schema["type"] == "integer") {
+            validate(schema, &text.parse().unwrap_or_default())?;
+        }
+    }
+    let media_type = (exchange.header)("content-type").unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default();
+    let content = &response["content"][media_type];
+    if content.is_null() {
+        return Err(format!("the media type {media_type:?} is not declared"));
+    }
+    if media_type != "application/json" {
+        return Ok(());
+    }
+    let body: Value = serde_json::from_str(exchange.body).map_err(|error| error.to_string())?;
+    let codes = response["x-error-codes"].as_array();
+    if codes.is_some_and(|codes| !codes.contains(&body["error_code"])) {
+        return Err(format!("the code {} is not declared", body["error_code"]));
+    }
+    validate(&content["schema"], &body)
+}
+
+/// Checks a value against a schema of the document.
+///
+/// # Errors
+/// Each place where it differs, and how.
+pub(crate) fn validate(schema: &Value, value: &Value) -> Result<(), String> {
+    static VALIDATORS: Mutex<BTreeMap<String, Arc<Validator>>> = Mutex::new(BTreeMap::new());
+    let key = schema.to_string();
+    let known = VALIDATORS.lock().expect("no test panics here").get(&key).cloned();
+    let validator = known.unwrap_or_else(|| {
+        let mut closed = schema.clone();
+        close(&mut closed);
+        let whole = json!({"allOf": [closed], "components": {"schemas": DOCUMENT["components"]["schemas"]}});
+        let options = jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true);
+        let made = Arc::new(options.build(&whole).expect("a schema of the document"));
+        VALIDATORS.lock().expect("no test panics here").entry(key).or_insert(made).clone()
+    });
+    let wrong: Vec<_> =
+        validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+}
+
+/// What a reference leads to.
+fn resolve(part: &'static Value) -> &'static Value {
+    let target = part["$ref"].as_str().and_then(|reference| DOCUMENT.pointer(&reference[1..]));
+    target.unwrap_or(part)
+}
+
+/// Lets no object have a field that is not named.
+fn close(part: &mut Value) {
+    match part {
+        Value::Array(parts) => parts.iter_mut().for_each(close),
+        Value::Object(fields) => {
+            fields.values_mut().for_each(close);
+            if fields.get("properties").is_some_and(Value::is_object)
+                && fields.get("type").is_some_and(|name| name == "object")
+            {
+                fields.entry("additionalProperties").or_insert(false.into());
+            }
+        }
+        _ => {}
+    }
+}
