@@ -35,6 +35,9 @@ test-postgres: (ci "postgres")
 postgres:
     cargo run -p pilothouse-testbed -- postgres
 
+# Clients of other people's making: one generated from docs/openapi.json, and Schemathesis in each role
+clients: (ci "clients")
+
 # A real cluster, the server, and curl lines to paste; Ctrl-C ends it
 demo:
     cargo demo

@@ -56,7 +56,7 @@ impl Default for ListQuery {
     }
 }
 
-/// The longest search text and filter value, in bytes: no name in Kubernetes is longer.
+/// The longest search text and filter value, in characters: no name in Kubernetes is longer.
 const LONGEST_TEXT: usize = 253;
 
 impl ListQuery {
@@ -180,7 +180,7 @@ fn is_reference(text: &str) -> bool {
 
 /// A text without control characters and invisible ones, not longer than any name.
 fn text(value: &str) -> Result<&str, Reason> {
-    if value.len() > LONGEST_TEXT {
+    if value.chars().count() > LONGEST_TEXT {
         Err(Reason::TooLong)
     } else if value.chars().any(|c| c.is_control() || is_invisible(c)) {
         Err(Reason::Malformed)

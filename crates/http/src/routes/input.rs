@@ -57,7 +57,7 @@ pub(crate) struct ByName {
     pub(crate) cluster_id: Id,
     #[param(inline)]
     pub(crate) namespace: Namespace,
-    #[param(inline)]
+    #[param(inline, example = "settings")]
     pub(crate) name: ObjectName,
 }
 
