@@ -135,12 +135,18 @@ impl<'a> Visit<'a> {
     ) -> Result<impl Future<Output = Result<Incoming, Failure>> + Send + use<>> {
         self.check(&call)?;
         let (stack, audit_id) = (self.stack.clone(), self.audit_id.clone());
+        let told = self.told();
         let at_most = self.deadline.saturating_duration_since(Instant::now());
         Ok(async move {
-            let response = stack.send(&call.request, audit_id.as_ref()).await?;
-            // a good answer is there with its head; only a refusal can take its time
-            let body = timeout(at_most, good(&call, response)).await;
-            Ok(body.unwrap_or(Err(Broken::Lost(Cause::DeadlineExceeded).into()))?)
+            let opening = async {
+                let response = stack.send(&call.request, audit_id.as_ref()).await?;
+                // a good answer is there with its head; only a refusal can take its time
+                let body = timeout(at_most, good(&call, response)).await;
+                body.unwrap_or(Err(Broken::Lost(Cause::DeadlineExceeded).into()))
+            };
+            let result = opening.await;
+            told(&result);
+            Ok(result?)
         })
     }
 
@@ -196,16 +202,23 @@ impl<'a> Visit<'a> {
             let body = good(call, response).await?;
             Ok(collect(body, call.limit).await?)
         };
-        let sent = Instant::now();
+        let told = self.told();
         let result = timeout_at(self.deadline, exchange).await;
         let result = result.unwrap_or(Err(Broken::Lost(Cause::DeadlineExceeded).into()));
-        let cause = result.as_ref().err().map(|refusal| match refusal {
-            Refusal::Broken(broken) => broken.cause(),
-            Refusal::Answered(failure) => failure.error.cause,
-        });
-        let cluster = self.permit.cluster().ok();
-        self.observer.exchanged(&Exchange { cluster, cause, took: sent.elapsed() });
+        told(&result);
         result
+    }
+
+    /// Tells the observer of an exchange that begins now, once its result is there.
+    fn told<T>(&self) -> impl FnOnce(&Result<T, Refusal>) + Send + use<T> {
+        let (observer, cluster, sent) = (self.observer.clone(), self.permit.cluster().ok(), Instant::now());
+        move |result| {
+            let cause = result.as_ref().err().map(|refusal| match refusal {
+                Refusal::Broken(broken) => broken.cause(),
+                Refusal::Answered(failure) => failure.error.cause,
+            });
+            observer.exchanged(&Exchange { cluster, cause, took: sent.elapsed() });
+        }
     }
 }
 
