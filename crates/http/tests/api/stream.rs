@@ -257,12 +257,9 @@ fn a_client_that_never_reads_again_is_cut() {
     let running = Running::start(HttpSettings { unread_time, max_connections: 1, ..HttpSettings::default() });
     let log = running.fake.clusters.next_log();
     let reader = running.follow();
-    let mut sent = 0;
-    eventually("the cluster is let go", || {
-        let closed = log.unbounded_send(Ok(many_lines(sent))).is_err();
-        sent += 1000;
-        closed
-    });
+    // lines so long that those which wait are more than the server writes ahead: its answer is not over by itself
+    let line = format!("2026-01-01T00:00:00Z {}\n", "x".repeat(60_000));
+    eventually("the cluster is let go", || log.unbounded_send(Ok(line.clone().into_bytes())).is_err());
     // the one connection is taken until the first client is cut
     let mut next = running.connect();
     next.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
