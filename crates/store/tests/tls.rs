@@ -1,5 +1,7 @@
 //! TLS to PostgreSQL: who is trusted, by what the address says.
 
+#![allow(clippy::unwrap_used, reason = "tests panic")]
+
 mod common;
 
 use common::{FINGERPRINT, Place};

@@ -4,6 +4,7 @@
     clippy::disallowed_methods,
     reason = "a database has the machine's time, so a test that compares has, too"
 )]
+#![allow(clippy::unwrap_used, reason = "tests panic")]
 
 mod common;
 
