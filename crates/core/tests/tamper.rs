@@ -184,6 +184,7 @@ enum Edit {
     RowDoubled(Index, Index),
     RowsSwapped(Index, Index),
     CheckpointByte(Index, Index, u8),
+    CheckpointMoved(Index, i64),
     CheckpointDeleted(Index),
     /// A checkpoint of the right place, with a key of one's own.
     CheckpointForged(Index),
@@ -208,6 +209,7 @@ fn edits() -> impl Strategy<Value = Edit> {
         (at(), at()).prop_map(|(a, b)| Edit::RowDoubled(a, b)),
         (at(), at()).prop_map(|(a, b)| Edit::RowsSwapped(a, b)),
         (at(), at(), flip()).prop_map(|(a, b, c)| Edit::CheckpointByte(a, b, c)),
+        (at(), -99..=99i64).prop_map(|(a, b)| Edit::CheckpointMoved(a, b)),
         at().prop_map(Edit::CheckpointDeleted),
         at().prop_map(Edit::CheckpointForged),
         (at(), flip()).prop_map(|(a, b)| Edit::HeadByte(a, b)),
@@ -319,6 +321,10 @@ impl Edit {
             Self::CheckpointByte(at, byte, flip) => {
                 let at = at.index(copy.checkpoints.len());
                 change(&mut copy.checkpoints[at].line, byte, *flip);
+            }
+            Self::CheckpointMoved(at, by) => {
+                let at = at.index(copy.checkpoints.len());
+                copy.checkpoints[at].sequence += by;
             }
             Self::CheckpointDeleted(at) => drop(copy.checkpoints.remove(at.index(copy.checkpoints.len()))),
             Self::CheckpointForged(at) => {

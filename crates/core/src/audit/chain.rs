@@ -319,6 +319,17 @@ impl<'a> Chain<'a> {
         Ok(checkpoint)
     }
 
+    /// As [`Chain::signed`], of a checkpoint in the database, which is stored for the entry that it covers.
+    pub(crate) fn stored(&self, stored: &StoredCheckpoint) -> Result<Checkpoint, Defect> {
+        let checkpoint = self.signed(stored.sequence, &stored.line)?;
+        if checkpoint.sequence == stored.sequence {
+            return Ok(checkpoint);
+        }
+        let (at, of) = (stored.sequence, checkpoint.sequence);
+        let details = format!("the checkpoint stored for entry {at} is of entry {of}");
+        Err(Defect::at(of.min(at), Fault::CheckpointForged, details))
+    }
+
     /// Compares the chain so far with a checkpoint that [`Chain::signed`] has read.
     pub(crate) fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Defect> {
         let Head { sequence, hash } = self.head;

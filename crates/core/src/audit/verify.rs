@@ -232,7 +232,7 @@ impl Pass<'_> {
         self.checkpoints.fill(|after| self.reader.checkpoints(after, BATCH)).await?;
         let mut in_database = false;
         while let Some(stored) = self.checkpoints.waiting.pop_front_if(|stored| stored.sequence <= here) {
-            let checkpoint = self.chain.signed(stored.sequence, &stored.line)?;
+            let checkpoint = self.chain.stored(&stored)?;
             self.chain.checkpoint(&checkpoint)?;
             in_database = true;
             self.verdict.checkpoints += 1;
@@ -263,7 +263,7 @@ impl Pass<'_> {
         let beyond =
             self.entries.reopen(|after| reader.entries(after, BATCH)).await?.map(|entry| entry.sequence);
         let stored = self.checkpoints.reopen(|after| reader.checkpoints(after, BATCH)).await?;
-        let stored = stored.map(|stored| self.chain.signed(stored.sequence, &stored.line)).transpose()?;
+        let stored = stored.map(|stored| self.chain.stored(stored)).transpose()?;
         let kept = match self.witness.peek() {
             Some(line) => Some(self.chain.signed(self.horizon, line.as_ref().map_err(Clone::clone)?)?),
             None => None,
