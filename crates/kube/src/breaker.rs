@@ -1,12 +1,15 @@
 //! What keeps one bad cluster from costing the others anything: so many calls to it at once and no more, and a pause
 //! after several that got no answer.
 //!
-//! The circuit opens after [`TRIES`] calls in a row without an answer; for [`PAUSE`] nothing is sent. Then one call is
-//! let through, the trial: an answer closes the circuit, silence opens it again. Any answer counts as one, a refusal
-//! and an error of the API server included: who answers at once holds nobody up.
+//! The circuit opens after [`TRIES`] calls in a row without an answer; for [`PAUSE`] nothing is sent. Then one visit is
+//! let through, the trial, with all its calls: an answer closes the circuit, silence opens it again. Any answer counts as
+//! one, a refusal and an error of the API server included: who answers at once holds nobody up.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,11 +32,22 @@ const PAUSE: Duration = Duration::from_secs(3);
 pub(crate) struct Breaker {
     places: Semaphore,
     circuit: Mutex<Circuit>,
+    visits: AtomicU64,
 }
+
+/// Whose calls belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Visitor(u64);
 
 impl Breaker {
     pub(crate) fn new() -> Self {
-        Self { places: Semaphore::new(PLACES), circuit: Mutex::new(Circuit::new(Instant::now())) }
+        let circuit = Mutex::new(Circuit::new(Instant::now()));
+        Self { places: Semaphore::new(PLACES), circuit, visits: AtomicU64::new(0) }
+    }
+
+    /// A visitor like no other.
+    pub(crate) fn visitor(&self) -> Visitor {
+        Visitor(self.visits.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Lets a call through; when too many are under way, as soon as one of them ends.
@@ -41,15 +55,15 @@ impl Breaker {
     /// # Errors
     /// `CircuitOpen`, with the rest of the pause; `Overloaded` when no place came free until the deadline. Nothing was
     /// sent.
-    pub(crate) async fn enter(&self, deadline: Instant) -> Result<Passage<'_>> {
+    pub(crate) async fn enter(&self, visitor: Visitor, deadline: Instant) -> Result<Passage<'_>> {
         // who cannot pass anyhow should not wait for a place first
-        self.circuit().refusal(Instant::now())?;
+        self.circuit().refusal(visitor, Instant::now())?;
         let place = match timeout_at(deadline, self.places.acquire()).await {
             Ok(Ok(place)) => place,
             Ok(Err(_)) | Err(_) => return Err(Error::new(Cause::Overloaded).retry_after(PAUSE)),
         };
-        let trial = self.circuit().enter(Instant::now())?;
-        Ok(Passage { breaker: self, trial, _place: place })
+        self.circuit().enter(visitor, Instant::now())?;
+        Ok(Passage { breaker: self, visitor, settled: false, _place: place })
     }
 
     fn circuit(&self) -> MutexGuard<'_, Circuit> {
@@ -60,23 +74,23 @@ impl Breaker {
 /// A call on its way. Dropped before it is settled, it says nothing of the cluster.
 pub(crate) struct Passage<'a> {
     breaker: &'a Breaker,
-    trial: bool,
+    visitor: Visitor,
+    settled: bool,
     _place: SemaphorePermit<'a>,
 }
 
 impl Passage<'_> {
     /// Notes how the call ended: without an answer, or with one, of whatever kind.
     pub(crate) fn settle(mut self, error: Option<&Error>) {
-        self.trial = false;
+        self.settled = true;
         self.breaker.circuit().ended(error.map(|error| error.cause), Instant::now());
     }
 }
 
 impl Drop for Passage<'_> {
     fn drop(&mut self) {
-        if self.trial {
-            // nobody knows: the next one tries
-            *self.breaker.circuit() = Circuit::Open { until: Instant::now() };
+        if !self.settled {
+            self.breaker.circuit().given_up(self.visitor, Instant::now());
         }
     }
 }
@@ -87,8 +101,8 @@ enum Circuit {
     Closed { silent: u32, last: Instant },
     /// Nothing is sent until then.
     Open { until: Instant },
-    /// One call is under way.
-    Trial,
+    /// This one tries.
+    Trial { by: Visitor },
 }
 
 impl Circuit {
@@ -97,11 +111,12 @@ impl Circuit {
     }
 
     /// Why no call may pass now.
-    fn refusal(&self, now: Instant) -> Result<()> {
+    fn refusal(&self, visitor: Visitor, now: Instant) -> Result<()> {
         let open = |pause| Err(Error::new(Cause::CircuitOpen).retry_after(pause));
         match self {
             Self::Closed { .. } => Ok(()),
-            Self::Trial => open(PAUSE),
+            Self::Trial { by } if *by == visitor => Ok(()),
+            Self::Trial { .. } => open(PAUSE),
             Self::Open { until } => match until.saturating_duration_since(now) {
                 Duration::ZERO => Ok(()),
                 left => open(left),
@@ -109,14 +124,20 @@ impl Circuit {
         }
     }
 
-    /// Lets a call pass; whether it is the trial.
-    fn enter(&mut self, now: Instant) -> Result<bool> {
-        self.refusal(now)?;
-        let trial = matches!(self, Self::Open { .. });
-        if trial {
-            *self = Self::Trial;
+    /// Lets a call pass; after the pause, as the trial.
+    fn enter(&mut self, visitor: Visitor, now: Instant) -> Result<()> {
+        self.refusal(visitor, now)?;
+        if matches!(self, Self::Open { .. }) {
+            *self = Self::Trial { by: visitor };
         }
-        Ok(trial)
+        Ok(())
+    }
+
+    /// A call was dropped on its way. If it was the trial's, nobody knows more than before: the next one tries.
+    fn given_up(&mut self, visitor: Visitor, now: Instant) {
+        if matches!(self, Self::Trial { by } if *by == visitor) {
+            *self = Self::Open { until: now };
+        }
     }
 
     /// A call ended, with this cause or well.
@@ -129,7 +150,7 @@ impl Circuit {
         let silent = match self {
             Self::Closed { silent, last } if now.saturating_duration_since(*last) <= WINDOW => *silent + 1,
             Self::Closed { .. } => 1,
-            Self::Open { .. } | Self::Trial => TRIES,
+            Self::Open { .. } | Self::Trial { .. } => TRIES,
         };
         *self = match silent {
             TRIES.. => Self::Open { until: now + PAUSE },
@@ -142,12 +163,15 @@ impl Circuit {
 mod tests {
     use super::*;
 
+    const FIRST: Visitor = Visitor(1);
+    const OTHER: Visitor = Visitor(2);
+
     /// A circuit that has just opened, and when.
     fn open() -> (Circuit, Instant) {
         let now = Instant::now();
         let mut circuit = Circuit::new(now);
         for _ in 0..TRIES {
-            assert_eq!(circuit.enter(now), Ok(false));
+            assert_eq!(circuit.enter(FIRST, now), Ok(()));
             circuit.ended(Some(Cause::DeadlineExceeded), now);
         }
         (circuit, now)
@@ -156,7 +180,7 @@ mod tests {
     #[test]
     fn silence_in_a_row_opens_the_circuit_and_says_for_how_long() {
         let (mut circuit, now) = open();
-        let refused = circuit.enter(now + Duration::from_secs(1)).unwrap_err();
+        let refused = circuit.enter(FIRST, now + Duration::from_secs(1)).unwrap_err();
         assert_eq!(refused.cause, Cause::CircuitOpen);
         assert_eq!(refused.context.retry_after, Some(PAUSE - Duration::from_secs(1)));
     }
@@ -177,7 +201,7 @@ mod tests {
             }
             circuit.ended(answer, now);
         }
-        assert_eq!(circuit.enter(now), Ok(false));
+        assert_eq!(circuit.enter(FIRST, now), Ok(()));
     }
 
     #[test]
@@ -188,27 +212,39 @@ mod tests {
             circuit.ended(Some(Cause::ConnectionLost), now);
             now += WINDOW + Duration::from_secs(1);
         }
-        assert_eq!(circuit.enter(now), Ok(false));
+        assert_eq!(circuit.enter(FIRST, now), Ok(()));
     }
 
     #[test]
-    fn one_call_tries_and_the_others_wait_for_what_it_finds() {
+    fn one_visit_tries_with_all_its_calls_and_the_others_are_refused_meanwhile() {
         let (mut circuit, mut now) = open();
         now += PAUSE;
-        assert_eq!(circuit.enter(now), Ok(true));
-        assert!(circuit.enter(now).is_err(), "one trial at a time");
+        assert_eq!(circuit.enter(FIRST, now), Ok(()));
+        assert_eq!(circuit.enter(FIRST, now), Ok(()), "lists of several kinds are one visit");
+        assert!(circuit.enter(OTHER, now).is_err(), "one trial at a time");
         circuit.ended(Some(Cause::Unreachable), now);
-        assert!(circuit.enter(now).is_err(), "still silent");
+        circuit.given_up(FIRST, now);
+        assert!(circuit.enter(FIRST, now).is_err(), "still silent");
         now += PAUSE;
-        assert_eq!(circuit.enter(now), Ok(true));
+        assert_eq!(circuit.enter(OTHER, now), Ok(()));
         circuit.ended(None, now);
-        assert_eq!(circuit.enter(now), Ok(false));
+        circuit.given_up(OTHER, now);
+        assert_eq!(circuit.enter(FIRST, now), Ok(()));
+    }
+
+    #[test]
+    fn a_trial_that_is_given_up_is_the_next_ones() {
+        let (mut circuit, mut now) = open();
+        now += PAUSE;
+        assert_eq!(circuit.enter(FIRST, now), Ok(()));
+        circuit.given_up(FIRST, now);
+        assert_eq!(circuit.enter(OTHER, now), Ok(()));
     }
 
     #[tokio::test]
     async fn only_so_many_pass_at_once_and_who_gives_up_leaves_a_place() {
         let breaker = Breaker::new();
-        let enter = || breaker.enter(Instant::now());
+        let enter = || breaker.enter(FIRST, Instant::now());
         let mut inside = Vec::new();
         for _ in 0..PLACES {
             inside.push(enter().await.expect("a place is free"));
@@ -216,15 +252,5 @@ mod tests {
         assert_eq!(enter().await.err().map(|error| error.cause), Some(Cause::Overloaded));
         inside.pop();
         assert!(enter().await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_trial_that_is_given_up_is_the_next_ones() {
-        let breaker = Breaker::new();
-        *breaker.circuit() = Circuit::Open { until: Instant::now() };
-        let trial = breaker.enter(Instant::now() + PAUSE).await.expect("the pause is over");
-        assert!(breaker.enter(Instant::now() + PAUSE).await.is_err());
-        drop(trial);
-        assert!(breaker.enter(Instant::now() + PAUSE).await.is_ok());
     }
 }

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
+    breaker::Visitor,
     error::Failure,
     observe::{Exchange, Observer},
     request::{Call, Limit},
@@ -41,6 +42,7 @@ pub(crate) struct Visit<'a> {
     permit: &'a Permit,
     audit_id: Option<HeaderValue>,
     deadline: Instant,
+    visitor: Visitor,
     observer: Arc<dyn Observer>,
 }
 
@@ -57,7 +59,9 @@ impl<'a> Visit<'a> {
     ) -> Result<Self> {
         let id = permit.operation_id().map(|id| HeaderValue::try_from(id.to_string()));
         let audit_id = id.transpose().map_err(|_| Error::internal("an operation's id is no header value"))?;
-        Ok(Self { stack, permit, audit_id, deadline: Instant::now() + at_most, observer: observer.clone() })
+        let visitor = stack.breaker().visitor();
+        let deadline = Instant::now() + at_most;
+        Ok(Self { stack, permit, audit_id, deadline, visitor, observer: observer.clone() })
     }
 
     /// The same visit with a deadline that is at most this far away.
@@ -67,6 +71,7 @@ impl<'a> Visit<'a> {
             permit: self.permit,
             audit_id: self.audit_id.clone(),
             deadline: self.deadline.min(Instant::now() + at_most),
+            visitor: self.visitor,
             observer: self.observer.clone(),
         }
     }
@@ -175,7 +180,7 @@ impl<'a> Visit<'a> {
         &self,
         exchange: impl Future<Output = Result<Answer, Failure>>,
     ) -> Result<Answer, Failure> {
-        let passage = self.stack.breaker().enter(self.deadline).await?;
+        let passage = self.stack.breaker().enter(self.visitor, self.deadline).await?;
         let result = exchange.await;
         passage.settle(result.as_ref().err().map(|failure| &failure.error));
         result
