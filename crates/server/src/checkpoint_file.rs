@@ -42,7 +42,7 @@ impl CheckpointFile {
         }
     }
 
-    /// The last whole line that is a checkpoint; what a crash left of another one is passed over.
+    /// The entry of the last whole line; what a crash left of another one is passed over.
     fn read_last(&self) -> io::Result<i64> {
         let Some(mut file) = self.open()? else { return Ok(0) };
         let length = file.metadata()?.len();
@@ -57,11 +57,12 @@ impl CheckpointFile {
     fn append(&self, lines: &[String]) -> io::Result<()> {
         let mut file =
             OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.path)?;
-        let mut text = String::new();
-        if !ends_with_line(&mut file)? {
-            // half a line that a crash left stays a line of its own, which is none
-            text.push('\n');
+        // half a line that a crash left is none, and would be taken for a forged one
+        let whole = end_of_lines(&mut file)?;
+        if file.metadata()?.len() > whole {
+            file.set_len(whole)?;
         }
+        let mut text = String::new();
         for line in lines {
             text.push_str(line);
             text.push('\n');
@@ -75,14 +76,14 @@ impl CheckpointFile {
     }
 }
 
-fn ends_with_line(file: &mut File) -> io::Result<bool> {
-    if file.metadata()?.len() == 0 {
-        return Ok(true);
-    }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last == *b"\n")
+/// Where the last whole line ends.
+fn end_of_lines(file: &mut File) -> io::Result<u64> {
+    let start = file.metadata()?.len().saturating_sub(LINE);
+    file.seek(SeekFrom::Start(start))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    let after_last = end.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    Ok(start + after_last as u64)
 }
 
 impl Witness for CheckpointFile {
@@ -168,5 +169,38 @@ pub(crate) async fn keep(app: App, stop: CancellationToken) {
         if age.is_zero() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_crash_left_of_a_line_is_no_line() {
+        let folder = std::env::temp_dir().join(format!("pilothouse-checkpoints-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("file");
+        let line = |sequence: i64| {
+            let (hash, signature) = ("0".repeat(64), "0".repeat(128));
+            format!(
+                "{{\"trail\":\"t\",\"sequence\":{sequence},\"hash\":\"{hash}\",\"time\":\"2026-01-01T00:00:00Z\",\"signature\":\"{signature}\"}}"
+            )
+        };
+        let lines = |file: &CheckpointFile| file.lines().unwrap().collect::<Result<Vec<_>>>().unwrap();
+        let file = CheckpointFile::new(path.clone());
+        assert_eq!((file.last().unwrap(), lines(&file).len()), (0, 0), "no file yet");
+        file.keep(&[line(1), line(7)]).unwrap();
+        assert_eq!(file.last().unwrap(), 7);
+
+        let half = line(9)[..40].to_owned();
+        let mut written = std::fs::read_to_string(&path).unwrap();
+        written.push_str(&half);
+        std::fs::write(&path, written).unwrap();
+        let again = CheckpointFile::new(path);
+        assert_eq!((again.last().unwrap(), lines(&again)), (7, vec![line(1), line(7)]));
+        again.keep(&[line(9)]).unwrap();
+        assert_eq!((again.last().unwrap(), lines(&again)), (9, vec![line(1), line(7), line(9)]));
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }
