@@ -67,7 +67,7 @@ fn replace(file: &mut [u8], text: &[u8], by: &[u8]) {
 
 #[tokio::test]
 async fn a_byte_changed_in_the_file_of_the_database_is_found_and_the_operation_is_named() {
-    let server = Server::fresh().await;
+    let server = Install::on_sqlite().start().await;
     busy(&server).await;
     let install = server.stop().await;
     let file = install.file("pilothouse.db");
@@ -110,7 +110,7 @@ async fn a_byte_changed_in_the_file_of_the_database_is_found_and_the_operation_i
 
 #[tokio::test]
 async fn an_older_database_put_back_is_found_by_the_file_outside_it() {
-    let server = Server::fresh().await;
+    let server = Install::on_sqlite().start().await;
     busy(&server).await;
     let install = server.stop().await;
     let older = fs::read(install.file("pilothouse.db")).unwrap();
