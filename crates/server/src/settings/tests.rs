@@ -178,7 +178,7 @@ fn no_sentence_and_no_show_tells_a_secret() {
     let configuration = read(&secret, &[], Flags::default()).unwrap_or_else(|said| panic!("{said}"));
     let shown = configuration.show();
     assert!(!shown.contains(SECRET), "{shown}");
-    assert!(shown.contains("admin_password") && shown.contains("postgres://h/d"), "{shown}");
+    assert!(shown.contains("admin_password") && shown.contains("postgres://h:5432/d"), "{shown}");
     assert!(!format!("{:?}", configuration.settings).contains(SECRET));
     for broken in [
         format!("admin_password = \"{SECRET}"),
