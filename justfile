@@ -35,6 +35,11 @@ test-postgres: (ci "postgres")
 postgres:
     cargo run -p pilothouse-testbed -- postgres
 
+# The tests of the way to clusters on another Kubernetes, built first (minutes): `just older v1.34.4 /tmp/kubernetes`
+older version folder:
+    crates/testbed/controlplane/older.sh {{ version }} {{ folder }}
+    KUBEBUILDER_ASSETS={{ folder }} cargo test -p pilothouse-kube --test cluster
+
 # Clients of other people's making: one generated from docs/openapi.json, and Schemathesis in each role
 clients: (ci "clients")
 
