@@ -49,7 +49,7 @@ pub struct Checkpoint {
     pub hash: ChainHash,
     /// When it was signed, by our wall clock.
     pub time: Timestamp,
-    /// Over [`Checkpoint::message`].
+    /// Over `Checkpoint::message`.
     pub signature: Signature,
 }
 
