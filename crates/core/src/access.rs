@@ -367,6 +367,19 @@ impl Permit {
         }
     }
 
+    /// The right to keep all objects of a kind at hand that this permit lets somebody list, for whoever may list them
+    /// next: the system's own, in the same cluster, to read only. What of it is shown is said by each reader's permit.
+    ///
+    /// # Errors
+    /// `Internal` when the permit does not cover the kind, or is none to list.
+    pub fn keeping(&self, kind: Kind) -> Result<Self> {
+        self.covers(kind)?;
+        if self.access.verb != Verb::List {
+            return Err(Error::internal("only what may be listed is kept"));
+        }
+        Ok(Self::new(Access::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?), None))
+    }
+
     /// The operation recorded for it; none for plain reads.
     pub fn operation(&self) -> Option<&Operation> {
         self.operation.as_deref()

@@ -147,6 +147,9 @@ impl ListRow for EndpointRow {
         Field::new("serving", |row| Cell::from(row.serving)),
         Field::new("terminating", |row| Cell::from(row.terminating)),
         Field::new("node", |row| Cell::from(&row.node)),
+        Field::ours("service", |row| {
+            row.labels.get(SERVICE_LABEL).map_or(Cell::Null, |name| Cell::text(&**name))
+        }),
         Field::new("created_at", |row| Cell::from(row.created_at)),
     ];
 

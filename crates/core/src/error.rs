@@ -235,6 +235,8 @@ causes! {
     StoreUnavailable = "store_unavailable", ServiceUnavailable, Us;
     /// The audit trail cannot be written, so nothing is changed.
     AuditUnavailable = "audit_unavailable", ServiceUnavailable, Us;
+    /// The list is not kept here, so nobody can watch it: by configuration, or because it is too large. It can be read.
+    NotKept = "not_kept", ServiceUnavailable, Us;
     /// Too much runs at once.
     Overloaded = "overloaded", ServiceUnavailable, Us;
 

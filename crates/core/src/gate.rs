@@ -37,12 +37,15 @@ pub enum Warning {
     NotServed(&'static str),
     /// The cluster was stored without having been reached.
     NotTested,
+    /// This kind is read from the cluster at each request, because the credential may not watch it in all namespaces, or
+    /// because there are too many objects of it to be kept.
+    NotKept(&'static str),
 }
 
 impl Warning {
     /// The word of each warning, for the texts' completeness test.
-    pub const WORDS: [&'static str; 5] =
-        ["outcome_not_stored", "autoscaled", "unreadable", "not_served", "not_tested"];
+    pub const WORDS: [&'static str; 6] =
+        ["outcome_not_stored", "autoscaled", "unreadable", "not_served", "not_tested", "not_kept"];
 
     /// The word.
     pub const fn as_str(&self) -> &'static str {
@@ -52,6 +55,7 @@ impl Warning {
             Self::Unreadable(_) => "unreadable",
             Self::NotServed(_) => "not_served",
             Self::NotTested => "not_tested",
+            Self::NotKept(_) => "not_kept",
         }
     }
 
@@ -59,7 +63,7 @@ impl Warning {
     pub fn about(&self) -> &str {
         match self {
             Self::Autoscaled(name) => name,
-            Self::Unreadable(what) | Self::NotServed(what) => what,
+            Self::Unreadable(what) | Self::NotServed(what) | Self::NotKept(what) => what,
             Self::OutcomeNotStored | Self::NotTested => "",
         }
     }

@@ -1,297 +1,37 @@
 //! Every list of the product: which there are, what a row is, how a query reads, and the plain way to answer one.
 //!
 //! A row type says once how its fields sort and filter ([`ListRow::FIELDS`]); routes, documentation, access rules and
-//! matrix tests loop over [`LISTS`]. [`select`] is the reference implementation of a query: the one used today, and
-//! the oracle of every faster index.
+//! matrix tests loop over [`LISTS`]. [`select()`] is the reference implementation of a query: for lists that are read
+//! anew, and the oracle of [`Table`], which answers the same of rows that come and go.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use futures_util::stream::BoxStream;
 use jiff::Timestamp;
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
 
 use crate::{
     access::{Access, Caller, Permit, Resource, Verb},
     cluster::ClusterId,
-    error::{Error, Result},
+    error::{Cause, Error, Result},
     gate::{Gate, Warning},
     kind::Kind,
 };
 
+mod field;
 mod lists;
 mod query;
+mod row;
+mod select;
+mod table;
 
-pub use lists::{LISTS, List, ListInfo, ListScope, Owner, Project, Related};
+pub use field::{Cell, Field, FieldInfo, Filter, ListRow, fields_of};
+pub use lists::{Join, LISTS, List, ListInfo, ListScope, Owner, Project};
 pub(crate) use query::number;
 pub use query::{ListQuery, Sort};
-
-/// The value of a field as it sorts and filters.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Cell {
-    /// Unknown; sorts last in both directions.
-    Null,
-    /// False before true.
-    Bool(bool),
-    /// By value; quantities in their base unit, times in microseconds since 1970.
-    Number(f64),
-    /// By code point.
-    Text(Box<str>),
-}
-
-impl Cell {
-    /// A text.
-    pub fn text(text: impl Into<Box<str>>) -> Self {
-        Self::Text(text.into())
-    }
-
-    /// The value as a filter compares it: numbers as written in JSON.
-    fn matches(&self, wanted: &str) -> bool {
-        match self {
-            Self::Null => false,
-            Self::Bool(value) => wanted == if *value { "true" } else { "false" },
-            Self::Number(value) => wanted.parse::<f64>().is_ok_and(|wanted| wanted == *value),
-            Self::Text(text) => **text == *wanted,
-        }
-    }
-
-    fn order(&self, other: &Self) -> Ordering {
-        match (self, other) {
-            (Self::Bool(a), Self::Bool(b)) => a.cmp(b),
-            (Self::Number(a), Self::Number(b)) => a.total_cmp(b),
-            (Self::Text(a), Self::Text(b)) => a.cmp(b),
-            // a field has one type; mixed ones keep their order
-            _ => Ordering::Equal,
-        }
-    }
-}
-
-impl From<bool> for Cell {
-    fn from(value: bool) -> Self {
-        Self::Bool(value)
-    }
-}
-
-impl From<i64> for Cell {
-    #[allow(clippy::cast_precision_loss, reason = "ids, counts and bytes stay below 2^53")]
-    fn from(value: i64) -> Self {
-        Self::Number(value as f64)
-    }
-}
-
-impl From<Timestamp> for Cell {
-    fn from(time: Timestamp) -> Self {
-        Self::from(time.as_microsecond())
-    }
-}
-
-impl<T> From<Option<T>> for Cell
-where
-    Self: From<T>,
-{
-    fn from(value: Option<T>) -> Self {
-        value.map_or(Self::Null, Self::from)
-    }
-}
-
-impl From<&Option<String>> for Cell {
-    fn from(value: &Option<String>) -> Self {
-        value.as_deref().map_or(Self::Null, Self::text)
-    }
-}
-
-/// Which values a filter takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
-    /// No filter on this field.
-    None,
-    /// Any text, compared exactly.
-    Any,
-    /// A whole number.
-    Number,
-    /// A kind or type and a name, joined by a slash: `Pod/web-1`.
-    Reference,
-    /// One of these, anything else is refused.
-    OneOf(&'static [&'static str]),
-}
-
-/// A field of a row: how it sorts and filters.
-pub struct Field<R: ?Sized> {
-    name: &'static str,
-    cell: fn(&R) -> Cell,
-    sorts: bool,
-    filter: Filter,
-}
-
-impl<R> Field<R> {
-    /// A field that sorts.
-    pub const fn new(name: &'static str, cell: fn(&R) -> Cell) -> Self {
-        Self { name, cell, sorts: true, filter: Filter::None }
-    }
-
-    /// Its name in the row.
-    pub const fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// Its value in a row.
-    pub fn cell(&self, row: &R) -> Cell {
-        (self.cell)(row)
-    }
-
-    /// A filter by another object, which is no scalar field of the row, so nothing sorts by it.
-    pub const fn filter_only(name: &'static str, cell: fn(&R) -> Cell) -> Self {
-        Self { name, cell, sorts: false, filter: Filter::Reference }
-    }
-
-    /// A field that sorts and filters.
-    pub const fn filtered(name: &'static str, filter: Filter, cell: fn(&R) -> Cell) -> Self {
-        Self { name, cell, sorts: true, filter }
-    }
-}
-
-/// A field without its row type, as the table of lists shows it.
-#[derive(Clone, Copy, Debug)]
-pub struct FieldInfo {
-    /// Its name in the row and as a query parameter.
-    pub name: &'static str,
-    /// Whether `sort` takes it.
-    pub sorts: bool,
-    /// Which values the query parameter takes.
-    pub filter: Filter,
-}
-
-/// What a list is made of.
-pub trait ListRow: Serialize + Sized + 'static {
-    /// Its scalar fields.
-    const FIELDS: &'static [Field<Self>];
-
-    /// The name, which sorts and is searched.
-    fn name(&self) -> &str;
-
-    /// The namespace, where it has one.
-    fn namespace(&self) -> Option<&str>;
-
-    /// What `search` looks through, besides the name.
-    fn also_searched(&self) -> Vec<&str> {
-        Vec::new()
-    }
-}
-
-/// The fields of a row type, for [`ListInfo::fields`].
-pub fn fields_of<R: ListRow>() -> Vec<FieldInfo> {
-    R::FIELDS
-        .iter()
-        .map(|field| FieldInfo { name: field.name, sorts: field.sorts, filter: field.filter })
-        .collect()
-}
-
-/// A row as a list keeps it: serialised once, its sort and filter keys beside it.
-#[derive(Clone, Debug)]
-pub struct Row {
-    namespace: Option<Box<str>>,
-    name: Box<str>,
-    /// Folded for search.
-    searched: Box<str>,
-    cells: Box<[Cell]>,
-    json: Arc<RawValue>,
-}
-
-impl Row {
-    /// Projects a typed row.
-    ///
-    /// # Errors
-    /// `Internal`, should it not serialise.
-    pub fn of<R: ListRow>(row: &R) -> Result<Self> {
-        let json =
-            serde_json::value::to_raw_value(row).map_err(|error| Error::internal(format!("row: {error}")))?;
-        let mut searched = row.name().to_lowercase();
-        for text in row.also_searched() {
-            searched.push('\n');
-            searched.push_str(&text.to_lowercase());
-        }
-        Ok(Self {
-            namespace: row.namespace().map(Into::into),
-            name: row.name().into(),
-            searched: searched.into(),
-            cells: R::FIELDS.iter().map(|field| (field.cell)(row)).collect(),
-            json: json.into(),
-        })
-    }
-
-    /// The name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The namespace, where it has one.
-    pub fn namespace(&self) -> Option<&str> {
-        self.namespace.as_deref()
-    }
-
-    /// The row as JSON.
-    pub fn json(&self) -> &RawValue {
-        &self.json
-    }
-
-    /// The row as its type, or as any other that has some of its fields.
-    ///
-    /// # Errors
-    /// `Internal` when it is a row of something else.
-    pub fn parse<R: DeserializeOwned>(&self) -> Result<R> {
-        serde_json::from_str(self.json.get()).map_err(|error| Error::internal(format!("row: {error}")))
-    }
-
-    fn matches(&self, query: &ListQuery) -> bool {
-        query.namespaces.covers(self.namespace())
-            && query.search.as_deref().is_none_or(|search| self.searched.contains(search))
-            && query.filters.iter().all(|(field, wanted)| self.cells[*field].matches(wanted))
-    }
-
-    fn order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
-        let by_field = sort.map_or(Ordering::Equal, |Sort { field, descending }| {
-            match (&self.cells[field], &other.cells[field]) {
-                (Cell::Null, Cell::Null) => Ordering::Equal,
-                (Cell::Null, _) => Ordering::Greater,
-                (_, Cell::Null) => Ordering::Less,
-                (a, b) if descending => b.order(a),
-                (a, b) => a.order(b),
-            }
-        });
-        by_field.then_with(|| (&self.namespace, &self.name).cmp(&(&other.namespace, &other.name)))
-    }
-}
-
-/// A page's place among all rows that match.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Pagination {
-    /// The page asked for, from 1.
-    pub page: u64,
-    /// Rows a page.
-    pub per_page: u64,
-    /// Rows that match.
-    pub total: u64,
-    /// ⌈total / per_page⌉, 0 when nothing matches.
-    pub pages: u64,
-}
-
-impl Pagination {
-    /// The place of the page that `query` asks for among `total` rows.
-    pub fn of(query: &ListQuery, total: u64) -> Self {
-        let ListQuery { page, per_page, .. } = *query;
-        Self { page, per_page, total, pages: total.div_ceil(per_page) }
-    }
-}
-
-/// The reference implementation of a query: filter, sort, count, cut. Any order of `rows` gives the same page.
-pub fn select(mut rows: Vec<Row>, query: &ListQuery) -> (Vec<Row>, Pagination) {
-    rows.retain(|row| row.matches(query));
-    rows.sort_by(|a, b| a.order(b, query.sort));
-    let pagination = Pagination::of(query, rows.len() as u64);
-    let page = rows.into_iter().skip(query.offset()).take(query.limit()).collect();
-    (page, pagination)
-}
+pub use row::Row;
+pub use select::{Pagination, select};
+pub use table::{Change, Prepared, Source, Table};
 
 /// A page of any list of Kubernetes objects.
 #[derive(Clone, Debug)]
@@ -308,16 +48,98 @@ pub struct Listing {
     pub warnings: Vec<Warning>,
 }
 
+/// How many rows of a list there are of each status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// By status.
+    pub by_status: BTreeMap<String, u64>,
+    /// Of all rows.
+    pub total: u64,
+    /// When the data was known to be current.
+    pub as_of: Timestamp,
+    /// Whether the cluster could not be asked since.
+    pub stale: bool,
+}
+
+impl Counts {
+    /// Counts the rows of a table.
+    pub fn of(table: &Table, as_of: Timestamp, stale: bool) -> Self {
+        let by_status = table.tally(STATUS).map(|(status, count)| (status.to_owned(), count)).collect();
+        Self { by_status, total: table.len() as u64, as_of, stale }
+    }
+}
+
+/// The field by whose values rows are counted.
+pub const STATUS: &str = "status";
+
+/// A list as it is and goes on.
+pub struct Watched {
+    /// The rows that match now, in their order.
+    pub rows: Vec<Row>,
+    /// When they were known to be current.
+    pub as_of: Timestamp,
+    /// Whether the cluster could not be asked since.
+    pub stale: bool,
+    /// What the reader should know.
+    pub warnings: Vec<Warning>,
+    /// What happens next, of all rows of the list, whether they match or not; without a gap after `rows`.
+    pub events: BoxStream<'static, ListEvent>,
+}
+
+/// Something that happened to a list.
+#[derive(Clone, Debug)]
+pub enum ListEvent {
+    /// Rows came, changed or went; shared by all who watch.
+    Changes(Arc<[Change]>),
+    /// The cluster is out of reach, or within it again.
+    Freshness {
+        /// When the rows were known to be current.
+        as_of: Timestamp,
+        /// Whether the cluster could not be asked since.
+        stale: bool,
+    },
+    /// So much happened that this reader did not see all of it. Nothing follows.
+    Missed,
+    /// The list is not kept any more, because its cluster or its connection changed. Nothing follows.
+    Gone,
+}
+
 /// Lists of a cluster's objects.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait Inventory: Send + Sync {
-    /// A page of `list` in the permit's cluster. A list read after a change through the same process shows it.
+    /// A page of `list` in the permit's cluster. A list read after a change through the same process shows it. While
+    /// the cluster is out of reach it is the last that was known, marked `stale`, if anything was.
     ///
     /// # Errors
     /// Of code `ConnectionError`, `TimeoutError`, `RateLimited`, or `ForbiddenByCluster`; `NotFoundInCluster` when the
     /// list is of one owner's objects ([`ListInfo::owner`]) and there is no such owner.
     async fn page(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing>;
+
+    /// How many rows of `list` there are of each status, in all namespaces that the permit covers.
+    ///
+    /// # Errors
+    /// As [`Inventory::page`].
+    async fn count(&self, permit: &Permit, list: List) -> Result<Counts> {
+        let query = ListQuery {
+            namespaces: permit.namespaces().clone(),
+            kinds: list.info().kinds.to_vec(),
+            per_page: u64::MAX,
+            ..ListQuery::default()
+        };
+        let Listing { rows, as_of, stale, .. } = self.page(permit, list, &query).await?;
+        let (table, _) = Table::new(list.info()).refilled(0, rows);
+        Ok(Counts::of(&table, as_of, stale))
+    }
+
+    /// The rows of `list` that match, and what happens to them from then on.
+    ///
+    /// # Errors
+    /// As [`Inventory::page`]; `ForbiddenByCluster` where the credential may list but not watch; `NotKept` where nobody
+    /// can, as by this default.
+    async fn watch(&self, _permit: &Permit, _list: List, _query: &ListQuery) -> Result<Watched> {
+        Err(Error::new(Cause::NotKept))
+    }
 }
 
 /// Shows the lists of a cluster's objects.

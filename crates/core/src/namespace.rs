@@ -1,9 +1,6 @@
 //! Namespaces: rows with their quota, creating, deleting, and the ones that are never deleted.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -14,11 +11,11 @@ use crate::{
     cluster::ClusterId,
     error::{Cause, Error, Result},
     gate::{Changed, Gate},
-    inventory::{Cell, Field, Filter, ListRow, Related},
+    inventory::{Cell, Field, Filter, ListRow, Row, Table},
     kind::Kind,
     name::Namespace,
     object::{Labels, Metadata, or_default},
-    quantity,
+    quota::{QuotaRow, QuotaSummary},
 };
 
 /// Kubernetes' own namespaces; deleting one breaks the cluster, and the API server refuses some of them itself.
@@ -40,71 +37,8 @@ pub(crate) struct NamespaceStatus {
     phase: Option<String>,
 }
 
-/// What we read of a ResourceQuota.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct ResourceQuota {
-    /// Its metadata.
-    #[serde(deserialize_with = "or_default")]
-    pub metadata: Metadata,
-    #[serde(deserialize_with = "or_default")]
-    pub(crate) status: QuotaStatus,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct QuotaStatus {
-    #[serde(deserialize_with = "or_default")]
-    hard: BTreeMap<String, String>,
-    #[serde(deserialize_with = "or_default")]
-    used: BTreeMap<String, String>,
-}
-
-/// The quotas of a namespace, merged: of several limits on one resource the smallest counts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct QuotaSummary {
-    /// The names of the ResourceQuotas.
-    pub names: Vec<String>,
-    /// Resource to limit, as Kubernetes writes quantities.
-    pub hard: BTreeMap<String, String>,
-    /// Resource to use, of the quota whose limit counts.
-    pub used: BTreeMap<String, String>,
-}
-
-impl QuotaSummary {
-    /// Merges quotas; none without any.
-    pub fn merge(quotas: &[ResourceQuota]) -> Option<Self> {
-        let mut names: Vec<_> = quotas.iter().map(|quota| quota.metadata.name.clone()).collect();
-        names.sort_unstable();
-        let mut summary = Self { names, hard: BTreeMap::new(), used: BTreeMap::new() };
-        for QuotaStatus { hard, used } in quotas.iter().map(|quota| &quota.status) {
-            for (resource, limit) in hard {
-                let smaller = match summary.hard.entry(resource.clone()) {
-                    Entry::Vacant(entry) => {
-                        entry.insert(limit.clone());
-                        true
-                    }
-                    Entry::Occupied(mut entry) => {
-                        let smaller = quantity::parse(limit) < quantity::parse(entry.get());
-                        if smaller {
-                            entry.insert(limit.clone());
-                        }
-                        smaller
-                    }
-                };
-                if smaller {
-                    let used = used.get(resource).map_or("0", String::as_str);
-                    summary.used.insert(resource.clone(), used.to_owned());
-                }
-            }
-        }
-        (!quotas.is_empty()).then_some(summary)
-    }
-}
-
 /// A namespace as it is shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NamespaceRow {
     /// Its name.
@@ -121,13 +55,12 @@ pub struct NamespaceRow {
 }
 
 impl NamespaceRow {
-    /// Projects a Namespace; its quotas are related objects.
-    pub fn project(object: NamespaceObject, related: &Related) -> Self {
+    /// Projects a Namespace; its quotas are other objects.
+    pub fn project(object: NamespaceObject) -> Self {
         let NamespaceObject { metadata, status } = object;
         let terminating = metadata.deletion_timestamp.is_some();
-        let quotas = related.quotas.get(&metadata.name).map_or(&[][..], Vec::as_slice);
         Self {
-            resource_quota: QuotaSummary::merge(quotas),
+            resource_quota: None,
             status: status
                 .phase
                 .unwrap_or_else(|| if terminating { "Terminating" } else { "Active" }.to_owned()),
@@ -136,12 +69,24 @@ impl NamespaceRow {
             created_at: metadata.creation_timestamp,
         }
     }
+
+    /// The row with the quotas that are its own among these.
+    ///
+    /// # Errors
+    /// `Internal` when they are no quotas.
+    pub fn with_quotas(self, quotas: &Table) -> Result<Self> {
+        let its = quotas.rows_in(&self.name).map(Row::parse).collect::<Result<Vec<QuotaRow>>>()?;
+        Ok(Self { resource_quota: QuotaSummary::merge(&its), ..self })
+    }
 }
 
 impl ListRow for NamespaceRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
-        Field::filtered("status", Filter::OneOf(&["Active", "Terminating"]), |row| Cell::text(&*row.status)),
+        Field::filtered("status", Filter::OneOf(&["Active", "Terminating"]), |row: &Self| {
+            Cell::text(&*row.status)
+        })
+        .tallied(),
         Field::new("created_at", |row| Cell::from(row.created_at)),
     ];
 
@@ -229,34 +174,4 @@ fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace) -> Access {
         .in_cluster(cluster)
         .in_namespace(namespace)
         .named(namespace.as_str())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn quota(name: &str, hard: &[(&str, &str)], used: &[(&str, &str)]) -> ResourceQuota {
-        let map =
-            |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        ResourceQuota {
-            metadata: Metadata { name: name.to_owned(), ..Metadata::default() },
-            status: QuotaStatus { hard: map(hard), used: map(used) },
-        }
-    }
-
-    #[test]
-    fn of_several_quotas_the_smallest_limit_counts() {
-        assert_eq!(QuotaSummary::merge(&[]), None);
-        let summary = QuotaSummary::merge(&[
-            quota("b", &[("pods", "10"), ("requests.cpu", "1")], &[("pods", "3"), ("requests.cpu", "100m")]),
-            quota("a", &[("pods", "9"), ("requests.cpu", "1500m")], &[("pods", "4")]),
-        ])
-        .unwrap();
-        assert_eq!(summary.names, ["a", "b"]);
-        assert_eq!((summary.hard["pods"].as_str(), summary.used["pods"].as_str()), ("9", "4"));
-        assert_eq!(
-            (summary.hard["requests.cpu"].as_str(), summary.used["requests.cpu"].as_str()),
-            ("1", "100m")
-        );
-    }
 }

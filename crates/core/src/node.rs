@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    inventory::{Cell, Field, Filter, ListRow, Related},
+    inventory::{Cell, Field, Filter, ListRow, Table},
     object::{Labels, Metadata, or_default},
+    pod::OCCUPIES,
 };
 
 /// What we read of a Node.
@@ -83,7 +84,7 @@ pub struct Taint {
 }
 
 /// A node as it is shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NodeRow {
     /// Its name.
@@ -122,8 +123,8 @@ pub struct NodeRow {
 const ROLE: &str = "node-role.kubernetes.io/";
 
 impl NodeRow {
-    /// Projects a Node; the pods on it are counted from related objects.
-    pub fn project(object: NodeObject, related: &Related) -> Self {
+    /// Projects a Node; the pods on it are counted when it is shown.
+    pub fn project(object: NodeObject) -> Self {
         let NodeObject { metadata, spec, status } = object;
         let ready = status.conditions.iter().find(|condition| condition.r#type == "Ready");
         let standing = match ready.map(|condition| condition.status.as_str()) {
@@ -134,7 +135,6 @@ impl NodeRow {
         let roles =
             metadata.labels.keys().filter_map(|key| key.strip_prefix(ROLE)).filter(|role| !role.is_empty());
         let internal = status.addresses.into_iter().find(|address| address.r#type == "InternalIP");
-        let counted = related.pods_on.as_ref();
         Self {
             status: standing.to_owned(),
             roles: roles.map(str::to_owned).collect(),
@@ -145,7 +145,7 @@ impl NodeRow {
             container_runtime: status.node_info.container_runtime_version,
             capacity: status.capacity,
             allocatable: status.allocatable,
-            pods: counted.map(|pods| pods.get(&metadata.name).copied().unwrap_or(0)),
+            pods: None,
             unschedulable: spec.unschedulable,
             taints: spec.taints,
             name: metadata.name,
@@ -155,12 +155,21 @@ impl NodeRow {
     }
 }
 
+impl NodeRow {
+    /// The row with the number of those pods that are on it and have not ended.
+    pub fn with_pods(self, pods: &Table) -> Self {
+        let counted = pods.tallied(OCCUPIES, &self.name);
+        Self { pods: i64::try_from(counted).ok(), ..self }
+    }
+}
+
 impl ListRow for NodeRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
-        Field::filtered("status", Filter::OneOf(&["Ready", "NotReady", "Unknown"]), |row| {
+        Field::filtered("status", Filter::OneOf(&["Ready", "NotReady", "Unknown"]), |row: &Self| {
             Cell::text(&*row.status)
-        }),
+        })
+        .tallied(),
         Field::new("version", |row| Cell::from(&row.version)),
         Field::new("internal_ip", |row| Cell::from(&row.internal_ip)),
         Field::new("os_image", |row| Cell::from(&row.os_image)),
@@ -183,22 +192,31 @@ impl ListRow for NodeRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        inventory::{List, Row},
+        pod::PodRow,
+    };
     use serde_json::json;
 
     #[test]
     fn status_roles_and_pods() {
-        let related = Related { pods_on: Some(BTreeMap::from([("a".to_owned(), 3)])), ..Related::default() };
+        let mut pods = Table::new(List::Pods.info());
+        for (name, phase) in [("x", "Running"), ("y", "Pending"), ("z", "Succeeded")] {
+            let pod = json!({"metadata": {"name": name, "namespace": "n"}, "spec": {"nodeName": "a"}, "status": {"phase": phase}});
+            let row = PodRow::project(serde_json::from_value(pod).unwrap());
+            pods.apply(0, (Some("n"), name), vec![Row::of(&row).unwrap()]);
+        }
         let row = |name: &str, conditions: serde_json::Value| {
             let labels = json!({"node-role.kubernetes.io/control-plane": "", "node-role.kubernetes.io/": "", "x": "y"});
             let object = json!({"metadata": {"name": name, "labels": labels}, "status": {"conditions": conditions,
                 "addresses": [{"type": "Hostname", "address": "h"}, {"type": "InternalIP", "address": "10.0.0.1"}]}});
-            NodeRow::project(serde_json::from_value(object).unwrap(), &related)
+            NodeRow::project(serde_json::from_value(object).unwrap()).with_pods(&pods)
         };
         let ready = |status: &str| json!([{"type": "DiskPressure", "status": "False"}, {"type": "Ready", "status": status}]);
         let a = row("a", ready("True"));
         assert_eq!(
             (a.status.as_str(), a.pods, a.internal_ip.as_deref()),
-            ("Ready", Some(3), Some("10.0.0.1"))
+            ("Ready", Some(2), Some("10.0.0.1"))
         );
         assert_eq!(a.roles, ["control-plane"]);
         let b = row("b", ready("False"));

@@ -25,6 +25,7 @@ use line::Lines;
 
 pub use follow::{Follow, FollowStart, LogChunks, LogEvent, LogStream, StreamEnd};
 pub use line::{CUT, LONGEST_LINE, LineId, LogLine};
+pub(crate) use row::OCCUPIES;
 pub use row::{ContainerStatus, Owner, PodContainer, PodObject, PodRow};
 pub use streams::StreamLimits;
 pub(crate) use streams::Streams;

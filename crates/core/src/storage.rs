@@ -124,8 +124,9 @@ impl ListRow for VolumeRow {
         Field::filtered(
             "status",
             Filter::OneOf(&["Pending", "Available", "Bound", "Released", "Failed"]),
-            |row| Cell::from(&row.status),
-        ),
+            |row: &Self| Cell::from(&row.status),
+        )
+        .tallied(),
         Field::new("capacity", |row| bytes(&row.capacity)),
         Field::new("reclaim_policy", |row| Cell::from(&row.reclaim_policy)),
         Field::filtered("storage_class", Filter::Any, |row| Cell::from(&row.storage_class)),
@@ -233,9 +234,12 @@ impl ListRow for ClaimRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
-        Field::filtered("status", Filter::OneOf(&["Pending", "Bound", "Lost", "Terminating"]), |row| {
-            Cell::from(&row.status)
-        }),
+        Field::filtered(
+            "status",
+            Filter::OneOf(&["Pending", "Bound", "Lost", "Terminating"]),
+            |row: &Self| Cell::from(&row.status),
+        )
+        .tallied(),
         Field::new("volume", |row| Cell::from(&row.volume)),
         Field::new("requested", |row| bytes(&row.requested)),
         Field::new("capacity", |row| bytes(&row.capacity)),

@@ -4,7 +4,7 @@
 //! A call goes one way: a port's method builds a `Call` (`request.rs`: a path from validated names only), a `Visit`
 //! (`visit.rs`) holds it against the permit, sends it within the deadline and with the operation's id, through the
 //! cluster's `Breaker` (`breaker.rs`) over its `Stack` (`stack.rs`: guarded dialer, TLS, HTTP/1.1), and `error.rs` turns
-//! what is refused into the core's errors. Nothing of a library's or a certificate's text is ever part of one.
+//! what is refused into the core's errors. Lists are kept (`kept.rs`) where they can be. Nothing of a library's or a certificate's text is ever part of one.
 
 use std::{
     collections::HashMap,
@@ -24,12 +24,15 @@ use pilothouse_core::{
 use tokio::runtime::Handle;
 
 mod breaker;
+mod changes;
 mod clients;
 mod config;
 mod dial;
+mod direct;
 mod egress;
 mod error;
 mod inventory;
+mod kept;
 mod list;
 mod namespace;
 mod observe;
@@ -45,9 +48,10 @@ mod visit;
 mod workload;
 
 pub use egress::EgressRules;
+pub use kept::{Keeping, KeptFigures};
 pub use observe::{Exchange, Observer, Unobserved};
 
-use crate::{clients::Clients, stack::Stack, visit::Visit};
+use crate::{clients::Clients, kept::Kept, stack::Stack, visit::Visit};
 
 /// How long a cluster may take to answer. Connecting alone may take 3 s, of these.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +81,8 @@ pub struct KubeSettings {
     pub user_agent: HeaderValue,
     /// Told of every request to a cluster.
     pub observer: Arc<dyn Observer>,
+    /// Which lists are kept; without it every list is read from its cluster each time.
+    pub keeping: Option<Keeping>,
 }
 
 impl Default for KubeSettings {
@@ -86,6 +92,7 @@ impl Default for KubeSettings {
             egress: EgressRules::default(),
             user_agent: HeaderValue::from_static(concat!("pilothouse/", env!("CARGO_PKG_VERSION"))),
             observer: Arc::new(Unobserved),
+            keeping: None,
         }
     }
 }
@@ -99,6 +106,7 @@ pub struct KubeClusters {
     clock: Arc<dyn Clock>,
     deadlines: Deadlines,
     observer: Arc<dyn Observer>,
+    kept: Option<Arc<Kept>>,
 }
 
 impl fmt::Debug for KubeClusters {
@@ -113,15 +121,28 @@ impl KubeClusters {
     /// # Panics
     /// Outside a tokio runtime: connections live on the one it is called in.
     pub fn new(settings: KubeSettings, connections: Arc<dyn Connections>, clock: Arc<dyn Clock>) -> Self {
-        let KubeSettings { deadlines, egress, user_agent, observer } = settings;
+        let KubeSettings { deadlines, egress, user_agent, observer, keeping } = settings;
+        let kept = keeping.map(|keeping| {
+            Kept::new(keeping, connections.clone(), clock.clone(), observer.clone(), deadlines.read)
+        });
         let stacks = Mutex::new(HashMap::new());
         let clients = Clients { connections, rules: egress, user_agent, runtime: Handle::current(), stacks };
-        Self { clients: Arc::new(clients), clock, deadlines, observer }
+        Self { clients: Arc::new(clients), clock, deadlines, observer, kept }
+    }
+
+    /// What there is of each kept list, over all clusters.
+    pub fn kept(&self) -> Vec<KeptFigures> {
+        self.kept.as_ref().map(|kept| kept.figures()).unwrap_or_default()
+    }
+
+    /// The way to the permit's cluster.
+    async fn stack(&self, permit: &Permit) -> Result<Arc<Stack>> {
+        self.clients.of(permit.cluster()?).await
     }
 
     /// A visit to the permit's cluster.
     async fn visit<'a>(&self, permit: &'a Permit, at_most: Duration) -> Result<Visit<'a>> {
-        Visit::new(self.clients.of(permit.cluster()?).await?, permit, at_most, &self.observer)
+        Visit::new(self.stack(permit).await?, permit, at_most, &self.observer)
     }
 
     /// A visit over a connection that may not be registered, never over a warm one: what is tested is the connection.

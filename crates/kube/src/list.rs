@@ -1,6 +1,6 @@
 //! LIST in chunks: each is read, projected object by object, and dropped before the next is asked for.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use http::StatusCode;
 use kube::core::params::ListParams;
@@ -12,6 +12,9 @@ use crate::{error::Failure, request::Call, visit::Visit};
 
 /// Objects a chunk, unless they are large.
 const LIMIT: u32 = 500;
+
+/// How long a chunk may take.
+const CHUNK: Duration = Duration::from_secs(10);
 
 /// A chunk of a list, its objects as the API server wrote them.
 #[derive(Deserialize)]
@@ -29,6 +32,15 @@ pub(crate) struct Chunk<'a> {
 struct ChunkMetadata {
     r#continue: Option<String>,
     remaining_item_count: Option<i64>,
+    resource_version: Option<String>,
+}
+
+/// All of a list, as it was at one moment.
+pub(crate) struct Listed<T> {
+    /// What was kept of each object.
+    pub(crate) kept: Vec<T>,
+    /// The version of the moment, from which a watch goes on; empty if the server does not say.
+    pub(crate) version: String,
 }
 
 impl<'a> Chunk<'a> {
@@ -54,11 +66,11 @@ pub(crate) async fn all<T, K: IntoIterator<Item = T>>(
     scope: &NamespaceScope,
     selection: &ListParams,
     mut keep: impl FnMut(&RawValue) -> Result<K> + Send,
-) -> Result<Vec<T>, Failure> {
+) -> Result<Listed<T>, Failure> {
     let first = ListParams { limit: Some(LIMIT), continue_token: None, ..selection.clone() };
     let (mut params, mut started_over, mut kept) = (first.clone(), false, Vec::new());
     loop {
-        let answer = match visit.read(&Call::list(kind, scope, &params)?).await {
+        let answer = match visit.within(CHUNK).read(&Call::list(kind, scope, &params)?).await {
             Ok(answer) => answer,
             Err(gone) if gone.is(StatusCode::GONE) && params.continue_token.is_some() && !started_over => {
                 (params, started_over) = (first.clone(), true);
@@ -77,7 +89,10 @@ pub(crate) async fn all<T, K: IntoIterator<Item = T>>(
         }
         match chunk.metadata.r#continue {
             Some(token) if !token.is_empty() => params.continue_token = Some(token),
-            _ => return Ok(kept),
+            _ => {
+                let version = chunk.metadata.resource_version.unwrap_or_default();
+                return Ok(Listed { kept, version });
+            }
         }
     }
 }
@@ -95,6 +110,21 @@ pub(crate) async fn first(
     let answer = visit.read(&Call::list(kind, scope, selection)?).await?;
     let mut chunk: Chunk<'_> = answer.json()?;
     Ok(chunk.items()?.into_iter().map(ToOwned::to_owned).collect())
+}
+
+/// The version that a list has now.
+///
+/// # Errors
+/// As every call to a cluster.
+pub(crate) async fn version(
+    visit: &Visit<'_>,
+    kind: Kind,
+    selection: &ListParams,
+) -> Result<String, Failure> {
+    let answer = visit.read(&Call::list(kind, &NamespaceScope::All, selection)?).await?;
+    let mut chunk: Chunk<'_> = answer.json()?;
+    chunk.items()?;
+    Ok(chunk.metadata.resource_version.unwrap_or_default())
 }
 
 /// How many objects of a kind there are, by asking for one and how many remain.

@@ -5,7 +5,6 @@ use k8s_openapi::{api::core::v1::Namespace as Manifest, apimachinery::pkg::apis:
 use pilothouse_core::{
     Error, Result,
     access::Permit,
-    inventory::Related,
     kind::Kind,
     name::{Namespace, ObjectName},
     namespace::{NamespaceApi, NamespaceRow},
@@ -27,7 +26,7 @@ impl NamespaceApi for KubeClusters {
         let call = Call::create(Kind::Namespace, None, &name, &manifest)?;
         let visit = self.visit(permit, self.deadlines().write).await?;
         let object = visit.change(&call).await?.object(&call)?;
-        Ok(NamespaceRow::project(parse(&object)?, &Related::default()))
+        Ok(NamespaceRow::project(parse(&object)?))
     }
 
     async fn delete(&self, permit: &Permit) -> Result<()> {

@@ -134,7 +134,8 @@ async fn nodes(visit: &Visit<'_>) -> Result<NodeCount, Failure> {
         let conditions = parse::<Node>(node)?.status.conditions.unwrap_or_default();
         Ok(Some(conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True")))
     };
-    let ready = list::all(visit, Kind::Node, &NamespaceScope::All, &ListParams::default(), is_ready).await?;
+    let everything = ListParams::default();
+    let ready = list::all(visit, Kind::Node, &NamespaceScope::All, &everything, is_ready).await?.kept;
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     Ok(NodeCount { ready: count(ready.iter().filter(|ready| **ready).count()), total: count(ready.len()) })
 }

@@ -2,11 +2,11 @@
 //! writes names into a path as they are, and a real API server answers `kube-system/secrets/x?y=` as written, so no
 //! other text may become a segment.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use http::Request;
 use kube::core::{
-    params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, ValidationDirective},
+    params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, ValidationDirective, WatchParams},
     request::Request as Builder,
     subresource::LogParams,
 };
@@ -87,6 +87,19 @@ impl Call {
         };
         let call = Self::of(kind, "list", Builder::new(collection(kind, namespace)).list(params))?;
         Ok(Self { limit: CHUNK, ..call.on(namespace, None) })
+    }
+
+    /// What happens to the objects of a kind in all namespaces, from a version on or, without one, with all there is told
+    /// first. The server ends it after `lasts`, and says some seconds before up to which version all was told.
+    pub(crate) fn watch(kind: Kind, version: Option<&str>, lasts: Duration) -> Result<Self> {
+        let params = WatchParams {
+            timeout: u32::try_from(lasts.as_secs()).ok(),
+            bookmarks: true,
+            send_initial_events: version.is_none(),
+            ..WatchParams::default()
+        };
+        let request = Builder::new(collection(kind, None)).watch(&params, version.unwrap_or_default());
+        Self::of(kind, "watch", request)
     }
 
     /// One object.

@@ -24,6 +24,7 @@ use tracing::Instrument;
 
 use crate::{
     breaker::Breaker,
+    changes::Changes,
     dial::{CONNECT, NotConnected, dial},
     egress::EgressRules,
     tls,
@@ -46,6 +47,7 @@ pub(crate) struct Stack {
     headers: HeaderMap,
     shown: tls::Shown,
     breaker: Breaker,
+    changes: Changes,
 }
 
 impl Stack {
@@ -98,7 +100,14 @@ impl Stack {
             bearer.set_sensitive(true);
             headers.insert(header::AUTHORIZATION, bearer);
         }
-        Ok(Self { client, server: connection.server.to_string(), headers, shown, breaker: Breaker::new() })
+        Ok(Self {
+            client,
+            server: connection.server.to_string(),
+            headers,
+            shown,
+            breaker: Breaker::new(),
+            changes: Changes::default(),
+        })
     }
 
     /// Sends a request once. Its URI is the path below the server's address; of its headers only the content type is
@@ -129,6 +138,11 @@ impl Stack {
     /// Counts the calls, and refuses them while the cluster is silent.
     pub(crate) fn breaker(&self) -> &Breaker {
         &self.breaker
+    }
+
+    /// What was changed over it.
+    pub(crate) fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// When the server's certificate ends; none before the first handshake.

@@ -155,6 +155,19 @@ impl<'a> Visit<'a> {
         })
     }
 
+    /// The same, where nothing was read before: the breaker lets it through, and learns how it began.
+    ///
+    /// # Errors
+    /// As every call to a cluster.
+    pub(crate) async fn open_counted(&self, call: Call) -> Result<Incoming, Failure> {
+        let opening = self.open(call)?;
+        let in_time = async {
+            let lost = || Failure::from(Broken::Lost(Cause::DeadlineExceeded));
+            timeout_at(self.deadline, opening).await.unwrap_or_else(|_| Err(lost()))
+        };
+        self.counted(in_time).await.map_err(|failure| Failure { error: failure.error.of_read(), ..failure })
+    }
+
     /// A change. Sent once.
     ///
     /// # Errors
@@ -163,7 +176,9 @@ impl<'a> Visit<'a> {
         if self.permit.operation().is_none() {
             return Err(Error::internal("a change without a recorded operation").into());
         }
-        self.ask(call).await
+        let answer = self.ask(call).await?;
+        self.stack.changes().made(call, &answer.body);
+        Ok(answer)
     }
 
     /// A question that has to be posted. Sent once.
@@ -176,10 +191,7 @@ impl<'a> Visit<'a> {
     }
 
     /// Sends through the cluster's breaker, which learns how it ended.
-    async fn counted(
-        &self,
-        exchange: impl Future<Output = Result<Answer, Failure>>,
-    ) -> Result<Answer, Failure> {
+    async fn counted<T>(&self, exchange: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let passage = self.stack.breaker().enter(self.visitor, self.deadline).await?;
         let result = exchange.await;
         passage.settle(result.as_ref().err().map(|failure| &failure.error));

@@ -169,7 +169,8 @@ impl Family<'_> {
             let Bare { metadata } = parse(object)?;
             Ok(metadata.controller().is_some().then(|| (metadata, object.to_owned())))
         };
-        readable(kind, list::all(self.visit, kind, &self.scope, selection, controlled).await)
+        let listed = list::all(self.visit, kind, &self.scope, selection, controlled).await;
+        readable(kind, listed.map(|listed| listed.kept))
     }
 
     /// The events about it.

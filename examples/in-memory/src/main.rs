@@ -23,7 +23,7 @@ use pilothouse_core::{
         NewCluster, Permission, Report,
     },
     gate::Gate,
-    inventory::{Inventory, List, ListQuery, Listing, Lists, Related, Row, select},
+    inventory::{Inventory, List, ListQuery, Listing, Lists, Row, select},
     kind::Kind,
     name::Namespace,
     namespace::{NamespaceApi, NamespaceRow, Namespaces},
@@ -43,7 +43,7 @@ impl Toy {
     fn row(name: &str) -> Result<NamespaceRow> {
         let object = json!({"metadata": {"name": name}, "status": {"phase": "Active"}});
         let object = to_raw_value(&object).map_err(|error| Error::internal(error.to_string()))?;
-        Ok(NamespaceRow::project(parse(&object)?, &Related::default()))
+        Ok(NamespaceRow::project(parse(&object)?))
     }
 }
 

@@ -1,10 +1,8 @@
 //! The table of lists. Adding a kind is a row type with its projection, and a line here.
 
-use std::collections::BTreeMap;
-
 use serde_json::value::RawValue;
 
-use super::{FieldInfo, ListRow, Row, fields_of};
+use super::{FieldInfo, ListRow, Row, Table, fields_of};
 use crate::{
     audit::OperationRow,
     cluster::Cluster,
@@ -13,11 +11,12 @@ use crate::{
     error::Result,
     event::EventRow,
     kind::Kind,
-    namespace::{NamespaceRow, ResourceQuota},
+    namespace::NamespaceRow,
     network::{IngressRow, ServiceRow},
     node::NodeRow,
     object::parse,
     pod::PodRow,
+    quota::QuotaRow,
     secret::SecretRow,
     session::SessionRow,
     storage::{ClaimRow, StorageClassRow, VolumeRow},
@@ -46,6 +45,7 @@ pub enum List {
     PersistentVolumes,
     PersistentVolumeClaims,
     StorageClasses,
+    ResourceQuotas,
 }
 
 /// Whose rows a list holds.
@@ -81,6 +81,8 @@ pub struct ListInfo {
     pub fields: fn() -> Vec<FieldInfo>,
     /// Projects one object of one of its kinds; lists of our own rows have none.
     pub project: Option<Project>,
+    /// What its rows lack until the rows of another list are at hand.
+    pub join: Option<Join>,
 }
 
 /// The one object that a list's objects belong to; the required parameter `name` names it.
@@ -88,20 +90,27 @@ pub struct ListInfo {
 pub struct Owner {
     /// Its kind. One of that name must exist, or the list is not found.
     pub kind: Kind,
+    /// The list of that kind.
+    pub list: List,
     /// The label by which an object of the list names it.
     pub label: &'static str,
+    /// The field of the rows that holds it ([`super::Field::ours`]).
+    pub field: &'static str,
 }
 
 /// Projects one object, as the API server wrote it, to its rows: of most kinds one, of an EndpointSlice one an address.
-pub type Project = fn(kind: Kind, object: &RawValue, related: &Related) -> Result<Vec<Row>>;
+pub type Project = fn(kind: Kind, object: &RawValue) -> Result<Vec<Row>>;
 
-/// What a projection needs besides the object itself.
-#[derive(Clone, Debug, Default)]
-pub struct Related {
-    /// The quotas of each namespace.
-    pub quotas: BTreeMap<String, Vec<ResourceQuota>>,
-    /// How many pods are on each node; none when they may not be listed.
-    pub pods_on: Option<BTreeMap<String, i64>>,
+/// What a row shows of other objects: a node the number of its pods, a namespace its quotas. It is filled in when the
+/// row is shown; those objects change more often than anybody looks.
+#[derive(Clone, Copy)]
+pub struct Join {
+    /// The list whose rows tell it.
+    pub with: List,
+    /// The field of the row that is null until then.
+    pub field: &'static str,
+    /// Fills it in.
+    pub row: fn(row: &Row, with: &Table) -> Result<Row>,
 }
 
 /// Every list.
@@ -112,12 +121,17 @@ pub static LISTS: &[ListInfo] = &[
     ours::<OperationRow>(List::Operations, "/api/k8s/audit/operations", "logs", "-id"),
     ListInfo {
         scope: ListScope::Cluster,
-        project: Some(|_, object, related| one(&NamespaceRow::project(parse(object)?, related))),
+        project: Some(|_, object| one(&NamespaceRow::project(parse(object)?))),
+        join: Some(Join {
+            with: List::ResourceQuotas,
+            field: "resource_quota",
+            row: |row, quotas| Row::of(&row.parse::<NamespaceRow>()?.with_quotas(quotas)?),
+        }),
         ..of::<NamespaceRow>(List::Namespaces, "/api/k8s/namespaces", "namespaces", &[Kind::Namespace])
     },
     ListInfo {
         more_kinds: &[Kind::Job, Kind::CronJob],
-        project: Some(|kind, object, _| one(&WorkloadRow::project(kind, object)?)),
+        project: Some(|kind, object| one(&WorkloadRow::project(kind, object)?)),
         ..of::<WorkloadRow>(
             List::Workloads,
             "/api/k8s/workloads",
@@ -126,26 +140,36 @@ pub static LISTS: &[ListInfo] = &[
         )
     },
     ListInfo {
-        project: Some(|_, object, _| one(&PodRow::project(parse(object)?))),
+        project: Some(|_, object| one(&PodRow::project(parse(object)?))),
         ..of::<PodRow>(List::Pods, "/api/k8s/pods", "pods", &[Kind::Pod])
     },
     ListInfo {
         default_sort: "-last_seen",
-        project: Some(|_, object, _| one(&EventRow::project(parse(object)?))),
+        project: Some(|_, object| one(&EventRow::project(parse(object)?))),
         ..of::<EventRow>(List::Events, "/api/k8s/events", "events", &[Kind::Event])
     },
     ListInfo {
         scope: ListScope::Cluster,
-        project: Some(|_, object, related| one(&NodeRow::project(parse(object)?, related))),
+        project: Some(|_, object| one(&NodeRow::project(parse(object)?))),
+        join: Some(Join {
+            with: List::Pods,
+            field: "pods",
+            row: |row, pods| Row::of(&row.parse::<NodeRow>()?.with_pods(pods)),
+        }),
         ..of::<NodeRow>(List::Nodes, "/api/k8s/nodes", "nodes", &[Kind::Node])
     },
     ListInfo {
-        project: Some(|_, object, _| one(&ServiceRow::project(parse(object)?))),
+        project: Some(|_, object| one(&ServiceRow::project(parse(object)?))),
         ..of::<ServiceRow>(List::Services, "/api/k8s/services", "services", &[Kind::Service])
     },
     ListInfo {
-        owner: Some(Owner { kind: Kind::Service, label: SERVICE_LABEL }),
-        project: Some(|_, object, _| EndpointRow::project(parse(object)?).map(|row| Row::of(&row)).collect()),
+        owner: Some(Owner {
+            kind: Kind::Service,
+            list: List::Services,
+            label: SERVICE_LABEL,
+            field: "service",
+        }),
+        project: Some(|_, object| EndpointRow::project(parse(object)?).map(|row| Row::of(&row)).collect()),
         ..of::<EndpointRow>(
             List::Endpoints,
             "/api/k8s/services/endpoints",
@@ -154,20 +178,20 @@ pub static LISTS: &[ListInfo] = &[
         )
     },
     ListInfo {
-        project: Some(|_, object, _| one(&IngressRow::project(parse(object)?))),
+        project: Some(|_, object| one(&IngressRow::project(parse(object)?))),
         ..of::<IngressRow>(List::Ingresses, "/api/k8s/ingresses", "ingresses", &[Kind::Ingress])
     },
     ListInfo {
-        project: Some(|_, object, _| one(&ConfigMapRow::project(parse(object)?))),
+        project: Some(|_, object| one(&ConfigMapRow::project(parse(object)?))),
         ..of::<ConfigMapRow>(List::ConfigMaps, "/api/k8s/configmaps", "configmaps", &[Kind::ConfigMap])
     },
     ListInfo {
-        project: Some(|_, object, _| one(&SecretRow::project(parse(object)?))),
+        project: Some(|_, object| one(&SecretRow::project(parse(object)?))),
         ..of::<SecretRow>(List::Secrets, "/api/k8s/secrets", "secrets", &[Kind::Secret])
     },
     ListInfo {
         scope: ListScope::Cluster,
-        project: Some(|_, object, _| one(&VolumeRow::project(parse(object)?))),
+        project: Some(|_, object| one(&VolumeRow::project(parse(object)?))),
         ..of::<VolumeRow>(
             List::PersistentVolumes,
             "/api/k8s/persistent-volumes",
@@ -176,7 +200,7 @@ pub static LISTS: &[ListInfo] = &[
         )
     },
     ListInfo {
-        project: Some(|_, object, _| one(&ClaimRow::project(parse(object)?))),
+        project: Some(|_, object| one(&ClaimRow::project(parse(object)?))),
         ..of::<ClaimRow>(
             List::PersistentVolumeClaims,
             "/api/k8s/persistent-volume-claims",
@@ -186,12 +210,21 @@ pub static LISTS: &[ListInfo] = &[
     },
     ListInfo {
         scope: ListScope::Cluster,
-        project: Some(|_, object, _| one(&StorageClassRow::project(parse(object)?))),
+        project: Some(|_, object| one(&StorageClassRow::project(parse(object)?))),
         ..of::<StorageClassRow>(
             List::StorageClasses,
             "/api/k8s/storage-classes",
             "storage_classes",
             &[Kind::StorageClass],
+        )
+    },
+    ListInfo {
+        project: Some(|_, object| one(&QuotaRow::project(parse(object)?))),
+        ..of::<QuotaRow>(
+            List::ResourceQuotas,
+            "/api/k8s/resource-quotas",
+            "resource_quotas",
+            &[Kind::ResourceQuota],
         )
     },
 ];
@@ -221,6 +254,7 @@ const fn of<R: ListRow>(
         owner: None,
         fields: fields_of::<R>,
         project: None,
+        join: None,
     }
 }
 

@@ -25,6 +25,7 @@ pub struct ListQuery {
     /// Which namespaces.
     pub namespaces: NamespaceScope,
     /// The owner whose objects are listed, where the list has one ([`super::ListInfo::owner`]); of all owners when none.
+    /// It is one of the filters, too.
     pub owner: Option<ObjectName>,
     /// From 1.
     pub page: u64,
@@ -69,6 +70,7 @@ impl ListQuery {
         let fields = (info.fields)();
         let mut query = Self { kinds: info.kinds.to_vec(), ..Self::default() };
         let mut refused = Vec::new();
+        let place = |name: &str| fields.iter().position(|field| field.name == name);
         let sort = |text: &str| -> Result<Sort, Reason> {
             let (name, descending) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
             let field =
@@ -91,19 +93,25 @@ impl ListQuery {
                     "namespace" if info.scope == ListScope::Namespaced => {
                         NamespaceScope::parse(value).map(|namespaces| query.namespaces = namespaces)
                     }
-                    "name" if info.owner.is_some() => {
-                        ObjectName::new(value).map(|owner| query.owner = Some(owner))
-                    }
+                    "name" if info.owner.is_some() => ObjectName::new(value).map(|owner| {
+                        query
+                            .filters
+                            .extend(info.owner.and_then(|of| place(of.field)).zip(Some(value.clone())));
+                        query.owner = Some(owner);
+                    }),
                     "type" if !info.more_kinds.is_empty() => info
                         .kinds
                         .iter()
                         .chain(info.more_kinds)
                         .find(|kind| kind.info().singular == value)
                         .ok_or(Reason::NotOneOf)
-                        .map(|kind| query.kinds = vec![*kind]),
+                        .map(|kind| {
+                            query.filters.extend(place("type").zip(Some(value.clone())));
+                            query.kinds = vec![*kind];
+                        }),
                     name => {
                         let known =
-                            |field: &&super::FieldInfo| field.filter != Filter::None && field.name == name;
+                            |field: &&super::FieldInfo| field.filter.is_parameter() && field.name == name;
                         match fields.iter().find(known) {
                             None => Err(Reason::Unknown),
                             Some(field) => match field.filter {
@@ -119,9 +127,7 @@ impl ListQuery {
                             },
                         }
                         .map(|()| {
-                            let field =
-                                fields.iter().position(|field| field.name == name).unwrap_or_default();
-                            query.filters.push((field, value.clone()));
+                            query.filters.extend(place(name).zip(Some(value.clone())));
                         })
                     }
                 });

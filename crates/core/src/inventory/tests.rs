@@ -1,6 +1,7 @@
 use std::cmp::Reverse;
 
 use proptest::prelude::*;
+use serde::Serialize;
 use serde_json::json;
 
 use super::*;
@@ -173,7 +174,7 @@ fn json_thing() -> Thing {
 #[test]
 fn a_row_is_its_json() {
     let row = Row::of(&json_thing()).unwrap();
-    let json: serde_json::Value = serde_json::from_str(row.json().get()).unwrap();
+    let json: serde_json::Value = serde_json::from_str(row.json()).unwrap();
     assert_eq!(json, json!({"name": "Web", "namespace": "a", "size": null}));
 }
 

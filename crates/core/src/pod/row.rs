@@ -179,19 +179,27 @@ pub struct PodRow {
     /// When it was created.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
+    /// Whether it takes up no room on its node any more (`Succeeded`, `Failed`), as `kubectl describe node` counts.
+    #[serde(skip)]
+    ended: bool,
 }
+
+/// The field that pods are counted by on each node.
+pub(crate) const OCCUPIES: &str = "occupies";
 
 impl ListRow for PodRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
-        Field::filtered("status", Filter::Any, |row| Cell::text(&*row.status)),
+        Field::filtered("status", Filter::Any, |row: &Self| Cell::text(&*row.status)).tallied(),
         Field::new("ready", |row| Cell::text(&*row.ready)),
         Field::new("restarts", |row| Cell::from(row.restarts)),
         Field::filtered("node", Filter::Any, |row| Cell::from(&row.node)),
         Field::new("pod_ip", |row| Cell::from(&row.pod_ip)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
         Field::filter_only("workload", |row| Cell::from(&row.workload())),
+        Field::ours(OCCUPIES, |row: &Self| if row.ended { Cell::Null } else { Cell::from(&row.node) })
+            .tallied(),
     ];
 
     fn name(&self) -> &str {
@@ -224,6 +232,7 @@ impl PodRow {
             owner,
             labels: metadata.labels,
             created_at: metadata.creation_timestamp,
+            ended: matches!(&*status.phase, "Succeeded" | "Failed"),
         }
     }
 

@@ -98,14 +98,15 @@ impl ListRow for WorkloadRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
-        Field::new("type", |row| Cell::text(row.r#type.as_str())),
+        Field::filtered("type", Filter::Ours, |row| Cell::text(row.r#type.as_str())),
         Field::new("replicas", |row| Cell::from(row.replicas)),
         Field::new("ready_replicas", |row| Cell::from(row.ready_replicas)),
         Field::new("updated_replicas", |row| Cell::from(row.updated_replicas)),
         Field::new("available_replicas", |row| Cell::from(row.available_replicas)),
-        Field::filtered("status", Filter::OneOf(WorkloadStatus::WORDS), |row| {
+        Field::filtered("status", Filter::OneOf(WorkloadStatus::WORDS), |row: &Self| {
             Cell::text(row.status.as_str())
-        }),
+        })
+        .tallied(),
         Field::new("restarted_at", |row| Cell::from(row.restarted_at)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
     ];

@@ -17,6 +17,7 @@ use pilothouse_core::{
     network::{IngressRow, ServiceRow},
     node::NodeRow,
     pod::PodRow,
+    quota::QuotaRow,
     secret::SecretRow,
     session::SessionRow,
     storage::{ClaimRow, StorageClassRow, VolumeRow},
@@ -86,8 +87,9 @@ struct Page {
 impl Serialize for Page {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut page = serializer.serialize_map(None)?;
-        let rows: Vec<&RawValue> = self.rows.iter().map(Row::json).collect();
-        page.serialize_entry(self.list.info().key, &rows)?;
+        let rows: Result<Vec<&RawValue>, _> =
+            self.rows.iter().map(|row| serde_json::from_str(row.json())).collect();
+        page.serialize_entry(self.list.info().key, &rows.map_err(serde::ser::Error::custom)?)?;
         page.serialize_entry("pagination", &self.pagination)?;
         if let Some((as_of, stale)) = self.freshness {
             page.serialize_entry("as_of", &as_of)?;
@@ -116,6 +118,7 @@ fn summary(list: List) -> &'static str {
         List::PersistentVolumes => "Persistent volumes",
         List::PersistentVolumeClaims => "Persistent volume claims",
         List::StorageClasses => "Storage classes",
+        List::ResourceQuotas => "Resource quotas",
     }
 }
 
@@ -140,6 +143,7 @@ fn docs(info: &ListInfo) -> Docs {
         List::PersistentVolumes => docs.schema::<VolumeRow>(),
         List::PersistentVolumeClaims => docs.schema::<ClaimRow>(),
         List::StorageClasses => docs.schema::<StorageClassRow>(),
+        List::ResourceQuotas => docs.schema::<QuotaRow>(),
     };
     let mut pagination = docs.schema::<Pagination>();
     pagination["description"] = "Where the page stands.".into();
@@ -200,7 +204,7 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     }
     for field in fields {
         let schema = match field.filter {
-            Filter::None => continue,
+            Filter::None | Filter::Ours => continue,
             Filter::Any => json!({"type": "string", "pattern": "^[ -~]+$", "maxLength": 253}),
             Filter::Reference => {
                 json!({"type": "string", "pattern": "^[ -.0-~]+/[ -.0-~]+$", "maxLength": 253})

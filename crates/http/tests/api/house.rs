@@ -213,7 +213,7 @@ impl House {
     pub(crate) async fn session(&self, name: &str) -> Option<i64> {
         let rows = self.app.sessions.list(&Caller::system(), &ListQuery::default()).await.unwrap().0;
         let row = rows.iter().find(|row| row.name() == name)?;
-        serde_json::from_str::<Value>(row.json().get()).unwrap()["id"].as_i64()
+        serde_json::from_str::<Value>(row.json()).unwrap()["id"].as_i64()
     }
 
     pub(crate) fn advance(&self, by: Duration) {

@@ -204,7 +204,7 @@ fn a_revoked_session_ends_its_stream() {
     log.unbounded_send(Ok(b"2026-01-01T00:15:00Z two\n".to_vec())).unwrap();
     assert_eq!(event(&mut lines).unwrap().data, "two");
     let (rows, _) = block_on(running.app.sessions.list(&Caller::system(), &Default::default())).unwrap();
-    let row: Value = serde_json::from_str(rows[0].json().get()).unwrap();
+    let row: Value = serde_json::from_str(rows[0].json()).unwrap();
     let id = pilothouse_core::session::SessionId(row["id"].as_i64().unwrap());
     block_on(running.app.sessions.revoke(&Caller::system(), id)).unwrap();
     assert_eq!(event(&mut lines).unwrap().reason(), "session_ended");

@@ -126,8 +126,7 @@ async fn endpoints_are_told_of_a_service_that_exists() {
         adapter.page(&list, List::Endpoints, &query).await
     };
     let listing = page("web").await.unwrap();
-    let rows: Vec<Value> =
-        listing.rows.iter().map(|row| serde_json::from_str(row.json().get()).unwrap()).collect();
+    let rows: Vec<Value> = listing.rows.iter().map(|row| serde_json::from_str(row.json()).unwrap()).collect();
     let told: Vec<_> = rows.iter().map(|row| (row["ip"].clone(), row["ready"].clone())).collect();
     assert_eq!(told, [(json!("10.9.8.7"), json!(false)), (json!("10.9.8.8"), json!(true))]);
     assert_eq!(rows[0]["ports"], json!([{"name": "http", "port": 8080, "protocol": "TCP"}]));

@@ -21,7 +21,7 @@ async fn configmaps_come_and_go() {
     );
     assert_eq!(stored["metadata"]["managedFields"][0]["manager"], "pilothouse");
     let listing = page(&adapter, List::ConfigMaps, &namespace).await;
-    let listed: Value = serde_json::from_str(listing.rows.last().unwrap().json().get()).unwrap();
+    let listed: Value = serde_json::from_str(listing.rows.last().unwrap().json()).unwrap();
     assert_eq!(listed, serde_json::to_value(&row).unwrap());
 
     assert_eq!(create(&adapter, &namespace, "settings").await.unwrap_err().cause, Cause::AlreadyExists);
@@ -60,7 +60,7 @@ async fn quotas_and_dying_namespaces_refuse_in_their_own_words() {
         adapter.page(&permit_all(Verb::List, Kind::Namespace), List::Namespaces, &ListQuery::default()).await;
     let listing = listing.unwrap();
     let row = listing.rows.iter().find(|row| row.name() == namespace).unwrap();
-    let row: Value = serde_json::from_str(row.json().get()).unwrap();
+    let row: Value = serde_json::from_str(row.json()).unwrap();
     assert_eq!(row["resource_quota"]["hard"], json!({"count/configmaps": "0"}));
     admin.delete(&path).await.unwrap();
 

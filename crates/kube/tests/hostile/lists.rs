@@ -74,7 +74,7 @@ async fn nodes_are_told_with_the_pods_that_live_on_them() {
     let counted: Vec<_> = listing
         .rows
         .iter()
-        .map(|row| (row.name(), serde_json::from_str::<Value>(row.json().get()).unwrap()["pods"].clone()))
+        .map(|row| (row.name(), serde_json::from_str::<Value>(row.json()).unwrap()["pods"].clone()))
         .collect();
     assert_eq!(counted, [("a", json!(2)), ("b", json!(0))]);
 }

@@ -61,7 +61,7 @@ async fn every_list_of_an_older_cluster_is_read() {
         assert_eq!(listing.warnings, [], "{:?}", info.list);
         assert_eq!(listing.rows.len(), query.kinds.len(), "{:?}", info.list);
         let (pointer, value) = expected(info.list);
-        let row: Value = serde_json::from_str(listing.rows[0].json().get()).unwrap();
+        let row: Value = serde_json::from_str(listing.rows[0].json()).unwrap();
         assert_eq!(row.pointer(pointer), Some(&value), "{:?}: {row}", info.list);
         assert!(!row["created_at"].is_null(), "{:?}: {row}", info.list);
     }

@@ -72,7 +72,7 @@ impl StorePorts {
         let projected = rows.iter().map(|row| Row::of(row).unwrap()).collect();
         let (expected, pagination) = select(projected, &query.list);
         let id = |row: &Row| {
-            serde_json::from_str::<serde_json::Value>(row.json().get()).unwrap()["id"].as_i64().unwrap()
+            serde_json::from_str::<serde_json::Value>(row.json()).unwrap()["id"].as_i64().unwrap()
         };
         let expected = expected.iter().map(id).collect::<Vec<_>>();
         assert_eq!(self.page(&query).await, (expected, pagination), "{pairs:?}");

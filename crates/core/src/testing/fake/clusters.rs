@@ -19,7 +19,7 @@ use crate::{
     cluster::{ClusterId, ClusterProbe, Connection, NodeCount, Permission, Report},
     error::{Cause, Error, Result},
     gate::Changed,
-    inventory::{Inventory, List, ListQuery, Listing, Owner, Related, select},
+    inventory::{Inventory, Join, List, ListEvent, ListQuery, Listing, Owner, Row, Table, Watched, select},
     kind::Kind,
     name::ObjectName,
     namespace::{NamespaceApi, NamespaceRow},
@@ -37,6 +37,7 @@ pub struct FakeClusters {
     calls: Mutex<Vec<String>>,
     fault: Mutex<Option<Cause>>,
     logs: Mutex<VecDeque<UnboundedReceiver<Result<Vec<u8>>>>>,
+    events: Mutex<VecDeque<UnboundedReceiver<ListEvent>>>,
 }
 
 impl FakeClusters {
@@ -58,6 +59,13 @@ impl FakeClusters {
     pub fn next_log(&self) -> UnboundedSender<Result<Vec<u8>>> {
         let (write, read) = mpsc::unbounded();
         lock(&self.logs).push_back(read);
+        write
+    }
+
+    /// What happens to the next list that is watched is what is sent here.
+    pub fn next_watch(&self) -> UnboundedSender<ListEvent> {
+        let (write, read) = mpsc::unbounded();
+        lock(&self.events).push_back(read);
         write
     }
 
@@ -122,36 +130,51 @@ fn absent((_, kind, namespace, name): &Key) -> Error {
     Error::new(Cause::NotFoundInCluster).resource(kind.to_string()).namespace(&**namespace).name(&**name)
 }
 
+impl FakeClusters {
+    /// Every row of these kinds in a cluster, projected by the list's line in the table.
+    fn rows(&self, cluster: ClusterId, list: List, kinds: &[Kind]) -> Result<Vec<Row>> {
+        let project = list.info().project.ok_or_else(|| Error::internal("a list of our own"))?;
+        let objects = lock(&self.objects);
+        let wanted = objects.iter().filter(|((of, kind, ..), _)| *of == cluster && kinds.contains(kind));
+        Ok(wanted
+            .map(|((_, kind, ..), object)| project(*kind, &raw(object)?))
+            .collect::<Result<Vec<_>>>()?
+            .concat())
+    }
+
+    /// The same with what they show of other lists.
+    fn joined(&self, cluster: ClusterId, list: List, kinds: &[Kind]) -> Result<Vec<Row>> {
+        let rows = self.rows(cluster, list, kinds)?;
+        let Some(Join { with, row: fill, .. }) = list.info().join else { return Ok(rows) };
+        let empty = Table::new(with.info());
+        let (with, _) = empty.refilled(0, self.rows(cluster, with, with.info().kinds)?);
+        rows.iter().map(|row| fill(row, &with)).collect()
+    }
+}
+
 #[async_trait]
 impl Inventory for FakeClusters {
     async fn page(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
         self.call(permit, list.info().key)?;
         let cluster = permit.cluster()?;
-        let project = list.info().project.ok_or_else(|| Error::internal("a list of our own"))?;
-        let owner = list.info().owner.zip(query.owner.as_ref());
-        let objects = lock(&self.objects);
-        if let Some((Owner { kind, .. }, name)) = owner
-            && !objects.keys().any(|(of, found, namespace, named)| {
+        if let Some((Owner { kind, .. }, name)) = list.info().owner.zip(query.owner.as_ref())
+            && !lock(&self.objects).keys().any(|(of, found, namespace, named)| {
                 (*of, *found, named.as_str()) == (cluster, kind, name.as_str())
                     && query.namespaces.covers(Some(namespace))
             })
         {
             return Err(Error::new(Cause::NotFoundInCluster).resource(kind.to_string()).name(name.as_str()));
         }
-        let owned = |object: &Value| {
-            owner.is_none_or(|(Owner { label, .. }, name)| {
-                object["metadata"]["labels"][label] == name.as_str()
-            })
-        };
-        let wanted = objects
-            .iter()
-            .filter(|((of, kind, ..), object)| *of == cluster && query.kinds.contains(kind) && owned(object));
-        let rows = wanted
-            .map(|((_, kind, ..), object)| project(*kind, &raw(object)?, &Related::default()))
-            .collect::<Result<Vec<_>>>()?
-            .concat();
-        let (rows, pagination) = select(rows, query);
+        let (rows, pagination) = select(self.joined(cluster, list, &query.kinds)?, query);
         Ok(Listing { rows, pagination, as_of: Timestamp::UNIX_EPOCH, stale: false, warnings: Vec::new() })
+    }
+
+    async fn watch(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Watched> {
+        let whole = ListQuery { page: 1, per_page: u64::MAX, ..query.clone() };
+        let Listing { rows, as_of, stale, warnings, .. } = self.page(permit, list, &whole).await?;
+        let events = lock(&self.events).pop_front();
+        let events = events.map_or_else(|| stream::empty().boxed(), StreamExt::boxed);
+        Ok(Watched { rows, as_of, stale, warnings, events })
     }
 }
 
@@ -187,7 +210,7 @@ impl NamespaceApi for FakeClusters {
         self.call(permit, &name)?;
         let object = json!({"metadata": {"name": name, "labels": labels}, "status": {"phase": "Active"}});
         let object = self.insert((permit.cluster()?, permit.kind()?, String::new(), name), object)?;
-        Ok(NamespaceRow::project(parse(&object)?, &Related::default()))
+        Ok(NamespaceRow::project(parse(&object)?))
     }
 
     async fn delete(&self, permit: &Permit) -> Result<()> {

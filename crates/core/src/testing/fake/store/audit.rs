@@ -77,7 +77,7 @@ impl AuditTrail for MemoryStore {
         // a row's id is found again in its JSON: the reference implementation keeps rows serialised
         let id = |row: &Row| -> Result<i64> {
             let json: serde_json::Value =
-                serde_json::from_str(row.json().get()).map_err(|error| Error::internal(error.to_string()))?;
+                serde_json::from_str(row.json()).map_err(|error| Error::internal(error.to_string()))?;
             json["id"].as_i64().ok_or_else(|| Error::internal("a row without an id"))
         };
         let ids = page.iter().map(id).collect::<Result<Vec<_>>>()?;

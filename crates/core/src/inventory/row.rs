@@ -1,0 +1,281 @@
+//! A row as lists keep it: one piece of memory, shared by everyone who shows it.
+//!
+//! A hundred thousand rows are kept at once, so what stands beside a row's JSON is packed behind it: a text that stands
+//! in the JSON word for word, as most do, is only its place there.
+
+use std::{cmp::Ordering, fmt, sync::Arc};
+
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use super::{
+    field::{Cell, ListRow},
+    query::{ListQuery, Sort},
+};
+use crate::error::{Error, Result};
+
+/// A row: its JSON, serialised once, and the keys by which it sorts, filters and is found. A clone shares the memory.
+#[derive(Clone)]
+pub struct Row {
+    /// The JSON, then the keys in the order of [`Row::of`].
+    bytes: Arc<[u8]>,
+    /// The length of the JSON.
+    json: u32,
+}
+
+/// A key of a stored row.
+pub(super) type Key<'a> = Cell<&'a [u8]>;
+
+/// The tags of packed keys. A number follows as 8 bytes, a text as its length and itself or as its length and place.
+const NULL: u8 = 0;
+const FALSE: u8 = 1;
+const TRUE: u8 = 2;
+const NUMBER: u8 = 3;
+const TEXT: u8 = 4;
+const IN_JSON: u8 = 5;
+
+/// How many bytes of a row's digest are kept.
+const DIGEST: usize = 8;
+
+impl Row {
+    /// Projects a typed row.
+    ///
+    /// # Errors
+    /// `Internal`, should it not serialise.
+    pub fn of<R: ListRow>(row: &R) -> Result<Self> {
+        let json = serde_json::to_vec(row).map_err(|error| Error::internal(format!("row: {error}")))?;
+        let length = u32::try_from(json.len()).map_err(|_| Error::internal("a row of 4 GiB"))?;
+        let mut packed = Packed { bytes: json, json: length as usize };
+        let digest = Sha256::digest(packed.json());
+        packed.bytes.extend_from_slice(&digest[..DIGEST]);
+
+        let mut searched = row.name().to_lowercase();
+        for text in row.also_searched() {
+            searched.push('\n');
+            searched.push_str(&text.to_lowercase());
+        }
+        packed.push(row.namespace().map_or(Cell::Null, Cell::Text));
+        packed.push(Cell::Text(row.name()));
+        packed.push(Cell::Text(&searched));
+        for field in R::FIELDS {
+            let cell = field.cell(row);
+            packed.push(match &cell {
+                Cell::Null => Cell::Null,
+                Cell::Bool(value) => Cell::Bool(*value),
+                Cell::Number(value) => Cell::Number(*value),
+                Cell::Text(text) => Cell::Text(text),
+            });
+        }
+        Ok(Self { bytes: packed.bytes.into(), json: length })
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        text(self.key(1)).unwrap_or_default()
+    }
+
+    /// The namespace, where it has one.
+    pub fn namespace(&self) -> Option<&str> {
+        text(self.key(0))
+    }
+
+    /// The row as JSON.
+    pub fn json(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.json as usize]).unwrap_or_default()
+    }
+
+    /// The row as its type, or as any other that has some of its fields.
+    ///
+    /// # Errors
+    /// `Internal` when it is a row of something else.
+    pub fn parse<R: DeserializeOwned>(&self) -> Result<R> {
+        serde_json::from_slice(&self.bytes[..self.json as usize])
+            .map_err(|error| Error::internal(format!("row: {error}")))
+    }
+
+    /// The first bytes of the SHA-256 of the JSON: rows with equal digests are the same to any caller.
+    pub fn digest(&self) -> [u8; DIGEST] {
+        let mut digest = [0; DIGEST];
+        digest.copy_from_slice(&self.bytes[self.json as usize..][..DIGEST]);
+        digest
+    }
+
+    /// The memory it takes, in bytes: the piece itself and what its owners share.
+    pub fn size(&self) -> usize {
+        self.bytes.len() + 2 * size_of::<usize>()
+    }
+
+    /// What `search` looks through, folded to lower case.
+    pub(super) fn searched(&self) -> &[u8] {
+        bytes(self.key(2)).unwrap_or_default()
+    }
+
+    /// The value of a field.
+    pub(super) fn cell(&self, field: usize) -> Key<'_> {
+        self.key(3 + field)
+    }
+
+    /// The value of a field that is a text.
+    pub(super) fn text(&self, field: usize) -> Option<&str> {
+        text(self.cell(field))
+    }
+
+    /// The namespace as a key.
+    pub(super) fn namespace_key(&self) -> Key<'_> {
+        self.key(0)
+    }
+
+    /// Namespace and name: what a row is called.
+    pub(super) fn called(&self) -> (Option<&[u8]>, &[u8]) {
+        let mut keys = self.keys();
+        let namespace = keys.next().and_then(bytes);
+        (namespace, keys.next().and_then(bytes).unwrap_or_default())
+    }
+
+    /// Whether a query wants it.
+    pub fn matches(&self, query: &ListQuery) -> bool {
+        query.namespaces.covers(self.namespace())
+            && query.search.as_deref().is_none_or(|search| {
+                let searched = std::str::from_utf8(self.searched()).unwrap_or_default();
+                searched.contains(search)
+            })
+            && query.filters.iter().all(|(field, wanted)| self.cell(*field).matches(wanted))
+    }
+
+    /// The order of a list: by a field, then by namespace and name, and of rows that are called the same (a service's
+    /// addresses in one slice, workloads of two types) by their JSON. So it is the same whatever the rows came from.
+    pub(super) fn order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
+        let by_field = sort.map_or(Ordering::Equal, |Sort { field, descending }| {
+            self.cell(field).order(&other.cell(field), descending)
+        });
+        by_field.then_with(|| self.called().cmp(&other.called())).then_with(|| self.json().cmp(other.json()))
+    }
+
+    fn keys(&self) -> Keys<'_> {
+        let (json, packed) = self.bytes.split_at(self.json as usize);
+        Keys { json, packed: &packed[DIGEST..] }
+    }
+
+    fn key(&self, place: usize) -> Key<'_> {
+        self.keys().nth(place).unwrap_or(Cell::Null)
+    }
+}
+
+impl PartialEq for Row {
+    fn eq(&self, other: &Self) -> bool {
+        self.json == other.json && self.bytes == other.bytes
+    }
+}
+
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Row").field(&self.json()).finish()
+    }
+}
+
+fn bytes(key: Key<'_>) -> Option<&[u8]> {
+    match key {
+        Cell::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn text(key: Key<'_>) -> Option<&str> {
+    bytes(key).and_then(|text| std::str::from_utf8(text).ok())
+}
+
+/// A row in the making.
+struct Packed {
+    bytes: Vec<u8>,
+    json: usize,
+}
+
+impl Packed {
+    fn json(&self) -> &[u8] {
+        &self.bytes[..self.json]
+    }
+
+    fn push(&mut self, key: Cell<&str>) {
+        match key {
+            Cell::Null => self.bytes.push(NULL),
+            Cell::Bool(false) => self.bytes.push(FALSE),
+            Cell::Bool(true) => self.bytes.push(TRUE),
+            Cell::Number(value) => {
+                self.bytes.push(NUMBER);
+                self.bytes.extend_from_slice(&value.to_le_bytes());
+            }
+            Cell::Text(text) => {
+                let place = memchr::memmem::find(self.json(), text.as_bytes());
+                self.bytes.push(if place.is_some() { IN_JSON } else { TEXT });
+                self.length(text.len());
+                match place {
+                    Some(place) => self.length(place),
+                    None => self.bytes.extend_from_slice(text.as_bytes()),
+                }
+            }
+        }
+    }
+
+    /// Seven bits a byte, the lowest first, as in LEB128.
+    fn length(&mut self, mut length: usize) {
+        while length >= 0x80 {
+            self.bytes.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        self.bytes.push(length as u8);
+    }
+}
+
+/// Reads the keys one after another.
+struct Keys<'a> {
+    json: &'a [u8],
+    packed: &'a [u8],
+}
+
+impl<'a> Keys<'a> {
+    fn take(&mut self, count: usize) -> &'a [u8] {
+        let (taken, rest) = self.packed.split_at(count);
+        self.packed = rest;
+        taken
+    }
+
+    fn length(&mut self) -> usize {
+        let mut length = 0;
+        for shift in (0..).step_by(7) {
+            let byte = self.take(1)[0];
+            length |= usize::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        length
+    }
+}
+
+impl<'a> Iterator for Keys<'a> {
+    type Item = Key<'a>;
+
+    fn next(&mut self) -> Option<Key<'a>> {
+        if self.packed.is_empty() {
+            return None;
+        }
+        Some(match self.take(1)[0] {
+            FALSE => Cell::Bool(false),
+            TRUE => Cell::Bool(true),
+            NUMBER => {
+                let mut number = [0; 8];
+                number.copy_from_slice(self.take(8));
+                Cell::Number(f64::from_le_bytes(number))
+            }
+            TEXT => {
+                let length = self.length();
+                Cell::Text(self.take(length))
+            }
+            IN_JSON => {
+                let (length, place) = (self.length(), self.length());
+                Cell::Text(&self.json[place..place + length])
+            }
+            _ => Cell::Null,
+        })
+    }
+}

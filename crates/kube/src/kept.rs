@@ -1,0 +1,306 @@
+//! Lists that are kept: read once when somebody first asks, brought up to date by watches, shown from memory. What a page
+//! is, and what may be shown to whom, is not decided here but by the core's [`Table`] and each reader's permit.
+//!
+//! A list is kept from its first reader until nobody has read it for a while, its cluster's connection has changed, or its
+//! memory is needed for others. Its feeds (`kept/feed.rs`) fill its store (`kept/store.rs`), which answers.
+//!
+//! [`Table`]: pilothouse_core::inventory::Table
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::Permit,
+    clock::Clock,
+    cluster::{ClusterId, Connections},
+    inventory::{List, ListInfo, Source},
+    kind::Kind,
+};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+mod event;
+mod feed;
+mod read;
+mod store;
+
+pub(crate) use self::read::Reading;
+use self::{feed::Feed, store::Store};
+use crate::{direct, observe::Observer, stack::Stack};
+
+/// Which lists are kept, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Keeping {
+    /// How long a list is kept that nobody reads.
+    pub idle: Duration,
+    /// The memory that all kept lists may take, in bytes. Of those that are there, the ones read longest ago go first; a
+    /// list that alone needs more is not kept.
+    pub memory: usize,
+    /// How many lists are read whole at once.
+    pub fills: usize,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(600), memory: 1 << 30, fills: 4 }
+    }
+}
+
+/// How often it is looked for lists that nobody needs.
+const TIDY: Duration = Duration::from_secs(5);
+/// How often it is asked whether a list's cluster still has the connection that it is read by.
+const CONFIRM: Duration = Duration::from_secs(30);
+/// How long somebody may fill a list before others have a turn.
+const TURN: Duration = Duration::from_secs(2);
+
+/// A list of a cluster; of the kinds that are merged in it, or of one that only `type` brings in.
+type Key = (ClusterId, List, Kind);
+
+/// Every list that is kept.
+pub(crate) struct Kept {
+    keeping: Keeping,
+    lists: Mutex<HashMap<Key, Running>>,
+    turns: Turns,
+    budget: Arc<Budget>,
+    clock: Arc<dyn Clock>,
+    observer: Arc<dyn Observer>,
+    /// How long an answer may take to begin.
+    deadline: Duration,
+    /// Where feeds live.
+    runtime: Handle,
+    itself: Weak<Self>,
+}
+
+/// A list that is kept; dropped, its feeds end.
+struct Running {
+    store: Arc<Store>,
+    _feeds: JoinSet<()>,
+}
+
+impl Kept {
+    /// Keeps nothing yet.
+    pub(crate) fn new(
+        keeping: Keeping,
+        connections: Arc<dyn Connections>,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn Observer>,
+        deadline: Duration,
+    ) -> Arc<Self> {
+        let kept = Arc::new_cyclic(|itself| Self {
+            keeping,
+            lists: Mutex::default(),
+            turns: Turns(Arc::new(Semaphore::new(keeping.fills))),
+            budget: Arc::new(Budget { most: keeping.memory, taken: AtomicUsize::new(0) }),
+            clock,
+            observer,
+            deadline,
+            runtime: Handle::current(),
+            itself: itself.clone(),
+        });
+        kept.runtime.spawn(tidy(Arc::downgrade(&kept), connections));
+        kept
+    }
+
+    /// The store of a list under a permit to list it, begun if need be.
+    ///
+    /// # Errors
+    /// `Internal` when the permit is for something else.
+    fn store(
+        &self,
+        permit: &Permit,
+        info: &'static ListInfo,
+        kinds: &[Kind],
+        stack: &Arc<Stack>,
+    ) -> Result<Arc<Store>> {
+        let kinds = if kinds.iter().all(|kind| info.kinds.contains(kind)) { info.kinds } else { kinds };
+        let first = *kinds.first().ok_or_else(|| Error::internal("a list of no kind"))?;
+        let key = (permit.cluster()?, info.list, first);
+        let permits = kinds.iter().map(|kind| permit.keeping(*kind)).collect::<Result<Vec<_>>>()?;
+        let project = direct::projection(info)?;
+        let mut lists = self.lists();
+        if let Some(Running { store, .. }) = lists.get(&key)
+            && Arc::ptr_eq(&store.stack, stack)
+        {
+            return Ok(store.clone());
+        }
+        let store = Arc::new(Store::new(info, kinds, stack.clone(), self.budget.clone()));
+        let mut feeds = JoinSet::new();
+        for (source, (kind, permit)) in (0..).zip(kinds.iter().zip(permits)) {
+            let feed = Feed {
+                store: store.clone(),
+                source: source as Source,
+                kind: *kind,
+                project,
+                permit,
+                clock: self.clock.clone(),
+                observer: self.observer.clone(),
+                turns: self.turns.clone(),
+                kept: self.itself.clone(),
+                deadline: self.deadline,
+            };
+            feeds.spawn_on(feed.run(), &self.runtime);
+        }
+        lists.insert(key, Running { store: store.clone(), _feeds: feeds });
+        Ok(store)
+    }
+
+    /// Lets go of other lists, those read longest ago first, until all have room.
+    ///
+    /// # Errors
+    /// `NotKept` when this one alone takes too much.
+    fn make_room(&self, needed: &Arc<Store>) -> Result<()> {
+        while self.budget.is_over() {
+            let mut lists = self.lists();
+            let others = lists.iter().filter(|(_, running)| !Arc::ptr_eq(&running.store, needed));
+            let longest = others.max_by_key(|(_, running)| running.store.unread()).map(|(key, _)| *key);
+            let gone = longest.and_then(|key| lists.remove(&key));
+            drop(lists);
+            match gone {
+                // its memory is free once its last reader has gone
+                Some(gone) => self.budget.moved(gone.store.let_go(), 0),
+                None => return Err(Error::new(Cause::NotKept)),
+            }
+        }
+        Ok(())
+    }
+
+    fn lists(&self) -> MutexGuard<'_, HashMap<Key, Running>> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is of each list, over all clusters.
+    pub(crate) fn figures(&self) -> Vec<KeptFigures> {
+        let mut figures = HashMap::new();
+        for ((_, list, _), Running { store, .. }) in &*self.lists() {
+            let of = figures.entry(*list).or_insert_with(|| KeptFigures::none(list.info().key));
+            of.clusters += 1;
+            of.rows += store.table().len();
+            of.bytes += store.bytes();
+            of.stale += usize::from(store.freshness().0.stale);
+            let (fills, failures) = store.history();
+            of.fills += fills;
+            of.failures += failures;
+        }
+        let mut figures: Vec<_> = figures.into_values().collect();
+        figures.sort_unstable_by_key(|of| of.list);
+        figures
+    }
+}
+
+/// What is kept of one list, over all clusters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptFigures {
+    /// The key of its rows in a reply: `pods`.
+    pub list: &'static str,
+    /// How many clusters it is kept of.
+    pub clusters: usize,
+    /// Of how many of them it is not known to be current.
+    pub stale: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Memory, in bytes.
+    pub bytes: usize,
+    /// How often those that are kept now were read whole.
+    pub fills: u64,
+    /// How often one of them could not be brought up to date.
+    pub failures: u64,
+}
+
+impl KeptFigures {
+    fn none(list: &'static str) -> Self {
+        Self { list, clusters: 0, stale: 0, rows: 0, bytes: 0, fills: 0, failures: 0 }
+    }
+}
+
+/// Lets go of what nobody has read for a while, and of what was read by a connection that is no longer the cluster's.
+async fn tidy(kept: Weak<Kept>, connections: Arc<dyn Connections>) {
+    let mut ticks = interval(TIDY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut confirmed = Instant::now();
+    loop {
+        ticks.tick().await;
+        let Some(kept) = kept.upgrade() else { return };
+        let idle = kept.keeping.idle;
+        kept.lists().retain(|_, running| running.store.unread() <= idle);
+        if confirmed.elapsed() < CONFIRM {
+            continue;
+        }
+        confirmed = Instant::now();
+        let clusters: Vec<_> = {
+            let lists = kept.lists();
+            let mut clusters: Vec<_> = lists.keys().map(|(cluster, ..)| *cluster).collect();
+            clusters.sort_unstable();
+            clusters.dedup();
+            clusters
+        };
+        for cluster in clusters {
+            // without a database nothing is known, so nothing is done
+            if let Ok(None) = connections.connection(cluster).await {
+                kept.lists().retain(|(of, ..), _| *of != cluster);
+            }
+        }
+    }
+}
+
+/// The memory for all kept lists.
+pub(crate) struct Budget {
+    most: usize,
+    taken: AtomicUsize,
+}
+
+impl Budget {
+    /// What a list takes was so much and is so much.
+    fn moved(&self, before: usize, now: usize) {
+        if now >= before {
+            self.taken.fetch_add(now - before, Ordering::Relaxed);
+        } else {
+            self.taken.fetch_sub(before - now, Ordering::Relaxed);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) > self.most
+    }
+}
+
+/// How many lists are filled at once.
+#[derive(Clone)]
+struct Turns(Arc<Semaphore>);
+
+/// A list's turn to be filled. It is lent for [`TURN`] at a time, so that those who are told slowly hold up nobody.
+struct Turn<'a> {
+    turns: &'a Turns,
+    held: Option<(OwnedSemaphorePermit, Instant)>,
+}
+
+impl<'a> Turn<'a> {
+    fn new(turns: &'a Turns) -> Self {
+        Self { turns, held: None }
+    }
+
+    /// Goes on, as soon as it is this one's turn.
+    async fn take(&mut self) {
+        if self.held.as_ref().is_some_and(|(_, since)| since.elapsed() >= TURN) {
+            self.give_back();
+        }
+        if self.held.is_none() {
+            // the semaphore is never closed
+            self.held = self.turns.0.clone().acquire_owned().await.ok().map(|turn| (turn, Instant::now()));
+        }
+    }
+
+    fn give_back(&mut self) {
+        self.held = None;
+    }
+}

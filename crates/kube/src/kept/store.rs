@@ -1,0 +1,324 @@
+//! A list of one cluster that is kept: its rows, how current they are, and who waits for them.
+
+use std::{
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use pilothouse_core::{
+    Cause, Error, Result,
+    inventory::{Change, ListEvent, ListInfo, ListQuery, Pagination, Row, Source, Table},
+    kind::Kind,
+};
+use tokio::{
+    sync::{Mutex, Notify, broadcast, watch},
+    time::{Instant, timeout_at},
+};
+
+use super::Budget;
+use crate::{changes::Expected, stack::Stack};
+
+/// Batches of changes that wait for the slowest reader; who is further behind has missed some.
+const WAITING: usize = 256;
+
+/// The rows of a list, fed by a task for each of its kinds.
+pub(super) struct Store {
+    pub(super) info: &'static ListInfo,
+    pub(super) kinds: Vec<Kind>,
+    pub(super) stack: Arc<Stack>,
+    table: RwLock<Table>,
+    /// Who changes rows holds it, so that the table itself is locked for moments only.
+    writing: Mutex<()>,
+    standing: watch::Sender<Vec<Standing>>,
+    events: broadcast::Sender<ListEvent>,
+    /// Somebody asks and there is nothing to show yet.
+    pub(super) asked: Notify,
+    budget: Arc<Budget>,
+    /// What this store has taken of it.
+    taken: AtomicUsize,
+    /// When it was last read, in milliseconds since `began`.
+    read: AtomicU64,
+    began: Instant,
+}
+
+/// How a kind of a list stands.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Standing {
+    /// Whether all its rows have been read.
+    pub(super) filled: bool,
+    /// The newest version that they are of.
+    pub(super) version: u64,
+    /// When they were known to be current.
+    pub(super) as_of: Timestamp,
+    /// Why it is not known whether they still are.
+    pub(super) failure: Option<Error>,
+    /// How many tries have failed.
+    pub(super) failures: u64,
+    /// How often all rows were read.
+    pub(super) fills: u64,
+    /// The cluster does not serve the kind.
+    pub(super) absent: bool,
+    /// Why it cannot be kept at all.
+    pub(super) unkept: Option<Unkept>,
+}
+
+/// Why a kind cannot be kept.
+#[derive(Clone, Debug)]
+pub(super) enum Unkept {
+    /// The credential may not watch it in all namespaces.
+    Forbidden(Error),
+    /// There are too many of it.
+    TooLarge,
+}
+
+/// What a reader finds.
+pub(super) enum Ready {
+    /// The rows, as current as the standing says.
+    Kept,
+    /// They have to be read from the cluster.
+    Unkept(Kind, Unkept),
+}
+
+/// How current a list is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Freshness {
+    pub(super) as_of: Timestamp,
+    pub(super) stale: bool,
+}
+
+impl Freshness {
+    /// That of two lists shown as one.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { as_of: self.as_of.min(other.as_of), stale: self.stale || other.stale }
+    }
+}
+
+impl Store {
+    pub(super) fn new(
+        info: &'static ListInfo,
+        kinds: &[Kind],
+        stack: Arc<Stack>,
+        budget: Arc<Budget>,
+    ) -> Self {
+        Self {
+            info,
+            kinds: kinds.to_vec(),
+            stack,
+            table: RwLock::new(Table::new(info)),
+            writing: Mutex::new(()),
+            standing: watch::Sender::new(vec![Standing::default(); kinds.len()]),
+            events: broadcast::Sender::new(WAITING),
+            asked: Notify::new(),
+            budget,
+            taken: AtomicUsize::new(0),
+            read: AtomicU64::new(0),
+            began: Instant::now(),
+        }
+    }
+
+    /// Waits until the rows can be shown, or somebody knows why not.
+    ///
+    /// # Errors
+    /// Why the last try failed, when nothing was ever read; `DeadlineExceeded` when that takes too long.
+    pub(super) async fn ready(&self, deadline: Instant) -> Result<Ready> {
+        self.touch();
+        let mut standing = self.standing.subscribe();
+        let before: Vec<_> = standing.borrow_and_update().iter().map(|of| of.failures).collect();
+        loop {
+            let verdict = {
+                let now = standing.borrow_and_update();
+                let unkept =
+                    now.iter().zip(&self.kinds).find_map(|(of, kind)| Some((*kind, of.unkept.clone()?)));
+                let waiting = now.iter().zip(&before).filter(|(of, _)| !of.filled && !of.absent);
+                let failed = waiting.clone().find(|(of, before)| of.failures > **before);
+                match (unkept, failed) {
+                    (Some((kind, why)), _) => Some(Ok(Ready::Unkept(kind, why))),
+                    (None, Some((of, _))) => {
+                        Some(Err(of.failure.clone().unwrap_or_else(|| Error::new(Cause::Unreachable))))
+                    }
+                    (None, None) if waiting.count() == 0 => Some(Ok(Ready::Kept)),
+                    (None, None) => None,
+                }
+            };
+            if let Some(verdict) = verdict {
+                return verdict;
+            }
+            self.asked.notify_waiters();
+            match timeout_at(deadline, standing.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Error::new(Cause::ConnectionLost).of_read()),
+                Err(_) => return Err(Error::new(Cause::DeadlineExceeded).of_read()),
+            }
+        }
+    }
+
+    /// Waits until the rows show a change that was made through this process; false when they do not in time.
+    pub(super) async fn shows(&self, source: Source, expected: &Expected, deadline: Instant) -> bool {
+        let mut standing = self.standing.subscribe();
+        loop {
+            let version = standing.borrow_and_update().get(usize::from(source)).map_or(0, |of| of.version);
+            if expected.is_met(version, |namespace, name| !self.table().contains(namespace, name)) {
+                return true;
+            }
+            if !matches!(timeout_at(deadline, standing.changed()).await, Ok(Ok(()))) {
+                return false;
+            }
+        }
+    }
+
+    /// The page that a query wants.
+    pub(super) async fn page(self: &Arc<Self>, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
+        loop {
+            if let Some(page) = self.table().page(query) {
+                return Ok(page);
+            }
+            // nothing changes between what is prepared and its keeping
+            let _writing = self.writing.lock().await;
+            let (store, query) = (self.clone(), query.clone());
+            let preparing = tokio::task::spawn_blocking(move || store.table().prepared(&query)).await;
+            let prepared = preparing.map_err(|_| Error::internal("preparing an order panicked"))?;
+            self.table.write().unwrap_or_else(PoisonError::into_inner).keep(prepared);
+            self.account();
+        }
+    }
+
+    /// The rows, for a moment: nothing may be waited for meanwhile.
+    pub(super) fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rows that match in their order, and what happens to the list from then on.
+    pub(super) async fn watched(
+        self: &Arc<Self>,
+        query: &ListQuery,
+    ) -> Result<(Vec<Row>, broadcast::Receiver<ListEvent>)> {
+        let whole = ListQuery { page: 1, per_page: u64::MAX, ..query.clone() };
+        self.page(&whole).await?;
+        let table = self.table();
+        let events = self.events.subscribe();
+        let rows = table.page(&whole).map(|(rows, _)| rows).unwrap_or_default();
+        Ok((rows, events))
+    }
+
+    /// How current the rows are, and which kinds the cluster does not serve.
+    pub(super) fn freshness(&self) -> (Freshness, Vec<Kind>) {
+        let standing = self.standing.borrow();
+        let served = standing.iter().filter(|of| !of.absent);
+        let as_of = served.clone().map(|of| of.as_of).min();
+        let absent = standing.iter().zip(&self.kinds).filter(|(of, _)| of.absent).map(|(_, kind)| *kind);
+        // of a kind that is not served nothing can be outdated
+        let as_of = as_of.or_else(|| standing.iter().map(|of| of.as_of).min()).unwrap_or_default();
+        (Freshness { as_of, stale: served.clone().any(|of| of.failure.is_some()) }, absent.collect())
+    }
+
+    /// Changes how a kind stands, and tells those who wait.
+    pub(super) fn stands(&self, source: Source, change: impl FnOnce(&mut Standing)) {
+        let before = self.freshness().0;
+        self.standing.send_modify(|standing| {
+            if let Some(of) = standing.get_mut(usize::from(source)) {
+                change(of);
+            }
+        });
+        let after = self.freshness().0;
+        if before.stale != after.stale {
+            // nobody may listen
+            let _ = self.events.send(ListEvent::Freshness { as_of: after.as_of, stale: after.stale });
+        }
+    }
+
+    /// Puts objects in the place of what was known of them.
+    pub(super) async fn apply(&self, source: Source, batch: Vec<Applied>) {
+        if batch.is_empty() {
+            return;
+        }
+        let _writing = self.writing.lock().await;
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = Vec::new();
+        for Applied { namespace, name, rows } in batch {
+            changes.extend(table.apply(source, (namespace.as_deref(), &name), rows));
+        }
+        self.tell(changes);
+        drop(table);
+        self.account();
+    }
+
+    /// Puts these rows in the place of all that a kind had.
+    pub(super) async fn refill(self: &Arc<Self>, source: Source, rows: Vec<Row>) -> Result<()> {
+        let _writing = self.writing.lock().await;
+        let store = self.clone();
+        let filling = tokio::task::spawn_blocking(move || store.table().refilled(source, rows)).await;
+        let (filled, changes) = filling.map_err(|_| Error::internal("sorting a list panicked"))?;
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let emptied = std::mem::replace(&mut *table, filled);
+        self.tell(changes);
+        drop(table);
+        drop(emptied);
+        self.account();
+        Ok(())
+    }
+
+    fn tell(&self, changes: Vec<Change>) {
+        if !changes.is_empty() && self.events.receiver_count() > 0 {
+            // the last reader may have gone meanwhile
+            let _ = self.events.send(ListEvent::Changes(changes.into()));
+        }
+    }
+
+    /// Takes what the rows need of the memory for all lists, and what is read for them besides.
+    pub(super) fn account_for(&self, staged: usize) {
+        let now = self.table().bytes() + staged;
+        let before = self.taken.swap(now, Ordering::Relaxed);
+        self.budget.moved(before, now);
+    }
+
+    fn account(&self) {
+        self.account_for(0);
+    }
+
+    /// Its memory is not counted any more; how much it was.
+    pub(super) fn let_go(&self) -> usize {
+        self.taken.swap(0, Ordering::Relaxed)
+    }
+
+    /// Memory taken, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Notes that somebody reads.
+    fn touch(&self) {
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.read.store(millis, Ordering::Relaxed);
+    }
+
+    /// How long nobody has read it. Who watches reads all the time.
+    pub(super) fn unread(&self) -> Duration {
+        if self.events.receiver_count() > 0 {
+            return Duration::ZERO;
+        }
+        self.began.elapsed().saturating_sub(Duration::from_millis(self.read.load(Ordering::Relaxed)))
+    }
+
+    /// How often its kinds were read whole, and how often a try failed.
+    pub(super) fn history(&self) -> (u64, u64) {
+        let standing = self.standing.borrow();
+        standing.iter().fold((0, 0), |(fills, failures), of| (fills + of.fills, failures + of.failures))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.budget.moved(self.let_go(), 0);
+    }
+}
+
+/// An object that changed, as rows; none when it is gone.
+pub(super) struct Applied {
+    pub(super) namespace: Option<String>,
+    pub(super) name: String,
+    pub(super) rows: Vec<Row>,
+}
