@@ -36,6 +36,7 @@ pub(crate) struct Composed {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Arc<TrackedTasks>,
     metrics: Arc<Metrics>,
+    lists: KubeClusters,
 }
 
 /// For `serve`: makes database and key when there are none, and the first admin when there is no user.
@@ -104,10 +105,12 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         deadlines: settings.deadlines(),
         egress: EgressRules { allow_loopback: settings.egress_allow_loopback },
         observer: metrics.clone(),
+        keeping: settings.keeping(),
         ..KubeSettings::default()
     };
     let kept = Arc::new(store.clone());
-    let clusters = Arc::new(KubeClusters::new(kube, kept.clone(), clock.clone()));
+    let lists = KubeClusters::new(kube, kept.clone(), clock.clone());
+    let clusters = Arc::new(lists.clone());
     let ports = Ports {
         clock: clock.clone(),
         entropy: entropy.clone(),
@@ -139,7 +142,7 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         allow_insecure_tls: settings.allow_insecure_tls,
         streams: StreamLimits::default(),
     };
-    Ok(Composed { app: App::new(ports, rules), store, clock, tasks, metrics })
+    Ok(Composed { app: App::new(ports, rules), store, clock, tasks, metrics, lists })
 }
 
 impl Composed {
@@ -157,6 +160,7 @@ impl Composed {
             store: self.store.clone(),
             gate: self.app.gate.clone(),
             clock: self.clock.clone(),
+            lists: self.lists.clone(),
         })
     }
 

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use pilothouse_core::{Code, clock::Clock, cluster::Health, gate::Gate};
 use pilothouse_http::{Ended, Figures};
-use pilothouse_kube::Exchange;
+use pilothouse_kube::{Exchange, KeptFigures, KubeClusters};
 use pilothouse_store::Store;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -148,6 +148,7 @@ pub(crate) struct Scrape {
     pub(crate) store: Store,
     pub(crate) gate: Gate,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) lists: KubeClusters,
 }
 
 #[async_trait]
@@ -179,6 +180,7 @@ impl Scrape {
         );
         add(&now, failed).inc_by(self.store.failed_audit_entries());
         self.look_at_pools(&now);
+        self.look_at_lists(&now);
 
         let figures = self.store.figures(self.clock.now()).await;
         let up = i64::from(figures.is_ok());
@@ -206,6 +208,16 @@ impl Scrape {
         now
     }
 
+    fn look_at_lists(&self, now: &Registry) {
+        let lists = self.lists.kept();
+        for (name, help, value) in KEPT {
+            let family = add(now, gauges(name, help, &["list"]));
+            for of in &lists {
+                family.with_label_values(&[of.list]).set(value(of));
+            }
+        }
+    }
+
     fn look_at_pools(&self, now: &Registry) {
         let gauges = |name, help, labels| add(now, gauges(name, help, labels));
         let connections = gauges(
@@ -228,6 +240,26 @@ impl Scrape {
         }
     }
 }
+
+type KeptFigure = (&'static str, &'static str, fn(&KeptFigures) -> i64);
+
+/// What is told of kept lists: name, meaning, value.
+const KEPT: [KeptFigure; 6] = [
+    ("pilothouse_kept_lists", "Clusters of which a list is kept.", |of| whole(of.clusters)),
+    ("pilothouse_kept_lists_stale", "Those of them of which it is not known to be current.", |of| {
+        whole(of.stale)
+    }),
+    ("pilothouse_kept_rows", "Rows of kept lists.", |of| whole(of.rows)),
+    ("pilothouse_kept_bytes", "Memory that kept lists take.", |of| whole(of.bytes)),
+    ("pilothouse_kept_list_fills", "How often the lists that are kept now were read whole.", |of| {
+        whole(of.fills)
+    }),
+    (
+        "pilothouse_kept_list_failures",
+        "How often the lists that are kept now could not be brought up to date.",
+        |of| whole(of.failures),
+    ),
+];
 
 fn whole(count: impl TryInto<i64>) -> i64 {
     count.try_into().unwrap_or(i64::MAX)

@@ -57,6 +57,12 @@ pub(crate) struct Settings {
     write_deadline: SignedDuration,
     /// How long the test of a cluster may take.
     test_deadline: SignedDuration,
+    /// The memory for lists that are kept, in MiB; with 0 every list is read from its cluster each time.
+    lists_memory_mib: usize,
+    /// How long a list is kept that nobody reads.
+    lists_idle: SignedDuration,
+    /// How many lists are read whole at once.
+    lists_filled_at_once: usize,
     /// How long an access token lives.
     access_token_lifetime: SignedDuration,
     /// How long an unused session lives.
@@ -82,6 +88,9 @@ pub(crate) enum LogFormat {
 /// The shortest and the longest duration that makes sense.
 const DURATIONS: std::ops::RangeInclusive<SignedDuration> =
     SignedDuration::from_secs(1)..=SignedDuration::from_hours(365 * 24);
+
+/// The largest number that makes sense.
+const MOST: usize = 1_000_000;
 
 /// The settings, and where each comes from. Holds secrets.
 pub(crate) struct Configuration {
@@ -115,11 +124,19 @@ impl Configuration {
             ("read_deadline", settings.read_deadline),
             ("write_deadline", settings.write_deadline),
             ("test_deadline", settings.test_deadline),
+            ("lists_idle", settings.lists_idle),
             ("access_token_lifetime", settings.access_token_lifetime),
             ("session_idle", settings.session_idle),
             ("session_lifetime", settings.session_lifetime),
         ];
         if let Some((key, _)) = durations.iter().find(|(_, duration)| !DURATIONS.contains(duration)) {
+            return Err(refused(&self.layers, key));
+        }
+        let numbers = [
+            ("lists_memory_mib", settings.lists_memory_mib, 0),
+            ("lists_filled_at_once", settings.lists_filled_at_once, 1),
+        ];
+        if let Some((key, ..)) = numbers.iter().find(|(_, number, least)| !(*least..=MOST).contains(number)) {
             return Err(refused(&self.layers, key));
         }
         if settings.tls_certificate.is_some() != settings.tls_key.is_some() {
@@ -155,6 +172,15 @@ impl Settings {
             write: self.write_deadline.unsigned_abs(),
             test: self.test_deadline.unsigned_abs(),
         }
+    }
+
+    /// Which lists are kept; none when there is no memory for them.
+    pub(crate) fn keeping(&self) -> Option<pilothouse_kube::Keeping> {
+        (self.lists_memory_mib > 0).then(|| pilothouse_kube::Keeping {
+            idle: self.lists_idle.unsigned_abs(),
+            memory: self.lists_memory_mib.saturating_mul(1 << 20),
+            fills: self.lists_filled_at_once,
+        })
     }
 
     /// How long tokens and sessions live.

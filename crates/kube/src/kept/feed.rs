@@ -214,7 +214,14 @@ impl Feed {
             all = None;
         }
         let call = Call::watch(self.kind, place.version.as_deref(), WATCH)?;
-        let mut body = self.visit(self.deadline)?.open_counted(call).await?;
+        let mut body = match self.visit(self.deadline)?.open_counted(call).await {
+            Ok(body) => body,
+            Err(gone) if gone.is(StatusCode::GONE) => return Ok(End::Stranger),
+            Err(unknown) if all.is_some() && unknown.error.cause == Cause::RejectedByCluster => {
+                return Ok(End::TellsNothing);
+            }
+            Err(failure) => return Err(failure),
+        };
         if all.is_none() {
             self.heard(None);
         }

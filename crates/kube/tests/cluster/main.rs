@@ -5,6 +5,7 @@
 mod common;
 
 mod configuration;
+mod kept;
 mod objects;
 mod probe;
 mod workloads;

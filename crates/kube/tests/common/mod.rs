@@ -22,7 +22,7 @@ use pilothouse_core::{
     name::{Namespace, ObjectName},
     testing::{self, fake::Lent},
 };
-use pilothouse_kube::{Deadlines, EgressRules, KubeClusters, KubeSettings};
+use pilothouse_kube::{Deadlines, EgressRules, Keeping, KubeClusters, KubeSettings};
 
 /// The cluster that every test here talks to.
 pub(crate) const CLUSTER: ClusterId = ClusterId(1);
@@ -53,6 +53,23 @@ pub(crate) fn clusters(connection: Connection, deadlines: Deadlines) -> (KubeClu
     registry.set(connection, 1);
     let settings =
         KubeSettings { deadlines, egress: EgressRules { allow_loopback: true }, ..KubeSettings::default() };
+    (KubeClusters::new(settings, registry.clone(), Lent::default().clock), registry)
+}
+
+/// The same, with lists that are kept.
+pub(crate) fn keeping(
+    connection: Connection,
+    deadlines: Deadlines,
+    keeping: Keeping,
+) -> (KubeClusters, Arc<Registry>) {
+    let registry = Arc::new(Registry::default());
+    registry.set(connection, 1);
+    let settings = KubeSettings {
+        deadlines,
+        egress: EgressRules { allow_loopback: true },
+        keeping: Some(keeping),
+        ..KubeSettings::default()
+    };
     (KubeClusters::new(settings, registry.clone(), Lent::default().clock), registry)
 }
 

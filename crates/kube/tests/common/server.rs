@@ -198,6 +198,8 @@ async fn write(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), reply: Reply)
                     _ = stream.read_u8() => None,
                 };
                 let text = match next {
+                    // an empty chunk would be the end: this is the head alone
+                    Some(Sent::Bytes(bytes)) if bytes.is_empty() => head.as_bytes().to_vec(),
                     Some(Sent::Bytes(bytes)) => {
                         let mut chunk = format!("{head}{:x}\r\n", bytes.len()).into_bytes();
                         chunk.extend_from_slice(&bytes);

@@ -8,6 +8,7 @@ mod common;
 mod configuration;
 mod connection;
 mod follow;
+mod kept;
 mod lists;
 mod logs;
 mod odd;

@@ -27,6 +27,8 @@ pub(crate) enum Form {
     Switch,
     /// `30s`, `10m`, `8h`.
     Duration,
+    /// A count.
+    Number,
     /// What is logged.
     Filter,
     /// How a line of the log looks.
@@ -34,7 +36,7 @@ pub(crate) enum Form {
 }
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 20] = [
+pub(crate) const SETTINGS: [Setting; 23] = [
     Setting { key: "listen",                form: Form::Address,   default: Some("127.0.0.1:8080") },
     Setting { key: "tls_certificate",       form: Form::Path,      default: None },
     Setting { key: "tls_key",               form: Form::Path,      default: None },
@@ -50,6 +52,9 @@ pub(crate) const SETTINGS: [Setting; 20] = [
     Setting { key: "read_deadline",         form: Form::Duration,  default: Some("10s") },
     Setting { key: "write_deadline",        form: Form::Duration,  default: Some("30s") },
     Setting { key: "test_deadline",         form: Form::Duration,  default: Some("5s") },
+    Setting { key: "lists_memory_mib",      form: Form::Number,    default: Some("1024") },
+    Setting { key: "lists_idle",            form: Form::Duration,  default: Some("10m") },
+    Setting { key: "lists_filled_at_once",  form: Form::Number,    default: Some("4") },
     Setting { key: "access_token_lifetime", form: Form::Duration,  default: Some("10m") },
     Setting { key: "session_idle",          form: Form::Duration,  default: Some("30m") },
     Setting { key: "session_lifetime",      form: Form::Duration,  default: Some("8h") },
@@ -70,13 +75,15 @@ impl Setting {
 }
 
 impl Form {
-    /// A text, as the environment and flags have it, as the file would have it. What is neither on nor off stays a
-    /// text, and is refused when the settings are read.
+    /// A text, as the environment and flags have it, as the file would have it. What is no switch or number where it
+    /// should be stays a text, and is refused when the settings are read.
     pub(crate) fn value(self, text: &str) -> Value {
-        match (self, text.parse()) {
-            (Self::Switch, Ok(switch)) => Value::Boolean(switch),
-            _ => Value::String(text.to_owned()),
-        }
+        let value = match self {
+            Self::Switch => text.parse().ok().map(Value::Boolean),
+            Self::Number => text.parse().ok().map(Value::Integer),
+            _ => None,
+        };
+        value.unwrap_or_else(|| Value::String(text.to_owned()))
     }
 
     /// What a value must be, to finish a sentence.
@@ -88,6 +95,7 @@ impl Form {
             Self::Password => "a text",
             Self::Switch => "true or false",
             Self::Duration => "a duration from 1s to 8760h, such as 30s, 10m or 8h",
+            Self::Number => "a whole number from 0 to 1000000",
             Self::Filter => "a filter, such as info or pilothouse_kube=debug,info",
             Self::LogFormat => "text or json",
         }

@@ -154,6 +154,10 @@ fn values_that_cannot_be_used_by_table() {
         ("session_lifetime = \"8761h\"", "session_lifetime"),
         ("probe_interval = \"99999999999999999h\"", "probe_interval"),
         ("log_format = \"xml\"", "log_format"),
+        ("lists_memory_mib = -1", "lists_memory_mib"),
+        ("lists_memory_mib = \"1GiB\"", "lists_memory_mib"),
+        ("lists_filled_at_once = 0", "lists_filled_at_once"),
+        ("lists_idle = \"0s\"", "lists_idle"),
         ("admin_password = 1", "admin_password"),
     ] {
         let said = refusal(file, &[]);
