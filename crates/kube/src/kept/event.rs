@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use pilothouse_core::{Cause, Error, Result};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use zeroize::Zeroize;
 
 /// What happened.
 pub(super) enum Event<'a> {
@@ -115,6 +116,12 @@ pub(super) struct Lines {
 /// The longest line that is read, in bytes: an object of etcd's largest size, every byte of it escaped.
 const LONGEST: usize = 16 << 20;
 
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.unread.zeroize();
+    }
+}
+
 impl Lines {
     /// Adds a piece.
     ///
@@ -122,7 +129,11 @@ impl Lines {
     /// `UnexpectedAnswer` when a line is too long.
     pub(super) fn feed(&mut self, piece: &[u8]) -> Result<()> {
         if self.taken > 0 {
-            self.unread.drain(..self.taken);
+            self.unread.copy_within(self.taken.., 0);
+            let left = self.unread.len() - self.taken;
+            // what was read may have been a Secret
+            self.unread[left..].zeroize();
+            self.unread.truncate(left);
             self.searched -= self.taken;
             self.taken = 0;
         }

@@ -126,25 +126,13 @@ impl Store {
     /// Why the last try failed, when nothing was ever read; `DeadlineExceeded` when that takes too long.
     pub(super) async fn ready(&self, deadline: Instant) -> Result<Ready> {
         self.touch();
+        if let Some(verdict) = verdict(&self.kinds, &self.standing.borrow(), None) {
+            return verdict;
+        }
         let mut standing = self.standing.subscribe();
         let before: Vec<_> = standing.borrow_and_update().iter().map(|of| of.failures).collect();
         loop {
-            let verdict = {
-                let now = standing.borrow_and_update();
-                let unkept =
-                    now.iter().zip(&self.kinds).find_map(|(of, kind)| Some((*kind, of.unkept.clone()?)));
-                let waiting = now.iter().zip(&before).filter(|(of, _)| !of.filled && !of.absent);
-                let failed = waiting.clone().find(|(of, before)| of.failures > **before);
-                match (unkept, failed) {
-                    (Some((kind, why)), _) => Some(Ok(Ready::Unkept(kind, why))),
-                    (None, Some((of, _))) => {
-                        Some(Err(of.failure.clone().unwrap_or_else(|| Error::new(Cause::Unreachable))))
-                    }
-                    (None, None) if waiting.count() == 0 => Some(Ok(Ready::Kept)),
-                    (None, None) => None,
-                }
-            };
-            if let Some(verdict) = verdict {
+            if let Some(verdict) = verdict(&self.kinds, &standing.borrow_and_update(), Some(&before)) {
                 return verdict;
             }
             self.asked.notify_waiters();
@@ -308,6 +296,20 @@ impl Store {
         let standing = self.standing.borrow();
         standing.iter().fold((0, 0), |(fills, failures), of| (fills + of.fills, failures + of.failures))
     }
+}
+
+/// What a reader finds, as soon as that is known. Only failures since it came are its own: `before` is how many there
+/// were.
+fn verdict(kinds: &[Kind], standing: &[Standing], before: Option<&[u64]>) -> Option<Result<Ready>> {
+    if let Some((of, kind)) = standing.iter().zip(kinds).find(|(of, _)| of.unkept.is_some()) {
+        return of.unkept.clone().map(|why| Ok(Ready::Unkept(*kind, why)));
+    }
+    let mut unread = (0..).zip(standing).filter(|(_, of)| !of.filled && !of.absent).peekable();
+    if unread.peek().is_none() {
+        return Some(Ok(Ready::Kept));
+    }
+    let (_, failed) = unread.find(|(source, of)| before.is_some_and(|before| of.failures > before[*source]))?;
+    Some(Err(failed.failure.clone().unwrap_or_else(|| Error::new(Cause::Unreachable))))
 }
 
 impl Drop for Store {
