@@ -41,6 +41,7 @@ pub mod object;
 mod openapi;
 pub mod pod;
 pub mod quantity;
+mod recent;
 pub mod seal;
 pub mod secret;
 pub mod session;
