@@ -16,8 +16,11 @@ use crate::{
     namespace::{NamespaceApi, Namespaces},
     pod::{PodApi, Pods, StreamLimits},
     secret::{SecretApi, Secrets, ValueDigest},
-    session::{Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore, Sessions, TokenCodec},
-    user::{InitialPassword, PasswordHasher, UserRegistry, Users},
+    session::{
+        Lifetimes, LiveSessions, LoginThrottle, RecentSessions, SessionPorts, SessionStore, Sessions,
+        TokenCodec,
+    },
+    user::{ForgettingUsers, InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
 };
 
@@ -87,6 +90,11 @@ impl App {
             clock, entropy, tasks, audit, users, sessions, throttle, hasher, tokens, clusters, ..
         } = ports;
         let initial = ports.initial_password;
+        // whoever asks for a session or changes one, or a user, does it through these two
+        let sessions = Arc::new(RecentSessions::new(sessions, clock.clone(), tasks.clone()));
+        let users: Arc<dyn UserRegistry> =
+            Arc::new(ForgettingUsers { registry: users, known: sessions.known(), tasks: tasks.clone() });
+        let sessions: Arc<dyn SessionStore> = sessions;
         let live =
             LiveSessions { store: sessions.clone(), clock: clock.clone(), idle: settings.lifetimes.idle };
         let gate = Gate::new(audit.clone(), clusters.clone(), clock.clone(), entropy.clone(), tasks.clone())

@@ -15,9 +15,11 @@ use crate::{
     name::is_invisible,
 };
 
+mod recent;
 mod server;
 mod usecase;
 
+pub use recent::RecentClusters;
 pub use server::ApiServer;
 pub use usecase::{ClusterChange, ClusterStatus, ClusterTest, Clusters, CredentialInput, NewCluster};
 pub(crate) use usecase::{check_pem, check_token};

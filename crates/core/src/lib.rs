@@ -42,6 +42,7 @@ mod openapi;
 pub mod pod;
 pub mod quantity;
 pub mod quota;
+mod recent;
 pub mod seal;
 pub mod secret;
 pub mod session;

@@ -19,9 +19,11 @@ use crate::{
 };
 
 mod live;
+mod recent;
 mod usecase;
 
 pub(crate) use live::LiveSessions;
+pub(crate) use recent::{KnownSessions, RecentSessions};
 pub use usecase::{Login, PasswordChange, Sessions, SignedIn, Tokens};
 
 /// A session's id. Shown; never the cookie's value.

@@ -16,8 +16,10 @@ use crate::{
     session::SessionId,
 };
 
+mod recent;
 mod usecase;
 
+pub(crate) use recent::ForgettingUsers;
 pub use usecase::Users;
 
 /// A user's id; never used again.

@@ -1,7 +1,12 @@
 //! Signing in and out, on the in-memory ports: what a user sees, what the trail says.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use futures_executor::block_on;
 use pilothouse_core::{
@@ -267,4 +272,83 @@ fn nothing_secret_is_in_the_trail() {
     ];
     assert!(secrets.iter().all(|secret| !trail.contains(secret.expose_secret())));
     assert!(!trail.contains("canary") && !trail.contains(PASSWORD));
+}
+
+#[test]
+fn what_another_process_revoked_is_gone_within_a_second() {
+    let here = World::new();
+    let there = App::new(here.fake.ports(), Settings::default());
+    let tokens = here.login("admin", PASSWORD).unwrap();
+    let session = here.signed_in(&tokens).unwrap().session.id;
+    let at_the_other = || {
+        let (bearer, cookie) = (tokens.access_token.expose_secret(), tokens.session_id.expose_secret());
+        block_on(there.sessions.authenticate(bearer, cookie, Origin::default()))
+    };
+    let caller = at_the_other().unwrap().caller;
+    block_on(here.app.sessions.revoke(&caller, session)).unwrap();
+    assert_eq!(cause(here.signed_in(&tokens)), Cause::SessionEnded, "at once where it was revoked");
+    here.fake.lent.clock.advance(Duration::from_secs(1));
+    assert_eq!(cause(at_the_other()), Cause::SessionEnded);
+}
+
+/// Whatever a process changes of sessions and users, requests that are under way meanwhile make nothing of it last.
+#[test]
+fn every_change_holds_from_the_next_request_whoever_else_is_asking() {
+    let world = World::new();
+    let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
+    let root = Caller::command_line("root");
+    type Change = fn(&World, &Caller, &SignedIn, &Tokens);
+    let changes: [(&str, Change); 7] = [
+        ("logout", |world, _, _, tokens| {
+            let cookie = tokens.session_id.expose_secret();
+            block_on(world.app.sessions.logout(cookie, Origin::default())).unwrap();
+        }),
+        ("revoke", |world, admin, who, _| {
+            block_on(world.app.sessions.revoke(admin, who.session.id)).unwrap();
+        }),
+        ("refresh", |world, _, _, tokens| drop(world.refresh(tokens).unwrap())),
+        ("role", |world, admin, who, _| {
+            let other = if who.user.role == Role::Viewer { Role::OpsAdmin } else { Role::Viewer };
+            let patch = UserPatch { role: Some(other), ..UserPatch::default() };
+            block_on(world.app.users.update(admin, who.user.id, patch)).unwrap();
+        }),
+        ("disable", |world, admin, who, _| {
+            let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
+            block_on(world.app.users.update(admin, who.user.id, patch)).unwrap();
+        }),
+        ("password", |world, admin, who, _| {
+            let password = NewPassword::new(&"another good password".into()).unwrap();
+            block_on(world.app.users.reset_password(admin, who.user.id, password)).unwrap();
+        }),
+        ("delete", |world, admin, who, _| {
+            block_on(world.app.users.delete(admin, who.user.id)).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let name = format!("user-{what}");
+        let password = NewPassword::new(&PASSWORD.into()).unwrap();
+        let username = Username::new(&name).unwrap();
+        let user = NewUser { username, password, role: Role::Viewer, display_name: None };
+        block_on(world.app.users.create(&root, user)).unwrap();
+        for round in 0..20 {
+            let Ok(tokens) = world.login(&name, PASSWORD) else { break };
+            let who = world.signed_in(&tokens).unwrap();
+            let (done, mut refused) = (AtomicBool::new(false), 0);
+            thread::scope(|threads| {
+                for _ in 0..2 {
+                    threads.spawn(|| {
+                        while !done.load(Ordering::Relaxed) {
+                            let _ = world.signed_in(&tokens);
+                        }
+                    });
+                }
+                change(&world, &admin.caller, &who, &tokens);
+                for _ in 0..50 {
+                    refused += u32::from(world.signed_in(&tokens).is_err());
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            assert_eq!(refused, 50, "{what}, round {round}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ use pilothouse_core::{
     Result,
     app::{App, Ports},
     clock::Clock,
+    cluster::RecentClusters,
     pod::StreamLimits,
 };
 use pilothouse_crypto::{
@@ -109,7 +110,9 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         ..KubeSettings::default()
     };
     let kept = Arc::new(store.clone());
-    let lists = KubeClusters::new(kube, kept.clone(), clock.clone());
+    // one memory for all who ask for a cluster or change one
+    let registered = Arc::new(RecentClusters::new(kept.clone(), kept.clone(), clock.clone(), tasks.clone()));
+    let lists = KubeClusters::new(kube, registered.clone(), clock.clone());
     let clusters = Arc::new(lists.clone());
     let ports = Ports {
         clock: clock.clone(),
@@ -122,12 +125,12 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         users: kept.clone(),
         sessions: kept.clone(),
         throttle: kept.clone(),
-        idempotency: kept.clone(),
+        idempotency: kept,
         hasher: Arc::new(Argon2Hasher::new(runtime, entropy.clone())),
         initial_password: Arc::new(Handover::new(settings)),
         tokens: Arc::new(JwtCodec::new(key, entropy)),
-        clusters: kept.clone(),
-        connections: kept,
+        clusters: registered.clone(),
+        connections: registered,
         probe: clusters.clone(),
         inventory: clusters.clone(),
         namespaces: clusters.clone(),

@@ -159,7 +159,8 @@ impl Sessions {
     }
 
     /// Who is calling: the bearer and the cookie must both be valid, and of the same session. The role is the one in
-    /// the database now, whatever the token was issued for.
+    /// the database, whatever the token was issued for: as of now where this process changed it, else as of a second
+    /// ago at most.
     ///
     /// # Errors
     /// Of code `AuthenticationError`; `StoreUnavailable`.
