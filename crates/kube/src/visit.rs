@@ -180,7 +180,11 @@ impl<'a> Visit<'a> {
         &self,
         exchange: impl Future<Output = Result<Answer, Failure>>,
     ) -> Result<Answer, Failure> {
-        let passage = self.stack.breaker().enter(self.visitor, self.deadline).await?;
+        let entered = self.stack.breaker().enter(self.visitor, self.deadline).await;
+        if let Err(error) = &entered {
+            self.observer.refused(self.permit.cluster().ok(), error.cause);
+        }
+        let passage = entered?;
         let result = exchange.await;
         passage.settle(result.as_ref().err().map(|failure| &failure.error));
         result
