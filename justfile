@@ -62,3 +62,7 @@ openapi:
 # Measures speed and size, and prints the table of docs/benchmarks.md
 bench:
     cargo run --release -p pilothouse-testbed --bin bench
+
+# What a cluster's fault costs whoever uses another; prints the measured table of docs/operations.md
+faults:
+    cargo run --release -p pilothouse-testbed --bin faults

@@ -1,4 +1,9 @@
-//! Clusters that stand still or are gone, while another is used.
+//! Faults, one table of docs/operations.md: what callers see, and that it is over soon after the fault's end.
+//! Here clusters that stand still or are gone, while another is used.
+
+mod callers;
+mod database;
+mod proxied;
 
 use pilothouse_testbed::{Component, Signal, workloads};
 use serde_json::json;
@@ -8,6 +13,12 @@ use crate::support::{Install, apply, cluster, light};
 
 /// Far beyond every deadline set here: an answer that comes is not late because the machine is busy.
 const LATEST: Duration = Duration::from_secs(60);
+
+/// All is as before within 10 s of a fault's end, on a machine that does nothing else.
+const RECOVERY: Duration = Duration::from_secs(30);
+
+/// The most that a server may grow by under a fault, in bytes.
+const MEMORY: u64 = 256 << 20;
 
 #[tokio::test]
 async fn one_cluster_stopped_and_one_killed_do_not_touch_a_third() {

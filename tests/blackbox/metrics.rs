@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pilothouse_testbed::{Component, Signal};
 use serde_json::{Value, json};
 
-use crate::support::{Install, PASSWORD, Server, cluster, light};
+use crate::support::{Install, PASSWORD, Server, cluster, eventually, light};
 
 const MANUAL: &str = include_str!("../../docs/operations.md");
 
@@ -110,6 +111,7 @@ async fn the_figures_follow_the_conventions_and_what_happens() {
     assert_eq!(grown(requests, &["workloads/scale", "status=\"400\"", "VALIDATION_ERROR"]), 1.0);
     assert_eq!(grown(requests, &[]), grown("pilothouse_http_request_duration_seconds_count", &[]));
     assert_eq!(after.sum("pilothouse_http_requests_in_flight", &[]), 0.0);
+    let cluster_id = id;
     let id = format!("cluster=\"{id}\"");
     assert_eq!(after.sum("pilothouse_cluster_up", &[&id]), 1.0);
     assert!(grown("pilothouse_cluster_requests_total", &[&id, "outcome=\"success\""]) >= 1.0);
@@ -130,6 +132,20 @@ async fn the_figures_follow_the_conventions_and_what_happens() {
     for name in listed {
         assert!(after.types.contains_key(&format!("pilothouse_{name}")), "no series of {name}");
     }
+
+    // what the breaker refuses is counted, and what is removed is gone
+    plane.signal(Component::ApiServer, Signal::Kill).unwrap();
+    let path = format!("/api/k8s/namespaces?cluster_id={cluster_id}");
+    eventually("an open circuit", async || {
+        let answer = admin.get(&path).await;
+        (answer.body["context"]["cause"] == "circuit_open").then_some(())
+    })
+    .await;
+    let open = [&*id, "cause=\"circuit_open\""];
+    assert!(Scrape::of(&server).await.sum("pilothouse_cluster_refusals_total", &open) >= 1.0);
+    admin.post("/api/k8s/clusters/delete", json!({"id": cluster_id})).await.data();
+    let left = Scrape::of(&server).await.text;
+    assert!(!left.contains(&id), "{left}");
     server.stop().await;
 }
 

@@ -72,6 +72,9 @@ pub enum Verb {
     ResetPassword,
     Verify,
     Export,
+    Rekey,
+    Backup,
+    Restore,
 }
 
 impl Verb {
@@ -96,6 +99,9 @@ impl Verb {
             Self::ResetPassword => "reset_password",
             Self::Verify => "verify",
             Self::Export => "export",
+            Self::Rekey => "rekey",
+            Self::Backup => "backup",
+            Self::Restore => "restore",
         }
     }
 
@@ -122,6 +128,10 @@ pub enum Resource {
     Session,
     /// The audit trail.
     Operation,
+    /// The key that seals what is stored.
+    MasterKey,
+    /// All that is stored.
+    Database,
 }
 
 impl Resource {
@@ -133,6 +143,8 @@ impl Resource {
             Self::User | Self::OwnAccount => "user",
             Self::Session => "session",
             Self::Operation => "operation",
+            Self::MasterKey => "master_key",
+            Self::Database => "database",
         }
     }
 }
@@ -140,7 +152,7 @@ impl Resource {
 /// The rule table: the lowest role that may do `verb` to `resource`.
 pub const fn required_role(verb: Verb, resource: Resource) -> Role {
     match resource {
-        Resource::User => Role::SuperAdmin,
+        Resource::User | Resource::MasterKey | Resource::Database => Role::SuperAdmin,
         Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => Role::OpsAdmin,
         Resource::OwnAccount | Resource::Session | Resource::Operation => Role::Viewer,
         Resource::NewCluster => Role::OpsAdmin,
@@ -405,6 +417,8 @@ mod tests {
             Resource::OwnAccount,
             Resource::Session,
             Resource::Operation,
+            Resource::MasterKey,
+            Resource::Database,
         ]);
         for resource in resources {
             for verb in

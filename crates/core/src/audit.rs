@@ -22,6 +22,7 @@ use crate::{
 mod chain;
 mod checkpoint;
 mod export;
+mod handover;
 mod k8s;
 mod row;
 mod usecase;
@@ -36,6 +37,7 @@ pub use checkpoint::{
     Checkpoint, CheckpointSigner, LastCheckpoint, PublicKey, Signature, SignatureVerifier, Witness,
 };
 pub use export::{Export, ExportFormat, ExportQuery, verify_export};
+pub use handover::{Handover, TrailKeys};
 pub use row::{OperationPage, OperationQuery, OperationRow};
 pub use usecase::Audit;
 pub(crate) use usecase::AuditPorts;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_executor::block_on;
+use jiff::SignedDuration;
 use pilothouse_core::{
     Cause, Error,
     access::{Caller, Origin, Role},
@@ -106,6 +107,18 @@ fn tokens_and_sessions_end() {
     }
     world.fake.lent.clock.advance(Duration::from_secs(600));
     assert_eq!(cause(world.refresh(&tokens)), Cause::SessionEnded, "eight hours are over");
+}
+
+#[test]
+fn a_clock_that_is_set_ten_minutes_forth_or_back_ends_no_session() {
+    let world = World::new();
+    let mut tokens = world.login("admin", PASSWORD).unwrap();
+    for minutes in [10, -10, -10, 10] {
+        world.fake.lent.clock.jump(SignedDuration::from_mins(minutes));
+        tokens = world.refresh(&tokens).unwrap();
+        assert!(world.signed_in(&tokens).is_ok(), "set by {minutes} minutes");
+        world.login("admin", PASSWORD).unwrap();
+    }
 }
 
 #[test]

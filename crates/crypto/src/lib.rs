@@ -3,17 +3,21 @@
 //! One secret stands behind them: the install's [`MasterKey`], 32 random bytes in a file. Every other key is derived
 //! from it by HKDF-SHA256 under a label of its own, so that none of them tells anything of another.
 
+mod archive;
 mod digest;
 mod entropy;
 mod key;
+mod keyring;
 mod password;
 mod seal;
 mod sign;
 mod token;
 
+pub use archive::{ArchiveError, open_archive, seal_archive};
 pub use digest::KeyedDigest;
 pub use entropy::OsEntropy;
 pub use key::{KeyError, MasterKey};
+pub use keyring::FileKeyring;
 pub use password::Argon2Hasher;
 pub use seal::AesSealer;
 pub use sign::{Ed25519Signer, Ed25519Verifier};

@@ -105,6 +105,10 @@ impl Sealer for AesSealer {
         let cipher = Aes256Gcm::new_from_slice(&key).map_err(|_| damaged())?;
         decrypt(&cipher, &self.bound(owner, Part::Value), sealed_value).ok_or_else(damaged)
     }
+
+    fn mark(&self) -> Vec<u8> {
+        [&[VERSION][..], &self.key_id].concat()
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use pilothouse_core::{Cause, cluster::ClusterId};
 pub trait Observer: fmt::Debug + Send + Sync {
     /// A request and its answer are over.
     fn exchanged(&self, exchange: &Exchange);
+
+    /// A call that was not sent: the circuit is open, or too many are under way.
+    fn refused(&self, cluster: Option<ClusterId>, cause: Cause);
 }
 
 /// A request to a cluster that is over.
@@ -27,4 +30,6 @@ pub struct Unobserved;
 
 impl Observer for Unobserved {
     fn exchanged(&self, _: &Exchange) {}
+
+    fn refused(&self, _: Option<ClusterId>, _: Cause) {}
 }

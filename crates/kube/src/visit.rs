@@ -192,7 +192,11 @@ impl<'a> Visit<'a> {
 
     /// Sends through the cluster's breaker, which learns how it ended.
     async fn counted<T>(&self, exchange: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-        let passage = self.stack.breaker().enter(self.visitor, self.deadline).await?;
+        let entered = self.stack.breaker().enter(self.visitor, self.deadline).await;
+        if let Err(error) = &entered {
+            self.observer.refused(self.permit.cluster().ok(), error.cause);
+        }
+        let passage = entered?;
         let result = exchange.await;
         passage.settle(result.as_ref().err().map(|failure| &failure.error));
         result

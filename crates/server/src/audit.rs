@@ -66,7 +66,7 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
                 File::open(&file).map_err(|error| unusable(&file, &error))?;
                 settings.audit_checkpoint_file = Some(file);
             }
-            let app = compose::for_commands(&settings).await?;
+            let app = compose::for_commands(&settings).await?.app;
             verdict(&app.audit.verify(&Caller::command_line(&operator())).await?)
         }
         AuditCommand::Export { from, to, format, output } => {
@@ -75,7 +75,7 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
                 "k8s" => ExportFormat::K8s,
                 _ => return Err(Fatal::Setting(format!("`{format}` is no format; use jsonl or k8s"))),
             };
-            let app = compose::for_commands(&settings).await?;
+            let app = compose::for_commands(&settings).await?.app;
             let query = ExportQuery { format, from, to };
             let export = app.audit.export(&Caller::command_line(&operator()), query).await?;
             match output {

@@ -48,7 +48,7 @@ pub(crate) enum UserCommand {
 
 /// Runs a command.
 pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(), Fatal> {
-    let app = compose::for_commands(&settings).await?;
+    let app = compose::for_commands(&settings).await?.app;
     let caller = Caller::command_line(&operator());
     match command {
         UserCommand::Add { username, role, display_name, password_stdin } => {

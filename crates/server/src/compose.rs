@@ -10,12 +10,10 @@ use pilothouse_core::{
     cluster::RecentClusters,
     pod::StreamLimits,
 };
-use pilothouse_crypto::{
-    AesSealer, Argon2Hasher, Ed25519Signer, JwtCodec, KeyError, KeyedDigest, MasterKey, OsEntropy,
-};
+use pilothouse_crypto::{Argon2Hasher, FileKeyring, KeyError, MasterKey, OsEntropy};
 use pilothouse_http::{Figures, Hooks, Readiness};
 use pilothouse_kube::{EgressRules, KubeClusters, KubeSettings};
-use pilothouse_store::{Database, Lent, OpenError, Store};
+use pilothouse_store::{Database, Fingerprints, Lent, OpenError, Store};
 use tokio::{runtime::Handle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +33,7 @@ pub(crate) struct Composed {
     pub(crate) app: App,
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) keyring: Arc<FileKeyring>,
     pub(crate) tasks: Arc<TrackedTasks>,
     metrics: Arc<Metrics>,
     lists: KubeClusters,
@@ -46,18 +45,18 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
         .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
     let database = settings.database()?;
     let key_file = settings.key_file();
-    let known = Store::fingerprint(&database, &Handle::current()).await?.is_some();
-    let (key, made) = if known || key_file.exists() {
-        (MasterKey::load(&key_file)?, false)
-    } else {
+    let known = Store::fingerprints(&database, &Handle::current()).await?;
+    let mut made = false;
+    if known.is_none() && !key_file.exists() {
         match MasterKey::create(&key_file, &OsEntropy) {
             // another replica starts for the first time, too, and was faster
-            Err(KeyError::Exists(_)) => (MasterKey::load(&key_file)?, false),
-            created => (created?, true),
+            Err(KeyError::Exists(_)) => {}
+            created => made = created.map(|_| true)?,
         }
-    };
+    }
+    let keyring = keyring(&key_file, known.as_ref())?;
     let first = config::first_password(settings)?;
-    let composed = compose(settings, &database, &key).await;
+    let composed = compose(settings, &database, keyring).await;
     if made && matches!(composed, Err(Fatal::Store(OpenError::OtherKey))) {
         // a replica with a key file of its own was faster: ours belongs to nothing
         let _ = std::fs::remove_file(&key_file);
@@ -73,35 +72,50 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
 }
 
 /// For commands: only where `serve` has been, so that a mistyped directory is not filled.
-pub(crate) async fn for_commands(settings: &Settings) -> Result<App, Fatal> {
+pub(crate) async fn for_commands(settings: &Settings) -> Result<Composed, Fatal> {
     let database = settings.database()?;
-    if Store::fingerprint(&database, &Handle::current()).await?.is_none() {
-        return Err(Fatal::Setting(format!(
+    let known = known(&database).await?;
+    compose(settings, &database, keyring(&settings.key_file(), Some(&known))?).await
+}
+
+/// What the database knows of its keys.
+///
+/// # Errors
+/// `Fatal::Setting` when there is none.
+pub(crate) async fn known(database: &Database) -> Result<Fingerprints, Fatal> {
+    Store::fingerprints(database, &Handle::current()).await?.ok_or_else(|| {
+        Fatal::Setting(format!(
             "there is no database at {database}: start `pilothouse serve` first, or name the right --data-dir"
-        )));
-    }
-    let key = MasterKey::load(&settings.key_file())?;
-    Ok(compose(settings, &database, &key).await?.app)
+        ))
+    })
+}
+
+/// The keys at `key_file`.
+fn keyring(key_file: &Path, known: Option<&Fingerprints>) -> Result<Arc<FileKeyring>, Fatal> {
+    let in_use = known.map(|known| known.current.as_str());
+    Ok(Arc::new(FileKeyring::open(key_file, in_use, Arc::new(OsEntropy))?))
 }
 
 /// A folder that only its owner can enter.
-fn private_folder(path: &Path) -> io::Result<()> {
+pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> Result<Composed, Fatal> {
+async fn compose(
+    settings: &Settings,
+    database: &Database,
+    keyring: Arc<FileKeyring>,
+) -> Result<Composed, Fatal> {
     let runtime = Handle::current();
     let metrics = Metrics::new();
     let (clock, entropy, tasks) = (SystemClock::new(), Arc::new(OsEntropy), TrackedTasks::new());
-    let signer = Arc::new(Ed25519Signer::new(key));
     let lent = Lent {
         runtime: runtime.clone(),
         clock: clock.clone(),
         entropy: entropy.clone(),
-        sealer: Arc::new(AesSealer::new(key, entropy.clone())),
-        signer: signer.clone(),
+        keyring: keyring.clone(),
     };
-    let store = Store::open(database, lent, &key.fingerprint()).await?;
+    let store = Store::open(database, lent).await?;
     let kube = KubeSettings {
         deadlines: settings.deadlines(),
         egress: EgressRules { allow_loopback: settings.egress_allow_loopback },
@@ -120,15 +134,15 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         tasks: tasks.clone(),
         audit: kept.clone(),
         trail: kept.clone(),
-        signer,
+        signer: keyring.clone(),
         witness: Arc::new(CheckpointFile::new(settings.audit_checkpoint_file())),
         users: kept.clone(),
         sessions: kept.clone(),
         throttle: kept.clone(),
         idempotency: kept,
-        hasher: Arc::new(Argon2Hasher::new(runtime, entropy.clone())),
+        hasher: Arc::new(Argon2Hasher::new(runtime, entropy)),
         initial_password: Arc::new(Handover::new(settings)),
-        tokens: Arc::new(JwtCodec::new(key, entropy)),
+        tokens: keyring.clone(),
         clusters: registered.clone(),
         connections: registered,
         probe: clusters.clone(),
@@ -138,14 +152,14 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         pods: clusters.clone(),
         configs: clusters.clone(),
         secrets: clusters,
-        digest: Arc::new(KeyedDigest::new(key)),
+        digest: keyring.clone(),
     };
     let rules = pilothouse_core::app::Settings {
         lifetimes: settings.lifetimes(),
         allow_insecure_tls: settings.allow_insecure_tls,
         streams: StreamLimits::default(),
     };
-    Ok(Composed { app: App::new(ports, rules), store, clock, tasks, metrics, lists })
+    Ok(Composed { app: App::new(ports, rules), store, clock, keyring, tasks, metrics, lists })
 }
 
 impl Composed {

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 
 mod audit;
+mod backup;
 mod checkpoint_file;
 mod commands;
 mod compose;
@@ -11,6 +12,7 @@ mod initial_password;
 mod lent;
 mod metrics;
 mod prober;
+mod rekey;
 mod serve;
 mod settings;
 mod telemetry;
@@ -43,6 +45,12 @@ enum Command {
     /// Verify and export the audit trail
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Seal everything with a new master key, beside running servers
+    Rekey,
+    /// Write all that is stored to a file that only the master key opens, beside a running server
+    Backup(backup::BackupArguments),
+    /// Put a backup into an empty data directory
+    Restore(backup::RestoreArguments),
 }
 
 /// Why the process ends before or instead of doing its work: one sentence that says what to do. Exit code 2, but
@@ -81,8 +89,16 @@ pub(crate) enum Fatal {
     #[error("the audit trail is not whole: {0}")]
     NotWhole(String),
     /// What a command asked for was refused.
-    #[error("{}", pilothouse_http::sentence(.0))]
+    #[error("{}", said(.0))]
     Refused(#[from] pilothouse_core::Error),
+}
+
+/// What callers are told; and what only the log says there, for here is nobody else to read it.
+fn said(error: &pilothouse_core::Error) -> String {
+    match error.cause {
+        pilothouse_core::Cause::Internal => error.to_string(),
+        _ => pilothouse_http::sentence(error),
+    }
 }
 
 #[tokio::main]
@@ -94,6 +110,9 @@ async fn main() -> ExitCode {
             Command::Config(command) => config::config(&configuration, &command),
             Command::User(command) => commands::user(configuration.settings, command).await,
             Command::Audit(command) => audit::audit(configuration.settings, command).await,
+            Command::Rekey => rekey::rekey(configuration.settings).await,
+            Command::Backup(arguments) => backup::backup(configuration.settings, arguments).await,
+            Command::Restore(arguments) => backup::restore(configuration.settings, arguments).await,
         },
         Err(fatal) => Err(fatal),
     };

@@ -2,16 +2,27 @@
 //! (<https://prometheus.io/docs/practices/naming/>). What happens is counted as it happens; what is so is looked up
 //! when Prometheus asks. No label holds what a caller can choose: routes, codes, causes and ids of clusters only.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
-use pilothouse_core::{Code, clock::Clock, cluster::Health, gate::Gate};
+use pilothouse_core::{
+    Cause, Code,
+    clock::Clock,
+    cluster::{ClusterId, Health},
+    gate::Gate,
+};
 use pilothouse_http::{Ended, Figures};
 use pilothouse_kube::{Exchange, KeptFigures, KubeClusters};
 use pilothouse_store::Store;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder, core::Collector, process_collector::ProcessCollector,
+    TextEncoder,
+    core::{Collector, MetricVec, MetricVecBuilder},
+    process_collector::ProcessCollector,
 };
 
 /// From an answer out of memory to the longest deadline, in seconds.
@@ -29,6 +40,7 @@ pub(crate) struct Metrics {
     logins: IntCounterVec,
     cluster_requests: IntCounterVec,
     cluster_durations: HistogramVec,
+    cluster_refusals: IntCounterVec,
 }
 
 impl Metrics {
@@ -47,6 +59,17 @@ impl Metrics {
         );
         for outcome in ["success", "refused", "throttled"] {
             logins.with_label_values(&[outcome]);
+        }
+        let cluster_refusals = add(
+            &registry,
+            counters(
+                "pilothouse_cluster_refusals_total",
+                "Calls to clusters that were not sent: the circuit is open, or too many are under way.",
+                &["cluster", "cause"],
+            ),
+        );
+        for cause in [Cause::CircuitOpen, Cause::Overloaded] {
+            cluster_refusals.with_label_values(&["", cause.as_str()]);
         }
         Arc::new(Self {
             requests: add(
@@ -90,8 +113,29 @@ impl Metrics {
                     &["cluster"],
                 ),
             ),
+            cluster_refusals,
             registry,
         })
+    }
+
+    /// Forgets the clusters that are not among these: ids are never used again.
+    fn keep_clusters(&self, present: &[(ClusterId, Health)]) {
+        let present = present.iter().map(|(id, _)| id.to_string()).collect();
+        keep_clusters(&self.cluster_requests, &present);
+        keep_clusters(&self.cluster_durations, &present);
+        keep_clusters(&self.cluster_refusals, &present);
+    }
+}
+
+fn keep_clusters<B: MetricVecBuilder>(family: &MetricVec<B>, present: &BTreeSet<String>) {
+    for metric in family.collect().iter().flat_map(|family| family.get_metric()) {
+        let labels: HashMap<&str, &str> =
+            metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
+        let cluster = labels.get("cluster").copied().unwrap_or_default();
+        if !cluster.is_empty() && !present.contains(cluster) {
+            // another scrape may have been faster
+            let _ = family.remove(&labels);
+        }
     }
 }
 
@@ -140,6 +184,11 @@ impl pilothouse_kube::Observer for Metrics {
         self.cluster_requests.with_label_values(&[cluster.as_str(), outcome]).inc();
         self.cluster_durations.with_label_values(&[cluster.as_str()]).observe(exchange.took.as_secs_f64());
     }
+
+    fn refused(&self, cluster: Option<ClusterId>, cause: Cause) {
+        let cluster = cluster.map(|id| id.to_string()).unwrap_or_default();
+        self.cluster_refusals.with_label_values(&[cluster.as_str(), cause.as_str()]).inc();
+    }
 }
 
 /// What Prometheus reads: what was counted, and what is so.
@@ -154,8 +203,9 @@ pub(crate) struct Scrape {
 #[async_trait]
 impl Figures for Scrape {
     async fn text(&self) -> String {
+        let looked = self.look().await;
         let mut families = self.metrics.registry.gather();
-        families.extend(self.look().await.gather());
+        families.extend(looked.gather());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
             tracing::error!(%error, "the figures cannot be written");
@@ -186,6 +236,7 @@ impl Scrape {
         let up = i64::from(figures.is_ok());
         add_gauge("pilothouse_database_up", "Whether the database answers.", up);
         let Ok(figures) = figures else { return now };
+        self.metrics.keep_clusters(&figures.clusters);
         add_gauge(
             "pilothouse_sessions",
             "Sessions that have not expired, of all replicas.",

@@ -19,6 +19,7 @@ use pilothouse_core::{
     },
     clock::Clock,
     cluster::ClusterId,
+    seal::Keyring,
 };
 
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     db::{Postgres, Sqlite, read, transact},
     error::{StoreError, audit, corrupt},
     lease::LeaseClock as _,
-    schema::{At, audit_checkpoints, audit_head, audit_log, leases, operations},
+    schema::{At, audit_checkpoints, audit_head, audit_log, install, leases, operations},
 };
 
 mod list;
@@ -142,7 +143,8 @@ struct NewCheckpoint {
 #[derive(Clone)]
 pub(crate) struct Author {
     pub(crate) instance: Arc<str>,
-    pub(crate) signer: Arc<dyn CheckpointSigner>,
+    /// Signs with the key that the database says is in use.
+    pub(crate) keyring: Arc<dyn Keyring>,
     pub(crate) clock: Arc<dyn Clock>,
     /// How long an entry waits for a checkpoint.
     pub(crate) age: Duration,
@@ -153,6 +155,8 @@ struct Growth {
     trail: String,
     head: Head,
     signed: LastCheckpoint,
+    /// Where the trail may be due to be signed.
+    signer: Option<Arc<dyn CheckpointSigner>>,
     entries: Vec<NewEntry>,
     checkpoints: Vec<NewCheckpoint>,
 }
@@ -162,10 +166,10 @@ impl Growth {
         let hash = ChainHash(hash.try_into().map_err(|_| corrupt("audit_head.hash"))?);
         let signed = LastCheckpoint { sequence: signed_seq, time: signed_at.0 };
         let head = Head { sequence: seq, hash };
-        Ok(Self { trail, head, signed, entries: Vec::new(), checkpoints: Vec::new() })
+        Ok(Self { trail, head, signed, signer: None, entries: Vec::new(), checkpoints: Vec::new() })
     }
 
-    fn add(&mut self, entry: &Entry, by: &Author) -> Result<()> {
+    fn add(&mut self, entry: &Entry, now: Timestamp) -> Result<()> {
         let body = entry.canonical()?;
         self.head = self.head.then(&body);
         self.entries.push(NewEntry {
@@ -176,11 +180,12 @@ impl Growth {
             body,
             hash: self.head.hash.0.to_vec(),
         });
-        if self.signed.is_full(self.head.sequence) { self.sign(by) } else { Ok(()) }
+        if self.signed.is_full(self.head.sequence) { self.sign(now) } else { Ok(()) }
     }
 
-    fn sign(&mut self, by: &Author) -> Result<()> {
-        let checkpoint = Checkpoint::sign(&*by.signer, &self.trail, self.head, by.clock.now());
+    fn sign(&mut self, now: Timestamp) -> Result<()> {
+        let signer = self.signer.as_ref().ok_or_else(|| Error::internal("a checkpoint without a signer"))?;
+        let checkpoint = Checkpoint::sign(&**signer, &self.trail, self.head, now);
         self.signed = LastCheckpoint { sequence: checkpoint.sequence, time: checkpoint.time };
         self.checkpoints.push(NewCheckpoint { seq: checkpoint.sequence, line: checkpoint.line()? });
         Ok(())
@@ -241,7 +246,13 @@ macro_rules! trail {
                     .get_result(conn)
                     .await?;
                 let mut growth = Growth::of(head)?;
-                let before = growth.head.sequence;
+                let (before, now) = (growth.head.sequence, by.clock.now());
+                let most = i64::try_from(writes.len()).unwrap_or(i64::MAX);
+                if growth.signed.is_due(before.saturating_add(most), now, by.age) {
+                    let key: String =
+                        install::table.find(1).select(install::fingerprint).get_result(conn).await?;
+                    growth.signer = Some(by.keyring.keys(&key)?.signer);
+                }
 
                 let new: Vec<_> = writes.iter().filter_map(|write| write.row(&by.instance)).collect();
                 if !new.is_empty() {
@@ -268,10 +279,10 @@ macro_rules! trail {
                             continue;
                         }
                     }
-                    growth.add(&write.entry(), by)?;
+                    growth.add(&write.entry(), now)?;
                 }
-                if growth.signed.is_due(growth.head.sequence, by.clock.now(), by.age) {
-                    growth.sign(by)?;
+                if growth.signed.is_due(growth.head.sequence, now, by.age) {
+                    growth.sign(now)?;
                 }
                 let Growth { head, signed, entries, checkpoints, .. } = growth;
                 if !entries.is_empty() {
@@ -305,6 +316,12 @@ pub(crate) struct Receipt {
 }
 
 impl Receipt {
+    /// To be signed at once.
+    pub(crate) fn signed_at_once(mut self) -> Self {
+        self.by.age = Duration::ZERO;
+        self
+    }
+
     /// Of a cluster that has its id only now.
     pub(crate) fn concerning(mut self, cluster: ClusterId) -> Self {
         self.operation.cluster_id = Some(cluster);
@@ -365,6 +382,8 @@ impl AuditTrail for Store {
     }
 
     async fn checkpoint(&self, age: Duration) -> Result<()> {
+        // before anybody looks at who has signed
+        self.turn_to_key_in_use().await?;
         let (db, by) = (self.db.clone(), Author { age, ..self.author.clone() });
         let due = async {
             let last: (i64, i64, At) = read!(db, |conn| Ok(audit_head::table

@@ -26,6 +26,7 @@ use crate::{
     audit::Trail as _,
     db::{change, read, transact},
     error::{StoreError, corrupt},
+    rekey::KeyInUse as _,
     schema::{At, clusters},
 };
 
@@ -225,10 +226,12 @@ impl ClusterRegistry for Store {
     async fn create(&self, permit: &Permit, record: ClusterRecord) -> Result<Cluster> {
         let receipt = self.receipt(permit)?;
         let uuid = uuid_v7(record.at, &*self.lent.entropy);
-        let connection = Sealed::of(&*self.lent.sealer, uuid, 1, (record.auth_type, record.connection))?;
+        let keyring = self.lent.keyring.clone();
         let labels = json(&record.labels)?;
         let seen = Seen::of(record.observation);
         transact!(self.db, |conn| {
+            let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
+            let connection = Sealed::of(&*sealer, uuid, 1, (record.auth_type, record.connection))?;
             let values = (
                 clusters::uuid.eq(uuid.to_string()),
                 clusters::name.eq(record.name.as_str()),
@@ -258,11 +261,12 @@ impl ClusterRegistry for Store {
     }
 
     async fn update(&self, permit: &Permit, patch: ClusterPatch, at: Timestamp) -> Result<Cluster> {
-        let (receipt, id, sealer) = (self.receipt(permit)?, permit.cluster()?, self.lent.sealer.clone());
+        let (receipt, id, keyring) = (self.receipt(permit)?, permit.cluster()?, self.lent.keyring.clone());
         let seen =
             (patch.connection.is_some() || patch.observation.is_some()).then(|| Seen::of(patch.observation));
         let labels = patch.labels.as_ref().map(json).transpose()?;
         transact!(self.db, |conn| {
+            let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
             // setting a column to itself locks the row before it is read
             let found: Option<(String, i64, At)> = diesel::update(clusters::table.find(id.0))
                 .set(clusters::updated_at.eq(clusters::updated_at))
@@ -341,7 +345,7 @@ impl Connections for Store {
             ca,
             tls_server_name,
             insecure_skip_tls_verify,
-            credential: secret::open(&*self.lent.sealer, &owner(uuid), &sealed)?,
+            credential: secret::open(&*self.lent.keyring, &owner(uuid), &sealed)?,
         };
         Ok(Some(StoredConnection { connection, version }))
     }

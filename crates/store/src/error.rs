@@ -35,8 +35,13 @@ pub enum OpenError {
     )]
     Newer(String),
     /// The database belongs to another master key.
-    #[error("the database was made with another master key: name the key file it was made with")]
+    #[error("the database is sealed with another master key: name the key file that it is sealed with")]
     OtherKey,
+    /// The database is being sealed anew with a key that is not held.
+    #[error(
+        "the database is being sealed anew: put the next key's file, which `pilothouse rekey` made, beside the key file"
+    )]
+    NoNextKey,
     /// Another server uses the same SQLite file.
     #[error("another pilothouse serves the database {0} already: stop it, or use another data directory")]
     InUse(PathBuf),

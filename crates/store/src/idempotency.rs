@@ -10,15 +10,16 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use pilothouse_core::{
     Result,
     idempotency::{Claim, Earlier, End, IdempotencyStore, NewClaim, Progress, Reply, RequestDigest},
-    seal::{SealedFor, Sealer},
+    seal::{Keyring, SealedFor},
 };
 use uuid::Uuid;
 
 use crate::{
     Store,
-    db::{change, transact},
+    db::transact,
     error::corrupt,
     lease::LeaseClock as _,
+    rekey::KeyInUse as _,
     schema::{At, idempotency_keys, leases},
 };
 
@@ -45,12 +46,12 @@ fn reply_of(row: Uuid) -> SealedFor {
 
 impl Row {
     /// `alive`: whether somebody works on it.
-    fn open(self, alive: bool, sealer: &dyn Sealer) -> Result<Earlier> {
+    fn open(self, alive: bool, keyring: &dyn Keyring) -> Result<Earlier> {
         let id = self.id.parse().map_err(|_| corrupt("idempotency_keys.id"))?;
-        let request = sealer.open(&request_of(id), &self.request)?;
+        let request = keyring.open(&request_of(id), &self.request)?;
         let request = request.try_into().map_err(|_| corrupt("idempotency_keys.request"))?;
         let progress = match self.reply {
-            Some(sealed) => Progress::Answered(read(&sealer.open(&reply_of(id), &sealed)?)?),
+            Some(sealed) => Progress::Answered(read(&keyring.open(&reply_of(id), &sealed)?)?),
             None if alive => Progress::Running,
             None => Progress::Unknown,
         };
@@ -73,11 +74,12 @@ impl IdempotencyStore for Store {
     async fn claim(&self, claim: &NewClaim) -> Result<Claim> {
         let (user, key, at) = (claim.user.0, claim.key.as_str().to_owned(), claim.at);
         let instance = self.lease.instance().to_owned();
-        let sealed = self.lent.sealer.seal(&request_of(claim.id), &claim.request.0)?;
+        let (owner, request) = (request_of(claim.id), claim.request);
         let (id, request_id) = (claim.id.to_string(), claim.request_id.clone());
         let expires_at = At(claim.expires_at);
-        let sealer = self.lent.sealer.clone();
+        let keyring = self.lent.keyring.clone();
         transact!(self.db, |conn| {
+            let sealed = keyring.keys(&conn.key_in_use().await?)?.sealer.seal(&owner, &request.0)?;
             let expired = || idempotency_keys::table.filter(idempotency_keys::expires_at.le(At(at)));
             let of_key = || idempotency_keys::user_id.eq(user).and(idempotency_keys::key.eq(key.clone()));
             let oldest = expired().select(idempotency_keys::id).order_by(idempotency_keys::expires_at);
@@ -122,22 +124,25 @@ impl IdempotencyStore for Store {
                     }
                     worker => worker.is_some(),
                 };
-                return Ok(Claim::Taken(row.open(alive, &*sealer)?));
+                return Ok(Claim::Taken(row.open(alive, &*keyring)?));
             }
         })
     }
 
     async fn end(&self, id: Uuid, end: &End) -> Result<()> {
         let reply = match end {
-            End::Answered(reply) => Some(self.lent.sealer.seal(&reply_of(id), &written(reply))?),
+            End::Answered(reply) => Some(written(reply)),
             End::NotDone | End::Unknown => None,
         };
         let free = *end == End::NotDone;
-        change!(self.db, |conn| {
+        let keyring = self.lent.keyring.clone();
+        transact!(self.db, |conn| {
             let row = idempotency_keys::table.find(id.to_string());
             if free {
                 diesel::delete(row).execute(conn).await?;
             } else {
+                let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
+                let reply = reply.map(|reply| sealer.seal(&reply_of(id), &reply)).transpose()?;
                 let over = (idempotency_keys::instance.eq(None::<String>), idempotency_keys::reply.eq(reply));
                 diesel::update(row).set(over).execute(conn).await?;
             }

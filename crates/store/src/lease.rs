@@ -22,7 +22,7 @@ use crate::{
     Store,
     db::{Database, Postgres, Sqlite, change, create_file, transact},
     error::{OpenError, StoreError},
-    schema::{At, Instant, leases},
+    schema::{At, Instant, install, leases},
 };
 
 /// This process, as the database knows it.
@@ -106,16 +106,23 @@ impl Store {
     /// `StoreUnavailable`. A server that cannot renew may go on: what it finishes after others took it for dead
     /// stays `unknown`.
     pub async fn renew_lease(&self, at: Timestamp) -> Result<()> {
-        let instance = self.lease.instance().to_owned();
+        let (instance, keyring) = (self.lease.instance().to_owned(), self.lent.keyring.clone());
         transact!(self.db, |conn| {
+            let next: Option<String> =
+                install::table.find(1).select(install::next_fingerprint).first(conn).await?;
+            let held = next.filter(|next| keyring.keys(next).is_ok());
             let At(now) = conn.lease_time(at).await?;
             diesel::delete(leases::table.filter(leases::expires_at.le(At(now)))).execute(conn).await?;
             let expires_at = At(now + Self::LEASE);
             diesel::insert_into(leases::table)
-                .values((leases::instance.eq(instance), leases::expires_at.eq(expires_at)))
+                .values((
+                    leases::instance.eq(instance),
+                    leases::expires_at.eq(expires_at),
+                    leases::next_fingerprint.eq(&held),
+                ))
                 .on_conflict(leases::instance)
                 .do_update()
-                .set(leases::expires_at.eq(expires_at))
+                .set((leases::expires_at.eq(expires_at), leases::next_fingerprint.eq(&held)))
                 .execute(conn)
                 .await?;
             Ok(())

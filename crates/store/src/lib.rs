@@ -23,13 +23,14 @@ use diesel::QueryDsl as _;
 use diesel_async::RunQueryDsl as _;
 use pilothouse_core::{
     Result,
-    audit::{Checkpoint, CheckpointSigner},
+    audit::Checkpoint,
     clock::{Clock, Entropy, uuid_v7},
-    seal::Sealer,
+    seal::Keyring,
 };
 use tokio::runtime::Handle;
 
 mod audit;
+mod backup;
 mod cluster;
 mod db;
 mod error;
@@ -38,6 +39,7 @@ mod idempotency;
 mod lease;
 mod migrate;
 mod postgres;
+mod rekey;
 mod schema;
 mod session;
 mod throttle;
@@ -47,6 +49,7 @@ mod visit;
 pub use db::Database;
 pub use error::OpenError;
 pub use figures::{Figures, PoolFigures};
+pub use migrate::Fingerprints;
 pub use postgres::PostgresAddress;
 
 use crate::{
@@ -64,10 +67,8 @@ pub struct Lent {
     pub clock: Arc<dyn Clock>,
     /// Randomness, for ids.
     pub entropy: Arc<dyn Entropy>,
-    /// Seals credentials, and what idempotency keys stand for.
-    pub sealer: Arc<dyn Sealer>,
-    /// Signs checkpoints of the trail.
-    pub signer: Arc<dyn CheckpointSigner>,
+    /// What seals credentials and what idempotency keys stand for, and signs checkpoints of the trail.
+    pub keyring: Arc<dyn Keyring>,
 }
 
 /// The open database. A clone is the same store.
@@ -87,28 +88,31 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// The fingerprint of the master key that a database was made with; none when it is new. To be asked before a key
+    /// The fingerprint of the master key that a database is sealed with; none when it is new. To be asked before a key
     /// is made: a database that has a fingerprint needs the key it belongs to. Makes no file, and no table but diesel's
     /// list of migrations.
     ///
     /// # Errors
     /// [`OpenError::Unusable`], [`OpenError::Newer`].
-    pub async fn fingerprint(database: &Database, runtime: &Handle) -> Result<Option<String>, OpenError> {
-        migrate::fingerprint(database, runtime).await
+    pub async fn fingerprints(
+        database: &Database,
+        runtime: &Handle,
+    ) -> Result<Option<Fingerprints>, OpenError> {
+        migrate::fingerprints(database, runtime).await
     }
 
-    /// Opens a database: makes what is not there, brings tables up to date, keeps the key's `fingerprint`.
+    /// Opens a database: makes what is not there, brings tables up to date, keeps the key's fingerprint.
     ///
     /// # Errors
-    /// [`OpenError`] but `InUse`. With another key's fingerprint, or tables of a newer version, nothing is changed.
-    pub async fn open(database: &Database, lent: Lent, fingerprint: &str) -> Result<Self, OpenError> {
+    /// [`OpenError`] but `InUse`. With another key than the database's, or tables of a newer version, nothing is changed.
+    pub async fn open(database: &Database, lent: Lent) -> Result<Self, OpenError> {
         let now = lent.clock.now();
-        migrate::prepare(database, &lent.runtime, fingerprint, now).await?;
+        migrate::prepare(database, &lent.runtime, lent.keyring.clone(), now).await?;
         let db = Db::new(database, lent.runtime.clone())?;
         let lease = Lease::new(database.clone(), uuid_v7(now, &*lent.entropy));
         let author = Author {
             instance: lease.instance().into(),
-            signer: lent.signer.clone(),
+            keyring: lent.keyring.clone(),
             clock: lent.clock.clone(),
             age: Checkpoint::AGE,
         };
@@ -116,15 +120,16 @@ impl Store {
         Ok(Self { db, lent, author, writer, lease })
     }
 
-    /// Whether the database answers.
+    /// Whether the database answers, and its key is held.
     ///
     /// # Errors
     /// `StoreUnavailable`.
     pub async fn ping(&self) -> Result<()> {
-        read!(self.db, |conn| {
-            let _: String =
-                schema::install::table.find(1).select(schema::install::fingerprint).first(conn).await?;
-            Ok(())
-        })
+        let fingerprint: String = read!(self.db, |conn| Ok(schema::install::table
+            .find(1)
+            .select(schema::install::fingerprint)
+            .first(conn)
+            .await?))?;
+        self.lent.keyring.keys(&fingerprint).map(drop)
     }
 }

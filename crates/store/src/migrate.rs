@@ -1,6 +1,8 @@
 //! The tables are made and brought up to date at the start, by one process at a time; and the database knows its
 //! master key again.
 
+use std::sync::Arc;
+
 use diesel::{
     ExpressionMethods as _, QueryDsl as _, RunQueryDsl as _, SqliteConnection,
     migration::{MigrationSource, MigrationVersion},
@@ -9,6 +11,7 @@ use diesel::{
 use diesel_async::{AsyncPgConnection, async_connection_wrapper::AsyncConnectionWrapper};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use jiff::Timestamp;
+use pilothouse_core::seal::Keyring;
 use tokio::runtime::Handle;
 
 use crate::{
@@ -24,6 +27,15 @@ const POSTGRES: EmbeddedMigrations = embed_migrations!("../../migrations/postgre
 const LOCK: i64 = 0x7069_6c6f_7468_6f75;
 
 type PostgresConnection = AsyncConnectionWrapper<AsyncPgConnection>;
+
+/// By what a database knows its master keys again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprints {
+    /// Of the key in use.
+    pub current: String,
+    /// Of the key that all is being sealed with anew, while that goes on.
+    pub next: Option<String>,
+}
 
 /// What stands in the way, before it is known of which database.
 enum Failure {
@@ -56,8 +68,8 @@ macro_rules! steps {
         mod $module {
             use super::*;
 
-            /// The fingerprint of the key that the database was made with; none in an empty database.
-            pub(super) fn fingerprint(conn: &mut $connection) -> Result<Option<String>, Failure> {
+            /// The fingerprints that the database holds; none in an empty one.
+            pub(super) fn fingerprints(conn: &mut $connection) -> Result<Option<Fingerprints>, Failure> {
                 let known =
                     MigrationSource::<$backend>::migrations(&$migrations).map_err(Failure::migration)?;
                 let applied = conn.applied_migrations().map_err(Failure::migration)?;
@@ -70,19 +82,31 @@ macro_rules! steps {
                 if applied.is_empty() {
                     return Ok(None);
                 }
-                Ok(Some(install::table.find(1).select(install::fingerprint).first(conn)?))
+                let columns = (install::fingerprint, install::next_fingerprint);
+                let (current, next) = install::table.find(1).select(columns).first(conn)?;
+                Ok(Some(Fingerprints { current, next }))
             }
 
-            /// Checks the key before anything is changed, makes the tables, and keeps the key's fingerprint.
-            pub(super) fn prepare(conn: &mut $connection, ours: &str, at: Timestamp) -> Result<(), Failure> {
-                let theirs = fingerprint(conn)?;
-                if theirs.as_ref().is_some_and(|theirs| theirs != ours) {
-                    return Err(Failure::Told(OpenError::OtherKey));
+            /// Checks the keys before anything is changed, makes the tables, and keeps the key's fingerprint.
+            pub(super) fn prepare(
+                conn: &mut $connection,
+                keyring: &dyn Keyring,
+                at: Timestamp,
+            ) -> Result<(), Failure> {
+                let theirs = fingerprints(conn)?;
+                if let Some(Fingerprints { current, next }) = &theirs {
+                    keyring.keys(current).map_err(|_| Failure::Told(OpenError::OtherKey))?;
+                    if let Some(next) = next {
+                        keyring.keys(next).map_err(|_| Failure::Told(OpenError::NoNextKey))?;
+                    }
                 }
                 conn.run_pending_migrations($migrations).map_err(Failure::migration)?;
                 if theirs.is_none() {
-                    let row =
-                        (install::id.eq(1), install::fingerprint.eq(ours), install::created_at.eq(At(at)));
+                    let row = (
+                        install::id.eq(1),
+                        install::fingerprint.eq(keyring.current()),
+                        install::created_at.eq(At(at)),
+                    );
                     diesel::insert_into(install::table).values(row).execute(conn)?;
                 }
                 Ok(())
@@ -94,12 +118,15 @@ macro_rules! steps {
 steps!(sqlite, SqliteConnection, diesel::sqlite::Sqlite, SQLITE);
 steps!(postgres, PostgresConnection, diesel::pg::Pg, POSTGRES);
 
-/// The fingerprint that the database holds, none when it holds none or is not there yet; makes no file.
-pub(crate) async fn fingerprint(database: &Database, runtime: &Handle) -> Result<Option<String>, OpenError> {
+/// The fingerprints that the database holds, none when it holds none or is not there yet; makes no file.
+pub(crate) async fn fingerprints(
+    database: &Database,
+    runtime: &Handle,
+) -> Result<Option<Fingerprints>, OpenError> {
     match database {
         Database::Sqlite(path) if !path.exists() => Ok(None),
-        Database::Sqlite(_) => on_sqlite(database, runtime, sqlite::fingerprint).await,
-        Database::Postgres(_) => on_postgres(database, runtime, postgres::fingerprint).await,
+        Database::Sqlite(_) => on_sqlite(database, runtime, sqlite::fingerprints).await,
+        Database::Postgres(_) => on_postgres(database, runtime, postgres::fingerprints).await,
     }
 }
 
@@ -107,17 +134,16 @@ pub(crate) async fn fingerprint(database: &Database, runtime: &Handle) -> Result
 pub(crate) async fn prepare(
     database: &Database,
     runtime: &Handle,
-    fingerprint: &str,
+    keyring: Arc<dyn Keyring>,
     at: Timestamp,
 ) -> Result<(), OpenError> {
-    let ours = fingerprint.to_owned();
     match database {
         Database::Sqlite(path) => {
             create_file(path).map_err(|error| database.unusable(&error))?;
-            on_sqlite(database, runtime, move |conn| sqlite::prepare(conn, &ours, at)).await
+            on_sqlite(database, runtime, move |conn| sqlite::prepare(conn, &*keyring, at)).await
         }
         Database::Postgres(_) => {
-            on_postgres(database, runtime, move |conn| postgres::prepare(conn, &ours, at)).await
+            on_postgres(database, runtime, move |conn| postgres::prepare(conn, &*keyring, at)).await
         }
     }
 }

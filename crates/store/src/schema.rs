@@ -56,11 +56,12 @@ impl FromSql<Instant, Pg> for At {
 
 diesel::table! {
     use super::Instant;
-    use diesel::sql_types::{BigInt, Text};
+    use diesel::sql_types::{BigInt, Nullable, Text};
 
     install (id) {
         id -> BigInt,
         fingerprint -> Text,
+        next_fingerprint -> Nullable<Text>,
         created_at -> Instant,
     }
 }
@@ -133,11 +134,12 @@ diesel::table! {
 
 diesel::table! {
     use super::Instant;
-    use diesel::sql_types::Text;
+    use diesel::sql_types::{Nullable, Text};
 
     leases (instance) {
         instance -> Text,
         expires_at -> Instant,
+        next_fingerprint -> Nullable<Text>,
     }
 }
 

@@ -9,7 +9,8 @@ use futures_util::future::join_all;
 use pilothouse_store::{Database, OpenError, Store};
 
 async fn fingerprint(place: &Place) -> Result<Option<String>, OpenError> {
-    Store::fingerprint(&place.database, &place.lent.runtime).await
+    let found = Store::fingerprints(&place.database, &place.lent.runtime).await?;
+    Ok(found.map(|found| found.current))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,7 +77,7 @@ async fn what_is_no_database_is_unusable_in_one_sentence() {
     let absent = place.folder.path().join("absent").join("pilothouse.db");
     let silent = "postgres://user:canary@127.0.0.1:1/pilothouse?connect_timeout=1";
     for database in [Database::Sqlite(file), Database::Sqlite(absent), Database::parse(silent).unwrap()] {
-        let refused = Store::open(&database, place.lent.clone(), FINGERPRINT).await.unwrap_err();
+        let refused = Store::open(&database, place.lent.clone()).await.unwrap_err();
         assert!(matches!(refused, OpenError::Unusable { .. }), "{refused}");
         let text = refused.to_string();
         assert!(!text.contains('\n') && !text.contains("canary"), "{text}");

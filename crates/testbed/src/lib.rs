@@ -25,6 +25,7 @@ mod certificates;
 mod component;
 mod control_plane;
 mod error;
+mod fault_proxy;
 mod folder;
 mod kubeconfig;
 mod node;
@@ -50,6 +51,7 @@ pub use self::{
     component::{Component, Signal},
     control_plane::ControlPlane,
     error::{Error, Result},
+    fault_proxy::{Fault, FaultProxy},
     folder::Folder,
     node::{Node, NodeProgram},
     postgres::{Postgres, PostgresBuilder},

@@ -43,7 +43,10 @@ const SUPERVISOR: &str = r#"
 trap '' HUP
 ("$@"; rm -f running) &
 cat > /dev/null
-if read -r pid < data/postmaster.pid; then kill -CONT "$pid"; kill -INT "$pid"; fi
+if read -r pid < data/postmaster.pid; then
+    for process in "$pid" $(cat "/proc/$pid/task/$pid/children"); do kill -CONT "$process"; done
+    kill -INT "$pid"
+fi
 wait
 rm -f running
 "#;
@@ -159,6 +162,11 @@ impl Postgres {
         PASSWORD
     }
 
+    /// The folder with its programs.
+    pub fn programs(&self) -> &Path {
+        &self.bin
+    }
+
     /// The folder with its files.
     pub fn dir(&self) -> &Path {
         self.folder.path()
@@ -199,6 +207,30 @@ impl Postgres {
             sleep(POLL);
         }
         self.dismiss();
+        Ok(())
+    }
+
+    /// Signals it and all its backends.
+    pub fn signal(&self, signal: crate::Signal) -> Result<()> {
+        let pid = fs::read_to_string(self.home.join("data/postmaster.pid")).unwrap_or_default();
+        let pid = pid.lines().next().unwrap_or_default();
+        let is_its = |stat: &str| {
+            // "pid (name) state parent …"; the name may hold anything but ends with the last bracket
+            stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)) == Some(pid)
+        };
+        let processes = fs::read_dir("/proc").map_err(io("listing processes"))?.flatten();
+        let backends = processes
+            .filter(|entry| fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| is_its(&stat)))
+            .filter_map(|entry| entry.file_name().into_string().ok());
+        // the postmaster first, so that it makes no more
+        for pid in std::iter::once(pid.to_owned()).chain(backends) {
+            let pid = pid.parse().ok().and_then(Pid::from_raw);
+            let pid = pid.ok_or_else(|| Error::Program("PostgreSQL is not running".into()))?;
+            match kill_process(pid, signal.into()) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(io("signalling PostgreSQL")(error.into())),
+            }
+        }
         Ok(())
     }
 

@@ -3,6 +3,8 @@
 CREATE TABLE install (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     fingerprint TEXT NOT NULL,
+    -- of the key that all is being sealed with anew
+    next_fingerprint TEXT,
     created_at INTEGER NOT NULL
 ) STRICT;
 
@@ -83,7 +85,9 @@ CREATE INDEX operations_status ON operations (status, id);
 -- Which server processes live: what another one left pending is an orphan.
 CREATE TABLE leases (
     instance TEXT NOT NULL PRIMARY KEY,
-    expires_at INTEGER NOT NULL
+    expires_at INTEGER NOT NULL,
+    -- the next key that it holds besides the one in use
+    next_fingerprint TEXT
 ) STRICT;
 
 CREATE TABLE users (

@@ -19,6 +19,9 @@ use super::{Client, eventually};
 /// The password of the first admin, where a test does not say otherwise.
 pub(crate) const PASSWORD: &str = "a password for tests";
 
+/// The built binary.
+const BINARY: &str = env!("CARGO_BIN_EXE_pilothouse");
+
 /// On which database the tests run that do not name one: `sqlite` (the default) or `postgres`.
 const DATABASE: &str = "PILOTHOUSE_TEST_DATABASE";
 
@@ -31,6 +34,7 @@ pub(crate) fn postgres() -> Option<&'static Postgres> {
 pub(crate) struct Install {
     folder: Folder,
     settings: BTreeMap<String, String>,
+    small_disk: bool,
     starts: u32,
 }
 
@@ -64,7 +68,7 @@ impl Install {
     /// As [`Install::new`], on SQLite whatever the environment says.
     pub(crate) fn on_sqlite() -> Self {
         let folder = Folder::create().expect("a temporary folder");
-        let install = Self { folder, settings: BTreeMap::new(), starts: 0 };
+        let install = Self { folder, settings: BTreeMap::new(), small_disk: false, starts: 0 };
         let data_dir = install.data_dir().display().to_string();
         install
             .set("DATA_DIR", data_dir)
@@ -72,6 +76,21 @@ impl Install {
             .set("EGRESS_ALLOW_LOOPBACK", "true")
             .set("ADMIN_PASSWORD", PASSWORD)
             .set("PROBE_INTERVAL", "1h")
+    }
+
+    /// As [`Install::on_sqlite`], its data on a disk of 16 MiB that only the server sees, and that ends with it. None, said
+    /// aloud, for whoever may not make one.
+    pub(crate) fn on_small_disk() -> Option<Self> {
+        let mut install = Self::on_sqlite();
+        install.small_disk = true;
+        fs::create_dir(install.data_dir()).expect("a folder");
+        let output = install.command(&["--version"]).output();
+        if output.is_ok_and(|output| output.status.success()) {
+            return Some(install);
+        }
+        assert!(env::var_os("CI").is_none(), "CI can mount");
+        eprintln!("SKIPPED what needs a small disk: only root may mount one");
+        None
     }
 
     /// Sets the environment variable `PILOTHOUSE_<name>`.
@@ -101,7 +120,14 @@ impl Install {
 
     /// The binary with these settings and nothing else of our environment.
     fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
+        let mut command = if self.small_disk {
+            let mount = "mount -t tmpfs -o size=16m,mode=0700 tmpfs \"$PILOTHOUSE_DATA_DIR\" && exec \"$@\"";
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", mount, "sh", BINARY]);
+            command
+        } else {
+            Command::new(BINARY)
+        };
         command.args(arguments).env_clear().env("USER", "tester").envs(&self.settings);
         command.current_dir(self.folder.path());
         command
@@ -122,6 +148,13 @@ impl Install {
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         child.wait_with_output().expect("it ends")
+    }
+
+    /// Starts a command, whose output is kept.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("the built binary runs")
     }
 
     /// Starts the server, and returns when it says that it listens.
@@ -211,6 +244,42 @@ impl Server {
     pub(crate) async fn user(&self, admin: &Client, role: &str) -> Client {
         admin.add_user(role, role).await;
         self.client().sign_in(role, PASSWORD).await
+    }
+
+    /// What the system says of the process under this name.
+    fn of_process(&self, name: &str) -> PathBuf {
+        Path::new("/proc").join(self.process.0.id().to_string()).join(name)
+    }
+
+    /// How many bytes of memory it holds.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = fs::read_to_string(self.of_process("status")).expect("it runs");
+        let held = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line on memory");
+        held.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    }
+
+    /// How many files and connections it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        fs::read_dir(self.of_process("fd")).expect("it runs").count()
+    }
+
+    /// What fills its small disk.
+    fn filler(&self) -> PathBuf {
+        let data = self.install.data_dir().strip_prefix("/").expect("an absolute path").to_owned();
+        self.of_process("root").join(data).join("filler")
+    }
+
+    /// Leaves no room on its small disk.
+    pub(crate) fn fill_disk(&self) {
+        let mut filler = fs::File::create(self.filler()).expect("its small disk");
+        for size in [1 << 16, 1 << 12, 1] {
+            while filler.write_all(&vec![0; size]).is_ok() {}
+        }
+    }
+
+    /// Makes room again.
+    pub(crate) fn free_disk(&self) {
+        fs::remove_file(self.filler()).expect("its small disk");
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

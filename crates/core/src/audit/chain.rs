@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, Entry, OperationId, PublicKey, SignatureVerifier};
+use super::{Checkpoint, Entry, Handover, OperationId, PublicKey, SignatureVerifier, TrailKeys};
 use crate::{error::Result, hex::Hex, inventory::Cell};
 
 /// The hash of one entry and of all before it.
@@ -158,6 +158,11 @@ pub trait TrailReader: Send + Sync {
         from: Option<Timestamp>,
         to: Option<Timestamp>,
     ) -> Result<(Option<i64>, Option<i64>)>;
+
+    /// The entries that tell of a new master key, in order. A trail whose keys never change has none, as by default.
+    async fn rekeys(&self) -> Result<Vec<StoredEntry>> {
+        Ok(Vec::new())
+    }
 }
 
 /// What is wrong with a trail.
@@ -228,7 +233,7 @@ impl Defect {
 /// By what signatures are checked.
 #[derive(Clone, Copy)]
 pub struct Signatures<'a> {
-    /// The install's key.
+    /// The install's key: the one that signs now.
     pub key: PublicKey,
     /// How.
     pub verifier: &'a dyn SignatureVerifier,
@@ -240,6 +245,7 @@ pub struct Signatures<'a> {
 /// grows.
 pub(crate) struct Chain<'a> {
     signatures: Signatures<'a>,
+    keys: TrailKeys,
     trail: String,
     /// The last good entry.
     pub(crate) head: Head,
@@ -247,14 +253,22 @@ pub(crate) struct Chain<'a> {
     first: i64,
     /// The last entry that is signed.
     signed: i64,
+    /// The last entry at which another key took over: it needs a checkpoint of its own.
+    handed_over: i64,
     pending: HashSet<OperationId>,
 }
 
 impl<'a> Chain<'a> {
-    /// The chain that follows `before`.
-    pub(crate) fn new(signatures: Signatures<'a>, trail: String, before: Head) -> Self {
-        let first = before.sequence + 1;
-        Self { signatures, trail, head: before, first, signed: before.sequence, pending: HashSet::new() }
+    /// The chain that follows `before`; `handovers` is what is claimed of the keys before the install's.
+    pub(crate) fn new(
+        signatures: Signatures<'a>,
+        handovers: Vec<Handover>,
+        trail: String,
+        before: Head,
+    ) -> Self {
+        let keys = TrailKeys::new(signatures.key, handovers);
+        let (first, signed) = (before.sequence + 1, before.sequence);
+        Self { signatures, keys, trail, head: before, first, signed, handed_over: 0, pending: HashSet::new() }
     }
 
     /// Takes the next entry.
@@ -298,8 +312,27 @@ impl<'a> Chain<'a> {
             let details = format!("no checkpoint since entry {}: it was removed", self.signed);
             return Err(bad(Fault::CheckpointMissing, details));
         }
+        self.is_bound()?;
+        let handover = Handover::of(expected, &entry);
+        if !self.keys.expects(expected, handover) {
+            let details = "what it says of a new key is not what the signatures say";
+            return Err(bad(Fault::CheckpointForged, details.to_owned()));
+        }
+        if handover.is_some() {
+            self.handed_over = expected;
+        }
         self.head = head;
         Ok(entry)
+    }
+
+    /// Whether the new key has signed where it took over: without that, anybody could name one that signed before it. To be
+    /// asked after the last entry, too.
+    pub(crate) fn is_bound(&self) -> Result<(), Defect> {
+        if self.handed_over <= self.signed {
+            return Ok(());
+        }
+        let details = "a new key takes over, and has not signed that it does";
+        Err(Defect::at(self.handed_over, Fault::CheckpointMissing, details))
     }
 
     /// Reads a checkpoint and sees that we signed it, for this trail.
@@ -313,7 +346,7 @@ impl<'a> Chain<'a> {
                 format!("a checkpoint is of the trail {}, this is {}", checkpoint.trail, self.trail);
             return Err(Defect::at(at, Fault::CheckpointForged, details));
         }
-        if !checkpoint.is_signed_by(&self.signatures.key, self.signatures.verifier) {
+        if !checkpoint.is_signed_by(self.keys.of(at), self.signatures.verifier) {
             return Err(Defect::at(at, Fault::CheckpointForged, "a checkpoint is not signed by this key"));
         }
         Ok(checkpoint)

@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ChainHash, CheckpointSigner, Defect, Fault, Head, PublicKey, Signature, Signatures, StoredEntry,
-    TrailReader, Verdict, chain::Chain, k8s::Events, usecase::Place,
+    ChainHash, CheckpointSigner, Defect, Fault, Handover, Head, PublicKey, Signature, Signatures,
+    StoredEntry, TrailKeys, TrailReader, Verdict, chain::Chain, k8s::Events, usecase::Place,
 };
 use crate::error::{Error, Result};
 
@@ -60,6 +60,9 @@ struct Header {
     pilothouse_audit_export: u32,
     trail: String,
     public_key: PublicKey,
+    /// Where other keys signed before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    handovers: Vec<Handover>,
     exported_at: Timestamp,
     from: Option<Timestamp>,
     to: Option<Timestamp>,
@@ -137,10 +140,12 @@ impl Export {
         let opening = match format {
             ExportFormat::K8s => None,
             ExportFormat::Jsonl => {
+                let keys = TrailKeys::claimed(&*reader, signer.public_key()).await?;
                 let header = Header {
                     pilothouse_audit_export: 1,
                     trail,
                     public_key: signer.public_key(),
+                    handovers: keys.handovers().to_vec(),
                     exported_at: now,
                     from,
                     to,
@@ -246,7 +251,7 @@ pub fn verify_export(
         _ => return Ok(verdict.with(forged("its first line is not one that this key has signed"))),
     };
     let before = Head { sequence: header.first_sequence - 1, hash: header.previous_hash };
-    let mut chain = Chain::new(signatures, header.trail, before);
+    let mut chain = Chain::new(signatures, header.handovers, header.trail, before);
     verdict.head = before;
     for line in lines {
         let line = line?;
@@ -258,6 +263,9 @@ pub fn verify_export(
         if let Err(defect) = result {
             return Ok(verdict.with(defect));
         }
+    }
+    if let Err(defect) = chain.is_bound() {
+        return Ok(verdict.with(defect));
     }
     let end = Head { sequence: header.last_sequence, hash: header.last_hash };
     if chain.head != end {

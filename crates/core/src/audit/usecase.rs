@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     AuditTrail, Checkpoint, CheckpointSigner, Export, ExportQuery, OperationPage, OperationQuery, PublicKey,
-    Signatures, TrailReader, Verdict, Witness, verify,
+    Signatures, TrailKeys, TrailReader, Verdict, Witness, verify,
 };
 use crate::{
     access::{Access, Caller, Permit, Resource, Role, Verb},
@@ -65,9 +65,17 @@ impl Audit {
         self.gate.allow(caller, Access::to(Verb::Verify, Resource::Operation)).await?;
         let _place = self.verifying.take()?;
         let AuditPorts { reader, signer, witness, .. } = &self.ports;
-        let signatures =
-            Signatures { key: signer.public_key(), verifier: &**signer, every: Checkpoint::EVERY };
-        verify(&**reader, &**witness, signatures).await
+        loop {
+            // whoever reads the head learns of a new key
+            reader.head().await?;
+            let key = signer.public_key();
+            let signatures = Signatures { key, verifier: &**signer, every: Checkpoint::EVERY };
+            let verdict = verify(&**reader, &**witness, signatures).await?;
+            reader.head().await?;
+            if verdict.valid || signer.public_key() == key {
+                return Ok(verdict);
+            }
+        }
     }
 
     /// Begins an export. It is itself an operation, and durable in the trail before its first line leaves; what it holds
@@ -110,11 +118,16 @@ impl Audit {
             if new.is_empty() {
                 return Ok(());
             }
-            let key = signer.public_key();
-            let is_ours = |line: &str| {
-                Checkpoint::parse(line).is_some_and(|checkpoint| checkpoint.is_signed_by(&key, &**signer))
+            let mut keys = TrailKeys::new(signer.public_key(), Vec::new());
+            let is_ours = |line: &str, keys: &TrailKeys| {
+                let checkpoint = Checkpoint::parse(line);
+                checkpoint.is_some_and(|one| one.is_signed_by(keys.of(one.sequence), &**signer))
             };
-            if let Some(forged) = new.iter().find(|stored| !is_ours(&stored.line)) {
+            if !new.iter().all(|stored| is_ours(&stored.line, &keys)) {
+                // perhaps by the key before
+                keys = TrailKeys::claimed(&**reader, signer.public_key()).await?;
+            }
+            if let Some(forged) = new.iter().find(|stored| !is_ours(&stored.line, &keys)) {
                 let at = forged.sequence;
                 return Err(Error::internal(format!("the checkpoint of audit entry {at} was changed")));
             }

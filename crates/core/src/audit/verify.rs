@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     Defect, Entry, Fault, Head, Operation, OperationId, OperationRow, Outcome, Signatures, StoredCheckpoint,
-    StoredEntry, StoredRow, TrailReader, Witness, chain::Chain,
+    StoredEntry, StoredRow, TrailKeys, TrailReader, Witness, chain::Chain,
 };
 use crate::{
     error::{Error, Result},
@@ -82,9 +82,10 @@ pub async fn verify(
     signatures: Signatures<'_>,
 ) -> Result<Verdict> {
     let (trail, head) = reader.head().await?;
+    let handovers = TrailKeys::claimed(reader, signatures.key).await?.handovers().to_vec();
     let mut pass = Pass {
         reader,
-        chain: Chain::new(signatures, trail, Head::NONE),
+        chain: Chain::new(signatures, handovers, trail, Head::NONE),
         horizon: head.sequence,
         entries: Feed::default(),
         rows: Feed::default(),
@@ -286,6 +287,7 @@ impl Pass<'_> {
             }
         }
         self.advance(head).await?;
+        self.chain.is_bound()?;
 
         if let Some(row) = self.rows.waiting.front() {
             let details = format!("row {} of the lists belongs to no operation of the chain", row.id);

@@ -16,6 +16,7 @@ use diesel_async::RunQueryDsl as _;
 use jiff::Timestamp;
 use pilothouse_core::{
     Result,
+    access::{Resource, Verb},
     audit::{ChainHash, Head, OperationId, StoredCheckpoint, StoredEntry, StoredRow, TrailReader},
     inventory::Cell,
 };
@@ -154,6 +155,8 @@ impl TrailReader for Store {
             .get_result(conn)
             .await?))?;
         let hash = hash.try_into().map_err(|_| corrupt("audit_head.hash"))?;
+        // whoever verifies asks for the key that signs next
+        self.turn_to_key_in_use().await?;
         Ok((trail, Head { sequence, hash: ChainHash(hash) }))
     }
 
@@ -214,5 +217,18 @@ impl TrailReader for Store {
             let last = audit_log::table.filter(audit_log::at.lt(to)).select(max(audit_log::seq));
             Ok((first.get_result(conn).await?, last.get_result(conn).await?))
         })
+    }
+    async fn rekeys(&self) -> Result<Vec<StoredEntry>> {
+        let rows: Vec<Entry> = read!(self.db, |conn| {
+            let rekeys: Vec<String> = operations::table
+                .filter(operations::operation_type.eq(Verb::Rekey.as_str()))
+                .filter(operations::resource_type.eq(Resource::MasterKey.as_str()))
+                .select(operations::operation_id)
+                .load(conn)
+                .await?;
+            let entries = audit_log::table.filter(audit_log::operation_id.eq_any(rekeys));
+            Ok(entries.order_by(audit_log::seq).select(Entry::as_select()).load(conn).await?)
+        })?;
+        Ok(rows.into_iter().map(StoredEntry::from).collect())
     }
 }

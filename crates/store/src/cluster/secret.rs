@@ -3,7 +3,7 @@
 use pilothouse_core::{
     Error, Result,
     cluster::Credential,
-    seal::{SealedFor, Sealer},
+    seal::{Keyring, SealedFor, Sealer},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
@@ -34,8 +34,8 @@ pub(super) fn seal(sealer: &dyn Sealer, owner: &SealedFor, credential: &Credenti
 }
 
 /// Opens the credential of a row.
-pub(super) fn open(sealer: &dyn Sealer, owner: &SealedFor, sealed: &[u8]) -> Result<Credential> {
-    let text = Zeroizing::new(sealer.open(owner, sealed)?);
+pub(super) fn open(keyring: &dyn Keyring, owner: &SealedFor, sealed: &[u8]) -> Result<Credential> {
+    let text = Zeroizing::new(keyring.open(owner, sealed)?);
     // what serde says of it could hold a part of it
     match serde_json::from_slice(&text).map_err(|_| Error::internal("an opened credential does not read"))? {
         Opened::Token { token } => Ok(Credential::Token(token)),

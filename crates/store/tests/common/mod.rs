@@ -3,42 +3,105 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use diesel::{Connection as _, QueryableByName, SqliteConnection, sql_query, sql_types};
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
 use pilothouse_core::{
-    Error, Result,
+    Cause, Error, Result,
     access::{Access, Resource, Role, Verb},
     audit::{ChainHash, Checkpoint, CheckpointSigner as _, Operation, Signatures, Verdict},
     cluster::{ApiServer, AuthType, ClusterName, ClusterRecord, Connection, Credential},
+    hex::Hex,
     kind::Kind,
-    seal::{SealedFor, Sealer},
+    seal::{Keyring, Keys, SealedFor, Sealer},
     testing::{contract::StorePorts, fake},
     user::{PasswordHash, UserRecord, Username},
 };
 use pilothouse_store::{Database, Lent, OpenError, Store};
 use pilothouse_testbed::{Postgres, shared_postgres};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
 pub(crate) const FINGERPRINT: &str = "fingerprint of the key";
 
-/// Hides a value and binds it to its owner; no cipher, but enough to see whether the store uses it.
-struct Mask;
+/// Hides a value and binds it to its owner and to a key; no cipher, but enough to see whether the store uses it.
+struct Mask {
+    fingerprint: String,
+}
+
+impl Mask {
+    fn prefix(&self, owner: &SealedFor) -> Vec<u8> {
+        let mut prefix = self.mark();
+        prefix.extend(format!(" {} {} ", owner.row, owner.field).into_bytes());
+        prefix
+    }
+}
 
 impl Sealer for Mask {
     fn seal(&self, owner: &SealedFor, value: &[u8]) -> Result<Vec<u8>> {
-        let mut sealed = format!("{} {} ", owner.row, owner.field).into_bytes();
+        let mut sealed = self.prefix(owner);
         sealed.extend(value.iter().map(|byte| byte ^ 0xa5));
         Ok(sealed)
     }
 
     fn open(&self, owner: &SealedFor, sealed: &[u8]) -> Result<Vec<u8>> {
-        let prefix = format!("{} {} ", owner.row, owner.field);
-        let value =
-            sealed.strip_prefix(prefix.as_bytes()).ok_or_else(|| Error::internal("another's seal"))?;
+        let value = sealed.strip_prefix(self.prefix(owner).as_slice());
+        let value = value.ok_or_else(|| Error::internal("another's seal"))?;
         Ok(value.iter().map(|byte| byte ^ 0xa5).collect())
+    }
+
+    fn mark(&self) -> Vec<u8> {
+        Sha256::digest(&self.fingerprint)[..9].to_vec()
+    }
+}
+
+/// Holds the keys that it is given, by their fingerprints alone.
+pub(crate) struct Ring(Mutex<Vec<String>>);
+
+impl Ring {
+    /// The first one is in use.
+    pub(crate) fn of(fingerprints: &[&str]) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(fingerprints.iter().map(ToString::to_string).collect())))
+    }
+
+    /// Another one is put beside.
+    pub(crate) fn add(&self, fingerprint: &str) {
+        self.0.lock().unwrap().push(fingerprint.to_owned());
+    }
+
+    /// By what the one in use is verified.
+    pub(crate) fn signer(fingerprint: &str) -> fake::FakeSigner {
+        fake::FakeSigner::of(Hex(Sha256::digest(fingerprint).into()))
+    }
+}
+
+impl Keyring for Ring {
+    fn current(&self) -> String {
+        self.0.lock().unwrap()[0].clone()
+    }
+
+    fn keys(&self, fingerprint: &str) -> Result<Keys> {
+        if !self.0.lock().unwrap().iter().any(|held| held == fingerprint) {
+            return Err(Error::new(Cause::StoreUnavailable));
+        }
+        let sealer = Arc::new(Mask { fingerprint: fingerprint.to_owned() });
+        Ok(Keys { sealer, signer: Arc::new(Self::signer(fingerprint)) })
+    }
+
+    fn open(&self, owner: &SealedFor, sealed: &[u8]) -> Result<Vec<u8>> {
+        let held = self.0.lock().unwrap().clone();
+        let opened = held.iter().find_map(|held| self.keys(held).unwrap().sealer.open(owner, sealed).ok());
+        opened.ok_or_else(|| Error::internal("another's seal"))
+    }
+
+    fn turn_to(&self, fingerprint: &str) -> Result<()> {
+        self.keys(fingerprint)?;
+        let mut held = self.0.lock().unwrap();
+        let place = held.iter().position(|held| held == fingerprint).unwrap();
+        held.swap(0, place);
+        Ok(())
     }
 }
 
@@ -59,8 +122,7 @@ impl Place {
             runtime: Handle::current(),
             clock: clock.clone(),
             entropy,
-            sealer: Arc::new(Mask),
-            signer: Arc::new(fake::FakeSigner::default()),
+            keyring: Ring::of(&[FINGERPRINT]),
         };
         Self { database, lent, clock, folder, url }
     }
@@ -97,7 +159,8 @@ impl Place {
     }
 
     pub(crate) async fn try_open(&self, fingerprint: &str) -> Result<Store, OpenError> {
-        Store::open(&self.database, self.lent.clone(), fingerprint).await
+        let lent = Lent { keyring: Ring::of(&[fingerprint]), ..self.lent.clone() };
+        Store::open(&self.database, lent).await
     }
 
     /// Runs statements past the store.
@@ -235,7 +298,12 @@ pub(crate) fn verify(entries: &[StoredEntry]) {
 
 /// What a verification finds.
 pub(crate) async fn verdict(store: &Store) -> Verdict {
-    let signer = fake::FakeSigner::default();
+    verdict_under(store, FINGERPRINT).await
+}
+
+/// What a verification finds that trusts the key of this fingerprint.
+pub(crate) async fn verdict_under(store: &Store, fingerprint: &str) -> Verdict {
+    let signer = Ring::signer(fingerprint);
     let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: Checkpoint::EVERY };
     pilothouse_core::audit::verify(store, &fake::MemoryWitness::default(), signatures).await.unwrap()
 }

@@ -22,6 +22,13 @@ impl Default for FakeSigner {
     }
 }
 
+impl FakeSigner {
+    /// The signer of another key.
+    pub fn of(key: PublicKey) -> Self {
+        Self { key }
+    }
+}
+
 fn signature(key: &PublicKey, message: &[u8]) -> Signature {
     let half =
         |which: u8| Sha256::new().chain_update([which]).chain_update(key.0).chain_update(message).finalize();

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use futures_channel::oneshot;
 use futures_util::future::BoxFuture;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::clock::{Clock, Entropy, Tasks};
 
@@ -50,6 +50,11 @@ impl FakeClock {
         let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         now.0 += by;
         now.1 += by;
+    }
+
+    /// Sets the wall clock forth (or back), without any time going by.
+    pub fn jump(&self, by: SignedDuration) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 += by;
     }
 }
 

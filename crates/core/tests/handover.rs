@@ -1,0 +1,219 @@
+//! A trail whose signing key changed, and what somebody makes of it who has the database and the old key.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use async_trait::async_trait;
+use futures_executor::block_on;
+use jiff::Timestamp;
+use pilothouse_core::{
+    Result,
+    access::{Access, Caller, Resource, Verb},
+    audit::{
+        Checkpoint, Entry, Fault, Handover, Head, OperationId, OperationRow, Outcome, PublicKey, Signatures,
+        StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Verdict, verify,
+    },
+    hex::Hex,
+    testing::{
+        fake::{FakeSigner, MemoryWitness},
+        permit,
+    },
+};
+
+const TRAIL: &str = "trail";
+
+fn key(n: u8) -> PublicKey {
+    Hex([n; 32])
+}
+
+/// A trail that grows under one key after another.
+#[derive(Clone)]
+struct Trail {
+    head: Head,
+    entries: Vec<StoredEntry>,
+    rows: Vec<StoredRow>,
+    checkpoints: Vec<StoredCheckpoint>,
+    witness: Vec<String>,
+    rekeys: Vec<StoredEntry>,
+}
+
+impl Trail {
+    fn new() -> Self {
+        Self {
+            head: Head::NONE,
+            entries: Vec::new(),
+            rows: Vec::new(),
+            checkpoints: Vec::new(),
+            witness: Vec::new(),
+            rekeys: Vec::new(),
+        }
+    }
+
+    fn append(&mut self, access: Access) -> StoredEntry {
+        let operation = permit(&Caller::command_line("ann"), access).operation().unwrap().clone();
+        let outcome = Outcome::success(operation.created_at);
+        let row = OperationRow::begun(i64::try_from(self.rows.len()).unwrap() + 1, &operation);
+        self.rows.push(row.ended(&outcome).stored());
+        let (stored, head) = StoredEntry::after(self.head, &Entry::Complete { operation, outcome }).unwrap();
+        self.head = head;
+        self.entries.push(stored.clone());
+        stored
+    }
+
+    fn work(&mut self, count: usize) {
+        for _ in 0..count {
+            self.append(Access::to(Verb::Update, Resource::User).named("ann"));
+        }
+    }
+
+    fn sign(&mut self, by: u8) {
+        let time = Timestamp::from_second(1_700_000_000).unwrap();
+        let line = Checkpoint::sign(&FakeSigner::of(key(by)), TRAIL, self.head, time).line().unwrap();
+        self.checkpoints.push(StoredCheckpoint { sequence: self.head.sequence, line: line.clone() });
+        self.witness.push(line);
+    }
+
+    fn rekey(&mut self, from: u8, to: u8) {
+        let stored = self.append(Handover::access(&key(from), &key(to)));
+        self.rekeys.push(stored);
+    }
+
+    /// Three keys, one after another.
+    fn made() -> Self {
+        let mut trail = Self::new();
+        for n in 1..=3 {
+            if n > 1 {
+                trail.rekey(n - 1, n);
+                trail.sign(n);
+            }
+            trail.work(3);
+            trail.sign(n);
+            trail.work(2);
+            trail.sign(n);
+        }
+        trail
+    }
+
+    fn verdict(&self, trusted: u8) -> Verdict {
+        let verifier = FakeSigner::of(key(trusted));
+        let signatures = Signatures { key: key(trusted), verifier: &verifier, every: 100 };
+        block_on(verify(self, &MemoryWitness::of(self.witness.clone()), signatures)).unwrap()
+    }
+
+    fn fault(&self, trusted: u8) -> Option<Fault> {
+        self.verdict(trusted).first_bad.map(|bad| bad.fault)
+    }
+}
+
+fn after<T: Clone>(all: &[T], number: impl Fn(&T) -> i64, after: i64, limit: u32) -> Vec<T> {
+    all.iter().filter(|one| number(one) > after).take(limit as usize).cloned().collect()
+}
+
+#[async_trait]
+impl TrailReader for Trail {
+    async fn head(&self) -> Result<(String, Head)> {
+        Ok((TRAIL.to_owned(), self.head))
+    }
+
+    async fn entries(&self, from: i64, limit: u32) -> Result<Vec<StoredEntry>> {
+        Ok(after(&self.entries, |entry| entry.sequence, from, limit))
+    }
+
+    async fn intent(&self, operation: OperationId) -> Result<Option<StoredEntry>> {
+        Ok(self.entries.iter().find(|entry| entry.operation_id == operation.to_string()).cloned())
+    }
+
+    async fn rows(&self, from: i64, limit: u32) -> Result<Vec<StoredRow>> {
+        Ok(after(&self.rows, |row| row.id, from, limit))
+    }
+
+    async fn checkpoints(&self, from: i64, limit: u32) -> Result<Vec<StoredCheckpoint>> {
+        Ok(after(&self.checkpoints, |stored| stored.sequence, from, limit))
+    }
+
+    async fn between(
+        &self,
+        _: Option<Timestamp>,
+        _: Option<Timestamp>,
+    ) -> Result<(Option<i64>, Option<i64>)> {
+        Ok((None, None))
+    }
+
+    async fn rekeys(&self) -> Result<Vec<StoredEntry>> {
+        Ok(self.rekeys.clone())
+    }
+}
+
+#[test]
+fn whoever_trusts_the_last_key_trusts_the_others_for_their_time() {
+    let trail = Trail::made();
+    let verdict = trail.verdict(3);
+    assert!(verdict.valid, "{verdict:?}");
+    assert_eq!((verdict.checkpoints, verdict.witnessed), (8, 8));
+    for other in [1, 2, 4] {
+        assert!(trail.fault(other).is_some(), "key {other} is not the one in use");
+    }
+}
+
+#[test]
+fn no_key_signs_out_of_its_time() {
+    // the old one goes on after the change
+    let mut trail = Trail::made();
+    trail.work(1);
+    trail.sign(2);
+    assert_eq!(trail.fault(3), Some(Fault::CheckpointForged));
+    // and signs the change itself
+    let mut trail = Trail::new();
+    trail.work(2);
+    trail.rekey(1, 2);
+    trail.sign(1);
+    assert_eq!(trail.fault(2), Some(Fault::CheckpointForged));
+    // the new one before it
+    let mut trail = Trail::new();
+    trail.work(2);
+    trail.sign(2);
+    trail.rekey(1, 2);
+    trail.sign(2);
+    assert_eq!(trail.fault(2), Some(Fault::CheckpointForged));
+}
+
+#[test]
+fn nobody_rewrites_the_past_by_a_change_that_the_key_in_use_has_not_signed() {
+    // whoever has the database makes another past, signs it with a key of their own, and says that this was the key before
+    let mut forged = Trail::new();
+    forged.work(4);
+    forged.sign(9);
+    forged.rekey(9, 3);
+    assert_eq!(forged.fault(3), Some(Fault::CheckpointMissing), "at the end");
+    forged.work(1);
+    assert_eq!(forged.fault(3), Some(Fault::CheckpointMissing), "and before more");
+    forged.sign(9);
+    assert!(forged.fault(3).is_some());
+
+    // with the key before in hand, too: the one in use has signed another past
+    let whole = Trail::made();
+    let mut rewritten = Trail::new();
+    rewritten.work(5);
+    rewritten.sign(1);
+    rewritten.rekey(1, 2);
+    rewritten.sign(2);
+    rewritten.work(5);
+    rewritten.sign(2);
+    rewritten.rekey(2, 3);
+    rewritten.checkpoints.extend(whole.checkpoints[5..].iter().cloned());
+    rewritten.witness = Vec::new();
+    assert!(matches!(rewritten.fault(3), Some(Fault::Rewritten | Fault::CheckpointForged | Fault::TailCut)));
+}
+
+#[test]
+fn a_change_that_is_hidden_or_made_up_is_found() {
+    let mut hidden = Trail::made();
+    hidden.rekeys.remove(0);
+    assert_eq!(hidden.fault(3), Some(Fault::CheckpointForged), "its checkpoints are nobody's");
+    let mut elsewhere = Trail::made();
+    elsewhere.rekeys.swap_remove(1);
+    assert!(elsewhere.fault(3).is_some());
+    let mut twice = Trail::made();
+    twice.rekey(3, 4);
+    twice.sign(4);
+    assert!(twice.fault(3).is_some(), "to a key that is not the one trusted");
+    assert!(twice.verdict(4).valid);
+}

@@ -1,0 +1,182 @@
+//! `pilothouse backup` and `pilothouse restore`: all that is stored, sealed with the master key. Of SQLite they copy the
+//! database themselves; of PostgreSQL they seal and open what its own programs write and read.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufReader, BufWriter, Read, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use pilothouse_core::{
+    access::{Access, Caller, Resource, Verb},
+    seal::Keyring as _,
+};
+use pilothouse_crypto::{FileKeyring, KeyError, MasterKey, OsEntropy, open_archive, seal_archive};
+use pilothouse_store::{Database, Store};
+use tokio::runtime::Handle;
+
+use crate::{
+    Fatal,
+    commands::operator,
+    compose::{self, Composed, private_folder},
+    settings::Settings,
+};
+
+/// What to back up.
+#[derive(clap::Args)]
+pub(crate) struct BackupArguments {
+    /// Into this new file
+    file: PathBuf,
+    /// What `pg_dump` writes, from standard input, when the data is in PostgreSQL
+    #[arg(long)]
+    stdin: bool,
+}
+
+/// What to restore.
+#[derive(clap::Args)]
+pub(crate) struct RestoreArguments {
+    /// From this file
+    file: PathBuf,
+    /// To standard output, for `pg_restore`, when the data goes to PostgreSQL
+    #[arg(long)]
+    stdout: bool,
+}
+
+/// Backs up, beside a running server too.
+pub(crate) async fn backup(settings: Settings, arguments: BackupArguments) -> Result<(), Fatal> {
+    let BackupArguments { file, stdin } = arguments;
+    let on_sqlite = matches!(settings.database()?, Database::Sqlite(_));
+    if on_sqlite == stdin {
+        return Err(Fatal::Setting(
+            if stdin {
+                "the data is in SQLite: leave --stdin out"
+            } else {
+                "the data is in PostgreSQL: pg_dump --format=custom … | pilothouse backup --stdin FILE"
+            }
+            .into(),
+        ));
+    }
+    let Composed { app, store, keyring, .. } = compose::for_commands(&settings).await?;
+    let output = File::options().write(true).create_new(true).mode(0o600).open(&file);
+    let output = output.map_err(|error| unusable(&file, &error))?;
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let access = Access::to(Verb::Backup, Resource::Database).named(name);
+    let copy = settings.data_dir.join(format!("backup-{}.tmp", std::process::id()));
+    let work = {
+        let (copy, file) = (copy.clone(), file.clone());
+        move |_| async move {
+            let input: Box<dyn Read + Send> = if stdin {
+                Box::new(io::stdin())
+            } else {
+                store.copy_to(&copy).await?;
+                Box::new(File::open(&copy).map_err(|error| failed(&copy, &error))?)
+            };
+            let seal = move || {
+                let fingerprint = keyring.current();
+                let sealer = keyring.keys(&fingerprint)?.sealer;
+                let sealed = seal_archive(&*sealer, &fingerprint, &OsEntropy, input, BufWriter::new(&output));
+                sealed.and_then(|()| output.sync_all()).map_err(|error| failed(&file, &error))
+            };
+            let sealed = tokio::task::spawn_blocking(seal).await;
+            sealed.unwrap_or_else(|error| Err(pilothouse_core::Error::internal(error.to_string())))
+        }
+    };
+    let done = app.gate.observe(&Caller::command_line(&operator()), access, work).await;
+    // what is not whole is no backup; and the copy is not sealed
+    if done.is_err() {
+        let _ = fs::remove_file(&file);
+    }
+    if !stdin {
+        let _ = fs::remove_file(&copy);
+    }
+    done?;
+    println!("backed up to {}: it opens with the master key, and with nothing else", file.display());
+    Ok(())
+}
+
+/// Restores, where there is nothing yet.
+pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> Result<(), Fatal> {
+    let RestoreArguments { file, stdout } = arguments;
+    let input = BufReader::new(File::open(&file).map_err(|error| unusable(&file, &error))?);
+    let keys = keys(&settings.key_file())?;
+    let open = |output: &mut (dyn Write + Send)| {
+        let opened = open_archive(&keys, Arc::new(OsEntropy), input, output);
+        opened.map_err(|error| Fatal::Setting(format!("cannot restore {}: {error}", file.display())))
+    };
+    if stdout {
+        return open(&mut io::stdout());
+    }
+    let Database::Sqlite(database) = settings.database()? else {
+        return Err(Fatal::Setting(
+            "the data is in PostgreSQL: pilothouse restore --stdout FILE | pg_restore …".into(),
+        ));
+    };
+    private_folder(&settings.data_dir)
+        .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
+    for there in [database.clone(), beside(&database, "-wal")] {
+        if there.exists() {
+            return Err(Fatal::Setting(format!(
+                "there is a database at {} already: nothing is overwritten; move it away, or name another --data-dir",
+                database.display()
+            )));
+        }
+    }
+    let partial = database.with_added_extension("restoring");
+    let output = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial);
+    let mut output = output.map_err(|error| unusable(&partial, &error))?;
+    let whole =
+        open(&mut output).and_then(|()| output.sync_all().map_err(|error| unusable(&partial, &error)));
+    drop(output);
+    let whole = match whole {
+        Ok(()) => Store::end_sessions_of_copy(&partial, &Handle::current()).await.map_err(Fatal::from),
+        failed => failed,
+    };
+    let placed = whole.and_then(|()| {
+        // a link is never made over a file that is there
+        fs::hard_link(&partial, &database).map_err(|error| unusable(&database, &error))
+    });
+    let _ = fs::remove_file(&partial);
+    placed?;
+
+    let Composed { app, .. } = compose::for_commands(&settings).await?;
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let access = Access::to(Verb::Restore, Resource::Database).named(name);
+    let caller = Caller::command_line(&operator());
+    app.gate.observe(&caller, access, |_| async { Ok(()) }).await?;
+    println!("restored to {}; everybody signs in anew", database.display());
+    if app.audit.is_cut().await? {
+        println!(
+            "the audit trail ends before what {} knows of: move that file away and keep it",
+            settings.audit_checkpoint_file().display()
+        );
+    }
+    Ok(())
+}
+
+/// The keys that lie there: the next one, too, for a backup made while everything was sealed anew.
+fn keys(key_file: &Path) -> Result<Vec<MasterKey>, Fatal> {
+    let mut keys = Vec::new();
+    for file in [key_file.to_owned(), FileKeyring::next_file(key_file)] {
+        match MasterKey::load(&file) {
+            Err(KeyError::Missing(_)) => {}
+            key => keys.push(key?),
+        }
+    }
+    if keys.is_empty() { Err(KeyError::Missing(key_file.to_owned()).into()) } else { Ok(keys) }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Fatal {
+    Fatal::Setting(format!("cannot use {}: {error}", path.display()))
+}
+
+fn failed(path: &Path, error: &io::Error) -> pilothouse_core::Error {
+    pilothouse_core::Error::internal(format!("cannot use {}: {error}", path.display()))
+}

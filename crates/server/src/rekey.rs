@@ -1,0 +1,164 @@
+//! `pilothouse rekey`: a new master key, while servers go on working. Killed at any point, it goes on where it stopped when
+//! it is run again: what is to be done next is read from the database and from which files there are.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use pilothouse_core::{
+    Cause,
+    access::Caller,
+    audit::{CheckpointSigner as _, Handover},
+    seal::Keyring as _,
+};
+use pilothouse_crypto::{Ed25519Signer, FileKeyring, KeyError, MasterKey, OsEntropy};
+use pilothouse_store::Fingerprints;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    Fatal,
+    commands::operator,
+    compose::{self, Composed},
+    settings::Settings,
+};
+
+/// How long to wait until every server says that it has the new key: they look every few seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs the command.
+pub(crate) async fn rekey(settings: Settings) -> Result<(), Fatal> {
+    let known = compose::known(&settings.database()?).await?;
+    let files = Files::new(settings.key_file());
+    if !files.is_next_in_use(&known)? {
+        let next = files.next_key(&known)?;
+        println!("the new key is in {}: back it up apart from the database", files.next.display());
+        seal_anew(&settings, &next).await?;
+    }
+    files.settle()
+}
+
+/// Seals everything with the next key and takes it into use.
+async fn seal_anew(settings: &Settings, next: &MasterKey) -> Result<(), Fatal> {
+    let Composed { app, store, clock, keyring, .. } = compose::for_commands(settings).await?;
+    let fingerprint = next.fingerprint();
+    store.begin_rekey(&fingerprint).await?;
+
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match store.without_next_key(&fingerprint, clock.now()).await? {
+            0 => break,
+            lacking if Instant::now() > end => {
+                return Err(Fatal::Setting(format!(
+                    "{lacking} running server(s) cannot read the new key: put its file beside their key file, under \
+                     the same name and readable by them, and run this again; nothing is sealed with it yet"
+                )));
+            }
+            _ => sleep(Duration::from_millis(200)).await,
+        }
+    }
+
+    let mut sealed = 0;
+    loop {
+        match store.reseal(&fingerprint).await? {
+            0 => break,
+            more => sealed += more,
+        }
+    }
+    let [before, after] =
+        [keyring.keys(&keyring.current())?, keyring.keys(&fingerprint)?].map(|keys| keys.signer.public_key());
+    let caller = Caller::command_line(&operator());
+    let finish = {
+        let fingerprint = fingerprint.clone();
+        move |permit| async move { store.finish_rekey(&permit, &fingerprint).await }
+    };
+    app.gate
+        .commit(&caller, Handover::access(&before, &after), finish)
+        .await
+        .map_err(|error| if error.cause == Cause::ChangedMeanwhile { other_rekey() } else { error.into() })?;
+    println!("sealed {sealed} values anew; the new key is in use");
+    Ok(())
+}
+
+fn other_rekey() -> Fatal {
+    Fatal::Setting("the database was being sealed anew with another key meanwhile: run this again".into())
+}
+
+/// Where the keys lie.
+struct Files {
+    key: PathBuf,
+    next: PathBuf,
+}
+
+impl Files {
+    fn new(key: PathBuf) -> Self {
+        Self { next: FileKeyring::next_file(&key), key }
+    }
+
+    /// Whether all is sealed with the next key already, and only its file is not in its place.
+    fn is_next_in_use(&self, known: &Fingerprints) -> Result<bool, Fatal> {
+        match MasterKey::load(&self.next) {
+            Err(KeyError::Missing(_)) => Ok(false),
+            next => Ok(next?.fingerprint() == known.current),
+        }
+    }
+
+    /// The key to seal with: the one that lies there, or a new one, unless one has been begun with.
+    fn next_key(&self, known: &Fingerprints) -> Result<MasterKey, Fatal> {
+        let path = &self.next;
+        let begun = known.next.as_ref();
+        let next = match MasterKey::load(path) {
+            Err(KeyError::Missing(_)) if begun.is_none() => MasterKey::create(path, &OsEntropy),
+            next => next,
+        };
+        let is_begun = |next: &MasterKey| begun.is_none_or(|begun| *begun == next.fingerprint());
+        match next {
+            Ok(next) if is_begun(&next) => Ok(next),
+            Ok(_) | Err(KeyError::Missing(_)) => Err(Fatal::Setting(format!(
+                "values are sealed already with another new key than the one in {0}: put that one's file there",
+                path.display()
+            ))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Puts the next key in the place of the one before, which is kept under a name that says which it is.
+    fn settle(&self) -> Result<(), Fatal> {
+        match self.place() {
+            Ok(kept) => {
+                println!("the key in use is in {}", self.key.display());
+                if let Some(kept) = kept {
+                    println!("the one before is in {}: backups of its time need it", kept.display());
+                }
+                let signer = Ed25519Signer::new(&MasterKey::load(&self.key)?);
+                println!("checkpoints and exports are signed with {}", signer.public_key());
+            }
+            // where keys are mounted, they are put in place by whoever mounts them
+            Err(error) => println!(
+                "the key in use is in {}: put it in the place of {} when you can ({error})",
+                self.next.display(),
+                self.key.display()
+            ),
+        }
+        Ok(())
+    }
+
+    /// Where the key before is kept, if there is one. After each step whoever starts finds the key in use.
+    fn place(&self) -> io::Result<Option<PathBuf>> {
+        let kept = match MasterKey::load(&self.key) {
+            Ok(key) => {
+                let kept = self.key.with_added_extension(&key.fingerprint()[..8]);
+                match fs::hard_link(&self.key, &kept) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    _ => Some(kept),
+                }
+            }
+            Err(_) => None,
+        };
+        fs::rename(&self.next, &self.key)?;
+        let folder = self.key.parent().filter(|folder| !folder.as_os_str().is_empty());
+        fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        Ok(kept)
+    }
+}
