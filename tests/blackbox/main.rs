@@ -12,6 +12,7 @@ mod ends;
 mod evidence;
 mod faults;
 mod follow;
+mod kills;
 mod lists;
 mod logs;
 mod metrics;

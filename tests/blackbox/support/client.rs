@@ -101,6 +101,11 @@ impl Client {
         self.send(Method::POST, path, Some(body)).await
     }
 
+    /// As [`Client::post`]; none when the connection breaks, as a kill breaks it.
+    pub(crate) async fn try_post(&self, path: &str, body: Value) -> Option<Answer> {
+        self.attempt(Method::POST, path, Some(body)).await.ok()
+    }
+
     /// The rows of a list, under its key.
     pub(crate) async fn rows(&self, path: impl AsRef<str>, key: &str) -> Vec<Value> {
         self.get(path).await.data()[key].as_array().expect(key).clone()
@@ -139,6 +144,11 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let answer = self.attempt(method.clone(), path, body).await;
+        answer.unwrap_or_else(|error| panic!("{method} {path}: {error:?}"))
+    }
+
+    async fn attempt(&self, method: Method, path: &str, body: Option<Value>) -> reqwest::Result<Answer> {
         let mut request = self.request(method.clone(), path);
         if let Some(key) = &self.key {
             request = request.header("idempotency-key", key);
@@ -147,16 +157,16 @@ impl Client {
             request = request.json(body);
         }
         let what = format!("{method} {path}");
-        let response = request.send().await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let text = response.text().await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        let text = response.text().await?;
         let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
         let exchange = Exchange { method: method.as_str(), path, status, header: &header, body: &text };
         conformance::check(&exchange).unwrap_or_else(|why| panic!("{what}: {status}: {why}\n{text}"));
         let mut answers = self.answers.lock().expect("no test panics here");
         answers.push_str(&format!("{what}: {status} {headers:?}\n{text}\n"));
         let body = serde_json::from_str(&text).unwrap_or_default();
-        Answer { what, status, headers, body, text }
+        Ok(Answer { what, status, headers, body, text })
     }
 }
 
