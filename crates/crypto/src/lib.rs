@@ -10,6 +10,7 @@ mod password;
 mod seal;
 mod sign;
 mod token;
+mod webhook;
 
 pub use digest::KeyedDigest;
 pub use entropy::OsEntropy;
@@ -18,3 +19,4 @@ pub use password::Argon2Hasher;
 pub use seal::AesSealer;
 pub use sign::{Ed25519Signer, Ed25519Verifier};
 pub use token::JwtCodec;
+pub use webhook::WebhookKey;

@@ -27,6 +27,7 @@ use crate::{
     metrics::{Metrics, Scrape},
     prober::Prober,
     settings::Settings,
+    webhook::Webhook,
 };
 
 /// The use cases over real adapters, and what the process itself needs of these.
@@ -35,6 +36,7 @@ pub(crate) struct Composed {
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Arc<TrackedTasks>,
+    entropy: Arc<OsEntropy>,
     metrics: Arc<Metrics>,
 }
 
@@ -100,6 +102,7 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         signer: signer.clone(),
     };
     let store = Store::open(database, lent, &key.fingerprint()).await?;
+    let store = store.keeping_free(settings.free_space_floor());
     let kube = KubeSettings {
         deadlines: settings.deadlines(),
         egress: EgressRules { allow_loopback: settings.egress_allow_loopback },
@@ -122,7 +125,7 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         idempotency: kept.clone(),
         hasher: Arc::new(Argon2Hasher::new(runtime, entropy.clone())),
         initial_password: Arc::new(Handover::new(settings)),
-        tokens: Arc::new(JwtCodec::new(key, entropy)),
+        tokens: Arc::new(JwtCodec::new(key, entropy.clone())),
         clusters: kept.clone(),
         connections: kept,
         probe: clusters.clone(),
@@ -139,7 +142,7 @@ async fn compose(settings: &Settings, database: &Database, key: &MasterKey) -> R
         allow_insecure_tls: settings.allow_insecure_tls,
         streams: StreamLimits::default(),
     };
-    Ok(Composed { app: App::new(ports, rules), store, clock, tasks, metrics })
+    Ok(Composed { app: App::new(ports, rules), store, clock, tasks, entropy, metrics })
 }
 
 impl Composed {
@@ -151,13 +154,25 @@ impl Composed {
     }
 
     /// What Prometheus reads.
-    pub(crate) fn figures(&self) -> Arc<dyn Figures> {
+    pub(crate) fn figures(&self, settings: &Settings) -> Arc<dyn Figures> {
         Arc::new(Scrape {
             metrics: self.metrics.clone(),
             store: self.store.clone(),
             gate: self.app.gate.clone(),
             clock: self.clock.clone(),
+            webhook: settings.webhook().is_some(),
         })
+    }
+
+    /// Who tells the audit webhook, if there is one.
+    ///
+    /// # Errors
+    /// `Fatal::Setting` when its certificates cannot be used.
+    pub(crate) fn webhook(&self, settings: &Settings) -> Result<Option<Webhook>, Fatal> {
+        let Some(webhook) = settings.webhook() else { return Ok(None) };
+        let failures = self.metrics.webhook_failures.clone();
+        Webhook::new(webhook, self.store.clone(), self.clock.clone(), self.entropy.clone(), failures)
+            .map(Some)
     }
 
     /// Says that this process lives, and closes what others that no longer do left pending, until `end`: that is when

@@ -5,7 +5,7 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use pilothouse_core::{Code, clock::Clock, cluster::Health, gate::Gate};
+use pilothouse_core::{Code, audit::AuditTrail as _, clock::Clock, cluster::Health, gate::Gate};
 use pilothouse_http::{Ended, Figures};
 use pilothouse_kube::Exchange;
 use pilothouse_store::Store;
@@ -13,6 +13,8 @@ use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder, core::Collector, process_collector::ProcessCollector,
 };
+
+use crate::webhook::RECEIVER;
 
 /// From an answer out of memory to the longest deadline, in seconds.
 const DURATIONS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
@@ -29,6 +31,8 @@ pub(crate) struct Metrics {
     logins: IntCounterVec,
     cluster_requests: IntCounterVec,
     cluster_durations: HistogramVec,
+    /// Deliveries to the audit webhook that failed.
+    pub(crate) webhook_failures: IntCounter,
 }
 
 impl Metrics {
@@ -90,6 +94,13 @@ impl Metrics {
                     &["cluster"],
                 ),
             ),
+            webhook_failures: add(
+                &registry,
+                IntCounter::new(
+                    "pilothouse_audit_webhook_failures_total",
+                    "Deliveries to the audit webhook that this process tried in vain.",
+                ),
+            ),
             registry,
         })
     }
@@ -148,6 +159,8 @@ pub(crate) struct Scrape {
     pub(crate) store: Store,
     pub(crate) gate: Gate,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Whether there is an audit webhook.
+    pub(crate) webhook: bool,
 }
 
 #[async_trait]
@@ -173,6 +186,11 @@ impl Scrape {
             "Outcomes of changes that could not be stored yet; while there are any, no change is accepted.",
             whole(self.gate.unsettled()),
         );
+        add_gauge(
+            "pilothouse_audit_room",
+            "Whether there is room for new operations; 0: changes and logins are refused.",
+            i64::from(self.store.room().is_ok()),
+        );
         let failed = IntCounter::new(
             "pilothouse_audit_write_failures_total",
             "Entries of the audit trail that this process could not store when it wanted to.",
@@ -193,6 +211,22 @@ impl Scrape {
             "pilothouse_audit_sequence",
             "The number of the newest entry of the audit chain.",
             whole(figures.audit_sequence),
+        );
+        let (told, lag) = match self.store.told(RECEIVER).await {
+            Ok(told) if self.webhook => {
+                (told.sequence, whole(figures.audit_sequence).saturating_sub(told.sequence))
+            }
+            _ => (0, 0),
+        };
+        add_gauge(
+            "pilothouse_audit_webhook_sequence",
+            "The number of the newest entry that the audit webhook has taken; 0 without one.",
+            told,
+        );
+        add_gauge(
+            "pilothouse_audit_webhook_lag",
+            "How many entries the audit webhook has not taken yet; 0 without one.",
+            lag.max(0),
         );
         let clusters = gauges(
             "pilothouse_cluster_up",

@@ -21,6 +21,8 @@ pub(crate) enum Form {
     Path,
     /// The address of a database; may hold a password.
     Database,
+    /// Where a webhook is; its path may be as good as a password.
+    Webhook,
     /// A password; never shown.
     Password,
     /// On or off.
@@ -31,10 +33,12 @@ pub(crate) enum Form {
     Filter,
     /// How a line of the log looks.
     LogFormat,
+    /// A whole number.
+    Number,
 }
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 20] = [
+pub(crate) const SETTINGS: [Setting; 24] = [
     Setting { key: "listen",                form: Form::Address,   default: Some("127.0.0.1:8080") },
     Setting { key: "tls_certificate",       form: Form::Path,      default: None },
     Setting { key: "tls_key",               form: Form::Path,      default: None },
@@ -43,6 +47,10 @@ pub(crate) const SETTINGS: [Setting; 20] = [
     Setting { key: "database_url",          form: Form::Database,  default: None },
     Setting { key: "key_file",              form: Form::Path,      default: None },
     Setting { key: "audit_checkpoint_file", form: Form::Path,      default: None },
+    Setting { key: "audit_webhook_url",     form: Form::Webhook,   default: None },
+    Setting { key: "audit_webhook_secret",  form: Form::Password,  default: None },
+    Setting { key: "audit_webhook_ca_file", form: Form::Path,      default: None },
+    Setting { key: "free_space_floor_mib",  form: Form::Number,    default: Some("64") },
     Setting { key: "admin_password",        form: Form::Password,  default: None },
     Setting { key: "egress_allow_loopback", form: Form::Switch,    default: Some("false") },
     Setting { key: "allow_insecure_tls",    form: Form::Switch,    default: Some("false") },
@@ -70,13 +78,15 @@ impl Setting {
 }
 
 impl Form {
-    /// A text, as the environment and flags have it, as the file would have it. What is neither on nor off stays a
-    /// text, and is refused when the settings are read.
+    /// A text, as the environment and flags have it, as the file would have it. What is neither on nor off, or no number,
+    /// stays a text, and is refused when the settings are read.
     pub(crate) fn value(self, text: &str) -> Value {
-        match (self, text.parse()) {
-            (Self::Switch, Ok(switch)) => Value::Boolean(switch),
-            _ => Value::String(text.to_owned()),
-        }
+        let value = match self {
+            Self::Switch => text.parse().map(Value::Boolean).ok(),
+            Self::Number => text.parse().map(Value::Integer).ok(),
+            _ => None,
+        };
+        value.unwrap_or_else(|| Value::String(text.to_owned()))
     }
 
     /// What a value must be, to finish a sentence.
@@ -85,11 +95,15 @@ impl Form {
             Self::Address => "an IP address and a port, such as 127.0.0.1:8080",
             Self::Path => "a path",
             Self::Database => "a text, such as postgres://user@host/database",
+            Self::Webhook => {
+                "an address, such as https://receiver.example.org/audit (http:// on loopback only)"
+            }
             Self::Password => "a text",
             Self::Switch => "true or false",
             Self::Duration => "a duration from 1s to 8760h, such as 30s, 10m or 8h",
             Self::Filter => "a filter, such as info or pilothouse_kube=debug,info",
             Self::LogFormat => "text or json",
+            Self::Number => "a whole number from 0 on",
         }
     }
 }
