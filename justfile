@@ -28,6 +28,10 @@ alone: (ci "alone")
 test *arguments="--workspace":
     cargo test {{ arguments }}
 
+# Kills the server so many times under load, and holds its trail against the cluster's own: `just kills 1000`
+kills times="50":
+    PILOTHOUSE_TEST_KILLS={{ times }} cargo test -p pilothouse --test blackbox kills -- --nocapture
+
 # The black-box tests with the server's data in PostgreSQL
 test-postgres: (ci "postgres")
 

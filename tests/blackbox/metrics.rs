@@ -68,11 +68,16 @@ impl Scrape {
     }
 }
 
-/// Where the server says that Prometheus reads.
+/// Where the server says that Prometheus reads, since its last start.
 fn address(server: &Server) -> String {
     let log = server.install.log();
-    let line = log.lines().find(|line| line.contains("\"starting\"")).expect("a line of the start");
+    let line = log.lines().rfind(|line| line.contains("\"starting\"")).expect("a line of the start");
     serde_json::from_str::<Value>(line).unwrap()["metrics"].as_str().expect("an address").to_owned()
+}
+
+/// The sum of a family's series.
+pub(crate) async fn figure(server: &Server, name: &str) -> f64 {
+    Scrape::of(server).await.sum(name, &[])
 }
 
 async fn metered() -> Server {

@@ -19,6 +19,7 @@ use crate::{
     user::UserId,
 };
 
+mod batch;
 mod chain;
 mod checkpoint;
 mod export;
@@ -28,6 +29,7 @@ mod row;
 mod usecase;
 mod verify;
 
+pub use batch::{Batch, Told};
 #[cfg(any(test, feature = "testing"))]
 pub use chain::MockTrailReader;
 pub use chain::{
@@ -252,6 +254,15 @@ impl Entry {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait AuditTrail: Send + Sync {
+    /// Whether there is room for new operations: what is kept back is for the outcomes of those under way, and for what
+    /// makes room. A trail that does not know, as by default, says yes.
+    ///
+    /// # Errors
+    /// `AuditUnavailable` when there is not.
+    fn room(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Stores an intent. Until its outcome, or until this process is known to have ended, it is `pending`.
     ///
     /// # Errors

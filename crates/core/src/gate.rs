@@ -13,7 +13,7 @@ use std::{
 use futures_util::{FutureExt, TryFutureExt};
 
 use crate::{
-    access::{Access, Caller, Permit, Resource},
+    access::{Access, Caller, Permit, Resource, Verb},
     audit::{AuditTrail, Operation, OperationId, Outcome},
     clock::{Clock, Entropy, Tasks, detached, uuid_v7},
     cluster::ClusterRegistry,
@@ -232,11 +232,24 @@ impl Gate {
         Err(refusal)
     }
 
+    /// Whether there is room to record this. Whoever is signed in may always leave, and what makes room, or looks at what
+    /// there is, needs none.
+    ///
+    /// # Errors
+    /// `AuditUnavailable`.
+    pub(crate) fn room_for(&self, verb: Verb) -> Result<()> {
+        match verb {
+            Verb::Refresh | Verb::Logout | Verb::Revoke | Verb::Export => Ok(()),
+            _ => self.trail.room(),
+        }
+    }
+
     /// Records an operation that was over before anybody could be asked: a login, its failure.
     ///
     /// # Errors
     /// `AuditUnavailable`.
     pub(crate) async fn record(&self, caller: &Caller, access: &Access, error: Option<&Error>) -> Result<()> {
+        self.room_for(access.verb)?;
         let operation = self.operation(caller, access);
         let result = error.map_or(Ok(()), |error| Err(error.clone()));
         let outcome = Outcome::of(&result, 0, operation.created_at).telling(&operation);
@@ -255,6 +268,7 @@ impl Gate {
         if self.unsettled.load(Ordering::Acquire) > 0 {
             return Err(Error::new(Cause::AuditUnavailable).retry_after(RETRY_OUTCOME));
         }
+        self.room_for(access.verb)?;
         let operation = self.operation(caller, &access);
         Ok((Permit::new(access, Some(operation.clone())), operation))
     }

@@ -188,6 +188,51 @@ fn five_failures_throttle_every_variant_of_a_name_and_leave_one_row_a_minute() {
     assert_eq!(cause(world.login("admin", "wrong")), Cause::BadCredentials, "a success starts over");
 }
 
+/// Strangers leave rows behind; how many does not depend on how often they try, nor on how many names they think of.
+#[test]
+fn an_address_that_tries_ten_thousand_names_leaves_a_hundred_rows_and_one_a_minute() {
+    let world = World::new();
+    let rows = || world.fake.store.all_operations().len();
+    let before = rows();
+    for n in 0..10_000 {
+        let refusal = cause(world.login(&format!("name-{n}"), "wrong"));
+        let expected = if n < 100 { Cause::BadCredentials } else { Cause::TooManyLogins };
+        assert_eq!(refusal, expected, "{n}");
+    }
+    assert_eq!(rows() - before, 101);
+    let row = world.fake.store.all_operations().pop().unwrap();
+    assert_eq!((row.username.as_str(), row.resource_name.as_deref()), ("-", Some("-")), "any name, so none");
+    // twenty minutes more, without rest: a window's failures, a row a minute, and a failure after each of the pauses, which
+    // double up to a quarter of an hour
+    for _ in 0..60 {
+        world.fake.lent.clock.advance(Duration::from_secs(20));
+        for n in 0..100 {
+            cause(world.login(&format!("another-{n}"), "wrong"));
+        }
+    }
+    assert!(rows() - before <= 101 + 100 + 20 + 10, "{} rows", rows() - before);
+}
+
+#[test]
+fn without_room_strangers_are_turned_away_and_whoever_is_signed_in_stays() {
+    let world = World::new();
+    let tokens = world.login("admin", PASSWORD).unwrap();
+    let admin = world.signed_in(&tokens).unwrap();
+    world.fake.store.fill(true);
+    let rows = world.fake.store.all_operations().len();
+    for password in [PASSWORD, "wrong"] {
+        assert_eq!(cause(world.login("admin", password)), Cause::AuditUnavailable);
+    }
+    assert_eq!(world.fake.store.all_operations().len(), rows);
+    let tokens = world.refresh(&tokens).unwrap();
+    world.signed_in(&tokens).unwrap();
+    let demote = UserPatch { role: Some(Role::Viewer), ..UserPatch::default() };
+    let refused = block_on(world.app.users.update(&admin.caller, admin.user.id, demote));
+    assert_eq!(cause(refused), Cause::AuditUnavailable);
+    world.fake.store.fill(false);
+    world.login("admin", PASSWORD).unwrap();
+}
+
 #[test]
 fn a_disabled_or_demoted_user_is_out_at_once() {
     let world = World::new();

@@ -12,6 +12,7 @@ mod password;
 mod seal;
 mod sign;
 mod token;
+mod webhook;
 
 pub use archive::{ArchiveError, open_archive, seal_archive};
 pub use digest::KeyedDigest;
@@ -22,3 +23,4 @@ pub use password::Argon2Hasher;
 pub use seal::AesSealer;
 pub use sign::{Ed25519Signer, Ed25519Verifier};
 pub use token::JwtCodec;
+pub use webhook::WebhookKey;

@@ -26,6 +26,7 @@ use crate::{
     metrics::{Metrics, Scrape},
     prober::Prober,
     settings::Settings,
+    webhook::Webhook,
 };
 
 /// The use cases over real adapters, and what the process itself needs of these.
@@ -35,6 +36,7 @@ pub(crate) struct Composed {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) keyring: Arc<FileKeyring>,
     pub(crate) tasks: Arc<TrackedTasks>,
+    entropy: Arc<OsEntropy>,
     metrics: Arc<Metrics>,
     lists: KubeClusters,
 }
@@ -115,7 +117,7 @@ async fn compose(
         entropy: entropy.clone(),
         keyring: keyring.clone(),
     };
-    let store = Store::open(database, lent).await?;
+    let store = Store::open(database, lent).await?.keeping_free(settings.free_space_floor());
     let kube = KubeSettings {
         deadlines: settings.deadlines(),
         egress: EgressRules { allow_loopback: settings.egress_allow_loopback },
@@ -140,7 +142,7 @@ async fn compose(
         sessions: kept.clone(),
         throttle: kept.clone(),
         idempotency: kept,
-        hasher: Arc::new(Argon2Hasher::new(runtime, entropy)),
+        hasher: Arc::new(Argon2Hasher::new(runtime, entropy.clone())),
         initial_password: Arc::new(Handover::new(settings)),
         tokens: keyring.clone(),
         clusters: registered.clone(),
@@ -159,7 +161,7 @@ async fn compose(
         allow_insecure_tls: settings.allow_insecure_tls,
         streams: StreamLimits::default(),
     };
-    Ok(Composed { app: App::new(ports, rules), store, clock, keyring, tasks, metrics, lists })
+    Ok(Composed { app: App::new(ports, rules), store, clock, keyring, tasks, entropy, metrics, lists })
 }
 
 impl Composed {
@@ -171,14 +173,26 @@ impl Composed {
     }
 
     /// What Prometheus reads.
-    pub(crate) fn figures(&self) -> Arc<dyn Figures> {
+    pub(crate) fn figures(&self, settings: &Settings) -> Arc<dyn Figures> {
         Arc::new(Scrape {
             metrics: self.metrics.clone(),
             store: self.store.clone(),
             gate: self.app.gate.clone(),
             clock: self.clock.clone(),
             lists: self.lists.clone(),
+            webhook: settings.webhook().is_some(),
         })
+    }
+
+    /// Who tells the audit webhook, if there is one.
+    ///
+    /// # Errors
+    /// `Fatal::Setting` when its certificates cannot be used.
+    pub(crate) fn webhook(&self, settings: &Settings) -> Result<Option<Webhook>, Fatal> {
+        let Some(webhook) = settings.webhook() else { return Ok(None) };
+        let failures = self.metrics.webhook_failures.clone();
+        Webhook::new(webhook, self.store.clone(), self.clock.clone(), self.entropy.clone(), failures)
+            .map(Some)
     }
 
     /// Says that this process lives, and closes what others that no longer do left pending, until `end`: that is when

@@ -46,6 +46,9 @@ fn check(settings: &Settings) -> Result<(), Fatal> {
     if key_file.exists() || in_use {
         MasterKey::load(&key_file)?;
     }
+    if let Some(webhook) = settings.webhook() {
+        webhook.check()?;
+    }
     if let Some(files) = settings.tls() {
         tls::Files::new(files).load()?;
     }

@@ -17,6 +17,7 @@ mod serve;
 mod settings;
 mod telemetry;
 mod tls;
+mod webhook;
 
 use std::process::ExitCode;
 

@@ -11,6 +11,7 @@ use std::{
 use async_trait::async_trait;
 use pilothouse_core::{
     Cause, Code,
+    audit::AuditTrail as _,
     clock::Clock,
     cluster::{ClusterId, Health},
     gate::Gate,
@@ -24,6 +25,8 @@ use prometheus::{
     core::{Collector, MetricVec, MetricVecBuilder},
     process_collector::ProcessCollector,
 };
+
+use crate::webhook::RECEIVER;
 
 /// From an answer out of memory to the longest deadline, in seconds.
 const DURATIONS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
@@ -41,6 +44,8 @@ pub(crate) struct Metrics {
     cluster_requests: IntCounterVec,
     cluster_durations: HistogramVec,
     cluster_refusals: IntCounterVec,
+    /// Deliveries to the audit webhook that failed.
+    pub(crate) webhook_failures: IntCounter,
 }
 
 impl Metrics {
@@ -114,6 +119,13 @@ impl Metrics {
                 ),
             ),
             cluster_refusals,
+            webhook_failures: add(
+                &registry,
+                IntCounter::new(
+                    "pilothouse_audit_webhook_failures_total",
+                    "Deliveries to the audit webhook that this process tried in vain.",
+                ),
+            ),
             registry,
         })
     }
@@ -198,6 +210,8 @@ pub(crate) struct Scrape {
     pub(crate) gate: Gate,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lists: KubeClusters,
+    /// Whether there is an audit webhook.
+    pub(crate) webhook: bool,
 }
 
 #[async_trait]
@@ -224,6 +238,11 @@ impl Scrape {
             "Outcomes of changes that could not be stored yet; while there are any, no change is accepted.",
             whole(self.gate.unsettled()),
         );
+        add_gauge(
+            "pilothouse_audit_room",
+            "Whether there is room for new operations; 0: changes and logins are refused.",
+            i64::from(self.store.room().is_ok()),
+        );
         let failed = IntCounter::new(
             "pilothouse_audit_write_failures_total",
             "Entries of the audit trail that this process could not store when it wanted to.",
@@ -246,6 +265,22 @@ impl Scrape {
             "pilothouse_audit_sequence",
             "The number of the newest entry of the audit chain.",
             whole(figures.audit_sequence),
+        );
+        let (told, lag) = match self.store.told(RECEIVER).await {
+            Ok(told) if self.webhook => {
+                (told.sequence, whole(figures.audit_sequence).saturating_sub(told.sequence))
+            }
+            _ => (0, 0),
+        };
+        add_gauge(
+            "pilothouse_audit_webhook_sequence",
+            "The number of the newest entry that the audit webhook has taken; 0 without one.",
+            told,
+        );
+        add_gauge(
+            "pilothouse_audit_webhook_lag",
+            "How many entries the audit webhook has not taken yet; 0 without one.",
+            lag.max(0),
         );
         let clusters = gauges(
             "pilothouse_cluster_up",

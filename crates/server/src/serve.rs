@@ -52,11 +52,14 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Fatal> {
         tasks.spawn(pair.clone().keep_fresh(stop.clone()));
     }
     let checkpoints = tokio::spawn(checkpoint_file::keep(composed.app.clone(), end.clone()));
+    if let Some(webhook) = composed.webhook(&settings)? {
+        tasks.spawn(webhook.run(stop.clone()));
+    }
     let failed = |address| move |source| Fatal::Listen { address, source };
     let mut handles = Vec::new();
     if let Some((listener, address)) = metrics {
-        let server =
-            pilothouse_http::metrics_server(listener, composed.figures()).map_err(failed(address))?;
+        let server = pilothouse_http::metrics_server(listener, composed.figures(&settings))
+            .map_err(failed(address))?;
         handles.push(server.handle());
         tasks.spawn(async { drop(server.await) });
     }

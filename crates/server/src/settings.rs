@@ -8,19 +8,21 @@ mod tests;
 
 use std::{
     ffi::OsString,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use http::Uri;
 use jiff::SignedDuration;
+use pilothouse_crypto::WebhookKey;
 use pilothouse_store::Database;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 pub(crate) use self::layers::Flags;
 use self::{layers::Layers, table::Setting};
-use crate::Fatal;
+use crate::{Fatal, webhook::WebhookSettings};
 
 /// Every setting. Each is a line of [`table::SETTINGS`], of the file and, in upper case after `PILOTHOUSE_`, an
 /// environment variable. Durations are written as `30s`, `10m`, `8h`.
@@ -43,6 +45,14 @@ pub(crate) struct Settings {
     pub(crate) key_file: Option<PathBuf>,
     /// Where checkpoints of the audit trail are kept besides the database; `<data_dir>/audit-checkpoints.jsonl` without one.
     pub(crate) audit_checkpoint_file: Option<PathBuf>,
+    /// Who is told of every entry of the audit trail; nobody without one.
+    audit_webhook_url: Option<SecretString>,
+    /// By what its receiver knows that it was us.
+    audit_webhook_secret: Option<SecretString>,
+    /// Whom to trust there, PEM; the system's roots without one.
+    audit_webhook_ca_file: Option<PathBuf>,
+    /// How much of the disk is kept free for outcomes, in MiB; 0 for none. SQLite only.
+    free_space_floor_mib: u32,
     /// The first admin's password, used only while there is no user.
     pub(crate) admin_password: Option<SecretString>,
     /// Whether a cluster may live on a loopback address.
@@ -91,6 +101,8 @@ const DURATIONS: std::ops::RangeInclusive<SignedDuration> =
 
 /// The largest number that makes sense.
 const MOST: usize = 1_000_000;
+/// What nobody guesses, if it was drawn at random.
+const SHORTEST_SECRET: usize = 16;
 
 /// The settings, and where each comes from. Holds secrets.
 pub(crate) struct Configuration {
@@ -114,6 +126,26 @@ impl Configuration {
         let configuration = Self { settings, layers };
         configuration.check()?;
         Ok(configuration)
+    }
+
+    /// A webhook is told over TLS, and knows by a secret that it was us.
+    fn check_webhook(&self) -> Result<(), Fatal> {
+        let Settings { audit_webhook_url: url, audit_webhook_secret: secret, .. } = &self.settings;
+        match (url, secret) {
+            (Some(url), _) if !may_be_told(url.expose_secret()) => {
+                Err(refused(&self.layers, "audit_webhook_url"))
+            }
+            (Some(_), None) | (None, Some(_)) => {
+                let sentence = "audit_webhook_url and audit_webhook_secret must both be set, or neither";
+                Err(Fatal::Setting(sentence.into()))
+            }
+            (_, Some(secret)) if secret.expose_secret().len() < SHORTEST_SECRET => {
+                let sentence =
+                    format!("audit_webhook_secret must have at least {SHORTEST_SECRET} characters");
+                Err(Fatal::Setting(sentence))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What the types do not say.
@@ -142,11 +174,23 @@ impl Configuration {
         if settings.tls_certificate.is_some() != settings.tls_key.is_some() {
             return Err(Fatal::Setting("tls_certificate and tls_key must both be set, or neither".into()));
         }
+        self.check_webhook()?;
         if settings.listen.port() != 0 && settings.metrics_listen == Some(settings.listen) {
             return Err(Fatal::Setting("listen and metrics_listen must be different addresses".into()));
         }
         Ok(())
     }
+}
+
+/// Whether a webhook may be there: over TLS, or on this machine.
+fn may_be_told(url: &str) -> bool {
+    let Ok(url) = url.parse::<Uri>() else { return false };
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback =
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let has_user = url.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    let scheme = url.scheme_str();
+    !host.is_empty() && !has_user && (scheme == Some("https") || scheme == Some("http") && is_loopback)
 }
 
 /// The sentence about a value that is not what it must be.
@@ -190,6 +234,22 @@ impl Settings {
             idle: self.session_idle.unsigned_abs(),
             absolute: self.session_lifetime.unsigned_abs(),
         }
+    }
+
+    /// Who is told of the audit trail.
+    pub(crate) fn webhook(&self) -> Option<WebhookSettings> {
+        let url = self.audit_webhook_url.as_ref()?.expose_secret().parse().ok()?;
+        let secret = self.audit_webhook_secret.as_ref()?.expose_secret();
+        Some(WebhookSettings {
+            url,
+            key: WebhookKey::new(secret.as_bytes()),
+            ca_file: self.audit_webhook_ca_file.clone(),
+        })
+    }
+
+    /// How many bytes of the disk are kept free.
+    pub(crate) fn free_space_floor(&self) -> u64 {
+        u64::from(self.free_space_floor_mib) << 20
     }
 
     /// Where checkpoints of the audit trail are kept.

@@ -345,6 +345,10 @@ impl Store {
 
 #[async_trait]
 impl AuditTrail for Store {
+    fn room(&self) -> Result<()> {
+        self.reserve.check()
+    }
+
     async fn begin(&self, operation: &Operation) -> Result<()> {
         self.writer.write(Write::Begin(operation.clone())).await
     }

@@ -8,7 +8,7 @@ use pilothouse_core::{Cause, Error};
 use tokio::task::JoinError;
 
 /// When to try again after the database could not be used.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Why a database cannot be opened. Each text is one sentence that says what to do, and shows no password.
 #[derive(Debug, thiserror::Error)]

@@ -40,8 +40,10 @@ mod lease;
 mod migrate;
 mod postgres;
 mod rekey;
+mod reserve;
 mod schema;
 mod session;
+mod telling;
 mod throttle;
 mod user;
 mod visit;
@@ -56,6 +58,7 @@ use crate::{
     audit::{Author, Writer},
     db::{Db, read},
     lease::Lease,
+    reserve::Reserve,
 };
 
 /// What the store needs from outside.
@@ -79,6 +82,7 @@ pub struct Store {
     author: Author,
     writer: Writer,
     lease: Lease,
+    reserve: Reserve,
 }
 
 impl fmt::Debug for Store {
@@ -117,7 +121,14 @@ impl Store {
             age: Checkpoint::AGE,
         };
         let writer = Writer::start(db.clone(), author.clone(), &lent.runtime);
-        Ok(Self { db, lent, author, writer, lease })
+        Ok(Self { db, lent, author, writer, lease, reserve: Reserve::default() })
+    }
+
+    /// Keeps so many bytes free where a SQLite database lies: with fewer left no new operation is begun, so that the
+    /// outcomes of those under way find room. None are kept for a PostgreSQL, whose disk is not ours to look at.
+    #[must_use]
+    pub fn keeping_free(self, bytes: u64) -> Self {
+        Self { reserve: Reserve::of(self.lease.database(), bytes), ..self }
     }
 
     /// Whether the database answers, and its key is held.

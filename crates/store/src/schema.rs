@@ -104,6 +104,17 @@ diesel::table! {
 }
 
 diesel::table! {
+    use diesel::sql_types::{BigInt, Text};
+
+    audit_receivers (name) {
+        name -> Text,
+        seq -> BigInt,
+        checkpoint_seq -> BigInt,
+        instance -> Text,
+    }
+}
+
+diesel::table! {
     use super::Instant;
     use diesel::sql_types::{BigInt, Nullable, Text};
 
@@ -265,3 +276,4 @@ diesel::joinable!(bindings -> users (user_id));
 diesel::joinable!(sessions -> users (user_id));
 diesel::allow_tables_to_appear_in_same_query!(users, bindings, sessions);
 diesel::allow_tables_to_appear_in_same_query!(operations, leases);
+diesel::allow_tables_to_appear_in_same_query!(audit_receivers, leases);

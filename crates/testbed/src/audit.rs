@@ -1,4 +1,4 @@
-//! The API server's audit log: who did what, with which `Audit-ID`. Writes only, at level Metadata.
+//! The API server's audit log: who did what, with which `Audit-ID`. Writes, and reads of one Secret, at level Metadata.
 
 use serde::Deserialize;
 
@@ -9,6 +9,9 @@ omitStages: [RequestReceived]
 rules:
 - level: Metadata
   verbs: [create, update, patch, delete, deletecollection]
+- level: Metadata
+  verbs: [get]
+  resources: [{group: '', resources: [secrets]}]
 - level: None
 ";
 
@@ -21,8 +24,11 @@ pub struct AuditEvent {
     pub audit_id: String,
     /// `ResponseComplete`, mostly.
     pub stage: String,
-    /// `create`, `update`, `patch`, `delete`, `deletecollection`.
+    /// `create`, `update`, `patch`, `delete`, `deletecollection`; of a Secret also `get`.
     pub verb: String,
+    /// When the request came in, in RFC 3339.
+    #[serde(rename = "requestReceivedTimestamp")]
+    pub received: String,
     /// The path and query.
     #[serde(rename = "requestURI")]
     pub request_uri: String,
@@ -83,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_line_still_being_written_is_left_for_later() {
-        let line = r#"{"auditID":"x","stage":"ResponseComplete","verb":"create","requestURI":"/","user":{}}"#;
+        let line = r#"{"auditID":"x","stage":"ResponseComplete","verb":"create","requestURI":"/","user":{},"requestReceivedTimestamp":"2026-01-01T00:00:00.000000Z"}"#;
         assert_eq!(parse(line).expect("nothing to parse").len(), 0);
         assert_eq!(parse(&format!("{line}\n{}", &line[..20])).expect("one line").len(), 1);
         assert!(parse("not an event\n").is_err());

@@ -47,6 +47,14 @@ CREATE TABLE audit_checkpoints (
 CREATE TRIGGER audit_checkpoints_are_never_changed BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_checkpoints
 FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_only_added_to();
 
+-- How far who is told of the trail as it grows has been told, and which server tells them.
+CREATE TABLE audit_receivers (
+    name TEXT NOT NULL PRIMARY KEY,
+    seq BIGINT NOT NULL,
+    checkpoint_seq BIGINT NOT NULL,
+    instance TEXT NOT NULL
+);
+
 -- One row per operation, for lists; could be made again from the chain.
 CREATE TABLE operations (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -50,6 +50,14 @@ BEGIN SELECT RAISE(ABORT, 'audit_checkpoints is only ever added to'); END;
 CREATE TRIGGER audit_checkpoints_are_never_cut BEFORE DELETE ON audit_checkpoints
 BEGIN SELECT RAISE(ABORT, 'audit_checkpoints is only ever added to'); END;
 
+-- How far who is told of the trail as it grows has been told, and which server tells them.
+CREATE TABLE audit_receivers (
+    name TEXT NOT NULL PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    checkpoint_seq INTEGER NOT NULL,
+    instance TEXT NOT NULL
+) STRICT;
+
 -- One row per operation, for lists; could be made again from the chain.
 CREATE TABLE operations (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -101,6 +101,11 @@ impl Client {
         self.send(Method::POST, path, Some(body)).await
     }
 
+    /// As [`Client::post`]; none when the connection breaks, as a kill breaks it.
+    pub(crate) async fn try_post(&self, path: &str, body: Value) -> Option<Answer> {
+        self.attempt(Method::POST, path, Some(body)).await.ok()
+    }
+
     /// The rows of a list, under its key.
     pub(crate) async fn rows(&self, path: impl AsRef<str>, key: &str) -> Vec<Value> {
         self.get(path).await.data()[key].as_array().expect(key).clone()
@@ -138,17 +143,12 @@ impl Client {
         }
     }
 
-    /// As [`Client::post`]; none where the connection ends before there is an answer.
-    pub(crate) async fn try_post(&self, path: &str, body: Value) -> Option<Answer> {
-        self.try_send(Method::POST, path, Some(body)).await.ok()
-    }
-
     async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
-        let what = format!("{method} {path}");
-        self.try_send(method, path, body).await.unwrap_or_else(|error| panic!("{what}: {error:?}"))
+        let answer = self.attempt(method.clone(), path, body).await;
+        answer.unwrap_or_else(|error| panic!("{method} {path}: {error:?}"))
     }
 
-    async fn try_send(&self, method: Method, path: &str, body: Option<Value>) -> reqwest::Result<Answer> {
+    async fn attempt(&self, method: Method, path: &str, body: Option<Value>) -> reqwest::Result<Answer> {
         let mut request = self.request(method.clone(), path);
         if let Some(key) = &self.key {
             request = request.header("idempotency-key", key);

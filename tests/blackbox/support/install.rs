@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
+    time::Duration,
 };
 
 use pilothouse_testbed::{Folder, Postgres, shared_postgres};
@@ -48,6 +49,11 @@ impl Install {
             Ok("sqlite") | Err(_) => Self::on_sqlite(),
             Ok(other) => panic!("{DATABASE} is sqlite or postgres, not {other}"),
         }
+    }
+
+    /// Whether [`Install::new`] is on PostgreSQL.
+    pub(crate) fn is_on_postgres() -> bool {
+        env::var(DATABASE).is_ok_and(|database| database == "postgres")
     }
 
     /// As [`Install::new`], on this PostgreSQL database.
@@ -164,17 +170,7 @@ impl Install {
 
     /// Starts the server with flags.
     pub(crate) async fn start_with(mut self, flags: &[&str]) -> Server {
-        self.starts += 1;
-        let log = |stream| self.folder.path().join(format!("{}-{stream}.log", self.starts));
-        let file = |stream| fs::File::create(log(stream)).expect("a log in the folder");
-        let child = self
-            .command(&[&["serve"], flags].concat())
-            .stdin(Stdio::null())
-            .stdout(file("stdout"))
-            .stderr(file("stderr"))
-            .spawn()
-            .expect("the built binary runs");
-        let (mut process, stdout) = (Process(child), log("stdout"));
+        let (mut process, stdout) = self.spawn(flags);
         let address = eventually("the line that says where it listens", async || {
             if let Some(status) = process.ended() {
                 panic!("it ended with {status}:\n{}", self.log());
@@ -185,6 +181,29 @@ impl Install {
         });
         let address = address.await;
         Server { process, install: self, address }
+    }
+
+    /// Starts the server, and kills it so much later, whether it listens by then or not.
+    pub(crate) async fn killed_at_start(mut self, after: Duration) -> Self {
+        let (process, _) = self.spawn(&[]);
+        tokio::time::sleep(after).await;
+        drop(process);
+        self
+    }
+
+    /// Starts the server; and the file that its standard output goes to.
+    fn spawn(&mut self, flags: &[&str]) -> (Process, PathBuf) {
+        self.starts += 1;
+        let log = |stream| self.folder.path().join(format!("{}-{stream}.log", self.starts));
+        let file = |stream| fs::File::create(log(stream)).expect("a log in the folder");
+        let child = self
+            .command(&[&["serve"], flags].concat())
+            .stdin(Stdio::null())
+            .stdout(file("stdout"))
+            .stderr(file("stderr"))
+            .spawn()
+            .expect("the built binary runs");
+        (Process(child), log("stdout"))
     }
 
     /// Everything its servers have written to standard output and standard error.

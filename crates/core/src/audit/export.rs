@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ChainHash, CheckpointSigner, Defect, Fault, Handover, Head, PublicKey, Signature, Signatures,
-    StoredEntry, TrailKeys, TrailReader, Verdict, chain::Chain, k8s::Events, usecase::Place,
+    StoredCheckpoint, StoredEntry, TrailKeys, TrailReader, Verdict, chain::Chain, k8s::Events, usecase::Place,
 };
 use crate::error::{Error, Result};
 
@@ -192,29 +192,45 @@ impl Export {
 
     async fn lines(&mut self, entries: &[StoredEntry], end: i64) -> Result<String> {
         // there are no more checkpoints than entries
-        let checkpoints = self.reader.checkpoints(self.done.sequence, BATCH).await?;
-        let mut checkpoints = checkpoints.iter().filter(|stored| stored.sequence <= end).peekable();
-        let mut lines = String::new();
-        for stored in entries {
-            let line = EntryLine {
-                sequence: stored.sequence,
-                previous_hash: self.done.hash,
-                hash: hash(&stored.hash)?,
-                entry: stored.text.clone(),
-            };
-            self.done = Head { sequence: line.sequence, hash: line.hash };
-            // a String takes whatever is written
-            let _ = writeln!(lines, "{}", json(&line)?);
-            while let Some(stored) = checkpoints.next_if(|stored| stored.sequence <= self.done.sequence) {
-                let _ = writeln!(lines, "{}", json(&CheckpointLine { checkpoint: stored.line.clone() })?);
-            }
-        }
-        Ok(lines)
+        let mut checkpoints = self.reader.checkpoints(self.done.sequence, BATCH).await?;
+        checkpoints.retain(|stored| stored.sequence <= end);
+        lines(&mut self.done, entries, &checkpoints)
     }
 }
 
+/// A line for each of these entries that follow `done`, and each checkpoint's after the entry it covers; `done` is the last
+/// entry then.
+pub(super) fn lines(
+    done: &mut Head,
+    entries: &[StoredEntry],
+    checkpoints: &[StoredCheckpoint],
+) -> Result<String> {
+    let mut lines = String::new();
+    let mut checkpoints = checkpoints.iter().peekable();
+    let mut signed = |lines: &mut String, upto: i64| -> Result<()> {
+        while let Some(stored) = checkpoints.next_if(|stored| stored.sequence <= upto) {
+            // a String takes whatever is written
+            let _ = writeln!(lines, "{}", json(&CheckpointLine { checkpoint: stored.line.clone() })?);
+        }
+        Ok(())
+    };
+    signed(&mut lines, done.sequence)?;
+    for stored in entries {
+        let line = EntryLine {
+            sequence: stored.sequence,
+            previous_hash: done.hash,
+            hash: hash(&stored.hash)?,
+            entry: stored.text.clone(),
+        };
+        *done = Head { sequence: line.sequence, hash: line.hash };
+        let _ = writeln!(lines, "{}", json(&line)?);
+        signed(&mut lines, done.sequence)?;
+    }
+    Ok(lines)
+}
+
 /// The head when `sequence` was the last entry.
-async fn head_at(reader: &dyn TrailReader, sequence: i64) -> Result<Head> {
+pub(super) async fn head_at(reader: &dyn TrailReader, sequence: i64) -> Result<Head> {
     if sequence == 0 {
         return Ok(Head::NONE);
     }

@@ -30,7 +30,9 @@ fn scale() -> Access {
         .with("replicas", 5)
 }
 
-fn gate(trail: MockAuditTrail) -> Gate {
+/// With room, unless the trail says otherwise.
+fn gate(mut trail: MockAuditTrail) -> Gate {
+    trail.expect_room().returning(|| Ok(()));
     let mut clusters = MockClusterRegistry::new();
     clusters
         .expect_name()
@@ -42,6 +44,38 @@ fn gate(trail: MockAuditTrail) -> Gate {
         idle: Duration::from_secs(1),
     };
     Gate::new(Arc::new(trail), Arc::new(clusters), clock, entropy, tasks).asking(live)
+}
+
+#[test]
+fn without_room_nothing_new_is_begun_and_what_is_under_way_ends() {
+    let mut trail = MockAuditTrail::new();
+    let full = Arc::new(AtomicBool::new(false));
+    let looked_at = full.clone();
+    trail.expect_room().returning(move || {
+        if looked_at.load(Ordering::Acquire) { Err(Error::new(Cause::AuditUnavailable)) } else { Ok(()) }
+    });
+    trail.expect_begin().once().returning(|_| Ok(()));
+    trail.expect_finish().once().returning(|_, outcome| {
+        assert_eq!(outcome.status, Status::Success);
+        Ok(())
+    });
+    let gate = gate(trail);
+    let fills = full.clone();
+    let work = async move |_| {
+        fills.store(true, Ordering::Release);
+        Ok(Changed::from(()))
+    };
+    block_on(gate.change(&caller(Role::OpsAdmin), scale(), work)).unwrap();
+    let cause = |result: Result<_>| result.map(|_: Changed<()>| ()).unwrap_err().cause;
+    assert_eq!(
+        cause(block_on(gate.change(&caller(Role::OpsAdmin), scale(), never))),
+        Cause::AuditUnavailable
+    );
+    // a refusal would be a row, too
+    assert_eq!(cause(block_on(gate.change(&caller(Role::Viewer), scale(), never))), Cause::AuditUnavailable);
+    // whoever looks leaves none
+    let look = Access::to(Verb::List, Resource::Kind(Kind::Deployment)).in_cluster(ClusterId(1));
+    block_on(gate.allow(&caller(Role::Viewer), look)).unwrap();
 }
 
 /// Work that must never run.

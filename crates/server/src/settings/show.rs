@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use http::Uri;
 use pilothouse_store::Database;
 use toml::Value;
 
@@ -35,6 +36,11 @@ impl Configuration {
                     "# {key} = {}  # without user, password and parameters  # {origin}",
                     Value::String(shown)
                 )
+            }
+            (Form::Webhook, Value::String(url)) => {
+                let host = url.parse::<Uri>().ok().and_then(|uri| Some(uri.host()?.to_owned()));
+                let host = Value::String(host.unwrap_or_else(|| "…".to_owned()));
+                format!("# {key} = {host}  # without path and query  # {origin}")
             }
             _ => format!("{key} = {value}  # {origin}"),
         }

@@ -21,22 +21,24 @@ pub(crate) enum Form {
     Path,
     /// The address of a database; may hold a password.
     Database,
+    /// Where a webhook is; its path may be as good as a password.
+    Webhook,
     /// A password; never shown.
     Password,
     /// On or off.
     Switch,
     /// `30s`, `10m`, `8h`.
     Duration,
-    /// A count.
-    Number,
     /// What is logged.
     Filter,
     /// How a line of the log looks.
     LogFormat,
+    /// A whole number.
+    Number,
 }
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 23] = [
+pub(crate) const SETTINGS: [Setting; 27] = [
     Setting { key: "listen",                form: Form::Address,   default: Some("127.0.0.1:8080") },
     Setting { key: "tls_certificate",       form: Form::Path,      default: None },
     Setting { key: "tls_key",               form: Form::Path,      default: None },
@@ -45,6 +47,10 @@ pub(crate) const SETTINGS: [Setting; 23] = [
     Setting { key: "database_url",          form: Form::Database,  default: None },
     Setting { key: "key_file",              form: Form::Path,      default: None },
     Setting { key: "audit_checkpoint_file", form: Form::Path,      default: None },
+    Setting { key: "audit_webhook_url",     form: Form::Webhook,   default: None },
+    Setting { key: "audit_webhook_secret",  form: Form::Password,  default: None },
+    Setting { key: "audit_webhook_ca_file", form: Form::Path,      default: None },
+    Setting { key: "free_space_floor_mib",  form: Form::Number,    default: Some("64") },
     Setting { key: "admin_password",        form: Form::Password,  default: None },
     Setting { key: "egress_allow_loopback", form: Form::Switch,    default: Some("false") },
     Setting { key: "allow_insecure_tls",    form: Form::Switch,    default: Some("false") },
@@ -92,6 +98,9 @@ impl Form {
             Self::Address => "an IP address and a port, such as 127.0.0.1:8080",
             Self::Path => "a path",
             Self::Database => "a text, such as postgres://user@host/database",
+            Self::Webhook => {
+                "an address, such as https://receiver.example.org/audit (http:// on loopback only)"
+            }
             Self::Password => "a text",
             Self::Switch => "true or false",
             Self::Duration => "a duration from 1s to 8760h, such as 30s, 10m or 8h",

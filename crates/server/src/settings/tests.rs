@@ -158,6 +158,8 @@ fn values_that_cannot_be_used_by_table() {
         ("lists_memory_mib = \"1GiB\"", "lists_memory_mib"),
         ("lists_filled_at_once = 0", "lists_filled_at_once"),
         ("lists_idle = \"0s\"", "lists_idle"),
+        ("free_space_floor_mib = -1", "free_space_floor_mib"),
+        ("free_space_floor_mib = \"1g\"", "free_space_floor_mib"),
         ("admin_password = 1", "admin_password"),
     ] {
         let said = refusal(file, &[]);
@@ -166,6 +168,34 @@ fn values_that_cannot_be_used_by_table() {
         assert!(said.contains("settings.toml"), "{file}: {said}");
     }
     assert!(refusal("", &[("PILOTHOUSE_LOG_FORMAT", "xml")]).contains("environment PILOTHOUSE_LOG_FORMAT"));
+    for url in [
+        "http://receiver.example.org/audit",
+        "receiver.example.org",
+        "ftp://127.0.0.1/",
+        "https://user:word@receiver.example.org/",
+        "https://",
+        "",
+    ] {
+        let file = format!("audit_webhook_url = \"{url}\"\naudit_webhook_secret = \"0123456789abcdef\"");
+        let said = refusal(&file, &[]);
+        assert!(said.contains("`audit_webhook_url`"), "{url}: {said}");
+    }
+    assert!(refusal("audit_webhook_url = \"https://h/\"", &[]).contains("audit_webhook_secret"));
+    assert!(refusal("audit_webhook_secret = \"0123456789abcdef\"", &[]).contains("audit_webhook_url"));
+    let short = "audit_webhook_url = \"https://h/\"\naudit_webhook_secret = \"0123456789abcde\"";
+    assert!(refusal(short, &[]).contains("at least 16"));
+    for url in [
+        "https://receiver.example.org:8443/a?b=c",
+        "http://127.0.0.1:1/",
+        "http://[::1]/",
+        "http://localhost/",
+    ] {
+        let file = format!("audit_webhook_url = \"{url}\"\naudit_webhook_secret = \"0123456789abcdef\"");
+        assert!(
+            read(&file, &[], Flags::default()).is_ok_and(|read| read.settings.webhook().is_some()),
+            "{url}"
+        );
+    }
     assert!(refusal("tls_key = \"a\"", &[]).contains("tls_certificate"));
     assert!(refusal("tls_certificate = \"a\"", &[]).contains("tls_key"));
     assert!(refusal("listen = \"[::1]:1\"\nmetrics_listen = \"[::1]:1\"", &[]).contains("different"));
@@ -177,7 +207,8 @@ fn values_that_cannot_be_used_by_table() {
 fn no_sentence_and_no_show_tells_a_secret() {
     const SECRET: &str = "canary-canary";
     let secret = format!(
-        "admin_password = \"{SECRET}\"\ndatabase_url = \"postgres://u:{SECRET}@h/d?password={SECRET}\""
+        "admin_password = \"{SECRET}\"\ndatabase_url = \"postgres://u:{SECRET}@h/d?password={SECRET}\"\n\
+         audit_webhook_url = \"https://receiver/{SECRET}\"\naudit_webhook_secret = \"{SECRET}-{SECRET}\""
     );
     let configuration = read(&secret, &[], Flags::default()).unwrap_or_else(|said| panic!("{said}"));
     let shown = configuration.show();
@@ -189,6 +220,8 @@ fn no_sentence_and_no_show_tells_a_secret() {
         format!("admin_password = {SECRET}"),
         format!("admin_password = [\"{SECRET}\"]"),
         format!("database_url = {{a = \"{SECRET}\"}}"),
+        format!("audit_webhook_url = \"{SECRET}\""),
+        format!("audit_webhook_secret = \"{SECRET}\""),
     ] {
         let said = refusal(&broken, &[]);
         assert!(!said.contains(SECRET), "{said}");
@@ -204,7 +237,7 @@ fn what_is_shown_can_be_used_again() {
     for setting in &SETTINGS {
         let shown = again.layers.get(setting).map(|(value, _)| value);
         assert_eq!(shown, configuration.layers.get(setting).map(|(value, _)| value), "{}", setting.key);
-        let secret = matches!(setting.form, Form::Password | Form::Database);
+        let secret = matches!(setting.form, Form::Password | Form::Database | Form::Webhook);
         assert!(!secret || shown.is_none());
     }
 }

@@ -34,6 +34,7 @@ mod people;
 pub struct MemoryStore {
     state: Mutex<State>,
     broken: AtomicBool,
+    full: AtomicBool,
 }
 
 #[derive(Default)]
@@ -64,6 +65,11 @@ impl MemoryStore {
     /// From now on the trail cannot be written, as when the disk is full; or it can again.
     pub fn break_audit(&self, broken: bool) {
         self.broken.store(broken, Ordering::Release);
+    }
+
+    /// From now on there is no room for new operations, as when the disk is nearly full; or there is again.
+    pub fn fill(&self, full: bool) {
+        self.full.store(full, Ordering::Release);
     }
 
     /// Every entry of the chain, in order.

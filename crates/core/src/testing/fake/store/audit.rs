@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -9,7 +9,7 @@ use crate::{
         AuditTrail, Entry, Head, Operation, OperationId, OperationPage, OperationQuery, OperationRow,
         Outcome, Status, StoredCheckpoint, StoredEntry, StoredRow, TrailReader,
     },
-    error::{Error, Result},
+    error::{Cause, Error, Result},
     inventory::{Row, select},
 };
 
@@ -18,6 +18,10 @@ pub(super) const TRAIL: &str = "in memory";
 
 #[async_trait]
 impl AuditTrail for MemoryStore {
+    fn room(&self) -> Result<()> {
+        if self.full.load(Ordering::Acquire) { Err(Error::new(Cause::AuditUnavailable)) } else { Ok(()) }
+    }
+
     async fn begin(&self, operation: &Operation) -> Result<()> {
         let mut state = self.write()?;
         let row = state.row(operation);

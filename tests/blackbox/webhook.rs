@@ -1,0 +1,330 @@
+//! The audit webhook: a receiver that takes, refuses, hangs, breaks off and is gone, and a server that is killed meanwhile.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    net::SocketAddr,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use rcgen::{CertificateParams, KeyPair};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    net::TcpListener,
+    task::JoinHandle,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, pki_types::PrivateKeyDer},
+};
+
+use crate::{
+    metrics,
+    support::{Client, Install, PASSWORD, eventually, postgres},
+};
+
+const SECRET: &str = "a secret of the receiver";
+const MANUAL: &str = include_str!("../../docs/operations.md");
+
+/// What the receiver does with what it is sent.
+#[derive(Clone, Debug, PartialEq)]
+enum Mood {
+    Take,
+    Refuse,
+    /// Sends elsewhere.
+    Redirect(String),
+    /// Reads all, and says nothing.
+    Hang,
+    /// Reads all, and closes.
+    Break,
+}
+
+/// What was sent, and whether it was taken.
+#[derive(Clone, Debug)]
+struct Delivery {
+    head: String,
+    body: String,
+    taken: bool,
+}
+
+impl Delivery {
+    fn header(&self, name: &str) -> &str {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(header, _)| header.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
+    }
+}
+
+#[derive(Clone)]
+struct Receiver {
+    mood: Arc<Mutex<Mood>>,
+    deliveries: Arc<Mutex<Vec<Delivery>>>,
+}
+
+impl Receiver {
+    fn new() -> Self {
+        Self { mood: Arc::new(Mutex::new(Mood::Take)), deliveries: Arc::default() }
+    }
+
+    /// Listens, at this address or any, until the task is ended.
+    async fn listen(&self, at: Option<SocketAddr>, tls: Option<TlsAcceptor>) -> (SocketAddr, JoinHandle<()>) {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener =
+            eventually("the address is free", async || TcpListener::bind(at.unwrap_or(any)).await.ok()).await;
+        let (address, receiver) = (listener.local_addr().unwrap(), self.clone());
+        let accept = async move {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let (receiver, tls) = (receiver.clone(), tls.clone());
+                tokio::spawn(async move {
+                    // a client may break off at any time
+                    let _ = match tls {
+                        None => receiver.serve(socket).await,
+                        Some(tls) => match tls.accept(socket).await {
+                            Ok(socket) => receiver.serve(socket).await,
+                            Err(error) => Err(error),
+                        },
+                    };
+                });
+            }
+        };
+        (address, tokio::spawn(accept))
+    }
+
+    async fn serve(&self, socket: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
+        let mut socket = BufReader::new(socket);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if socket.read_line(&mut head).await? == 0 {
+                return Ok(());
+            }
+        }
+        let delivery = Delivery { head, body: String::new(), taken: false };
+        let mut body = vec![0; delivery.header("content-length").parse().unwrap()];
+        socket.read_exact(&mut body).await?;
+        let mood = self.mood();
+        let body = String::from_utf8(body).unwrap();
+        self.deliveries.lock().unwrap().push(Delivery { body, taken: mood == Mood::Take, ..delivery });
+        let answer = match mood {
+            Mood::Take => "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_owned(),
+            Mood::Refuse => "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
+            Mood::Redirect(to) => {
+                format!(
+                    "HTTP/1.1 307 There\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                )
+            }
+            Mood::Hang => return std::future::pending().await,
+            Mood::Break => return Ok(()),
+        };
+        socket.write_all(answer.as_bytes()).await?;
+        socket.flush().await
+    }
+
+    fn mood(&self) -> Mood {
+        self.mood.lock().unwrap().clone()
+    }
+
+    fn deliveries(&self) -> Vec<Delivery> {
+        self.deliveries.lock().unwrap().clone()
+    }
+
+    /// Is so from now on, and returns once it was tried again.
+    async fn be(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+        let before = self.deliveries().len();
+        eventually("it is tried again", async || (self.deliveries().len() > before).then_some(())).await;
+    }
+
+    /// The entries that were taken, by their numbers; panics where one was passed over, or came again as another.
+    fn entries(&self) -> BTreeMap<u64, String> {
+        let mut entries = BTreeMap::new();
+        for delivery in self.deliveries().iter().filter(|delivery| delivery.taken) {
+            assert!(delivery.body.ends_with('\n'));
+            for line in delivery.body.lines() {
+                let value: Value = serde_json::from_str(line).unwrap();
+                let Some(sequence) = value["sequence"].as_u64() else {
+                    assert!(value["checkpoint"].is_string(), "{line}");
+                    continue;
+                };
+                assert!(sequence <= entries.len() as u64 + 1, "{sequence} after {}", entries.len());
+                let known = entries.entry(sequence).or_insert_with(|| line.to_owned());
+                assert_eq!(known, line);
+            }
+        }
+        entries
+    }
+
+    fn checkpoints(&self) -> Vec<String> {
+        let taken = self.deliveries().into_iter().filter(|delivery| delivery.taken);
+        let lines = taken.flat_map(|delivery| delivery.body.lines().map(str::to_owned).collect::<Vec<_>>());
+        let mut checkpoints: Vec<_> = lines.filter(|line| line.starts_with("{\"checkpoint\":")).collect();
+        checkpoints.dedup();
+        checkpoints
+    }
+
+    /// Waits until all that the trail holds now is here.
+    async fn has_all(&self, admin: &Client) {
+        let head = admin.get("/api/k8s/audit/verify").await.data()["head"]["sequence"].as_u64().unwrap();
+        eventually("everything is told", async || (self.entries().len() as u64 >= head).then_some(())).await;
+    }
+}
+
+fn told(install: Install, scheme: &str, address: SocketAddr) -> Install {
+    let install =
+        install.set("AUDIT_WEBHOOK_URL", format!("{scheme}://localhost:{}/audit?of=us", address.port()));
+    install.set("AUDIT_WEBHOOK_SECRET", SECRET).set("METRICS_LISTEN", "127.0.0.1:0").set("LOG_FORMAT", "json")
+}
+
+/// Some operations.
+async fn busy(admin: &Client, name: &str) {
+    let id = admin.add_user(name, "viewer").await;
+    admin.post("/api/auth/users/update", json!({"id": id, "display_name": name})).await.data();
+}
+
+/// What the manual gives a receiver to check a delivery with.
+fn is_signed(delivery: &Delivery, secret: &str) -> bool {
+    let (_, after) = MANUAL.split_once("```python\n").expect("the manual's program");
+    let program = after.split_once("\n```").unwrap().0;
+    let run = format!(
+        "{program}\n\nimport sys\nsys.exit(0 if is_ours({secret:?}, sys.argv[1], sys.stdin.buffer.read()) else 3)"
+    );
+    let mut command = Command::new("python3");
+    command.args(["-c", &run, delivery.header("pilothouse-signature")]).stdin(Stdio::piped());
+    let mut child = command.spawn().expect("python3 is installed");
+    child.stdin.take().unwrap().write_all(delivery.body.as_bytes()).unwrap();
+    match child.wait().unwrap().code() {
+        Some(0) => true,
+        Some(3) => false,
+        other => panic!("{other:?}: {run}"),
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_lost_whatever_the_receiver_does_and_whenever_we_are_killed() {
+    let receiver = Receiver::new();
+    let (address, listening) = receiver.listen(None, None).await;
+    let server = told(Install::new(), "http", address).start().await;
+    let admin = server.admin().await;
+    busy(&admin, "ann").await;
+    receiver.has_all(&admin).await;
+    let first = receiver.deliveries()[0].clone();
+    assert!(first.head.starts_with("POST /audit?of=us HTTP/1.1\r\n"), "{}", first.head);
+    assert_eq!(first.header("content-type"), "application/x-ndjson");
+    assert!(is_signed(&first, SECRET));
+    assert!(!is_signed(&first, "another secret of a receiver"));
+    assert!(!is_signed(
+        &Delivery { body: first.body.replacen("create", "delete", 1), ..first.clone() },
+        SECRET
+    ));
+    let old = first.header("pilothouse-signature").replacen("t=1", "t=0", 1);
+    let head = format!("POST / HTTP/1.1\r\npilothouse-signature: {old}\r\n\r\n");
+    assert!(!is_signed(&Delivery { head, ..first }, SECRET), "of another time");
+
+    // each mood while operations go on; what it sends elsewhere nobody asks there for
+    let elsewhere = Receiver::new();
+    let (there, _) = elsewhere.listen(None, None).await;
+    for (n, mood) in [Mood::Refuse, Mood::Redirect(format!("http://{there}/")), Mood::Break, Mood::Hang]
+        .into_iter()
+        .enumerate()
+    {
+        *receiver.mood.lock().unwrap() = mood.clone();
+        busy(&admin, &format!("bob-{n}")).await;
+        receiver.be(mood).await;
+    }
+    assert!(elsewhere.deliveries().is_empty(), "a redirect is not followed");
+    assert!(metrics::figure(&server, "pilothouse_audit_webhook_failures_total").await >= 3.0);
+    assert!(metrics::figure(&server, "pilothouse_audit_webhook_lag").await >= 1.0);
+    assert_eq!(admin.get("/readyz").await.status, 200, "a receiver never makes us unready");
+
+    // killed while it hangs; then it is gone
+    let install = server.kill().await;
+    listening.abort();
+    let server = install.start().await;
+    let admin = server.admin().await;
+    busy(&admin, "cyd").await;
+    eventually("it was tried", async || {
+        (metrics::figure(&server, "pilothouse_audit_webhook_failures_total").await >= 1.0).then_some(())
+    })
+    .await;
+    let server = server.kill().await.start().await;
+    *receiver.mood.lock().unwrap() = Mood::Take;
+    let (_, listening) = receiver.listen(Some(address), None).await;
+    let admin = server.admin().await;
+    busy(&admin, "dora").await;
+    receiver.has_all(&admin).await;
+    eventually("the figures say so", async || {
+        (metrics::figure(&server, "pilothouse_audit_webhook_lag").await == 0.0).then_some(())
+    })
+    .await;
+    listening.abort();
+
+    // what was told is what an export holds
+    let export = admin.get("/api/k8s/audit/export").await.text;
+    let told = receiver.entries();
+    let exported: Vec<_> = export.lines().filter(|line| line.starts_with("{\"sequence\":")).collect();
+    assert!(exported.len() > 20 && told.values().zip(&exported).all(|(told, exported)| told == exported));
+    assert!(receiver.checkpoints().iter().all(|line| export.contains(line.as_str())));
+    assert!(!receiver.checkpoints().is_empty(), "checkpoints leave the house, too");
+    let install = server.stop().await;
+    assert!(!install.log().contains(SECRET) && !install.log().contains("of=us"), "{}", install.log());
+    for (path, bytes) in install.data() {
+        assert!(!bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()), "{}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn only_a_receiver_that_is_trusted_is_told() {
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let receiver = Receiver::new();
+    let (address, _) = receiver.listen(None, Some(Arc::new(config).into())).await;
+    let server = told(Install::new(), "https", address).start().await;
+    eventually("a failure", async || {
+        (metrics::figure(&server, "pilothouse_audit_webhook_failures_total").await >= 1.0).then_some(())
+    })
+    .await;
+    assert!(receiver.deliveries().is_empty(), "nothing is sent to whom nobody trusts");
+
+    let install = server.stop().await;
+    let ca = install.file("receiver.crt");
+    let install = install.set("AUDIT_WEBHOOK_CA_FILE", ca.display().to_string());
+    let output = install.run(&["config", "check"]);
+    assert_eq!(output.status.code(), Some(2), "there is no such file");
+    fs::write(&ca, certificate.pem()).unwrap();
+    let server = install.start().await;
+    receiver.has_all(&server.admin().await).await;
+}
+
+#[tokio::test]
+async fn of_two_replicas_one_tells_and_the_other_takes_over() {
+    let Some(postgres) = postgres() else { return };
+    let receiver = Receiver::new();
+    let (address, _) = receiver.listen(None, None).await;
+    let first = told(Install::on(&postgres.database().unwrap()), "http", address).start().await;
+    let second = first.install.replica().start().await;
+    let admin = first.admin().await;
+    for n in 0..5 {
+        busy(&admin, &format!("user-{n}")).await;
+    }
+    receiver.has_all(&admin).await;
+    let lines = receiver.deliveries().into_iter().flat_map(|delivery| {
+        let entries = delivery.body.lines().filter(|line| line.starts_with("{\"sequence\":"));
+        entries.map(str::to_owned).collect::<Vec<_>>()
+    });
+    assert_eq!(lines.count(), receiver.entries().len(), "nothing is told twice while both live");
+    first.kill().await;
+    let admin = second.client().sign_in("admin", PASSWORD).await;
+    busy(&admin, "after").await;
+    receiver.has_all(&admin).await;
+}
