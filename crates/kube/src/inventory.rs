@@ -6,6 +6,7 @@ use pilothouse_core::{
     access::Permit,
     gate::Warning,
     inventory::{Counts, Inventory, List, ListQuery, Listing, Table, Watched, select},
+    name::NamespaceScope,
 };
 
 use crate::{KubeClusters, direct, kept::Reading};
@@ -14,7 +15,8 @@ impl KubeClusters {
     async fn direct(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
         let visit = self.visit(permit, self.deadlines().read).await?;
         let as_of = self.now();
-        let (rows, warnings) = direct::rows(&visit, list.info(), permit.namespaces(), query).await?;
+        let (mut rows, warnings) = direct::rows(&visit, list.info(), permit.namespaces(), query).await?;
+        rows.sort_by(|a, b| a.total_order(b, None));
         let (rows, pagination) = select(rows, query);
         Ok(Listing { rows, pagination, as_of, stale: false, warnings })
     }
@@ -23,9 +25,14 @@ impl KubeClusters {
 #[async_trait]
 impl Inventory for KubeClusters {
     async fn page(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
-        if query.namespaces != *permit.namespaces() {
-            return Err(Error::internal("the permit does not cover what is asked"));
-        }
+        let narrowed;
+        let query = match permit.namespaces() {
+            NamespaceScope::One(one) if query.namespaces != *permit.namespaces() => {
+                narrowed = ListQuery { namespaces: NamespaceScope::One(one.clone()), ..query.clone() };
+                &narrowed
+            }
+            _ => query,
+        };
         let Some(kept) = &self.kept else { return self.direct(permit, list, query).await };
         let stack = self.stack(permit).await?;
         match kept.page(permit, &stack, list, query).await? {

@@ -6,12 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
-use pilothouse_core::{
-    Cause, Error, Result,
-    cluster::Permission,
-    inventory::{LISTS, List},
-    kind::Kind,
-};
+use pilothouse_core::{Cause, Error, Result, cluster::Permission, inventory::LISTS, kind::Kind};
 
 use crate::{
     request::{Call, SELF_SUBJECT_ACCESS},
@@ -78,20 +73,20 @@ const FEATURES: &[(&str, &[Need])] = &[
     ("delete_secrets", &[may("delete", Kind::Secret)]),
 ];
 
-/// Every feature and what it needs: `list_pods` and its like, then the others.
+/// Every feature and what it needs: `list_pods` and its like, `watch_pods` and its like (without which a list is read
+/// from the cluster each time), then the others.
 fn features() -> Vec<(String, Vec<Need>)> {
-    let lists = LISTS.iter().filter(|list| list.project.is_some()).map(|list| {
-        let related: &[Kind] = match list.list {
-            List::Namespaces => &[Kind::ResourceQuota],
-            List::Nodes => &[Kind::Pod],
-            _ => &[],
-        };
-        let owner = list.owner.map(|owner| owner.kind);
-        let kinds = [list.kinds, list.more_kinds, related, owner.as_slice()].concat();
-        (format!("list_{}", list.key), kinds.into_iter().map(|kind| may("list", kind)).collect())
+    let lists = LISTS.iter().filter(|list| list.project.is_some());
+    let features = ["list", "watch"].into_iter().flat_map(|verb| {
+        lists.clone().map(move |list| {
+            let related = list.join.map_or(&[][..], |join| join.with.info().kinds);
+            let owner = list.owner.map(|owner| owner.kind);
+            let kinds = [list.kinds, list.more_kinds, related, owner.as_slice()].concat();
+            (format!("{verb}_{}", list.key), kinds.into_iter().map(|kind| may(verb, kind)).collect())
+        })
     });
     let others = FEATURES.iter().map(|(name, needs)| ((*name).to_owned(), needs.to_vec()));
-    lists.chain(others).collect()
+    features.chain(others).collect()
 }
 
 /// Asks for every need once, in all namespaces, and says which features that allows.
@@ -191,7 +186,7 @@ mod tests {
             features.flat_map(|(_, needs)| needs).map(|need| words(&need)).collect()
         };
         let reads = |feature: &str| {
-            ["list_", "show_", "read_"].iter().any(|verb| feature.starts_with(verb))
+            ["list_", "watch_", "show_", "read_"].iter().any(|verb| feature.starts_with(verb))
                 && !feature.ends_with("_secrets")
         };
         let viewing = include_str!("../../../docs/rbac/viewing.yaml");
@@ -208,6 +203,7 @@ mod tests {
             "list_namespaces",
             "list_workloads",
             "list_pods",
+            "watch_pods",
             "list_configmaps",
             "list_endpoints",
             "scale_workloads",

@@ -142,13 +142,18 @@ impl Row {
             && query.filters.iter().all(|(field, wanted)| self.cell(*field).matches(wanted))
     }
 
-    /// The order of a list: by a field, then by namespace and name, and of rows that are called the same (a service's
-    /// addresses in one slice, workloads of two types) by their JSON. So it is the same whatever the rows came from.
+    /// The order of a list: by a field, then by namespace and name.
     pub(super) fn order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
         let by_field = sort.map_or(Ordering::Equal, |Sort { field, descending }| {
             self.cell(field).order(&other.cell(field), descending)
         });
-        by_field.then_with(|| self.called().cmp(&other.called())).then_with(|| self.json().cmp(other.json()))
+        by_field.then_with(|| self.called().cmp(&other.called()))
+    }
+
+    /// The same where rows come in no order of their own: those that are called the same (a service's addresses in one
+    /// slice, workloads of two types) by their JSON.
+    pub fn total_order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
+        self.order(other, sort).then_with(|| self.json().cmp(other.json()))
     }
 
     fn keys(&self) -> Keys<'_> {

@@ -26,7 +26,8 @@ impl Pagination {
     }
 }
 
-/// The reference implementation of a query: filter, sort, count, cut. Any order of `rows` gives the same page.
+/// The reference implementation of a query: filter, sort, count, cut. Rows that are called the same keep the order
+/// they come in.
 pub fn select(mut rows: Vec<Row>, query: &ListQuery) -> (Vec<Row>, Pagination) {
     rows.retain(|row| row.matches(query));
     rows.sort_by(|a, b| a.order(b, query.sort));

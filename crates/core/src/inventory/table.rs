@@ -243,7 +243,7 @@ impl Table {
         if total <= SORTED_HITS {
             let row = |slot: &Slot| self.row(*slot);
             hits.sort_by(|a, b| {
-                row(a).zip(row(b)).map_or(std::cmp::Ordering::Equal, |(a, b)| a.order(b, query.sort))
+                row(a).zip(row(b)).map_or(std::cmp::Ordering::Equal, |(a, b)| a.total_order(b, query.sort))
             });
             return (hits.into_iter().skip(query.offset()).take(query.limit()).collect(), total);
         }
@@ -280,7 +280,7 @@ impl Table {
     fn sorted(&self, sort: Option<Sort>) -> Order {
         let mut slots = self.orders[0].slots.clone();
         slots.sort_by(|a, b| match (self.row(*a), self.row(*b)) {
-            (Some(a), Some(b)) => a.order(b, sort),
+            (Some(a), Some(b)) => a.total_order(b, sort),
             _ => std::cmp::Ordering::Equal,
         });
         Order { sort, slots }

@@ -184,7 +184,8 @@ async fn what_happens_while_all_is_told_is_not_lost() {
 #[tokio::test]
 async fn a_server_that_cannot_tell_all_in_a_watch_is_listed() {
     let unknown = || Reply::status(422, "Invalid", "sendInitialEvents is forbidden", json!({}));
-    let cases: [(&str, fn(&Asked) -> Option<String>); 4] = [
+    type First = fn(&Asked) -> Option<String>;
+    let cases: [(&str, First); 4] = [
         ("refuses", |_| None),
         ("ignores it", |_| Some(event("ADDED", "synthetic", 2, "Running"))),
         ("answers with a list", |_| Some(json!({"kind": "PodList", "items": []}).to_string() + "\n")),

@@ -49,6 +49,7 @@ async fn every_list_of_an_older_cluster_is_read() {
         List::PersistentVolumeClaims => ("/capacity", json!("1Gi")),
         List::StorageClasses => ("/is_default", json!(true)),
         List::Workloads => ("/type", json!("daemonset")),
+        List::ResourceQuotas => ("/used/pods", json!("3")),
         ours => panic!("{ours:?} is no cluster's"),
     };
     for info in LISTS.iter().filter(|info| info.project.is_some()) {

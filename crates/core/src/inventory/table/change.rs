@@ -43,7 +43,7 @@ impl Table {
     /// The same table with these rows in the place of all that `source` had, and what changed by it. Takes as long as
     /// sorting them does; rows that did not change keep their memory.
     pub fn refilled(&self, source: Source, mut rows: Vec<Row>) -> (Self, Vec<Change>) {
-        rows.sort_by(|a, b| a.order(b, None));
+        rows.sort_by(|a, b| a.total_order(b, None));
         let mut changes = Vec::new();
         let mut had = self.kept().filter(|kept| kept.source == source).map(|kept| &kept.row).peekable();
         for row in &mut rows {
@@ -60,7 +60,7 @@ impl Table {
 
         let others = self.kept().filter(|kept| kept.source != source).cloned();
         let mut all: Vec<_> = others.chain(rows.into_iter().map(|row| Kept { row, source })).collect();
-        all.sort_by(|a, b| a.row.order(&b.row, None));
+        all.sort_by(|a, b| a.row.total_order(&b.row, None));
         (self.refilled_with(all), changes)
     }
 
@@ -204,7 +204,7 @@ impl Table {
     }
 
     fn compare(&self, order: usize, slot: Slot, row: &Row) -> Ordering {
-        self.row(slot).map_or(Ordering::Equal, |other| other.order(row, self.orders[order].sort))
+        self.row(slot).map_or(Ordering::Equal, |other| other.total_order(row, self.orders[order].sort))
     }
 
     /// Where a row belongs in an order.
