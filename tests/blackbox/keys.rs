@@ -166,6 +166,7 @@ async fn two_replicas_work_on_while_everything_is_sealed_anew() {
     let admin = first.admin().await;
     let id = cluster(&admin, "busy", &plane).await;
     let over = AtomicBool::new(false);
+    let before = [(&first, first.admin().await), (&second, second.admin().await)];
     // each signs in for itself: a session's refresh tokens are used once
     let work = async |server: &Server, name: &str| {
         let mut client = server.admin().await;
@@ -192,7 +193,11 @@ async fn two_replicas_work_on_while_everything_is_sealed_anew() {
         over.store(true, Ordering::Release);
     };
     let (here, there, ()) = tokio::join!(work(&first, "here"), work(&second, "there"), rekey);
-    for server in [&first, &second] {
+    for (server, before) in before {
+        eventually("the end of the old tokens", async || {
+            (before.get("/api/auth/me").await.status == 401).then_some(())
+        })
+        .await;
         let admin = server.admin().await;
         assert_eq!(
             admin.operations("operation_type=create&resource_type=configmap").await.len(),
