@@ -76,7 +76,7 @@ async fn killed_at_any_moment_it_goes_on_and_nothing_is_lost() {
 
     let mut kills = 0;
     loop {
-        let mut rekey = install.spawn(&["rekey"]);
+        let mut rekey = install.begin(&["rekey"]);
         sleep(Duration::from_millis(25 * kills)).await;
         rekey.kill().unwrap();
         let status = rekey.wait().unwrap();
@@ -187,7 +187,7 @@ async fn two_replicas_work_on_while_everything_is_sealed_anew() {
         made
     };
     let rekey = async {
-        let rekey = first.install.spawn(&["rekey"]);
+        let rekey = first.install.begin(&["rekey"]);
         let output = tokio::task::spawn_blocking(move || rekey.wait_with_output().unwrap()).await.unwrap();
         assert!(output.status.success(), "{}", said(&output));
         over.store(true, Ordering::Release);
