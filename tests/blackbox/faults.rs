@@ -20,12 +20,17 @@ const RECOVERY: Duration = Duration::from_secs(30);
 /// The most that a server may grow by under a fault, in bytes.
 const MEMORY: u64 = 256 << 20;
 
+/// Every list is read from its cluster, so that what the cluster does is seen.
+fn reading_through(install: Install) -> Install {
+    install.set("LISTS_MEMORY_MIB", "0")
+}
+
 #[tokio::test]
 async fn one_cluster_stopped_and_one_killed_do_not_touch_a_third() {
     let (stopped, killed, well) = tokio::join!(light(), light(), light());
     let deadlines =
         Install::new().set("READ_DEADLINE", "2s").set("WRITE_DEADLINE", "3s").set("TEST_DEADLINE", "1s");
-    let server = deadlines.set("PROBE_INTERVAL", "1s").start().await;
+    let server = reading_through(deadlines.set("PROBE_INTERVAL", "1s")).start().await;
     let admin = server.admin().await;
     let mut ids = Vec::new();
     for (name, plane) in [("stopped", &stopped), ("killed", &killed), ("well", &well)] {

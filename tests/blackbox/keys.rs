@@ -76,7 +76,7 @@ async fn killed_at_any_moment_it_goes_on_and_nothing_is_lost() {
 
     let mut kills = 0;
     loop {
-        let mut rekey = install.spawn(&["rekey"]);
+        let mut rekey = install.begin(&["rekey"]);
         sleep(Duration::from_millis(25 * kills)).await;
         rekey.kill().unwrap();
         let status = rekey.wait().unwrap();
@@ -166,6 +166,7 @@ async fn two_replicas_work_on_while_everything_is_sealed_anew() {
     let admin = first.admin().await;
     let id = cluster(&admin, "busy", &plane).await;
     let over = AtomicBool::new(false);
+    let before = [(&first, first.admin().await), (&second, second.admin().await)];
     // each signs in for itself: a session's refresh tokens are used once
     let work = async |server: &Server, name: &str| {
         let mut client = server.admin().await;
@@ -186,13 +187,17 @@ async fn two_replicas_work_on_while_everything_is_sealed_anew() {
         made
     };
     let rekey = async {
-        let rekey = first.install.spawn(&["rekey"]);
+        let rekey = first.install.begin(&["rekey"]);
         let output = tokio::task::spawn_blocking(move || rekey.wait_with_output().unwrap()).await.unwrap();
         assert!(output.status.success(), "{}", said(&output));
         over.store(true, Ordering::Release);
     };
     let (here, there, ()) = tokio::join!(work(&first, "here"), work(&second, "there"), rekey);
-    for server in [&first, &second] {
+    for (server, before) in before {
+        eventually("the end of the old tokens", async || {
+            (before.get("/api/auth/me").await.status == 401).then_some(())
+        })
+        .await;
         let admin = server.admin().await;
         assert_eq!(
             admin.operations("operation_type=create&resource_type=configmap").await.len(),

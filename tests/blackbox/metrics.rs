@@ -140,9 +140,11 @@ async fn the_figures_follow_the_conventions_and_what_happens() {
 
     // what the breaker refuses is counted, and what is removed is gone
     plane.signal(Component::ApiServer, Signal::Kill).unwrap();
-    let path = format!("/api/k8s/namespaces?cluster_id={cluster_id}");
+    let scale = json!({
+        "cluster_id": cluster_id, "namespace": "default", "type": "deployment", "name": "web", "replicas": 1,
+    });
     eventually("an open circuit", async || {
-        let answer = admin.get(&path).await;
+        let answer = admin.post("/api/k8s/workloads/scale", scale.clone()).await;
         (answer.body["context"]["cause"] == "circuit_open").then_some(())
     })
     .await;

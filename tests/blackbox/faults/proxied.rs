@@ -10,7 +10,7 @@ use pilothouse_testbed::{ControlPlane, Fault, FaultProxy, ServingCertificate, wo
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{LATEST, MEMORY, RECOVERY};
+use super::{LATEST, MEMORY, RECOVERY, reading_through};
 use crate::support::{Answer, Client, Install, apply, light, within};
 
 /// What a fault looks like to callers.
@@ -133,7 +133,7 @@ async fn whatever_befalls_the_way_to_a_cluster_is_told_soon_and_over_soon() {
     apply(&well.client(), &[workloads::deployment("default", "web", 1)]).await;
     let deadlines =
         Install::new().set("READ_DEADLINE", "8s").set("WRITE_DEADLINE", "8s").set("TEST_DEADLINE", "8s");
-    let server = deadlines.start().await;
+    let server = reading_through(deadlines).start().await;
     let admin = server.admin().await;
     let fine = register(&admin, "well", well.kubeconfig()).await;
     list(&admin, fine).await.data();
@@ -162,6 +162,51 @@ async fn whatever_befalls_the_way_to_a_cluster_is_told_soon_and_over_soon() {
     assert_eq!(admin.get("/readyz").await.status, 200);
 }
 
+/// Whether a kept list is known to be current; it is there, whatever happens.
+async fn is_stale(admin: &Client, id: i64) -> bool {
+    list(admin, id).await.data()["stale"].as_bool().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_is_kept_is_read_on_through_all_of_it_and_says_that_it_is_stale() {
+    let plane = light().await;
+    apply(&plane.client(), &[workloads::deployment("default", "web", 1)]).await;
+    let server = Install::new().start().await;
+    let admin = server.admin().await;
+    let faults = [
+        ("cut", Fault::Cut, true),
+        ("failing", Fault::Answer(500), true),
+        ("limiting", Fault::Answer(429), true),
+        ("silent", Fault::Swallow, true),
+        ("slow", SLOW, false),
+    ];
+    let (plane, admin) = (&plane, &admin);
+    let cases = faults.iter().map(|(name, fault, becomes_stale)| async move {
+        let proxy = FaultProxy::before(plane).await.unwrap();
+        let id = register(admin, name, proxy.kubeconfig()).await;
+        within(RECOVERY, &format!("{name}: a list that is kept"), async || {
+            (!is_stale(admin, id).await).then_some(())
+        })
+        .await;
+        proxy.set(*fault);
+        if *becomes_stale {
+            // silence is known as such after 25 s
+            within(LATEST, &format!("{name}: a stale list"), async || {
+                is_stale(admin, id).await.then_some(())
+            })
+            .await;
+        } else {
+            list(admin, id).await.data();
+        }
+        proxy.set(Fault::None);
+        within(RECOVERY, &format!("{name}: a list that is current"), async || {
+            (!is_stale(admin, id).await).then_some(())
+        })
+        .await;
+    });
+    join_all(cases).await;
+}
+
 fn cause(answer: &Answer) -> &str {
     answer.body["context"]["cause"].as_str().unwrap_or_default()
 }
@@ -172,7 +217,7 @@ async fn a_renewed_certificate_another_authority_and_a_revoked_token_are_each_to
     let everything = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
     let cluster = plane.client();
     let token = cluster.service_account_token("default", "robot", everything.clone()).await.unwrap();
-    let server = Install::new().start().await;
+    let server = reading_through(Install::new()).start().await;
     let admin = server.admin().await;
     let registered = |token: &str| -> Value {
         json!({"auth_type": "token", "api_server": plane.server(), "token": token, "ca_certificate": plane.ca_pem()})

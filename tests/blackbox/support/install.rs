@@ -20,9 +20,6 @@ use super::{Client, eventually};
 /// The password of the first admin, where a test does not say otherwise.
 pub(crate) const PASSWORD: &str = "a password for tests";
 
-/// The built binary.
-const BINARY: &str = env!("CARGO_BIN_EXE_pilothouse");
-
 /// On which database the tests run that do not name one: `sqlite` (the default) or `postgres`.
 const DATABASE: &str = "PILOTHOUSE_TEST_DATABASE";
 
@@ -35,7 +32,6 @@ pub(crate) fn postgres() -> Option<&'static Postgres> {
 pub(crate) struct Install {
     folder: Folder,
     settings: BTreeMap<String, String>,
-    small_disk: bool,
     starts: u32,
 }
 
@@ -74,7 +70,7 @@ impl Install {
     /// As [`Install::new`], on SQLite whatever the environment says.
     pub(crate) fn on_sqlite() -> Self {
         let folder = Folder::create().expect("a temporary folder");
-        let install = Self { folder, settings: BTreeMap::new(), small_disk: false, starts: 0 };
+        let install = Self { folder, settings: BTreeMap::new(), starts: 0 };
         let data_dir = install.data_dir().display().to_string();
         install
             .set("DATA_DIR", data_dir)
@@ -82,21 +78,6 @@ impl Install {
             .set("EGRESS_ALLOW_LOOPBACK", "true")
             .set("ADMIN_PASSWORD", PASSWORD)
             .set("PROBE_INTERVAL", "1h")
-    }
-
-    /// As [`Install::on_sqlite`], its data on a disk of 16 MiB that only the server sees, and that ends with it. None, said
-    /// aloud, for whoever may not make one.
-    pub(crate) fn on_small_disk() -> Option<Self> {
-        let mut install = Self::on_sqlite();
-        install.small_disk = true;
-        fs::create_dir(install.data_dir()).expect("a folder");
-        let output = install.command(&["--version"]).output();
-        if output.is_ok_and(|output| output.status.success()) {
-            return Some(install);
-        }
-        assert!(env::var_os("CI").is_none(), "CI can mount");
-        eprintln!("SKIPPED what needs a small disk: only root may mount one");
-        None
     }
 
     /// Sets the environment variable `PILOTHOUSE_<name>`.
@@ -126,14 +107,7 @@ impl Install {
 
     /// The binary with these settings and nothing else of our environment.
     fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = if self.small_disk {
-            let mount = "mount -t tmpfs -o size=16m,mode=0700 tmpfs \"$PILOTHOUSE_DATA_DIR\" && exec \"$@\"";
-            let mut command = Command::new("unshare");
-            command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", mount, "sh", BINARY]);
-            command
-        } else {
-            Command::new(BINARY)
-        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
         command.args(arguments).env_clear().env("USER", "tester").envs(&self.settings);
         command.current_dir(self.folder.path());
         command
@@ -157,7 +131,7 @@ impl Install {
     }
 
     /// Starts a command, whose output is kept.
-    pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
+    pub(crate) fn begin(&self, arguments: &[&str]) -> Child {
         let mut command = self.command(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().expect("the built binary runs")
@@ -280,25 +254,6 @@ impl Server {
     /// How many files and connections it has open.
     pub(crate) fn open_files(&self) -> usize {
         fs::read_dir(self.of_process("fd")).expect("it runs").count()
-    }
-
-    /// What fills its small disk.
-    fn filler(&self) -> PathBuf {
-        let data = self.install.data_dir().strip_prefix("/").expect("an absolute path").to_owned();
-        self.of_process("root").join(data).join("filler")
-    }
-
-    /// Leaves no room on its small disk.
-    pub(crate) fn fill_disk(&self) {
-        let mut filler = fs::File::create(self.filler()).expect("its small disk");
-        for size in [1 << 16, 1 << 12, 1] {
-            while filler.write_all(&vec![0; size]).is_ok() {}
-        }
-    }
-
-    /// Makes room again.
-    pub(crate) fn free_disk(&self) {
-        fs::remove_file(self.filler()).expect("its small disk");
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
