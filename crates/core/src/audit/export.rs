@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ChainHash, CheckpointSigner, Defect, Fault, Handover, Head, PublicKey, Signature, Signatures,
-    StoredCheckpoint, StoredEntry, TrailKeys, TrailReader, Verdict, chain::Chain, k8s::Events, usecase::Place,
+    StoredCheckpoint, StoredEntry, TrailKeys, TrailReader, Verdict, chain::Chain, k8s::Events,
+    usecase::Place,
 };
 use crate::error::{Error, Result};
 
