@@ -70,9 +70,11 @@ impl Echo {
         self.heard.lock().expect("nobody panics here").len()
     }
 
-    /// The heads of all of them.
-    pub(crate) fn heads(&self) -> String {
-        self.heard.lock().expect("nobody panics here").concat()
+    /// All of them whose target begins so, head and body.
+    pub(crate) fn sent_to(&self, path: &str) -> String {
+        let heard = self.heard.lock().expect("nobody panics here");
+        let there = heard.iter().filter(|one| one.split(' ').nth(1).is_some_and(|to| to.starts_with(path)));
+        there.cloned().collect()
     }
 }
 
@@ -107,9 +109,9 @@ fn answer(
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).ok()?;
-    heard.lock().ok()?.push(head.clone());
     let status = now.load(Ordering::SeqCst);
     let all = format!("{head}\n{}", String::from_utf8_lossy(&body));
+    heard.lock().ok()?.push(all.clone());
     let line: String = all.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let said = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {"name": all, "resourceVersion": all}, "status": "Failure",

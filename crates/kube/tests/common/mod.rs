@@ -70,7 +70,7 @@ pub(crate) fn keeping(
     registry.set(connection, 1);
     let settings = KubeSettings {
         deadlines,
-        egress: EgressRules { allow_loopback: true },
+        egress: EgressRules { allow_loopback: true, ..EgressRules::default() },
         keeping: Some(keeping),
         ..KubeSettings::default()
     };
