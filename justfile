@@ -63,6 +63,17 @@ serve *arguments:
 openapi:
     cargo run -p pilothouse-http --example openapi > docs/openapi.json
 
+# Tries a reader with inputs that nobody wrote, for so long: `just fuzz kubeconfig 3600`; the targets are tests/corpus/*
+fuzz target seconds="60":
+    PILOTHOUSE_TEST_FUZZ_SECONDS={{ seconds }} cargo test -p pilothouse-core -p pilothouse-crypto -p pilothouse-http \
+        -p pilothouse-kube fuzz_{{ target }} -- --nocapture
+
+# What is in the binary, by name, version and licence, as CycloneDX: target/pilothouse.cdx.json
+sbom:
+    cargo-cyclonedx --version || cargo install --locked cargo-cyclonedx@0.5.9
+    cargo cyclonedx --manifest-path crates/server/Cargo.toml --format json --spec-version 1.5 --no-build-deps
+    mv crates/server/pilothouse.cdx.json target/
+
 # Measures speed and size, and prints the table of docs/benchmarks.md
 bench:
     cargo run --release -p pilothouse-testbed --bin bench

@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::disallowed_methods, reason = "a test starts the binary, and gives it its environment")]
 
+mod advisories;
 mod audit;
 mod changes;
 mod clusters;
 mod command_line;
 mod configuration;
+mod egress;
 mod ends;
 mod evidence;
 mod faults;
@@ -15,6 +17,7 @@ mod follow;
 mod keys;
 mod kills;
 mod lists;
+mod logins;
 mod logs;
 mod metrics;
 mod once;

@@ -69,7 +69,7 @@ impl Scrape {
 }
 
 /// Where the server says that Prometheus reads, since its last start.
-fn address(server: &Server) -> String {
+pub(crate) fn address(server: &Server) -> String {
     let log = server.install.log();
     let line = log.lines().rfind(|line| line.contains("\"starting\"")).expect("a line of the start");
     serde_json::from_str::<Value>(line).unwrap()["metrics"].as_str().expect("an address").to_owned()

@@ -148,6 +148,8 @@ causes! {
 
     /// No bearer token, or no session cookie.
     NotSignedIn = "not_signed_in", AuthenticationError, Us;
+    /// A browser sent the request for a page of another origin.
+    ForeignPage = "foreign_page", AuthenticationError, Us;
     /// The bearer token is malformed, forged, or of another install.
     TokenInvalid = "token_invalid", AuthenticationError, Us;
     /// The bearer token has expired or was replaced by a refresh.

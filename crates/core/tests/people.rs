@@ -2,23 +2,30 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
+    future::poll_fn,
     net::IpAddr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::Poll,
     thread,
     time::Duration,
 };
 
+use async_trait::async_trait;
 use futures_executor::block_on;
+use futures_util::future::join_all;
 use jiff::SignedDuration;
 use pilothouse_core::{
     Cause, Error,
     access::{Caller, Origin, Role},
-    app::{App, Settings},
+    app::{App, Ports, Settings},
     audit::{OperationQuery, Status},
     inventory::{List, ListQuery},
     session::{Login, PasswordChange, SignedIn, Tokens},
-    testing::fake::Fake,
-    user::{NewPassword, NewUser, UserPatch, Username},
+    testing::fake::{Fake, PlainHasher},
+    user::{NewPassword, NewUser, PasswordHash, PasswordHasher, UserPatch, Username},
 };
 use secrecy::{ExposeSecret, SecretString};
 
@@ -231,6 +238,115 @@ fn without_room_strangers_are_turned_away_and_whoever_is_signed_in_stays() {
     assert_eq!(cause(refused), Cause::AuditUnavailable);
     world.fake.store.fill(false);
     world.login("admin", PASSWORD).unwrap();
+}
+
+/// Counts, and with `until` lets none go before so many have come.
+#[derive(Default)]
+struct CountingHasher {
+    verified: AtomicUsize,
+    until: usize,
+}
+
+#[async_trait]
+impl PasswordHasher for CountingHasher {
+    async fn hash(&self, password: &SecretString) -> Result<PasswordHash, Error> {
+        PlainHasher.hash(password).await
+    }
+
+    async fn verify<'a>(
+        &self,
+        password: &SecretString,
+        hash: Option<&'a PasswordHash>,
+    ) -> Result<bool, Error> {
+        self.verified.fetch_add(1, Ordering::SeqCst);
+        poll_fn(|context| {
+            context.waker().wake_by_ref();
+            if self.verified.load(Ordering::SeqCst) < self.until { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        PlainHasher.verify(password, hash).await
+    }
+}
+
+impl World {
+    fn hashing(hasher: Arc<CountingHasher>) -> Self {
+        let world = Self::new();
+        let ports = Ports { hasher, ..world.fake.ports() };
+        Self { app: App::new(ports, Settings::default()), ..world }
+    }
+}
+
+/// Whoever measures time finds the same work, whoever reads finds the same words.
+#[test]
+fn nobody_disabled_and_wrong_cost_one_hash_each_and_so_does_no_name_at_all() {
+    let hasher = Arc::new(CountingHasher::default());
+    let world = World::hashing(hasher.clone());
+    let bob = world.add("bob", Role::Viewer);
+    let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
+    block_on(world.app.users.update(&Caller::command_line("root"), bob.user.id, patch)).unwrap();
+    for (name, password) in [
+        ("nobody", PASSWORD),
+        ("admin", "wrong password"),
+        ("admin", ""),
+        ("bob", PASSWORD),
+        ("bob", "wrong password"),
+        ("no name at all, and rather long", PASSWORD),
+        ("", ""),
+    ] {
+        let before = hasher.verified.swap(0, Ordering::SeqCst);
+        let refusal = world.login(name, password).unwrap_err();
+        assert_eq!(refusal, Error::new(Cause::BadCredentials), "{name}, after {before}");
+        assert_eq!(hasher.verified.load(Ordering::SeqCst), 1, "{name}");
+    }
+    // and whoever is throttled costs none, there or not
+    for name in ["ghost", "admin"] {
+        while cause(world.login(name, "wrong password")) != Cause::TooManyLogins {}
+        hasher.verified.store(0, Ordering::SeqCst);
+        let refusal = world.login(name, PASSWORD).unwrap_err();
+        assert_eq!(
+            (refusal.cause, hasher.verified.load(Ordering::SeqCst)),
+            (Cause::TooManyLogins, 0),
+            "{name}"
+        );
+    }
+}
+
+/// All are past the first look before the first password is known to be wrong: still only five are told.
+#[test]
+fn of_many_guesses_at_once_no_more_are_answered_than_one_after_the_other() {
+    let hasher = Arc::new(CountingHasher { until: 60, ..CountingHasher::default() });
+    let world = World::hashing(hasher.clone());
+    let guess = |n: usize| {
+        let login = Login {
+            username: "admin".into(),
+            password: format!("guess {n}").into(),
+            user_agent: None,
+            origin: Origin { source_ip: Some(IpAddr::from([10, 0, 0, 1])), request_id: None },
+        };
+        let sessions = world.app.sessions.clone();
+        async move { sessions.login(login).await }
+    };
+    let told = block_on(join_all((0..60).map(guess)));
+    let causes: Vec<_> = told.into_iter().map(cause).collect();
+    assert_eq!(hasher.verified.load(Ordering::SeqCst), 60, "all were under way together");
+    assert_eq!(causes.iter().filter(|cause| **cause == Cause::BadCredentials).count(), 5, "{causes:?}");
+    assert_eq!(causes.iter().filter(|cause| **cause == Cause::TooManyLogins).count(), 55, "{causes:?}");
+}
+
+#[test]
+fn a_session_is_never_taken_over_by_a_login() {
+    let world = World::new();
+    let ann = world.add("ann", Role::Viewer);
+    let planted = world.login("ann", PASSWORD).unwrap();
+    let victim = world.login("admin", PASSWORD).unwrap();
+    assert_ne!(planted.session_id.expose_secret(), victim.session_id.expose_secret());
+    assert_eq!(world.signed_in(&planted).unwrap().user.id, ann.user.id, "still whose it was");
+    let mixed = Tokens { session_id: planted.session_id.clone(), ..victim.clone() };
+    assert_eq!(cause(world.signed_in(&mixed)), Cause::SessionMismatch);
+    // nor by a refresh token of another session, which is not even used up by trying
+    let mixed = Tokens { session_id: planted.session_id.clone(), ..victim.clone() };
+    assert_eq!(cause(world.refresh(&mixed)), Cause::RefreshRejected);
+    assert!(world.refresh(&victim).is_ok() && world.refresh(&planted).is_ok());
 }
 
 #[test]

@@ -244,6 +244,106 @@ mod tests {
         }
     }
 
+    /// A token whose head and body are as written, signed as ours are.
+    fn raw(codec: &JwtCodec, header: &str, body: &str) -> String {
+        let signed = format!("{}.{}", BASE64.encode(header), BASE64.encode(body));
+        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &codec.signing, ALGORITHM).unwrap();
+        format!("{signed}.{signature}")
+    }
+
+    /// Keys that a head names or holds are nobody's: there is one key, and it is ours.
+    #[test]
+    fn a_head_chooses_no_key() {
+        let (codec, other) = (codec(), codec());
+        let body = body(&codec).to_string();
+        let attacker = jwk_of(&other);
+        for head in [
+            json!({"alg": "HS256", "kid": "0"}),
+            json!({"alg": "HS256", "kid": "../../../../dev/null"}),
+            json!({"alg": "HS256", "kid": "' UNION SELECT 'key"}),
+            json!({"alg": "HS256", "jku": "https://attacker.example.com/keys"}),
+            json!({"alg": "HS256", "x5u": "https://attacker.example.com/chain"}),
+            json!({"alg": "HS256", "jwk": attacker}),
+            json!({"alg": "HS256", "x5c": ["MIIB"]}),
+        ] {
+            let forged = raw(&other, &head.to_string(), &body);
+            assert_eq!(codec.verify(&forged, at(1)), Err(Cause::TokenInvalid), "{head}");
+        }
+        // an empty key, and the text that everybody knows
+        for secret in [&b""[..], b"secret", b"your-256-bit-secret", b"pilothouse", b"\0"] {
+            let token = jsonwebtoken::encode(
+                &Header::new(ALGORITHM),
+                &serde_json::from_str::<Value>(&body).unwrap(),
+                &EncodingKey::from_secret(secret),
+            );
+            assert_eq!(codec.verify(&token.unwrap(), at(1)), Err(Cause::TokenInvalid), "{secret:?}");
+        }
+    }
+
+    /// The other's key as a thief would send it along.
+    fn jwk_of(other: &JwtCodec) -> Value {
+        json!({"kty": "oct", "k": BASE64.encode(&other.audience), "alg": "HS256"})
+    }
+
+    /// A public key is known to everybody, so it must be no secret of ours (algorithm confusion).
+    #[test]
+    fn the_public_key_of_checkpoints_signs_no_token() {
+        use pilothouse_core::audit::CheckpointSigner as _;
+        let folder = tempfile::tempdir().unwrap();
+        let key = MasterKey::create(&folder.path().join("master.key"), &OsEntropy).unwrap();
+        let codec = JwtCodec::new(&key, Arc::new(OsEntropy));
+        let public = crate::Ed25519Signer::new(&key).public_key();
+        let body = body(&codec);
+        for secret in [public.0.to_vec(), hex(&public.0).into_bytes(), codec.audience.clone().into_bytes()] {
+            let token =
+                jsonwebtoken::encode(&Header::new(ALGORITHM), &body, &EncodingKey::from_secret(&secret));
+            assert_eq!(codec.verify(&token.unwrap(), at(1)), Err(Cause::TokenInvalid));
+        }
+    }
+
+    /// Even what bears our signature is refused where two readers could read two things.
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        let codec = codec();
+        let good = body(&codec).to_string();
+        let head = r#"{"typ":"JWT","alg":"HS256"}"#;
+        assert!(codec.verify(&raw(&codec, head, &good), at(1)).is_ok());
+        let inside = &good[1..good.len() - 1];
+        for twice in [
+            format!("{{{inside},\"sub\":\"1\"}}"),
+            format!("{{\"sid\":1,{inside}}}"),
+            format!("{{{inside},\"exp\":9999999999}}"),
+            format!("{{\"aud\":\"someone\",{inside}}}"),
+        ] {
+            assert_eq!(codec.verify(&raw(&codec, head, &twice), at(1)), Err(Cause::TokenInvalid), "{twice}");
+        }
+        for body in ["", "null", "[]", "\"x\"", "{}", &format!("{good}{good}"), &format!("{good}x")] {
+            assert_eq!(codec.verify(&raw(&codec, head, body), at(1)), Err(Cause::TokenInvalid), "{body}");
+        }
+        for head in [
+            "",
+            "{}",
+            "null",
+            r#"{"alg":"HS256""#,
+            r#"{"alg":"HS512","alg":"HS256"}"#,
+            r#"{"alg":["HS256"]}"#,
+            r#"{"alg":"hs256"}"#,
+            r#"{"alg":"HS256 "}"#,
+            r#"{"alg":"none"}"#,
+            r#"{"alg":""}"#,
+            r#"{"alg":null}"#,
+        ] {
+            assert_eq!(codec.verify(&raw(&codec, head, &good), at(1)), Err(Cause::TokenInvalid), "{head}");
+        }
+        let padded = raw(&codec, head, &good).replace('.', "=.");
+        let parts = raw(&codec, head, &good);
+        let swapped: Vec<_> = parts.split('.').collect();
+        let swapped = format!("{}.{}.{}", swapped[1], swapped[0], swapped[2]);
+        for token in [padded, swapped, format!("{parts}.x.y"), parts.replace('.', "..")] {
+            assert_eq!(codec.verify(&token, at(1)), Err(Cause::TokenInvalid), "{token}");
+        }
+    }
+
     #[test]
     fn whatever_is_changed_is_refused() {
         let codec = codec();

@@ -218,6 +218,20 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_request_bodies() {
+        let words = ["{", "[", "\"id\":1", "\"\\ud800\"", ":", ",", "}", "true", "\"a\":{\"a\":"];
+        pilothouse_fuzz::fuzz("request_bodies", &words, |input| {
+            if let Err(error) = parse::<Sample>(input) {
+                assert!(!error.context.fields.is_empty(), "it says which");
+            }
+            // whatever is taken as a value is what everybody reads in it
+            if let Ok(value) = parse::<serde_json::Value>(input) {
+                assert_eq!(serde_json::from_slice::<serde_json::Value>(input).unwrap(), value);
+            }
+        });
+    }
+
+    #[test]
     fn a_key_given_twice_is_refused_however_deep() {
         let cases = [
             (r#"{"labels":{"a":"1","a":"1"}}"#, "labels.a"),

@@ -4,7 +4,10 @@
 use actix_web::{
     FromRequest, HttpRequest,
     dev::Payload,
-    http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, ORIGIN, USER_AGENT},
+    http::{
+        Method,
+        header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, ORIGIN, USER_AGENT},
+    },
     web::Data,
 };
 use futures_util::{FutureExt, future::LocalBoxFuture};
@@ -24,7 +27,7 @@ pub(crate) trait Input: Sized + 'static {
     async fn read(request: &HttpRequest, payload: Payload) -> Result<Self>;
 }
 
-/// Anybody.
+/// Anybody. A POST counts only when no foreign page sent it: such a login would sign somebody in as somebody else.
 pub(crate) struct Open<I> {
     /// Where the request came from.
     pub(crate) origin: Origin,
@@ -34,8 +37,8 @@ pub(crate) struct Open<I> {
     pub(crate) input: I,
 }
 
-/// Whoever has a session's cookie. A cookie alone comes along with whatever page sends the request, so one that a
-/// foreign page sent counts as none (OWASP, Cross-Site Request Forgery Prevention: Fetch Metadata, then `Origin`).
+/// Whoever has a session's cookie. A cookie comes along with whatever page sends the request, so what a foreign page sends
+/// is refused (OWASP, Cross-Site Request Forgery Prevention: Fetch Metadata, then `Origin`).
 pub(crate) struct WithCookie<I> {
     /// Where the request came from.
     pub(crate) origin: Origin,
@@ -57,6 +60,9 @@ impl<I: Input> FromRequest for Open<I> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         async move {
+            if request.method() == Method::POST {
+                of_our_own(request.headers())?;
+            }
             let user_agent = only(request.headers(), &USER_AGENT).map(str::to_owned);
             Ok(Self { origin: origin(&request), user_agent, input: I::read(&request, payload).await? })
         }
@@ -71,8 +77,8 @@ impl<I: Input> FromRequest for WithCookie<I> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         async move {
-            let ours = !from_foreign_page(request.headers());
-            let cookie = session_cookie(request.headers()).filter(|_| ours).ok_or(Cause::NotSignedIn)?.into();
+            of_our_own(request.headers())?;
+            let cookie = session_cookie(request.headers()).ok_or(Cause::NotSignedIn)?.into();
             Ok(Self { origin: origin(&request), cookie, input: I::read(&request, payload).await? })
         }
         .boxed_local()
@@ -89,6 +95,7 @@ impl<I: Input> FromRequest for Signed<I> {
             let api = request
                 .app_data::<Data<Api>>()
                 .ok_or_else(|| Error::internal("no App in the application"))?;
+            of_our_own(request.headers())?;
             let credentials = bearer(request.headers()).zip(session_cookie(request.headers()));
             let (bearer, cookie) = credentials.ok_or(Cause::NotSignedIn)?;
             let who = api.app.sessions.authenticate(bearer, cookie, origin(&request)).await?;
@@ -142,6 +149,11 @@ fn session_cookie(headers: &HeaderMap) -> Option<&str> {
     let mut values =
         texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().strip_prefix("session_id="));
     values.next().filter(|value| !value.is_empty() && values.next().is_none())
+}
+
+/// Refuses what a foreign page sends.
+fn of_our_own(headers: &HeaderMap) -> Result<(), Cause> {
+    if from_foreign_page(headers) { Err(Cause::ForeignPage) } else { Ok(()) }
 }
 
 /// Whether a browser sent this for a page of another origin. What is no browser sends neither header.
@@ -201,6 +213,38 @@ mod tests {
         for (pairs, cookie) in cases {
             assert_eq!(session_cookie(&headers(pairs)), cookie, "{pairs:?}");
         }
+    }
+
+    /// Lines of headers: what is taken for a cookie or a token is one, and one only.
+    #[test]
+    fn fuzz_headers() {
+        let words = [
+            "cookie: session_id=",
+            "session_id=x; ",
+            "authorization: Bearer ",
+            "sec-fetch-site: ",
+            "origin: ",
+            "host: ",
+        ];
+        pilothouse_fuzz::fuzz("headers", &words, |input| {
+            let lines = input.split(|byte| *byte == b'\n').filter_map(|line| {
+                let (name, value) = line.split_at_checked(line.iter().position(|byte| *byte == b':')?)?;
+                let name = HeaderName::from_bytes(name.trim_ascii()).ok()?;
+                Some((name, actix_web::http::header::HeaderValue::from_bytes(value[1..].trim_ascii()).ok()?))
+            });
+            let mut headers = HeaderMap::new();
+            lines.for_each(|(name, value)| headers.append(name, value));
+            if let Some(cookie) = session_cookie(&headers) {
+                assert!(!cookie.is_empty() && !cookie.contains(';'), "{cookie:?}");
+            }
+            if let Some(token) = bearer(&headers) {
+                assert!(!token.is_empty() && headers.get_all(AUTHORIZATION).count() == 1, "{token:?}");
+            }
+            let site = headers.get("sec-fetch-site").map(|site| site.as_bytes().to_vec());
+            if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
+                assert!(from_foreign_page(&headers));
+            }
+        });
     }
 
     #[test]

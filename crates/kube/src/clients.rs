@@ -13,12 +13,12 @@ use pilothouse_core::{
 
 use tokio::runtime::Handle;
 
-use crate::{egress::EgressRules, stack::Stack};
+use crate::{dial::Guard, stack::Stack};
 
 /// Keeps connections warm, and never one of an older credential: the registry is asked every time.
 pub(crate) struct Clients {
     pub(crate) connections: Arc<dyn Connections>,
-    pub(crate) rules: EgressRules,
+    pub(crate) guard: Guard,
     pub(crate) user_agent: HeaderValue,
     /// Where connections live.
     pub(crate) runtime: Handle,
@@ -40,7 +40,7 @@ impl Clients {
         {
             return Ok(stack.clone());
         }
-        let stack = Arc::new(Stack::new(&stored.connection, self.rules, &self.user_agent, &self.runtime)?);
+        let stack = Arc::new(Stack::new(&stored.connection, &self.guard, &self.user_agent, &self.runtime)?);
         self.stacks().insert(id, (stored.version, stack.clone()));
         Ok(stack)
     }

@@ -1,8 +1,15 @@
 //! The way to a cluster's socket: resolve, hold every answer against the egress rules, connect to a checked address.
 //! There is no second lookup, so a name cannot change its mind between check and connect.
 
-use std::{error::Error as StdError, fmt, io, net::SocketAddr, time::Duration};
+use std::{
+    error::Error as StdError,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use pilothouse_core::Cause;
@@ -12,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::egress::EgressRules;
+use crate::egress::{EgressRules, is_one_of, target};
 
 /// How long resolving, connecting and the TLS handshake may take together.
 pub(crate) const CONNECT: Duration = Duration::from_secs(3);
@@ -33,24 +40,83 @@ impl fmt::Display for NotConnected {
 
 impl StdError for NotConnected {}
 
+/// Turns names into addresses.
+#[async_trait]
+pub trait Resolver: Send + Sync + fmt::Debug {
+    /// All addresses that a name has now.
+    ///
+    /// # Errors
+    /// When it has none, or nobody knows.
+    async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
+}
+
+/// The system's resolver.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemResolver;
+
+#[async_trait]
+impl Resolver for SystemResolver {
+    async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        Ok(lookup_host((name, 0)).await?.map(|socket| socket.ip()).collect())
+    }
+}
+
+/// Who says where a connection may go.
+#[derive(Clone, Debug)]
+pub(crate) struct Guard {
+    pub(crate) rules: Arc<EgressRules>,
+    pub(crate) resolver: Arc<dyn Resolver>,
+}
+
+impl Guard {
+    /// Every address of `uri`'s host, each of which may be connected to.
+    ///
+    /// # Errors
+    /// `EgressDenied` when any is refused; `Unreachable` when there is none.
+    async fn addresses(&self, uri: &Uri) -> Result<Vec<SocketAddr>, NotConnected> {
+        let (host, port) = target(uri);
+        let addresses = self.resolve(host, port).await.map_err(|error| unreachable(&error))?;
+        if addresses.is_empty() {
+            return Err(unreachable(&"the name has no address"));
+        }
+        let allowed = addresses.iter().all(|address| self.rules.allows(address.ip()));
+        if !allowed || self.is_ours(&addresses, port).await {
+            return Err(NotConnected(Cause::EgressDenied));
+        }
+        Ok(addresses)
+    }
+
+    /// Whether any of these is a socket of ours. A name of ours that nobody can resolve may be any of them.
+    async fn is_ours(&self, addresses: &[SocketAddr], port: u16) -> bool {
+        for own in self.rules.own.iter().filter(|own| own.port == port) {
+            match self.resolve(&own.host, port).await {
+                Ok(own) if !addresses.iter().any(|address| is_one_of(*address, &own)) => {}
+                _ => return true,
+            }
+        }
+        false
+    }
+
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let ips = match host.parse() {
+            Ok(ip) => vec![ip],
+            Err(_) => self.resolver.resolve(host).await?,
+        };
+        Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+    }
+}
+
+fn unreachable(error: &dyn fmt::Display) -> NotConnected {
+    tracing::debug!(%error, "no connection to the cluster");
+    NotConnected(Cause::Unreachable)
+}
+
 /// Opens a connection to the host of `uri`.
 ///
 /// # Errors
 /// `EgressDenied` when any address of the host is refused; else `Unreachable`.
-pub(crate) async fn dial(uri: Uri, rules: EgressRules) -> Result<TokioIo<TcpStream>, NotConnected> {
-    let unreachable = |error: &dyn fmt::Display| {
-        tracing::debug!(%error, "no connection to the cluster");
-        NotConnected(Cause::Unreachable)
-    };
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let addresses = lookup_host((host, uri.port_u16().unwrap_or(443))).await.map_err(|e| unreachable(&e))?;
-    let addresses: Vec<SocketAddr> = addresses.collect();
-    if addresses.is_empty() {
-        return Err(unreachable(&"the name has no address"));
-    }
-    if !addresses.iter().all(|address| rules.allows(address.ip())) {
-        return Err(NotConnected(Cause::EgressDenied));
-    }
+pub(crate) async fn dial(uri: Uri, guard: &Guard) -> Result<TokioIo<TcpStream>, NotConnected> {
+    let addresses = guard.addresses(&uri).await?;
     let share = (CONNECT / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1)).max(EACH);
     let mut failure = NotConnected(Cause::Unreachable);
     for address in addresses {
@@ -77,11 +143,44 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::HashMap, sync::Mutex};
+
     use super::*;
+    use crate::egress::OwnSocket;
     use tokio::net::TcpListener;
 
+    /// Names with the answers they get, one lookup after the other; the last one stays.
+    #[derive(Debug, Default)]
+    struct Names(Mutex<HashMap<&'static str, Vec<Vec<&'static str>>>>);
+
+    impl Names {
+        fn new<const N: usize>(names: [(&'static str, Vec<Vec<&'static str>>); N]) -> Arc<Self> {
+            Arc::new(Self(Mutex::new(names.into())))
+        }
+    }
+
+    #[async_trait]
+    impl Resolver for Names {
+        async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+            let mut names = self.0.lock().unwrap();
+            let answers =
+                names.get_mut(name.trim_end_matches('.')).ok_or_else(|| io::Error::other("no such name"))?;
+            let answer = if answers.len() > 1 { answers.remove(0) } else { answers[0].clone() };
+            Ok(answer.into_iter().map(|ip| ip.parse().unwrap()).collect())
+        }
+    }
+
+    fn lenient() -> EgressRules {
+        EgressRules { allow_loopback: true, ..EgressRules::default() }
+    }
+
+    async fn refused_by(resolver: Arc<dyn Resolver>, url: &str, rules: EgressRules) -> Option<Cause> {
+        let guard = Guard { rules: Arc::new(rules), resolver };
+        dial(url.parse().unwrap(), &guard).await.err().map(|NotConnected(cause)| cause)
+    }
+
     async fn refusal(url: &str, rules: EgressRules) -> Option<Cause> {
-        dial(url.parse().unwrap(), rules).await.err().map(|NotConnected(cause)| cause)
+        refused_by(Arc::new(SystemResolver), url, rules).await
     }
 
     #[tokio::test]
@@ -91,20 +190,88 @@ mod tests {
         for host in [
             "127.0.0.1",
             "localhost",
+            "LOCALHOST",
             "[::1]",
             "[::ffff:127.0.0.1]",
             "2130706433",
+            "017700000001",
+            "0177.0.0.1",
             "127.1",
+            "127.0.1",
             "0x7f000001",
+            "0x7f.1",
             "0",
         ] {
             let url = format!("https://{host}:{port}");
             assert_eq!(refusal(&url, EgressRules::default()).await, Some(Cause::EgressDenied), "{host}");
         }
-        let allowed = EgressRules { allow_loopback: true };
-        assert_eq!(refusal(&format!("https://127.0.0.1:{port}"), allowed).await, None);
-        assert_eq!(refusal(&format!("https://0:{port}"), allowed).await, Some(Cause::EgressDenied));
-        assert_eq!(refusal("https://169.254.169.254", allowed).await, Some(Cause::EgressDenied));
+        assert_eq!(refusal(&format!("https://127.0.0.1:{port}"), lenient()).await, None);
+        assert_eq!(refusal(&format!("https://0:{port}"), lenient()).await, Some(Cause::EgressDenied));
+        assert_eq!(refusal("https://169.254.169.254", lenient()).await, Some(Cause::EgressDenied));
+        drop(listener);
+    }
+
+    #[tokio::test]
+    async fn a_name_is_what_it_resolves_to_and_one_bad_address_of_many_is_enough() {
+        let names = Names::new([
+            ("metadata.google.internal", vec![vec!["169.254.169.254"]]),
+            ("instance-data.ec2.internal", vec![vec!["fd00:ec2::254"]]),
+            ("mapped.example.com", vec![vec!["::ffff:169.254.169.254"]]),
+            ("here.example.com", vec![vec!["127.0.0.1"]]),
+            ("here6.example.com", vec![vec!["::1"]]),
+            ("any.example.com", vec![vec!["0.0.0.0"]]),
+            ("link.example.com", vec![vec!["fe80::1"]]),
+            ("group.example.com", vec![vec!["224.0.0.1"]]),
+            ("one-of-many.example.com", vec![vec!["203.0.113.7", "10.0.0.1", "169.254.169.254"]]),
+        ]);
+        let all: Vec<_> = names.0.lock().unwrap().keys().copied().collect();
+        for name in all {
+            for url in [format!("https://{name}"), format!("https://{name}.:6443")] {
+                let refused = refused_by(names.clone(), &url, EgressRules::default()).await;
+                assert_eq!(refused, Some(Cause::EgressDenied), "{url}");
+            }
+        }
+        let nobody = refused_by(names.clone(), "https://nobody.example.com", EgressRules::default()).await;
+        assert_eq!(nobody, Some(Cause::Unreachable));
+    }
+
+    /// DNS rebinding: what was checked is what is connected to; the second answer is never asked for.
+    #[tokio::test]
+    async fn a_name_is_resolved_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://rebinding.example.com:{}", listener.local_addr().unwrap().port());
+        let good_then_bad =
+            || Names::new([("rebinding.example.com", vec![vec!["127.0.0.1"], vec!["0.0.0.0"]])]);
+        assert_eq!(refused_by(good_then_bad(), &url, lenient()).await, None);
+        let names = good_then_bad();
+        refused_by(names.clone(), &url, lenient()).await;
+        assert_eq!(refused_by(names, &url, lenient()).await, Some(Cause::EgressDenied), "each dial anew");
+    }
+
+    #[tokio::test]
+    async fn nothing_of_ours_is_connected_to_by_whatever_name() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = listener.local_addr().unwrap();
+        let port = own.port();
+        let names = Names::new([
+            ("us.example.com", vec![vec!["127.0.0.1"]]),
+            ("db.example.com", vec![vec!["203.0.113.7", "127.0.0.1"]]),
+            ("other.example.com", vec![vec!["127.0.0.1"]]),
+        ]);
+        let refused = async |owns: OwnSocket, url: &str| {
+            refused_by(names.clone(), url, EgressRules { own: vec![owns], ..lenient() }).await
+        };
+        let database = || OwnSocket { host: "db.example.com".into(), port };
+        for host in ["127.0.0.1", "127.9.9.9", "[::1]", "us.example.com", "other.example.com"] {
+            let url = format!("https://{host}:{port}");
+            assert_eq!(refused(own.into(), &url).await, Some(Cause::EgressDenied), "{host}");
+            assert_eq!(refused(database(), &url).await, Some(Cause::EgressDenied), "{host}");
+        }
+        let url = format!("https://127.0.0.1:{port}");
+        let nobody_knows = OwnSocket { host: "gone.example.com".into(), port };
+        assert_eq!(refused(nobody_knows, &url).await, Some(Cause::EgressDenied));
+        let another_port = OwnSocket { host: "gone.example.com".into(), port: 1 };
+        assert_eq!(refused(another_port, &url).await, None);
     }
 
     #[tokio::test]
@@ -112,7 +279,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         drop(listener);
-        assert_eq!(refusal(&url, EgressRules { allow_loopback: true }).await, Some(Cause::Unreachable));
+        assert_eq!(refusal(&url, lenient()).await, Some(Cause::Unreachable));
         assert_eq!(
             refusal("https://no-such-host.invalid", EgressRules::default()).await,
             Some(Cause::Unreachable)

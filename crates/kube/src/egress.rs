@@ -1,53 +1,158 @@
 //! Which addresses a cluster may have. Clusters legitimately live on private networks, so those are allowed; what is
-//! refused is this machine, its link, and the metadata services of clouds, which hand out credentials to whoever asks.
+//! refused is this machine, its link, what is ours on it, and the metadata services of clouds, which hand out credentials
+//! to whoever asks. An operator may name the only networks that are allowed.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    str::FromStr,
+};
 
 use http::Uri;
+use ipnet::{IpNet, Ipv6Net};
+use serde::Deserialize;
 
 /// Metadata services that lie outside the link-local ranges.
 const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), // Alibaba Cloud
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),   // Azure
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),     // Oracle Cloud
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)), // AWS
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)), // Scaleway
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)), // Google Cloud
 ];
 
+/// Networks of IPv6 in which no cluster is.
+const NOWHERE: [Ipv6Net; 5] = [
+    // `::a.b.c.d` is deprecated (RFC 4291, 2.5.5.1)
+    Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 96),
+    // Teredo hides an IPv4 address and is switched off everywhere (RFC 4380)
+    Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32),
+    // NAT64 of local use: which bits are the IPv4 address only the translator knows (RFC 8215, RFC 6052 2.2)
+    Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
+    // AWS's own services: metadata, pod identity, time, names
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0), 32),
+    // site-local, which is what link-local is to an older kernel (RFC 3879)
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0), 10),
+];
+
 /// The rules for addresses of clusters.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct EgressRules {
     /// Whether a cluster may be on this machine's loopback: for tests and the demo.
     pub allow_loopback: bool,
+    /// The only networks that a cluster may be in; any when none. It allows nothing that is refused without it.
+    pub allow_networks: Option<Networks>,
+    /// Sockets of ours, such as our listeners and our database: no cluster is there, whatever is allowed.
+    pub own: Vec<OwnSocket>,
 }
 
-impl EgressRules {
-    /// Whether a connection to this address may be made.
-    pub fn allows(self, ip: IpAddr) -> bool {
-        let ip = reached(ip);
-        if ip.is_loopback() {
-            return self.allow_loopback;
-        }
-        let special = match ip {
-            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
-            // `::a.b.c.d` is deprecated (RFC 4291 2.5.5.1) and no cluster's address
-            IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.segments()[..6] == [0; 6],
-        };
-        !(special || ip.is_unspecified() || ip.is_multicast() || METADATA.contains(&ip))
+/// Networks as an operator writes them: `10.0.0.0/8, 192.0.2.7, fd12:3456::/32`. At least one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Networks(Vec<IpNet>);
+
+impl FromStr for Networks {
+    type Err = NotNetworks;
+
+    fn from_str(text: &str) -> Result<Self, NotNetworks> {
+        let network = |part: &str| part.parse::<IpNet>().or_else(|_| part.parse::<IpAddr>().map(IpNet::from));
+        let networks: Result<_, _> = text.split(',').map(|part| network(part.trim())).collect();
+        networks.map(Self).map_err(|_| NotNetworks)
+    }
+}
+
+impl TryFrom<String> for Networks {
+    type Error = NotNetworks;
+
+    fn try_from(text: String) -> Result<Self, NotNetworks> {
+        text.parse()
+    }
+}
+
+/// A text that is no list of networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotNetworks;
+
+impl fmt::Display for NotNetworks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not networks such as 10.0.0.0/8, fd12:3456::/32")
+    }
+}
+
+impl std::error::Error for NotNetworks {}
+
+/// A socket of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnSocket {
+    /// An address or a name.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl From<SocketAddr> for OwnSocket {
+    fn from(socket: SocketAddr) -> Self {
+        Self { host: socket.ip().to_string(), port: socket.port() }
     }
 }
 
 impl EgressRules {
+    /// Whether a connection to this address may be made, as far as it does not depend on the port.
+    pub fn allows(&self, ip: IpAddr) -> bool {
+        let listed = |networks: &Networks| networks.0.iter().any(|network| network.contains(&reached(ip)));
+        [ip, reached(ip)].into_iter().all(|ip| self.may_be_a_cluster(ip))
+            && self.allow_networks.as_ref().is_none_or(listed)
+    }
+
+    fn may_be_a_cluster(&self, ip: IpAddr) -> bool {
+        let never = match ip {
+            _ if ip.is_loopback() => !self.allow_loopback,
+            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
+            IpAddr::V6(v6) => {
+                v6.is_unicast_link_local() || NOWHERE.iter().any(|network| network.contains(&v6))
+            }
+        };
+        !(never || ip.is_multicast() || METADATA.contains(&ip))
+    }
+
     /// Whether the host of `https://…` may be connected to, as far as that can be told without resolving a name.
-    pub(crate) fn allows_host(self, server: &str) -> bool {
+    pub(crate) fn allows_host(&self, server: &str) -> bool {
         let uri = Uri::try_from(server).unwrap_or_default();
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).trim_end_matches('.');
+        let (host, port) = target(&uri);
+        let host = host.trim_end_matches('.');
         let is_localhost = host == "localhost" || host.ends_with(".localhost");
         match host.parse() {
-            Ok(ip) => self.allows(ip),
-            Err(_) => self.allow_loopback || !is_localhost,
+            Ok(ip) => {
+                let literal = |own: &OwnSocket| Some(SocketAddr::new(own.host.parse().ok()?, own.port));
+                let own: Vec<_> = self.own.iter().filter_map(literal).collect();
+                self.allows(ip) && !is_one_of(SocketAddr::new(ip, port), &own)
+            }
+            Err(_) => {
+                let named = |own: &OwnSocket| own.port == port && own.host.eq_ignore_ascii_case(host);
+                (self.allow_loopback || !is_localhost) && !self.own.iter().any(named)
+            }
         }
     }
+}
+
+/// Host, without brackets, and port of an address.
+pub(crate) fn target(uri: &Uri) -> (&str, u16) {
+    (uri.host().unwrap_or_default().trim_matches(['[', ']']), uri.port_u16().unwrap_or(443))
+}
+
+/// Whether a socket is one of these. Who listens on one address of this machine may be listening on all of them.
+pub(crate) fn is_one_of(socket: SocketAddr, own: &[SocketAddr]) -> bool {
+    let ip = reached(socket.ip());
+    let same = |own: &SocketAddr| {
+        let own_ip = reached(own.ip());
+        own.port() == socket.port() && (own_ip == ip || is_here(own_ip) && is_here(ip))
+    };
+    own.iter().any(same)
+}
+
+/// Whether an address is this machine's: only such a one can be bound to.
+fn is_here(ip: IpAddr) -> bool {
+    ip.is_unspecified() || ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// The address that packets end up at: the IPv4 one where an IPv6 address only wraps it.
@@ -59,9 +164,10 @@ fn reached(ip: IpAddr) -> IpAddr {
     };
     match v6.segments() {
         [0, 0, 0, 0, 0, 0xffff, high, low] => embedded(high, low), // v4-mapped
+        [0, 0, 0, 0, 0xffff, 0, high, low] => embedded(high, low), // v4-translated, RFC 2765
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => embedded(high, low), // NAT64, RFC 6052
-        [0x64, 0xff9b, 1, .., high, low] => embedded(high, low),   // NAT64 of local use, RFC 8215
         [0x2002, high, low, ..] => embedded(high, low),            // 6to4
+        [.., 0 | 0x200, 0x5efe, high, low] => embedded(high, low), // ISATAP, RFC 5214
         _ => ip,
     }
 }
@@ -70,12 +176,20 @@ fn reached(ip: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
+    fn lenient() -> EgressRules {
+        EgressRules { allow_loopback: true, ..EgressRules::default() }
+    }
+
     #[test]
     fn hosts_are_judged_without_resolving_them() {
-        let (strict, lenient) = (EgressRules::default(), EgressRules { allow_loopback: true });
-        for host in
-            ["https://127.0.0.1:1", "https://localhost", "https://a.localhost:6443", "https://[::1]:1"]
-        {
+        let (strict, lenient) = (EgressRules::default(), lenient());
+        for host in [
+            "https://127.0.0.1:1",
+            "https://localhost",
+            "https://localhost.:1",
+            "https://a.localhost:6443",
+            "https://[::1]:1",
+        ] {
             assert_eq!((strict.allows_host(host), lenient.allows_host(host)), (false, true), "{host}");
         }
         assert!(
@@ -105,37 +219,92 @@ mod tests {
             ("127.8.8.8", loopback, true),
             ("::1", loopback, true),
             ("::ffff:127.0.0.1", loopback, true),
+            ("::ffff:0:127.0.0.1", loopback, true),
             ("64:ff9b::7f00:1", loopback, true),
             ("2002:7f00:1::", loopback, true),
+            ("2001:db8::5efe:127.0.0.1", loopback, true),
             ("0.0.0.0", never, false),
             ("0.1.2.3", never, false),
             ("::", never, false),
+            ("::2", never, false),
+            ("::127.0.0.1", never, false),
             ("::ffff:0.0.0.0", never, false),
             ("169.254.169.254", never, false),
+            ("169.254.170.2", never, false),
             ("::ffff:169.254.169.254", never, false),
             ("::ffff:a9fe:a9fe", never, false),
+            ("::ffff:0:a9fe:a9fe", never, false),
             ("::a9fe:a9fe", never, false),
             ("64:ff9b::a9fe:a9fe", never, false),
             ("64:ff9b:1::a9fe:a9fe", never, false),
+            ("64:ff9b:1:a9fe:a9:fe00::", never, false),
             ("2002:a9fe:a9fe::1", never, false),
+            ("2001:0:a9fe:a9fe::1", never, false),
+            ("2001:db8::200:5efe:a9fe:a9fe", never, false),
             ("fe80::1", never, false),
+            ("fe80::5efe:10.0.0.1", never, false),
+            ("fec0::1", never, false),
             ("fd00:ec2::254", never, false),
+            ("fd00:ec2::23", never, false),
+            ("fd00:42::42", never, false),
             ("fd20:ce::254", never, false),
             ("100.100.100.200", never, false),
             ("168.63.129.16", never, false),
             ("192.0.0.192", never, false),
             ("224.0.0.1", never, false),
+            ("::ffff:224.0.0.1", never, false),
             ("ff02::1", never, false),
             ("255.255.255.255", never, false),
         ];
         for &(text, by_default, with_loopback) in cases {
             let ip = text.parse().unwrap();
             assert_eq!(EgressRules::default().allows(ip), by_default, "{text}");
-            assert_eq!(
-                EgressRules { allow_loopback: true }.allows(ip),
-                with_loopback,
-                "{text} with loopback allowed"
-            );
+            assert_eq!(lenient().allows(ip), with_loopback, "{text} with loopback allowed");
+        }
+    }
+
+    #[test]
+    fn named_networks_are_the_only_ones_and_allow_nothing_more() {
+        let networks = "10.0.0.0/8, 192.0.2.7,fd12:3456::/32,0.0.0.0/1 , fe80::/10, 169.254.0.0/16";
+        let within = EgressRules { allow_networks: Some(networks.parse().unwrap()), ..lenient() };
+        for ip in
+            ["10.255.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "192.0.2.7", "fd12:3456::1", "127.0.0.1"]
+        {
+            assert!(within.allows(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in ["192.0.2.8", "203.0.113.7", "fd12:3457::1", "::1", "169.254.169.254", "fe80::1", "0.0.0.1"]
+        {
+            assert!(!within.allows(ip.parse().unwrap()), "{ip}");
+        }
+        let strict =
+            EgressRules { allow_networks: Some("127.0.0.0/8".parse().unwrap()), ..Default::default() };
+        assert!(!strict.allows("127.0.0.1".parse().unwrap()), "loopback takes its own word");
+        for text in ["", ",", "10.0.0.0/8,", "10.0.0.0/33", "10.0.0/8", "localhost", "10.0.0.0/8 fd00::/8"] {
+            assert_eq!(text.parse::<Networks>(), Err(NotNetworks), "{text}");
+        }
+    }
+
+    #[test]
+    fn sockets_of_ours_are_refused_by_whatever_address_of_this_machine() {
+        let own = |socket: &str| OwnSocket::from(socket.parse::<SocketAddr>().unwrap());
+        let database = OwnSocket { host: "db.example.com".into(), port: 5432 };
+        let rules = EgressRules { own: vec![own("127.0.0.1:8080"), own("[::]:9090"), database], ..lenient() };
+        for server in [
+            "https://127.0.0.1:8080",
+            "https://127.0.0.1:8080/path",
+            "https://127.8.8.8:8080",
+            "https://[::1]:8080",
+            "https://[::ffff:127.0.0.1]:8080",
+            "https://127.0.0.1:9090",
+            "https://[64:ff9b::7f00:1]:9090",
+            "https://db.example.com:5432",
+            "https://db.example.com.:5432",
+            "https://DB.example.com:5432",
+        ] {
+            assert!(!rules.allows_host(server), "{server}");
+        }
+        for server in ["https://127.0.0.1:8081", "https://203.0.113.7:8080", "https://db.example.com:6443"] {
+            assert!(rules.allows_host(server), "{server}");
         }
     }
 }

@@ -72,17 +72,24 @@ impl Failure {
         self.error.cause == Cause::NotFoundInCluster
     }
 
-    /// Reads a refusal: an answer of 400 or more, with as much of its body as was read.
-    pub(crate) fn refused(call: &Call, code: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
-        let status: Option<Status> =
-            serde_json::from_slice(body).ok().filter(|status: &Status| status.code != 0);
-        let told = status
+    /// Reads a refusal: an answer of 400 or more, with as much of its body as was read. One that has a text which must
+    /// not be told, as `secret` says, has no text.
+    pub(crate) fn refused(
+        call: &Call,
+        code: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+        secret: impl Fn(&str) -> bool,
+    ) -> Self {
+        let status: Option<Status> = serde_json::from_slice(body).ok();
+        let status = status.filter(|status| status.code != 0 && !told(status).any(&secret));
+        let seconds = status
             .as_ref()
             .and_then(|status| status.details.as_ref())
             .map(|details| details.retry_after_seconds);
         let retry_after = retry_after(headers)
             .or_else(|| {
-                told.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()))
+                seconds.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()))
             })
             .map(|pause| pause.min(LONGEST_RETRY));
         let mut error = error(call, code, status.as_ref());
@@ -170,6 +177,12 @@ fn has_cause(status: Option<&Status>, reason: &str) -> bool {
     causes(status).iter().any(|cause| cause.reason == reason)
 }
 
+/// The texts of a refusal that are passed on.
+fn told(status: &Status) -> impl Iterator<Item = &str> {
+    let fields = causes(Some(status)).iter().map(|cause| cause.field.as_str());
+    [status.message.as_str()].into_iter().chain(fields)
+}
+
 /// The refused fields, as `k8s.io/apimachinery/pkg/util/validation/field` names them and why.
 fn fields(status: Option<&Status>) -> Vec<FieldError> {
     let named = causes(status).iter().filter(|cause| !cause.field.is_empty());
@@ -186,4 +199,51 @@ fn fields(status: Option<&Status>) -> Vec<FieldError> {
         },
     };
     named.take(MOST_FIELDS).map(field).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pilothouse_core::name::{NamespaceScope, ObjectName};
+
+    /// The first two bytes are the status. Whatever the cluster says, what is passed on is clean, and of a Secret nothing.
+    #[test]
+    fn fuzz_refusals() {
+        let words = [
+            "\"kind\":\"Status\"",
+            "\"code\":409",
+            "\"reason\":\"AlreadyExists\"",
+            "\"message\":\"",
+            "\"details\":{",
+            "\"causes\":[{\"field\":\"",
+            "\"retryAfterSeconds\":-1",
+            "exceeded quota",
+            "\\u001b[31m",
+            "\\u202e",
+            "canary",
+        ];
+        let name = ObjectName::new("name").unwrap();
+        let namespace = pilothouse_core::name::Namespace::new("shop").unwrap();
+        let calls =
+            [Kind::Secret, Kind::ConfigMap].map(|kind| Call::get(kind, Some(&namespace), &name).unwrap());
+        let list = Call::list(Kind::Pod, &NamespaceScope::All, &Default::default()).unwrap();
+        pilothouse_fuzz::fuzz("refusals", &words, |input| {
+            let (status, body) = input.split_at(input.len().min(2));
+            let status = status.iter().fold(0, |status, byte| status * 256 + u16::from(*byte));
+            let code = StatusCode::from_u16(400 + status % 200).unwrap();
+            for call in calls.iter().chain([&list]) {
+                let failure =
+                    Failure::refused(call, code, &HeaderMap::new(), body, |text| text.contains("canary"));
+                let context = &failure.error.context;
+                let texts = context.message.iter().chain(context.fields.iter().map(|field| &field.name));
+                for text in texts {
+                    assert!(!text.contains("canary") && !text.chars().any(char::is_control), "{text:?}");
+                    assert!(text.len() < 8192, "{} bytes", text.len());
+                }
+                assert!(context.message.is_none() || call.kind != Some(Kind::Secret));
+                assert!(context.fields.len() <= MOST_FIELDS);
+                assert!(failure.retry_after.is_none_or(|pause| pause <= LONGEST_RETRY));
+            }
+        });
+    }
 }

@@ -47,11 +47,12 @@ mod tls;
 mod visit;
 mod workload;
 
-pub use egress::EgressRules;
+pub use dial::{Resolver, SystemResolver};
+pub use egress::{EgressRules, Networks, NotNetworks, OwnSocket};
 pub use kept::{Keeping, KeptFigures};
 pub use observe::{Exchange, Observer, Unobserved};
 
-use crate::{clients::Clients, kept::Kept, stack::Stack, visit::Visit};
+use crate::{clients::Clients, dial::Guard, kept::Kept, stack::Stack, visit::Visit};
 
 /// How long a cluster may take to answer. Connecting alone may take 3 s, of these.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +78,8 @@ pub struct KubeSettings {
     pub deadlines: Deadlines,
     /// Which addresses a cluster may have.
     pub egress: EgressRules,
+    /// Who says which addresses a cluster's name has.
+    pub resolver: Arc<dyn Resolver>,
     /// Who we say we are: `pilothouse/1.2.3`.
     pub user_agent: HeaderValue,
     /// Told of every request to a cluster.
@@ -90,6 +93,7 @@ impl Default for KubeSettings {
         Self {
             deadlines: Deadlines::default(),
             egress: EgressRules::default(),
+            resolver: Arc::new(SystemResolver),
             user_agent: HeaderValue::from_static(concat!("pilothouse/", env!("CARGO_PKG_VERSION"))),
             observer: Arc::new(Unobserved),
             keeping: None,
@@ -121,12 +125,13 @@ impl KubeClusters {
     /// # Panics
     /// Outside a tokio runtime: connections live on the one it is called in.
     pub fn new(settings: KubeSettings, connections: Arc<dyn Connections>, clock: Arc<dyn Clock>) -> Self {
-        let KubeSettings { deadlines, egress, user_agent, observer, keeping } = settings;
+        let KubeSettings { deadlines, egress, resolver, user_agent, observer, keeping } = settings;
         let kept = keeping.map(|keeping| {
             Kept::new(keeping, connections.clone(), clock.clone(), observer.clone(), deadlines.read)
         });
+        let guard = Guard { rules: Arc::new(egress), resolver };
         let stacks = Mutex::new(HashMap::new());
-        let clients = Clients { connections, rules: egress, user_agent, runtime: Handle::current(), stacks };
+        let clients = Clients { connections, guard, user_agent, runtime: Handle::current(), stacks };
         Self { clients: Arc::new(clients), clock, deadlines, observer, kept }
     }
 
@@ -148,7 +153,7 @@ impl KubeClusters {
     /// A visit over a connection that may not be registered, never over a warm one: what is tested is the connection.
     fn first_visit<'a>(&self, permit: &'a Permit, connection: &Connection) -> Result<Visit<'a>> {
         let stack =
-            Stack::new(connection, self.clients.rules, &self.clients.user_agent, &self.clients.runtime)?;
+            Stack::new(connection, &self.clients.guard, &self.clients.user_agent, &self.clients.runtime)?;
         Visit::new(Arc::new(stack), permit, self.deadlines.test, &self.observer)
     }
 

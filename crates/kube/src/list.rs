@@ -138,3 +138,47 @@ pub(crate) async fn count(visit: &Visit<'_>, kind: Kind) -> Result<i64, Failure>
     let shown = i64::try_from(chunk.items()?.len()).unwrap_or(i64::MAX);
     Ok(shown.saturating_add(chunk.metadata.remaining_item_count.unwrap_or(0).max(0)))
 }
+
+#[cfg(test)]
+mod tests {
+    use pilothouse_core::inventory::LISTS;
+
+    use super::*;
+
+    /// From the bytes of an answer to rows, for every list.
+    #[test]
+    fn fuzz_list_chunks() {
+        let words = [
+            "\"items\":[",
+            "\"kind\":\"PodList\"",
+            "\"metadata\":",
+            "\"continue\":\"x\"",
+            "\"remainingItemCount\":-1",
+            "\"spec\":",
+            "\"status\":",
+            "\"creationTimestamp\":\"2026-01-01T00:00:00Z\"",
+            "\"containers\":[{}]",
+            "\"replicas\":",
+            "\"100Mi\"",
+            "\"containerStatuses\":[",
+            "\"state\":{\"terminated\":{\"signal\":9}}",
+            "\"ownerReferences\":[",
+            "\"data\":{\"a\":\"AA==\"}",
+        ];
+        pilothouse_fuzz::fuzz("list_chunks", &words, |input| {
+            let Ok(mut chunk) = serde_json::from_slice::<Chunk<'_>>(input) else { return };
+            let Ok(objects) = chunk.items() else { return };
+            for object in objects.into_iter().take(4) {
+                for info in LISTS {
+                    for kind in info.kinds {
+                        // rows or a refusal; each row is an object of its own
+                        let rows = info.project.map(|project| project(*kind, object));
+                        for row in rows.into_iter().flatten().flatten() {
+                            assert!(row.json().starts_with('{'), "{}", row.json());
+                        }
+                    }
+                }
+            }
+        });
+    }
+}

@@ -33,7 +33,7 @@ const ANONYMOUS: &str = "system:anonymous";
 #[async_trait]
 impl ClusterProbe for KubeClusters {
     fn check(&self, connection: &Connection) -> Result<()> {
-        if !self.clients.rules.allows_host(connection.server.as_str()) {
+        if !self.clients.guard.rules.allows_host(connection.server.as_str()) {
             return Err(Error::new(Cause::EgressDenied));
         }
         let malformed = |field: &str| Error::invalid(field, Reason::Malformed);
@@ -111,6 +111,7 @@ async fn identity(visit: &Visit<'_>) -> Result<Option<String>> {
     let username = review.status.and_then(|status| status.user_info).and_then(|user| user.username);
     match username {
         Some(name) if name == ANONYMOUS => Err(Error::new(Cause::CredentialRejected)),
+        Some(name) if visit.stack().is_quoted_by(&name) => Err(Error::new(Cause::UnexpectedAnswer)),
         username => Ok(username.map(|name| pilothouse_core::error::clean_message(&name))),
     }
 }

@@ -17,7 +17,7 @@ use pilothouse_core::{
     Cause, Error, Result,
     cluster::{Connection, Credential},
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::{net::TcpStream, runtime::Handle, time::timeout};
 use tower::{Service, service_fn, util::BoxCloneSyncService};
 use tracing::Instrument;
@@ -25,8 +25,7 @@ use tracing::Instrument;
 use crate::{
     breaker::Breaker,
     changes::Changes,
-    dial::{CONNECT, NotConnected, dial},
-    egress::EgressRules,
+    dial::{CONNECT, Guard, NotConnected, dial},
     tls,
 };
 
@@ -45,6 +44,8 @@ pub(crate) struct Stack {
     server: String,
     /// On every request: who we are, what we speak.
     headers: HeaderMap,
+    /// The bearer token in it.
+    token: Option<SecretString>,
     shown: tls::Shown,
     breaker: Breaker,
     changes: Changes,
@@ -58,7 +59,7 @@ impl Stack {
     /// `TlsUntrusted` or `CredentialRejected` when the connection's certificates or token cannot be used at all.
     pub(crate) fn new(
         connection: &Connection,
-        rules: EgressRules,
+        guard: &Guard,
         user_agent: &HeaderValue,
         runtime: &Handle,
     ) -> Result<Self> {
@@ -69,7 +70,12 @@ impl Stack {
         if let Some(name) = tls::server_name(connection)? {
             https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
         }
-        let https = https.enable_http1().wrap_connector(service_fn(move |uri| dial(uri, rules)));
+        let guard = guard.clone();
+        let guarded = service_fn(move |uri| {
+            let guard = guard.clone();
+            async move { dial(uri, &guard).await }
+        });
+        let https = https.enable_http1().wrap_connector(guarded);
         let on = runtime.clone();
         let connector = service_fn(move |uri| {
             let mut https = https.clone();
@@ -94,7 +100,9 @@ impl Stack {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, user_agent.clone());
+        let mut sent = None;
         if let Credential::Token(token) = &connection.credential {
+            sent = Some(token.clone());
             let bearer = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()));
             let mut bearer = bearer.map_err(|_| Error::new(Cause::CredentialRejected))?;
             bearer.set_sensitive(true);
@@ -104,6 +112,7 @@ impl Stack {
             client,
             server: connection.server.to_string(),
             headers,
+            token: sent,
             shown,
             breaker: Breaker::new(),
             changes: Changes::default(),
@@ -133,6 +142,12 @@ impl Stack {
             headers.insert("audit-id", id.clone());
         }
         self.client.request(sent).await.map_err(|error| Broken::of(&error))
+    }
+
+    /// Whether a text of the server's quotes the token that it was sent. No API server does; what stands in the place of
+    /// one may, and its words are then nobody's to read.
+    pub(crate) fn is_quoted_by(&self, text: &str) -> bool {
+        self.token.as_ref().is_some_and(|token| text.contains(token.expose_secret()))
     }
 
     /// Counts the calls, and refuses them while the cluster is silent.

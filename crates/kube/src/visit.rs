@@ -146,7 +146,7 @@ impl<'a> Visit<'a> {
             let opening = async {
                 let response = stack.send(&call.request, audit_id.as_ref()).await?;
                 // a good answer is there with its head; only a refusal can take its time
-                let body = timeout(at_most, good(&call, response)).await;
+                let body = timeout(at_most, good(&stack, &call, response)).await;
                 body.unwrap_or(Err(Broken::Lost(Cause::DeadlineExceeded).into()))
             };
             let result = opening.await;
@@ -220,7 +220,7 @@ impl<'a> Visit<'a> {
     async fn exchange(&self, call: &Call) -> Result<Answer, Refusal> {
         let exchange = async {
             let response = self.stack.send(&call.request, self.audit_id.as_ref()).await?;
-            let body = good(call, response).await?;
+            let body = good(&self.stack, call, response).await?;
             Ok(collect(body, call.limit).await?)
         };
         let told = self.told();
@@ -265,7 +265,7 @@ impl From<Broken> for Refusal {
 }
 
 /// The body of an answer with 2xx. Refusals are read in part; a redirect or a change of protocol is no answer.
-async fn good(call: &Call, response: Response<Incoming>) -> Result<Incoming, Refusal> {
+async fn good(stack: &Stack, call: &Call, response: Response<Incoming>) -> Result<Incoming, Refusal> {
     let (head, body) = response.into_parts();
     if head.status.is_success() {
         return Ok(body);
@@ -273,7 +273,8 @@ async fn good(call: &Call, response: Response<Incoming>) -> Result<Incoming, Ref
     if head.status.is_client_error() || head.status.is_server_error() {
         // a refusal whose body breaks off or never ends still is one
         let body = collect(body, Limit::Whole(REFUSAL)).await.map(|answer| answer.body).unwrap_or_default();
-        return Err(Refusal::Answered(Failure::refused(call, head.status, &head.headers, &body)));
+        let secret = |text: &str| stack.is_quoted_by(text);
+        return Err(Refusal::Answered(Failure::refused(call, head.status, &head.headers, &body, secret)));
     }
     Err(Broken::Lost(Cause::UnexpectedAnswer).into())
 }

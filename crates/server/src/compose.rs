@@ -12,7 +12,7 @@ use pilothouse_core::{
 };
 use pilothouse_crypto::{Argon2Hasher, FileKeyring, KeyError, MasterKey, OsEntropy};
 use pilothouse_http::{Figures, Hooks, Readiness};
-use pilothouse_kube::{EgressRules, KubeClusters, KubeSettings};
+use pilothouse_kube::{KubeClusters, KubeSettings};
 use pilothouse_store::{Database, Fingerprints, Lent, OpenError, Store};
 use tokio::{runtime::Handle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -120,7 +120,7 @@ async fn compose(
     let store = Store::open(database, lent).await?.keeping_free(settings.free_space_floor());
     let kube = KubeSettings {
         deadlines: settings.deadlines(),
-        egress: EgressRules { allow_loopback: settings.egress_allow_loopback },
+        egress: settings.egress(database),
         observer: metrics.clone(),
         keeping: settings.keeping(),
         ..KubeSettings::default()

@@ -25,11 +25,13 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Serves until SIGTERM or SIGINT, then finishes what runs.
-pub(crate) async fn serve(settings: Settings) -> Result<(), Fatal> {
+pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     telemetry::start(&settings)?;
     let mut ends = Ends::new()?;
     let (listener, address) = bind(settings.listen)?;
     let metrics = settings.metrics_listen.map(bind).transpose()?;
+    // as it turned out where the port was ours to choose: no cluster is there
+    (settings.listen, settings.metrics_listen) = (address, metrics.as_ref().map(|(_, address)| *address));
     let tls = settings.tls().map(|files| Pair::new(Files::new(files))).transpose()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!(

@@ -16,6 +16,7 @@ use std::{
 use http::Uri;
 use jiff::SignedDuration;
 use pilothouse_crypto::WebhookKey;
+use pilothouse_kube::{EgressRules, Networks, OwnSocket};
 use pilothouse_store::Database;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -57,6 +58,8 @@ pub(crate) struct Settings {
     pub(crate) admin_password: Option<SecretString>,
     /// Whether a cluster may live on a loopback address.
     pub(crate) egress_allow_loopback: bool,
+    /// The only networks a cluster may be in; any without it.
+    egress_allow_networks: Option<Networks>,
     /// Whether a super admin may register a cluster whose certificate is not checked.
     pub(crate) allow_insecure_tls: bool,
     /// How often each cluster is probed.
@@ -225,6 +228,17 @@ impl Settings {
             memory: self.lists_memory_mib.saturating_mul(1 << 20),
             fills: self.lists_filled_at_once,
         })
+    }
+
+    /// Which addresses a cluster may have. Ours it may not: where we listen, and where the database is.
+    pub(crate) fn egress(&self, database: &Database) -> EgressRules {
+        let listeners = [Some(self.listen), self.metrics_listen].into_iter().flatten().map(OwnSocket::from);
+        let databases = database.sockets().into_iter().map(|(host, port)| OwnSocket { host, port });
+        EgressRules {
+            allow_loopback: self.egress_allow_loopback,
+            allow_networks: self.egress_allow_networks.clone(),
+            own: listeners.chain(databases).collect(),
+        }
     }
 
     /// How long tokens and sessions live.

@@ -75,6 +75,14 @@ impl Database {
         }
     }
 
+    /// The sockets it may be reached at, as hosts (names or addresses) and ports; none of a file.
+    pub fn sockets(&self) -> Vec<(String, u16)> {
+        match self {
+            Self::Sqlite(_) => Vec::new(),
+            Self::Postgres(address) => address.sockets(),
+        }
+    }
+
     pub(crate) fn unusable(&self, error: &dyn Error) -> OpenError {
         OpenError::Unusable { database: self.to_string(), reason: in_one_line(error) }
     }

@@ -23,6 +23,9 @@ use tls::{Trust, roots, system_roots};
 /// How long a connection may take to come about, TLS and password included.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// Where a PostgreSQL listens when its address does not say.
+const DEFAULT_PORT: u16 = 5432;
+
 /// What every session is told. A replica that vanishes in a transaction must not hold its locks for hours, nor one
 /// that vanishes in a migration the lock on those.
 const SESSION: &str = "SET idle_in_transaction_session_timeout = '10s'; SET tcp_keepalives_idle = 15; \
@@ -102,6 +105,18 @@ impl PostgresAddress {
             (_, None) => Trust::Anyone,
         };
         Ok(Self { config, tls: MakeRustlsConnect::new(tls::config(trust)?) })
+    }
+
+    /// Hosts and, where they are named beside these, their addresses, each with its port.
+    pub(crate) fn sockets(&self) -> Vec<(String, u16)> {
+        let ports = self.config.get_ports();
+        let socket = |(n, host)| (host, *ports.get(n).or(ports.first()).unwrap_or(&DEFAULT_PORT));
+        let names = self.config.get_hosts().iter().enumerate().filter_map(|(n, host)| match host {
+            Host::Tcp(name) => Some((n, name.clone())),
+            Host::Unix(_) => None,
+        });
+        let addresses = self.config.get_hostaddrs().iter().map(ToString::to_string).enumerate();
+        names.chain(addresses).map(socket).collect()
     }
 
     /// A new connection, driven by the runtime of the caller.

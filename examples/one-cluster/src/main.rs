@@ -32,8 +32,8 @@ impl Pilothouse {
     fn new() -> Self {
         let (process, memory) = (Arc::new(Process::default()), Arc::new(Memory::default()));
         // whoever may read the kubeconfig could reach a cluster on this machine anyway
-        let settings =
-            KubeSettings { egress: EgressRules { allow_loopback: true }, ..KubeSettings::default() };
+        let egress = EgressRules { allow_loopback: true, ..EgressRules::default() };
+        let settings = KubeSettings { egress, ..KubeSettings::default() };
         let kube = Arc::new(KubeClusters::new(settings, memory.clone(), process.clone()));
         let gate =
             Gate::new(memory.clone(), memory.clone(), process.clone(), process.clone(), process.clone());

@@ -86,6 +86,12 @@ impl Install {
         self
     }
 
+    /// Sets an environment variable that is none of ours.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.settings.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// Leaves `PILOTHOUSE_<name>` at its default.
     pub(crate) fn unset(mut self, name: &str) -> Self {
         self.settings.remove(&format!("PILOTHOUSE_{name}"));
@@ -94,7 +100,12 @@ impl Install {
 
     /// The address of its PostgreSQL database.
     pub(crate) fn database_url(&self) -> String {
-        self.settings.get("PILOTHOUSE_DATABASE_URL").expect("it is on PostgreSQL").clone()
+        self.postgres_url().expect("it is on PostgreSQL")
+    }
+
+    /// The same; none on SQLite.
+    pub(crate) fn postgres_url(&self) -> Option<String> {
+        self.settings.get("PILOTHOUSE_DATABASE_URL").cloned()
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
@@ -258,6 +269,14 @@ impl Server {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.process.0), signal).expect("it runs");
+    }
+
+    /// The most memory it has used so far, in bytes.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn memory_peak(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
     }
 
     /// Waits until it has ended by itself.

@@ -1,9 +1,11 @@
 //! What the tests stand on: an installed server, a client that signs in, real clusters, and patience.
 
+mod canary;
 mod client;
 mod clusters;
 #[path = "../../conformance/mod.rs"]
 mod conformance;
+mod echo;
 mod install;
 
 use std::time::Duration;
@@ -11,8 +13,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 pub(crate) use self::{
+    canary::Canaries,
     client::{Answer, Client, Event, Events},
     clusters::{apply, cluster, light, names, namespace, strings},
+    echo::{ANSWERS, Echo},
     install::{Install, PASSWORD, Server, mode, postgres},
 };
 

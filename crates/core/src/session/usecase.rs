@@ -116,7 +116,12 @@ impl Sessions {
         };
         let enabled = found.filter(|(user, _)| !user.disabled);
         let hash = enabled.as_ref().map(|(_, hash)| hash);
-        if !self.hasher.verify(&normalise(&login.password), hash).await? {
+        let right = self.hasher.verify(&normalise(&login.password), hash).await?;
+        // many at once passed the first look together; what the password was, they do not learn
+        if let Some(pause) = self.ports.throttle.blocked(&keys, self.clock.now()).await? {
+            return self.throttled(anonymous, access, keys, pause).await;
+        }
+        if !right {
             let refusal = Error::new(Cause::BadCredentials);
             self.ports.throttle.failed(&keys, self.clock.now()).await?;
             self.gate.record(&anonymous, &access, Some(&refusal)).await?;
@@ -247,7 +252,11 @@ impl Sessions {
         }
         let found = self.users.credentials(&who.user.username).await?;
         let hash = found.as_ref().map(|(_, hash)| hash);
-        if !self.hasher.verify(&normalise(&change.old), hash).await? {
+        let right = self.hasher.verify(&normalise(&change.old), hash).await?;
+        if let Some(pause) = self.ports.throttle.blocked(&keys, now).await? {
+            return Err(Error::new(Cause::TooManyLogins).retry_after(pause));
+        }
+        if !right {
             self.ports.throttle.failed(&keys, now).await?;
             return Err(Error::invalid("old_password", Reason::NotAllowed));
         }

@@ -62,10 +62,10 @@ pub const STORE: &[Case] = cases! {
         a_change_sets_what_it_names, the_last_super_admin_stays, of_two_that_leave_one_stays,
         lost_rights_end_sessions, a_new_password_ends_the_other_sessions, absent_users_are_not_found;
     sessions: an_open_session_is_found_by_its_cookie_and_its_id, a_session_in_use_is_noted, a_token_is_used_once,
-        of_many_refreshes_at_once_one_wins, a_replay_ends_the_session, a_token_is_of_its_session_only,
+        of_many_refreshes_at_once_one_wins, of_many_races_one_chain_lives, a_replay_ends_the_session, a_token_is_of_its_session_only,
         a_session_ends_once, sessions_are_listed_by_user, only_expired_sessions_are_forgotten;
     throttle: pauses_begin_at_the_limit_and_grow, failures_are_forgotten_after_the_window,
-        the_longest_pause_counts, failures_at_once_all_count, one_refusal_a_minute_is_told,
+        spraying_names_flushes_no_counter, the_longest_pause_counts, failures_at_once_all_count, one_refusal_a_minute_is_told,
         a_login_resets_the_account;
     idempotency: of_many_claims_at_once_one_is_made, the_answer_is_kept_to_the_byte,
         what_was_not_done_frees_the_key, an_answer_that_is_not_known_is_told, keys_are_each_users_own,

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod access;
+mod advisories;
 mod bad_input;
 #[path = "../../../../tests/conformance/mod.rs"]
 mod conformance;
+mod cross_site;
 mod document;
 mod envelope;
 mod faults;

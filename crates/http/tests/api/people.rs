@@ -83,7 +83,7 @@ async fn a_foreign_page_cannot_use_the_cookie() {
         let reply = house.send(logout().insert_header((name, value))).await;
         assert_eq!(
             reply.refusal(),
-            (401, "AUTHENTICATION_ERROR".into(), "not_signed_in".into()),
+            (401, "AUTHENTICATION_ERROR".into(), "foreign_page".into()),
             "{name}: {value}"
         );
     }

@@ -353,7 +353,7 @@ impl Feed {
     fn ended_with(&self, code: u16) -> Result<Failure> {
         let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let call = Call::watch(self.kind, None, WATCH)?;
-        Ok(Failure::refused(&call, code, &HeaderMap::new(), &[]))
+        Ok(Failure::refused(&call, code, &HeaderMap::new(), &[], |_| false))
     }
 }
 

@@ -49,10 +49,14 @@ pub(crate) const SHORT: Deadlines =
 
 /// The adapter over one registered connection.
 pub(crate) fn clusters(connection: Connection, deadlines: Deadlines) -> (KubeClusters, Arc<Registry>) {
+    let egress = EgressRules { allow_loopback: true, ..EgressRules::default() };
+    clusters_with(connection, KubeSettings { deadlines, egress, ..KubeSettings::default() })
+}
+
+/// The same with other settings.
+pub(crate) fn clusters_with(connection: Connection, settings: KubeSettings) -> (KubeClusters, Arc<Registry>) {
     let registry = Arc::new(Registry::default());
     registry.set(connection, 1);
-    let settings =
-        KubeSettings { deadlines, egress: EgressRules { allow_loopback: true }, ..KubeSettings::default() };
     (KubeClusters::new(settings, registry.clone(), Lent::default().clock), registry)
 }
 
@@ -66,7 +70,7 @@ pub(crate) fn keeping(
     registry.set(connection, 1);
     let settings = KubeSettings {
         deadlines,
-        egress: EgressRules { allow_loopback: true },
+        egress: EgressRules { allow_loopback: true, ..EgressRules::default() },
         keeping: Some(keeping),
         ..KubeSettings::default()
     };

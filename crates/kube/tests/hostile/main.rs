@@ -5,8 +5,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod advisories;
 mod configuration;
 mod connection;
+mod egress;
 mod follow;
 mod kept;
 mod lists;
@@ -20,7 +22,7 @@ mod workloads;
 use std::{collections::BTreeMap, time::Duration};
 
 use common::{
-    CLUSTER, SHORT, by_token, clusters, object, permit, permit_all, permit_to_test,
+    CLUSTER, SHORT, by_token, clusters, clusters_with, object, permit, permit_all, permit_to_test,
     server::{Asked, FakeServer, Reply, Sent, Shows},
 };
 use pilothouse_core::{

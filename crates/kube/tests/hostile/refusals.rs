@@ -162,3 +162,27 @@ async fn a_body_without_end_is_refused_at_its_limit() {
     let (_server, adapter) = answering(|| Reply::Endless).await;
     assert_eq!(create(&adapter).await.unwrap_err().cause, Cause::UnexpectedAnswer);
 }
+
+/// No API server quotes the token it was sent. What stands in the place of one may: its words are nobody's to read.
+#[tokio::test]
+async fn a_refusal_that_quotes_our_token_has_no_words() {
+    for code in [400, 403, 404, 409, 410, 422, 429, 500, 503] {
+        for text in [format!("you sent Bearer {TOKEN}"), format!("exceeded quota {TOKEN}"), TOKEN.to_owned()]
+        {
+            let causes = json!({"causes": [{"reason": "FieldValueInvalid", "message": text, "field": text}]});
+            let (_server, adapter) =
+                answering(move || Reply::status(code, "Invalid", &text, causes.clone())).await;
+            for error in [create(&adapter).await.unwrap_err(), list_pods(&adapter).await.unwrap_err()] {
+                let told = format!("{error} {error:?}");
+                assert!(!told.contains(TOKEN), "{code}: {told}");
+            }
+        }
+    }
+    let (_server, adapter) = answering(|| {
+        let causes = json!({"causes": [{"reason": "FieldValueInvalid", "message": "no", "field": TOKEN}]});
+        Reply::status(422, "Invalid", "no", causes)
+    })
+    .await;
+    let error = create(&adapter).await.unwrap_err();
+    assert!(!format!("{error:?}").contains(TOKEN));
+}

@@ -27,6 +27,8 @@ pub(crate) enum Form {
     Password,
     /// On or off.
     Switch,
+    /// `10.0.0.0/8, fd12:3456::/32`.
+    Networks,
     /// `30s`, `10m`, `8h`.
     Duration,
     /// What is logged.
@@ -38,7 +40,7 @@ pub(crate) enum Form {
 }
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 27] = [
+pub(crate) const SETTINGS: [Setting; 28] = [
     Setting { key: "listen",                form: Form::Address,   default: Some("127.0.0.1:8080") },
     Setting { key: "tls_certificate",       form: Form::Path,      default: None },
     Setting { key: "tls_key",               form: Form::Path,      default: None },
@@ -53,6 +55,7 @@ pub(crate) const SETTINGS: [Setting; 27] = [
     Setting { key: "free_space_floor_mib",  form: Form::Number,    default: Some("64") },
     Setting { key: "admin_password",        form: Form::Password,  default: None },
     Setting { key: "egress_allow_loopback", form: Form::Switch,    default: Some("false") },
+    Setting { key: "egress_allow_networks", form: Form::Networks,  default: None },
     Setting { key: "allow_insecure_tls",    form: Form::Switch,    default: Some("false") },
     Setting { key: "probe_interval",        form: Form::Duration,  default: Some("30s") },
     Setting { key: "read_deadline",         form: Form::Duration,  default: Some("10s") },
@@ -103,6 +106,7 @@ impl Form {
             }
             Self::Password => "a text",
             Self::Switch => "true or false",
+            Self::Networks => "networks, such as 10.0.0.0/8, fd12:3456::/32",
             Self::Duration => "a duration from 1s to 8760h, such as 30s, 10m or 8h",
             Self::Number => "a whole number from 0 to 1000000",
             Self::Filter => "a filter, such as info or pilothouse_kube=debug,info",

@@ -147,6 +147,9 @@ fn values_that_cannot_be_used_by_table() {
         ("metrics_listen = \":9090\"", "metrics_listen"),
         ("data_dir = []", "data_dir"),
         ("egress_allow_loopback = \"yes\"", "egress_allow_loopback"),
+        ("egress_allow_networks = \"\"", "egress_allow_networks"),
+        ("egress_allow_networks = \"10.0.0.0/33\"", "egress_allow_networks"),
+        ("egress_allow_networks = [\"10.0.0.0/8\"]", "egress_allow_networks"),
         ("allow_insecure_tls = 1", "allow_insecure_tls"),
         ("read_deadline = 10", "read_deadline"),
         ("read_deadline = \"-10s\"", "read_deadline"),
@@ -226,6 +229,20 @@ fn no_sentence_and_no_show_tells_a_secret() {
         let said = refusal(&broken, &[]);
         assert!(!said.contains(SECRET), "{said}");
     }
+}
+
+#[test]
+fn no_cluster_is_where_we_listen_or_where_the_database_is() {
+    let file = "listen = \"[::1]:7\"\nmetrics_listen = \"127.0.0.1:8\"\negress_allow_networks = \"10.0.0.0/8,::1\"\n\
+        database_url = \"postgres://u:p@one,two:6432/d?sslmode=disable&hostaddr=192.0.2.1,192.0.2.2\"";
+    let settings = read(file, &[], Flags::default()).unwrap_or_else(|said| panic!("{said}")).settings;
+    let rules = settings.egress(&settings.database().unwrap());
+    let own: Vec<_> = rules.own.iter().map(|own| format!("{} {}", own.host, own.port)).collect();
+    assert_eq!(own, ["::1 7", "127.0.0.1 8", "one 5432", "two 6432", "192.0.2.1 5432", "192.0.2.2 6432"]);
+    assert_eq!(rules.allow_networks, Some("10.0.0.0/8, ::1/128".parse().unwrap()));
+    let settings = read("", &[], Flags::default()).unwrap_or_else(|said| panic!("{said}")).settings;
+    let rules = settings.egress(&settings.database().unwrap());
+    assert_eq!((rules.own.len(), rules.allow_networks, rules.allow_loopback), (1, None, false));
 }
 
 #[test]

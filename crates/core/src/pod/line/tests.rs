@@ -177,3 +177,28 @@ proptest! {
         prop_assert_eq!(id.to_string().parse(), Ok(id));
     }
 }
+
+/// The first byte says how the rest is cut into chunks.
+#[test]
+fn fuzz_log_lines() {
+    let words =
+        ["2026-01-01T00:00:00.5Z ", "2026-01-01T00:00:00Z", "T", "+23:59 ", "9999-12-31T23:59:59Z ", "\r"];
+    pilothouse_fuzz::fuzz("log_lines", &words, |input| {
+        let (size, bytes) =
+            input.split_first().map_or((1, input), |(size, bytes)| (usize::from(*size).max(1), bytes));
+        let whole = read(&newest(), false, [bytes]);
+        assert_eq!(read(&newest(), false, bytes.chunks(size)), whole, "however it is cut");
+        for line in &whole {
+            assert!(!line.text.contains('\n') && line.text.len() <= 3 * LONGEST_LINE + CUT.len());
+            if let Some(id) = line.id {
+                assert_eq!(id.to_string().parse(), Ok(id));
+                assert!(id.since() <= id.at);
+            }
+        }
+        // from wherever it broke, what comes again is what came behind
+        if let Some(id) = whole.iter().rev().nth(1).and_then(|line| line.id) {
+            let rest = read(&FollowStart::After(id), false, [bytes]);
+            assert!(rest.len() <= whole.len());
+        }
+    });
+}

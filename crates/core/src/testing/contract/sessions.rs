@@ -95,6 +95,31 @@ pub(super) async fn of_many_refreshes_at_once_one_wins(ports: &StorePorts) {
     assert_eq!(recorded.iter().filter(|row| row.operation_type == "refresh").count(), 1);
 }
 
+/// An owner and thieves, generation after generation: what losers were to get is worth nothing.
+pub(super) async fn of_many_races_one_chain_lives(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let (session, cookie, first) = ports.session(&user).await;
+    let mut newest = first;
+    for generation in 2..6 {
+        let fresh: Vec<_> = (0..8).map(|_| ports.secret()).collect();
+        let races = fresh.iter().map(|fresh| ports.rotate(session.id, newest, *fresh, ports.now()));
+        let rotations = join_all(races).await;
+        let won = |rotation: &Rotation| *rotation == Rotation::Rotated(generation);
+        assert_eq!(rotations.iter().filter(|rotation| won(rotation)).count(), 1, "{rotations:?}");
+        let winner = rotations.iter().position(won).unwrap();
+        for (n, lost) in fresh.iter().enumerate().filter(|(n, _)| *n != winner) {
+            let rotation = ports.rotate(session.id, *lost, ports.secret(), ports.now()).await;
+            assert_eq!(rotation, Rotation::Unknown, "loser {n}");
+        }
+        newest = fresh[winner];
+    }
+    // whichever used one comes back late, all of it ends
+    let late = ports.now() + GRACE + Duration::from_secs(1);
+    assert_eq!(ports.rotate(session.id, first, ports.secret(), late).await, Rotation::Replayed);
+    assert_eq!(ports.rotate(session.id, newest, ports.secret(), late).await, Rotation::Unknown);
+    assert!(ports.sessions.find(cookie).await.unwrap().is_none());
+}
+
 pub(super) async fn a_replay_ends_the_session(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (session, cookie, first) = ports.session(&user).await;

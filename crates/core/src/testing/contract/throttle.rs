@@ -91,3 +91,21 @@ pub(super) async fn a_login_resets_the_account(ports: &StorePorts) {
     ports.throttle.failed(&own, ports.now()).await.unwrap();
     assert_eq!(ports.throttle.blocked(&own, ports.now()).await.unwrap(), None, "counted from one again");
 }
+
+pub(super) async fn spraying_names_flushes_no_counter(ports: &StorePorts) {
+    let key = [account("admin")];
+    for _ in 0..5 {
+        ports.throttle.failed(&key, ports.now()).await.unwrap();
+    }
+    let sprayed: Vec<_> = (0..500).map(|n| account(&format!("user-{n}"))).collect();
+    for keys in sprayed.chunks(100) {
+        ports.throttle.failed(keys, ports.now() + seconds(1)).await.unwrap();
+    }
+    let blocked = async |at| ports.throttle.blocked(&key, at).await.unwrap();
+    assert_eq!(blocked(ports.now() + seconds(1)).await, Some(seconds(29)));
+    // nor does time, before the window is over
+    let later = ports.now() + ThrottleKey::WINDOW - seconds(1);
+    ports.throttle.failed(&sprayed[..1], later).await.unwrap();
+    ports.throttle.failed(&key, later).await.unwrap();
+    assert_eq!(blocked(later).await, key[0].pause(6));
+}

@@ -1,0 +1,131 @@
+//! What went wrong in other products' rules, tried here on the in-memory ports. docs/advisories.md has the whole list.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{net::IpAddr, time::Duration};
+
+use futures_executor::block_on;
+use pilothouse_core::{
+    Cause, Error,
+    access::{Caller, Origin, Role},
+    app::{App, Settings},
+    kubeconfig::Kubeconfig,
+    session::Login,
+    testing::fake::Fake,
+    user::{NewPassword, NewUser, Username},
+};
+use serde_json::json;
+
+const PASSWORD: &str = "correct horse battery";
+
+fn house() -> (Fake, App) {
+    let fake = Fake::default();
+    let app = App::new(fake.ports(), Settings::default());
+    let first = NewPassword::new(&PASSWORD.into()).unwrap();
+    assert!(block_on(app.users.bootstrap(Some(first))).unwrap());
+    (fake, app)
+}
+
+fn login(app: &App, username: &str, password: &str, address: [u8; 4]) -> Error {
+    let origin = Origin { source_ip: Some(IpAddr::from(address)), request_id: None };
+    let login = Login { username: username.into(), password: password.into(), user_agent: None, origin };
+    block_on(app.sessions.login(login)).map(drop).expect_err("refused")
+}
+
+/// Kubernetes Dashboard: without a login it acted as its own service account; kube-rs takes a context without a user for
+/// an anonymous one.
+#[test]
+fn cve_2018_18264_nobody_is_anonymous_towards_a_cluster() {
+    let config = |user: serde_json::Value, context: serde_json::Value| {
+        json!({"current-context": "c", "contexts": [{"name": "c", "context": context}],
+            "clusters": [{"name": "k", "cluster": {"server": "https://k"}}], "users": [{"name": "u", "user": user}]})
+        .to_string()
+    };
+    let of = |user: &str| json!({"cluster": "k", "user": user});
+    assert!(Kubeconfig::connection(&config(json!({"token": "t"}), of("u")), None).is_ok());
+    for text in [
+        config(json!({"token": "t"}), json!({"cluster": "k"})),
+        config(json!({"token": "t"}), of("")),
+        config(json!({"token": "t"}), of("nobody")),
+        config(json!({}), of("u")),
+        config(json!(null), of("u")),
+        config(json!({"token": ""}), of("u")),
+        config(json!({"token": null}), of("u")),
+    ] {
+        assert_eq!(Kubeconfig::connection(&text, None).unwrap_err().cause, Cause::InvalidInput, "{text}");
+    }
+}
+
+/// Rancher: the default admin came back with every start. Ours is made while there is no user at all, and never again.
+#[test]
+fn cve_2019_11202_a_deleted_first_admin_stays_deleted() {
+    let (_fake, app) = house();
+    let root = Caller::command_line("root");
+    let password = NewPassword::new(&PASSWORD.into()).unwrap();
+    let username = Username::new("second").unwrap();
+    let user = NewUser { username, password, role: Role::SuperAdmin, display_name: None };
+    block_on(app.users.create(&root, user)).unwrap();
+    let first = block_on(app.users.find(&Username::first_admin())).unwrap();
+    block_on(app.users.delete(&root, first.id)).unwrap();
+    for password in [None, Some(NewPassword::new(&PASSWORD.into()).unwrap())] {
+        assert!(!block_on(app.users.bootstrap(password)).unwrap(), "a later start makes none");
+    }
+    assert_eq!(login(&app, "admin", PASSWORD, [10, 0, 0, 1]).cause, Cause::BadCredentials);
+}
+
+/// Argo CD, Vault: no throttle, or one that spraying names, a restart or another spelling got round.
+#[test]
+fn cve_2020_8827_guessing_is_slowed_down_whatever_is_sent_between() {
+    let (fake, app) = house();
+    for (n, spelling) in ["admin", "ADMIN", " Admin ", "ａｄｍｉｎ", "Admin"].into_iter().enumerate() {
+        // from five addresses, others' names between
+        let address = [10, 0, 0, n as u8];
+        assert_eq!(login(&app, spelling, "wrong password", address).cause, Cause::BadCredentials);
+        for other in 0..50 {
+            login(&app, &format!("user-{n}-{other}"), "wrong password", [10, 1, n as u8, other]);
+        }
+    }
+    // another process over the same database
+    let restarted = App::new(fake.ports(), Settings::default());
+    assert_eq!(login(&restarted, "admin", PASSWORD, [10, 9, 9, 9]).cause, Cause::TooManyLogins);
+    // an address that tries one name after the other
+    for n in 0..100 {
+        login(&restarted, &format!("sprayed-{n}"), "wrong password", [10, 8, 8, 8]);
+    }
+    assert_eq!(login(&restarted, "never-tried", "x", [10, 8, 8, 8]).cause, Cause::TooManyLogins);
+    assert_eq!(login(&restarted, "never-tried", "x", [10, 8, 8, 9]).cause, Cause::BadCredentials);
+}
+
+/// Argo CD, Vault, OpenBao: an unknown user was told from a wrong password. That it costs the same is counted in
+/// `people.rs`.
+#[test]
+fn cve_2020_11576_who_is_there_is_not_told() {
+    let (fake, app) = house();
+    let refusals = [("admin", "wrong password"), ("nobody", PASSWORD), ("", ""), ("no name at all", "x")]
+        .map(|(name, password)| login(&app, name, password, [10, 0, 0, 1]));
+    assert!(refusals.iter().all(|error| *error == Error::new(Cause::BadCredentials)), "{refusals:?}");
+    // throttled alike, too: an account that is not there has a counter as well
+    let pauses = ["admin", "ghost"].map(|name| {
+        let mut refusal = login(&app, name, "wrong password", [10, 0, 0, 2]);
+        while refusal.cause == Cause::BadCredentials {
+            refusal = login(&app, name, "wrong password", [10, 0, 0, 2]);
+        }
+        refusal.context.retry_after
+    });
+    assert_eq!(pauses[0], pauses[1]);
+    fake.lent.clock.advance(Duration::from_secs(1));
+}
+
+/// Kubernetes, Argo CD: a small text of aliases that is a huge one; here also one that is merely large or deep.
+#[test]
+fn cve_2019_11253_a_kubeconfig_that_blows_up_is_refused() {
+    let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
+    for level in 1..10 {
+        bomb.push_str(&format!("a{level}: &a{level} [{}]\n", vec![format!("*a{}", level - 1); 9].join(",")));
+    }
+    let deep = format!("users: {}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let large = format!("users: [{}]", "x,".repeat(200_000));
+    for text in [bomb, deep, large, "users: &a [*a]".to_owned()] {
+        let error = Kubeconfig::connection(&text, None).unwrap_err();
+        assert_eq!(error.cause, Cause::InvalidInput, "{}", &text[..40.min(text.len())]);
+    }
+}

@@ -1,0 +1,187 @@
+//! The readers of core, with inputs that nobody wrote.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::cell::Cell;
+
+use pilothouse_core::{
+    audit::{Checkpoint, Entry, OperationQuery},
+    cluster::{ApiServer, ClusterName, Credential},
+    inventory::{LISTS, ListQuery},
+    kubeconfig::Kubeconfig,
+    name::{ContainerName, Namespace, ObjectName},
+    user::Username,
+};
+use pilothouse_fuzz::fuzz;
+use secrecy::ExposeSecret;
+
+#[test]
+fn fuzz_kubeconfig() {
+    let words = [
+        "exec: {command: sh}",
+        "tokenFile: /etc/passwd",
+        "auth-provider: {name: gcp}",
+        "proxy-url: 'http://p'",
+        "as: root",
+        "&a",
+        "*a",
+        "<<: *a",
+        "---\n",
+        "!!binary ",
+        "? ",
+        "contexts:",
+        "clusters:",
+        "users:",
+        "current-context: c",
+        "server: 'https://k'",
+        "token: ",
+    ];
+    fuzz("kubeconfig", &words, |input| {
+        let text = String::from_utf8_lossy(input);
+        match Kubeconfig::connection(&text, None) {
+            Ok(connection) => {
+                // what is kept is of the form in which it is sent on
+                let server = connection.server.as_str();
+                assert_eq!(ApiServer::new(server).as_ref().map(ApiServer::as_str), Ok(server));
+                match &connection.credential {
+                    Credential::Token(token) => {
+                        let token = token.expose_secret();
+                        assert!(!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()));
+                    }
+                    Credential::Certificate { chain, key } => {
+                        assert!(
+                            chain.contains("-----BEGIN CERTIFICATE-----") && !key.expose_secret().is_empty()
+                        );
+                    }
+                }
+            }
+            Err(error) => {
+                let told = format!("{error} {error:?}");
+                assert!(!told.contains("canary"), "{told}");
+            }
+        }
+    });
+}
+
+#[test]
+fn fuzz_names() {
+    let words =
+        ["..", "/", "%2f", "://", "@", "https://", "[::1]", ":443", "ａ", "İ", "ß", "\u{301}", "\u{1F88}"];
+    fuzz("names", &words, |input| {
+        let text = String::from_utf8_lossy(input);
+        let is_segment = |name: &str| {
+            !name.is_empty()
+                && name != "."
+                && name != ".."
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:~".contains(&byte))
+        };
+        for name in [
+            Namespace::new(&*text).map(|name| name.as_str().to_owned()),
+            ContainerName::new(&*text).map(|name| name.as_str().to_owned()),
+            ObjectName::new(&*text).map(|name| name.as_str().to_owned()),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            assert_eq!(name, *text, "a name is taken as it is, or not at all");
+            assert!(is_segment(&name), "{name:?} is no segment of a path");
+        }
+        // what is normalised is normal
+        if let Ok(name) = Username::new(&text) {
+            assert_eq!(Username::new(name.as_str()).as_ref(), Ok(&name));
+            assert!(
+                name.as_str()
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+            );
+        }
+        if let Ok(name) = ClusterName::new(&text) {
+            let again = ClusterName::new(name.as_str()).expect("a name");
+            assert_eq!((again.as_str(), again.key()), (name.as_str(), name.key()));
+        }
+        if let Ok(server) = ApiServer::new(&text) {
+            let again = ApiServer::new(server.as_str()).expect("an address");
+            assert_eq!(again, server);
+            assert!(
+                !server.as_str()["https://".len()..].contains([' ', '@', '?', '#', '\\', '%']),
+                "{server}"
+            );
+        }
+    });
+}
+
+/// What is signed and hashed is one text for one entry: read back it is the same entry, written again the same text.
+#[test]
+fn fuzz_audit_entries() {
+    let words = [
+        "\"entry\":\"intent\"",
+        "\"outcome\"",
+        "\"operation\":{",
+        "\\ud800",
+        "\\u00e9",
+        "\u{e9}",
+        "{",
+        "[",
+        "1.0",
+    ];
+    let entries = Cell::new(0);
+    fuzz("audit_entries", &words, |input| {
+        if let Ok(entry) = serde_json::from_slice::<Entry>(input) {
+            entries.set(entries.get() + 1);
+            let text = entry.canonical().unwrap();
+            let again: Entry = serde_json::from_str(&text).expect(&text);
+            assert_eq!(again, entry, "{text}");
+            assert_eq!(again.canonical().unwrap(), text);
+            assert!(!text.contains('\n'), "it is one line of an export");
+        }
+        let text = String::from_utf8_lossy(input);
+        if let Some(checkpoint) = Checkpoint::parse(&text) {
+            assert_eq!(checkpoint.line().unwrap(), text, "only as we write it");
+        }
+    });
+    assert!(entries.get() > 100, "most of what was tried was no entry at all: {}", entries.get());
+}
+
+#[test]
+fn fuzz_list_queries() {
+    let words = [
+        "page=",
+        "per_page=",
+        "search=",
+        "sort=-",
+        "status=",
+        "namespace=*",
+        "type=",
+        "cluster_id=",
+        "from=",
+        "to=",
+        "before=",
+        "&",
+        "=",
+        "500",
+        "501",
+        "2026-01-01T00:00:00Z",
+    ];
+    fuzz("list_queries", &words, |input| {
+        let text = String::from_utf8_lossy(input);
+        let pairs: Vec<_> = text
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        for info in LISTS {
+            match ListQuery::parse(info.list, &pairs) {
+                Ok(query) => {
+                    assert!(query.page >= 1 && (1..=500).contains(&query.per_page), "{query:?}");
+                    let fields = (info.fields)();
+                    assert!(query.sort.is_none_or(|sort| fields[sort.field].sorts), "{query:?}");
+                    assert!(query.filters.iter().all(|(field, _)| *field < fields.len()), "{query:?}");
+                    assert!(!query.kinds.is_empty() || info.kinds.is_empty(), "{query:?}");
+                }
+                Err(error) => assert!(!error.context.fields.is_empty(), "it says which"),
+            }
+        }
+        if let Err(error) = OperationQuery::parse(&pairs) {
+            assert!(!error.context.fields.is_empty(), "it says which");
+        }
+    });
+}

@@ -1,0 +1,137 @@
+//! What went wrong with other products' keys and tokens, tried here. docs/advisories.md has the whole list.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+
+use jiff::Timestamp;
+use pilothouse_core::{
+    Cause,
+    seal::{SealedFor, Sealer},
+    session::{Claims, SessionId, TokenCodec},
+    user::UserId,
+};
+use pilothouse_crypto::{AesSealer, JwtCodec, KeyError, MasterKey, OsEntropy};
+use secrecy::ExposeSecret;
+use uuid::Uuid;
+
+fn key(folder: &Path, name: &str) -> MasterKey {
+    MasterKey::create(&folder.join(name), &OsEntropy).unwrap()
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+fn claims() -> Claims {
+    Claims {
+        user_id: UserId(1),
+        session_id: SessionId(1),
+        generation: 1,
+        issued_at: at(0),
+        expires_at: at(600),
+    }
+}
+
+/// KubePi: one signing key, in the source, for every install.
+#[test]
+fn cve_2023_22463_no_install_shares_a_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (key(folder.path(), "one"), key(folder.path(), "other"));
+    assert_ne!(fs::read(folder.path().join("one")).unwrap(), fs::read(folder.path().join("other")).unwrap());
+    assert_ne!(one.fingerprint(), other.fingerprint());
+    let [one, other] = [one, other].map(|key| JwtCodec::new(&key, Arc::new(OsEntropy)));
+    let token = one.sign(&claims()).unwrap();
+    assert!(one.verify(token.expose_secret(), at(1)).is_ok());
+    assert_eq!(other.verify(token.expose_secret(), at(1)), Err(Cause::TokenInvalid));
+    let mode = fs::metadata(folder.path().join("one")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+/// Kubero: without a key of its own it took a default one. A key that is missing, short or everybody's is none.
+#[test]
+fn cve_2026_125370_without_a_whole_key_nothing_is_signed() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(matches!(MasterKey::load(&folder.path().join("missing")), Err(KeyError::Missing(_))));
+    let path = folder.path().join("key");
+    for text in ["", "secret", "0", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64), &"0".repeat(128)] {
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(matches!(MasterKey::load(&path), Err(KeyError::Malformed(_))), "{text:?}");
+    }
+    let good = folder.path().join("good");
+    MasterKey::create(&good, &OsEntropy).unwrap();
+    for mode in [0o644, 0o640, 0o604, 0o666] {
+        fs::set_permissions(&good, fs::Permissions::from_mode(mode)).unwrap();
+        assert!(matches!(MasterKey::load(&good), Err(KeyError::Exposed { .. })), "{mode:o}");
+    }
+}
+
+/// Argo CD: tokens were believed without a signature, of any algorithm, for anybody. Each way is tried in
+/// `src/token.rs`; here the shape of what is accepted at all.
+#[test]
+fn cve_2022_29165_only_what_this_install_signed_is_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let codec = JwtCodec::new(&key(folder.path(), "key"), Arc::new(OsEntropy));
+    let token = codec.sign(&claims()).unwrap().expose_secret().to_owned();
+    let [head, body, signature]: [&str; 3] = token.split('.').collect::<Vec<_>>().try_into().unwrap();
+    // {"alg":"none"} and {"alg":"none","typ":"JWT"}
+    for none in ["eyJhbGciOiJub25lIn0", "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0"] {
+        for forged in
+            [format!("{none}.{body}."), format!("{none}.{body}"), format!("{none}.{body}.{signature}")]
+        {
+            assert_eq!(codec.verify(&forged, at(1)), Err(Cause::TokenInvalid), "{forged}");
+        }
+    }
+    for forged in [format!("{head}.{body}."), format!("{head}.{body}"), format!(".{body}.{signature}")] {
+        assert_eq!(codec.verify(&forged, at(1)), Err(Cause::TokenInvalid), "{forged}");
+    }
+}
+
+/// Argo CD: tokens that never ended.
+#[test]
+fn cve_2021_26921_every_token_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let codec = JwtCodec::new(&key(folder.path(), "key"), Arc::new(OsEntropy));
+    let token = codec.sign(&claims()).unwrap();
+    assert!(codec.verify(token.expose_secret(), at(599)).is_ok());
+    for later in [600, 601, 86_400, 400_000_000] {
+        assert_eq!(codec.verify(token.expose_secret(), at(later)), Err(Cause::TokenExpired), "{later}");
+    }
+    assert_eq!(codec.verify(token.expose_secret(), at(-60)), Err(Cause::TokenInvalid), "nor before its time");
+}
+
+/// Rancher: what was sealed for one cluster was opened for another.
+#[test]
+fn cve_2026_44945_what_is_sealed_for_one_row_is_opened_for_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let sealer = AesSealer::new(&key(folder.path(), "key"), Arc::new(OsEntropy));
+    let owner = |row: u128, field| SealedFor { row: Uuid::from_u128(row), field };
+    let mine = owner(1, "clusters.credential");
+    let sealed = sealer.seal(&mine, b"a token").unwrap();
+    assert_eq!(sealer.open(&mine, &sealed).unwrap(), b"a token");
+    for other in [
+        owner(2, "clusters.credential"),
+        owner(1, "clusters.ca"),
+        owner(1, "clusters.credentia"),
+        owner(1, ""),
+    ] {
+        assert_eq!(sealer.open(&other, &sealed).unwrap_err().cause, Cause::Internal, "{other:?}");
+    }
+    let elsewhere = AesSealer::new(&key(folder.path(), "other"), Arc::new(OsEntropy));
+    assert!(elsewhere.open(&mine, &sealed).is_err(), "nor by another install");
+}
+
+/// Portainer: encrypted without authentication, so that a changed text opened as garbage.
+#[test]
+fn cve_2024_33662_a_changed_byte_is_an_error_and_never_garbage() {
+    let folder = tempfile::tempdir().unwrap();
+    let sealer = AesSealer::new(&key(folder.path(), "key"), Arc::new(OsEntropy));
+    let owner = SealedFor { row: Uuid::from_u128(1), field: "clusters.credential" };
+    let sealed = sealer.seal(&owner, b"a token").unwrap();
+    for at in 0..sealed.len() {
+        let mut changed = sealed.clone();
+        changed[at] ^= 1 << (at % 8);
+        assert!(sealer.open(&owner, &changed).is_err(), "byte {at}");
+        assert!(sealer.open(&owner, &sealed[..at]).is_err(), "cut at {at}");
+    }
+}

@@ -1,0 +1,66 @@
+//! What is read under our keys, with inputs that nobody wrote.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use pilothouse_core::{
+    seal::{SealedFor, Sealer},
+    session::{Claims, SessionId, TokenCodec},
+    user::UserId,
+};
+use pilothouse_crypto::{AesSealer, JwtCodec, MasterKey, OsEntropy};
+use pilothouse_fuzz::fuzz;
+use secrecy::ExposeSecret;
+use uuid::Uuid;
+
+fn key() -> MasterKey {
+    let folder = tempfile::tempdir().unwrap();
+    MasterKey::create(&folder.path().join("key"), &OsEntropy).unwrap()
+}
+
+/// Of all that is like a good token only the token itself is good.
+#[test]
+fn fuzz_access_tokens() {
+    let codec = JwtCodec::new(&key(), Arc::new(OsEntropy));
+    let at = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+    let (user_id, session_id) = (UserId(1), SessionId(1));
+    let claims = Claims { user_id, session_id, generation: 1, issued_at: at(0), expires_at: at(600) };
+    let token = codec.sign(&claims).unwrap().expose_secret().to_owned();
+    let parts: Vec<&str> = token.split('.').collect();
+    let words = [&token, parts[0], parts[1], parts[2], ".", "=", "eyJhbGciOiJub25lIn0"];
+    let check = |text: &str| {
+        if codec.verify(text, at(1)).is_ok() {
+            assert_eq!(text, token);
+        }
+    };
+    assert!(codec.verify(&token, at(1)).is_ok());
+    fuzz("access_tokens", &words, |input| {
+        check(&String::from_utf8_lossy(input));
+        // as a change of the good one: a byte, by the input's first two
+        if let [place, byte, ..] = input {
+            let mut changed = token.clone().into_bytes();
+            let place = usize::from(*place) * changed.len() / 256;
+            changed[place] = *byte;
+            check(&String::from_utf8_lossy(&changed));
+        }
+    });
+}
+
+#[test]
+fn fuzz_sealed_values() {
+    let sealer = AesSealer::new(&key(), Arc::new(OsEntropy));
+    let owner = SealedFor { row: Uuid::from_u128(1), field: "clusters.credential" };
+    let sealed = sealer.seal(&owner, b"a value").unwrap();
+    fuzz("sealed_values", &[], |input| {
+        assert!(sealer.open(&owner, input).is_err());
+        // as a change of a good one: what the input is not zero in
+        let changed: Vec<_> = sealed
+            .iter()
+            .zip(input.iter().chain(std::iter::repeat(&0)))
+            .map(|(byte, change)| byte ^ change)
+            .collect();
+        let opened = sealer.open(&owner, &changed);
+        assert_eq!(opened.is_ok(), changed == sealed);
+    });
+}

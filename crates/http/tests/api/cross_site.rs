@@ -1,0 +1,185 @@
+//! Requests that a page of somebody else's makes a browser send, with whatever the browser adds by itself.
+
+use actix_web::test::TestRequest;
+use pilothouse_http::endpoints;
+use serde_json::json;
+
+use crate::{
+    house::{Credentials, House, PASSWORD},
+    table::good_inputs,
+};
+
+/// What a browser says of who sent a request.
+static FOREIGN: [&[(&str, &str)]; 7] = [
+    &[("sec-fetch-site", "cross-site")],
+    &[("sec-fetch-site", "same-site")],
+    &[("sec-fetch-site", "cross-site"), ("origin", "https://pilothouse.example.com")],
+    &[("sec-fetch-site", "nonsense")],
+    &[("origin", "https://evil.example.com")],
+    &[("origin", "https://pilothouse.example.com.evil.example.com")],
+    &[("origin", "null")],
+];
+
+/// What a page can send without asking first (Fetch, "CORS-safelisted request-header"), and what is no type at all.
+static TYPES: [Option<&str>; 9] = [
+    None,
+    Some("text/plain"),
+    Some("text/plain; charset=application/json"),
+    Some("text/plain;application/json"),
+    Some("application/x-www-form-urlencoded"),
+    Some("multipart/form-data; boundary=x"),
+    Some("application/jsonp"),
+    Some("application/json, text/plain"),
+    Some("application/json-patch+json"),
+];
+
+/// All of them on the first route, then one after the other: every answer is held against the document, which takes time.
+fn in_turn<T>(all: &'static [T], route: usize) -> &'static [T] {
+    if route == 0 { all } else { std::slice::from_ref(&all[route % all.len()]) }
+}
+
+fn posts() -> impl Iterator<Item = (usize, &'static str)> {
+    endpoints().into_iter().filter(|(method, _)| method == "POST").map(|(_, path)| path).enumerate()
+}
+
+async fn input(house: &House, path: &str) -> String {
+    let line = good_inputs("POST", path).swap_remove(0);
+    line.input(house, "super", "none").await
+}
+
+fn post(path: &str, credentials: &Credentials, body: &str) -> TestRequest {
+    let request = TestRequest::post()
+        .uri(path)
+        .peer_addr("192.0.2.7:4711".parse().unwrap())
+        .insert_header(("host", "pilothouse.example.com"))
+        .set_payload(body.to_owned());
+    credentials.headers().into_iter().fold(request, |request, header| request.insert_header(header))
+}
+
+#[actix_web::test]
+async fn no_post_is_taken_from_a_foreign_page() {
+    let house = House::new().await;
+    let who = house.login("super").await;
+    let before = house.fake.store.entries().len();
+    for (n, path) in posts() {
+        let body = input(&house, path).await;
+        for headers in in_turn(&FOREIGN, n) {
+            let request =
+                post(path, &who.credentials, &body).insert_header(("content-type", "application/json"));
+            let request = headers.iter().fold(request, |request, header| request.insert_header(*header));
+            let reply = house.send(request).await;
+            assert_eq!(
+                reply.refusal(),
+                (401, "AUTHENTICATION_ERROR".into(), "foreign_page".into()),
+                "{path} {headers:?}"
+            );
+            assert!(reply.header("set-cookie").is_none(), "{path} {headers:?}");
+            assert!(reply.header("access-control-allow-origin").is_none(), "{path} {headers:?}");
+        }
+    }
+    assert_eq!(house.fake.store.entries().len(), before, "nothing was done and nothing recorded");
+    assert!(house.fake.clusters.calls().is_empty());
+}
+
+#[actix_web::test]
+async fn no_read_is_answered_to_a_foreign_page() {
+    let house = House::new().await;
+    let who = house.login("super").await;
+    let reads = endpoints().into_iter().filter(|(method, path)| method == "GET" && path.contains("/api/"));
+    let reads = reads.filter(|(_, path)| *path != "/api/openapi.json");
+    for (n, (_, path)) in reads.enumerate() {
+        for headers in in_turn(&FOREIGN, n) {
+            let request = TestRequest::get().uri(path).insert_header(("host", "pilothouse.example.com"));
+            let request =
+                who.credentials.headers().into_iter().fold(request, |r, header| r.insert_header(header));
+            let reply = house.send(headers.iter().fold(request, |r, header| r.insert_header(*header))).await;
+            assert_eq!(reply.refusal().2, "foreign_page", "{path} {headers:?}");
+        }
+    }
+    assert!(house.fake.clusters.calls().is_empty());
+}
+
+/// A form needs no leave of ours to be sent; its types are not ours.
+#[actix_web::test]
+async fn no_post_is_taken_of_a_type_that_a_form_can_send() {
+    let house = House::new().await;
+    let who = house.login("super").await;
+    let before = house.fake.store.entries().len();
+    for (n, path) in posts() {
+        let body = input(&house, path).await;
+        let body = if body.is_empty() { "{}".to_owned() } else { body };
+        for kind in in_turn(&TYPES, n) {
+            let request = post(path, &who.credentials, &body);
+            let request = kind.iter().fold(request, |r, kind| r.insert_header(("content-type", *kind)));
+            let reply = house.send(request).await;
+            let expected = (415, "UNSUPPORTED_MEDIA_TYPE".into(), "unsupported_media_type".into());
+            assert_eq!(reply.refusal(), expected, "{path} {kind:?}");
+        }
+    }
+    assert_eq!(house.fake.store.entries().len(), before);
+    assert!(house.fake.clusters.calls().is_empty());
+}
+
+/// Nobody may ask first either: there is no CORS.
+#[actix_web::test]
+async fn no_preflight_succeeds() {
+    let house = House::new().await;
+    for (_, path) in endpoints() {
+        let preflight = TestRequest::default()
+            .method(actix_web::http::Method::OPTIONS)
+            .uri(path)
+            .insert_header(("origin", "https://evil.example.com"))
+            .insert_header(("access-control-request-method", "POST"))
+            .insert_header(("access-control-request-headers", "authorization,content-type"));
+        let reply = house.send(preflight).await;
+        assert_eq!(reply.status.as_u16(), 405, "{path}");
+        assert!(reply.headers.keys().all(|name| !name.as_str().starts_with("access-control")), "{path}");
+    }
+}
+
+/// A page of ours, a script, a program: all of them get in.
+#[actix_web::test]
+async fn what_is_not_foreign_gets_in() {
+    let house = House::new().await;
+    let body = json!({"username": "viewer", "password": PASSWORD}).to_string();
+    let own: [&[(&str, &str)]; 4] = [
+        &[],
+        &[("sec-fetch-site", "same-origin"), ("origin", "https://pilothouse.example.com")],
+        &[("sec-fetch-site", "none")],
+        &[("origin", "https://pilothouse.example.com")],
+    ];
+    for headers in own {
+        let request = post("/api/auth/login", &Credentials::default(), &body)
+            .insert_header(("content-type", "application/json"));
+        let reply = house.send(headers.iter().fold(request, |r, header| r.insert_header(*header))).await;
+        assert_eq!(reply.status.as_u16(), 200, "{headers:?}: {}", reply.text);
+    }
+}
+
+/// Where a request comes from is what the socket says; nobody else is blamed, and nobody else's counter is used.
+#[actix_web::test]
+async fn no_header_says_where_a_request_comes_from() {
+    let house = House::new().await;
+    let wrong = json!({"username": "nobody", "password": "wrong wrong wrong"}).to_string();
+    for n in 0..3 {
+        let request = [
+            ("x-forwarded-for", format!("203.0.113.{n}")),
+            ("forwarded", format!("for=203.0.113.{n}")),
+            ("x-real-ip", format!("203.0.113.{n}")),
+            ("x-client-ip", format!("203.0.113.{n}")),
+            ("true-client-ip", format!("203.0.113.{n}")),
+            ("cf-connecting-ip", format!("203.0.113.{n}")),
+            ("x-forwarded-host", "evil.example.com".to_owned()),
+        ]
+        .into_iter()
+        .fold(post("/api/auth/login", &Credentials::default(), &wrong), |request, header| {
+            request.insert_header(header)
+        });
+        let reply = house.send(request.insert_header(("content-type", "application/json"))).await;
+        assert_eq!(reply.refusal().2, "bad_credentials");
+    }
+    let rows = house.fake.store.all_operations();
+    let logins: Vec<_> = rows.iter().filter(|row| row.operation_type == "login").collect();
+    assert_eq!(logins.len(), 3);
+    assert!(logins.iter().all(|row| row.source_ip.as_deref() == Some("192.0.2.7")), "{logins:?}");
+}

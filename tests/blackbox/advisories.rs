@@ -1,0 +1,223 @@
+//! What went wrong in other products, tried on the built binary; and docs/advisories.md, whose every line is a test that
+//! there is or a reason.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde_json::json;
+
+use crate::support::{ANSWERS, Canaries, Echo, PASSWORD, Server};
+
+const LIST: &str = include_str!("../../docs/advisories.md");
+
+/// The list as it was handed to us: how many, and every identifier in it.
+const KNOWN: [&str; 79] = [
+    "CVE-2023-22463",
+    "CVE-2026-125370",
+    "CVE-2023-22478",
+    "CVE-2025-62714",
+    "ks-devops#596",
+    "CVE-2023-22479",
+    "CVE-2023-37916",
+    "CVE-2023-37917",
+    "CVE-2024-46528",
+    "CVE-2018-18264",
+    "CVE-2025-14269",
+    "CVE-2021-36782",
+    "CVE-2023-22649",
+    "CVE-2024-58269",
+    "CVE-2024-8365",
+    "CVE-2025-62705",
+    "CVE-2025-62513",
+    "CVE-2021-31999",
+    "CVE-2021-36776",
+    "CVE-2021-25320",
+    "CVE-2025-54468",
+    "CVE-2026-88811",
+    "CVE-2026-44945",
+    "CVE-2019-13209",
+    "CVE-2026-88804",
+    "CVE-2019-11202",
+    "CVE-2023-32199",
+    "CVE-2023-22650",
+    "CVE-2019-6287",
+    "CVE-2025-23391",
+    "CVE-2024-58260",
+    "CVE-2025-23388",
+    "CVE-2024-58259",
+    "CVE-2025-6203",
+    "CVE-2023-32198",
+    "CVE-2025-67601",
+    "CVE-2024-52280",
+    "CVE-2024-22424",
+    "CVE-2022-29165",
+    "CVE-2023-22482",
+    "CVE-2021-26921",
+    "CVE-2023-40025",
+    "CVE-2024-41666",
+    "CVE-2020-8827",
+    "CVE-2024-21652",
+    "CVE-2024-21662",
+    "CVE-2025-6004",
+    "CVE-2020-11576",
+    "CVE-2025-6011",
+    "CVE-2025-54999",
+    "CVE-2022-41354",
+    "CVE-2024-36106",
+    "CVE-2023-40029",
+    "CVE-2025-23216",
+    "CVE-2026-42880",
+    "CVE-2026-45737",
+    "CVE-2025-55190",
+    "CVE-2024-21661",
+    "CVE-2025-55191",
+    "CVE-2025-59531",
+    "CVE-2025-59537",
+    "CVE-2025-59538",
+    "CVE-2022-31016",
+    "CVE-2019-11253",
+    "CVE-2026-44882",
+    "CVE-2026-44883",
+    "CVE-2024-33662",
+    "CVE-2018-12678",
+    "CVE-2026-44885",
+    "CVE-2024-6538",
+    "CVE-2026-32828",
+    "CVE-2026-44936",
+    "CVE-2022-39383",
+    "CVE-2019-11250",
+    "CVE-2020-8565",
+    "CVE-2020-8559",
+    "CVE-2018-1002105",
+    "CVE-2022-3162",
+    "CVE-2022-45933",
+];
+/// A line of the table: its number, advisories, cause, and what we have against it.
+struct Line<'a> {
+    number: usize,
+    advisories: Vec<&'a str>,
+    tests: Vec<(&'a str, &'a str)>,
+    reason: &'a str,
+}
+
+fn lines() -> Vec<Line<'static>> {
+    let rows = LIST.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let rows = rows.map(|row| row.split(" | ").collect::<Vec<_>>());
+    let lines = rows.filter_map(|cells| {
+        let number = cells[0].parse().ok()?;
+        assert_eq!(cells.len(), 4, "{cells:?}");
+        let advisories =
+            cells[1].split([' ', ',']).filter(|word| word.contains("CVE-") || word.contains('#')).collect();
+        let tests =
+            cells[3].split('`').skip(1).step_by(2).map(|test| test.split_once(": ").expect(test)).collect();
+        Some(Line { number, advisories, tests, reason: cells[3] })
+    });
+    lines.collect()
+}
+
+#[test]
+fn every_advisory_of_the_list_has_a_test_that_there_is_or_a_reason() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let lines = lines();
+    let numbers: Vec<_> = lines.iter().map(|line| line.number).collect();
+    assert_eq!(numbers, (1..=43).collect::<Vec<_>>());
+    let listed: BTreeSet<_> = lines.iter().flat_map(|line| line.advisories.iter().copied()).collect();
+    let known: BTreeSet<_> = KNOWN.into_iter().collect();
+    assert_eq!(listed, known);
+    let mut named = BTreeSet::new();
+    for line in &lines {
+        for (file, test) in &line.tests {
+            let text = fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+            assert!(text.contains(&format!("fn {test}(")), "{}: there is no {test} in {file}", line.number);
+            named.insert(*test);
+        }
+        assert!(!line.tests.is_empty() || line.reason.starts_with("Not here: "), "{}", line.number);
+    }
+    // and the other way round: no test of that name that the list does not know
+    let folders = [
+        "crates/core/tests",
+        "crates/crypto/tests",
+        "crates/http/tests/api",
+        "crates/kube/tests/hostile",
+        "tests/blackbox",
+    ];
+    for file in folders.map(|folder| root.join(folder).join("advisories.rs")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let functions = text.lines().map(|line| line.trim_start_matches("async "));
+        let tests = functions.filter_map(|line| line.strip_prefix("fn cve_")?.split('(').next());
+        for test in tests {
+            assert!(named.contains(format!("cve_{test}").as_str()), "the list has no cve_{test}");
+        }
+    }
+}
+
+/// Rancher: headers of the caller (`Impersonate-User`, or whatever `Connection` named) went on to the cluster.
+#[tokio::test]
+async fn cve_2021_36776_a_callers_headers_do_not_reach_the_cluster() {
+    let echo = Echo::start();
+    echo.answers_with(ANSWERS[0]);
+    let server = Server::fresh().await;
+    let admin = server.admin().await;
+    let hostile = json!({"name": "hostile", "auth_type": "token", "api_server": echo.address, "token": "canary-token",
+        "ca_certificate": echo.ca, "skip_test": true});
+    let id = &admin.post("/api/k8s/clusters", hostile).await.data()["cluster"]["id"];
+    let session = admin.session.clone().unwrap();
+    for (name, value) in [
+        ("impersonate-user", "canary-somebody"),
+        ("impersonate-group", "canary-somebody"),
+        ("connection", "authorization, canary-somebody"),
+        ("x-remote-user", "canary-somebody"),
+        ("x-forwarded-for", "canary-somebody"),
+        ("accept", "canary/somebody"),
+        ("user-agent", "canary-somebody"),
+    ] {
+        let request = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("{}/api/k8s/clusters/status?id={id}", server.address);
+        let request = request.get(url).bearer_auth(&session.access_token).header(name, value);
+        request.header("cookie", format!("session_id={}", session.session_id)).send().await.unwrap();
+    }
+    assert!(echo.heard() >= 7);
+    let heads = echo.sent_to("/");
+    assert!(!heads.contains("canary-somebody") && !heads.contains("canary/somebody"), "{heads}");
+    assert_eq!(
+        heads.matches("authorization: Bearer canary-token").count(),
+        echo.heard(),
+        "and it is us who ask"
+    );
+}
+
+/// Kuboard and others: an admin with a known password, or made anew by every start.
+#[tokio::test]
+async fn cve_2019_11202_the_first_admin_once_deleted_does_not_come_back() {
+    let server = Server::fresh().await;
+    let admin = server.admin().await;
+    let user = json!({"username": "second", "password": PASSWORD, "role": "super_admin"});
+    admin.post("/api/auth/users", user).await.data();
+    let second = server.client().sign_in("second", PASSWORD).await;
+    let users = second.rows("/api/auth/users", "users").await;
+    let first = users.iter().find(|user| user["username"] == "admin").unwrap()["id"].clone();
+    second.post("/api/auth/users/delete", json!({"id": first})).await.data();
+    // with the setting that made it, and without
+    let server = server.stop().await.start().await;
+    server.client().try_sign_in("admin", PASSWORD).await.refused("AUTHENTICATION_ERROR");
+    let server = server.stop().await.unset("ADMIN_PASSWORD").start().await;
+    assert!(!server.install.file("initial-admin-password").exists());
+    let second = server.client().sign_in("second", PASSWORD).await;
+    assert_eq!(second.rows("/api/auth/users", "users").await.len(), 1);
+}
+
+/// KubePi: the key was in the binary; here nothing of an install is.
+#[tokio::test]
+async fn cve_2023_22463_no_key_is_in_the_binary() {
+    let server = Server::fresh().await;
+    let key = fs::read_to_string(server.install.file("master.key")).unwrap().trim().to_owned();
+    let foreign = Server::fresh().await;
+    let (session, other) = (server.admin().await.session.unwrap(), foreign.admin().await.session.unwrap());
+    let binary = fs::read(env!("CARGO_BIN_EXE_pilothouse")).unwrap();
+    let canaries = Canaries::new(&[("the master key", key.into_bytes())]);
+    assert_eq!(canaries.plainly(&binary), Vec::<String>::new());
+    let mut client = server.client();
+    client.session = Some(session);
+    client.get("/api/auth/me").await.data();
+    client.session.as_mut().unwrap().access_token = other.access_token;
+    client.get("/api/auth/me").await.refused("AUTHENTICATION_ERROR");
+}
