@@ -170,7 +170,7 @@ impl Install {
 
     /// Starts the server with flags.
     pub(crate) async fn start_with(mut self, flags: &[&str]) -> Server {
-        let (mut process, stdout) = self.spawn(flags);
+        let (mut process, stdout) = self.launch(flags);
         let address = eventually("the line that says where it listens", async || {
             if let Some(status) = process.ended() {
                 panic!("it ended with {status}:\n{}", self.log());
@@ -185,14 +185,14 @@ impl Install {
 
     /// Starts the server, and kills it so much later, whether it listens by then or not.
     pub(crate) async fn killed_at_start(mut self, after: Duration) -> Self {
-        let (process, _) = self.spawn(&[]);
+        let (process, _) = self.launch(&[]);
         tokio::time::sleep(after).await;
         drop(process);
         self
     }
 
     /// Starts the server; and the file that its standard output goes to.
-    fn spawn(&mut self, flags: &[&str]) -> (Process, PathBuf) {
+    fn launch(&mut self, flags: &[&str]) -> (Process, PathBuf) {
         self.starts += 1;
         let log = |stream| self.folder.path().join(format!("{}-{stream}.log", self.starts));
         let file = |stream| fs::File::create(log(stream)).expect("a log in the folder");

@@ -308,7 +308,8 @@ fn verdict(kinds: &[Kind], standing: &[Standing], before: Option<&[u64]>) -> Opt
     if unread.peek().is_none() {
         return Some(Ok(Ready::Kept));
     }
-    let (_, failed) = unread.find(|(source, of)| before.is_some_and(|before| of.failures > before[*source]))?;
+    let (_, failed) =
+        unread.find(|(source, of)| before.is_some_and(|before| of.failures > before[*source]))?;
     Some(Err(failed.failure.clone().unwrap_or_else(|| Error::new(Cause::Unreachable))))
 }
 
