@@ -25,6 +25,7 @@ mod operations;
 mod rbac;
 mod readme;
 mod replicas;
+mod retention;
 mod room;
 mod secrecy;
 mod start;

@@ -75,6 +75,7 @@ pub enum Verb {
     Rekey,
     Backup,
     Restore,
+    Prune,
 }
 
 impl Verb {
@@ -102,6 +103,7 @@ impl Verb {
             Self::Rekey => "rekey",
             Self::Backup => "backup",
             Self::Restore => "restore",
+            Self::Prune => "prune",
         }
     }
 
@@ -153,6 +155,7 @@ impl Resource {
 pub const fn required_role(verb: Verb, resource: Resource) -> Role {
     match resource {
         Resource::User | Resource::MasterKey | Resource::Database => Role::SuperAdmin,
+        Resource::Operation if matches!(verb, Verb::Prune) => Role::SuperAdmin,
         Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => Role::OpsAdmin,
         Resource::OwnAccount | Resource::Session | Resource::Operation => Role::Viewer,
         Resource::NewCluster => Role::OpsAdmin,

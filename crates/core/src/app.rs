@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::{
-    audit::{Audit, AuditPorts, AuditTrail, CheckpointSigner, TrailReader, Witness},
+    audit::{Audit, AuditPorts, AuditTrail, CheckpointSigner, Retention, TrailReader, Witness},
     clock::{Clock, Entropy, Tasks},
     cluster::{ClusterPorts, ClusterProbe, ClusterRegistry, Clusters, Connections},
     config::{ConfigApi, Configs},
@@ -35,6 +35,7 @@ pub struct Ports {
     pub trail: Arc<dyn TrailReader>,
     pub signer: Arc<dyn CheckpointSigner>,
     pub witness: Arc<dyn Witness>,
+    pub retention: Arc<dyn Retention>,
     pub users: Arc<dyn UserRegistry>,
     pub sessions: Arc<dyn SessionStore>,
     pub throttle: Arc<dyn LoginThrottle>,
@@ -113,6 +114,7 @@ impl App {
                     reader: ports.trail,
                     signer: ports.signer,
                     witness: ports.witness,
+                    retention: ports.retention,
                 },
                 clock.clone(),
             ),

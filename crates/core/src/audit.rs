@@ -25,6 +25,7 @@ mod checkpoint;
 mod export;
 mod handover;
 mod k8s;
+mod retention;
 mod row;
 mod usecase;
 mod verify;
@@ -40,6 +41,9 @@ pub use checkpoint::{
 };
 pub use export::{Export, ExportFormat, ExportQuery, verify_export};
 pub use handover::{Handover, TrailKeys};
+#[cfg(any(test, feature = "testing"))]
+pub use retention::MockRetention;
+pub use retention::{Archive, Beginning, Kept, Retention};
 pub use row::{OperationPage, OperationQuery, OperationRow};
 pub use usecase::Audit;
 pub(crate) use usecase::AuditPorts;

@@ -239,7 +239,7 @@ impl Gate {
     /// `AuditUnavailable`.
     pub(crate) fn room_for(&self, verb: Verb) -> Result<()> {
         match verb {
-            Verb::Refresh | Verb::Logout | Verb::Revoke | Verb::Export => Ok(()),
+            Verb::Refresh | Verb::Logout | Verb::Revoke | Verb::Export | Verb::Prune => Ok(()),
             _ => self.trail.room(),
         }
     }

@@ -8,8 +8,8 @@ use pilothouse_core::{
     Result,
     access::{Access, Caller, Resource, Verb},
     audit::{
-        Checkpoint, Entry, Fault, Handover, Head, OperationId, OperationRow, Outcome, PublicKey, Signatures,
-        StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Verdict, verify,
+        Beginning, Checkpoint, Entry, Fault, Handover, Head, OperationId, OperationRow, Outcome, PublicKey,
+        Signatures, StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Verdict, verify,
     },
     hex::Hex,
     testing::{
@@ -33,6 +33,7 @@ struct Trail {
     checkpoints: Vec<StoredCheckpoint>,
     witness: Vec<String>,
     rekeys: Vec<StoredEntry>,
+    beginning: Option<String>,
 }
 
 impl Trail {
@@ -44,13 +45,15 @@ impl Trail {
             checkpoints: Vec::new(),
             witness: Vec::new(),
             rekeys: Vec::new(),
+            beginning: None,
         }
     }
 
     fn append(&mut self, access: Access) -> StoredEntry {
         let operation = permit(&Caller::command_line("ann"), access).operation().unwrap().clone();
         let outcome = Outcome::success(operation.created_at);
-        let row = OperationRow::begun(i64::try_from(self.rows.len()).unwrap() + 1, &operation);
+        let id = self.rows.last().map_or(1, |row| row.id + 1);
+        let row = OperationRow::begun(id, &operation);
         self.rows.push(row.ended(&outcome).stored());
         let (stored, head) = StoredEntry::after(self.head, &Entry::Complete { operation, outcome }).unwrap();
         self.head = head;
@@ -92,6 +95,25 @@ impl Trail {
         trail
     }
 
+    /// As retention leaves it that removes all up to the checkpoint of this place, under this key.
+    fn pruned(&self, place: usize, by: u8) -> Self {
+        let mut trail = self.clone();
+        let through = Checkpoint::parse(&trail.checkpoints[place].line).unwrap();
+        let (at, count) = (through.sequence, usize::try_from(through.sequence).unwrap());
+        trail.entries.drain(..count);
+        trail.rows.drain(..count);
+        trail.checkpoints.drain(..place);
+        trail.rekeys.retain(|stored| stored.sequence > at);
+        let time = Timestamp::from_second(1_800_000_000).unwrap();
+        trail.beginning = Some(Beginning::after(&through, &FakeSigner::of(key(by)), time).line().unwrap());
+        trail
+    }
+
+    /// Tells of a removal up to this entry.
+    fn tell(&mut self, through: i64) {
+        self.append(Beginning::access(1, through));
+    }
+
     fn verdict(&self, trusted: u8) -> Verdict {
         let verifier = FakeSigner::of(key(trusted));
         let signatures = Signatures { key: key(trusted), verifier: &verifier, every: 100 };
@@ -109,6 +131,10 @@ fn after<T: Clone>(all: &[T], number: impl Fn(&T) -> i64, after: i64, limit: u32
 
 #[async_trait]
 impl TrailReader for Trail {
+    async fn beginning(&self) -> Result<Option<String>> {
+        Ok(self.beginning.clone())
+    }
+
     async fn head(&self) -> Result<(String, Head)> {
         Ok((TRAIL.to_owned(), self.head))
     }
@@ -216,4 +242,28 @@ fn a_change_that_is_hidden_or_made_up_is_found() {
     twice.sign(4);
     assert!(twice.fault(3).is_some(), "to a key that is not the one trusted");
     assert!(twice.verdict(4).valid);
+}
+
+/// Retention under one key, verified by whoever trusts the last one; entries that named keys may be among what went.
+#[test]
+fn a_removal_is_believed_of_the_keys_that_signed_since() {
+    let trail = Trail::made();
+    for place in 0..trail.checkpoints.len() {
+        let at = trail.checkpoints[place].sequence;
+        let signed_by = trail.rekeys.iter().filter(|rekey| rekey.sequence <= at).count() as u8 + 1;
+        for by in 1..=4 {
+            let mut pruned = trail.pruned(place, by);
+            pruned.tell(at);
+            pruned.sign(3);
+            let verdict = pruned.verdict(3);
+            let expected = (by < signed_by || by > 3).then_some(Fault::BeginningForged);
+            assert_eq!(verdict.first_bad.map(|bad| bad.fault), expected, "checkpoint {place} by {by}");
+        }
+        // whoever has an old key can sign the word, and has no operation that says so
+        let mut forged = trail.pruned(place, signed_by);
+        assert_eq!(forged.fault(3), Some(Fault::BeginningForged), "checkpoint {place}");
+        forged.tell(at + 1);
+        forged.sign(3);
+        assert_eq!(forged.fault(3), Some(Fault::BeginningForged), "checkpoint {place}");
+    }
 }

@@ -50,6 +50,15 @@ pub(crate) enum AuditCommand {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Remove what was signed before a time, once it is kept in a folder or with the webhook; what is left can be verified
+    Prune {
+        /// Up to the last checkpoint before this time
+        #[arg(long, value_name = "TIME")]
+        before: Timestamp,
+        /// Keep it in this folder [default: the setting audit_archive_dir]
+        #[arg(long, value_name = "DIR")]
+        archive: Option<PathBuf>,
+    },
     /// Print the key that this install signs with, to be kept where its exports are verified
     PublicKey,
 }
@@ -86,6 +95,18 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
                 }
             }
         }
+        AuditCommand::Prune { before, archive } => {
+            settings.audit_archive_dir = archive.or(settings.audit_archive_dir);
+            if settings.audit_archive_dir.is_none() && settings.webhook().is_none() {
+                let sentence = "what is removed must be kept elsewhere first: name a folder with --archive or \
+                    audit_archive_dir, or set a webhook";
+                return Err(Fatal::Setting(sentence.into()));
+            }
+            let retention = compose::for_commands(&settings).await?.retention(&settings)?;
+            let removed = retention.prune(&Caller::command_line(&operator()), before).await?;
+            println!("removed {removed} entries");
+            Ok(())
+        }
         AuditCommand::PublicKey => {
             println!("{}", own_key(&settings)?);
             Ok(())
@@ -97,7 +118,11 @@ fn own_key(settings: &Settings) -> Result<PublicKey, Fatal> {
     Ok(Ed25519Signer::new(&MasterKey::load(&settings.key_file())?).public_key())
 }
 
-fn of_export(path: &Path, key: PublicKey) -> Result<Verdict, Fatal> {
+/// What a verification of this file finds.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn of_export(path: &Path, key: PublicKey) -> Result<Verdict, Fatal> {
     let file = File::open(path).map_err(|error| unusable(path, &error))?;
     let unreadable = |error: io::Error| Error::internal(error.to_string());
     let lines = Lines(BufReader::new(file)).map(|line| line.map_err(unreadable));
@@ -115,7 +140,10 @@ async fn write(mut export: Export, output: impl Write, path: &Path) -> Result<()
 
 /// Prints what was found; not whole is exit code 1.
 fn verdict(verdict: &Verdict) -> Result<(), Fatal> {
-    let Verdict { entries, head, checkpoints, witnessed, first_bad, .. } = verdict;
+    let Verdict { removed, entries, head, checkpoints, witnessed, first_bad, .. } = verdict;
+    if *removed > 0 {
+        println!("removed      {removed}, by retention");
+    }
     println!("entries      {entries}");
     println!("last         {}", head.sequence);
     println!("hash         {}", head.hash);

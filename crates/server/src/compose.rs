@@ -25,6 +25,7 @@ use crate::{
     lent::{SystemClock, TrackedTasks},
     metrics::{Metrics, Scrape},
     prober::Prober,
+    retention::Retention,
     settings::Settings,
     webhook::Webhook,
 };
@@ -137,6 +138,7 @@ async fn compose(
         audit: kept.clone(),
         trail: kept.clone(),
         signer: keyring.clone(),
+        retention: kept.clone(),
         witness: Arc::new(CheckpointFile::new(settings.audit_checkpoint_file())),
         users: kept.clone(),
         sessions: kept.clone(),
@@ -193,6 +195,24 @@ impl Composed {
         let failures = self.metrics.webhook_failures.clone();
         Webhook::new(webhook, self.store.clone(), self.clock.clone(), self.entropy.clone(), failures)
             .map(Some)
+    }
+
+    /// Who removes what is old of the audit trail.
+    ///
+    /// # Errors
+    /// `Fatal::Setting` when the folder that it is kept in cannot be made.
+    pub(crate) fn retention(&self, settings: &Settings) -> Result<Retention, Fatal> {
+        let folder = settings.audit_archive_dir.clone();
+        if let Some(folder) = &folder {
+            private_folder(folder).map_err(|error| {
+                Fatal::Setting(format!(
+                    "cannot use the folder {} of audit_archive_dir: {error}",
+                    folder.display()
+                ))
+            })?;
+        }
+        let webhook = settings.webhook().is_some();
+        Ok(Retention { audit: self.app.audit.clone(), store: self.store.clone(), folder, webhook })
     }
 
     /// Says that this process lives, and closes what others that no longer do left pending, until `end`: that is when

@@ -13,6 +13,7 @@ mod lent;
 mod metrics;
 mod prober;
 mod rekey;
+mod retention;
 mod serve;
 mod settings;
 mod telemetry;

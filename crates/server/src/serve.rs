@@ -57,6 +57,10 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     if let Some(webhook) = composed.webhook(&settings)? {
         tasks.spawn(webhook.run(stop.clone()));
     }
+    if let Some(age) = settings.audit_retention() {
+        let retention = composed.retention(&settings)?;
+        tasks.spawn(retention.run(age, composed.clock.clone(), stop.clone()));
+    }
     let failed = |address| move |source| Fatal::Listen { address, source };
     let mut handles = Vec::new();
     if let Some((listener, address)) = metrics {

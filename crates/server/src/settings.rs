@@ -46,6 +46,10 @@ pub(crate) struct Settings {
     pub(crate) key_file: Option<PathBuf>,
     /// Where checkpoints of the audit trail are kept besides the database; `<data_dir>/audit-checkpoints.jsonl` without one.
     pub(crate) audit_checkpoint_file: Option<PathBuf>,
+    /// Where old entries of the audit trail are kept before they are removed.
+    pub(crate) audit_archive_dir: Option<PathBuf>,
+    /// How old entries of the audit trail are when they are removed; they never are without one.
+    audit_retention: Option<SignedDuration>,
     /// Who is told of every entry of the audit trail; nobody without one.
     audit_webhook_url: Option<SecretString>,
     /// By what its receiver knows that it was us.
@@ -104,6 +108,10 @@ const DURATIONS: std::ops::RangeInclusive<SignedDuration> =
 
 /// The largest number that makes sense.
 const MOST: usize = 1_000_000;
+/// The same of an age.
+const AGES: std::ops::RangeInclusive<SignedDuration> =
+    SignedDuration::from_secs(1)..=SignedDuration::from_hours(100 * 365 * 24);
+
 /// What nobody guesses, if it was drawn at random.
 const SHORTEST_SECRET: usize = 16;
 
@@ -177,7 +185,17 @@ impl Configuration {
         if settings.tls_certificate.is_some() != settings.tls_key.is_some() {
             return Err(Fatal::Setting("tls_certificate and tls_key must both be set, or neither".into()));
         }
+        if settings.audit_retention.is_some_and(|age| !AGES.contains(&age)) {
+            return Err(refused(&self.layers, "audit_retention"));
+        }
         self.check_webhook()?;
+        if settings.audit_retention.is_some()
+            && settings.audit_archive_dir.is_none()
+            && settings.audit_webhook_url.is_none()
+        {
+            let sentence = "audit_retention needs a place where what is removed is kept: set audit_archive_dir, or a webhook";
+            return Err(Fatal::Setting(sentence.into()));
+        }
         if settings.listen.port() != 0 && settings.metrics_listen == Some(settings.listen) {
             return Err(Fatal::Setting("listen and metrics_listen must be different addresses".into()));
         }
@@ -248,6 +266,11 @@ impl Settings {
             idle: self.session_idle.unsigned_abs(),
             absolute: self.session_lifetime.unsigned_abs(),
         }
+    }
+
+    /// How old entries of the audit trail are when they are removed.
+    pub(crate) fn audit_retention(&self) -> Option<Duration> {
+        self.audit_retention.map(SignedDuration::unsigned_abs)
     }
 
     /// Who is told of the audit trail.

@@ -32,6 +32,7 @@ use crate::{
 
 mod list;
 mod reader;
+mod retention;
 mod writer;
 
 pub(crate) use writer::Writer;

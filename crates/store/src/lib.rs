@@ -1,7 +1,7 @@
 //! The ports towards the database, over diesel-async: SQLite and PostgreSQL from one text.
 //!
 //! [`Store::open`] makes the tables, knows the master key again, and gives a handle that implements every port of
-//! what we keep ourselves: [`AuditTrail`], [`TrailReader`], [`UserRegistry`], [`SessionStore`], [`LoginThrottle`],
+//! what we keep ourselves: [`AuditTrail`], [`TrailReader`], [`Retention`], [`UserRegistry`], [`SessionStore`], [`LoginThrottle`],
 //! [`IdempotencyStore`], [`ClusterRegistry`] and [`Connections`]. A query is written once and compiled for both databases
 //! (see `db`).
 //!
@@ -10,6 +10,7 @@
 //!
 //! [`AuditTrail`]: pilothouse_core::audit::AuditTrail
 //! [`TrailReader`]: pilothouse_core::audit::TrailReader
+//! [`Retention`]: pilothouse_core::audit::Retention
 //! [`UserRegistry`]: pilothouse_core::user::UserRegistry
 //! [`SessionStore`]: pilothouse_core::session::SessionStore
 //! [`LoginThrottle`]: pilothouse_core::session::LoginThrottle

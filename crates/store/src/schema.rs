@@ -97,6 +97,16 @@ diesel::table! {
 diesel::table! {
     use diesel::sql_types::{BigInt, Text};
 
+    audit_beginning (id) {
+        id -> BigInt,
+        seq -> BigInt,
+        line -> Text,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Text};
+
     audit_checkpoints (seq) {
         seq -> BigInt,
         line -> Text,
@@ -276,4 +286,5 @@ diesel::joinable!(bindings -> users (user_id));
 diesel::joinable!(sessions -> users (user_id));
 diesel::allow_tables_to_appear_in_same_query!(users, bindings, sessions);
 diesel::allow_tables_to_appear_in_same_query!(operations, leases);
+diesel::allow_tables_to_appear_in_same_query!(operations, audit_log);
 diesel::allow_tables_to_appear_in_same_query!(audit_receivers, leases);

@@ -8,7 +8,14 @@ CREATE TABLE install (
     created_at TIMESTAMPTZ NOT NULL
 );
 
--- The chain: only ever added to.
+-- Where a trail begins whose oldest entries retention has removed; signed.
+CREATE TABLE audit_beginning (
+    id BIGINT PRIMARY KEY CHECK (id = 1),
+    seq BIGINT NOT NULL,
+    line TEXT NOT NULL
+);
+
+-- The chain: only ever added to; what lies before its beginning goes.
 CREATE TABLE audit_log (
     seq BIGINT PRIMARY KEY,
     operation_id TEXT NOT NULL,
@@ -23,8 +30,19 @@ CREATE INDEX audit_log_operation ON audit_log (operation_id);
 CREATE FUNCTION audit_log_is_only_added_to() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN RAISE EXCEPTION 'audit_log is only ever added to'; END $$;
 
-CREATE TRIGGER audit_log_is_never_changed BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
+CREATE TRIGGER audit_log_is_never_changed BEFORE UPDATE OR TRUNCATE ON audit_log
 FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_only_added_to();
+
+CREATE FUNCTION audit_log_goes_from_its_beginning() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM gone WHERE seq > coalesce((SELECT seq FROM audit_beginning), 0)) THEN
+        RAISE EXCEPTION 'audit_log is only ever added to';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER audit_log_is_never_cut AFTER DELETE ON audit_log
+REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION audit_log_goes_from_its_beginning();
 
 CREATE TABLE audit_head (
     id BIGINT PRIMARY KEY CHECK (id = 1),
@@ -38,14 +56,25 @@ CREATE TABLE audit_head (
 INSERT INTO audit_head (id, trail, seq, hash, signed_seq, signed_at)
 VALUES (1, replace(gen_random_uuid()::text, '-', ''), 0, decode(repeat('00', 32), 'hex'), 0, 'epoch');
 
--- What the chain was at a moment, signed.
+-- What the chain was at a moment, signed. The one that the beginning hangs on stays.
 CREATE TABLE audit_checkpoints (
     seq BIGINT PRIMARY KEY,
     line TEXT NOT NULL
 );
 
-CREATE TRIGGER audit_checkpoints_are_never_changed BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_checkpoints
+CREATE TRIGGER audit_checkpoints_are_never_changed BEFORE UPDATE OR TRUNCATE ON audit_checkpoints
 FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_only_added_to();
+
+CREATE FUNCTION audit_checkpoints_go_before_the_beginning() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM gone WHERE seq >= coalesce((SELECT seq FROM audit_beginning), 0)) THEN
+        RAISE EXCEPTION 'audit_checkpoints is only ever added to';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER audit_checkpoints_are_never_cut AFTER DELETE ON audit_checkpoints
+REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION audit_checkpoints_go_before_the_beginning();
 
 -- How far who is told of the trail as it grows has been told, and which server tells them.
 CREATE TABLE audit_receivers (

@@ -8,7 +8,14 @@ CREATE TABLE install (
     created_at INTEGER NOT NULL
 ) STRICT;
 
--- The chain: only ever added to.
+-- Where a trail begins whose oldest entries retention has removed; signed.
+CREATE TABLE audit_beginning (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    seq INTEGER NOT NULL,
+    line TEXT NOT NULL
+) STRICT;
+
+-- The chain: only ever added to; what lies before its beginning goes.
 CREATE TABLE audit_log (
     seq INTEGER PRIMARY KEY,
     operation_id TEXT NOT NULL,
@@ -24,6 +31,7 @@ CREATE TRIGGER audit_log_is_never_changed BEFORE UPDATE ON audit_log
 BEGIN SELECT RAISE(ABORT, 'audit_log is only ever added to'); END;
 
 CREATE TRIGGER audit_log_is_never_cut BEFORE DELETE ON audit_log
+WHEN OLD.seq > coalesce((SELECT seq FROM audit_beginning), 0)
 BEGIN SELECT RAISE(ABORT, 'audit_log is only ever added to'); END;
 
 CREATE TABLE audit_head (
@@ -38,7 +46,7 @@ CREATE TABLE audit_head (
 INSERT INTO audit_head (id, trail, seq, hash, signed_seq, signed_at)
 VALUES (1, lower(hex(randomblob(16))), 0, zeroblob(32), 0, 0);
 
--- What the chain was at a moment, signed.
+-- What the chain was at a moment, signed. The one that the beginning hangs on stays.
 CREATE TABLE audit_checkpoints (
     seq INTEGER PRIMARY KEY,
     line TEXT NOT NULL
@@ -48,6 +56,7 @@ CREATE TRIGGER audit_checkpoints_are_never_changed BEFORE UPDATE ON audit_checkp
 BEGIN SELECT RAISE(ABORT, 'audit_checkpoints is only ever added to'); END;
 
 CREATE TRIGGER audit_checkpoints_are_never_cut BEFORE DELETE ON audit_checkpoints
+WHEN OLD.seq >= coalesce((SELECT seq FROM audit_beginning), 0)
 BEGIN SELECT RAISE(ABORT, 'audit_checkpoints is only ever added to'); END;
 
 -- How far who is told of the trail as it grows has been told, and which server tells them.

@@ -3,6 +3,7 @@
 use super::{
     Head, StoredEntry, TrailReader,
     export::{head_at, lines},
+    retention::Beginning,
 };
 use crate::error::Result;
 
@@ -34,7 +35,10 @@ impl Batch {
     ///
     /// # Errors
     /// As [`TrailReader`]; `Internal` when an entry is missing.
-    pub async fn after(reader: &dyn TrailReader, told: Told) -> Result<Option<Self>> {
+    pub async fn after(reader: &dyn TrailReader, mut told: Told) -> Result<Option<Self>> {
+        // whoever is told for the first time is told from where the trail begins
+        let begins = Beginning::head_of(reader).await?.sequence;
+        told.sequence = told.sequence.max(begins);
         let mut entries = reader.entries(told.sequence, ENTRIES).await?;
         entries.truncate(fitting(&entries));
         let end = entries.last().map_or(told.sequence, |entry| entry.sequence);

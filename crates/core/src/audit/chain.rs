@@ -134,6 +134,15 @@ pub struct StoredCheckpoint {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait TrailReader: Send + Sync {
+    /// The line of the [`super::Beginning`] of a trail whose oldest entries were removed; none, as by default, of one that is
+    /// still there from its first entry on.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    async fn beginning(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// The trail's id, and what it says is its last entry.
     ///
     /// # Errors
@@ -198,6 +207,8 @@ pub enum Fault {
     Rewritten,
     /// Entries up to this one were signed and are gone.
     TailCut,
+    /// The word of where the trail begins is not one that we signed for it.
+    BeginningForged,
     /// The export's first line is not one that we signed.
     HeaderForged,
     /// The export does not hold the entries that its first line announces.

@@ -60,22 +60,50 @@ impl Checkpoint {
     /// The longest that an entry waits for one.
     pub const AGE: Duration = Duration::from_secs(60);
 
+    /// The first line of what is signed.
+    const PURPOSE: &str = "pilothouse audit checkpoint 1";
+
     /// Signs what the trail is.
     pub fn sign(signer: &dyn CheckpointSigner, trail: &str, head: Head, time: Timestamp) -> Self {
+        Self::sign_as(Self::PURPOSE, signer, trail, head, time)
+    }
+
+    /// The same fields, signed to say something else.
+    pub(super) fn sign_as(
+        purpose: &str,
+        signer: &dyn CheckpointSigner,
+        trail: &str,
+        head: Head,
+        time: Timestamp,
+    ) -> Self {
         let Head { sequence, hash } = head;
-        let signature = signer.sign(&Self::message(trail, sequence, hash, time));
+        let signature = signer.sign(&Self::message(purpose, trail, sequence, hash, time));
         Self { trail: trail.to_owned(), sequence, hash, time, signature }
     }
 
     /// Whether the owner of `key` signed it.
     pub fn is_signed_by(&self, key: &PublicKey, verifier: &dyn SignatureVerifier) -> bool {
-        let message = Self::message(&self.trail, self.sequence, self.hash, self.time);
+        self.is_signed_as(Self::PURPOSE, key, verifier)
+    }
+
+    pub(super) fn is_signed_as(
+        &self,
+        purpose: &str,
+        key: &PublicKey,
+        verifier: &dyn SignatureVerifier,
+    ) -> bool {
+        let message = Self::message(purpose, &self.trail, self.sequence, self.hash, self.time);
         verifier.verifies(key, &message, &self.signature)
     }
 
+    /// What the trail was.
+    pub const fn head(&self) -> Head {
+        Head { sequence: self.sequence, hash: self.hash }
+    }
+
     /// The bytes that are signed: a line for the purpose, and one for each field.
-    fn message(trail: &str, sequence: i64, hash: ChainHash, time: Timestamp) -> Vec<u8> {
-        format!("pilothouse audit checkpoint 1\n{trail}\n{sequence}\n{hash}\n{time}\n").into_bytes()
+    fn message(purpose: &str, trail: &str, sequence: i64, hash: ChainHash, time: Timestamp) -> Vec<u8> {
+        format!("{purpose}\n{trail}\n{sequence}\n{hash}\n{time}\n").into_bytes()
     }
 
     /// The line that is stored.

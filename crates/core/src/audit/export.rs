@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ChainHash, CheckpointSigner, Defect, Fault, Handover, Head, PublicKey, Signature, Signatures,
     StoredCheckpoint, StoredEntry, TrailKeys, TrailReader, Verdict, chain::Chain, k8s::Events,
-    usecase::Place,
+    retention::Beginning, usecase::Place,
 };
 use crate::error::{Error, Result};
 
@@ -97,6 +97,34 @@ struct CheckpointLine {
 }
 
 impl Header {
+    fn of(
+        trail: &str,
+        signer: &dyn CheckpointSigner,
+        keys: &TrailKeys,
+        (before, end): (Head, Head),
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            pilothouse_audit_export: 1,
+            trail: trail.to_owned(),
+            public_key: signer.public_key(),
+            handovers: keys.handovers().to_vec(),
+            exported_at: now,
+            from: None,
+            to: None,
+            first_sequence: before.sequence + 1,
+            previous_hash: before.hash,
+            last_sequence: end.sequence,
+            last_hash: end.hash,
+        }
+    }
+
+    /// Signed, as the first line.
+    fn line(self, signer: &dyn CheckpointSigner) -> Result<String> {
+        let signature = signer.sign(&self.message()?);
+        Ok(json(&SignedHeader { header: self, signature })? + "\n")
+    }
+
     fn message(&self) -> Result<Vec<u8>> {
         Ok(format!("pilothouse audit export 1\n{}", json(self)?).into_bytes())
     }
@@ -134,33 +162,36 @@ impl Export {
         let (trail, head) = reader.head().await?;
         let ExportQuery { format, from, to } = query;
         let (first, last) = reader.between(from, to).await?;
-        let first = from.map_or(Some(1), |_| first).unwrap_or(head.sequence + 1);
+        let begins = Beginning::head_of(&*reader).await?.sequence + 1;
+        let first = from.map_or(Some(begins), |_| first).unwrap_or(head.sequence + 1);
         let last = to.map_or(Some(head.sequence), |_| last).unwrap_or(0).clamp(first - 1, head.sequence);
         let before = head_at(&*reader, first - 1).await?;
         let end = head_at(&*reader, last).await?;
-        let opening = match format {
-            ExportFormat::K8s => None,
-            ExportFormat::Jsonl => {
-                let keys = TrailKeys::claimed(&*reader, signer.public_key()).await?;
-                let header = Header {
-                    pilothouse_audit_export: 1,
-                    trail,
-                    public_key: signer.public_key(),
-                    handovers: keys.handovers().to_vec(),
-                    exported_at: now,
-                    from,
-                    to,
-                    first_sequence: first,
-                    previous_hash: before.hash,
-                    last_sequence: last,
-                    last_hash: end.hash,
-                };
-                let signature = signer.sign(&header.message()?);
-                Some(json(&SignedHeader { header, signature })? + "\n")
-            }
-        };
-        let events = (format == ExportFormat::K8s).then(Events::default);
-        Ok(Self { reader, opening, done: before, last, events, _place: place })
+        if format == ExportFormat::K8s {
+            let events = Some(Events::default());
+            return Ok(Self { reader, opening: None, done: before, last, events, _place: place });
+        }
+        let keys = TrailKeys::claimed(&*reader, signer.public_key()).await?;
+        let header = Header { from, to, ..Header::of(&trail, signer, &keys, (before, end), now) };
+        let opening = Some(header.line(signer)?);
+        Ok(Self { reader, opening, done: before, last, events: None, _place: place })
+    }
+
+    /// Begins an export of JSON Lines of all that lies after one entry, up to another.
+    ///
+    /// # Errors
+    /// As [`TrailReader`]; `Internal`, should it not serialise.
+    pub(super) async fn between(
+        reader: Arc<dyn TrailReader>,
+        signer: &dyn CheckpointSigner,
+        trail: &str,
+        (before, end): (Head, Head),
+        now: Timestamp,
+        place: Place,
+    ) -> Result<Self> {
+        let keys = TrailKeys::claimed(&*reader, signer.public_key()).await?;
+        let opening = Some(Header::of(trail, signer, &keys, (before, end), now).line(signer)?);
+        Ok(Self { reader, opening, done: before, last: end.sequence, events: None, _place: place })
     }
 
     /// Some more lines, each with its end; none when all is written.
@@ -232,8 +263,9 @@ pub(super) fn lines(
 
 /// The head when `sequence` was the last entry.
 pub(super) async fn head_at(reader: &dyn TrailReader, sequence: i64) -> Result<Head> {
-    if sequence == 0 {
-        return Ok(Head::NONE);
+    let begins = Beginning::head_of(reader).await?;
+    if sequence == begins.sequence {
+        return Ok(begins);
     }
     let stored = reader.entries(sequence - 1, 1).await?.pop().filter(|entry| entry.sequence == sequence);
     let stored =

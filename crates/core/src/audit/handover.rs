@@ -75,6 +75,12 @@ impl TrailKeys {
         after.map_or(&self.current, |handover| &handover.previous)
     }
 
+    /// Who signs what covers this entry, or has signed since.
+    pub(crate) fn since(&self, sequence: i64) -> impl Iterator<Item = &PublicKey> {
+        let later = self.handovers.iter().filter(move |handover| handover.sequence > sequence);
+        later.map(|handover| &handover.previous).chain([&self.current])
+    }
+
     /// Where the keys changed.
     pub fn handovers(&self) -> &[Handover] {
         &self.handovers

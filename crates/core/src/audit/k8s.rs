@@ -39,7 +39,11 @@ impl Events {
                     let operation = match self.pending.remove(&operation_id) {
                         Some(operation) => operation,
                         // it was begun before the first entry exported
-                        None => begun(reader, operation_id).await?,
+                        None => match begun(reader, operation_id).await? {
+                            Some(operation) => operation,
+                            // or before the trail begins: whoever has that export has its event
+                            None => continue,
+                        },
                     };
                     (operation, Some(outcome))
                 }
@@ -60,10 +64,11 @@ fn parse(stored: &StoredEntry) -> Result<Entry> {
     serde_json::from_str(&stored.text).map_err(unreadable)
 }
 
-async fn begun(reader: &dyn TrailReader, id: OperationId) -> Result<Operation> {
+async fn begun(reader: &dyn TrailReader, id: OperationId) -> Result<Option<Operation>> {
     let stored = reader.intent(id).await?;
     match stored.as_ref().map(parse).transpose()? {
-        Some(Entry::Intent { operation } | Entry::Complete { operation, .. }) => Ok(operation),
+        Some(Entry::Intent { operation } | Entry::Complete { operation, .. }) => Ok(Some(operation)),
+        Some(Entry::Outcome { .. }) if reader.beginning().await?.is_some() => Ok(None),
         _ => Err(Error::internal(format!("the audit trail holds no intent of {id}"))),
     }
 }

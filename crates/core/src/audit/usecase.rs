@@ -7,8 +7,8 @@ use std::sync::{
 use std::time::Duration;
 
 use super::{
-    AuditTrail, Checkpoint, CheckpointSigner, Export, ExportQuery, OperationPage, OperationQuery, PublicKey,
-    Signatures, TrailKeys, TrailReader, Verdict, Witness, verify,
+    AuditTrail, Checkpoint, CheckpointSigner, Export, ExportQuery, Head, OperationPage, OperationQuery,
+    PublicKey, Retention, Signatures, TrailKeys, TrailReader, Verdict, Witness, verify,
 };
 use crate::{
     access::{Access, Caller, Permit, Resource, Role, Verb},
@@ -34,6 +34,7 @@ pub(crate) struct AuditPorts {
     pub(crate) reader: Arc<dyn TrailReader>,
     pub(crate) signer: Arc<dyn CheckpointSigner>,
     pub(crate) witness: Arc<dyn Witness>,
+    pub(crate) retention: Arc<dyn Retention>,
 }
 
 /// How many checkpoints are handed over at once.
@@ -99,6 +100,15 @@ impl Audit {
         self.gate.observe(caller, access, begin).await
     }
 
+    /// An export of what lies between the beginning and this checkpoint. No operation: its removal will be one.
+    pub(super) async fn segment(&self, begins: Head, checkpoint: &Checkpoint) -> Result<Export> {
+        let AuditPorts { reader, signer, .. } = &self.ports;
+        let place = self.exporting.take()?;
+        let ends = checkpoint.head();
+        let now = self.clock.now();
+        Export::between(reader.clone(), &**signer, &checkpoint.trail, (begins, ends), now, place).await
+    }
+
     /// The key that checkpoints and exports of this install are signed with.
     pub fn public_key(&self) -> PublicKey {
         self.ports.signer.public_key()
@@ -111,7 +121,7 @@ impl Audit {
     /// `AuditUnavailable`, `StoreUnavailable`; `Internal` when the witness cannot write, or when a checkpoint in the
     /// database is not ours: then neither it nor a later one is handed over.
     pub async fn keep_checkpoints(&self, age: Duration) -> Result<()> {
-        let AuditPorts { trail, reader, signer, witness } = &self.ports;
+        let AuditPorts { trail, reader, signer, witness, .. } = &self.ports;
         trail.checkpoint(age).await?;
         loop {
             let new = reader.checkpoints(witness.last()?, BATCH).await?;

@@ -14,8 +14,9 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    Defect, Entry, Fault, Head, Operation, OperationId, OperationRow, Outcome, Signatures, StoredCheckpoint,
-    StoredEntry, StoredRow, TrailKeys, TrailReader, Witness, chain::Chain,
+    Checkpoint, Defect, Entry, Fault, Head, Operation, OperationId, OperationRow, Outcome, Signatures,
+    StoredCheckpoint, StoredEntry, StoredRow, TrailKeys, TrailReader, Witness, chain::Chain,
+    retention::Beginning,
 };
 use crate::{
     error::{Error, Result},
@@ -31,6 +32,8 @@ const BATCH: u32 = 500;
 pub struct Verdict {
     /// Whether nothing is wrong.
     pub valid: bool,
+    /// How many entries before these retention has removed, as we have signed.
+    pub removed: u64,
     /// How many entries were found good; all that come before the defect when there is one.
     pub entries: u64,
     /// The last of these.
@@ -45,8 +48,15 @@ pub struct Verdict {
 
 impl Verdict {
     /// Nothing looked at yet.
-    pub(crate) const NONE: Self =
-        Self { valid: true, entries: 0, head: Head::NONE, checkpoints: 0, witnessed: 0, first_bad: None };
+    pub(crate) const NONE: Self = Self {
+        valid: true,
+        removed: 0,
+        entries: 0,
+        head: Head::NONE,
+        checkpoints: 0,
+        witnessed: 0,
+        first_bad: None,
+    };
 
     pub(crate) fn with(self, defect: Defect) -> Self {
         Self { valid: false, first_bad: Some(defect), ..self }
@@ -81,18 +91,41 @@ pub async fn verify(
     witness: &dyn Witness,
     signatures: Signatures<'_>,
 ) -> Result<Verdict> {
+    loop {
+        let beginning = reader.beginning().await?;
+        let verdict = once(reader, witness, signatures, beginning.as_deref()).await?;
+        // what retention removed meanwhile is not missing
+        if verdict.valid || reader.beginning().await? == beginning {
+            return Ok(verdict);
+        }
+    }
+}
+
+async fn once(
+    reader: &dyn TrailReader,
+    witness: &dyn Witness,
+    signatures: Signatures<'_>,
+    beginning: Option<&str>,
+) -> Result<Verdict> {
     let (trail, head) = reader.head().await?;
-    let handovers = TrailKeys::claimed(reader, signatures.key).await?.handovers().to_vec();
+    let keys = TrailKeys::claimed(reader, signatures.key).await?;
+    let before = match beginning.map(|line| Beginning::read(line, &trail, &keys, signatures.verifier)) {
+        None => Head::NONE,
+        Some(Ok(beginning)) => beginning.head(),
+        Some(Err(defect)) => return Ok(Verdict::NONE.with(defect)),
+    };
     let mut pass = Pass {
         reader,
-        chain: Chain::new(signatures, handovers, trail, Head::NONE),
+        chain: Chain::new(signatures, keys.handovers().to_vec(), trail, before),
+        removed: before.sequence,
+        said_removed: before == Head::NONE,
         horizon: head.sequence,
         entries: Feed::default(),
         rows: Feed::default(),
         checkpoints: Feed::default(),
         witness: witness.lines()?.peekable(),
         held: HashMap::new(),
-        verdict: Verdict::NONE,
+        verdict: Verdict { removed: before.sequence.unsigned_abs(), head: before, ..Verdict::NONE },
     };
     match pass.run(head).await {
         Ok(()) => Ok(pass.verdict),
@@ -137,6 +170,10 @@ fn cell<'a>(row: &'a StoredRow, name: &str) -> Option<&'a str> {
 struct Pass<'a> {
     reader: &'a dyn TrailReader,
     chain: Chain<'a>,
+    /// The last entry that retention has removed.
+    removed: i64,
+    /// Whether an operation of the trail says so.
+    said_removed: bool,
     /// The last entry when the pass began: rows read later know at least of all up to it.
     horizon: i64,
     entries: Feed<StoredEntry>,
@@ -149,12 +186,22 @@ struct Pass<'a> {
 
 impl Pass<'_> {
     async fn run(&mut self, head: Head) -> Result<(), Stop> {
+        if self.removed > 0 {
+            // the checkpoint that the rest hangs on is kept
+            self.checkpoints().await?;
+        }
         self.advance(head).await?;
         if self.chain.head != head {
             let details = "the stored head has another hash than the last entry";
             return Err(Defect::at(head.sequence, Fault::HeadDiffers, details).into());
         }
-        self.settle().await
+        self.settle().await?;
+        if !self.said_removed {
+            // whoever has a key of before could sign the word; the operation is bound by all that was signed since
+            let details = "no operation of the trail has removed what went before its beginning";
+            return Err(Defect::at(1, Fault::BeginningForged, details).into());
+        }
+        Ok(())
     }
 
     /// Takes entries up to `head`, each with its row and its checkpoints.
@@ -167,6 +214,7 @@ impl Pass<'_> {
                 Defect::at(missing, Fault::EntryMissing, details)
             })?;
             let entry = self.chain.entry(&stored)?;
+            self.said_removed |= Beginning::said_by(&entry) == Some(self.removed);
             match entry {
                 Entry::Intent { operation } => self.row(stored.sequence, operation, None).await?,
                 Entry::Complete { operation, outcome } => {
@@ -241,6 +289,11 @@ impl Pass<'_> {
         }
         while let Some(line) = self.witness.peek() {
             let line = line.as_ref().map_err(Clone::clone)?;
+            if Checkpoint::parse(line).is_some_and(|of| of.sequence < self.removed) {
+                // of what went, maybe by a key of that time
+                self.witness.next();
+                continue;
+            }
             let checkpoint = self.chain.signed(here, line)?;
             if checkpoint.sequence > here {
                 break;

@@ -43,6 +43,7 @@ impl Fake {
             trail: store.clone(),
             signer: Arc::new(FakeSigner::default()),
             witness: witness.clone(),
+            retention: store.clone(),
             users: store.clone(),
             sessions: store.clone(),
             throttle: store.clone(),

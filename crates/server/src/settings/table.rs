@@ -31,6 +31,8 @@ pub(crate) enum Form {
     Networks,
     /// `30s`, `10m`, `8h`.
     Duration,
+    /// How old: `2160h`.
+    Age,
     /// What is logged.
     Filter,
     /// How a line of the log looks.
@@ -40,7 +42,7 @@ pub(crate) enum Form {
 }
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 28] = [
+pub(crate) const SETTINGS: [Setting; 30] = [
     Setting { key: "listen",                form: Form::Address,   default: Some("127.0.0.1:8080") },
     Setting { key: "tls_certificate",       form: Form::Path,      default: None },
     Setting { key: "tls_key",               form: Form::Path,      default: None },
@@ -49,6 +51,8 @@ pub(crate) const SETTINGS: [Setting; 28] = [
     Setting { key: "database_url",          form: Form::Database,  default: None },
     Setting { key: "key_file",              form: Form::Path,      default: None },
     Setting { key: "audit_checkpoint_file", form: Form::Path,      default: None },
+    Setting { key: "audit_archive_dir",     form: Form::Path,      default: None },
+    Setting { key: "audit_retention",       form: Form::Age,       default: None },
     Setting { key: "audit_webhook_url",     form: Form::Webhook,   default: None },
     Setting { key: "audit_webhook_secret",  form: Form::Password,  default: None },
     Setting { key: "audit_webhook_ca_file", form: Form::Path,      default: None },
@@ -109,6 +113,7 @@ impl Form {
             Self::Networks => "networks, such as 10.0.0.0/8, fd12:3456::/32",
             Self::Duration => "a duration from 1s to 8760h, such as 30s, 10m or 8h",
             Self::Number => "a whole number from 0 to 1000000",
+            Self::Age => "a duration from 1s to 876000h, such as 2160h (90 days) or 17520h",
             Self::Filter => "a filter, such as info or pilothouse_kube=debug,info",
             Self::LogFormat => "text or json",
         }

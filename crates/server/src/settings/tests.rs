@@ -162,6 +162,8 @@ fn values_that_cannot_be_used_by_table() {
         ("lists_filled_at_once = 0", "lists_filled_at_once"),
         ("lists_idle = \"0s\"", "lists_idle"),
         ("free_space_floor_mib = -1", "free_space_floor_mib"),
+        ("audit_retention = \"0s\"\naudit_archive_dir = \"a\"", "audit_retention"),
+        ("audit_retention = \"876001h\"\naudit_archive_dir = \"a\"", "audit_retention"),
         ("free_space_floor_mib = \"1g\"", "free_space_floor_mib"),
         ("admin_password = 1", "admin_password"),
     ] {
@@ -199,6 +201,7 @@ fn values_that_cannot_be_used_by_table() {
             "{url}"
         );
     }
+    assert!(refusal("audit_retention = \"2160h\"", &[]).contains("audit_archive_dir"));
     assert!(refusal("tls_key = \"a\"", &[]).contains("tls_certificate"));
     assert!(refusal("tls_certificate = \"a\"", &[]).contains("tls_key"));
     assert!(refusal("listen = \"[::1]:1\"\nmetrics_listen = \"[::1]:1\"", &[]).contains("different"));

@@ -25,7 +25,9 @@ use crate::{
     Store,
     db::read,
     error::corrupt,
-    schema::{At, Instant, POSTGRES_EPOCH, audit_checkpoints, audit_head, audit_log, operations},
+    schema::{
+        At, Instant, POSTGRES_EPOCH, audit_beginning, audit_checkpoints, audit_head, audit_log, operations,
+    },
 };
 
 /// A text that may be none: SQLite takes any bytes, and diesel would quietly replace those that are no UTF-8.
@@ -158,6 +160,13 @@ impl TrailReader for Store {
         // whoever verifies asks for the key that signs next
         self.turn_to_key_in_use().await?;
         Ok((trail, Head { sequence, hash: ChainHash(hash) }))
+    }
+
+    async fn beginning(&self) -> Result<Option<String>> {
+        let line: Option<Raw> = read!(self.db, |conn| {
+            Ok(audit_beginning::table.find(1).select(audit_beginning::line).first(conn).await.optional()?)
+        })?;
+        Ok(line.map(|Raw(line)| line))
     }
 
     async fn entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>> {

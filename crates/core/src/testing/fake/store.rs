@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use crate::{
     access::Permit,
     audit::{
-        ChainHash, Checkpoint, Entry, Head, LastCheckpoint, Operation, OperationRow, Outcome,
+        Beginning, ChainHash, Checkpoint, Entry, Head, LastCheckpoint, Operation, OperationRow, Outcome,
         StoredCheckpoint, StoredEntry,
     },
     cluster::{Cluster, ClusterId, StoredConnection},
@@ -50,6 +50,9 @@ struct State {
     entries: Vec<StoredEntry>,
     checkpoints: Vec<StoredCheckpoint>,
     operations: Vec<OperationRow>,
+    /// How many operations were ever in the lists.
+    rows: i64,
+    beginning: Option<Beginning>,
 }
 
 #[derive(Default)]
@@ -111,7 +114,8 @@ impl State {
     }
 
     fn head(&self) -> Head {
-        self.entries.last().map_or(Head::NONE, |last| {
+        let begins = || self.beginning.as_ref().map_or(Head::NONE, Beginning::head);
+        self.entries.last().map_or_else(begins, |last| {
             let hash = last.hash.as_slice().try_into().map(ChainHash).expect("we made it");
             Head { sequence: last.sequence, hash }
         })
@@ -144,9 +148,9 @@ impl State {
         self.append(&Entry::Complete { operation, outcome })
     }
 
-    fn row(&self, operation: &Operation) -> OperationRow {
-        let id = i64::try_from(self.operations.len()).unwrap_or(i64::MAX) + 1;
-        OperationRow::begun(id, operation)
+    fn row(&mut self, operation: &Operation) -> OperationRow {
+        self.rows += 1;
+        OperationRow::begun(self.rows, operation)
     }
 }
 

@@ -5,9 +5,10 @@ use jiff::Timestamp;
 
 use super::MemoryStore;
 use crate::{
+    access::Permit,
     audit::{
-        AuditTrail, Entry, Head, Operation, OperationId, OperationPage, OperationQuery, OperationRow,
-        Outcome, Status, StoredCheckpoint, StoredEntry, StoredRow, TrailReader,
+        AuditTrail, Beginning, Entry, Head, Operation, OperationId, OperationPage, OperationQuery,
+        OperationRow, Outcome, Retention, Status, StoredCheckpoint, StoredEntry, StoredRow, TrailReader,
     },
     error::{Cause, Error, Result},
     inventory::{Row, select},
@@ -92,7 +93,41 @@ impl AuditTrail for MemoryStore {
 }
 
 #[async_trait]
+impl Retention for MemoryStore {
+    async fn oldest_pending(&self) -> Result<Option<i64>> {
+        let state = self.lock();
+        let mut pending = state.operations.iter().filter(|row| row.status == Status::Pending);
+        let Some(oldest) = pending.next().map(|row| row.operation_id.to_string()) else { return Ok(None) };
+        Ok(state.entries.iter().find(|entry| entry.operation_id == oldest).map(|entry| entry.sequence))
+    }
+
+    async fn remove(&self, permit: &Permit, beginning: &Beginning) -> Result<u64> {
+        let mut state = self.write()?;
+        let through = beginning.head().sequence;
+        if state.beginning.as_ref().is_some_and(|now| now.head().sequence >= through) {
+            return Ok(0);
+        }
+        let (gone, left): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut state.entries).into_iter().partition(|entry| entry.sequence <= through);
+        state.entries = left;
+        let began = |row: &OperationRow| {
+            let id = row.operation_id.to_string();
+            gone.iter().any(|entry| entry.kind != "outcome" && entry.operation_id == id)
+        };
+        state.operations.retain(|row| !began(row));
+        state.checkpoints.retain(|stored| stored.sequence >= through);
+        state.beginning = Some(beginning.clone());
+        state.done(permit, None)?;
+        Ok(gone.len() as u64)
+    }
+}
+
+#[async_trait]
 impl TrailReader for MemoryStore {
+    async fn beginning(&self) -> Result<Option<String>> {
+        self.lock().beginning.as_ref().map(Beginning::line).transpose()
+    }
+
     async fn head(&self) -> Result<(String, Head)> {
         Ok((TRAIL.to_owned(), self.lock().head()))
     }

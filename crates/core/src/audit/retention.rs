@@ -1,0 +1,202 @@
+//! Retention: the oldest entries may go, once they are old enough and kept elsewhere. What is left begins with a signed word
+//! of where it begins, so that nobody but us can take entries away and call it retention.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::{
+    Audit, Checkpoint, CheckpointSigner, Defect, Entry, Export, Fault, Head, SignatureVerifier, Status,
+    TrailKeys, TrailReader,
+};
+use crate::{
+    access::{Access, Caller, Permit, Resource, Verb},
+    error::{Error, Result},
+};
+
+/// The most entries that are removed at once, unless there is no checkpoint among so many.
+const MOST: i64 = 5_000;
+/// How many checkpoints are read at once.
+const BATCH: u32 = 200;
+
+/// Where a trail begins whose older entries were removed. In a line of its own: the fields of a [`Checkpoint`], signed to say
+/// something else, so that a checkpoint is not taken for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beginning(Checkpoint);
+
+impl Beginning {
+    const PURPOSE: &str = "pilothouse audit beginning 1";
+    /// The parameter of its operation.
+    const THROUGH: &str = "through";
+
+    /// The trail begins after this checkpoint, whose operation the trail will hold.
+    pub fn after(checkpoint: &Checkpoint, signer: &dyn CheckpointSigner, now: Timestamp) -> Self {
+        let head = checkpoint.head();
+        Self(Checkpoint::sign_as(Self::PURPOSE, signer, &checkpoint.trail, head, now))
+    }
+
+    /// The last entry removed.
+    pub const fn head(&self) -> Head {
+        self.0.head()
+    }
+
+    /// The line that is stored.
+    ///
+    /// # Errors
+    /// `Internal`, should it not serialise.
+    pub fn line(&self) -> Result<String> {
+        self.0.line()
+    }
+
+    /// Reads a line, and sees that it is ours and of this trail: signed by a key that signed then or later. That it was not
+    /// one who has such a key from before, the trail must say itself: see [`Beginning::said_by`].
+    pub(super) fn read(
+        line: &str,
+        trail: &str,
+        keys: &TrailKeys,
+        verifier: &dyn SignatureVerifier,
+    ) -> Result<Self, Defect> {
+        let forged = |details| Defect::at(1, Fault::BeginningForged, details);
+        let read = Checkpoint::parse(line)
+            .ok_or_else(|| forged("the word of where the trail begins is not in the form that we write"))?;
+        let mut keys = keys.since(read.sequence);
+        if !keys.any(|key| read.is_signed_as(Self::PURPOSE, key, verifier)) {
+            return Err(forged("the word of where the trail begins is not signed by this key"));
+        }
+        if read.trail != trail {
+            return Err(forged("the word of where the trail begins is of another trail"));
+        }
+        Ok(Self(read))
+    }
+
+    /// The operation that removes these entries, as the trail is to tell it.
+    pub fn access(first: i64, through: i64) -> Access {
+        Access::to(Verb::Prune, Resource::Operation).with("from", first).with(Self::THROUGH, through)
+    }
+
+    /// The last entry that an operation of the trail has removed, if it is one that did.
+    pub(super) fn said_by(entry: &Entry) -> Option<i64> {
+        let Entry::Complete { operation, outcome } = entry else { return None };
+        let is_ours = operation.operation_type == Verb::Prune.as_str()
+            && operation.resource_type == Resource::Operation.as_str()
+            && outcome.status == Status::Success;
+        if is_ours { operation.params.get(Self::THROUGH)?.as_i64() } else { None }
+    }
+
+    /// As it lies there, unverified: the entry before the first one; that of an untouched trail when there is none.
+    pub(super) async fn head_of(reader: &dyn TrailReader) -> Result<Head> {
+        let Some(line) = reader.beginning().await? else { return Ok(Head::NONE) };
+        let unreadable = || Error::internal("where the audit trail begins cannot be read");
+        Ok(Checkpoint::parse(&line).ok_or_else(unreadable)?.head())
+    }
+}
+
+/// Removes the oldest part of the trail.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait Retention: Send + Sync {
+    /// The number of the oldest intent without an outcome.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    async fn oldest_pending(&self) -> Result<Option<i64>>;
+
+    /// Removes every entry up to the new beginning, the checkpoints before it, and from the lists the operations that began
+    /// there; keeps the line of the beginning, and the entry of the permit's operation, in the same transaction. How many
+    /// entries went; none, and nothing is changed, when the trail begins there or later already.
+    ///
+    /// # Errors
+    /// `AuditUnavailable`; `Internal` when the entry there has another hash.
+    async fn remove(&self, permit: &Permit, beginning: &Beginning) -> Result<u64>;
+}
+
+/// Keeps elsewhere what is about to be removed.
+#[async_trait]
+pub trait Archive: Send + Sync {
+    /// Keeps an export of all entries from `first` to `last`; durable and read back when it returns.
+    ///
+    /// # Errors
+    /// When it is not.
+    async fn keep(&self, first: i64, last: i64, export: Export) -> Result<()>;
+}
+
+/// Where entries are kept before they are removed: at least in one of the two places.
+#[derive(Clone, Copy)]
+pub enum Kept<'a> {
+    /// In an archive that is filled now.
+    In(&'a dyn Archive),
+    /// With somebody who was told up to this entry.
+    By(i64),
+    /// Both.
+    InAndBy(&'a dyn Archive, i64),
+}
+
+impl Kept<'_> {
+    /// The last entry that may be removed.
+    const fn most(&self) -> i64 {
+        match self {
+            Self::In(_) => i64::MAX,
+            Self::By(told) | Self::InAndBy(_, told) => *told,
+        }
+    }
+}
+
+impl Audit {
+    /// Removes what was signed before `before`, a few checkpoints at a time: each time kept elsewhere first, and an operation
+    /// of its own. What is left stays verifiable. An operation under way keeps its intent, and all after that. How many
+    /// entries went.
+    ///
+    /// # Errors
+    /// `RoleTooLow`; `AuditUnavailable`, `StoreUnavailable`; what keeping says. What was removed until then is gone.
+    pub async fn prune(&self, caller: &Caller, before: Timestamp, kept: Kept<'_>) -> Result<u64> {
+        caller.check(Verb::Prune, Resource::Operation)?;
+        let mut removed = 0;
+        while let Some(checkpoint) = self.removable(before, kept.most()).await? {
+            let begins = Beginning::head_of(&*self.ports.reader).await?;
+            if let Kept::In(archive) | Kept::InAndBy(archive, _) = kept {
+                let export = self.segment(begins, &checkpoint).await?;
+                archive.keep(begins.sequence + 1, checkpoint.sequence, export).await?;
+            }
+            let beginning = Beginning::after(&checkpoint, &*self.ports.signer, self.clock.now());
+            let access = Beginning::access(begins.sequence + 1, checkpoint.sequence);
+            let retention = self.ports.retention.clone();
+            let remove = async move |permit: Permit| retention.remove(&permit, &beginning).await;
+            match self.gate.commit(caller, access, remove).await? {
+                // somebody else did
+                0 => {}
+                went => removed += went,
+            }
+        }
+        Ok(removed)
+    }
+
+    /// The checkpoint through which the trail may be removed next.
+    async fn removable(&self, before: Timestamp, most: i64) -> Result<Option<Checkpoint>> {
+        let super::AuditPorts { reader, signer, retention, .. } = &self.ports;
+        let begins = Beginning::head_of(&**reader).await?.sequence;
+        let keys = TrailKeys::claimed(&**reader, signer.public_key()).await?;
+        let pending = retention.oldest_pending().await?;
+        let most = most.min(pending.map_or(i64::MAX, |first| first - 1));
+        let mut found = None;
+        let mut after = begins;
+        loop {
+            let batch = reader.checkpoints(after, BATCH).await?;
+            for stored in &batch {
+                let checkpoint = Checkpoint::parse(&stored.line)
+                    .filter(|read| read.sequence == stored.sequence)
+                    .filter(|read| read.is_signed_by(keys.of(read.sequence), &**signer));
+                let checkpoint = checkpoint.ok_or_else(|| {
+                    Error::internal(format!("the checkpoint of audit entry {} was changed", stored.sequence))
+                })?;
+                let fits = checkpoint.sequence - begins <= MOST || found.is_none();
+                if checkpoint.time >= before || checkpoint.sequence > most || !fits {
+                    return Ok(found);
+                }
+                found = Some(checkpoint);
+            }
+            match batch.last() {
+                Some(last) => after = last.sequence,
+                None => return Ok(found),
+            }
+        }
+    }
+}

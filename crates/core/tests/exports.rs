@@ -1,0 +1,173 @@
+//! Exports, and the use cases around the trail, on the in-memory ports.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::sync::Arc;
+
+use futures_executor::block_on;
+use jiff::Timestamp;
+use pilothouse_core::{
+    access::{Access, Caller, Resource, Verb},
+    app::{App, Settings},
+    audit::{
+        AuditTrail as _, Checkpoint, CheckpointSigner as _, ExportQuery, Outcome, Signatures, Verdict,
+        verify_export,
+    },
+    clock::Clock as _,
+    kind::Kind,
+    testing::{
+        fake::{Fake, FakeSigner},
+        permit,
+    },
+};
+use proptest::{prelude::*, sample::Index, test_runner::Config};
+
+/// An export of everything the fakes have recorded.
+fn exported(query: ExportQuery) -> String {
+    let fake = Fake::default();
+    let app = App::new(fake.ports(), Settings::default());
+    for n in 0..40 {
+        let access = Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("web-{n}"));
+        let mut operation = permit(&Caller::command_line("ann"), access).operation().unwrap().clone();
+        operation.created_at = fake.lent.clock.now();
+        let outcome = Outcome::success(operation.created_at);
+        block_on(fake.store.begin(&operation)).unwrap();
+        block_on(fake.store.finish(operation.id, &outcome)).unwrap();
+        fake.lent.clock.advance(std::time::Duration::from_secs(10));
+    }
+    let mut export = block_on(app.audit.export(&Caller::system(), query)).unwrap();
+    let mut text = String::new();
+    while let Some(lines) = block_on(export.next()).unwrap() {
+        text.push_str(&lines);
+    }
+    let own = fake.store.all_operations().pop().unwrap();
+    assert_eq!((&*own.operation_type, &*own.resource_type), ("export", "operation"));
+    text
+}
+
+fn verified(text: &str) -> Verdict {
+    let signer = FakeSigner::default();
+    let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: Checkpoint::EVERY };
+    verify_export(text.lines().map(|line| Ok(line.to_owned())), signatures).unwrap()
+}
+
+#[test]
+fn an_export_is_verified_alone_and_any_edit_of_it_is_found() {
+    let text = exported(ExportQuery::default());
+    let verdict = verified(&text);
+    assert_eq!((verdict.first_bad, verdict.entries), (None, 80));
+    assert!(verdict.checkpoints > 1);
+    let lines: Vec<_> = text.lines().collect();
+    for n in 0..lines.len() {
+        let is_checkpoint = lines[n].starts_with("{\"checkpoint\"");
+        let without: Vec<_> =
+            lines.iter().enumerate().filter(|(m, _)| *m != n).map(|(_, line)| *line).collect();
+        // a checkpoint adds nothing that the first line does not bind, while others are near enough
+        assert_eq!(verified(&without.join("\n")).valid, is_checkpoint, "without line {n}");
+        assert!(n == 0 || !verified(&lines[..n].join("\n")).valid || n == lines.len() - 1 && is_checkpoint);
+        if n + 1 < lines.len() {
+            let mut swapped = lines.clone();
+            swapped.swap(n, n + 1);
+            assert!(!verified(&swapped.join("\n")).valid, "lines {n} and the next swapped");
+        }
+    }
+    let mut runner =
+        proptest::test_runner::TestRunner::new(Config { failure_persistence: None, ..Config::default() });
+    runner
+        .run(&(any::<Index>(), 1..=255u8), |(at, flip)| {
+            let mut bytes = text.clone().into_bytes();
+            let at = at.index(bytes.len() - 1);
+            bytes[at] ^= flip;
+            let changed = String::from_utf8_lossy(&bytes).into_owned();
+            prop_assert!(!verified(&changed).valid, "byte {}", at);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_part_is_exported_and_verified_too() {
+    let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
+    let (from, to) = (at("2026-01-01T00:01:00Z"), at("2026-01-01T00:02:00Z"));
+    let verdict = verified(&exported(ExportQuery { from, to, ..ExportQuery::default() }));
+    assert_eq!((verdict.first_bad, verdict.entries, verdict.head.sequence), (None, 12, 24));
+    for (from, to) in [(at("2027-01-01T00:00:00Z"), None), (None, at("2025-01-01T00:00:00Z")), (to, from)] {
+        let verdict = verified(&exported(ExportQuery { from, to, ..ExportQuery::default() }));
+        assert_eq!((verdict.first_bad, verdict.entries), (None, 0), "{from:?} {to:?}");
+    }
+}
+
+#[test]
+fn events_are_those_of_an_api_server() {
+    use pilothouse_core::audit::ExportFormat;
+    let format = ExportFormat::K8s;
+    let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
+    let events = |from| -> Vec<serde_json::Value> {
+        let text = exported(ExportQuery { format, from, to: None });
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let all = events(None);
+    assert_eq!(all.len(), 80);
+    let (intent, outcome) = (&all[0], &all[1]);
+    assert_eq!((&intent["kind"], &intent["apiVersion"]), (&"Event".into(), &"audit.k8s.io/v1".into()));
+    assert_eq!(
+        (&intent["stage"], &outcome["stage"]),
+        (&"RequestReceived".into(), &"ResponseComplete".into())
+    );
+    assert_eq!(intent["auditID"], outcome["auditID"]);
+    assert_eq!(outcome["objectRef"]["resource"], "deployments");
+    assert_eq!(
+        (&outcome["objectRef"]["apiGroup"], &outcome["objectRef"]["name"]),
+        (&"apps".into(), &"web-0".into())
+    );
+    assert_eq!((&outcome["verb"], &outcome["user"]["username"]), (&"scale".into(), &"cli:ann".into()));
+    assert_eq!(outcome["responseStatus"]["status"], "Success");
+    assert_eq!(outcome["stageTimestamp"], "2026-01-01T00:00:00.000000Z");
+    assert_eq!(events(at("2026-01-01T00:06:30Z")).len(), 2);
+}
+
+#[test]
+fn viewers_neither_verify_nor_export_and_one_verifies_at_a_time() {
+    use pilothouse_core::{Cause, access::Role};
+    let app = App::new(Fake::default().ports(), Settings::default());
+    let viewer = Caller { role: Some(Role::Viewer), ..Caller::system() };
+    assert_eq!(block_on(app.audit.verify(&viewer)).unwrap_err().cause, Cause::RoleTooLow);
+    let refused = block_on(app.audit.export(&viewer, ExportQuery::default())).err().unwrap();
+    assert_eq!(refused.cause, Cause::RoleTooLow);
+    let verdict = block_on(app.audit.verify(&Caller::system())).unwrap();
+    assert!(verdict.valid && verdict.entries == 2, "{verdict:?}");
+
+    let exports: Vec<_> =
+        (0..5).map(|_| block_on(app.audit.export(&Caller::system(), ExportQuery::default()))).collect();
+    let causes: Vec<_> =
+        exports.iter().map(|export| export.as_ref().err().map(|error| error.cause)).collect();
+    assert_eq!(causes, [None, None, None, None, Some(Cause::Overloaded)]);
+    drop(exports);
+    block_on(app.audit.export(&Caller::system(), ExportQuery::default())).ok().unwrap();
+}
+
+#[test]
+fn checkpoints_are_handed_over_once_and_only_ours() {
+    let fake = Fake::default();
+    let app = App::new(fake.ports(), Settings::default());
+    let record = || {
+        let access = Access::to(Verb::Login, Resource::Session);
+        let operation = permit(&Caller::system(), access).operation().unwrap().clone();
+        block_on(fake.store.record(&operation, &Outcome::success(operation.created_at))).unwrap();
+    };
+    let kept = || {
+        use pilothouse_core::audit::Witness as _;
+        fake.witness.lines().unwrap().count()
+    };
+    for expected in [1, 2, 3] {
+        record();
+        block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
+        block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
+        assert_eq!(kept(), expected);
+    }
+    assert!(!block_on(app.audit.is_cut()).unwrap());
+    let empty = App::new(
+        pilothouse_core::app::Ports { witness: Arc::clone(&fake.witness) as _, ..Fake::default().ports() },
+        Settings::default(),
+    );
+    assert!(block_on(empty.audit.is_cut()).unwrap());
+}

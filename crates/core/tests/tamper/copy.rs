@@ -1,0 +1,211 @@
+//! A small trail as it lies in a database, and what left the house.
+
+use async_trait::async_trait;
+use futures_executor::block_on;
+use jiff::Timestamp;
+use pilothouse_core::{
+    Result,
+    access::{Access, Caller, Resource, Verb},
+    audit::{
+        Beginning, Checkpoint, CheckpointSigner as _, Entry, Fault, Head, OperationId, OperationRow, Outcome,
+        Signatures, Status, StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Verdict, verify,
+    },
+    inventory::Cell,
+    kind::Kind,
+    testing::{
+        fake::{FakeSigner, MemoryWitness},
+        permit,
+    },
+};
+
+/// A checkpoint every so many entries.
+pub(crate) const EVERY: i64 = 7;
+pub(crate) const TRAIL: &str = "trail";
+
+/// A database, as somebody who owns it has it before them, and the checkpoints that left the house.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Copy {
+    pub(crate) trail: String,
+    pub(crate) head: Head,
+    pub(crate) entries: Vec<StoredEntry>,
+    pub(crate) rows: Vec<StoredRow>,
+    pub(crate) checkpoints: Vec<StoredCheckpoint>,
+    pub(crate) witness: Vec<String>,
+    /// Where it begins, if that is no more its first entry.
+    pub(crate) beginning: Option<String>,
+}
+
+impl Copy {
+    /// Intents that overlap, outcomes of each sort, operations in one entry; one is still under way.
+    pub(crate) fn made() -> Self {
+        let mut copy = Self {
+            trail: TRAIL.to_owned(),
+            head: Head::NONE,
+            entries: Vec::new(),
+            rows: Vec::new(),
+            checkpoints: Vec::new(),
+            witness: Vec::new(),
+            beginning: None,
+        };
+        let mut under_way: Vec<(usize, OperationRow)> = Vec::new();
+        for n in 0..24 {
+            let access = Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("Web-{n}"));
+            let operation =
+                permit(&Caller::command_line("ann"), access.with("replicas", n)).operation().unwrap().clone();
+            let row = OperationRow::begun(n + 1, &operation);
+            if n % 3 == 0 {
+                let outcome = Outcome::success(operation.created_at);
+                copy.rows.push(row.ended(&outcome).stored());
+                copy.append(&Entry::Complete { operation, outcome });
+                continue;
+            }
+            copy.append(&Entry::Intent { operation });
+            copy.rows.push(row.stored());
+            under_way.push((copy.rows.len() - 1, row));
+            if under_way.len() > 2 {
+                let (place, row) = under_way.remove(0);
+                let status = Status::ALL[1 + usize::try_from(n).unwrap() % 3];
+                let outcome = Outcome {
+                    status,
+                    error_code: (status != Status::Success).then(|| "TIMEOUT_ERROR".to_owned()),
+                    details: (status == Status::Failed).then(|| "refused".to_owned()),
+                    ..Outcome::success(row.created_at)
+                };
+                copy.append(&Entry::Outcome { operation_id: row.operation_id, outcome: outcome.clone() });
+                copy.rows[place] = row.ended(&outcome).stored();
+            }
+        }
+        copy.sign();
+        copy
+    }
+
+    pub(crate) fn append(&mut self, entry: &Entry) {
+        let (stored, head) = StoredEntry::after(self.head, entry).unwrap();
+        self.entries.push(stored);
+        self.head = head;
+        if head.sequence % EVERY == 0 {
+            self.sign();
+        }
+    }
+
+    pub(crate) fn sign(&mut self) {
+        let line = checkpoint(self.head, 1_700_000_000).line().unwrap();
+        self.checkpoints.push(StoredCheckpoint { sequence: self.head.sequence, line: line.clone() });
+        self.witness.push(line);
+    }
+
+    /// Takes away all up to the checkpoint of this place, as retention does; the word of it is left to the caller.
+    pub(crate) fn remove_to(&mut self, place: usize) -> Checkpoint {
+        let through = Checkpoint::parse(&self.checkpoints[place].line).unwrap();
+        let (gone, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries)
+            .into_iter()
+            .partition(|entry| entry.sequence <= through.sequence);
+        self.entries = left;
+        let began = |row: &StoredRow| {
+            gone.iter().any(|entry| {
+                entry.kind != "outcome" && row.cells[1].1 == Cell::text(entry.operation_id.as_str())
+            })
+        };
+        self.rows.retain(|row| !began(row));
+        self.checkpoints.retain(|stored| stored.sequence >= through.sequence);
+        through
+    }
+
+    /// The same with the word that we sign, and the operation.
+    pub(crate) fn pruned(&self, place: usize) -> Self {
+        let mut copy = self.clone();
+        let through = copy.remove_to(place);
+        copy.beginning = Some(beginning(&through));
+        let access = Beginning::access(1, through.sequence);
+        let operation = permit(&Caller::system(), access).operation().unwrap().clone();
+        let outcome = Outcome::success(operation.created_at);
+        let id = copy.rows.last().unwrap().id + 1;
+        copy.rows.push(OperationRow::begun(id, &operation).ended(&outcome).stored());
+        copy.append(&Entry::Complete { operation, outcome });
+        if copy.checkpoints.last().unwrap().sequence < copy.head.sequence {
+            copy.sign();
+        }
+        copy
+    }
+
+    /// Computes all hashes anew, as anybody can who knows SHA-256.
+    pub(crate) fn rehash(&mut self) {
+        let Head { sequence: before, mut hash } = self.begins();
+        for (entry, sequence) in self.entries.iter_mut().zip(before + 1..) {
+            entry.sequence = sequence;
+            hash = hash.next(sequence, &entry.text);
+            entry.hash = hash.0.to_vec();
+        }
+        self.head = Head { sequence: before + i64::try_from(self.entries.len()).unwrap(), hash };
+    }
+
+    /// What stands before the first entry.
+    fn begins(&self) -> Head {
+        let begins = self.beginning.as_deref().and_then(Checkpoint::parse);
+        begins.map_or(Head::NONE, |beginning| beginning.head())
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
+        let signer = FakeSigner::default();
+        let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: EVERY };
+        block_on(verify(self, &MemoryWitness::of(self.witness.clone()), signatures)).unwrap()
+    }
+
+    pub(crate) fn fault(&self) -> Option<(i64, Fault)> {
+        self.verdict().first_bad.map(|bad| (bad.sequence, bad.fault))
+    }
+}
+
+pub(crate) fn checkpoint(head: Head, second: i64) -> Checkpoint {
+    Checkpoint::sign(&FakeSigner::default(), TRAIL, head, Timestamp::from_second(second).unwrap())
+}
+
+#[async_trait]
+impl TrailReader for Copy {
+    async fn beginning(&self) -> Result<Option<String>> {
+        Ok(self.beginning.clone())
+    }
+
+    async fn head(&self) -> Result<(String, Head)> {
+        Ok((self.trail.clone(), self.head))
+    }
+
+    async fn entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>> {
+        let mut all: Vec<_> = self.entries.iter().filter(|entry| entry.sequence > after).cloned().collect();
+        all.sort_by_key(|entry| entry.sequence);
+        all.truncate(limit as usize);
+        Ok(all)
+    }
+
+    async fn intent(&self, operation: OperationId) -> Result<Option<StoredEntry>> {
+        Ok(self.entries.iter().find(|entry| entry.operation_id == operation.to_string()).cloned())
+    }
+
+    async fn rows(&self, after: i64, limit: u32) -> Result<Vec<StoredRow>> {
+        let mut all: Vec<_> = self.rows.iter().filter(|row| row.id > after).cloned().collect();
+        all.sort_by_key(|row| row.id);
+        all.truncate(limit as usize);
+        Ok(all)
+    }
+
+    async fn checkpoints(&self, after: i64, limit: u32) -> Result<Vec<StoredCheckpoint>> {
+        let mut all: Vec<_> = self.checkpoints.iter().filter(|one| one.sequence > after).cloned().collect();
+        all.sort_by_key(|one| one.sequence);
+        all.truncate(limit as usize);
+        Ok(all)
+    }
+
+    async fn between(
+        &self,
+        _: Option<Timestamp>,
+        _: Option<Timestamp>,
+    ) -> Result<(Option<i64>, Option<i64>)> {
+        Ok((None, None))
+    }
+}
+
+/// The word that a trail begins after this checkpoint.
+pub(crate) fn beginning(through: &Checkpoint) -> String {
+    let time = Timestamp::from_second(1_800_000_000).unwrap();
+    Beginning::after(through, &FakeSigner::default(), time).line().unwrap()
+}

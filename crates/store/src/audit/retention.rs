@@ -1,0 +1,82 @@
+//! Removing the oldest part of the trail, in one transaction with the word of where the rest begins.
+
+use async_trait::async_trait;
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, dsl::min};
+use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
+use pilothouse_core::{
+    Error, Result,
+    access::Permit,
+    audit::{Beginning, Head, Retention, Status},
+};
+
+use super::Trail as _;
+use crate::{
+    Store,
+    db::{read, transact},
+    error::audit,
+    schema::{audit_beginning, audit_checkpoints, audit_head, audit_log, operations},
+};
+
+#[async_trait]
+impl Retention for Store {
+    async fn oldest_pending(&self) -> Result<Option<i64>> {
+        read!(self.db, |conn| {
+            let pending = operations::table
+                .filter(operations::status.eq(Status::Pending.as_str()))
+                .select(operations::operation_id);
+            let intents = audit_log::table.filter(audit_log::operation_id.eq_any(pending));
+            Ok(intents.select(min(audit_log::seq)).first(conn).await?)
+        })
+    }
+
+    async fn remove(&self, permit: &Permit, beginning: &Beginning) -> Result<u64> {
+        let receipt = self.receipt(permit)?;
+        let Head { sequence: through, hash } = beginning.head();
+        let line = beginning.line()?;
+        let removed = transact!(self.db, |conn| {
+            // the head's lock, as whoever appends takes it: of two who remove, the second finds it done
+            diesel::update(audit_head::table.find(1))
+                .set(audit_head::seq.eq(audit_head::seq))
+                .execute(conn)
+                .await?;
+            let begins: Option<i64> =
+                audit_beginning::table.find(1).select(audit_beginning::seq).first(conn).await.optional()?;
+            if begins.is_some_and(|begins| begins >= through) {
+                return Ok(0);
+            }
+            let known: Option<Vec<u8>> =
+                audit_log::table.find(through).select(audit_log::hash).first(conn).await.optional()?;
+            if known.as_deref() != Some(&hash.0[..]) {
+                let why =
+                    format!("entry {through} of the audit trail is not the one that was kept elsewhere");
+                return Err(Error::internal(why).into());
+            }
+            diesel::insert_into(audit_beginning::table)
+                .values((
+                    audit_beginning::id.eq(1),
+                    audit_beginning::seq.eq(through),
+                    audit_beginning::line.eq(&line),
+                ))
+                .on_conflict(audit_beginning::id)
+                .do_update()
+                .set((audit_beginning::seq.eq(through), audit_beginning::line.eq(&line)))
+                .execute(conn)
+                .await?;
+            let began = audit_log::table
+                .filter(audit_log::seq.le(through))
+                .filter(audit_log::entry.ne("outcome"))
+                .select(audit_log::operation_id);
+            diesel::delete(operations::table.filter(operations::operation_id.eq_any(began)))
+                .execute(conn)
+                .await?;
+            let removed =
+                diesel::delete(audit_log::table.filter(audit_log::seq.le(through))).execute(conn).await?;
+            diesel::delete(audit_checkpoints::table.filter(audit_checkpoints::seq.lt(through)))
+                .execute(conn)
+                .await?;
+            conn.done(receipt).await?;
+            Ok(removed as u64)
+        });
+        removed.map_err(audit)
+    }
+}

@@ -1,0 +1,143 @@
+//! The oldest part of the trail is kept elsewhere and removed; what is left, and what was kept, is whole.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::support::{Client, Install, Server, eventually, mode};
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn ok(install: &Install, arguments: &[&str]) -> String {
+    let output = install.run(arguments);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", said(&output));
+    said(&output)
+}
+
+/// Some operations.
+async fn busy(server: &Server) -> Client {
+    let admin = server.admin().await;
+    let names: Vec<_> =
+        (0..4).map(|n| format!("user-{n}-{}", server.address.rsplit(':').next().unwrap())).collect();
+    for name in names {
+        admin.add_user(&name, "viewer").await;
+    }
+    admin
+}
+
+/// The exports of a folder, in order.
+fn archive(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// That each is whole, and follows the one before; the last entry.
+fn whole_archive(install: &Install, folder: &Path) -> i64 {
+    let key = ok(install, &["audit", "public-key"]).trim().to_owned();
+    let elsewhere = Install::new();
+    let (mut next, mut hash) = (1, Value::Null);
+    for file in archive(folder) {
+        assert_eq!(mode(&file), 0o600);
+        ok(&elsewhere, &["audit", "verify", "--export", file.to_str().unwrap(), "--public-key", &key]);
+        let text = fs::read_to_string(&file).unwrap();
+        let header: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        let header = &header["header"];
+        assert_eq!(header["first_sequence"], next);
+        assert!(hash.is_null() || header["previous_hash"] == hash, "it follows the one before");
+        next = header["last_sequence"].as_i64().unwrap() + 1;
+        hash = header["last_hash"].clone();
+    }
+    next - 1
+}
+
+#[tokio::test]
+async fn what_is_pruned_is_archived_and_the_rest_is_whole() {
+    let server = Install::new().start().await;
+    let admin = busy(&server).await;
+    let before = admin.operations("").await;
+    let install = server.stop().await;
+    let now = Timestamp::now().to_string();
+    let folder = install.file("archive");
+    let path = folder.to_str().unwrap().to_owned();
+    let refused = install.run(&["audit", "prune", "--before", &now]);
+    assert_eq!(refused.status.code(), Some(2), "kept nowhere: {}", said(&refused));
+    assert!(
+        ok(&install, &["audit", "prune", "--before", "2020-01-01T00:00:00Z", "--archive", &path])
+            .contains("removed 0")
+    );
+
+    // beside a running server, whose lists then begin later
+    let server = install.start().await;
+    let admin = busy(&server).await;
+    let install = &server.install;
+    ok(install, &["audit", "prune", "--before", &now, "--archive", &path]);
+    let last = whole_archive(install, &folder);
+    assert!(last >= before.len() as i64);
+    let verdict = admin.get("/api/k8s/audit/verify").await.data();
+    assert_eq!((&verdict["valid"], &verdict["removed"]), (&json!(true), &json!(last)), "{verdict}");
+    let told = ok(install, &["audit", "verify"]);
+    assert!(told.contains(&format!("removed      {last}")) && told.contains("whole"), "{told}");
+    let left = admin.operations("").await;
+    let newest = before[0]["id"].as_i64().unwrap();
+    assert!(left.iter().all(|row| row["id"].as_i64().unwrap() > newest), "{left:#?}");
+    let prune = admin.operations("operation_type=prune").await;
+    assert_eq!(
+        (prune.len(), &prune[0]["resource_type"], &prune[0]["status"]),
+        (1, &json!("operation"), &json!("success"))
+    );
+    assert!(prune[0]["username"].as_str().unwrap().starts_with("cli:"));
+    assert_eq!(prune[0]["details"], format!("from=1 through={last}"));
+    // an export begins there, and is verified like any other
+    let file = install.file("export.jsonl").display().to_string();
+    ok(install, &["audit", "export", "--output", &file]);
+    ok(install, &["audit", "verify", "--export", &file]);
+    ok(install, &["audit", "export", "--format", "k8s"]);
+    let install = server.stop().await;
+    ok(&install, &["audit", "verify"]);
+
+    // a file in the way that is no such export: nothing goes
+    let server = install.start().await;
+    busy(&server).await;
+    let install = server.stop().await;
+    let now = Timestamp::now().to_string();
+    let next = last + 1;
+    let checkpoints = fs::read_to_string(install.file("audit-checkpoints.jsonl")).unwrap();
+    let end: Value = serde_json::from_str(checkpoints.lines().last().unwrap()).unwrap();
+    let end = end["sequence"].as_i64().unwrap();
+    fs::write(folder.join(format!("audit-{next:012}-{end:012}.jsonl")), "not an export\n").unwrap();
+    let refused = install.run(&["audit", "prune", "--before", &now, "--archive", &path]);
+    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
+    assert!(ok(&install, &["audit", "verify"]).contains(&format!("removed      {last}")));
+}
+
+#[tokio::test]
+async fn a_server_removes_what_is_older_than_the_setting() {
+    let install = Install::new();
+    let folder = install.file("archive");
+    let install = install.set("AUDIT_ARCHIVE_DIR", folder.display().to_string()).set("AUDIT_RETENTION", "1s");
+    let server = install.start().await;
+    busy(&server).await;
+    let install = server.stop().await;
+    // what was signed at the end is as old as the setting says
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let server = install.start().await;
+    let admin = server.admin().await;
+    let removed = eventually("the first look", async || {
+        let verdict = admin.get("/api/k8s/audit/verify").await.data();
+        assert_eq!(verdict["first_bad"], Value::Null, "{verdict}");
+        verdict["removed"].as_i64().filter(|removed| *removed > 0)
+    })
+    .await;
+    assert_eq!(whole_archive(&server.install, &folder), removed);
+    assert_eq!(admin.operations("operation_type=prune").await[0]["username"], "system");
+    ok(&server.stop().await, &["audit", "verify"]);
+}
