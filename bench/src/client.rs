@@ -191,6 +191,12 @@ impl Connection {
     pub(crate) fn stream(mut self, request: &[u8]) -> Result<Chunks> {
         match self.begin(request)? {
             (200, Length::Chunks, _) => Ok(Chunks { connection: self, left: 0, ended: false }),
+            (status, Length::Bytes(bytes), _) => {
+                self.body.resize(bytes, 0);
+                self.stream.read_exact(&mut self.body)?;
+                let body = String::from_utf8_lossy(&self.body);
+                Err(Failed::because(format!("a stream was answered {status}: {body}")))
+            }
             (status, ..) => Err(Failed::because(format!("a stream was answered {status}"))),
         }
     }

@@ -116,7 +116,7 @@ async fn pod(path: web::Path<(String, String)>) -> HttpResponse {
     HttpResponse::Ok().json(json!({
         "kind": "Pod", "apiVersion": "v1",
         "metadata": {"name": name, "namespace": namespace, "uid": "00000000-0000-4000-8000-000000000001"},
-        "spec": {"containers": [{"name": "app", "image": "app:1"}]},
+        "spec": {"nodeName": "node", "containers": [{"name": "app", "image": "app:1"}]},
         "status": {"phase": "Running", "containerStatuses": [{
             "name": "app", "image": "app:1", "restartCount": 0, "ready": true, "state": state,
         }]},

@@ -95,8 +95,8 @@ impl Population {
         let (app, name, namespace) = (self.app(i), self.name(i), Self::namespace(i));
         let hash = template_hash(&app);
         let (containers, variables) = match self.size {
-            Size::Small => (1, 2),
-            Size::Large => (3, 9),
+            Size::Small => (1, 1),
+            Size::Large => (3, 6),
         };
         let container = |n: usize| {
             let variables: Vec<_> = (0..variables)

@@ -15,7 +15,7 @@ use pilothouse_core::{
     cluster::ClusterId,
     user::UserId,
 };
-use pilothouse_crypto::{AesSealer, Ed25519Signer, MasterKey, OsEntropy};
+use pilothouse_crypto::{FileKeyring, MasterKey, OsEntropy};
 use pilothouse_store::{Database, Lent, Store};
 use pilothouse_testbed::Postgres;
 use tokio::runtime::Handle;
@@ -67,15 +67,15 @@ async fn on(
 ) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let entropy = Arc::new(OsEntropy);
-    let key = MasterKey::create(&folder.path().join("master.key"), &*entropy)?;
+    let key = folder.path().join("master.key");
+    MasterKey::create(&key, &*entropy)?;
     let lent = Lent {
         runtime: Handle::current(),
         clock: Arc::new(SystemClock(Instant::now())),
         entropy: entropy.clone(),
-        sealer: Arc::new(AesSealer::new(&key, entropy)),
-        signer: Arc::new(Ed25519Signer::new(&key)),
+        keyring: Arc::new(FileKeyring::open(&key, None, entropy)?),
     };
-    let store = Store::open(database, lent.clone(), &key.fingerprint()).await?;
+    let store = Store::open(database, lent.clone()).await?;
     let filling = Instant::now();
     bare.fill(plan.audit_rows, SystemClock(Instant::now()).now()).await?;
     eprintln!("bench: {name} has {} rows after {:.1} s", plan.audit_rows, filling.elapsed().as_secs_f64());

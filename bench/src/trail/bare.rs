@@ -108,7 +108,7 @@ impl Driver for Sqlite {
                     )?;
                     for i in start..(start + batch).min(count) {
                         let seq = first + 1 + i as i64;
-                        let id = format!("bare-{seq:031}");
+                        let id = format!("ffffffff-0000-7000-8000-{seq:012x}");
                         let at = Timestamp::now().as_microsecond();
                         row.execute((&id, format!("deployment-{i}"), format!("user-{:02}", i % PEOPLE), at))?;
                         entry.execute((seq, &id, at, BODY))?;
@@ -185,7 +185,7 @@ impl Driver for Postgres<'_> {
                     .iter()
                     .map(|seq| {
                         (
-                            format!("bare-{seq:031}"),
+                            format!("ffffffff-0000-7000-8000-{seq:012x}"),
                             format!("deployment-{seq}"),
                             format!("user-{:02}", seq % PEOPLE as i64),
                         )
