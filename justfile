@@ -74,9 +74,25 @@ sbom:
     cargo cyclonedx --manifest-path crates/server/Cargo.toml --format json --spec-version 1.5 --no-build-deps
     mv crates/server/pilothouse.cdx.json target/
 
-# Measures speed and size, and prints the table of docs/benchmarks.md
-bench:
-    cargo run --release -p pilothouse-testbed --bin bench
+# Measures, and writes docs/benchmarks.md: all rows of the plan, or some: `just bench b1 b10`
+bench *rows:
+    cargo run --release -p pilothouse-bench -- run {{ rows }}
+
+# Fills clusters with 100,000 pods of both sizes for `just bench`, and keeps them in the cache folder
+bench-load:
+    cargo run --release -p pilothouse-bench -- load 1000
+    cargo run --release -p pilothouse-bench -- load 10000
+    cargo run --release -p pilothouse-bench -- load 100000
+    cargo run --release -p pilothouse-bench -- load 100000 --large
+
+# Every row once, small: whether the benchmark works and the answers are right
+bench-smoke: (ci "bench")
+
+# Counts the instructions of a page under valgrind, and compares with what is kept; `just instructions --keep` keeps
+instructions *arguments:
+    @command -v valgrind >/dev/null || { echo 'this takes valgrind: apt-get install valgrind' >&2; exit 1; }
+    cargo build --profile symbols -p pilothouse
+    cargo run --release -p pilothouse-bench -- instructions {{ arguments }} target/symbols/pilothouse
 
 # What a cluster's fault costs whoever uses another; prints the measured table of docs/operations.md
 faults:

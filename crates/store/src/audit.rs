@@ -30,11 +30,13 @@ use crate::{
     schema::{At, audit_checkpoints, audit_head, audit_log, install, leases, operations},
 };
 
+mod count;
 mod list;
 mod reader;
 mod retention;
 mod writer;
 
+pub(crate) use count::Counts;
 pub(crate) use writer::Writer;
 
 /// Something to be stored in the trail.
@@ -407,6 +409,6 @@ impl AuditTrail for Store {
     }
 
     async fn operations(&self, query: &OperationQuery) -> Result<OperationPage> {
-        list::page(&self.db, query).await
+        list::page(&self.db, &self.counts, query).await
     }
 }

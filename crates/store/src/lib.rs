@@ -56,7 +56,7 @@ pub use migrate::Fingerprints;
 pub use postgres::PostgresAddress;
 
 use crate::{
-    audit::{Author, Writer},
+    audit::{Author, Counts, Writer},
     db::{Db, read},
     lease::Lease,
     reserve::Reserve,
@@ -84,6 +84,7 @@ pub struct Store {
     writer: Writer,
     lease: Lease,
     reserve: Reserve,
+    counts: Counts,
 }
 
 impl fmt::Debug for Store {
@@ -122,7 +123,7 @@ impl Store {
             age: Checkpoint::AGE,
         };
         let writer = Writer::start(db.clone(), author.clone(), &lent.runtime);
-        Ok(Self { db, lent, author, writer, lease, reserve: Reserve::default() })
+        Ok(Self { db, lent, author, writer, lease, reserve: Reserve::default(), counts: Counts::default() })
     }
 
     /// Keeps so many bytes free where a SQLite database lies: with fewer left no new operation is begun, so that the

@@ -14,7 +14,7 @@ use common::{Place, operation, user, verdict, verify};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
-    audit::{AuditTrail as _, Checkpoint, Entry, Fault, Outcome, Status, TrailReader as _},
+    audit::{AuditTrail as _, Checkpoint, Entry, Fault, OperationQuery, Outcome, Status, TrailReader as _},
     clock::Clock as _,
     testing::contract::StorePorts,
     user::UserRegistry as _,
@@ -291,6 +291,55 @@ async fn edits_of_the_database_are_found() {
                 .await
                 .unwrap();
             assert_eq!(verdict(&store).await.first_bad.map(|bad| bad.fault), Some(Fault::EntryChanged));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn totals_stay_exact_while_rows_come_and_outcomes_are_stored() {
+    for place in Place::all() {
+        // each with a memory of its own
+        let stores = [place.open().await, place.open().await];
+        let ports = ports(&stores[0]);
+        let mut pending = Vec::new();
+        for n in 0..40 {
+            let (store, operation) = (&stores[n % 2], operation(&ports));
+            let outcome = Outcome::success(ports.now());
+            match n % 4 {
+                0 | 1 => {
+                    store.begin(&operation).await.unwrap();
+                    pending.push(operation.id);
+                }
+                2 => store.record(&operation, &outcome).await.unwrap(),
+                // the oldest or the newest of them
+                _ => {
+                    let id = pending.swap_remove((n / 4) % pending.len());
+                    store.finish(id, &outcome).await.unwrap();
+                }
+            }
+            let middle = (n / 2 + 1).to_string();
+            let cases: [(&[(&str, &str)], String); 6] = [
+                (&[], "TRUE".into()),
+                (&[("status", "pending")], "status = 'pending'".into()),
+                (&[("status", "success")], "status = 'success'".into()),
+                (&[("status", "failed")], "status = 'failed'".into()),
+                (&[("before", &middle)], format!("id < {middle}")),
+                (
+                    &[("status", "success"), ("before", &middle)],
+                    format!("status = 'success' AND id < {middle}"),
+                ),
+            ];
+            for (pairs, condition) in cases {
+                let pairs: Vec<_> =
+                    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+                let query = OperationQuery::parse(&pairs).unwrap();
+                let sql = format!("SELECT count(*) AS n FROM operations WHERE {condition}");
+                let counted = place.count(&sql).await;
+                for store in &stores {
+                    let total = store.operations(&query).await.unwrap().pagination.total;
+                    assert_eq!(i64::try_from(total).unwrap(), counted, "{n}: {pairs:?}");
+                }
+            }
         }
     }
 }

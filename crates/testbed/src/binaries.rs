@@ -58,7 +58,7 @@ impl Binaries {
 }
 
 /// The folder for what is made once: outside the tree, and kept.
-pub(crate) fn cache() -> Result<PathBuf> {
+pub fn cache() -> Result<PathBuf> {
     let var = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = var(CACHE)
         .or_else(|| var("XDG_CACHE_HOME").map(|cache| cache.join("pilothouse")))
@@ -69,7 +69,7 @@ pub(crate) fn cache() -> Result<PathBuf> {
 }
 
 /// The Kubernetes version that go.mod pins, for instance `v1.37.2`.
-fn version() -> &'static str {
+pub fn kubernetes_version() -> &'static str {
     let pinned = GO_MOD.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "));
     pinned.expect("go.mod requires k8s.io/kubernetes").trim()
 }
@@ -78,7 +78,7 @@ fn build() -> Result<PathBuf> {
     let digest = Sha256::digest([GO_MOD, GO_SUM, MAIN_GO].concat());
     let key: String = digest[..6].iter().map(|byte| format!("{byte:02x}")).collect();
     let cache = cache()?;
-    let binary = cache.join(format!("controlplane-{}-{key}", version()));
+    let binary = cache.join(format!("controlplane-{}-{key}", kubernetes_version()));
     if binary.exists() {
         return Ok(binary);
     }
@@ -105,7 +105,7 @@ fn go_build(folder: &Path) -> Result<PathBuf> {
     for (name, text) in [("go.mod", GO_MOD), ("go.sum", GO_SUM), ("main.go", MAIN_GO)] {
         fs::write(folder.join(name), text).map_err(io(format!("writing {name}")))?;
     }
-    let version = version();
+    let version = kubernetes_version();
     say(&format!("building etcd and Kubernetes {version} from source: once, about 7 minutes on 2 cores"));
     let packages = packages(folder)?;
 

@@ -1,6 +1,6 @@
 //! How a control plane is described and started.
 
-use std::sync::Mutex;
+use std::{path::PathBuf, sync::Mutex};
 
 use sha2::{Digest, Sha256};
 
@@ -8,9 +8,9 @@ use crate::{
     Component, ControlPlane, ServingCertificate, audit,
     binaries::Binaries,
     certificates::{Authority, signing_keys},
-    control_plane::START,
+    control_plane::{ETCD_DATA, START},
     error::Result,
-    folder::Folder,
+    folder::{Folder, copy},
     kubeconfig::{self, Access, Credential},
     ports::Ports,
     processes::Owned,
@@ -22,11 +22,17 @@ pub struct Builder {
     controllers: bool,
     apiserver_flags: Vec<String>,
     serving: ServingCertificate,
+    data: Option<PathBuf>,
 }
 
 impl Default for Builder {
     fn default() -> Self {
-        Self { controllers: true, apiserver_flags: Vec::new(), serving: ServingCertificate::Valid }
+        Self {
+            controllers: true,
+            apiserver_flags: Vec::new(),
+            serving: ServingCertificate::Valid,
+            data: None,
+        }
     }
 }
 
@@ -47,6 +53,12 @@ impl Builder {
     /// The certificate the API server shows first; see [`ControlPlane::serve_with`]. Only without controllers.
     pub fn serving(mut self, serving: ServingCertificate) -> Self {
         self.serving = serving;
+        self
+    }
+
+    /// Begins with a copy of what [`ControlPlane::keep_data`] kept of another one of the same Kubernetes.
+    pub fn data(mut self, kept: impl Into<PathBuf>) -> Self {
+        self.data = Some(kept.into());
         self
     }
 
@@ -93,6 +105,9 @@ impl Builder {
             let credential = Credential::Certificate(authority.client(&format!("system:kube-{name}"), None)?);
             let kubeconfig = kubeconfig::write(&access.server, &access.ca_pem, &credential);
             owned.write(&format!("{name}.kubeconfig"), &kubeconfig)?;
+        }
+        if let Some(kept) = &self.data {
+            copy(kept, &owned.folder.path().join(ETCD_DATA))?;
         }
         let plane = ControlPlane { access, admin_token, owned: Some(owned) };
         let owned = plane.owned("start")?;

@@ -11,6 +11,7 @@ use crate::{
     admin::Admin,
     audit::{self, AuditEvent},
     error::{Error, Result, io},
+    folder::copy,
     kubeconfig::{self, Access, Credential},
     processes::{Owned, running},
 };
@@ -20,6 +21,8 @@ pub(crate) const START: Duration = Duration::from_secs(120);
 /// How long a component may take to end when asked to.
 const END: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(25);
+/// Where etcd keeps its data, in the control plane's folder.
+pub(crate) const ETCD_DATA: &str = "etcd";
 
 /// A control plane. Its processes belong to no runtime; they end with this value, and at the latest with the process
 /// that started them, however that ends.
@@ -140,6 +143,10 @@ impl ControlPlane {
 
     /// Ends everything in good order, which leaves a component time for its last words; dropping only kills.
     pub async fn stop(self) -> Result<()> {
+        self.end_processes().await
+    }
+
+    async fn end_processes(&self) -> Result<()> {
         use Component::{ApiServer, ControllerManager, Etcd, Scheduler};
         let owned = self.owned("stop it")?;
         // Without etcd the API server hangs in its shutdown, so etcd is last; without the API server, so does a kubelet.
@@ -154,6 +161,16 @@ impl ControlPlane {
             }
         }
         Ok(())
+    }
+
+    /// Ends everything in good order and keeps a copy of etcd's data in the folder `kept`, which must not be there yet;
+    /// it is when the copy is whole. For [`Builder::data`].
+    pub async fn keep_data(self, kept: &Path) -> Result<()> {
+        self.end_processes().await?;
+        let partly = kept.with_extension("partly");
+        let _ = fs::remove_dir_all(&partly);
+        copy(&self.owned("copy its data")?.folder.path().join(ETCD_DATA), &partly)?;
+        fs::rename(&partly, kept).map_err(io(format!("naming {}", kept.display())))
     }
 
     /// Waits until the API server says it is ready, whatever certificate it shows.

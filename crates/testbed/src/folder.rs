@@ -1,7 +1,7 @@
 //! A folder that is gone when its owner is, and with it everything that runs in it.
 
 use std::{
-    env,
+    env, fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -53,6 +53,22 @@ impl Folder {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Copies a folder with all that is in it.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    let failed = |path: &Path| io(format!("copying {}", path.display()));
+    fs::create_dir_all(to).map_err(failed(to))?;
+    for entry in fs::read_dir(from).map_err(failed(from))? {
+        let entry = entry.map_err(failed(from))?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to)?;
+        } else {
+            fs::copy(&from, &to).map_err(failed(&from))?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Folder {

@@ -46,6 +46,7 @@ use tokio::sync::OnceCell;
 pub use self::{
     admin::{Admin, path_of},
     audit::{AuditEvent, AuditObject, AuditStatus, AuditUser},
+    binaries::{cache, kubernetes_version},
     builder::Builder,
     certificates::ServingCertificate,
     component::{Component, Signal},

@@ -23,6 +23,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// A running server, signed in to as its first admin. Dropped, it is asked to end and waited for.
 pub struct Shipped {
     process: Child,
+    binary: PathBuf,
+    settings: Vec<(String, String)>,
     address: String,
     data_dir: PathBuf,
     log: PathBuf,
@@ -57,24 +59,24 @@ impl Shipped {
     /// Starts it with its data and its log in `folder`. In that of a control plane (or of a [`Folder`](crate::Folder))
     /// the reaper ends it too, should we be killed.
     pub async fn start(binary: &Path, folder: &Path) -> Result<Self> {
+        Self::start_with(binary, folder, &[]).await
+    }
+
+    /// As [`start`](Self::start), with more settings: environment variables without `PILOTHOUSE_`.
+    pub async fn start_with(binary: &Path, folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         let (data_dir, log) = (folder.join("pilothouse"), folder.join("pilothouse.log"));
-        let output = fs::File::create(&log).map_err(io("creating the server's log"))?;
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(name, value)| (format!("PILOTHOUSE_{name}"), (*value).to_owned()))
+            .collect();
         let port = TcpListener::bind(("127.0.0.1", PORT)).map_or(0, |_| PORT);
-        let process = Command::new(binary)
-            .arg("serve")
-            .env_clear() // whatever PILOTHOUSE_… says out there is about another server
-            .env("PILOTHOUSE_LISTEN", format!("127.0.0.1:{port}"))
-            .env("PILOTHOUSE_DATA_DIR", &data_dir)
-            .env("PILOTHOUSE_EGRESS_ALLOW_LOOPBACK", "true")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().map_err(io("sharing a log"))?)
-            .stderr(output)
-            .spawn()
-            .map_err(io("starting the server"))?;
+        let process = spawn(binary, &data_dir, &log, port, &settings)?;
         let client = Client::builder().no_proxy().build();
         let client = client.map_err(|error| Error::Program(format!("an HTTP client: {error}")))?;
         let mut server = Self {
             process,
+            binary: binary.to_owned(),
+            settings,
             address: String::new(),
             data_dir,
             log,
@@ -92,6 +94,30 @@ impl Shipped {
         server.bearer = text("access_token").to_owned();
         server.cookie = format!("session_id={}", text("session_id"));
         Ok(server)
+    }
+
+    /// Ends it and starts it again, on its old port and data; our session is still good. Returns when it listens.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.end();
+        let port = self.address.rsplit(':').next().and_then(|port| port.parse().ok());
+        let port = port.ok_or_else(|| Error::Program("the server's address has no port".into()))?;
+        self.process = spawn(&self.binary, &self.data_dir, &self.log, port, &self.settings)?;
+        self.listening().await.map(drop)
+    }
+
+    /// The headers of whoever is signed in: `Authorization` and `Cookie`.
+    pub fn credentials(&self) -> [(&'static str, String); 2] {
+        [("Authorization", format!("Bearer {}", self.bearer)), ("Cookie", self.cookie.clone())]
+    }
+
+    /// The folder with its database.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    fn end(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
+        let _ = self.process.wait();
     }
 
     /// `http://127.0.0.1:…`
@@ -172,9 +198,31 @@ impl Shipped {
     }
 }
 
+/// Its process; the log begins anew.
+fn spawn(
+    binary: &Path,
+    data_dir: &Path,
+    log: &Path,
+    port: u16,
+    settings: &[(String, String)],
+) -> Result<Child> {
+    let output = fs::File::create(log).map_err(io("creating the server's log"))?;
+    Command::new(binary)
+        .arg("serve")
+        .env_clear() // whatever PILOTHOUSE_… says out there is about another server
+        .env("PILOTHOUSE_LISTEN", format!("127.0.0.1:{port}"))
+        .env("PILOTHOUSE_DATA_DIR", data_dir)
+        .env("PILOTHOUSE_EGRESS_ALLOW_LOOPBACK", "true")
+        .envs(settings.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().map_err(io("sharing a log"))?)
+        .stderr(output)
+        .spawn()
+        .map_err(io("starting the server"))
+}
+
 impl Drop for Shipped {
     fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
-        let _ = self.process.wait();
+        self.end();
     }
 }

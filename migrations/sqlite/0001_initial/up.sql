@@ -95,8 +95,8 @@ CREATE TABLE operations (
 CREATE INDEX operations_created_at ON operations (created_at);
 CREATE INDEX operations_cluster ON operations (cluster_id, id);
 CREATE INDEX operations_namespace ON operations (namespace, id);
-CREATE INDEX operations_user ON operations (user_id, id);
-CREATE INDEX operations_username ON operations (username, id);
+CREATE INDEX operations_user ON operations (user_id, id, created_at);
+CREATE INDEX operations_username ON operations (username, id, created_at);
 CREATE INDEX operations_status ON operations (status, id);
 
 -- Which server processes live: what another one left pending is an orphan.

@@ -1,8 +1,8 @@
 //! Pages of operations. The reference is `pilothouse_core::inventory::select`; the contract compares the two.
 
 use diesel::{
-    ExpressionMethods as _, QueryDsl as _, Queryable, Selectable, SelectableHelper as _,
-    TextExpressionMethods as _, expression_methods::EscapeExpressionMethods as _,
+    ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable, Selectable,
+    SelectableHelper as _, TextExpressionMethods as _, expression_methods::EscapeExpressionMethods as _,
 };
 use diesel_async::RunQueryDsl as _;
 use pilothouse_core::{
@@ -10,10 +10,11 @@ use pilothouse_core::{
     access::Role,
     audit::{OperationId, OperationPage, OperationQuery, OperationRow, Status},
     cluster::ClusterId,
-    inventory::{List, ListQuery, Pagination},
+    inventory::{List, Pagination},
     user::UserId,
 };
 
+use super::count::{Below, Counts, Wanted};
 use crate::{
     db::{Db, read},
     error::corrupt,
@@ -88,14 +89,15 @@ fn pattern(search: &str) -> String {
     pattern + "%"
 }
 
-/// The filters on row fields, by the name of the field, and the order.
+/// Which rows, and in which order.
 struct Plan {
-    filters: Vec<(&'static str, String)>,
+    wanted: Wanted,
     sort: Option<(&'static str, bool)>,
 }
 
 impl Plan {
-    fn of(query: &ListQuery) -> Result<Self> {
+    fn of(query: &OperationQuery) -> Result<Self> {
+        let OperationQuery { list, user_id, from, to, .. } = query;
         let fields = (List::Operations.info().fields)();
         let name = |index: usize| {
             fields
@@ -104,10 +106,15 @@ impl Plan {
                 .ok_or_else(|| Error::internal("no such field of an operation"))
         };
         let filter = |(field, value): &(usize, String)| Ok((name(*field)?, value.clone()));
-        Ok(Self {
-            filters: query.filters.iter().map(filter).collect::<Result<_>>()?,
-            sort: query.sort.map(|sort| Ok::<_, Error>((name(sort.field)?, sort.descending))).transpose()?,
-        })
+        let wanted = Wanted {
+            user_id: user_id.map(|user| user.0),
+            from: *from,
+            to: *to,
+            search: list.search.as_deref().map(pattern),
+            fields: list.filters.iter().map(filter).collect::<Result<_>>()?,
+        };
+        let sort = list.sort.map(|sort| Ok::<_, Error>((name(sort.field)?, sort.descending))).transpose()?;
+        Ok(Self { wanted, sort })
     }
 }
 
@@ -138,32 +145,29 @@ macro_rules! ordered {
 }
 
 /// A page of operations.
-pub(super) async fn page(db: &Db, query: &OperationQuery) -> Result<OperationPage> {
-    let Plan { filters, sort } = Plan::of(&query.list)?;
-    let search = query.list.search.as_deref().map(pattern);
-    let OperationQuery { user_id, from, to, before, .. } = *query;
+pub(super) async fn page(db: &Db, counts: &Counts, query: &OperationQuery) -> Result<OperationPage> {
+    let Plan { wanted, sort } = Plan::of(query)?;
+    let before = query.before;
     let limit = i64::try_from(query.list.limit()).unwrap_or(i64::MAX);
     let offset = i64::try_from(query.list.offset()).unwrap_or(i64::MAX);
+    let counts = counts.clone();
 
     let (total, rows): (i64, Vec<Row>) = read!(*db, |conn| {
         let matching = || {
             let mut matching = operations::table.into_boxed();
-            if let Some(user) = user_id {
-                matching = matching.filter(operations::user_id.eq(user.0));
+            if let Some(user) = wanted.user_id {
+                matching = matching.filter(operations::user_id.eq(user));
             }
-            if let Some(from) = from {
+            if let Some(from) = wanted.from {
                 matching = matching.filter(operations::created_at.ge(At(from)));
             }
-            if let Some(to) = to {
+            if let Some(to) = wanted.to {
                 matching = matching.filter(operations::created_at.lt(At(to)));
             }
-            if let Some(before) = before {
-                matching = matching.filter(operations::id.lt(before));
-            }
-            if let Some(search) = &search {
+            if let Some(search) = &wanted.search {
                 matching = matching.filter(operations::searched.like(search).escape('\\'));
             }
-            for (name, value) in &filters {
+            for (name, value) in &wanted.fields {
                 matching = match *name {
                     "cluster_id" => {
                         let id = value
@@ -181,9 +185,43 @@ pub(super) async fn page(db: &Db, query: &OperationQuery) -> Result<OperationPag
             }
             Ok(matching)
         };
-        let total = matching()?.count().get_result(conn).await?;
+
+        // how far nothing changes any more: see `count`
+        let ids = || operations::table.select(operations::id);
+        let oldest: i64 =
+            ids().order_by(operations::id.asc()).first(conn).await.optional()?.unwrap_or_default();
+        let newest: i64 =
+            ids().order_by(operations::id.desc()).first(conn).await.optional()?.unwrap_or_default();
+        let mut settled = before.unwrap_or(i64::MAX).min(newest + 1);
+        if wanted.looks_at_outcomes() {
+            let pending = ids().filter(operations::status.eq(Status::Pending.as_str()));
+            let pending: Option<i64> = pending.order_by(operations::id.asc()).first(conn).await.optional()?;
+            settled = settled.min(pending.unwrap_or(i64::MAX));
+        }
+
+        let between = |from: i64, to: i64| {
+            Ok::<_, Error>(matching()?.filter(operations::id.ge(from)).filter(operations::id.lt(to)).count())
+        };
+        let count: i64 = match counts.nearest(&wanted, oldest, settled) {
+            Some(known) if known.id <= settled => {
+                known.count + between(known.id, settled)?.get_result::<i64>(conn).await?
+            }
+            Some(known) => known.count - between(settled, known.id)?.get_result::<i64>(conn).await?,
+            // a bound that no index serves leaves the choice of one to the filters
+            None => matching()?.filter((operations::id + 0).lt(settled)).count().get_result(conn).await?,
+        };
+        counts.keep(&wanted, oldest, Below { id: settled, count });
+        let rest: i64 = match before {
+            Some(before) if before <= settled => 0,
+            before => between(settled, before.unwrap_or(i64::MAX))?.get_result(conn).await?,
+        };
+
+        let mut page = matching()?;
+        if let Some(before) = before {
+            page = page.filter(operations::id.lt(before));
+        }
         let page = ordered!(
-            matching()?,
+            page,
             sort,
             known: [id, operation_id, operation_type, resource_type, status, username, created_at],
             nullable: [
@@ -192,7 +230,7 @@ pub(super) async fn page(db: &Db, query: &OperationQuery) -> Result<OperationPag
             ]
         );
         let rows = page.select(Row::as_select()).limit(limit).offset(offset).load(conn).await?;
-        Ok((total, rows))
+        Ok((count + rest, rows))
     })?;
     Ok(OperationPage {
         logs: rows.into_iter().map(OperationRow::try_from).collect::<Result<_>>()?,

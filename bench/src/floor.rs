@@ -1,0 +1,50 @@
+//! The floor: the least that a server over actix-web can do. One handler, a body that is there already, the same headers;
+//! the same version of actix-web, and as many workers as the server has on the same core.
+
+use std::{io::Read, net::TcpListener, thread};
+
+use actix_web::{
+    App, HttpResponse, HttpServer,
+    http::header::HeaderName,
+    web::{self, Bytes},
+};
+
+use crate::error::{Failed, Result};
+
+/// Serves until its input closes; the first line it prints is its address.
+pub(crate) fn serve(bytes: usize, headers: &[String]) -> Result<()> {
+    let body = Bytes::from(vec![b'x'; bytes]);
+    let headers: Vec<(HeaderName, String)> = headers
+        .iter()
+        .map(|line| {
+            let (name, value) =
+                line.split_once(':').ok_or_else(|| Failed::because("a header without a value"))?;
+            Ok((name.trim().parse()?, value.trim().to_owned()))
+        })
+        .collect::<Result<_>>()?;
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    println!("http://{}", listener.local_addr()?);
+    thread::spawn(|| {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+    let workers = thread::available_parallelism().map_or(2, usize::from);
+    actix_web::rt::System::new().block_on(
+        HttpServer::new(move || {
+            let (body, headers) = (body.clone(), headers.clone());
+            let answer = move || {
+                let mut response = HttpResponse::Ok();
+                response.content_type("application/json");
+                for (name, value) in &headers {
+                    response.insert_header((name.clone(), value.as_str()));
+                }
+                std::future::ready(response.body(body.clone()))
+            };
+            App::new().default_service(web::to(answer))
+        })
+        .workers(workers)
+        .listen(listener)?
+        .run(),
+    )?;
+    Ok(())
+}

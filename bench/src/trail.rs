@@ -1,0 +1,202 @@
+//! B10: the audit trail at a million rows, on SQLite and on PostgreSQL, through the store's own ports.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::try_join_all;
+use jiff::Timestamp;
+use pilothouse_core::{
+    access::Role,
+    audit::{AuditTrail, Operation, OperationId, OperationQuery, Outcome},
+    clock::{Clock, uuid_v7},
+    cluster::ClusterId,
+    user::UserId,
+};
+use pilothouse_crypto::{FileKeyring, MasterKey, OsEntropy};
+use pilothouse_store::{Database, Lent, Store};
+use pilothouse_testbed::Postgres;
+use tokio::runtime::Handle;
+
+use crate::{
+    error::{Failed, Result},
+    measure::percentile,
+    plan::Plan,
+    process,
+    report::{Section, short},
+};
+
+mod bare;
+
+/// Who did all that.
+pub(crate) const PEOPLE: usize = 20;
+/// In how long.
+pub(crate) const DAYS: i64 = 30;
+/// How many callers wait for their entry at once.
+const CALLERS: usize = 256;
+/// Calls of each query.
+const CALLS: usize = 200;
+
+/// B10.
+pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
+    // what is measured is in this process, and in PostgreSQL's
+    process::roam()?;
+    let mut section = Section::new("B10", &format!("the audit trail at {} rows", plan.audit_rows));
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("pilothouse.db");
+    on(plan, &mut section, "SQLite", &Database::Sqlite(file.clone()), &bare::Sqlite(file)).await?;
+    match Postgres::builder().durable(true).start_or_skip()? {
+        None => section.say("PostgreSQL: this machine has none."),
+        Some(postgres) => {
+            let url = postgres.database()?;
+            let bare = bare::Postgres(url.clone(), &postgres);
+            on(plan, &mut section, "PostgreSQL", &Database::parse(&url)?, &bare).await?;
+        }
+    }
+    Ok(section)
+}
+
+async fn on(
+    plan: &Plan,
+    section: &mut Section,
+    name: &str,
+    database: &Database,
+    bare: &dyn bare::Driver,
+) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let entropy = Arc::new(OsEntropy);
+    let key = folder.path().join("master.key");
+    MasterKey::create(&key, &*entropy)?;
+    let lent = Lent {
+        runtime: Handle::current(),
+        clock: Arc::new(SystemClock(Instant::now())),
+        entropy: entropy.clone(),
+        keyring: Arc::new(FileKeyring::open(&key, None, entropy)?),
+    };
+    let store = Store::open(database, lent.clone()).await?;
+    let filling = Instant::now();
+    bare.fill(plan.audit_rows, SystemClock(Instant::now()).now()).await?;
+    eprintln!("bench: {name} has {} rows after {:.1} s", plan.audit_rows, filling.elapsed().as_secs_f64());
+
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..plan.rounds.min(3) {
+        theirs.push(bare.insert(plan.audit_inserts, CALLERS).await?);
+        ours.push(insert(&store, &*lent.clock, plan.audit_inserts).await?);
+    }
+    let best = |rates: &[f64]| crate::measure::median(rates);
+    section.say(format!(
+        "**{name}**: {} entries a second through the store's port, {CALLERS} callers who each wait until theirs is \
+         durable; {} by the bare driver, {CALLERS} a transaction.",
+        short(best(&ours)),
+        short(best(&theirs))
+    ));
+
+    let now = lent.clock.now();
+    let (from, to) = (now - Duration::from_secs(15 * 86_400), now - Duration::from_secs(14 * 86_400));
+    let middle = (plan.audit_rows / 2).to_string();
+    let deep = (plan.audit_rows / 2 / 50).to_string();
+    let (from, to) = (from.to_string(), to.to_string());
+    let queries: [(&str, &[(&str, &str)], bool); 6] = [
+        ("first page", &[], true),
+        ("first page of a person and a day", &[("username", "user-07"), ("from", &from), ("to", &to)], true),
+        ("first page of a person", &[("username", "user-07")], true),
+        ("first page of what failed", &[("status", "failed")], true),
+        ("next by cursor, from the middle", &[("before", &middle)], true),
+        ("the middle page by its number", &[("page", &deep)], false),
+    ];
+    let mut table = vec![["", "rows", "first call ms", "p50 ms", "p99 ms"].map(str::to_owned).to_vec()];
+    let mut verdicts = Vec::new();
+    for (what, pairs, has_target) in queries {
+        let mut pairs: Vec<_> =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        pairs.push(("per_page".into(), "50".into()));
+        let query = OperationQuery::parse(&pairs).map_err(|error| Failed::because(error.to_string()))?;
+        let (mut times, mut total) = (Vec::new(), 0);
+        for _ in 0..=if plan.smoke { 2 } else { CALLS } {
+            let began = Instant::now();
+            let page = store.operations(&query).await?;
+            times.push(began.elapsed().as_secs_f64() * 1e3);
+            total = page.pagination.total;
+            if page.logs.is_empty() {
+                return Err(Failed::because(format!("{name}, {what}: nothing was found")));
+            }
+        }
+        let counted = bare.count(&pairs).await?;
+        if counted != total {
+            return Err(Failed::because(format!("{name}, {what}: {total} rows instead of {counted}")));
+        }
+        let first = times.remove(0);
+        times.sort_by(f64::total_cmp);
+        let p50 = percentile(&times, 0.5);
+        table.push(vec![
+            what.into(),
+            total.to_string(),
+            short(first),
+            short(p50),
+            short(percentile(&times, 0.99)),
+        ]);
+        if has_target {
+            verdicts.push((format!("{name}, {what}, p50"), p50));
+        }
+    }
+    section.table(&table);
+    section.at_least(
+        &format!("{name}, inserts against the bare driver"),
+        best(&ours) / best(&theirs),
+        0.6,
+        "×",
+    );
+    for (what, p50) in verdicts {
+        section.verdict(&what, p50, 2.0, "ms");
+    }
+    Ok(())
+}
+
+/// Entries a second.
+async fn insert(store: &Store, clock: &dyn Clock, count: usize) -> Result<f64> {
+    let began = Instant::now();
+    let caller = async |n: usize| -> Result<()> {
+        for i in (n..count).step_by(CALLERS) {
+            let operation = operation(i, clock.now());
+            store.record(&operation, &Outcome::success(clock.now())).await?;
+        }
+        Ok(())
+    };
+    try_join_all((0..CALLERS).map(caller)).await?;
+    Ok(count as f64 / began.elapsed().as_secs_f64())
+}
+
+fn operation(i: usize, now: Timestamp) -> Operation {
+    let person = i % PEOPLE;
+    Operation {
+        id: OperationId(uuid_v7(now, &OsEntropy)),
+        operation_type: "scale".into(),
+        resource_type: "deployment".into(),
+        cluster_id: Some(ClusterId(1 + i as i64 % 50)),
+        cluster_name: Some(format!("cluster-{:02}", i % 50)),
+        namespace: Some(format!("team-{:03}", i % 100)),
+        resource_name: Some(format!("deployment-{}", i % 1000)),
+        user_id: Some(UserId(1 + person as i64)),
+        username: format!("user-{person:02}"),
+        role: Some(Role::OpsAdmin),
+        source_ip: None,
+        request_id: Some(format!("request-{i}")),
+        params: BTreeMap::from([("replicas".to_owned(), 3.into())]),
+        created_at: now,
+    }
+}
+
+struct SystemClock(Instant);
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let now = Timestamp::now();
+        now.round(jiff::Unit::Microsecond).unwrap_or(now)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
