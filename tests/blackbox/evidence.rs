@@ -52,7 +52,21 @@ async fn a_trail_is_verified_beside_a_running_server_and_by_it() {
         (admin.get("/api/k8s/audit/verify").await.data()["witnessed"].as_u64() > Some(0)).then_some(())
     })
     .await;
-    whole(&server.stop().await);
+    let install = server.stop().await;
+    whole(&install);
+
+    // by the database's address, from elsewhere
+    let file = |name: &str| install.file(name).display().to_string();
+    let address = if Install::is_on_postgres() {
+        install.database_url()
+    } else {
+        format!("sqlite:{}", file("pilothouse.db"))
+    };
+    let elsewhere = Install::on_sqlite()
+        .set("KEY_FILE", file("master.key"))
+        .set("AUDIT_CHECKPOINT_FILE", file(CHECKPOINTS));
+    let (code, said) = verify(&elsewhere, &["--database-url", &address]);
+    assert!(code == Some(0) && said.contains("whole") && !said.contains("0 are kept elsewhere"), "{said}");
 }
 
 /// Changes every place where the file holds `text`: a page may hold what is left of a row that moved.

@@ -6,13 +6,13 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Place, operation, user, verdict};
+use common::{FINGERPRINT, Place, Ring, operation, user, verdict};
 use pilothouse_core::{
     Cause,
     access::Permit,
     audit::{AuditTrail as _, Beginning, Checkpoint, Fault, Outcome, Retention as _, Told, TrailReader as _},
     clock::Clock as _,
-    testing::{contract::StorePorts, fake::FakeSigner},
+    testing::contract::StorePorts,
     user::UserRegistry as _,
 };
 use pilothouse_store::Store;
@@ -41,7 +41,7 @@ fn pruning(ports: &StorePorts, beginning: &Beginning) -> Permit {
 async fn beginning(place: &Place, store: &Store, which: usize) -> Beginning {
     let stored = store.checkpoints(0, 100).await.unwrap().remove(which);
     let checkpoint = Checkpoint::parse(&stored.line).unwrap();
-    Beginning::after(&checkpoint, &FakeSigner::default(), place.clock.now())
+    Beginning::after(&checkpoint, &Ring::signer(FINGERPRINT), place.clock.now())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +93,7 @@ async fn another_chain_than_the_one_that_was_kept_stays() {
         let stored = store.checkpoints(0, 100).await.unwrap().remove(0);
         let mut checkpoint = Checkpoint::parse(&stored.line).unwrap();
         checkpoint.hash.0[0] ^= 1;
-        let forged = Beginning::after(&checkpoint, &FakeSigner::default(), place.clock.now());
+        let forged = Beginning::after(&checkpoint, &Ring::signer(FINGERPRINT), place.clock.now());
         let refused = store.remove(&pruning(&ports, &forged), &forged).await.unwrap_err();
         assert_eq!(refused.cause, Cause::Internal);
         let verdict = verdict(&store).await;

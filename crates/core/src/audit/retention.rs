@@ -173,6 +173,8 @@ impl Audit {
     async fn removable(&self, before: Timestamp, most: i64) -> Result<Option<Checkpoint>> {
         let super::AuditPorts { reader, signer, retention, .. } = &self.ports;
         let begins = Beginning::head_of(&**reader).await?.sequence;
+        // whoever reads the head learns of a new key
+        reader.head().await?;
         let keys = TrailKeys::claimed(&**reader, signer.public_key()).await?;
         let pending = retention.oldest_pending().await?;
         let most = most.min(pending.map_or(i64::MAX, |first| first - 1));
