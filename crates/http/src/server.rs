@@ -86,7 +86,8 @@ pub(crate) struct Api {
 impl Api {
     /// How long the body of a request may take to arrive.
     pub(crate) fn body_time(api: Option<&Data<Self>>) -> Duration {
-        api.map_or(HttpSettings::default().body_time, |api| api.settings.body_time)
+        // lazily: the default looks up how many processors there are, in files
+        api.map_or_else(|| HttpSettings::default().body_time, |api| api.settings.body_time)
     }
 
     /// Who is told of requests.
