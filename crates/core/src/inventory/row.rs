@@ -81,7 +81,12 @@ impl Row {
 
     /// The row as JSON.
     pub fn json(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.json as usize]).unwrap_or_default()
+        std::str::from_utf8(self.bytes()).unwrap_or_default()
+    }
+
+    /// The same as it is sent: nobody looks through it again.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.json as usize]
     }
 
     /// The row as its type, or as any other that has some of its fields.
@@ -145,10 +150,15 @@ impl Row {
     /// The order of a list: by a field, then by namespace and name, and of rows that are called the same (a service's
     /// addresses in one slice, workloads of two types) by their JSON. So it is the same whatever the rows came from.
     pub(super) fn order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
+        self.order_called(other, sort).then_with(|| self.bytes().cmp(other.bytes()))
+    }
+
+    /// The same as far as callers are told of it: by a field, then by namespace and name.
+    pub(super) fn order_called(&self, other: &Self, sort: Option<Sort>) -> Ordering {
         let by_field = sort.map_or(Ordering::Equal, |Sort { field, descending }| {
             self.cell(field).order(&other.cell(field), descending)
         });
-        by_field.then_with(|| self.called().cmp(&other.called())).then_with(|| self.json().cmp(other.json()))
+        by_field.then_with(|| self.called().cmp(&other.called()))
     }
 
     fn keys(&self) -> Keys<'_> {

@@ -13,6 +13,7 @@ mod house;
 mod observed;
 mod once;
 mod page;
+mod pages;
 mod paths;
 mod people;
 mod refusals;
