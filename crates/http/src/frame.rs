@@ -50,6 +50,11 @@ impl RequestInfo {
     pub(crate) fn of(request: &HttpRequest) -> Self {
         request.extensions().get().cloned().unwrap_or_default()
     }
+
+    /// The language alone.
+    pub(crate) fn language(request: &HttpRequest) -> Language {
+        request.extensions().get::<Self>().map_or_else(Language::default, |info| info.language)
+    }
 }
 
 /// The middleware around all routes.
@@ -149,7 +154,10 @@ fn add_headers(headers: &mut HeaderMap, info: &RequestInfo) {
         headers.insert(REQUEST_ID, id);
     }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // a page of a list says how it may be kept
+    if !headers.contains_key(CACHE_CONTROL) {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
 }
 
 /// The body of a request, which outlives whoever was to read it.

@@ -42,6 +42,8 @@ pub(crate) struct Docs {
     pub(crate) answer: Value,
     /// Its media type and what it holds, when its answer is a stream without the envelope.
     pub(crate) stream: Option<(&'static str, &'static str)>,
+    /// Whether the answer has an `ETag`, and is 304 for whoever has it.
+    pub(crate) revalidated: bool,
     /// Whether the answer sets the session's cookie.
     pub(crate) sets_cookie: bool,
     schemas: Schemas,

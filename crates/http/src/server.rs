@@ -17,6 +17,7 @@ use socket2::SockRef;
 use crate::{
     error::Failure,
     frame::frame,
+    gzip::Compressed,
     observe::{Observer, Unobserved},
     routes::{Route, table},
     swagger,
@@ -81,6 +82,7 @@ pub(crate) struct Api {
     pub(crate) app: App,
     pub(crate) settings: HttpSettings,
     pub(crate) hooks: Hooks,
+    pub(crate) compressed: Compressed,
 }
 
 impl Api {
@@ -111,12 +113,27 @@ pub fn application(
         InitError = (),
     >,
 > {
+    assembled(Api { app, settings, hooks, compressed: Compressed::default() })
+}
+
+/// The application of one worker.
+fn assembled(
+    api: Api,
+) -> Application<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<BoxBody>,
+        Error = actix_web::Error,
+        InitError = (),
+    >,
+> {
     let mut paths = BTreeMap::<&str, Vec<Route>>::new();
     for route in table() {
         paths.entry(route.path).or_default().push(route);
     }
     Application::new()
-        .app_data(Data::new(Api { app, settings, hooks }))
+        .app_data(Data::new(api))
         .configure(|config| {
             for (path, routes) in paths {
                 let allow = routes.iter().map(|route| route.method.as_str()).collect::<Vec<_>>().join(", ");
@@ -159,7 +176,8 @@ pub fn server(
         language.words();
     }
     limit_unread(&listener, settings.unread_time)?;
-    let server = HttpServer::new(move || application(app.clone(), settings, hooks.clone()))
+    let api = Api { app, settings, hooks, compressed: Compressed::default() };
+    let server = HttpServer::new(move || assembled(api.clone()))
         .workers(settings.workers)
         .max_connections(settings.max_connections)
         .client_request_timeout(settings.head_time)

@@ -81,7 +81,12 @@ impl Row {
 
     /// The row as JSON.
     pub fn json(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.json as usize]).unwrap_or_default()
+        std::str::from_utf8(self.bytes()).unwrap_or_default()
+    }
+
+    /// The same as it is sent: nobody looks through it again.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.json as usize]
     }
 
     /// The row as its type, or as any other that has some of its fields.
@@ -142,7 +147,7 @@ impl Row {
             && query.filters.iter().all(|(field, wanted)| self.cell(*field).matches(wanted))
     }
 
-    /// The order of a list: by a field, then by namespace and name.
+    /// The order of a list as far as callers are told of it: by a field, then by namespace and name.
     pub(super) fn order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
         let by_field = sort.map_or(Ordering::Equal, |Sort { field, descending }| {
             self.cell(field).order(&other.cell(field), descending)
@@ -153,7 +158,7 @@ impl Row {
     /// The same where rows come in no order of their own: those that are called the same (a service's addresses in one
     /// slice, workloads of two types) by their JSON.
     pub fn total_order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
-        self.order(other, sort).then_with(|| self.json().cmp(other.json()))
+        self.order(other, sort).then_with(|| self.bytes().cmp(other.bytes()))
     }
 
     fn keys(&self) -> Keys<'_> {

@@ -8,7 +8,7 @@ mod store;
 
 use std::sync::Arc;
 
-pub use clusters::FakeClusters;
+pub use clusters::{Condition, FakeClusters};
 pub use evidence::{FakeSigner, MemoryWitness};
 pub use lent::{FakeClock, FakeEntropy, Lent, ThreadTasks};
 pub use secrets::{HandedOver, PlainDigest, PlainHasher, PlainTokens};

@@ -20,6 +20,9 @@ pub(super) fn of(
     examples: &Examples<'_>,
 ) -> BTreeMap<String, Value> {
     let mut responses = BTreeMap::from([("200".to_owned(), success(docs, schemas, examples))]);
+    if docs.revalidated {
+        responses.insert("304".to_owned(), not_modified(docs));
+    }
     let refusals = refusals(route).into_iter();
     responses
         .extend(refusals.map(|(status, codes)| (status.to_string(), reference("responses", &name(&codes)))));
@@ -52,6 +55,10 @@ fn success(docs: &Docs, schemas: &Schemas, examples: &Examples<'_>) -> Value {
     }
     if docs.parameters.iter().any(|parameter| parameter["name"] == IdempotencyKey::HEADER) {
         headers.insert("Idempotency-Replayed".to_owned(), reference("headers", "Idempotency-Replayed"));
+    }
+    if docs.revalidated {
+        headers.extend(revalidated_headers(docs));
+        headers.insert("Content-Encoding".to_owned(), reference("headers", "Content-Encoding"));
     }
     let content = match (docs.stream, &docs.answer) {
         (Some((media_type, what)), _) => {
@@ -118,6 +125,20 @@ fn refusal(codes: &[Code]) -> Value {
     })
 }
 
+/// The caller has it already.
+fn not_modified(docs: &Docs) -> Value {
+    let mut headers = shared_headers();
+    headers.extend(revalidated_headers(docs));
+    json!({"description": "Nothing has changed since the answer with this `ETag`", "headers": headers})
+}
+
+/// What a page of a list has besides; `X-As-Of` where it has `as_of`.
+fn revalidated_headers(docs: &Docs) -> Map<String, Value> {
+    let dated = docs.answer["properties"]["as_of"].is_object().then_some("X-As-Of");
+    let names = ["ETag", "Vary"].into_iter().chain(dated);
+    names.map(|name| (name.to_owned(), reference("headers", name))).collect()
+}
+
 /// What every response has.
 fn shared_headers() -> Map<String, Value> {
     ["X-Request-Id", "Cache-Control", "X-Content-Type-Options"]
@@ -131,8 +152,12 @@ pub(super) fn headers() -> Value {
     let text = json!({"type": "string"});
     json!({
         "X-Request-Id": {"description": "The request's id, as in the log and in the audit trail.", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}},
-        "Cache-Control": {"description": "`no-store`.", "schema": text},
+        "Cache-Control": {"description": "`no-store`; of a list's page `private, no-cache`: it may be kept, and is asked for each time with `If-None-Match`.", "schema": text},
         "X-Content-Type-Options": {"description": "`nosniff`.", "schema": text},
+        "ETag": {"description": "What the page holds, but for `as_of`: a weak tag, to be sent back as `If-None-Match`.", "schema": text},
+        "Vary": {"description": "The headers of a request that change what is answered to it.", "schema": text},
+        "X-As-Of": {"description": "As `as_of`; also where there is no body.", "schema": {"type": "string", "format": "date-time"}},
+        "Content-Encoding": {"description": "`gzip` of a page from 4 KiB on, for whoever accepts it.", "required": false, "schema": text},
         "Set-Cookie": {"description": "The session: `session_id=…; HttpOnly; SameSite=Strict; Path=/`, with `Secure` unless served on loopback without TLS.", "schema": text},
         "Idempotency-Replayed": {"description": "`true` when the answer was given before, to the same `Idempotency-Key`.", "required": false, "schema": text},
         "Retry-After": {"description": "After how many seconds to try again, at least 1; always there with RATE_LIMITED and SERVICE_UNAVAILABLE, and while a cluster's circuit is open.", "schema": {"type": "integer", "minimum": 1}},

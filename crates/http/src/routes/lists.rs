@@ -1,7 +1,6 @@
 //! Every list: one handler over core's table `LISTS`, and what the table says of each as documentation.
 
 use actix_web::{http::Method, web::Data};
-use jiff::Timestamp;
 use pilothouse_core::{
     Error,
     access::{Caller, Role},
@@ -24,18 +23,16 @@ use pilothouse_core::{
     user::User,
     workload::WorkloadRow,
 };
-use serde::{Serialize, Serializer, ser::SerializeMap};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
 use super::{Route, Who};
-use crate::{answer::Answer, entry::Signed, error::Result, openapi::Docs, query::Pairs, server::Api};
+use crate::{entry::Signed, error::Result, openapi::Docs, page::Page, query::Pairs, server::Api};
 
 /// The line of a list in the route table.
 pub(crate) fn route(info: &'static ListInfo) -> Route {
-    let handler =
-        async move |api: Data<Api>, Signed(who, Pairs(pairs)): Signed<Pairs>| -> Result<Answer<Page>> {
-            Ok(page(info.list, &api.app, &who.caller, &pairs).await?)
-        };
+    let handler = async move |api: Data<Api>, Signed(who, Pairs(pairs)): Signed<Pairs>| -> Result<Page> {
+        Ok(page(info.list, &api.app, &who.caller, &pairs).await?)
+    };
     let role = if info.list == List::Users { Role::SuperAdmin } else { Role::Viewer };
     Route {
         method: Method::GET,
@@ -47,22 +44,24 @@ pub(crate) fn route(info: &'static ListInfo) -> Route {
     }
 }
 
-async fn page(
-    list: List,
-    app: &App,
-    caller: &Caller,
-    pairs: &[(String, String)],
-) -> Result<Answer<Page>, Error> {
+async fn page(list: List, app: &App, caller: &Caller, pairs: &[(String, String)]) -> Result<Page, Error> {
     let query = || ListQuery::parse(list, pairs);
-    let ours = |(rows, pagination): (Vec<Row>, Pagination)| Page { list, rows, pagination, freshness: None };
+    let key = list.info().key;
+    let ours = |(rows, pagination): (Vec<Row>, Pagination)| Page {
+        key,
+        rows,
+        pagination,
+        freshness: None,
+        warnings: Vec::new(),
+    };
     Ok(match list {
-        List::Clusters => Answer::of(ours(app.clusters.list(caller, &query()?).await?)),
-        List::Users => Answer::of(ours(app.users.list(caller, &query()?).await?)),
-        List::Sessions => Answer::of(ours(app.sessions.list(caller, &query()?).await?)),
+        List::Clusters => ours(app.clusters.list(caller, &query()?).await?),
+        List::Users => ours(app.users.list(caller, &query()?).await?),
+        List::Sessions => ours(app.sessions.list(caller, &query()?).await?),
         List::Operations => {
             let page = app.audit.operations(caller, OperationQuery::parse(pairs)?).await?;
             let rows = page.logs.iter().map(Row::of).collect::<Result<_, _>>()?;
-            Answer::of(ours((rows, page.pagination)))
+            ours((rows, page.pagination))
         }
         // of a cluster's objects
         _ => {
@@ -70,33 +69,9 @@ async fn page(
             let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
             let Listing { rows, pagination, as_of, stale, warnings } =
                 app.lists.page(caller, cluster, list, &query).await?;
-            Answer::of(Page { list, rows, pagination, freshness: Some((as_of, stale)) }).warning(warnings)
+            Page { key, rows, pagination, freshness: Some((as_of, stale)), warnings }
         }
     })
-}
-
-/// A page of rows as they were serialised once.
-struct Page {
-    list: List,
-    rows: Vec<Row>,
-    pagination: Pagination,
-    /// `as_of` and `stale`, of a cluster's objects.
-    freshness: Option<(Timestamp, bool)>,
-}
-
-impl Serialize for Page {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut page = serializer.serialize_map(None)?;
-        let rows: Result<Vec<&RawValue>, _> =
-            self.rows.iter().map(|row| serde_json::from_str(row.json())).collect();
-        page.serialize_entry(self.list.info().key, &rows.map_err(serde::ser::Error::custom)?)?;
-        page.serialize_entry("pagination", &self.pagination)?;
-        if let Some((as_of, stale)) = self.freshness {
-            page.serialize_entry("as_of", &as_of)?;
-            page.serialize_entry("stale", &stale)?;
-        }
-        page.end()
-    }
 }
 
 fn summary(list: List) -> &'static str {
@@ -124,7 +99,13 @@ fn summary(list: List) -> &'static str {
 
 fn docs(info: &ListInfo) -> Docs {
     let mut docs = Docs::default();
+    docs.revalidated = true;
     docs.parameters = parameters(info);
+    docs.parameters.push(json!({
+        "name": "If-None-Match", "in": "header", "required": false,
+        "description": "The `ETag` of an answer that the caller has: 304 without a body while it is still so.",
+        "schema": {"type": "string"},
+    }));
     let row = match info.list {
         List::Clusters => docs.schema::<Cluster>(),
         List::Users => docs.schema::<User>(),

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use pilothouse_core::audit::{OperationRow, Status};
+use pilothouse_core::{
+    audit::{OperationRow, Status},
+    inventory::LISTS,
+};
 use pilothouse_http::{document, endpoints};
 use serde_json::json;
 
@@ -84,7 +87,7 @@ async fn everybody_gets_what_the_table_says() {
             let operations = house.fake.store.all_operations().split_off(before);
             let what = format!("{caller}: {} {} {input}", line.method, line.path);
             check_refusal(&house, &line, caller, &reply, &operations, &what);
-            check_words(&reply, language, &what);
+            check_words(&line, &reply, language, &what);
             check_canaries(&house, &line, &reply, &operations, &what);
             statuses.push(reply.status.as_u16());
             let name = |row: OperationRow| format!("{}/{}", row.operation_type, row.resource_type);
@@ -129,13 +132,15 @@ fn check_refusal(house: &House, line: &Line, caller: &str, reply: &Reply, rows: 
 }
 
 /// The words are of the language asked for, whatever the answer.
-fn check_words(reply: &Reply, language: &str, what: &str) {
+fn check_words(line: &Line, reply: &Reply, language: &str, what: &str) {
     let header = |name: &str| reply.header(name).unwrap_or_default();
+    let page = reply.status == 200 && line.method == "GET" && LISTS.iter().any(|info| info.path == line.path);
     assert_eq!(
         (header("x-content-type-options"), header("cache-control")),
-        ("nosniff", "no-store"),
+        ("nosniff", if page { "private, no-cache" } else { "no-store" }),
         "{what}"
     );
+    assert_eq!(reply.header("etag").is_some(), page, "{what}");
     if header("content-type") != "application/json" {
         return;
     }

@@ -1,6 +1,6 @@
 //! A whole Pilothouse in memory, with people and a cluster in it.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Read, sync::Arc, time::Duration};
 
 use actix_web::{
     dev::{Service, ServiceResponse},
@@ -8,6 +8,7 @@ use actix_web::{
     test::{TestRequest, init_service},
 };
 use async_trait::async_trait;
+use flate2::read::GzDecoder;
 use futures_util::{FutureExt, future::LocalBoxFuture};
 use pilothouse_core::{
     Result,
@@ -55,7 +56,10 @@ pub(crate) struct SignedIn {
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    /// The body, unpacked.
     pub(crate) text: String,
+    /// The body as it was sent.
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Reply {
@@ -265,7 +269,14 @@ async fn reply(answer: Result<ServiceResponse, actix_web::Error>) -> Reply {
     };
     let (status, headers) = (response.status(), response.headers().clone());
     let Ok(body) = actix_web::body::to_bytes(response.into_body()).await else { panic!("no body") };
-    let reply = Reply { status, headers, text: String::from_utf8_lossy(&body).into_owned() };
+    let bytes = body.to_vec();
+    let mut text = String::new();
+    if headers.get("content-encoding").is_some_and(|coding| coding == "gzip") {
+        GzDecoder::new(&bytes[..]).read_to_string(&mut text).unwrap();
+    } else {
+        text = String::from_utf8_lossy(&bytes).into_owned();
+    }
+    let reply = Reply { status, headers, text, bytes };
     if let Some(request) = request {
         reply.conforms(request.method().as_str(), request.path());
     }

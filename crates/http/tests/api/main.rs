@@ -15,6 +15,7 @@ mod house;
 mod observed;
 mod once;
 mod page;
+mod pages;
 mod paths;
 mod people;
 mod refusals;

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures_channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future, stream};
 use jiff::Timestamp;
 use serde_json::{Value, json, value::RawValue};
 
@@ -38,6 +38,23 @@ pub struct FakeClusters {
     fault: Mutex<Option<Cause>>,
     logs: Mutex<VecDeque<UnboundedReceiver<Result<Vec<u8>>>>>,
     events: Mutex<VecDeque<UnboundedReceiver<ListEvent>>>,
+    conditions: Mutex<BTreeMap<ClusterId, Condition>>,
+}
+
+/// How one cluster's lists stand, when not as of 1970 and current.
+#[derive(Clone, Copy, Debug)]
+pub enum Condition {
+    /// They fail so.
+    Fails(Cause),
+    /// They are never there.
+    Hangs,
+    /// They are known so far.
+    Knows {
+        /// When they were known to be current.
+        as_of: Timestamp,
+        /// Whether the cluster could not be asked since.
+        stale: bool,
+    },
 }
 
 impl FakeClusters {
@@ -52,6 +69,11 @@ impl FakeClusters {
     /// From now on every call fails so; or no call does.
     pub fn fail(&self, cause: Option<Cause>) {
         *lock(&self.fault) = cause;
+    }
+
+    /// From now on this is how a cluster's lists stand.
+    pub fn set(&self, cluster: ClusterId, condition: Condition) {
+        lock(&self.conditions).insert(cluster, condition);
     }
 
     /// The next log that is followed is what is sent here; it ends when the sender is dropped, and the sender is closed
@@ -165,8 +187,15 @@ impl Inventory for FakeClusters {
         {
             return Err(Error::new(Cause::NotFoundInCluster).resource(kind.to_string()).name(name.as_str()));
         }
+        let condition = lock(&self.conditions).get(&cluster).copied();
+        let (as_of, stale) = match condition {
+            None => (Timestamp::UNIX_EPOCH, false),
+            Some(Condition::Knows { as_of, stale }) => (as_of, stale),
+            Some(Condition::Fails(cause)) => return Err(Error::new(cause)),
+            Some(Condition::Hangs) => future::pending().await,
+        };
         let (rows, pagination) = select(self.joined(cluster, list, &query.kinds)?, query);
-        Ok(Listing { rows, pagination, as_of: Timestamp::UNIX_EPOCH, stale: false, warnings: Vec::new() })
+        Ok(Listing { rows, pagination, as_of, stale, warnings: Vec::new() })
     }
 
     async fn watch(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Watched> {
