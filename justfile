@@ -68,11 +68,12 @@ fuzz target seconds="60":
     PILOTHOUSE_TEST_FUZZ_SECONDS={{ seconds }} cargo test -p pilothouse-core -p pilothouse-crypto -p pilothouse-http \
         -p pilothouse-kube fuzz_{{ target }} -- --nocapture
 
-# What is in the binary, by name, version and licence, as CycloneDX: target/pilothouse.cdx.json
+# What the binary is made of, as CycloneDX (names, versions, hashes, licences): target/pilothouse.cdx.json
 sbom:
-    cargo-cyclonedx --version || cargo install --locked cargo-cyclonedx@0.5.9
+    cargo cyclonedx --version || cargo install --locked cargo-cyclonedx@0.5.9
     cargo cyclonedx --manifest-path crates/server/Cargo.toml --format json --spec-version 1.5 --no-build-deps
     mv crates/server/pilothouse.cdx.json target/
+    git clean --force --quiet '*.cdx.json'  # those of the other crates
 
 # Measures, and writes docs/benchmarks.md: all rows of the plan, or some: `just bench b1 b10`
 bench *rows:

@@ -4,6 +4,7 @@
 
 mod access;
 mod advisories;
+mod advisories_data;
 mod bad_input;
 #[path = "../../../../tests/conformance/mod.rs"]
 mod conformance;
