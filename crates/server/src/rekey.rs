@@ -43,7 +43,7 @@ pub(crate) async fn rekey(settings: Settings) -> Result<(), Fatal> {
 async fn seal_anew(settings: &Settings, next: &MasterKey) -> Result<(), Fatal> {
     let Composed { app, store, clock, keyring, .. } = compose::for_commands(settings).await?;
     let fingerprint = next.fingerprint();
-    store.begin_rekey(&fingerprint).await?;
+    store.begin_rekey(&fingerprint).await.map_err(told)?;
 
     let end = Instant::now() + PATIENCE;
     loop {
@@ -59,11 +59,16 @@ async fn seal_anew(settings: &Settings, next: &MasterKey) -> Result<(), Fatal> {
         }
     }
 
-    let mut sealed = 0;
+    let (mut sealed, end) = (0, Instant::now() + PATIENCE);
     loop {
-        match store.reseal(&fingerprint).await? {
-            0 => break,
-            more => sealed += more,
+        match store.reseal(&fingerprint).await {
+            Ok(0) => break,
+            Ok(more) => sealed += more,
+            // a busy server may keep a SQLite file from us for a while
+            Err(error) if error.cause == Cause::StoreUnavailable && Instant::now() < end => {
+                sleep(Duration::from_millis(200)).await;
+            }
+            Err(error) => return Err(error.into()),
         }
     }
     let [before, after] =
@@ -73,16 +78,18 @@ async fn seal_anew(settings: &Settings, next: &MasterKey) -> Result<(), Fatal> {
         let fingerprint = fingerprint.clone();
         move |permit| async move { store.finish_rekey(&permit, &fingerprint).await }
     };
-    app.gate
-        .commit(&caller, Handover::access(&before, &after), finish)
-        .await
-        .map_err(|error| if error.cause == Cause::ChangedMeanwhile { other_rekey() } else { error.into() })?;
+    app.gate.commit(&caller, Handover::access(&before, &after), finish).await.map_err(told)?;
     println!("sealed {sealed} values anew; the new key is in use");
     Ok(())
 }
 
-fn other_rekey() -> Fatal {
-    Fatal::Setting("the database was being sealed anew with another key meanwhile: run this again".into())
+fn told(error: pilothouse_core::Error) -> Fatal {
+    if error.cause == Cause::ChangedMeanwhile {
+        return Fatal::Setting(
+            "another `pilothouse rekey` is at work, or was meanwhile: see how it ends".into(),
+        );
+    }
+    error.into()
 }
 
 /// Where the keys lie.
