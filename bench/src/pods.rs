@@ -51,14 +51,14 @@ impl Population {
     /// Fifty of them, whatever the count (as long as it is a few hundred): what a search for `needle` finds.
     fn is_needle(self, i: usize) -> bool {
         let step = self.count / 50 + 1;
-        i % step == 0 && i / step < 50
+        i.is_multiple_of(step) && i / step < 50
     }
 
     fn app(self, i: usize) -> String {
         // half are found by `web-`
         let tier = if self.is_needle(i) {
             "needle"
-        } else if (i / 7) % 2 == 0 {
+        } else if (i / 7).is_multiple_of(2) {
             "web"
         } else {
             "svc"

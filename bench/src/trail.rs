@@ -98,7 +98,8 @@ async fn on(
     let middle = (plan.audit_rows / 2).to_string();
     let deep = (plan.audit_rows / 2 / 50).to_string();
     let (from, to) = (from.to_string(), to.to_string());
-    let queries: [(&str, &[(&str, &str)], bool); 6] = [
+    type Query<'a> = (&'a str, &'a [(&'a str, &'a str)], bool);
+    let queries: [Query<'_>; 6] = [
         ("first page", &[], true),
         ("first page of a person and a day", &[("username", "user-07"), ("from", &from), ("to", &to)], true),
         ("first page of a person", &[("username", "user-07")], true),
