@@ -95,6 +95,6 @@ instructions *arguments:
     cargo build --profile symbols -p pilothouse
     cargo run --release -p pilothouse-bench -- instructions {{ arguments }} target/symbols/pilothouse
 
-# What a cluster's fault costs whoever uses another; prints the measured table of docs/operations.md
+# What a cluster's fault costs whoever uses another; prints a table
 faults:
     cargo run --release -p pilothouse-testbed --bin faults
