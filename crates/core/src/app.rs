@@ -12,11 +12,12 @@ use crate::{
     config::{ConfigApi, Configs},
     gate::Gate,
     idempotency::{Idempotency, IdempotencyStore},
-    inventory::{Inventory, Lists},
+    inventory::{Across, Inventory, Lists, Watches},
     namespace::{NamespaceApi, Namespaces},
-    pod::{PodApi, Pods, StreamLimits},
+    pod::{PodApi, Pods},
     secret::{SecretApi, Secrets, ValueDigest},
     session::{Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore, Sessions, TokenCodec},
+    streams::{StreamLimits, Streams},
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
 };
@@ -58,7 +59,7 @@ pub struct Settings {
     pub lifetimes: Lifetimes,
     /// Whether a super admin may register a cluster whose certificate is not checked.
     pub allow_insecure_tls: bool,
-    /// How many logs may be followed at once.
+    /// How many logs and lists may be followed at once.
     pub streams: StreamLimits,
 }
 
@@ -73,6 +74,8 @@ pub struct App {
     pub users: Users,
     pub clusters: Clusters,
     pub lists: Lists,
+    pub across: Across,
+    pub watches: Watches,
     pub namespaces: Namespaces,
     pub workloads: Workloads,
     pub pods: Pods,
@@ -86,6 +89,7 @@ impl App {
         let Ports {
             clock, entropy, tasks, audit, users, sessions, throttle, hasher, tokens, clusters, ..
         } = ports;
+        let streams = Streams::new(settings.streams);
         let initial = ports.initial_password;
         let live =
             LiveSessions { store: sessions.clone(), clock: clock.clone(), idle: settings.lifetimes.idle };
@@ -133,10 +137,17 @@ impl App {
                 clock.clone(),
                 settings.allow_insecure_tls,
             ),
-            lists: Lists::new(gate.clone(), ports.inventory),
+            lists: Lists::new(gate.clone(), ports.inventory.clone()),
+            across: Across::new(gate.clone(), ports.inventory.clone(), tasks.clone()),
+            watches: Watches {
+                gate: gate.clone(),
+                inventory: ports.inventory,
+                tasks: tasks.clone(),
+                streams: streams.clone(),
+            },
             namespaces: Namespaces::new(gate.clone(), ports.namespaces),
             workloads: Workloads::new(gate.clone(), ports.workloads, clock),
-            pods: Pods::new(gate.clone(), ports.pods, tasks, settings.streams),
+            pods: Pods { gate: gate.clone(), api: ports.pods, tasks, streams },
             configs: Configs::new(gate.clone(), ports.configs),
             secrets: Secrets::new(gate.clone(), ports.secrets, ports.digest),
             gate,

@@ -7,7 +7,7 @@ use pilothouse_core::{
     Result,
     app::{App, Ports},
     clock::Clock,
-    pod::StreamLimits,
+    streams::StreamLimits,
 };
 use pilothouse_crypto::{
     AesSealer, Argon2Hasher, Ed25519Signer, JwtCodec, KeyError, KeyedDigest, MasterKey, OsEntropy,
