@@ -12,14 +12,15 @@ use crate::{
     config::{ConfigApi, Configs},
     gate::Gate,
     idempotency::{Idempotency, IdempotencyStore},
-    inventory::{Inventory, Lists},
+    inventory::{Across, Inventory, Lists, Watches},
     namespace::{NamespaceApi, Namespaces},
-    pod::{PodApi, Pods, StreamLimits},
+    pod::{PodApi, Pods},
     secret::{SecretApi, Secrets, ValueDigest},
     session::{
         Lifetimes, LiveSessions, LoginThrottle, RecentSessions, SessionPorts, SessionStore, Sessions,
         TokenCodec,
     },
+    streams::{StreamLimits, Streams},
     user::{ForgettingUsers, InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
 };
@@ -62,7 +63,7 @@ pub struct Settings {
     pub lifetimes: Lifetimes,
     /// Whether a super admin may register a cluster whose certificate is not checked.
     pub allow_insecure_tls: bool,
-    /// How many logs may be followed at once.
+    /// How many logs and lists may be followed at once.
     pub streams: StreamLimits,
 }
 
@@ -77,6 +78,8 @@ pub struct App {
     pub users: Users,
     pub clusters: Clusters,
     pub lists: Lists,
+    pub across: Across,
+    pub watches: Watches,
     pub namespaces: Namespaces,
     pub workloads: Workloads,
     pub pods: Pods,
@@ -90,6 +93,7 @@ impl App {
         let Ports {
             clock, entropy, tasks, audit, users, sessions, throttle, hasher, tokens, clusters, ..
         } = ports;
+        let streams = Streams::new(settings.streams);
         let initial = ports.initial_password;
         // whoever asks for a session or changes one, or a user, does it through these two
         let sessions = Arc::new(RecentSessions::new(sessions, clock.clone(), tasks.clone()));
@@ -143,10 +147,17 @@ impl App {
                 clock.clone(),
                 settings.allow_insecure_tls,
             ),
-            lists: Lists::new(gate.clone(), ports.inventory),
+            lists: Lists::new(gate.clone(), ports.inventory.clone()),
+            across: Across::new(gate.clone(), ports.inventory.clone(), tasks.clone()),
+            watches: Watches {
+                gate: gate.clone(),
+                inventory: ports.inventory,
+                tasks: tasks.clone(),
+                streams: streams.clone(),
+            },
             namespaces: Namespaces::new(gate.clone(), ports.namespaces),
             workloads: Workloads::new(gate.clone(), ports.workloads, clock),
-            pods: Pods::new(gate.clone(), ports.pods, tasks, settings.streams),
+            pods: Pods { gate: gate.clone(), api: ports.pods, tasks, streams },
             configs: Configs::new(gate.clone(), ports.configs),
             secrets: Secrets::new(gate.clone(), ports.secrets, ports.digest),
             gate,

@@ -22,7 +22,10 @@ use crate::{
     session::LiveSessions,
 };
 
+mod everywhere;
 mod follow;
+
+pub(crate) use everywhere::Within;
 
 /// Something the caller should know although the answer is a success. The word is the key of its texts.
 #[derive(Clone, Debug, PartialEq, Eq)]

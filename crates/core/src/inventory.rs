@@ -16,15 +16,22 @@ use crate::{
     error::{Cause, Error, Result},
     gate::{Gate, Warning},
     kind::Kind,
+    name::NamespaceScope,
 };
 
+mod across;
 mod field;
 mod lists;
 mod query;
 mod row;
 mod select;
 mod table;
+mod watch;
 
+pub use across::{
+    Across, ClusterOverview, DEEPEST, Found, KindCounts, Overview, PartStatus, SearchedCluster, counted,
+    searched,
+};
 pub use field::{Cell, Field, FieldInfo, Filter, ListRow, fields_of};
 pub use lists::{Join, LISTS, List, ListInfo, ListScope, Owner, Project};
 pub(crate) use query::number;
@@ -32,6 +39,7 @@ pub use query::{ListQuery, Sort};
 pub use row::Row;
 pub use select::{Pagination, select};
 pub use table::{Change, Prepared, Source, Table};
+pub use watch::{Happened, ListNews, ListStream, ListStreamEvent, Watches};
 
 /// A page of any list of Kubernetes objects.
 #[derive(Clone, Debug)]
@@ -166,12 +174,16 @@ impl Lists {
         list: List,
         query: &ListQuery,
     ) -> Result<Listing> {
-        let kind = list.info().kinds.first().copied().unwrap_or(Kind::Namespace);
-        let access =
-            Access::to(Verb::List, Resource::Kind(kind)).in_cluster(cluster).within(query.namespaces.clone());
+        let access = to_list(list, &query.namespaces).in_cluster(cluster);
         let permit = self.gate.allow(caller, access).await?;
         self.inventory.page(&permit, list, query).await
     }
+}
+
+/// The access that reading a list takes, in whichever cluster.
+fn to_list(list: List, namespaces: &NamespaceScope) -> Access {
+    let kind = list.info().kinds.first().copied().unwrap_or(Kind::Namespace);
+    Access::to(Verb::List, Resource::Kind(kind)).within(namespaces.clone())
 }
 
 #[cfg(test)]

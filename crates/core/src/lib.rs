@@ -47,6 +47,7 @@ pub mod seal;
 pub mod secret;
 pub mod session;
 pub mod storage;
+pub mod streams;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod user;

@@ -13,22 +13,20 @@ use crate::{
     gate::Gate,
     kind::Kind,
     name::{ContainerName, Namespace, ObjectName},
+    streams::{EventStream, Leave, StreamLimits, Streams},
 };
 
 mod follow;
 mod line;
 mod row;
-mod streams;
 
-use follow::Source;
+use follow::forward;
 use line::Lines;
 
-pub use follow::{Follow, FollowStart, LogChunks, LogEvent, LogStream, StreamEnd};
+pub use follow::{Follow, FollowStart, LogChunks, LogEvent, LogStream};
 pub use line::{CUT, LONGEST_LINE, LineId, LogLine};
 pub(crate) use row::OCCUPIES;
 pub use row::{ContainerStatus, Owner, PodContainer, PodObject, PodRow};
-pub use streams::StreamLimits;
-pub(crate) use streams::Streams;
 
 /// Which part of a container's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,14 +136,14 @@ impl Pods {
         follow: &Follow,
     ) -> Result<LogStream> {
         let (permit, lost) = self.gate.follow(caller, access(cluster, namespace, pod)).await?;
-        let slot = self.streams.enter(caller.user_id)?;
+        let place = self.streams.enter(caller.user_id)?;
         let chunks = self.api.follow(&permit, pod, follow).await?;
         let lines = Lines::new(&follow.start, follow.timestamps);
-        let patience = self.streams.limits().blocked;
-        Ok(LogStream::start(Source { chunks, lines, lost, slot, patience }, &self.tasks))
+        Ok(EventStream::start(Leave { lost, place }, &self.tasks, |reader| forward(chunks, lines, reader)))
     }
 
-    /// Ends every stream, each with [`StreamEnd::ServerStopping`], and lets none begin: for a process that stops.
+    /// Ends every stream, each with [`crate::streams::StreamEnd::ServerStopping`], and lets none begin: for a process that
+    /// stops. In [`crate::app::App`] these are the streams of lists, too.
     pub fn end_streams(&self) {
         self.streams.stop();
     }

@@ -15,7 +15,8 @@ use pilothouse_core::{
     cluster::{AuthType, ClusterId, CredentialInput, NewCluster},
     kind::Kind,
     name::{Namespace, ObjectName},
-    pod::{Follow, FollowStart, LineId, LogEvent, LogStream, StreamEnd, StreamLimits},
+    pod::{Follow, FollowStart, LineId, LogEvent, LogStream},
+    streams::{StreamEnd, StreamLimits},
     testing::fake::Fake,
 };
 use serde_json::json;
@@ -72,7 +73,7 @@ fn eventually(what: &str, done: impl Fn() -> bool) {
 
 fn line(stream: &mut LogStream) -> (Option<LineId>, String) {
     match block_on(stream.next()) {
-        Some(LogEvent::Line(line)) => (line.id, line.text),
+        Some(LogEvent::Next(line)) => (line.id, line.text),
         other => panic!("a line was expected: {other:?}"),
     }
 }
@@ -80,7 +81,7 @@ fn line(stream: &mut LogStream) -> (Option<LineId>, String) {
 fn end(stream: &mut LogStream) -> StreamEnd {
     loop {
         match block_on(stream.next()) {
-            Some(LogEvent::Line(_)) => {}
+            Some(LogEvent::Next(_)) => {}
             Some(LogEvent::End(end)) => {
                 assert_eq!(block_on(stream.next()), None, "the last word is the last one");
                 return end;
@@ -148,7 +149,7 @@ fn a_reader_that_stands_still_is_ended_and_may_go_on_from_where_it_was() {
     let (mut read, mut last) = (Vec::new(), None);
     let end = loop {
         match block_on(stream.next()).unwrap() {
-            LogEvent::Line(line) => (last, _) = (line.id, read.push(line.text)),
+            LogEvent::Next(line) => (last, _) = (line.id, read.push(line.text)),
             LogEvent::End(end) => break end,
         }
     };

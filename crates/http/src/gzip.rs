@@ -70,7 +70,10 @@ impl Packed {
         encoder.flush()?;
         let mut sum = Crc::new();
         sum.update(first);
-        Ok(Self { bytes: mem::take(encoder.get_mut()), sum })
+        let mut bytes = mem::take(encoder.get_mut());
+        // it is kept for longer than it took to write
+        bytes.shrink_to_fit();
+        Ok(Self { bytes, sum })
     }
 
     /// The whole body: what was compressed, and the rest as it is.

@@ -55,6 +55,11 @@ impl Docs {
         self.schemas.add::<T>()
     }
 
+    /// The fields of a schema and of all that it is made of, in one object.
+    pub(crate) fn flat(&self, schema: &Value) -> Value {
+        self.schemas.flat(schema)
+    }
+
     /// The body is a `T`.
     pub(crate) fn takes<T: ToSchema>(&mut self) {
         self.body = Some(self.schema::<T>());

@@ -6,6 +6,7 @@
 //! The column of roles is what the document says and the access test holds against reality; what enforces it is core's
 //! gate.
 
+mod across;
 mod audit;
 mod auth;
 mod clusters;
@@ -80,6 +81,10 @@ pub(crate) fn table() -> Vec<Route> {
         post("/api/k8s/secrets/reveal",       Who::Role(OpsAdmin),   secrets::reveal,        "A Secret's values; recorded before they are read"),
         change("/api/k8s/secrets/update",     Who::Role(OpsAdmin),   secrets::update,        "Replace the values, or the labels, of a Secret"),
         change("/api/k8s/secrets/delete",     Who::Role(OpsAdmin),   secrets::delete,        "Delete a Secret"),
+
+        get( "/api/k8s/search",               Who::Role(Viewer),     across::search,         "Objects of one kind in all clusters, by a part of their name"),
+        get( "/api/k8s/overview",             Who::Role(Viewer),     across::overview,       "How many objects there are in all clusters, by kind and status"),
+        get( "/api/k8s/watch",                Who::Role(Viewer),     across::watch,          "A list and what happens to it, as server-sent events"),
 
         get( "/api/k8s/audit/verify",         Who::Role(OpsAdmin),   audit::verify,          "Whether the audit trail is whole, and if not, the first bad entry"),
         get( "/api/k8s/audit/export",         Who::Role(OpsAdmin),   audit::export,          "The audit trail as JSON Lines, to be verified elsewhere, or as events of audit.k8s.io/v1"),

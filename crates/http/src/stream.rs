@@ -1,6 +1,6 @@
-//! Server-sent events (WHATWG HTML, 9.2): a followed log as `text/event-stream`, and where a broken one is resumed.
+//! Server-sent events (WHATWG HTML, 9.2): what goes on as `text/event-stream`, and where a broken log is resumed.
 
-use std::{convert::Infallible, fmt::Write, task::Poll, time::Duration};
+use std::{convert::Infallible, io::Write, task::Poll, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
@@ -18,7 +18,9 @@ use futures_util::{
 use pilothouse_core::{
     Error,
     error::Reason,
-    pod::{LineId, LogEvent, LogLine, LogStream, StreamEnd},
+    inventory::ListNews,
+    pod::{LineId, LogLine},
+    streams::{EventStream, StreamEnd, StreamEvent},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -42,20 +44,23 @@ const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 /// Where a reader was when its connection broke.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// What the OpenAPI document says of the events.
-const EVENTS: &str = "Server-sent events. `log`: data is one line, id is sent back as `Last-Event-ID` to go on after it. \
-    `end`, always the last one: data is JSON, `{\"reason\", \"error_code\", \"details\"}`; reason is `completed`, \
-    `server_stopping`, `too_slow`, or the cause of an error such as `session_ended`, `connection_lost`; error_code \
-    is null but for an error. A comment every 15 seconds.";
+/// What a stream tells, as events.
+pub(crate) trait Told: Unpin + 'static {
+    /// What the OpenAPI document says of the events, but for the last one.
+    const EVENTS: &'static str;
 
-/// A log as it is written.
-pub(crate) struct EventStream(pub(crate) LogStream);
+    /// Writes them.
+    fn write(&self, frames: &mut Vec<u8>, words: &Words);
+}
 
-impl Responder for EventStream {
+/// Something that goes on.
+pub(crate) struct Events<T>(pub(crate) EventStream<T>);
+
+impl<T: Told> Responder for Events<T> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
-        let words = RequestInfo::of(request).language.words();
+        let words = RequestInfo::language(request).words();
         HttpResponse::Ok()
             .content_type("text/event-stream")
             .insert_header(("x-accel-buffering", "no"))
@@ -63,14 +68,17 @@ impl Responder for EventStream {
     }
 }
 
-impl Documented for EventStream {
+impl<T: Told> Documented for Events<T> {
     fn describe(docs: &mut Docs) {
-        docs.stream = Some(("text/event-stream", EVENTS));
+        docs.stream = Some(("text/event-stream", T::EVENTS));
     }
 }
 
-/// The stream as it is sent: a comment first, so that whoever waits for a silent log sees that it is followed.
-fn frames(mut log: LogStream, words: &'static Words) -> impl Stream<Item = Result<Bytes, Infallible>> {
+/// The stream as it is sent: a comment first, so that whoever waits for a silent one sees that it is followed.
+fn frames<T: Told>(
+    mut stream: EventStream<T>,
+    words: &'static Words,
+) -> impl Stream<Item = Result<Bytes, Infallible>> {
     let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     // not the interval's first tick: the timer may be a millisecond late, and a line is there before it
     let first = once(ready(Ok(COMMENT)));
@@ -78,36 +86,77 @@ fn frames(mut log: LogStream, words: &'static Words) -> impl Stream<Item = Resul
         if heartbeat.poll_tick(cx).is_ready() {
             return Poll::Ready(Some(Ok(COMMENT)));
         }
-        log.poll_next_unpin(cx).map(|event| event.map(|event| Ok(frame(&event, words).into())))
+        stream.poll_next_unpin(cx).map(|event| event.map(|event| Ok(frame(&event, words).into())))
     }))
 }
 
-fn frame(event: &LogEvent, words: &Words) -> String {
+fn frame<T: Told>(event: &StreamEvent<T>, words: &Words) -> Vec<u8> {
+    let mut frames = Vec::new();
     match event {
-        LogEvent::Line(line) => log(line),
-        LogEvent::End(end) => last(end, words),
+        StreamEvent::Next(told) => told.write(&mut frames, words),
+        StreamEvent::End(end) => last(end, words, &mut frames),
+    }
+    frames
+}
+
+impl Told for LogLine {
+    const EVENTS: &'static str = "Server-sent events. `log`: data is one line, id is sent back as `Last-Event-ID` to go on after it. \
+        `end`, always the last one: data is JSON, `{\"reason\", \"error_code\", \"details\"}`; reason is `completed`, \
+        `server_stopping`, `too_slow`, or the cause of an error such as `session_ended`, `connection_lost`; error_code \
+        is null but for an error. A comment every 15 seconds.";
+
+    /// A line ends at a carriage return for readers of events, so a text with some is sent as several `data`, which its
+    /// reader puts together with newlines.
+    fn write(&self, frames: &mut Vec<u8>, _: &Words) {
+        let Self { id, text } = self;
+        frames.reserve(text.len() + 96);
+        frames.extend_from_slice(b"event: log\n");
+        if let Some(id) = id {
+            // writing to memory cannot fail
+            let _ = writeln!(frames, "id: {id}");
+        }
+        for part in text.split(['\r', '\n']) {
+            frames.extend_from_slice(b"data: ");
+            frames.extend_from_slice(part.as_bytes());
+            frames.push(b'\n');
+        }
+        frames.push(b'\n');
     }
 }
 
-/// A line ends at a carriage return for readers of events, so a text with some is sent as several `data`, which its
-/// reader puts together with newlines.
-fn log(LogLine { id, text }: &LogLine) -> String {
-    let mut frame = String::with_capacity(text.len() + 96);
-    frame.push_str("event: log\n");
-    if let Some(id) = id {
-        // writing to a String cannot fail
-        let _ = writeln!(frame, "id: {id}");
+impl Told for ListNews {
+    const EVENTS: &'static str = "Server-sent events. `added`, `changed`, `removed`: data is a row, as in the list of its kind. \
+        First the rows that are there are `added`, then `synced` comes: data is `{\"total\", \"as_of\", \"stale\", \"warnings\"}`; \
+        what follows has happened since. `freshness`: data is `{\"as_of\", \"stale\"}`. \
+        `end`, always the last one: data is `{\"reason\", \"error_code\", \"details\"}`; reason is `missed` (too much happened \
+        at once: connect again), `gone` (the cluster's connection changed), `server_stopping`, `too_slow`, or the cause of an \
+        error such as `session_ended`; error_code is null but for an error. A comment every 15 seconds.";
+
+    /// A row is one line of JSON, written when it was projected; here only the event goes around it.
+    fn write(&self, frames: &mut Vec<u8>, words: &Words) {
+        let data = match self {
+            Self::Rows(rows) => {
+                frames.reserve(rows.iter().map(|(_, row)| row.bytes().len() + 32).sum());
+                for (happened, row) in rows {
+                    frames.extend_from_slice(b"event: ");
+                    frames.extend_from_slice(happened.as_str().as_bytes());
+                    frames.extend_from_slice(b"\ndata: ");
+                    frames.extend_from_slice(row.bytes());
+                    frames.extend_from_slice(b"\n\n");
+                }
+                return;
+            }
+            Self::Synced { total, as_of, stale, warnings } => {
+                let warnings: Vec<_> = warnings.iter().map(|warning| words.warning(warning)).collect();
+                ("synced", json!({"total": total, "as_of": as_of, "stale": stale, "warnings": warnings}))
+            }
+            Self::Freshness { as_of, stale } => ("freshness", json!({"as_of": as_of, "stale": stale})),
+        };
+        let _ = write!(frames, "event: {}\ndata: {}\n\n", data.0, data.1);
     }
-    for part in text.split(['\r', '\n']) {
-        frame.push_str("data: ");
-        frame.push_str(part);
-        frame.push('\n');
-    }
-    frame.push('\n');
-    frame
 }
 
-fn last(end: &StreamEnd, words: &Words) -> String {
+fn last(end: &StreamEnd, words: &Words, frames: &mut Vec<u8>) {
     let code = match end {
         StreamEnd::Failed(error) => {
             log_defect(error);
@@ -116,7 +165,7 @@ fn last(end: &StreamEnd, words: &Words) -> String {
         _ => Value::Null,
     };
     let data = json!({"reason": end.reason(), "error_code": code, "details": words.end(end)});
-    format!("event: end\ndata: {data}\n\n")
+    let _ = write!(frames, "event: end\ndata: {data}\n\n");
 }
 
 /// Parameters of a stream, and the id of the last event that its reader has.
@@ -157,10 +206,19 @@ impl<T: IntoParams> Documented for Resumable<T> {
 
 #[cfg(test)]
 mod tests {
-    use pilothouse_core::Cause;
+    use pilothouse_core::{
+        Cause,
+        gate::Warning,
+        inventory::{Cell, Field, Happened, ListRow, Row},
+    };
+    use serde::Serialize;
 
     use super::*;
     use crate::words::Language;
+
+    fn written(told: impl Told) -> String {
+        String::from_utf8(frame(&StreamEvent::Next(told), Language::English.words())).unwrap()
+    }
 
     #[test]
     fn no_text_breaks_out_of_its_event() {
@@ -175,17 +233,57 @@ mod tests {
         ];
         for (text, data) in cases {
             let line = LogLine { id: None, text: text.to_owned() };
-            assert_eq!(log(&line), format!("event: log\n{data}\n"), "{text:?}");
+            assert_eq!(written(line), format!("event: log\n{data}\n"), "{text:?}");
         }
         let id = "2026-01-01T00:00:00.5Z_2_0000002a";
         let line = LogLine { id: Some(id.parse().unwrap()), text: "x".to_owned() };
-        assert_eq!(log(&line), format!("event: log\nid: {id}\ndata: x\n\n"));
+        assert_eq!(written(line), format!("event: log\nid: {id}\ndata: x\n\n"));
+    }
+
+    #[derive(Serialize)]
+    struct Thing {
+        name: &'static str,
+    }
+
+    impl ListRow for Thing {
+        const FIELDS: &'static [Field<Self>] = &[Field::new("name", |row| Cell::text(row.name))];
+
+        fn name(&self) -> &str {
+            self.name
+        }
+
+        fn namespace(&self) -> Option<&str> {
+            None
+        }
+    }
+
+    #[test]
+    fn rows_are_one_line_each_whatever_is_in_them() {
+        let rows =
+            [(Happened::Added, "a\n\nevent: end"), (Happened::Changed, "b\r"), (Happened::Removed, "部署")];
+        let rows = rows.map(|(happened, name)| (happened, Row::of(&Thing { name }).unwrap()));
+        let expected = "event: added\ndata: {\"name\":\"a\\n\\nevent: end\"}\n\n\
+            event: changed\ndata: {\"name\":\"b\\r\"}\n\nevent: removed\ndata: {\"name\":\"部署\"}\n\n";
+        assert_eq!(written(ListNews::Rows(rows.into())), expected);
+        let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
+        let warnings = vec![Warning::NotServed("ingresses")];
+        let synced = written(ListNews::Synced { total: 3, as_of, stale: false, warnings });
+        let data = synced.strip_prefix("event: synced\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
+        let data: Value = serde_json::from_str(data).unwrap();
+        let warning = "The cluster does not serve ingresses";
+        assert_eq!(
+            data,
+            json!({"total": 3, "as_of": "2026-01-01T00:00:00Z", "stale": false, "warnings": [warning]})
+        );
+        let older = written(ListNews::Freshness { as_of, stale: true });
+        assert_eq!(older, "event: freshness\ndata: {\"as_of\":\"2026-01-01T00:00:00Z\",\"stale\":true}\n\n");
     }
 
     #[test]
     fn the_last_word_is_one_line_of_json() {
         let said = |end| {
-            let frame = last(&end, Language::English.words());
+            let frame = frame(&StreamEvent::<LogLine>::End(end), Language::English.words());
+            let frame = String::from_utf8(frame).unwrap();
             let data = frame.strip_prefix("event: end\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
             serde_json::from_str::<Value>(data).unwrap()
         };

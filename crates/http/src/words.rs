@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap, sync::LazyLock};
 
 use actix_web::http::header::{ACCEPT_LANGUAGE, HeaderMap};
-use pilothouse_core::{Error, error::Reason, gate::Warning, pod::StreamEnd};
+use pilothouse_core::{Error, error::Reason, gate::Warning, streams::StreamEnd};
 use serde::Deserialize;
 
 /// A language we have words in.

@@ -8,7 +8,7 @@ use pilothouse_core::{
     app::{App, Ports},
     clock::Clock,
     cluster::RecentClusters,
-    pod::StreamLimits,
+    streams::StreamLimits,
 };
 use pilothouse_crypto::{Argon2Hasher, FileKeyring, KeyError, MasterKey, OsEntropy};
 use pilothouse_http::{Figures, Hooks, Readiness};

@@ -1,6 +1,6 @@
 //! How a list's query parameters read: the same rules for every list.
 
-use super::{Filter, List, ListScope};
+use super::{Filter, List, ListInfo, ListScope, counted, searched};
 use crate::{
     cluster::ClusterId,
     error::{Error, FieldError, Reason, Result},
@@ -60,12 +60,79 @@ impl Default for ListQuery {
 /// The longest search text and filter value, in characters: no name in Kubernetes is longer.
 const LONGEST_TEXT: usize = 253;
 
+/// What is asked of a list, and so which parameters there are besides its own filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// A page.
+    Page,
+    /// A page of all clusters: `kind` and `q`, no cluster, and any namespace if none is named.
+    Across,
+    /// What happens to it: `kind`, and neither pages nor an order.
+    Watch,
+}
+
+type Pairs<'a> = &'a [(String, String)];
+
+/// The list that `kind` names by its key.
+fn of_kind(pairs: Pairs<'_>, mut of: impl Iterator<Item = &'static ListInfo>) -> Result<List> {
+    let given = pairs.iter().find(|(name, _)| name == "kind").map_or("", |(_, kind)| kind);
+    let reason = if given.is_empty() { Reason::Required } else { Reason::NotOneOf };
+    of.find(|info| info.key == given).map(|info| info.list).ok_or_else(|| Error::invalid("kind", reason))
+}
+
+impl List {
+    /// Reads the parameters of an overview: `kind`, the key of a list that is counted, or nothing.
+    ///
+    /// # Errors
+    /// `InvalidInput`, naming the parameter refused.
+    pub fn parse_counted(pairs: &[(String, String)]) -> Result<Vec<Self>> {
+        let refused = pairs.iter().enumerate().filter_map(|(i, (name, _))| {
+            let reason = match name.as_str() {
+                "kind" if i == 0 => return None,
+                "kind" => Reason::Duplicate,
+                _ => Reason::Unknown,
+            };
+            Some(FieldError { name: name.clone(), reason })
+        });
+        let refused: Vec<_> = refused.collect();
+        match pairs {
+            _ if !refused.is_empty() => Err(Error::fields(refused)),
+            [] => Ok(Vec::new()),
+            _ => of_kind(pairs, counted()).map(|list| vec![list]),
+        }
+    }
+}
+
 impl ListQuery {
     /// Reads query parameters.
     ///
     /// # Errors
     /// `InvalidInput`, naming every parameter refused: unknown, given twice, missing, out of range.
     pub fn parse(list: List, pairs: &[(String, String)]) -> Result<Self> {
+        Self::read(list, pairs, Asked::Page)
+    }
+
+    /// Reads the query parameters of a search in all clusters, and of which list (one of [`searched`]).
+    ///
+    /// # Errors
+    /// As [`ListQuery::parse`].
+    pub fn parse_across(pairs: &[(String, String)]) -> Result<(List, Self)> {
+        let list = of_kind(pairs, searched())?;
+        Ok((list, Self::read(list, pairs, Asked::Across)?))
+    }
+
+    /// Reads the query parameters of a watch, of which list (one of [`searched`]), and in which cluster.
+    ///
+    /// # Errors
+    /// As [`ListQuery::parse`].
+    pub fn parse_watch(pairs: &[(String, String)]) -> Result<(List, ClusterId, Self)> {
+        let list = of_kind(pairs, searched())?;
+        let query = Self::read(list, pairs, Asked::Watch)?;
+        let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
+        Ok((list, cluster, query))
+    }
+
+    fn read(list: List, pairs: Pairs<'_>, asked: Asked) -> Result<Self> {
         let info = list.info();
         let fields = (info.fields)();
         let mut query = Self { kinds: info.kinds.to_vec(), ..Self::default() };
@@ -84,12 +151,25 @@ impl ListQuery {
             let earlier = pairs[..i].iter().any(|(earlier, _)| earlier == name);
             let read =
                 if earlier { Err(Reason::Duplicate) } else { Ok(()) }.and_then(|()| match name.as_str() {
-                    "page" => number(value, 1, i64::MAX as u64).map(|page| query.page = page),
-                    "per_page" => number(value, 1, 500).map(|per_page| query.per_page = per_page),
-                    "search" => text(value).map(|search| query.search = Some(search.to_lowercase())),
-                    "sort" => sort(value).map(|sort| query.sort = Some(sort)),
-                    "cluster_id" if info.scope != ListScope::Ours => number(value, 1, i64::MAX as u64)
-                        .map(|id| query.cluster = Some(ClusterId(id.cast_signed()))),
+                    "kind" if asked != Asked::Page => Ok(()),
+                    "q" if asked == Asked::Across => match value.as_str() {
+                        "" => Err(Reason::Required),
+                        q => text(q).map(|search| query.search = Some(search.to_lowercase())),
+                    },
+                    "page" if asked != Asked::Watch => {
+                        number(value, 1, i64::MAX as u64).map(|page| query.page = page)
+                    }
+                    "per_page" if asked != Asked::Watch => {
+                        number(value, 1, 500).map(|per_page| query.per_page = per_page)
+                    }
+                    "search" if asked != Asked::Across => {
+                        text(value).map(|search| query.search = Some(search.to_lowercase()))
+                    }
+                    "sort" if asked != Asked::Watch => sort(value).map(|sort| query.sort = Some(sort)),
+                    "cluster_id" if info.scope != ListScope::Ours && asked != Asked::Across => {
+                        number(value, 1, i64::MAX as u64)
+                            .map(|id| query.cluster = Some(ClusterId(id.cast_signed())))
+                    }
                     "namespace" if info.scope == ListScope::Namespaced => {
                         NamespaceScope::parse(value).map(|namespaces| query.namespaces = namespaces)
                     }
@@ -140,10 +220,13 @@ impl ListQuery {
                 refused.push(FieldError { name: name.to_owned(), reason: Reason::Required });
             }
         };
-        if info.scope != ListScope::Ours {
+        if asked == Asked::Across {
+            require("q");
+        }
+        if info.scope != ListScope::Ours && asked != Asked::Across {
             require("cluster_id");
         }
-        if info.scope == ListScope::Namespaced {
+        if info.scope == ListScope::Namespaced && asked != Asked::Across {
             require("namespace");
         }
         if info.owner.is_some() {

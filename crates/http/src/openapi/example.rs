@@ -93,8 +93,10 @@ impl<'a> Examples<'a> {
         if let Some(word) = self.table.words.get(name).filter(|word| !fields && fits(word, schema)) {
             return word.clone();
         }
-        if let Some(choice) =
-            schema["oneOf"].as_array().into_iter().flatten().find(|one| one["type"] != "null")
+        if let Some(choice) = ["oneOf", "anyOf"]
+            .iter()
+            .flat_map(|key| schema[*key].as_array().into_iter().flatten())
+            .find(|one| one["type"] != "null")
         {
             return self.value(scope, name, choice);
         }

@@ -97,16 +97,9 @@ fn summary(list: List) -> &'static str {
     }
 }
 
-fn docs(info: &ListInfo) -> Docs {
-    let mut docs = Docs::default();
-    docs.revalidated = true;
-    docs.parameters = parameters(info);
-    docs.parameters.push(json!({
-        "name": "If-None-Match", "in": "header", "required": false,
-        "description": "The `ETag` of an answer that the caller has: 304 without a body while it is still so.",
-        "schema": {"type": "string"},
-    }));
-    let row = match info.list {
+/// The schema of a list's rows.
+pub(super) fn row_schema(docs: &mut Docs, list: List) -> Value {
+    match list {
         List::Clusters => docs.schema::<Cluster>(),
         List::Users => docs.schema::<User>(),
         List::Sessions => docs.schema::<SessionRow>(),
@@ -125,7 +118,19 @@ fn docs(info: &ListInfo) -> Docs {
         List::PersistentVolumeClaims => docs.schema::<ClaimRow>(),
         List::StorageClasses => docs.schema::<StorageClassRow>(),
         List::ResourceQuotas => docs.schema::<QuotaRow>(),
-    };
+    }
+}
+
+fn docs(info: &ListInfo) -> Docs {
+    let mut docs = Docs::default();
+    docs.revalidated = true;
+    docs.parameters = parameters(info);
+    docs.parameters.push(json!({
+        "name": "If-None-Match", "in": "header", "required": false,
+        "description": "The `ETag` of an answer that the caller has: 304 without a body while it is still so.",
+        "schema": {"type": "string"},
+    }));
+    let row = row_schema(&mut docs, info.list);
     let mut pagination = docs.schema::<Pagination>();
     pagination["description"] = "Where the page stands.".into();
     let mut required = vec![info.key, "pagination"];
@@ -143,8 +148,12 @@ fn docs(info: &ListInfo) -> Docs {
     docs
 }
 
+/// A parameter of a query.
+pub(super) fn parameter(name: &str, required: bool, description: &str, schema: Value) -> Value {
+    json!({"name": name, "in": "query", "required": required, "description": description, "schema": schema})
+}
+
 fn parameters(info: &ListInfo) -> Vec<Value> {
-    let parameter = |name: &str, required: bool, description: &str, schema: Value| json!({"name": name, "in": "query", "required": required, "description": description, "schema": schema});
     let text = || json!({"type": "string", "maxLength": 253});
     let mut parameters = Vec::new();
     if info.scope != ListScope::Ours {

@@ -3,7 +3,7 @@
 use actix_web::web::Data;
 use pilothouse_core::{
     name::{ContainerName, Namespace, ObjectName},
-    pod::{Follow, FollowStart, LogOptions, PodLogs},
+    pod::{Follow, FollowStart, LogLine, LogOptions, PodLogs},
 };
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -15,7 +15,7 @@ use crate::{
     error::Result,
     query::Params,
     server::Api,
-    stream::{EventStream, Resumable},
+    stream::{Events, Resumable},
 };
 
 #[derive(Deserialize, IntoParams)]
@@ -92,7 +92,7 @@ pub(crate) struct FollowQuery {
 pub(crate) async fn follow(
     api: Data<Api>,
     Signed(who, Resumable(query, after)): Signed<Resumable<FollowQuery>>,
-) -> Result<EventStream> {
+) -> Result<Events<LogLine>> {
     let newest = || FollowStart::Newest {
         lines: query.tail_lines.map_or(LogOptions::DEFAULT_TAIL, |lines| lines.0),
         since_seconds: query.since_seconds.map(|seconds| seconds.0),
@@ -100,5 +100,5 @@ pub(crate) async fn follow(
     let start = after.map_or_else(newest, FollowStart::After);
     let follow = Follow { container: query.container, start, timestamps: query.timestamps };
     let (cluster, namespace, pod) = (query.cluster_id.into(), query.namespace, query.pod_name);
-    Ok(EventStream(api.app.pods.follow(&who.caller, cluster, &namespace, &pod, &follow).await?))
+    Ok(Events(api.app.pods.follow(&who.caller, cluster, &namespace, &pod, &follow).await?))
 }

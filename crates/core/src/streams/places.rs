@@ -14,7 +14,8 @@ use crate::{
     user::UserId,
 };
 
-/// How many logs may be followed at once, and how patiently. Each holds a connection to a cluster, and some memory.
+/// How many streams may be followed at once, logs and lists together, and how patiently. Each holds some memory, that of
+/// a log also a connection to a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimits {
     /// By one user.
@@ -57,15 +58,11 @@ impl Streams {
         Self(Arc::new(Inner { limits, state, stopping: stopping.shared() }))
     }
 
-    pub(super) fn limits(&self) -> StreamLimits {
-        self.0.limits
-    }
-
     /// A place for one more stream of a user.
     ///
     /// # Errors
     /// `Overloaded` when there are too many, and once all were told to end.
-    pub(super) fn enter(&self, user: Option<UserId>) -> Result<Slot> {
+    pub(crate) fn enter(&self, user: Option<UserId>) -> Result<Place> {
         let mut state = self.0.state();
         let total: usize = state.running.values().sum();
         let theirs = state.running.get(&user).copied().unwrap_or_default();
@@ -74,11 +71,11 @@ impl Streams {
             return Err(Error::new(Cause::Overloaded).retry_after(RETRY));
         }
         state.running.insert(user, theirs + 1);
-        Ok(Slot { streams: self.0.clone(), user })
+        Ok(Place { streams: self.0.clone(), user })
     }
 
     /// Ends all streams, and lets none begin.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.0.state().stop = None;
     }
 }
@@ -90,19 +87,24 @@ impl Inner {
 }
 
 /// The place of one stream, free again when it is dropped.
-pub(super) struct Slot {
+pub(crate) struct Place {
     streams: Arc<Inner>,
     user: Option<UserId>,
 }
 
-impl Slot {
+impl Place {
+    /// How patient to be.
+    pub(super) fn limits(&self) -> StreamLimits {
+        self.streams.limits
+    }
+
     /// Resolves when all streams are told to end.
-    pub(super) fn stopping(&self) -> Shared<oneshot::Receiver<()>> {
+    pub(crate) fn stopping(&self) -> Shared<oneshot::Receiver<()>> {
         self.streams.stopping.clone()
     }
 }
 
-impl Drop for Slot {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.streams.state();
         if let Some(count) = state.running.get_mut(&self.user) {
@@ -140,10 +142,10 @@ mod tests {
     #[test]
     fn once_stopped_none_begins_and_all_know() {
         let streams = Streams::new(StreamLimits::default());
-        let slot = streams.enter(None).unwrap();
-        assert!(slot.stopping().now_or_never().is_none());
+        let place = streams.enter(None).unwrap();
+        assert!(place.stopping().now_or_never().is_none());
         streams.stop();
-        assert!(slot.stopping().now_or_never().is_some());
+        assert!(place.stopping().now_or_never().is_some());
         assert_eq!(streams.enter(None).err().map(|error| error.cause), Some(Cause::Overloaded));
     }
 }

@@ -1,0 +1,185 @@
+//! Watching a list on the in-memory ports: what a reader of a query is told, and how it ends.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use futures_executor::block_on;
+use futures_util::StreamExt;
+use pilothouse_core::{
+    Cause, Result,
+    access::Caller,
+    app::{App, Settings},
+    cluster::{AuthType, ClusterId, CredentialInput, NewCluster},
+    inventory::{Change, List, ListEvent, ListNews, ListQuery, ListStream, Row},
+    kind::Kind,
+    streams::{StreamEvent, StreamLimits},
+    testing::fake::Fake,
+};
+use serde_json::{json, value::to_raw_value};
+
+struct World {
+    fake: Fake,
+    app: App,
+    cluster: ClusterId,
+}
+
+impl World {
+    /// A cluster with two pods that run and one that does not.
+    fn with(streams: StreamLimits) -> Self {
+        let fake = Fake::default();
+        let app = App::new(fake.ports(), Settings { streams, ..Settings::default() });
+        let credential = CredentialInput {
+            auth_type: Some(AuthType::Token),
+            api_server: Some("https://k8s.example.com".to_owned().try_into().unwrap()),
+            token: Some("token".into()),
+            ..CredentialInput::default()
+        };
+        let cluster = NewCluster {
+            name: "demo".to_owned().try_into().unwrap(),
+            description: String::new(),
+            labels: Default::default(),
+            credential,
+            skip_test: false,
+        };
+        let cluster = block_on(app.clusters.create(&Caller::system(), cluster)).unwrap().value.id;
+        for (name, phase) in [("a", "Running"), ("b", "Pending"), ("c", "Running")] {
+            fake.clusters.put(cluster, Kind::Pod, pod(name, phase));
+        }
+        fake.clusters.calls();
+        Self { fake, app, cluster }
+    }
+
+    fn watch(&self, more: &[(&str, &str)]) -> Result<ListStream> {
+        let id = self.cluster.to_string();
+        let pairs = [&[("kind", "pods"), ("cluster_id", &*id), ("namespace", "shop")], more].concat();
+        let pairs: Vec<_> =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let (list, cluster, query) = ListQuery::parse_watch(&pairs)?;
+        block_on(self.app.watches.watch(&Caller::system(), cluster, list, query))
+    }
+}
+
+fn pod(name: &str, phase: &str) -> serde_json::Value {
+    json!({"metadata": {"name": name, "namespace": "shop"}, "status": {"phase": phase}})
+}
+
+fn row(name: &str, phase: &str) -> Row {
+    let project = List::Pods.info().project.unwrap();
+    project(Kind::Pod, &to_raw_value(&pod(name, phase)).unwrap()).unwrap().remove(0)
+}
+
+/// What is told next, in words.
+fn next(stream: &mut ListStream) -> Vec<String> {
+    match block_on(stream.next()).unwrap() {
+        StreamEvent::Next(ListNews::Rows(rows)) => {
+            rows.iter().map(|(happened, row)| format!("{} {}", happened.as_str(), row.name())).collect()
+        }
+        StreamEvent::Next(ListNews::Synced { total, .. }) => vec![format!("synced {total}")],
+        StreamEvent::Next(ListNews::Freshness { stale, .. }) => vec![format!("stale {stale}")],
+        StreamEvent::End(end) => vec![format!("end {}", end.reason())],
+    }
+}
+
+fn eventually(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < end, "{what}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn the_rows_come_first_and_then_what_happens_to_those_that_match() {
+    let world = World::with(StreamLimits::default());
+    let events = world.fake.clusters.next_watch();
+    let mut stream = world.watch(&[("status", "Running")]).unwrap();
+    assert_eq!(next(&mut stream), ["added a", "added c"]);
+    assert_eq!(next(&mut stream), ["synced 2"]);
+    let tell = |changes: Vec<Change>| events.unbounded_send(ListEvent::Changes(changes.into())).unwrap();
+    // nothing that concerns this reader
+    tell(vec![Change::Added(row("d", "Pending")), Change::Removed(row("d", "Pending"))]);
+    tell(vec![
+        Change::Changed(row("b", "Pending"), row("b", "Running")),
+        Change::Changed(row("a", "Running"), row("a", "Failed")),
+        Change::Removed(row("c", "Running")),
+        Change::Added(row("e", "Running")),
+    ]);
+    assert_eq!(next(&mut stream), ["added b", "removed a", "removed c", "added e"]);
+    let mut labelled = pod("b", "Running");
+    labelled["metadata"]["labels"] = json!({"app": "web"});
+    let project = List::Pods.info().project.unwrap();
+    let labelled = project(Kind::Pod, &to_raw_value(&labelled).unwrap()).unwrap().remove(0);
+    tell(vec![Change::Changed(row("b", "Running"), labelled)]);
+    assert_eq!(next(&mut stream), ["changed b"]);
+    let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
+    events.unbounded_send(ListEvent::Freshness { as_of, stale: true }).unwrap();
+    assert_eq!(next(&mut stream), ["stale true"]);
+}
+
+#[test]
+fn the_last_word_says_why() {
+    for (event, reason) in [(ListEvent::Missed, "end missed"), (ListEvent::Gone, "end gone")] {
+        let world = World::with(StreamLimits::default());
+        let events = world.fake.clusters.next_watch();
+        let mut stream = world.watch(&[]).unwrap();
+        assert_eq!((next(&mut stream).len(), next(&mut stream)), (3, vec!["synced 3".to_owned()]));
+        events.unbounded_send(event).unwrap();
+        assert_eq!(next(&mut stream), [reason]);
+        assert!(block_on(stream.next()).is_none());
+        eventually("the list is let go", || events.is_closed());
+    }
+}
+
+#[test]
+fn a_cluster_that_is_forgotten_and_a_stop_end_it() {
+    let last = |stream: &mut ListStream| loop {
+        if let StreamEvent::End(end) = block_on(stream.next()).unwrap() {
+            break end.reason();
+        }
+    };
+    let world = World::with(StreamLimits::default());
+    let _events = world.fake.clusters.next_watch();
+    let mut stream = world.watch(&[]).unwrap();
+    block_on(world.app.clusters.delete(&Caller::system(), world.cluster)).unwrap();
+    assert_eq!(last(&mut stream), "not_found");
+
+    let world = World::with(StreamLimits::default());
+    let _events = world.fake.clusters.next_watch();
+    let mut stream = world.watch(&[]).unwrap();
+    world.app.pods.end_streams();
+    assert_eq!(last(&mut stream), "server_stopping");
+}
+
+#[test]
+fn lists_count_with_logs_and_a_reader_that_goes_frees_its_place() {
+    let world = World::with(StreamLimits { per_user: 1, ..StreamLimits::default() });
+    let events = world.fake.clusters.next_watch();
+    let stream = world.watch(&[]).unwrap();
+    assert_eq!(world.watch(&[]).err().map(|error| error.cause), Some(Cause::Overloaded));
+    drop(stream);
+    eventually("the list is let go", || events.is_closed());
+    eventually("its place is free", || world.watch(&[]).is_ok());
+}
+
+#[test]
+fn a_reader_that_stands_still_is_ended_and_few_rows_wait_for_it() {
+    let world = World::with(StreamLimits::default());
+    let events = world.fake.clusters.next_watch();
+    let mut stream = world.watch(&[]).unwrap();
+    let changes: Vec<_> = (0..10_000).map(|n| Change::Added(row(&format!("more-{n}"), "Running"))).collect();
+    events.unbounded_send(ListEvent::Changes(changes.into())).unwrap();
+    eventually("the list is let go", || events.is_closed());
+    let mut told = 0;
+    let end = loop {
+        match block_on(stream.next()).unwrap() {
+            StreamEvent::Next(ListNews::Rows(rows)) => told += rows.len(),
+            StreamEvent::Next(_) => {}
+            StreamEvent::End(end) => break end.reason(),
+        }
+    };
+    assert_eq!(end, "too_slow");
+    assert!(told < 2_000, "{told}");
+}
