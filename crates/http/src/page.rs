@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     error::Failure,
     frame::RequestInfo,
-    gzip::{self, Compressed},
+    gzip,
     server::Api,
     words::{Language, Message},
 };
@@ -106,7 +106,7 @@ impl Page {
         if gzip::wanted(request.headers(), size) {
             let first = || self.first(Vec::with_capacity(size));
             let compressed = request.app_data::<Data<Api>>().map(|api| api.compressed.clone());
-            let packed = compressed.unwrap_or_else(Compressed::default).get(tag, first).map_err(unwritten)?;
+            let packed = compressed.unwrap_or_default().get(tag, first).map_err(unwritten)?;
             response.insert_header((CONTENT_ENCODING, HeaderValue::from_static("gzip")));
             return Ok(response.body(packed.with(&rest)));
         }
