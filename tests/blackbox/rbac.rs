@@ -176,7 +176,7 @@ async fn the_viewing_credential_reads_all_but_secrets_and_changes_nothing() {
     let (allowed, refused) = features(&test);
     let may = |feature: &str| {
         let verb = feature.split_once('_').map_or(feature, |(verb, _)| verb);
-        ["list", "show", "read"].contains(&verb) && !feature.ends_with("_secrets")
+        ["list", "watch", "show", "read"].contains(&verb) && !feature.ends_with("_secrets")
     };
     assert!(allowed.iter().all(|feature| may(feature)), "{allowed:?}");
     assert!(!refused.iter().any(|(feature, _)| may(feature)), "{refused:?}");
