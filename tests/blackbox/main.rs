@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::disallowed_methods, reason = "a test starts the binary, and gives it its environment")]
 
+mod across;
 mod advisories;
 mod audit;
 mod changes;

@@ -87,6 +87,8 @@ fn reads(id: i64, namespace: &str) -> Vec<String> {
     let rest = [
         format!("/api/k8s/configmaps/detail?cluster_id={id}&namespace={namespace}&name=settings"),
         format!("/api/k8s/clusters/status?id={id}"),
+        "/api/k8s/search?kind=pods&q=web".to_owned(),
+        "/api/k8s/overview".to_owned(),
     ];
     lists.chain(detail).chain(of_types).chain(rest).collect()
 }
@@ -238,10 +240,11 @@ async fn the_operating_credential_does_everything() {
 /// What these tests walk is every route towards a cluster.
 #[test]
 fn every_route_towards_a_cluster_is_walked() {
-    // our own: the registry and the trail; and the stream, which reads as the log does and ends with its session
+    // our own: the registry and the trail; and the streams, which read as the log and the list do
     let elsewhere = |path: &str| {
         let ours = ["/api/k8s/clusters", "/api/k8s/clusters/update", "/api/k8s/clusters/delete"];
-        let rest = ["/api/k8s/clusters/test", "/api/k8s/pods/logs", "/api/k8s/pods/logs/stream"];
+        let rest =
+            ["/api/k8s/clusters/test", "/api/k8s/pods/logs", "/api/k8s/pods/logs/stream", "/api/k8s/watch"];
         ours.contains(&path) || rest.contains(&path) || path.starts_with("/api/k8s/audit/")
     };
     let mut walked: Vec<String> =
