@@ -143,7 +143,7 @@ impl Feed {
 
     /// Notes a failure; how long to wait if not as usual.
     fn failed(&self, failure: &Failure, place: &mut Place) -> Option<Duration> {
-        let error = failure.error.clone();
+        let error = failure.error.clone().of_read();
         tracing::debug!(kind = %self.kind, %error, "a kept list cannot be brought up to date");
         if direct::is_not_served(failure, self.kind) {
             let now = self.clock.now();

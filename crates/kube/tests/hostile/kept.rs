@@ -114,11 +114,14 @@ impl Watched {
     async fn becomes(&self, as_expected: impl Fn(&Listing) -> bool, what: &str) -> Listing {
         let end = Instant::now() + PATIENCE;
         loop {
-            let listing = self.page().await.unwrap();
-            if as_expected(&listing) {
-                return listing;
+            // on a busy machine the first rows may take longer than one read may
+            let listing = self.page().await;
+            match listing {
+                Ok(listing) if as_expected(&listing) => return listing,
+                _ => {}
             }
-            assert!(Instant::now() < end, "{what}, but {:?} stale={}", shown(&listing), listing.stale);
+            let told = listing.as_ref().map(|listing| (shown(listing), listing.stale));
+            assert!(Instant::now() < end, "{what}, but {told:?}");
             sleep(Duration::from_millis(20)).await;
         }
     }
