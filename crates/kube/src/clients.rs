@@ -35,13 +35,15 @@ impl Clients {
             self.stacks().remove(&id);
             return Err(Error::new(Cause::NotFound).resource("cluster").name(id.to_string()));
         };
-        if let Some((version, stack)) = self.stacks().get(&id)
+        // held until there is one, for two would be two circuits, and two of every kept list
+        let mut stacks = self.stacks();
+        if let Some((version, stack)) = stacks.get(&id)
             && *version == stored.version
         {
             return Ok(stack.clone());
         }
         let stack = Arc::new(Stack::new(&stored.connection, &self.guard, &self.user_agent, &self.runtime)?);
-        self.stacks().insert(id, (stored.version, stack.clone()));
+        stacks.insert(id, (stored.version, stack.clone()));
         Ok(stack)
     }
 

@@ -113,6 +113,7 @@ impl Feed {
                 }
                 Ok(End::Stranger) => place.version = None,
                 Ok(End::TellsNothing) => {
+                    self.store.account_for(0);
                     place = Place { version: None, tells_all: false, ..place };
                     continue;
                 }
@@ -145,6 +146,8 @@ impl Feed {
     fn failed(&self, failure: &Failure, place: &mut Place) -> Option<Duration> {
         let error = failure.error.clone().of_read();
         tracing::debug!(kind = %self.kind, %error, "a kept list cannot be brought up to date");
+        // what was read of it is gone, and its memory is others'
+        self.store.account_for(0);
         if direct::is_not_served(failure, self.kind) {
             let now = self.clock.now();
             place.version = None;
