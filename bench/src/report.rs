@@ -50,7 +50,7 @@ impl Section {
     }
 }
 
-/// The head of the table that [`line`] fills.
+/// The head of the table that [`line()`] fills.
 pub(crate) fn head() -> Vec<String> {
     ["", "CPU µs/op", "p50 ms", "p90 ms", "p99 ms", "op/s", "bytes"].map(str::to_owned).to_vec()
 }
