@@ -61,6 +61,8 @@ fn success(docs: &Docs, schemas: &Schemas, examples: &Examples<'_>) -> Value {
         headers.insert("Content-Encoding".to_owned(), reference("headers", "Content-Encoding"));
     }
     let content = match (docs.stream, &docs.answer) {
+        // OpenAPI 3.1 has no way to say what an event is, and readers differ on whether a schema here is of the whole
+        (Some((events @ "text/event-stream", what)), _) => json!({events: {"schema": {"description": what}}}),
         (Some((media_type, what)), _) => {
             json!({media_type: {"schema": {"type": "string", "description": what}}})
         }
