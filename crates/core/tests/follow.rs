@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
+    collections::VecDeque,
     thread,
     time::{Duration, Instant},
 };
@@ -15,7 +16,7 @@ use pilothouse_core::{
     cluster::{AuthType, ClusterId, CredentialInput, NewCluster},
     kind::Kind,
     name::{Namespace, ObjectName},
-    pod::{Follow, FollowStart, LineId, LogEvent, LogStream},
+    pod::{Follow, FollowStart, LineId, LogEvent, LogLine, LogStream},
     streams::{StreamEnd, StreamLimits},
     testing::fake::Fake,
 };
@@ -54,12 +55,14 @@ impl World {
         Self { fake, app, cluster }
     }
 
-    fn follow(&self, after: Option<LineId>) -> Result<LogStream> {
+    fn follow(&self, after: Option<LineId>) -> Result<Followed> {
         let newest = FollowStart::Newest { lines: 100, since_seconds: None };
         let start = after.map_or(newest, FollowStart::After);
         let follow = Follow { container: None, start, timestamps: false };
         let (namespace, pod) = (Namespace::new("shop").unwrap(), ObjectName::new("web-0").unwrap());
-        block_on(self.app.pods.follow(&Caller::system(), self.cluster, &namespace, &pod, &follow))
+        let stream =
+            block_on(self.app.pods.follow(&Caller::system(), self.cluster, &namespace, &pod, &follow))?;
+        Ok(Followed { stream, told: VecDeque::new() })
     }
 }
 
@@ -71,19 +74,38 @@ fn eventually(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-fn line(stream: &mut LogStream) -> (Option<LineId>, String) {
-    match block_on(stream.next()) {
-        Some(LogEvent::Next(line)) => (line.id, line.text),
+/// A stream, and which lines of it came together with one that was taken.
+#[derive(Debug)]
+struct Followed {
+    stream: LogStream,
+    told: VecDeque<LogLine>,
+}
+
+impl Followed {
+    fn next(&mut self) -> Option<Result<LogLine, StreamEnd>> {
+        while self.told.is_empty() {
+            match block_on(self.stream.next())? {
+                LogEvent::Next(lines) => self.told.extend(lines),
+                LogEvent::End(end) => return Some(Err(end)),
+            }
+        }
+        self.told.pop_front().map(Ok)
+    }
+}
+
+fn line(log: &mut Followed) -> (Option<LineId>, String) {
+    match log.next() {
+        Some(Ok(line)) => (line.id, line.text),
         other => panic!("a line was expected: {other:?}"),
     }
 }
 
-fn end(stream: &mut LogStream) -> StreamEnd {
+fn end(log: &mut Followed) -> StreamEnd {
     loop {
-        match block_on(stream.next()) {
-            Some(LogEvent::Next(_)) => {}
-            Some(LogEvent::End(end)) => {
-                assert_eq!(block_on(stream.next()), None, "the last word is the last one");
+        match log.next() {
+            Some(Ok(_)) => {}
+            Some(Err(end)) => {
+                assert_eq!(log.next(), None, "the last word is the last one");
                 return end;
             }
             None => panic!("no last word"),
@@ -97,7 +119,7 @@ fn lines_come_as_they_are_written_and_the_end_is_told() {
     let log = world.fake.clusters.next_log();
     let mut stream = world.follow(None).unwrap();
     log.unbounded_send(Ok(b"2026-01-01T00:00:00Z o".to_vec())).unwrap();
-    assert!(stream.next().now_or_never().is_none(), "half a line is none");
+    assert!(stream.stream.next().now_or_never().is_none(), "half a line is none");
     log.unbounded_send(Ok(b"ne\n2026-01-01T00:00:00Z two".to_vec())).unwrap();
     let (first, text) = line(&mut stream);
     assert!(first.unwrap().to_string().starts_with("2026-01-01T00:00:00Z_0_"), "{first:?}");
@@ -121,8 +143,7 @@ fn a_line_that_broke_off_is_not_told() {
     log.unbounded_send(Ok(b"2026-01-01T00:00:00Z one\n2026-01-01T00:00:00Z tw".to_vec())).unwrap();
     log.unbounded_send(Err(Error::new(Cause::ConnectionLost))).unwrap();
     assert_eq!(line(&mut stream).1, "one");
-    let end = block_on(stream.next()).unwrap();
-    assert_eq!(end, LogEvent::End(StreamEnd::Failed(Error::new(Cause::ConnectionLost))));
+    assert_eq!(stream.next(), Some(Err(StreamEnd::Failed(Error::new(Cause::ConnectionLost)))));
     eventually("the cluster is let go", || log.is_closed());
 }
 
@@ -143,14 +164,16 @@ fn a_reader_that_stands_still_is_ended_and_may_go_on_from_where_it_was() {
     let world = World::new();
     let log = world.fake.clusters.next_log();
     let mut stream = world.follow(None).unwrap();
-    let lines: String = (0..100).map(|n| format!("2026-01-01T00:00:00Z {n}\n")).collect();
-    log.unbounded_send(Ok(lines.clone().into_bytes())).unwrap();
+    let lines = || (0..100).map(|n| format!("2026-01-01T00:00:00Z {n}\n").into_bytes());
+    for line in lines() {
+        log.unbounded_send(Ok(line)).unwrap();
+    }
     eventually("the cluster is let go", || log.is_closed());
     let (mut read, mut last) = (Vec::new(), None);
     let end = loop {
-        match block_on(stream.next()).unwrap() {
-            LogEvent::Next(line) => (last, _) = (line.id, read.push(line.text)),
-            LogEvent::End(end) => break end,
+        match stream.next().unwrap() {
+            Ok(line) => (last, _) = (line.id, read.push(line.text)),
+            Err(end) => break end,
         }
     };
     assert_eq!(end, StreamEnd::TooSlow);
@@ -158,7 +181,7 @@ fn a_reader_that_stands_still_is_ended_and_may_go_on_from_where_it_was() {
 
     let log = world.fake.clusters.next_log();
     let mut stream = world.follow(last).unwrap();
-    log.unbounded_send(Ok(lines.into_bytes())).unwrap();
+    log.unbounded_send(Ok(lines().collect::<Vec<_>>().concat())).unwrap();
     let next = read.len();
     assert_eq!(line(&mut stream).1, next.to_string());
 }

@@ -99,7 +99,7 @@ fn frame<T: Told>(event: &StreamEvent<T>, words: &Words) -> Vec<u8> {
     frames
 }
 
-impl Told for LogLine {
+impl Told for Vec<LogLine> {
     const EVENTS: &'static str = "Server-sent events. `log`: data is one line, id is sent back as `Last-Event-ID` to go on after it. \
         `end`, always the last one: data is JSON, `{\"reason\", \"error_code\", \"details\"}`; reason is `completed`, \
         `server_stopping`, `too_slow`, or the cause of an error such as `session_ended`, `connection_lost`; error_code \
@@ -108,19 +108,20 @@ impl Told for LogLine {
     /// A line ends at a carriage return for readers of events, so a text with some is sent as several `data`, which its
     /// reader puts together with newlines.
     fn write(&self, frames: &mut Vec<u8>, _: &Words) {
-        let Self { id, text } = self;
-        frames.reserve(text.len() + 96);
-        frames.extend_from_slice(b"event: log\n");
-        if let Some(id) = id {
-            // writing to memory cannot fail
-            let _ = writeln!(frames, "id: {id}");
-        }
-        for part in text.split(['\r', '\n']) {
-            frames.extend_from_slice(b"data: ");
-            frames.extend_from_slice(part.as_bytes());
+        frames.reserve(self.iter().map(|line| line.text.len() + 96).sum());
+        for LogLine { id, text } in self {
+            frames.extend_from_slice(b"event: log\n");
+            if let Some(id) = id {
+                // writing to memory cannot fail
+                let _ = writeln!(frames, "id: {id}");
+            }
+            for part in text.split(['\r', '\n']) {
+                frames.extend_from_slice(b"data: ");
+                frames.extend_from_slice(part.as_bytes());
+                frames.push(b'\n');
+            }
             frames.push(b'\n');
         }
-        frames.push(b'\n');
     }
 }
 
@@ -233,11 +234,12 @@ mod tests {
         ];
         for (text, data) in cases {
             let line = LogLine { id: None, text: text.to_owned() };
-            assert_eq!(written(line), format!("event: log\n{data}\n"), "{text:?}");
+            assert_eq!(written(vec![line]), format!("event: log\n{data}\n"), "{text:?}");
         }
         let id = "2026-01-01T00:00:00.5Z_2_0000002a";
         let line = LogLine { id: Some(id.parse().unwrap()), text: "x".to_owned() };
-        assert_eq!(written(line), format!("event: log\nid: {id}\ndata: x\n\n"));
+        let event = format!("event: log\nid: {id}\ndata: x\n\n");
+        assert_eq!(written(vec![line.clone(), line]), event.repeat(2));
     }
 
     #[derive(Serialize)]
@@ -282,7 +284,7 @@ mod tests {
     #[test]
     fn the_last_word_is_one_line_of_json() {
         let said = |end| {
-            let frame = frame(&StreamEvent::<LogLine>::End(end), Language::English.words());
+            let frame = frame(&StreamEvent::<Vec<LogLine>>::End(end), Language::English.words());
             let frame = String::from_utf8(frame).unwrap();
             let data = frame.strip_prefix("event: end\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
             serde_json::from_str::<Value>(data).unwrap()

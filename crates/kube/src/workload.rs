@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use futures_util::{future::OptionFuture, try_join};
+use futures_util::{future::OptionFuture, join, try_join};
 use http::StatusCode;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -65,9 +65,9 @@ impl WorkloadApi for KubeClusters {
         let visit = self.visit(permit, self.deadlines().write).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
         let call = Call::patch(kind, Some(namespace), name, &json!({"spec": {"replicas": replicas.get()}}))?;
-        let object = visit.change(&call).await?.object(&call)?;
-        let value = WorkloadRow::project(kind, &object)?;
-        let warnings = autoscaled(&visit.within(self.deadlines().read), kind, namespace, name).await;
+        let look = visit.within(self.deadlines().read);
+        let (answer, warnings) = join!(visit.change(&call), autoscaled(&look, kind, namespace, name));
+        let value = WorkloadRow::project(kind, &answer?.object(&call)?)?;
         Ok(Changed { value, warnings: warnings.into_iter().collect() })
     }
 
@@ -229,7 +229,7 @@ struct Target {
     name: String,
 }
 
-/// Who will set the replicas again. The change is made: no failure here may hide that.
+/// Who will set the replicas again. Asked while the change is made: no failure here may hide that it was.
 async fn autoscaled(
     visit: &Visit<'_>,
     kind: Kind,
@@ -242,7 +242,7 @@ async fn autoscaled(
         of == kind.info().kind && named == name.as_str()
     };
     let autoscalers = Kind::HorizontalPodAutoscaler;
-    // from the API server's cache: right after a change, a list of the newest waits up to 100 ms for that cache
+    // from the API server's cache: beside a change, a list of the newest waits up to 100 ms for that cache
     match list::first(visit, autoscalers, &scope, &ListParams::default().match_any()).await {
         Ok(objects) => {
             let found = objects.iter().filter_map(|object| parse::<Autoscaler>(object).ok()).find(targets_it);

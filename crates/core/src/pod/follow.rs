@@ -37,16 +37,16 @@ pub enum FollowStart {
 /// The bytes of a log as they come. The end of the stream is the end of the log; what is not whole ends with an error.
 pub type LogChunks = BoxStream<'static, Result<Vec<u8>>>;
 
-/// What a reader of a log is told.
-pub type LogEvent = StreamEvent<LogLine>;
+/// What a reader of a log is told: the lines that came together, in their order.
+pub type LogEvent = StreamEvent<Vec<LogLine>>;
 /// The events of a followed log.
-pub type LogStream = EventStream<LogLine>;
+pub type LogStream = EventStream<Vec<LogLine>>;
 
 /// Hands lines over until there are no more.
 pub(super) async fn forward(
     mut chunks: LogChunks,
     mut lines: Lines,
-    mut reader: Reader<LogLine>,
+    mut reader: Reader<Vec<LogLine>>,
 ) -> StreamEnd {
     while let Some(chunk) = chunks.next().await {
         match chunk {
@@ -54,14 +54,14 @@ pub(super) async fn forward(
             // the line that broke off comes whole when the reader goes on from the last one
             Err(error) => return StreamEnd::Failed(error),
         }
-        while let Some(line) = lines.next() {
-            if !reader.deliver(line).await {
+        while let Some(lines) = lines.next() {
+            if !reader.deliver(lines).await {
                 return StreamEnd::TooSlow;
             }
         }
     }
     if let Some(line) = lines.finish()
-        && !reader.deliver(line).await
+        && !reader.deliver(vec![line]).await
     {
         return StreamEnd::TooSlow;
     }

@@ -70,16 +70,16 @@ pub struct LogLine {
     pub text: String,
 }
 
+/// So much text is handed over at once, at most, and one line more.
+const TOGETHER: usize = 16 << 10;
+/// The most lines that are handed over at once.
+const MOST_TOGETHER: usize = 256;
+
 /// Makes lines of bytes, however these are cut.
 #[derive(Default)]
 pub(super) struct Lines {
     splitter: Splitter,
-    /// Whether texts keep their time.
-    timestamps: bool,
-    /// The last line that its reader has; nothing is passed on before it was found.
-    after: Option<LineId>,
-    /// The last line's time and ordinal.
-    last: Option<(Timestamp, u64)>,
+    places: Places,
 }
 
 impl Lines {
@@ -89,32 +89,47 @@ impl Lines {
             FollowStart::Newest { .. } => None,
             FollowStart::After(line) => Some(*line),
         };
-        Self { timestamps, after, ..Self::default() }
+        Self { splitter: Splitter::default(), places: Places { timestamps, after, last: None } }
     }
 
-    /// Takes the next bytes. To be called when [`Lines::next`] has no line left.
+    /// Takes the next bytes. To be called when [`Lines::next`] has no lines left.
     pub(super) fn feed(&mut self, bytes: Vec<u8>) {
         (self.splitter.chunk, self.splitter.read) = (bytes, 0);
     }
 
-    /// The next line of what was fed.
-    pub(super) fn next(&mut self) -> Option<LogLine> {
-        loop {
-            let piece = self.splitter.next()?;
-            if let Some(line) = self.line(&piece) {
-                return Some(line);
+    /// The next lines of what was fed: a bounded number, so that what waits for a reader is little.
+    pub(super) fn next(&mut self) -> Option<Vec<LogLine>> {
+        let (mut lines, mut text) = (Vec::new(), 0);
+        while text < TOGETHER && lines.len() < MOST_TOGETHER {
+            let Some(piece) = self.splitter.next() else { break };
+            if let Some(line) = self.places.line(&piece) {
+                text += line.text.len();
+                lines.push(line);
             }
         }
+        (!lines.is_empty()).then_some(lines)
     }
 
     /// The last line, when the log ended without a line's end.
     pub(super) fn finish(&mut self) -> Option<LogLine> {
-        let piece = self.splitter.finish()?;
-        self.line(&piece)
+        self.places.line(&self.splitter.finish()?)
     }
+}
 
+/// Tells where each line stands, and which of them the reader lacks.
+#[derive(Default)]
+struct Places {
+    /// Whether texts keep their time.
+    timestamps: bool,
+    /// The last line that its reader has; nothing is passed on before it was found.
+    after: Option<LineId>,
+    /// The last line's time and ordinal.
+    last: Option<(Timestamp, u64)>,
+}
+
+impl Places {
     /// None for a line that its reader has already.
-    fn line(&mut self, Piece { bytes, cut }: &Piece) -> Option<LogLine> {
+    fn line(&mut self, Piece { bytes, cut }: &Piece<'_>) -> Option<LogLine> {
         let (time, text) = stamped(bytes);
         let at = time.or(self.last.map(|(at, _)| at));
         let id = at.map(|at| {
@@ -143,7 +158,7 @@ impl Lines {
 
 /// A line's time, and what follows it.
 fn stamped(line: &[u8]) -> (Option<Timestamp>, &[u8]) {
-    let end = line.iter().position(|byte| *byte == b' ').unwrap_or(line.len());
+    let end = memchr::memchr(b' ', line).unwrap_or(line.len());
     let time = std::str::from_utf8(&line[..end]).ok().and_then(|time| time.parse().ok());
     match time {
         Some(time) => (Some(time), line.get(end + 1..).unwrap_or_default()),
@@ -164,52 +179,62 @@ struct Splitter {
     read: usize,
     /// The line that has no end yet.
     line: Vec<u8>,
-    /// Whether that line was cut already; what is left of it is skipped.
+    /// Whether that line was handed out.
+    told: bool,
+    /// Whether it was cut; what is left of it is skipped.
     skipping: bool,
 }
 
-struct Piece {
-    bytes: Vec<u8>,
+struct Piece<'a> {
+    bytes: &'a [u8],
     cut: bool,
 }
 
 impl Splitter {
-    fn next(&mut self) -> Option<Piece> {
+    fn next(&mut self) -> Option<Piece<'_>> {
+        if mem::take(&mut self.told) {
+            self.line.clear();
+        }
         loop {
             let rest = &self.chunk[self.read..];
             if rest.is_empty() {
                 return None;
             }
-            let end = rest.iter().position(|byte| *byte == b'\n');
-            let part = &rest[..end.unwrap_or(rest.len())];
+            let end = memchr::memchr(b'\n', rest);
+            let part = self.read..self.read + end.unwrap_or(rest.len());
             let room = LONGEST_LINE - self.line.len();
             if !self.skipping && part.len() > room {
-                self.line.extend_from_slice(&part[..room]);
+                self.line.extend_from_slice(&rest[..room]);
                 self.read += room;
-                self.skipping = true;
-                return Some(Piece { bytes: mem::take(&mut self.line), cut: true });
+                (self.told, self.skipping) = (true, true);
+                return Some(Piece { bytes: &self.line, cut: true });
             }
-            if !self.skipping {
-                self.line.extend_from_slice(part);
-            }
-            self.read += part.len() + usize::from(end.is_some());
-            if end.is_some() && !mem::take(&mut self.skipping) {
-                return Some(self.whole());
+            self.read = part.end + usize::from(end.is_some());
+            if self.skipping {
+                self.skipping = end.is_none();
+            } else if end.is_some() && self.line.is_empty() {
+                return Some(whole(&self.chunk[part]));
+            } else {
+                self.line.extend_from_slice(&self.chunk[part]);
+                if end.is_some() {
+                    self.told = true;
+                    return Some(whole(&self.line));
+                }
             }
         }
     }
 
-    fn finish(&mut self) -> Option<Piece> {
-        (!self.line.is_empty()).then(|| self.whole())
-    }
-
-    fn whole(&mut self) -> Piece {
-        let mut bytes = mem::take(&mut self.line);
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
+    /// What came after the last line's end.
+    fn finish(&mut self) -> Option<Piece<'_>> {
+        if mem::take(&mut self.told) {
+            self.line.clear();
         }
-        Piece { bytes, cut: false }
+        (!self.line.is_empty()).then(|| whole(&self.line))
     }
+}
+
+fn whole(bytes: &[u8]) -> Piece<'_> {
+    Piece { bytes: bytes.strip_suffix(b"\r").unwrap_or(bytes), cut: false }
 }
 
 #[cfg(test)]

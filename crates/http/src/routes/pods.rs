@@ -92,7 +92,7 @@ pub(crate) struct FollowQuery {
 pub(crate) async fn follow(
     api: Data<Api>,
     Signed(who, Resumable(query, after)): Signed<Resumable<FollowQuery>>,
-) -> Result<Events<LogLine>> {
+) -> Result<Events<Vec<LogLine>>> {
     let newest = || FollowStart::Newest {
         lines: query.tail_lines.map_or(LogOptions::DEFAULT_TAIL, |lines| lines.0),
         since_seconds: query.since_seconds.map(|seconds| seconds.0),
