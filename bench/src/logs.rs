@@ -1,4 +1,5 @@
-//! B9: a long log through the stream, and many followers of slow ones.
+//! B9: a long log through the stream, of a kubelet and of a server that has nothing else to do, and many followers of
+//! slow ones.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -6,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pilothouse_testbed::{ControlPlane, workloads};
 use serde_json::{Value, json};
 
 use crate::{
@@ -14,6 +16,7 @@ use crate::{
     fake::{Fake, LINE},
     measure::{median, spread},
     plan::Plan,
+    plane,
     process::memory,
     report::{Section, short},
     server::Server,
@@ -21,6 +24,8 @@ use crate::{
 
 /// Of one user, as the server allows.
 const PER_USER: usize = 25;
+/// Until a pod has written all of the log.
+const PATIENCE: Duration = Duration::from_secs(120);
 const PASSWORD: &str = "only for the benchmark";
 
 /// B9.
@@ -28,18 +33,13 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
     let fake = Fake::start(plan.log_bytes)?;
     let folder = tempfile::tempdir()?;
     let server = Server::start(&plan.binary, folder.path(), &[]).await?;
+    let real = Kubelet::measure(plan, &server).await?;
     let made = server.shipped.post("/api/k8s/clusters", fake.cluster("fake", &fake.url)).await?;
     let id = made["cluster"]["id"].as_i64().unwrap_or_default();
-    let stream = |pod: &str| {
-        format!("/api/k8s/pods/logs/stream?cluster_id={id}&namespace=default&pod_name={pod}&tail_lines=10000")
-    };
     let direct = Target::new(&fake.url, Some(&fake.ca_pem))?;
-
-    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
-    for _ in 0..plan.rounds.min(3) {
-        theirs.push(read_direct(&direct)? / 1e6);
-        ours.push(read_ours(&server.target, &stream("long"), plan.log_bytes)? / 1e6);
-    }
+    // whole pieces, as the fake sends them
+    let lines = plan.log_bytes / (LINE * 256) * 256;
+    let (theirs, ours) = in_turns(plan, &direct, &server.target, (id, "long"), lines)?;
 
     sleep(plan.patience(Duration::from_secs(3)));
     let before = memory(server.pid())?.now;
@@ -47,7 +47,7 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
     for user in 0..plan.followers.div_ceil(PER_USER) {
         let target = signed_in(&server, &format!("follower-{user}")).await?;
         for _ in 0..PER_USER.min(plan.followers - followers.len()) {
-            followers.push(BufReader::new(target.connect()?.stream(&target.get(&stream("slow")))?));
+            followers.push(BufReader::new(target.connect()?.stream(&target.get(&stream(id, "slow")))?));
         }
     }
     // each has seen a line
@@ -62,52 +62,130 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
         &format!("logs of {} MB, {} followers", plan.log_bytes / 1_000_000, plan.followers),
     );
     let mut table = vec![["", "MB/s of log"].map(str::to_owned).to_vec()];
-    for (name, rates) in [("direct", &theirs), ("through the stream", &ours)] {
+    let rate = |rates: &[f64]| {
         let (median, spread) = spread(rates);
-        table.push(vec![name.into(), format!("{} ({})", short(median), short(spread))]);
+        format!("{} ({})", short(median), short(spread))
+    };
+    if let Some(Kubelet { theirs, ours }) = &real {
+        table.push(vec!["kubelet: direct".into(), rate(theirs)]);
+        table.push(vec!["kubelet: through the stream".into(), rate(ours)]);
     }
+    table.push(vec!["fake: direct".into(), rate(&theirs)]);
+    table.push(vec!["fake: through the stream".into(), rate(&ours)]);
     section.table(&table);
-    section.say("The log comes from a fake API server in the load's process, over TLS, lines of 128 bytes: no node is needed, and nothing else is as fast.");
-    section.at_least("throughput against direct", median(&ours) / median(&theirs), 0.95, "×");
+    section.say(
+        "Lines of 128 bytes with their time. Of the kubelet: the log of a container that has ended, through the API \
+         server. The fake is an API server in the load's process that has nothing to read or to parse: the most that \
+         the stream can carry, and what both ends of it cost the load's core.",
+    );
+    match &real {
+        Some(Kubelet { theirs, ours }) => {
+            section.at_least(
+                "throughput against direct, of a kubelet",
+                median(ours) / median(theirs),
+                0.95,
+                "×",
+            );
+        }
+        None => section.say("This machine cannot run a node: nothing was measured of a kubelet."),
+    }
+    section.at_least("throughput against direct, of the fake", median(&ours) / median(&theirs), 0.95, "×");
     section.verdict("memory a follower", each, 256.0, "KB");
     Ok(section)
 }
 
-/// Bytes a second.
-fn read_direct(target: &Target) -> Result<f64> {
-    let path = "/api/v1/namespaces/default/pods/long/log?container=app&follow=true&timestamps=true";
-    let mut log = target.connect()?.stream(&target.get(path))?;
-    let (began, mut bytes, mut buffer) = (Instant::now(), 0, vec![0; 256 << 10]);
-    loop {
-        match log.read(&mut buffer)? {
-            0 => return Ok(bytes as f64 / began.elapsed().as_secs_f64()),
-            read => bytes += read,
-        }
+/// Of a node that runs a pod which writes the log.
+struct Kubelet {
+    theirs: Vec<f64>,
+    ours: Vec<f64>,
+}
+
+impl Kubelet {
+    /// None where this machine cannot run a node.
+    async fn measure(plan: &Plan, server: &Server) -> Result<Option<Self>> {
+        // the node's programs with it, all on the core of the load, which this thread is on
+        let plane = ControlPlane::builder().apiserver_flag("--audit-log-path=").start().await?;
+        let Some(node) = plane.start_node_or_skip(0).await? else { return Ok(None) };
+        let cluster = plane.client();
+        let lines = plan.log_bytes / LINE;
+        // with its time and a space before it, a line is as long as one of the fake's
+        let write = format!("yes {} | head -n {lines}", "x".repeat(LINE - 32));
+        let mut pod = workloads::pod_running("default", "long", &["sh", "-c", &write]);
+        pod["spec"]["restartPolicy"] = "Never".into();
+        let account = |account: &Value| account["metadata"]["uid"].is_string();
+        cluster.wait_until("/api/v1/namespaces/default/serviceaccounts/default", account, PATIENCE).await?;
+        cluster.apply(&pod).await?;
+        let done = |pod: &Value| pod["status"]["phase"] == "Succeeded";
+        cluster.wait_until("/api/v1/namespaces/default/pods/long", done, PATIENCE).await?;
+        let id = server.shipped.register("kubelet", &plane.kubeconfig()).await?;
+        let (theirs, ours) = in_turns(plan, &plane::direct(&plane)?, &server.target, (id, "long"), lines)?;
+        drop(node);
+        Ok(Some(Self { theirs, ours }))
     }
 }
 
-/// Bytes of the log a second, by its lines, all of which must come.
-fn read_ours(target: &Target, path: &str, log_bytes: usize) -> Result<f64> {
+/// The same log direct and through the stream, in turns: of each, MB a second.
+fn in_turns(
+    plan: &Plan,
+    direct: &Target,
+    ours: &Target,
+    (cluster, pod): (i64, &str),
+    lines: usize,
+) -> Result<(Vec<f64>, Vec<f64>)> {
+    let mut rates = (Vec::new(), Vec::new());
+    for _ in 0..plan.rounds {
+        rates.0.push(read_direct(direct, pod, lines)? / 1e6);
+        rates.1.push(read_ours(ours, &stream(cluster, pod), lines)? / 1e6);
+    }
+    Ok(rates)
+}
+
+fn stream(cluster: i64, pod: &str) -> String {
+    format!(
+        "/api/k8s/pods/logs/stream?cluster_id={cluster}&namespace=default&pod_name={pod}&tail_lines=10000"
+    )
+}
+
+/// Bytes of the log a second, all of whose lines must come.
+fn read_direct(target: &Target, pod: &str, lines: usize) -> Result<f64> {
+    let path = format!("/api/v1/namespaces/default/pods/{pod}/log?follow=true&timestamps=true");
+    let mut log = target.connect()?.stream(&target.get(&path))?;
+    let (began, mut read, mut buffer) = (Instant::now(), 0, vec![0; 256 << 10]);
+    loop {
+        match log.read(&mut buffer)? {
+            0 => break,
+            some => read += buffer[..some].iter().filter(|byte| **byte == b'\n').count(),
+        }
+    }
+    rate(began, read, lines)
+}
+
+/// The same of the stream.
+fn read_ours(target: &Target, path: &str, lines: usize) -> Result<f64> {
+    // from before its beginning, not with its newest lines
+    let target = target.clone().header("Last-Event-ID", "2020-01-01T00:00:00Z_0_00000000");
     let mut events = BufReader::with_capacity(256 << 10, target.connect()?.stream(&target.get(path))?);
-    let (began, mut lines, mut line) = (Instant::now(), 0, Vec::new());
+    let (began, mut read, mut line) = (Instant::now(), 0, Vec::new());
     loop {
         line.clear();
         if events.read_until(b'\n', &mut line)? == 0 {
-            return Err(Failed::because(format!("the stream ended without saying so, after {lines} lines")));
+            return Err(Failed::because(format!("the stream ended without saying so, after {read} lines")));
         }
         if line.starts_with(b"event: log") {
-            lines += 1;
+            read += 1;
         } else if line.starts_with(b"event: end") {
             break;
         }
     }
+    rate(began, read, lines)
+}
+
+fn rate(began: Instant, read: usize, wanted: usize) -> Result<f64> {
     let took = began.elapsed().as_secs_f64();
-    // whole pieces, as the fake sends them
-    let wanted = log_bytes / (LINE * 256) * 256;
-    if lines != wanted {
-        return Err(Failed::because(format!("{lines} of {wanted} lines came")));
+    if read != wanted {
+        return Err(Failed::because(format!("{read} of {wanted} lines came")));
     }
-    Ok((lines * LINE) as f64 / took)
+    Ok((read * LINE) as f64 / took)
 }
 
 fn lines_until(events: &mut impl BufRead, start: &str) -> Result<()> {

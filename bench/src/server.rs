@@ -44,10 +44,10 @@ impl Server {
         Ok((server, id))
     }
 
-    /// Ends it and starts it again, on its core.
-    pub(crate) async fn restart(&mut self) -> Result<()> {
+    /// Starts it again, on its core.
+    pub(crate) async fn start_again(&mut self) -> Result<()> {
         process::stay_on(process::MEASURED)?;
-        let started = self.shipped.restart().await;
+        let started = self.shipped.start_again().await;
         process::stay_on(process::LOAD)?;
         Ok(started?)
     }

@@ -2,8 +2,10 @@
 //! Here clusters that stand still or are gone, while another is used.
 
 mod callers;
+mod clock;
 mod database;
 mod proxied;
+mod slow;
 
 use pilothouse_testbed::{Component, Signal, workloads};
 use serde_json::json;

@@ -15,6 +15,7 @@ use crate::{
     inventory::{Across, Inventory, Lists, Watches},
     namespace::{NamespaceApi, Namespaces},
     pod::{PodApi, Pods},
+    recent::Recent,
     secret::{SecretApi, Secrets, ValueDigest},
     session::{
         Lifetimes, LiveSessions, LoginThrottle, RecentSessions, SessionPorts, SessionStore, Sessions,
@@ -126,6 +127,7 @@ impl App {
                 gate: gate.clone(),
                 ports: SessionPorts { store: sessions, throttle, tokens },
                 live,
+                verified: Arc::new(Recent::new(clock.clone())),
                 users: users.clone(),
                 hasher: hasher.clone(),
                 initial: initial.clone(),

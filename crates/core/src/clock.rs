@@ -6,10 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_channel::oneshot;
 use futures_util::{FutureExt, future::BoxFuture};
-use jiff::Timestamp;
+use jiff::{Timestamp, fmt::temporal::Pieces};
 use uuid::Uuid;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 
 /// Time.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
@@ -64,4 +64,42 @@ pub fn uuid_v7(now: Timestamp, entropy: &dyn Entropy) -> Uuid {
     entropy.fill(&mut random);
     let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
     uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+}
+
+/// A time as RFC 3339 writes it. The last hours of the year 9999, which people write for "for ever", are beyond every
+/// [`Timestamp`]: they are the last one.
+///
+/// # Errors
+/// `Malformed`.
+pub fn moment(text: &str) -> Result<Timestamp, Reason> {
+    let for_ever = || {
+        let pieces = Pieces::parse(text).ok()?;
+        (pieces.date().year() == 9999 && pieces.time().is_some() && pieces.offset().is_some())
+            .then_some(Timestamp::MAX)
+    };
+    text.parse().ok().or_else(for_ever).ok_or(Reason::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_by_table() {
+        let cases = [
+            ("2026-01-01T00:00:00Z", Ok("2026-01-01T00:00:00Z")),
+            ("2026-01-01T08:00:00.5+08:00", Ok("2026-01-01T00:00:00.5Z")),
+            ("9999-12-31T23:59:59Z", Ok("9999-12-30T22:00:00.999999999Z")),
+            ("9999-12-31T23:59:59.999+00:00", Ok("9999-12-30T22:00:00.999999999Z")),
+            ("9999-12-31", Err(Reason::Malformed)),
+            ("9999-12-31T23:59:59", Err(Reason::Malformed)),
+            ("9999-13-31T23:59:59Z", Err(Reason::Malformed)),
+            ("10000-01-01T00:00:00Z", Err(Reason::Malformed)),
+            ("for ever", Err(Reason::Malformed)),
+            ("", Err(Reason::Malformed)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(moment(text).map(|time| time.to_string()), expected.map(str::to_owned), "{text}");
+        }
+    }
 }

@@ -422,7 +422,7 @@ impl Error {
         self.cause.leaves_doubt() && !self.context.of_read
     }
 
-    /// It happened to a read, such as one before a change.
+    /// It happened to a read, such as one before a change, or before anything was sent: nothing was changed.
     pub fn of_read(mut self) -> Self {
         self.context.of_read = true;
         self

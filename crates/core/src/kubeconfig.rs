@@ -87,11 +87,11 @@ struct UserEntry {
 }
 
 impl Kubeconfig {
-    /// Reads the connection of one context: the named one, else the current one.
+    /// Reads the connection of one context: the named one, else the current one; to another server when one is given.
     ///
     /// # Errors
     /// `InvalidInput`, naming every field refused by its path in the file, as `kubeconfig.users[0].user.exec`.
-    pub fn connection(text: &str, context: Option<&str>) -> Result<Connection> {
+    pub fn connection(text: &str, context: Option<&str>, server: Option<ApiServer>) -> Result<Connection> {
         if text.len() > LARGEST {
             return Err(Error::invalid("kubeconfig", Reason::TooLong));
         }
@@ -104,10 +104,10 @@ impl Kubeconfig {
         // the parser's message quotes the text, which holds secrets
         let config: Self =
             serde_saphyr::from_str(text).map_err(|_| Error::invalid("kubeconfig", Reason::Malformed))?;
-        config.choose(context)
+        config.choose(context, server)
     }
 
-    fn choose(self, wanted: Option<&str>) -> Result<Connection> {
+    fn choose(self, wanted: Option<&str>, server: Option<ApiServer>) -> Result<Connection> {
         let refuse = |field: &str, reason| Err(Error::invalid(field, reason));
         let name = match wanted.map(str::to_owned).or(self.current_context).filter(|name| !name.is_empty()) {
             Some(name) => name,
@@ -144,7 +144,7 @@ impl Kubeconfig {
         if !refused.is_empty() {
             return Err(Error::fields(refused));
         }
-        let server = match cluster.server.as_deref().map(ApiServer::new) {
+        let server = match server.map(Ok).or_else(|| cluster.server.as_deref().map(ApiServer::new)) {
             Some(Ok(server)) => server,
             Some(Err(reason)) => return refuse(&format!("{cluster_path}.server"), reason),
             None => return refuse(&format!("{cluster_path}.server"), Reason::Required),
@@ -242,7 +242,7 @@ mod tests {
     }
 
     fn refusal(text: &str, context: Option<&str>) -> Vec<(String, &'static str)> {
-        let error = Kubeconfig::connection(text, context).expect_err("refused");
+        let error = Kubeconfig::connection(text, context, None).expect_err("refused");
         error.context.fields.into_iter().map(|field| (field.name, field.reason.as_str())).collect()
     }
 
@@ -255,6 +255,7 @@ mod tests {
                 "token: t",
             ),
             None,
+            None,
         )
         .unwrap();
         assert_eq!(connection.server.as_str(), "https://k:6443");
@@ -262,10 +263,20 @@ mod tests {
         assert!(matches!(connection.credential, Credential::Token(token) if token.expose_secret() == "t"));
 
         let pair = format!("client-certificate-data: {ca}, client-key-data: {}", BASE64.encode("key"));
-        let connection = Kubeconfig::connection(&config("server: 'https://k'", &pair), Some("c")).unwrap();
+        let connection =
+            Kubeconfig::connection(&config("server: 'https://k'", &pair), Some("c"), None).unwrap();
         assert!(
             matches!(connection.credential, Credential::Certificate { chain, key } if chain == CA && key.expose_secret() == "key")
         );
+    }
+
+    #[test]
+    fn another_server_takes_the_place_of_whatever_stands_there() {
+        let other = || Some(ApiServer::new("https://other:6443").unwrap());
+        for server in ["server: 'https://k'", "server: 'http://k'", "tls-server-name: n"] {
+            let connection = Kubeconfig::connection(&config(server, "token: t"), None, other()).unwrap();
+            assert_eq!(connection.server.as_str(), "https://other:6443", "{server}");
+        }
     }
 
     #[test]
@@ -355,7 +366,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics_or_is_quoted(text in "\\PC{0,200}") {
-            if let Err(error) = Kubeconfig::connection(&format!("users: canary-{text}"), None) {
+            if let Err(error) = Kubeconfig::connection(&format!("users: canary-{text}"), None, None) {
                 prop_assert!(!error.to_string().contains("canary"));
             }
         }

@@ -254,11 +254,11 @@ struct TlsObject {
 pub struct IngressRule {
     /// The host; null is any.
     pub host: Option<String>,
-    /// The path; null for the default backend.
+    /// The path; null for the default backend, and for a host all of which is its.
     pub path: Option<String>,
     /// `Prefix`, `Exact` or `ImplementationSpecific`.
     pub path_type: Option<String>,
-    /// The Service requests go to; null when it is another resource.
+    /// The Service requests go to; null when it is another resource, or the default backend's.
     pub service: Option<String>,
     /// The Service's port, a number or a name.
     pub port: Option<String>,
@@ -304,7 +304,9 @@ impl IngressRow {
         let default =
             spec.default_backend.map(|backend| rule(None, PathObject { backend, ..PathObject::default() }));
         let rules = spec.rules.into_iter().flat_map(|RuleObject { host, http }| {
-            http.paths.into_iter().map(move |path| rule(host.clone(), path))
+            // a host without paths is the default backend's
+            let paths = if http.paths.is_empty() { vec![PathObject::default()] } else { http.paths };
+            paths.into_iter().map(move |path| rule(host.clone(), path))
         });
         let class = spec.ingress_class_name;
         Self {
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ingress_is_one_rule_a_path() {
+    fn an_ingress_is_one_rule_a_path_or_a_host_without_any() {
         let backend = |name: &str, port: Value| json!({"service": {"name": name, "port": port}});
         let object = json!({"metadata": {"annotations": {"kubernetes.io/ingress.class": "old"}}, "spec": {
             "defaultBackend": backend("rest", json!({"name": "http"})),
@@ -394,7 +396,12 @@ mod tests {
             row.rules.iter().map(|r| (r.host.as_deref(), r.service.as_deref(), r.port.as_deref())).collect();
         assert_eq!(
             rules,
-            [(Some("a"), Some("x"), Some("80")), (Some("a"), None, None), (None, Some("rest"), Some("http"))]
+            [
+                (Some("a"), Some("x"), Some("80")),
+                (Some("a"), None, None),
+                (Some("b"), None, None),
+                (None, Some("rest"), Some("http"))
+            ]
         );
         assert_eq!((row.class.as_deref(), row.tls[0].secret.as_deref()), (Some("old"), Some("cert")));
     }

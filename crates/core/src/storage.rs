@@ -71,7 +71,7 @@ const NOT_A_SOURCE: [&str; 1] = ["nodeAffinity"];
 pub struct VolumeRow {
     /// Its name.
     pub name: String,
-    /// `Pending`, `Available`, `Bound`, `Released` or `Failed`.
+    /// `Pending`, `Available`, `Bound`, `Released`, `Failed`; `Terminating` while it is being deleted, as kubectl prints it.
     pub status: Option<String>,
     /// How much it holds, as Kubernetes writes quantities.
     pub capacity: Option<String>,
@@ -100,11 +100,12 @@ impl VolumeRow {
         let VolumeObject { metadata, mut spec, status } = object;
         let source =
             spec.rest.iter().find(|(key, value)| value.is_object() && !NOT_A_SOURCE.contains(&key.as_str()));
+        let terminating = metadata.deletion_timestamp.is_some();
         let source = source
             .map(|(key, value)| value["driver"].as_str().filter(|_| key == "csi").unwrap_or(key).to_owned());
         Self {
             name: metadata.name,
-            status: status.phase,
+            status: if terminating { Some("Terminating".to_owned()) } else { status.phase },
             capacity: spec.capacity.remove("storage"),
             access_modes: spec.access_modes,
             reclaim_policy: spec.persistent_volume_reclaim_policy,
@@ -123,7 +124,7 @@ impl ListRow for VolumeRow {
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::filtered(
             "status",
-            Filter::OneOf(&["Pending", "Available", "Bound", "Released", "Failed"]),
+            Filter::OneOf(&["Pending", "Available", "Bound", "Released", "Failed", "Terminating"]),
             |row: &Self| Cell::from(&row.status),
         )
         .tallied(),
@@ -374,6 +375,19 @@ mod tests {
         let query = ListQuery { sort: Some(Sort { field, descending: false }), ..ListQuery::default() };
         let sorted: Vec<_> = select(rows, &query).0.iter().map(|row| row.name().to_owned()).collect();
         assert_eq!(sorted, ["500Mi", "9Gi", "10Gi", "1Ti"]);
+    }
+
+    #[test]
+    fn a_volume_being_deleted_is_terminating() {
+        let volume = |metadata: Value| {
+            let object = json!({"metadata": metadata, "status": {"phase": "Released"}});
+            VolumeRow::project(serde_json::from_value(object).unwrap()).status
+        };
+        assert_eq!(volume(json!({})).as_deref(), Some("Released"));
+        assert_eq!(
+            volume(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"})).as_deref(),
+            Some("Terminating")
+        );
     }
 
     #[test]

@@ -41,7 +41,7 @@ fn cve_2018_18264_nobody_is_anonymous_towards_a_cluster() {
         .to_string()
     };
     let of = |user: &str| json!({"cluster": "k", "user": user});
-    assert!(Kubeconfig::connection(&config(json!({"token": "t"}), of("u")), None).is_ok());
+    assert!(Kubeconfig::connection(&config(json!({"token": "t"}), of("u")), None, None).is_ok());
     for text in [
         config(json!({"token": "t"}), json!({"cluster": "k"})),
         config(json!({"token": "t"}), of("")),
@@ -51,7 +51,11 @@ fn cve_2018_18264_nobody_is_anonymous_towards_a_cluster() {
         config(json!({"token": ""}), of("u")),
         config(json!({"token": null}), of("u")),
     ] {
-        assert_eq!(Kubeconfig::connection(&text, None).unwrap_err().cause, Cause::InvalidInput, "{text}");
+        assert_eq!(
+            Kubeconfig::connection(&text, None, None).unwrap_err().cause,
+            Cause::InvalidInput,
+            "{text}"
+        );
     }
 }
 
@@ -125,7 +129,7 @@ fn cve_2019_11253_a_kubeconfig_that_blows_up_is_refused() {
     let deep = format!("users: {}{}", "[".repeat(100_000), "]".repeat(100_000));
     let large = format!("users: [{}]", "x,".repeat(200_000));
     for text in [bomb, deep, large, "users: &a [*a]".to_owned()] {
-        let error = Kubeconfig::connection(&text, None).unwrap_err();
+        let error = Kubeconfig::connection(&text, None, None).unwrap_err();
         assert_eq!(error.cause, Cause::InvalidInput, "{}", &text[..40.min(text.len())]);
     }
 }

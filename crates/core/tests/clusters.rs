@@ -162,6 +162,14 @@ fn a_credential_is_renewed_for_the_server_and_ca_it_was_stored_with() {
     let stored = block_on(world.fake.store.connection(id)).unwrap().unwrap().connection;
     assert_eq!((stored.server.as_str(), stored.ca.as_deref()), ("https://k:6443", Some(ca)));
     assert!(matches!(stored.credential, Credential::Token(token) if token.expose_secret() == "next"));
+    // what a row shows, sent back, is nothing new
+    let shown = CredentialInput { token: None, ..token() };
+    let named = ClusterChange { description: Some("the same".into()), ..change(shown) };
+    let kept = block_on(world.app.clusters.update(&ops, id, named)).unwrap();
+    assert_eq!((kept.value.description.as_str(), kept.warnings.len()), ("the same", 0));
+    let elsewhere = ApiServer::new("https://elsewhere").unwrap();
+    let moved = CredentialInput { api_server: Some(elsewhere), token: None, ..token() };
+    assert_eq!(cause(block_on(world.app.clusters.update(&ops, id, change(moved)))), Cause::InvalidInput);
     for ignored in [
         CredentialInput { ca_certificate: Some(ca.into()), ..Default::default() },
         CredentialInput { context: Some("x".into()), ..Default::default() },
@@ -180,16 +188,21 @@ fn an_unchecked_certificate_needs_configuration_and_a_super_admin() {
         credential: CredentialInput { insecure_skip_tls_verify: true, ..token() },
         ..new_cluster("prod")
     };
-    for (allowed, role, accepted) in
-        [(false, Role::SuperAdmin, false), (true, Role::OpsAdmin, false), (true, Role::SuperAdmin, true)]
-    {
+    for (allowed, role, expected) in [
+        (false, Role::SuperAdmin, Some(Cause::InvalidInput)),
+        (true, Role::OpsAdmin, Some(Cause::RoleTooLow)),
+        (true, Role::SuperAdmin, None),
+    ] {
         let settings = Settings { allow_insecure_tls: allowed, ..Settings::default() };
-        let app = App::new(Fake::default().ports(), settings);
-        assert_eq!(
-            block_on(app.clusters.create(&caller(role), insecure())).is_ok(),
-            accepted,
-            "{allowed} {role:?}"
-        );
+        let fake = Fake::default();
+        let app = App::new(fake.ports(), settings);
+        let refused = block_on(app.clusters.create(&caller(role), insecure())).err();
+        assert_eq!(refused.as_ref().map(|error| error.cause), expected, "{allowed} {role:?}");
+        let required = refused.and_then(|error| error.context.required_role);
+        assert_eq!(required, (expected == Some(Cause::RoleTooLow)).then_some(Role::SuperAdmin));
+        // what a role refuses is recorded, what a form refuses is not
+        let rows = fake.store.all_operations().len();
+        assert_eq!(rows, usize::from(expected != Some(Cause::InvalidInput)), "{allowed} {role:?}");
     }
 }
 

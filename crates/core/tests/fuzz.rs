@@ -37,7 +37,7 @@ fn fuzz_kubeconfig() {
     ];
     fuzz("kubeconfig", &words, |input| {
         let text = String::from_utf8_lossy(input);
-        match Kubeconfig::connection(&text, None) {
+        match Kubeconfig::connection(&text, None, None) {
             Ok(connection) => {
                 // what is kept is of the form in which it is sent on
                 let server = connection.server.as_str();

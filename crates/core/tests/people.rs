@@ -23,7 +23,7 @@ use pilothouse_core::{
     app::{App, Ports, Settings},
     audit::{OperationQuery, Status},
     inventory::{List, ListQuery},
-    session::{Login, PasswordChange, SignedIn, Tokens},
+    session::{Lifetimes, Login, PasswordChange, SignedIn, Tokens},
     testing::fake::{Fake, PlainHasher},
     user::{NewPassword, NewUser, PasswordHash, PasswordHasher, UserPatch, Username},
 };
@@ -39,8 +39,12 @@ struct World {
 impl World {
     /// With `admin` as super admin, whose password is [`PASSWORD`].
     fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    fn with(settings: Settings) -> Self {
         let fake = Fake::default();
-        let app = App::new(fake.ports(), Settings::default());
+        let app = App::new(fake.ports(), settings);
         let first = NewPassword::new(&PASSWORD.into()).unwrap();
         assert!(block_on(app.users.bootstrap(Some(first))).unwrap());
         Self { fake, app }
@@ -95,6 +99,24 @@ fn bearer_and_cookie_must_both_be_valid_and_of_one_session() {
     let nobody = Tokens { session_id: "0".repeat(64).into(), ..one.clone() };
     assert_eq!(cause(world.signed_in(&nobody)), Cause::SessionEnded);
     assert_ne!(one.session_id.expose_secret(), two.session_id.expose_secret());
+}
+
+#[test]
+fn a_session_in_use_does_not_end_however_short_it_may_go_unused() {
+    for idle in [5, 60, 90] {
+        let settings = Settings {
+            lifetimes: Lifetimes { idle: Duration::from_secs(idle), ..Lifetimes::default() },
+            ..Settings::default()
+        };
+        let world = World::with(settings);
+        let tokens = world.login("admin", PASSWORD).unwrap();
+        for _ in 0..6 {
+            world.fake.lent.clock.advance(Duration::from_secs(idle / 5));
+            world.signed_in(&tokens).unwrap();
+        }
+        world.fake.lent.clock.advance(Duration::from_secs(idle));
+        assert_eq!(cause(world.signed_in(&tokens)), Cause::SessionEnded, "{idle}");
+    }
 }
 
 #[test]

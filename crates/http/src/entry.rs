@@ -77,8 +77,11 @@ impl<I: Input> FromRequest for WithCookie<I> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         async move {
+            let api = api(&request)?;
             of_our_own(request.headers())?;
-            let cookie = session_cookie(request.headers()).ok_or(Cause::NotSignedIn)?.into();
+            let cookie = session_cookie(request.headers()).ok_or(Cause::NotSignedIn)?;
+            api.app.sessions.check_cookie(cookie).await?;
+            let cookie = cookie.into();
             Ok(Self { origin: origin(&request), cookie, input: I::read(&request, payload).await? })
         }
         .boxed_local()
@@ -92,9 +95,7 @@ impl<I: Input> FromRequest for Signed<I> {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
         async move {
-            let api = request
-                .app_data::<Data<Api>>()
-                .ok_or_else(|| Error::internal("no App in the application"))?;
+            let api = api(&request)?;
             of_our_own(request.headers())?;
             let credentials = bearer(request.headers()).zip(session_cookie(request.headers()));
             let (bearer, cookie) = credentials.ok_or(Cause::NotSignedIn)?;
@@ -122,6 +123,10 @@ impl<I: Documented> Documented for Signed<I> {
     fn describe(docs: &mut Docs) {
         I::describe(docs);
     }
+}
+
+fn api(request: &HttpRequest) -> Result<&Data<Api>> {
+    Ok(request.app_data::<Data<Api>>().ok_or_else(|| Error::internal("no App in the application"))?)
 }
 
 /// The peer's address as the socket says it: no header can claim another.

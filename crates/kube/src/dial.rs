@@ -21,8 +21,10 @@ use tokio::{
 
 use crate::egress::{EgressRules, is_one_of, target};
 
-/// How long resolving, connecting and the TLS handshake may take together.
-pub(crate) const CONNECT: Duration = Duration::from_secs(3);
+/// How long resolving a name and connecting may take together: after it nobody is there.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How long all may take, the TLS handshake too: somebody is there who does not answer.
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
 /// What each of several addresses gets at least, so that a dead one does not use up the others' time.
 const EACH: Duration = Duration::from_millis(500);
 /// A peer that is gone is noticed within about this time, on idle connections too.
@@ -116,6 +118,10 @@ fn unreachable(error: &dyn fmt::Display) -> NotConnected {
 /// # Errors
 /// `EgressDenied` when any address of the host is refused; else `Unreachable`.
 pub(crate) async fn dial(uri: Uri, guard: &Guard) -> Result<TokioIo<TcpStream>, NotConnected> {
+    timeout(CONNECT, dial_each(uri, guard)).await.unwrap_or_else(|elapsed| Err(unreachable(&elapsed)))
+}
+
+async fn dial_each(uri: Uri, guard: &Guard) -> Result<TokioIo<TcpStream>, NotConnected> {
     let addresses = guard.addresses(&uri).await?;
     let share = (CONNECT / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1)).max(EACH);
     let mut failure = NotConnected(Cause::Unreachable);

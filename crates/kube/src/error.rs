@@ -57,7 +57,9 @@ impl From<Error> for Failure {
 
 impl From<Broken> for Failure {
     fn from(broken: Broken) -> Self {
-        Self { too_long: broken == Broken::TooLong, ..Error::new(broken.cause()).into() }
+        let error = Error::new(broken.cause());
+        let error = if matches!(broken, Broken::NotConnected(_)) { error.of_read() } else { error };
+        Self { too_long: broken == Broken::TooLong, ..error.into() }
     }
 }
 

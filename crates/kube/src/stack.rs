@@ -25,7 +25,7 @@ use tracing::Instrument;
 use crate::{
     breaker::Breaker,
     changes::Changes,
-    dial::{CONNECT, Guard, NotConnected, dial},
+    dial::{Guard, HANDSHAKE, NotConnected, dial},
     tls,
 };
 
@@ -81,11 +81,12 @@ impl Stack {
             let mut https = https.clone();
             // what it logs bears the id of the request that it connects for
             let connecting =
-                on.spawn(async move { timeout(CONNECT, https.call(uri)).await }.in_current_span());
+                on.spawn(async move { timeout(HANDSHAKE, https.call(uri)).await }.in_current_span());
             async move {
                 match connecting.await {
                     Ok(Ok(connected)) => connected.map_err(|error| not_connected(&*error)),
-                    Ok(Err(_)) | Err(_) => Err(NotConnected(Cause::Unreachable)),
+                    Ok(Err(_)) => Err(NotConnected(Cause::DeadlineExceeded)),
+                    Err(_) => Err(NotConnected(Cause::Unreachable)),
                 }
             }
         });

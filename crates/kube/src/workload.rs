@@ -120,22 +120,24 @@ impl Family<'_> {
     /// Its pods, what its history is kept in, and which of them may not be read: that need not hide the rest.
     async fn pods_and_revisions(&self, kind: Kind) -> Result<(Objects, Objects, Vec<Warning>)> {
         let uid = &self.head.metadata.uid;
-        // a cron job's jobs bear no label of it, and its pods are theirs
-        let (revisions, by_label) = match kind {
-            Kind::Deployment => (Some(Kind::ReplicaSet), true),
-            Kind::StatefulSet | Kind::DaemonSet => (Some(Kind::ControllerRevision), true),
-            Kind::CronJob => (Some(Kind::Job), false),
-            _ => (None, true),
+        let revisions = match kind {
+            Kind::Deployment => Some(Kind::ReplicaSet),
+            Kind::StatefulSet | Kind::DaemonSet => Some(Kind::ControllerRevision),
+            Kind::CronJob => Some(Kind::Job),
+            _ => None,
         };
-        let selection =
-            if by_label { ListParams::default().labels(&self.selector()?) } else { ListParams::default() };
+        // a cron job's jobs bear no label of it; of its pods it is only known that they are some job's
+        let (selection, of_pods) = if kind == Kind::CronJob {
+            (ListParams::default(), ListParams::default().labels("job-name"))
+        } else {
+            let selection = ListParams::default().labels(&self.selector()?);
+            (selection.clone(), selection)
+        };
         let revisions = OptionFuture::from(revisions.map(|kind| self.controlled(kind, &selection)));
         let revisions = async { revisions.await.transpose() };
-        let pods = OptionFuture::from(by_label.then(|| self.controlled(Kind::Pod, &selection)));
-        let pods = async { pods.await.transpose() };
-        let (revisions, pods) = try_join!(revisions, pods)?;
-        let ((revisions, revisions_unreadable), (pods, pods_unreadable)) =
-            (revisions.unwrap_or_default(), pods.unwrap_or_default());
+        let (revisions, (pods, pods_unreadable)) =
+            try_join!(revisions, self.controlled(Kind::Pod, &of_pods))?;
+        let (revisions, revisions_unreadable) = revisions.unwrap_or_default();
         let revisions = of_owner(revisions, |owner| owner.uid == *uid);
         let pods = match kind {
             // a deployment's pods are its replica sets', which bear its name
@@ -146,7 +148,7 @@ impl Family<'_> {
                     owner.kind == Kind::ReplicaSet.info().kind && hash.is_some_and(|hash| !hash.contains('-'))
                 })
             }
-            Kind::Deployment => {
+            Kind::Deployment | Kind::CronJob => {
                 let owners: HashSet<_> =
                     revisions.iter().map(|(revision, _)| revision.uid.as_str()).collect();
                 of_owner(pods, |owner| owners.contains(owner.uid.as_str()))

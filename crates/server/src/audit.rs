@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io::{self, BufReader, BufWriter, Write},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -90,7 +91,9 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
             match output {
                 None => write(export, io::stdout(), Path::new("standard output")).await,
                 Some(path) => {
-                    let file = File::create_new(&path).map_err(|error| unusable(&path, &error))?;
+                    // it names people and addresses
+                    let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
+                    let file = file.map_err(|error| unusable(&path, &error))?;
                     write(export, file, &path).await
                 }
             }

@@ -113,6 +113,7 @@ failSwapOn: false
 makeIPTablesUtilChains: false
 clusterDNS: [10.96.0.10]
 clusterDomain: cluster.local
+containerLogMaxSize: 1Gi                    # a log that is measured, or compared, isn't rotated meanwhile
 imageGCHighThresholdPercent: 100            # images can't be pulled again, so they are never collected
 evictionHard: {memory.available: 100Mi}     # a full shared disk doesn't taint the node
 nodeStatusUpdateFrequency: 5s

@@ -96,9 +96,8 @@ impl Shipped {
         Ok(server)
     }
 
-    /// Ends it and starts it again, on its old port and data; our session is still good. Returns when it listens.
-    pub async fn restart(&mut self) -> Result<()> {
-        self.end();
+    /// Starts it again after [`Self::end`], on its old port and data; our session is still good. Returns when it listens.
+    pub async fn start_again(&mut self) -> Result<()> {
         let port = self.address.rsplit(':').next().and_then(|port| port.parse().ok());
         let port = port.ok_or_else(|| Error::Program("the server's address has no port".into()))?;
         self.process = spawn(&self.binary, &self.data_dir, &self.log, port, &self.settings)?;
@@ -115,7 +114,8 @@ impl Shipped {
         &self.data_dir
     }
 
-    fn end(&mut self) {
+    /// Asks it to end, and waits until it has.
+    pub fn end(&mut self) {
         let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
         let _ = self.process.wait();
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Operation, OperationId, Outcome, Status, StoredRow};
 use crate::{
     access::Role,
+    clock::moment,
     cluster::ClusterId,
     error::{Error, Reason, Result},
     inventory::{Cell, Field, Filter, List, ListQuery, ListRow, Pagination, number},
@@ -52,10 +53,10 @@ impl OperationQuery {
                     Ok(id) => query.before = Some(id.cast_signed()),
                     Err(reason) => refuse(reason),
                 },
-                name => match value.parse() {
+                name => match moment(value) {
                     Ok(time) if name == "from" => query.from = Some(time),
                     Ok(time) => query.to = Some(time),
-                    Err(_) => refuse(Reason::Malformed),
+                    Err(reason) => refuse(reason),
                 },
             }
         }

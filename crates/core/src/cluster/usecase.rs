@@ -60,6 +60,14 @@ impl CredentialInput {
             || context.is_some()
             || *insecure_skip_tls_verify
     }
+
+    /// Whether nothing came in but what is shown of a cluster.
+    fn is_of(&self, cluster: &Cluster) -> bool {
+        let hidden = Self { auth_type: None, api_server: None, ..self.clone() };
+        !hidden.is_given()
+            && self.auth_type.is_none_or(|sent| sent == cluster.auth_type)
+            && self.api_server.as_ref().is_none_or(|sent| sent.as_str() == cluster.api_server)
+    }
 }
 
 /// A cluster to register.
@@ -164,12 +172,12 @@ impl Clusters {
     pub async fn create(&self, caller: &Caller, cluster: NewCluster) -> Result<Changed<Cluster>> {
         check_description(&cluster.description)?;
         check_labels(&cluster.labels)?;
-        let (auth_type, connection) = self.connection(caller, cluster.credential)?;
         let access = Access::to(Verb::Create, Resource::Cluster)
             .new_cluster(cluster.name.as_str())
-            .named(cluster.name.as_str())
-            .with("api_server", connection.server.as_str())
-            .with("auth_type", auth_type.as_str());
+            .named(cluster.name.as_str());
+        let (auth_type, connection) = self.connection(caller, access.clone(), cluster.credential).await?;
+        let access =
+            access.with("api_server", connection.server.as_str()).with("auth_type", auth_type.as_str());
         let this = self.clone();
         let work = async move |permit: Permit| {
             let observation = this.try_out(&permit, &connection, cluster.skip_test).await?;
@@ -205,12 +213,11 @@ impl Clusters {
         change.description.as_deref().map_or(Ok(()), check_description)?;
         change.labels.as_ref().map_or(Ok(()), check_labels)?;
         let ClusterChange { name, description, labels, credential, skip_test, updated_at } = change;
-        let given = credential.is_given();
-        if !given && name.is_none() && description.is_none() && labels.is_none() {
+        if !credential.is_given() && name.is_none() && description.is_none() && labels.is_none() {
             return Err(Error::invalid("name", Reason::Required));
         }
-        let connection = if given { Some(self.renewed(caller, id, credential).await?) } else { None };
         let mut access = Access::to(Verb::Update, Resource::Cluster).in_cluster(id);
+        let connection = self.renewed(caller, access.clone(), id, credential).await?;
         if let Some(name) = &name {
             access = access.with("name", name.as_str());
         }
@@ -266,9 +273,9 @@ impl Clusters {
     /// # Errors
     /// `InvalidInput`, `EgressDenied`; the cause of the failure.
     pub async fn test_new(&self, caller: &Caller, credential: CredentialInput) -> Result<ClusterTest> {
-        let (_, connection) = self.connection(caller, credential)?;
-        let access =
-            Access::to(Verb::Test, Resource::NewCluster).with("api_server", connection.server.as_str());
+        let access = Access::to(Verb::Test, Resource::NewCluster);
+        let (_, connection) = self.connection(caller, access.clone(), credential).await?;
+        let access = access.with("api_server", connection.server.as_str());
         let this = self.clone();
         self.gate.observe(caller, access, async move |permit| this.examine(&permit, &connection).await).await
     }
@@ -343,32 +350,43 @@ impl Clusters {
         })
     }
 
-    /// Makes the new connection of a registered cluster. A token without a server is for the server it has, whose CA
-    /// stays unless another is sent.
+    /// Makes the new connection of a registered cluster, if one was sent: server and type as they are sent back are none.
+    /// A token without a server is for the server it has, whose CA stays unless another is sent.
     async fn renewed(
         &self,
         caller: &Caller,
+        access: Access,
         id: ClusterId,
         mut input: CredentialInput,
-    ) -> Result<(AuthType, Connection)> {
+    ) -> Result<Option<(AuthType, Connection)>> {
+        if !input.is_given() {
+            return Ok(None);
+        }
+        if self.ports.registry.find(id).await?.is_some_and(|shown| input.is_of(&shown)) {
+            return Ok(None);
+        }
         if input.auth_type != Some(AuthType::Token) || input.api_server.is_some() {
-            return self.connection(caller, input);
+            return Ok(Some(self.connection(caller, access, input).await?));
         }
         let Some(stored) = self.ports.connections.connection(id).await? else {
-            let access = Access::to(Verb::Update, Resource::Cluster).in_cluster(id);
             return self.gate.refuse(caller, access, absent(id)).await;
         };
         let stored = stored.connection;
         input.api_server = Some(stored.server);
         input.ca_certificate = input.ca_certificate.or(stored.ca);
-        let (auth_type, mut connection) = self.connection(caller, input)?;
+        let (auth_type, mut connection) = self.connection(caller, access, input).await?;
         connection.tls_server_name = stored.tls_server_name;
         connection.insecure_skip_tls_verify |= stored.insecure_skip_tls_verify;
-        Ok((auth_type, connection))
+        Ok(Some((auth_type, connection)))
     }
 
-    /// Makes a connection of what came in.
-    fn connection(&self, caller: &Caller, input: CredentialInput) -> Result<(AuthType, Connection)> {
+    /// Makes a connection of what came in, for this access.
+    async fn connection(
+        &self,
+        caller: &Caller,
+        access: Access,
+        input: CredentialInput,
+    ) -> Result<(AuthType, Connection)> {
         let required = |field: &str| Error::invalid(field, Reason::Required);
         let foreign = |field: &str, given: bool| {
             if given { Err(Error::invalid(field, Reason::NotAllowed)) } else { Ok(()) }
@@ -391,16 +409,16 @@ impl Clusters {
                 foreign("token", input.token.is_some())?;
                 foreign("ca_certificate", input.ca_certificate.is_some())?;
                 let text = input.kubeconfig.ok_or_else(|| required("kubeconfig"))?;
-                let mut connection = Kubeconfig::connection(text.expose_secret(), input.context.as_deref())?;
-                if let Some(server) = input.api_server {
-                    connection.server = server;
-                }
-                connection
+                Kubeconfig::connection(text.expose_secret(), input.context.as_deref(), input.api_server)?
             }
         };
         let insecure = input.insecure_skip_tls_verify || connection.insecure_skip_tls_verify;
-        if insecure && !(self.allow_insecure_tls && caller.role == Some(Role::SuperAdmin)) {
+        if insecure && !self.allow_insecure_tls {
             return Err(Error::invalid("insecure_skip_tls_verify", Reason::NotAllowed));
+        }
+        if insecure && caller.role != Some(Role::SuperAdmin) {
+            let refusal = Error::role_too_low(Role::SuperAdmin);
+            return self.gate.refuse(caller, access, refusal).await;
         }
         connection.insecure_skip_tls_verify = insecure;
         self.ports.probe.check(&connection)?;

@@ -15,6 +15,7 @@ use crate::{
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     inventory::{ListQuery, Pagination, Row, select},
+    recent::Recent,
     user::{InitialPassword, NewPassword, PasswordHasher, User, UserRegistry, Username, normalise},
 };
 
@@ -77,6 +78,8 @@ pub struct Sessions {
     pub(crate) gate: Gate,
     pub(crate) ports: SessionPorts,
     pub(crate) live: LiveSessions,
+    /// Access tokens that were verified a moment ago, by their hash: a burst of requests bears the same one.
+    pub(crate) verified: Arc<Recent<SecretHash, Claims>>,
     pub(crate) users: Arc<dyn UserRegistry>,
     pub(crate) hasher: Arc<dyn PasswordHasher>,
     pub(crate) initial: Arc<dyn InitialPassword>,
@@ -85,7 +88,8 @@ pub struct Sessions {
     pub(crate) lifetimes: Lifetimes,
 }
 
-/// The use of a session is noted at most once in this time.
+/// The use of a session is noted at most once in this time, or in an eighth of the time that it may go unused, so that one
+/// in use never ends.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
 impl Sessions {
@@ -181,7 +185,7 @@ impl Sessions {
     /// Of code `AuthenticationError`; `StoreUnavailable`.
     pub async fn authenticate(&self, bearer: &str, cookie: &str, origin: Origin) -> Result<SignedIn> {
         let now = self.clock.now();
-        let claims = self.ports.tokens.verify(bearer, now).map_err(Error::new)?;
+        let claims = self.claims(bearer, now).await?;
         let (session, user) = self.live.by_cookie(cookie).await?;
         if claims.session_id != session.id || claims.user_id != user.id {
             return Err(Error::new(Cause::SessionMismatch));
@@ -189,11 +193,31 @@ impl Sessions {
         if claims.generation != session.generation {
             return Err(Error::new(Cause::TokenExpired));
         }
-        if now.duration_since(session.last_seen_at).unsigned_abs() >= TOUCH_EVERY {
+        let touch_every = TOUCH_EVERY.min(self.lifetimes.idle / 8);
+        if now.duration_since(session.last_seen_at).unsigned_abs() >= touch_every {
             // where that cannot be written down the session ends earlier; to be known takes nothing that is written
             let _ = self.ports.store.touch(session.id, now).await;
         }
         Ok(SignedIn { caller: caller(&user, &session, origin), session, user })
+    }
+
+    /// What an access token says.
+    ///
+    /// # Errors
+    /// Of code `AuthenticationError`.
+    async fn claims(&self, bearer: &str, now: Timestamp) -> Result<Claims> {
+        let verify = async { self.ports.tokens.verify(bearer, now).map(Some).map_err(Error::new) };
+        let claims = self.verified.get(SecretHash::of(bearer), verify).await?;
+        // it may have ended since it was verified
+        claims.filter(|claims| now < claims.expires_at).ok_or_else(|| Error::new(Cause::TokenExpired))
+    }
+
+    /// Whether a cookie is that of a session: asked before the rest of a request is read that has no bearer.
+    ///
+    /// # Errors
+    /// `SessionEnded`; `StoreUnavailable`.
+    pub async fn check_cookie(&self, cookie: &str) -> Result<()> {
+        self.live.by_cookie(cookie).await.map(drop)
     }
 
     /// Hands out a new pair for a refresh token and its session's cookie. A token used again is refused; later than

@@ -1,5 +1,7 @@
 //! Verifying and exporting the audit trail; its list is one of core's `LISTS`.
 
+use std::borrow::Cow;
+
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
     body::BoxBody,
@@ -11,8 +13,9 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Error,
     audit::{Export, ExportFormat, ExportQuery, Verdict},
+    clock::moment,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use utoipa::IntoParams;
 
 use crate::{
@@ -37,10 +40,18 @@ pub(crate) struct ExportParams {
     format: ExportFormat,
     /// From the first entry at or after this time.
     #[param(value_type = String, format = DateTime, required = false)]
+    #[serde(default, deserialize_with = "optional_moment")]
     from: Option<Timestamp>,
     /// To the last entry before this time.
     #[param(value_type = String, format = DateTime, required = false)]
+    #[serde(default, deserialize_with = "optional_moment")]
     to: Option<Timestamp>,
+}
+
+/// As [`moment`]; none for null.
+fn optional_moment<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = Option::<Cow<'_, str>>::deserialize(from)?;
+    text.map(|text| moment(&text).map_err(D::Error::custom)).transpose()
 }
 
 pub(crate) async fn export(
@@ -60,7 +71,10 @@ impl Responder for Lines {
 
     fn respond_to(self, _: &HttpRequest) -> HttpResponse {
         let Self(export, format) = self;
-        let name = format!("attachment; filename=\"pilothouse-audit.{}.jsonl\"", format.as_str());
+        let name = match format {
+            ExportFormat::Jsonl => "attachment; filename=\"pilothouse-audit.jsonl\"",
+            ExportFormat::K8s => "attachment; filename=\"pilothouse-audit.k8s.jsonl\"",
+        };
         let lines = try_unfold(export, async |mut export| {
             let lines =
                 export.next().await.inspect_err(|error| tracing::error!(%error, "an export broke off"))?;

@@ -24,7 +24,10 @@ use pilothouse_core::{
     name::NamespaceScope,
 };
 use serde_json::value::RawValue;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     Kept, Turn, Turns,
@@ -101,8 +104,10 @@ impl Feed {
     pub(super) async fn run(self) {
         let mut place = Place { version: None, tells_all: true, filled: None };
         let mut pause = PAUSE;
+        let mut asked = self.store.asked.subscribe();
         loop {
             let began = Instant::now();
+            asked.mark_unchanged();
             match self.watch(&mut place).await {
                 Ok(End::Heard) => pause = PAUSE,
                 Ok(End::Silent) => {
@@ -120,24 +125,13 @@ impl Feed {
                 Err(failure) => {
                     let wait = self.failed(&failure, &mut place).unwrap_or(pause);
                     pause = (pause * 2).min(LONGEST_PAUSE);
-                    self.pause(wait).await;
+                    pause_unless(&mut asked, wait).await;
                     continue;
                 }
             }
             // a server that ends every watch at once is not asked without end
             if began.elapsed() < PAUSE {
-                self.pause(PAUSE).await;
-            }
-        }
-    }
-
-    /// Waits, but not while somebody waits for the first rows: then only a moment.
-    async fn pause(&self, wait: Duration) {
-        sleep(wait.min(PAUSE)).await;
-        if let Some(rest) = wait.checked_sub(PAUSE) {
-            tokio::select! {
-                () = sleep(rest) => {}
-                () = self.store.asked.notified() => {}
+                sleep(PAUSE).await;
             }
         }
     }
@@ -357,6 +351,18 @@ impl Feed {
         let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let call = Call::watch(self.kind, None, WATCH)?;
         Ok(Failure::refused(&call, code, &HeaderMap::new(), &[], |_| false))
+    }
+}
+
+/// Waits, but only a moment once somebody has asked for the first rows since the last try began.
+async fn pause_unless(asked: &mut watch::Receiver<()>, wait: Duration) {
+    sleep(wait.min(PAUSE)).await;
+    if let Some(rest) = wait.checked_sub(PAUSE) {
+        tokio::select! {
+            () = sleep(rest) => {}
+            // its sender lives as long as the feed
+            _ = asked.changed() => {}
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use pilothouse_core::{
     kind::Kind,
 };
 use tokio::{
-    sync::{Mutex, Notify, broadcast, watch},
+    sync::{Mutex, broadcast, watch},
     time::{Instant, timeout_at},
 };
 
@@ -35,8 +35,8 @@ pub(super) struct Store {
     writing: Mutex<()>,
     standing: watch::Sender<Vec<Standing>>,
     events: broadcast::Sender<ListEvent>,
-    /// Somebody asks and there is nothing to show yet.
-    pub(super) asked: Notify,
+    /// Changes when somebody asks and there is nothing to show yet.
+    pub(super) asked: watch::Sender<()>,
     budget: Arc<Budget>,
     /// What this store has taken of it.
     taken: AtomicUsize,
@@ -112,7 +112,7 @@ impl Store {
             writing: Mutex::new(()),
             standing: watch::Sender::new(vec![Standing::default(); kinds.len()]),
             events: broadcast::Sender::new(WAITING),
-            asked: Notify::new(),
+            asked: watch::Sender::new(()),
             budget,
             taken: AtomicUsize::new(0),
             read: AtomicU64::new(0),
@@ -135,7 +135,7 @@ impl Store {
             if let Some(verdict) = verdict(&self.kinds, &standing.borrow_and_update(), Some(&before)) {
                 return verdict;
             }
-            self.asked.notify_waiters();
+            self.asked.send_replace(());
             match timeout_at(deadline, standing.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(Error::new(Cause::ConnectionLost).of_read()),

@@ -6,7 +6,7 @@ use super::*;
 async fn a_probe_says_who_we_are_and_what_we_may() {
     let (plane, adapter, admin, namespace) = place("probe").await;
     let probe = async |connection: &Connection| adapter.probe(&permit_to_test(), connection).await;
-    let by_certificate = Kubeconfig::connection(&plane.kubeconfig(), None).unwrap();
+    let by_certificate = Kubeconfig::connection(&plane.kubeconfig(), None, None).unwrap();
     let version = admin.get("/version").await.unwrap()["gitVersion"].as_str().unwrap().to_owned();
     for (connection, certificates) in [
         (admin_connection(plane), vec!["api_server", "ca"]),

@@ -100,10 +100,14 @@ async fn a_workload_has_its_own_pods_events_and_revisions_only() {
     job["metadata"]["ownerReferences"] = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "report",
         "uid": stored["metadata"]["uid"], "controller": true}]);
     admin.apply(&job).await.unwrap();
+    let of_job = format!("/api/v1/namespaces/{namespace}/pods?labelSelector=job-name=report-1");
+    let one = |pods: &Value| pods["items"].as_array().is_some_and(|pods| pods.len() == 1);
+    admin.wait_until(&of_job, one, PATIENCE).await.unwrap();
     let report = detail(WorkloadType::CronJob, "report").await.unwrap();
     assert!(report.revisions.iter().any(|revision| revision.name == "report-1"));
     assert!(report.revisions.iter().all(|revision| revision.name != "migrate"));
-    assert_eq!(report.pods.len(), 0);
+    assert!(report.pods.iter().any(|pod| pod.name.starts_with("report-1-")), "its job's pod is its own");
+    assert!(report.pods.iter().all(|pod| pod.name.starts_with("report-")), "another job's is not");
 
     let listing = page(&adapter, List::Workloads, &namespace).await;
     assert_eq!(names(&listing), ["db", "web"]);

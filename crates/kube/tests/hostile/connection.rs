@@ -47,6 +47,18 @@ async fn no_connection_and_a_refused_address_are_told_apart() {
     assert_eq!(create(&adapter).await.unwrap_err().cause, Cause::EgressDenied);
 }
 
+/// Somebody is there, and says nothing: not even who they are.
+#[tokio::test]
+async fn a_silent_handshake_is_a_deadline_and_nothing_was_sent() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("https://{}", listener.local_addr().unwrap());
+    let (adapter, _) = clusters(by_token(&address, None, TOKEN), Deadlines::default());
+    let (read, written) = tokio::join!(list_pods(&adapter), create(&adapter));
+    assert_eq!(read.unwrap_err().cause, Cause::DeadlineExceeded);
+    let written = written.unwrap_err();
+    assert_eq!((written.cause, written.leaves_doubt()), (Cause::DeadlineExceeded, false));
+}
+
 #[tokio::test]
 async fn a_cluster_that_does_not_answer_is_left_alone_and_nobody_waits_for_it() {
     let (server, adapter) = answering(|| Reply::Silence).await;

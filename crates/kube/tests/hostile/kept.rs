@@ -425,6 +425,12 @@ async fn a_cluster_that_was_never_reached_has_no_list() {
     let query = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
     let error = adapter.page(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap_err();
     assert_eq!(error.cause, Cause::Unreachable);
+    // whoever asks while the next try is far away does not wait for it
+    for _ in 0..8 {
+        let asked = Instant::now();
+        adapter.page(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap_err();
+        assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    }
 }
 
 #[tokio::test]

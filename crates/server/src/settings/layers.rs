@@ -15,7 +15,7 @@ use crate::Fatal;
 
 /// What our variables begin with.
 const PREFIX: &str = "PILOTHOUSE_";
-/// Of those, the ones that are the tests'.
+/// Of those, the ones that are the tests', unless they are settings.
 const OF_TESTS: &str = "PILOTHOUSE_TEST_";
 
 /// The settings that are also flags. As texts: a bad one is refused by the same sentence wherever it comes from.
@@ -148,11 +148,10 @@ fn read_file(path: &Path) -> Result<Table, Fatal> {
 /// The setting of a variable; none when the variable is not ours.
 fn of_environment(name: &OsStr, value: &OsStr) -> Result<Option<&'static Setting>, Fatal> {
     let name = name.to_string_lossy();
-    let Some(key) = name.strip_prefix(PREFIX).filter(|_| !name.starts_with(OF_TESTS)) else {
-        return Ok(None);
-    };
+    let Some(key) = name.strip_prefix(PREFIX) else { return Ok(None) };
     let setting = SETTINGS.iter().find(|setting| setting.variable() == name);
     match setting {
+        None if name.starts_with(OF_TESTS) => Ok(None),
         None if !is_service_link(key, &value.to_string_lossy()) => Err(unknown(&name, "environment")),
         setting => Ok(setting),
     }

@@ -124,6 +124,7 @@ fn names_that_are_no_settings_by_table() {
         ("PILOTHOUSE_LISTN", "", true),
         ("PILOTHOUSE", "1", false),
         ("PILOTHOUSE_TEST_CACHE", "/tmp", false),
+        ("PILOTHOUSE_TEST_DEADLINE", "soon", true),
         ("LISTEN", "nowhere", false),
         // what Kubernetes sets for Services called pilothouse and pilothouse-metrics
         ("PILOTHOUSE_PORT", "tcp://10.0.0.1:80", false),
