@@ -11,7 +11,6 @@ use pilothouse_core::{Cause, Error, Result};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
-    task::yield_now,
 };
 
 use super::{Author, Trail as _, Write};
@@ -70,11 +69,6 @@ impl Writer {
 async fn run(db: Db, by: Author, mut queue: mpsc::Receiver<Waiting>) {
     let mut group = Vec::with_capacity(GROUP);
     while queue.recv_many(&mut group, GROUP).await > 0 {
-        // whoever was answered by the last commit may have more: it comes while others run, and then shares this one
-        yield_now().await;
-        while let Some(waiting) = (group.len() < GROUP).then(|| queue.try_recv().ok()).flatten() {
-            group.push(waiting);
-        }
         let (writes, callers): (Vec<_>, Vec<_>) = group.drain(..).map(|w| (w.write, w.stored)).unzip();
         let result = store(&db, &by, writes.clone()).await;
         let one_is_bad =
