@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use diesel::{ExpressionMethods as _, QueryDsl as _};
+use diesel::{BoolExpressionMethods as _, ExpressionMethods as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
 use jiff::Timestamp;
 use pilothouse_core::{Result, cluster::ClusterId};
@@ -26,7 +26,9 @@ impl Store {
         at: Timestamp,
     ) -> Result<Vec<ClusterId>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let due = move || clusters::visited_at.le(At(at - interval));
+        // a visit that is yet to come was noted before the clock was set back; replicas' clocks may differ a little
+        let due =
+            move || clusters::visited_at.le(At(at - interval)).or(clusters::visited_at.gt(At(at + interval)));
         // mostly there is none, and then nothing is written
         let waiting: Vec<i64> = read!(self.db, |conn| {
             let longest_first = (clusters::visited_at, clusters::id);

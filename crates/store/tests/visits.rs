@@ -68,3 +68,21 @@ async fn those_that_have_waited_longest_come_first() {
         assert!(first.len() == 3 && second.len() == 3 && first.is_disjoint(&second), "{first:?} {second:?}");
     }
 }
+
+/// A visit of the future was noted before the clock was set back. Replicas' clocks may differ a little.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_stops_no_visits() {
+    for place in Place::all() {
+        let store = place.open().await;
+        let all = register(&store, 3).await;
+        let claim = async |at| -> BTreeSet<_> {
+            store.claim_visits(EVERY, 100, at).await.unwrap().into_iter().collect()
+        };
+        let now = place.clock.now();
+        assert!(claim(now - EVERY).await.is_empty(), "a little");
+        let before = now - 20 * EVERY;
+        assert_eq!(claim(before).await, all);
+        assert!(claim(before).await.is_empty(), "once");
+        assert_eq!(claim(before + EVERY).await, all);
+    }
+}
