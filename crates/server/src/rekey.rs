@@ -163,9 +163,26 @@ impl Files {
             }
             Err(_) => None,
         };
+        self.sweep()?;
         fs::rename(&self.next, &self.key)?;
-        let folder = self.key.parent().filter(|folder| !folder.as_os_str().is_empty());
-        fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        fs::File::open(self.folder())?.sync_all()?;
         Ok(kept)
+    }
+
+    /// Removes what a run left that was killed while it wrote the next key: a key that nobody uses.
+    fn sweep(&self) -> io::Result<()> {
+        let begun = format!("{}.", self.next.file_name().unwrap_or_default().to_string_lossy());
+        for entry in fs::read_dir(self.folder())? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(&begun) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn folder(&self) -> &Path {
+        let folder = self.key.parent().filter(|folder| !folder.as_os_str().is_empty());
+        folder.unwrap_or(Path::new("."))
     }
 }
