@@ -67,8 +67,10 @@ pub(crate) async fn count(binary: &Path, keep: bool) -> Result<()> {
         })
         .max()
         .ok_or_else(|| Failed::because("valgrind has written nothing"))?;
-    let annotated =
-        Command::new("callgrind_annotate").args(["--threshold=100", "--inclusive=no"]).arg(dump).output()?;
+    let annotated = Command::new("callgrind_annotate")
+        .args(["--threshold=100", "--inclusive=no", "--auto=no"])
+        .arg(dump)
+        .output()?;
     let annotated = String::from_utf8_lossy(&annotated.stdout).into_owned();
     let (total, groups) = grouped(&annotated)?;
     let each = total as f64 / REQUESTS as f64;
