@@ -4,9 +4,12 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use hkdf::Hkdf;
+use pilothouse_crypto::purpose;
 use pilothouse_testbed::{Folder, workloads};
 use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
+use sha2::Sha256;
 
 use crate::support::{ANSWERS, Canaries, Client, Echo, Install, PASSWORD, apply, cluster, light};
 
@@ -24,6 +27,13 @@ fn uuid() -> String {
 /// The first full line of a private key in PEM: 48 of its bytes.
 fn key_line(pem: &str) -> String {
     pem.lines().find(|line| line.len() == 64 && !line.starts_with('-')).expect("a key").to_owned()
+}
+
+/// The key for such a purpose.
+fn derived(master: &[u8], purpose: &str) -> Vec<u8> {
+    let mut key = vec![0; 32];
+    Hkdf::<Sha256>::new(None, master).expand(purpose.as_bytes(), &mut key).unwrap();
+    key
 }
 
 /// Everything that a cluster can be asked, for reading and for changing.
@@ -282,7 +292,8 @@ async fn no_secret_is_found_in_files_answers_or_the_log() {
     secrets.extend(database.as_deref().map(|password| ("the database's password", password)));
     let bytes = |secrets: &[(&'static str, &str)]| {
         let texts = secrets.iter().map(|(name, secret)| (*name, secret.as_bytes().to_vec()));
-        texts.chain([("the master key's bytes", master_bytes.clone())]).collect::<Vec<_>>()
+        let derived = purpose::SECRET.map(|purpose| (purpose, derived(&master_bytes, purpose)));
+        texts.chain([("the master key's bytes", master_bytes.clone())]).chain(derived).collect::<Vec<_>>()
     };
     let told = Canaries::new(&bytes(&secrets));
     // a ConfigMap's value is no secret; what was asked under a key is sealed all the same

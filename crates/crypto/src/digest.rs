@@ -3,7 +3,7 @@
 use aws_lc_rs::hmac;
 use pilothouse_core::{hex::Hex, secret::ValueDigest};
 
-use crate::MasterKey;
+use crate::{MasterKey, purpose};
 
 /// Digests under the install's key.
 pub struct KeyedDigest(hmac::Key);
@@ -11,7 +11,7 @@ pub struct KeyedDigest(hmac::Key);
 impl KeyedDigest {
     /// The digests of the install that has this master key.
     pub fn new(key: &MasterKey) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, &*key.derive("pilothouse audit values")))
+        Self(hmac::Key::new(hmac::HMAC_SHA256, &*key.derive(purpose::AUDIT_VALUES)))
     }
 }
 

@@ -13,6 +13,8 @@ use pilothouse_core::clock::Entropy;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use crate::purpose;
+
 /// Why there is no master key. Each text says what to do, and none shows a byte of a key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
@@ -107,10 +109,10 @@ impl MasterKey {
 
     /// What a database keeps to know its key again: tells nothing of the key, 64 hexadecimal digits.
     pub fn fingerprint(&self) -> String {
-        hex(&*self.derive("pilothouse fingerprint"))
+        hex(&*self.derive(purpose::FINGERPRINT))
     }
 
-    /// A key for one purpose.
+    /// A key for one [`purpose`].
     pub(crate) fn derive(&self, purpose: &str) -> Zeroizing<[u8; LENGTH]> {
         let mut key = Zeroizing::new([0; LENGTH]);
         Hkdf::<Sha256>::new(None, &*self.0)

@@ -9,6 +9,7 @@ mod entropy;
 mod key;
 mod keyring;
 mod password;
+pub mod purpose;
 mod seal;
 mod sign;
 mod token;

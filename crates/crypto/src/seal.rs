@@ -18,7 +18,7 @@ use pilothouse_core::{
 };
 use zeroize::Zeroizing;
 
-use crate::MasterKey;
+use crate::{MasterKey, purpose};
 
 const VERSION: u8 = 1;
 const KEY_ID: usize = 8;
@@ -38,8 +38,8 @@ impl AesSealer {
     /// A sealer under `key`.
     pub fn new(key: &MasterKey, entropy: Arc<dyn Entropy>) -> Self {
         let mut key_id = [0; KEY_ID];
-        key_id.copy_from_slice(&key.derive("pilothouse sealing key id")[..KEY_ID]);
-        Self { cipher: Aes256Gcm::new((&*key.derive("pilothouse sealing")).into()), key_id, entropy }
+        key_id.copy_from_slice(&key.derive(purpose::SEALING_KEY_ID)[..KEY_ID]);
+        Self { cipher: Aes256Gcm::new((&*key.derive(purpose::SEALING)).into()), key_id, entropy }
     }
 
     /// What a part is bound to.

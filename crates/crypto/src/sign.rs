@@ -6,7 +6,7 @@ use pilothouse_core::{
     hex::Hex,
 };
 
-use crate::MasterKey;
+use crate::{MasterKey, purpose};
 
 /// Checks signatures; holds no secret.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,7 +27,7 @@ pub struct Ed25519Signer {
 impl Ed25519Signer {
     /// The signer of the install that has this master key.
     pub fn new(key: &MasterKey) -> Self {
-        let seed = key.derive("pilothouse audit signatures");
+        let seed = key.derive(purpose::AUDIT_SIGNATURES);
         let pair = Ed25519KeyPair::from_seed_unchecked(&*seed).expect("every 32 bytes are a seed");
         let mut public = [0; 32];
         public.copy_from_slice(pair.public_key().as_ref());

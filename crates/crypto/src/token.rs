@@ -13,7 +13,7 @@ use pilothouse_core::{
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use crate::{MasterKey, key::hex};
+use crate::{MasterKey, key::hex, purpose};
 
 const ALGORITHM: Algorithm = Algorithm::HS256;
 const ISSUER: &str = "pilothouse";
@@ -54,8 +54,8 @@ struct Body {
 impl JwtCodec {
     /// A codec under `key`.
     pub fn new(key: &MasterKey, entropy: Arc<dyn Entropy>) -> Self {
-        let secret = key.derive("pilothouse access tokens");
-        let audience = hex(&key.derive("pilothouse install")[..16]);
+        let secret = key.derive(purpose::ACCESS_TOKENS);
+        let audience = hex(&key.derive(purpose::INSTALL)[..16]);
         let mut validation = Validation::new(ALGORITHM);
         validation.set_required_spec_claims(&["iss", "aud", "sub", "nbf", "exp"]);
         validation.set_issuer(&[ISSUER]);
