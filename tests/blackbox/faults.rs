@@ -11,13 +11,10 @@ use pilothouse_testbed::{Component, Signal, workloads};
 use serde_json::json;
 use tokio::time::{Duration, timeout};
 
-use crate::support::{Install, apply, cluster, light};
+use crate::support::{Install, RECOVERY, apply, cluster, eventually, light, within};
 
 /// Far beyond every deadline set here: an answer that comes is not late because the machine is busy.
 const LATEST: Duration = Duration::from_secs(60);
-
-/// All is as before so soon after a fault's end.
-const RECOVERY: Duration = Duration::from_secs(10);
 
 /// The most that a server may grow by under a fault, in bytes.
 const MEMORY: u64 = 256 << 20;
@@ -31,7 +28,7 @@ fn reading_through(install: Install) -> Install {
 async fn one_cluster_stopped_and_one_killed_do_not_touch_a_third() {
     let (stopped, killed, well) = tokio::join!(light(), light(), light());
     let deadlines =
-        Install::new().set("READ_DEADLINE", "2s").set("WRITE_DEADLINE", "3s").set("TEST_DEADLINE", "1s");
+        Install::new().set("READ_DEADLINE", "5s").set("WRITE_DEADLINE", "6s").set("TEST_DEADLINE", "4s");
     let server = reading_through(deadlines.set("PROBE_INTERVAL", "1s")).start().await;
     let admin = server.admin().await;
     let mut ids = Vec::new();
@@ -82,7 +79,7 @@ async fn one_cluster_stopped_and_one_killed_do_not_touch_a_third() {
     }
     list(gone).await.refused("CONNECTION_ERROR");
     assert_eq!(admin.get("/readyz").await.status, 200, "a cluster never makes us unready");
-    let rows = crate::support::eventually("both offline", async || {
+    let rows = eventually("both offline", async || {
         let rows = admin.rows("/api/k8s/clusters?sort=id", "clusters").await;
         (rows[0]["status"] == "offline" && rows[1]["status"] == "offline").then_some(rows)
     });
@@ -91,8 +88,7 @@ async fn one_cluster_stopped_and_one_killed_do_not_touch_a_third() {
     stopped.signal(Component::ApiServer, Signal::Cont).unwrap();
     killed.restart(Component::ApiServer).await.unwrap();
     for id in [hangs, gone] {
-        crate::support::eventually("it is used again", async || (list(id).await.status == 200).then_some(()))
-            .await;
+        within(RECOVERY, "it is used again", async || (list(id).await.status == 200).then_some(())).await;
         scale(id).await.data();
     }
     assert!(admin.operations("status=pending").await.is_empty());

@@ -99,7 +99,7 @@ async fn a_broken_stream_goes_on_where_it_broke() {
 
 #[tokio::test]
 async fn a_stream_outlives_its_token_and_ends_with_its_session() {
-    let install = Install::new().set("ACCESS_TOKEN_LIFETIME", "2s");
+    let install = Install::new().set("ACCESS_TOKEN_LIFETIME", "5s");
     let Some((plane, server, admin, id)) = running_on(install, "bb-ends").await else { return };
     apply(&plane.client(), &[workloads::pod_running("bb-ends", "counts", &["sh", "-c", COUNT])]).await;
     let path = format!("/api/k8s/pods/logs/stream?cluster_id={id}&namespace=bb-ends&pod_name=counts");

@@ -321,6 +321,7 @@ async fn nothing_happens_unrecorded_or_twice_whenever_the_server_is_killed() {
             said.answers.len(),
         );
     }
+    assert!(!said.intents.is_empty() && !said.answers.is_empty(), "there was a load");
     let sorts = said.intents.values().map(|intent| &*intent.operation_type).collect::<BTreeSet<_>>();
     let expected = ["create", "delete", "restart", "reveal", "scale", "update"];
     assert!(kills < PER_INSTALL || sorts.into_iter().eq(expected), "the load was of every sort");

@@ -9,7 +9,9 @@ use pilothouse_core::audit::ChainHash;
 use pilothouse_testbed::{Component, Postgres, Signal, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Install, PASSWORD, Server, apply, cluster, eventually, light, postgres};
+use crate::support::{
+    Client, Install, PASSWORD, RECOVERY, Server, apply, cluster, eventually, light, postgres, within,
+};
 
 /// Two servers that run on a database of their own; none where this machine has no PostgreSQL.
 async fn pair() -> Option<(Server, Server)> {
@@ -105,9 +107,9 @@ async fn sessions_rights_and_throttles_are_everywhere_the_same() {
 
 /// Waits until a path is refused with this code: what another replica changed is seen within a second.
 async fn comes_to(code: &str, client: &Client, path: &str) {
-    eventually(code, async || Some(client.get(path).await).filter(|answer| answer.status != 200))
-        .await
-        .refused(code);
+    // a busy machine is given more, though not as much as a memory that keeps it
+    let refused = async || Some(client.get(path).await).filter(|answer| answer.status != 200);
+    within(Duration::from_secs(5), code, refused).await.refused(code);
 }
 
 #[tokio::test]
@@ -228,7 +230,7 @@ async fn what_a_killed_replica_left_pending_another_closes_and_nothing_of_a_livi
 async fn the_other_goes_on_probing_when_one_is_killed() {
     let Some(postgres) = postgres() else { return };
     let install =
-        Install::on(&postgres.database().unwrap()).set("PROBE_INTERVAL", "1s").set("TEST_DEADLINE", "1s");
+        Install::on(&postgres.database().unwrap()).set("PROBE_INTERVAL", "1s").set("TEST_DEADLINE", "4s");
     let first = install.start().await;
     let second = first.install.replica().start().await;
     let plane = light().await;
@@ -241,7 +243,7 @@ async fn the_other_goes_on_probing_when_one_is_killed() {
     plane.signal(Component::ApiServer, Signal::Kill).unwrap();
     eventually("the other finds it offline", async || (status().await == "offline").then_some(())).await;
     plane.restart(Component::ApiServer).await.unwrap();
-    eventually("and online again", async || (status().await == "online").then_some(())).await;
+    within(2 * RECOVERY, "and online again", async || (status().await == "online").then_some(())).await;
 }
 
 #[tokio::test]
@@ -266,8 +268,10 @@ async fn a_database_that_comes_back_is_used_again() {
     assert_eq!(admin.get("/livez").await.status, 200);
     add("meanwhile").await.refused("SERVICE_UNAVAILABLE");
     off_thread(Postgres::start).await;
-    eventually("it is ready", async || (admin.get("/readyz").await.status == 200).then_some(())).await;
-    eventually("and changes", async || (add("after").await.status == 200).then_some(())).await;
+    within(RECOVERY, "it is ready", async || (admin.get("/readyz").await.status == 200).then_some(())).await;
+    // one that was not answered may have been made
+    within(RECOVERY, "and changes", async || matches!(add("after").await.status, 200 | 409).then_some(()))
+        .await;
     let users = admin.rows("/api/auth/users?sort=id", "users").await;
     let names: Vec<_> = users.iter().map(|user| user["username"].as_str().unwrap()).collect();
     assert_eq!(names, ["admin", "before", "after"]);

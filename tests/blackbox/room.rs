@@ -12,7 +12,9 @@ use std::{
 use pilothouse_testbed::{Component, ControlPlane, Folder, Postgres, REQUIRE_NODE, Signal, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, Install, PASSWORD, Server, apply, cluster, eventually, light};
+use crate::support::{
+    Answer, Client, Install, PASSWORD, RECOVERY, Server, apply, cluster, eventually, light, within,
+};
 
 /// A small disk of its own in memory, gone at the end.
 struct Disk(Folder);
@@ -107,7 +109,8 @@ impl Scene {
 
     /// Waits until a change is made again, and then sees that the trail is whole.
     async fn goes_on(self) {
-        eventually("changes are made again", async || (self.scale().await.status == 200).then_some(())).await;
+        within(RECOVERY, "changes are made again", async || (self.scale().await.status == 200).then_some(()))
+            .await;
         assert!(self.admin.operations("status=pending").await.is_empty());
         let done = self.admin.operations("operation_type=scale&status=success").await.len();
         assert_eq!(self.asked(), done, "what was refused was not sent");
@@ -189,11 +192,18 @@ async fn under_way(scene: &Scene) -> tokio::task::JoinHandle<Answer> {
 
 #[tokio::test]
 async fn below_the_floor_nothing_new_is_begun_and_what_is_under_way_is_stored() {
-    let Some(disk) = Disk::of(48) else { return };
+    let Some(disk) = Disk::of(96) else { return };
     let install = Install::on_sqlite().set("DATA_DIR", disk.path("data").display().to_string());
     let install = install.set("FREE_SPACE_FLOOR_MIB", "24").set("ACCESS_TOKEN_LIFETIME", "1h");
     let scene = Scene::new(install).await;
     let viewer = scene.server.user(&scene.admin, "viewer").await;
+    // strangers stop first: what they leave behind does not take the room of changes
+    let ballast = disk.fill(36 << 20);
+    for password in [PASSWORD, "not the password"] {
+        unavailable(scene.server.client().try_sign_in("admin", password).await);
+    }
+    scene.scale().await.data();
+    drop(ballast);
     let change = under_way(&scene).await;
     let ballast = disk.fill(12 << 20);
     let before = scene.admin.operations("").await.len();

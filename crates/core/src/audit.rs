@@ -254,16 +254,25 @@ impl Entry {
     }
 }
 
+/// Whose operations there must be room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoomFor {
+    /// Of people who are signed in, and of the system.
+    Members,
+    /// Of whoever signs in or tries to: they leave rows, and must not take the last of the room from the others.
+    Strangers,
+}
+
 /// The trail's store. Everything it accepts is durable when it returns.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait AuditTrail: Send + Sync {
-    /// Whether there is room for new operations: what is kept back is for the outcomes of those under way, and for what
+    /// Whether there is room for their new operations: what is kept back is for the outcomes of those under way, and for what
     /// makes room. A trail that does not know, as by default, says yes.
     ///
     /// # Errors
     /// `AuditUnavailable` when there is not.
-    fn room(&self) -> Result<()> {
+    fn room(&self, _whose: RoomFor) -> Result<()> {
         Ok(())
     }
 

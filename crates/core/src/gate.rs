@@ -14,7 +14,7 @@ use futures_util::{FutureExt, TryFutureExt};
 
 use crate::{
     access::{Access, Caller, Permit, Resource, Verb},
-    audit::{AuditTrail, Operation, OperationId, Outcome},
+    audit::{AuditTrail, Operation, OperationId, Outcome, RoomFor},
     clock::{Clock, Entropy, Tasks, detached, uuid_v7},
     cluster::ClusterRegistry,
     error::{Cause, Code, Error, Result},
@@ -151,7 +151,12 @@ impl Gate {
         let (permit, operation) = self.prepare(caller, access).await?;
         let gate = self.clone();
         detached(&*self.tasks, async move {
-            gate.trail.begin(&operation).await?;
+            if let Err(refusal) = gate.trail.begin(&operation).await {
+                // it may have been stored all the same, and nobody else would close it while this process lives
+                let outcome = Outcome::of::<()>(&Err(refusal.clone()), 0, operation.created_at);
+                gate.settle_later(operation.id, outcome.telling(&operation));
+                return Err(refusal);
+            }
             let (mut result, outcome) = gate.run(&operation, work(permit)).await;
             if !gate.settle(operation.id, outcome).await
                 && let Ok(changed) = &mut result
@@ -243,7 +248,8 @@ impl Gate {
     pub(crate) fn room_for(&self, verb: Verb) -> Result<()> {
         match verb {
             Verb::Refresh | Verb::Logout | Verb::Revoke | Verb::Export | Verb::Prune => Ok(()),
-            _ => self.trail.room(),
+            Verb::Login => self.trail.room(RoomFor::Strangers),
+            _ => self.trail.room(RoomFor::Members),
         }
     }
 
@@ -341,9 +347,14 @@ impl Gate {
 
     /// Stores an outcome; what cannot be stored now is tried again until it is, and no change is accepted meanwhile.
     async fn settle(&self, id: OperationId, outcome: Outcome) -> bool {
-        if self.trail.finish(id, &outcome).await.is_ok() {
-            return true;
+        let stored = self.trail.finish(id, &outcome).await.is_ok();
+        if !stored {
+            self.settle_later(id, outcome);
         }
+        stored
+    }
+
+    fn settle_later(&self, id: OperationId, outcome: Outcome) {
         self.unsettled.fetch_add(1, Ordering::AcqRel);
         let gate = self.clone();
         let retry = async move {
@@ -356,7 +367,6 @@ impl Gate {
             gate.unsettled.fetch_sub(1, Ordering::AcqRel);
         };
         self.tasks.spawn(retry.boxed());
-        false
     }
 
     /// How many outcomes could not be stored yet. While there are any, no change is accepted.

@@ -15,7 +15,7 @@ use crate::{
     access::{Permit, Role},
     error::{Cause, Result},
     inventory::{Cell, Field, ListRow},
-    user::{User, UserId, Username},
+    user::{PasswordHash, User, UserId, Username},
 };
 
 mod live;
@@ -160,10 +160,13 @@ pub enum Rotation {
 #[async_trait]
 pub trait SessionStore: Send + Sync {
     /// Opens a session, notes the user's login, resets the account's throttle; the audit row in the same transaction.
+    /// Only for a user who is enabled and has this password still: it was verified a while ago.
     ///
     /// # Errors
-    /// `StoreUnavailable`, as everywhere in this port.
-    async fn open(&self, permit: &Permit, session: SessionRecord) -> Result<Session>;
+    /// `BadCredentials` when the user is gone, is disabled or has another password; `StoreUnavailable`, as everywhere in
+    /// this port.
+    async fn open(&self, permit: &Permit, session: SessionRecord, verified: &PasswordHash)
+    -> Result<Session>;
 
     /// The session of a cookie and its user, as long as it has not ended. Expiry is the caller's to judge.
     async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>>;
@@ -175,7 +178,7 @@ pub trait SessionStore: Send + Sync {
     async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()>;
 
     /// Uses a refresh token of the session for `fresh`: atomically, so of many at once one wins. The token used again
-    /// after `grace` ends the session. The audit row of a rotation is in the same transaction.
+    /// after `grace` ends the session. The audit row of a rotation, or of a session's end, is in the same transaction.
     async fn rotate(
         &self,
         permit: &Permit,
@@ -207,8 +210,8 @@ pub trait LoginThrottle: Send + Sync {
     /// pause.
     async fn failed(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<()>;
 
-    /// Counts a refused attempt; true for the first of its minute, which alone is worth an audit row. The row before
-    /// tells how many there were.
+    /// Counts a refused attempt. For the first of its minute, which alone is worth an audit row, how many were refused
+    /// since the one before it; none for the others, which cost the database nothing.
     async fn refused(&self, key: &ThrottleKey, at: Timestamp) -> Result<Option<u64>>;
 }
 

@@ -3,19 +3,21 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use futures_executor::block_on;
 use jiff::Timestamp;
 use pilothouse_core::{
+    Error,
     access::{Access, Caller, Resource, Verb},
-    app::{App, Settings},
+    app::{App, Ports, Settings},
     audit::{
-        AuditTrail as _, Checkpoint, CheckpointSigner as _, ExportQuery, Outcome, Signatures, Verdict,
-        verify_export,
+        AuditTrail as _, Checkpoint, CheckpointSigner as _, ExportQuery, Head, OperationId, Outcome,
+        Signatures, StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Verdict, verify_export,
     },
     clock::Clock as _,
     kind::Kind,
     testing::{
-        fake::{Fake, FakeSigner},
+        fake::{Fake, FakeSigner, MemoryStore},
         permit,
     },
 };
@@ -166,8 +168,71 @@ fn checkpoints_are_handed_over_once_and_only_ours() {
     }
     assert!(!block_on(app.audit.is_cut()).unwrap());
     let empty = App::new(
-        pilothouse_core::app::Ports { witness: Arc::clone(&fake.witness) as _, ..Fake::default().ports() },
+        Ports { witness: Arc::clone(&fake.witness) as _, ..Fake::default().ports() },
         Settings::default(),
     );
     assert!(block_on(empty.audit.is_cut()).unwrap());
+}
+
+/// A trail that others append to between the look at its end and the next one.
+struct Growing {
+    store: Arc<MemoryStore>,
+    seen: Head,
+}
+
+#[async_trait]
+impl TrailReader for Growing {
+    async fn head(&self) -> Result<(String, Head), Error> {
+        Ok((self.store.head().await?.0, self.seen))
+    }
+
+    async fn entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>, Error> {
+        TrailReader::entries(&*self.store, after, limit).await
+    }
+
+    async fn intent(&self, operation: OperationId) -> Result<Option<StoredEntry>, Error> {
+        self.store.intent(operation).await
+    }
+
+    async fn rows(&self, after: i64, limit: u32) -> Result<Vec<StoredRow>, Error> {
+        self.store.rows(after, limit).await
+    }
+
+    async fn checkpoints(&self, after: i64, limit: u32) -> Result<Vec<StoredCheckpoint>, Error> {
+        self.store.checkpoints(after, limit).await
+    }
+
+    async fn between(
+        &self,
+        from: Option<Timestamp>,
+        to: Option<Timestamp>,
+    ) -> Result<(Option<i64>, Option<i64>), Error> {
+        self.store.between(from, to).await
+    }
+}
+
+#[test]
+fn an_export_from_now_on_of_a_trail_that_grows_meanwhile_is_empty_and_whole() {
+    let fake = Fake::default();
+    let record = || {
+        let access = Access::to(Verb::Login, Resource::Session);
+        let mut operation = permit(&Caller::system(), access).operation().unwrap().clone();
+        fake.lent.clock.advance(std::time::Duration::from_secs(1));
+        operation.created_at = fake.lent.clock.now();
+        block_on(fake.store.record(&operation, &Outcome::success(operation.created_at))).unwrap();
+    };
+    (0..3).for_each(|_| record());
+    let seen = block_on(fake.store.head()).unwrap().1;
+    (0..3).for_each(|_| record());
+    let from = Some(fake.lent.clock.now());
+    let trail = Arc::new(Growing { store: fake.store.clone(), seen });
+    let app = App::new(Ports { trail, ..fake.ports() }, Settings::default());
+    let query = ExportQuery { from, ..ExportQuery::default() };
+    let mut export = block_on(app.audit.export(&Caller::system(), query)).unwrap();
+    let mut text = String::new();
+    while let Some(lines) = block_on(export.next()).unwrap() {
+        text.push_str(&lines);
+    }
+    let verdict = verified(&text);
+    assert_eq!((verdict.first_bad, verdict.entries), (None, 0), "{text}");
 }

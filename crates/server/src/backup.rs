@@ -71,7 +71,10 @@ pub(crate) async fn backup(settings: Settings, arguments: BackupArguments) -> Re
                 Box::new(io::stdin())
             } else {
                 store.copy_to(&copy).await?;
-                Box::new(File::open(&copy).map_err(|error| failed(&copy, &error))?)
+                let input = File::open(&copy).map_err(|error| failed(&copy, &error))?;
+                // it is not sealed: from here on it has no name that a kill would leave
+                fs::remove_file(&copy).map_err(|error| failed(&copy, &error))?;
+                Box::new(input)
             };
             let seal = move || {
                 let fingerprint = keyring.current();
@@ -84,7 +87,7 @@ pub(crate) async fn backup(settings: Settings, arguments: BackupArguments) -> Re
         }
     };
     let done = app.gate.observe(&Caller::command_line(&operator()), access, work).await;
-    // what is not whole is no backup; and the copy is not sealed
+    // what is not whole is no backup
     if done.is_err() {
         let _ = fs::remove_file(&file);
     }

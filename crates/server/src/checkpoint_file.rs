@@ -113,7 +113,11 @@ impl Witness for CheckpointFile {
 
     fn keep(&self, lines: &[String]) -> Result<()> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        self.append(lines).map_err(|error| self.unusable(&error))?;
+        if let Err(error) = self.append(lines) {
+            // some of them may be there: what comes next is read from the file
+            *last = None;
+            return Err(self.unusable(&error));
+        }
         *last = lines.last().and_then(|line| Checkpoint::parse(line)).map(|checkpoint| checkpoint.sequence);
         Ok(())
     }
@@ -200,7 +204,16 @@ mod tests {
         let again = CheckpointFile::new(path);
         assert_eq!((again.last().unwrap(), lines(&again)), (7, vec![line(1), line(7)]));
         again.keep(&[line(9)]).unwrap();
-        assert_eq!((again.last().unwrap(), lines(&again)), (9, vec![line(1), line(7), line(9)]));
+        let three = vec![line(1), line(7), line(9)];
+        assert_eq!((again.last().unwrap(), lines(&again)), (9, three.clone()));
+
+        // what was to be written may be there when writing it failed: it is not written twice
+        std::fs::remove_file(&again.path).unwrap();
+        std::fs::create_dir(&again.path).unwrap();
+        again.keep(&[line(11)]).unwrap_err();
+        std::fs::remove_dir(&again.path).unwrap();
+        std::fs::write(&again.path, [three, vec![line(11), String::new()]].concat().join("\n")).unwrap();
+        assert_eq!(again.last().unwrap(), 11);
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use pilothouse_core::{
     Cause, Code,
-    audit::AuditTrail as _,
+    audit::{AuditTrail as _, RoomFor},
     clock::Clock,
     cluster::{ClusterId, Health},
     gate::Gate,
@@ -241,7 +241,7 @@ impl Scrape {
         add_gauge(
             "pilothouse_audit_room",
             "Whether there is room for new operations; 0: changes and logins are refused.",
-            i64::from(self.store.room().is_ok()),
+            i64::from(self.store.room(RoomFor::Members).is_ok()),
         );
         let failed = IntCounter::new(
             "pilothouse_audit_write_failures_total",

@@ -161,7 +161,9 @@ impl Files {
                     _ => Some(kept),
                 }
             }
-            Err(_) => None,
+            Err(KeyError::Missing(_)) => None,
+            // a key it may be all the same, one that backups need
+            Err(error) => return Err(io::Error::other(error)),
         };
         self.sweep()?;
         fs::rename(&self.next, &self.key)?;

@@ -15,7 +15,7 @@ use pilothouse_core::{
     access::Permit,
     audit::{
         AuditTrail, ChainHash, Checkpoint, CheckpointSigner, Entry, Head, LastCheckpoint, Operation,
-        OperationId, OperationPage, OperationQuery, Outcome, Status,
+        OperationId, OperationPage, OperationQuery, Outcome, RoomFor, Status,
     },
     clock::Clock,
     cluster::ClusterId,
@@ -206,11 +206,15 @@ pub(crate) trait Trail {
 
     /// Stores that the operation of a change to our own tables is done: the last step of its transaction.
     async fn done(&mut self, receipt: Receipt) -> Result<(), StoreError> {
+        self.ended(receipt, &Ok(())).await
+    }
+
+    /// Stores what became of the operation, likewise: a refusal may change something, too.
+    async fn ended(&mut self, receipt: Receipt, result: &Result<()>) -> Result<(), StoreError> {
         let Receipt { operation, by } = receipt;
         let now = by.clock.now();
         let took = now.duration_since(operation.created_at).as_millis();
-        let duration_ms = i64::try_from(took).unwrap_or(i64::MAX).max(0);
-        let outcome = Outcome { duration_ms, ..Outcome::success(now) };
+        let outcome = Outcome::of(result, i64::try_from(took).unwrap_or(i64::MAX).max(0), now);
         self.append(&[Write::Record(operation, outcome)], &by).await.map_err(StoreError::of_audit).map(drop)
     }
 }
@@ -348,8 +352,8 @@ impl Store {
 
 #[async_trait]
 impl AuditTrail for Store {
-    fn room(&self) -> Result<()> {
-        self.reserve.check()
+    fn room(&self, whose: RoomFor) -> Result<()> {
+        self.reserve.check(whose)
     }
 
     async fn begin(&self, operation: &Operation) -> Result<()> {

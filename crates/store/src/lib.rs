@@ -60,6 +60,7 @@ use crate::{
     db::{Db, read},
     lease::Lease,
     reserve::Reserve,
+    throttle::Refusals,
 };
 
 /// What the store needs from outside.
@@ -85,6 +86,7 @@ pub struct Store {
     lease: Lease,
     reserve: Reserve,
     counts: Counts,
+    refusals: Refusals,
 }
 
 impl fmt::Debug for Store {
@@ -123,7 +125,16 @@ impl Store {
             age: Checkpoint::AGE,
         };
         let writer = Writer::start(db.clone(), author.clone(), &lent.runtime);
-        Ok(Self { db, lent, author, writer, lease, reserve: Reserve::default(), counts: Counts::default() })
+        Ok(Self {
+            db,
+            lent,
+            author,
+            writer,
+            lease,
+            reserve: Reserve::default(),
+            counts: Counts::default(),
+            refusals: Refusals::default(),
+        })
     }
 
     /// Keeps so many bytes free where a SQLite database lies: with fewer left no new operation is begun, so that the

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use pilothouse_core::{Cause, Error, Result};
+use pilothouse_core::{Cause, Error, Result, audit::RoomFor};
 use rustix::fs::statvfs;
 
 use crate::{db::Database, error::RETRY_AFTER};
@@ -17,8 +17,8 @@ use crate::{db::Database, error::RETRY_AFTER};
 #[derive(Clone, Default)]
 pub(crate) struct Reserve {
     kept: Option<(PathBuf, u64)>,
-    /// Whether it was touched when it was looked at last: the log says so once.
-    touched: Arc<AtomicBool>,
+    /// Whether it was touched for members and for strangers when it was looked at last: the log says so once.
+    touched: Arc<[AtomicBool; 2]>,
 }
 
 impl Reserve {
@@ -30,24 +30,26 @@ impl Reserve {
         Self { kept, touched: Arc::default() }
     }
 
-    /// Whether all of it is free. A disk that cannot be asked is one that can be tried.
+    /// Whether all of it is free; for strangers twice of it, so that changes go on when they have filled what they may. A
+    /// disk that cannot be asked is one that can be tried.
     ///
     /// # Errors
     /// `AuditUnavailable` when it is not.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self, whose: RoomFor) -> Result<()> {
         let Some((folder, kept)) = &self.kept else { return Ok(()) };
+        let [members, strangers] = &*self.touched;
+        let (kept, what, touched) = match whose {
+            RoomFor::Members => (*kept, "changes", members),
+            RoomFor::Strangers => (kept.saturating_mul(2), "logins", strangers),
+        };
         let free = statvfs(folder).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
-        let short = free < *kept;
-        if self.touched.swap(short, Ordering::Relaxed) != short {
+        let short = free < kept;
+        if touched.swap(short, Ordering::Relaxed) != short {
             let (free_mib, kept_mib) = (free >> 20, kept >> 20);
             if short {
-                tracing::error!(
-                    free_mib,
-                    kept_mib,
-                    "too little of the disk is free: changes and logins are refused"
-                );
+                tracing::error!(free_mib, kept_mib, "too little of the disk is free: {what} are refused");
             } else {
-                tracing::info!(free_mib, kept_mib, "enough of the disk is free again");
+                tracing::info!(free_mib, kept_mib, "enough of the disk is free again for {what}");
             }
         }
         if short { Err(Error::new(Cause::AuditUnavailable).retry_after(RETRY_AFTER)) } else { Ok(()) }

@@ -13,7 +13,7 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     session::{Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore, ThrottleKey},
-    user::{User, UserId, Username},
+    user::{PasswordHash, User, UserId, Username},
 };
 
 use crate::{
@@ -83,16 +83,19 @@ impl Store {
 
 #[async_trait]
 impl SessionStore for Store {
-    async fn open(&self, permit: &Permit, record: SessionRecord) -> Result<Session> {
-        let receipt = self.receipt(permit)?;
+    async fn open(&self, permit: &Permit, record: SessionRecord, verified: &PasswordHash) -> Result<Session> {
+        let (receipt, verified) = (self.receipt(permit)?, verified.clone());
         transact!(self.db, |conn| {
-            let username: Option<String> = diesel::update(users::table.find(record.user_id.0))
+            let as_verified = users::table
+                .find(record.user_id.0)
+                .filter(users::disabled.eq(false))
+                .filter(users::password.eq(verified.phc()));
+            let username: Option<String> = diesel::update(as_verified)
                 .set(users::last_login_at.eq(At(record.at)))
                 .returning(users::username)
                 .get_result(conn)
                 .await
                 .optional()?;
-            // deleted between the check of the password and now
             let username = username.ok_or_else(|| Error::new(Cause::BadCredentials))?;
             let username = Username::new(&username).map_err(|_| corrupt("users.username"))?;
             diesel::delete(throttles::table.find(ThrottleKey::account(&username).key)).execute(conn).await?;
@@ -167,6 +170,7 @@ impl SessionStore for Store {
                     return Ok(Rotation::JustUsed);
                 }
                 diesel::delete(sessions::table.find(id.0)).execute(conn).await?;
+                conn.ended(receipt, &Err(Error::new(Cause::SessionEnded))).await?;
                 return Ok(Rotation::Replayed);
             }
             let token = (refresh_tokens::hash.eq(fresh.0.to_vec()), refresh_tokens::session_id.eq(id.0));

@@ -1,6 +1,12 @@
-//! Failed logins, counted in the database, so that neither a restart nor another replica forgets any.
+//! Failed logins, counted in the database, so that neither a restart nor another replica forgets any. What is refused
+//! without a look at its password costs its sender nothing, so it must cost us little: it is counted here, and written
+//! once a minute.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use diesel::{
@@ -43,15 +49,55 @@ impl Row {
         self.blocked_until = pause.map(|pause| At(at + pause));
     }
 
-    /// Counts a refusal; for the first of its minute, how many the last minute that had any saw.
-    fn refuse(&mut self, at: Timestamp) -> Option<i64> {
-        let minute = at.as_second().div_euclid(60);
+    /// Counts a refusal, and those before it that are not written yet; for the first of its minute, how many there were
+    /// since the first of the last.
+    fn refuse(&mut self, minute: i64, unwritten: i64) -> Option<i64> {
         if self.refused_minute == minute {
-            self.refused_count += 1;
+            self.refused_count += 1 + unwritten;
             return None;
         }
         self.refused_minute = minute;
-        Some(std::mem::replace(&mut self.refused_count, 1))
+        Some(std::mem::replace(&mut self.refused_count, 1) + unwritten)
+    }
+}
+
+fn minute(at: Timestamp) -> i64 {
+    at.as_second().div_euclid(60)
+}
+
+/// What this process has refused since it last wrote that down: by key, the minute it did, and how many since.
+#[derive(Clone, Default)]
+pub(crate) struct Refusals(Arc<Mutex<HashMap<String, (i64, i64)>>>);
+
+impl Refusals {
+    /// How many keys there may be before those of past minutes go. Their counts go with them: a few that no row tells of.
+    const MANY: usize = 4096;
+
+    /// For the first of a minute, how many came before it that are not written; the others are counted.
+    fn opens(&self, key: &str, minute: i64) -> Option<i64> {
+        let mut refused = self.lock();
+        if let Some((last, unwritten)) = refused.get_mut(key) {
+            if *last == minute {
+                *unwritten += 1;
+                return None;
+            }
+            *last = minute;
+            return Some(std::mem::take(unwritten));
+        }
+        if refused.len() >= Self::MANY {
+            refused.retain(|_, (last, _)| *last == minute);
+        }
+        refused.insert(key.to_owned(), (minute, 0));
+        Some(0)
+    }
+
+    /// The first of a minute was not written: the next one is the first.
+    fn again(&self, key: &str, unwritten: i64) {
+        self.lock().insert(key.to_owned(), (i64::MIN, unwritten + 1));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, (i64, i64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,12 +161,15 @@ impl LoginThrottle for Store {
     }
 
     async fn refused(&self, key: &ThrottleKey, at: Timestamp) -> Result<Option<u64>> {
-        let key = key.key.clone();
-        transact!(self.db, |conn| {
+        let (key, minute) = (key.key.clone(), minute(at));
+        let Some(unwritten) = self.refusals.opens(&key, minute) else { return Ok(None) };
+        let name = key.clone();
+        let written = transact!(self.db, |conn| {
             let mut row = locked!(conn, &key, at);
-            let before = row.refuse(at);
+            let before = row.refuse(minute, unwritten);
             diesel::update(throttles::table.find(&key)).set(row).execute(conn).await?;
             Ok(before.map(i64::unsigned_abs))
-        })
+        });
+        written.inspect_err(|_| self.refusals.again(&name, unwritten))
     }
 }

@@ -13,7 +13,7 @@ use common::{FINGERPRINT, Place, Ring, cluster, verdict_under};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
-    Cause, Result,
+    Cause, Error, Result,
     access::{Access, Permit, Resource, Verb},
     audit::{AuditTrail as _, CheckpointSigner as _, Handover},
     clock::uuid_v7,
@@ -185,10 +185,16 @@ async fn nothing_that_many_seal_meanwhile_is_left_under_the_old_key() {
             _ => fill(worker, &second, &second_ports),
         });
         let rekeying = async {
+            // it may have to wait as the others do
+            let waits = |error: &Error| assert_eq!(error.cause, Cause::StoreUnavailable, "{error}");
             for _ in 0..5 {
-                first.reseal(NEXT).await.unwrap();
+                while let Err(error) = first.reseal(NEXT).await {
+                    waits(&error);
+                }
             }
-            first.finish_rekey(&rekey(&first_ports), NEXT).await.unwrap();
+            while let Err(error) = first.finish_rekey(&rekey(&first_ports), NEXT).await {
+                waits(&error);
+            }
             over.store(true, Ordering::Release);
         };
         let (filled, ()) = futures_util::join!(join_all(workers), rekeying);

@@ -10,8 +10,8 @@ use pilothouse_testbed::{ControlPlane, Fault, FaultProxy, ServingCertificate, wo
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{LATEST, MEMORY, RECOVERY, reading_through};
-use crate::support::{Answer, Client, Install, apply, light, within};
+use super::{LATEST, MEMORY, reading_through};
+use crate::support::{Answer, Client, Install, RECOVERY, apply, light, within};
 
 /// What a fault looks like to callers.
 struct Trouble {
@@ -245,7 +245,11 @@ async fn a_renewed_certificate_another_authority_and_a_revoked_token_are_each_to
 
     let account = "/api/v1/namespaces/default/serviceaccounts/robot";
     plane.client().delete(account).await.unwrap();
-    becomes("a refusal of the token", "credential_rejected").await;
+    // the API server remembers for ten seconds that it was good
+    within(LATEST, "a refusal of the token", async || {
+        (cause(&list(&admin, id).await) == "credential_rejected").then_some(())
+    })
+    .await;
     list(&admin, id).await.refused("CONNECTION_ERROR");
     let token = plane.client().service_account_token("default", "robot-2", everything).await.unwrap();
     let mut body = registered(&token);

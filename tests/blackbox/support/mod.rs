@@ -10,7 +10,7 @@ mod install;
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{sleep, timeout};
 
 pub(crate) use self::{
     canary::Canaries,
@@ -20,8 +20,10 @@ pub(crate) use self::{
     install::{Install, PASSWORD, Server, mode, postgres},
 };
 
-/// For what happens by itself, on a machine that also compiles.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// For what happens by itself, such as the start of many pods, on a machine that also does something else.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// All is as before so soon after a fault's end.
+pub(crate) const RECOVERY: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Tries until there is something, and fails when there is nothing for too long.
@@ -35,12 +37,13 @@ pub(crate) async fn within<T>(
     what: &str,
     mut attempt: impl AsyncFnMut() -> Option<T>,
 ) -> T {
-    let end = Instant::now() + patience;
-    loop {
-        if let Some(found) = attempt().await {
-            return found;
+    let found = async {
+        loop {
+            if let Some(found) = attempt().await {
+                return found;
+            }
+            sleep(POLL).await;
         }
-        assert!(Instant::now() < end, "not within {patience:?}: {what}");
-        sleep(POLL).await;
-    }
+    };
+    timeout(patience, found).await.unwrap_or_else(|_| panic!("not within {patience:?}: {what}"))
 }

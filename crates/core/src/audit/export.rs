@@ -163,7 +163,9 @@ impl Export {
         let ExportQuery { format, from, to } = query;
         let (first, last) = reader.between(from, to).await?;
         let begins = Beginning::head_of(&*reader).await?.sequence + 1;
-        let first = from.map_or(Some(begins), |_| first).unwrap_or(head.sequence + 1);
+        // entries may have come since the head was read
+        let after = head.sequence + 1;
+        let first = from.map_or(Some(begins), |_| first).unwrap_or(after).min(after);
         let last = to.map_or(Some(head.sequence), |_| last).unwrap_or(0).clamp(first - 1, head.sequence);
         let before = head_at(&*reader, first - 1).await?;
         let end = head_at(&*reader, last).await?;

@@ -32,7 +32,7 @@ fn scale() -> Access {
 
 /// With room, unless the trail says otherwise.
 fn gate(mut trail: MockAuditTrail) -> Gate {
-    trail.expect_room().returning(|| Ok(()));
+    trail.expect_room().returning(|_| Ok(()));
     let mut clusters = MockClusterRegistry::new();
     clusters
         .expect_name()
@@ -51,7 +51,7 @@ fn without_room_nothing_new_is_begun_and_what_is_under_way_ends() {
     let mut trail = MockAuditTrail::new();
     let full = Arc::new(AtomicBool::new(false));
     let looked_at = full.clone();
-    trail.expect_room().returning(move || {
+    trail.expect_room().returning(move |_| {
         if looked_at.load(Ordering::Acquire) { Err(Error::new(Cause::AuditUnavailable)) } else { Ok(()) }
     });
     trail.expect_begin().once().returning(|_| Ok(()));
@@ -127,10 +127,22 @@ fn an_unknown_cluster_is_a_failed_change_and_a_plain_404_for_a_read() {
 
 #[test]
 fn without_a_durable_intent_nothing_is_called() {
+    let (tell, told) = std::sync::mpsc::channel();
     let mut trail = MockAuditTrail::new();
     trail.expect_begin().once().returning(|_| Err(Error::new(Cause::AuditUnavailable)));
-    let error = block_on(gate(trail).change(&caller(Role::OpsAdmin), scale(), never)).unwrap_err();
+    trail.expect_finish().once().returning(move |id, outcome| {
+        tell.send((id, outcome.clone())).unwrap();
+        Ok(())
+    });
+    let gate = gate(trail);
+    let error = block_on(gate.change(&caller(Role::OpsAdmin), scale(), never)).unwrap_err();
     assert_eq!(error.cause, Cause::AuditUnavailable);
+    // it may be durable all the same: then it is closed
+    let (_, outcome) = told.recv().expect("its outcome");
+    assert_eq!(
+        (outcome.status, outcome.error_code.as_deref()),
+        (Status::Failed, Some("SERVICE_UNAVAILABLE"))
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::{
     clock::{Clock, Tasks, detached},
     error::Result,
     recent::Recent,
-    user::{User, UserId, Username},
+    user::{PasswordHash, User, UserId, Username},
 };
 
 /// Sessions by cookie, as they were read a moment ago.
@@ -46,9 +46,14 @@ impl RecentSessions {
 
 #[async_trait]
 impl SessionStore for RecentSessions {
-    async fn open(&self, permit: &Permit, session: SessionRecord) -> Result<Session> {
-        let (store, permit) = (self.store.clone(), permit.clone());
-        self.change(async move { store.open(&permit, session).await }).await
+    async fn open(
+        &self,
+        permit: &Permit,
+        session: SessionRecord,
+        verified: &PasswordHash,
+    ) -> Result<Session> {
+        let (store, permit, verified) = (self.store.clone(), permit.clone(), verified.clone());
+        self.change(async move { store.open(&permit, session, &verified).await }).await
     }
 
     async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {

@@ -131,12 +131,12 @@ impl Sessions {
             self.gate.record(&anonymous, &access, Some(&refusal)).await?;
             return Err(refusal);
         }
-        let (user, _) = enabled.ok_or_else(|| Error::internal("a password matched no user"))?;
+        let (user, verified) = enabled.ok_or_else(|| Error::internal("a password matched no user"))?;
 
         let at = self.clock.now();
         let [cookie, refresh] = [self.secret(), self.secret()];
-        let caller = Caller { user_id: Some(user.id), role: Some(user.role), ..anonymous };
-        let permit = self.gate.admit(&caller, access);
+        let caller = Caller { user_id: Some(user.id), role: Some(user.role), ..anonymous.clone() };
+        let permit = self.gate.admit(&caller, access.clone());
         let record = SessionRecord {
             user_id: user.id,
             cookie: SecretHash::of(cookie.expose_secret()),
@@ -148,7 +148,14 @@ impl Sessions {
             at,
             expires_at: at + self.lifetimes.absolute,
         };
-        let session = self.ports.store.open(&permit, record).await?;
+        let session = match self.ports.store.open(&permit, record, &verified).await {
+            // the password was changed, or the user disabled, while it was verified
+            Err(refusal) if refusal.cause == Cause::BadCredentials => {
+                self.gate.record(&anonymous, &access, Some(&refusal)).await?;
+                return Err(refusal);
+            }
+            opened => opened?,
+        };
         Ok((self.tokens(&session, cookie, refresh, at)?, Identity::from(&user)))
     }
 
@@ -235,7 +242,7 @@ impl Sessions {
         let (mut session, user) = self.live.by_cookie(cookie.expose_secret()).await?;
         let caller = caller(&user, &session, origin);
         let access = Access::to(Verb::Refresh, Resource::Session).named(user.username.as_str());
-        let permit = self.gate.admit(&caller, access.clone());
+        let permit = self.gate.admit(&caller, access);
         let fresh = self.secret();
         let [presented, next] = [refresh, &fresh].map(|secret| SecretHash::of(secret.expose_secret()));
         match self.ports.store.rotate(&permit, session.id, presented, next, at, REFRESH_GRACE).await? {
@@ -243,11 +250,7 @@ impl Sessions {
                 session.generation = generation;
                 self.tokens(&session, cookie.clone(), fresh, at)
             }
-            Rotation::Replayed => {
-                let refusal = Error::new(Cause::SessionEnded);
-                self.gate.record(&caller, &access, Some(&refusal)).await?;
-                Err(refusal)
-            }
+            Rotation::Replayed => Err(Error::new(Cause::SessionEnded)),
             Rotation::JustUsed | Rotation::Unknown => Err(Error::new(Cause::RefreshRejected)),
         }
     }

@@ -61,7 +61,8 @@ pub const STORE: &[Case] = cases! {
     users: a_created_user_is_found, names_are_unique, ids_are_never_used_again, the_first_user_is_made_once,
         a_change_sets_what_it_names, the_last_super_admin_stays, of_two_that_leave_one_stays,
         lost_rights_end_sessions, a_new_password_ends_the_other_sessions, absent_users_are_not_found;
-    sessions: an_open_session_is_found_by_its_cookie_and_its_id, a_session_in_use_is_noted, a_token_is_used_once,
+    sessions: an_open_session_is_found_by_its_cookie_and_its_id,
+        a_session_is_opened_only_for_who_was_verified, a_session_in_use_is_noted, a_token_is_used_once,
         of_many_refreshes_at_once_one_wins, of_many_races_one_chain_lives, a_replay_ends_the_session, a_token_is_of_its_session_only,
         a_session_ends_once, sessions_are_listed_by_user, only_expired_sessions_are_forgotten;
     throttle: pauses_begin_at_the_limit_and_grow, failures_are_forgotten_after_the_window,
@@ -170,7 +171,8 @@ impl StorePorts {
             expires_at: self.now() + std::time::Duration::from_secs(8 * 3600),
         };
         let permit = self.permit(Access::to(Verb::Login, Resource::Session).named(user.username.as_str()));
-        (self.sessions.open(&permit, record).await.unwrap(), cookie, refresh)
+        let verified = self.users.credentials(&user.username).await.unwrap().unwrap().1;
+        (self.sessions.open(&permit, record, &verified).await.unwrap(), cookie, refresh)
     }
 
     /// Every operation, oldest first.

@@ -33,6 +33,11 @@ async fn workloads_scale_and_restart() {
             "spec": {"maxReplicas": 4, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}}}))
         .await
         .unwrap();
+    // what an API server answers from its memory comes a moment later
+    let remembered =
+        format!("/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers?resourceVersion=0");
+    let is_there = |list: &Value| list["items"].as_array().is_some_and(|items| !items.is_empty());
+    admin.wait_until(&remembered, is_there, PATIENCE).await.unwrap();
     let scaled = adapter.scale(&scale, &web, three).await.unwrap();
     assert_eq!(scaled.warnings, [Warning::Autoscaled("web-scaler".to_owned())]);
 

@@ -147,7 +147,7 @@ async fn a_read_is_tried_three_times_and_no_more() {
 #[tokio::test]
 async fn no_answer_ends_at_the_deadline() {
     let (server, _) = answering(|| Reply::Silence).await;
-    let short = Duration::from_millis(200);
+    let short = Duration::from_secs(1);
     let deadlines = Deadlines { read: short, write: short, test: short };
     let (adapter, _) = clusters(by_token(&server.address, Some(&server.ca), TOKEN), deadlines);
     assert_eq!(list_pods(&adapter).await.unwrap_err().cause, Cause::DeadlineExceeded);

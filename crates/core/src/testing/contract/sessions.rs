@@ -6,8 +6,10 @@ use jiff::Timestamp;
 use super::StorePorts;
 use crate::{
     access::{Access, Resource, Role, Verb},
+    audit::Status,
+    error::Cause,
     session::{Rotation, SecretHash, SessionId, SessionRecord},
-    user::UserId,
+    user::{PasswordHash, UserId, UserPatch},
 };
 
 const GRACE: Duration = Duration::from_secs(10);
@@ -42,16 +44,38 @@ pub(super) async fn an_open_session_is_found_by_its_cookie_and_its_id(ports: &St
     assert!(ports.sessions.get(SessionId(1_000_000)).await.unwrap().is_none());
     assert_eq!(of.last_login_at, Some(ports.now()), "the login is noted");
     assert!(ports.sessions.find(refresh).await.unwrap().is_none(), "a refresh token is no cookie");
-    let nobody = SessionRecord {
-        user_id: UserId(1_000_000),
-        cookie: ports.secret(),
-        refresh: ports.secret(),
-        source_ip: None,
-        user_agent: None,
-        at: ports.now(),
-        expires_at: ports.now(),
+}
+
+/// A password is verified for a while; what the user is when a session is opened is what counts.
+pub(super) async fn a_session_is_opened_only_for_who_was_verified(ports: &StorePorts) {
+    ports.user("admin", Role::SuperAdmin).await;
+    let user = ports.user("ann", Role::Viewer).await;
+    let verified = ports.new_user("ann", Role::Viewer).password;
+    let open = async |user_id: UserId, verified: &PasswordHash| {
+        let (cookie, refresh) = (ports.secret(), ports.secret());
+        let (at, expires_at) = (ports.now(), ports.now() + Duration::from_secs(3600));
+        let record =
+            SessionRecord { user_id, cookie, refresh, source_ip: None, user_agent: None, at, expires_at };
+        let opened = ports.sessions.open(&ports.people(), record, verified).await;
+        let found = ports.sessions.find(cookie).await.unwrap();
+        assert_eq!(opened.is_ok(), found.is_some());
+        opened.map(drop).map_err(|error| error.cause)
     };
-    assert!(ports.sessions.open(&ports.people(), nobody).await.is_err(), "nobody has no session");
+    let switch = async |disabled: bool| {
+        let patch = UserPatch { disabled: Some(disabled), ..UserPatch::default() };
+        ports.users.update(&ports.people(), user.id, patch, ports.now()).await.unwrap();
+    };
+    let refused = Err(Cause::BadCredentials);
+    assert_eq!(open(user.id, &verified).await, Ok(()));
+    assert_eq!(open(UserId(1_000_000), &verified).await, refused, "nobody");
+    switch(true).await;
+    assert_eq!(open(user.id, &verified).await, refused, "disabled");
+    switch(false).await;
+    assert_eq!(open(user.id, &verified).await, Ok(()));
+    let another = PasswordHash::new("another".to_owned());
+    ports.users.set_password(&ports.people(), user.id, another.clone(), None, ports.now()).await.unwrap();
+    assert_eq!(open(user.id, &verified).await, refused, "the password before");
+    assert_eq!(open(user.id, &another).await, Ok(()));
 }
 
 pub(super) async fn a_session_in_use_is_noted(ports: &StorePorts) {
@@ -135,6 +159,10 @@ pub(super) async fn a_replay_ends_the_session(ports: &StorePorts) {
         "it ended, too"
     );
     assert!(ports.sessions.find(bystander).await.unwrap().is_some());
+    let recorded = ports.operations().await;
+    let failed: Vec<_> = recorded.iter().filter(|row| row.status == Status::Failed).collect();
+    assert_eq!(failed.len(), 1, "the end is recorded with it");
+    assert_eq!(failed[0].error_code.as_deref(), Some("AUTHENTICATION_ERROR"));
 }
 
 pub(super) async fn a_token_is_of_its_session_only(ports: &StorePorts) {
@@ -179,7 +207,8 @@ pub(super) async fn only_expired_sessions_are_forgotten(ports: &StorePorts) {
         let user_id = user.id;
         let record =
             SessionRecord { user_id, cookie, refresh, source_ip: None, user_agent: None, at, expires_at };
-        ports.sessions.open(&ports.people(), record).await.unwrap();
+        let verified = ports.new_user("admin", Role::SuperAdmin).password;
+        ports.sessions.open(&ports.people(), record, &verified).await.unwrap();
         cookie
     };
     let minute = Duration::from_secs(60);

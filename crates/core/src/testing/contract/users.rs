@@ -117,12 +117,12 @@ pub(super) async fn lost_rights_end_sessions(ports: &StorePorts) {
         (UserPatch { role: Some(Role::Viewer), ..UserPatch::default() }, false),
         (UserPatch { role: Some(Role::OpsAdmin), ..UserPatch::default() }, true),
         (UserPatch { disabled: Some(true), ..UserPatch::default() }, true),
-        (UserPatch { disabled: Some(false), ..UserPatch::default() }, false),
     ] {
         let (_, cookie, _) = ports.session(&user).await;
         update(patch.clone()).await;
         assert_eq!(ports.sessions.find(cookie).await.unwrap().is_none(), ends, "{patch:?}");
     }
+    update(UserPatch { disabled: Some(false), ..UserPatch::default() }).await;
     let (_, cookie, _) = ports.session(&user).await;
     ports.users.delete(&ports.people(), user.id).await.unwrap();
     assert!(ports.sessions.find(cookie).await.unwrap().is_none());

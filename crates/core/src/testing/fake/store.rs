@@ -135,10 +135,15 @@ impl State {
 
     /// Records that the permit's operation is done, as part of the change.
     fn done(&mut self, permit: &Permit, cluster: Option<ClusterId>) -> Result<()> {
+        self.ended(permit, cluster, &Ok(()))
+    }
+
+    /// Records what became of the permit's operation, as part of a change.
+    fn ended(&mut self, permit: &Permit, cluster: Option<ClusterId>, result: &Result<()>) -> Result<()> {
         let mut operation =
             permit.operation().cloned().ok_or_else(|| Error::internal("a change without an operation"))?;
         operation.cluster_id = operation.cluster_id.or(cluster);
-        let outcome = Outcome::success(operation.created_at);
+        let outcome = Outcome::of(result, 0, operation.created_at);
         self.complete(operation, outcome)
     }
 

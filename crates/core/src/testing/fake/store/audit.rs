@@ -8,7 +8,8 @@ use crate::{
     access::Permit,
     audit::{
         AuditTrail, Beginning, Entry, Head, Operation, OperationId, OperationPage, OperationQuery,
-        OperationRow, Outcome, Retention, Status, StoredCheckpoint, StoredEntry, StoredRow, TrailReader,
+        OperationRow, Outcome, Retention, RoomFor, Status, StoredCheckpoint, StoredEntry, StoredRow,
+        TrailReader,
     },
     error::{Cause, Error, Result},
     inventory::{Row, select},
@@ -19,7 +20,7 @@ pub(super) const TRAIL: &str = "in memory";
 
 #[async_trait]
 impl AuditTrail for MemoryStore {
-    fn room(&self) -> Result<()> {
+    fn room(&self, _: RoomFor) -> Result<()> {
         if self.full.load(Ordering::Acquire) { Err(Error::new(Cause::AuditUnavailable)) } else { Ok(()) }
     }
 

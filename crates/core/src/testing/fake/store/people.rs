@@ -129,8 +129,14 @@ impl State {
 
 #[async_trait]
 impl SessionStore for MemoryStore {
-    async fn open(&self, permit: &Permit, record: SessionRecord) -> Result<Session> {
+    async fn open(&self, permit: &Permit, record: SessionRecord, verified: &PasswordHash) -> Result<Session> {
         let mut state = self.write()?;
+        let as_verified = |(user, hash): &(User, PasswordHash)| {
+            user.id == record.user_id && !user.disabled && hash.phc() == verified.phc()
+        };
+        if !state.users.iter().any(as_verified) {
+            return Err(Error::new(Cause::BadCredentials));
+        }
         let session = Session {
             id: SessionId(state.next_id()),
             user_id: record.user_id,
@@ -196,6 +202,7 @@ impl SessionStore for MemoryStore {
                 Some(used) if at.duration_since(used).unsigned_abs() <= grace => Ok(Rotation::JustUsed),
                 Some(_) => {
                     state.sessions.retain(|(session, _)| session.id != id);
+                    state.ended(permit, None, &Err(Error::new(Cause::SessionEnded)))?;
                     Ok(Rotation::Replayed)
                 }
             },
