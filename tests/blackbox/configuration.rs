@@ -126,7 +126,7 @@ async fn a_warning_says_of_which_request_it_is_when_nothing_else_is_logged() {
             "auth_type": "token", "token": "t", "api_server": "https://127.0.0.1:1",
         });
         admin
-            .identified("traced")
+            .bearing("x-request-id", "traced")
             .post("/api/k8s/clusters/test", unreachable)
             .await
             .refused("CONNECTION_ERROR");
@@ -135,5 +135,23 @@ async fn a_warning_says_of_which_request_it_is_when_nothing_else_is_logged() {
         let line = log.lines().find(|line| line.contains("no connection to the cluster"));
         assert!(line.is_some_and(|line| line.contains(id)), "{log}");
         assert!(!log.contains("answered"), "{log}");
+    }
+}
+
+/// Of what the proxy says, and the client before it, only the proxy's part.
+#[tokio::test]
+async fn a_proxy_is_believed_when_a_setting_names_it() {
+    for (trusted, source) in [(None, "127.0.0.1"), (Some("127.0.0.0/8, fd12:3456::/32"), "203.0.113.9")] {
+        let install = Install::new();
+        let install = match trusted {
+            Some(networks) => install.set("TRUSTED_PROXIES", networks),
+            None => install,
+        };
+        let server = install.start().await;
+        let client = server.client().bearing("x-forwarded-for", "198.51.100.1, 203.0.113.9");
+        let admin = client.sign_in("admin", PASSWORD).await;
+        let sessions = admin.rows("/api/auth/sessions", "sessions").await;
+        assert_eq!(sessions[0]["source_ip"], source);
+        server.stop().await;
     }
 }

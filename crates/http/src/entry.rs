@@ -19,6 +19,7 @@ use crate::{
     frame::RequestInfo,
     openapi::{Docs, Documented},
     server::Api,
+    source::source_of,
 };
 
 /// What a request brings besides its headers: a body, parameters, nothing.
@@ -129,9 +130,9 @@ fn api(request: &HttpRequest) -> Result<&Data<Api>> {
     Ok(request.app_data::<Data<Api>>().ok_or_else(|| Error::internal("no App in the application"))?)
 }
 
-/// The peer's address as the socket says it: no header can claim another.
 fn origin(request: &HttpRequest) -> Origin {
-    let source_ip = request.peer_addr().map(|peer| peer.ip().to_canonical());
+    let proxies = api(request).map_or(&[][..], |api| &api.settings.trusted_proxies);
+    let source_ip = request.peer_addr().map(|peer| source_of(peer.ip(), request.headers(), proxies));
     Origin { source_ip, request_id: Some(RequestInfo::of(request).id) }
 }
 

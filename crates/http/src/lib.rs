@@ -24,6 +24,7 @@ mod query;
 mod refusal;
 mod routes;
 mod server;
+mod source;
 mod stream;
 mod swagger;
 mod words;

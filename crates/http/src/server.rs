@@ -10,6 +10,7 @@ use actix_web::{
     web::{self, Data},
 };
 use async_trait::async_trait;
+use ipnet::IpNet;
 use pilothouse_core::{Cause, Error, Result, app::App};
 use rustls::ServerConfig;
 use socket2::SockRef;
@@ -44,10 +45,12 @@ pub struct Hooks {
 }
 
 /// What an operator may set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpSettings {
     /// Whether the session's cookie bears `Secure`: always, but on loopback without TLS.
     pub secure_cookie: bool,
+    /// The proxies whose `X-Forwarded-For` says where a request comes from; nobody else's does.
+    pub trusted_proxies: Vec<IpNet>,
     /// Threads that serve requests.
     pub workers: usize,
     /// Connections at once, of each worker; more wait in the listener's queue.
@@ -66,6 +69,7 @@ impl Default for HttpSettings {
     fn default() -> Self {
         Self {
             secure_cookie: true,
+            trusted_proxies: Vec::new(),
             workers: std::thread::available_parallelism().map_or(2, usize::from),
             max_connections: 10_000,
             head_time: Duration::from_secs(5),
@@ -176,7 +180,7 @@ pub fn server(
         language.words();
     }
     limit_unread(&listener, settings.unread_time)?;
-    let api = Api { app, settings, hooks, compressed: Compressed::default() };
+    let api = Api { app, settings: settings.clone(), hooks, compressed: Compressed::default() };
     let server = HttpServer::new(move || assembled(api.clone()))
         .workers(settings.workers)
         .max_connections(settings.max_connections)

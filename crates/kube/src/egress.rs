@@ -61,6 +61,12 @@ impl FromStr for Networks {
     }
 }
 
+impl From<Networks> for Vec<IpNet> {
+    fn from(networks: Networks) -> Self {
+        networks.0
+    }
+}
+
 impl TryFrom<String> for Networks {
     type Error = NotNetworks;
 

@@ -71,6 +71,7 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     }
     let http = HttpSettings {
         secure_cookie: tls.is_some() || !address.ip().is_loopback(),
+        trusted_proxies: settings.trusted_proxies.clone().map(Into::into).unwrap_or_default(),
         ..HttpSettings::default()
     };
     let tls = tls.map(|pair| pair.config()).transpose()?;

@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     tls_certificate: Option<PathBuf>,
     /// Its key.
     tls_key: Option<PathBuf>,
+    /// The proxies whose word on where a request comes from is taken; nobody's without it.
+    pub(crate) trusted_proxies: Option<Networks>,
     /// Where Prometheus reads `/metrics`; nowhere without one.
     pub(crate) metrics_listen: Option<SocketAddr>,
     /// Where the database (without `database_url`), the key and the first password lie.

@@ -51,10 +51,10 @@ impl Client {
         Self { http: http.expect("a client"), ..self.clone() }
     }
 
-    /// The same client, whose requests all have this id. With connections of its own.
-    pub(crate) fn identified(&self, id: &str) -> Self {
+    /// The same client, whose requests all have this header. With connections of its own.
+    pub(crate) fn bearing(&self, name: &str, value: &str) -> Self {
         let headers =
-            HeaderMap::from_iter([("x-request-id".parse().expect("a name"), id.parse().expect("an id"))]);
+            HeaderMap::from_iter([(name.parse().expect("a name"), value.parse().expect("a value"))]);
         let http = reqwest::Client::builder().no_proxy().default_headers(headers).build();
         Self { http: http.expect("a client"), ..self.clone() }
     }

@@ -1,11 +1,11 @@
 //! Requests that a page of somebody else's makes a browser send, with whatever the browser adds by itself.
 
 use actix_web::test::TestRequest;
-use pilothouse_http::endpoints;
+use pilothouse_http::{HttpSettings, endpoints};
 use serde_json::json;
 
 use crate::{
-    house::{Credentials, House, PASSWORD},
+    house::{Credentials, House, PASSWORD, Ready},
     table::good_inputs,
 };
 
@@ -182,4 +182,19 @@ async fn no_header_says_where_a_request_comes_from() {
     let logins: Vec<_> = rows.iter().filter(|row| row.operation_type == "login").collect();
     assert_eq!(logins.len(), 3);
     assert!(logins.iter().all(|row| row.source_ip.as_deref() == Some("192.0.2.7")), "{logins:?}");
+}
+
+/// But for a proxy that the operator trusts: whom it heard from is blamed.
+#[actix_web::test]
+async fn a_trusted_proxy_says_where_a_request_comes_from() {
+    let trusted_proxies = vec!["192.0.2.0/24".parse().unwrap()];
+    let house = House::with(HttpSettings { trusted_proxies, ..HttpSettings::default() }, Ready::Yes).await;
+    let wrong = json!({"username": "nobody", "password": "wrong wrong wrong"}).to_string();
+    let request = post("/api/auth/login", &Credentials::default(), &wrong)
+        .insert_header(("x-forwarded-for", "198.51.100.1, 203.0.113.9, 192.0.2.8"))
+        .insert_header(("x-real-ip", "198.51.100.1"))
+        .insert_header(("content-type", "application/json"));
+    assert_eq!(house.send(request).await.refusal().2, "bad_credentials");
+    let rows = house.fake.store.all_operations();
+    assert_eq!(rows.last().unwrap().source_ip.as_deref(), Some("203.0.113.9"));
 }

@@ -149,6 +149,7 @@ fn values_that_cannot_be_used_by_table() {
         ("data_dir = []", "data_dir"),
         ("egress_allow_loopback = \"yes\"", "egress_allow_loopback"),
         ("egress_allow_networks = \"\"", "egress_allow_networks"),
+        ("trusted_proxies = \"a proxy\"", "trusted_proxies"),
         ("egress_allow_networks = \"10.0.0.0/33\"", "egress_allow_networks"),
         ("egress_allow_networks = [\"10.0.0.0/8\"]", "egress_allow_networks"),
         ("allow_insecure_tls = 1", "allow_insecure_tls"),
