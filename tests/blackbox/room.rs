@@ -5,8 +5,9 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::Arc,
+    time::Duration,
 };
 
 use pilothouse_testbed::{Component, ControlPlane, Folder, Postgres, REQUIRE_NODE, Signal, workloads};
@@ -228,28 +229,12 @@ async fn below_the_floor_nothing_new_is_begun_and_what_is_under_way_is_stored() 
     drop(disk);
 }
 
-/// Holds SQLite's write lock from another process until it is dropped.
-struct Lock(Child);
-
-impl Lock {
-    fn take(database: &Path) -> Self {
-        let mut command = Command::new("sqlite3");
-        command.arg(database).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("sqlite3 is installed");
-        let commands = b".timeout 5000\nBEGIN IMMEDIATE;\nSELECT 'locked';\n";
-        child.stdin.as_mut().unwrap().write_all(commands).unwrap();
-        let mut said = [0; 7];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
-        assert_eq!(&said, b"locked\n");
-        Self(child)
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Holds SQLite's write lock, as another process would, until it is dropped.
+fn locked(database: &Path) -> rusqlite::Connection {
+    let connection = rusqlite::Connection::open(database).unwrap();
+    connection.busy_timeout(Duration::from_secs(10)).unwrap();
+    connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+    connection
 }
 
 #[tokio::test]
@@ -257,7 +242,7 @@ async fn while_the_database_is_locked_nothing_is_sent() {
     let scene = Scene::new(Install::on_sqlite()).await;
     scene.scale().await.data();
     let asked = scene.asked();
-    let lock = Lock::take(&scene.server.install.file("pilothouse.db"));
+    let lock = locked(&scene.server.install.file("pilothouse.db"));
     let secret = json!({"cluster_id": scene.id, "namespace": "default", "name": "sealed"});
     let (one, two) = tokio::join!(scene.scale(), scene.admin.post("/api/k8s/secrets/reveal", secret));
     for refused in [one, two] {
