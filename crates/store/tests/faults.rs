@@ -54,6 +54,34 @@ async fn a_file_locked_from_outside_is_unavailable_until_it_is_free() {
     verify(&place.entries().await);
 }
 
+/// Whoever is refused unheard, however often, takes no change its turn at the database.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_all_attempts_refused_in_a_minute_one_is_written() {
+    let place = Place::sqlite();
+    let store = place.open().await;
+    let ports = StorePorts::over(Arc::new(store.clone()));
+    let key = ThrottleKey::account(&Username::new("admin").unwrap());
+    let at = |minute: u64| ports.now() + Duration::from_secs(60 * minute);
+    assert_eq!(store.refused(&key, at(0)).await.unwrap(), Some(0));
+
+    let mut outside = place.sqlite_connection();
+    outside.batch("BEGIN IMMEDIATE").unwrap();
+    for _ in 0..10 {
+        assert_eq!(store.refused(&key, at(0)).await.unwrap(), None);
+    }
+    assert_eq!(store.refused(&key, at(1)).await.unwrap_err().cause, Cause::StoreUnavailable);
+    outside.batch("ROLLBACK").unwrap();
+    assert_eq!(store.refused(&key, at(1)).await.unwrap(), Some(12), "the one that was not written, too");
+
+    // another process has a minute's first of its own, which is not the minute's
+    let other = place.open().await;
+    for _ in 0..3 {
+        assert_eq!(other.refused(&key, at(1)).await.unwrap(), None);
+    }
+    assert_eq!(store.refused(&key, at(2)).await.unwrap(), Some(2), "what the other has written");
+    assert_eq!(other.refused(&key, at(3)).await.unwrap(), Some(3), "and what it had not");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trail_locked_by_a_session_that_hangs_is_unavailable_until_it_is_free() {
     let Some(place) = Place::postgres() else { return };
