@@ -2,32 +2,27 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
-    future::poll_fn,
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    task::Poll,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
-use async_trait::async_trait;
 use futures_executor::block_on;
-use futures_util::future::join_all;
 use jiff::SignedDuration;
 use pilothouse_core::{
     Cause, Error,
     access::{Caller, Origin, Role},
-    app::{App, Ports, Settings},
+    app::{App, Settings},
     audit::{OperationQuery, Status},
     inventory::{List, ListQuery},
     session::{Lifetimes, Login, PasswordChange, SignedIn, Tokens},
-    testing::fake::{Fake, PlainHasher},
-    user::{NewPassword, NewUser, PasswordHash, PasswordHasher, UserPatch, Username},
+    testing::fake::Fake,
+    user::{NewPassword, NewUser, UserPatch, Username},
 };
 use secrecy::{ExposeSecret, SecretString};
+
+mod guesses;
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -175,184 +170,6 @@ fn of_many_refreshes_at_once_one_wins() {
         racers.into_iter().map(|racer| racer.join().unwrap()).sum()
     });
     assert_eq!(won, 1);
-}
-
-#[test]
-fn unknown_disabled_and_wrong_password_look_the_same() {
-    let world = World::new();
-    let bob = world.add("bob", Role::Viewer);
-    let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
-    block_on(world.app.users.update(&Caller::command_line("root"), bob.user.id, patch)).unwrap();
-    let refusals = [
-        world.login("nobody", PASSWORD),
-        world.login("admin", "wrong password"),
-        world.login("bob", PASSWORD),
-    ];
-    let refusals: Vec<_> = refusals.into_iter().map(|result| result.unwrap_err()).collect();
-    assert!(refusals.iter().all(|error| *error == Error::new(Cause::BadCredentials)), "{refusals:?}");
-    assert_eq!(world.last(), ("login".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into())));
-    // not a name at all: the same, and nothing of it in the trail
-    assert_eq!(cause(world.login("my password is hunter2", "x")), Cause::BadCredentials);
-    let row = world.fake.store.all_operations().pop().unwrap();
-    assert_eq!((row.username.as_str(), row.resource_name.as_deref()), ("-", Some("-")));
-}
-
-#[test]
-fn five_failures_throttle_every_variant_of_a_name_and_leave_one_row_a_minute() {
-    let world = World::new();
-    for variant in ["admin", "ADMIN", " admin", "ａｄｍｉｎ", "Admin"] {
-        assert_eq!(cause(world.login(variant, "wrong")), Cause::BadCredentials);
-    }
-    let rows = world.fake.store.all_operations().len();
-    for _ in 0..50 {
-        let refusal = world.login("admin", PASSWORD).unwrap_err();
-        assert_eq!(
-            (refusal.cause, refusal.context.retry_after),
-            (Cause::TooManyLogins, Some(Duration::from_secs(30)))
-        );
-    }
-    assert_eq!(world.fake.store.all_operations().len(), rows + 1);
-    world.fake.lent.clock.advance(Duration::from_secs(31));
-    assert!(world.login("admin", PASSWORD).is_ok(), "never for ever");
-    assert_eq!(cause(world.login("admin", "wrong")), Cause::BadCredentials, "a success starts over");
-}
-
-/// Strangers leave rows behind; how many does not depend on how often they try, nor on how many names they think of.
-#[test]
-fn an_address_that_tries_ten_thousand_names_leaves_a_hundred_rows_and_one_a_minute() {
-    let world = World::new();
-    let rows = || world.fake.store.all_operations().len();
-    let before = rows();
-    for n in 0..10_000 {
-        let refusal = cause(world.login(&format!("name-{n}"), "wrong"));
-        let expected = if n < 100 { Cause::BadCredentials } else { Cause::TooManyLogins };
-        assert_eq!(refusal, expected, "{n}");
-    }
-    assert_eq!(rows() - before, 101);
-    let row = world.fake.store.all_operations().pop().unwrap();
-    assert_eq!((row.username.as_str(), row.resource_name.as_deref()), ("-", Some("-")), "any name, so none");
-    // twenty minutes more, without rest: a window's failures, a row a minute, and a failure after each of the pauses, which
-    // double up to a quarter of an hour
-    for _ in 0..60 {
-        world.fake.lent.clock.advance(Duration::from_secs(20));
-        for n in 0..100 {
-            cause(world.login(&format!("another-{n}"), "wrong"));
-        }
-    }
-    assert!(rows() - before <= 101 + 100 + 20 + 10, "{} rows", rows() - before);
-}
-
-#[test]
-fn without_room_strangers_are_turned_away_and_whoever_is_signed_in_stays() {
-    let world = World::new();
-    let tokens = world.login("admin", PASSWORD).unwrap();
-    let admin = world.signed_in(&tokens).unwrap();
-    world.fake.store.fill(true);
-    let rows = world.fake.store.all_operations().len();
-    for password in [PASSWORD, "wrong"] {
-        assert_eq!(cause(world.login("admin", password)), Cause::AuditUnavailable);
-    }
-    assert_eq!(world.fake.store.all_operations().len(), rows);
-    let tokens = world.refresh(&tokens).unwrap();
-    world.signed_in(&tokens).unwrap();
-    let demote = UserPatch { role: Some(Role::Viewer), ..UserPatch::default() };
-    let refused = block_on(world.app.users.update(&admin.caller, admin.user.id, demote));
-    assert_eq!(cause(refused), Cause::AuditUnavailable);
-    world.fake.store.fill(false);
-    world.login("admin", PASSWORD).unwrap();
-}
-
-/// Counts, and with `until` lets none go before so many have come.
-#[derive(Default)]
-struct CountingHasher {
-    verified: AtomicUsize,
-    until: usize,
-}
-
-#[async_trait]
-impl PasswordHasher for CountingHasher {
-    async fn hash(&self, password: &SecretString) -> Result<PasswordHash, Error> {
-        PlainHasher.hash(password).await
-    }
-
-    async fn verify<'a>(
-        &self,
-        password: &SecretString,
-        hash: Option<&'a PasswordHash>,
-    ) -> Result<bool, Error> {
-        self.verified.fetch_add(1, Ordering::SeqCst);
-        poll_fn(|context| {
-            context.waker().wake_by_ref();
-            if self.verified.load(Ordering::SeqCst) < self.until { Poll::Pending } else { Poll::Ready(()) }
-        })
-        .await;
-        PlainHasher.verify(password, hash).await
-    }
-}
-
-impl World {
-    fn hashing(hasher: Arc<CountingHasher>) -> Self {
-        let world = Self::new();
-        let ports = Ports { hasher, ..world.fake.ports() };
-        Self { app: App::new(ports, Settings::default()), ..world }
-    }
-}
-
-/// Whoever measures time finds the same work, whoever reads finds the same words.
-#[test]
-fn nobody_disabled_and_wrong_cost_one_hash_each_and_so_does_no_name_at_all() {
-    let hasher = Arc::new(CountingHasher::default());
-    let world = World::hashing(hasher.clone());
-    let bob = world.add("bob", Role::Viewer);
-    let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
-    block_on(world.app.users.update(&Caller::command_line("root"), bob.user.id, patch)).unwrap();
-    for (name, password) in [
-        ("nobody", PASSWORD),
-        ("admin", "wrong password"),
-        ("admin", ""),
-        ("bob", PASSWORD),
-        ("bob", "wrong password"),
-        ("no name at all, and rather long", PASSWORD),
-        ("", ""),
-    ] {
-        let before = hasher.verified.swap(0, Ordering::SeqCst);
-        let refusal = world.login(name, password).unwrap_err();
-        assert_eq!(refusal, Error::new(Cause::BadCredentials), "{name}, after {before}");
-        assert_eq!(hasher.verified.load(Ordering::SeqCst), 1, "{name}");
-    }
-    // and whoever is throttled costs none, there or not
-    for name in ["ghost", "admin"] {
-        while cause(world.login(name, "wrong password")) != Cause::TooManyLogins {}
-        hasher.verified.store(0, Ordering::SeqCst);
-        let refusal = world.login(name, PASSWORD).unwrap_err();
-        assert_eq!(
-            (refusal.cause, hasher.verified.load(Ordering::SeqCst)),
-            (Cause::TooManyLogins, 0),
-            "{name}"
-        );
-    }
-}
-
-/// All are past the first look before the first password is known to be wrong: still only five are told.
-#[test]
-fn of_many_guesses_at_once_no_more_are_answered_than_one_after_the_other() {
-    let hasher = Arc::new(CountingHasher { until: 60, ..CountingHasher::default() });
-    let world = World::hashing(hasher.clone());
-    let guess = |n: usize| {
-        let login = Login {
-            username: "admin".into(),
-            password: format!("guess {n}").into(),
-            user_agent: None,
-            origin: Origin { source_ip: Some(IpAddr::from([10, 0, 0, 1])), request_id: None },
-        };
-        let sessions = world.app.sessions.clone();
-        async move { sessions.login(login).await }
-    };
-    let told = block_on(join_all((0..60).map(guess)));
-    let causes: Vec<_> = told.into_iter().map(cause).collect();
-    assert_eq!(hasher.verified.load(Ordering::SeqCst), 60, "all were under way together");
-    assert_eq!(causes.iter().filter(|cause| **cause == Cause::BadCredentials).count(), 5, "{causes:?}");
-    assert_eq!(causes.iter().filter(|cause| **cause == Cause::TooManyLogins).count(), 55, "{causes:?}");
 }
 
 #[test]
