@@ -4,7 +4,10 @@ use std::{
     fs,
     path::Path,
     process::{Command, Output},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use pilothouse_testbed::{Folder, workloads};
@@ -68,15 +71,24 @@ fn well(output: &Output) -> String {
     said
 }
 
-/// Adds users until it is told to stop; how many.
-async fn changes(admin: &Client, over: &AtomicBool) -> usize {
-    let mut made = 0;
-    while !over.load(Ordering::Acquire) {
-        let user = json!({"username": format!("user-{made}"), "password": PASSWORD, "role": "viewer"});
-        admin.post("/api/auth/users", user).await.data();
-        made += 1;
-    }
-    made
+/// Adds users while `work` takes this thread; how many, and what `work` says.
+async fn amid_changes(admin: &Client, work: impl FnOnce() -> Output) -> (usize, Output) {
+    let over = Arc::new(AtomicBool::new(false));
+    let (admin, until) = (admin.clone(), over.clone());
+    let changes = tokio::spawn(async move {
+        let mut made = 0;
+        while !until.load(Ordering::Acquire) {
+            let user = json!({"username": format!("user-{made}"), "password": PASSWORD, "role": "viewer"});
+            admin.post("/api/auth/users", user).await.data();
+            made += 1;
+        }
+        made
+    });
+    let output = tokio::task::block_in_place(work);
+    over.store(true, Ordering::Release);
+    let made = changes.await.unwrap();
+    assert!(made > 0, "there were changes meanwhile");
+    (made, output)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,14 +101,8 @@ async fn everything_is_lost_and_a_backup_made_while_changes_ran_brings_it_back()
     let places = Places::new(&server.install);
     let [back_up, keep_key, drill] = &commands("sh")[..] else { panic!("{:?}", commands("sh")) };
 
-    let over = AtomicBool::new(false);
-    let backup = async {
-        let (places, script) = (&places, format!("{back_up}\n{keep_key}"));
-        let output = tokio::task::block_in_place(|| places.bash(&script, &[]));
-        over.store(true, Ordering::Release);
-        output
-    };
-    let (made, output) = tokio::join!(changes(&admin, &over), backup);
+    let script = format!("{back_up}\n{keep_key}");
+    let (made, output) = amid_changes(&admin, || places.bash(&script, &[])).await;
     well(&output);
     let output = places.bash(back_up, &[]);
     assert_eq!(output.status.code(), Some(2), "never overwritten");
@@ -224,13 +230,7 @@ async fn what_pg_dump_reads_is_sealed_and_restored() {
             ("PILOTHOUSE_DATA_DIR", places.data.clone()),
         ]
     };
-    let over = AtomicBool::new(false);
-    let backup = async {
-        let output = tokio::task::block_in_place(|| places.bash(back_up, &environment(&lost)));
-        over.store(true, Ordering::Release);
-        output
-    };
-    let (_, output) = tokio::join!(changes(&admin, &over), backup);
+    let (_, output) = amid_changes(&admin, || places.bash(back_up, &environment(&lost))).await;
     well(&output);
     let refused = server.install.run(&["backup", &places.path("plain").display().to_string()]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("pg_dump"));

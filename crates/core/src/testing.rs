@@ -12,9 +12,30 @@ use crate::{
     access::{Access, Caller, Permit},
     app::Ports,
     audit::MockAuditTrail,
-    cluster::MockClusterRegistry,
+    cluster::{AuthType, CredentialInput, MockClusterRegistry, NewCluster},
     gate::Gate,
+    object::Labels,
 };
+
+/// A cluster to be registered, by the token `canary-token`.
+///
+/// # Panics
+/// When that is no name of a cluster.
+pub fn new_cluster(name: &str) -> NewCluster {
+    let credential = CredentialInput {
+        auth_type: Some(AuthType::Token),
+        api_server: Some("https://k8s.example.com:6443".to_owned().try_into().expect("an address")),
+        token: Some("canary-token".into()),
+        ..CredentialInput::default()
+    };
+    NewCluster {
+        name: name.to_owned().try_into().expect("a name"),
+        description: String::new(),
+        labels: Labels::new(),
+        credential,
+        skip_test: false,
+    }
+}
 
 /// A permit with its operation, without asking anybody: for the tests of adapters only.
 pub fn permit(caller: &Caller, access: Access) -> Permit {

@@ -6,10 +6,13 @@ use pilothouse_core::{
     Cause, Code,
     access::Caller,
     app::{App, Settings},
-    cluster::{AuthType, ClusterId, CredentialInput, NewCluster},
+    cluster::ClusterId,
     inventory::{Found, List, ListQuery, PartStatus},
     kind::Kind,
-    testing::fake::{Condition, Fake},
+    testing::{
+        fake::{Condition, Fake},
+        new_cluster,
+    },
 };
 use serde_json::json;
 
@@ -25,19 +28,7 @@ impl World {
         let fake = Fake::default();
         let app = App::new(fake.ports(), Settings::default());
         let register = |n: usize| {
-            let credential = CredentialInput {
-                auth_type: Some(AuthType::Token),
-                api_server: Some("https://k8s.example.com".to_owned().try_into().unwrap()),
-                token: Some("token".into()),
-                ..CredentialInput::default()
-            };
-            let cluster = NewCluster {
-                name: format!("cluster-{n}").try_into().unwrap(),
-                description: String::new(),
-                labels: Default::default(),
-                credential,
-                skip_test: false,
-            };
+            let cluster = new_cluster(&format!("cluster-{n}"));
             let id = block_on(app.clusters.create(&Caller::system(), cluster)).unwrap().value.id;
             for (name, phase) in
                 [("a", "Running"), ("b", "Pending"), ("c", "Running"), (&*format!("only-{n}"), "Failed")]

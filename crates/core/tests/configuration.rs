@@ -9,14 +9,14 @@ use pilothouse_core::{
     access::{Caller, Role},
     app::{App, Ports, Settings},
     audit::{Entry, Status},
-    cluster::{ApiServer, AuthType, ClusterId, ClusterName, CredentialInput, NewCluster},
+    cluster::ClusterId,
     config::{ConfigMapPatch, NewConfigMap},
     error::Reason,
     kind::Kind,
     name::{Namespace, ObjectName},
     object::Labels,
     secret::{MockSecretApi, NewSecret, SecretPatch},
-    testing::fake::Fake,
+    testing::{fake::Fake, new_cluster},
 };
 use secrecy::SecretString;
 use serde_json::json;
@@ -70,19 +70,7 @@ impl World {
     fn with(change: impl FnOnce(Ports) -> Ports) -> Self {
         let fake = Fake::default();
         let app = App::new(change(fake.ports()), Settings::default());
-        let credential = CredentialInput {
-            auth_type: Some(AuthType::Token),
-            api_server: Some(ApiServer::new("https://k:6443").unwrap()),
-            token: Some("token".into()),
-            ..CredentialInput::default()
-        };
-        let cluster = NewCluster {
-            name: ClusterName::new("prod").unwrap(),
-            description: String::new(),
-            labels: Labels::new(),
-            credential,
-            skip_test: false,
-        };
+        let cluster = new_cluster("prod");
         let cluster = block_on(app.clusters.create(&Caller::system(), cluster)).unwrap().value.id;
         let metadata = |name: &str| json!({"name": name, "namespace": "shop"});
         let settings = json!({"metadata": metadata("settings"), "data": {"a": "1", "b": "2"}});

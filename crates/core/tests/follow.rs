@@ -13,12 +13,12 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Caller,
     app::{App, Settings},
-    cluster::{AuthType, ClusterId, CredentialInput, NewCluster},
+    cluster::ClusterId,
     kind::Kind,
     name::{Namespace, ObjectName},
     pod::{Follow, FollowStart, LineId, LogEvent, LogLine, LogStream},
     streams::{StreamEnd, StreamLimits},
-    testing::fake::Fake,
+    testing::{fake::Fake, new_cluster},
 };
 use serde_json::json;
 
@@ -36,19 +36,7 @@ impl World {
     fn with(streams: StreamLimits) -> Self {
         let fake = Fake::default();
         let app = App::new(fake.ports(), Settings { streams, ..Settings::default() });
-        let credential = CredentialInput {
-            auth_type: Some(AuthType::Token),
-            api_server: Some("https://k8s.example.com".to_owned().try_into().unwrap()),
-            token: Some("token".into()),
-            ..CredentialInput::default()
-        };
-        let cluster = NewCluster {
-            name: "demo".to_owned().try_into().unwrap(),
-            description: String::new(),
-            labels: Default::default(),
-            credential,
-            skip_test: false,
-        };
+        let cluster = new_cluster("demo");
         let cluster = block_on(app.clusters.create(&Caller::system(), cluster)).unwrap().value.id;
         fake.clusters.put(cluster, Kind::Pod, json!({"metadata": {"name": "web-0", "namespace": "shop"}}));
         fake.clusters.calls();

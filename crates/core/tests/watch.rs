@@ -12,11 +12,11 @@ use pilothouse_core::{
     Cause, Result,
     access::Caller,
     app::{App, Settings},
-    cluster::{AuthType, ClusterId, CredentialInput, NewCluster},
+    cluster::ClusterId,
     inventory::{Change, List, ListEvent, ListNews, ListQuery, ListStream, Row},
     kind::Kind,
     streams::{StreamEvent, StreamLimits},
-    testing::fake::Fake,
+    testing::{fake::Fake, new_cluster},
 };
 use serde_json::{json, value::to_raw_value};
 
@@ -31,19 +31,7 @@ impl World {
     fn with(streams: StreamLimits) -> Self {
         let fake = Fake::default();
         let app = App::new(fake.ports(), Settings { streams, ..Settings::default() });
-        let credential = CredentialInput {
-            auth_type: Some(AuthType::Token),
-            api_server: Some("https://k8s.example.com".to_owned().try_into().unwrap()),
-            token: Some("token".into()),
-            ..CredentialInput::default()
-        };
-        let cluster = NewCluster {
-            name: "demo".to_owned().try_into().unwrap(),
-            description: String::new(),
-            labels: Default::default(),
-            credential,
-            skip_test: false,
-        };
+        let cluster = new_cluster("demo");
         let cluster = block_on(app.clusters.create(&Caller::system(), cluster)).unwrap().value.id;
         for (name, phase) in [("a", "Running"), ("b", "Pending"), ("c", "Running")] {
             fake.clusters.put(cluster, Kind::Pod, pod(name, phase));

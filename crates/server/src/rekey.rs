@@ -188,3 +188,31 @@ impl Files {
         folder.unwrap_or(Path::new("."))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_cannot_be_read_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::new(folder.path().join("master.key"));
+        for path in [&files.key, &files.next] {
+            MasterKey::create(path, &OsEntropy).unwrap();
+        }
+        let [old, next] = [&files.key, &files.next].map(|path| fs::read(path).unwrap());
+        let mode = |mode| fs::set_permissions(&files.key, fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o644);
+        files.place().unwrap_err();
+        assert_eq!(
+            (fs::read(&files.key).unwrap(), fs::read(&files.next).unwrap()),
+            (old.clone(), next.clone())
+        );
+        mode(0o600);
+        let kept = files.place().unwrap().unwrap();
+        assert_eq!((fs::read(&files.key).unwrap(), fs::read(kept).unwrap()), (next, old));
+        assert!(!files.next.exists());
+    }
+}

@@ -47,7 +47,9 @@ async fn a_pod_runs_and_its_log_is_readable() {
     node.power_cut();
     assert!(!fs::exists(&bridge).unwrap());
     node.boot().await.unwrap();
-    let restarted = |pod: &Value| running(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1;
+    let restarted = |pod: &Value| {
+        running(pod) && pod["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)
+    };
     client.wait_until(talker, restarted, SOON).await.unwrap();
     plane.stop().await.unwrap();
 }

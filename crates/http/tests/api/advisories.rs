@@ -331,7 +331,7 @@ async fn cve_2022_41354_what_is_forbidden_is_refused_alike_whether_it_is_there_o
 #[test]
 fn cve_2018_12678_nothing_is_upgraded() {
     // what wants an upgrade has a body without an end: the answer to a refused one waits for as much
-    let quick = HttpSettings { body_time: Duration::from_millis(200), ..HttpSettings::default() };
+    let quick = HttpSettings { body_time: Duration::from_millis(500), ..HttpSettings::default() };
     let running = Running::start(quick);
     let who = running.login("super").headers();
     let who: String = who.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();

@@ -14,10 +14,10 @@ use pilothouse_core::{
     Result,
     access::{Caller, Role},
     app::{App, Settings},
-    cluster::{AuthType, ClusterId, CredentialInput, NewCluster},
+    cluster::ClusterId,
     inventory::ListQuery,
     kind::Kind,
-    testing::fake::Fake,
+    testing::{fake::Fake, new_cluster},
     user::{NewPassword, NewUser},
 };
 use pilothouse_http::{Hooks, HttpSettings, Observer, Readiness, Unobserved, application};
@@ -240,19 +240,7 @@ pub(crate) async fn furnished() -> (Fake, App, ClusterId) {
         let user = NewUser { username, password, role, display_name: None };
         app.users.create(&Caller::system(), user).await.unwrap();
     }
-    let credential = CredentialInput {
-        auth_type: Some(AuthType::Token),
-        api_server: Some("https://k8s.example.com:6443".to_owned().try_into().unwrap()),
-        token: Some("canary-token".into()),
-        ..CredentialInput::default()
-    };
-    let cluster = NewCluster {
-        name: "demo".to_owned().try_into().unwrap(),
-        description: String::new(),
-        labels: Default::default(),
-        credential,
-        skip_test: false,
-    };
+    let cluster = new_cluster("demo");
     let cluster = app.clusters.create(&Caller::system(), cluster).await.unwrap().value.id;
     furnish(&fake, cluster);
     fake.clusters.calls();
