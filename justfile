@@ -95,6 +95,6 @@ instructions *arguments:
     cargo build --profile symbols -p pilothouse
     cargo run --release -p pilothouse-bench -- instructions {{ arguments }} target/symbols/pilothouse
 
-# What a cluster's fault costs whoever uses another; prints a table
-faults:
-    cargo run --release -p pilothouse-testbed --bin faults
+# What a fault costs whoever uses another cluster; prints a table: all faults, or some: `just faults hanging bodies`
+faults *names:
+    cargo run --release -p pilothouse-testbed --bin faults -- {{ names }}

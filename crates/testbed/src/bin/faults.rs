@@ -1,10 +1,11 @@
-//! `just faults`: what one cluster's fault costs whoever uses another. Quiet and fault take turns in one run, so that the
-//! machine's moods are the same for both. Prints a table.
+//! `just faults`: what one cluster's fault costs whoever uses another, and what callers do who hold on to what they have.
+//! Quiet and fault take turns in one run, so that the machine's moods are the same for both. Prints a table. Faults can be
+//! chosen by a part of their names.
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 
 use std::{
     collections::BTreeMap,
-    fs,
+    env, fs,
     process::ExitCode,
     sync::{
         Arc,
@@ -16,8 +17,11 @@ use std::{
 use pilothouse_testbed::{
     Component, ControlPlane, Error, Fault, FaultProxy, Result, Shipped, Signal, workloads,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    task::JoinHandle,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::{JoinHandle, JoinSet},
     time::{Instant, sleep},
 };
 
@@ -28,14 +32,20 @@ const TURNS: usize = 2;
 /// Who goes on asking for the cluster in trouble.
 const CALLERS: usize = 8;
 
-/// What befalls the cluster in trouble.
+/// A request of which more never comes.
+const BEGUN: &str = "POST /api/auth/login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+                     Content-Length: 100\r\n\r\n{\"username\"";
+
+/// What befalls the cluster in trouble, or the server itself.
 #[derive(Clone, Copy)]
 enum Trouble {
     Proxied(&'static str, Fault),
     Signalled(&'static str, Signal),
+    /// So many connections to the server, each with this much of a request, and another as soon as it ends one.
+    Held(&'static str, usize, &'static str),
 }
 
-const TROUBLES: [Trouble; 8] = [
+const TROUBLES: [Trouble; 10] = [
     Trouble::Signalled("down (SIGKILL)", Signal::Kill),
     Trouble::Signalled("hanging (SIGSTOP)", Signal::Stop),
     Trouble::Proxied("blackholed", Fault::Swallow),
@@ -47,21 +57,29 @@ const TROUBLES: [Trouble; 8] = [
     Trouble::Proxied("narrow, 20 KB/s", Fault::Narrow(20_000)),
     Trouble::Proxied("answering 429", Fault::Answer(429)),
     Trouble::Proxied("answering 500", Fault::Answer(500)),
+    Trouble::Held("10,000 connections that say nothing", 10_000, ""),
+    Trouble::Held("1,000 bodies that never end", 1_000, BEGUN),
 ];
 
 impl Trouble {
     fn name(self) -> &'static str {
         match self {
-            Self::Proxied(name, _) | Self::Signalled(name, _) => name,
+            Self::Proxied(name, _) | Self::Signalled(name, _) | Self::Held(name, ..) => name,
         }
     }
 
-    fn begin(self, plane: &ControlPlane, proxy: &FaultProxy) -> Result<()> {
+    /// What is returned holds on until it is dropped.
+    fn begin(self, plane: &ControlPlane, proxy: &FaultProxy, server: &Shipped) -> Result<JoinSet<()>> {
+        let mut crowd = JoinSet::new();
         match self {
             Self::Proxied(_, fault) => proxy.set(fault),
             Self::Signalled(_, signal) => plane.signal(Component::ApiServer, signal)?,
+            Self::Held(_, count, begun) => {
+                let address = server.address().trim_start_matches("http://").to_owned();
+                (0..count).for_each(|_| drop(crowd.spawn(hold(address.clone(), begun))));
+            }
         }
-        Ok(())
+        Ok(crowd)
     }
 
     async fn end(self, plane: &ControlPlane, proxy: &FaultProxy) -> Result<()> {
@@ -69,8 +87,22 @@ impl Trouble {
             Self::Proxied(..) => proxy.set(Fault::None),
             Self::Signalled(_, Signal::Stop) => plane.signal(Component::ApiServer, Signal::Cont)?,
             Self::Signalled(..) => plane.restart(Component::ApiServer).await?,
+            Self::Held(..) => {}
         }
         Ok(())
+    }
+}
+
+/// One connection after the other, each held until the server ends it.
+async fn hold(address: String, begun: &'static str) {
+    loop {
+        if let Ok(mut stream) = TcpStream::connect(&address).await
+            && stream.write_all(begun.as_bytes()).await.is_ok()
+        {
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        } else {
+            sleep(Duration::from_millis(100)).await;
+        }
     }
 }
 
@@ -86,6 +118,13 @@ async fn main() -> ExitCode {
 }
 
 async fn faults() -> Result<()> {
+    let wanted: Vec<_> = env::args().skip(1).collect();
+    // ours, and those of the server that we start
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }).map_err(|error| Error::Io {
+        doing: "raising the limit of open files".into(),
+        source: error.into(),
+    })?;
     let binary = Shipped::build()?;
     let start = || ControlPlane::builder().controllers(false).start();
     let (well, troubled) = tokio::try_join!(start(), start())?;
@@ -107,7 +146,9 @@ async fn faults() -> Result<()> {
         "| fault | callers of it saw (slowest) | well again after | others' p99, quiet | during | more | at most 10 % or 2 ms more | reads |"
     );
     println!("|---|---|---|---|---|---|---|---|");
-    for trouble in TROUBLES {
+    let is_wanted =
+        |trouble: &Trouble| wanted.is_empty() || wanted.iter().any(|part| trouble.name().contains(&**part));
+    for trouble in TROUBLES.into_iter().filter(is_wanted) {
         let (mut quiet, mut during, mut recovered) = (Vec::new(), Vec::new(), Duration::ZERO);
         let mut seen = BTreeMap::new();
         for _ in 0..TURNS {
@@ -115,11 +156,12 @@ async fn faults() -> Result<()> {
             measure(&server, &good, &mut quiet).await?;
             callers.stop().await;
 
-            trouble.begin(&troubled, &proxy)?;
+            let crowd = trouble.begin(&troubled, &proxy, &server)?;
             let callers = Callers::of(&server, &bad);
             // until each has met it
             sleep(Duration::from_secs(1)).await;
             measure(&server, &good, &mut during).await?;
+            drop(crowd);
             trouble.end(&troubled, &proxy).await?;
             let ended = Instant::now();
             for (what, took) in callers.stop().await {
