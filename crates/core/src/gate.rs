@@ -354,6 +354,7 @@ impl Gate {
         stored
     }
 
+    /// As [`Gate::settle`], from now on.
     fn settle_later(&self, id: OperationId, outcome: Outcome) {
         self.unsettled.fetch_add(1, Ordering::AcqRel);
         let gate = self.clone();
