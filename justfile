@@ -79,6 +79,14 @@ sbom:
 bench *rows:
     cargo run --release -p pilothouse-bench -- run {{ rows }}
 
+# Measures two builds in turns, a row at a time: `just bench-compare BEFORE AFTER 10000 b1 b4`; writes no report
+bench-compare before after pods *rows:
+    cargo build --release -p pilothouse-bench
+    for row in {{ rows }}; do for turn in 1 2; do for binary in {{ before }} {{ after }}; do \
+        echo "=== $row, turn $turn: $binary"; \
+        target/release/bench run --dry --binary "$binary" --pods {{ pods }} "$row" || exit 1; \
+    done; done; done
+
 # Fills clusters with 100,000 pods of both sizes for `just bench`, and keeps them in the cache folder
 bench-load:
     cargo run --release -p pilothouse-bench -- load 1000
