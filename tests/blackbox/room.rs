@@ -198,10 +198,14 @@ async fn below_the_floor_nothing_new_is_begun_and_what_is_under_way_is_stored() 
     let install = install.set("FREE_SPACE_FLOOR_MIB", "24").set("ACCESS_TOKEN_LIFETIME", "1h");
     let scene = Scene::new(install).await;
     let viewer = scene.server.user(&scene.admin, "viewer").await;
+    let filler = json!({"username": "filler", "password": PASSWORD, "role": "viewer"});
+    scene.admin.post("/api/auth/users", filler).await.data();
     // strangers stop first: what they leave behind does not take the room of changes
     let ballast = disk.fill(36 << 20);
-    for password in [PASSWORD, "not the password"] {
-        unavailable(scene.server.client().try_sign_in("admin", password).await);
+    for (name, password) in
+        [("viewer", PASSWORD), ("viewer", "not the password"), ("admin", "not the password")]
+    {
+        unavailable(scene.server.client().try_sign_in(name, password).await);
     }
     scene.scale().await.data();
     drop(ballast);
@@ -210,10 +214,14 @@ async fn below_the_floor_nothing_new_is_begun_and_what_is_under_way_is_stored() 
     let before = scene.admin.operations("").await.len();
     unavailable(scene.scale().await);
     unavailable(viewer.post("/api/k8s/workloads/scale", scene.body()).await);
-    for password in [PASSWORD, "not the password"] {
-        unavailable(scene.server.client().try_sign_in("admin", password).await);
+    for (name, password) in [("viewer", PASSWORD), ("admin", "not the password")] {
+        unavailable(scene.server.client().try_sign_in(name, password).await);
     }
     assert_eq!(scene.admin.operations("").await.len(), before, "no row of what was refused");
+    // who fills the disk can be put out: a super admin signs in, and takes what is kept for that
+    let another = scene.server.client().sign_in("admin", PASSWORD).await;
+    let filler = another.rows("/api/auth/users?search=filler", "users").await[0]["id"].clone();
+    another.post("/api/auth/users/update", json!({"id": filler, "disabled": true})).await.data();
     assert_eq!(scene.admin.get("/readyz").await.status, 200, "what it can do, it does");
     scene.plane.signal(Component::Etcd, Signal::Cont).unwrap();
     let data = change.await.unwrap().data();

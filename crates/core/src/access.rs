@@ -303,9 +303,55 @@ impl Access {
         self
     }
 
-    /// With a parameter that the audit trail keeps. Only what is named here is kept: an allowlist.
+    /// With a parameter that the audit trail keeps. Only what is named here is kept: an allowlist. It is one word, number
+    /// or switch: what takes more work to write down is added after the role was asked ([`Granted::with`]).
+    pub fn with(mut self, name: &'static str, value: impl Into<Scalar>) -> Self {
+        self.params.insert(name, value.into().0);
+        self
+    }
+}
+
+/// One word, number or switch, as the trail keeps it.
+#[derive(Clone, Debug)]
+pub struct Scalar(serde_json::Value);
+
+macro_rules! scalars {
+    ($($from:ty)*) => {$(
+        impl From<$from> for Scalar {
+            fn from(value: $from) -> Self {
+                Self(value.into())
+            }
+        }
+    )*};
+}
+
+scalars! { &str String bool i32 i64 u32 u64 }
+
+/// What a caller asks to do and may do by role; nothing is recorded of it yet. Only the gate makes one
+/// ([`crate::gate::Gate::grant`]), so what takes one can read the content of a request: its role was asked before.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    pub(crate) caller: Caller,
+    pub(crate) access: Access,
+}
+
+impl Granted {
+    /// On whose behalf.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// With a parameter that the audit trail keeps, of any size: a row keeps as much of it as it has room for.
+    #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<serde_json::Value>) -> Self {
-        self.params.insert(name, value.into());
+        self.access.params.insert(name, value.into());
+        self
+    }
+
+    /// Of this name.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.access.name = Some(name.into());
         self
     }
 }

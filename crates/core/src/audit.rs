@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod batch;
+mod bound;
 mod chain;
 mod checkpoint;
 mod export;
@@ -31,6 +32,7 @@ mod usecase;
 mod verify;
 
 pub use batch::{Batch, Told};
+pub use bound::LARGEST_ROW;
 #[cfg(any(test, feature = "testing"))]
 pub use chain::MockTrailReader;
 pub use chain::{
@@ -165,13 +167,6 @@ impl Outcome {
             }
         };
         Self { status, error_code, details, duration_ms, finished_at }
-    }
-
-    /// Says first what was asked for, then what became of it.
-    pub fn telling(mut self, operation: &Operation) -> Self {
-        let parts: Vec<_> = operation.summary().into_iter().chain(self.details).collect();
-        self.details = (!parts.is_empty()).then(|| parts.join("; "));
-        self
     }
 
     /// Done, at once.

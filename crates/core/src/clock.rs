@@ -30,6 +30,33 @@ pub trait Tasks: Send + Sync {
 
     /// Waits.
     async fn sleep(&self, duration: Duration);
+
+    /// Runs `work`, which takes more than a moment of CPU, on another thread than those that serve requests. Few run at
+    /// once, and not many wait. Returns when it is done.
+    ///
+    /// # Errors
+    /// `Overloaded` when too many wait; then it is not run.
+    async fn compute(&self, work: Computation) -> Result<()>;
+}
+
+/// Work that holds a thread.
+pub type Computation = Box<dyn FnOnce() + Send>;
+
+/// Runs `work` by [`Tasks::compute`].
+///
+/// # Errors
+/// What `work` says; `Overloaded`; `Internal` when it panicked.
+pub async fn computed<T: Send + 'static>(
+    tasks: &dyn Tasks,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (done, result) = oneshot::channel();
+    let work = move || {
+        // the caller may have gone
+        let _ = done.send(work());
+    };
+    tasks.compute(Box::new(work)).await?;
+    result.await.unwrap_or_else(|_| Err(Error::internal("a computation was lost")))
 }
 
 /// Runs `work` to its end in a task of its own, whatever becomes of the caller.

@@ -104,16 +104,26 @@ impl ConfigMapDetail {
     }
 }
 
+/// The most keys of a Secret or ConfigMap that are written at once. Kubernetes has no such bound; its 1 MiB leaves room for
+/// half a million.
+const MOST_KEYS: usize = 1_000;
+
 /// Checks the keys of `data` as the API server does (`IsConfigMapKey`): 1 to 253 of letters, digits, `-`, `_`, `.`,
-/// neither `.` nor starting with `..`; all keys and values together 1 MiB at most.
+/// neither `.` nor starting with `..`; 1,000 keys at most, all keys and values together 1 MiB at most.
 ///
 /// # Errors
-/// `InvalidInput`, naming each key as `data.<key>`.
+/// `InvalidInput`, naming keys as `data.<key>`.
 pub fn check_data(data: &BTreeMap<String, String>) -> Result<()> {
+    check_count(data.len())?;
     check_sizes(&sizes(data))
 }
 
-/// As [`check_data`], of keys and the sizes of their values.
+/// Checks the number of keys, before anything is made of them.
+pub(crate) fn check_count(keys: usize) -> Result<()> {
+    if keys > MOST_KEYS { Err(Error::invalid("data", Reason::TooLong)) } else { Ok(()) }
+}
+
+/// As [`check_data`], of keys and the sizes of their values; the number of them is [`check_count`]'s.
 pub(crate) fn check_sizes(sizes: &BTreeMap<&str, usize>) -> Result<()> {
     let reason = |key: &str| match key {
         "" => Some(Reason::Required),
@@ -219,11 +229,12 @@ impl Configs {
     ) -> Result<Changed<ConfigMapRow>> {
         check_data(&configmap.data)?;
         check_labels(&configmap.labels)?;
-        let access = access(Verb::Create, cluster, namespace, &configmap.name)
-            .with("keys", serde_json::json!(sizes(&configmap.data)));
+        let access = access(Verb::Create, cluster, namespace, &configmap.name);
+        let granted = self.gate.grant(caller, access).await?;
+        let granted = granted.with("keys", serde_json::json!(sizes(&configmap.data)));
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.create_configmap(&permit, &configmap).await?.into());
-        self.gate.change(caller, access, work).await
+        self.gate.change_granted(granted, work, Vec::new).await
     }
 
     /// Changes a ConfigMap. The trail keeps key names and sizes.
@@ -242,16 +253,16 @@ impl Configs {
         if patch.data.is_none() && patch.labels.is_none() {
             return Err(Error::invalid("data", Reason::Required));
         }
-        let mut access = access(Verb::Update, cluster, namespace, &name);
-        if let Some(data) = &patch.data {
-            check_data(data)?;
-            access = access.with("keys", serde_json::json!(sizes(data)));
-        }
+        patch.data.as_ref().map_or(Ok(()), check_data)?;
         patch.labels.as_ref().map_or(Ok(()), check_labels)?;
         patch.resource_version.as_deref().map_or(Ok(()), |text| check_word("resource_version", text))?;
+        let mut granted = self.gate.grant(caller, access(Verb::Update, cluster, namespace, &name)).await?;
+        if let Some(data) = &patch.data {
+            granted = granted.with("keys", serde_json::json!(sizes(data)));
+        }
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.update_configmap(&permit, &name, &patch).await?.into());
-        self.gate.change(caller, access, work).await
+        self.gate.change_granted(granted, work, Vec::new).await
     }
 
     /// Deletes a ConfigMap.
@@ -304,5 +315,8 @@ mod tests {
         assert_eq!(check(&"k".repeat(254)), Err(Reason::TooLong));
         let large = BTreeMap::from([("k".to_owned(), "v".repeat(1 << 20))]);
         assert_eq!(check_data(&large).unwrap_err().context.fields[0].name, "data");
+        let many = |n: usize| (0..n).map(|n| (n.to_string(), String::new())).collect();
+        assert_eq!(check_data(&many(MOST_KEYS)), Ok(()));
+        assert_eq!(check_data(&many(MOST_KEYS + 1)), Err(Error::invalid("data", Reason::TooLong)));
     }
 }

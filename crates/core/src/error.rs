@@ -380,7 +380,13 @@ pub struct Error {
     pub context: Box<Context>,
 }
 
+/// The most bytes of a refused field's path; the longest key of a Secret fits.
+const LONGEST_FIELD: usize = 320;
+
 impl Error {
+    /// How many refused fields are named at most.
+    pub const MOST_FIELDS: usize = 20;
+
     /// An error without context yet.
     pub fn new(cause: Cause) -> Self {
         Self { cause, context: Box::default() }
@@ -391,8 +397,16 @@ impl Error {
         Self::fields(vec![FieldError { name: field.into(), reason }])
     }
 
-    /// Several refused fields.
-    pub fn fields(fields: Vec<FieldError>) -> Self {
+    /// Several refused fields. The first [`Error::MOST_FIELDS`] are named, each by so much of its path as fits: what is sent
+    /// is not sent back many times over.
+    pub fn fields(mut fields: Vec<FieldError>) -> Self {
+        fields.truncate(Self::MOST_FIELDS);
+        for field in &mut fields {
+            if field.name.len() > LONGEST_FIELD {
+                field.name.truncate(field.name.floor_char_boundary(LONGEST_FIELD));
+                field.name.push('…');
+            }
+        }
         let mut error = Self::new(Cause::InvalidInput);
         error.context.fields = fields;
         error
@@ -520,6 +534,20 @@ mod tests {
             let refused =
                 !matches!(cause.code(), Code::ConnectionError | Code::TimeoutError | Code::InternalError);
             assert!(!(refused && cause.leaves_doubt()), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn few_fields_are_named_and_none_is_quoted_at_length() {
+        let field = |name: String| FieldError { name, reason: Reason::Unknown };
+        let many = Error::fields((0..10_000).map(|n| field(n.to_string())).collect());
+        assert_eq!(many.context.fields.len(), Error::MOST_FIELDS);
+        assert_eq!(many.context.fields[19].name, "19");
+        let key = format!("data.{}", "k".repeat(253));
+        assert_eq!(Error::invalid(key.as_str(), Reason::TooLong).context.fields[0].name, key);
+        for long in ["x".repeat(1 << 20), "写".repeat(1 << 20)] {
+            let name = &Error::invalid(long, Reason::Unknown).context.fields[0].name;
+            assert!(name.len() <= LONGEST_FIELD + 3 && name.ends_with('…'), "{name}");
         }
     }
 

@@ -13,17 +13,21 @@ use std::{
 use futures_util::{FutureExt, TryFutureExt};
 
 use crate::{
-    access::{Access, Caller, Permit, Resource, Verb},
+    access::{Access, Caller, Granted, Permit, Resource, Verb},
     audit::{AuditTrail, Operation, OperationId, Outcome, RoomFor},
     clock::{Clock, Entropy, Tasks, detached, uuid_v7},
     cluster::ClusterRegistry,
-    error::{Cause, Code, Error, Result},
+    error::{Cause, Code, Error, Result, Source},
     name::NamespaceScope,
     session::LiveSessions,
+    user::UserId,
 };
 
 mod everywhere;
 mod follow;
+mod refusals;
+
+use refusals::{Refusals, Right};
 
 pub(crate) use everywhere::Within;
 
@@ -102,7 +106,11 @@ pub struct Gate {
     sessions: Option<LiveSessions>,
     /// Outcomes that could not be stored yet.
     unsettled: Arc<AtomicUsize>,
+    refusals: Arc<Refusals>,
 }
+
+/// What is said of a change that was made and could not be said before.
+type Noted = Vec<(&'static str, serde_json::Value)>;
 
 impl Gate {
     /// A gate that records in `trail` and takes the names of clusters from `clusters`. All use cases of a process share
@@ -114,12 +122,36 @@ impl Gate {
         entropy: Arc<dyn Entropy>,
         tasks: Arc<dyn Tasks>,
     ) -> Self {
-        Self { trail, clusters, clock, entropy, tasks, sessions: None, unsettled: Arc::default() }
+        Self {
+            trail,
+            clusters,
+            clock,
+            entropy,
+            tasks,
+            sessions: None,
+            unsettled: Arc::default(),
+            refusals: Arc::default(),
+        }
     }
 
     /// The gate of a house with sessions: what is followed ends with the caller's.
     pub(crate) fn asking(self, sessions: LiveSessions) -> Self {
         Self { sessions: Some(sessions), ..self }
+    }
+
+    /// Where work runs that takes more than a moment.
+    pub(crate) fn tasks(&self) -> &dyn Tasks {
+        &*self.tasks
+    }
+
+    /// Asks for the role before anything else of a request is looked at: what its fields hold, and how what they name is
+    /// called. Only a refusal is recorded.
+    ///
+    /// # Errors
+    /// As [`Gate::allow`]; `NotFound` without such a cluster is recorded for a change.
+    pub async fn grant(&self, caller: &Caller, access: Access) -> Result<Granted> {
+        let access = self.authorise(caller, access).await?;
+        Ok(Granted { caller: caller.clone(), access })
     }
 
     /// Allows a read. Only a refusal is recorded.
@@ -148,7 +180,26 @@ impl Gate {
         F: FnOnce(Permit) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Changed<T>>> + Send + 'static,
     {
-        let (permit, operation) = self.prepare(caller, access).await?;
+        let granted = self.grant(caller, access).await?;
+        self.change_granted(granted, work, Noted::new).await
+    }
+
+    /// As [`Gate::change`]. What `note` says is kept with the outcome of a success; it is not asked otherwise.
+    ///
+    /// # Errors
+    /// As [`Gate::change`].
+    pub(crate) async fn change_granted<T, F, Fut>(
+        &self,
+        granted: Granted,
+        work: F,
+        note: impl FnOnce() -> Noted + Send + 'static,
+    ) -> Result<Changed<T>>
+    where
+        T: Send + 'static,
+        F: FnOnce(Permit) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Changed<T>>> + Send + 'static,
+    {
+        let (permit, operation) = self.prepare(granted)?;
         let gate = self.clone();
         detached(&*self.tasks, async move {
             if let Err(refusal) = gate.trail.begin(&operation).await {
@@ -157,8 +208,10 @@ impl Gate {
                 gate.settle_later(operation.id, outcome.telling(&operation));
                 return Err(refusal);
             }
-            let (mut result, outcome) = gate.run(&operation, work(permit)).await;
-            if !gate.settle(operation.id, outcome).await
+            let (mut result, outcome) = gate.run(work(permit)).await;
+            let id = operation.id;
+            let operation = if result.is_ok() { operation.and(note()) } else { operation };
+            if !gate.settle(id, outcome.telling(&operation)).await
                 && let Ok(changed) = &mut result
             {
                 changed.warnings.push(Warning::OutcomeNotStored);
@@ -179,7 +232,8 @@ impl Gate {
         F: FnOnce(Permit) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        self.recorded(caller, access, false, work).await
+        let granted = self.grant(caller, access).await?;
+        self.commit_granted(granted, work).await
     }
 
     /// An operation that changes nothing but is recorded all the same, such as the test of a cluster.
@@ -192,37 +246,61 @@ impl Gate {
         F: FnOnce(Permit) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        self.recorded(caller, access, true, work).await
+        let granted = self.grant(caller, access).await?;
+        self.observe_granted(granted, work).await
     }
 
-    async fn recorded<T, F, Fut>(
-        &self,
-        caller: &Caller,
-        access: Access,
-        success_too: bool,
-        work: F,
-    ) -> Result<T>
+    /// As [`Gate::commit`].
+    ///
+    /// # Errors
+    /// As [`Gate::commit`].
+    pub(crate) async fn commit_granted<T, F, Fut>(&self, granted: Granted, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(Permit) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        let (permit, operation) = self.prepare(caller, access).await?;
+        self.recorded(granted, false, work).await
+    }
+
+    /// As [`Gate::observe`].
+    ///
+    /// # Errors
+    /// As [`Gate::observe`].
+    pub(crate) async fn observe_granted<T, F, Fut>(&self, granted: Granted, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Permit) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.recorded(granted, true, work).await
+    }
+
+    async fn recorded<T, F, Fut>(&self, granted: Granted, success_too: bool, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Permit) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        let (who, right) = (granted.caller.user_id, Right::of(&granted.access));
+        let (permit, operation) = self.prepare(granted)?;
         let gate = self.clone();
         detached(&*self.tasks, async move {
             // our own tables change whole or not at all, and a test changes nothing: no failure leaves doubt
             let work = work(permit).map_err(Error::of_read);
-            let (result, mut outcome) = gate.run(&operation, work).await;
-            let record = match &result {
-                Ok(_) => success_too,
-                Err(error) => error.code() != Code::ValidationError || error.cause == Cause::EgressDenied,
-            };
-            if record {
-                // a panic's neither
-                if outcome.error_code.is_some() {
-                    outcome.status = crate::audit::Status::Failed;
+            let (result, mut outcome) = gate.run(work).await;
+            // a panic's neither
+            if outcome.error_code.is_some() {
+                outcome.status = crate::audit::Status::Failed;
+            }
+            match &result {
+                Ok(_) if !success_too => {}
+                Err(error) if error.code() == Code::ValidationError && error.cause != Cause::EgressDenied => {
                 }
-                gate.trail.record(&operation, &outcome).await?;
+                Err(error) if is_refusal(error) => {
+                    gate.record_refusal(who, &right, operation, outcome).await?
+                }
+                _ => gate.trail.record(&operation, &outcome.telling(&operation)).await?,
             }
             result
         })
@@ -235,9 +313,45 @@ impl Gate {
     /// # Errors
     /// Always: `refusal`, or as [`Gate::allow`].
     pub(crate) async fn refuse<T>(&self, caller: &Caller, access: Access, refusal: Error) -> Result<T> {
-        let access = self.authorise(caller, access).await?;
-        self.record(caller, &access, Some(&refusal)).await?;
+        let granted = self.grant(caller, access).await?;
+        self.refuse_granted(&granted, refusal).await
+    }
+
+    /// As [`Gate::refuse`].
+    ///
+    /// # Errors
+    /// Always: `refusal`, or `AuditUnavailable`.
+    pub(crate) async fn refuse_granted<T>(&self, granted: &Granted, refusal: Error) -> Result<T> {
+        self.deny(&granted.caller, &granted.access, &refusal).await?;
         Err(refusal)
+    }
+
+    /// Records a refusal, if a row of it is due.
+    async fn deny(&self, caller: &Caller, access: &Access, refusal: &Error) -> Result<()> {
+        let operation = self.operation(caller, access);
+        let outcome = Outcome::of::<()>(&Err(refusal.clone()), 0, operation.created_at);
+        self.record_refusal(caller.user_id, &Right::of(access), operation, outcome).await
+    }
+
+    async fn record_refusal(
+        &self,
+        who: Option<UserId>,
+        right: &Right,
+        operation: Operation,
+        outcome: Outcome,
+    ) -> Result<()> {
+        let Some(who) = who else {
+            // the command line and the system itself
+            return self.trail.record(&operation, &outcome.telling(&operation)).await;
+        };
+        let Some(before) = self.refusals.admit(who, right, self.clock.monotonic()) else { return Ok(()) };
+        let operation =
+            if before > 0 { operation.and([("refused_before", before.into())]) } else { operation };
+        let stored = async {
+            self.trail.room(RoomFor::Members)?;
+            self.trail.record(&operation, &outcome.telling(&operation)).await
+        };
+        stored.await.inspect_err(|_| self.refusals.again(who, right, before))
     }
 
     /// Whether there is room to record this. Whoever is signed in may always leave, and what makes room, or looks at what
@@ -272,13 +386,15 @@ impl Gate {
         Permit::new(access, Some(operation))
     }
 
-    async fn prepare(&self, caller: &Caller, access: Access) -> Result<(Permit, Operation)> {
-        let access = self.authorise(caller, access).await?;
+    fn prepare(&self, granted: Granted) -> Result<(Permit, Operation)> {
+        let Granted { caller, access } = granted;
         if self.unsettled.load(Ordering::Acquire) > 0 {
             return Err(Error::new(Cause::AuditUnavailable).retry_after(RETRY_OUTCOME));
         }
-        self.room_for(access.verb)?;
-        let operation = self.operation(caller, &access);
+        if !removes_a_user(&access) {
+            self.room_for(access.verb)?;
+        }
+        let operation = self.operation(&caller, &access);
         Ok((Permit::new(access, Some(operation.clone())), operation))
     }
 
@@ -302,7 +418,7 @@ impl Gate {
             }
             (Ok(()), _) => return Ok(access),
         };
-        self.record(caller, &access, Some(&refusal)).await?;
+        self.deny(caller, &access, &refusal).await?;
         Err(refusal)
     }
 
@@ -328,20 +444,17 @@ impl Gate {
             params: access.params.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
             created_at: now,
         }
+        .bounded()
     }
 
     /// Runs the work, measures it, and turns a panic into an error.
-    async fn run<T>(
-        &self,
-        operation: &Operation,
-        work: impl Future<Output = Result<T>>,
-    ) -> (Result<T>, Outcome) {
+    async fn run<T>(&self, work: impl Future<Output = Result<T>>) -> (Result<T>, Outcome) {
         let started = self.clock.monotonic();
         let panicked = |_| Err(Error::internal("panicked; see the log"));
         let result = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked);
         let elapsed = self.clock.monotonic().saturating_sub(started);
         let millis = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
-        let outcome = Outcome::of(&result, millis, self.clock.now()).telling(operation);
+        let outcome = Outcome::of(&result, millis, self.clock.now());
         (result, outcome)
     }
 
@@ -383,6 +496,20 @@ impl Gate {
     pub async fn close_orphans(&self) -> Result<u64> {
         self.trail.close_orphans(self.clock.now()).await
     }
+}
+
+/// Whether a failure is a refusal of ours, which whoever is refused can have as often as they like: by role, or because we
+/// have no such thing.
+fn is_refusal(error: &Error) -> bool {
+    error.cause.source() == Source::Us
+        && matches!(error.code(), Code::PermissionDenied | Code::ResourceNotFound)
+}
+
+/// Whether it takes away the account or the rights of a user. That needs no room, so that a super admin can always
+/// remove one who fills it.
+fn removes_a_user(access: &Access) -> bool {
+    access.resource == Resource::User
+        && matches!(access.verb, Verb::Update | Verb::Delete | Verb::ResetPassword)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde_saphyr::{Options, options::MergeKeyPolicy};
 
 use crate::{
     cluster::{ApiServer, Connection, Credential, check_pem, check_token},
@@ -12,6 +13,30 @@ use crate::{
 
 /// The largest kubeconfig read, in bytes.
 const LARGEST: usize = 256 << 10;
+/// The most scalars, lists and maps in one; a cluster with its user and context has about fifteen.
+const MOST_NODES: usize = 20_000;
+/// How deep they may be nested; `exec` in a user is six deep.
+const DEEPEST: usize = 32;
+
+/// How the YAML is read. No kubeconfig needs an anchor, an alias or a merge key, and a few of them make much work of a small
+/// text.
+fn options() -> Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_anchors: 0,
+            max_aliases: 0,
+            max_merge_keys: 0,
+            max_nodes: MOST_NODES,
+            max_events: 4 * MOST_NODES,
+            max_depth: DEEPEST,
+            flow_nesting_limit: DEEPEST,
+            max_documents: 1,
+            max_inclusion_depth: 0,
+        },
+        merge_keys: MergeKeyPolicy::Error,
+        with_snippet: false,
+    }
+}
 
 /// What we read of a kubeconfig (`k8s.io/client-go/tools/clientcmd/api/v1.Config`).
 #[derive(Default, Deserialize)]
@@ -92,6 +117,18 @@ impl Kubeconfig {
     /// # Errors
     /// `InvalidInput`, naming every field refused by its path in the file, as `kubeconfig.users[0].user.exec`.
     pub fn connection(text: &str, context: Option<&str>, server: Option<ApiServer>) -> Result<Connection> {
+        Self::check_shape(text, context)?;
+        // the parser's message quotes the text, which holds secrets
+        let config: Self = serde_saphyr::from_str_with_options(text, options())
+            .map_err(|_| Error::invalid("kubeconfig", Reason::Malformed))?;
+        config.choose(context, server)
+    }
+
+    /// What is known of a kubeconfig without reading it: whether there is one, and not too long a one.
+    ///
+    /// # Errors
+    /// `InvalidInput`.
+    pub(crate) fn check_shape(text: &str, context: Option<&str>) -> Result<()> {
         if text.len() > LARGEST {
             return Err(Error::invalid("kubeconfig", Reason::TooLong));
         }
@@ -101,10 +138,7 @@ impl Kubeconfig {
         if context.is_some_and(str::is_empty) {
             return Err(Error::invalid("context", Reason::Required));
         }
-        // the parser's message quotes the text, which holds secrets
-        let config: Self =
-            serde_saphyr::from_str(text).map_err(|_| Error::invalid("kubeconfig", Reason::Malformed))?;
-        config.choose(context, server)
+        Ok(())
     }
 
     fn choose(self, wanted: Option<&str>, server: Option<ApiServer>) -> Result<Connection> {
@@ -361,6 +395,49 @@ mod tests {
             bomb.push_str(&format!("a{i}: &a{i} [{aliases}]\n"));
         }
         assert_eq!(refusal(&bomb, None), [("kubeconfig".to_owned(), "malformed")]);
+    }
+
+    /// What a kubeconfig never needs is refused as soon as it is met: the work is bounded by the text read so far, not by
+    /// what it stands for.
+    #[test]
+    fn anchors_aliases_and_merge_keys_are_refused_whatever_they_stand_for() {
+        let good = config("server: 'https://k'", "token: t");
+        let connection = |text: &str| Kubeconfig::connection(text, None, None).map(drop);
+        assert_eq!(connection(&good), Ok(()));
+        let mut merged = "m0: &m0 {k: v}\n".to_owned();
+        for level in 1..12 {
+            let aliases = vec![format!("*m{}", level - 1); 100].join(", ");
+            merged.push_str(&format!("m{level}: &m{level}\n  <<: [{aliases}]\n"));
+        }
+        let cases = [
+            format!("extra: &a 1\n{good}"),
+            format!("extra: &a [1]\nother: *a\n{good}"),
+            format!("extra: {{<<: {{a: 1}}}}\n{good}"),
+            format!("extra: {{!!merge <<: {{a: 1}}}}\n{good}"),
+            format!("<<: {{current-context: c}}\n{good}"),
+            format!("{merged}{good}"),
+            format!("{good}---\n{good}"),
+        ];
+        for text in cases {
+            let expected = Err(Error::invalid("kubeconfig", Reason::Malformed));
+            assert_eq!(connection(&text), expected, "{}", &text[..60]);
+        }
+    }
+
+    #[test]
+    fn a_kubeconfig_has_no_more_nodes_and_is_no_deeper_than_any_needs() {
+        let good = config("server: 'https://k'", "token: t");
+        let malformed = Err(Error::invalid("kubeconfig", Reason::Malformed));
+        let with = |extra: String| Kubeconfig::connection(&format!("extra: {extra}\n{good}"), None, None);
+        let list = |n: usize| format!("[{}]", vec!["x"; n].join(","));
+        assert!(with(list(MOST_NODES - 100)).is_ok());
+        assert_eq!(with(list(MOST_NODES)).map(drop), malformed);
+        let deep = |n: usize| format!("{}x{}", "[".repeat(n), "]".repeat(n));
+        assert!(with(deep(DEEPEST - 2)).is_ok());
+        assert_eq!(with(deep(DEEPEST + 1)).map(drop), malformed);
+        let block = |n: usize| (1..n).map(|n| format!("\n{}a:", " ".repeat(n))).collect::<String>();
+        assert!(with(block(DEEPEST - 2)).is_ok());
+        assert_eq!(with(block(DEEPEST + 2)).map(drop), malformed);
     }
 
     proptest! {

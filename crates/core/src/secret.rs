@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     access::{Access, Caller, Permit, Resource, Verb},
     cluster::ClusterId,
-    config::check_sizes,
+    config::{check_count, check_sizes},
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate},
     hex::Hex,
@@ -144,7 +144,7 @@ impl Secrets {
         self.gate.change(caller, access, work).await
     }
 
-    /// Creates a Secret. The trail keeps of each key its size and a keyed hash.
+    /// Creates a Secret. The trail keeps of each key its size; once the cluster has it, a keyed hash, too.
     ///
     /// # Errors
     /// `InvalidInput`; else as [`Gate::change`] and [`SecretApi::create`].
@@ -155,20 +155,22 @@ impl Secrets {
         namespace: &Namespace,
         secret: NewSecret,
     ) -> Result<Changed<SecretRow>> {
-        let sizes =
-            secret.data.iter().map(|(key, value)| (key.as_str(), value.expose_secret().len())).collect();
+        check_count(secret.data.len())?;
+        let sizes = secret.data.iter().map(|(key, value)| (key.as_str(), bytes_of(value))).collect();
         check_sizes(&sizes)?;
         check_labels(&secret.labels)?;
         secret.r#type.as_deref().map_or(Ok(()), |text| check_word("type", text))?;
-        let place = Place { cluster, namespace, name: &secret.name };
-        let shown = self.shown(place, secret.data.iter().map(|(key, value)| (key, Some(value))));
-        let access = access(Verb::Create, cluster, namespace, &secret.name).with("keys", shown);
+        let granted = self.gate.grant(caller, access(Verb::Create, cluster, namespace, &secret.name)).await?;
+        let granted = granted.with("keys", json!(sizes));
+        let values = secret.data.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
+        let note = self.hashes(cluster, namespace, &secret.name, values);
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.create(&permit, &secret).await?.into());
-        self.gate.change(caller, access, work).await
+        self.gate.change_granted(granted, work, note).await
     }
 
-    /// Changes a Secret. The trail keeps of each key its size and a keyed hash; a kept value has none.
+    /// Changes a Secret. The trail keeps of each key its size; once the cluster has it, a keyed hash, too. A kept value has
+    /// neither.
     ///
     /// # Errors
     /// `InvalidInput`; else as [`Gate::change`] and [`SecretApi::update`].
@@ -183,21 +185,25 @@ impl Secrets {
         if patch.data.is_none() && patch.labels.is_none() {
             return Err(Error::invalid("data", Reason::Required));
         }
-        let mut access = access(Verb::Update, cluster, namespace, &name);
+        let mut sizes = None;
         if let Some(data) = &patch.data {
-            let size =
-                |value: &Option<SecretString>| value.as_ref().map_or(0, |value| value.expose_secret().len());
-            let sizes = data.iter().map(|(key, value)| (key.as_str(), size(value))).collect();
-            check_sizes(&sizes)?;
-            let place = Place { cluster, namespace, name: &name };
-            access =
-                access.with("keys", self.shown(place, data.iter().map(|(key, value)| (key, value.as_ref()))));
+            check_count(data.len())?;
+            let size = |value: &Option<SecretString>| value.as_ref().map_or(0, bytes_of);
+            check_sizes(&data.iter().map(|(key, value)| (key.as_str(), size(value))).collect())?;
+            sizes = Some(data);
         }
         patch.labels.as_ref().map_or(Ok(()), check_labels)?;
         patch.resource_version.as_deref().map_or(Ok(()), |text| check_word("resource_version", text))?;
+        let mut granted = self.gate.grant(caller, access(Verb::Update, cluster, namespace, &name)).await?;
+        if let Some(data) = sizes {
+            let sizes: BTreeMap<_, _> =
+                data.iter().map(|(key, value)| (key, value.as_ref().map(bytes_of))).collect();
+            granted = granted.with("keys", json!(sizes));
+        }
+        let note = patch.data.clone().map(|data| self.hashes(cluster, namespace, &name, data));
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.update(&permit, &name, &patch).await?.into());
-        self.gate.change(caller, access, work).await
+        self.gate.change_granted(granted, work, move || note.map_or_else(Vec::new, |note| note())).await
     }
 
     /// Deletes a Secret.
@@ -217,30 +223,37 @@ impl Secrets {
         self.gate.change(caller, access, work).await
     }
 
-    /// What the trail keeps of values.
-    fn shown<'a>(
+    /// What the trail keeps of values that a cluster has taken. Nothing is hashed before that: who may not change a Secret,
+    /// or whose change is refused, would else learn by the hash whether a value is one of an earlier row.
+    fn hashes(
         &self,
-        place: Place<'_>,
-        values: impl Iterator<Item = (&'a String, Option<&'a SecretString>)>,
-    ) -> Value {
-        let cluster = place.cluster.to_string();
-        let shown = |key: &str, value: &SecretString| {
-            let value = value.expose_secret();
-            let parts = [&cluster, place.namespace.as_str(), place.name.as_str(), key];
-            json!({"bytes": value.len(), "hash": self.digest.digest(&parts, value.as_bytes())})
-        };
-        values
-            .map(|(key, value)| (key.clone(), value.map_or(Value::Null, |value| shown(key, value))))
-            .collect()
+        cluster: ClusterId,
+        namespace: &Namespace,
+        name: &ObjectName,
+        values: BTreeMap<String, Option<SecretString>>,
+    ) -> impl FnOnce() -> Vec<(&'static str, Value)> + Send + 'static + use<> {
+        let (digest, cluster) = (self.digest.clone(), cluster.to_string());
+        let (namespace, name) = (namespace.clone(), name.clone());
+        move || {
+            let shown = |key: &str, value: &SecretString| {
+                // the same value in another place has another hash
+                let place = [&cluster, namespace.as_str(), name.as_str(), key];
+                let hash = digest.digest(&place, value.expose_secret().as_bytes());
+                json!({"bytes": bytes_of(value), "hash": hash})
+            };
+            let keys: Value = values
+                .iter()
+                .map(|(key, value)| {
+                    (key.clone(), value.as_ref().map_or(Value::Null, |value| shown(key, value)))
+                })
+                .collect();
+            vec![("keys", keys)]
+        }
     }
 }
 
-/// Of which Secret a value is: the same value elsewhere has another digest.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    cluster: ClusterId,
-    namespace: &'a Namespace,
-    name: &'a ObjectName,
+fn bytes_of(value: &SecretString) -> usize {
+    value.expose_secret().len()
 }
 
 fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace, name: &ObjectName) -> Access {

@@ -29,6 +29,9 @@ pub(crate) const LARGEST: usize = 1 << 20;
 /// The largest body of a login: anybody may send one.
 pub(crate) const LARGEST_LOGIN: usize = 4 << 10;
 
+/// The most bytes of the path of a repeated key; an error quotes less of it.
+const LONGEST_PATH: usize = 1 << 10;
+
 /// A JSON object, read into `T`. No body is `{}`. One that arrives too slowly is cut.
 ///
 /// # Errors
@@ -132,6 +135,14 @@ impl<'de> Deserialize<'de> for Repeated {
     }
 }
 
+/// The path of a key within an object or list. One that is longer than what is quoted of it grows no more, however deep
+/// it is.
+fn path(outer: fmt::Arguments<'_>, inner: &str) -> String {
+    let mut path = format!("{outer}.{inner}");
+    path.truncate(path.floor_char_boundary(LONGEST_PATH));
+    path
+}
+
 struct RepeatedVisitor;
 
 macro_rules! no_keys {
@@ -159,7 +170,7 @@ impl<'de> Visitor<'de> for RepeatedVisitor {
         let mut found = None;
         let mut at = 0;
         while let Some(Repeated(within)) = items.next_element()? {
-            found = found.or(within.map(|within| format!("[{at}].{within}")));
+            found = found.or(within.map(|within| path(format_args!("[{at}]"), &within)));
             at += 1;
         }
         Ok(Repeated(found))
@@ -168,7 +179,7 @@ impl<'de> Visitor<'de> for RepeatedVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Repeated, A::Error> {
         let (mut found, mut keys) = (None, HashSet::new());
         while let Some((key, Repeated(within))) = pairs.next_entry::<String, _>()? {
-            found = found.or(within.map(|within| format!("{key}.{within}")));
+            found = found.or(within.map(|within| path(format_args!("{key}"), &within)));
             found = found.or_else(|| keys.contains(&key).then(|| key.clone()));
             keys.insert(key);
         }

@@ -16,8 +16,11 @@ use actix_web::{
     dev::{Payload, ServiceRequest, ServiceResponse},
     error::{InternalError, PayloadError},
     http::{
-        ConnectionType, StatusCode,
-        header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS},
+        ConnectionType, Method, StatusCode,
+        header::{
+            CACHE_CONTROL, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE,
+            X_CONTENT_TYPE_OPTIONS,
+        },
     },
     middleware::Next,
     rt::time::timeout,
@@ -66,6 +69,7 @@ pub(crate) async fn frame(
     let info =
         RequestInfo { id: request_id(request.headers()), language: Language::preferred(request.headers()) };
     request.extensions_mut().insert(info.clone());
+    let tunnel = asks_for_a_tunnel(&request);
     let body = SharedBody::put_into(&mut request);
     let body_time = Api::body_time(request.app_data());
     // an error's: a filter that keeps only warnings keeps what says which request they are about
@@ -90,13 +94,23 @@ pub(crate) async fn frame(
         }
     };
     let refused = response.status().is_client_error() || response.status().is_server_error();
-    if refused && !body.drain(body_time.saturating_sub(in_flight.elapsed())).await {
+    if refused && (tunnel || !body.drain(body_time.saturating_sub(in_flight.elapsed())).await) {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     add_headers(response.headers_mut(), &info);
     in_flight.answered(response.status(), code, response.request().match_pattern());
     span.in_scope(|| log_answer(response.status(), &in_flight));
     Ok(in_flight.watch(response))
+}
+
+/// Whether what follows the head is no body but another protocol, which ends only with the connection: nothing of it is read
+/// when the request is refused.
+fn asks_for_a_tunnel(request: &ServiceRequest) -> bool {
+    let headers = request.headers();
+    let websocket =
+        headers.get(UPGRADE).is_some_and(|other| other.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let body = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
+    *request.method() == Method::CONNECT || (websocket && !body)
 }
 
 /// The one line that every request has.

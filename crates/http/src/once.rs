@@ -29,6 +29,7 @@ use crate::{
     error::{Failure, Result, status},
     frame::RequestInfo,
     openapi::{Docs, Documented},
+    routes::Who,
     server::Api,
 };
 
@@ -46,20 +47,15 @@ pub(crate) struct Repeatable<T> {
 struct Again {
     key: IdempotencyKey,
     route: String,
-    said: Value,
+    /// The body as it came, a JSON object.
+    said: Vec<u8>,
 }
 
 impl<T: DeserializeOwned + 'static> Input for Repeatable<T> {
     async fn read(request: &HttpRequest, payload: Payload) -> Result<Self> {
         let (body, said) = Body::read_with_bytes(request, payload).await?;
-        let again = match key(request.headers())? {
-            Some(key) => {
-                let said = serde_json::from_slice(&said)
-                    .map_err(|_| Error::internal("a body was read, and is no JSON"))?;
-                Some(Again { key, route: format!("{} {}", request.method(), request.path()), said })
-            }
-            None => None,
-        };
+        let route = || format!("{} {}", request.method(), request.path());
+        let again = key(request.headers())?.map(|key| Again { key, route: route(), said });
         Ok(Self { body, again, info: RequestInfo::of(request) })
     }
 }
@@ -91,10 +87,12 @@ impl<T: ToSchema> Documented for Repeatable<T> {
     }
 }
 
-/// The handler of a change, as it is; or, under a key, once.
+/// The handler of a change, as it is; or, under a key, once. Of a caller whose role is below the route's `lowest` nothing is
+/// compared with an earlier request, and no key is stored: the handler refuses them.
 pub(crate) async fn once<T, A, H, F>(
     api: Data<Api>,
     Signed(who, Repeatable { body, again, info }): Signed<Repeatable<T>>,
+    lowest: Who,
     handler: H,
 ) -> Result<Given<A>>
 where
@@ -102,9 +100,11 @@ where
     H: FnOnce(Data<Api>, Signed<Body<T>>) -> F,
     F: Future<Output = Result<Answer<A>>> + Send + 'static,
 {
-    let Some(Again { key, route, said }) = again else {
+    let Some(Again { key, route, said }) = again.filter(|_| lowest.lets_in(who.caller.role)) else {
         return Ok(Given::Now(handler(api, Signed(who, body)).await?));
     };
+    let said: Value =
+        serde_json::from_slice(&said).map_err(|_| Error::internal("a body was read, and is no JSON"))?;
     let SignedIn { caller, .. } = &who;
     let (caller, request) = (caller.clone(), RequestDigest::of(&route, caller.role, said));
     let work = handler(api.clone(), Signed(who, body));

@@ -18,6 +18,9 @@ use crate::{
     refusal,
 };
 
+/// How many parameters a request may have; no list has half as many.
+const MOST: usize = 64;
+
 /// The parameters as they were sent, decoded, in order; names may be there twice.
 pub(crate) struct Pairs(pub(crate) Vec<(String, String)>);
 
@@ -25,10 +28,13 @@ impl Pairs {
     /// Reads a request's parameters.
     ///
     /// # Errors
-    /// `InvalidInput` for what is not percent-encoded UTF-8.
+    /// `InvalidInput` for what is not percent-encoded UTF-8, and for more parameters than [`MOST`].
     pub(crate) fn of(request: &HttpRequest) -> Result<Self, Error> {
-        let parts = request.query_string().split('&').filter(|part| !part.is_empty());
-        parts
+        let parts = || request.query_string().split('&').filter(|part| !part.is_empty());
+        if parts().nth(MOST).is_some() {
+            return Err(Error::invalid("query", Reason::TooLong));
+        }
+        parts()
             .map(|part| {
                 let (name, value) = part.split_once('=').unwrap_or((part, ""));
                 let name = decode(name).ok_or_else(|| Error::invalid("query", Reason::Malformed))?;
@@ -236,6 +242,8 @@ mod tests {
             ("name=%ff", "name", "malformed"),
             ("name=%4", "name", "malformed"),
             ("%ff=a", "query", "malformed"),
+            (&"nope&".repeat(MOST + 1), "query", "too_long"),
+            (&"nope&".repeat(MOST), "nope", "unknown"),
         ];
         for (query, name, reason) in cases {
             let error = pairs(query).and_then(|pairs| pairs.parse::<Sample>()).unwrap_err();

@@ -4,7 +4,7 @@
 //! (tokens, revealed values) or changes nothing: those ignore the header, and nothing of theirs is kept.
 //!
 //! The column of roles is what the document says and the access test holds against reality; what enforces it is core's
-//! gate.
+//! gate. Who is below it is not asked for an `Idempotency-Key`.
 
 mod across;
 mod audit;
@@ -114,6 +114,16 @@ pub(crate) enum Who {
     Role(Role),
 }
 
+impl Who {
+    /// Whether somebody of this role is among them.
+    pub(crate) fn lets_in(self, role: Option<Role>) -> bool {
+        match self {
+            Self::Anyone | Self::Cookie => true,
+            Self::Role(lowest) => role >= Some(lowest),
+        }
+    }
+}
+
 /// The method and path of every route, for tests from outside.
 pub fn endpoints() -> Vec<(String, &'static str)> {
     table().into_iter().map(|route| (route.method.to_string(), route.path)).collect()
@@ -152,7 +162,7 @@ where
     A: Serialize + ToSchema + Send + 'static,
     F: Future<Output = Result<Answer<A>>> + Send + 'static,
 {
-    post(path, who, move |api, request| once(api, request, handler.clone()), summary)
+    post(path, who, move |api, request| once(api, request, who, handler.clone()), summary)
 }
 
 fn route<E, R>(

@@ -16,7 +16,7 @@ use pilothouse_core::{
     audit::{
         AuditTrail, Operation, OperationId, OperationPage, OperationQuery, OperationRow, Outcome, Status,
     },
-    clock::{Clock, Entropy, Tasks},
+    clock::{Clock, Computation, Entropy, Tasks},
     cluster::{
         Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections,
         Observation, StoredConnection,
@@ -195,5 +195,11 @@ impl Tasks for Process {
 
     async fn sleep(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
+    }
+
+    /// A service bounds how many of these run at once.
+    async fn compute(&self, work: Computation) -> Result<()> {
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| Error::internal(format!("a computation: {error}")))
     }
 }

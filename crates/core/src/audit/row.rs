@@ -1,5 +1,7 @@
 //! Operations as lists show them: the query, the page, the row, and how a row follows from the chain's entries.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -42,9 +44,10 @@ impl OperationQuery {
             ListQuery::default()
         });
         let mut query = Self { list, user_id: None, from: None, to: None, before: None };
-        for (i, (name, value)) in own.iter().enumerate() {
+        let mut seen = HashSet::new();
+        for (name, value) in &own {
             let mut refuse = |reason| refused.push(crate::error::FieldError { name: name.clone(), reason });
-            if own[..i].iter().any(|(earlier, _)| earlier == name) {
+            if !seen.insert(name) {
                 refuse(Reason::Duplicate);
                 continue;
             }

@@ -11,8 +11,8 @@ use super::{
     ClusterRecord, Connection, Credential, NodeCount, Observation, Permission, Report,
 };
 use crate::{
-    access::{Access, Caller, Permit, Resource, Role, Verb},
-    clock::Clock,
+    access::{Access, Caller, Granted, Permit, Resource, Role, Verb},
+    clock::{Clock, computed},
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate, Warning},
     inventory::{ListQuery, Pagination, Row, select},
@@ -61,12 +61,70 @@ impl CredentialInput {
             || *insecure_skip_tls_verify
     }
 
-    /// Whether nothing came in but what is shown of a cluster.
+    /// Whether nothing came in but what is shown of every cluster.
+    fn is_shown(&self) -> bool {
+        let Self {
+            auth_type: _,
+            api_server: _,
+            token,
+            ca_certificate,
+            kubeconfig,
+            context,
+            insecure_skip_tls_verify,
+        } = self;
+        token.is_none()
+            && ca_certificate.is_none()
+            && kubeconfig.is_none()
+            && context.is_none()
+            && !insecure_skip_tls_verify
+    }
+
+    /// Whether nothing came in but what is shown of this cluster.
     fn is_of(&self, cluster: &Cluster) -> bool {
-        let hidden = Self { auth_type: None, api_server: None, ..self.clone() };
-        !hidden.is_given()
+        self.is_shown()
             && self.auth_type.is_none_or(|sent| sent == cluster.auth_type)
             && self.api_server.as_ref().is_none_or(|sent| sent.as_str() == cluster.api_server)
+    }
+
+    /// Checks the fields: which there are, and how each is written; nothing in them is read. A token's server may be one
+    /// that is stored already.
+    ///
+    /// # Errors
+    /// `InvalidInput`.
+    fn check_fields(&self, allow_insecure_tls: bool) -> Result<AuthType> {
+        let required = |field: &str| Error::invalid(field, Reason::Required);
+        let foreign = |field: &str, given: bool| {
+            if given { Err(Error::invalid(field, Reason::NotAllowed)) } else { Ok(()) }
+        };
+        let auth_type = self.auth_type.ok_or_else(|| required("auth_type"))?;
+        match auth_type {
+            AuthType::Token => {
+                foreign("kubeconfig", self.kubeconfig.is_some())?;
+                foreign("context", self.context.is_some())?;
+                check_token("token", self.token.as_ref().ok_or_else(|| required("token"))?)?;
+                self.ca_certificate.as_ref().map_or(Ok(()), |pem| is_pem("ca_certificate", pem))?;
+            }
+            AuthType::Kubeconfig => {
+                foreign("token", self.token.is_some())?;
+                foreign("ca_certificate", self.ca_certificate.is_some())?;
+                let text = self.kubeconfig.as_ref().ok_or_else(|| required("kubeconfig"))?;
+                Kubeconfig::check_shape(text.expose_secret(), self.context.as_deref())?;
+            }
+        }
+        if self.insecure_skip_tls_verify && !allow_insecure_tls {
+            return Err(Error::invalid("insecure_skip_tls_verify", Reason::NotAllowed));
+        }
+        Ok(auth_type)
+    }
+
+    /// As [`CredentialInput::check_fields`], where no server is stored.
+    fn check_all_fields(&self, allow_insecure_tls: bool) -> Result<()> {
+        match self.check_fields(allow_insecure_tls)? {
+            AuthType::Token if self.api_server.is_none() => {
+                Err(Error::invalid("api_server", Reason::Required))
+            }
+            AuthType::Token | AuthType::Kubeconfig => Ok(()),
+        }
     }
 }
 
@@ -172,12 +230,14 @@ impl Clusters {
     pub async fn create(&self, caller: &Caller, cluster: NewCluster) -> Result<Changed<Cluster>> {
         check_description(&cluster.description)?;
         check_labels(&cluster.labels)?;
+        cluster.credential.check_all_fields(self.allow_insecure_tls)?;
         let access = Access::to(Verb::Create, Resource::Cluster)
             .new_cluster(cluster.name.as_str())
             .named(cluster.name.as_str());
-        let (auth_type, connection) = self.connection(caller, access.clone(), cluster.credential).await?;
-        let access =
-            access.with("api_server", connection.server.as_str()).with("auth_type", auth_type.as_str());
+        let granted = self.gate.grant(caller, access).await?;
+        let (auth_type, connection) = self.connection(&granted, cluster.credential).await?;
+        let granted =
+            granted.with("api_server", connection.server.as_str()).with("auth_type", auth_type.as_str());
         let this = self.clone();
         let work = async move |permit: Permit| {
             let observation = this.try_out(&permit, &connection, cluster.skip_test).await?;
@@ -197,7 +257,7 @@ impl Clusters {
             let value = this.ports.registry.create(&permit, record).await?;
             Ok(Changed { value, warnings: changed.warnings })
         };
-        self.gate.commit(caller, access, work).await
+        self.gate.commit_granted(granted, work).await
     }
 
     /// Changes a cluster; a new connection is tried first.
@@ -216,14 +276,19 @@ impl Clusters {
         if !credential.is_given() && name.is_none() && description.is_none() && labels.is_none() {
             return Err(Error::invalid("name", Reason::Required));
         }
-        let mut access = Access::to(Verb::Update, Resource::Cluster).in_cluster(id);
-        let connection = self.renewed(caller, access.clone(), id, credential).await?;
+        // what is shown may be sent back, and whether it is that is known when the cluster was read
+        if !credential.is_shown() {
+            credential.check_fields(self.allow_insecure_tls)?;
+        }
+        let access = Access::to(Verb::Update, Resource::Cluster).in_cluster(id);
+        let mut granted = self.gate.grant(caller, access).await?;
+        let connection = self.renewed(&granted, id, credential).await?;
         if let Some(name) = &name {
-            access = access.with("name", name.as_str());
+            granted = granted.with("name", name.as_str());
         }
         if let Some((auth_type, connection)) = &connection {
-            access =
-                access.with("api_server", connection.server.as_str()).with("auth_type", auth_type.as_str());
+            granted =
+                granted.with("api_server", connection.server.as_str()).with("auth_type", auth_type.as_str());
         }
         let this = self.clone();
         let work = async move |permit: Permit| {
@@ -241,7 +306,7 @@ impl Clusters {
             let value = this.ports.registry.update(&permit, patch, this.clock.now()).await?;
             Ok(Changed { value, warnings })
         };
-        self.gate.commit(caller, access, work).await
+        self.gate.commit_granted(granted, work).await
     }
 
     /// Forgets a cluster and its credential.
@@ -273,11 +338,16 @@ impl Clusters {
     /// # Errors
     /// `InvalidInput`, `EgressDenied`; the cause of the failure.
     pub async fn test_new(&self, caller: &Caller, credential: CredentialInput) -> Result<ClusterTest> {
-        let access = Access::to(Verb::Test, Resource::NewCluster);
-        let (_, connection) = self.connection(caller, access.clone(), credential).await?;
-        let access = access.with("api_server", connection.server.as_str());
+        credential.check_all_fields(self.allow_insecure_tls)?;
+        let granted = self.gate.grant(caller, Access::to(Verb::Test, Resource::NewCluster)).await?;
+        let (_, connection) = self.connection(&granted, credential).await?;
+        let granted = granted.with("api_server", connection.server.as_str());
         let this = self.clone();
-        self.gate.observe(caller, access, async move |permit| this.examine(&permit, &connection).await).await
+        let work = async move |permit: Permit| {
+            this.ports.probe.check(&connection)?;
+            this.examine(&permit, &connection).await
+        };
+        self.gate.observe_granted(granted, work).await
     }
 
     /// How a cluster is right now: probes it, and keeps what was found. A cluster that does not answer is a success
@@ -331,6 +401,7 @@ impl Clusters {
         connection: &Connection,
         skip: bool,
     ) -> Result<Option<Observation>> {
+        self.ports.probe.check(connection)?;
         if skip {
             return Ok(None);
         }
@@ -354,8 +425,7 @@ impl Clusters {
     /// A token without a server is for the server it has, whose CA stays unless another is sent.
     async fn renewed(
         &self,
-        caller: &Caller,
-        access: Access,
+        granted: &Granted,
         id: ClusterId,
         mut input: CredentialInput,
     ) -> Result<Option<(AuthType, Connection)>> {
@@ -366,62 +436,53 @@ impl Clusters {
             return Ok(None);
         }
         if input.auth_type != Some(AuthType::Token) || input.api_server.is_some() {
-            return Ok(Some(self.connection(caller, access, input).await?));
+            return Ok(Some(self.connection(granted, input).await?));
         }
         let Some(stored) = self.ports.connections.connection(id).await? else {
-            return self.gate.refuse(caller, access, absent(id)).await;
+            return self.gate.refuse_granted(granted, absent(id)).await;
         };
         let stored = stored.connection;
         input.api_server = Some(stored.server);
         input.ca_certificate = input.ca_certificate.or(stored.ca);
-        let (auth_type, mut connection) = self.connection(caller, access, input).await?;
+        let (auth_type, mut connection) = self.connection(granted, input).await?;
         connection.tls_server_name = stored.tls_server_name;
         connection.insecure_skip_tls_verify |= stored.insecure_skip_tls_verify;
         Ok(Some((auth_type, connection)))
     }
 
-    /// Makes a connection of what came in, for this access.
-    async fn connection(
-        &self,
-        caller: &Caller,
-        access: Access,
-        input: CredentialInput,
-    ) -> Result<(AuthType, Connection)> {
+    /// Reads what came in, for somebody whose role was asked. Where the connection leads to is checked when the operation
+    /// is begun, so that a refusal of it leaves its row.
+    async fn connection(&self, granted: &Granted, input: CredentialInput) -> Result<(AuthType, Connection)> {
         let required = |field: &str| Error::invalid(field, Reason::Required);
-        let foreign = |field: &str, given: bool| {
-            if given { Err(Error::invalid(field, Reason::NotAllowed)) } else { Ok(()) }
-        };
-        let auth_type = input.auth_type.ok_or_else(|| required("auth_type"))?;
+        let auth_type = input.check_fields(self.allow_insecure_tls)?;
         let mut connection = match auth_type {
-            AuthType::Token => {
-                foreign("kubeconfig", input.kubeconfig.is_some())?;
-                foreign("context", input.context.is_some())?;
-                let token = input.token.ok_or_else(|| required("token"))?;
-                Connection {
-                    server: input.api_server.ok_or_else(|| required("api_server"))?,
-                    ca: input.ca_certificate.map(|pem| check_pem("ca_certificate", pem)).transpose()?,
-                    tls_server_name: None,
-                    insecure_skip_tls_verify: false,
-                    credential: Credential::Token(check_token("token", &token)?),
-                }
-            }
+            AuthType::Token => Connection {
+                server: input.api_server.ok_or_else(|| required("api_server"))?,
+                ca: input.ca_certificate,
+                tls_server_name: None,
+                insecure_skip_tls_verify: false,
+                credential: Credential::Token(check_token(
+                    "token",
+                    &input.token.ok_or_else(|| required("token"))?,
+                )?),
+            },
             AuthType::Kubeconfig => {
-                foreign("token", input.token.is_some())?;
-                foreign("ca_certificate", input.ca_certificate.is_some())?;
-                let text = input.kubeconfig.ok_or_else(|| required("kubeconfig"))?;
-                Kubeconfig::connection(text.expose_secret(), input.context.as_deref(), input.api_server)?
+                let CredentialInput { kubeconfig, context, api_server, .. } = input;
+                let text = kubeconfig.ok_or_else(|| required("kubeconfig"))?;
+                let read =
+                    move || Kubeconfig::connection(text.expose_secret(), context.as_deref(), api_server);
+                computed(self.gate.tasks(), read).await?
             }
         };
         let insecure = input.insecure_skip_tls_verify || connection.insecure_skip_tls_verify;
         if insecure && !self.allow_insecure_tls {
             return Err(Error::invalid("insecure_skip_tls_verify", Reason::NotAllowed));
         }
-        if insecure && caller.role != Some(Role::SuperAdmin) {
+        if insecure && granted.caller().role != Some(Role::SuperAdmin) {
             let refusal = Error::role_too_low(Role::SuperAdmin);
-            return self.gate.refuse(caller, access, refusal).await;
+            return self.gate.refuse_granted(granted, refusal).await;
         }
         connection.insecure_skip_tls_verify = insecure;
-        self.ports.probe.check(&connection)?;
         Ok((auth_type, connection))
     }
 }
@@ -439,12 +500,16 @@ pub(crate) fn check_token(field: &str, token: &SecretString) -> Result<SecretStr
 
 /// A text with at least one PEM certificate, 256 KiB at most. The adapter reads it in full.
 pub(crate) fn check_pem(field: &str, pem: String) -> Result<String> {
+    is_pem(field, &pem).map(|()| pem)
+}
+
+fn is_pem(field: &str, pem: &str) -> Result<()> {
     if pem.len() > 256 << 10 {
         Err(Error::invalid(field, Reason::TooLong))
     } else if !pem.contains("-----BEGIN CERTIFICATE-----") || !pem.contains("-----END CERTIFICATE-----") {
         Err(Error::invalid(field, Reason::Malformed))
     } else {
-        Ok(pem)
+        Ok(())
     }
 }
 

@@ -13,7 +13,10 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::testing::fake::{Fake, Lent, MemoryStore, ThreadTasks};
+use crate::{
+    clock::Computation,
+    testing::fake::{Fake, Lent, MemoryStore, ThreadTasks},
+};
 
 /// Work that counts how often it was done.
 #[derive(Clone, Default)]
@@ -46,6 +49,10 @@ impl Tasks for Hurried {
             drop(wake);
         });
         let _ = woken.await;
+    }
+
+    async fn compute(&self, work: Computation) -> Result<()> {
+        self.0.compute(work).await
     }
 }
 

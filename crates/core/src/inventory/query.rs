@@ -1,5 +1,7 @@
 //! How a list's query parameters read: the same rules for every list.
 
+use std::collections::HashSet;
+
 use super::{Filter, List, ListInfo, ListScope, counted, searched};
 use crate::{
     cluster::ClusterId,
@@ -147,8 +149,9 @@ impl ListQuery {
         if !info.default_sort.is_empty() {
             query.sort = sort(info.default_sort).ok();
         }
-        for (i, (name, value)) in pairs.iter().enumerate() {
-            let earlier = pairs[..i].iter().any(|(earlier, _)| earlier == name);
+        let mut seen = HashSet::new();
+        for (name, value) in pairs {
+            let earlier = !seen.insert(name);
             let read =
                 if earlier { Err(Reason::Duplicate) } else { Ok(()) }.and_then(|()| match name.as_str() {
                     "kind" if asked != Asked::Page => Ok(()),
@@ -216,7 +219,7 @@ impl ListQuery {
             }
         }
         let mut require = |name: &str| {
-            if !pairs.iter().any(|(given, _)| given == name) {
+            if !seen.iter().any(|given| *given == name) {
                 refused.push(FieldError { name: name.to_owned(), reason: Reason::Required });
             }
         };

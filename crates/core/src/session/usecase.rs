@@ -97,10 +97,11 @@ impl Sessions {
     ///
     /// # Errors
     /// `BadCredentials` for an unknown or disabled user or a wrong password, all alike; `TooManyLogins`;
-    /// `Overloaded`; `StoreUnavailable`; `AuditUnavailable`, also when there is no room for strangers' rows.
+    /// `Overloaded`; `StoreUnavailable`; `AuditUnavailable`, also when there is no room for strangers' rows: then a super
+    /// admin alone signs in, who can make room.
     pub async fn login(&self, login: Login) -> Result<(Tokens, Identity)> {
-        // a stranger leaves rows behind, so the last of the room is not theirs
-        self.gate.room_for(Verb::Login)?;
+        // a stranger leaves rows behind, so the last of the room is not theirs; who is none is known after the password
+        let room = self.gate.room_for(Verb::Login);
         let username = Username::new(&login.username).ok();
         let keys: Vec<_> = username
             .iter()
@@ -132,6 +133,9 @@ impl Sessions {
             return Err(refusal);
         }
         let (user, verified) = enabled.ok_or_else(|| Error::internal("a password matched no user"))?;
+        if user.role != Role::SuperAdmin {
+            room?;
+        }
 
         let at = self.clock.now();
         let [cookie, refresh] = [self.secret(), self.secret()];

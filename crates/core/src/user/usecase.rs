@@ -9,7 +9,7 @@ use super::{
     Username,
 };
 use crate::{
-    access::{Access, Caller, Permit, Resource, Role, Verb},
+    access::{Access, Caller, Granted, Permit, Resource, Role, Verb},
     clock::{Clock, Entropy},
     error::{Cause, Error, Reason, Result},
     gate::Gate,
@@ -112,16 +112,16 @@ impl Users {
         if patch == UserPatch::default() {
             return Err(Error::invalid("role", Reason::Required));
         }
-        let mut access = self.about(Verb::Update, id).await?;
+        let mut granted = self.about(caller, Verb::Update, id).await?;
         if let Some(role) = patch.role {
-            access = access.with("role", role.as_str());
+            granted = granted.with("role", role.as_str());
         }
         if let Some(disabled) = patch.disabled {
-            access = access.with("disabled", disabled);
+            granted = granted.with("disabled", disabled);
         }
         let (registry, at) = (self.registry.clone(), self.clock.now());
         let work = async move |permit: Permit| registry.update(&permit, id, patch, at).await;
-        self.gate.commit(caller, access, work).await
+        self.gate.commit_granted(granted, work).await
     }
 
     /// Deletes a user.
@@ -129,9 +129,9 @@ impl Users {
     /// # Errors
     /// `RoleTooLow`, `NotFound`, `LastSuperAdmin`, `StoreUnavailable`.
     pub async fn delete(&self, caller: &Caller, id: UserId) -> Result<()> {
-        let access = self.about(Verb::Delete, id).await?;
+        let granted = self.about(caller, Verb::Delete, id).await?;
         let registry = self.registry.clone();
-        self.gate.commit(caller, access, async move |permit| registry.delete(&permit, id).await).await
+        self.gate.commit_granted(granted, async move |permit| registry.delete(&permit, id).await).await
     }
 
     /// Sets another user's password and ends that user's sessions.
@@ -139,9 +139,9 @@ impl Users {
     /// # Errors
     /// `RoleTooLow`, `NotFound`, `Overloaded`, `StoreUnavailable`.
     pub async fn reset_password(&self, caller: &Caller, id: UserId, password: NewPassword) -> Result<User> {
-        let access = self.about(Verb::ResetPassword, id).await?;
+        let granted = self.about(caller, Verb::ResetPassword, id).await?;
         let (registry, hasher, at) = (self.registry.clone(), self.hasher.clone(), self.clock.now());
-        let first = access.name.as_deref() == Some(Username::first_admin().as_str());
+        let first = granted.access.name.as_deref() == Some(Username::first_admin().as_str());
         let initial = first.then(|| self.initial.clone());
         let work = async move |permit: Permit| {
             let hash = hasher.hash(password.secret()).await?;
@@ -149,7 +149,7 @@ impl Users {
             initial.inspect(|initial| initial.withdraw());
             registry.list().await?.into_iter().find(|user| user.id == id).ok_or_else(|| absent(&id))
         };
-        self.gate.commit(caller, access, work).await
+        self.gate.commit_granted(granted, work).await
     }
 
     /// A user by name, for the command line.
@@ -160,11 +160,13 @@ impl Users {
         self.registry.credentials(username).await?.map(|(user, _)| user).ok_or_else(|| absent(username))
     }
 
-    /// The trail names a user by name, as far as there is one.
-    async fn about(&self, verb: Verb, id: UserId) -> Result<Access> {
+    /// The trail names a user by name, as far as there is one. Of a refusal it has the id alone: whoever may not list users
+    /// reads the rows of what they were refused.
+    async fn about(&self, caller: &Caller, verb: Verb, id: UserId) -> Result<Granted> {
+        let access = Access::to(verb, Resource::User).named(id.to_string());
+        let granted = self.gate.grant(caller, access).await?;
         let user = self.registry.list().await?.into_iter().find(|user| user.id == id);
-        let name = user.map_or_else(|| id.to_string(), |user| user.username.to_string());
-        Ok(Access::to(verb, Resource::User).named(name))
+        Ok(user.map_or(granted.clone(), |user| granted.named(user.username.as_str())))
     }
 }
 

@@ -21,7 +21,7 @@ use pilothouse_core::{
     audit::Status,
     session::Login,
     testing::fake::PlainHasher,
-    user::{PasswordHash, PasswordHasher, UserPatch},
+    user::{NewPassword, NewUser, PasswordHash, PasswordHasher, UserPatch, Username},
 };
 use secrecy::SecretString;
 
@@ -92,24 +92,47 @@ fn an_address_that_tries_ten_thousand_names_leaves_a_hundred_rows_and_one_a_minu
     assert!(rows() - before <= 101 + 100 + 20 + 10, "{} rows", rows() - before);
 }
 
+/// Who fills the disk is removed by somebody who can still sign in.
 #[test]
-fn without_room_strangers_are_turned_away_and_whoever_is_signed_in_stays() {
+fn without_room_a_super_admin_alone_signs_in_and_removes_who_fills_it() {
     let world = World::new();
     let tokens = world.login("admin", PASSWORD).unwrap();
-    let admin = world.signed_in(&tokens).unwrap();
+    let bob = world.add("bob", Role::Viewer);
+    world.add("ann", Role::OpsAdmin);
     world.fake.store.fill(true);
-    let rows = world.fake.store.all_operations().len();
-    for password in [PASSWORD, "wrong"] {
-        assert_eq!(cause(world.login("admin", password)), Cause::AuditUnavailable);
+    let rows = || world.fake.store.all_operations().len();
+    let before = rows();
+    for (name, password) in
+        [("admin", "wrong"), ("bob", PASSWORD), ("bob", "wrong"), ("ann", PASSWORD), ("nobody", PASSWORD)]
+    {
+        assert_eq!(cause(world.login(name, password)), Cause::AuditUnavailable, "{name}");
     }
-    assert_eq!(world.fake.store.all_operations().len(), rows);
+    assert_eq!(rows(), before, "no row of what was refused");
+    // whoever is signed in stays
     let tokens = world.refresh(&tokens).unwrap();
     world.signed_in(&tokens).unwrap();
-    let demote = UserPatch { role: Some(Role::Viewer), ..UserPatch::default() };
-    let refused = block_on(world.app.users.update(&admin.caller, admin.user.id, demote));
-    assert_eq!(cause(refused), Cause::AuditUnavailable);
+
+    let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
+    let new = NewUser {
+        username: Username::new("new").unwrap(),
+        password: NewPassword::new(&PASSWORD.into()).unwrap(),
+        role: Role::Viewer,
+        display_name: None,
+    };
+    assert_eq!(cause(block_on(world.app.users.create(&admin.caller, new))), Cause::AuditUnavailable);
+    let disable = || UserPatch { disabled: Some(true), ..UserPatch::default() };
+    let by_bob = block_on(world.app.users.update(&bob.caller, admin.user.id, disable()));
+    assert_eq!(cause(by_bob), Cause::AuditUnavailable, "a refusal takes none of the room");
+    block_on(world.app.users.update(&admin.caller, bob.user.id, disable())).unwrap();
+    block_on(world.app.users.delete(&admin.caller, bob.user.id)).unwrap();
+    // a wrong password counts, though it has no row
+    for _ in 0..5 {
+        cause(world.login("admin", "wrong"));
+    }
+    assert!(world.login("admin", PASSWORD).is_err(), "guessing is throttled as ever");
     world.fake.store.fill(false);
-    world.login("admin", PASSWORD).unwrap();
+    world.fake.lent.clock.advance(Duration::from_secs(15 * 60));
+    world.login("ann", PASSWORD).unwrap();
 }
 
 /// Counts, and with `until` lets none go before so many have come.

@@ -1,7 +1,7 @@
 //! Bad input, and the order in which refusals come.
 
 use actix_web::{http::Method, test::TestRequest};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::house::{Credentials, House, Reply, SignedIn};
 
@@ -70,6 +70,70 @@ async fn refusals_come_in_the_order_of_the_contract() {
                 assert_eq!((status, cause.as_str()), FAULTS[first], "{faults:b}");
             }
         }
+    }
+}
+
+/// The shape of a body, the role, what a kubeconfig holds.
+#[actix_web::test]
+async fn what_a_kubeconfig_holds_is_judged_after_the_role() {
+    let house = House::new().await;
+    let (viewer, ops) = (house.login("viewer").await, house.login("ops").await);
+    let body = |change: Value| {
+        let mut body = json!({"auth_type": "kubeconfig", "kubeconfig": "a: *a"});
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        body
+    };
+    let of = |path: &str| match path {
+        "/api/k8s/clusters" => json!({"name": "new"}),
+        "/api/k8s/clusters/update" => json!({"id": house.cluster}),
+        _ => json!({}),
+    };
+    for path in ["/api/k8s/clusters", "/api/k8s/clusters/update", "/api/k8s/clusters/test"] {
+        for who in [&viewer, &ops] {
+            let mut misshapen = body(of(path));
+            misshapen["token"] = json!("t");
+            assert_eq!(house.post(who, path, misshapen).await.fields(), ["token=not_allowed"], "{path}");
+        }
+        assert_eq!(house.post(&viewer, path, body(of(path))).await.refusal().2, "role_too_low", "{path}");
+        assert_eq!(house.post(&ops, path, body(of(path))).await.fields(), ["kubeconfig=malformed"], "{path}");
+    }
+}
+
+#[actix_web::test]
+async fn a_request_has_sixty_four_parameters_at_most_and_twenty_refused_fields_are_named() {
+    let house = House::new().await;
+    let viewer = house.login("viewer").await;
+    let cluster = house.cluster;
+    for (path, good) in [
+        ("/api/k8s/pods", format!("cluster_id={cluster}&namespace=shop")),
+        ("/api/k8s/search", "kind=pods&q=web".to_owned()),
+        ("/api/k8s/overview", String::new()),
+        ("/api/k8s/audit/operations", String::new()),
+        ("/api/k8s/clusters/status", format!("id={cluster}")),
+        ("/api/auth/me", String::new()),
+    ] {
+        let with = |n: usize| format!("{good}{}", (0..n).map(|n| format!("&nope{n}=1")).collect::<String>());
+        let many = house.get(&viewer, path, &with(15_000)).await;
+        assert_eq!((many.status.as_u16(), many.fields()), (400, vec!["query=too_long".to_owned()]), "{path}");
+        let some = house.get(&viewer, path, &with(60)).await;
+        let named = some.fields().len();
+        assert!((1..=20).contains(&named), "{path}: {named}");
+    }
+    let nope: serde_json::Map<_, _> = (0..50).map(|n| (format!("a b{n}"), json!("v"))).collect();
+    let ops = house.login("ops").await;
+    let body = json!({"cluster_id": cluster, "namespace": "shop", "name": "c", "data": nope});
+    let reply = house.post(&ops, "/api/k8s/configmaps", body).await;
+    assert_eq!((reply.status.as_u16(), reply.fields().len()), (400, 20));
+    // nothing that is sent comes back at length
+    let long = "x".repeat(900_000);
+    for body in [
+        json!({ long.as_str(): 1 }),
+        json!({"data": {long.as_str(): 1}}),
+        json!({"labels": {long.as_str(): 1}}),
+    ] {
+        let reply = house.post(&ops, "/api/k8s/configmaps", body).await;
+        assert_eq!(reply.status.as_u16(), 400);
+        assert!(reply.text.len() < 4096, "{} bytes", reply.text.len());
     }
 }
 

@@ -60,6 +60,24 @@ fn a_body_that_never_arrives_is_cut() {
     }
 }
 
+/// What follows such a head has no end but the connection's: a client that waits for the answer first sends none.
+#[test]
+fn a_tunnel_is_refused_at_once_and_nothing_after_its_head_is_read() {
+    let hour = Duration::from_secs(3600);
+    let running = Running::start(HttpSettings { body_time: hour, ..HttpSettings::default() });
+    for head in [
+        "CONNECT example.com:443 HTTP/1.1\r\nhost: example.com:443\r\n\r\n",
+        "CONNECT /api/k8s/clusters HTTP/1.1\r\nhost: x\r\n\r\n",
+        "GET /nope HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        "POST /api/auth/logout HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: WebSocket\r\n\r\n",
+    ] {
+        let answer = running.exchange(head, b"");
+        assert!(answer.starts_with("HTTP/1.1 4"), "{head}: {answer}");
+        assert!(answer.to_lowercase().contains("connection: close"), "{head}: {answer}");
+        assert!(answer.contains("\"success\":false"), "{head}: {answer}");
+    }
+}
+
 #[test]
 fn a_connection_is_used_again_after_a_refusal() {
     let running = Running::start(HttpSettings::default());

@@ -14,7 +14,10 @@ use futures_channel::oneshot;
 use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::clock::{Clock, Entropy, Tasks};
+use crate::{
+    clock::{Clock, Computation, Entropy, Tasks},
+    error::Result,
+};
 
 /// What the outside lends.
 #[derive(Clone)]
@@ -98,5 +101,15 @@ impl Tasks for ThreadTasks {
             drop(wake);
         });
         let _ = woken.await;
+    }
+
+    async fn compute(&self, work: Computation) -> Result<()> {
+        let (done, ended) = oneshot::channel::<()>();
+        thread::spawn(move || {
+            work();
+            drop(done);
+        });
+        let _ = ended.await;
+        Ok(())
     }
 }
