@@ -10,7 +10,9 @@ use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
     access::Role,
-    audit::{AuditTrail, Checkpoint, Operation, OperationId, OperationQuery, Outcome, TrailReader as _, Witness},
+    audit::{
+        AuditTrail, Checkpoint, Operation, OperationId, OperationQuery, Outcome, TrailReader as _, Witness,
+    },
     clock::{Clock, uuid_v7},
     cluster::ClusterId,
     seal::Keyring as _,
@@ -55,7 +57,9 @@ impl Kept {
 }
 
 impl Witness for Kept {
-    fn lines(&self) -> pilothouse_core::Result<Box<dyn Iterator<Item = pilothouse_core::Result<String>> + Send>> {
+    fn lines(
+        &self,
+    ) -> pilothouse_core::Result<Box<dyn Iterator<Item = pilothouse_core::Result<String>> + Send>> {
         Ok(Box::new(std::iter::empty()))
     }
 
@@ -98,7 +102,8 @@ async fn on(
     let entropy = Arc::new(OsEntropy);
     let key = folder.path().join("master.key");
     MasterKey::create(&key, &*entropy)?;
-    let (keyring, kept) = (Arc::new(FileKeyring::open(&key, None, entropy.clone())?), Arc::new(Kept::default()));
+    let (keyring, kept) =
+        (Arc::new(FileKeyring::open(&key, None, entropy.clone())?), Arc::new(Kept::default()));
     let lent = Lent {
         runtime: Handle::current(),
         clock: Arc::new(SystemClock(Instant::now())),

@@ -8,8 +8,8 @@ use pilothouse_core::{
     Result,
     access::{Access, Caller, Resource, Verb},
     audit::{
-        Beginning, ChainHash, Checkpoint, Entry, Fault, Handover, Head, OperationId, OperationRow, Outcome, PublicKey,
-        Signatures, StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Verdict, verify,
+        Beginning, ChainHash, Checkpoint, Entry, Fault, Handover, Head, OperationId, OperationRow, Outcome,
+        PublicKey, Signatures, StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Verdict, verify,
     },
     hex::Hex,
     testing::{

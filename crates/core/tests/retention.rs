@@ -211,8 +211,7 @@ fn only_an_export_of_this_history_holds_a_part() {
     assert_eq!((first, last), (other_first, other_last));
     let of = |text: &str| verified(text);
     let head = of(&text).head;
-    let checkpoint =
-        Checkpoint::sign(&FakeSigner::default(), &of(&text).trail, head, Timestamp::UNIX_EPOCH);
+    let checkpoint = Checkpoint::sign(&FakeSigner::default(), &of(&text).trail, head, Timestamp::UNIX_EPOCH);
     let part = Part { first, checkpoint, keys: vec![FakeSigner::default().public_key()] };
     assert!(part.is_held_by(&of(&text)));
     assert!(of(&other).valid && !part.is_held_by(&of(&other)));
@@ -241,7 +240,8 @@ fn what_is_not_whole_is_neither_archived_nor_removed() {
 #[test]
 fn what_is_removed_by_age_is_as_old_as_the_time_that_went_by() {
     let age = Duration::from_secs(500);
-    let old = |world: &World| block_on(world.app.audit.prune_older(&Caller::system(), age, Kept::By(i64::MAX)));
+    let old =
+        |world: &World| block_on(world.app.audit.prune_older(&Caller::system(), age, Kept::By(i64::MAX)));
     let world = World::new();
     let removed = old(&world).unwrap();
     assert!(removed > 60, "{removed}: what is old goes");

@@ -244,13 +244,25 @@ const PIECE: i64 = 500;
 
 /// Appends to the trail within the caller's transaction.
 pub(crate) trait Trail {
-    /// Verifies that a trail which ends with `head` follows from what is known of it; what is known then. Of a process that
-    /// knows nothing yet, from the last checkpoint in the database or outside it.
-    async fn follow(&mut self, trail: &str, head: Head, by: &Author) -> Result<Known, Unfit>;
+    /// Verifies that a trail which ends with `head` follows from what was known of it before that end was read; what is known
+    /// then. Of a process that knows nothing yet, from the last checkpoint in the database or outside it.
+    async fn follow(
+        &mut self,
+        trail: &str,
+        head: Head,
+        known: Option<Known>,
+        by: &Author,
+    ) -> Result<Known, Unfit>;
 
     /// As [`Trail::follow`], with the outcome remembered; none when it does not follow.
-    async fn look(&mut self, trail: &str, head: Head, by: &Author) -> Result<Option<Known>, StoreError> {
-        match self.follow(trail, head, by).await {
+    async fn look(
+        &mut self,
+        trail: &str,
+        head: Head,
+        known: Option<Known>,
+        by: &Author,
+    ) -> Result<Option<Known>, StoreError> {
+        match self.follow(trail, head, known, by).await {
             Ok(known) => {
                 by.memory.verified(&known);
                 Ok(Some(known))
@@ -263,8 +275,9 @@ pub(crate) trait Trail {
         }
     }
 
-    /// The trail's id and its end, as they are seen without a lock, and what is known of it by then.
-    async fn seen(&mut self, by: &Author) -> Result<(Head, Option<Known>), StoreError>;
+    /// The trail's end, as it is seen without a lock, and what is known of it by then; `anew` where a checkpoint may have been
+    /// made of the end that is known.
+    async fn seen(&mut self, by: &Author, anew: bool) -> Result<(Head, Option<Known>), StoreError>;
 
     /// Stores these in this order, and signs the last entry when that is due and the trail follows from what is known of it.
     /// How many entries that made: an intent that has an outcome takes no second one. At most once in a transaction.
@@ -304,7 +317,13 @@ macro_rules! insert_each {
 macro_rules! trail {
     ($connection:ty, $insert:ident) => {
         impl Trail for $connection {
-            async fn follow(&mut self, trail: &str, head: Head, by: &Author) -> Result<Known, Unfit> {
+            async fn follow(
+                &mut self,
+                trail: &str,
+                head: Head,
+                known: Option<Known>,
+                by: &Author,
+            ) -> Result<Known, Unfit> {
                 let conn = self;
                 let key: String =
                     install::table.find(1).select(install::fingerprint).get_result(conn).await?;
@@ -319,7 +338,7 @@ macro_rules! trail {
                 let trusted = Trusted { keys: &keys, verifier: &*signer };
                 let read = |(sequence, line)| StoredCheckpoint { sequence, line };
                 let columns = (audit_checkpoints::seq, audit_checkpoints::line);
-                let known = match by.memory.known() {
+                let known = match known {
                     Some(known) => known,
                     None => {
                         let newest: Option<(i64, String)> = audit_checkpoints::table
@@ -359,16 +378,21 @@ macro_rules! trail {
                 Ok(following.end(head)?)
             }
 
-            async fn seen(&mut self, by: &Author) -> Result<(Head, Option<Known>), StoreError> {
+            async fn seen(&mut self, by: &Author, anew: bool) -> Result<(Head, Option<Known>), StoreError> {
+                // others go on, and what is known after the end was read may be of a later one
+                let before = by.memory.known();
                 let row: HeadRow = audit_head::table
                     .find(1)
                     .select((audit_head::trail, audit_head::seq, audit_head::hash))
                     .get_result(self)
                     .await?;
                 let (trail, head) = head_of(row)?;
-                let known = match by.memory.at(head) {
-                    Some(known) if known.head() == head && known.trail() == trail => Some(known),
-                    _ if by.memory.may_look(by.clock.monotonic()) => self.look(&trail, head, by).await?,
+                let here = by.memory.at(head).filter(|known| known.head() == head && known.trail() == trail);
+                let known = match here {
+                    Some(known) if !anew => Some(known),
+                    here if by.memory.may_look(by.clock.monotonic()) => {
+                        self.look(&trail, head, here.or(before), by).await?
+                    }
                     _ => None,
                 };
                 Ok((head, known))
@@ -391,10 +415,11 @@ macro_rules! trail {
                     || known.as_ref().is_none_or(is_due) && by.memory.may_look(monotonic);
                 let mut growth = Growth::of(trail, before);
                 // what others appended since is looked at when it is to be signed
-                let mut known = known.filter(|known| known.head() == before && known.trail() == growth.trail);
+                let is_here = |known: &Known| known.head() == before && known.trail() == growth.trail;
+                let mut here = known.clone().filter(is_here);
                 if due {
-                    known = conn.look(&growth.trail, before, by).await?;
-                    if let Some(known) = &known {
+                    here = conn.look(&growth.trail, before, known, by).await?;
+                    if let Some(known) = &here {
                         let key: String =
                             install::table.find(1).select(install::fingerprint).get_result(conn).await?;
                         growth.signing = Some((by.keyring.keys(&key)?.signer, known.last_checkpoint()));
@@ -455,7 +480,7 @@ macro_rules! trail {
                     .execute(conn)
                     .await?;
                 // an end that was there before does not tell whether this was committed
-                let grown = known.filter(|_| head != before).map(|known| known.grown(head, signed));
+                let grown = here.filter(|_| head != before).map(|known| known.grown(head, signed));
                 by.memory.draft(grown);
                 Ok(head.sequence.abs_diff(before.sequence))
             }
@@ -487,6 +512,12 @@ impl Receipt {
 }
 
 impl Store {
+    /// As [`Trail::seen`].
+    async fn end_of_trail(&self, anew: bool) -> Result<(Head, Option<Known>)> {
+        let by = self.author.clone();
+        read!(self.db, |conn| conn.seen(&by, anew).await)
+    }
+
     /// The receipt for a permit's change.
     ///
     /// # Errors
@@ -546,12 +577,11 @@ impl AuditTrail for Store {
         // before anybody looks at who has signed
         self.turn_to_key_in_use().await?;
         let by = Author { age, ..self.author.clone() };
-        let (db, looking) = (self.db.clone(), by.clone());
-        let seen: Result<_> = async { read!(db, |conn| conn.seen(&looking).await) }.await;
-        let (head, known) = seen.map_err(audit)?;
+        let (head, known) = self.end_of_trail(false).await.map_err(audit)?;
         // looked at before the lock is taken: most of the time there is nothing to sign
         if known.is_some_and(|known| known.last_checkpoint().is_due(head.sequence, by.clock.now(), age)) {
             transact!(self.db, |conn| conn.append(&[], &by).await).map_err(audit)?;
+            self.end_of_trail(true).await.map_err(audit)?;
         }
         match self.author.memory.reason() {
             None => Ok(()),

@@ -14,12 +14,16 @@ use pilothouse_core::{
     access::Caller,
     app::{App, Ports, Settings},
     audit::{
-        AuditTrail as _, ChainHash, Checkpoint, CheckpointSigner as _, Entry, ExportQuery, Fault, Handover, Head,
-        Outcome, PublicKey, Signatures, TrailReader as _, Witness as _, verify_export,
+        AuditTrail as _, ChainHash, Checkpoint, CheckpointSigner as _, Entry, ExportQuery, Fault, Handover,
+        Head, Outcome, PublicKey, Signatures, TrailReader as _, Witness as _, verify_export,
     },
     clock::Clock as _,
     hex::Hex,
-    testing::{contract::StorePorts, fake::{Fake, FakeSigner}, permit},
+    testing::{
+        contract::StorePorts,
+        fake::{Fake, FakeSigner},
+        permit,
+    },
 };
 use pilothouse_store::{Database, Store};
 
@@ -47,7 +51,9 @@ fn app(place: &Place, store: &Store) -> App {
 async fn filled(place: &Place, count: usize) -> (Store, App) {
     let store = place.open().await;
     let (ports, app) = (ports(&store), app(place, &store));
-    work(place, &store, &ports, count).await;
+    // the first one is signed at once
+    work(place, &store, &ports, 1).await;
+    work(place, &store, &ports, count - 1).await;
     place.clock.advance(Checkpoint::AGE);
     app.audit.keep_checkpoints(Checkpoint::AGE).await.unwrap();
     (store, app)
@@ -66,7 +72,11 @@ async fn work(place: &Place, store: &Store, ports: &StorePorts, count: usize) {
 async fn unlock(place: &Place) {
     for (table, is) in [("audit_log", "is"), ("audit_checkpoints", "are"), ("audit_handovers", "are")] {
         for what in ["changed", "cut"] {
-            let on = if matches!(place.database, Database::Sqlite(_)) { String::new() } else { format!(" ON {table}") };
+            let on = if matches!(place.database, Database::Sqlite(_)) {
+                String::new()
+            } else {
+                format!(" ON {table}")
+            };
             place.execute(&format!("DROP TRIGGER {table}_{is}_never_{what}{on}")).await.unwrap();
         }
     }
@@ -102,13 +112,18 @@ async fn forge(place: &Place, store: &Store, forgery: Forgery) {
     let checkpoints = store.checkpoints(0, 1_000).await.unwrap();
     let mut signed = Vec::new();
     for stored in store.entries(0, 10_000).await.unwrap() {
-        let text = if stored.sequence <= kept { stored.text } else { stored.text.replace("\"web\"", "\"bew\"") };
+        let text =
+            if stored.sequence <= kept { stored.text } else { stored.text.replace("\"web\"", "\"bew\"") };
         head = head.then(&text);
         let (text, hash) = (text.replace('\'', "''"), bytes(place, &head.hash));
-        statements.push(format!("UPDATE audit_log SET body = '{text}', hash = {hash} WHERE seq = {}", head.sequence));
+        statements.push(format!(
+            "UPDATE audit_log SET body = '{text}', hash = {hash} WHERE seq = {}",
+            head.sequence
+        ));
         if checkpoints.iter().any(|checkpoint| checkpoint.sequence == head.sequence) {
             let line = Checkpoint::sign(&own, &trail, head, place.clock.now()).line().unwrap();
-            signed.push(format!("UPDATE audit_checkpoints SET line = '{line}' WHERE seq = {}", head.sequence));
+            signed
+                .push(format!("UPDATE audit_checkpoints SET line = '{line}' WHERE seq = {}", head.sequence));
         }
     }
     statements.push(format!(
@@ -178,9 +193,10 @@ async fn is_not_signed(place: &Place, store: &Store, app: &App, what: &str) {
     let signer = Ring::signer(FINGERPRINT);
     let (_, head) = store.head().await.unwrap();
     assert!(
-        after.iter().filter_map(|stored| Checkpoint::parse(&stored.line)).all(|one| {
-            one.sequence < head.sequence - 3 || !one.is_signed_by(&key, &signer)
-        }),
+        after
+            .iter()
+            .filter_map(|stored| Checkpoint::parse(&stored.line))
+            .all(|one| { one.sequence < head.sequence - 3 || !one.is_signed_by(&key, &signer) }),
         "{what}"
     );
     assert!(!store.is_audit_signed(), "{what}");
@@ -255,6 +271,26 @@ async fn a_trail_that_was_cut_is_not_signed() {
     }
 }
 
+/// A command remembers nothing: without the file it does not know whether the history is the true one, unless it is told
+/// that there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_exports_nothing_without_the_file_unless_told() {
+    for place in Place::all() {
+        let (store, app_) = filled(&place, 40).await;
+        place.clock.advance(Checkpoint::AGE);
+        work(&place, &store, &ports(&store), 1).await;
+        place.witness.clear();
+        let export = async |audit: &pilothouse_core::audit::Audit| {
+            audit.export(&Caller::system(), ExportQuery::default()).await.map(drop)
+        };
+        export(&app_.audit).await.unwrap();
+        let command = app(&place, &place.open().await).audit;
+        let refused = export(&command).await.unwrap_err();
+        assert!(refused.to_string().contains("--no-witness"), "{refused}");
+        export(&app(&place, &place.open().await).audit.without_witness()).await.unwrap();
+    }
+}
+
 /// Several processes append in turns, and each signs when it is due: nobody takes what the others wrote for forged.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_other_replicas_append_is_followed() {
@@ -295,7 +331,8 @@ async fn an_entry_that_was_rolled_back_is_not_missed() {
     let store = place.open().await;
     let ports = ports(&store);
     work(&place, &store, &ports, 3).await;
-    let refuse = "CREATE TRIGGER refuse BEFORE UPDATE OF hash ON audit_head BEGIN SELECT RAISE(ABORT, 'refused'); END";
+    let refuse =
+        "CREATE TRIGGER refuse BEFORE UPDATE OF hash ON audit_head BEGIN SELECT RAISE(ABORT, 'refused'); END";
     let commit = "CREATE TRIGGER refuse AFTER UPDATE OF hash ON audit_head WHEN NEW.seq % 2 = 0 \
         BEGIN SELECT RAISE(ABORT, 'refused'); END";
     for trigger in [refuse, commit] {

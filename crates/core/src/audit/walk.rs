@@ -198,7 +198,8 @@ impl<'a> Walk<'a> {
         if let Some(known) = self.outside.remembered.back().filter(|known| known.sequence > head.sequence) {
             return cut(known.sequence, "here when this process last looked");
         }
-        // what was signed since is compared with what was appended since
+        // what was appended and signed since is there by now
+        self.entries.reopen();
         self.checkpoints.reopen();
         self.compare().await?;
         Ok(head)

@@ -126,10 +126,15 @@ fn nothing_kept_elsewhere_is_a_finding_unless_told() {
     assert_eq!(block_on(verify(&copy, None, signatures)).unwrap().first_bad, None, "told");
 
     // a server that has just begun is about to keep its first checkpoint
-    let mut first = Copy { entries: copy.entries[..1].to_vec(), rows: copy.rows[..1].to_vec(), ..copy.clone() };
+    let mut first =
+        Copy { entries: copy.entries[..1].to_vec(), rows: copy.rows[..1].to_vec(), ..copy.clone() };
     first.rehash();
     first.checkpoints.clear();
-    assert_eq!(first.fault(), Some((1, Fault::CheckpointMissing)), "the first entry is signed as it is appended");
+    assert_eq!(
+        first.fault(),
+        Some((1, Fault::CheckpointMissing)),
+        "the first entry is signed as it is appended"
+    );
     first.sign();
     first.witness.clear();
     assert_eq!(first.fault(), None);
@@ -152,7 +157,9 @@ fn a_short_trail_without_checkpoints_is_not_whole() {
 /// signed, tells of a server that was kept from signing; one that was appended sooner may wait for a server that was killed.
 #[test]
 fn an_unsigned_entry_is_judged_by_when_it_was_appended() {
-    for (seconds, expected) in [(0, None), (119, None), (120, Some(Fault::Unsigned)), (9_999, Some(Fault::Unsigned))] {
+    for (seconds, expected) in
+        [(0, None), (119, None), (120, Some(Fault::Unsigned)), (9_999, Some(Fault::Unsigned))]
+    {
         let mut copy = Copy::made();
         let access = pilothouse_core::access::Access::to(
             pilothouse_core::access::Verb::Login,
