@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -10,9 +10,12 @@ use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
     access::Role,
-    audit::{AuditTrail, Operation, OperationId, OperationQuery, Outcome},
+    audit::{
+        AuditTrail, Checkpoint, Operation, OperationId, OperationQuery, Outcome, TrailReader as _, Witness,
+    },
     clock::{Clock, uuid_v7},
     cluster::ClusterId,
+    seal::Keyring as _,
     user::UserId,
 };
 use pilothouse_crypto::{FileKeyring, MasterKey, OsEntropy};
@@ -38,6 +41,36 @@ pub(crate) const DAYS: i64 = 30;
 const CALLERS: usize = 256;
 /// Calls of each query.
 const CALLS: usize = 200;
+
+/// Keeps one checkpoint: of what the bare driver wrote, which no chain holds together and the store would not sign.
+#[derive(Default)]
+struct Kept(Mutex<Option<Checkpoint>>);
+
+impl Kept {
+    /// Whatever ends the trail now, it is signed.
+    async fn vouch(&self, store: &Store, keyring: &FileKeyring, now: Timestamp) -> Result<()> {
+        let (trail, head) = store.head().await?;
+        let checkpoint = Checkpoint::sign(&*keyring.keys(&keyring.current())?.signer, &trail, head, now);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(checkpoint);
+        Ok(())
+    }
+}
+
+impl Witness for Kept {
+    fn lines(
+        &self,
+    ) -> pilothouse_core::Result<Box<dyn Iterator<Item = pilothouse_core::Result<String>> + Send>> {
+        Ok(Box::new(std::iter::empty()))
+    }
+
+    fn last(&self) -> pilothouse_core::Result<Option<Checkpoint>> {
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn keep(&self, _: &[String]) -> pilothouse_core::Result<()> {
+        Ok(())
+    }
+}
 
 /// B10.
 pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
@@ -69,13 +102,16 @@ async fn on(
     let entropy = Arc::new(OsEntropy);
     let key = folder.path().join("master.key");
     MasterKey::create(&key, &*entropy)?;
+    let (keyring, kept) =
+        (Arc::new(FileKeyring::open(&key, None, entropy.clone())?), Arc::new(Kept::default()));
     let lent = Lent {
         runtime: Handle::current(),
         clock: Arc::new(SystemClock(Instant::now())),
-        entropy: entropy.clone(),
-        keyring: Arc::new(FileKeyring::open(&key, None, entropy)?),
+        entropy,
+        keyring: keyring.clone(),
+        witness: kept.clone(),
     };
-    let store = Store::open(database, lent.clone()).await?;
+    let mut store = Store::open(database, lent.clone()).await?;
     let filling = Instant::now();
     bare.fill(plan.audit_rows, SystemClock(Instant::now()).now()).await?;
     eprintln!("bench: {name} has {} rows after {:.1} s", plan.audit_rows, filling.elapsed().as_secs_f64());
@@ -83,6 +119,9 @@ async fn on(
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..plan.rounds.min(3) {
         theirs.push(bare.insert(plan.audit_inserts, CALLERS).await?);
+        kept.vouch(&store, &keyring, lent.clock.now()).await?;
+        // one that remembers nothing of what was there before
+        store = Store::open(database, lent.clone()).await?;
         ours.push(insert(&store, &*lent.clock, plan.audit_inserts).await?);
     }
     let best = |rates: &[f64]| crate::measure::median(rates);

@@ -141,10 +141,23 @@ async fn an_older_database_put_back_is_found_by_the_file_outside_it() {
     let (code, said) = verify(&install, &[]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("they are gone"), "{said}");
-    // whoever can remove the file, too, is betrayed by a copy of it
+    // what is appended to it is not signed, and none of it is exported
+    let server = install.start().await;
+    server.admin().await.get("/api/k8s/audit/export").await.refused("INTERNAL_ERROR");
+    let install = server.stop().await;
+    assert!(install.log().contains("is not signed any more"), "{}", install.log());
+    let refused = install.run(&["audit", "export"]);
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{}", said(&refused));
+    assert!(verify(&install, &[]).1.contains("they are gone"));
+    // whoever can remove the file, too, is betrayed by that, and by a copy of it
     let copy = install.file("copy.jsonl").display().to_string();
     fs::rename(install.file(CHECKPOINTS), &copy).unwrap();
-    whole(&install);
+    let (code, said) = verify(&install, &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no checkpoint of it is kept elsewhere"), "{said}");
+    assert_eq!(install.run(&["audit", "export"]).status.code(), Some(2));
+    let (code, said) = verify(&install, &["--no-witness"]);
+    assert_eq!(code, Some(0), "{said}");
     let (code, said) = verify(&install, &["--checkpoint", &copy]);
     assert_eq!(code, Some(1), "{said}");
     assert_eq!(verify(&install, &["--checkpoint", "/nowhere/at/all"]).0, Some(2));
@@ -200,6 +213,8 @@ async fn an_export_is_verified_without_database_and_key() {
         exported.replacen("mallory", "malcolm", 1),
         exported.lines().take(5).map(|line| format!("{line}\n")).collect(),
         exported.lines().enumerate().filter(|(n, _)| *n != 3).map(|(_, line)| format!("{line}\n")).collect(),
+        format!("{exported}something after it"),
+        exported[..exported.len() - 1].to_owned(),
     ] {
         fs::write(&file, changed).unwrap();
         let (code, text) = verify(&elsewhere, &["--export", &file, "--public-key", &key]);

@@ -210,6 +210,38 @@ async fn a_backup_is_nothing_without_its_key_or_when_it_was_changed() {
     assert_eq!(stdin.status.code(), Some(2), "SQLite is not read from there");
 }
 
+/// However early it is killed: what it wrote is in the trail, and what it left pending is closed.
+#[tokio::test]
+async fn a_backup_that_is_killed_has_its_row() {
+    let server = Install::on_sqlite().start().await;
+    let places = Places::new(&server.install);
+    let file = |n: u64| places.path(&format!("backups/{n}.backup"));
+    let mut n = 0;
+    loop {
+        let mut backup = server.install.begin(&["backup", &file(n).display().to_string()]);
+        tokio::time::sleep(std::time::Duration::from_millis(15 * n)).await;
+        // it may have ended
+        let _ = backup.kill();
+        let status = backup.wait().unwrap();
+        n += 1;
+        if status.success() {
+            break;
+        }
+        assert!(n < 200, "it never ends");
+    }
+    // nothing is pending any more after a start
+    let server = server.stop().await.start().await;
+    let rows = server.admin().await.operations("operation_type=backup").await;
+    for n in 0..n {
+        if fs::metadata(file(n)).is_ok_and(|file| file.len() > 0) {
+            let name = format!("{n}.backup");
+            assert!(rows.iter().any(|row| row["resource_name"] == name), "{name} in {rows:#?}");
+        }
+    }
+    assert!(rows.iter().all(|row| row["status"] != "pending"), "{rows:#?}");
+    assert_eq!(rows[0]["status"], "success", "the last one");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_pg_dump_reads_is_sealed_and_restored() {
     let Some(postgres) = postgres() else { return };

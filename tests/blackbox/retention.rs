@@ -104,7 +104,7 @@ async fn what_is_pruned_is_archived_and_the_rest_is_whole() {
     let install = server.stop().await;
     ok(&install, &["audit", "verify"]);
 
-    // a file in the way that is no such export: nothing goes
+    // a file in the way that is no such export, or one of another trail, is left as it is
     let server = install.start().await;
     busy(&server).await;
     let install = server.stop().await;
@@ -113,10 +113,37 @@ async fn what_is_pruned_is_archived_and_the_rest_is_whole() {
     let checkpoints = fs::read_to_string(install.file("audit-checkpoints.jsonl")).unwrap();
     let end: Value = serde_json::from_str(checkpoints.lines().last().unwrap()).unwrap();
     let end = end["sequence"].as_i64().unwrap();
-    fs::write(folder.join(format!("audit-{next:012}-{end:012}.jsonl")), "not an export\n").unwrap();
-    let refused = install.run(&["audit", "prune", "--before", &now, "--archive", &path]);
-    assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
-    assert!(ok(&install, &["audit", "verify"]).contains(&format!("removed      {last}")));
+    let named = |suffix: &str| folder.join(format!("audit-{next:012}-{end:012}{suffix}.jsonl"));
+    fs::write(named(""), "not an export\n").unwrap();
+    fs::copy(&archive(&folder)[0], named("-2")).unwrap();
+    let in_the_way = [named(""), named("-2")].map(|file| fs::read(file).unwrap());
+    ok(&install, &["audit", "prune", "--before", &now, "--archive", &path]);
+    assert!(ok(&install, &["audit", "verify"]).contains(&format!("removed      {end}")));
+    assert_eq!([named(""), named("-2")].map(|file| fs::read(file).unwrap()), in_the_way);
+    for file in [named(""), named("-2")] {
+        fs::remove_file(file).unwrap();
+    }
+    assert_eq!(whole_archive(&install, &folder), end, "what went is in a file of its own name");
+}
+
+/// Killed after the archive was written and before anything was removed; then the master key is changed.
+#[tokio::test]
+async fn an_archive_that_the_key_before_signed_is_enough() {
+    let server = Install::on_sqlite().start().await;
+    busy(&server).await;
+    let install = server.stop().await;
+    let now = Timestamp::now().to_string();
+    let folder = install.file("archive");
+    let path = folder.to_str().unwrap().to_owned();
+    let database = fs::read(install.file("pilothouse.db")).unwrap();
+    let prune = ["audit", "prune", "--before", &now, "--archive", &path];
+    ok(&install, &prune);
+    let kept = archive(&folder);
+    fs::write(install.file("pilothouse.db"), database).unwrap();
+    ok(&install, &["rekey"]);
+    assert!(!ok(&install, &prune).contains("removed 0"));
+    assert_eq!(archive(&folder), kept, "it is not written twice");
+    ok(&install, &["audit", "verify"]);
 }
 
 #[tokio::test]

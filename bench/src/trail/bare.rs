@@ -82,7 +82,7 @@ impl Driver for Sqlite {
                  INSERT INTO operations ({COLUMNS}) {numbers} SELECT {values} FROM n;
                  INSERT INTO audit_log (seq, operation_id, entry, at, body, hash)
                  {numbers} SELECT i, printf('%08x-0000-7000-8000-%012x', i, i), 'complete', {now}, '{BODY}', zeroblob(32) FROM n;
-                 UPDATE audit_head SET seq = {rows}, signed_seq = {rows}, signed_at = {now};
+                 UPDATE audit_head SET seq = {rows};
                  COMMIT; PRAGMA wal_checkpoint(TRUNCATE);"
             ))?;
             Ok(())
@@ -114,7 +114,7 @@ impl Driver for Sqlite {
                         entry.execute((seq, &id, at, BODY))?;
                     }
                     let last = first + (start + batch).min(count) as i64;
-                    transaction.execute("UPDATE audit_head SET seq = ?1, signed_seq = ?1", [last])?;
+                    transaction.execute("UPDATE audit_head SET seq = ?1", [last])?;
                 }
                 transaction.commit()?;
             }
@@ -154,7 +154,7 @@ impl Driver for Postgres<'_> {
                      INSERT INTO audit_log (seq, operation_id, entry, at, body, hash)
                      SELECT i, lpad(to_hex(i), 8, '0') || '-0000-7000-8000-' || lpad(to_hex(i), 12, '0'), 'complete',
                          '{now}', '{BODY}', decode(repeat('00', 32), 'hex') FROM {numbers};
-                     UPDATE audit_head SET seq = {rows}, signed_seq = {rows}, signed_at = '{now}'"
+                     UPDATE audit_head SET seq = {rows}"
                 ),
             )?;
             // as autovacuum would, sooner or later
@@ -224,7 +224,7 @@ impl Driver for Postgres<'_> {
                     .collect();
                 transaction.execute(&insert, &parameters).await?;
                 let last = rows.last().copied().unwrap_or(first);
-                transaction.execute("UPDATE audit_head SET seq = $1, signed_seq = $1", &[&last]).await?;
+                transaction.execute("UPDATE audit_head SET seq = $1", &[&last]).await?;
                 transaction.commit().await?;
             }
             let rate = count as f64 / began.elapsed().as_secs_f64();

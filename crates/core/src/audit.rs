@@ -26,10 +26,14 @@ mod checkpoint;
 mod export;
 mod handover;
 mod k8s;
+mod known;
+mod place;
 mod retention;
 mod row;
 mod usecase;
 mod verify;
+mod vouch;
+mod walk;
 
 pub use batch::{Batch, Told};
 pub use bound::LARGEST_ROW;
@@ -43,9 +47,10 @@ pub use checkpoint::{
 };
 pub use export::{Export, ExportFormat, ExportQuery, verify_export};
 pub use handover::{Handover, TrailKeys};
+pub use known::{Following, Known, Trusted};
 #[cfg(any(test, feature = "testing"))]
 pub use retention::MockRetention;
-pub use retention::{Archive, Beginning, Kept, Retention};
+pub use retention::{Archive, Beginning, Kept, Part, Retention};
 pub use row::{OperationPage, OperationQuery, OperationRow};
 pub use usecase::Audit;
 pub(crate) use usecase::AuditPorts;
@@ -296,11 +301,11 @@ pub trait AuditTrail: Send + Sync {
     async fn close_orphans(&self, at: Timestamp) -> Result<u64>;
 
     /// Signs the last entry, unless it is signed already or the last checkpoint is younger than `age`. What appends signs
-    /// by itself once that is [`Checkpoint::AGE`]; this is for the quiet after it, and for the end. A trail without
-    /// checkpoints, as by default, does nothing.
+    /// by itself once that is [`Checkpoint::AGE`]; this is for the quiet after it, and for the end. Only what follows from what
+    /// was verified before is signed. A trail without checkpoints, as by default, does nothing.
     ///
     /// # Errors
-    /// `AuditUnavailable`.
+    /// `AuditUnavailable`; `Internal` when the trail does not follow from what was verified before.
     async fn checkpoint(&self, age: Duration) -> Result<()> {
         let _ = age;
         Ok(())

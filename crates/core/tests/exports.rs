@@ -36,6 +36,7 @@ fn exported(query: ExportQuery) -> String {
         block_on(fake.store.finish(operation.id, &outcome)).unwrap();
         fake.lent.clock.advance(std::time::Duration::from_secs(10));
     }
+    block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
     let mut export = block_on(app.audit.export(&Caller::system(), query)).unwrap();
     let mut text = String::new();
     while let Some(lines) = block_on(export.next()).unwrap() {
@@ -46,10 +47,15 @@ fn exported(query: ExportQuery) -> String {
     text
 }
 
-fn verified(text: &str) -> Verdict {
+fn verified(text: impl AsRef<[u8]>) -> Verdict {
     let signer = FakeSigner::default();
     let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: Checkpoint::EVERY };
-    verify_export(text.lines().map(|line| Ok(line.to_owned())), signatures).unwrap()
+    let lines = text.as_ref().split_inclusive(|byte| *byte == b'\n').map(|line| Ok(line.to_vec()));
+    verify_export(lines, signatures).unwrap()
+}
+
+fn joined(lines: &[&str]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 #[test]
@@ -64,12 +70,12 @@ fn an_export_is_verified_alone_and_any_edit_of_it_is_found() {
         let without: Vec<_> =
             lines.iter().enumerate().filter(|(m, _)| *m != n).map(|(_, line)| *line).collect();
         // a checkpoint adds nothing that the first line does not bind, while others are near enough
-        assert_eq!(verified(&without.join("\n")).valid, is_checkpoint, "without line {n}");
-        assert!(n == 0 || !verified(&lines[..n].join("\n")).valid || n == lines.len() - 1 && is_checkpoint);
+        assert_eq!(verified(joined(&without)).valid, is_checkpoint, "without line {n}");
+        assert!(n == 0 || !verified(joined(&lines[..n])).valid || n == lines.len() - 1 && is_checkpoint);
         if n + 1 < lines.len() {
             let mut swapped = lines.clone();
             swapped.swap(n, n + 1);
-            assert!(!verified(&swapped.join("\n")).valid, "lines {n} and the next swapped");
+            assert!(!verified(joined(&swapped)).valid, "lines {n} and the next swapped");
         }
     }
     let mut runner =
@@ -77,13 +83,69 @@ fn an_export_is_verified_alone_and_any_edit_of_it_is_found() {
     runner
         .run(&(any::<Index>(), 1..=255u8), |(at, flip)| {
             let mut bytes = text.clone().into_bytes();
-            let at = at.index(bytes.len() - 1);
+            let at = at.index(bytes.len());
             bytes[at] ^= flip;
-            let changed = String::from_utf8_lossy(&bytes).into_owned();
-            prop_assert!(!verified(&changed).valid, "byte {}", at);
+            prop_assert!(!verified(&bytes).valid, "byte {}", at);
             Ok(())
         })
         .unwrap();
+}
+
+/// Whatever stands after the last line, or is no text.
+#[test]
+fn an_export_ends_with_its_last_line() {
+    let text = exported(ExportQuery::default());
+    assert!(verified(&text).valid);
+    let without_end = &text[..text.len() - 1];
+    assert!(!verified(without_end).valid, "the last line has no end");
+    for more in ["x", "{\"checkpoint\":", "\0", " ", "\n"] {
+        assert!(!verified(format!("{text}{more}")).valid, "{more:?} after the last line");
+    }
+    assert!(!verified([text.as_bytes(), &vec![b'x'; 15 << 20]].concat()).valid, "a lot after it");
+    assert!(!verified([text.as_bytes(), b"\xff\n"].concat()).valid, "no UTF-8");
+    assert!(!verified("").valid);
+}
+
+/// Whoever writes the database gets no signature of ours for it, whoever asks for the export.
+#[test]
+fn what_is_not_whole_is_not_exported() {
+    let world = || {
+        let fake = Fake::default();
+        let app = App::new(fake.ports(), Settings::default());
+        for n in 0..40 {
+            let access = Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("web-{n}"));
+            let mut operation = permit(&Caller::command_line("ann"), access).operation().unwrap().clone();
+            operation.created_at = fake.lent.clock.now();
+            block_on(fake.store.record(&operation, &Outcome::success(operation.created_at))).unwrap();
+            fake.lent.clock.advance(std::time::Duration::from_secs(10));
+        }
+        block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
+        (fake, app)
+    };
+    let export = |app: &App| block_on(app.audit.export(&Caller::system(), ExportQuery::default())).map(drop);
+    let (_, app) = world();
+    export(&app).unwrap();
+
+    // all computed anew, with the checkpoints left, or without them
+    let rewrite: [&dyn Fn(&Fake); 3] = [
+        &|fake| fake.store.rewrite(|text| text.replace("web-7", "web-8"), false),
+        &|fake| fake.store.rewrite(|text| text.replace("web-7", "web-8"), true),
+        &|fake| {
+            fake.store.rewrite(|text| text.replace("web-7", "web-8"), true);
+            fake.witness.clear();
+        },
+    ];
+    for (n, rewrite) in rewrite.iter().enumerate() {
+        for with_witness in [true, false] {
+            let (fake, mut app) = world();
+            rewrite(&fake);
+            if !with_witness {
+                app.audit = app.audit.without_witness();
+            }
+            let refused = export(&app).unwrap_err();
+            assert_eq!(refused.cause, pilothouse_core::Cause::Internal, "{n}, {with_witness}");
+        }
+    }
 }
 
 #[test]
@@ -147,6 +209,28 @@ fn viewers_neither_verify_nor_export_and_one_verifies_at_a_time() {
     block_on(app.audit.export(&Caller::system(), ExportQuery::default())).ok().unwrap();
 }
 
+/// Four who read slowly, or not at all, keep nobody out for long; who is read keeps its place.
+#[test]
+fn an_export_that_nobody_reads_gives_up_its_place() {
+    use pilothouse_core::Cause;
+    let fake = Fake::default();
+    let app = App::new(fake.ports(), Settings::default());
+    let begin = || block_on(app.audit.export(&Caller::system(), ExportQuery::default()));
+    let mut exports: Vec<_> = (0..4).map(|_| begin().unwrap()).collect();
+    fake.lent.clock.advance(std::time::Duration::from_secs(29));
+    assert_eq!(begin().err().unwrap().cause, Cause::Overloaded);
+    for export in &mut exports[1..] {
+        block_on(export.next()).unwrap();
+    }
+    fake.lent.clock.advance(std::time::Duration::from_secs(1));
+    let mut fifth = begin().unwrap();
+    assert_eq!(block_on(exports[0].next()).unwrap_err().cause, Cause::Overloaded);
+    for export in exports[1..].iter_mut().chain([&mut fifth]) {
+        block_on(export.next()).unwrap();
+    }
+    assert_eq!(begin().err().unwrap().cause, Cause::Overloaded);
+}
+
 #[test]
 fn checkpoints_are_handed_over_once_and_only_ours() {
     let fake = Fake::default();
@@ -177,13 +261,15 @@ fn checkpoints_are_handed_over_once_and_only_ours() {
 /// A trail that others append to between the look at its end and the next one.
 struct Growing {
     store: Arc<MemoryStore>,
-    seen: Head,
+    /// At the first look.
+    seen: std::sync::Mutex<Option<Head>>,
 }
 
 #[async_trait]
 impl TrailReader for Growing {
     async fn head(&self) -> Result<(String, Head), Error> {
-        Ok((self.store.head().await?.0, self.seen))
+        let (trail, now) = self.store.head().await?;
+        Ok((trail, self.seen.lock().unwrap().take().unwrap_or(now)))
     }
 
     async fn entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>, Error> {
@@ -225,7 +311,7 @@ fn an_export_from_now_on_of_a_trail_that_grows_meanwhile_is_empty_and_whole() {
     let seen = block_on(fake.store.head()).unwrap().1;
     (0..3).for_each(|_| record());
     let from = Some(fake.lent.clock.now());
-    let trail = Arc::new(Growing { store: fake.store.clone(), seen });
+    let trail = Arc::new(Growing { store: fake.store.clone(), seen: Some(seen).into() });
     let app = App::new(Ports { trail, ..fake.ports() }, Settings::default());
     let query = ExportQuery { from, ..ExportQuery::default() };
     let mut export = block_on(app.audit.export(&Caller::system(), query)).unwrap();

@@ -12,7 +12,7 @@ use pilothouse_core::{
     app::{App, Settings},
     audit::{
         Archive, AuditTrail as _, Batch, Checkpoint, CheckpointSigner as _, Export, ExportFormat,
-        ExportQuery, Kept, Outcome, Signatures, Told, TrailReader as _, Verdict, verify_export,
+        ExportQuery, Kept, Outcome, Part, Signatures, Told, TrailReader as _, Verdict, verify_export,
     },
     clock::Clock as _,
     kind::Kind,
@@ -31,7 +31,7 @@ struct Shelf {
 
 #[async_trait]
 impl Archive for Shelf {
-    async fn keep(&self, first: i64, last: i64, mut export: Export) -> Result<()> {
+    async fn keep(&self, part: &Part, mut export: Export) -> Result<()> {
         let mut text = String::new();
         while let Some(lines) = export.next().await? {
             text.push_str(&lines);
@@ -39,7 +39,8 @@ impl Archive for Shelf {
         if self.broken {
             return Err(Error::internal("full"));
         }
-        self.kept.lock().unwrap().push((first, last, text));
+        assert!(part.is_held_by(&verified(&text)));
+        self.kept.lock().unwrap().push((part.first, part.checkpoint.sequence, text));
         Ok(())
     }
 }
@@ -104,7 +105,7 @@ impl World {
 fn verified(text: &str) -> Verdict {
     let signer = FakeSigner::default();
     let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: Checkpoint::EVERY };
-    verify_export(text.lines().map(|line| Ok(line.to_owned())), signatures).unwrap()
+    verify_export(text.split_inclusive('\n').map(|line| Ok(line.as_bytes().to_vec())), signatures).unwrap()
 }
 
 #[test]
@@ -194,6 +195,75 @@ fn nothing_goes_that_is_not_kept_or_not_old_or_under_way() {
     let ops = Caller { role: Some(Role::OpsAdmin), ..Caller::system() };
     let refused = block_on(world.app.audit.prune(&ops, world.now(), Kept::In(&Shelf::default())));
     assert_eq!(refused.unwrap_err().cause, Cause::RoleTooLow);
+}
+
+/// An archive of the same numbers, and of another history: after a restore, or of another trail.
+#[test]
+fn only_an_export_of_this_history_holds_a_part() {
+    let kept = |world: &World| {
+        let shelf = Shelf::default();
+        world.prune(world.now() - Duration::from_secs(500), Kept::In(&shelf)).unwrap();
+        shelf.kept.into_inner().unwrap().remove(0)
+    };
+    let (first, last, text) = kept(&World::new());
+    // operations have ids of their own
+    let (other_first, other_last, other) = kept(&World::new());
+    assert_eq!((first, last), (other_first, other_last));
+    let of = |text: &str| verified(text);
+    let head = of(&text).head;
+    let checkpoint = Checkpoint::sign(&FakeSigner::default(), &of(&text).trail, head, Timestamp::UNIX_EPOCH);
+    let part = Part { first, checkpoint, keys: vec![FakeSigner::default().public_key()] };
+    assert!(part.is_held_by(&of(&text)));
+    assert!(of(&other).valid && !part.is_held_by(&of(&other)));
+    let of_another = Checkpoint { trail: "another".to_owned(), ..part.checkpoint.clone() };
+    assert!(!Part { checkpoint: of_another, ..part.clone() }.is_held_by(&of(&text)));
+    assert!(!Part { first: first + 1, ..part }.is_held_by(&of(&text)));
+}
+
+#[test]
+fn what_is_not_whole_is_neither_archived_nor_removed() {
+    for with_checkpoints in [false, true] {
+        let world = World::new();
+        world.fake.store.rewrite(|text| text.replace("\"web-3\"", "\"web-4\""), with_checkpoints);
+        let shelf = Shelf::default();
+        let late = world.now() + Duration::from_secs(1);
+        for kept in [Kept::In(&shelf), Kept::By(i64::MAX)] {
+            let done = world.prune(late, kept);
+            assert!(done.as_ref().is_ok_and(|removed| *removed == 0) || done.is_err(), "{done:?}");
+        }
+        assert!(shelf.kept.lock().unwrap().is_empty());
+        assert_eq!(block_on(world.fake.store.beginning()).unwrap(), None);
+    }
+}
+
+/// A clock that is set a year forward makes nothing old.
+#[test]
+fn what_is_removed_by_age_is_as_old_as_the_time_that_went_by() {
+    let age = Duration::from_secs(500);
+    let old =
+        |world: &World| block_on(world.app.audit.prune_older(&Caller::system(), age, Kept::By(i64::MAX)));
+    let world = World::new();
+    let removed = old(&world).unwrap();
+    assert!(removed > 60, "{removed}: what is old goes");
+
+    let world = World::new();
+    world.fake.lent.clock.jump(jiff::SignedDuration::from_hours(365 * 24));
+    let as_before = old(&world).unwrap();
+    assert_eq!(as_before, removed, "a year that did not go by makes nothing older");
+    for n in 0..3 {
+        world.operate(n);
+    }
+    assert_eq!(old(&world).unwrap(), 0, "nor do entries that are told of it");
+
+    // a process that begins with a wrong clock does not know what went by, but sees that nothing is young
+    let world = World::new();
+    world.fake.lent.clock.jump(jiff::SignedDuration::from_hours(365 * 24));
+    let begun = App::new(world.fake.ports(), Settings::default());
+    let refused = block_on(begun.audit.prune_older(&Caller::system(), age, Kept::By(i64::MAX))).unwrap_err();
+    assert!(refused.to_string().contains("the clock may be wrong"), "{refused}");
+    assert_eq!(world.verdict().removed, 0);
+    // a person may say so
+    assert!(world.prune(world.now(), Kept::By(i64::MAX)).unwrap() > 0);
 }
 
 #[test]

@@ -13,13 +13,13 @@ use pilothouse_core::{
     Error,
     access::Caller,
     audit::{
-        Checkpoint, CheckpointSigner, Export, ExportFormat, ExportQuery, PublicKey, Signatures, Verdict,
-        verify_export,
+        Audit, Checkpoint, CheckpointSigner, Export, ExportFormat, ExportQuery, PublicKey, Signatures,
+        Verdict, verify_export,
     },
 };
 use pilothouse_crypto::{Ed25519Signer, Ed25519Verifier, MasterKey};
 
-use crate::{Fatal, checkpoint_file::Lines, commands::operator, compose, settings::Settings};
+use crate::{Fatal, checkpoint_file::Lines, commands::operator, compose, retention::Old, settings::Settings};
 
 /// What to do with the audit trail.
 #[derive(clap::Subcommand)]
@@ -29,6 +29,9 @@ pub(crate) enum AuditCommand {
         /// Compare with the checkpoints of this file [default: the setting audit_checkpoint_file]
         #[arg(long, value_name = "FILE", conflicts_with = "export")]
         checkpoint: Option<PathBuf>,
+        /// Compare with no checkpoints outside the database: of a restored copy, or on another machine
+        #[arg(long, conflicts_with_all = ["export", "checkpoint"])]
+        no_witness: bool,
         /// Verify this export (jsonl) instead; needs no database
         #[arg(long, value_name = "FILE")]
         export: Option<PathBuf>,
@@ -50,6 +53,9 @@ pub(crate) enum AuditCommand {
         /// Into a new file; else to standard output
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
+        /// Compare it with no checkpoints outside the database before it is signed
+        #[arg(long)]
+        no_witness: bool,
     },
     /// Remove what was signed before a time, once it is kept in a folder or with the webhook; what is left can be verified
     Prune {
@@ -71,23 +77,23 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
             let key = public_key.map_or_else(|| own_key(&settings), Ok)?;
             verdict(&of_export(&file, key)?)
         }
-        AuditCommand::Verify { checkpoint, .. } => {
+        AuditCommand::Verify { checkpoint, no_witness, .. } => {
             if let Some(file) = checkpoint {
                 File::open(&file).map_err(|error| unusable(&file, &error))?;
                 settings.audit_checkpoint_file = Some(file);
             }
-            let app = compose::for_commands(&settings).await?.app;
-            verdict(&app.audit.verify(&Caller::command_line(&operator())).await?)
+            let audit = trail(&settings, no_witness).await?;
+            verdict(&audit.verify(&Caller::command_line(&operator())).await?)
         }
-        AuditCommand::Export { from, to, format, output } => {
+        AuditCommand::Export { from, to, format, output, no_witness } => {
             let format = match format.as_str() {
                 "jsonl" => ExportFormat::Jsonl,
                 "k8s" => ExportFormat::K8s,
                 _ => return Err(Fatal::Setting(format!("`{format}` is no format; use jsonl or k8s"))),
             };
-            let app = compose::for_commands(&settings).await?.app;
+            let audit = trail(&settings, no_witness).await?;
             let query = ExportQuery { format, from, to };
-            let export = app.audit.export(&Caller::command_line(&operator()), query).await?;
+            let export = audit.export(&Caller::command_line(&operator()), query).await?;
             match output {
                 None => write(export, io::stdout(), Path::new("standard output")).await,
                 Some(path) => {
@@ -106,7 +112,7 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
                 return Err(Fatal::Setting(sentence.into()));
             }
             let retention = compose::for_commands(&settings).await?.retention(&settings)?;
-            let removed = retention.prune(&Caller::command_line(&operator()), before).await?;
+            let removed = retention.prune(&Caller::command_line(&operator()), Old::Before(before)).await?;
             println!("removed {removed} entries");
             Ok(())
         }
@@ -115,6 +121,11 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
             Ok(())
         }
     }
+}
+
+async fn trail(settings: &Settings, no_witness: bool) -> Result<Audit, Fatal> {
+    let audit = compose::for_commands(settings).await?.app.audit;
+    Ok(if no_witness { audit.without_witness() } else { audit })
 }
 
 fn own_key(settings: &Settings) -> Result<PublicKey, Fatal> {
@@ -143,7 +154,7 @@ async fn write(mut export: Export, output: impl Write, path: &Path) -> Result<()
 
 /// Prints what was found; not whole is exit code 1.
 fn verdict(verdict: &Verdict) -> Result<(), Fatal> {
-    let Verdict { removed, entries, head, checkpoints, witnessed, first_bad, .. } = verdict;
+    let Verdict { removed, entries, head, checkpoints, witnessed, unsigned, first_bad, .. } = verdict;
     if *removed > 0 {
         println!("removed      {removed}, by retention");
     }
@@ -151,6 +162,9 @@ fn verdict(verdict: &Verdict) -> Result<(), Fatal> {
     println!("last         {}", head.sequence);
     println!("hash         {}", head.hash);
     println!("checkpoints  {checkpoints}, of which {witnessed} are kept elsewhere");
+    if *unsigned > 0 {
+        println!("unsigned     {unsigned}, after the last checkpoint");
+    }
     let Some(bad) = first_bad else {
         println!("whole");
         return Ok(());

@@ -11,11 +11,13 @@ use std::{
 
 use pilothouse_core::{
     access::{Access, Caller, Resource, Verb},
+    gate::Changed,
     seal::Keyring as _,
 };
 use pilothouse_crypto::{FileKeyring, KeyError, MasterKey, OsEntropy, open_archive, seal_archive};
 use pilothouse_store::{Database, Store};
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Fatal,
@@ -58,7 +60,21 @@ pub(crate) async fn backup(settings: Settings, arguments: BackupArguments) -> Re
             .into(),
         ));
     }
-    let Composed { app, store, keyring, .. } = compose::for_commands(&settings).await?;
+    let composed = compose::for_commands(&settings).await?;
+    // while it runs this process holds a lease, so that no server takes its operation for one that was left pending
+    composed.store.renew_lease(composed.clock.now()).await?;
+    let end = CancellationToken::new();
+    let lease = tokio::spawn(composed.keep_lease(end.clone()));
+    let done = recorded(&settings, &composed, file, stdin).await;
+    end.cancel();
+    let _ = lease.await;
+    done
+}
+
+/// Its intent is durable before anything is copied, and its outcome is stored after it.
+async fn recorded(settings: &Settings, composed: &Composed, file: PathBuf, stdin: bool) -> Result<(), Fatal> {
+    let Composed { app, store, keyring, .. } = composed;
+    let (store, keyring) = (store.clone(), keyring.clone());
     let output = File::options().write(true).create_new(true).mode(0o600).open(&file);
     let output = output.map_err(|error| unusable(&file, &error))?;
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -86,7 +102,12 @@ pub(crate) async fn backup(settings: Settings, arguments: BackupArguments) -> Re
             sealed.unwrap_or_else(|error| Err(pilothouse_core::Error::internal(error.to_string())))
         }
     };
-    let done = app.gate.observe(&Caller::command_line(&operator()), access, work).await;
+    // what is not whole is removed, so a failure leaves no doubt
+    let work = move |permit| {
+        let done = work(permit);
+        async move { done.await.map(Changed::from).map_err(pilothouse_core::Error::of_read) }
+    };
+    let done = app.gate.change(&Caller::command_line(&operator()), access, work).await;
     // what is not whole is no backup
     if done.is_err() {
         let _ = fs::remove_file(&file);
@@ -94,7 +115,9 @@ pub(crate) async fn backup(settings: Settings, arguments: BackupArguments) -> Re
     if !stdin {
         let _ = fs::remove_file(&copy);
     }
-    done?;
+    if !done?.warnings.is_empty() {
+        println!("its outcome could not be stored in the audit trail");
+    }
     println!("backed up to {}: it opens with the master key, and with nothing else", file.display());
     Ok(())
 }

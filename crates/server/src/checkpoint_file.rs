@@ -26,9 +26,12 @@ const LINE: u64 = 4096;
 /// The file.
 pub(crate) struct CheckpointFile {
     path: PathBuf,
-    /// The last entry covered, once it is known.
-    last: Mutex<Option<i64>>,
+    /// What was read of it or written to it last, once it is known.
+    last: Mutex<Option<Last>>,
 }
+
+/// The last line, if there is one.
+type Last = Option<Checkpoint>;
 
 impl CheckpointFile {
     pub(crate) fn new(path: PathBuf) -> Self {
@@ -42,16 +45,16 @@ impl CheckpointFile {
         }
     }
 
-    /// The entry of the last whole line; what a crash left of another one is passed over.
-    fn read_last(&self) -> io::Result<i64> {
-        let Some(mut file) = self.open()? else { return Ok(0) };
+    /// The last whole line; what a crash left of another one is passed over.
+    fn read_last(&self) -> io::Result<Last> {
+        let Some(mut file) = self.open()? else { return Ok(None) };
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(4 * LINE)))?;
         let mut end = Vec::new();
         file.read_to_end(&mut end)?;
         let lines = end.split(|byte| *byte == b'\n').rev();
         let read = |line: &[u8]| Checkpoint::parse(str::from_utf8(line).ok()?);
-        Ok(lines.filter_map(read).map(|checkpoint| checkpoint.sequence).next().unwrap_or(0))
+        Ok(lines.filter_map(read).next())
     }
 
     fn append(&self, lines: &[String]) -> io::Result<()> {
@@ -92,20 +95,20 @@ impl Witness for CheckpointFile {
             return Ok(Box::new(std::iter::empty()));
         };
         let path = self.path.display().to_string();
-        let lines =
-            Lines(BufReader::new(file)).filter(|line| line.as_ref().map_or(true, |line| !line.is_empty()));
+        let lines = Lines(BufReader::new(file)).map_while(|line| line.map(whole).transpose());
+        let lines = lines.filter(|line| line.as_ref().map_or(true, |line| !line.is_empty()));
         Ok(Box::new(lines.map(move |line| {
             line.map_err(|error| Error::internal(format!("the checkpoint file {path}: {error}")))
         })))
     }
 
-    fn last(&self) -> Result<i64> {
+    fn last(&self) -> Result<Option<Checkpoint>> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match *last {
-            Some(last) => Ok(last),
+        match &*last {
+            Some(last) => Ok(last.clone()),
             None => {
                 let read = self.read_last().map_err(|error| self.unusable(&error))?;
-                *last = Some(read);
+                *last = Some(read.clone());
                 Ok(read)
             }
         }
@@ -113,22 +116,29 @@ impl Witness for CheckpointFile {
 
     fn keep(&self, lines: &[String]) -> Result<()> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*last, Some(Some(_))) && !self.path.exists() {
+            // what comes next is read from the file: all of it is kept anew
+            *last = None;
+            return Err(Error::internal(format!(
+                "the checkpoint file {} was removed while this server ran; it is made anew from the database",
+                self.path.display()
+            )));
+        }
         if let Err(error) = self.append(lines) {
             // some of them may be there: what comes next is read from the file
             *last = None;
             return Err(self.unusable(&error));
         }
-        *last = lines.last().and_then(|line| Checkpoint::parse(line)).map(|checkpoint| checkpoint.sequence);
+        *last = Some(lines.last().and_then(|line| Checkpoint::parse(line)));
         Ok(())
     }
 }
 
-/// Whole lines, each of bounded length; what is no UTF-8 is replaced, and so is no checkpoint. A last line without its end
-/// was being written, and is left out.
+/// Lines of bounded length, each as it lies there with its end; the last one may have none.
 pub(crate) struct Lines<R>(pub(crate) R);
 
 impl<R: BufRead> Iterator for Lines<R> {
-    type Item = io::Result<String>;
+    type Item = io::Result<Vec<u8>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         /// An entry is never longer: a request is 1 MiB at most.
@@ -136,14 +146,17 @@ impl<R: BufRead> Iterator for Lines<R> {
         let mut line = Vec::new();
         match (&mut self.0).take(LONGEST).read_until(b'\n', &mut line) {
             Err(error) => Some(Err(error)),
-            Ok(_) if line.last() == Some(&b'\n') => {
-                line.pop();
-                Some(Ok(String::from_utf8_lossy(&line).into_owned()))
-            }
-            Ok(_) if line.len() as u64 == LONGEST => Some(Err(io::Error::other("a line is too long"))),
-            Ok(_) => None,
+            Ok(0) => None,
+            Ok(_) => Some(Ok(line)),
         }
     }
+}
+
+/// A whole line's text: what is no UTF-8 is replaced, and so is no checkpoint. A line without its end is being written, or a
+/// crash left it, and is none.
+fn whole(mut line: Vec<u8>) -> Option<String> {
+    line.pop_if(|last| *last == b'\n')?;
+    Some(String::from_utf8_lossy(&line).into_owned())
 }
 
 /// Copies checkpoints until `stop`, and once more after it. A failure is told when it begins.
@@ -192,28 +205,37 @@ mod tests {
             )
         };
         let lines = |file: &CheckpointFile| file.lines().unwrap().collect::<Result<Vec<_>>>().unwrap();
+        let last = |file: &CheckpointFile| file.last().unwrap().map_or(0, |last| last.sequence);
         let file = CheckpointFile::new(path.clone());
-        assert_eq!((file.last().unwrap(), lines(&file).len()), (0, 0), "no file yet");
+        assert_eq!((last(&file), lines(&file).len()), (0, 0), "no file yet");
         file.keep(&[line(1), line(7)]).unwrap();
-        assert_eq!(file.last().unwrap(), 7);
+        assert_eq!(last(&file), 7);
 
         let half = line(9)[..40].to_owned();
         let mut written = std::fs::read_to_string(&path).unwrap();
         written.push_str(&half);
         std::fs::write(&path, written).unwrap();
         let again = CheckpointFile::new(path);
-        assert_eq!((again.last().unwrap(), lines(&again)), (7, vec![line(1), line(7)]));
+        assert_eq!((last(&again), lines(&again)), (7, vec![line(1), line(7)]));
         again.keep(&[line(9)]).unwrap();
         let three = vec![line(1), line(7), line(9)];
-        assert_eq!((again.last().unwrap(), lines(&again)), (9, three.clone()));
+        assert_eq!((last(&again), lines(&again)), (9, three.clone()));
 
         // what was to be written may be there when writing it failed: it is not written twice
         std::fs::remove_file(&again.path).unwrap();
+        let again = CheckpointFile::new(again.path);
         std::fs::create_dir(&again.path).unwrap();
         again.keep(&[line(11)]).unwrap_err();
         std::fs::remove_dir(&again.path).unwrap();
         std::fs::write(&again.path, [three, vec![line(11), String::new()]].concat().join("\n")).unwrap();
-        assert_eq!(again.last().unwrap(), 11);
+        assert_eq!(last(&again), 11);
+
+        // removed while it is written: that is told, and then all is kept anew
+        std::fs::remove_file(&again.path).unwrap();
+        assert!(again.keep(&[line(13)]).unwrap_err().to_string().contains("was removed"));
+        assert_eq!(last(&again), 0);
+        again.keep(&[line(1), line(13)]).unwrap();
+        assert_eq!(lines(&again), [line(1), line(13)]);
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

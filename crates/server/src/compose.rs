@@ -112,11 +112,13 @@ async fn compose(
     let runtime = Handle::current();
     let metrics = Metrics::new();
     let (clock, entropy, tasks) = (SystemClock::new(), Arc::new(OsEntropy), TrackedTasks::new());
+    let witness = Arc::new(CheckpointFile::new(settings.audit_checkpoint_file()));
     let lent = Lent {
         runtime: runtime.clone(),
         clock: clock.clone(),
         entropy: entropy.clone(),
         keyring: keyring.clone(),
+        witness: witness.clone(),
     };
     let store = Store::open(database, lent).await?.keeping_free(settings.free_space_floor());
     let kube = KubeSettings {
@@ -139,7 +141,7 @@ async fn compose(
         trail: kept.clone(),
         signer: keyring.clone(),
         retention: kept.clone(),
-        witness: Arc::new(CheckpointFile::new(settings.audit_checkpoint_file())),
+        witness,
         users: kept.clone(),
         sessions: kept.clone(),
         throttle: kept.clone(),

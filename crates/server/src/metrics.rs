@@ -243,6 +243,11 @@ impl Scrape {
             "Whether there is room for new operations; 0: changes and logins are refused.",
             i64::from(self.store.room(RoomFor::Members).is_ok()),
         );
+        add_gauge(
+            "pilothouse_audit_signed",
+            "Whether the trail follows from what this process has verified; 0: it is not signed any more.",
+            i64::from(self.store.is_audit_signed()),
+        );
         let failed = IntCounter::new(
             "pilothouse_audit_write_failures_total",
             "Entries of the audit trail that this process could not store when it wanted to.",
@@ -265,6 +270,11 @@ impl Scrape {
             "pilothouse_audit_sequence",
             "The number of the newest entry of the audit chain.",
             whole(figures.audit_sequence),
+        );
+        add_gauge(
+            "pilothouse_audit_unsigned_seconds",
+            "How long ago the last checkpoint was signed that this process knows of; 0 when it covers every entry.",
+            whole(figures.audit_unsigned.as_secs()),
         );
         let (told, lag) = match self.store.told(RECEIVER).await {
             Ok(told) if self.webhook => {

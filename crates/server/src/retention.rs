@@ -6,7 +6,6 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -15,17 +14,18 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Error, Result,
     access::Caller,
-    audit::{Archive, Audit, Export, Kept, PublicKey},
-    clock::Clock,
+    audit::{Archive, Audit, Export, Kept, Part},
 };
 use pilothouse_store::Store;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::{audit::of_export, webhook::RECEIVER};
+use crate::{Fatal, audit::of_export, webhook::RECEIVER};
 
-/// How often to look for what is old enough.
+/// How often to look for what is old enough, unless it is old enough sooner.
 const PERIOD: Duration = Duration::from_secs(3600);
+/// And never more often than this.
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// What is removed, and where it is kept before.
 pub(crate) struct Retention {
@@ -41,9 +41,8 @@ impl Retention {
     ///
     /// # Errors
     /// As [`Audit::prune`]; `Internal` where nothing is kept elsewhere.
-    pub(crate) async fn prune(&self, caller: &Caller, before: Timestamp) -> Result<u64> {
-        let key = self.audit.public_key();
-        let folder = self.folder.clone().map(|path| Folder { path, key });
+    pub(crate) async fn prune(&self, caller: &Caller, what: Old) -> Result<u64> {
+        let folder = self.folder.clone().map(|path| Folder { path });
         let told = if self.webhook {
             let told = self.store.told(RECEIVER).await?;
             // the checkpoint that the rest will hang on must be there, too
@@ -57,50 +56,99 @@ impl Retention {
             (Some(folder), Some(told)) => Kept::InAndBy(folder, told),
             (None, None) => return Err(Error::internal("nothing is kept elsewhere, so nothing is removed")),
         };
-        self.audit.prune(caller, before, kept).await
+        match what {
+            Old::Before(time) => self.audit.prune(caller, time, kept).await,
+            Old::OlderThan(age) => self.audit.prune_older(caller, age, kept).await,
+        }
     }
 
     /// Removes what is older than `age` every hour, until `stop`.
-    pub(crate) async fn run(self, age: Duration, clock: Arc<dyn Clock>, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(PERIOD);
+    pub(crate) async fn run(self, age: Duration, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(PERIOD.min(age).max(SHORTEST));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = None;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            match self.prune(&Caller::system(), clock.now() - age).await {
-                Ok(0) => {}
-                Ok(removed) => tracing::info!(removed, "old entries of the audit trail were removed"),
-                Err(error) => tracing::error!(%error, "old entries of the audit trail cannot be removed"),
+            match self.prune(&Caller::system(), Old::OlderThan(age)).await {
+                Ok(removed) => {
+                    told = None;
+                    if removed > 0 {
+                        tracing::info!(removed, "old entries of the audit trail were removed");
+                    }
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if told.as_ref() != Some(&error) {
+                        tracing::error!(error, "old entries of the audit trail cannot be removed");
+                    }
+                    told = Some(error);
+                }
             }
         }
     }
 }
 
+/// What is removed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Old {
+    /// What was signed before this time.
+    Before(Timestamp),
+    /// What is older than this.
+    OlderThan(Duration),
+}
+
 /// A folder of exports, each of a part of the trail, one after the other.
 struct Folder {
     path: PathBuf,
-    key: PublicKey,
 }
+
+/// How many files of the name of one part are looked at.
+const NAMES: u32 = 100;
 
 #[async_trait]
 impl Archive for Folder {
-    async fn keep(&self, first: i64, last: i64, export: Export) -> Result<()> {
-        let path = self.path.join(format!("audit-{first:012}-{last:012}.jsonl"));
-        let unusable =
-            |error: &dyn std::fmt::Display| Error::internal(format!("{}: {error}", path.display()));
-        // one of this name is of a removal that did not come to its end, or another's
-        if !path.exists() {
-            write(&path, export).await?.map_err(|error| unusable(&error))?;
+    async fn keep(&self, part: &Part, export: Export) -> Result<()> {
+        let (first, last) = (part.first, part.checkpoint.sequence);
+        for n in 1..=NAMES {
+            let name = match n {
+                1 => format!("audit-{first:012}-{last:012}.jsonl"),
+                n => format!("audit-{first:012}-{last:012}-{n}.jsonl"),
+            };
+            let path = self.path.join(name);
+            let unusable =
+                |error: &dyn std::fmt::Display| Error::internal(format!("{}: {error}", path.display()));
+            if !path.exists() {
+                write(&path, export).await?.map_err(|error| unusable(&error))?;
+                return match holds(path.clone(), part.clone()).await {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(unusable(&"it is no whole export of these entries, so they stay")),
+                    Err(error) => Err(unusable(&error)),
+                };
+            }
+            // one of this name is of a removal that did not come to its end, or of another trail or history
+            if holds(path.clone(), part.clone()).await.map_err(|error| unusable(&error))? {
+                return Ok(());
+            }
         }
-        let (read, key) = (path.clone(), self.key);
-        let verdict = tokio::task::spawn_blocking(move || of_export(&read, key)).await;
-        let verdict = verdict.map_err(|error| unusable(&error))?.map_err(|error| unusable(&error))?;
-        let whole =
-            verdict.valid && verdict.head.sequence == last && verdict.entries == first.abs_diff(last) + 1;
-        if whole { Ok(()) } else { Err(unusable(&"it is no whole export of these entries, so they stay")) }
+        Err(Error::internal(format!("{}: too many files of entries {first} to {last}", self.path.display())))
     }
+}
+
+/// Whether a file is an export of this part, signed by a key of the trail.
+async fn holds(path: PathBuf, part: Part) -> Result<bool, Fatal> {
+    let look = move || {
+        for key in &part.keys {
+            if part.is_held_by(&of_export(&path, *key)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.map_err(|error| Error::internal(error.to_string()))?
 }
 
 /// Writes a new file; durable, and under its name only once it is whole.

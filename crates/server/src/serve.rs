@@ -53,13 +53,15 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     if let Some(pair) = &tls {
         tasks.spawn(pair.clone().keep_fresh(stop.clone()));
     }
+    // the first checkpoint is elsewhere before anybody can ask whether it is; a failure is told by the task
+    let _ = composed.app.audit.hand_over().await;
     let checkpoints = tokio::spawn(checkpoint_file::keep(composed.app.clone(), end.clone()));
     if let Some(webhook) = composed.webhook(&settings)? {
         tasks.spawn(webhook.run(stop.clone()));
     }
     if let Some(age) = settings.audit_retention() {
         let retention = composed.retention(&settings)?;
-        tasks.spawn(retention.run(age, composed.clock.clone(), stop.clone()));
+        tasks.spawn(retention.run(age, stop.clone()));
     }
     let failed = |address| move |source| Fatal::Listen { address, source };
     let mut handles = Vec::new();

@@ -7,15 +7,16 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use diesel::{ExpressionMethods as _, Insertable, QueryDsl as _};
+use diesel::{ExpressionMethods as _, Insertable, OptionalExtension as _, QueryDsl as _};
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use jiff::Timestamp;
 use pilothouse_core::{
     Error, Result,
     access::Permit,
     audit::{
-        AuditTrail, ChainHash, Checkpoint, CheckpointSigner, Entry, Head, LastCheckpoint, Operation,
-        OperationId, OperationPage, OperationQuery, Outcome, RoomFor, Status,
+        AuditTrail, ChainHash, Checkpoint, CheckpointSigner, Entry, Handover, Head, Known, LastCheckpoint,
+        Operation, OperationId, OperationPage, OperationQuery, Outcome, RoomFor, Status, StoredCheckpoint,
+        TrailKeys, Trusted, Witness,
     },
     clock::Clock,
     cluster::ClusterId,
@@ -27,16 +28,20 @@ use crate::{
     db::{Postgres, Sqlite, read, transact},
     error::{StoreError, audit, corrupt},
     lease::LeaseClock as _,
-    schema::{At, audit_checkpoints, audit_head, audit_log, install, leases, operations},
+    schema::{At, audit_checkpoints, audit_handovers, audit_head, audit_log, install, leases, operations},
 };
 
 mod count;
 mod list;
+mod memory;
 mod reader;
 mod retention;
 mod writer;
 
+use memory::Unfit;
+
 pub(crate) use count::Counts;
+pub(crate) use memory::Memory;
 pub(crate) use writer::Writer;
 
 /// Something to be stored in the trail.
@@ -142,6 +147,13 @@ struct NewCheckpoint {
     line: String,
 }
 
+#[derive(Insertable)]
+#[diesel(table_name = audit_handovers)]
+struct NewHandover {
+    seq: i64,
+    line: String,
+}
+
 /// Who appends, and signs when that is due.
 #[derive(Clone)]
 pub(crate) struct Author {
@@ -151,25 +163,31 @@ pub(crate) struct Author {
     pub(crate) clock: Arc<dyn Clock>,
     /// How long an entry waits for a checkpoint.
     pub(crate) age: Duration,
+    /// What this process knows of the trail.
+    pub(crate) memory: Memory,
+    /// Where checkpoints are kept outside the database.
+    pub(crate) witness: Arc<dyn Witness>,
+    /// Who signs from the next entry on, which says so.
+    pub(crate) successor: Option<Arc<dyn CheckpointSigner>>,
 }
 
 /// The chain as it grows within a transaction that holds the head's lock.
 struct Growth {
     trail: String,
     head: Head,
-    signed: LastCheckpoint,
-    /// Where the trail may be due to be signed.
-    signer: Option<Arc<dyn CheckpointSigner>>,
+    /// Where the trail may be due to be signed: by whom, and what was signed last.
+    signing: Option<(Arc<dyn CheckpointSigner>, LastCheckpoint)>,
+    /// The last checkpoint that was made.
+    signed: Option<Checkpoint>,
     entries: Vec<NewEntry>,
     checkpoints: Vec<NewCheckpoint>,
+    handovers: Vec<NewHandover>,
 }
 
 impl Growth {
-    fn of((trail, seq, hash, signed_seq, signed_at): HeadRow) -> Result<Self> {
-        let hash = ChainHash(hash.try_into().map_err(|_| corrupt("audit_head.hash"))?);
-        let signed = LastCheckpoint { sequence: signed_seq, time: signed_at.0 };
-        let head = Head { sequence: seq, hash };
-        Ok(Self { trail, head, signed, signer: None, entries: Vec::new(), checkpoints: Vec::new() })
+    fn of(trail: String, head: Head) -> Self {
+        let (entries, checkpoints, handovers) = Default::default();
+        Self { trail, head, signing: None, signed: None, entries, checkpoints, handovers }
     }
 
     fn add(&mut self, entry: &Entry, now: Timestamp) -> Result<()> {
@@ -183,25 +201,86 @@ impl Growth {
             body,
             hash: self.head.hash.0.to_vec(),
         });
-        if self.signed.is_full(self.head.sequence) { self.sign(now) } else { Ok(()) }
+        self.sign_if(now, |last, sequence| last.is_full(sequence))
     }
 
-    fn sign(&mut self, now: Timestamp) -> Result<()> {
-        let signer = self.signer.as_ref().ok_or_else(|| Error::internal("a checkpoint without a signer"))?;
+    /// Signs the end, where that may be due, and is.
+    fn sign_if(&mut self, now: Timestamp, is_due: impl FnOnce(LastCheckpoint, i64) -> bool) -> Result<()> {
+        let Some((signer, last)) = &mut self.signing else { return Ok(()) };
+        if !is_due(*last, self.head.sequence) {
+            return Ok(());
+        }
         let checkpoint = Checkpoint::sign(&**signer, &self.trail, self.head, now);
-        self.signed = LastCheckpoint { sequence: checkpoint.sequence, time: checkpoint.time };
+        *last = LastCheckpoint { sequence: checkpoint.sequence, time: checkpoint.time };
         self.checkpoints.push(NewCheckpoint { seq: checkpoint.sequence, line: checkpoint.line()? });
+        self.signed = Some(checkpoint);
         Ok(())
+    }
+
+    /// Signs what there is, adds the entry that names another key, and lets that key sign that it takes over, and the entry.
+    fn hand_over(&mut self, entry: &Entry, to: &Arc<dyn CheckpointSigner>, now: Timestamp) -> Result<()> {
+        let is_unsigned = |last: LastCheckpoint, sequence| sequence > last.sequence;
+        self.sign_if(now, is_unsigned)?;
+        let (signer, last) =
+            self.signing.take().ok_or_else(|| Error::internal("a new key without the one before"))?;
+        self.add(entry, now)?;
+        let handover = Handover::sign(&**to, &self.trail, self.head, signer.public_key());
+        self.handovers.push(NewHandover { seq: handover.sequence, line: handover.line()? });
+        self.signing = Some((to.clone(), last));
+        self.sign_if(now, is_unsigned)
     }
 }
 
-/// The trail's id, its last entry's number and hash, the last one signed, and when.
-type HeadRow = (String, i64, Vec<u8>, i64, At);
+/// The trail's id, its last entry's number and hash.
+type HeadRow = (String, i64, Vec<u8>);
+
+fn head_of((trail, sequence, hash): HeadRow) -> Result<(String, Head)> {
+    let hash = ChainHash(hash.try_into().map_err(|_| corrupt("audit_head.hash"))?);
+    Ok((trail, Head { sequence, hash }))
+}
+
+/// How many entries are looked at in one piece.
+const PIECE: i64 = 500;
 
 /// Appends to the trail within the caller's transaction.
 pub(crate) trait Trail {
-    /// Stores these in this order, and signs the last entry when that is due. How many entries that made: an intent that
-    /// has an outcome takes no second one.
+    /// Verifies that a trail which ends with `head` follows from what was known of it before that end was read; what is known
+    /// then. Of a process that knows nothing yet, from the last checkpoint in the database or outside it.
+    async fn follow(
+        &mut self,
+        trail: &str,
+        head: Head,
+        known: Option<Known>,
+        by: &Author,
+    ) -> Result<Known, Unfit>;
+
+    /// As [`Trail::follow`], with the outcome remembered; none when it does not follow.
+    async fn look(
+        &mut self,
+        trail: &str,
+        head: Head,
+        known: Option<Known>,
+        by: &Author,
+    ) -> Result<Option<Known>, StoreError> {
+        match self.follow(trail, head, known, by).await {
+            Ok(known) => {
+                by.memory.verified(&known);
+                Ok(Some(known))
+            }
+            Err(Unfit::Unsound(reason)) => {
+                by.memory.unsound(reason, by.clock.monotonic());
+                Ok(None)
+            }
+            Err(Unfit::Unread(error)) => Err(error),
+        }
+    }
+
+    /// The trail's end, as it is seen without a lock, and what is known of it by then; `anew` where a checkpoint may have been
+    /// made of the end that is known.
+    async fn seen(&mut self, by: &Author, anew: bool) -> Result<(Head, Option<Known>), StoreError>;
+
+    /// Stores these in this order, and signs the last entry when that is due and the trail follows from what is known of it.
+    /// How many entries that made: an intent that has an outcome takes no second one. At most once in a transaction.
     async fn append(&mut self, writes: &[Write], by: &Author) -> Result<u64, StoreError>;
 
     /// Stores that the operation of a change to our own tables is done: the last step of its transaction.
@@ -238,27 +317,113 @@ macro_rules! insert_each {
 macro_rules! trail {
     ($connection:ty, $insert:ident) => {
         impl Trail for $connection {
+            async fn follow(
+                &mut self,
+                trail: &str,
+                head: Head,
+                known: Option<Known>,
+                by: &Author,
+            ) -> Result<Known, Unfit> {
+                let conn = self;
+                let key: String =
+                    install::table.find(1).select(install::fingerprint).get_result(conn).await?;
+                let signer = by.keyring.keys(&key)?.signer;
+                let handovers: Vec<String> = audit_handovers::table
+                    .order_by(audit_handovers::seq)
+                    .select(audit_handovers::line)
+                    .load(conn)
+                    .await?;
+                let keys = TrailKeys::of_lines(trail, signer.public_key(), &handovers, &*signer)
+                    .map_err(|defect| defect.details)?;
+                let trusted = Trusted { keys: &keys, verifier: &*signer };
+                let read = |(sequence, line)| StoredCheckpoint { sequence, line };
+                let columns = (audit_checkpoints::seq, audit_checkpoints::line);
+                let known = match known {
+                    Some(known) => known,
+                    None => {
+                        let newest: Option<(i64, String)> = audit_checkpoints::table
+                            .order_by(audit_checkpoints::seq.desc())
+                            .select(columns)
+                            .first(conn)
+                            .await
+                            .optional()?;
+                        Known::begin(trail, head, newest.map(read).as_ref(), by.witness.last()?, trusted)?
+                    }
+                };
+                let since: Vec<(i64, String)> = audit_checkpoints::table
+                    .filter(audit_checkpoints::seq.gt(known.last_checkpoint().sequence))
+                    .filter(audit_checkpoints::seq.le(head.sequence))
+                    .order_by(audit_checkpoints::seq)
+                    .select(columns)
+                    .load(conn)
+                    .await?;
+                let since = since.into_iter().map(read).collect();
+                let mut following = known.following(trail, since, trusted)?;
+                while following.last() < head.sequence {
+                    let entries: Vec<(i64, String)> = audit_log::table
+                        .filter(audit_log::seq.gt(following.last()))
+                        .filter(audit_log::seq.le(head.sequence))
+                        .order_by(audit_log::seq)
+                        .limit(PIECE)
+                        .select((audit_log::seq, audit_log::body))
+                        .load(conn)
+                        .await?;
+                    if entries.is_empty() {
+                        break;
+                    }
+                    for (sequence, text) in entries {
+                        following.entry(sequence, &text)?;
+                    }
+                }
+                Ok(following.end(head)?)
+            }
+
+            async fn seen(&mut self, by: &Author, anew: bool) -> Result<(Head, Option<Known>), StoreError> {
+                // others go on, and what is known after the end was read may be of a later one
+                let before = by.memory.known();
+                let row: HeadRow = audit_head::table
+                    .find(1)
+                    .select((audit_head::trail, audit_head::seq, audit_head::hash))
+                    .get_result(self)
+                    .await?;
+                let (trail, head) = head_of(row)?;
+                let here = by.memory.at(head).filter(|known| known.head() == head && known.trail() == trail);
+                let known = match here {
+                    Some(known) if !anew => Some(known),
+                    here if by.memory.may_look(by.clock.monotonic()) => {
+                        self.look(&trail, head, here.or(before), by).await?
+                    }
+                    _ => None,
+                };
+                Ok((head, known))
+            }
+
             async fn append(&mut self, writes: &[Write], by: &Author) -> Result<u64, StoreError> {
                 let conn = self;
                 // setting a column to itself locks the row before it is read
-                let head: HeadRow = diesel::update(audit_head::table.find(1))
+                let row: HeadRow = diesel::update(audit_head::table.find(1))
                     .set(audit_head::seq.eq(audit_head::seq))
-                    .returning((
-                        audit_head::trail,
-                        audit_head::seq,
-                        audit_head::hash,
-                        audit_head::signed_seq,
-                        audit_head::signed_at,
-                    ))
+                    .returning((audit_head::trail, audit_head::seq, audit_head::hash))
                     .get_result(conn)
                     .await?;
-                let mut growth = Growth::of(head)?;
-                let (before, now) = (growth.head.sequence, by.clock.now());
-                let most = i64::try_from(writes.len()).unwrap_or(i64::MAX);
-                if growth.signed.is_due(before.saturating_add(most), now, by.age) {
-                    let key: String =
-                        install::table.find(1).select(install::fingerprint).get_result(conn).await?;
-                    growth.signer = Some(by.keyring.keys(&key)?.signer);
+                let (trail, before) = head_of(row)?;
+                let (now, monotonic) = (by.clock.now(), by.clock.monotonic());
+                let most = before.sequence.saturating_add(i64::try_from(writes.len()).unwrap_or(i64::MAX));
+                let known = by.memory.at(before);
+                let is_due = |known: &Known| known.last_checkpoint().is_due(most, now, by.age);
+                let due = by.successor.is_some()
+                    || known.as_ref().is_none_or(is_due) && by.memory.may_look(monotonic);
+                let mut growth = Growth::of(trail, before);
+                // what others appended since is looked at when it is to be signed
+                let is_here = |known: &Known| known.head() == before && known.trail() == growth.trail;
+                let mut here = known.clone().filter(is_here);
+                if due {
+                    here = conn.look(&growth.trail, before, known, by).await?;
+                    if let Some(known) = &here {
+                        let key: String =
+                            install::table.find(1).select(install::fingerprint).get_result(conn).await?;
+                        growth.signing = Some((by.keyring.keys(&key)?.signer, known.last_checkpoint()));
+                    }
                 }
 
                 let new: Vec<_> = writes.iter().filter_map(|write| write.row(&by.instance)).collect();
@@ -286,28 +451,38 @@ macro_rules! trail {
                             continue;
                         }
                     }
-                    growth.add(&write.entry(), now)?;
+                    match &by.successor {
+                        None => growth.add(&write.entry(), now)?,
+                        Some(next) if growth.signing.is_some() => {
+                            growth.hand_over(&write.entry(), next, now)?
+                        }
+                        Some(_) => {
+                            let reason = by.memory.reason().unwrap_or_default();
+                            let details =
+                                format!("a new key does not take over a trail that is not whole: {reason}");
+                            return Err(Error::internal(details).into());
+                        }
+                    }
                 }
-                if growth.signed.is_due(growth.head.sequence, now, by.age) {
-                    growth.sign(now)?;
-                }
-                let Growth { head, signed, entries, checkpoints, .. } = growth;
+                growth.sign_if(now, |last, sequence| last.is_due(sequence, now, by.age))?;
+                let Growth { head, signed, entries, checkpoints, handovers, .. } = growth;
                 if !entries.is_empty() {
                     $insert!(conn, audit_log::table, entries);
                 }
                 if !checkpoints.is_empty() {
                     $insert!(conn, audit_checkpoints::table, checkpoints);
                 }
+                if !handovers.is_empty() {
+                    $insert!(conn, audit_handovers::table, handovers);
+                }
                 diesel::update(audit_head::table.find(1))
-                    .set((
-                        audit_head::seq.eq(head.sequence),
-                        audit_head::hash.eq(head.hash.0.to_vec()),
-                        audit_head::signed_seq.eq(signed.sequence),
-                        audit_head::signed_at.eq(At(signed.time)),
-                    ))
+                    .set((audit_head::seq.eq(head.sequence), audit_head::hash.eq(head.hash.0.to_vec())))
                     .execute(conn)
                     .await?;
-                Ok(head.sequence.abs_diff(before))
+                // an end that was there before does not tell whether this was committed
+                let grown = here.filter(|_| head != before).map(|known| known.grown(head, signed));
+                by.memory.draft(grown);
+                Ok(head.sequence.abs_diff(before.sequence))
             }
         }
     };
@@ -323,9 +498,9 @@ pub(crate) struct Receipt {
 }
 
 impl Receipt {
-    /// To be signed at once.
-    pub(crate) fn signed_at_once(mut self) -> Self {
-        self.by.age = Duration::ZERO;
+    /// By which the trail is handed over to another key.
+    pub(crate) fn handing_over_to(mut self, signer: Arc<dyn CheckpointSigner>) -> Self {
+        self.by.successor = Some(signer);
         self
     }
 
@@ -337,6 +512,12 @@ impl Receipt {
 }
 
 impl Store {
+    /// As [`Trail::seen`].
+    async fn end_of_trail(&self, anew: bool) -> Result<(Head, Option<Known>)> {
+        let by = self.author.clone();
+        read!(self.db, |conn| conn.seen(&by, anew).await)
+    }
+
     /// The receipt for a permit's change.
     ///
     /// # Errors
@@ -395,21 +576,17 @@ impl AuditTrail for Store {
     async fn checkpoint(&self, age: Duration) -> Result<()> {
         // before anybody looks at who has signed
         self.turn_to_key_in_use().await?;
-        let (db, by) = (self.db.clone(), Author { age, ..self.author.clone() });
-        let due = async {
-            let last: (i64, i64, At) = read!(db, |conn| Ok(audit_head::table
-                .find(1)
-                .select((audit_head::seq, audit_head::signed_seq, audit_head::signed_at))
-                .get_result(conn)
-                .await?))?;
-            let (seq, sequence, At(time)) = last;
-            Ok(LastCheckpoint { sequence, time }.is_due(seq, by.clock.now(), age))
-        };
+        let by = Author { age, ..self.author.clone() };
+        let (head, known) = self.end_of_trail(false).await.map_err(audit)?;
         // looked at before the lock is taken: most of the time there is nothing to sign
-        if due.await.map_err(audit)? {
+        if known.is_some_and(|known| known.last_checkpoint().is_due(head.sequence, by.clock.now(), age)) {
             transact!(self.db, |conn| conn.append(&[], &by).await).map_err(audit)?;
+            self.end_of_trail(true).await.map_err(audit)?;
         }
-        Ok(())
+        match self.author.memory.reason() {
+            None => Ok(()),
+            Some(reason) => Err(Error::internal(format!("the audit trail is not signed: {reason}"))),
+        }
     }
 
     async fn operations(&self, query: &OperationQuery) -> Result<OperationPage> {

@@ -1,10 +1,13 @@
 //! What the database and our use of it look like at this moment, for whoever watches over the process.
 
+use std::time::Duration;
+
 use diesel::{ExpressionMethods as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
 use jiff::Timestamp;
 use pilothouse_core::{
     Result,
+    audit::LastCheckpoint,
     cluster::{ClusterId, Health},
 };
 
@@ -24,6 +27,9 @@ pub struct Figures {
     pub sessions: u64,
     /// The number of the audit chain's newest entry: how many there are.
     pub audit_sequence: u64,
+    /// For how long entries have been waiting to be signed: since the last checkpoint that this process knows of. Zero when
+    /// none waits.
+    pub audit_unsigned: Duration,
 }
 
 /// A pool of connections. Of SQLite there are two, `read` and `write`; of PostgreSQL one, `all`.
@@ -47,6 +53,7 @@ impl Store {
     /// # Errors
     /// `StoreUnavailable`.
     pub async fn figures(&self, now: Timestamp) -> Result<Figures> {
+        let last = self.author.memory.last_checkpoint();
         read!(self.db, |conn| {
             let health: Vec<(i64, String)> =
                 clusters::table.select((clusters::id, clusters::status)).load(conn).await?;
@@ -59,7 +66,14 @@ impl Store {
                 Ok((ClusterId(id), health.ok_or_else(|| corrupt("clusters.status"))?))
             };
             let clusters = health.into_iter().map(read).collect::<Result<_>>()?;
-            Ok(Figures { clusters, sessions: sessions.unsigned_abs(), audit_sequence: newest.unsigned_abs() })
+            let waiting = last.filter(|last| last.sequence < newest);
+            let since = |last: LastCheckpoint| now.duration_since(last.time).unsigned_abs();
+            Ok(Figures {
+                clusters,
+                sessions: sessions.unsigned_abs(),
+                audit_sequence: newest.unsigned_abs(),
+                audit_unsigned: waiting.map_or(Duration::ZERO, since),
+            })
         })
     }
 
@@ -82,6 +96,11 @@ impl Store {
             Db::Sqlite { readers, writer, .. } => vec![look!("read", readers), look!("write", writer)],
             Db::Postgres { pool, .. } => vec![look!("all", pool)],
         }
+    }
+
+    /// Whether the audit trail follows from what this process has verified of it, and so is signed.
+    pub fn is_audit_signed(&self) -> bool {
+        self.author.memory.reason().is_none()
     }
 
     /// How many entries of the audit trail this process could not store when it wanted to; those that were tried again

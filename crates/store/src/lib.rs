@@ -24,7 +24,7 @@ use diesel::QueryDsl as _;
 use diesel_async::RunQueryDsl as _;
 use pilothouse_core::{
     Result,
-    audit::Checkpoint,
+    audit::{Checkpoint, Witness},
     clock::{Clock, Entropy, uuid_v7},
     seal::Keyring,
 };
@@ -56,7 +56,7 @@ pub use migrate::Fingerprints;
 pub use postgres::PostgresAddress;
 
 use crate::{
-    audit::{Author, Counts, Writer},
+    audit::{Author, Counts, Memory, Writer},
     db::{Db, read},
     lease::Lease,
     reserve::Reserve,
@@ -74,6 +74,8 @@ pub struct Lent {
     pub entropy: Arc<dyn Entropy>,
     /// What seals credentials and what idempotency keys stand for, and signs checkpoints of the trail.
     pub keyring: Arc<dyn Keyring>,
+    /// Where checkpoints of the trail are kept outside the database: what it knows is verified before the trail is signed.
+    pub witness: Arc<dyn Witness>,
 }
 
 /// The open database. A clone is the same store.
@@ -123,6 +125,9 @@ impl Store {
             keyring: lent.keyring.clone(),
             clock: lent.clock.clone(),
             age: Checkpoint::AGE,
+            memory: Memory::default(),
+            witness: lent.witness.clone(),
+            successor: None,
         };
         let writer = Writer::start(db.clone(), author.clone(), &lent.runtime);
         Ok(Self {

@@ -12,12 +12,16 @@ use diesel::{
 };
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use jiff::Timestamp;
-use pilothouse_core::{Cause, Error, Result, access::Permit, seal::SealedFor};
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::Permit,
+    seal::{Keys, SealedFor},
+};
 use zeroize::Zeroizing;
 
 use crate::{
     Store,
-    audit::{Author, Trail as _},
+    audit::Trail as _,
     db::{Postgres, Sqlite, change, read, transact},
     error::{StoreError, corrupt},
     lease::LeaseClock as _,
@@ -168,14 +172,14 @@ impl Store {
     }
 
     /// Seals what is left, signs the end of the trail with the old key, and takes the new one into use; the entry that
-    /// says so is signed with it.
+    /// says so is signed with it, and so is that it takes over there.
     ///
     /// # Errors
-    /// As [`Store::reseal`]; `ChangedMeanwhile` when `next` is not the key that was named. Then nothing has changed.
+    /// As [`Store::reseal`]; `Internal` when the trail does not follow from what was verified before; `ChangedMeanwhile` when `next` is not the key that was named. Then nothing has changed.
     pub async fn finish_rekey(&self, permit: &Permit, next: &str) -> Result<()> {
         let (receipt, next, keyring) = (self.receipt(permit)?, next.to_owned(), self.lent.keyring.clone());
-        let by = Author { age: std::time::Duration::ZERO, ..self.author.clone() };
-        let sealer = keyring.keys(&next)?.sealer;
+        let Keys { sealer, signer } = keyring.keys(&next)?;
+        let receipt = receipt.handing_over_to(signer);
         transact!(self.db, |conn| {
             conn.stop_sealing().await?;
             let named: Option<String> =
@@ -184,10 +188,10 @@ impl Store {
                 return Err(Error::new(Cause::ChangedMeanwhile).resource("master_key").into());
             }
             while reseal_all!(conn, keyring, sealer, BATCH) > 0 {}
-            conn.append(&[], &by).await?;
+            conn.done(receipt).await?;
             let taken = (install::fingerprint.eq(next), install::next_fingerprint.eq(None::<String>));
             diesel::update(install::table.find(1)).set(taken).execute(conn).await?;
-            conn.done(receipt.signed_at_once()).await
+            Ok(())
         })?;
         self.turn_to_key_in_use().await
     }

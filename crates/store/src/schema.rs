@@ -89,8 +89,6 @@ diesel::table! {
         trail -> Text,
         seq -> BigInt,
         hash -> Binary,
-        signed_seq -> BigInt,
-        signed_at -> Instant,
     }
 }
 
@@ -108,6 +106,15 @@ diesel::table! {
     use diesel::sql_types::{BigInt, Text};
 
     audit_checkpoints (seq) {
+        seq -> BigInt,
+        line -> Text,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::{BigInt, Text};
+
+    audit_handovers (seq) {
         seq -> BigInt,
         line -> Text,
     }

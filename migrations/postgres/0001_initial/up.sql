@@ -48,13 +48,11 @@ CREATE TABLE audit_head (
     id BIGINT PRIMARY KEY CHECK (id = 1),
     trail TEXT NOT NULL,
     seq BIGINT NOT NULL,
-    hash BYTEA NOT NULL,
-    signed_seq BIGINT NOT NULL,
-    signed_at TIMESTAMPTZ NOT NULL
+    hash BYTEA NOT NULL
 );
 
-INSERT INTO audit_head (id, trail, seq, hash, signed_seq, signed_at)
-VALUES (1, replace(gen_random_uuid()::text, '-', ''), 0, decode(repeat('00', 32), 'hex'), 0, 'epoch');
+INSERT INTO audit_head (id, trail, seq, hash)
+VALUES (1, replace(gen_random_uuid()::text, '-', ''), 0, decode(repeat('00', 32), 'hex'));
 
 -- What the chain was at a moment, signed. The one that the beginning hangs on stays.
 CREATE TABLE audit_checkpoints (
@@ -75,6 +73,18 @@ END $$;
 
 CREATE TRIGGER audit_checkpoints_are_never_cut AFTER DELETE ON audit_checkpoints
 REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION audit_checkpoints_go_before_the_beginning();
+
+-- Where a new key takes over, signed by it: the entry `rekey` of that number.
+CREATE TABLE audit_handovers (
+    seq BIGINT PRIMARY KEY,
+    line TEXT NOT NULL
+);
+
+CREATE TRIGGER audit_handovers_are_never_changed BEFORE UPDATE OR TRUNCATE ON audit_handovers
+FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_only_added_to();
+
+CREATE TRIGGER audit_handovers_are_never_cut AFTER DELETE ON audit_handovers
+REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION audit_log_goes_from_its_beginning();
 
 -- How far who is told of the trail as it grows has been told, and which server tells them.
 CREATE TABLE audit_receivers (

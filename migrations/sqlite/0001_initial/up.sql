@@ -38,13 +38,10 @@ CREATE TABLE audit_head (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     trail TEXT NOT NULL,
     seq INTEGER NOT NULL,
-    hash BLOB NOT NULL,
-    signed_seq INTEGER NOT NULL,
-    signed_at INTEGER NOT NULL
+    hash BLOB NOT NULL
 ) STRICT;
 
-INSERT INTO audit_head (id, trail, seq, hash, signed_seq, signed_at)
-VALUES (1, lower(hex(randomblob(16))), 0, zeroblob(32), 0, 0);
+INSERT INTO audit_head (id, trail, seq, hash) VALUES (1, lower(hex(randomblob(16))), 0, zeroblob(32));
 
 -- What the chain was at a moment, signed. The one that the beginning hangs on stays.
 CREATE TABLE audit_checkpoints (
@@ -58,6 +55,19 @@ BEGIN SELECT RAISE(ABORT, 'audit_checkpoints is only ever added to'); END;
 CREATE TRIGGER audit_checkpoints_are_never_cut BEFORE DELETE ON audit_checkpoints
 WHEN OLD.seq >= coalesce((SELECT seq FROM audit_beginning), 0)
 BEGIN SELECT RAISE(ABORT, 'audit_checkpoints is only ever added to'); END;
+
+-- Where a new key takes over, signed by it: the entry `rekey` of that number.
+CREATE TABLE audit_handovers (
+    seq INTEGER PRIMARY KEY,
+    line TEXT NOT NULL
+) STRICT;
+
+CREATE TRIGGER audit_handovers_are_never_changed BEFORE UPDATE ON audit_handovers
+BEGIN SELECT RAISE(ABORT, 'audit_handovers is only ever added to'); END;
+
+CREATE TRIGGER audit_handovers_are_never_cut BEFORE DELETE ON audit_handovers
+WHEN OLD.seq > coalesce((SELECT seq FROM audit_beginning), 0)
+BEGIN SELECT RAISE(ABORT, 'audit_handovers is only ever added to'); END;
 
 -- How far who is told of the trail as it grows has been told, and which server tells them.
 CREATE TABLE audit_receivers (

@@ -3,12 +3,16 @@
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Checkpoint, Entry, Handover, OperationId, PublicKey, SignatureVerifier, TrailKeys};
-use crate::{error::Result, hex::Hex, inventory::Cell};
+use crate::{
+    error::{Error, Result},
+    hex::Hex,
+    inventory::Cell,
+};
 
 /// The hash of one entry and of all before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,9 +172,16 @@ pub trait TrailReader: Send + Sync {
         to: Option<Timestamp>,
     ) -> Result<(Option<i64>, Option<i64>)>;
 
-    /// The entries that tell of a new master key, in order. A trail whose keys never change has none, as by default.
-    async fn rekeys(&self) -> Result<Vec<StoredEntry>> {
+    /// The line of every [`super::Handover`], in order. A trail whose keys never change has none, as by default.
+    async fn handovers(&self) -> Result<Vec<String>> {
         Ok(Vec::new())
+    }
+
+    /// What this process remembers of the trail, in order: the last entry that it knows to be signed, and the last one that
+    /// it appended or verified itself. To be asked before anything is read that is to be compared with it. One that
+    /// remembers nothing, as by default, has none.
+    fn remembered(&self) -> Vec<Head> {
+        Vec::new()
     }
 }
 
@@ -201,6 +212,10 @@ pub enum Fault {
     CheckpointMissing,
     /// A checkpoint that is kept elsewhere is not in the database.
     CheckpointRemoved,
+    /// The trail was signed several times, and nothing of it is kept elsewhere.
+    WitnessMissing,
+    /// An entry was appended later after the last checkpoint than any entry is without being signed.
+    Unsigned,
     /// A checkpoint that we did not sign, or that is of another trail or out of order.
     CheckpointForged,
     /// The chain is not what was signed: entries before this one were written anew.
@@ -235,11 +250,22 @@ impl Defect {
         Self { sequence, operation_id: None, fault, details: details.into() }
     }
 
+    /// As an error of who cannot go on.
+    pub(crate) fn into_error(self) -> Error {
+        let Self { sequence, details, .. } = self;
+        Error::internal(format!(
+            "the audit trail is not whole: entry {sequence}: {details}; see `pilothouse audit verify`"
+        ))
+    }
+
     /// Names the operation.
     pub(crate) fn of(self, operation: impl ToString) -> Self {
         Self { operation_id: Some(operation.to_string()), ..self }
     }
 }
+
+/// An entry that is this much younger than the last checkpoint was signed with the next one.
+const LATE: SignedDuration = SignedDuration::from_secs(2 * Checkpoint::AGE.as_secs().cast_signed());
 
 /// By what signatures are checked.
 #[derive(Clone, Copy)]
@@ -264,22 +290,28 @@ pub(crate) struct Chain<'a> {
     first: i64,
     /// The last entry that is signed.
     signed: i64,
-    /// The last entry at which another key took over: it needs a checkpoint of its own.
-    handed_over: i64,
+    /// When it was signed; none where that is not known.
+    signed_at: Option<Timestamp>,
+    /// The first entry that is not signed, and was appended later than any is without being signed.
+    late: Option<(i64, OperationId)>,
     pending: HashSet<OperationId>,
 }
 
 impl<'a> Chain<'a> {
-    /// The chain that follows `before`; `handovers` is what is claimed of the keys before the install's.
-    pub(crate) fn new(
-        signatures: Signatures<'a>,
-        handovers: Vec<Handover>,
-        trail: String,
-        before: Head,
-    ) -> Self {
-        let keys = TrailKeys::new(signatures.key, handovers);
+    /// The chain that follows `before`.
+    pub(crate) fn new(signatures: Signatures<'a>, keys: TrailKeys, trail: String, before: Head) -> Self {
         let (first, signed) = (before.sequence + 1, before.sequence);
-        Self { signatures, keys, trail, head: before, first, signed, handed_over: 0, pending: HashSet::new() }
+        Self {
+            signatures,
+            keys,
+            trail,
+            head: before,
+            first,
+            signed,
+            signed_at: None,
+            late: None,
+            pending: HashSet::new(),
+        }
     }
 
     /// Takes the next entry.
@@ -323,27 +355,45 @@ impl<'a> Chain<'a> {
             let details = format!("no checkpoint since entry {}: it was removed", self.signed);
             return Err(bad(Fault::CheckpointMissing, details));
         }
-        self.is_bound()?;
-        let handover = Handover::of(expected, &entry);
-        if !self.keys.expects(expected, handover) {
-            let details = "what it says of a new key is not what the signatures say";
+        if !self.keys.expects(head, Handover::said_by(&entry)) {
+            let details = "what it says of a new key is not what the new key has signed";
             return Err(bad(Fault::CheckpointForged, details.to_owned()));
         }
-        if handover.is_some() {
-            self.handed_over = expected;
+        let is_late = |signed_at: Timestamp| entry.at().duration_since(signed_at) >= LATE;
+        if self.late.is_none() && self.signed_at.is_some_and(is_late) {
+            self.late = Some((expected, id));
         }
         self.head = head;
         Ok(entry)
     }
 
-    /// Whether the new key has signed where it took over: without that, anybody could name one that signed before it. To be
-    /// asked after the last entry, too.
-    pub(crate) fn is_bound(&self) -> Result<(), Defect> {
-        if self.handed_over <= self.signed {
+    /// Whether the entries after the last checkpoint are as young as such entries are. Whoever appends an entry a minute or
+    /// more after the last checkpoint signs it in the same transaction, so an entry that waits is younger than that, however
+    /// long ago the process that appended it has ended. To be asked after the last entry.
+    pub(crate) fn tail_is_young(&self) -> Result<(), Defect> {
+        let Some((sequence, operation)) = self.late else { return Ok(()) };
+        let details = format!(
+            "it was appended more than {} s after the last checkpoint, that of entry {}, and was not signed: \
+             checkpoints were removed, or signing was stopped",
+            LATE.as_secs(),
+            self.signed
+        );
+        Err(Defect::at(sequence, Fault::Unsigned, details).of(operation))
+    }
+
+    /// The last entry that is signed.
+    pub(crate) const fn signed_through(&self) -> i64 {
+        self.signed
+    }
+
+    /// Compares the chain so far with what somebody remembers of the entry that it has come to.
+    pub(crate) fn remembers(&self, known: Head) -> Result<(), Defect> {
+        if known == self.head {
             return Ok(());
         }
-        let details = "a new key takes over, and has not signed that it does";
-        Err(Defect::at(self.handed_over, Fault::CheckpointMissing, details))
+        let details =
+            "another entry was here when this process last looked: it, or one before it, was changed";
+        Err(Defect::at(known.sequence, Fault::Rewritten, details))
     }
 
     /// Reads a checkpoint and sees that we signed it, for this trail.
@@ -389,6 +439,8 @@ impl<'a> Chain<'a> {
             return Err(Defect::at(sequence, Fault::Rewritten, details));
         }
         self.signed = sequence;
+        self.signed_at = Some(checkpoint.time);
+        self.late = None;
         Ok(())
     }
 }

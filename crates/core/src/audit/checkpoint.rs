@@ -153,11 +153,11 @@ pub trait Witness: Send + Sync {
     /// `Internal` when they cannot be read.
     fn lines(&self) -> Result<Box<dyn Iterator<Item = Result<String>> + Send>>;
 
-    /// The last entry covered by a line; 0 without any.
+    /// The last line, as it was kept; none without any. Who relies on it verifies it.
     ///
     /// # Errors
     /// `Internal` when they cannot be read.
-    fn last(&self) -> Result<i64>;
+    fn last(&self) -> Result<Option<Checkpoint>>;
 
     /// Keeps more lines; durable when it returns.
     ///

@@ -11,9 +11,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ChainHash, CheckpointSigner, Defect, Fault, Handover, Head, PublicKey, Signature, Signatures,
-    StoredCheckpoint, StoredEntry, TrailKeys, TrailReader, Verdict, chain::Chain, k8s::Events,
-    retention::Beginning, usecase::Place,
+    ChainHash, Checkpoint, CheckpointSigner, Defect, Fault, Handover, Head, PublicKey, Signature, Signatures,
+    StoredCheckpoint, StoredEntry, TrailKeys, TrailReader, Verdict, Witness,
+    chain::Chain,
+    k8s::Events,
+    place::Place,
+    retention::Beginning,
+    vouch::{Vouched, vouch},
 };
 use crate::error::{Error, Result};
 
@@ -97,16 +101,11 @@ struct CheckpointLine {
 }
 
 impl Header {
-    fn of(
-        trail: &str,
-        signer: &dyn CheckpointSigner,
-        keys: &TrailKeys,
-        (before, end): (Head, Head),
-        now: Timestamp,
-    ) -> Self {
+    fn of(vouched: &Vouched, signer: &dyn CheckpointSigner, now: Timestamp) -> Self {
+        let Vouched { trail, keys, before, end } = vouched;
         Self {
             pilothouse_audit_export: 1,
-            trail: trail.to_owned(),
+            trail: trail.clone(),
             public_key: signer.public_key(),
             handovers: keys.handovers().to_vec(),
             exported_at: now,
@@ -143,23 +142,39 @@ pub struct Export {
     done: Head,
     last: i64,
     events: Option<Events>,
-    /// Given up with the export.
-    _place: Place,
+    /// Given up with the export; of one that is nobody's to wait for, none.
+    place: Option<Place>,
+}
+
+/// With what an export is verified before it is signed.
+#[derive(Clone, Copy)]
+pub(super) struct Sources<'a> {
+    pub(super) signer: &'a dyn CheckpointSigner,
+    pub(super) witness: Option<&'a dyn Witness>,
+    pub(super) now: Timestamp,
+}
+
+impl Sources<'_> {
+    /// Verifies what lies after one entry, up to another.
+    async fn vouch(self, reader: &dyn TrailReader, part: (i64, i64)) -> Result<Vouched> {
+        let key = self.signer.public_key();
+        let signatures = Signatures { key, verifier: self.signer, every: Checkpoint::EVERY };
+        vouch(reader, self.witness, signatures, part).await
+    }
 }
 
 impl Export {
-    /// Begins an export.
+    /// Begins an export, of what is verified.
     ///
     /// # Errors
-    /// As [`TrailReader`].
-    pub(crate) async fn begin(
+    /// As [`TrailReader`]; `Internal`, naming the first bad entry, when it is not whole.
+    pub(super) async fn begin(
         reader: Arc<dyn TrailReader>,
-        signer: &dyn CheckpointSigner,
+        sources: Sources<'_>,
         query: ExportQuery,
-        now: Timestamp,
         place: Place,
     ) -> Result<Self> {
-        let (trail, head) = reader.head().await?;
+        let (_, head) = reader.head().await?;
         let ExportQuery { format, from, to } = query;
         let (first, last) = reader.between(from, to).await?;
         let begins = Beginning::head_of(&*reader).await?.sequence + 1;
@@ -167,40 +182,44 @@ impl Export {
         let after = head.sequence + 1;
         let first = from.map_or(Some(begins), |_| first).unwrap_or(after).min(after);
         let last = to.map_or(Some(head.sequence), |_| last).unwrap_or(0).clamp(first - 1, head.sequence);
-        let before = head_at(&*reader, first - 1).await?;
-        let end = head_at(&*reader, last).await?;
-        if format == ExportFormat::K8s {
-            let events = Some(Events::default());
-            return Ok(Self { reader, opening: None, done: before, last, events, _place: place });
-        }
-        let keys = TrailKeys::claimed(&*reader, signer.public_key()).await?;
-        let header = Header { from, to, ..Header::of(&trail, signer, &keys, (before, end), now) };
-        let opening = Some(header.line(signer)?);
-        Ok(Self { reader, opening, done: before, last, events: None, _place: place })
+        let vouched = sources.vouch(&*reader, (first - 1, last)).await?;
+        let (opening, events) = match format {
+            ExportFormat::K8s => (None, Some(Events::default())),
+            ExportFormat::Jsonl => {
+                let header = Header { from, to, ..Header::of(&vouched, sources.signer, sources.now) };
+                (Some(header.line(sources.signer)?), None)
+            }
+        };
+        Ok(Self { reader, opening, done: vouched.before, last, events, place: Some(place) })
     }
 
-    /// Begins an export of JSON Lines of all that lies after one entry, up to another.
+    /// Begins an export of JSON Lines of all that lies after one entry, up to another, if that is verified.
     ///
     /// # Errors
-    /// As [`TrailReader`]; `Internal`, should it not serialise.
+    /// As [`Export::begin`].
     pub(super) async fn between(
         reader: Arc<dyn TrailReader>,
-        signer: &dyn CheckpointSigner,
-        trail: &str,
-        (before, end): (Head, Head),
-        now: Timestamp,
-        place: Place,
+        sources: Sources<'_>,
+        part: (i64, Head),
     ) -> Result<Self> {
-        let keys = TrailKeys::claimed(&*reader, signer.public_key()).await?;
-        let opening = Some(Header::of(trail, signer, &keys, (before, end), now).line(signer)?);
-        Ok(Self { reader, opening, done: before, last: end.sequence, events: None, _place: place })
+        let (before, end) = part;
+        let vouched = sources.vouch(&*reader, (before, end.sequence)).await?;
+        if vouched.end != end {
+            return Err(Error::internal("the audit trail is not what its checkpoint says"));
+        }
+        let opening = Some(Header::of(&vouched, sources.signer, sources.now).line(sources.signer)?);
+        Ok(Self { reader, opening, done: vouched.before, last: end.sequence, events: None, place: None })
     }
 
     /// Some more lines, each with its end; none when all is written.
     ///
     /// # Errors
-    /// As [`TrailReader`]; what was written so far is then not a whole export.
+    /// As [`TrailReader`]; `Overloaded` when nobody asked for the next lines for so long that others took the place. What was
+    /// written so far is then not a whole export.
     pub async fn next(&mut self) -> Result<Option<String>> {
+        if let Some(place) = &self.place {
+            place.is_used()?;
+        }
         if let Some(opening) = self.opening.take() {
             return Ok(Some(opening));
         }
@@ -280,19 +299,22 @@ fn hash(bytes: &[u8]) -> Result<ChainHash> {
 }
 
 /// Verifies a JSON Lines export line by line, with nothing but the public key: not the one in its header, which whoever
-/// forges an export writes too, but the one in `signatures`.
+/// forges an export writes too, but the one in `signatures`. Each line comes with its end; what has none, or is not UTF-8,
+/// is not of an export.
 ///
 /// # Errors
 /// What reading a line says.
 pub fn verify_export(
-    mut lines: impl Iterator<Item = Result<String>>,
+    lines: impl Iterator<Item = Result<Vec<u8>>>,
     signatures: Signatures<'_>,
 ) -> Result<Verdict> {
     let mut verdict = Verdict::NONE;
     let forged = |details| Defect::at(0, Fault::HeaderForged, details);
+    let mut lines = lines.map(|line| line.map(text));
     let Some(first) = lines.next().transpose()? else {
         return Ok(verdict.with(forged("the export is empty")));
     };
+    let first = first.unwrap_or_default();
     let header = match read::<SignedHeader>(&first) {
         Some(SignedHeader { header, signature })
             if signatures.verifier.verifies(&signatures.key, &header.message()?, &signature) =>
@@ -302,10 +324,19 @@ pub fn verify_export(
         _ => return Ok(verdict.with(forged("its first line is not one that this key has signed"))),
     };
     let before = Head { sequence: header.first_sequence - 1, hash: header.previous_hash };
-    let mut chain = Chain::new(signatures, header.handovers, header.trail, before);
+    verdict.trail = header.trail.clone();
+    let keys = match TrailKeys::new(&header.trail, signatures.key, header.handovers, signatures.verifier) {
+        Ok(keys) => keys,
+        Err(defect) => return Ok(verdict.with(defect)),
+    };
+    let mut chain = Chain::new(signatures, keys, header.trail, before);
     verdict.head = before;
     for line in lines {
-        let line = line?;
+        let Some(line) = line? else {
+            let details = "a line has no end, or is not UTF-8";
+            let defect = Defect::at(chain.head.sequence + 1, Fault::EntryMalformed, details);
+            return Ok(verdict.with(defect));
+        };
         let result = match read::<EntryLine>(&line) {
             Some(entry) => take(&mut chain, entry).map(|()| verdict.entries += 1),
             None => checkpoint(&mut chain, &line).map(|()| verdict.checkpoints += 1),
@@ -315,9 +346,6 @@ pub fn verify_export(
             return Ok(verdict.with(defect));
         }
     }
-    if let Err(defect) = chain.is_bound() {
-        return Ok(verdict.with(defect));
-    }
     let end = Head { sequence: header.last_sequence, hash: header.last_hash };
     if chain.head != end {
         let details =
@@ -325,7 +353,14 @@ pub fn verify_export(
         let at = chain.head.sequence.min(end.sequence) + 1;
         return Ok(verdict.with(Defect::at(at, Fault::ExportIncomplete, details)));
     }
+    verdict.unsigned = chain.head.sequence.abs_diff(chain.signed_through());
     Ok(verdict)
+}
+
+/// A whole line without its end.
+fn text(mut line: Vec<u8>) -> Option<String> {
+    line.pop_if(|last| *last == b'\n')?;
+    String::from_utf8(line).ok()
 }
 
 fn take(chain: &mut Chain<'_>, line: EntryLine) -> Result<(), Defect> {

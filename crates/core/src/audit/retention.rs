@@ -1,12 +1,14 @@
 //! Retention: the oldest entries may go, once they are old enough and kept elsewhere. What is left begins with a signed word
 //! of where it begins, so that nobody but us can take entries away and call it retention.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{
-    Audit, Checkpoint, CheckpointSigner, Defect, Entry, Export, Fault, Head, SignatureVerifier, Status,
-    TrailKeys, TrailReader,
+    Audit, Checkpoint, CheckpointSigner, Defect, Entry, Export, Fault, Head, PublicKey, SignatureVerifier,
+    Status, TrailKeys, TrailReader, Verdict,
 };
 use crate::{
     access::{Access, Caller, Permit, Resource, Verb},
@@ -109,14 +111,36 @@ pub trait Retention: Send + Sync {
     async fn remove(&self, permit: &Permit, beginning: &Beginning) -> Result<u64>;
 }
 
+/// A part of the trail that is about to be removed.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Its first entry.
+    pub first: i64,
+    /// The checkpoint that covers its last entry.
+    pub checkpoint: Checkpoint,
+    /// The keys that an export of it may be signed by: it may have been exported before the last key was in use.
+    pub keys: Vec<PublicKey>,
+}
+
+impl Part {
+    /// Whether an export that was verified with one of the keys holds this part, all of it and nothing else. The hash of
+    /// its last entry tells: another history has another one.
+    pub fn is_held_by(&self, verdict: &Verdict) -> bool {
+        verdict.valid
+            && verdict.trail == self.checkpoint.trail
+            && verdict.head == self.checkpoint.head()
+            && verdict.entries == self.first.abs_diff(self.checkpoint.sequence) + 1
+    }
+}
+
 /// Keeps elsewhere what is about to be removed.
 #[async_trait]
 pub trait Archive: Send + Sync {
-    /// Keeps an export of all entries from `first` to `last`; durable and read back when it returns.
+    /// Keeps an export of this part; durable, read back and found to hold it ([`Part::is_held_by`]) when it returns.
     ///
     /// # Errors
     /// When it is not.
-    async fn keep(&self, first: i64, last: i64, export: Export) -> Result<()>;
+    async fn keep(&self, part: &Part, export: Export) -> Result<()>;
 }
 
 /// Where entries are kept before they are removed: at least in one of the two places.
@@ -150,14 +174,17 @@ impl Audit {
     pub async fn prune(&self, caller: &Caller, before: Timestamp, kept: Kept<'_>) -> Result<u64> {
         caller.check(Verb::Prune, Resource::Operation)?;
         let mut removed = 0;
-        while let Some(checkpoint) = self.removable(before, kept.most()).await? {
-            let begins = Beginning::head_of(&*self.ports.reader).await?;
+        while let Some((checkpoint, keys)) = self.removable(before, kept.most()).await? {
+            let begins = Beginning::head_of(&*self.ports.reader).await?.sequence;
+            // what goes is verified, wherever it is kept
+            let export = self.segment(begins, &checkpoint).await?;
             if let Kept::In(archive) | Kept::InAndBy(archive, _) = kept {
-                let export = self.segment(begins, &checkpoint).await?;
-                archive.keep(begins.sequence + 1, checkpoint.sequence, export).await?;
+                let keys = keys.all().copied().collect();
+                let part = Part { first: begins + 1, checkpoint: checkpoint.clone(), keys };
+                archive.keep(&part, export).await?;
             }
             let beginning = Beginning::after(&checkpoint, &*self.ports.signer, self.clock.now());
-            let access = Beginning::access(begins.sequence + 1, checkpoint.sequence);
+            let access = Beginning::access(begins + 1, checkpoint.sequence);
             let retention = self.ports.retention.clone();
             let remove = async move |permit: Permit| retention.remove(&permit, &beginning).await;
             match self.gate.commit(caller, access, remove).await? {
@@ -169,13 +196,30 @@ impl Audit {
         Ok(removed)
     }
 
-    /// The checkpoint through which the trail may be removed next.
-    async fn removable(&self, before: Timestamp, most: i64) -> Result<Option<Checkpoint>> {
+    /// As [`Audit::prune`], of what is older than `age`. A wall clock that is set forward makes nothing old: time that did
+    /// not go by while this process ran does not count, and a trail whose newest entry would be too old is left as it is.
+    ///
+    /// # Errors
+    /// As [`Audit::prune`]; `Internal` when every entry would be too old.
+    pub async fn prune_older(&self, caller: &Caller, age: Duration, kept: Kept<'_>) -> Result<u64> {
+        let before = self.steady_now() - age;
+        let (young, _) = self.ports.reader.between(Some(before), None).await?;
+        if young.is_none() && self.removable(before, kept.most()).await?.is_some() {
+            return Err(Error::internal(format!(
+                "every entry of the audit trail is older than {before}: nothing is removed by age, for the clock may be \
+                 wrong; if it is right, `pilothouse audit prune --before` removes them"
+            )));
+        }
+        self.prune(caller, before, kept).await
+    }
+
+    /// The checkpoint through which the trail may be removed next, and the trail's keys.
+    async fn removable(&self, before: Timestamp, most: i64) -> Result<Option<(Checkpoint, TrailKeys)>> {
         let super::AuditPorts { reader, signer, retention, .. } = &self.ports;
         let begins = Beginning::head_of(&**reader).await?.sequence;
         // whoever reads the head learns of a new key
-        reader.head().await?;
-        let keys = TrailKeys::claimed(&**reader, signer.public_key()).await?;
+        let (trail, _) = reader.head().await?;
+        let keys = TrailKeys::read(&**reader, &trail, signer.public_key(), &**signer).await?;
         let pending = retention.oldest_pending().await?;
         let most = most.min(pending.map_or(i64::MAX, |first| first - 1));
         let mut found = None;
@@ -184,20 +228,20 @@ impl Audit {
             let batch = reader.checkpoints(after, BATCH).await?;
             for stored in &batch {
                 let checkpoint = Checkpoint::parse(&stored.line)
-                    .filter(|read| read.sequence == stored.sequence)
+                    .filter(|read| read.sequence == stored.sequence && read.trail == trail)
                     .filter(|read| read.is_signed_by(keys.of(read.sequence), &**signer));
                 let checkpoint = checkpoint.ok_or_else(|| {
                     Error::internal(format!("the checkpoint of audit entry {} was changed", stored.sequence))
                 })?;
                 let fits = checkpoint.sequence - begins <= MOST || found.is_none();
                 if checkpoint.time >= before || checkpoint.sequence > most || !fits {
-                    return Ok(found);
+                    return Ok(found.map(|found| (found, keys)));
                 }
                 found = Some(checkpoint);
             }
             match batch.last() {
                 Some(last) => after = last.sequence,
-                None => return Ok(found),
+                None => return Ok(found.map(|found| (found, keys))),
             }
         }
     }

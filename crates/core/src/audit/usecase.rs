@@ -1,19 +1,17 @@
 //! Showing, verifying and exporting the trail, and handing its checkpoints to the witness.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
 
 use super::{
-    AuditTrail, Checkpoint, CheckpointSigner, Export, ExportQuery, Head, OperationPage, OperationQuery,
-    PublicKey, Retention, Signatures, TrailKeys, TrailReader, Verdict, Witness, verify,
+    AuditTrail, Checkpoint, CheckpointSigner, Export, ExportQuery, OperationPage, OperationQuery, PublicKey,
+    Retention, Signatures, TrailKeys, TrailReader, Verdict, Witness, export::Sources, place::Places, verify,
 };
 use crate::{
     access::{Access, Caller, Permit, Resource, Role, Verb},
     clock::Clock,
-    error::{Cause, Error, Result},
+    error::{Error, Result},
     gate::Gate,
 };
 
@@ -23,9 +21,16 @@ pub struct Audit {
     pub(crate) gate: Gate,
     pub(crate) ports: AuditPorts,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) verifying: Places,
-    pub(crate) exporting: Places,
+    verifying: Places,
+    exporting: Places,
+    /// Wall clock and monotonic clock when this was made.
+    started: (Timestamp, Duration),
+    /// Whether nothing is expected to be kept outside the database.
+    without_witness: bool,
 }
+
+/// How long an export keeps its place that nobody reads, when others want it.
+const UNREAD: Duration = Duration::from_secs(30);
 
 /// What the trail's use cases need from outside.
 #[derive(Clone)]
@@ -42,7 +47,27 @@ const BATCH: u32 = 500;
 
 impl Audit {
     pub(crate) fn new(gate: Gate, ports: AuditPorts, clock: Arc<dyn Clock>) -> Self {
-        Self { gate, ports, clock, verifying: Places::new(1), exporting: Places::new(4) }
+        // a verification is never idle
+        let verifying = Places::new(1, Duration::MAX, clock.clone());
+        let exporting = Places::new(4, UNREAD, clock.clone());
+        let started = (clock.now(), clock.monotonic());
+        Self { gate, ports, verifying, exporting, started, without_witness: false, clock }
+    }
+
+    /// The same, where nothing is kept outside the database: of a copy, or on another machine.
+    #[must_use]
+    pub fn without_witness(self) -> Self {
+        Self { without_witness: true, ..self }
+    }
+
+    fn witness(&self) -> Option<&dyn Witness> {
+        (!self.without_witness).then_some(&*self.ports.witness)
+    }
+
+    /// The time, unless the wall clock was set forward since this process began: then what it would be without that.
+    pub(super) fn steady_now(&self) -> Timestamp {
+        let (wall, monotonic) = self.started;
+        self.clock.now().min(wall + self.clock.monotonic().saturating_sub(monotonic))
     }
 
     /// A page of operations. A viewer sees only their own.
@@ -65,13 +90,13 @@ impl Audit {
     pub async fn verify(&self, caller: &Caller) -> Result<Verdict> {
         self.gate.allow(caller, Access::to(Verb::Verify, Resource::Operation)).await?;
         let _place = self.verifying.take()?;
-        let AuditPorts { reader, signer, witness, .. } = &self.ports;
+        let AuditPorts { reader, signer, .. } = &self.ports;
         loop {
             // whoever reads the head learns of a new key
             reader.head().await?;
             let key = signer.public_key();
             let signatures = Signatures { key, verifier: &**signer, every: Checkpoint::EVERY };
-            let verdict = verify(&**reader, &**witness, signatures).await?;
+            let verdict = verify(&**reader, self.witness(), signatures).await?;
             reader.head().await?;
             if verdict.valid || signer.public_key() == key {
                 return Ok(verdict);
@@ -80,10 +105,12 @@ impl Audit {
     }
 
     /// Begins an export. It is itself an operation, and durable in the trail before its first line leaves; what it holds
-    /// ends before that.
+    /// ends before that. What it holds is verified first, against its checkpoints, the witness, and what this process
+    /// remembers.
     ///
     /// # Errors
-    /// `RoleTooLow`; `Overloaded` while several run; `AuditUnavailable`; `StoreUnavailable`.
+    /// `RoleTooLow`; `Overloaded` while several run; `AuditUnavailable`; `StoreUnavailable`; `Internal`, naming the first bad
+    /// entry, when what it would hold is not whole.
     pub async fn export(&self, caller: &Caller, query: ExportQuery) -> Result<Export> {
         let mut access = Access::to(Verb::Export, Resource::Operation).with("format", query.format.as_str());
         for (name, bound) in [("from", query.from), ("to", query.to)] {
@@ -91,22 +118,23 @@ impl Audit {
                 access = access.with(name, bound.to_string());
             }
         }
-        let (places, ports) = (self.exporting.clone(), self.ports.clone());
-        let now = self.clock.now();
+        let (this, now) = (self.clone(), self.clock.now());
         let begin = async move |_: Permit| {
-            let place = places.take()?;
-            Export::begin(ports.reader, &*ports.signer, query, now, place).await
+            let place = this.exporting.take()?;
+            Export::begin(this.ports.reader.clone(), this.sources(now), query, place).await
         };
         self.gate.observe(caller, access, begin).await
     }
 
-    /// An export of what lies between the beginning and this checkpoint. No operation: its removal will be one.
-    pub(super) async fn segment(&self, begins: Head, checkpoint: &Checkpoint) -> Result<Export> {
-        let AuditPorts { reader, signer, .. } = &self.ports;
-        let place = self.exporting.take()?;
-        let ends = checkpoint.head();
-        let now = self.clock.now();
-        Export::between(reader.clone(), &**signer, &checkpoint.trail, (begins, ends), now, place).await
+    fn sources(&self, now: Timestamp) -> Sources<'_> {
+        Sources { signer: &*self.ports.signer, witness: self.witness(), now }
+    }
+
+    /// An export of what lies between the beginning and this checkpoint. No operation: its removal will be one. It waits for
+    /// no place, so that exports that are read slowly do not keep it waiting.
+    pub(super) async fn segment(&self, begins: i64, checkpoint: &Checkpoint) -> Result<Export> {
+        let sources = self.sources(self.clock.now());
+        Export::between(self.ports.reader.clone(), sources, (begins, checkpoint.head())).await
     }
 
     /// The key that checkpoints and exports of this install are signed with.
@@ -121,28 +149,34 @@ impl Audit {
     /// `AuditUnavailable`, `StoreUnavailable`; `Internal` when the witness cannot write, or when a checkpoint in the
     /// database is not ours: then neither it nor a later one is handed over.
     pub async fn keep_checkpoints(&self, age: Duration) -> Result<()> {
-        let AuditPorts { trail, reader, signer, witness, .. } = &self.ports;
-        trail.checkpoint(age).await?;
-        loop {
-            let new = reader.checkpoints(witness.last()?, BATCH).await?;
-            if new.is_empty() {
-                return Ok(());
-            }
-            let mut keys = TrailKeys::new(signer.public_key(), Vec::new());
-            let is_ours = |line: &str, keys: &TrailKeys| {
-                let checkpoint = Checkpoint::parse(line);
-                checkpoint.is_some_and(|one| one.is_signed_by(keys.of(one.sequence), &**signer))
-            };
-            if !new.iter().all(|stored| is_ours(&stored.line, &keys)) {
-                // perhaps by the key before
-                keys = TrailKeys::claimed(&**reader, signer.public_key()).await?;
-            }
-            if let Some(forged) = new.iter().find(|stored| !is_ours(&stored.line, &keys)) {
-                let at = forged.sequence;
-                return Err(Error::internal(format!("the checkpoint of audit entry {at} was changed")));
-            }
-            witness.keep(&new.into_iter().map(|stored| stored.line).collect::<Vec<_>>())?;
+        self.ports.trail.checkpoint(age).await?;
+        while self.hand_over().await? {}
+        Ok(())
+    }
+
+    /// Hands some checkpoints to the witness that it does not have yet; whether there may be more.
+    ///
+    /// # Errors
+    /// As [`Audit::keep_checkpoints`].
+    pub async fn hand_over(&self) -> Result<bool> {
+        let AuditPorts { reader, signer, witness, .. } = &self.ports;
+        let last = witness.last()?.map_or(0, |last| last.sequence);
+        let new = reader.checkpoints(last, BATCH).await?;
+        if new.is_empty() {
+            return Ok(false);
         }
+        let (trail, _) = reader.head().await?;
+        let keys = TrailKeys::read(&**reader, &trail, signer.public_key(), &**signer).await?;
+        let is_ours = |line: &str| {
+            let checkpoint = Checkpoint::parse(line).filter(|one| one.trail == trail);
+            checkpoint.is_some_and(|one| one.is_signed_by(keys.of(one.sequence), &**signer))
+        };
+        if let Some(forged) = new.iter().find(|stored| !is_ours(&stored.line)) {
+            let at = forged.sequence;
+            return Err(Error::internal(format!("the checkpoint of audit entry {at} was changed")));
+        }
+        witness.keep(&new.into_iter().map(|stored| stored.line).collect::<Vec<_>>())?;
+        Ok(true)
     }
 
     /// Whether the trail ends before an entry that the witness knows of: somebody cut it, or restored an older database.
@@ -151,40 +185,6 @@ impl Audit {
     /// `StoreUnavailable`; `Internal` when the witness cannot be read.
     pub async fn is_cut(&self) -> Result<bool> {
         let (_, head) = self.ports.reader.head().await?;
-        Ok(head.sequence < self.ports.witness.last()?)
-    }
-}
-
-/// A number of places, each taken by one at a time.
-#[derive(Clone)]
-pub(crate) struct Places {
-    taken: Arc<AtomicUsize>,
-    most: usize,
-}
-
-/// A place that is taken, until this is dropped.
-pub(crate) struct Place(Arc<AtomicUsize>);
-
-impl Places {
-    fn new(most: usize) -> Self {
-        Self { taken: Arc::default(), most }
-    }
-
-    /// Takes one.
-    ///
-    /// # Errors
-    /// `Overloaded` when all are taken.
-    fn take(&self) -> Result<Place> {
-        let free = |taken: usize| (taken < self.most).then_some(taken + 1);
-        match self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, free) {
-            Ok(_) => Ok(Place(self.taken.clone())),
-            Err(_) => Err(Error::new(Cause::Overloaded).retry_after(Duration::from_secs(5))),
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        Ok(self.ports.witness.last()?.is_some_and(|last| last.sequence > head.sequence))
     }
 }

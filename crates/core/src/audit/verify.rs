@@ -5,31 +5,26 @@
 //! saw that the chain did not explain by then (a row that had ended, a checkpoint beyond the end) must be explained by what
 //! was appended meanwhile; that is a second, short pass.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    future::Future,
-    iter::Peekable,
-};
+use std::collections::HashMap;
 
 use serde::Serialize;
 
 use super::{
-    Checkpoint, Defect, Entry, Fault, Head, Operation, OperationId, OperationRow, Outcome, Signatures,
-    StoredCheckpoint, StoredEntry, StoredRow, TrailKeys, TrailReader, Witness, chain::Chain,
+    Defect, Entry, Fault, Head, Operation, OperationId, OperationRow, Outcome, Signatures, StoredRow,
+    TrailKeys, TrailReader, Witness,
+    chain::Chain,
     retention::Beginning,
+    walk::{BATCH, Feed, Outside, Stop, Walk},
 };
-use crate::{
-    error::{Error, Result},
-    inventory::Cell,
-};
-
-/// How much is read at once.
-const BATCH: u32 = 500;
+use crate::{error::Result, inventory::Cell};
 
 /// What a verification found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Verdict {
+    /// Which trail; empty where that is not known.
+    #[serde(skip)]
+    pub trail: String,
     /// Whether nothing is wrong.
     pub valid: bool,
     /// How many entries before these retention has removed, as we have signed.
@@ -42,6 +37,8 @@ pub struct Verdict {
     pub checkpoints: u64,
     /// How many checkpoints kept outside the database agree with them.
     pub witnessed: u64,
+    /// How many entries follow the last checkpoint. They wait for the next one.
+    pub unsigned: u64,
     /// The first thing that is wrong.
     pub first_bad: Option<Defect>,
 }
@@ -49,12 +46,14 @@ pub struct Verdict {
 impl Verdict {
     /// Nothing looked at yet.
     pub(crate) const NONE: Self = Self {
+        trail: String::new(),
         valid: true,
         removed: 0,
         entries: 0,
         head: Head::NONE,
         checkpoints: 0,
         witnessed: 0,
+        unsigned: 0,
         first_bad: None,
     };
 
@@ -63,32 +62,15 @@ impl Verdict {
     }
 }
 
-/// Why a pass stops early.
-enum Stop {
-    Bad(Defect),
-    Unreadable(Error),
-}
-
-impl From<Defect> for Stop {
-    fn from(defect: Defect) -> Self {
-        Self::Bad(defect)
-    }
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Unreadable(error)
-    }
-}
-
-/// Verifies the trail behind `reader`, and compares it with what `witness` keeps. Holds no lock and no transaction; takes
-/// memory for a batch and for the operations that are under way.
+/// Verifies the trail behind `reader`, and compares it with what `witness` keeps and with what the process of `reader`
+/// remembers. Without a witness nothing is expected to be kept elsewhere. Holds no lock and no transaction; takes memory for
+/// a batch and for the operations that are under way.
 ///
 /// # Errors
 /// As [`TrailReader`] and [`Witness::lines`]. What is wrong with the trail is no error, but in the verdict.
 pub async fn verify(
     reader: &dyn TrailReader,
-    witness: &dyn Witness,
+    witness: Option<&dyn Witness>,
     signatures: Signatures<'_>,
 ) -> Result<Verdict> {
     loop {
@@ -103,33 +85,41 @@ pub async fn verify(
 
 async fn once(
     reader: &dyn TrailReader,
-    witness: &dyn Witness,
+    witness: Option<&dyn Witness>,
     signatures: Signatures<'_>,
     beginning: Option<&str>,
 ) -> Result<Verdict> {
+    let outside = Outside::of(reader, witness)?;
     let (trail, head) = reader.head().await?;
-    let keys = TrailKeys::claimed(reader, signatures.key).await?;
+    let verdict = Verdict { trail: trail.clone(), ..Verdict::NONE };
+    let lines = reader.handovers().await?;
+    let keys = match TrailKeys::of_lines(&trail, signatures.key, &lines, signatures.verifier) {
+        Ok(keys) => keys,
+        Err(defect) => return Ok(verdict.with(defect)),
+    };
     let before = match beginning.map(|line| Beginning::read(line, &trail, &keys, signatures.verifier)) {
         None => Head::NONE,
         Some(Ok(beginning)) => beginning.head(),
-        Some(Err(defect)) => return Ok(Verdict::NONE.with(defect)),
+        Some(Err(defect)) => return Ok(verdict.with(defect)),
     };
+    let nothing_elsewhere = outside.is_empty;
     let mut pass = Pass {
         reader,
-        chain: Chain::new(signatures, keys.handovers().to_vec(), trail, before),
+        walk: Walk::whole(reader, Chain::new(signatures, keys, trail, before), outside),
         removed: before.sequence,
         said_removed: before == Head::NONE,
         horizon: head.sequence,
-        entries: Feed::default(),
-        rows: Feed::default(),
-        checkpoints: Feed::default(),
-        witness: witness.lines()?.peekable(),
+        rows: Feed::after(i64::MIN),
         held: HashMap::new(),
-        verdict: Verdict { removed: before.sequence.unsigned_abs(), head: before, ..Verdict::NONE },
+        verdict: Verdict { removed: before.sequence.unsigned_abs(), head: before, ..verdict },
     };
-    match pass.run(head).await {
-        Ok(()) => Ok(pass.verdict),
-        Err(Stop::Bad(defect)) => Ok(pass.verdict.with(defect)),
+    let done = pass.run(head, nothing_elsewhere).await;
+    let Pass { walk, mut verdict, .. } = pass;
+    (verdict.checkpoints, verdict.witnessed) = (walk.agreed, walk.witnessed);
+    verdict.unsigned = walk.chain.head.sequence.abs_diff(walk.chain.signed_through());
+    match done {
+        Ok(()) => Ok(verdict),
+        Err(Stop::Bad(defect)) => Ok(verdict.with(defect)),
         Err(Stop::Unreadable(error)) => Err(error),
     }
 }
@@ -169,29 +159,26 @@ fn cell<'a>(row: &'a StoredRow, name: &str) -> Option<&'a str> {
 
 struct Pass<'a> {
     reader: &'a dyn TrailReader,
-    chain: Chain<'a>,
+    walk: Walk<'a>,
     /// The last entry that retention has removed.
     removed: i64,
     /// Whether an operation of the trail says so.
     said_removed: bool,
     /// The last entry when the pass began: rows read later know at least of all up to it.
     horizon: i64,
-    entries: Feed<StoredEntry>,
     rows: Feed<StoredRow>,
-    checkpoints: Feed<StoredCheckpoint>,
-    witness: Peekable<Box<dyn Iterator<Item = Result<String>> + Send>>,
     held: HashMap<OperationId, Held>,
     verdict: Verdict,
 }
 
 impl Pass<'_> {
-    async fn run(&mut self, head: Head) -> Result<(), Stop> {
+    async fn run(&mut self, head: Head, nothing_elsewhere: bool) -> Result<(), Stop> {
         if self.removed > 0 {
             // the checkpoint that the rest hangs on is kept
-            self.checkpoints().await?;
+            self.walk.compare().await?;
         }
         self.advance(head).await?;
-        if self.chain.head != head {
+        if self.walk.chain.head != head {
             let details = "the stored head has another hash than the last entry";
             return Err(Defect::at(head.sequence, Fault::HeadDiffers, details).into());
         }
@@ -201,39 +188,38 @@ impl Pass<'_> {
             let details = "no operation of the trail has removed what went before its beginning";
             return Err(Defect::at(1, Fault::BeginningForged, details).into());
         }
+        // the first entry of a trail is signed in the transaction that appends it
+        if self.walk.agreed == 0 && self.walk.chain.head.sequence > 0 {
+            let details = "there is no checkpoint: they were removed";
+            return Err(Defect::at(1, Fault::CheckpointMissing, details).into());
+        }
+        // the first checkpoint is kept elsewhere before a server listens
+        if nothing_elsewhere && self.walk.agreed > 1 {
+            let details = "the trail was signed more than once, and no checkpoint of it is kept elsewhere: the checkpoint \
+                file was removed, or is in another place; `--no-witness` verifies without it";
+            return Err(Defect::at(self.walk.chain.signed_through(), Fault::WitnessMissing, details).into());
+        }
+        self.walk.chain.tail_is_young()?;
         Ok(())
     }
 
     /// Takes entries up to `head`, each with its row and its checkpoints.
     async fn advance(&mut self, head: Head) -> Result<(), Stop> {
-        while self.chain.head.sequence < head.sequence {
-            let stored = self.next_entry().await?.ok_or_else(|| {
-                let missing = self.chain.head.sequence + 1;
-                let details =
-                    format!("entry {missing} is not there; the last one should be {}", head.sequence);
-                Defect::at(missing, Fault::EntryMissing, details)
-            })?;
-            let entry = self.chain.entry(&stored)?;
+        while self.walk.chain.head.sequence < head.sequence {
+            let (sequence, entry) = self.walk.step(head).await?;
             self.said_removed |= Beginning::said_by(&entry) == Some(self.removed);
             match entry {
-                Entry::Intent { operation } => self.row(stored.sequence, operation, None).await?,
+                Entry::Intent { operation } => self.row(sequence, operation, None).await?,
                 Entry::Complete { operation, outcome } => {
-                    self.row(stored.sequence, operation, Some(outcome)).await?;
+                    self.row(sequence, operation, Some(outcome)).await?
                 }
-                Entry::Outcome { operation_id, outcome } => {
-                    self.outcome(stored.sequence, operation_id, &outcome)?
-                }
+                Entry::Outcome { operation_id, outcome } => self.outcome(sequence, operation_id, &outcome)?,
             }
             self.verdict.entries += 1;
-            self.verdict.head = self.chain.head;
-            self.checkpoints().await?;
+            self.verdict.head = self.walk.chain.head;
+            self.walk.compare().await?;
         }
         Ok(())
-    }
-
-    async fn next_entry(&mut self) -> Result<Option<StoredEntry>> {
-        self.entries.fill(|after| self.reader.entries(after, BATCH)).await?;
-        Ok(self.entries.waiting.pop_front())
     }
 
     /// Takes the row of a new operation. Rows of operations younger than the horizon are only taken if they were read
@@ -275,72 +261,13 @@ impl Pass<'_> {
         }
     }
 
-    /// Compares the chain with the checkpoints of the entry it has come to.
-    async fn checkpoints(&mut self) -> Result<(), Stop> {
-        let here = self.chain.head.sequence;
-        self.checkpoints.fill(|after| self.reader.checkpoints(after, BATCH)).await?;
-        let mut in_database = false;
-        while let Some(stored) = self.checkpoints.waiting.pop_front_if(|stored| stored.sequence <= here) {
-            let checkpoint = self.chain.stored(&stored)?;
-            self.chain.checkpoint(&checkpoint)?;
-            in_database = true;
-            self.verdict.checkpoints += 1;
-            self.checkpoints.fill(|after| self.reader.checkpoints(after, BATCH)).await?;
-        }
-        while let Some(line) = self.witness.peek() {
-            let line = line.as_ref().map_err(Clone::clone)?;
-            if Checkpoint::parse(line).is_some_and(|of| of.sequence < self.removed) {
-                // of what went, maybe by a key of that time
-                self.witness.next();
-                continue;
-            }
-            let checkpoint = self.chain.signed(here, line)?;
-            if checkpoint.sequence > here {
-                break;
-            }
-            self.chain.checkpoint(&checkpoint)?;
-            if !in_database {
-                let details = "a checkpoint that is kept elsewhere is not in the database";
-                return Err(Defect::at(here, Fault::CheckpointRemoved, details).into());
-            }
-            self.verdict.witnessed += 1;
-            self.witness.next();
-        }
-        Ok(())
-    }
-
     /// Sees to what the chain has not explained so far.
     async fn settle(&mut self) -> Result<(), Stop> {
         let reader = self.reader;
         self.rows.fill(|after| reader.rows(after, BATCH)).await?;
         self.rows.waiting.truncate(1);
-        let beyond =
-            self.entries.reopen(|after| reader.entries(after, BATCH)).await?.map(|entry| entry.sequence);
-        let stored = self.checkpoints.reopen(|after| reader.checkpoints(after, BATCH)).await?;
-        let stored = stored.map(|stored| self.chain.stored(stored)).transpose()?;
-        let kept = match self.witness.peek() {
-            Some(line) => Some(self.chain.signed(self.horizon, line.as_ref().map_err(Clone::clone)?)?),
-            None => None,
-        };
-
-        // whatever was read so far was there before this
-        let (_, head) = reader.head().await?;
-        if beyond.is_some_and(|beyond| beyond > head.sequence) {
-            let details = "there are entries after the stored head";
-            return Err(Defect::at(head.sequence + 1, Fault::HeadDiffers, details).into());
-        }
-        for checkpoint in stored.into_iter().chain(kept) {
-            if checkpoint.sequence > head.sequence {
-                let (at, last) = (checkpoint.sequence, head.sequence);
-                let details = format!(
-                    "entries up to {at} were signed on {}; after {last} they are gone",
-                    checkpoint.time
-                );
-                return Err(Defect::at(last + 1, Fault::TailCut, details).into());
-            }
-        }
+        let head = self.walk.end().await?;
         self.advance(head).await?;
-        self.chain.is_bound()?;
 
         if let Some(row) = self.rows.waiting.front() {
             let details = format!("row {} of the lists belongs to no operation of the chain", row.id);
@@ -352,68 +279,5 @@ impl Pass<'_> {
             Some(held) => Ok(held.expects(None)?),
             None => Ok(()),
         }
-    }
-}
-
-/// What is read in batches and comes one by one.
-struct Feed<T> {
-    waiting: VecDeque<T>,
-    after: i64,
-    ended: bool,
-}
-
-impl<T> Default for Feed<T> {
-    fn default() -> Self {
-        // ids and numbers start at 1; whatever somebody put before is to be seen
-        Self { waiting: VecDeque::new(), after: i64::MIN, ended: false }
-    }
-}
-
-impl<T: Numbered> Feed<T> {
-    /// Reads the next batch when nothing waits and there may be more.
-    async fn fill<F>(&mut self, read: impl FnOnce(i64) -> F) -> Result<()>
-    where
-        F: Future<Output = Result<Vec<T>>>,
-    {
-        if self.waiting.is_empty() && !self.ended {
-            let batch = read(self.after).await?;
-            self.ended = batch.len() < BATCH as usize;
-            self.after = batch.last().map_or(self.after, T::number);
-            self.waiting.extend(batch);
-        }
-        Ok(())
-    }
-
-    /// The next one, though there was none a moment ago.
-    async fn reopen<F>(&mut self, read: impl FnOnce(i64) -> F) -> Result<Option<&T>>
-    where
-        F: Future<Output = Result<Vec<T>>>,
-    {
-        self.ended = false;
-        self.fill(read).await?;
-        Ok(self.waiting.front())
-    }
-}
-
-/// By what a batch is continued.
-trait Numbered {
-    fn number(&self) -> i64;
-}
-
-impl Numbered for StoredEntry {
-    fn number(&self) -> i64 {
-        self.sequence
-    }
-}
-
-impl Numbered for StoredRow {
-    fn number(&self) -> i64 {
-        self.id
-    }
-}
-
-impl Numbered for StoredCheckpoint {
-    fn number(&self) -> i64 {
-        self.sequence
     }
 }

@@ -38,6 +38,17 @@ pub(crate) struct Copy {
 impl Copy {
     /// Intents that overlap, outcomes of each sort, operations in one entry; one is still under way.
     pub(crate) fn made() -> Self {
+        Self::grown(|_| {}, |_| false)
+    }
+
+    /// The same as it was after each transaction, of a trail that was signed more often, by its age.
+    pub(crate) fn history() -> Vec<Self> {
+        let mut history = Vec::new();
+        Self::grown(|copy| history.push(copy.clone()), |n| n % 4 == 1);
+        history
+    }
+
+    fn grown(mut committed: impl FnMut(&Self), by_age: impl Fn(i64) -> bool) -> Self {
         let mut copy = Self {
             trail: TRAIL.to_owned(),
             head: Head::NONE,
@@ -49,6 +60,10 @@ impl Copy {
         };
         let mut under_way: Vec<(usize, OperationRow)> = Vec::new();
         for n in 0..24 {
+            if by_age(n) && copy.checkpoints.last().is_none_or(|last| last.sequence < copy.head.sequence) {
+                copy.sign();
+                committed(&copy);
+            }
             let access = Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("Web-{n}"));
             let operation =
                 permit(&Caller::command_line("ann"), access.with("replicas", n)).operation().unwrap().clone();
@@ -57,11 +72,13 @@ impl Copy {
                 let outcome = Outcome::success(operation.created_at);
                 copy.rows.push(row.ended(&outcome).stored());
                 copy.append(&Entry::Complete { operation, outcome });
+                committed(&copy);
                 continue;
             }
             copy.append(&Entry::Intent { operation });
             copy.rows.push(row.stored());
             under_way.push((copy.rows.len() - 1, row));
+            committed(&copy);
             if under_way.len() > 2 {
                 let (place, row) = under_way.remove(0);
                 let status = Status::ALL[1 + usize::try_from(n).unwrap() % 3];
@@ -73,9 +90,11 @@ impl Copy {
                 };
                 copy.append(&Entry::Outcome { operation_id: row.operation_id, outcome: outcome.clone() });
                 copy.rows[place] = row.ended(&outcome).stored();
+                committed(&copy);
             }
         }
         copy.sign();
+        committed(&copy);
         copy
     }
 
@@ -89,7 +108,7 @@ impl Copy {
     }
 
     pub(crate) fn sign(&mut self) {
-        let line = checkpoint(self.head, 1_700_000_000).line().unwrap();
+        let line = checkpoint(self.head, 1_767_225_600).line().unwrap();
         self.checkpoints.push(StoredCheckpoint { sequence: self.head.sequence, line: line.clone() });
         self.witness.push(line);
     }
@@ -148,7 +167,7 @@ impl Copy {
     pub(crate) fn verdict(&self) -> Verdict {
         let signer = FakeSigner::default();
         let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: EVERY };
-        block_on(verify(self, &MemoryWitness::of(self.witness.clone()), signatures)).unwrap()
+        block_on(verify(self, Some(&MemoryWitness::of(self.witness.clone())), signatures)).unwrap()
     }
 
     pub(crate) fn fault(&self) -> Option<(i64, Fault)> {

@@ -4,19 +4,14 @@
 mod copy;
 mod edit;
 mod retention;
+mod timing;
 
-use async_trait::async_trait;
 use copy::{Copy, EVERY};
 use futures_executor::block_on;
-use jiff::Timestamp;
 use pilothouse_core::{
-    Result,
-    audit::{
-        ChainHash, CheckpointSigner as _, Fault, Head, OperationId, Signatures, StoredCheckpoint,
-        StoredEntry, StoredRow, TrailReader, verify,
-    },
+    audit::{CheckpointSigner as _, Fault, Signatures, verify},
     inventory::Cell,
-    testing::fake::{FakeSigner, MemoryWitness},
+    testing::fake::FakeSigner,
 };
 use proptest::{prelude::*, test_runner::Config};
 
@@ -120,59 +115,70 @@ fn the_first_bad_entry_is_named() {
     assert_eq!(edited(&cut), is(15, Fault::TailCut));
 }
 
-/// Reads another state from the second look at the head on, as when others append meanwhile.
-struct Growing {
-    before: Copy,
-    after: Copy,
-    looks: std::sync::atomic::AtomicU32,
-}
-
-#[async_trait]
-impl TrailReader for Growing {
-    async fn head(&self) -> Result<(String, Head)> {
-        let looks = self.looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if looks == 0 { self.before.head().await } else { self.after.head().await }
-    }
-
-    async fn entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>> {
-        self.after.entries(after, limit).await
-    }
-
-    async fn intent(&self, operation: OperationId) -> Result<Option<StoredEntry>> {
-        self.after.intent(operation).await
-    }
-
-    async fn rows(&self, after: i64, limit: u32) -> Result<Vec<StoredRow>> {
-        self.after.rows(after, limit).await
-    }
-
-    async fn checkpoints(&self, after: i64, limit: u32) -> Result<Vec<StoredCheckpoint>> {
-        self.after.checkpoints(after, limit).await
-    }
-
-    async fn between(
-        &self,
-        from: Option<Timestamp>,
-        to: Option<Timestamp>,
-    ) -> Result<(Option<i64>, Option<i64>)> {
-        self.after.between(from, to).await
-    }
-}
-
-/// The head was read at any entry, rows and checkpoints when the trail was complete: no false alarm.
+/// Somebody removes the file, and with it all that it could tell.
 #[test]
-fn a_trail_that_grows_while_it_is_verified_is_whole() {
-    let after = Copy::made();
+fn nothing_kept_elsewhere_is_a_finding_unless_told() {
+    let mut copy = Copy::made();
+    copy.witness.clear();
+    assert_eq!(copy.fault(), Some((copy.head.sequence, Fault::WitnessMissing)));
     let signer = FakeSigner::default();
-    let mut hash = ChainHash::GENESIS;
-    for (entry, sequence) in after.entries.iter().zip(1..) {
-        hash = hash.next(sequence, &entry.text);
-        let before = Copy { head: Head { sequence, hash }, ..after.clone() };
-        let growing = Growing { before, after: after.clone(), looks: 0.into() };
-        let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: EVERY };
-        let witness = MemoryWitness::of(after.witness.clone());
-        let verdict = block_on(verify(&growing, &witness, signatures)).unwrap();
-        assert_eq!(verdict.first_bad, None, "from {sequence}");
-        assert_eq!(verdict.head, after.head);
+    let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: EVERY };
+    assert_eq!(block_on(verify(&copy, None, signatures)).unwrap().first_bad, None, "told");
+
+    // a server that has just begun is about to keep its first checkpoint
+    let mut first =
+        Copy { entries: copy.entries[..1].to_vec(), rows: copy.rows[..1].to_vec(), ..copy.clone() };
+    first.rehash();
+    first.checkpoints.clear();
+    assert_eq!(
+        first.fault(),
+        Some((1, Fault::CheckpointMissing)),
+        "the first entry is signed as it is appended"
+    );
+    first.sign();
+    first.witness.clear();
+    assert_eq!(first.fault(), None);
+}
+
+/// Fewer entries than may follow a checkpoint, and all checkpoints removed.
+#[test]
+fn a_short_trail_without_checkpoints_is_not_whole() {
+    let mut copy = Copy::made();
+    copy.entries.truncate(EVERY as usize - 1);
+    copy.rehash();
+    let left: Vec<_> = copy.entries.iter().map(|entry| entry.operation_id.clone()).collect();
+    copy.rows.retain(|row| left.iter().any(|id| row.cells[1].1 == Cell::text(id.as_str())));
+    copy.checkpoints.clear();
+    copy.witness.clear();
+    assert!(!copy.verdict().valid);
+}
+
+/// Whoever appends a minute after the last checkpoint signs. An entry that was appended two minutes after it, and is not
+/// signed, tells of a server that was kept from signing; one that was appended sooner may wait for a server that was killed.
+#[test]
+fn an_unsigned_entry_is_judged_by_when_it_was_appended() {
+    for (seconds, expected) in
+        [(0, None), (119, None), (120, Some(Fault::Unsigned)), (9_999, Some(Fault::Unsigned))]
+    {
+        let mut copy = Copy::made();
+        let access = pilothouse_core::access::Access::to(
+            pilothouse_core::access::Verb::Login,
+            pilothouse_core::access::Resource::Session,
+        );
+        let caller = pilothouse_core::access::Caller::system();
+        let operation = pilothouse_core::testing::permit(&caller, access).operation().unwrap().clone();
+        let at = operation.created_at + std::time::Duration::from_secs(seconds);
+        let outcome = pilothouse_core::audit::Outcome::success(at);
+        let id = copy.rows.last().unwrap().id + 1;
+        let row = pilothouse_core::audit::OperationRow::begun(id, &operation).ended(&outcome);
+        copy.rows.push(row.stored());
+        copy.append(&pilothouse_core::audit::Entry::Complete { operation, outcome });
+        let verdict = copy.verdict();
+        let found = verdict.first_bad.map(|bad| (bad.sequence, bad.fault));
+        assert_eq!(found, expected.map(|fault| (copy.head.sequence, fault)), "{seconds} s");
+        assert_eq!(verdict.unsigned, 1);
+        // and not at all once it is signed
+        copy.sign();
+        assert_eq!(copy.fault(), None, "{seconds} s");
     }
 }

@@ -16,7 +16,6 @@ use diesel_async::RunQueryDsl as _;
 use jiff::Timestamp;
 use pilothouse_core::{
     Result,
-    access::{Resource, Verb},
     audit::{ChainHash, Head, OperationId, StoredCheckpoint, StoredEntry, StoredRow, TrailReader},
     inventory::Cell,
 };
@@ -26,7 +25,8 @@ use crate::{
     db::read,
     error::corrupt,
     schema::{
-        At, Instant, POSTGRES_EPOCH, audit_beginning, audit_checkpoints, audit_head, audit_log, operations,
+        At, Instant, POSTGRES_EPOCH, audit_beginning, audit_checkpoints, audit_handovers, audit_head,
+        audit_log, operations,
     },
 };
 
@@ -227,17 +227,18 @@ impl TrailReader for Store {
             Ok((first.get_result(conn).await?, last.get_result(conn).await?))
         })
     }
-    async fn rekeys(&self) -> Result<Vec<StoredEntry>> {
-        let rows: Vec<Entry> = read!(self.db, |conn| {
-            let rekeys: Vec<String> = operations::table
-                .filter(operations::operation_type.eq(Verb::Rekey.as_str()))
-                .filter(operations::resource_type.eq(Resource::MasterKey.as_str()))
-                .select(operations::operation_id)
-                .load(conn)
-                .await?;
-            let entries = audit_log::table.filter(audit_log::operation_id.eq_any(rekeys));
-            Ok(entries.order_by(audit_log::seq).select(Entry::as_select()).load(conn).await?)
-        })?;
-        Ok(rows.into_iter().map(StoredEntry::from).collect())
+
+    async fn handovers(&self) -> Result<Vec<String>> {
+        let lines: Vec<Raw> = read!(self.db, |conn| Ok(audit_handovers::table
+            .order_by(audit_handovers::seq)
+            .select(audit_handovers::line)
+            .load(conn)
+            .await?))?;
+        Ok(lines.into_iter().map(|Raw(line)| line).collect())
+    }
+
+    fn remembered(&self) -> Vec<Head> {
+        let Some(known) = self.author.memory.known() else { return Vec::new() };
+        known.signed().into_iter().chain([known.head()]).collect()
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     Store,
     db::{read, transact},
     error::audit,
-    schema::{audit_beginning, audit_checkpoints, audit_head, audit_log, operations},
+    schema::{audit_beginning, audit_checkpoints, audit_handovers, audit_head, audit_log, operations},
 };
 
 #[async_trait]
@@ -72,6 +72,9 @@ impl Retention for Store {
             let removed =
                 diesel::delete(audit_log::table.filter(audit_log::seq.le(through))).execute(conn).await?;
             diesel::delete(audit_checkpoints::table.filter(audit_checkpoints::seq.lt(through)))
+                .execute(conn)
+                .await?;
+            diesel::delete(audit_handovers::table.filter(audit_handovers::seq.le(through)))
                 .execute(conn)
                 .await?;
             conn.done(receipt).await?;

@@ -110,6 +110,8 @@ pub(crate) struct Place {
     pub(crate) database: Database,
     pub(crate) lent: Lent,
     pub(crate) clock: Arc<fake::FakeClock>,
+    /// Where checkpoints are kept outside it.
+    pub(crate) witness: Arc<fake::MemoryWitness>,
     pub(crate) folder: TempDir,
     /// Of a PostgreSQL.
     pub(crate) url: Option<String>,
@@ -118,13 +120,15 @@ pub(crate) struct Place {
 impl Place {
     fn new(folder: TempDir, database: Database, url: Option<String>) -> Self {
         let fake::Lent { clock, entropy, .. } = fake::Lent::default();
+        let witness = Arc::new(fake::MemoryWitness::default());
         let lent = Lent {
             runtime: Handle::current(),
+            witness: witness.clone(),
             clock: clock.clone(),
             entropy,
             keyring: Ring::of(&[FINGERPRINT]),
         };
-        Self { database, lent, clock, folder, url }
+        Self { database, lent, clock, witness, folder, url }
     }
 
     /// A SQLite file that is not there yet.
@@ -305,5 +309,5 @@ pub(crate) async fn verdict(store: &Store) -> Verdict {
 pub(crate) async fn verdict_under(store: &Store, fingerprint: &str) -> Verdict {
     let signer = Ring::signer(fingerprint);
     let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: Checkpoint::EVERY };
-    pilothouse_core::audit::verify(store, &fake::MemoryWitness::default(), signatures).await.unwrap()
+    pilothouse_core::audit::verify(store, None, signatures).await.unwrap()
 }

@@ -64,6 +64,11 @@ impl MemoryWitness {
         Self(Mutex::new(lines))
     }
 
+    /// Forgets everything, as when the file is removed.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn kept(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -74,9 +79,8 @@ impl Witness for MemoryWitness {
         Ok(Box::new(self.kept().into_iter().map(Ok)))
     }
 
-    fn last(&self) -> Result<i64> {
-        let last = self.kept().last().and_then(|line| Checkpoint::parse(line));
-        Ok(last.map_or(0, |checkpoint| checkpoint.sequence))
+    fn last(&self) -> Result<Option<Checkpoint>> {
+        Ok(self.kept().last().and_then(|line| Checkpoint::parse(line)))
     }
 
     fn keep(&self, lines: &[String]) -> Result<()> {

@@ -85,6 +85,21 @@ impl MemoryStore {
         self.lock().operations.clone()
     }
 
+    /// Changes the texts of the chain as somebody does who writes the database, and computes all hashes anew; with or without
+    /// removing the checkpoints.
+    pub fn rewrite(&self, change: impl Fn(&str) -> String, without_checkpoints: bool) {
+        let mut state = self.lock();
+        let mut head = state.beginning.as_ref().map_or(Head::NONE, Beginning::head);
+        for entry in &mut state.entries {
+            entry.text = change(&entry.text);
+            head = head.then(&entry.text);
+            entry.hash = head.hash.0.to_vec();
+        }
+        if without_checkpoints {
+            state.checkpoints.clear();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -137,6 +137,10 @@ impl TrailReader for MemoryStore {
         Ok(piece(&self.lock().entries, |entry| entry.sequence > after, limit, Clone::clone))
     }
 
+    fn remembered(&self) -> Vec<Head> {
+        vec![self.lock().head()]
+    }
+
     async fn intent(&self, operation: OperationId) -> Result<Option<StoredEntry>> {
         let id = operation.to_string();
         Ok(self.lock().entries.iter().find(|entry| entry.operation_id == id).cloned())

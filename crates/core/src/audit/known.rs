@@ -1,0 +1,303 @@
+//! What a process that appends to a trail knows of it, and what it signs by that: only what follows from the last checkpoint
+//! that it made or verified, and from the last entry that it appended or verified itself.
+
+use std::{iter::Peekable, vec};
+
+use jiff::Timestamp;
+
+use super::{Checkpoint, Head, LastCheckpoint, SignatureVerifier, StoredCheckpoint, TrailKeys};
+
+/// What is known of a trail. That it does not follow from it is told in one sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    trail: String,
+    head: Head,
+    signed: Option<Checkpoint>,
+}
+
+/// Why a trail is not signed, in one sentence.
+type Unsound = String;
+
+/// By what checkpoints are verified.
+#[derive(Clone, Copy)]
+pub struct Trusted<'a> {
+    /// The keys that have signed the trail.
+    pub keys: &'a TrailKeys,
+    /// How.
+    pub verifier: &'a dyn SignatureVerifier,
+}
+
+impl Trusted<'_> {
+    fn is_ours(self, checkpoint: &Checkpoint, trail: &str) -> bool {
+        checkpoint.trail == trail && checkpoint.is_signed_by(self.keys.of(checkpoint.sequence), self.verifier)
+    }
+
+    fn stored(self, stored: &StoredCheckpoint, trail: &str) -> Result<Checkpoint, Unsound> {
+        let ours = Checkpoint::parse(&stored.line)
+            .filter(|read| read.sequence == stored.sequence && self.is_ours(read, trail));
+        ours.ok_or_else(|| format!("the checkpoint of entry {} is not one of ours", stored.sequence))
+    }
+}
+
+impl Known {
+    /// What a process knows that has just begun, of a trail that ends with `head`: the newest of the last checkpoint in the
+    /// database and the last one that is kept elsewhere.
+    ///
+    /// # Errors
+    /// When neither is there, one of them is not ours, or the trail ends before one.
+    pub fn begin(
+        trail: &str,
+        head: Head,
+        stored: Option<&StoredCheckpoint>,
+        kept: Option<Checkpoint>,
+        trusted: Trusted<'_>,
+    ) -> Result<Self, Unsound> {
+        // of a trail that has no entry yet nothing can be wrong, but what another one left elsewhere
+        if head == Head::NONE && stored.is_none() {
+            return Ok(Self { trail: trail.to_owned(), head, signed: None });
+        }
+        let stored = stored.map(|stored| trusted.stored(stored, trail)).transpose()?;
+        if let Some(kept) = kept.as_ref().filter(|kept| !trusted.is_ours(kept, trail)) {
+            return Err(format!(
+                "the last checkpoint that is kept elsewhere, of entry {}, is not one of ours",
+                kept.sequence
+            ));
+        }
+        let newest = match (stored, kept) {
+            (Some(stored), Some(kept)) if stored.sequence == kept.sequence && stored.hash != kept.hash => {
+                return Err(format!(
+                    "the checkpoint of entry {} is not the one that is kept elsewhere",
+                    kept.sequence
+                ));
+            }
+            (Some(stored), Some(kept)) if kept.sequence > stored.sequence => kept,
+            (Some(newest), _) | (None, Some(newest)) => newest,
+            (None, None) => {
+                return Err("it has entries and no checkpoint, in the database or elsewhere".to_owned());
+            }
+        };
+        if newest.sequence > head.sequence {
+            return Err(cut(head, newest.sequence));
+        }
+        Ok(Self { trail: trail.to_owned(), head: newest.head(), signed: Some(newest) })
+    }
+
+    /// The trail's id.
+    pub fn trail(&self) -> &str {
+        &self.trail
+    }
+
+    /// The last entry that is known to follow from all before it.
+    pub const fn head(&self) -> Head {
+        self.head
+    }
+
+    /// The last entry that is known to be signed; none before the first checkpoint.
+    pub fn signed(&self) -> Option<Head> {
+        self.signed.as_ref().map(Checkpoint::head)
+    }
+
+    /// The last checkpoint that is known.
+    pub fn last_checkpoint(&self) -> LastCheckpoint {
+        let none = LastCheckpoint { sequence: 0, time: Timestamp::UNIX_EPOCH };
+        let last = self.signed.as_ref();
+        last.map_or(none, |last| LastCheckpoint { sequence: last.sequence, time: last.time })
+    }
+
+    /// After entries were appended by this process, and signed with this checkpoint if any.
+    #[must_use]
+    pub fn grown(self, head: Head, signed: Option<Checkpoint>) -> Self {
+        Self { head, signed: signed.or(self.signed), ..self }
+    }
+
+    /// Whether this is at least as much as `other` is.
+    pub fn covers(&self, other: &Self) -> bool {
+        let extent = |known: &Self| (known.head.sequence, known.last_checkpoint().sequence);
+        extent(self) >= extent(other)
+    }
+
+    /// Begins to look at what was appended since; `checkpoints` are those in the database since the last one known, in order.
+    ///
+    /// # Errors
+    /// When the trail is another one, or a checkpoint does not fit to what is known already.
+    pub fn following<'a>(
+        self,
+        trail: &str,
+        checkpoints: Vec<StoredCheckpoint>,
+        trusted: Trusted<'a>,
+    ) -> Result<Following<'a>, Unsound> {
+        if self.trail != trail {
+            return Err(format!("it says that it is the trail {trail}, and it is {}", self.trail));
+        }
+        let mut following =
+            Following { known: self, checkpoints: checkpoints.into_iter().peekable(), trusted };
+        following.compare()?;
+        Ok(following)
+    }
+}
+
+fn cut(head: Head, known: i64) -> Unsound {
+    format!(
+        "it ends with entry {}, and entry {known} was there: it was cut, or an older database was restored",
+        head.sequence
+    )
+}
+
+/// What is known, as it grows by what others appended.
+pub struct Following<'a> {
+    known: Known,
+    checkpoints: Peekable<vec::IntoIter<StoredCheckpoint>>,
+    trusted: Trusted<'a>,
+}
+
+impl Following<'_> {
+    /// The last entry that was taken.
+    pub const fn last(&self) -> i64 {
+        self.known.head.sequence
+    }
+
+    /// Takes the next entry.
+    ///
+    /// # Errors
+    /// When it is not the next one, or does not lead to what was signed.
+    pub fn entry(&mut self, sequence: i64, text: &str) -> Result<(), Unsound> {
+        if sequence != self.last() + 1 {
+            return Err(format!("entry {} is not there", self.last() + 1));
+        }
+        self.known.head = self.known.head.then(text);
+        self.compare()
+    }
+
+    fn compare(&mut self) -> Result<(), Unsound> {
+        let here = self.known.head;
+        while let Some(stored) = self.checkpoints.next_if(|stored| stored.sequence <= here.sequence) {
+            let checkpoint = self.trusted.stored(&stored, &self.known.trail)?;
+            if checkpoint.head() != here {
+                return Err(format!(
+                    "an entry up to {} was changed: another chain was signed",
+                    stored.sequence
+                ));
+            }
+            self.known.signed = Some(checkpoint);
+        }
+        Ok(())
+    }
+
+    /// What is known of a trail that ends with `head`.
+    ///
+    /// # Errors
+    /// When it does not end so.
+    pub fn end(self, head: Head) -> Result<Known, Unsound> {
+        if head.sequence < self.last() {
+            return Err(cut(head, self.last()));
+        }
+        if head != self.known.head {
+            return Err(format!(
+                "its end, entry {}, does not follow from entry {}: entries were changed",
+                head.sequence,
+                self.last()
+            ));
+        }
+        Ok(self.known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        audit::{ChainHash, CheckpointSigner as _},
+        hex::Hex,
+        testing::fake::FakeSigner,
+    };
+
+    const TRAIL: &str = "trail";
+
+    fn head(count: i64) -> Head {
+        (0..count).fold(Head::NONE, |head, n| head.then(&format!("entry {n}")))
+    }
+
+    fn signed_by(signer: FakeSigner, head: Head) -> Checkpoint {
+        Checkpoint::sign(&signer, TRAIL, head, Timestamp::UNIX_EPOCH)
+    }
+
+    fn stored(checkpoint: &Checkpoint) -> StoredCheckpoint {
+        StoredCheckpoint { sequence: checkpoint.sequence, line: checkpoint.line().unwrap() }
+    }
+
+    fn with<T>(work: impl FnOnce(Trusted<'_>) -> T) -> T {
+        let signer = FakeSigner::default();
+        let keys = TrailKeys::new(TRAIL, signer.public_key(), Vec::new(), &signer).unwrap();
+        work(Trusted { keys: &keys, verifier: &signer })
+    }
+
+    #[test]
+    fn a_process_begins_with_the_newest_checkpoint_of_ours() {
+        let [at_2, at_5] = [2, 5].map(|count| signed_by(FakeSigner::default(), head(count)));
+        let by_another = signed_by(FakeSigner::of(Hex([9; 32])), head(5));
+        let elsewhere = Checkpoint { trail: "another".to_owned(), ..at_5.clone() };
+        let begin = |count, in_database: Option<&Checkpoint>, kept: Option<&Checkpoint>| {
+            let in_database = in_database.map(stored);
+            with(|trusted| Known::begin(TRAIL, head(count), in_database.as_ref(), kept.cloned(), trusted))
+                .map(|known| known.head().sequence)
+                .ok()
+        };
+        assert_eq!(begin(0, None, None), Some(0));
+        assert_eq!(
+            begin(0, None, Some(&elsewhere)),
+            Some(0),
+            "what another trail left is verification's to tell"
+        );
+        assert_eq!(begin(7, None, None), None, "entries without a checkpoint");
+        assert_eq!(begin(7, Some(&at_5), None), Some(5));
+        assert_eq!(begin(7, Some(&at_2), Some(&at_5)), Some(5));
+        assert_eq!(begin(7, Some(&at_5), Some(&at_2)), Some(5));
+        assert_eq!(begin(7, None, Some(&at_5)), Some(5));
+        assert_eq!(begin(4, Some(&at_2), Some(&at_5)), None, "cut");
+        assert_eq!(begin(0, Some(&at_2), None), None, "cut to nothing");
+        assert_eq!(begin(7, Some(&by_another), None), None);
+        assert_eq!(begin(7, Some(&at_5), Some(&by_another)), None);
+        assert_eq!(begin(7, Some(&at_5), Some(&elsewhere)), None);
+    }
+
+    #[test]
+    fn only_what_follows_is_known() {
+        let known = Known {
+            trail: TRAIL.to_owned(),
+            head: head(3),
+            signed: Some(signed_by(FakeSigner::default(), head(2))),
+        };
+        let follow = |trail: &str, checkpoints: Vec<StoredCheckpoint>, texts: &[(i64, &str)], end: Head| {
+            with(|trusted| {
+                let mut following = known.clone().following(trail, checkpoints, trusted)?;
+                for (sequence, text) in texts {
+                    following.entry(*sequence, text)?;
+                }
+                following.end(end)
+            })
+        };
+        let both = [(4, "entry 3"), (5, "entry 4")];
+        assert_eq!(follow(TRAIL, Vec::new(), &[], head(3)).unwrap(), known);
+        let grown = follow(TRAIL, Vec::new(), &both, head(5)).unwrap();
+        assert_eq!((grown.head(), grown.last_checkpoint().sequence), (head(5), 2));
+        for at in [3, 4, 5] {
+            let checkpoint = signed_by(FakeSigner::default(), head(at));
+            let grown = follow(TRAIL, vec![stored(&checkpoint)], &both, head(5)).unwrap();
+            assert_eq!(grown.last_checkpoint().sequence, at);
+        }
+        let other = Head { hash: ChainHash([1; 32]), ..head(5) };
+        follow("another", Vec::new(), &both, head(5)).unwrap_err();
+        follow(TRAIL, Vec::new(), &[], head(2)).unwrap_err();
+        follow(TRAIL, Vec::new(), &[], head(5)).unwrap_err();
+        follow(TRAIL, Vec::new(), &both[..1], head(5)).unwrap_err();
+        follow(TRAIL, Vec::new(), &both[1..], head(5)).unwrap_err();
+        follow(TRAIL, Vec::new(), &both, other).unwrap_err();
+        follow(TRAIL, Vec::new(), &[(4, "entry 3"), (5, "changed")], head(5)).unwrap_err();
+        for forged in [
+            signed_by(FakeSigner::of(Hex([9; 32])), head(4)),
+            signed_by(FakeSigner::default(), Head { sequence: 4, ..other }),
+        ] {
+            follow(TRAIL, vec![stored(&forged)], &both, head(5)).unwrap_err();
+        }
+    }
+}
