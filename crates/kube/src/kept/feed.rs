@@ -48,8 +48,6 @@ use crate::{
 
 /// How long a watch is asked to last while rows are not known to be current: its bookmark comes 2 s before its end.
 const SHORT_WATCH: Duration = Duration::from_secs(3);
-/// By how much sooner a watch may end that has lasted its time.
-const EARLY: Duration = Duration::from_secs(1);
 /// A piece of a watch of at most so many bytes is read where it arrives.
 const INLINE: usize = 32 << 10;
 /// Bytes of a line that has not ended are counted among the reads of the cluster when there are so many.
@@ -248,6 +246,7 @@ impl Feed {
         let lasts = if soon { SHORT_WATCH.min(self.lasts) } else { self.lasts };
         let call = Call::watch(self.kind, place.version.as_deref(), lasts)?;
         let visit = self.visit(self.deadline)?;
+        let sent = Instant::now();
         let mut body = match visit.open_counted(call).await {
             Ok(body) => body,
             Err(gone) if gone.is(StatusCode::GONE) => return Ok(End::Stranger),
@@ -256,7 +255,6 @@ impl Feed {
             }
             Err(failure) => return Err(failure),
         };
-        let opened = Instant::now();
         let mut held = visit.meter().hold();
         let mut reader = Reader { kind: self.kind, project: self.project, lines: Lines::default(), all };
         let mut spoken = false;
@@ -282,7 +280,7 @@ impl Feed {
             let Some(piece) = piece else {
                 return Ok(match reader.all {
                     Some(_) => End::TellsNothing,
-                    None => End::Ended { spoken, in_time: opened.elapsed() + EARLY >= lasts },
+                    None => End::Ended { spoken, in_time: sent.elapsed() >= lasts },
                 });
             };
             let size = reader.lines.waiting() + piece.len();
