@@ -239,6 +239,8 @@ causes! {
     AuditUnavailable = "audit_unavailable", ServiceUnavailable, Us;
     /// The list is not kept here, so nobody can watch it: by configuration, or because it is too large. It can be read.
     NotKept = "not_kept", ServiceUnavailable, Us;
+    /// What was asked for is more than one request may read from a cluster.
+    TooLarge = "too_large", ServiceUnavailable, Us;
     /// Too much runs at once.
     Overloaded = "overloaded", ServiceUnavailable, Us;
 

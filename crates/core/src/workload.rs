@@ -130,11 +130,11 @@ impl TryFrom<i64> for Replicas {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait WorkloadApi: Send + Sync {
-    /// A workload with its pods, events and revisions as the API server wrote them; none when it is absent.
+    /// A workload with its pods, events and revisions, its environment not masked yet; none when it is absent.
     ///
     /// # Errors
-    /// As every call to a cluster.
-    async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadParts>>;
+    /// `TooLarge`; else as every call to a cluster.
+    async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadDetail>>;
 
     /// The workload's row only.
     ///
@@ -185,8 +185,7 @@ impl Workloads {
         workload: &WorkloadRef,
     ) -> Result<WorkloadDetail> {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, workload)).await?;
-        let parts = self.api.get(&permit, &workload.name).await?.ok_or_else(|| absent(workload))?;
-        let mut detail = WorkloadDetail::assemble(workload.kind, &parts)?;
+        let mut detail = self.api.get(&permit, &workload.name).await?.ok_or_else(|| absent(workload))?;
         if caller.role.is_none_or(|role| role <= Role::Viewer) {
             detail.mask_environment();
         }

@@ -13,7 +13,7 @@ use pilothouse_core::{
 
 use tokio::runtime::Handle;
 
-use crate::{dial::Guard, stack::Stack};
+use crate::{budget::Budget, dial::Guard, stack::Stack};
 
 /// Keeps connections warm, and never one of an older credential: the registry is asked every time.
 pub(crate) struct Clients {
@@ -22,6 +22,8 @@ pub(crate) struct Clients {
     pub(crate) user_agent: HeaderValue,
     /// Where connections live.
     pub(crate) runtime: Handle,
+    /// Of what is read from all of them.
+    pub(crate) budget: Arc<Budget>,
     pub(crate) stacks: Mutex<HashMap<ClusterId, (i64, Arc<Stack>)>>,
 }
 
@@ -42,7 +44,8 @@ impl Clients {
         {
             return Ok(stack.clone());
         }
-        let stack = Arc::new(Stack::new(&stored.connection, &self.guard, &self.user_agent, &self.runtime)?);
+        let Self { guard, user_agent, runtime, budget, .. } = self;
+        let stack = Arc::new(Stack::new(&stored.connection, guard, user_agent, runtime, budget)?);
         stacks.insert(id, (stored.version, stack.clone()));
         Ok(stack)
     }

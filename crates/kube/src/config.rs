@@ -17,8 +17,7 @@ use crate::{KubeClusters, replace::Replacement, request::Call};
 impl ConfigApi for KubeClusters {
     async fn get_configmap(&self, permit: &Permit, name: &ObjectName) -> Result<Option<ConfigMapDetail>> {
         let call = Call::get(Kind::ConfigMap, Some(permit.namespace()?), name)?;
-        let object = self.visit(permit, self.deadlines().read).await?.find(&call).await?;
-        object.map(|object| ConfigMapDetail::project(&object)).transpose()
+        self.visit(permit, self.deadlines().read).await?.find(&call, ConfigMapDetail::project).await
     }
 
     async fn create_configmap(&self, permit: &Permit, configmap: &NewConfigMap) -> Result<ConfigMapRow> {

@@ -55,11 +55,8 @@ async fn merged(
     selection: &ListParams,
     project: Project,
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
-    let read = async |kind: Kind| match list::all(visit, kind, scope, selection, |object: &RawValue| {
-        project(kind, object)
-    })
-    .await
-    {
+    let rows = |kind: Kind| move |object: &RawValue| project(kind, object);
+    let read = async |kind: Kind| match list::all(visit, kind, scope, selection, rows(kind)).await {
         Ok(listed) => Ok((listed.kept, None)),
         Err(absent) if is_not_served(&absent, kind) => {
             Ok((Vec::new(), Some(Warning::NotServed(kind.info().plural))))
@@ -87,8 +84,10 @@ async fn owned(
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
     let itself = ListParams::default().fields(&format!("metadata.name={name}")).limit(1);
     let its = ListParams::default().labels(&format!("{label}={name}"));
-    let (owners, rows) =
-        join!(list::first(visit, kind, scope, &itself), merged(visit, kinds, scope, &its, project));
+    let (owners, rows) = join!(
+        list::first(visit, kind, scope, &itself, |_| Ok(Some(true))),
+        merged(visit, kinds, scope, &its, project)
+    );
     if owners?.is_empty() {
         return Err(no_owner(kind, scope, name));
     }
@@ -111,7 +110,7 @@ async fn with(visit: &Visit<'_>, join: Join) -> Result<Option<Table>> {
     let everything = ListParams::default();
     let mut table = Table::new(info);
     for &kind in info.kinds {
-        let row = |object: &RawValue| project(kind, object);
+        let row = move |object: &RawValue| project(kind, object);
         match list::all(visit, kind, &NamespaceScope::All, &everything, row).await {
             Ok(listed) => table = table.refilled(0, listed.kept).0,
             Err(refused) if refused.is(StatusCode::FORBIDDEN) => return Ok(None),

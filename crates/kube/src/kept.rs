@@ -25,13 +25,13 @@ use pilothouse_core::{
 };
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval},
 };
 
 mod event;
 mod feed;
+mod fill;
 mod read;
 mod store;
 
@@ -44,16 +44,26 @@ use crate::{direct, observe::Observer, stack::Stack};
 pub struct Keeping {
     /// How long a list is kept that nobody reads.
     pub idle: Duration,
-    /// The memory that all kept lists may take, in bytes. Of those that are there, the ones read longest ago go first; a
-    /// list that alone needs more is not kept.
+    /// The memory that all kept lists may take, in bytes. Of those that are there, the ones read longest ago go first. A
+    /// list that needs more than half of it is not kept, nor is one with which its cluster's need more than three
+    /// quarters.
     pub memory: usize,
-    /// How many lists are read whole at once.
+    /// How many large answers are parsed at once, at most as many as there are processors; half of them for one cluster.
     pub fills: usize,
+    /// How long a watch is asked to last. Rows are current for a quarter longer after the last whole event.
+    pub watch: Duration,
 }
 
 impl Default for Keeping {
     fn default() -> Self {
-        Self { idle: Duration::from_secs(600), memory: 1 << 30, fills: 4 }
+        Self { idle: Duration::from_secs(600), memory: 1 << 30, fills: 4, watch: Duration::from_secs(20) }
+    }
+}
+
+impl Keeping {
+    /// How long rows are current after the last whole event: a watch ends sooner, and its end is one.
+    fn fresh(&self) -> Duration {
+        self.watch + self.watch / 4
     }
 }
 
@@ -61,8 +71,6 @@ impl Default for Keeping {
 const TIDY: Duration = Duration::from_secs(5);
 /// How often it is asked whether a list's cluster still has the connection that it is read by.
 const CONFIRM: Duration = Duration::from_secs(30);
-/// How long somebody may fill a list before others have a turn.
-const TURN: Duration = Duration::from_secs(2);
 
 /// A list of a cluster; of the kinds that are merged in it, or of one that only `type` brings in.
 type Key = (ClusterId, List, Kind);
@@ -71,7 +79,6 @@ type Key = (ClusterId, List, Kind);
 pub(crate) struct Kept {
     keeping: Keeping,
     lists: Mutex<HashMap<Key, Running>>,
-    turns: Turns,
     budget: Arc<Budget>,
     clock: Arc<dyn Clock>,
     observer: Arc<dyn Observer>,
@@ -100,7 +107,6 @@ impl Kept {
         let kept = Arc::new_cyclic(|itself| Self {
             keeping,
             lists: Mutex::default(),
-            turns: Turns(Arc::new(Semaphore::new(keeping.fills))),
             budget: Arc::new(Budget { most: keeping.memory, taken: AtomicUsize::new(0) }),
             clock,
             observer,
@@ -134,7 +140,8 @@ impl Kept {
         {
             return Ok(store.clone());
         }
-        let store = Arc::new(Store::new(info, kinds, stack.clone(), self.budget.clone()));
+        let store =
+            Arc::new(Store::new(info, kinds, stack.clone(), self.budget.clone(), self.keeping.fresh()));
         let mut feeds = JoinSet::new();
         for (source, (kind, permit)) in (0..).zip(kinds.iter().zip(permits)) {
             let feed = Feed {
@@ -145,7 +152,7 @@ impl Kept {
                 permit,
                 clock: self.clock.clone(),
                 observer: self.observer.clone(),
-                turns: self.turns.clone(),
+                lasts: self.keeping.watch,
                 kept: self.itself.clone(),
                 deadline: self.deadline,
             };
@@ -155,12 +162,20 @@ impl Kept {
         Ok(store)
     }
 
-    /// Lets go of other lists, those read longest ago first, until all have room.
+    /// Lets go of other lists, those read longest ago first, until all have room; but of none for a list of `size` bytes
+    /// that is more than its share, nor when they should stay.
     ///
     /// # Errors
-    /// `NotKept` when this one alone takes too much.
-    fn make_room(&self, needed: &Arc<Store>) -> Result<()> {
+    /// `NotKept` when there is no room.
+    fn make_room(&self, needed: &Arc<Store>, size: usize, others_stay: bool) -> Result<()> {
+        let most = self.keeping.memory;
+        if size > most / 2 || size + self.others_of_cluster(needed) > most / 4 * 3 {
+            return Err(Error::new(Cause::NotKept));
+        }
         while self.budget.is_over() {
+            if others_stay {
+                return Err(Error::new(Cause::NotKept));
+            }
             let mut lists = self.lists();
             let others = lists.iter().filter(|(_, running)| !Arc::ptr_eq(&running.store, needed));
             let longest = others.max_by_key(|(_, running)| running.store.unread()).map(|(key, _)| *key);
@@ -173,6 +188,19 @@ impl Kept {
             }
         }
         Ok(())
+    }
+
+    /// The memory of the other lists that are kept of a list's cluster.
+    fn others_of_cluster(&self, one: &Arc<Store>) -> usize {
+        let lists = self.lists();
+        let stores = lists.values().map(|running| &running.store);
+        let others = stores.filter(|store| Arc::ptr_eq(&store.stack, &one.stack) && !Arc::ptr_eq(store, one));
+        others.map(|store| store.bytes()).sum()
+    }
+
+    /// Whether a list has grown so that room should be made, as far as can be told at a glance.
+    fn is_tight(&self, store: &Store) -> bool {
+        self.budget.is_over() || store.bytes() > self.keeping.memory / 2
     }
 
     fn lists(&self) -> MutexGuard<'_, HashMap<Key, Running>> {
@@ -271,36 +299,5 @@ impl Budget {
 
     fn is_over(&self) -> bool {
         self.taken.load(Ordering::Relaxed) > self.most
-    }
-}
-
-/// How many lists are filled at once.
-#[derive(Clone)]
-struct Turns(Arc<Semaphore>);
-
-/// A list's turn to be filled. It is lent for [`TURN`] at a time, so that those who are told slowly hold up nobody.
-struct Turn<'a> {
-    turns: &'a Turns,
-    held: Option<(OwnedSemaphorePermit, Instant)>,
-}
-
-impl<'a> Turn<'a> {
-    fn new(turns: &'a Turns) -> Self {
-        Self { turns, held: None }
-    }
-
-    /// Goes on, as soon as it is this one's turn.
-    async fn take(&mut self) {
-        if self.held.as_ref().is_some_and(|(_, since)| since.elapsed() >= TURN) {
-            self.give_back();
-        }
-        if self.held.is_none() {
-            // the semaphore is never closed
-            self.held = self.turns.0.clone().acquire_owned().await.ok().map(|turn| (turn, Instant::now()));
-        }
-    }
-
-    fn give_back(&mut self) {
-        self.held = None;
     }
 }

@@ -24,6 +24,7 @@ use pilothouse_core::{
 use tokio::runtime::Handle;
 
 mod breaker;
+mod budget;
 mod changes;
 mod clients;
 mod config;
@@ -47,12 +48,13 @@ mod tls;
 mod visit;
 mod workload;
 
+pub use budget::{Limits, Reads};
 pub use dial::{Resolver, SystemResolver};
 pub use egress::{EgressRules, Networks, NotNetworks, OwnSocket};
 pub use kept::{Keeping, KeptFigures};
 pub use observe::{Exchange, Observer, Unobserved};
 
-use crate::{clients::Clients, dial::Guard, kept::Kept, stack::Stack, visit::Visit};
+use crate::{budget::Budget, clients::Clients, dial::Guard, kept::Kept, stack::Stack, visit::Visit};
 
 /// How long a cluster may take to answer. Connecting alone may take 3 s, of these.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +88,8 @@ pub struct KubeSettings {
     pub observer: Arc<dyn Observer>,
     /// Which lists are kept; without it every list is read from its cluster each time.
     pub keeping: Option<Keeping>,
+    /// What may be read from clusters at once, and for one request.
+    pub reads: Reads,
 }
 
 impl Default for KubeSettings {
@@ -97,6 +101,7 @@ impl Default for KubeSettings {
             user_agent: HeaderValue::from_static(concat!("pilothouse/", env!("CARGO_PKG_VERSION"))),
             observer: Arc::new(Unobserved),
             keeping: None,
+            reads: Reads::default(),
         }
     }
 }
@@ -125,13 +130,14 @@ impl KubeClusters {
     /// # Panics
     /// Outside a tokio runtime: connections live on the one it is called in.
     pub fn new(settings: KubeSettings, connections: Arc<dyn Connections>, clock: Arc<dyn Clock>) -> Self {
-        let KubeSettings { deadlines, egress, resolver, user_agent, observer, keeping } = settings;
+        let KubeSettings { deadlines, egress, resolver, user_agent, observer, keeping, reads } = settings;
+        let budget = Budget::new(reads, keeping.unwrap_or_default().fills, Handle::current());
         let kept = keeping.map(|keeping| {
             Kept::new(keeping, connections.clone(), clock.clone(), observer.clone(), deadlines.read)
         });
         let guard = Guard { rules: Arc::new(egress), resolver };
         let stacks = Mutex::new(HashMap::new());
-        let clients = Clients { connections, guard, user_agent, runtime: Handle::current(), stacks };
+        let clients = Clients { connections, guard, user_agent, runtime: Handle::current(), budget, stacks };
         Self { clients: Arc::new(clients), clock, deadlines, observer, kept }
     }
 
@@ -152,8 +158,8 @@ impl KubeClusters {
 
     /// A visit over a connection that may not be registered, never over a warm one: what is tested is the connection.
     fn first_visit<'a>(&self, permit: &'a Permit, connection: &Connection) -> Result<Visit<'a>> {
-        let stack =
-            Stack::new(connection, &self.clients.guard, &self.clients.user_agent, &self.clients.runtime)?;
+        let Clients { guard, user_agent, runtime, budget, .. } = &*self.clients;
+        let stack = Stack::new(connection, guard, user_agent, runtime, budget)?;
         Visit::new(Arc::new(stack), permit, self.deadlines.test, &self.observer)
     }
 

@@ -1,17 +1,22 @@
 //! LIST in chunks: each is read, projected object by object, and dropped before the next is asked for.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use http::StatusCode;
 use kube::core::params::ListParams;
-use pilothouse_core::{Cause, Error, Result, kind::Kind, name::NamespaceScope};
-use serde::Deserialize;
+use pilothouse_core::{Cause, Error, Result, inventory::Row, kind::Kind, name::NamespaceScope};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, SeqAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use crate::{error::Failure, request::Call, visit::Visit};
 
 /// Objects a chunk, unless they are large.
 const LIMIT: u32 = 500;
+/// The most objects that are taken of a chunk: a server that sends more does not keep to the limit.
+const MOST: usize = 2 * LIMIT as usize;
 
 /// How long a chunk may take.
 const CHUNK: Duration = Duration::from_secs(10);
@@ -24,7 +29,7 @@ pub(crate) struct Chunk<'a> {
     #[serde(default)]
     metadata: ChunkMetadata,
     #[serde(borrow)]
-    items: Option<Vec<&'a RawValue>>,
+    items: Option<Items<'a>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -35,46 +40,132 @@ struct ChunkMetadata {
     resource_version: Option<String>,
 }
 
+/// The objects of a chunk, at most [`MOST`].
+struct Items<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bounded;
+        impl<'de> Visitor<'de> for Bounded {
+            type Value = Vec<&'de RawValue>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "at most {MOST} objects")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = sequence.next_element()? {
+                    if items.len() == MOST {
+                        return Err(de::Error::invalid_length(MOST + 1, &self));
+                    }
+                    items.push(item);
+                }
+                Ok(items)
+            }
+        }
+        deserializer.deserialize_seq(Bounded).map(Self)
+    }
+}
+
 /// All of a list, as it was at one moment.
 pub(crate) struct Listed<T> {
     /// What was kept of each object.
     pub(crate) kept: Vec<T>,
-    /// The version of the moment, from which a watch goes on; empty if the server does not say.
-    pub(crate) version: String,
+}
+
+/// A part of a list that is being read.
+pub(crate) enum Part<T> {
+    /// What was kept of the next objects.
+    Next(Vec<T>),
+    /// The list starts over: what came before is of another moment.
+    Again,
+}
+
+/// The memory that something takes which is kept of an object.
+pub(crate) trait Size {
+    /// In bytes.
+    fn size(&self) -> usize;
+}
+
+impl Size for Row {
+    fn size(&self) -> usize {
+        self.size() + size_of::<Self>()
+    }
+}
+
+impl Size for bool {
+    fn size(&self) -> usize {
+        size_of::<Self>()
+    }
 }
 
 impl<'a> Chunk<'a> {
     /// Checks that it is a list at all; Go writes an empty one as null too.
     fn items(&mut self) -> Result<Vec<&'a RawValue>> {
         if self.kind.ends_with("List") {
-            Ok(self.items.take().unwrap_or_default())
+            Ok(self.items.take().map(|items| items.0).unwrap_or_default())
         } else {
             Err(Error::new(Cause::UnexpectedAnswer))
         }
     }
 }
 
-/// Reads all objects of a kind that lie in `scope` and match `selection`, keeping what `keep` makes of each. A list
+/// What was read of a chunk.
+struct Page<T> {
+    kept: Vec<T>,
+    objects: usize,
+    metadata: ChunkMetadata,
+}
+
+/// Reads a chunk of a list, keeping what `keep` makes of each object.
+async fn page<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
+    visit: &Visit<'_>,
+    call: &Call,
+    keep: impl Fn(&RawValue) -> Result<K> + Send + 'static,
+) -> Result<Page<T>, Failure> {
+    // only the exchange has the chunk's deadline: a turn to parse may take longer to come
+    let answer = visit.within(CHUNK).read(call).await?;
+    let bytes = answer.body.len();
+    let read = move || -> Result<Page<T>> {
+        let mut chunk: Chunk<'_> = answer.json()?;
+        let objects = chunk.items()?;
+        let mut page = Page { kept: Vec::new(), objects: objects.len(), metadata: chunk.metadata };
+        for object in objects {
+            page.kept.extend(keep(object)?);
+        }
+        Ok(page)
+    };
+    let page = visit.work(bytes, read).await??;
+    visit.meter().objects(page.objects)?;
+    Ok(page)
+}
+
+/// Reads all objects of a kind that lie in `scope` and match `selection`, telling `take` what `keep` makes of them, chunk
+/// by chunk; returns the version of the moment, from which a watch goes on, empty if the server does not say. A list
 /// that takes so long that its place is forgotten (410) starts over, once; of objects so large that a chunk is more than
 /// is read of one answer, fewer are asked for.
 ///
 /// # Errors
-/// As every call to a cluster, and what `keep` says.
-pub(crate) async fn all<T, K: IntoIterator<Item = T>>(
+/// As every call to a cluster, and what `keep` and `take` say; `TooLarge` over the visit's limits; `UnexpectedAnswer`
+/// from a server whose chunks lead nowhere.
+pub(crate) async fn chunks<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     visit: &Visit<'_>,
     kind: Kind,
     scope: &NamespaceScope,
     selection: &ListParams,
-    mut keep: impl FnMut(&RawValue) -> Result<K> + Send,
-) -> Result<Listed<T>, Failure> {
+    keep: impl Fn(&RawValue) -> Result<K> + Clone + Send + 'static,
+    mut take: impl FnMut(Part<T>) -> Result<()> + Send,
+) -> Result<String, Failure> {
     let first = ListParams { limit: Some(LIMIT), continue_token: None, ..selection.clone() };
-    let (mut params, mut started_over, mut kept) = (first.clone(), false, Vec::new());
+    let (mut params, mut started_over) = (first.clone(), false);
     loop {
-        let answer = match visit.within(CHUNK).read(&Call::list(kind, scope, &params)?).await {
-            Ok(answer) => answer,
+        let call = Call::list(kind, scope, &params)?;
+        let page = match page(visit, &call, keep.clone()).await {
+            Ok(page) => page,
             Err(gone) if gone.is(StatusCode::GONE) && params.continue_token.is_some() && !started_over => {
                 (params, started_over) = (first.clone(), true);
-                kept.clear();
+                take(Part::Again)?;
                 continue;
             }
             Err(large) if large.too_long && params.limit > Some(1) => {
@@ -83,33 +174,62 @@ pub(crate) async fn all<T, K: IntoIterator<Item = T>>(
             }
             Err(failure) => return Err(failure),
         };
-        let mut chunk: Chunk<'_> = answer.json()?;
-        for object in chunk.items()? {
-            kept.extend(keep(object)?);
-        }
-        match chunk.metadata.r#continue {
-            Some(token) if !token.is_empty() => params.continue_token = Some(token),
-            _ => {
-                let version = chunk.metadata.resource_version.unwrap_or_default();
-                return Ok(Listed { kept, version });
+        take(Part::Next(page.kept))?;
+        match page.metadata.r#continue.filter(|token| !token.is_empty()) {
+            // each chunk but the last has objects and leads to another place
+            Some(token) if page.objects == 0 || params.continue_token.as_ref() == Some(&token) => {
+                return Err(Error::new(Cause::UnexpectedAnswer).of_read().into());
             }
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(page.metadata.resource_version.unwrap_or_default()),
         }
     }
 }
 
-/// The first chunk of a list, as the API server wrote it.
+/// Reads all objects as [`chunks`] does, and holds what is kept of them within the visit's budget.
 ///
 /// # Errors
-/// As every call to a cluster.
-pub(crate) async fn first(
+/// As [`chunks`].
+pub(crate) async fn all<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     visit: &Visit<'_>,
     kind: Kind,
     scope: &NamespaceScope,
     selection: &ListParams,
-) -> Result<Vec<Box<RawValue>>, Failure> {
-    let answer = visit.read(&Call::list(kind, scope, selection)?).await?;
-    let mut chunk: Chunk<'_> = answer.json()?;
-    Ok(chunk.items()?.into_iter().map(ToOwned::to_owned).collect())
+    keep: impl Fn(&RawValue) -> Result<K> + Clone + Send + 'static,
+) -> Result<Listed<T>, Failure> {
+    let (mut kept, mut held) = (Vec::new(), visit.meter().hold());
+    let take = |part: Part<T>| match part {
+        Part::Next(more) => {
+            held.add(more.iter().map(Size::size).sum())?;
+            kept.extend(more);
+            Ok(())
+        }
+        Part::Again => {
+            kept.clear();
+            held.set(0)
+        }
+    };
+    chunks(visit, kind, scope, selection, keep, take).await?;
+    held.keep();
+    Ok(Listed { kept })
+}
+
+/// What `keep` makes of the objects in the first chunk of a list; held within the visit's budget.
+///
+/// # Errors
+/// As every call to a cluster.
+pub(crate) async fn first<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
+    visit: &Visit<'_>,
+    kind: Kind,
+    scope: &NamespaceScope,
+    selection: &ListParams,
+    keep: impl Fn(&RawValue) -> Result<K> + Send + 'static,
+) -> Result<Vec<T>, Failure> {
+    let page = page(visit, &Call::list(kind, scope, selection)?, keep).await?;
+    let mut held = visit.meter().hold();
+    held.add(page.kept.iter().map(Size::size).sum())?;
+    held.keep();
+    Ok(page.kept)
 }
 
 /// The version that a list has now.
@@ -121,10 +241,8 @@ pub(crate) async fn version(
     kind: Kind,
     selection: &ListParams,
 ) -> Result<String, Failure> {
-    let answer = visit.read(&Call::list(kind, &NamespaceScope::All, selection)?).await?;
-    let mut chunk: Chunk<'_> = answer.json()?;
-    chunk.items()?;
-    Ok(chunk.metadata.resource_version.unwrap_or_default())
+    let page = page(visit, &Call::list(kind, &NamespaceScope::All, selection)?, nothing).await?;
+    Ok(page.metadata.resource_version.unwrap_or_default())
 }
 
 /// How many objects of a kind there are, by asking for one and how many remain.
@@ -133,10 +251,14 @@ pub(crate) async fn version(
 /// As every call to a cluster.
 pub(crate) async fn count(visit: &Visit<'_>, kind: Kind) -> Result<i64, Failure> {
     let one = ListParams::default().limit(1);
-    let answer = visit.read(&Call::list(kind, &NamespaceScope::All, &one)?).await?;
-    let mut chunk: Chunk<'_> = answer.json()?;
-    let shown = i64::try_from(chunk.items()?.len()).unwrap_or(i64::MAX);
-    Ok(shown.saturating_add(chunk.metadata.remaining_item_count.unwrap_or(0).max(0)))
+    let page = page(visit, &Call::list(kind, &NamespaceScope::All, &one)?, nothing).await?;
+    let shown = i64::try_from(page.objects).unwrap_or(i64::MAX);
+    Ok(shown.saturating_add(page.metadata.remaining_item_count.unwrap_or(0).max(0)))
+}
+
+/// Keeps nothing of an object.
+fn nothing(_: &RawValue) -> Result<Option<bool>> {
+    Ok(None)
 }
 
 #[cfg(test)]

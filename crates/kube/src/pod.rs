@@ -47,7 +47,7 @@ impl Target {
         named: Option<&ContainerName>,
     ) -> Result<Self> {
         let get = Call::get(Kind::Pod, Some(namespace), name)?;
-        let pod: PodObject = parse(&visit.read(&get).await?.object(&get)?)?;
+        let pod: PodObject = visit.one(&get, parse).await?;
         let names = |containers: &[PodContainer]| -> Vec<_> {
             containers.iter().map(|container| container.name.clone()).collect()
         };
@@ -153,7 +153,7 @@ fn no_part(call: &Call, resource: &str, name: Option<&str>) -> Error {
 
 /// The log as text. Where older bytes were dropped it begins with a whole line, so that no character is cut either.
 fn text(answer: Answer) -> String {
-    let Answer { body, cut } = answer;
+    let Answer { body, cut, .. } = answer;
     let line = if cut { body.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1) } else { 0 };
     String::from_utf8_lossy(&body[line..]).into_owned()
 }

@@ -45,8 +45,7 @@ impl KubeClusters {
         let visit = self.visit(permit, self.deadlines().write).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
         let get = Call::get(kind, Some(namespace), name)?;
-        let object = visit.within(self.deadlines().read).read(&get).await?.object(&get);
-        let current: Current = object.and_then(|object| parse(&object)).map_err(Error::of_read)?;
+        let current = visit.within(self.deadlines().read).one(&get, parse::<Current>).await?;
         if replacement.version.is_some_and(|version| version != current.metadata.resource_version) {
             return Err(error::about(Cause::ConflictInCluster, &get));
         }

@@ -32,7 +32,7 @@ pub(crate) enum Limit {
 /// An object, or an answer about one. etcd takes 1.5 MiB of it; what JSON has to escape grows to six times that.
 const ONE: Limit = Limit::Whole(16 << 20);
 /// A chunk of a list.
-const CHUNK: Limit = Limit::Whole(64 << 20);
+const CHUNK: Limit = Limit::Whole(16 << 20);
 
 /// A request and what it is about. Its `Debug` shows no body, which may hold a Secret's values.
 #[derive(Clone)]

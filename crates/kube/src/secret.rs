@@ -5,7 +5,7 @@ use k8s_openapi::{
     ByteString, api::core::v1::Secret as Manifest, apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use pilothouse_core::{
-    Error, Result,
+    Result,
     access::Permit,
     kind::Kind,
     name::ObjectName,
@@ -20,13 +20,11 @@ use crate::{KubeClusters, replace::Replacement, request::Call};
 #[async_trait]
 impl SecretApi for KubeClusters {
     async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<SecretDetail>> {
-        let object = self.secret(permit, name).await?;
-        object.map(|object| Ok(SecretDetail::project(parse(&object)?))).transpose()
+        self.secret(permit, name, |object| Ok(SecretDetail::project(parse(object)?))).await
     }
 
     async fn reveal(&self, permit: &Permit, name: &ObjectName) -> Result<Option<RevealedSecret>> {
-        let object = self.secret(permit, name).await?;
-        object.map(|object| RevealedSecret::project(&object)).transpose().map_err(Error::of_read)
+        self.secret(permit, name, RevealedSecret::project).await
     }
 
     async fn create(&self, permit: &Permit, secret: &NewSecret) -> Result<SecretRow> {
@@ -68,9 +66,14 @@ impl SecretApi for KubeClusters {
 }
 
 impl KubeClusters {
-    async fn secret(&self, permit: &Permit, name: &ObjectName) -> Result<Option<Box<RawValue>>> {
+    async fn secret<T: Send + 'static>(
+        &self,
+        permit: &Permit,
+        name: &ObjectName,
+        project: fn(&RawValue) -> Result<T>,
+    ) -> Result<Option<T>> {
         let call = Call::get(Kind::Secret, Some(permit.namespace()?), name)?;
-        self.visit(permit, self.deadlines().read).await?.find(&call).await
+        self.visit(permit, self.deadlines().read).await?.find(&call, project).await
     }
 }
 

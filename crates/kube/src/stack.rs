@@ -1,7 +1,7 @@
 //! One cluster's HTTP stack, made from parts: guarded dialer → rustls → hyper (HTTP/1.1, a small pool, no retries).
 //! Nothing here reads a kubeconfig, the environment or a proxy setting, follows a redirect or asks for compression.
 
-use std::{error::Error as StdError, io, time::Duration};
+use std::{error::Error as StdError, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
@@ -24,6 +24,7 @@ use tracing::Instrument;
 
 use crate::{
     breaker::Breaker,
+    budget::{Budget, ClusterBudget},
     changes::Changes,
     dial::{Guard, HANDSHAKE, NotConnected, dial},
     tls,
@@ -48,6 +49,7 @@ pub(crate) struct Stack {
     token: Option<SecretString>,
     shown: tls::Shown,
     breaker: Breaker,
+    budget: Arc<ClusterBudget>,
     changes: Changes,
 }
 
@@ -62,6 +64,7 @@ impl Stack {
         guard: &Guard,
         user_agent: &HeaderValue,
         runtime: &Handle,
+        budget: &Arc<Budget>,
     ) -> Result<Self> {
         let shown = tls::Shown::default();
         let mut https = HttpsConnectorBuilder::new()
@@ -116,6 +119,7 @@ impl Stack {
             token: sent,
             shown,
             breaker: Breaker::new(),
+            budget: ClusterBudget::new(budget),
             changes: Changes::default(),
         })
     }
@@ -154,6 +158,11 @@ impl Stack {
     /// Counts the calls, and refuses them while the cluster is silent.
     pub(crate) fn breaker(&self) -> &Breaker {
         &self.breaker
+    }
+
+    /// Counts what is read, and parses it.
+    pub(crate) fn budget(&self) -> &Arc<ClusterBudget> {
+        &self.budget
     }
 
     /// What was changed over it.

@@ -6,13 +6,19 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use pilothouse_core::{Cause, Error, Result, access::Permit, kind::Kind, name::NamespaceScope};
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::Permit,
+    kind::Kind,
+    name::{NamespaceScope, ObjectName},
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
     breaker::Visitor,
+    budget::{Held, INLINE, Limits, Meter},
     error::Failure,
     observe::{Exchange, Observer},
     request::{Call, Limit},
@@ -34,6 +40,8 @@ pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
     /// Whether older bytes were dropped.
     pub(crate) cut: bool,
+    /// The memory that the body takes.
+    held: Held,
 }
 
 /// What may be done at a cluster under one permit, until one deadline.
@@ -44,6 +52,7 @@ pub(crate) struct Visit<'a> {
     deadline: Instant,
     visitor: Visitor,
     observer: Arc<dyn Observer>,
+    meter: Arc<Meter>,
 }
 
 impl<'a> Visit<'a> {
@@ -61,7 +70,13 @@ impl<'a> Visit<'a> {
         let audit_id = id.transpose().map_err(|_| Error::internal("an operation's id is no header value"))?;
         let visitor = stack.breaker().visitor();
         let deadline = Instant::now() + at_most;
-        Ok(Self { stack, permit, audit_id, deadline, visitor, observer: observer.clone() })
+        let meter = stack.budget().request();
+        Ok(Self { stack, permit, audit_id, deadline, visitor, observer: observer.clone(), meter })
+    }
+
+    /// The same visit with other limits of what it reads.
+    pub(crate) fn limited(self, limits: Limits) -> Self {
+        Self { meter: self.stack.budget().meter(limits), ..self }
     }
 
     /// The same visit with a deadline that is at most this far away.
@@ -73,7 +88,25 @@ impl<'a> Visit<'a> {
             deadline: self.deadline.min(Instant::now() + at_most),
             visitor: self.visitor,
             observer: self.observer.clone(),
+            meter: self.meter.clone(),
         }
+    }
+
+    /// Counts what is read.
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    /// Does what takes time with so many bytes, outside of the caller's thread if they are many.
+    ///
+    /// # Errors
+    /// `Overloaded` when too much else is being parsed until the deadline.
+    pub(crate) async fn work<R: Send + 'static>(
+        &self,
+        bytes: usize,
+        job: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R> {
+        self.stack.budget().work(bytes, INLINE, self.deadline, job).await
     }
 
     /// The stack it goes over.
@@ -94,8 +127,9 @@ impl<'a> Visit<'a> {
     async fn try_again(&self, call: &Call) -> Result<Answer, Failure> {
         let mut retries = 0;
         loop {
-            let (failure, pause) = match self.exchange(call).await {
+            let (failure, pause) = match self.exchange(call, Answers::Limited).await {
                 Ok(answer) => return Ok(answer),
+                Err(Refusal::Ours(error)) => (error.into(), None),
                 Err(Refusal::Broken(broken)) => {
                     let again = matches!(broken, Broken::NotSent | Broken::Lost(Cause::ConnectionLost));
                     (broken.into(), again.then_some(PAUSE * (1 << retries)))
@@ -117,13 +151,37 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// A read of one object; none when it is absent.
+    /// A read of one object, as `project` makes it; the memory of its text is held until the visit is over.
     ///
     /// # Errors
-    /// As [`Visit::read`].
-    pub(crate) async fn find(&self, call: &Call) -> Result<Option<Box<RawValue>>> {
-        match self.read(call).await {
-            Ok(answer) => answer.object(call).map(Some).map_err(Error::of_read),
+    /// As [`Visit::read`], and what `project` says.
+    pub(crate) async fn one<T: Send + 'static>(
+        &self,
+        call: &Call,
+        project: impl FnOnce(&RawValue) -> Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let answer = self.read(call).await?;
+        let named = call.name.clone();
+        let bytes = answer.body.len();
+        let job = move || {
+            let projected = answer.raw(named.as_ref()).and_then(project);
+            answer.held.keep();
+            projected
+        };
+        Ok(self.work(bytes, job).await?.map_err(Error::of_read)?)
+    }
+
+    /// The same; none when it is absent.
+    ///
+    /// # Errors
+    /// As [`Visit::one`].
+    pub(crate) async fn find<T: Send + 'static>(
+        &self,
+        call: &Call,
+        project: impl FnOnce(&RawValue) -> Result<T> + Send + 'static,
+    ) -> Result<Option<T>> {
+        match self.one(call, project).await {
+            Ok(found) => Ok(Some(found)),
             Err(failure) if failure.is_absence() => Ok(None),
             Err(failure) => Err(failure.into()),
         }
@@ -176,7 +234,8 @@ impl<'a> Visit<'a> {
         if self.permit.operation().is_none() {
             return Err(Error::internal("a change without a recorded operation").into());
         }
-        let answer = self.ask(call).await?;
+        self.check(call)?;
+        let answer = self.counted(async { Ok(self.exchange(call, Answers::Any).await?) }).await?;
         self.stack.changes().made(call, &answer.body);
         Ok(answer)
     }
@@ -187,7 +246,7 @@ impl<'a> Visit<'a> {
     /// As every call to a cluster.
     pub(crate) async fn ask(&self, call: &Call) -> Result<Answer, Failure> {
         self.check(call)?;
-        self.counted(async { Ok(self.exchange(call).await?) }).await
+        self.counted(async { Ok(self.exchange(call, Answers::Limited).await?) }).await
     }
 
     /// Sends through the cluster's breaker, which learns how it ended.
@@ -217,17 +276,51 @@ impl<'a> Visit<'a> {
         }
     }
 
-    async fn exchange(&self, call: &Call) -> Result<Answer, Refusal> {
+    async fn exchange(&self, call: &Call, answers: Answers) -> Result<Answer, Refusal> {
         let exchange = async {
             let response = self.stack.send(&call.request, self.audit_id.as_ref()).await?;
             let body = good(&self.stack, call, response).await?;
-            Ok(collect(body, call.limit).await?)
+            self.collect(body, call.limit, answers).await
         };
         let told = self.told();
         let result = timeout_at(self.deadline, exchange).await;
         let result = result.unwrap_or(Err(Broken::Lost(Cause::DeadlineExceeded).into()));
         told(&result);
         result
+    }
+
+    /// Reads a body, never holding much more than the limit, and within the budget.
+    async fn collect(&self, mut body: Incoming, limit: Limit, answers: Answers) -> Result<Answer, Refusal> {
+        let (Limit::Whole(most) | Limit::Newest(most)) = limit;
+        let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        let body_of = Vec::with_capacity(expected.min(most));
+        let mut answer = Answer { body: body_of, cut: false, held: self.meter.hold() };
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|error| Broken::of(&error))?.into_data() else { continue };
+            match (answers, limit) {
+                (Answers::Any, _) => answer.held.add_anyway(data.len()),
+                // only its last bytes are held
+                (Answers::Limited, Limit::Newest(_)) => {
+                    self.meter.received(data.len()).map_err(Refusal::Ours)?;
+                }
+                (Answers::Limited, Limit::Whole(_)) => {
+                    let counted = self.meter.received(data.len());
+                    counted.and_then(|()| answer.held.add(data.len())).map_err(Refusal::Ours)?;
+                }
+            }
+            answer.body.extend_from_slice(&data);
+            match limit {
+                Limit::Whole(most) if answer.body.len() > most => {
+                    return Err(Broken::TooLong.into());
+                }
+                Limit::Newest(most) if answer.body.len() > 2 * most => answer.keep(most),
+                _ => {}
+            }
+        }
+        if answer.body.len() > most {
+            answer.keep(most);
+        }
+        Ok(answer)
     }
 
     /// Tells the observer of an exchange that begins now, once its result is there.
@@ -237,16 +330,28 @@ impl<'a> Visit<'a> {
             let cause = result.as_ref().err().map(|refusal| match refusal {
                 Refusal::Broken(broken) => broken.cause(),
                 Refusal::Answered(failure) => failure.error.cause,
+                Refusal::Ours(error) => error.cause,
             });
             observer.exchanged(&Exchange { cluster, cause, took: sent.elapsed() });
         }
     }
 }
 
+/// Which answers are taken.
+#[derive(Clone, Copy)]
+enum Answers {
+    /// Those within the budget of reads.
+    Limited,
+    /// Any: what was asked for has been done.
+    Any,
+}
+
 /// Why one exchange gave no answer to use.
 enum Refusal {
     Broken(Broken),
     Answered(Failure),
+    /// We take no more of it.
+    Ours(Error),
 }
 
 impl From<Refusal> for Failure {
@@ -254,6 +359,7 @@ impl From<Refusal> for Failure {
         match refusal {
             Refusal::Broken(broken) => broken.into(),
             Refusal::Answered(failure) => failure,
+            Refusal::Ours(error) => error.into(),
         }
     }
 }
@@ -272,33 +378,23 @@ async fn good(stack: &Stack, call: &Call, response: Response<Incoming>) -> Resul
     }
     if head.status.is_client_error() || head.status.is_server_error() {
         // a refusal whose body breaks off or never ends still is one
-        let body = collect(body, Limit::Whole(REFUSAL)).await.map(|answer| answer.body).unwrap_or_default();
+        let body = beginning(body, REFUSAL).await;
         let secret = |text: &str| stack.is_quoted_by(text);
         return Err(Refusal::Answered(Failure::refused(call, head.status, &head.headers, &body, secret)));
     }
     Err(Broken::Lost(Cause::UnexpectedAnswer).into())
 }
 
-/// Reads a body, never holding much more than the limit.
-async fn collect(mut body: Incoming, limit: Limit) -> Result<Answer, Broken> {
-    let (Limit::Whole(most) | Limit::Newest(most)) = limit;
-    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    let mut answer = Answer { body: Vec::with_capacity(expected.min(most)), cut: false };
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|error| Broken::of(&error))?.into_data() else { continue };
-        answer.body.extend_from_slice(&data);
-        match limit {
-            Limit::Whole(most) if answer.body.len() > most => {
-                return Err(Broken::TooLong);
-            }
-            Limit::Newest(most) if answer.body.len() > 2 * most => answer.keep(most),
-            _ => {}
+/// Reads the beginning of a body, as far as it comes; nothing of one that is longer.
+async fn beginning(mut body: Incoming, most: usize) -> Vec<u8> {
+    let mut read = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        read.extend(frame.into_data().unwrap_or_default());
+        if read.len() > most {
+            return Vec::new();
         }
     }
-    if answer.body.len() > most {
-        answer.keep(most);
-    }
-    Ok(answer)
+    read
 }
 
 impl Answer {
@@ -321,8 +417,12 @@ impl Answer {
     /// # Errors
     /// `UnexpectedAnswer` when it is another one, or none.
     pub(crate) fn object(&self, call: &Call) -> Result<Box<RawValue>> {
+        self.raw(call.name.as_ref()).map(ToOwned::to_owned)
+    }
+
+    fn raw(&self, name: Option<&ObjectName>) -> Result<&RawValue> {
         let Named { metadata } = self.json()?;
-        if call.name.as_ref().is_some_and(|name| name.as_str() != metadata.name) {
+        if name.is_some_and(|name| name.as_str() != metadata.name) {
             return Err(Error::new(Cause::UnexpectedAnswer));
         }
         self.json()

@@ -1,6 +1,6 @@
 //! [`WorkloadApi`].
 
-use std::collections::HashSet;
+use std::{collections::HashSet, io};
 
 use async_trait::async_trait;
 use futures_util::{future::OptionFuture, join, try_join};
@@ -11,19 +11,21 @@ use kube::core::{Selector, params::ListParams};
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
+    event::EventRow,
     gate::{Changed, Warning},
     kind::Kind,
     name::{Namespace, NamespaceScope, ObjectName},
     object::{Metadata, OwnerReference, parse},
-    workload::{Replicas, WorkloadApi, WorkloadParts, WorkloadRow},
+    pod::PodRow,
+    workload::{Replicas, Revision, WorkloadApi, WorkloadDetail, WorkloadParts, WorkloadRow, WorkloadType},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
 use crate::{
     KubeClusters,
     error::{self, Failure},
-    list,
+    list::{self, Size},
     request::Call,
     visit::Visit,
 };
@@ -32,28 +34,41 @@ use crate::{
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 /// The most events read about one workload. They come in no order; more than these expire within the hour.
 const EVENTS: u32 = 500;
+/// The largest workload that is shown with its manifest, in bytes of JSON. As a tree it takes many times that: in the worst
+/// case, and as it is counted, [`TREE`] times.
+const LARGEST: usize = 4 << 20;
+const TREE: usize = 8;
 
 #[async_trait]
 impl WorkloadApi for KubeClusters {
-    async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadParts>> {
+    async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadDetail>> {
         let visit = self.visit(permit, self.deadlines().read).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
-        let Some(object) = visit.find(&Call::get(kind, Some(namespace), name)?).await? else {
-            return Ok(None);
+        let r#type = WorkloadType::of(kind).ok_or_else(|| Error::internal("a workload of another kind"))?;
+        let call = Call::get(kind, Some(namespace), name)?;
+        let whole = |object: &RawValue| {
+            if object.get().len() > LARGEST {
+                return Err(Error::new(Cause::TooLarge));
+            }
+            Ok((parse::<Head>(object)?, object.to_owned()))
         };
-        let head: Head = parse(&object)?;
+        let Some((head, object)) = visit.find(&call, whole).await? else { return Ok(None) };
+        let bytes = object.get().len();
+        let mut tree = visit.meter().hold();
+        tree.add(bytes * TREE)?;
         let family = Family { visit: &visit, scope: NamespaceScope::One(namespace.clone()), head: &head };
         let ((pods, revisions, mut warnings), (events, unreadable)) =
             try_join!(family.pods_and_revisions(kind), family.events())?;
         warnings.extend(unreadable);
-        Ok(Some(WorkloadParts { object, pods, events, revisions, warnings }))
+        let parts = WorkloadParts { object, pods, events, revisions, warnings };
+        visit.work(bytes, move || WorkloadDetail::assemble(r#type, parts)).await?.map(Some)
     }
 
     async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>> {
         let visit = self.visit(permit, self.deadlines().read).await?;
         let kind = permit.kind()?;
-        let object = visit.find(&Call::get(kind, Some(permit.namespace()?), name)?).await?;
-        object.map(|object| WorkloadRow::project(kind, &object)).transpose()
+        let call = Call::get(kind, Some(permit.namespace()?), name)?;
+        visit.find(&call, move |object| WorkloadRow::project(kind, object)).await
     }
 
     async fn scale(
@@ -75,12 +90,14 @@ impl WorkloadApi for KubeClusters {
         let visit = self.visit(permit, self.deadlines().write).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
         let call = Call::get(kind, Some(namespace), name)?;
-        let object = visit.within(self.deadlines().read).read(&call).await?.object(&call)?;
-        if parse::<Head>(&object)?.spec.paused.unwrap_or(false) {
+        let now = move |object: &RawValue| {
+            Ok((parse::<Head>(object)?, WorkloadRow::project(kind, object)?.restarted_at))
+        };
+        let (head, last) = visit.within(self.deadlines().read).one(&call, now).await?;
+        if head.spec.paused.unwrap_or(false) {
             return Err(error::about(Cause::RolloutPaused, &call));
         }
         // the annotation counts seconds: a second restart in the same one would do nothing, and kubectl refuses it too
-        let last = WorkloadRow::project(kind, &object)?.restarted_at;
         if last.is_some_and(|last| last.as_second() == at.as_second()) {
             return Err(error::about(Cause::ConflictInCluster, &call));
         }
@@ -114,11 +131,9 @@ struct Family<'a> {
     head: &'a Head,
 }
 
-type Objects = Vec<Box<RawValue>>;
-
 impl Family<'_> {
     /// Its pods, what its history is kept in, and which of them may not be read: that need not hide the rest.
-    async fn pods_and_revisions(&self, kind: Kind) -> Result<(Objects, Objects, Vec<Warning>)> {
+    async fn pods_and_revisions(&self, kind: Kind) -> Result<(Vec<PodRow>, Vec<Revision>, Vec<Warning>)> {
         let uid = &self.head.metadata.uid;
         let revisions = match kind {
             Kind::Deployment => Some(Kind::ReplicaSet),
@@ -133,10 +148,12 @@ impl Family<'_> {
             let selection = ListParams::default().labels(&self.selector()?);
             (selection.clone(), selection)
         };
-        let revisions = OptionFuture::from(revisions.map(|kind| self.controlled(kind, &selection)));
+        let revisions =
+            OptionFuture::from(revisions.map(|kind| self.controlled(kind, &selection, Revision::project)));
         let revisions = async { revisions.await.transpose() };
+        let pod = |object: &RawValue| Ok(PodRow::project(parse(object)?));
         let (revisions, (pods, pods_unreadable)) =
-            try_join!(revisions, self.controlled(Kind::Pod, &of_pods))?;
+            try_join!(revisions, self.controlled(Kind::Pod, &of_pods, pod))?;
         let (revisions, revisions_unreadable) = revisions.unwrap_or_default();
         let revisions = of_owner(revisions, |owner| owner.uid == *uid);
         let pods = match kind {
@@ -149,37 +166,41 @@ impl Family<'_> {
                 })
             }
             Kind::Deployment | Kind::CronJob => {
-                let owners: HashSet<_> =
-                    revisions.iter().map(|(revision, _)| revision.uid.as_str()).collect();
+                let owners: HashSet<_> = revisions.iter().map(|revision| revision.uid.as_str()).collect();
                 of_owner(pods, |owner| owners.contains(owner.uid.as_str()))
             }
             _ => of_owner(pods, |owner| owner.uid == *uid),
         };
-        let bare =
-            |objects: Vec<(Metadata, Box<RawValue>)>| objects.into_iter().map(|(_, object)| object).collect();
         let unreadable = pods_unreadable.into_iter().chain(revisions_unreadable).collect();
-        Ok((bare(pods), bare(revisions), unreadable))
+        let pods = pods.into_iter().map(|pod| pod.shown).collect();
+        Ok((pods, revisions.into_iter().map(|revision| revision.shown).collect(), unreadable))
     }
 
-    /// The objects of a kind that match and that something controls; by whom is looked at when all owners are known.
-    async fn controlled(
+    /// What is shown of the objects of a kind that match and that something controls; by whom is looked at when all owners
+    /// are known.
+    async fn controlled<T: Serialize + Send + 'static>(
         &self,
         kind: Kind,
         selection: &ListParams,
-    ) -> Result<(Vec<(Metadata, Box<RawValue>)>, Option<Warning>)> {
-        let controlled = |object: &RawValue| {
+        project: fn(&RawValue) -> Result<T>,
+    ) -> Result<(Vec<Controlled<T>>, Option<Warning>)> {
+        let controlled = move |object: &RawValue| {
             let Bare { metadata } = parse(object)?;
-            Ok(metadata.controller().is_some().then(|| (metadata, object.to_owned())))
+            let Some(owner) = metadata.controller() else { return Ok(None) };
+            let (uid, owner) = (metadata.uid.clone(), owner.clone());
+            Ok(Some(Controlled { uid, owner, shown: project(object)? }))
         };
         let listed = list::all(self.visit, kind, &self.scope, selection, controlled).await;
         readable(kind, listed.map(|listed| listed.kept))
     }
 
     /// The events about it.
-    async fn events(&self) -> Result<(Objects, Option<Warning>)> {
+    async fn events(&self) -> Result<(Vec<EventRow>, Option<Warning>)> {
         let about = format!("involvedObject.uid={}", self.head.metadata.uid);
         let selection = ListParams::default().fields(&about).limit(EVENTS);
-        readable(Kind::Event, list::first(self.visit, Kind::Event, &self.scope, &selection).await)
+        let row = |object: &RawValue| Ok(Some(Shown(EventRow::project(parse(object)?))));
+        let read = list::first(self.visit, Kind::Event, &self.scope, &selection, row).await;
+        readable(Kind::Event, read.map(|events| events.into_iter().map(|Shown(event)| event).collect()))
     }
 
     fn selector(&self) -> Result<String> {
@@ -204,13 +225,52 @@ fn readable<T>(kind: Kind, listed: Result<Vec<T>, Failure>) -> Result<(Vec<T>, O
     }
 }
 
+/// What is shown of an object that another one controls.
+struct Controlled<T> {
+    uid: String,
+    owner: OwnerReference,
+    shown: T,
+}
+
+impl<T: Serialize> Size for Controlled<T> {
+    fn size(&self) -> usize {
+        let OwnerReference { kind, name, uid, .. } = &self.owner;
+        let texts = self.uid.len() + kind.len() + name.len() + uid.len();
+        size_of::<Self>() + texts + written(&self.shown)
+    }
+}
+
+/// What is shown of an object.
+struct Shown<T>(T);
+
+impl<T: Serialize> Size for Shown<T> {
+    fn size(&self) -> usize {
+        size_of::<T>() + written(&self.0)
+    }
+}
+
+/// How long something is as JSON: about what its texts take.
+fn written(value: &impl Serialize) -> usize {
+    struct Count(usize);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // a row always serialises, and counting cannot fail
+    let _ = serde_json::to_writer(&mut count, value);
+    count.0
+}
+
 /// The objects whose controller is the one meant.
-fn of_owner(
-    objects: Vec<(Metadata, Box<RawValue>)>,
-    meant: impl Fn(&OwnerReference) -> bool,
-) -> Vec<(Metadata, Box<RawValue>)> {
-    let owned = |metadata: &Metadata| metadata.controller().is_some_and(&meant);
-    objects.into_iter().filter(|(metadata, _)| owned(metadata)).collect()
+fn of_owner<T>(objects: Vec<Controlled<T>>, meant: impl Fn(&OwnerReference) -> bool) -> Vec<Controlled<T>> {
+    objects.into_iter().filter(|object| meant(&object.owner)).collect()
 }
 
 #[derive(Deserialize)]
@@ -239,17 +299,20 @@ async fn autoscaled(
     name: &ObjectName,
 ) -> Option<Warning> {
     let scope = NamespaceScope::One(namespace.clone());
-    let targets_it = |found: &Autoscaler| {
-        let Target { kind: of, name: named } = &found.spec.scale_target_ref;
-        of == kind.info().kind && named == name.as_str()
+    let (target, named) = (kind.info().kind, name.to_string());
+    let targets_it = move |object: &RawValue| {
+        // one that is not of its shape is not ours to complain about
+        let found = parse::<Autoscaler>(object).ok();
+        let found = found.filter(|found| {
+            let Target { kind, name } = &found.spec.scale_target_ref;
+            kind == target && *name == named
+        });
+        Ok(found.map(|found| Shown(found.metadata.name)))
     };
     let autoscalers = Kind::HorizontalPodAutoscaler;
     // from the API server's cache: beside a change, a list of the newest waits up to 100 ms for that cache
-    match list::first(visit, autoscalers, &scope, &ListParams::default().match_any()).await {
-        Ok(objects) => {
-            let found = objects.iter().filter_map(|object| parse::<Autoscaler>(object).ok()).find(targets_it);
-            found.map(|found| Warning::Autoscaled(found.metadata.name))
-        }
+    match list::first(visit, autoscalers, &scope, &ListParams::default().match_any(), targets_it).await {
+        Ok(found) => found.into_iter().next().map(|Shown(name)| Warning::Autoscaled(name)),
         Err(refused) if refused.is(StatusCode::FORBIDDEN) => {
             Some(Warning::Unreadable(autoscalers.info().plural))
         }

@@ -247,6 +247,7 @@ impl Settings {
             idle: self.lists_idle.unsigned_abs(),
             memory: self.lists_memory_mib.saturating_mul(1 << 20),
             fills: self.lists_filled_at_once,
+            ..pilothouse_kube::Keeping::default()
         })
     }
 

@@ -102,7 +102,8 @@ impl Drop for FaultProxy {
     }
 }
 
-fn acceptor(certificate: &str, key: &str) -> Result<TlsAcceptor> {
+/// Ends TLS with a certificate and its key, both PEM.
+pub(crate) fn acceptor(certificate: &str, key: &str) -> Result<TlsAcceptor> {
     let wrong = |error: &dyn std::fmt::Display| Error::Program(format!("the proxy's certificate: {error}"));
     let chain = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| wrong(&error))?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| wrong(&error))?;

@@ -28,6 +28,7 @@ mod error;
 mod fault_proxy;
 mod folder;
 mod kubeconfig;
+mod lying;
 mod node;
 mod ports;
 mod postgres;
@@ -54,6 +55,7 @@ pub use self::{
     error::{Error, Result},
     fault_proxy::{Fault, FaultProxy},
     folder::Folder,
+    lying::{Lie, LyingServer, read_plainly},
     node::{Node, NodeProgram},
     postgres::{Postgres, PostgresBuilder},
     shipped::Shipped,

@@ -13,17 +13,18 @@ use crate::{
     pod::PodRow,
 };
 
-/// A workload and what belongs to it, as the API server wrote it.
+/// A workload and what belongs to it. Only the workload itself is as the API server wrote it; of the others, which may be
+/// many, no more is kept than is shown.
 #[derive(Clone, Debug)]
 pub struct WorkloadParts {
     /// The workload itself.
     pub object: Box<RawValue>,
     /// Its pods.
-    pub pods: Vec<Box<RawValue>>,
+    pub pods: Vec<PodRow>,
     /// The events about it.
-    pub events: Vec<Box<RawValue>>,
+    pub events: Vec<EventRow>,
     /// What its history is kept in: replica sets, controller revisions, or a cron job's jobs.
-    pub revisions: Vec<Box<RawValue>>,
+    pub revisions: Vec<Revision>,
     /// What could not be read of these.
     pub warnings: Vec<Warning>,
 }
@@ -149,24 +150,16 @@ impl WorkloadDetail {
     ///
     /// # Errors
     /// `UnexpectedAnswer` when an object is not of its shape.
-    pub fn assemble(r#type: WorkloadType, parts: &WorkloadParts) -> Result<Self> {
-        let workload = WorkloadRow::project(r#type.kind(), &parts.object)?;
-        let manifest = manifest(&parts.object)?;
+    pub fn assemble(r#type: WorkloadType, parts: WorkloadParts) -> Result<Self> {
+        let WorkloadParts { object, mut pods, mut events, mut revisions, warnings } = parts;
+        let workload = WorkloadRow::project(r#type.kind(), &object)?;
+        let manifest = manifest(&object)?;
         let spec = &manifest["spec"];
         let template = pod_spec(r#type, spec);
 
-        let mut pods =
-            parts.pods.iter().map(|pod| Ok(PodRow::project(parse(pod)?))).collect::<Result<Vec<_>>>()?;
         pods.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut events = parts
-            .events
-            .iter()
-            .map(|event| Ok(EventRow::project(parse(event)?)))
-            .collect::<Result<Vec<_>>>()?;
         events.sort_by(|a, b| b.last_seen.cmp(&a.last_seen).then_with(|| a.name.cmp(&b.name)));
         events.truncate(NEWEST_EVENTS);
-        let mut revisions =
-            parts.revisions.iter().map(|object| Revision::project(object)).collect::<Result<Vec<_>>>()?;
         revisions
             .sort_by(|a, b| (b.revision, b.created_at, &a.name).cmp(&(a.revision, a.created_at, &b.name)));
 
@@ -180,7 +173,7 @@ impl WorkloadDetail {
             events,
             revisions,
             manifest,
-            warnings: parts.warnings.clone(),
+            warnings,
         })
     }
 
@@ -336,7 +329,11 @@ struct RevisionObject {
 }
 
 impl Revision {
-    fn project(object: &RawValue) -> Result<Self> {
+    /// Reads the object that keeps it.
+    ///
+    /// # Errors
+    /// `UnexpectedAnswer` when it is not of its shape.
+    pub fn project(object: &RawValue) -> Result<Self> {
         let RevisionObject { metadata, revision, spec, status, data } = parse(object)?;
         let annotated = || metadata.annotations.get("deployment.kubernetes.io/revision")?.parse().ok();
         let pod =
@@ -386,12 +383,12 @@ mod tests {
                     "env": [{"name": "A", "value": "literal"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s"}}}]}]}}},
             "status": {"conditions": [{"type": "Available", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
         });
-        let mut detail = WorkloadDetail::assemble(WorkloadType::Deployment, &WorkloadParts {
+        let mut detail = WorkloadDetail::assemble(WorkloadType::Deployment, WorkloadParts {
             revisions: vec![
                 raw(&json!({"metadata": {"name": "web-1", "annotations": {"deployment.kubernetes.io/revision": "1"}}})),
                 raw(&json!({"metadata": {"name": "web-2", "annotations": {"deployment.kubernetes.io/revision": "2"}},
                     "spec": {"template": {"spec": {"containers": [{"image": "a:1"}]}}}, "status": {"replicas": 1}})),
-            ],
+            ].iter().map(|object| Revision::project(object).unwrap()).collect(),
             ..parts(&object)
         }).unwrap();
         assert_eq!(detail.strategy, json!({"type": "Recreate"}));
@@ -425,7 +422,7 @@ mod tests {
     fn a_cron_jobs_environment_is_masked_too() {
         let object = json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": {"spec": {
             "containers": [{"name": "a", "env": [{"name": "A", "value": "literal"}]}]}}}}}});
-        let mut detail = WorkloadDetail::assemble(WorkloadType::CronJob, &parts(&object)).unwrap();
+        let mut detail = WorkloadDetail::assemble(WorkloadType::CronJob, parts(&object)).unwrap();
         assert_eq!(detail.strategy, json!({"schedule": "* * * * *"}));
         assert_eq!(detail.containers[0].env, ["A"]);
         detail.mask_environment();
@@ -435,13 +432,13 @@ mod tests {
     #[test]
     fn only_the_newest_twenty_events() {
         let event = |i: u32| {
-            raw(
-                &json!({"metadata": {"name": format!("e{i}")}, "lastTimestamp": format!("2026-01-01T00:00:{i:02}Z")}),
-            )
+            let metadata = json!({"name": format!("e{i}")});
+            let event = json!({"metadata": metadata, "lastTimestamp": format!("2026-01-01T00:00:{i:02}Z")});
+            EventRow::project(parse(&raw(&event)).unwrap())
         };
         let detail = WorkloadDetail::assemble(
             WorkloadType::Deployment,
-            &WorkloadParts { events: (0..30).map(event).collect(), ..parts(&json!({})) },
+            WorkloadParts { events: (0..30).map(event).collect(), ..parts(&json!({})) },
         )
         .unwrap();
         assert_eq!((detail.events.len(), detail.events[0].name.as_str()), (20, "e29"));

@@ -144,6 +144,11 @@ impl Lines {
         Ok(())
     }
 
+    /// How many bytes wait for the end of their line.
+    pub(super) fn waiting(&self) -> usize {
+        self.unread.len() - self.taken
+    }
+
     /// The next whole line.
     pub(super) fn next(&mut self) -> Option<&[u8]> {
         let end = memchr::memchr(b'\n', &self.unread[self.searched..]).map(|at| self.searched + at);

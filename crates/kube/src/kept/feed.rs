@@ -2,9 +2,10 @@
 //!
 //! Where the server can, both are one answer (a watch that begins with all there is, `sendInitialEvents`); of one that
 //! cannot, a list in chunks and a watch from its version. A watch is short, so that the server's own end of it, and the
-//! bookmark before, say every [`WATCH`] that both sides still know of each other; a longer silence is a fault. All is read
-//! anew when the server has forgotten the version (410), when versions go backwards, and after the server could not be
-//! reached at all: only then can it have become another one (an etcd put back from a snapshot) without a word.
+//! bookmark before, say in its time that both sides still know of each other; a longer silence is a fault. Only whole events,
+//! bookmarks and an end in time count, never mere bytes. All is read anew when the server has forgotten the version (410),
+//! when versions go backwards, and after the server could not be reached at all: only then can it have become another one
+//! (an etcd put back from a snapshot) without a word.
 
 use std::{
     sync::{Arc, Weak},
@@ -19,7 +20,7 @@ use pilothouse_core::{
     Cause, Result,
     access::Permit,
     clock::Clock,
-    inventory::{Project, Row, Source},
+    inventory::{Project, Source},
     kind::Kind,
     name::NamespaceScope,
 };
@@ -30,24 +31,29 @@ use tokio::{
 };
 
 use super::{
-    Kept, Turn, Turns,
-    event::{Event, Head, Lines},
-    store::{Applied, Store, Unkept},
+    Kept,
+    event::Lines,
+    fill::{All, Ended, Reader, Told},
+    store::{Store, Unkept},
 };
 use crate::{
-    direct,
+    budget, direct,
     error::Failure,
-    list::{self, Listed},
+    list::{self, Part},
     observe::Observer,
     request::Call,
     stack::Broken,
     visit::Visit,
 };
 
-/// How long a watch is, unless the server ends it sooner.
-const WATCH: Duration = Duration::from_secs(20);
-/// How much longer nothing may be heard.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a watch is asked to last while rows are not known to be current: its bookmark comes 2 s before its end.
+const SHORT_WATCH: Duration = Duration::from_secs(3);
+/// A piece of a watch of at most so many bytes is read where it arrives.
+const INLINE: usize = 32 << 10;
+/// Bytes of a line that has not ended are counted among the reads of the cluster when there are so many.
+const COUNTED: usize = 64 << 10;
+/// How long a turn to parse is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the whole of a kind may take to be read, when it is read in chunks.
 const FILL: Duration = Duration::from_secs(120);
 /// How long a server may pause while it tells what there is, before it is taken for one that does not say when it has.
@@ -59,8 +65,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 const RARELY: Duration = Duration::from_secs(30);
 /// All is not read more often than this.
 const BETWEEN_FILLS: Duration = Duration::from_secs(5);
-/// Rows of so much memory are read before it is accounted for.
-const ACCOUNTED: usize = 4 << 20;
 
 /// The task of one kind of a list.
 pub(super) struct Feed {
@@ -71,7 +75,8 @@ pub(super) struct Feed {
     pub(super) permit: Permit,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) observer: Arc<dyn Observer>,
-    pub(super) turns: Turns,
+    /// How long a watch is asked to last.
+    pub(super) lasts: Duration,
     pub(super) kept: Weak<Kept>,
     /// How long an answer may take to begin.
     pub(super) deadline: Duration,
@@ -85,14 +90,19 @@ struct Place {
     tells_all: bool,
     /// When all was last read.
     filled: Option<Instant>,
+    /// There was no room for it the last time: none is made for it now.
+    crowded: bool,
 }
 
 /// How a watch ended that did not fail.
 enum End {
-    /// As it should, and something was heard.
-    Heard,
-    /// Without a word.
-    Silent,
+    /// As it should.
+    Ended {
+        /// Whether something was said.
+        spoken: bool,
+        /// Whether it lasted as long as it was asked to.
+        in_time: bool,
+    },
     /// The version is forgotten, or another server speaks.
     Stranger,
     /// The server does not tell all there is.
@@ -102,28 +112,37 @@ enum End {
 impl Feed {
     /// Goes on until it is dropped.
     pub(super) async fn run(self) {
-        let mut place = Place { version: None, tells_all: true, filled: None };
+        tokio::select! {
+            () = self.follow() => {}
+            () = self.store.tell_when_stale(self.source) => {}
+        }
+    }
+
+    async fn follow(&self) {
+        let mut place = Place { version: None, tells_all: true, filled: None, crowded: false };
         let mut pause = PAUSE;
         let mut asked = self.store.asked.subscribe();
         loop {
             let began = Instant::now();
             asked.mark_unchanged();
             match self.watch(&mut place).await {
-                Ok(End::Heard) => pause = PAUSE,
-                Ok(End::Silent) => {
+                Ok(End::Ended { spoken, in_time }) => {
                     pause = PAUSE;
-                    if !self.still_knows(&place).await {
-                        place.version = None;
+                    match if spoken { Some(true) } else { self.still_knows(&place).await } {
+                        Some(true) if in_time => self.heard(None),
+                        Some(false) => self.outdated(&mut place),
+                        // what ends too soon, or cannot be asked about, proves nothing
+                        Some(true) | None => {}
                     }
                 }
-                Ok(End::Stranger) => place.version = None,
+                Ok(End::Stranger) => self.outdated(&mut place),
                 Ok(End::TellsNothing) => {
                     self.store.account_for(0);
                     place = Place { version: None, tells_all: false, ..place };
                     continue;
                 }
                 Err(failure) => {
-                    let wait = self.failed(&failure, &mut place).unwrap_or(pause);
+                    let wait = self.failed(&failure, &mut place).await.unwrap_or(pause);
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     pause_unless(&mut asked, wait).await;
                     continue;
@@ -136,8 +155,15 @@ impl Feed {
         }
     }
 
+    /// All has to be read anew; until then what is shown may be anything.
+    fn outdated(&self, place: &mut Place) {
+        place.version = None;
+        self.store.account_for(0);
+        self.store.stands(self.source, |of| of.outdated = true);
+    }
+
     /// Notes a failure; how long to wait if not as usual.
-    fn failed(&self, failure: &Failure, place: &mut Place) -> Option<Duration> {
+    async fn failed(&self, failure: &Failure, place: &mut Place) -> Option<Duration> {
         let error = failure.error.clone().of_read();
         tracing::debug!(kind = %self.kind, %error, "a kept list cannot be brought up to date");
         // what was read of it is gone, and its memory is others'
@@ -152,27 +178,35 @@ impl Feed {
         }
         let unkept = match error.cause {
             Cause::ForbiddenByCluster => Some(Unkept::Forbidden(error.clone())),
-            Cause::NotKept => Some(Unkept::TooLarge),
+            Cause::NotKept | Cause::TooLarge => Some(Unkept::TooLarge),
             _ => None,
         };
         if unkept.is_some() || matches!(error.cause, Cause::Unreachable | Cause::CircuitOpen) {
             place.version = None;
         }
+        place.crowded = error.cause == Cause::NotKept;
         let rarely = unkept.is_some().then_some(RARELY);
         self.store.stands(self.source, |of| {
             of.failures += 1;
             of.failure = Some(error);
+            of.filled &= unkept.is_none();
             of.unkept = unkept;
         });
+        // rows that cannot be kept are not shown any more
+        if rarely.is_some() && !self.store.table().is_empty() {
+            if let Err(error) = self.store.empty(self.source).await {
+                tracing::error!(kind = %self.kind, %error, "the rows of a list cannot be removed");
+            }
+        }
         rarely.or(failure.retry_after.map(|after| after.min(LONGEST_PAUSE)))
     }
 
-    /// Notes that the server has just spoken, and up to which version the rows tell everything.
+    /// Notes that the server has just proven what is shown, and up to which version the rows tell everything.
     fn heard(&self, version: Option<&str>) {
         let (now, version) = (self.clock.now(), version.and_then(number));
         self.store.stands(self.source, |of| {
-            of.as_of = now;
-            (of.failure, of.unkept, of.absent) = (None, None, false);
+            (of.as_of, of.proof) = (now, Some(Instant::now()));
+            (of.failure, of.unkept, of.absent, of.outdated) = (None, None, false, false);
             of.version = version.unwrap_or(of.version);
         });
     }
@@ -181,18 +215,15 @@ impl Feed {
         Visit::new(self.store.stack.clone(), &self.permit, at_most, &self.observer)
     }
 
-    /// Whether the server still counts versions from where it did. A watch from a version that it has not reached yet is
-    /// silent for ever.
-    async fn still_knows(&self, place: &Place) -> bool {
+    /// Whether the server still counts versions from where it did; none when that cannot be asked or compared. A watch
+    /// from a version that it has not reached yet is silent for ever.
+    async fn still_knows(&self, place: &Place) -> Option<bool> {
         let newest = async {
             let one = ListParams::default().limit(1);
             list::version(&self.visit(self.deadline)?, self.kind, &one).await
         };
-        match (newest.await.ok().as_deref().and_then(number), place.version.as_deref().and_then(number)) {
-            (Some(newest), Some(ours)) => newest >= ours,
-            // what cannot be compared, or asked, is left to the next watch
-            _ => true,
-        }
+        let (newest, ours) = (newest.await.ok()?, place.version.as_deref()?);
+        Some(number(&newest)? >= number(ours)?)
     }
 
     /// One watch, with all there is before it if need be.
@@ -210,8 +241,13 @@ impl Feed {
             self.list(place).await?;
             all = None;
         }
-        let call = Call::watch(self.kind, place.version.as_deref(), WATCH)?;
-        let mut body = match self.visit(self.deadline)?.open_counted(call).await {
+        // of rows that are not known to be current one soon wants to know
+        let soon = all.is_none() && self.store.is_stale(self.source);
+        let lasts = if soon { SHORT_WATCH.min(self.lasts) } else { self.lasts };
+        let call = Call::watch(self.kind, place.version.as_deref(), lasts)?;
+        let visit = self.visit(self.deadline)?;
+        let sent = Instant::now();
+        let mut body = match visit.open_counted(call).await {
             Ok(body) => body,
             Err(gone) if gone.is(StatusCode::GONE) => return Ok(End::Stranger),
             Err(unknown) if all.is_some() && unknown.error.cause == Cause::RejectedByCluster => {
@@ -219,114 +255,126 @@ impl Feed {
             }
             Err(failure) => return Err(failure),
         };
-        if all.is_none() {
-            self.heard(None);
-        }
-        let mut turn = Turn::new(&self.turns);
-        let mut lines = Lines::default();
+        let mut held = visit.meter().hold();
+        let mut reader = Reader { kind: self.kind, project: self.project, lines: Lines::default(), all };
         let mut spoken = false;
+        // how long the server has let us wait: since its last whole event, and in all
+        let (mut quiet, mut listened) = (Duration::ZERO, Duration::ZERO);
         loop {
-            let patience = match &all {
-                None => WATCH + GRACE,
-                Some(all) if all.begun => TOLD,
-                Some(_) => self.deadline,
+            let patience = match &reader.all {
+                None => (lasts + self.lasts / 4).saturating_sub(quiet),
+                Some(all) if all.begun => {
+                    TOLD.saturating_sub(quiet).min((self.lasts + self.lasts / 4).saturating_sub(listened))
+                }
+                Some(_) => self.deadline.saturating_sub(quiet),
             };
-            let piece = match timeout(patience, piece(&mut body)).await {
+            let since = Instant::now();
+            let piece = timeout(patience, piece(&mut body)).await;
+            quiet += since.elapsed();
+            listened += since.elapsed();
+            let piece = match piece {
                 Ok(piece) => piece?,
-                Err(_) if all.is_some_and(|all| all.begun) => return Ok(End::TellsNothing),
+                Err(_) if reader.all.is_some_and(|all| all.begun) => return Ok(End::TellsNothing),
                 Err(_) => return Err(Broken::Lost(Cause::DeadlineExceeded).into()),
             };
             let Some(piece) = piece else {
-                return Ok(match all {
+                return Ok(match reader.all {
                     Some(_) => End::TellsNothing,
-                    None if spoken => End::Heard,
-                    None => End::Silent,
+                    None => End::Ended { spoken, in_time: sent.elapsed() >= lasts },
                 });
             };
-            if all.is_some() {
-                turn.take().await;
+            let size = reader.lines.waiting() + piece.len();
+            reader.lines.feed(&piece)?;
+            drop(piece);
+            if size > COUNTED {
+                held.set(size)?;
             }
-            lines.feed(&piece)?;
-            let mut batch = Vec::new();
-            let mut newest = None;
-            while let Some(line) = lines.next() {
-                let event = match (Event::read(line), &all) {
-                    // whoever answers with a list does not know how to watch from the beginning
-                    (Err(_), Some(all)) if !all.begun => return Ok(End::TellsNothing),
-                    (event, _) => event?,
-                };
-                spoken = true;
-                let (head, rows, new) = match event {
-                    Event::Present { head, object, new } => (head, (self.project)(self.kind, object)?, new),
-                    Event::Gone(head) => (head, Vec::new(), false),
-                    Event::Bookmark { version, told } => {
-                        if let Some(told) = all.take_if(|_| told) {
-                            self.fill(told, &version, place).await?;
-                            turn.give_back();
-                        }
-                        if all.is_none() {
-                            newest = Some(version.into_owned());
-                        }
-                        continue;
-                    }
-                    Event::Error(410) => return Ok(End::Stranger),
-                    Event::Error(code) => {
+            loop {
+                let (read, told) = self.read(reader, size).await?;
+                reader = read;
+                let told = told?;
+                spoken |= told.spoken;
+                if told.event {
+                    quiet = Duration::ZERO;
+                }
+                match told.end {
+                    Some(Ended::TellsNothing) => return Ok(End::TellsNothing),
+                    Some(Ended::Status(410)) => return Ok(End::Stranger),
+                    Some(Ended::Status(code)) => {
                         place.version = None;
                         return Err(self.ended_with(code)?);
                     }
-                    Event::Unknown => continue,
-                };
-                match &mut all {
-                    Some(all) => {
-                        if all.add(&head, rows, new) {
-                            self.afford(all.bytes)?;
+                    None => {}
+                }
+                if let Some((all, version)) = told.all {
+                    self.fill(all, &version, place).await?;
+                    // more lines may follow
+                    continue;
+                }
+                if let Some(all) = &mut reader.all {
+                    if all.is_due() {
+                        self.afford(all.bytes, place)?;
+                    }
+                } else {
+                    let changed = !told.batch.is_empty();
+                    self.store.apply(self.source, told.batch).await;
+                    if changed {
+                        self.stay_within(place)?;
+                    }
+                    if let Some(newest) = told.newest {
+                        if number(&newest) < place.version.as_deref().and_then(number) {
+                            return Ok(End::Stranger);
                         }
-                    }
-                    None => {
-                        newest = Some(head.version.clone().into_owned());
-                        let Head { namespace, name, .. } = head;
-                        let (namespace, name) = (namespace.map(Into::into), name.into_owned());
-                        batch.push(Applied { namespace, name, rows });
+                        self.heard(Some(&newest));
+                        place.version = Some(newest);
                     }
                 }
+                break;
             }
-            if all.is_none() {
-                self.store.apply(self.source, batch).await;
-                if let Some(newest) = newest {
-                    if number(&newest) < place.version.as_deref().and_then(number) {
-                        return Ok(End::Stranger);
-                    }
-                    self.heard(Some(&newest));
-                    place.version = Some(newest);
-                }
-            }
+            let waiting = reader.lines.waiting();
+            held.set(if waiting > COUNTED { waiting } else { 0 })?;
         }
+    }
+
+    /// Reads what has come of a watch; a large piece outside of the connections' runtime, in turn.
+    async fn read(&self, mut reader: Reader, bytes: usize) -> Result<(Reader, Result<Told>)> {
+        let read = move || {
+            let told = reader.read();
+            (reader, told)
+        };
+        self.store.stack.budget().work(bytes, INLINE, Instant::now() + PATIENCE, read).await
     }
 
     /// Reads all there is as a list.
     async fn list(&self, place: &mut Place) -> Result<(), Failure> {
-        let mut turn = Turn::new(&self.turns);
-        turn.take().await;
-        let mut all = All::default();
-        let visit = self.visit(FILL)?;
+        let visit = self.visit(FILL)?.limited(budget::FILL);
         let everything = ListParams::default();
-        let keep = |object: &RawValue| {
-            let rows = (self.project)(self.kind, object)?;
-            if all.weigh(&rows) {
-                self.afford(all.bytes)?;
+        let (kind, project) = (self.kind, self.project);
+        let keep = move |object: &RawValue| project(kind, object);
+        let mut all = All::default();
+        let take = |part| {
+            match part {
+                Part::Next(rows) => all.extend(rows),
+                Part::Again => all.clear(),
             }
-            Ok(rows)
+            if all.is_due() { self.afford(all.bytes, place) } else { Ok(()) }
         };
-        let Listed { kept, version } =
-            list::all(&visit, self.kind, &NamespaceScope::All, &everything, keep).await?;
-        self.fill(All { rows: kept, ..all }, &version, place).await
+        let version = list::chunks(&visit, kind, &NamespaceScope::All, &everything, keep, take).await?;
+        self.fill(all, &version, place).await
     }
 
     /// All has been read: it becomes what is shown.
     async fn fill(&self, all: All, version: &str, place: &mut Place) -> Result<(), Failure> {
-        let All { rows, late, .. } = all;
-        self.store.refill(self.source, rows).await?;
+        let All { rows, late, bytes, .. } = all;
+        self.afford(bytes, place)?;
+        {
+            // sorting takes time, too
+            let _turn = self.store.stack.budget().turn(Instant::now() + PATIENCE).await?;
+            self.store.refill(self.source, rows).await?;
+        }
         self.store.apply(self.source, late).await;
+        self.stay_within(place)?;
+        place.crowded = false;
         place.version = Some(version.to_owned());
         place.filled = Some(Instant::now());
         self.heard(Some(version));
@@ -340,16 +388,26 @@ impl Feed {
     }
 
     /// Takes memory for what was read so far.
-    fn afford(&self, staged: usize) -> Result<()> {
+    fn afford(&self, staged: usize, place: &Place) -> Result<()> {
         self.store.account_for(staged);
         // without the registry nobody reads any more, and this task is about to end
-        self.kept.upgrade().map_or(Ok(()), |kept| kept.make_room(&self.store))
+        self.kept.upgrade().map_or(Ok(()), |kept| kept.make_room(&self.store, staged, place.crowded))
+    }
+
+    /// Makes room for rows that came one by one.
+    fn stay_within(&self, place: &Place) -> Result<()> {
+        match self.kept.upgrade() {
+            Some(kept) if kept.is_tight(&self.store) => {
+                kept.make_room(&self.store, self.store.bytes(), place.crowded)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The error by which a server ended a watch.
     fn ended_with(&self, code: u16) -> Result<Failure> {
         let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let call = Call::watch(self.kind, None, WATCH)?;
+        let call = Call::watch(self.kind, None, self.lasts)?;
         Ok(Failure::refused(&call, code, &HeaderMap::new(), &[], |_| false))
     }
 }
@@ -382,41 +440,5 @@ async fn piece(body: &mut Incoming) -> Result<Option<bytes::Bytes>, Failure> {
                 }
             }
         }
-    }
-}
-
-/// All there is, as far as it has been told.
-#[derive(Default)]
-struct All {
-    rows: Vec<Row>,
-    /// What happened to objects while the others were being told.
-    late: Vec<Applied>,
-    bytes: usize,
-    accounted: usize,
-    begun: bool,
-}
-
-impl All {
-    /// Adds an object of the watch. True when so much has come that its memory should be accounted for.
-    fn add(&mut self, head: &Head<'_>, rows: Vec<Row>, new: bool) -> bool {
-        self.begun = true;
-        let due = self.weigh(&rows);
-        if new && self.late.is_empty() {
-            self.rows.extend(rows);
-        } else {
-            let (namespace, name) = (head.namespace.as_deref().map(str::to_owned), head.name.to_string());
-            self.late.push(Applied { namespace, name, rows });
-        }
-        due
-    }
-
-    /// Adds to the memory taken. True when so much has come that it should be accounted for.
-    fn weigh(&mut self, rows: &[Row]) -> bool {
-        self.bytes += rows.iter().map(Row::size).sum::<usize>();
-        let due = self.bytes - self.accounted >= ACCOUNTED;
-        if due {
-            self.accounted = self.bytes;
-        }
-        due
     }
 }

@@ -16,7 +16,7 @@ use pilothouse_core::{
 };
 use tokio::{
     sync::{Mutex, broadcast, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use super::Budget;
@@ -40,6 +40,8 @@ pub(super) struct Store {
     budget: Arc<Budget>,
     /// What this store has taken of it.
     taken: AtomicUsize,
+    /// How long rows are current after the last proof of it.
+    fresh: Duration,
     /// When it was last read, in milliseconds since `began`.
     read: AtomicU64,
     began: Instant,
@@ -54,6 +56,11 @@ pub(super) struct Standing {
     pub(super) version: u64,
     /// When they were known to be current.
     pub(super) as_of: Timestamp,
+    /// The same by the clock that only goes forward: when the server last said a whole event, a bookmark, or the end of
+    /// a watch in its time. None before all rows have been read.
+    pub(super) proof: Option<Instant>,
+    /// All rows have to be read anew.
+    pub(super) outdated: bool,
     /// Why it is not known whether they still are.
     pub(super) failure: Option<Error>,
     /// How many tries have failed.
@@ -64,6 +71,13 @@ pub(super) struct Standing {
     pub(super) absent: bool,
     /// Why it cannot be kept at all.
     pub(super) unkept: Option<Unkept>,
+}
+
+impl Standing {
+    fn is_stale(&self, now: Instant, fresh: Duration) -> bool {
+        let proven = self.proof.is_some_and(|proof| now.saturating_duration_since(proof) <= fresh);
+        self.failure.is_some() || self.outdated || !proven
+    }
 }
 
 /// Why a kind cannot be kept.
@@ -103,6 +117,7 @@ impl Store {
         kinds: &[Kind],
         stack: Arc<Stack>,
         budget: Arc<Budget>,
+        fresh: Duration,
     ) -> Self {
         Self {
             info,
@@ -115,6 +130,7 @@ impl Store {
             asked: watch::Sender::new(()),
             budget,
             taken: AtomicUsize::new(0),
+            fresh,
             read: AtomicU64::new(0),
             began: Instant::now(),
         }
@@ -200,7 +216,34 @@ impl Store {
         let absent = standing.iter().zip(&self.kinds).filter(|(of, _)| of.absent).map(|(_, kind)| *kind);
         // of a kind that is not served nothing can be outdated
         let as_of = as_of.or_else(|| standing.iter().map(|of| of.as_of).min()).unwrap_or_default();
-        (Freshness { as_of, stale: served.clone().any(|of| of.failure.is_some()) }, absent.collect())
+        let now = Instant::now();
+        (Freshness { as_of, stale: served.clone().any(|of| of.is_stale(now, self.fresh)) }, absent.collect())
+    }
+
+    /// Whether a kind's rows are not known to be current.
+    pub(super) fn is_stale(&self, source: Source) -> bool {
+        let standing = self.standing.borrow();
+        standing.get(usize::from(source)).is_none_or(|of| of.is_stale(Instant::now(), self.fresh))
+    }
+
+    /// Tells those who watch when a kind's rows become stale because time passes and nothing proves them; for ever.
+    pub(super) async fn tell_when_stale(&self, source: Source) {
+        let mut standing = self.standing.subscribe();
+        let proof = |standing: &[Standing]| standing.get(usize::from(source)).and_then(|of| of.proof);
+        let mut told = None;
+        loop {
+            let unknown = |of: &Vec<Standing>| proof(of).is_some_and(|proof| Some(proof) != told);
+            // the sender lives as long as the store
+            let Ok(since) = standing.wait_for(unknown).await.map(|known| proof(&known)) else { return };
+            let Some(since) = since else { continue };
+            sleep_until(since + self.fresh).await;
+            if proof(&self.standing.borrow()) == Some(since) {
+                told = Some(since);
+                let Freshness { as_of, stale } = self.freshness().0;
+                // nobody may listen; a kind that is no longer served is not stale
+                let _ = self.events.send(ListEvent::Freshness { as_of, stale });
+            }
+        }
     }
 
     /// Changes how a kind stands, and tells those who wait.
@@ -244,6 +287,23 @@ impl Store {
         let emptied = std::mem::replace(&mut *table, filled);
         self.tell(changes);
         drop(table);
+        drop(emptied);
+        self.account();
+        Ok(())
+    }
+
+    /// Gives back the memory of a kind's rows, which cannot be kept any more: who watches them has to read them anew.
+    pub(super) async fn empty(self: &Arc<Self>, source: Source) -> Result<()> {
+        let _writing = self.writing.lock().await;
+        let store = self.clone();
+        let emptying = tokio::task::spawn_blocking(move || store.table().refilled(source, Vec::new())).await;
+        let (left, _) = emptying.map_err(|_| Error::internal("emptying a list panicked"))?;
+        let emptied = {
+            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *table, left)
+        };
+        // nobody may listen
+        let _ = self.events.send(ListEvent::Missed);
         drop(emptied);
         self.account();
         Ok(())

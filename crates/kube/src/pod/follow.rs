@@ -80,8 +80,8 @@ impl Run {
     async fn end(self) -> Result<()> {
         for _ in 0..ASKED {
             let visit = Visit::new(self.stack.clone(), &self.permit, self.deadline, &self.observer)?;
-            let Some(pod) = visit.find(&self.get).await? else { return Ok(()) };
-            if !self.goes_on(&parse(&pod)?) {
+            let Some(pod) = visit.find(&self.get, parse::<PodObject>).await? else { return Ok(()) };
+            if !self.goes_on(&pod) {
                 return Ok(());
             }
             sleep(PAUSE).await;

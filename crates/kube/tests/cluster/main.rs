@@ -30,7 +30,7 @@ use pilothouse_core::{
     namespace::NamespaceApi,
     object::Labels,
     pod::{LogOptions, PodApi},
-    workload::{Replicas, WorkloadApi, WorkloadDetail, WorkloadType},
+    workload::{Replicas, WorkloadApi, WorkloadType},
 };
 use pilothouse_kube::{Deadlines, KubeClusters};
 use pilothouse_testbed::{Admin, ControlPlane, shared, shared_has_node, workloads as samples};

@@ -77,8 +77,7 @@ async fn a_workload_has_its_own_pods_events_and_revisions_only() {
 
     let detail = async |kind: WorkloadType, name: &str| {
         let permit = permit(Verb::Get, kind.kind(), &namespace);
-        let parts = adapter.get(&permit, &object(name)).await.unwrap()?;
-        Some(WorkloadDetail::assemble(kind, &parts).unwrap())
+        WorkloadApi::get(&adapter, &permit, &object(name)).await.unwrap()
     };
     let web = detail(WorkloadType::Deployment, "web").await.unwrap();
     let expected: BTreeSet<_> =

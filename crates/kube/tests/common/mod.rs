@@ -33,7 +33,12 @@ pub(crate) struct Registry(pub(crate) Mutex<HashMap<ClusterId, StoredConnection>
 
 impl Registry {
     pub(crate) fn set(&self, connection: Connection, version: i64) {
-        self.0.lock().unwrap().insert(CLUSTER, StoredConnection { connection, version });
+        self.set_of(CLUSTER, connection, version);
+    }
+
+    /// The same for another cluster.
+    pub(crate) fn set_of(&self, cluster: ClusterId, connection: Connection, version: i64) {
+        self.0.lock().unwrap().insert(cluster, StoredConnection { connection, version });
     }
 }
 

@@ -15,51 +15,51 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A watch that is under way: where a test writes what the server says.
-type Watch = UnboundedSender<Sent>;
+pub(super) type Watch = UnboundedSender<Sent>;
 
 /// A server whose watches of pods are the test's; `begin` answers each watch, given how many came before.
-struct Watched {
-    server: FakeServer,
-    adapter: KubeClusters,
+pub(super) struct Watched {
+    pub(super) server: FakeServer,
+    pub(super) adapter: KubeClusters,
     watches: Arc<Mutex<Vec<Watch>>>,
 }
 
-fn event(kind: &str, name: &str, version: u64, phase: &str) -> String {
+pub(super) fn event(kind: &str, name: &str, version: u64, phase: &str) -> String {
     let metadata = json!({"name": name, "namespace": "shop", "resourceVersion": version.to_string()});
     format!("{}\n", json!({"type": kind, "object": {"metadata": metadata, "status": {"phase": phase}}}))
 }
 
 /// All has been told, up to this version.
-fn told(version: u64) -> String {
+pub(super) fn told(version: u64) -> String {
     let annotations = json!({"k8s.io/initial-events-end": "true"});
     let metadata = json!({"resourceVersion": version.to_string(), "annotations": annotations});
     format!("{}\n", json!({"type": "BOOKMARK", "object": {"metadata": metadata}}))
 }
 
-fn error(code: u16) -> String {
+pub(super) fn error(code: u16) -> String {
     format!("{}\n", json!({"type": "ERROR", "object": {"kind": "Status", "code": code, "metadata": {}}}))
 }
 
-fn say(watch: &Watch, text: &str) {
+pub(super) fn say(watch: &Watch, text: &str) {
     // a watch that the other side has ended hears nothing
     let _ = watch.send(Sent::Bytes(text.as_bytes().to_vec()));
 }
 
 /// A list of a version.
-fn list(names: &[&str], version: u64) -> Reply {
+pub(super) fn list(names: &[&str], version: u64) -> Reply {
     let items: Vec<_> =
         names.iter().map(|name| json!({"metadata": {"name": name, "namespace": "shop"}})).collect();
     let metadata = json!({"resourceVersion": version.to_string()});
     Reply::json(200, &json!({"kind": "PodList", "metadata": metadata, "items": items}))
 }
 
-fn is_watch(asked: &Asked) -> bool {
+pub(super) fn is_watch(asked: &Asked) -> bool {
     asked.target.contains("watch=true") || asked.target.contains("watch=1")
 }
 
 impl Watched {
     /// `first` is what each watch says at once, by how many came before; none is answered by `other`, as is all else.
-    async fn new(
+    pub(super) async fn new(
         first: impl Fn(&Asked, usize) -> Option<String> + Send + Sync + 'static,
         other: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
         keeping: Keeping,
@@ -85,7 +85,7 @@ impl Watched {
     }
 
     /// Every watch from the beginning tells of pods `a` and `b` in version 5.
-    async fn usual() -> Self {
+    pub(super) async fn usual() -> Self {
         Self::new(
             |asked, _| {
                 let all = event("ADDED", "b", 3, "Running") + &event("ADDED", "a", 2, "Running") + &told(5);
@@ -97,21 +97,21 @@ impl Watched {
         .await
     }
 
-    fn newest(&self) -> Watch {
+    pub(super) fn newest(&self) -> Watch {
         self.watches.lock().unwrap().last().cloned().expect("a watch")
     }
 
-    async fn page(&self) -> Result<Listing> {
+    pub(super) async fn page(&self) -> Result<Listing> {
         let query = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
         self.adapter.page(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await
     }
 
     /// The names and states of the pods shown, as soon as they are as expected.
-    async fn shows(&self, expected: &[&str]) -> Listing {
+    pub(super) async fn shows(&self, expected: &[&str]) -> Listing {
         self.becomes(|listing| shown(listing) == expected, &format!("{expected:?}")).await
     }
 
-    async fn becomes(&self, as_expected: impl Fn(&Listing) -> bool, what: &str) -> Listing {
+    pub(super) async fn becomes(&self, as_expected: impl Fn(&Listing) -> bool, what: &str) -> Listing {
         let end = Instant::now() + PATIENCE;
         loop {
             // on a busy machine the first rows may take longer than one read may
@@ -127,16 +127,16 @@ impl Watched {
     }
 
     /// What was asked besides watches.
-    fn lists(&self) -> usize {
+    pub(super) fn lists(&self) -> usize {
         self.server.asked().iter().filter(|asked| !is_watch(asked)).count()
     }
 
-    fn watched(&self) -> Vec<String> {
+    pub(super) fn watched(&self) -> Vec<String> {
         self.server.asked().into_iter().filter(is_watch).map(|asked| asked.target).collect()
     }
 }
 
-fn from_the_beginning(asked: &Asked) -> bool {
+pub(super) fn from_the_beginning(asked: &Asked) -> bool {
     asked.target.contains("sendInitialEvents=true")
 }
 

@@ -6,10 +6,12 @@
 mod common;
 
 mod advisories;
+mod budgets;
 mod configuration;
 mod connection;
 mod egress;
 mod follow;
+mod freshness;
 mod kept;
 mod lists;
 mod logs;

@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use pilothouse_core::{inventory::LISTS, workload::WorkloadDetail, workload::WorkloadType};
+use pilothouse_core::{inventory::LISTS, workload::WorkloadType};
 
 use super::*;
 
@@ -83,8 +83,7 @@ async fn every_workload_of_an_older_cluster_has_its_status() {
         assert_eq!(row.status.as_str(), status, "{kind}");
     }
     let get = permit(Verb::Get, Kind::Deployment, "shop");
-    let parts = WorkloadApi::get(&adapter, &get, &object("web")).await.unwrap().unwrap();
-    let detail = WorkloadDetail::assemble(WorkloadType::Deployment, &parts).unwrap();
+    let detail = WorkloadApi::get(&adapter, &get, &object("web")).await.unwrap().unwrap();
     assert_eq!((detail.pods.len(), detail.revisions.len(), detail.events.len()), (1, 1, 1));
     assert_eq!(detail.warnings, []);
 }

@@ -25,7 +25,7 @@ use crate::{
     namespace::{NamespaceApi, NamespaceRow},
     object::{Labels, parse},
     pod::{Follow, LogChunks, LogOptions, PodApi, PodLogs},
-    workload::{Replicas, WorkloadApi, WorkloadParts, WorkloadRow},
+    workload::{Replicas, WorkloadApi, WorkloadDetail, WorkloadParts, WorkloadRow, WorkloadType},
 };
 
 type Key = (ClusterId, Kind, String, String);
@@ -251,17 +251,18 @@ impl NamespaceApi for FakeClusters {
 
 #[async_trait]
 impl WorkloadApi for FakeClusters {
-    async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadParts>> {
+    async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadDetail>> {
         self.call(permit, name.as_str())?;
         let key = Self::key(permit, name)?;
-        let object = self.find(&key)?;
-        Ok(object.map(|object| WorkloadParts {
+        let r#type = WorkloadType::of(key.1).ok_or_else(|| Error::internal("not a workload"))?;
+        let parts = |object| WorkloadParts {
             object,
             pods: Vec::new(),
             events: Vec::new(),
             revisions: Vec::new(),
             warnings: Vec::new(),
-        }))
+        };
+        self.find(&key)?.map(|object| WorkloadDetail::assemble(r#type, parts(object))).transpose()
     }
 
     async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>> {

@@ -1,11 +1,15 @@
 //! `just faults`: what one cluster's fault costs whoever uses another, and what callers do who hold on to what they have.
 //! Quiet and fault take turns in one run, so that the machine's moods are the same for both. Prints a table. Faults can be
-//! chosen by a part of their names.
+//! chosen by a part of their names. A second table is of clusters that lie (`isolation.rs`).
 #![allow(clippy::print_stdout, reason = "this is a command line")]
+#![allow(clippy::disallowed_methods, reason = "a test bed starts processes")]
+
+mod isolation;
 
 use std::{
     collections::BTreeMap,
     env, fs,
+    path::Path,
     process::ExitCode,
     sync::{
         Arc,
@@ -126,13 +130,25 @@ async fn faults() -> Result<()> {
         source: error.into(),
     })?;
     let binary = Shipped::build()?;
+    println!("\n{}", machine()?);
+    let is_wanted =
+        |trouble: &Trouble| wanted.is_empty() || wanted.iter().any(|part| trouble.name().contains(&**part));
+    let troubles: Vec<_> = TROUBLES.into_iter().filter(is_wanted).collect();
+    if !troubles.is_empty() {
+        befall(&binary, troubles).await?;
+    }
+    isolation::isolation(&binary, &wanted).await
+}
+
+/// The table of faults that befall one cluster or the server.
+async fn befall(binary: &Path, troubles: Vec<Trouble>) -> Result<()> {
     let start = || ControlPlane::builder().controllers(false).start();
     let (well, troubled) = tokio::try_join!(start(), start())?;
     for plane in [&well, &troubled] {
         plane.client().apply(&workloads::namespace("bench")).await?;
         plane.client().apply(&workloads::deployment("bench", "web", 1)).await?;
     }
-    let server = Arc::new(Shipped::start(&binary, well.dir()?).await?);
+    let server = Arc::new(Shipped::start(binary, well.dir()?).await?);
     // what no list that is kept can answer
     let detail = |id: i64| {
         format!("/api/k8s/workloads/detail?cluster_id={id}&namespace=bench&type=deployment&name=web")
@@ -141,14 +157,11 @@ async fn faults() -> Result<()> {
     let proxy = FaultProxy::before(&troubled).await?;
     let bad = detail(server.register("troubled", &proxy.kubeconfig()).await?);
 
-    println!("\n{}\n", machine()?);
     println!(
-        "| fault | callers of it saw (slowest) | well again after | others' p99, quiet | during | more | at most 10 % or 2 ms more | reads |"
+        "\n| fault | callers of it saw (slowest) | well again after | others' p99, quiet | during | more | at most 10 % or 2 ms more | reads |"
     );
     println!("|---|---|---|---|---|---|---|---|");
-    let is_wanted =
-        |trouble: &Trouble| wanted.is_empty() || wanted.iter().any(|part| trouble.name().contains(&**part));
-    for trouble in TROUBLES.into_iter().filter(is_wanted) {
+    for trouble in troubles {
         let (mut quiet, mut during, mut recovered) = (Vec::new(), Vec::new(), Duration::ZERO);
         let mut seen = BTreeMap::new();
         for _ in 0..TURNS {

@@ -1,0 +1,212 @@
+//! API servers that lie: over real TLS, with answers that no good server gives. For `just faults`.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::sleep,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    ServingCertificate,
+    certificates::Authority,
+    error::{Error, Result, io},
+    fault_proxy::acceptor,
+    kubeconfig::{self, Credential},
+};
+
+/// How a server lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// Every chunk of a list leads to another one.
+    Endless,
+    /// An answer comes byte by byte, a watch tells one object every 2.5 s, and neither ends.
+    Dripping,
+    /// A chunk of a list has 30 MB.
+    Heavy,
+}
+
+/// An API server that lies, for the runtime that started it; ends with this value.
+pub struct LyingServer {
+    address: SocketAddr,
+    ca: String,
+    sent: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl LyingServer {
+    /// Starts one on a port of its own.
+    pub async fn start(lie: Lie) -> Result<Self> {
+        let authority = Authority::new("lying authority")?;
+        let pair = authority.serving(ServingCertificate::Valid)?;
+        let acceptor = acceptor(&pair.certificate, &pair.key)?;
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(io("listening"))?;
+        let address = listener.local_addr().map_err(io("listening"))?;
+        let sent = Arc::new(AtomicU64::new(0));
+        let answers = Arc::new(Answers { lie, items: items(lie), sent: sent.clone() });
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(serve(client, acceptor.clone(), answers.clone()));
+            }
+        });
+        Ok(Self { address, ca: authority.pem(), sent, task })
+    }
+
+    /// A kubeconfig that leads to it.
+    pub fn kubeconfig(&self) -> String {
+        let token = Credential::Token("lying".into());
+        kubeconfig::write(&format!("https://{}", self.address), &self.ca, &token)
+    }
+
+    /// Its address, for instance `https://127.0.0.1:20000`.
+    pub fn server(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// Whom to trust, PEM.
+    pub fn ca(&self) -> &str {
+        &self.ca
+    }
+
+    /// How many bytes of bodies it has sent to all clients.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for LyingServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What it answers, and how much it has sent.
+struct Answers {
+    lie: Lie,
+    /// The objects of each chunk.
+    items: String,
+    sent: Arc<AtomicU64>,
+}
+
+/// 500 objects, of 2 KB or of 60 KB each.
+fn items(lie: Lie) -> String {
+    let label = "x".repeat(if lie == Lie::Heavy { 60_000 } else { 1_800 });
+    let item = |n: usize| {
+        format!(
+            r#"{{"metadata":{{"name":"pod-{n}","namespace":"default","uid":"u{n}","labels":{{"large":"{label}"}},"ownerReferences":[{{"kind":"ReplicaSet","name":"web-1","uid":"r1","controller":true}}]}}}}"#
+        )
+    };
+    (0..500).map(item).collect::<Vec<_>>().join(",")
+}
+
+async fn serve(client: TcpStream, acceptor: TlsAcceptor, answers: Arc<Answers>) {
+    let Ok(mut stream) = acceptor.accept(client).await else { return };
+    // until the client goes, which it may
+    let _ = answers.answer(&mut stream).await;
+}
+
+impl Answers {
+    async fn answer(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<()> {
+        for count in 0_u64.. {
+            let target = target(stream).await?;
+            let is_watch = target.contains("watch=");
+            match self.lie {
+                _ if target.starts_with("/version") => {
+                    self.whole(stream, 200, r#"{"gitVersion":"v1.37.2"}"#).await?;
+                }
+                Lie::Endless | Lie::Heavy if is_watch => {
+                    let status = r#"{"kind":"Status","status":"Failure","reason":"Forbidden","code":403,"message":"no"}"#;
+                    self.whole(stream, 403, status).await?;
+                }
+                Lie::Endless | Lie::Heavy => {
+                    let next = if self.lie == Lie::Endless { format!("c{count}") } else { String::new() };
+                    let head = format!(r#"{{"kind":"PodList","metadata":{{"continue":"{next}"}},"items":["#);
+                    self.whole(stream, 200, &format!("{head}{}]}}", self.items)).await?;
+                }
+                Lie::Dripping => self.drip(stream, is_watch).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn whole(
+        &self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        status: u16,
+        body: &str,
+    ) -> std::io::Result<()> {
+        let head = format!(
+            "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await?;
+        for part in body.as_bytes().chunks(1 << 16) {
+            stream.write_all(part).await?;
+            self.sent.fetch_add(part.len() as u64, Ordering::Relaxed);
+        }
+        stream.flush().await
+    }
+
+    async fn drip(&self, stream: &mut (impl AsyncWrite + Unpin), is_watch: bool) -> std::io::Result<()> {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
+        for n in 0_u64.. {
+            let (part, pause) = if is_watch {
+                let object = format!(r#"{{"metadata":{{"name":"p{n}","resourceVersion":"2"}}}}"#);
+                (format!("{{\"type\":\"ADDED\",\"object\":{object}}}\n"), Duration::from_millis(2_500))
+            } else {
+                (" ".to_owned(), Duration::from_millis(50))
+            };
+            stream.write_all(format!("{:x}\r\n{part}\r\n", part.len()).as_bytes()).await?;
+            stream.flush().await?;
+            self.sent.fetch_add(part.len() as u64, Ordering::Relaxed);
+            sleep(pause).await;
+        }
+        Ok(())
+    }
+}
+
+/// Path and query of the next request; its body, which is small, is read and dropped.
+async fn target(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    stream.read_exact(&mut vec![0; length.unwrap_or(0)]).await?;
+    let target = head.lines().next().and_then(|line| line.split(' ').nth(1));
+    target.map(ToOwned::to_owned).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}
+
+/// Reads from it what a client of ours would, and drops it: `bytes` in all, evenly over `time`. One connection.
+pub async fn read_plainly(server: &LyingServer, bytes: u64, time: Duration) -> Result<()> {
+    let wrong = |error: reqwest::Error| Error::Program(format!("a plain client: {error}"));
+    let authority = reqwest::Certificate::from_pem(server.ca.as_bytes()).map_err(wrong)?;
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([authority]).build().map_err(wrong)?;
+    let start = tokio::time::Instant::now();
+    let mut read = 0_u64;
+    while read < bytes && start.elapsed() < time {
+        let answer = client.get(format!("{}/api/v1/pods?limit=500", server.server())).send().await;
+        let Ok(mut answer) = answer else { continue };
+        while let Ok(Some(piece)) = answer.chunk().await {
+            read += piece.len() as u64;
+            if read >= bytes || start.elapsed() >= time {
+                break;
+            }
+            // in step with the bytes that it should have read by now
+            let due = time.mul_f64(read as f64 / bytes as f64);
+            sleep(due.saturating_sub(start.elapsed())).await;
+        }
+    }
+    Ok(())
+}
