@@ -34,7 +34,7 @@ const SCRIPT: &str = r#"
     mount --bind "$1/resolv.conf" /etc/resolv.conf &&
     mount --bind "$1/nsswitch.conf" /etc/nsswitch.conf &&
     ip link set lo up &&
-    for address in 10.77.0.1 169.254.169.254; do ip address add "$address/32" dev lo || exit; done
+    for address in 10.77.0.1 169.254.169.254; do ip address add "$address/32" dev lo || exit 77; done
 } || exit 77
 exec "$2" --exact "$3" --nocapture
 "#;
@@ -171,7 +171,8 @@ fn reply(question: &[u8], record: Option<Record>, loopback_6: bool) -> Vec<u8> {
             }
         }
         Some(Record::Alias(target, address)) => {
-            let labels = target.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
+            let labels =
+                target.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
             let target: Vec<u8> = labels.chain([0]).collect();
             add(&mut answers, ASKED, 5, &target);
             add(&mut answers, &target, 1, &address.octets());
@@ -207,7 +208,10 @@ async fn nothing_is_ever_sent_to_a_forbidden_address_whatever_the_name_server_sa
     let zone = [
         ("rebinds.test", vec![a(ALLOWED), a(METADATA)]),
         ("returns.test", vec![a(LOOPBACK), a(ALLOWED), a(ALLOWED)]),
-        ("alias.test", vec![Record::Alias("a.elsewhere.test", ALLOWED), Record::Alias("b.elsewhere.test", METADATA)]),
+        (
+            "alias.test",
+            vec![Record::Alias("a.elsewhere.test", ALLOWED), Record::Alias("b.elsewhere.test", METADATA)],
+        ),
         ("mixed.test", vec![Record::A(vec![ALLOWED, METADATA]), Record::A(vec![LOOPBACK, ALLOWED])]),
         ("six.test", vec![a(ALLOWED)]),
     ];
@@ -245,7 +249,11 @@ async fn nothing_is_ever_sent_to_a_forbidden_address_whatever_the_name_server_sa
     }
     for listener in forbidden {
         let accepted = listener.accept().map(drop);
-        assert_eq!(accepted.unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "{listener:?}: nobody called");
+        assert_eq!(
+            accepted.unwrap_err().kind(),
+            std::io::ErrorKind::WouldBlock,
+            "{listener:?}: no connection"
+        );
     }
 }
 
@@ -253,8 +261,8 @@ async fn nothing_is_ever_sent_to_a_forbidden_address_whatever_the_name_server_sa
 const LOOKUPS: usize = 32;
 
 #[tokio::test]
-async fn names_that_nobody_answers_for_hold_up_neither_the_database_nor_other_clusters() {
-    if !is_inside("dns::names_that_nobody_answers_for_hold_up_neither_the_database_nor_other_clusters") {
+async fn names_without_an_answer_block_neither_the_database_nor_other_clusters() {
+    if !is_inside("dns::names_without_an_answer_block_neither_the_database_nor_other_clusters") {
         return;
     }
     let zone = [("well.test", vec![Record::A(vec![ALLOWED])])];
@@ -292,7 +300,7 @@ async fn names_that_nobody_answers_for_hold_up_neither_the_database_nor_other_cl
         call.unwrap();
     }
     assert_eq!(over.load(Ordering::SeqCst), 20 * silent.len(), "every call is answered");
-    // the first lookups go on, so nobody began others
+    // the first lookups go on, so there are no others
     for number in 0..silent.len() {
         let asked = name_server.queries(&format!("silent-{number}.test"));
         assert!(asked <= 2, "silent-{number}: one lookup asks for IPv4 and IPv6, {asked}");

@@ -492,7 +492,8 @@ pub trait ClusterProbe: Send + Sync {
     /// the answer.
     ///
     /// # Errors
-    /// When the cluster was not asked: `CircuitOpen`, `Overloaded`. Why the probe failed is in [`Probed::result`].
+    /// When the cluster was not asked: `CircuitOpen`, `Overloaded`; `Unreachable` or `NotFound` when the stored connection was
+    /// replaced or removed meanwhile. Why a probe failed is in [`Probed::result`].
     async fn probe(&self, permit: &Permit, target: ProbeTarget) -> Result<Probed>;
 
     /// What our features need against what the credential may do (SelfSubjectAccessReview). Shared as a probe is.

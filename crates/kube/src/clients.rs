@@ -63,7 +63,9 @@ impl Clients {
         let mut stacks = self.stacks();
         match stacks.get(&id) {
             Some(Known::Removed) => return Err(absent(id)),
-            Some(Known::Open(stack)) if stack.common().version() >= stored.version => return Ok(stack.clone()),
+            Some(Known::Open(stack)) if stack.common().version() >= stored.version => {
+                return Ok(stack.clone());
+            }
             Some(Known::Open(_)) | None => {}
         }
         close(stacks.remove(&id));
@@ -105,7 +107,8 @@ impl Clients {
     /// The same for all clusters: connections are replaced and removed by other replicas, too.
     pub(crate) async fn confirm_all(&self) {
         // only these: one that is opened meanwhile may be newer than the answer
-        let open: Vec<_> = self.stacks().iter().filter_map(|(id, known)| known.is_open().then_some(*id)).collect();
+        let open: Vec<_> =
+            self.stacks().iter().filter_map(|(id, known)| known.is_open().then_some(*id)).collect();
         if open.is_empty() {
             return;
         }

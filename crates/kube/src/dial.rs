@@ -1,13 +1,7 @@
 //! The way to a cluster's socket: resolve, hold every answer against the egress rules, connect to a checked address.
 //! There is no second lookup, so a name cannot change its addresses between check and connect (DNS rebinding).
 
-use std::{
-    error::Error as StdError,
-    fmt, io,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{error::Error as StdError, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -42,7 +36,7 @@ impl fmt::Display for NotConnected {
 impl StdError for NotConnected {}
 
 /// Who says where a connection may go.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Guard {
     pub(crate) rules: Arc<EgressRules>,
     pub(crate) names: Arc<Names>,

@@ -87,7 +87,8 @@ impl<K: Eq + Hash, V: Clone + Send + Sync + 'static> Flights<K, V> {
             work.await
         };
         let task = self.runtime.spawn(task.in_current_span());
-        let answer = async move { task.await.unwrap_or_else(|_| Err(Error::internal("a shared task panicked"))) };
+        let answer =
+            async move { task.await.unwrap_or_else(|_| Err(Error::internal("a shared task panicked"))) };
         let answer = answer.boxed().shared();
         flights.insert(key, Flight { answer: answer.clone(), ended });
         Ok(answer)
@@ -150,7 +151,7 @@ mod tests {
     async fn no_more_than_so_many_are_under_way() {
         let flights = flights(2);
         for key in ["a", "b"] {
-            flights.join(key, KEPT, || Ok(pending())).unwrap();
+            drop(flights.join(key, KEPT, || Ok(pending())).unwrap());
         }
         let refused = flights.join("c", KEPT, || Ok(ready(Ok(1)))).map(drop);
         assert_eq!(refused.unwrap_err().cause, Cause::Overloaded);

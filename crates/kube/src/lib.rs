@@ -15,12 +15,7 @@ use std::{
 
 use http::HeaderValue;
 use jiff::Timestamp;
-use pilothouse_core::{
-    Result,
-    access::Permit,
-    clock::Clock,
-    cluster::Connections,
-};
+use pilothouse_core::{Result, access::Permit, clock::Clock, cluster::Connections};
 use tokio::{
     runtime::Handle,
     time::{MissedTickBehavior, interval},

@@ -1,5 +1,5 @@
-//! Names of clusters become addresses: outside of the runtime's threads, one lookup of a name at a time, and so many of
-//! all names, so that names which nobody answers for cost neither the database nor other clusters anything.
+//! Name resolution for clusters: outside of the runtime's threads, one lookup at a time of each name and a bounded number of
+//! lookups in all, so that names without an answer block neither the database nor other clusters.
 
 use std::{
     collections::HashSet,
@@ -31,7 +31,7 @@ pub trait Resolver: Send + Sync + std::fmt::Debug {
     /// All addresses that a name has now.
     ///
     /// # Errors
-    /// When it has none, or nobody knows.
+    /// When it has none, or the lookup fails.
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
 }
 
@@ -93,11 +93,11 @@ impl Names {
         }
     }
 
-    /// All addresses that a name has now: of the lookup that is under way, else of a new one. Whoever gives up leaves the
-    /// lookup to those who ask next.
+    /// All addresses that a name has now, from the lookup that is under way, else from a new one. A lookup goes on when its
+    /// callers have given up; the next caller waits for the same.
     ///
     /// # Errors
-    /// `Unreachable` when it has none, or nobody knows; `Overloaded` when too many other names are being looked up.
+    /// `Unreachable` when it has none or the lookup fails; `Overloaded` when too many other names are being looked up.
     pub(crate) async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>> {
         self.lookups.join(name.to_owned(), Duration::ZERO, || Ok(self.lookup(name.to_owned())))?.await
     }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_hangs_takes_one_lookup_whoever_asks_and_gives_up() {
+    async fn a_name_that_hangs_takes_one_lookup_however_many_callers_give_up() {
         let (partly, names) = names(Lookups::REGISTERED);
         for _ in 0..100 {
             let waiting = (0..10).map(|_| names.resolve("hang"));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_nobody_registered_wait_in_a_line_that_ends() {
+    async fn lookups_of_unregistered_names_are_refused_beyond_a_limit() {
         let (partly, names) = names(Lookups::UNREGISTERED);
         let Lookups { at_once, most, .. } = Lookups::UNREGISTERED;
         ask_for_hanging(&names, most).await;
@@ -262,8 +262,7 @@ mod tests {
             tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(1).build().unwrap();
         let (end, ended) = mpsc::channel::<()>();
         let taken = runtime.spawn_blocking(move || ended.recv());
-        let found =
-            runtime.block_on(async { timeout(PATIENCE, SystemResolver.resolve("localhost")).await });
+        let found = runtime.block_on(async { timeout(PATIENCE, SystemResolver.resolve("localhost")).await });
         assert!(found.expect("it does not wait for a thread").unwrap().iter().all(IpAddr::is_loopback));
         drop(end);
         assert!(runtime.block_on(taken).unwrap().is_err());

@@ -81,7 +81,11 @@ impl ClusterProbe for KubeClusters {
         };
         let common = match self.common(permit, &stored) {
             Ok(common) => common,
-            Err(error) => return Ok(Probed { at: self.now(), record: true, result: Err(error) }),
+            // what is wrong with the connection itself is what the probe finds
+            Err(error) if matches!(error.cause, Cause::TlsUntrusted | Cause::CredentialRejected) => {
+                return Ok(Probed { at: self.now(), record: true, result: Err(error) });
+            }
+            Err(error) => return Err(error),
         };
         let age = if reason == ProbeReason::Test { Duration::ZERO } else { flights::KEPT };
         let key = (permit.cluster()?, stored.version);
@@ -90,9 +94,8 @@ impl ClusterProbe for KubeClusters {
             let (this, permit) = (self.clone(), permit.clone());
             Ok(async move {
                 let connection = &stored.connection;
-                let result = async {
-                    report(&this.visit_to_probe(&permit, connection, common)?, connection).await
-                };
+                let result =
+                    async { report(&this.visit_to_probe(&permit, connection, common)?, connection).await };
                 this.found(result.await)
             })
         };
@@ -114,9 +117,9 @@ impl ClusterProbe for KubeClusters {
         let begin = || {
             self.check_circuit(permit, &common, reason)?;
             let (this, permit) = (self.clone(), permit.clone());
-            Ok(async move {
-                permissions::ask(&this.visit_to_probe(&permit, &stored.connection, common)?).await
-            })
+            Ok(
+                async move { permissions::ask(&this.visit_to_probe(&permit, &stored.connection, common)?).await },
+            )
         };
         let key = (permit.cluster()?, stored.version);
         self.probes.permissions.join(key, Duration::ZERO, begin)?.await
@@ -160,6 +163,11 @@ impl Probes {
 
 impl KubeClusters {
     /// What the probes of a registered cluster share with its other calls.
+    ///
+    /// # Errors
+    /// `NotFound` or `Unreachable` when the connection was removed or replaced meanwhile; as [`Stack::new`].
+    ///
+    /// [`Stack::new`]: crate::stack::Stack::new
     fn common(&self, permit: &Permit, stored: &StoredConnection) -> Result<Common> {
         let common = self.clients.registered(permit.cluster()?, stored)?.common().clone();
         // an older credential is never used again

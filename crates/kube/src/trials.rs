@@ -23,6 +23,7 @@ const ALL: usize = 16;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A place; dropped, it is free.
+#[derive(Debug)]
 pub(crate) struct Place {
     _all: OwnedSemaphorePermit,
     _address: OwnedSemaphorePermit,

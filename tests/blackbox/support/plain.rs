@@ -88,7 +88,10 @@ fn answer(stream: TcpStream, config: Arc<ServerConfig>, heard: &Mutex<HashMap<St
             });
             (201, json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}))
         }
-        _ => (200, json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": []})),
+        _ => (
+            200,
+            json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": []}),
+        ),
     };
     let body = body.to_string();
     let answer = format!(

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::{
     ApiServer, AuthType, CertificateExpiry, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterPorts,
-    ClusterRecord, Connection, Credential, NodeCount, Observation, Permission, ProbeReason, ProbeTarget, Probed,
+    ClusterRecord, Connection, Credential, NodeCount, Observation, Permission, ProbeReason, ProbeTarget,
+    Probed,
 };
 use crate::{
     access::{Access, Caller, Permit, Resource, Role, Verb},
@@ -286,10 +287,11 @@ impl Clusters {
         let (_, connection) = self.connection(caller, access.clone(), credential).await?;
         let access = access.with("api_server", connection.server.as_str());
         let this = self.clone();
-        self.gate.observe(caller, access, async move |permit| {
-            this.examine(&permit, ProbeTarget::New(connection)).await
-        })
-        .await
+        self.gate
+            .observe(caller, access, async move |permit| {
+                this.examine(&permit, ProbeTarget::New(connection)).await
+            })
+            .await
     }
 
     /// How a cluster is right now: probes it, and keeps what was found. A cluster that does not answer is a success

@@ -15,18 +15,16 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A cluster with a pod `web`, whose log and whose watches of pods are the test's.
-struct House {
+struct Streaming {
     server: FakeServer,
     adapter: KubeClusters,
     registry: Arc<Registry>,
-    /// Where a test writes logs and watches; closed when the connection is.
-    streams: Arc<Mutex<Vec<UnboundedSender<Sent>>>>,
 }
 
-impl House {
+impl Streaming {
     async fn new() -> Self {
-        let streams = Arc::<Mutex<Vec<_>>>::default();
-        let begun = streams.clone();
+        // logs and watches go on for as long as what writes to them lives
+        let streams = Mutex::<Vec<UnboundedSender<Sent>>>::default();
         let server = FakeServer::start(move |asked, _| {
             let log = asked.target.contains("/log?");
             if log || asked.target.contains("watch=true") {
@@ -36,7 +34,7 @@ impl House {
                 let told = json!({"type": "BOOKMARK", "object": {"metadata": metadata}});
                 let first = if log { "one\n".to_owned() } else { format!("{told}\n") };
                 write.send(Sent::Bytes(first.into_bytes())).unwrap();
-                begun.lock().unwrap().push(write);
+                streams.lock().unwrap().push(write);
                 return Reply::Following(read);
             }
             if asked.target.contains("/pods/web") {
@@ -55,18 +53,22 @@ impl House {
         .await;
         let connection = by_token(&server.address, Some(&server.ca), "first");
         let (adapter, registry) = common::keeping(connection, SHORT, Keeping::default());
-        Self { server, adapter, registry, streams }
+        Self { server, adapter, registry }
     }
 
     /// A followed log of which one line was read, and a watch.
     async fn streams(&self) -> (LogChunks, Watched) {
-        let follow =
-            Follow { container: None, start: FollowStart::Newest { lines: 7, since_seconds: None }, timestamps: false };
+        let follow = Follow {
+            container: None,
+            start: FollowStart::Newest { lines: 7, since_seconds: None },
+            timestamps: false,
+        };
         let permitted = permit(Verb::Logs, Kind::Pod, "shop");
         let mut log = self.adapter.follow(&permitted, &object("web"), &follow).await.unwrap();
         assert_eq!(log.next().await.unwrap().unwrap(), b"one\n");
         let query = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
-        let watched = self.adapter.watch(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap();
+        let watched =
+            self.adapter.watch(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap();
         (log, watched)
     }
 
@@ -105,17 +107,17 @@ async fn both_end(mut log: LogChunks, mut watched: Watched) {
 
 #[tokio::test]
 async fn streams_and_idle_connections_end_with_the_connection_that_was_replaced() {
-    let house = House::new().await;
-    let streams = house.streams().await;
-    join_all((0..4).map(|_| create(&house.adapter))).await;
-    house.replace();
-    house.adapter.connection_changed(CLUSTER).await;
-    let asked = house.server.asked().len();
+    let cluster = Streaming::new().await;
+    let streams = cluster.streams().await;
+    join_all((0..4).map(|_| create(&cluster.adapter))).await;
+    cluster.replace();
+    cluster.adapter.connection_changed(CLUSTER).await;
+    let asked = cluster.server.asked().len();
     both_end(streams.0, streams.1).await;
-    house.all_closed().await;
-    assert_eq!(house.server.asked().len(), asked, "nothing more was sent");
-    let again = house.streams().await;
-    for asked in &house.server.asked()[asked..] {
+    cluster.all_closed().await;
+    assert_eq!(cluster.server.asked().len(), asked, "nothing more was sent");
+    let again = cluster.streams().await;
+    for asked in &cluster.server.asked()[asked..] {
         assert_eq!(asked.headers["authorization"], "Bearer second");
     }
     drop(again);
@@ -123,27 +125,27 @@ async fn streams_and_idle_connections_end_with_the_connection_that_was_replaced(
 
 #[tokio::test]
 async fn streams_and_idle_connections_end_with_the_cluster_that_was_removed() {
-    let house = House::new().await;
-    let streams = house.streams().await;
-    join_all((0..4).map(|_| create(&house.adapter))).await;
-    house.remove();
-    house.adapter.connection_changed(CLUSTER).await;
-    let asked = house.server.asked().len();
+    let cluster = Streaming::new().await;
+    let streams = cluster.streams().await;
+    join_all((0..4).map(|_| create(&cluster.adapter))).await;
+    cluster.remove();
+    cluster.adapter.connection_changed(CLUSTER).await;
+    let asked = cluster.server.asked().len();
     both_end(streams.0, streams.1).await;
-    house.all_closed().await;
-    assert_eq!(list_pods(&house.adapter).await.unwrap_err().cause, Cause::NotFound);
-    assert_eq!(house.server.asked().len(), asked, "nothing more was sent");
+    cluster.all_closed().await;
+    assert_eq!(list_pods(&cluster.adapter).await.unwrap_err().cause, Cause::NotFound);
+    assert_eq!(cluster.server.asked().len(), asked, "nothing more was sent");
 }
 
-/// Another replica changes the cluster: nobody says so here.
+/// Another replica changes the cluster: this process has to find out.
 #[tokio::test]
 async fn what_another_replica_replaces_or_removes_ends_too() {
-    for change in [House::replace, House::remove] {
-        let house = House::new().await;
-        let streams = house.streams().await;
-        change(&house);
+    for change in [Streaming::replace, Streaming::remove] {
+        let cluster = Streaming::new().await;
+        let streams = cluster.streams().await;
+        change(&cluster);
         both_end(streams.0, streams.1).await;
-        house.all_closed().await;
+        cluster.all_closed().await;
     }
 }
 

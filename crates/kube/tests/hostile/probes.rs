@@ -11,17 +11,14 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::future::{join, join_all};
-use pilothouse_core::cluster::{Probed, ProbeTarget};
+use pilothouse_core::cluster::{ProbeTarget, Probed};
 use pilothouse_kube::{EgressRules, KubeSettings, Resolver};
 use tokio::time::{Instant, sleep};
 
 use super::*;
 
-const BRIEF: Deadlines = Deadlines {
-    read: Duration::from_secs(1),
-    write: Duration::from_secs(1),
-    test: Duration::from_secs(1),
-};
+const BRIEF: Deadlines =
+    Deadlines { read: Duration::from_secs(1), write: Duration::from_secs(1), test: Duration::from_secs(1) };
 
 fn registered(server: &FakeServer) -> (KubeClusters, Arc<Registry>) {
     clusters(by_token(&server.address, Some(&server.ca), TOKEN), BRIEF)
@@ -38,7 +35,9 @@ async fn at_once(
 }
 
 fn cause(probed: &Result<Probed>) -> Option<Cause> {
-    probed.as_ref().map_or_else(|error| Some(error.cause), |probed| probed.result.as_ref().err().map(|e| e.cause))
+    probed
+        .as_ref()
+        .map_or_else(|error| Some(error.cause), |probed| probed.result.as_ref().err().map(|e| e.cause))
 }
 
 #[tokio::test]
@@ -56,8 +55,7 @@ async fn however_many_ask_for_its_status_a_hanging_cluster_is_asked_once() {
 async fn a_status_of_a_second_ago_is_as_good_and_a_test_asks_anew() {
     let server = FakeServer::start(|asked, _| super::probe::answers_a_probe(asked)).await;
     let (adapter, registry) = registered(&server);
-    let versions =
-        || server.asked().iter().filter(|asked| asked.target == "/version").count();
+    let versions = || server.asked().iter().filter(|asked| asked.target == "/version").count();
     let ask = async |reason| {
         let probed = probe_registered(&adapter, &registry, reason).await.unwrap();
         assert!(probed.result.is_ok(), "{probed:?}");
@@ -91,8 +89,8 @@ async fn another_version_of_the_connection_is_another_probe_and_an_older_one_non
 
     let permit = permit_for_status();
     for reason in [ProbeReason::Status, ProbeReason::Test, ProbeReason::Visit] {
-        let probed = adapter.probe(&permit, ProbeTarget::Registered(older.clone(), reason)).await.unwrap();
-        assert_eq!(probed.result.unwrap_err().cause, Cause::Unreachable);
+        let refused = adapter.probe(&permit, ProbeTarget::Registered(older.clone(), reason)).await;
+        assert_eq!(refused.unwrap_err().cause, Cause::Unreachable);
     }
     assert_eq!(server.asked().len(), asked.len(), "nothing is sent with the older credential");
 }
@@ -158,7 +156,8 @@ async fn a_probe_takes_a_place_of_the_cluster() {
 
 #[tokio::test]
 async fn however_many_ask_what_it_may_do_a_cluster_is_asked_once() {
-    let server = FakeServer::start(|_, _| Reply::json(201, &json!({"spec": {}, "status": {"allowed": true}}))).await;
+    let server =
+        FakeServer::start(|_, _| Reply::json(201, &json!({"spec": {}, "status": {"allowed": true}}))).await;
     let (adapter, registry) = registered(&server);
     let stored = registry.0.lock().unwrap()[&CLUSTER].clone();
     let ask = || {
@@ -197,7 +196,7 @@ impl Resolver for Silent {
 }
 
 #[tokio::test]
-async fn a_name_that_nobody_answers_for_is_looked_up_once_by_all_calls_together() {
+async fn a_name_without_an_answer_is_looked_up_once_by_all_calls_together() {
     let silent = Arc::new(Silent::default());
     let connection = by_token("https://silent.example.com", None, TOKEN);
     let settings = KubeSettings {

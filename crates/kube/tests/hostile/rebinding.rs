@@ -101,6 +101,10 @@ async fn what_was_checked_is_what_is_connected_to_whatever_the_name_server_says_
             assert!(probed.result.is_err(), "it is no cluster, or refused");
         }
         let accepted = canary.accept().map(drop);
-        assert_eq!(accepted.unwrap_err().kind(), io::ErrorKind::WouldBlock, "nobody called the forbidden one");
+        assert_eq!(
+            accepted.unwrap_err().kind(),
+            io::ErrorKind::WouldBlock,
+            "no connection to the forbidden address"
+        );
     }
 }

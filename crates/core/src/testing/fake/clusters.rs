@@ -250,8 +250,8 @@ impl ClusterProbe for FakeClusters {
 }
 
 fn server(target: &ProbeTarget) -> &str {
-    let (ProbeTarget::New(connection)
-    | ProbeTarget::Registered(StoredConnection { connection, .. }, _)) = target;
+    let (ProbeTarget::New(connection) | ProbeTarget::Registered(StoredConnection { connection, .. }, _)) =
+        target;
     connection.server.as_str()
 }
 
