@@ -10,6 +10,7 @@ mod changes;
 mod clusters;
 mod command_line;
 mod configuration;
+mod dns;
 mod egress;
 mod ends;
 mod evidence;

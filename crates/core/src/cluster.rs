@@ -312,6 +312,38 @@ pub struct Report {
     pub certificates: Vec<CertificateExpiry>,
 }
 
+/// What is probed.
+#[derive(Clone, Debug)]
+pub enum ProbeTarget {
+    /// A connection that is not registered: a probe of its own.
+    New(Connection),
+    /// A registered cluster, by its stored connection.
+    Registered(StoredConnection, ProbeReason),
+}
+
+/// Why a registered cluster is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeReason {
+    /// Its status is asked for: an answer that is less than a second old will do.
+    Status,
+    /// A test of it: the answer of a probe that is under way will do.
+    Test,
+    /// The prober's visit. As for a status, and an open circuit does not refuse it: the visit finds out whether the
+    /// cluster answers again.
+    Visit,
+}
+
+/// What a probe found.
+#[derive(Clone, Debug)]
+pub struct Probed {
+    /// When the probe ended.
+    pub at: Timestamp,
+    /// Whether the caller is to store what was found: one of those who share a probe is.
+    pub record: bool,
+    /// What it found, or why it failed.
+    pub result: Result<Report>,
+}
+
 /// Nodes, ready and all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -437,6 +469,12 @@ pub trait Connections: Send + Sync {
     /// # Errors
     /// `StoreUnavailable`; `Internal` when the sealed credential does not open.
     async fn connection(&self, id: ClusterId) -> Result<Option<StoredConnection>>;
+
+    /// The version of each stored connection as the database has it now, never from a cache.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`.
+    async fn versions(&self) -> Result<BTreeMap<ClusterId, i64>>;
 }
 
 /// Asks a cluster how it is. Reads only.
@@ -450,17 +488,23 @@ pub trait ClusterProbe: Send + Sync {
     /// `InvalidInput` naming what is malformed; `EgressDenied`.
     fn check(&self, connection: &Connection) -> Result<()>;
 
-    /// Probes a connection that may not be registered, within the test deadline.
+    /// Probes a cluster within the test deadline. A registered cluster is probed once at a time: who asks meanwhile shares
+    /// the answer.
     ///
     /// # Errors
-    /// Of code `ConnectionError`, `TimeoutError`, `RateLimited`; `EgressDenied`; `ForbiddenByCluster`.
-    async fn probe(&self, permit: &Permit, connection: &Connection) -> Result<Report>;
+    /// When the cluster was not asked: `CircuitOpen`, `Overloaded`; `Unreachable` or `NotFound` when the stored connection was
+    /// replaced or removed meanwhile. Why a probe failed is in [`Probed::result`].
+    async fn probe(&self, permit: &Permit, target: ProbeTarget) -> Result<Probed>;
 
-    /// What our features need against what the credential may do (SelfSubjectAccessReview).
+    /// What our features need against what the credential may do (SelfSubjectAccessReview). Shared as a probe is.
     ///
     /// # Errors
-    /// As [`ClusterProbe::probe`].
-    async fn permissions(&self, permit: &Permit, connection: &Connection) -> Result<Vec<Permission>>;
+    /// Of code `ConnectionError`, `TimeoutError`, `RateLimited`; `EgressDenied`; `ForbiddenByCluster`; `Overloaded`.
+    async fn permissions(&self, permit: &Permit, target: ProbeTarget) -> Result<Vec<Permission>>;
+
+    /// Closes what goes over a stored connection that was replaced or removed: streams end, idle connections are closed,
+    /// and no further request is sent over it. Called after each change of a cluster's connection.
+    async fn connection_changed(&self, id: ClusterId);
 }
 
 /// The ports that [`Clusters`] stands on.

@@ -46,11 +46,17 @@ pub enum StreamEnd {
     TooSlow,
     /// So much happened to a list that some of it was missed; a new stream begins with its rows.
     Missed,
-    /// The list is not kept any more, because its cluster or its connection changed.
+    /// The cluster was removed, or its connection was replaced: what is read over the old one ends.
     Gone,
     /// The right has ended (`SessionEnded`, `RoleTooLow`, `NotFound` of the cluster), nobody could say for too long
     /// whether it has (`StoreUnavailable`), or the cluster failed.
     Failed(Error),
+}
+
+impl From<Error> for StreamEnd {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl StreamEnd {

@@ -145,6 +145,39 @@ fn a_stored_credential_goes_to_the_server_it_was_stored_with_only() {
     assert_eq!((row.resource_name.as_deref(), row.details.as_deref()), (Some("prod"), Some("name=stage")));
 }
 
+#[test]
+fn a_replaced_or_removed_connection_is_said_to_have_changed_and_no_other() {
+    let (world, id) = World::with_cluster();
+    let ops = caller(Role::OpsAdmin);
+    block_on(world.app.clusters.update(&ops, id, renamed())).unwrap();
+    assert_eq!(world.fake.clusters.changed(), [], "a new name changes no connection");
+    let replaced = ClusterChange { credential: token(), ..ClusterChange::default() };
+    block_on(world.app.clusters.update(&ops, id, replaced)).unwrap();
+    assert_eq!(world.fake.clusters.changed(), [id]);
+    block_on(world.app.clusters.delete(&ops, id)).unwrap();
+    assert_eq!(world.fake.clusters.changed(), [id]);
+    assert_eq!(cause(block_on(world.app.clusters.delete(&ops, id))), Cause::NotFound);
+    assert_eq!(world.fake.clusters.changed(), []);
+}
+
+#[test]
+fn a_cluster_that_was_not_asked_is_an_error_and_its_row_stays() {
+    let (world, id) = World::with_cluster();
+    let viewer = caller(Role::Viewer);
+    for not_asked in [Cause::CircuitOpen, Cause::Overloaded] {
+        world.fake.clusters.fail(Some(not_asked));
+        assert_eq!(cause(block_on(world.app.clusters.status(&viewer, id))), not_asked);
+        assert_eq!(cause(block_on(world.app.clusters.test(&viewer, id))), not_asked);
+        assert_eq!(cause(block_on(world.app.clusters.refresh(id))), not_asked);
+    }
+    world.fake.clusters.fail(Some(Cause::Unreachable));
+    let status = block_on(world.app.clusters.status(&viewer, id)).unwrap();
+    assert_eq!(status.cluster.status_reason.as_deref(), Some("unreachable"), "it was asked");
+    world.fake.clusters.fail(None);
+    let status = block_on(world.app.clusters.status(&viewer, id)).unwrap();
+    assert_eq!(status.cluster.status, Health::Online);
+}
+
 fn renamed() -> ClusterChange {
     ClusterChange { name: Some(ClusterName::new("stage").unwrap()), ..ClusterChange::default() }
 }

@@ -2,8 +2,9 @@
 //! after several that got no answer.
 //!
 //! The circuit opens after [`TRIES`] calls in a row without an answer; for [`PAUSE`] nothing is sent. Then one visit is
-//! let through, the trial, with all its calls: an answer closes the circuit, silence opens it again. Any answer counts as
-//! one, a refusal and an error of the API server included: who answers at once holds nobody up.
+//! let through, the trial, with all its calls: an answer closes the circuit, silence opens it again. A probe passes at any
+//! time: there is one at a time. Any answer counts as one, a refusal and an error of the API server included: who answers
+//! at once holds nobody up.
 
 use std::{
     sync::{
@@ -37,7 +38,11 @@ pub(crate) struct Breaker {
 
 /// Whose calls belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Visitor(u64);
+pub(crate) struct Visitor {
+    number: u64,
+    /// Whether it passes an open circuit.
+    tries: bool,
+}
 
 impl Breaker {
     pub(crate) fn new() -> Self {
@@ -47,7 +52,20 @@ impl Breaker {
 
     /// A visitor like no other.
     pub(crate) fn visitor(&self) -> Visitor {
-        Visitor(self.visits.fetch_add(1, Ordering::Relaxed))
+        Visitor { number: self.visits.fetch_add(1, Ordering::Relaxed), tries: false }
+    }
+
+    /// One that an open circuit does not refuse: a probe, which finds out whether the cluster answers again.
+    pub(crate) fn probe(&self) -> Visitor {
+        Visitor { tries: true, ..self.visitor() }
+    }
+
+    /// Why a new visitor's calls would be refused.
+    ///
+    /// # Errors
+    /// `CircuitOpen`, with the rest of the pause.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.circuit().refusal(self.visitor(), Instant::now())
     }
 
     /// Lets a call through; when too many are under way, as soon as one of them ends.
@@ -115,6 +133,7 @@ impl Circuit {
         let open = |pause| Err(Error::new(Cause::CircuitOpen).retry_after(pause));
         match self {
             Self::Closed { .. } => Ok(()),
+            _ if visitor.tries => Ok(()),
             Self::Trial { by } if *by == visitor => Ok(()),
             Self::Trial { .. } => open(PAUSE),
             Self::Open { until } => match until.saturating_duration_since(now) {
@@ -124,7 +143,7 @@ impl Circuit {
         }
     }
 
-    /// Lets a call pass; after the pause, as the trial.
+    /// Lets a call pass; after the pause, or of a probe, as the trial.
     fn enter(&mut self, visitor: Visitor, now: Instant) -> Result<()> {
         self.refusal(visitor, now)?;
         if matches!(self, Self::Open { .. }) {
@@ -163,8 +182,9 @@ impl Circuit {
 mod tests {
     use super::*;
 
-    const FIRST: Visitor = Visitor(1);
-    const OTHER: Visitor = Visitor(2);
+    const FIRST: Visitor = Visitor { number: 1, tries: false };
+    const OTHER: Visitor = Visitor { number: 2, tries: false };
+    const PROBE: Visitor = Visitor { number: 3, tries: true };
 
     /// A circuit that has just opened, and when.
     fn open() -> (Circuit, Instant) {
@@ -239,6 +259,25 @@ mod tests {
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
         circuit.given_up(FIRST, now);
         assert_eq!(circuit.enter(OTHER, now), Ok(()));
+    }
+
+    #[test]
+    fn a_probe_passes_an_open_circuit_and_what_it_finds_decides() {
+        let (mut circuit, now) = open();
+        assert_eq!(circuit.enter(PROBE, now), Ok(()));
+        assert!(circuit.enter(FIRST, now).is_err(), "others wait for what it finds");
+        circuit.ended(Some(Cause::Unreachable), now);
+        assert!(circuit.enter(FIRST, now).is_err(), "still silent");
+        assert_eq!(circuit.enter(PROBE, now), Ok(()));
+        circuit.ended(None, now);
+        assert_eq!(circuit.enter(FIRST, now), Ok(()));
+        // beside another's trial
+        let (mut circuit, mut now) = open();
+        now += PAUSE;
+        assert_eq!(circuit.enter(FIRST, now), Ok(()));
+        assert_eq!(circuit.enter(PROBE, now), Ok(()));
+        circuit.given_up(PROBE, now);
+        assert_eq!(circuit.enter(FIRST, now), Ok(()), "the trial is still the first one's");
     }
 
     #[tokio::test]

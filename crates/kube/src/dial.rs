@@ -1,25 +1,18 @@
 //! The way to a cluster's socket: resolve, hold every answer against the egress rules, connect to a checked address.
-//! There is no second lookup, so a name cannot change its mind between check and connect.
+//! There is no second lookup, so a name cannot change its addresses between check and connect (DNS rebinding).
 
-use std::{
-    error::Error as StdError,
-    fmt, io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{error::Error as StdError, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use pilothouse_core::Cause;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    net::{TcpStream, lookup_host},
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 
-use crate::egress::{EgressRules, is_one_of, target};
+use crate::{
+    egress::{EgressRules, is_one_of, target},
+    names::Names,
+};
 
 /// How long resolving a name and connecting may take together: after it nobody is there.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -42,32 +35,11 @@ impl fmt::Display for NotConnected {
 
 impl StdError for NotConnected {}
 
-/// Turns names into addresses.
-#[async_trait]
-pub trait Resolver: Send + Sync + fmt::Debug {
-    /// All addresses that a name has now.
-    ///
-    /// # Errors
-    /// When it has none, or nobody knows.
-    async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
-}
-
-/// The system's resolver.
-#[derive(Clone, Copy, Debug)]
-pub struct SystemResolver;
-
-#[async_trait]
-impl Resolver for SystemResolver {
-    async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        Ok(lookup_host((name, 0)).await?.map(|socket| socket.ip()).collect())
-    }
-}
-
 /// Who says where a connection may go.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Guard {
     pub(crate) rules: Arc<EgressRules>,
-    pub(crate) resolver: Arc<dyn Resolver>,
+    pub(crate) names: Arc<Names>,
 }
 
 impl Guard {
@@ -77,7 +49,7 @@ impl Guard {
     /// `EgressDenied` when any is refused; `Unreachable` when there is none.
     async fn addresses(&self, uri: &Uri) -> Result<Vec<SocketAddr>, NotConnected> {
         let (host, port) = target(uri);
-        let addresses = self.resolve(host, port).await.map_err(|error| unreachable(&error))?;
+        let addresses = self.resolve(host, port).await?;
         if addresses.is_empty() {
             return Err(unreachable(&"the name has no address"));
         }
@@ -99,10 +71,10 @@ impl Guard {
         false
     }
 
-    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, NotConnected> {
         let ips = match host.parse() {
             Ok(ip) => vec![ip],
-            Err(_) => self.resolver.resolve(host).await?,
+            Err(_) => self.names.resolve(host).await.map_err(|error| NotConnected(error.cause))?,
         };
         Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
     }
@@ -149,24 +121,29 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, sync::Mutex};
+    use std::{collections::HashMap, net::IpAddr, sync::Mutex};
+
+    use async_trait::async_trait;
+    use tokio::{net::TcpListener, runtime::Handle};
 
     use super::*;
-    use crate::egress::OwnSocket;
-    use tokio::net::TcpListener;
+    use crate::{
+        egress::OwnSocket,
+        names::{Lookups, Resolver, SystemResolver},
+    };
 
     /// Names with the answers they get, one lookup after the other; the last one stays.
     #[derive(Debug, Default)]
-    struct Names(Mutex<HashMap<&'static str, Vec<Vec<&'static str>>>>);
+    struct Zone(Mutex<HashMap<&'static str, Vec<Vec<&'static str>>>>);
 
-    impl Names {
+    impl Zone {
         fn new<const N: usize>(names: [(&'static str, Vec<Vec<&'static str>>); N]) -> Arc<Self> {
             Arc::new(Self(Mutex::new(names.into())))
         }
     }
 
     #[async_trait]
-    impl Resolver for Names {
+    impl Resolver for Zone {
         async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
             let mut names = self.0.lock().unwrap();
             let answers =
@@ -181,7 +158,8 @@ mod tests {
     }
 
     async fn refused_by(resolver: Arc<dyn Resolver>, url: &str, rules: EgressRules) -> Option<Cause> {
-        let guard = Guard { rules: Arc::new(rules), resolver };
+        let names = Arc::new(Names::new(resolver, Lookups::REGISTERED, Handle::current()));
+        let guard = Guard { rules: Arc::new(rules), names };
         dial(url.parse().unwrap(), &guard).await.err().map(|NotConnected(cause)| cause)
     }
 
@@ -219,7 +197,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_is_what_it_resolves_to_and_one_bad_address_of_many_is_enough() {
-        let names = Names::new([
+        let names = Zone::new([
             ("metadata.google.internal", vec![vec!["169.254.169.254"]]),
             ("instance-data.ec2.internal", vec![vec!["fd00:ec2::254"]]),
             ("mapped.example.com", vec![vec!["::ffff:169.254.169.254"]]),
@@ -247,7 +225,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://rebinding.example.com:{}", listener.local_addr().unwrap().port());
         let good_then_bad =
-            || Names::new([("rebinding.example.com", vec![vec!["127.0.0.1"], vec!["0.0.0.0"]])]);
+            || Zone::new([("rebinding.example.com", vec![vec!["127.0.0.1"], vec!["0.0.0.0"]])]);
         assert_eq!(refused_by(good_then_bad(), &url, lenient()).await, None);
         let names = good_then_bad();
         refused_by(names.clone(), &url, lenient()).await;
@@ -259,7 +237,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap();
         let port = own.port();
-        let names = Names::new([
+        let names = Zone::new([
             ("us.example.com", vec![vec!["127.0.0.1"]]),
             ("db.example.com", vec![vec!["203.0.113.7", "127.0.0.1"]]),
             ("other.example.com", vec![vec!["127.0.0.1"]]),

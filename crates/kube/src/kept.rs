@@ -135,6 +135,9 @@ impl Kept {
         let permits = kinds.iter().map(|kind| permit.keeping(*kind)).collect::<Result<Vec<_>>>()?;
         let project = direct::projection(info)?;
         let mut lists = self.lists();
+        if stack.closed().is_cancelled() {
+            return Err(Error::new(Cause::Unreachable));
+        }
         if let Some(Running { store, .. }) = lists.get(&key)
             && Arc::ptr_eq(&store.stack, stack)
         {
@@ -201,6 +204,11 @@ impl Kept {
     /// Whether a list has grown so that room should be made, as far as can be told at a glance.
     fn is_tight(&self, store: &Store) -> bool {
         self.budget.is_over() || store.bytes() > self.keeping.memory / 2
+    }
+
+    /// Drops the lists that are read over a closed stack; their watches end.
+    pub(crate) fn drop_closed(&self) {
+        self.lists().retain(|_, running| !running.store.stack.closed().is_cancelled());
     }
 
     fn lists(&self) -> MutexGuard<'_, HashMap<Key, Running>> {

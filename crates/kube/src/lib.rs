@@ -9,19 +9,17 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
 use http::HeaderValue;
 use jiff::Timestamp;
-use pilothouse_core::{
-    Result,
-    access::Permit,
-    clock::Clock,
-    cluster::{Connection, Connections},
+use pilothouse_core::{Result, access::Permit, clock::Clock, cluster::Connections};
+use tokio::{
+    runtime::Handle,
+    time::{MissedTickBehavior, interval},
 };
-use tokio::runtime::Handle;
 
 mod breaker;
 mod budget;
@@ -32,9 +30,11 @@ mod dial;
 mod direct;
 mod egress;
 mod error;
+mod flights;
 mod inventory;
 mod kept;
 mod list;
+mod names;
 mod namespace;
 mod observe;
 mod permissions;
@@ -45,16 +45,29 @@ mod request;
 mod secret;
 mod stack;
 mod tls;
+mod trials;
 mod visit;
 mod workload;
 
 pub use budget::{Limits, Reads};
-pub use dial::{Resolver, SystemResolver};
 pub use egress::{EgressRules, Networks, NotNetworks, OwnSocket};
 pub use kept::{Keeping, KeptFigures};
+pub use names::{Resolver, SystemResolver};
 pub use observe::{Exchange, Observer, Unobserved};
 
-use crate::{budget::Budget, clients::Clients, dial::Guard, kept::Kept, stack::Stack, visit::Visit};
+use crate::{
+    budget::Budget,
+    clients::Clients,
+    dial::Guard,
+    kept::Kept,
+    names::{Lookups, Names},
+    probe::Probes,
+    stack::Stack,
+    visit::Visit,
+};
+
+/// How often it is looked whether stored connections were replaced or removed, as by another replica.
+const CONFIRM: Duration = Duration::from_secs(2);
 
 /// How long a cluster may take to answer. Connecting alone may take 3 s, of these.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +129,7 @@ pub struct KubeClusters {
     deadlines: Deadlines,
     observer: Arc<dyn Observer>,
     kept: Option<Arc<Kept>>,
+    probes: Arc<Probes>,
 }
 
 impl fmt::Debug for KubeClusters {
@@ -135,10 +149,23 @@ impl KubeClusters {
         let kept = keeping.map(|keeping| {
             Kept::new(keeping, connections.clone(), clock.clone(), observer.clone(), deadlines.read)
         });
-        let guard = Guard { rules: Arc::new(egress), resolver };
-        let stacks = Mutex::new(HashMap::new());
-        let clients = Clients { connections, guard, user_agent, runtime: Handle::current(), budget, stacks };
-        Self { clients: Arc::new(clients), clock, deadlines, observer, kept }
+        let (runtime, rules) = (Handle::current(), Arc::new(egress));
+        let guard = |lookups| {
+            let names = Arc::new(Names::new(resolver.clone(), lookups, runtime.clone()));
+            Guard { rules: rules.clone(), names }
+        };
+        let clients = Arc::new(Clients {
+            connections,
+            guard: guard(Lookups::REGISTERED),
+            trial_guard: guard(Lookups::UNREGISTERED),
+            user_agent,
+            runtime: runtime.clone(),
+            budget,
+            stacks: Mutex::new(HashMap::new()),
+        });
+        runtime.spawn(confirm(Arc::downgrade(&clients), kept.as_ref().map(Arc::downgrade)));
+        let probes = Arc::new(Probes::new(&runtime));
+        Self { clients, clock, deadlines, observer, kept, probes }
     }
 
     /// What there is of each kept list, over all clusters.
@@ -156,18 +183,25 @@ impl KubeClusters {
         Visit::new(self.stack(permit).await?, permit, at_most, &self.observer)
     }
 
-    /// A visit over a connection that may not be registered, never over a warm one: what is tested is the connection.
-    fn first_visit<'a>(&self, permit: &'a Permit, connection: &Connection) -> Result<Visit<'a>> {
-        let Clients { guard, user_agent, runtime, budget, .. } = &*self.clients;
-        let stack = Stack::new(connection, guard, user_agent, runtime, budget)?;
-        Visit::new(Arc::new(stack), permit, self.deadlines.test, &self.observer)
-    }
-
     fn deadlines(&self) -> Deadlines {
         self.deadlines
     }
 
     fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+}
+
+/// Closes what goes over connections that were replaced or removed, until nobody uses them any more.
+async fn confirm(clients: Weak<Clients>, kept: Option<Weak<Kept>>) {
+    let mut ticks = interval(CONFIRM);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(clients) = clients.upgrade() else { return };
+        clients.confirm_all().await;
+        if let Some(kept) = kept.as_ref().and_then(Weak::upgrade) {
+            kept.drop_closed();
+        }
     }
 }

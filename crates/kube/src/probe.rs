@@ -1,15 +1,28 @@
 //! [`ClusterProbe`]: how a cluster is, and what its credential may do. Always over new connections: what is tested is
-//! the connection.
+//! the connection. A registered cluster is probed once at a time, within the places of its breaker; connections that are
+//! not registered have places of their own.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::try_join;
 use http::StatusCode;
+use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use kube::core::params::ListParams;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
-    cluster::{CertificateExpiry, ClusterProbe, Connection, Credential, NodeCount, Permission, Report},
+    cluster::{
+        CertificateExpiry, ClusterId, ClusterProbe, Connection, Credential, NodeCount, Permission,
+        ProbeReason, ProbeTarget, Probed, Report, StoredConnection,
+    },
     error::Reason,
     kind::Kind,
     name::NamespaceScope,
@@ -17,13 +30,17 @@ use pilothouse_core::{
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
     KubeClusters,
     error::Failure,
+    flights::{self, Flights},
     list, permissions,
     request::{Call, SELF_SUBJECT},
+    stack::Common,
     tls,
+    trials::{Place, Trials},
     visit::Visit,
 };
 
@@ -50,24 +67,163 @@ impl ClusterProbe for KubeClusters {
         }
     }
 
-    async fn probe(&self, permit: &Permit, connection: &Connection) -> Result<Report> {
-        let visit = self.first_visit(permit, connection)?;
-        let started = self.clock.monotonic();
-        let version = version(&visit).await?;
-        let latency = self.clock.monotonic().saturating_sub(started);
-        let (identity, nodes, pods, namespaces) = try_join!(
-            identity(&visit),
-            readable(nodes(&visit)),
-            readable(list::count(&visit, Kind::Pod)),
-            readable(list::count(&visit, Kind::Namespace)),
-        )?;
-        let certificates = certificates(&visit, connection);
-        Ok(Report { version, latency, identity, nodes, pods, namespaces, certificates })
+    async fn probe(&self, permit: &Permit, target: ProbeTarget) -> Result<Probed> {
+        let (stored, reason) = match target {
+            ProbeTarget::Registered(stored, reason) => (stored, reason),
+            ProbeTarget::New(connection) => {
+                let result = async {
+                    let (_place, visit) = self.trial(permit, &connection).await?;
+                    report(&visit, &connection).await
+                };
+                let Found { at, result, .. } = self.found(result.await)?;
+                return Ok(Probed { at, record: true, result });
+            }
+        };
+        let common = match self.common(permit, &stored) {
+            Ok(common) => common,
+            // what is wrong with the connection itself is what the probe finds
+            Err(error) if matches!(error.cause, Cause::TlsUntrusted | Cause::CredentialRejected) => {
+                return Ok(Probed { at: self.now(), record: true, result: Err(error) });
+            }
+            Err(error) => return Err(error),
+        };
+        let age = if reason == ProbeReason::Test { Duration::ZERO } else { flights::KEPT };
+        let key = (permit.cluster()?, stored.version);
+        let begin = || {
+            self.check_circuit(permit, &common, reason)?;
+            let (this, permit) = (self.clone(), permit.clone());
+            Ok(async move {
+                let connection = &stored.connection;
+                let result =
+                    async { report(&this.visit_to_probe(&permit, connection, common)?, connection).await };
+                this.found(result.await)
+            })
+        };
+        let Found { at, result, stored } = self.probes.reports.join(key, age, begin)?.await?;
+        // a test keeps nothing of what it finds
+        let record = reason != ProbeReason::Test && !stored.swap(true, Ordering::Relaxed);
+        Ok(Probed { at, record, result })
     }
 
-    async fn permissions(&self, permit: &Permit, connection: &Connection) -> Result<Vec<Permission>> {
-        permissions::ask(&self.first_visit(permit, connection)?).await
+    async fn permissions(&self, permit: &Permit, target: ProbeTarget) -> Result<Vec<Permission>> {
+        let (stored, reason) = match target {
+            ProbeTarget::Registered(stored, reason) => (stored, reason),
+            ProbeTarget::New(connection) => {
+                let (_place, visit) = self.trial(permit, &connection).await?;
+                return permissions::ask(&visit).await;
+            }
+        };
+        let common = self.common(permit, &stored)?;
+        let begin = || {
+            self.check_circuit(permit, &common, reason)?;
+            let (this, permit) = (self.clone(), permit.clone());
+            Ok(
+                async move { permissions::ask(&this.visit_to_probe(&permit, &stored.connection, common)?).await },
+            )
+        };
+        let key = (permit.cluster()?, stored.version);
+        self.probes.permissions.join(key, Duration::ZERO, begin)?.await
     }
+
+    async fn connection_changed(&self, id: ClusterId) {
+        self.clients.confirm(id).await;
+        if let Some(kept) = &self.kept {
+            kept.drop_closed();
+        }
+    }
+}
+
+/// What a probe found, for all who share it.
+#[derive(Clone)]
+pub(crate) struct Found {
+    at: Timestamp,
+    result: Result<Report>,
+    /// Whether one of them stores it.
+    stored: Arc<AtomicBool>,
+}
+
+/// A registered cluster, by one version of its connection.
+type Registered = (ClusterId, i64);
+
+/// The probes that are under way.
+pub(crate) struct Probes {
+    reports: Flights<Registered, Found>,
+    permissions: Flights<Registered, Vec<Permission>>,
+    trials: Trials,
+}
+
+impl Probes {
+    pub(crate) fn new(runtime: &Handle) -> Self {
+        // at most one of each for every cluster
+        let (reports, permissions) =
+            (Flights::new(usize::MAX, runtime.clone()), Flights::new(usize::MAX, runtime.clone()));
+        Self { reports, permissions, trials: Trials::default() }
+    }
+}
+
+impl KubeClusters {
+    /// What the probes of a registered cluster share with its other calls.
+    ///
+    /// # Errors
+    /// `NotFound` or `Unreachable` when the connection was removed or replaced meanwhile; as [`Stack::new`].
+    ///
+    /// [`Stack::new`]: crate::stack::Stack::new
+    fn common(&self, permit: &Permit, stored: &StoredConnection) -> Result<Common> {
+        let common = self.clients.registered(permit.cluster()?, stored)?.common().clone();
+        // an older credential is never used again
+        if common.version() == stored.version { Ok(common) } else { Err(Error::new(Cause::Unreachable)) }
+    }
+
+    /// Refuses callers while the circuit is open; the prober finds out whether the cluster answers again.
+    fn check_circuit(&self, permit: &Permit, common: &Common, reason: ProbeReason) -> Result<()> {
+        if reason == ProbeReason::Visit {
+            return Ok(());
+        }
+        common.breaker().check().inspect_err(|error| {
+            self.observer.refused(permit.cluster().ok(), error.cause);
+        })
+    }
+
+    /// A visit over new connections: what is tested is the connection.
+    fn visit_to_probe<'a>(
+        &self,
+        permit: &'a Permit,
+        connection: &Connection,
+        common: Common,
+    ) -> Result<Visit<'a>> {
+        let stack = Arc::new(self.clients.probing(connection, common)?);
+        Visit::probe(stack, permit, Instant::now() + self.deadlines.test, &self.observer)
+    }
+
+    /// A place and a visit for the test of a connection that is not registered.
+    async fn trial<'a>(&self, permit: &'a Permit, connection: &Connection) -> Result<(Place, Visit<'a>)> {
+        let deadline = Instant::now() + self.deadlines.test;
+        let place = self.probes.trials.enter(connection.server.as_str(), deadline).await?;
+        let stack = Arc::new(self.clients.trying(connection)?);
+        Ok((place, Visit::probe(stack, permit, deadline, &self.observer)?))
+    }
+
+    /// What became of a probe, unless the cluster was not asked.
+    fn found(&self, result: Result<Report>) -> Result<Found> {
+        match result {
+            Err(error) if error.cause == Cause::Overloaded => Err(error),
+            result => Ok(Found { at: self.now(), result, stored: Arc::default() }),
+        }
+    }
+}
+
+async fn report(visit: &Visit<'_>, connection: &Connection) -> Result<Report> {
+    let started = Instant::now();
+    let version = version(visit).await?;
+    let latency = started.elapsed();
+    let (identity, nodes, pods, namespaces) = try_join!(
+        identity(visit),
+        readable(nodes(visit)),
+        readable(list::count(visit, Kind::Pod)),
+        readable(list::count(visit, Kind::Namespace)),
+    )?;
+    let certificates = certificates(visit, connection);
+    Ok(Report { version, latency, identity, nodes, pods, namespaces, certificates })
 }
 
 /// A count, or none where we may not read.

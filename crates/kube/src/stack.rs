@@ -1,7 +1,12 @@
 //! One cluster's HTTP stack, made from parts: guarded dialer → rustls → hyper (HTTP/1.1, a small pool, no retries).
 //! Nothing here reads a kubeconfig, the environment or a proxy setting, follows a redirect or asks for compression.
 
-use std::{error::Error as StdError, io, sync::Arc, time::Duration};
+use std::{
+    error::Error as StdError,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
@@ -19,12 +24,13 @@ use pilothouse_core::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{net::TcpStream, runtime::Handle, time::timeout};
+use tokio_util::sync::CancellationToken;
 use tower::{Service, service_fn, util::BoxCloneSyncService};
 use tracing::Instrument;
 
 use crate::{
     breaker::Breaker,
-    budget::{Budget, ClusterBudget},
+    budget::ClusterBudget,
     changes::Changes,
     dial::{Guard, HANDSHAKE, NotConnected, dial},
     tls,
@@ -39,17 +45,43 @@ const LARGEST_HEAD: usize = 256 << 10;
 
 type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, NotConnected>;
 
+/// What all connections of one version of a cluster's stored connection share.
+#[derive(Clone)]
+pub(crate) struct Common {
+    version: i64,
+    breaker: Arc<Breaker>,
+    budget: Arc<ClusterBudget>,
+    /// Cancelled once the stored connection is replaced or removed.
+    closed: CancellationToken,
+}
+
+impl Common {
+    pub(crate) fn new(version: i64, budget: Arc<ClusterBudget>) -> Self {
+        Self { version, breaker: Arc::new(Breaker::new()), budget, closed: CancellationToken::new() }
+    }
+
+    /// The version of the stored connection.
+    pub(crate) fn version(&self) -> i64 {
+        self.version
+    }
+
+    /// Counts the calls, and refuses them while the cluster is silent.
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+}
+
 /// A client of one cluster, for one version of its connection.
 pub(crate) struct Stack {
-    client: Client<Connector, Full<Bytes>>,
+    /// None once it is closed; with it go its idle connections.
+    client: Mutex<Option<Client<Connector, Full<Bytes>>>>,
     server: String,
     /// On every request: who we are, what we speak.
     headers: HeaderMap,
     /// The bearer token in it.
     token: Option<SecretString>,
     shown: tls::Shown,
-    breaker: Breaker,
-    budget: Arc<ClusterBudget>,
+    common: Common,
     changes: Changes,
 }
 
@@ -64,7 +96,7 @@ impl Stack {
         guard: &Guard,
         user_agent: &HeaderValue,
         runtime: &Handle,
-        budget: &Arc<Budget>,
+        common: Common,
     ) -> Result<Self> {
         let shown = tls::Shown::default();
         let mut https = HttpsConnectorBuilder::new()
@@ -79,17 +111,21 @@ impl Stack {
             async move { dial(uri, &guard).await }
         });
         let https = https.enable_http1().wrap_connector(guarded);
-        let on = runtime.clone();
+        let (on, closed) = (runtime.clone(), common.closed.clone());
         let connector = service_fn(move |uri| {
-            let mut https = https.clone();
+            let (mut https, closed) = (https.clone(), closed.clone());
+            let connecting = async move {
+                let connected = closed.run_until_cancelled(timeout(HANDSHAKE, https.call(uri))).await;
+                // once closed, no request is sent over what has just been connected
+                connected.filter(|_| !closed.is_cancelled())
+            };
             // what it logs bears the id of the request that it connects for
-            let connecting =
-                on.spawn(async move { timeout(HANDSHAKE, https.call(uri)).await }.in_current_span());
+            let connecting = on.spawn(connecting.in_current_span());
             async move {
                 match connecting.await {
-                    Ok(Ok(connected)) => connected.map_err(|error| not_connected(&*error)),
-                    Ok(Err(_)) => Err(NotConnected(Cause::DeadlineExceeded)),
-                    Err(_) => Err(NotConnected(Cause::Unreachable)),
+                    Ok(Some(Ok(connected))) => connected.map_err(|error| not_connected(&*error)),
+                    Ok(Some(Err(_))) => Err(NotConnected(Cause::DeadlineExceeded)),
+                    Ok(None) | Err(_) => Err(NotConnected(Cause::Unreachable)),
                 }
             }
         });
@@ -113,15 +149,26 @@ impl Stack {
             headers.insert(header::AUTHORIZATION, bearer);
         }
         Ok(Self {
-            client,
+            client: Mutex::new(Some(client)),
             server: connection.server.to_string(),
             headers,
             token: sent,
             shown,
-            breaker: Breaker::new(),
-            budget: ClusterBudget::new(budget),
+            common,
             changes: Changes::default(),
         })
+    }
+
+    /// Ends what goes over it: no further request is sent, idle connections are closed, streams that watch
+    /// [`Stack::closed`] end. A request that was sent is still answered.
+    pub(crate) fn close(&self) {
+        self.common.closed.cancel();
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Cancelled once it is closed.
+    pub(crate) fn closed(&self) -> &CancellationToken {
+        &self.common.closed
     }
 
     /// Sends a request once. Its URI is the path below the server's address; of its headers only the content type is
@@ -146,7 +193,10 @@ impl Stack {
         if let Some(id) = audit_id {
             headers.insert("audit-id", id.clone());
         }
-        self.client.request(sent).await.map_err(|error| Broken::of(&error))
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let client = client.filter(|_| !self.closed().is_cancelled());
+        let client = client.ok_or(Broken::NotConnected(Cause::Unreachable))?;
+        client.request(sent).await.map_err(|error| Broken::of(&error))
     }
 
     /// Whether a text of the server's quotes the token that it was sent. No API server does; what stands in the place of
@@ -157,12 +207,17 @@ impl Stack {
 
     /// Counts the calls, and refuses them while the cluster is silent.
     pub(crate) fn breaker(&self) -> &Breaker {
-        &self.breaker
+        self.common.breaker()
+    }
+
+    /// What it shares with other connections to the cluster.
+    pub(crate) fn common(&self) -> &Common {
+        &self.common
     }
 
     /// Counts what is read, and parses it.
     pub(crate) fn budget(&self) -> &Arc<ClusterBudget> {
-        &self.budget
+        &self.common.budget
     }
 
     /// What was changed over it.

@@ -66,10 +66,33 @@ impl<'a> Visit<'a> {
         at_most: Duration,
         observer: &Arc<dyn Observer>,
     ) -> Result<Self> {
+        let visitor = stack.breaker().visitor();
+        Self::by(visitor, stack, permit, Instant::now() + at_most, observer)
+    }
+
+    /// Begins the visit of a probe, which an open circuit does not refuse.
+    ///
+    /// # Errors
+    /// As [`Visit::new`].
+    pub(crate) fn probe(
+        stack: Arc<Stack>,
+        permit: &'a Permit,
+        deadline: Instant,
+        observer: &Arc<dyn Observer>,
+    ) -> Result<Self> {
+        let visitor = stack.breaker().probe();
+        Self::by(visitor, stack, permit, deadline, observer)
+    }
+
+    fn by(
+        visitor: Visitor,
+        stack: Arc<Stack>,
+        permit: &'a Permit,
+        deadline: Instant,
+        observer: &Arc<dyn Observer>,
+    ) -> Result<Self> {
         let id = permit.operation_id().map(|id| HeaderValue::try_from(id.to_string()));
         let audit_id = id.transpose().map_err(|_| Error::internal("an operation's id is no header value"))?;
-        let visitor = stack.breaker().visitor();
-        let deadline = Instant::now() + at_most;
         let meter = stack.budget().request();
         Ok(Self { stack, permit, audit_id, deadline, visitor, observer: observer.clone(), meter })
     }

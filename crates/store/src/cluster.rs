@@ -1,6 +1,6 @@
 //! Registered clusters, and their connections with the credential sealed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use diesel::{
@@ -31,6 +31,9 @@ use crate::{
 };
 
 mod secret;
+
+/// How far `last_connected_at` may be behind the last successful probe of a cluster that is online.
+const PRECISION: Duration = Duration::from_secs(10);
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = clusters)]
@@ -310,6 +313,15 @@ impl ClusterRegistry for Store {
     }
 
     async fn observed(&self, id: ClusterId, version: i64, observation: Observation) -> Result<()> {
+        // most probes find what the last one found: those cost the writer nothing
+        let known: Option<Row> = read!(self.db, |conn| {
+            let current = clusters::table.find(id.0).filter(clusters::connection_version.eq(version));
+            Ok(current.select(Row::as_select()).first(conn).await.optional()?)
+        })?;
+        let Some(known) = known.map(Cluster::try_from).transpose()? else { return Ok(()) };
+        if says_nothing_new(&known, &observation) {
+            return Ok(());
+        }
         let seen = Seen::of(Some(observation));
         change!(self.db, |conn| {
             let current = clusters::table.find(id.0).filter(clusters::connection_version.eq(version));
@@ -317,6 +329,18 @@ impl ClusterRegistry for Store {
             Ok(())
         })
     }
+}
+
+/// Whether an observation would change nothing but `last_connected_at`, and that by less than [`PRECISION`].
+fn says_nothing_new(known: &Cluster, observation: &Observation) -> bool {
+    let mut seen = known.clone();
+    seen.observe(observation);
+    if let (Some(before), Some(now)) = (known.last_connected_at, seen.last_connected_at)
+        && now.duration_since(before).unsigned_abs() < PRECISION
+    {
+        seen.last_connected_at = known.last_connected_at;
+    }
+    seen == *known
 }
 
 #[async_trait]
@@ -348,5 +372,12 @@ impl Connections for Store {
             credential: secret::open(&*self.lent.keyring, &owner(uuid), &sealed)?,
         };
         Ok(Some(StoredConnection { connection, version }))
+    }
+
+    async fn versions(&self) -> Result<BTreeMap<ClusterId, i64>> {
+        let found: Vec<(i64, i64)> = read!(self.db, |conn| {
+            Ok(clusters::table.select((clusters::id, clusters::connection_version)).load(conn).await?)
+        })?;
+        Ok(found.into_iter().map(|(id, version)| (ClusterId(id), version)).collect())
     }
 }

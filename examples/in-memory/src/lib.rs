@@ -3,6 +3,7 @@
 //! everything when it ends.
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -156,6 +157,10 @@ impl ClusterRegistry for Memory {
 impl Connections for Memory {
     async fn connection(&self, id: ClusterId) -> Result<Option<StoredConnection>> {
         Ok(self.state().find(id).ok().map(|(_, stored)| stored.clone()))
+    }
+
+    async fn versions(&self) -> Result<BTreeMap<ClusterId, i64>> {
+        Ok(self.state().clusters.iter().map(|(cluster, stored)| (cluster.id, stored.version)).collect())
     }
 }
 

@@ -19,8 +19,8 @@ use pilothouse_core::{
     audit::{AuditTrail, OperationQuery},
     clock::Clock,
     cluster::{
-        ApiServer, AuthType, ClusterName, ClusterPorts, ClusterProbe, Clusters, Connection, CredentialInput,
-        NewCluster, Permission, Report,
+        ApiServer, AuthType, ClusterId, ClusterName, ClusterPorts, ClusterProbe, Clusters, Connection,
+        CredentialInput, NewCluster, Permission, ProbeTarget, Probed, Report,
     },
     gate::Gate,
     inventory::{Inventory, List, ListQuery, Listing, Lists, Row, select},
@@ -85,9 +85,9 @@ impl ClusterProbe for Toy {
         Ok(())
     }
 
-    async fn probe(&self, _: &Permit, _: &Connection) -> Result<Report> {
+    async fn probe(&self, _: &Permit, _: ProbeTarget) -> Result<Probed> {
         let namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner).len();
-        Ok(Report {
+        let report = Report {
             version: "v0.0.1-toy".to_owned(),
             latency: Duration::ZERO,
             identity: None,
@@ -95,12 +95,15 @@ impl ClusterProbe for Toy {
             pods: None,
             namespaces: i64::try_from(namespaces).ok(),
             certificates: Vec::new(),
-        })
+        };
+        Ok(Probed { at: self.clock.now(), record: true, result: Ok(report) })
     }
 
-    async fn permissions(&self, _: &Permit, _: &Connection) -> Result<Vec<Permission>> {
+    async fn permissions(&self, _: &Permit, _: ProbeTarget) -> Result<Vec<Permission>> {
         Ok(Vec::new())
     }
+
+    async fn connection_changed(&self, _: ClusterId) {}
 }
 
 /// Somebody whom this service has authenticated in its own way.

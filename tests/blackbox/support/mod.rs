@@ -7,6 +7,7 @@ mod clusters;
 mod conformance;
 mod echo;
 mod install;
+mod plain;
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub(crate) use self::{
     clusters::{apply, cluster, light, names, namespace, strings},
     echo::{ANSWERS, Echo},
     install::{Install, PASSWORD, Server, mode, postgres},
+    plain::PlainCluster,
 };
 
 /// For what happens by itself, such as the start of many pods, on a machine that also does something else.

@@ -1,6 +1,6 @@
 //! The registry of clusters with a short memory of what every request asks: the name, and how to reach the cluster.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -85,5 +85,9 @@ impl ClusterRegistry for RecentClusters {
 impl Connections for RecentClusters {
     async fn connection(&self, id: ClusterId) -> Result<Option<StoredConnection>> {
         self.ways.get(id, self.connections.connection(id)).await
+    }
+
+    async fn versions(&self) -> Result<BTreeMap<ClusterId, i64>> {
+        self.connections.versions().await
     }
 }

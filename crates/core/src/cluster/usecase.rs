@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::{
     ApiServer, AuthType, CertificateExpiry, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterPorts,
-    ClusterRecord, Connection, Credential, NodeCount, Observation, Permission, Report,
+    ClusterRecord, Connection, Credential, NodeCount, Observation, Permission, ProbeReason, ProbeTarget,
+    Probed,
 };
 use crate::{
     access::{Access, Caller, Granted, Permit, Resource, Role, Verb},
@@ -301,9 +302,13 @@ impl Clusters {
                 }
             }
             let unless_changed_since = updated_at;
+            let reconnects = connection.is_some();
             let patch =
                 ClusterPatch { name, description, labels, connection, observation, unless_changed_since };
             let value = this.ports.registry.update(&permit, patch, this.clock.now()).await?;
+            if reconnects {
+                this.ports.probe.connection_changed(id).await;
+            }
             Ok(Changed { value, warnings })
         };
         self.gate.commit_granted(granted, work).await
@@ -315,8 +320,13 @@ impl Clusters {
     /// `NotFound`.
     pub async fn delete(&self, caller: &Caller, id: ClusterId) -> Result<()> {
         let access = Access::to(Verb::Delete, Resource::Cluster).in_cluster(id);
-        let registry = self.ports.registry.clone();
-        self.gate.commit(caller, access, async move |permit| registry.delete(&permit).await).await
+        let ClusterPorts { registry, probe, .. } = self.ports.clone();
+        let work = async move |permit: Permit| {
+            registry.delete(&permit).await?;
+            probe.connection_changed(id).await;
+            Ok(())
+        };
+        self.gate.commit(caller, access, work).await
     }
 
     /// Tests a registered cluster.
@@ -328,7 +338,7 @@ impl Clusters {
         let this = self.clone();
         let work = async move |permit: Permit| {
             let stored = this.ports.connections.connection(id).await?.ok_or_else(|| absent(id))?;
-            this.examine(&permit, &stored.connection).await
+            this.examine(&permit, ProbeTarget::Registered(stored, ProbeReason::Test)).await
         };
         self.gate.observe(caller, access, work).await
     }
@@ -345,20 +355,22 @@ impl Clusters {
         let this = self.clone();
         let work = async move |permit: Permit| {
             this.ports.probe.check(&connection)?;
-            this.examine(&permit, &connection).await
+            this.examine(&permit, ProbeTarget::New(connection)).await
         };
         self.gate.observe_granted(granted, work).await
     }
 
     /// How a cluster is right now: probes it, and keeps what was found. A cluster that does not answer is a success
-    /// that says so.
+    /// that says so. Those who ask at once share one probe, and what was found less than a second ago is not asked again.
     ///
     /// # Errors
-    /// `NotFound`, `StoreUnavailable`.
+    /// `NotFound`, `StoreUnavailable`; `CircuitOpen` and `Overloaded` when the cluster was not asked.
     pub async fn status(&self, caller: &Caller, id: ClusterId) -> Result<ClusterStatus> {
         let permit = self.gate.allow(caller, Access::to(Verb::Get, Resource::Cluster).in_cluster(id)).await?;
-        let observation = self.observe(&permit, id).await?;
-        let cluster = self.ports.registry.find(id).await?.ok_or_else(|| absent(id))?;
+        let observation = self.observe(&permit, id, ProbeReason::Status).await?;
+        let mut cluster = self.ports.registry.find(id).await?.ok_or_else(|| absent(id))?;
+        // the caller who stores it may not have done so yet
+        cluster.observe(&observation);
         let report = observation.result.ok();
         Ok(ClusterStatus {
             cluster,
@@ -381,17 +393,22 @@ impl Clusters {
     /// The prober's visit of one cluster: probes it and keeps what was found.
     ///
     /// # Errors
-    /// `NotFound` when it was deleted meanwhile; `StoreUnavailable`. That it does not answer is no error.
+    /// `NotFound` when it was deleted meanwhile; `StoreUnavailable`; `Overloaded` when the cluster was not asked. That it
+    /// does not answer is no error.
     pub async fn refresh(&self, id: ClusterId) -> Result<()> {
         let permit = self.gate.allow_system(Access::to(Verb::Get, Resource::Cluster).in_cluster(id));
-        self.observe(&permit, id).await.map(drop)
+        self.observe(&permit, id, ProbeReason::Visit).await.map(drop)
     }
 
-    async fn observe(&self, permit: &Permit, id: ClusterId) -> Result<Observation> {
+    async fn observe(&self, permit: &Permit, id: ClusterId, reason: ProbeReason) -> Result<Observation> {
         let stored = self.ports.connections.connection(id).await?.ok_or_else(|| absent(id))?;
-        let result = self.ports.probe.probe(permit, &stored.connection).await.map_err(|error| error.cause);
-        let observation = Observation { at: self.clock.now(), result };
-        self.ports.registry.observed(id, stored.version, observation.clone()).await?;
+        let version = stored.version;
+        let target = ProbeTarget::Registered(stored, reason);
+        let Probed { at, record, result } = self.ports.probe.probe(permit, target).await?;
+        let observation = Observation { at, result: result.map_err(|error| error.cause) };
+        if record {
+            self.ports.registry.observed(id, version, observation.clone()).await?;
+        }
         Ok(observation)
     }
 
@@ -405,13 +422,14 @@ impl Clusters {
         if skip {
             return Ok(None);
         }
-        let report = self.ports.probe.probe(permit, connection).await?;
-        Ok(Some(Observation { at: self.clock.now(), result: Ok(report) }))
+        let Probed { at, result, .. } =
+            self.ports.probe.probe(permit, ProbeTarget::New(connection.clone())).await?;
+        Ok(Some(Observation { at, result: Ok(result?) }))
     }
 
-    async fn examine(&self, permit: &Permit, connection: &Connection) -> Result<ClusterTest> {
-        let report: Report = self.ports.probe.probe(permit, connection).await?;
-        let permissions = self.ports.probe.permissions(permit, connection).await?;
+    async fn examine(&self, permit: &Permit, target: ProbeTarget) -> Result<ClusterTest> {
+        let report = self.ports.probe.probe(permit, target.clone()).await?.result?;
+        let permissions = self.ports.probe.permissions(permit, target).await?;
         Ok(ClusterTest {
             version: report.version,
             latency_ms: millis(report.latency),

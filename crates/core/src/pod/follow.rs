@@ -34,8 +34,8 @@ pub enum FollowStart {
     After(LineId),
 }
 
-/// The bytes of a log as they come. The end of the stream is the end of the log; what is not whole ends with an error.
-pub type LogChunks = BoxStream<'static, Result<Vec<u8>>>;
+/// The bytes of a log as they come. The end of the stream is the end of the log; what is not whole ends with why.
+pub type LogChunks = BoxStream<'static, Result<Vec<u8>, StreamEnd>>;
 
 /// What a reader of a log is told: the lines that came together, in their order.
 pub type LogEvent = StreamEvent<Vec<LogLine>>;
@@ -52,7 +52,7 @@ pub(super) async fn forward(
         match chunk {
             Ok(chunk) => lines.feed(chunk),
             // the line that broke off comes whole when the reader goes on from the last one
-            Err(error) => return StreamEnd::Failed(error),
+            Err(end) => return end,
         }
         while let Some(lines) = lines.next() {
             if !reader.deliver(lines).await {

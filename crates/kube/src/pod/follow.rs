@@ -14,6 +14,7 @@ use pilothouse_core::{
     access::Permit,
     object::parse,
     pod::{LogChunks, PodObject},
+    streams::StreamEnd,
 };
 use tokio::time::{sleep, timeout};
 
@@ -49,7 +50,8 @@ pub(super) struct Run {
     pub(super) deadline: Duration,
 }
 
-/// The bytes of an answer that is on its way, then, should they end too early, why.
+/// The bytes of an answer that is on its way, then, should they end too early, why: `Gone` when the cluster's connection was
+/// replaced or removed.
 ///
 /// # Errors
 /// Why it is refused, if that is said soon; else the stream says it.
@@ -63,8 +65,11 @@ pub(super) async fn chunks(
         Err(_) => opening,
     };
     let bytes = opening.map_ok(data).map_err(Error::from).try_flatten_stream();
+    let closed = run.stack.closed().clone();
     let end = stream::once(run.end()).filter_map(|end| ready(end.err().map(Err)));
-    Ok(bytes.chain(end).boxed())
+    let chunks = bytes.chain(end).map_err(StreamEnd::from).take_until(closed.clone().cancelled_owned());
+    let gone = stream::once(async move { closed.is_cancelled().then_some(Err(StreamEnd::Gone)) });
+    Ok(chunks.chain(gone.filter_map(ready)).boxed())
 }
 
 fn data(body: Incoming) -> impl Stream<Item = Result<Vec<u8>>> {

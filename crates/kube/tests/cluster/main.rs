@@ -16,11 +16,11 @@ use std::{
     time::Duration,
 };
 
-use common::{by_token, clusters, object, permit, permit_all, permit_to_test};
+use common::{by_token, clusters, object, permissions, permit, permit_all, probe};
 use pilothouse_core::{
     Cause, Result,
     access::{Permit, Verb},
-    cluster::{ClusterProbe, Connection},
+    cluster::Connection,
     config::{ConfigApi, ConfigMapRow, NewConfigMap},
     gate::Warning,
     inventory::{Inventory, List, ListQuery, Listing},

@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn a_probe_says_who_we_are_and_what_we_may() {
     let (plane, adapter, admin, namespace) = place("probe").await;
-    let probe = async |connection: &Connection| adapter.probe(&permit_to_test(), connection).await;
+    let probe = async |connection: &Connection| probe(&adapter, connection).await;
     let by_certificate = Kubeconfig::connection(&plane.kubeconfig(), None, None).unwrap();
     let version = admin.get("/version").await.unwrap()["gitVersion"].as_str().unwrap().to_owned();
     for (connection, certificates) in [
@@ -25,7 +25,7 @@ async fn a_probe_says_who_we_are_and_what_we_may() {
             assert_eq!(found, certificates);
         }
     }
-    let allowed = adapter.permissions(&permit_to_test(), &admin_connection(plane)).await.unwrap();
+    let allowed = permissions(&adapter, &admin_connection(plane)).await.unwrap();
     assert!(allowed.iter().all(|permission| permission.allowed), "{allowed:?}");
 
     let rules = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]);
@@ -34,7 +34,7 @@ async fn a_probe_says_who_we_are_and_what_we_may() {
     let report = probe(&reader).await.unwrap();
     assert_eq!(report.identity, Some(format!("system:serviceaccount:{namespace}:reader")));
     assert!(report.nodes.is_none() && report.pods.is_some() && report.namespaces.is_none());
-    let permissions = adapter.permissions(&permit_to_test(), &reader).await.unwrap();
+    let permissions = permissions(&adapter, &reader).await.unwrap();
     let may: Vec<_> = permissions.iter().filter(|p| p.allowed).map(|p| p.feature.as_str()).collect();
     assert_eq!(may, ["list_pods"]);
 
@@ -57,6 +57,6 @@ async fn a_client_certificate_of_another_authority_is_rejected() {
         chain: certificate.pem(),
         key: key.serialize_pem().into(),
     };
-    let error = adapter.probe(&permit_to_test(), &connection).await.unwrap_err();
+    let error = probe(&adapter, &connection).await.unwrap_err();
     assert_eq!(error.cause, Cause::CredentialRejected);
 }

@@ -8,7 +8,7 @@
 pub(crate) mod server;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -17,7 +17,10 @@ use async_trait::async_trait;
 use pilothouse_core::{
     Result,
     access::{Access, Caller, Permit, Resource, Verb},
-    cluster::{ApiServer, ClusterId, Connection, Connections, Credential, StoredConnection},
+    cluster::{
+        ApiServer, ClusterId, ClusterProbe, Connection, Connections, Credential, Permission, ProbeReason,
+        ProbeTarget, Probed, Report, StoredConnection,
+    },
     kind::Kind,
     name::{Namespace, ObjectName},
     testing::{self, fake::Lent},
@@ -46,6 +49,10 @@ impl Registry {
 impl Connections for Registry {
     async fn connection(&self, id: ClusterId) -> Result<Option<StoredConnection>> {
         Ok(self.0.lock().unwrap().get(&id).cloned())
+    }
+
+    async fn versions(&self) -> Result<BTreeMap<ClusterId, i64>> {
+        Ok(self.0.lock().unwrap().iter().map(|(id, stored)| (*id, stored.version)).collect())
     }
 }
 
@@ -116,4 +123,25 @@ pub(crate) fn permit_all(verb: Verb, kind: Kind) -> Permit {
 /// A permit to test a connection.
 pub(crate) fn permit_to_test() -> Permit {
     testing::permit(&Caller::system(), Access::to(Verb::Test, Resource::NewCluster).new_cluster("new"))
+}
+
+/// The probe of a connection that is not registered.
+pub(crate) async fn probe(adapter: &KubeClusters, connection: &Connection) -> Result<Report> {
+    adapter.probe(&permit_to_test(), ProbeTarget::New(connection.clone())).await?.result
+}
+
+/// The permissions of a connection that is not registered.
+pub(crate) async fn permissions(adapter: &KubeClusters, connection: &Connection) -> Result<Vec<Permission>> {
+    adapter.permissions(&permit_to_test(), ProbeTarget::New(connection.clone())).await
+}
+
+/// The probe of the registered cluster.
+pub(crate) async fn probe_registered(
+    adapter: &KubeClusters,
+    registry: &Registry,
+    reason: ProbeReason,
+) -> Result<Probed> {
+    let stored = registry.0.lock().unwrap()[&CLUSTER].clone();
+    let access = Access::to(Verb::Get, Resource::Cluster).in_cluster(CLUSTER);
+    adapter.probe(&testing::permit(&Caller::system(), access), ProbeTarget::Registered(stored, reason)).await
 }

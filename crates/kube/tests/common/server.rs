@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use rcgen::{
@@ -91,7 +94,33 @@ pub(crate) struct FakeServer {
     /// Whom to trust, PEM.
     pub(crate) ca: String,
     asked: Arc<Mutex<Vec<Asked>>>,
+    connections: Arc<Connected>,
     task: JoinHandle<()>,
+}
+
+/// Connections that were accepted, and those of them that are open: a side that only waits to write does not notice the
+/// end of one.
+#[derive(Default)]
+struct Connected {
+    accepted: AtomicUsize,
+    open: AtomicUsize,
+}
+
+/// Counts a connection as open until it is dropped.
+struct Open(Arc<Connected>);
+
+impl Open {
+    fn new(connections: &Arc<Connected>) -> Self {
+        connections.accepted.fetch_add(1, Ordering::SeqCst);
+        connections.open.fetch_add(1, Ordering::SeqCst);
+        Self(connections.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Drop for FakeServer {
@@ -116,10 +145,14 @@ impl FakeServer {
         let address = format!("https://{}", listener.local_addr().unwrap());
         let asked = Arc::<Mutex<Vec<Asked>>>::default();
         let seen = asked.clone();
+        let connections = Arc::<Connected>::default();
+        let counted = connections.clone();
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, reply, seen) = (acceptor.clone(), reply.clone(), seen.clone());
+                let open = Open::new(&counted);
                 tokio::spawn(async move {
+                    let _open = open;
                     let Ok(mut stream) = acceptor.accept(stream).await else { return };
                     while let Some(request) = read(&mut stream).await {
                         let before = {
@@ -134,12 +167,22 @@ impl FakeServer {
                 });
             }
         });
-        Self { address, ca, asked, task }
+        Self { address, ca, asked, connections, task }
     }
 
     /// What it was asked so far.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
+    }
+
+    /// How many connections it has accepted.
+    pub(crate) fn accepted(&self) -> usize {
+        self.connections.accepted.load(Ordering::SeqCst)
+    }
+
+    /// How many of them are open.
+    pub(crate) fn open(&self) -> usize {
+        self.connections.open.load(Ordering::SeqCst)
     }
 }
 

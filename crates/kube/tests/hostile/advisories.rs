@@ -18,10 +18,7 @@ async fn cve_2021_31999_no_header_but_ours_is_sent() {
     let adapter = adapter(&server);
     list_pods(&adapter).await.unwrap();
     create(&adapter).await.unwrap();
-    adapter
-        .permissions(&permit_to_test(), &by_token(&server.address, Some(&server.ca), TOKEN))
-        .await
-        .unwrap_err();
+    permissions(&adapter, &by_token(&server.address, Some(&server.ca), TOKEN)).await.unwrap_err();
     for asked in server.asked() {
         let foreign: Vec<_> = asked.headers.keys().filter(|name| !OURS.contains(&name.as_str())).collect();
         assert!(foreign.is_empty(), "{foreign:?}");
@@ -53,7 +50,7 @@ async fn cve_2023_32198_a_certificate_that_proves_nothing_is_not_talked_to() {
         let changed = create(&adapter).await.unwrap_err();
         assert_eq!(changed.cause, Cause::TlsUntrusted);
         assert!(!changed.leaves_doubt());
-        let probed = adapter.probe(&permit_to_test(), &connection).await.unwrap_err();
+        let probed = probe(&adapter, &connection).await.unwrap_err();
         assert_eq!(probed.cause, Cause::TlsUntrusted);
         assert!(server.asked().is_empty(), "it saw no request, and no token");
     }

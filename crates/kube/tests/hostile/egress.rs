@@ -39,7 +39,7 @@ fn lenient() -> EgressRules {
 
 /// A probe, a read and a change.
 async fn refused(adapter: &KubeClusters, connection: &Connection) {
-    let probed = adapter.probe(&permit_to_test(), connection).await.unwrap_err();
+    let probed = probe(adapter, connection).await.unwrap_err();
     assert_eq!(probed.cause, Cause::EgressDenied);
     assert_eq!(list_pods(adapter).await.unwrap_err().cause, Cause::EgressDenied);
     let changed = create(adapter).await.unwrap_err();

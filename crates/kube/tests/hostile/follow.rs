@@ -73,7 +73,8 @@ async fn next(chunks: &mut LogChunks) -> Option<Result<String, Cause>> {
     let next = timeout(Duration::from_secs(20), chunks.next()).await.expect("something is said in time");
     next.map(|chunk| match chunk {
         Ok(chunk) => Ok(String::from_utf8_lossy(&chunk).into_owned()),
-        Err(error) => Err(error.cause),
+        Err(StreamEnd::Failed(error)) => Err(error.cause),
+        Err(end) => panic!("{}", end.reason()),
     })
 }
 

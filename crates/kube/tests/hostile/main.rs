@@ -7,6 +7,7 @@ mod common;
 
 mod advisories;
 mod budgets;
+mod changed;
 mod configuration;
 mod connection;
 mod egress;
@@ -18,19 +19,22 @@ mod logs;
 mod odd;
 mod older;
 mod probe;
+mod probes;
+mod rebinding;
 mod refusals;
 mod workloads;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use common::{
-    CLUSTER, SHORT, by_token, clusters, clusters_with, object, permit, permit_all, permit_to_test,
+    CLUSTER, Registry, SHORT, by_token, clusters, clusters_with, object, permissions, permit, permit_all,
+    probe, probe_registered,
     server::{Asked, FakeServer, Reply, Sent, Shows},
 };
 use pilothouse_core::{
     Cause, Error, Result,
     access::{Permit, Verb},
-    cluster::ClusterProbe,
+    cluster::{ClusterProbe, ProbeReason},
     config::{ConfigApi, ConfigMapRow, NewConfigMap},
     error::Reason,
     gate::Warning,
@@ -40,6 +44,7 @@ use pilothouse_core::{
     namespace::NamespaceApi,
     object::Labels,
     pod::{Follow, FollowStart, LogChunks, LogOptions, PodApi, PodLogs},
+    streams::StreamEnd,
     workload::{Replicas, WorkloadApi},
 };
 use pilothouse_kube::{Deadlines, KubeClusters};

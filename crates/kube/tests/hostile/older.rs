@@ -116,7 +116,7 @@ async fn an_older_cluster_is_probed() {
     })
     .await;
     let connection = by_token(&server.address, Some(&server.ca), TOKEN);
-    let report = adapter(&server).probe(&permit_to_test(), &connection).await.unwrap();
+    let report = probe(&adapter(&server), &connection).await.unwrap();
     assert_eq!((report.version.as_str(), report.identity.as_deref()), ("v1.30.14", Some("u")));
     let nodes = report.nodes.map(|nodes| (nodes.ready, nodes.total));
     assert_eq!((nodes, report.pods, report.namespaces), (Some((1, 1)), Some(1), Some(1)));

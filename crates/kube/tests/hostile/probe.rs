@@ -3,7 +3,7 @@
 use super::*;
 
 /// A cluster that answers a probe.
-fn answers_a_probe(asked: &Asked) -> Reply {
+pub(super) fn answers_a_probe(asked: &Asked) -> Reply {
     match asked.target.split('?').next().unwrap_or_default() {
         "/version" => Reply::json(200, &json!({"gitVersion": "v1.37.2", "major": "1"})),
         "/apis/authentication.k8s.io/v1/selfsubjectreviews" => {
@@ -28,7 +28,7 @@ fn answers_a_probe(asked: &Asked) -> Reply {
 async fn a_probe_tells_what_it_may_read() {
     let server = FakeServer::start(|asked, _| answers_a_probe(asked)).await;
     let connection = by_token(&server.address, Some(&server.ca), TOKEN);
-    let report = adapter(&server).probe(&permit_to_test(), &connection).await.unwrap();
+    let report = probe(&adapter(&server), &connection).await.unwrap();
     assert_eq!((report.version.as_str(), report.identity.as_deref()), ("v1.37.2", Some("somebody")));
     assert_eq!(report.nodes.map(|nodes| (nodes.ready, nodes.total)), Some((1, 3)));
     assert_eq!((report.pods, report.namespaces), (Some(42), None));
@@ -43,7 +43,7 @@ async fn a_probe_refuses_what_is_no_cluster_and_what_does_not_know_us() {
         let server =
             FakeServer::start(move |asked, _| reply(asked).unwrap_or_else(|| answers_a_probe(asked))).await;
         let connection = by_token(&server.address, Some(&server.ca), TOKEN);
-        adapter(&server).probe(&permit_to_test(), &connection).await.map_err(|error| error.cause)
+        probe(&adapter(&server), &connection).await.map_err(|error| error.cause)
     };
     let cause =
         probed(|asked| (asked.target == "/version").then(|| Reply::json(200, &json!({"gitVersion": "<b>"}))))
@@ -85,7 +85,7 @@ async fn permissions_name_what_is_missing() {
     })
     .await;
     let connection = by_token(&server.address, Some(&server.ca), TOKEN);
-    let permissions = adapter(&server).permissions(&permit_to_test(), &connection).await.unwrap();
+    let permissions = permissions(&adapter(&server), &connection).await.unwrap();
     let missing = |feature: &str| {
         let found = permissions.iter().find(|permission| permission.feature == feature).unwrap();
         assert_eq!(found.allowed, found.missing.is_empty());

@@ -190,6 +190,9 @@ pub(super) async fn a_new_connection_is_a_new_version(ports: &StorePorts) {
     let tried = ports.change(before.id, patch(Some(online(ports.now()))), ports.now()).await.unwrap();
     assert_eq!(tried.status, Health::Online);
     assert_eq!(ports.connections.connection(before.id).await.unwrap().unwrap().version, 3);
+    let other = ports.register(ports.record("stage")).await;
+    let versions = BTreeMap::from([(before.id, 3), (other.id, 1)]);
+    assert_eq!(ports.connections.versions().await.unwrap(), versions);
 }
 
 pub(super) async fn a_change_meanwhile_is_a_conflict(ports: &StorePorts) {

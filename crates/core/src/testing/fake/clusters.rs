@@ -16,7 +16,10 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     access::Permit,
-    cluster::{ClusterId, ClusterProbe, Connection, NodeCount, Permission, Report},
+    cluster::{
+        ClusterId, ClusterProbe, Connection, NodeCount, Permission, ProbeTarget, Probed, Report,
+        StoredConnection,
+    },
     error::{Cause, Error, Result},
     gate::Changed,
     inventory::{Inventory, Join, List, ListEvent, ListQuery, Listing, Owner, Row, Table, Watched, select},
@@ -25,6 +28,7 @@ use crate::{
     namespace::{NamespaceApi, NamespaceRow},
     object::{Labels, parse},
     pod::{Follow, LogChunks, LogOptions, PodApi, PodLogs},
+    streams::StreamEnd,
     workload::{Replicas, WorkloadApi, WorkloadDetail, WorkloadParts, WorkloadRow, WorkloadType},
 };
 
@@ -39,6 +43,7 @@ pub struct FakeClusters {
     logs: Mutex<VecDeque<UnboundedReceiver<Result<Vec<u8>>>>>,
     events: Mutex<VecDeque<UnboundedReceiver<ListEvent>>>,
     conditions: Mutex<BTreeMap<ClusterId, Condition>>,
+    changed: Mutex<Vec<ClusterId>>,
 }
 
 /// How one cluster's lists stand, when not as of 1970 and current.
@@ -94,6 +99,11 @@ impl FakeClusters {
     /// Every call since the last look, as `scale deployment web`.
     pub fn calls(&self) -> Vec<String> {
         std::mem::take(&mut *lock(&self.calls))
+    }
+
+    /// Every cluster whose connection was said to have changed since the last look.
+    pub fn changed(&self) -> Vec<ClusterId> {
+        std::mem::take(&mut *lock(&self.changed))
     }
 
     fn call(&self, permit: &Permit, what: &str) -> Result<()> {
@@ -213,9 +223,8 @@ impl ClusterProbe for FakeClusters {
         Ok(())
     }
 
-    async fn probe(&self, permit: &Permit, connection: &Connection) -> Result<Report> {
-        self.call(permit, connection.server.as_str())?;
-        Ok(Report {
+    async fn probe(&self, permit: &Permit, target: ProbeTarget) -> Result<Probed> {
+        let result = self.call(permit, server(&target)).map(|()| Report {
             version: "v1.37.2".to_owned(),
             latency: Duration::from_millis(1),
             identity: Some("admin".to_owned()),
@@ -223,13 +232,27 @@ impl ClusterProbe for FakeClusters {
             pods: Some(0),
             namespaces: Some(4),
             certificates: Vec::new(),
-        })
+        });
+        match result {
+            Err(error) if matches!(error.cause, Cause::CircuitOpen | Cause::Overloaded) => Err(error),
+            result => Ok(Probed { at: Timestamp::UNIX_EPOCH, record: true, result }),
+        }
     }
 
-    async fn permissions(&self, permit: &Permit, connection: &Connection) -> Result<Vec<Permission>> {
-        self.call(permit, connection.server.as_str())?;
+    async fn permissions(&self, permit: &Permit, target: ProbeTarget) -> Result<Vec<Permission>> {
+        self.call(permit, server(&target))?;
         Ok(vec![Permission { feature: "list_pods".to_owned(), allowed: true, missing: Vec::new() }])
     }
+
+    async fn connection_changed(&self, id: ClusterId) {
+        lock(&self.changed).push(id);
+    }
+}
+
+fn server(target: &ProbeTarget) -> &str {
+    let (ProbeTarget::New(connection) | ProbeTarget::Registered(StoredConnection { connection, .. }, _)) =
+        target;
+    connection.server.as_str()
 }
 
 #[async_trait]
@@ -329,6 +352,8 @@ impl PodApi for FakeClusters {
             return Err(absent(&key));
         }
         let line = async { Ok(b"2026-01-01T00:00:00Z a line\n".to_vec()) };
-        Ok(lock(&self.logs).pop_front().map_or_else(|| stream::once(line).boxed(), StreamExt::boxed))
+        let log = lock(&self.logs).pop_front();
+        let log = log.map_or_else(|| stream::once(line).boxed(), StreamExt::boxed);
+        Ok(log.map(|chunk| chunk.map_err(StreamEnd::from)).boxed())
     }
 }

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 
@@ -97,6 +99,10 @@ impl Connections for MemoryStore {
             .iter()
             .find(|(cluster, _)| cluster.id == id)
             .map(|(_, stored)| stored.clone()))
+    }
+
+    async fn versions(&self) -> Result<BTreeMap<ClusterId, i64>> {
+        Ok(self.lock().clusters.iter().map(|(cluster, stored)| (cluster.id, stored.version)).collect())
     }
 }
 
