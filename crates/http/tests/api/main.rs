@@ -8,6 +8,7 @@ mod advisories_data;
 mod bad_input;
 #[path = "../../../../tests/conformance/mod.rs"]
 mod conformance;
+mod connections;
 mod cross_site;
 mod document;
 mod envelope;
