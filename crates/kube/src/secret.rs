@@ -21,7 +21,7 @@ use crate::{KubeClusters, replace::Replacement, request::Call};
 impl SecretApi for KubeClusters {
     async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<SecretDetail>> {
         let object = self.secret(permit, name).await?;
-        object.map(|object| Ok(SecretDetail::project(parse(&object)?))).transpose()
+        object.map(|object| SecretDetail::project(&object)).transpose().map_err(Error::of_read)
     }
 
     async fn reveal(&self, permit: &Permit, name: &ObjectName) -> Result<Option<RevealedSecret>> {

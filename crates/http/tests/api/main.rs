@@ -5,6 +5,7 @@
 mod access;
 mod advisories;
 mod advisories_data;
+mod annotations;
 mod bad_input;
 #[path = "../../../../tests/conformance/mod.rs"]
 mod conformance;
