@@ -22,6 +22,7 @@ mod lists;
 mod logins;
 mod logs;
 mod metrics;
+mod mounted;
 mod once;
 mod operations;
 mod rbac;

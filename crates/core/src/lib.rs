@@ -18,6 +18,7 @@
 //! and a contract in `testing`, an adapter.
 
 pub mod access;
+mod annotation;
 pub mod app;
 pub mod audit;
 pub mod clock;

@@ -4,7 +4,7 @@ use std::{
     fmt,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,7 @@ use pilothouse_core::clock::Entropy;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::purpose;
+use crate::{PrivateFileError, open_private_file, purpose};
 
 /// Why there is no master key. Each text says what to do, and none shows a byte of a key.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +32,11 @@ pub enum KeyError {
         /// What the system says.
         source: io::Error,
     },
-    /// Others than its owner may read or write the file.
-    #[error("the key file {path} has mode {mode:04o}, so others can get at it: run chmod 600 on it")]
+    /// Others may read or write the file ([`open_private_file`]).
+    #[error(
+        "the key file {path} has mode {mode:04o}, so others can get at it: run chmod 600 on it, or mount it as root's \
+         with mode 0440 and a group of this process"
+    )]
     Exposed {
         /// Which file.
         path: PathBuf,
@@ -58,7 +61,8 @@ impl fmt::Debug for MasterKey {
 }
 
 impl MasterKey {
-    /// Reads the key from its file: 64 hexadecimal digits and a line break, readable by its owner only.
+    /// Reads the key from its file: 64 hexadecimal digits and a line break, in a file that others cannot read
+    /// ([`open_private_file`]).
     ///
     /// # Errors
     /// [`KeyError`] but `Exists`.
@@ -67,11 +71,10 @@ impl MasterKey {
             io::ErrorKind::NotFound => KeyError::Missing(path.to_owned()),
             _ => KeyError::Io { path: path.to_owned(), source },
         };
-        let file = File::open(path).map_err(failed)?;
-        let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(KeyError::Exposed { path: path.to_owned(), mode });
-        }
+        let file = open_private_file(path).map_err(|error| match error {
+            PrivateFileError::Io(source) => failed(source),
+            PrivateFileError::Exposed { mode } => KeyError::Exposed { path: path.to_owned(), mode },
+        })?;
         // twice the size: enough to see that it is too long
         let mut text = Zeroizing::new(Vec::with_capacity(4 * LENGTH));
         file.take(4 * LENGTH as u64).read_to_end(&mut text).map_err(failed)?;
@@ -150,6 +153,8 @@ fn read_hex(text: &[u8]) -> Option<Zeroizing<[u8; LENGTH]>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use crate::OsEntropy;
 

@@ -31,7 +31,7 @@ use pilothouse_core::{Cause, Code, Error};
 use tracing::{Instrument, field::Empty};
 use uuid::Uuid;
 
-use crate::{error::Failure, observe::InFlight, server::Api, words::Language};
+use crate::{connection::Requests, error::Failure, observe::InFlight, server::Api, words::Language};
 
 /// Every reply carries it.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -65,6 +65,7 @@ pub(crate) async fn frame(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let under_way = request.conn_data::<Rc<Requests>>().map(Requests::begin);
     let mut in_flight = InFlight::begin(Api::observer(request.app_data()), request.method());
     let info =
         RequestInfo { id: request_id(request.headers()), language: Language::preferred(request.headers()) };
@@ -100,7 +101,7 @@ pub(crate) async fn frame(
     add_headers(response.headers_mut(), &info);
     in_flight.answered(response.status(), code, response.request().match_pattern());
     span.in_scope(|| log_answer(response.status(), &in_flight));
-    Ok(in_flight.watch(response))
+    Ok(in_flight.watch(response, under_way))
 }
 
 /// Whether what follows the head is no body but another protocol, which ends only with the connection: nothing of it is read

@@ -11,6 +11,7 @@
 
 mod answer;
 mod body;
+mod connection;
 mod entry;
 mod error;
 mod frame;

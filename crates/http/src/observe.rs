@@ -15,6 +15,8 @@ use actix_web::{
 };
 use pilothouse_core::Code;
 
+use crate::connection::UnderWay;
+
 /// Told of requests, to count them. Every method returns at once.
 pub trait Observer: Send + Sync {
     /// A request has come in.
@@ -71,14 +73,19 @@ impl InFlight {
         (self.answer, self.route) = (Some((status.as_u16(), code)), route);
     }
 
-    /// Watches over an answer that is a stream, until its end.
-    pub(crate) fn watch(&self, response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
+    /// Watches over an answer that is a stream, until its end: so long the request is under way. What has a length is
+    /// handed over whole.
+    pub(crate) fn watch(
+        &self,
+        response: ServiceResponse<BoxBody>,
+        under_way: Option<UnderWay>,
+    ) -> ServiceResponse<BoxBody> {
         if !matches!(response.response().body().size(), BodySize::Stream) {
             return response;
         }
         self.observer.stream_opened();
         let observer = self.observer.clone();
-        response.map_body(|_, body| BoxBody::new(Watched { body, observer }))
+        response.map_body(|_, body| BoxBody::new(Watched { body, observer, _under_way: under_way }))
     }
 }
 
@@ -110,6 +117,7 @@ fn known(method: &Method) -> &'static str {
 struct Watched {
     body: BoxBody,
     observer: Arc<dyn Observer>,
+    _under_way: Option<UnderWay>,
 }
 
 impl MessageBody for Watched {
@@ -184,10 +192,10 @@ mod tests {
         let counts = Arc::new(Counts::default());
         let open = || counts.streams.load(Ordering::Relaxed);
         let request = InFlight::begin(counts.clone(), &Method::GET);
-        let whole = request.watch(answer(HttpResponse::Ok().body("whole")));
+        let whole = request.watch(answer(HttpResponse::Ok().body("whole")), None);
         assert_eq!(open(), 0);
         let lines = stream::pending::<Result<Bytes, actix_web::Error>>();
-        let stream = request.watch(answer(HttpResponse::Ok().streaming(lines)));
+        let stream = request.watch(answer(HttpResponse::Ok().streaming(lines)), None);
         assert_eq!(open(), 1);
         drop(request);
         assert_eq!((open(), counts.in_flight.load(Ordering::Relaxed)), (1, 0));

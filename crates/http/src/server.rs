@@ -1,12 +1,25 @@
 //! The server: the application over core's [`App`], and how it listens.
 
-use std::{collections::BTreeMap, net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
+use actix_http::{HttpServiceBuilder, error::DispatchError};
+use actix_server::GracefulShutdownSignal;
+use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
+use actix_tls::accept::{
+    TlsError,
+    rustls_0_23::{Acceptor, TlsStream},
+};
 use actix_web::{
-    App as Application, HttpServer,
+    App as Application,
     body::BoxBody,
-    dev::{Server, ServiceFactory, ServiceRequest, ServiceResponse},
+    dev::{AppConfig, Server, ServiceFactory, ServiceRequest, ServiceResponse},
     middleware::from_fn,
+    rt::net::TcpStream,
     web::{self, Data},
 };
 use async_trait::async_trait;
@@ -14,8 +27,10 @@ use ipnet::IpNet;
 use pilothouse_core::{Cause, Error, Result, app::App};
 use rustls::ServerConfig;
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
+    connection::{Connection, Connections},
     error::Failure,
     frame::frame,
     gzip::Compressed,
@@ -55,7 +70,12 @@ pub struct HttpSettings {
     pub workers: usize,
     /// Connections at once, of each worker; more wait in the listener's queue.
     pub max_connections: usize,
-    /// How long the head of a request may take to arrive.
+    /// Connections at once that wait for a request; above that the one that has waited longest is closed.
+    pub waiting_connections: usize,
+    /// How long a connection stays open for the next request.
+    pub keep_alive: Duration,
+    /// How long the head of a request may take to arrive: of the first request from the connection's begin on, of
+    /// later ones from their first byte on.
     pub head_time: Duration,
     /// How long the body of a request may take to arrive.
     pub body_time: Duration,
@@ -72,6 +92,8 @@ impl Default for HttpSettings {
             trusted_proxies: Vec::new(),
             workers: std::thread::available_parallelism().map_or(2, usize::from),
             max_connections: 10_000,
+            waiting_connections: 8_192,
+            keep_alive: Duration::from_secs(75),
             head_time: Duration::from_secs(5),
             body_time: Duration::from_secs(10),
             unread_time: Duration::from_secs(30),
@@ -180,22 +202,87 @@ pub fn server(
         language.words();
     }
     limit_unread(&listener, settings.unread_time)?;
-    let api = Api { app, settings: settings.clone(), hooks, compressed: Compressed::default() };
-    let server = HttpServer::new(move || assembled(api.clone()))
+    let builder = Server::build()
         .workers(settings.workers)
-        .max_connections(settings.max_connections)
-        .client_request_timeout(settings.head_time)
-        // a client that closes has gone, also while a stream says nothing; what it began to change goes on
-        .h1_allow_half_closed(false)
+        .max_concurrent_connections(settings.max_connections)
         .shutdown_timeout(settings.shutdown_time.as_secs())
         .disable_signals();
+    let connections = Connections::new(settings.head_time, settings.waiting_connections);
+    let parts = Parts {
+        stopping: builder.graceful_shutdown_signal(),
+        address: listener.local_addr()?,
+        api: Api { app, settings, hooks, compressed: Compressed::default() },
+    };
     let server = match tls {
-        // HTTP/1.1 by ALPN: HTTP/2 is not compiled in
-        Some(tls) => server.listen_rustls_0_23(listener, tls)?,
-        None => server.listen(listener)?,
+        None => builder.listen("http", listener, move || {
+            let connections = connections.clone();
+            fn_service(move |stream: TcpStream| {
+                let peer = stream.peer_addr().ok();
+                std::future::ready(Ok((Connection::new(stream, connections.clone()), peer)))
+            })
+            .and_then(parts.clone().http())
+        })?,
+        Some(mut tls) => {
+            // HTTP/2 is not compiled in
+            tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+            builder.listen("https", listener, move || {
+                let connections = connections.clone();
+                Acceptor::new(tls.clone())
+                    .map_err(TlsError::into_service_error)
+                    .map(move |stream: TlsStream<TcpStream>| {
+                        let peer = stream.get_ref().0.peer_addr().ok();
+                        (Connection::new(stream, connections.clone()), peer)
+                    })
+                    .and_then(parts.clone().http().map_err(TlsError::Service))
+            })?
+        }
     };
     Ok(server.run())
 }
+
+/// What each worker's service is made of.
+#[derive(Clone)]
+struct Parts {
+    stopping: GracefulShutdownSignal,
+    address: SocketAddr,
+    api: Api,
+}
+
+impl Parts {
+    /// HTTP/1.1 over connections of a kind, as `actix_web::HttpServer` puts it together: that takes no streams of ours.
+    fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+        self,
+    ) -> impl ServiceFactory<
+        (Connection<S>, Option<SocketAddr>),
+        Config = (),
+        Response = (),
+        Error = DispatchError,
+        InitError = (),
+    > {
+        let Self { stopping, address, api } = self;
+        let settings = &api.settings;
+        HttpServiceBuilder::default()
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            .keep_alive(settings.keep_alive)
+            .client_request_timeout(settings.head_time)
+            .client_disconnect_timeout(LINGER)
+            .local_addr(address)
+            // a client that closes has gone, also while a stream says nothing; what it began to change goes on
+            .h1_allow_half_closed(false)
+            .on_connect_ext(|connection: &Connection<S>, data| {
+                data.insert(connection.requests());
+            })
+            .h1(map_config(assembled(api).into_factory().map_err(|error| error.error_response()), |_| {
+                AppConfig::default()
+            }))
+    }
+}
+
+/// How long a connection is read from whose request is refused before all of it has come.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// actix-web waits for ever for a client that does not read. The kernel does not: it counts from the last byte that the
 /// client's side took, also while that announces a window of zero. Connections have it from their listener.

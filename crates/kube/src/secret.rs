@@ -20,7 +20,7 @@ use crate::{KubeClusters, replace::Replacement, request::Call};
 #[async_trait]
 impl SecretApi for KubeClusters {
     async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<SecretDetail>> {
-        self.secret(permit, name, |object| Ok(SecretDetail::project(parse(object)?))).await
+        self.secret(permit, name, SecretDetail::project).await
     }
 
     async fn reveal(&self, permit: &Permit, name: &ObjectName) -> Result<Option<RevealedSecret>> {

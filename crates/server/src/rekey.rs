@@ -36,6 +36,7 @@ pub(crate) async fn rekey(settings: Settings) -> Result<(), Fatal> {
         println!("the new key is in {}: back it up apart from the database", files.next.display());
         seal_anew(&settings, &next).await?;
     }
+    scrub(&settings).await?;
     files.settle()
 }
 
@@ -81,6 +82,29 @@ async fn seal_anew(settings: &Settings, next: &MasterKey) -> Result<(), Fatal> {
     app.gate.commit(&caller, Handover::access(&before, &after), finish).await.map_err(told)?;
     println!("sealed {sealed} values anew; the new key is in use");
     Ok(())
+}
+
+/// Removes from the database's files what the key before opens. The files of the keys are put in their places only after
+/// it, so that a run that was killed here is gone on with.
+async fn scrub(settings: &Settings) -> Result<(), Fatal> {
+    let store = compose::for_commands(settings).await?.store;
+    let end = Instant::now() + PATIENCE;
+    while !store.scrub().await.or_else(unless_busy)? {
+        if Instant::now() > end {
+            return Err(Fatal::Setting(
+                "the new key is in use, but the database's files still hold values that the key before opens, for \
+                 something reads the database at length: run this again"
+                    .into(),
+            ));
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
+/// A busy database is asked again.
+fn unless_busy(error: pilothouse_core::Error) -> Result<bool, pilothouse_core::Error> {
+    if error.cause == Cause::StoreUnavailable { Ok(false) } else { Err(error) }
 }
 
 fn told(error: pilothouse_core::Error) -> Fatal {

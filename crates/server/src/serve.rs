@@ -8,6 +8,7 @@ use std::{
 
 use futures_util::future::join_all;
 use pilothouse_http::HttpSettings;
+use rustix::process::{Resource, getrlimit};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
@@ -74,6 +75,8 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     let http = HttpSettings {
         secure_cookie: tls.is_some() || !address.ip().is_loopback(),
         trusted_proxies: settings.trusted_proxies.clone().map(Into::into).unwrap_or_default(),
+        keep_alive: settings.keep_alive(),
+        waiting_connections: waiting_connections(getrlimit(Resource::Nofile).current),
         ..HttpSettings::default()
     };
     let tls = tls.map(|pair| pair.config()).transpose()?;
@@ -103,6 +106,13 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     Ok(())
 }
 
+/// How many connections may wait for a request: half of the files that this process may open, so that the others are
+/// left for requests, clusters and the database.
+fn waiting_connections(files: Option<u64>) -> usize {
+    let most = HttpSettings::default().waiting_connections;
+    files.and_then(|files| usize::try_from(files / 2).ok()).map_or(most, |half| half.min(most))
+}
+
 /// A listener, and where it listens when the port was ours to choose.
 fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Fatal> {
     let failed = |source| Fatal::Listen { address, source };
@@ -129,6 +139,19 @@ impl Ends {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_wait_leave_files_for_the_rest() {
+        let cases = [(None, 8192), (Some(1 << 20), 8192), (Some(1024), 512), (Some(2), 1)];
+        for (files, expected) in cases {
+            assert_eq!(waiting_connections(files), expected, "{files:?}");
         }
     }
 }

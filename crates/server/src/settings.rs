@@ -38,6 +38,8 @@ pub(crate) struct Settings {
     tls_key: Option<PathBuf>,
     /// The proxies whose word on where a request comes from is taken; nobody's without it.
     pub(crate) trusted_proxies: Option<Networks>,
+    /// How long a connection stays open for the next request.
+    keep_alive: SignedDuration,
     /// Where Prometheus reads `/metrics`; nowhere without one.
     pub(crate) metrics_listen: Option<SocketAddr>,
     /// Where the database (without `database_url`), the key and the first password lie.
@@ -165,6 +167,7 @@ impl Configuration {
     fn check(&self) -> Result<(), Fatal> {
         let settings = &self.settings;
         let durations = [
+            ("keep_alive", settings.keep_alive),
             ("probe_interval", settings.probe_interval),
             ("read_deadline", settings.read_deadline),
             ("write_deadline", settings.write_deadline),
@@ -227,6 +230,11 @@ fn refused(layers: &Layers, key: &str) -> Fatal {
 }
 
 impl Settings {
+    /// How long a connection stays open for the next request.
+    pub(crate) fn keep_alive(&self) -> Duration {
+        self.keep_alive.unsigned_abs()
+    }
+
     /// How often each cluster is probed.
     pub(crate) fn probe_interval(&self) -> Duration {
         self.probe_interval.unsigned_abs()

@@ -2,13 +2,14 @@
 
 use std::{
     fs::{self, Metadata},
-    io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
+use pilothouse_crypto::{PrivateFileError, open_private_file};
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -25,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// More than the PEM of any private key has; read at most, so that no copy of a key is left by a buffer that grows.
+const LARGEST_KEY: usize = 64 << 10;
+
 /// Why there is no HTTPS. Each text says what to do, and none shows a byte of a key.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
@@ -36,8 +40,11 @@ pub(crate) enum TlsError {
         /// What the system says.
         source: io::Error,
     },
-    /// Others than its owner may read or write the key.
-    #[error("the TLS key {path} has mode {mode:04o}, so others can get at it: run chmod 600 on it")]
+    /// Others may read or write the key ([`open_private_file`]).
+    #[error(
+        "the TLS key {path} has mode {mode:04o}, so others can get at it: run chmod 600 on it, or mount it as root's \
+         with mode 0440 and a group of this process"
+    )]
     Exposed {
         /// Which file.
         path: PathBuf,
@@ -111,11 +118,12 @@ impl Files {
             .filter(|chain: &Vec<_>| !chain.is_empty())
             .ok_or_else(|| TlsError::NoCertificate(self.certificate.clone()))?;
 
-        let mode = fs::metadata(&self.key).map_err(failed(&self.key))?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(TlsError::Exposed { path: self.key.clone(), mode });
-        }
-        let pem = zeroize::Zeroizing::new(fs::read(&self.key).map_err(failed(&self.key))?);
+        let file = open_private_file(&self.key).map_err(|error| match error {
+            PrivateFileError::Io(source) => failed(&self.key)(source),
+            PrivateFileError::Exposed { mode } => TlsError::Exposed { path: self.key.clone(), mode },
+        })?;
+        let mut pem = zeroize::Zeroizing::new(Vec::with_capacity(LARGEST_KEY));
+        file.take(LARGEST_KEY as u64).read_to_end(&mut pem).map_err(failed(&self.key))?;
         let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsError::NoKey(self.key.clone()))?;
         CertifiedKey::from_der(chain, key, &provider())
             .map_err(|_| TlsError::NoPair { certificate: self.certificate.clone(), key: self.key.clone() })

@@ -268,7 +268,8 @@ impl ClusterRegistry for Store {
         let seen =
             (patch.connection.is_some() || patch.observation.is_some()).then(|| Seen::of(patch.observation));
         let labels = patch.labels.as_ref().map(json).transpose()?;
-        transact!(self.db, |conn| {
+        let replaces = patch.connection.is_some();
+        let updated = transact!(self.db, |conn| {
             let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
             // setting a column to itself locks the row before it is read
             let found: Option<(String, i64, At)> = diesel::update(clusters::table.find(id.0))
@@ -299,7 +300,11 @@ impl ClusterRegistry for Store {
                 .map_err(taken(patch.name.as_ref()))?;
             conn.done(receipt).await?;
             Ok(Cluster::try_from(row)?)
-        })
+        })?;
+        if replaces {
+            self.forget_overwritten().await;
+        }
+        Ok(updated)
     }
 
     async fn delete(&self, permit: &Permit) -> Result<()> {
@@ -309,7 +314,9 @@ impl ClusterRegistry for Store {
                 return Err(about(Cause::NotFound, id).into());
             }
             conn.done(receipt).await
-        })
+        })?;
+        self.forget_overwritten().await;
+        Ok(())
     }
 
     async fn observed(&self, id: ClusterId, version: i64, observation: Observation) -> Result<()> {

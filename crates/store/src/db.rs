@@ -38,9 +38,10 @@ use crate::{
 pub(crate) type Sqlite = SyncConnectionWrapper<SqliteConnection, Inline>;
 pub(crate) type Postgres = AsyncPgConnection;
 
-/// `busy_timeout` is first: a connection opened while the last one closes must wait for it, too.
+/// `busy_timeout` is first: a connection opened while the last one closes must wait for it, too. `secure_delete`: what is
+/// deleted or overwritten is overwritten with zeros, so a sealed value that is gone is in no page (see `scrub`).
 const PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
-    PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
+    PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;";
 const SQLITE_READERS: usize = 4;
 const POSTGRES_CONNECTIONS: usize = 16;
 

@@ -42,6 +42,12 @@ pub enum OpenError {
         "the database is being sealed anew: put the next key's file, which `pilothouse rekey` made, beside the key file"
     )]
     NoNextKey,
+    /// The database holds data, and no row that says which master key it is sealed with.
+    #[error(
+        "the database holds data but not which master key it is sealed with (table install): restore a backup, or name \
+         the right database"
+    )]
+    NoInstall,
     /// Another server uses the same SQLite file.
     #[error("another pilothouse serves the database {0} already: stop it, or use another data directory")]
     InUse(PathBuf),

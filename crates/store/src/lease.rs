@@ -108,6 +108,7 @@ impl Store {
     /// `StoreUnavailable`. A server that cannot renew may go on: what it finishes after others took it for dead
     /// stays `unknown`.
     pub async fn renew_lease(&self, at: Timestamp) -> Result<()> {
+        self.forget_what_is_left().await;
         let (instance, keyring) = (self.lease.instance().to_owned(), self.lent.keyring.clone());
         transact!(self.db, |conn| {
             let next: Option<String> =

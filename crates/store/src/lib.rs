@@ -18,7 +18,10 @@
 //! [`ClusterRegistry`]: pilothouse_core::cluster::ClusterRegistry
 //! [`Connections`]: pilothouse_core::cluster::Connections
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use diesel::QueryDsl as _;
 use diesel_async::RunQueryDsl as _;
@@ -43,6 +46,7 @@ mod postgres;
 mod rekey;
 mod reserve;
 mod schema;
+mod scrub;
 mod session;
 mod telling;
 mod throttle;
@@ -89,6 +93,8 @@ pub struct Store {
     reserve: Reserve,
     counts: Counts,
     refusals: Refusals,
+    /// Whether the write-ahead log may hold a sealed value that is deleted or replaced.
+    overwritten: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Store {
@@ -139,6 +145,7 @@ impl Store {
             reserve: Reserve::default(),
             counts: Counts::default(),
             refusals: Refusals::default(),
+            overwritten: Arc::default(),
         })
     }
 

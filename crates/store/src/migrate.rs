@@ -9,7 +9,7 @@ use std::{
 };
 
 use diesel::{
-    ExpressionMethods as _, QueryDsl as _, RunQueryDsl as _, SqliteConnection,
+    ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _, SqliteConnection,
     migration::{MigrationSource, MigrationVersion},
     result::Error as QueryError,
 };
@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use crate::{
     db::{Database, connect_sqlite, create_file, text_of},
     error::OpenError,
-    schema::{At, install},
+    schema::{At, audit_checkpoints, audit_log, clusters, idempotency_keys, install, operations, users},
 };
 
 const SQLITE: EmbeddedMigrations = embed_migrations!("../../migrations/sqlite");
@@ -90,8 +90,25 @@ macro_rules! steps {
                     return Ok(None);
                 }
                 let columns = (install::fingerprint, install::next_fingerprint);
-                let (current, next) = install::table.find(1).select(columns).first(conn)?;
-                Ok(Some(Fingerprints { current, next }))
+                match install::table.find(1).select(columns).first(conn).optional()? {
+                    Some((current, next)) => Ok(Some(Fingerprints { current, next })),
+                    // a first start was killed before it said which key it uses
+                    None if is_empty(conn)? => Ok(None),
+                    None => Err(Failure::Told(OpenError::NoInstall)),
+                }
+            }
+
+            /// Whether nothing was ever stored.
+            fn is_empty(conn: &mut $connection) -> Result<bool, QueryError> {
+                let rows: [i64; 6] = [
+                    users::table.count().get_result(conn)?,
+                    clusters::table.count().get_result(conn)?,
+                    operations::table.count().get_result(conn)?,
+                    audit_log::table.count().get_result(conn)?,
+                    audit_checkpoints::table.count().get_result(conn)?,
+                    idempotency_keys::table.count().get_result(conn)?,
+                ];
+                Ok(rows.iter().all(|rows| *rows == 0))
             }
 
             /// Checks the keys before anything is changed, makes the tables, and keeps the key's fingerprint.

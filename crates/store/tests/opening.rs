@@ -7,8 +7,13 @@ use std::{
     os::unix::fs::{PermissionsExt as _, symlink},
 };
 
-use common::{FINGERPRINT, Place};
+use common::{FINGERPRINT, Place, user};
 use futures_util::future::join_all;
+use pilothouse_core::{
+    access::{Access, Resource, Verb},
+    testing::contract::StorePorts,
+    user::UserRegistry as _,
+};
 use pilothouse_store::{Database, OpenError, Store};
 
 async fn fingerprint(place: &Place) -> Result<Option<String>, OpenError> {
@@ -54,6 +59,35 @@ async fn many_may_open_a_new_database_at_once() {
             store.unwrap().ping().await.unwrap();
         }
         assert_eq!(place.count("SELECT count(*) AS n FROM install").await, 1);
+    }
+}
+
+/// Between the migrations and the row of the install, which on PostgreSQL are not one transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_start_that_was_killed_before_the_row_of_the_install_is_gone_on_with() {
+    for place in Place::all() {
+        drop(place.open().await);
+        place.execute("DELETE FROM install").await.unwrap();
+        assert_eq!(fingerprint(&place).await.unwrap(), None);
+        place.open().await.ping().await.unwrap();
+        assert_eq!(fingerprint(&place).await.unwrap().as_deref(), Some(FINGERPRINT));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_with_data_that_lost_the_row_of_the_install_is_refused() {
+    for place in Place::all() {
+        let store = place.open().await;
+        let ports = StorePorts::over(std::sync::Arc::new(store.clone()));
+        let permit = ports.permit(Access::to(Verb::Create, Resource::User));
+        store.create(&permit, user(&ports, "admin")).await.unwrap();
+        drop((ports, store));
+        place.execute("DELETE FROM install").await.unwrap();
+        for refused in [place.try_open(FINGERPRINT).await.map(drop), fingerprint(&place).await.map(drop)] {
+            let refused = refused.unwrap_err();
+            assert!(matches!(refused, OpenError::NoInstall), "{refused}");
+        }
+        assert_eq!(place.count("SELECT count(*) AS n FROM install").await, 0, "nothing is changed");
     }
 }
 

@@ -36,15 +36,17 @@ async fn thousands_of_idle_and_slow_connections_cost_little_and_are_ended() {
     // as many files as a process may open; the server takes over our limit
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
-    let server = Install::new().start().await;
+    let server = Install::new().set("KEEP_ALIVE", "5s").start().await;
     let admin = server.admin().await;
     let (before, files) = (server.memory(), server.open_files());
     // besides what the other tests have
     let count = usize::try_from(limit.maximum.unwrap_or(40_000) / 2).unwrap().min(10_000);
-    let idle = connections(&server, count / 2, "").await;
-    let slow = connections(&server, count / 2, "GET /api/k8s/clusters HTTP/1.1\r\nHost: a\r\nX-Slow: ").await;
+    let answered = connections(&server, count / 3, "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let silent = connections(&server, count / 3, "").await;
+    let slow = connections(&server, count / 3, "GET /api/k8s/clusters HTTP/1.1\r\nHost: a\r\nX-Slow: ").await;
     for _ in 0..10 {
         timeout(LATEST, admin.get("/api/k8s/clusters")).await.expect("an answer in time").data();
+        assert!(server.client().reaches().await, "a new connection is answered");
     }
     let grown = server.memory().saturating_sub(before);
     assert!(grown < MEMORY, "it grew by {grown} bytes");
@@ -52,7 +54,7 @@ async fn thousands_of_idle_and_slow_connections_cost_little_and_are_ended() {
         (server.open_files() <= files + 50).then_some(())
     })
     .await;
-    drop((idle, slow));
+    drop((answered, silent, slow));
     admin.get("/api/k8s/clusters").await.data();
 }
 

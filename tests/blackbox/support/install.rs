@@ -33,6 +33,8 @@ pub(crate) struct Install {
     folder: Folder,
     settings: BTreeMap<String, String>,
     starts: u32,
+    /// The program that runs the binary, with its arguments; none runs it directly.
+    runner: Vec<String>,
 }
 
 impl Install {
@@ -70,7 +72,7 @@ impl Install {
     /// As [`Install::new`], on SQLite whatever the environment says.
     pub(crate) fn on_sqlite() -> Self {
         let folder = Folder::create().expect("a temporary folder");
-        let install = Self { folder, settings: BTreeMap::new(), starts: 0 };
+        let install = Self { folder, settings: BTreeMap::new(), starts: 0, runner: Vec::new() };
         let data_dir = install.data_dir().display().to_string();
         install
             .set("DATA_DIR", data_dir)
@@ -89,6 +91,28 @@ impl Install {
     /// Sets an environment variable that is none of ours.
     pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
         self.settings.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Runs the binary as another user, in a group of this number and in those besides. Only root can.
+    pub(crate) fn as_user(mut self, user: u32, groups: &[u32]) -> Self {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        // the folders above the one that it was built in may be closed to others
+        let binary = self.folder.path().join("pilothouse");
+        fs::copy(env!("CARGO_BIN_EXE_pilothouse"), &binary).expect("a copy of the binary");
+        fs::create_dir(self.data_dir()).expect("the data folder");
+        chown(self.data_dir(), Some(user), Some(user)).expect("this is root");
+        for (path, mode) in [(self.folder.path(), 0o711), (&self.data_dir(), 0o700), (&binary, 0o755)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("this is root");
+        }
+        let groups: Vec<_> = groups.iter().map(ToString::to_string).collect();
+        self.runner = vec![
+            "/usr/bin/setpriv".to_owned(),
+            format!("--reuid={user}"),
+            format!("--regid={user}"),
+            format!("--groups={}", groups.join(",")),
+            binary.display().to_string(),
+        ];
         self
     }
 
@@ -118,7 +142,14 @@ impl Install {
 
     /// The binary with these settings and nothing else of our environment.
     fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
+        let mut command = match self.runner.split_first() {
+            None => Command::new(env!("CARGO_BIN_EXE_pilothouse")),
+            Some((runner, arguments)) => {
+                let mut command = Command::new(runner);
+                command.args(arguments);
+                command
+            }
+        };
         command.args(arguments).env_clear().env("USER", "tester").envs(&self.settings);
         command.current_dir(self.folder.path());
         command

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::{
+    annotation::{Hidden, masked},
     config::{Base64Length, KeySize},
+    error::Result,
     inventory::{Cell, Field, Filter, ListRow},
-    object::{Labels, Metadata, or_default},
+    object::{Labels, Metadata, or_default, parse},
 };
 
 /// What we read of a Secret: of each value its length only.
@@ -74,20 +78,64 @@ pub struct SecretDetail {
     pub secret: SecretRow,
     /// Its version, for a later update.
     pub resource_version: String,
-    /// Its annotations, without those that hold values, such as the last applied configuration.
+    /// Its annotations, without the last applied configuration. Most are shown by their names and sizes, as
+    /// `*** (17 bytes)`: those that are not known to hold nothing secret, and those that hold a value of the Secret.
     pub annotations: Labels,
 }
 
-/// Annotations that hold values: of the Secret itself (`kubectl apply`), of the token it was made of (OpenShift).
-const WITH_VALUES: [&str; 2] =
-    ["kubectl.kubernetes.io/last-applied-configuration", "openshift.io/token-secret.value"];
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Annotations whose values are shown: their writers put names, kinds and times into them.
+const SHOWN: [&str; 19] = [
+    "argocd.argoproj.io/tracking-id",
+    "cert-manager.io/alt-names",
+    "cert-manager.io/certificate-name",
+    "cert-manager.io/common-name",
+    "cert-manager.io/ip-sans",
+    "cert-manager.io/issuer-group",
+    "cert-manager.io/issuer-kind",
+    "cert-manager.io/issuer-name",
+    "cert-manager.io/uri-sans",
+    "helm.sh/resource-policy",
+    "kubernetes.io/service-account.name",
+    "kubernetes.io/service-account.uid",
+    "meta.helm.sh/release-name",
+    "meta.helm.sh/release-namespace",
+    "reflector.v1.k8s.emberstack.com/reflects",
+    "replicator.v1.mittwald.de/replicate-from",
+    "replicator.v1.mittwald.de/replicated-at",
+    "sealedsecrets.bitnami.com/cluster-wide",
+    "sealedsecrets.bitnami.com/namespace-wide",
+];
+
+/// The values of a Secret, to look for them in its annotations.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Values {
+    #[serde(deserialize_with = "or_default")]
+    data: BTreeMap<String, String>,
+}
 
 impl SecretDetail {
-    /// Projects a Secret.
-    pub fn project(object: SecretObject) -> Self {
+    /// Projects a Secret, as the API server wrote it.
+    ///
+    /// # Errors
+    /// `UnexpectedAnswer` when it is none.
+    pub fn project(object: &RawValue) -> Result<Self> {
+        let mut hidden = Hidden::default();
+        for value in parse::<Values>(object)?.data.values() {
+            // what is no base64 is a value as it is
+            hidden.insert(&BASE64.decode(value).unwrap_or_else(|_| value.clone().into_bytes()));
+        }
+        let object: SecretObject = parse(object)?;
         let Metadata { resource_version, mut annotations, .. } = object.metadata.clone();
-        annotations.retain(|name, _| !WITH_VALUES.contains(&name.as_str()));
-        Self { secret: SecretRow::project(object), resource_version, annotations }
+        annotations.remove(LAST_APPLIED);
+        for (name, value) in &mut annotations {
+            if !SHOWN.contains(&name.as_str()) || !hidden.may_show(value) {
+                *value = masked(value);
+            }
+        }
+        Ok(Self { secret: SecretRow::project(object), resource_version, annotations })
     }
 }
 
@@ -115,17 +163,46 @@ mod tests {
 
     #[test]
     fn what_is_shown_has_sizes_and_no_values() {
-        let json = r#"{"metadata": {"name": "s", "resourceVersion": "7", "annotations":
-            {"owner": "shop", "kubectl.kubernetes.io/last-applied-configuration": "Y2FuYXJ5"}},
+        let json = r#"{"metadata": {"name": "s", "resourceVersion": "7"},
             "data": {"b": "Y2FuYXJ5", "a": ""}, "type": "kubernetes.io/tls"}"#;
         let object: SecretObject = serde_json::from_str(json).unwrap();
-        let row = SecretRow::project(object.clone());
+        let row = SecretRow::project(object);
         let keys: Vec<_> = row.keys.iter().map(|key| (key.name.as_str(), key.bytes)).collect();
         assert_eq!(keys, [("a", 0), ("b", 6)]);
         assert!(!serde_json::to_string(&row).unwrap().contains("Y2Fu"));
-        let detail = serde_json::to_value(SecretDetail::project(object)).unwrap();
-        assert_eq!(detail["annotations"], serde_json::json!({"owner": "shop"}));
+    }
+
+    #[test]
+    fn no_annotation_shows_a_value() {
+        let object = serde_json::json!({
+            "metadata": {"name": "s", "resourceVersion": "7", "annotations": {
+                LAST_APPLIED: "Y2FuYXJ5",
+                "owner": "shop",
+                "note": "the password is canary",
+                "kapp.k14s.io/original": r#"{"data":{"b":"Y2FuYXJ5"}}"#,
+                "openshift.io/token-secret.value": "an earlier value",
+                "kubernetes.io/service-account.name": "default",
+                "cert-manager.io/common-name": "canary.example.org",
+                "cert-manager.io/alt-names": "x".repeat(300),
+                "meta.helm.sh/release-name": "Y2FuYXJ5",
+            }},
+            "data": {"b": "Y2FuYXJ5", "not base64": "!", "short": "YQ=="},
+        });
+        let object = serde_json::value::to_raw_value(&object).unwrap();
+        let detail = serde_json::to_value(SecretDetail::project(&object).unwrap()).unwrap();
+        assert_eq!(
+            detail["annotations"],
+            serde_json::json!({
+                "owner": "*** (4 bytes)",
+                "note": "*** (22 bytes)",
+                "kapp.k14s.io/original": "*** (25 bytes)",
+                "openshift.io/token-secret.value": "*** (16 bytes)",
+                "kubernetes.io/service-account.name": "default",
+                "cert-manager.io/common-name": "*** (18 bytes)",
+                "cert-manager.io/alt-names": "*** (300 bytes)",
+                "meta.helm.sh/release-name": "*** (8 bytes)",
+            })
+        );
         assert_eq!(detail["resource_version"], "7");
-        assert!(!detail.to_string().contains("Y2Fu"));
     }
 }

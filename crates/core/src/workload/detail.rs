@@ -6,6 +6,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use super::{WorkloadRow, WorkloadType};
 use crate::{
+    annotation::{Hidden, masked},
     error::{Cause, Error, Result},
     event::EventRow,
     gate::Warning,
@@ -177,7 +178,8 @@ impl WorkloadDetail {
         })
     }
 
-    /// Hides the literal values of environment variables in the manifest; names and references stay.
+    /// Hides the literal values of environment variables in the manifest; names and references stay. So it does with
+    /// annotations that may repeat them ([`Hidden::may_show`]), of which name and size stay.
     pub fn mask_environment(&mut self) {
         let path = ["template", "spec"];
         let spec = &mut self.manifest["spec"];
@@ -186,16 +188,27 @@ impl WorkloadDetail {
         } else {
             spec
         };
+        let mut hidden = Hidden::default();
         let pod = path.iter().try_fold(spec, |value, key| value.get_mut(key));
-        let Some(pod) = pod else { return };
+        let mut none = Value::Null;
+        let pod = pod.unwrap_or(&mut none);
         for list in ["initContainers", "containers", "ephemeralContainers"] {
             let containers = pod.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
             let variables =
                 containers.filter_map(|container| container.get_mut("env")?.as_array_mut()).flatten();
             for value in variables.filter_map(|variable| variable.get_mut("value")) {
+                hidden.insert(value.as_str().unwrap_or_default().as_bytes());
                 *value = Value::from(MASK);
             }
         }
+        for_all_annotations(&mut self.manifest, &mut |annotations| {
+            for value in annotations.values_mut() {
+                let text = value.as_str().unwrap_or_default();
+                if !value.is_string() || !hidden.may_show(text) {
+                    *value = Value::from(masked(text));
+                }
+            }
+        });
     }
 }
 
@@ -205,11 +218,25 @@ fn manifest(object: &RawValue) -> Result<Value> {
         serde_json::from_str(object.get()).map_err(|_| Error::new(Cause::UnexpectedAnswer))?;
     if let Some(metadata) = manifest.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
-        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
-            annotations.remove(LAST_APPLIED);
-        }
     }
+    for_all_annotations(&mut manifest, &mut |annotations| {
+        annotations.remove(LAST_APPLIED);
+    });
     if manifest.is_object() { Ok(manifest) } else { Err(Error::new(Cause::UnexpectedAnswer)) }
+}
+
+/// Visits the annotations of an object and of the templates in it.
+fn for_all_annotations(value: &mut Value, visit: &mut dyn FnMut(&mut Map<String, Value>)) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(annotations) = fields.get_mut("annotations").and_then(Value::as_object_mut) {
+                visit(annotations);
+            }
+            fields.values_mut().for_each(|value| for_all_annotations(value, visit));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|value| for_all_annotations(value, visit)),
+        _ => {}
+    }
 }
 
 fn pod_spec(r#type: WorkloadType, spec: &Value) -> &Value {
@@ -427,6 +454,54 @@ mod tests {
         assert_eq!(detail.containers[0].env, ["A"]);
         detail.mask_environment();
         assert!(!detail.manifest.to_string().contains("literal"));
+    }
+
+    #[test]
+    fn no_annotation_repeats_a_masked_literal() {
+        let annotations = json!({
+            LAST_APPLIED: "whatever",
+            "kapp.k14s.io/original": r#"{"env":[{"name":"A","value":"the literal"}]}"#,
+            "objectset.rio.cattle.io/applied": "H4sIAAAAAAAAA0vOyUwtAgCzVzNLBgAAAA==",
+            "copy": "dGhlIGxpdGVyYWw=",
+            "long": "x".repeat(257),
+            "prometheus.io/scrape": "true",
+            "owner": "shop",
+        });
+        let template = json!({
+            "metadata": {"annotations": annotations},
+            "spec": {"containers": [{"name": "a", "env": [{"name": "A", "value": "the literal"}, {"name": "B", "value": "true"}]}]},
+        });
+        let claims = json!([{"metadata": {"annotations": annotations}}]);
+        let objects = [
+            (WorkloadType::StatefulSet, json!({"template": template, "volumeClaimTemplates": claims})),
+            (
+                WorkloadType::CronJob,
+                json!({"jobTemplate": {"metadata": {"annotations": annotations}, "spec": {"template": template}}}),
+            ),
+        ];
+        for (r#type, spec) in objects {
+            let object = json!({"metadata": {"name": "web", "annotations": annotations}, "spec": spec});
+            let mut detail = WorkloadDetail::assemble(r#type, &parts(&object)).unwrap();
+            assert!(!detail.manifest.to_string().contains("whatever"));
+            assert_eq!(detail.manifest["metadata"]["annotations"]["long"], "x".repeat(257));
+            detail.mask_environment();
+            let mut seen = 0;
+            for_all_annotations(&mut detail.manifest, &mut |annotations| {
+                seen += 1;
+                assert_eq!(
+                    Value::from(annotations.clone()),
+                    json!({
+                        "kapp.k14s.io/original": "*** (44 bytes)",
+                        "objectset.rio.cattle.io/applied": "*** (36 bytes)",
+                        "copy": "*** (16 bytes)",
+                        "long": "*** (257 bytes)",
+                        "prometheus.io/scrape": "true",
+                        "owner": "shop",
+                    })
+                );
+            });
+            assert_eq!(seen, 3);
+        }
     }
 
     #[test]

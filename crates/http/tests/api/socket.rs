@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix_web::{dev::ServerHandle, rt::System};
@@ -83,6 +83,22 @@ impl Running {
         let data = self.request("POST", "/api/auth/login", &[], &body).json()["data"].take();
         let text = |key: &str| data[key].as_str().map(str::to_owned);
         Credentials { bearer: text("access_token"), cookie: text("session_id") }
+    }
+}
+
+impl Running {
+    /// Whether the server has stopped and its thread is over.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.thread.as_ref().is_none_or(thread::JoinHandle::is_finished)
+    }
+}
+
+/// Waits until this is so.
+pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < end, "{what}");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpStream,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -12,7 +11,10 @@ use pilothouse_core::access::Caller;
 use pilothouse_http::HttpSettings;
 use serde_json::{Value, json};
 
-use crate::{house::House, socket::Running};
+use crate::{
+    house::House,
+    socket::{Running, eventually},
+};
 
 const PATH: &str = "/api/k8s/pods/logs/stream";
 
@@ -127,7 +129,7 @@ async fn what_is_refused_is_refused_before_the_first_event() {
 
 impl Running {
     /// Follows a log as a viewer, until the head of the answer has come.
-    fn follow(&self) -> BufReader<TcpStream> {
+    pub(crate) fn follow(&self) -> BufReader<TcpStream> {
         let headers = self.login("viewer").headers().into_iter();
         let headers: String = headers.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let mut stream = self.connect();
@@ -151,14 +153,6 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 fn lines(reader: BufReader<TcpStream>) -> impl Iterator<Item = String> {
     let lines = reader.split(b'\n').map_while(Result::ok).map(|line| String::from_utf8(line).unwrap());
     lines.filter(|line| !line.ends_with('\r'))
-}
-
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
-    while !done() {
-        assert!(Instant::now() < end, "{what}");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// What a log of many lines sends at once.

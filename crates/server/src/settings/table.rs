@@ -42,11 +42,12 @@ pub(crate) enum Form {
 }
 
 #[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 31] = [
+pub(crate) const SETTINGS: [Setting; 32] = [
     Setting { key: "listen",                form: Form::Address,   default: Some("127.0.0.1:8080") },
     Setting { key: "tls_certificate",       form: Form::Path,      default: None },
     Setting { key: "tls_key",               form: Form::Path,      default: None },
     Setting { key: "trusted_proxies",       form: Form::Networks,  default: None },
+    Setting { key: "keep_alive",            form: Form::Duration,  default: Some("75s") },
     Setting { key: "metrics_listen",        form: Form::Address,   default: None },
     Setting { key: "data_dir",              form: Form::Path,      default: Some("./pilothouse-data") },
     Setting { key: "database_url",          form: Form::Database,  default: None },

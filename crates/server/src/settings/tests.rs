@@ -158,6 +158,8 @@ fn values_that_cannot_be_used_by_table() {
         ("write_deadline = \"999ms\"", "write_deadline"),
         ("session_lifetime = \"8761h\"", "session_lifetime"),
         ("probe_interval = \"99999999999999999h\"", "probe_interval"),
+        ("keep_alive = 75", "keep_alive"),
+        ("keep_alive = \"0s\"", "keep_alive"),
         ("log_format = \"xml\"", "log_format"),
         ("lists_memory_mib = -1", "lists_memory_mib"),
         ("lists_memory_mib = \"1GiB\"", "lists_memory_mib"),

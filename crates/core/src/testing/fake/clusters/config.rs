@@ -88,7 +88,7 @@ impl SecretApi for FakeClusters {
     async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<SecretDetail>> {
         self.call(permit, name.as_str())?;
         let object = self.find(&Self::key(permit, name)?)?;
-        object.map(|object| Ok(SecretDetail::project(parse(&object)?))).transpose()
+        object.map(|object| SecretDetail::project(&object)).transpose()
     }
 
     async fn reveal(&self, permit: &Permit, name: &ObjectName) -> Result<Option<RevealedSecret>> {
