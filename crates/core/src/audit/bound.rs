@@ -60,8 +60,9 @@ impl Outcome {
     /// Says first what was asked for, then what became of it; each within the bound.
     #[must_use]
     pub fn telling(mut self, operation: &Operation) -> Self {
-        let said = |text: String| shorten(text, SAID);
-        let parts: Vec<_> = operation.summary().map(said).into_iter().chain(self.details.map(said)).collect();
+        let asked = operation.summary().map(|text| shorten(text, ASKED));
+        let became = self.details.map(|text| shorten(text, BECAME));
+        let parts: Vec<_> = asked.into_iter().chain(became).collect();
         self.details = (!parts.is_empty()).then(|| parts.join("; "));
         self.error_code = self.error_code.map(|code| shorten(code, WORD));
         self
