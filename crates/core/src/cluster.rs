@@ -12,7 +12,7 @@ use crate::{
     access::Permit,
     error::{Cause, Reason, Result},
     inventory::{Cell, Field, Filter, ListRow},
-    name::is_invisible,
+    name::{LONGEST_NORMALISED, is_invisible},
 };
 
 mod recent;
@@ -46,7 +46,11 @@ impl ClusterName {
     /// # Errors
     /// [`Reason::Required`], [`Reason::TooLong`], [`Reason::Malformed`].
     pub fn new(text: &str) -> Result<Self, Reason> {
-        let name: String = text.trim().nfc().collect();
+        let text = text.trim();
+        if text.len() > LONGEST_NORMALISED {
+            return Err(Reason::TooLong);
+        }
+        let name: String = text.nfc().collect();
         match name.chars().count() {
             0 => Err(Reason::Required),
             1..=63 if name.chars().any(|c| c.is_control() || is_invisible(c)) => Err(Reason::Malformed),

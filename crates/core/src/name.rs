@@ -22,6 +22,10 @@ fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(|part| is_label(part, 253))
 }
 
+/// The most bytes of a text that is normalised (Unicode NFC, NFKC) to be a name or password of ours: these have 128 characters
+/// at most, and none is composed of more than four. A longer text is refused before that work is done.
+pub(crate) const LONGEST_NORMALISED: usize = 4096;
+
 /// Marks that change the direction of text, and characters of no width: two texts for people could look the same.
 pub(crate) fn is_invisible(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')

@@ -13,6 +13,7 @@ use crate::{
     clock::Entropy,
     error::{Reason, Result},
     inventory::{Cell, Field, Filter, ListRow},
+    name::LONGEST_NORMALISED,
     session::SessionId,
 };
 
@@ -44,7 +45,11 @@ impl Username {
     /// # Errors
     /// [`Reason::Required`], [`Reason::TooShort`], [`Reason::TooLong`], [`Reason::Malformed`].
     pub fn new(text: &str) -> Result<Self, Reason> {
-        let folded: String = text.trim().nfkc().collect::<String>().to_lowercase();
+        let text = text.trim();
+        if text.len() > LONGEST_NORMALISED {
+            return Err(Reason::TooLong);
+        }
+        let folded: String = text.nfkc().collect::<String>().to_lowercase();
         match folded.len() {
             0 => Err(Reason::Required),
             _ if !folded
@@ -100,6 +105,9 @@ impl NewPassword {
     /// # Errors
     /// [`Reason::TooShort`], [`Reason::TooLong`].
     pub fn new(password: &SecretString) -> Result<Self, Reason> {
+        if password.expose_secret().len() > LONGEST_NORMALISED {
+            return Err(Reason::TooLong);
+        }
         let password = normalise(password);
         match password.expose_secret().chars().count() {
             0..=11 => Err(Reason::TooShort),

@@ -71,12 +71,12 @@ impl Refusals {
         }
         let subject = all.entry(who).or_default();
         subject.forget(now);
-        if let Some(read) = subject.reads.get_mut(right).filter(|read| now - read.at < PAUSE) {
+        if let Some(read) = subject.reads.get_mut(right).filter(|read| age(read.at, now) < PAUSE) {
             read.untold += 1;
             return None;
         }
         let full = subject.rows.len() >= MOST;
-        if full && subject.rows.back().is_some_and(|last| now - *last < PAUSE) {
+        if full && subject.rows.back().is_some_and(|last| age(*last, now) < PAUSE) {
             subject.untold += 1;
             return None;
         }
@@ -103,15 +103,20 @@ impl Refusals {
     }
 }
 
+/// How long ago something was. Of two requests at once either may have looked at the clock first.
+fn age(then: Duration, now: Duration) -> Duration {
+    now.saturating_sub(then)
+}
+
 impl Subject {
     /// Lets go of what is past the window. A count outlives it.
     fn forget(&mut self, now: Duration) {
-        while self.rows.front().is_some_and(|row| now - *row >= WINDOW) {
+        while self.rows.front().is_some_and(|row| age(*row, now) >= WINDOW) {
             self.rows.pop_front();
         }
         let untold = &mut self.untold;
         self.reads.retain(|_, read| {
-            let counts = now - read.at < WINDOW;
+            let counts = age(read.at, now) < WINDOW;
             *untold += if counts { 0 } else { read.untold };
             counts
         });
@@ -213,5 +218,6 @@ mod tests {
             refusals.again(ANN, &right, 0);
             assert_eq!(refusals.admit(ANN, &right, seconds(101)), Some(1), "{right:?}");
         }
+        assert_eq!(refusals.admit(ANN, &change(), seconds(99)), Some(0), "the clock was read earlier");
     }
 }

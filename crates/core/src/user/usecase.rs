@@ -14,7 +14,7 @@ use crate::{
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     inventory::{ListQuery, Pagination, Row, select},
-    name::is_invisible,
+    name::{LONGEST_NORMALISED, is_invisible},
 };
 
 /// What a super admin does with users.
@@ -176,8 +176,11 @@ fn absent(user: &impl fmt::Display) -> Error {
 
 /// At most 128 characters, no control characters; trimmed.
 fn checked_display_name(text: Option<&str>) -> Result<Option<String>> {
-    let Some(text) = text else { return Ok(None) };
-    let text: String = text.trim().nfc().collect();
+    let Some(text) = text.map(str::trim) else { return Ok(None) };
+    if text.len() > LONGEST_NORMALISED {
+        return Err(Error::invalid("display_name", Reason::TooLong));
+    }
+    let text: String = text.nfc().collect();
     let reason = match text.chars().count() {
         0 => Reason::Required,
         1..=128 if text.chars().any(|c| c.is_control() || is_invisible(c)) => Reason::Malformed,

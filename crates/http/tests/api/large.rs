@@ -14,7 +14,7 @@ pub(crate) fn variants(document: &Value, path: &str, good: &str) -> Vec<(String,
     for (field, schema) in fields(document, path) {
         let values: Vec<(&str, Value)> = match kind(document, schema) {
             "object" => vec![
-                ("most keys", map(20_000, 20)),
+                ("most keys", map(10_000, 40)),
                 ("longest keys", map(1_000, 253)),
                 (
                     "longest values",

@@ -77,7 +77,7 @@ async fn a_viewers_refused_request_costs_no_more_than_its_shape() {
     let document: Value = serde_json::from_str(&document().to_string()).unwrap();
     let refused =
         |line: &Line| line.method == "POST" && line.status("viewer") == 403 && line.status("super") == 200;
-    let mut tried = BTreeSet::new();
+    let (mut tried, mut slow) = (BTreeSet::new(), Vec::new());
     for line in lines().into_iter().filter(refused) {
         let house = House::new().await;
         house.login("target").await;
@@ -111,14 +111,14 @@ async fn a_viewers_refused_request_costs_no_more_than_its_shape() {
                     of_shape = of_shape.min(request(&shape, None).send().await.1);
                     cost = cost.min(request(&body, key).send().await.1);
                 }
-                assert!(
-                    cost <= 3 * of_shape + Duration::from_millis(10),
-                    "{what}, key {key:?}: {cost:?} of CPU, {of_shape:?} for its shape"
-                );
+                if cost > 3 * of_shape + Duration::from_millis(10) {
+                    slow.push(format!("{what}, key {key:?}: {cost:?} of CPU, {of_shape:?} for its shape"));
+                }
             }
         }
         assert!(house.fake.clusters.calls().is_empty(), "{}", line.path);
     }
+    assert!(slow.is_empty(), "{slow:#?}");
     let all: BTreeSet<_> = lines().into_iter().filter(refused).map(|line| line.path).collect();
     assert_eq!(tried, all, "each is refused by role at least once");
 }
