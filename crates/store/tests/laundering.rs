@@ -10,12 +10,12 @@ use std::{sync::Arc, time::Duration};
 use common::{FINGERPRINT, Place, Ring, operation};
 use futures_util::future::join_all;
 use pilothouse_core::{
-    Cause,
+    Cause, Error, Result,
     access::Caller,
     app::{App, Ports, Settings},
     audit::{
         AuditTrail as _, ChainHash, Checkpoint, CheckpointSigner as _, Entry, ExportQuery, Fault, Handover,
-        Head, Outcome, PublicKey, Signatures, TrailReader as _, Witness as _, verify_export,
+        Head, Outcome, PublicKey, Signatures, TrailReader as _, Witness, verify_export,
     },
     clock::Clock as _,
     hex::Hex,
@@ -25,7 +25,7 @@ use pilothouse_core::{
         permit,
     },
 };
-use pilothouse_store::{Database, Store};
+use pilothouse_store::{Database, Lent, Store};
 
 fn ports(store: &Store) -> StorePorts {
     StorePorts::over(Arc::new(store.clone()))
@@ -288,6 +288,40 @@ async fn a_command_exports_nothing_without_the_file_unless_told() {
         let refused = export(&command).await.unwrap_err();
         assert!(refused.to_string().contains("--no-witness"), "{refused}");
         export(&app(&place, &place.open().await).audit.without_witness()).await.unwrap();
+    }
+}
+
+/// Where the file cannot be read nothing is signed, for nobody knows what it tells; everything is recorded all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_file_that_can_be_read_nothing_is_signed() {
+    struct Unreadable;
+
+    impl Witness for Unreadable {
+        fn lines(&self) -> Result<Box<dyn Iterator<Item = Result<String>> + Send>> {
+            Err(Error::internal("permission denied"))
+        }
+
+        fn last(&self) -> Result<Option<Checkpoint>> {
+            Err(Error::internal("permission denied"))
+        }
+
+        fn keep(&self, _: &[String]) -> Result<()> {
+            Err(Error::internal("permission denied"))
+        }
+    }
+
+    for place in Place::all() {
+        let (store, _) = filled(&place, 3).await;
+        let lent = Lent { witness: Arc::new(Unreadable), ..place.lent.clone() };
+        let blind = Store::open(&place.database, lent).await.unwrap();
+        place.clock.advance(Checkpoint::AGE);
+        work(&place, &blind, &ports(&blind), 2).await;
+        let reason = blind.checkpoint(Checkpoint::AGE).await.unwrap_err().to_string();
+        assert!(reason.contains("cannot be read: permission denied"), "{reason}");
+        assert!(!blind.is_audit_signed());
+        store.checkpoint(Checkpoint::AGE).await.unwrap();
+        let verdict = common::verdict(&store).await;
+        assert_eq!((verdict.first_bad, verdict.entries, verdict.unsigned), (None, 5, 0));
     }
 }
 
