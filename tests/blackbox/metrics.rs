@@ -125,6 +125,8 @@ async fn the_figures_follow_the_conventions_and_what_happens() {
     assert_eq!(grown("pilothouse_cluster_request_duration_seconds_count", &[&id]), counted);
     // two logins, a registration, a test: each has at least one entry
     assert!(grown("pilothouse_audit_sequence", &[]) >= 4.0);
+    assert_eq!(after.sum("pilothouse_audit_signed", &[]), 1.0);
+    assert!(after.sum("pilothouse_audit_unsigned_seconds", &[]) < 120.0);
 
     for chosen in ["canary", "admin", PASSWORD, "127.0.0.1", "BREW"] {
         assert!(!after.text.contains(chosen), "{chosen}: {}", after.text);

@@ -105,7 +105,7 @@ async fn recorded(settings: &Settings, composed: &Composed, file: PathBuf, stdin
     // what is not whole is removed, so a failure leaves no doubt
     let work = move |permit| {
         let done = work(permit);
-        async move { done.await.map(Changed::from).map_err(pilothouse_core::Error::of_read) }
+        async move { done.await.map(Changed::<()>::from).map_err(pilothouse_core::Error::of_read) }
     };
     let done = app.gate.change(&Caller::command_line(&operator()), access, work).await;
     // what is not whole is no backup

@@ -347,7 +347,13 @@ macro_rules! trail {
                             .first(conn)
                             .await
                             .optional()?;
-                        Known::begin(trail, head, newest.map(read).as_ref(), by.witness.last()?, trusted)?
+                        let unreadable =
+                            |error| format!("what is kept of it elsewhere cannot be read: {error}");
+                        let kept = match head {
+                            Head::NONE => None,
+                            _ => by.witness.last().map_err(unreadable)?,
+                        };
+                        Known::begin(trail, head, newest.map(read).as_ref(), kept, trusted)?
                     }
                 };
                 let since: Vec<(i64, String)> = audit_checkpoints::table

@@ -57,6 +57,8 @@ impl Known {
             return Ok(Self { trail: trail.to_owned(), head, signed: None });
         }
         let stored = stored.map(|stored| trusted.stored(stored, trail)).transpose()?;
+        // an older one adds nothing, and its key may be known no more
+        let kept = kept.filter(|kept| stored.as_ref().is_none_or(|stored| kept.sequence >= stored.sequence));
         if let Some(kept) = kept.as_ref().filter(|kept| !trusted.is_ours(kept, trail)) {
             return Err(format!(
                 "the last checkpoint that is kept elsewhere, of entry {}, is not one of ours",
@@ -257,6 +259,8 @@ mod tests {
         assert_eq!(begin(0, Some(&at_2), None), None, "cut to nothing");
         assert_eq!(begin(7, Some(&by_another), None), None);
         assert_eq!(begin(7, Some(&at_5), Some(&by_another)), None);
+        let older = signed_by(FakeSigner::of(Hex([9; 32])), head(2));
+        assert_eq!(begin(7, Some(&at_5), Some(&older)), Some(5), "of a key that retention has forgotten");
         assert_eq!(begin(7, Some(&at_5), Some(&elsewhere)), None);
     }
 
