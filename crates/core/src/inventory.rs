@@ -105,7 +105,7 @@ pub enum ListEvent {
     Freshness {
         /// When the rows were known to be current.
         as_of: Timestamp,
-        /// Whether the cluster could not be asked since.
+        /// Whether they may no longer be.
         stale: bool,
     },
     /// So much happened that this reader did not see all of it. Nothing follows.
@@ -122,8 +122,9 @@ pub trait Inventory: Send + Sync {
     /// the cluster is out of reach it is the last that was known, marked `stale`, if anything was.
     ///
     /// # Errors
-    /// Of code `ConnectionError`, `TimeoutError`, `RateLimited`, or `ForbiddenByCluster`; `NotFoundInCluster` when the
-    /// list is of one owner's objects ([`ListInfo::owner`]) and there is no such owner.
+    /// Of code `ConnectionError`, `TimeoutError`, `RateLimited`, or `ForbiddenByCluster`; `TooLarge` when it is more than one
+    /// request may read, `Overloaded` when too much is read at once; `NotFoundInCluster` when the list is of one owner's
+    /// objects ([`ListInfo::owner`]) and there is no such owner.
     async fn page(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing>;
 
     /// How many rows of `list` there are of each status, in all namespaces that the permit covers.

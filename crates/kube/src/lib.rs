@@ -4,7 +4,8 @@
 //! A call goes one way: a port's method builds a `Call` (`request.rs`: a path from validated names only), a `Visit`
 //! (`visit.rs`) holds it against the permit, sends it within the deadline and with the operation's id, through the
 //! cluster's `Breaker` (`breaker.rs`) over its `Stack` (`stack.rs`: guarded dialer, TLS, HTTP/1.1), and `error.rs` turns
-//! what is refused into the core's errors. Lists are kept (`kept.rs`) where they can be. Nothing of a library's or a certificate's text is ever part of one.
+//! what is refused into the core's errors. What is read is counted (`budget.rs`), and large answers are parsed on blocking
+//! threads. Lists are kept (`kept.rs`) where they can be. Nothing of a library's or a certificate's text is ever part of one.
 
 use std::{
     collections::HashMap,

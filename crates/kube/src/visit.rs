@@ -316,8 +316,8 @@ impl<'a> Visit<'a> {
     async fn collect(&self, mut body: Incoming, limit: Limit, answers: Answers) -> Result<Answer, Refusal> {
         let (Limit::Whole(most) | Limit::Newest(most)) = limit;
         let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        let body_of = Vec::with_capacity(expected.min(most));
-        let mut answer = Answer { body: body_of, cut: false, held: self.meter.hold() };
+        let space = Vec::with_capacity(expected.min(most));
+        let mut answer = Answer { body: space, cut: false, held: self.meter.hold() };
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|error| Broken::of(&error))?.into_data() else { continue };
             match (answers, limit) {

@@ -197,7 +197,10 @@ pub async fn read_plainly(server: &LyingServer, bytes: u64, time: Duration) -> R
     let mut read = 0_u64;
     while read < bytes && start.elapsed() < time {
         let answer = client.get(format!("{}/api/v1/pods?limit=500", server.server())).send().await;
-        let Ok(mut answer) = answer else { continue };
+        let Ok(mut answer) = answer else {
+            sleep(Duration::from_millis(10)).await;
+            continue;
+        };
         while let Ok(Some(piece)) = answer.chunk().await {
             read += piece.len() as u64;
             if read >= bytes || start.elapsed() >= time {

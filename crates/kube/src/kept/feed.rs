@@ -193,10 +193,9 @@ impl Feed {
             of.unkept = unkept;
         });
         // rows that cannot be kept are not shown any more
-        if rarely.is_some() && !self.store.table().is_empty() {
-            if let Err(error) = self.store.empty(self.source).await {
-                tracing::error!(kind = %self.kind, %error, "the rows of a list cannot be removed");
-            }
+        let has_rows = rarely.is_some() && !self.store.table().is_empty();
+        if has_rows && let Err(error) = self.store.empty(self.source).await {
+            tracing::error!(kind = %self.kind, %error, "the rows of a list cannot be removed");
         }
         rarely.or(failure.retry_after.map(|after| after.min(LONGEST_PAUSE)))
     }
@@ -391,7 +390,8 @@ impl Feed {
     fn afford(&self, staged: usize, place: &Place) -> Result<()> {
         self.store.account_for(staged);
         // without the registry nobody reads any more, and this task is about to end
-        self.kept.upgrade().map_or(Ok(()), |kept| kept.make_room(&self.store, staged, place.crowded))
+        let size = staged.max(self.store.table().bytes());
+        self.kept.upgrade().map_or(Ok(()), |kept| kept.make_room(&self.store, size, place.crowded))
     }
 
     /// Makes room for rows that came one by one.

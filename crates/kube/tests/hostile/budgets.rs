@@ -16,10 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const MIB: usize = 1 << 20;
 
 /// Budgets that a test exhausts quickly.
-const SMALL: Reads = Reads {
-    memory: 8 * MIB,
-    request: Limits { memory: MIB, received: 100 * MIB, objects: 2_000 },
-};
+const SMALL: Reads =
+    Reads { memory: 8 * MIB, request: Limits { memory: MIB, received: 100 * MIB, objects: 2_000 } };
 
 /// An adapter without cached lists and with small budgets.
 fn small(server: &FakeServer) -> KubeClusters {
@@ -29,8 +27,11 @@ fn small(server: &FakeServer) -> KubeClusters {
 }
 
 /// Longer than a machine under load needs to refuse.
-const LONG: Deadlines =
-    Deadlines { read: Duration::from_secs(30), write: Duration::from_secs(30), test: Duration::from_secs(30) };
+const LONG: Deadlines = Deadlines {
+    read: Duration::from_secs(30),
+    write: Duration::from_secs(30),
+    test: Duration::from_secs(30),
+};
 
 /// A chunk of this many objects, each with a label this long and a controller, that leads to `next`.
 fn chunk(objects: usize, label: usize, next: &str) -> Reply {
@@ -126,7 +127,8 @@ async fn of_a_chunk_that_is_too_long_no_more_than_16_mib_are_read() {
     let limits = Arc::new(Mutex::new(Vec::new()));
     let seen = limits.clone();
     let server = FakeServer::start(move |asked, _| {
-        let limit = asked.target.split("limit=").nth(1).map(|limit| limit.split('&').next().unwrap().to_owned());
+        let limit =
+            asked.target.split("limit=").nth(1).map(|limit| limit.split('&').next().unwrap().to_owned());
         seen.lock().unwrap().extend(limit);
         Reply::Body(200, vec![], body.clone())
     })
@@ -144,10 +146,7 @@ async fn an_object_too_large_to_be_shown_as_a_tree_is_refused() {
     let body = json!({"metadata": metadata, "spec": {"x": "x".repeat(5 * MIB)}}).to_string();
     let server = FakeServer::start(move |_, _| Reply::Body(200, vec![], body.clone())).await;
     let get = permit(Verb::Get, Kind::Deployment, "shop");
-    assert_eq!(
-        cause(WorkloadApi::get(&adapter(&server), &get, &object("web")).await),
-        Some(Cause::TooLarge)
-    );
+    assert_eq!(cause(WorkloadApi::get(&adapter(&server), &get, &object("web")).await), Some(Cause::TooLarge));
 }
 
 /// One adapter with cached lists over several clusters.
@@ -173,7 +172,13 @@ impl Fleet {
     }
 
     /// The list, as soon as it is as expected.
-    async fn becomes(&self, cluster: i64, list: List, expected: impl Fn(&Listing) -> bool, what: &str) -> Listing {
+    async fn becomes(
+        &self,
+        cluster: i64,
+        list: List,
+        expected: impl Fn(&Listing) -> bool,
+        what: &str,
+    ) -> Listing {
         let end = Instant::now() + PATIENCE;
         loop {
             let listing = self.page(cluster, list).await;
@@ -197,7 +202,10 @@ async fn slow(dripping: bool) -> FakeServer {
             let (write, read) = unbounded_channel();
             tokio::spawn(async move {
                 for n in 0.. {
-                    if write.send(Sent::Bytes(event("ADDED", &format!("p{n}"), 2, "Running").into_bytes())).is_err() {
+                    if write
+                        .send(Sent::Bytes(event("ADDED", &format!("p{n}"), 2, "Running").into_bytes()))
+                        .is_err()
+                    {
                         return;
                     }
                     sleep(Duration::from_millis(500)).await;
