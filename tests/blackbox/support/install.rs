@@ -23,6 +23,11 @@ pub(crate) const PASSWORD: &str = "a password for tests";
 /// On which database the tests run that do not name one: `sqlite` (the default) or `postgres`.
 const DATABASE: &str = "PILOTHOUSE_TEST_DATABASE";
 
+/// The system calls that change files and folders, make that durable, or send an answer.
+const TRACED: &str = "trace=open,openat,creat,close,lseek,write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,ftruncate,\
+    truncate,fallocate,copy_file_range,sendfile,fsync,fdatasync,rename,renameat,renameat2,link,linkat,symlink,symlinkat,\
+    unlink,unlinkat,mkdir,mkdirat,rmdir";
+
 /// The PostgreSQL that the tests share; none, said aloud, where this machine has none.
 pub(crate) fn postgres() -> Option<&'static Postgres> {
     shared_postgres().expect("a PostgreSQL starts")
@@ -33,6 +38,8 @@ pub(crate) struct Install {
     folder: Folder,
     settings: BTreeMap<String, String>,
     starts: u32,
+    /// Where strace writes the system calls of what is run that concern files.
+    trace: Option<PathBuf>,
 }
 
 impl Install {
@@ -70,7 +77,7 @@ impl Install {
     /// As [`Install::new`], on SQLite whatever the environment says.
     pub(crate) fn on_sqlite() -> Self {
         let folder = Folder::create().expect("a temporary folder");
-        let install = Self { folder, settings: BTreeMap::new(), starts: 0 };
+        let install = Self { folder, settings: BTreeMap::new(), starts: 0, trace: None };
         let data_dir = install.data_dir().display().to_string();
         install
             .set("DATA_DIR", data_dir)
@@ -98,6 +105,17 @@ impl Install {
         self
     }
 
+    /// Writes what its processes do to files to this file.
+    pub(crate) fn traced(mut self, trace: PathBuf) -> Self {
+        self.trace = Some(trace);
+        self
+    }
+
+    /// The folder of all that it has: data folder and logs.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The address of its PostgreSQL database.
     pub(crate) fn database_url(&self) -> String {
         self.postgres_url().expect("it is on PostgreSQL")
@@ -118,7 +136,17 @@ impl Install {
 
     /// The binary with these settings and nothing else of our environment.
     fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pilothouse"));
+        let binary = env!("CARGO_BIN_EXE_pilothouse");
+        let mut command = match &self.trace {
+            None => Command::new(binary),
+            Some(file) => {
+                let mut strace = Command::new("strace");
+                // the tracer is not between us and the process, and stops it for these calls only
+                strace.args(["-D", "-f", "--seccomp-bpf", "-xx", "-s", "1048576", "-e", "signal=none"]);
+                strace.args(["-e", TRACED, "-o"]).arg(file).arg(binary);
+                strace
+            }
+        };
         command.args(arguments).env_clear().env("USER", "tester").envs(&self.settings);
         command.current_dir(self.folder.path());
         command
@@ -265,6 +293,26 @@ impl Server {
     /// How many files and connections it has open.
     pub(crate) fn open_files(&self) -> usize {
         fs::read_dir(self.of_process("fd")).expect("it runs").count()
+    }
+
+    /// Stops it in the middle of everything; none of its threads runs when this returns.
+    pub(crate) async fn stand_still(&self) {
+        self.signal(Signal::STOP);
+        eventually("a process that stands still", async || {
+            let mut threads = fs::read_dir(self.of_process("task")).expect("it runs").flatten();
+            // "pid (name) state …"; the name may hold anything but ends with the last bracket
+            let stands =
+                |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']));
+            threads
+                .all(|thread| fs::read_to_string(thread.path().join("stat")).is_ok_and(stands))
+                .then_some(())
+        })
+        .await;
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::CONT);
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

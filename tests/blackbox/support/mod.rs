@@ -7,6 +7,7 @@ mod clusters;
 mod conformance;
 mod echo;
 mod install;
+mod random;
 
 use std::time::Duration;
 
@@ -14,10 +15,11 @@ use tokio::time::{sleep, timeout};
 
 pub(crate) use self::{
     canary::Canaries,
-    client::{Answer, Client, Event, Events},
+    client::{Answer, Client, Event, Events, Session},
     clusters::{apply, cluster, light, names, namespace, strings},
     echo::{ANSWERS, Echo},
     install::{Install, PASSWORD, Server, mode, postgres},
+    random::{Random, set},
 };
 
 /// For what happens by itself, such as the start of many pods, on a machine that also does something else.

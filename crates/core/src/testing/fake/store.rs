@@ -46,6 +46,8 @@ struct State {
     refresh: HashMap<SecretHash, (i64, Option<Timestamp>)>,
     throttles: HashMap<String, Throttle>,
     clusters: Vec<(Cluster, StoredConnection)>,
+    /// The last version of a connection, of all clusters.
+    last_version: i64,
     claims: Vec<(NewClaim, Progress)>,
     entries: Vec<StoredEntry>,
     checkpoints: Vec<StoredCheckpoint>,
@@ -99,6 +101,11 @@ impl MemoryStore {
 }
 
 impl State {
+    fn next_version(&mut self) -> i64 {
+        self.last_version += 1;
+        self.last_version
+    }
+
     fn next_id(&mut self) -> i64 {
         self.last_id += 1;
         self.last_id
