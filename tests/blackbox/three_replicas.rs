@@ -240,9 +240,10 @@ async fn three_replicas_act_as_one_while_one_after_the_other_ends_and_starts_aga
         admin.operations("status=pending").await.is_empty().then_some(())
     })
     .await;
-    let leases =
-        postgres.sql_in(&servers[0].as_ref().unwrap().install.database_url(), "SELECT count(*) FROM leases");
-    assert_eq!(leases.unwrap().trim(), REPLICAS.to_string(), "each of those that run has one");
+    let url = servers[0].as_ref().unwrap().install.database_url();
+    // besides, one of a replica that was killed less than a lease ago
+    let leases = postgres.sql_in(&url, "SELECT count(*) FROM leases WHERE expires_at > now()").unwrap();
+    assert!(leases.trim().parse::<u64>().unwrap() >= REPLICAS, "each of those that run has one: {leases}");
     let mut installs = Vec::new();
     for server in servers.into_iter().flatten() {
         installs.push(server.stop().await);
