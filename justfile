@@ -32,6 +32,18 @@ test *arguments="--workspace":
 kills times="50":
     PILOTHOUSE_TEST_KILLS={{ times }} cargo test -p pilothouse --test blackbox kills -- --nocapture
 
+# Loses power so many times under load: files copied while the server stands still, and rebuilt from what a trace says was synced
+power-loss times="200":
+    PILOTHOUSE_TEST_POWER_LOSSES={{ times }} cargo test -p pilothouse --test blackbox power_loss -- --nocapture
+
+# Crashes a PostgreSQL so many times, and replaces it by a standby that lacks the last commits
+failover times="20":
+    PILOTHOUSE_TEST_FAILOVERS={{ times }} cargo test -p pilothouse --test blackbox failover -- --nocapture
+
+# Kills or stops one of three replicas so many times under load
+replica-ends times="100":
+    PILOTHOUSE_TEST_REPLICA_ENDS={{ times }} cargo test -p pilothouse --test blackbox three_replicas -- --nocapture
+
 # The black-box tests with the server's data in PostgreSQL
 test-postgres: (ci "postgres")
 

@@ -5,11 +5,7 @@
 //! here is drawn: with the seed that a failed run printed, the same changes are sent and the kills come after the same
 //! times, as far as a scheduler lets them.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    env,
-    time::Duration,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use pilothouse_core::audit::{Entry, Operation, OperationId, Outcome, Status};
@@ -18,7 +14,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::support::{Answer, Client, Install, Server, apply, cluster, eventually, light, namespace};
+use crate::support::{
+    Answer, Client, Install, Random, Server, apply, cluster, eventually, light, namespace, set,
+};
 
 /// Kills of one install, until the next one starts afresh: a trail is verified after each, from its beginning.
 const PER_INSTALL: u64 = 50;
@@ -31,32 +29,6 @@ const AT_START: u64 = 8;
 const START: u64 = 400;
 /// Within so long of the next start what a kill interrupted is closed.
 const CLOSED: SignedDuration = SignedDuration::from_secs(30);
-
-/// Splitmix64: enough for a test, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn pause(&mut self, most: u64) -> Duration {
-        Duration::from_micros(self.below(most * 1_000))
-    }
-}
-
-/// A number that the environment sets.
-fn set(name: &str) -> Option<u64> {
-    let text = env::var(name).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text}")))
-}
 
 /// Where the load goes.
 #[derive(Clone)]
@@ -116,7 +88,7 @@ impl Target {
 
 /// What all trails say, and all that callers were answered.
 #[derive(Default)]
-struct Said {
+pub(crate) struct Said {
     intents: HashMap<OperationId, Operation>,
     outcomes: HashMap<OperationId, Outcome>,
     /// The status of an answer, by its request's id.
@@ -132,7 +104,7 @@ struct Line {
 
 impl Said {
     /// Reads an export of a trail.
-    fn read(&mut self, export: &str) {
+    pub(crate) fn read(&mut self, export: &str) {
         for line in export.lines().filter(|line| line.starts_with("{\"sequence\":")) {
             let line: Line = serde_json::from_str(line).unwrap();
             match serde_json::from_str(&line.entry).unwrap() {
@@ -143,7 +115,7 @@ impl Said {
         }
     }
 
-    fn hear(&mut self, answers: Vec<Answer>) {
+    pub(crate) fn hear(&mut self, answers: Vec<Answer>) {
         for answer in answers {
             self.answers.insert(answer.header("x-request-id").to_owned(), answer.status);
         }
@@ -151,7 +123,7 @@ impl Said {
 }
 
 /// The cluster's events of what we asked for: changes, and Secrets that were read.
-fn asked(plane: &ControlPlane) -> HashMap<String, Vec<AuditEvent>> {
+pub(crate) fn asked(plane: &ControlPlane) -> HashMap<String, Vec<AuditEvent>> {
     let mut by_id: HashMap<_, Vec<_>> = HashMap::new();
     for event in plane.audit_events().unwrap() {
         let resource =
@@ -171,7 +143,7 @@ fn code(event: &AuditEvent) -> u16 {
 
 /// Holds all that was said against all that the cluster was asked for. How many operations were closed as `unknown`, and of
 /// how many of these the cluster knows.
-fn compare(said: &Said, asked: &HashMap<String, Vec<AuditEvent>>) -> (usize, usize) {
+pub(crate) fn compare(said: &Said, asked: &HashMap<String, Vec<AuditEvent>>) -> (usize, usize) {
     for (id, events) in asked {
         let intent = id.parse().ok().and_then(|id| said.intents.get(&OperationId(id)));
         let intent =
@@ -217,7 +189,7 @@ fn closed_in_time(said: &Said, starts: &[Timestamp]) {
     }
 }
 
-fn whole(install: &Install) {
+pub(crate) fn whole(install: &Install) {
     let output = install.run(&["audit", "verify"]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -288,12 +288,12 @@ pub struct Connection {
     pub credential: Credential,
 }
 
-/// A stored connection. The version changes with it, so a client built from an older one is never used again.
+/// A stored connection. The version changes with it, so a client built from another one is never used again.
 #[derive(Clone, Debug)]
 pub struct StoredConnection {
     /// How to reach the cluster.
     pub connection: Connection,
-    /// Grows with every change of it.
+    /// Greater after every change, and never one that was used before, even where the database lost its last commits.
     pub version: i64,
 }
 

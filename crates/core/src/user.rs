@@ -333,13 +333,13 @@ pub trait PasswordHasher: Send + Sync {
 /// Where the first admin's random password waits for the operator.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 pub trait InitialPassword: Send + Sync {
-    /// Shows it to the operator: on a terminal, else in a file that only the operator can read.
+    /// Shows it to the operator: on a terminal, else in a file that only the operator can read; durable when this returns.
     ///
     /// # Errors
     /// `Internal` when it cannot be shown.
     fn hand_over(&self, password: &SecretString) -> Result<()>;
 
-    /// It was changed: nothing is left of it.
+    /// It was changed, or belongs to no user: nothing is left of it.
     fn withdraw(&self);
 }
 

@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Fatal,
     commands::operator,
-    compose::{self, Composed, private_folder},
+    compose::{self, Composed},
+    durable::{private_folder, sync_folder_of},
     settings::Settings,
 };
 
@@ -96,7 +97,8 @@ async fn recorded(settings: &Settings, composed: &Composed, file: PathBuf, stdin
                 let fingerprint = keyring.current();
                 let sealer = keyring.keys(&fingerprint)?.sealer;
                 let sealed = seal_archive(&*sealer, &fingerprint, &OsEntropy, input, BufWriter::new(&output));
-                sealed.and_then(|()| output.sync_all()).map_err(|error| failed(&file, &error))
+                let stored = sealed.and_then(|()| output.sync_all()).and_then(|()| sync_folder_of(&file));
+                stored.map_err(|error| failed(&file, &error))
             };
             let sealed = tokio::task::spawn_blocking(seal).await;
             sealed.unwrap_or_else(|error| Err(pilothouse_core::Error::internal(error.to_string())))
@@ -161,7 +163,8 @@ pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> 
     };
     let placed = whole.and_then(|()| {
         // a link is never made over a file that is there
-        fs::hard_link(&partial, &database).map_err(|error| unusable(&database, &error))
+        let placed = fs::hard_link(&partial, &database).and_then(|()| sync_folder_of(&database));
+        placed.map_err(|error| unusable(&database, &error))
     });
     let _ = fs::remove_file(&partial);
     placed?;

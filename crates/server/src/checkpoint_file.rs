@@ -17,6 +17,8 @@ use pilothouse_core::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::durable::sync_folder_of;
+
 /// How often new checkpoints are copied from the database.
 const PERIOD: Duration = Duration::from_secs(2);
 
@@ -58,6 +60,7 @@ impl CheckpointFile {
     }
 
     fn append(&self, lines: &[String]) -> io::Result<()> {
+        let is_new = !self.path.exists();
         let mut file =
             OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.path)?;
         // half a line that a crash left is none, and would be taken for a forged one
@@ -71,7 +74,8 @@ impl CheckpointFile {
             text.push('\n');
         }
         file.write_all(text.as_bytes())?;
-        file.sync_all()
+        file.sync_all()?;
+        if is_new { sync_folder_of(&self.path) } else { Ok(()) }
     }
 
     fn unusable(&self, error: &io::Error) -> Error {

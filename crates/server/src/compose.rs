@@ -1,6 +1,6 @@
 //! The composition root: picks the adapters and hands them to the use cases.
 
-use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use pilothouse_core::{
@@ -21,6 +21,7 @@ use crate::{
     Fatal,
     checkpoint_file::CheckpointFile,
     config,
+    durable::private_folder,
     initial_password::Handover,
     lent::{SystemClock, TrackedTasks},
     metrics::{Metrics, Scrape},
@@ -97,11 +98,6 @@ pub(crate) async fn known(database: &Database) -> Result<Fingerprints, Fatal> {
 fn keyring(key_file: &Path, known: Option<&Fingerprints>) -> Result<Arc<FileKeyring>, Fatal> {
     let in_use = known.map(|known| known.current.as_str());
     Ok(Arc::new(FileKeyring::open(key_file, in_use, Arc::new(OsEntropy))?))
-}
-
-/// A folder that only its owner can enter.
-pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 async fn compose(

@@ -11,6 +11,8 @@ use std::{
 use pilothouse_core::{Error, Result, user::InitialPassword};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::durable::sync_folder_of;
+
 /// Its place in the data directory.
 const FILE: &str = "initial-admin-password";
 
@@ -27,7 +29,8 @@ impl Handover {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.file)?;
         writeln!(file, "{}", password.expose_secret())?;
-        file.sync_all()
+        file.sync_all()?;
+        sync_folder_of(&self.file)
     }
 }
 

@@ -8,6 +8,7 @@ mod checkpoint_file;
 mod commands;
 mod compose;
 mod config;
+mod durable;
 mod initial_password;
 mod lent;
 mod metrics;

@@ -21,6 +21,7 @@ use crate::{
     Fatal,
     commands::operator,
     compose::{self, Composed},
+    durable::sync_folder_of,
     settings::Settings,
 };
 
@@ -191,7 +192,7 @@ impl Files {
         };
         self.sweep()?;
         fs::rename(&self.next, &self.key)?;
-        fs::File::open(self.folder())?.sync_all()?;
+        sync_folder_of(&self.key)?;
         Ok(kept)
     }
 

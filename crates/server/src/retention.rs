@@ -2,7 +2,7 @@
 //! with the webhook, before it goes.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -20,7 +20,7 @@ use pilothouse_store::Store;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Fatal, audit::of_export, webhook::RECEIVER};
+use crate::{Fatal, audit::of_export, durable::sync_folder_of, webhook::RECEIVER};
 
 /// How often to look for what is old enough, unless it is old enough sooner.
 const PERIOD: Duration = Duration::from_secs(3600);
@@ -164,10 +164,6 @@ async fn write(path: &Path, mut export: Export) -> Result<io::Result<()>> {
             return Ok(Err(error));
         }
     }
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let kept = file
-        .sync_all()
-        .and_then(|()| fs::rename(&beside, path))
-        .and_then(|()| File::open(folder)?.sync_all());
+    let kept = file.sync_all().and_then(|()| fs::rename(&beside, path)).and_then(|()| sync_folder_of(path));
     Ok(kept)
 }

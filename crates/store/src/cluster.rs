@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
-    clock::uuid_v7,
+    clock::{Entropy, uuid_v7},
     cluster::{
         ApiServer, AuthType, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry,
         Connection, Connections, Health, Observation, StoredConnection,
@@ -135,6 +135,16 @@ impl Seen {
     }
 }
 
+/// The version of a connection that is stored at `at`: Unix milliseconds, then 22 random bits, and greater than the version
+/// `before`. A counter would give a version again after a failover that lost the last commits, and the server would then
+/// use a client of the lost connection for the new one.
+fn connection_version(at: Timestamp, entropy: &dyn Entropy, before: Option<i64>) -> i64 {
+    let mut random = [0; 4];
+    entropy.fill(&mut random);
+    let version = at.as_millisecond() << 22 | i64::from(u32::from_ne_bytes(random) >> 10);
+    before.map_or(version, |before| version.max(before + 1))
+}
+
 /// The columns of a connection, the credential sealed.
 #[derive(AsChangeset, diesel::Insertable)]
 #[diesel(table_name = clusters, treat_none_as_null = true)]
@@ -229,12 +239,13 @@ impl ClusterRegistry for Store {
     async fn create(&self, permit: &Permit, record: ClusterRecord) -> Result<Cluster> {
         let receipt = self.receipt(permit)?;
         let uuid = uuid_v7(record.at, &*self.lent.entropy);
-        let keyring = self.lent.keyring.clone();
+        let (keyring, entropy) = (self.lent.keyring.clone(), self.lent.entropy.clone());
         let labels = json(&record.labels)?;
         let seen = Seen::of(record.observation);
         transact!(self.db, |conn| {
             let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
-            let connection = Sealed::of(&*sealer, uuid, 1, (record.auth_type, record.connection))?;
+            let version = connection_version(record.at, &*entropy, None);
+            let connection = Sealed::of(&*sealer, uuid, version, (record.auth_type, record.connection))?;
             let values = (
                 clusters::uuid.eq(uuid.to_string()),
                 clusters::name.eq(record.name.as_str()),
@@ -264,7 +275,8 @@ impl ClusterRegistry for Store {
     }
 
     async fn update(&self, permit: &Permit, patch: ClusterPatch, at: Timestamp) -> Result<Cluster> {
-        let (receipt, id, keyring) = (self.receipt(permit)?, permit.cluster()?, self.lent.keyring.clone());
+        let (receipt, id) = (self.receipt(permit)?, permit.cluster()?);
+        let (keyring, entropy) = (self.lent.keyring.clone(), self.lent.entropy.clone());
         let seen =
             (patch.connection.is_some() || patch.observation.is_some()).then(|| Seen::of(patch.observation));
         let labels = patch.labels.as_ref().map(json).transpose()?;
@@ -283,7 +295,7 @@ impl ClusterRegistry for Store {
                 return Err(about(Cause::ChangedMeanwhile, id).into());
             }
             let uuid = uuid.parse().map_err(|_| corrupt("clusters.uuid"))?;
-            let seal = |connection| Sealed::of(&*sealer, uuid, version + 1, connection);
+            let seal = |connection| Sealed::of(&*sealer, uuid, connection_version(at, &*entropy, Some(version)), connection);
             let connection = patch.connection.map(seal).transpose()?;
             let change = Change {
                 name: patch.name.as_ref().map(ToString::to_string),

@@ -42,6 +42,10 @@ pub(crate) type Postgres = AsyncPgConnection;
 /// deleted or overwritten is overwritten with zeros, so a sealed value that is gone is in no page (see `scrub`).
 const PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
     PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;";
+/// A commit is acknowledged only when PostgreSQL has flushed it: `synchronous_commit = off` of the server, the role or the
+/// database loses the last commits in a crash. Settings that flush first and differ in how long they wait for standbys stay.
+const POSTGRES_SETTINGS: &str = "SET statement_timeout = '8s'; SET lock_timeout = '5s'; \
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';";
 const SQLITE_READERS: usize = 4;
 const POSTGRES_CONNECTIONS: usize = 16;
 
@@ -170,8 +174,7 @@ fn open_sqlite(path: &str) -> BoxFuture<'_, ConnectionResult<Sqlite>> {
 
 async fn open_postgres(address: Box<PostgresAddress>) -> ConnectionResult<Postgres> {
     let mut connection = address.connect().await?;
-    let settings = "SET statement_timeout = '8s'; SET lock_timeout = '5s';";
-    connection.batch_execute(settings).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
+    connection.batch_execute(POSTGRES_SETTINGS).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
     Ok(connection)
 }
 

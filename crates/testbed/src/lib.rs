@@ -34,6 +34,7 @@ mod ports;
 mod postgres;
 mod processes;
 mod shipped;
+mod tracing;
 pub mod workloads;
 
 use std::{
@@ -59,6 +60,7 @@ pub use self::{
     node::{Node, NodeProgram},
     postgres::{Postgres, PostgresBuilder},
     shipped::Shipped,
+    tracing::can_trace_or_skip,
 };
 
 /// A folder with etcd and kube-apiserver (and, if it has them, kube-controller-manager, kube-scheduler, kubelet).
@@ -73,6 +75,8 @@ pub const REQUIRE_NODE: &str = "PILOTHOUSE_TEST_REQUIRE_NODE";
 pub const POSTGRES_BIN: &str = "PILOTHOUSE_TEST_POSTGRES_BIN";
 /// If set, a machine that cannot run a PostgreSQL is a failure.
 pub const REQUIRE_POSTGRES: &str = "PILOTHOUSE_TEST_REQUIRE_POSTGRES";
+/// If set, a machine that cannot trace the system calls of a process is a failure.
+pub const REQUIRE_STRACE: &str = "PILOTHOUSE_TEST_REQUIRE_STRACE";
 
 /// Builds the programs of a control plane if this machine has not yet: minutes, the first time.
 pub async fn build() -> Result<()> {

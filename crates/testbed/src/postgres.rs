@@ -23,7 +23,7 @@ use crate::{
     binaries::say,
     certificates::Authority,
     error::{Error, Result, io},
-    folder::Folder,
+    folder::{Folder, copy},
     ports::Port,
     processes::tail,
 };
@@ -55,6 +55,7 @@ rm -f running
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PostgresBuilder {
     durable: bool,
+    commits_late: bool,
     serving: Option<ServingCertificate>,
 }
 
@@ -62,6 +63,13 @@ impl PostgresBuilder {
     /// Whether what is committed is flushed, so that it survives a [`Postgres::cut`]; not by default, for speed.
     pub fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
+        self
+    }
+
+    /// Acknowledges commits before they are written (`synchronous_commit = off`), by default of every session, and writes them
+    /// as late as it can: a [`Postgres::cut`] loses them.
+    pub fn commits_late(mut self, commits_late: bool) -> Self {
+        self.commits_late = commits_late;
         self
     }
 
@@ -241,6 +249,13 @@ impl Postgres {
         let out = out.map_err(io("opening the log of PostgreSQL"))?;
         let flush = if self.built.durable { "on" } else { "off" };
         let tls = if self.built.serving.is_some() { "on" } else { "off" };
+        let late = [
+            "synchronous_commit=off",
+            "wal_writer_delay=10s",
+            "wal_writer_flush_after=1GB",
+            "autovacuum=off",
+        ];
+        let late = if self.built.commits_late { &late[..] } else { &[] };
         let settings = [
             format!("port={}", self.port.number()),
             format!("fsync={flush}"),
@@ -256,8 +271,8 @@ impl Postgres {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", SUPERVISOR, "pilothouse-postgres"]).arg(self.bin.join("postgres"));
         command.arg("-D").arg(self.home.join("data"));
-        for setting in settings {
-            command.args(["-c", &setting]);
+        for setting in settings.iter().map(String::as_str).chain(late.iter().copied()) {
+            command.args(["-c", setting]);
         }
         let supervisor = self
             .as_user(&mut command)
@@ -284,6 +299,44 @@ impl Postgres {
             }
             sleep(POLL);
         }
+    }
+
+    /// Copies its files to `folder`, which must not exist, as they are at one moment: what a standby has that received nothing
+    /// since.
+    pub fn copy_to(&self, folder: &Path) -> Result<()> {
+        self.signal(crate::Signal::Stop)?;
+        let copied = copy(&self.home.join("data"), folder);
+        self.signal(crate::Signal::Cont)?;
+        copied
+    }
+
+    /// Ends it in the middle of everything and starts it on the files of a [copy](Self::copy_to), under the same address: a
+    /// failover to a standby that lacks the commits since. Returns when it takes connections.
+    pub fn fail_over_to(&self, folder: &Path) -> Result<()> {
+        self.cut()?;
+        let data = self.home.join("data");
+        fs::remove_dir_all(&data).map_err(io("removing the files of PostgreSQL"))?;
+        copy(folder, &data)?;
+        // of the process that ran when they were copied
+        let _ = fs::remove_file(data.join("postmaster.pid"));
+        self.give_to_user(&data)?;
+        self.start()
+    }
+
+    /// Makes a folder and all in it the files of the user that PostgreSQL runs as, for it alone.
+    fn give_to_user(&self, path: &Path) -> Result<()> {
+        let giving = || io(format!("giving {} to postgres", path.display()));
+        if let Some((uid, gid)) = self.user {
+            chown(path, Some(uid), Some(gid)).map_err(giving())?;
+        }
+        if !path.is_dir() {
+            return Ok(());
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(giving())?;
+        for entry in fs::read_dir(path).map_err(giving())? {
+            self.give_to_user(&entry.map_err(giving())?.path())?;
+        }
+        Ok(())
     }
 
     /// Lets the supervisor end the server, if it runs, and waits for both.

@@ -26,6 +26,18 @@ pub(crate) struct Session {
     pub(crate) session_id: String,
 }
 
+impl Session {
+    /// As a login or a refresh answers it.
+    pub(crate) fn of(data: &Value) -> Self {
+        let text = |key: &str| data[key].as_str().expect(key).to_owned();
+        Self {
+            access_token: text("access_token"),
+            refresh_token: text("refresh_token"),
+            session_id: text("session_id"),
+        }
+    }
+}
+
 /// Sends bearer and cookie once it has signed in, and remembers everything it was answered.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -67,13 +79,12 @@ impl Client {
     /// The same client, signed in.
     pub(crate) async fn sign_in(&self, username: &str, password: &str) -> Self {
         let data = self.try_sign_in(username, password).await.data();
-        let text = |key: &str| data[key].as_str().expect(key).to_owned();
-        let session = Session {
-            access_token: text("access_token"),
-            refresh_token: text("refresh_token"),
-            session_id: text("session_id"),
-        };
-        Self { session: Some(session), ..self.clone() }
+        Self { session: Some(Session::of(&data)), ..self.clone() }
+    }
+
+    /// The same client in this session.
+    pub(crate) fn in_session(&self, session: &Session) -> Self {
+        Self { session: Some(session.clone()), ..self.clone() }
     }
 
     /// The same client, sending this `Idempotency-Key`.
@@ -104,6 +115,11 @@ impl Client {
     /// As [`Client::post`]; none when the connection breaks, as a kill breaks it.
     pub(crate) async fn try_post(&self, path: &str, body: Value) -> Option<Answer> {
         self.attempt(Method::POST, path, Some(body)).await.ok()
+    }
+
+    /// As [`Client::get`]; none when the connection breaks.
+    pub(crate) async fn try_get(&self, path: &str) -> Option<Answer> {
+        self.attempt(Method::GET, path, None).await.ok()
     }
 
     /// The rows of a list, under its key.

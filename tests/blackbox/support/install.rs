@@ -23,6 +23,11 @@ pub(crate) const PASSWORD: &str = "a password for tests";
 /// On which database the tests run that do not name one: `sqlite` (the default) or `postgres`.
 const DATABASE: &str = "PILOTHOUSE_TEST_DATABASE";
 
+/// The system calls that change files and folders, make that durable, or send an answer.
+const TRACED: &str = "trace=open,openat,creat,close,lseek,write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,ftruncate,\
+    truncate,fallocate,copy_file_range,sendfile,fsync,fdatasync,rename,renameat,renameat2,link,linkat,symlink,symlinkat,\
+    unlink,unlinkat,mkdir,mkdirat,rmdir";
+
 /// The PostgreSQL that the tests share; none, said aloud, where this machine has none.
 pub(crate) fn postgres() -> Option<&'static Postgres> {
     shared_postgres().expect("a PostgreSQL starts")
@@ -120,6 +125,21 @@ impl Install {
     pub(crate) fn unset(mut self, name: &str) -> Self {
         self.settings.remove(&format!("PILOTHOUSE_{name}"));
         self
+    }
+
+    /// Writes what its processes do to files to this file.
+    pub(crate) fn traced(mut self, trace: PathBuf) -> Self {
+        // the tracer is not between us and the process, and stops it for these calls only
+        let options = ["strace", "-D", "-f", "--seccomp-bpf", "-xx", "-s", "1048576", "-e", "signal=none", "-e", TRACED];
+        self.runner = options.map(str::to_owned).to_vec();
+        let (file, binary) = (trace.display().to_string(), env!("CARGO_BIN_EXE_pilothouse").to_owned());
+        self.runner.extend(["-o".to_owned(), file, binary]);
+        self
+    }
+
+    /// The folder of all that it has: data folder and logs.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The address of its PostgreSQL database.
@@ -301,6 +321,26 @@ impl Server {
     /// How many threads it has.
     pub(crate) fn threads(&self) -> usize {
         fs::read_dir(self.of_process("task")).expect("it runs").count()
+    }
+
+    /// Stops it in the middle of everything; none of its threads runs when this returns.
+    pub(crate) async fn stand_still(&self) {
+        self.signal(Signal::STOP);
+        eventually("a process that stands still", async || {
+            let mut threads = fs::read_dir(self.of_process("task")).expect("it runs").flatten();
+            // "pid (name) state …"; the name may hold anything but ends with the last bracket
+            let stands =
+                |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']));
+            threads
+                .all(|thread| fs::read_to_string(thread.path().join("stat")).is_ok_and(stands))
+                .then_some(())
+        })
+        .await;
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::CONT);
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -8,6 +8,7 @@ mod conformance;
 mod echo;
 mod install;
 mod plain;
+mod random;
 
 use std::time::Duration;
 
@@ -15,11 +16,12 @@ use tokio::time::{sleep, timeout};
 
 pub(crate) use self::{
     canary::Canaries,
-    client::{Answer, Client, Event, Events},
+    client::{Answer, Client, Event, Events, Session},
     clusters::{apply, cluster, light, names, namespace, strings},
     echo::{ANSWERS, Echo},
     install::{Install, PASSWORD, Server, mode, postgres},
     plain::PlainCluster,
+    random::{Random, set},
 };
 
 /// For what happens by itself, such as the start of many pods, on a machine that also does something else.

@@ -96,9 +96,14 @@ impl Users {
             role: Role::SuperAdmin,
             at: self.clock.now(),
         };
-        let created = self.registry.create_first(&permit, record).await?.is_some();
-        if created && random {
+        // before the user exists: a crash in between would leave an admin whose password is unknown
+        if random {
             self.initial.hand_over(password.secret())?;
+        }
+        // after an error the user may exist all the same, so the password stays
+        let created = self.registry.create_first(&permit, record).await?.is_some();
+        if !created && random {
+            self.initial.withdraw();
         }
         Ok(created)
     }

@@ -249,6 +249,20 @@ fn a_changed_password_ends_the_other_sessions_and_takes_back_the_first() {
 }
 
 #[test]
+fn the_first_password_is_handed_over_before_its_user_is_stored() {
+    let fake = Fake::default();
+    let app = App::new(fake.ports(), Settings::default());
+    fake.store.break_audit(true);
+    block_on(app.users.bootstrap(None)).unwrap_err();
+    assert!(fake.initial_password.password().is_some(), "after an error the user may be stored all the same");
+    fake.store.break_audit(false);
+    assert!(block_on(app.users.bootstrap(None)).unwrap());
+    let password = fake.initial_password.password().unwrap();
+    let world = World { fake, app };
+    world.login("admin", password.expose_secret()).unwrap();
+}
+
+#[test]
 fn sessions_are_seen_and_ended_by_their_owner_and_super_admins_only() {
     let world = World::new();
     let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();

@@ -1,4 +1,7 @@
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
@@ -69,6 +72,10 @@ impl StorePorts {
         self.clusters.create(&permit, record).await.unwrap()
     }
 
+    async fn version(&self, id: ClusterId) -> i64 {
+        self.connections.connection(id).await.unwrap().unwrap().version
+    }
+
     fn on(&self, verb: Verb, id: ClusterId) -> Permit {
         self.permit(Access::to(verb, Resource::Cluster).in_cluster(id))
     }
@@ -115,7 +122,7 @@ pub(super) async fn a_registered_cluster_is_found(ports: &StorePorts) {
     assert_eq!(ports.clusters.find(tried.id).await.unwrap(), Some(tried.clone()));
     assert_eq!(ports.clusters.name(untried.id).await.unwrap(), Some(name("生产环境")));
     let stored = ports.connections.connection(tried.id).await.unwrap().unwrap();
-    assert_eq!((shown(&stored.connection), stored.version), (shown(&connection), 1));
+    assert_eq!(shown(&stored.connection), shown(&connection));
 
     let recorded: Vec<_> =
         ports.operations().await.into_iter().map(|row| (row.cluster_id, row.cluster_name)).collect();
@@ -150,6 +157,7 @@ pub(super) async fn a_change_sets_what_it_names(ports: &StorePorts) {
     let before = ports
         .register(ClusterRecord { observation: Some(online(ports.now())), ..ports.record("prod") })
         .await;
+    let version = ports.version(before.id).await;
     let later = ports.now() + Duration::from_secs(1);
     let nothing = ports.change(before.id, ClusterPatch::default(), later).await.unwrap();
     assert_eq!(nothing, Cluster { updated_at: later, ..before.clone() });
@@ -163,11 +171,7 @@ pub(super) async fn a_change_sets_what_it_names(ports: &StorePorts) {
     assert_eq!((changed.name.as_str(), &*changed.description, changed.labels.len()), ("production", "", 0));
     assert_eq!((changed.created_at, changed.status), (before.created_at, Health::Online));
     assert_eq!(ports.clusters.find(before.id).await.unwrap(), Some(changed));
-    assert_eq!(
-        ports.connections.connection(before.id).await.unwrap().unwrap().version,
-        1,
-        "the connection stays"
-    );
+    assert_eq!(ports.version(before.id).await, version, "the connection stays");
 }
 
 pub(super) async fn a_new_connection_is_a_new_version(ports: &StorePorts) {
@@ -175,6 +179,7 @@ pub(super) async fn a_new_connection_is_a_new_version(ports: &StorePorts) {
         Connection { ca: Some("ca".to_owned()), ..token("https://192.0.2.1:6443", "canary-token") };
     let record = ClusterRecord { observation: Some(online(ports.now())), connection, ..ports.record("prod") };
     let before = ports.register(record).await;
+    let mut versions = vec![ports.version(before.id).await];
     let connection = token("https://192.0.2.2:6443", "second");
     let patch = |observation| ClusterPatch {
         connection: Some((AuthType::Kubeconfig, connection.clone())),
@@ -185,14 +190,23 @@ pub(super) async fn a_new_connection_is_a_new_version(ports: &StorePorts) {
     assert_eq!((&*untried.api_server, untried.auth_type), ("https://192.0.2.2:6443", AuthType::Kubeconfig));
     assert_eq!((untried.status, untried.status_reason), (Health::Offline, None));
     let stored = ports.connections.connection(before.id).await.unwrap().unwrap();
-    assert_eq!((shown(&stored.connection), stored.version), (shown(&connection), 2), "the CA is gone, too");
+    assert_eq!(shown(&stored.connection), shown(&connection), "the CA is gone, too");
+    versions.push(stored.version);
 
     let tried = ports.change(before.id, patch(Some(online(ports.now()))), ports.now()).await.unwrap();
     assert_eq!(tried.status, Health::Online);
-    assert_eq!(ports.connections.connection(before.id).await.unwrap().unwrap().version, 3);
-    let other = ports.register(ports.record("stage")).await;
-    let versions = BTreeMap::from([(before.id, 3), (other.id, 1)]);
-    assert_eq!(ports.connections.versions().await.unwrap(), versions);
+    versions.push(ports.version(before.id).await);
+    assert!(versions.is_sorted(), "a later version is greater: {versions:?}");
+
+    // the same connection under another id is another version
+    let again = ports.register(ClusterRecord { connection, ..ports.record("again") }).await;
+    versions.push(ports.version(again.id).await);
+    let different: BTreeSet<_> = versions.iter().collect();
+    assert_eq!(different.len(), versions.len(), "{versions:?}");
+
+    let [.., of_before, of_again] = versions[..] else { unreachable!("there are four") };
+    let all = BTreeMap::from([(before.id, of_before), (again.id, of_again)]);
+    assert_eq!(ports.connections.versions().await.unwrap(), all);
 }
 
 pub(super) async fn a_change_meanwhile_is_a_conflict(ports: &StorePorts) {

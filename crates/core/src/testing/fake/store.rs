@@ -48,6 +48,8 @@ struct State {
     /// From where users have signed in, and when last.
     addresses: Vec<(UserId, ClientAddress, Timestamp)>,
     clusters: Vec<(Cluster, StoredConnection)>,
+    /// The last version of a connection, of all clusters.
+    last_version: i64,
     claims: Vec<(NewClaim, Progress)>,
     entries: Vec<StoredEntry>,
     checkpoints: Vec<StoredCheckpoint>,
@@ -116,6 +118,11 @@ impl MemoryStore {
 }
 
 impl State {
+    fn next_version(&mut self) -> i64 {
+        self.last_version += 1;
+        self.last_version
+    }
+
     fn next_id(&mut self) -> i64 {
         self.last_id += 1;
         self.last_id

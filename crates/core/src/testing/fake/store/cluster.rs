@@ -32,9 +32,8 @@ impl ClusterRegistry for MemoryStore {
         state.check_name(&record.name, None)?;
         let cluster = Cluster::registered(ClusterId(state.next_id()), &record);
         state.done(permit, Some(cluster.id))?;
-        state
-            .clusters
-            .push((cluster.clone(), StoredConnection { connection: record.connection, version: 1 }));
+        let version = state.next_version();
+        state.clusters.push((cluster.clone(), StoredConnection { connection: record.connection, version }));
         Ok(cluster)
     }
 
@@ -44,6 +43,7 @@ impl ClusterRegistry for MemoryStore {
         if let Some(name) = &patch.name {
             state.check_name(name, Some(id))?;
         }
+        let version = state.next_version();
         let (cluster, stored) =
             state.clusters.iter_mut().find(|(cluster, _)| cluster.id == id).ok_or_else(|| absent(id))?;
         if patch.unless_changed_since.is_some_and(|read| cluster.updated_at != read) {
@@ -60,7 +60,7 @@ impl ClusterRegistry for MemoryStore {
             cluster.status_reason = None;
             (cluster.node_count, cluster.pod_count, cluster.namespace_count) = (None, None, None);
             (cluster.version, cluster.last_connected_at) = (None, None);
-            *stored = StoredConnection { connection, version: stored.version + 1 };
+            *stored = StoredConnection { connection, version };
         }
         if let Some(observation) = patch.observation {
             cluster.observe(&observation);
