@@ -386,12 +386,10 @@ mod tests {
             ThrottleKey::address(&address),
             ThrottleKey::session(SessionId(1)),
         ];
-        assert_eq!(keys.clone().map(|key| key.key), [
-            "account:admin",
-            "account:admin@10.0.0.1",
-            "address:10.0.0.1",
-            "session:1"
-        ]);
+        assert_eq!(
+            keys.clone().map(|key| key.key),
+            ["account:admin", "account:admin@10.0.0.1", "address:10.0.0.1", "session:1"]
+        );
         assert!(Username::new("admin@10.0.0.1").is_err(), "no name is another's account at an address");
     }
 }

@@ -332,7 +332,8 @@ mod tests {
     fn the_tag_and_the_rows_digests_are_of_128_bits_and_keyed() {
         let keys = [[1; 32], [2; 32]].map(|key| DigestKey::new(&key));
         let with_rows_of = |key: &DigestKey| {
-            let rows = things(&["a", "b"]).iter().map(|thing| Row::of_with_key(thing, key).unwrap()).collect();
+            let rows =
+                things(&["a", "b"]).iter().map(|thing| Row::of_with_key(thing, key).unwrap()).collect();
             Page { rows, ..page(&[]) }
         };
         let [one, other] = keys.each_ref().map(with_rows_of);
@@ -346,12 +347,11 @@ mod tests {
         let mut tags =
             [tag(&one, &keys[0]), tag(&one, &keys[1]), tag(&other, &keys[0]), tag(&other, &keys[1])];
         tags.sort();
-        assert!(tags.windows(2).all(|pair| pair[0] != pair[1]), "the key of the rows and that of the tag count");
-        assert_ne!(
-            tag(&page(&[]), &keys[0]),
-            tag(&page(&[]), &keys[1]),
-            "also of a page without rows"
+        assert!(
+            tags.windows(2).all(|pair| pair[0] != pair[1]),
+            "the key of the rows and that of the tag count"
         );
+        assert_ne!(tag(&page(&[]), &keys[0]), tag(&page(&[]), &keys[1]), "also of a page without rows");
     }
 
     #[test]

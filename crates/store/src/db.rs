@@ -312,15 +312,13 @@ macro_rules! transact_retried {
                     )
                     .await;
                 match first {
-                    Err(error) if error.is_deadlock() => {
-                        $conn
-                            .transaction(
-                                async |$conn: &mut $crate::db::Postgres| -> Result<_, $crate::error::StoreError> {
-                                    $body
-                                },
-                            )
-                            .await
-                    }
+                    Err(error) if error.is_deadlock() => $conn
+                        .transaction(
+                            async |$conn: &mut $crate::db::Postgres| -> Result<_, $crate::error::StoreError> {
+                                $body
+                            },
+                        )
+                        .await,
                     ended => ended,
                 }
             }

@@ -1,12 +1,7 @@
 //! The tables are made and brought up to date at the start, by one process at a time; and the database knows its
 //! master key again.
 
-use std::{
-    fs, io,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-    sync::Arc,
-};
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
 use diesel::{
     ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, RunQueryDsl as _, SqliteConnection,

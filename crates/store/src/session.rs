@@ -97,10 +97,8 @@ impl SessionStore for Store {
                 .filter(users::disabled.eq(false))
                 .filter(users::password.eq(verified.phc()));
             // this locks the user's row, so the user's addresses change in one transaction at a time
-            let noted = diesel::update(as_verified)
-                .set(users::last_login_at.eq(At(record.at)))
-                .execute(conn)
-                .await?;
+            let noted =
+                diesel::update(as_verified).set(users::last_login_at.eq(At(record.at))).execute(conn).await?;
             if noted == 0 {
                 return Err(Error::new(Cause::BadCredentials).into());
             }

@@ -10,7 +10,7 @@ use futures_util::future::join;
 use pilothouse_core::{
     Result,
     access::{Access, Permit, Resource, Verb},
-    clock::{Clock as _, Entropy as _},
+    clock::Clock as _,
     session::{Rotation, SecretHash, Session, SessionRecord, SessionStore as _},
     testing::contract::StorePorts,
     user::{PasswordHash, User, UserRegistry as _},

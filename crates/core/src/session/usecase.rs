@@ -191,7 +191,8 @@ impl Sessions {
         mut keys: Vec<ThrottleKey>,
         pause: Duration,
     ) -> Result<T> {
-        if let Some(address) = caller.origin.source_ip.map(ClientAddress::of).as_ref().map(ThrottleKey::address)
+        if let Some(address) =
+            caller.origin.source_ip.map(ClientAddress::of).as_ref().map(ThrottleKey::address)
             && self.ports.throttle.blocked(std::slice::from_ref(&address), self.clock.now()).await?.is_some()
         {
             keys = vec![address];

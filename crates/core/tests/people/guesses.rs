@@ -278,7 +278,7 @@ fn a_known_address_has_a_small_budget_of_its_own() {
 fn an_address_is_known_for_thirty_days_after_a_login() {
     let world = World::new();
     world.login_from(HOME, "admin", PASSWORD).unwrap();
-    let days = |n| Duration::from_secs(n * 24 * 3600);
+    let days = |n: u64| Duration::from_secs(n * 24 * 3600);
     world.fake.lent.clock.advance(days(29));
     world.guess_from(STRANGER, "admin");
     world.login_from(HOME, "admin", PASSWORD).unwrap();

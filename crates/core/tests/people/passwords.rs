@@ -43,10 +43,7 @@ fn change(old: &str, new: &str) -> PasswordChange {
 }
 
 /// A world whose next change of a password is interrupted by what `meanwhile` does.
-fn interrupted(
-    world: &World,
-    meanwhile: impl FnOnce(App) -> BoxFuture<'static, ()>,
-) -> App {
+fn interrupted(world: &World, meanwhile: impl FnOnce(App) -> BoxFuture<'static, ()>) -> App {
     let elsewhere = App::new(world.fake.ports(), Settings::default());
     let hasher = Interrupted(Mutex::new(Some(meanwhile(elsewhere))));
     App::new(Ports { hasher: Arc::new(hasher), ..world.fake.ports() }, Settings::default())
@@ -70,10 +67,7 @@ fn a_reset_stands_whatever_change_was_under_way() {
     });
     let changed = block_on(app.sessions.change_password(&thief, change(PASSWORD, "set by the thief")));
     assert_eq!(cause(changed), Cause::SessionEnded);
-    assert_eq!(
-        world.last(),
-        ("change_password".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into()))
-    );
+    assert_eq!(world.last(), ("change_password".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into())));
     assert_eq!(cause(world.login("ann", "set by the thief")), Cause::BadCredentials);
     assert!(world.login("ann", "set by an administrator").is_ok());
     let sessions = block_on(world.fake.ports().sessions.list(Some(id))).unwrap();

@@ -1,8 +1,11 @@
 //! Two replicas on one database: each has a cache of sessions of its own.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -12,14 +15,11 @@ use pilothouse_core::{
     Cause, Result,
     access::{Origin, Permit},
     app::{App, Ports, Settings},
-    session::{
-        Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore, SignedIn, Tokens,
-    },
+    session::{Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore, SignedIn, Tokens},
     testing::fake::MemoryStore,
     user::{PasswordHash, User, UserId, Username},
 };
 use secrecy::ExposeSecret;
-use std::time::Duration;
 
 use crate::{PASSWORD, World, cause};
 
@@ -31,7 +31,12 @@ struct Counting {
 
 #[async_trait]
 impl SessionStore for Counting {
-    async fn open(&self, permit: &Permit, session: SessionRecord, verified: &PasswordHash) -> Result<Session> {
+    async fn open(
+        &self,
+        permit: &Permit,
+        session: SessionRecord,
+        verified: &PasswordHash,
+    ) -> Result<Session> {
         self.store.open(permit, session, verified).await
     }
 
@@ -146,8 +151,7 @@ fn only_a_token_that_is_signed_and_newer_is_looked_up_past_the_cache() {
     there.found();
     let forged = Tokens { access_token: "x.y.z".into(), ..one.clone() };
     let mixed = Tokens { access_token: other.access_token.clone(), ..one.clone() };
-    let newer_of_another =
-        Tokens { access_token: here.refresh(&other).unwrap().access_token, ..one.clone() };
+    let newer_of_another = Tokens { access_token: here.refresh(&other).unwrap().access_token, ..one.clone() };
     for _ in 0..10 {
         assert_eq!(cause(there.signed_in(&forged)), Cause::TokenInvalid);
         assert_eq!(cause(there.signed_in(&mixed)), Cause::SessionMismatch);

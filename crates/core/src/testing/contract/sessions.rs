@@ -84,7 +84,11 @@ pub(super) async fn a_session_is_opened_only_for_who_was_verified(ports: &StoreP
     switch(false).await;
     assert_eq!(open(user.id, &verified).await, Ok(()));
     let another = PasswordHash::new("another".to_owned());
-    ports.users.set_password(&ports.people(), user.id, another.clone(), SetBy::Administrator, ports.now()).await.unwrap();
+    ports
+        .users
+        .set_password(&ports.people(), user.id, another.clone(), SetBy::Administrator, ports.now())
+        .await
+        .unwrap();
     assert_eq!(open(user.id, &verified).await, refused, "the password before");
     assert_eq!(open(user.id, &another).await, Ok(()));
 }

@@ -83,7 +83,8 @@ impl UserRegistry for MemoryStore {
             SetBy::Owner { session, verified } => {
                 let as_verified =
                     state.users.iter().any(|(user, hash)| user.id == id && hash.phc() == verified.phc());
-                let lives = state.sessions.iter().any(|(found, _)| found.id == session && found.user_id == id);
+                let lives =
+                    state.sessions.iter().any(|(found, _)| found.id == session && found.user_id == id);
                 if !(as_verified && lives) {
                     return Err(Error::new(Cause::SessionEnded));
                 }
@@ -172,8 +173,12 @@ impl SessionStore for MemoryStore {
             let address = ClientAddress::of(ip);
             state.addresses.retain(|(user, known, _)| *user != record.user_id || *known != address);
             state.addresses.push((record.user_id, address, record.at));
-            let mut newest: Vec<_> =
-                state.addresses.iter().filter(|(user, ..)| *user == record.user_id).map(|(.., at)| *at).collect();
+            let mut newest: Vec<_> = state
+                .addresses
+                .iter()
+                .filter(|(user, ..)| *user == record.user_id)
+                .map(|(.., at)| *at)
+                .collect();
             newest.sort_unstable_by(|a, b| b.cmp(a));
             if let Some(oldest) = newest.get(ThrottleKey::ADDRESSES as usize - 1) {
                 state.addresses.retain(|(user, _, at)| *user != record.user_id || at >= oldest);
