@@ -52,16 +52,14 @@ impl Connections {
     }
 
     fn wait(&self, end: &Arc<End>) -> u64 {
-        let longest;
-        let order;
-        {
+        let (order, longest) = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.last += 1;
-            order = waiting.last;
+            let order = waiting.last;
             waiting.by_order.insert(order, end.clone());
             let too_many = waiting.by_order.len() > self.most_waiting;
-            longest = too_many.then(|| waiting.by_order.pop_first()).flatten();
-        }
+            (order, too_many.then(|| waiting.by_order.pop_first()).flatten())
+        };
         if let Some((_, longest)) = longest {
             longest.asked.store(true, Ordering::Release);
             longest.waker.wake();

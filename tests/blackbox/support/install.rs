@@ -99,20 +99,28 @@ impl Install {
         self
     }
 
-    /// Runs the binary as another user, in a group of this number and in those besides. Only root can.
+    /// Runs the binary as another user, in a group of the same number and in those besides. Only root can.
     pub(crate) fn as_user(mut self, user: u32, groups: &[u32]) -> Self {
         use std::os::unix::fs::{PermissionsExt, chown};
-        // the folders above the one that it was built in may be closed to others
-        let binary = self.folder.path().join("pilothouse");
-        fs::copy(env!("CARGO_BIN_EXE_pilothouse"), &binary).expect("a copy of the binary");
-        fs::create_dir(self.data_dir()).expect("the data folder");
-        chown(self.data_dir(), Some(user), Some(user)).expect("this is root");
-        for (path, mode) in [(self.folder.path(), 0o711), (&self.data_dir(), 0o700), (&binary, 0o755)] {
+        // a copy, for the folders above the binary may be closed to others; made by another process, so that none of
+        // ours has it open for writing when it is run
+        let (data, programs) = (self.data_dir(), self.folder.path().join("bin"));
+        let binary = programs.join("pilothouse");
+        fs::create_dir(&programs).expect("a folder");
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_pilothouse")).arg(&binary).status();
+        assert!(copied.expect("cp runs").success());
+        fs::create_dir(&data).expect("the data folder");
+        chown(&data, Some(user), Some(user)).expect("this is root");
+        let allow = |path: &Path, mode| {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("this is root");
-        }
+        };
+        allow(self.folder.path(), 0o711);
+        allow(&programs, 0o711);
+        allow(&binary, 0o755);
+        allow(&data, 0o700);
         let groups: Vec<_> = groups.iter().map(ToString::to_string).collect();
         self.runner = vec![
-            "/usr/bin/setpriv".to_owned(),
+            "setpriv".to_owned(),
             format!("--reuid={user}"),
             format!("--regid={user}"),
             format!("--groups={}", groups.join(",")),

@@ -70,7 +70,7 @@ async fn secrets_come_change_are_revealed_and_go() {
     let stored = admin.patch(&path, &bytes).await.unwrap();
     let get = permit(Verb::Get, Kind::Secret, &namespace);
     let detail = SecretApi::get(&adapter, &get, &object("pass")).await.unwrap().unwrap();
-    assert_eq!(detail.annotations, Labels::from([("owner".to_owned(), "shop".to_owned())]));
+    assert_eq!(detail.annotations, Labels::from([("owner".to_owned(), "*** (4 bytes)".to_owned())]));
     assert_eq!(stored["metadata"]["resourceVersion"], detail.resource_version.as_str());
     assert!(!serde_json::to_string(&detail).unwrap().contains("canary"));
 
