@@ -28,7 +28,10 @@ use crate::{
     db::{Postgres, Sqlite, read, transact},
     error::{StoreError, audit, corrupt},
     lease::LeaseClock as _,
-    schema::{At, audit_checkpoints, audit_handovers, audit_head, audit_log, install, leases, operations},
+    schema::{
+        At, audit_beginning, audit_checkpoints, audit_handovers, audit_head, audit_log, install, leases,
+        operations,
+    },
 };
 
 mod count;
@@ -325,20 +328,34 @@ macro_rules! trail {
                 by: &Author,
             ) -> Result<Known, Unfit> {
                 let conn = self;
-                let key: String =
-                    install::table.find(1).select(install::fingerprint).get_result(conn).await?;
+                let (key, handovers) = loop {
+                    let key: String =
+                        install::table.find(1).select(install::fingerprint).get_result(conn).await?;
+                    let handovers: Vec<String> = audit_handovers::table
+                        .order_by(audit_handovers::seq)
+                        .select(audit_handovers::line)
+                        .load(conn)
+                        .await?;
+                    let still: String =
+                        install::table.find(1).select(install::fingerprint).get_result(conn).await?;
+                    // without the head's lock a new key may take over between the two
+                    if still == key {
+                        break (key, handovers);
+                    }
+                };
                 let signer = by.keyring.keys(&key)?.signer;
-                let handovers: Vec<String> = audit_handovers::table
-                    .order_by(audit_handovers::seq)
-                    .select(audit_handovers::line)
-                    .load(conn)
-                    .await?;
                 let keys = TrailKeys::of_lines(trail, signer.public_key(), &handovers, &*signer)
                     .map_err(|defect| defect.details)?;
                 let trusted = Trusted { keys: &keys, verifier: &*signer };
                 let read = |(sequence, line)| StoredCheckpoint { sequence, line };
                 let columns = (audit_checkpoints::seq, audit_checkpoints::line);
-                let known = match known {
+                let beginning: Option<String> = audit_beginning::table
+                    .find(1)
+                    .select(audit_beginning::line)
+                    .first(conn)
+                    .await
+                    .optional()?;
+                let known = match known.and_then(|known| known.since(beginning.as_deref(), trusted)) {
                     Some(known) => known,
                     None => {
                         let newest: Option<(i64, String)> = audit_checkpoints::table

@@ -86,6 +86,25 @@ async fn the_oldest_part_goes_whole_and_the_rest_verifies() {
     }
 }
 
+/// A replica that has not looked for a while remembers what was removed meanwhile: it does not miss it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_does_not_miss_what_another_one_removed() {
+    for place in Place::all() {
+        let idle = place.open().await;
+        let idle_ports = StorePorts::over(Arc::new(idle.clone()));
+        idle.record(&operation(&idle_ports), &Outcome::success(place.clock.now())).await.unwrap();
+        idle.checkpoint(Checkpoint::AGE).await.unwrap();
+        let (store, ports) = filled(&place).await;
+        let beginning = beginning(&place, &store, 2).await;
+        store.remove(&pruning(&ports, &beginning), &beginning).await.unwrap();
+        place.clock.advance(Checkpoint::AGE);
+        idle.checkpoint(Checkpoint::AGE).await.unwrap();
+        assert!(idle.is_audit_signed());
+        let verdict = verdict(&idle).await;
+        assert_eq!((verdict.first_bad, verdict.unsigned), (None, 0));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_chain_than_the_one_that_was_kept_stays() {
     for place in Place::all() {

@@ -5,7 +5,7 @@ use std::{iter::Peekable, vec};
 
 use jiff::Timestamp;
 
-use super::{Checkpoint, Head, LastCheckpoint, SignatureVerifier, StoredCheckpoint, TrailKeys};
+use super::{Beginning, Checkpoint, Head, LastCheckpoint, SignatureVerifier, StoredCheckpoint, TrailKeys};
 
 /// What is known of a trail. That it does not follow from it is told in one sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +82,15 @@ impl Known {
             return Err(cut(head, newest.sequence));
         }
         Ok(Self { trail: trail.to_owned(), head: newest.head(), signed: Some(newest) })
+    }
+
+    /// The same; none when retention has removed what is known, which its word of where the trail begins now says.
+    #[must_use]
+    pub fn since(self, beginning: Option<&str>, trusted: Trusted<'_>) -> Option<Self> {
+        let begins = beginning
+            .and_then(|line| Beginning::read(line, &self.trail, trusted.keys, trusted.verifier).ok())
+            .map_or(0, |beginning| beginning.head().sequence);
+        (self.head.sequence >= begins).then_some(self)
     }
 
     /// The trail's id.
@@ -262,6 +271,25 @@ mod tests {
         let older = signed_by(FakeSigner::of(Hex([9; 32])), head(2));
         assert_eq!(begin(7, Some(&at_5), Some(&older)), Some(5), "of a key that retention has forgotten");
         assert_eq!(begin(7, Some(&at_5), Some(&elsewhere)), None);
+    }
+
+    #[test]
+    fn only_our_word_says_that_what_is_known_was_removed() {
+        let known = || Known { trail: TRAIL.to_owned(), head: head(3), signed: None };
+        let by = |signer: FakeSigner, count| {
+            let through = signed_by(FakeSigner::default(), head(count));
+            Beginning::after(&through, &signer, Timestamp::UNIX_EPOCH).line().unwrap()
+        };
+        let is_left =
+            |line: Option<String>| with(|trusted| known().since(line.as_deref(), trusted)).is_some();
+        assert!(is_left(None));
+        assert!(is_left(Some(by(FakeSigner::default(), 3))));
+        assert!(!is_left(Some(by(FakeSigner::default(), 4))));
+        assert!(is_left(Some(by(FakeSigner::of(Hex([9; 32])), 4))), "somebody's word");
+        assert!(
+            is_left(Some(signed_by(FakeSigner::default(), head(4)).line().unwrap())),
+            "a checkpoint is no such word"
+        );
     }
 
     #[test]
