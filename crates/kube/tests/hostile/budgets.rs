@@ -2,7 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use pilothouse_core::{access::Access, access::Caller, access::Resource, cluster::ClusterId, testing};
+use pilothouse_core::{
+    access::{Access, Caller, Resource},
+    cluster::ClusterId,
+    testing,
+};
 use pilothouse_kube::{EgressRules, Keeping, KubeSettings, Limits, Reads};
 use tokio::{
     sync::mpsc::unbounded_channel,
@@ -10,7 +14,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::kept::{event, from_the_beginning, is_watch, told};
+use crate::kept::{Watch, event, from_the_beginning, is_watch, told};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const MIB: usize = 1 << 20;
@@ -220,7 +224,7 @@ async fn slow(dripping: bool) -> FakeServer {
 }
 
 /// A server whose first watch tells of one pod; after it is cut the version is gone, and the next tells of another.
-async fn healthy() -> (FakeServer, Arc<Mutex<Vec<tokio::sync::mpsc::UnboundedSender<Sent>>>>) {
+async fn healthy() -> (FakeServer, Arc<Mutex<Vec<Watch>>>) {
     let watches = Arc::<Mutex<Vec<_>>>::default();
     let begun = watches.clone();
     let server = FakeServer::start(move |asked, _| {
