@@ -295,7 +295,9 @@ impl ClusterRegistry for Store {
                 return Err(about(Cause::ChangedMeanwhile, id).into());
             }
             let uuid = uuid.parse().map_err(|_| corrupt("clusters.uuid"))?;
-            let seal = |connection| Sealed::of(&*sealer, uuid, connection_version(at, &*entropy, Some(version)), connection);
+            let seal = |connection| {
+                Sealed::of(&*sealer, uuid, connection_version(at, &*entropy, Some(version)), connection)
+            };
             let connection = patch.connection.map(seal).transpose()?;
             let change = Change {
                 name: patch.name.as_ref().map(ToString::to_string),

@@ -138,7 +138,19 @@ impl Install {
     /// Writes what its processes do to files to this file.
     pub(crate) fn traced(mut self, trace: PathBuf) -> Self {
         // the tracer is not between us and the process, and stops it for these calls only
-        let options = ["strace", "-D", "-f", "--seccomp-bpf", "-xx", "-s", "1048576", "-e", "signal=none", "-e", TRACED];
+        let options = [
+            "strace",
+            "-D",
+            "-f",
+            "--seccomp-bpf",
+            "-xx",
+            "-s",
+            "1048576",
+            "-e",
+            "signal=none",
+            "-e",
+            TRACED,
+        ];
         self.runner = options.map(str::to_owned).to_vec();
         let (file, binary) = (trace.display().to_string(), env!("CARGO_BIN_EXE_pilothouse").to_owned());
         self.runner.extend(["-o".to_owned(), file, binary]);
