@@ -123,7 +123,7 @@ fn whatever_is_appended_and_signed_between_two_looks_the_trail_is_whole() {
     let history = Copy::history();
     let steps = prop::collection::vec(prop_oneof![3 => Just(0usize), 2 => 1..3usize, 1 => 3..30usize], 0..40);
     let mut runner = proptest::test_runner::TestRunner::new(Config {
-        cases: 2_000,
+        cases: 500,
         failure_persistence: None,
         ..Config::default()
     });
