@@ -29,9 +29,9 @@ use crate::{
 const REPLICAS: u64 = 3;
 const CALLERS: u64 = 6;
 /// As often one ends, where the environment does not say.
-const USUAL: u64 = 4;
+const USUAL: u64 = 3;
 /// Between two ends, at most; in milliseconds.
-const PAUSE: u64 = 1_200;
+const PAUSE: u64 = 800;
 
 /// Where the replicas listen at the moment.
 #[derive(Clone)]

@@ -225,6 +225,7 @@ pub(super) async fn a_change_meanwhile_is_a_conflict(ports: &StorePorts) {
 
 pub(super) async fn a_deleted_cluster_is_gone(ports: &StorePorts) {
     let cluster = ports.register(ports.record("prod")).await;
+    let version = ports.version(cluster.id).await;
     ports.clusters.delete(&ports.on(Verb::Delete, cluster.id)).await.unwrap();
     assert_eq!(ports.clusters.list().await.unwrap(), []);
     assert_eq!(ports.clusters.find(cluster.id).await.unwrap(), None);
@@ -234,38 +235,40 @@ pub(super) async fn a_deleted_cluster_is_gone(ports: &StorePorts) {
     assert_eq!(again.unwrap_err().cause, Cause::NotFound);
     let patch = ClusterPatch { description: Some(String::new()), ..ClusterPatch::default() };
     assert_eq!(ports.change(cluster.id, patch, ports.now()).await, Err(Cause::NotFound));
-    ports.clusters.observed(cluster.id, 1, online(ports.now())).await.unwrap();
+    ports.clusters.observed(cluster.id, version, online(ports.now())).await.unwrap();
     assert_eq!(ports.operations().await.len(), 2, "its operations stay");
 }
 
 pub(super) async fn a_probe_is_kept(ports: &StorePorts) {
     let cluster = ports.register(ports.record("prod")).await;
+    let version = ports.version(cluster.id).await;
     let find = async || ports.clusters.find(cluster.id).await.unwrap().unwrap();
     let (first, second) = (ports.now() + Duration::from_secs(30), ports.now() + Duration::from_secs(60));
-    ports.clusters.observed(cluster.id, 1, online(first)).await.unwrap();
+    ports.clusters.observed(cluster.id, version, online(first)).await.unwrap();
     let up = find().await;
     assert_eq!((up.status, up.node_count, up.last_connected_at), (Health::Online, Some(3), Some(first)));
     assert_eq!(up.updated_at, cluster.updated_at, "nobody changed it");
 
     ports
         .clusters
-        .observed(cluster.id, 1, Observation { at: second, result: Err(Cause::Unreachable) })
+        .observed(cluster.id, version, Observation { at: second, result: Err(Cause::Unreachable) })
         .await
         .unwrap();
     let down = find().await;
     let reason = Some("unreachable".to_owned());
     assert_eq!(down, Cluster { status: Health::Offline, status_reason: reason, ..up }, "counts stay");
 
-    ports.clusters.observed(cluster.id, 1, online(second)).await.unwrap();
+    ports.clusters.observed(cluster.id, version, online(second)).await.unwrap();
     let again = find().await;
     assert_eq!((again.status_reason, again.last_connected_at), (None, Some(second)));
 }
 
 pub(super) async fn a_probe_of_an_older_connection_is_dropped(ports: &StorePorts) {
     let cluster = ports.register(ports.record("prod")).await;
+    let version = ports.version(cluster.id).await;
     let connection = Some((AuthType::Token, token("https://192.0.2.2:6443", "second")));
     let patch = ClusterPatch { connection, ..ClusterPatch::default() };
     let changed = ports.change(cluster.id, patch, ports.now()).await.unwrap();
-    ports.clusters.observed(cluster.id, 1, online(ports.now())).await.unwrap();
+    ports.clusters.observed(cluster.id, version, online(ports.now())).await.unwrap();
     assert_eq!(ports.clusters.find(cluster.id).await.unwrap(), Some(changed));
 }
