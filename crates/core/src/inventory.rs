@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod across;
+mod digest;
 mod field;
 mod lists;
 mod query;
@@ -32,6 +33,7 @@ pub use across::{
     Across, ClusterOverview, DEEPEST, Found, KindCounts, Overview, PartStatus, SearchedCluster, counted,
     searched,
 };
+pub use digest::{Digest, DigestKey, Digester};
 pub use field::{Cell, Field, FieldInfo, Filter, ListRow, fields_of};
 pub use lists::{Join, LISTS, List, ListInfo, ListScope, Owner, Project};
 pub(crate) use query::number;

@@ -16,13 +16,14 @@ use pilothouse_core::{
     audit::{CheckpointSigner, PublicKey, Signature, SignatureVerifier},
     clock::Entropy,
     hex::Hex,
+    inventory::DigestKey,
     seal::{Keyring, Keys, SealedFor, Sealer},
     secret::ValueDigest,
     session::{Claims, TokenCodec},
 };
 use secrecy::SecretString;
 
-use crate::{AesSealer, Ed25519Signer, JwtCodec, KeyError, KeyedDigest, MasterKey};
+use crate::{AesSealer, Ed25519Signer, JwtCodec, KeyError, KeyedDigest, MasterKey, purpose};
 
 /// When to look again for a key that is not there.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -34,6 +35,7 @@ struct Derived {
     signer: Arc<Ed25519Signer>,
     tokens: JwtCodec,
     digest: KeyedDigest,
+    rows: DigestKey,
 }
 
 impl Derived {
@@ -44,6 +46,7 @@ impl Derived {
             signer: Arc::new(Ed25519Signer::new(key)),
             tokens: JwtCodec::new(key, entropy.clone()),
             digest: KeyedDigest::new(key),
+            rows: DigestKey::new(&key.derive(purpose::ROW_DIGESTS)),
         })
     }
 }
@@ -102,6 +105,11 @@ impl FileKeyring {
             (None, _) => return Err(KeyError::Missing(path.to_owned())),
         };
         Ok(Self { path: path.to_owned(), entropy, held: RwLock::new(held) })
+    }
+
+    /// The key of digests of rows. A process keeps the one that it began with, see [`DigestKey::share`].
+    pub fn row_digests(&self) -> DigestKey {
+        self.current().rows.clone()
     }
 
     fn current(&self) -> Arc<Derived> {
@@ -238,6 +246,18 @@ mod tests {
             issued_at: at,
             expires_at: at + Duration::from_secs(600),
         }
+    }
+
+    #[test]
+    fn replicas_with_one_key_file_give_rows_the_same_digests() {
+        let folder = tempfile::tempdir().unwrap();
+        let [ours, others] = ["ours", "others"].map(|name| folder.path().join(name));
+        for path in [&ours, &others] {
+            MasterKey::create(path, &OsEntropy).unwrap();
+        }
+        let digest = |path| ring(path).row_digests().digest(b"row");
+        assert_eq!(digest(&ours), digest(&ours));
+        assert_ne!(digest(&ours), digest(&others));
     }
 
     #[test]

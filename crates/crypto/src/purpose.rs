@@ -15,6 +15,8 @@ pub const AUDIT_SIGNATURES: &str = "pilothouse audit signatures";
 pub const SEALING: &str = "pilothouse sealing";
 /// Names the sealing key in what it sealed; no secret.
 pub const SEALING_KEY_ID: &str = "pilothouse sealing key id";
+/// Digests rows and pages of lists (HMAC-SHA256).
+pub const ROW_DIGESTS: &str = "pilothouse row digests";
 
 /// Those whose keys are secrets.
-pub const SECRET: [&str; 4] = [ACCESS_TOKENS, AUDIT_VALUES, AUDIT_SIGNATURES, SEALING];
+pub const SECRET: [&str; 5] = [ACCESS_TOKENS, AUDIT_VALUES, AUDIT_SIGNATURES, SEALING, ROW_DIGESTS];

@@ -20,10 +20,9 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Error,
     gate::Warning,
-    inventory::{Pagination, Row},
+    inventory::{Digest, DigestKey, Pagination, Row},
 };
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::{
     error::Failure,
@@ -57,9 +56,9 @@ pub(crate) struct Page {
     pub(crate) warnings: Vec<Warning>,
 }
 
-/// What a page holds, in short.
+/// What a page holds, in short: a digest under the process's key, over the digests of the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Tag(pub(crate) [u8; 16]);
+pub(crate) struct Tag(pub(crate) Digest);
 
 impl Tag {
     /// As an entity tag without its quotes: hexadecimal digits.
@@ -85,7 +84,7 @@ impl Responder for Page {
 impl Page {
     fn answer(&self, request: &HttpRequest) -> Result<HttpResponse, Error> {
         let language = RequestInfo::language(request);
-        let tag = self.tag(language);
+        let tag = self.tag(language, DigestKey::shared());
         let opaque = tag.opaque();
         let known = is_known(request, &opaque);
         let mut response = HttpResponse::build(if known { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
@@ -149,9 +148,10 @@ impl Page {
         Ok(body)
     }
 
-    fn tag(&self, language: Language) -> Tag {
+    fn tag(&self, language: Language, key: &DigestKey) -> Tag {
         let Pagination { page, per_page, total, .. } = self.pagination;
-        let mut hash = Sha256::new();
+        // a row's JSON begins with a brace, this with a digit: no tag is a row's digest
+        let mut hash = key.start();
         // another version may have other words
         hash.update(concat!(env!("CARGO_PKG_VERSION"), "\0"));
         hash.update(self.key);
@@ -168,9 +168,7 @@ impl Page {
             hash.update(warning.about());
             hash.update([0]);
         }
-        let mut tag = [0; 16];
-        tag.copy_from_slice(&hash.finalize()[..16]);
-        Tag(tag)
+        Tag(hash.finish())
     }
 }
 
@@ -206,7 +204,10 @@ fn is_known(request: &HttpRequest, opaque: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use actix_web::test::TestRequest;
+    use flate2::read::GzDecoder;
     use pilothouse_core::inventory::{Cell, Field, ListRow};
     use serde_json::Value;
 
@@ -303,11 +304,11 @@ mod tests {
         let early: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let late: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
         let base = || Page { freshness: Some((early, false)), ..page(&["a", "b"]) };
-        let tag = |page: &Page| page.tag(Language::Chinese);
+        let tag = |page: &Page| page.tag(Language::Chinese, DigestKey::shared());
         assert_eq!(tag(&base()), tag(&Page { freshness: Some((late, false)), ..base() }));
         let of = |page, per_page, total| Pagination { page, per_page, total, pages: 4 };
         let others = [
-            base().tag(Language::English),
+            base().tag(Language::English, DigestKey::shared()),
             tag(&Page { freshness: None, ..base() }),
             tag(&Page { freshness: Some((early, true)), ..base() }),
             tag(&Page { key: "others", ..base() }),
@@ -325,6 +326,49 @@ mod tests {
         all.sort();
         all.dedup();
         assert_eq!(all.len(), 14);
+    }
+
+    #[test]
+    fn the_tag_and_the_rows_digests_are_of_128_bits_and_keyed() {
+        let keys = [[1; 32], [2; 32]].map(|key| DigestKey::new(&key));
+        let with_rows_of = |key: &DigestKey| {
+            let rows =
+                things(&["a", "b"]).iter().map(|thing| Row::of_with_key(thing, key).unwrap()).collect();
+            Page { rows, ..page(&[]) }
+        };
+        let [one, other] = keys.each_ref().map(with_rows_of);
+        for (a, b) in one.rows.iter().zip(&other.rows) {
+            assert_eq!(a.json(), b.json());
+            assert_ne!(a.digest(), b.digest(), "another key");
+            assert!(128 <= 8 * size_of_val(&a.digest()));
+        }
+        let tag = |page: &Page, key| page.tag(Language::Chinese, key).opaque();
+        assert_eq!(tag(&one, &keys[0]).len(), 128 / 4);
+        let mut tags =
+            [tag(&one, &keys[0]), tag(&one, &keys[1]), tag(&other, &keys[0]), tag(&other, &keys[1])];
+        tags.sort();
+        assert!(
+            tags.windows(2).all(|pair| pair[0] != pair[1]),
+            "the key of the rows and that of the tag count"
+        );
+        assert_ne!(tag(&page(&[]), &keys[0]), tag(&page(&[]), &keys[1]), "also of a page without rows");
+    }
+
+    #[test]
+    fn a_page_from_the_cache_of_compressed_pages_has_its_own_rows() {
+        let cache = gzip::Compressed::default();
+        for round in 0..2 {
+            for n in 0..200 {
+                // of one length, and one letter apart
+                let page = page(&["same", &format!("name-{n:03}")]);
+                let tag = page.tag(Language::English, DigestKey::shared());
+                let packed = cache.get(tag, || page.first(Vec::new())).unwrap();
+                let body = packed.with(&page.rest(Language::English).unwrap());
+                let mut text = String::new();
+                GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();
+                assert_eq!(text, written(&page, Language::English), "round {round}");
+            }
+        }
     }
 
     #[test]

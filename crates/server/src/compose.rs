@@ -110,6 +110,8 @@ async fn compose(
     keyring: Arc<FileKeyring>,
 ) -> Result<Composed, Fatal> {
     let runtime = Handle::current();
+    // before the first row; a process that composes twice keeps the first key
+    keyring.row_digests().share();
     let metrics = Metrics::new();
     let (clock, entropy, tasks) = (SystemClock::new(), Arc::new(OsEntropy), TrackedTasks::new());
     let lent = Lent {

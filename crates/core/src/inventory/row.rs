@@ -6,9 +6,9 @@
 use std::{cmp::Ordering, fmt, sync::Arc};
 
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 
 use super::{
+    digest::{Digest, DigestKey},
     field::{Cell, ListRow},
     query::{ListQuery, Sort},
 };
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// A row: its JSON, serialised once, and the keys by which it sorts, filters and is found. A clone shares the memory.
 #[derive(Clone)]
 pub struct Row {
-    /// The JSON, then the keys in the order of [`Row::of`].
+    /// The JSON, its digest, then the keys in the order of [`Row::of`].
     bytes: Arc<[u8]>,
     /// The length of the JSON.
     json: u32,
@@ -34,8 +34,8 @@ const NUMBER: u8 = 3;
 const TEXT: u8 = 4;
 const IN_JSON: u8 = 5;
 
-/// How many bytes of a row's digest are kept.
-const DIGEST: usize = 8;
+/// How many bytes a row's digest has.
+const DIGEST: usize = size_of::<Digest>();
 
 impl Row {
     /// Projects a typed row.
@@ -43,11 +43,19 @@ impl Row {
     /// # Errors
     /// `Internal`, should it not serialise.
     pub fn of<R: ListRow>(row: &R) -> Result<Self> {
+        Self::of_with_key(row, DigestKey::shared())
+    }
+
+    /// Projects a typed row, with a digest under another key than the process's.
+    ///
+    /// # Errors
+    /// `Internal`, should it not serialise.
+    pub fn of_with_key<R: ListRow>(row: &R, key: &DigestKey) -> Result<Self> {
         let json = serde_json::to_vec(row).map_err(|error| Error::internal(format!("row: {error}")))?;
         let length = u32::try_from(json.len()).map_err(|_| Error::internal("a row of 4 GiB"))?;
         let mut packed = Packed { bytes: json, json: length as usize };
-        let digest = Sha256::digest(packed.json());
-        packed.bytes.extend_from_slice(&digest[..DIGEST]);
+        let digest = key.digest(packed.json());
+        packed.bytes.extend_from_slice(&digest);
 
         let mut searched = row.name().to_lowercase();
         for text in row.also_searched() {
@@ -98,9 +106,9 @@ impl Row {
             .map_err(|error| Error::internal(format!("row: {error}")))
     }
 
-    /// The first bytes of the SHA-256 of the JSON: rows with equal digests are the same to any caller.
-    pub fn digest(&self) -> [u8; DIGEST] {
-        let mut digest = [0; DIGEST];
+    /// The digest of the JSON under the process's key: rows with equal digests are the same to any caller.
+    pub fn digest(&self) -> Digest {
+        let mut digest = Digest::default();
         digest.copy_from_slice(&self.bytes[self.json as usize..][..DIGEST]);
         digest
     }
