@@ -45,6 +45,11 @@ pub enum OpenError {
     /// Another server uses the same SQLite file.
     #[error("another pilothouse serves the database {0} already: stop it, or use another data directory")]
     InUse(PathBuf),
+    /// The SQLite file has more than one name in the file system.
+    #[error(
+        "the database file {0} has {1} hard links, and SQLite keeps a journal beside each name: remove the other names"
+    )]
+    HardLinks(PathBuf, u64),
     /// The tables cannot be brought up to date.
     #[error("the database's tables cannot be brought up to date ({0}): restore a backup, or report this")]
     Migration(String),
@@ -94,6 +99,12 @@ impl StoreError {
     /// Whether a unique index refused a row.
     pub(crate) fn is_duplicate(&self) -> bool {
         matches!(self, Self::Query(QueryError::DatabaseError(DatabaseErrorKind::UniqueViolation, _)))
+    }
+
+    /// Whether PostgreSQL ended the transaction to resolve a deadlock (40P01). diesel does not hand on the code, and the text
+    /// is in the language that the server's `lc_messages` says; in another one than English this is false.
+    pub(crate) fn is_deadlock(&self) -> bool {
+        matches!(self, Self::Query(QueryError::DatabaseError(_, info)) if info.message() == "deadlock detected")
     }
 
     /// As an error of the audit trail.

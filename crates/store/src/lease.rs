@@ -2,7 +2,8 @@
 //! another replica is doing right now.
 //!
 //! On SQLite there is one server: it holds a lock on a file beside the database, so whatever another instance left is
-//! an orphan at once. On PostgreSQL each replica renews a lease, by the database's clock, since theirs may differ. An
+//! an orphan at once. The lock's path is the database's after symbolic links; a database file with further hard links is
+//! not opened at all ([`OpenError::HardLinks`]). On PostgreSQL each replica renews a lease, by the database's clock, since theirs may differ. An
 //! orphan is an operation older than a lease whose instance has none: a replica that could not reach the database for
 //! that long loses what it had under way, but nothing of what it begins once it is back and has not renewed yet.
 
@@ -87,7 +88,8 @@ impl Store {
     pub async fn take_lease(&self, at: Timestamp) -> Result<(), OpenError> {
         if let Database::Sqlite(path) = self.lease.database() {
             let unusable = |error| self.lease.database().unusable(&error);
-            let beside = path.with_added_extension("lock");
+            // one lock for one file, whatever symbolic links lead to it
+            let beside = path.canonicalize().map_err(unusable)?.with_added_extension("lock");
             create_file(&beside).map_err(unusable)?;
             let file = File::open(&beside).map_err(unusable)?;
             match file.try_lock() {

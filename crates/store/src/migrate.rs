@@ -1,7 +1,7 @@
 //! The tables are made and brought up to date at the start, by one process at a time; and the database knows its
 //! master key again.
 
-use std::sync::Arc;
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
 use diesel::{
     ExpressionMethods as _, QueryDsl as _, RunQueryDsl as _, SqliteConnection,
@@ -41,6 +41,7 @@ pub struct Fingerprints {
 enum Failure {
     Told(OpenError),
     Query(QueryError),
+    Io(io::Error),
 }
 
 impl From<QueryError> for Failure {
@@ -58,6 +59,7 @@ impl Failure {
         match self {
             Self::Told(error) => error,
             Self::Query(error) => database.unusable(&error),
+            Self::Io(error) => database.unusable(&error),
         }
     }
 }
@@ -148,6 +150,16 @@ pub(crate) async fn prepare(
     }
 }
 
+/// A second name of the file would have a journal of its own: what one process has written, another one that opened the
+/// file under the other name does not see, and overwrites. Symbolic links do no harm, SQLite resolves them.
+fn check_hard_links(path: &Path) -> Result<(), Failure> {
+    let links = fs::metadata(path).map_err(Failure::Io)?.nlink();
+    if links > 1 {
+        return Err(Failure::Told(OpenError::HardLinks(path.to_owned(), links)));
+    }
+    Ok(())
+}
+
 /// Under the write lock, taken before anything is looked at.
 async fn on_sqlite<T: Send + 'static>(
     database: &Database,
@@ -158,6 +170,7 @@ async fn on_sqlite<T: Send + 'static>(
     let path = text_of(path)?.to_owned();
     let of = database.clone();
     let task = move || {
+        check_hard_links(Path::new(&path)).map_err(|failure| failure.of(&of))?;
         let mut conn = connect_sqlite(&path).map_err(|error| of.unusable(&error))?;
         conn.exclusive_transaction(work).map_err(|failure| failure.of(&of))
     };

@@ -2,7 +2,10 @@
 
 mod common;
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+};
 
 use common::{FINGERPRINT, Place};
 use futures_util::future::join_all;
@@ -67,6 +70,52 @@ async fn only_the_owner_reads_the_files() {
     }
     names.sort_unstable();
     assert_eq!(names, ["pilothouse.db", "pilothouse.db-shm", "pilothouse.db-wal", "pilothouse.db.lock"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_server_is_refused_by_whatever_name_it_finds_the_file() {
+    let place = Place::sqlite();
+    let now = place.lent.clock.now();
+    let first = place.open().await;
+    first.take_lease(now).await.unwrap();
+    let names = tempfile::tempdir().unwrap();
+    let (folder, file) = (names.path().join("folder"), names.path().join("linked.db"));
+    symlink(place.folder.path(), &folder).unwrap();
+    symlink(place.folder.path().join("pilothouse.db"), &file).unwrap();
+    let through = folder.join("pilothouse.db");
+    for path in [&file, &through] {
+        let second = Store::open(&Database::Sqlite(path.clone()), place.lent.clone()).await.unwrap();
+        let refused = second.take_lease(now).await.unwrap_err();
+        assert!(matches!(&refused, OpenError::InUse(refused) if refused == path), "{refused}");
+    }
+    drop(first);
+    let second = Store::open(&Database::Sqlite(file), place.lent.clone()).await.unwrap();
+    second.take_lease(now).await.unwrap();
+    let refused = place.open().await.take_lease(now).await.unwrap_err();
+    assert!(matches!(refused, OpenError::InUse(_)), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_a_second_hard_link_is_not_opened() {
+    let place = Place::sqlite();
+    let first = place.open().await;
+    let names = tempfile::tempdir_in(place.folder.path()).unwrap();
+    let other = names.path().join("other.db");
+    fs::hard_link(place.folder.path().join("pilothouse.db"), &other).unwrap();
+    let database = Database::Sqlite(other.clone());
+    let refusals = [
+        Store::open(&database, place.lent.clone()).await.map(drop),
+        Store::fingerprints(&database, &place.lent.runtime).await.map(drop),
+        place.try_open(FINGERPRINT).await.map(drop),
+    ];
+    for refused in refusals {
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, OpenError::HardLinks(_, 2)), "{refused}");
+    }
+    assert_eq!(fs::read_dir(names.path()).unwrap().count(), 1, "no journal beside the other name");
+    first.ping().await.unwrap();
+    drop(names);
+    place.open().await.ping().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
