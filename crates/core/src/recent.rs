@@ -50,16 +50,26 @@ impl<K: Eq + Hash, V: Clone> Recent<K, V> {
         key: K,
         read: impl Future<Output = Result<Option<V>>>,
     ) -> Result<Option<V>> {
+        let now = self.clock.monotonic();
+        if let Some((since, value)) = lock(&self.kept).values.get(&key)
+            && is_young(*since, now)
+        {
+            return Ok(Some(value.clone()));
+        }
+        self.read(key, read).await
+    }
+
+    /// What `read` says, whatever is known of `key`. It is kept as [`Recent::get`] keeps it.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub(crate) async fn read(
+        &self,
+        key: K,
+        read: impl Future<Output = Result<Option<V>>>,
+    ) -> Result<Option<V>> {
         let began = self.clock.monotonic();
-        let forgotten = {
-            let kept = lock(&self.kept);
-            if let Some((since, value)) = kept.values.get(&key)
-                && is_young(*since, began)
-            {
-                return Ok(Some(value.clone()));
-            }
-            kept.forgotten
-        };
+        let forgotten = lock(&self.kept).forgotten;
         let found = read.await?;
         if let Some(value) = &found {
             let mut kept = lock(&self.kept);
@@ -92,6 +102,10 @@ impl<K: Eq + Hash, V: Clone> Recent<K, V> {
 
 impl<K: Eq + Hash, V> Kept<K, V> {
     fn keep(&mut self, key: K, began: Duration, value: V) {
+        // a slow read does not replace what a later one found
+        if self.values.get(&key).is_some_and(|(since, _)| *since > began) {
+            return;
+        }
         if self.values.len() >= self.sweep_at {
             self.values.retain(|_, (since, _)| is_young(*since, began));
             self.sweep_at = (2 * self.values.len()).max(FEW);
@@ -147,6 +161,30 @@ mod tests {
         assert_eq!(read(&recent, 8), 7);
         lent.clock.advance(Duration::from_millis(1));
         assert_eq!(read(&recent, 8), 8);
+    }
+
+    #[test]
+    fn a_read_past_the_cache_replaces_what_is_cached() {
+        let lent = Lent::default();
+        let recent = Recent::new(lent.clock.clone());
+        assert_eq!(read(&recent, 7), 7);
+        assert_eq!(block_on(recent.read(1, ready(Ok(Some(8))))).unwrap(), Some(8));
+        assert_eq!(read(&recent, 9), 8);
+    }
+
+    #[test]
+    fn a_slow_read_does_not_replace_a_later_one() {
+        let lent = Lent::default();
+        let recent = Recent::<u8, u64>::new(lent.clock.clone());
+        let (answer, answered) = oneshot::channel();
+        let slow = recent.read(1, answered.map(|said| Ok(said.ok())));
+        let rest = async {
+            lent.clock.advance(Duration::from_millis(1));
+            assert_eq!(recent.read(1, ready(Ok(Some(8)))).await.unwrap(), Some(8));
+            answer.send(7).unwrap();
+        };
+        assert_eq!(block_on(join(slow, rest)).0.unwrap(), Some(7));
+        assert_eq!(read(&recent, 9), 8);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A session is a row. The cookie names it, the access token is signed and carries its id and generation, the refresh
 //! token is random and used once. A refresh moves the generation on, so the old pair is dead at once.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -18,10 +18,12 @@ use crate::{
     user::{PasswordHash, User, UserId, Username},
 };
 
+mod address;
 mod live;
 mod recent;
 mod usecase;
 
+pub use address::ClientAddress;
 pub(crate) use live::LiveSessions;
 pub(crate) use recent::{KnownSessions, RecentSessions};
 pub use usecase::{Login, PasswordChange, Sessions, SignedIn, Tokens};
@@ -132,14 +134,16 @@ pub struct SessionRecord {
     pub cookie: SecretHash,
     /// Of the first refresh token.
     pub refresh: SecretHash,
-    /// From where.
-    pub source_ip: Option<String>,
+    /// From where; the address is known to be the user's from then on ([`LoginThrottle::knows`]).
+    pub source_ip: Option<IpAddr>,
     /// By which client.
     pub user_agent: Option<String>,
     /// Now.
     pub at: Timestamp,
     /// When it ends at the latest.
     pub expires_at: Timestamp,
+    /// What failures of this login would have been counted by. Its count starts over.
+    pub counted_by: Option<ThrottleKey>,
 }
 
 /// What became of a refresh token.
@@ -159,7 +163,7 @@ pub enum Rotation {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait SessionStore: Send + Sync {
-    /// Opens a session, notes the user's login, resets the account's throttle; the audit row in the same transaction.
+    /// Opens a session, notes the user's login and its address, resets `counted_by`; the audit row in the same transaction.
     /// Only for a user who is enabled and has this password still: it was verified a while ago.
     ///
     /// # Errors
@@ -170,6 +174,11 @@ pub trait SessionStore: Send + Sync {
 
     /// The session of a cookie and its user, as long as it has not ended. Expiry is the caller's to judge.
     async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>>;
+
+    /// As [`SessionStore::find`], and never from a cache: for a caller who has proof that the session has changed.
+    async fn find_uncached(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
+        self.find(cookie).await
+    }
 
     /// A session and its user, likewise.
     async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>>;
@@ -206,6 +215,10 @@ pub trait LoginThrottle: Send + Sync {
     /// `StoreUnavailable`, as everywhere in this port.
     async fn blocked(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>>;
 
+    /// Whether the user has signed in from this address after `since`. Of each user the [`ThrottleKey::ADDRESSES`] newest
+    /// addresses are stored.
+    async fn knows(&self, username: &Username, address: &ClientAddress, since: Timestamp) -> Result<bool>;
+
     /// Counts a failure of each key. From the key's limit on, every further failure within the window doubles the
     /// pause.
     async fn failed(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<()>;
@@ -215,10 +228,10 @@ pub trait LoginThrottle: Send + Sync {
     async fn refused(&self, key: &ThrottleKey, at: Timestamp) -> Result<Option<u64>>;
 }
 
-/// What failed logins are counted by.
+/// What failed logins and wrong passwords are counted by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ThrottleKey {
-    /// `account:<name>` or `address:<ip>`.
+    /// `account:<name>`, `account:<name>@<address>`, `address:<address>` or `session:<id>`.
     pub key: String,
     /// Failures within the window before the pauses begin.
     pub limit: u32,
@@ -229,22 +242,30 @@ impl ThrottleKey {
     pub const WINDOW: Duration = Duration::from_secs(15 * 60);
     /// The pause after the failure that reaches the limit; each further failure doubles it.
     pub const FIRST_PAUSE: Duration = Duration::from_secs(30);
+    /// How long after a login its address is known to be the user's.
+    pub const KNOWN_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+    /// How many addresses of one user are known at once. Each is one more budget of guesses, for whoever is there.
+    pub const ADDRESSES: u32 = 8;
 
-    /// Of an account, whether it exists or not.
+    /// Of an account, whether it exists or not: for logins from addresses that are not known to be its user's.
     pub fn account(username: &Username) -> Self {
         Self { key: format!("account:{username}"), limit: 5 }
     }
 
-    /// Of an address. An IPv6 network of 64 bits is one: its owner has them all.
-    pub fn address(ip: std::net::IpAddr) -> Self {
-        let key = match ip.to_canonical() {
-            std::net::IpAddr::V4(ip) => format!("address:{ip}"),
-            std::net::IpAddr::V6(ip) => {
-                let [a, b, c, d, ..] = ip.segments();
-                format!("address:{a:x}:{b:x}:{c:x}:{d:x}::/64")
-            }
-        };
-        Self { key, limit: 100 }
+    /// Of an account at an address that is known to be its user's. Failures elsewhere do not count here, so that they
+    /// do not keep the user out.
+    pub fn account_at(username: &Username, address: &ClientAddress) -> Self {
+        Self { key: format!("account:{username}@{}", address.as_str()), limit: 5 }
+    }
+
+    /// Of an address.
+    pub fn address(address: &ClientAddress) -> Self {
+        Self { key: format!("address:{}", address.as_str()), limit: 100 }
+    }
+
+    /// Of a session: for wrong old passwords in changes of the password. Nobody without the session can use it up.
+    pub fn session(session: SessionId) -> Self {
+        Self { key: format!("session:{session}"), limit: 5 }
     }
 
     /// The pause after this many failures within the window: none below the limit, then 30 s, doubled by each
@@ -356,10 +377,19 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_one_key_however_it_is_written() {
-        let key = |text: &str| ThrottleKey::address(text.parse().unwrap()).key;
-        assert_eq!(key("::ffff:10.0.0.1"), key("10.0.0.1"));
-        assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:1"));
-        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
+    fn no_two_keys_are_one() {
+        let (name, address) =
+            (Username::new("admin").unwrap(), ClientAddress::of("10.0.0.1".parse().unwrap()));
+        let keys = [
+            ThrottleKey::account(&name),
+            ThrottleKey::account_at(&name, &address),
+            ThrottleKey::address(&address),
+            ThrottleKey::session(SessionId(1)),
+        ];
+        assert_eq!(
+            keys.clone().map(|key| key.key),
+            ["account:admin", "account:admin@10.0.0.1", "address:10.0.0.1", "session:1"]
+        );
+        assert!(Username::new("admin@10.0.0.1").is_err(), "no name is another's account at an address");
     }
 }

@@ -241,6 +241,20 @@ pub struct UserPatch {
     pub disabled: Option<bool>,
 }
 
+/// Who sets a password.
+#[derive(Clone, Debug)]
+pub enum SetBy {
+    /// An administrator: whatever the password was.
+    Administrator,
+    /// The user, who is signed in and knows the password.
+    Owner {
+        /// The session in which the change was asked for.
+        session: SessionId,
+        /// The hash that the old password was verified against. That and hashing the new password takes a while.
+        verified: PasswordHash,
+    },
+}
+
 /// The registry of users. Every change commits its audit row in the same transaction, and ends sessions where said.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
@@ -276,16 +290,17 @@ pub trait UserRegistry: Send + Sync {
     /// `NotFound`, `LastSuperAdmin`.
     async fn delete(&self, permit: &Permit, id: UserId) -> Result<()>;
 
-    /// Sets a password and ends the user's sessions but `keep`.
+    /// Sets a password and ends the user's sessions, but an owner's own.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// By an administrator `NotFound`. By the owner `SessionEnded`, when the session or the user is gone or the password is
+    /// not the verified one any more: somebody else changed it meanwhile, and that change stands.
     async fn set_password(
         &self,
         permit: &Permit,
         id: UserId,
         password: PasswordHash,
-        keep: Option<SessionId>,
+        by: SetBy,
         at: Timestamp,
     ) -> Result<()>;
 }

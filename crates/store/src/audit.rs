@@ -317,6 +317,7 @@ trail!(Sqlite, insert_each);
 trail!(Postgres, insert_at_once);
 
 /// What a change to our own tables will leave in the trail.
+#[derive(Clone)]
 pub(crate) struct Receipt {
     operation: Operation,
     by: Author,

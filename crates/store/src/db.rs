@@ -287,6 +287,41 @@ macro_rules! transact {
     };
 }
 
+/// As [`transact!`], and once more where PostgreSQL ended the first attempt as the victim of a deadlock. The body runs
+/// twice then, so it must not use up what it captures.
+macro_rules! transact_retried {
+    ($db:expr, |$conn:ident| $body:expr) => {
+        $crate::db::on_backend!(
+            $db,
+            writer,
+            |$conn| {
+                $crate::db::begin($conn).await?;
+                let outcome = async { $body }.await;
+                $crate::db::end($conn, outcome).await
+            },
+            {
+                let first = $conn
+                    .transaction(
+                        async |$conn: &mut $crate::db::Postgres| -> Result<_, $crate::error::StoreError> {
+                            $body
+                        },
+                    )
+                    .await;
+                match first {
+                    Err(error) if error.is_deadlock() => $conn
+                        .transaction(
+                            async |$conn: &mut $crate::db::Postgres| -> Result<_, $crate::error::StoreError> {
+                                $body
+                            },
+                        )
+                        .await,
+                    ended => ended,
+                }
+            }
+        )
+    };
+}
+
 macro_rules! on_backend {
     ($db:expr, $lane:ident, |$conn:ident| $sqlite:expr, $postgres:expr) => {
         match &$db {
@@ -313,4 +348,4 @@ macro_rules! on_backend {
     };
 }
 
-pub(crate) use {change, on_backend, read, transact};
+pub(crate) use {change, on_backend, read, transact, transact_retried};

@@ -237,6 +237,17 @@ diesel::table! {
 
 diesel::table! {
     use super::Instant;
+    use diesel::sql_types::{BigInt, Text};
+
+    login_addresses (user_id, address) {
+        user_id -> BigInt,
+        address -> Text,
+        last_login_at -> Instant,
+    }
+}
+
+diesel::table! {
+    use super::Instant;
     use diesel::sql_types::{BigInt, Binary, Nullable, Text};
 
     idempotency_keys (id) {
@@ -284,7 +295,9 @@ diesel::table! {
 
 diesel::joinable!(bindings -> users (user_id));
 diesel::joinable!(sessions -> users (user_id));
+diesel::joinable!(login_addresses -> users (user_id));
 diesel::allow_tables_to_appear_in_same_query!(users, bindings, sessions);
+diesel::allow_tables_to_appear_in_same_query!(login_addresses, users);
 diesel::allow_tables_to_appear_in_same_query!(operations, leases);
 diesel::allow_tables_to_appear_in_same_query!(operations, audit_log);
 diesel::allow_tables_to_appear_in_same_query!(audit_receivers, leases);

@@ -1,4 +1,8 @@
 //! Sessions and refresh tokens. A session that has ended is a row that is gone, its tokens with it.
+//!
+//! Rows are locked in one order: `users`, `sessions`, `refresh_tokens`, then the head of the trail. A deletion of a session
+//! locks its tokens after it. A deletion of several sessions at once locks them in the order in which the database finds
+//! them, so two of these may still wait for each other; the one that PostgreSQL ends then is repeated once.
 
 use std::time::Duration;
 
@@ -12,16 +16,18 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
-    session::{Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore, ThrottleKey},
+    session::{
+        ClientAddress, Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore, ThrottleKey,
+    },
     user::{PasswordHash, User, UserId, Username},
 };
 
 use crate::{
     Store,
     audit::Trail as _,
-    db::{change, read, transact},
+    db::{change, read, transact_retried},
     error::{StoreError, corrupt},
-    schema::{At, bindings, refresh_tokens, sessions, throttles, users},
+    schema::{At, bindings, login_addresses, refresh_tokens, sessions, throttles, users},
     user::Row as UserRow,
 };
 
@@ -85,20 +91,42 @@ impl Store {
 impl SessionStore for Store {
     async fn open(&self, permit: &Permit, record: SessionRecord, verified: &PasswordHash) -> Result<Session> {
         let (receipt, verified) = (self.receipt(permit)?, verified.clone());
-        transact!(self.db, |conn| {
+        transact_retried!(self.db, |conn| {
             let as_verified = users::table
                 .find(record.user_id.0)
                 .filter(users::disabled.eq(false))
                 .filter(users::password.eq(verified.phc()));
-            let username: Option<String> = diesel::update(as_verified)
-                .set(users::last_login_at.eq(At(record.at)))
-                .returning(users::username)
-                .get_result(conn)
-                .await
-                .optional()?;
-            let username = username.ok_or_else(|| Error::new(Cause::BadCredentials))?;
-            let username = Username::new(&username).map_err(|_| corrupt("users.username"))?;
-            diesel::delete(throttles::table.find(ThrottleKey::account(&username).key)).execute(conn).await?;
+            // this locks the user's row, so the user's addresses change in one transaction at a time
+            let noted =
+                diesel::update(as_verified).set(users::last_login_at.eq(At(record.at))).execute(conn).await?;
+            if noted == 0 {
+                return Err(Error::new(Cause::BadCredentials).into());
+            }
+            if let Some(key) = &record.counted_by {
+                diesel::delete(throttles::table.find(&key.key)).execute(conn).await?;
+            }
+            if let Some(address) = record.source_ip.map(ClientAddress::of) {
+                let login = (
+                    login_addresses::user_id.eq(record.user_id.0),
+                    login_addresses::address.eq(address.as_str()),
+                    login_addresses::last_login_at.eq(At(record.at)),
+                );
+                diesel::insert_into(login_addresses::table)
+                    .values(login)
+                    .on_conflict((login_addresses::user_id, login_addresses::address))
+                    .do_update()
+                    .set(login_addresses::last_login_at.eq(At(record.at)))
+                    .execute(conn)
+                    .await?;
+                let of_user = login_addresses::table.filter(login_addresses::user_id.eq(record.user_id.0));
+                let newest: Vec<String> = of_user
+                    .select(login_addresses::address)
+                    .order_by(login_addresses::last_login_at.desc())
+                    .limit(ThrottleKey::ADDRESSES.into())
+                    .load(conn)
+                    .await?;
+                diesel::delete(of_user.filter(login_addresses::address.ne_all(newest))).execute(conn).await?;
+            }
             // nobody can use these any more
             diesel::delete(sessions::table.filter(sessions::expires_at.le(At(record.at))))
                 .execute(conn)
@@ -108,7 +136,7 @@ impl SessionStore for Store {
                 sessions::cookie.eq(record.cookie.0.to_vec()),
                 sessions::user_id.eq(record.user_id.0),
                 sessions::generation.eq(1),
-                sessions::source_ip.eq(&record.source_ip),
+                sessions::source_ip.eq(record.source_ip.map(|ip| ip.to_string())),
                 sessions::user_agent.eq(&record.user_agent),
                 sessions::created_at.eq(At(record.at)),
                 sessions::last_seen_at.eq(At(record.at)),
@@ -122,7 +150,7 @@ impl SessionStore for Store {
             let token =
                 (refresh_tokens::hash.eq(record.refresh.0.to_vec()), refresh_tokens::session_id.eq(row.id));
             diesel::insert_into(refresh_tokens::table).values(token).execute(conn).await?;
-            conn.done(receipt).await?;
+            conn.done(receipt.clone()).await?;
             Ok(Session::from(row))
         })
     }
@@ -153,7 +181,16 @@ impl SessionStore for Store {
         grace: Duration,
     ) -> Result<Rotation> {
         let receipt = self.receipt(permit)?;
-        transact!(self.db, |conn| {
+        transact_retried!(self.db, |conn| {
+            // the session's row is locked before its tokens' rows, as a deletion of the session locks them; setting a column
+            // to itself locks
+            let lives = diesel::update(sessions::table.find(id.0))
+                .set(sessions::generation.eq(sessions::generation))
+                .execute(conn)
+                .await?;
+            if lives == 0 {
+                return Ok(Rotation::Unknown);
+            }
             let token = || {
                 refresh_tokens::table.find(presented.0.to_vec()).filter(refresh_tokens::session_id.eq(id.0))
             };
@@ -170,7 +207,7 @@ impl SessionStore for Store {
                     return Ok(Rotation::JustUsed);
                 }
                 diesel::delete(sessions::table.find(id.0)).execute(conn).await?;
-                conn.ended(receipt, &Err(Error::new(Cause::SessionEnded))).await?;
+                conn.ended(receipt.clone(), &Err(Error::new(Cause::SessionEnded))).await?;
                 return Ok(Rotation::Replayed);
             }
             let token = (refresh_tokens::hash.eq(fresh.0.to_vec()), refresh_tokens::session_id.eq(id.0));
@@ -180,17 +217,17 @@ impl SessionStore for Store {
                 .returning(sessions::generation)
                 .get_result(conn)
                 .await?;
-            conn.done(receipt).await?;
+            conn.done(receipt.clone()).await?;
             Ok(Rotation::Rotated(generation))
         })
     }
 
     async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
         let receipt = self.receipt(permit)?;
-        transact!(self.db, |conn| {
+        transact_retried!(self.db, |conn| {
             let ended = diesel::delete(sessions::table.find(id.0)).execute(conn).await? > 0;
             if ended {
-                conn.done(receipt).await?;
+                conn.done(receipt.clone()).await?;
             }
             Ok(ended)
         })

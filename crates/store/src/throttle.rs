@@ -17,13 +17,14 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use jiff::Timestamp;
 use pilothouse_core::{
     Result,
-    session::{LoginThrottle, ThrottleKey},
+    session::{ClientAddress, LoginThrottle, ThrottleKey},
+    user::Username,
 };
 
 use crate::{
     Store,
     db::{change, read, transact},
-    schema::{At, throttles},
+    schema::{At, login_addresses, throttles, users},
 };
 
 #[derive(AsChangeset, Queryable, Selectable)]
@@ -137,6 +138,18 @@ impl LoginThrottle for Store {
                 .await
                 .optional()?;
             Ok(longest.flatten().map(|until| until.0.duration_since(at).unsigned_abs()))
+        })
+    }
+
+    async fn knows(&self, username: &Username, address: &ClientAddress, since: Timestamp) -> Result<bool> {
+        let (username, address) = (username.to_string(), address.as_str().to_owned());
+        read!(self.db, |conn| {
+            let known = login_addresses::table
+                .inner_join(users::table)
+                .filter(users::username.eq(username))
+                .filter(login_addresses::address.eq(address))
+                .filter(login_addresses::last_login_at.gt(At(since)));
+            Ok(diesel::select(diesel::dsl::exists(known)).get_result(conn).await?)
         })
     }
 

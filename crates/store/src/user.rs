@@ -10,14 +10,13 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::{Permit, Role},
-    session::SessionId,
-    user::{PasswordHash, User, UserId, UserPatch, UserRecord, UserRegistry, Username},
+    user::{PasswordHash, SetBy, User, UserId, UserPatch, UserRecord, UserRegistry, Username},
 };
 
 use crate::{
     Store,
     audit::Trail as _,
-    db::{read, transact},
+    db::{read, transact, transact_retried},
     error::{StoreError, corrupt},
     schema::{At, bindings, install, sessions, users},
 };
@@ -230,24 +229,40 @@ impl UserRegistry for Store {
         permit: &Permit,
         id: UserId,
         password: PasswordHash,
-        keep: Option<SessionId>,
+        by: SetBy,
         at: Timestamp,
     ) -> Result<()> {
         let receipt = self.receipt(permit)?;
-        transact!(self.db, |conn| {
-            let changed = diesel::update(users::table.find(id.0))
+        transact_retried!(self.db, |conn| {
+            let mut user = diesel::update(users::table.find(id.0))
                 .set((users::password.eq(password.phc()), users::updated_at.eq(At(at))))
-                .execute(conn)
-                .await?;
-            if changed == 0 {
-                return Err(about(Cause::NotFound, id).into());
+                .into_boxed();
+            if let SetBy::Owner { verified, .. } = &by {
+                user = user.filter(users::password.eq(verified.phc()));
             }
+            let changed = user.execute(conn).await?;
+            let keep = match &by {
+                SetBy::Administrator if changed == 0 => return Err(about(Cause::NotFound, id).into()),
+                SetBy::Administrator => None,
+                SetBy::Owner { session, .. } => {
+                    // setting a column to itself locks the row, so that the session does not end before this does
+                    let own = sessions::table.find(session.0).filter(sessions::user_id.eq(id.0));
+                    let lives = diesel::update(own)
+                        .set(sessions::generation.eq(sessions::generation))
+                        .execute(conn)
+                        .await?;
+                    if changed == 0 || lives == 0 {
+                        return Err(Error::new(Cause::SessionEnded).into());
+                    }
+                    Some(session.0)
+                }
+            };
             // no session has the id 0
             let others = sessions::table
                 .filter(sessions::user_id.eq(id.0))
-                .filter(sessions::id.ne(keep.map_or(0, |session| session.0)));
+                .filter(sessions::id.ne(keep.unwrap_or_default()));
             diesel::delete(others).execute(conn).await?;
-            conn.done(receipt).await
+            conn.done(receipt.clone()).await
         })
     }
 }

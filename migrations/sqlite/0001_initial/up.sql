@@ -193,6 +193,14 @@ CREATE TABLE throttles (
 
 CREATE INDEX throttles_updated_at ON throttles (updated_at);
 
+-- From where a user has signed in: an IPv4 address, or an IPv6 network of 64 bits. A few of each user.
+CREATE TABLE login_addresses (
+    user_id INTEGER NOT NULL REFERENCES users ON DELETE CASCADE,
+    address TEXT NOT NULL,
+    last_login_at INTEGER NOT NULL,
+    PRIMARY KEY (user_id, address)
+) STRICT;
+
 -- A key whose answer is remembered. No instance: nobody works on it any more. Request and reply are sealed.
 CREATE TABLE idempotency_keys (
     id TEXT NOT NULL PRIMARY KEY,

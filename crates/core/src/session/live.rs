@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{SecretHash, Session, SessionId, SessionStore};
+use super::{Claims, SecretHash, Session, SessionId, SessionStore};
 use crate::{
     clock::Clock,
     error::{Cause, Error, Result},
@@ -27,6 +27,23 @@ impl LiveSessions {
     /// `SessionEnded`; `StoreUnavailable`.
     pub(crate) async fn by_cookie(&self, cookie: &str) -> Result<(Session, User)> {
         self.alive(self.store.find(SecretHash::of(cookie)).await?)
+    }
+
+    /// The session of a cookie and its user, for the bearer of an access token whose signature was verified. A token of a
+    /// newer generation than the cached session was issued by another replica since; then the cache is passed over,
+    /// once for each such token and each time the cache has an older session.
+    ///
+    /// # Errors
+    /// `SessionEnded`; `StoreUnavailable`.
+    pub(crate) async fn by_cookie_and_token(&self, cookie: &str, token: &Claims) -> Result<(Session, User)> {
+        let cookie = SecretHash::of(cookie);
+        let found = self.store.find(cookie).await?;
+        let is_older =
+            |session: &Session| session.id == token.session_id && session.generation < token.generation;
+        match found {
+            Some((session, _)) if is_older(&session) => self.alive(self.store.find_uncached(cookie).await?),
+            found => self.alive(found),
+        }
     }
 
     /// A session and its user.

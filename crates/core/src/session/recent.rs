@@ -60,6 +60,10 @@ impl SessionStore for RecentSessions {
         self.known.get(cookie, self.store.find(cookie)).await
     }
 
+    async fn find_uncached(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
+        self.known.read(cookie, self.store.find(cookie)).await
+    }
+
     /// Of a stream, which asks rarely and wants to know.
     async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>> {
         self.store.get(id).await

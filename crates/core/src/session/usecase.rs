@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Claims, Identity, Lifetimes, LiveSessions, REFRESH_GRACE, Rotation, SecretHash, Session, SessionId,
-    SessionPorts, SessionRecord, SessionRow, ThrottleKey,
+    Claims, ClientAddress, Identity, Lifetimes, LiveSessions, REFRESH_GRACE, Rotation, SecretHash, Session,
+    SessionId, SessionPorts, SessionRecord, SessionRow, ThrottleKey,
 };
 use crate::{
     access::{Access, Caller, Origin, Permit, Resource, Role, Verb},
@@ -16,7 +16,7 @@ use crate::{
     gate::Gate,
     inventory::{ListQuery, Pagination, Row, select},
     recent::Recent,
-    user::{InitialPassword, NewPassword, PasswordHasher, User, UserRegistry, Username, normalise},
+    user::{InitialPassword, NewPassword, PasswordHasher, SetBy, User, UserRegistry, Username, normalise},
 };
 
 /// A login as it came in.
@@ -102,11 +102,10 @@ impl Sessions {
         // a stranger leaves rows behind, so the last of the room is not theirs
         self.gate.room_for(Verb::Login)?;
         let username = Username::new(&login.username).ok();
-        let keys: Vec<_> = username
-            .iter()
-            .map(ThrottleKey::account)
-            .chain(login.origin.source_ip.map(ThrottleKey::address))
-            .collect();
+        let address = login.origin.source_ip.map(ClientAddress::of);
+        let account = self.account_key(username.as_ref(), address.as_ref()).await?;
+        let keys: Vec<_> =
+            account.iter().cloned().chain(address.as_ref().map(ThrottleKey::address)).collect();
         let shown = username.as_ref().map_or("-", Username::as_str);
         let access = Access::to(Verb::Login, Resource::Session).named(shown);
         let anonymous = Caller::anonymous(shown, login.origin.clone());
@@ -141,12 +140,13 @@ impl Sessions {
             user_id: user.id,
             cookie: SecretHash::of(cookie.expose_secret()),
             refresh: SecretHash::of(refresh.expose_secret()),
-            source_ip: login.origin.source_ip.map(|ip| ip.to_string()),
+            source_ip: login.origin.source_ip,
             user_agent: login
                 .user_agent
                 .map(|agent| agent.chars().filter(|c| !c.is_control()).take(256).collect()),
             at,
             expires_at: at + self.lifetimes.absolute,
+            counted_by: account,
         };
         let session = match self.ports.store.open(&permit, record, &verified).await {
             // the password was changed, or the user disabled, while it was verified
@@ -159,6 +159,25 @@ impl Sessions {
         Ok((self.tokens(&session, cookie, refresh, at)?, Identity::from(&user)))
     }
 
+    /// What failures of a login are counted by, besides its address: the account, or the account at this address where
+    /// its user has signed in from there lately.
+    async fn account_key(
+        &self,
+        username: Option<&Username>,
+        address: Option<&ClientAddress>,
+    ) -> Result<Option<ThrottleKey>> {
+        let (Some(username), Some(address)) = (username, address) else {
+            return Ok(username.map(ThrottleKey::account));
+        };
+        let since = self.clock.now() - ThrottleKey::KNOWN_FOR;
+        let known = self.ports.throttle.knows(username, address, since).await?;
+        Ok(Some(if known {
+            ThrottleKey::account_at(username, address)
+        } else {
+            ThrottleKey::account(username)
+        }))
+    }
+
     /// One row a minute tells of throttled logins of an address and account, however many there are. An address that may
     /// try nothing is one row, whatever names it tries: else each of these would be one more.
     async fn throttled<T>(
@@ -168,7 +187,8 @@ impl Sessions {
         mut keys: Vec<ThrottleKey>,
         pause: Duration,
     ) -> Result<T> {
-        if let Some(address) = caller.origin.source_ip.map(ThrottleKey::address)
+        if let Some(address) =
+            caller.origin.source_ip.map(ClientAddress::of).as_ref().map(ThrottleKey::address)
             && self.ports.throttle.blocked(std::slice::from_ref(&address), self.clock.now()).await?.is_some()
         {
             keys = vec![address];
@@ -193,7 +213,7 @@ impl Sessions {
     pub async fn authenticate(&self, bearer: &str, cookie: &str, origin: Origin) -> Result<SignedIn> {
         let now = self.clock.now();
         let claims = self.claims(bearer, now).await?;
-        let (session, user) = self.live.by_cookie(cookie).await?;
+        let (session, user) = self.live.by_cookie_and_token(cookie, &claims).await?;
         if claims.session_id != session.id || claims.user_id != user.id {
             return Err(Error::new(Cause::SessionMismatch));
         }
@@ -270,16 +290,17 @@ impl Sessions {
     /// Changes the caller's own password and ends the caller's other sessions.
     ///
     /// # Errors
-    /// `InvalidInput` naming `old_password` when it is wrong; `TooManyLogins`; `Overloaded`; `StoreUnavailable`.
+    /// `InvalidInput` naming `old_password` when it is wrong; `SessionEnded` when meanwhile the session ended or the
+    /// password became another, and nothing is changed; `TooManyLogins`; `Overloaded`; `StoreUnavailable`.
     pub async fn change_password(&self, who: &SignedIn, change: PasswordChange) -> Result<()> {
-        let keys = [ThrottleKey::account(&who.user.username)];
+        let keys = [ThrottleKey::session(who.session.id)];
         let now = self.clock.now();
         if let Some(pause) = self.ports.throttle.blocked(&keys, now).await? {
             return Err(Error::new(Cause::TooManyLogins).retry_after(pause));
         }
         let found = self.users.credentials(&who.user.username).await?;
-        let hash = found.as_ref().map(|(_, hash)| hash);
-        let right = self.hasher.verify(&normalise(&change.old), hash).await?;
+        let (_, verified) = found.ok_or_else(|| Error::new(Cause::SessionEnded))?;
+        let right = self.hasher.verify(&normalise(&change.old), Some(&verified)).await?;
         if let Some(pause) = self.ports.throttle.blocked(&keys, now).await? {
             return Err(Error::new(Cause::TooManyLogins).retry_after(pause));
         }
@@ -288,12 +309,12 @@ impl Sessions {
             return Err(Error::invalid("old_password", Reason::NotAllowed));
         }
         let access = Access::to(Verb::ChangePassword, Resource::OwnAccount).named(who.user.username.as_str());
-        let (users, hasher, id, keep) =
-            (self.users.clone(), self.hasher.clone(), who.user.id, who.session.id);
+        let (users, hasher, id) = (self.users.clone(), self.hasher.clone(), who.user.id);
+        let by = SetBy::Owner { session: who.session.id, verified };
         let initial = (who.user.username == Username::first_admin()).then(|| self.initial.clone());
         let work = async move |permit: Permit| {
             let hash = hasher.hash(change.new.secret()).await?;
-            users.set_password(&permit, id, hash, Some(keep), now).await?;
+            users.set_password(&permit, id, hash, by, now).await?;
             initial.inspect(|initial| initial.withdraw());
             Ok(())
         };

@@ -26,7 +26,7 @@ use crate::{
     cluster::{ClusterRegistry, Connections},
     idempotency::IdempotencyStore,
     inventory::{List, ListQuery},
-    session::{LoginThrottle, SecretHash, Session, SessionRecord, SessionStore},
+    session::{LoginThrottle, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey},
     user::{PasswordHash, User, UserRecord, UserRegistry, Username},
 };
 
@@ -60,14 +60,16 @@ macro_rules! cases {
 pub const STORE: &[Case] = cases! {
     users: a_created_user_is_found, names_are_unique, ids_are_never_used_again, the_first_user_is_made_once,
         a_change_sets_what_it_names, the_last_super_admin_stays, of_two_that_leave_one_stays,
-        lost_rights_end_sessions, a_new_password_ends_the_other_sessions, absent_users_are_not_found;
+        lost_rights_end_sessions, a_new_password_ends_the_other_sessions, a_change_of_ones_own_password_does_not_overrule_another,
+        an_ended_session_changes_no_password, absent_users_are_not_found;
     sessions: an_open_session_is_found_by_its_cookie_and_its_id,
         a_session_is_opened_only_for_who_was_verified, a_session_in_use_is_noted, a_token_is_used_once,
         of_many_refreshes_at_once_one_wins, of_many_races_one_chain_lives, a_replay_ends_the_session, a_token_is_of_its_session_only,
         a_session_ends_once, sessions_are_listed_by_user, only_expired_sessions_are_forgotten;
     throttle: pauses_begin_at_the_limit_and_grow, failures_are_forgotten_after_the_window,
         spraying_names_flushes_no_counter, the_longest_pause_counts, failures_at_once_all_count, one_refusal_a_minute_is_told,
-        a_login_resets_the_account;
+        a_login_resets_what_it_was_counted_by, an_address_is_known_after_a_login,
+        a_few_addresses_of_a_user_are_known;
     idempotency: of_many_claims_at_once_one_is_made, the_answer_is_kept_to_the_byte,
         what_was_not_done_frees_the_key, an_answer_that_is_not_known_is_told, keys_are_each_users_own,
         keys_are_forgotten_in_time;
@@ -165,10 +167,11 @@ impl StorePorts {
             user_id: user.id,
             cookie,
             refresh,
-            source_ip: Some("192.0.2.1".to_owned()),
+            source_ip: Some("192.0.2.1".parse().unwrap()),
             user_agent: None,
             at: self.now(),
             expires_at: self.now() + std::time::Duration::from_secs(8 * 3600),
+            counted_by: Some(ThrottleKey::account(&user.username)),
         };
         let permit = self.permit(Access::to(Verb::Login, Resource::Session).named(user.username.as_str()));
         let verified = self.users.credentials(&user.username).await.unwrap().unwrap().1;

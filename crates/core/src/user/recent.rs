@@ -5,12 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{PasswordHash, User, UserId, UserPatch, UserRecord, UserRegistry, Username};
+use super::{PasswordHash, SetBy, User, UserId, UserPatch, UserRecord, UserRegistry, Username};
 use crate::{
     access::Permit,
     clock::{Tasks, detached},
     error::Result,
-    session::{KnownSessions, SessionId},
+    session::KnownSessions,
 };
 
 /// A [`UserRegistry`] whose changes make the sessions be read again.
@@ -63,10 +63,10 @@ impl UserRegistry for ForgettingUsers {
         permit: &Permit,
         id: UserId,
         password: PasswordHash,
-        keep: Option<SessionId>,
+        by: SetBy,
         at: Timestamp,
     ) -> Result<()> {
         let (registry, permit) = (self.registry.clone(), permit.clone());
-        self.change(async move { registry.set_password(&permit, id, password, keep, at).await }).await
+        self.change(async move { registry.set_password(&permit, id, password, by, at).await }).await
     }
 }

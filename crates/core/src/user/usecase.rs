@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc};
 use unicode_normalization::UnicodeNormalization;
 
 use super::{
-    InitialPassword, NewPassword, NewUser, PasswordHasher, User, UserId, UserPatch, UserRecord, UserRegistry,
-    Username,
+    InitialPassword, NewPassword, NewUser, PasswordHasher, SetBy, User, UserId, UserPatch, UserRecord,
+    UserRegistry, Username,
 };
 use crate::{
     access::{Access, Caller, Permit, Resource, Role, Verb},
@@ -145,7 +145,7 @@ impl Users {
         let initial = first.then(|| self.initial.clone());
         let work = async move |permit: Permit| {
             let hash = hasher.hash(password.secret()).await?;
-            registry.set_password(&permit, id, hash, None, at).await?;
+            registry.set_password(&permit, id, hash, SetBy::Administrator, at).await?;
             initial.inspect(|initial| initial.withdraw());
             registry.list().await?.into_iter().find(|user| user.id == id).ok_or_else(|| absent(&id))
         };

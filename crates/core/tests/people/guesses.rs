@@ -204,3 +204,75 @@ fn of_many_guesses_at_once_no_more_are_answered_than_one_after_the_other() {
     assert_eq!(causes.iter().filter(|cause| **cause == Cause::BadCredentials).count(), 5, "{causes:?}");
     assert_eq!(causes.iter().filter(|cause| **cause == Cause::TooManyLogins).count(), 55, "{causes:?}");
 }
+
+const HOME: [u8; 4] = [192, 0, 2, 1];
+const STRANGER: [u8; 4] = [203, 0, 113, 9];
+
+impl World {
+    /// Wrong passwords until no more are taken; how many were.
+    fn guess_from(&self, ip: [u8; 4], name: &str) -> usize {
+        let mut taken = 0;
+        while cause(self.login_from(ip, name, "wrong")) != Cause::TooManyLogins {
+            taken += 1;
+        }
+        taken
+    }
+}
+
+#[test]
+fn a_stranger_elsewhere_does_not_keep_an_owner_out_who_comes_from_a_known_address() {
+    let world = World::new();
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    // an hour of one wrong password a pause, as soon as it is over
+    for _ in 0..60 {
+        let _ = world.login_from(STRANGER, "admin", "wrong");
+        world.login_from(HOME, "admin", PASSWORD).unwrap();
+        world.fake.lent.clock.advance(Duration::from_secs(60));
+    }
+    assert!(world.guess_from(STRANGER, "admin") <= 5);
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    assert_eq!(
+        cause(world.login_from(STRANGER, "admin", PASSWORD)),
+        Cause::TooManyLogins,
+        "the owner's logins do not give the stranger new guesses"
+    );
+    assert_eq!(cause(world.login_from([192, 0, 2, 2], "admin", PASSWORD)), Cause::TooManyLogins, "elsewhere");
+}
+
+#[test]
+fn a_known_address_has_a_small_budget_of_its_own() {
+    let world = World::new();
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    assert_eq!(world.guess_from(STRANGER, "admin"), 5);
+    assert_eq!(world.guess_from(HOME, "admin"), 5);
+    assert_eq!(cause(world.login_from(HOME, "admin", PASSWORD)), Cause::TooManyLogins);
+    world.fake.lent.clock.advance(Duration::from_secs(30));
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    assert_eq!(world.guess_from(HOME, "admin"), 5, "a success starts over");
+}
+
+#[test]
+fn an_address_is_known_for_thirty_days_after_a_login() {
+    let world = World::new();
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    let days = |n: u64| Duration::from_secs(n * 24 * 3600);
+    world.fake.lent.clock.advance(days(29));
+    world.guess_from(STRANGER, "admin");
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    world.fake.lent.clock.advance(days(30));
+    world.guess_from(STRANGER, "admin");
+    assert_eq!(cause(world.login_from(HOME, "admin", PASSWORD)), Cause::TooManyLogins);
+}
+
+/// Guesses from many addresses, none of which the user has signed in from, are five in all.
+#[test]
+fn addresses_that_nobody_signed_in_from_share_one_budget() {
+    let world = World::new();
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    let taken = (0..100_u8)
+        .filter(|n| cause(world.login_from([203, 0, 113, *n], "admin", "wrong")) == Cause::BadCredentials)
+        .count();
+    assert_eq!(taken, 5);
+    // nor does a wrong password make an address known
+    assert_eq!(cause(world.login_from([203, 0, 113, 0], "admin", PASSWORD)), Cause::TooManyLogins);
+}

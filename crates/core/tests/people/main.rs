@@ -23,6 +23,8 @@ use pilothouse_core::{
 use secrecy::{ExposeSecret, SecretString};
 
 mod guesses;
+mod passwords;
+mod replicas;
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -46,11 +48,15 @@ impl World {
     }
 
     fn login(&self, username: &str, password: &str) -> Result<Tokens, Error> {
+        self.login_from([10, 0, 0, 1], username, password)
+    }
+
+    fn login_from(&self, ip: [u8; 4], username: &str, password: &str) -> Result<Tokens, Error> {
         let login = Login {
             username: username.into(),
             password: password.into(),
             user_agent: None,
-            origin: Origin { source_ip: Some(IpAddr::from([10, 0, 0, 1])), request_id: None },
+            origin: Origin { source_ip: Some(IpAddr::from(ip)), request_id: None },
         };
         block_on(self.app.sessions.login(login)).map(|(tokens, _)| tokens)
     }

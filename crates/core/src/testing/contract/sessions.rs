@@ -9,10 +9,22 @@ use crate::{
     audit::Status,
     error::Cause,
     session::{Rotation, SecretHash, SessionId, SessionRecord},
-    user::{PasswordHash, UserId, UserPatch},
+    user::{PasswordHash, SetBy, UserId, UserPatch},
 };
 
 const GRACE: Duration = Duration::from_secs(10);
+
+/// A session from no address.
+fn record(
+    user_id: UserId,
+    cookie: SecretHash,
+    refresh: SecretHash,
+    at: Timestamp,
+    expires_at: Timestamp,
+) -> SessionRecord {
+    let (source_ip, user_agent, counted_by) = (None, None, None);
+    SessionRecord { user_id, cookie, refresh, source_ip, user_agent, at, expires_at, counted_by }
+}
 
 impl StorePorts {
     async fn rotate(
@@ -54,8 +66,7 @@ pub(super) async fn a_session_is_opened_only_for_who_was_verified(ports: &StoreP
     let open = async |user_id: UserId, verified: &PasswordHash| {
         let (cookie, refresh) = (ports.secret(), ports.secret());
         let (at, expires_at) = (ports.now(), ports.now() + Duration::from_secs(3600));
-        let record =
-            SessionRecord { user_id, cookie, refresh, source_ip: None, user_agent: None, at, expires_at };
+        let record = record(user_id, cookie, refresh, at, expires_at);
         let opened = ports.sessions.open(&ports.people(), record, verified).await;
         let found = ports.sessions.find(cookie).await.unwrap();
         assert_eq!(opened.is_ok(), found.is_some());
@@ -73,7 +84,11 @@ pub(super) async fn a_session_is_opened_only_for_who_was_verified(ports: &StoreP
     switch(false).await;
     assert_eq!(open(user.id, &verified).await, Ok(()));
     let another = PasswordHash::new("another".to_owned());
-    ports.users.set_password(&ports.people(), user.id, another.clone(), None, ports.now()).await.unwrap();
+    ports
+        .users
+        .set_password(&ports.people(), user.id, another.clone(), SetBy::Administrator, ports.now())
+        .await
+        .unwrap();
     assert_eq!(open(user.id, &verified).await, refused, "the password before");
     assert_eq!(open(user.id, &another).await, Ok(()));
 }
@@ -205,8 +220,7 @@ pub(super) async fn only_expired_sessions_are_forgotten(ports: &StorePorts) {
     let open = async |at, expires_at| {
         let (cookie, refresh) = (ports.secret(), ports.secret());
         let user_id = user.id;
-        let record =
-            SessionRecord { user_id, cookie, refresh, source_ip: None, user_agent: None, at, expires_at };
+        let record = record(user_id, cookie, refresh, at, expires_at);
         let verified = ports.new_user("admin", Role::SuperAdmin).password;
         ports.sessions.open(&ports.people(), record, &verified).await.unwrap();
         cookie

@@ -2,8 +2,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use jiff::Timestamp;
+
 use super::StorePorts;
-use crate::{access::Role, session::ThrottleKey, user::Username};
+use crate::{
+    access::Role,
+    session::{ClientAddress, SessionRecord, ThrottleKey},
+    user::{User, Username},
+};
 
 fn account(name: &str) -> ThrottleKey {
     ThrottleKey::account(&Username::new(name).unwrap())
@@ -78,18 +84,83 @@ pub(super) async fn one_refusal_a_minute_is_told(ports: &StorePorts) {
     assert_eq!(ports.throttle.refused(&account("other"), ports.now()).await.unwrap(), Some(0));
 }
 
-pub(super) async fn a_login_resets_the_account(ports: &StorePorts) {
+pub(super) async fn a_login_resets_what_it_was_counted_by(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (own, other) = ([ThrottleKey::account(&user.username)], [account("other")]);
     for _ in 0..5 {
         ports.throttle.failed(&own, ports.now()).await.unwrap();
         ports.throttle.failed(&other, ports.now()).await.unwrap();
     }
-    ports.session(&user).await;
+    login(ports, &user, "192.0.2.1", ports.now(), None).await;
+    assert!(ports.throttle.blocked(&own, ports.now()).await.unwrap().is_some(), "counted by something else");
+    login(ports, &user, "192.0.2.1", ports.now(), Some(own[0].clone())).await;
     assert_eq!(ports.throttle.blocked(&own, ports.now()).await.unwrap(), None);
     assert!(ports.throttle.blocked(&other, ports.now()).await.unwrap().is_some());
     ports.throttle.failed(&own, ports.now()).await.unwrap();
     assert_eq!(ports.throttle.blocked(&own, ports.now()).await.unwrap(), None, "counted from one again");
+}
+
+fn address(ip: &str) -> ClientAddress {
+    ClientAddress::of(ip.parse().unwrap())
+}
+
+/// A login that succeeds.
+async fn login(ports: &StorePorts, user: &User, ip: &str, at: Timestamp, counted_by: Option<ThrottleKey>) {
+    let record = SessionRecord {
+        user_id: user.id,
+        cookie: ports.secret(),
+        refresh: ports.secret(),
+        source_ip: Some(ip.parse().unwrap()),
+        user_agent: None,
+        at,
+        expires_at: at + seconds(3600),
+        counted_by,
+    };
+    let verified = ports.users.credentials(&user.username).await.unwrap().unwrap().1;
+    ports.sessions.open(&ports.people(), record, &verified).await.unwrap();
+}
+
+pub(super) async fn an_address_is_known_after_a_login(ports: &StorePorts) {
+    ports.user("admin", Role::SuperAdmin).await;
+    let (ann, bob) = (ports.user("ann", Role::Viewer).await, ports.user("bob", Role::Viewer).await);
+    let knows = async |name: &Username, ip: &str, since| {
+        ports.throttle.knows(name, &address(ip), since).await.unwrap()
+    };
+    let before = ports.now() - seconds(1);
+    assert!(!knows(&ann.username, "192.0.2.1", before).await);
+    login(ports, &ann, "192.0.2.1", ports.now(), None).await;
+    login(ports, &ann, "2001:db8::1", ports.now(), None).await;
+    assert!(knows(&ann.username, "192.0.2.1", before).await);
+    assert!(knows(&ann.username, "2001:db8::2", before).await, "of one network");
+    assert!(!knows(&ann.username, "192.0.2.2", before).await, "another address");
+    assert!(!knows(&bob.username, "192.0.2.1", before).await, "another user");
+    assert!(!knows(&Username::new("nobody").unwrap(), "192.0.2.1", before).await);
+    assert!(!knows(&ann.username, "192.0.2.1", ports.now()).await, "too long ago");
+    login(ports, &ann, "192.0.2.1", ports.now() + seconds(60), None).await;
+    assert!(knows(&ann.username, "192.0.2.1", ports.now()).await, "the newest login counts");
+
+    // what is known of a user is forgotten with the user
+    ports.users.delete(&ports.people(), ann.id).await.unwrap();
+    assert!(!knows(&ann.username, "192.0.2.1", before).await);
+    let again = ports.user("ann", Role::Viewer).await;
+    assert!(!knows(&again.username, "192.0.2.1", before).await);
+}
+
+pub(super) async fn a_few_addresses_of_a_user_are_known(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let other = ports.user("other", Role::Viewer).await;
+    login(ports, &other, "192.0.2.1", ports.now(), None).await;
+    let ip = |n: u32| format!("192.0.2.{n}");
+    let many = 2 * ThrottleKey::ADDRESSES;
+    for n in 1..=many {
+        login(ports, &user, &ip(n), ports.now() + seconds(n.into()), None).await;
+    }
+    let before = ports.now() - seconds(1);
+    for n in 1..=many {
+        let known = ports.throttle.knows(&user.username, &address(&ip(n)), before).await.unwrap();
+        assert_eq!(known, n > many - ThrottleKey::ADDRESSES, "address {n}");
+    }
+    assert!(ports.throttle.knows(&other.username, &address("192.0.2.1"), before).await.unwrap());
 }
 
 pub(super) async fn spraying_names_flushes_no_counter(ports: &StorePorts) {

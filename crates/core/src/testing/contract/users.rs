@@ -2,9 +2,9 @@ use futures_util::future::join;
 
 use super::StorePorts;
 use crate::{
-    access::Role,
+    access::{Access, Resource, Role, Verb},
     error::Cause,
-    user::{PasswordHash, UserId, UserPatch, Username},
+    user::{PasswordHash, SetBy, UserId, UserPatch, Username},
 };
 
 pub(super) async fn a_created_user_is_found(ports: &StorePorts) {
@@ -133,17 +133,76 @@ pub(super) async fn a_new_password_ends_the_other_sessions(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (kept, kept_cookie, _) = ports.session(&user).await;
     let (_, other_cookie, _) = ports.session(&user).await;
-    let set = async |phc: &str, keep| {
+    let set = async |phc: &str, by| {
         let hash = PasswordHash::new(phc.to_owned());
-        ports.users.set_password(&ports.people(), user.id, hash, keep, ports.now()).await.unwrap();
+        ports.users.set_password(&ports.people(), user.id, hash, by, ports.now()).await.unwrap();
         let (_, stored) = ports.users.credentials(&user.username).await.unwrap().unwrap();
         assert_eq!(stored.phc(), phc);
     };
-    set("second", Some(kept.id)).await;
+    let verified = PasswordHash::new("hash of admin".to_owned());
+    set("second", SetBy::Owner { session: kept.id, verified }).await;
     assert!(ports.sessions.find(kept_cookie).await.unwrap().is_some());
     assert!(ports.sessions.find(other_cookie).await.unwrap().is_none());
-    set("third", None).await;
+    set("third", SetBy::Administrator).await;
     assert!(ports.sessions.find(kept_cookie).await.unwrap().is_none());
+}
+
+/// To verify the old password and to hash the new one takes a while. What was set meanwhile stands.
+pub(super) async fn a_change_of_ones_own_password_does_not_overrule_another(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let verified = ports.users.credentials(&user.username).await.unwrap().unwrap().1;
+    let set = async |phc: &str, by| {
+        let hash = PasswordHash::new(phc.to_owned());
+        ports.users.set_password(&ports.people(), user.id, hash, by, ports.now()).await
+    };
+    let stored = async || ports.users.credentials(&user.username).await.unwrap().unwrap().1;
+    let (session, ..) = ports.session(&user).await;
+    let own = SetBy::Owner { session: session.id, verified: verified.clone() };
+    set("of the reset", SetBy::Administrator).await.unwrap();
+    let rows = ports.operations().await.len();
+    assert_eq!(set("of the change", own).await.unwrap_err().cause, Cause::SessionEnded);
+    assert_eq!(stored().await.phc(), "of the reset");
+    assert_eq!(ports.operations().await.len(), rows, "what is refused leaves no row here");
+
+    // nor does one with a session that was opened since
+    let (session, cookie, _) = ports.session(&user).await;
+    let own = SetBy::Owner { session: session.id, verified };
+    assert_eq!(set("of the change", own).await.unwrap_err().cause, Cause::SessionEnded);
+    assert!(ports.sessions.find(cookie).await.unwrap().is_some(), "nothing is changed");
+
+    // of a reset and a change at once, the change is either before the reset or refused
+    for _ in 0..10 {
+        let verified = stored().await;
+        let (session, cookie, _) = ports.session(&user).await;
+        let own = SetBy::Owner { session: session.id, verified };
+        let (reset, _) = join(set("of the reset", SetBy::Administrator), set("of the change", own)).await;
+        reset.unwrap();
+        assert_eq!(stored().await.phc(), "of the reset");
+        assert!(ports.sessions.find(cookie).await.unwrap().is_none());
+        set("before", SetBy::Administrator).await.unwrap();
+    }
+}
+
+pub(super) async fn an_ended_session_changes_no_password(ports: &StorePorts) {
+    let user = ports.user("admin", Role::SuperAdmin).await;
+    let other = ports.user("other", Role::Viewer).await;
+    let verified = ports.users.credentials(&user.username).await.unwrap().unwrap().1;
+    let (ended, ..) = ports.session(&user).await;
+    let (kept, kept_cookie, _) = ports.session(&user).await;
+    let (others, ..) = ports.session(&other).await;
+    let permit = ports.permit(Access::to(Verb::Logout, Resource::Session).named("somebody"));
+    assert!(ports.sessions.end(&permit, ended.id).await.unwrap());
+    let set = async |session| {
+        let (hash, by) =
+            (PasswordHash::new("second".to_owned()), SetBy::Owner { session, verified: verified.clone() });
+        ports.users.set_password(&ports.people(), user.id, hash, by, ports.now()).await
+    };
+    for session in [ended.id, others.id] {
+        assert_eq!(set(session).await.unwrap_err().cause, Cause::SessionEnded);
+    }
+    assert_eq!(ports.users.credentials(&user.username).await.unwrap().unwrap().1.phc(), verified.phc());
+    assert!(ports.sessions.find(kept_cookie).await.unwrap().is_some(), "nothing is changed");
+    set(kept.id).await.unwrap();
 }
 
 pub(super) async fn absent_users_are_not_found(ports: &StorePorts) {
@@ -154,7 +213,7 @@ pub(super) async fn absent_users_are_not_found(ports: &StorePorts) {
     let refusals = [
         ports.users.update(&ports.people(), absent, patch, ports.now()).await.map(drop),
         ports.users.delete(&ports.people(), absent).await,
-        ports.users.set_password(&ports.people(), absent, hash, None, ports.now()).await,
+        ports.users.set_password(&ports.people(), absent, hash, SetBy::Administrator, ports.now()).await,
     ];
     for refusal in refusals {
         assert_eq!(refusal.unwrap_err().cause, Cause::NotFound);

@@ -19,9 +19,9 @@ use crate::{
     cluster::{Cluster, ClusterId, StoredConnection},
     error::{Cause, Error, Result},
     idempotency::{NewClaim, Progress},
-    session::{SecretHash, Session, ThrottleKey},
+    session::{ClientAddress, SecretHash, Session, ThrottleKey},
     testing::fake::FakeSigner,
-    user::{PasswordHash, User},
+    user::{PasswordHash, User, UserId},
 };
 
 mod audit;
@@ -45,6 +45,8 @@ struct State {
     /// Of each refresh token its session's id and when it was used.
     refresh: HashMap<SecretHash, (i64, Option<Timestamp>)>,
     throttles: HashMap<String, Throttle>,
+    /// From where users have signed in, and when last.
+    addresses: Vec<(UserId, ClientAddress, Timestamp)>,
     clusters: Vec<(Cluster, StoredConnection)>,
     claims: Vec<(NewClaim, Progress)>,
     entries: Vec<StoredEntry>,

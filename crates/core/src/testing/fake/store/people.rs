@@ -8,9 +8,10 @@ use crate::{
     access::{Permit, Role},
     error::{Cause, Error, Result},
     session::{
-        LoginThrottle, Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore, ThrottleKey,
+        ClientAddress, LoginThrottle, Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore,
+        ThrottleKey,
     },
-    user::{PasswordHash, User, UserId, UserPatch, UserRecord, UserRegistry, Username},
+    user::{PasswordHash, SetBy, User, UserId, UserPatch, UserRecord, UserRegistry, Username},
 };
 
 #[async_trait]
@@ -61,6 +62,7 @@ impl UserRegistry for MemoryStore {
         state.keep_a_super_admin(id)?;
         state.end_sessions(id, None);
         state.users.retain(|(user, _)| user.id != id);
+        state.addresses.retain(|(user, ..)| *user != id);
         state.done(permit, None)
     }
 
@@ -69,11 +71,26 @@ impl UserRegistry for MemoryStore {
         permit: &Permit,
         id: UserId,
         password: PasswordHash,
-        keep: Option<SessionId>,
+        by: SetBy,
         _at: Timestamp,
     ) -> Result<()> {
         let mut state = self.write()?;
-        state.user(id)?;
+        let keep = match by {
+            SetBy::Administrator => {
+                state.user(id)?;
+                None
+            }
+            SetBy::Owner { session, verified } => {
+                let as_verified =
+                    state.users.iter().any(|(user, hash)| user.id == id && hash.phc() == verified.phc());
+                let lives =
+                    state.sessions.iter().any(|(found, _)| found.id == session && found.user_id == id);
+                if !(as_verified && lives) {
+                    return Err(Error::new(Cause::SessionEnded));
+                }
+                Some(session)
+            }
+        };
         state
             .users
             .iter_mut()
@@ -141,7 +158,7 @@ impl SessionStore for MemoryStore {
             id: SessionId(state.next_id()),
             user_id: record.user_id,
             generation: 1,
-            source_ip: record.source_ip,
+            source_ip: record.source_ip.map(|ip| ip.to_string()),
             user_agent: record.user_agent,
             created_at: record.at,
             last_seen_at: record.at,
@@ -149,8 +166,24 @@ impl SessionStore for MemoryStore {
         };
         let user = state.user(record.user_id)?;
         user.last_login_at = Some(record.at);
-        let account = ThrottleKey::account(&user.username).key;
-        state.throttles.remove(&account);
+        if let Some(key) = record.counted_by {
+            state.throttles.remove(&key.key);
+        }
+        if let Some(ip) = record.source_ip {
+            let address = ClientAddress::of(ip);
+            state.addresses.retain(|(user, known, _)| *user != record.user_id || *known != address);
+            state.addresses.push((record.user_id, address, record.at));
+            let mut newest: Vec<_> = state
+                .addresses
+                .iter()
+                .filter(|(user, ..)| *user == record.user_id)
+                .map(|(.., at)| *at)
+                .collect();
+            newest.sort_unstable_by(|a, b| b.cmp(a));
+            if let Some(oldest) = newest.get(ThrottleKey::ADDRESSES as usize - 1) {
+                state.addresses.retain(|(user, _, at)| *user != record.user_id || at >= oldest);
+            }
+        }
         state.refresh.insert(record.refresh, (session.id.0, None));
         state.sessions.push((session.clone(), record.cookie));
         state.done(permit, None)?;
@@ -238,6 +271,15 @@ impl LoginThrottle for MemoryStore {
         let state = self.lock();
         let until = keys.iter().filter_map(|key| state.throttles.get(&key.key)?.until);
         Ok(until.filter(|until| *until > at).max().map(|until| until.duration_since(at).unsigned_abs()))
+    }
+
+    async fn knows(&self, username: &Username, address: &ClientAddress, since: Timestamp) -> Result<bool> {
+        let state = self.lock();
+        let user = state.users.iter().map(|(user, _)| user).find(|user| user.username == *username);
+        Ok(user.is_some_and(|user| {
+            let mut known = state.addresses.iter();
+            known.any(|(of, known, at)| *of == user.id && known == address && *at > since)
+        }))
     }
 
     async fn failed(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<()> {

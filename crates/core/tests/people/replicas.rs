@@ -1,0 +1,173 @@
+//! Two replicas on one database: each has a cache of sessions of its own.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_executor::block_on;
+use jiff::Timestamp;
+use pilothouse_core::{
+    Cause, Result,
+    access::{Origin, Permit},
+    app::{App, Ports, Settings},
+    session::{Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore, SignedIn, Tokens},
+    testing::fake::MemoryStore,
+    user::{PasswordHash, User, UserId, Username},
+};
+use secrecy::ExposeSecret;
+
+use crate::{PASSWORD, World, cause};
+
+/// Counts how often sessions are looked for.
+struct Counting {
+    store: Arc<MemoryStore>,
+    found: AtomicUsize,
+}
+
+#[async_trait]
+impl SessionStore for Counting {
+    async fn open(
+        &self,
+        permit: &Permit,
+        session: SessionRecord,
+        verified: &PasswordHash,
+    ) -> Result<Session> {
+        self.store.open(permit, session, verified).await
+    }
+
+    async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
+        self.found.fetch_add(1, Ordering::SeqCst);
+        self.store.find(cookie).await
+    }
+
+    async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>> {
+        self.store.get(id).await
+    }
+
+    async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()> {
+        self.store.touch(id, at).await
+    }
+
+    async fn rotate(
+        &self,
+        permit: &Permit,
+        id: SessionId,
+        presented: SecretHash,
+        fresh: SecretHash,
+        at: Timestamp,
+        grace: Duration,
+    ) -> Result<Rotation> {
+        self.store.rotate(permit, id, presented, fresh, at, grace).await
+    }
+
+    async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
+        self.store.end(permit, id).await
+    }
+
+    async fn list(&self, user: Option<UserId>) -> Result<Vec<(Session, Username)>> {
+        self.store.list(user).await
+    }
+}
+
+/// Another replica on the database of a world.
+struct Replica {
+    app: App,
+    sessions: Arc<Counting>,
+}
+
+impl Replica {
+    fn of(world: &World) -> Self {
+        let sessions = Arc::new(Counting { store: world.fake.store.clone(), found: AtomicUsize::new(0) });
+        let ports = Ports { sessions: sessions.clone(), ..world.fake.ports() };
+        Self { app: App::new(ports, Settings::default()), sessions }
+    }
+
+    fn signed_in(&self, tokens: &Tokens) -> Result<SignedIn> {
+        let (bearer, cookie) = (tokens.access_token.expose_secret(), tokens.session_id.expose_secret());
+        block_on(self.app.sessions.authenticate(bearer, cookie, Origin::default()))
+    }
+
+    /// How often sessions were looked for in the database since the last time.
+    fn found(&self) -> usize {
+        self.sessions.found.swap(0, Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn a_token_refreshed_at_one_replica_is_good_at_the_other_at_once() {
+    let here = World::new();
+    let there = Replica::of(&here);
+    let mut tokens = here.login("admin", PASSWORD).unwrap();
+    there.signed_in(&tokens).unwrap();
+    for _ in 0..20 {
+        let old = tokens.clone();
+        tokens = here.refresh(&tokens).unwrap();
+        there.found();
+        for _ in 0..10 {
+            there.signed_in(&tokens).unwrap();
+        }
+        assert_eq!(there.found(), 1, "the cache is passed over once");
+        assert_eq!(cause(there.signed_in(&old)), Cause::TokenExpired, "and the old token is none there");
+        assert_eq!(there.found(), 0, "an old token is refused from the cache");
+    }
+}
+
+#[test]
+fn a_session_opened_at_one_replica_is_known_at_the_other_at_once() {
+    let here = World::new();
+    let there = Replica::of(&here);
+    for _ in 0..3 {
+        let tokens = here.login("admin", PASSWORD).unwrap();
+        there.signed_in(&tokens).unwrap();
+    }
+}
+
+/// The session that is cached has been idle for too long, the one in the database was refreshed in its last moment.
+#[test]
+fn a_refresh_in_the_last_moment_counts_at_the_other_replica() {
+    let here = World::new();
+    let there = Replica::of(&here);
+    let tokens = here.login("admin", PASSWORD).unwrap();
+    let clock = &here.fake.lent.clock;
+    clock.advance(Duration::from_secs(30 * 60) - Duration::from_millis(300));
+    // of an expired token the session is not read; of its cookie alone it is
+    block_on(there.app.sessions.check_cookie(tokens.session_id.expose_secret())).unwrap();
+    let tokens = here.refresh(&tokens).unwrap();
+    clock.advance(Duration::from_millis(400));
+    there.signed_in(&tokens).unwrap();
+}
+
+#[test]
+fn only_a_token_that_is_signed_and_newer_is_looked_up_past_the_cache() {
+    let here = World::new();
+    let there = Replica::of(&here);
+    let (one, other) = (here.login("admin", PASSWORD).unwrap(), here.login("admin", PASSWORD).unwrap());
+    there.signed_in(&one).unwrap();
+    there.found();
+    let forged = Tokens { access_token: "x.y.z".into(), ..one.clone() };
+    let mixed = Tokens { access_token: other.access_token.clone(), ..one.clone() };
+    let newer_of_another = Tokens { access_token: here.refresh(&other).unwrap().access_token, ..one.clone() };
+    for _ in 0..10 {
+        assert_eq!(cause(there.signed_in(&forged)), Cause::TokenInvalid);
+        assert_eq!(cause(there.signed_in(&mixed)), Cause::SessionMismatch);
+        assert_eq!(cause(there.signed_in(&newer_of_another)), Cause::SessionMismatch);
+        there.signed_in(&one).unwrap();
+    }
+    assert_eq!(there.found(), 0);
+}
+
+#[test]
+fn a_newer_token_of_an_ended_session_opens_nothing() {
+    let here = World::new();
+    let there = Replica::of(&here);
+    let tokens = here.login("admin", PASSWORD).unwrap();
+    there.signed_in(&tokens).unwrap();
+    let tokens = here.refresh(&tokens).unwrap();
+    block_on(here.app.sessions.logout(tokens.session_id.expose_secret(), Origin::default())).unwrap();
+    assert_eq!(cause(there.signed_in(&tokens)), Cause::SessionEnded);
+}
