@@ -9,8 +9,8 @@ use pilothouse_core::{
     app::{App, Settings},
     audit::{Entry, Status},
     cluster::{
-        ApiServer, AuthType, ClusterChange, ClusterId, ClusterName, Connections, Credential, CredentialInput,
-        Health, NewCluster,
+        ApiServer, AuthType, ClusterChange, ClusterId, ClusterName, ClusterRegistry, Connections, Credential,
+        CredentialInput, Health, NewCluster,
     },
     config::NewConfigMap,
     error::Reason,
@@ -166,7 +166,18 @@ fn a_cluster_that_was_not_asked_is_an_error_and_its_row_stays() {
     let viewer = caller(Role::Viewer);
     for not_asked in [Cause::CircuitOpen, Cause::Overloaded] {
         world.fake.clusters.fail(Some(not_asked));
-        assert_eq!(cause(block_on(world.app.clusters.status(&viewer, id))), not_asked);
+        let status = block_on(world.app.clusters.status(&viewer, id));
+        if not_asked == Cause::CircuitOpen {
+            let shown = status.unwrap().cluster;
+            assert_eq!(
+                (shown.status, shown.status_reason.as_deref()),
+                (Health::Offline, Some("circuit_open"))
+            );
+        } else {
+            assert_eq!(cause(status), not_asked);
+        }
+        let stored = block_on(world.fake.store.find(id)).unwrap();
+        assert_eq!(stored.unwrap().status, Health::Online, "nothing was stored");
         assert_eq!(cause(block_on(world.app.clusters.test(&viewer, id))), not_asked);
         assert_eq!(cause(block_on(world.app.clusters.refresh(id))), not_asked);
     }

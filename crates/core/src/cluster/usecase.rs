@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::{
     ApiServer, AuthType, CertificateExpiry, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterPorts,
-    ClusterRecord, Connection, Credential, NodeCount, Observation, Permission, ProbeReason, ProbeTarget,
-    Probed,
+    ClusterRecord, Connection, Credential, Health, NodeCount, Observation, Permission, ProbeReason,
+    ProbeTarget, Probed,
 };
 use crate::{
     access::{Access, Caller, Granted, Permit, Resource, Role, Verb},
@@ -364,13 +364,23 @@ impl Clusters {
     /// that says so. Those who ask at once share one probe, and what was found less than a second ago is not asked again.
     ///
     /// # Errors
-    /// `NotFound`, `StoreUnavailable`; `CircuitOpen` and `Overloaded` when the cluster was not asked.
+    /// `NotFound`, `StoreUnavailable`; `Overloaded` when the cluster was not asked. While its circuit is open it is not asked
+    /// either: the answer is the stored row, `offline` if it was online before.
     pub async fn status(&self, caller: &Caller, id: ClusterId) -> Result<ClusterStatus> {
         let permit = self.gate.allow(caller, Access::to(Verb::Get, Resource::Cluster).in_cluster(id)).await?;
-        let observation = self.observe(&permit, id, ProbeReason::Status).await?;
+        let observation = match self.observe(&permit, id, ProbeReason::Status).await {
+            Err(error) if error.cause == Cause::CircuitOpen => {
+                Observation { at: self.clock.now(), result: Err(error.cause) }
+            }
+            observed => observed?,
+        };
         let mut cluster = self.ports.registry.find(id).await?.ok_or_else(|| absent(id))?;
-        // the caller who stores it may not have done so yet
-        cluster.observe(&observation);
+        // an open circuit says less than the failure that a probe stored
+        let known = cluster.status == Health::Offline;
+        if !(known && matches!(observation.result, Err(Cause::CircuitOpen))) {
+            // the caller who stores it may not have done so yet
+            cluster.observe(&observation);
+        }
         let report = observation.result.ok();
         Ok(ClusterStatus {
             cluster,
