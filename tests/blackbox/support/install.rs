@@ -267,11 +267,6 @@ impl Server {
         fs::read_dir(self.of_process("fd")).expect("it runs").count()
     }
 
-    /// How many threads it has.
-    pub(crate) fn threads(&self) -> usize {
-        fs::read_dir(self.of_process("task")).expect("it runs").count()
-    }
-
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.process.0), signal).expect("it runs");
     }
