@@ -338,11 +338,6 @@ impl Server {
         fs::read_dir(self.of_process("fd")).expect("it runs").count()
     }
 
-    /// How many threads it has.
-    pub(crate) fn threads(&self) -> usize {
-        fs::read_dir(self.of_process("task")).expect("it runs").count()
-    }
-
     /// Stops it in the middle of everything; none of its threads runs when this returns.
     pub(crate) async fn stand_still(&self) {
         self.signal(Signal::STOP);
