@@ -18,7 +18,7 @@ use pilothouse_core::{
         AuditTrail as _, ChainHash, Checkpoint, CheckpointSigner as _, Entry, ExportQuery, Fault, Handover,
         Head, Outcome, PublicKey, Signatures, TrailReader as _, Witness, verify_export,
     },
-    clock::{Clock as _, Tasks},
+    clock::{Clock as _, Computation, Tasks},
     hex::Hex,
     testing::{
         contract::StorePorts,
@@ -39,6 +39,10 @@ impl Tasks for OnRuntime {
 
     async fn sleep(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
+    }
+
+    async fn compute(&self, work: Computation) -> Result<()> {
+        tokio::task::spawn_blocking(work).await.map_err(Error::internal)
     }
 }
 

@@ -481,7 +481,7 @@ mod tests {
         ];
         for (r#type, spec) in objects {
             let object = json!({"metadata": {"name": "web", "annotations": annotations}, "spec": spec});
-            let mut detail = WorkloadDetail::assemble(r#type, &parts(&object)).unwrap();
+            let mut detail = WorkloadDetail::assemble(r#type, parts(&object)).unwrap();
             assert!(!detail.manifest.to_string().contains("whatever"));
             assert_eq!(detail.manifest["metadata"]["annotations"]["long"], "x".repeat(257));
             detail.mask_environment();
