@@ -19,7 +19,9 @@ async fn no_row_is_larger_than_eight_kibibytes() {
         let who = house.login("super").await;
         let good = line.input(&house, "super", &who.refresh).await;
         let before = house.fake.store.entries().len();
-        for (what, body) in variants(&document, &line.path, &good) {
+        // what is accepted, and has much that a row could tell
+        let tells = |(what, _): &(String, String)| what == "padded" || what.starts_with("longest keys");
+        for (what, body) in variants(&document, &line.path, &good).into_iter().filter(tells) {
             let request = TestRequest::post()
                 .uri(&line.path)
                 .insert_header(("content-type", "application/json"))
