@@ -289,7 +289,7 @@ pub struct Connection {
 pub struct StoredConnection {
     /// How to reach the cluster.
     pub connection: Connection,
-    /// Another one after every change, and never one that was used before, even where the database lost its last commits.
+    /// Grows with every change of it, and above those that a database has lost with its last commits.
     pub version: i64,
 }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
-    clock::{Entropy, uuid_v7},
+    clock::uuid_v7,
     cluster::{
         ApiServer, AuthType, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry,
         Connection, Connections, Health, Observation, StoredConnection,
@@ -132,8 +132,7 @@ impl Seen {
     }
 }
 
-/// The columns of a connection, the credential sealed. Its version is drawn at random: a number that counts up is used again
-/// when a failover loses the last commits, and a client built from the lost connection would then be taken for the new one's.
+/// The columns of a connection, the credential sealed.
 #[derive(AsChangeset, diesel::Insertable)]
 #[diesel(table_name = clusters, treat_none_as_null = true)]
 struct Sealed {
@@ -149,12 +148,10 @@ struct Sealed {
 impl Sealed {
     fn of(
         sealer: &dyn Sealer,
-        entropy: &dyn Entropy,
         row: Uuid,
+        version: i64,
         (auth_type, connection): (AuthType, Connection),
     ) -> Result<Self> {
-        let mut version = [0; 8];
-        entropy.fill(&mut version);
         Ok(Self {
             auth_type: auth_type.as_str(),
             credential: secret::seal(sealer, &owner(row), &connection.credential)?,
@@ -162,7 +159,7 @@ impl Sealed {
             ca: connection.ca,
             tls_server_name: connection.tls_server_name,
             insecure_skip_tls_verify: connection.insecure_skip_tls_verify,
-            connection_version: i64::from_ne_bytes(version),
+            connection_version: version,
         })
     }
 }
@@ -176,6 +173,12 @@ struct Change {
     description: Option<String>,
     labels: Option<String>,
     updated_at: At,
+}
+
+/// The version of a connection that is stored at this time: above the one before, and above each one that was stored earlier
+/// but lost in a failover with the last commits. A client built from a lost connection is so never taken for this one's.
+fn next_version(before: i64, at: Timestamp) -> i64 {
+    at.as_microsecond().max(before.saturating_add(1))
 }
 
 fn owner(row: Uuid) -> SealedFor {
@@ -228,13 +231,13 @@ impl ClusterRegistry for Store {
 
     async fn create(&self, permit: &Permit, record: ClusterRecord) -> Result<Cluster> {
         let receipt = self.receipt(permit)?;
-        let uuid = uuid_v7(record.at, &*self.lent.entropy);
-        let (keyring, entropy) = (self.lent.keyring.clone(), self.lent.entropy.clone());
+        let (uuid, version) = (uuid_v7(record.at, &*self.lent.entropy), next_version(0, record.at));
+        let keyring = self.lent.keyring.clone();
         let labels = json(&record.labels)?;
         let seen = Seen::of(record.observation);
         transact!(self.db, |conn| {
             let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
-            let connection = Sealed::of(&*sealer, &*entropy, uuid, (record.auth_type, record.connection))?;
+            let connection = Sealed::of(&*sealer, uuid, version, (record.auth_type, record.connection))?;
             let values = (
                 clusters::uuid.eq(uuid.to_string()),
                 clusters::name.eq(record.name.as_str()),
@@ -264,26 +267,25 @@ impl ClusterRegistry for Store {
     }
 
     async fn update(&self, permit: &Permit, patch: ClusterPatch, at: Timestamp) -> Result<Cluster> {
-        let (receipt, id) = (self.receipt(permit)?, permit.cluster()?);
-        let (keyring, entropy) = (self.lent.keyring.clone(), self.lent.entropy.clone());
+        let (receipt, id, keyring) = (self.receipt(permit)?, permit.cluster()?, self.lent.keyring.clone());
         let seen =
             (patch.connection.is_some() || patch.observation.is_some()).then(|| Seen::of(patch.observation));
         let labels = patch.labels.as_ref().map(json).transpose()?;
         transact!(self.db, |conn| {
             let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
             // setting a column to itself locks the row before it is read
-            let found: Option<(String, At)> = diesel::update(clusters::table.find(id.0))
+            let found: Option<(String, i64, At)> = diesel::update(clusters::table.find(id.0))
                 .set(clusters::updated_at.eq(clusters::updated_at))
-                .returning((clusters::uuid, clusters::updated_at))
+                .returning((clusters::uuid, clusters::connection_version, clusters::updated_at))
                 .get_result(conn)
                 .await
                 .optional()?;
-            let (uuid, At(updated_at)) = found.ok_or_else(|| about(Cause::NotFound, id))?;
+            let (uuid, version, At(updated_at)) = found.ok_or_else(|| about(Cause::NotFound, id))?;
             if patch.unless_changed_since.is_some_and(|read| read != updated_at) {
                 return Err(about(Cause::ChangedMeanwhile, id).into());
             }
             let uuid = uuid.parse().map_err(|_| corrupt("clusters.uuid"))?;
-            let seal = |connection| Sealed::of(&*sealer, &*entropy, uuid, connection);
+            let seal = |connection| Sealed::of(&*sealer, uuid, next_version(version, at), connection);
             let connection = patch.connection.map(seal).transpose()?;
             let change = Change {
                 name: patch.name.as_ref().map(ToString::to_string),
