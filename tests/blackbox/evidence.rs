@@ -147,7 +147,7 @@ async fn an_older_database_put_back_is_found_by_the_file_outside_it() {
     let install = server.stop().await;
     assert!(install.log().contains("is not signed any more"), "{}", install.log());
     let refused = install.run(&["audit", "export"]);
-    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{}", said(&refused));
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{refused:?}");
     assert!(verify(&install, &[]).1.contains("they are gone"));
     // whoever can remove the file, too, is betrayed by that, and by a copy of it
     let copy = install.file("copy.jsonl").display().to_string();
