@@ -42,7 +42,7 @@ impl Tasks for OnRuntime {
     }
 
     async fn compute(&self, work: Computation) -> Result<()> {
-        tokio::task::spawn_blocking(work).await.map_err(Error::internal)
+        tokio::task::spawn_blocking(work).await.map_err(|error| Error::internal(error.to_string()))
     }
 }
 
