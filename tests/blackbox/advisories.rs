@@ -172,7 +172,8 @@ async fn cve_2021_36776_a_callers_headers_do_not_reach_the_cluster() {
         ("user-agent", "canary-somebody"),
     ] {
         let request = reqwest::Client::builder().no_proxy().build().unwrap();
-        let url = format!("{}/api/k8s/clusters/status?id={id}", server.address);
+        let query = format!("cluster_id={id}&namespace=default&pod_name=web");
+        let url = format!("{}/api/k8s/pods/logs?{query}", server.address);
         let request = request.get(url).bearer_auth(&session.access_token).header(name, value);
         request.header("cookie", format!("session_id={}", session.session_id)).send().await.unwrap();
     }

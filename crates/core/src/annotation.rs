@@ -95,9 +95,11 @@ fn from_base64(digits: &[u8], alphabet: &Alphabet) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// A text without the escapes that `read` knows; it is given what follows the first byte of one, and says what it stands
-/// for and how long it is.
-fn unescaped(text: &[u8], read: fn(&[u8]) -> Option<(Vec<u8>, usize)>) -> Vec<u8> {
+/// Reads the escape at the begin of a text: the bytes it encodes, and its length in bytes. `None` without an escape there.
+type ReadEscape = fn(&[u8]) -> Option<(Vec<u8>, usize)>;
+
+/// A text with its escapes replaced by the bytes that they encode.
+fn unescaped(text: &[u8], read: ReadEscape) -> Vec<u8> {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, after)) = rest.split_first() {
