@@ -56,7 +56,7 @@ async fn keys_of_root_are_read_through_a_group_of_the_process() {
     let (certificate, tls_key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
     let master_key = "0123456789abcdef".repeat(4);
 
-    let install = Install::new().as_user(USER, &[GROUP]);
+    let install = Install::new().run_by_user(USER, &[GROUP]);
     let mount = Mount::at(install.data_dir().with_file_name("mount"));
     let put = |group, mode| {
         let paths = [

@@ -152,10 +152,10 @@ fn what_is_not_whole_is_not_exported() {
 fn a_part_is_exported_and_verified_too() {
     let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
     let (from, to) = (at("2026-01-01T00:01:00Z"), at("2026-01-01T00:02:00Z"));
-    let verdict = verified(&exported(ExportQuery { from, to, ..ExportQuery::default() }));
+    let verdict = verified(exported(ExportQuery { from, to, ..ExportQuery::default() }));
     assert_eq!((verdict.first_bad, verdict.entries, verdict.head.sequence), (None, 12, 24));
     for (from, to) in [(at("2027-01-01T00:00:00Z"), None), (None, at("2025-01-01T00:00:00Z")), (to, from)] {
-        let verdict = verified(&exported(ExportQuery { from, to, ..ExportQuery::default() }));
+        let verdict = verified(exported(ExportQuery { from, to, ..ExportQuery::default() }));
         assert_eq!((verdict.first_bad, verdict.entries), (None, 0), "{from:?} {to:?}");
     }
 }

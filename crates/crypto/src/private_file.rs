@@ -90,7 +90,8 @@ mod tests {
         const USER: u32 = 1000;
         const OTHER: u32 = 1001;
         // user of the process, its groups, owner, group and mode of the file, whether it is accepted
-        let cases: [(u32, &[u32], u32, u32, u32, bool); 25] = [
+        type Case<'a> = (u32, &'a [u32], u32, u32, u32, bool);
+        let cases: [Case<'_>; 25] = [
             (USER, &[USER], USER, USER, 0o600, true),
             (USER, &[USER], USER, USER, 0o400, true),
             (ROOT, &[ROOT], ROOT, ROOT, 0o600, true),

@@ -138,9 +138,9 @@ impl Clients {
 
     fn close_removed(&self, id: ClusterId) {
         let mut stacks = self.stacks();
-        // of one that was never here there is nothing to remember, whoever invents its id
-        if stacks.contains_key(&id) {
-            close(stacks.insert(id, Known::Removed));
+        // an id without a stack is not remembered, so made-up ids take no memory
+        if let Some(known) = stacks.get_mut(&id) {
+            close(Some(std::mem::replace(known, Known::Removed)));
         }
     }
 

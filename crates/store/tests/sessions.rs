@@ -1,4 +1,5 @@
 //! Refreshes and logouts at once, on the rows and locks of a real PostgreSQL.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

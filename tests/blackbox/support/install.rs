@@ -100,7 +100,7 @@ impl Install {
     }
 
     /// Runs the binary as another user, in a group of the same number and in those besides. Only root can.
-    pub(crate) fn as_user(mut self, user: u32, groups: &[u32]) -> Self {
+    pub(crate) fn run_by_user(mut self, user: u32, groups: &[u32]) -> Self {
         use std::os::unix::fs::{PermissionsExt, chown};
         // a copy, for the folders above the binary may be closed to others; made by another process, so that none of
         // ours has it open for writing when it is run

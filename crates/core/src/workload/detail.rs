@@ -411,7 +411,7 @@ mod tests {
             "status": {"conditions": [{"type": "Available", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]},
         });
         let mut detail = WorkloadDetail::assemble(WorkloadType::Deployment, WorkloadParts {
-            revisions: vec![
+            revisions: [
                 raw(&json!({"metadata": {"name": "web-1", "annotations": {"deployment.kubernetes.io/revision": "1"}}})),
                 raw(&json!({"metadata": {"name": "web-2", "annotations": {"deployment.kubernetes.io/revision": "2"}},
                     "spec": {"template": {"spec": {"containers": [{"image": "a:1"}]}}}, "status": {"replicas": 1}})),
