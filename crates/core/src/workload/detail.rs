@@ -179,7 +179,7 @@ impl WorkloadDetail {
     }
 
     /// Hides the literal values of environment variables in the manifest; names and references stay. So it does with
-    /// annotations that may repeat them ([`Hidden::may_show`]), of which name and size stay.
+    /// annotations that may repeat them (`Hidden::may_show`), of which name and size stay.
     pub fn mask_environment(&mut self) {
         let path = ["template", "spec"];
         let spec = &mut self.manifest["spec"];
