@@ -19,34 +19,57 @@ const SHORTEST_VALUE: usize = 4;
 /// How deep encodings within encodings are looked through.
 const DEPTH: usize = 3;
 
+/// With more values than this no annotation is shown, so that a tenant's object cannot cost a reader's request much time.
+const MOST_VALUES: usize = 1_000;
+
+/// How many searches for a value one object may cost, a few milliseconds; the annotations after that are not shown.
+const MOST_SEARCHES: usize = 200_000;
+
 /// What replaces the value of an annotation: its size alone.
 pub(crate) fn masked(value: &str) -> String {
     format!("*** ({} bytes)", value.len())
 }
 
-/// Values that no annotation may show.
-#[derive(Default)]
-pub(crate) struct Hidden(BTreeSet<Vec<u8>>);
+/// Values that no annotation of one object may show.
+pub(crate) struct Hidden {
+    values: BTreeSet<Vec<u8>>,
+    searches_left: usize,
+}
+
+impl Default for Hidden {
+    fn default() -> Self {
+        Self { values: BTreeSet::new(), searches_left: MOST_SEARCHES }
+    }
+}
 
 impl Hidden {
     /// Hides a value, and each line of it, which other tools indent.
     pub(crate) fn insert(&mut self, value: &[u8]) {
         let lines = value.split(|byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii);
         for text in lines.chain([value]) {
+            if self.values.len() > MOST_VALUES {
+                return;
+            }
             if text.len() >= SHORTEST_VALUE && !matches!(text, b"true" | b"false") {
-                self.0.insert(text.to_vec());
+                self.values.insert(text.to_vec());
             }
         }
     }
 
-    /// Whether an annotation may be shown: it is short, not compressed, and holds none of the values, neither plain nor
-    /// in base64, hexadecimal digits, or the escapes of JSON and URLs.
-    pub(crate) fn may_show(&self, annotation: &str) -> bool {
-        annotation.len() <= LONGEST_SHOWN && self.is_clear(annotation.as_bytes(), DEPTH)
+    /// Whether an annotation may be shown: it is short, not compressed, no JSON object or array, and holds none of the
+    /// values, neither plain nor in base64, hexadecimal digits, or the escapes of JSON and URLs.
+    pub(crate) fn may_show(&mut self, annotation: &str) -> bool {
+        let may_be_read = annotation.len() <= LONGEST_SHOWN && self.values.len() <= MOST_VALUES;
+        may_be_read
+            && !annotation.trim_start().starts_with(['{', '['])
+            && self.is_clear(annotation.as_bytes(), DEPTH)
     }
 
-    fn is_clear(&self, text: &[u8], depth: usize) -> bool {
-        let is_found = self.0.iter().any(|value| memmem::find(text, value).is_some());
+    fn is_clear(&mut self, text: &[u8], depth: usize) -> bool {
+        // a text costs something even without a value
+        let Some(left) = self.searches_left.checked_sub(self.values.len() + 1) else { return false };
+        self.searches_left = left;
+        let is_found = self.values.iter().any(|value| memmem::find(text, value).is_some());
         let mut decoded = decoded(text).filter(|_| depth > 0);
         !is_found && decoded.all(|text| !is_compressed(&text) && self.is_clear(&text, depth - 1))
     }

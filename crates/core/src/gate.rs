@@ -498,11 +498,12 @@ impl Gate {
     }
 }
 
-/// Whether a failure is a refusal of ours, which whoever is refused can have as often as they like: by role, or because we
-/// have no such thing.
+/// Whether a failure is a refusal that sent nothing, which a caller can repeat at no cost: by role, because there is no such
+/// thing here, or because the cluster is not asked at the moment.
 fn is_refusal(error: &Error) -> bool {
-    error.cause.source() == Source::Us
-        && matches!(error.code(), Code::PermissionDenied | Code::ResourceNotFound)
+    let by_us = error.cause.source() == Source::Us
+        && matches!(error.code(), Code::PermissionDenied | Code::ResourceNotFound);
+    by_us || matches!(error.cause, Cause::CircuitOpen | Cause::Overloaded)
 }
 
 /// Whether it takes away the account or the rights of a user. That needs no room, so that a super admin can always

@@ -38,8 +38,9 @@ pub(crate) struct Clients {
 pub(crate) enum Known {
     /// It has a stack, for one version of its connection.
     Open(Arc<Stack>),
-    /// It was removed. Its id is not used again.
-    Removed,
+    /// It was removed; up to which version of its connection it stays closed. A database that lost its last commits gives
+    /// the id again, to a newer connection.
+    Removed(i64),
 }
 
 impl Clients {
@@ -65,11 +66,11 @@ impl Clients {
         // held until there is one, for two would be two circuits, and two of every kept list
         let mut stacks = self.stacks();
         match stacks.get(&id) {
-            Some(Known::Removed) => return Err(absent(id)),
+            Some(Known::Removed(version)) if *version >= stored.version => return Err(absent(id)),
             Some(Known::Open(stack)) if stack.common().version() >= stored.version => {
                 return Ok(stack.clone());
             }
-            Some(Known::Open(_)) | None => {}
+            Some(Known::Open(_) | Known::Removed(_)) | None => {}
         }
         close(stacks.remove(&id));
         let stack = Arc::new(self.stack(&stored.connection, &self.guard, self.common(stored.version))?);
@@ -140,7 +141,8 @@ impl Clients {
         let mut stacks = self.stacks();
         // an id without a stack is not remembered, so made-up ids take no memory
         if let Some(known) = stacks.get_mut(&id) {
-            close(Some(std::mem::replace(known, Known::Removed)));
+            let removed = Known::Removed(known.version());
+            close(Some(std::mem::replace(known, removed)));
         }
     }
 
@@ -152,6 +154,13 @@ impl Clients {
 impl Known {
     fn is_open(&self) -> bool {
         matches!(self, Self::Open(_))
+    }
+
+    fn version(&self) -> i64 {
+        match self {
+            Self::Open(stack) => stack.common().version(),
+            Self::Removed(version) => *version,
+        }
     }
 }
 

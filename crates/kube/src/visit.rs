@@ -339,6 +339,9 @@ impl<'a> Visit<'a> {
                 Limit::Newest(most) if answer.body.len() > 2 * most => answer.keep(most),
                 _ => {}
             }
+            if let (Answers::Limited, Limit::Newest(_)) = (answers, limit) {
+                answer.held.set(answer.body.len()).map_err(Refusal::Ours)?;
+            }
         }
         if answer.body.len() > most {
             answer.keep(most);

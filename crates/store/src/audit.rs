@@ -209,11 +209,16 @@ impl Growth {
 
     /// Signs the end, where that may be due, and is.
     fn sign_if(&mut self, now: Timestamp, is_due: impl FnOnce(LastCheckpoint, i64) -> bool) -> Result<()> {
-        let Some((signer, last)) = &mut self.signing else { return Ok(()) };
-        if !is_due(*last, self.head.sequence) {
-            return Ok(());
+        match &self.signing {
+            Some((_, last)) if is_due(*last, self.head.sequence) => self.sign(self.head, now),
+            _ => Ok(()),
         }
-        let checkpoint = Checkpoint::sign(&**signer, &self.trail, self.head, now);
+    }
+
+    /// Signs a verified entry, if there is a signer.
+    fn sign(&mut self, head: Head, now: Timestamp) -> Result<()> {
+        let Some((signer, last)) = &mut self.signing else { return Ok(()) };
+        let checkpoint = Checkpoint::sign(&**signer, &self.trail, head, now);
         *last = LastCheckpoint { sequence: checkpoint.sequence, time: checkpoint.time };
         self.checkpoints.push(NewCheckpoint { seq: checkpoint.sequence, line: checkpoint.line()? });
         self.signed = Some(checkpoint);
@@ -446,6 +451,9 @@ macro_rules! trail {
                         let key: String =
                             install::table.find(1).select(install::fingerprint).get_result(conn).await?;
                         growth.signing = Some((by.keyring.keys(&key)?.signer, known.last_checkpoint()));
+                        for overdue in known.overdue() {
+                            growth.sign(*overdue, now)?;
+                        }
                     }
                 }
 

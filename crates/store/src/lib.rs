@@ -145,7 +145,8 @@ impl Store {
             reserve: Reserve::default(),
             counts: Counts::default(),
             refusals: Refusals::default(),
-            overwritten: Arc::default(),
+            // a process that was killed may not have emptied the write-ahead log
+            overwritten: Arc::new(AtomicBool::new(true)),
         })
     }
 

@@ -23,7 +23,7 @@ use pilothouse_core::{
 
 use crate::{
     Store,
-    db::{change, read, transact},
+    db::{change, read, transact, transact_retried},
     schema::{At, login_addresses, throttles, users},
 };
 
@@ -155,10 +155,10 @@ impl LoginThrottle for Store {
 
     async fn failed(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<()> {
         let keys = keys.to_vec();
-        transact!(self.db, |conn| {
-            for key in keys {
+        transact_retried!(self.db, |conn| {
+            for key in &keys {
                 let mut row = locked!(conn, &key.key, at);
-                row.fail(&key, at);
+                row.fail(key, at);
                 diesel::update(throttles::table.find(&key.key)).set(row).execute(conn).await?;
             }
             Ok(())

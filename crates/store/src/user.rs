@@ -184,15 +184,18 @@ impl UserRegistry for Store {
 
     async fn update(&self, permit: &Permit, id: UserId, patch: UserPatch, at: Timestamp) -> Result<User> {
         let receipt = self.receipt(permit)?;
-        transact!(self.db, |conn| {
+        transact_retried!(self.db, |conn| {
             let before = locked!(conn, id);
             let role = patch.role.unwrap_or(before.role);
             let disabled = patch.disabled.unwrap_or(before.disabled);
             if role != Role::SuperAdmin || disabled {
                 keep_a_super_admin!(conn, before);
             }
-            let change =
-                Change { display_name: patch.display_name, disabled: patch.disabled, updated_at: At(at) };
+            let change = Change {
+                display_name: patch.display_name.clone(),
+                disabled: patch.disabled,
+                updated_at: At(at),
+            };
             let row: Row = diesel::update(users::table.find(id.0))
                 .set(change)
                 .returning(Row::as_returning())
@@ -208,19 +211,19 @@ impl UserRegistry for Store {
             if role != before.role || disabled {
                 diesel::delete(sessions::table.filter(sessions::user_id.eq(id.0))).execute(conn).await?;
             }
-            conn.done(receipt).await?;
+            conn.done(receipt.clone()).await?;
             Ok(row.with_role(role.as_str())?)
         })
     }
 
     async fn delete(&self, permit: &Permit, id: UserId) -> Result<()> {
         let receipt = self.receipt(permit)?;
-        transact!(self.db, |conn| {
+        transact_retried!(self.db, |conn| {
             let user = locked!(conn, id);
             keep_a_super_admin!(conn, user);
             // bindings and sessions go with it
             diesel::delete(users::table.find(id.0)).execute(conn).await?;
-            conn.done(receipt).await
+            conn.done(receipt.clone()).await
         })
     }
 

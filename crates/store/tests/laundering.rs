@@ -378,6 +378,27 @@ async fn what_other_replicas_append_is_followed() {
     }
 }
 
+/// A replica signs the last entry before it is due, as at its stop, and another one appends without having read that
+/// checkpoint: the checkpoint lies before the last entry that the other one knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_of_a_replica_that_stops_is_no_sign_of_forgery() {
+    for place in Place::all() {
+        let [stops, stays] = [place.open().await, place.open().await];
+        for store in [&stops, &stays] {
+            work(&place, store, &ports(store), 2).await;
+            store.checkpoint(Duration::ZERO).await.unwrap();
+        }
+        work(&place, &stays, &ports(&stays), 3).await;
+        stops.checkpoint(Duration::ZERO).await.unwrap();
+        work(&place, &stays, &ports(&stays), 1).await;
+        place.clock.advance(Checkpoint::AGE);
+        stays.checkpoint(Checkpoint::AGE).await.unwrap();
+        assert!(stays.is_audit_signed());
+        let verdict = common::verdict(&stays).await;
+        assert_eq!((verdict.first_bad, verdict.unsigned), (None, 0));
+    }
+}
+
 /// What is rolled back was never there: neither the entry nor its checkpoint is missed.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_that_was_rolled_back_is_not_missed() {

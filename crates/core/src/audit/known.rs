@@ -13,6 +13,9 @@ pub struct Known {
     trail: String,
     head: Head,
     signed: Option<Checkpoint>,
+    /// Entries to sign besides the last one: every [`Checkpoint::EVERY`] after the last checkpoint. There are some after a time
+    /// in which nothing was signed.
+    overdue: Vec<Head>,
 }
 
 /// Why a trail is not signed, in one sentence.
@@ -54,7 +57,7 @@ impl Known {
     ) -> Result<Self, Unsound> {
         // of a trail that has no entry yet nothing can be wrong, but what another one left elsewhere
         if head == Head::NONE && stored.is_none() {
-            return Ok(Self { trail: trail.to_owned(), head, signed: None });
+            return Ok(Self { trail: trail.to_owned(), head, signed: None, overdue: Vec::new() });
         }
         let stored = stored.map(|stored| trusted.stored(stored, trail)).transpose()?;
         // an older one adds nothing, and its key may be known no more
@@ -81,7 +84,7 @@ impl Known {
         if newest.sequence > head.sequence {
             return Err(cut(head, newest.sequence));
         }
-        Ok(Self { trail: trail.to_owned(), head: newest.head(), signed: Some(newest) })
+        Ok(Self { trail: trail.to_owned(), head: newest.head(), signed: Some(newest), overdue: Vec::new() })
     }
 
     /// The same; none when retention has removed what is known, which its word of where the trail begins now says.
@@ -108,6 +111,11 @@ impl Known {
         self.signed.as_ref().map(Checkpoint::head)
     }
 
+    /// The verified entries that have to be signed besides the last one, in order.
+    pub fn overdue(&self) -> &[Head] {
+        &self.overdue
+    }
+
     /// The last checkpoint that is known.
     pub fn last_checkpoint(&self) -> LastCheckpoint {
         let none = LastCheckpoint { sequence: 0, time: Timestamp::UNIX_EPOCH };
@@ -118,7 +126,8 @@ impl Known {
     /// After entries were appended by this process, and signed with this checkpoint if any.
     #[must_use]
     pub fn grown(self, head: Head, signed: Option<Checkpoint>) -> Self {
-        Self { head, signed: signed.or(self.signed), ..self }
+        let overdue = if signed.is_some() { Vec::new() } else { self.overdue };
+        Self { head, signed: signed.or(self.signed), overdue, ..self }
     }
 
     /// Whether this is at least as much as `other` is.
@@ -128,6 +137,8 @@ impl Known {
     }
 
     /// Begins to look at what was appended since; `checkpoints` are those in the database since the last one known, in order.
+    /// Another process may have signed an entry before the last one known here: then the entries since the last known
+    /// checkpoint are read again, and must lead to the last known entry.
     ///
     /// # Errors
     /// When the trail is another one, or a checkpoint does not fit to what is known already.
@@ -140,8 +151,16 @@ impl Known {
         if self.trail != trail {
             return Err(format!("it says that it is the trail {trail}, and it is {}", self.trail));
         }
-        let mut following =
-            Following { known: self, checkpoints: checkpoints.into_iter().peekable(), trusted };
+        let mut known = self;
+        let signed_before =
+            checkpoints.first().is_some_and(|checkpoint| checkpoint.sequence < known.head.sequence);
+        let passes = signed_before.then_some(known.head);
+        if signed_before {
+            known.head = known.signed().unwrap_or(Head::NONE);
+            known.overdue.clear();
+        }
+        let checkpoints = checkpoints.into_iter().peekable();
+        let mut following = Following { known, passes, checkpoints, trusted };
         following.compare()?;
         Ok(following)
     }
@@ -157,6 +176,8 @@ fn cut(head: Head, known: i64) -> Unsound {
 /// What is known, as it grows by what others appended.
 pub struct Following<'a> {
     known: Known,
+    /// The entry that was known before and is read again.
+    passes: Option<Head>,
     checkpoints: Peekable<vec::IntoIter<StoredCheckpoint>>,
     trusted: Trusted<'a>,
 }
@@ -176,7 +197,18 @@ impl Following<'_> {
             return Err(format!("entry {} is not there", self.last() + 1));
         }
         self.known.head = self.known.head.then(text);
-        self.compare()
+        let here = self.known.head;
+        if let Some(passes) = self.passes.take_if(|passes| passes.sequence == here.sequence)
+            && passes != here
+        {
+            return Err(format!("an entry up to {} was changed", here.sequence));
+        }
+        self.compare()?;
+        let signed = self.known.overdue.last().copied().or(self.known.signed());
+        if here.sequence - signed.map_or(0, |signed| signed.sequence) >= Checkpoint::EVERY {
+            self.known.overdue.push(here);
+        }
+        Ok(())
     }
 
     fn compare(&mut self) -> Result<(), Unsound> {
@@ -190,6 +222,7 @@ impl Following<'_> {
                 ));
             }
             self.known.signed = Some(checkpoint);
+            self.known.overdue.clear();
         }
         Ok(())
     }
@@ -199,8 +232,9 @@ impl Following<'_> {
     /// # Errors
     /// When it does not end so.
     pub fn end(self, head: Head) -> Result<Known, Unsound> {
-        if head.sequence < self.last() {
-            return Err(cut(head, self.last()));
+        let known = self.passes.map_or(self.last(), |passes| passes.sequence);
+        if head.sequence < known {
+            return Err(cut(head, known));
         }
         if head != self.known.head {
             return Err(format!(
@@ -275,7 +309,7 @@ mod tests {
 
     #[test]
     fn only_our_word_says_that_what_is_known_was_removed() {
-        let known = || Known { trail: TRAIL.to_owned(), head: head(3), signed: None };
+        let known = || Known { trail: TRAIL.to_owned(), head: head(3), signed: None, overdue: Vec::new() };
         let by = |signer: FakeSigner, count| {
             let through = signed_by(FakeSigner::default(), head(count));
             Beginning::after(&through, &signer, Timestamp::UNIX_EPOCH).line().unwrap()
@@ -298,6 +332,7 @@ mod tests {
             trail: TRAIL.to_owned(),
             head: head(3),
             signed: Some(signed_by(FakeSigner::default(), head(2))),
+            overdue: Vec::new(),
         };
         let follow = |trail: &str, checkpoints: Vec<StoredCheckpoint>, texts: &[(i64, &str)], end: Head| {
             with(|trusted| {
@@ -331,5 +366,52 @@ mod tests {
         ] {
             follow(TRAIL, vec![stored(&forged)], &both, head(5)).unwrap_err();
         }
+    }
+
+    #[test]
+    fn a_checkpoint_before_the_last_known_entry_is_followed() {
+        let known = Known {
+            trail: TRAIL.to_owned(),
+            head: head(4),
+            signed: Some(signed_by(FakeSigner::default(), head(1))),
+            overdue: Vec::new(),
+        };
+        let follow = |from: i64, texts: &[&str], end: Head| {
+            let checkpoint = stored(&signed_by(FakeSigner::default(), head(3)));
+            with(|trusted| {
+                let mut following = known.clone().following(TRAIL, vec![checkpoint], trusted)?;
+                assert_eq!(following.last(), from, "entries since the last known checkpoint are read again");
+                for (sequence, text) in (from + 1..).zip(texts) {
+                    following.entry(sequence, text)?;
+                }
+                following.end(end)
+            })
+        };
+        let grown = follow(1, &["entry 1", "entry 2", "entry 3", "entry 4"], head(5)).unwrap();
+        assert_eq!((grown.head(), grown.last_checkpoint().sequence), (head(5), 3));
+        // the signed entry is the same, the known one after it was changed
+        let changed = head(3).then("changed");
+        follow(1, &["entry 1", "entry 2", "changed"], changed).unwrap_err();
+        follow(1, &["entry 1", "entry 2", "changed", "entry 4"], changed.then("entry 4")).unwrap_err();
+        // the end was cut
+        follow(1, &["entry 1", "entry 2"], head(3)).unwrap_err();
+    }
+
+    #[test]
+    fn entries_that_were_not_signed_in_time_are_signed_at_each_interval() {
+        let known = Known { trail: TRAIL.to_owned(), head: Head::NONE, signed: None, overdue: Vec::new() };
+        let count = 2 * Checkpoint::EVERY + 5;
+        let grown = with(|trusted| {
+            let mut following = known.following(TRAIL, Vec::new(), trusted)?;
+            for sequence in 1..=count {
+                following.entry(sequence, &format!("entry {}", sequence - 1))?;
+            }
+            following.end(head(count))
+        })
+        .unwrap();
+        let overdue: Vec<_> = grown.overdue().iter().map(|head| head.sequence).collect();
+        assert_eq!(overdue, [Checkpoint::EVERY, 2 * Checkpoint::EVERY]);
+        let signed = signed_by(FakeSigner::default(), head(count));
+        assert!(grown.grown(head(count), Some(signed)).overdue().is_empty());
     }
 }

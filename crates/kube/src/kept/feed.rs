@@ -15,6 +15,7 @@ use std::{
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use jiff::Timestamp;
 use kube::core::params::ListParams;
 use pilothouse_core::{
     Cause, Result,
@@ -129,7 +130,7 @@ impl Feed {
                 Ok(End::Ended { spoken, in_time }) => {
                     pause = PAUSE;
                     match if spoken { Some(true) } else { self.still_knows(&place).await } {
-                        Some(true) if in_time => self.heard(None),
+                        Some(true) if in_time => self.heard(self.now(), None),
                         Some(false) => self.outdated(&mut place),
                         // what ends too soon, or cannot be asked about, proves nothing
                         Some(true) | None => {}
@@ -168,13 +169,15 @@ impl Feed {
         tracing::debug!(kind = %self.kind, %error, "a kept list cannot be brought up to date");
         // what was read of it is gone, and its memory is others'
         self.store.account_for(0);
-        if direct::is_not_served(failure, self.kind) {
+        // a kind that was served before is not taken for absent: a proxy in front of the API server may answer 404, too
+        if direct::is_not_served(failure, self.kind) && !self.store.is_filled(self.source) {
             let now = self.clock.now();
             place.version = None;
             self.store.stands(self.source, |of| {
-                (of.absent, of.filled, of.failure, of.as_of) = (true, false, None, now);
+                (of.absent, of.failure, of.as_of) = (true, None, now);
+                (of.proof, of.outdated) = (Some(Instant::now()), false);
             });
-            return Some(RARELY);
+            return Some(self.lasts);
         }
         let unkept = match error.cause {
             Cause::ForbiddenByCluster => Some(Unkept::Forbidden(error.clone())),
@@ -200,11 +203,16 @@ impl Feed {
         rarely.or(failure.retry_after.map(|after| after.min(LONGEST_PAUSE)))
     }
 
-    /// Notes that the server has just proven what is shown, and up to which version the rows tell everything.
-    fn heard(&self, version: Option<&str>) {
-        let (now, version) = (self.clock.now(), version.and_then(number));
+    fn now(&self) -> (Timestamp, Instant) {
+        (self.clock.now(), Instant::now())
+    }
+
+    /// Notes that the server has proven what is shown as it was at a moment, and up to which version the rows tell
+    /// everything.
+    fn heard(&self, (at, proof): (Timestamp, Instant), version: Option<&str>) {
+        let version = version.and_then(number);
         self.store.stands(self.source, |of| {
-            (of.as_of, of.proof) = (now, Some(Instant::now()));
+            (of.as_of, of.proof) = (at, Some(proof));
             (of.failure, of.unkept, of.absent, of.outdated) = (None, None, false, false);
             of.version = version.unwrap_or(of.version);
         });
@@ -306,7 +314,7 @@ impl Feed {
                     None => {}
                 }
                 if let Some((all, version)) = told.all {
-                    self.fill(all, &version, place).await?;
+                    self.fill(all, &version, self.now(), place).await?;
                     // more lines may follow
                     continue;
                 }
@@ -324,7 +332,7 @@ impl Feed {
                         if number(&newest) < place.version.as_deref().and_then(number) {
                             return Ok(End::Stranger);
                         }
-                        self.heard(Some(&newest));
+                        self.heard(self.now(), Some(&newest));
                         place.version = Some(newest);
                     }
                 }
@@ -358,12 +366,20 @@ impl Feed {
             }
             if all.is_due() { self.afford(all.bytes, place) } else { Ok(()) }
         };
+        // all chunks are of the moment of the first one
+        let since = (self.clock.now(), Instant::now());
         let version = list::chunks(&visit, kind, &NamespaceScope::All, &everything, keep, take).await?;
-        self.fill(all, &version, place).await
+        self.fill(all, &version, since, place).await
     }
 
-    /// All has been read: it becomes what is shown.
-    async fn fill(&self, all: All, version: &str, place: &mut Place) -> Result<(), Failure> {
+    /// All has been read, as it was at `since`: it becomes what is shown.
+    async fn fill(
+        &self,
+        all: All,
+        version: &str,
+        since: (Timestamp, Instant),
+        place: &mut Place,
+    ) -> Result<(), Failure> {
         let All { rows, late, bytes, .. } = all;
         self.afford(bytes, place)?;
         {
@@ -376,7 +392,7 @@ impl Feed {
         place.crowded = false;
         place.version = Some(version.to_owned());
         place.filled = Some(Instant::now());
-        self.heard(Some(version));
+        self.heard(since, Some(version));
         self.store.stands(self.source, |of| {
             of.filled = true;
             of.fills += 1;

@@ -214,10 +214,14 @@ impl Store {
         let served = standing.iter().filter(|of| !of.absent);
         let as_of = served.clone().map(|of| of.as_of).min();
         let absent = standing.iter().zip(&self.kinds).filter(|(of, _)| of.absent).map(|(_, kind)| *kind);
-        // of a kind that is not served nothing can be outdated
         let as_of = as_of.or_else(|| standing.iter().map(|of| of.as_of).min()).unwrap_or_default();
         let now = Instant::now();
-        (Freshness { as_of, stale: served.clone().any(|of| of.is_stale(now, self.fresh)) }, absent.collect())
+        (Freshness { as_of, stale: standing.iter().any(|of| of.is_stale(now, self.fresh)) }, absent.collect())
+    }
+
+    /// Whether a kind's rows have been read.
+    pub(super) fn is_filled(&self, source: Source) -> bool {
+        self.standing.borrow().get(usize::from(source)).is_some_and(|of| of.filled)
     }
 
     /// Whether a kind's rows are not known to be current.

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::IpAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::future::{join, join_all};
+use futures_util::future::{Either, join, join_all, select};
 use pilothouse_core::cluster::{ProbeTarget, Probed};
 use pilothouse_kube::{EgressRules, KubeSettings, Resolver};
 use tokio::time::{Instant, sleep};
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::*;
 
 const BRIEF: Deadlines =
-    Deadlines { read: Duration::from_secs(1), write: Duration::from_secs(1), test: Duration::from_secs(1) };
+    Deadlines { read: Duration::from_secs(2), write: Duration::from_secs(2), test: Duration::from_secs(2) };
 
 fn registered(server: &FakeServer) -> (KubeClusters, Arc<Registry>) {
     clusters(by_token(&server.address, Some(&server.ca), TOKEN), BRIEF)
@@ -138,18 +139,21 @@ async fn a_probe_that_is_answered_closes_the_circuit() {
 #[tokio::test]
 async fn a_probe_takes_a_place_of_the_cluster() {
     let server = FakeServer::start(|_, _| Reply::Silence).await;
-    let deadlines = Deadlines { read: Duration::from_secs(3), ..BRIEF };
+    let deadlines = Deadlines { read: Duration::from_secs(30), ..BRIEF };
     let (adapter, registry) = clusters(by_token(&server.address, Some(&server.ca), TOKEN), deadlines);
     let reads = join_all((0..32).map(|_| list_pods(&adapter)));
     let probes = async {
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + Duration::from_secs(20);
         while server.asked().len() < 32 {
             assert!(Instant::now() < end, "32 reads are under way");
             sleep(Duration::from_millis(5)).await;
         }
         at_once(&adapter, &registry, ProbeReason::Status, 10).await
     };
-    let (_, probes) = join(reads, probes).await;
+    let probes = match select(pin!(reads), pin!(probes)).await {
+        Either::Left(_) => panic!("reads of a cluster that is silent end after 30 s"),
+        Either::Right((probes, _)) => probes,
+    };
     assert!(probes.iter().all(|answer| answer.as_ref().is_err_and(|e| e.cause == Cause::Overloaded)));
     assert_eq!(server.asked().len(), 32);
 }
