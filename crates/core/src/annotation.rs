@@ -260,4 +260,21 @@ mod tests {
     fn the_mask_says_the_size_alone() {
         assert_eq!(masked("päss"), "*** (5 bytes)");
     }
+
+    #[test]
+    fn json_is_not_shown_for_it_may_hold_a_value_too_short_to_look_for() {
+        for text in [r#"{"name":"PIN","value":"123"}"#, r#" [{"value":"1"}]"#] {
+            assert!(!Hidden::default().may_show(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_cost_of_one_object_is_bounded() {
+        let mut many = Hidden::default();
+        (0..=MOST_VALUES).for_each(|n| many.insert(format!("value {n}").as_bytes()));
+        assert!(!many.may_show("shop"), "too many values");
+        let mut hidden = hidden();
+        let shown = (0..MOST_SEARCHES).take_while(|_| hidden.may_show("shop")).count();
+        assert!((100..MOST_SEARCHES).contains(&shown), "{shown} annotations");
+    }
 }
