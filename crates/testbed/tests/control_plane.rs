@@ -1,6 +1,6 @@
 //! Control planes: started, used, side by side, broken and mended.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pilothouse_testbed::{Component, ControlPlane, Error, ServingCertificate, Signal, shared, workloads};
 use serde_json::json;
@@ -110,8 +110,11 @@ async fn stopped_it_does_not_answer_and_continued_it_does() {
     let plane = light().await;
     plane.signal(Component::ApiServer, Signal::Stop).unwrap();
     let client = plane.client();
-    let silent = tokio::time::timeout(Duration::from_millis(500), client.text("/readyz")).await;
-    assert!(silent.is_err(), "a stopped server accepts but does not answer: {silent:?}");
+    // the signal reaches its threads a moment later on a busy machine
+    let end = Instant::now() + Duration::from_secs(20);
+    while let Ok(answer) = tokio::time::timeout(Duration::from_millis(500), client.text("/readyz")).await {
+        assert!(Instant::now() < end, "a stopped server accepts but does not answer: {answer:?}");
+    }
     plane.signal(Component::ApiServer, Signal::Cont).unwrap();
     assert_eq!(client.text("/readyz").await.unwrap(), "ok");
 }
