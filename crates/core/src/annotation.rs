@@ -111,7 +111,7 @@ fn from_base64(digits: &[u8], alphabet: &Alphabet) -> Vec<Vec<u8>> {
     let begun = (0..4).filter_map(|skipped| digits.get(skipped..));
     begun
         .filter_map(|digits| {
-            // a single digit at the end stands for nothing
+            // a single base64 digit at the end encodes no whole byte
             let whole = digits.len() - usize::from(digits.len() % 4 == 1);
             engine.decode(&digits[..whole]).ok()
         })

@@ -367,9 +367,9 @@ impl<'a> Chain<'a> {
         Ok(entry)
     }
 
-    /// Whether the entries after the last checkpoint are as young as such entries are. Whoever appends an entry a minute or
-    /// more after the last checkpoint signs it in the same transaction, so an entry that waits is younger than that, however
-    /// long ago the process that appended it has ended. To be asked after the last entry.
+    /// Checks that no unsigned entry was appended two minutes or more after the last checkpoint. A process that appends an
+    /// entry a minute or more after the last checkpoint signs it in the same transaction, so an older unsigned entry is a
+    /// defect, however long ago that process ended. Call it after the last entry.
     pub(crate) fn tail_is_young(&self) -> Result<(), Defect> {
         let Some((sequence, operation)) = self.late else { return Ok(()) };
         let details = format!(
@@ -386,7 +386,7 @@ impl<'a> Chain<'a> {
         self.signed
     }
 
-    /// Compares the chain so far with what somebody remembers of the entry that it has come to.
+    /// Compares the hash of the last entry read with the hash that a process remembers for that entry.
     pub(crate) fn remembers(&self, known: Head) -> Result<(), Defect> {
         if known == self.head {
             return Ok(());

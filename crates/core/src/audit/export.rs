@@ -142,7 +142,7 @@ pub struct Export {
     done: Head,
     last: i64,
     events: Option<Events>,
-    /// Given up with the export; of one that is nobody's to wait for, none.
+    /// The place of this export at the concurrency limit, released with the export. None for exports without a limit.
     place: Option<Place>,
 }
 
