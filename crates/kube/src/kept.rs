@@ -89,10 +89,16 @@ pub(crate) struct Kept {
     itself: Weak<Self>,
 }
 
-/// A list that is kept; dropped, its feeds end.
+/// A list that is kept; dropped, its feeds end, and whoever waits for its rows is told.
 struct Running {
     store: Arc<Store>,
     _feeds: JoinSet<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.store.end();
+    }
 }
 
 impl Kept {

@@ -76,6 +76,8 @@ async fn a_thousand_readers_that_stand_still_cost_little_and_are_ended() {
         "the others are told to come later"
     );
 
+    // a connection that was answered whole stays open for the keep-alive time, which is longer than what is measured here
+    let readers: Vec<_> = readers.into_iter().filter(|(status, _)| *status == 200).collect();
     for _ in 0..10 {
         timeout(LATEST, admin.get("/api/k8s/clusters")).await.expect("an answer in time").data();
     }

@@ -115,7 +115,8 @@ impl Kept {
         if let Ready::Unkept(_, why) = store.ready(Instant::now() + self.deadline).await? {
             return Err(match why {
                 Unkept::Forbidden(error) => error,
-                Unkept::TooLarge => Error::new(Cause::NotKept),
+                Unkept::Ended if stack.closed().is_cancelled() => Error::new(Cause::Unreachable),
+                Unkept::TooLarge | Unkept::Ended => Error::new(Cause::NotKept),
             });
         }
         let (rows, events) = store.watched(query).await?;
@@ -143,7 +144,7 @@ impl Kept {
             shown.with = Some(match with.ready(deadline).await? {
                 Ready::Kept => (join, Some(with)),
                 Ready::Unkept(_, Unkept::Forbidden(_)) => (join, None),
-                Ready::Unkept(kind, Unkept::TooLarge) => {
+                Ready::Unkept(kind, Unkept::TooLarge | Unkept::Ended) => {
                     return Ok(Standing::Unkept(Warning::NotKept(kind.info().plural)));
                 }
             });

@@ -71,6 +71,8 @@ pub(super) struct Standing {
     pub(super) absent: bool,
     /// Why it cannot be kept at all.
     pub(super) unkept: Option<Unkept>,
+    /// The list is not kept any more, so what is not read yet never will be.
+    ended: bool,
 }
 
 impl Standing {
@@ -87,6 +89,8 @@ pub(super) enum Unkept {
     Forbidden(Error),
     /// There are too many of it.
     TooLarge,
+    /// The list is not kept any more: its memory is needed for others, or its cluster's connection was closed.
+    Ended,
 }
 
 /// What a reader finds.
@@ -250,6 +254,15 @@ impl Store {
         }
     }
 
+    /// The list is not kept any more. Tells those who wait for rows.
+    pub(super) fn end(&self) {
+        self.standing.send_modify(|standing| {
+            for of in standing {
+                of.ended = true;
+            }
+        });
+    }
+
     /// Changes how a kind stands, and tells those who wait.
     pub(super) fn stands(&self, source: Source, change: impl FnOnce(&mut Standing)) {
         let before = self.freshness().0;
@@ -371,6 +384,9 @@ fn verdict(kinds: &[Kind], standing: &[Standing], before: Option<&[u64]>) -> Opt
     let mut unread = (0..).zip(standing).filter(|(_, of)| !of.filled && !of.absent).peekable();
     if unread.peek().is_none() {
         return Some(Ok(Ready::Kept));
+    }
+    if let Some((source, _)) = unread.clone().find(|(_, of)| of.ended) {
+        return Some(Ok(Ready::Unkept(kinds[source], Unkept::Ended)));
     }
     let (_, failed) =
         unread.find(|(source, of)| before.is_some_and(|before| of.failures > before[*source]))?;

@@ -7,6 +7,7 @@ use pilothouse_core::inventory::{ListEvent, Watched};
 use pilothouse_kube::Keeping;
 use tokio::{
     sync::mpsc::{UnboundedSender, unbounded_channel},
+    task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 
@@ -180,4 +181,46 @@ async fn a_request_that_waits_for_its_connection_is_not_sent() {
     });
     let sent = timeout(PATIENCE, sent).await.expect("it is closed").unwrap().unwrap_or_default();
     assert!(!String::from_utf8_lossy(&sent).contains(TOKEN));
+}
+
+/// A cluster that does not answer to the first token, and lists one pod to any other.
+async fn silent_at_first() -> (FakeServer, KubeClusters, Arc<Registry>) {
+    let server = FakeServer::start(|asked, _| match asked.headers["authorization"].as_str() {
+        "Bearer first" => Reply::Silence,
+        _ => pod_list(&["web"], ""),
+    })
+    .await;
+    let connection = by_token(&server.address, Some(&server.ca), "first");
+    let (adapter, registry) = common::keeping(connection, Deadlines::default(), Keeping::default());
+    (server, adapter, registry)
+}
+
+/// A reader of a list that nobody has read yet, once the cluster was asked for it.
+async fn waiting_reader(server: &FakeServer, adapter: &KubeClusters) -> JoinHandle<Result<Listing>> {
+    let reader = adapter.clone();
+    let reader = tokio::spawn(async move { list_pods(&reader).await });
+    let end = Instant::now() + PATIENCE;
+    while server.asked().is_empty() {
+        assert!(Instant::now() < end, "the cluster is asked");
+        sleep(Duration::from_millis(5)).await;
+    }
+    reader
+}
+
+#[tokio::test]
+async fn a_reader_that_waits_for_a_list_is_told_that_the_cluster_was_removed() {
+    let (server, adapter, registry) = silent_at_first().await;
+    let reader = waiting_reader(&server, &adapter).await;
+    registry.0.lock().unwrap().clear();
+    adapter.connection_changed(CLUSTER).await;
+    assert_eq!(reader.await.unwrap().unwrap_err().cause, Cause::NotFound);
+}
+
+#[tokio::test]
+async fn a_reader_that_waits_for_a_list_reads_it_over_the_connection_that_replaced_the_first() {
+    let (server, adapter, registry) = silent_at_first().await;
+    let reader = waiting_reader(&server, &adapter).await;
+    registry.set(by_token(&server.address, Some(&server.ca), "second"), 2);
+    adapter.connection_changed(CLUSTER).await;
+    assert_eq!(names(&reader.await.unwrap().unwrap()), ["web"]);
 }
