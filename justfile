@@ -30,7 +30,7 @@ test *arguments="--workspace":
 
 # Kills the server so many times under load, and holds its trail against the cluster's own: `just kills 1000`
 kills times="50":
-    PILOTHOUSE_TEST_KILLS={{ times }} cargo test -p pilothouse --test blackbox kills -- --nocapture
+    PILOTHOUSE_TEST_KILLS={{ times }} cargo test -p pilothouse --test blackbox crash -- --nocapture
 
 # Loses power so many times under load: files copied while the server stands still, and rebuilt from what a trace says was synced
 power-loss times="200":

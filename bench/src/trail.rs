@@ -11,15 +11,16 @@ use jiff::Timestamp;
 use pilothouse_core::{
     access::Role,
     audit::{
-        AuditTrail, Checkpoint, Operation, OperationId, OperationQuery, Outcome, TrailReader as _, Witness,
+        AuditTrail, Checkpoint, CheckpointSink, Operation, OperationId, OperationQuery, Outcome,
+        TrailReader as _,
     },
     clock::{Clock, uuid_v7},
     cluster::ClusterId,
     seal::Keyring as _,
     user::UserId,
 };
-use pilothouse_crypto::{FileKeyring, MasterKey, OsEntropy};
-use pilothouse_store::{Database, Lent, Store};
+use pilothouse_crypto::{FileKeyring, MasterKey, SystemRng};
+use pilothouse_store::{Database, Store, StoreDeps};
 use pilothouse_testbed::Postgres;
 use tokio::runtime::Handle;
 
@@ -44,9 +45,9 @@ const CALLS: usize = 200;
 
 /// Keeps one checkpoint: of what the bare driver wrote, which no chain holds together and the store would not sign.
 #[derive(Default)]
-struct Kept(Mutex<Option<Checkpoint>>);
+struct Retained(Mutex<Option<Checkpoint>>);
 
-impl Kept {
+impl Retained {
     /// Whatever ends the trail now, it is signed.
     async fn vouch(&self, store: &Store, keyring: &FileKeyring, now: Timestamp) -> Result<()> {
         let (trail, head) = store.head().await?;
@@ -56,7 +57,7 @@ impl Kept {
     }
 }
 
-impl Witness for Kept {
+impl CheckpointSink for Retained {
     fn lines(
         &self,
     ) -> pilothouse_core::Result<Box<dyn Iterator<Item = pilothouse_core::Result<String>> + Send>> {
@@ -99,19 +100,19 @@ async fn on(
     bare: &dyn bare::Driver,
 ) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let entropy = Arc::new(OsEntropy);
+    let rng = Arc::new(SystemRng);
     let key = folder.path().join("master.key");
-    MasterKey::create(&key, &*entropy)?;
+    MasterKey::create(&key, &*rng)?;
     let (keyring, kept) =
-        (Arc::new(FileKeyring::open(&key, None, entropy.clone())?), Arc::new(Kept::default()));
-    let lent = Lent {
+        (Arc::new(FileKeyring::open(&key, None, rng.clone())?), Arc::new(Retained::default()));
+    let deps = StoreDeps {
         runtime: Handle::current(),
         clock: Arc::new(SystemClock(Instant::now())),
-        entropy,
+        rng,
         keyring: keyring.clone(),
         witness: kept.clone(),
     };
-    let mut store = Store::open(database, lent.clone()).await?;
+    let mut store = Store::open(database, deps.clone()).await?;
     let filling = Instant::now();
     bare.fill(plan.audit_rows, SystemClock(Instant::now()).now()).await?;
     eprintln!("bench: {name} has {} rows after {:.1} s", plan.audit_rows, filling.elapsed().as_secs_f64());
@@ -119,10 +120,10 @@ async fn on(
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..plan.rounds.min(3) {
         theirs.push(bare.insert(plan.audit_inserts, CALLERS).await?);
-        kept.vouch(&store, &keyring, lent.clock.now()).await?;
+        kept.vouch(&store, &keyring, deps.clock.now()).await?;
         // one that remembers nothing of what was there before
-        store = Store::open(database, lent.clone()).await?;
-        ours.push(insert(&store, &*lent.clock, plan.audit_inserts).await?);
+        store = Store::open(database, deps.clone()).await?;
+        ours.push(insert(&store, &*deps.clock, plan.audit_inserts).await?);
     }
     let best = |rates: &[f64]| crate::measure::median(rates);
     section.say(format!(
@@ -132,7 +133,7 @@ async fn on(
         short(best(&theirs))
     ));
 
-    let now = lent.clock.now();
+    let now = deps.clock.now();
     let (from, to) = (now - Duration::from_secs(15 * 86_400), now - Duration::from_secs(14 * 86_400));
     let middle = (plan.audit_rows / 2).to_string();
     let deep = (plan.audit_rows / 2 / 50).to_string();
@@ -211,7 +212,7 @@ async fn insert(store: &Store, clock: &dyn Clock, count: usize) -> Result<f64> {
 fn operation(i: usize, now: Timestamp) -> Operation {
     let person = i % PEOPLE;
     Operation {
-        id: OperationId(uuid_v7(now, &OsEntropy)),
+        id: OperationId(uuid_v7(now, &SystemRng)),
         operation_type: "scale".into(),
         resource_type: "deployment".into(),
         cluster_id: Some(ClusterId(1 + i as i64 % 50)),

@@ -132,7 +132,7 @@ async fn a_warning_says_of_which_request_it_is_when_nothing_else_is_logged() {
             .refused("CONNECTION_ERROR");
         admin.get(format!("/api/k8s/namespaces?cluster_id={cluster}")).await.data();
         let log = server.stop().await.log();
-        let line = log.lines().find(|line| line.contains("no connection to the cluster"));
+        let line = log.lines().find(|line| line.contains("cannot connect to the cluster"));
         assert!(line.is_some_and(|line| line.contains(id)), "{log}");
         assert!(!log.contains("answered"), "{log}");
     }

@@ -189,7 +189,7 @@ async fn a_failover_that_loses_commits_is_reported_and_nothing_is_signed_over_wh
         assert_eq!(signed(&kept).last().unwrap().0, lossy.signed);
         let reported = |log: &str| {
             let says = |line: &str| {
-                ["the audit trail does not follow from", "the audit trail ends before"]
+                ["the audit trail does not match the verified history", "the audit trail ends before"]
                     .iter()
                     .any(|it| line.contains(it))
             };

@@ -1,4 +1,4 @@
-//! Faults, one table of docs/operations.md: what callers see, and that it is over soon after the fault's end.
+//! Faults, one table of docs/operate.md: what callers see, and that it is over soon after the fault's end.
 //! Here clusters that stand still or are gone, while another is used.
 
 mod callers;
@@ -21,7 +21,7 @@ const MEMORY: u64 = 256 << 20;
 
 /// Every list is read from its cluster, so that what the cluster does is seen.
 fn reading_through(install: Install) -> Install {
-    install.set("LISTS_MEMORY_MIB", "0")
+    install.set("LIST_CACHE_MEMORY_MIB", "0")
 }
 
 #[tokio::test]

@@ -3,36 +3,36 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::disallowed_methods, reason = "a test starts the binary, and gives it its environment")]
 
-mod across;
 mod advisories;
 mod audit;
+mod audit_verify;
 mod changes;
 mod clusters;
 mod command_line;
 mod configuration;
+mod crash;
+mod disk_full;
 mod dns;
 mod egress;
-mod ends;
-mod evidence;
 mod failover;
 mod faults;
-mod follow;
-mod keys;
-mod kills;
+mod fleet;
+mod idempotency;
 mod lists;
+mod log_stream;
 mod logins;
 mod logs;
 mod metrics;
 mod mounted;
-mod once;
 mod operations;
 mod power_loss;
 mod rbac;
 mod readme;
+mod rekey;
 mod replicas;
 mod retention;
-mod room;
 mod secrecy;
+mod shutdown;
 mod start;
 mod support;
 mod three_replicas;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Install, PASSWORD, Server, cluster, eventually, light};
 
-const MANUAL: &str = include_str!("../../docs/operations.md");
+const MANUAL: &str = include_str!("../../docs/operate.md");
 
 /// What one scrape says, held against the conventions.
 struct Scrape {
@@ -132,7 +132,7 @@ async fn the_figures_follow_the_conventions_and_what_happens() {
         assert!(!after.text.contains(chosen), "{chosen}: {}", after.text);
     }
     for family in after.types.keys().filter(|name| !name.starts_with("process_")) {
-        assert!(MANUAL.contains(&format!("| `{family}")), "docs/operations.md does not list {family}");
+        assert!(MANUAL.contains(&format!("| `{family}")), "docs/operate.md does not list {family}");
     }
     let listed =
         MANUAL.lines().filter_map(|line| line.strip_prefix("| `pilothouse_")?.split(['{', '`']).next());

@@ -1,4 +1,4 @@
-//! Backup and restore, run as docs/operations.md says; only where things lie is another.
+//! Backup and restore, run as docs/recover.md says; only where things lie is another.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use crate::{
     support::{Client, Install, PASSWORD, apply, cluster, eventually, light, names, postgres},
 };
 
-const PAGE: &str = include_str!("../../docs/operations.md");
+const PAGE: &str = include_str!("../../docs/recover.md");
 const BINARY: &str = env!("CARGO_BIN_EXE_pilothouse");
 const CHECKPOINTS: &str = "audit-checkpoints.jsonl";
 

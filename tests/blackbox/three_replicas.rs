@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
-    kills::{Said, asked, compare, whole},
+    crash::{Said, asked, compare, whole},
     support::{
         Answer, Client, Install, PASSWORD, Random, Server, Session, apply, cluster, eventually, light,
         postgres, set,

@@ -124,7 +124,7 @@ async fn what_is_no_pair_is_refused_in_one_sentence() {
     refused("cannot be read");
     files.write(&one);
     files.write_key(&other.signing_key.serialize_pem(), 0o600);
-    refused("are not a pair");
+    refused("do not belong together");
     files.write_key(&one.signing_key.serialize_pem(), 0o640);
     refused("chmod 600");
     files.write_key("nothing", 0o600);

@@ -28,7 +28,7 @@ use crate::{
 };
 
 const SECRET: &str = "a secret of the receiver";
-const MANUAL: &str = include_str!("../../docs/operations.md");
+const MANUAL: &str = include_str!("../../docs/operate.md");
 
 /// What the receiver does with what it is sent.
 #[derive(Clone, Debug, PartialEq)]

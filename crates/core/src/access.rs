@@ -250,7 +250,7 @@ impl Caller {
 
 /// What somebody asks to do, before it is allowed; also what the audit trail will say of it.
 #[derive(Clone, Debug)]
-pub struct Access {
+pub struct AccessRequest {
     pub(crate) verb: Verb,
     pub(crate) resource: Resource,
     pub(crate) cluster: Option<ClusterId>,
@@ -260,7 +260,7 @@ pub struct Access {
     pub(crate) params: BTreeMap<&'static str, serde_json::Value>,
 }
 
-impl Access {
+impl AccessRequest {
     /// `verb` on `resource`.
     pub fn to(verb: Verb, resource: Resource) -> Self {
         Self {
@@ -332,7 +332,7 @@ scalars! { &str String bool i32 i64 u32 u64 }
 #[derive(Clone, Debug)]
 pub struct Granted {
     pub(crate) caller: Caller,
-    pub(crate) access: Access,
+    pub(crate) access: AccessRequest,
 }
 
 impl Granted {
@@ -360,13 +360,13 @@ impl Granted {
 /// can neither forget the check nor spend the permit elsewhere.
 #[derive(Clone, Debug)]
 pub struct Permit {
-    access: Access,
+    access: AccessRequest,
     operation: Option<Arc<Operation>>,
 }
 
 impl Permit {
     /// Only the gate calls this.
-    pub(crate) fn new(access: Access, operation: Option<Operation>) -> Self {
+    pub(crate) fn new(access: AccessRequest, operation: Option<Operation>) -> Self {
         Self { access, operation: operation.map(Arc::new) }
     }
 
@@ -433,12 +433,12 @@ impl Permit {
     ///
     /// # Errors
     /// `Internal` when the permit does not cover the kind, or is none to list.
-    pub fn keeping(&self, kind: Kind) -> Result<Self> {
+    pub fn for_cache(&self, kind: Kind) -> Result<Self> {
         self.covers(kind)?;
         if self.access.verb != Verb::List {
-            return Err(Error::internal("only what may be listed is kept"));
+            return Err(Error::internal("the cache needs a permit to list"));
         }
-        Ok(Self::new(Access::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?), None))
+        Ok(Self::new(AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?), None))
     }
 
     /// The operation recorded for it; none for plain reads.

@@ -6,23 +6,23 @@
 use std::sync::Arc;
 
 use crate::{
-    audit::{Audit, AuditPorts, AuditTrail, CheckpointSigner, Retention, TrailReader, Witness},
-    clock::{Clock, Entropy, Tasks},
+    audit::{Audit, AuditPorts, AuditTrail, CheckpointSigner, CheckpointSink, Retention, TrailReader},
+    clock::{Clock, Rng, Spawner},
     cluster::{ClusterPorts, ClusterProbe, ClusterRegistry, Clusters, Connections},
     config::{ConfigApi, Configs},
     gate::Gate,
     idempotency::{Idempotency, IdempotencyStore},
-    inventory::{Across, Inventory, Lists, Watches},
+    inventory::{Fleet, Inventory, Lists, Watches},
     namespace::{NamespaceApi, Namespaces},
     pod::{PodApi, Pods},
-    recent::Recent,
     secret::{SecretApi, Secrets, ValueDigest},
     session::{
-        Lifetimes, LiveSessions, LoginThrottle, RecentSessions, SessionPorts, SessionStore, Sessions,
+        CachedSessions, Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore, Sessions,
         TokenCodec,
     },
     streams::{StreamLimits, Streams},
-    user::{ForgettingUsers, InitialPassword, PasswordHasher, UserRegistry, Users},
+    ttl_cache::TtlCache,
+    user::{InitialPassword, InvalidatingUsers, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
 };
 
@@ -31,12 +31,12 @@ use crate::{
 #[allow(missing_docs, reason = "each field is the port of its type, whose docs say what it does")]
 pub struct Ports {
     pub clock: Arc<dyn Clock>,
-    pub entropy: Arc<dyn Entropy>,
-    pub tasks: Arc<dyn Tasks>,
+    pub rng: Arc<dyn Rng>,
+    pub spawner: Arc<dyn Spawner>,
     pub audit: Arc<dyn AuditTrail>,
     pub trail: Arc<dyn TrailReader>,
     pub signer: Arc<dyn CheckpointSigner>,
-    pub witness: Arc<dyn Witness>,
+    pub witness: Arc<dyn CheckpointSink>,
     pub retention: Arc<dyn Retention>,
     pub users: Arc<dyn UserRegistry>,
     pub sessions: Arc<dyn SessionStore>,
@@ -79,7 +79,7 @@ pub struct App {
     pub users: Users,
     pub clusters: Clusters,
     pub lists: Lists,
-    pub across: Across,
+    pub across: Fleet,
     pub watches: Watches,
     pub namespaces: Namespaces,
     pub workloads: Workloads,
@@ -91,26 +91,28 @@ pub struct App {
 impl App {
     /// The use cases over these ports.
     pub fn new(ports: Ports, settings: Settings) -> Self {
-        let Ports {
-            clock, entropy, tasks, audit, users, sessions, throttle, hasher, tokens, clusters, ..
-        } = ports;
+        let Ports { clock, rng, spawner, audit, users, sessions, throttle, hasher, tokens, clusters, .. } =
+            ports;
         let streams = Streams::new(settings.streams);
         let initial = ports.initial_password;
         // whoever asks for a session or changes one, or a user, does it through these two
-        let sessions = Arc::new(RecentSessions::new(sessions, clock.clone(), tasks.clone()));
-        let users: Arc<dyn UserRegistry> =
-            Arc::new(ForgettingUsers { registry: users, known: sessions.known(), tasks: tasks.clone() });
+        let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
+        let users: Arc<dyn UserRegistry> = Arc::new(InvalidatingUsers {
+            registry: users,
+            known: sessions.known(),
+            spawner: spawner.clone(),
+        });
         let sessions: Arc<dyn SessionStore> = sessions;
         let live =
             LiveSessions { store: sessions.clone(), clock: clock.clone(), idle: settings.lifetimes.idle };
-        let gate = Gate::new(audit.clone(), clusters.clone(), clock.clone(), entropy.clone(), tasks.clone())
-            .asking(live.clone());
+        let gate = Gate::new(audit.clone(), clusters.clone(), clock.clone(), rng.clone(), spawner.clone())
+            .with_sessions(live.clone());
         Self {
             idempotency: Idempotency {
                 store: ports.idempotency,
                 clock: clock.clone(),
-                entropy: entropy.clone(),
-                tasks: tasks.clone(),
+                rng: rng.clone(),
+                spawner: spawner.clone(),
             },
             audit: Audit::new(
                 gate.clone(),
@@ -127,22 +129,15 @@ impl App {
                 gate: gate.clone(),
                 ports: SessionPorts { store: sessions, throttle, tokens },
                 live,
-                verified: Arc::new(Recent::new(clock.clone())),
+                verified: Arc::new(TtlCache::new(clock.clone())),
                 users: users.clone(),
                 hasher: hasher.clone(),
                 initial: initial.clone(),
                 clock: clock.clone(),
-                entropy: entropy.clone(),
+                rng: rng.clone(),
                 lifetimes: settings.lifetimes,
             },
-            users: Users {
-                gate: gate.clone(),
-                registry: users,
-                hasher,
-                initial,
-                clock: clock.clone(),
-                entropy,
-            },
+            users: Users { gate: gate.clone(), registry: users, hasher, initial, clock: clock.clone(), rng },
             clusters: Clusters::new(
                 gate.clone(),
                 ClusterPorts { registry: clusters, connections: ports.connections, probe: ports.probe },
@@ -150,16 +145,16 @@ impl App {
                 settings.allow_insecure_tls,
             ),
             lists: Lists::new(gate.clone(), ports.inventory.clone()),
-            across: Across::new(gate.clone(), ports.inventory.clone(), tasks.clone()),
+            across: Fleet::new(gate.clone(), ports.inventory.clone(), spawner.clone()),
             watches: Watches {
                 gate: gate.clone(),
                 inventory: ports.inventory,
-                tasks: tasks.clone(),
+                spawner: spawner.clone(),
                 streams: streams.clone(),
             },
             namespaces: Namespaces::new(gate.clone(), ports.namespaces),
             workloads: Workloads::new(gate.clone(), ports.workloads, clock),
-            pods: Pods { gate: gate.clone(), api: ports.pods, tasks, streams },
+            pods: Pods { gate: gate.clone(), api: ports.pods, spawner, streams },
             configs: Configs::new(gate.clone(), ports.configs),
             secrets: Secrets::new(gate.clone(), ports.secrets, ports.digest),
             gate,

@@ -20,40 +20,40 @@ use crate::{
 };
 
 mod batch;
-mod bound;
 mod chain;
 mod checkpoint;
 mod export;
-mod handover;
 mod k8s;
-mod known;
-mod place;
+mod key_rotation;
 mod retention;
 mod row;
+mod row_limit;
+mod slots;
 mod usecase;
+mod verified;
+mod verified_range;
 mod verify;
-mod vouch;
 mod walk;
 
-pub use batch::{Batch, Told};
-pub use bound::LARGEST_ROW;
+pub use batch::{Batch, Cursor};
 #[cfg(any(test, feature = "testing"))]
 pub use chain::MockTrailReader;
 pub use chain::{
     ChainHash, Defect, Fault, Head, Signatures, StoredCheckpoint, StoredEntry, StoredRow, TrailReader,
 };
 pub use checkpoint::{
-    Checkpoint, CheckpointSigner, LastCheckpoint, PublicKey, Signature, SignatureVerifier, Witness,
+    Checkpoint, CheckpointSigner, CheckpointSink, LastCheckpoint, PublicKey, Signature, SignatureVerifier,
 };
 pub use export::{Export, ExportFormat, ExportQuery, verify_export};
-pub use handover::{Handover, TrailKeys};
-pub use known::{Following, Known, Trusted};
+pub use key_rotation::{KeyRotation, TrailKeys};
 #[cfg(any(test, feature = "testing"))]
 pub use retention::MockRetention;
-pub use retention::{Archive, Beginning, Kept, Part, Retention};
+pub use retention::{Archive, Part, Retained, Retention, TrailStart};
 pub use row::{OperationPage, OperationQuery, OperationRow};
+pub use row_limit::LARGEST_ROW;
 pub use usecase::Audit;
 pub(crate) use usecase::AuditPorts;
+pub use verified::{TrailFollower, Trusted, VerifiedTrail};
 pub use verify::{Verdict, verify};
 
 /// An operation's id, a UUID of version 7; the same id is the `Audit-ID` in the cluster's own audit log.
@@ -164,8 +164,8 @@ impl Outcome {
             Ok(_) => (Status::Success, None, None),
             Err(error) => {
                 let code = Some(error.code().as_str().to_owned());
-                if error.leaves_doubt() {
-                    (Status::Unknown, code, Some(format!("{error}; the change may have happened")))
+                if error.outcome_unknown() {
+                    (Status::Unknown, code, Some(format!("{error}; the change may have been applied")))
                 } else {
                     (Status::Failed, code, Some(error.to_string()))
                 }
@@ -185,7 +185,7 @@ impl Outcome {
             status: Status::Unknown,
             error_code: None,
             details: Some(
-                "the server ended before the outcome was known; the change may have happened".to_owned(),
+                "the server ended before the outcome was known; the change may have been applied".to_owned(),
             ),
             duration_ms: 0,
             finished_at: at,
@@ -256,11 +256,11 @@ impl Entry {
 
 /// Whose operations there must be room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RoomFor {
+pub enum CapacityFor {
     /// Of people who are signed in, and of the system.
-    Members,
+    Authenticated,
     /// Of whoever signs in or tries to: they leave rows, and must not take the last of the room from the others.
-    Strangers,
+    Anonymous,
 }
 
 /// The trail's store. Everything it accepts is durable when it returns.
@@ -272,7 +272,7 @@ pub trait AuditTrail: Send + Sync {
     ///
     /// # Errors
     /// `AuditUnavailable` when there is not.
-    fn room(&self, _whose: RoomFor) -> Result<()> {
+    fn check_capacity(&self, _whose: CapacityFor) -> Result<()> {
         Ok(())
     }
 
@@ -328,10 +328,10 @@ mod tests {
         let at = Timestamp::UNIX_EPOCH;
         for &cause in Cause::ALL {
             let outcome = Outcome::of::<()>(&Err(Error::new(cause)), 1, at);
-            let expected = if cause.leaves_doubt() { Status::Unknown } else { Status::Failed };
+            let expected = if cause.outcome_unknown() { Status::Unknown } else { Status::Failed };
             assert_eq!(outcome.status, expected, "{cause:?}");
             assert_eq!(outcome.error_code.as_deref(), Some(cause.code().as_str()));
-            let before = Outcome::of::<()>(&Err(Error::new(cause).of_read()), 1, at);
+            let before = Outcome::of::<()>(&Err(Error::new(cause).read_only()), 1, at);
             assert_eq!(before.status, Status::Failed, "the read before a change changes nothing");
         }
         assert_eq!(Outcome::of(&Ok(()), 1, at).status, Status::Success);

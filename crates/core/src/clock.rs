@@ -24,7 +24,7 @@ pub trait Clock: Send + Sync {
 /// Tasks that outlive the request that started them.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
-pub trait Tasks: Send + Sync {
+pub trait Spawner: Send + Sync {
     /// Starts a task that nobody can cancel; a graceful stop waits for it.
     fn spawn(&self, task: BoxFuture<'static, ()>);
 
@@ -42,12 +42,12 @@ pub trait Tasks: Send + Sync {
 /// Work that holds a thread.
 pub type Computation = Box<dyn FnOnce() + Send>;
 
-/// Runs `work` by [`Tasks::compute`].
+/// Runs `work` by [`Spawner::compute`].
 ///
 /// # Errors
 /// What `work` says; `Overloaded`; `Internal` when it panicked.
 pub async fn computed<T: Send + 'static>(
-    tasks: &dyn Tasks,
+    spawner: &dyn Spawner,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let (done, result) = oneshot::channel();
@@ -55,8 +55,8 @@ pub async fn computed<T: Send + 'static>(
         // the caller may have gone
         let _ = done.send(work());
     };
-    tasks.compute(Box::new(work)).await?;
-    result.await.unwrap_or_else(|_| Err(Error::internal("a computation was lost")))
+    spawner.compute(Box::new(work)).await?;
+    result.await.unwrap_or_else(|_| Err(Error::internal("a computation ended without a result")))
 }
 
 /// Runs `work` to its end in a task of its own, whatever becomes of the caller.
@@ -64,31 +64,31 @@ pub async fn computed<T: Send + 'static>(
 /// # Errors
 /// What `work` says; `Internal` when it panicked.
 pub async fn detached<T: Send + 'static>(
-    tasks: &dyn Tasks,
+    spawner: &dyn Spawner,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     let (done, result) = oneshot::channel();
-    tasks.spawn(
+    spawner.spawn(
         async move {
             // nobody may be waiting any more; the work is done all the same
             let _ = done.send(work.await);
         }
         .boxed(),
     );
-    result.await.unwrap_or_else(|_| Err(Error::internal("a detached task was lost")))
+    result.await.unwrap_or_else(|_| Err(Error::internal("a detached task ended without a result")))
 }
 
 /// Randomness fit for keys.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
-pub trait Entropy: Send + Sync {
+pub trait Rng: Send + Sync {
     /// Fills the buffer with random bytes.
     fn fill(&self, buffer: &mut [u8]);
 }
 
 /// A UUID of version 7: ordered by time, 74 random bits.
-pub fn uuid_v7(now: Timestamp, entropy: &dyn Entropy) -> Uuid {
+pub fn uuid_v7(now: Timestamp, rng: &dyn Rng) -> Uuid {
     let mut random = [0; 10];
-    entropy.fill(&mut random);
+    rng.fill(&mut random);
     let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
     uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
 }
@@ -98,7 +98,7 @@ pub fn uuid_v7(now: Timestamp, entropy: &dyn Entropy) -> Uuid {
 ///
 /// # Errors
 /// `Malformed`.
-pub fn moment(text: &str) -> Result<Timestamp, Reason> {
+pub fn parse_timestamp(text: &str) -> Result<Timestamp, Reason> {
     let for_ever = || {
         let pieces = Pieces::parse(text).ok()?;
         (pieces.date().year() == 9999 && pieces.time().is_some() && pieces.offset().is_some())
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_by_table() {
+    fn timestamps_by_table() {
         let cases = [
             ("2026-01-01T00:00:00Z", Ok("2026-01-01T00:00:00Z")),
             ("2026-01-01T08:00:00.5+08:00", Ok("2026-01-01T00:00:00.5Z")),
@@ -126,7 +126,11 @@ mod tests {
             ("", Err(Reason::Malformed)),
         ];
         for (text, expected) in cases {
-            assert_eq!(moment(text).map(|time| time.to_string()), expected.map(str::to_owned), "{text}");
+            assert_eq!(
+                parse_timestamp(text).map(|time| time.to_string()),
+                expected.map(str::to_owned),
+                "{text}"
+            );
         }
     }
 }

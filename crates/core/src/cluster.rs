@@ -15,11 +15,11 @@ use crate::{
     name::{LONGEST_NORMALISED, is_invisible},
 };
 
-mod recent;
+mod cached;
 mod server;
 mod usecase;
 
-pub use recent::RecentClusters;
+pub use cached::CachedClusters;
 pub use server::ApiServer;
 pub use usecase::{ClusterChange, ClusterStatus, ClusterTest, Clusters, CredentialInput, NewCluster};
 pub(crate) use usecase::{check_pem, check_token};
@@ -202,7 +202,7 @@ impl Cluster {
     }
 
     /// Keeps what a probe said; when it failed, what was known before stays.
-    pub fn observe(&mut self, observation: &Observation) {
+    pub fn observe(&mut self, observation: &ProbeResult) {
         match &observation.result {
             Ok(report) => {
                 self.status = Health::Online;
@@ -334,7 +334,7 @@ pub enum ProbeReason {
     Test,
     /// The prober's visit. As for a status, and an open circuit does not refuse it: the visit finds out whether the
     /// cluster answers again.
-    Visit,
+    Scheduled,
 }
 
 /// What a probe found.
@@ -395,7 +395,7 @@ pub struct ClusterRecord {
     /// How it is reached.
     pub connection: Connection,
     /// What the first probe said; none when it was skipped.
-    pub observation: Option<Observation>,
+    pub observation: Option<ProbeResult>,
     /// Now.
     pub at: Timestamp,
 }
@@ -412,14 +412,14 @@ pub struct ClusterPatch {
     /// A new connection.
     pub connection: Option<(AuthType, Connection)>,
     /// What the probe of the new connection said.
-    pub observation: Option<Observation>,
+    pub observation: Option<ProbeResult>,
     /// The `updated_at` that the caller read; a later one is a conflict.
     pub unless_changed_since: Option<Timestamp>,
 }
 
 /// The end of a probe.
 #[derive(Clone, Debug)]
-pub struct Observation {
+pub struct ProbeResult {
     /// When.
     pub at: Timestamp,
     /// What it found, or why it failed.
@@ -451,7 +451,7 @@ pub trait ClusterRegistry: Send + Sync {
     /// Changes the permit's cluster; its audit row in the same transaction.
     ///
     /// # Errors
-    /// `NameTaken`, `ChangedMeanwhile`, `NotFound`.
+    /// `NameTaken`, `Modified`, `NotFound`.
     async fn update(&self, permit: &Permit, patch: ClusterPatch, at: Timestamp) -> Result<Cluster>;
 
     /// Forgets the permit's cluster and its credential; its audit row in the same transaction.
@@ -461,7 +461,7 @@ pub trait ClusterRegistry: Send + Sync {
     async fn delete(&self, permit: &Permit) -> Result<()>;
 
     /// Keeps what a probe said of a stored connection; an observation of an older version is dropped.
-    async fn observed(&self, id: ClusterId, version: i64, observation: Observation) -> Result<()>;
+    async fn record_probe(&self, id: ClusterId, version: i64, observation: ProbeResult) -> Result<()>;
 }
 
 /// The connections of registered clusters, opened.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    access::{Access, Caller, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Verb},
     cluster::ClusterId,
     error::{Cause, Error, FieldError, Reason, Result},
     gate::{Changed, Gate},
@@ -283,8 +283,8 @@ impl Configs {
     }
 }
 
-fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace, name: &ObjectName) -> Access {
-    Access::to(verb, Resource::Kind(Kind::ConfigMap))
+fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace, name: &ObjectName) -> AccessRequest {
+    AccessRequest::to(verb, Resource::Kind(Kind::ConfigMap))
         .in_cluster(cluster)
         .in_namespace(namespace)
         .named(name.as_str())

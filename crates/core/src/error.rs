@@ -94,7 +94,7 @@ impl fmt::Display for Code {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Pilothouse.
-    Us,
+    Server,
     /// The cluster's API server, or the way to it.
     Cluster,
 }
@@ -103,7 +103,7 @@ impl Source {
     /// The word used in `context.source`.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Us => "us",
+            Self::Server => "us",
             Self::Cluster => "cluster",
         }
     }
@@ -140,59 +140,59 @@ macro_rules! causes {
 
 causes! {
     /// Fields of the request are missing, malformed or out of range; [`Context::fields`] names them.
-    InvalidInput = "invalid_input", ValidationError, Us;
+    InvalidInput = "invalid_input", ValidationError, Server;
     /// The cluster's address resolves to one that egress rules refuse.
-    EgressDenied = "egress_denied", ValidationError, Us;
+    EgressDenied = "egress_denied", ValidationError, Server;
     /// The cluster's validation or admission refused the object (400, 422).
     RejectedByCluster = "rejected_by_cluster", ValidationError, Cluster;
 
     /// No bearer token, or no session cookie.
-    NotSignedIn = "not_signed_in", AuthenticationError, Us;
+    NotSignedIn = "not_signed_in", AuthenticationError, Server;
     /// A browser sent the request for a page of another origin.
-    ForeignPage = "foreign_page", AuthenticationError, Us;
+    CrossSite = "cross_site", AuthenticationError, Server;
     /// The bearer token is malformed, forged, or of another install.
-    TokenInvalid = "token_invalid", AuthenticationError, Us;
+    TokenInvalid = "token_invalid", AuthenticationError, Server;
     /// The bearer token has expired or was replaced by a refresh.
-    TokenExpired = "token_expired", AuthenticationError, Us;
+    TokenExpired = "token_expired", AuthenticationError, Server;
     /// The session has ended, or never was.
-    SessionEnded = "session_ended", AuthenticationError, Us;
+    SessionEnded = "session_ended", AuthenticationError, Server;
     /// Bearer and cookie belong to different sessions.
-    SessionMismatch = "session_mismatch", AuthenticationError, Us;
+    SessionMismatch = "session_mismatch", AuthenticationError, Server;
     /// Unknown user, disabled user or wrong password: deliberately one cause.
-    BadCredentials = "bad_credentials", AuthenticationError, Us;
+    BadCredentials = "bad_credentials", AuthenticationError, Server;
     /// The refresh token is unknown or already used.
-    RefreshRejected = "refresh_rejected", AuthenticationError, Us;
+    RefreshRejected = "refresh_rejected", AuthenticationError, Server;
 
     /// The caller's role is too low; [`Context::required_role`] says which is needed.
-    RoleTooLow = "role_too_low", PermissionDenied, Us;
+    RoleTooLow = "role_too_low", PermissionDenied, Server;
     /// One of Kubernetes' own namespaces, which are never deleted here.
-    ProtectedNamespace = "protected_namespace", PermissionDenied, Us;
+    ProtectedNamespace = "protected_namespace", PermissionDenied, Server;
     /// The cluster's RBAC refuses the stored credential.
     ForbiddenByCluster = "forbidden_by_cluster", PermissionDenied, Cluster;
 
     /// We have no such thing.
-    NotFound = "not_found", ResourceNotFound, Us;
+    NotFound = "not_found", ResourceNotFound, Server;
     /// The cluster has no such thing.
     NotFoundInCluster = "not_found_in_cluster", ResourceNotFound, Cluster;
     /// The path is not one of ours.
-    UnknownPath = "unknown_path", ResourceNotFound, Us;
+    UnknownPath = "unknown_path", ResourceNotFound, Server;
     /// The path exists, the method does not.
-    MethodNotAllowed = "method_not_allowed", MethodNotAllowed, Us;
+    MethodNotAllowed = "method_not_allowed", MethodNotAllowed, Server;
 
     /// Another row of ours has this name.
-    NameTaken = "name_taken", ConflictError, Us;
+    NameTaken = "name_taken", ConflictError, Server;
     /// The row was changed since the caller read it.
-    ChangedMeanwhile = "changed_meanwhile", ConflictError, Us;
+    Modified = "modified", ConflictError, Server;
     /// The last enabled super admin cannot be removed, disabled or demoted.
-    LastSuperAdmin = "last_super_admin", ConflictError, Us;
+    LastSuperAdmin = "last_super_admin", ConflictError, Server;
     /// A restart of a paused deployment would do nothing until it is resumed.
-    RolloutPaused = "rollout_paused", ConflictError, Us;
+    RolloutPaused = "rollout_paused", ConflictError, Server;
     /// The caller used this `Idempotency-Key` for another request, which [`Context::name`] names.
-    IdempotencyKeyReused = "idempotency_key_reused", ConflictError, Us;
+    IdempotencyKeyReused = "idempotency_key_reused", ConflictError, Server;
     /// The earlier call with this `Idempotency-Key` is not over; [`Context::name`] is its request id.
-    IdempotencyInProgress = "idempotency_in_progress", ConflictError, Us;
+    IdempotencyInProgress = "idempotency_in_progress", ConflictError, Server;
     /// The answer to the earlier call with this `Idempotency-Key` was lost; what it asked for may have been done.
-    IdempotencyOutcomeUnknown = "idempotency_outcome_unknown", ConflictError, Us;
+    IdempotencyOutcomeUnknown = "idempotency_outcome_unknown", ConflictError, Server;
     /// The cluster already has an object of this name.
     AlreadyExists = "already_exists", ConflictError, Cluster;
     /// The cluster's object was changed between read and write.
@@ -205,18 +205,18 @@ causes! {
     ContainerNotStarted = "container_not_started", ConflictError, Cluster;
 
     /// The body is larger than the endpoint takes.
-    BodyTooLarge = "body_too_large", PayloadTooLarge, Us;
+    BodyTooLarge = "body_too_large", PayloadTooLarge, Server;
     /// The body is not `application/json`.
-    UnsupportedMediaType = "unsupported_media_type", UnsupportedMediaType, Us;
+    UnsupportedMediaType = "unsupported_media_type", UnsupportedMediaType, Server;
     /// Too many failed logins for this account or from this address.
-    TooManyLogins = "too_many_logins", RateLimited, Us;
+    TooManyLogins = "too_many_logins", RateLimited, Server;
     /// The caller has used too many different `Idempotency-Key`s within a day.
-    TooManyIdempotencyKeys = "too_many_idempotency_keys", RateLimited, Us;
+    TooManyIdempotencyKeys = "too_many_idempotency_keys", RateLimited, Server;
     /// The cluster's API server asks for fewer requests (429).
     RateLimitedByCluster = "rate_limited_by_cluster", RateLimited, Cluster;
 
     /// A defect of ours.
-    Internal = "internal", InternalError, Us;
+    Internal = "internal", InternalError, Server;
 
     /// No connection: refused, no route, name not resolved, or not established in time.
     Unreachable = "unreachable", ConnectionError, Cluster;
@@ -234,15 +234,15 @@ causes! {
     CircuitOpen = "circuit_open", ConnectionError, Cluster;
 
     /// The database cannot be reached or written.
-    StoreUnavailable = "store_unavailable", ServiceUnavailable, Us;
+    StoreUnavailable = "store_unavailable", ServiceUnavailable, Server;
     /// The audit trail cannot be written, so nothing is changed.
-    AuditUnavailable = "audit_unavailable", ServiceUnavailable, Us;
+    AuditUnavailable = "audit_unavailable", ServiceUnavailable, Server;
     /// The list is not kept here, so nobody can watch it: by configuration, or because it is too large. It can be read.
-    NotKept = "not_kept", ServiceUnavailable, Us;
+    NotCached = "not_cached", ServiceUnavailable, Server;
     /// What was asked for is more than one request may read from a cluster.
-    TooLarge = "too_large", ServiceUnavailable, Us;
+    TooLarge = "too_large", ServiceUnavailable, Server;
     /// Too much runs at once.
-    Overloaded = "overloaded", ServiceUnavailable, Us;
+    Overloaded = "overloaded", ServiceUnavailable, Server;
 
     /// The cluster did not answer within the deadline.
     DeadlineExceeded = "deadline_exceeded", TimeoutError, Cluster;
@@ -250,8 +250,8 @@ causes! {
 
 impl Cause {
     /// Whether a change that failed so may have happened all the same: the request left, no answer came back that
-    /// settles it. The audit trail then says `unknown`, never `failed`. See [`Error::leaves_doubt`].
-    pub const fn leaves_doubt(self) -> bool {
+    /// settles it. The audit trail then says `unknown`, never `failed`. See [`Error::outcome_unknown`].
+    pub const fn outcome_unknown(self) -> bool {
         matches!(
             self,
             Self::UnexpectedAnswer
@@ -434,12 +434,12 @@ impl Error {
     }
 
     /// Whether a change that ended so may have happened all the same.
-    pub fn leaves_doubt(&self) -> bool {
-        self.cause.leaves_doubt() && !self.context.of_read
+    pub fn outcome_unknown(&self) -> bool {
+        self.cause.outcome_unknown() && !self.context.of_read
     }
 
     /// It happened to a read, such as one before a change, or before anything was sent: nothing was changed.
-    pub fn of_read(mut self) -> Self {
+    pub fn read_only(mut self) -> Self {
         self.context.of_read = true;
         self
     }
@@ -535,7 +535,7 @@ mod tests {
         for cause in Cause::ALL {
             let refused =
                 !matches!(cause.code(), Code::ConnectionError | Code::TimeoutError | Code::InternalError);
-            assert!(!(refused && cause.leaves_doubt()), "{cause:?}");
+            assert!(!(refused && cause.outcome_unknown()), "{cause:?}");
         }
     }
 

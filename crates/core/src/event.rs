@@ -128,7 +128,7 @@ impl ListRow for EventRow {
         Some(&self.namespace)
     }
 
-    fn also_searched(&self) -> Vec<&str> {
+    fn search_terms(&self) -> Vec<&str> {
         vec![&self.object.name, &self.reason]
     }
 }

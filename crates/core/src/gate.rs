@@ -13,9 +13,9 @@ use std::{
 use futures_util::{FutureExt, TryFutureExt};
 
 use crate::{
-    access::{Access, Caller, Granted, Permit, Resource, Verb},
-    audit::{AuditTrail, Operation, OperationId, Outcome, RoomFor},
-    clock::{Clock, Entropy, Tasks, detached, uuid_v7},
+    access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
+    audit::{AuditTrail, CapacityFor, Operation, OperationId, Outcome},
+    clock::{Clock, Rng, Spawner, detached, uuid_v7},
     cluster::ClusterRegistry,
     error::{Cause, Code, Error, Result, Source},
     name::NamespaceScope,
@@ -23,13 +23,13 @@ use crate::{
     user::UserId,
 };
 
-mod everywhere;
+mod all_clusters;
 mod follow;
 mod refusals;
 
 use refusals::{Refusals, Right};
 
-pub(crate) use everywhere::Within;
+pub(crate) use all_clusters::ClusterPermits;
 
 /// Something the caller should know although the answer is a success. The word is the key of its texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +46,13 @@ pub enum Warning {
     NotTested,
     /// This kind is read from the cluster at each request, because the credential may not watch it in all namespaces, or
     /// because there are too many objects of it to be kept.
-    NotKept(&'static str),
+    NotCached(&'static str),
 }
 
 impl Warning {
     /// The word of each warning, for the texts' completeness test.
     pub const WORDS: [&'static str; 6] =
-        ["outcome_not_stored", "autoscaled", "unreadable", "not_served", "not_tested", "not_kept"];
+        ["outcome_not_stored", "autoscaled", "unreadable", "not_served", "not_tested", "not_cached"];
 
     /// The word.
     pub const fn as_str(&self) -> &'static str {
@@ -62,7 +62,7 @@ impl Warning {
             Self::Unreadable(_) => "unreadable",
             Self::NotServed(_) => "not_served",
             Self::NotTested => "not_tested",
-            Self::NotKept(_) => "not_kept",
+            Self::NotCached(_) => "not_cached",
         }
     }
 
@@ -70,7 +70,7 @@ impl Warning {
     pub fn about(&self) -> &str {
         match self {
             Self::Autoscaled(name) => name,
-            Self::Unreadable(what) | Self::NotServed(what) | Self::NotKept(what) => what,
+            Self::Unreadable(what) | Self::NotServed(what) | Self::NotCached(what) => what,
             Self::OutcomeNotStored | Self::NotTested => "",
         }
     }
@@ -100,12 +100,12 @@ pub struct Gate {
     trail: Arc<dyn AuditTrail>,
     clusters: Arc<dyn ClusterRegistry>,
     clock: Arc<dyn Clock>,
-    entropy: Arc<dyn Entropy>,
-    tasks: Arc<dyn Tasks>,
+    rng: Arc<dyn Rng>,
+    spawner: Arc<dyn Spawner>,
     /// Where the session of a right in use is looked up again; none where callers have no sessions of ours.
     sessions: Option<LiveSessions>,
     /// Outcomes that could not be stored yet.
-    unsettled: Arc<AtomicUsize>,
+    pending_outcomes: Arc<AtomicUsize>,
     refusals: Arc<Refusals>,
 }
 
@@ -119,29 +119,29 @@ impl Gate {
         trail: Arc<dyn AuditTrail>,
         clusters: Arc<dyn ClusterRegistry>,
         clock: Arc<dyn Clock>,
-        entropy: Arc<dyn Entropy>,
-        tasks: Arc<dyn Tasks>,
+        rng: Arc<dyn Rng>,
+        spawner: Arc<dyn Spawner>,
     ) -> Self {
         Self {
             trail,
             clusters,
             clock,
-            entropy,
-            tasks,
+            rng,
+            spawner,
             sessions: None,
-            unsettled: Arc::default(),
+            pending_outcomes: Arc::default(),
             refusals: Arc::default(),
         }
     }
 
     /// The gate of a house with sessions: what is followed ends with the caller's.
-    pub(crate) fn asking(self, sessions: LiveSessions) -> Self {
+    pub(crate) fn with_sessions(self, sessions: LiveSessions) -> Self {
         Self { sessions: Some(sessions), ..self }
     }
 
     /// Where work runs that takes more than a moment.
-    pub(crate) fn tasks(&self) -> &dyn Tasks {
-        &*self.tasks
+    pub(crate) fn spawner(&self) -> &dyn Spawner {
+        &*self.spawner
     }
 
     /// Asks for the role before anything else of a request is looked at: what its fields hold, and how what they name is
@@ -149,7 +149,7 @@ impl Gate {
     ///
     /// # Errors
     /// As [`Gate::allow`]; `NotFound` without such a cluster is recorded for a change.
-    pub async fn grant(&self, caller: &Caller, access: Access) -> Result<Granted> {
+    pub async fn grant(&self, caller: &Caller, access: AccessRequest) -> Result<Granted> {
         let access = self.authorise(caller, access).await?;
         Ok(Granted { caller: caller.clone(), access })
     }
@@ -158,13 +158,13 @@ impl Gate {
     ///
     /// # Errors
     /// `RoleTooLow`; `NotFound` without such a cluster; `AuditUnavailable` when a refusal cannot be recorded.
-    pub async fn allow(&self, caller: &Caller, access: Access) -> Result<Permit> {
+    pub async fn allow(&self, caller: &Caller, access: AccessRequest) -> Result<Permit> {
         let access = self.authorise(caller, access).await?;
         Ok(Permit::new(access, None))
     }
 
     /// Allows the system itself a read, such as the prober's.
-    pub fn allow_system(&self, access: Access) -> Permit {
+    pub fn allow_system(&self, access: AccessRequest) -> Permit {
         Permit::new(access, None)
     }
 
@@ -174,7 +174,12 @@ impl Gate {
     /// # Errors
     /// As [`Gate::allow`]; `AuditUnavailable` when the intent cannot be stored, and then `work` never runs; else
     /// what `work` says. A panic of `work` is `Internal`, its outcome `unknown`.
-    pub async fn change<T, F, Fut>(&self, caller: &Caller, access: Access, work: F) -> Result<Changed<T>>
+    pub async fn change<T, F, Fut>(
+        &self,
+        caller: &Caller,
+        access: AccessRequest,
+        work: F,
+    ) -> Result<Changed<T>>
     where
         T: Send + 'static,
         F: FnOnce(Permit) -> Fut + Send + 'static,
@@ -201,17 +206,17 @@ impl Gate {
     {
         let (permit, operation) = self.prepare(granted)?;
         let gate = self.clone();
-        detached(&*self.tasks, async move {
+        detached(&*self.spawner, async move {
             if let Err(refusal) = gate.trail.begin(&operation).await {
                 // it may have been stored all the same, and nobody else would close it while this process lives
                 let outcome = Outcome::of::<()>(&Err(refusal.clone()), 0, operation.created_at);
-                gate.settle_later(operation.id, outcome.telling(&operation));
+                gate.retry_outcome(operation.id, outcome.with_summary(&operation));
                 return Err(refusal);
             }
             let (mut result, outcome) = gate.run(work(permit)).await;
             let id = operation.id;
             let operation = if result.is_ok() { operation.and(note()) } else { operation };
-            if !gate.settle(id, outcome.telling(&operation)).await
+            if !gate.store_outcome(id, outcome.with_summary(&operation)).await
                 && let Ok(changed) = &mut result
             {
                 changed.warnings.push(Warning::OutcomeNotStored);
@@ -226,35 +231,35 @@ impl Gate {
     ///
     /// # Errors
     /// As [`Gate::allow`], else what `work` says.
-    pub async fn commit<T, F, Fut>(&self, caller: &Caller, access: Access, work: F) -> Result<T>
+    pub async fn change_local<T, F, Fut>(&self, caller: &Caller, access: AccessRequest, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(Permit) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
         let granted = self.grant(caller, access).await?;
-        self.commit_granted(granted, work).await
+        self.change_local_granted(granted, work).await
     }
 
     /// An operation that changes nothing but is recorded all the same, such as the test of a cluster.
     ///
     /// # Errors
     /// As [`Gate::allow`], else what `work` says; `AuditUnavailable` when it cannot be recorded.
-    pub async fn observe<T, F, Fut>(&self, caller: &Caller, access: Access, work: F) -> Result<T>
+    pub async fn record_read<T, F, Fut>(&self, caller: &Caller, access: AccessRequest, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(Permit) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
         let granted = self.grant(caller, access).await?;
-        self.observe_granted(granted, work).await
+        self.record_read_granted(granted, work).await
     }
 
-    /// As [`Gate::commit`].
+    /// As [`Gate::change_local`].
     ///
     /// # Errors
-    /// As [`Gate::commit`].
-    pub(crate) async fn commit_granted<T, F, Fut>(&self, granted: Granted, work: F) -> Result<T>
+    /// As [`Gate::change_local`].
+    pub(crate) async fn change_local_granted<T, F, Fut>(&self, granted: Granted, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(Permit) -> Fut + Send + 'static,
@@ -267,7 +272,7 @@ impl Gate {
     ///
     /// # Errors
     /// As [`Gate::observe`].
-    pub(crate) async fn observe_granted<T, F, Fut>(&self, granted: Granted, work: F) -> Result<T>
+    pub(crate) async fn record_read_granted<T, F, Fut>(&self, granted: Granted, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(Permit) -> Fut + Send + 'static,
@@ -285,9 +290,9 @@ impl Gate {
         let (who, right) = (granted.caller.user_id, Right::of(&granted.access));
         let (permit, operation) = self.prepare(granted)?;
         let gate = self.clone();
-        detached(&*self.tasks, async move {
+        detached(&*self.spawner, async move {
             // our own tables change whole or not at all, and a test changes nothing: no failure leaves doubt
-            let work = work(permit).map_err(Error::of_read);
+            let work = work(permit).map_err(Error::read_only);
             let (result, mut outcome) = gate.run(work).await;
             // a panic's neither
             if outcome.error_code.is_some() {
@@ -300,7 +305,7 @@ impl Gate {
                 Err(error) if is_refusal(error) => {
                     gate.record_refusal(who, &right, operation, outcome).await?
                 }
-                _ => gate.trail.record(&operation, &outcome.telling(&operation)).await?,
+                _ => gate.trail.record(&operation, &outcome.with_summary(&operation)).await?,
             }
             result
         })
@@ -312,7 +317,12 @@ impl Gate {
     ///
     /// # Errors
     /// Always: `refusal`, or as [`Gate::allow`].
-    pub(crate) async fn refuse<T>(&self, caller: &Caller, access: Access, refusal: Error) -> Result<T> {
+    pub(crate) async fn refuse<T>(
+        &self,
+        caller: &Caller,
+        access: AccessRequest,
+        refusal: Error,
+    ) -> Result<T> {
         let granted = self.grant(caller, access).await?;
         self.refuse_granted(&granted, refusal).await
     }
@@ -327,7 +337,7 @@ impl Gate {
     }
 
     /// Records a refusal, if a row of it is due.
-    async fn deny(&self, caller: &Caller, access: &Access, refusal: &Error) -> Result<()> {
+    async fn deny(&self, caller: &Caller, access: &AccessRequest, refusal: &Error) -> Result<()> {
         let operation = self.operation(caller, access);
         let outcome = Outcome::of::<()>(&Err(refusal.clone()), 0, operation.created_at);
         self.record_refusal(caller.user_id, &Right::of(access), operation, outcome).await
@@ -342,14 +352,14 @@ impl Gate {
     ) -> Result<()> {
         let Some(who) = who else {
             // the command line and the system itself
-            return self.trail.record(&operation, &outcome.telling(&operation)).await;
+            return self.trail.record(&operation, &outcome.with_summary(&operation)).await;
         };
         let Some(before) = self.refusals.admit(who, right, self.clock.monotonic()) else { return Ok(()) };
         let operation =
             if before > 0 { operation.and([("refused_before", before.into())]) } else { operation };
         let stored = async {
-            self.trail.room(RoomFor::Members)?;
-            self.trail.record(&operation, &outcome.telling(&operation)).await
+            self.trail.check_capacity(CapacityFor::Authenticated)?;
+            self.trail.record(&operation, &outcome.with_summary(&operation)).await
         };
         stored.await.inspect_err(|_| self.refusals.again(who, right, before))
     }
@@ -359,11 +369,11 @@ impl Gate {
     ///
     /// # Errors
     /// `AuditUnavailable`.
-    pub(crate) fn room_for(&self, verb: Verb) -> Result<()> {
+    pub(crate) fn capacity_for(&self, verb: Verb) -> Result<()> {
         match verb {
             Verb::Refresh | Verb::Logout | Verb::Revoke | Verb::Export | Verb::Prune => Ok(()),
-            Verb::Login => self.trail.room(RoomFor::Strangers),
-            _ => self.trail.room(RoomFor::Members),
+            Verb::Login => self.trail.check_capacity(CapacityFor::Anonymous),
+            _ => self.trail.check_capacity(CapacityFor::Authenticated),
         }
     }
 
@@ -371,35 +381,40 @@ impl Gate {
     ///
     /// # Errors
     /// `AuditUnavailable`.
-    pub(crate) async fn record(&self, caller: &Caller, access: &Access, error: Option<&Error>) -> Result<()> {
-        self.room_for(access.verb)?;
+    pub(crate) async fn record(
+        &self,
+        caller: &Caller,
+        access: &AccessRequest,
+        error: Option<&Error>,
+    ) -> Result<()> {
+        self.capacity_for(access.verb)?;
         let operation = self.operation(caller, access);
         let result = error.map_or(Ok(()), |error| Err(error.clone()));
-        let outcome = Outcome::of(&result, 0, operation.created_at).telling(&operation);
+        let outcome = Outcome::of(&result, 0, operation.created_at).with_summary(&operation);
         self.trail.record(&operation, &outcome).await
     }
 
     /// The permit of somebody who proved who they are in another way than by a role: a login that succeeded, the
     /// owner of a refresh token. The port commits its row.
-    pub(crate) fn admit(&self, caller: &Caller, access: Access) -> Permit {
+    pub(crate) fn permit_authenticated(&self, caller: &Caller, access: AccessRequest) -> Permit {
         let operation = self.operation(caller, &access);
         Permit::new(access, Some(operation))
     }
 
     fn prepare(&self, granted: Granted) -> Result<(Permit, Operation)> {
         let Granted { caller, access } = granted;
-        if self.unsettled.load(Ordering::Acquire) > 0 {
+        if self.pending_outcomes.load(Ordering::Acquire) > 0 {
             return Err(Error::new(Cause::AuditUnavailable).retry_after(RETRY_OUTCOME));
         }
         if !removes_a_user(&access) {
-            self.room_for(access.verb)?;
+            self.capacity_for(access.verb)?;
         }
         let operation = self.operation(&caller, &access);
         Ok((Permit::new(access, Some(operation.clone())), operation))
     }
 
     /// Asks the rule table, then whether the cluster exists; names the cluster for the trail.
-    async fn authorise(&self, caller: &Caller, mut access: Access) -> Result<Access> {
+    async fn authorise(&self, caller: &Caller, mut access: AccessRequest) -> Result<AccessRequest> {
         let allowed = caller.check(access.verb, access.resource);
         if let Some(id) = access.cluster {
             access.cluster_name = self.clusters.name(id).await?.map(|name| name.to_string());
@@ -422,14 +437,14 @@ impl Gate {
         Err(refusal)
     }
 
-    fn operation(&self, caller: &Caller, access: &Access) -> Operation {
+    fn operation(&self, caller: &Caller, access: &AccessRequest) -> Operation {
         let now = self.clock.now();
         let namespace = match &access.namespaces {
             NamespaceScope::One(namespace) => Some(namespace.to_string()),
             NamespaceScope::All => None,
         };
         Operation {
-            id: OperationId(uuid_v7(now, &*self.entropy)),
+            id: OperationId(uuid_v7(now, &*self.rng)),
             operation_type: access.verb.as_str().to_owned(),
             resource_type: access.resource.as_str().to_owned(),
             cluster_id: access.cluster,
@@ -459,33 +474,33 @@ impl Gate {
     }
 
     /// Stores an outcome; what cannot be stored now is tried again until it is, and no change is accepted meanwhile.
-    async fn settle(&self, id: OperationId, outcome: Outcome) -> bool {
+    async fn store_outcome(&self, id: OperationId, outcome: Outcome) -> bool {
         let stored = self.trail.finish(id, &outcome).await.is_ok();
         if !stored {
-            self.settle_later(id, outcome);
+            self.retry_outcome(id, outcome);
         }
         stored
     }
 
-    /// As [`Gate::settle`], from now on.
-    fn settle_later(&self, id: OperationId, outcome: Outcome) {
-        self.unsettled.fetch_add(1, Ordering::AcqRel);
+    /// As [`Gate::store_outcome`], from now on.
+    fn retry_outcome(&self, id: OperationId, outcome: Outcome) {
+        self.pending_outcomes.fetch_add(1, Ordering::AcqRel);
         let gate = self.clone();
         let retry = async move {
             loop {
-                gate.tasks.sleep(RETRY_OUTCOME).await;
+                gate.spawner.sleep(RETRY_OUTCOME).await;
                 if gate.trail.finish(id, &outcome).await.is_ok() {
                     break;
                 }
             }
-            gate.unsettled.fetch_sub(1, Ordering::AcqRel);
+            gate.pending_outcomes.fetch_sub(1, Ordering::AcqRel);
         };
-        self.tasks.spawn(retry.boxed());
+        self.spawner.spawn(retry.boxed());
     }
 
     /// How many outcomes could not be stored yet. While there are any, no change is accepted.
-    pub fn unsettled(&self) -> usize {
-        self.unsettled.load(Ordering::Acquire)
+    pub fn pending_outcomes(&self) -> usize {
+        self.pending_outcomes.load(Ordering::Acquire)
     }
 
     /// Closes as `unknown` what an ended process left pending; how many. For the start, and then now and again where
@@ -501,14 +516,14 @@ impl Gate {
 /// Whether a failure is a refusal that sent nothing, which a caller can repeat at no cost: by role, because there is no such
 /// thing here, or because the cluster is not asked at the moment.
 fn is_refusal(error: &Error) -> bool {
-    let by_us = error.cause.source() == Source::Us
+    let by_us = error.cause.source() == Source::Server
         && matches!(error.code(), Code::PermissionDenied | Code::ResourceNotFound);
     by_us || matches!(error.cause, Cause::CircuitOpen | Cause::Overloaded)
 }
 
 /// Whether it takes away the account or the rights of a user. That needs no room, so that a super admin can always
 /// remove one who fills it.
-fn removes_a_user(access: &Access) -> bool {
+fn removes_a_user(access: &AccessRequest) -> bool {
     access.resource == Resource::User
         && matches!(access.verb, Verb::Update | Verb::Delete | Verb::ResetPassword)
 }

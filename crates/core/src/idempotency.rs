@@ -5,7 +5,7 @@
 //! keeps the answer. Whoever comes meanwhile with the same key waits for it.
 //!
 //! What is kept is what did something, or may have: a success, or a failure that leaves doubt
-//! ([`Error::leaves_doubt`]). What was certainly not done frees the key, so that the caller may try again with it. A
+//! ([`Error::outcome_unknown`]). What was certainly not done frees the key, so that the caller may try again with it. A
 //! claim whose process ended before an answer was kept stays, and its repetition is told that nobody knows: a change
 //! that may have happened is never made again on its own (docs/decisions/0005).
 //!
@@ -23,19 +23,19 @@ use uuid::Uuid;
 
 use crate::{
     access::{Caller, Role},
-    clock::{Clock, Entropy, Tasks, detached, uuid_v7},
+    clock::{Clock, Rng, Spawner, detached, uuid_v7},
     error::{Cause, Error, Reason, Result},
     user::UserId,
 };
 
 /// How long a key is remembered.
-const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// How many keys of one user are remembered at once: one every nine seconds, all day.
 const MOST: u64 = 10_000;
 /// The largest answer that is kept, in bytes; that of a common change has about one thousand.
 const LARGEST: usize = 256 << 10;
 /// How long a repetition waits for the first call: as long as a change may take by default.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The first pause between two looks, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -191,11 +191,11 @@ pub trait IdempotencyStore: Send + Sync {
 
 /// What a call under a key comes to; a failure of the work itself is an error as it always is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Once<T> {
+pub enum Execution<T> {
     /// It was done just now.
-    Done(T),
+    Executed(T),
     /// It was done before: the answer of then.
-    Repeated(Reply),
+    Replayed(Reply),
 }
 
 /// Sees to it that a change is made once.
@@ -203,8 +203,8 @@ pub enum Once<T> {
 pub struct Idempotency {
     pub(crate) store: Arc<dyn IdempotencyStore>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) entropy: Arc<dyn Entropy>,
-    pub(crate) tasks: Arc<dyn Tasks>,
+    pub(crate) rng: Arc<dyn Rng>,
+    pub(crate) spawner: Arc<dyn Spawner>,
 }
 
 impl Idempotency {
@@ -215,29 +215,29 @@ impl Idempotency {
     /// `IdempotencyKeyReused` when the key stands for another request; `IdempotencyInProgress` and
     /// `IdempotencyOutcomeUnknown` when the earlier call has no answer (yet), naming its request id;
     /// `TooManyIdempotencyKeys`; `StoreUnavailable`, and then nothing is done; else what `work` says.
-    pub async fn once<T: Send + 'static>(
+    pub async fn execute<T: Send + 'static>(
         &self,
         caller: &Caller,
         key: IdempotencyKey,
         request: RequestDigest,
         work: impl Future<Output = Result<T>> + Send + 'static,
         reply: impl FnOnce(&Result<T>) -> Option<Reply> + Send + 'static,
-    ) -> Result<Once<T>> {
-        let user = caller.user_id.ok_or_else(|| Error::internal("a key of nobody"))?;
+    ) -> Result<Execution<T>> {
+        let user = caller.user_id.ok_or_else(|| Error::internal("an idempotency key without a user"))?;
         let at = self.clock.now();
-        let id = uuid_v7(at, &*self.entropy);
+        let id = uuid_v7(at, &*self.rng);
         let request_id = caller.origin.request_id.clone();
-        let claim = NewClaim { id, user, key, request, request_id, at, expires_at: at + REMEMBERED };
+        let claim = NewClaim { id, user, key, request, request_id, at, expires_at: at + RETENTION };
         let this = self.clone();
         // from the claim on: a claim that nobody works on any more would block its key
-        detached(&*self.tasks, async move {
+        detached(&*self.spawner, async move {
             if let Some(reply) = this.claim(&claim).await? {
-                return Ok(Once::Repeated(reply));
+                return Ok(Execution::Replayed(reply));
             }
             let work = async {
                 let result = work.await;
                 let end = match &result {
-                    Err(error) if !error.leaves_doubt() => End::NotDone,
+                    Err(error) if !error.outcome_unknown() => End::NotDone,
                     result => kept(reply(result)),
                 };
                 (result, end)
@@ -245,7 +245,7 @@ impl Idempotency {
             let panicked = |_| (Err(Error::internal("panicked; see the log")), End::Unknown);
             let (result, end) = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(panicked);
             this.end(claim.id, end).await;
-            result.map(Once::Done)
+            result.map(Execution::Executed)
         })
         .await
     }
@@ -259,7 +259,7 @@ impl Idempotency {
                 Claim::Made { live } if live <= MOST => return Ok(None),
                 Claim::Made { .. } => {
                     self.end(claim.id, End::NotDone).await;
-                    return Err(Error::new(Cause::TooManyIdempotencyKeys).retry_after(REMEMBERED / 24));
+                    return Err(Error::new(Cause::TooManyIdempotencyKeys).retry_after(RETENTION / 24));
                 }
                 Claim::Taken(earlier) => earlier,
             };
@@ -273,8 +273,8 @@ impl Idempotency {
             match earlier.progress {
                 Progress::Answered(reply) => return Ok(Some(reply)),
                 Progress::Unknown => return refusal(Cause::IdempotencyOutcomeUnknown),
-                Progress::Running if waited >= PATIENCE => return refusal(Cause::IdempotencyInProgress),
-                Progress::Running => self.tasks.sleep(pause).await,
+                Progress::Running if waited >= WAIT_TIMEOUT => return refusal(Cause::IdempotencyInProgress),
+                Progress::Running => self.spawner.sleep(pause).await,
             }
             waited += pause;
             pause = longest.min(2 * pause);
@@ -286,16 +286,16 @@ impl Idempotency {
         if self.store.end(id, &end).await.is_ok() {
             return;
         }
-        let (store, tasks) = (self.store.clone(), self.tasks.clone());
+        let (store, spawner) = (self.store.clone(), self.spawner.clone());
         let retry = async move {
             loop {
-                tasks.sleep(PAUSES.1).await;
+                spawner.sleep(PAUSES.1).await;
                 if store.end(id, &end).await.is_ok() {
                     break;
                 }
             }
         };
-        self.tasks.spawn(retry.boxed());
+        self.spawner.spawn(retry.boxed());
     }
 }
 

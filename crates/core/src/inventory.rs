@@ -11,7 +11,7 @@ use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 
 use crate::{
-    access::{Access, Caller, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Verb},
     cluster::ClusterId,
     error::{Cause, Error, Result},
     gate::{Gate, Warning},
@@ -19,9 +19,9 @@ use crate::{
     name::NamespaceScope,
 };
 
-mod across;
 mod digest;
 mod field;
+mod fleet;
 mod lists;
 mod query;
 mod row;
@@ -29,19 +29,19 @@ mod select;
 mod table;
 mod watch;
 
-pub use across::{
-    Across, ClusterOverview, DEEPEST, Found, KindCounts, Overview, PartStatus, SearchedCluster, counted,
-    searched,
-};
 pub use digest::{Digest, DigestKey, Digester};
 pub use field::{Cell, Field, FieldInfo, Filter, ListRow, fields_of};
+pub use fleet::{
+    ClusterOverview, ClusterResult, ClusterResultStatus, Fleet, KindCounts, MAX_RESULT_WINDOW, Overview,
+    SearchResults, countable_lists, searchable_lists,
+};
 pub use lists::{Join, LISTS, List, ListInfo, ListScope, Owner, Project};
 pub(crate) use query::number;
 pub use query::{ListQuery, Sort};
 pub use row::Row;
 pub use select::{Pagination, select};
 pub use table::{Change, Prepared, Source, Table};
-pub use watch::{Happened, ListNews, ListStream, ListStreamEvent, Watches};
+pub use watch::{ChangeKind, ListStream, ListStreamEvent, WatchEvent, Watches};
 
 /// A page of any list of Kubernetes objects.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ impl Counts {
 pub const STATUS: &str = "status";
 
 /// A list as it is and goes on.
-pub struct Watched {
+pub struct WatchSnapshot {
     /// The rows that match now, in their order.
     pub rows: Vec<Row>,
     /// When they were known to be current.
@@ -109,9 +109,9 @@ pub enum ListEvent {
         stale: bool,
     },
     /// So much happened that this reader did not see all of it. Nothing follows.
-    Missed,
+    Lagged,
     /// The list is not kept any more, because its cluster or its connection changed. Nothing follows.
-    Gone,
+    ConnectionChanged,
 }
 
 /// Lists of a cluster's objects.
@@ -139,7 +139,7 @@ pub trait Inventory: Send + Sync {
             ..ListQuery::default()
         };
         let Listing { rows, as_of, stale, .. } = self.page(permit, list, &query).await?;
-        let (table, _) = Table::new(list.info()).refilled(0, rows);
+        let (table, _) = Table::new(list.info()).replace_all(0, rows);
         Ok(Counts::of(&table, as_of, stale))
     }
 
@@ -148,8 +148,8 @@ pub trait Inventory: Send + Sync {
     /// # Errors
     /// As [`Inventory::page`]; `ForbiddenByCluster` where the credential may list but not watch; `NotKept` where nobody
     /// can, as by this default.
-    async fn watch(&self, _permit: &Permit, _list: List, _query: &ListQuery) -> Result<Watched> {
-        Err(Error::new(Cause::NotKept))
+    async fn watch(&self, _permit: &Permit, _list: List, _query: &ListQuery) -> Result<WatchSnapshot> {
+        Err(Error::new(Cause::NotCached))
     }
 }
 
@@ -184,9 +184,9 @@ impl Lists {
 }
 
 /// The access that reading a list takes, in whichever cluster.
-fn to_list(list: List, namespaces: &NamespaceScope) -> Access {
+fn to_list(list: List, namespaces: &NamespaceScope) -> AccessRequest {
     let kind = list.info().kinds.first().copied().unwrap_or(Kind::Namespace);
-    Access::to(Verb::List, Resource::Kind(kind)).within(namespaces.clone())
+    AccessRequest::to(Verb::List, Resource::Kind(kind)).within(namespaces.clone())
 }
 
 #[cfg(test)]

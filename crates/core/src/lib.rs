@@ -9,7 +9,7 @@
 //! more; `EgressDenied`; of code `ConnectionError` when it cannot be reached or trusted, rejects the credential, breaks off
 //! or answers nonsense; `DeadlineExceeded`; `RateLimitedByCluster`; `ForbiddenByCluster` with verb, resource and namespace;
 //! `RejectedByCluster` with the cluster's cleaned words, and of a change `ConflictInCluster`, `QuotaExceeded` and
-//! `NamespaceTerminating`. [`Cause::leaves_doubt`] says after which of them a change may have been made all the same.
+//! `NamespaceTerminating`. [`Cause::outcome_unknown`] says after which of them a change may have been made all the same.
 //!
 //! # A new port
 //! A trait of a few methods in its subject's module, `#[async_trait]`, `Send + Sync`, speaking this crate's types;
@@ -43,7 +43,6 @@ mod openapi;
 pub mod pod;
 pub mod quantity;
 pub mod quota;
-mod recent;
 pub mod seal;
 pub mod secret;
 pub mod session;
@@ -51,6 +50,7 @@ pub mod storage;
 pub mod streams;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod ttl_cache;
 pub mod user;
 pub mod workload;
 

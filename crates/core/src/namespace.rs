@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    access::{Access, Caller, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Verb},
     cluster::ClusterId,
     error::{Cause, Error, Result},
     gate::{Changed, Gate},
@@ -86,7 +86,7 @@ impl ListRow for NamespaceRow {
         Field::filtered("status", Filter::OneOf(&["Active", "Terminating"]), |row: &Self| {
             Cell::text(&*row.status)
         })
-        .tallied(),
+        .counted(),
         Field::new("created_at", |row| Cell::from(row.created_at)),
     ];
 
@@ -169,8 +169,8 @@ impl Namespaces {
 }
 
 /// A namespace operation has both a name and a namespace.
-fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace) -> Access {
-    Access::to(verb, Resource::Kind(Kind::Namespace))
+fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace) -> AccessRequest {
+    AccessRequest::to(verb, Resource::Kind(Kind::Namespace))
         .in_cluster(cluster)
         .in_namespace(namespace)
         .named(namespace.as_str())

@@ -158,7 +158,7 @@ impl NodeRow {
 impl NodeRow {
     /// The row with the number of those pods that are on it and have not ended.
     pub fn with_pods(self, pods: &Table) -> Self {
-        let counted = pods.tallied(OCCUPIES, &self.name);
+        let counted = pods.counted_by(OCCUPIES, &self.name);
         Self { pods: i64::try_from(counted).ok(), ..self }
     }
 }
@@ -169,7 +169,7 @@ impl ListRow for NodeRow {
         Field::filtered("status", Filter::OneOf(&["Ready", "NotReady", "Unknown"]), |row: &Self| {
             Cell::text(&*row.status)
         })
-        .tallied(),
+        .counted(),
         Field::new("version", |row| Cell::from(&row.version)),
         Field::new("internal_ip", |row| Cell::from(&row.internal_ip)),
         Field::new("os_image", |row| Cell::from(&row.os_image)),

@@ -42,11 +42,11 @@ schemas! {
     Namespace: "The name of a namespace.", text(1, 63).pattern(Some(LABEL));
     ObjectName: "The name of an object in the cluster.", text(1, 253).pattern(Some(SUBDOMAIN));
     ContainerName: "The name of a container.", text(1, 63).pattern(Some(LABEL));
-    ClusterName: "A name of our own, unique ignoring case.", text(1, 63);
+    ClusterName: "A name in Pilothouse, unique ignoring case.", text(1, 63);
     ApiServer: "The address of a cluster's API server.", text(9, 512).pattern(Some(HTTPS));
     Username: "A user's name: trimmed and folded to lower case, then of `a-z 0-9 . _ -`.", text(3, 64);
-    NewPassword: "A password to be set.", text(12, 128).format(Some(password()));
-    Replicas: "How many replicas there should be.", number(0, Replicas::MAX);
+    NewPassword: "The new password.", text(12, 128).format(Some(password()));
+    Replicas: "The desired number of replicas.", number(0, Replicas::MAX);
 }
 
 fn text(shortest: usize, longest: usize) -> ObjectBuilder {

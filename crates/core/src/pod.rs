@@ -6,14 +6,14 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::{
-    access::{Access, Caller, Permit, Resource, Verb},
-    clock::Tasks,
+    access::{AccessRequest, Caller, Permit, Resource, Verb},
+    clock::Spawner,
     cluster::ClusterId,
     error::Result,
     gate::Gate,
     kind::Kind,
     name::{ContainerName, Namespace, ObjectName},
-    streams::{EventStream, Leave, StreamLimits, Streams},
+    streams::{EventStream, StreamGuard, StreamLimits, Streams},
 };
 
 mod follow;
@@ -97,14 +97,14 @@ pub trait PodApi: Send + Sync {
 pub struct Pods {
     pub(crate) gate: Gate,
     pub(crate) api: Arc<dyn PodApi>,
-    pub(crate) tasks: Arc<dyn Tasks>,
+    pub(crate) spawner: Arc<dyn Spawner>,
     pub(crate) streams: Streams,
 }
 
 impl Pods {
     /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
-    pub fn new(gate: Gate, api: Arc<dyn PodApi>, tasks: Arc<dyn Tasks>, limits: StreamLimits) -> Self {
-        Self { gate, api, tasks, streams: Streams::new(limits) }
+    pub fn new(gate: Gate, api: Arc<dyn PodApi>, spawner: Arc<dyn Spawner>, limits: StreamLimits) -> Self {
+        Self { gate, api, spawner, streams: Streams::new(limits) }
     }
 
     /// The end of a container's log.
@@ -139,7 +139,9 @@ impl Pods {
         let place = self.streams.enter(caller.user_id)?;
         let chunks = self.api.follow(&permit, pod, follow).await?;
         let lines = Lines::new(&follow.start, follow.timestamps);
-        Ok(EventStream::start(Leave { lost, place }, &self.tasks, |reader| forward(chunks, lines, reader)))
+        Ok(EventStream::start(StreamGuard { lost, place }, &self.spawner, |reader| {
+            forward(chunks, lines, reader)
+        }))
     }
 
     /// Ends every stream, each with [`crate::streams::StreamEnd::ServerStopping`], and lets none begin: for a process that
@@ -149,8 +151,8 @@ impl Pods {
     }
 }
 
-fn access(cluster: ClusterId, namespace: &Namespace, pod: &ObjectName) -> Access {
-    Access::to(Verb::Logs, Resource::Kind(Kind::Pod))
+fn access(cluster: ClusterId, namespace: &Namespace, pod: &ObjectName) -> AccessRequest {
+    AccessRequest::to(Verb::Logs, Resource::Kind(Kind::Pod))
         .in_cluster(cluster)
         .in_namespace(namespace)
         .named(pod.as_str())

@@ -46,7 +46,7 @@ pub struct Keys {
 
 /// The master keys that this process holds, each known by its fingerprint. There is one, but while the database is sealed
 /// anew with the next one there are two, and the database says which of them is in use: whoever seals or signs asks it
-/// in the same transaction. See `docs/decisions/0018-rekeying-beside-running-servers.md`.
+/// in the same transaction. See `docs/decisions/0018-rekey-while-servers-run.md`.
 pub trait Keyring: Send + Sync {
     /// The fingerprint of the key in use, as far as this process knows.
     fn current(&self) -> String;

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use crate::{
-    access::{Access, Caller, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Verb},
     cluster::ClusterId,
     config::{check_count, check_sizes},
     error::{Cause, Error, Reason, Result},
@@ -256,8 +256,8 @@ fn bytes_of(value: &SecretString) -> usize {
     value.expose_secret().len()
 }
 
-fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace, name: &ObjectName) -> Access {
-    Access::to(verb, Resource::Kind(Kind::Secret))
+fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace, name: &ObjectName) -> AccessRequest {
+    AccessRequest::to(verb, Resource::Kind(Kind::Secret))
         .in_cluster(cluster)
         .in_namespace(namespace)
         .named(name.as_str())

@@ -19,13 +19,13 @@ use crate::{
 };
 
 mod address;
+mod cached;
 mod live;
-mod recent;
 mod usecase;
 
 pub use address::ClientAddress;
+pub(crate) use cached::{CachedSessions, SessionCache};
 pub(crate) use live::LiveSessions;
-pub(crate) use recent::{KnownSessions, RecentSessions};
 pub use usecase::{Login, PasswordChange, Sessions, SignedIn, Tokens};
 
 /// A session's id. Shown; never the cookie's value.

@@ -127,7 +127,7 @@ impl ListRow for VolumeRow {
             Filter::OneOf(&["Pending", "Available", "Bound", "Released", "Failed", "Terminating"]),
             |row: &Self| Cell::from(&row.status),
         )
-        .tallied(),
+        .counted(),
         Field::new("capacity", |row| bytes(&row.capacity)),
         Field::new("reclaim_policy", |row| Cell::from(&row.reclaim_policy)),
         Field::filtered("storage_class", Filter::Any, |row| Cell::from(&row.storage_class)),
@@ -240,7 +240,7 @@ impl ListRow for ClaimRow {
             Filter::OneOf(&["Pending", "Bound", "Lost", "Terminating"]),
             |row: &Self| Cell::from(&row.status),
         )
-        .tallied(),
+        .counted(),
         Field::new("volume", |row| Cell::from(&row.volume)),
         Field::new("requested", |row| bytes(&row.requested)),
         Field::new("capacity", |row| bytes(&row.capacity)),

@@ -19,12 +19,12 @@ use futures_util::{
     select_biased,
 };
 
-use crate::{clock::Tasks, error::Error};
+use crate::{clock::Spawner, error::Error};
 
-mod places;
+mod limiter;
 
-pub use places::StreamLimits;
-pub(crate) use places::{Place, Streams};
+pub use limiter::StreamLimits;
+pub(crate) use limiter::{StreamSlot, Streams};
 
 /// What a reader is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,9 +45,9 @@ pub enum StreamEnd {
     /// The reader did not read for [`StreamLimits::blocked`].
     TooSlow,
     /// So much happened to a list that some of it was missed; a new stream begins with its rows.
-    Missed,
+    Lagged,
     /// The cluster was removed, or its connection was replaced: what is read over the old one ends.
-    Gone,
+    ConnectionChanged,
     /// The right has ended (`SessionEnded`, `RoleTooLow`, `NotFound` of the cluster), nobody could say for too long
     /// whether it has (`StoreUnavailable`), or the cluster failed.
     Failed(Error),
@@ -61,7 +61,8 @@ impl From<Error> for StreamEnd {
 
 impl StreamEnd {
     /// The words that are not an error's cause, for the texts' completeness test.
-    pub const WORDS: [&'static str; 5] = ["completed", "server_stopping", "too_slow", "missed", "gone"];
+    pub const WORDS: [&'static str; 5] =
+        ["completed", "server_stopping", "too_slow", "lagged", "connection_changed"];
 
     /// The reason in a word: one of [`StreamEnd::WORDS`], or an error's cause.
     pub const fn reason(&self) -> &'static str {
@@ -69,15 +70,15 @@ impl StreamEnd {
             Self::Completed => "completed",
             Self::ServerStopping => "server_stopping",
             Self::TooSlow => "too_slow",
-            Self::Missed => "missed",
-            Self::Gone => "gone",
+            Self::Lagged => "lagged",
+            Self::ConnectionChanged => "connection_changed",
             Self::Failed(error) => error.cause.as_str(),
         }
     }
 }
 
 /// How much waits for its reader.
-const WAITING: usize = 8;
+const BUFFER: usize = 8;
 
 /// A stream as its reader sees it; the last event is [`StreamEvent::End`]. Dropped, it lets go of the cluster.
 #[derive(Debug)]
@@ -89,31 +90,31 @@ pub struct EventStream<T> {
 }
 
 /// What a stream needs besides what it tells.
-pub(crate) struct Leave {
+pub(crate) struct StreamGuard {
     /// Resolves when the right to read does not hold any more.
     pub(crate) lost: BoxFuture<'static, Error>,
-    pub(crate) place: Place,
+    pub(crate) place: StreamSlot,
 }
 
 /// Where a stream's task hands over what it fetched.
 pub(crate) struct Reader<T> {
     out: mpsc::Sender<StreamEvent<T>>,
     patience: Duration,
-    tasks: Arc<dyn Tasks>,
+    spawner: Arc<dyn Spawner>,
 }
 
 impl<T: Send + 'static> EventStream<T> {
     /// Starts the task that fetches: `work` hands over to the reader, and says why it ended.
-    pub(crate) fn start<F, Fut>(leave: Leave, tasks: &Arc<dyn Tasks>, work: F) -> Self
+    pub(crate) fn start<F, Fut>(leave: StreamGuard, spawner: &Arc<dyn Spawner>, work: F) -> Self
     where
         F: FnOnce(Reader<T>) -> Fut,
         Fut: Future<Output = StreamEnd> + Send + 'static,
     {
-        let (out, events) = mpsc::channel(WAITING);
+        let (out, events) = mpsc::channel(BUFFER);
         let (gone, here) = oneshot::channel();
         let last_word = out.clone();
-        let work = work(Reader { out, patience: leave.place.limits().blocked, tasks: tasks.clone() });
-        tasks.spawn(run(leave, work, last_word, gone).boxed());
+        let work = work(Reader { out, patience: leave.place.limits().blocked, spawner: spawner.clone() });
+        spawner.spawn(run(leave, work, last_word, gone).boxed());
         Self { events, over: false, _here: here }
     }
 }
@@ -125,7 +126,11 @@ impl<T> Stream for EventStream<T> {
         if self.over {
             return Poll::Ready(None);
         }
-        let lost = || StreamEvent::End(StreamEnd::Failed(Error::internal("the task of a stream was lost")));
+        let lost = || {
+            StreamEvent::End(StreamEnd::Failed(Error::internal(
+                "the task of a stream ended without a result",
+            )))
+        };
         let event = ready!(self.events.poll_next_unpin(cx)).unwrap_or_else(lost);
         self.over = matches!(event, StreamEvent::End(_));
         Poll::Ready(Some(event))
@@ -133,7 +138,7 @@ impl<T> Stream for EventStream<T> {
 }
 
 async fn run<T>(
-    Leave { lost, place }: Leave,
+    StreamGuard { lost, place }: StreamGuard,
     work: impl Future<Output = StreamEnd>,
     mut last_word: mpsc::Sender<StreamEvent<T>>,
     mut gone: oneshot::Sender<()>,
@@ -156,11 +161,11 @@ async fn run<T>(
 
 impl<T> Reader<T> {
     /// Hands something over; false when its reader does not take it for too long.
-    pub(crate) async fn deliver(&mut self, what: T) -> bool {
-        let Self { out, patience, tasks } = self;
+    pub(crate) async fn send(&mut self, what: T) -> bool {
+        let Self { out, patience, spawner } = self;
         let Err(full) = out.try_send(StreamEvent::Next(what)) else { return true };
         let room = poll_fn(|cx| out.poll_ready(cx));
-        let waited = matches!(select(room, tasks.sleep(*patience)).await, Either::Left((Ok(()), _)));
+        let waited = matches!(select(room, spawner.sleep(*patience)).await, Either::Left((Ok(()), _)));
         waited && out.try_send(full.into_inner()).is_ok()
     }
 }

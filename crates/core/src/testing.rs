@@ -9,7 +9,7 @@ pub mod fake;
 use std::sync::Arc;
 
 use crate::{
-    access::{Access, Caller, Permit},
+    access::{AccessRequest, Caller, Permit},
     app::Ports,
     audit::MockAuditTrail,
     cluster::{AuthType, CredentialInput, MockClusterRegistry, NewCluster},
@@ -38,19 +38,19 @@ pub fn new_cluster(name: &str) -> NewCluster {
 }
 
 /// A permit with its operation, without asking anybody: for the tests of adapters only.
-pub fn permit(caller: &Caller, access: Access) -> Permit {
-    permit_with(fake::Lent::default(), caller, access)
+pub fn permit(caller: &Caller, access: AccessRequest) -> Permit {
+    permit_with(fake::FakeRuntime::default(), caller, access)
 }
 
-fn permit_with(lent: fake::Lent, caller: &Caller, access: Access) -> Permit {
+fn permit_with(runtime: fake::FakeRuntime, caller: &Caller, access: AccessRequest) -> Permit {
     let gate = Gate::new(
         Arc::new(MockAuditTrail::new()),
         Arc::new(MockClusterRegistry::new()),
-        lent.clock,
-        lent.entropy,
-        lent.tasks,
+        runtime.clock,
+        runtime.rng,
+        runtime.spawner,
     );
-    gate.admit(caller, access)
+    gate.permit_authenticated(caller, access)
 }
 
 impl Ports {

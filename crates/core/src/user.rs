@@ -10,17 +10,17 @@ use unicode_normalization::UnicodeNormalization;
 
 use crate::{
     access::{Permit, Role},
-    clock::Entropy,
+    clock::Rng,
     error::{Reason, Result},
     inventory::{Cell, Field, Filter, ListRow},
     name::LONGEST_NORMALISED,
     session::SessionId,
 };
 
-mod recent;
+mod invalidating;
 mod usecase;
 
-pub(crate) use recent::ForgettingUsers;
+pub(crate) use invalidating::InvalidatingUsers;
 pub use usecase::Users;
 
 /// A user's id; never used again.
@@ -117,10 +117,10 @@ impl NewPassword {
     }
 
     /// A random one: 24 characters of 6 bits each, none of them easily confused.
-    pub fn random(entropy: &dyn Entropy) -> Self {
+    pub fn random(rng: &dyn Rng) -> Self {
         const ALPHABET: &[u8; 64] = b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789-_+=.:@";
         let mut bytes = [0; 24];
-        entropy.fill(&mut bytes);
+        rng.fill(&mut bytes);
         Self(bytes.iter().map(|b| char::from(ALPHABET[usize::from(b & 63)])).collect::<String>().into())
     }
 
@@ -337,10 +337,10 @@ pub trait InitialPassword: Send + Sync {
     ///
     /// # Errors
     /// `Internal` when it cannot be shown.
-    fn hand_over(&self, password: &SecretString) -> Result<()>;
+    fn publish(&self, password: &SecretString) -> Result<()>;
 
     /// It was changed, or belongs to no user: nothing is left of it.
-    fn withdraw(&self);
+    fn remove(&self);
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    access::{Access, Caller, Permit, Resource, Role, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Role, Verb},
     clock::Clock,
     cluster::ClusterId,
     error::{Cause, Error, Reason, Result},
@@ -231,8 +231,8 @@ impl Workloads {
     }
 }
 
-fn access(verb: Verb, cluster: ClusterId, workload: &WorkloadRef) -> Access {
-    Access::to(verb, Resource::Kind(workload.kind.kind()))
+fn access(verb: Verb, cluster: ClusterId, workload: &WorkloadRef) -> AccessRequest {
+    AccessRequest::to(verb, Resource::Kind(workload.kind.kind()))
         .in_cluster(cluster)
         .in_namespace(&workload.namespace)
         .named(workload.name.as_str())

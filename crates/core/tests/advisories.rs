@@ -116,7 +116,7 @@ fn cve_2020_11576_who_is_there_is_not_told() {
         refusal.context.retry_after
     });
     assert_eq!(pauses[0], pauses[1]);
-    fake.lent.clock.advance(Duration::from_secs(1));
+    fake.runtime.clock.advance(Duration::from_secs(1));
 }
 
 /// Kubernetes, Argo CD: a small text of aliases that is a huge one; here also one that is merely large or deep.

@@ -8,7 +8,7 @@ use futures_executor::block_on;
 use jiff::Timestamp;
 use pilothouse_core::{
     Error,
-    access::{Access, Caller, Resource, Verb},
+    access::{AccessRequest, Caller, Resource, Verb},
     app::{App, Ports, Settings},
     audit::{
         AuditTrail as _, Checkpoint, CheckpointSigner as _, ExportQuery, Head, OperationId, Outcome,
@@ -28,13 +28,14 @@ fn exported(query: ExportQuery) -> String {
     let fake = Fake::default();
     let app = App::new(fake.ports(), Settings::default());
     for n in 0..40 {
-        let access = Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("web-{n}"));
+        let access =
+            AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("web-{n}"));
         let mut operation = permit(&Caller::command_line("ann"), access).operation().unwrap().clone();
-        operation.created_at = fake.lent.clock.now();
+        operation.created_at = fake.runtime.clock.now();
         let outcome = Outcome::success(operation.created_at);
         block_on(fake.store.begin(&operation)).unwrap();
         block_on(fake.store.finish(operation.id, &outcome)).unwrap();
-        fake.lent.clock.advance(std::time::Duration::from_secs(10));
+        fake.runtime.clock.advance(std::time::Duration::from_secs(10));
     }
     block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
     let mut export = block_on(app.audit.export(&Caller::system(), query)).unwrap();
@@ -113,11 +114,12 @@ fn what_is_not_whole_is_not_exported() {
         let fake = Fake::default();
         let app = App::new(fake.ports(), Settings::default());
         for n in 0..40 {
-            let access = Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("web-{n}"));
+            let access =
+                AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("web-{n}"));
             let mut operation = permit(&Caller::command_line("ann"), access).operation().unwrap().clone();
-            operation.created_at = fake.lent.clock.now();
+            operation.created_at = fake.runtime.clock.now();
             block_on(fake.store.record(&operation, &Outcome::success(operation.created_at))).unwrap();
-            fake.lent.clock.advance(std::time::Duration::from_secs(10));
+            fake.runtime.clock.advance(std::time::Duration::from_secs(10));
         }
         block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
         (fake, app)
@@ -217,12 +219,12 @@ fn an_export_that_nobody_reads_gives_up_its_place() {
     let app = App::new(fake.ports(), Settings::default());
     let begin = || block_on(app.audit.export(&Caller::system(), ExportQuery::default()));
     let mut exports: Vec<_> = (0..4).map(|_| begin().unwrap()).collect();
-    fake.lent.clock.advance(std::time::Duration::from_secs(29));
+    fake.runtime.clock.advance(std::time::Duration::from_secs(29));
     assert_eq!(begin().err().unwrap().cause, Cause::Overloaded);
     for export in &mut exports[1..] {
         block_on(export.next()).unwrap();
     }
-    fake.lent.clock.advance(std::time::Duration::from_secs(1));
+    fake.runtime.clock.advance(std::time::Duration::from_secs(1));
     let mut fifth = begin().unwrap();
     assert_eq!(block_on(exports[0].next()).unwrap_err().cause, Cause::Overloaded);
     for export in exports[1..].iter_mut().chain([&mut fifth]) {
@@ -236,12 +238,12 @@ fn checkpoints_are_handed_over_once_and_only_ours() {
     let fake = Fake::default();
     let app = App::new(fake.ports(), Settings::default());
     let record = || {
-        let access = Access::to(Verb::Login, Resource::Session);
+        let access = AccessRequest::to(Verb::Login, Resource::Session);
         let operation = permit(&Caller::system(), access).operation().unwrap().clone();
         block_on(fake.store.record(&operation, &Outcome::success(operation.created_at))).unwrap();
     };
     let kept = || {
-        use pilothouse_core::audit::Witness as _;
+        use pilothouse_core::audit::CheckpointSink as _;
         fake.witness.lines().unwrap().count()
     };
     for expected in [1, 2, 3] {
@@ -250,12 +252,12 @@ fn checkpoints_are_handed_over_once_and_only_ours() {
         block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
         assert_eq!(kept(), expected);
     }
-    assert!(!block_on(app.audit.is_cut()).unwrap());
+    assert!(!block_on(app.audit.is_truncated()).unwrap());
     let empty = App::new(
         Ports { witness: Arc::clone(&fake.witness) as _, ..Fake::default().ports() },
         Settings::default(),
     );
-    assert!(block_on(empty.audit.is_cut()).unwrap());
+    assert!(block_on(empty.audit.is_truncated()).unwrap());
 }
 
 /// A trail that others append to between the look at its end and the next one.
@@ -301,16 +303,16 @@ impl TrailReader for Growing {
 fn an_export_from_now_on_of_a_trail_that_grows_meanwhile_is_empty_and_whole() {
     let fake = Fake::default();
     let record = || {
-        let access = Access::to(Verb::Login, Resource::Session);
+        let access = AccessRequest::to(Verb::Login, Resource::Session);
         let mut operation = permit(&Caller::system(), access).operation().unwrap().clone();
-        fake.lent.clock.advance(std::time::Duration::from_secs(1));
-        operation.created_at = fake.lent.clock.now();
+        fake.runtime.clock.advance(std::time::Duration::from_secs(1));
+        operation.created_at = fake.runtime.clock.now();
         block_on(fake.store.record(&operation, &Outcome::success(operation.created_at))).unwrap();
     };
     (0..3).for_each(|_| record());
     let seen = block_on(fake.store.head()).unwrap().1;
     (0..3).for_each(|_| record());
-    let from = Some(fake.lent.clock.now());
+    let from = Some(fake.runtime.clock.now());
     let trail = Arc::new(Growing { store: fake.store.clone(), seen: Some(seen).into() });
     let app = App::new(Ports { trail, ..fake.ports() }, Settings::default());
     let query = ExportQuery { from, ..ExportQuery::default() };

@@ -8,11 +8,11 @@ use futures_executor::block_on;
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
-    access::{Access, Caller, Resource, Role, Verb},
+    access::{AccessRequest, Caller, Resource, Role, Verb},
     app::{App, Settings},
     audit::{
-        Archive, AuditTrail as _, Batch, Checkpoint, CheckpointSigner as _, Export, ExportFormat,
-        ExportQuery, Kept, Outcome, Part, Signatures, Told, TrailReader as _, Verdict, verify_export,
+        Archive, AuditTrail as _, Batch, Checkpoint, CheckpointSigner as _, Cursor, Export, ExportFormat,
+        ExportQuery, Outcome, Part, Retained, Signatures, TrailReader as _, Verdict, verify_export,
     },
     clock::Clock as _,
     kind::Kind,
@@ -64,9 +64,10 @@ impl World {
     }
 
     fn operate(&self, n: u32) {
-        let access = Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("web-{n}"));
+        let access =
+            AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("web-{n}"));
         let mut operation = permit(&Caller::command_line("ann"), access).operation().unwrap().clone();
-        operation.created_at = self.fake.lent.clock.now();
+        operation.created_at = self.fake.runtime.clock.now();
         let outcome = Outcome::success(operation.created_at);
         if n.is_multiple_of(2) {
             block_on(self.fake.store.record(&operation, &outcome)).unwrap();
@@ -74,14 +75,14 @@ impl World {
             block_on(self.fake.store.begin(&operation)).unwrap();
             block_on(self.fake.store.finish(operation.id, &outcome)).unwrap();
         }
-        self.fake.lent.clock.advance(Duration::from_secs(10));
+        self.fake.runtime.clock.advance(Duration::from_secs(10));
     }
 
     fn now(&self) -> Timestamp {
-        self.fake.lent.clock.now()
+        self.fake.runtime.clock.now()
     }
 
-    fn prune(&self, before: Timestamp, kept: Kept<'_>) -> Result<u64> {
+    fn prune(&self, before: Timestamp, kept: Retained<'_>) -> Result<u64> {
         block_on(self.app.audit.prune(&Caller::command_line("ann"), before, kept))
     }
 
@@ -114,7 +115,7 @@ fn what_is_old_goes_once_it_is_kept_and_the_rest_is_whole() {
     let (all, rows) = (world.verdict().entries, world.fake.store.all_operations());
     let shelf = Shelf::default();
     let middle = world.now() - Duration::from_secs(500);
-    let removed = world.prune(middle, Kept::In(&shelf)).unwrap();
+    let removed = world.prune(middle, Retained::Archived(&shelf)).unwrap();
     assert!(removed > 60 && removed < 90, "{removed} of {all}");
     let verdict = world.verdict();
     assert_eq!(verdict.removed, removed);
@@ -144,7 +145,7 @@ fn what_is_old_goes_once_it_is_kept_and_the_rest_is_whole() {
     let export = verified(&world.exported(ExportFormat::Jsonl));
     assert_eq!((export.first_bad, export.entries), (None, all - removed + 1));
     assert!(!world.exported(ExportFormat::K8s).is_empty());
-    assert_eq!(world.prune(middle, Kept::In(&shelf)).unwrap(), 0, "once");
+    assert_eq!(world.prune(middle, Retained::Archived(&shelf)).unwrap(), 0, "once");
     assert_eq!(shelf.kept.lock().unwrap().len(), kept.len());
 }
 
@@ -154,25 +155,25 @@ fn nothing_goes_that_is_not_kept_or_not_old_or_under_way() {
     let all = world.verdict().entries;
     let late = world.now() + Duration::from_secs(1);
     let broken = Shelf { broken: true, ..Shelf::default() };
-    assert_eq!(world.prune(late, Kept::In(&broken)).unwrap_err().cause, Cause::Internal);
+    assert_eq!(world.prune(late, Retained::Archived(&broken)).unwrap_err().cause, Cause::Internal);
     assert_eq!(world.verdict().removed, 0);
     assert_eq!(
-        world.prune(Timestamp::UNIX_EPOCH, Kept::In(&Shelf::default())).unwrap(),
+        world.prune(Timestamp::UNIX_EPOCH, Retained::Archived(&Shelf::default())).unwrap(),
         0,
         "nothing is so old"
     );
-    assert_eq!(world.prune(late, Kept::By(0)).unwrap(), 0, "nobody was told");
+    assert_eq!(world.prune(late, Retained::Delivered(0)).unwrap(), 0, "nobody was told");
     assert_eq!(world.verdict().entries, all);
 
     // told of some of it
     let told = block_on(world.fake.store.checkpoints(0, 3)).unwrap().pop().unwrap().sequence;
-    assert_eq!(world.prune(late, Kept::By(told)).unwrap(), told.unsigned_abs());
+    assert_eq!(world.prune(late, Retained::Delivered(told)).unwrap(), told.unsigned_abs());
     assert_eq!(world.verdict().removed, told.unsigned_abs());
-    assert_eq!(world.prune(late, Kept::InAndBy(&Shelf::default(), told)).unwrap(), 0);
+    assert_eq!(world.prune(late, Retained::ArchivedAndDelivered(&Shelf::default(), told)).unwrap(), 0);
 
     // an operation under way keeps its intent, and what came after
     let world = World::new();
-    let access = Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named("slow");
+    let access = AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named("slow");
     let operation = permit(&Caller::command_line("ann"), access).operation().unwrap().clone();
     block_on(world.fake.store.begin(&operation)).unwrap();
     let begun = block_on(world.fake.store.head()).unwrap().1.sequence;
@@ -181,11 +182,11 @@ fn nothing_goes_that_is_not_kept_or_not_old_or_under_way() {
     }
     block_on(world.app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
     let late = world.now() + Duration::from_secs(1);
-    world.prune(late, Kept::In(&Shelf::default())).unwrap();
+    world.prune(late, Retained::Archived(&Shelf::default())).unwrap();
     assert!(world.verdict().removed < begun.unsigned_abs());
     block_on(world.fake.store.finish(operation.id, &Outcome::success(world.now()))).unwrap();
     block_on(world.app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
-    world.prune(late, Kept::In(&Shelf::default())).unwrap();
+    world.prune(late, Retained::Archived(&Shelf::default())).unwrap();
     assert!(world.verdict().removed > begun.unsigned_abs());
     assert!(
         !world.exported(ExportFormat::K8s).contains("\"slow\""),
@@ -193,7 +194,7 @@ fn nothing_goes_that_is_not_kept_or_not_old_or_under_way() {
     );
 
     let ops = Caller { role: Some(Role::OpsAdmin), ..Caller::system() };
-    let refused = block_on(world.app.audit.prune(&ops, world.now(), Kept::In(&Shelf::default())));
+    let refused = block_on(world.app.audit.prune(&ops, world.now(), Retained::Archived(&Shelf::default())));
     assert_eq!(refused.unwrap_err().cause, Cause::RoleTooLow);
 }
 
@@ -202,7 +203,7 @@ fn nothing_goes_that_is_not_kept_or_not_old_or_under_way() {
 fn only_an_export_of_this_history_holds_a_part() {
     let kept = |world: &World| {
         let shelf = Shelf::default();
-        world.prune(world.now() - Duration::from_secs(500), Kept::In(&shelf)).unwrap();
+        world.prune(world.now() - Duration::from_secs(500), Retained::Archived(&shelf)).unwrap();
         shelf.kept.into_inner().unwrap().remove(0)
     };
     let (first, last, text) = kept(&World::new());
@@ -227,7 +228,7 @@ fn what_is_not_whole_is_neither_archived_nor_removed() {
         world.fake.store.rewrite(|text| text.replace("\"web-3\"", "\"web-4\""), with_checkpoints);
         let shelf = Shelf::default();
         let late = world.now() + Duration::from_secs(1);
-        for kept in [Kept::In(&shelf), Kept::By(i64::MAX)] {
+        for kept in [Retained::Archived(&shelf), Retained::Delivered(i64::MAX)] {
             let done = world.prune(late, kept);
             assert!(done.as_ref().is_ok_and(|removed| *removed == 0) || done.is_err(), "{done:?}");
         }
@@ -240,14 +241,15 @@ fn what_is_not_whole_is_neither_archived_nor_removed() {
 #[test]
 fn what_is_removed_by_age_is_as_old_as_the_time_that_went_by() {
     let age = Duration::from_secs(500);
-    let old =
-        |world: &World| block_on(world.app.audit.prune_older(&Caller::system(), age, Kept::By(i64::MAX)));
+    let old = |world: &World| {
+        block_on(world.app.audit.prune_older(&Caller::system(), age, Retained::Delivered(i64::MAX)))
+    };
     let world = World::new();
     let removed = old(&world).unwrap();
     assert!(removed > 60, "{removed}: what is old goes");
 
     let world = World::new();
-    world.fake.lent.clock.jump(jiff::SignedDuration::from_hours(365 * 24));
+    world.fake.runtime.clock.jump(jiff::SignedDuration::from_hours(365 * 24));
     let as_before = old(&world).unwrap();
     assert_eq!(as_before, removed, "a year that did not go by makes nothing older");
     for n in 0..3 {
@@ -257,21 +259,23 @@ fn what_is_removed_by_age_is_as_old_as_the_time_that_went_by() {
 
     // a process that begins with a wrong clock does not know what went by, but sees that nothing is young
     let world = World::new();
-    world.fake.lent.clock.jump(jiff::SignedDuration::from_hours(365 * 24));
+    world.fake.runtime.clock.jump(jiff::SignedDuration::from_hours(365 * 24));
     let begun = App::new(world.fake.ports(), Settings::default());
-    let refused = block_on(begun.audit.prune_older(&Caller::system(), age, Kept::By(i64::MAX))).unwrap_err();
+    let refused =
+        block_on(begun.audit.prune_older(&Caller::system(), age, Retained::Delivered(i64::MAX))).unwrap_err();
     assert!(refused.to_string().contains("the clock may be wrong"), "{refused}");
     assert_eq!(world.verdict().removed, 0);
     // a person may say so
-    assert!(world.prune(world.now(), Kept::By(i64::MAX)).unwrap() > 0);
+    assert!(world.prune(world.now(), Retained::Delivered(i64::MAX)).unwrap() > 0);
 }
 
 #[test]
 fn whoever_is_told_for_the_first_time_is_told_from_the_beginning() {
     let world = World::new();
     let all = world.verdict().entries;
-    let removed = world.prune(world.now() - Duration::from_secs(500), Kept::In(&Shelf::default())).unwrap();
-    let (mut told, mut lines) = (Told::default(), String::new());
+    let removed =
+        world.prune(world.now() - Duration::from_secs(500), Retained::Archived(&Shelf::default())).unwrap();
+    let (mut told, mut lines) = (Cursor::default(), String::new());
     while let Some(batch) = block_on(Batch::after(&*world.fake.store, told)).unwrap() {
         assert!(batch.told.sequence > told.sequence || batch.told.checkpoint > told.checkpoint);
         told = batch.told;

@@ -13,7 +13,7 @@ use pilothouse_core::{
     access::Caller,
     app::{App, Settings},
     cluster::ClusterId,
-    inventory::{Change, List, ListEvent, ListNews, ListQuery, ListStream, Row},
+    inventory::{Change, List, ListEvent, ListQuery, ListStream, Row, WatchEvent},
     kind::Kind,
     streams::{StreamEvent, StreamLimits},
     testing::{fake::Fake, new_cluster},
@@ -62,11 +62,11 @@ fn row(name: &str, phase: &str) -> Row {
 /// What is told next, in words.
 fn next(stream: &mut ListStream) -> Vec<String> {
     match block_on(stream.next()).unwrap() {
-        StreamEvent::Next(ListNews::Rows(rows)) => {
+        StreamEvent::Next(WatchEvent::Rows(rows)) => {
             rows.iter().map(|(happened, row)| format!("{} {}", happened.as_str(), row.name())).collect()
         }
-        StreamEvent::Next(ListNews::Synced { total, .. }) => vec![format!("synced {total}")],
-        StreamEvent::Next(ListNews::Freshness { stale, .. }) => vec![format!("stale {stale}")],
+        StreamEvent::Next(WatchEvent::Synced { total, .. }) => vec![format!("synced {total}")],
+        StreamEvent::Next(WatchEvent::Freshness { stale, .. }) => vec![format!("stale {stale}")],
         StreamEvent::End(end) => vec![format!("end {}", end.reason())],
     }
 }
@@ -109,7 +109,9 @@ fn the_rows_come_first_and_then_what_happens_to_those_that_match() {
 
 #[test]
 fn the_last_word_says_why() {
-    for (event, reason) in [(ListEvent::Missed, "end missed"), (ListEvent::Gone, "end gone")] {
+    for (event, reason) in
+        [(ListEvent::Lagged, "end lagged"), (ListEvent::ConnectionChanged, "end connection_changed")]
+    {
         let world = World::with(StreamLimits::default());
         let events = world.fake.clusters.next_watch();
         let mut stream = world.watch(&[]).unwrap();
@@ -163,7 +165,7 @@ fn a_reader_that_stands_still_is_ended_and_few_rows_wait_for_it() {
     let mut told = 0;
     let end = loop {
         match block_on(stream.next()).unwrap() {
-            StreamEvent::Next(ListNews::Rows(rows)) => told += rows.len(),
+            StreamEvent::Next(WatchEvent::Rows(rows)) => told += rows.len(),
             StreamEvent::Next(_) => {}
             StreamEvent::End(end) => break end.reason(),
         }

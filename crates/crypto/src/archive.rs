@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 use aead_stream::{DecryptorBE32, EncryptorBE32};
 use aes_gcm::{Aes256Gcm, KeyInit, aead::Payload};
 use pilothouse_core::{
-    clock::Entropy,
+    clock::Rng,
     seal::{SealedFor, Sealer},
 };
 use uuid::Uuid;
@@ -33,15 +33,15 @@ const TAG: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// It begins with something else.
-    #[error("it is not a backup of this Pilothouse, or its beginning was changed")]
+    #[error("it is not a backup made by this Pilothouse, or its header was changed")]
     NotOne,
     /// It needs another master key.
     #[error(
-        "it was sealed with the master key whose fingerprint begins with {0}: put that key's file where the key file is"
+        "it was sealed with the master key whose fingerprint begins with {0}: use that key's file as the key file"
     )]
     OtherKey(String),
     /// Something in it was changed, moved, cut off or added.
-    #[error("it was changed or cut off")]
+    #[error("it was changed or truncated")]
     Damaged,
     /// It cannot be read, or what is in it cannot be written.
     #[error("{0}")]
@@ -66,13 +66,13 @@ fn piece(input: &mut impl Read, size: usize) -> io::Result<Zeroizing<Vec<u8>>> {
 pub fn seal_archive(
     sealer: &dyn Sealer,
     fingerprint: &str,
-    entropy: &dyn Entropy,
+    rng: &dyn Rng,
     mut input: impl Read,
     mut output: impl Write,
 ) -> io::Result<()> {
     let (mut id, mut key) = ([0; ID], Zeroizing::new([0; KEY]));
-    entropy.fill(&mut id);
-    entropy.fill(&mut *key);
+    rng.fill(&mut id);
+    rng.fill(&mut *key);
     let sealed = sealer.seal(&owner(id), &*key).map_err(io::Error::other)?;
     let header = [FORM, fingerprint.as_bytes(), b"\n", &id, &sealed].concat();
     output.write_all(&header)?;
@@ -101,7 +101,7 @@ pub fn seal_archive(
 /// [`ArchiveError`].
 pub fn open_archive(
     keys: &[MasterKey],
-    entropy: std::sync::Arc<dyn Entropy>,
+    rng: std::sync::Arc<dyn Rng>,
     mut input: impl Read,
     mut output: impl Write,
 ) -> Result<(), ArchiveError> {
@@ -116,7 +116,7 @@ pub fn open_archive(
         let digits = named.chars().take(8).filter(char::is_ascii_hexdigit);
         ArchiveError::OtherKey(digits.collect())
     })?;
-    let opened = AesSealer::new(key, entropy).open(&owner(*id), sealed_key);
+    let opened = AesSealer::new(key, rng).open(&owner(*id), sealed_key);
     let key = Zeroizing::new(opened.map_err(|_| ArchiveError::Damaged)?);
     let cipher = Aes256Gcm::new_from_slice(&key).map_err(|_| ArchiveError::Damaged)?;
     let mut decryptor = DecryptorBE32::from_aead(cipher, &Default::default());
@@ -141,23 +141,23 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::OsEntropy;
+    use crate::SystemRng;
 
     fn key() -> MasterKey {
         let folder = tempfile::tempdir().unwrap();
-        MasterKey::create(&folder.path().join("master.key"), &OsEntropy).unwrap()
+        MasterKey::create(&folder.path().join("master.key"), &SystemRng).unwrap()
     }
 
     fn sealed(key: &MasterKey, text: &[u8]) -> Vec<u8> {
-        let sealer = AesSealer::new(key, Arc::new(OsEntropy));
+        let sealer = AesSealer::new(key, Arc::new(SystemRng));
         let mut sealed = Vec::new();
-        seal_archive(&sealer, &key.fingerprint(), &OsEntropy, text, &mut sealed).unwrap();
+        seal_archive(&sealer, &key.fingerprint(), &SystemRng, text, &mut sealed).unwrap();
         sealed
     }
 
     fn opened(keys: &[MasterKey], sealed: &[u8]) -> Result<Vec<u8>, ArchiveError> {
         let mut text = Vec::new();
-        open_archive(keys, Arc::new(OsEntropy), sealed, &mut text).map(|()| text)
+        open_archive(keys, Arc::new(SystemRng), sealed, &mut text).map(|()| text)
     }
 
     #[test]

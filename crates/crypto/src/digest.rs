@@ -32,13 +32,13 @@ impl ValueDigest for KeyedDigest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::OsEntropy;
+    use crate::SystemRng;
 
     #[test]
     fn place_value_and_key_all_count() {
         let folder = tempfile::tempdir().unwrap();
         let [a, b] = ["a", "b"]
-            .map(|name| KeyedDigest::new(&MasterKey::create(&folder.path().join(name), &OsEntropy).unwrap()));
+            .map(|name| KeyedDigest::new(&MasterKey::create(&folder.path().join(name), &SystemRng).unwrap()));
         let one = a.digest(&["1", "ns", "name", "key"], b"value");
         assert_eq!(one, a.digest(&["1", "ns", "name", "key"], b"value"));
         for other in [

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hkdf::Hkdf;
-use pilothouse_core::clock::Entropy;
+use pilothouse_core::clock::Rng;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -19,13 +19,13 @@ use crate::{PrivateFileError, open_private_file, purpose};
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// There is no such file.
-    #[error("the key file {0} does not exist: restore it, or name the right one")]
+    #[error("the key file {0} does not exist: restore it, or set key_file to the right path")]
     Missing(PathBuf),
     /// There is a file already; it is never overwritten.
-    #[error("the key file {0} exists already and is not overwritten: use it, or move it away")]
+    #[error("the key file {0} already exists and is not overwritten: use it, or move it away")]
     Exists(PathBuf),
     /// The file cannot be read or written.
-    #[error("the key file {path} cannot be used ({source}): see to it that this user may read and write it")]
+    #[error("the key file {path} cannot be used ({source}): allow this user to read and write it")]
     Io {
         /// Which file.
         path: PathBuf,
@@ -34,7 +34,7 @@ pub enum KeyError {
     },
     /// Others may read or write the file ([`open_private_file`]).
     #[error(
-        "the key file {path} has mode {mode:04o}, so others can get at it: run chmod 600 on it, or mount it as root's \
+        "the key file {path} has mode {mode:04o}, so other users can access it: run chmod 600 on it, or mount it as root's \
          with mode 0440 and a group of this process"
     )]
     Exposed {
@@ -44,7 +44,7 @@ pub enum KeyError {
         mode: u32,
     },
     /// The file is something else.
-    #[error("the key file {0} does not hold 64 hexadecimal digits: restore it from a backup")]
+    #[error("the key file {0} does not contain 64 hexadecimal digits: restore it from a backup")]
     Malformed(PathBuf),
 }
 
@@ -86,18 +86,18 @@ impl MasterKey {
     ///
     /// # Errors
     /// [`KeyError::Exists`], [`KeyError::Io`]; then no file is left behind.
-    pub fn create(path: &Path, entropy: &dyn Entropy) -> Result<Self, KeyError> {
+    pub fn create(path: &Path, rng: &dyn Rng) -> Result<Self, KeyError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::AlreadyExists => KeyError::Exists(path.to_owned()),
             _ => KeyError::Io { path: path.to_owned(), source },
         };
         let mut key = Zeroizing::new([0; LENGTH]);
-        entropy.fill(&mut *key);
+        rng.fill(&mut *key);
         let text = Zeroizing::new(hex(&*key) + "\n");
 
         // beside it first, under a name nobody else has: whoever finds the key finds all of it
         let mut suffix = [0; 8];
-        entropy.fill(&mut suffix);
+        rng.fill(&mut suffix);
         let beside = path.with_added_extension(hex(&suffix));
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).map_err(failed)?;
@@ -156,7 +156,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::OsEntropy;
+    use crate::SystemRng;
 
     fn folder() -> tempfile::TempDir {
         tempfile::tempdir().unwrap()
@@ -171,7 +171,7 @@ mod tests {
     fn a_created_key_is_read_again_and_readable_by_its_owner_only() {
         let folder = folder();
         let path = folder.path().join("master.key");
-        let created = MasterKey::create(&path, &OsEntropy).unwrap();
+        let created = MasterKey::create(&path, &SystemRng).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.len(), 65);
@@ -185,8 +185,8 @@ mod tests {
     fn a_file_is_never_overwritten() {
         let folder = folder();
         let path = folder.path().join("master.key");
-        let first = MasterKey::create(&path, &OsEntropy).unwrap();
-        assert!(matches!(MasterKey::create(&path, &OsEntropy), Err(KeyError::Exists(_))));
+        let first = MasterKey::create(&path, &SystemRng).unwrap();
+        assert!(matches!(MasterKey::create(&path, &SystemRng), Err(KeyError::Exists(_))));
         assert_eq!(MasterKey::load(&path).unwrap().0, first.0);
     }
 
@@ -194,7 +194,7 @@ mod tests {
     fn of_many_at_once_one_makes_it_and_the_others_find_all_of_it() {
         let folder = folder();
         let path = folder.path().join("master.key");
-        let make = || match MasterKey::create(&path, &OsEntropy) {
+        let make = || match MasterKey::create(&path, &SystemRng) {
             Err(KeyError::Exists(_)) => (MasterKey::load(&path).unwrap().0, false),
             created => (created.unwrap().0, true),
         };
@@ -211,7 +211,7 @@ mod tests {
     fn nothing_is_left_where_nothing_can_be_written() {
         let folder = folder();
         let path = folder.path().join("absent").join("master.key");
-        assert!(matches!(MasterKey::create(&path, &OsEntropy), Err(KeyError::Io { .. })));
+        assert!(matches!(MasterKey::create(&path, &SystemRng), Err(KeyError::Io { .. })));
         assert!(matches!(MasterKey::load(&path), Err(KeyError::Missing(_))));
     }
 
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn keys_of_different_purposes_and_installs_differ() {
         let folder = folder();
-        let [a, b] = ["a", "b"].map(|name| MasterKey::create(&folder.path().join(name), &OsEntropy).unwrap());
+        let [a, b] = ["a", "b"].map(|name| MasterKey::create(&folder.path().join(name), &SystemRng).unwrap());
         assert_ne!(a.derive("one"), a.derive("two"));
         assert_ne!(a.fingerprint(), b.fingerprint());
         assert_ne!(a.fingerprint(), hex(&*a.0), "a fingerprint is not the key");
@@ -268,7 +268,7 @@ mod tests {
     fn a_key_is_never_printed() {
         let folder = folder();
         let path = folder.path().join("master.key");
-        let key = MasterKey::create(&path, &OsEntropy).unwrap();
+        let key = MasterKey::create(&path, &SystemRng).unwrap();
         assert_eq!(format!("{key:?}"), "MasterKey(…)");
     }
 }

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     audit::{CheckpointSigner, PublicKey, Signature, SignatureVerifier},
-    clock::Entropy,
+    clock::Rng,
     hex::Hex,
     inventory::DigestKey,
     seal::{Keyring, Keys, SealedFor, Sealer},
@@ -39,12 +39,12 @@ struct Derived {
 }
 
 impl Derived {
-    fn from(key: &MasterKey, entropy: &Arc<dyn Entropy>) -> Arc<Self> {
+    fn from(key: &MasterKey, rng: &Arc<dyn Rng>) -> Arc<Self> {
         Arc::new(Self {
             fingerprint: key.fingerprint(),
-            sealer: Arc::new(AesSealer::new(key, entropy.clone())),
+            sealer: Arc::new(AesSealer::new(key, rng.clone())),
             signer: Arc::new(Ed25519Signer::new(key)),
-            tokens: JwtCodec::new(key, entropy.clone()),
+            tokens: JwtCodec::new(key, rng.clone()),
             digest: KeyedDigest::new(key),
             rows: DigestKey::new(&key.derive(purpose::ROW_DIGESTS)),
         })
@@ -69,7 +69,7 @@ impl Held {
 /// The keys of a key file and of the next one beside it. Every port that stands on the master key is this one.
 pub struct FileKeyring {
     path: PathBuf,
-    entropy: Arc<dyn Entropy>,
+    rng: Arc<dyn Rng>,
     held: RwLock<Held>,
 }
 
@@ -89,22 +89,22 @@ impl FileKeyring {
     ///
     /// # Errors
     /// As [`MasterKey::load`]: of the key file, unless only the next one is there.
-    pub fn open(path: &Path, in_use: Option<&str>, entropy: Arc<dyn Entropy>) -> Result<Self, KeyError> {
+    pub fn open(path: &Path, in_use: Option<&str>, rng: Arc<dyn Rng>) -> Result<Self, KeyError> {
         let next = match MasterKey::load(&Self::next_file(path)) {
             Err(KeyError::Missing(_)) => None,
-            next => Some(Derived::from(&next?, &entropy)),
+            next => Some(Derived::from(&next?, &rng)),
         };
         let next_in_use = next.as_ref().is_some_and(|next| in_use == Some(&next.fingerprint));
         let held = match MasterKey::load(path) {
             Err(KeyError::Missing(_)) if next_in_use => None,
-            key => Some(Derived::from(&key?, &entropy)),
+            key => Some(Derived::from(&key?, &rng)),
         };
         let held = match (held, next) {
             (past, Some(next)) if next_in_use => Held { current: next, past, next: None },
             (Some(current), next) => Held { current, past: None, next },
             (None, _) => return Err(KeyError::Missing(path.to_owned())),
         };
-        Ok(Self { path: path.to_owned(), entropy, held: RwLock::new(held) })
+        Ok(Self { path: path.to_owned(), rng, held: RwLock::new(held) })
     }
 
     /// The key of digests of rows. A process keeps the one that it began with, see [`DigestKey::share`].
@@ -127,7 +127,7 @@ impl FileKeyring {
         }
         let files = [Self::next_file(&self.path), self.path.clone()];
         let found = files.iter().find_map(|file| {
-            let key = Derived::from(&MasterKey::load(file).ok()?, &self.entropy);
+            let key = Derived::from(&MasterKey::load(file).ok()?, &self.rng);
             is_it(&key).then_some(key)
         })?;
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
@@ -227,14 +227,14 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::OsEntropy;
+    use crate::SystemRng;
 
     fn owner() -> SealedFor {
         SealedFor { row: Uuid::from_u128(7), field: "clusters.credential" }
     }
 
     fn ring(path: &Path) -> FileKeyring {
-        FileKeyring::open(path, None, Arc::new(OsEntropy)).unwrap()
+        FileKeyring::open(path, None, Arc::new(SystemRng)).unwrap()
     }
 
     fn claims() -> Claims {
@@ -253,7 +253,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [ours, others] = ["ours", "others"].map(|name| folder.path().join(name));
         for path in [&ours, &others] {
-            MasterKey::create(path, &OsEntropy).unwrap();
+            MasterKey::create(path, &SystemRng).unwrap();
         }
         let digest = |path| ring(path).row_digests().digest(b"row");
         assert_eq!(digest(&ours), digest(&ours));
@@ -264,13 +264,13 @@ mod tests {
     fn a_key_put_beside_the_first_is_found_when_it_is_asked_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");
-        let old = MasterKey::create(&path, &OsEntropy).unwrap().fingerprint();
+        let old = MasterKey::create(&path, &SystemRng).unwrap().fingerprint();
         let ring = ring(&path);
         let sealed = ring.keys(&old).unwrap().sealer.seal(&owner(), b"canary").unwrap();
         let token = TokenCodec::sign(&ring, &claims()).unwrap();
 
         let elsewhere = folder.path().join("elsewhere");
-        let new = MasterKey::create(&elsewhere, &OsEntropy).unwrap().fingerprint();
+        let new = MasterKey::create(&elsewhere, &SystemRng).unwrap().fingerprint();
         assert_eq!(ring.keys(&new).err().map(|error| error.cause), Some(Cause::StoreUnavailable));
         assert!(ring.turn_to(&new).is_err());
         fs::rename(&elsewhere, FileKeyring::next_file(&path)).unwrap();
@@ -290,10 +290,10 @@ mod tests {
         ring.turn_to(&old).unwrap();
         assert_eq!(Keyring::current(&ring), new, "there is no way back");
         // whoever starts anew: the file's name does not matter, only what the database says
-        let again = FileKeyring::open(&path, Some(&new), Arc::new(OsEntropy)).unwrap();
+        let again = FileKeyring::open(&path, Some(&new), Arc::new(SystemRng)).unwrap();
         assert_eq!(Keyring::current(&again), new);
         fs::remove_file(&path).unwrap();
-        let again = FileKeyring::open(&path, Some(&new), Arc::new(OsEntropy)).unwrap();
+        let again = FileKeyring::open(&path, Some(&new), Arc::new(SystemRng)).unwrap();
         assert_eq!(Keyring::open(&again, &owner(), &sealed_anew).unwrap(), b"canary");
         let refused = Keyring::open(&again, &owner(), &sealed).unwrap_err();
         assert!(refused.to_string().contains("another master key"), "{refused}");
@@ -303,8 +303,8 @@ mod tests {
     fn a_token_of_a_replica_that_uses_the_next_key_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");
-        MasterKey::create(&path, &OsEntropy).unwrap();
-        let new = MasterKey::create(&FileKeyring::next_file(&path), &OsEntropy).unwrap().fingerprint();
+        MasterKey::create(&path, &SystemRng).unwrap();
+        let new = MasterKey::create(&FileKeyring::next_file(&path), &SystemRng).unwrap().fingerprint();
         let (here, there) = (ring(&path), ring(&path));
         there.turn_to(&new).unwrap();
         let token = TokenCodec::sign(&there, &claims()).unwrap();
@@ -316,11 +316,11 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");
-        MasterKey::create(&path, &OsEntropy).unwrap();
+        MasterKey::create(&path, &SystemRng).unwrap();
         let next = FileKeyring::next_file(&path);
-        let fingerprint = MasterKey::create(&next, &OsEntropy).unwrap().fingerprint();
+        let fingerprint = MasterKey::create(&next, &SystemRng).unwrap().fingerprint();
         fs::set_permissions(&next, fs::Permissions::from_mode(0o644)).unwrap();
-        let refused = FileKeyring::open(&path, None, Arc::new(OsEntropy)).unwrap_err();
+        let refused = FileKeyring::open(&path, None, Arc::new(SystemRng)).unwrap_err();
         assert!(matches!(refused, KeyError::Exposed { .. }), "{refused}");
         fs::remove_file(&next).unwrap();
         let ring = ring(&path);

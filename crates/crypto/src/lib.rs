@@ -5,12 +5,12 @@
 
 mod archive;
 mod digest;
-mod entropy;
 mod key;
 mod keyring;
 mod password;
 mod private_file;
 pub mod purpose;
+mod rng;
 mod seal;
 mod sign;
 mod token;
@@ -18,11 +18,11 @@ mod webhook;
 
 pub use archive::{ArchiveError, open_archive, seal_archive};
 pub use digest::KeyedDigest;
-pub use entropy::OsEntropy;
 pub use key::{KeyError, MasterKey};
 pub use keyring::FileKeyring;
 pub use password::Argon2Hasher;
 pub use private_file::{PrivateFileError, open_private_file};
+pub use rng::SystemRng;
 pub use seal::AesSealer;
 pub use sign::{Ed25519Signer, Ed25519Verifier};
 pub use token::JwtCodec;

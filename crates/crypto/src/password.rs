@@ -9,7 +9,7 @@ use argon2::{
 use async_trait::async_trait;
 use pilothouse_core::{
     Cause, Error, Result,
-    clock::Entropy,
+    clock::Rng,
     user::{PasswordHash, PasswordHasher},
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -35,7 +35,7 @@ const QUEUE: usize = 64;
 /// Hashes passwords with Argon2id, at most one per core at a time: each takes 19 MiB.
 pub struct Argon2Hasher {
     runtime: Handle,
-    entropy: Arc<dyn Entropy>,
+    rng: Arc<dyn Rng>,
     /// Those at work and those that wait.
     admitted: Arc<Semaphore>,
     /// Those at work.
@@ -44,11 +44,11 @@ pub struct Argon2Hasher {
 
 impl Argon2Hasher {
     /// A hasher whose work runs on the blocking threads of `runtime`.
-    pub fn new(runtime: Handle, entropy: Arc<dyn Entropy>) -> Self {
+    pub fn new(runtime: Handle, rng: Arc<dyn Rng>) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         Self {
             runtime,
-            entropy,
+            rng,
             admitted: Arc::new(Semaphore::new(cores + QUEUE)),
             cores: Arc::new(Semaphore::new(cores)),
         }
@@ -73,7 +73,7 @@ impl PasswordHasher for Argon2Hasher {
     async fn hash(&self, password: &SecretString) -> Result<PasswordHash> {
         let password = password.clone();
         let mut salt = [0; argon2::RECOMMENDED_SALT_LEN];
-        self.entropy.fill(&mut salt);
+        self.rng.fill(&mut salt);
         self.run(move || {
             let hash = hash(&password, &salt).map_err(|error| Error::internal(format!("Argon2: {error}")))?;
             Ok(PasswordHash::new(hash.to_string()))
@@ -144,10 +144,10 @@ mod tests {
     use futures_util::future::join_all;
 
     use super::*;
-    use crate::OsEntropy;
+    use crate::SystemRng;
 
     fn hasher() -> Argon2Hasher {
-        Argon2Hasher::new(Handle::current(), Arc::new(OsEntropy))
+        Argon2Hasher::new(Handle::current(), Arc::new(SystemRng))
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use aes_gcm::{
 };
 use pilothouse_core::{
     Error, Result,
-    clock::Entropy,
+    clock::Rng,
     seal::{SealedFor, Sealer},
 };
 use zeroize::Zeroizing;
@@ -31,15 +31,15 @@ pub struct AesSealer {
     cipher: Aes256Gcm,
     /// Which master key: the start of a derived value, so that another key's seal is told from a damaged one.
     key_id: [u8; KEY_ID],
-    entropy: Arc<dyn Entropy>,
+    rng: Arc<dyn Rng>,
 }
 
 impl AesSealer {
     /// A sealer under `key`.
-    pub fn new(key: &MasterKey, entropy: Arc<dyn Entropy>) -> Self {
+    pub fn new(key: &MasterKey, rng: Arc<dyn Rng>) -> Self {
         let mut key_id = [0; KEY_ID];
         key_id.copy_from_slice(&key.derive(purpose::SEALING_KEY_ID)[..KEY_ID]);
-        Self { cipher: Aes256Gcm::new((&*key.derive(purpose::SEALING)).into()), key_id, entropy }
+        Self { cipher: Aes256Gcm::new((&*key.derive(purpose::SEALING)).into()), key_id, rng }
     }
 
     /// What a part is bound to.
@@ -55,7 +55,7 @@ impl AesSealer {
     /// `value` under `cipher`, after the random nonce it was sealed with.
     fn encrypt(&self, cipher: &Aes256Gcm, aad: &[u8], value: &[u8]) -> Result<Vec<u8>> {
         let mut nonce = [0; NONCE];
-        self.entropy.fill(&mut nonce);
+        self.rng.fill(&mut nonce);
         let sealed = cipher
             .encrypt(&Nonce::from(nonce), Payload { msg: value, aad })
             .map_err(|_| Error::internal("a value is too large to be sealed"))?;
@@ -78,7 +78,7 @@ fn decrypt(cipher: &Aes256Gcm, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
 impl Sealer for AesSealer {
     fn seal(&self, owner: &SealedFor, value: &[u8]) -> Result<Vec<u8>> {
         let mut key = Zeroizing::new([0; KEY]);
-        self.entropy.fill(&mut *key);
+        self.rng.fill(&mut *key);
         let sealed_key = self.encrypt(&self.cipher, &self.bound(owner, Part::Key), &*key)?;
         let cipher = Aes256Gcm::new((&*key).into());
         let sealed_value = self.encrypt(&cipher, &self.bound(owner, Part::Value), value)?;
@@ -87,10 +87,10 @@ impl Sealer for AesSealer {
 
     fn open(&self, owner: &SealedFor, sealed: &[u8]) -> Result<Vec<u8>> {
         let damaged =
-            || Error::internal(format!("a sealed {} was changed, or sealed for another row", owner.field));
+            || Error::internal(format!("a sealed {} was changed, or belongs to another row", owner.field));
         let ([version], rest) = sealed.split_first_chunk().ok_or_else(damaged)?;
         if *version != VERSION {
-            return Err(Error::internal(format!("a sealed {} is of another version", owner.field)));
+            return Err(Error::internal(format!("a sealed {} has an unsupported version", owner.field)));
         }
         let (key_id, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
         if *key_id != self.key_id {
@@ -117,12 +117,12 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::OsEntropy;
+    use crate::SystemRng;
 
     fn sealer() -> AesSealer {
         let folder = tempfile::tempdir().unwrap();
-        let key = MasterKey::create(&folder.path().join("master.key"), &OsEntropy).unwrap();
-        AesSealer::new(&key, Arc::new(OsEntropy))
+        let key = MasterKey::create(&folder.path().join("master.key"), &SystemRng).unwrap();
+        AesSealer::new(&key, Arc::new(SystemRng))
     }
 
     fn owner() -> SealedFor {

@@ -56,11 +56,11 @@ impl CheckpointSigner for Ed25519Signer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::OsEntropy;
+    use crate::SystemRng;
 
     fn signer() -> Ed25519Signer {
         let folder = tempfile::tempdir().unwrap();
-        Ed25519Signer::new(&MasterKey::create(&folder.path().join("master.key"), &OsEntropy).unwrap())
+        Ed25519Signer::new(&MasterKey::create(&folder.path().join("master.key"), &SystemRng).unwrap())
     }
 
     /// RFC 8032, 7.1, test 3.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use pilothouse_core::{
     Cause, Error, Result,
-    clock::Entropy,
+    clock::Rng,
     session::{Claims, SessionId, TokenCodec},
     user::UserId,
 };
@@ -31,7 +31,7 @@ pub struct JwtCodec {
     validation: Validation,
     /// This install: a token of another one is not for us, whatever its key.
     audience: String,
-    entropy: Arc<dyn Entropy>,
+    rng: Arc<dyn Rng>,
 }
 
 impl fmt::Debug for JwtCodec {
@@ -56,7 +56,7 @@ struct Body {
 
 impl JwtCodec {
     /// A codec under `key`.
-    pub fn new(key: &MasterKey, entropy: Arc<dyn Entropy>) -> Self {
+    pub fn new(key: &MasterKey, rng: Arc<dyn Rng>) -> Self {
         let secret = key.derive(purpose::ACCESS_TOKENS);
         let audience = hex(&key.derive(purpose::INSTALL)[..16]);
         let mut validation = Validation::new(ALGORITHM);
@@ -71,7 +71,7 @@ impl JwtCodec {
             verifying: DecodingKey::from_secret(&*secret),
             validation,
             audience,
-            entropy,
+            rng,
         }
     }
 
@@ -96,7 +96,7 @@ impl JwtCodec {
 impl TokenCodec for JwtCodec {
     fn sign(&self, claims: &Claims) -> Result<SecretString> {
         let mut jti = [0; 16];
-        self.entropy.fill(&mut jti);
+        self.rng.fill(&mut jti);
         let issued_at = claims.issued_at.as_second();
         let body = Body {
             iss: ISSUER.to_owned(),
@@ -133,14 +133,14 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::OsEntropy;
+    use crate::SystemRng;
 
     const ISSUED: i64 = 1_800_000_000;
 
     fn codec() -> JwtCodec {
         let folder = tempfile::tempdir().unwrap();
-        let key = MasterKey::create(&folder.path().join("master.key"), &OsEntropy).unwrap();
-        JwtCodec::new(&key, Arc::new(OsEntropy))
+        let key = MasterKey::create(&folder.path().join("master.key"), &SystemRng).unwrap();
+        JwtCodec::new(&key, Arc::new(SystemRng))
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -294,8 +294,8 @@ mod tests {
     fn the_public_key_of_checkpoints_signs_no_token() {
         use pilothouse_core::audit::CheckpointSigner as _;
         let folder = tempfile::tempdir().unwrap();
-        let key = MasterKey::create(&folder.path().join("master.key"), &OsEntropy).unwrap();
-        let codec = JwtCodec::new(&key, Arc::new(OsEntropy));
+        let key = MasterKey::create(&folder.path().join("master.key"), &SystemRng).unwrap();
+        let codec = JwtCodec::new(&key, Arc::new(SystemRng));
         let public = crate::Ed25519Signer::new(&key).public_key();
         let body = body(&codec);
         for secret in [public.0.to_vec(), hex(&public.0).into_bytes(), codec.audience.clone().into_bytes()] {

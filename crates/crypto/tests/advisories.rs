@@ -10,12 +10,12 @@ use pilothouse_core::{
     session::{Claims, SessionId, TokenCodec},
     user::UserId,
 };
-use pilothouse_crypto::{AesSealer, JwtCodec, KeyError, MasterKey, OsEntropy};
+use pilothouse_crypto::{AesSealer, JwtCodec, KeyError, MasterKey, SystemRng};
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 
 fn key(folder: &Path, name: &str) -> MasterKey {
-    MasterKey::create(&folder.join(name), &OsEntropy).unwrap()
+    MasterKey::create(&folder.join(name), &SystemRng).unwrap()
 }
 
 fn at(seconds: i64) -> Timestamp {
@@ -39,7 +39,7 @@ fn cve_2023_22463_no_install_shares_a_key() {
     let (one, other) = (key(folder.path(), "one"), key(folder.path(), "other"));
     assert_ne!(fs::read(folder.path().join("one")).unwrap(), fs::read(folder.path().join("other")).unwrap());
     assert_ne!(one.fingerprint(), other.fingerprint());
-    let [one, other] = [one, other].map(|key| JwtCodec::new(&key, Arc::new(OsEntropy)));
+    let [one, other] = [one, other].map(|key| JwtCodec::new(&key, Arc::new(SystemRng)));
     let token = one.sign(&claims()).unwrap();
     assert!(one.verify(token.expose_secret(), at(1)).is_ok());
     assert_eq!(other.verify(token.expose_secret(), at(1)), Err(Cause::TokenInvalid));
@@ -59,7 +59,7 @@ fn cve_2026_125370_without_a_whole_key_nothing_is_signed() {
         assert!(matches!(MasterKey::load(&path), Err(KeyError::Malformed(_))), "{text:?}");
     }
     let good = folder.path().join("good");
-    MasterKey::create(&good, &OsEntropy).unwrap();
+    MasterKey::create(&good, &SystemRng).unwrap();
     for mode in [0o644, 0o640, 0o604, 0o666] {
         fs::set_permissions(&good, fs::Permissions::from_mode(mode)).unwrap();
         assert!(matches!(MasterKey::load(&good), Err(KeyError::Exposed { .. })), "{mode:o}");
@@ -71,7 +71,7 @@ fn cve_2026_125370_without_a_whole_key_nothing_is_signed() {
 #[test]
 fn cve_2022_29165_only_what_this_install_signed_is_believed() {
     let folder = tempfile::tempdir().unwrap();
-    let codec = JwtCodec::new(&key(folder.path(), "key"), Arc::new(OsEntropy));
+    let codec = JwtCodec::new(&key(folder.path(), "key"), Arc::new(SystemRng));
     let token = codec.sign(&claims()).unwrap().expose_secret().to_owned();
     let [head, body, signature]: [&str; 3] = token.split('.').collect::<Vec<_>>().try_into().unwrap();
     // {"alg":"none"} and {"alg":"none","typ":"JWT"}
@@ -91,7 +91,7 @@ fn cve_2022_29165_only_what_this_install_signed_is_believed() {
 #[test]
 fn cve_2021_26921_every_token_ends() {
     let folder = tempfile::tempdir().unwrap();
-    let codec = JwtCodec::new(&key(folder.path(), "key"), Arc::new(OsEntropy));
+    let codec = JwtCodec::new(&key(folder.path(), "key"), Arc::new(SystemRng));
     let token = codec.sign(&claims()).unwrap();
     assert!(codec.verify(token.expose_secret(), at(599)).is_ok());
     for later in [600, 601, 86_400, 400_000_000] {
@@ -104,7 +104,7 @@ fn cve_2021_26921_every_token_ends() {
 #[test]
 fn cve_2026_44945_what_is_sealed_for_one_row_is_opened_for_no_other() {
     let folder = tempfile::tempdir().unwrap();
-    let sealer = AesSealer::new(&key(folder.path(), "key"), Arc::new(OsEntropy));
+    let sealer = AesSealer::new(&key(folder.path(), "key"), Arc::new(SystemRng));
     let owner = |row: u128, field| SealedFor { row: Uuid::from_u128(row), field };
     let mine = owner(1, "clusters.credential");
     let sealed = sealer.seal(&mine, b"a token").unwrap();
@@ -117,7 +117,7 @@ fn cve_2026_44945_what_is_sealed_for_one_row_is_opened_for_no_other() {
     ] {
         assert_eq!(sealer.open(&other, &sealed).unwrap_err().cause, Cause::Internal, "{other:?}");
     }
-    let elsewhere = AesSealer::new(&key(folder.path(), "other"), Arc::new(OsEntropy));
+    let elsewhere = AesSealer::new(&key(folder.path(), "other"), Arc::new(SystemRng));
     assert!(elsewhere.open(&mine, &sealed).is_err(), "nor by another install");
 }
 
@@ -125,7 +125,7 @@ fn cve_2026_44945_what_is_sealed_for_one_row_is_opened_for_no_other() {
 #[test]
 fn cve_2024_33662_a_changed_byte_is_an_error_and_never_garbage() {
     let folder = tempfile::tempdir().unwrap();
-    let sealer = AesSealer::new(&key(folder.path(), "key"), Arc::new(OsEntropy));
+    let sealer = AesSealer::new(&key(folder.path(), "key"), Arc::new(SystemRng));
     let owner = SealedFor { row: Uuid::from_u128(1), field: "clusters.credential" };
     let sealed = sealer.seal(&owner, b"a token").unwrap();
     for at in 0..sealed.len() {

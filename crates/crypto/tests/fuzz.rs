@@ -9,20 +9,20 @@ use pilothouse_core::{
     session::{Claims, SessionId, TokenCodec},
     user::UserId,
 };
-use pilothouse_crypto::{AesSealer, JwtCodec, MasterKey, OsEntropy};
+use pilothouse_crypto::{AesSealer, JwtCodec, MasterKey, SystemRng};
 use pilothouse_fuzz::fuzz;
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 
 fn key() -> MasterKey {
     let folder = tempfile::tempdir().unwrap();
-    MasterKey::create(&folder.path().join("key"), &OsEntropy).unwrap()
+    MasterKey::create(&folder.path().join("key"), &SystemRng).unwrap()
 }
 
 /// Of all that is like a good token only the token itself is good.
 #[test]
 fn fuzz_access_tokens() {
-    let codec = JwtCodec::new(&key(), Arc::new(OsEntropy));
+    let codec = JwtCodec::new(&key(), Arc::new(SystemRng));
     let at = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
     let (user_id, session_id) = (UserId(1), SessionId(1));
     let claims = Claims { user_id, session_id, generation: 1, issued_at: at(0), expires_at: at(600) };
@@ -49,7 +49,7 @@ fn fuzz_access_tokens() {
 
 #[test]
 fn fuzz_sealed_values() {
-    let sealer = AesSealer::new(&key(), Arc::new(OsEntropy));
+    let sealer = AesSealer::new(&key(), Arc::new(SystemRng));
     let owner = SealedFor { row: Uuid::from_u128(1), field: "clusters.credential" };
     let sealed = sealer.seal(&owner, b"a value").unwrap();
     fuzz("sealed_values", &[], |input| {

@@ -16,18 +16,18 @@ use serde::{
 };
 
 use crate::{
-    entry::Input,
     error::Result,
+    extract::Input,
     openapi::{Docs, Documented},
-    query::Pairs,
-    refusal,
+    query::RawQuery,
+    serde_errors,
     server::Api,
 };
 
 /// The largest body, in bytes.
-pub(crate) const LARGEST: usize = 1 << 20;
+pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
 /// The largest body of a login: anybody may send one.
-pub(crate) const LARGEST_LOGIN: usize = 4 << 10;
+pub(crate) const MAX_LOGIN_BODY_BYTES: usize = 4 << 10;
 
 /// The most bytes of the path of a repeated key; an error quotes less of it.
 const LONGEST_PATH: usize = 1 << 10;
@@ -37,7 +37,7 @@ const LONGEST_PATH: usize = 1 << 10;
 /// # Errors
 /// `UnsupportedMediaType`, `BodyTooLarge`, then `InvalidInput` naming the field; also for any query parameter, for a
 /// change takes none.
-pub(crate) struct Body<T, const LIMIT: usize = LARGEST>(pub(crate) T);
+pub(crate) struct Body<T, const LIMIT: usize = MAX_BODY_BYTES>(pub(crate) T);
 
 impl<T: DeserializeOwned + 'static, const LIMIT: usize> Input for Body<T, LIMIT> {
     async fn read(request: &HttpRequest, payload: Payload) -> Result<Self> {
@@ -50,8 +50,8 @@ impl<T: DeserializeOwned, const LIMIT: usize> Body<T, LIMIT> {
     pub(crate) async fn read_with_bytes(request: &HttpRequest, payload: Payload) -> Result<(Self, Vec<u8>)> {
         let time = Api::body_time(request.app_data());
         let mut bytes =
-            timeout(time, collect(request, payload, LIMIT)).await.map_err(|_| refusal::too_slow())??;
-        Pairs::of(request)?.none_expected()?;
+            timeout(time, collect(request, payload, LIMIT)).await.map_err(|_| serde_errors::too_slow())??;
+        RawQuery::of(request)?.none_expected()?;
         if bytes.is_empty() {
             bytes.extend(b"{}");
         }
@@ -61,7 +61,7 @@ impl<T: DeserializeOwned, const LIMIT: usize> Body<T, LIMIT> {
 
 impl<T: utoipa::ToSchema, const LIMIT: usize> Documented for Body<T, LIMIT> {
     fn describe(docs: &mut Docs) {
-        docs.takes::<T>();
+        docs.request_body::<T>();
     }
 }
 
@@ -74,7 +74,7 @@ async fn collect(request: &HttpRequest, mut payload: Payload, limit: usize) -> R
         return Err(Cause::BodyTooLarge.into());
     }
     while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|_| refusal::no_json())?;
+        let chunk = chunk.map_err(|_| serde_errors::no_json())?;
         if !json && !chunk.is_empty() {
             return Err(Cause::UnsupportedMediaType.into());
         }
@@ -106,23 +106,23 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
     if first == Some(&b'[') {
-        return Err(Error::invalid(refusal::BODY, Reason::InvalidType));
+        return Err(Error::invalid(serde_errors::BODY, Reason::InvalidType));
     }
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         // an enum of words meets a number: serde_json calls that bad syntax, though the body is JSON
         let is_json = || serde_json::from_slice::<IgnoredAny>(bytes).is_ok();
         if error.inner().is_data() || is_json() {
-            Error::fields(vec![refusal::data(error.path(), error.inner())])
+            Error::fields(vec![serde_errors::data(error.path(), error.inner())])
         } else {
-            refusal::no_json()
+            serde_errors::no_json()
         }
     })?;
-    json.end().map_err(|_| refusal::no_json())?;
+    json.end().map_err(|_| serde_errors::no_json())?;
     // serde sees to the fields of a struct; of a map's keys it would keep the last
     match serde_json::from_slice(bytes) {
         Ok(Repeated(None)) => Ok(value),
         Ok(Repeated(Some(path))) => Err(Error::invalid(path, Reason::Duplicate)),
-        Err(_) => Err(refusal::no_json()),
+        Err(_) => Err(serde_errors::no_json()),
     }
 }
 

@@ -17,13 +17,13 @@ use utoipa::{
     openapi::{Object, ObjectBuilder, schema::Type},
 };
 
-use crate::words::{Explanation, Language};
+use crate::messages::{Explanation, Language};
 
 /// The result of every handler and extractor.
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// Core's error as actix-web takes one. [`crate::frame`] writes the envelope, for it alone knows language and request.
-#[derive(Debug)]
+/// Core's error as actix-web takes one. [`crate::middleware`] writes the envelope, for it alone knows language and request.
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     /// What happened.
     pub(crate) error: Error,
@@ -155,8 +155,8 @@ fn causes() -> Object {
 }
 
 fn sources() -> Object {
-    let sources = [Source::Us, Source::Cluster].map(Source::as_str);
-    one_of("`us`, or `cluster` when the cluster or the way to it refused.", sources)
+    let sources = [Source::Server, Source::Cluster].map(Source::as_str);
+    one_of("`us` for Pilothouse, `cluster` for the cluster or the connection to it.", sources)
 }
 
 fn reasons() -> Object {

@@ -17,7 +17,7 @@ use std::{
 use actix_web::http::header::{ACCEPT_ENCODING, HeaderMap};
 use flate2::{Compression, Crc, write::DeflateEncoder};
 
-use crate::page::Tag;
+use crate::list_response::ETag;
 
 /// What is smaller costs more than it saves.
 const WORTH_IT: usize = 4 << 10;
@@ -108,8 +108,8 @@ const HALF: usize = 8 << 20;
 
 #[derive(Default)]
 struct Halves {
-    newer: HashMap<Tag, Arc<Packed>>,
-    older: HashMap<Tag, Arc<Packed>>,
+    newer: HashMap<ETag, Arc<Packed>>,
+    older: HashMap<ETag, Arc<Packed>>,
     /// Of the newer half.
     bytes: usize,
 }
@@ -119,7 +119,7 @@ impl Compressed {
     ///
     /// # Errors
     /// As [`Packed::of`].
-    pub(crate) fn get(&self, tag: Tag, first: impl FnOnce() -> Vec<u8>) -> io::Result<Arc<Packed>> {
+    pub(crate) fn get(&self, tag: ETag, first: impl FnOnce() -> Vec<u8>) -> io::Result<Arc<Packed>> {
         if let Some(packed) = self.locked(|halves| halves.find(tag)) {
             return Ok(packed);
         }
@@ -135,7 +135,7 @@ impl Compressed {
 }
 
 impl Halves {
-    fn find(&mut self, tag: Tag) -> Option<Arc<Packed>> {
+    fn find(&mut self, tag: ETag) -> Option<Arc<Packed>> {
         if let Some(packed) = self.newer.get(&tag) {
             return Some(packed.clone());
         }
@@ -144,7 +144,7 @@ impl Halves {
         Some(packed)
     }
 
-    fn put(&mut self, tag: Tag, packed: Arc<Packed>) {
+    fn put(&mut self, tag: ETag, packed: Arc<Packed>) {
         let size = packed.bytes.capacity();
         if size > HALF {
             return;
@@ -238,7 +238,7 @@ mod tests {
         let mut made = 0;
         for n in 0..100_u128 {
             for tag in [0, n] {
-                kept.get(Tag(tag.to_le_bytes()), || {
+                kept.get(ETag(tag.to_le_bytes()), || {
                     made += 1;
                     random(tag as u64)
                 })

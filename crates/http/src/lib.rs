@@ -9,30 +9,30 @@
 //! `cargo run -p pilothouse-http --example openapi > docs/openapi.json`. A new list of Kubernetes objects is a line in
 //! core's `LISTS`; here it needs the schema of its row (`routes/lists.rs`).
 
-mod answer;
 mod body;
+mod client_ip;
 mod connection;
-mod entry;
 mod error;
-mod frame;
+mod extract;
 mod gzip;
+mod idempotency;
+mod list_response;
+mod messages;
 mod metrics;
+mod middleware;
 mod observe;
-mod once;
 mod openapi;
-mod page;
 mod query;
-mod refusal;
+mod response;
 mod routes;
+mod serde_errors;
 mod server;
-mod source;
-mod stream;
+mod sse;
 mod swagger;
-mod words;
 
 use pilothouse_core::Error;
 
-pub use metrics::{Figures, metrics_server};
+pub use metrics::{ProcessMetrics, metrics_server};
 pub use observe::{Ended, Observer, Unobserved};
 pub use openapi::document;
 pub use routes::endpoints;
@@ -40,5 +40,5 @@ pub use server::{Hooks, HttpSettings, Readiness, application, server};
 
 /// What an error is, in one English sentence, as `details` has it: for a command line.
 pub fn sentence(error: &Error) -> String {
-    words::Language::English.words().explain(error, None).details
+    messages::Language::English.words().explain(error, None).details
 }

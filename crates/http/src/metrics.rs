@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 /// The figures of the process.
 #[async_trait]
-pub trait Figures: Send + Sync {
+pub trait ProcessMetrics: Send + Sync {
     /// All of them as they are now, in the text format of Prometheus.
     async fn text(&self) -> String;
 }
@@ -20,7 +20,7 @@ const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 ///
 /// # Errors
 /// When the listener cannot be used.
-pub fn metrics_server(listener: TcpListener, figures: Arc<dyn Figures>) -> std::io::Result<Server> {
+pub fn metrics_server(listener: TcpListener, figures: Arc<dyn ProcessMetrics>) -> std::io::Result<Server> {
     let figures = web::Data::from(figures);
     let server = HttpServer::new(move || {
         App::new().app_data(figures.clone()).service(web::resource("/metrics").get(metrics))
@@ -34,6 +34,6 @@ pub fn metrics_server(listener: TcpListener, figures: Arc<dyn Figures>) -> std::
     Ok(server)
 }
 
-async fn metrics(figures: web::Data<dyn Figures>) -> HttpResponse {
+async fn metrics(figures: web::Data<dyn ProcessMetrics>) -> HttpResponse {
     HttpResponse::Ok().insert_header(("content-type", FORMAT)).body(figures.text().await)
 }

@@ -85,7 +85,7 @@ impl InFlight {
         }
         self.observer.stream_opened();
         let observer = self.observer.clone();
-        response.map_body(|_, body| BoxBody::new(Watched { body, observer, _under_way: under_way }))
+        response.map_body(|_, body| BoxBody::new(CountedBody { body, observer, _under_way: under_way }))
     }
 }
 
@@ -114,13 +114,13 @@ fn known(method: &Method) -> &'static str {
 }
 
 /// The body of a stream.
-struct Watched {
+struct CountedBody {
     body: BoxBody,
     observer: Arc<dyn Observer>,
     _under_way: Option<UnderWay>,
 }
 
-impl MessageBody for Watched {
+impl MessageBody for CountedBody {
     type Error = <BoxBody as MessageBody>::Error;
 
     fn size(&self) -> BodySize {
@@ -132,7 +132,7 @@ impl MessageBody for Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for CountedBody {
     fn drop(&mut self) {
         self.observer.stream_closed();
     }

@@ -22,7 +22,7 @@ use utoipa::{IntoParams, ToSchema, openapi::path::ParameterIn};
 use self::{example::Examples, schema::Schemas};
 use crate::{
     error::ErrorReply,
-    routes::{Route, Who, table},
+    routes::{RequiredAuth, Route, table},
 };
 
 /// What a type tells of the operation it stands in.
@@ -61,17 +61,17 @@ impl Docs {
     }
 
     /// The body is a `T`.
-    pub(crate) fn takes<T: ToSchema>(&mut self) {
+    pub(crate) fn request_body<T: ToSchema>(&mut self) {
         self.body = Some(self.schema::<T>());
     }
 
     /// The query is a `T`.
-    pub(crate) fn queried_by<T: IntoParams>(&mut self) {
+    pub(crate) fn query<T: IntoParams>(&mut self) {
         self.parameters.extend(T::into_params(|| Some(ParameterIn::Query)).iter().map(schema::parameter));
     }
 
     /// The data of the answer is a `T`.
-    pub(crate) fn answers<T: ToSchema>(&mut self) {
+    pub(crate) fn response<T: ToSchema>(&mut self) {
         self.answer = self.schema::<T>();
     }
 }
@@ -104,7 +104,7 @@ pub fn document() -> Value {
         "info": {
             "title": "Pilothouse",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Many Kubernetes clusters through one API. Texts are Chinese, English when Accept-Language prefers en.",
+            "description": "One API for many Kubernetes clusters. Texts are Chinese, or English when Accept-Language prefers en.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
@@ -136,7 +136,7 @@ fn parameters() -> Value {
         },
         "X-Request-Id": {
             "name": "X-Request-Id", "in": "header", "required": false, "example": "deploy-42",
-            "description": "The request's id in the answer, the log and the audit trail, when it is 1 to 64 of `A-Z a-z 0-9 . _ -`; else there is one of ours.",
+            "description": "The request id for the response, the log and the audit trail: 1 to 64 characters of `A-Z a-z 0-9 . _ -`. Any other value is replaced by a generated id.",
             "schema": {"type": "string"},
         },
     })
@@ -149,10 +149,10 @@ fn operation(route: &Route, docs: &Docs, schemas: &Schemas, examples: &Examples<
         parameter
     });
     let role = match route.who {
-        Who::Anyone => "Open to everybody.".to_owned(),
-        Who::Cookie => "For whoever has a session's cookie.".to_owned(),
-        Who::Role(Role::Viewer) => "For everybody signed in.".to_owned(),
-        Who::Role(role) => format!("Role: {} or higher.", role.as_str()),
+        RequiredAuth::Anyone => "No authentication.".to_owned(),
+        RequiredAuth::Cookie => "Requires the session cookie.".to_owned(),
+        RequiredAuth::Role(Role::Viewer) => "Any signed-in user.".to_owned(),
+        RequiredAuth::Role(role) => format!("Role: {} or higher.", role.as_str()),
     };
     let mut operation = json!({
         "operationId": operation_id(route),
@@ -163,12 +163,12 @@ fn operation(route: &Route, docs: &Docs, schemas: &Schemas, examples: &Examples<
         "responses": responses::of(route, docs, schemas, examples),
         // both in one requirement: both are needed
         "security": match route.who {
-            Who::Anyone => json!([]),
-            Who::Cookie => json!([{"session": []}]),
-            Who::Role(_) => json!([{"bearer": [], "session": []}]),
+            RequiredAuth::Anyone => json!([]),
+            RequiredAuth::Cookie => json!([{"session": []}]),
+            RequiredAuth::Role(_) => json!([{"bearer": [], "session": []}]),
         },
     });
-    if let Who::Role(role) = route.who
+    if let RequiredAuth::Role(role) = route.who
         && role > Role::Viewer
     {
         operation["x-required-role"] = role.as_str().into();
@@ -203,13 +203,15 @@ fn tag(path: &str) -> &str {
 /// Which refusals an operation may answer with; every path answers another method with 405.
 fn may_answer(route: &Route, code: Code) -> bool {
     let post = route.method == Method::POST;
-    let signed = matches!(route.who, Who::Role(_));
+    let signed = matches!(route.who, RequiredAuth::Role(_));
     let cluster = signed && route.path.starts_with("/api/k8s/");
     match code {
         Code::InternalError | Code::MethodNotAllowed | Code::ServiceUnavailable => true,
         Code::ValidationError => post || signed,
         Code::AuthenticationError => post || signed,
-        Code::PermissionDenied => matches!(route.who, Who::Role(role) if cluster || role > Role::Viewer),
+        Code::PermissionDenied => {
+            matches!(route.who, RequiredAuth::Role(role) if cluster || role > Role::Viewer)
+        }
         Code::ResourceNotFound => cluster || (signed && post),
         Code::ConflictError => (signed && post) || route.path.starts_with("/api/k8s/pods/logs"),
         Code::PayloadTooLarge | Code::UnsupportedMediaType => post,

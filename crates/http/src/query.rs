@@ -12,19 +12,19 @@ use serde::{
 };
 
 use crate::{
-    entry::Input,
     error::Result,
+    extract::Input,
     openapi::{Docs, Documented},
-    refusal,
+    serde_errors,
 };
 
 /// How many parameters a request may have; no list has half as many.
 const MOST: usize = 64;
 
 /// The parameters as they were sent, decoded, in order; names may be there twice.
-pub(crate) struct Pairs(pub(crate) Vec<(String, String)>);
+pub(crate) struct RawQuery(pub(crate) Vec<(String, String)>);
 
-impl Pairs {
+impl RawQuery {
     /// Reads a request's parameters.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl Pairs {
     fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
         let pairs = self.0.iter().map(|(name, value)| (name.as_str(), Text(value)));
         serde_path_to_error::deserialize(MapDeserializer::<_, serde::de::value::Error>::new(pairs))
-            .map_err(|error| Error::fields(vec![refusal::data(error.path(), error.inner())]))
+            .map_err(|error| Error::fields(vec![serde_errors::data(error.path(), error.inner())]))
     }
 }
 
@@ -77,7 +77,7 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-impl Input for Pairs {
+impl Input for RawQuery {
     async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
         Ok(Self::of(request)?)
     }
@@ -91,27 +91,27 @@ pub(crate) struct Params<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + 'static> Input for Params<T> {
     async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
-        Ok(Self(Pairs::of(request)?.parse()?))
+        Ok(Self(RawQuery::of(request)?.parse()?))
     }
 }
 
 impl<T: utoipa::IntoParams> Documented for Params<T> {
     fn describe(docs: &mut Docs) {
-        docs.queried_by::<T>();
+        docs.query::<T>();
     }
 }
 
 /// No parameters, no body.
-pub(crate) struct Nothing;
+pub(crate) struct NoParams;
 
-impl Input for Nothing {
+impl Input for NoParams {
     async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
-        Pairs::of(request)?.none_expected()?;
+        RawQuery::of(request)?.none_expected()?;
         Ok(Self)
     }
 }
 
-impl Documented for Nothing {
+impl Documented for NoParams {
     fn describe(_: &mut Docs) {}
 }
 
@@ -202,8 +202,8 @@ mod tests {
 
     use super::*;
 
-    fn pairs(query: &str) -> Result<Pairs, Error> {
-        Pairs::of(&TestRequest::get().uri(&format!("/?{query}")).to_http_request())
+    fn pairs(query: &str) -> Result<RawQuery, Error> {
+        RawQuery::of(&TestRequest::get().uri(&format!("/?{query}")).to_http_request())
     }
 
     #[derive(Debug, PartialEq, Eq, Deserialize)]

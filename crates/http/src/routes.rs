@@ -6,15 +6,15 @@
 //! The column of roles is what the document says and the access test holds against reality; what enforces it is core's
 //! gate. Who is below it is not asked for an `Idempotency-Key`.
 
-mod across;
 mod audit;
 mod auth;
 mod clusters;
 mod configmaps;
+mod fleet;
 mod health;
-mod input;
 mod lists;
 mod namespaces;
+mod params;
 mod pods;
 mod secrets;
 mod sessions;
@@ -31,12 +31,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 
 use crate::{
-    answer::Answer,
     body::Body,
-    entry::Signed,
     error::Result,
-    once::once,
+    extract::Authenticated,
+    idempotency::execute,
     openapi::{Docs, Documented},
+    response::Response,
     server::Api,
 };
 
@@ -44,50 +44,50 @@ use crate::{
 #[rustfmt::skip]
 pub(crate) fn table() -> Vec<Route> {
     let routes = vec![
-        get( "/livez",                        Who::Anyone,           health::live,           "Whether the process runs"),
-        get( "/readyz",                       Who::Anyone,           health::ready,          "Whether it can serve: database, keys, migrations"),
-        get( "/api/openapi.json",             Who::Anyone,           health::openapi,        "This document"),
+        get( "/livez",                        RequiredAuth::Anyone,           health::live,           "Liveness: the process runs"),
+        get( "/readyz",                       RequiredAuth::Anyone,           health::ready,          "Readiness: database, keys, migrations"),
+        get( "/api/openapi.json",             RequiredAuth::Anyone,           health::openapi,        "This document"),
 
-        post("/api/auth/login",               Who::Anyone,           auth::login,            "Sign in"),
-        post("/api/auth/refresh",             Who::Cookie,           auth::refresh,          "Get a new pair of tokens"),
-        post("/api/auth/logout",              Who::Cookie,           auth::logout,           "Sign out"),
-        get( "/api/auth/me",                  Who::Role(Viewer),     auth::me,               "Who is signed in"),
-        change("/api/auth/password",          Who::Role(Viewer),     auth::password,         "Change one's own password; ends one's other sessions"),
-        change("/api/auth/sessions/revoke",   Who::Role(Viewer),     sessions::revoke,       "End a session: one's own, anybody's for a super admin"),
-        change("/api/auth/users",             Who::Role(SuperAdmin), users::create,          "Create a user"),
-        change("/api/auth/users/update",      Who::Role(SuperAdmin), users::update,          "Change a user's role or display name, disable or enable it"),
-        change("/api/auth/users/delete",      Who::Role(SuperAdmin), users::delete,          "Delete a user"),
-        change("/api/auth/users/reset-password", Who::Role(SuperAdmin), users::reset_password, "Set another user's password; ends that user's sessions"),
+        post("/api/auth/login",               RequiredAuth::Anyone,           auth::login,            "Sign in"),
+        post("/api/auth/refresh",             RequiredAuth::Cookie,           auth::refresh,          "Get a new pair of tokens"),
+        post("/api/auth/logout",              RequiredAuth::Cookie,           auth::logout,           "Sign out"),
+        get( "/api/auth/me",                  RequiredAuth::Role(Viewer),     auth::me,               "The signed-in user"),
+        change("/api/auth/password",          RequiredAuth::Role(Viewer),     auth::password,         "Change one's own password; ends one's other sessions"),
+        change("/api/auth/sessions/revoke",   RequiredAuth::Role(Viewer),     sessions::revoke,       "End a session: one's own, or any as a super admin"),
+        change("/api/auth/users",             RequiredAuth::Role(SuperAdmin), users::create,          "Create a user"),
+        change("/api/auth/users/update",      RequiredAuth::Role(SuperAdmin), users::update,          "Change a user's role or display name, disable or enable it"),
+        change("/api/auth/users/delete",      RequiredAuth::Role(SuperAdmin), users::delete,          "Delete a user"),
+        change("/api/auth/users/reset-password", RequiredAuth::Role(SuperAdmin), users::reset_password, "Set another user's password; ends that user's sessions"),
 
-        change("/api/k8s/clusters",           Who::Role(OpsAdmin),   clusters::create,       "Register a cluster, after trying its connection"),
-        change("/api/k8s/clusters/update",    Who::Role(OpsAdmin),   clusters::update,       "Change a cluster; a new connection is tried first"),
-        change("/api/k8s/clusters/delete",    Who::Role(OpsAdmin),   clusters::delete,       "Forget a cluster and its credential"),
-        post("/api/k8s/clusters/test",        Who::Role(Viewer),     clusters::test,         "Test a registered cluster, or (ops_admin) a new configuration"),
-        get( "/api/k8s/clusters/status",      Who::Role(Viewer),     clusters::status,       "How a cluster is right now"),
+        change("/api/k8s/clusters",           RequiredAuth::Role(OpsAdmin),   clusters::create,       "Register a cluster, after a connection test"),
+        change("/api/k8s/clusters/update",    RequiredAuth::Role(OpsAdmin),   clusters::update,       "Change a cluster; a new connection is tested first"),
+        change("/api/k8s/clusters/delete",    RequiredAuth::Role(OpsAdmin),   clusters::delete,       "Remove a cluster and its credential"),
+        post("/api/k8s/clusters/test",        RequiredAuth::Role(Viewer),     clusters::test,         "Test a registered cluster, or (ops_admin) a new configuration"),
+        get( "/api/k8s/clusters/status",      RequiredAuth::Role(Viewer),     clusters::status,       "The current status of a cluster, from a probe"),
 
-        change("/api/k8s/namespaces",         Who::Role(OpsAdmin),   namespaces::create,     "Create a namespace"),
-        change("/api/k8s/namespaces/delete",  Who::Role(OpsAdmin),   namespaces::delete,     "Delete a namespace and all that is in it"),
-        get( "/api/k8s/workloads/detail",     Who::Role(Viewer),     workloads::detail,      "A workload with all that belongs to it"),
-        change("/api/k8s/workloads/scale",    Who::Role(OpsAdmin),   workloads::scale,       "Set the replicas of a deployment or stateful set"),
-        change("/api/k8s/workloads/restart",  Who::Role(OpsAdmin),   workloads::restart,     "Replace the pods, as kubectl rollout restart does"),
-        get( "/api/k8s/pods/logs",            Who::Role(Viewer),     pods::logs,             "The end of a container's log"),
-        get( "/api/k8s/pods/logs/stream",     Who::Role(Viewer),     pods::follow,           "A container's log as it is written, as server-sent events"),
-        change("/api/k8s/configmaps",         Who::Role(OpsAdmin),   configmaps::create,     "Create a ConfigMap"),
-        get( "/api/k8s/configmaps/detail",    Who::Role(Viewer),     configmaps::detail,     "A ConfigMap with its values"),
-        change("/api/k8s/configmaps/update",  Who::Role(OpsAdmin),   configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),
-        change("/api/k8s/configmaps/delete",  Who::Role(OpsAdmin),   configmaps::delete,     "Delete a ConfigMap"),
-        change("/api/k8s/secrets",            Who::Role(OpsAdmin),   secrets::create,        "Create a Secret"),
-        get( "/api/k8s/secrets/detail",       Who::Role(Viewer),     secrets::detail,        "A Secret without its values"),
-        post("/api/k8s/secrets/reveal",       Who::Role(OpsAdmin),   secrets::reveal,        "A Secret's values; recorded before they are read"),
-        change("/api/k8s/secrets/update",     Who::Role(OpsAdmin),   secrets::update,        "Replace the values, or the labels, of a Secret"),
-        change("/api/k8s/secrets/delete",     Who::Role(OpsAdmin),   secrets::delete,        "Delete a Secret"),
+        change("/api/k8s/namespaces",         RequiredAuth::Role(OpsAdmin),   namespaces::create,     "Create a namespace"),
+        change("/api/k8s/namespaces/delete",  RequiredAuth::Role(OpsAdmin),   namespaces::delete,     "Delete a namespace and everything in it"),
+        get( "/api/k8s/workloads/detail",     RequiredAuth::Role(Viewer),     workloads::detail,      "A workload with its related objects"),
+        change("/api/k8s/workloads/scale",    RequiredAuth::Role(OpsAdmin),   workloads::scale,       "Set the replicas of a deployment or stateful set"),
+        change("/api/k8s/workloads/restart",  RequiredAuth::Role(OpsAdmin),   workloads::restart,     "Replace the pods, as kubectl rollout restart does"),
+        get( "/api/k8s/pods/logs",            RequiredAuth::Role(Viewer),     pods::logs,             "The end of a container's log"),
+        get( "/api/k8s/pods/logs/stream",     RequiredAuth::Role(Viewer),     pods::follow,           "A container's log as it is written, as server-sent events"),
+        change("/api/k8s/configmaps",         RequiredAuth::Role(OpsAdmin),   configmaps::create,     "Create a ConfigMap"),
+        get( "/api/k8s/configmaps/detail",    RequiredAuth::Role(Viewer),     configmaps::detail,     "A ConfigMap with its values"),
+        change("/api/k8s/configmaps/update",  RequiredAuth::Role(OpsAdmin),   configmaps::update,     "Replace the values that are text, or the labels, of a ConfigMap"),
+        change("/api/k8s/configmaps/delete",  RequiredAuth::Role(OpsAdmin),   configmaps::delete,     "Delete a ConfigMap"),
+        change("/api/k8s/secrets",            RequiredAuth::Role(OpsAdmin),   secrets::create,        "Create a Secret"),
+        get( "/api/k8s/secrets/detail",       RequiredAuth::Role(Viewer),     secrets::detail,        "A Secret without its values"),
+        post("/api/k8s/secrets/reveal",       RequiredAuth::Role(OpsAdmin),   secrets::reveal,        "A Secret's values; recorded before they are read"),
+        change("/api/k8s/secrets/update",     RequiredAuth::Role(OpsAdmin),   secrets::update,        "Replace the values, or the labels, of a Secret"),
+        change("/api/k8s/secrets/delete",     RequiredAuth::Role(OpsAdmin),   secrets::delete,        "Delete a Secret"),
 
-        get( "/api/k8s/search",               Who::Role(Viewer),     across::search,         "Objects of one kind in all clusters, by a part of their name"),
-        get( "/api/k8s/overview",             Who::Role(Viewer),     across::overview,       "How many objects there are in all clusters, by kind and status"),
-        get( "/api/k8s/watch",                Who::Role(Viewer),     across::watch,          "A list and what happens to it, as server-sent events"),
+        get( "/api/k8s/search",               RequiredAuth::Role(Viewer),     fleet::search,         "Fleet search: objects of one kind in all clusters, by a part of their name"),
+        get( "/api/k8s/overview",             RequiredAuth::Role(Viewer),     fleet::overview,       "Fleet overview: number of objects in all clusters, by kind and status"),
+        get( "/api/k8s/watch",                RequiredAuth::Role(Viewer),     fleet::watch,          "A list and its changes, as server-sent events"),
 
-        get( "/api/k8s/audit/verify",         Who::Role(OpsAdmin),   audit::verify,          "Whether the audit trail is whole, and if not, the first bad entry"),
-        get( "/api/k8s/audit/export",         Who::Role(OpsAdmin),   audit::export,          "The audit trail as JSON Lines, to be verified elsewhere, or as events of audit.k8s.io/v1"),
+        get( "/api/k8s/audit/verify",         RequiredAuth::Role(OpsAdmin),   audit::verify,          "Verify the audit trail; reports the first bad entry"),
+        get( "/api/k8s/audit/export",         RequiredAuth::Role(OpsAdmin),   audit::export,          "The audit trail as JSON Lines, which can be verified elsewhere, or as events of audit.k8s.io/v1"),
     ];
     routes.into_iter().chain(LISTS.iter().map(lists::route)).collect()
 }
@@ -96,7 +96,7 @@ pub(crate) fn table() -> Vec<Route> {
 pub(crate) struct Route {
     pub(crate) method: Method,
     pub(crate) path: &'static str,
-    pub(crate) who: Who,
+    pub(crate) who: RequiredAuth,
     pub(crate) summary: &'static str,
     pub(crate) service: actix_web::Route,
     /// What the document says of it; made only when asked for, for it takes longer than all the rest.
@@ -105,7 +105,7 @@ pub(crate) struct Route {
 
 /// Who may enter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Who {
+pub(crate) enum RequiredAuth {
     /// Anybody.
     Anyone,
     /// Whoever has a session's cookie.
@@ -114,7 +114,7 @@ pub(crate) enum Who {
     Role(Role),
 }
 
-impl Who {
+impl RequiredAuth {
     /// Whether somebody of this role is among them.
     pub(crate) fn lets_in(self, role: Option<Role>) -> bool {
         match self {
@@ -134,7 +134,12 @@ trait Handler<E, R>: actix_web::Handler<(Data<Api>, E), Output = Result<R>> {}
 
 impl<H, E, R> Handler<E, R> for H where H: actix_web::Handler<(Data<Api>, E), Output = Result<R>> {}
 
-fn get<E, R>(path: &'static str, who: Who, handler: impl Handler<E, R>, summary: &'static str) -> Route
+fn get<E, R>(
+    path: &'static str,
+    who: RequiredAuth,
+    handler: impl Handler<E, R>,
+    summary: &'static str,
+) -> Route
 where
     E: FromRequest + Documented + 'static,
     R: Responder + Documented + 'static,
@@ -142,7 +147,12 @@ where
     route(Method::GET, path, who, handler, summary)
 }
 
-fn post<E, R>(path: &'static str, who: Who, handler: impl Handler<E, R>, summary: &'static str) -> Route
+fn post<E, R>(
+    path: &'static str,
+    who: RequiredAuth,
+    handler: impl Handler<E, R>,
+    summary: &'static str,
+) -> Route
 where
     E: FromRequest + Documented + 'static,
     R: Responder + Documented + 'static,
@@ -153,22 +163,22 @@ where
 /// A change: a POST that its caller may send again under an `Idempotency-Key`.
 fn change<T, A, F>(
     path: &'static str,
-    who: Who,
-    handler: impl Fn(Data<Api>, Signed<Body<T>>) -> F + Clone + 'static,
+    who: RequiredAuth,
+    handler: impl Fn(Data<Api>, Authenticated<Body<T>>) -> F + Clone + 'static,
     summary: &'static str,
 ) -> Route
 where
     T: DeserializeOwned + ToSchema + 'static,
     A: Serialize + ToSchema + Send + 'static,
-    F: Future<Output = Result<Answer<A>>> + Send + 'static,
+    F: Future<Output = Result<Response<A>>> + Send + 'static,
 {
-    post(path, who, move |api, request| once(api, request, who, handler.clone()), summary)
+    post(path, who, move |api, request| execute(api, request, who, handler.clone()), summary)
 }
 
 fn route<E, R>(
     method: Method,
     path: &'static str,
-    who: Who,
+    who: RequiredAuth,
     handler: impl Handler<E, R>,
     summary: &'static str,
 ) -> Route

@@ -32,12 +32,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::{
     connection::{Connection, Connections},
     error::Failure,
-    frame::frame,
     gzip::Compressed,
+    messages::Language,
+    middleware::frame,
     observe::{Observer, Unobserved},
     routes::{Route, table},
     swagger,
-    words::Language,
 };
 
 /// Whether requests can be served: database, keys, migrations. Never a cluster.

@@ -1,7 +1,7 @@
 //! What keeps one bad cluster from costing the others anything: so many calls to it at once and no more, and a pause
 //! after several that got no answer.
 //!
-//! The circuit opens after [`TRIES`] calls in a row without an answer; for [`PAUSE`] nothing is sent. Then one visit is
+//! The circuit opens after [`FAILURE_THRESHOLD`] calls in a row without an answer; for [`PAUSE`] nothing is sent. Then one visit is
 //! let through, the trial, with all its calls: an answer closes the circuit, silence opens it again. A probe passes at any
 //! time: there is one at a time. Any answer counts as one, a refusal and an error of the API server included: who answers
 //! at once holds nobody up.
@@ -21,9 +21,9 @@ use tokio::{
 };
 
 /// Calls at once to one cluster; more wait, within their deadline.
-const PLACES: usize = 32;
+const MAX_CONCURRENT: usize = 32;
 /// Calls without an answer that open the circuit.
-const TRIES: u32 = 5;
+const FAILURE_THRESHOLD: u32 = 5;
 /// A silence longer ago than this is forgotten.
 const WINDOW: Duration = Duration::from_secs(30);
 /// How long an open circuit refuses every call. Short, so that a cluster that is back is soon seen to be.
@@ -38,7 +38,7 @@ pub(crate) struct Breaker {
 
 /// Whose calls belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Visitor {
+pub(crate) struct CallGroup {
     number: u64,
     /// Whether it passes an open circuit.
     tries: bool,
@@ -47,17 +47,17 @@ pub(crate) struct Visitor {
 impl Breaker {
     pub(crate) fn new() -> Self {
         let circuit = Mutex::new(Circuit::new(Instant::now()));
-        Self { places: Semaphore::new(PLACES), circuit, visits: AtomicU64::new(0) }
+        Self { places: Semaphore::new(MAX_CONCURRENT), circuit, visits: AtomicU64::new(0) }
     }
 
     /// A visitor like no other.
-    pub(crate) fn visitor(&self) -> Visitor {
-        Visitor { number: self.visits.fetch_add(1, Ordering::Relaxed), tries: false }
+    pub(crate) fn call_group(&self) -> CallGroup {
+        CallGroup { number: self.visits.fetch_add(1, Ordering::Relaxed), tries: false }
     }
 
     /// One that an open circuit does not refuse: a probe, which finds out whether the cluster answers again.
-    pub(crate) fn probe(&self) -> Visitor {
-        Visitor { tries: true, ..self.visitor() }
+    pub(crate) fn probe(&self) -> CallGroup {
+        CallGroup { tries: true, ..self.call_group() }
     }
 
     /// Why a new visitor's calls would be refused.
@@ -65,7 +65,7 @@ impl Breaker {
     /// # Errors
     /// `CircuitOpen`, with the rest of the pause.
     pub(crate) fn check(&self) -> Result<()> {
-        self.circuit().refusal(self.visitor(), Instant::now())
+        self.circuit().refusal(self.call_group(), Instant::now())
     }
 
     /// Lets a call through; when too many are under way, as soon as one of them ends.
@@ -73,15 +73,15 @@ impl Breaker {
     /// # Errors
     /// `CircuitOpen`, with the rest of the pause; `Overloaded` when no place came free until the deadline. Nothing was
     /// sent.
-    pub(crate) async fn enter(&self, visitor: Visitor, deadline: Instant) -> Result<Passage<'_>> {
+    pub(crate) async fn enter(&self, call_group: CallGroup, deadline: Instant) -> Result<CallGuard<'_>> {
         // who cannot pass anyhow should not wait for a place first
-        self.circuit().refusal(visitor, Instant::now())?;
+        self.circuit().refusal(call_group, Instant::now())?;
         let place = match timeout_at(deadline, self.places.acquire()).await {
             Ok(Ok(place)) => place,
             Ok(Err(_)) | Err(_) => return Err(Error::new(Cause::Overloaded).retry_after(PAUSE)),
         };
-        self.circuit().enter(visitor, Instant::now())?;
-        Ok(Passage { breaker: self, visitor, settled: false, _place: place })
+        self.circuit().enter(call_group, Instant::now())?;
+        Ok(CallGuard { breaker: self, call_group, settled: false, _place: place })
     }
 
     fn circuit(&self) -> MutexGuard<'_, Circuit> {
@@ -90,14 +90,14 @@ impl Breaker {
 }
 
 /// A call on its way. Dropped before it is settled, it says nothing of the cluster.
-pub(crate) struct Passage<'a> {
+pub(crate) struct CallGuard<'a> {
     breaker: &'a Breaker,
-    visitor: Visitor,
+    call_group: CallGroup,
     settled: bool,
     _place: SemaphorePermit<'a>,
 }
 
-impl Passage<'_> {
+impl CallGuard<'_> {
     /// Notes how the call ended: without an answer, or with one, of whatever kind.
     pub(crate) fn settle(mut self, error: Option<&Error>) {
         self.settled = true;
@@ -105,10 +105,10 @@ impl Passage<'_> {
     }
 }
 
-impl Drop for Passage<'_> {
+impl Drop for CallGuard<'_> {
     fn drop(&mut self) {
         if !self.settled {
-            self.breaker.circuit().given_up(self.visitor, Instant::now());
+            self.breaker.circuit().abandoned(self.call_group, Instant::now());
         }
     }
 }
@@ -120,7 +120,7 @@ enum Circuit {
     /// Nothing is sent until then.
     Open { until: Instant },
     /// This one tries.
-    Trial { by: Visitor },
+    HalfOpen { by: CallGroup },
 }
 
 impl Circuit {
@@ -129,13 +129,13 @@ impl Circuit {
     }
 
     /// Why no call may pass now.
-    fn refusal(&self, visitor: Visitor, now: Instant) -> Result<()> {
+    fn refusal(&self, call_group: CallGroup, now: Instant) -> Result<()> {
         let open = |pause| Err(Error::new(Cause::CircuitOpen).retry_after(pause));
         match self {
             Self::Closed { .. } => Ok(()),
-            _ if visitor.tries => Ok(()),
-            Self::Trial { by } if *by == visitor => Ok(()),
-            Self::Trial { .. } => open(PAUSE),
+            _ if call_group.tries => Ok(()),
+            Self::HalfOpen { by } if *by == call_group => Ok(()),
+            Self::HalfOpen { .. } => open(PAUSE),
             Self::Open { until } => match until.saturating_duration_since(now) {
                 Duration::ZERO => Ok(()),
                 left => open(left),
@@ -144,17 +144,17 @@ impl Circuit {
     }
 
     /// Lets a call pass; after the pause, or of a probe, as the trial.
-    fn enter(&mut self, visitor: Visitor, now: Instant) -> Result<()> {
-        self.refusal(visitor, now)?;
+    fn enter(&mut self, call_group: CallGroup, now: Instant) -> Result<()> {
+        self.refusal(call_group, now)?;
         if matches!(self, Self::Open { .. }) {
-            *self = Self::Trial { by: visitor };
+            *self = Self::HalfOpen { by: call_group };
         }
         Ok(())
     }
 
     /// A call was dropped on its way. If it was the trial's, nobody knows more than before: the next one tries.
-    fn given_up(&mut self, visitor: Visitor, now: Instant) {
-        if matches!(self, Self::Trial { by } if *by == visitor) {
+    fn abandoned(&mut self, call_group: CallGroup, now: Instant) {
+        if matches!(self, Self::HalfOpen { by } if *by == call_group) {
             *self = Self::Open { until: now };
         }
     }
@@ -169,10 +169,10 @@ impl Circuit {
         let silent = match self {
             Self::Closed { silent, last } if now.saturating_duration_since(*last) <= WINDOW => *silent + 1,
             Self::Closed { .. } => 1,
-            Self::Open { .. } | Self::Trial { .. } => TRIES,
+            Self::Open { .. } | Self::HalfOpen { .. } => FAILURE_THRESHOLD,
         };
         *self = match silent {
-            TRIES.. => Self::Open { until: now + PAUSE },
+            FAILURE_THRESHOLD.. => Self::Open { until: now + PAUSE },
             silent => Self::Closed { silent, last: now },
         };
     }
@@ -182,15 +182,15 @@ impl Circuit {
 mod tests {
     use super::*;
 
-    const FIRST: Visitor = Visitor { number: 1, tries: false };
-    const OTHER: Visitor = Visitor { number: 2, tries: false };
-    const PROBE: Visitor = Visitor { number: 3, tries: true };
+    const FIRST: CallGroup = CallGroup { number: 1, tries: false };
+    const OTHER: CallGroup = CallGroup { number: 2, tries: false };
+    const PROBE: CallGroup = CallGroup { number: 3, tries: true };
 
     /// A circuit that has just opened, and when.
     fn open() -> (Circuit, Instant) {
         let now = Instant::now();
         let mut circuit = Circuit::new(now);
-        for _ in 0..TRIES {
+        for _ in 0..FAILURE_THRESHOLD {
             assert_eq!(circuit.enter(FIRST, now), Ok(()));
             circuit.ended(Some(Cause::DeadlineExceeded), now);
         }
@@ -216,7 +216,7 @@ mod tests {
             Some(Cause::RejectedByCluster),
         ];
         for answer in answers {
-            for _ in 1..TRIES {
+            for _ in 1..FAILURE_THRESHOLD {
                 circuit.ended(Some(Cause::Unreachable), now);
             }
             circuit.ended(answer, now);
@@ -228,7 +228,7 @@ mod tests {
     fn silence_long_ago_is_forgotten() {
         let mut now = Instant::now();
         let mut circuit = Circuit::new(now);
-        for _ in 0..2 * TRIES {
+        for _ in 0..2 * FAILURE_THRESHOLD {
             circuit.ended(Some(Cause::ConnectionLost), now);
             now += WINDOW + Duration::from_secs(1);
         }
@@ -243,12 +243,12 @@ mod tests {
         assert_eq!(circuit.enter(FIRST, now), Ok(()), "lists of several kinds are one visit");
         assert!(circuit.enter(OTHER, now).is_err(), "one trial at a time");
         circuit.ended(Some(Cause::Unreachable), now);
-        circuit.given_up(FIRST, now);
+        circuit.abandoned(FIRST, now);
         assert!(circuit.enter(FIRST, now).is_err(), "still silent");
         now += PAUSE;
         assert_eq!(circuit.enter(OTHER, now), Ok(()));
         circuit.ended(None, now);
-        circuit.given_up(OTHER, now);
+        circuit.abandoned(OTHER, now);
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
     }
 
@@ -257,7 +257,7 @@ mod tests {
         let (mut circuit, mut now) = open();
         now += PAUSE;
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
-        circuit.given_up(FIRST, now);
+        circuit.abandoned(FIRST, now);
         assert_eq!(circuit.enter(OTHER, now), Ok(()));
     }
 
@@ -276,7 +276,7 @@ mod tests {
         now += PAUSE;
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
         assert_eq!(circuit.enter(PROBE, now), Ok(()));
-        circuit.given_up(PROBE, now);
+        circuit.abandoned(PROBE, now);
         assert_eq!(circuit.enter(FIRST, now), Ok(()), "the trial is still the first one's");
     }
 
@@ -285,7 +285,7 @@ mod tests {
         let breaker = Breaker::new();
         let enter = || breaker.enter(FIRST, Instant::now());
         let mut inside = Vec::new();
-        for _ in 0..PLACES {
+        for _ in 0..MAX_CONCURRENT {
             inside.push(enter().await.expect("a place is free"));
         }
         assert_eq!(enter().await.err().map(|error| error.cause), Some(Cause::Overloaded));

@@ -2,7 +2,7 @@
 //! cluster and of all clusters may hold at once, and how many answers are parsed at once.
 //!
 //! - A request has fixed limits ([`Limits`]); over them it is refused with `too_large`.
-//! - All reads share [`Reads::memory`]. A cluster may hold as much of it as it leaves free for all others, so however many
+//! - All reads share [`ReadBudgets::memory`]. A cluster may hold as much of it as it leaves free for all others, so however many
 //!   clusters send without end, there is room for the next one. Without room a read is refused with `overloaded`.
 //! - Parsing of a large answer runs on a blocking thread, after taking one of a few turns, of which one cluster may have
 //!   half. No turn is held while anything waits for the network.
@@ -33,14 +33,14 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What may be read from clusters.
 #[derive(Clone, Copy, Debug)]
-pub struct Reads {
+pub struct ReadBudgets {
     /// The memory that all reads may hold at once, in bytes, besides the list cache.
     pub memory: usize,
     /// What one request may cost.
     pub request: Limits,
 }
 
-impl Default for Reads {
+impl Default for ReadBudgets {
     fn default() -> Self {
         let request = Limits { memory: 64 << 20, received: 512 << 20, objects: 250_000 };
         Self { memory: 128 << 20, request }
@@ -63,7 +63,7 @@ pub(crate) const FILL: Limits = Limits { memory: 64 << 20, received: 16 << 30, o
 
 /// The budget of all clusters.
 pub(crate) struct Budget {
-    reads: Reads,
+    reads: ReadBudgets,
     held: AtomicUsize,
     turns: Arc<Semaphore>,
     turns_of_cluster: usize,
@@ -73,7 +73,7 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// At most `turns` answers are parsed at once, and never more than there are processors.
-    pub(crate) fn new(reads: Reads, turns: usize, runtime: Handle) -> Arc<Self> {
+    pub(crate) fn new(reads: ReadBudgets, turns: usize, runtime: Handle) -> Arc<Self> {
         let turns = turns.min(available_parallelism().map_or(2, NonZero::get)).max(1);
         Arc::new(Self {
             reads,
@@ -113,11 +113,11 @@ impl ClusterBudget {
     ///
     /// # Errors
     /// `Overloaded` when there is none until the deadline.
-    pub(crate) async fn turn(&self, deadline: Instant) -> Result<Turn> {
+    pub(crate) async fn parse_slot(&self, deadline: Instant) -> Result<ParseSlot> {
         // the cluster's first, so that at most its share waits among all
         let turns = async {
             let of_cluster = self.turns.clone().acquire_owned().await.ok()?;
-            Some(Turn {
+            Some(ParseSlot {
                 _of_cluster: of_cluster,
                 _of_all: self.all.turns.clone().acquire_owned().await.ok()?,
             })
@@ -128,7 +128,7 @@ impl ClusterBudget {
     /// Runs a job that takes time: here when it is about at most `inline` bytes, else on a blocking thread, in turn.
     ///
     /// # Errors
-    /// As [`Self::turn`]; `Internal` when the job panics.
+    /// As [`Self::parse_slot`]; `Internal` when the job panics.
     pub(crate) async fn work<R: Send + 'static>(
         &self,
         bytes: usize,
@@ -139,14 +139,14 @@ impl ClusterBudget {
         if bytes <= inline {
             return Ok(job());
         }
-        let turn = self.turn(deadline).await?;
+        let turn = self.parse_slot(deadline).await?;
         let job = move || {
             let done = job();
             drop(turn);
             done
         };
         let done = self.all.runtime.spawn_blocking(job).await;
-        done.map_err(|_| Error::internal("reading an answer panicked"))
+        done.map_err(|_| Error::internal("parsing a response panicked"))
     }
 
     fn give_back(&self, bytes: usize) {
@@ -156,7 +156,7 @@ impl ClusterBudget {
 }
 
 /// The right to parse; given back when it is dropped.
-pub(crate) struct Turn {
+pub(crate) struct ParseSlot {
     _of_cluster: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
@@ -176,8 +176,8 @@ pub(crate) struct Meter {
 
 impl Meter {
     /// Memory for a part of the read: nothing yet.
-    pub(crate) fn hold(self: &Arc<Self>) -> Held {
-        Held { meter: self.clone(), bytes: 0 }
+    pub(crate) fn hold(self: &Arc<Self>) -> Reservation {
+        Reservation { meter: self.clone(), bytes: 0 }
     }
 
     /// Counts bytes received.
@@ -234,12 +234,12 @@ fn within(counter: &AtomicUsize, more: usize, most: usize) -> Result<()> {
 }
 
 /// Memory that a part of a read holds; given back when it is dropped.
-pub(crate) struct Held {
+pub(crate) struct Reservation {
     meter: Arc<Meter>,
     bytes: usize,
 }
 
-impl Held {
+impl Reservation {
     /// Takes more.
     ///
     /// # Errors
@@ -280,7 +280,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.meter.give_back(self.bytes);
     }
@@ -302,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_over_its_memory_is_refused_and_gives_all_of_it_back() {
-        let budget = Budget::new(Reads::default(), 4, Handle::current());
+        let budget = Budget::new(ReadBudgets::default(), 4, Handle::current());
         let cluster = ClusterBudget::new(&budget);
         let limits = Limits { memory: 3 * MIB, received: 10 * MIB, objects: 10 };
         let meter = cluster.meter(limits);
@@ -326,7 +326,7 @@ mod tests {
     /// However many clusters take all they can, the next one still finds as much as each of them has.
     #[tokio::test]
     async fn a_cluster_may_hold_what_it_leaves_to_the_others() {
-        let budget = Budget::new(Reads::default(), 4, Handle::current());
+        let budget = Budget::new(ReadBudgets::default(), 4, Handle::current());
         let mut greedy = Vec::new();
         for others in 0..5 {
             let cluster = ClusterBudget::new(&budget);
@@ -349,25 +349,25 @@ mod tests {
 
     #[tokio::test]
     async fn one_cluster_takes_at_most_half_of_the_turns() {
-        let budget = Budget::new(Reads::default(), 4, Handle::current());
+        let budget = Budget::new(ReadBudgets::default(), 4, Handle::current());
         let (busy, other) = (ClusterBudget::new(&budget), ClusterBudget::new(&budget));
         let now = Instant::now();
         let mut turns = Vec::new();
-        while let Ok(turn) = busy.turn(now).await {
+        while let Ok(turn) = busy.parse_slot(now).await {
             turns.push(turn);
         }
         assert_eq!(turns.len(), budget.turns_of_cluster);
         if budget.turns_of_cluster > 1 || available_parallelism().unwrap().get() > 1 {
-            assert!(other.turn(now).await.is_ok(), "a turn is left");
+            assert!(other.parse_slot(now).await.is_ok(), "a turn is left");
         }
-        assert_eq!(cause(busy.turn(now).await), Some(Cause::Overloaded));
+        assert_eq!(cause(busy.parse_slot(now).await), Some(Cause::Overloaded));
         turns.pop();
-        assert!(busy.turn(now).await.is_ok());
+        assert!(busy.parse_slot(now).await.is_ok());
     }
 
     #[tokio::test]
     async fn what_is_large_is_parsed_on_another_thread() {
-        let cluster = ClusterBudget::new(&Budget::new(Reads::default(), 4, Handle::current()));
+        let cluster = ClusterBudget::new(&Budget::new(ReadBudgets::default(), 4, Handle::current()));
         let here = std::thread::current().id();
         let end = Instant::now() + Duration::from_secs(60);
         let thread = || std::thread::current().id();
@@ -375,6 +375,6 @@ mod tests {
         assert_ne!(cluster.work(11, 10, end, thread).await.unwrap(), here);
         let panicking = cluster.work(11, 10, end, || panic!("as a test")).await;
         assert_eq!(cause(panicking), Some(Cause::Internal));
-        assert!(cluster.turn(end).await.is_ok(), "its turn is given back");
+        assert!(cluster.parse_slot(end).await.is_ok(), "its turn is given back");
     }
 }

@@ -17,7 +17,7 @@ use crate::{KubeClusters, replace::Replacement, request::Call};
 impl ConfigApi for KubeClusters {
     async fn get_configmap(&self, permit: &Permit, name: &ObjectName) -> Result<Option<ConfigMapDetail>> {
         let call = Call::get(Kind::ConfigMap, Some(permit.namespace()?), name)?;
-        self.visit(permit, self.deadlines().read).await?.find(&call, ConfigMapDetail::project).await
+        self.client(permit, self.deadlines().read).await?.find(&call, ConfigMapDetail::project).await
     }
 
     async fn create_configmap(&self, permit: &Permit, configmap: &NewConfigMap) -> Result<ConfigMapRow> {
@@ -31,8 +31,8 @@ impl ConfigApi for KubeClusters {
         };
         let manifest = Manifest { metadata, data: Some(data.clone()), ..Manifest::default() };
         let call = Call::create(Kind::ConfigMap, Some(namespace), name, &manifest)?;
-        let visit = self.visit(permit, self.deadlines().write).await?;
-        let object = visit.change(&call).await?.object(&call)?;
+        let client = self.client(permit, self.deadlines().write).await?;
+        let object = client.change(&call).await?.object(&call)?;
         Ok(ConfigMapRow::project(parse(&object)?))
     }
 
@@ -55,7 +55,7 @@ impl ConfigApi for KubeClusters {
 
     async fn delete_configmap(&self, permit: &Permit, name: &ObjectName) -> Result<()> {
         let call = Call::delete(Kind::ConfigMap, Some(permit.namespace()?), name)?;
-        self.visit(permit, self.deadlines().write).await?.change(&call).await?;
+        self.client(permit, self.deadlines().write).await?.change(&call).await?;
         Ok(())
     }
 }

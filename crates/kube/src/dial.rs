@@ -10,8 +10,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
+    dns::DnsResolver,
     egress::{EgressRules, is_one_of, target},
-    names::Names,
 };
 
 /// How long resolving a name and connecting may take together: after it nobody is there.
@@ -37,12 +37,12 @@ impl StdError for NotConnected {}
 
 /// Who says where a connection may go.
 #[derive(Clone)]
-pub(crate) struct Guard {
+pub(crate) struct EgressGuard {
     pub(crate) rules: Arc<EgressRules>,
-    pub(crate) names: Arc<Names>,
+    pub(crate) names: Arc<DnsResolver>,
 }
 
-impl Guard {
+impl EgressGuard {
     /// Every address of `uri`'s host, each of which may be connected to.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl Guard {
         let (host, port) = target(uri);
         let addresses = self.resolve(host, port).await?;
         if addresses.is_empty() {
-            return Err(unreachable(&"the name has no address"));
+            return Err(unreachable(&"the host name has no address"));
         }
         let allowed = addresses.iter().all(|address| self.rules.allows(address.ip()));
         if !allowed || self.is_ours(&addresses, port).await {
@@ -81,7 +81,7 @@ impl Guard {
 }
 
 fn unreachable(error: &dyn fmt::Display) -> NotConnected {
-    tracing::debug!(%error, "no connection to the cluster");
+    tracing::debug!(%error, "cannot connect to the cluster");
     NotConnected(Cause::Unreachable)
 }
 
@@ -89,11 +89,11 @@ fn unreachable(error: &dyn fmt::Display) -> NotConnected {
 ///
 /// # Errors
 /// `EgressDenied` when any address of the host is refused; else `Unreachable`.
-pub(crate) async fn dial(uri: Uri, guard: &Guard) -> Result<TokioIo<TcpStream>, NotConnected> {
+pub(crate) async fn dial(uri: Uri, guard: &EgressGuard) -> Result<TokioIo<TcpStream>, NotConnected> {
     timeout(CONNECT, dial_each(uri, guard)).await.unwrap_or_else(|elapsed| Err(unreachable(&elapsed)))
 }
 
-async fn dial_each(uri: Uri, guard: &Guard) -> Result<TokioIo<TcpStream>, NotConnected> {
+async fn dial_each(uri: Uri, guard: &EgressGuard) -> Result<TokioIo<TcpStream>, NotConnected> {
     let addresses = guard.addresses(&uri).await?;
     let share = (CONNECT / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1)).max(EACH);
     let mut failure = NotConnected(Cause::Unreachable);
@@ -128,8 +128,8 @@ mod tests {
 
     use super::*;
     use crate::{
+        dns::{Resolver, ResolverLimits, SystemResolver},
         egress::OwnSocket,
-        names::{Lookups, Resolver, SystemResolver},
     };
 
     /// Names with the answers they get, one lookup after the other; the last one stays.
@@ -158,8 +158,8 @@ mod tests {
     }
 
     async fn refused_by(resolver: Arc<dyn Resolver>, url: &str, rules: EgressRules) -> Option<Cause> {
-        let names = Arc::new(Names::new(resolver, Lookups::REGISTERED, Handle::current()));
-        let guard = Guard { rules: Arc::new(rules), names };
+        let names = Arc::new(DnsResolver::new(resolver, ResolverLimits::REGISTERED, Handle::current()));
+        let guard = EgressGuard { rules: Arc::new(rules), names };
         dial(url.parse().unwrap(), &guard).await.err().map(|NotConnected(cause)| cause)
     }
 

@@ -13,7 +13,7 @@ use pilothouse_core::{
     kind::Kind,
 };
 
-use crate::{request::Call, stack::Broken};
+use crate::{request::Call, transport::ExchangeError};
 
 /// When to try again if the cluster does not say.
 const RETRY: Duration = Duration::from_secs(1);
@@ -55,11 +55,11 @@ impl From<Error> for Failure {
     }
 }
 
-impl From<Broken> for Failure {
-    fn from(broken: Broken) -> Self {
+impl From<ExchangeError> for Failure {
+    fn from(broken: ExchangeError) -> Self {
         let error = Error::new(broken.cause());
-        let error = if matches!(broken, Broken::NotConnected(_)) { error.of_read() } else { error };
-        Self { too_long: broken == Broken::TooLong, ..error.into() }
+        let error = if matches!(broken, ExchangeError::NotConnected(_)) { error.read_only() } else { error };
+        Self { too_long: broken == ExchangeError::TooLong, ..error.into() }
     }
 }
 

@@ -5,17 +5,17 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     gate::Warning,
-    inventory::{Counts, Inventory, List, ListQuery, Listing, Table, Watched, select},
+    inventory::{Counts, Inventory, List, ListQuery, Listing, Table, WatchSnapshot, select},
     name::NamespaceScope,
 };
 
-use crate::{KubeClusters, direct, kept::Reading};
+use crate::{KubeClusters, cache::CacheResult, uncached};
 
 impl KubeClusters {
-    async fn direct(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
-        let visit = self.visit(permit, self.deadlines().read).await?;
+    async fn read_uncached(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
+        let client = self.client(permit, self.deadlines().read).await?;
         let as_of = self.now();
-        let (mut rows, warnings) = direct::rows(&visit, list.info(), permit.namespaces(), query).await?;
+        let (mut rows, warnings) = uncached::rows(&client, list.info(), permit.namespaces(), query).await?;
         rows.sort_by(|a, b| a.total_order(b, None));
         let (rows, pagination) = select(rows, query);
         Ok(Listing { rows, pagination, as_of, stale: false, warnings })
@@ -33,11 +33,12 @@ impl Inventory for KubeClusters {
             }
             _ => query,
         };
-        let Some(kept) = &self.kept else { return self.direct(permit, list, query).await };
-        let stack = self.stack(permit).await?;
-        match kept.page(permit, &stack, list, query).await? {
-            Reading::Kept(listing) => Ok(listing),
-            Reading::Direct(warning, known) => match (self.direct(permit, list, query).await, known) {
+        let Some(cache) = &self.cache else { return self.read_uncached(permit, list, query).await };
+        let transport = self.transport(permit).await?;
+        match cache.page(permit, &transport, list, query).await? {
+            CacheResult::Hit(listing) => Ok(listing),
+            CacheResult::Miss(warning, known) => match (self.read_uncached(permit, list, query).await, known)
+            {
                 (Ok(listing), _) => Ok(with(listing, warning)),
                 // what was known before the change is more than nothing, and says that it is not current
                 (Err(_), Some(known)) => Ok(Listing { stale: true, ..known }),
@@ -47,8 +48,9 @@ impl Inventory for KubeClusters {
     }
 
     async fn count(&self, permit: &Permit, list: List) -> Result<Counts> {
-        if let Some(kept) = &self.kept
-            && let Reading::Kept(counts) = kept.count(permit, &self.stack(permit).await?, list).await?
+        if let Some(cache) = &self.cache
+            && let CacheResult::Hit(counts) =
+                cache.count(permit, &self.transport(permit).await?, list).await?
         {
             return Ok(counts);
         }
@@ -58,15 +60,15 @@ impl Inventory for KubeClusters {
             per_page: u64::MAX,
             ..ListQuery::default()
         };
-        let Listing { rows, as_of, stale, .. } = self.direct(permit, list, &query).await?;
-        let (table, _) = Table::new(list.info()).refilled(0, rows);
+        let Listing { rows, as_of, stale, .. } = self.read_uncached(permit, list, &query).await?;
+        let (table, _) = Table::new(list.info()).replace_all(0, rows);
         Ok(Counts::of(&table, as_of, stale))
     }
 
-    async fn watch(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Watched> {
-        match &self.kept {
-            Some(kept) => kept.watch(permit, &self.stack(permit).await?, list, query).await,
-            None => Err(Error::new(Cause::NotKept)),
+    async fn watch(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<WatchSnapshot> {
+        match &self.cache {
+            Some(cache) => cache.watch(permit, &self.transport(permit).await?, list, query).await,
+            None => Err(Error::new(Cause::NotCached)),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The ports towards clusters, over kube-rs: its types, parameters and request builders. The way to the cluster is our
-//! own (`stack.rs`), so of kube-rs no client, no retry and no reading of kubeconfigs is even compiled.
+//! own (`transport.rs`), so of kube-rs no client, no retry and no reading of kubeconfigs is even compiled.
 //!
-//! A call goes one way: a port's method builds a `Call` (`request.rs`: a path from validated names only), a `Visit`
-//! (`visit.rs`) holds it against the permit, sends it within the deadline and with the operation's id, through the
-//! cluster's `Breaker` (`breaker.rs`) over its `Stack` (`stack.rs`: guarded dialer, TLS, HTTP/1.1), and `error.rs` turns
+//! A call goes one way: a port's method builds a `Call` (`request.rs`: a path from validated names only), a `ClusterClient`
+//! (`client.rs`) holds it against the permit, sends it within the deadline and with the operation's id, through the
+//! cluster's `Breaker` (`breaker.rs`) over its `Transport` (`transport.rs`: guarded dialer, TLS, HTTP/1.1), and `error.rs` turns
 //! what is refused into the core's errors. What is read is counted (`budget.rs`), and large answers are parsed on blocking
-//! threads. Lists are kept (`kept.rs`) where they can be. Nothing of a library's or a certificate's text is ever part of one.
+//! threads. Lists are kept (`cache.rs`) where they can be. Nothing of a library's or a certificate's text is ever part of one.
 
 use std::{
     collections::HashMap,
@@ -24,51 +24,51 @@ use tokio::{
 
 mod breaker;
 mod budget;
-mod changes;
-mod clients;
+mod cache;
+mod client;
+mod client_pool;
 mod config;
 mod dial;
-mod direct;
+mod dns;
 mod egress;
 mod error;
-mod flights;
 mod inventory;
-mod kept;
 mod list;
-mod names;
 mod namespace;
 mod observe;
+mod pending_writes;
 mod permissions;
 mod pod;
 mod probe;
 mod replace;
 mod request;
 mod secret;
-mod stack;
+mod single_flight;
+mod test_limiter;
 mod tls;
-mod trials;
-mod visit;
+mod transport;
+mod uncached;
 mod workload;
 
-pub use budget::{Limits, Reads};
+pub use budget::{Limits, ReadBudgets};
+pub use cache::{CacheSettings, ListCacheStats};
+pub use dns::{Resolver, SystemResolver};
 pub use egress::{EgressRules, Networks, NotNetworks, OwnSocket};
-pub use kept::{Keeping, KeptFigures};
-pub use names::{Resolver, SystemResolver};
 pub use observe::{Exchange, Observer, Unobserved};
 
 use crate::{
     budget::Budget,
-    clients::Clients,
-    dial::Guard,
-    kept::Kept,
-    names::{Lookups, Names},
+    cache::ListCache,
+    client::ClusterClient,
+    client_pool::ClientPool,
+    dial::EgressGuard,
+    dns::{DnsResolver, ResolverLimits},
     probe::Probes,
-    stack::Stack,
-    visit::Visit,
+    transport::Transport,
 };
 
 /// How often it is looked whether stored connections were replaced or removed, as by another replica.
-const CONFIRM: Duration = Duration::from_secs(2);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long a cluster may take to answer. Connecting alone may take 3 s, of these.
 #[derive(Clone, Copy, Debug)]
@@ -101,9 +101,9 @@ pub struct KubeSettings {
     /// Told of every request to a cluster.
     pub observer: Arc<dyn Observer>,
     /// Which lists are kept; without it every list is read from its cluster each time.
-    pub keeping: Option<Keeping>,
+    pub cache_settings: Option<CacheSettings>,
     /// What may be read from clusters at once, and for one request.
-    pub reads: Reads,
+    pub reads: ReadBudgets,
 }
 
 impl Default for KubeSettings {
@@ -114,8 +114,8 @@ impl Default for KubeSettings {
             resolver: Arc::new(SystemResolver),
             user_agent: HeaderValue::from_static(concat!("pilothouse/", env!("CARGO_PKG_VERSION"))),
             observer: Arc::new(Unobserved),
-            keeping: None,
-            reads: Reads::default(),
+            cache_settings: None,
+            reads: ReadBudgets::default(),
         }
     }
 }
@@ -125,11 +125,11 @@ impl Default for KubeSettings {
 /// Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
-    clients: Arc<Clients>,
+    pool: Arc<ClientPool>,
     clock: Arc<dyn Clock>,
     deadlines: Deadlines,
     observer: Arc<dyn Observer>,
-    kept: Option<Arc<Kept>>,
+    cache: Option<Arc<ListCache>>,
     probes: Arc<Probes>,
 }
 
@@ -145,43 +145,50 @@ impl KubeClusters {
     /// # Panics
     /// Outside a tokio runtime: connections live on the one it is called in.
     pub fn new(settings: KubeSettings, connections: Arc<dyn Connections>, clock: Arc<dyn Clock>) -> Self {
-        let KubeSettings { deadlines, egress, resolver, user_agent, observer, keeping, reads } = settings;
-        let budget = Budget::new(reads, keeping.unwrap_or_default().fills, Handle::current());
-        let kept = keeping.map(|keeping| {
-            Kept::new(keeping, connections.clone(), clock.clone(), observer.clone(), deadlines.read)
+        let KubeSettings { deadlines, egress, resolver, user_agent, observer, cache_settings, reads } =
+            settings;
+        let budget = Budget::new(reads, cache_settings.unwrap_or_default().fills, Handle::current());
+        let cache = cache_settings.map(|cache_settings| {
+            ListCache::new(
+                cache_settings,
+                connections.clone(),
+                clock.clone(),
+                observer.clone(),
+                deadlines.read,
+            )
         });
         let (runtime, rules) = (Handle::current(), Arc::new(egress));
         let guard = |lookups| {
-            let names = Arc::new(Names::new(resolver.clone(), lookups, runtime.clone()));
-            Guard { rules: rules.clone(), names }
+            let names = Arc::new(DnsResolver::new(resolver.clone(), lookups, runtime.clone()));
+            EgressGuard { rules: rules.clone(), names }
         };
-        let clients = Arc::new(Clients {
+        let pool = Arc::new(ClientPool {
             connections,
-            guard: guard(Lookups::REGISTERED),
-            trial_guard: guard(Lookups::UNREGISTERED),
+            guard: guard(ResolverLimits::REGISTERED),
+            trial_guard: guard(ResolverLimits::UNREGISTERED),
             user_agent,
             runtime: runtime.clone(),
             budget,
-            stacks: Mutex::new(HashMap::new()),
+            entries: Mutex::new(HashMap::new()),
         });
-        runtime.spawn(confirm(Arc::downgrade(&clients), kept.as_ref().map(Arc::downgrade)));
+        runtime.spawn(confirm(Arc::downgrade(&pool), cache.as_ref().map(Arc::downgrade)));
         let probes = Arc::new(Probes::new(&runtime));
-        Self { clients, clock, deadlines, observer, kept, probes }
+        Self { pool, clock, deadlines, observer, cache, probes }
     }
 
     /// What there is of each kept list, over all clusters.
-    pub fn kept(&self) -> Vec<KeptFigures> {
-        self.kept.as_ref().map(|kept| kept.figures()).unwrap_or_default()
+    pub fn list_cache_stats(&self) -> Vec<ListCacheStats> {
+        self.cache.as_ref().map(|cache| cache.stats()).unwrap_or_default()
     }
 
     /// The way to the permit's cluster.
-    async fn stack(&self, permit: &Permit) -> Result<Arc<Stack>> {
-        self.clients.of(permit.cluster()?).await
+    async fn transport(&self, permit: &Permit) -> Result<Arc<Transport>> {
+        self.pool.of(permit.cluster()?).await
     }
 
     /// A visit to the permit's cluster.
-    async fn visit<'a>(&self, permit: &'a Permit, at_most: Duration) -> Result<Visit<'a>> {
-        Visit::new(self.stack(permit).await?, permit, at_most, &self.observer)
+    async fn client<'a>(&self, permit: &'a Permit, at_most: Duration) -> Result<ClusterClient<'a>> {
+        ClusterClient::new(self.transport(permit).await?, permit, at_most, &self.observer)
     }
 
     fn deadlines(&self) -> Deadlines {
@@ -194,15 +201,15 @@ impl KubeClusters {
 }
 
 /// Closes what goes over connections that were replaced or removed, until nobody uses them any more.
-async fn confirm(clients: Weak<Clients>, kept: Option<Weak<Kept>>) {
-    let mut ticks = interval(CONFIRM);
+async fn confirm(pool: Weak<ClientPool>, cache: Option<Weak<ListCache>>) {
+    let mut ticks = interval(RECHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let Some(clients) = clients.upgrade() else { return };
-        clients.confirm_all().await;
-        if let Some(kept) = kept.as_ref().and_then(Weak::upgrade) {
-            kept.drop_closed();
+        let Some(pool) = pool.upgrade() else { return };
+        pool.confirm_all().await;
+        if let Some(cache) = cache.as_ref().and_then(Weak::upgrade) {
+            cache.drop_closed();
         }
     }
 }

@@ -11,7 +11,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::{error::Failure, request::Call, visit::Visit};
+use crate::{client::ClusterClient, error::Failure, request::Call};
 
 /// Objects a chunk, unless they are large.
 const LIMIT: u32 = 500;
@@ -70,19 +70,19 @@ impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
 
 /// All of a list, as it was at one moment.
 pub(crate) struct Listed<T> {
-    /// What was kept of each object.
-    pub(crate) kept: Vec<T>,
+    /// The projection of each object.
+    pub(crate) objects: Vec<T>,
 }
 
 /// A part of a list that is being read.
 pub(crate) enum Part<T> {
-    /// What was kept of the next objects.
+    /// The projections of the next objects.
     Next(Vec<T>),
     /// The list starts over: what came before is of another moment.
     Again,
 }
 
-/// The memory that something takes which is kept of an object.
+/// The memory that a projection of an object takes.
 pub(crate) trait Size {
     /// In bytes.
     fn size(&self) -> usize;
@@ -113,31 +113,31 @@ impl<'a> Chunk<'a> {
 
 /// What was read of a chunk.
 struct Page<T> {
-    kept: Vec<T>,
+    projected: Vec<T>,
     objects: usize,
     metadata: ChunkMetadata,
 }
 
 /// Reads a chunk of a list, keeping what `keep` makes of each object.
 async fn page<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
-    visit: &Visit<'_>,
+    client: &ClusterClient<'_>,
     call: &Call,
     keep: impl Fn(&RawValue) -> Result<K> + Send + 'static,
 ) -> Result<Page<T>, Failure> {
     // only the exchange has the chunk's deadline: a turn to parse may take longer to come
-    let answer = visit.within(CHUNK).read(call).await?;
+    let answer = client.within(CHUNK).read(call).await?;
     let bytes = answer.body.len();
     let read = move || -> Result<Page<T>> {
         let mut chunk: Chunk<'_> = answer.json()?;
         let objects = chunk.items()?;
-        let mut page = Page { kept: Vec::new(), objects: objects.len(), metadata: chunk.metadata };
+        let mut page = Page { projected: Vec::new(), objects: objects.len(), metadata: chunk.metadata };
         for object in objects {
-            page.kept.extend(keep(object)?);
+            page.projected.extend(keep(object)?);
         }
         Ok(page)
     };
-    let page = visit.work(bytes, read).await??;
-    visit.meter().objects(page.objects)?;
+    let page = client.work(bytes, read).await??;
+    client.meter().objects(page.objects)?;
     Ok(page)
 }
 
@@ -147,10 +147,10 @@ async fn page<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
 /// is read of one answer, fewer are asked for.
 ///
 /// # Errors
-/// As every call to a cluster, and what `keep` and `take` say; `TooLarge` over the visit's limits; `UnexpectedAnswer`
+/// As every call to a cluster, and what `keep` and `take` say; `TooLarge` over the client's limits; `UnexpectedAnswer`
 /// from a server whose chunks lead nowhere.
 pub(crate) async fn chunks<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
-    visit: &Visit<'_>,
+    client: &ClusterClient<'_>,
     kind: Kind,
     scope: &NamespaceScope,
     selection: &ListParams,
@@ -161,7 +161,7 @@ pub(crate) async fn chunks<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     let (mut params, mut started_over) = (first.clone(), false);
     loop {
         let call = Call::list(kind, scope, &params)?;
-        let page = match page(visit, &call, keep.clone()).await {
+        let page = match page(client, &call, keep.clone()).await {
             Ok(page) => page,
             Err(gone) if gone.is(StatusCode::GONE) && params.continue_token.is_some() && !started_over => {
                 (params, started_over) = (first.clone(), true);
@@ -174,11 +174,11 @@ pub(crate) async fn chunks<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
             }
             Err(failure) => return Err(failure),
         };
-        take(Part::Next(page.kept))?;
+        take(Part::Next(page.projected))?;
         match page.metadata.r#continue.filter(|token| !token.is_empty()) {
             // each chunk but the last has objects and leads to another place
             Some(token) if page.objects == 0 || params.continue_token.as_ref() == Some(&token) => {
-                return Err(Error::new(Cause::UnexpectedAnswer).of_read().into());
+                return Err(Error::new(Cause::UnexpectedAnswer).read_only().into());
             }
             Some(token) => params.continue_token = Some(token),
             None => return Ok(page.metadata.resource_version.unwrap_or_default()),
@@ -186,50 +186,50 @@ pub(crate) async fn chunks<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     }
 }
 
-/// Reads all objects as [`chunks`] does, and holds what is kept of them within the visit's budget.
+/// Reads all objects as [`chunks`] does, and holds the projections within the client's budget.
 ///
 /// # Errors
 /// As [`chunks`].
 pub(crate) async fn all<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
-    visit: &Visit<'_>,
+    client: &ClusterClient<'_>,
     kind: Kind,
     scope: &NamespaceScope,
     selection: &ListParams,
     keep: impl Fn(&RawValue) -> Result<K> + Clone + Send + 'static,
 ) -> Result<Listed<T>, Failure> {
-    let (mut kept, mut held) = (Vec::new(), visit.meter().hold());
+    let (mut objects, mut held) = (Vec::new(), client.meter().hold());
     let take = |part: Part<T>| match part {
         Part::Next(more) => {
             held.add(more.iter().map(Size::size).sum())?;
-            kept.extend(more);
+            objects.extend(more);
             Ok(())
         }
         Part::Again => {
-            kept.clear();
+            objects.clear();
             held.set(0)
         }
     };
-    chunks(visit, kind, scope, selection, keep, take).await?;
+    chunks(client, kind, scope, selection, keep, take).await?;
     held.keep();
-    Ok(Listed { kept })
+    Ok(Listed { objects })
 }
 
-/// What `keep` makes of the objects in the first chunk of a list; held within the visit's budget.
+/// What `keep` makes of the objects in the first chunk of a list; held within the client's budget.
 ///
 /// # Errors
 /// As every call to a cluster.
 pub(crate) async fn first<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
-    visit: &Visit<'_>,
+    client: &ClusterClient<'_>,
     kind: Kind,
     scope: &NamespaceScope,
     selection: &ListParams,
     keep: impl Fn(&RawValue) -> Result<K> + Send + 'static,
 ) -> Result<Vec<T>, Failure> {
-    let page = page(visit, &Call::list(kind, scope, selection)?, keep).await?;
-    let mut held = visit.meter().hold();
-    held.add(page.kept.iter().map(Size::size).sum())?;
+    let page = page(client, &Call::list(kind, scope, selection)?, keep).await?;
+    let mut held = client.meter().hold();
+    held.add(page.projected.iter().map(Size::size).sum())?;
     held.keep();
-    Ok(page.kept)
+    Ok(page.projected)
 }
 
 /// The version that a list has now.
@@ -237,11 +237,11 @@ pub(crate) async fn first<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
 /// # Errors
 /// As every call to a cluster.
 pub(crate) async fn version(
-    visit: &Visit<'_>,
+    client: &ClusterClient<'_>,
     kind: Kind,
     selection: &ListParams,
 ) -> Result<String, Failure> {
-    let page = page(visit, &Call::list(kind, &NamespaceScope::All, selection)?, nothing).await?;
+    let page = page(client, &Call::list(kind, &NamespaceScope::All, selection)?, nothing).await?;
     Ok(page.metadata.resource_version.unwrap_or_default())
 }
 
@@ -249,9 +249,9 @@ pub(crate) async fn version(
 ///
 /// # Errors
 /// As every call to a cluster.
-pub(crate) async fn count(visit: &Visit<'_>, kind: Kind) -> Result<i64, Failure> {
+pub(crate) async fn count(client: &ClusterClient<'_>, kind: Kind) -> Result<i64, Failure> {
     let one = ListParams::default().limit(1);
-    let page = page(visit, &Call::list(kind, &NamespaceScope::All, &one)?, nothing).await?;
+    let page = page(client, &Call::list(kind, &NamespaceScope::All, &one)?, nothing).await?;
     let shown = i64::try_from(page.objects).unwrap_or(i64::MAX);
     Ok(shown.saturating_add(page.metadata.remaining_item_count.unwrap_or(0).max(0)))
 }

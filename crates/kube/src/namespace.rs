@@ -24,19 +24,20 @@ impl NamespaceApi for KubeClusters {
         };
         let manifest = Manifest { metadata, ..Manifest::default() };
         let call = Call::create(Kind::Namespace, None, &name, &manifest)?;
-        let visit = self.visit(permit, self.deadlines().write).await?;
-        let object = visit.change(&call).await?.object(&call)?;
+        let client = self.client(permit, self.deadlines().write).await?;
+        let object = client.change(&call).await?.object(&call)?;
         Ok(NamespaceRow::project(parse(&object)?))
     }
 
     async fn delete(&self, permit: &Permit) -> Result<()> {
         let call = Call::delete(Kind::Namespace, None, &name(permit.namespace()?)?)?;
-        self.visit(permit, self.deadlines().write).await?.change(&call).await?;
+        self.client(permit, self.deadlines().write).await?.change(&call).await?;
         Ok(())
     }
 }
 
 /// A namespace's name as the object's it is.
 fn name(namespace: &Namespace) -> Result<ObjectName> {
-    ObjectName::new(namespace.as_str()).map_err(|_| Error::internal("a namespace's name is no object's name"))
+    ObjectName::new(namespace.as_str())
+        .map_err(|_| Error::internal("the name of a namespace is not a valid object name"))
 }

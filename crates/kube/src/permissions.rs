@@ -9,8 +9,8 @@ use k8s_openapi::api::authorization::v1::{
 use pilothouse_core::{Cause, Error, Result, cluster::Permission, inventory::LISTS, kind::Kind};
 
 use crate::{
+    client::ClusterClient,
     request::{Call, SELF_SUBJECT_ACCESS},
-    visit::Visit,
 };
 
 /// Questions asked at the same time.
@@ -93,12 +93,12 @@ fn features() -> Vec<(String, Vec<Need>)> {
 ///
 /// # Errors
 /// As every call to a cluster.
-pub(crate) async fn ask(visit: &Visit<'_>) -> Result<Vec<Permission>> {
+pub(crate) async fn ask(client: &ClusterClient<'_>) -> Result<Vec<Permission>> {
     let features = features();
     let mut needs: Vec<Need> = features.iter().flat_map(|(_, needs)| needs).copied().collect();
     needs.sort_unstable();
     needs.dedup();
-    let questions: Vec<_> = needs.into_iter().map(|need| answer(visit, need)).collect();
+    let questions: Vec<_> = needs.into_iter().map(|need| answer(client, need)).collect();
     let answers: BTreeMap<Need, bool> =
         stream::iter(questions).buffer_unordered(AT_ONCE).try_collect().await?;
     let permission = |(feature, needs): (String, Vec<Need>)| {
@@ -109,7 +109,7 @@ pub(crate) async fn ask(visit: &Visit<'_>) -> Result<Vec<Permission>> {
     Ok(features.into_iter().map(permission).collect())
 }
 
-async fn answer(visit: &Visit<'_>, need: Need) -> Result<(Need, bool)> {
+async fn answer(client: &ClusterClient<'_>, need: Need) -> Result<(Need, bool)> {
     let (verb, kind, subresource) = need;
     let attributes = ResourceAttributes {
         verb: Some(verb.to_owned()),
@@ -120,7 +120,7 @@ async fn answer(visit: &Visit<'_>, need: Need) -> Result<(Need, bool)> {
     };
     let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
     let question = SelfSubjectAccessReview { spec, ..Default::default() };
-    let answer = visit.ask(&Call::review(SELF_SUBJECT_ACCESS, &question)?).await?;
+    let answer = client.ask(&Call::review(SELF_SUBJECT_ACCESS, &question)?).await?;
     let review: SelfSubjectAccessReview = answer.json()?;
     let status = review.status.ok_or_else(|| Error::new(Cause::UnexpectedAnswer))?;
     Ok((need, status.allowed))

@@ -17,9 +17,9 @@ use pilothouse_core::{
 
 use crate::{
     KubeClusters,
+    client::{Answer, ClusterClient},
     error::{self, Failure},
     request::Call,
-    visit::{Answer, Visit},
 };
 
 mod follow;
@@ -41,13 +41,13 @@ struct Target {
 
 impl Target {
     async fn find(
-        visit: &Visit<'_>,
+        client: &ClusterClient<'_>,
         namespace: &Namespace,
         name: &ObjectName,
         named: Option<&ContainerName>,
     ) -> Result<Self> {
         let get = Call::get(Kind::Pod, Some(namespace), name)?;
-        let pod: PodObject = visit.one(&get, parse).await?;
+        let pod: PodObject = client.one(&get, parse).await?;
         let names = |containers: &[PodContainer]| -> Vec<_> {
             containers.iter().map(|container| container.name.clone()).collect()
         };
@@ -65,9 +65,9 @@ impl Target {
 #[async_trait]
 impl PodApi for KubeClusters {
     async fn logs(&self, permit: &Permit, pod: &ObjectName, options: &LogOptions) -> Result<PodLogs> {
-        let visit = self.visit(permit, self.deadlines().read).await?;
+        let client = self.client(permit, self.deadlines().read).await?;
         let namespace = permit.namespace()?;
-        let target = Target::find(&visit, namespace, pod, options.container.as_ref()).await?;
+        let target = Target::find(&client, namespace, pod, options.container.as_ref()).await?;
         let params = LogParams {
             container: Some(target.container.clone()),
             previous: options.previous,
@@ -77,7 +77,7 @@ impl PodApi for KubeClusters {
             ..LogParams::default()
         };
         let call = Call::logs(namespace, pod, &params, LogOptions::MAX_BYTES)?;
-        let answer = match visit.read(&call).await {
+        let answer = match client.read(&call).await {
             Ok(answer) => answer,
             Err(failure) => return Err(explain(failure, &call, target, options.previous)),
         };
@@ -95,9 +95,9 @@ impl PodApi for KubeClusters {
 
     async fn follow(&self, permit: &Permit, pod: &ObjectName, follow: &Follow) -> Result<LogChunks> {
         let deadline = self.deadlines().read;
-        let visit = self.visit(permit, deadline).await?;
+        let client = self.client(permit, deadline).await?;
         let namespace = permit.namespace()?;
-        let target = Target::find(&visit, namespace, pod, follow.container.as_ref()).await?;
+        let target = Target::find(&client, namespace, pod, follow.container.as_ref()).await?;
         let mut params = LogParams {
             container: Some(target.container.clone()),
             follow: true,
@@ -113,7 +113,7 @@ impl PodApi for KubeClusters {
         }
         let call = Call::logs(namespace, pod, &params, 0)?;
         let run = Run {
-            stack: visit.stack().clone(),
+            transport: client.transport().clone(),
             permit: permit.clone(),
             observer: self.observer.clone(),
             get: target.get.clone(),
@@ -122,7 +122,7 @@ impl PodApi for KubeClusters {
             restarts: status(&target.pod, &target.container).map_or(0, |status| status.restart_count),
             deadline,
         };
-        let chunks = follow::chunks(visit.open(call.clone())?, run).await;
+        let chunks = follow::chunks(client.open(call.clone())?, run).await;
         chunks.map_err(|failure| explain(failure, &call, target, false))
     }
 }

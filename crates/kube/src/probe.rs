@@ -34,14 +34,14 @@ use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
     KubeClusters,
+    client::ClusterClient,
     error::Failure,
-    flights::{self, Flights},
     list, permissions,
     request::{Call, SELF_SUBJECT},
-    stack::Common,
+    single_flight::{self, SingleFlight},
+    test_limiter::{TestLimiter, TestSlot},
     tls,
-    trials::{Place, Trials},
-    visit::Visit,
+    transport::TransportContext,
 };
 
 /// Who an API server says we are when it did not accept our client certificate.
@@ -50,7 +50,7 @@ const ANONYMOUS: &str = "system:anonymous";
 #[async_trait]
 impl ClusterProbe for KubeClusters {
     fn check(&self, connection: &Connection) -> Result<()> {
-        if !self.clients.guard.rules.allows_host(connection.server.as_str()) {
+        if !self.pool.guard.rules.allows_host(connection.server.as_str()) {
             return Err(Error::new(Cause::EgressDenied));
         }
         let malformed = |field: &str| Error::invalid(field, Reason::Malformed);
@@ -72,14 +72,14 @@ impl ClusterProbe for KubeClusters {
             ProbeTarget::Registered(stored, reason) => (stored, reason),
             ProbeTarget::New(connection) => {
                 let result = async {
-                    let (_place, visit) = self.trial(permit, &connection).await?;
-                    report(&visit, &connection).await
+                    let (_place, client) = self.trial(permit, &connection).await?;
+                    report(&client, &connection).await
                 };
                 let Found { at, result, .. } = self.found(result.await)?;
                 return Ok(Probed { at, record: true, result });
             }
         };
-        let common = match self.common(permit, &stored) {
+        let common = match self.context(permit, &stored) {
             Ok(common) => common,
             // what is wrong with the connection itself is what the probe finds
             Err(error) if matches!(error.cause, Cause::TlsUntrusted | Cause::CredentialRejected) => {
@@ -87,7 +87,7 @@ impl ClusterProbe for KubeClusters {
             }
             Err(error) => return Err(error),
         };
-        let age = if reason == ProbeReason::Test { Duration::ZERO } else { flights::KEPT };
+        let age = if reason == ProbeReason::Test { Duration::ZERO } else { single_flight::KEPT };
         let key = (permit.cluster()?, stored.version);
         let begin = || {
             self.check_circuit(permit, &common, reason)?;
@@ -109,11 +109,11 @@ impl ClusterProbe for KubeClusters {
         let (stored, reason) = match target {
             ProbeTarget::Registered(stored, reason) => (stored, reason),
             ProbeTarget::New(connection) => {
-                let (_place, visit) = self.trial(permit, &connection).await?;
-                return permissions::ask(&visit).await;
+                let (_place, client) = self.trial(permit, &connection).await?;
+                return permissions::ask(&client).await;
             }
         };
-        let common = self.common(permit, &stored)?;
+        let common = self.context(permit, &stored)?;
         let begin = || {
             self.check_circuit(permit, &common, reason)?;
             let (this, permit) = (self.clone(), permit.clone());
@@ -126,9 +126,9 @@ impl ClusterProbe for KubeClusters {
     }
 
     async fn connection_changed(&self, id: ClusterId) {
-        self.clients.confirm(id).await;
-        if let Some(kept) = &self.kept {
-            kept.drop_closed();
+        self.pool.confirm(id).await;
+        if let Some(cache) = &self.cache {
+            cache.drop_closed();
         }
     }
 }
@@ -147,17 +147,17 @@ type Registered = (ClusterId, i64);
 
 /// The probes that are under way.
 pub(crate) struct Probes {
-    reports: Flights<Registered, Found>,
-    permissions: Flights<Registered, Vec<Permission>>,
-    trials: Trials,
+    reports: SingleFlight<Registered, Found>,
+    permissions: SingleFlight<Registered, Vec<Permission>>,
+    trials: TestLimiter,
 }
 
 impl Probes {
     pub(crate) fn new(runtime: &Handle) -> Self {
         // at most one of each for every cluster
         let (reports, permissions) =
-            (Flights::new(usize::MAX, runtime.clone()), Flights::new(usize::MAX, runtime.clone()));
-        Self { reports, permissions, trials: Trials::default() }
+            (SingleFlight::new(usize::MAX, runtime.clone()), SingleFlight::new(usize::MAX, runtime.clone()));
+        Self { reports, permissions, trials: TestLimiter::default() }
     }
 }
 
@@ -165,18 +165,18 @@ impl KubeClusters {
     /// What the probes of a registered cluster share with its other calls.
     ///
     /// # Errors
-    /// `NotFound` or `Unreachable` when the connection was removed or replaced meanwhile; as [`Stack::new`].
+    /// `NotFound` or `Unreachable` when the connection was removed or replaced meanwhile; as [`Transport::new`].
     ///
-    /// [`Stack::new`]: crate::stack::Stack::new
-    fn common(&self, permit: &Permit, stored: &StoredConnection) -> Result<Common> {
-        let common = self.clients.registered(permit.cluster()?, stored)?.common().clone();
+    /// [`Transport::new`]: crate::stack::Stack::new
+    fn context(&self, permit: &Permit, stored: &StoredConnection) -> Result<TransportContext> {
+        let common = self.pool.registered(permit.cluster()?, stored)?.context().clone();
         // an older credential is never used again
         if common.version() == stored.version { Ok(common) } else { Err(Error::new(Cause::Unreachable)) }
     }
 
     /// Refuses callers while the circuit is open; the prober finds out whether the cluster answers again.
-    fn check_circuit(&self, permit: &Permit, common: &Common, reason: ProbeReason) -> Result<()> {
-        if reason == ProbeReason::Visit {
+    fn check_circuit(&self, permit: &Permit, common: &TransportContext, reason: ProbeReason) -> Result<()> {
+        if reason == ProbeReason::Scheduled {
             return Ok(());
         }
         common.breaker().check().inspect_err(|error| {
@@ -189,18 +189,22 @@ impl KubeClusters {
         &self,
         permit: &'a Permit,
         connection: &Connection,
-        common: Common,
-    ) -> Result<Visit<'a>> {
-        let stack = Arc::new(self.clients.probing(connection, common)?);
-        Visit::probe(stack, permit, Instant::now() + self.deadlines.test, &self.observer)
+        common: TransportContext,
+    ) -> Result<ClusterClient<'a>> {
+        let transport = Arc::new(self.pool.probing(connection, common)?);
+        ClusterClient::probe(transport, permit, Instant::now() + self.deadlines.test, &self.observer)
     }
 
     /// A place and a visit for the test of a connection that is not registered.
-    async fn trial<'a>(&self, permit: &'a Permit, connection: &Connection) -> Result<(Place, Visit<'a>)> {
+    async fn trial<'a>(
+        &self,
+        permit: &'a Permit,
+        connection: &Connection,
+    ) -> Result<(TestSlot, ClusterClient<'a>)> {
         let deadline = Instant::now() + self.deadlines.test;
         let place = self.probes.trials.enter(connection.server.as_str(), deadline).await?;
-        let stack = Arc::new(self.clients.trying(connection)?);
-        Ok((place, Visit::probe(stack, permit, deadline, &self.observer)?))
+        let transport = Arc::new(self.pool.trying(connection)?);
+        Ok((place, ClusterClient::probe(transport, permit, deadline, &self.observer)?))
     }
 
     /// What became of a probe, unless the cluster was not asked.
@@ -212,17 +216,17 @@ impl KubeClusters {
     }
 }
 
-async fn report(visit: &Visit<'_>, connection: &Connection) -> Result<Report> {
+async fn report(client: &ClusterClient<'_>, connection: &Connection) -> Result<Report> {
     let started = Instant::now();
-    let version = version(visit).await?;
+    let version = version(client).await?;
     let latency = started.elapsed();
     let (identity, nodes, pods, namespaces) = try_join!(
-        identity(visit),
-        readable(nodes(visit)),
-        readable(list::count(visit, Kind::Pod)),
-        readable(list::count(visit, Kind::Namespace)),
+        identity(client),
+        readable(nodes(client)),
+        readable(list::count(client, Kind::Pod)),
+        readable(list::count(client, Kind::Namespace)),
     )?;
-    let certificates = certificates(visit, connection);
+    let certificates = certificates(client, connection);
     Ok(Report { version, latency, identity, nodes, pods, namespaces, certificates })
 }
 
@@ -236,13 +240,13 @@ async fn readable<T>(count: impl Future<Output = Result<T, Failure>>) -> Result<
 }
 
 /// The version, if it looks like one: `v1.37.2`, `v1.31.1-eks-1b3e656`, `v1.30.4+k3s1`.
-async fn version(visit: &Visit<'_>) -> Result<String> {
+async fn version(client: &ClusterClient<'_>) -> Result<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Version {
         git_version: String,
     }
-    let Version { git_version } = visit.read(&Call::version()?).await?.json()?;
+    let Version { git_version } = client.read(&Call::version()?).await?.json()?;
     let looks_right =
         git_version.strip_prefix('v').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
             && git_version.len() <= 64
@@ -251,9 +255,9 @@ async fn version(visit: &Visit<'_>) -> Result<String> {
 }
 
 /// Who the cluster says we are; none where it cannot say (before Kubernetes 1.28).
-async fn identity(visit: &Visit<'_>) -> Result<Option<String>> {
+async fn identity(client: &ClusterClient<'_>) -> Result<Option<String>> {
     let call = Call::review(SELF_SUBJECT, &SelfSubjectReview::default())?;
-    let review: SelfSubjectReview = match visit.ask(&call).await {
+    let review: SelfSubjectReview = match client.ask(&call).await {
         Ok(answer) => answer.json()?,
         // everyone who is somebody may ask this
         Err(refused) if refused.is(StatusCode::FORBIDDEN) && refused.said.contains(ANONYMOUS) => {
@@ -267,12 +271,12 @@ async fn identity(visit: &Visit<'_>) -> Result<Option<String>> {
     let username = review.status.and_then(|status| status.user_info).and_then(|user| user.username);
     match username {
         Some(name) if name == ANONYMOUS => Err(Error::new(Cause::CredentialRejected)),
-        Some(name) if visit.stack().is_quoted_by(&name) => Err(Error::new(Cause::UnexpectedAnswer)),
+        Some(name) if client.transport().echoes_token(&name) => Err(Error::new(Cause::UnexpectedAnswer)),
         username => Ok(username.map(|name| pilothouse_core::error::clean_message(&name))),
     }
 }
 
-async fn nodes(visit: &Visit<'_>) -> Result<NodeCount, Failure> {
+async fn nodes(client: &ClusterClient<'_>) -> Result<NodeCount, Failure> {
     #[derive(Deserialize)]
     struct Node {
         #[serde(default)]
@@ -292,20 +296,20 @@ async fn nodes(visit: &Visit<'_>) -> Result<NodeCount, Failure> {
         Ok(Some(conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True")))
     };
     let everything = ListParams::default();
-    let ready = list::all(visit, Kind::Node, &NamespaceScope::All, &everything, is_ready).await?.kept;
+    let ready = list::all(client, Kind::Node, &NamespaceScope::All, &everything, is_ready).await?.objects;
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     Ok(NodeCount { ready: count(ready.iter().filter(|ready| **ready).count()), total: count(ready.len()) })
 }
 
 /// The certificates on the way, and when they end.
-fn certificates(visit: &Visit<'_>, connection: &Connection) -> Vec<CertificateExpiry> {
-    let client = match &connection.credential {
+fn certificates(client: &ClusterClient<'_>, connection: &Connection) -> Vec<CertificateExpiry> {
+    let client_certificate = match &connection.credential {
         Credential::Certificate { chain, .. } => tls::expiry_of_first(chain),
         Credential::Token(_) => None,
     };
     let known = [
-        ("api_server", visit.stack().server_certificate_expiry()),
-        ("client", client),
+        ("api_server", client.transport().server_certificate_expiry()),
+        ("client", client_certificate),
         ("ca", connection.ca.as_deref().and_then(tls::first_expiry)),
     ];
     let expiry =

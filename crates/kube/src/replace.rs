@@ -42,15 +42,15 @@ impl KubeClusters {
         name: &ObjectName,
         replacement: Replacement<'_>,
     ) -> Result<Box<RawValue>> {
-        let visit = self.visit(permit, self.deadlines().write).await?;
+        let client = self.client(permit, self.deadlines().write).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
         let get = Call::get(kind, Some(namespace), name)?;
-        let current = visit.within(self.deadlines().read).one(&get, parse::<Current>).await?;
+        let current = client.within(self.deadlines().read).one(&get, parse::<Current>).await?;
         if replacement.version.is_some_and(|version| version != current.metadata.resource_version) {
             return Err(error::about(Cause::ConflictInCluster, &get));
         }
         let patch = Call::patch(kind, Some(namespace), name, &patch(current, replacement)?)?;
-        visit.change(&patch).await?.object(&patch)
+        client.change(&patch).await?.object(&patch)
     }
 }
 

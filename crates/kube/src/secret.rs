@@ -39,8 +39,8 @@ impl SecretApi for KubeClusters {
         let data = data.iter().map(|(key, value)| (key.clone(), bytes(value))).collect();
         let manifest = Manifest { metadata, type_: r#type.clone(), data: Some(data), ..Manifest::default() };
         let call = Call::create(Kind::Secret, Some(namespace), name, &manifest)?;
-        let visit = self.visit(permit, self.deadlines().write).await?;
-        let object = visit.change(&call).await?.object(&call)?;
+        let client = self.client(permit, self.deadlines().write).await?;
+        let object = client.change(&call).await?.object(&call)?;
         Ok(SecretRow::project(parse(&object)?))
     }
 
@@ -60,7 +60,7 @@ impl SecretApi for KubeClusters {
 
     async fn delete(&self, permit: &Permit, name: &ObjectName) -> Result<()> {
         let call = Call::delete(Kind::Secret, Some(permit.namespace()?), name)?;
-        self.visit(permit, self.deadlines().write).await?.change(&call).await?;
+        self.client(permit, self.deadlines().write).await?.change(&call).await?;
         Ok(())
     }
 }
@@ -73,7 +73,7 @@ impl KubeClusters {
         project: fn(&RawValue) -> Result<T>,
     ) -> Result<Option<T>> {
         let call = Call::get(Kind::Secret, Some(permit.namespace()?), name)?;
-        self.visit(permit, self.deadlines().read).await?.find(&call, project).await
+        self.client(permit, self.deadlines().read).await?.find(&call, project).await
     }
 }
 

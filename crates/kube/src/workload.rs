@@ -24,10 +24,10 @@ use serde_json::{json, value::RawValue};
 
 use crate::{
     KubeClusters,
+    client::ClusterClient,
     error::{self, Failure},
     list::{self, Size},
     request::Call,
-    visit::Visit,
 };
 
 /// The annotation by which `kubectl rollout restart` replaces pods.
@@ -42,7 +42,7 @@ const TREE: usize = 8;
 #[async_trait]
 impl WorkloadApi for KubeClusters {
     async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadDetail>> {
-        let visit = self.visit(permit, self.deadlines().read).await?;
+        let client = self.client(permit, self.deadlines().read).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
         let r#type = WorkloadType::of(kind).ok_or_else(|| Error::internal("a workload of another kind"))?;
         let call = Call::get(kind, Some(namespace), name)?;
@@ -52,23 +52,24 @@ impl WorkloadApi for KubeClusters {
             }
             Ok((parse::<Head>(object)?, object.to_owned()))
         };
-        let Some((head, object)) = visit.find(&call, whole).await? else { return Ok(None) };
+        let Some((head, object)) = client.find(&call, whole).await? else { return Ok(None) };
         let bytes = object.get().len();
-        let mut tree = visit.meter().hold();
+        let mut tree = client.meter().hold();
         tree.add(bytes * TREE)?;
-        let family = Family { visit: &visit, scope: NamespaceScope::One(namespace.clone()), head: &head };
+        let family =
+            OwnedObjects { client: &client, scope: NamespaceScope::One(namespace.clone()), head: &head };
         let ((pods, revisions, mut warnings), (events, unreadable)) =
             try_join!(family.pods_and_revisions(kind), family.events())?;
         warnings.extend(unreadable);
         let parts = WorkloadParts { object, pods, events, revisions, warnings };
-        visit.work(bytes, move || WorkloadDetail::assemble(r#type, parts)).await?.map(Some)
+        client.work(bytes, move || WorkloadDetail::assemble(r#type, parts)).await?.map(Some)
     }
 
     async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>> {
-        let visit = self.visit(permit, self.deadlines().read).await?;
+        let client = self.client(permit, self.deadlines().read).await?;
         let kind = permit.kind()?;
         let call = Call::get(kind, Some(permit.namespace()?), name)?;
-        visit.find(&call, move |object| WorkloadRow::project(kind, object)).await
+        client.find(&call, move |object| WorkloadRow::project(kind, object)).await
     }
 
     async fn scale(
@@ -77,23 +78,23 @@ impl WorkloadApi for KubeClusters {
         name: &ObjectName,
         replicas: Replicas,
     ) -> Result<Changed<WorkloadRow>> {
-        let visit = self.visit(permit, self.deadlines().write).await?;
+        let client = self.client(permit, self.deadlines().write).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
         let call = Call::patch(kind, Some(namespace), name, &json!({"spec": {"replicas": replicas.get()}}))?;
-        let look = visit.within(self.deadlines().read);
-        let (answer, warnings) = join!(visit.change(&call), autoscaled(&look, kind, namespace, name));
+        let look = client.within(self.deadlines().read);
+        let (answer, warnings) = join!(client.change(&call), autoscaled(&look, kind, namespace, name));
         let value = WorkloadRow::project(kind, &answer?.object(&call)?)?;
         Ok(Changed { value, warnings: warnings.into_iter().collect() })
     }
 
     async fn restart(&self, permit: &Permit, name: &ObjectName, at: Timestamp) -> Result<WorkloadRow> {
-        let visit = self.visit(permit, self.deadlines().write).await?;
+        let client = self.client(permit, self.deadlines().write).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
         let call = Call::get(kind, Some(namespace), name)?;
         let now = move |object: &RawValue| {
             Ok((parse::<Head>(object)?, WorkloadRow::project(kind, object)?.restarted_at))
         };
-        let (head, last) = visit.within(self.deadlines().read).one(&call, now).await?;
+        let (head, last) = client.within(self.deadlines().read).one(&call, now).await?;
         if head.spec.paused.unwrap_or(false) {
             return Err(error::about(Cause::RolloutPaused, &call));
         }
@@ -104,7 +105,7 @@ impl WorkloadApi for KubeClusters {
         let annotations = json!({RESTARTED_AT: at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
         let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
         let call = Call::patch(kind, Some(namespace), name, &patch)?;
-        let object = visit.change(&call).await?.object(&call)?;
+        let object = client.change(&call).await?.object(&call)?;
         WorkloadRow::project(kind, &object)
     }
 }
@@ -125,13 +126,13 @@ struct HeadSpec {
 }
 
 /// What belongs to a workload.
-struct Family<'a> {
-    visit: &'a Visit<'a>,
+struct OwnedObjects<'a> {
+    client: &'a ClusterClient<'a>,
     scope: NamespaceScope,
     head: &'a Head,
 }
 
-impl Family<'_> {
+impl OwnedObjects<'_> {
     /// Its pods, what its history is kept in, and which of them may not be read: that need not hide the rest.
     async fn pods_and_revisions(&self, kind: Kind) -> Result<(Vec<PodRow>, Vec<Revision>, Vec<Warning>)> {
         let uid = &self.head.metadata.uid;
@@ -190,8 +191,8 @@ impl Family<'_> {
             let (uid, owner) = (metadata.uid.clone(), owner.clone());
             Ok(Some(Controlled { uid, owner, shown: project(object)? }))
         };
-        let listed = list::all(self.visit, kind, &self.scope, selection, controlled).await;
-        readable(kind, listed.map(|listed| listed.kept))
+        let listed = list::all(self.client, kind, &self.scope, selection, controlled).await;
+        readable(kind, listed.map(|listed| listed.objects))
     }
 
     /// The events about it.
@@ -199,7 +200,7 @@ impl Family<'_> {
         let about = format!("involvedObject.uid={}", self.head.metadata.uid);
         let selection = ListParams::default().fields(&about).limit(EVENTS);
         let row = |object: &RawValue| Ok(Some(Shown(EventRow::project(parse(object)?))));
-        let read = list::first(self.visit, Kind::Event, &self.scope, &selection, row).await;
+        let read = list::first(self.client, Kind::Event, &self.scope, &selection, row).await;
         readable(Kind::Event, read.map(|events| events.into_iter().map(|Shown(event)| event).collect()))
     }
 
@@ -293,7 +294,7 @@ struct Target {
 
 /// Who will set the replicas again. Asked while the change is made: no failure here may hide that it was.
 async fn autoscaled(
-    visit: &Visit<'_>,
+    client: &ClusterClient<'_>,
     kind: Kind,
     namespace: &Namespace,
     name: &ObjectName,
@@ -311,7 +312,7 @@ async fn autoscaled(
     };
     let autoscalers = Kind::HorizontalPodAutoscaler;
     // from the API server's cache: beside a change, a list of the newest waits up to 100 ms for that cache
-    match list::first(visit, autoscalers, &scope, &ListParams::default().match_any(), targets_it).await {
+    match list::first(client, autoscalers, &scope, &ListParams::default().match_any(), targets_it).await {
         Ok(found) => found.into_iter().next().map(|Shown(name)| Warning::Autoscaled(name)),
         Err(refused) if refused.is(StatusCode::FORBIDDEN) => {
             Some(Warning::Unreadable(autoscalers.info().plural))

@@ -24,12 +24,12 @@ use crate::{Fatal, checkpoint_file::Lines, commands::operator, compose, retentio
 /// What to do with the audit trail.
 #[derive(clap::Subcommand)]
 pub(crate) enum AuditCommand {
-    /// Verify the trail, beside a running server too; exit code 1 and the first bad entry when it is not whole
+    /// Verify the trail, also while a server runs; on failure prints the first bad entry and exits with code 1
     Verify {
         /// Compare with the checkpoints of this file [default: the setting audit_checkpoint_file]
         #[arg(long, value_name = "FILE", conflicts_with = "export")]
         checkpoint: Option<PathBuf>,
-        /// Compare with no checkpoints outside the database: of a restored copy, or on another machine
+        /// Skip the checkpoints outside the database: for a restored copy, or on another machine
         #[arg(long, conflicts_with_all = ["export", "checkpoint"])]
         no_witness: bool,
         /// Verify this export (jsonl) instead; needs no database
@@ -39,7 +39,7 @@ pub(crate) enum AuditCommand {
         #[arg(long, value_name = "HEX", requires = "export")]
         public_key: Option<PublicKey>,
     },
-    /// Write the trail, or a part of it
+    /// Export the trail, or a part of it
     Export {
         /// From the first entry at or after this time
         #[arg(long, value_name = "TIME")]
@@ -47,26 +47,26 @@ pub(crate) enum AuditCommand {
         /// To the last entry before this time
         #[arg(long, value_name = "TIME")]
         to: Option<Timestamp>,
-        /// As jsonl, which can be verified, or as k8s, events of audit.k8s.io/v1
+        /// Format: jsonl, which can be verified, or k8s, events of audit.k8s.io/v1
         #[arg(long, default_value = "jsonl")]
         format: String,
-        /// Into a new file; else to standard output
+        /// Write to this new file [default: standard output]
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// Compare it with no checkpoints outside the database before it is signed
+        /// Skip the checkpoints outside the database when the export is verified before it is signed
         #[arg(long)]
         no_witness: bool,
     },
-    /// Remove what was signed before a time, once it is kept in a folder or with the webhook; what is left can be verified
+    /// Remove entries that were signed before a time, once a directory or the webhook has them; the rest can be verified
     Prune {
         /// Up to the last checkpoint before this time
         #[arg(long, value_name = "TIME")]
         before: Timestamp,
-        /// Keep it in this folder [default: the setting audit_archive_dir]
+        /// Archive the entries in this directory [default: the setting audit_archive_dir]
         #[arg(long, value_name = "DIR")]
         archive: Option<PathBuf>,
     },
-    /// Print the key that this install signs with, to be kept where its exports are verified
+    /// Print the public key that verifies the exports of this install
     PublicKey,
 }
 
@@ -89,7 +89,7 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
             let format = match format.as_str() {
                 "jsonl" => ExportFormat::Jsonl,
                 "k8s" => ExportFormat::K8s,
-                _ => return Err(Fatal::Setting(format!("`{format}` is no format; use jsonl or k8s"))),
+                _ => return Err(Fatal::Setting(format!("`{format}` is not a format; use jsonl or k8s"))),
             };
             let audit = trail(&settings, no_witness).await?;
             let query = ExportQuery { format, from, to };
@@ -107,7 +107,7 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
         AuditCommand::Prune { before, archive } => {
             settings.audit_archive_dir = archive.or(settings.audit_archive_dir);
             if settings.audit_archive_dir.is_none() && settings.webhook().is_none() {
-                let sentence = "what is removed must be kept elsewhere first: name a folder with --archive or \
+                let sentence = "entries must be archived before they are removed: set a directory with --archive or \
                     audit_archive_dir, or set a webhook";
                 return Err(Fatal::Setting(sentence.into()));
             }

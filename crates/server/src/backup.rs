@@ -10,11 +10,11 @@ use std::{
 };
 
 use pilothouse_core::{
-    access::{Access, Caller, Resource, Verb},
+    access::{AccessRequest, Caller, Resource, Verb},
     gate::Changed,
     seal::Keyring as _,
 };
-use pilothouse_crypto::{FileKeyring, KeyError, MasterKey, OsEntropy, open_archive, seal_archive};
+use pilothouse_crypto::{FileKeyring, KeyError, MasterKey, SystemRng, open_archive, seal_archive};
 use pilothouse_store::{Database, Store};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -30,9 +30,9 @@ use crate::{
 /// What to back up.
 #[derive(clap::Args)]
 pub(crate) struct BackupArguments {
-    /// Into this new file
+    /// The new file to write
     file: PathBuf,
-    /// What `pg_dump` writes, from standard input, when the data is in PostgreSQL
+    /// Read the output of `pg_dump` from standard input, when the data is in PostgreSQL
     #[arg(long)]
     stdin: bool,
 }
@@ -40,9 +40,9 @@ pub(crate) struct BackupArguments {
 /// What to restore.
 #[derive(clap::Args)]
 pub(crate) struct RestoreArguments {
-    /// From this file
+    /// The backup to restore
     file: PathBuf,
-    /// To standard output, for `pg_restore`, when the data goes to PostgreSQL
+    /// Write to standard output, for `pg_restore`, when the data goes to PostgreSQL
     #[arg(long)]
     stdout: bool,
 }
@@ -54,9 +54,9 @@ pub(crate) async fn backup(settings: Settings, arguments: BackupArguments) -> Re
     if on_sqlite == stdin {
         return Err(Fatal::Setting(
             if stdin {
-                "the data is in SQLite: leave --stdin out"
+                "the data is in SQLite: omit --stdin"
             } else {
-                "the data is in PostgreSQL: pg_dump --format=custom … | pilothouse backup --stdin FILE"
+                "the data is in PostgreSQL: run pg_dump --format=custom … | pilothouse backup --stdin FILE"
             }
             .into(),
         ));
@@ -79,7 +79,7 @@ async fn recorded(settings: &Settings, composed: &Composed, file: PathBuf, stdin
     let output = File::options().write(true).create_new(true).mode(0o600).open(&file);
     let output = output.map_err(|error| unusable(&file, &error))?;
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let access = Access::to(Verb::Backup, Resource::Database).named(name);
+    let access = AccessRequest::to(Verb::Backup, Resource::Database).named(name);
     let copy = settings.data_dir.join(format!("backup-{}.tmp", std::process::id()));
     let work = {
         let (copy, file) = (copy.clone(), file.clone());
@@ -96,7 +96,7 @@ async fn recorded(settings: &Settings, composed: &Composed, file: PathBuf, stdin
             let seal = move || {
                 let fingerprint = keyring.current();
                 let sealer = keyring.keys(&fingerprint)?.sealer;
-                let sealed = seal_archive(&*sealer, &fingerprint, &OsEntropy, input, BufWriter::new(&output));
+                let sealed = seal_archive(&*sealer, &fingerprint, &SystemRng, input, BufWriter::new(&output));
                 let stored = sealed.and_then(|()| output.sync_all()).and_then(|()| sync_folder_of(&file));
                 stored.map_err(|error| failed(&file, &error))
             };
@@ -107,7 +107,7 @@ async fn recorded(settings: &Settings, composed: &Composed, file: PathBuf, stdin
     // what is not whole is removed, so a failure leaves no doubt
     let work = move |permit| {
         let done = work(permit);
-        async move { done.await.map(Changed::<()>::from).map_err(pilothouse_core::Error::of_read) }
+        async move { done.await.map(Changed::<()>::from).map_err(pilothouse_core::Error::read_only) }
     };
     let done = app.gate.change(&Caller::command_line(&operator()), access, work).await;
     // what is not whole is no backup
@@ -118,9 +118,9 @@ async fn recorded(settings: &Settings, composed: &Composed, file: PathBuf, stdin
         let _ = fs::remove_file(&copy);
     }
     if !done?.warnings.is_empty() {
-        println!("its outcome could not be stored in the audit trail");
+        println!("the outcome of the backup could not be stored in the audit trail");
     }
-    println!("backed up to {}: it opens with the master key, and with nothing else", file.display());
+    println!("backed up to {}: only the master key opens it", file.display());
     Ok(())
 }
 
@@ -130,7 +130,7 @@ pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> 
     let input = BufReader::new(File::open(&file).map_err(|error| unusable(&file, &error))?);
     let keys = keys(&settings.key_file())?;
     let open = |output: &mut (dyn Write + Send)| {
-        let opened = open_archive(&keys, Arc::new(OsEntropy), input, output);
+        let opened = open_archive(&keys, Arc::new(SystemRng), input, output);
         opened.map_err(|error| Fatal::Setting(format!("cannot restore {}: {error}", file.display())))
     };
     if stdout {
@@ -138,7 +138,7 @@ pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> 
     }
     let Database::Sqlite(database) = settings.database()? else {
         return Err(Fatal::Setting(
-            "the data is in PostgreSQL: pilothouse restore --stdout FILE | pg_restore …".into(),
+            "the data is in PostgreSQL: run pilothouse restore --stdout FILE | pg_restore …".into(),
         ));
     };
     private_folder(&settings.data_dir)
@@ -146,7 +146,7 @@ pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> 
     for there in [database.clone(), beside(&database, "-wal")] {
         if there.exists() {
             return Err(Fatal::Setting(format!(
-                "there is a database at {} already: nothing is overwritten; move it away, or name another --data-dir",
+                "there is already a database at {}: it is not overwritten; move it away, or use another --data-dir",
                 database.display()
             )));
         }
@@ -171,13 +171,13 @@ pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> 
 
     let Composed { app, .. } = compose::for_commands(&settings).await?;
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let access = Access::to(Verb::Restore, Resource::Database).named(name);
+    let access = AccessRequest::to(Verb::Restore, Resource::Database).named(name);
     let caller = Caller::command_line(&operator());
-    app.gate.observe(&caller, access, |_| async { Ok(()) }).await?;
-    println!("restored to {}; everybody signs in anew", database.display());
-    if app.audit.is_cut().await? {
+    app.gate.record_read(&caller, access, |_| async { Ok(()) }).await?;
+    println!("restored to {}; all users must sign in again", database.display());
+    if app.audit.is_truncated().await? {
         println!(
-            "the audit trail ends before what {} knows of: move that file away and keep it",
+            "the audit trail ends before the last checkpoint in {}: move that file away and keep it",
             settings.audit_checkpoint_file().display()
         );
     }

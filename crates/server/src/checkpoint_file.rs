@@ -13,7 +13,7 @@ use std::{
 use pilothouse_core::{
     Error, Result,
     app::App,
-    audit::{Checkpoint, Witness},
+    audit::{Checkpoint, CheckpointSink},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -93,7 +93,7 @@ fn end_of_lines(file: &mut File) -> io::Result<u64> {
     Ok(start + after_last as u64)
 }
 
-impl Witness for CheckpointFile {
+impl CheckpointSink for CheckpointFile {
     fn lines(&self) -> Result<Box<dyn Iterator<Item = Result<String>> + Send>> {
         let Some(file) = self.open().map_err(|error| self.unusable(&error))? else {
             return Ok(Box::new(std::iter::empty()));
@@ -124,7 +124,7 @@ impl Witness for CheckpointFile {
             // what comes next is read from the file: all of it is kept anew
             *last = None;
             return Err(Error::internal(format!(
-                "the checkpoint file {} was removed while this server ran; it is made anew from the database",
+                "the checkpoint file {} was removed while this server ran; it is written again from the database",
                 self.path.display()
             )));
         }
@@ -165,10 +165,10 @@ fn whole(mut line: Vec<u8>) -> Option<String> {
 
 /// Copies checkpoints until `stop`, and once more after it. A failure is told when it begins.
 pub(crate) async fn keep(app: App, stop: CancellationToken) {
-    if app.audit.is_cut().await.is_ok_and(|cut| cut) {
+    if app.audit.is_truncated().await.is_ok_and(|cut| cut) {
         tracing::error!(
-            "the audit trail ends before what its checkpoint file knows of: entries were removed, or an older \
-             database was restored; see `pilothouse audit verify`"
+            "the audit trail ends before the last checkpoint in its checkpoint file: entries were removed, or an \
+             older database was restored; run `pilothouse audit verify`"
         );
     }
     let mut ticks = tokio::time::interval(PERIOD);
@@ -184,7 +184,7 @@ pub(crate) async fn keep(app: App, stop: CancellationToken) {
         if let Err(error) = &kept
             && !failing
         {
-            tracing::error!(%error, "cannot keep checkpoints of the audit trail outside the database");
+            tracing::error!(%error, "cannot store checkpoints of the audit trail outside the database");
         }
         failing = kept.is_err();
         if age.is_zero() {

@@ -15,7 +15,7 @@ use crate::{Fatal, compose, settings::Settings};
 /// What to do with users.
 #[derive(clap::Subcommand)]
 pub(crate) enum UserCommand {
-    /// Add a user; prints the random password unless one is given
+    /// Add a user; generates and prints a password unless --password-stdin is given
     Add {
         /// The name to sign in with
         username: String,
@@ -31,17 +31,17 @@ pub(crate) enum UserCommand {
     },
     /// List all users
     List,
-    /// Set a user's password; prints the random one unless one is given; ends the user's sessions
+    /// Set a user's password and end the user's sessions; generates and prints it unless --password-stdin is given
     ResetPassword {
-        /// Whose
+        /// The name of the user
         username: String,
         /// Read the password from standard input
         #[arg(long)]
         password_stdin: bool,
     },
-    /// Keep a user from signing in; ends the user's sessions
+    /// Disable a user: no sign-in, and the user's sessions end
     Disable {
-        /// Whom
+        /// The name of the user
         username: String,
     },
 }
@@ -53,7 +53,7 @@ pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(),
     match command {
         UserCommand::Add { username, role, display_name, password_stdin } => {
             let role = Role::parse(&role).map_err(|_| {
-                Fatal::Setting(format!("`{role}` is no role; use viewer, ops_admin or super_admin"))
+                Fatal::Setting(format!("`{role}` is not a role; use viewer, ops_admin or super_admin"))
             })?;
             let password = Password::choose(password_stdin)?;
             let user =
@@ -123,7 +123,7 @@ struct Password {
 impl Password {
     fn choose(from_stdin: bool) -> Result<Self, Fatal> {
         if !from_stdin {
-            return Ok(Self { value: NewPassword::random(&pilothouse_crypto::OsEntropy), random: true });
+            return Ok(Self { value: NewPassword::random(&pilothouse_crypto::SystemRng), random: true });
         }
         let mut text = String::new();
         io::stdin().lock().read_line(&mut text).map_err(|error| {

@@ -7,13 +7,13 @@ use pilothouse_core::{
     Result,
     app::{App, Ports},
     clock::Clock,
-    cluster::RecentClusters,
+    cluster::CachedClusters,
     streams::StreamLimits,
 };
-use pilothouse_crypto::{Argon2Hasher, FileKeyring, KeyError, MasterKey, OsEntropy};
-use pilothouse_http::{Figures, Hooks, Readiness};
+use pilothouse_crypto::{Argon2Hasher, FileKeyring, KeyError, MasterKey, SystemRng};
+use pilothouse_http::{Hooks, ProcessMetrics, Readiness};
 use pilothouse_kube::{KubeClusters, KubeSettings};
-use pilothouse_store::{Database, Fingerprints, Lent, OpenError, Store};
+use pilothouse_store::{Database, Fingerprints, OpenError, Store, StoreDeps};
 use tokio::{runtime::Handle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -22,11 +22,11 @@ use crate::{
     checkpoint_file::CheckpointFile,
     config,
     durable::private_folder,
-    initial_password::Handover,
-    lent::{SystemClock, TrackedTasks},
+    initial_password::InitialPasswordFile,
     metrics::{Metrics, Scrape},
     prober::Prober,
     retention::Retention,
+    runtime::{SystemClock, TrackedSpawner},
     settings::Settings,
     webhook::Webhook,
 };
@@ -37,8 +37,8 @@ pub(crate) struct Composed {
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) keyring: Arc<FileKeyring>,
-    pub(crate) tasks: Arc<TrackedTasks>,
-    entropy: Arc<OsEntropy>,
+    pub(crate) spawner: Arc<TrackedSpawner>,
+    rng: Arc<SystemRng>,
     metrics: Arc<Metrics>,
     lists: KubeClusters,
 }
@@ -52,7 +52,7 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
     let known = Store::fingerprints(&database, &Handle::current()).await?;
     let mut made = false;
     if known.is_none() && !key_file.exists() {
-        match MasterKey::create(&key_file, &OsEntropy) {
+        match MasterKey::create(&key_file, &SystemRng) {
             // another replica starts for the first time, too, and was faster
             Err(KeyError::Exists(_)) => {}
             created => made = created.map(|_| true)?,
@@ -89,7 +89,7 @@ pub(crate) async fn for_commands(settings: &Settings) -> Result<Composed, Fatal>
 pub(crate) async fn known(database: &Database) -> Result<Fingerprints, Fatal> {
     Store::fingerprints(database, &Handle::current()).await?.ok_or_else(|| {
         Fatal::Setting(format!(
-            "there is no database at {database}: start `pilothouse serve` first, or name the right --data-dir"
+            "there is no database at {database}: start `pilothouse serve` first, or set --data-dir to the right directory"
         ))
     })
 }
@@ -97,7 +97,7 @@ pub(crate) async fn known(database: &Database) -> Result<Fingerprints, Fatal> {
 /// The keys at `key_file`.
 fn keyring(key_file: &Path, known: Option<&Fingerprints>) -> Result<Arc<FileKeyring>, Fatal> {
     let in_use = known.map(|known| known.current.as_str());
-    Ok(Arc::new(FileKeyring::open(key_file, in_use, Arc::new(OsEntropy))?))
+    Ok(Arc::new(FileKeyring::open(key_file, in_use, Arc::new(SystemRng))?))
 }
 
 async fn compose(
@@ -109,32 +109,33 @@ async fn compose(
     // before the first row; a process that composes twice keeps the first key
     keyring.row_digests().share();
     let metrics = Metrics::new();
-    let (clock, entropy, tasks) = (SystemClock::new(), Arc::new(OsEntropy), TrackedTasks::new());
+    let (clock, rng, spawner) = (SystemClock::new(), Arc::new(SystemRng), TrackedSpawner::new());
     let witness = Arc::new(CheckpointFile::new(settings.audit_checkpoint_file()));
-    let lent = Lent {
+    let deps = StoreDeps {
         runtime: runtime.clone(),
         clock: clock.clone(),
-        entropy: entropy.clone(),
+        rng: rng.clone(),
         keyring: keyring.clone(),
         witness: witness.clone(),
     };
-    let store = Store::open(database, lent).await?.keeping_free(settings.free_space_floor());
+    let store = Store::open(database, deps).await?.with_disk_reserve(settings.free_space_floor());
     let kube = KubeSettings {
         deadlines: settings.deadlines(),
         egress: settings.egress(database),
         observer: metrics.clone(),
-        keeping: settings.keeping(),
+        cache_settings: settings.cache_settings(),
         ..KubeSettings::default()
     };
     let kept = Arc::new(store.clone());
     // one memory for all who ask for a cluster or change one
-    let registered = Arc::new(RecentClusters::new(kept.clone(), kept.clone(), clock.clone(), tasks.clone()));
+    let registered =
+        Arc::new(CachedClusters::new(kept.clone(), kept.clone(), clock.clone(), spawner.clone()));
     let lists = KubeClusters::new(kube, registered.clone(), clock.clone());
     let clusters = Arc::new(lists.clone());
     let ports = Ports {
         clock: clock.clone(),
-        entropy: entropy.clone(),
-        tasks: tasks.clone(),
+        rng: rng.clone(),
+        spawner: spawner.clone(),
         audit: kept.clone(),
         trail: kept.clone(),
         signer: keyring.clone(),
@@ -144,8 +145,8 @@ async fn compose(
         sessions: kept.clone(),
         throttle: kept.clone(),
         idempotency: kept,
-        hasher: Arc::new(Argon2Hasher::new(runtime, entropy.clone())),
-        initial_password: Arc::new(Handover::new(settings)),
+        hasher: Arc::new(Argon2Hasher::new(runtime, rng.clone())),
+        initial_password: Arc::new(InitialPasswordFile::new(settings)),
         tokens: keyring.clone(),
         clusters: registered.clone(),
         connections: registered,
@@ -163,7 +164,7 @@ async fn compose(
         allow_insecure_tls: settings.allow_insecure_tls,
         streams: StreamLimits::default(),
     };
-    Ok(Composed { app: App::new(ports, rules), store, clock, keyring, tasks, entropy, metrics, lists })
+    Ok(Composed { app: App::new(ports, rules), store, clock, keyring, spawner, rng, metrics, lists })
 }
 
 impl Composed {
@@ -175,7 +176,7 @@ impl Composed {
     }
 
     /// What Prometheus reads.
-    pub(crate) fn figures(&self, settings: &Settings) -> Arc<dyn Figures> {
+    pub(crate) fn metrics(&self, settings: &Settings) -> Arc<dyn ProcessMetrics> {
         Arc::new(Scrape {
             metrics: self.metrics.clone(),
             store: self.store.clone(),
@@ -193,8 +194,7 @@ impl Composed {
     pub(crate) fn webhook(&self, settings: &Settings) -> Result<Option<Webhook>, Fatal> {
         let Some(webhook) = settings.webhook() else { return Ok(None) };
         let failures = self.metrics.webhook_failures.clone();
-        Webhook::new(webhook, self.store.clone(), self.clock.clone(), self.entropy.clone(), failures)
-            .map(Some)
+        Webhook::new(webhook, self.store.clone(), self.clock.clone(), self.rng.clone(), failures).map(Some)
     }
 
     /// Who removes what is old of the audit trail.
@@ -206,7 +206,7 @@ impl Composed {
         if let Some(folder) = &folder {
             private_folder(folder).map_err(|error| {
                 Fatal::Setting(format!(
-                    "cannot use the folder {} of audit_archive_dir: {error}",
+                    "cannot use the directory {} of audit_archive_dir: {error}",
                     folder.display()
                 ))
             })?;
@@ -231,13 +231,15 @@ impl Composed {
                     Ok(()) => match gate.close_orphans().await {
                         Ok(0) => {}
                         Ok(closed) => tracing::warn!(closed, "{ORPHANS}"),
-                        Err(error) => tracing::warn!(%error, "cannot close orphans"),
+                        Err(error) => {
+                            tracing::warn!(%error, "cannot close the pending operations of ended processes")
+                        }
                     },
                     Err(error) => tracing::warn!(%error, "cannot renew the lease"),
                 }
             }
             if let Err(error) = store.end_lease().await {
-                tracing::warn!(%error, "cannot end the lease; it runs out");
+                tracing::warn!(%error, "cannot release the lease; it will expire");
             }
         }
     }
@@ -257,7 +259,7 @@ impl Composed {
 const RENEW_LEASE: Duration = Duration::from_secs(5);
 
 /// What the log says of operations closed for others.
-const ORPHANS: &str = "operations that an ended process left pending are now unknown";
+const ORPHANS: &str = "pending operations of an ended process are now unknown";
 
 struct DatabaseAnswers(Store);
 

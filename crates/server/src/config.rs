@@ -16,9 +16,9 @@ use crate::{
 /// What to do with the settings.
 #[derive(clap::Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Say whether `serve` can use the settings, the files they name included; changes nothing
+    /// Check the settings and the files they name, without changing anything
     Check,
-    /// Print what holds as TOML, with where each value comes from; secrets are left out
+    /// Print the effective settings as TOML with the origin of each value, without secrets
     Show,
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn config(configuration: &Configuration, command: &ConfigCommand) -> 
     match command {
         ConfigCommand::Check => {
             check(&configuration.settings)?;
-            println!("the settings can be used");
+            println!("the settings are valid");
         }
         ConfigCommand::Show => print!("{}", configuration.show()),
     }

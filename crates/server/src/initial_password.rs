@@ -16,11 +16,11 @@ use crate::durable::sync_folder_of;
 /// Its place in the data directory.
 const FILE: &str = "initial-admin-password";
 
-pub(crate) struct Handover {
+pub(crate) struct InitialPasswordFile {
     file: PathBuf,
 }
 
-impl Handover {
+impl InitialPasswordFile {
     pub(crate) fn new(settings: &crate::settings::Settings) -> Self {
         Self { file: settings.data_dir.join(FILE) }
     }
@@ -34,22 +34,22 @@ impl Handover {
     }
 }
 
-impl InitialPassword for Handover {
-    fn hand_over(&self, password: &SecretString) -> Result<()> {
+impl InitialPassword for InitialPasswordFile {
+    fn publish(&self, password: &SecretString) -> Result<()> {
         let mut terminal = io::stderr();
         if terminal.is_terminal() {
             let _ = writeln!(terminal, "first user: admin, password: {}", password.expose_secret());
             return Ok(());
         }
         self.write(password).map_err(|error| Error::internal(format!("{}: {error}", self.file.display())))?;
-        tracing::info!(file = %self.file.display(), "the first user is `admin`, the password is in the file");
+        tracing::info!(file = %self.file.display(), "created the first user `admin`; its password is in the file");
         Ok(())
     }
 
-    fn withdraw(&self) {
+    fn remove(&self) {
         match std::fs::remove_file(&self.file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(file = %self.file.display(), %error, "cannot remove the first password");
+                tracing::warn!(file = %self.file.display(), %error, "cannot remove the file of the first password");
             }
             _ => {}
         }

@@ -10,11 +10,11 @@ mod compose;
 mod config;
 mod durable;
 mod initial_password;
-mod lent;
 mod metrics;
 mod prober;
 mod rekey;
 mod retention;
+mod runtime;
 mod serve;
 mod settings;
 mod telemetry;
@@ -39,20 +39,20 @@ struct Arguments {
 enum Command {
     /// Serve the HTTP API until SIGTERM or SIGINT
     Serve,
-    /// Look at the settings without starting anything
+    /// Check or print the settings, without starting the server
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// Manage users without signing in
     #[command(subcommand)]
     User(commands::UserCommand),
-    /// Verify and export the audit trail
+    /// Verify, export and prune the audit trail
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Seal everything with a new master key, beside running servers
+    /// Reseal all stored secrets with a new master key, while servers run
     Rekey,
-    /// Write all that is stored to a file that only the master key opens, beside a running server
+    /// Back up all data to a file that only the master key opens, while a server runs
     Backup(backup::BackupArguments),
-    /// Put a backup into an empty data directory
+    /// Restore a backup into an empty data directory
     Restore(backup::RestoreArguments),
 }
 
@@ -89,7 +89,7 @@ pub(crate) enum Fatal {
         source: std::io::Error,
     },
     /// The audit trail, or an export of it, is not whole. Exit code 1.
-    #[error("the audit trail is not whole: {0}")]
+    #[error("the audit trail failed verification: {0}")]
     NotWhole(String),
     /// What a command asked for was refused.
     #[error("{}", said(.0))]

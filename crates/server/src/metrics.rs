@@ -11,13 +11,13 @@ use std::{
 use async_trait::async_trait;
 use pilothouse_core::{
     Cause, Code,
-    audit::{AuditTrail as _, RoomFor},
+    audit::{AuditTrail as _, CapacityFor},
     clock::Clock,
     cluster::{ClusterId, Health},
     gate::Gate,
 };
-use pilothouse_http::{Ended, Figures};
-use pilothouse_kube::{Exchange, KeptFigures, KubeClusters};
+use pilothouse_http::{Ended, ProcessMetrics};
+use pilothouse_kube::{Exchange, KubeClusters, ListCacheStats};
 use pilothouse_store::Store;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -52,7 +52,7 @@ impl Metrics {
     pub(crate) fn new() -> Arc<Self> {
         let registry = Registry::new();
         registry.register(Box::new(ProcessCollector::for_self())).expect("each name is there once");
-        let build = gauges("pilothouse_build_info", "The version that runs; always 1.", &["version"]);
+        let build = gauges("pilothouse_build_info", "The running version; always 1.", &["version"]);
         add(&registry, build).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let logins = add(
             &registry,
@@ -69,7 +69,7 @@ impl Metrics {
             &registry,
             counters(
                 "pilothouse_cluster_refusals_total",
-                "Calls to clusters that were not sent: the circuit is open, or too many are under way.",
+                "Requests to clusters that were not sent: the circuit is open, or too many are in flight.",
                 &["cluster", "cause"],
             ),
         );
@@ -81,7 +81,7 @@ impl Metrics {
                 &registry,
                 counters(
                     "pilothouse_http_requests_total",
-                    "Requests answered. Without a route: paths that there are not. Status 0: the client left first.",
+                    "Completed requests. Without a route: unknown paths. Status 0: the client disconnected first.",
                     &["method", "route", "status", "error_code"],
                 ),
             ),
@@ -89,24 +89,21 @@ impl Metrics {
                 &registry,
                 histograms(
                     "pilothouse_http_request_duration_seconds",
-                    "From the head of a request to that of its answer.",
+                    "Seconds from the head of a request to the head of its response.",
                     &["method", "route"],
                 ),
             ),
             in_flight: add(
                 &registry,
-                IntGauge::new("pilothouse_http_requests_in_flight", "Requests without an answer yet."),
+                IntGauge::new("pilothouse_http_requests_in_flight", "Requests without a response yet."),
             ),
-            streams: add(
-                &registry,
-                IntGauge::new("pilothouse_http_streams", "Answers without an end that clients are reading."),
-            ),
+            streams: add(&registry, IntGauge::new("pilothouse_http_streams", "Open streaming responses.")),
             logins,
             cluster_requests: add(
                 &registry,
                 counters(
                     "pilothouse_cluster_requests_total",
-                    "Requests to clusters, by the cluster's id (empty: not stored yet) and what came of them.",
+                    "Requests to clusters, by cluster id (empty: not stored yet) and outcome.",
                     &["cluster", "outcome"],
                 ),
             ),
@@ -114,7 +111,7 @@ impl Metrics {
                 &registry,
                 histograms(
                     "pilothouse_cluster_request_duration_seconds",
-                    "From a request to a cluster to the end of its answer.",
+                    "Seconds from a request to a cluster to the end of its response.",
                     &["cluster"],
                 ),
             ),
@@ -123,7 +120,7 @@ impl Metrics {
                 &registry,
                 IntCounter::new(
                     "pilothouse_audit_webhook_failures_total",
-                    "Deliveries to the audit webhook that this process tried in vain.",
+                    "Failed deliveries to the audit webhook, of this process.",
                 ),
             ),
             registry,
@@ -215,14 +212,14 @@ pub(crate) struct Scrape {
 }
 
 #[async_trait]
-impl Figures for Scrape {
+impl ProcessMetrics for Scrape {
     async fn text(&self) -> String {
         let looked = self.look().await;
         let mut families = self.metrics.registry.gather();
         families.extend(looked.gather());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
-            tracing::error!(%error, "the figures cannot be written");
+            tracing::error!(%error, "cannot encode the metrics");
             String::new()
         })
     }
@@ -235,35 +232,35 @@ impl Scrape {
         let add_gauge = |name, help, value| add(&now, IntGauge::new(name, help)).set(value);
         add_gauge(
             "pilothouse_audit_unsettled_outcomes",
-            "Outcomes of changes that could not be stored yet; while there are any, no change is accepted.",
-            whole(self.gate.unsettled()),
+            "Outcomes of changes that could not be stored yet; while there are any, changes are refused.",
+            whole(self.gate.pending_outcomes()),
         );
         add_gauge(
             "pilothouse_audit_room",
-            "Whether there is room for new operations; 0: changes and logins are refused.",
-            i64::from(self.store.room(RoomFor::Members).is_ok()),
+            "Whether there is free disk space for new operations; 0: changes and logins are refused.",
+            i64::from(self.store.check_capacity(CapacityFor::Authenticated).is_ok()),
         );
         add_gauge(
             "pilothouse_audit_signed",
-            "Whether the trail follows from what this process has verified; 0: it is not signed any more.",
+            "Whether the trail matches the history that this process verified; 0: it is no longer signed.",
             i64::from(self.store.is_audit_signed()),
         );
         let failed = IntCounter::new(
             "pilothouse_audit_write_failures_total",
-            "Entries of the audit trail that this process could not store when it wanted to.",
+            "Audit trail entries that this process failed to store; each failed retry counts.",
         );
         add(&now, failed).inc_by(self.store.failed_audit_entries());
         self.look_at_pools(&now);
         self.look_at_lists(&now);
 
-        let figures = self.store.figures(self.clock.now()).await;
+        let figures = self.store.stats(self.clock.now()).await;
         let up = i64::from(figures.is_ok());
-        add_gauge("pilothouse_database_up", "Whether the database answers.", up);
+        add_gauge("pilothouse_database_up", "Whether the database responds.", up);
         let Ok(figures) = figures else { return now };
         self.metrics.keep_clusters(&figures.clusters);
         add_gauge(
             "pilothouse_sessions",
-            "Sessions that have not expired, of all replicas.",
+            "Sessions that have not expired, across all replicas.",
             whole(figures.sessions),
         );
         add_gauge(
@@ -273,10 +270,10 @@ impl Scrape {
         );
         add_gauge(
             "pilothouse_audit_unsigned_seconds",
-            "How long ago the last checkpoint was signed that this process knows of; 0 when it covers every entry.",
+            "Seconds since the last checkpoint known to this process was signed; 0 when it covers every entry.",
             whole(figures.audit_unsigned.as_secs()),
         );
-        let (told, lag) = match self.store.told(RECEIVER).await {
+        let (told, lag) = match self.store.cursor(RECEIVER).await {
             Ok(told) if self.webhook => {
                 (told.sequence, whole(figures.audit_sequence).saturating_sub(told.sequence))
             }
@@ -284,17 +281,17 @@ impl Scrape {
         };
         add_gauge(
             "pilothouse_audit_webhook_sequence",
-            "The number of the newest entry that the audit webhook has taken; 0 without one.",
+            "The number of the newest entry that the audit webhook accepted; 0 without a webhook.",
             told,
         );
         add_gauge(
             "pilothouse_audit_webhook_lag",
-            "How many entries the audit webhook has not taken yet; 0 without one.",
+            "Entries that the audit webhook has not accepted yet; 0 without a webhook.",
             lag.max(0),
         );
         let clusters = gauges(
             "pilothouse_cluster_up",
-            "Whether the last probe reached the cluster, by its id; absent before the first one.",
+            "Whether the last probe reached the cluster, by cluster id; absent before the first probe.",
             &["cluster"],
         );
         let clusters = add(&now, clusters);
@@ -305,7 +302,7 @@ impl Scrape {
     }
 
     fn look_at_lists(&self, now: &Registry) {
-        let lists = self.lists.kept();
+        let lists = self.lists.list_cache_stats();
         for (name, help, value) in KEPT {
             let family = add(now, gauges(name, help, &["list"]));
             for of in &lists {
@@ -318,13 +315,14 @@ impl Scrape {
         let gauges = |name, help, labels| add(now, gauges(name, help, labels));
         let connections = gauges(
             "pilothouse_database_connections",
-            "Connections to the database, by what they are for and whether they are used.",
+            "Connections to the database, by pool and state.",
             &["pool", "state"],
         );
-        let max = gauges("pilothouse_database_connections_max", "The most connections of a pool.", &["pool"]);
+        let max =
+            gauges("pilothouse_database_connections_max", "The maximum connections of a pool.", &["pool"]);
         let waiting = gauges(
             "pilothouse_database_connection_waiters",
-            "Who waits for a connection of a pool.",
+            "Callers that wait for a connection of a pool.",
             &["pool"],
         );
         for pool in self.store.pools() {
@@ -337,22 +335,22 @@ impl Scrape {
     }
 }
 
-type KeptFigure = (&'static str, &'static str, fn(&KeptFigures) -> i64);
+type ListCacheMetric = (&'static str, &'static str, fn(&ListCacheStats) -> i64);
 
 /// What is told of kept lists: name, meaning, value.
-const KEPT: [KeptFigure; 6] = [
-    ("pilothouse_kept_lists", "Clusters of which a list is kept.", |of| whole(of.clusters)),
-    ("pilothouse_kept_lists_stale", "Those of them of which it is not known to be current.", |of| {
+const KEPT: [ListCacheMetric; 6] = [
+    ("pilothouse_list_cache_lists", "Clusters with a cached list.", |of| whole(of.clusters)),
+    ("pilothouse_list_cache_lists_stale", "Clusters with a cached list that may be out of date.", |of| {
         whole(of.stale)
     }),
-    ("pilothouse_kept_rows", "Rows of kept lists.", |of| whole(of.rows)),
-    ("pilothouse_kept_bytes", "Memory that kept lists take.", |of| whole(of.bytes)),
-    ("pilothouse_kept_list_fills", "How often the lists that are kept now were read whole.", |of| {
+    ("pilothouse_list_cache_rows", "Rows of cached lists.", |of| whole(of.rows)),
+    ("pilothouse_list_cache_bytes", "Memory of cached lists, in bytes.", |of| whole(of.bytes)),
+    ("pilothouse_list_cache_list_fills", "Full reads of the lists that are cached now.", |of| {
         whole(of.fills)
     }),
     (
-        "pilothouse_kept_list_failures",
-        "How often the lists that are kept now could not be brought up to date.",
+        "pilothouse_list_cache_list_failures",
+        "Failed synchronisations of the lists that are cached now.",
         |of| whole(of.failures),
     ),
 ];

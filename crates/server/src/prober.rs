@@ -50,7 +50,7 @@ impl Prober {
         if free.is_empty() {
             return;
         }
-        match self.store.claim_visits(self.interval, free.len(), self.clock.now()).await {
+        match self.store.claim_probes(self.interval, free.len(), self.clock.now()).await {
             Ok(due) => due.into_iter().zip(free).for_each(|(id, place)| self.start_visit(id, place)),
             Err(error) => tracing::warn!(%error, "cannot read which clusters to probe"),
         }

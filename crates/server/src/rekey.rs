@@ -10,10 +10,10 @@ use std::{
 use pilothouse_core::{
     Cause,
     access::Caller,
-    audit::{CheckpointSigner as _, Handover},
+    audit::{CheckpointSigner as _, KeyRotation},
     seal::Keyring as _,
 };
-use pilothouse_crypto::{Ed25519Signer, FileKeyring, KeyError, MasterKey, OsEntropy};
+use pilothouse_crypto::{Ed25519Signer, FileKeyring, KeyError, MasterKey, SystemRng};
 use pilothouse_store::Fingerprints;
 use tokio::time::{Instant, sleep};
 
@@ -34,7 +34,7 @@ pub(crate) async fn rekey(settings: Settings) -> Result<(), Fatal> {
     let files = Files::new(settings.key_file());
     if !files.is_next_in_use(&known)? {
         let next = files.next_key(&known)?;
-        println!("the new key is in {}: back it up apart from the database", files.next.display());
+        println!("the new key is in {}: back it up separately from the database", files.next.display());
         seal_anew(&settings, &next).await?;
     }
     scrub(&settings).await?;
@@ -45,7 +45,7 @@ pub(crate) async fn rekey(settings: Settings) -> Result<(), Fatal> {
 async fn seal_anew(settings: &Settings, next: &MasterKey) -> Result<(), Fatal> {
     let Composed { app, store, clock, keyring, .. } = compose::for_commands(settings).await?;
     let fingerprint = next.fingerprint();
-    store.begin_rekey(&fingerprint).await.map_err(told)?;
+    store.begin_rekey(&fingerprint).await.map_err(fatal)?;
 
     let end = Instant::now() + PATIENCE;
     loop {
@@ -54,7 +54,7 @@ async fn seal_anew(settings: &Settings, next: &MasterKey) -> Result<(), Fatal> {
             lacking if Instant::now() > end => {
                 return Err(Fatal::Setting(format!(
                     "{lacking} running server(s) cannot read the new key: put its file beside their key file, under \
-                     the same name and readable by them, and run this again; nothing is sealed with it yet"
+                     the same name and readable by them, and run this again; nothing is sealed with the new key yet"
                 )));
             }
             _ => sleep(Duration::from_millis(200)).await,
@@ -80,8 +80,8 @@ async fn seal_anew(settings: &Settings, next: &MasterKey) -> Result<(), Fatal> {
         let fingerprint = fingerprint.clone();
         move |permit| async move { store.finish_rekey(&permit, &fingerprint).await }
     };
-    app.gate.commit(&caller, Handover::access(&before, &after), finish).await.map_err(told)?;
-    println!("sealed {sealed} values anew; the new key is in use");
+    app.gate.change_local(&caller, KeyRotation::access(&before, &after), finish).await.map_err(fatal)?;
+    println!("resealed {sealed} values; the new key is in use");
     Ok(())
 }
 
@@ -93,8 +93,8 @@ async fn scrub(settings: &Settings) -> Result<(), Fatal> {
     while !store.scrub().await.or_else(unless_busy)? {
         if Instant::now() > end {
             return Err(Fatal::Setting(
-                "the new key is in use, but the database's files still hold values that the key before opens, for \
-                 something reads the database at length: run this again"
+                "the new key is in use, but the files of the database still contain values that the previous key \
+                 opens, because of a long-running read of the database: run this again"
                     .into(),
             ));
         }
@@ -108,10 +108,10 @@ fn unless_busy(error: pilothouse_core::Error) -> Result<bool, pilothouse_core::E
     if error.cause == Cause::StoreUnavailable { Ok(false) } else { Err(error) }
 }
 
-fn told(error: pilothouse_core::Error) -> Fatal {
-    if error.cause == Cause::ChangedMeanwhile {
+fn fatal(error: pilothouse_core::Error) -> Fatal {
+    if error.cause == Cause::Modified {
         return Fatal::Setting(
-            "another `pilothouse rekey` is at work, or was meanwhile: see how it ends".into(),
+            "another `pilothouse rekey` is running or ran at the same time: check its result".into(),
         );
     }
     error.into()
@@ -141,14 +141,14 @@ impl Files {
         let path = &self.next;
         let begun = known.next.as_ref();
         let next = match MasterKey::load(path) {
-            Err(KeyError::Missing(_)) if begun.is_none() => MasterKey::create(path, &OsEntropy),
+            Err(KeyError::Missing(_)) if begun.is_none() => MasterKey::create(path, &SystemRng),
             next => next,
         };
         let is_begun = |next: &MasterKey| begun.is_none_or(|begun| *begun == next.fingerprint());
         match next {
             Ok(next) if is_begun(&next) => Ok(next),
             Ok(_) | Err(KeyError::Missing(_)) => Err(Fatal::Setting(format!(
-                "values are sealed already with another new key than the one in {0}: put that one's file there",
+                "values are already sealed with a new key other than the one in {0}: put the file of that key there",
                 path.display()
             ))),
             Err(error) => Err(error.into()),
@@ -161,14 +161,14 @@ impl Files {
             Ok(kept) => {
                 println!("the key in use is in {}", self.key.display());
                 if let Some(kept) = kept {
-                    println!("the one before is in {}: backups of its time need it", kept.display());
+                    println!("the previous key is in {}: backups made with it need it", kept.display());
                 }
                 let signer = Ed25519Signer::new(&MasterKey::load(&self.key)?);
                 println!("checkpoints and exports are signed with {}", signer.public_key());
             }
             // where keys are mounted, they are put in place by whoever mounts them
             Err(error) => println!(
-                "the key in use is in {}: put it in the place of {} when you can ({error})",
+                "the key in use is in {}: replace {} with it when possible ({error})",
                 self.next.display(),
                 self.key.display()
             ),
@@ -225,7 +225,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let files = Files::new(folder.path().join("master.key"));
         for path in [&files.key, &files.next] {
-            MasterKey::create(path, &OsEntropy).unwrap();
+            MasterKey::create(path, &SystemRng).unwrap();
         }
         let [old, next] = [&files.key, &files.next].map(|path| fs::read(path).unwrap());
         let mode = |mode| fs::set_permissions(&files.key, fs::Permissions::from_mode(mode)).unwrap();

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Error, Result,
     access::Caller,
-    audit::{Archive, Audit, Export, Kept, Part},
+    audit::{Archive, Audit, Export, Part, Retained},
 };
 use pilothouse_store::Store;
 use tokio::time::MissedTickBehavior;
@@ -42,19 +42,19 @@ impl Retention {
     /// # Errors
     /// As [`Audit::prune`]; `Internal` where nothing is kept elsewhere.
     pub(crate) async fn prune(&self, caller: &Caller, what: Old) -> Result<u64> {
-        let folder = self.folder.clone().map(|path| Folder { path });
+        let folder = self.folder.clone().map(|path| ArchiveDir { path });
         let told = if self.webhook {
-            let told = self.store.told(RECEIVER).await?;
+            let told = self.store.cursor(RECEIVER).await?;
             // the checkpoint that the rest will hang on must be there, too
             Some(told.checkpoint)
         } else {
             None
         };
         let kept = match (&folder, told) {
-            (Some(folder), None) => Kept::In(folder),
-            (None, Some(told)) => Kept::By(told),
-            (Some(folder), Some(told)) => Kept::InAndBy(folder, told),
-            (None, None) => return Err(Error::internal("nothing is kept elsewhere, so nothing is removed")),
+            (Some(folder), None) => Retained::Archived(folder),
+            (None, Some(told)) => Retained::Delivered(told),
+            (Some(folder), Some(told)) => Retained::ArchivedAndDelivered(folder, told),
+            (None, None) => return Err(Error::internal("no archive is configured, so no entry is removed")),
         };
         match what {
             Old::Before(time) => self.audit.prune(caller, time, kept).await,
@@ -76,13 +76,13 @@ impl Retention {
                 Ok(removed) => {
                     told = None;
                     if removed > 0 {
-                        tracing::info!(removed, "old entries of the audit trail were removed");
+                        tracing::info!(removed, "removed old entries of the audit trail");
                     }
                 }
                 Err(error) => {
                     let error = error.to_string();
                     if told.as_ref() != Some(&error) {
-                        tracing::error!(error, "old entries of the audit trail cannot be removed");
+                        tracing::error!(error, "cannot remove old entries of the audit trail");
                     }
                     told = Some(error);
                 }
@@ -101,7 +101,7 @@ pub(crate) enum Old {
 }
 
 /// A folder of exports, each of a part of the trail, one after the other.
-struct Folder {
+struct ArchiveDir {
     path: PathBuf,
 }
 
@@ -109,7 +109,7 @@ struct Folder {
 const NAMES: u32 = 100;
 
 #[async_trait]
-impl Archive for Folder {
+impl Archive for ArchiveDir {
     async fn keep(&self, part: &Part, export: Export) -> Result<()> {
         let (first, last) = (part.first, part.checkpoint.sequence);
         for n in 1..=NAMES {
@@ -124,7 +124,9 @@ impl Archive for Folder {
                 write(&path, export).await?.map_err(|error| unusable(&error))?;
                 return match holds(path.clone(), part.clone()).await {
                     Ok(true) => Ok(()),
-                    Ok(false) => Err(unusable(&"it is no whole export of these entries, so they stay")),
+                    Ok(false) => Err(unusable(
+                        &"it is not a complete export of these entries, so they are not removed",
+                    )),
                     Err(error) => Err(unusable(&error)),
                 };
             }

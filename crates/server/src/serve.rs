@@ -28,7 +28,7 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Serves until SIGTERM or SIGINT, then finishes what runs.
 pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     telemetry::start(&settings)?;
-    let mut ends = Ends::new()?;
+    let mut ends = ShutdownSignals::new()?;
     let (listener, address) = bind(settings.listen)?;
     let metrics = settings.metrics_listen.map(bind).transpose()?;
     // as it turned out where the port was ours to choose: no cluster is there
@@ -55,7 +55,7 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
         tasks.spawn(pair.clone().keep_fresh(stop.clone()));
     }
     // the first checkpoint is elsewhere before anybody can ask whether it is; a failure is told by the task
-    let _ = composed.app.audit.hand_over().await;
+    let _ = composed.app.audit.publish_checkpoints().await;
     let checkpoints = tokio::spawn(checkpoint_file::keep(composed.app.clone(), end.clone()));
     if let Some(webhook) = composed.webhook(&settings)? {
         tasks.spawn(webhook.run(stop.clone()));
@@ -67,7 +67,7 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     let failed = |address| move |source| Fatal::Listen { address, source };
     let mut handles = Vec::new();
     if let Some((listener, address)) = metrics {
-        let server = pilothouse_http::metrics_server(listener, composed.figures(&settings))
+        let server = pilothouse_http::metrics_server(listener, composed.metrics(&settings))
             .map_err(failed(address))?;
         handles.push(server.handle());
         tasks.spawn(async { drop(server.await) });
@@ -89,13 +89,13 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     let _ = std::io::stdout().flush();
 
     ends.wait().await;
-    tracing::info!("stopping: finishing what runs");
+    tracing::info!("stopping: finishing running requests");
     stop.cancel();
     composed.app.pods.end_streams();
     let stopping = std::time::Instant::now();
     join_all(handles.iter().map(|handle| handle.stop(true))).await;
-    if !composed.tasks.finish(GRACE.saturating_sub(stopping.elapsed())).await {
-        tracing::warn!("stopped with work still running; its operations will be closed as unknown");
+    if !composed.spawner.finish(GRACE.saturating_sub(stopping.elapsed())).await {
+        tracing::warn!("stopped with operations still running; they will be closed as unknown");
     }
     tasks.join_all().await;
     // until here, so that no other replica takes for an orphan what was still being finished; and the last entry is
@@ -122,12 +122,12 @@ fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Fatal> {
 }
 
 /// The signals that end us.
-struct Ends {
+struct ShutdownSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Ends {
+impl ShutdownSignals {
     /// From now on they do not end the process by themselves.
     fn new() -> Result<Self, Fatal> {
         let take =

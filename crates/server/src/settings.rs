@@ -79,11 +79,11 @@ pub(crate) struct Settings {
     /// How long the test of a cluster may take.
     test_deadline: SignedDuration,
     /// The memory for lists that are kept, in MiB; with 0 every list is read from its cluster each time.
-    lists_memory_mib: usize,
+    list_cache_memory_mib: usize,
     /// How long a list is kept that nobody reads.
-    lists_idle: SignedDuration,
+    list_cache_idle: SignedDuration,
     /// How many lists are read whole at once.
-    lists_filled_at_once: usize,
+    list_cache_concurrent_fills: usize,
     /// How long an access token lives.
     access_token_lifetime: SignedDuration,
     /// How long an unused session lives.
@@ -172,7 +172,7 @@ impl Configuration {
             ("read_deadline", settings.read_deadline),
             ("write_deadline", settings.write_deadline),
             ("test_deadline", settings.test_deadline),
-            ("lists_idle", settings.lists_idle),
+            ("list_cache_idle", settings.list_cache_idle),
             ("access_token_lifetime", settings.access_token_lifetime),
             ("session_idle", settings.session_idle),
             ("session_lifetime", settings.session_lifetime),
@@ -181,8 +181,8 @@ impl Configuration {
             return Err(refused(&self.layers, key));
         }
         let numbers = [
-            ("lists_memory_mib", settings.lists_memory_mib, 0),
-            ("lists_filled_at_once", settings.lists_filled_at_once, 1),
+            ("list_cache_memory_mib", settings.list_cache_memory_mib, 0),
+            ("list_cache_concurrent_fills", settings.list_cache_concurrent_fills, 1),
         ];
         if let Some((key, ..)) = numbers.iter().find(|(_, number, least)| !(*least..=MOST).contains(number)) {
             return Err(refused(&self.layers, key));
@@ -198,7 +198,7 @@ impl Configuration {
             && settings.audit_archive_dir.is_none()
             && settings.audit_webhook_url.is_none()
         {
-            let sentence = "audit_retention needs a place where what is removed is kept: set audit_archive_dir, or a webhook";
+            let sentence = "audit_retention needs an archive for the removed entries: set audit_archive_dir, or a webhook";
             return Err(Fatal::Setting(sentence.into()));
         }
         if settings.listen.port() != 0 && settings.metrics_listen == Some(settings.listen) {
@@ -222,7 +222,7 @@ fn may_be_told(url: &str) -> bool {
 /// The sentence about a value that is not what it must be.
 fn refused(layers: &Layers, key: &str) -> Fatal {
     let Some(setting) = Setting::find(key) else {
-        return Fatal::Setting("the settings are not of the form in docs/operations.md".into());
+        return Fatal::Setting("the settings are malformed: see docs/configure.md".into());
     };
     let place =
         layers.get(setting).map(|(_, origin)| format!(" ({})", origin.of(setting))).unwrap_or_default();
@@ -250,12 +250,12 @@ impl Settings {
     }
 
     /// Which lists are kept; none when there is no memory for them.
-    pub(crate) fn keeping(&self) -> Option<pilothouse_kube::Keeping> {
-        (self.lists_memory_mib > 0).then(|| pilothouse_kube::Keeping {
-            idle: self.lists_idle.unsigned_abs(),
-            memory: self.lists_memory_mib.saturating_mul(1 << 20),
-            fills: self.lists_filled_at_once,
-            ..pilothouse_kube::Keeping::default()
+    pub(crate) fn cache_settings(&self) -> Option<pilothouse_kube::CacheSettings> {
+        (self.list_cache_memory_mib > 0).then(|| pilothouse_kube::CacheSettings {
+            idle: self.list_cache_idle.unsigned_abs(),
+            memory: self.list_cache_memory_mib.saturating_mul(1 << 20),
+            fills: self.list_cache_concurrent_fills,
+            ..pilothouse_kube::CacheSettings::default()
         })
     }
 

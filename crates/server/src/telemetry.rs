@@ -19,7 +19,9 @@ const NEVER: &str = "hyper=off,hyper_util=off,rustls=off,tokio_postgres=off,acti
 /// `Fatal::Setting`.
 pub(crate) fn filter(settings: &Settings) -> Result<EnvFilter, Fatal> {
     EnvFilter::try_new(format!("{},{NEVER}", settings.log)).map_err(|_| {
-        Fatal::Setting("the setting `log` is no filter such as info or pilothouse_kube=debug,info".into())
+        Fatal::Setting(
+            "the setting `log` must be a filter, such as info or pilothouse_kube=debug,info".into(),
+        )
     })
 }
 

@@ -33,7 +33,7 @@ const LARGEST_KEY: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
     /// A file cannot be read.
-    #[error("the TLS file {path} cannot be read ({source}): see to it that this user may read it")]
+    #[error("the TLS file {path} cannot be read ({source}): allow this user to read it")]
     Io {
         /// Which file.
         path: PathBuf,
@@ -42,7 +42,7 @@ pub(crate) enum TlsError {
     },
     /// Others may read or write the key ([`open_private_file`]).
     #[error(
-        "the TLS key {path} has mode {mode:04o}, so others can get at it: run chmod 600 on it, or mount it as root's \
+        "the TLS key {path} has mode {mode:04o}, so other users can access it: run chmod 600 on it, or mount it as root's \
          with mode 0440 and a group of this process"
     )]
     Exposed {
@@ -53,15 +53,17 @@ pub(crate) enum TlsError {
     },
     /// There is no certificate in the file.
     #[error(
-        "the TLS certificate {0} holds no certificate in PEM: name the file of the chain, the server's first"
+        "the TLS certificate {0} contains no certificate in PEM: use the file of the chain, the server's certificate first"
     )]
     NoCertificate(PathBuf),
     /// There is no key in the file.
-    #[error("the TLS key {0} holds no unencrypted private key in PEM")]
+    #[error(
+        "the TLS key {0} contains no unencrypted private key in PEM: use the key of the certificate, unencrypted"
+    )]
     NoKey(PathBuf),
     /// They are not of each other.
     #[error(
-        "the TLS certificate {certificate} and the key {key} are not a pair: name the two that were issued together"
+        "the TLS certificate {certificate} and the key {key} do not belong together: use the key that the certificate was issued for"
     )]
     NoPair {
         /// One of them.

@@ -23,7 +23,7 @@ use hyper_util::{
 use pilothouse_core::{
     Result,
     audit::Batch,
-    clock::{Clock, Entropy},
+    clock::{Clock, Rng},
 };
 use pilothouse_crypto::WebhookKey;
 use pilothouse_store::Store;
@@ -73,7 +73,7 @@ pub(crate) struct Webhook {
     settings: WebhookSettings,
     store: Store,
     clock: Arc<dyn Clock>,
-    entropy: Arc<dyn Entropy>,
+    rng: Arc<dyn Rng>,
     failures: IntCounter,
 }
 
@@ -82,11 +82,11 @@ pub(crate) struct Webhook {
 enum Undelivered {
     #[error("{0}")]
     Database(#[from] pilothouse_core::Error),
-    #[error("no answer within {DEADLINE:?}")]
+    #[error("no response within {DEADLINE:?}")]
     TooSlow,
-    #[error("the answer was {0}")]
+    #[error("the response was {0}")]
     Refused(StatusCode),
-    #[error("no connection, or a broken one: {0}")]
+    #[error("the connection failed: {0}")]
     Connection(String),
 }
 
@@ -99,7 +99,7 @@ impl Webhook {
         settings: WebhookSettings,
         store: Store,
         clock: Arc<dyn Clock>,
-        entropy: Arc<dyn Entropy>,
+        rng: Arc<dyn Rng>,
         failures: IntCounter,
     ) -> Result<Self, Fatal> {
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -112,7 +112,7 @@ impl Webhook {
         let connector =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
-        Ok(Self { client, settings, store, clock, entropy, failures })
+        Ok(Self { client, settings, store, clock, rng, failures })
     }
 
     /// Tells what there is to tell, until `stop`. A failure is told to the log when it begins.
@@ -122,14 +122,14 @@ impl Webhook {
             let pause = match self.deliver().await {
                 Ok(more) => {
                     if failed > 0 {
-                        tracing::info!("the audit webhook takes what it is told again");
+                        tracing::info!("the audit webhook accepts deliveries again");
                     }
                     failed = 0;
                     if more { Duration::ZERO } else { LOOK }
                 }
                 Err(error) => {
                     if failed == 0 {
-                        tracing::error!(%error, "the audit webhook was not told; it will be, later");
+                        tracing::error!(%error, "the delivery to the audit webhook failed and will be retried");
                     }
                     self.failures.inc();
                     failed += 1;
@@ -145,13 +145,13 @@ impl Webhook {
 
     /// Delivers one batch, if it is ours to deliver; whether there may be more.
     async fn deliver(&self) -> Result<bool, Undelivered> {
-        let Some(told) = self.store.claim_telling(RECEIVER, self.clock.now()).await? else {
+        let Some(told) = self.store.claim_delivery(RECEIVER, self.clock.now()).await? else {
             return Ok(false);
         };
         let Some(batch) = Batch::after(&self.store, told).await? else { return Ok(false) };
         let Batch { lines, told } = batch;
         self.send(lines.into()).await?;
-        Ok(self.store.keep_told(RECEIVER, told).await?)
+        Ok(self.store.save_cursor(RECEIVER, told).await?)
     }
 
     /// Sends these lines once.
@@ -175,7 +175,7 @@ impl Webhook {
     fn pause(&self, failed: u32) -> Duration {
         let longest = FIRST_PAUSE.saturating_mul(1 << (failed - 1).min(10)).min(LONGEST_PAUSE);
         let mut random = [0];
-        self.entropy.fill(&mut random);
+        self.rng.fill(&mut random);
         longest / 2 + longest.mul_f64(f64::from(random[0]) / 510.0)
     }
 }
@@ -193,7 +193,7 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, Fatal> {
     let pem = fs::read(path).map_err(|error| unusable(&format!("cannot be read: {error}")))?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
-        .map_err(|_| unusable("are not PEM"))?;
+        .map_err(|_| unusable("are not valid PEM"))?;
     match roots.add_parsable_certificates(certificates) {
         (0, _) => Err(unusable("are none")),
         _ => Ok(roots),

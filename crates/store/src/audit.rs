@@ -14,9 +14,9 @@ use pilothouse_core::{
     Error, Result,
     access::Permit,
     audit::{
-        AuditTrail, ChainHash, Checkpoint, CheckpointSigner, Entry, Handover, Head, Known, LastCheckpoint,
-        Operation, OperationId, OperationPage, OperationQuery, Outcome, RoomFor, Status, StoredCheckpoint,
-        TrailKeys, Trusted, Witness,
+        AuditTrail, CapacityFor, ChainHash, Checkpoint, CheckpointSigner, CheckpointSink, Entry, Head,
+        KeyRotation, LastCheckpoint, Operation, OperationId, OperationPage, OperationQuery, Outcome, Status,
+        StoredCheckpoint, TrailKeys, Trusted, VerifiedTrail,
     },
     clock::Clock,
     cluster::ClusterId,
@@ -36,15 +36,15 @@ use crate::{
 
 mod count;
 mod list;
-mod memory;
 mod reader;
 mod retention;
+mod verified;
 mod writer;
 
-use memory::Unfit;
+use verified::Unfit;
 
 pub(crate) use count::Counts;
-pub(crate) use memory::Memory;
+pub(crate) use verified::VerifiedState;
 pub(crate) use writer::Writer;
 
 /// Something to be stored in the trail.
@@ -152,14 +152,14 @@ struct NewCheckpoint {
 
 #[derive(Insertable)]
 #[diesel(table_name = audit_handovers)]
-struct NewHandover {
+struct NewKeyRotation {
     seq: i64,
     line: String,
 }
 
 /// Who appends, and signs when that is due.
 #[derive(Clone)]
-pub(crate) struct Author {
+pub(crate) struct TrailContext {
     pub(crate) instance: Arc<str>,
     /// Signs with the key that the database says is in use.
     pub(crate) keyring: Arc<dyn Keyring>,
@@ -167,15 +167,15 @@ pub(crate) struct Author {
     /// How long an entry waits for a checkpoint.
     pub(crate) age: Duration,
     /// What this process knows of the trail.
-    pub(crate) memory: Memory,
+    pub(crate) memory: VerifiedState,
     /// Where checkpoints are kept outside the database.
-    pub(crate) witness: Arc<dyn Witness>,
+    pub(crate) witness: Arc<dyn CheckpointSink>,
     /// Who signs from the next entry on, which says so.
     pub(crate) successor: Option<Arc<dyn CheckpointSigner>>,
 }
 
 /// The chain as it grows within a transaction that holds the head's lock.
-struct Growth {
+struct ChainAppender {
     trail: String,
     head: Head,
     /// Where the trail may be due to be signed: by whom, and what was signed last.
@@ -184,10 +184,10 @@ struct Growth {
     signed: Option<Checkpoint>,
     entries: Vec<NewEntry>,
     checkpoints: Vec<NewCheckpoint>,
-    handovers: Vec<NewHandover>,
+    handovers: Vec<NewKeyRotation>,
 }
 
-impl Growth {
+impl ChainAppender {
     fn of(trail: String, head: Head) -> Self {
         let (entries, checkpoints, handovers) = Default::default();
         Self { trail, head, signing: None, signed: None, entries, checkpoints, handovers }
@@ -226,14 +226,14 @@ impl Growth {
     }
 
     /// Signs what there is, adds the entry that names another key, and lets that key sign that it takes over, and the entry.
-    fn hand_over(&mut self, entry: &Entry, to: &Arc<dyn CheckpointSigner>, now: Timestamp) -> Result<()> {
+    fn rotate_key(&mut self, entry: &Entry, to: &Arc<dyn CheckpointSigner>, now: Timestamp) -> Result<()> {
         let is_unsigned = |last: LastCheckpoint, sequence| sequence > last.sequence;
         self.sign_if(now, is_unsigned)?;
         let (signer, last) =
-            self.signing.take().ok_or_else(|| Error::internal("a new key without the one before"))?;
+            self.signing.take().ok_or_else(|| Error::internal("a key rotation without the previous key"))?;
         self.add(entry, now)?;
-        let handover = Handover::sign(&**to, &self.trail, self.head, signer.public_key());
-        self.handovers.push(NewHandover { seq: handover.sequence, line: handover.line()? });
+        let handover = KeyRotation::sign(&**to, &self.trail, self.head, signer.public_key());
+        self.handovers.push(NewKeyRotation { seq: handover.sequence, line: handover.line()? });
         self.signing = Some((to.clone(), last));
         self.sign_if(now, is_unsigned)
     }
@@ -258,18 +258,18 @@ pub(crate) trait Trail {
         &mut self,
         trail: &str,
         head: Head,
-        known: Option<Known>,
-        by: &Author,
-    ) -> Result<Known, Unfit>;
+        known: Option<VerifiedTrail>,
+        by: &TrailContext,
+    ) -> Result<VerifiedTrail, Unfit>;
 
     /// As [`Trail::follow`], with the outcome remembered; none when it does not follow.
     async fn look(
         &mut self,
         trail: &str,
         head: Head,
-        known: Option<Known>,
-        by: &Author,
-    ) -> Result<Option<Known>, StoreError> {
+        known: Option<VerifiedTrail>,
+        by: &TrailContext,
+    ) -> Result<Option<VerifiedTrail>, StoreError> {
         match self.follow(trail, head, known, by).await {
             Ok(known) => {
                 by.memory.verified(&known);
@@ -285,20 +285,24 @@ pub(crate) trait Trail {
 
     /// The trail's end, as it is seen without a lock, and what is known of it by then; `anew` where a checkpoint may have been
     /// made of the end that is known.
-    async fn seen(&mut self, by: &Author, anew: bool) -> Result<(Head, Option<Known>), StoreError>;
+    async fn seen(
+        &mut self,
+        by: &TrailContext,
+        anew: bool,
+    ) -> Result<(Head, Option<VerifiedTrail>), StoreError>;
 
     /// Stores these in this order, and signs the last entry when that is due and the trail follows from what is known of it.
     /// How many entries that made: an intent that has an outcome takes no second one. At most once in a transaction.
-    async fn append(&mut self, writes: &[Write], by: &Author) -> Result<u64, StoreError>;
+    async fn append(&mut self, writes: &[Write], by: &TrailContext) -> Result<u64, StoreError>;
 
     /// Stores that the operation of a change to our own tables is done: the last step of its transaction.
-    async fn done(&mut self, receipt: Receipt) -> Result<(), StoreError> {
+    async fn done(&mut self, receipt: PendingEntry) -> Result<(), StoreError> {
         self.ended(receipt, &Ok(())).await
     }
 
     /// Stores what became of the operation, likewise: a refusal may change something, too.
-    async fn ended(&mut self, receipt: Receipt, result: &Result<()>) -> Result<(), StoreError> {
-        let Receipt { operation, by } = receipt;
+    async fn ended(&mut self, receipt: PendingEntry, result: &Result<()>) -> Result<(), StoreError> {
+        let PendingEntry { operation, by } = receipt;
         let now = by.clock.now();
         let took = now.duration_since(operation.created_at).as_millis();
         let outcome = Outcome::of(result, i64::try_from(took).unwrap_or(i64::MAX).max(0), now);
@@ -329,9 +333,9 @@ macro_rules! trail {
                 &mut self,
                 trail: &str,
                 head: Head,
-                known: Option<Known>,
-                by: &Author,
-            ) -> Result<Known, Unfit> {
+                known: Option<VerifiedTrail>,
+                by: &TrailContext,
+            ) -> Result<VerifiedTrail, Unfit> {
                 let conn = self;
                 let (key, handovers) = loop {
                     let key: String =
@@ -370,12 +374,12 @@ macro_rules! trail {
                             .await
                             .optional()?;
                         let unreadable =
-                            |error| format!("what is kept of it elsewhere cannot be read: {error}");
+                            |error| format!("its checkpoints outside the database cannot be read: {error}");
                         let kept = match head {
                             Head::NONE => None,
                             _ => by.witness.last().map_err(unreadable)?,
                         };
-                        Known::begin(trail, head, newest.map(read).as_ref(), kept, trusted)?
+                        VerifiedTrail::begin(trail, head, newest.map(read).as_ref(), kept, trusted)?
                     }
                 };
                 let since: Vec<(i64, String)> = audit_checkpoints::table
@@ -406,7 +410,11 @@ macro_rules! trail {
                 Ok(following.end(head)?)
             }
 
-            async fn seen(&mut self, by: &Author, anew: bool) -> Result<(Head, Option<Known>), StoreError> {
+            async fn seen(
+                &mut self,
+                by: &TrailContext,
+                anew: bool,
+            ) -> Result<(Head, Option<VerifiedTrail>), StoreError> {
                 // others go on, and what is known after the end was read may be of a later one
                 let before = by.memory.known();
                 let row: HeadRow = audit_head::table
@@ -426,7 +434,7 @@ macro_rules! trail {
                 Ok((head, known))
             }
 
-            async fn append(&mut self, writes: &[Write], by: &Author) -> Result<u64, StoreError> {
+            async fn append(&mut self, writes: &[Write], by: &TrailContext) -> Result<u64, StoreError> {
                 let conn = self;
                 // setting a column to itself locks the row before it is read
                 let row: HeadRow = diesel::update(audit_head::table.find(1))
@@ -438,12 +446,12 @@ macro_rules! trail {
                 let (now, monotonic) = (by.clock.now(), by.clock.monotonic());
                 let most = before.sequence.saturating_add(i64::try_from(writes.len()).unwrap_or(i64::MAX));
                 let known = by.memory.at(before);
-                let is_due = |known: &Known| known.last_checkpoint().is_due(most, now, by.age);
+                let is_due = |known: &VerifiedTrail| known.last_checkpoint().is_due(most, now, by.age);
                 let due = by.successor.is_some()
                     || known.as_ref().is_none_or(is_due) && by.memory.may_look(monotonic);
-                let mut growth = Growth::of(trail, before);
+                let mut growth = ChainAppender::of(trail, before);
                 // what others appended since is looked at when it is to be signed
-                let is_here = |known: &Known| known.head() == before && known.trail() == growth.trail;
+                let is_here = |known: &VerifiedTrail| known.head() == before && known.trail() == growth.trail;
                 let mut here = known.clone().filter(is_here);
                 if due {
                     here = conn.look(&growth.trail, before, known, by).await?;
@@ -485,18 +493,19 @@ macro_rules! trail {
                     match &by.successor {
                         None => growth.add(&write.entry(), now)?,
                         Some(next) if growth.signing.is_some() => {
-                            growth.hand_over(&write.entry(), next, now)?
+                            growth.rotate_key(&write.entry(), next, now)?
                         }
                         Some(_) => {
                             let reason = by.memory.reason().unwrap_or_default();
-                            let details =
-                                format!("a new key does not take over a trail that is not whole: {reason}");
+                            let details = format!(
+                                "the key of a trail that failed verification cannot be rotated: {reason}"
+                            );
                             return Err(Error::internal(details).into());
                         }
                     }
                 }
                 growth.sign_if(now, |last, sequence| last.is_due(sequence, now, by.age))?;
-                let Growth { head, signed, entries, checkpoints, handovers, .. } = growth;
+                let ChainAppender { head, signed, entries, checkpoints, handovers, .. } = growth;
                 if !entries.is_empty() {
                     $insert!(conn, audit_log::table, entries);
                 }
@@ -524,12 +533,12 @@ trail!(Postgres, insert_at_once);
 
 /// What a change to our own tables will leave in the trail.
 #[derive(Clone)]
-pub(crate) struct Receipt {
+pub(crate) struct PendingEntry {
     operation: Operation,
-    by: Author,
+    by: TrailContext,
 }
 
-impl Receipt {
+impl PendingEntry {
     /// By which the trail is handed over to another key.
     pub(crate) fn handing_over_to(mut self, signer: Arc<dyn CheckpointSigner>) -> Self {
         self.by.successor = Some(signer);
@@ -545,7 +554,7 @@ impl Receipt {
 
 impl Store {
     /// As [`Trail::seen`].
-    async fn end_of_trail(&self, anew: bool) -> Result<(Head, Option<Known>)> {
+    async fn end_of_trail(&self, anew: bool) -> Result<(Head, Option<VerifiedTrail>)> {
         let by = self.author.clone();
         read!(self.db, |conn| conn.seen(&by, anew).await)
     }
@@ -554,9 +563,9 @@ impl Store {
     ///
     /// # Errors
     /// `Internal` when the gate has recorded no operation for it.
-    pub(crate) fn receipt(&self, permit: &Permit) -> Result<Receipt> {
+    pub(crate) fn receipt(&self, permit: &Permit) -> Result<PendingEntry> {
         let operation = permit.operation().cloned();
-        Ok(Receipt {
+        Ok(PendingEntry {
             operation: operation.ok_or_else(|| Error::internal("a change without a recorded operation"))?,
             by: self.author.clone(),
         })
@@ -565,7 +574,7 @@ impl Store {
 
 #[async_trait]
 impl AuditTrail for Store {
-    fn room(&self, whose: RoomFor) -> Result<()> {
+    fn check_capacity(&self, whose: CapacityFor) -> Result<()> {
         self.reserve.check(whose)
     }
 
@@ -607,8 +616,8 @@ impl AuditTrail for Store {
 
     async fn checkpoint(&self, age: Duration) -> Result<()> {
         // before anybody looks at who has signed
-        self.turn_to_key_in_use().await?;
-        let by = Author { age, ..self.author.clone() };
+        self.refresh_active_key().await?;
+        let by = TrailContext { age, ..self.author.clone() };
         let (head, known) = self.end_of_trail(false).await.map_err(audit)?;
         // looked at before the lock is taken: most of the time there is nothing to sign
         if known.is_some_and(|known| known.last_checkpoint().is_due(head.sequence, by.clock.now(), age)) {

@@ -23,7 +23,7 @@ impl Store {
     /// `StoreUnavailable`; `Internal` on PostgreSQL.
     pub async fn copy_to(&self, file: &Path) -> Result<()> {
         let Db::Sqlite { runtime, readers, .. } = &self.db else {
-            return Err(Error::internal("a PostgreSQL is not copied to a file"));
+            return Err(Error::internal("a PostgreSQL database cannot be copied to a file"));
         };
         let path = text_of(file).map_err(|error| Error::internal(error.to_string()))?.to_owned();
         // an empty file is filled, and keeps its mode

@@ -12,10 +12,10 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
-    clock::{Entropy, uuid_v7},
+    clock::{Rng, uuid_v7},
     cluster::{
         ApiServer, AuthType, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry,
-        Connection, Connections, Health, Observation, StoredConnection,
+        Connection, Connections, Health, ProbeResult, StoredConnection,
     },
     seal::{SealedFor, Sealer},
 };
@@ -87,7 +87,7 @@ impl TryFrom<Row> for Cluster {
 /// What a probe sets. A failed one leaves version and counts as they were.
 #[derive(AsChangeset)]
 #[diesel(table_name = clusters)]
-struct Seen {
+struct ProbeChangeset {
     status: &'static str,
     status_reason: Option<Option<&'static str>>,
     version: Option<Option<String>>,
@@ -97,9 +97,9 @@ struct Seen {
     last_connected_at: Option<Option<At>>,
 }
 
-impl Seen {
+impl ProbeChangeset {
     /// Of a connection that was stored without being tried, of which nothing is known, or of what the probe said.
-    fn of(observation: Option<Observation>) -> Self {
+    fn of(observation: Option<ProbeResult>) -> Self {
         let mut seen = Self {
             status: Health::Offline.as_str(),
             status_reason: Some(None),
@@ -138,9 +138,9 @@ impl Seen {
 /// The version of a connection that is stored at `at`: Unix milliseconds, then 22 random bits, and greater than the version
 /// `before`. A counter would give a version again after a failover that lost the last commits, and the server would then
 /// use a client of the lost connection for the new one.
-fn connection_version(at: Timestamp, entropy: &dyn Entropy, before: Option<i64>) -> i64 {
+fn connection_version(at: Timestamp, rng: &dyn Rng, before: Option<i64>) -> i64 {
     let mut random = [0; 4];
-    entropy.fill(&mut random);
+    rng.fill(&mut random);
     let version = at.as_millisecond() << 22 | i64::from(u32::from_ne_bytes(random) >> 10);
     before.map_or(version, |before| version.max(before + 1))
 }
@@ -238,13 +238,13 @@ impl ClusterRegistry for Store {
 
     async fn create(&self, permit: &Permit, record: ClusterRecord) -> Result<Cluster> {
         let receipt = self.receipt(permit)?;
-        let uuid = uuid_v7(record.at, &*self.lent.entropy);
-        let (keyring, entropy) = (self.lent.keyring.clone(), self.lent.entropy.clone());
+        let uuid = uuid_v7(record.at, &*self.deps.rng);
+        let (keyring, rng) = (self.deps.keyring.clone(), self.deps.rng.clone());
         let labels = json(&record.labels)?;
-        let seen = Seen::of(record.observation);
+        let seen = ProbeChangeset::of(record.observation);
         transact!(self.db, |conn| {
             let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
-            let version = connection_version(record.at, &*entropy, None);
+            let version = connection_version(record.at, &*rng, None);
             let connection = Sealed::of(&*sealer, uuid, version, (record.auth_type, record.connection))?;
             let values = (
                 clusters::uuid.eq(uuid.to_string()),
@@ -276,9 +276,9 @@ impl ClusterRegistry for Store {
 
     async fn update(&self, permit: &Permit, patch: ClusterPatch, at: Timestamp) -> Result<Cluster> {
         let (receipt, id) = (self.receipt(permit)?, permit.cluster()?);
-        let (keyring, entropy) = (self.lent.keyring.clone(), self.lent.entropy.clone());
-        let seen =
-            (patch.connection.is_some() || patch.observation.is_some()).then(|| Seen::of(patch.observation));
+        let (keyring, rng) = (self.deps.keyring.clone(), self.deps.rng.clone());
+        let seen = (patch.connection.is_some() || patch.observation.is_some())
+            .then(|| ProbeChangeset::of(patch.observation));
         let labels = patch.labels.as_ref().map(json).transpose()?;
         let replaces = patch.connection.is_some();
         let updated = transact!(self.db, |conn| {
@@ -292,11 +292,11 @@ impl ClusterRegistry for Store {
                 .optional()?;
             let (uuid, version, At(updated_at)) = found.ok_or_else(|| about(Cause::NotFound, id))?;
             if patch.unless_changed_since.is_some_and(|read| read != updated_at) {
-                return Err(about(Cause::ChangedMeanwhile, id).into());
+                return Err(about(Cause::Modified, id).into());
             }
             let uuid = uuid.parse().map_err(|_| corrupt("clusters.uuid"))?;
             let seal = |connection| {
-                Sealed::of(&*sealer, uuid, connection_version(at, &*entropy, Some(version)), connection)
+                Sealed::of(&*sealer, uuid, connection_version(at, &*rng, Some(version)), connection)
             };
             let connection = patch.connection.map(seal).transpose()?;
             let change = Change {
@@ -333,7 +333,7 @@ impl ClusterRegistry for Store {
         Ok(())
     }
 
-    async fn observed(&self, id: ClusterId, version: i64, observation: Observation) -> Result<()> {
+    async fn record_probe(&self, id: ClusterId, version: i64, observation: ProbeResult) -> Result<()> {
         // most probes find what the last one found: those cost the writer nothing
         let known: Option<Row> = read!(self.db, |conn| {
             let current = clusters::table.find(id.0).filter(clusters::connection_version.eq(version));
@@ -343,7 +343,7 @@ impl ClusterRegistry for Store {
         if says_nothing_new(&known, &observation) {
             return Ok(());
         }
-        let seen = Seen::of(Some(observation));
+        let seen = ProbeChangeset::of(Some(observation));
         change!(self.db, |conn| {
             let current = clusters::table.find(id.0).filter(clusters::connection_version.eq(version));
             diesel::update(current).set(seen).execute(conn).await?;
@@ -353,7 +353,7 @@ impl ClusterRegistry for Store {
 }
 
 /// Whether an observation would change nothing but `last_connected_at`, and that by less than [`PRECISION`].
-fn says_nothing_new(known: &Cluster, observation: &Observation) -> bool {
+fn says_nothing_new(known: &Cluster, observation: &ProbeResult) -> bool {
     let mut seen = known.clone();
     seen.observe(observation);
     if let (Some(before), Some(now)) = (known.last_connected_at, seen.last_connected_at)
@@ -390,7 +390,7 @@ impl Connections for Store {
             ca,
             tls_server_name,
             insecure_skip_tls_verify,
-            credential: secret::open(&*self.lent.keyring, &owner(uuid), &sealed)?,
+            credential: secret::open(&*self.deps.keyring, &owner(uuid), &sealed)?,
         };
         Ok(Some(StoredConnection { connection, version }))
     }

@@ -17,11 +17,11 @@ pub enum OpenError {
     #[error("the database address is neither postgres://… nor sqlite:<path>: correct it")]
     UnknownAddress,
     /// The address of a PostgreSQL cannot be used; why, without anything of it.
-    #[error("the database address {0}; correct it, see docs/operations.md")]
+    #[error("the database address {0}; correct it, see docs/configure.md")]
     Address(String),
     /// The database cannot be reached, read or written.
     #[error(
-        "the database {database} cannot be opened ({reason}): see to it that it is there, running and writable"
+        "the database {database} cannot be opened ({reason}): check that it exists, runs and is writable"
     )]
     Unusable {
         /// Which, without its password.
@@ -31,25 +31,27 @@ pub enum OpenError {
     },
     /// A newer Pilothouse has changed the tables.
     #[error(
-        "the database was made by a newer Pilothouse (migration {0}): start that version, or restore a backup"
+        "the database was written by a newer Pilothouse (migration {0}): start that version, or restore a backup"
     )]
     Newer(String),
     /// The database belongs to another master key.
-    #[error("the database is sealed with another master key: name the key file that it is sealed with")]
+    #[error(
+        "the database is sealed with another master key: set key_file to the key file that it is sealed with"
+    )]
     OtherKey,
     /// The database is being sealed anew with a key that is not held.
     #[error(
-        "the database is being sealed anew: put the next key's file, which `pilothouse rekey` made, beside the key file"
+        "the database is being resealed: put the file of the next key, which `pilothouse rekey` made, beside the key file"
     )]
     NoNextKey,
     /// The database holds data, and no row that says which master key it is sealed with.
     #[error(
-        "the database holds data but not which master key it is sealed with (table install): restore a backup, or name \
-         the right database"
+        "the database has data but no record of its master key (table install): restore a backup, or set database_url \
+         or data_dir to the right database"
     )]
     NoInstall,
     /// Another server uses the same SQLite file.
-    #[error("another pilothouse serves the database {0} already: stop it, or use another data directory")]
+    #[error("another pilothouse already serves the database {0}: stop it, or use another data directory")]
     InUse(PathBuf),
     /// The SQLite file has more than one name in the file system.
     #[error(
@@ -57,7 +59,7 @@ pub enum OpenError {
     )]
     HardLinks(PathBuf, u64),
     /// The tables cannot be brought up to date.
-    #[error("the database's tables cannot be brought up to date ({0}): restore a backup, or report this")]
+    #[error("the tables of the database cannot be migrated ({0}): restore a backup, or report this")]
     Migration(String),
 }
 
@@ -65,7 +67,7 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     /// No connection became free, or no answer came, in time.
-    #[error("the database did not answer in time")]
+    #[error("the database did not respond in time")]
     Busy,
     /// No connection.
     #[error("{0}")]

@@ -77,7 +77,7 @@ impl IdempotencyStore for Store {
         let (owner, request) = (request_of(claim.id), claim.request);
         let (id, request_id) = (claim.id.to_string(), claim.request_id.clone());
         let expires_at = At(claim.expires_at);
-        let keyring = self.lent.keyring.clone();
+        let keyring = self.deps.keyring.clone();
         transact!(self.db, |conn| {
             let sealed = keyring.keys(&conn.key_in_use().await?)?.sealer.seal(&owner, &request.0)?;
             let expired = || idempotency_keys::table.filter(idempotency_keys::expires_at.le(At(at)));
@@ -135,7 +135,7 @@ impl IdempotencyStore for Store {
             End::NotDone | End::Unknown => None,
         };
         let free = *end == End::NotDone;
-        let keyring = self.lent.keyring.clone();
+        let keyring = self.deps.keyring.clone();
         transact!(self.db, |conn| {
             let row = idempotency_keys::table.find(id.to_string());
             if free {

@@ -109,7 +109,7 @@ impl Store {
     /// stays `unknown`.
     pub async fn renew_lease(&self, at: Timestamp) -> Result<()> {
         self.forget_what_is_left().await;
-        let (instance, keyring) = (self.lease.instance().to_owned(), self.lent.keyring.clone());
+        let (instance, keyring) = (self.lease.instance().to_owned(), self.deps.keyring.clone());
         transact!(self.db, |conn| {
             let next: Option<String> =
                 install::table.find(1).select(install::next_fingerprint).first(conn).await?;

@@ -27,8 +27,8 @@ use diesel::QueryDsl as _;
 use diesel_async::RunQueryDsl as _;
 use pilothouse_core::{
     Result,
-    audit::{Checkpoint, Witness},
-    clock::{Clock, Entropy, uuid_v7},
+    audit::{Checkpoint, CheckpointSink},
+    clock::{Clock, Rng, uuid_v7},
     seal::Keyring,
 };
 use tokio::runtime::Handle;
@@ -37,62 +37,62 @@ mod audit;
 mod backup;
 mod cluster;
 mod db;
+mod disk_reserve;
 mod error;
-mod figures;
 mod idempotency;
 mod lease;
 mod migrate;
 mod postgres;
+mod probe_schedule;
 mod rekey;
-mod reserve;
 mod schema;
 mod scrub;
 mod session;
-mod telling;
+mod stats;
 mod throttle;
 mod user;
-mod visit;
+mod webhook_cursor;
 
 pub use db::Database;
 pub use error::OpenError;
-pub use figures::{Figures, PoolFigures};
 pub use migrate::Fingerprints;
 pub use postgres::PostgresAddress;
+pub use stats::{PoolStats, StoreStats};
 
 use crate::{
-    audit::{Author, Counts, Memory, Writer},
+    audit::{Counts, TrailContext, VerifiedState, Writer},
     db::{Db, read},
+    disk_reserve::DiskReserve,
     lease::Lease,
-    reserve::Reserve,
-    throttle::Refusals,
+    throttle::RefusedLogins,
 };
 
 /// What the store needs from outside.
 #[derive(Clone)]
-pub struct Lent {
+pub struct StoreDeps {
     /// A multi-threaded runtime that drives the connections, whoever calls.
     pub runtime: Handle,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness, for ids.
-    pub entropy: Arc<dyn Entropy>,
+    pub rng: Arc<dyn Rng>,
     /// What seals credentials and what idempotency keys stand for, and signs checkpoints of the trail.
     pub keyring: Arc<dyn Keyring>,
     /// Where checkpoints of the trail are kept outside the database: what it knows is verified before the trail is signed.
-    pub witness: Arc<dyn Witness>,
+    pub witness: Arc<dyn CheckpointSink>,
 }
 
 /// The open database. A clone is the same store.
 #[derive(Clone)]
 pub struct Store {
     db: Db,
-    lent: Lent,
-    author: Author,
+    deps: StoreDeps,
+    author: TrailContext,
     writer: Writer,
     lease: Lease,
-    reserve: Reserve,
+    reserve: DiskReserve,
     counts: Counts,
-    refusals: Refusals,
+    refusals: RefusedLogins,
     /// Whether the write-ahead log may hold a sealed value that is deleted or replaced.
     overwritten: Arc<AtomicBool>,
 }
@@ -121,30 +121,30 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError`] but `InUse`. With another key than the database's, or tables of a newer version, nothing is changed.
-    pub async fn open(database: &Database, lent: Lent) -> Result<Self, OpenError> {
-        let now = lent.clock.now();
-        migrate::prepare(database, &lent.runtime, lent.keyring.clone(), now).await?;
-        let db = Db::new(database, lent.runtime.clone())?;
-        let lease = Lease::new(database.clone(), uuid_v7(now, &*lent.entropy));
-        let author = Author {
+    pub async fn open(database: &Database, deps: StoreDeps) -> Result<Self, OpenError> {
+        let now = deps.clock.now();
+        migrate::prepare(database, &deps.runtime, deps.keyring.clone(), now).await?;
+        let db = Db::new(database, deps.runtime.clone())?;
+        let lease = Lease::new(database.clone(), uuid_v7(now, &*deps.rng));
+        let author = TrailContext {
             instance: lease.instance().into(),
-            keyring: lent.keyring.clone(),
-            clock: lent.clock.clone(),
+            keyring: deps.keyring.clone(),
+            clock: deps.clock.clone(),
             age: Checkpoint::AGE,
-            memory: Memory::default(),
-            witness: lent.witness.clone(),
+            memory: VerifiedState::default(),
+            witness: deps.witness.clone(),
             successor: None,
         };
-        let writer = Writer::start(db.clone(), author.clone(), &lent.runtime);
+        let writer = Writer::start(db.clone(), author.clone(), &deps.runtime);
         Ok(Self {
             db,
-            lent,
+            deps,
             author,
             writer,
             lease,
-            reserve: Reserve::default(),
+            reserve: DiskReserve::default(),
             counts: Counts::default(),
-            refusals: Refusals::default(),
+            refusals: RefusedLogins::default(),
             // a process that was killed may not have emptied the write-ahead log
             overwritten: Arc::new(AtomicBool::new(true)),
         })
@@ -153,8 +153,8 @@ impl Store {
     /// Keeps so many bytes free where a SQLite database lies: with fewer left no new operation is begun, so that the
     /// outcomes of those under way find room. None are kept for a PostgreSQL, whose disk is not ours to look at.
     #[must_use]
-    pub fn keeping_free(self, bytes: u64) -> Self {
-        Self { reserve: Reserve::of(self.lease.database(), bytes), ..self }
+    pub fn with_disk_reserve(self, bytes: u64) -> Self {
+        Self { reserve: DiskReserve::of(self.lease.database(), bytes), ..self }
     }
 
     /// Whether the database answers, and its key is held.
@@ -167,6 +167,6 @@ impl Store {
             .select(schema::install::fingerprint)
             .first(conn)
             .await?))?;
-        self.lent.keyring.keys(&fingerprint).map(drop)
+        self.deps.keyring.keys(&fingerprint).map(drop)
     }
 }

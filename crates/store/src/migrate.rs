@@ -39,7 +39,7 @@ pub struct Fingerprints {
 
 /// What stands in the way, before it is known of which database.
 enum Failure {
-    Told(OpenError),
+    Cursor(OpenError),
     Query(QueryError),
     Io(io::Error),
 }
@@ -52,12 +52,12 @@ impl From<QueryError> for Failure {
 
 impl Failure {
     fn migration(error: impl ToString) -> Self {
-        Self::Told(OpenError::Migration(error.to_string()))
+        Self::Cursor(OpenError::Migration(error.to_string()))
     }
 
     fn of(self, database: &Database) -> OpenError {
         match self {
-            Self::Told(error) => error,
+            Self::Cursor(error) => error,
             Self::Query(error) => database.unusable(&error),
             Self::Io(error) => database.unusable(&error),
         }
@@ -79,7 +79,7 @@ macro_rules! steps {
                     known.iter().any(|migration| migration.name().version() == *version)
                 };
                 if let Some(newer) = applied.iter().find(|version| !is_known(version)) {
-                    return Err(Failure::Told(OpenError::Newer(newer.to_string())));
+                    return Err(Failure::Cursor(OpenError::Newer(newer.to_string())));
                 }
                 if applied.is_empty() {
                     return Ok(None);
@@ -89,7 +89,7 @@ macro_rules! steps {
                     Some((current, next)) => Ok(Some(Fingerprints { current, next })),
                     // a first start was killed before it said which key it uses
                     None if is_empty(conn)? => Ok(None),
-                    None => Err(Failure::Told(OpenError::NoInstall)),
+                    None => Err(Failure::Cursor(OpenError::NoInstall)),
                 }
             }
 
@@ -114,9 +114,9 @@ macro_rules! steps {
             ) -> Result<(), Failure> {
                 let theirs = fingerprints(conn)?;
                 if let Some(Fingerprints { current, next }) = &theirs {
-                    keyring.keys(current).map_err(|_| Failure::Told(OpenError::OtherKey))?;
+                    keyring.keys(current).map_err(|_| Failure::Cursor(OpenError::OtherKey))?;
                     if let Some(next) = next {
-                        keyring.keys(next).map_err(|_| Failure::Told(OpenError::NoNextKey))?;
+                        keyring.keys(next).map_err(|_| Failure::Cursor(OpenError::NoNextKey))?;
                     }
                 }
                 conn.run_pending_migrations($migrations).map_err(Failure::migration)?;
@@ -172,7 +172,7 @@ pub(crate) async fn prepare(
 fn check_hard_links(path: &Path) -> Result<(), Failure> {
     let links = fs::metadata(path).map_err(Failure::Io)?.nlink();
     if links > 1 {
-        return Err(Failure::Told(OpenError::HardLinks(path.to_owned(), links)));
+        return Err(Failure::Cursor(OpenError::HardLinks(path.to_owned(), links)));
     }
     Ok(())
 }

@@ -179,7 +179,7 @@ impl Mode {
             "verify-full" => Self::VerifyFull,
             _ => {
                 return Err(bad(
-                    "has an sslmode that is none of disable, prefer, require, verify-ca, verify-full",
+                    "has an sslmode other than disable, prefer, require, verify-ca, verify-full",
                 ));
             }
         })
@@ -205,7 +205,7 @@ fn bad(what: impl Into<String>) -> OpenError {
 }
 
 fn unknown_parameter() -> OpenError {
-    bad(format!("has a parameter that is none of sslmode, sslrootcert, {}", PARAMETERS.join(", ")))
+    bad(format!("has a parameter other than sslmode, sslrootcert, {}", PARAMETERS.join(", ")))
 }
 
 /// The address without its parameters, and these. A `?` before the `@` belongs to the password.
@@ -218,7 +218,7 @@ fn split(url: &str) -> (&str, &str) {
 fn check_hosts(config: &Config) -> Result<(), OpenError> {
     let hosts = config.get_hosts();
     if hosts.is_empty() {
-        return Err(bad("names no host"));
+        return Err(bad("has no host"));
     }
     // the end of a password with an unescaped @
     if hosts.iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {

@@ -85,7 +85,7 @@ macro_rules! reseal {
             let opened = $keyring.open(&owner, &sealed);
             let value = opened.map(Zeroizing::new).map_err(|error| {
                 Error::internal(format!(
-                    "{error} ({field} of {row}): store it again or delete it, then go on"
+                    "{error} ({field} of {row}): store it again or delete it, then retry"
                 ))
             })?;
             let anew = $sealer.seal(&owner, &value)?;
@@ -117,15 +117,15 @@ impl Store {
     ///
     /// # Errors
     /// `StoreUnavailable`; also when that key is not held.
-    pub(crate) async fn turn_to_key_in_use(&self) -> Result<()> {
+    pub(crate) async fn refresh_active_key(&self) -> Result<()> {
         let fingerprint: String = read!(self.db, |conn| Ok(install::table
             .find(1)
             .select(install::fingerprint)
             .first(conn)
             .await?))?;
-        self.lent.keyring.turn_to(&fingerprint).inspect_err(|_| {
+        self.deps.keyring.turn_to(&fingerprint).inspect_err(|_| {
             tracing::error!(
-                "the database is sealed with a new master key, which is not here: put its file where the key file is"
+                "the database is sealed with a new master key, which this process does not have: use its file as the key file"
             );
         })
     }
@@ -134,7 +134,7 @@ impl Store {
     /// those that run say in their leases whether they do ([`Store::without_next_key`]).
     ///
     /// # Errors
-    /// `ChangedMeanwhile` when another key was named before; `StoreUnavailable`.
+    /// `Modified` when another key was named before; `StoreUnavailable`.
     pub async fn begin_rekey(&self, next: &str) -> Result<()> {
         let next = next.to_owned();
         let named = change!(self.db, |conn| {
@@ -142,7 +142,7 @@ impl Store {
             let install = install::table.filter(install::id.eq(1).and(free));
             Ok(diesel::update(install).set(install::next_fingerprint.eq(next)).execute(conn).await?)
         })?;
-        if named == 0 { Err(Error::new(Cause::ChangedMeanwhile).resource("master_key")) } else { Ok(()) }
+        if named == 0 { Err(Error::new(Cause::Modified).resource("master_key")) } else { Ok(()) }
     }
 
     /// How many servers live that do not say that they hold this key.
@@ -166,7 +166,7 @@ impl Store {
     /// # Errors
     /// `StoreUnavailable`; `Internal`, naming the row, for a value that does not open.
     pub async fn reseal(&self, next: &str) -> Result<usize> {
-        let keyring = self.lent.keyring.clone();
+        let keyring = self.deps.keyring.clone();
         let sealer = keyring.keys(next)?.sealer;
         transact!(self.db, |conn| Ok(reseal_all!(conn, keyring, sealer, BATCH)))
     }
@@ -175,9 +175,9 @@ impl Store {
     /// says so is signed with it, and so is that it takes over there.
     ///
     /// # Errors
-    /// As [`Store::reseal`]; `Internal` when the trail does not follow from what was verified before; `ChangedMeanwhile` when `next` is not the key that was named. Then nothing has changed.
+    /// As [`Store::reseal`]; `Internal` when the trail does not follow from what was verified before; `Modified` when `next` is not the key that was named. Then nothing has changed.
     pub async fn finish_rekey(&self, permit: &Permit, next: &str) -> Result<()> {
-        let (receipt, next, keyring) = (self.receipt(permit)?, next.to_owned(), self.lent.keyring.clone());
+        let (receipt, next, keyring) = (self.receipt(permit)?, next.to_owned(), self.deps.keyring.clone());
         let Keys { sealer, signer } = keyring.keys(&next)?;
         let receipt = receipt.handing_over_to(signer);
         transact!(self.db, |conn| {
@@ -185,7 +185,7 @@ impl Store {
             let named: Option<String> =
                 install::table.find(1).select(install::next_fingerprint).first(conn).await?;
             if named.as_ref() != Some(&next) {
-                return Err(Error::new(Cause::ChangedMeanwhile).resource("master_key").into());
+                return Err(Error::new(Cause::Modified).resource("master_key").into());
             }
             while reseal_all!(conn, keyring, sealer, BATCH) > 0 {}
             conn.done(receipt).await?;
@@ -193,6 +193,6 @@ impl Store {
             diesel::update(install::table.find(1)).set(taken).execute(conn).await?;
             Ok(())
         })?;
-        self.turn_to_key_in_use().await
+        self.refresh_active_key().await
     }
 }

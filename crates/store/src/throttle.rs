@@ -68,9 +68,9 @@ fn minute(at: Timestamp) -> i64 {
 
 /// What this process has refused since it last wrote that down: by key, the minute it did, and how many since.
 #[derive(Clone, Default)]
-pub(crate) struct Refusals(Arc<Mutex<HashMap<String, (i64, i64)>>>);
+pub(crate) struct RefusedLogins(Arc<Mutex<HashMap<String, (i64, i64)>>>);
 
-impl Refusals {
+impl RefusedLogins {
     /// How many keys there may be before those of past minutes go. Their counts go with them: a few that no row tells of.
     const MANY: usize = 4096;
 

@@ -15,7 +15,7 @@ use diesel_async::SimpleAsyncConnection as _;
 use futures_util::{future::join_all, poll};
 use pilothouse_core::{
     Cause,
-    access::{Access, Resource, Verb},
+    access::{AccessRequest, Resource, Verb},
     audit::AuditTrail as _,
     cluster::{Connections as _, Credential},
     session::{LoginThrottle as _, ThrottleKey},
@@ -160,7 +160,7 @@ async fn no_credential_is_readable_in_the_files() {
     let secret = |text: &str| SecretString::from(text);
     let certificate = Credential::Certificate { chain: "canary-chain".to_owned(), key: secret("canary-key") };
     for (name, credential) in [("a", Credential::Token(secret("canary-token"))), ("b", certificate)] {
-        let permit = ports.permit(Access::to(Verb::Create, Resource::Cluster).new_cluster(name));
+        let permit = ports.permit(AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster(name));
         ports.clusters.create(&permit, cluster(&ports, name, credential)).await.unwrap();
     }
     let files: Vec<_> = fs::read_dir(place.folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
@@ -178,7 +178,7 @@ async fn a_credential_moved_to_another_row_does_not_open() {
         let ports = StorePorts::over(Arc::new(store.clone()));
         let mut ids = Vec::new();
         for name in ["a", "b"] {
-            let permit = ports.permit(Access::to(Verb::Create, Resource::Cluster).new_cluster(name));
+            let permit = ports.permit(AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster(name));
             let record = cluster(&ports, name, Credential::Token(SecretString::from("canary")));
             ids.push(ports.clusters.create(&permit, record).await.unwrap().id);
         }

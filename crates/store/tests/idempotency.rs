@@ -20,7 +20,7 @@ use pilothouse_store::Store;
 
 fn claim(place: &Place, key: &str, at: Timestamp) -> NewClaim {
     NewClaim {
-        id: uuid_v7(at, &*place.lent.entropy),
+        id: uuid_v7(at, &*place.deps.rng),
         user: UserId(1),
         key: IdempotencyKey::new(key).unwrap(),
         request: RequestDigest(*b"canary-digest-of-what-was-asked."),

@@ -9,8 +9,8 @@ use std::{sync::Arc, time::Duration};
 use common::{Place, cluster};
 use pilothouse_core::{
     Cause,
-    access::{Access, Resource, Verb},
-    cluster::{Cluster, Credential, Health, NodeCount, Observation, Report},
+    access::{AccessRequest, Resource, Verb},
+    cluster::{Cluster, Credential, Health, NodeCount, ProbeResult, Report},
     testing::contract::StorePorts,
 };
 
@@ -31,14 +31,18 @@ async fn a_probe_that_finds_what_the_last_one_found_writes_nothing_for_ten_secon
     for place in Place::all() {
         let store = place.open().await;
         let ports = StorePorts::over(Arc::new(store));
-        let permit = ports.permit(Access::to(Verb::Create, Resource::Cluster).new_cluster("prod"));
+        let permit = ports.permit(AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster("prod"));
         let record = cluster(&ports, "prod", Credential::Token("canary".into()));
         let id = ports.clusters.create(&permit, record).await.unwrap().id;
         let version = ports.connections.connection(id).await.unwrap().unwrap().version;
         let start = ports.now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let observe = async |seconds, result| -> Cluster {
-            ports.clusters.observed(id, version, Observation { at: after(seconds), result }).await.unwrap();
+            ports
+                .clusters
+                .record_probe(id, version, ProbeResult { at: after(seconds), result })
+                .await
+                .unwrap();
             ports.clusters.find(id).await.unwrap().unwrap()
         };
         let connected = |row: &Cluster| row.last_connected_at;
@@ -67,17 +71,17 @@ async fn a_probe_without_news_does_not_wait_for_a_writer() {
     let place = Place::sqlite();
     let store = place.open().await;
     let ports = StorePorts::over(Arc::new(store));
-    let permit = ports.permit(Access::to(Verb::Create, Resource::Cluster).new_cluster("prod"));
+    let permit = ports.permit(AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster("prod"));
     let record = cluster(&ports, "prod", Credential::Token("canary".into()));
     let id = ports.clusters.create(&permit, record).await.unwrap().id;
     let version = ports.connections.connection(id).await.unwrap().unwrap().version;
-    let observation = Observation { at: ports.now(), result: Ok(found(40)) };
-    ports.clusters.observed(id, version, observation.clone()).await.unwrap();
+    let observation = ProbeResult { at: ports.now(), result: Ok(found(40)) };
+    ports.clusters.record_probe(id, version, observation.clone()).await.unwrap();
 
     let mut writer = place.sqlite_connection();
     common::Batch::batch(&mut writer, "BEGIN IMMEDIATE").unwrap();
     for _ in 0..64 {
-        ports.clusters.observed(id, version, observation.clone()).await.expect("it does not write");
+        ports.clusters.record_probe(id, version, observation.clone()).await.expect("it does not write");
     }
     common::Batch::batch(&mut writer, "ROLLBACK").unwrap();
 }

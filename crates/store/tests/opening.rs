@@ -10,14 +10,14 @@ use std::{
 use common::{FINGERPRINT, Place, user};
 use futures_util::future::join_all;
 use pilothouse_core::{
-    access::{Access, Resource, Verb},
+    access::{AccessRequest, Resource, Verb},
     testing::contract::StorePorts,
     user::UserRegistry as _,
 };
 use pilothouse_store::{Database, OpenError, Store};
 
 async fn fingerprint(place: &Place) -> Result<Option<String>, OpenError> {
-    let found = Store::fingerprints(&place.database, &place.lent.runtime).await?;
+    let found = Store::fingerprints(&place.database, &place.deps.runtime).await?;
     Ok(found.map(|found| found.current))
 }
 
@@ -79,7 +79,7 @@ async fn a_database_with_data_that_lost_the_row_of_the_install_is_refused() {
     for place in Place::all() {
         let store = place.open().await;
         let ports = StorePorts::over(std::sync::Arc::new(store.clone()));
-        let permit = ports.permit(Access::to(Verb::Create, Resource::User));
+        let permit = ports.permit(AccessRequest::to(Verb::Create, Resource::User));
         store.create(&permit, user(&ports, "admin")).await.unwrap();
         drop((ports, store));
         place.execute("DELETE FROM install").await.unwrap();
@@ -95,7 +95,7 @@ async fn a_database_with_data_that_lost_the_row_of_the_install_is_refused() {
 async fn only_the_owner_reads_the_files() {
     let place = Place::sqlite();
     let store = place.open().await;
-    store.take_lease(place.lent.clock.now()).await.unwrap();
+    store.take_lease(place.deps.clock.now()).await.unwrap();
     let mut names = Vec::new();
     for file in fs::read_dir(place.folder.path()).unwrap() {
         let file = file.unwrap();
@@ -109,7 +109,7 @@ async fn only_the_owner_reads_the_files() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_server_is_refused_by_whatever_name_it_finds_the_file() {
     let place = Place::sqlite();
-    let now = place.lent.clock.now();
+    let now = place.deps.clock.now();
     let first = place.open().await;
     first.take_lease(now).await.unwrap();
     let names = tempfile::tempdir().unwrap();
@@ -118,12 +118,12 @@ async fn a_second_server_is_refused_by_whatever_name_it_finds_the_file() {
     symlink(place.folder.path().join("pilothouse.db"), &file).unwrap();
     let through = folder.join("pilothouse.db");
     for path in [&file, &through] {
-        let second = Store::open(&Database::Sqlite(path.clone()), place.lent.clone()).await.unwrap();
+        let second = Store::open(&Database::Sqlite(path.clone()), place.deps.clone()).await.unwrap();
         let refused = second.take_lease(now).await.unwrap_err();
         assert!(matches!(&refused, OpenError::InUse(refused) if refused == path), "{refused}");
     }
     drop(first);
-    let second = Store::open(&Database::Sqlite(file), place.lent.clone()).await.unwrap();
+    let second = Store::open(&Database::Sqlite(file), place.deps.clone()).await.unwrap();
     second.take_lease(now).await.unwrap();
     let refused = place.open().await.take_lease(now).await.unwrap_err();
     assert!(matches!(refused, OpenError::InUse(_)), "{refused}");
@@ -138,8 +138,8 @@ async fn a_file_with_a_second_hard_link_is_not_opened() {
     fs::hard_link(place.folder.path().join("pilothouse.db"), &other).unwrap();
     let database = Database::Sqlite(other.clone());
     let refusals = [
-        Store::open(&database, place.lent.clone()).await.map(drop),
-        Store::fingerprints(&database, &place.lent.runtime).await.map(drop),
+        Store::open(&database, place.deps.clone()).await.map(drop),
+        Store::fingerprints(&database, &place.deps.runtime).await.map(drop),
         place.try_open(FINGERPRINT).await.map(drop),
     ];
     for refused in refusals {
@@ -160,7 +160,7 @@ async fn what_is_no_database_is_unusable_in_one_sentence() {
     let absent = place.folder.path().join("absent").join("pilothouse.db");
     let silent = "postgres://user:canary@127.0.0.1:1/pilothouse?connect_timeout=1";
     for database in [Database::Sqlite(file), Database::Sqlite(absent), Database::parse(silent).unwrap()] {
-        let refused = Store::open(&database, place.lent.clone()).await.unwrap_err();
+        let refused = Store::open(&database, place.deps.clone()).await.unwrap_err();
         assert!(matches!(refused, OpenError::Unusable { .. }), "{refused}");
         let text = refused.to_string();
         assert!(!text.contains('\n') && !text.contains("canary"), "{text}");
@@ -197,7 +197,7 @@ fn addresses_by_table() {
     for (text, told) in [
         ("postgres://u:can@ary@h/d", "%40"),
         ("postgres://u:canary@h:port/d", "malformed"),
-        ("postgres://u:canary@/d", "names no host"),
+        ("postgres://u:canary@/d", "has no host"),
         ("postgres://u:canary@h/d?sslmode=canary", "verify-full"),
         ("postgres://u:canary@h/d?sslmode=allow", "verify-full"),
         ("postgres://u:canary@h/d?sslmode=verify-ca", "verify-full"),

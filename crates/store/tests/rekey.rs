@@ -14,8 +14,8 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
-    access::{Access, Permit, Resource, Verb},
-    audit::{AuditTrail as _, CheckpointSigner as _, Handover},
+    access::{AccessRequest, Permit, Resource, Verb},
+    audit::{AuditTrail as _, CheckpointSigner as _, KeyRotation},
     clock::uuid_v7,
     cluster::{ClusterId, ClusterRegistry as _, Connections as _, Credential},
     idempotency::{
@@ -24,7 +24,7 @@ use pilothouse_core::{
     testing::contract::StorePorts,
     user::UserId,
 };
-use pilothouse_store::{Lent, OpenError, Store};
+use pilothouse_store::{OpenError, Store, StoreDeps};
 use secrecy::{ExposeSecret as _, SecretString};
 
 const NEXT: &str = "fingerprint of the next key";
@@ -42,17 +42,17 @@ impl Scene {
     }
 
     async fn try_open(&self, ring: Arc<Ring>) -> Result<Store, OpenError> {
-        Store::open(&self.place.database, Lent { keyring: ring, ..self.place.lent.clone() }).await
+        Store::open(&self.place.database, StoreDeps { keyring: ring, ..self.place.deps.clone() }).await
     }
 
     fn now(&self) -> Timestamp {
-        self.place.lent.clock.now()
+        self.place.deps.clock.now()
     }
 
     fn claim(&self, key: &str) -> NewClaim {
         let at = self.now();
         NewClaim {
-            id: uuid_v7(at, &*self.place.lent.entropy),
+            id: uuid_v7(at, &*self.place.deps.rng),
             user: UserId(1),
             key: IdempotencyKey::new(key).unwrap(),
             request: RequestDigest([7; 32]),
@@ -65,7 +65,7 @@ impl Scene {
     /// A cluster and an answered claim of this name.
     async fn fill(&self, store: &Store, ports: &StorePorts, name: &str) -> Result<ClusterId> {
         let token = Credential::Token(SecretString::from(format!("token of {name}")));
-        let access = Access::to(Verb::Create, Resource::Cluster).new_cluster(name);
+        let access = AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster(name);
         let made = store.create(&ports.permit(access), cluster(ports, name, token)).await?;
         let claim = self.claim(name);
         store.claim(&claim).await?;
@@ -91,7 +91,7 @@ impl Scene {
 
 fn rekey(ports: &StorePorts) -> Permit {
     let [before, after] = [FINGERPRINT, NEXT].map(|key| Ring::signer(key).public_key());
-    ports.permit(Handover::access(&before, &after))
+    ports.permit(KeyRotation::access(&before, &after))
 }
 
 fn scenes() -> impl Iterator<Item = Scene> {
@@ -113,7 +113,7 @@ async fn everything_is_sealed_anew_in_pieces_and_opens_at_every_moment() {
         rekeying.begin_rekey(NEXT).await.unwrap();
         rekeying.begin_rekey(NEXT).await.unwrap();
         let other = rekeying.begin_rekey("a third one").await.unwrap_err();
-        assert_eq!(other.cause, Cause::ChangedMeanwhile);
+        assert_eq!(other.cause, Cause::Modified);
         let refused = scene.try_open(Ring::of(&[FINGERPRINT])).await.unwrap_err();
         assert!(matches!(refused, OpenError::NoNextKey), "{refused}");
 
@@ -243,7 +243,7 @@ async fn what_does_not_open_stops_it_and_is_named() {
         assert!(stopped.contains("clusters.credential of "), "{stopped}");
         let stopped = store.finish_rekey(&rekey(&ports), NEXT).await.unwrap_err().to_string();
         assert!(stopped.contains("clusters.credential of "), "{stopped}");
-        let found = Store::fingerprints(&scene.place.database, &scene.place.lent.runtime).await.unwrap();
+        let found = Store::fingerprints(&scene.place.database, &scene.place.deps.runtime).await.unwrap();
         assert_eq!(found.unwrap().current, FINGERPRINT, "nothing has changed");
     }
 }

@@ -10,7 +10,9 @@ use common::{FINGERPRINT, Place, Ring, operation, user, verdict};
 use pilothouse_core::{
     Cause,
     access::Permit,
-    audit::{AuditTrail as _, Beginning, Checkpoint, Fault, Outcome, Retention as _, Told, TrailReader as _},
+    audit::{
+        AuditTrail as _, Checkpoint, Cursor, Fault, Outcome, Retention as _, TrailReader as _, TrailStart,
+    },
     clock::Clock as _,
     testing::contract::StorePorts,
     user::UserRegistry as _,
@@ -33,15 +35,15 @@ async fn filled(place: &Place) -> (Store, StorePorts) {
     (store, ports)
 }
 
-fn pruning(ports: &StorePorts, beginning: &Beginning) -> Permit {
-    ports.permit(Beginning::access(1, beginning.head().sequence))
+fn pruning(ports: &StorePorts, beginning: &TrailStart) -> Permit {
+    ports.permit(TrailStart::access(1, beginning.head().sequence))
 }
 
 /// The beginning after the checkpoint in this place.
-async fn beginning(place: &Place, store: &Store, which: usize) -> Beginning {
+async fn beginning(place: &Place, store: &Store, which: usize) -> TrailStart {
     let stored = store.checkpoints(0, 100).await.unwrap().remove(which);
     let checkpoint = Checkpoint::parse(&stored.line).unwrap();
-    Beginning::after(&checkpoint, &Ring::signer(FINGERPRINT), place.clock.now())
+    TrailStart::after(&checkpoint, &Ring::signer(FINGERPRINT), place.clock.now())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +114,7 @@ async fn another_chain_than_the_one_that_was_kept_stays() {
         let stored = store.checkpoints(0, 100).await.unwrap().remove(0);
         let mut checkpoint = Checkpoint::parse(&stored.line).unwrap();
         checkpoint.hash.0[0] ^= 1;
-        let forged = Beginning::after(&checkpoint, &Ring::signer(FINGERPRINT), place.clock.now());
+        let forged = TrailStart::after(&checkpoint, &Ring::signer(FINGERPRINT), place.clock.now());
         let refused = store.remove(&pruning(&ports, &forged), &forged).await.unwrap_err();
         assert_eq!(refused.cause, Cause::Internal);
         let verdict = verdict(&store).await;
@@ -141,20 +143,20 @@ async fn of_those_who_live_one_tells() {
         let (one, two) = (place.open().await, place.open().await);
         one.take_lease(place.clock.now()).await.unwrap();
         let at = || place.clock.now();
-        let nothing = Told::default();
-        assert_eq!(one.claim_telling("webhook", at()).await.unwrap(), Some(nothing));
-        assert_eq!(two.claim_telling("webhook", at()).await.unwrap(), None);
-        let told = Told { sequence: 7, checkpoint: 5 };
-        assert!(one.keep_told("webhook", told).await.unwrap());
-        assert!(!two.keep_told("webhook", Told { sequence: 9, checkpoint: 9 }).await.unwrap());
-        assert_eq!(two.told("webhook").await.unwrap(), told);
-        assert_eq!(two.told("another").await.unwrap(), nothing);
+        let nothing = Cursor::default();
+        assert_eq!(one.claim_delivery("webhook", at()).await.unwrap(), Some(nothing));
+        assert_eq!(two.claim_delivery("webhook", at()).await.unwrap(), None);
+        let told = Cursor { sequence: 7, checkpoint: 5 };
+        assert!(one.save_cursor("webhook", told).await.unwrap());
+        assert!(!two.save_cursor("webhook", Cursor { sequence: 9, checkpoint: 9 }).await.unwrap());
+        assert_eq!(two.cursor("webhook").await.unwrap(), told);
+        assert_eq!(two.cursor("another").await.unwrap(), nothing);
         place.let_leases_run_out().await;
         assert_eq!(
-            two.claim_telling("webhook", at()).await.unwrap(),
+            two.claim_delivery("webhook", at()).await.unwrap(),
             Some(told),
             "it goes on where the other was"
         );
-        assert!(!one.keep_told("webhook", Told { sequence: 8, checkpoint: 5 }).await.unwrap());
+        assert!(!one.save_cursor("webhook", Cursor { sequence: 8, checkpoint: 5 }).await.unwrap());
     }
 }

@@ -8,13 +8,13 @@ use std::{fs, sync::Arc};
 
 use common::{Batch as _, FINGERPRINT, Place, Ring, cluster};
 use pilothouse_core::{
-    access::{Access, Permit, Resource, Verb},
-    audit::{CheckpointSigner as _, Handover},
+    access::{AccessRequest, Permit, Resource, Verb},
+    audit::{CheckpointSigner as _, KeyRotation},
     cluster::{AuthType, ClusterId, ClusterPatch, ClusterRegistry as _, Credential},
     seal::{Keyring as _, SealedFor},
     testing::contract::StorePorts,
 };
-use pilothouse_store::{Lent, Store};
+use pilothouse_store::{Store, StoreDeps};
 use secrecy::SecretString;
 
 const NEXT: &str = "fingerprint of the next key";
@@ -43,17 +43,17 @@ struct Scene {
 impl Scene {
     async fn on(place: Place) -> Self {
         let keyring = Ring::of(&[FINGERPRINT, NEXT]);
-        let store = Store::open(&place.database, Lent { keyring, ..place.lent.clone() }).await.unwrap();
+        let store = Store::open(&place.database, StoreDeps { keyring, ..place.deps.clone() }).await.unwrap();
         let ports = StorePorts::over(Arc::new(store.clone()));
         Self { place, store, ports }
     }
 
     fn permit(&self, verb: Verb, id: ClusterId) -> Permit {
-        self.ports.permit(Access::to(verb, Resource::Cluster).in_cluster(id))
+        self.ports.permit(AccessRequest::to(verb, Resource::Cluster).in_cluster(id))
     }
 
     async fn register(&self, name: &str) -> ClusterId {
-        let permit = self.ports.permit(Access::to(Verb::Create, Resource::Cluster).new_cluster(name));
+        let permit = self.ports.permit(AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster(name));
         self.store.create(&permit, cluster(&self.ports, name, token(name))).await.unwrap().id
     }
 
@@ -82,7 +82,7 @@ impl Scene {
         self.store.begin_rekey(NEXT).await.unwrap();
         while self.store.reseal(NEXT).await.unwrap() > 0 {}
         let [before, after] = [FINGERPRINT, NEXT].map(|key| Ring::signer(key).public_key());
-        let permit = self.ports.permit(Handover::access(&before, &after));
+        let permit = self.ports.permit(KeyRotation::access(&before, &after));
         self.store.finish_rekey(&permit, NEXT).await.unwrap();
     }
 }
@@ -123,7 +123,7 @@ async fn what_a_long_read_holds_is_removed_once_it_ends() {
     scene.delete(id).await;
     assert!(scene.is_in_files(&sealed("read")), "an older state is read");
     reader.batch("COMMIT").unwrap();
-    scene.store.renew_lease(scene.place.lent.clock.now()).await.unwrap();
+    scene.store.renew_lease(scene.place.deps.clock.now()).await.unwrap();
     assert!(!scene.is_in_files(&sealed("read")));
 }
 

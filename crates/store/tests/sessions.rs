@@ -10,7 +10,7 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _};
 use futures_util::future::join;
 use pilothouse_core::{
     Result,
-    access::{Access, Permit, Resource, Verb},
+    access::{AccessRequest, Permit, Resource, Verb},
     clock::Clock as _,
     session::{Rotation, SecretHash, Session, SessionRecord, SessionStore as _},
     testing::contract::StorePorts,
@@ -38,12 +38,12 @@ impl World {
     }
 
     fn permit(&self, verb: Verb) -> Permit {
-        self.ports.permit(Access::to(verb, Resource::Session).named("admin"))
+        self.ports.permit(AccessRequest::to(verb, Resource::Session).named("admin"))
     }
 
     fn secret(&self) -> SecretHash {
         let mut bytes = [0; 32];
-        self.place.lent.entropy.fill(&mut bytes);
+        self.place.deps.rng.fill(&mut bytes);
         SecretHash(bytes)
     }
 

@@ -12,7 +12,7 @@ use pilothouse_testbed::{Postgres, ServingCertificate};
 async fn open(postgres: &Postgres, url: &str) -> Result<bool, OpenError> {
     let database = Database::parse(url)?;
     let place = Place::sqlite();
-    let store = Store::open(&database, place.lent.clone()).await?;
+    let store = Store::open(&database, place.deps.clone()).await?;
     store.ping().await.unwrap();
     let encrypted = "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
         WHERE application_name = 'pilothouse' AND state = 'idle'";

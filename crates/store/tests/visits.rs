@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use common::{Place, cluster};
 use futures_util::future::join_all;
 use pilothouse_core::{
-    access::{Access, Resource, Verb},
+    access::{AccessRequest, Resource, Verb},
     clock::Clock as _,
     cluster::{ClusterId, Credential},
     testing::contract::StorePorts,
@@ -23,7 +23,7 @@ async fn register(store: &Store, count: usize) -> BTreeSet<ClusterId> {
     let mut ids = BTreeSet::new();
     for n in 0..count {
         let name = format!("cluster-{n}");
-        let permit = ports.permit(Access::to(Verb::Create, Resource::Cluster).new_cluster(&name));
+        let permit = ports.permit(AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster(&name));
         let record = cluster(&ports, &name, Credential::Token("canary".into()));
         ids.insert(ports.clusters.create(&permit, record).await.unwrap().id);
     }
@@ -36,7 +36,7 @@ async fn each_is_claimed_by_one_replica_an_interval() {
         let replicas = [place.open().await, place.open().await, place.open().await];
         let all = register(&replicas[0], 30).await;
         let claim =
-            async |store: &Store, limit| store.claim_visits(EVERY, limit, place.clock.now()).await.unwrap();
+            async |store: &Store, limit| store.claim_probes(EVERY, limit, place.clock.now()).await.unwrap();
         assert!(claim(&replicas[0], 100).await.is_empty(), "it was tried when it was registered");
         for _ in 0..3 {
             place.clock.advance(EVERY);
@@ -61,10 +61,10 @@ async fn those_that_have_waited_longest_come_first() {
         register(&store, 6).await;
         place.clock.advance(EVERY);
         let first: BTreeSet<_> =
-            store.claim_visits(EVERY, 3, place.clock.now()).await.unwrap().into_iter().collect();
+            store.claim_probes(EVERY, 3, place.clock.now()).await.unwrap().into_iter().collect();
         place.clock.advance(EVERY);
         let second: BTreeSet<_> =
-            store.claim_visits(EVERY, 3, place.clock.now()).await.unwrap().into_iter().collect();
+            store.claim_probes(EVERY, 3, place.clock.now()).await.unwrap().into_iter().collect();
         assert!(first.len() == 3 && second.len() == 3 && first.is_disjoint(&second), "{first:?} {second:?}");
     }
 }
@@ -76,7 +76,7 @@ async fn a_clock_that_is_set_back_stops_no_visits() {
         let store = place.open().await;
         let all = register(&store, 3).await;
         let claim = async |at| -> BTreeSet<_> {
-            store.claim_visits(EVERY, 100, at).await.unwrap().into_iter().collect()
+            store.claim_probes(EVERY, 100, at).await.unwrap().into_iter().collect()
         };
         let now = place.clock.now();
         assert!(claim(now - EVERY).await.is_empty(), "a little");

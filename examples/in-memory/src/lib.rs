@@ -17,10 +17,10 @@ use pilothouse_core::{
     audit::{
         AuditTrail, Operation, OperationId, OperationPage, OperationQuery, OperationRow, Outcome, Status,
     },
-    clock::{Clock, Computation, Entropy, Tasks},
+    clock::{Clock, Computation, Rng, Spawner},
     cluster::{
         Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections,
-        Observation, StoredConnection,
+        ProbeResult, StoredConnection,
     },
     inventory::{Row, select},
 };
@@ -145,7 +145,7 @@ impl ClusterRegistry for Memory {
         Ok(())
     }
 
-    async fn observed(&self, id: ClusterId, _: i64, observation: Observation) -> Result<()> {
+    async fn record_probe(&self, id: ClusterId, _: i64, observation: ProbeResult) -> Result<()> {
         if let Ok((cluster, _)) = self.state().find(id) {
             cluster.observe(&observation);
         }
@@ -185,14 +185,14 @@ impl Clock for Process {
     }
 }
 
-impl Entropy for Process {
+impl Rng for Process {
     fn fill(&self, buffer: &mut [u8]) {
         getrandom::fill(buffer).expect("the operating system has randomness");
     }
 }
 
 #[async_trait]
-impl Tasks for Process {
+impl Spawner for Process {
     /// Detached: the caller may go away, the task does not. A service that ends waits for its tasks first.
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         tokio::spawn(task);

@@ -3,7 +3,7 @@
 use super::{
     Head, StoredEntry, TrailReader,
     export::{head_at, lines},
-    retention::Beginning,
+    retention::TrailStart,
 };
 use crate::error::Result;
 
@@ -14,7 +14,7 @@ const BYTES: usize = 1 << 20;
 
 /// How far somebody has been told of the trail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct Cursor {
     /// The last entry.
     pub sequence: i64,
     /// The entry that the last checkpoint covers; never beyond `sequence`.
@@ -27,7 +27,7 @@ pub struct Batch {
     /// JSON Lines, each with its end: entries in order, each checkpoint somewhere after the entry it covers.
     pub lines: String,
     /// How far they have been told once they have these.
-    pub told: Told,
+    pub told: Cursor,
 }
 
 impl Batch {
@@ -35,9 +35,9 @@ impl Batch {
     ///
     /// # Errors
     /// As [`TrailReader`]; `Internal` when an entry is missing.
-    pub async fn after(reader: &dyn TrailReader, mut told: Told) -> Result<Option<Self>> {
+    pub async fn after(reader: &dyn TrailReader, mut told: Cursor) -> Result<Option<Self>> {
         // whoever is told for the first time is told from where the trail begins
-        let begins = Beginning::head_of(reader).await?.sequence;
+        let begins = TrailStart::head_of(reader).await?.sequence;
         told.sequence = told.sequence.max(begins);
         let mut entries = reader.entries(told.sequence, ENTRIES).await?;
         entries.truncate(fitting(&entries));
@@ -50,7 +50,7 @@ impl Batch {
         let mut done: Head = head_at(reader, told.sequence).await?;
         let lines = lines(&mut done, &entries, &checkpoints)?;
         let checkpoint = checkpoints.last().map_or(told.checkpoint, |stored| stored.sequence);
-        Ok(Some(Self { lines, told: Told { sequence: end, checkpoint } }))
+        Ok(Some(Self { lines, told: Cursor { sequence: end, checkpoint } }))
     }
 }
 

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, Entry, Handover, OperationId, PublicKey, SignatureVerifier, TrailKeys};
+use super::{Checkpoint, Entry, KeyRotation, OperationId, PublicKey, SignatureVerifier, TrailKeys};
 use crate::{
     error::{Error, Result},
     hex::Hex,
@@ -138,7 +138,7 @@ pub struct StoredCheckpoint {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait TrailReader: Send + Sync {
-    /// The line of the [`super::Beginning`] of a trail whose oldest entries were removed; none, as by default, of one that is
+    /// The line of the [`super::TrailStart`] of a trail whose oldest entries were removed; none, as by default, of one that is
     /// still there from its first entry on.
     ///
     /// # Errors
@@ -172,7 +172,7 @@ pub trait TrailReader: Send + Sync {
         to: Option<Timestamp>,
     ) -> Result<(Option<i64>, Option<i64>)>;
 
-    /// The line of every [`super::Handover`], in order. A trail whose keys never change has none, as by default.
+    /// The line of every [`super::KeyRotation`], in order. A trail whose keys never change has none, as by default.
     async fn handovers(&self) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
@@ -254,7 +254,7 @@ impl Defect {
     pub(crate) fn into_error(self) -> Error {
         let Self { sequence, details, .. } = self;
         Error::internal(format!(
-            "the audit trail is not whole: entry {sequence}: {details}; see `pilothouse audit verify`"
+            "the audit trail failed verification: entry {sequence}: {details}; see `pilothouse audit verify`"
         ))
     }
 
@@ -319,18 +319,19 @@ impl<'a> Chain<'a> {
         let expected = self.head.sequence + 1;
         let bad = |fault, details: String| Defect::at(expected, fault, details).of(&stored.operation_id);
         if stored.sequence != expected {
-            let details = format!("entry {expected} is not there; the next one is {}", stored.sequence);
+            let details = format!("entry {expected} is missing; the next one is {}", stored.sequence);
             return Err(Defect::at(expected, Fault::EntryMissing, details));
         }
         let head = self.head.then(&stored.text);
         if stored.hash != head.hash.0 {
-            let details = "its hash does not follow from its text and the entry before it: it was changed, inserted or moved";
+            let details =
+                "its hash does not match its text and the previous entry: it was changed, inserted or moved";
             return Err(bad(Fault::EntryChanged, details.to_owned()));
         }
         let entry: Entry = serde_json::from_str(&stored.text)
-            .map_err(|_| bad(Fault::EntryMalformed, "its text is not an entry".to_owned()))?;
+            .map_err(|_| bad(Fault::EntryMalformed, "its text is not a valid entry".to_owned()))?;
         if entry.canonical().ok().as_ref() != Some(&stored.text) {
-            return Err(bad(Fault::EntryMalformed, "its text is not in the form that we write".to_owned()));
+            return Err(bad(Fault::EntryMalformed, "its text is not in the canonical form".to_owned()));
         }
         let columns = [
             ("operation_id", stored.operation_id == entry.operation_id().to_string()),
@@ -338,7 +339,7 @@ impl<'a> Chain<'a> {
             ("at", stored.at == entry.at().as_microsecond()),
         ];
         if let Some((column, _)) = columns.iter().find(|(_, agrees)| !agrees) {
-            let details = format!("its column {column} is not what its text says");
+            let details = format!("its column {column} does not match its text");
             return Err(bad(Fault::EntryColumn, details).of(entry.operation_id()));
         }
         let id = entry.operation_id();
@@ -348,15 +349,15 @@ impl<'a> Chain<'a> {
             Entry::Outcome { .. } => self.pending.remove(&id) || self.first > 1,
         };
         if !in_order {
-            let details = format!("a second intent, or an outcome without one ({})", entry.kind());
+            let details = format!("a second intent, or an outcome without an intent ({})", entry.kind());
             return Err(bad(Fault::EntryOrder, details));
         }
         if expected - self.signed > self.signatures.every {
-            let details = format!("no checkpoint since entry {}: it was removed", self.signed);
+            let details = format!("no checkpoint since entry {}: one was removed", self.signed);
             return Err(bad(Fault::CheckpointMissing, details));
         }
-        if !self.keys.expects(head, Handover::said_by(&entry)) {
-            let details = "what it says of a new key is not what the new key has signed";
+        if !self.keys.expects(head, KeyRotation::said_by(&entry)) {
+            let details = "its record of the key rotation differs from the one that the new key signed";
             return Err(bad(Fault::CheckpointForged, details.to_owned()));
         }
         let is_late = |signed_at: Timestamp| entry.at().duration_since(signed_at) >= LATE;
@@ -391,20 +392,21 @@ impl<'a> Chain<'a> {
         if known == self.head {
             return Ok(());
         }
-        let details =
-            "another entry was here when this process last looked: it, or one before it, was changed";
+        let details = "this process read another entry here before: this entry or an earlier one was changed";
         Err(Defect::at(known.sequence, Fault::Rewritten, details))
     }
 
     /// Reads a checkpoint and sees that we signed it, for this trail.
     pub(crate) fn signed(&self, near: i64, line: &str) -> Result<Checkpoint, Defect> {
         let checkpoint = Checkpoint::parse(line).ok_or_else(|| {
-            Defect::at(near, Fault::CheckpointForged, "a checkpoint is not in the form that we write")
+            Defect::at(near, Fault::CheckpointForged, "a checkpoint is not in the canonical form")
         })?;
         let at = checkpoint.sequence;
         if checkpoint.trail != self.trail {
-            let details =
-                format!("a checkpoint is of the trail {}, this is {}", checkpoint.trail, self.trail);
+            let details = format!(
+                "a checkpoint belongs to the trail {}, this trail is {}",
+                checkpoint.trail, self.trail
+            );
             return Err(Defect::at(at, Fault::CheckpointForged, details));
         }
         if !checkpoint.is_signed_by(self.keys.of(at), self.signatures.verifier) {
@@ -433,7 +435,7 @@ impl<'a> Chain<'a> {
         }
         if checkpoint.hash != hash {
             let details = format!(
-                "another chain was signed on {}: an entry after {} was changed and all after it computed anew",
+                "another chain was signed on {}: an entry after {} was changed and all later hashes were recomputed",
                 checkpoint.time, self.signed
             );
             return Err(Defect::at(sequence, Fault::Rewritten, details));

@@ -2,7 +2,7 @@
 //!
 //! A hash chain alone tells of an edit only to somebody who remembers a later hash: with the database at hand, all hashes
 //! after the edit can be computed anew. A checkpoint cannot be, without the signing key. It is stored beside the chain in
-//! the transaction that makes it due, and copied to where the database's owner cannot reach ([`Witness`]).
+//! the transaction that makes it due, and copied to where the database's owner cannot reach ([`CheckpointSink`]).
 
 use std::time::Duration;
 
@@ -146,7 +146,7 @@ impl LastCheckpoint {
 
 /// Keeps checkpoints outside the database: each line as it was signed, oldest first. Calls may block for as long as a
 /// file does.
-pub trait Witness: Send + Sync {
+pub trait CheckpointSink: Send + Sync {
     /// Every line. Nothing kept is no line.
     ///
     /// # Errors

@@ -11,13 +11,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ChainHash, Checkpoint, CheckpointSigner, Defect, Fault, Handover, Head, PublicKey, Signature, Signatures,
-    StoredCheckpoint, StoredEntry, TrailKeys, TrailReader, Verdict, Witness,
+    ChainHash, Checkpoint, CheckpointSigner, CheckpointSink, Defect, Fault, Head, KeyRotation, PublicKey,
+    Signature, Signatures, StoredCheckpoint, StoredEntry, TrailKeys, TrailReader, Verdict,
     chain::Chain,
     k8s::Events,
-    place::Place,
-    retention::Beginning,
-    vouch::{Vouched, vouch},
+    retention::TrailStart,
+    slots::Slot,
+    verified_range::{VerifiedRange, vouch},
 };
 use crate::error::{Error, Result};
 
@@ -67,7 +67,7 @@ struct Header {
     public_key: PublicKey,
     /// Where other keys signed before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    handovers: Vec<Handover>,
+    handovers: Vec<KeyRotation>,
     exported_at: Timestamp,
     from: Option<Timestamp>,
     to: Option<Timestamp>,
@@ -101,8 +101,8 @@ struct CheckpointLine {
 }
 
 impl Header {
-    fn of(vouched: &Vouched, signer: &dyn CheckpointSigner, now: Timestamp) -> Self {
-        let Vouched { trail, keys, before, end } = vouched;
+    fn of(vouched: &VerifiedRange, signer: &dyn CheckpointSigner, now: Timestamp) -> Self {
+        let VerifiedRange { trail, keys, before, end } = vouched;
         Self {
             pilothouse_audit_export: 1,
             trail: trail.clone(),
@@ -143,20 +143,20 @@ pub struct Export {
     last: i64,
     events: Option<Events>,
     /// The place of this export at the concurrency limit, released with the export. None for exports without a limit.
-    place: Option<Place>,
+    place: Option<Slot>,
 }
 
 /// With what an export is verified before it is signed.
 #[derive(Clone, Copy)]
 pub(super) struct Sources<'a> {
     pub(super) signer: &'a dyn CheckpointSigner,
-    pub(super) witness: Option<&'a dyn Witness>,
+    pub(super) witness: Option<&'a dyn CheckpointSink>,
     pub(super) now: Timestamp,
 }
 
 impl Sources<'_> {
     /// Verifies what lies after one entry, up to another.
-    async fn vouch(self, reader: &dyn TrailReader, part: (i64, i64)) -> Result<Vouched> {
+    async fn vouch(self, reader: &dyn TrailReader, part: (i64, i64)) -> Result<VerifiedRange> {
         loop {
             let key = self.signer.public_key();
             let signatures = Signatures { key, verifier: self.signer, every: Checkpoint::EVERY };
@@ -179,12 +179,12 @@ impl Export {
         reader: Arc<dyn TrailReader>,
         sources: Sources<'_>,
         query: ExportQuery,
-        place: Place,
+        place: Slot,
     ) -> Result<Self> {
         let (_, head) = reader.head().await?;
         let ExportQuery { format, from, to } = query;
         let (first, last) = reader.between(from, to).await?;
-        let begins = Beginning::head_of(&*reader).await?.sequence + 1;
+        let begins = TrailStart::head_of(&*reader).await?.sequence + 1;
         // entries may have come since the head was read
         let after = head.sequence + 1;
         let first = from.map_or(Some(begins), |_| first).unwrap_or(after).min(after);
@@ -212,7 +212,7 @@ impl Export {
         let (before, end) = part;
         let vouched = sources.vouch(&*reader, (before, end.sequence)).await?;
         if vouched.end != end {
-            return Err(Error::internal("the audit trail is not what its checkpoint says"));
+            return Err(Error::internal("the audit trail does not match its checkpoint"));
         }
         let opening = Some(Header::of(&vouched, sources.signer, sources.now).line(sources.signer)?);
         Ok(Self { reader, opening, done: vouched.before, last: end.sequence, events: None, place: None })
@@ -291,7 +291,7 @@ pub(super) fn lines(
 
 /// The head when `sequence` was the last entry.
 pub(super) async fn head_at(reader: &dyn TrailReader, sequence: i64) -> Result<Head> {
-    let begins = Beginning::head_of(reader).await?;
+    let begins = TrailStart::head_of(reader).await?;
     if sequence == begins.sequence {
         return Ok(begins);
     }
@@ -328,7 +328,7 @@ pub fn verify_export(
         {
             header
         }
-        _ => return Ok(verdict.with(forged("its first line is not one that this key has signed"))),
+        _ => return Ok(verdict.with(forged("its first line is not signed by this key"))),
     };
     let before = Head { sequence: header.first_sequence - 1, hash: header.previous_hash };
     verdict.trail = header.trail.clone();
@@ -340,7 +340,7 @@ pub fn verify_export(
     verdict.head = before;
     for line in lines {
         let Some(line) = line? else {
-            let details = "a line has no end, or is not UTF-8";
+            let details = "a line has no line break at its end, or is not UTF-8";
             let defect = Defect::at(chain.head.sequence + 1, Fault::EntryMalformed, details);
             return Ok(verdict.with(defect));
         };
@@ -356,7 +356,7 @@ pub fn verify_export(
     let end = Head { sequence: header.last_sequence, hash: header.last_hash };
     if chain.head != end {
         let details =
-            format!("it should end with entry {} and ends with {}", end.sequence, chain.head.sequence);
+            format!("it must end with entry {} but ends with {}", end.sequence, chain.head.sequence);
         let at = chain.head.sequence.min(end.sequence) + 1;
         return Ok(verdict.with(Defect::at(at, Fault::ExportIncomplete, details)));
     }
@@ -373,7 +373,7 @@ fn text(mut line: Vec<u8>) -> Option<String> {
 fn take(chain: &mut Chain<'_>, line: EntryLine) -> Result<(), Defect> {
     let (sequence, previous) = (line.sequence, line.previous_hash);
     if sequence == chain.head.sequence + 1 && previous != chain.head.hash {
-        let details = "its previous hash is not the one of the entry before it";
+        let details = "its previous hash does not match the previous entry";
         return Err(Defect::at(sequence, Fault::EntryChanged, details));
     }
     // the columns beside the text are not exported: they follow from it

@@ -69,7 +69,7 @@ async fn begun(reader: &dyn TrailReader, id: OperationId) -> Result<Option<Opera
     match stored.as_ref().map(parse).transpose()? {
         Some(Entry::Intent { operation } | Entry::Complete { operation, .. }) => Ok(Some(operation)),
         Some(Entry::Outcome { .. }) if reader.beginning().await?.is_some() => Ok(None),
-        _ => Err(Error::internal(format!("the audit trail holds no intent of {id}"))),
+        _ => Err(Error::internal(format!("the audit trail has no intent of the operation {id}"))),
     }
 }
 

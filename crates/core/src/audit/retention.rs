@@ -11,7 +11,7 @@ use super::{
     Status, TrailKeys, TrailReader, Verdict,
 };
 use crate::{
-    access::{Access, Caller, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Verb},
     error::{Error, Result},
 };
 
@@ -23,9 +23,9 @@ const BATCH: u32 = 200;
 /// Where a trail begins whose older entries were removed. In a line of its own: the fields of a [`Checkpoint`], signed to say
 /// something else, so that a checkpoint is not taken for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Beginning(Checkpoint);
+pub struct TrailStart(Checkpoint);
 
-impl Beginning {
+impl TrailStart {
     const PURPOSE: &str = "pilothouse audit beginning 1";
     /// The parameter of its operation.
     const THROUGH: &str = "through";
@@ -50,7 +50,7 @@ impl Beginning {
     }
 
     /// Reads a line, and sees that it is ours and of this trail: signed by a key that signed then or later. That it was not
-    /// one who has such a key from before, the trail must say itself: see [`Beginning::said_by`].
+    /// one who has such a key from before, the trail must say itself: see [`TrailStart::said_by`].
     pub(super) fn read(
         line: &str,
         trail: &str,
@@ -59,20 +59,20 @@ impl Beginning {
     ) -> Result<Self, Defect> {
         let forged = |details| Defect::at(1, Fault::BeginningForged, details);
         let read = Checkpoint::parse(line)
-            .ok_or_else(|| forged("the word of where the trail begins is not in the form that we write"))?;
+            .ok_or_else(|| forged("the record of the start of the trail is not in the canonical form"))?;
         let mut keys = keys.since(read.sequence);
         if !keys.any(|key| read.is_signed_as(Self::PURPOSE, key, verifier)) {
-            return Err(forged("the word of where the trail begins is not signed by this key"));
+            return Err(forged("the record of the start of the trail is not signed by this key"));
         }
         if read.trail != trail {
-            return Err(forged("the word of where the trail begins is of another trail"));
+            return Err(forged("the record of the start of the trail belongs to another trail"));
         }
         Ok(Self(read))
     }
 
     /// The operation that removes these entries, as the trail is to tell it.
-    pub fn access(first: i64, through: i64) -> Access {
-        Access::to(Verb::Prune, Resource::Operation).with("from", first).with(Self::THROUGH, through)
+    pub fn access(first: i64, through: i64) -> AccessRequest {
+        AccessRequest::to(Verb::Prune, Resource::Operation).with("from", first).with(Self::THROUGH, through)
     }
 
     /// The last entry that an operation of the trail has removed, if it is one that did.
@@ -87,7 +87,7 @@ impl Beginning {
     /// As it lies there, unverified: the entry before the first one; that of an untouched trail when there is none.
     pub(super) async fn head_of(reader: &dyn TrailReader) -> Result<Head> {
         let Some(line) = reader.beginning().await? else { return Ok(Head::NONE) };
-        let unreadable = || Error::internal("where the audit trail begins cannot be read");
+        let unreadable = || Error::internal("the record of the start of the audit trail cannot be read");
         Ok(Checkpoint::parse(&line).ok_or_else(unreadable)?.head())
     }
 }
@@ -108,7 +108,7 @@ pub trait Retention: Send + Sync {
     ///
     /// # Errors
     /// `AuditUnavailable`; `Internal` when the entry there has another hash.
-    async fn remove(&self, permit: &Permit, beginning: &Beginning) -> Result<u64>;
+    async fn remove(&self, permit: &Permit, beginning: &TrailStart) -> Result<u64>;
 }
 
 /// A part of the trail that is about to be removed.
@@ -145,21 +145,21 @@ pub trait Archive: Send + Sync {
 
 /// Where entries are kept before they are removed: at least in one of the two places.
 #[derive(Clone, Copy)]
-pub enum Kept<'a> {
+pub enum Retained<'a> {
     /// In an archive that is filled now.
-    In(&'a dyn Archive),
+    Archived(&'a dyn Archive),
     /// With somebody who was told up to this entry.
-    By(i64),
+    Delivered(i64),
     /// Both.
-    InAndBy(&'a dyn Archive, i64),
+    ArchivedAndDelivered(&'a dyn Archive, i64),
 }
 
-impl Kept<'_> {
+impl Retained<'_> {
     /// The last entry that may be removed.
     const fn most(&self) -> i64 {
         match self {
-            Self::In(_) => i64::MAX,
-            Self::By(told) | Self::InAndBy(_, told) => *told,
+            Self::Archived(_) => i64::MAX,
+            Self::Delivered(told) | Self::ArchivedAndDelivered(_, told) => *told,
         }
     }
 }
@@ -171,23 +171,23 @@ impl Audit {
     ///
     /// # Errors
     /// `RoleTooLow`; `AuditUnavailable`, `StoreUnavailable`; what keeping says. What was removed until then is gone.
-    pub async fn prune(&self, caller: &Caller, before: Timestamp, kept: Kept<'_>) -> Result<u64> {
+    pub async fn prune(&self, caller: &Caller, before: Timestamp, kept: Retained<'_>) -> Result<u64> {
         caller.check(Verb::Prune, Resource::Operation)?;
         let mut removed = 0;
         while let Some((checkpoint, keys)) = self.removable(before, kept.most()).await? {
-            let begins = Beginning::head_of(&*self.ports.reader).await?.sequence;
+            let begins = TrailStart::head_of(&*self.ports.reader).await?.sequence;
             // what goes is verified, wherever it is kept
             let export = self.segment(begins, &checkpoint).await?;
-            if let Kept::In(archive) | Kept::InAndBy(archive, _) = kept {
+            if let Retained::Archived(archive) | Retained::ArchivedAndDelivered(archive, _) = kept {
                 let keys = keys.all().copied().collect();
                 let part = Part { first: begins + 1, checkpoint: checkpoint.clone(), keys };
                 archive.keep(&part, export).await?;
             }
-            let beginning = Beginning::after(&checkpoint, &*self.ports.signer, self.clock.now());
-            let access = Beginning::access(begins + 1, checkpoint.sequence);
+            let beginning = TrailStart::after(&checkpoint, &*self.ports.signer, self.clock.now());
+            let access = TrailStart::access(begins + 1, checkpoint.sequence);
             let retention = self.ports.retention.clone();
             let remove = async move |permit: Permit| retention.remove(&permit, &beginning).await;
-            match self.gate.commit(caller, access, remove).await? {
+            match self.gate.change_local(caller, access, remove).await? {
                 // somebody else did
                 0 => {}
                 went => removed += went,
@@ -201,13 +201,13 @@ impl Audit {
     ///
     /// # Errors
     /// As [`Audit::prune`]; `Internal` when every entry would be too old.
-    pub async fn prune_older(&self, caller: &Caller, age: Duration, kept: Kept<'_>) -> Result<u64> {
+    pub async fn prune_older(&self, caller: &Caller, age: Duration, kept: Retained<'_>) -> Result<u64> {
         let before = self.steady_now() - age;
         let (young, _) = self.ports.reader.between(Some(before), None).await?;
         if young.is_none() && self.removable(before, kept.most()).await?.is_some() {
             return Err(Error::internal(format!(
-                "every entry of the audit trail is older than {before}: nothing is removed by age, for the clock may be \
-                 wrong; if it is right, `pilothouse audit prune --before` removes them"
+                "every entry of the audit trail is older than {before}: nothing is removed by age, because the clock \
+                 may be wrong; if it is right, remove them with `pilothouse audit prune --before`"
             )));
         }
         self.prune(caller, before, kept).await
@@ -216,7 +216,7 @@ impl Audit {
     /// The checkpoint through which the trail may be removed next, and the trail's keys.
     async fn removable(&self, before: Timestamp, most: i64) -> Result<Option<(Checkpoint, TrailKeys)>> {
         let super::AuditPorts { reader, signer, retention, .. } = &self.ports;
-        let begins = Beginning::head_of(&**reader).await?.sequence;
+        let begins = TrailStart::head_of(&**reader).await?.sequence;
         // whoever reads the head learns of a new key
         let (trail, _) = reader.head().await?;
         let keys = TrailKeys::read(&**reader, &trail, signer.public_key(), &**signer).await?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Operation, OperationId, Outcome, Status, StoredRow};
 use crate::{
     access::Role,
-    clock::moment,
+    clock::parse_timestamp,
     cluster::ClusterId,
     error::{Error, Reason, Result},
     inventory::{Cell, Field, Filter, List, ListQuery, ListRow, Pagination, number},
@@ -56,7 +56,7 @@ impl OperationQuery {
                     Ok(id) => query.before = Some(id.cast_signed()),
                     Err(reason) => refuse(reason),
                 },
-                name => match moment(value) {
+                name => match parse_timestamp(value) {
                     Ok(time) if name == "from" => query.from = Some(time),
                     Ok(time) => query.to = Some(time),
                     Err(reason) => refuse(reason),

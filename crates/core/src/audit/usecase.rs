@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    AuditTrail, Checkpoint, CheckpointSigner, Export, ExportQuery, OperationPage, OperationQuery, PublicKey,
-    Retention, Signatures, TrailKeys, TrailReader, Verdict, Witness, export::Sources, place::Places, verify,
+    AuditTrail, Checkpoint, CheckpointSigner, CheckpointSink, Export, ExportQuery, OperationPage,
+    OperationQuery, PublicKey, Retention, Signatures, TrailKeys, TrailReader, Verdict, export::Sources,
+    slots::SlotPool, verify,
 };
 use crate::{
-    access::{Access, Caller, Permit, Resource, Role, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Role, Verb},
     clock::Clock,
     error::{Error, Result},
     gate::Gate,
@@ -21,8 +22,8 @@ pub struct Audit {
     pub(crate) gate: Gate,
     pub(crate) ports: AuditPorts,
     pub(crate) clock: Arc<dyn Clock>,
-    verifying: Places,
-    exporting: Places,
+    verifying: SlotPool,
+    exporting: SlotPool,
     /// Wall clock and monotonic clock when this was made.
     started: (Timestamp, Duration),
     /// Whether nothing is expected to be kept outside the database.
@@ -38,7 +39,7 @@ pub(crate) struct AuditPorts {
     pub(crate) trail: Arc<dyn AuditTrail>,
     pub(crate) reader: Arc<dyn TrailReader>,
     pub(crate) signer: Arc<dyn CheckpointSigner>,
-    pub(crate) witness: Arc<dyn Witness>,
+    pub(crate) witness: Arc<dyn CheckpointSink>,
     pub(crate) retention: Arc<dyn Retention>,
 }
 
@@ -48,8 +49,8 @@ const BATCH: u32 = 500;
 impl Audit {
     pub(crate) fn new(gate: Gate, ports: AuditPorts, clock: Arc<dyn Clock>) -> Self {
         // a verification is never idle
-        let verifying = Places::new(1, Duration::MAX, clock.clone());
-        let exporting = Places::new(4, UNREAD, clock.clone());
+        let verifying = SlotPool::new(1, Duration::MAX, clock.clone());
+        let exporting = SlotPool::new(4, UNREAD, clock.clone());
         let started = (clock.now(), clock.monotonic());
         Self { gate, ports, verifying, exporting, started, without_witness: false, clock }
     }
@@ -60,7 +61,7 @@ impl Audit {
         Self { without_witness: true, ..self }
     }
 
-    fn witness(&self) -> Option<&dyn Witness> {
+    fn witness(&self) -> Option<&dyn CheckpointSink> {
         (!self.without_witness).then_some(&*self.ports.witness)
     }
 
@@ -75,7 +76,7 @@ impl Audit {
     /// # Errors
     /// `StoreUnavailable`.
     pub async fn operations(&self, caller: &Caller, mut query: OperationQuery) -> Result<OperationPage> {
-        self.gate.allow(caller, Access::to(Verb::List, Resource::Operation)).await?;
+        self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Operation)).await?;
         if caller.role == Some(Role::Viewer) {
             query.user_id = caller.user_id;
         }
@@ -88,7 +89,7 @@ impl Audit {
     /// # Errors
     /// `RoleTooLow`; `Overloaded` while another one runs; `StoreUnavailable`.
     pub async fn verify(&self, caller: &Caller) -> Result<Verdict> {
-        self.gate.allow(caller, Access::to(Verb::Verify, Resource::Operation)).await?;
+        self.gate.allow(caller, AccessRequest::to(Verb::Verify, Resource::Operation)).await?;
         let _place = self.verifying.take()?;
         let AuditPorts { reader, signer, .. } = &self.ports;
         loop {
@@ -112,7 +113,8 @@ impl Audit {
     /// `RoleTooLow`; `Overloaded` while several run; `AuditUnavailable`; `StoreUnavailable`; `Internal`, naming the first bad
     /// entry, when what it would hold is not whole.
     pub async fn export(&self, caller: &Caller, query: ExportQuery) -> Result<Export> {
-        let mut access = Access::to(Verb::Export, Resource::Operation).with("format", query.format.as_str());
+        let mut access =
+            AccessRequest::to(Verb::Export, Resource::Operation).with("format", query.format.as_str());
         for (name, bound) in [("from", query.from), ("to", query.to)] {
             if let Some(bound) = bound {
                 access = access.with(name, bound.to_string());
@@ -123,7 +125,7 @@ impl Audit {
             let place = this.exporting.take()?;
             Export::begin(this.ports.reader.clone(), this.sources(now), query, place).await
         };
-        self.gate.observe(caller, access, begin).await
+        self.gate.record_read(caller, access, begin).await
     }
 
     fn sources(&self, now: Timestamp) -> Sources<'_> {
@@ -150,7 +152,7 @@ impl Audit {
     /// database is not ours: then neither it nor a later one is handed over.
     pub async fn keep_checkpoints(&self, age: Duration) -> Result<()> {
         self.ports.trail.checkpoint(age).await?;
-        while self.hand_over().await? {}
+        while self.publish_checkpoints().await? {}
         Ok(())
     }
 
@@ -158,7 +160,7 @@ impl Audit {
     ///
     /// # Errors
     /// As [`Audit::keep_checkpoints`].
-    pub async fn hand_over(&self) -> Result<bool> {
+    pub async fn publish_checkpoints(&self) -> Result<bool> {
         let AuditPorts { reader, signer, witness, .. } = &self.ports;
         let last = witness.last()?.map_or(0, |last| last.sequence);
         let new = reader.checkpoints(last, BATCH).await?;
@@ -183,7 +185,7 @@ impl Audit {
     ///
     /// # Errors
     /// `StoreUnavailable`; `Internal` when the witness cannot be read.
-    pub async fn is_cut(&self) -> Result<bool> {
+    pub async fn is_truncated(&self) -> Result<bool> {
         let (_, head) = self.ports.reader.head().await?;
         Ok(self.ports.witness.last()?.is_some_and(|last| last.sequence > head.sequence))
     }

@@ -10,11 +10,11 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::{
-    Defect, Entry, Fault, Head, Operation, OperationId, OperationRow, Outcome, Signatures, StoredRow,
-    TrailKeys, TrailReader, Witness,
+    CheckpointSink, Defect, Entry, Fault, Head, Operation, OperationId, OperationRow, Outcome, Signatures,
+    StoredRow, TrailKeys, TrailReader,
     chain::Chain,
-    retention::Beginning,
-    walk::{BATCH, Feed, Outside, Stop, Walk},
+    retention::TrailStart,
+    walk::{BATCH, BatchReader, ExternalEvidence, Stop, Walk},
 };
 use crate::{error::Result, inventory::Cell};
 
@@ -67,10 +67,10 @@ impl Verdict {
 /// a batch and for the operations that are under way.
 ///
 /// # Errors
-/// As [`TrailReader`] and [`Witness::lines`]. What is wrong with the trail is no error, but in the verdict.
+/// As [`TrailReader`] and [`CheckpointSink::lines`]. What is wrong with the trail is no error, but in the verdict.
 pub async fn verify(
     reader: &dyn TrailReader,
-    witness: Option<&dyn Witness>,
+    witness: Option<&dyn CheckpointSink>,
     signatures: Signatures<'_>,
 ) -> Result<Verdict> {
     loop {
@@ -85,11 +85,11 @@ pub async fn verify(
 
 async fn once(
     reader: &dyn TrailReader,
-    witness: Option<&dyn Witness>,
+    witness: Option<&dyn CheckpointSink>,
     signatures: Signatures<'_>,
     beginning: Option<&str>,
 ) -> Result<Verdict> {
-    let outside = Outside::of(reader, witness)?;
+    let outside = ExternalEvidence::of(reader, witness)?;
     let (trail, head) = reader.head().await?;
     let verdict = Verdict { trail: trail.clone(), ..Verdict::NONE };
     let lines = reader.handovers().await?;
@@ -97,7 +97,7 @@ async fn once(
         Ok(keys) => keys,
         Err(defect) => return Ok(verdict.with(defect)),
     };
-    let before = match beginning.map(|line| Beginning::read(line, &trail, &keys, signatures.verifier)) {
+    let before = match beginning.map(|line| TrailStart::read(line, &trail, &keys, signatures.verifier)) {
         None => Head::NONE,
         Some(Ok(beginning)) => beginning.head(),
         Some(Err(defect)) => return Ok(verdict.with(defect)),
@@ -109,7 +109,7 @@ async fn once(
         removed: before.sequence,
         said_removed: before == Head::NONE,
         horizon: head.sequence,
-        rows: Feed::after(i64::MIN),
+        rows: BatchReader::after(i64::MIN),
         held: HashMap::new(),
         verdict: Verdict { removed: before.sequence.unsigned_abs(), head: before, ..verdict },
     };
@@ -141,7 +141,8 @@ impl Held {
         let column = expected.cells.iter().zip(&self.row.cells).find_map(differs);
         let column = column.or_else(|| (expected != self.row).then_some("searched"));
         let Some(column) = column else { return Ok(()) };
-        let details = format!("row {} of the lists: its {column} is not what the chain says", self.row.id);
+        let details =
+            format!("row {} of the operations list: its {column} does not match the chain", self.row.id);
         Err(Defect::at(self.sequence, Fault::RowChanged, details).of(self.operation.id))
     }
 
@@ -166,7 +167,7 @@ struct Pass<'a> {
     said_removed: bool,
     /// The last entry when the pass began: rows read later know at least of all up to it.
     horizon: i64,
-    rows: Feed<StoredRow>,
+    rows: BatchReader<StoredRow>,
     held: HashMap<OperationId, Held>,
     verdict: Verdict,
 }
@@ -179,24 +180,24 @@ impl Pass<'_> {
         }
         self.advance(head).await?;
         if self.walk.chain.head != head {
-            let details = "the stored head has another hash than the last entry";
+            let details = "the stored head differs from the hash of the last entry";
             return Err(Defect::at(head.sequence, Fault::HeadDiffers, details).into());
         }
         self.settle().await?;
         if !self.said_removed {
             // whoever has a key of before could sign the word; the operation is bound by all that was signed since
-            let details = "no operation of the trail has removed what went before its beginning";
+            let details = "no operation in the trail removed the entries before its start";
             return Err(Defect::at(1, Fault::BeginningForged, details).into());
         }
         // the first entry of a trail is signed in the transaction that appends it
         if self.walk.agreed == 0 && self.walk.chain.head.sequence > 0 {
-            let details = "there is no checkpoint: they were removed";
+            let details = "there is no checkpoint: the checkpoints were removed";
             return Err(Defect::at(1, Fault::CheckpointMissing, details).into());
         }
         // the first checkpoint is kept elsewhere before a server listens
         if nothing_elsewhere && self.walk.agreed > 1 {
-            let details = "the trail was signed more than once, and no checkpoint of it is kept elsewhere: the checkpoint \
-                file was removed, or is in another place; `--no-witness` verifies without it";
+            let details = "the trail was signed more than once, but there is no checkpoint outside the database: the \
+                checkpoint file was removed or moved; use `--no-witness` to verify without it";
             return Err(Defect::at(self.walk.chain.signed_through(), Fault::WitnessMissing, details).into());
         }
         self.walk.chain.tail_is_young()?;
@@ -207,7 +208,7 @@ impl Pass<'_> {
     async fn advance(&mut self, head: Head) -> Result<(), Stop> {
         while self.walk.chain.head.sequence < head.sequence {
             let (sequence, entry) = self.walk.step(head).await?;
-            self.said_removed |= Beginning::said_by(&entry) == Some(self.removed);
+            self.said_removed |= TrailStart::said_by(&entry) == Some(self.removed);
             match entry {
                 Entry::Intent { operation } => self.row(sequence, operation, None).await?,
                 Entry::Complete { operation, outcome } => {
@@ -239,7 +240,7 @@ impl Pass<'_> {
         let id = operation.id.to_string();
         let Some(row) = self.rows.waiting.pop_front().filter(|row| cell(row, "operation_id") == Some(&*id))
         else {
-            let details = "the lists do not have its row, or not in its place";
+            let details = "its row is missing in the operations list, or is out of order";
             return Err(Defect::at(sequence, Fault::RowMissing, details).of(id).into());
         };
         if settled {
@@ -270,7 +271,8 @@ impl Pass<'_> {
         self.advance(head).await?;
 
         if let Some(row) = self.rows.waiting.front() {
-            let details = format!("row {} of the lists belongs to no operation of the chain", row.id);
+            let details =
+                format!("row {} of the operations list belongs to no operation in the chain", row.id);
             let defect = Defect::at(head.sequence, Fault::RowUnexpected, details);
             return Err(defect.of(cell(row, "operation_id").unwrap_or_default()).into());
         }

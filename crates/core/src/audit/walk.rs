@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    Checkpoint, Defect, Entry, Fault, Head, StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Witness,
-    chain::Chain,
+    Checkpoint, CheckpointSink, Defect, Entry, Fault, Head, StoredCheckpoint, StoredEntry, StoredRow,
+    TrailReader, chain::Chain,
 };
 use crate::error::{Error, Result};
 
@@ -37,16 +37,16 @@ impl From<Error> for Stop {
 type Lines = Peekable<Fuse<Box<dyn Iterator<Item = Result<String>> + Send>>>;
 
 /// What is kept of the trail outside the database, and by this process.
-pub(super) struct Outside {
+pub(super) struct ExternalEvidence {
     lines: Lines,
     /// Whether there is a place outside the database, and it holds nothing.
     pub(super) is_empty: bool,
     remembered: VecDeque<Head>,
 }
 
-impl Outside {
+impl ExternalEvidence {
     /// To be made before anything of the trail is read: what is known of it by then must be there.
-    pub(super) fn of(reader: &dyn TrailReader, witness: Option<&dyn Witness>) -> Result<Self> {
+    pub(super) fn of(reader: &dyn TrailReader, witness: Option<&dyn CheckpointSink>) -> Result<Self> {
         let remembered = reader.remembered().into();
         let lines: Box<dyn Iterator<Item = _> + Send> = match witness {
             Some(witness) => witness.lines()?,
@@ -63,9 +63,9 @@ pub(super) struct Walk<'a> {
     pub(super) chain: Chain<'a>,
     /// What is kept elsewhere of entries before this one is passed over.
     first: i64,
-    entries: Feed<StoredEntry>,
-    checkpoints: Feed<StoredCheckpoint>,
-    outside: Outside,
+    entries: BatchReader<StoredEntry>,
+    checkpoints: BatchReader<StoredCheckpoint>,
+    outside: ExternalEvidence,
     /// How many checkpoints in the database agreed with the chain.
     pub(super) agreed: u64,
     /// How many checkpoints elsewhere did.
@@ -74,12 +74,12 @@ pub(super) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// Along a whole trail, from where it begins: whatever somebody put before that is to be seen.
-    pub(super) fn whole(reader: &'a dyn TrailReader, chain: Chain<'a>, outside: Outside) -> Self {
+    pub(super) fn whole(reader: &'a dyn TrailReader, chain: Chain<'a>, outside: ExternalEvidence) -> Self {
         Self::from(reader, chain, outside, (i64::MIN, i64::MIN))
     }
 
     /// From an entry that a checkpoint covers, or the beginning.
-    pub(super) fn part(reader: &'a dyn TrailReader, chain: Chain<'a>, outside: Outside) -> Self {
+    pub(super) fn part(reader: &'a dyn TrailReader, chain: Chain<'a>, outside: ExternalEvidence) -> Self {
         let first = chain.head.sequence;
         Self::from(reader, chain, outside, (first, first - 1))
     }
@@ -87,15 +87,15 @@ impl<'a> Walk<'a> {
     fn from(
         reader: &'a dyn TrailReader,
         chain: Chain<'a>,
-        outside: Outside,
+        outside: ExternalEvidence,
         (entries, checkpoints): (i64, i64),
     ) -> Self {
         Self {
             reader,
             first: chain.head.sequence,
             chain,
-            entries: Feed::after(entries),
-            checkpoints: Feed::after(checkpoints),
+            entries: BatchReader::after(entries),
+            checkpoints: BatchReader::after(checkpoints),
             outside,
             agreed: 0,
             witnessed: 0,
@@ -107,7 +107,7 @@ impl<'a> Walk<'a> {
         self.entries.fill(|after| self.reader.entries(after, BATCH)).await?;
         let stored = self.entries.waiting.pop_front().ok_or_else(|| {
             let missing = self.chain.head.sequence + 1;
-            let details = format!("entry {missing} is not there; the last one should be {}", last.sequence);
+            let details = format!("entry {missing} is missing; the last one must be {}", last.sequence);
             Defect::at(missing, Fault::EntryMissing, details)
         })?;
         let entry = self.chain.entry(&stored)?;
@@ -136,7 +136,7 @@ impl<'a> Walk<'a> {
                 in_database = self.in_database(here).await?;
             }
             if !in_database {
-                let details = "a checkpoint that is kept elsewhere is not in the database";
+                let details = "a checkpoint from outside the database is not in the database";
                 return Err(Defect::at(here, Fault::CheckpointRemoved, details).into());
             }
             self.witnessed += 1;
@@ -187,7 +187,8 @@ impl<'a> Walk<'a> {
             return Err(Defect::at(head.sequence + 1, Fault::HeadDiffers, details).into());
         }
         let cut = |at: i64, known: &str| {
-            let details = format!("entries up to {at} were {known}; after {} they are gone", head.sequence);
+            let details =
+                format!("entries up to {at} were {known}; those after {} are missing", head.sequence);
             Err(Defect::at(head.sequence + 1, Fault::TailCut, details).into())
         };
         for checkpoint in stored.into_iter().chain(kept) {
@@ -196,7 +197,7 @@ impl<'a> Walk<'a> {
             }
         }
         if let Some(known) = self.outside.remembered.back().filter(|known| known.sequence > head.sequence) {
-            return cut(known.sequence, "here when this process last looked");
+            return cut(known.sequence, "read by this process before");
         }
         // what was appended and signed since is there by now
         self.entries.reopen();
@@ -207,13 +208,13 @@ impl<'a> Walk<'a> {
 }
 
 /// What is read in batches and comes one by one.
-pub(super) struct Feed<T> {
+pub(super) struct BatchReader<T> {
     pub(super) waiting: VecDeque<T>,
     after: i64,
     ended: bool,
 }
 
-impl<T> Feed<T> {
+impl<T> BatchReader<T> {
     pub(super) const fn after(after: i64) -> Self {
         Self { waiting: VecDeque::new(), after, ended: false }
     }
@@ -224,7 +225,7 @@ impl<T> Feed<T> {
     }
 }
 
-impl<T: Numbered> Feed<T> {
+impl<T: Sequenced> BatchReader<T> {
     /// Reads the next batch when nothing waits and there may be more.
     pub(super) async fn fill<F>(&mut self, read: impl FnOnce(i64) -> F) -> Result<()>
     where
@@ -241,23 +242,23 @@ impl<T: Numbered> Feed<T> {
 }
 
 /// By what a batch is continued.
-pub(super) trait Numbered {
+pub(super) trait Sequenced {
     fn number(&self) -> i64;
 }
 
-impl Numbered for StoredEntry {
+impl Sequenced for StoredEntry {
     fn number(&self) -> i64 {
         self.sequence
     }
 }
 
-impl Numbered for StoredRow {
+impl Sequenced for StoredRow {
     fn number(&self) -> i64 {
         self.id
     }
 }
 
-impl Numbered for StoredCheckpoint {
+impl Sequenced for StoredCheckpoint {
     fn number(&self) -> i64 {
         self.sequence
     }

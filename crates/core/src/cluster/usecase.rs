@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use super::{
     ApiServer, AuthType, CertificateExpiry, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterPorts,
-    ClusterRecord, Connection, Credential, Health, NodeCount, Observation, Permission, ProbeReason,
+    ClusterRecord, Connection, Credential, Health, NodeCount, Permission, ProbeReason, ProbeResult,
     ProbeTarget, Probed,
 };
 use crate::{
-    access::{Access, Caller, Granted, Permit, Resource, Role, Verb},
+    access::{AccessRequest, Caller, Granted, Permit, Resource, Role, Verb},
     clock::{Clock, computed},
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate, Warning},
@@ -218,7 +218,7 @@ impl Clusters {
     /// # Errors
     /// `StoreUnavailable`.
     pub async fn list(&self, caller: &Caller, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
-        self.gate.allow(caller, Access::to(Verb::List, Resource::Cluster)).await?;
+        self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Cluster)).await?;
         let rows = self.ports.registry.list().await?.iter().map(Row::of).collect::<Result<_>>()?;
         Ok(select(rows, query))
     }
@@ -232,7 +232,7 @@ impl Clusters {
         check_description(&cluster.description)?;
         check_labels(&cluster.labels)?;
         cluster.credential.check_all_fields(self.allow_insecure_tls)?;
-        let access = Access::to(Verb::Create, Resource::Cluster)
+        let access = AccessRequest::to(Verb::Create, Resource::Cluster)
             .new_cluster(cluster.name.as_str())
             .named(cluster.name.as_str());
         let granted = self.gate.grant(caller, access).await?;
@@ -241,7 +241,7 @@ impl Clusters {
             granted.with("api_server", connection.server.as_str()).with("auth_type", auth_type.as_str());
         let this = self.clone();
         let work = async move |permit: Permit| {
-            let observation = this.try_out(&permit, &connection, cluster.skip_test).await?;
+            let observation = this.probe_unless_skipped(&permit, &connection, cluster.skip_test).await?;
             let mut changed = Changed::from(());
             if observation.is_none() {
                 changed.warnings.push(Warning::NotTested);
@@ -258,13 +258,13 @@ impl Clusters {
             let value = this.ports.registry.create(&permit, record).await?;
             Ok(Changed { value, warnings: changed.warnings })
         };
-        self.gate.commit_granted(granted, work).await
+        self.gate.change_local_granted(granted, work).await
     }
 
     /// Changes a cluster; a new connection is tried first.
     ///
     /// # Errors
-    /// As [`Clusters::create`]; `NotFound`, `ChangedMeanwhile`.
+    /// As [`Clusters::create`]; `NotFound`, `Modified`.
     pub async fn update(
         &self,
         caller: &Caller,
@@ -281,9 +281,9 @@ impl Clusters {
         if !credential.is_shown() {
             credential.check_fields(self.allow_insecure_tls)?;
         }
-        let access = Access::to(Verb::Update, Resource::Cluster).in_cluster(id);
+        let access = AccessRequest::to(Verb::Update, Resource::Cluster).in_cluster(id);
         let mut granted = self.gate.grant(caller, access).await?;
-        let connection = self.renewed(&granted, id, credential).await?;
+        let connection = self.updated_connection(&granted, id, credential).await?;
         if let Some(name) = &name {
             granted = granted.with("name", name.as_str());
         }
@@ -296,7 +296,7 @@ impl Clusters {
             let mut warnings = Vec::new();
             let mut observation = None;
             if let Some((_, connection)) = &connection {
-                observation = this.try_out(&permit, connection, skip_test).await?;
+                observation = this.probe_unless_skipped(&permit, connection, skip_test).await?;
                 if observation.is_none() {
                     warnings.push(Warning::NotTested);
                 }
@@ -311,7 +311,7 @@ impl Clusters {
             }
             Ok(Changed { value, warnings })
         };
-        self.gate.commit_granted(granted, work).await
+        self.gate.change_local_granted(granted, work).await
     }
 
     /// Forgets a cluster and its credential.
@@ -319,14 +319,14 @@ impl Clusters {
     /// # Errors
     /// `NotFound`.
     pub async fn delete(&self, caller: &Caller, id: ClusterId) -> Result<()> {
-        let access = Access::to(Verb::Delete, Resource::Cluster).in_cluster(id);
+        let access = AccessRequest::to(Verb::Delete, Resource::Cluster).in_cluster(id);
         let ClusterPorts { registry, probe, .. } = self.ports.clone();
         let work = async move |permit: Permit| {
             registry.delete(&permit).await?;
             probe.connection_changed(id).await;
             Ok(())
         };
-        self.gate.commit(caller, access, work).await
+        self.gate.change_local(caller, access, work).await
     }
 
     /// Tests a registered cluster.
@@ -334,13 +334,13 @@ impl Clusters {
     /// # Errors
     /// `NotFound`; the cause of the failure.
     pub async fn test(&self, caller: &Caller, id: ClusterId) -> Result<ClusterTest> {
-        let access = Access::to(Verb::Test, Resource::Cluster).in_cluster(id);
+        let access = AccessRequest::to(Verb::Test, Resource::Cluster).in_cluster(id);
         let this = self.clone();
         let work = async move |permit: Permit| {
             let stored = this.ports.connections.connection(id).await?.ok_or_else(|| absent(id))?;
-            this.examine(&permit, ProbeTarget::Registered(stored, ProbeReason::Test)).await
+            this.test_connection(&permit, ProbeTarget::Registered(stored, ProbeReason::Test)).await
         };
-        self.gate.observe(caller, access, work).await
+        self.gate.record_read(caller, access, work).await
     }
 
     /// Tests a connection that is not registered; nothing is stored.
@@ -349,15 +349,15 @@ impl Clusters {
     /// `InvalidInput`, `EgressDenied`; the cause of the failure.
     pub async fn test_new(&self, caller: &Caller, credential: CredentialInput) -> Result<ClusterTest> {
         credential.check_all_fields(self.allow_insecure_tls)?;
-        let granted = self.gate.grant(caller, Access::to(Verb::Test, Resource::NewCluster)).await?;
+        let granted = self.gate.grant(caller, AccessRequest::to(Verb::Test, Resource::NewCluster)).await?;
         let (_, connection) = self.connection(&granted, credential).await?;
         let granted = granted.with("api_server", connection.server.as_str());
         let this = self.clone();
         let work = async move |permit: Permit| {
             this.ports.probe.check(&connection)?;
-            this.examine(&permit, ProbeTarget::New(connection)).await
+            this.test_connection(&permit, ProbeTarget::New(connection)).await
         };
-        self.gate.observe_granted(granted, work).await
+        self.gate.record_read_granted(granted, work).await
     }
 
     /// How a cluster is right now: probes it, and keeps what was found. A cluster that does not answer is a success
@@ -367,10 +367,11 @@ impl Clusters {
     /// `NotFound`, `StoreUnavailable`; `Overloaded` when the cluster was not asked. While its circuit is open it is not asked
     /// either: the answer is the stored row, `offline` if it was online before.
     pub async fn status(&self, caller: &Caller, id: ClusterId) -> Result<ClusterStatus> {
-        let permit = self.gate.allow(caller, Access::to(Verb::Get, Resource::Cluster).in_cluster(id)).await?;
+        let permit =
+            self.gate.allow(caller, AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(id)).await?;
         let observation = match self.observe(&permit, id, ProbeReason::Status).await {
             Err(error) if error.cause == Cause::CircuitOpen => {
-                Observation { at: self.clock.now(), result: Err(error.cause) }
+                ProbeResult { at: self.clock.now(), result: Err(error.cause) }
             }
             observed => observed?,
         };
@@ -406,38 +407,38 @@ impl Clusters {
     /// `NotFound` when it was deleted meanwhile; `StoreUnavailable`; `Overloaded` when the cluster was not asked. That it
     /// does not answer is no error.
     pub async fn refresh(&self, id: ClusterId) -> Result<()> {
-        let permit = self.gate.allow_system(Access::to(Verb::Get, Resource::Cluster).in_cluster(id));
-        self.observe(&permit, id, ProbeReason::Visit).await.map(drop)
+        let permit = self.gate.allow_system(AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(id));
+        self.observe(&permit, id, ProbeReason::Scheduled).await.map(drop)
     }
 
-    async fn observe(&self, permit: &Permit, id: ClusterId, reason: ProbeReason) -> Result<Observation> {
+    async fn observe(&self, permit: &Permit, id: ClusterId, reason: ProbeReason) -> Result<ProbeResult> {
         let stored = self.ports.connections.connection(id).await?.ok_or_else(|| absent(id))?;
         let version = stored.version;
         let target = ProbeTarget::Registered(stored, reason);
         let Probed { at, record, result } = self.ports.probe.probe(permit, target).await?;
-        let observation = Observation { at, result: result.map_err(|error| error.cause) };
+        let observation = ProbeResult { at, result: result.map_err(|error| error.cause) };
         if record {
-            self.ports.registry.observed(id, version, observation.clone()).await?;
+            self.ports.registry.record_probe(id, version, observation.clone()).await?;
         }
         Ok(observation)
     }
 
-    async fn try_out(
+    async fn probe_unless_skipped(
         &self,
         permit: &Permit,
         connection: &Connection,
         skip: bool,
-    ) -> Result<Option<Observation>> {
+    ) -> Result<Option<ProbeResult>> {
         self.ports.probe.check(connection)?;
         if skip {
             return Ok(None);
         }
         let Probed { at, result, .. } =
             self.ports.probe.probe(permit, ProbeTarget::New(connection.clone())).await?;
-        Ok(Some(Observation { at, result: Ok(result?) }))
+        Ok(Some(ProbeResult { at, result: Ok(result?) }))
     }
 
-    async fn examine(&self, permit: &Permit, target: ProbeTarget) -> Result<ClusterTest> {
+    async fn test_connection(&self, permit: &Permit, target: ProbeTarget) -> Result<ClusterTest> {
         let report = self.ports.probe.probe(permit, target.clone()).await?.result?;
         let permissions = self.ports.probe.permissions(permit, target).await?;
         Ok(ClusterTest {
@@ -451,7 +452,7 @@ impl Clusters {
 
     /// Makes the new connection of a registered cluster, if one was sent: server and type as they are sent back are none.
     /// A token without a server is for the server it has, whose CA stays unless another is sent.
-    async fn renewed(
+    async fn updated_connection(
         &self,
         granted: &Granted,
         id: ClusterId,
@@ -499,7 +500,7 @@ impl Clusters {
                 let text = kubeconfig.ok_or_else(|| required("kubeconfig"))?;
                 let read =
                     move || Kubeconfig::connection(text.expose_secret(), context.as_deref(), api_server);
-                computed(self.gate.tasks(), read).await?
+                computed(self.gate.spawner(), read).await?
             }
         };
         let insecure = input.insecure_skip_tls_verify || connection.insecure_skip_tls_verify;

@@ -6,14 +6,14 @@ use futures_util::{FutureExt, future::BoxFuture};
 
 use super::Gate;
 use crate::{
-    access::{Access, Caller, Permit},
+    access::{AccessRequest, Caller, Permit},
     error::{Cause, Code, Error, Result},
 };
 
 /// How often a right in use is asked for again.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a right holds while the database cannot say whether it does.
-const BELIEVED: Duration = Duration::from_secs(30);
+const OUTAGE_GRACE: Duration = Duration::from_secs(30);
 
 impl Gate {
     /// Allows a read that goes on: also a future that ends when the right to it does, with the reason. That is within
@@ -25,22 +25,22 @@ impl Gate {
     pub async fn follow(
         &self,
         caller: &Caller,
-        access: Access,
+        access: AccessRequest,
     ) -> Result<(Permit, BoxFuture<'static, Error>)> {
         let access = self.authorise(caller, access).await?;
-        let lost = self.clone().lost(caller.clone(), access.clone());
+        let lost = self.clone().revoked(caller.clone(), access.clone());
         Ok((Permit::new(access, None), lost.boxed()))
     }
 
     /// Ends when the right does not hold any more.
-    async fn lost(self, caller: Caller, access: Access) -> Error {
+    async fn revoked(self, caller: Caller, access: AccessRequest) -> Error {
         let mut confirmed = self.clock.monotonic();
         loop {
-            self.tasks.sleep(ASK_AGAIN).await;
+            self.spawner.sleep(RECHECK_INTERVAL).await;
             match self.still_holds(&caller, &access).await {
                 Ok(()) => confirmed = self.clock.monotonic(),
                 Err(error) if error.code() == Code::ServiceUnavailable => {
-                    if self.clock.monotonic().saturating_sub(confirmed) >= BELIEVED {
+                    if self.clock.monotonic().saturating_sub(confirmed) >= OUTAGE_GRACE {
                         return error;
                     }
                 }
@@ -49,11 +49,12 @@ impl Gate {
         }
     }
 
-    async fn still_holds(&self, caller: &Caller, access: &Access) -> Result<()> {
+    async fn still_holds(&self, caller: &Caller, access: &AccessRequest) -> Result<()> {
         if let Some(session) = caller.session {
             let sessions = self.sessions.as_ref();
-            let sessions =
-                sessions.ok_or_else(|| Error::internal("a session, and nobody to ask about it"))?;
+            let sessions = sessions.ok_or_else(|| {
+                Error::internal("the caller has a session, but no session store is configured")
+            })?;
             let (_, user) = sessions.by_id(session).await?;
             let now = Caller { role: Some(user.role), ..caller.clone() };
             now.check(access.verb, access.resource)?;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    access::{Access, Resource, Verb},
+    access::{AccessRequest, Resource, Verb},
     cluster::ClusterId,
     name::NamespaceScope,
     user::UserId,
@@ -33,7 +33,7 @@ pub(super) struct Right {
 }
 
 impl Right {
-    pub(super) fn of(access: &Access) -> Self {
+    pub(super) fn of(access: &AccessRequest) -> Self {
         let namespace = match &access.namespaces {
             NamespaceScope::One(namespace) => Some(namespace.to_string()),
             NamespaceScope::All => None,
@@ -141,12 +141,12 @@ mod tests {
     }
 
     fn read(namespace: &str) -> Right {
-        let access = Access::to(Verb::List, Resource::Kind(Kind::Pod)).in_cluster(ClusterId(1));
+        let access = AccessRequest::to(Verb::List, Resource::Kind(Kind::Pod)).in_cluster(ClusterId(1));
         Right::of(&access.in_namespace(&Namespace::new(namespace).unwrap()))
     }
 
     fn change() -> Right {
-        Right::of(&Access::to(Verb::Delete, Resource::Kind(Kind::Secret)).in_cluster(ClusterId(1)))
+        Right::of(&AccessRequest::to(Verb::Delete, Resource::Kind(Kind::Secret)).in_cluster(ClusterId(1)))
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
     kind::Kind,
     name::Namespace,
     session::MockSessionStore,
-    testing::fake::Lent,
+    testing::fake::FakeRuntime,
     user::UserId,
 };
 
@@ -22,8 +22,8 @@ fn caller(role: Role) -> Caller {
     Caller { user_id: Some(UserId(7)), username: "ann".into(), role: Some(role), ..Caller::system() }
 }
 
-fn scale() -> Access {
-    Access::to(Verb::Scale, Resource::Kind(Kind::Deployment))
+fn scale() -> AccessRequest {
+    AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment))
         .in_cluster(ClusterId(1))
         .in_namespace(&Namespace::new("shop").unwrap())
         .named("web")
@@ -32,18 +32,18 @@ fn scale() -> Access {
 
 /// With room, unless the trail says otherwise.
 fn gate(mut trail: MockAuditTrail) -> Gate {
-    trail.expect_room().returning(|_| Ok(()));
+    trail.expect_check_capacity().returning(|_| Ok(()));
     let mut clusters = MockClusterRegistry::new();
     clusters
         .expect_name()
         .returning(|id| Ok((id == ClusterId(1)).then(|| ClusterName::new("prod").unwrap())));
-    let Lent { clock, entropy, tasks } = Lent::default();
+    let FakeRuntime { clock, rng, spawner } = FakeRuntime::default();
     let live = LiveSessions {
         store: Arc::new(MockSessionStore::new()),
         clock: clock.clone(),
         idle: Duration::from_secs(1),
     };
-    Gate::new(Arc::new(trail), Arc::new(clusters), clock, entropy, tasks).asking(live)
+    Gate::new(Arc::new(trail), Arc::new(clusters), clock, rng, spawner).with_sessions(live)
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn without_room_nothing_new_is_begun_and_what_is_under_way_ends() {
     let mut trail = MockAuditTrail::new();
     let full = Arc::new(AtomicBool::new(false));
     let looked_at = full.clone();
-    trail.expect_room().returning(move |_| {
+    trail.expect_check_capacity().returning(move |_| {
         if looked_at.load(Ordering::Acquire) { Err(Error::new(Cause::AuditUnavailable)) } else { Ok(()) }
     });
     trail.expect_begin().once().returning(|_| Ok(()));
@@ -74,7 +74,7 @@ fn without_room_nothing_new_is_begun_and_what_is_under_way_ends() {
     // a refusal would be a row, too
     assert_eq!(cause(block_on(gate.change(&caller(Role::Viewer), scale(), never))), Cause::AuditUnavailable);
     // whoever looks leaves none
-    let look = Access::to(Verb::List, Resource::Kind(Kind::Deployment)).in_cluster(ClusterId(1));
+    let look = AccessRequest::to(Verb::List, Resource::Kind(Kind::Deployment)).in_cluster(ClusterId(1));
     block_on(gate.allow(&caller(Role::Viewer), look)).unwrap();
 }
 
@@ -121,7 +121,7 @@ fn an_unknown_cluster_is_a_failed_change_and_a_plain_404_for_a_read() {
     let elsewhere = || scale().in_cluster(ClusterId(2));
     let error = block_on(gate.change(&caller(Role::OpsAdmin), elsewhere(), never)).unwrap_err();
     assert_eq!(error.cause, Cause::NotFound);
-    let read = Access { verb: Verb::List, ..elsewhere() };
+    let read = AccessRequest { verb: Verb::List, ..elsewhere() };
     assert_eq!(block_on(gate.allow(&caller(Role::Viewer), read)).unwrap_err().cause, Cause::NotFound);
 }
 
@@ -193,7 +193,7 @@ fn only_a_refusal_is_failed_and_a_panic_is_unknown() {
     assert_eq!((result.unwrap_err().cause, outcome.status), (Cause::NotFoundInCluster, Status::Failed));
     let (result, outcome) = outcome_of(|_| async { Err(Error::new(Cause::DeadlineExceeded)) });
     assert_eq!((result.unwrap_err().cause, outcome.status), (Cause::DeadlineExceeded, Status::Unknown));
-    assert!(outcome.details.unwrap().contains("may have happened"));
+    assert!(outcome.details.unwrap().contains("may have been applied"));
     let (result, outcome) = outcome_of(|_| async { panic!("a defect") });
     assert_eq!((result.unwrap_err().cause, outcome.status), (Cause::Internal, Status::Unknown));
 }
@@ -246,7 +246,7 @@ fn an_outcome_that_cannot_be_stored_is_said_retried_and_blocks_changes_until_it_
     assert_eq!(error.cause, Cause::AuditUnavailable);
     broken.store(false, Ordering::SeqCst);
     told.recv().expect("the outcome is stored at last");
-    while gate.unsettled.load(Ordering::Acquire) > 0 {
+    while gate.pending_outcomes.load(Ordering::Acquire) > 0 {
         std::thread::yield_now();
     }
     block_on(gate.change(&caller(Role::OpsAdmin), scale(), work)).expect("changes go on");
@@ -260,12 +260,12 @@ fn a_failed_change_to_our_own_tables_is_failed_never_unknown_and_bad_input_is_no
         Ok(())
     });
     let gate = gate(trail);
-    let access = || Access::to(Verb::Create, Resource::Cluster).new_cluster("new");
+    let access = || AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster("new");
     let fail = |cause| async move |_: Permit| Err::<(), _>(Error::new(cause));
-    let error =
-        block_on(gate.commit(&caller(Role::OpsAdmin), access(), fail(Cause::DeadlineExceeded))).unwrap_err();
+    let error = block_on(gate.change_local(&caller(Role::OpsAdmin), access(), fail(Cause::DeadlineExceeded)))
+        .unwrap_err();
     assert_eq!(error.cause, Cause::DeadlineExceeded);
-    let error =
-        block_on(gate.commit(&caller(Role::OpsAdmin), access(), fail(Cause::InvalidInput))).unwrap_err();
+    let error = block_on(gate.change_local(&caller(Role::OpsAdmin), access(), fail(Cause::InvalidInput)))
+        .unwrap_err();
     assert_eq!(error.cause, Cause::InvalidInput);
 }

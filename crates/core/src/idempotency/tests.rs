@@ -15,7 +15,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     clock::Computation,
-    testing::fake::{Fake, Lent, MemoryStore, ThreadTasks},
+    testing::fake::{Fake, FakeRuntime, MemoryStore, ThreadSpawner},
 };
 
 /// Work that counts how often it was done.
@@ -34,10 +34,10 @@ impl Work {
 }
 
 /// Tasks on threads, whose pauses are a tenth as long: a busy machine does not use up all patience.
-struct Hurried(ThreadTasks);
+struct Hurried(ThreadSpawner);
 
 #[async_trait]
-impl Tasks for Hurried {
+impl Spawner for Hurried {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         self.0.spawn(task);
     }
@@ -57,30 +57,31 @@ impl Tasks for Hurried {
 }
 
 struct Desk {
-    once: Idempotency,
-    lent: Lent,
+    idempotency: Idempotency,
+    runtime: FakeRuntime,
     store: Arc<MemoryStore>,
 }
 
 impl Desk {
     fn new() -> Self {
-        let Fake { lent, store, .. } = Fake::default();
-        let once = Idempotency { tasks: Arc::new(Hurried(ThreadTasks)), ..over(store.clone(), &lent) };
-        Self { once, lent, store }
+        let Fake { runtime, store, .. } = Fake::default();
+        let idempotency =
+            Idempotency { spawner: Arc::new(Hurried(ThreadSpawner)), ..over(store.clone(), &runtime) };
+        Self { idempotency, runtime, store }
     }
 
     async fn call(
         &self,
         key: &str,
         work: impl Future<Output = Result<u32>> + Send + 'static,
-    ) -> Result<Once<u32>> {
-        self.once.once(&ann(), IdempotencyKey::new(key).unwrap(), digest(1), work, written).await
+    ) -> Result<Execution<u32>> {
+        self.idempotency.execute(&ann(), IdempotencyKey::new(key).unwrap(), digest(1), work, written).await
     }
 }
 
-fn over(store: Arc<dyn IdempotencyStore>, lent: &Lent) -> Idempotency {
-    let Lent { clock, entropy, tasks } = lent.clone();
-    Idempotency { store, clock, entropy, tasks }
+fn over(store: Arc<dyn IdempotencyStore>, runtime: &FakeRuntime) -> Idempotency {
+    let FakeRuntime { clock, rng, spawner } = runtime.clone();
+    Idempotency { store, clock, rng, spawner }
 }
 
 fn ann() -> Caller {
@@ -101,19 +102,19 @@ fn written(result: &Result<u32>) -> Option<Reply> {
     })
 }
 
-fn repeated(status: u16, body: &str) -> Result<Once<u32>> {
-    Ok(Once::Repeated(Reply { status, body: body.into() }))
+fn repeated(status: u16, body: &str) -> Result<Execution<u32>> {
+    Ok(Execution::Replayed(Reply { status, body: body.into() }))
 }
 
 #[test]
 fn a_success_is_repeated_not_done_again() {
     let (desk, work) = (Desk::new(), Work::default());
-    assert_eq!(block_on(desk.call("key", work.clone().ends(Ok(5)))), Ok(Once::Done(5)));
+    assert_eq!(block_on(desk.call("key", work.clone().ends(Ok(5)))), Ok(Execution::Executed(5)));
     assert_eq!(block_on(desk.call("key", work.clone().ends(Ok(6)))), repeated(200, "5"));
-    assert_eq!(block_on(desk.call("other", work.clone().ends(Ok(6)))), Ok(Once::Done(6)));
+    assert_eq!(block_on(desk.call("other", work.clone().ends(Ok(6)))), Ok(Execution::Executed(6)));
     assert_eq!(work.count(), 2);
-    desk.lent.clock.advance(REMEMBERED);
-    assert_eq!(block_on(desk.call("key", work.ends(Ok(7)))), Ok(Once::Done(7)), "a day later");
+    desk.runtime.clock.advance(RETENTION);
+    assert_eq!(block_on(desk.call("key", work.ends(Ok(7)))), Ok(Execution::Executed(7)), "a day later");
 }
 
 #[test]
@@ -123,10 +124,10 @@ fn what_was_refused_may_be_tried_again_and_what_leaves_doubt_may_not() {
         let error = Error::new(cause);
         assert_eq!(block_on(desk.call("key", work.clone().ends(Err(error.clone())))), Err(error));
         let again = block_on(desk.call("key", work.clone().ends(Ok(5))));
-        if cause.leaves_doubt() {
+        if cause.outcome_unknown() {
             assert_eq!((again, work.count()), (repeated(503, cause.as_str()), 1), "{cause:?}");
         } else {
-            assert_eq!((again, work.count()), (Ok(Once::Done(5)), 2), "{cause:?}");
+            assert_eq!((again, work.count()), (Ok(Execution::Executed(5)), 2), "{cause:?}");
         }
     }
 }
@@ -137,15 +138,15 @@ fn another_request_under_the_key_is_a_conflict_that_names_the_first() {
     block_on(desk.call("key", work.clone().ends(Ok(5)))).unwrap();
     let key = IdempotencyKey::new("key").unwrap();
     let ann = ann();
-    let other = desk.once.once(&ann, key.clone(), digest(2), work.clone().ends(Ok(6)), written);
+    let other = desk.idempotency.execute(&ann, key.clone(), digest(2), work.clone().ends(Ok(6)), written);
     let error = block_on(other).unwrap_err();
     assert_eq!(
         (error.cause, error.context.name.as_deref()),
         (Cause::IdempotencyKeyReused, Some("request-1"))
     );
     let bob = Caller { user_id: Some(UserId(8)), ..ann };
-    let other = desk.once.once(&bob, key, digest(2), work.clone().ends(Ok(6)), written);
-    assert_eq!(block_on(other), Ok(Once::Done(6)), "each user has keys of their own");
+    let other = desk.idempotency.execute(&bob, key, digest(2), work.clone().ends(Ok(6)), written);
+    assert_eq!(block_on(other), Ok(Execution::Executed(6)), "each user has keys of their own");
     assert_eq!(work.count(), 2);
 }
 
@@ -193,29 +194,32 @@ fn a_repetition_does_not_wait_for_ever() {
         let (request, request_id) = (claim.request, claim.request_id.clone());
         Ok(Claim::Taken(Earlier { request, request_id, progress: Progress::Running }))
     });
-    let mut tasks = crate::clock::MockTasks::new();
+    let mut spawner = crate::clock::MockSpawner::new();
     let slept = Arc::new(Mutex::new(Duration::ZERO));
     let sum = slept.clone();
-    tasks.expect_sleep().returning(move |pause| *sum.lock().unwrap() += pause);
-    tasks.expect_spawn().returning(|task| {
+    spawner.expect_sleep().returning(move |pause| *sum.lock().unwrap() += pause);
+    spawner.expect_spawn().returning(|task| {
         std::thread::spawn(|| block_on(task));
     });
-    let once = Idempotency { tasks: Arc::new(tasks), ..over(Arc::new(store), &Lent::default()) };
+    let idempotency =
+        Idempotency { spawner: Arc::new(spawner), ..over(Arc::new(store), &FakeRuntime::default()) };
     let key = IdempotencyKey::new("key").unwrap();
     let work = Work::default();
-    let error = block_on(once.once(&ann(), key, digest(1), work.clone().ends(Ok(5)), written)).unwrap_err();
+    let error =
+        block_on(idempotency.execute(&ann(), key, digest(1), work.clone().ends(Ok(5)), written)).unwrap_err();
     assert_eq!((error.cause, work.count()), (Cause::IdempotencyInProgress, 0));
     let slept = *slept.lock().unwrap();
-    assert!((PATIENCE..PATIENCE + PAUSES.1).contains(&slept), "{slept:?}");
+    assert!((WAIT_TIMEOUT..WAIT_TIMEOUT + PAUSES.1).contains(&slept), "{slept:?}");
 }
 
 #[test]
 fn without_a_durable_claim_nothing_is_done() {
     let mut store = MockIdempotencyStore::new();
     store.expect_claim().once().returning(|_| Err(Error::new(Cause::StoreUnavailable)));
-    let once = over(Arc::new(store), &Lent::default());
+    let idempotency = over(Arc::new(store), &FakeRuntime::default());
     let (key, work) = (IdempotencyKey::new("key").unwrap(), Work::default());
-    let error = block_on(once.once(&ann(), key, digest(1), work.clone().ends(Ok(5)), written)).unwrap_err();
+    let error =
+        block_on(idempotency.execute(&ann(), key, digest(1), work.clone().ends(Ok(5)), written)).unwrap_err();
     assert_eq!((error.cause, work.count()), (Cause::StoreUnavailable, 0));
 }
 
@@ -231,10 +235,10 @@ fn an_answer_that_cannot_be_kept_at_once_is_given_and_kept_later() {
         tell.send(end.clone()).expect("the test listens");
         Ok(())
     });
-    let once = over(Arc::new(store), &Lent::default());
+    let idempotency = over(Arc::new(store), &FakeRuntime::default());
     let key = IdempotencyKey::new("key").unwrap();
-    let done = block_on(once.once(&ann(), key, digest(1), Work::default().ends(Ok(5)), written));
-    assert_eq!(done, Ok(Once::Done(5)));
+    let done = block_on(idempotency.execute(&ann(), key, digest(1), Work::default().ends(Ok(5)), written));
+    assert_eq!(done, Ok(Execution::Executed(5)));
     assert_eq!(told.recv().unwrap(), kept(written(&Ok(5))));
 }
 
@@ -243,7 +247,7 @@ fn end_of(
     live: u64,
     work: impl Future<Output = Result<u32>> + Send + 'static,
     reply: fn(&Result<u32>) -> Option<Reply>,
-) -> (Result<Once<u32>>, End) {
+) -> (Result<Execution<u32>>, End) {
     let (tell, told) = mpsc::channel();
     let mut store = MockIdempotencyStore::new();
     store.expect_claim().once().returning(move |_| Ok(Claim::Made { live }));
@@ -251,9 +255,9 @@ fn end_of(
         tell.send(end.clone()).expect("the test listens");
         Ok(())
     });
-    let once = over(Arc::new(store), &Lent::default());
+    let idempotency = over(Arc::new(store), &FakeRuntime::default());
     let key = IdempotencyKey::new("key").unwrap();
-    (block_on(once.once(&ann(), key, digest(1), work, reply)), told.recv().unwrap())
+    (block_on(idempotency.execute(&ann(), key, digest(1), work, reply)), told.recv().unwrap())
 }
 
 #[test]
@@ -265,14 +269,14 @@ fn a_panic_leaves_doubt() {
 #[test]
 fn an_answer_too_large_to_keep_is_unknown_later() {
     let reply = |_: &_| Some(Reply { status: 200, body: vec![b'x'; LARGEST + 1] });
-    assert_eq!(end_of(1, Work::default().ends(Ok(5)), reply), (Ok(Once::Done(5)), End::Unknown));
+    assert_eq!(end_of(1, Work::default().ends(Ok(5)), reply), (Ok(Execution::Executed(5)), End::Unknown));
 }
 
 #[test]
 fn a_user_has_so_many_keys_and_no_more() {
     let work = Work::default();
     let (result, end) = end_of(MOST, work.clone().ends(Ok(5)), written);
-    assert_eq!((result, end), (Ok(Once::Done(5)), kept(written(&Ok(5)))));
+    assert_eq!((result, end), (Ok(Execution::Executed(5)), kept(written(&Ok(5)))));
     let (result, end) = end_of(MOST + 1, work.clone().ends(Ok(5)), written);
     assert_eq!((result.unwrap_err().cause, end), (Cause::TooManyIdempotencyKeys, End::NotDone));
     assert_eq!(work.count(), 1);
@@ -335,15 +339,15 @@ proptest! {
         let answers = block_on(join_all(calls));
         for answer in &answers {
             match answer {
-                Ok(Once::Done(5)) => {}
-                Ok(Once::Repeated(reply)) => prop_assert_eq!(Some(reply.clone()), written(&Ok(5))),
+                Ok(Execution::Executed(5)) => {}
+                Ok(Execution::Replayed(reply)) => prop_assert_eq!(Some(reply.clone()), written(&Ok(5))),
                 Err(error) => prop_assert_eq!(error.cause, Cause::NotFoundInCluster),
                 Ok(other) => prop_assert!(false, "{:?}", other),
             }
         }
         for (key, work) in done.iter().enumerate() {
             let of_key = || answers.iter().zip(&keys).filter(|(_, of)| **of == key).map(|(answer, _)| answer);
-            let fresh = of_key().filter(|answer| matches!(answer, Ok(Once::Done(_)))).count();
+            let fresh = of_key().filter(|answer| matches!(answer, Ok(Execution::Executed(_)))).count();
             let any = of_key().any(|answer| answer.is_ok());
             prop_assert_eq!((work.count(), fresh), (u32::from(any), usize::from(any)));
         }

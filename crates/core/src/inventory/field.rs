@@ -121,13 +121,13 @@ pub struct Field<R: ?Sized> {
     cell: fn(&R) -> Cell,
     sorts: bool,
     filter: Filter,
-    tallied: bool,
+    counted: bool,
 }
 
 impl<R> Field<R> {
     /// A field that sorts.
     pub const fn new(name: &'static str, cell: fn(&R) -> Cell) -> Self {
-        Self { name, cell, sorts: true, filter: Filter::None, tallied: false }
+        Self { name, cell, sorts: true, filter: Filter::None, counted: false }
     }
 
     /// Its name in the row.
@@ -156,8 +156,8 @@ impl<R> Field<R> {
     }
 
     /// Rows are counted by its values as they come and go ([`super::Table::tally`]).
-    pub const fn tallied(self) -> Self {
-        Self { tallied: true, ..self }
+    pub const fn counted(self) -> Self {
+        Self { counted: true, ..self }
     }
 }
 
@@ -171,7 +171,7 @@ pub struct FieldInfo {
     /// Which values the query parameter takes.
     pub filter: Filter,
     /// Whether rows are counted by its values.
-    pub tallied: bool,
+    pub counted: bool,
 }
 
 /// What a list is made of.
@@ -186,7 +186,7 @@ pub trait ListRow: Serialize + Sized + 'static {
     fn namespace(&self) -> Option<&str>;
 
     /// What `search` looks through, besides the name.
-    fn also_searched(&self) -> Vec<&str> {
+    fn search_terms(&self) -> Vec<&str> {
         Vec::new()
     }
 }
@@ -195,6 +195,6 @@ pub trait ListRow: Serialize + Sized + 'static {
 pub fn fields_of<R: ListRow>() -> Vec<FieldInfo> {
     R::FIELDS
         .iter()
-        .map(|&Field { name, sorts, filter, tallied, .. }| FieldInfo { name, sorts, filter, tallied })
+        .map(|&Field { name, sorts, filter, counted, .. }| FieldInfo { name, sorts, filter, counted })
         .collect()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Filter, List, ListInfo, ListScope, counted, searched};
+use super::{Filter, List, ListInfo, ListScope, countable_lists, searchable_lists};
 use crate::{
     cluster::ClusterId,
     error::{Error, FieldError, Reason, Result},
@@ -64,11 +64,11 @@ const LONGEST_TEXT: usize = 253;
 
 /// What is asked of a list, and so which parameters there are besides its own filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
+enum QueryMode {
     /// A page.
     Page,
     /// A page of all clusters: `kind` and `q`, no cluster, and any namespace if none is named.
-    Across,
+    Fleet,
     /// What happens to it: `kind`, and neither pages nor an order.
     Watch,
 }
@@ -100,7 +100,7 @@ impl List {
         match pairs {
             _ if !refused.is_empty() => Err(Error::fields(refused)),
             [] => Ok(Vec::new()),
-            _ => of_kind(pairs, counted()).map(|list| vec![list]),
+            _ => of_kind(pairs, countable_lists()).map(|list| vec![list]),
         }
     }
 }
@@ -111,30 +111,30 @@ impl ListQuery {
     /// # Errors
     /// `InvalidInput`, naming every parameter refused: unknown, given twice, missing, out of range.
     pub fn parse(list: List, pairs: &[(String, String)]) -> Result<Self> {
-        Self::read(list, pairs, Asked::Page)
+        Self::read(list, pairs, QueryMode::Page)
     }
 
-    /// Reads the query parameters of a search in all clusters, and of which list (one of [`searched`]).
+    /// Reads the query parameters of a search in all clusters, and of which list (one of [`searchable_lists`]).
     ///
     /// # Errors
     /// As [`ListQuery::parse`].
     pub fn parse_across(pairs: &[(String, String)]) -> Result<(List, Self)> {
-        let list = of_kind(pairs, searched())?;
-        Ok((list, Self::read(list, pairs, Asked::Across)?))
+        let list = of_kind(pairs, searchable_lists())?;
+        Ok((list, Self::read(list, pairs, QueryMode::Fleet)?))
     }
 
-    /// Reads the query parameters of a watch, of which list (one of [`searched`]), and in which cluster.
+    /// Reads the query parameters of a watch, of which list (one of [`searchable_lists`]), and in which cluster.
     ///
     /// # Errors
     /// As [`ListQuery::parse`].
     pub fn parse_watch(pairs: &[(String, String)]) -> Result<(List, ClusterId, Self)> {
-        let list = of_kind(pairs, searched())?;
-        let query = Self::read(list, pairs, Asked::Watch)?;
+        let list = of_kind(pairs, searchable_lists())?;
+        let query = Self::read(list, pairs, QueryMode::Watch)?;
         let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
         Ok((list, cluster, query))
     }
 
-    fn read(list: List, pairs: Pairs<'_>, asked: Asked) -> Result<Self> {
+    fn read(list: List, pairs: Pairs<'_>, asked: QueryMode) -> Result<Self> {
         let info = list.info();
         let fields = (info.fields)();
         let mut query = Self { kinds: info.kinds.to_vec(), ..Self::default() };
@@ -154,22 +154,22 @@ impl ListQuery {
             let earlier = !seen.insert(name);
             let read =
                 if earlier { Err(Reason::Duplicate) } else { Ok(()) }.and_then(|()| match name.as_str() {
-                    "kind" if asked != Asked::Page => Ok(()),
-                    "q" if asked == Asked::Across => match value.as_str() {
+                    "kind" if asked != QueryMode::Page => Ok(()),
+                    "q" if asked == QueryMode::Fleet => match value.as_str() {
                         "" => Err(Reason::Required),
                         q => text(q).map(|search| query.search = Some(search.to_lowercase())),
                     },
-                    "page" if asked != Asked::Watch => {
+                    "page" if asked != QueryMode::Watch => {
                         number(value, 1, i64::MAX as u64).map(|page| query.page = page)
                     }
-                    "per_page" if asked != Asked::Watch => {
+                    "per_page" if asked != QueryMode::Watch => {
                         number(value, 1, 500).map(|per_page| query.per_page = per_page)
                     }
-                    "search" if asked != Asked::Across => {
+                    "search" if asked != QueryMode::Fleet => {
                         text(value).map(|search| query.search = Some(search.to_lowercase()))
                     }
-                    "sort" if asked != Asked::Watch => sort(value).map(|sort| query.sort = Some(sort)),
-                    "cluster_id" if info.scope != ListScope::Ours && asked != Asked::Across => {
+                    "sort" if asked != QueryMode::Watch => sort(value).map(|sort| query.sort = Some(sort)),
+                    "cluster_id" if info.scope != ListScope::Ours && asked != QueryMode::Fleet => {
                         number(value, 1, i64::MAX as u64)
                             .map(|id| query.cluster = Some(ClusterId(id.cast_signed())))
                     }
@@ -223,13 +223,13 @@ impl ListQuery {
                 refused.push(FieldError { name: name.to_owned(), reason: Reason::Required });
             }
         };
-        if asked == Asked::Across {
+        if asked == QueryMode::Fleet {
             require("q");
         }
-        if info.scope != ListScope::Ours && asked != Asked::Across {
+        if info.scope != ListScope::Ours && asked != QueryMode::Fleet {
             require("cluster_id");
         }
-        if info.scope == ListScope::Namespaced && asked != Asked::Across {
+        if info.scope == ListScope::Namespaced && asked != QueryMode::Fleet {
             require("namespace");
         }
         if info.owner.is_some() {

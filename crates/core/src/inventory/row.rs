@@ -58,7 +58,7 @@ impl Row {
         packed.bytes.extend_from_slice(&digest);
 
         let mut searched = row.name().to_lowercase();
-        for text in row.also_searched() {
+        for text in row.search_terms() {
             searched.push('\n');
             searched.push_str(&text.to_lowercase());
         }
@@ -79,12 +79,12 @@ impl Row {
 
     /// The name.
     pub fn name(&self) -> &str {
-        text(self.key(1)).unwrap_or_default()
+        text(self.column(1)).unwrap_or_default()
     }
 
     /// The namespace, where it has one.
     pub fn namespace(&self) -> Option<&str> {
-        text(self.key(0))
+        text(self.column(0))
     }
 
     /// The row as JSON.
@@ -120,12 +120,12 @@ impl Row {
 
     /// What `search` looks through, folded to lower case.
     pub(super) fn searched(&self) -> &[u8] {
-        bytes(self.key(2)).unwrap_or_default()
+        bytes(self.column(2)).unwrap_or_default()
     }
 
     /// The value of a field.
     pub(super) fn cell(&self, field: usize) -> Key<'_> {
-        self.key(3 + field)
+        self.column(3 + field)
     }
 
     /// The value of a field that is a text.
@@ -135,11 +135,11 @@ impl Row {
 
     /// The namespace as a key.
     pub(super) fn namespace_key(&self) -> Key<'_> {
-        self.key(0)
+        self.column(0)
     }
 
     /// Namespace and name: what a row is called.
-    pub(super) fn called(&self) -> (Option<&[u8]>, &[u8]) {
+    pub(super) fn key(&self) -> (Option<&[u8]>, &[u8]) {
         let mut keys = self.keys();
         let namespace = keys.next().and_then(bytes);
         (namespace, keys.next().and_then(bytes).unwrap_or_default())
@@ -160,7 +160,7 @@ impl Row {
         let by_field = sort.map_or(Ordering::Equal, |Sort { field, descending }| {
             self.cell(field).order(&other.cell(field), descending)
         });
-        by_field.then_with(|| self.called().cmp(&other.called()))
+        by_field.then_with(|| self.key().cmp(&other.key()))
     }
 
     /// The same where rows come in no order of their own: those that are called the same (a service's addresses in one
@@ -174,7 +174,7 @@ impl Row {
         Keys { json, packed: &packed[DIGEST..] }
     }
 
-    fn key(&self, place: usize) -> Key<'_> {
+    fn column(&self, place: usize) -> Key<'_> {
         self.keys().nth(place).unwrap_or(Cell::Null)
     }
 }

@@ -21,10 +21,10 @@ use super::{
 use crate::name::NamespaceScope;
 
 mod change;
-mod names;
+mod name_index;
 
 pub use change::Change;
-use names::Names;
+use name_index::NameIndex;
 
 /// How many orders are kept besides the one by namespace and name.
 const MOST_ORDERS: usize = 6;
@@ -48,7 +48,7 @@ pub struct Table {
     /// The hash of each row's namespace.
     namespaces: Vec<u64>,
     /// Made by the first search.
-    names: Option<Names>,
+    names: Option<NameIndex>,
     tallies: Vec<Tally>,
     keyed: RandomState,
     /// Of the rows alone.
@@ -70,7 +70,7 @@ struct Order {
 /// What was made for a query, to be kept.
 #[derive(Debug)]
 pub struct Prepared {
-    names: Option<Names>,
+    names: Option<NameIndex>,
     order: Option<Order>,
 }
 
@@ -102,7 +102,7 @@ impl Table {
             number: info.filter == Filter::Number,
             hashes: Vec::new(),
         });
-        let tallies = fields().filter(|(_, info)| info.tallied).map(|(field, info)| Tally {
+        let tallies = fields().filter(|(_, info)| info.counted).map(|(field, info)| Tally {
             name: info.name,
             field,
             counts: HashMap::new(),
@@ -141,17 +141,17 @@ impl Table {
             + slots
             + orders
             + hashes * size_of::<u64>()
-            + self.names.as_ref().map_or(0, Names::bytes)
+            + self.names.as_ref().map_or(0, NameIndex::bytes)
     }
 
-    /// How many rows have each value of a tallied field.
+    /// How many rows have each value of a counted field.
     pub fn tally(&self, field: &str) -> impl Iterator<Item = (&str, u64)> {
         let tally = self.tallies.iter().find(|tally| tally.name == field);
         tally.into_iter().flat_map(|tally| tally.counts.iter().map(|(value, count)| (&**value, *count)))
     }
 
-    /// How many rows have this value of a tallied field.
-    pub fn tallied(&self, field: &str, value: &str) -> u64 {
+    /// How many rows have this value of a counted field.
+    pub fn counted_by(&self, field: &str, value: &str) -> u64 {
         let tally = self.tallies.iter().find(|tally| tally.name == field);
         tally.and_then(|tally| tally.counts.get(value)).copied().unwrap_or_default()
     }
@@ -166,18 +166,14 @@ impl Table {
         self.orders[0].slots.iter().filter_map(|slot| self.row(*slot))
     }
 
-    /// Whether there is a row that is called so.
+    /// Whether there is a row that is key so.
     pub fn contains(&self, namespace: Option<&str>, name: &str) -> bool {
-        let called = (namespace.map(str::as_bytes), name.as_bytes());
-        let at = self.first_called(called);
-        self.orders[0]
-            .slots
-            .get(at)
-            .and_then(|slot| self.row(*slot))
-            .is_some_and(|row| row.called() == called)
+        let key = (namespace.map(str::as_bytes), name.as_bytes());
+        let at = self.first_called(key);
+        self.orders[0].slots.get(at).and_then(|slot| self.row(*slot)).is_some_and(|row| row.key() == key)
     }
 
-    /// The page that a query wants; none when something has to be [`Self::prepared`] first.
+    /// The page that a query wants; none when something has to be [`Self::build_index`] first.
     pub fn page(&self, query: &ListQuery) -> Option<(Vec<Row>, Pagination)> {
         let order = self.orders.iter().find(|order| order.sort == query.sort)?;
         let (slots, namespace) = match &query.namespaces {
@@ -218,13 +214,13 @@ impl Table {
     }
 
     /// What a query needs and [`Self::page`] lacks: an order, the names to search. Takes as long as sorting all rows does.
-    pub fn prepared(&self, query: &ListQuery) -> Prepared {
+    pub fn build_index(&self, query: &ListQuery) -> Prepared {
         let unnamed = query.search.is_some() && self.names.is_none();
         let unsorted = self.orders.iter().all(|order| order.sort != query.sort);
         Prepared { names: unnamed.then(|| self.named()), order: unsorted.then(|| self.sorted(query.sort)) }
     }
 
-    /// Takes what was made by [`Self::prepared`] of the very same rows.
+    /// Takes what was made by [`Self::build_index`] of the very same rows.
     pub fn keep(&mut self, Prepared { names, order }: Prepared) {
         if names.is_some() {
             self.names = names;
@@ -259,9 +255,9 @@ impl Table {
         self.slots.get(slot as usize)?.as_ref().map(|kept| &kept.row)
     }
 
-    /// Where in the first order the rows begin that are called so, or would.
-    fn first_called(&self, called: (Option<&[u8]>, &[u8])) -> usize {
-        self.orders[0].slots.partition_point(|slot| self.row(*slot).is_some_and(|row| row.called() < called))
+    /// Where in the first order the rows begin that are key so, or would.
+    fn first_called(&self, key: (Option<&[u8]>, &[u8])) -> usize {
+        self.orders[0].slots.partition_point(|slot| self.row(*slot).is_some_and(|row| row.key() < key))
     }
 
     fn range_of(&self, namespace: &str) -> Range<usize> {
@@ -269,7 +265,7 @@ impl Table {
         let before = |after: bool| {
             move |slot: &Slot| {
                 self.row(*slot).is_some_and(|row| {
-                    let of = row.called().0;
+                    let of = row.key().0;
                     if after { of <= Some(namespace.as_bytes()) } else { of < Some(namespace.as_bytes()) }
                 })
             }
@@ -286,8 +282,8 @@ impl Table {
         Order { sort, slots }
     }
 
-    fn named(&self) -> Names {
-        let mut names = Names::default();
+    fn named(&self) -> NameIndex {
+        let mut names = NameIndex::default();
         for slot in &self.orders[0].slots {
             if let Some(row) = self.row(*slot) {
                 names.insert(*slot, row.searched());

@@ -5,26 +5,26 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
-use super::{Change, Inventory, List, ListEvent, ListQuery, Row, Watched, to_list};
+use super::{Change, Inventory, List, ListEvent, ListQuery, Row, WatchSnapshot, to_list};
 use crate::{
     access::Caller,
-    clock::Tasks,
+    clock::Spawner,
     cluster::ClusterId,
     error::Result,
     gate::{Gate, Warning},
-    streams::{EventStream, Leave, Reader, StreamEnd, StreamEvent, StreamLimits, Streams},
+    streams::{EventStream, Reader, StreamEnd, StreamEvent, StreamGuard, StreamLimits, Streams},
 };
 
 /// What a reader of a list is told.
-pub type ListStreamEvent = StreamEvent<ListNews>;
+pub type ListStreamEvent = StreamEvent<WatchEvent>;
 /// The events of a list that is watched.
-pub type ListStream = EventStream<ListNews>;
+pub type ListStream = EventStream<WatchEvent>;
 
 /// Something that a reader of a list should know.
 #[derive(Clone, Debug, PartialEq)]
-pub enum ListNews {
+pub enum WatchEvent {
     /// What became of rows, in this order. Those that were there when the stream began are added first.
-    Rows(Vec<(Happened, Row)>),
+    Rows(Vec<(ChangeKind, Row)>),
     /// All rows that were there have been told; what comes now has happened since.
     Synced {
         /// How many there were.
@@ -47,7 +47,7 @@ pub enum ListNews {
 
 /// What became of a row, as the reader of a query sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Happened {
+pub enum ChangeKind {
     /// It is there now.
     Added,
     /// It is this now.
@@ -56,7 +56,7 @@ pub enum Happened {
     Removed,
 }
 
-impl Happened {
+impl ChangeKind {
     /// The word of each, also the event's name.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -75,7 +75,7 @@ const BATCH: usize = 128;
 pub struct Watches {
     pub(crate) gate: Gate,
     pub(crate) inventory: Arc<dyn Inventory>,
-    pub(crate) tasks: Arc<dyn Tasks>,
+    pub(crate) spawner: Arc<dyn Spawner>,
     pub(crate) streams: Streams,
 }
 
@@ -84,10 +84,10 @@ impl Watches {
     pub fn new(
         gate: Gate,
         inventory: Arc<dyn Inventory>,
-        tasks: Arc<dyn Tasks>,
+        spawner: Arc<dyn Spawner>,
         limits: StreamLimits,
     ) -> Self {
-        Self { gate, inventory, tasks, streams: Streams::new(limits) }
+        Self { gate, inventory, spawner, streams: Streams::new(limits) }
     }
 
     /// The rows of `list` in `cluster` that match, and what happens to them. What a row shows of other lists
@@ -106,24 +106,26 @@ impl Watches {
         let (permit, lost) = self.gate.follow(caller, access).await?;
         let place = self.streams.enter(caller.user_id)?;
         let watched = self.inventory.watch(&permit, list, &query).await?;
-        Ok(EventStream::start(Leave { lost, place }, &self.tasks, |reader| forward(watched, query, reader)))
+        Ok(EventStream::start(StreamGuard { lost, place }, &self.spawner, |reader| {
+            forward(watched, query, reader)
+        }))
     }
 }
 
-async fn forward(watched: Watched, query: ListQuery, mut reader: Reader<ListNews>) -> StreamEnd {
-    let Watched { rows, as_of, stale, warnings, mut events } = watched;
+async fn forward(watched: WatchSnapshot, query: ListQuery, mut reader: Reader<WatchEvent>) -> StreamEnd {
+    let WatchSnapshot { rows, as_of, stale, warnings, mut events } = watched;
     let total = rows.len() as u64;
-    let mut rows = rows.into_iter().map(|row| (Happened::Added, row));
+    let mut rows = rows.into_iter().map(|row| (ChangeKind::Added, row));
     loop {
         let batch: Vec<_> = rows.by_ref().take(BATCH).collect();
         if batch.is_empty() {
             break;
         }
-        if !reader.deliver(ListNews::Rows(batch)).await {
+        if !reader.send(WatchEvent::Rows(batch)).await {
             return StreamEnd::TooSlow;
         }
     }
-    if !reader.deliver(ListNews::Synced { total, as_of, stale, warnings }).await {
+    if !reader.send(WatchEvent::Synced { total, as_of, stale, warnings }).await {
         return StreamEnd::TooSlow;
     }
     while let Some(event) = events.next().await {
@@ -131,25 +133,25 @@ async fn forward(watched: Watched, query: ListQuery, mut reader: Reader<ListNews
             ListEvent::Changes(changes) => {
                 for changes in changes.chunks(BATCH) {
                     let seen: Vec<_> = changes.iter().filter_map(|change| seen(change, &query)).collect();
-                    if !seen.is_empty() && !reader.deliver(ListNews::Rows(seen)).await {
+                    if !seen.is_empty() && !reader.send(WatchEvent::Rows(seen)).await {
                         return StreamEnd::TooSlow;
                     }
                 }
             }
             ListEvent::Freshness { as_of, stale } => {
-                if !reader.deliver(ListNews::Freshness { as_of, stale }).await {
+                if !reader.send(WatchEvent::Freshness { as_of, stale }).await {
                     return StreamEnd::TooSlow;
                 }
             }
-            ListEvent::Missed => return StreamEnd::Missed,
-            ListEvent::Gone => return StreamEnd::Gone,
+            ListEvent::Lagged => return StreamEnd::Lagged,
+            ListEvent::ConnectionChanged => return StreamEnd::ConnectionChanged,
         }
     }
-    StreamEnd::Gone
+    StreamEnd::ConnectionChanged
 }
 
 /// What a change is to whoever sees only the rows that match.
-fn seen(change: &Change, query: &ListQuery) -> Option<(Happened, Row)> {
+fn seen(change: &Change, query: &ListQuery) -> Option<(ChangeKind, Row)> {
     let (before, after) = match change {
         Change::Added(row) => (None, Some(row)),
         Change::Changed(before, after) => (Some(before), Some(after)),
@@ -158,8 +160,8 @@ fn seen(change: &Change, query: &ListQuery) -> Option<(Happened, Row)> {
     let matches = |row: &&Row| row.matches(query);
     match (before.filter(matches), after.filter(matches)) {
         (None, None) => None,
-        (None, Some(row)) => Some((Happened::Added, row.clone())),
-        (Some(_), Some(row)) => Some((Happened::Changed, row.clone())),
-        (Some(row), None) => Some((Happened::Removed, row.clone())),
+        (None, Some(row)) => Some((ChangeKind::Added, row.clone())),
+        (Some(_), Some(row)) => Some((ChangeKind::Changed, row.clone())),
+        (Some(row), None) => Some((ChangeKind::Removed, row.clone())),
     }
 }

@@ -55,13 +55,13 @@ pub(super) async fn forward(
             Err(end) => return end,
         }
         while let Some(lines) = lines.next() {
-            if !reader.deliver(lines).await {
+            if !reader.send(lines).await {
                 return StreamEnd::TooSlow;
             }
         }
     }
     if let Some(line) = lines.finish()
-        && !reader.deliver(vec![line]).await
+        && !reader.send(vec![line]).await
     {
         return StreamEnd::TooSlow;
     }

@@ -191,7 +191,7 @@ impl ListRow for PodRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
-        Field::filtered("status", Filter::Any, |row: &Self| Cell::text(&*row.status)).tallied(),
+        Field::filtered("status", Filter::Any, |row: &Self| Cell::text(&*row.status)).counted(),
         Field::new("ready", |row| Cell::text(&*row.ready)),
         Field::new("restarts", |row| Cell::from(row.restarts)),
         Field::filtered("node", Filter::Any, |row| Cell::from(&row.node)),
@@ -199,7 +199,7 @@ impl ListRow for PodRow {
         Field::new("created_at", |row| Cell::from(row.created_at)),
         Field::filter_only("workload", |row| Cell::from(&row.workload())),
         Field::ours(OCCUPIES, |row: &Self| if row.ended { Cell::Null } else { Cell::from(&row.node) })
-            .tallied(),
+            .counted(),
     ];
 
     fn name(&self) -> &str {

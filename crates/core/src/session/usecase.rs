@@ -10,12 +10,12 @@ use super::{
     SessionId, SessionPorts, SessionRecord, SessionRow, ThrottleKey,
 };
 use crate::{
-    access::{Access, Caller, Origin, Permit, Resource, Role, Verb},
-    clock::{Clock, Entropy},
+    access::{AccessRequest, Caller, Origin, Permit, Resource, Role, Verb},
+    clock::{Clock, Rng},
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     inventory::{ListQuery, Pagination, Row, select},
-    recent::Recent,
+    ttl_cache::TtlCache,
     user::{InitialPassword, NewPassword, PasswordHasher, SetBy, User, UserRegistry, Username, normalise},
 };
 
@@ -79,12 +79,12 @@ pub struct Sessions {
     pub(crate) ports: SessionPorts,
     pub(crate) live: LiveSessions,
     /// Access tokens that were verified a moment ago, by their hash: a burst of requests bears the same one.
-    pub(crate) verified: Arc<Recent<SecretHash, Claims>>,
+    pub(crate) verified: Arc<TtlCache<SecretHash, Claims>>,
     pub(crate) users: Arc<dyn UserRegistry>,
     pub(crate) hasher: Arc<dyn PasswordHasher>,
     pub(crate) initial: Arc<dyn InitialPassword>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) rng: Arc<dyn Rng>,
     pub(crate) lifetimes: Lifetimes,
 }
 
@@ -101,14 +101,14 @@ impl Sessions {
     /// admin alone signs in, who can make room.
     pub async fn login(&self, login: Login) -> Result<(Tokens, Identity)> {
         // a stranger leaves rows behind, so the last of the room is not theirs; who is none is known after the password
-        let room = self.gate.room_for(Verb::Login);
+        let room = self.gate.capacity_for(Verb::Login);
         let username = Username::new(&login.username).ok();
         let address = login.origin.source_ip.map(ClientAddress::of);
         let account = self.account_key(username.as_ref(), address.as_ref()).await?;
         let keys: Vec<_> =
             account.iter().cloned().chain(address.as_ref().map(ThrottleKey::address)).collect();
         let shown = username.as_ref().map_or("-", Username::as_str);
-        let access = Access::to(Verb::Login, Resource::Session).named(shown);
+        let access = AccessRequest::to(Verb::Login, Resource::Session).named(shown);
         let anonymous = Caller::anonymous(shown, login.origin.clone());
 
         if let Some(pause) = self.ports.throttle.blocked(&keys, self.clock.now()).await? {
@@ -139,7 +139,7 @@ impl Sessions {
         let at = self.clock.now();
         let [cookie, refresh] = [self.secret(), self.secret()];
         let caller = Caller { user_id: Some(user.id), role: Some(user.role), ..anonymous.clone() };
-        let permit = self.gate.admit(&caller, access.clone());
+        let permit = self.gate.permit_authenticated(&caller, access.clone());
         let record = SessionRecord {
             user_id: user.id,
             cookie: SecretHash::of(cookie.expose_secret()),
@@ -187,7 +187,7 @@ impl Sessions {
     async fn throttled<T>(
         &self,
         mut caller: Caller,
-        mut access: Access,
+        mut access: AccessRequest,
         mut keys: Vec<ThrottleKey>,
         pause: Duration,
     ) -> Result<T> {
@@ -265,8 +265,8 @@ impl Sessions {
         let at = self.clock.now();
         let (mut session, user) = self.live.by_cookie(cookie.expose_secret()).await?;
         let caller = caller(&user, &session, origin);
-        let access = Access::to(Verb::Refresh, Resource::Session).named(user.username.as_str());
-        let permit = self.gate.admit(&caller, access);
+        let access = AccessRequest::to(Verb::Refresh, Resource::Session).named(user.username.as_str());
+        let permit = self.gate.permit_authenticated(&caller, access);
         let fresh = self.secret();
         let [presented, next] = [refresh, &fresh].map(|secret| SecretHash::of(secret.expose_secret()));
         match self.ports.store.rotate(&permit, session.id, presented, next, at, REFRESH_GRACE).await? {
@@ -285,8 +285,8 @@ impl Sessions {
     /// `SessionEnded`; `StoreUnavailable`.
     pub async fn logout(&self, cookie: &str, origin: Origin) -> Result<()> {
         let (session, user) = self.live.by_cookie(cookie).await?;
-        let access = Access::to(Verb::Logout, Resource::Session).named(user.username.as_str());
-        let permit = self.gate.admit(&caller(&user, &session, origin), access);
+        let access = AccessRequest::to(Verb::Logout, Resource::Session).named(user.username.as_str());
+        let permit = self.gate.permit_authenticated(&caller(&user, &session, origin), access);
         self.ports.store.end(&permit, session.id).await?;
         Ok(())
     }
@@ -312,17 +312,18 @@ impl Sessions {
             self.ports.throttle.failed(&keys, now).await?;
             return Err(Error::invalid("old_password", Reason::NotAllowed));
         }
-        let access = Access::to(Verb::ChangePassword, Resource::OwnAccount).named(who.user.username.as_str());
+        let access =
+            AccessRequest::to(Verb::ChangePassword, Resource::OwnAccount).named(who.user.username.as_str());
         let (users, hasher, id) = (self.users.clone(), self.hasher.clone(), who.user.id);
         let by = SetBy::Owner { session: who.session.id, verified };
         let initial = (who.user.username == Username::first_admin()).then(|| self.initial.clone());
         let work = async move |permit: Permit| {
             let hash = hasher.hash(change.new.secret()).await?;
             users.set_password(&permit, id, hash, by, now).await?;
-            initial.inspect(|initial| initial.withdraw());
+            initial.inspect(|initial| initial.remove());
             Ok(())
         };
-        self.gate.commit(&who.caller, access, work).await
+        self.gate.change_local(&who.caller, access, work).await
     }
 
     /// A page of sessions: the caller's own, of all users for a super admin.
@@ -330,7 +331,7 @@ impl Sessions {
     /// # Errors
     /// `StoreUnavailable`.
     pub async fn list(&self, caller: &Caller, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
-        self.gate.allow(caller, Access::to(Verb::List, Resource::Session)).await?;
+        self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Session)).await?;
         let now = self.clock.now();
         let sessions = self.visible(caller).await?;
         let alive = sessions.iter().filter(|(session, _)| self.live.lives(session, now));
@@ -348,14 +349,14 @@ impl Sessions {
         let found = self.visible(caller).await?.into_iter().find(|(session, _)| session.id == id);
         let absent = move || Error::new(Cause::NotFound).resource("session").name(id.to_string());
         let name = found.map(|(_, user)| user.to_string());
-        let access =
-            Access::to(Verb::Revoke, Resource::Session).named(name.clone().unwrap_or_else(|| id.to_string()));
+        let access = AccessRequest::to(Verb::Revoke, Resource::Session)
+            .named(name.clone().unwrap_or_else(|| id.to_string()));
         let store = self.ports.store.clone();
         let work = async move |permit: Permit| {
             let ended = name.is_some() && store.end(&permit, id).await?;
             if ended { Ok(()) } else { Err(absent()) }
         };
-        self.gate.commit(caller, access, work).await
+        self.gate.change_local(caller, access, work).await
     }
 
     async fn visible(&self, caller: &Caller) -> Result<Vec<(Session, Username)>> {
@@ -388,7 +389,7 @@ impl Sessions {
     /// 256 random bits, in hexadecimal.
     fn secret(&self) -> SecretString {
         let mut bytes = [0; 32];
-        self.entropy.fill(&mut bytes);
+        self.rng.fill(&mut bytes);
         bytes.iter().map(|b| format!("{b:02x}")).collect::<String>().into()
     }
 }

@@ -18,11 +18,11 @@ use std::sync::Arc;
 use futures_util::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 
-use super::fake::Lent;
+use super::fake::FakeRuntime;
 use crate::{
-    access::{Access, Caller, Permit, Resource, Role, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Role, Verb},
     audit::{AuditTrail, OperationQuery, OperationRow, TrailReader},
-    clock::{Clock, Entropy},
+    clock::{Clock, Rng},
     cluster::{ClusterRegistry, Connections},
     idempotency::IdempotencyStore,
     inventory::{List, ListQuery},
@@ -94,7 +94,7 @@ pub struct StorePorts {
     pub idempotency: Arc<dyn IdempotencyStore>,
     pub clusters: Arc<dyn ClusterRegistry>,
     pub connections: Arc<dyn Connections>,
-    lent: Lent,
+    runtime: FakeRuntime,
 }
 
 impl StorePorts {
@@ -120,29 +120,29 @@ impl StorePorts {
             idempotency: store.clone(),
             clusters: store.clone(),
             connections: store,
-            lent: Lent::default(),
+            runtime: FakeRuntime::default(),
         }
     }
 
     /// The time in these tests.
     pub fn now(&self) -> Timestamp {
-        self.lent.clock.now()
+        self.runtime.clock.now()
     }
 
     /// A permit of the system's with an operation of its own.
-    pub fn permit(&self, access: Access) -> Permit {
-        super::permit_with(self.lent.clone(), &Caller::system(), access)
+    pub fn permit(&self, access: AccessRequest) -> Permit {
+        super::permit_with(self.runtime.clone(), &Caller::system(), access)
     }
 
     /// A permit to do something to a user, as far as the trail is concerned.
     pub fn people(&self) -> Permit {
-        self.permit(Access::to(Verb::Update, Resource::User).named("somebody"))
+        self.permit(AccessRequest::to(Verb::Update, Resource::User).named("somebody"))
     }
 
     /// A secret nobody has seen before.
     fn secret(&self) -> SecretHash {
         let mut bytes = [0; 32];
-        self.lent.entropy.fill(&mut bytes);
+        self.runtime.rng.fill(&mut bytes);
         SecretHash(bytes)
     }
 
@@ -173,7 +173,8 @@ impl StorePorts {
             expires_at: self.now() + std::time::Duration::from_secs(8 * 3600),
             counted_by: Some(ThrottleKey::account(&user.username)),
         };
-        let permit = self.permit(Access::to(Verb::Login, Resource::Session).named(user.username.as_str()));
+        let permit =
+            self.permit(AccessRequest::to(Verb::Login, Resource::Session).named(user.username.as_str()));
         let verified = self.users.credentials(&user.username).await.unwrap().unwrap().1;
         (self.sessions.open(&permit, record, &verified).await.unwrap(), cookie, refresh)
     }

@@ -1,17 +1,17 @@
 //! Working in-memory ports: state without a database, a cluster without a network.
 
 mod clusters;
-mod evidence;
-mod lent;
+mod runtime;
 mod secrets;
+mod signatures;
 mod store;
 
 use std::sync::Arc;
 
 pub use clusters::{Condition, FakeClusters};
-pub use evidence::{FakeSigner, MemoryWitness};
-pub use lent::{FakeClock, FakeEntropy, Lent, ThreadTasks};
-pub use secrets::{HandedOver, PlainDigest, PlainHasher, PlainTokens};
+pub use runtime::{FakeClock, FakeRng, FakeRuntime, ThreadSpawner};
+pub use secrets::{FakeInitialPassword, PlainDigest, PlainHasher, PlainTokens};
+pub use signatures::{FakeSigner, MemoryCheckpointSink};
 pub use store::MemoryStore;
 
 use crate::app::Ports;
@@ -20,13 +20,13 @@ use crate::app::Ports;
 #[derive(Clone, Default)]
 pub struct Fake {
     /// Clock, randomness, tasks.
-    pub lent: Lent,
+    pub runtime: FakeRuntime,
     /// Users, sessions, clusters, the trail.
     pub store: Arc<MemoryStore>,
     /// The checkpoints kept elsewhere.
-    pub witness: Arc<MemoryWitness>,
+    pub witness: Arc<MemoryCheckpointSink>,
     /// What was handed over at the first start.
-    pub initial_password: Arc<HandedOver>,
+    pub initial_password: Arc<FakeInitialPassword>,
     /// What runs in the clusters.
     pub clusters: Arc<FakeClusters>,
 }
@@ -34,11 +34,11 @@ pub struct Fake {
 impl Fake {
     /// The fakes as ports.
     pub fn ports(&self) -> Ports {
-        let Self { lent, store, witness, initial_password, clusters } = self;
+        let Self { runtime, store, witness, initial_password, clusters } = self;
         Ports {
-            clock: lent.clock.clone(),
-            entropy: lent.entropy.clone(),
-            tasks: lent.tasks.clone(),
+            clock: runtime.clock.clone(),
+            rng: runtime.rng.clone(),
+            spawner: runtime.spawner.clone(),
             audit: store.clone(),
             trail: store.clone(),
             signer: Arc::new(FakeSigner::default()),

@@ -9,8 +9,8 @@ use super::{
     UserRegistry, Username,
 };
 use crate::{
-    access::{Access, Caller, Granted, Permit, Resource, Role, Verb},
-    clock::{Clock, Entropy},
+    access::{AccessRequest, Caller, Granted, Permit, Resource, Role, Verb},
+    clock::{Clock, Rng},
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     inventory::{ListQuery, Pagination, Row, select},
@@ -25,7 +25,7 @@ pub struct Users {
     pub(crate) hasher: Arc<dyn PasswordHasher>,
     pub(crate) initial: Arc<dyn InitialPassword>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) rng: Arc<dyn Rng>,
 }
 
 impl Users {
@@ -34,7 +34,7 @@ impl Users {
     /// # Errors
     /// `RoleTooLow`, `StoreUnavailable`.
     pub async fn list(&self, caller: &Caller, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
-        self.gate.allow(caller, Access::to(Verb::List, Resource::User)).await?;
+        self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::User)).await?;
         let rows = self.registry.list().await?.iter().map(Row::of).collect::<Result<_>>()?;
         Ok(select(rows, query))
     }
@@ -44,7 +44,7 @@ impl Users {
     /// # Errors
     /// `RoleTooLow`, `StoreUnavailable`.
     pub async fn all(&self, caller: &Caller) -> Result<Vec<User>> {
-        self.gate.allow(caller, Access::to(Verb::List, Resource::User)).await?;
+        self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::User)).await?;
         let mut users = self.registry.list().await?;
         users.sort_by_key(|user| user.id);
         Ok(users)
@@ -56,7 +56,7 @@ impl Users {
     /// `RoleTooLow`, `NameTaken`, `Overloaded`, `StoreUnavailable`.
     pub async fn create(&self, caller: &Caller, user: NewUser) -> Result<User> {
         let display_name = checked_display_name(user.display_name.as_deref())?;
-        let access = Access::to(Verb::Create, Resource::User)
+        let access = AccessRequest::to(Verb::Create, Resource::User)
             .named(user.username.as_str())
             .with("role", user.role.as_str());
         let (registry, hasher, at) = (self.registry.clone(), self.hasher.clone(), self.clock.now());
@@ -70,7 +70,7 @@ impl Users {
             };
             registry.create(&permit, record).await
         };
-        self.gate.commit(caller, access, work).await
+        self.gate.change_local(caller, access, work).await
     }
 
     /// Creates the first super admin, `admin`, unless there is a user: with the password given, else with a random
@@ -83,12 +83,12 @@ impl Users {
             return Ok(false);
         }
         let random = given.is_none();
-        let password = given.unwrap_or_else(|| NewPassword::random(&*self.entropy));
+        let password = given.unwrap_or_else(|| NewPassword::random(&*self.rng));
         let username = Username::first_admin();
-        let access = Access::to(Verb::Create, Resource::User)
+        let access = AccessRequest::to(Verb::Create, Resource::User)
             .named(username.as_str())
             .with("role", Role::SuperAdmin.as_str());
-        let permit = self.gate.admit(&Caller::system(), access);
+        let permit = self.gate.permit_authenticated(&Caller::system(), access);
         let record = UserRecord {
             display_name: username.to_string(),
             username,
@@ -98,12 +98,12 @@ impl Users {
         };
         // before the user exists: a crash in between would leave an admin whose password is unknown
         if random {
-            self.initial.hand_over(password.secret())?;
+            self.initial.publish(password.secret())?;
         }
         // after an error the user may exist all the same, so the password stays
         let created = self.registry.create_first(&permit, record).await?.is_some();
         if !created && random {
-            self.initial.withdraw();
+            self.initial.remove();
         }
         Ok(created)
     }
@@ -126,7 +126,7 @@ impl Users {
         }
         let (registry, at) = (self.registry.clone(), self.clock.now());
         let work = async move |permit: Permit| registry.update(&permit, id, patch, at).await;
-        self.gate.commit_granted(granted, work).await
+        self.gate.change_local_granted(granted, work).await
     }
 
     /// Deletes a user.
@@ -136,7 +136,7 @@ impl Users {
     pub async fn delete(&self, caller: &Caller, id: UserId) -> Result<()> {
         let granted = self.about(caller, Verb::Delete, id).await?;
         let registry = self.registry.clone();
-        self.gate.commit_granted(granted, async move |permit| registry.delete(&permit, id).await).await
+        self.gate.change_local_granted(granted, async move |permit| registry.delete(&permit, id).await).await
     }
 
     /// Sets another user's password and ends that user's sessions.
@@ -151,10 +151,10 @@ impl Users {
         let work = async move |permit: Permit| {
             let hash = hasher.hash(password.secret()).await?;
             registry.set_password(&permit, id, hash, SetBy::Administrator, at).await?;
-            initial.inspect(|initial| initial.withdraw());
+            initial.inspect(|initial| initial.remove());
             registry.list().await?.into_iter().find(|user| user.id == id).ok_or_else(|| absent(&id))
         };
-        self.gate.commit_granted(granted, work).await
+        self.gate.change_local_granted(granted, work).await
     }
 
     /// A user by name, for the command line.
@@ -168,7 +168,7 @@ impl Users {
     /// The trail names a user by name, as far as there is one. Of a refusal it has the id alone: whoever may not list users
     /// reads the rows of what they were refused.
     async fn about(&self, caller: &Caller, verb: Verb, id: UserId) -> Result<Granted> {
-        let access = Access::to(verb, Resource::User).named(id.to_string());
+        let access = AccessRequest::to(verb, Resource::User).named(id.to_string());
         let granted = self.gate.grant(caller, access).await?;
         let user = self.registry.list().await?.into_iter().find(|user| user.id == id);
         Ok(user.map_or(granted.clone(), |user| granted.named(user.username.as_str())))

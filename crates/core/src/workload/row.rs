@@ -106,7 +106,7 @@ impl ListRow for WorkloadRow {
         Field::filtered("status", Filter::OneOf(WorkloadStatus::WORDS), |row: &Self| {
             Cell::text(row.status.as_str())
         })
-        .tallied(),
+        .counted(),
         Field::new("restarted_at", |row| Cell::from(row.restarted_at)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
     ];
@@ -254,7 +254,7 @@ impl WorkloadRow {
     /// `UnexpectedAnswer` when it is no object of that kind; `Internal` for another kind.
     pub fn project(kind: Kind, object: &RawValue) -> Result<Self> {
         let r#type =
-            WorkloadType::of(kind).ok_or_else(|| Error::internal(format!("{kind} is no workload")))?;
+            WorkloadType::of(kind).ok_or_else(|| Error::internal(format!("{kind} is not a workload")))?;
         let WorkloadObject { metadata, spec, status } = parse(object)?;
         let counts = Counts::of(r#type, &spec, &status);
         let standing = match r#type {

@@ -22,7 +22,7 @@ use pilothouse_core::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-mod guesses;
+mod login_throttle;
 mod passwords;
 mod replicas;
 
@@ -112,10 +112,10 @@ fn a_session_in_use_does_not_end_however_short_it_may_go_unused() {
         let world = World::with(settings);
         let tokens = world.login("admin", PASSWORD).unwrap();
         for _ in 0..6 {
-            world.fake.lent.clock.advance(Duration::from_secs(idle / 5));
+            world.fake.runtime.clock.advance(Duration::from_secs(idle / 5));
             world.signed_in(&tokens).unwrap();
         }
-        world.fake.lent.clock.advance(Duration::from_secs(idle));
+        world.fake.runtime.clock.advance(Duration::from_secs(idle));
         assert_eq!(cause(world.signed_in(&tokens)), Cause::SessionEnded, "{idle}");
     }
 }
@@ -124,18 +124,18 @@ fn a_session_in_use_does_not_end_however_short_it_may_go_unused() {
 fn tokens_and_sessions_end() {
     let world = World::new();
     let tokens = world.login("admin", PASSWORD).unwrap();
-    world.fake.lent.clock.advance(Duration::from_secs(600));
+    world.fake.runtime.clock.advance(Duration::from_secs(600));
     assert_eq!(cause(world.signed_in(&tokens)), Cause::TokenExpired);
     let mut tokens = world.refresh(&tokens).unwrap();
-    world.fake.lent.clock.advance(Duration::from_secs(1800));
+    world.fake.runtime.clock.advance(Duration::from_secs(1800));
     assert_eq!(cause(world.refresh(&tokens)), Cause::SessionEnded, "idle for 30 minutes");
 
     tokens = world.login("admin", PASSWORD).unwrap();
     for _ in 0..47 {
-        world.fake.lent.clock.advance(Duration::from_secs(600));
+        world.fake.runtime.clock.advance(Duration::from_secs(600));
         tokens = world.refresh(&tokens).unwrap();
     }
-    world.fake.lent.clock.advance(Duration::from_secs(600));
+    world.fake.runtime.clock.advance(Duration::from_secs(600));
     assert_eq!(cause(world.refresh(&tokens)), Cause::SessionEnded, "eight hours are over");
 }
 
@@ -144,7 +144,7 @@ fn a_clock_that_is_set_ten_minutes_forth_or_back_ends_no_session() {
     let world = World::new();
     let mut tokens = world.login("admin", PASSWORD).unwrap();
     for minutes in [10, -10, -10, 10] {
-        world.fake.lent.clock.jump(SignedDuration::from_mins(minutes));
+        world.fake.runtime.clock.jump(SignedDuration::from_mins(minutes));
         tokens = world.refresh(&tokens).unwrap();
         assert!(world.signed_in(&tokens).is_ok(), "set by {minutes} minutes");
         world.login("admin", PASSWORD).unwrap();
@@ -160,7 +160,7 @@ fn a_refresh_kills_the_old_pair_and_a_replay_the_session() {
     assert_eq!(cause(world.signed_in(&old)), Cause::TokenExpired);
     assert_eq!(cause(world.refresh(&old)), Cause::RefreshRejected, "a client's retry");
     assert!(world.signed_in(&new).is_ok(), "which does no harm");
-    world.fake.lent.clock.advance(Duration::from_secs(11));
+    world.fake.runtime.clock.advance(Duration::from_secs(11));
     assert_eq!(cause(world.refresh(&old)), Cause::SessionEnded);
     assert_eq!(world.last(), ("refresh".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into())));
     assert_eq!(cause(world.signed_in(&new)), Cause::SessionEnded);
@@ -320,7 +320,7 @@ fn what_another_process_revoked_is_gone_within_a_second() {
     let caller = at_the_other().unwrap().caller;
     block_on(here.app.sessions.revoke(&caller, session)).unwrap();
     assert_eq!(cause(here.signed_in(&tokens)), Cause::SessionEnded, "at once where it was revoked");
-    here.fake.lent.clock.advance(Duration::from_secs(1));
+    here.fake.runtime.clock.advance(Duration::from_secs(1));
     assert_eq!(cause(at_the_other()), Cause::SessionEnded);
 }
 

@@ -133,7 +133,7 @@ fn a_refresh_in_the_last_moment_counts_at_the_other_replica() {
     let here = World::new();
     let there = Replica::of(&here);
     let tokens = here.login("admin", PASSWORD).unwrap();
-    let clock = &here.fake.lent.clock;
+    let clock = &here.fake.runtime.clock;
     clock.advance(Duration::from_secs(30 * 60) - Duration::from_millis(300));
     // of an expired token the session is not read; of its cookie alone it is
     block_on(there.app.sessions.check_cookie(tokens.session_id.expose_secret())).unwrap();

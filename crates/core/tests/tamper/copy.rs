@@ -5,15 +5,16 @@ use futures_executor::block_on;
 use jiff::Timestamp;
 use pilothouse_core::{
     Result,
-    access::{Access, Caller, Resource, Verb},
+    access::{AccessRequest, Caller, Resource, Verb},
     audit::{
-        Beginning, Checkpoint, CheckpointSigner as _, Entry, Fault, Head, OperationId, OperationRow, Outcome,
-        Signatures, Status, StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Verdict, verify,
+        Checkpoint, CheckpointSigner as _, Entry, Fault, Head, OperationId, OperationRow, Outcome,
+        Signatures, Status, StoredCheckpoint, StoredEntry, StoredRow, TrailReader, TrailStart, Verdict,
+        verify,
     },
     inventory::Cell,
     kind::Kind,
     testing::{
-        fake::{FakeSigner, MemoryWitness},
+        fake::{FakeSigner, MemoryCheckpointSink},
         permit,
     },
 };
@@ -64,7 +65,8 @@ impl Copy {
                 copy.sign();
                 committed(&copy);
             }
-            let access = Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("Web-{n}"));
+            let access =
+                AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("Web-{n}"));
             let operation =
                 permit(&Caller::command_line("ann"), access.with("replicas", n)).operation().unwrap().clone();
             let row = OperationRow::begun(n + 1, &operation);
@@ -135,7 +137,7 @@ impl Copy {
         let mut copy = self.clone();
         let through = copy.remove_to(place);
         copy.beginning = Some(beginning(&through));
-        let access = Beginning::access(1, through.sequence);
+        let access = TrailStart::access(1, through.sequence);
         let operation = permit(&Caller::system(), access).operation().unwrap().clone();
         let outcome = Outcome::success(operation.created_at);
         let id = copy.rows.last().unwrap().id + 1;
@@ -167,7 +169,7 @@ impl Copy {
     pub(crate) fn verdict(&self) -> Verdict {
         let signer = FakeSigner::default();
         let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: EVERY };
-        block_on(verify(self, Some(&MemoryWitness::of(self.witness.clone())), signatures)).unwrap()
+        block_on(verify(self, Some(&MemoryCheckpointSink::of(self.witness.clone())), signatures)).unwrap()
     }
 
     pub(crate) fn fault(&self) -> Option<(i64, Fault)> {
@@ -226,5 +228,5 @@ impl TrailReader for Copy {
 /// The word that a trail begins after this checkpoint.
 pub(crate) fn beginning(through: &Checkpoint) -> String {
     let time = Timestamp::from_second(1_800_000_000).unwrap();
-    Beginning::after(through, &FakeSigner::default(), time).line().unwrap()
+    TrailStart::after(through, &FakeSigner::default(), time).line().unwrap()
 }

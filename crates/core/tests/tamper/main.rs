@@ -161,7 +161,7 @@ fn an_unsigned_entry_is_judged_by_when_it_was_appended() {
         [(0, None), (119, None), (120, Some(Fault::Unsigned)), (9_999, Some(Fault::Unsigned))]
     {
         let mut copy = Copy::made();
-        let access = pilothouse_core::access::Access::to(
+        let access = pilothouse_core::access::AccessRequest::to(
             pilothouse_core::access::Verb::Login,
             pilothouse_core::access::Resource::Session,
         );

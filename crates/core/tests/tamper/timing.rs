@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Result,
     audit::{
-        ChainHash, Checkpoint, CheckpointSigner as _, Fault, Head, OperationId, Signatures, StoredCheckpoint,
-        StoredEntry, StoredRow, TrailReader, Verdict, Witness, verify,
+        ChainHash, Checkpoint, CheckpointSigner as _, CheckpointSink, Fault, Head, OperationId, Signatures,
+        StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Verdict, verify,
     },
     testing::fake::FakeSigner,
 };
@@ -85,7 +85,7 @@ impl TrailReader for Live {
     }
 }
 
-impl Witness for Live {
+impl CheckpointSink for Live {
     fn lines(&self) -> Result<Box<dyn Iterator<Item = Result<String>> + Send>> {
         let (live, mut at) = (self.clone(), 0);
         Ok(Box::new(std::iter::from_fn(move || {

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use pilothouse_core::{Cause, Code, idempotency::IdempotencyKey};
+use pilothouse_core::{Cause, Code, Error, idempotency::IdempotencyKey};
 use serde_json::{Map, Value, json};
 
 use super::{Docs, Examples, Schemas, may_answer, reference};
 use crate::{
     error::{Failure, status},
+    messages::Language,
     routes::Route,
-    words::Language,
 };
 
 /// The responses of an operation, by status.
@@ -78,10 +78,10 @@ fn success(docs: &Docs, schemas: &Schemas, examples: &Examples<'_>) -> Value {
 
 /// The envelope of a success.
 fn envelope(mut data: Value) -> Value {
-    data["description"] = "What was asked for.".into();
+    data["description"] = "The requested data.".into();
     data["properties"]["warnings"] = json!({
         "type": "array", "items": {"type": "string"},
-        "description": "What should be known; only when there is something.",
+        "description": "Warnings; absent when there are none.",
     });
     json!({
         "type": "object",
@@ -89,7 +89,7 @@ fn envelope(mut data: Value) -> Value {
         "properties": {
             "success": {"const": true, "type": "boolean", "description": "Always true."},
             "data": data,
-            "message": {"type": "string", "description": "What was done, in a few words."},
+            "message": {"type": "string", "description": "Short description of the result."},
         },
     })
 }
@@ -97,7 +97,7 @@ fn envelope(mut data: Value) -> Value {
 /// The response of one status, which has one of these codes.
 fn refusal(codes: &[Code]) -> Value {
     let causes = || Cause::ALL.iter().copied().filter(|cause| codes.contains(&cause.code()));
-    let english = |cause: Cause| Failure::from(cause).envelope(Language::English, "0b1c7d9e");
+    let english = |cause: Cause| Failure::from(Error::new(cause).read_only()).envelope(Language::English, "0b1c7d9e");
     let lines = causes()
         .map(|cause| format!("- {} `{}`: {}", cause.code().as_str(), cause.as_str(), english(cause).details));
     let examples = causes().map(|cause| {
@@ -153,17 +153,17 @@ fn shared_headers() -> Map<String, Value> {
 pub(super) fn headers() -> Value {
     let text = json!({"type": "string"});
     json!({
-        "X-Request-Id": {"description": "The request's id, as in the log and in the audit trail.", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}},
-        "Cache-Control": {"description": "`no-store`; of a list's page `private, no-cache`: it may be kept, and is asked for each time with `If-None-Match`.", "schema": text},
+        "X-Request-Id": {"description": "The request id, as in the log and the audit trail.", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"}},
+        "Cache-Control": {"description": "`no-store`; for a page of a list `private, no-cache`: it may be cached, but is revalidated each time with `If-None-Match`.", "schema": text},
         "X-Content-Type-Options": {"description": "`nosniff`.", "schema": text},
-        "ETag": {"description": "What the page holds, but for `as_of`: a weak tag, to be sent back as `If-None-Match`.", "schema": text},
-        "Vary": {"description": "The headers of a request that change what is answered to it.", "schema": text},
-        "X-As-Of": {"description": "As `as_of`; also where there is no body.", "schema": {"type": "string", "format": "date-time"}},
-        "Content-Encoding": {"description": "`gzip` of a page from 4 KiB on, for whoever accepts it.", "required": false, "schema": text},
+        "ETag": {"description": "Weak tag of the page without `as_of`, for `If-None-Match`.", "schema": text},
+        "Vary": {"description": "The request headers that change the response.", "schema": text},
+        "X-As-Of": {"description": "The same as `as_of`; also present without a body.", "schema": {"type": "string", "format": "date-time"}},
+        "Content-Encoding": {"description": "`gzip` for a page of 4 KiB or more, if the client accepts it.", "required": false, "schema": text},
         "Set-Cookie": {"description": "The session: `session_id=…; HttpOnly; SameSite=Strict; Path=/`, with `Secure` unless served on loopback without TLS.", "schema": text},
-        "Idempotency-Replayed": {"description": "`true` when the answer was given before, to the same `Idempotency-Key`.", "required": false, "schema": text},
-        "Retry-After": {"description": "After how many seconds to try again, at least 1; always there with RATE_LIMITED and SERVICE_UNAVAILABLE, and while a cluster's circuit is open.", "schema": {"type": "integer", "minimum": 1}},
-        "Allow": {"description": "The methods that the path takes.", "schema": text},
+        "Idempotency-Replayed": {"description": "`true` when the response is the stored one of an earlier request with the same `Idempotency-Key`.", "required": false, "schema": text},
+        "Retry-After": {"description": "Seconds to wait before a retry, at least 1; always present with RATE_LIMITED and SERVICE_UNAVAILABLE, and while the circuit of a cluster is open.", "schema": {"type": "integer", "minimum": 1}},
+        "Allow": {"description": "The methods that the path supports.", "schema": text},
         "WWW-Authenticate": {"description": "`Bearer`.", "schema": text},
     })
 }

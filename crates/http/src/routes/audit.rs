@@ -13,22 +13,25 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Error,
     audit::{Export, ExportFormat, ExportQuery, Verdict},
-    clock::moment,
+    clock::parse_timestamp,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 use utoipa::IntoParams;
 
 use crate::{
-    answer::Answer,
-    entry::Signed,
     error::Result,
+    extract::Authenticated,
     openapi::{Docs, Documented},
-    query::{Nothing, Params},
+    query::{NoParams, Params},
+    response::Response,
     server::Api,
 };
 
-pub(crate) async fn verify(api: Data<Api>, Signed(who, Nothing): Signed<Nothing>) -> Result<Answer<Verdict>> {
-    Ok(Answer::of(api.app.audit.verify(&who.caller).await?))
+pub(crate) async fn verify(
+    api: Data<Api>,
+    Authenticated(who, NoParams): Authenticated<NoParams>,
+) -> Result<Response<Verdict>> {
+    Ok(Response::of(api.app.audit.verify(&who.caller).await?))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -51,12 +54,12 @@ pub(crate) struct ExportParams {
 /// As [`moment`]; none for null.
 fn optional_moment<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
     let text = Option::<Cow<'_, str>>::deserialize(from)?;
-    text.map(|text| moment(&text).map_err(D::Error::custom)).transpose()
+    text.map(|text| parse_timestamp(&text).map_err(D::Error::custom)).transpose()
 }
 
 pub(crate) async fn export(
     api: Data<Api>,
-    Signed(who, Params(params)): Signed<Params<ExportParams>>,
+    Authenticated(who, Params(params)): Authenticated<Params<ExportParams>>,
 ) -> Result<Lines> {
     let ExportParams { format, from, to } = params;
     Ok(Lines(api.app.audit.export(&who.caller, ExportQuery { format, from, to }).await?, format))
@@ -77,7 +80,7 @@ impl Responder for Lines {
         };
         let lines = try_unfold(export, async |mut export| {
             let lines =
-                export.next().await.inspect_err(|error| tracing::error!(%error, "an export broke off"))?;
+                export.next().await.inspect_err(|error| tracing::error!(%error, "an export was aborted"))?;
             Ok::<_, Error>(lines.map(|lines| (Bytes::from(lines), export)))
         });
         HttpResponse::Ok()
@@ -92,9 +95,7 @@ const MEDIA_TYPE: &str = "application/x-ndjson";
 
 impl Documented for Lines {
     fn describe(docs: &mut Docs) {
-        docs.stream = Some((
-            MEDIA_TYPE,
-            "An object of JSON on each line: see docs/api.md, or an event of audit.k8s.io/v1",
-        ));
+        docs.stream =
+            Some((MEDIA_TYPE, "One JSON object per line: see docs/api.md, or an event of audit.k8s.io/v1"));
     }
 }

@@ -10,15 +10,15 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{input::NoFields, users::OneUser};
+use super::{params::NoFields, users::OneUser};
 use crate::{
-    answer::{Answer, AnswerWithCookie, Empty},
-    body::{Body, LARGEST_LOGIN},
-    entry::{Open, Signed, WithCookie},
+    body::{Body, MAX_LOGIN_BODY_BYTES},
     error::Result,
-    query::Nothing,
+    extract::{Authenticated, CookieOnly, Public},
+    messages::Message,
+    query::NoParams,
+    response::{Empty, Response, ResponseWithCookie},
     server::Api,
-    words::Message,
 };
 
 /// Who signs in.
@@ -69,12 +69,14 @@ impl From<&Tokens> for TokenPair {
 
 pub(crate) async fn login(
     api: Data<Api>,
-    Open { origin, user_agent, input: Body(body) }: Open<Body<LoginBody, LARGEST_LOGIN>>,
-) -> Result<AnswerWithCookie<LoginAnswer>> {
+    Public { origin, user_agent, input: Body(body) }: Public<Body<LoginBody, MAX_LOGIN_BODY_BYTES>>,
+) -> Result<ResponseWithCookie<LoginAnswer>> {
     let login = Login { username: body.username, password: body.password, user_agent, origin };
     let (tokens, user) = api.app.sessions.login(login).await?;
     let cookie = cookie(&api, tokens.session_id.expose_secret(), "")?;
-    Ok(Answer::of(LoginAnswer { tokens: (&tokens).into(), user }).saying(Message::LoggedIn).cookie(cookie))
+    Ok(Response::of(LoginAnswer { tokens: (&tokens).into(), user })
+        .with_message(Message::LoggedIn)
+        .cookie(cookie))
 }
 
 /// What is exchanged for a new pair.
@@ -88,19 +90,19 @@ pub(crate) struct RefreshBody {
 
 pub(crate) async fn refresh(
     api: Data<Api>,
-    WithCookie { origin, cookie: old, input: Body(body) }: WithCookie<Body<RefreshBody>>,
-) -> Result<AnswerWithCookie<TokenPair>> {
+    CookieOnly { origin, cookie: old, input: Body(body) }: CookieOnly<Body<RefreshBody>>,
+) -> Result<ResponseWithCookie<TokenPair>> {
     let tokens = api.app.sessions.refresh(&body.refresh_token, &old, origin).await?;
     let cookie = cookie(&api, tokens.session_id.expose_secret(), "")?;
-    Ok(Answer::of(TokenPair::from(&tokens)).saying(Message::Refreshed).cookie(cookie))
+    Ok(Response::of(TokenPair::from(&tokens)).with_message(Message::Refreshed).cookie(cookie))
 }
 
 pub(crate) async fn logout(
     api: Data<Api>,
-    WithCookie { origin, cookie: old, .. }: WithCookie<Body<NoFields>>,
-) -> Result<AnswerWithCookie<Empty>> {
+    CookieOnly { origin, cookie: old, .. }: CookieOnly<Body<NoFields>>,
+) -> Result<ResponseWithCookie<Empty>> {
     api.app.sessions.logout(old.expose_secret(), origin).await?;
-    Ok(Answer::of(Empty {}).saying(Message::LoggedOut).cookie(cookie(&api, "", "; Max-Age=0")?))
+    Ok(Response::of(Empty {}).with_message(Message::LoggedOut).cookie(cookie(&api, "", "; Max-Age=0")?))
 }
 
 /// Who is signed in, and in which session.
@@ -112,9 +114,12 @@ pub(crate) struct Me {
     session: SessionRow,
 }
 
-pub(crate) async fn me(_: Data<Api>, Signed(who, Nothing): Signed<Nothing>) -> Result<Answer<Me>> {
+pub(crate) async fn me(
+    _: Data<Api>,
+    Authenticated(who, NoParams): Authenticated<NoParams>,
+) -> Result<Response<Me>> {
     let session = who.session_row();
-    Ok(Answer::of(Me { user: who.user, session }))
+    Ok(Response::of(Me { user: who.user, session }))
 }
 
 /// A change of one's own password.
@@ -129,16 +134,16 @@ pub(crate) struct PasswordBody {
 
 pub(crate) async fn password(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<PasswordBody>>,
-) -> Result<Answer<OneUser>> {
+    Authenticated(who, Body(body)): Authenticated<Body<PasswordBody>>,
+) -> Result<Response<OneUser>> {
     let change = PasswordChange { old: body.old_password, new: body.new_password };
     api.app.sessions.change_password(&who, change).await?;
-    Ok(Answer::of(OneUser { user: who.user }).saying(Message::PasswordChanged))
+    Ok(Response::of(OneUser { user: who.user }).with_message(Message::PasswordChanged))
 }
 
 /// The session's cookie. `Secure` is left out only on loopback without TLS, where browsers would drop it.
 fn cookie(api: &Api, value: &str, more: &str) -> Result<HeaderValue, Error> {
     let secure = if api.settings.secure_cookie { "; Secure" } else { "" };
     let cookie = format!("session_id={value}; HttpOnly; SameSite=Strict; Path=/{secure}{more}");
-    HeaderValue::try_from(cookie).map_err(|_| Error::internal("a session id that is no header value"))
+    HeaderValue::try_from(cookie).map_err(|_| Error::internal("a session id is not a valid header value"))
 }

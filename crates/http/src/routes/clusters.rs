@@ -15,15 +15,15 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::input::{ById, Id};
+use super::params::{ById, Id};
 use crate::{
-    answer::{Answer, Empty},
     body::Body,
-    entry::Signed,
     error::Result,
+    extract::Authenticated,
+    messages::Message,
     query::Params,
+    response::{Empty, Response},
     server::Api,
-    words::Message,
 };
 
 #[derive(Serialize, ToSchema)]
@@ -91,8 +91,8 @@ with_connection! {
 
 pub(crate) async fn create(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<NewClusterBody>>,
-) -> Result<Answer<OneCluster>> {
+    Authenticated(who, Body(body)): Authenticated<Body<NewClusterBody>>,
+) -> Result<Response<OneCluster>> {
     let (credential, (name, description, labels, skip_test)) = body.split();
     let cluster = NewCluster {
         name,
@@ -102,7 +102,7 @@ pub(crate) async fn create(
         skip_test: skip_test.unwrap_or_default(),
     };
     let changed = api.app.clusters.create(&who.caller, cluster).await?;
-    Ok(Answer::changed(changed, |cluster| OneCluster { cluster }).saying(Message::ClusterCreated))
+    Ok(Response::changed(changed, |cluster| OneCluster { cluster }).with_message(Message::ClusterCreated))
 }
 
 with_connection! {
@@ -126,21 +126,21 @@ with_connection! {
 
 pub(crate) async fn update(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<ClusterChangeBody>>,
-) -> Result<Answer<OneCluster>> {
+    Authenticated(who, Body(body)): Authenticated<Body<ClusterChangeBody>>,
+) -> Result<Response<OneCluster>> {
     let (credential, (id, name, description, labels, skip_test, updated_at)) = body.split();
     let skip_test = skip_test.unwrap_or_default();
     let change = ClusterChange { name, description, labels, credential, skip_test, updated_at };
     let changed = api.app.clusters.update(&who.caller, id.into(), change).await?;
-    Ok(Answer::changed(changed, |cluster| OneCluster { cluster }).saying(Message::ClusterUpdated))
+    Ok(Response::changed(changed, |cluster| OneCluster { cluster }).with_message(Message::ClusterUpdated))
 }
 
 pub(crate) async fn delete(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<ById>>,
-) -> Result<Answer<Empty>> {
+    Authenticated(who, Body(body)): Authenticated<Body<ById>>,
+) -> Result<Response<Empty>> {
     api.app.clusters.delete(&who.caller, body.id.into()).await?;
-    Ok(Answer::of(Empty {}).saying(Message::ClusterDeleted))
+    Ok(Response::of(Empty {}).with_message(Message::ClusterDeleted))
 }
 
 with_connection! {
@@ -153,8 +153,8 @@ with_connection! {
 
 pub(crate) async fn test(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<ClusterTestBody>>,
-) -> Result<Answer<ClusterTest>> {
+    Authenticated(who, Body(body)): Authenticated<Body<ClusterTestBody>>,
+) -> Result<Response<ClusterTest>> {
     let (credential, (id,)) = body.split();
     let clusters = &api.app.clusters;
     let test = match id {
@@ -162,7 +162,7 @@ pub(crate) async fn test(
         Some(id) => clusters.test(&who.caller, id.into()).await?,
         None => clusters.test_new(&who.caller, credential).await?,
     };
-    Ok(Answer::of(test).saying(Message::ClusterTested))
+    Ok(Response::of(test).with_message(Message::ClusterTested))
 }
 
 /// Whether anything of a connection was sent.
@@ -191,7 +191,7 @@ pub(crate) struct StatusQuery {
 
 pub(crate) async fn status(
     api: Data<Api>,
-    Signed(who, Params(query)): Signed<Params<StatusQuery>>,
-) -> Result<Answer<ClusterStatus>> {
-    Ok(Answer::of(api.app.clusters.status(&who.caller, query.id.into()).await?))
+    Authenticated(who, Params(query)): Authenticated<Params<StatusQuery>>,
+) -> Result<Response<ClusterStatus>> {
+    Ok(Response::of(api.app.clusters.status(&who.caller, query.id.into()).await?))
 }

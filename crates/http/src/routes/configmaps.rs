@@ -11,15 +11,15 @@ use pilothouse_core::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::input::{ByName, Id};
+use super::params::{ByName, Id};
 use crate::{
-    answer::{Answer, Empty},
     body::Body,
-    entry::Signed,
     error::Result,
+    extract::Authenticated,
+    messages::Message,
     query::Params,
+    response::{Empty, Response},
     server::Api,
-    words::Message,
 };
 
 #[derive(Serialize, ToSchema)]
@@ -30,10 +30,10 @@ pub(crate) struct OneConfigMap {
 
 pub(crate) async fn detail(
     api: Data<Api>,
-    Signed(who, Params(query)): Signed<Params<ByName>>,
-) -> Result<Answer<ConfigMapDetail>> {
+    Authenticated(who, Params(query)): Authenticated<Params<ByName>>,
+) -> Result<Response<ConfigMapDetail>> {
     let ByName { cluster_id, namespace, name } = query;
-    Ok(Answer::of(api.app.configs.configmap(&who.caller, cluster_id.into(), &namespace, &name).await?))
+    Ok(Response::of(api.app.configs.configmap(&who.caller, cluster_id.into(), &namespace, &name).await?))
 }
 
 /// A ConfigMap to create.
@@ -52,13 +52,14 @@ pub(crate) struct NewConfigMapBody {
 
 pub(crate) async fn create(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<NewConfigMapBody>>,
-) -> Result<Answer<OneConfigMap>> {
+    Authenticated(who, Body(body)): Authenticated<Body<NewConfigMapBody>>,
+) -> Result<Response<OneConfigMap>> {
     let configmap =
         NewConfigMap { name: body.name, data: body.data, labels: body.labels.unwrap_or_default() };
     let (cluster, namespace) = (body.cluster_id.into(), body.namespace);
     let changed = api.app.configs.create_configmap(&who.caller, cluster, &namespace, configmap).await?;
-    Ok(Answer::changed(changed, |configmap| OneConfigMap { configmap }).saying(Message::ConfigMapCreated))
+    Ok(Response::changed(changed, |configmap| OneConfigMap { configmap })
+        .with_message(Message::ConfigMapCreated))
 }
 
 /// What is not sent stays, and so do values that are no text.
@@ -80,19 +81,20 @@ pub(crate) struct ConfigMapPatchBody {
 
 pub(crate) async fn update(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<ConfigMapPatchBody>>,
-) -> Result<Answer<OneConfigMap>> {
+    Authenticated(who, Body(body)): Authenticated<Body<ConfigMapPatchBody>>,
+) -> Result<Response<OneConfigMap>> {
     let ConfigMapPatchBody { cluster_id, namespace, name, data, labels, resource_version } = body;
     let (cluster, patch) = (cluster_id.into(), ConfigMapPatch { data, labels, resource_version });
     let changed = api.app.configs.update_configmap(&who.caller, cluster, &namespace, name, patch).await?;
-    Ok(Answer::changed(changed, |configmap| OneConfigMap { configmap }).saying(Message::ConfigMapUpdated))
+    Ok(Response::changed(changed, |configmap| OneConfigMap { configmap })
+        .with_message(Message::ConfigMapUpdated))
 }
 
 pub(crate) async fn delete(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<ByName>>,
-) -> Result<Answer<Empty>> {
+    Authenticated(who, Body(body)): Authenticated<Body<ByName>>,
+) -> Result<Response<Empty>> {
     let ByName { cluster_id, namespace, name } = body;
     let changed = api.app.configs.delete_configmap(&who.caller, cluster_id.into(), &namespace, name).await?;
-    Ok(Answer::changed(changed, |()| Empty {}).saying(Message::ConfigMapDeleted))
+    Ok(Response::changed(changed, |()| Empty {}).with_message(Message::ConfigMapDeleted))
 }

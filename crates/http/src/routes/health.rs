@@ -5,10 +5,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    answer::Answer,
-    entry::{Input, Open},
     error::Result,
+    extract::{Input, Public},
     openapi::{Docs, Document, Documented},
+    response::Response,
     server::Api,
 };
 
@@ -32,15 +32,15 @@ pub(crate) struct Alive {
     status: &'static str,
 }
 
-pub(crate) async fn live(_: Data<Api>, _: Open<Anything>) -> Result<Answer<Alive>> {
-    Ok(Answer::of(Alive { status: "ok" }))
+pub(crate) async fn live(_: Data<Api>, _: Public<Anything>) -> Result<Response<Alive>> {
+    Ok(Response::of(Alive { status: "ok" }))
 }
 
-pub(crate) async fn ready(api: Data<Api>, _: Open<Anything>) -> Result<Answer<Alive>> {
+pub(crate) async fn ready(api: Data<Api>, _: Public<Anything>) -> Result<Response<Alive>> {
     api.hooks.readiness.ready().await?;
-    Ok(Answer::of(Alive { status: "ok" }))
+    Ok(Response::of(Alive { status: "ok" }))
 }
 
-pub(crate) async fn openapi(_: Data<Api>, _: Open<Anything>) -> Result<Document> {
+pub(crate) async fn openapi(_: Data<Api>, _: Public<Anything>) -> Result<Document> {
     Ok(Document)
 }

@@ -25,29 +25,39 @@ use pilothouse_core::{
 };
 use serde_json::{Value, json};
 
-use super::{Route, Who};
-use crate::{entry::Signed, error::Result, openapi::Docs, page::Page, query::Pairs, server::Api};
+use super::{RequiredAuth, Route};
+use crate::{
+    error::Result, extract::Authenticated, list_response::ListResponse, openapi::Docs, query::RawQuery,
+    server::Api,
+};
 
 /// The line of a list in the route table.
 pub(crate) fn route(info: &'static ListInfo) -> Route {
-    let handler = async move |api: Data<Api>, Signed(who, Pairs(pairs)): Signed<Pairs>| -> Result<Page> {
+    let handler = async move |api: Data<Api>,
+                              Authenticated(who, RawQuery(pairs)): Authenticated<RawQuery>|
+                -> Result<ListResponse> {
         Ok(page(info.list, &api.app, &who.caller, &pairs).await?)
     };
     let role = if info.list == List::Users { Role::SuperAdmin } else { Role::Viewer };
     Route {
         method: Method::GET,
         path: info.path,
-        who: Who::Role(role),
+        who: RequiredAuth::Role(role),
         summary: summary(info.list),
         service: actix_web::web::get().to(handler),
         docs: Box::new(|| docs(info)),
     }
 }
 
-async fn page(list: List, app: &App, caller: &Caller, pairs: &[(String, String)]) -> Result<Page, Error> {
+async fn page(
+    list: List,
+    app: &App,
+    caller: &Caller,
+    pairs: &[(String, String)],
+) -> Result<ListResponse, Error> {
     let query = || ListQuery::parse(list, pairs);
     let key = list.info().key;
-    let ours = |(rows, pagination): (Vec<Row>, Pagination)| Page {
+    let ours = |(rows, pagination): (Vec<Row>, Pagination)| ListResponse {
         key,
         rows,
         pagination,
@@ -69,7 +79,7 @@ async fn page(list: List, app: &App, caller: &Caller, pairs: &[(String, String)]
             let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
             let Listing { rows, pagination, as_of, stale, warnings } =
                 app.lists.page(caller, cluster, list, &query).await?;
-            Page { key, rows, pagination, freshness: Some((as_of, stale)), warnings }
+            ListResponse { key, rows, pagination, freshness: Some((as_of, stale)), warnings }
         }
     })
 }
@@ -78,8 +88,8 @@ fn summary(list: List) -> &'static str {
     match list {
         List::Clusters => "Registered clusters",
         List::Users => "Users",
-        List::Sessions => "One's own sessions; everybody's for a super admin",
-        List::Operations => "Who did what: the audit trail; a viewer sees their own",
+        List::Sessions => "One's own sessions; all sessions for a super admin",
+        List::Operations => "The operations of the audit trail; a viewer sees their own",
         List::Namespaces => "Namespaces of a cluster",
         List::Workloads => "Deployments, stateful sets, daemon sets; jobs and cron jobs by their type",
         List::Pods => "Pods",
@@ -127,12 +137,12 @@ fn docs(info: &ListInfo) -> Docs {
     docs.parameters = parameters(info);
     docs.parameters.push(json!({
         "name": "If-None-Match", "in": "header", "required": false,
-        "description": "The `ETag` of an answer that the caller has: 304 without a body while it is still so.",
+        "description": "The `ETag` of an earlier response: 304 without a body while it still matches.",
         "schema": {"type": "string"},
     }));
     let row = row_schema(&mut docs, info.list);
     let mut pagination = docs.schema::<Pagination>();
-    pagination["description"] = "Where the page stands.".into();
+    pagination["description"] = "The position of the page.".into();
     let mut required = vec![info.key, "pagination"];
     let mut properties = json!({
         info.key: {"type": "array", "items": row, "description": "The rows of the page."},
@@ -140,9 +150,9 @@ fn docs(info: &ListInfo) -> Docs {
     });
     if info.scope != ListScope::Ours {
         required.extend(["as_of", "stale"]);
-        properties["as_of"] = json!({"type": "string", "format": "date-time", "description": "When the rows were known to be current"});
+        properties["as_of"] = json!({"type": "string", "format": "date-time", "description": "The time at which the rows were last known to be current"});
         properties["stale"] =
-            json!({"type": "boolean", "description": "Whether the cluster could not be asked since"});
+            json!({"type": "boolean", "description": "Whether the cluster could not be read since then"});
     }
     docs.answer = json!({"type": "object", "required": required, "properties": properties});
     docs
@@ -163,7 +173,7 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     if info.scope == ListScope::Namespaced {
         let names = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$";
         let namespace = json!({"type": "string", "minLength": 1, "maxLength": 63, "pattern": names});
-        parameters.push(parameter("namespace", true, "A namespace; `*` is all", namespace));
+        parameters.push(parameter("namespace", true, "A namespace, or `*` for all", namespace));
     }
     if let Some(owner) = info.owner {
         let description = format!("Of which {}", owner.kind.info().kind);
@@ -172,7 +182,7 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     let page = json!({"type": "integer", "format": "int64", "minimum": 1, "default": 1});
     let per_page = json!({"type": "integer", "minimum": 1, "maximum": 500, "default": 20});
     parameters.push(parameter("page", false, "From 1", page));
-    parameters.push(parameter("per_page", false, "Rows a page", per_page));
+    parameters.push(parameter("per_page", false, "Rows per page", per_page));
     parameters.push(parameter("search", false, "A part of the name, ignoring case", text()));
 
     let fields = (info.fields)();
@@ -183,13 +193,18 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     if !info.default_sort.is_empty() {
         order["default"] = info.default_sort.into();
     }
-    parameters.push(parameter("sort", false, "A field of the row; `-` puts the largest first", order));
+    parameters.push(parameter(
+        "sort",
+        false,
+        "A field of the row; a leading `-` sorts in descending order",
+        order,
+    ));
 
     if !info.more_kinds.is_empty() {
         let kinds: Vec<_> =
             info.kinds.iter().chain(info.more_kinds).map(|kind| kind.info().singular).collect();
         let default = info.kinds.iter().map(|kind| kind.info().singular).collect::<Vec<_>>().join(", ");
-        let description = format!("One type only; without it {default}");
+        let description = format!("One type only; the default is {default}");
         parameters.push(parameter("type", false, &description, json!({"type": "string", "enum": kinds})));
     }
     for field in fields {

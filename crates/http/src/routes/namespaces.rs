@@ -5,14 +5,14 @@ use pilothouse_core::{name::Namespace, namespace::NamespaceRow, object::Labels};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::input::Id;
+use super::params::Id;
 use crate::{
-    answer::{Answer, Empty},
     body::Body,
-    entry::Signed,
     error::Result,
+    extract::Authenticated,
+    messages::Message,
+    response::{Empty, Response},
     server::Api,
-    words::Message,
 };
 
 #[derive(Serialize, ToSchema)]
@@ -32,11 +32,12 @@ pub(crate) struct NewNamespaceBody {
 
 pub(crate) async fn create(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<NewNamespaceBody>>,
-) -> Result<Answer<OneNamespace>> {
+    Authenticated(who, Body(body)): Authenticated<Body<NewNamespaceBody>>,
+) -> Result<Response<OneNamespace>> {
     let changed =
         api.app.namespaces.create(&who.caller, body.cluster_id.into(), &body.name, Labels::new()).await?;
-    Ok(Answer::changed(changed, |namespace| OneNamespace { namespace }).saying(Message::NamespaceCreated))
+    Ok(Response::changed(changed, |namespace| OneNamespace { namespace })
+        .with_message(Message::NamespaceCreated))
 }
 
 /// Which namespace.
@@ -50,8 +51,8 @@ pub(crate) struct NamespaceBody {
 
 pub(crate) async fn delete(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<NamespaceBody>>,
-) -> Result<Answer<Empty>> {
+    Authenticated(who, Body(body)): Authenticated<Body<NamespaceBody>>,
+) -> Result<Response<Empty>> {
     let changed = api.app.namespaces.delete(&who.caller, body.cluster_id.into(), &body.namespace).await?;
-    Ok(Answer::changed(changed, |()| Empty {}).saying(Message::NamespaceDeleted))
+    Ok(Response::changed(changed, |()| Empty {}).with_message(Message::NamespaceDeleted))
 }

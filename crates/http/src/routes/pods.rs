@@ -8,14 +8,14 @@ use pilothouse_core::{
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::input::{Id, Within};
+use super::params::{Bounded, Id};
 use crate::{
-    answer::Answer,
-    entry::Signed,
     error::Result,
+    extract::Authenticated,
     query::Params,
+    response::Response,
     server::Api,
-    stream::{Events, Resumable},
+    sse::{Events, Resumable},
 };
 
 #[derive(Deserialize, IntoParams)]
@@ -34,14 +34,14 @@ pub(crate) struct LogsQuery {
     container: Option<ContainerName>,
     /// The last lines.
     #[param(value_type = u32, required = false, minimum = 1, maximum = 10000, default = 100)]
-    tail_lines: Option<Within<1, { LogOptions::MAX_TAIL }>>,
+    tail_lines: Option<Bounded<1, { LogOptions::MAX_TAIL }>>,
     /// Of the container's previous run.
     #[serde(default)]
     #[param(default = false)]
     previous: bool,
     /// Not older than this many seconds.
     #[param(value_type = u32, required = false, minimum = 1)]
-    since_seconds: Option<Within<1, { i32::MAX.cast_unsigned() }>>,
+    since_seconds: Option<Bounded<1, { i32::MAX.cast_unsigned() }>>,
     /// Each line begins with its time.
     #[serde(default)]
     #[param(default = false)]
@@ -50,8 +50,8 @@ pub(crate) struct LogsQuery {
 
 pub(crate) async fn logs(
     api: Data<Api>,
-    Signed(who, Params(query)): Signed<Params<LogsQuery>>,
-) -> Result<Answer<PodLogs>> {
+    Authenticated(who, Params(query)): Authenticated<Params<LogsQuery>>,
+) -> Result<Response<PodLogs>> {
     let options = LogOptions {
         container: query.container,
         tail_lines: query.tail_lines.map_or(LogOptions::DEFAULT_TAIL, |lines| lines.0),
@@ -60,7 +60,7 @@ pub(crate) async fn logs(
         timestamps: query.timestamps,
     };
     let (cluster, namespace, pod) = (query.cluster_id.into(), query.namespace, query.pod_name);
-    Ok(Answer::of(api.app.pods.logs(&who.caller, cluster, &namespace, &pod, &options).await?))
+    Ok(Response::of(api.app.pods.logs(&who.caller, cluster, &namespace, &pod, &options).await?))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -79,10 +79,10 @@ pub(crate) struct FollowQuery {
     container: Option<ContainerName>,
     /// How many of the lines written so far come first; not looked at when the stream is resumed.
     #[param(value_type = u32, required = false, minimum = 1, maximum = 10000, default = 100)]
-    tail_lines: Option<Within<1, { LogOptions::MAX_TAIL }>>,
+    tail_lines: Option<Bounded<1, { LogOptions::MAX_TAIL }>>,
     /// These not older than this many seconds; not looked at when the stream is resumed.
     #[param(value_type = u32, required = false, minimum = 1)]
-    since_seconds: Option<Within<1, { i32::MAX.cast_unsigned() }>>,
+    since_seconds: Option<Bounded<1, { i32::MAX.cast_unsigned() }>>,
     /// Each line begins with its time.
     #[serde(default)]
     #[param(default = false)]
@@ -91,7 +91,7 @@ pub(crate) struct FollowQuery {
 
 pub(crate) async fn follow(
     api: Data<Api>,
-    Signed(who, Resumable(query, after)): Signed<Resumable<FollowQuery>>,
+    Authenticated(who, Resumable(query, after)): Authenticated<Resumable<FollowQuery>>,
 ) -> Result<Events<Vec<LogLine>>> {
     let newest = || FollowStart::Newest {
         lines: query.tail_lines.map_or(LogOptions::DEFAULT_TAIL, |lines| lines.0),

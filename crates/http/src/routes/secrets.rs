@@ -12,15 +12,15 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::input::{ByName, Id};
+use super::params::{ByName, Id};
 use crate::{
-    answer::{Answer, Empty},
     body::Body,
-    entry::Signed,
     error::Result,
+    extract::Authenticated,
+    messages::Message,
     query::Params,
+    response::{Empty, Response},
     server::Api,
-    words::Message,
 };
 
 #[derive(Serialize, ToSchema)]
@@ -37,19 +37,19 @@ pub(crate) struct OneRevealedSecret {
 
 pub(crate) async fn detail(
     api: Data<Api>,
-    Signed(who, Params(query)): Signed<Params<ByName>>,
-) -> Result<Answer<SecretDetail>> {
+    Authenticated(who, Params(query)): Authenticated<Params<ByName>>,
+) -> Result<Response<SecretDetail>> {
     let ByName { cluster_id, namespace, name } = query;
-    Ok(Answer::of(api.app.secrets.detail(&who.caller, cluster_id.into(), &namespace, &name).await?))
+    Ok(Response::of(api.app.secrets.detail(&who.caller, cluster_id.into(), &namespace, &name).await?))
 }
 
 pub(crate) async fn reveal(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<ByName>>,
-) -> Result<Answer<OneRevealedSecret>> {
+    Authenticated(who, Body(body)): Authenticated<Body<ByName>>,
+) -> Result<Response<OneRevealedSecret>> {
     let ByName { cluster_id, namespace, name } = body;
     let revealed = api.app.secrets.reveal(&who.caller, cluster_id.into(), &namespace, name).await?;
-    Ok(Answer::changed(revealed, |secret| OneRevealedSecret { secret }))
+    Ok(Response::changed(revealed, |secret| OneRevealedSecret { secret }))
 }
 
 /// A Secret to create.
@@ -72,12 +72,12 @@ pub(crate) struct NewSecretBody {
 
 pub(crate) async fn create(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<NewSecretBody>>,
-) -> Result<Answer<OneSecret>> {
+    Authenticated(who, Body(body)): Authenticated<Body<NewSecretBody>>,
+) -> Result<Response<OneSecret>> {
     let NewSecretBody { cluster_id, namespace, name, r#type, data, labels } = body;
     let secret = NewSecret { name, r#type, data, labels: labels.unwrap_or_default() };
     let changed = api.app.secrets.create(&who.caller, cluster_id.into(), &namespace, secret).await?;
-    Ok(Answer::changed(changed, |secret| OneSecret { secret }).saying(Message::SecretCreated))
+    Ok(Response::changed(changed, |secret| OneSecret { secret }).with_message(Message::SecretCreated))
 }
 
 /// What is not sent stays.
@@ -100,19 +100,19 @@ pub(crate) struct SecretPatchBody {
 
 pub(crate) async fn update(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<SecretPatchBody>>,
-) -> Result<Answer<OneSecret>> {
+    Authenticated(who, Body(body)): Authenticated<Body<SecretPatchBody>>,
+) -> Result<Response<OneSecret>> {
     let SecretPatchBody { cluster_id, namespace, name, data, labels, resource_version } = body;
     let (cluster, patch) = (cluster_id.into(), SecretPatch { data, labels, resource_version });
     let changed = api.app.secrets.update(&who.caller, cluster, &namespace, name, patch).await?;
-    Ok(Answer::changed(changed, |secret| OneSecret { secret }).saying(Message::SecretUpdated))
+    Ok(Response::changed(changed, |secret| OneSecret { secret }).with_message(Message::SecretUpdated))
 }
 
 pub(crate) async fn delete(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<ByName>>,
-) -> Result<Answer<Empty>> {
+    Authenticated(who, Body(body)): Authenticated<Body<ByName>>,
+) -> Result<Response<Empty>> {
     let ByName { cluster_id, namespace, name } = body;
     let changed = api.app.secrets.delete(&who.caller, cluster_id.into(), &namespace, name).await?;
-    Ok(Answer::changed(changed, |()| Empty {}).saying(Message::SecretDeleted))
+    Ok(Response::changed(changed, |()| Empty {}).with_message(Message::SecretDeleted))
 }

@@ -3,20 +3,20 @@
 use actix_web::web::Data;
 use pilothouse_core::session::SessionId;
 
-use super::input::ById;
+use super::params::ById;
 use crate::{
-    answer::{Answer, Empty},
     body::Body,
-    entry::Signed,
     error::Result,
+    extract::Authenticated,
+    messages::Message,
+    response::{Empty, Response},
     server::Api,
-    words::Message,
 };
 
 pub(crate) async fn revoke(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<ById>>,
-) -> Result<Answer<Empty>> {
+    Authenticated(who, Body(body)): Authenticated<Body<ById>>,
+) -> Result<Response<Empty>> {
     api.app.sessions.revoke(&who.caller, SessionId(body.id.0)).await?;
-    Ok(Answer::of(Empty {}).saying(Message::SessionRevoked))
+    Ok(Response::of(Empty {}).with_message(Message::SessionRevoked))
 }

@@ -8,14 +8,14 @@ use pilothouse_core::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::input::{ById, Id};
+use super::params::{ById, Id};
 use crate::{
-    answer::{Answer, Empty},
     body::Body,
-    entry::Signed,
     error::Result,
+    extract::Authenticated,
+    messages::Message,
+    response::{Empty, Response},
     server::Api,
-    words::Message,
 };
 
 #[derive(Serialize, ToSchema)]
@@ -38,11 +38,11 @@ pub(crate) struct NewUserBody {
 
 pub(crate) async fn create(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<NewUserBody>>,
-) -> Result<Answer<OneUser>> {
+    Authenticated(who, Body(body)): Authenticated<Body<NewUserBody>>,
+) -> Result<Response<OneUser>> {
     let NewUserBody { username, password, role, display_name } = body;
     let user = api.app.users.create(&who.caller, NewUser { username, password, role, display_name }).await?;
-    Ok(Answer::of(OneUser { user }).saying(Message::UserCreated))
+    Ok(Response::of(OneUser { user }).with_message(Message::UserCreated))
 }
 
 /// What is not sent stays.
@@ -61,20 +61,20 @@ pub(crate) struct UserChangeBody {
 
 pub(crate) async fn update(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<UserChangeBody>>,
-) -> Result<Answer<OneUser>> {
+    Authenticated(who, Body(body)): Authenticated<Body<UserChangeBody>>,
+) -> Result<Response<OneUser>> {
     let UserChangeBody { id, role, display_name, disabled } = body;
     let user =
         api.app.users.update(&who.caller, UserId(id.0), UserPatch { role, display_name, disabled }).await?;
-    Ok(Answer::of(OneUser { user }).saying(Message::UserUpdated))
+    Ok(Response::of(OneUser { user }).with_message(Message::UserUpdated))
 }
 
 pub(crate) async fn delete(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<ById>>,
-) -> Result<Answer<Empty>> {
+    Authenticated(who, Body(body)): Authenticated<Body<ById>>,
+) -> Result<Response<Empty>> {
     api.app.users.delete(&who.caller, UserId(body.id.0)).await?;
-    Ok(Answer::of(Empty {}).saying(Message::UserDeleted))
+    Ok(Response::of(Empty {}).with_message(Message::UserDeleted))
 }
 
 /// Whose password becomes what.
@@ -87,8 +87,8 @@ pub(crate) struct ResetPasswordBody {
 
 pub(crate) async fn reset_password(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<ResetPasswordBody>>,
-) -> Result<Answer<OneUser>> {
+    Authenticated(who, Body(body)): Authenticated<Body<ResetPasswordBody>>,
+) -> Result<Response<OneUser>> {
     let user = api.app.users.reset_password(&who.caller, UserId(body.id.0), body.new_password).await?;
-    Ok(Answer::of(OneUser { user }).saying(Message::PasswordReset))
+    Ok(Response::of(OneUser { user }).with_message(Message::PasswordReset))
 }

@@ -8,9 +8,10 @@ use pilothouse_core::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::input::Id;
+use super::params::Id;
 use crate::{
-    answer::Answer, body::Body, entry::Signed, error::Result, query::Params, server::Api, words::Message,
+    body::Body, error::Result, extract::Authenticated, messages::Message, query::Params, response::Response,
+    server::Api,
 };
 
 #[derive(Serialize, ToSchema)]
@@ -36,12 +37,12 @@ pub(crate) struct WorkloadBody {
 
 pub(crate) async fn detail(
     api: Data<Api>,
-    Signed(who, Params(query)): Signed<Params<WorkloadBody>>,
-) -> Result<Answer<WorkloadDetail>> {
+    Authenticated(who, Params(query)): Authenticated<Params<WorkloadBody>>,
+) -> Result<Response<WorkloadDetail>> {
     let workload = WorkloadRef { namespace: query.namespace, kind: query.r#type, name: query.name };
     let detail = api.app.workloads.detail(&who.caller, query.cluster_id.into(), &workload).await?;
     let warnings = detail.warnings.clone();
-    Ok(Answer::of(detail).warning(warnings))
+    Ok(Response::of(detail).warning(warnings))
 }
 
 /// How many replicas a workload should have.
@@ -59,19 +60,20 @@ pub(crate) struct ScaleBody {
 
 pub(crate) async fn scale(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<ScaleBody>>,
-) -> Result<Answer<OneWorkload>> {
+    Authenticated(who, Body(body)): Authenticated<Body<ScaleBody>>,
+) -> Result<Response<OneWorkload>> {
     let workload = WorkloadRef { namespace: body.namespace, kind: body.r#type, name: body.name };
     let changed =
         api.app.workloads.scale(&who.caller, body.cluster_id.into(), &workload, body.replicas).await?;
-    Ok(Answer::changed(changed, |workload| OneWorkload { workload }).saying(Message::WorkloadScaled))
+    Ok(Response::changed(changed, |workload| OneWorkload { workload }).with_message(Message::WorkloadScaled))
 }
 
 pub(crate) async fn restart(
     api: Data<Api>,
-    Signed(who, Body(body)): Signed<Body<WorkloadBody>>,
-) -> Result<Answer<OneWorkload>> {
+    Authenticated(who, Body(body)): Authenticated<Body<WorkloadBody>>,
+) -> Result<Response<OneWorkload>> {
     let workload = WorkloadRef { namespace: body.namespace, kind: body.r#type, name: body.name };
     let changed = api.app.workloads.restart(&who.caller, body.cluster_id.into(), &workload).await?;
-    Ok(Answer::changed(changed, |workload| OneWorkload { workload }).saying(Message::WorkloadRestarted))
+    Ok(Response::changed(changed, |workload| OneWorkload { workload })
+        .with_message(Message::WorkloadRestarted))
 }

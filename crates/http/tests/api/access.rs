@@ -10,8 +10,8 @@ use pilothouse_http::{document, endpoints};
 use serde_json::json;
 
 use crate::{
-    house::{Credentials, House, Reply},
     table::{CALLERS, Line, compare, credentials, lines, own},
+    test_app::{Credentials, Reply, TestApp},
 };
 
 #[test]
@@ -77,7 +77,7 @@ async fn everybody_gets_what_the_table_says() {
         let mut recorded = BTreeSet::new();
         for (i, caller) in CALLERS.into_iter().enumerate() {
             let language = ["zh", "en"][(i + real.len()) % 2];
-            let house = House::new().await;
+            let house = TestApp::new().await;
             house.login("target").await;
             let (credentials, refresh) = credentials(&house, caller).await;
             let input = line.input(&house, own(caller), &refresh).await;
@@ -101,7 +101,14 @@ async fn everybody_gets_what_the_table_says() {
 }
 
 /// What is refused by us goes nowhere; a role's refusal leaves one row, a call without a valid session none.
-fn check_refusal(house: &House, line: &Line, caller: &str, reply: &Reply, rows: &[OperationRow], what: &str) {
+fn check_refusal(
+    house: &TestApp,
+    line: &Line,
+    caller: &str,
+    reply: &Reply,
+    rows: &[OperationRow],
+    what: &str,
+) {
     let status = reply.status.as_u16();
     let calls = house.fake.clusters.calls();
     if matches!(status, 400 | 401 | 403) || line.input.contains("{absent}") {
@@ -162,7 +169,7 @@ fn check_words(line: &Line, reply: &Reply, language: &str, what: &str) {
 }
 
 /// Values of Secrets and credentials are shown by a reveal only, and never recorded.
-fn check_canaries(house: &House, line: &Line, reply: &Reply, rows: &[OperationRow], what: &str) {
+fn check_canaries(house: &TestApp, line: &Line, reply: &Reply, rows: &[OperationRow], what: &str) {
     let revealed = line.path == "/api/k8s/secrets/reveal" && reply.status == 200;
     assert_eq!(reply.text.contains("canary-data"), revealed, "{what}");
     for canary in ["canary-token", "Y2FuYXJ5LWRhdGE="] {
@@ -174,7 +181,7 @@ fn check_canaries(house: &House, line: &Line, reply: &Reply, rows: &[OperationRo
 
 #[actix_web::test]
 async fn a_role_that_is_too_low_names_the_one_required() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     let delete = json!({"id": house.cluster});
     let reply = house.post(&viewer, "/api/k8s/clusters/delete", delete).await;

@@ -15,9 +15,9 @@ use pilothouse_http::{HttpSettings, endpoints};
 use serde_json::json;
 
 use crate::{
-    house::{Credentials, House, PASSWORD},
     socket::Running,
     table::good_inputs,
+    test_app::{Credentials, PASSWORD, TestApp},
 };
 
 /// What anybody may ask.
@@ -25,7 +25,7 @@ pub(crate) const OPEN: [&str; 6] =
     ["/livez", "/readyz", "/api/openapi.json", "/api/auth/login", "/api/auth/refresh", "/api/auth/logout"];
 
 /// A good input of every route, as a super admin would send it.
-pub(crate) async fn inputs(house: &House) -> Vec<(String, &'static str, String)> {
+pub(crate) async fn inputs(house: &TestApp) -> Vec<(String, &'static str, String)> {
     let mut inputs = Vec::new();
     for (method, path) in endpoints() {
         let input = good_inputs(&method, path).swap_remove(0).input(house, "super", "none").await;
@@ -37,7 +37,7 @@ pub(crate) async fn inputs(house: &House) -> Vec<(String, &'static str, String)>
 /// KubePi: some routes of the API asked nobody who they were.
 #[actix_web::test]
 async fn cve_2023_22478_every_route_but_the_open_ones_asks_who_is_calling() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let before = house.fake.store.entries().len();
     for (method, path, input) in inputs(&house).await {
         if OPEN.contains(&path) {
@@ -57,7 +57,7 @@ async fn cve_2023_22478_every_route_but_the_open_ones_asks_who_is_calling() {
 /// Portainer: after a failed check of the token the handler ran all the same.
 #[actix_web::test]
 async fn cve_2026_44882_nothing_runs_behind_a_token_that_was_refused() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let who = house.login("super").await.credentials;
     let spoilt = [
         Credentials { bearer: Some("1.2.3".into()), ..who.clone() },
@@ -78,7 +78,7 @@ async fn cve_2026_44882_nothing_runs_behind_a_token_that_was_refused() {
 /// KubePi: the session's id stayed the same over a login.
 #[actix_web::test]
 async fn cve_2023_22479_a_login_makes_a_session_id_of_its_own() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let planted = house.login("viewer").await.credentials;
     let body = json!({"username": "super", "password": PASSWORD}).to_string();
     let data = house.call(&planted, "POST", "/api/auth/login", &body).await.data();
@@ -94,7 +94,7 @@ async fn cve_2023_22479_a_login_makes_a_session_id_of_its_own() {
 /// KubePi: whoever changed themselves could send a role along.
 #[actix_web::test]
 async fn cve_2023_37917_nobody_raises_themselves() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     let id = house.user("viewer").await;
     let own =
@@ -115,7 +115,7 @@ async fn cve_2023_37917_nobody_raises_themselves() {
 /// KubeSphere: an object's id was enough, whoever's it was.
 #[actix_web::test]
 async fn cve_2024_46528_what_is_anothers_is_as_absent_as_what_never_was() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let (viewer, _target) = (house.login("viewer").await, house.login("target").await);
     let foreign = house.session("target").await.unwrap();
     let refusal = async |id: i64| {
@@ -131,7 +131,7 @@ async fn cve_2024_46528_what_is_anothers_is_as_absent_as_what_never_was() {
 /// Headlamp: a client with an admin's credential was used again for whoever came next.
 #[actix_web::test]
 async fn cve_2025_14269_nobody_borrows_the_credential_of_the_caller_before() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let (admin, query) = (house.login("super").await, format!("cluster_id={}", house.cluster));
     house.get(&admin, "/api/k8s/namespaces", &query).await.data();
     assert!(!house.fake.clusters.calls().is_empty());
@@ -144,8 +144,8 @@ async fn cve_2025_14269_nobody_borrows_the_credential_of_the_caller_before() {
 
 /// Rancher: a page of somebody else's opened a stream with the visitor's cookie.
 #[actix_web::test]
-async fn cve_2019_13209_a_foreign_page_opens_no_stream() {
-    let house = House::new().await;
+async fn cve_2019_13209_a_cross_site_page_opens_no_stream() {
+    let house = TestApp::new().await;
     let who = house.login("super").await;
     let uri = format!("/api/k8s/pods/logs/stream?cluster_id={}&namespace=shop&pod_name=web-0", house.cluster);
     for (name, value) in [("origin", "https://evil.example.com"), ("sec-fetch-site", "cross-site")] {
@@ -153,7 +153,7 @@ async fn cve_2019_13209_a_foreign_page_opens_no_stream() {
         let request =
             who.credentials.headers().into_iter().fold(request, |r, header| r.insert_header(header));
         let reply = house.send(request.insert_header((name, value))).await;
-        assert_eq!(reply.refusal().2, "foreign_page");
+        assert_eq!(reply.refusal().2, "cross_site");
     }
     assert!(house.fake.clusters.calls().is_empty());
 }
@@ -161,7 +161,7 @@ async fn cve_2019_13209_a_foreign_page_opens_no_stream() {
 /// Rancher: `_method` made a GET what it was not.
 #[actix_web::test]
 async fn cve_2026_88804_a_parameter_makes_no_other_method() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let who = house.login("super").await;
     let before = house.fake.store.entries().len();
     for method in ["POST", "PUT", "DELETE"] {
@@ -180,7 +180,7 @@ async fn cve_2026_88804_a_parameter_makes_no_other_method() {
 /// Rancher: rights outlived the role, the binding and the user they came from.
 #[actix_web::test]
 async fn cve_2023_32199_a_right_ends_with_what_gave_it() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let create = |name: &str| json!({"cluster_id": house.cluster, "name": name});
     let patch = |role, disabled| UserPatch { role, disabled, ..UserPatch::default() };
     for (n, patch) in [patch(Some(Role::Viewer), None), patch(None, Some(true))].into_iter().enumerate() {
@@ -202,7 +202,7 @@ async fn cve_2023_32199_a_right_ends_with_what_gave_it() {
 /// Rancher: a lower admin reset or locked out a higher one.
 #[actix_web::test]
 async fn cve_2025_23391_nobody_touches_people_but_super_admins_and_one_of_these_stays() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let own = house.user("super").await;
     for low in ["viewer", "ops"] {
         let who = house.login(low).await;
@@ -233,7 +233,7 @@ async fn cve_2025_23391_nobody_touches_people_but_super_admins_and_one_of_these_
 /// Steve: a watch was let through that a list was not.
 #[actix_web::test]
 async fn cve_2024_52280_a_stream_asks_what_a_read_asks() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     let (logs, stream) = ("/api/k8s/pods/logs", "/api/k8s/pods/logs/stream");
     let query = format!("cluster_id={}&namespace=shop&pod_name=web-0", house.cluster);
@@ -259,7 +259,7 @@ async fn cve_2024_52280_a_stream_asks_what_a_read_asks() {
 /// Argo CD: SameSite did not cover a sibling's page, and no media type was asked for.
 #[actix_web::test]
 async fn cve_2024_22424_a_siblings_form_changes_nothing() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let who = house.login("super").await;
     let before = house.fake.store.entries().len();
     let send = async |headers: &[(&str, &str)]| {
@@ -279,7 +279,7 @@ async fn cve_2024_22424_a_siblings_form_changes_nothing() {
 /// Argo CD: a terminal lived on when its user's session did not.
 #[actix_web::test]
 async fn cve_2023_40025_a_stream_ends_with_its_session() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     let log = house.fake.clusters.next_log();
     log.unbounded_send(Ok(b"2026-01-01T00:00:00Z first\n".to_vec())).unwrap();
@@ -300,7 +300,7 @@ async fn cve_2023_40025_a_stream_ends_with_its_session() {
 /// Argo CD: a forbidden name and an absent one were told apart.
 #[actix_web::test]
 async fn cve_2022_41354_what_is_forbidden_is_refused_alike_whether_it_is_there_or_not() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     for (path, body) in [
         ("/api/k8s/clusters/delete", json!({"id": 0})),

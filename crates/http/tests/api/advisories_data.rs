@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use crate::{
     advisories::{OPEN, inputs},
-    house::{Credentials, House, PASSWORD},
+    test_app::{Credentials, PASSWORD, TestApp},
 };
 
 /// KubePi: the list of users had their password hashes.
 #[actix_web::test]
 async fn cve_2023_37916_no_answer_has_a_password_or_its_hash() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let who = house.login("super").await;
     for (method, path, input) in inputs(&house).await {
         // the document has a password of its own, as an example
@@ -32,7 +32,7 @@ async fn cve_2023_37916_no_answer_has_a_password_or_its_hash() {
 /// Rancher, twice: a list of what to leave out of the audit trail forgot a field. Ours is of what goes in.
 #[actix_web::test]
 async fn cve_2023_22649_no_field_of_a_body_is_recorded_that_is_not_named() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let who = house.login("super").await;
     let canary = "canary-body-value";
     for (method, path, input) in inputs(&house).await {
@@ -79,7 +79,7 @@ async fn cve_2021_25320_no_input_names_a_stored_credential() {
         .filter(|name| name.contains("credential_id") || name.contains("token_id") || name.ends_with("_ref"))
         .collect();
     assert_eq!(suspicious, Vec::<String>::new());
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ops = house.login("ops").await;
     let elsewhere = json!({"id": house.cluster, "api_server": "https://evil.example.com"});
     assert_eq!(house.post(&ops, "/api/k8s/clusters/test", elsewhere).await.status.as_u16(), 400);
@@ -89,7 +89,7 @@ async fn cve_2021_25320_no_input_names_a_stored_credential() {
 /// Rancher: the proxy sent its own credential to whatever host it was pointed at.
 #[actix_web::test]
 async fn cve_2025_54468_a_new_address_takes_its_credential_anew() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ops = house.login("ops").await;
     for more in [
         json!({}),
@@ -110,7 +110,7 @@ async fn cve_2025_54468_a_new_address_takes_its_credential_anew() {
 /// Rancher, Vault: a body too large or too deep took the server down, before anybody had signed in.
 #[actix_web::test]
 async fn cve_2025_23388_a_body_too_large_or_too_deep_is_refused() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let login = async |body: String| {
         let reply = house.call(&Credentials::default(), "POST", "/api/auth/login", &body).await;
         (reply.status.as_u16(), reply.json()["error_code"].as_str().unwrap().to_owned())
@@ -132,7 +132,7 @@ async fn cve_2025_23388_a_body_too_large_or_too_deep_is_refused() {
 /// Argo CD, four times: a Secret's value came out by an annotation, a patch's error, a difference.
 #[actix_web::test]
 async fn cve_2023_40029_what_kubectl_wrote_beside_a_secret_is_not_shown() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let who = house.login("super").await;
     let applied = json!({"apiVersion": "v1", "kind": "Secret", "data": {"password": "Y2FuYXJ5LWFwcGxpZWQ="},
         "stringData": {"password": "canary-applied"}});
@@ -161,7 +161,7 @@ async fn cve_2023_40029_what_kubectl_wrote_beside_a_secret_is_not_shown() {
 /// Argo CD: a token for reading projects could read the credentials of repositories.
 #[actix_web::test]
 async fn cve_2025_55190_no_read_gives_a_stored_credential_to_anybody() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let who = house.login("super").await;
     for (method, path, input) in inputs(&house).await {
         if method == "GET" {
@@ -180,7 +180,7 @@ async fn cve_2025_55190_no_read_gives_a_stored_credential_to_anybody() {
 /// Portainer: a token in the address went into logs and the Referer header.
 #[actix_web::test]
 async fn cve_2026_44883_a_token_in_the_address_is_no_token() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let Credentials { bearer, cookie } = house.login("super").await.credentials;
     let cookie = Credentials { bearer: None, cookie };
     let mut names = ["token", "access_token", "authorization", "jwt"].into_iter().cycle();
@@ -193,7 +193,7 @@ async fn cve_2026_44883_a_token_in_the_address_is_no_token() {
 /// KubeView: an endpoint for debugging gave out admin certificates.
 #[actix_web::test]
 async fn cve_2022_45933_what_is_open_to_all_tells_nothing_of_a_cluster() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let who = house.login("super").await;
     house.get(&who, "/api/k8s/pods", &format!("cluster_id={}&namespace=*", house.cluster)).await.data();
     for path in ["/livez", "/readyz", "/api/openapi.json", "/api/docs", "/api/docs/"] {

@@ -11,7 +11,7 @@ use pilothouse_core::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{advisories::inputs, house::House};
+use crate::{advisories::inputs, test_app::TestApp};
 
 const CANARY: &str = "canary in an annotation";
 
@@ -49,7 +49,7 @@ fn annotations() -> Map<String, Value> {
 }
 
 /// An object of every kind of this name, with these annotations wherever it has some.
-fn put_all(house: &House, name: &str) {
+fn put_all(house: &TestApp, name: &str) {
     let cluster = ClusterId(house.cluster);
     let metadata = json!({"name": name, "namespace": "shop", "annotations": annotations()});
     let pod =
@@ -81,7 +81,7 @@ fn put_all(house: &House, name: &str) {
 
 #[actix_web::test]
 async fn no_answer_repeats_a_secrets_value_or_a_masked_literal_from_an_annotation() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let mut requests: Vec<(&str, String)> = inputs(&house)
         .await
         .into_iter()

@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     faults::{allowed, of_field, of_parameter},
-    house::{Credentials, House, Reply},
     table::good_inputs,
+    test_app::{Credentials, Reply, TestApp},
 };
 
 /// A request that differs from a good one by one fault.
@@ -21,14 +21,14 @@ struct Bad {
 
 /// A house and a super admin in it.
 struct Tried {
-    house: House,
+    house: TestApp,
     credentials: Credentials,
     refresh: String,
 }
 
 impl Tried {
     async fn new() -> Self {
-        let house = House::new().await;
+        let house = TestApp::new().await;
         house.login("target").await;
         let who = house.login("super").await;
         Self { house, credentials: who.credentials, refresh: who.refresh }

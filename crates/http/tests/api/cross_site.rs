@@ -5,8 +5,8 @@ use pilothouse_http::{HttpSettings, endpoints};
 use serde_json::json;
 
 use crate::{
-    house::{Credentials, House, PASSWORD, Ready},
     table::good_inputs,
+    test_app::{Credentials, PASSWORD, Ready, TestApp},
 };
 
 /// What a browser says of who sent a request.
@@ -42,7 +42,7 @@ fn posts() -> impl Iterator<Item = (usize, &'static str)> {
     endpoints().into_iter().filter(|(method, _)| method == "POST").map(|(_, path)| path).enumerate()
 }
 
-async fn input(house: &House, path: &str) -> String {
+async fn input(house: &TestApp, path: &str) -> String {
     let line = good_inputs("POST", path).swap_remove(0);
     line.input(house, "super", "none").await
 }
@@ -57,8 +57,8 @@ fn post(path: &str, credentials: &Credentials, body: &str) -> TestRequest {
 }
 
 #[actix_web::test]
-async fn no_post_is_taken_from_a_foreign_page() {
-    let house = House::new().await;
+async fn no_post_is_taken_from_a_cross_site_page() {
+    let house = TestApp::new().await;
     let who = house.login("super").await;
     let before = house.fake.store.entries().len();
     for (n, path) in posts() {
@@ -70,7 +70,7 @@ async fn no_post_is_taken_from_a_foreign_page() {
             let reply = house.send(request).await;
             assert_eq!(
                 reply.refusal(),
-                (401, "AUTHENTICATION_ERROR".into(), "foreign_page".into()),
+                (401, "AUTHENTICATION_ERROR".into(), "cross_site".into()),
                 "{path} {headers:?}"
             );
             assert!(reply.header("set-cookie").is_none(), "{path} {headers:?}");
@@ -82,8 +82,8 @@ async fn no_post_is_taken_from_a_foreign_page() {
 }
 
 #[actix_web::test]
-async fn no_read_is_answered_to_a_foreign_page() {
-    let house = House::new().await;
+async fn no_read_is_answered_to_a_cross_site_page() {
+    let house = TestApp::new().await;
     let who = house.login("super").await;
     let reads = endpoints().into_iter().filter(|(method, path)| method == "GET" && path.contains("/api/"));
     let reads = reads.filter(|(_, path)| *path != "/api/openapi.json");
@@ -93,7 +93,7 @@ async fn no_read_is_answered_to_a_foreign_page() {
             let request =
                 who.credentials.headers().into_iter().fold(request, |r, header| r.insert_header(header));
             let reply = house.send(headers.iter().fold(request, |r, header| r.insert_header(*header))).await;
-            assert_eq!(reply.refusal().2, "foreign_page", "{path} {headers:?}");
+            assert_eq!(reply.refusal().2, "cross_site", "{path} {headers:?}");
         }
     }
     assert!(house.fake.clusters.calls().is_empty());
@@ -102,7 +102,7 @@ async fn no_read_is_answered_to_a_foreign_page() {
 /// A form needs no leave of ours to be sent; its types are not ours.
 #[actix_web::test]
 async fn no_post_is_taken_of_a_type_that_a_form_can_send() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let who = house.login("super").await;
     let before = house.fake.store.entries().len();
     for (n, path) in posts() {
@@ -123,7 +123,7 @@ async fn no_post_is_taken_of_a_type_that_a_form_can_send() {
 /// Nobody may ask first either: there is no CORS.
 #[actix_web::test]
 async fn no_preflight_succeeds() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     for (_, path) in endpoints() {
         let preflight = TestRequest::default()
             .method(actix_web::http::Method::OPTIONS)
@@ -140,7 +140,7 @@ async fn no_preflight_succeeds() {
 /// A page of ours, a script, a program: all of them get in.
 #[actix_web::test]
 async fn what_is_not_foreign_gets_in() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let body = json!({"username": "viewer", "password": PASSWORD}).to_string();
     let own: [&[(&str, &str)]; 4] = [
         &[],
@@ -159,7 +159,7 @@ async fn what_is_not_foreign_gets_in() {
 /// Where a request comes from is what the socket says; nobody else is blamed, and nobody else's counter is used.
 #[actix_web::test]
 async fn no_header_says_where_a_request_comes_from() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let wrong = json!({"username": "nobody", "password": "wrong wrong wrong"}).to_string();
     for n in 0..3 {
         let request = [
@@ -188,7 +188,7 @@ async fn no_header_says_where_a_request_comes_from() {
 #[actix_web::test]
 async fn a_trusted_proxy_says_where_a_request_comes_from() {
     let trusted_proxies = vec!["192.0.2.0/24".parse().unwrap()];
-    let house = House::with(HttpSettings { trusted_proxies, ..HttpSettings::default() }, Ready::Yes).await;
+    let house = TestApp::with(HttpSettings { trusted_proxies, ..HttpSettings::default() }, Ready::Yes).await;
     let wrong = json!({"username": "nobody", "password": "wrong wrong wrong"}).to_string();
     let request = post("/api/auth/login", &Credentials::default(), &wrong)
         .insert_header(("x-forwarded-for", "198.51.100.1, 203.0.113.9, 192.0.2.8"))

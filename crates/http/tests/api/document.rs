@@ -7,7 +7,7 @@ use pilothouse_core::inventory::LISTS;
 use pilothouse_http::{document, endpoints};
 use serde_json::Value;
 
-use crate::{conformance, house::House};
+use crate::{conformance, test_app::TestApp};
 
 #[test]
 fn the_committed_document_is_the_current_one() {
@@ -64,7 +64,7 @@ fn every_list_documents_its_sort_fields_in_both_directions() {
 
 #[actix_web::test]
 async fn it_is_served_without_signing_in() {
-    let reply = House::new().await.send(TestRequest::get().uri("/api/openapi.json?v=1")).await;
+    let reply = TestApp::new().await.send(TestRequest::get().uri("/api/openapi.json?v=1")).await;
     assert_eq!(reply.json(), document());
 }
 /// Every operation of the document: `post /api/k8s/clusters` and what is said of it.

@@ -5,11 +5,11 @@ use pilothouse_core::{Cause, error::Source};
 use pilothouse_http::HttpSettings;
 use serde_json::json;
 
-use crate::house::{Credentials, House, Ready};
+use crate::test_app::{Credentials, Ready, TestApp};
 
 #[actix_web::test]
 async fn an_unknown_path_is_a_404_in_the_envelope() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     for path in [
         "/",
         "/nope",
@@ -32,7 +32,7 @@ async fn an_unknown_path_is_a_404_in_the_envelope() {
 
 #[actix_web::test]
 async fn a_refusal_has_every_key_and_only_known_context() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let reply =
         house.send(TestRequest::get().uri("/api/auth/me").insert_header(("x-request-id", "mine-1"))).await;
     let json = reply.json();
@@ -56,7 +56,7 @@ async fn a_refusal_has_every_key_and_only_known_context() {
 
 #[actix_web::test]
 async fn a_success_has_its_three_keys() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     let reply = house.get(&viewer, "/api/k8s/clusters", "").await;
     assert!(reply.text.starts_with(r#"{"success":true,"data":{"clusters":[{"id":"#), "{}", reply.text);
@@ -69,7 +69,7 @@ async fn a_success_has_its_three_keys() {
 
 #[actix_web::test]
 async fn a_list_of_a_cluster_says_how_fresh_it_is() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     let query = format!("cluster_id={}&namespace=shop&sort=-name&per_page=1", house.cluster);
     let page = house.get(&viewer, "/api/k8s/workloads", &query).await.data();
@@ -84,7 +84,7 @@ async fn a_list_of_a_cluster_says_how_fresh_it_is() {
 
 #[actix_web::test]
 async fn request_ids_are_echoed_when_harmless() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let sent = |id: String| house.send(TestRequest::get().uri("/livez").insert_header(("x-request-id", id)));
     for good in ["a", "A.b_c-9", &"x".repeat(64)] {
         assert_eq!(sent(good.to_owned()).await.header("x-request-id"), Some(good));
@@ -102,7 +102,7 @@ async fn request_ids_are_echoed_when_harmless() {
 
 #[actix_web::test]
 async fn every_reply_has_its_headers() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     let replies = [
         house.get(&viewer, "/api/auth/me", "").await,
@@ -110,7 +110,7 @@ async fn every_reply_has_its_headers() {
         house.send(TestRequest::get().uri("/nope")).await,
         house.send(TestRequest::get().uri("/livez")).await,
         house.send(TestRequest::get().uri("/api/openapi.json")).await,
-        House::with(HttpSettings::default(), Ready::Panics)
+        TestApp::with(HttpSettings::default(), Ready::Panics)
             .await
             .send(TestRequest::get().uri("/readyz"))
             .await,
@@ -125,7 +125,7 @@ async fn every_reply_has_its_headers() {
 
 #[actix_web::test]
 async fn a_panic_is_a_500_that_tells_nothing() {
-    let house = House::with(HttpSettings::default(), Ready::Panics).await;
+    let house = TestApp::with(HttpSettings::default(), Ready::Panics).await;
     let reply = house.send(TestRequest::get().uri("/readyz").insert_header(("x-request-id", "boom"))).await;
     assert_eq!(reply.refusal(), (500, "INTERNAL_ERROR".into(), "internal".into()));
     assert_eq!(reply.json()["request_id"], "boom");
@@ -135,7 +135,7 @@ async fn a_panic_is_a_500_that_tells_nothing() {
 
 #[actix_web::test]
 async fn not_ready_is_503_with_retry_after() {
-    let house = House::with(HttpSettings::default(), Ready::No).await;
+    let house = TestApp::with(HttpSettings::default(), Ready::No).await;
     let reply = house.send(TestRequest::get().uri("/readyz")).await;
     assert_eq!(reply.refusal(), (503, "SERVICE_UNAVAILABLE".into(), "store_unavailable".into()));
     assert_eq!(reply.header("retry-after"), Some("1"));
@@ -144,7 +144,7 @@ async fn not_ready_is_503_with_retry_after() {
 
 #[actix_web::test]
 async fn chinese_by_default_english_when_preferred() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ask = |language: &'static str| {
         house.send(TestRequest::get().uri("/nope").insert_header(("accept-language", language)))
     };
@@ -156,7 +156,7 @@ async fn chinese_by_default_english_when_preferred() {
 
 #[actix_web::test]
 async fn a_change_names_what_was_done() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ops = house.login("ops").await;
     let body =
         json!({"name": "b", "api_server": "https://b.example.com", "auth_type": "token", "token": "t"});
@@ -179,7 +179,7 @@ async fn a_change_names_what_was_done() {
 
 #[actix_web::test]
 async fn a_clusters_refusals_are_never_our_401() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ops = house.login("ops").await;
     let query = format!("cluster_id={}&namespace=shop&pod_name=web-0", house.cluster);
     for &cause in Cause::ALL.iter().filter(|cause| cause.source() == Source::Cluster) {

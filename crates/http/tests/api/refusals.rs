@@ -3,12 +3,12 @@
 use actix_web::{http::Method, test::TestRequest};
 use serde_json::{Value, json};
 
-use crate::house::{Credentials, House, Reply, SignedIn};
+use crate::test_app::{Credentials, Reply, SignedIn, TestApp};
 
 const SCALE: &str = "/api/k8s/workloads/scale";
 
 /// Sends a body of any type.
-async fn post(house: &House, who: Option<&SignedIn>, path: &str, media_type: &str, body: String) -> Reply {
+async fn post(house: &TestApp, who: Option<&SignedIn>, path: &str, media_type: &str, body: String) -> Reply {
     let mut request = TestRequest::post().uri(path).set_payload(body);
     if !media_type.is_empty() {
         request = request.insert_header(("content-type", media_type));
@@ -33,7 +33,7 @@ const FAULTS: [(u16, &str); 9] = [
 /// Every combination of faults is answered with the first of them.
 #[actix_web::test]
 async fn refusals_come_in_the_order_of_the_contract() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let (viewer, ops) = (house.login("viewer").await, house.login("ops").await);
     for faults in 0_u32..1 << FAULTS.len() {
         let has = |fault: usize| faults & (1 << fault) != 0;
@@ -76,7 +76,7 @@ async fn refusals_come_in_the_order_of_the_contract() {
 /// The shape of a body, the role, what a kubeconfig holds.
 #[actix_web::test]
 async fn what_a_kubeconfig_holds_is_judged_after_the_role() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let (viewer, ops) = (house.login("viewer").await, house.login("ops").await);
     let body = |change: Value| {
         let mut body = json!({"auth_type": "kubeconfig", "kubeconfig": "a: *a"});
@@ -101,7 +101,7 @@ async fn what_a_kubeconfig_holds_is_judged_after_the_role() {
 
 #[actix_web::test]
 async fn a_request_has_sixty_four_parameters_at_most_and_twenty_refused_fields_are_named() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     let cluster = house.cluster;
     for (path, good) in [
@@ -139,7 +139,7 @@ async fn a_request_has_sixty_four_parameters_at_most_and_twenty_refused_fields_a
 
 #[actix_web::test]
 async fn media_types() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ops = house.login("ops").await;
     for media_type in [
         "",
@@ -164,7 +164,7 @@ async fn media_types() {
 
 #[actix_web::test]
 async fn a_login_is_smaller_than_other_bodies() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let login = |length: usize| format!(r#"{{"username":"viewer","password":"{}"}}"#, "x".repeat(length));
     let reply = post(&house, None, "/api/auth/login", "application/json", login(4096)).await;
     assert_eq!(reply.refusal(), (413, "PAYLOAD_TOO_LARGE".into(), "body_too_large".into()));
@@ -174,7 +174,7 @@ async fn a_login_is_smaller_than_other_bodies() {
 
 #[actix_web::test]
 async fn bodies_name_the_field_refused() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ops = house.login("ops").await;
     let scale = |change: &dyn Fn(&mut serde_json::Value)| {
         let mut body =
@@ -212,7 +212,7 @@ async fn bodies_name_the_field_refused() {
 
 #[actix_web::test]
 async fn a_change_takes_no_query_and_a_read_no_unknown_parameter() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ops = house.login("ops").await;
     let body = json!({"cluster_id": house.cluster, "namespace": "shop", "type": "deployment", "name": "web", "replicas": 9});
     let reply = house.post(&ops, &format!("{SCALE}?dry_run=true"), body).await;
@@ -262,7 +262,7 @@ async fn a_change_takes_no_query_and_a_read_no_unknown_parameter() {
 
 #[actix_web::test]
 async fn tokens_in_a_url_are_never_read() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let Credentials { bearer, cookie } = house.login("super").await.credentials;
     let (bearer, cookie) = (bearer.unwrap(), cookie.unwrap());
     for query in ["access_token", "token", "bearer", "authorization"] {
@@ -278,7 +278,7 @@ async fn tokens_in_a_url_are_never_read() {
 
 #[actix_web::test]
 async fn a_test_takes_an_id_or_a_configuration() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ops = house.login("ops").await;
     let both = json!({"id": house.cluster, "api_server": "https://b.example.com"});
     assert_eq!(house.post(&ops, "/api/k8s/clusters/test", both).await.fields(), ["id=not_allowed"]);

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use crate::house::House;
+use crate::test_app::TestApp;
 
 #[actix_web::test]
 async fn changes_answer_with_the_thing_after_them() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ops = house.login("ops").await;
     let cluster = house.cluster;
     let workload = json!({"cluster_id": cluster, "namespace": "shop", "type": "deployment", "name": "web"});
@@ -34,7 +34,7 @@ async fn changes_answer_with_the_thing_after_them() {
 
 #[actix_web::test]
 async fn a_configmap_is_shown_with_its_values_and_replaced_as_a_whole() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ops = house.login("ops").await;
     let query = format!("cluster_id={}&namespace=shop&name=plain", house.cluster);
     let detail = async || house.get(&ops, "/api/k8s/configmaps/detail", &query).await.data();
@@ -59,7 +59,7 @@ async fn a_configmap_is_shown_with_its_values_and_replaced_as_a_whole() {
 
 #[actix_web::test]
 async fn a_secret_keeps_what_is_null_and_tells_its_values_when_revealed() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ops = house.login("ops").await;
     let which = json!({"cluster_id": house.cluster, "namespace": "shop", "name": "pass"});
     let mut update = which.clone();
@@ -82,7 +82,7 @@ async fn a_secret_keeps_what_is_null_and_tells_its_values_when_revealed() {
 
 #[actix_web::test]
 async fn endpoints_are_those_of_one_service() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     let endpoints = async |query: &str| {
         let query = format!("cluster_id={}&namespace=shop{query}", house.cluster);
@@ -99,16 +99,16 @@ async fn endpoints_are_those_of_one_service() {
 
 #[actix_web::test]
 async fn a_stale_update_is_a_conflict() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ops = house.login("ops").await;
     let update = json!({"id": house.cluster, "description": "x", "updated_at": "2020-01-01T00:00:00Z"});
     let reply = house.post(&ops, "/api/k8s/clusters/update", update).await;
-    assert_eq!(reply.refusal(), (409, "CONFLICT_ERROR".into(), "changed_meanwhile".into()));
+    assert_eq!(reply.refusal(), (409, "CONFLICT_ERROR".into(), "modified".into()));
 }
 
 #[actix_web::test]
 async fn a_viewer_sees_no_literal_environment() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let query = format!("cluster_id={}&namespace=shop&type=deployment&name=web", house.cluster);
     let detail = async |user: &str| {
         let who = house.login(user).await;
@@ -120,7 +120,7 @@ async fn a_viewer_sees_no_literal_environment() {
 
 #[actix_web::test]
 async fn logs_take_all_their_options() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     let query = format!("cluster_id={}&namespace=shop&pod_name=web-0", house.cluster);
     let logs = house.get(&viewer, "/api/k8s/pods/logs", &query).await.data();
@@ -136,7 +136,7 @@ async fn logs_take_all_their_options() {
 
 #[actix_web::test]
 async fn a_status_is_told_also_of_a_cluster_that_does_not_answer() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     house.fake.clusters.fail(Some(pilothouse_core::Cause::Unreachable));
     let status =
@@ -150,7 +150,7 @@ async fn a_status_is_told_also_of_a_cluster_that_does_not_answer() {
 
 #[actix_web::test]
 async fn a_viewer_reads_its_own_audit_rows_only() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let (viewer, admin) = (house.login("viewer").await, house.login("super").await);
     let path = "/api/k8s/audit/operations";
     let rows = house.get(&viewer, path, "").await.data();
@@ -164,7 +164,7 @@ async fn a_viewer_reads_its_own_audit_rows_only() {
 
 #[actix_web::test]
 async fn nothing_is_changed_while_the_trail_cannot_be_written() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let ops = house.login("ops").await;
     house.fake.store.break_audit(true);
     let body = json!({"cluster_id": house.cluster, "namespace": "shop", "type": "deployment", "name": "web", "replicas": 5});

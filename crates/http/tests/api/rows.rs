@@ -5,7 +5,7 @@ use pilothouse_core::audit::LARGEST_ROW;
 use pilothouse_http::document;
 use serde_json::Value;
 
-use crate::{house::House, large::variants, table::lines};
+use crate::{large::variants, table::lines, test_app::TestApp};
 
 /// Everything that may enter a row is as long as a request may make it: headers, names, lists.
 #[actix_web::test]
@@ -14,7 +14,7 @@ async fn no_row_is_larger_than_eight_kibibytes() {
     let changes = |line: &crate::table::Line| line.method == "POST" && line.status("super") == 200;
     let long = "\"x\\".repeat(10_000);
     for line in lines().into_iter().filter(changes) {
-        let house = House::new().await;
+        let house = TestApp::new().await;
         house.login("target").await;
         let who = house.login("super").await;
         let good = line.input(&house, "super", &who.refresh).await;

@@ -13,7 +13,7 @@ use pilothouse_core::{app::App, testing::fake::Fake};
 use pilothouse_http::{Hooks, HttpSettings, Unobserved, server};
 use serde_json::{Value, json};
 
-use crate::house::{Credentials, PASSWORD, Ready, furnished};
+use crate::test_app::{Credentials, PASSWORD, Ready, furnished};
 
 /// A server on a free port, in a thread of its own; gone with the test.
 pub(crate) struct Running {

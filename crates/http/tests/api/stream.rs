@@ -12,8 +12,8 @@ use pilothouse_http::HttpSettings;
 use serde_json::{Value, json};
 
 use crate::{
-    house::House,
     socket::{Running, eventually},
+    test_app::TestApp,
 };
 
 const PATH: &str = "/api/k8s/pods/logs/stream";
@@ -60,7 +60,7 @@ fn events(text: &str) -> Vec<Event> {
 
 #[actix_web::test]
 async fn a_stream_is_events_and_says_why_it_ended() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     let reply = house.get(&viewer, PATH, &query(house.cluster)).await;
     assert_eq!(reply.header("content-type"), Some("text/event-stream"));
@@ -71,7 +71,7 @@ async fn a_stream_is_events_and_says_why_it_ended() {
     let all = events(&reply.text);
     assert_eq!((all[0].event.as_str(), all[0].data.as_str()), ("log", "a line"));
     let end: Value = serde_json::from_str(&all[1].data).unwrap();
-    let details = "The container has ended, and this was all of its log";
+    let details = "The container has ended and its whole log was sent";
     assert_eq!(end, json!({"reason": "completed", "error_code": null, "details": details}));
     assert_eq!(all.len(), 2);
 
@@ -98,7 +98,7 @@ async fn a_stream_is_events_and_says_why_it_ended() {
 
 #[actix_web::test]
 async fn what_is_refused_is_refused_before_the_first_event() {
-    let house = House::new().await;
+    let house = TestApp::new().await;
     let viewer = house.login("viewer").await;
     let query = query(house.cluster);
     let refused = async |query: &str| {
@@ -194,7 +194,7 @@ fn a_revoked_session_ends_its_stream() {
     log.unbounded_send(Ok(b"2026-01-01T00:00:00Z one\n".to_vec())).unwrap();
     assert_eq!(event(&mut lines).unwrap().data, "one");
     // past the access token's life, within the session's
-    running.fake.lent.clock.advance(Duration::from_secs(15 * 60));
+    running.fake.runtime.clock.advance(Duration::from_secs(15 * 60));
     log.unbounded_send(Ok(b"2026-01-01T00:15:00Z two\n".to_vec())).unwrap();
     assert_eq!(event(&mut lines).unwrap().data, "two");
     let (rows, _) = block_on(running.app.sessions.list(&Caller::system(), &Default::default())).unwrap();

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use pilothouse_core::{access::Caller, session::SessionId};
 
-use crate::house::{Credentials, House};
+use crate::test_app::{Credentials, TestApp};
 
 /// The columns.
 pub(crate) const CALLERS: [&str; 9] =
@@ -51,7 +51,7 @@ impl Line {
     }
 
     /// The input with real ids in it.
-    pub(crate) async fn input(&self, house: &House, own: &str, refresh: &str) -> String {
+    pub(crate) async fn input(&self, house: &TestApp, own: &str, refresh: &str) -> String {
         let mut input = self.input.replace("{cluster}", &house.cluster.to_string());
         for (place, user) in [("{user}", "target"), ("{own user}", own)] {
             input = input.replace(place, &house.user(user).await.to_string());
@@ -105,7 +105,7 @@ pub(crate) fn compare(real: &[Line]) {
 }
 
 /// The credentials of a caller, and a refresh token of the session whose cookie is, or would be, among them.
-pub(crate) async fn credentials(house: &House, caller: &str) -> (Credentials, String) {
+pub(crate) async fn credentials(house: &TestApp, caller: &str) -> (Credentials, String) {
     let user = if ["viewer", "ops"].contains(&caller) { caller } else { "super" };
     let who = house.login(user).await;
     let Credentials { bearer, cookie } = who.credentials;

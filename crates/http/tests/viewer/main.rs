@@ -7,14 +7,14 @@
 
 #[path = "../../../../tests/conformance/mod.rs"]
 mod conformance;
-#[allow(dead_code, reason = "other tests need more of it")]
-#[path = "../api/house.rs"]
-mod house;
 #[path = "../api/large.rs"]
 mod large;
 #[allow(dead_code, reason = "other tests need more of it")]
 #[path = "../api/table.rs"]
 mod table;
+#[allow(dead_code, reason = "other tests need more of it")]
+#[path = "../api/test_app.rs"]
+mod test_app;
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -25,14 +25,14 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 use crate::{
-    house::{House, Reply, SignedIn},
     large::{misshapen, variants},
     table::{Line, lines},
+    test_app::{Reply, SignedIn, TestApp},
 };
 
 /// A viewer's request, as often as it is sent.
 struct Request<'a> {
-    house: &'a House,
+    house: &'a TestApp,
     who: &'a SignedIn,
     path: &'a str,
     body: &'a str,
@@ -64,7 +64,7 @@ fn cpu_time() -> Duration {
 }
 
 /// How many bytes are kept of all that was asked.
-fn stored(house: &House) -> usize {
+fn stored(house: &TestApp) -> usize {
     let entries = house.fake.store.entries();
     let rows = house.fake.store.all_operations();
     let entries = entries.iter().map(|entry| entry.canonical().unwrap().len()).sum::<usize>();
@@ -79,7 +79,7 @@ async fn a_viewers_refused_request_costs_no_more_than_its_shape() {
         |line: &Line| line.method == "POST" && line.status("viewer") == 403 && line.status("super") == 200;
     let (mut tried, mut slow) = (BTreeSet::new(), Vec::new());
     for line in lines().into_iter().filter(refused) {
-        let house = House::new().await;
+        let house = TestApp::new().await;
         house.login("target").await;
         let who = house.login("viewer").await;
         let good = line.input(&house, "viewer", "").await;

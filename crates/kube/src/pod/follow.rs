@@ -19,11 +19,11 @@ use pilothouse_core::{
 use tokio::time::{sleep, timeout};
 
 use crate::{
+    client::ClusterClient,
     error::Failure,
     observe::Observer,
     request::Call,
-    stack::{Broken, Stack},
-    visit::Visit,
+    transport::{ExchangeError, Transport},
 };
 
 /// How long the head of an answer is waited for, before the log is taken for a silent one. What is refused is refused
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// The run of a container whose log is read.
 pub(super) struct Run {
-    pub(super) stack: Arc<Stack>,
+    pub(super) transport: Arc<Transport>,
     pub(super) permit: Permit,
     pub(super) observer: Arc<dyn Observer>,
     /// Asks for the pod.
@@ -65,15 +65,16 @@ pub(super) async fn chunks(
         Err(_) => opening,
     };
     let bytes = opening.map_ok(data).map_err(Error::from).try_flatten_stream();
-    let closed = run.stack.closed().clone();
+    let closed = run.transport.closed().clone();
     let end = stream::once(run.end()).filter_map(|end| ready(end.err().map(Err)));
     let chunks = bytes.chain(end).map_err(StreamEnd::from).take_until(closed.clone().cancelled_owned());
-    let gone = stream::once(async move { closed.is_cancelled().then_some(Err(StreamEnd::Gone)) });
+    let gone =
+        stream::once(async move { closed.is_cancelled().then_some(Err(StreamEnd::ConnectionChanged)) });
     Ok(chunks.chain(gone.filter_map(ready)).boxed())
 }
 
 fn data(body: Incoming) -> impl Stream<Item = Result<Vec<u8>>> {
-    let frames = BodyStream::new(body).map_err(|error| Error::new(Broken::of(&error).cause()));
+    let frames = BodyStream::new(body).map_err(|error| Error::new(ExchangeError::of(&error).cause()));
     frames.try_filter_map(|frame| ready(Ok(frame.into_data().ok().map(Vec::from))))
 }
 
@@ -84,14 +85,15 @@ impl Run {
     /// `ConnectionLost` when it runs on; else as every call to a cluster.
     async fn end(self) -> Result<()> {
         for _ in 0..ASKED {
-            let visit = Visit::new(self.stack.clone(), &self.permit, self.deadline, &self.observer)?;
-            let Some(pod) = visit.find(&self.get, parse::<PodObject>).await? else { return Ok(()) };
+            let client =
+                ClusterClient::new(self.transport.clone(), &self.permit, self.deadline, &self.observer)?;
+            let Some(pod) = client.find(&self.get, parse::<PodObject>).await? else { return Ok(()) };
             if !self.goes_on(&pod) {
                 return Ok(());
             }
             sleep(PAUSE).await;
         }
-        Err(Error::new(Cause::ConnectionLost).of_read())
+        Err(Error::new(Cause::ConnectionLost).read_only())
     }
 
     fn goes_on(&self, pod: &PodObject) -> bool {

@@ -4,8 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cache;
 mod configuration;
-mod kept;
 mod objects;
 mod probe;
 mod workloads;

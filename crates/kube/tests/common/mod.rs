@@ -16,16 +16,16 @@ use std::{
 use async_trait::async_trait;
 use pilothouse_core::{
     Result,
-    access::{Access, Caller, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Verb},
     cluster::{
         ApiServer, ClusterId, ClusterProbe, Connection, Connections, Credential, Permission, ProbeReason,
         ProbeTarget, Probed, Report, StoredConnection,
     },
     kind::Kind,
     name::{Namespace, ObjectName},
-    testing::{self, fake::Lent},
+    testing::{self, fake::FakeRuntime},
 };
-use pilothouse_kube::{Deadlines, EgressRules, Keeping, KubeClusters, KubeSettings};
+use pilothouse_kube::{CacheSettings, Deadlines, EgressRules, KubeClusters, KubeSettings};
 
 /// The cluster that every test here talks to.
 pub(crate) const CLUSTER: ClusterId = ClusterId(1);
@@ -69,24 +69,24 @@ pub(crate) fn clusters(connection: Connection, deadlines: Deadlines) -> (KubeClu
 pub(crate) fn clusters_with(connection: Connection, settings: KubeSettings) -> (KubeClusters, Arc<Registry>) {
     let registry = Arc::new(Registry::default());
     registry.set(connection, 1);
-    (KubeClusters::new(settings, registry.clone(), Lent::default().clock), registry)
+    (KubeClusters::new(settings, registry.clone(), FakeRuntime::default().clock), registry)
 }
 
 /// The same, with lists that are kept.
-pub(crate) fn keeping(
+pub(crate) fn with_cache(
     connection: Connection,
     deadlines: Deadlines,
-    keeping: Keeping,
+    cache_settings: CacheSettings,
 ) -> (KubeClusters, Arc<Registry>) {
     let registry = Arc::new(Registry::default());
     registry.set(connection, 1);
     let settings = KubeSettings {
         deadlines,
         egress: EgressRules { allow_loopback: true, ..EgressRules::default() },
-        keeping: Some(keeping),
+        cache_settings: Some(cache_settings),
         ..KubeSettings::default()
     };
-    (KubeClusters::new(settings, registry.clone(), Lent::default().clock), registry)
+    (KubeClusters::new(settings, registry.clone(), FakeRuntime::default().clock), registry)
 }
 
 /// A connection by token.
@@ -110,19 +110,20 @@ pub(crate) fn object(name: &str) -> ObjectName {
 
 /// A permit for a kind in one namespace, with its operation.
 pub(crate) fn permit(verb: Verb, kind: Kind, namespace: &str) -> Permit {
-    let access =
-        Access::to(verb, Resource::Kind(kind)).in_cluster(CLUSTER).in_namespace(&self::namespace(namespace));
+    let access = AccessRequest::to(verb, Resource::Kind(kind))
+        .in_cluster(CLUSTER)
+        .in_namespace(&self::namespace(namespace));
     testing::permit(&Caller::system(), access)
 }
 
 /// A permit for a kind everywhere.
 pub(crate) fn permit_all(verb: Verb, kind: Kind) -> Permit {
-    testing::permit(&Caller::system(), Access::to(verb, Resource::Kind(kind)).in_cluster(CLUSTER))
+    testing::permit(&Caller::system(), AccessRequest::to(verb, Resource::Kind(kind)).in_cluster(CLUSTER))
 }
 
 /// A permit to test a connection.
 pub(crate) fn permit_to_test() -> Permit {
-    testing::permit(&Caller::system(), Access::to(Verb::Test, Resource::NewCluster).new_cluster("new"))
+    testing::permit(&Caller::system(), AccessRequest::to(Verb::Test, Resource::NewCluster).new_cluster("new"))
 }
 
 /// The probe of a connection that is not registered.
@@ -142,6 +143,6 @@ pub(crate) async fn probe_registered(
     reason: ProbeReason,
 ) -> Result<Probed> {
     let stored = registry.0.lock().unwrap()[&CLUSTER].clone();
-    let access = Access::to(Verb::Get, Resource::Cluster).in_cluster(CLUSTER);
+    let access = AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(CLUSTER);
     adapter.probe(&testing::permit(&Caller::system(), access), ProbeTarget::Registered(stored, reason)).await
 }

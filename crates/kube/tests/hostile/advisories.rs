@@ -49,7 +49,7 @@ async fn cve_2023_32198_a_certificate_that_proves_nothing_is_not_talked_to() {
         assert_eq!(list_pods(&adapter).await.unwrap_err().cause, Cause::TlsUntrusted);
         let changed = create(&adapter).await.unwrap_err();
         assert_eq!(changed.cause, Cause::TlsUntrusted);
-        assert!(!changed.leaves_doubt());
+        assert!(!changed.outcome_unknown());
         let probed = probe(&adapter, &connection).await.unwrap_err();
         assert_eq!(probed.cause, Cause::TlsUntrusted);
         assert!(server.asked().is_empty(), "it saw no request, and no token");

@@ -3,25 +3,25 @@
 use std::sync::{Arc, Mutex};
 
 use pilothouse_core::{
-    access::{Access, Caller, Resource},
+    access::{AccessRequest, Caller, Resource},
     cluster::ClusterId,
     testing,
 };
-use pilothouse_kube::{EgressRules, Keeping, KubeSettings, Limits, Reads};
+use pilothouse_kube::{CacheSettings, EgressRules, KubeSettings, Limits, ReadBudgets};
 use tokio::{
     sync::mpsc::unbounded_channel,
     time::{Instant, sleep},
 };
 
 use super::*;
-use crate::kept::{Watch, event, from_the_beginning, is_watch, told};
+use crate::cache::{Watch, event, from_the_beginning, is_watch, told};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const MIB: usize = 1 << 20;
 
 /// Budgets that a test exhausts quickly.
-const SMALL: Reads =
-    Reads { memory: 8 * MIB, request: Limits { memory: MIB, received: 100 * MIB, objects: 2_000 } };
+const SMALL: ReadBudgets =
+    ReadBudgets { memory: 8 * MIB, request: Limits { memory: MIB, received: 100 * MIB, objects: 2_000 } };
 
 /// An adapter without cached lists and with small budgets.
 fn small(server: &FakeServer) -> KubeClusters {
@@ -159,9 +159,9 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn new(servers: &[&FakeServer], keeping: Keeping) -> Self {
+    fn new(servers: &[&FakeServer], keeping: CacheSettings) -> Self {
         let connection = |server: &FakeServer| by_token(&server.address, Some(&server.ca), TOKEN);
-        let (adapter, registry) = common::keeping(connection(servers[0]), SHORT, keeping);
+        let (adapter, registry) = common::with_cache(connection(servers[0]), SHORT, keeping);
         for (id, server) in (1..).zip(servers) {
             registry.set_of(ClusterId(id), connection(server), 1);
         }
@@ -170,7 +170,7 @@ impl Fleet {
 
     async fn page(&self, cluster: i64, list: List) -> Result<Listing> {
         let kinds = list.info().kinds;
-        let access = Access::to(Verb::List, Resource::Kind(kinds[0])).in_cluster(ClusterId(cluster));
+        let access = AccessRequest::to(Verb::List, Resource::Kind(kinds[0])).in_cluster(ClusterId(cluster));
         let query = ListQuery { kinds: kinds.to_vec(), ..ListQuery::default() };
         self.adapter.page(&testing::permit(&Caller::system(), access), list, &query).await
     }
@@ -248,7 +248,7 @@ async fn lists_that_are_read_slowly_hold_up_no_other_cluster() {
     for dripping in [false, true] {
         let slow = [slow(dripping).await, slow(dripping).await, slow(dripping).await];
         let (well, watches) = healthy().await;
-        let fleet = Arc::new(Fleet::new(&[&well, &slow[0], &slow[1], &slow[2]], Keeping::default()));
+        let fleet = Arc::new(Fleet::new(&[&well, &slow[0], &slow[1], &slow[2]], CacheSettings::default()));
         let lists = [List::Pods, List::ConfigMaps, List::Services, List::Secrets];
         let mut readers = tokio::task::JoinSet::new();
         for (cluster, list) in (2..=4).flat_map(|cluster| lists.map(|list| (cluster, list))) {
@@ -298,14 +298,14 @@ async fn a_list_too_large_evicts_no_other() {
     };
     let (well, heavy) = (FakeServer::start(pods(10)).await, FakeServer::start(pods(50)).await);
     // the large list has room beside nothing but itself
-    let fleet = Fleet::new(&[&well, &heavy], Keeping { memory: 11 * MIB, ..Keeping::default() });
+    let fleet = Fleet::new(&[&well, &heavy], CacheSettings { memory: 11 * MIB, ..CacheSettings::default() });
     fleet.becomes(1, List::Pods, |listing| listing.rows.len() == 10, "the small list").await;
-    let direct = |listing: &Listing| listing.warnings == [Warning::NotKept("pods")];
+    let direct = |listing: &Listing| listing.warnings == [Warning::NotCached("pods")];
     fleet.becomes(2, List::Pods, direct, "the large list, read each time").await;
     let listing = fleet.page(1, List::Pods).await.unwrap();
     assert_eq!((listing.rows.len(), listing.stale), (10, false));
     assert_eq!(well.asked().iter().filter(|asked| from_the_beginning(asked)).count(), 1, "read once");
-    let figures = fleet.adapter.kept();
+    let figures = fleet.adapter.list_cache_stats();
     assert_eq!((figures[0].clusters, figures[0].rows), (2, 10), "nothing is left of the large one");
 }
 
@@ -332,13 +332,13 @@ async fn a_list_that_grows_by_events_is_given_up_when_it_is_too_large() {
         false => pod_list(&["direct"], ""),
     })
     .await;
-    let fleet = Fleet::new(&[&server], Keeping { memory: 8 * MIB, ..Keeping::default() });
-    let direct = |listing: &Listing| listing.warnings == [Warning::NotKept("pods")];
+    let fleet = Fleet::new(&[&server], CacheSettings { memory: 8 * MIB, ..CacheSettings::default() });
+    let direct = |listing: &Listing| listing.warnings == [Warning::NotCached("pods")];
     fleet.becomes(1, List::Pods, direct, "read each time").await;
     let end = Instant::now() + PATIENCE;
     loop {
         // its memory is given back just after it is known not to be kept
-        let figures = fleet.adapter.kept();
+        let figures = fleet.adapter.list_cache_stats();
         if figures[0].rows == 0 && figures[0].bytes < MIB {
             return;
         }

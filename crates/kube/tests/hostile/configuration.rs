@@ -55,7 +55,7 @@ async fn an_update_that_is_refused_is_not_sent_again_and_quotes_nothing() {
         })
         .await;
         let error = adapter(&server).update(&to_update(), &object("pass"), &patch(None)).await.unwrap_err();
-        assert_eq!((error.cause, error.leaves_doubt(), server.asked().len()), (cause, doubt, 2));
+        assert_eq!((error.cause, error.outcome_unknown(), server.asked().len()), (cause, doubt, 2));
         let text = format!("{error} {error:?}");
         assert!(!text.contains("canary") && !text.contains("Y2Fu"), "{text}");
     }
@@ -71,7 +71,7 @@ async fn a_read_before_an_update_leaves_no_doubt() {
     for reply in nonsense {
         let (server, adapter) = answering(reply).await;
         let error = adapter.update(&to_update(), &object("pass"), &patch(None)).await.unwrap_err();
-        assert!(!error.leaves_doubt(), "{error}");
+        assert!(!error.outcome_unknown(), "{error}");
         assert!(server.asked().iter().all(|asked| asked.method == "GET"));
         assert!(!format!("{error} {error:?}").contains("canary"));
     }
@@ -95,7 +95,7 @@ async fn a_value_that_is_no_base64_is_not_revealed_and_not_quoted() {
     let (_server, adapter) = answering(reply).await;
     let error =
         adapter.reveal(&permit(Verb::Reveal, Kind::Secret, "shop"), &object("pass")).await.unwrap_err();
-    assert_eq!((error.cause, error.leaves_doubt()), (Cause::UnexpectedAnswer, false));
+    assert_eq!((error.cause, error.outcome_unknown()), (Cause::UnexpectedAnswer, false));
     assert!(!format!("{error} {error:?}").contains("canary"));
 }
 

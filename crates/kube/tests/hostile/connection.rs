@@ -56,7 +56,7 @@ async fn a_silent_handshake_is_a_deadline_and_nothing_was_sent() {
     let (read, written) = tokio::join!(list_pods(&adapter), create(&adapter));
     assert_eq!(read.unwrap_err().cause, Cause::DeadlineExceeded);
     let written = written.unwrap_err();
-    assert_eq!((written.cause, written.leaves_doubt()), (Cause::DeadlineExceeded, false));
+    assert_eq!((written.cause, written.outcome_unknown()), (Cause::DeadlineExceeded, false));
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn a_cluster_that_does_not_answer_is_left_alone_and_nobody_waits_for_it() 
     let started = Instant::now();
     assert_eq!(causes(100).await, [Cause::CircuitOpen; 100]);
     let refused = create(&adapter).await.unwrap_err();
-    assert!(!refused.leaves_doubt(), "nothing was sent");
+    assert!(!refused.outcome_unknown(), "nothing was sent");
     assert!(refused.context.retry_after.is_some());
     assert!(started.elapsed() < SHORT.read, "nobody waited");
     assert_eq!(server.asked().len(), asked);

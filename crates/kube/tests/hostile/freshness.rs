@@ -3,16 +3,16 @@
 
 use futures_util::StreamExt;
 use pilothouse_core::inventory::ListEvent;
-use pilothouse_kube::Keeping;
+use pilothouse_kube::CacheSettings;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::kept::{Watch, Watched, error, event, from_the_beginning, list, say, told};
+use crate::cache::{Watch, WatchSnapshot, error, event, from_the_beginning, list, say, told};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn short() -> Keeping {
-    Keeping { watch: Duration::from_secs(1), ..Keeping::default() }
+fn short() -> CacheSettings {
+    CacheSettings { watch: Duration::from_secs(1), ..CacheSettings::default() }
 }
 
 fn all() -> String {
@@ -29,7 +29,7 @@ fn trickle(watch: Watch, text: &'static str) {
     });
 }
 
-async fn becomes_stale(watched: &Watched, what: &str) {
+async fn becomes_stale(watched: &WatchSnapshot, what: &str) {
     let listing = watched.becomes(|listing| listing.stale, what).await;
     assert_eq!(names(&listing), ["a"], "{what}");
 }
@@ -39,7 +39,7 @@ async fn bytes_that_are_no_event_prove_nothing() {
     for text in [" ", "{", "{\"type\""] {
         // every later watch trickles, too
         let first = |asked: &Asked, _| Some(if from_the_beginning(asked) { all() } else { String::new() });
-        let watched = Watched::new(first, |_| Reply::Close, short()).await;
+        let watched = WatchSnapshot::new(first, |_| Reply::Close, short()).await;
         watched.shows(&["a Running"]).await;
         trickle(watched.newest(), text);
         becomes_stale(&watched, text).await;
@@ -50,7 +50,7 @@ async fn bytes_that_are_no_event_prove_nothing() {
 #[tokio::test]
 async fn a_watch_that_only_begins_proves_nothing() {
     let first = |asked: &Asked, _| Some(if from_the_beginning(asked) { all() } else { String::new() });
-    let watched = Watched::new(first, |_| list(&["a"], 9), short()).await;
+    let watched = WatchSnapshot::new(first, |_| list(&["a"], 9), short()).await;
     watched.shows(&["a Running"]).await;
     let over = Instant::now() + Duration::from_secs(4);
     becomes_stale(&watched, "silence").await;
@@ -76,8 +76,8 @@ async fn while_all_is_read_anew_the_old_rows_are_stale() {
         (true, _) => Some(event("ADDED", "b", 6, "Running")),
         (false, _) => Some(error(410)),
     };
-    let keeping = Keeping::default();
-    let watched = Watched::new(first, |_| Reply::Silence, keeping).await;
+    let keeping = CacheSettings::default();
+    let watched = WatchSnapshot::new(first, |_| Reply::Silence, keeping).await;
     let fresh = watched.shows(&["a Running"]).await;
     assert!(!fresh.stale);
     let _ = watched.newest().send(Sent::Break);
@@ -98,14 +98,14 @@ async fn a_server_that_forgets_every_version_never_has_fresh_rows() {
         _ => None,
     };
     let other = |_: &Asked| Reply::status(410, "Expired", "too old resource version", json!({}));
-    let watched = Watched::new(first, other, short()).await;
+    let watched = WatchSnapshot::new(first, other, short()).await;
     becomes_stale(&watched, "410 again and again").await;
 }
 
 #[tokio::test]
 async fn who_watches_is_told_when_time_alone_makes_the_rows_stale_and_when_they_are_proven() {
     let first = |asked: &Asked, _| Some(if from_the_beginning(asked) { all() } else { String::new() });
-    let watched = Watched::new(first, |_| Reply::Close, short()).await;
+    let watched = WatchSnapshot::new(first, |_| Reply::Close, short()).await;
     watched.shows(&["a Running"]).await;
     let query = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
     let seen = watched.adapter.watch(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap();
@@ -148,8 +148,8 @@ fn bookmark(version: u64) -> String {
 #[tokio::test]
 async fn the_end_of_a_watch_in_its_time_is_a_proof() {
     let first = |asked: &Asked, _| Some(if from_the_beginning(asked) { all() } else { String::new() });
-    let keeping = Keeping { watch: Duration::from_secs(8), ..Keeping::default() };
-    let watched = Watched::new(first, |_| list(&["a"], 9), keeping).await;
+    let keeping = CacheSettings { watch: Duration::from_secs(8), ..CacheSettings::default() };
+    let watched = WatchSnapshot::new(first, |_| list(&["a"], 9), keeping).await;
     let before = watched.shows(&["a Running"]).await;
     let _ = watched.newest().send(Sent::Break);
     becomes_stale(&watched, "a broken watch").await;

@@ -72,7 +72,7 @@ async fn a_status_of_a_second_ago_is_as_good_and_a_test_asks_anew() {
     let end = Instant::now() + Duration::from_secs(20);
     while versions() < before + 2 {
         assert!(Instant::now() < end, "a status that is older than a second is asked for anew");
-        ask(ProbeReason::Visit).await;
+        ask(ProbeReason::Scheduled).await;
         sleep(Duration::from_millis(50)).await;
     }
 }
@@ -89,7 +89,7 @@ async fn another_version_of_the_connection_is_another_probe_and_an_older_one_non
     assert_eq!(asked.last().unwrap().headers["authorization"], "Bearer second");
 
     let permit = permit_for_status();
-    for reason in [ProbeReason::Status, ProbeReason::Test, ProbeReason::Visit] {
+    for reason in [ProbeReason::Status, ProbeReason::Test, ProbeReason::Scheduled] {
         let refused = adapter.probe(&permit, ProbeTarget::Registered(older.clone(), reason)).await;
         assert_eq!(refused.unwrap_err().cause, Cause::Unreachable);
     }
@@ -115,7 +115,7 @@ async fn while_the_circuit_is_open_only_the_prober_asks() {
     let refused = adapter.permissions(&permit_for_status(), target).await.unwrap_err();
     assert_eq!(refused.cause, Cause::CircuitOpen);
     assert_eq!(server.asked().len(), before, "nothing is sent");
-    let visit = probe_registered(&adapter, &registry, ProbeReason::Visit).await.unwrap();
+    let visit = probe_registered(&adapter, &registry, ProbeReason::Scheduled).await.unwrap();
     assert_eq!(visit.result.unwrap_err().cause, Cause::DeadlineExceeded);
     assert_eq!(server.asked().len(), before + 1);
 }
@@ -132,7 +132,7 @@ async fn a_probe_that_is_answered_closes_the_circuit() {
     let reads = join_all((0..5).map(|_| list_pods(&adapter))).await;
     assert!(reads.iter().all(Result::is_err));
     assert_eq!(list_pods(&adapter).await.unwrap_err().cause, Cause::CircuitOpen);
-    probe_registered(&adapter, &registry, ProbeReason::Visit).await.unwrap().result.unwrap();
+    probe_registered(&adapter, &registry, ProbeReason::Scheduled).await.unwrap().result.unwrap();
     list_pods(&adapter).await.expect("the circuit is closed");
 }
 
@@ -212,7 +212,7 @@ async fn a_name_without_an_answer_is_looked_up_once_by_all_calls_together() {
     let (adapter, registry) = clusters_with(connection, settings);
     for _ in 0..2 {
         let reads = join_all((0..50).map(|_| list_pods(&adapter)));
-        let (reads, probes) = join(reads, at_once(&adapter, &registry, ProbeReason::Visit, 50)).await;
+        let (reads, probes) = join(reads, at_once(&adapter, &registry, ProbeReason::Scheduled, 50)).await;
         assert!(reads.iter().all(Result::is_err) && probes.iter().all(|answer| cause(answer).is_some()));
     }
     assert_eq!(silent.0.load(Ordering::SeqCst), 1);
@@ -220,8 +220,8 @@ async fn a_name_without_an_answer_is_looked_up_once_by_all_calls_together() {
 
 fn permit_for_status() -> Permit {
     use pilothouse_core::{
-        access::{Access, Caller, Resource},
+        access::{AccessRequest, Caller, Resource},
         testing,
     };
-    testing::permit(&Caller::system(), Access::to(Verb::Get, Resource::Cluster).in_cluster(CLUSTER))
+    testing::permit(&Caller::system(), AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(CLUSTER))
 }

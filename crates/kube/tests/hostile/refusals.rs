@@ -153,7 +153,7 @@ async fn no_answer_ends_at_the_deadline() {
     assert_eq!(list_pods(&adapter).await.unwrap_err().cause, Cause::DeadlineExceeded);
     let error = create(&adapter).await.unwrap_err();
     assert_eq!(error.cause, Cause::DeadlineExceeded);
-    assert!(error.cause.leaves_doubt());
+    assert!(error.cause.outcome_unknown());
     assert_eq!(server.asked().len(), 2);
 }
 

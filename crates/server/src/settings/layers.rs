@@ -24,16 +24,16 @@ pub(crate) struct Flags {
     /// A TOML file of settings
     #[arg(long, value_name = "FILE", global = true)]
     pub(super) config: Option<PathBuf>,
-    /// Where to listen [default: 127.0.0.1:8080]
+    /// Address to listen on [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", global = true)]
     pub(super) listen: Option<String>,
-    /// Where Prometheus reads /metrics; nowhere without one
+    /// Address that serves /metrics for Prometheus [default: none]
     #[arg(long, value_name = "ADDRESS", global = true)]
     pub(super) metrics_listen: Option<String>,
-    /// Where the database, the key and the first password lie [default: ./pilothouse-data]
+    /// Directory of the database, the key and the first password [default: ./pilothouse-data]
     #[arg(long, value_name = "DIR", global = true)]
     pub(super) data_dir: Option<String>,
-    /// postgres://…; SQLite in the data directory without one
+    /// postgres://… [default: SQLite in the data directory]
     #[arg(long, value_name = "URL", global = true)]
     pub(super) database_url: Option<String>,
 }
@@ -141,7 +141,7 @@ fn read_file(path: &Path) -> Result<Table, Fatal> {
     text.parse::<Table>().map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-        Fatal::Setting(format!("the settings file {} is not TOML at line {line}", path.display()))
+        Fatal::Setting(format!("the settings file {} is not valid TOML at line {line}", path.display()))
     })
 }
 
@@ -168,5 +168,5 @@ fn is_service_link(key: &str, value: &str) -> bool {
 }
 
 fn unknown(name: &str, place: impl fmt::Display) -> Fatal {
-    Fatal::Setting(format!("there is no setting {name} ({place}); docs/operations.md lists them all"))
+    Fatal::Setting(format!("there is no setting {name} ({place}); see docs/configure.md for all settings"))
 }

@@ -8,7 +8,7 @@ use toml::Value;
 
 use super::{
     Configuration,
-    table::{Form, SETTINGS, Setting},
+    table::{SETTINGS, Setting, SettingType},
 };
 
 impl Configuration {
@@ -28,8 +28,8 @@ impl Configuration {
         };
         let origin = origin.of(setting);
         match (setting.form, value) {
-            (Form::Password, _) => format!("# {key} is set and not shown  # {origin}"),
-            (Form::Database, Value::String(url)) => {
+            (SettingType::Password, _) => format!("# {key} is set and not shown  # {origin}"),
+            (SettingType::Database, Value::String(url)) => {
                 let shown =
                     Database::parse(url).map_or_else(|_| "…".to_owned(), |database| database.to_string());
                 format!(
@@ -37,7 +37,7 @@ impl Configuration {
                     Value::String(shown)
                 )
             }
-            (Form::Webhook, Value::String(url)) => {
+            (SettingType::Webhook, Value::String(url)) => {
                 let host = url.parse::<Uri>().ok().and_then(|uri| Some(uri.host()?.to_owned()));
                 let host = Value::String(host.unwrap_or_else(|| "…".to_owned()));
                 format!("# {key} = {host}  # without path and query  # {origin}")

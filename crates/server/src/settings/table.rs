@@ -7,14 +7,14 @@ pub(crate) struct Setting {
     /// Its line in the file; in upper case after `PILOTHOUSE_` its environment variable.
     pub(crate) key: &'static str,
     /// What it looks like.
-    pub(crate) form: Form,
+    pub(crate) form: SettingType,
     /// As a line of the file would have it; none when it is optional.
     pub(crate) default: Option<&'static str>,
 }
 
 /// What a value looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum SettingType {
     /// Where to listen.
     Address,
     /// A file or a folder.
@@ -43,38 +43,38 @@ pub(crate) enum Form {
 
 #[rustfmt::skip]
 pub(crate) const SETTINGS: [Setting; 32] = [
-    Setting { key: "listen",                form: Form::Address,   default: Some("127.0.0.1:8080") },
-    Setting { key: "tls_certificate",       form: Form::Path,      default: None },
-    Setting { key: "tls_key",               form: Form::Path,      default: None },
-    Setting { key: "trusted_proxies",       form: Form::Networks,  default: None },
-    Setting { key: "keep_alive",            form: Form::Duration,  default: Some("75s") },
-    Setting { key: "metrics_listen",        form: Form::Address,   default: None },
-    Setting { key: "data_dir",              form: Form::Path,      default: Some("./pilothouse-data") },
-    Setting { key: "database_url",          form: Form::Database,  default: None },
-    Setting { key: "key_file",              form: Form::Path,      default: None },
-    Setting { key: "audit_checkpoint_file", form: Form::Path,      default: None },
-    Setting { key: "audit_archive_dir",     form: Form::Path,      default: None },
-    Setting { key: "audit_retention",       form: Form::Age,       default: None },
-    Setting { key: "audit_webhook_url",     form: Form::Webhook,   default: None },
-    Setting { key: "audit_webhook_secret",  form: Form::Password,  default: None },
-    Setting { key: "audit_webhook_ca_file", form: Form::Path,      default: None },
-    Setting { key: "free_space_floor_mib",  form: Form::Number,    default: Some("64") },
-    Setting { key: "admin_password",        form: Form::Password,  default: None },
-    Setting { key: "egress_allow_loopback", form: Form::Switch,    default: Some("false") },
-    Setting { key: "egress_allow_networks", form: Form::Networks,  default: None },
-    Setting { key: "allow_insecure_tls",    form: Form::Switch,    default: Some("false") },
-    Setting { key: "probe_interval",        form: Form::Duration,  default: Some("30s") },
-    Setting { key: "read_deadline",         form: Form::Duration,  default: Some("10s") },
-    Setting { key: "write_deadline",        form: Form::Duration,  default: Some("30s") },
-    Setting { key: "test_deadline",         form: Form::Duration,  default: Some("5s") },
-    Setting { key: "lists_memory_mib",      form: Form::Number,    default: Some("1024") },
-    Setting { key: "lists_idle",            form: Form::Duration,  default: Some("10m") },
-    Setting { key: "lists_filled_at_once",  form: Form::Number,    default: Some("4") },
-    Setting { key: "access_token_lifetime", form: Form::Duration,  default: Some("10m") },
-    Setting { key: "session_idle",          form: Form::Duration,  default: Some("30m") },
-    Setting { key: "session_lifetime",      form: Form::Duration,  default: Some("8h") },
-    Setting { key: "log",                   form: Form::Filter,    default: Some("info") },
-    Setting { key: "log_format",            form: Form::LogFormat, default: Some("text") },
+    Setting { key: "listen",                form: SettingType::Address,   default: Some("127.0.0.1:8080") },
+    Setting { key: "tls_certificate",       form: SettingType::Path,      default: None },
+    Setting { key: "tls_key",               form: SettingType::Path,      default: None },
+    Setting { key: "trusted_proxies",       form: SettingType::Networks,  default: None },
+    Setting { key: "keep_alive",            form: SettingType::Duration,  default: Some("75s") },
+    Setting { key: "metrics_listen",        form: SettingType::Address,   default: None },
+    Setting { key: "data_dir",              form: SettingType::Path,      default: Some("./pilothouse-data") },
+    Setting { key: "database_url",          form: SettingType::Database,  default: None },
+    Setting { key: "key_file",              form: SettingType::Path,      default: None },
+    Setting { key: "audit_checkpoint_file", form: SettingType::Path,      default: None },
+    Setting { key: "audit_archive_dir",     form: SettingType::Path,      default: None },
+    Setting { key: "audit_retention",       form: SettingType::Age,       default: None },
+    Setting { key: "audit_webhook_url",     form: SettingType::Webhook,   default: None },
+    Setting { key: "audit_webhook_secret",  form: SettingType::Password,  default: None },
+    Setting { key: "audit_webhook_ca_file", form: SettingType::Path,      default: None },
+    Setting { key: "free_space_floor_mib",  form: SettingType::Number,    default: Some("64") },
+    Setting { key: "admin_password",        form: SettingType::Password,  default: None },
+    Setting { key: "egress_allow_loopback", form: SettingType::Switch,    default: Some("false") },
+    Setting { key: "egress_allow_networks", form: SettingType::Networks,  default: None },
+    Setting { key: "allow_insecure_tls",    form: SettingType::Switch,    default: Some("false") },
+    Setting { key: "probe_interval",        form: SettingType::Duration,  default: Some("30s") },
+    Setting { key: "read_deadline",         form: SettingType::Duration,  default: Some("10s") },
+    Setting { key: "write_deadline",        form: SettingType::Duration,  default: Some("30s") },
+    Setting { key: "test_deadline",         form: SettingType::Duration,  default: Some("5s") },
+    Setting { key: "list_cache_memory_mib",      form: SettingType::Number,    default: Some("1024") },
+    Setting { key: "list_cache_idle",            form: SettingType::Duration,  default: Some("10m") },
+    Setting { key: "list_cache_concurrent_fills",  form: SettingType::Number,    default: Some("4") },
+    Setting { key: "access_token_lifetime", form: SettingType::Duration,  default: Some("10m") },
+    Setting { key: "session_idle",          form: SettingType::Duration,  default: Some("30m") },
+    Setting { key: "session_lifetime",      form: SettingType::Duration,  default: Some("8h") },
+    Setting { key: "log",                   form: SettingType::Filter,    default: Some("info") },
+    Setting { key: "log_format",            form: SettingType::LogFormat, default: Some("text") },
 ];
 
 impl Setting {
@@ -89,7 +89,7 @@ impl Setting {
     }
 }
 
-impl Form {
+impl SettingType {
     /// A text, as the environment and flags have it, as the file would have it. What is no switch or number where it
     /// should be stays a text, and is refused when the settings are read.
     pub(crate) fn value(self, text: &str) -> Value {

@@ -3,12 +3,12 @@ use std::{fs, path::Path};
 use pilothouse_store::Database;
 
 use super::{
-    table::{Form, SETTINGS},
+    table::{SETTINGS, SettingType},
     *,
 };
 
 const EXAMPLE: &str = include_str!("../../../../docs/pilothouse.example.toml");
-const MANUAL: &str = include_str!("../../../../docs/operations.md");
+const MANUAL: &str = include_str!("../../../../docs/configure.md");
 
 /// The settings of a file with these lines, and of this environment.
 fn read(file: &str, environment: &[(&str, &str)], flags: Flags) -> Result<Configuration, String> {
@@ -161,10 +161,10 @@ fn values_that_cannot_be_used_by_table() {
         ("keep_alive = 75", "keep_alive"),
         ("keep_alive = \"0s\"", "keep_alive"),
         ("log_format = \"xml\"", "log_format"),
-        ("lists_memory_mib = -1", "lists_memory_mib"),
-        ("lists_memory_mib = \"1GiB\"", "lists_memory_mib"),
-        ("lists_filled_at_once = 0", "lists_filled_at_once"),
-        ("lists_idle = \"0s\"", "lists_idle"),
+        ("list_cache_memory_mib = -1", "list_cache_memory_mib"),
+        ("list_cache_memory_mib = \"1GiB\"", "list_cache_memory_mib"),
+        ("list_cache_concurrent_fills = 0", "list_cache_concurrent_fills"),
+        ("list_cache_idle = \"0s\"", "list_cache_idle"),
         ("free_space_floor_mib = -1", "free_space_floor_mib"),
         ("audit_retention = \"0s\"\naudit_archive_dir = \"a\"", "audit_retention"),
         ("audit_retention = \"876001h\"\naudit_archive_dir = \"a\"", "audit_retention"),
@@ -261,7 +261,8 @@ fn what_is_shown_can_be_used_again() {
     for setting in &SETTINGS {
         let shown = again.layers.get(setting).map(|(value, _)| value);
         assert_eq!(shown, configuration.layers.get(setting).map(|(value, _)| value), "{}", setting.key);
-        let secret = matches!(setting.form, Form::Password | Form::Database | Form::Webhook);
+        let secret =
+            matches!(setting.form, SettingType::Password | SettingType::Database | SettingType::Webhook);
         assert!(!secret || shown.is_none());
     }
 }

@@ -38,10 +38,10 @@ impl Wanted {
 
 /// The counts of this process. A clone is the same.
 #[derive(Clone, Default)]
-pub(crate) struct Counts(Arc<Mutex<Kept>>);
+pub(crate) struct Counts(Arc<Mutex<Cached>>);
 
 #[derive(Default)]
-struct Kept {
+struct Cached {
     /// The oldest row there is. Should rows be removed one day, it is another.
     oldest: i64,
     counts: HashMap<Wanted, Vec<Below>>,

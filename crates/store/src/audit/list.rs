@@ -103,7 +103,7 @@ impl Plan {
             fields
                 .get(index)
                 .map(|field| field.name)
-                .ok_or_else(|| Error::internal("no such field of an operation"))
+                .ok_or_else(|| Error::internal("an operation has no such field"))
         };
         let filter = |(field, value): &(usize, String)| Ok((name(*field)?, value.clone()));
         let wanted = Wanted {
@@ -135,7 +135,7 @@ macro_rules! ordered {
                     $query.order_by((operations::$nullable.is_null(), operations::$nullable.desc()))
                 }
             )*
-            Some((name, _)) => return Err(Error::internal(format!("operations cannot be ordered by {name}")).into()),
+            Some((name, _)) => return Err(Error::internal(format!("operations cannot be sorted by {name}")).into()),
         };
         query
             .then_order_by((operations::namespace.is_null().desc(), operations::namespace.asc()))
@@ -172,7 +172,7 @@ pub(super) async fn page(db: &Db, counts: &Counts, query: &OperationQuery) -> Re
                     "cluster_id" => {
                         let id = value
                             .parse::<i64>()
-                            .map_err(|_| Error::internal("a cluster id that is no number"))?;
+                            .map_err(|_| Error::internal("a cluster id is not a number"))?;
                         matching.filter(operations::cluster_id.eq(id))
                     }
                     "operation_type" => matching.filter(operations::operation_type.eq(value)),

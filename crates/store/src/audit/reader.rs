@@ -158,7 +158,7 @@ impl TrailReader for Store {
             .await?))?;
         let hash = hash.try_into().map_err(|_| corrupt("audit_head.hash"))?;
         // whoever verifies asks for the key that signs next
-        self.turn_to_key_in_use().await?;
+        self.refresh_active_key().await?;
         Ok((trail, Head { sequence, hash: ChainHash(hash) }))
     }
 

@@ -6,7 +6,7 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use pilothouse_core::{
     Error, Result,
     access::Permit,
-    audit::{Beginning, Head, Retention, Status},
+    audit::{Head, Retention, Status, TrailStart},
 };
 
 use super::Trail as _;
@@ -29,7 +29,7 @@ impl Retention for Store {
         })
     }
 
-    async fn remove(&self, permit: &Permit, beginning: &Beginning) -> Result<u64> {
+    async fn remove(&self, permit: &Permit, beginning: &TrailStart) -> Result<u64> {
         let receipt = self.receipt(permit)?;
         let Head { sequence: through, hash } = beginning.head();
         let line = beginning.line()?;
@@ -47,8 +47,7 @@ impl Retention for Store {
             let known: Option<Vec<u8>> =
                 audit_log::table.find(through).select(audit_log::hash).first(conn).await.optional()?;
             if known.as_deref() != Some(&hash.0[..]) {
-                let why =
-                    format!("entry {through} of the audit trail is not the one that was kept elsewhere");
+                let why = format!("entry {through} of the audit trail differs from the archived one");
                 return Err(Error::internal(why).into());
             }
             diesel::insert_into(audit_beginning::table)

@@ -13,7 +13,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{Author, Trail as _, Write};
+use super::{Trail as _, TrailContext, Write};
 use crate::{
     db::{Db, transact},
     error::audit,
@@ -39,7 +39,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn start(db: Db, by: Author, runtime: &Handle) -> Self {
+    pub(crate) fn start(db: Db, by: TrailContext, runtime: &Handle) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE);
         runtime.spawn(run(db, by, queue));
         Self { queue: sender, failed: Arc::default() }
@@ -66,7 +66,7 @@ impl Writer {
     }
 }
 
-async fn run(db: Db, by: Author, mut queue: mpsc::Receiver<Waiting>) {
+async fn run(db: Db, by: TrailContext, mut queue: mpsc::Receiver<Waiting>) {
     let mut group = Vec::with_capacity(GROUP);
     while queue.recv_many(&mut group, GROUP).await > 0 {
         let (writes, callers): (Vec<_>, Vec<_>) = group.drain(..).map(|w| (w.write, w.stored)).unzip();
@@ -82,7 +82,7 @@ async fn run(db: Db, by: Author, mut queue: mpsc::Receiver<Waiting>) {
     }
 }
 
-async fn store(db: &Db, by: &Author, writes: Vec<Write>) -> Result<()> {
+async fn store(db: &Db, by: &TrailContext, writes: Vec<Write>) -> Result<()> {
     let by = by.clone();
     let stored: Result<u64> = async { transact!(*db, |conn| conn.append(&writes, &by).await) }.await;
     stored.map(drop).map_err(audit)

@@ -30,14 +30,16 @@ pub(super) fn seal(sealer: &dyn Sealer, owner: &SealedFor, credential: &Credenti
         Credential::Certificate { chain, key } => Open::Certificate { chain, key: key.expose_secret() },
     };
     let text = serde_json::to_vec(&open).map(Zeroizing::new);
-    sealer.seal(owner, &text.map_err(|_| Error::internal("a credential does not serialise"))?)
+    sealer.seal(owner, &text.map_err(|_| Error::internal("a credential cannot be serialised"))?)
 }
 
 /// Opens the credential of a row.
 pub(super) fn open(keyring: &dyn Keyring, owner: &SealedFor, sealed: &[u8]) -> Result<Credential> {
     let text = Zeroizing::new(keyring.open(owner, sealed)?);
     // what serde says of it could hold a part of it
-    match serde_json::from_slice(&text).map_err(|_| Error::internal("an opened credential does not read"))? {
+    match serde_json::from_slice(&text)
+        .map_err(|_| Error::internal("a decrypted credential cannot be parsed"))?
+    {
         Opened::Token { token } => Ok(Credential::Token(token)),
         Opened::Certificate { chain, key } => Ok(Credential::Certificate { chain, key }),
     }

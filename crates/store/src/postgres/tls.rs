@@ -30,14 +30,14 @@ pub(super) enum Trust {
 /// The certificates in a PEM file.
 pub(super) fn roots(file: &str) -> Result<RootCertStore, OpenError> {
     let pem = std::fs::read(file)
-        .map_err(|error| bad(format!("names an sslrootcert that cannot be read ({error})")))?;
+        .map_err(|error| bad(format!("has an sslrootcert that cannot be read ({error})")))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let added = certificate.ok().and_then(|certificate| roots.add(certificate).ok());
-        added.ok_or_else(|| bad("names an sslrootcert with a broken certificate"))?;
+        added.ok_or_else(|| bad("has an sslrootcert with an invalid certificate"))?;
     }
     if roots.is_empty() {
-        return Err(bad("names an sslrootcert without a certificate (PEM)"));
+        return Err(bad("has an sslrootcert without a certificate (PEM)"));
     }
     Ok(roots)
 }
@@ -47,9 +47,7 @@ pub(super) fn system_roots() -> Result<RootCertStore, OpenError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err(bad(
-            "needs root certificates, of which this machine has none: name a file as sslrootcert",
-        ));
+        return Err(bad("needs root certificates, but this machine has none: set sslrootcert to a file"));
     }
     Ok(roots)
 }

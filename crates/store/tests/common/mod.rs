@@ -9,7 +9,7 @@ use diesel::{Connection as _, QueryableByName, SqliteConnection, sql_query, sql_
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
 use pilothouse_core::{
     Cause, Error, Result,
-    access::{Access, Resource, Role, Verb},
+    access::{AccessRequest, Resource, Role, Verb},
     audit::{ChainHash, Checkpoint, CheckpointSigner as _, Operation, Signatures, Verdict},
     cluster::{ApiServer, AuthType, ClusterName, ClusterRecord, Connection, Credential},
     hex::Hex,
@@ -18,7 +18,7 @@ use pilothouse_core::{
     testing::{contract::StorePorts, fake},
     user::{PasswordHash, UserRecord, Username},
 };
-use pilothouse_store::{Database, Lent, OpenError, Store};
+use pilothouse_store::{Database, OpenError, Store, StoreDeps};
 use pilothouse_testbed::{Postgres, shared_postgres};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -108,10 +108,10 @@ impl Keyring for Ring {
 /// A database of its own, gone at the end.
 pub(crate) struct Place {
     pub(crate) database: Database,
-    pub(crate) lent: Lent,
+    pub(crate) deps: StoreDeps,
     pub(crate) clock: Arc<fake::FakeClock>,
     /// Where checkpoints are kept outside it.
-    pub(crate) witness: Arc<fake::MemoryWitness>,
+    pub(crate) witness: Arc<fake::MemoryCheckpointSink>,
     pub(crate) folder: TempDir,
     /// Of a PostgreSQL.
     pub(crate) url: Option<String>,
@@ -119,16 +119,16 @@ pub(crate) struct Place {
 
 impl Place {
     fn new(folder: TempDir, database: Database, url: Option<String>) -> Self {
-        let fake::Lent { clock, entropy, .. } = fake::Lent::default();
-        let witness = Arc::new(fake::MemoryWitness::default());
-        let lent = Lent {
+        let fake::FakeRuntime { clock, rng, .. } = fake::FakeRuntime::default();
+        let witness = Arc::new(fake::MemoryCheckpointSink::default());
+        let deps = StoreDeps {
             runtime: Handle::current(),
             witness: witness.clone(),
             clock: clock.clone(),
-            entropy,
+            rng,
             keyring: Ring::of(&[FINGERPRINT]),
         };
-        Self { database, lent, clock, witness, folder, url }
+        Self { database, deps, clock, witness, folder, url }
     }
 
     /// A SQLite file that is not there yet.
@@ -163,8 +163,8 @@ impl Place {
     }
 
     pub(crate) async fn try_open(&self, fingerprint: &str) -> Result<Store, OpenError> {
-        let lent = Lent { keyring: Ring::of(&[fingerprint]), ..self.lent.clone() };
-        Store::open(&self.database, lent).await
+        let deps = StoreDeps { keyring: Ring::of(&[fingerprint]), ..self.deps.clone() };
+        Store::open(&self.database, deps).await
     }
 
     /// Runs statements past the store.
@@ -228,7 +228,8 @@ impl Place {
 
 /// An operation on a cluster, with an id of its own.
 pub(crate) fn operation(ports: &StorePorts) -> Operation {
-    let access = Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named("web").with("replicas", 5);
+    let access =
+        AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named("web").with("replicas", 5);
     ports.permit(access).operation().unwrap().clone()
 }
 

@@ -13,7 +13,7 @@ use crate::{
     cluster::{ClusterId, ClusterName, MockClusterRegistry},
     kind::Kind,
     session::{LiveSessions, MockSessionStore, Session, SessionId},
-    testing::fake::Lent,
+    testing::fake::FakeRuntime,
     user::{User, UserId, Username},
 };
 
@@ -46,19 +46,19 @@ fn user(now: Timestamp) -> User {
 
 /// How a right ends that held at first: the answers of the session's store from the second question on.
 fn end(
-    then: impl Fn(&Lent) -> Result<Option<(Session, User)>> + Send + Sync + 'static,
+    then: impl Fn(&FakeRuntime) -> Result<Option<(Session, User)>> + Send + Sync + 'static,
 ) -> (Cause, Option<Role>) {
     let (error, _) = followed(then, true);
     (error.cause, error.context.required_role)
 }
 
 fn followed(
-    then: impl Fn(&Lent) -> Result<Option<(Session, User)>> + Send + Sync + 'static,
+    then: impl Fn(&FakeRuntime) -> Result<Option<(Session, User)>> + Send + Sync + 'static,
     cluster_stays: bool,
 ) -> (Error, Permit) {
-    let lent = Lent::default();
+    let runtime = FakeRuntime::default();
     let mut store = MockSessionStore::new();
-    let (mut asked, of) = (0, lent.clone());
+    let (mut asked, of) = (0, runtime.clone());
     store.expect_get().returning(move |id| {
         assert_eq!(id, SessionId(3));
         asked += 1;
@@ -71,16 +71,17 @@ fn followed(
         named += 1;
         Ok((cluster_stays || named == 1).then(|| ClusterName::new("prod").unwrap()))
     });
-    let live = LiveSessions { store: Arc::new(store), clock: lent.clock.clone(), idle: IDLE };
+    let live = LiveSessions { store: Arc::new(store), clock: runtime.clock.clone(), idle: IDLE };
     let trail = Arc::new(MockAuditTrail::new());
-    let gate = Gate::new(trail, Arc::new(clusters), lent.clock, lent.entropy, lent.tasks).asking(live);
+    let gate =
+        Gate::new(trail, Arc::new(clusters), runtime.clock, runtime.rng, runtime.spawner).with_sessions(live);
     let caller = Caller {
         user_id: Some(UserId(7)),
         role: Some(Role::Viewer),
         session: Some(SessionId(3)),
         ..Caller::system()
     };
-    let access = Access::to(Verb::Logs, Resource::Kind(Kind::Pod)).in_cluster(ClusterId(1));
+    let access = AccessRequest::to(Verb::Logs, Resource::Kind(Kind::Pod)).in_cluster(ClusterId(1));
     let (permit, lost) = block_on(gate.follow(&caller, access)).unwrap();
     (block_on(lost), permit)
 }
@@ -88,19 +89,19 @@ fn followed(
 #[test]
 fn the_right_ends_with_the_session() {
     assert_eq!(end(|_| Ok(None)), (Cause::SessionEnded, None), "revoked");
-    let disabled = |lent: &Lent| {
-        let now = lent.clock.now();
+    let disabled = |runtime: &FakeRuntime| {
+        let now = runtime.clock.now();
         Ok(Some((session(now), User { disabled: true, ..user(now) })))
     };
     assert_eq!(end(disabled), (Cause::SessionEnded, None), "disabled");
-    let expired = |lent: &Lent| {
-        let (then, now) = (lent.clock.now(), lent.clock.now());
+    let expired = |runtime: &FakeRuntime| {
+        let (then, now) = (runtime.clock.now(), runtime.clock.now());
         Ok(Some((Session { expires_at: then, ..session(then) }, user(now))))
     };
     assert_eq!(end(expired), (Cause::SessionEnded, None), "expired");
-    let unused = |lent: &Lent| {
-        let then = lent.clock.now();
-        lent.clock.advance(IDLE);
+    let unused = |runtime: &FakeRuntime| {
+        let then = runtime.clock.now();
+        runtime.clock.advance(IDLE);
         Ok(Some((session(then), user(then))))
     };
     assert_eq!(end(unused), (Cause::SessionEnded, None), "unused for too long");
@@ -115,15 +116,15 @@ fn the_right_ends_with_the_cluster() {
 
 #[test]
 fn a_database_that_does_not_answer_is_believed_for_a_while() {
-    let unavailable = |lent: &Lent| {
-        lent.clock.advance(Duration::from_secs(2));
+    let unavailable = |runtime: &FakeRuntime| {
+        runtime.clock.advance(Duration::from_secs(2));
         Err(Error::new(Cause::StoreUnavailable))
     };
     assert_eq!(end(unavailable).0, Cause::StoreUnavailable);
     let asked = std::sync::atomic::AtomicU32::new(0);
-    let heals = move |lent: &Lent| {
-        let now = lent.clock.now();
-        lent.clock.advance(Duration::from_secs(20));
+    let heals = move |runtime: &FakeRuntime| {
+        let now = runtime.clock.now();
+        runtime.clock.advance(Duration::from_secs(20));
         match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
             0 | 2 => Err(Error::new(Cause::StoreUnavailable)),
             1 => Ok(Some((session(now), user(now)))),

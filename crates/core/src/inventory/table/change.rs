@@ -42,15 +42,15 @@ impl Table {
 
     /// The same table with these rows in the place of all that `source` had, and what changed by it. Takes as long as
     /// sorting them does; rows that did not change keep their memory.
-    pub fn refilled(&self, source: Source, mut rows: Vec<Row>) -> (Self, Vec<Change>) {
+    pub fn replace_all(&self, source: Source, mut rows: Vec<Row>) -> (Self, Vec<Change>) {
         rows.sort_by(|a, b| a.total_order(b, None));
         let mut changes = Vec::new();
         let mut had = self.kept().filter(|kept| kept.source == source).map(|kept| &kept.row).peekable();
         for row in &mut rows {
-            while let Some(gone) = had.next_if(|had| had.called() < row.called()) {
+            while let Some(gone) = had.next_if(|had| had.key() < row.key()) {
                 changes.push(Change::Removed(gone.clone()));
             }
-            match had.next_if(|had| had.called() == row.called()) {
+            match had.next_if(|had| had.key() == row.key()) {
                 Some(same) if same == row => row.clone_from(same),
                 Some(old) => changes.push(Change::Changed(old.clone(), row.clone())),
                 None => changes.push(Change::Added(row.clone())),
@@ -92,11 +92,11 @@ impl Table {
     }
 
     /// The slots of the rows that an object of a source had.
-    fn slots_of(&self, source: Source, called: (Option<&[u8]>, &[u8])) -> Vec<Slot> {
-        let called_so = self.orders[0].slots[self.first_called(called)..].iter();
+    fn slots_of(&self, source: Source, key: (Option<&[u8]>, &[u8])) -> Vec<Slot> {
+        let called_so = self.orders[0].slots[self.first_called(key)..].iter();
         called_so
             .map(|slot| (*slot, self.slots[*slot as usize].as_ref()))
-            .take_while(|(_, kept)| kept.is_some_and(|kept| kept.row.called() == called))
+            .take_while(|(_, kept)| kept.is_some_and(|kept| kept.row.key() == key))
             .filter(|(_, kept)| kept.is_some_and(|kept| kept.source == source))
             .map(|(slot, _)| slot)
             .collect()

@@ -21,7 +21,7 @@ impl ListRow for Thing {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::filtered("status", Filter::Any, |row: &Self| row.status.map_or(Cell::Null, Cell::text))
-            .tallied(),
+            .counted(),
         Field::filtered("size", Filter::Number, |row| Cell::from(row.size)),
         Field::filtered("ready", Filter::OneOf(&["true", "false"]), |row| Cell::from(row.ready)),
     ];
@@ -34,7 +34,7 @@ impl ListRow for Thing {
         Some(&self.namespace)
     }
 
-    fn also_searched(&self) -> Vec<&str> {
+    fn search_terms(&self) -> Vec<&str> {
         self.status.into_iter().collect()
     }
 }
@@ -98,7 +98,7 @@ fn ask(table: &mut Table, query: &ListQuery) -> (Vec<Row>, Pagination) {
     if let Some(page) = table.page(query) {
         return page;
     }
-    let prepared = table.prepared(query);
+    let prepared = table.build_index(query);
     table.keep(prepared);
     table.page(query).expect("prepared")
 }
@@ -152,7 +152,7 @@ proptest! {
                     let rows: Vec<_> = things.iter().map(|thing| Row::of(thing).unwrap()).collect();
                     plain.retain(|(of, _)| *of != source);
                     plain.extend(rows.iter().map(|row| (source, row.clone())));
-                    let (refilled, changes) = table.refilled(source, rows);
+                    let (refilled, changes) = table.replace_all(source, rows);
                     table = refilled;
                     told(&mut seen, &changes);
                 }
@@ -164,7 +164,7 @@ proptest! {
             prop_assert_eq!(table.len(), plain.len());
             for status in ["on", "Off"] {
                 let counted = plain.iter().filter(|(_, row)| row.text(1) == Some(status)).count();
-                prop_assert_eq!(table.tallied("status", status), counted as u64);
+                prop_assert_eq!(table.counted_by("status", status), counted as u64);
             }
         }
         let kept: Vec<_> = table.rows().cloned().collect();
@@ -182,7 +182,7 @@ fn many(count: usize) -> Table {
             Thing { name, namespace: format!("ns-{}", n % 7), status: Some("on"), size: None, ready: true };
         Row::of(&thing).unwrap()
     });
-    Table::of(&fields_of::<Thing>()).refilled(0, rows.collect()).0
+    Table::of(&fields_of::<Thing>()).replace_all(0, rows.collect()).0
 }
 
 #[test]

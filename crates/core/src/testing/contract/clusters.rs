@@ -8,10 +8,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::StorePorts;
 use crate::{
-    access::{Access, Permit, Resource, Verb},
+    access::{AccessRequest, Permit, Resource, Verb},
     cluster::{
         ApiServer, AuthType, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, Connection,
-        Credential, Health, NodeCount, Observation, Report,
+        Credential, Health, NodeCount, ProbeResult, Report,
     },
     error::Cause,
 };
@@ -40,7 +40,7 @@ fn shown(connection: &Connection) -> String {
     format!("{server} {ca:?} {tls_server_name:?} {insecure_skip_tls_verify} {credential}")
 }
 
-fn online(at: Timestamp) -> Observation {
+fn online(at: Timestamp) -> ProbeResult {
     let report = Report {
         version: "v1.37.2".to_owned(),
         latency: Duration::from_millis(3),
@@ -50,7 +50,7 @@ fn online(at: Timestamp) -> Observation {
         namespaces: None,
         certificates: Vec::new(),
     };
-    Observation { at, result: Ok(report) }
+    ProbeResult { at, result: Ok(report) }
 }
 
 impl StorePorts {
@@ -67,7 +67,7 @@ impl StorePorts {
     }
 
     async fn register(&self, record: ClusterRecord) -> Cluster {
-        let access = Access::to(Verb::Create, Resource::Cluster).new_cluster(record.name.as_str());
+        let access = AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster(record.name.as_str());
         let permit = self.permit(access.named(record.name.as_str()));
         self.clusters.create(&permit, record).await.unwrap()
     }
@@ -77,7 +77,7 @@ impl StorePorts {
     }
 
     fn on(&self, verb: Verb, id: ClusterId) -> Permit {
-        self.permit(Access::to(verb, Resource::Cluster).in_cluster(id))
+        self.permit(AccessRequest::to(verb, Resource::Cluster).in_cluster(id))
     }
 
     async fn change(&self, id: ClusterId, patch: ClusterPatch, at: Timestamp) -> Result<Cluster, Cause> {
@@ -134,7 +134,7 @@ pub(super) async fn names_are_unique_ignoring_case(ports: &StorePorts) {
     let prod = ports.register(ports.record("Prod")).await;
     let other = ports.register(ports.record("staging")).await;
     for again in ["Prod", "pROD", "ｐｒｏｄ"] {
-        let permit = ports.permit(Access::to(Verb::Create, Resource::Cluster).new_cluster(again));
+        let permit = ports.permit(AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster(again));
         let refused = ports.clusters.create(&permit, ports.record(again)).await.unwrap_err();
         assert_eq!(refused.cause, Cause::NameTaken, "{again}");
         let patch = ClusterPatch { name: Some(name(again)), ..ClusterPatch::default() };
@@ -219,7 +219,7 @@ pub(super) async fn a_change_meanwhile_is_a_conflict(ports: &StorePorts) {
     let later = ports.now() + Duration::from_micros(1);
     ports.change(before.id, patch(before.updated_at), later).await.unwrap();
     let refused = ports.change(before.id, patch(before.updated_at), later).await;
-    assert_eq!(refused, Err(Cause::ChangedMeanwhile));
+    assert_eq!(refused, Err(Cause::Modified));
     ports.change(before.id, patch(later), later).await.unwrap();
 }
 
@@ -235,7 +235,7 @@ pub(super) async fn a_deleted_cluster_is_gone(ports: &StorePorts) {
     assert_eq!(again.unwrap_err().cause, Cause::NotFound);
     let patch = ClusterPatch { description: Some(String::new()), ..ClusterPatch::default() };
     assert_eq!(ports.change(cluster.id, patch, ports.now()).await, Err(Cause::NotFound));
-    ports.clusters.observed(cluster.id, version, online(ports.now())).await.unwrap();
+    ports.clusters.record_probe(cluster.id, version, online(ports.now())).await.unwrap();
     assert_eq!(ports.operations().await.len(), 2, "its operations stay");
 }
 
@@ -244,21 +244,21 @@ pub(super) async fn a_probe_is_kept(ports: &StorePorts) {
     let version = ports.version(cluster.id).await;
     let find = async || ports.clusters.find(cluster.id).await.unwrap().unwrap();
     let (first, second) = (ports.now() + Duration::from_secs(30), ports.now() + Duration::from_secs(60));
-    ports.clusters.observed(cluster.id, version, online(first)).await.unwrap();
+    ports.clusters.record_probe(cluster.id, version, online(first)).await.unwrap();
     let up = find().await;
     assert_eq!((up.status, up.node_count, up.last_connected_at), (Health::Online, Some(3), Some(first)));
     assert_eq!(up.updated_at, cluster.updated_at, "nobody changed it");
 
     ports
         .clusters
-        .observed(cluster.id, version, Observation { at: second, result: Err(Cause::Unreachable) })
+        .record_probe(cluster.id, version, ProbeResult { at: second, result: Err(Cause::Unreachable) })
         .await
         .unwrap();
     let down = find().await;
     let reason = Some("unreachable".to_owned());
     assert_eq!(down, Cluster { status: Health::Offline, status_reason: reason, ..up }, "counts stay");
 
-    ports.clusters.observed(cluster.id, version, online(second)).await.unwrap();
+    ports.clusters.record_probe(cluster.id, version, online(second)).await.unwrap();
     let again = find().await;
     assert_eq!((again.status_reason, again.last_connected_at), (None, Some(second)));
 }
@@ -269,6 +269,6 @@ pub(super) async fn a_probe_of_an_older_connection_is_dropped(ports: &StorePorts
     let connection = Some((AuthType::Token, token("https://192.0.2.2:6443", "second")));
     let patch = ClusterPatch { connection, ..ClusterPatch::default() };
     let changed = ports.change(cluster.id, patch, ports.now()).await.unwrap();
-    ports.clusters.observed(cluster.id, version, online(ports.now())).await.unwrap();
+    ports.clusters.record_probe(cluster.id, version, online(ports.now())).await.unwrap();
     assert_eq!(ports.clusters.find(cluster.id).await.unwrap(), Some(changed));
 }

@@ -16,7 +16,7 @@ impl StorePorts {
     /// A claim with an id of its own, by a request called as its key.
     fn new_claim(&self, user: i64, key: &str, at: Timestamp) -> NewClaim {
         NewClaim {
-            id: uuid_v7(at, &*self.lent.entropy),
+            id: uuid_v7(at, &*self.runtime.rng),
             user: UserId(user),
             key: IdempotencyKey::new(key).unwrap(),
             request: RequestDigest([7; 32]),

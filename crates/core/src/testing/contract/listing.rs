@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::StorePorts;
 use crate::{
-    access::{Access, Resource, Role, Verb},
+    access::{AccessRequest, Resource, Role, Verb},
     audit::{Operation, OperationQuery, OperationRow, Outcome, Status},
     cluster::ClusterId,
     inventory::{List, ListQuery, Pagination, Row, select},
@@ -26,10 +26,10 @@ impl StorePorts {
             Some("部署"),
         ];
         let namespaces = [None, Some("default"), Some("kube-system")];
-        let permit = self.permit(Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)));
+        let permit = self.permit(AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)));
         for n in 0..48_usize {
             let operation = Operation {
-                id: self.permit(Access::to(Verb::Scale, Resource::Operation)).operation_id().unwrap(),
+                id: self.permit(AccessRequest::to(Verb::Scale, Resource::Operation)).operation_id().unwrap(),
                 operation_type: ["scale", "restart", "delete"][n % 3].to_owned(),
                 resource_type: ["deployment", "configmap"][n % 2].to_owned(),
                 cluster_id: (n % 5 > 0).then_some(ClusterId([2, 10][n % 2])),

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::StorePorts;
 use crate::{
-    access::{Access, Resource, Role, Verb},
+    access::{AccessRequest, Resource, Role, Verb},
     audit::Status,
     error::Cause,
     session::{Rotation, SecretHash, SessionId, SessionRecord},
@@ -34,12 +34,12 @@ impl StorePorts {
         fresh: SecretHash,
         at: Timestamp,
     ) -> Rotation {
-        let permit = self.permit(Access::to(Verb::Refresh, Resource::Session).named("somebody"));
+        let permit = self.permit(AccessRequest::to(Verb::Refresh, Resource::Session).named("somebody"));
         self.sessions.rotate(&permit, id, presented, fresh, at, GRACE).await.unwrap()
     }
 
     async fn end(&self, id: SessionId) -> bool {
-        let permit = self.permit(Access::to(Verb::Logout, Resource::Session).named("somebody"));
+        let permit = self.permit(AccessRequest::to(Verb::Logout, Resource::Session).named("somebody"));
         self.sessions.end(&permit, id).await.unwrap()
     }
 }

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 
 use super::StorePorts;
 use crate::{
-    access::{Access, Resource, Role, Verb},
+    access::{AccessRequest, Resource, Role, Verb},
     audit::{Operation, OperationId, Outcome, Status},
     error::Cause,
     kind::Kind,
@@ -15,7 +15,7 @@ impl StorePorts {
     /// An operation with every field set.
     fn operation(&self) -> Operation {
         let access =
-            Access::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named("web").with("replicas", 5);
+            AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named("web").with("replicas", 5);
         let permit = self.permit(access);
         Operation {
             cluster_id: Some(crate::cluster::ClusterId(7)),

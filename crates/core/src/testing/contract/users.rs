@@ -2,7 +2,7 @@ use futures_util::future::join;
 
 use super::StorePorts;
 use crate::{
-    access::{Access, Resource, Role, Verb},
+    access::{AccessRequest, Resource, Role, Verb},
     error::Cause,
     user::{PasswordHash, SetBy, UserId, UserPatch, Username},
 };
@@ -190,7 +190,7 @@ pub(super) async fn an_ended_session_changes_no_password(ports: &StorePorts) {
     let (ended, ..) = ports.session(&user).await;
     let (kept, kept_cookie, _) = ports.session(&user).await;
     let (others, ..) = ports.session(&other).await;
-    let permit = ports.permit(Access::to(Verb::Logout, Resource::Session).named("somebody"));
+    let permit = ports.permit(AccessRequest::to(Verb::Logout, Resource::Session).named("somebody"));
     assert!(ports.sessions.end(&permit, ended.id).await.unwrap());
     let set = async |session| {
         let (hash, by) =

@@ -22,7 +22,9 @@ use crate::{
     },
     error::{Cause, Error, Result},
     gate::Changed,
-    inventory::{Inventory, Join, List, ListEvent, ListQuery, Listing, Owner, Row, Table, Watched, select},
+    inventory::{
+        Inventory, Join, List, ListEvent, ListQuery, Listing, Owner, Row, Table, WatchSnapshot, select,
+    },
     kind::Kind,
     name::ObjectName,
     namespace::{NamespaceApi, NamespaceRow},
@@ -179,7 +181,7 @@ impl FakeClusters {
         let rows = self.rows(cluster, list, kinds)?;
         let Some(Join { with, row: fill, .. }) = list.info().join else { return Ok(rows) };
         let empty = Table::new(with.info());
-        let (with, _) = empty.refilled(0, self.rows(cluster, with, with.info().kinds)?);
+        let (with, _) = empty.replace_all(0, self.rows(cluster, with, with.info().kinds)?);
         rows.iter().map(|row| fill(row, &with)).collect()
     }
 }
@@ -208,12 +210,12 @@ impl Inventory for FakeClusters {
         Ok(Listing { rows, pagination, as_of, stale, warnings: Vec::new() })
     }
 
-    async fn watch(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Watched> {
+    async fn watch(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<WatchSnapshot> {
         let whole = ListQuery { page: 1, per_page: u64::MAX, ..query.clone() };
         let Listing { rows, as_of, stale, warnings, .. } = self.page(permit, list, &whole).await?;
         let events = lock(&self.events).pop_front();
         let events = events.map_or_else(|| stream::empty().boxed(), StreamExt::boxed);
-        Ok(Watched { rows, as_of, stale, warnings, events })
+        Ok(WatchSnapshot { rows, as_of, stale, warnings, events })
     }
 }
 

@@ -66,22 +66,22 @@ impl TokenCodec for PlainTokens {
 
 /// The first admin's password, where a test can read it.
 #[derive(Default)]
-pub struct HandedOver(Mutex<Option<SecretString>>);
+pub struct FakeInitialPassword(Mutex<Option<SecretString>>);
 
-impl HandedOver {
+impl FakeInitialPassword {
     /// The password that waits, if any.
     pub fn password(&self) -> Option<SecretString> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl InitialPassword for HandedOver {
-    fn hand_over(&self, password: &SecretString) -> Result<()> {
+impl InitialPassword for FakeInitialPassword {
+    fn publish(&self, password: &SecretString) -> Result<()> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(password.clone());
         Ok(())
     }
 
-    fn withdraw(&self) {
+    fn remove(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use crate::{
     access::Permit,
     audit::{
-        Beginning, ChainHash, Checkpoint, Entry, Head, LastCheckpoint, Operation, OperationRow, Outcome,
-        StoredCheckpoint, StoredEntry,
+        ChainHash, Checkpoint, Entry, Head, LastCheckpoint, Operation, OperationRow, Outcome,
+        StoredCheckpoint, StoredEntry, TrailStart,
     },
     cluster::{Cluster, ClusterId, StoredConnection},
     error::{Cause, Error, Result},
@@ -27,7 +27,7 @@ use crate::{
 mod audit;
 mod cluster;
 mod idempotency;
-mod people;
+mod users;
 
 /// Users, sessions, clusters and the trail, in memory.
 #[derive(Default)]
@@ -56,7 +56,7 @@ struct State {
     operations: Vec<OperationRow>,
     /// How many operations were ever in the lists.
     rows: i64,
-    beginning: Option<Beginning>,
+    beginning: Option<TrailStart>,
 }
 
 #[derive(Default)]
@@ -93,7 +93,7 @@ impl MemoryStore {
     /// removing the checkpoints.
     pub fn rewrite(&self, change: impl Fn(&str) -> String, without_checkpoints: bool) {
         let mut state = self.lock();
-        let mut head = state.beginning.as_ref().map_or(Head::NONE, Beginning::head);
+        let mut head = state.beginning.as_ref().map_or(Head::NONE, TrailStart::head);
         for entry in &mut state.entries {
             entry.text = change(&entry.text);
             head = head.then(&entry.text);
@@ -138,7 +138,7 @@ impl State {
     }
 
     fn head(&self) -> Head {
-        let begins = || self.beginning.as_ref().map_or(Head::NONE, Beginning::head);
+        let begins = || self.beginning.as_ref().map_or(Head::NONE, TrailStart::head);
         self.entries.last().map_or_else(begins, |last| {
             let hash = last.hash.as_slice().try_into().map(ChainHash).expect("we made it");
             Head { sequence: last.sequence, hash }

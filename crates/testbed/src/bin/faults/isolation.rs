@@ -56,7 +56,8 @@ pub(crate) async fn isolation(binary: &Path, wanted: &[String]) -> Result<()> {
     }
     let started = names.as_ref().map_or(binary, |names| names.wrapper.as_path());
     let memory = LISTS_MIB.to_string();
-    let server = Arc::new(Shipped::start_with(started, well.dir()?, &[("LISTS_MEMORY_MIB", &memory)]).await?);
+    let server =
+        Arc::new(Shipped::start_with(started, well.dir()?, &[("LIST_CACHE_MEMORY_MIB", &memory)]).await?);
     let id = server.register("well", &well.kubeconfig()).await?;
     let good = [
         format!("/api/k8s/workloads/detail?cluster_id={id}&namespace=bench&type=deployment&name=web"),

@@ -7,9 +7,9 @@ use super::MemoryStore;
 use crate::{
     access::Permit,
     audit::{
-        AuditTrail, Beginning, Entry, Head, Operation, OperationId, OperationPage, OperationQuery,
-        OperationRow, Outcome, Retention, RoomFor, Status, StoredCheckpoint, StoredEntry, StoredRow,
-        TrailReader,
+        AuditTrail, CapacityFor, Entry, Head, Operation, OperationId, OperationPage, OperationQuery,
+        OperationRow, Outcome, Retention, Status, StoredCheckpoint, StoredEntry, StoredRow, TrailReader,
+        TrailStart,
     },
     error::{Cause, Error, Result},
     inventory::{Row, select},
@@ -20,7 +20,7 @@ pub(super) const TRAIL: &str = "in memory";
 
 #[async_trait]
 impl AuditTrail for MemoryStore {
-    fn room(&self, _: RoomFor) -> Result<()> {
+    fn check_capacity(&self, _: CapacityFor) -> Result<()> {
         if self.full.load(Ordering::Acquire) { Err(Error::new(Cause::AuditUnavailable)) } else { Ok(()) }
     }
 
@@ -102,7 +102,7 @@ impl Retention for MemoryStore {
         Ok(state.entries.iter().find(|entry| entry.operation_id == oldest).map(|entry| entry.sequence))
     }
 
-    async fn remove(&self, permit: &Permit, beginning: &Beginning) -> Result<u64> {
+    async fn remove(&self, permit: &Permit, beginning: &TrailStart) -> Result<u64> {
         let mut state = self.write()?;
         let through = beginning.head().sequence;
         if state.beginning.as_ref().is_some_and(|now| now.head().sequence >= through) {
@@ -126,7 +126,7 @@ impl Retention for MemoryStore {
 #[async_trait]
 impl TrailReader for MemoryStore {
     async fn beginning(&self) -> Result<Option<String>> {
-        self.lock().beginning.as_ref().map(Beginning::line).transpose()
+        self.lock().beginning.as_ref().map(TrailStart::line).transpose()
     }
 
     async fn head(&self) -> Result<(String, Head)> {

@@ -8,7 +8,7 @@ use crate::{
     access::Permit,
     cluster::{
         Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, Health,
-        Observation, StoredConnection,
+        ProbeResult, StoredConnection,
     },
     error::{Cause, Error, Result},
 };
@@ -47,7 +47,7 @@ impl ClusterRegistry for MemoryStore {
         let (cluster, stored) =
             state.clusters.iter_mut().find(|(cluster, _)| cluster.id == id).ok_or_else(|| absent(id))?;
         if patch.unless_changed_since.is_some_and(|read| cluster.updated_at != read) {
-            return Err(Error::new(Cause::ChangedMeanwhile).resource("cluster").name(id.to_string()));
+            return Err(Error::new(Cause::Modified).resource("cluster").name(id.to_string()));
         }
         cluster.name = patch.name.unwrap_or_else(|| cluster.name.clone());
         cluster.description = patch.description.unwrap_or_else(|| cluster.description.clone());
@@ -78,7 +78,7 @@ impl ClusterRegistry for MemoryStore {
         state.done(permit, None)
     }
 
-    async fn observed(&self, id: ClusterId, version: i64, observation: Observation) -> Result<()> {
+    async fn record_probe(&self, id: ClusterId, version: i64, observation: ProbeResult) -> Result<()> {
         let mut state = self.lock();
         let current = |(cluster, stored): &&mut (Cluster, StoredConnection)| {
             cluster.id == id && stored.version == version

@@ -1,0 +1,165 @@
+//! One question to all clusters on the in-memory ports: each answers for itself, and none is waited for in vain.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use futures_executor::block_on;
+use pilothouse_core::{
+    Cause, Code,
+    access::Caller,
+    app::{App, Settings},
+    cluster::ClusterId,
+    inventory::{ClusterResultStatus, List, ListQuery, SearchResults},
+    kind::Kind,
+    testing::{
+        fake::{Condition, Fake},
+        new_cluster,
+    },
+};
+use serde_json::json;
+
+struct World {
+    fake: Fake,
+    app: App,
+    clusters: Vec<ClusterId>,
+}
+
+impl World {
+    /// So many clusters, each with the pods `a`, `b` and `c` in `shop`, and one of its own.
+    fn of(count: usize) -> Self {
+        let fake = Fake::default();
+        let app = App::new(fake.ports(), Settings::default());
+        let register = |n: usize| {
+            let cluster = new_cluster(&format!("cluster-{n}"));
+            let id = block_on(app.clusters.create(&Caller::system(), cluster)).unwrap().value.id;
+            for (name, phase) in
+                [("a", "Running"), ("b", "Pending"), ("c", "Running"), (&*format!("only-{n}"), "Failed")]
+            {
+                let pod =
+                    json!({"metadata": {"name": name, "namespace": "shop"}, "status": {"phase": phase}});
+                fake.clusters.put(id, Kind::Pod, pod);
+            }
+            id
+        };
+        let clusters = (0..count).map(register).collect();
+        Self { fake, app, clusters }
+    }
+
+    fn search(&self, pairs: &[(&str, &str)]) -> pilothouse_core::Result<SearchResults> {
+        let pairs: Vec<_> =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let (list, query) = ListQuery::parse_across(&pairs)?;
+        block_on(self.app.across.search(&Caller::system(), list, &query))
+    }
+}
+
+/// `name@cluster` of each row.
+fn rows(found: &SearchResults) -> Vec<String> {
+    let name = |(of, row): &(usize, pilothouse_core::inventory::Row)| {
+        format!("{}@{}", row.name(), found.clusters[*of].name)
+    };
+    found.rows.iter().map(name).collect()
+}
+
+#[test]
+fn rows_of_all_clusters_are_in_one_order() {
+    let world = World::of(3);
+    let pods = ("kind", "pods");
+    let found = world.search(&[pods, ("q", "B")]).unwrap();
+    assert_eq!(rows(&found), ["b@cluster-0", "b@cluster-1", "b@cluster-2"]);
+    assert!(
+        found.clusters.iter().all(|part| part.status == ClusterResultStatus::Ok && part.total == Some(1))
+    );
+    let found = world.search(&[pods, ("q", "o"), ("sort", "-name"), ("per_page", "2")]).unwrap();
+    assert_eq!(rows(&found), ["only-2@cluster-2", "only-1@cluster-1"]);
+    assert_eq!((found.pagination.total, found.pagination.pages), (3, 2));
+    let found =
+        world.search(&[pods, ("q", "o"), ("sort", "-name"), ("per_page", "2"), ("page", "2")]).unwrap();
+    assert_eq!(rows(&found), ["only-0@cluster-0"]);
+    let found = world.search(&[pods, ("q", "a"), ("namespace", "other")]).unwrap();
+    assert_eq!(found.pagination.total, 0);
+    let deep = world.search(&[pods, ("q", "a"), ("per_page", "500"), ("page", "21")]).unwrap_err();
+    assert_eq!(deep.context.fields[0].name, "page");
+}
+
+#[test]
+fn every_page_of_any_size_is_a_piece_of_the_whole() {
+    let world = World::of(4);
+    let whole = rows(&world.search(&[("kind", "pods"), ("q", "-"), ("per_page", "500")]).unwrap());
+    let all = rows(
+        &world.search(&[("kind", "pods"), ("q", "n"), ("sort", "status"), ("per_page", "500")]).unwrap(),
+    );
+    assert_eq!((whole.len(), all.len()), (4, 4));
+    for size in 1..5 {
+        let mut read = Vec::new();
+        for page in 1..=5 {
+            let (size, page) = (size.to_string(), page.to_string());
+            let query = [("kind", "pods"), ("q", "-"), ("per_page", &*size), ("page", &*page)];
+            read.extend(rows(&world.search(&query).unwrap()));
+        }
+        assert_eq!(read, whole, "{size}");
+    }
+}
+
+#[test]
+fn a_cluster_that_hangs_fails_or_is_stale_says_so_and_costs_the_others_nothing() {
+    let world = World::of(4);
+    let [_, hanging, failing, stale] = world.clusters[..] else { panic!("four") };
+    let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
+    world.fake.clusters.set(hanging, Condition::Hangs);
+    world.fake.clusters.set(failing, Condition::Fails(Cause::ForbiddenByCluster));
+    world.fake.clusters.set(stale, Condition::Knows { as_of, stale: true });
+    let found = world.search(&[("kind", "pods"), ("q", "a")]).unwrap();
+    assert_eq!(rows(&found), ["a@cluster-0", "a@cluster-3"]);
+    assert_eq!(found.pagination.total, 2);
+    let parts: Vec<_> =
+        found.clusters.iter().map(|part| (part.status, part.error_code, part.total)).collect();
+    let denied = Some(Code::PermissionDenied.as_str());
+    assert_eq!(
+        parts,
+        [
+            (ClusterResultStatus::Ok, None, Some(1)),
+            (ClusterResultStatus::Pending, None, None),
+            (ClusterResultStatus::Error, denied, None),
+            (ClusterResultStatus::Stale, None, Some(1)),
+        ]
+    );
+    assert_eq!(found.clusters[3].as_of, Some(as_of));
+
+    let overview = block_on(world.app.across.overview(&Caller::system(), &[List::Pods])).unwrap();
+    let pods = &overview.totals["pods"];
+    assert_eq!((pods.total, pods.by_status["Running"], pods.by_status["Failed"]), (8, 4, 2));
+    let statuses: Vec<_> = overview.clusters.iter().map(|cluster| cluster.status).collect();
+    assert_eq!(
+        statuses,
+        [
+            ClusterResultStatus::Ok,
+            ClusterResultStatus::Pending,
+            ClusterResultStatus::Error,
+            ClusterResultStatus::Stale
+        ]
+    );
+    assert!(overview.clusters[1].kinds.is_empty() && overview.clusters[3].stale);
+}
+
+#[test]
+fn a_cluster_that_hangs_is_not_asked_without_end() {
+    let world = World::of(2);
+    world.fake.clusters.set(world.clusters[0], Condition::Hangs);
+    world.fake.clusters.calls();
+    for _ in 0..40 {
+        let found = world.search(&[("kind", "pods"), ("q", "a")]).unwrap();
+        assert_eq!(rows(&found), ["a@cluster-1"]);
+    }
+    assert_eq!(world.fake.clusters.calls().len(), 40 + 32, "32 questions are open, and no more");
+}
+
+#[test]
+fn an_overview_counts_all_that_has_a_status() {
+    let world = World::of(2);
+    let overview = block_on(world.app.across.overview(&Caller::system(), &[])).unwrap();
+    let kinds: Vec<_> = overview.totals.keys().map(String::as_str).collect();
+    let expected =
+        ["namespaces", "nodes", "persistent_volume_claims", "persistent_volumes", "pods", "workloads"];
+    assert_eq!(kinds, expected);
+    assert_eq!(overview.totals["pods"].total, 8);
+    assert!(overview.clusters.iter().all(|cluster| cluster.kinds.len() == 6));
+}

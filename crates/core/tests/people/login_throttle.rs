@@ -1,0 +1,301 @@
+//! Guessing: what a stranger learns of names and passwords, how often they may try, and what they leave behind.
+
+use std::{
+    future::poll_fn,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_executor::block_on;
+use futures_util::future::join_all;
+use pilothouse_core::{
+    Cause, Error,
+    access::{Caller, Origin, Role},
+    app::{App, Ports, Settings},
+    audit::Status,
+    session::Login,
+    testing::fake::PlainHasher,
+    user::{NewPassword, NewUser, PasswordHash, PasswordHasher, UserPatch, Username},
+};
+use secrecy::SecretString;
+
+use crate::{PASSWORD, World, cause};
+
+#[test]
+fn unknown_disabled_and_wrong_password_look_the_same() {
+    let world = World::new();
+    let bob = world.add("bob", Role::Viewer);
+    let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
+    block_on(world.app.users.update(&Caller::command_line("root"), bob.user.id, patch)).unwrap();
+    let refusals = [
+        world.login("nobody", PASSWORD),
+        world.login("admin", "wrong password"),
+        world.login("bob", PASSWORD),
+    ];
+    let refusals: Vec<_> = refusals.into_iter().map(|result| result.unwrap_err()).collect();
+    assert!(refusals.iter().all(|error| *error == Error::new(Cause::BadCredentials)), "{refusals:?}");
+    assert_eq!(world.last(), ("login".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into())));
+    // not a name at all: the same, and nothing of it in the trail
+    assert_eq!(cause(world.login("my password is hunter2", "x")), Cause::BadCredentials);
+    let row = world.fake.store.all_operations().pop().unwrap();
+    assert_eq!((row.username.as_str(), row.resource_name.as_deref()), ("-", Some("-")));
+}
+
+#[test]
+fn five_failures_throttle_every_variant_of_a_name_and_leave_one_row_a_minute() {
+    let world = World::new();
+    for variant in ["admin", "ADMIN", " admin", "ａｄｍｉｎ", "Admin"] {
+        assert_eq!(cause(world.login(variant, "wrong")), Cause::BadCredentials);
+    }
+    let rows = world.fake.store.all_operations().len();
+    for _ in 0..50 {
+        let refusal = world.login("admin", PASSWORD).unwrap_err();
+        assert_eq!(
+            (refusal.cause, refusal.context.retry_after),
+            (Cause::TooManyLogins, Some(Duration::from_secs(30)))
+        );
+    }
+    assert_eq!(world.fake.store.all_operations().len(), rows + 1);
+    world.fake.runtime.clock.advance(Duration::from_secs(31));
+    assert!(world.login("admin", PASSWORD).is_ok(), "never for ever");
+    assert_eq!(cause(world.login("admin", "wrong")), Cause::BadCredentials, "a success starts over");
+}
+
+/// Strangers leave rows behind; how many does not depend on how often they try, nor on how many names they think of.
+#[test]
+fn an_address_that_tries_ten_thousand_names_leaves_a_hundred_rows_and_one_a_minute() {
+    let world = World::new();
+    let rows = || world.fake.store.all_operations().len();
+    let before = rows();
+    for n in 0..10_000 {
+        let refusal = cause(world.login(&format!("name-{n}"), "wrong"));
+        let expected = if n < 100 { Cause::BadCredentials } else { Cause::TooManyLogins };
+        assert_eq!(refusal, expected, "{n}");
+    }
+    assert_eq!(rows() - before, 101);
+    let row = world.fake.store.all_operations().pop().unwrap();
+    assert_eq!((row.username.as_str(), row.resource_name.as_deref()), ("-", Some("-")), "any name, so none");
+    // twenty minutes more, without rest: a window's failures, a row a minute, and a failure after each of the pauses, which
+    // double up to a quarter of an hour
+    for _ in 0..60 {
+        world.fake.runtime.clock.advance(Duration::from_secs(20));
+        for n in 0..100 {
+            cause(world.login(&format!("another-{n}"), "wrong"));
+        }
+    }
+    assert!(rows() - before <= 101 + 100 + 20 + 10, "{} rows", rows() - before);
+}
+
+/// Who fills the disk is removed by somebody who can still sign in.
+#[test]
+fn without_room_a_super_admin_alone_signs_in_and_removes_who_fills_it() {
+    let world = World::new();
+    let tokens = world.login("admin", PASSWORD).unwrap();
+    let bob = world.add("bob", Role::Viewer);
+    world.add("ann", Role::OpsAdmin);
+    world.fake.store.fill(true);
+    let rows = || world.fake.store.all_operations().len();
+    let before = rows();
+    for (name, password) in
+        [("admin", "wrong"), ("bob", PASSWORD), ("bob", "wrong"), ("ann", PASSWORD), ("nobody", PASSWORD)]
+    {
+        assert_eq!(cause(world.login(name, password)), Cause::AuditUnavailable, "{name}");
+    }
+    assert_eq!(rows(), before, "no row of what was refused");
+    // whoever is signed in stays
+    let tokens = world.refresh(&tokens).unwrap();
+    world.signed_in(&tokens).unwrap();
+
+    let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
+    let new = NewUser {
+        username: Username::new("new").unwrap(),
+        password: NewPassword::new(&PASSWORD.into()).unwrap(),
+        role: Role::Viewer,
+        display_name: None,
+    };
+    assert_eq!(cause(block_on(world.app.users.create(&admin.caller, new))), Cause::AuditUnavailable);
+    let disable = || UserPatch { disabled: Some(true), ..UserPatch::default() };
+    let by_bob = block_on(world.app.users.update(&bob.caller, admin.user.id, disable()));
+    assert_eq!(cause(by_bob), Cause::AuditUnavailable, "a refusal takes none of the room");
+    block_on(world.app.users.update(&admin.caller, bob.user.id, disable())).unwrap();
+    block_on(world.app.users.delete(&admin.caller, bob.user.id)).unwrap();
+    // a wrong password counts, though it has no row
+    for _ in 0..5 {
+        cause(world.login("admin", "wrong"));
+    }
+    assert!(world.login("admin", PASSWORD).is_err(), "guessing is throttled as ever");
+    world.fake.store.fill(false);
+    world.fake.runtime.clock.advance(Duration::from_secs(15 * 60));
+    world.login("ann", PASSWORD).unwrap();
+}
+
+/// Counts, and with `until` lets none go before so many have come.
+#[derive(Default)]
+struct CountingHasher {
+    verified: AtomicUsize,
+    until: usize,
+}
+
+#[async_trait]
+impl PasswordHasher for CountingHasher {
+    async fn hash(&self, password: &SecretString) -> Result<PasswordHash, Error> {
+        PlainHasher.hash(password).await
+    }
+
+    async fn verify<'a>(
+        &self,
+        password: &SecretString,
+        hash: Option<&'a PasswordHash>,
+    ) -> Result<bool, Error> {
+        self.verified.fetch_add(1, Ordering::SeqCst);
+        poll_fn(|context| {
+            context.waker().wake_by_ref();
+            if self.verified.load(Ordering::SeqCst) < self.until { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        PlainHasher.verify(password, hash).await
+    }
+}
+
+impl World {
+    fn hashing(hasher: Arc<CountingHasher>) -> Self {
+        let world = Self::new();
+        let ports = Ports { hasher, ..world.fake.ports() };
+        Self { app: App::new(ports, Settings::default()), ..world }
+    }
+}
+
+/// Whoever measures time finds the same work, whoever reads finds the same words.
+#[test]
+fn nobody_disabled_and_wrong_cost_one_hash_each_and_so_does_no_name_at_all() {
+    let hasher = Arc::new(CountingHasher::default());
+    let world = World::hashing(hasher.clone());
+    let bob = world.add("bob", Role::Viewer);
+    let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
+    block_on(world.app.users.update(&Caller::command_line("root"), bob.user.id, patch)).unwrap();
+    for (name, password) in [
+        ("nobody", PASSWORD),
+        ("admin", "wrong password"),
+        ("admin", ""),
+        ("bob", PASSWORD),
+        ("bob", "wrong password"),
+        ("no name at all, and rather long", PASSWORD),
+        ("", ""),
+    ] {
+        let before = hasher.verified.swap(0, Ordering::SeqCst);
+        let refusal = world.login(name, password).unwrap_err();
+        assert_eq!(refusal, Error::new(Cause::BadCredentials), "{name}, after {before}");
+        assert_eq!(hasher.verified.load(Ordering::SeqCst), 1, "{name}");
+    }
+    // and whoever is throttled costs none, there or not
+    for name in ["ghost", "admin"] {
+        while cause(world.login(name, "wrong password")) != Cause::TooManyLogins {}
+        hasher.verified.store(0, Ordering::SeqCst);
+        let refusal = world.login(name, PASSWORD).unwrap_err();
+        assert_eq!(
+            (refusal.cause, hasher.verified.load(Ordering::SeqCst)),
+            (Cause::TooManyLogins, 0),
+            "{name}"
+        );
+    }
+}
+
+/// All are past the first look before the first password is known to be wrong: still only five are told.
+#[test]
+fn of_many_guesses_at_once_no_more_are_answered_than_one_after_the_other() {
+    let hasher = Arc::new(CountingHasher { until: 60, ..CountingHasher::default() });
+    let world = World::hashing(hasher.clone());
+    let guess = |n: usize| {
+        let login = Login {
+            username: "admin".into(),
+            password: format!("guess {n}").into(),
+            user_agent: None,
+            origin: Origin { source_ip: Some(IpAddr::from([10, 0, 0, 1])), request_id: None },
+        };
+        let sessions = world.app.sessions.clone();
+        async move { sessions.login(login).await }
+    };
+    let told = block_on(join_all((0..60).map(guess)));
+    let causes: Vec<_> = told.into_iter().map(cause).collect();
+    assert_eq!(hasher.verified.load(Ordering::SeqCst), 60, "all were under way together");
+    assert_eq!(causes.iter().filter(|cause| **cause == Cause::BadCredentials).count(), 5, "{causes:?}");
+    assert_eq!(causes.iter().filter(|cause| **cause == Cause::TooManyLogins).count(), 55, "{causes:?}");
+}
+
+const HOME: [u8; 4] = [192, 0, 2, 1];
+const STRANGER: [u8; 4] = [203, 0, 113, 9];
+
+impl World {
+    /// Wrong passwords until no more are taken; how many were.
+    fn guess_from(&self, ip: [u8; 4], name: &str) -> usize {
+        let mut taken = 0;
+        while cause(self.login_from(ip, name, "wrong")) != Cause::TooManyLogins {
+            taken += 1;
+        }
+        taken
+    }
+}
+
+#[test]
+fn a_stranger_elsewhere_does_not_keep_an_owner_out_who_comes_from_a_known_address() {
+    let world = World::new();
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    // an hour of one wrong password a pause, as soon as it is over
+    for _ in 0..60 {
+        let _ = world.login_from(STRANGER, "admin", "wrong");
+        world.login_from(HOME, "admin", PASSWORD).unwrap();
+        world.fake.runtime.clock.advance(Duration::from_secs(60));
+    }
+    assert!(world.guess_from(STRANGER, "admin") <= 5);
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    assert_eq!(
+        cause(world.login_from(STRANGER, "admin", PASSWORD)),
+        Cause::TooManyLogins,
+        "the owner's logins do not give the stranger new guesses"
+    );
+    assert_eq!(cause(world.login_from([192, 0, 2, 2], "admin", PASSWORD)), Cause::TooManyLogins, "elsewhere");
+}
+
+#[test]
+fn a_known_address_has_a_small_budget_of_its_own() {
+    let world = World::new();
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    assert_eq!(world.guess_from(STRANGER, "admin"), 5);
+    assert_eq!(world.guess_from(HOME, "admin"), 5);
+    assert_eq!(cause(world.login_from(HOME, "admin", PASSWORD)), Cause::TooManyLogins);
+    world.fake.runtime.clock.advance(Duration::from_secs(30));
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    assert_eq!(world.guess_from(HOME, "admin"), 5, "a success starts over");
+}
+
+#[test]
+fn an_address_is_known_for_thirty_days_after_a_login() {
+    let world = World::new();
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    let days = |n: u64| Duration::from_secs(n * 24 * 3600);
+    world.fake.runtime.clock.advance(days(29));
+    world.guess_from(STRANGER, "admin");
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    world.fake.runtime.clock.advance(days(30));
+    world.guess_from(STRANGER, "admin");
+    assert_eq!(cause(world.login_from(HOME, "admin", PASSWORD)), Cause::TooManyLogins);
+}
+
+/// Guesses from many addresses, none of which the user has signed in from, are five in all.
+#[test]
+fn addresses_that_nobody_signed_in_from_share_one_budget() {
+    let world = World::new();
+    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    let taken = (0..100_u8)
+        .filter(|n| cause(world.login_from([203, 0, 113, *n], "admin", "wrong")) == Cause::BadCredentials)
+        .count();
+    assert_eq!(taken, 5);
+    // nor does a wrong password make an address known
+    assert_eq!(cause(world.login_from([203, 0, 113, 0], "admin", PASSWORD)), Cause::TooManyLogins);
+}

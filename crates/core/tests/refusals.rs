@@ -1,0 +1,441 @@
+//! What a refused request costs, and what it leaves behind: its role is asked before anything of it is read, hashed or
+//! looked up; its row is small; and there are not many rows.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_executor::block_on;
+use pilothouse_core::{
+    Cause, Error, Result,
+    access::{Caller, Role},
+    app::{App, Ports, Settings},
+    audit::{Entry, LARGEST_ROW, OperationRow, Status},
+    cluster::{
+        AuthType, ClusterChange, ClusterId, ClusterName, CredentialInput, MockClusterProbe, NewCluster,
+    },
+    config::NewConfigMap,
+    error::Reason,
+    hex::Hex,
+    inventory::ListQuery,
+    kind::Kind,
+    name::{Namespace, ObjectName},
+    object::Labels,
+    secret::{NewSecret, SecretPatch, ValueDigest},
+    session::SessionId,
+    testing::{
+        fake::{Fake, PlainDigest},
+        new_cluster,
+    },
+    user::{NewPassword, NewUser, UserId, UserPatch, Username},
+};
+use secrecy::SecretString;
+use serde_json::json;
+
+/// Counts how often a value is hashed.
+#[derive(Default)]
+struct CountingDigest(AtomicUsize);
+
+impl ValueDigest for CountingDigest {
+    fn digest(&self, place: &[&str], value: &[u8]) -> Hex<16> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        PlainDigest.digest(place, value)
+    }
+}
+
+struct World {
+    fake: Fake,
+    app: App,
+    cluster: ClusterId,
+    digest: Arc<CountingDigest>,
+}
+
+fn caller(role: Role) -> Caller {
+    Caller { user_id: Some(UserId(7)), username: "ann".into(), role: Some(role), ..Caller::system() }
+}
+
+fn shop() -> Namespace {
+    Namespace::new("shop").unwrap()
+}
+
+fn name(text: &str) -> ObjectName {
+    ObjectName::new(text).unwrap()
+}
+
+fn cause<T>(result: Result<T, Error>) -> Cause {
+    result.map(drop).expect_err("refused").cause
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(|ports| ports)
+    }
+
+    /// With a cluster and a Secret `pass` in it.
+    fn with(change: impl FnOnce(Ports) -> Ports) -> Self {
+        let fake = Fake::default();
+        let digest = Arc::new(CountingDigest::default());
+        let ports = Ports { digest: digest.clone(), ..fake.ports() };
+        let cluster = block_on(
+            App::new(fake.ports(), Settings::default())
+                .clusters
+                .create(&Caller::system(), new_cluster("prod")),
+        );
+        let cluster = cluster.unwrap().value.id;
+        let pass = json!({"metadata": {"name": "pass", "namespace": "shop"}, "data": {"old": "b2xk"}});
+        fake.clusters.put(cluster, Kind::Secret, pass);
+        fake.clusters.calls();
+        Self { app: App::new(change(ports), Settings::default()), fake, cluster, digest }
+    }
+
+    /// The rows made since there were so many.
+    fn rows_since(&self, before: usize) -> Vec<OperationRow> {
+        self.fake.store.all_operations().split_off(before)
+    }
+
+    fn count(&self) -> usize {
+        self.fake.store.all_operations().len()
+    }
+
+    fn restart_is_refused(&self) {
+        use pilothouse_core::workload::{WorkloadRef, WorkloadType};
+        let web = WorkloadRef { namespace: shop(), kind: WorkloadType::Deployment, name: name("web") };
+        let refused = block_on(self.app.workloads.restart(&caller(Role::Viewer), self.cluster, &web));
+        assert_eq!(cause(refused), Cause::RoleTooLow);
+    }
+
+    fn hashed(&self) -> usize {
+        self.digest.0.load(Ordering::SeqCst)
+    }
+}
+
+/// As many keys as a Secret may have, each as long as it may be.
+fn largest<T>(value: impl Fn() -> T) -> BTreeMap<String, T> {
+    (0..1000).map(|n| (format!("{n:0253}"), value())).collect()
+}
+
+#[test]
+fn a_refused_secret_is_not_hashed_and_leaves_a_small_row() {
+    let world = World::new();
+    let (viewer, before) = (caller(Role::Viewer), world.count());
+    let secret = || NewSecret {
+        name: name("s"),
+        r#type: None,
+        data: largest(|| SecretString::from("canary")),
+        labels: Labels::new(),
+    };
+    let patch = || SecretPatch {
+        data: Some(largest(|| Some(SecretString::from("canary")))),
+        ..SecretPatch::default()
+    };
+    let secrets = &world.app.secrets;
+    assert_eq!(cause(block_on(secrets.create(&viewer, world.cluster, &shop(), secret()))), Cause::RoleTooLow);
+    let refused = block_on(secrets.update(&viewer, world.cluster, &shop(), name("pass"), patch()));
+    assert_eq!(cause(refused), Cause::RoleTooLow);
+    assert_eq!(world.hashed(), 0);
+    let rows = world.rows_since(before);
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        assert!(serde_json::to_string(&row).unwrap().len() < 1024, "{row:?}");
+        assert_eq!(row.details.as_deref(), Some("PERMISSION_DENIED: role_too_low"));
+    }
+    // of whoever may the row is bounded, and tells how many keys there are
+    let ops = caller(Role::OpsAdmin);
+    block_on(secrets.create(&ops, world.cluster, &shop(), secret())).unwrap();
+    assert_eq!(world.hashed(), 1000);
+    let entries = world.fake.store.entries();
+    let [.., Entry::Intent { operation }, Entry::Outcome { outcome, .. }] = &entries[..] else {
+        panic!("{entries:?}")
+    };
+    assert_eq!(operation.params["keys"]["length"], 1000);
+    assert!(outcome.details.as_ref().unwrap().contains(r#""length":1000"#), "{outcome:?}");
+    for entry in entries {
+        assert!(entry.canonical().unwrap().len() <= LARGEST_ROW);
+    }
+}
+
+#[test]
+fn more_keys_than_a_thousand_are_refused() {
+    let world = World::new();
+    let (ops, before) = (caller(Role::OpsAdmin), world.count());
+    let many = |n: usize| (0..n).map(|n| n.to_string());
+    let secret = |n| NewSecret {
+        name: name("s"),
+        r#type: None,
+        data: many(n).map(|key| (key, "v".into())).collect(),
+        labels: Labels::new(),
+    };
+    let configmap = |n| NewConfigMap {
+        name: name("c"),
+        data: many(n).map(|key| (key, "v".into())).collect(),
+        labels: Labels::new(),
+    };
+    let patch =
+        SecretPatch { data: Some(many(1001).map(|key| (key, None)).collect()), ..SecretPatch::default() };
+    let too_long = Error::invalid("data", Reason::TooLong);
+    let App { secrets, configs, .. } = &world.app;
+    let refused = [
+        block_on(secrets.create(&ops, world.cluster, &shop(), secret(1001))).map(drop),
+        block_on(secrets.update(&ops, world.cluster, &shop(), name("pass"), patch)).map(drop),
+        block_on(configs.create_configmap(&ops, world.cluster, &shop(), configmap(1001))).map(drop),
+    ];
+    for result in refused {
+        assert_eq!(result, Err(too_long.clone()));
+    }
+    assert_eq!(world.count(), before);
+    block_on(secrets.create(&ops, world.cluster, &shop(), secret(1000))).unwrap();
+    block_on(configs.create_configmap(&ops, world.cluster, &shop(), configmap(1000))).unwrap();
+}
+
+/// The hash of a value that was tried out would tell whoever reads the own rows whether it is one of an earlier row.
+#[test]
+fn only_what_the_cluster_took_is_hashed() {
+    let world = World::new();
+    let (ops, shop) = (caller(Role::OpsAdmin), shop());
+    let patch = |resource_version: Option<&str>| SecretPatch {
+        data: Some([("pin".to_owned(), Some("1234".into()))].into()),
+        resource_version: resource_version.map(str::to_owned),
+        ..SecretPatch::default()
+    };
+    let update = |who: &Caller, patch| {
+        block_on(world.app.secrets.update(who, world.cluster, &shop, name("pass"), patch)).map(drop)
+    };
+    assert_eq!(cause(update(&caller(Role::Viewer), patch(None))), Cause::RoleTooLow);
+    assert_eq!(cause(update(&ops, patch(Some("another")))), Cause::ConflictInCluster);
+    for fault in [Cause::ForbiddenByCluster, Cause::DeadlineExceeded, Cause::Unreachable] {
+        world.fake.clusters.fail(Some(fault));
+        assert_eq!(cause(update(&ops, patch(None))), fault);
+    }
+    world.fake.clusters.fail(None);
+    let told = format!("{:?} {:?}", world.fake.store.entries(), world.fake.store.all_operations());
+    assert!(!told.contains("hash\\\""), "{told}");
+    assert_eq!(world.hashed(), 0);
+    update(&ops, patch(None)).unwrap();
+    let row = world.fake.store.all_operations().pop().unwrap();
+    let hash = PlainDigest.digest(&[&*world.cluster.to_string(), "shop", "pass", "pin"], b"1234");
+    assert_eq!(
+        row.details,
+        Some(format!(r#"keys={{"pin":{{"bytes":4,"hash":"{hash}"}}}}"#)),
+        "what was taken can be told apart later"
+    );
+    assert_eq!(world.hashed(), 1);
+}
+
+#[test]
+fn refused_changes_leave_three_hundred_rows_and_one_a_minute_with_the_count() {
+    let world = World::new();
+    let before = world.count();
+    for _ in 0..1000 {
+        world.restart_is_refused();
+    }
+    assert_eq!(world.rows_since(before).len(), 300);
+    world.fake.runtime.clock.advance(Duration::from_secs(60));
+    for _ in 0..10 {
+        world.restart_is_refused();
+    }
+    let rows = world.rows_since(before);
+    assert_eq!(rows.len(), 301);
+    let last = rows.last().unwrap();
+    assert_eq!(last.details.as_deref(), Some("refused_before=700; PERMISSION_DENIED: role_too_low"));
+    world.fake.runtime.clock.advance(Duration::from_secs(15 * 60));
+    world.restart_is_refused();
+    let last = world.rows_since(before).pop().unwrap();
+    assert_eq!(last.details.as_deref(), Some("refused_before=9; PERMISSION_DENIED: role_too_low"));
+    // another subject is not held back, and neither is what is no refusal
+    for _ in 0..400 {
+        world.restart_is_refused();
+    }
+    let before = world.count();
+    let ben = Caller { user_id: Some(UserId(8)), ..caller(Role::Viewer) };
+    assert_eq!(cause(block_on(world.app.clusters.delete(&ben, world.cluster))), Cause::RoleTooLow);
+    block_on(world.app.clusters.test(&caller(Role::Viewer), world.cluster)).unwrap();
+    assert_eq!(world.rows_since(before).len(), 2);
+}
+
+#[test]
+fn a_read_refused_again_within_a_minute_leaves_no_row() {
+    let world = World::new();
+    let (viewer, before) = (caller(Role::Viewer), world.count());
+    let list = || {
+        assert_eq!(cause(block_on(world.app.users.list(&viewer, &ListQuery::default()))), Cause::RoleTooLow)
+    };
+    let verify = || assert_eq!(cause(block_on(world.app.audit.verify(&viewer))), Cause::RoleTooLow);
+    for _ in 0..5 {
+        list();
+        verify();
+    }
+    assert_eq!(world.rows_since(before).len(), 2, "one of each right");
+    world.fake.runtime.clock.advance(Duration::from_secs(60));
+    list();
+    let row = world.rows_since(before).pop().unwrap();
+    assert_eq!(row.details.as_deref(), Some("refused_before=4; PERMISSION_DENIED: role_too_low"));
+}
+
+/// A viewer may end sessions, but not fill the trail with those that there are not.
+#[test]
+fn what_we_do_not_have_is_refused_with_few_rows() {
+    let world = World::new();
+    let before = world.count();
+    for n in 0..1000 {
+        let refused = block_on(world.app.sessions.revoke(&caller(Role::Viewer), SessionId(n)));
+        assert_eq!(cause(refused), Cause::NotFound);
+        let absent = ClusterId(1000 + n);
+        assert_eq!(
+            cause(block_on(world.app.clusters.delete(&caller(Role::OpsAdmin), absent))),
+            Cause::NotFound
+        );
+    }
+    assert_eq!(world.rows_since(before).len(), 300);
+}
+
+#[test]
+fn a_refusal_whose_row_is_not_stored_is_unavailable_and_told_by_the_next() {
+    let world = World::new();
+    let before = world.count();
+    let restart = || block_on(world.app.clusters.delete(&caller(Role::Viewer), world.cluster)).unwrap_err();
+    world.fake.store.break_audit(true);
+    assert_eq!(restart().cause, Cause::AuditUnavailable);
+    world.fake.store.break_audit(false);
+    assert_eq!(restart().cause, Cause::RoleTooLow);
+    let rows = world.rows_since(before);
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].details.as_deref(), Some("refused_before=1; PERMISSION_DENIED: role_too_low"));
+}
+
+fn kubeconfig(text: &str) -> CredentialInput {
+    CredentialInput {
+        auth_type: Some(AuthType::Kubeconfig),
+        kubeconfig: Some(text.into()),
+        ..CredentialInput::default()
+    }
+}
+
+fn registered(credential: CredentialInput) -> NewCluster {
+    NewCluster { credential, ..new_cluster("next") }
+}
+
+/// The shape, the role, then what is in it.
+#[test]
+fn a_kubeconfig_is_read_after_the_role_was_asked() {
+    let world = World::new();
+    let clusters = &world.app.clusters;
+    let bomb = "a: &a [1]\nb: {<<: [*a, *a]}\n";
+    let change = |text: &str| ClusterChange { credential: kubeconfig(text), ..ClusterChange::default() };
+    let all = |role: Role, text: &str| {
+        let caller = caller(role);
+        [
+            block_on(clusters.create(&caller, registered(kubeconfig(text)))).map(drop).unwrap_err(),
+            block_on(clusters.update(&caller, world.cluster, change(text))).map(drop).unwrap_err(),
+            block_on(clusters.test_new(&caller, kubeconfig(text))).map(drop).unwrap_err(),
+        ]
+    };
+    let before = world.count();
+    let too_long = "a".repeat((256 << 10) + 1);
+    for (text, reason) in [("", Reason::Required), (&too_long, Reason::TooLong)] {
+        for role in [Role::Viewer, Role::OpsAdmin] {
+            for error in all(role, text) {
+                assert_eq!(
+                    error,
+                    Error::invalid("kubeconfig", reason),
+                    "{role:?}: what shows without reading it"
+                );
+            }
+        }
+    }
+    assert_eq!(world.count(), before);
+    for text in [bomb, "{", "current-context: nowhere"] {
+        for error in all(Role::Viewer, text) {
+            assert_eq!(error.cause, Cause::RoleTooLow, "{text}");
+        }
+        for error in all(Role::OpsAdmin, text) {
+            assert_eq!(error.cause, Cause::InvalidInput, "{text}");
+        }
+    }
+    let rows = world.rows_since(before);
+    assert_eq!(rows.len(), 9, "a refusal by role each, and bad input is no operation");
+    assert!(rows.iter().all(|row| row.error_code.as_deref() == Some("PERMISSION_DENIED")));
+}
+
+#[test]
+fn an_address_that_is_not_allowed_leaves_its_row_and_is_checked_after_the_role() {
+    let mut probe = MockClusterProbe::new();
+    probe.expect_check().times(5).returning(|_| Err(Error::new(Cause::EgressDenied)));
+    let world = World::with(|ports| Ports { probe: Arc::new(probe), ..ports });
+    let clusters = &world.app.clusters;
+    let (viewer, ops, before) = (caller(Role::Viewer), caller(Role::OpsAdmin), world.count());
+    let token = || new_cluster("next").credential;
+    let change = |skip_test| ClusterChange {
+        credential: CredentialInput { token: Some("new".into()), ..token() },
+        skip_test,
+        ..ClusterChange::default()
+    };
+    let create = |who, skip_test| {
+        cause(block_on(clusters.create(who, NewCluster { skip_test, ..registered(token()) })))
+    };
+    let update = |who, skip_test| cause(block_on(clusters.update(who, world.cluster, change(skip_test))));
+    let test = |who| cause(block_on(clusters.test_new(who, token())));
+    assert_eq!([create(&viewer, true), update(&viewer, true), test(&viewer)], [Cause::RoleTooLow; 3]);
+    let refused =
+        [create(&ops, true), create(&ops, false), update(&ops, true), update(&ops, false), test(&ops)];
+    assert_eq!(refused, [Cause::EgressDenied; 5]);
+    let rows = world.rows_since(before);
+    assert_eq!(rows.len(), 8);
+    for row in &rows[3..] {
+        assert_eq!((row.status, row.error_code.as_deref()), (Status::Failed, Some("VALIDATION_ERROR")));
+        assert!(row.details.as_ref().unwrap().contains("api_server=https://k8s.example.com:6443"), "{row:?}");
+    }
+}
+
+#[test]
+fn a_refusal_tells_nobody_what_a_user_is_called() {
+    let world = World::new();
+    let password = || NewPassword::new(&"correct horse battery".into()).unwrap();
+    let new = NewUser {
+        username: Username::new("canary-name").unwrap(),
+        password: password(),
+        role: Role::SuperAdmin,
+        display_name: None,
+    };
+    let user = block_on(world.app.users.create(&Caller::system(), new)).unwrap();
+    let (viewer, before) = (caller(Role::Viewer), world.count());
+    let patch = || UserPatch { disabled: Some(false), ..UserPatch::default() };
+    let users = &world.app.users;
+    let refused = [
+        block_on(users.update(&viewer, user.id, patch())).map(drop),
+        block_on(users.delete(&viewer, user.id)),
+        block_on(users.reset_password(&viewer, user.id, password())).map(drop),
+    ];
+    assert!(refused.into_iter().all(|result| cause(result) == Cause::RoleTooLow));
+    let rows = world.rows_since(before);
+    assert_eq!(rows.len(), 3);
+    for row in rows {
+        assert_eq!(row.resource_name, Some(user.id.to_string()));
+        assert!(!format!("{row:?}").contains("canary-name"));
+    }
+    block_on(users.update(&caller(Role::SuperAdmin), user.id, patch())).unwrap();
+    let row = world.fake.store.all_operations().pop().unwrap();
+    assert_eq!(row.resource_name.as_deref(), Some("canary-name"));
+}
+
+/// Names are the longest that are accepted.
+#[test]
+fn the_rows_of_the_longest_names_are_whole() {
+    let world = World::new();
+    let named = ClusterName::new(&"写".repeat(63)).unwrap();
+    let new = NewCluster { name: named.clone(), ..new_cluster("x") };
+    block_on(world.app.clusters.create(&caller(Role::OpsAdmin), new)).unwrap();
+    let row = world.fake.store.all_operations().pop().unwrap();
+    assert_eq!(row.resource_name.as_deref(), Some(named.as_str()));
+    let longest = name(&"n".repeat(253));
+    let secret =
+        NewSecret { name: longest.clone(), r#type: None, data: BTreeMap::new(), labels: Labels::new() };
+    block_on(world.app.secrets.create(&caller(Role::OpsAdmin), world.cluster, &shop(), secret)).unwrap();
+    let row = world.fake.store.all_operations().pop().unwrap();
+    assert_eq!(row.resource_name.as_deref(), Some(longest.as_str()));
+}

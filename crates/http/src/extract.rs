@@ -1,0 +1,273 @@
+//! Who may enter. A handler's one argument says it: [`Authenticated`] holds who is calling, so a handler that needs to know
+//! cannot run without it. Whatever else the request brings is read after that, so that 401 comes before 415, 413, 400.
+
+use actix_web::{
+    FromRequest, HttpRequest,
+    dev::Payload,
+    http::{
+        Method,
+        header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName, ORIGIN, USER_AGENT},
+    },
+    web::Data,
+};
+use futures_util::{FutureExt, future::LocalBoxFuture};
+use pilothouse_core::{Cause, Error, access::Origin, session::SignedIn};
+use secrecy::SecretString;
+
+use crate::{
+    client_ip::client_ip,
+    error::{Failure, Result},
+    middleware::RequestContext,
+    openapi::{Docs, Documented},
+    server::Api,
+};
+
+/// What a request brings besides its headers: a body, parameters, nothing.
+pub(crate) trait Input: Sized + 'static {
+    /// Reads it.
+    async fn read(request: &HttpRequest, payload: Payload) -> Result<Self>;
+}
+
+/// Anybody. A POST counts only when no foreign page sent it: such a login would sign somebody in as somebody else.
+pub(crate) struct Public<I> {
+    /// Where the request came from.
+    pub(crate) origin: Origin,
+    /// The client, as it calls itself.
+    pub(crate) user_agent: Option<String>,
+    /// What it brings.
+    pub(crate) input: I,
+}
+
+/// Whoever has a session's cookie. A cookie comes along with whatever page sends the request, so what a foreign page sends
+/// is refused (OWASP, Cross-Site Request Forgery Prevention: Fetch Metadata, then `Origin`).
+pub(crate) struct CookieOnly<I> {
+    /// Where the request came from.
+    pub(crate) origin: Origin,
+    /// The cookie's value.
+    pub(crate) cookie: SecretString,
+    /// What it brings.
+    pub(crate) input: I,
+}
+
+/// Somebody signed in: bearer token and cookie are both there, valid, and of the same session.
+pub(crate) struct Authenticated<I>(pub(crate) SignedIn, pub(crate) I);
+
+type Entering<T> = LocalBoxFuture<'static, Result<T>>;
+
+impl<I: Input> FromRequest for Public<I> {
+    type Error = Failure;
+    type Future = Entering<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        async move {
+            if request.method() == Method::POST {
+                check_same_origin(request.headers())?;
+            }
+            let user_agent = only(request.headers(), &USER_AGENT).map(str::to_owned);
+            Ok(Self { origin: origin(&request), user_agent, input: I::read(&request, payload).await? })
+        }
+        .boxed_local()
+    }
+}
+
+impl<I: Input> FromRequest for CookieOnly<I> {
+    type Error = Failure;
+    type Future = Entering<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        async move {
+            let api = api(&request)?;
+            check_same_origin(request.headers())?;
+            let cookie = session_cookie(request.headers()).ok_or(Cause::NotSignedIn)?;
+            api.app.sessions.check_cookie(cookie).await?;
+            let cookie = cookie.into();
+            Ok(Self { origin: origin(&request), cookie, input: I::read(&request, payload).await? })
+        }
+        .boxed_local()
+    }
+}
+
+impl<I: Input> FromRequest for Authenticated<I> {
+    type Error = Failure;
+    type Future = Entering<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (request, payload) = (request.clone(), payload.take());
+        async move {
+            let api = api(&request)?;
+            check_same_origin(request.headers())?;
+            let credentials = bearer(request.headers()).zip(session_cookie(request.headers()));
+            let (bearer, cookie) = credentials.ok_or(Cause::NotSignedIn)?;
+            let who = api.app.sessions.authenticate(bearer, cookie, origin(&request)).await?;
+            tracing::Span::current().record("user_id", who.caller.user_id.map(|id| id.0));
+            Ok(Self(who, I::read(&request, payload).await?))
+        }
+        .boxed_local()
+    }
+}
+
+impl<I: Documented> Documented for Public<I> {
+    fn describe(docs: &mut Docs) {
+        I::describe(docs);
+    }
+}
+
+impl<I: Documented> Documented for CookieOnly<I> {
+    fn describe(docs: &mut Docs) {
+        I::describe(docs);
+    }
+}
+
+impl<I: Documented> Documented for Authenticated<I> {
+    fn describe(docs: &mut Docs) {
+        I::describe(docs);
+    }
+}
+
+fn api(request: &HttpRequest) -> Result<&Data<Api>> {
+    Ok(request.app_data::<Data<Api>>().ok_or_else(|| Error::internal("no App in the application"))?)
+}
+
+fn origin(request: &HttpRequest) -> Origin {
+    let proxies = api(request).map_or(&[][..], |api| &api.settings.trusted_proxies);
+    let source_ip = request.peer_addr().map(|peer| client_ip(peer.ip(), request.headers(), proxies));
+    Origin { source_ip, request_id: Some(RequestContext::of(request).id) }
+}
+
+/// A header's text, if the header is there exactly once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name);
+    values.next().filter(|_| values.next().is_none())?.to_str().ok()
+}
+
+/// The token of `Authorization: Bearer <token>`.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = only(headers, &AUTHORIZATION)?.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("Bearer") && !token.is_empty()).then_some(token)
+}
+
+/// The cookie `session_id`. Two of them are none: one was put there by somebody else.
+fn session_cookie(headers: &HeaderMap) -> Option<&str> {
+    let texts = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
+    let mut values =
+        texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().strip_prefix("session_id="));
+    values.next().filter(|value| !value.is_empty() && values.next().is_none())
+}
+
+/// Refuses what a foreign page sends.
+fn check_same_origin(headers: &HeaderMap) -> Result<(), Cause> {
+    if is_cross_site(headers) { Err(Cause::CrossSite) } else { Ok(()) }
+}
+
+/// Whether a browser sent this for a page of another origin. What is no browser sends neither header.
+fn is_cross_site(headers: &HeaderMap) -> bool {
+    const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+    if headers.contains_key(&SEC_FETCH_SITE) {
+        return !matches!(only(headers, &SEC_FETCH_SITE), Some("same-origin" | "none"));
+    }
+    if !headers.contains_key(ORIGIN) {
+        return false;
+    }
+    let origin = only(headers, &ORIGIN).and_then(|origin| origin.split_once("://"));
+    origin.is_none_or(|(_, authority)| only(headers, &HOST) != Some(authority))
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    /// Headers, by name and value.
+    type RawQuery = &'static [(&'static str, &'static str)];
+
+    fn headers(pairs: RawQuery) -> HeaderMap {
+        let request = pairs.iter().fold(TestRequest::get(), |request, pair| request.append_header(*pair));
+        request.to_http_request().headers().clone()
+    }
+
+    #[test]
+    fn bearers_by_table() {
+        let cases: [(RawQuery, Option<&str>); 7] = [
+            (&[("authorization", "Bearer a.b")], Some("a.b")),
+            (&[("authorization", "bearer  a.b ")], Some("a.b")),
+            (&[("authorization", "Basic a.b")], None),
+            (&[("authorization", "Bearer ")], None),
+            (&[("authorization", "a.b")], None),
+            (&[("authorization", "Bearer a"), ("authorization", "Bearer b")], None),
+            (&[], None),
+        ];
+        for (pairs, token) in cases {
+            assert_eq!(bearer(&headers(pairs)), token, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn cookies_by_table() {
+        let cases: [(RawQuery, Option<&str>); 7] = [
+            (&[("cookie", "a=b; session_id=x; c=d")], Some("x")),
+            (&[("cookie", "a=b"), ("cookie", "session_id=x")], Some("x")),
+            (&[("cookie", "session_id=x; session_id=y")], None),
+            (&[("cookie", "session_id=x"), ("cookie", "session_id=y")], None),
+            (&[("cookie", "xsession_id=x")], None),
+            (&[("cookie", "session_id=")], None),
+            (&[], None),
+        ];
+        for (pairs, cookie) in cases {
+            assert_eq!(session_cookie(&headers(pairs)), cookie, "{pairs:?}");
+        }
+    }
+
+    /// Lines of headers: what is taken for a cookie or a token is one, and one only.
+    #[test]
+    fn fuzz_headers() {
+        let words = [
+            "cookie: session_id=",
+            "session_id=x; ",
+            "authorization: Bearer ",
+            "sec-fetch-site: ",
+            "origin: ",
+            "host: ",
+        ];
+        pilothouse_fuzz::fuzz("headers", &words, |input| {
+            let lines = input.split(|byte| *byte == b'\n').filter_map(|line| {
+                let (name, value) = line.split_at_checked(line.iter().position(|byte| *byte == b':')?)?;
+                let name = HeaderName::from_bytes(name.trim_ascii()).ok()?;
+                Some((name, actix_web::http::header::HeaderValue::from_bytes(value[1..].trim_ascii()).ok()?))
+            });
+            let mut headers = HeaderMap::new();
+            lines.for_each(|(name, value)| headers.append(name, value));
+            if let Some(cookie) = session_cookie(&headers) {
+                assert!(!cookie.is_empty() && !cookie.contains(';'), "{cookie:?}");
+            }
+            if let Some(token) = bearer(&headers) {
+                assert!(!token.is_empty() && headers.get_all(AUTHORIZATION).count() == 1, "{token:?}");
+            }
+            let site = headers.get("sec-fetch-site").map(|site| site.as_bytes().to_vec());
+            if site.is_some_and(|site| site != b"same-origin" && site != b"none") {
+                assert!(is_cross_site(&headers));
+            }
+        });
+    }
+
+    #[test]
+    fn cross_site_requests_by_table() {
+        let cases: [(RawQuery, bool); 9] = [
+            (&[], false),
+            (&[("sec-fetch-site", "same-origin")], false),
+            (&[("sec-fetch-site", "none")], false),
+            (&[("sec-fetch-site", "same-site")], true),
+            (&[("sec-fetch-site", "cross-site"), ("host", "a"), ("origin", "http://a")], true),
+            (&[("host", "a:8080"), ("origin", "http://a:8080")], false),
+            (&[("host", "a:8080"), ("origin", "http://a:9090")], true),
+            (&[("host", "a"), ("origin", "null")], true),
+            (&[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")], true),
+        ];
+        for (pairs, foreign) in cases {
+            assert_eq!(is_cross_site(&headers(pairs)), foreign, "{pairs:?}");
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! What callers read: the texts of `locales/*.toml`, keyed by core's words. Which language a caller wants.
+
+use std::{borrow::Cow, collections::BTreeMap, sync::LazyLock};
+
+use actix_web::http::header::{ACCEPT_LANGUAGE, HeaderMap};
+use pilothouse_core::{Error, error::Reason, gate::Warning, streams::StreamEnd};
+use serde::Deserialize;
+
+/// A language we have words in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Language {
+    #[default]
+    Chinese,
+    English,
+}
+
+impl Language {
+    /// The language a caller prefers: English when `Accept-Language` ranks it above Chinese (RFC 9110, 12.5.4; at
+    /// equal weight the one named first), Chinese in every other case.
+    pub(crate) fn preferred(headers: &HeaderMap) -> Self {
+        let texts = headers.get_all(ACCEPT_LANGUAGE).filter_map(|value| value.to_str().ok());
+        let mut best = (0.0, Self::default());
+        for range in texts.flat_map(|text| text.split(',')) {
+            let mut parts = range.split(';').map(str::trim);
+            let language = match parts.next().and_then(|tag| tag.split('-').next()) {
+                Some(tag) if tag.eq_ignore_ascii_case("en") => Self::English,
+                Some(tag) if tag.eq_ignore_ascii_case("zh") => Self::Chinese,
+                _ => continue,
+            };
+            let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+            let weight = weight.map_or(1.0, |text| text.parse().unwrap_or(0.0));
+            if weight > best.0 {
+                best = (weight, language);
+            }
+        }
+        best.1
+    }
+
+    /// Its words.
+    pub(crate) fn words(self) -> &'static Catalog {
+        static CHINESE: LazyLock<Catalog> = LazyLock::new(|| Catalog::read(include_str!("locales/zh.toml")));
+        static ENGLISH: LazyLock<Catalog> = LazyLock::new(|| Catalog::read(include_str!("locales/en.toml")));
+        match self {
+            Self::Chinese => &CHINESE,
+            Self::English => &ENGLISH,
+        }
+    }
+}
+
+type Texts = BTreeMap<String, String>;
+
+/// All texts of one language.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Catalog {
+    separator: String,
+    field: String,
+    messages: Texts,
+    codes: Texts,
+    causes: BTreeMap<String, CauseTexts>,
+    reasons: Texts,
+    warnings: Texts,
+    ends: Texts,
+    roles: Texts,
+    resources: Texts,
+    absent: Texts,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CauseTexts {
+    details: String,
+    /// What else is said of one verb and resource: `list secret`.
+    #[serde(default)]
+    because: Texts,
+    suggestions: Vec<String>,
+    /// Replaces both when a change was sent and its outcome is unknown.
+    outcome_unknown: Option<OutcomeUnknown>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OutcomeUnknown {
+    details: String,
+    suggestions: Vec<String>,
+}
+
+/// A refusal in words.
+pub(crate) struct Explanation {
+    pub(crate) message: String,
+    pub(crate) details: String,
+    pub(crate) suggestions: Vec<String>,
+}
+
+impl Catalog {
+    fn read(text: &str) -> Self {
+        toml::from_str(text).expect("the embedded texts are read by a test")
+    }
+
+    /// What a success says.
+    pub(crate) fn message(&self, message: Message) -> &str {
+        look_up(&self.messages, message.as_str())
+    }
+
+    /// What a reader of a success should know.
+    pub(crate) fn warning(&self, warning: &Warning) -> String {
+        let template = look_up(&self.warnings, warning.as_str());
+        self.fill(template, |name| (name == "about").then(|| warning.about().to_owned()))
+    }
+
+    /// What the end of a stream says.
+    pub(crate) fn end(&self, end: &StreamEnd) -> String {
+        match end {
+            // a stream only reads
+            StreamEnd::Failed(error) => self.explain(&error.clone().read_only(), None).details,
+            end => look_up(&self.ends, end.reason()).to_owned(),
+        }
+    }
+
+    /// What a refusal says.
+    pub(crate) fn explain(&self, error: &Error, retry_after: Option<u64>) -> Explanation {
+        let absent = CauseTexts::default();
+        let texts = self.causes.get(error.cause.as_str()).unwrap_or(&absent);
+        let (details, suggestions) = match &texts.outcome_unknown {
+            Some(unknown) if error.outcome_unknown() => (&unknown.details, &unknown.suggestions),
+            _ => (&texts.details, &texts.suggestions),
+        };
+        let fill = |template: &String| self.fill(template, |name| self.placeholder(error, retry_after, name));
+        let mut details = fill(details);
+        if let (Some(verb), Some(resource)) = (&error.context.verb, &error.context.resource)
+            && let Some(because) = texts.because.get(&format!("{verb} {resource}"))
+        {
+            details.push_str(&self.separator);
+            details.push_str(because);
+        }
+        Explanation {
+            message: look_up(&self.codes, error.code().as_str()).to_owned(),
+            details,
+            suggestions: suggestions.iter().map(fill).collect(),
+        }
+    }
+
+    fn placeholder(&self, error: &Error, retry_after: Option<u64>, name: &str) -> Option<String> {
+        let context = &error.context;
+        match name {
+            "fields" => {
+                let field =
+                    |field: &pilothouse_core::error::FieldError| self.field(&field.name, field.reason);
+                Some(context.fields.iter().map(field).collect::<Vec<_>>().join(&self.separator))
+            }
+            "object" => {
+                let path: Vec<_> = [&context.namespace, &context.pod, &context.name]
+                    .into_iter()
+                    .flatten()
+                    .cloned()
+                    .collect();
+                let kind = context.resource.as_deref().map(|kind| look_up(&self.resources, kind).to_owned());
+                Some(
+                    kind.into_iter()
+                        .chain((!path.is_empty()).then(|| path.join("/")))
+                        .collect::<Vec<_>>()
+                        .join(" "),
+                )
+            }
+            "message" => context.message.clone(),
+            "verb" => context.verb.clone(),
+            "role" => context.required_role.map(|role| look_up(&self.roles, role.as_str()).to_owned()),
+            "seconds" => retry_after.map(|seconds| seconds.to_string()),
+            _ => None,
+        }
+    }
+
+    fn field(&self, name: &str, reason: Reason) -> String {
+        self.fill(&self.field, |placeholder| match placeholder {
+            "name" => Some(name.to_owned()),
+            _ => Some(look_up(&self.reasons, reason.as_str()).to_owned()),
+        })
+    }
+
+    /// Fills a template in one pass, so that a value that looks like a placeholder stays as it is.
+    fn fill(&self, template: &str, value: impl Fn(&str) -> Option<String>) -> String {
+        let mut parts = template.split('{');
+        let mut text = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (name, rest) = part.split_once('}').unwrap_or((part, ""));
+            let value = value(name).filter(|value| !value.is_empty()).map(Cow::Owned);
+            text.push_str(&value.unwrap_or_else(|| Cow::Borrowed(look_up(&self.absent, name))));
+            text.push_str(rest);
+        }
+        text
+    }
+}
+
+/// The text of a key; the key itself where a word needs no text (`deployment`).
+fn look_up<'a>(texts: &'a Texts, key: &'a str) -> &'a str {
+    texts.get(key).map_or(key, String::as_str)
+}
+
+/// Declares [`Message`] with its words.
+macro_rules! messages {
+    ($($variant:ident = $word:literal,)*) => {
+        /// What a success says was done; closed, so that a test can hold every language against it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Message { $($variant,)* }
+
+        impl Message {
+            /// Every message.
+            #[cfg(test)]
+            const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+        }
+    };
+}
+
+messages! {
+    Done = "done",
+    LoggedIn = "logged_in",
+    Refreshed = "refreshed",
+    LoggedOut = "logged_out",
+    PasswordChanged = "password_changed",
+    UserCreated = "user_created",
+    UserUpdated = "user_updated",
+    UserDeleted = "user_deleted",
+    PasswordReset = "password_reset",
+    SessionRevoked = "session_revoked",
+    ClusterCreated = "cluster_created",
+    ClusterUpdated = "cluster_updated",
+    ClusterDeleted = "cluster_deleted",
+    ClusterTested = "cluster_tested",
+    NamespaceCreated = "namespace_created",
+    NamespaceDeleted = "namespace_deleted",
+    WorkloadScaled = "workload_scaled",
+    WorkloadRestarted = "workload_restarted",
+    ConfigMapCreated = "configmap_created",
+    ConfigMapUpdated = "configmap_updated",
+    ConfigMapDeleted = "configmap_deleted",
+    SecretCreated = "secret_created",
+    SecretUpdated = "secret_updated",
+    SecretDeleted = "secret_deleted",
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::HeaderValue;
+    use pilothouse_core::{Cause, Code, access::Role};
+
+    use super::*;
+
+    fn same_keys<'a>(
+        what: &str,
+        texts: impl Iterator<Item = &'a String>,
+        words: impl Iterator<Item = &'a str>,
+    ) {
+        let (mut texts, mut words): (Vec<_>, Vec<_>) = (texts.map(String::as_str).collect(), words.collect());
+        texts.sort_unstable();
+        words.sort_unstable();
+        assert_eq!(texts, words, "{what}");
+    }
+
+    #[test]
+    fn every_word_has_texts_in_every_language_and_no_other() {
+        for language in [Language::Chinese, Language::English] {
+            let words = language.words();
+            same_keys("messages", words.messages.keys(), Message::ALL.iter().map(|message| message.as_str()));
+            same_keys("codes", words.codes.keys(), Code::ALL.iter().map(|code| code.as_str()));
+            same_keys("causes", words.causes.keys(), Cause::ALL.iter().map(|cause| cause.as_str()));
+            same_keys("reasons", words.reasons.keys(), Reason::ALL.iter().map(|reason| reason.as_str()));
+            same_keys("warnings", words.warnings.keys(), Warning::WORDS.into_iter());
+            same_keys("ends", words.ends.keys(), StreamEnd::WORDS.into_iter());
+            same_keys("roles", words.roles.keys(), Role::ALL.iter().map(|role| role.as_str()));
+        }
+    }
+
+    #[test]
+    fn every_refusal_is_explained_and_leaves_no_placeholder() {
+        for language in [Language::Chinese, Language::English] {
+            for error in Cause::ALL.iter().flat_map(|&cause| [Error::new(cause), Error::new(cause).read_only()]) {
+                let (cause, explanation) = (error.cause, language.words().explain(&error, None));
+                let texts =
+                    [&explanation.message, &explanation.details].into_iter().chain(&explanation.suggestions);
+                for text in texts {
+                    assert!(
+                        !text.is_empty() && !text.contains(['{', '}']),
+                        "{cause:?} in {language:?}: {text:?}"
+                    );
+                }
+                assert!(!explanation.suggestions.is_empty(), "{cause:?} in {language:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_sent_change_may_have_been_applied() {
+        for (language, text) in [(Language::Chinese, "可能已经生效"), (Language::English, "may have been applied")] {
+            for &cause in Cause::ALL {
+                let details = |error: Error| language.words().explain(&error, None).details;
+                let of_change = details(Error::new(cause)).contains(text);
+                let of_read = details(Error::new(cause).read_only()).contains(text);
+                // an internal error has one text: most of them concern no cluster
+                let sent = cause.outcome_unknown() && cause != Cause::Internal;
+                let earlier = cause == Cause::IdempotencyOutcomeUnknown;
+                assert_eq!((of_change, of_read), (sent || earlier, earlier), "{cause:?} in {language:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_languages_fill_in_the_same_placeholders() {
+        let holes = |text: &str| {
+            let mut holes: Vec<_> =
+                text.split('{').skip(1).filter_map(|p| p.split('}').next()).map(str::to_owned).collect();
+            holes.sort();
+            holes
+        };
+        let (chinese, english) = (Language::Chinese.words(), Language::English.words());
+        for (cause, texts) in &chinese.causes {
+            let holes = [holes(&texts.details), holes(&english.causes[cause].details)];
+            assert_eq!(holes[0], holes[1], "{cause}");
+            for hole in &holes[0] {
+                assert!(
+                    chinese.absent.contains_key(hole) && english.absent.contains_key(hole),
+                    "{cause}: {hole}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_meant_for_the_log_is_never_told() {
+        let explanation = Language::English.words().explain(&Error::internal("canary"), None);
+        assert!(!explanation.details.contains("canary"));
+    }
+
+    #[test]
+    fn values_are_filled_in_and_not_read_again() {
+        let error = Error::new(Cause::RejectedByCluster).message("{seconds} {");
+        assert_eq!(
+            Language::English.words().explain(&error, Some(7)).details,
+            "The cluster refused the request: {seconds} {"
+        );
+        let error = Error::new(Cause::NotFoundInCluster).resource("deployment").namespace("shop").name("web");
+        assert_eq!(
+            Language::Chinese.words().explain(&error, None).details,
+            "集群中不存在 deployment shop/web"
+        );
+        let error = Error::invalid("replicas", Reason::OutOfRange);
+        assert_eq!(
+            Language::Chinese.words().explain(&error, None).details,
+            "请求参数有误：replicas：超出范围"
+        );
+    }
+
+    #[test]
+    fn why_a_viewing_credential_sees_no_secrets_is_said() {
+        let error = |verb: &str, resource: &str| {
+            Error::new(Cause::ForbiddenByCluster).verb(verb).resource(resource).namespace("shop")
+        };
+        for language in [Language::Chinese, Language::English] {
+            let says = |verb, resource| language.words().explain(&error(verb, resource), None).details;
+            for verb in ["list", "get"] {
+                assert!(says(verb, "secret").contains("Kubernetes"), "{language:?}: {verb}");
+            }
+            assert!(
+                !says("delete", "secret").contains("Kubernetes")
+                    && !says("list", "pod").contains("Kubernetes")
+            );
+        }
+    }
+
+    #[test]
+    fn languages_by_table() {
+        let cases = [
+            ("", Language::Chinese),
+            ("en", Language::English),
+            ("EN-us,en;q=0.9,zh;q=0.8", Language::English),
+            ("zh-CN,zh;q=0.9,en;q=0.8", Language::Chinese),
+            ("zh;q=0.5, en;q=0.7", Language::English),
+            ("en;q=0.5,zh;q=0.5", Language::English),
+            ("zh, en", Language::Chinese),
+            ("fr,en;q=0.1", Language::English),
+            ("en;q=0", Language::Chinese),
+            ("en;q=x", Language::Chinese),
+            ("*", Language::Chinese),
+            ("fr", Language::Chinese),
+            ("english", Language::Chinese),
+        ];
+        for (text, language) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_LANGUAGE, HeaderValue::from_static(text));
+            assert_eq!(Language::preferred(&headers), language, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The envelope of a success.
+
+use actix_web::{
+    HttpRequest, HttpResponse, Responder,
+    body::BoxBody,
+    http::header::{HeaderValue, SET_COOKIE},
+};
+use pilothouse_core::gate::{Changed, Warning};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    messages::{Language, Message},
+    middleware::RequestContext,
+    openapi::{Docs, Documented},
+};
+
+/// A success: its data, and what should be known of it. Written in the caller's language.
+pub(crate) struct Response<T> {
+    data: T,
+    warnings: Vec<Warning>,
+    message: Message,
+}
+
+/// A success that sets a cookie.
+pub(crate) struct ResponseWithCookie<T> {
+    answer: Response<T>,
+    cookie: HeaderValue,
+}
+
+/// Nothing to tell but that it is done.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Empty {}
+
+impl<T> Response<T> {
+    /// A success with this data.
+    pub(crate) fn of(data: T) -> Self {
+        Self { data, warnings: Vec::new(), message: Message::Done }
+    }
+
+    /// A change that answers with the thing as it is after it.
+    pub(crate) fn changed<V>(changed: Changed<V>, data: impl FnOnce(V) -> T) -> Self {
+        Self::of(data(changed.value)).warning(changed.warnings)
+    }
+
+    /// Says what was done.
+    pub(crate) fn with_message(self, message: Message) -> Self {
+        Self { message, ..self }
+    }
+
+    /// Adds what should be known.
+    pub(crate) fn warning(self, warnings: Vec<Warning>) -> Self {
+        Self { warnings, ..self }
+    }
+
+    /// Sets a cookie.
+    pub(crate) fn cookie(self, cookie: HeaderValue) -> ResponseWithCookie<T> {
+        ResponseWithCookie { answer: self, cookie }
+    }
+}
+
+#[derive(Serialize)]
+struct Envelope<'a, T> {
+    success: bool,
+    data: Data<'a, T>,
+    message: &'a str,
+}
+
+#[derive(Serialize)]
+struct Data<'a, T> {
+    #[serde(flatten)]
+    data: &'a T,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+impl<T: Serialize> Response<T> {
+    /// The body of the answer.
+    pub(crate) fn envelope(&self, language: Language) -> impl Serialize {
+        let words = language.words();
+        let warnings = self.warnings.iter().map(|warning| words.warning(warning)).collect();
+        let data = Data { data: &self.data, warnings };
+        Envelope { success: true, data, message: words.message(self.message) }
+    }
+}
+
+impl<T: Serialize> Responder for Response<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        HttpResponse::Ok().json(self.envelope(RequestContext::of(request).language))
+    }
+}
+
+impl<T: ToSchema> Documented for Response<T> {
+    fn describe(docs: &mut Docs) {
+        docs.response::<T>();
+    }
+}
+
+impl<T: Serialize> Responder for ResponseWithCookie<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        let mut response = self.answer.respond_to(request);
+        response.headers_mut().insert(SET_COOKIE, self.cookie);
+        response
+    }
+}
+
+impl<T: ToSchema> Documented for ResponseWithCookie<T> {
+    fn describe(docs: &mut Docs) {
+        docs.response::<T>();
+        docs.sets_cookie = true;
+    }
+}

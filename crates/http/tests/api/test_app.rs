@@ -1,0 +1,309 @@
+//! A whole Pilothouse in memory, with people and a cluster in it.
+
+use std::{io::Read, sync::Arc, time::Duration};
+
+use actix_web::{
+    dev::{Service, ServiceResponse},
+    http::{Method, StatusCode, header::HeaderMap},
+    test::{TestRequest, init_service},
+};
+use async_trait::async_trait;
+use flate2::read::GzDecoder;
+use futures_util::{FutureExt, future::LocalBoxFuture};
+use pilothouse_core::{
+    Result,
+    access::{Caller, Role},
+    app::{App, Settings},
+    cluster::ClusterId,
+    inventory::ListQuery,
+    kind::Kind,
+    testing::{fake::Fake, new_cluster},
+    user::{NewPassword, NewUser},
+};
+use pilothouse_http::{Hooks, HttpSettings, Observer, Readiness, Unobserved, application};
+use serde_json::{Value, json};
+
+use crate::conformance::{self, Exchange};
+
+/// Everybody's password.
+pub(crate) const PASSWORD: &str = "correct horse battery";
+
+/// What a test sends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Credentials {
+    pub(crate) bearer: Option<String>,
+    pub(crate) cookie: Option<String>,
+}
+
+impl Credentials {
+    /// As headers.
+    pub(crate) fn headers(&self) -> Vec<(&'static str, String)> {
+        let bearer = self.bearer.iter().map(|bearer| ("authorization", format!("Bearer {bearer}")));
+        bearer.chain(self.cookie.iter().map(|cookie| ("cookie", format!("session_id={cookie}")))).collect()
+    }
+}
+
+/// What a login handed out.
+#[derive(Clone, Debug)]
+pub(crate) struct SignedIn {
+    pub(crate) credentials: Credentials,
+    pub(crate) refresh: String,
+    pub(crate) data: Value,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// The body, unpacked.
+    pub(crate) text: String,
+    /// The body as it was sent.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// Fails when the document does not allow it.
+    fn conforms(&self, method: &str, path: &str) {
+        let header = |name: &str| self.header(name).map(str::to_owned);
+        let status = self.status.as_u16();
+        let exchange = Exchange { method, path, status, header: &header, body: &self.text };
+        conformance::check(&exchange)
+            .unwrap_or_else(|why| panic!("{method} {path}: {status}: {why}\n{}", self.text));
+    }
+
+    /// The data of a success.
+    pub(crate) fn data(&self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.text);
+        self.json()["data"].take()
+    }
+
+    /// The status, code and cause of a refusal.
+    pub(crate) fn refusal(&self) -> (u16, String, String) {
+        let json = self.json();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        (self.status.as_u16(), text(&json["error_code"]), text(&json["context"]["cause"]))
+    }
+
+    /// The fields refused, as `name=reason`.
+    pub(crate) fn fields(&self) -> Vec<String> {
+        let json = self.json();
+        let fields = json["context"]["fields"].as_array().cloned().unwrap_or_default();
+        let text = |field: &Value, key: &str| field[key].as_str().unwrap_or_default().to_owned();
+        fields.iter().map(|field| format!("{}={}", text(field, "name"), text(field, "reason"))).collect()
+    }
+}
+
+/// Ready, unless told to fail or panic.
+#[derive(Clone, Copy)]
+pub(crate) enum Ready {
+    Yes,
+    No,
+    Panics,
+}
+
+#[async_trait]
+impl Readiness for Ready {
+    async fn ready(&self) -> Result<()> {
+        match self {
+            Self::Yes => Ok(()),
+            Self::No => Err(pilothouse_core::Error::new(pilothouse_core::Cause::StoreUnavailable)),
+            Self::Panics => panic!("canary in a panic"),
+        }
+    }
+}
+
+type Call = dyn Fn(actix_web::test::TestRequest) -> LocalBoxFuture<'static, Reply>;
+
+/// The test app.
+pub(crate) struct TestApp {
+    pub(crate) fake: Fake,
+    pub(crate) app: App,
+    pub(crate) cluster: i64,
+    call: Box<Call>,
+}
+
+impl TestApp {
+    pub(crate) async fn new() -> Self {
+        Self::with(HttpSettings::default(), Ready::Yes).await
+    }
+
+    pub(crate) async fn with(settings: HttpSettings, ready: Ready) -> Self {
+        Self::record_probe(settings, ready, Arc::new(Unobserved)).await
+    }
+
+    pub(crate) async fn record_probe(
+        settings: HttpSettings,
+        ready: Ready,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let (fake, app, cluster) = furnished().await;
+        let hooks = Hooks { readiness: Arc::new(ready), observer };
+        let service = std::rc::Rc::new(init_service(application(app.clone(), settings, hooks)).await);
+        let call = move |request: TestRequest| {
+            let service = service.clone();
+            async move { reply(service.call(request.to_request()).await).await }.boxed_local()
+        };
+        Self { fake, app, cluster: cluster.0, call: Box::new(call) }
+    }
+
+    /// Sends a request as it is.
+    pub(crate) async fn send(&self, request: TestRequest) -> Reply {
+        (self.call)(request).await
+    }
+
+    /// Sends a request with credentials; `input` is the query of a GET, the JSON body of a POST.
+    pub(crate) async fn call(
+        &self,
+        credentials: &Credentials,
+        method: &str,
+        path: &str,
+        input: &str,
+    ) -> Reply {
+        self.call_in("en", credentials, method, path, input).await
+    }
+
+    /// The same, to be answered in a language.
+    pub(crate) async fn call_in(
+        &self,
+        language: &str,
+        credentials: &Credentials,
+        method: &str,
+        path: &str,
+        input: &str,
+    ) -> Reply {
+        let method: Method = method.parse().unwrap();
+        let request = match method {
+            Method::GET if !input.is_empty() => TestRequest::get().uri(&format!("{path}?{input}")),
+            Method::POST if !input.is_empty() => TestRequest::post()
+                .uri(path)
+                .insert_header(("content-type", "application/json"))
+                .set_payload(input.to_owned()),
+            method => TestRequest::default().method(method).uri(path),
+        };
+        let request =
+            request.peer_addr("192.0.2.7:4711".parse().unwrap()).insert_header(("accept-language", language));
+        let headers = credentials.headers().into_iter();
+        self.send(headers.fold(request, |request, header| request.insert_header(header))).await
+    }
+
+    pub(crate) async fn get(&self, who: &SignedIn, path: &str, query: &str) -> Reply {
+        self.call(&who.credentials, "GET", path, query).await
+    }
+
+    pub(crate) async fn post(&self, who: &SignedIn, path: &str, body: Value) -> Reply {
+        self.call(&who.credentials, "POST", path, &body.to_string()).await
+    }
+
+    pub(crate) async fn login(&self, username: &str) -> SignedIn {
+        let body = json!({"username": username, "password": PASSWORD}).to_string();
+        let data = self.call(&Credentials::default(), "POST", "/api/auth/login", &body).await.data();
+        let text = |key: &str| data[key].as_str().unwrap().to_owned();
+        let credentials =
+            Credentials { bearer: Some(text("access_token")), cookie: Some(text("session_id")) };
+        SignedIn { credentials, refresh: text("refresh_token"), data }
+    }
+
+    /// A user's id.
+    pub(crate) async fn user(&self, name: &str) -> i64 {
+        self.app.users.find(&name.to_owned().try_into().unwrap()).await.unwrap().id.0
+    }
+
+    /// The id of a user's first session, if it has one.
+    pub(crate) async fn session(&self, name: &str) -> Option<i64> {
+        let rows = self.app.sessions.list(&Caller::system(), &ListQuery::default()).await.unwrap().0;
+        let row = rows.iter().find(|row| row.name() == name)?;
+        serde_json::from_str::<Value>(row.json()).unwrap()["id"].as_i64()
+    }
+
+    pub(crate) fn advance(&self, by: Duration) {
+        self.fake.runtime.clock.advance(by);
+    }
+}
+
+/// The in-memory ports with people, a cluster and what runs in it.
+pub(crate) async fn furnished() -> (Fake, App, ClusterId) {
+    let fake = Fake::default();
+    let app = App::new(fake.ports(), Settings::default());
+    for (name, role) in [
+        ("super", Role::SuperAdmin),
+        ("ops", Role::OpsAdmin),
+        ("viewer", Role::Viewer),
+        ("target", Role::Viewer),
+    ] {
+        let password = NewPassword::new(&PASSWORD.into()).unwrap();
+        let username = name.to_owned().try_into().unwrap();
+        let user = NewUser { username, password, role, display_name: None };
+        app.users.create(&Caller::system(), user).await.unwrap();
+    }
+    let cluster = new_cluster("demo");
+    let cluster = app.clusters.create(&Caller::system(), cluster).await.unwrap().value.id;
+    furnish(&fake, cluster);
+    fake.clusters.calls();
+    (fake, app, cluster)
+}
+
+async fn reply(answer: Result<ServiceResponse, actix_web::Error>) -> Reply {
+    let (request, response) = match answer {
+        Ok(response) => {
+            let (request, response) = response.into_parts();
+            (Some(request), response)
+        }
+        Err(error) => (None, error.into()),
+    };
+    let (status, headers) = (response.status(), response.headers().clone());
+    let Ok(body) = actix_web::body::to_bytes(response.into_body()).await else { panic!("no body") };
+    let bytes = body.to_vec();
+    let mut text = String::new();
+    if headers.get("content-encoding").is_some_and(|coding| coding == "gzip") {
+        GzDecoder::new(&bytes[..]).read_to_string(&mut text).unwrap();
+    } else {
+        text = String::from_utf8_lossy(&bytes).into_owned();
+    }
+    let reply = Reply { status, headers, text, bytes };
+    if let Some(request) = request {
+        reply.conforms(request.method().as_str(), request.path());
+    }
+    reply
+}
+
+fn furnish(fake: &Fake, cluster: ClusterId) {
+    let put = |kind: Kind, object: Value| fake.clusters.put(cluster, kind, object);
+    let named =
+        |name: &str| json!({"name": name, "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"});
+    put(Kind::Namespace, json!({"metadata": {"name": "shop"}, "status": {"phase": "Active"}}));
+    let template = json!({"spec": {"containers": [
+        {"name": "app", "image": "web:1", "env": [{"name": "A", "value": "canary-env"}]}]}});
+    put(Kind::Deployment, json!({"metadata": named("web"), "spec": {"replicas": 2, "template": template}}));
+    put(Kind::Deployment, json!({"metadata": named("still"), "spec": {"replicas": 1, "paused": true}}));
+    put(Kind::Job, json!({"metadata": named("once"), "spec": {"completions": 1}}));
+    put(Kind::Pod, json!({"metadata": named("web-0"), "spec": {"containers": [{"name": "app"}]}}));
+    put(Kind::ConfigMap, json!({"metadata": named("conf"), "data": {"key": "canary-data"}}));
+    put(
+        Kind::ConfigMap,
+        json!({"metadata": named("plain"), "data": {"key": "value"}, "binaryData": {"bytes": "/wA="}}),
+    );
+    // base64 of canary-data
+    put(
+        Kind::Secret,
+        json!({"metadata": named("pass"), "data": {"password": "Y2FuYXJ5LWRhdGE=", "bytes": "/wA="}}),
+    );
+    put(Kind::Service, json!({"metadata": named("web"), "spec": {}}));
+    put(Kind::Service, json!({"metadata": named("idle"), "spec": {}}));
+    let slice = |name: &str, service: &str| {
+        let mut metadata = named(name);
+        metadata["labels"] = json!({"kubernetes.io/service-name": service});
+        let endpoints = json!([{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"]}]);
+        json!({"metadata": metadata, "endpoints": endpoints, "ports": [{"port": 80}]})
+    };
+    put(Kind::EndpointSlice, slice("web-x", "web"));
+    put(Kind::EndpointSlice, slice("other-x", "other"));
+}
