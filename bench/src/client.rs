@@ -1,5 +1,5 @@
-//! A client that costs little: HTTP/1.1 over one connection that is kept, no headers but those needed, blocking. What it
-//! spends is on its own core, and the same for whatever is measured.
+//! Low-overhead blocking HTTP/1.1 client over one keep-alive connection, with only the required headers. It runs on its
+//! own core, and its cost is the same for every subject.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -13,12 +13,12 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 
-use crate::error::{Failed, Result};
+use crate::error::{BenchError, Result};
 
-/// Longer than anything measured: who hangs is broken.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of connects and reads, longer than any measured duration.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A server, and what every request to it bears.
+/// A server and the headers of every request to it.
 #[derive(Clone)]
 pub(crate) struct Target {
     address: SocketAddr,
@@ -27,29 +27,29 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// The server of `http://host:port` or `https://host:port`, trusting this authority.
+    /// The server at `http://host:port` or `https://host:port`. `ca_pem` is the trusted authority.
     pub(crate) fn new(url: &str, ca_pem: Option<&str>) -> Result<Self> {
         let (scheme, authority) =
-            url.split_once("://").ok_or_else(|| Failed::because(format!("no address: {url}")))?;
+            url.split_once("://").ok_or_else(|| BenchError::because(format!("not a URL: {url}")))?;
         let tls = match (scheme, ca_pem) {
-            ("https", Some(pem)) => Some(Arc::new(trusting(pem)?)),
+            ("https", Some(pem)) => Some(Arc::new(tls_config(pem)?)),
             _ => None,
         };
         Ok(Self { address: authority.parse()?, tls, headers: format!("Host: {authority}\r\n") })
     }
 
-    /// With one more header in each request.
+    /// Adds a header to every request.
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push_str(&format!("{name}: {value}\r\n"));
         self
     }
 
-    /// A GET, as it goes over the wire.
+    /// The bytes of a GET request.
     pub(crate) fn get(&self, path: &str) -> Vec<u8> {
         format!("GET {path} HTTP/1.1\r\n{}\r\n", self.headers).into_bytes()
     }
 
-    /// A request with a body.
+    /// The bytes of a request with a body.
     pub(crate) fn with_body(&self, method: &str, path: &str, kind: &str, body: &str) -> Vec<u8> {
         let length = body.len();
         let headers = &self.headers;
@@ -57,16 +57,16 @@ impl Target {
             .into_bytes()
     }
 
-    /// A POST of JSON.
+    /// The bytes of a POST request with a JSON body.
     pub(crate) fn post(&self, path: &str, body: &str) -> Vec<u8> {
         self.with_body("POST", path, "application/json", body)
     }
 
-    /// A connection to it.
+    /// Opens a connection.
     pub(crate) fn connect(&self) -> Result<Connection> {
-        let stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
+        let stream = TcpStream::connect_timeout(&self.address, TIMEOUT)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         let stream = match &self.tls {
             None => Stream::Plain(stream),
             Some(config) => {
@@ -81,16 +81,16 @@ impl Target {
         })
     }
 
-    /// The body of a good answer to a GET, on a connection of its own.
+    /// GET on a new connection; returns the body of a successful response.
     pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>> {
-        self.connect()?.good(&self.get(path)).map(<[u8]>::to_vec)
+        self.connect()?.expect_success(&self.get(path)).map(<[u8]>::to_vec)
     }
 }
 
-fn trusting(pem: &str) -> Result<ClientConfig> {
+fn tls_config(pem: &str) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        roots.add(certificate.map_err(|error| Failed::because(format!("an authority: {error}")))?)?;
+        roots.add(certificate.map_err(|error| BenchError::because(format!("an authority: {error}")))?)?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
@@ -127,13 +127,13 @@ impl Write for Stream {
     }
 }
 
-/// How a body says where it ends.
+/// Framing of a body.
 enum Length {
     Bytes(usize),
     Chunks,
 }
 
-/// A connection that is kept.
+/// A keep-alive connection.
 pub(crate) struct Connection {
     stream: BufReader<Stream>,
     line: Vec<u8>,
@@ -141,9 +141,9 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Sends a request; the status and the whole body of its answer.
+    /// Sends a request. Returns the status and the complete body of the response.
     pub(crate) fn exchange(&mut self, request: &[u8]) -> Result<(u16, &[u8])> {
-        let (status, length, _) = self.begin(request)?;
+        let (status, length, _) = self.send_request(request)?;
         self.body.clear();
         match length {
             Length::Bytes(bytes) => {
@@ -162,24 +162,24 @@ impl Connection {
         Ok((status, &self.body))
     }
 
-    /// As [`exchange`](Self::exchange), where all but success is a failure.
-    pub(crate) fn good(&mut self, request: &[u8]) -> Result<&[u8]> {
-        let what =
+    /// As [`exchange`](Self::exchange), but a status other than 2xx is an error.
+    pub(crate) fn expect_success(&mut self, request: &[u8]) -> Result<&[u8]> {
+        let request_line =
             String::from_utf8_lossy(&request[..request.len().min(120)]).lines().next().map(str::to_owned);
         let (status, body) = self.exchange(request)?;
         if !(200..300).contains(&status) {
             let body = String::from_utf8_lossy(&body[..body.len().min(400)]).into_owned();
-            return Err(Failed::because(format!(
-                "{} was answered {status}: {body}",
-                what.unwrap_or_default()
+            return Err(BenchError::because(format!(
+                "{}: status {status}: {body}",
+                request_line.unwrap_or_default()
             )));
         }
         Ok(&self.body)
     }
 
-    /// Sends a request; the headers of its answer, as lines, whose body is read and forgotten.
+    /// Sends a request. Returns the header lines of the response; the body is discarded.
     pub(crate) fn headers(&mut self, request: &[u8]) -> Result<Vec<String>> {
-        let (_, length, headers) = self.begin(request)?;
+        let (_, length, headers) = self.send_request(request)?;
         if let Length::Bytes(bytes) = length {
             self.body.resize(bytes, 0);
             self.stream.read_exact(&mut self.body)?;
@@ -187,37 +187,37 @@ impl Connection {
         Ok(headers)
     }
 
-    /// Sends a request whose answer has no end in sight.
+    /// Sends a request with a streaming response.
     pub(crate) fn stream(mut self, request: &[u8]) -> Result<Chunks> {
-        match self.begin(request)? {
-            (200, Length::Chunks, _) => Ok(Chunks { connection: self, left: 0, ended: false }),
+        match self.send_request(request)? {
+            (200, Length::Chunks, _) => Ok(Chunks { connection: self, remaining: 0, ended: false }),
             (status, Length::Bytes(bytes), _) => {
                 self.body.resize(bytes, 0);
                 self.stream.read_exact(&mut self.body)?;
                 let body = String::from_utf8_lossy(&self.body);
-                Err(Failed::because(format!("a stream was answered {status}: {body}")))
+                Err(BenchError::because(format!("status of a stream: {status}: {body}")))
             }
-            (status, ..) => Err(Failed::because(format!("a stream was answered {status}"))),
+            (status, ..) => Err(BenchError::because(format!("status of a stream: {status}"))),
         }
     }
 
-    fn begin(&mut self, request: &[u8]) -> Result<(u16, Length, Vec<String>)> {
+    fn send_request(&mut self, request: &[u8]) -> Result<(u16, Length, Vec<String>)> {
         let stream = self.stream.get_mut();
         stream.write_all(request)?;
         stream.flush()?;
         self.read_line()?;
         let status = self.line.get(9..12).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
-        let status = status.ok_or_else(|| Failed::because("an answer without a status"))?;
+        let status = status.ok_or_else(|| BenchError::because("response without a status"))?;
         let (mut length, mut headers) = (Length::Bytes(0), Vec::new());
         loop {
             self.read_line()?;
             if self.line.is_empty() {
                 return Ok((status, length, headers));
             }
-            if starts(&self.line, b"content-length:") {
+            if starts_with_ignore_case(&self.line, b"content-length:") {
                 let text = String::from_utf8_lossy(&self.line[15..]);
                 length = Length::Bytes(text.trim().parse()?);
-            } else if starts(&self.line, b"transfer-encoding:") {
+            } else if starts_with_ignore_case(&self.line, b"transfer-encoding:") {
                 length = Length::Chunks;
             } else {
                 headers.push(String::from_utf8_lossy(&self.line).into_owned());
@@ -225,7 +225,7 @@ impl Connection {
         }
     }
 
-    /// The size of the next chunk; none after the last.
+    /// The size of the next chunk; `None` after the last one.
     fn chunk(&mut self) -> Result<Option<usize>> {
         self.read_line()?;
         let size = usize::from_str_radix(String::from_utf8_lossy(&self.line).trim(), 16)?;
@@ -238,7 +238,7 @@ impl Connection {
     fn read_line(&mut self) -> Result<()> {
         self.line.clear();
         if self.stream.read_until(b'\n', &mut self.line)? == 0 {
-            return Err(Failed::because("the server closed the connection"));
+            return Err(BenchError::because("the server closed the connection"));
         }
         while self.line.last().is_some_and(u8::is_ascii_whitespace) {
             self.line.pop();
@@ -247,40 +247,40 @@ impl Connection {
     }
 }
 
-fn starts(line: &[u8], with: &[u8]) -> bool {
+fn starts_with_ignore_case(line: &[u8], with: &[u8]) -> bool {
     line.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with))
 }
 
-/// The body of an answer, as it comes.
+/// Reader of a chunked response body.
 pub(crate) struct Chunks {
     connection: Connection,
-    left: usize,
+    remaining: usize,
     ended: bool,
 }
 
 impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let failed = |error: Failed| std::io::Error::other(error.to_string());
+        let failed = |error: BenchError| std::io::Error::other(error.to_string());
         if self.ended || buffer.is_empty() {
             return Ok(0);
         }
-        if self.left == 0 {
+        if self.remaining == 0 {
             match self.connection.chunk().map_err(failed)? {
-                Some(size) => self.left = size,
+                Some(size) => self.remaining = size,
                 None => {
                     self.ended = true;
                     return Ok(0);
                 }
             }
         }
-        let most = self.left.min(buffer.len());
-        let read = self.connection.stream.read(&mut buffer[..most])?;
+        let max = self.remaining.min(buffer.len());
+        let read = self.connection.stream.read(&mut buffer[..max])?;
         if read == 0 {
             self.ended = true;
             return Ok(0);
         }
-        self.left -= read;
-        if self.left == 0 {
+        self.remaining -= read;
+        if self.remaining == 0 {
             self.connection.read_line().map_err(failed)?;
         }
         Ok(read)

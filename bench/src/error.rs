@@ -1,34 +1,34 @@
-//! What goes wrong ends the run, with a sentence that says what was being done.
+//! Error of a benchmark run. Every error ends the run with a message.
 
 use std::fmt;
 
-/// The result of everything here.
-pub(crate) type Result<T, E = Failed> = std::result::Result<T, E>;
+/// Result type of this crate.
+pub(crate) type Result<T, E = BenchError> = std::result::Result<T, E>;
 
-/// Why a run ended.
+/// A message with the cause of the failure.
 #[derive(Debug)]
-pub(crate) struct Failed(String);
+pub(crate) struct BenchError(String);
 
-impl Failed {
-    /// For this reason.
+impl BenchError {
+    /// Creates an error with this message.
     pub(crate) fn because(reason: impl Into<String>) -> Self {
         Self(reason.into())
     }
 }
 
-impl fmt::Display for Failed {
+impl fmt::Display for BenchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl<E: std::error::Error> From<E> for Failed {
+impl<E: std::error::Error> From<E> for BenchError {
     fn from(error: E) -> Self {
         let mut text = error.to_string();
         let mut cause = error.source();
-        while let Some(deeper) = cause {
-            text = format!("{text}: {deeper}");
-            cause = deeper.source();
+        while let Some(source) = cause {
+            text = format!("{text}: {source}");
+            cause = source.source();
         }
         Self(text)
     }

@@ -1,5 +1,5 @@
-//! API servers that are none: over TLS, on loopback, in threads of this process. Healthy ones that answer what the prober
-//! asks, one whose log is long, one whose log is slow, one that takes connections and never answers.
+//! Fake API servers over TLS on loopback, in threads of this process: healthy ones that respond to probes, with a long
+//! and a slow log, and one that accepts connections and never responds.
 
 use std::{net::TcpListener, thread, time::Duration};
 
@@ -17,25 +17,25 @@ use serde_json::{Value, json};
 
 use crate::error::Result;
 
-/// The certificate's name, whatever the address.
-const NAME: &str = "127.0.0.1";
-/// A line of a long log, with its time and its end, in bytes.
-pub(crate) const LINE: usize = 128;
-/// Lines in a piece of it.
-const PIECE: usize = 256;
-/// How often a slow log has a line.
-const SLOW: Duration = Duration::from_millis(500);
+/// Name in the certificate.
+const CERTIFICATE_NAME: &str = "127.0.0.1";
+/// Length of a log line in bytes, with timestamp and line feed.
+pub(crate) const LINE_BYTES: usize = 128;
+/// Lines per chunk of the long log.
+const LINES_PER_CHUNK: usize = 256;
+/// Interval between lines of the slow log.
+const SLOW_LINE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Answers as an API server would.
+/// A fake API server.
 pub(crate) struct Fake {
     pub(crate) url: String,
     pub(crate) ca_pem: String,
 }
 
 impl Fake {
-    /// One that listens, with a log of this many bytes.
+    /// Starts a server whose long log has this many bytes.
     pub(crate) fn start(log_bytes: usize) -> Result<Self> {
-        let CertifiedKey { cert, signing_key } = generate_simple_self_signed([NAME.to_owned()])?;
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed([CERTIFICATE_NAME.to_owned()])?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let config = ServerConfig::builder_with_provider(provider.into())
@@ -44,12 +44,12 @@ impl Fake {
             .with_single_cert(vec![cert.der().clone()], key)?;
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let url = format!("https://{}", listener.local_addr()?);
-        // it ends with the process
+        // runs until the process ends
         thread::spawn(move || serve(listener, config, log_bytes));
         Ok(Self { url, ca_pem: cert.pem() })
     }
 
-    /// A cluster as it is registered: here, or at another address.
+    /// Request body that registers a cluster with the URL `url`, of this server or another address.
     pub(crate) fn cluster(&self, name: &str, url: &str) -> Value {
         json!({
             "name": name, "auth_type": "token", "token": "of-nobody", "api_server": url,
@@ -66,27 +66,27 @@ fn serve(listener: TcpListener, config: ServerConfig, log_bytes: usize) -> std::
                 "/api/v1/namespaces/{namespace}/pods/{name}/log",
                 web::get().to(move |request| log(request, log_bytes)),
             )
-            .default_service(web::to(answer))
+            .default_service(web::to(respond))
     };
     let server = HttpServer::new(application).workers(1).disable_signals();
     actix_web::rt::System::new().block_on(server.listen_rustls_0_23(listener, config)?.run())
 }
 
-/// The address of one that takes connections, as far as the kernel does, and never says a word.
+/// URL of a listener whose connections the kernel accepts, and that never responds.
 pub(crate) fn hanging() -> Result<(TcpListener, String)> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let url = format!("https://{}", listener.local_addr()?);
     Ok((listener, url))
 }
 
-/// An address at which nobody is.
+/// URL of a port without a listener.
 pub(crate) fn dead() -> Result<String> {
     let (listener, url) = hanging()?;
     drop(listener);
     Ok(url)
 }
 
-async fn answer(request: HttpRequest) -> HttpResponse {
+async fn respond(request: HttpRequest) -> HttpResponse {
     let body = match request.path() {
         "/version" => json!({"major": "1", "minor": "37", "gitVersion": "v1.37.2"}),
         path if path.ends_with("selfsubjectreviews") => json!({
@@ -107,7 +107,7 @@ async fn answer(request: HttpRequest) -> HttpResponse {
 
 async fn pod(path: web::Path<(String, String)>) -> HttpResponse {
     let (namespace, name) = path.into_inner();
-    // of the long log the container has ended; the slow one goes on
+    // the container of the long log has ended; that of the slow log runs
     let state = if name == "long" {
         json!({"terminated": {"exitCode": 0, "reason": "Completed"}})
     } else {
@@ -124,27 +124,28 @@ async fn pod(path: web::Path<(String, String)>) -> HttpResponse {
 }
 
 async fn log(request: HttpRequest, log_bytes: usize) -> HttpResponse {
-    let piece = |n: usize, lines: usize| -> Bytes {
+    let chunk = |n: usize, lines: usize| -> Bytes {
         let line = |line: usize| {
-            let n = n * PIECE + line;
+            let n = n * LINES_PER_CHUNK + line;
             let (seconds, nanos) = (n / 1_000 % 60, n % 1_000 * 1_000_000);
             let start = format!(
                 "2026-01-01T{:02}:{:02}:{seconds:02}.{nanos:09}Z line {n} ",
                 n / 3_600_000 % 24,
                 n / 60_000 % 60
             );
-            format!("{start:.<width$}\n", width = LINE - 1)
+            format!("{start:.<width$}\n", width = LINE_BYTES - 1)
         };
         (0..lines).map(line).collect::<String>().into()
     };
     if request.path().contains("/long/") {
-        let pieces = log_bytes / (LINE * PIECE);
-        let bytes = stream::iter((0..pieces).map(move |n| Ok::<_, actix_web::Error>(piece(n, PIECE))));
+        let chunks = log_bytes / (LINE_BYTES * LINES_PER_CHUNK);
+        let bytes =
+            stream::iter((0..chunks).map(move |n| Ok::<_, actix_web::Error>(chunk(n, LINES_PER_CHUNK))));
         return HttpResponse::Ok().content_type("text/plain").streaming(bytes);
     }
     let lines = stream::unfold(0, move |n| async move {
-        actix_web::rt::time::sleep(SLOW).await;
-        Some((Ok::<_, actix_web::Error>(piece(n, 1)), n + 1))
+        actix_web::rt::time::sleep(SLOW_LINE_INTERVAL).await;
+        Some((Ok::<_, actix_web::Error>(chunk(n, 1)), n + 1))
     });
     HttpResponse::Ok().content_type("text/plain").streaming(Box::pin(lines))
 }

@@ -1,5 +1,5 @@
-//! The floor: the least that a server over actix-web can do. One handler, a body that is there already, the same headers;
-//! the same version of actix-web, and as many workers as the server has on the same core.
+//! Floor: the minimal actix-web server as a baseline. One handler with a prebuilt body and the same headers, the same
+//! version of actix-web, and as many workers as the server has on the same core.
 
 use std::{io::Read, net::TcpListener, thread};
 
@@ -9,16 +9,16 @@ use actix_web::{
     web::{self, Bytes},
 };
 
-use crate::error::{Failed, Result};
+use crate::error::{BenchError, Result};
 
-/// Serves until its input closes; the first line it prints is its address.
+/// Serves until standard input closes. The first line on standard output is the server's URL.
 pub(crate) fn serve(bytes: usize, headers: &[String]) -> Result<()> {
     let body = Bytes::from(vec![b'x'; bytes]);
     let headers: Vec<(HeaderName, String)> = headers
         .iter()
         .map(|line| {
             let (name, value) =
-                line.split_once(':').ok_or_else(|| Failed::because("a header without a value"))?;
+                line.split_once(':').ok_or_else(|| BenchError::because("a header without a value"))?;
             Ok((name.trim().parse()?, value.trim().to_owned()))
         })
         .collect::<Result<_>>()?;
@@ -32,7 +32,7 @@ pub(crate) fn serve(bytes: usize, headers: &[String]) -> Result<()> {
     actix_web::rt::System::new().block_on(
         HttpServer::new(move || {
             let (body, headers) = (body.clone(), headers.clone());
-            let answer = move || {
+            let handler = move || {
                 let mut response = HttpResponse::Ok();
                 response.content_type("application/json");
                 for (name, value) in &headers {
@@ -40,7 +40,7 @@ pub(crate) fn serve(bytes: usize, headers: &[String]) -> Result<()> {
                 }
                 std::future::ready(response.body(body.clone()))
             };
-            App::new().default_service(web::to(answer))
+            App::new().default_service(web::to(handler))
         })
         .workers(workers)
         .listen(listener)?

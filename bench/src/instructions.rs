@@ -1,5 +1,5 @@
-//! How many instructions the server spends on a page: counted by valgrind, so the same on a busy machine as on a quiet
-//! one, and held against the number that is kept in the tree.
+//! Instruction count of a page request, measured with valgrind and therefore independent of the load of the machine. It
+//! is compared with the reference count in the repository.
 
 use std::{
     collections::BTreeMap,
@@ -10,33 +10,33 @@ use std::{
 };
 
 use crate::{
-    error::{Failed, Result},
-    lists::Stage,
+    error::{BenchError, Result},
+    lists::Fixture,
     plan::Plan,
     pods::Size,
 };
 
-/// The number that is kept, and how far from it is too far.
-const KEPT: &str = "bench/instructions.txt";
+/// File of the reference count, and the accepted relative deviation from it.
+const REFERENCE_FILE: &str = "bench/instructions.txt";
 const TOLERANCE: f64 = 0.05;
-/// Requests before it is counted, and while it is.
+/// Requests before the count, and counted requests.
 const WARM_UP: usize = 50;
 const REQUESTS: usize = 300;
-/// Groups that are shown.
-const SHOWN: usize = 16;
+/// Limit of printed groups.
+const MAX_GROUPS: usize = 16;
 
-/// Counts, shows, compares; or keeps.
+/// Counts, prints and compares with the reference; with `keep`, writes a new reference instead.
 pub(crate) async fn count(binary: &Path, keep: bool) -> Result<()> {
     if !Command::new("valgrind")
         .arg("--version")
         .stdout(Stdio::null())
         .status()
-        .is_ok_and(|said| said.success())
+        .is_ok_and(|status| status.success())
     {
-        return Err(Failed::because("valgrind is not installed (Debian: apt-get install valgrind)"));
+        return Err(BenchError::because("valgrind is not installed (Debian: apt-get install valgrind)"));
     }
     let folder = tempfile::tempdir()?;
-    let wrapped = folder.path().join("server");
+    let wrapper = folder.path().join("server");
     let binary = fs::canonicalize(binary)?;
     let out = folder.path().join("callgrind.out");
     let script = format!(
@@ -45,16 +45,16 @@ pub(crate) async fn count(binary: &Path, keep: bool) -> Result<()> {
         out.display(),
         binary.display()
     );
-    fs::write(&wrapped, script)?;
-    fs::set_permissions(&wrapped, fs::Permissions::from_mode(0o755))?;
+    fs::write(&wrapper, script)?;
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
 
-    let stage = Stage::new(&Plan::smoke(wrapped), 1_000, Size::Small).await?;
-    stage.sync()?;
-    let request = stage.server.target.get(&stage.path(""));
-    let mut connection = stage.server.target.connect()?;
-    let mut send = |count: usize| (0..count).try_for_each(|_| connection.good(&request).map(drop));
+    let fixture = Fixture::new(&Plan::smoke(wrapper), 1_000, Size::Small).await?;
+    fixture.wait_until_complete()?;
+    let request = fixture.server.target.get(&fixture.path(""));
+    let mut connection = fixture.server.target.connect()?;
+    let mut send = |count: usize| (0..count).try_for_each(|_| connection.expect_success(&request).map(drop));
     send(WARM_UP)?;
-    let pid = stage.server.pid();
+    let pid = fixture.server.pid();
     control(&["--instr=on"], pid)?;
     send(REQUESTS)?;
     control(&["--instr=off"], pid)?;
@@ -66,43 +66,50 @@ pub(crate) async fn count(binary: &Path, keep: bool) -> Result<()> {
             path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("callgrind.out."))
         })
         .max()
-        .ok_or_else(|| Failed::because("valgrind has written nothing"))?;
+        .ok_or_else(|| BenchError::because("valgrind wrote no output"))?;
     let annotated = Command::new("callgrind_annotate")
         .args(["--threshold=100", "--inclusive=no", "--auto=no"])
         .arg(dump)
         .output()?;
     let annotated = String::from_utf8_lossy(&annotated.stdout).into_owned();
-    let (total, groups) = grouped(&annotated)?;
-    let each = total as f64 / REQUESTS as f64;
-    println!("| instructions of a first page, by crate | a request | share |\n|---|---|---|");
-    for (name, count) in groups.iter().take(SHOWN) {
+    let (total, groups) = group_by_crate(&annotated)?;
+    let per_request = total as f64 / REQUESTS as f64;
+    println!("| instructions of a first page, by crate | per request | share |\n|---|---|---|");
+    for (name, count) in groups.iter().take(MAX_GROUPS) {
         let share = 100.0 * *count as f64 / total as f64;
         println!("| {name} | {:.0} | {share:.1} % |", *count as f64 / REQUESTS as f64);
     }
-    println!("\n{each:.0} instructions a request, over {REQUESTS} requests");
+    println!("\n{per_request:.0} instructions per request, over {REQUESTS} requests");
     if keep {
-        return Ok(fs::write(KEPT, format!("{each:.0}\n"))?);
+        return Ok(fs::write(REFERENCE_FILE, format!("{per_request:.0}\n"))?);
     }
-    let kept: f64 = fs::read_to_string(KEPT)?.trim().parse()?;
-    let off = each / kept - 1.0;
-    println!("{:+.1} % against the {kept:.0} that are kept in {KEPT}", off * 100.0);
-    if off.abs() <= TOLERANCE {
+    let reference: f64 = fs::read_to_string(REFERENCE_FILE)?.trim().parse()?;
+    let deviation = per_request / reference - 1.0;
+    println!("{:+.1} % relative to the reference {reference:.0} in {REFERENCE_FILE}", deviation * 100.0);
+    if deviation.abs() <= TOLERANCE {
         return Ok(());
     }
-    Err(Failed::because(format!(
-        "more than {:.0} % away: find out why, or keep the new number (just instructions --keep) and say why",
+    Err(BenchError::because(format!(
+        "deviates by more than {:.0} %: find the cause, or write a new reference (just instructions --keep) and document why",
         TOLERANCE * 100.0
     )))
 }
 
-fn control(what: &[&str], pid: u32) -> Result<()> {
-    let done =
-        Command::new("callgrind_control").args(what).arg(pid.to_string()).stdout(Stdio::null()).status()?;
-    if done.success() { Ok(()) } else { Err(Failed::because(format!("callgrind_control {what:?} failed"))) }
+fn control(arguments: &[&str], pid: u32) -> Result<()> {
+    let status = Command::new("callgrind_control")
+        .args(arguments)
+        .arg(pid.to_string())
+        .stdout(Stdio::null())
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(BenchError::because(format!("callgrind_control {arguments:?} failed")))
+    }
 }
 
-/// All instructions, and those of each crate, most first.
-fn grouped(annotated: &str) -> Result<(u64, Vec<(String, u64)>)> {
+/// The total count and the count per crate, in descending order.
+fn group_by_crate(annotated: &str) -> Result<(u64, Vec<(String, u64)>)> {
     let (mut total, mut groups) = (None, BTreeMap::<String, u64>::new());
     for line in annotated.lines() {
         let Some((count, rest)) = line.trim_start().split_once(' ') else { continue };
@@ -115,20 +122,21 @@ fn grouped(annotated: &str) -> Result<(u64, Vec<(String, u64)>)> {
         if rest.starts_with("PROGRAM TOTALS") {
             total = Some(count);
         } else if total.is_some() {
-            *groups.entry(group(rest)).or_default() += count;
+            *groups.entry(crate_of(rest)).or_default() += count;
         }
     }
-    let total = total.ok_or_else(|| Failed::because("callgrind_annotate gave no total"))?;
+    let total = total.ok_or_else(|| BenchError::because("callgrind_annotate gave no total"))?;
     let mut groups: Vec<_> = groups.into_iter().collect();
     groups.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     Ok((total, groups))
 }
 
-/// The crate of `file:function [object]`, or the object of what is no Rust.
-fn group(place: &str) -> String {
-    let (place, object) =
-        place.rsplit_once(" [").map_or((place, ""), |(place, object)| (place, object.trim_end_matches(']')));
-    let function = place.split_once(':').map_or(place, |(_, function)| function);
+/// The crate of `file:function [object]`, or the object if the function is not Rust.
+fn crate_of(symbol: &str) -> String {
+    let (symbol, object) = symbol
+        .rsplit_once(" [")
+        .map_or((symbol, ""), |(symbol, object)| (symbol, object.trim_end_matches(']')));
+    let function = symbol.split_once(':').map_or(symbol, |(_, function)| function);
     let start = function.trim_start_matches(['<', '&', '(', '*', '[']).trim_start_matches("dyn ");
     let name: String = start.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
     if start[name.len()..].starts_with("::") {
@@ -136,7 +144,7 @@ fn group(place: &str) -> String {
     }
     match object.rsplit('/').next() {
         Some(object) if object.contains(".so") => object.to_owned(),
-        _ => "C (aws-lc, SQLite), and what has no path".into(),
+        _ => "C (aws-lc, SQLite), and functions without a path".into(),
     }
 }
 
@@ -145,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_function_belongs_to_its_crate() {
+    fn functions_are_grouped_by_crate() {
         let cases = [
             ("/x/actix-http-3.2/src/h1.rs:actix_http::h1::decoder::decode [/t/pilothouse]", "actix_http"),
             ("???:<serde_json::Value as core::fmt::Debug>::fmt [/t/pilothouse]", "serde_json"),
@@ -154,11 +162,11 @@ mod tests {
                 "libc.so.6",
             ),
         ];
-        for (place, wanted) in cases {
-            assert_eq!(group(place), wanted, "{place}");
+        for (symbol, expected) in cases {
+            assert_eq!(crate_of(symbol), expected, "{symbol}");
         }
         let text = "--------\nIr\n--------\n1,000 (100.0%)  PROGRAM TOTALS\n\n600 (60.00%)  a.rs:tokio::x [p]\n400 (40.0%)  b.rs:alloc::y [p]\n";
-        let (total, groups) = grouped(text).unwrap();
+        let (total, groups) = group_by_crate(text).unwrap();
         assert_eq!((total, groups[0].clone()), (1000, ("tokio".into(), 600)));
     }
 }

@@ -1,4 +1,4 @@
-//! B1 to B6: lists of pods of one big cluster.
+//! B1 to B6: lists of pods of one large cluster.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use pilothouse_testbed::{Component, ControlPlane};
 use serde_json::Value;
 
 use crate::{
-    error::{Failed, Result},
+    error::{BenchError, Result},
     measure::{Measured, Subject, log_log_slope, median, rounds},
     plan::Plan,
     plane,
@@ -20,29 +20,29 @@ pub(crate) mod freshness;
 pub(crate) mod memory;
 pub(crate) mod start;
 
-/// How long a first read of everything may take.
-const SYNC: Duration = Duration::from_secs(300);
-/// Rows of a page.
+/// Timeout of the first fill of the list cache.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(300);
+/// Rows per page.
 const PER_PAGE: usize = 50;
 
-/// A cluster with so many pods, and the server that knows it.
-pub(crate) struct Stage {
+/// A cluster with a population of pods, and a server with that cluster registered.
+pub(crate) struct Fixture {
     pub(crate) plane: ControlPlane,
     pub(crate) server: Server,
     pub(crate) id: i64,
     pub(crate) pods: Population,
 }
 
-impl Stage {
+impl Fixture {
     pub(crate) async fn new(plan: &Plan, count: usize, size: Size) -> Result<Self> {
         eprintln!("bench: a cluster with {count} pods of {}", size.name());
         let pods = Population { count, size };
-        let plane = plane::holding(pods).await?;
-        let (server, id) = Server::beside(&plan.binary, &plane).await?;
+        let plane = plane::with_pods(pods).await?;
+        let (server, id) = Server::start_with_cluster(&plan.binary, &plane).await?;
         Ok(Self { plane, server, id, pods })
     }
 
-    /// The path of a list of pods of all namespaces, with more parameters.
+    /// Path of the list of pods of all namespaces, with additional query parameters.
     pub(crate) fn path(&self, more: &str) -> String {
         self.path_in("*", more)
     }
@@ -51,15 +51,18 @@ impl Stage {
         format!("/api/k8s/pods?cluster_id={}&namespace={namespace}&per_page={PER_PAGE}{more}", self.id)
     }
 
-    /// Waits until the list is whole.
-    pub(crate) fn sync(&self) -> Result<()> {
-        let end = Instant::now() + SYNC;
+    /// Waits until the list contains all pods.
+    pub(crate) fn wait_until_complete(&self) -> Result<()> {
+        let end = Instant::now() + SYNC_TIMEOUT;
         loop {
             let read = self.server.data(&self.path(""));
             match read {
                 Ok(page) if page["pagination"]["total"] == self.pods.count => return Ok(()),
                 Ok(page) if Instant::now() > end => {
-                    return Err(Failed::because(format!("never whole: {}", page["pagination"])));
+                    return Err(BenchError::because(format!(
+                        "the list is incomplete: {}",
+                        page["pagination"]
+                    )));
                 }
                 Err(error) if Instant::now() > end => return Err(error),
                 _ => std::thread::sleep(Duration::from_millis(20)),
@@ -67,18 +70,19 @@ impl Stage {
         }
     }
 
-    /// Holds first, middle and last page against what they must be.
+    /// Compares the first, middle and last page with the expected rows.
     fn check_pages(&self) -> Result<()> {
-        let order = self.pods.in_order();
+        let order = self.pods.sorted_names();
         for (name, page) in self.pages() {
             let rows = self.server.data(&self.path(&format!("&page={page}")))?;
             let rows = rows["pods"].as_array().cloned().unwrap_or_default();
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let shown: Vec<_> =
+            let actual: Vec<_> =
                 rows.iter().map(|row| (text(&row["namespace"]), text(&row["name"]))).collect();
-            let wanted = order.iter().skip((page - 1) * PER_PAGE).take(PER_PAGE).cloned().collect::<Vec<_>>();
-            if shown != wanted {
-                return Err(Failed::because(format!("the {name} page is not what it must be: {shown:?}")));
+            let expected =
+                order.iter().skip((page - 1) * PER_PAGE).take(PER_PAGE).cloned().collect::<Vec<_>>();
+            if actual != expected {
+                return Err(BenchError::because(format!("unexpected rows on the {name} page: {actual:?}")));
             }
         }
         Ok(())
@@ -89,7 +93,7 @@ impl Stage {
         [("first", 1), ("middle", pages.div_ceil(2)), ("last", pages)]
     }
 
-    /// One who asks for this path over and over.
+    /// A subject that requests this path repeatedly.
     pub(crate) fn subject(&self, name: &str, path: &str, clients: usize) -> Subject {
         let target = self.server.target.clone();
         let request = target.get(path);
@@ -102,10 +106,10 @@ impl Stage {
         self.pages().map(page).into()
     }
 
-    /// What B2 searches for: the name, and the path, each with the hits it must have.
+    /// The searches of B2: name, path and expected number of hits.
     fn searches(&self) -> Vec<(String, String, usize)> {
         let pods = self.pods;
-        let having = |text: &str| (0..pods.count).filter(|i| pods.name(*i).contains(text)).count();
+        let count_containing = |text: &str| (0..pods.count).filter(|i| pods.name(*i).contains(text)).count();
         let busy = "team-042";
         let crashing = (0..pods.count)
             .filter(|i| {
@@ -114,7 +118,7 @@ impl Stage {
                     && pods.name(*i).contains("web-")
             })
             .count();
-        let (needles, web) = (having("needle"), having("web-"));
+        let (needles, web) = (count_containing("needle"), count_containing("web-"));
         let search = |text: &str| self.path(&format!("&search={text}"));
         vec![
             ("search, 0 hits".into(), search("no-such-pod"), 0),
@@ -135,14 +139,14 @@ impl Stage {
         for (name, path, hits) in self.searches() {
             let total = &self.server.data(&path)?["pagination"]["total"];
             if *total != hits {
-                return Err(Failed::because(format!("{name}: {total} were found instead of {hits}")));
+                return Err(BenchError::because(format!("{name}: {total} hits instead of {hits}")));
             }
             subjects.push(self.subject(&name, &path, 1));
         }
         Ok(subjects)
     }
 
-    /// The API server's own page: fifty, in no order that a user asks for, without a total.
+    /// A page of the API server itself for comparison: 50 pods, in its own order, without a total.
     fn direct_page(&self) -> Result<Subject> {
         let target = plane::direct(&self.plane)?;
         let pids = [Component::ApiServer, Component::Etcd].map(|component| self.plane.pid(component));
@@ -156,19 +160,19 @@ impl Stage {
     }
 }
 
-/// A row's own numbers at each size of cluster: B3 compares them.
+/// Measurements of B1 and B2 at each cluster size, which B3 compares.
 #[derive(Default)]
 pub(crate) struct Growth {
     pages: Vec<(usize, Vec<Measured>)>,
     searches: Vec<(usize, Vec<Measured>)>,
 }
 
-/// B1, at one stage.
-pub(crate) fn pages(stage: &Stage, plan: &Plan) -> Result<Section> {
-    stage.sync()?;
-    stage.check_pages()?;
-    let first = stage.path("&page=1");
-    let floor = Floor::like(&stage.server.target, &stage.server.target.get(&first))?;
+/// B1, at one cluster size.
+pub(crate) fn pages(fixture: &Fixture, plan: &Plan) -> Result<Section> {
+    fixture.wait_until_complete()?;
+    fixture.check_pages()?;
+    let first = fixture.path("&page=1");
+    let floor = Floor::like(&fixture.server.target, &fixture.server.target.get(&first))?;
     let on_floor = |name: &str, clients| Subject {
         name: name.into(),
         target: floor.target.clone(),
@@ -176,28 +180,28 @@ pub(crate) fn pages(stage: &Stage, plan: &Plan) -> Result<Section> {
         clients,
         pids: vec![floor.pid()],
     };
-    let mut subjects = stage.page_subjects();
+    let mut subjects = fixture.page_subjects();
     subjects.push(on_floor("floor: a static handler", 1));
-    subjects.push(stage.subject("first page, 16 clients", &first, 16));
+    subjects.push(fixture.subject("first page, 16 clients", &first, 16));
     subjects.push(on_floor("floor, 16 clients", 16));
-    subjects.push(stage.direct_page()?);
+    subjects.push(fixture.direct_page()?);
     let measured = rounds(&subjects, plan.rounds, plan.window)?;
 
     let mut section =
-        Section::new("B1", &format!("a warm page of 50 pods of all namespaces, of {}", stage.pods.count));
+        Section::new("B1", &format!("a warm page of 50 pods of all namespaces, of {}", fixture.pods.count));
     let mut table = vec![head()];
     table.extend(measured.iter().map(line));
     section.table(&table);
     let [pages @ .., floor, busy, busy_floor, _] = &measured[..] else {
-        return Err(Failed::because("no floor was measured"));
+        return Err(BenchError::because("no measurement of the floor"));
     };
     for page in pages {
-        let what = format!("{}, CPU against the floor's", page.name);
+        let what = format!("{}, CPU relative to the floor", page.name);
         section.verdict(&what, median(&page.cpu) / median(&floor.cpu), 1.5, "×");
         section.verdict(&format!("{}, p99 at c=1", page.name), median(&page.p99), 1.0, "ms");
     }
     section.verdict(
-        "16 clients, CPU against the floor's",
+        "16 clients, CPU relative to the floor",
         median(&busy.cpu) / median(&busy_floor.cpu),
         1.5,
         "×",
@@ -205,11 +209,11 @@ pub(crate) fn pages(stage: &Stage, plan: &Plan) -> Result<Section> {
     Ok(section)
 }
 
-/// B2, at one stage.
-pub(crate) fn searches(stage: &Stage, plan: &Plan) -> Result<Section> {
-    stage.sync()?;
-    let measured = rounds(&stage.search_subjects()?, plan.rounds, plan.window)?;
-    let mut section = Section::new("B2", &format!("searches over {} pods", stage.pods.count));
+/// B2, at one cluster size.
+pub(crate) fn searches(fixture: &Fixture, plan: &Plan) -> Result<Section> {
+    fixture.wait_until_complete()?;
+    let measured = rounds(&fixture.search_subjects()?, plan.rounds, plan.window)?;
+    let mut section = Section::new("B2", &format!("searches over {} pods", fixture.pods.count));
     let mut table = vec![head()];
     table.extend(measured.iter().map(line));
     section.table(&table);
@@ -220,12 +224,12 @@ pub(crate) fn searches(stage: &Stage, plan: &Plan) -> Result<Section> {
 }
 
 impl Growth {
-    /// Measures a stage for B3.
-    pub(crate) fn measure(&mut self, stage: &Stage, plan: &Plan) -> Result<()> {
-        stage.sync()?;
+    /// Measures one cluster size for B3.
+    pub(crate) fn measure(&mut self, fixture: &Fixture, plan: &Plan) -> Result<()> {
+        fixture.wait_until_complete()?;
         let window = plan.window / 2;
-        self.pages.push((stage.pods.count, rounds(&stage.page_subjects(), plan.rounds, window)?));
-        self.searches.push((stage.pods.count, rounds(&stage.search_subjects()?, plan.rounds, window)?));
+        self.pages.push((fixture.pods.count, rounds(&fixture.page_subjects(), plan.rounds, window)?));
+        self.searches.push((fixture.pods.count, rounds(&fixture.search_subjects()?, plan.rounds, window)?));
         Ok(())
     }
 
@@ -235,16 +239,16 @@ impl Growth {
         let counts = self.pages.iter().map(|(count, _)| format!("{count} pods, CPU µs / p50 ms"));
         let mut table =
             vec![std::iter::once(String::new()).chain(counts).chain(["slope of CPU".into()]).collect()];
-        let mut worst = [f64::MIN; 2];
-        for (group, worst) in [&self.pages, &self.searches].into_iter().zip(&mut worst) {
+        let mut steepest = [f64::MIN; 2];
+        for (group, steepest) in [&self.pages, &self.searches].into_iter().zip(&mut steepest) {
             let subjects = group.first().map_or(0, |(_, measured)| measured.len());
             for n in 0..subjects {
                 let at =
                     |(count, measured): &(usize, Vec<Measured>)| (*count as f64, median(&measured[n].cpu));
                 let points: Vec<_> = group.iter().map(at).collect();
                 let slope = log_log_slope(&points);
-                *worst = worst.max(slope);
-                // the hits are in the name, and differ
+                *steepest = steepest.max(slope);
+                // the name contains the number of hits, which differs by size
                 let name = group.last().map_or("", |(_, measured)| &measured[n].name).to_owned();
                 let cells = group.iter().map(|(_, measured)| {
                     format!("{} / {}", short(median(&measured[n].cpu)), short(median(&measured[n].p50)))
@@ -254,15 +258,15 @@ impl Growth {
         }
         section.table(&table);
         if self.pages.len() > 1 {
-            section.verdict("the steepest page", worst[0], 0.10, "(log-log)");
-            section.verdict("the steepest search", worst[1], 1.0, "(log-log)");
+            section.verdict("the steepest page", steepest[0], 0.10, "(log-log)");
+            section.verdict("the steepest search", steepest[1], 1.0, "(log-log)");
         }
         section
     }
 }
 
-/// Keeps the cluster's processes on the load's core: they have new threads now and then.
-pub(crate) fn settle(stage: &Stage) -> Result<()> {
-    plane::on_the_load_core(&stage.plane)?;
-    process::move_to(stage.server.pid(), process::MEASURED)
+/// Pins the cluster's processes to the load's core and the server to its own again, because they start new threads.
+pub(crate) fn pin_processes(fixture: &Fixture) -> Result<()> {
+    plane::pin_to_load_core(&fixture.plane)?;
+    process::pin_process(fixture.server.pid(), process::MEASURED_CORE)
 }

@@ -1,12 +1,12 @@
-//! Measures what docs/benchmarks.md reports: a row of the plan (B1 to B10) at a time, or all of them. The server runs on
-//! one core; the load, and the cluster, on the other. Floors are measured in the same run, in turns.
+//! Benchmark program: measures the rows B1 to B10 of docs/benchmarks.md, all or some. The server runs on one core, the
+//! load and the cluster on the other. Baselines are measured in the same run, alternating with the server.
 #![allow(clippy::print_stdout, reason = "this is a command line")]
-#![allow(clippy::disallowed_methods, reason = "it measures: it starts processes, and asks what time it is")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark starts processes and reads the clock")]
 #![allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "figures of a report have three digits"
+    reason = "the report shows three significant digits"
 )]
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
@@ -15,8 +15,8 @@ use clap::{Parser, Subcommand};
 use pilothouse_testbed::{Shipped, kubernetes_version};
 
 use crate::{
-    error::{Failed, Result},
-    lists::{Growth, Stage},
+    error::{BenchError, Result},
+    lists::{Fixture, Growth},
     plan::Plan,
     pods::{Population, Size},
     report::Section,
@@ -40,9 +40,9 @@ mod scale;
 mod server;
 mod trail;
 
-/// The rows of the plan.
+/// Rows of the report.
 const ROWS: [&str; 10] = ["b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "b9", "b10"];
-/// Where the report is.
+/// File of the report.
 const REPORT: &str = "docs/benchmarks.md";
 
 #[derive(Parser)]
@@ -53,45 +53,45 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measures, prints, and writes into docs/benchmarks.md
+    /// Measure, print, and update docs/benchmarks.md
     Run {
-        /// Which rows, such as b1 b10; all without any
+        /// Rows to measure, such as b1 b10 [default: all]
         rows: Vec<String>,
-        /// A server that is built already, instead of building one
+        /// Server binary [default: build one]
         #[arg(long)]
         binary: Option<PathBuf>,
-        /// How many pods the clusters have, instead of 1,000, 10,000 and 100,000
+        /// Pods per cluster [default: 1000,10000,100000]
         #[arg(long, value_delimiter = ',')]
         pods: Vec<usize>,
-        /// Only prints
+        /// Print only, do not update the report
         #[arg(long)]
         dry: bool,
     },
-    /// All rows once, small: only whether everything works and is right
+    /// Run all rows once, with small sizes: checks that they work and that responses are correct
     Smoke {
-        /// Which rows; all without any
+        /// Rows to run [default: all]
         rows: Vec<String>,
-        /// The server
+        /// Server binary
         #[arg(long)]
         binary: PathBuf,
     },
-    /// Fills clusters and keeps what etcd holds in the cache folder
+    /// Fill a cluster with pods and save etcd's data in the cache folder
     Load {
-        /// How many pods
+        /// Number of pods
         pods: usize,
-        /// Pods of 10 KB, not of 3 KB
+        /// Pods of 10 KB instead of 3 KB
         #[arg(long)]
         large: bool,
     },
-    /// The instructions of a page under valgrind, beside the number that is kept
+    /// Count the instructions of a page request under valgrind, and compare with the reference
     Instructions {
-        /// The server, with symbols
+        /// Server binary with symbols
         binary: PathBuf,
-        /// Keeps what was counted
+        /// Write the count as the new reference
         #[arg(long)]
         keep: bool,
     },
-    /// A handler that does the least; what measures starts it
+    /// Minimal server as a baseline; started by other rows
     #[command(hide = true)]
     Floor {
         #[arg(long)]
@@ -115,7 +115,7 @@ fn run(command: Command) -> Result<()> {
     if let Command::Floor { bytes, header } = command {
         return floor::serve(bytes, &header);
     }
-    // one thread drives what waits; what loads has threads of its own
+    // the runtime only drives setup; load runs on its own threads
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         match command {
@@ -125,12 +125,12 @@ fn run(command: Command) -> Result<()> {
                 if !pods.is_empty() {
                     plan.counts = pods;
                 }
-                measure(&plan, &chosen(rows)?, !dry).await
+                measure(&plan, &parse_rows(rows)?, !dry).await
             }
-            Command::Smoke { rows, binary } => measure(&Plan::smoke(binary), &chosen(rows)?, false).await,
+            Command::Smoke { rows, binary } => measure(&Plan::smoke(binary), &parse_rows(rows)?, false).await,
             Command::Load { pods, large } => {
                 let size = if large { Size::Large } else { Size::Small };
-                plane::holding(Population { count: pods, size }).await.map(drop)
+                plane::with_pods(Population { count: pods, size }).await.map(drop)
             }
             Command::Instructions { binary, keep } => instructions::count(&binary, keep).await,
             Command::Floor { .. } => Ok(()),
@@ -138,9 +138,9 @@ fn run(command: Command) -> Result<()> {
     })
 }
 
-fn chosen(rows: Vec<String>) -> Result<Vec<String>> {
+fn parse_rows(rows: Vec<String>) -> Result<Vec<String>> {
     match rows.iter().find(|row| !ROWS.contains(&row.as_str())) {
-        Some(unknown) => Err(Failed::because(format!("there is no row {unknown}: {}", ROWS.join(" ")))),
+        Some(unknown) => Err(BenchError::because(format!("there is no row {unknown}: {}", ROWS.join(" ")))),
         None if rows.is_empty() => Ok(ROWS.map(str::to_owned).to_vec()),
         None => Ok(rows),
     }
@@ -148,56 +148,56 @@ fn chosen(rows: Vec<String>) -> Result<Vec<String>> {
 
 async fn measure(plan: &Plan, rows: &[String], write: bool) -> Result<()> {
     let machine = report::machine(kubernetes_version())?;
-    let wants = |row: &str| rows.iter().any(|wanted| wanted == row);
-    let tell = |section: &Section| -> Result<()> {
+    let selected = |row: &str| rows.iter().any(|other| other == row);
+    let publish = |section: &Section| -> Result<()> {
         println!("{}", section.text);
-        if write { report::put(REPORT.as_ref(), section, &machine) } else { Ok(()) }
+        if write { report::write_section(REPORT.as_ref(), section, &machine) } else { Ok(()) }
     };
-    let began = Instant::now();
-    // those that share a cluster and a server, so that neither starts thrice
-    if wants("b1") || wants("b2") || wants("b3") {
+    let started = Instant::now();
+    // B1 to B3 share a cluster and a server, so that these start only once per size
+    if selected("b1") || selected("b2") || selected("b3") {
         let mut growth = Growth::default();
         for count in &plan.counts {
-            let biggest = *count == plan.pods();
-            if !biggest && !wants("b3") {
+            let largest = *count == plan.pods();
+            if !largest && !selected("b3") {
                 continue;
             }
-            let stage = Stage::new(plan, *count, Size::Small).await?;
-            if biggest && wants("b1") {
-                tell(&lists::pages(&stage, plan)?)?;
+            let fixture = Fixture::new(plan, *count, Size::Small).await?;
+            if largest && selected("b1") {
+                publish(&lists::pages(&fixture, plan)?)?;
             }
-            if biggest && wants("b2") {
-                tell(&lists::searches(&stage, plan)?)?;
+            if largest && selected("b2") {
+                publish(&lists::searches(&fixture, plan)?)?;
             }
-            if wants("b3") {
-                growth.measure(&stage, plan)?;
+            if selected("b3") {
+                growth.measure(&fixture, plan)?;
             }
         }
-        if wants("b3") {
-            tell(&growth.section())?;
+        if selected("b3") {
+            publish(&growth.section())?;
         }
     }
-    if wants("b4") {
-        tell(&lists::memory::measure(plan).await?)?;
+    if selected("b4") {
+        publish(&lists::memory::measure(plan).await?)?;
     }
-    if wants("b5") {
-        tell(&lists::start::measure(plan).await?)?;
+    if selected("b5") {
+        publish(&lists::start::measure(plan).await?)?;
     }
-    if wants("b6") {
-        tell(&lists::freshness::measure(plan).await?)?;
+    if selected("b6") {
+        publish(&lists::freshness::measure(plan).await?)?;
     }
-    if wants("b7") {
-        tell(&fleet::measure(plan).await?)?;
+    if selected("b7") {
+        publish(&fleet::measure(plan).await?)?;
     }
-    if wants("b8") {
-        tell(&scale::measure(plan).await?)?;
+    if selected("b8") {
+        publish(&scale::measure(plan).await?)?;
     }
-    if wants("b9") {
-        tell(&logs::measure(plan).await?)?;
+    if selected("b9") {
+        publish(&logs::measure(plan).await?)?;
     }
-    if wants("b10") {
-        tell(&trail::measure(plan).await?)?;
+    if selected("b10") {
+        publish(&trail::measure(plan).await?)?;
     }
-    println!("{machine} {} s.", began.elapsed().as_secs());
+    println!("{machine} {} s.", started.elapsed().as_secs());
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! A closed loop: each client sends its next request when it has the answer to the last. Rounds of all subjects take
-//! turns, so that the machine's moods are the same for all; what is reported is the median over rounds, and how far its
-//! middle half lies apart.
+//! Closed-loop load: each client sends its next request after the response to the previous one. Rounds of all subjects
+//! alternate, so that changes of the machine's speed affect all equally. Reported are the median over rounds and the
+//! interquartile range.
 
 use std::{
     sync::Barrier,
@@ -10,42 +10,42 @@ use std::{
 
 use crate::{
     client::Target,
-    error::{Failed, Result},
+    error::{BenchError, Result},
     process,
 };
 
-/// What is asked over and over.
+/// A request that is measured.
 #[derive(Clone)]
 pub(crate) struct Subject {
     pub(crate) name: String,
     pub(crate) target: Target,
     pub(crate) request: Vec<u8>,
-    /// How many ask at once.
+    /// Number of concurrent clients.
     pub(crate) clients: usize,
-    /// Whose processor time counts.
+    /// Processes whose CPU time is measured.
     pub(crate) pids: Vec<u32>,
 }
 
-/// Of each round, what it took.
+/// Measurements of a subject, one value per round.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Measured {
     pub(crate) name: String,
-    /// Processor microseconds an operation.
+    /// CPU time per operation, in microseconds.
     pub(crate) cpu: Vec<f64>,
-    /// Milliseconds.
+    /// Latency percentiles, in milliseconds.
     pub(crate) p50: Vec<f64>,
     pub(crate) p90: Vec<f64>,
     pub(crate) p99: Vec<f64>,
-    /// Operations a second.
+    /// Operations per second.
     pub(crate) rate: Vec<f64>,
-    /// Bytes of the answer's body.
+    /// Size of the response body, in bytes.
     pub(crate) bytes: usize,
 }
 
-/// How many requests a client sends before it is measured.
+/// Requests that each client sends before the measurement.
 const WARM_UP: usize = 20;
 
-/// All subjects, in turns.
+/// Measures all subjects in alternating rounds.
 pub(crate) fn rounds(subjects: &[Subject], rounds: usize, window: Duration) -> Result<Vec<Measured>> {
     let mut all: Vec<_> = subjects
         .iter()
@@ -54,10 +54,10 @@ pub(crate) fn rounds(subjects: &[Subject], rounds: usize, window: Duration) -> R
     for _ in 0..rounds {
         for (subject, measured) in subjects.iter().zip(&mut all) {
             let round = closed_loop(subject, window)
-                .map_err(|error| Failed::because(format!("{}: {error}", subject.name)))?;
+                .map_err(|error| BenchError::because(format!("{}: {error}", subject.name)))?;
             let operations = round.latencies.len() as f64;
             measured.cpu.push(round.cpu.as_secs_f64() * 1e6 / operations);
-            measured.rate.push(operations / round.took.as_secs_f64());
+            measured.rate.push(operations / round.duration.as_secs_f64());
             measured.p50.push(percentile(&round.latencies, 0.50));
             measured.p90.push(percentile(&round.latencies, 0.90));
             measured.p99.push(percentile(&round.latencies, 0.99));
@@ -68,29 +68,29 @@ pub(crate) fn rounds(subjects: &[Subject], rounds: usize, window: Duration) -> R
 }
 
 struct Round {
-    /// Sorted, in milliseconds.
+    /// Sorted latencies, in milliseconds.
     latencies: Vec<f64>,
     cpu: Duration,
-    took: Duration,
+    duration: Duration,
     bytes: usize,
 }
 
 fn closed_loop(subject: &Subject, window: Duration) -> Result<Round> {
     let cpu = || subject.pids.iter().map(|pid| process::cpu(*pid)).sum::<Result<Duration>>();
-    let (ready, go) = (Barrier::new(subject.clients + 1), Barrier::new(subject.clients + 1));
+    let (ready, start) = (Barrier::new(subject.clients + 1), Barrier::new(subject.clients + 1));
     let client = || -> Result<(Vec<f64>, usize)> {
-        let warm = || -> Result<_> {
+        let warm_up = || -> Result<_> {
             let mut connection = subject.target.connect()?;
             let mut bytes = 0;
             for _ in 0..WARM_UP {
-                bytes = connection.good(&subject.request)?.len();
+                bytes = connection.expect_success(&subject.request)?.len();
             }
             Ok((connection, bytes))
         };
-        let warm = warm();
+        let warm_up = warm_up();
         ready.wait();
-        go.wait();
-        let (mut connection, bytes) = warm?;
+        start.wait();
+        let (mut connection, bytes) = warm_up?;
         let mut latencies = Vec::with_capacity(1 << 16);
         let end = Instant::now() + window;
         loop {
@@ -99,41 +99,41 @@ fn closed_loop(subject: &Subject, window: Duration) -> Result<Round> {
                 return Ok((latencies, bytes));
             }
             let (status, body) = connection.exchange(&subject.request)?;
-            let took = sent.elapsed();
-            // times in it are not always of the same length, and rows may change
+            let duration = sent.elapsed();
+            // timestamps in the body vary in length, and rows may change
             if status != 200 || body.len().abs_diff(bytes) > 64 + bytes / 4 {
-                return Err(Failed::because(format!(
-                    "answered {status} with {} bytes instead of {bytes}",
+                return Err(BenchError::because(format!(
+                    "status {status} with {} bytes instead of {bytes}",
                     body.len()
                 )));
             }
-            latencies.push(took.as_secs_f64() * 1e3);
+            latencies.push(duration.as_secs_f64() * 1e3);
         }
     };
     thread::scope(|scope| {
         let clients: Vec<_> = (0..subject.clients).map(|_| scope.spawn(client)).collect();
         ready.wait();
         let before = cpu();
-        let began = Instant::now();
-        go.wait();
+        let started = Instant::now();
+        start.wait();
         let mut latencies = Vec::new();
         let mut bytes = 0;
         for client in clients {
-            let (mine, length) = client.join().map_err(|_| Failed::because("a client panicked"))??;
-            latencies.extend(mine);
+            let (times, length) = client.join().map_err(|_| BenchError::because("a client panicked"))??;
+            latencies.extend(times);
             bytes = length;
         }
-        let took = began.elapsed();
+        let duration = started.elapsed();
         let cpu = cpu()?.saturating_sub(before?);
         latencies.sort_by(f64::total_cmp);
         if latencies.is_empty() {
-            return Err(Failed::because("nothing was answered in time"));
+            return Err(BenchError::because("no response within the window"));
         }
-        Ok(Round { latencies, cpu, took, bytes })
+        Ok(Round { latencies, cpu, duration, bytes })
     })
 }
 
-/// Of sorted values.
+/// Percentile of sorted values.
 pub(crate) fn percentile(sorted: &[f64], share: f64) -> f64 {
     let index = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(index.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or(f64::NAN)
@@ -146,14 +146,14 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     percentile(&sorted, 0.5)
 }
 
-/// The median and how far its middle half lies apart.
+/// The median and the interquartile range.
 pub(crate) fn spread(values: &[f64]) -> (f64, f64) {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     (percentile(&sorted, 0.5), percentile(&sorted, 0.75) - percentile(&sorted, 0.25))
 }
 
-/// The slope of the line through the logarithms: how a value grows with a size.
+/// Slope of the regression line through the logarithms: the exponent with which y grows with x.
 pub(crate) fn log_log_slope(points: &[(f64, f64)]) -> f64 {
     let logs: Vec<_> = points.iter().map(|(x, y)| (x.ln(), y.ln())).collect();
     let n = logs.len() as f64;
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_by_hand() {
+    fn statistics_match_values_computed_by_hand() {
         let values = [4.0, 1.0, 3.0, 2.0, 5.0];
         assert_eq!(median(&values), 3.0);
         assert_eq!(spread(&values), (3.0, 2.0));

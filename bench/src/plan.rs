@@ -1,38 +1,38 @@
-//! How much is measured: all of it for the report, little of everything to see that it works.
+//! Sizes and durations of a run: full for the report, small for the smoke test.
 
 use std::{path::PathBuf, time::Duration};
 
 /// The sizes and times of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// The server.
+    /// The server binary.
     pub(crate) binary: PathBuf,
-    /// How many pods the clusters have, growing.
+    /// Pods per cluster, ascending.
     pub(crate) counts: Vec<usize>,
-    /// Rounds of each subject.
+    /// Rounds per subject.
     pub(crate) rounds: usize,
-    /// The time of one round.
+    /// Duration of one round.
     pub(crate) window: Duration,
-    /// How long changes are watched, at each rate.
+    /// Duration of B6 at each rate of changes.
     pub(crate) freshness: Duration,
-    /// Registered clusters.
+    /// Number of registered clusters in B7.
     pub(crate) clusters: usize,
-    /// How long clusters that nobody asks for are left alone.
+    /// Duration without requests in B7.
     pub(crate) idle: Duration,
-    /// Scales of each way.
+    /// Number of scale operations in B8, through Pilothouse and directly.
     pub(crate) scales: usize,
-    /// Bytes of a log, and how many follow one.
+    /// Size of the log in bytes and number of followers in B9.
     pub(crate) log_bytes: usize,
     pub(crate) followers: usize,
-    /// Rows of the audit trail, and how many are inserted on top.
+    /// Rows of the audit trail in B10, and number of inserted entries.
     pub(crate) audit_rows: usize,
     pub(crate) audit_inserts: usize,
-    /// Whether it is only to be seen that everything works.
+    /// Whether this is the smoke test.
     pub(crate) smoke: bool,
 }
 
 impl Plan {
-    /// For the report.
+    /// The plan of the report.
     pub(crate) fn full(binary: PathBuf) -> Self {
         Self {
             binary,
@@ -51,7 +51,7 @@ impl Plan {
         }
     }
 
-    /// For CI: everything once, small, without a word on speed.
+    /// The plan for CI: everything once, with small sizes; its results are no measure of speed.
     pub(crate) fn smoke(binary: PathBuf) -> Self {
         Self {
             binary,
@@ -70,13 +70,13 @@ impl Plan {
         }
     }
 
-    /// The biggest cluster.
+    /// Pods of the largest cluster.
     pub(crate) fn pods(&self) -> usize {
         self.counts.iter().copied().max().unwrap_or(1_000)
     }
 
-    /// How long to wait for something to settle.
-    pub(crate) fn patience(&self, full: Duration) -> Duration {
+    /// How long to wait for memory to settle: `full`, or 100 ms in the smoke test.
+    pub(crate) fn settle_time(&self, full: Duration) -> Duration {
         if self.smoke { Duration::from_millis(100) } else { full }
     }
 }

@@ -1,5 +1,5 @@
-//! Control planes that hold so many pods: etcd and the API server alone. Filling one takes minutes, so what etcd then
-//! holds is kept in the cache folder, and copied.
+//! Control planes with a given population of pods: etcd and the API server only. Filling one takes minutes, so etcd's
+//! data is saved as a snapshot in the cache folder and copied for each start.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -12,68 +12,68 @@ use serde_json::json;
 
 use crate::{
     client::Target,
-    error::{Failed, Result},
-    pods::{Population, SHAPE},
+    error::{BenchError, Result},
+    pods::{Population, SHAPE_VERSION},
     process,
 };
 
-/// How many connections fill a control plane.
-const FILLING: usize = 24;
+/// Number of connections that fill a control plane.
+const LOADERS: usize = 24;
 
-/// A control plane that holds these pods, on the core of the load.
-pub(crate) async fn holding(pods: Population) -> Result<ControlPlane> {
-    // filling and starting one takes all cores
-    process::roam()?;
-    let name = format!("etcd-{}-{}-{}-{SHAPE}", kubernetes_version(), pods.count, pods.size.name());
-    let kept = cache()?.join(name);
-    if !kept.exists() {
+/// A control plane with these pods, pinned to the core of the load.
+pub(crate) async fn with_pods(pods: Population) -> Result<ControlPlane> {
+    // filling and starting use all cores
+    process::unpin()?;
+    let name = format!("etcd-{}-{}-{}-{SHAPE_VERSION}", kubernetes_version(), pods.count, pods.size.name());
+    let snapshot = cache()?.join(name);
+    if !snapshot.exists() {
         let plane = empty().await?;
         fill(&plane, pods)?;
-        eprintln!("bench: keeping {}", kept.display());
-        plane.keep_data(&kept).await?;
+        eprintln!("bench: saving {}", snapshot.display());
+        plane.keep_data(&snapshot).await?;
     }
-    let plane = builder().data(kept).start().await?;
-    // the API server is ready before it has read all of them
+    let plane = builder().data(snapshot).start().await?;
+    // the API server is ready before its watch cache has read all pods
     let target = direct(&plane)?;
     target.read("/api/v1/pods?limit=1&resourceVersion=0")?;
-    on_the_load_core(&plane)?;
+    pin_to_load_core(&plane)?;
     Ok(plane)
 }
 
-/// A control plane without pods, free to run anywhere.
+/// A control plane without pods, not pinned to a core.
 pub(crate) async fn empty() -> Result<ControlPlane> {
-    process::roam()?;
+    process::unpin()?;
     Ok(builder().start().await?)
 }
 
 fn builder() -> pilothouse_testbed::Builder {
-    // no controllers, who would delete pods of nodes that are not there; no audit log, which nobody reads here
+    // controllers would delete pods of missing nodes; the audit log is not used here
     ControlPlane::builder().controllers(false).apiserver_flag("--audit-log-path=")
 }
 
-/// Moves a control plane to the core of the load.
-pub(crate) fn on_the_load_core(plane: &ControlPlane) -> Result<()> {
+/// Pins a control plane to the core of the load.
+pub(crate) fn pin_to_load_core(plane: &ControlPlane) -> Result<()> {
     for component in [Component::Etcd, Component::ApiServer] {
-        process::move_to(plane.pid(component)?, process::LOAD)?;
+        process::pin_process(plane.pid(component)?, process::LOAD_CORE)?;
     }
     Ok(())
 }
 
-/// The API server itself.
+/// Client target for direct requests to the API server.
 pub(crate) fn direct(plane: &ControlPlane) -> Result<Target> {
     let target = Target::new(plane.server(), Some(plane.ca_pem()))?;
     Ok(target.header("Authorization", &format!("Bearer {}", plane.admin_token())))
 }
 
-/// Creates the pods through the API, and says of each what its kubelet would.
+/// Creates the pods through the API and sets the status that a kubelet would report.
 fn fill(plane: &ControlPlane, pods: Population) -> Result<()> {
     let target = direct(plane)?;
     let mut connection = target.connect()?;
     for namespace in Population::namespaces() {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-        connection.good(&target.post("/api/v1/namespaces", &namespace.to_string()))?;
+        connection.expect_success(&target.post("/api/v1/namespaces", &namespace.to_string()))?;
     }
-    let (next, began) = (AtomicUsize::new(0), Instant::now());
+    let (next, started) = (AtomicUsize::new(0), Instant::now());
     let worker = || -> Result<()> {
         let mut connection = target.connect()?;
         loop {
@@ -83,19 +83,24 @@ fn fill(plane: &ControlPlane, pods: Population) -> Result<()> {
             }
             let path = format!("/api/v1/namespaces/{}/pods", Population::namespace(i));
             let create = format!("{path}?fieldManager=kube-controller-manager");
-            connection.good(&target.post(&create, &pods.pod(i).to_string()))?;
+            connection.expect_success(&target.post(&create, &pods.pod(i).to_string()))?;
             let status = format!("{path}/{}/status?fieldManager=kubelet", pods.name(i));
             let kind = "application/merge-patch+json";
-            connection.good(&target.with_body("PATCH", &status, kind, &pods.kubelet(i).to_string()))?;
+            connection.expect_success(&target.with_body(
+                "PATCH",
+                &status,
+                kind,
+                &pods.status_patch(i).to_string(),
+            ))?;
             if (i + 1) % 10_000 == 0 {
-                eprintln!("bench: {} of {} pods after {} s", i + 1, pods.count, began.elapsed().as_secs());
+                eprintln!("bench: {} of {} pods after {} s", i + 1, pods.count, started.elapsed().as_secs());
             }
         }
     };
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..FILLING).map(|_| scope.spawn(worker)).collect();
+        let workers: Vec<_> = (0..LOADERS).map(|_| scope.spawn(worker)).collect();
         workers
             .into_iter()
-            .try_for_each(|worker| worker.join().map_err(|_| Failed::because("a loader panicked"))?)
+            .try_for_each(|worker| worker.join().map_err(|_| BenchError::because("a loader panicked"))?)
     })
 }

@@ -1,15 +1,15 @@
-//! The pods of a scale run: realistic in shape and size, spread over 100 namespaces and 200 nodes, and known in advance,
-//! so that every answer can be held against what it must be.
+//! Generated pods: realistic in shape and size, spread over 100 namespaces and 200 nodes, and deterministic, so that
+//! every response can be compared with the expected one.
 
 use serde_json::{Value, json};
 
-/// Part of the name of what is kept: another shape is another snapshot.
-pub(crate) const SHAPE: u32 = 1;
+/// Version of the pods' shape, part of the snapshot's name. Increment it when the generated pods change.
+pub(crate) const SHAPE_VERSION: u32 = 1;
 
 const NAMESPACES: usize = 100;
 const NODES: usize = 200;
 
-/// How big a pod is, as JSON with its managedFields.
+/// Size of a pod as JSON with its managedFields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Size {
     /// About 3 KB.
@@ -27,7 +27,7 @@ impl Size {
     }
 }
 
-/// So many pods.
+/// A population of generated pods.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Population {
     pub(crate) count: usize,
@@ -38,24 +38,25 @@ const APPS: [&str; 10] =
     ["checkout", "catalog", "billing", "search", "mail", "login", "stock", "report", "gateway", "media"];
 
 impl Population {
-    /// Every namespace.
+    /// The names of all namespaces.
     pub(crate) fn namespaces() -> impl Iterator<Item = String> {
         (0..NAMESPACES).map(|n| format!("team-{n:03}"))
     }
 
-    /// Where pod `i` is.
+    /// The namespace of pod `i`.
     pub(crate) fn namespace(i: usize) -> String {
         format!("team-{:03}", i % NAMESPACES)
     }
 
-    /// Fifty of them, whatever the count (as long as it is a few hundred): what a search for `needle` finds.
+    /// Whether a search for `needle` finds pod `i`. True for up to 50 pods, if the population has at least a few
+    /// hundred.
     fn is_needle(self, i: usize) -> bool {
         let step = self.count / 50 + 1;
         i.is_multiple_of(step) && i / step < 50
     }
 
     fn app(self, i: usize) -> String {
-        // half are found by `web-`
+        // a search for `web-` finds about half of the pods
         let tier = if self.is_needle(i) {
             "needle"
         } else if (i / 7).is_multiple_of(2) {
@@ -66,20 +67,20 @@ impl Population {
         format!("{tier}-{}-{:02}", APPS[(i / 3) % APPS.len()], (i / 100) % 25)
     }
 
-    /// Its name, as a ReplicaSet's pods are named.
+    /// The name of pod `i`, in the form of a ReplicaSet's pods.
     pub(crate) fn name(self, i: usize) -> String {
         let app = self.app(i);
         format!("{app}-{}-{:05x}", template_hash(&app), (i * 7919) % 0x10_0000)
     }
 
-    /// Namespaces and names in the order of the list.
-    pub(crate) fn in_order(self) -> Vec<(String, String)> {
+    /// Namespace and name of all pods, in the order of the list.
+    pub(crate) fn sorted_names(self) -> Vec<(String, String)> {
         let mut all: Vec<_> = (0..self.count).map(|i| (Self::namespace(i), self.name(i))).collect();
         all.sort();
         all
     }
 
-    /// What `kubectl get pods` prints.
+    /// The status of pod `i` as `kubectl get pods` prints it.
     pub(crate) fn status(i: usize) -> &'static str {
         match (i / NAMESPACES) % 20 {
             3 => "CrashLoopBackOff",
@@ -90,7 +91,7 @@ impl Population {
         }
     }
 
-    /// What is created.
+    /// The object of pod `i`, as created.
     pub(crate) fn pod(self, i: usize) -> Value {
         let (app, name, namespace) = (self.app(i), self.name(i), Self::namespace(i));
         let hash = template_hash(&app);
@@ -147,8 +148,8 @@ impl Population {
         pod
     }
 
-    /// What a kubelet would say of it, as a merge patch of its status.
-    pub(crate) fn kubelet(self, i: usize) -> Value {
+    /// The status of pod `i` that a kubelet would report, as a merge patch.
+    pub(crate) fn status_patch(self, i: usize) -> Value {
         let status = Self::status(i);
         let pod = self.pod(i);
         let ready = status == "Running";
@@ -207,15 +208,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_unique_and_a_search_finds_what_it_shall() {
+    fn names_are_unique_and_searches_find_expected_counts() {
         for count in [1_000, 10_000, 100_000] {
             let pods = Population { count, size: Size::Small };
             let names: Vec<_> = (0..count).map(|i| pods.name(i)).collect();
             assert_eq!(names.iter().collect::<HashSet<_>>().len(), count);
-            let having = |text: &str| names.iter().filter(|name| name.contains(text)).count();
-            assert!((45..=50).contains(&having("needle")), "{}", having("needle"));
-            assert!(having("web-").abs_diff(count / 2) < count / 20, "{}", having("web-"));
-            assert_eq!(having("no-such-pod"), 0);
+            let count_containing = |text: &str| names.iter().filter(|name| name.contains(text)).count();
+            assert!((45..=50).contains(&count_containing("needle")), "{}", count_containing("needle"));
+            assert!(
+                count_containing("web-").abs_diff(count / 2) < count / 20,
+                "{}",
+                count_containing("web-")
+            );
+            assert_eq!(count_containing("no-such-pod"), 0);
         }
     }
 }

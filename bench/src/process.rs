@@ -1,4 +1,4 @@
-//! What a process has used, and on which core it runs.
+//! CPU time, memory and CPU affinity of processes.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -8,20 +8,21 @@ use rustix::{
     thread::{CpuSet, sched_setaffinity},
 };
 
-use crate::error::{Failed, Result};
+use crate::error::{BenchError, Result};
 
-/// Where what is measured runs.
-pub(crate) const MEASURED: usize = 0;
-/// Where the load runs, and the cluster with it.
-pub(crate) const LOAD: usize = 1;
+/// Core of the measured process.
+pub(crate) const MEASURED_CORE: usize = 0;
+/// Core of the load and the cluster.
+pub(crate) const LOAD_CORE: usize = 1;
 
-/// The threads that this one starts from now on, and itself, run on this core; on a machine with one, nothing changes.
-pub(crate) fn stay_on(core: usize) -> Result<()> {
+/// Pins the current thread, and threads and processes that it starts from now on, to this core. A core that does not
+/// exist is ignored.
+pub(crate) fn pin_current_thread(core: usize) -> Result<()> {
     pin(None, core)
 }
 
-/// A process that runs already, with all its threads.
-pub(crate) fn move_to(pid: u32, core: usize) -> Result<()> {
+/// Pins all threads of a running process to a core.
+pub(crate) fn pin_process(pid: u32, core: usize) -> Result<()> {
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         let thread = thread?.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
         pin(thread, core)?;
@@ -29,8 +30,8 @@ pub(crate) fn move_to(pid: u32, core: usize) -> Result<()> {
     Ok(())
 }
 
-/// This thread, and those it starts, may run anywhere again.
-pub(crate) fn roam() -> Result<()> {
+/// Removes the pinning of the current thread.
+pub(crate) fn unpin() -> Result<()> {
     let mut set = CpuSet::new();
     (0..CpuSet::MAX_CPU).for_each(|core| set.set(core));
     Ok(sched_setaffinity(None, &set)?)
@@ -45,14 +46,14 @@ fn pin(thread: Option<Pid>, core: usize) -> Result<()> {
     Ok(sched_setaffinity(thread, &set)?)
 }
 
-/// Processor time used so far, by all threads, in user and kernel mode. To the kernel's tick, 10 ms.
+/// CPU time of all threads of a process in user and kernel mode, at the resolution of the kernel's tick (10 ms).
 pub(crate) fn cpu(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // the name in parentheses may hold spaces
+    // the name in parentheses may contain spaces
     let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect::<Vec<_>>());
     let tick = |n: usize| fields.as_ref()?.get(n)?.parse::<u64>().ok();
     let ticks = tick(11).zip(tick(12)).map(|(user, system)| user + system);
-    let ticks = ticks.ok_or_else(|| Failed::because("no times in /proc/…/stat"))?;
+    let ticks = ticks.ok_or_else(|| BenchError::because("no times in /proc/…/stat"))?;
     Ok(Duration::from_secs(ticks) / u32::try_from(clock_ticks_per_second())?)
 }
 
@@ -63,18 +64,18 @@ pub(crate) struct Memory {
     pub(crate) peak: f64,
 }
 
-/// `VmRSS` and `VmHWM`.
+/// Reads `VmRSS` and `VmHWM`.
 pub(crate) fn memory(pid: u32) -> Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = |key: &str| -> Result<f64> {
         let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-        kib.map(|kib| kib * 1024.0).ok_or_else(|| Failed::because(format!("no {key} in /proc/…/status")))
+        kib.map(|kib| kib * 1024.0).ok_or_else(|| BenchError::because(format!("no {key} in /proc/…/status")))
     };
     Ok(Memory { now: line("VmRSS")?, peak: line("VmHWM")? })
 }
 
-/// Lets `VmHWM` begin anew.
-pub(crate) fn forget_peak(pid: u32) -> Result<()> {
+/// Resets `VmHWM` to the current memory.
+pub(crate) fn reset_peak_memory(pid: u32) -> Result<()> {
     Ok(fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
 }

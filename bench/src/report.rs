@@ -1,17 +1,17 @@
-//! The report: a table for each row of the plan, printed, and put between that row's markers in docs/benchmarks.md.
+//! Report: a section per row of the plan, printed and written between the row's markers in docs/benchmarks.md.
 
 use std::{fs, path::Path, process::Command};
 
 use crate::{
-    error::{Failed, Result},
+    error::{BenchError, Result},
     measure::{Measured, spread},
 };
 
-/// What a row of the plan has to say.
+/// Section of the report for one row of the plan.
 pub(crate) struct Section {
-    /// `B1` …
+    /// Id of the row: `B1` …
     pub(crate) row: &'static str,
-    /// Markdown.
+    /// The section in Markdown.
     pub(crate) text: String,
 }
 
@@ -20,13 +20,13 @@ impl Section {
         Self { row, text: format!("### {row}: {title}\n\n") }
     }
 
-    /// A paragraph.
-    pub(crate) fn say(&mut self, text: impl AsRef<str>) {
+    /// Adds a paragraph.
+    pub(crate) fn paragraph(&mut self, text: impl AsRef<str>) {
         self.text.push_str(text.as_ref());
         self.text.push_str("\n\n");
     }
 
-    /// A table, the first line of which is its head.
+    /// Adds a table. The first line is the header.
     pub(crate) fn table(&mut self, lines: &[Vec<String>]) {
         for (n, cells) in lines.iter().enumerate() {
             self.text.push_str(&format!("| {} |\n", cells.join(" | ")));
@@ -37,25 +37,33 @@ impl Section {
         self.text.push('\n');
     }
 
-    /// Whether a target was met, as it was measured.
+    /// Adds the result for a target: met if `measured` ≤ `target`.
     pub(crate) fn verdict(&mut self, what: &str, measured: f64, target: f64, unit: &str) {
-        let word = if measured <= target { "met" } else { "**missed**" };
-        self.say(format!("- {what}: {} {unit}, target ≤ {} {unit}: {word}", short(measured), short(target)));
+        let result = if measured <= target { "met" } else { "**missed**" };
+        self.paragraph(format!(
+            "- {what}: {} {unit}, target ≤ {} {unit}: {result}",
+            short(measured),
+            short(target)
+        ));
     }
 
-    /// The same where more is better.
+    /// Adds the result for a target: met if `measured` ≥ `target`.
     pub(crate) fn at_least(&mut self, what: &str, measured: f64, target: f64, unit: &str) {
-        let word = if measured >= target { "met" } else { "**missed**" };
-        self.say(format!("- {what}: {} {unit}, target ≥ {} {unit}: {word}", short(measured), short(target)));
+        let result = if measured >= target { "met" } else { "**missed**" };
+        self.paragraph(format!(
+            "- {what}: {} {unit}, target ≥ {} {unit}: {result}",
+            short(measured),
+            short(target)
+        ));
     }
 }
 
-/// The head of the table that [`line()`] fills.
+/// The header of tables with rows of [`line()`].
 pub(crate) fn head() -> Vec<String> {
     ["", "CPU µs/op", "p50 ms", "p90 ms", "p99 ms", "op/s", "bytes"].map(str::to_owned).to_vec()
 }
 
-/// What was measured of a subject: medians, and in parentheses how far the middle half of the rounds lies apart.
+/// A table row for a subject: medians over the rounds, with interquartile ranges in parentheses.
 pub(crate) fn line(measured: &Measured) -> Vec<String> {
     let with_spread = |values: &[f64]| {
         let (median, spread) = spread(values);
@@ -72,7 +80,7 @@ pub(crate) fn line(measured: &Measured) -> Vec<String> {
     ]
 }
 
-/// Three digits that count.
+/// Formats a number with three significant digits.
 pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         magnitude if !magnitude.is_finite() => "–".into(),
@@ -83,7 +91,7 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
-/// What everything ran on, in one line.
+/// Description of machine, versions and date, in one line.
 pub(crate) fn machine(kubernetes: &str) -> Result<String> {
     let processors = fs::read_to_string("/proc/cpuinfo")?;
     let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -92,29 +100,29 @@ pub(crate) fn machine(kubernetes: &str) -> Result<String> {
     let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
     let gigabytes = kib.and_then(|kib| kib.trim().parse::<f64>().ok()).unwrap_or_default() / (1 << 20) as f64;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    let commit = said(Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=9"]));
+    let commit = stdout_of(Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=9"]));
     Ok(format!(
         "Measured on {count} × {}, {gigabytes:.0} GiB, Linux {}; Kubernetes {kubernetes}; commit {}, {}.",
         model.map_or("unknown processor", |(_, model)| model.trim()),
         kernel.trim(),
         commit.unwrap_or_else(|| "unknown".into()),
-        said(Command::new("date").args(["-u", "+%F"])).unwrap_or_default(),
+        stdout_of(Command::new("date").args(["-u", "+%F"])).unwrap_or_default(),
     ))
 }
 
-fn said(command: &mut Command) -> Option<String> {
+fn stdout_of(command: &mut Command) -> Option<String> {
     let output = command.output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Puts a section in its place; what stood there goes.
-pub(crate) fn put(file: &Path, section: &Section, machine: &str) -> Result<()> {
+/// Replaces the section of the row in the report file.
+pub(crate) fn write_section(file: &Path, section: &Section, machine: &str) -> Result<()> {
     let text = fs::read_to_string(file)?;
     let (start, end) = (format!("<!-- {} -->\n", section.row), format!("<!-- /{} -->", section.row));
-    let place = text.find(&start).map(|at| at + start.len()).zip(text.find(&end));
-    let (from, to) = place
-        .filter(|(from, to)| from <= to)
-        .ok_or_else(|| Failed::because(format!("{} has no place for {}", file.display(), section.row)))?;
+    let range = text.find(&start).map(|at| at + start.len()).zip(text.find(&end));
+    let (from, to) = range.filter(|(from, to)| from <= to).ok_or_else(|| {
+        BenchError::because(format!("{} has no markers for {}", file.display(), section.row))
+    })?;
     let body = format!("{}{machine}\n", section.text.replace("\n\n- ", "\n- "));
     Ok(fs::write(file, format!("{}{body}{}", &text[..from], &text[to..]))?)
 }

@@ -1,4 +1,4 @@
-//! What is measured, on its core: the shipped server, and the floor.
+//! Measured processes, pinned to their core: the release build of the server, and the floor.
 
 use std::{
     env,
@@ -12,23 +12,23 @@ use serde_json::Value;
 
 use crate::{
     client::Target,
-    error::{Failed, Result},
+    error::{BenchError, Result},
     process,
 };
 
-/// The server, signed in to, on its own core.
+/// The server with an authenticated session, pinned to its core.
 pub(crate) struct Server {
     pub(crate) shipped: Shipped,
     pub(crate) target: Target,
 }
 
 impl Server {
-    /// With its data in `folder`.
+    /// Starts the server with its data in `folder`.
     pub(crate) async fn start(binary: &Path, folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
-        // it inherits the core, and has one worker for it
-        process::stay_on(process::MEASURED)?;
+        // the server inherits the pinning and starts one worker for the core
+        process::pin_current_thread(process::MEASURED_CORE)?;
         let started = Shipped::start_with(binary, folder, settings).await;
-        process::stay_on(process::LOAD)?;
+        process::pin_current_thread(process::LOAD_CORE)?;
         let shipped = started?;
         let mut target = Target::new(shipped.address(), None)?;
         for (name, value) in shipped.credentials() {
@@ -37,18 +37,18 @@ impl Server {
         Ok(Self { shipped, target })
     }
 
-    /// Beside a control plane, which it knows as a cluster; and the cluster's id.
-    pub(crate) async fn beside(binary: &Path, plane: &ControlPlane) -> Result<(Self, i64)> {
+    /// Starts the server and registers the control plane as a cluster. Returns the server and the cluster's id.
+    pub(crate) async fn start_with_cluster(binary: &Path, plane: &ControlPlane) -> Result<(Self, i64)> {
         let server = Self::start(binary, plane.dir()?, &[]).await?;
         let id = server.shipped.register("bench", &plane.kubeconfig()).await?;
         Ok((server, id))
     }
 
-    /// Starts it again, on its core.
+    /// Restarts the server, pinned to its core.
     pub(crate) async fn start_again(&mut self) -> Result<()> {
-        process::stay_on(process::MEASURED)?;
+        process::pin_current_thread(process::MEASURED_CORE)?;
         let started = self.shipped.start_again().await;
-        process::stay_on(process::LOAD)?;
+        process::pin_current_thread(process::LOAD_CORE)?;
         Ok(started?)
     }
 
@@ -56,43 +56,43 @@ impl Server {
         self.shipped.pid()
     }
 
-    /// The data of the answer to a GET.
+    /// GET; returns `data` of the response.
     pub(crate) fn data(&self, path: &str) -> Result<Value> {
         let body: Value = serde_json::from_slice(&self.target.read(path)?)?;
         Ok(body["data"].clone())
     }
 }
 
-/// The floor: this binary with another first argument. It ends with this value.
+/// The floor server: this binary with another subcommand. It ends when this value is dropped.
 pub(crate) struct Floor {
     process: Child,
     pub(crate) target: Target,
 }
 
 impl Floor {
-    /// Answers with the body and the headers that the server gives to `request`.
+    /// Starts a floor that responds with the body size and the headers of the server's response to `request`.
     pub(crate) fn like(server: &Target, request: &[u8]) -> Result<Self> {
         let mut connection = server.connect()?;
-        let bytes = connection.good(request)?.len();
+        let bytes = connection.expect_success(request)?.len();
         let headers = connection.headers(request)?;
-        process::stay_on(process::MEASURED)?;
+        process::pin_current_thread(process::MEASURED_CORE)?;
         let mut command = Command::new(env::current_exe()?);
         command.args(["floor", "--bytes", &bytes.to_string()]);
-        // the type and the date it has anyway
-        let own = |line: &&String| {
+        // actix-web sets the content type and the date itself
+        let is_copied = |line: &&String| {
             let line = line.to_ascii_lowercase();
             !line.starts_with("date:") && !line.starts_with("content-type:")
         };
-        for header in headers.iter().filter(own) {
+        for header in headers.iter().filter(is_copied) {
             command.args(["--header", header]);
         }
         let process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        process::stay_on(process::LOAD)?;
+        process::pin_current_thread(process::LOAD_CORE)?;
         let mut process = process?;
         let mut line = String::new();
-        let output = process.stdout.take().ok_or_else(|| Failed::because("the floor has no output"))?;
+        let output = process.stdout.take().ok_or_else(|| BenchError::because("piped stdout of the floor"))?;
         BufReader::new(output).read_line(&mut line)?;
-        // the same request, credentials and all, is read by it as well
+        // requests to the floor have the same headers, including credentials
         let mut target = Target::new(line.trim(), None)?;
         for header in String::from_utf8_lossy(request).lines().skip(1) {
             if let Some((name, value)) = header.split_once(": ")

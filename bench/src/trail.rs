@@ -1,4 +1,4 @@
-//! B10: the audit trail at a million rows, on SQLite and on PostgreSQL, through the store's own ports.
+//! B10: the audit trail with a million rows on SQLite and PostgreSQL, through the ports of the store.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use pilothouse_testbed::Postgres;
 use tokio::runtime::Handle;
 
 use crate::{
-    error::{Failed, Result},
+    error::{BenchError, Result},
     measure::percentile,
     plan::Plan,
     process,
@@ -34,22 +34,23 @@ use crate::{
 
 mod bare;
 
-/// Who did all that.
-pub(crate) const PEOPLE: usize = 20;
-/// In how long.
+/// Number of users in the generated rows.
+pub(crate) const USERS: usize = 20;
+/// Time span of the generated rows, in days.
 pub(crate) const DAYS: i64 = 30;
-/// How many callers wait for their entry at once.
-const CALLERS: usize = 256;
-/// Calls of each query.
-const CALLS: usize = 200;
+/// Number of concurrent callers that insert entries.
+const CONCURRENT_CALLERS: usize = 256;
+/// Calls per query.
+const CALLS_PER_QUERY: usize = 200;
 
-/// Keeps one checkpoint: of what the bare driver wrote, which no chain holds together and the store would not sign.
+/// Checkpoint sink with one checkpoint. Rows written by the bare driver have no hash chain, so the store would not sign
+/// them; this checkpoint covers them.
 #[derive(Default)]
-struct Retained(Mutex<Option<Checkpoint>>);
+struct LastCheckpoint(Mutex<Option<Checkpoint>>);
 
-impl Retained {
-    /// Whatever ends the trail now, it is signed.
-    async fn vouch(&self, store: &Store, keyring: &FileKeyring, now: Timestamp) -> Result<()> {
+impl LastCheckpoint {
+    /// Signs the current head of the trail.
+    async fn sign_head(&self, store: &Store, keyring: &FileKeyring, now: Timestamp) -> Result<()> {
         let (trail, head) = store.head().await?;
         let checkpoint = Checkpoint::sign(&*keyring.keys(&keyring.current())?.signer, &trail, head, now);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(checkpoint);
@@ -57,7 +58,7 @@ impl Retained {
     }
 }
 
-impl CheckpointSink for Retained {
+impl CheckpointSink for LastCheckpoint {
     fn lines(
         &self,
     ) -> pilothouse_core::Result<Box<dyn Iterator<Item = pilothouse_core::Result<String>> + Send>> {
@@ -75,24 +76,25 @@ impl CheckpointSink for Retained {
 
 /// B10.
 pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
-    // what is measured is in this process, and in PostgreSQL's
-    process::roam()?;
+    // the store runs in this process, so nothing is pinned
+    process::unpin()?;
     let mut section = Section::new("B10", &format!("the audit trail at {} rows", plan.audit_rows));
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("pilothouse.db");
-    on(plan, &mut section, "SQLite", &Database::Sqlite(file.clone()), &bare::Sqlite(file)).await?;
+    measure_database(plan, &mut section, "SQLite", &Database::Sqlite(file.clone()), &bare::Sqlite(file))
+        .await?;
     match Postgres::builder().durable(true).start_or_skip()? {
-        None => section.say("PostgreSQL: this machine has none."),
+        None => section.paragraph("PostgreSQL is not available on this machine."),
         Some(postgres) => {
             let url = postgres.database()?;
             let bare = bare::Postgres(url.clone(), &postgres);
-            on(plan, &mut section, "PostgreSQL", &Database::parse(&url)?, &bare).await?;
+            measure_database(plan, &mut section, "PostgreSQL", &Database::parse(&url)?, &bare).await?;
         }
     }
     Ok(section)
 }
 
-async fn on(
+async fn measure_database(
     plan: &Plan,
     section: &mut Section,
     name: &str,
@@ -103,34 +105,38 @@ async fn on(
     let rng = Arc::new(SystemRng);
     let key = folder.path().join("master.key");
     MasterKey::create(&key, &*rng)?;
-    let (keyring, kept) =
-        (Arc::new(FileKeyring::open(&key, None, rng.clone())?), Arc::new(Retained::default()));
+    let (keyring, sink) =
+        (Arc::new(FileKeyring::open(&key, None, rng.clone())?), Arc::new(LastCheckpoint::default()));
     let deps = StoreDeps {
         runtime: Handle::current(),
         clock: Arc::new(SystemClock(Instant::now())),
         rng,
         keyring: keyring.clone(),
-        witness: kept.clone(),
+        witness: sink.clone(),
     };
     let mut store = Store::open(database, deps.clone()).await?;
-    let filling = Instant::now();
+    let fill_started = Instant::now();
     bare.fill(plan.audit_rows, SystemClock(Instant::now()).now()).await?;
-    eprintln!("bench: {name} has {} rows after {:.1} s", plan.audit_rows, filling.elapsed().as_secs_f64());
+    eprintln!(
+        "bench: {name} has {} rows after {:.1} s",
+        plan.audit_rows,
+        fill_started.elapsed().as_secs_f64()
+    );
 
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut store_rates, mut bare_rates) = (Vec::new(), Vec::new());
     for _ in 0..plan.rounds.min(3) {
-        theirs.push(bare.insert(plan.audit_inserts, CALLERS).await?);
-        kept.vouch(&store, &keyring, deps.clock.now()).await?;
-        // one that remembers nothing of what was there before
+        bare_rates.push(bare.insert(plan.audit_inserts, CONCURRENT_CALLERS).await?);
+        sink.sign_head(&store, &keyring, deps.clock.now()).await?;
+        // reopened, so that the store has no state of the trail from before
         store = Store::open(database, deps.clone()).await?;
-        ours.push(insert(&store, &*deps.clock, plan.audit_inserts).await?);
+        store_rates.push(insert(&store, &*deps.clock, plan.audit_inserts).await?);
     }
-    let best = |rates: &[f64]| crate::measure::median(rates);
-    section.say(format!(
-        "**{name}**: {} entries a second through the store's port, {CALLERS} callers who each wait until theirs is \
-         durable; {} by the bare driver, {CALLERS} a transaction.",
-        short(best(&ours)),
-        short(best(&theirs))
+    let median_rate = |rates: &[f64]| crate::measure::median(rates);
+    section.paragraph(format!(
+        "**{name}**: {} entries per second through the store's port, with {CONCURRENT_CALLERS} callers, each of which waits \
+         until its entry is durable; {} with the bare driver and {CONCURRENT_CALLERS} entries per transaction.",
+        short(median_rate(&store_rates)),
+        short(median_rate(&bare_rates))
     ));
 
     let now = deps.clock.now();
@@ -141,9 +147,9 @@ async fn on(
     type Query<'a> = (&'a str, &'a [(&'a str, &'a str)], bool);
     let queries: [Query<'_>; 6] = [
         ("first page", &[], true),
-        ("first page of a person and a day", &[("username", "user-07"), ("from", &from), ("to", &to)], true),
-        ("first page of a person", &[("username", "user-07")], true),
-        ("first page of what failed", &[("status", "failed")], true),
+        ("first page of a user and a day", &[("username", "user-07"), ("from", &from), ("to", &to)], true),
+        ("first page of a user", &[("username", "user-07")], true),
+        ("first page of failed operations", &[("status", "failed")], true),
         ("next by cursor, from the middle", &[("before", &middle)], true),
         ("the middle page by its number", &[("page", &deep)], false),
     ];
@@ -153,20 +159,20 @@ async fn on(
         let mut pairs: Vec<_> =
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         pairs.push(("per_page".into(), "50".into()));
-        let query = OperationQuery::parse(&pairs).map_err(|error| Failed::because(error.to_string()))?;
+        let query = OperationQuery::parse(&pairs).map_err(|error| BenchError::because(error.to_string()))?;
         let (mut times, mut total) = (Vec::new(), 0);
-        for _ in 0..=if plan.smoke { 2 } else { CALLS } {
-            let began = Instant::now();
+        for _ in 0..=if plan.smoke { 2 } else { CALLS_PER_QUERY } {
+            let started = Instant::now();
             let page = store.operations(&query).await?;
-            times.push(began.elapsed().as_secs_f64() * 1e3);
+            times.push(started.elapsed().as_secs_f64() * 1e3);
             total = page.pagination.total;
             if page.logs.is_empty() {
-                return Err(Failed::because(format!("{name}, {what}: nothing was found")));
+                return Err(BenchError::because(format!("{name}, {what}: no rows")));
             }
         }
-        let counted = bare.count(&pairs).await?;
-        if counted != total {
-            return Err(Failed::because(format!("{name}, {what}: {total} rows instead of {counted}")));
+        let expected = bare.count(&pairs).await?;
+        if expected != total {
+            return Err(BenchError::because(format!("{name}, {what}: {total} rows instead of {expected}")));
         }
         let first = times.remove(0);
         times.sort_by(f64::total_cmp);
@@ -184,8 +190,8 @@ async fn on(
     }
     section.table(&table);
     section.at_least(
-        &format!("{name}, inserts against the bare driver"),
-        best(&ours) / best(&theirs),
+        &format!("{name}, inserts relative to the bare driver"),
+        median_rate(&store_rates) / median_rate(&bare_rates),
         0.6,
         "×",
     );
@@ -195,22 +201,22 @@ async fn on(
     Ok(())
 }
 
-/// Entries a second.
+/// Inserts entries through the store. Returns entries per second.
 async fn insert(store: &Store, clock: &dyn Clock, count: usize) -> Result<f64> {
-    let began = Instant::now();
+    let started = Instant::now();
     let caller = async |n: usize| -> Result<()> {
-        for i in (n..count).step_by(CALLERS) {
+        for i in (n..count).step_by(CONCURRENT_CALLERS) {
             let operation = operation(i, clock.now());
             store.record(&operation, &Outcome::success(clock.now())).await?;
         }
         Ok(())
     };
-    try_join_all((0..CALLERS).map(caller)).await?;
-    Ok(count as f64 / began.elapsed().as_secs_f64())
+    try_join_all((0..CONCURRENT_CALLERS).map(caller)).await?;
+    Ok(count as f64 / started.elapsed().as_secs_f64())
 }
 
 fn operation(i: usize, now: Timestamp) -> Operation {
-    let person = i % PEOPLE;
+    let user = i % USERS;
     Operation {
         id: OperationId(uuid_v7(now, &SystemRng)),
         operation_type: "scale".into(),
@@ -219,8 +225,8 @@ fn operation(i: usize, now: Timestamp) -> Operation {
         cluster_name: Some(format!("cluster-{:02}", i % 50)),
         namespace: Some(format!("team-{:03}", i % 100)),
         resource_name: Some(format!("deployment-{}", i % 1000)),
-        user_id: Some(UserId(1 + person as i64)),
-        username: format!("user-{person:02}"),
+        user_id: Some(UserId(1 + user as i64)),
+        username: format!("user-{user:02}"),
         role: Some(Role::OpsAdmin),
         source_ip: None,
         request_id: Some(format!("request-{i}")),

@@ -1,16 +1,16 @@
-//! What went wrong in other products, tried on the built binary; and docs/advisories.md, whose every line is a test that
-//! there is or a reason.
+//! Reproduces advisories of comparable products against the built binary. Checks that each line of docs/advisories.md
+//! names an existing test or gives a reason.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::json;
 
-use crate::support::{ANSWERS, Canaries, Echo, PASSWORD, Server};
+use crate::support::{Canaries, ECHO_STATUSES, EchoServer, PASSWORD, Server};
 
 const LIST: &str = include_str!("../../docs/advisories.md");
 
-/// The list as it was handed to us: how many, and every identifier in it.
-const KNOWN: [&str; 79] = [
+/// All identifiers that the list must contain.
+const ADVISORIES: [&str; 79] = [
     "CVE-2023-22463",
     "CVE-2026-125370",
     "CVE-2023-22478",
@@ -91,7 +91,7 @@ const KNOWN: [&str; 79] = [
     "CVE-2022-3162",
     "CVE-2022-45933",
 ];
-/// A line of the table: its number, advisories, cause, and what we have against it.
+/// A line of the table: its number, advisories, and the tests that cover them, or the reason for none.
 struct Line<'a> {
     number: usize,
     advisories: Vec<&'a str>,
@@ -115,24 +115,24 @@ fn lines() -> Vec<Line<'static>> {
 }
 
 #[test]
-fn every_advisory_of_the_list_has_a_test_that_there_is_or_a_reason() {
+fn every_advisory_has_an_existing_test_or_a_reason() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let lines = lines();
     let numbers: Vec<_> = lines.iter().map(|line| line.number).collect();
     assert_eq!(numbers, (1..=43).collect::<Vec<_>>());
     let listed: BTreeSet<_> = lines.iter().flat_map(|line| line.advisories.iter().copied()).collect();
-    let known: BTreeSet<_> = KNOWN.into_iter().collect();
-    assert_eq!(listed, known);
+    let expected: BTreeSet<_> = ADVISORIES.into_iter().collect();
+    assert_eq!(listed, expected);
     let mut named = BTreeSet::new();
     for line in &lines {
         for (file, test) in &line.tests {
             let text = fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
-            assert!(text.contains(&format!("fn {test}(")), "{}: there is no {test} in {file}", line.number);
+            assert!(text.contains(&format!("fn {test}(")), "{}: {file} does not contain {test}", line.number);
             named.insert(*test);
         }
         assert!(!line.tests.is_empty() || line.reason.starts_with("Not here: "), "{}", line.number);
     }
-    // and the other way round: no test of that name that the list does not know
+    // conversely, the list names each test with this prefix
     let files = [
         "crates/core/tests/advisories.rs",
         "crates/crypto/tests/advisories.rs",
@@ -146,16 +146,16 @@ fn every_advisory_of_the_list_has_a_test_that_there_is_or_a_reason() {
         let functions = text.lines().map(|line| line.trim_start_matches("async "));
         let tests = functions.filter_map(|line| line.strip_prefix("fn cve_")?.split('(').next());
         for test in tests {
-            assert!(named.contains(format!("cve_{test}").as_str()), "the list has no cve_{test}");
+            assert!(named.contains(format!("cve_{test}").as_str()), "the list does not name cve_{test}");
         }
     }
 }
 
-/// Rancher: headers of the caller (`Impersonate-User`, or whatever `Connection` named) went on to the cluster.
+/// Rancher: headers of the client (`Impersonate-User`, or any that `Connection` named) were forwarded to the cluster.
 #[tokio::test]
-async fn cve_2021_36776_a_callers_headers_do_not_reach_the_cluster() {
-    let echo = Echo::start();
-    echo.answers_with(ANSWERS[0]);
+async fn cve_2021_36776_client_headers_are_not_forwarded_to_the_cluster() {
+    let echo = EchoServer::start();
+    echo.respond_with(ECHO_STATUSES[0]);
     let server = Server::fresh().await;
     let admin = server.admin().await;
     let hostile = json!({"name": "hostile", "auth_type": "token", "api_server": echo.address, "token": "canary-token",
@@ -177,19 +177,19 @@ async fn cve_2021_36776_a_callers_headers_do_not_reach_the_cluster() {
         let request = request.get(url).bearer_auth(&session.access_token).header(name, value);
         request.header("cookie", format!("session_id={}", session.session_id)).send().await.unwrap();
     }
-    assert!(echo.heard() >= 7);
-    let heads = echo.sent_to("/");
+    assert!(echo.request_count() >= 7);
+    let heads = echo.requests_to("/");
     assert!(!heads.contains("canary-somebody") && !heads.contains("canary/somebody"), "{heads}");
     assert_eq!(
         heads.matches("authorization: Bearer canary-token").count(),
-        echo.heard(),
-        "and it is us who ask"
+        echo.request_count(),
+        "each request carries the stored token"
     );
 }
 
-/// Kuboard and others: an admin with a known password, or made anew by every start.
+/// Kuboard and others: the default admin had a known password, or each start created it again.
 #[tokio::test]
-async fn cve_2019_11202_the_first_admin_once_deleted_does_not_come_back() {
+async fn cve_2019_11202_deleted_first_admin_is_not_created_again() {
     let server = Server::fresh().await;
     let admin = server.admin().await;
     let user = json!({"username": "second", "password": PASSWORD, "role": "super_admin"});
@@ -198,7 +198,7 @@ async fn cve_2019_11202_the_first_admin_once_deleted_does_not_come_back() {
     let users = second.rows("/api/auth/users", "users").await;
     let first = users.iter().find(|user| user["username"] == "admin").unwrap()["id"].clone();
     second.post("/api/auth/users/delete", json!({"id": first})).await.data();
-    // with the setting that made it, and without
+    // with ADMIN_PASSWORD, which created it, and without
     let server = server.stop().await.start().await;
     server.client().try_sign_in("admin", PASSWORD).await.refused("AUTHENTICATION_ERROR");
     let server = server.stop().await.unset("ADMIN_PASSWORD").start().await;
@@ -207,16 +207,16 @@ async fn cve_2019_11202_the_first_admin_once_deleted_does_not_come_back() {
     assert_eq!(second.rows("/api/auth/users", "users").await.len(), 1);
 }
 
-/// KubePi: the key was in the binary; here nothing of an install is.
+/// KubePi: the binary contained the signing key. Here it contains no key of an install.
 #[tokio::test]
-async fn cve_2023_22463_no_key_is_in_the_binary() {
+async fn cve_2023_22463_binary_contains_no_key() {
     let server = Server::fresh().await;
     let key = fs::read_to_string(server.install.file("master.key")).unwrap().trim().to_owned();
     let foreign = Server::fresh().await;
     let (session, other) = (server.admin().await.session.unwrap(), foreign.admin().await.session.unwrap());
     let binary = fs::read(env!("CARGO_BIN_EXE_pilothouse")).unwrap();
     let canaries = Canaries::new(&[("the master key", key.into_bytes())]);
-    assert_eq!(canaries.plainly(&binary), Vec::<String>::new());
+    assert_eq!(canaries.find_uncompressed(&binary), Vec::<String>::new());
     let mut client = server.client();
     client.session = Some(session);
     client.get("/api/auth/me").await.data();

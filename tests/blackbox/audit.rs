@@ -1,17 +1,17 @@
-//! Who did what: our trail, and the cluster's own audit log beside it.
+//! The audit trail, compared with the cluster's own audit log.
 
 use pilothouse_testbed::{AuditEvent, ControlPlane, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Server, apply, cluster, light};
+use crate::support::{Client, Server, apply, control_plane, register_cluster};
 
-/// The cluster's events of one of our operations.
+/// The cluster's audit events with the id of an operation.
 fn events(plane: &ControlPlane, operation: &Value) -> Vec<AuditEvent> {
     let id = operation["operation_id"].as_str().expect("an operation id");
     plane.audit_events().unwrap().into_iter().filter(|event| event.audit_id == id).collect()
 }
 
-/// One change of every sort there is.
+/// Sends one change of each type.
 async fn change_everything(client: &Client, cluster_id: i64) {
     let of = |mut body: Value| {
         body["cluster_id"] = json!(cluster_id);
@@ -32,7 +32,7 @@ async fn change_everything(client: &Client, cluster_id: i64) {
     }
 }
 
-/// What they are called in the trail, newest first, and how the cluster calls them.
+/// The operation and resource type in the trail, newest first; the verb and resource in the cluster's audit log.
 const CHANGES: [(&str, &str, &str, &str); 6] = [
     ("delete", "namespace", "delete", "namespaces"),
     ("delete", "configmap", "delete", "configmaps"),
@@ -43,13 +43,13 @@ const CHANGES: [(&str, &str, &str, &str); 6] = [
 ];
 
 #[tokio::test]
-async fn the_clusters_own_audit_log_holds_our_operation_ids() {
-    let plane = light().await;
+async fn cluster_audit_log_contains_operation_ids() {
+    let plane = control_plane().await;
     apply(&plane.client(), &[workloads::namespace("audited"), workloads::deployment("audited", "web", 1)])
         .await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = cluster(&admin, "audited", &plane).await;
+    let id = register_cluster(&admin, "audited", &plane).await;
     let ops = server.user(&admin, "ops_admin").await;
     change_everything(&ops, id).await;
 
@@ -78,25 +78,25 @@ async fn the_clusters_own_audit_log_holds_our_operation_ids() {
 }
 
 #[tokio::test]
-async fn a_viewers_change_is_refused_recorded_once_and_never_reaches_the_cluster() {
-    let plane = light().await;
+async fn viewer_change_is_refused_recorded_once_and_not_sent() {
+    let plane = control_plane().await;
     apply(&plane.client(), &[workloads::namespace("audited"), workloads::deployment("audited", "web", 1)])
         .await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = cluster(&admin, "audited", &plane).await;
+    let id = register_cluster(&admin, "audited", &plane).await;
     let viewer = server.user(&admin, "viewer").await;
-    // an API server writes, too: a lease of its own, every ten seconds
-    let by_others = || {
+    // the API server writes as well: it renews a lease every ten seconds
+    let writes_by_others = || {
         let events = plane.audit_events().unwrap();
         events.iter().filter(|event| event.user.username.as_deref() != Some("system:apiserver")).count()
     };
-    let before = by_others();
+    let before = writes_by_others();
     let scale =
         json!({"cluster_id": id, "namespace": "audited", "type": "deployment", "name": "web", "replicas": 5});
-    let answer = viewer.post("/api/k8s/workloads/scale", scale).await;
-    let request_id = answer.header("x-request-id").to_owned();
-    let refused = answer.refused("PERMISSION_DENIED");
+    let response = viewer.post("/api/k8s/workloads/scale", scale).await;
+    let request_id = response.header("x-request-id").to_owned();
+    let refused = response.refused("PERMISSION_DENIED");
     assert_eq!(refused["request_id"], request_id);
     assert_eq!(
         (&refused["context"]["source"], &refused["context"]["required_role"]),
@@ -109,28 +109,31 @@ async fn a_viewers_change_is_refused_recorded_once_and_never_reaches_the_cluster
     assert_eq!(
         rows.last().unwrap()["request_id"],
         request_id,
-        "one id for the answer, the log and the trail"
+        "response, log and trail have the same request id"
     );
     for row in &rows {
         assert_eq!((&row["status"], &row["error_code"]), (&json!("failed"), &json!("PERMISSION_DENIED")));
         assert!(events(&plane, row).is_empty());
     }
-    assert_eq!(by_others(), before, "the cluster has seen no write but its own");
+    assert_eq!(writes_by_others(), before, "the cluster received no write of another client");
     let web = plane.client().get("/apis/apps/v1/namespaces/audited/deployments/web").await.unwrap();
     assert_eq!(web["spec"]["replicas"], 1);
 
-    // A viewer sees their own rows only, and not people.
-    let own = viewer.operations("").await;
-    assert!(!own.is_empty() && own.iter().all(|row| row["username"] == "viewer"), "{own:#?}");
+    // A viewer reads only its own operations, and no users.
+    let own_operations = viewer.operations("").await;
+    assert!(
+        !own_operations.is_empty() && own_operations.iter().all(|row| row["username"] == "viewer"),
+        "{own_operations:#?}"
+    );
     viewer.get("/api/auth/users").await.refused("PERMISSION_DENIED");
 }
 
 #[tokio::test]
-async fn the_trail_is_filtered_and_paged() {
-    let plane = light().await;
+async fn operations_are_filtered_and_paged() {
+    let plane = control_plane().await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = cluster(&admin, "filtered", &plane).await;
+    let id = register_cluster(&admin, "filtered", &plane).await;
     let namespace = |name: &str| admin.post("/api/k8s/namespaces", json!({"cluster_id": id, "name": name}));
     for name in ["one", "two", "three"] {
         namespace(name).await.data();
@@ -152,7 +155,7 @@ async fn the_trail_is_filtered_and_paged() {
     let middle = all[1]["created_at"].as_str().unwrap();
     let since = admin.operations(format!("resource_type=namespace&from={middle}")).await;
     let until = admin.operations(format!("resource_type=namespace&to={middle}")).await;
-    assert_eq!((&since[..], &until[..]), (&all[..2], &all[2..]), "from is inclusive, to is not");
+    assert_eq!((&since[..], &until[..]), (&all[..2], &all[2..]), "`from` is inclusive, `to` is exclusive");
     let older = admin.operations(format!("resource_type=namespace&before={}", all[1]["id"])).await;
     assert_eq!(older, all[2..]);
     let page = admin.get("/api/k8s/audit/operations?resource_type=namespace&per_page=3&page=2").await.data();

@@ -1,4 +1,4 @@
-//! The audit trail, verified from outside: the database, its checkpoint file, exports.
+//! Verification of the audit trail from outside the server: the database, the checkpoint file, exports.
 
 use std::{fs, process::Output};
 
@@ -8,8 +8,8 @@ use crate::support::{Client, Install, Server, eventually};
 
 const CHECKPOINTS: &str = "audit-checkpoints.jsonl";
 
-/// People come and go: operations of every sort that needs no cluster.
-async fn busy(server: &Server) -> Client {
+/// Creates operations of each type that needs no cluster.
+async fn create_operations(server: &Server) -> Client {
     let admin = server.admin().await;
     for name in ["ann", "bob", "cyd"] {
         let id = admin.add_user(name, "viewer").await;
@@ -22,57 +22,57 @@ async fn busy(server: &Server) -> Client {
     admin
 }
 
-fn said(output: &Output) -> String {
+fn text_of(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 fn verify(install: &Install, arguments: &[&str]) -> (Option<i32>, String) {
     let output = install.run(&[&["audit", "verify"], arguments].concat());
-    (output.status.code(), said(&output))
+    (output.status.code(), text_of(&output))
 }
 
-fn whole(install: &Install) {
-    let (code, said) = verify(install, &[]);
-    assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("whole"), "{said}");
+fn assert_valid(install: &Install) {
+    let (code, output) = verify(install, &[]);
+    assert_eq!(code, Some(0), "{output}");
+    assert!(output.contains("whole"), "{output}");
 }
 
 #[tokio::test]
-async fn a_trail_is_verified_beside_a_running_server_and_by_it() {
+async fn trail_is_verified_by_the_command_and_by_the_server() {
     let server = Server::fresh().await;
-    let admin = busy(&server).await;
-    whole(&server.install);
+    let admin = create_operations(&server).await;
+    assert_valid(&server.install);
     let verdict = admin.get("/api/k8s/audit/verify").await.data();
     assert_eq!((&verdict["valid"], &verdict["first_bad"]), (&json!(true), &Value::Null), "{verdict}");
     assert_eq!(verdict["entries"], verdict["head"]["sequence"]);
     assert!(verdict["checkpoints"].as_u64() > Some(0), "{verdict}");
 
-    // the checkpoint in the database soon is in the file, too
-    eventually("a checkpoint in the file", async || {
+    // the checkpoint in the database is written to the file soon after
+    eventually("a checkpoint is in the file", async || {
         (admin.get("/api/k8s/audit/verify").await.data()["witnessed"].as_u64() > Some(0)).then_some(())
     })
     .await;
     let install = server.stop().await;
-    whole(&install);
+    assert_valid(&install);
 
-    // by the database's address, from elsewhere
+    // with the database's URL, from another install
     let file = |name: &str| install.file(name).display().to_string();
     let address = if Install::is_on_postgres() {
         install.database_url()
     } else {
         format!("sqlite:{}", file("pilothouse.db"))
     };
-    let elsewhere = Install::on_sqlite()
+    let other_install = Install::on_sqlite()
         .set("KEY_FILE", file("master.key"))
         .set("AUDIT_CHECKPOINT_FILE", file(CHECKPOINTS));
-    let (code, said) = verify(&elsewhere, &["--database-url", &address]);
+    let (code, output) = verify(&other_install, &["--database-url", &address]);
     assert!(
-        code == Some(0) && said.contains("whole") && !said.contains("of which 0 are kept elsewhere"),
-        "{said}"
+        code == Some(0) && output.contains("whole") && !output.contains("of which 0 are kept elsewhere"),
+        "{output}"
     );
 }
 
-/// Changes every place where the file holds `text`: a page may hold what is left of a row that moved.
+/// Replaces each occurrence of `text`: a page may still contain the old bytes of a row that moved.
 fn replace(file: &mut [u8], text: &[u8], by: &[u8]) {
     assert_eq!(text.len(), by.len());
     for at in 0..=file.len() - text.len() {
@@ -83,9 +83,9 @@ fn replace(file: &mut [u8], text: &[u8], by: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_byte_changed_in_the_file_of_the_database_is_found_and_the_operation_is_named() {
+async fn changed_byte_in_the_database_file_names_the_operation() {
     let server = Install::on_sqlite().start().await;
-    busy(&server).await;
+    create_operations(&server).await;
     let install = server.stop().await;
     let file = install.file("pilothouse.db");
     let original = fs::read(&file).unwrap();
@@ -104,15 +104,18 @@ async fn a_byte_changed_in_the_file_of_the_database_is_found_and_the_operation_i
             let mut edited = original.clone();
             replace(&mut edited, text, &changed);
             fs::write(&file, &edited).unwrap();
-            let (code, said) = verify(&install, &[]);
-            assert_eq!(code, Some(1), "byte {place} of {}: {said}", String::from_utf8_lossy(text));
-            assert!(said.contains("failed verification: entry ") && said.contains("(operation "), "{said}");
+            let (code, output) = verify(&install, &[]);
+            assert_eq!(code, Some(1), "byte {place} of {}: {output}", String::from_utf8_lossy(text));
+            assert!(
+                output.contains("failed verification: entry ") && output.contains("(operation "),
+                "{output}"
+            );
         }
     }
     fs::write(&file, &original).unwrap();
-    whole(&install);
+    assert_valid(&install);
 
-    // in the chain the name stands in quotes; in the lists it does not
+    // the chain has the name in quotes, the lists have it without
     let mut edited = original.clone();
     for at in 1..edited.len() - 7 {
         if edited[at..].starts_with(b"mallory") && edited[at - 1] != b'"' {
@@ -120,87 +123,87 @@ async fn a_byte_changed_in_the_file_of_the_database_is_found_and_the_operation_i
         }
     }
     fs::write(&file, &edited).unwrap();
-    let (code, said) = verify(&install, &[]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("of the operations list: its"), "{said}");
+    let (code, output) = verify(&install, &[]);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("of the operations list: its"), "{output}");
 }
 
 #[tokio::test]
-async fn an_older_database_put_back_is_found_by_the_file_outside_it() {
+async fn restored_old_database_is_detected_by_the_checkpoint_file() {
     let server = Install::on_sqlite().start().await;
-    busy(&server).await;
+    create_operations(&server).await;
     let install = server.stop().await;
     let older = fs::read(install.file("pilothouse.db")).unwrap();
     let server = install.start().await;
     server.admin().await.add_user("dora", "viewer").await;
     let install = server.stop().await;
-    whole(&install);
+    assert_valid(&install);
 
     let newer = fs::read(install.file("pilothouse.db")).unwrap();
     fs::write(install.file("pilothouse.db"), older).unwrap();
-    let (code, said) = verify(&install, &[]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("are missing"), "{said}");
-    // what is appended to it is not signed, and none of it is exported
+    let (code, output) = verify(&install, &[]);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("are missing"), "{output}");
+    // entries appended to it are not signed, and nothing is exported
     let server = install.start().await;
     server.admin().await.get("/api/k8s/audit/export").await.refused("INTERNAL_ERROR");
     let install = server.stop().await;
     assert!(install.log().contains("is no longer signed"), "{}", install.log());
     let refused = install.run(&["audit", "export"]);
     assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{refused:?}");
-    assert_eq!(verify(&install, &[]).0, Some(1), "other entries stand where the signed ones were");
-    // whoever can remove the file, too, is betrayed by that, and by a copy of it
+    assert_eq!(verify(&install, &[]).0, Some(1), "the signed entries were replaced by others");
+    // an attacker who also removes the file is detected by its absence, and by a copy of it
     let copy = install.file("copy.jsonl").display().to_string();
     fs::rename(install.file(CHECKPOINTS), &copy).unwrap();
-    let (code, said) = verify(&install, &[]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("there is no checkpoint outside the database"), "{said}");
+    let (code, output) = verify(&install, &[]);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("there is no checkpoint outside the database"), "{output}");
     assert_eq!(install.run(&["audit", "export"]).status.code(), Some(2));
-    let (code, said) = verify(&install, &["--no-witness"]);
-    assert_eq!(code, Some(0), "{said}");
-    let (code, said) = verify(&install, &["--checkpoint", &copy]);
-    assert_eq!(code, Some(1), "{said}");
+    let (code, output) = verify(&install, &["--no-witness"]);
+    assert_eq!(code, Some(0), "{output}");
+    let (code, output) = verify(&install, &["--checkpoint", &copy]);
+    assert_eq!(code, Some(1), "{output}");
     assert_eq!(verify(&install, &["--checkpoint", "/nowhere/at/all"]).0, Some(2));
 
     fs::write(install.file("pilothouse.db"), newer).unwrap();
     let forged = fs::read_to_string(&copy).unwrap().replacen("\"sequence\":", "\"sequence\":1", 1);
     fs::write(&copy, forged).unwrap();
-    let (code, said) = verify(&install, &["--checkpoint", &copy]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("not signed by this key"), "{said}");
+    let (code, output) = verify(&install, &["--checkpoint", &copy]);
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("not signed by this key"), "{output}");
 }
 
 #[tokio::test]
-async fn an_export_is_verified_without_database_and_key() {
+async fn export_is_verified_with_the_public_key_alone() {
     let server = Server::fresh().await;
-    let admin = busy(&server).await;
+    let admin = create_operations(&server).await;
     let install = &server.install;
-    let key = said(&install.run(&["audit", "public-key"])).trim().to_owned();
+    let key = text_of(&install.run(&["audit", "public-key"])).trim().to_owned();
     let file = install.file("export.jsonl").display().to_string();
     let output = install.run(&["audit", "export", "--output", &file]);
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(0), "{}", text_of(&output));
     assert_eq!(
         install.run(&["audit", "export", "--output", &file]).status.code(),
         Some(2),
-        "never overwritten"
+        "an existing file is not overwritten"
     );
 
-    // elsewhere, where there is no data folder
-    let elsewhere = Install::new();
-    let (code, text) = verify(&elsewhere, &["--export", &file, "--public-key", &key]);
+    // on another machine, without a data folder
+    let other_install = Install::new();
+    let (code, text) = verify(&other_install, &["--export", &file, "--public-key", &key]);
     assert_eq!(code, Some(0), "{text}");
-    let (code, text) = verify(&elsewhere, &["--export", &file]);
-    assert_eq!(code, Some(2), "whose key should it be? {text}");
-    let (code, text) = verify(&elsewhere, &["--export", &file, "--public-key", &"0".repeat(64)]);
+    let (code, text) = verify(&other_install, &["--export", &file]);
+    assert_eq!(code, Some(2), "an export needs a public key {text}");
+    let (code, text) = verify(&other_install, &["--export", &file, "--public-key", &"0".repeat(64)]);
     assert_eq!(code, Some(1), "{text}");
 
-    // the same by HTTP, without the envelope; it is itself in the trail
-    let answer = admin.get("/api/k8s/audit/export").await;
-    assert_eq!(answer.header("content-type"), "application/x-ndjson");
-    let exported = answer.text.clone();
+    // the same over HTTP, without the envelope; the export itself is recorded in the trail
+    let response = admin.get("/api/k8s/audit/export").await;
+    assert_eq!(response.header("content-type"), "application/x-ndjson");
+    let exported = response.text.clone();
     assert!(exported.starts_with("{\"header\":{\"pilothouse_audit_export\":1,"), "{exported}");
     fs::write(&file, &exported).unwrap();
-    assert_eq!(verify(&elsewhere, &["--export", &file, "--public-key", &key]).0, Some(0));
+    assert_eq!(verify(&other_install, &["--export", &file, "--public-key", &key]).0, Some(0));
     let rows = admin.operations("operation_type=export&username=admin").await;
     assert_eq!(
         (rows.len(), &rows[0]["resource_type"], &rows[0]["status"]),
@@ -217,7 +220,7 @@ async fn an_export_is_verified_without_database_and_key() {
         exported[..exported.len() - 1].to_owned(),
     ] {
         fs::write(&file, changed).unwrap();
-        let (code, text) = verify(&elsewhere, &["--export", &file, "--public-key", &key]);
+        let (code, text) = verify(&other_install, &["--export", &file, "--public-key", &key]);
         assert_eq!(code, Some(1), "{text}");
     }
 

@@ -1,16 +1,16 @@
-//! Registering, testing, watching, changing, forgetting clusters.
+//! Registration, connection test, status, update and deletion of clusters.
 
 use pilothouse_testbed::{Component, Signal, shared};
 use serde_json::{Value, json};
 
-use crate::support::{Server, cluster, eventually, light, names, strings};
+use crate::support::{Server, control_plane, eventually, names, register_cluster, strings};
 
 #[tokio::test]
-async fn a_cluster_by_token_and_one_by_kubeconfig_are_told_apart() {
-    let (one, two) = tokio::join!(light(), light());
-    let (at_one, at_two) = (one.client(), two.client());
-    at_one.apply(&pilothouse_testbed::workloads::namespace("only-in-one")).await.unwrap();
-    at_two.apply(&pilothouse_testbed::workloads::namespace("only-in-two")).await.unwrap();
+async fn clusters_registered_by_token_and_kubeconfig_are_kept_apart() {
+    let (one, two) = tokio::join!(control_plane(), control_plane());
+    let (kube_one, kube_two) = (one.client(), two.client());
+    kube_one.apply(&pilothouse_testbed::workloads::namespace("only-in-one")).await.unwrap();
+    kube_two.apply(&pilothouse_testbed::workloads::namespace("only-in-two")).await.unwrap();
     let server = Server::fresh().await;
     let admin = server.admin().await;
 
@@ -18,10 +18,10 @@ async fn a_cluster_by_token_and_one_by_kubeconfig_are_told_apart() {
         "name": "by-token", "auth_type": "token", "api_server": one.server(), "token": one.admin_token(),
         "ca_certificate": one.ca_pem(), "description": "the first", "labels": {"env": "test"},
     });
-    let made = admin.post("/api/k8s/clusters", by_token).await.data()["cluster"].take();
-    let other = cluster(&admin, "by-kubeconfig", &two).await;
-    let version = at_one.get("/version").await.unwrap()["gitVersion"].take();
-    let namespaces = at_one.get("/api/v1/namespaces").await.unwrap()["items"].as_array().unwrap().len();
+    let created = admin.post("/api/k8s/clusters", by_token).await.data()["cluster"].take();
+    let other = register_cluster(&admin, "by-kubeconfig", &two).await;
+    let version = kube_one.get("/version").await.unwrap()["gitVersion"].take();
+    let namespaces = kube_one.get("/api/v1/namespaces").await.unwrap()["items"].as_array().unwrap().len();
     for (key, value) in [
         ("name", json!("by-token")),
         ("api_server", json!(one.server())),
@@ -35,26 +35,26 @@ async fn a_cluster_by_token_and_one_by_kubeconfig_are_told_apart() {
         ("description", json!("the first")),
         ("labels", json!({"env": "test"})),
     ] {
-        assert_eq!(made[key], value, "{key}");
+        assert_eq!(created[key], value, "{key}");
     }
-    assert_eq!(made["last_connected_at"].as_str().map(|at| at.ends_with('Z')), Some(true));
-    assert!(made.get("token").is_none() && made.get("ca_certificate").is_none());
+    assert_eq!(created["last_connected_at"].as_str().map(|at| at.ends_with('Z')), Some(true));
+    assert!(created.get("token").is_none() && created.get("ca_certificate").is_none());
 
     let rows = admin.rows("/api/k8s/clusters?sort=id", "clusters").await;
-    assert_eq!(rows[0], made);
+    assert_eq!(rows[0], created);
     assert_eq!(names(&rows), ["by-token", "by-kubeconfig"]);
-    for (id, here, there) in
-        [(&made["id"], "only-in-one", "only-in-two"), (&json!(other), "only-in-two", "only-in-one")]
+    for (id, present, absent) in
+        [(&created["id"], "only-in-one", "only-in-two"), (&json!(other), "only-in-two", "only-in-one")]
     {
         let path = format!("/api/k8s/namespaces?cluster_id={id}");
         let rows = admin.rows(&path, "namespaces").await;
-        assert!(names(&rows).contains(&here) && !names(&rows).contains(&there), "{id}: {rows:?}");
+        assert!(names(&rows).contains(&present) && !names(&rows).contains(&absent), "{id}: {rows:?}");
     }
 }
 
 #[tokio::test]
-async fn the_connection_is_tried_before_anything_is_stored() {
-    let plane = light().await;
+async fn connection_is_tested_before_a_cluster_is_stored() {
+    let plane = control_plane().await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
     let with = |name: &str, more: Value| {
@@ -79,7 +79,7 @@ async fn the_connection_is_tried_before_anything_is_stored() {
         .refused("VALIDATION_ERROR");
     assert_eq!(admin.rows("/api/k8s/clusters", "clusters").await, Vec::<Value>::new());
 
-    // stored untried when asked to, and then without counts
+    // stored without a test when requested, and then without counts
     let untried = json!({"api_server": "https://127.0.0.1:1", "skip_test": true});
     let data = with("untried", untried).await.data();
     assert_eq!(
@@ -91,7 +91,7 @@ async fn the_connection_is_tried_before_anything_is_stored() {
 }
 
 #[tokio::test]
-async fn a_kubeconfig_that_would_run_a_command_is_refused_and_nothing_runs() {
+async fn kubeconfig_with_exec_is_refused_and_not_run() {
     let server = Server::fresh().await;
     let admin = server.admin().await;
     let trace = server.install.data_dir().join("trace");
@@ -110,7 +110,7 @@ async fn a_kubeconfig_that_would_run_a_command_is_refused_and_nothing_runs() {
 
 #[tokio::test]
 async fn loopback_is_refused_unless_allowed() {
-    let plane = light().await;
+    let plane = control_plane().await;
     let server = crate::support::Install::new().unset("EGRESS_ALLOW_LOOPBACK").start().await;
     let admin = server.admin().await;
     let body = json!({"name": "here", "auth_type": "kubeconfig", "kubeconfig": plane.kubeconfig()});
@@ -119,7 +119,7 @@ async fn loopback_is_refused_unless_allowed() {
 }
 
 #[tokio::test]
-async fn a_test_says_who_we_are_and_what_we_may_do() {
+async fn connection_test_reports_identity_and_permissions() {
     let plane = shared().await.unwrap();
     let rules = json!([{"apiGroups": [""], "resources": ["pods", "nodes", "namespaces"], "verbs": ["list"]}]);
     let token = plane.client().service_account_token("bb-test", "reader", rules).await.unwrap();
@@ -135,8 +135,11 @@ async fn a_test_says_who_we_are_and_what_we_may_do() {
     let nodes = plane.client().get("/api/v1/nodes").await.unwrap()["items"].as_array().unwrap().len();
     assert_eq!(test["node_count"], json!(nodes));
     let text = test["permissions"].to_string();
-    assert!(text.contains("true") && text.contains("false"), "it may read pods and not scale: {text}");
-    assert!(admin.rows("/api/k8s/clusters", "clusters").await.is_empty(), "nothing is stored");
+    assert!(
+        text.contains("true") && text.contains("false"),
+        "some permissions are allowed, others are not: {text}"
+    );
+    assert!(admin.rows("/api/k8s/clusters", "clusters").await.is_empty(), "the test stores nothing");
 
     let mut body = configuration;
     body["name"] = json!("reader");
@@ -144,7 +147,7 @@ async fn a_test_says_who_we_are_and_what_we_may_do() {
     let viewer = server.user(&admin, "viewer").await;
     let by_id = viewer.post("/api/k8s/clusters/test", json!({"id": id})).await.data();
     assert_eq!(by_id["identity"], test["identity"]);
-    // What the cluster's own rules refuse is told as theirs.
+    // A refusal by the cluster's RBAC has the cluster as its source.
     let path = format!("/api/k8s/configmaps?cluster_id={id}&namespace=default");
     let refused = admin.get(&path).await.refused("PERMISSION_DENIED");
     assert_eq!(refused["context"]["source"], "cluster");
@@ -152,11 +155,11 @@ async fn a_test_says_who_we_are_and_what_we_may_do() {
 }
 
 #[tokio::test]
-async fn status_is_asked_for_and_the_prober_keeps_it() {
-    let plane = light().await;
+async fn status_is_read_on_request_and_updated_by_the_prober() {
+    let plane = control_plane().await;
     let server = crate::support::Install::new().set("PROBE_INTERVAL", "1s").start().await;
     let admin = server.admin().await;
-    let id = cluster(&admin, "probed", &plane).await;
+    let id = register_cluster(&admin, "probed", &plane).await;
     let status = admin.get(format!("/api/k8s/clusters/status?id={id}")).await.data();
     assert_eq!(status["cluster"]["status"], "online");
     assert_eq!(status["nodes"], json!({"ready": 0, "total": 0}));
@@ -168,34 +171,39 @@ async fn status_is_asked_for_and_the_prober_keeps_it() {
     pilothouse_testbed::Admin::apply(&plane.client(), &pilothouse_testbed::workloads::namespace("one-more"))
         .await
         .unwrap();
-    eventually("the new count", async || {
+    eventually("the probed namespace count", async || {
         let now = row().await;
         (now["namespace_count"].as_i64() > before["namespace_count"].as_i64()).then_some(())
     })
     .await;
 
     plane.signal(Component::ApiServer, Signal::Kill).unwrap();
-    let offline = eventually("offline", async || Some(row().await).filter(|row| row["status"] == "offline"));
+    let offline = eventually("the cluster is offline", async || {
+        Some(row().await).filter(|row| row["status"] == "offline")
+    });
     let offline = offline.await;
     assert_eq!(offline["status_reason"], "unreachable");
-    assert_eq!(offline["version"], before["version"], "what was known stays");
+    assert_eq!(offline["version"], before["version"], "the last known version is kept");
     plane.restart(Component::ApiServer).await.unwrap();
-    eventually("online again", async || Some(row().await).filter(|row| row["status"] == "online")).await;
+    eventually("the cluster is online again", async || {
+        Some(row().await).filter(|row| row["status"] == "online")
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn an_update_tests_a_new_connection_and_a_deletion_forgets() {
-    let (one, two) = tokio::join!(light(), light());
+async fn update_tests_the_new_connection_and_delete_removes_the_cluster() {
+    let (one, two) = tokio::join!(control_plane(), control_plane());
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = cluster(&admin, "first", &one).await;
+    let id = register_cluster(&admin, "first", &one).await;
 
     let renamed = json!({"id": id, "name": "renamed", "description": "d", "labels": {"a": "b"}});
     let row = admin.post("/api/k8s/clusters/update", renamed).await.data()["cluster"].take();
     assert_eq!((&row["name"], &row["labels"]["a"]), (&json!("renamed"), &json!("b")));
     let stale = json!({"id": id, "name": "stale", "updated_at": row["created_at"]});
     admin.post("/api/k8s/clusters/update", stale).await.refused("CONFLICT_ERROR");
-    // A stored credential goes only to the server that it was stored with.
+    // A stored credential is sent only to the server that it was registered with.
     let moved = json!({"id": id, "api_server": two.server()});
     admin.post("/api/k8s/clusters/update", moved).await.refused("VALIDATION_ERROR");
     let wrong = json!({
@@ -209,19 +217,19 @@ async fn an_update_tests_a_new_connection_and_a_deletion_forgets() {
     assert_eq!(row["api_server"], two.server());
     two.client().apply(&pilothouse_testbed::workloads::namespace("in-two")).await.unwrap();
     let rows = admin.rows(format!("/api/k8s/namespaces?cluster_id={id}"), "namespaces").await;
-    assert!(names(&rows).contains(&"in-two"), "the new connection is the one used");
+    assert!(names(&rows).contains(&"in-two"), "requests use the new connection");
 
     assert_eq!(admin.post("/api/k8s/clusters/delete", json!({"id": id})).await.data(), json!({}));
     admin.get(format!("/api/k8s/namespaces?cluster_id={id}")).await.refused("RESOURCE_NOT_FOUND");
     admin.post("/api/k8s/clusters/delete", json!({"id": id})).await.refused("RESOURCE_NOT_FOUND");
-    let next = cluster(&admin, "next", &one).await;
-    assert!(next > id, "ids are never used again");
-    assert!(!admin.operations(format!("cluster_id={id}")).await.is_empty(), "its audit rows stay");
+    let next = register_cluster(&admin, "next", &one).await;
+    assert!(next > id, "ids are not reused");
+    assert!(!admin.operations(format!("cluster_id={id}")).await.is_empty(), "its operations are kept");
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_connection_is_refused_before_anything_is_stored_or_asked() {
-    let plane = light().await;
+async fn invalid_connection_is_refused_before_it_is_stored_or_tested() {
+    let plane = control_plane().await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
     let token = |name: &str, more: Value| {

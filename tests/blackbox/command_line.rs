@@ -1,17 +1,20 @@
-//! `pilothouse user …`, beside a running server.
+//! `pilothouse user …` while a server runs.
 
 use serde_json::json;
 
 use crate::support::{PASSWORD, Server, eventually};
 
 #[tokio::test]
-async fn users_are_managed_beside_a_running_server() {
+async fn user_commands_apply_to_a_running_server() {
     let server = Server::fresh().await;
     let install = &server.install;
     let password = |output: std::process::Output| {
-        let said = String::from_utf8(output.stdout).unwrap();
+        let output_text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        said.lines().find_map(|line| line.strip_prefix("password: ").map(str::to_owned)).expect("a password")
+        output_text
+            .lines()
+            .find_map(|line| line.strip_prefix("password: ").map(str::to_owned))
+            .expect("a password")
     };
 
     let random = password(install.run(&["user", "add", "grace", "--role", "ops_admin"]));
@@ -24,7 +27,7 @@ async fn users_are_managed_beside_a_running_server() {
     let list = String::from_utf8(install.run(&["user", "list"]).stdout).unwrap();
     assert!(["admin", "grace", "heidi"].iter().all(|name| list.contains(name)), "{list}");
 
-    // What it changes holds in the server that runs: grace's sessions end with her old password.
+    // The running server applies the change: grace's sessions end with her old password.
     let reset = password(install.run(&["user", "reset-password", "grace"]));
     eventually("the end of grace's session", async || {
         (grace.get("/api/auth/me").await.status == 401).then_some(())
@@ -44,16 +47,17 @@ async fn users_are_managed_beside_a_running_server() {
     let user = std::process::Command::new("id").arg("-un").output().unwrap().stdout;
     let user = String::from_utf8(user).unwrap();
     let operations = admin.operations(format!("resource_type=user&username=cli:{}", user.trim())).await;
-    let done: Vec<_> = operations.iter().map(|row| (&row["operation_type"], &row["resource_name"])).collect();
+    let recorded: Vec<_> =
+        operations.iter().map(|row| (&row["operation_type"], &row["resource_name"])).collect();
     for (operation, name) in
         [("create", "grace"), ("create", "heidi"), ("reset_password", "grace"), ("update", "heidi")]
     {
-        assert!(done.contains(&(&json!(operation), &json!(name))), "{operation} {name}: {done:?}");
+        assert!(recorded.contains(&(&json!(operation), &json!(name))), "{operation} {name}: {recorded:?}");
     }
 }
 
 #[tokio::test]
-async fn what_the_command_line_cannot_do_it_says() {
+async fn refused_user_commands_exit_with_2_and_one_message() {
     let install = Server::fresh().await.stop().await;
     for (arguments, input) in [
         (&["user", "disable", "nobody"][..], ""),
@@ -64,8 +68,11 @@ async fn what_the_command_line_cannot_do_it_says() {
     ] {
         let output = install.run_with(arguments, input);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.starts_with("pilothouse: ") && !said.contains("_ERROR"), "{arguments:?}: {said}");
+        let output_text = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output_text.starts_with("pilothouse: ") && !output_text.contains("_ERROR"),
+            "{arguments:?}: {output_text}"
+        );
     }
     install.start().await.admin().await;
 }

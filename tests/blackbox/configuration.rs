@@ -1,43 +1,43 @@
-//! The settings as an operator looks at them, and the log as a machine reads it.
+//! Settings as the `config` commands show them, and the log in JSON.
 
 use std::{collections::BTreeSet, fs};
 
 use serde_json::Value;
 
 use crate::{
-    start::refused_in_one_sentence,
-    support::{Install, PASSWORD, cluster, light},
+    start::refused_with_one_message,
+    support::{Install, PASSWORD, control_plane, register_cluster},
 };
 
-/// What a command that succeeds says.
-fn said(install: &Install, arguments: &[&str]) -> String {
+/// Runs a command that must succeed; returns its standard output.
+fn run_ok(install: &Install, arguments: &[&str]) -> String {
     let output = install.run(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 #[tokio::test]
-async fn looking_at_the_settings_makes_nothing() {
+async fn config_commands_create_no_files() {
     let install = Install::new();
     for command in ["check", "show"] {
-        said(&install, &["config", command]);
+        run_ok(&install, &["config", command]);
         assert!(!install.data_dir().exists());
     }
     let server = install.start().await;
-    // the server itself writes its checkpoints when it comes to it
+    // the server writes its checkpoints at any time
     let files = || {
         let files = server.install.data().into_iter().map(|(path, _)| path);
         files.filter(|path| !path.ends_with("audit-checkpoints.jsonl")).collect::<BTreeSet<_>>()
     };
     let before = files();
-    said(&server.install, &["config", "check"]);
-    assert_eq!(files(), before, "beside a server, too");
+    run_ok(&server.install, &["config", "check"]);
+    assert_eq!(files(), before, "also while a server runs");
 }
 
 #[tokio::test]
-async fn what_is_shown_starts_the_same_server() {
+async fn shown_settings_start_the_same_server() {
     let install = Install::new().set("SESSION_IDLE", "7m").set("ADMIN_PASSWORD", PASSWORD);
-    let shown = said(&install, &["config", "show", "--listen", "127.0.0.1:0"]);
+    let shown = run_ok(&install, &["config", "show", "--listen", "127.0.0.1:0"]);
     assert!(!shown.contains(PASSWORD), "{shown}");
     let file = install.data_dir().with_file_name("shown.toml");
     fs::write(&file, &shown).unwrap();
@@ -45,20 +45,20 @@ async fn what_is_shown_starts_the_same_server() {
     let install = ["SESSION_IDLE", "LISTEN", "DATA_DIR", "EGRESS_ALLOW_LOOPBACK", "PROBE_INTERVAL"]
         .into_iter()
         .fold(install, Install::unset);
-    let again = said(&install, &["config", "show", "--config", file]);
+    let shown_again = run_ok(&install, &["config", "show", "--config", file]);
     let values = |shown: &str| {
         shown.lines().map(|line| line.split("  #").next().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(values(&again), values(&shown));
-    assert!(again.contains("session_idle = \"7m\"  # file "), "{again}");
+    assert_eq!(values(&shown_again), values(&shown));
+    assert!(shown_again.contains("session_idle = \"7m\"  # file "), "{shown_again}");
     install.start_with(&["--config", file]).await.admin().await;
 }
 
 #[tokio::test]
-async fn check_says_what_serve_would() {
+async fn config_check_refuses_what_serve_refuses() {
     let refused = |install: &Install, expected: &str| {
         for command in [&["config", "check"][..], &["serve"]] {
-            let sentence = refused_in_one_sentence(install, command);
+            let sentence = refused_with_one_message(install, command);
             assert!(sentence.contains(expected), "{command:?}: {sentence}");
         }
     };
@@ -79,12 +79,12 @@ async fn check_says_what_serve_would() {
 }
 
 #[tokio::test]
-async fn every_line_of_the_json_log_is_an_object_and_those_of_a_request_say_of_which() {
-    let plane = light().await;
+async fn json_log_lines_are_objects_with_the_request_id() {
+    let plane = control_plane().await;
     let install = Install::on_sqlite().set("LOG_FORMAT", "json").set("LOG", "debug");
     let server = install.start().await;
     let admin = server.admin().await;
-    let id = cluster(&admin, "logged", &plane).await;
+    let id = register_cluster(&admin, "logged", &plane).await;
     let list = admin.get(format!("/api/k8s/namespaces?cluster_id={id}&search=canary-query")).await;
     let list = list.header("x-request-id").to_owned();
     let refused = server.client().get("/api/auth/me").await.header("x-request-id").to_owned();
@@ -98,7 +98,7 @@ async fn every_line_of_the_json_log_is_an_object_and_those_of_a_request_say_of_w
         let of_request: Vec<_> = lines.iter().filter(|line| line["request_id"] == id).collect();
         let mut answered = of_request.into_iter().filter(|line| line["message"] == "answered");
         let line = answered.next().unwrap_or_else(|| panic!("no line of {id} in {log}"));
-        assert!(answered.next().is_none(), "one is enough");
+        assert!(answered.next().is_none(), "one line per request");
         line.clone()
     };
     let line = answered(&list);
@@ -107,7 +107,7 @@ async fn every_line_of_the_json_log_is_an_object_and_those_of_a_request_say_of_w
     assert!(line["duration_ms"].is_u64() && line["timestamp"].is_string(), "{line}");
     let line = answered(&refused);
     assert_eq!((&line["status"], &line["user_id"]), (&401.into(), &Value::Null));
-    for line in lines.iter().filter(|line| line["target"] == "pilothouse_http::frame") {
+    for line in lines.iter().filter(|line| line["target"] == "pilothouse_http::middleware") {
         assert!(line["request_id"].is_string(), "{line}");
     }
     let starting = lines.iter().find(|line| line["message"] == "starting").unwrap();
@@ -115,18 +115,18 @@ async fn every_line_of_the_json_log_is_an_object_and_those_of_a_request_say_of_w
 }
 
 #[tokio::test]
-async fn a_warning_says_of_which_request_it_is_when_nothing_else_is_logged() {
-    let plane = light().await;
+async fn warning_has_the_request_id_when_only_warnings_are_logged() {
+    let plane = control_plane().await;
     for (format, id) in [("text", "request_id=\"traced\""), ("json", "\"request_id\":\"traced\"")] {
         let install = Install::new().set("LOG", "warn,pilothouse_kube=debug").set("LOG_FORMAT", format);
         let server = install.start().await;
         let admin = server.admin().await;
-        let cluster = cluster(&admin, "traced", &plane).await;
+        let cluster = register_cluster(&admin, "traced", &plane).await;
         let unreachable = serde_json::json!({
             "auth_type": "token", "token": "t", "api_server": "https://127.0.0.1:1",
         });
         admin
-            .bearing("x-request-id", "traced")
+            .with_header("x-request-id", "traced")
             .post("/api/k8s/clusters/test", unreachable)
             .await
             .refused("CONNECTION_ERROR");
@@ -138,9 +138,9 @@ async fn a_warning_says_of_which_request_it_is_when_nothing_else_is_logged() {
     }
 }
 
-/// Of what the proxy says, and the client before it, only the proxy's part.
+/// Only the entry of the trusted proxy counts, not the one that the client sent.
 #[tokio::test]
-async fn a_proxy_is_believed_when_a_setting_names_it() {
+async fn forwarded_address_counts_only_from_a_trusted_proxy() {
     for (trusted, source) in [(None, "127.0.0.1"), (Some("127.0.0.0/8, fd12:3456::/32"), "203.0.113.9")] {
         let install = Install::new();
         let install = match trusted {
@@ -148,7 +148,7 @@ async fn a_proxy_is_believed_when_a_setting_names_it() {
             None => install,
         };
         let server = install.start().await;
-        let client = server.client().bearing("x-forwarded-for", "198.51.100.1, 203.0.113.9");
+        let client = server.client().with_header("x-forwarded-for", "198.51.100.1, 203.0.113.9");
         let admin = client.sign_in("admin", PASSWORD).await;
         let sessions = admin.rows("/api/auth/sessions", "sessions").await;
         assert_eq!(sessions[0]["source_ip"], source);

@@ -1,5 +1,5 @@
-//! A trail that cannot be written, or only just: a full disk, a nearly full one, a database that is locked or gone. Nothing
-//! is sent then, and all goes on by itself afterwards.
+//! Faults that prevent writes to the audit trail: a full disk, a nearly full disk, a locked or unavailable database.
+//! Nothing is sent during the fault, and operation resumes by itself.
 
 use std::{
     fs::{self, File},
@@ -14,14 +14,15 @@ use pilothouse_testbed::{Component, ControlPlane, Folder, Postgres, REQUIRE_NODE
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Client, Install, PASSWORD, RECOVERY, Server, apply, cluster, eventually, light, within,
+    ApiResponse, Client, Install, PASSWORD, RECOVERY_TIMEOUT, Server, apply, control_plane, eventually,
+    register_cluster, within,
 };
 
-/// A small disk of its own in memory, gone at the end.
+/// A small tmpfs, unmounted when dropped.
 struct Disk(Folder);
 
 impl Disk {
-    /// Of so many MiB; none, said aloud, where we may not mount one.
+    /// A disk of `mib` MiB; `None`, with a message, if the test may not mount one.
     fn of(mib: u32) -> Option<Self> {
         let folder = Folder::create().unwrap();
         let size = format!("size={mib}m,mode=0700");
@@ -31,7 +32,7 @@ impl Disk {
             return Some(Self(folder));
         }
         assert!(std::env::var_os(REQUIRE_NODE).is_none(), "no disk: {output:?}");
-        eprintln!("SKIPPED: a full disk, for which one is mounted: {output:?}");
+        eprintln!("SKIPPED: a full disk needs the right to mount one: {output:?}");
         None
     }
 
@@ -39,25 +40,25 @@ impl Disk {
         self.0.path().join(name)
     }
 
-    /// Fills it but for so many bytes (or a little less).
-    fn fill(&self, but: u64) -> Ballast {
+    /// Fills the disk except for `free_bytes` bytes (or slightly fewer).
+    fn fill(&self, free_bytes: u64) -> Ballast {
         let path = self.path("ballast");
         let mut file = File::create(&path).unwrap();
         while file.write(&[1; 4096]).is_ok_and(|written| written > 0) {}
         let length = file.metadata().unwrap().len();
-        file.set_len(length.saturating_sub(but)).unwrap();
+        file.set_len(length.saturating_sub(free_bytes)).unwrap();
         Ballast(path)
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // lazily: a server that a failed test leaves may still hold a file
+        // lazily, because a server that a failed test leaves may still have a file open
         let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
     }
 }
 
-/// What fills a disk, thrown off in the end.
+/// A file that fills the disk; removed when dropped.
 struct Ballast(PathBuf);
 
 impl Drop for Ballast {
@@ -66,25 +67,25 @@ impl Drop for Ballast {
     }
 }
 
-/// A deployment `web` in a cluster of its own, registered.
-struct Scene {
+/// A server with a registered cluster that contains the deployment `web`.
+struct Fixture {
     plane: ControlPlane,
     server: Server,
     admin: Client,
     id: i64,
 }
 
-impl Scene {
+impl Fixture {
     async fn new(install: Install) -> Self {
-        let plane = light().await;
+        let plane = control_plane().await;
         apply(&plane.client(), &[workloads::deployment("default", "web", 1)]).await;
         let server = install.start().await;
         let admin = server.admin().await;
-        let id = cluster(&admin, "roomy", &plane).await;
+        let id = register_cluster(&admin, "roomy", &plane).await;
         Self { plane, server, admin, id }
     }
 
-    async fn scale(&self) -> Answer {
+    async fn scale(&self) -> ApiResponse {
         self.admin.post("/api/k8s/workloads/scale", self.body()).await
     }
 
@@ -92,152 +93,154 @@ impl Scene {
         json!({"cluster_id": self.id, "namespace": "default", "type": "deployment", "name": "web", "replicas": 2})
     }
 
-    /// How many changes the cluster was asked for.
-    fn asked(&self) -> usize {
-        let ours = |agent: &str| agent.starts_with("pilothouse/");
+    /// The number of changes that the cluster received.
+    fn changes_received(&self) -> usize {
+        let is_pilothouse = |agent: &str| agent.starts_with("pilothouse/");
         let events = self.plane.audit_events().unwrap();
         let patches = events.iter().filter(|event| event.verb == "patch");
-        patches.filter(|event| event.user_agent.as_deref().is_some_and(ours)).count()
+        patches.filter(|event| event.user_agent.as_deref().is_some_and(is_pilothouse)).count()
     }
 
-    /// Reads go on, whatever becomes of changes.
-    async fn reads(&self) {
+    /// Checks that reads succeed.
+    async fn check_reads(&self) {
         let path = format!("/api/k8s/workloads?cluster_id={}&namespace=default", self.id);
         assert_eq!(self.admin.rows(path, "workloads").await.len(), 1);
         self.admin.operations("").await;
         assert_eq!(self.admin.get("/readyz").await.status, 200);
     }
 
-    /// Waits until a change is made again, and then sees that the trail is whole.
-    async fn goes_on(self) {
-        within(RECOVERY, "changes are made again", async || (self.scale().await.status == 200).then_some(()))
-            .await;
+    /// Waits until a change succeeds, then checks that the trail is valid.
+    async fn check_recovery(self) {
+        within(RECOVERY_TIMEOUT, "changes succeed again", async || {
+            (self.scale().await.status == 200).then_some(())
+        })
+        .await;
         assert!(self.admin.operations("status=pending").await.is_empty());
         let done = self.admin.operations("operation_type=scale&status=success").await.len();
-        assert_eq!(self.asked(), done, "what was refused was not sent");
+        assert_eq!(self.changes_received(), done, "refused changes were not sent");
         let install = self.server.stop().await;
         let output = install.run(&["audit", "verify"]);
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
-fn unavailable(answer: Answer) {
-    assert!(!answer.header("retry-after").is_empty(), "{answer}");
-    assert_eq!(answer.status, 503);
-    answer.refused("SERVICE_UNAVAILABLE");
+fn expect_unavailable(response: ApiResponse) {
+    assert!(!response.header("retry-after").is_empty(), "{response}");
+    assert_eq!(response.status, 503);
+    response.refused("SERVICE_UNAVAILABLE");
 }
 
-/// Sends changes until one is refused: a database has some room of its own in its files.
-async fn until_refused(scene: &Scene) {
+/// Sends changes until one is refused: the database file has some free pages.
+async fn until_refused(fixture: &Fixture) {
     eventually("a refusal", async || {
-        let answer = scene.scale().await;
-        (answer.status != 200).then(|| unavailable(answer))
+        let response = fixture.scale().await;
+        (response.status != 200).then(|| expect_unavailable(response))
     })
     .await;
 }
 
 #[tokio::test]
-async fn with_a_full_disk_nothing_is_sent_and_reads_go_on() {
+async fn full_disk_refuses_changes_and_serves_reads() {
     let Some(disk) = Disk::of(24) else { return };
     let install = Install::on_sqlite().set("DATA_DIR", disk.path("data").display().to_string());
-    let scene = Scene::new(install.set("FREE_SPACE_FLOOR_MIB", "0")).await;
-    scene.scale().await.data();
+    let fixture = Fixture::new(install.set("FREE_SPACE_FLOOR_MIB", "0")).await;
+    fixture.scale().await.data();
     let ballast = disk.fill(0);
-    until_refused(&scene).await;
-    let asked = scene.asked();
+    until_refused(&fixture).await;
+    let changes_received = fixture.changes_received();
     for _ in 0..3 {
-        unavailable(scene.scale().await);
+        expect_unavailable(fixture.scale().await);
         let user = json!({"username": "nobody", "password": PASSWORD, "role": "viewer"});
-        unavailable(scene.admin.post("/api/auth/users", user).await);
-        scene.reads().await;
+        expect_unavailable(fixture.admin.post("/api/auth/users", user).await);
+        fixture.check_reads().await;
     }
-    assert_eq!(scene.asked(), asked);
+    assert_eq!(fixture.changes_received(), changes_received);
     drop(ballast);
-    scene.goes_on().await;
+    fixture.check_recovery().await;
 }
 
 #[tokio::test]
-async fn an_outcome_that_a_full_disk_does_not_take_is_answered_and_stored_later() {
+async fn outcome_on_a_full_disk_is_returned_and_stored_later() {
     let Some(disk) = Disk::of(24) else { return };
     let install = Install::on_sqlite().set("DATA_DIR", disk.path("data").display().to_string());
-    let scene = Scene::new(install.set("FREE_SPACE_FLOOR_MIB", "0")).await;
-    let change = under_way(&scene).await;
+    let fixture = Fixture::new(install.set("FREE_SPACE_FLOOR_MIB", "0")).await;
+    let change = pending_change(&fixture).await;
     let ballast = disk.fill(0);
-    eventually("the database's own room is used up", async || {
-        let body = json!({"id": scene.id, "description": "filled"});
-        (scene.admin.post("/api/k8s/clusters/update", body).await.status == 503).then_some(())
+    eventually("the database file has no free pages", async || {
+        let body = json!({"id": fixture.id, "description": "filled"});
+        (fixture.admin.post("/api/k8s/clusters/update", body).await.status == 503).then_some(())
     })
     .await;
-    scene.plane.signal(Component::Etcd, Signal::Cont).unwrap();
+    fixture.plane.signal(Component::Etcd, Signal::Cont).unwrap();
     let data = change.await.unwrap().data();
-    assert_eq!(data["workload"]["replicas"], 2, "it was made, and who asked for it is told");
-    assert!(data["warnings"].is_array(), "and that it is not stored: {data}");
-    unavailable(scene.scale().await);
-    assert_eq!(scene.admin.operations("status=pending").await.len(), 1);
+    assert_eq!(data["workload"]["replicas"], 2, "the change was made and its response says so");
+    assert!(data["warnings"].is_array(), "the response warns that the outcome is not stored: {data}");
+    expect_unavailable(fixture.scale().await);
+    assert_eq!(fixture.admin.operations("status=pending").await.len(), 1);
     drop(ballast);
     eventually("the outcome is stored", async || {
-        scene.admin.operations("status=pending").await.is_empty().then_some(())
+        fixture.admin.operations("status=pending").await.is_empty().then_some(())
     })
     .await;
-    scene.goes_on().await;
+    fixture.check_recovery().await;
 }
 
-/// A change that the cluster has taken and does not answer, until etcd goes on.
-async fn under_way(scene: &Scene) -> tokio::task::JoinHandle<Answer> {
-    scene.plane.signal(Component::Etcd, Signal::Stop).unwrap();
-    let (client, body) = (scene.admin.clone(), scene.body());
+/// A change that the API server has accepted; it responds when etcd continues.
+async fn pending_change(fixture: &Fixture) -> tokio::task::JoinHandle<ApiResponse> {
+    fixture.plane.signal(Component::Etcd, Signal::Stop).unwrap();
+    let (client, body) = (fixture.admin.clone(), fixture.body());
     let change = tokio::spawn(async move { client.post("/api/k8s/workloads/scale", body).await });
-    eventually("the intent", async || scene.admin.operations("status=pending").await.pop()).await;
+    eventually("the intent is stored", async || fixture.admin.operations("status=pending").await.pop()).await;
     change
 }
 
 #[tokio::test]
-async fn below_the_floor_nothing_new_is_begun_and_what_is_under_way_is_stored() {
+async fn below_the_free_space_floor_only_running_changes_are_stored() {
     let Some(disk) = Disk::of(96) else { return };
     let install = Install::on_sqlite().set("DATA_DIR", disk.path("data").display().to_string());
     let install = install.set("FREE_SPACE_FLOOR_MIB", "24").set("ACCESS_TOKEN_LIFETIME", "1h");
-    let scene = Scene::new(install).await;
-    let viewer = scene.server.user(&scene.admin, "viewer").await;
+    let fixture = Fixture::new(install).await;
+    let viewer = fixture.server.user(&fixture.admin, "viewer").await;
     let filler = json!({"username": "filler", "password": PASSWORD, "role": "viewer"});
-    scene.admin.post("/api/auth/users", filler).await.data();
-    // strangers stop first: what they leave behind does not take the room of changes
+    fixture.admin.post("/api/auth/users", filler).await.data();
+    // requests without authentication are refused first, so that they do not use the space reserved for changes
     let ballast = disk.fill(36 << 20);
     for (name, password) in
         [("viewer", PASSWORD), ("viewer", "not the password"), ("admin", "not the password")]
     {
-        unavailable(scene.server.client().try_sign_in(name, password).await);
+        expect_unavailable(fixture.server.client().try_sign_in(name, password).await);
     }
-    scene.scale().await.data();
+    fixture.scale().await.data();
     drop(ballast);
-    let change = under_way(&scene).await;
+    let change = pending_change(&fixture).await;
     let ballast = disk.fill(12 << 20);
-    let before = scene.admin.operations("").await.len();
-    unavailable(scene.scale().await);
-    unavailable(viewer.post("/api/k8s/workloads/scale", scene.body()).await);
+    let before = fixture.admin.operations("").await.len();
+    expect_unavailable(fixture.scale().await);
+    expect_unavailable(viewer.post("/api/k8s/workloads/scale", fixture.body()).await);
     for (name, password) in [("viewer", PASSWORD), ("admin", "not the password")] {
-        unavailable(scene.server.client().try_sign_in(name, password).await);
+        expect_unavailable(fixture.server.client().try_sign_in(name, password).await);
     }
-    assert_eq!(scene.admin.operations("").await.len(), before, "no row of what was refused");
-    // who fills the disk can be put out: a super admin signs in, and takes what is kept for that
-    let another = scene.server.client().sign_in("admin", PASSWORD).await;
-    let filler = another.rows("/api/auth/users?search=filler", "users").await[0]["id"].clone();
-    another.post("/api/auth/users/update", json!({"id": filler, "disabled": true})).await.data();
-    assert_eq!(scene.admin.get("/readyz").await.status, 200, "what it can do, it does");
-    scene.plane.signal(Component::Etcd, Signal::Cont).unwrap();
+    assert_eq!(fixture.admin.operations("").await.len(), before, "refused requests add no operation");
+    // a super admin can sign in, using a reserve of its own, and disable the user who fills the disk
+    let second_session = fixture.server.client().sign_in("admin", PASSWORD).await;
+    let filler = second_session.rows("/api/auth/users?search=filler", "users").await[0]["id"].clone();
+    second_session.post("/api/auth/users/update", json!({"id": filler, "disabled": true})).await.data();
+    assert_eq!(fixture.admin.get("/readyz").await.status, 200, "the server stays ready");
+    fixture.plane.signal(Component::Etcd, Signal::Cont).unwrap();
     let data = change.await.unwrap().data();
     assert_eq!(data.get("warnings"), None, "{data}");
-    assert!(scene.admin.operations("status=pending").await.is_empty());
-    // to leave, and to take the trail out, there is room
+    assert!(fixture.admin.operations("status=pending").await.is_empty());
+    // logout and export still work
     viewer.post("/api/auth/logout", json!({})).await.data();
-    assert!(scene.admin.get("/api/k8s/audit/export").await.text.lines().count() > 3);
-    scene.reads().await;
+    assert!(fixture.admin.get("/api/k8s/audit/export").await.text.lines().count() > 3);
+    fixture.check_reads().await;
     drop(ballast);
-    scene.server.client().sign_in("admin", PASSWORD).await;
-    scene.goes_on().await;
+    fixture.server.client().sign_in("admin", PASSWORD).await;
+    fixture.check_recovery().await;
     drop(disk);
 }
 
-/// Holds SQLite's write lock, as another process would, until it is dropped.
+/// Holds SQLite's write lock until the connection is dropped.
 fn locked(database: &Path) -> rusqlite::Connection {
     let connection = rusqlite::Connection::open(database).unwrap();
     connection.busy_timeout(Duration::from_secs(10)).unwrap();
@@ -246,36 +249,36 @@ fn locked(database: &Path) -> rusqlite::Connection {
 }
 
 #[tokio::test]
-async fn while_the_database_is_locked_nothing_is_sent() {
-    let scene = Scene::new(Install::on_sqlite()).await;
-    scene.scale().await.data();
-    let asked = scene.asked();
-    let lock = locked(&scene.server.install.file("pilothouse.db"));
-    let secret = json!({"cluster_id": scene.id, "namespace": "default", "name": "sealed"});
-    let (one, two) = tokio::join!(scene.scale(), scene.admin.post("/api/k8s/secrets/reveal", secret));
+async fn locked_database_refuses_changes() {
+    let fixture = Fixture::new(Install::on_sqlite()).await;
+    fixture.scale().await.data();
+    let changes_received = fixture.changes_received();
+    let lock = locked(&fixture.server.install.file("pilothouse.db"));
+    let secret = json!({"cluster_id": fixture.id, "namespace": "default", "name": "sealed"});
+    let (one, two) = tokio::join!(fixture.scale(), fixture.admin.post("/api/k8s/secrets/reveal", secret));
     for refused in [one, two] {
-        unavailable(refused);
+        expect_unavailable(refused);
     }
-    scene.reads().await;
-    assert_eq!(scene.asked(), asked);
+    fixture.check_reads().await;
+    assert_eq!(fixture.changes_received(), changes_received);
     drop(lock);
-    scene.goes_on().await;
+    fixture.check_recovery().await;
 }
 
 #[tokio::test]
-async fn while_the_database_is_gone_nothing_is_sent() {
+async fn unavailable_database_refuses_changes() {
     let Some(postgres) = Postgres::builder().durable(true).start_or_skip().unwrap() else { return };
     let postgres = Arc::new(postgres);
     let off_thread = async |what: fn(&Postgres) -> pilothouse_testbed::Result<()>| {
         let postgres = postgres.clone();
         tokio::task::spawn_blocking(move || what(&postgres)).await.unwrap().unwrap();
     };
-    let scene = Scene::new(Install::on(&postgres.database().unwrap())).await;
-    scene.scale().await.data();
-    let asked = scene.asked();
+    let fixture = Fixture::new(Install::on_postgres(&postgres.database().unwrap())).await;
+    fixture.scale().await.data();
+    let changes_received = fixture.changes_received();
     off_thread(Postgres::cut).await;
-    unavailable(scene.scale().await);
-    assert_eq!(scene.asked(), asked);
+    expect_unavailable(fixture.scale().await);
+    assert_eq!(fixture.changes_received(), changes_received);
     off_thread(Postgres::start).await;
-    scene.goes_on().await;
+    fixture.check_recovery().await;
 }

@@ -1,5 +1,5 @@
-//! A name server of ours that gives a name another address from one lookup to the next (DNS rebinding). The
-//! test runs itself again in a network namespace of its own, with its own `resolv.conf`.
+//! DNS rebinding: a test name server returns another address from one lookup to the next. The test runs itself again in
+//! its own network namespace with its own `resolv.conf`.
 
 use std::{
     collections::HashMap,
@@ -17,14 +17,14 @@ use std::{
 use pilothouse_testbed::{Folder, REQUIRE_NODE};
 use serde_json::json;
 
-use crate::support::{Client, Install, PlainCluster};
+use crate::support::{Client, Install, StubApiServer};
 
-/// Set in a test that runs in its namespace, to the folder that it is to leave [`RAN`] in.
+/// Set in the namespace, to the folder in which the test creates [`RAN`].
 const INSIDE: &str = "PILOTHOUSE_TEST_IN_NAMESPACE";
 const RAN: &str = "ran";
-/// What the script ends with when the namespace cannot be set up.
+/// Exit status of the script if it cannot set up the namespace.
 const NO_NAMESPACE: i32 = 77;
-/// Sets the namespace up and runs `$2`, a test named `$3`, in it. Nothing of it outlives the test.
+/// Sets up the namespace and runs the test `$3` of the binary `$2` in it. The namespace ends with the test.
 const SCRIPT: &str = r#"
 {
     mount --bind "$1/resolv.conf" /etc/resolv.conf &&
@@ -35,16 +35,16 @@ const SCRIPT: &str = r#"
 exec "$2" --exact "$3" --nocapture
 "#;
 
-/// The cluster's address, which is allowed.
+/// The address of the cluster, which is allowed.
 const ALLOWED: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-/// Addresses of this namespace that are refused: a cloud's metadata service, loopback.
+/// Addresses in this namespace that are refused: a cloud's metadata service, and loopback.
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const PORT: u16 = 6443;
 
-/// Whether this is the test in its namespace. Else it is run there, or skipped aloud where there can be none, unless
-/// `PILOTHOUSE_TEST_REQUIRE_NODE` is set.
-fn is_inside(test: &str) -> bool {
+/// Returns true in the namespace. Outside, runs the test there; skips it with a message if there is no namespace, and
+/// fails if `PILOTHOUSE_TEST_REQUIRE_NODE` is set.
+fn runs_in_namespace(test: &str) -> bool {
     if let Some(folder) = env::var_os(INSIDE) {
         fs::write(Path::new(&folder).join(RAN), "").unwrap();
         return true;
@@ -58,14 +58,14 @@ fn is_inside(test: &str) -> bool {
         arguments.extend([folder.path().into(), env::current_exe().unwrap().into(), test.into()]);
         Command::new("unshare").args(arguments).env(INSIDE, folder.path()).status()
     };
-    let ended = match run(&["--user", "--map-root-user"]) {
-        // without user namespaces, as root
+    let result = match run(&["--user", "--map-root-user"]) {
+        // without user namespaces: as root
         Ok(status) if matches!(status.code(), Some(1 | NO_NAMESPACE)) => run(&[]),
-        ended => ended,
+        result => result,
     };
-    match ended {
+    match result {
         Ok(status) if status.success() => {
-            assert!(folder.path().join(RAN).exists(), "there is no test {test}");
+            assert!(folder.path().join(RAN).exists(), "the test {test} did not run");
             return false;
         }
         Ok(status) if status.code() != Some(NO_NAMESPACE) && status.code() != Some(1) => {
@@ -78,48 +78,48 @@ fn is_inside(test: &str) -> bool {
     false
 }
 
-/// What the name server says.
+/// A response of the name server.
 #[derive(Clone)]
 enum Record {
     A(Vec<Ipv4Addr>),
-    /// Another name for this one; its address is in the same answer.
+    /// A CNAME; the response contains its address as well.
     Alias(&'static str, Ipv4Addr),
 }
 
-/// Answers for names by turns, one query for an IPv4 address after the other, with a lifetime of 0 s.
+/// Name server that returns the records of a name in turn, one per query for an IPv4 address, with a TTL of 0 s.
 struct NameServer {
     queries: Arc<Mutex<HashMap<String, usize>>>,
 }
 
 impl NameServer {
-    fn start(zone: HashMap<&'static str, Vec<Record>>, six: &'static str) -> Self {
-        let socket = UdpSocket::bind((LOOPBACK, 53)).expect("the port of name servers");
+    fn start(zone: HashMap<&'static str, Vec<Record>>, loopback_name: &'static str) -> Self {
+        let socket = UdpSocket::bind((LOOPBACK, 53)).expect("port 53 is free");
         let queries = Arc::<Mutex<HashMap<String, usize>>>::default();
-        let counted = queries.clone();
+        let thread_queries = queries.clone();
         thread::spawn(move || {
             let mut packet = [0; 1500];
             while let Ok((length, peer)) = socket.recv_from(&mut packet) {
-                let Some((name, kind, end)) = question(&packet[..length]) else { continue };
-                let mut queries = counted.lock().unwrap();
+                let Some((name, kind, end)) = parse_question(&packet[..length]) else { continue };
+                let mut queries = thread_queries.lock().unwrap();
                 let count = queries.entry(name.clone()).or_default();
                 let records = zone.get(name.as_str()).filter(|_| kind == 1);
                 let record = records.map(|records| records[*count % records.len()].clone());
                 *count += usize::from(kind == 1);
-                let loopback_6 = kind == 28 && name == six;
+                let loopback_6 = kind == 28 && name == loopback_name;
                 let _ = socket.send_to(&reply(&packet[..end], record, loopback_6), peer);
             }
         });
         Self { queries }
     }
 
-    /// How often it was asked for an address of this name.
+    /// The number of address queries for a name.
     fn queries(&self, name: &str) -> usize {
         self.queries.lock().unwrap().get(name).copied().unwrap_or_default()
     }
 }
 
-/// The name asked for, the type, and where the question ends.
-fn question(packet: &[u8]) -> Option<(String, u16, usize)> {
+/// The name and type of a question, and the offset of its end.
+fn parse_question(packet: &[u8]) -> Option<(String, u16, usize)> {
     let (mut at, mut labels) = (12, Vec::new());
     loop {
         let length = usize::from(*packet.get(at)?);
@@ -135,7 +135,7 @@ fn question(packet: &[u8]) -> Option<(String, u16, usize)> {
 }
 
 fn reply(question: &[u8], record: Option<Record>, loopback_6: bool) -> Vec<u8> {
-    /// A record: its owner, its type, class IN, a lifetime of 0 s, its data.
+    /// Appends a record: owner, type, class IN, TTL 0 s, data.
     fn add(reply: &mut Vec<u8>, owner: &[u8], kind: u16, data: &[u8]) {
         reply.extend_from_slice(owner);
         reply.extend_from_slice(&kind.to_be_bytes());
@@ -143,14 +143,14 @@ fn reply(question: &[u8], record: Option<Record>, loopback_6: bool) -> Vec<u8> {
         reply.extend_from_slice(&u16::try_from(data.len()).unwrap().to_be_bytes());
         reply.extend_from_slice(data);
     }
-    // the name of the question
-    const ASKED: &[u8] = &[0xc0, 12];
-    let mut answers = Vec::new();
+    // compression pointer to the name in the question
+    const QUESTION_NAME: &[u8] = &[0xc0, 12];
+    let mut responses = Vec::new();
     let mut count: u16 = 0;
     match record {
         Some(Record::A(addresses)) => {
             for address in addresses {
-                add(&mut answers, ASKED, 1, &address.octets());
+                add(&mut responses, QUESTION_NAME, 1, &address.octets());
                 count += 1;
             }
         }
@@ -158,20 +158,20 @@ fn reply(question: &[u8], record: Option<Record>, loopback_6: bool) -> Vec<u8> {
             let labels =
                 target.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
             let target: Vec<u8> = labels.chain([0]).collect();
-            add(&mut answers, ASKED, 5, &target);
-            add(&mut answers, &target, 1, &address.octets());
+            add(&mut responses, QUESTION_NAME, 5, &target);
+            add(&mut responses, &target, 1, &address.octets());
             count += 2;
         }
         None if loopback_6 => {
-            add(&mut answers, ASKED, 28, &std::net::Ipv6Addr::LOCALHOST.octets());
+            add(&mut responses, QUESTION_NAME, 28, &std::net::Ipv6Addr::LOCALHOST.octets());
             count += 1;
         }
         None => {}
     }
-    // an answer without an error, recursion available
+    // header: no error, recursion available
     let mut reply = [&question[..2], &[0x81, 0x80, 0, 1], &count.to_be_bytes(), &[0, 0, 0, 0]].concat();
     reply.extend_from_slice(&question[12..]);
-    reply.extend_from_slice(&answers);
+    reply.extend_from_slice(&responses);
     reply
 }
 
@@ -180,12 +180,12 @@ async fn register(admin: &Client, name: &str, ca: &str) -> i64 {
         "name": name, "auth_type": "token", "token": "a-token", "api_server": format!("https://{name}:{PORT}"),
         "ca_certificate": ca, "skip_test": true,
     });
-    admin.post("/api/k8s/clusters", body).await.data()["cluster"]["id"].as_i64().expect("an id")
+    admin.post("/api/k8s/clusters", body).await.data()["cluster"]["id"].as_i64().expect("a cluster id")
 }
 
 #[tokio::test]
-async fn nothing_is_ever_sent_to_a_forbidden_address_whatever_the_name_server_says_next() {
-    if !is_inside("dns::nothing_is_ever_sent_to_a_forbidden_address_whatever_the_name_server_says_next") {
+async fn rebinding_name_server_never_leads_to_a_forbidden_address() {
+    if !runs_in_namespace("dns::rebinding_name_server_never_leads_to_a_forbidden_address") {
         return;
     }
     let a = |address| Record::A(vec![address]);
@@ -201,9 +201,9 @@ async fn nothing_is_ever_sent_to_a_forbidden_address_whatever_the_name_server_sa
     ];
     let names: Vec<_> = zone.iter().map(|(name, _)| *name).collect();
     let name_server = NameServer::start(zone.into(), "six.test");
-    let cluster = PlainCluster::start((ALLOWED, PORT), &names);
+    let cluster = StubApiServer::start((ALLOWED, PORT), &names);
     let forbidden = [METADATA, LOOPBACK].map(|ip| {
-        let listener = TcpListener::bind((ip, PORT)).expect("an address of this namespace");
+        let listener = TcpListener::bind((ip, PORT)).expect("a free port in this namespace");
         listener.set_nonblocking(true).unwrap();
         listener
     });
@@ -211,25 +211,25 @@ async fn nothing_is_ever_sent_to_a_forbidden_address_whatever_the_name_server_sa
     let admin = server.admin().await;
     for name in names {
         let id = register(&admin, name, &cluster.ca).await;
-        let (asked, heard) = (name_server.queries(name), cluster.heard(name));
+        let (queries_before, requests_before) = (name_server.queries(name), cluster.request_count(name));
         let mut refused = 0;
         for call in 0..12 {
-            let answer = match call % 2 {
+            let response = match call % 2 {
                 0 => admin.post("/api/k8s/clusters/test", json!({"id": id})).await,
                 _ => {
                     let body = json!({"cluster_id": id, "namespace": "shop", "name": "settings", "data": {}});
                     admin.post("/api/k8s/configmaps", body).await
                 }
             };
-            if answer.body["success"] == false {
-                assert_eq!(answer.body["context"]["cause"], "egress_denied", "{name}: {}", answer.text);
+            if response.body["success"] == false {
+                assert_eq!(response.body["context"]["cause"], "egress_denied", "{name}: {}", response.text);
                 refused += 1;
             }
         }
         assert!(refused > 0, "{name}");
-        assert!(name_server.queries(name) >= asked + 12, "{name}: every call looks it up");
+        assert!(name_server.queries(name) >= queries_before + 12, "{name}: each request resolves the name");
         let always_refused = ["mixed.test", "six.test"].contains(&name);
-        assert_eq!(cluster.heard(name) == heard, always_refused, "{name}");
+        assert_eq!(cluster.request_count(name) == requests_before, always_refused, "{name}");
     }
     for listener in forbidden {
         let accepted = listener.accept().map(drop);

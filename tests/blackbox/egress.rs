@@ -1,4 +1,4 @@
-//! Ways round the rules for addresses of clusters, through every door that takes one.
+//! Attempts to bypass the egress rules, through each endpoint that accepts a cluster address.
 
 use std::net::TcpListener;
 
@@ -6,12 +6,12 @@ use pilothouse_testbed::Folder;
 use serde_json::{Value, json};
 
 use crate::metrics;
-use crate::support::{Client, Install, Server, cluster, light, postgres};
+use crate::support::{Client, Install, Server, control_plane, postgres, register_cluster};
 
-/// Hosts that are this machine, its link, everybody or a cloud's metadata, however they are written. Of names only those
-/// that need no resolver: what others resolve to is in `crates/kube/tests/hostile/egress.rs`.
+/// Hosts that denote this machine, its link, multicast, broadcast or a cloud's metadata service, in all notations.
+/// Names are only those that need no resolver; resolution is tested in `crates/kube/tests/hostile/egress.rs`.
 const HOSTS: &[&str] = &[
-    // this machine
+    // loopback
     "127.0.0.1",
     "127.1",
     "127.0.1",
@@ -47,7 +47,7 @@ const HOSTS: &[&str] = &[
     "0.1.2.3",
     "[::]",
     "[::ffff:0:0]",
-    // a cloud's metadata
+    // a cloud's metadata service
     "169.254.169.254",
     "169.254.170.2",
     "2852039166",
@@ -68,7 +68,7 @@ const HOSTS: &[&str] = &[
     "100.100.100.200",
     "168.63.129.16",
     "192.0.0.192",
-    // the link, everybody
+    // link-local, multicast, broadcast
     "[fe80::1]",
     "[fe80::1%25eth0]",
     "[fe80::1%eth0]",
@@ -76,7 +76,7 @@ const HOSTS: &[&str] = &[
     "239.255.255.250",
     "255.255.255.255",
     "[ff02::1]",
-    // other hosts than they seem
+    // addresses whose host is not the apparent one
     "k8s.example.com@169.254.169.254",
     "k8s.example.com:443@169.254.169.254",
     "k8s.example.com%2f@127.0.0.1",
@@ -89,7 +89,7 @@ const HOSTS: &[&str] = &[
     "k8s.example.com\r\nHost: 127.0.0.1",
 ];
 
-/// Addresses that are not `https://host…`.
+/// Addresses without the form `https://host…`.
 const ADDRESSES: &[&str] = &[
     "http://k8s.example.com",
     "//169.254.169.254",
@@ -121,8 +121,9 @@ fn by_kubeconfig(address: &str) -> Value {
     json!({"auth_type": "kubeconfig", "kubeconfig": kubeconfig.to_string()})
 }
 
-/// Whatever takes the address refuses it; `known` is a registered cluster that is to be moved there.
-async fn refused(admin: &Client, known: i64, address: &str) -> Vec<String> {
+/// Checks that each endpoint refuses the address; `known` is a registered cluster that is updated to it. Returns the
+/// causes.
+async fn check_refused(admin: &Client, known: i64, address: &str) -> Vec<String> {
     let with = |mut body: Value, more: Value| {
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         body
@@ -136,22 +137,22 @@ async fn refused(admin: &Client, known: i64, address: &str) -> Vec<String> {
             ("/api/k8s/clusters/update", json!({"id": known})),
             ("/api/k8s/clusters/update", json!({"id": known, "skip_test": true})),
         ] {
-            let answer = admin.post(path, with(connection.clone(), more)).await;
+            let response = admin.post(path, with(connection.clone(), more)).await;
             assert_eq!(
-                (answer.status, &answer.body["error_code"]),
+                (response.status, &response.body["error_code"]),
                 (400, &json!("VALIDATION_ERROR")),
-                "{address}: {answer}"
+                "{address}: {response}"
             );
-            let cause = answer.body["context"]["cause"].as_str().unwrap().to_owned();
-            assert!(cause == "egress_denied" || cause == "invalid_input", "{address}: {answer}");
+            let cause = response.body["context"]["cause"].as_str().unwrap().to_owned();
+            assert!(cause == "egress_denied" || cause == "invalid_input", "{address}: {response}");
             causes.push(cause);
         }
     }
     causes
 }
 
-/// Registers a cluster that nobody tries to reach.
-async fn registered(admin: &Client) -> i64 {
+/// Registers a cluster without a connection test.
+async fn register_unreachable(admin: &Client) -> i64 {
     let mut body = by_token("https://192.0.2.7");
     body.as_object_mut()
         .unwrap()
@@ -159,36 +160,36 @@ async fn registered(admin: &Client) -> i64 {
     admin.post("/api/k8s/clusters", body).await.data()["cluster"]["id"].as_i64().unwrap()
 }
 
-async fn only_the_known_one_is_left(admin: &Client) {
+async fn check_only_known_cluster(admin: &Client) {
     let rows = admin.rows("/api/k8s/clusters", "clusters").await;
     assert_eq!((rows.len(), &rows[0]["api_server"]), (1, &json!("https://192.0.2.7")));
 }
 
 #[tokio::test]
-async fn every_way_round_is_refused_at_every_door() {
-    // whoever gets through calls here
+async fn every_egress_bypass_is_refused_by_every_endpoint() {
+    // a successful bypass would connect here
     let canary = TcpListener::bind("0.0.0.0:0").unwrap();
     canary.set_nonblocking(true).unwrap();
     let port = canary.local_addr().unwrap().port();
     let server =
         Install::new().set("EGRESS_ALLOW_LOOPBACK", "false").set("ALLOW_INSECURE_TLS", "true").start().await;
     let admin = server.admin().await;
-    let known = registered(&admin).await;
+    let known = register_unreachable(&admin).await;
     for host in HOSTS {
-        refused(&admin, known, &format!("https://{host}:{port}")).await;
+        check_refused(&admin, known, &format!("https://{host}:{port}")).await;
     }
     for address in ADDRESSES {
-        refused(&admin, known, address).await;
+        check_refused(&admin, known, address).await;
     }
-    only_the_known_one_is_left(&admin).await;
-    assert_eq!(canary.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "nobody got through");
+    check_only_known_cluster(&admin).await;
+    assert_eq!(canary.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "no connection was made");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn where_we_listen_and_where_the_database_is_there_is_no_cluster() {
+async fn own_listeners_and_database_are_refused_as_clusters() {
     let install = match postgres() {
-        Some(postgres) => Install::on(&postgres.database().unwrap()),
+        Some(postgres) => Install::on_postgres(&postgres.database().unwrap()),
         None => Install::on_sqlite(),
     };
     let server = install
@@ -198,7 +199,7 @@ async fn where_we_listen_and_where_the_database_is_there_is_no_cluster() {
         .start()
         .await;
     let admin = server.admin().await;
-    let known = registered(&admin).await;
+    let known = register_unreachable(&admin).await;
     let metrics = metrics::address(&server);
     let mut ports = vec![server.address.rsplit(':').next().unwrap(), metrics.rsplit(':').next().unwrap()];
     let url = server.install.postgres_url();
@@ -206,58 +207,62 @@ async fn where_we_listen_and_where_the_database_is_there_is_no_cluster() {
         url.as_deref().and_then(|url| url.split('@').nth(1)?.split('/').next()?.rsplit(':').next());
     ports.extend(database);
     for port in &ports {
-        port.parse::<u16>().expect("a port");
+        port.parse::<u16>().expect("a port number");
         for host in ["127.0.0.1", "127.8.8.8", "[::1]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "0.0.0.0"]
         {
-            let causes = refused(&admin, known, &format!("https://{host}:{port}")).await;
+            let causes = check_refused(&admin, known, &format!("https://{host}:{port}")).await;
             assert!(causes.iter().all(|cause| cause == "egress_denied"), "{host}:{port} {causes:?}");
         }
         // a name is resolved when it is used
-        let answer =
+        let response =
             admin.post("/api/k8s/clusters/test", by_token(&format!("https://localhost:{port}"))).await;
-        assert_eq!(answer.refused("VALIDATION_ERROR")["context"]["cause"], "egress_denied");
+        assert_eq!(response.refused("VALIDATION_ERROR")["context"]["cause"], "egress_denied");
     }
-    only_the_known_one_is_left(&admin).await;
+    check_only_known_cluster(&admin).await;
 }
 
 #[tokio::test]
-async fn outside_the_networks_that_are_named_there_is_no_cluster() {
-    let plane = light().await;
+async fn addresses_outside_the_allowed_networks_are_refused() {
+    let plane = control_plane().await;
     let server = Install::new().set("EGRESS_ALLOW_NETWORKS", "192.0.2.0/24, 127.0.0.0/8").start().await;
     let admin = server.admin().await;
     let body = json!({"name": "near", "auth_type": "kubeconfig", "kubeconfig": plane.kubeconfig()});
-    let near = admin.post("/api/k8s/clusters", body).await.data()["cluster"]["id"].as_i64().unwrap();
+    let near_id = admin.post("/api/k8s/clusters", body).await.data()["cluster"]["id"].as_i64().unwrap();
     for host in ["10.0.0.1", "203.0.113.7", "[2001:db8::1]", "[::1]", "[::ffff:10.0.0.1]"] {
         let mut body = by_token(&format!("https://{host}:6443"));
         body.as_object_mut().unwrap().remove("insecure_skip_tls_verify");
-        let answer = admin.post("/api/k8s/clusters/test", body).await;
-        assert_eq!(answer.refused("VALIDATION_ERROR")["context"]["cause"], "egress_denied", "{host}");
+        let response = admin.post("/api/k8s/clusters/test", body).await;
+        assert_eq!(response.refused("VALIDATION_ERROR")["context"]["cause"], "egress_denied", "{host}");
     }
-    // what was registered before a network was taken out is not reached any more
+    // a cluster registered before its network was removed from the setting is no longer reached
     let server = server.stop().await.set("EGRESS_ALLOW_NETWORKS", "192.0.2.0/24").start().await;
     let admin = server.admin().await;
     let refusal =
-        admin.get(format!("/api/k8s/namespaces?cluster_id={near}")).await.refused("VALIDATION_ERROR");
+        admin.get(format!("/api/k8s/namespaces?cluster_id={near_id}")).await.refused("VALIDATION_ERROR");
     assert_eq!(refusal["context"]["cause"], "egress_denied");
 }
 
 #[tokio::test]
-async fn no_proxy_and_no_kubeconfig_of_the_environment_is_used() {
-    let plane = light().await;
+async fn proxy_and_kubeconfig_of_the_environment_are_ignored() {
+    let plane = control_plane().await;
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     proxy.set_nonblocking(true).unwrap();
     let url = format!("http://{}", proxy.local_addr().unwrap());
-    let elsewhere = Folder::create().unwrap();
-    let kubeconfig = elsewhere.path().join("config");
+    let other_folder = Folder::create().unwrap();
+    let kubeconfig = other_folder.path().join("config");
     let text = by_kubeconfig(&url.replace("http:", "https:"))["kubeconfig"].as_str().unwrap().to_owned();
     std::fs::write(&kubeconfig, text).unwrap();
-    let mut install = Install::new().variable("KUBECONFIG", kubeconfig.to_str().unwrap());
+    let mut install = Install::new().env("KUBECONFIG", kubeconfig.to_str().unwrap());
     for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
-        install = install.variable(name, &url);
+        install = install.env(name, &url);
     }
     let server: Server = install.start().await;
     let admin = server.admin().await;
-    let id = cluster(&admin, "direct", &plane).await;
+    let id = register_cluster(&admin, "direct", &plane).await;
     assert!(!admin.rows(format!("/api/k8s/namespaces?cluster_id={id}"), "namespaces").await.is_empty());
-    assert_eq!(proxy.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "the proxy was called");
+    assert_eq!(
+        proxy.accept().unwrap_err().kind(),
+        std::io::ErrorKind::WouldBlock,
+        "the proxy got no connection"
+    );
 }

@@ -1,43 +1,44 @@
-//! Lists over all clusters at once, and lists as they go on, of real clusters.
+//! Fleet search, fleet overview and list watches on real clusters.
 
 use pilothouse_testbed::{Component, Signal, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Server, apply, cluster, eventually, light};
+use crate::support::{Server, apply, control_plane, eventually, register_cluster};
 
-/// Cluster and name of every row found.
-fn found(data: &Value) -> Vec<(String, String)> {
+/// Cluster and name of each result row.
+fn result_names(data: &Value) -> Vec<(String, String)> {
     let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
     let rows = data["results"].as_array().unwrap();
     rows.iter().map(|row| (text(row, "cluster_name"), text(row, "name"))).collect()
 }
 
 #[tokio::test]
-async fn every_cluster_is_searched_and_counted_and_one_that_is_gone_is_told_as_it_was() {
-    let (one, two) = tokio::join!(light(), light());
+async fn search_and_counts_cover_all_clusters_and_mark_a_lost_one_stale() {
+    let (one, two) = tokio::join!(control_plane(), control_plane());
     let server = Server::fresh().await;
     let admin = server.admin().await;
     for (name, plane) in [("one", &one), ("two", &two)] {
         apply(&plane.client(), &[workloads::deployment("default", "web", 1)]).await;
-        cluster(&admin, name, plane).await;
+        register_cluster(&admin, name, plane).await;
     }
-    let nowhere = json!({"name": "nowhere", "auth_type": "token", "token": "t", "api_server": "https://127.0.0.1:1", "skip_test": true});
-    admin.post("/api/k8s/clusters", nowhere).await.data();
+    let unreachable = json!({"name": "nowhere", "auth_type": "token", "token": "t", "api_server": "https://127.0.0.1:1", "skip_test": true});
+    admin.post("/api/k8s/clusters", unreachable).await.data();
 
     let search = async |statuses: [&str; 3]| {
-        eventually("each cluster's part", async || {
+        eventually("the status of each cluster", async || {
             let data = admin.get("/api/k8s/search?kind=workloads&q=WEB").await.data();
-            let parts = data["clusters"].as_array().unwrap().clone();
-            let told: Vec<_> = parts.iter().map(|part| part["status"].as_str().unwrap_or_default()).collect();
-            (told == statuses).then_some(data)
+            let cluster_results = data["clusters"].as_array().unwrap().clone();
+            let found_statuses: Vec<_> =
+                cluster_results.iter().map(|result| result["status"].as_str().unwrap_or_default()).collect();
+            (found_statuses == statuses).then_some(data)
         })
         .await
     };
-    let both = [("one".to_owned(), "web".to_owned()), ("two".to_owned(), "web".to_owned())];
+    let both_results = [("one".to_owned(), "web".to_owned()), ("two".to_owned(), "web".to_owned())];
     let data = search(["ok", "ok", "error"]).await;
-    assert_eq!((found(&data), &data["pagination"]["total"]), (both.to_vec(), &json!(2)));
+    assert_eq!((result_names(&data), &data["pagination"]["total"]), (both_results.to_vec(), &json!(2)));
     assert_eq!(data["clusters"][2]["error_code"], "CONNECTION_ERROR");
-    let counts = eventually("the counts", async || {
+    let counts = eventually("the overview counts", async || {
         let data = admin.get("/api/k8s/overview?kind=workloads").await.data();
         (data["totals"]["workloads"]["total"] == 2).then_some(data)
     });
@@ -45,15 +46,15 @@ async fn every_cluster_is_searched_and_counted_and_one_that_is_gone_is_told_as_i
 
     two.signal(Component::ApiServer, Signal::Kill).unwrap();
     let data = search(["ok", "stale", "error"]).await;
-    assert_eq!(found(&data), both);
+    assert_eq!(result_names(&data), both_results);
 }
 
 #[tokio::test]
-async fn a_list_that_is_watched_tells_what_happens_until_its_session_ends() {
-    let plane = light().await;
+async fn list_watch_sends_changes_until_the_session_ends() {
+    let plane = control_plane().await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = cluster(&admin, "watched", &plane).await;
+    let id = register_cluster(&admin, "watched", &plane).await;
     let reader = server.user(&admin, "viewer").await;
     let path = format!("/api/k8s/watch?kind=configmaps&cluster_id={id}&namespace=default&search=settings");
     let mut events = reader.follow(&path, None).await;
@@ -78,5 +79,5 @@ async fn a_list_that_is_watched_tells_what_happens_until_its_session_ends() {
         assert_eq!(row["keys"], json!([{"name": "a", "bytes": bytes}]), "{expected}");
     }
     reader.post("/api/auth/logout", json!({})).await.data();
-    assert_eq!(events.end().await, "session_ended");
+    assert_eq!(events.end_reason().await, "session_ended");
 }

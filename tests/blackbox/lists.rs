@@ -1,11 +1,11 @@
-//! Lists and details, compared with what the cluster itself says.
+//! Lists and details, compared with the objects in the cluster.
 
 use pilothouse_testbed::{shared, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Server, apply, cluster, eventually, names, strings};
+use crate::support::{Server, apply, eventually, names, register_cluster, strings};
 
-/// Our fields of a workload, from the object of the cluster itself. Written again here on purpose.
+/// The expected row of a workload, computed from the cluster's object, independently of the server's code on purpose.
 fn expected(r#type: &str, object: &Value) -> Value {
     let (meta, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
     let number = |value: &Value| json!(value.as_i64().unwrap_or(0));
@@ -37,19 +37,19 @@ fn expected(r#type: &str, object: &Value) -> Value {
     row
 }
 
-/// Whether our row says everything that is expected of it.
-fn agrees(row: &Value, expected: &Value) -> bool {
+/// Reports whether the row contains all expected fields.
+fn row_matches(row: &Value, expected: &Value) -> bool {
     expected.as_object().unwrap().iter().all(|(key, value)| &row[key] == value)
 }
 
 #[tokio::test]
-async fn workloads_of_all_five_types_are_as_the_cluster_says() {
+async fn workload_lists_equal_the_cluster_objects() {
     let plane = shared().await.unwrap();
-    let cluster_says = plane.client();
-    apply(&cluster_says, &workloads::samples("bb-lists")).await;
+    let kube = plane.client();
+    apply(&kube, &workloads::samples("bb-lists")).await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = cluster(&admin, "lists", plane).await;
+    let id = register_cluster(&admin, "lists", plane).await;
 
     let types = ["deployment", "statefulset", "daemonset", "job", "cronjob"];
     for (r#type, plural) in types.iter().zip([
@@ -60,19 +60,20 @@ async fn workloads_of_all_five_types_are_as_the_cluster_says() {
         "batch/v1/namespaces/bb-lists/cronjobs",
     ]) {
         let path = format!("/api/k8s/workloads?cluster_id={id}&namespace=bb-lists&type={}", r#type);
-        // Controllers are at work: read until both say the same.
-        eventually(&format!("{} as in the cluster", r#type), async || {
-            let objects = cluster_says.get(&format!("/apis/{plural}")).await.unwrap();
+        // Controllers change the objects, so both are read until they agree.
+        eventually(&format!("{} rows equal the cluster's objects", r#type), async || {
+            let objects = kube.get(&format!("/apis/{plural}")).await.unwrap();
             let expected: Vec<_> =
                 objects["items"].as_array().unwrap().iter().map(|object| expected(r#type, object)).collect();
             let rows = admin.rows(&path, "workloads").await;
             let same = rows.len() == expected.len() && !rows.is_empty();
-            (same && rows.iter().zip(&expected).all(|(row, expected)| agrees(row, expected))).then_some(())
+            (same && rows.iter().zip(&expected).all(|(row, expected)| row_matches(row, expected)))
+                .then_some(())
         })
         .await;
     }
 
-    // Without a type the three that serve, in one order with one total.
+    // Without a type: Deployments, StatefulSets and DaemonSets, in one order with one total.
     let path = format!("/api/k8s/workloads?cluster_id={id}&namespace=bb-lists&per_page=2");
     let first = admin.get(&path).await.data();
     assert_eq!(first["pagination"], json!({"page": 1, "per_page": 2, "total": 3, "pages": 2}));
@@ -86,30 +87,30 @@ async fn workloads_of_all_five_types_are_as_the_cluster_says() {
     admin.get(format!("{path}&colour=blue")).await.refused("VALIDATION_ERROR");
     admin.get(format!("/api/k8s/workloads?cluster_id={id}")).await.refused("VALIDATION_ERROR");
 
-    // Everywhere: at least what is here.
-    let everywhere =
+    // In all namespaces: at least the objects of this one.
+    let all_namespaces =
         admin.rows(format!("/api/k8s/workloads?cluster_id={id}&namespace=*&per_page=500"), "workloads");
-    let everywhere = everywhere.await;
-    assert_eq!(everywhere.iter().filter(|row| row["namespace"] == "bb-lists").count(), 3);
+    let all_namespaces = all_namespaces.await;
+    assert_eq!(all_namespaces.iter().filter(|row| row["namespace"] == "bb-lists").count(), 3);
 }
 
 #[tokio::test]
-async fn pods_and_configmaps_are_as_the_cluster_says() {
+async fn pod_and_configmap_lists_equal_the_cluster_objects() {
     let plane = shared().await.unwrap();
-    let cluster_says = plane.client();
-    apply(&cluster_says, &workloads::samples("bb-pods")).await;
+    let kube = plane.client();
+    apply(&kube, &workloads::samples("bb-pods")).await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = cluster(&admin, "pods", plane).await;
+    let id = register_cluster(&admin, "pods", plane).await;
 
     let path = format!("/api/k8s/pods?cluster_id={id}&namespace=bb-pods&workload=deployment/web");
-    let rows = eventually("the deployment's pods", async || {
+    let rows = eventually("the pods of the deployment", async || {
         Some(admin.rows(&path, "pods").await).filter(|rows| rows.len() == 2)
     })
     .await;
     for row in &rows {
         let name = row["name"].as_str().unwrap();
-        let pod = cluster_says.get(&format!("/api/v1/namespaces/bb-pods/pods/{name}")).await.unwrap();
+        let pod = kube.get(&format!("/api/v1/namespaces/bb-pods/pods/{name}")).await.unwrap();
         assert_eq!(row["namespace"], "bb-pods");
         assert_eq!(row["labels"], pod["metadata"]["labels"]);
         assert_eq!(row["created_at"], pod["metadata"]["creationTimestamp"]);
@@ -122,7 +123,7 @@ async fn pods_and_configmaps_are_as_the_cluster_says() {
 
     let path = format!("/api/k8s/configmaps?cluster_id={id}&namespace=bb-pods&search=settings");
     let rows = admin.rows(&path, "configmaps").await;
-    let object = cluster_says.get("/api/v1/namespaces/bb-pods/configmaps/settings").await.unwrap();
+    let object = kube.get("/api/v1/namespaces/bb-pods/configmaps/settings").await.unwrap();
     let keys: Vec<_> = object["data"].as_object().unwrap().iter().collect();
     let keys: Vec<_> = keys
         .iter()
@@ -135,26 +136,26 @@ async fn pods_and_configmaps_are_as_the_cluster_says() {
 #[tokio::test]
 async fn namespaces_show_their_quota() {
     let plane = shared().await.unwrap();
-    let cluster_says = plane.client();
+    let kube = plane.client();
     let second = {
         let mut quota = workloads::resource_quota("bb-quota", "tighter");
         quota["spec"]["hard"] = json!({"pods": "3"});
         quota
     };
     let quota = workloads::resource_quota("bb-quota", "limits");
-    apply(&cluster_says, &[workloads::namespace("bb-quota"), quota, second]).await;
-    apply(&cluster_says, &[workloads::deployment("bb-quota", "web", 2)]).await;
+    apply(&kube, &[workloads::namespace("bb-quota"), quota, second]).await;
+    apply(&kube, &[workloads::deployment("bb-quota", "web", 2)]).await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = cluster(&admin, "quota", plane).await;
+    let id = register_cluster(&admin, "quota", plane).await;
 
-    let row = eventually("the quota in use", async || {
+    let row = eventually("the quota shows usage", async || {
         let rows = admin.rows(format!("/api/k8s/namespaces?cluster_id={id}&search=bb-quota"), "namespaces");
         rows.await.into_iter().find(|row| row["resource_quota"]["used"]["pods"] == "2")
     })
     .await;
     assert_eq!(strings(&row["resource_quota"]["names"]), ["limits", "tighter"]);
-    assert_eq!(row["resource_quota"]["hard"]["pods"], "3", "the smallest counts");
+    assert_eq!(row["resource_quota"]["hard"]["pods"], "3", "the smallest limit applies");
     assert_eq!(row["resource_quota"]["hard"]["requests.memory"], "1Gi");
     assert_eq!(row["status"], "Active");
     let rows =
@@ -163,26 +164,26 @@ async fn namespaces_show_their_quota() {
 }
 
 #[tokio::test]
-async fn a_detail_tells_the_whole_story_and_hides_values_from_viewers() {
+async fn workload_detail_is_complete_and_hides_values_from_viewers() {
     let plane = shared().await.unwrap();
-    let cluster_says = plane.client();
+    let kube = plane.client();
     let mut deployment = workloads::deployment("bb-detail", "web", 1);
     deployment["spec"]["template"]["spec"]["containers"][0]["env"] =
         json!([{"name": "GREETING", "value": "hello-canary"}]);
-    apply(&cluster_says, &[workloads::namespace("bb-detail"), deployment]).await;
+    apply(&kube, &[workloads::namespace("bb-detail"), deployment]).await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = cluster(&admin, "detail", plane).await;
+    let id = register_cluster(&admin, "detail", plane).await;
     let path =
         format!("/api/k8s/workloads/detail?cluster_id={id}&namespace=bb-detail&type=deployment&name=web");
 
-    let detail = eventually("its pod and events", async || {
+    let detail = eventually("the detail has pods, events and revisions", async || {
         let detail = admin.get(&path).await.data();
         let filled = |key: &str| detail[key].as_array().is_some_and(|list| !list.is_empty());
         (filled("pods") && filled("events") && filled("revisions")).then_some(detail)
     })
     .await;
-    let object = cluster_says.get("/apis/apps/v1/namespaces/bb-detail/deployments/web").await.unwrap();
+    let object = kube.get("/apis/apps/v1/namespaces/bb-detail/deployments/web").await.unwrap();
     assert_eq!(detail["workload"]["name"], "web");
     assert_eq!(detail["containers"][0]["image"], workloads::IMAGE);
     assert_eq!(detail["containers"][0]["requests"], json!({"cpu": "10m", "memory": "8Mi"}));
@@ -195,8 +196,8 @@ async fn a_detail_tells_the_whole_story_and_hides_values_from_viewers() {
     let masked = viewer.get(&path).await.data();
     assert_eq!(masked["containers"][0]["env"], json!(["GREETING"]));
     assert!(!masked.to_string().contains("hello-canary"));
-    let absent = path.replace("name=web", "name=nobody");
-    let refused = admin.get(&absent).await.refused("RESOURCE_NOT_FOUND");
+    let missing = path.replace("name=web", "name=nobody");
+    let refused = admin.get(&missing).await.refused("RESOURCE_NOT_FOUND");
     assert_eq!(
         (&refused["context"]["source"], &refused["context"]["name"]),
         (&json!("cluster"), &json!("nobody"))

@@ -1,4 +1,4 @@
-//! Logs of pods that really run, as they are written. Skipped aloud where the machine cannot run a node.
+//! Log streams of running pods. Skipped with a message if the machine cannot run a node.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::{
     support::{Event, Events, Install, PASSWORD, apply, eventually},
 };
 
-/// Counts ten times a second.
+/// Shell command: prints ten numbered lines per second.
 const COUNT: &str = "trap 'exit 0' TERM; i=0; while true; do i=$((i+1)); echo \"line $i\"; sleep 0.1; done";
-/// Says nothing.
+/// Shell command: prints nothing.
 const SILENCE: &str = "trap 'exit 0' TERM; sleep 3600 & wait $!";
 
-/// How soon a stream must have ended after its session.
-const SOON: Duration = Duration::from_secs(5);
+/// Time within which a stream ends after its session.
+const STREAM_END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The number of a line of [`COUNT`].
 fn number(line: &str) -> u32 {
@@ -32,7 +32,7 @@ async fn next_number(events: &mut Events) -> u32 {
 }
 
 #[tokio::test]
-async fn a_broken_stream_goes_on_where_it_broke() {
+async fn log_stream_resumes_after_the_last_event_id() {
     let install = Install::new().set("ACCESS_TOKEN_LIFETIME", "1h");
     let Some((plane, _server, admin, id)) = running_on(install, "bb-follow").await else { return };
     let short = "echo one; echo two; printf three";
@@ -47,14 +47,14 @@ async fn a_broken_stream_goes_on_where_it_broke() {
     let path = |pod: &str, options: &str| {
         format!("/api/k8s/pods/logs/stream?cluster_id={id}&namespace=bb-follow&pod_name={pod}{options}")
     };
-    let begun = async |pod: &str| {
+    let wait_until_started = async |pod: &str| {
         eventually("the container has started", async || {
             let logs = path(pod, "").replace("/stream", "");
             (admin.get(&logs).await.status == 200).then_some(())
         })
         .await;
     };
-    begun("counts").await;
+    wait_until_started("counts").await;
 
     let counts = path("counts", "&tail_lines=10000");
     let (mut last, mut expected) = (String::new(), 1);
@@ -67,38 +67,38 @@ async fn a_broken_stream_goes_on_where_it_broke() {
             (last, expected) = (event.id, expected + 1);
         }
     }
-    let mut newest = admin.follow(&path("counts", "&tail_lines=1&timestamps=true"), None).await;
-    let event = newest.next().await.unwrap();
+    let mut newest_events = admin.follow(&path("counts", "&tail_lines=1&timestamps=true"), None).await;
+    let event = newest_events.next().await.unwrap();
     assert!(event.data.starts_with("20") && event.data.contains("Z line "), "{event:?}");
 
-    begun("silent").await;
+    wait_until_started("silent").await;
     let mut silent = admin.follow(&path("silent", ""), None).await;
-    assert_eq!(silent.any().await, Some(Event::default()), "a comment says that it is followed");
-    let asked = Instant::now();
-    assert_eq!(silent.any().await, Some(Event::default()), "and again");
-    assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", asked.elapsed());
+    assert_eq!(silent.next_frame().await, Some(Event::default()), "a comment at the start");
+    let requested_at = Instant::now();
+    assert_eq!(silent.next_frame().await, Some(Event::default()), "a comment as keep-alive");
+    assert!(requested_at.elapsed() < Duration::from_secs(20), "{:?}", requested_at.elapsed());
 
     let mut ends = workloads::pod_running("bb-follow", "ends", &["sh", "-c", short]);
     ends["spec"]["restartPolicy"] = json!("Never");
     apply(&plane.client(), &[ends]).await;
-    begun("ends").await;
+    wait_until_started("ends").await;
     let mut events = admin.follow(&path("ends", ""), None).await;
     for text in ["one", "two", "three"] {
         assert_eq!(events.next().await.unwrap().data, text);
     }
-    assert_eq!(events.end().await, "completed");
+    assert_eq!(events.end_reason().await, "completed");
 
     admin.get(path("nobody", "")).await.refused("RESOURCE_NOT_FOUND");
     admin.get(path("counts", "&container=third")).await.refused("RESOURCE_NOT_FOUND");
     admin.get(path("counts", "&follow=true")).await.refused("VALIDATION_ERROR");
     let deleted = plane.client().delete("/api/v1/namespaces/bb-follow/pods/counts").await;
     deleted.unwrap();
-    let mut left = newest;
-    assert_eq!(left.end().await, "completed", "its pod was deleted");
+    let mut remaining = newest_events;
+    assert_eq!(remaining.end_reason().await, "completed", "the stream ends with its pod");
 }
 
 #[tokio::test]
-async fn a_stream_outlives_its_token_and_ends_with_its_session() {
+async fn log_stream_outlives_its_token_and_ends_with_its_session() {
     let install = Install::new().set("ACCESS_TOKEN_LIFETIME", "5s");
     let Some((plane, server, admin, id)) = running_on(install, "bb-ends").await else { return };
     apply(&plane.client(), &[workloads::pod_running("bb-ends", "counts", &["sh", "-c", COUNT])]).await;
@@ -110,14 +110,14 @@ async fn a_stream_outlives_its_token_and_ends_with_its_session() {
         (admin.get(path.replace("/stream", "")).await.status == 200).then_some(())
     })
     .await;
-    let begin = async || {
+    let open_stream = async || {
         let viewer = server.client().sign_in("viewer", PASSWORD).await;
         let events = viewer.follow(&path, None).await;
         (viewer, events)
     };
 
-    // the token ends, the stream does not
-    let (viewer, mut events) = begin().await;
+    // the stream outlives the token
+    let (viewer, mut events) = open_stream().await;
     eventually("the token has expired", async || {
         (viewer.get("/api/auth/me").await.status == 401).then_some(())
     })
@@ -132,27 +132,27 @@ async fn a_stream_outlives_its_token_and_ends_with_its_session() {
     for session in sessions.iter().filter(|session| session["user"] == "viewer") {
         admin.post("/api/auth/sessions/revoke", json!({"id": session["id"]})).await.data();
     }
-    let revoked = Instant::now();
-    assert_eq!(events.end().await, "session_ended");
-    assert!(revoked.elapsed() < SOON, "{:?}", revoked.elapsed());
+    let revoked_at = Instant::now();
+    assert_eq!(events.end_reason().await, "session_ended");
+    assert!(revoked_at.elapsed() < STREAM_END_TIMEOUT, "{:?}", revoked_at.elapsed());
 
-    // disabled by the command line, in another process
-    let (_viewer, mut events) = begin().await;
+    // disabled from the command line, in another process
+    let (_viewer, mut events) = open_stream().await;
     next_number(&mut events).await;
     let output = server.install.run(&["user", "disable", "viewer"]);
     assert!(output.status.success(), "{output:?}");
-    let disabled = Instant::now();
-    assert_eq!(events.end().await, "session_ended");
-    assert!(disabled.elapsed() < SOON, "{:?}", disabled.elapsed());
+    let disabled_at = Instant::now();
+    assert_eq!(events.end_reason().await, "session_ended");
+    assert!(disabled_at.elapsed() < STREAM_END_TIMEOUT, "{:?}", disabled_at.elapsed());
 
-    // the server stops
+    // the server shuts down
     let mut events = server.admin().await.follow(&path, None).await;
     next_number(&mut events).await;
-    let asked = Instant::now();
+    let requested_at = Instant::now();
     server.signal(Signal::TERM);
-    assert_eq!(events.end().await, "server_stopping");
-    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
-    let (status, install) = server.ended().await;
+    assert_eq!(events.end_reason().await, "server_stopping");
+    assert!(requested_at.elapsed() < STREAM_END_TIMEOUT, "{:?}", requested_at.elapsed());
+    let (status, install) = server.wait().await;
     assert_eq!(status.code(), Some(0), "{}", install.log());
-    assert!(asked.elapsed() < 2 * SOON, "{:?}", asked.elapsed());
+    assert!(requested_at.elapsed() < 2 * STREAM_END_TIMEOUT, "{:?}", requested_at.elapsed());
 }

@@ -1,4 +1,4 @@
-//! Logins under attack: what holds when the process or the whole house is under pressure.
+//! Login throttling and session checks under attack and load, on the running server.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -6,30 +6,30 @@ use serde_json::json;
 use crate::support::{Install, PASSWORD, Server};
 
 #[tokio::test]
-async fn a_throttle_survives_the_process_and_every_spelling() {
+async fn login_throttle_survives_restart_and_covers_all_spellings() {
     let server = Server::fresh().await;
     let client = server.client();
     for spelling in ["admin", "ADMIN", " admin ", "ａｄｍｉｎ", "Ａdmin"] {
         client.try_sign_in(spelling, "a wrong password").await.refused("AUTHENTICATION_ERROR");
     }
     client.try_sign_in("admin", PASSWORD).await.refused("RATE_LIMITED");
-    // others have counters of their own, and using these clears none
+    // other users have counters of their own, and their attempts reset none
     for n in 0..20 {
         client.try_sign_in(&format!("user-{n}"), "a wrong password").await.refused("AUTHENTICATION_ERROR");
     }
     let server = server.kill().await.start().await;
     for spelling in ["admin", "Admin", "ＡＤＭＩＮ"] {
-        let answer = server.client().try_sign_in(spelling, PASSWORD).await;
-        let seconds: u64 = answer.header("retry-after").parse().unwrap();
+        let response = server.client().try_sign_in(spelling, PASSWORD).await;
+        let seconds: u64 = response.header("retry-after").parse().unwrap();
         assert!((1..=30).contains(&seconds), "{seconds}");
-        answer.refused("RATE_LIMITED");
+        response.refused("RATE_LIMITED");
     }
     server.stop().await;
 }
 
-/// 500 at once: a bounded number is hashed, the others are told to come back, and whoever is signed in is answered.
+/// 500 concurrent logins: a bounded number is hashed, the others get 503, and signed-in users get responses.
 #[tokio::test]
-async fn a_flood_of_logins_is_bounded_and_signed_in_users_are_answered_meanwhile() {
+async fn login_flood_is_bounded_and_does_not_block_signed_in_users() {
     let server = Install::new().start().await;
     let admin = server.admin().await;
     #[cfg(target_os = "linux")]
@@ -52,32 +52,32 @@ async fn a_flood_of_logins_is_bounded_and_signed_in_users_are_answered_meanwhile
         assert_eq!(admin.get("/api/auth/me").await.data()["user"]["username"], "admin");
         answered += 1;
     }
-    let answers = flood.await.unwrap();
-    assert!(answered > 0, "somebody was answered before the flood was over");
-    let count = |code: &str| answers.iter().filter(|answer| answer.body["error_code"] == code).count();
+    let responses = flood.await.unwrap();
+    assert!(answered > 0, "a signed-in user got a response during the flood");
+    let count = |code: &str| responses.iter().filter(|response| response.body["error_code"] == code).count();
     let (refused, limited, busy) =
         (count("AUTHENTICATION_ERROR"), count("RATE_LIMITED"), count("SERVICE_UNAVAILABLE"));
-    assert_eq!(refused + limited + busy, 500, "nothing else: {refused} {limited} {busy}");
-    // 100 per address, and what was being hashed when the hundredth failed
+    assert_eq!(refused + limited + busy, 500, "no other response: {refused} {limited} {busy}");
+    // 100 failures per address, and those being hashed when the hundredth failed
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     assert!((1..=100 + cores).contains(&refused), "{refused}");
-    for answer in answers.iter().filter(|answer| answer.status != 401) {
-        assert!(answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0), "{answer}");
+    for response in responses.iter().filter(|response| response.status != 401) {
+        assert!(response.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0), "{response}");
     }
     #[cfg(target_os = "linux")]
     {
         let grown = server.memory_peak() - before;
-        // 33 MiB are reserved for each hash, of which 19 MiB are used
+        // 33 MiB are reserved per hash, of which 19 MiB are used
         assert!(grown < (100 << 20) + (cores as u64) * (33 << 20), "{} MiB more", grown >> 20);
     }
-    // and it is over when it is over
+    // the server works normally afterwards
     assert_eq!(admin.get("/api/auth/me").await.status, 200);
     server.stop().await;
 }
 
-/// A chosen session id, a stolen half, a forged token: through the real server, where all parts meet.
+/// A chosen session id, a stolen part, a forged token: the checks of the assembled server.
 #[tokio::test]
-async fn no_part_of_a_session_works_without_the_other() {
+async fn session_parts_work_only_together() {
     let server = Server::fresh().await;
     let (admin, other) = (server.admin().await, server.admin().await);
     let (one, two) = (admin.session.clone().unwrap(), other.session.clone().unwrap());
@@ -88,8 +88,8 @@ async fn no_part_of_a_session_works_without_the_other() {
         client.session = Some(session);
         client
     };
-    let elsewhere = Server::fresh().await;
-    let foreign = elsewhere.admin().await.session.unwrap();
+    let other_install = Server::fresh().await;
+    let foreign = other_install.admin().await.session.unwrap();
     let chosen = "0".repeat(64);
     for (access, cookie) in [
         (&one.access_token, &two.session_id),
@@ -104,25 +104,26 @@ async fn no_part_of_a_session_works_without_the_other() {
     ] {
         with(access, cookie).get("/api/auth/me").await.refused("AUTHENTICATION_ERROR");
     }
-    // a login with somebody's cookie makes a session of its own
+    // a login with the cookie of another session creates a session of its own
     let fresh = with(&one.access_token, &one.session_id).sign_in("admin", PASSWORD).await.session.unwrap();
     assert_ne!(fresh.session_id, one.session_id);
-    // a refresh token with another session's cookie, and one of another install
+    // a refresh token with the cookie of another session, and one of another install
     for (refresh, cookie) in
         [(&one.refresh_token, &two.session_id), (&foreign.refresh_token, &one.session_id)]
     {
-        let answer = with("", cookie).post("/api/auth/refresh", json!({"refresh_token": refresh})).await;
-        answer.refused("AUTHENTICATION_ERROR");
+        let response = with("", cookie).post("/api/auth/refresh", json!({"refresh_token": refresh})).await;
+        response.refused("AUTHENTICATION_ERROR");
     }
-    assert_eq!(admin.get("/api/auth/me").await.status, 200, "none of it ended the session");
+    assert_eq!(admin.get("/api/auth/me").await.status, 200, "the session is still valid");
 
-    // of many refreshes at once one is answered with a pair, and of all that were handed out that one lives
-    let races = (0..10).map(|_| admin.post("/api/auth/refresh", json!({"refresh_token": one.refresh_token})));
-    let answers = join_all(races).await;
-    let won: Vec<_> = answers.into_iter().filter(|answer| answer.status == 200).collect();
-    assert_eq!(won.len(), 1);
+    // one of many concurrent refreshes gets a token pair, and only that pair is valid afterwards
+    let refreshes =
+        (0..10).map(|_| admin.post("/api/auth/refresh", json!({"refresh_token": one.refresh_token})));
+    let responses = join_all(refreshes).await;
+    let winners: Vec<_> = responses.into_iter().filter(|response| response.status == 200).collect();
+    assert_eq!(winners.len(), 1);
     admin.get("/api/auth/me").await.refused("AUTHENTICATION_ERROR");
-    let pair = won.into_iter().next().unwrap().data();
-    let alive = with(pair["access_token"].as_str().unwrap(), &one.session_id);
-    assert_eq!(alive.get("/api/auth/me").await.status, 200);
+    let pair = winners.into_iter().next().unwrap().data();
+    let valid_client = with(pair["access_token"].as_str().unwrap(), &one.session_id);
+    assert_eq!(valid_client.get("/api/auth/me").await.status, 200);
 }

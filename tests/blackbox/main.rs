@@ -1,7 +1,7 @@
-//! The built binary against real clusters, seen from outside: by HTTP, by its files, by its log, and by what the
-//! clusters themselves say.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![allow(clippy::disallowed_methods, reason = "a test starts the binary, and gives it its environment")]
+//! Black-box tests: the built binary against real clusters. They observe HTTP responses, files, the log, and the state
+//! of the clusters.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+#![allow(clippy::disallowed_methods, reason = "tests start the binary and set its environment")]
 
 mod advisories;
 mod audit;

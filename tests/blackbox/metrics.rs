@@ -1,20 +1,20 @@
-//! What Prometheus reads.
+//! Metrics for Prometheus.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use pilothouse_testbed::{Component, Signal};
 use serde_json::{Value, json};
 
-use crate::support::{Install, PASSWORD, Server, cluster, eventually, light};
+use crate::support::{Install, PASSWORD, Server, control_plane, eventually, register_cluster};
 
 const MANUAL: &str = include_str!("../../docs/operate.md");
 
-/// What one scrape says, held against the conventions.
+/// The result of one scrape, checked against the conventions of Prometheus.
 struct Scrape {
     text: String,
-    /// By name and labels, as written.
+    /// Value by series: name and labels as written.
     samples: BTreeMap<String, f64>,
-    /// By the name of the family.
+    /// Type by metric family.
     types: BTreeMap<String, String>,
 }
 
@@ -28,18 +28,22 @@ impl Scrape {
     }
 
     fn read(text: String) -> Self {
-        let (mut samples, mut types, mut helped) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let (mut samples, mut types, mut names_with_help) =
+            (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         for line in text.lines() {
             if let Some(help) = line.strip_prefix("# HELP ") {
                 let (name, help) = help.split_once(' ').expect(line);
-                assert!(!help.is_empty() && helped.insert(name.to_owned()), "{line}");
+                assert!(!help.is_empty() && names_with_help.insert(name.to_owned()), "{line}");
             } else if let Some(kind) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = kind.split_once(' ').expect(line);
-                assert!(helped.contains(name), "{line}");
+                assert!(names_with_help.contains(name), "{line}");
                 assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "{line}");
                 assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
-                let known = name.starts_with("pilothouse_") || name.starts_with("process_");
-                assert!(known && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{line}");
+                let has_known_prefix = name.starts_with("pilothouse_") || name.starts_with("process_");
+                assert!(
+                    has_known_prefix && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                    "{line}"
+                );
                 assert!(!["_ms", "_milliseconds", "_kb"].iter().any(|unit| name.ends_with(unit)), "{line}");
                 assert!(kind != "histogram" || name.ends_with("_seconds"), "{line}");
             } else {
@@ -51,16 +55,16 @@ impl Scrape {
                     (types.get(family).map(String::as_str) == Some("histogram")).then_some(family)
                 });
                 assert!(types.contains_key(family.unwrap_or(name)), "{line}");
-                assert!(samples.insert(series.to_owned(), value).is_none(), "twice: {line}");
+                assert!(samples.insert(series.to_owned(), value).is_none(), "duplicate series: {line}");
             }
         }
         Self { text, samples, types }
     }
 
-    /// The sum of the series of this name that have all these labels, as written.
+    /// The sum of the series with this name and all these labels, as written.
     fn sum(&self, name: &str, labels: &[&str]) -> f64 {
-        let of_name = |series: &str| series == name || series.starts_with(&format!("{name}{{"));
-        let found = self.samples.iter().filter(|(series, _)| of_name(series));
+        let has_name = |series: &str| series == name || series.starts_with(&format!("{name}{{"));
+        let found = self.samples.iter().filter(|(series, _)| has_name(series));
         found
             .filter(|(series, _)| labels.iter().all(|label| series.contains(label)))
             .map(|(_, value)| value)
@@ -68,26 +72,26 @@ impl Scrape {
     }
 }
 
-/// Where the server says that Prometheus reads, since its last start.
+/// The metrics address that the server logged at its last start.
 pub(crate) fn address(server: &Server) -> String {
     let log = server.install.log();
-    let line = log.lines().rfind(|line| line.contains("\"starting\"")).expect("a line of the start");
+    let line = log.lines().rfind(|line| line.contains("\"starting\"")).expect("a start message");
     serde_json::from_str::<Value>(line).unwrap()["metrics"].as_str().expect("an address").to_owned()
 }
 
-/// The sum of a family's series.
-pub(crate) async fn figure(server: &Server, name: &str) -> f64 {
+/// The sum of the series of a family.
+pub(crate) async fn sum_of(server: &Server, name: &str) -> f64 {
     Scrape::of(server).await.sum(name, &[])
 }
 
-async fn metered() -> Server {
+async fn start_with_metrics() -> Server {
     Install::new().set("METRICS_LISTEN", "127.0.0.1:0").set("LOG_FORMAT", "json").start().await
 }
 
 #[tokio::test]
-async fn the_figures_follow_the_conventions_and_what_happens() {
-    let plane = light().await;
-    let server = metered().await;
+async fn metrics_follow_conventions_and_count_events() {
+    let plane = control_plane().await;
+    let server = start_with_metrics().await;
     let start = Scrape::of(&server).await;
     assert_eq!(start.sum("pilothouse_logins_total", &["outcome=\"refused\""]), 0.0);
     assert_eq!(start.sum("pilothouse_build_info", &[]), 1.0);
@@ -97,12 +101,12 @@ async fn the_figures_follow_the_conventions_and_what_happens() {
 
     let admin = server.admin().await;
     server.client().try_sign_in("admin", "not the password").await.refused("AUTHENTICATION_ERROR");
-    let id = cluster(&admin, "canary-cluster", &plane).await;
+    let id = register_cluster(&admin, "canary-cluster", &plane).await;
     admin.get(format!("/api/k8s/namespaces?cluster_id={id}&search=canary-query")).await.data();
     admin.get("/api/canary-path").await.refused("RESOURCE_NOT_FOUND");
     admin.post("/api/k8s/workloads/scale", json!({"canary-field": 1})).await.refused("VALIDATION_ERROR");
-    let gone = json!({"auth_type": "token", "token": "t", "api_server": "https://127.0.0.1:1"});
-    admin.post("/api/k8s/clusters/test", gone).await.refused("CONNECTION_ERROR");
+    let unreachable = json!({"auth_type": "token", "token": "t", "api_server": "https://127.0.0.1:1"});
+    admin.post("/api/k8s/clusters/test", unreachable).await.refused("CONNECTION_ERROR");
 
     let after = Scrape::of(&server).await;
     let grown = |name: &str, labels: &[&str]| after.sum(name, labels) - start.sum(name, labels);
@@ -123,13 +127,13 @@ async fn the_figures_follow_the_conventions_and_what_happens() {
     assert!(grown("pilothouse_cluster_requests_total", &["cluster=\"\"", "outcome=\"unreachable\""]) >= 1.0);
     let counted = grown("pilothouse_cluster_requests_total", &[&id]);
     assert_eq!(grown("pilothouse_cluster_request_duration_seconds_count", &[&id]), counted);
-    // two logins, a registration, a test: each has at least one entry
+    // two logins, a registration and a test, each with at least one entry
     assert!(grown("pilothouse_audit_sequence", &[]) >= 4.0);
     assert_eq!(after.sum("pilothouse_audit_signed", &[]), 1.0);
     assert!(after.sum("pilothouse_audit_unsigned_seconds", &[]) < 120.0);
 
-    for chosen in ["canary", "admin", PASSWORD, "127.0.0.1", "BREW"] {
-        assert!(!after.text.contains(chosen), "{chosen}: {}", after.text);
+    for user_input in ["canary", "admin", PASSWORD, "127.0.0.1", "BREW"] {
+        assert!(!after.text.contains(user_input), "{user_input}: {}", after.text);
     }
     for family in after.types.keys().filter(|name| !name.starts_with("process_")) {
         assert!(MANUAL.contains(&format!("| `{family}")), "docs/operate.md does not list {family}");
@@ -140,27 +144,27 @@ async fn the_figures_follow_the_conventions_and_what_happens() {
         assert!(after.types.contains_key(&format!("pilothouse_{name}")), "no series of {name}");
     }
 
-    // what the breaker refuses is counted, and what is removed is gone
+    // refusals of the circuit breaker are counted, and the series of a deleted cluster are removed
     plane.signal(Component::ApiServer, Signal::Kill).unwrap();
     let scale = json!({
         "cluster_id": cluster_id, "namespace": "default", "type": "deployment", "name": "web", "replicas": 1,
     });
-    eventually("an open circuit", async || {
-        let answer = admin.post("/api/k8s/workloads/scale", scale.clone()).await;
-        (answer.body["context"]["cause"] == "circuit_open").then_some(())
+    eventually("the circuit is open", async || {
+        let response = admin.post("/api/k8s/workloads/scale", scale.clone()).await;
+        (response.body["context"]["cause"] == "circuit_open").then_some(())
     })
     .await;
     let open = [&*id, "cause=\"circuit_open\""];
     assert!(Scrape::of(&server).await.sum("pilothouse_cluster_refusals_total", &open) >= 1.0);
     admin.post("/api/k8s/clusters/delete", json!({"id": cluster_id})).await.data();
-    let left = Scrape::of(&server).await.text;
-    assert!(!left.contains(&id), "{left}");
+    let remaining = Scrape::of(&server).await.text;
+    assert!(!remaining.contains(&id), "{remaining}");
     server.stop().await;
 }
 
 #[tokio::test]
-async fn buckets_are_cumulative_and_end_with_all() {
-    let server = metered().await;
+async fn histogram_buckets_are_cumulative_up_to_the_count() {
+    let server = start_with_metrics().await;
     server.admin().await;
     let scrape = Scrape::of(&server).await;
     let name = "pilothouse_http_request_duration_seconds";
@@ -173,8 +177,8 @@ async fn buckets_are_cumulative_and_end_with_all() {
 }
 
 #[tokio::test]
-async fn the_listener_has_nothing_else_and_the_api_has_no_figures() {
-    let server = metered().await;
+async fn metrics_are_served_only_by_their_listener() {
+    let server = start_with_metrics().await;
     let metrics = format!("http://{}", address(&server));
     for (path, status) in [("/", 404), ("/livez", 404), ("/api/k8s/clusters", 404), ("/metrics/", 404)] {
         assert_eq!(reqwest::get(format!("{metrics}{path}")).await.unwrap().status(), status, "{path}");
@@ -187,12 +191,12 @@ async fn the_listener_has_nothing_else_and_the_api_has_no_figures() {
 
     let unset = Install::new().set("LOG_FORMAT", "json").start().await;
     assert!(unset.install.log().contains("\"starting\""));
-    assert!(!unset.install.log().contains("\"metrics\""), "nowhere unless set");
+    assert!(!unset.install.log().contains("\"metrics\""), "there is no listener without the setting");
 }
 
 #[tokio::test]
-async fn methods_that_people_make_up_are_one_series() {
-    let server = metered().await;
+async fn unknown_http_methods_share_one_series() {
+    let server = start_with_metrics().await;
     let client = reqwest::Client::new();
     for number in 0..20 {
         let method = reqwest::Method::from_bytes(format!("CANARY{number}").as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! Keys as Kubernetes mounts a Secret for a process that is not root.
+//! Keys in a mounted Kubernetes Secret, read by a process that is not root.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use rcgen::generate_simple_self_signed;
 use rustix::process::geteuid;
 
 use crate::{
-    start::refused_in_one_sentence,
+    start::refused_with_one_message,
     support::{Install, PASSWORD},
 };
 
@@ -18,7 +18,7 @@ const USER: u32 = 10_001;
 /// The `fsGroup` of the pod.
 const GROUP: u32 = 12_000;
 
-/// A folder as kubelet fills it: each file is a link into a folder that is exchanged as a whole.
+/// A folder in kubelet's layout: each file is a link into a folder that is replaced as a whole.
 struct Mount {
     folder: PathBuf,
 }
@@ -33,8 +33,8 @@ impl Mount {
         Self { folder }
     }
 
-    /// Root's file of this group and mode; where it is seen.
-    fn put(&self, name: &str, text: &str, group: u32, mode: u32) -> PathBuf {
+    /// Writes a file that root owns, with this group and mode; returns the path of its link.
+    fn write(&self, name: &str, text: &str, group: u32, mode: u32) -> PathBuf {
         let (file, link) = (self.folder.join("..dated").join(name), self.folder.join(name));
         fs::write(&file, text).unwrap();
         chown(&file, Some(0), Some(group)).unwrap();
@@ -47,7 +47,7 @@ impl Mount {
 }
 
 #[tokio::test]
-async fn keys_of_root_are_read_through_a_group_of_the_process() {
+async fn root_owned_keys_are_read_through_a_group_of_the_process() {
     if !geteuid().is_root() {
         eprintln!("skipped: only root can make files of root and start a process of another user");
         return;
@@ -56,34 +56,34 @@ async fn keys_of_root_are_read_through_a_group_of_the_process() {
     let (certificate, tls_key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
     let master_key = "0123456789abcdef".repeat(4);
 
-    let install = Install::new().run_by_user(USER, &[GROUP]);
+    let install = Install::new().run_as_user(USER, &[GROUP]);
     let mount = Mount::at(install.data_dir().with_file_name("mount"));
-    let put = |group, mode| {
+    let write = |group, mode| {
         let paths = [
-            ("KEY_FILE", mount.put("master.key", &master_key, group, mode)),
-            ("TLS_CERTIFICATE", mount.put("tls.crt", &certificate, GROUP, 0o444)),
-            ("TLS_KEY", mount.put("tls.key", &tls_key, group, mode)),
+            ("KEY_FILE", mount.write("master.key", &master_key, group, mode)),
+            ("TLS_CERTIFICATE", mount.write("tls.crt", &certificate, GROUP, 0o444)),
+            ("TLS_KEY", mount.write("tls.key", &tls_key, group, mode)),
         ];
         paths.map(|(name, path)| (name, path.to_str().unwrap().to_owned()))
     };
     let install =
-        put(GROUP, 0o440).into_iter().fold(install, |install, (name, path)| install.set(name, path));
+        write(GROUP, 0o440).into_iter().fold(install, |install, (name, path)| install.set(name, path));
 
-    for (group, mode, said) in [
+    for (group, mode, expected) in [
         (GROUP, 0o444, "chmod 600"),
         (GROUP, 0o644, "chmod 600"),
         (GROUP, 0o460, "chmod 600"),
         (GROUP, 0o660, "chmod 600"),
-        // the system itself refuses
+        // the kernel refuses access
         (GROUP, 0o400, "ermission denied"),
         (GROUP + 1, 0o440, "ermission denied"),
     ] {
-        put(group, mode);
-        let sentence = refused_in_one_sentence(&install, &["config", "check"]);
-        assert!(sentence.contains(said), "{group} {mode:04o}: {sentence}");
+        write(group, mode);
+        let sentence = refused_with_one_message(&install, &["config", "check"]);
+        assert!(sentence.contains(expected), "{group} {mode:04o}: {sentence}");
     }
     for mode in [0o640, 0o440] {
-        put(GROUP, mode);
+        write(GROUP, mode);
         let output = install.run(&["config", "check"]);
         assert!(output.status.success(), "{mode:04o}: {}", String::from_utf8_lossy(&output.stderr));
     }

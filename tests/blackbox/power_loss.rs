@@ -1,9 +1,9 @@
-//! Power loss, as far as it can be simulated: on files copied while the server stands still, and on files rebuilt from a
-//! trace of its system calls with only what it had made durable. Opened afterwards SQLite is whole, the trail verifies, and
-//! nothing is missing that was answered.
+//! Simulated power loss, in two ways: on files copied while the server is suspended, and on files rebuilt from a trace
+//! of its system calls with only the synced parts. Afterwards SQLite must pass its integrity check, the trail must
+//! verify, and all changes with a response must be present.
 //!
-//! `PILOTHOUSE_TEST_POWER_LOSSES` is how many of each (`just power-loss 500`), `PILOTHOUSE_TEST_POWER_LOSSES_SEED` from what
-//! their moments are drawn.
+//! `PILOTHOUSE_TEST_POWER_LOSSES` sets the number of each (`just power-loss 500`), `PILOTHOUSE_TEST_POWER_LOSSES_SEED`
+//! the seed of their times.
 
 mod disk;
 mod load;
@@ -22,37 +22,37 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use self::{
-    disk::{Answered, Disk, Unsynced},
-    load::{Answers, callers, check, serves},
+    disk::{Disk, SentResponse, Unsynced},
+    load::{Responses, check, check_starts, start_clients},
     trace::Event,
 };
-use crate::support::{Install, Random, eventually, set};
+use crate::support::{Install, Random, env_number, eventually};
 
-/// As many of each, where the environment does not say.
-const USUAL: u64 = 6;
-/// Copies of one run of the server, and moments of one trace.
-const PER_RUN: u64 = 40;
-const CALLERS: u64 = 6;
-/// Between two copies, at most; in milliseconds.
-const PAUSE: u64 = 250;
-/// How many answers there are in a trace: SQLite starts its log anew after about a hundred commits.
-const ANSWERS: usize = 300;
+/// Default number of power losses of each type.
+const DEFAULT_LOSSES: u64 = 6;
+/// Copies per run of the server, and points in time per trace.
+const LOSSES_PER_RUN: u64 = 40;
+const CLIENTS: u64 = 6;
+/// Maximal pause between two copies, in milliseconds.
+const MAX_PAUSE_MILLIS: u64 = 250;
+/// Minimal number of responses in a trace. SQLite restarts its WAL after about a hundred commits.
+const MIN_RESPONSES: usize = 300;
 
-fn begin() -> (u64, Random) {
-    let losses = set("PILOTHOUSE_TEST_POWER_LOSSES").unwrap_or(USUAL);
-    let seed = set("PILOTHOUSE_TEST_POWER_LOSSES_SEED");
+fn count_and_random() -> (u64, Random) {
+    let losses = env_number("PILOTHOUSE_TEST_POWER_LOSSES").unwrap_or(DEFAULT_LOSSES);
+    let seed = env_number("PILOTHOUSE_TEST_POWER_LOSSES_SEED");
     let seed = seed.unwrap_or_else(|| Timestamp::now().as_microsecond().cast_unsigned());
     eprintln!("{losses} power losses; PILOTHOUSE_TEST_POWER_LOSSES_SEED={seed}");
     (losses, Random(seed))
 }
 
 fn in_memory(path: &Path) -> bool {
-    // the index of the write-ahead log is shared memory with a name, and the lock is nobody's when nobody runs
+    // the WAL index is shared memory backed by a file, and a lock file means nothing without a process
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     name.ends_with("-shm") || name.ends_with(".lock")
 }
 
-/// Another install with the files of this one's data folder.
+/// Another install with a copy of the data folder.
 fn copy(install: &Install) -> Install {
     let copy = Install::on_sqlite();
     fs::DirBuilder::new().mode(0o700).create(copy.data_dir()).unwrap();
@@ -65,36 +65,36 @@ fn copy(install: &Install) -> Install {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_copied_while_the_server_stands_still_are_whole_and_hold_all_that_was_answered() {
-    let (losses, mut random) = begin();
+async fn files_copied_from_a_suspended_server_contain_all_acknowledged_changes() {
+    let (losses, mut random) = count_and_random();
     let mut done = 0;
     while done < losses {
         let server = Install::on_sqlite().set("ACCESS_TOKEN_LIFETIME", "8h").start().await;
-        let (admin, answers) = (server.admin().await, Answers::default());
-        let mut callers = callers(&admin, CALLERS, &mut random, &answers).await;
-        for _ in 0..PER_RUN.min(losses - done) {
-            sleep(random.pause(PAUSE)).await;
-            server.stand_still().await;
+        let (admin, responses) = (server.admin().await, Responses::default());
+        let mut clients = start_clients(&admin, CLIENTS, &mut random, &responses).await;
+        for _ in 0..LOSSES_PER_RUN.min(losses - done) {
+            sleep(random.pause(MAX_PAUSE_MILLIS)).await;
+            server.suspend().await;
             let copy = copy(&server.install);
-            // it sends nothing while it stands still: these it sent before
-            let answered = answers.so_far();
-            server.go_on();
+            // a suspended server sends nothing, so these responses were sent before
+            let answered = responses.snapshot();
+            server.resume();
             check(&copy, &answered);
             done += 1;
             if random.below(8) == 0 || done == losses {
-                serves(copy).await;
+                check_starts(copy).await;
             }
         }
-        assert!(!answers.so_far().is_empty(), "there is a load");
+        assert!(!responses.snapshot().is_empty(), "the load got responses");
         drop(server.kill().await);
-        while callers.join_next().await.is_some() {}
+        while clients.join_next().await.is_some() {}
     }
 }
 
-/// A finished trace.
-async fn finished(trace: &Path) -> Vec<Event> {
-    // the tracer writes the end of every thread before it ends itself
-    let text = eventually("the end of the trace", async || {
+/// Reads a trace after its process has ended.
+async fn read_finished_trace(trace: &Path) -> Vec<Event> {
+    // the tracer writes the end of each thread before it ends itself
+    let text = eventually("the trace is complete", async || {
         let text = fs::read_to_string(trace).unwrap_or_default();
         let process = text.split(' ').next().unwrap_or_default();
         let ended = text
@@ -107,7 +107,7 @@ async fn finished(trace: &Path) -> Vec<Event> {
     trace::read(&text.await)
 }
 
-/// What is in the folder of an install's data, by name; what is only memory is left out.
+/// The files of a data folder by name, without those that exist only in memory.
 fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
     let files = entries.filter(|path| !in_memory(path));
@@ -115,90 +115,96 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 fn rebuilt(disk: &Disk, unsynced: Unsynced<'_>) -> Install {
-    // with a random first password, in a file
+    // the first password is random, in a file
     let install = Install::on_sqlite().unset("ADMIN_PASSWORD");
     disk.rebuild(install.folder(), unsynced);
     install
 }
 
-/// Runs a server under a load from its first start to its end: the disk before, all it did, the answers.
-async fn traced(random: &mut Random) -> (Install, Disk, Vec<Event>, Answers) {
+/// Runs a server under load from its first start to its end. Returns the install, the disk before, all calls, and the
+/// responses.
+async fn traced(random: &mut Random) -> (Install, Disk, Vec<Event>, Responses) {
     let install = Install::on_sqlite().unset("ADMIN_PASSWORD").set("ACCESS_TOKEN_LIFETIME", "8h");
     let disk = Disk::of(install.folder());
     let trace = install.folder().join("trace");
     let server = install.traced(trace.clone()).start().await;
     let password = fs::read_to_string(server.install.file("initial-admin-password")).unwrap();
-    let (admin, answers) = (server.client().sign_in("admin", password.trim()).await, Answers::default());
-    let mut callers = callers(&admin, CALLERS, random, &answers).await;
-    eventually("so many answers", async || (answers.so_far().len() >= ANSWERS).then_some(())).await;
-    // not killed: of a call that a kill interrupts the tracer does not know whether it was made
+    let (admin, responses) = (server.client().sign_in("admin", password.trim()).await, Responses::default());
+    let mut clients = start_clients(&admin, CLIENTS, random, &responses).await;
+    eventually("enough responses", async || (responses.snapshot().len() >= MIN_RESPONSES).then_some(()))
+        .await;
+    // not killed: for a call that a kill interrupts, the tracer cannot report whether it was executed
     let install = server.stop().await;
-    while callers.join_next().await.is_some() {}
-    let events = finished(&trace).await;
-    (install, disk, events, answers)
+    while clients.join_next().await.is_some() {}
+    let events = read_finished_trace(&trace).await;
+    (install, disk, events, responses)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_synced_is_whole_and_holds_all_that_was_answered() {
+async fn synced_data_contains_all_acknowledged_changes() {
     if !can_trace_or_skip().unwrap() {
         return;
     }
-    let (losses, mut random) = begin();
+    let (losses, mut random) = count_and_random();
     let mut done = 0;
     while done < losses {
-        let count = PER_RUN.min(losses - done);
+        let count = LOSSES_PER_RUN.min(losses - done);
         done += count;
-        let (install, mut disk, events, answers) = traced(&mut random).await;
-        // a third of the moments is before the first answer, when key, database and first user are made
-        let first = disk_before_answers(&install, &events);
-        let mut moments: Vec<_> = (0..count)
+        let (install, mut disk, events, responses) = traced(&mut random).await;
+        // a third of the points is before the first response, while the key, the database and the first user are
+        // created
+        let first = index_of_first_response(&install, &events);
+        let mut points: Vec<_> = (0..count)
             .map(|n| match n % 3 {
                 0 => random.below(first as u64) as usize,
                 _ => first + random.below((events.len() - first) as u64) as usize,
             })
             .collect();
-        moments.sort_unstable();
+        points.sort_unstable();
 
-        let answers = answers.so_far();
-        let (mut sent, mut unsynced, mut moments) = (BTreeMap::new(), 0, moments.into_iter().peekable());
+        let responses = responses.snapshot();
+        let (mut sent, mut unsynced, mut points) = (BTreeMap::new(), 0, points.into_iter().peekable());
         for (number, event) in events.iter().enumerate() {
-            while moments.next_if_eq(&number).is_some() {
+            while points.next_if_eq(&number).is_some() {
                 unsynced += disk.unsynced();
                 let lost = rebuilt(&disk, Unsynced::Lost);
                 check(&lost, &sent);
                 let torn = rebuilt(&disk, Unsynced::Torn(&mut random));
                 check(&torn, &sent);
                 if sent.is_empty() || random.below(8) == 0 {
-                    serves(lost).await;
-                    serves(torn).await;
+                    check_starts(lost).await;
+                    check_starts(torn).await;
                 }
             }
-            if let Some(Answered { status: 200, request }) = disk.step(event)
-                && let Some(done) = answers.get(&request)
+            if let Some(SentResponse { status: 200, request }) = disk.step(event)
+                && let Some(done) = responses.get(&request)
             {
                 sent.insert(request, done.clone());
             }
         }
-        // the trace is complete: without a power loss there is what there is, and every answer was seen
-        assert_eq!(sent.len(), answers.len());
-        let kept = rebuilt(&disk, Unsynced::Kept);
-        assert!(contents(&kept.data_dir()) == contents(&install.data_dir()), "rebuilt as they are");
-        check(&kept, &answers);
+        // the trace is complete: without a power loss, the rebuilt files are equal, and all responses are found
+        assert_eq!(sent.len(), responses.len());
+        let complete = rebuilt(&disk, Unsynced::Kept);
+        assert!(
+            contents(&complete.data_dir()) == contents(&install.data_dir()),
+            "the rebuilt files differ from the real ones"
+        );
+        check(&complete, &responses);
         eprintln!(
-            "{done} moments, the last {count} among {} calls with {} answers; {unsynced} changes were lost or torn",
+            "{done} points in time, the last {count} among {} calls with {} responses; {unsynced} changes were lost or torn",
             events.len(),
-            answers.len()
+            responses.len()
         );
     }
 }
 
-/// The place of the first answer of all.
-fn disk_before_answers(install: &Install, events: &[Event]) -> usize {
+/// The index of the first event that sends a response.
+fn index_of_first_response(install: &Install, events: &[Event]) -> usize {
     let mut disk = Disk::of(&install.folder().join("nowhere"));
-    events.iter().position(|event| disk.step(event).is_some()).expect("an answer")
+    events.iter().position(|event| disk.step(event).is_some()).expect("a response in the trace")
 }
 
-/// Runs a command under trace, in an install that there is; what of its folder is synced when it has ended.
+/// Runs a command under trace on an existing install. Returns the install, and one with its synced files only.
 async fn synced_after(install: Install, arguments: &[&str]) -> (Install, Install) {
     let before = Disk::of(install.folder());
     let trace = install.folder().join(format!("trace-{}", arguments[0]));
@@ -206,7 +212,7 @@ async fn synced_after(install: Install, arguments: &[&str]) -> (Install, Install
     let output = install.run(arguments);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let mut disk = before;
-    for event in finished(&trace).await {
+    for event in read_finished_trace(&trace).await {
         disk.step(&event);
     }
     let synced = rebuilt(&disk, Unsynced::Lost);
@@ -214,7 +220,7 @@ async fn synced_after(install: Install, arguments: &[&str]) -> (Install, Install
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_a_restored_database_and_a_new_key_are_durable_when_their_commands_end() {
+async fn backup_restore_and_rekey_are_durable_when_the_command_ends() {
     if !can_trace_or_skip().unwrap() {
         return;
     }
@@ -226,12 +232,12 @@ async fn a_backup_a_restored_database_and_a_new_key_are_durable_when_their_comma
     let backup = install.folder().join("backup").display().to_string();
     let (install, synced) = synced_after(install, &["backup", &backup]).await;
     let file = synced.folder().join("backup");
-    assert_eq!(fs::read(&file).expect("the backup"), fs::read(&backup).unwrap());
+    assert_eq!(fs::read(&file).expect("the backup is synced"), fs::read(&backup).unwrap());
 
-    let elsewhere = Install::on_sqlite();
-    fs::DirBuilder::new().mode(0o700).create(elsewhere.data_dir()).unwrap();
-    fs::copy(install.file("master.key"), elsewhere.file("master.key")).unwrap();
-    let (_, synced) = synced_after(elsewhere, &["restore", &backup]).await;
+    let other_install = Install::on_sqlite();
+    fs::DirBuilder::new().mode(0o700).create(other_install.data_dir()).unwrap();
+    fs::copy(install.file("master.key"), other_install.file("master.key")).unwrap();
+    let (_, synced) = synced_after(other_install, &["restore", &backup]).await;
     let server = synced.start().await;
     let users = server.admin().await.rows("/api/auth/users?sort=id", "users").await;
     assert_eq!(users.iter().map(|user| &user["username"]).collect::<Vec<_>>(), ["admin", "ann"]);
@@ -246,7 +252,7 @@ async fn a_backup_a_restored_database_and_a_new_key_are_durable_when_their_comma
 }
 
 #[test]
-fn the_model_loses_what_is_not_synced() {
+fn disk_model_discards_unsynced_changes() {
     let root = Path::new("/nowhere/at/all");
     let hex = |text: &str| text.bytes().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
     let path = |name: &str| hex(&root.join(name).display().to_string());
@@ -258,7 +264,7 @@ fn the_model_loses_what_is_not_synced() {
         "7 openat(AT_FDCWD, \"{}\", O_RDONLY|O_CLOEXEC) = 4\n7 fsync(4) = 0\n",
         hex("/nowhere/at/all")
     );
-    // begun before the second write ends, so not of it
+    // the fsync begins before the second write ends, so it does not cover that write
     let crossed = format!("7 fsync(3 <unfinished ...>\n8 {}7 <... fsync resumed>) = 0\n", &write("bc")[2..]);
     let lost = |calls: &[&str]| {
         let mut disk = Disk::of(&PathBuf::from("/nowhere/at/all"));
@@ -285,8 +291,8 @@ fn the_model_loses_what_is_not_synced() {
     assert_eq!(lost(&[&start, &write("abc"), sync, &folder, cut]), "f=a");
 
     let mut disk = Disk::of(&PathBuf::from("/nowhere/at/all"));
-    let answer = "HTTP/1.1 200 OK\r\nx-request-id: 17\r\n\r\n";
-    let sent = format!("7 sendto(9, \"{}\", 36, MSG_NOSIGNAL, NULL, 0 <unfinished ...>\n", hex(answer));
-    let answers: Vec<_> = trace::read(&sent).iter().filter_map(|event| disk.step(event)).collect();
-    assert_eq!(answers, [Answered { status: 200, request: "17".to_owned() }]);
+    let response = "HTTP/1.1 200 OK\r\nx-request-id: 17\r\n\r\n";
+    let sent = format!("7 sendto(9, \"{}\", 36, MSG_NOSIGNAL, NULL, 0 <unfinished ...>\n", hex(response));
+    let responses: Vec<_> = trace::read(&sent).iter().filter_map(|event| disk.step(event)).collect();
+    assert_eq!(responses, [SentResponse { status: 200, request: "17".to_owned() }]);
 }

@@ -1,5 +1,5 @@
-//! The credentials of docs/rbac on a real control plane, applied as an operator would: what each may do, and what a user
-//! of Pilothouse sees of what it may not.
+//! The credentials of docs/rbac, applied to a real control plane: the permissions of each, and the responses to
+//! requests that they do not permit.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use pilothouse_core::inventory::{LISTS, ListScope};
 use pilothouse_testbed::{ControlPlane, path_of, shared, shared_has_node, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Server, apply, eventually, namespace};
+use crate::support::{Client, Server, apply, create_namespace, eventually};
 
-const VIEWING: &str = include_str!("../../docs/rbac/viewing.yaml");
-const OPERATING: &str = include_str!("../../docs/rbac/operating.yaml");
-const PATIENCE: Duration = Duration::from_secs(30);
+const VIEWING_MANIFEST: &str = include_str!("../../docs/rbac/viewing.yaml");
+const OPERATING_MANIFEST: &str = include_str!("../../docs/rbac/operating.yaml");
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Applies a manifest, and returns the token that its last object, a Secret, is filled with.
+/// Applies a manifest. Returns the token in its last object, a Secret that the cluster fills.
 async fn token(plane: &ControlPlane, manifest: &str) -> String {
     let objects: Vec<Value> =
         manifest.split("\n---\n").map(|part| serde_saphyr::from_str(part).unwrap()).collect();
@@ -22,12 +22,12 @@ async fn token(plane: &ControlPlane, manifest: &str) -> String {
     apply(&admin, &objects).await;
     let path = path_of(objects.last().unwrap());
     let filled = |secret: &Value| secret["data"]["token"].is_string();
-    let secret = admin.wait_until(&path, filled, PATIENCE).await.unwrap();
+    let secret = admin.wait_until(&path, filled, TOKEN_TIMEOUT).await.unwrap();
     String::from_utf8(BASE64.decode(secret["data"]["token"].as_str().unwrap()).unwrap()).unwrap()
 }
 
-/// A server, its admin, and how a cluster is registered with this token.
-async fn house(plane: &ControlPlane, token: &str) -> (Server, Client, Value) {
+/// A server, its admin, and the connection settings with this token.
+async fn fixture(plane: &ControlPlane, token: &str) -> (Server, Client, Value) {
     let server = Server::fresh().await;
     let admin = server.admin().await;
     let configuration = json!({
@@ -41,10 +41,10 @@ async fn register(admin: &Client, name: &str, mut configuration: Value) -> i64 {
     admin.post("/api/k8s/clusters", configuration).await.data()["cluster"]["id"].as_i64().unwrap()
 }
 
-/// What is there to be read and changed, in a namespace of the test's own.
-async fn furnish(plane: &ControlPlane, name: &str) {
+/// Creates objects to read and change, in a namespace of the test's own.
+async fn seed(plane: &ControlPlane, name: &str) {
     let admin = plane.client();
-    namespace(&admin, name).await;
+    create_namespace(&admin, name).await;
     let of = |version: &str, kind: &str, object: &str| json!({"apiVersion": version, "kind": kind, "metadata": {"name": object, "namespace": name}});
     let mut service = of("v1", "Service", "web");
     service["spec"] = json!({"ports": [{"port": 80}], "selector": {"app": "web"}});
@@ -67,7 +67,7 @@ async fn furnish(plane: &ControlPlane, name: &str) {
     .await;
 }
 
-/// Every list of a cluster and every single read, Secrets aside.
+/// The paths of all lists and single reads of a cluster, except Secrets.
 fn reads(id: i64, namespace: &str) -> Vec<String> {
     let lists =
         LISTS.iter().filter(|list| list.scope != ListScope::Ours && list.key != "secrets").map(|list| {
@@ -93,7 +93,7 @@ fn reads(id: i64, namespace: &str) -> Vec<String> {
     lists.chain(detail).chain(of_types).chain(rest).collect()
 }
 
-/// Every change there is, in an order in which each can be made, with the right that each fails without.
+/// All changes, in an executable order, each with the verb and resource whose permission is missing first.
 fn changes(namespace: &str) -> Vec<(&'static str, Value, &'static str, &'static str)> {
     let new = format!("{namespace}-new");
     let of = |more: Value| {
@@ -134,7 +134,7 @@ fn secrets(id: i64, namespace: &str) -> [(String, &'static str); 2] {
     [(format!("/api/k8s/secrets?{of}"), "list"), (format!("/api/k8s/secrets/detail?{of}&name=door"), "get")]
 }
 
-/// The features that the test of a cluster says a credential has, and of each other one what is missing.
+/// The allowed features of a connection test; and the others, with their missing permissions.
 fn features(test: &Value) -> (Vec<&str>, Vec<(&str, &Value)>) {
     let (allowed, refused): (Vec<_>, Vec<_>) =
         test["permissions"].as_array().unwrap().iter().partition(|permission| permission["allowed"] == true);
@@ -149,46 +149,46 @@ fn features(test: &Value) -> (Vec<&str>, Vec<(&str, &Value)>) {
     )
 }
 
-async fn reads_everything(admin: &Client, id: i64, namespace: &str) {
+async fn check_all_reads(admin: &Client, id: i64, namespace: &str) {
     for path in reads(id, namespace) {
         let data = admin.get(&path).await.data();
         assert!(data.get("warnings").is_none_or(|warnings| *warnings == json!([])), "{path}: {data}");
     }
-    if shared_has_node().await.expect("a node where one is required") {
+    if shared_has_node().await.expect("a node, if one is required") {
         let logs = format!("/api/k8s/pods/logs?cluster_id={id}&namespace={namespace}&pod_name=talker");
-        eventually("a line of the pod's log", async || {
-            let answer = admin.get(&logs).await;
-            assert_ne!(answer.status, 403, "{answer}");
-            (answer.status == 200 && answer.body["data"]["logs"] != "").then_some(())
+        eventually("the pod has a log line", async || {
+            let response = admin.get(&logs).await;
+            assert_ne!(response.status, 403, "{response}");
+            (response.status == 200 && response.body["data"]["logs"] != "").then_some(())
         })
         .await;
     }
 }
 
 #[tokio::test]
-async fn the_viewing_credential_reads_all_but_secrets_and_changes_nothing() {
+async fn viewing_credential_reads_all_but_secrets_and_changes_nothing() {
     let plane = shared().await.unwrap();
-    furnish(plane, "rbac-viewing").await;
-    let token = token(plane, VIEWING).await;
-    let (_server, admin, configuration) = house(plane, &token).await;
+    seed(plane, "rbac-viewing").await;
+    let token = token(plane, VIEWING_MANIFEST).await;
+    let (_server, admin, configuration) = fixture(plane, &token).await;
 
-    // before anything is saved, the test says exactly what it may
+    // the connection test reports the exact permissions before anything is stored
     let test = admin.post("/api/k8s/clusters/test", configuration.clone()).await.data();
     assert_eq!(test["identity"], "system:serviceaccount:pilothouse:pilothouse-viewing");
     let (allowed, refused) = features(&test);
-    let may = |feature: &str| {
+    let permits = |feature: &str| {
         let verb = feature.split_once('_').map_or(feature, |(verb, _)| verb);
         ["list", "watch", "show", "read"].contains(&verb) && !feature.ends_with("_secrets")
     };
-    assert!(allowed.iter().all(|feature| may(feature)), "{allowed:?}");
-    assert!(!refused.iter().any(|(feature, _)| may(feature)), "{refused:?}");
+    assert!(allowed.iter().all(|feature| permits(feature)), "{allowed:?}");
+    assert!(!refused.iter().any(|(feature, _)| permits(feature)), "{refused:?}");
     let missing = |wanted: &str| refused.iter().find(|(feature, _)| *feature == wanted).unwrap().1;
     assert_eq!(missing("list_secrets"), &json!(["list secrets"]));
     assert_eq!(missing("delete_namespaces"), &json!(["delete namespaces"]));
-    assert!(admin.rows("/api/k8s/clusters", "clusters").await.is_empty(), "nothing is saved yet");
+    assert!(admin.rows("/api/k8s/clusters", "clusters").await.is_empty(), "nothing is stored yet");
 
     let id = register(&admin, "viewing", configuration).await;
-    reads_everything(&admin, id, "rbac-viewing").await;
+    check_all_reads(&admin, id, "rbac-viewing").await;
     for (path, verb) in secrets(id, "rbac-viewing") {
         let refused = admin.get(&path).await.refused("PERMISSION_DENIED");
         let context = &refused["context"];
@@ -197,7 +197,10 @@ async fn the_viewing_credential_reads_all_but_secrets_and_changes_nothing() {
             ["cluster", verb, "secret", "rbac-viewing"],
             "{path}"
         );
-        assert!(refused["details"].as_str().unwrap().contains("Kubernetes 没有"), "it says why: {refused}");
+        assert!(
+            refused["details"].as_str().unwrap().contains("Kubernetes 没有"),
+            "the message gives the cause: {refused}"
+        );
     }
     for (path, mut body, verb, resource) in changes("rbac-viewing") {
         body["cluster_id"] = json!(id);
@@ -213,20 +216,20 @@ async fn the_viewing_credential_reads_all_but_secrets_and_changes_nothing() {
         }
     }
     let rows = admin.operations(format!("cluster_id={id}&status=failed")).await;
-    assert_eq!(rows.len(), changes("").len(), "each refusal is in the trail: {rows:#?}");
+    assert_eq!(rows.len(), changes("").len(), "each refusal is recorded: {rows:#?}");
 }
 
 #[tokio::test]
-async fn the_operating_credential_does_everything() {
+async fn operating_credential_reads_and_changes_everything() {
     let plane = shared().await.unwrap();
-    furnish(plane, "rbac-operating").await;
-    let token = token(plane, OPERATING).await;
-    let (_server, admin, configuration) = house(plane, &token).await;
+    seed(plane, "rbac-operating").await;
+    let token = token(plane, OPERATING_MANIFEST).await;
+    let (_server, admin, configuration) = fixture(plane, &token).await;
     let test = admin.post("/api/k8s/clusters/test", configuration.clone()).await.data();
     assert_eq!(features(&test).1, []);
 
     let id = register(&admin, "operating", configuration).await;
-    reads_everything(&admin, id, "rbac-operating").await;
+    check_all_reads(&admin, id, "rbac-operating").await;
     for (path, _) in secrets(id, "rbac-operating") {
         admin.get(&path).await.data();
     }
@@ -237,52 +240,56 @@ async fn the_operating_credential_does_everything() {
     }
 }
 
-/// What these tests walk is every route towards a cluster.
+/// These tests cover all endpoints that send requests to a cluster.
 #[test]
-fn every_route_towards_a_cluster_is_walked() {
-    // our own: the registry and the trail; and the streams, which read as the log and the list do
-    let elsewhere = |path: &str| {
-        let ours = ["/api/k8s/clusters", "/api/k8s/clusters/update", "/api/k8s/clusters/delete"];
+fn every_cluster_endpoint_is_tested_with_the_credentials() {
+    // the registry and the trail are Pilothouse's own; the streams read as the log and the list do
+    let is_exempt = |path: &str| {
+        let registry = ["/api/k8s/clusters", "/api/k8s/clusters/update", "/api/k8s/clusters/delete"];
         let rest =
             ["/api/k8s/clusters/test", "/api/k8s/pods/logs", "/api/k8s/pods/logs/stream", "/api/k8s/watch"];
-        ours.contains(&path) || rest.contains(&path) || path.starts_with("/api/k8s/audit/")
+        registry.contains(&path) || rest.contains(&path) || path.starts_with("/api/k8s/audit/")
     };
-    let mut walked: Vec<String> =
+    let mut tested: Vec<String> =
         reads(1, "a").into_iter().chain(secrets(1, "a").map(|(path, _)| path)).collect();
-    walked.extend(changes("a").into_iter().map(|(path, ..)| format!("/api/k8s/{path}")));
+    tested.extend(changes("a").into_iter().map(|(path, ..)| format!("/api/k8s/{path}")));
     for (method, path) in pilothouse_http::endpoints() {
-        let here = walked.iter().any(|walked| walked.split('?').next() == Some(path));
-        let towards_a_cluster = path.starts_with("/api/k8s/") && !elsewhere(path);
+        let is_tested = tested.iter().any(|tested| tested.split('?').next() == Some(path));
+        let towards_a_cluster = path.starts_with("/api/k8s/") && !is_exempt(path);
         assert!(
-            here || !towards_a_cluster,
-            "{method} {path} is not walked with the credentials of docs/rbac"
+            is_tested || !towards_a_cluster,
+            "{method} {path} is not tested with the credentials of docs/rbac"
         );
     }
 }
 
 #[tokio::test]
-async fn a_credential_for_one_namespace_shows_that_namespace_alone() {
+async fn namespace_credential_reads_only_its_namespace() {
     let plane = shared().await.unwrap();
-    furnish(plane, "rbac-team").await;
-    let cluster_says = plane.client();
-    let none = cluster_says.service_account_token("rbac-team", "team", json!([])).await.unwrap();
-    let about = json!({"name": "team", "namespace": "rbac-team"});
+    seed(plane, "rbac-team").await;
+    let kube = plane.client();
+    let token = kube.service_account_token("rbac-team", "team", json!([])).await.unwrap();
+    let metadata = json!({"name": "team", "namespace": "rbac-team"});
     let group = "rbac.authorization.k8s.io";
     let role = json!({
-        "apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": about,
+        "apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": metadata,
         "rules": [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "list", "patch"]}],
     });
     let binding = json!({
-        "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": about,
+        "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": metadata,
         "roleRef": {"apiGroup": group, "kind": "Role", "name": "team"},
         "subjects": [{"kind": "ServiceAccount", "name": "team", "namespace": "rbac-team"}],
     });
-    apply(&cluster_says, &[role, binding]).await;
-    let (_server, admin, configuration) = house(plane, &none).await;
+    apply(&kube, &[role, binding]).await;
+    let (_server, admin, configuration) = fixture(plane, &token).await;
 
-    // it can be registered: what it may not count is null
+    // registration succeeds; counts without permission are null
     let test = admin.post("/api/k8s/clusters/test", configuration.clone()).await.data();
-    assert_eq!((&test["node_count"], features(&test).0), (&Value::Null, vec![]), "no right holds everywhere");
+    assert_eq!(
+        (&test["node_count"], features(&test).0),
+        (&Value::Null, vec![]),
+        "no permission applies to all namespaces"
+    );
     let id = register(&admin, "team", configuration).await;
     let row = admin.rows("/api/k8s/clusters", "clusters").await.remove(0);
     assert_eq!(row["status"], "online");
@@ -302,5 +309,9 @@ async fn a_credential_for_one_namespace_shows_that_namespace_alone() {
     });
     let scaled = admin.post("/api/k8s/workloads/scale", scale).await.data();
     assert_eq!(scaled["workload"]["replicas"], 3);
-    assert_eq!(scaled["warnings"].as_array().map(Vec::len), Some(1), "autoscalers could not be looked for");
+    assert_eq!(
+        scaled["warnings"].as_array().map(Vec::len),
+        Some(1),
+        "one warning: autoscalers cannot be listed"
+    );
 }

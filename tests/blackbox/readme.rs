@@ -1,12 +1,12 @@
-//! The READMEs, as a user follows them: every command they show is run by bash, in one session, and what it prints is held
-//! against what they say it prints.
+//! The READMEs as a user follows them: bash runs all their commands in one session, and the test compares the output.
 //!
-//! What is not as on paper is this, and nothing else:
-//! - [`substitute`]: the password, the port, where the cluster's audit log lies, and the built binary for the build;
-//! - [`mask`]: times, ids, ports, counts and the random ends of pods' names vary;
-//! - [`asked_first`]: one list is read before the overview that counts it;
-//! - `cargo demo` is given the built binary too ([`the_demo_is_what_it_prints`]), and `cargo test --workspace` is what
-//!   runs this.
+//! The only differences are:
+//! - [`substitute`]: the password, the port, the path of the cluster's audit log, and the built binary instead of the
+//!   build;
+//! - [`mask`]: times, ids, ports, counts and the random suffixes of pod names vary;
+//! - [`list_before_overview`]: one list is read before the overview that counts it;
+//! - `cargo demo` gets the built binary too ([`demo_commands_succeed_as_printed`]), and `cargo test --workspace` is
+//!   skipped because it runs this test.
 
 use std::{
     collections::BTreeSet,
@@ -25,10 +25,10 @@ use crate::support::{apply, eventually, within};
 
 const ENGLISH: &str = include_str!("../../README.md");
 const CHINESE: &str = include_str!("../../README.zh.md");
-/// Where the READMEs say that it listens, and where the cluster's audit log lies.
+/// The listen address and the audit log path in the READMEs.
 const ADDRESS: &str = "http://127.0.0.1:8080";
 const AUDIT_LOG: &str = "/var/log/kubernetes/audit.log";
-const PATIENCE: Duration = Duration::from_secs(180);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A fenced block: its language and its lines.
 pub(crate) type Block<'a> = (&'a str, Vec<&'a str>);
@@ -44,15 +44,15 @@ pub(crate) fn blocks(page: &str) -> Vec<Block<'_>> {
     blocks
 }
 
-/// A command and what it prints.
+/// A command and its output.
 #[derive(Debug)]
 struct Step {
     command: String,
     prints: Vec<String>,
 }
 
-/// The steps of the blocks that are commands. In `sh` all of a block is one; in `console` each `$ ` begins one, what
-/// follows is what it prints.
+/// The steps in the command blocks. A `sh` block is one step; in a `console` block each `$ ` starts a step, and its
+/// output follows.
 fn steps(page: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for (language, lines) in blocks(page) {
@@ -75,7 +75,7 @@ fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
-/// What must differ from the paper.
+/// Replaces the values that differ from the README.
 fn substitute(command: &str, password: &str, address: &str, audit_log: &Path) -> String {
     command
         .replace("the one printed", password)
@@ -83,17 +83,18 @@ fn substitute(command: &str, password: &str, address: &str, audit_log: &Path) ->
         .replace(AUDIT_LOG, &audit_log.display().to_string())
 }
 
-/// What varies from run to run: in JSON, the values of these fields; elsewhere, numbers.
+/// Masks values that differ between runs: in JSON, these fields; in other lines, numbers.
 fn mask(line: &str) -> String {
     const NUMBERS: [&str; 4] = ["node_count", "pod_count", "namespace_count", "restarts"];
-    const RANDOM_ENDS: [&str; 2] = ["agent-", "migrate-"];
+    const RANDOM_NAME_PREFIXES: [&str; 2] = ["agent-", "migrate-"];
     fn walk(key: &str, value: &mut Value) {
         match value {
             Value::Object(fields) => fields.iter_mut().for_each(|(key, value)| walk(key, value)),
             Value::Number(_) if NUMBERS.contains(&key) => *value = "a number".into(),
             Value::String(text) => {
-                let end = RANDOM_ENDS.iter().find(|prefix| key == "name" && text.starts_with(**prefix));
-                let masked = match (key, end) {
+                let prefix =
+                    RANDOM_NAME_PREFIXES.iter().find(|prefix| key == "name" && text.starts_with(**prefix));
+                let masked = match (key, prefix) {
                     ("operation_id" | "auditID", _) => Some("an id".to_owned()),
                     (key, _) if key.ends_with("_at") => Some(digits(text)),
                     ("api_server", _) => Some(digits(text)),
@@ -114,7 +115,7 @@ fn mask(line: &str) -> String {
     }
 }
 
-/// The text with a 0 for each number.
+/// Replaces each number with 0.
 fn digits(text: &str) -> String {
     let mut masked = String::new();
     for c in text.chars() {
@@ -127,7 +128,8 @@ fn digits(text: &str) -> String {
     masked
 }
 
-/// A process in a terminal of its own (`script`), as the first password is shown only on one; its output goes to a file.
+/// A process in a terminal of its own (`script`), because the first password is shown only on a terminal. Its output
+/// goes to a file.
 struct Terminal(Child, PathBuf);
 
 impl Terminal {
@@ -148,8 +150,9 @@ impl Terminal {
     }
 
     fn lines(&self) -> Vec<String> {
-        let said = fs::read_to_string(&self.1).unwrap();
-        said.split_inclusive('\n')
+        let output_lines = fs::read_to_string(&self.1).unwrap();
+        output_lines
+            .split_inclusive('\n')
             .filter(|line| line.ends_with('\n'))
             .map(|line| line.trim().to_owned())
             .collect()
@@ -157,11 +160,11 @@ impl Terminal {
 }
 
 impl Terminal {
-    /// Presses Ctrl-C, waits for the end, and returns all that was said.
+    /// Sends Ctrl-C, waits for the end, and returns all output lines.
     async fn interrupt(mut self) -> Vec<String> {
         let mut keyboard = self.0.stdin.take().expect("stdin is piped");
         keyboard.write_all(b"\x03").unwrap();
-        let status = eventually("the end after Ctrl-C", async || self.0.try_wait().unwrap()).await;
+        let status = eventually("the process ends after Ctrl-C", async || self.0.try_wait().unwrap()).await;
         assert!(status.success(), "{status}: {:#?}", self.lines());
         self.lines()
     }
@@ -169,7 +172,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // after a failed test; it hands the signal on, so that what runs in it ends too
+        // after a failed test; `script` forwards the signal to its child
         if let Ok(None) = self.0.try_wait() {
             let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
             let _ = self.0.wait();
@@ -177,55 +180,55 @@ impl Drop for Terminal {
     }
 }
 
-/// The README's cluster: the samples of the demo, settled.
-async fn settled(plane: &ControlPlane) {
+/// The cluster of the README: the samples of the demo, in their final state.
+async fn wait_until_settled(plane: &ControlPlane) {
     let admin = plane.client();
     apply(&admin, &workloads::samples("demo")).await;
     let path = |part: &str| format!("/apis/apps/v1/namespaces/demo/{part}");
-    let ready = |field: &'static str, wanted: i64| move |object: &Value| object["status"][field] == wanted;
-    admin.wait_until(&path("deployments/web"), ready("availableReplicas", 2), PATIENCE).await.unwrap();
-    admin.wait_until(&path("statefulsets/db"), ready("availableReplicas", 1), PATIENCE).await.unwrap();
-    admin.wait_until(&path("daemonsets/agent"), ready("numberAvailable", 1), PATIENCE).await.unwrap();
+    let ready =
+        |field: &'static str, expected: i64| move |object: &Value| object["status"][field] == expected;
+    admin.wait_until(&path("deployments/web"), ready("availableReplicas", 2), SETTLE_TIMEOUT).await.unwrap();
+    admin.wait_until(&path("statefulsets/db"), ready("availableReplicas", 1), SETTLE_TIMEOUT).await.unwrap();
+    admin.wait_until(&path("daemonsets/agent"), ready("numberAvailable", 1), SETTLE_TIMEOUT).await.unwrap();
     let done = |job: &Value| job["status"]["succeeded"] == 1;
-    admin.wait_until("/apis/batch/v1/namespaces/demo/jobs/migrate", done, PATIENCE).await.unwrap();
+    admin.wait_until("/apis/batch/v1/namespaces/demo/jobs/migrate", done, SETTLE_TIMEOUT).await.unwrap();
     let failing = |pod: &Value| {
         let status = &pod["status"]["containerStatuses"][0];
         status["restartCount"].as_i64() >= Some(3)
             && status["state"]["waiting"]["reason"] == "CrashLoopBackOff"
     };
-    admin.wait_until("/api/v1/namespaces/demo/pods/broken", failing, PATIENCE).await.unwrap();
+    admin.wait_until("/api/v1/namespaces/demo/pods/broken", failing, SETTLE_TIMEOUT).await.unwrap();
 }
 
 #[test]
-fn both_languages_show_the_same_commands_and_the_same_output() {
+fn readme_commands_and_outputs_equal_in_both_languages() {
     assert_eq!(blocks(ENGLISH), blocks(CHINESE));
 }
 
-/// What both must name, whatever the words between: headings, items and rows by their number, and what stands in
-/// backticks.
+/// Both languages have the same number of headings, items and rows, and the same texts in backticks.
 #[test]
-fn both_languages_tell_of_the_same_things() {
+fn readme_structure_and_code_equal_in_both_languages() {
     let shape =
         |page: &str| ["#", "- ", "|"].map(|mark| page.lines().filter(|line| line.starts_with(mark)).count());
-    assert_eq!(shape(ENGLISH), shape(CHINESE), "headings, items, rows of tables");
+    assert_eq!(shape(ENGLISH), shape(CHINESE), "headings, items, table rows");
     let code =
         |page: &'static str| -> BTreeSet<&'static str> { page.split('`').skip(1).step_by(2).collect() };
     let differing: Vec<_> = code(ENGLISH).symmetric_difference(&code(CHINESE)).copied().collect();
-    assert!(differing.is_empty(), "only one of them names {differing:?}");
+    assert!(differing.is_empty(), "only one language contains {differing:?}");
 }
 
-/// An overview waits a second and a half for clusters that are asked for the first time, which a busy machine may take.
-fn asked_first(command: &str) -> &'static str {
+/// An overview waits 1.5 s for clusters that it reads for the first time; a busy machine may take longer.
+fn list_before_overview(command: &str) -> &'static str {
     if command.contains("k8s/overview?kind=nodes") { "get 'k8s/nodes?cluster_id=1' >/dev/null\n" } else { "" }
 }
 
 #[tokio::test]
-async fn every_command_prints_what_the_readme_says() {
-    if !shared_has_node().await.expect("a node where one is required") {
+async fn readme_commands_print_the_documented_output() {
+    if !shared_has_node().await.expect("a node, if one is required") {
         return;
     }
     let plane = shared().await.unwrap();
-    settled(plane).await;
+    wait_until_settled(plane).await;
     let folder = Folder::create().unwrap();
     fs::create_dir(folder.path().join(".kube")).unwrap();
     fs::write(folder.path().join(".kube/config"), plane.kubeconfig()).unwrap();
@@ -241,12 +244,13 @@ async fn every_command_prints_what_the_readme_says() {
         ("PILOTHOUSE_LOG", "warn"),
     ];
     let terminal = Terminal::run(&built, folder.path(), folder.path(), &settings);
-    let said =
-        eventually("what the server says", async || Some(terminal.lines()).filter(|said| said.len() >= 2))
-            .await;
+    let output_lines = eventually("the password and the listen address", async || {
+        Some(terminal.lines()).filter(|output_lines| output_lines.len() >= 2)
+    })
+    .await;
     let password =
-        said[0].strip_prefix("first user: admin, password: ").expect("the first line of the README");
-    let address = said[1].strip_prefix("pilothouse listening on ").expect("its second line");
+        output_lines[0].strip_prefix("first user: admin, password: ").expect("the first line of the README");
+    let address = output_lines[1].strip_prefix("pilothouse listening on ").expect("its second line");
     assert!(serve.prints[0].starts_with("first user: admin, password: "), "{serve:?}");
     assert_eq!(serve.prints[1], format!("pilothouse listening on {ADDRESS}"));
 
@@ -255,7 +259,7 @@ async fn every_command_prints_what_the_readme_says() {
         .iter()
         .map(|step| {
             let command = substitute(&step.command, password, address, &audit_log);
-            format!("{}{command}\necho; echo =====", asked_first(&step.command))
+            format!("{}{command}\necho; echo =====", list_before_overview(&step.command))
         })
         .collect();
     let output = Command::new("bash")
@@ -267,7 +271,7 @@ async fn every_command_prints_what_the_readme_says() {
         .current_dir(folder.path())
         .output()
         .unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "nothing goes wrong");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "no command writes to standard error");
     let printed = String::from_utf8(output.stdout).unwrap();
     let mut printed = printed.split("=====\n");
     for step in &steps {
@@ -281,7 +285,7 @@ async fn every_command_prints_what_the_readme_says() {
 }
 
 #[tokio::test]
-async fn the_demo_is_what_it_prints() {
+async fn demo_commands_succeed_as_printed() {
     let folder = Folder::create().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let build = ["build", "--quiet", "--package", "pilothouse-testbed", "--bin", "demo"];
@@ -290,17 +294,21 @@ async fn the_demo_is_what_it_prints() {
     let environment: Vec<_> = env::vars().collect();
     let environment: Vec<_> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
     let terminal = Terminal::run(&demo, &root, folder.path(), &environment);
-    // a cluster with a node, all of it new
-    let said = within(2 * PATIENCE, "the end of the introduction", async || {
-        Some(terminal.lines()).filter(|said| said.iter().any(|line| line == "Ctrl-C ends it."))
+    // a new cluster with a node
+    let output_lines = within(2 * SETTLE_TIMEOUT, "the introduction of the demo", async || {
+        Some(terminal.lines())
+            .filter(|output_lines| output_lines.iter().any(|line| line == "Ctrl-C ends it."))
     })
     .await;
-    let lines: Vec<_> =
-        said.iter().filter(|line| line.starts_with("TOKEN=") || line.starts_with("curl ")).cloned().collect();
-    assert_eq!(lines.len(), 3, "{said:#?}");
+    let lines: Vec<_> = output_lines
+        .iter()
+        .filter(|line| line.starts_with("TOKEN=") || line.starts_with("curl "))
+        .cloned()
+        .collect();
+    assert_eq!(lines.len(), 3, "{output_lines:#?}");
     let output = Command::new("bash").arg("-c").arg(lines.join("\necho\n")).output().unwrap();
-    let answers = String::from_utf8(output.stdout).unwrap();
-    let succeeded = answers.lines().filter(|line| line.starts_with(r#"{"success":true"#)).count();
-    assert_eq!(succeeded, 2, "{answers}");
+    let responses = String::from_utf8(output.stdout).unwrap();
+    let succeeded = responses.lines().filter(|line| line.starts_with(r#"{"success":true"#)).count();
+    assert_eq!(succeeded, 2, "{responses}");
     assert_eq!(terminal.interrupt().await.last().map(String::as_str), Some("ended; nothing is left"));
 }

@@ -1,4 +1,4 @@
-//! The oldest part of the trail is kept elsewhere and removed; what is left, and what was kept, is whole.
+//! Retention: old entries of the trail are archived and removed; the archive and the rest of the trail verify.
 
 use std::{
     fs,
@@ -12,18 +12,18 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, Install, Server, eventually, mode};
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 fn ok(install: &Install, arguments: &[&str]) -> String {
     let output = install.run(arguments);
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", said(&output));
-    said(&output)
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", output_text(&output));
+    output_text(&output)
 }
 
-/// Some operations.
-async fn busy(server: &Server) -> Client {
+/// Creates some operations.
+async fn create_operations(server: &Server) -> Client {
     let admin = server.admin().await;
     let names: Vec<_> =
         (0..4).map(|n| format!("user-{n}-{}", server.address.rsplit(':').next().unwrap())).collect();
@@ -33,26 +33,26 @@ async fn busy(server: &Server) -> Client {
     admin
 }
 
-/// The exports of a folder, in order.
+/// The exports in a folder, in order.
 fn archive(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
     files
 }
 
-/// That each is whole, and follows the one before; the last entry.
-fn whole_archive(install: &Install, folder: &Path) -> i64 {
+/// Checks that each export verifies and follows the previous one. Returns the sequence of the last entry.
+fn verify_archive(install: &Install, folder: &Path) -> i64 {
     let key = ok(install, &["audit", "public-key"]).trim().to_owned();
-    let elsewhere = Install::new();
+    let other_install = Install::new();
     let (mut next, mut hash) = (1, Value::Null);
     for file in archive(folder) {
         assert_eq!(mode(&file), 0o600);
-        ok(&elsewhere, &["audit", "verify", "--export", file.to_str().unwrap(), "--public-key", &key]);
+        ok(&other_install, &["audit", "verify", "--export", file.to_str().unwrap(), "--public-key", &key]);
         let text = fs::read_to_string(&file).unwrap();
         let header: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
         let header = &header["header"];
         assert_eq!(header["first_sequence"], next);
-        assert!(hash.is_null() || header["previous_hash"] == hash, "it follows the one before");
+        assert!(hash.is_null() || header["previous_hash"] == hash, "the export follows the previous one");
         next = header["last_sequence"].as_i64().unwrap() + 1;
         hash = header["last_hash"].clone();
     }
@@ -60,35 +60,38 @@ fn whole_archive(install: &Install, folder: &Path) -> i64 {
 }
 
 #[tokio::test]
-async fn what_is_pruned_is_archived_and_the_rest_is_whole() {
+async fn pruned_entries_are_archived_and_the_rest_verifies() {
     let server = Install::new().start().await;
-    let admin = busy(&server).await;
+    let admin = create_operations(&server).await;
     let before = admin.operations("").await;
     let install = server.stop().await;
     let now = Timestamp::now().to_string();
     let folder = install.file("archive");
     let path = folder.to_str().unwrap().to_owned();
     let refused = install.run(&["audit", "prune", "--before", &now]);
-    assert_eq!(refused.status.code(), Some(2), "kept nowhere: {}", said(&refused));
+    assert_eq!(refused.status.code(), Some(2), "there is no archive: {}", output_text(&refused));
     assert!(
         ok(&install, &["audit", "prune", "--before", "2020-01-01T00:00:00Z", "--archive", &path])
             .contains("removed 0")
     );
 
-    // beside a running server, whose lists then begin later
+    // while a server runs; its lists begin later afterwards
     let server = install.start().await;
-    let admin = busy(&server).await;
+    let admin = create_operations(&server).await;
     let install = &server.install;
     ok(install, &["audit", "prune", "--before", &now, "--archive", &path]);
-    let last = whole_archive(install, &folder);
+    let last = verify_archive(install, &folder);
     assert!(last >= before.len() as i64);
     let verdict = admin.get("/api/k8s/audit/verify").await.data();
     assert_eq!((&verdict["valid"], &verdict["removed"]), (&json!(true), &json!(last)), "{verdict}");
-    let told = ok(install, &["audit", "verify"]);
-    assert!(told.contains(&format!("removed      {last}")) && told.contains("whole"), "{told}");
-    let left = admin.operations("").await;
+    let verify_output = ok(install, &["audit", "verify"]);
+    assert!(
+        verify_output.contains(&format!("removed      {last}")) && verify_output.contains("whole"),
+        "{verify_output}"
+    );
+    let remaining = admin.operations("").await;
     let newest = before[0]["id"].as_i64().unwrap();
-    assert!(left.iter().all(|row| row["id"].as_i64().unwrap() > newest), "{left:#?}");
+    assert!(remaining.iter().all(|row| row["id"].as_i64().unwrap() > newest), "{remaining:#?}");
     let prune = admin.operations("operation_type=prune").await;
     assert_eq!(
         (prune.len(), &prune[0]["resource_type"], &prune[0]["status"]),
@@ -96,7 +99,7 @@ async fn what_is_pruned_is_archived_and_the_rest_is_whole() {
     );
     assert!(prune[0]["username"].as_str().unwrap().starts_with("cli:"));
     assert_eq!(prune[0]["details"], format!("from=1 through={last}"));
-    // an export begins there, and is verified like any other
+    // an export begins after the removed entries, and verifies like any other
     let file = install.file("export.jsonl").display().to_string();
     ok(install, &["audit", "export", "--output", &file]);
     ok(install, &["audit", "verify", "--export", &file]);
@@ -104,9 +107,9 @@ async fn what_is_pruned_is_archived_and_the_rest_is_whole() {
     let install = server.stop().await;
     ok(&install, &["audit", "verify"]);
 
-    // a file in the way that is no such export, or one of another trail, is left as it is
+    // a file with the same name that is no export, or one of another trail, is not overwritten
     let server = install.start().await;
-    busy(&server).await;
+    create_operations(&server).await;
     let install = server.stop().await;
     let now = Timestamp::now().to_string();
     let next = last + 1;
@@ -116,21 +119,21 @@ async fn what_is_pruned_is_archived_and_the_rest_is_whole() {
     let named = |suffix: &str| folder.join(format!("audit-{next:012}-{end:012}{suffix}.jsonl"));
     fs::write(named(""), "not an export\n").unwrap();
     fs::copy(&archive(&folder)[0], named("-2")).unwrap();
-    let in_the_way = [named(""), named("-2")].map(|file| fs::read(file).unwrap());
+    let existing_files = [named(""), named("-2")].map(|file| fs::read(file).unwrap());
     ok(&install, &["audit", "prune", "--before", &now, "--archive", &path]);
     assert!(ok(&install, &["audit", "verify"]).contains(&format!("removed      {end}")));
-    assert_eq!([named(""), named("-2")].map(|file| fs::read(file).unwrap()), in_the_way);
+    assert_eq!([named(""), named("-2")].map(|file| fs::read(file).unwrap()), existing_files);
     for file in [named(""), named("-2")] {
         fs::remove_file(file).unwrap();
     }
-    assert_eq!(whole_archive(&install, &folder), end, "what went is in a file of its own name");
+    assert_eq!(verify_archive(&install, &folder), end, "the removed entries are in a file with another name");
 }
 
-/// Killed after the archive was written and before anything was removed; then the master key is changed.
+/// Simulates a kill between writing the archive and removing the entries, followed by a key rotation.
 #[tokio::test]
-async fn an_archive_that_the_key_before_signed_is_enough() {
+async fn archive_signed_by_the_previous_key_is_reused() {
     let server = Install::on_sqlite().start().await;
-    busy(&server).await;
+    create_operations(&server).await;
     let install = server.stop().await;
     let now = Timestamp::now().to_string();
     let folder = install.file("archive");
@@ -138,33 +141,33 @@ async fn an_archive_that_the_key_before_signed_is_enough() {
     let database = fs::read(install.file("pilothouse.db")).unwrap();
     let prune = ["audit", "prune", "--before", &now, "--archive", &path];
     ok(&install, &prune);
-    let kept = archive(&folder);
+    let archived = archive(&folder);
     fs::write(install.file("pilothouse.db"), database).unwrap();
     ok(&install, &["rekey"]);
     assert!(!ok(&install, &prune).contains("removed 0"));
-    assert_eq!(archive(&folder), kept, "it is not written twice");
+    assert_eq!(archive(&folder), archived, "the archive is not written again");
     ok(&install, &["audit", "verify"]);
 }
 
 #[tokio::test]
-async fn a_server_removes_what_is_older_than_the_setting() {
+async fn server_removes_entries_older_than_the_retention() {
     let install = Install::new();
     let folder = install.file("archive");
     let install = install.set("AUDIT_ARCHIVE_DIR", folder.display().to_string()).set("AUDIT_RETENTION", "1s");
     let server = install.start().await;
-    busy(&server).await;
+    create_operations(&server).await;
     let install = server.stop().await;
-    // what was signed at the end is as old as the setting says
+    // the checkpoint of the shutdown becomes as old as the setting
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let server = install.start().await;
     let admin = server.admin().await;
-    let removed = eventually("the first look", async || {
+    let removed = eventually("the first run of the retention task", async || {
         let verdict = admin.get("/api/k8s/audit/verify").await.data();
         assert_eq!(verdict["first_bad"], Value::Null, "{verdict}");
         verdict["removed"].as_i64().filter(|removed| *removed > 0)
     })
     .await;
-    assert_eq!(whole_archive(&server.install, &folder), removed);
+    assert_eq!(verify_archive(&server.install, &folder), removed);
     assert_eq!(admin.operations("operation_type=prune").await[0]["username"], "system");
     ok(&server.stop().await, &["audit", "verify"]);
 }

@@ -1,5 +1,5 @@
-//! What must be nowhere: everything secret that there is, planted, used, and taken down every way that goes wrong, at the
-//! most talkative level of the log; then looked for in answers, log, database, checkpoints and exports.
+//! Secrets stay secret: plants every type of secret, uses it, triggers all error paths with the log at its most verbose
+//! level, and then searches for it in responses, log, database, checkpoints, exports and backups.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -11,33 +11,35 @@ use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::support::{ANSWERS, Canaries, Client, Echo, Install, PASSWORD, apply, cluster, light};
+use crate::support::{
+    Canaries, Client, ECHO_STATUSES, EchoServer, Install, PASSWORD, apply, control_plane, register_cluster,
+};
 
-/// A secret of our own making: long, and of characters that encodings treat differently.
+/// A secret that the test generates: long, and with characters that encodings treat differently.
 fn canary(of: &str) -> String {
-    format!("canary?{of}+of/{}~", uuid())
+    format!("canary?{of}+of/{}~", random_characters())
 }
 
-/// 128 random bits, from a private key that nobody needs.
-fn uuid() -> String {
+/// Random characters, taken from a new private key.
+fn random_characters() -> String {
     let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
     pem.lines().nth(1).unwrap().chars().rev().filter(char::is_ascii_alphanumeric).take(24).collect()
 }
 
-/// The first full line of a private key in PEM: 48 of its bytes.
+/// The first full line of a PEM private key: 48 bytes of the key.
 fn key_line(pem: &str) -> String {
     pem.lines().find(|line| line.len() == 64 && !line.starts_with('-')).expect("a key").to_owned()
 }
 
-/// The key for such a purpose.
+/// Derives the key for a purpose.
 fn derived(master: &[u8], purpose: &str) -> Vec<u8> {
     let mut key = vec![0; 32];
     Hkdf::<Sha256>::new(None, master).expand(purpose.as_bytes(), &mut key).unwrap();
     key
 }
 
-/// Everything that a cluster can be asked, for reading and for changing.
-async fn ask_everything(client: &Client, id: i64, secret_value: &str, plain_value: &str) {
+/// Sends every type of read and change for a cluster.
+async fn send_all_requests(client: &Client, id: i64, secret_value: &str, plain_value: &str) {
     let in_default = |more: Value| {
         let mut body = json!({"cluster_id": id, "namespace": "default"});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -81,8 +83,8 @@ async fn ask_everything(client: &Client, id: i64, secret_value: &str, plain_valu
 }
 
 #[tokio::test]
-async fn no_secret_is_found_in_files_answers_or_the_log() {
-    let (plane, echo) = (light().await, Echo::start());
+async fn no_secret_is_in_files_responses_or_log() {
+    let (plane, echo) = (control_plane().await, EchoServer::start());
     apply(&plane.client(), &[workloads::deployment("default", "web", 1)]).await;
     let everything = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
     let token = plane.client().service_account_token("canaries", "canary", everything).await.unwrap();
@@ -107,40 +109,41 @@ async fn no_secret_is_found_in_files_answers_or_the_log() {
         .start()
         .await;
     let client = || server.client().trusting(&tls.cert.pem());
-    // what is told on purpose (tokens at a login, values at a reveal) is told to another client than what is searched
-    let quietly = |client: Client| {
-        let mut quiet = server.client().trusting(&tls.cert.pem());
-        quiet.session = client.session;
-        quiet
+    // responses that contain secrets on purpose (tokens at a login, values at a reveal) go to another client than the
+    // one whose responses are searched
+    let unrecorded = |client: Client| {
+        let mut client_copy = server.client().trusting(&tls.cert.pem());
+        client_copy.session = client.session;
+        client_copy
     };
 
-    // People: the first password, changed; users made, reset, refused; a pair of tokens, refreshed.
+    // Users: the first password, changed; users created, reset, refused; tokens, refreshed.
     let initial =
         fs::read_to_string(server.install.file("initial-admin-password")).unwrap().trim().to_owned();
-    let [password, users, resets, typed] = ["password", "user", "reset", "typed"].map(canary);
-    let admin = quietly(client().sign_in("admin", &initial).await);
-    // whoever is refused at the door is told nothing
+    let [password, users, resets, wrong_password] = ["password", "user", "reset", "typed"].map(canary);
+    let admin = unrecorded(client().sign_in("admin", &initial).await);
+    // error responses to an unauthenticated client contain no secret
     let stranger = client();
     let change = |old: &str, new: &str| json!({"old_password": old, "new_password": new});
-    admin.post("/api/auth/password", change(&typed, &password)).await.refused("VALIDATION_ERROR");
+    admin.post("/api/auth/password", change(&wrong_password, &password)).await.refused("VALIDATION_ERROR");
     admin.post("/api/auth/password", change(&initial, "short")).await.refused("VALIDATION_ERROR");
     admin.post("/api/auth/password", change(&initial, &password)).await.data();
     let user = json!({"username": "ann", "password": users, "role": "viewer"});
     let ann = admin.post("/api/auth/users", user.clone()).await.data()["user"]["id"].as_i64().unwrap();
     admin.post("/api/auth/users", user).await.refused("CONFLICT_ERROR");
-    let mut odd = json!({"username": "bob", "password": users, "role": "viewer", "colour": resets});
-    admin.post("/api/auth/users", odd.clone()).await.refused("VALIDATION_ERROR");
-    odd["password"] = json!([users]);
-    admin.post("/api/auth/users", odd).await.refused("VALIDATION_ERROR");
-    let viewer = quietly(client().sign_in("ann", &users).await);
+    let mut invalid_user = json!({"username": "bob", "password": users, "role": "viewer", "colour": resets});
+    admin.post("/api/auth/users", invalid_user.clone()).await.refused("VALIDATION_ERROR");
+    invalid_user["password"] = json!([users]);
+    admin.post("/api/auth/users", invalid_user).await.refused("VALIDATION_ERROR");
+    let viewer = unrecorded(client().sign_in("ann", &users).await);
     viewer.post("/api/auth/users", json!({"username": "eve", "password": users, "role": "viewer"})).await;
     let reset = json!({"id": ann, "new_password": resets});
     admin.post("/api/auth/users/reset-password", reset).await.data();
-    stranger.try_sign_in("ann", &typed).await.refused("AUTHENTICATION_ERROR");
-    stranger.try_sign_in(&typed, &typed).await.refused("AUTHENTICATION_ERROR");
+    stranger.try_sign_in("ann", &wrong_password).await.refused("AUTHENTICATION_ERROR");
+    stranger.try_sign_in(&wrong_password, &wrong_password).await.refused("AUTHENTICATION_ERROR");
     let first = admin.session.clone().unwrap();
     let refresh = json!({"refresh_token": first.refresh_token});
-    let pair = quietly(admin.clone()).post("/api/auth/refresh", refresh.clone()).await.data();
+    let pair = unrecorded(admin.clone()).post("/api/auth/refresh", refresh.clone()).await.data();
     admin.post("/api/auth/refresh", refresh).await.refused("AUTHENTICATION_ERROR");
     let mut second = first.clone();
     second.access_token = pair["access_token"].as_str().unwrap().to_owned();
@@ -148,38 +151,38 @@ async fn no_secret_is_found_in_files_answers_or_the_log() {
     let mut admin = admin;
     admin.session = Some(second.clone());
 
-    // Clusters: one by token, one by certificate, and one that says back whatever it hears.
-    let echoed = canary("token");
+    // Clusters: one with a token, one with a certificate, and one that echoes what it receives.
+    let echoed_token = canary("token");
     let registered = json!({
         "name": "by-token", "auth_type": "token", "api_server": plane.server(), "token": token,
         "ca_certificate": plane.ca_pem(),
     });
     let id =
         admin.post("/api/k8s/clusters", registered.clone()).await.data()["cluster"]["id"].as_i64().unwrap();
-    cluster(&admin, "by-certificate", &plane).await;
+    register_cluster(&admin, "by-certificate", &plane).await;
     let hostile = json!({
-        "name": "hostile", "auth_type": "token", "api_server": echo.address, "token": echoed,
+        "name": "hostile", "auth_type": "token", "api_server": echo.address, "token": echoed_token,
         "ca_certificate": echo.ca, "skip_test": true,
     });
     let hostile_id =
         admin.post("/api/k8s/clusters", hostile.clone()).await.data()["cluster"]["id"].as_i64().unwrap();
-    let spoilt = |change: &dyn Fn(&mut Value)| {
+    let modified = |change: &dyn Fn(&mut Value)| {
         let mut body = registered.clone();
         change(&mut body);
         body
     };
     for (body, code) in [
-        (spoilt(&|body| body["name"] = json!("BY-TOKEN")), "CONFLICT_ERROR"),
-        (spoilt(&|body| body["colour"] = json!(token)), "VALIDATION_ERROR"),
-        (spoilt(&|body| body["token"] = json!([token])), "VALIDATION_ERROR"),
-        (spoilt(&|body| body["token"] = json!(format!("{token}\u{0}"))), "VALIDATION_ERROR"),
+        (modified(&|body| body["name"] = json!("BY-TOKEN")), "CONFLICT_ERROR"),
+        (modified(&|body| body["colour"] = json!(token)), "VALIDATION_ERROR"),
+        (modified(&|body| body["token"] = json!([token])), "VALIDATION_ERROR"),
+        (modified(&|body| body["token"] = json!(format!("{token}\u{0}"))), "VALIDATION_ERROR"),
         (
-            spoilt(&|body| body["api_server"] = json!(format!("https://u:{token}@127.0.0.1"))),
+            modified(&|body| body["api_server"] = json!(format!("https://u:{token}@127.0.0.1"))),
             "VALIDATION_ERROR",
         ),
-        (spoilt(&|body| body["api_server"] = json!("https://169.254.169.254")), "VALIDATION_ERROR"),
-        (spoilt(&|body| body["api_server"] = json!("https://127.0.0.1:1")), "CONNECTION_ERROR"),
-        (spoilt(&|body| body["ca_certificate"] = json!(echo.ca)), "CONNECTION_ERROR"),
+        (modified(&|body| body["api_server"] = json!("https://169.254.169.254")), "VALIDATION_ERROR"),
+        (modified(&|body| body["api_server"] = json!("https://127.0.0.1:1")), "CONNECTION_ERROR"),
+        (modified(&|body| body["ca_certificate"] = json!(echo.ca)), "CONNECTION_ERROR"),
     ] {
         admin.post("/api/k8s/clusters", body).await.refused(code);
     }
@@ -197,34 +200,36 @@ async fn no_secret_is_found_in_files_answers_or_the_log() {
     });
     admin.post("/api/k8s/clusters/update", update).await.data();
 
-    // Values: in the cluster, sent there, kept under a key, told back by the one that echoes.
+    // Values: in the cluster, sent to it, stored with an idempotency key, and echoed back.
     let [value, changed, sent, keyed] = ["value", "changed", "sent", "keyed"].map(canary);
     let at_default = |more: Value| {
         let mut body = json!({"cluster_id": id, "namespace": "default", "name": "planted"});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         body
     };
-    let (once, again) = (admin.under("canary-key"), admin.under("canary-key-2"));
-    once.post("/api/k8s/secrets", at_default(json!({"data": {"key": value}}))).await.data();
-    once.post("/api/k8s/secrets", at_default(json!({"data": {"key": value}}))).await.data();
-    again.post("/api/k8s/secrets/update", at_default(json!({"data": {"key": changed}}))).await.data();
-    once.post("/api/k8s/secrets", at_default(json!({"data": {"key": changed}})))
+    let (first_key, second_key) =
+        (admin.with_idempotency_key("canary-key"), admin.with_idempotency_key("canary-key-2"));
+    first_key.post("/api/k8s/secrets", at_default(json!({"data": {"key": value}}))).await.data();
+    first_key.post("/api/k8s/secrets", at_default(json!({"data": {"key": value}}))).await.data();
+    second_key.post("/api/k8s/secrets/update", at_default(json!({"data": {"key": changed}}))).await.data();
+    first_key
+        .post("/api/k8s/secrets", at_default(json!({"data": {"key": changed}})))
         .await
         .refused("CONFLICT_ERROR");
-    let plain = quietly(admin.clone()).under("canary-key-3");
+    let plain = unrecorded(admin.clone()).with_idempotency_key("canary-key-3");
     plain.post("/api/k8s/configmaps", at_default(json!({"data": {"key": keyed}}))).await.data();
-    let reveal = quietly(admin.clone());
+    let reveal = unrecorded(admin.clone());
     let revealed = reveal.post("/api/k8s/secrets/reveal", at_default(json!({}))).await.data();
-    assert_eq!(revealed["secret"]["data"]["key"], changed.as_str(), "it is told to whoever may ask");
-    ask_everything(&admin, id, &sent, "plain").await;
-    for status in ANSWERS {
-        echo.answers_with(status);
-        ask_everything(&admin, hostile_id, &sent, "plain").await;
+    assert_eq!(revealed["secret"]["data"]["key"], changed.as_str(), "a permitted reveal returns the value");
+    send_all_requests(&admin, id, &sent, "plain").await;
+    for status in ECHO_STATUSES {
+        echo.respond_with(status);
+        send_all_requests(&admin, hostile_id, &sent, "plain").await;
         let mut tested = hostile.clone();
         tested.as_object_mut().unwrap().retain(|key, _| key != "name" && key != "skip_test");
         admin.post("/api/k8s/clusters/test", tested).await;
     }
-    assert!(echo.heard() > 10 * ANSWERS.len(), "it was asked: {}", echo.heard());
+    assert!(echo.request_count() > 10 * ECHO_STATUSES.len(), "requests received: {}", echo.request_count());
     for path in [
         "clusters",
         "audit/operations?per_page=500",
@@ -238,7 +243,8 @@ async fn no_secret_is_found_in_files_answers_or_the_log() {
         admin.get(format!("/api/auth/{path}")).await.data();
     }
 
-    let answers = [admin.answers(), viewer.answers(), stranger.answers()].concat();
+    let responses =
+        [admin.recorded_responses(), viewer.recorded_responses(), stranger.recorded_responses()].concat();
     let while_running = server.install.data();
     let install = server.stop().await;
     let mut printed = Vec::new();
@@ -259,7 +265,7 @@ async fn no_secret_is_found_in_files_answers_or_the_log() {
         printed.extend([output.stdout, output.stderr, fs::read(&backup).unwrap()].concat());
     }
     let log = install.log();
-    assert!(log.contains("TRACE"), "the log tells everything");
+    assert!(log.contains("TRACE"), "the log has the level trace");
 
     let client_key =
         kubeconfig.lines().find_map(|line| line.trim().strip_prefix("client-key-data: ")).unwrap();
@@ -272,7 +278,7 @@ async fn no_secret_is_found_in_files_answers_or_the_log() {
     let mut secrets = vec![
         ("a cluster's token", token.as_str()),
         ("a cluster's token's signature", token.rsplit('.').next().unwrap()),
-        ("a token that is echoed", &echoed),
+        ("a token that is echoed", &echoed_token),
         ("a client key", &client_key),
         ("a Secret's value", &value),
         ("a Secret's changed value", &changed),
@@ -286,7 +292,7 @@ async fn no_secret_is_found_in_files_answers_or_the_log() {
         ("a password", &password),
         ("a user's password", &users),
         ("a password that was reset", &resets),
-        ("a wrong password", &typed),
+        ("a wrong password", &wrong_password),
         ("the master key", &master_key),
         ("the key of HTTPS", &tls_key),
         ("the webhook's secret", &webhook_secret),
@@ -297,23 +303,29 @@ async fn no_secret_is_found_in_files_answers_or_the_log() {
         let derived = purpose::SECRET.map(|purpose| (purpose, derived(&master_bytes, purpose)));
         texts.chain([("the master key's bytes", master_bytes.clone())]).chain(derived).collect::<Vec<_>>()
     };
-    let told = Canaries::new(&bytes(&secrets));
-    // a ConfigMap's value is no secret; what was asked under a key is sealed all the same
-    secrets.push(("what was asked under a key", &keyed));
-    let kept = Canaries::new(&bytes(&secrets));
+    let secrets_to_hide = Canaries::new(&bytes(&secrets));
+    // a ConfigMap's value is no secret, but the stored request under an idempotency key is encrypted all the same
+    secrets.push(("a request under an idempotency key", &keyed));
+    let secrets_to_encrypt = Canaries::new(&bytes(&secrets));
 
-    let mut found = told.found_in(answers.as_bytes());
-    let delivered = echo.sent_to("/audit");
-    assert!(!delivered.is_empty(), "the trail goes out, too");
-    found.extend(kept.found_in(delivered.as_bytes()).into_iter().map(|found| format!("delivered: {found}")));
-    found.extend(told.found_in(&printed).into_iter().map(|found| format!("printed or backed up: {found}")));
-    found.extend(kept.found_in(log.as_bytes()).into_iter().map(|found| format!("in the log: {found}")));
+    let mut found = secrets_to_hide.find(responses.as_bytes());
+    let delivered = echo.requests_to("/audit");
+    assert!(!delivered.is_empty(), "the webhook received deliveries");
+    found.extend(
+        secrets_to_encrypt.find(delivered.as_bytes()).into_iter().map(|found| format!("delivered: {found}")),
+    );
+    found.extend(
+        secrets_to_hide.find(&printed).into_iter().map(|found| format!("printed or backed up: {found}")),
+    );
+    found.extend(
+        secrets_to_encrypt.find(log.as_bytes()).into_iter().map(|found| format!("in the log: {found}")),
+    );
     let after = install.data();
     assert!(after.iter().any(|(path, _)| path.ends_with("pilothouse.db") || path.ends_with("database.sql")));
     assert!(after.iter().any(|(path, bytes)| path.ends_with("audit-checkpoints.jsonl") && !bytes.is_empty()));
     for (path, bytes) in while_running.iter().chain(&after).filter(|(path, _)| !path.ends_with("master.key"))
     {
-        let hits = kept.found_in(bytes).into_iter();
+        let hits = secrets_to_encrypt.find(bytes).into_iter();
         found.extend(hits.map(|found| format!("in {}: {found}", path.display())));
     }
     assert!(found.is_empty(), "{found:#?}");

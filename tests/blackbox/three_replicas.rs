@@ -1,8 +1,8 @@
-//! Three servers on one PostgreSQL, each request at any of them, while one after the other is killed or stopped and started
-//! again.
+//! Three servers with one PostgreSQL database, each request to a random one, while servers are killed or stopped and
+//! started again.
 //!
-//! `PILOTHOUSE_TEST_REPLICA_ENDS` is how often one ends (`just replica-ends 100`), `PILOTHOUSE_TEST_REPLICA_ENDS_SEED` from what
-//! all that is random here is drawn.
+//! `PILOTHOUSE_TEST_REPLICA_ENDS` sets the number of kills and stops (`just replica-ends 100`),
+//! `PILOTHOUSE_TEST_REPLICA_ENDS_SEED` the seed of all random choices.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,65 +19,65 @@ use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{
-    crash::{Said, asked, compare, whole},
+    crash::{Observed, assert_trail_valid, check_trail, cluster_requests},
     support::{
-        Answer, Client, Install, PASSWORD, Random, Server, Session, apply, cluster, eventually, light,
-        postgres, set,
+        ApiResponse, Client, Install, PASSWORD, Random, Server, Session, apply, control_plane, env_number,
+        eventually, postgres, register_cluster,
     },
 };
 
 const REPLICAS: u64 = 3;
-const CALLERS: u64 = 6;
-/// As often one ends, where the environment does not say.
-const USUAL: u64 = 3;
-/// Between two ends, at most; in milliseconds.
-const PAUSE: u64 = 800;
+const CLIENTS: u64 = 6;
+/// Default number of kills and stops.
+const DEFAULT_ENDS: u64 = 3;
+/// Maximal pause between two of them, in milliseconds.
+const MAX_PAUSE_MILLIS: u64 = 800;
 
-/// Where the replicas listen at the moment.
+/// A client for each replica at its current address.
 #[derive(Clone)]
-struct Places(Arc<Mutex<Vec<Client>>>);
+struct Replicas(Arc<Mutex<Vec<Client>>>);
 
-impl Places {
+impl Replicas {
     fn any(&self, random: &mut Random) -> Client {
-        let places = self.0.lock().unwrap();
-        places[random.below(places.len() as u64) as usize].clone()
+        let replicas = self.0.lock().unwrap();
+        replicas[random.below(replicas.len() as u64) as usize].clone()
     }
 
-    /// Any, of a session.
+    /// A random replica, with a session.
     fn of(&self, session: &Session, random: &mut Random) -> Client {
-        self.any(random).in_session(session)
+        self.any(random).with_session(session)
     }
 
-    fn moved(&self, replica: usize, server: &Server) {
+    fn set_address(&self, replica: usize, server: &Server) {
         self.0.lock().unwrap()[replica] = server.client();
     }
 }
 
-/// What a caller was answered.
+/// The responses that a client received.
 #[derive(Default)]
-struct Heard {
-    answers: Vec<Answer>,
-    /// ConfigMaps by name: whether one answer said that it was created.
+struct ClientResult {
+    responses: Vec<ApiResponse>,
+    /// ConfigMaps by name: whether a response confirmed the creation.
     created: BTreeMap<String, bool>,
     /// How often tokens were refreshed at one replica and then used at another.
     refreshed: usize,
 }
 
-/// A person with a session, who asks any replica.
-struct Caller {
+/// A signed-in client that sends each request to a random replica.
+struct LoadClient {
     name: String,
-    places: Places,
+    replicas: Replicas,
     cluster: i64,
     random: Random,
-    over: Arc<AtomicBool>,
-    heard: Heard,
+    finished: Arc<AtomicBool>,
+    result: ClientResult,
 }
 
-impl Caller {
-    async fn call(mut self) -> Heard {
+impl LoadClient {
+    async fn run(mut self) -> ClientResult {
         let mut session = self.sign_in().await;
         for number in 0.. {
-            if self.over.load(Ordering::SeqCst) {
+            if self.finished.load(Ordering::SeqCst) {
                 break;
             }
             match self.random.below(8) {
@@ -86,67 +86,67 @@ impl Caller {
                 _ => self.scale(&session).await,
             }
         }
-        self.heard
+        self.result
     }
 
-    /// At a replica that runs.
+    /// Signs in at a running replica.
     async fn sign_in(&mut self) -> Session {
         loop {
-            let client = self.places.any(&mut self.random);
+            let client = self.replicas.any(&mut self.random);
             let body = json!({"username": self.name, "password": PASSWORD});
             match client.try_post("/api/auth/login", body).await {
-                Some(answer) if answer.status == 200 => return Session::of(&answer.data()),
-                Some(answer) => assert_eq!(answer.status, 503, "{answer}"),
+                Some(response) if response.status == 200 => return Session::from_data(&response.data()),
+                Some(response) => assert_eq!(response.status, 503, "{response}"),
                 None => {}
             }
         }
     }
 
-    /// At one replica; what is new holds at each other one at once.
+    /// Refreshes at one replica; the new token must be valid at all others at once.
     async fn refresh(&mut self, session: Session) -> Session {
-        let client = self.places.of(&session, &mut self.random);
+        let client = self.replicas.of(&session, &mut self.random);
         let body = json!({"refresh_token": session.refresh_token});
-        // without an answer nobody knows which token is the last
-        let Some(answer) = client.try_post("/api/auth/refresh", body).await else {
+        // without a response it is unknown which token is current
+        let Some(response) = client.try_post("/api/auth/refresh", body).await else {
             return self.sign_in().await;
         };
-        if answer.status == 503 {
+        if response.status == 503 {
             return self.sign_in().await;
         }
-        let session = Session::of(&answer.data());
-        let all = self.places.0.lock().unwrap().clone();
+        let session = Session::from_data(&response.data());
+        let all = self.replicas.0.lock().unwrap().clone();
         for client in all {
-            if let Some(answer) = client
-                .in_session(&session)
+            if let Some(response) = client
+                .with_session(&session)
                 .try_get("/api/auth/me")
                 .await
-                .filter(|answer| answer.status != 503)
+                .filter(|response| response.status != 503)
             {
-                answer.data();
-                self.heard.refreshed += 1;
+                response.data();
+                self.result.refreshed += 1;
             }
         }
         session
     }
 
-    /// Creates a ConfigMap, and sends the same once more to any replica.
+    /// Creates a ConfigMap, and repeats the request at a random replica.
     async fn create(&mut self, session: &Session, number: u64) {
         let name = format!("{}-{number}", self.name);
         let body =
             json!({"cluster_id": self.cluster, "namespace": "default", "name": name, "data": {"k": "v"}});
         let mut texts = Vec::new();
         for _ in 0..2 {
-            let client = self.places.of(session, &mut self.random).under(&name);
-            let Some(answer) = client.try_post("/api/k8s/configmaps", body.clone()).await else { continue };
-            // of a replica that was killed in between nobody knows what it had done
-            assert!(matches!(answer.status, 200 | 409 | 503), "{answer}");
-            if answer.status == 200 {
-                texts.push(answer.text.clone());
+            let client = self.replicas.of(session, &mut self.random).with_idempotency_key(&name);
+            let Some(response) = client.try_post("/api/k8s/configmaps", body.clone()).await else { continue };
+            // the outcome of a request to a replica that was killed meanwhile is unknown
+            assert!(matches!(response.status, 200 | 409 | 503), "{response}");
+            if response.status == 200 {
+                texts.push(response.text.clone());
             }
-            self.heard.answers.push(answer);
+            self.result.responses.push(response);
         }
         assert!(texts.windows(2).all(|pair| pair[0] == pair[1]), "{texts:?}");
-        *self.heard.created.entry(name).or_default() |= !texts.is_empty();
+        *self.result.created.entry(name).or_default() |= !texts.is_empty();
     }
 
     async fn scale(&mut self, session: &Session) {
@@ -154,15 +154,15 @@ impl Caller {
         let body = json!({
             "cluster_id": self.cluster, "namespace": "default", "type": "deployment", "name": "web", "replicas": replicas,
         });
-        let client = self.places.of(session, &mut self.random);
-        self.heard.answers.extend(client.try_post("/api/k8s/workloads/scale", body).await);
+        let client = self.replicas.of(session, &mut self.random);
+        self.result.responses.extend(client.try_post("/api/k8s/workloads/scale", body).await);
     }
 }
 
-/// How often the cluster was asked to create each ConfigMap.
+/// The number of create requests per ConfigMap that the cluster received.
 fn creations(plane: &ControlPlane) -> HashMap<String, usize> {
     let mut creations = HashMap::new();
-    for (_, events) in asked(plane) {
+    for (_, events) in cluster_requests(plane) {
         let object = events[0].object_ref.as_ref().unwrap();
         let name = object.name.clone().filter(|_| events[0].verb == "create");
         if let (Some("configmaps"), Some(name)) = (object.resource.as_deref(), name) {
@@ -172,99 +172,104 @@ fn creations(plane: &ControlPlane) -> HashMap<String, usize> {
     creations
 }
 
-/// That no two checkpoints, in whichever replica's file, are of one entry and differ.
-fn no_fork(installs: &[&Install]) -> usize {
+/// Checks that no two checkpoints in the files of the replicas differ for the same entry. Returns the number of
+/// checkpoints.
+fn check_no_fork(installs: &[&Install]) -> usize {
     let mut signed = BTreeMap::new();
     for install in installs {
         for line in fs::read_to_string(install.file("audit-checkpoints.jsonl")).unwrap().lines() {
             let checkpoint: Value = serde_json::from_str(line).unwrap();
             let sequence = checkpoint["sequence"].as_i64().unwrap();
-            let known = signed.entry(sequence).or_insert_with(|| line.to_owned());
-            assert_eq!(known, line, "a fork");
+            let first_line = signed.entry(sequence).or_insert_with(|| line.to_owned());
+            assert_eq!(first_line, line, "two checkpoints differ for one entry");
         }
     }
     signed.len()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_replicas_act_as_one_while_one_after_the_other_ends_and_starts_again() {
+async fn three_replicas_stay_consistent_while_each_is_killed_and_restarted() {
     let Some(postgres) = postgres() else { return };
-    let ends = set("PILOTHOUSE_TEST_REPLICA_ENDS").unwrap_or(USUAL);
-    let seed = set("PILOTHOUSE_TEST_REPLICA_ENDS_SEED");
+    let ends = env_number("PILOTHOUSE_TEST_REPLICA_ENDS").unwrap_or(DEFAULT_ENDS);
+    let seed = env_number("PILOTHOUSE_TEST_REPLICA_ENDS_SEED");
     let seed = seed.unwrap_or_else(|| Timestamp::now().as_microsecond().cast_unsigned());
-    eprintln!("{ends} ends of a replica; PILOTHOUSE_TEST_REPLICA_ENDS_SEED={seed}");
+    eprintln!("{ends} kills or stops of a replica; PILOTHOUSE_TEST_REPLICA_ENDS_SEED={seed}");
     let mut random = Random(seed);
 
-    let plane = light().await;
+    let plane = control_plane().await;
     apply(&plane.client(), &[workloads::deployment("default", "web", 1)]).await;
-    let install = Install::on(&postgres.database().unwrap()).set("SESSION_IDLE", "8h").set("LOG", "warn");
+    let install =
+        Install::on_postgres(&postgres.database().unwrap()).set("SESSION_IDLE", "8h").set("LOG", "warn");
     let first = install.start().await;
     let admin = first.admin().await;
-    let id = cluster(&admin, "shared", &plane).await;
-    let callers: Vec<_> = (0..CALLERS).map(|caller| format!("caller-{caller}")).collect();
-    for name in &callers {
+    let id = register_cluster(&admin, "shared", &plane).await;
+    let client_names: Vec<_> = (0..CLIENTS).map(|client| format!("caller-{client}")).collect();
+    for name in &client_names {
         admin.add_user(name, "ops_admin").await;
     }
     let others = [first.install.replica().start().await, first.install.replica().start().await];
     let mut servers: Vec<_> = [first].into_iter().chain(others).map(Some).collect();
-    let places = Places(Arc::new(Mutex::new(servers.iter().flatten().map(Server::client).collect())));
+    let replicas = Replicas(Arc::new(Mutex::new(servers.iter().flatten().map(Server::client).collect())));
 
-    let (over, mut calls) = (Arc::new(AtomicBool::default()), JoinSet::new());
-    for name in callers {
+    let (finished, mut calls) = (Arc::new(AtomicBool::default()), JoinSet::new());
+    for name in client_names {
         let random = Random(random.next());
-        let (places, over) = (places.clone(), over.clone());
-        calls.spawn(Caller { name, places, cluster: id, random, over, heard: Heard::default() }.call());
+        let (replicas, finished) = (replicas.clone(), finished.clone());
+        calls.spawn(
+            LoadClient { name, replicas, cluster: id, random, finished, result: ClientResult::default() }
+                .run(),
+        );
     }
     for _ in 0..ends {
-        sleep(random.pause(PAUSE)).await;
+        sleep(random.pause(MAX_PAUSE_MILLIS)).await;
         let replica = random.below(REPLICAS) as usize;
         let server = servers[replica].take().unwrap();
         let install = if random.below(2) == 0 { server.kill().await } else { server.stop().await };
-        sleep(random.pause(PAUSE / 4)).await;
+        sleep(random.pause(MAX_PAUSE_MILLIS / 4)).await;
         let server = install.start().await;
-        places.moved(replica, &server);
+        replicas.set_address(replica, &server);
         servers[replica] = Some(server);
     }
-    over.store(true, Ordering::SeqCst);
-    let (mut said, mut created, mut refreshed) = (Said::default(), BTreeMap::new(), 0);
-    while let Some(heard) = calls.join_next().await {
-        let heard = heard.unwrap();
-        said.hear(heard.answers);
-        created.extend(heard.created);
-        refreshed += heard.refreshed;
+    finished.store(true, Ordering::SeqCst);
+    let (mut observed, mut created, mut refreshed) = (Observed::default(), BTreeMap::new(), 0);
+    while let Some(result) = calls.join_next().await {
+        let result = result.unwrap();
+        observed.add_responses(result.responses);
+        created.extend(result.created);
+        refreshed += result.refreshed;
     }
 
-    // what the killed left pending another one closes when their leases have run out
+    // operations that killed replicas left pending are closed by another one after their leases expire
     let admin = servers[0].as_ref().unwrap().admin().await;
-    eventually("nothing is pending", async || {
+    eventually("no operation is pending", async || {
         admin.operations("status=pending").await.is_empty().then_some(())
     })
     .await;
     let url = servers[0].as_ref().unwrap().install.database_url();
-    // besides, one of a replica that was killed less than a lease ago
+    // there may also be a lease of a replica that was killed less than a lease duration ago
     let leases = postgres.sql_in(&url, "SELECT count(*) FROM leases WHERE expires_at > now()").unwrap();
-    assert!(leases.trim().parse::<u64>().unwrap() >= REPLICAS, "each of those that run has one: {leases}");
+    assert!(leases.trim().parse::<u64>().unwrap() >= REPLICAS, "each running replica has a lease: {leases}");
     let mut installs = Vec::new();
     for server in servers.into_iter().flatten() {
         installs.push(server.stop().await);
     }
     let all: Vec<_> = installs.iter().collect();
-    // each has of its own file
-    all.iter().for_each(|install| whole(install));
-    let checkpoints = no_fork(&all);
+    // each verifies with its own checkpoint file
+    all.iter().for_each(|install| assert_trail_valid(install));
+    let checkpoints = check_no_fork(&all);
     let export = installs[0].run(&["audit", "export"]);
     assert_eq!(export.status.code(), Some(0), "{}", String::from_utf8_lossy(&export.stderr));
-    said.read(str::from_utf8(&export.stdout).unwrap());
-    let (unknown, happened) = compare(&said, &asked(&plane));
+    observed.add_export(str::from_utf8(&export.stdout).unwrap());
+    let (unknown, applied) = check_trail(&observed, &cluster_requests(&plane));
     let creations = creations(&plane);
     for (name, answered) in &created {
         let times = creations.get(name).copied().unwrap_or_default();
         assert!(times <= 1 && (!answered || times == 1), "{name}: {times} times, answered: {answered}");
     }
-    assert!(refreshed > 0 && created.values().any(|answered| *answered), "there was a load");
+    assert!(refreshed > 0 && created.values().any(|answered| *answered), "the load created and refreshed");
     eprintln!(
-        "{} ConfigMaps created, {refreshed} new tokens used, {checkpoints} checkpoints; {unknown} closed as unknown, of \
-         which {happened} had happened",
+        "{} ConfigMaps created, {refreshed} refreshed tokens used, {checkpoints} checkpoints; {unknown} closed as unknown, of \
+         which {applied} were applied",
         created.len()
     );
 }

@@ -1,4 +1,4 @@
-//! HTTPS, as the server speaks it itself.
+//! HTTPS as the server itself serves it.
 
 use std::{
     fs,
@@ -11,16 +11,16 @@ use std::{
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 
 use crate::{
-    start::refused_in_one_sentence,
+    start::refused_with_one_message,
     support::{Install, PASSWORD, Server, eventually},
 };
 
-/// A certificate for this machine, and its key.
+/// A self-signed certificate for this machine, and its key.
 fn pair() -> CertifiedKey<KeyPair> {
     generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap()
 }
 
-/// An install whose files are to be written.
+/// The paths of certificate and key that an install is configured with.
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
@@ -28,8 +28,8 @@ struct Files {
 
 impl Files {
     fn of(install: Install) -> (Install, Self) {
-        let place = |name| install.data_dir().with_file_name(name);
-        let files = Self { certificate: place("tls.crt"), key: place("tls.key") };
+        let path_of = |name| install.data_dir().with_file_name(name);
+        let files = Self { certificate: path_of("tls.crt"), key: path_of("tls.key") };
         let path = |path: &PathBuf| path.to_str().unwrap().to_owned();
         let (certificate, key) = (path(&files.certificate), path(&files.key));
         (install.set("TLS_CERTIFICATE", certificate).set("TLS_KEY", key), files)
@@ -46,16 +46,16 @@ impl Files {
     }
 }
 
-async fn served(pair: &CertifiedKey<KeyPair>) -> (Server, Files) {
+async fn serve_with(pair: &CertifiedKey<KeyPair>) -> (Server, Files) {
     let (install, files) = Files::of(Install::new());
     files.write(pair);
     (install.start().await, files)
 }
 
 #[tokio::test]
-async fn https_is_served_and_its_cookie_is_secure_on_loopback_too() {
+async fn https_sets_a_secure_cookie_even_on_loopback() {
     let pair = pair();
-    let (server, _files) = served(&pair).await;
+    let (server, _files) = serve_with(&pair).await;
     assert!(server.address.starts_with("https://127.0.0.1:"), "{}", server.address);
     let client = server.client().trusting(&pair.cert.pem());
     let login = client.try_sign_in("admin", PASSWORD).await;
@@ -66,58 +66,61 @@ async fn https_is_served_and_its_cookie_is_secure_on_loopback_too() {
 }
 
 #[tokio::test]
-async fn whoever_speaks_http_gets_no_answer_and_disturbs_nobody() {
+async fn plain_http_gets_no_response_and_does_not_affect_others() {
     let pair = pair();
-    let (server, _files) = served(&pair).await;
+    let (server, _files) = serve_with(&pair).await;
     for _ in 0..20 {
         let mut stream = TcpStream::connect(server.address.strip_prefix("https://").unwrap()).unwrap();
         stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
-        let mut answer = Vec::new();
-        // it may be cut off
-        let _ = stream.read_to_end(&mut answer);
-        assert!(!answer.starts_with(b"HTTP/"), "{}", String::from_utf8_lossy(&answer));
+        let mut response = Vec::new();
+        // the connection may be reset
+        let _ = stream.read_to_end(&mut response);
+        assert!(!response.starts_with(b"HTTP/"), "{}", String::from_utf8_lossy(&response));
     }
-    assert!(server.client().trusting(&pair.cert.pem()).reaches().await);
+    assert!(server.client().trusting(&pair.cert.pem()).is_reachable().await);
     let log = server.stop().await.log();
     assert!(!log.contains("ERROR"), "{log}");
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_is_served_without_a_restart_and_a_broken_one_is_not() {
+async fn renewed_certificate_is_loaded_without_restart_and_invalid_one_is_not() {
     let (first, second, third) = (pair(), pair(), pair());
-    let (server, files) = served(&first).await;
+    let (server, files) = serve_with(&first).await;
     let trusting = |pair: &CertifiedKey<KeyPair>| server.client().trusting(&pair.cert.pem());
-    assert!(trusting(&first).reaches().await);
-    assert!(!trusting(&second).reaches().await);
-    let kept = trusting(&first).sign_in("admin", PASSWORD).await;
+    assert!(trusting(&first).is_reachable().await);
+    assert!(!trusting(&second).is_reachable().await);
+    let first_client = trusting(&first).sign_in("admin", PASSWORD).await;
 
     files.write(&second);
-    eventually("the second certificate", async || trusting(&second).reaches().await.then_some(())).await;
-    assert!(!trusting(&first).reaches().await);
-    // a connection that there was goes on
-    assert_eq!(kept.get("/api/auth/me").await.status, 200);
+    eventually("the second certificate", async || trusting(&second).is_reachable().await.then_some(())).await;
+    assert!(!trusting(&first).is_reachable().await);
+    // an open connection continues
+    assert_eq!(first_client.get("/api/auth/me").await.status, 200);
 
     let warnings = || server.install.log().matches("still serving the old TLS certificate").count();
-    let before = warnings(); // there may be one of the moment between the two files
+    let before = warnings(); // there may be one between the two writes
     fs::write(&files.certificate, third.cert.pem()).unwrap();
-    eventually("a warning", async || (warnings() > before).then_some(())).await;
-    assert!(trusting(&second).reaches().await, "the old pair still is");
+    eventually("a warning about the pair", async || (warnings() > before).then_some(())).await;
+    assert!(trusting(&second).is_reachable().await, "the old pair is still served");
     files.write_key(&third.signing_key.serialize_pem(), 0o644);
-    eventually("another", async || server.install.log().contains("chmod 600").then_some(())).await;
-    assert!(trusting(&second).reaches().await);
+    eventually("a warning about the file mode", async || {
+        server.install.log().contains("chmod 600").then_some(())
+    })
+    .await;
+    assert!(trusting(&second).is_reachable().await);
     files.write_key(&third.signing_key.serialize_pem(), 0o600);
-    eventually("the third certificate", async || trusting(&third).reaches().await.then_some(())).await;
+    eventually("the third certificate", async || trusting(&third).is_reachable().await.then_some(())).await;
     server.stop().await;
 }
 
 #[tokio::test]
-async fn what_is_no_pair_is_refused_in_one_sentence() {
+async fn certificate_and_key_that_do_not_match_are_refused() {
     let (one, other) = (pair(), pair());
     let (install, files) = Files::of(Install::new());
-    let refused = |said: &str| {
+    let refused = |expected: &str| {
         for command in [&["serve"][..], &["config", "check"]] {
-            let sentence = refused_in_one_sentence(&install, command);
-            assert!(sentence.contains(said), "{said}: {sentence}");
+            let sentence = refused_with_one_message(&install, command);
+            assert!(sentence.contains(expected), "{expected}: {sentence}");
             assert!(!sentence.contains("PRIVATE KEY") && !sentence.contains("panicked"), "{sentence}");
         }
     };

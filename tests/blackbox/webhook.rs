@@ -1,4 +1,5 @@
-//! The audit webhook: a receiver that takes, refuses, hangs, breaks off and is gone, and a server that is killed meanwhile.
+//! Audit webhook: a receiver that accepts, refuses, hangs, closes connections or is gone, and a server that is killed
+//! meanwhile.
 
 use std::{
     collections::BTreeMap,
@@ -30,25 +31,25 @@ use crate::{
 const SECRET: &str = "a secret of the receiver";
 const MANUAL: &str = include_str!("../../docs/operate.md");
 
-/// What the receiver does with what it is sent.
+/// The behaviour of the receiver.
 #[derive(Clone, Debug, PartialEq)]
-enum Mood {
-    Take,
+enum Behaviour {
+    Accept,
     Refuse,
-    /// Sends elsewhere.
+    /// Redirects to this URL.
     Redirect(String),
-    /// Reads all, and says nothing.
+    /// Reads the request, and does not respond.
     Hang,
-    /// Reads all, and closes.
+    /// Reads the request, and closes the connection.
     Break,
 }
 
-/// What was sent, and whether it was taken.
+/// A received request, and whether it was accepted.
 #[derive(Clone, Debug)]
 struct Delivery {
     head: String,
     body: String,
-    taken: bool,
+    accepted: bool,
 }
 
 impl Delivery {
@@ -60,16 +61,16 @@ impl Delivery {
 
 #[derive(Clone)]
 struct Receiver {
-    mood: Arc<Mutex<Mood>>,
+    behaviour: Arc<Mutex<Behaviour>>,
     deliveries: Arc<Mutex<Vec<Delivery>>>,
 }
 
 impl Receiver {
     fn new() -> Self {
-        Self { mood: Arc::new(Mutex::new(Mood::Take)), deliveries: Arc::default() }
+        Self { behaviour: Arc::new(Mutex::new(Behaviour::Accept)), deliveries: Arc::default() }
     }
 
-    /// Listens, at this address or any, until the task is ended.
+    /// Listens at this address, or at a free one, until the task is aborted.
     async fn listen(&self, at: Option<SocketAddr>, tls: Option<TlsAcceptor>) -> (SocketAddr, JoinHandle<()>) {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener =
@@ -80,7 +81,7 @@ impl Receiver {
                 let (socket, _) = listener.accept().await.unwrap();
                 let (receiver, tls) = (receiver.clone(), tls.clone());
                 tokio::spawn(async move {
-                    // a client may break off at any time
+                    // a client may disconnect at any time
                     let _ = match tls {
                         None => receiver.serve(socket).await,
                         Some(tls) => match tls.accept(socket).await {
@@ -102,46 +103,53 @@ impl Receiver {
                 return Ok(());
             }
         }
-        let delivery = Delivery { head, body: String::new(), taken: false };
+        let delivery = Delivery { head, body: String::new(), accepted: false };
         let mut body = vec![0; delivery.header("content-length").parse().unwrap()];
         socket.read_exact(&mut body).await?;
-        let mood = self.mood();
+        let behaviour = self.behaviour();
         let body = String::from_utf8(body).unwrap();
-        self.deliveries.lock().unwrap().push(Delivery { body, taken: mood == Mood::Take, ..delivery });
-        let answer = match mood {
-            Mood::Take => "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_owned(),
-            Mood::Refuse => "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned(),
-            Mood::Redirect(to) => {
+        self.deliveries.lock().unwrap().push(Delivery {
+            body,
+            accepted: behaviour == Behaviour::Accept,
+            ..delivery
+        });
+        let response = match behaviour {
+            Behaviour::Accept => "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_owned(),
+            Behaviour::Refuse => {
+                "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned()
+            }
+            Behaviour::Redirect(to) => {
                 format!(
                     "HTTP/1.1 307 There\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
                 )
             }
-            Mood::Hang => return std::future::pending().await,
-            Mood::Break => return Ok(()),
+            Behaviour::Hang => return std::future::pending().await,
+            Behaviour::Break => return Ok(()),
         };
-        socket.write_all(answer.as_bytes()).await?;
+        socket.write_all(response.as_bytes()).await?;
         socket.flush().await
     }
 
-    fn mood(&self) -> Mood {
-        self.mood.lock().unwrap().clone()
+    fn behaviour(&self) -> Behaviour {
+        self.behaviour.lock().unwrap().clone()
     }
 
     fn deliveries(&self) -> Vec<Delivery> {
         self.deliveries.lock().unwrap().clone()
     }
 
-    /// Is so from now on, and returns once it was tried again.
-    async fn be(&self, mood: Mood) {
-        *self.mood.lock().unwrap() = mood;
+    /// Changes the behaviour; returns after the next attempt.
+    async fn set_behaviour(&self, behaviour: Behaviour) {
+        *self.behaviour.lock().unwrap() = behaviour;
         let before = self.deliveries().len();
-        eventually("it is tried again", async || (self.deliveries().len() > before).then_some(())).await;
+        eventually("the next attempt arrives", async || (self.deliveries().len() > before).then_some(()))
+            .await;
     }
 
-    /// The entries that were taken, by their numbers; panics where one was passed over, or came again as another.
+    /// The accepted entries by sequence; panics if one is missing, or was repeated with other contents.
     fn entries(&self) -> BTreeMap<u64, String> {
         let mut entries = BTreeMap::new();
-        for delivery in self.deliveries().iter().filter(|delivery| delivery.taken) {
+        for delivery in self.deliveries().iter().filter(|delivery| delivery.accepted) {
             assert!(delivery.body.ends_with('\n'));
             for line in delivery.body.lines() {
                 let value: Value = serde_json::from_str(line).unwrap();
@@ -150,41 +158,43 @@ impl Receiver {
                     continue;
                 };
                 assert!(sequence <= entries.len() as u64 + 1, "{sequence} after {}", entries.len());
-                let known = entries.entry(sequence).or_insert_with(|| line.to_owned());
-                assert_eq!(known, line);
+                let first_line = entries.entry(sequence).or_insert_with(|| line.to_owned());
+                assert_eq!(first_line, line);
             }
         }
         entries
     }
 
     fn checkpoints(&self) -> Vec<String> {
-        let taken = self.deliveries().into_iter().filter(|delivery| delivery.taken);
-        let lines = taken.flat_map(|delivery| delivery.body.lines().map(str::to_owned).collect::<Vec<_>>());
+        let accepted = self.deliveries().into_iter().filter(|delivery| delivery.accepted);
+        let lines =
+            accepted.flat_map(|delivery| delivery.body.lines().map(str::to_owned).collect::<Vec<_>>());
         let mut checkpoints: Vec<_> = lines.filter(|line| line.starts_with("{\"checkpoint\":")).collect();
         checkpoints.dedup();
         checkpoints
     }
 
-    /// Waits until all that the trail holds now is here.
-    async fn has_all(&self, admin: &Client) {
+    /// Waits until the receiver has all entries that the trail has now.
+    async fn wait_for_all(&self, admin: &Client) {
         let head = admin.get("/api/k8s/audit/verify").await.data()["head"]["sequence"].as_u64().unwrap();
-        eventually("everything is told", async || (self.entries().len() as u64 >= head).then_some(())).await;
+        eventually("all entries are delivered", async || (self.entries().len() as u64 >= head).then_some(()))
+            .await;
     }
 }
 
-fn told(install: Install, scheme: &str, address: SocketAddr) -> Install {
+fn with_webhook(install: Install, scheme: &str, address: SocketAddr) -> Install {
     let install =
         install.set("AUDIT_WEBHOOK_URL", format!("{scheme}://localhost:{}/audit?of=us", address.port()));
     install.set("AUDIT_WEBHOOK_SECRET", SECRET).set("METRICS_LISTEN", "127.0.0.1:0").set("LOG_FORMAT", "json")
 }
 
-/// Some operations.
-async fn busy(admin: &Client, name: &str) {
+/// Creates some operations.
+async fn create_operations(admin: &Client, name: &str) {
     let id = admin.add_user(name, "viewer").await;
     admin.post("/api/auth/users/update", json!({"id": id, "display_name": name})).await.data();
 }
 
-/// What the manual gives a receiver to check a delivery with.
+/// Verifies a delivery with the program of the manual.
 fn is_signed(delivery: &Delivery, secret: &str) -> bool {
     let (_, after) = MANUAL.split_once("```python\n").expect("the manual's program");
     let program = after.split_once("\n```").unwrap().0;
@@ -203,13 +213,13 @@ fn is_signed(delivery: &Delivery, secret: &str) -> bool {
 }
 
 #[tokio::test]
-async fn nothing_is_lost_whatever_the_receiver_does_and_whenever_we_are_killed() {
+async fn webhook_delivers_every_entry_despite_receiver_faults_and_kills() {
     let receiver = Receiver::new();
     let (address, listening) = receiver.listen(None, None).await;
-    let server = told(Install::new(), "http", address).start().await;
+    let server = with_webhook(Install::new(), "http", address).start().await;
     let admin = server.admin().await;
-    busy(&admin, "ann").await;
-    receiver.has_all(&admin).await;
+    create_operations(&admin, "ann").await;
+    receiver.wait_for_all(&admin).await;
     let first = receiver.deliveries()[0].clone();
     assert!(first.head.starts_with("POST /audit?of=us HTTP/1.1\r\n"), "{}", first.head);
     assert_eq!(first.header("content-type"), "application/x-ndjson");
@@ -221,79 +231,87 @@ async fn nothing_is_lost_whatever_the_receiver_does_and_whenever_we_are_killed()
     ));
     let old = first.header("pilothouse-signature").replacen("t=1", "t=0", 1);
     let head = format!("POST / HTTP/1.1\r\npilothouse-signature: {old}\r\n\r\n");
-    assert!(!is_signed(&Delivery { head, ..first }, SECRET), "of another time");
+    assert!(!is_signed(&Delivery { head, ..first }, SECRET), "the timestamp is signed");
 
-    // each mood while operations go on; what it sends elsewhere nobody asks there for
-    let elsewhere = Receiver::new();
-    let (there, _) = elsewhere.listen(None, None).await;
-    for (n, mood) in [Mood::Refuse, Mood::Redirect(format!("http://{there}/")), Mood::Break, Mood::Hang]
-        .into_iter()
-        .enumerate()
+    // each behaviour while operations continue; a redirect target gets no request
+    let redirect_target = Receiver::new();
+    let (redirect_address, _) = redirect_target.listen(None, None).await;
+    for (n, behaviour) in [
+        Behaviour::Refuse,
+        Behaviour::Redirect(format!("http://{redirect_address}/")),
+        Behaviour::Break,
+        Behaviour::Hang,
+    ]
+    .into_iter()
+    .enumerate()
     {
-        *receiver.mood.lock().unwrap() = mood.clone();
-        busy(&admin, &format!("bob-{n}")).await;
-        receiver.be(mood).await;
+        *receiver.behaviour.lock().unwrap() = behaviour.clone();
+        create_operations(&admin, &format!("bob-{n}")).await;
+        receiver.set_behaviour(behaviour).await;
     }
-    assert!(elsewhere.deliveries().is_empty(), "a redirect is not followed");
-    assert!(metrics::figure(&server, "pilothouse_audit_webhook_failures_total").await >= 3.0);
-    assert!(metrics::figure(&server, "pilothouse_audit_webhook_lag").await >= 1.0);
-    assert_eq!(admin.get("/readyz").await.status, 200, "a receiver never makes us unready");
+    assert!(redirect_target.deliveries().is_empty(), "a redirect is not followed");
+    assert!(metrics::sum_of(&server, "pilothouse_audit_webhook_failures_total").await >= 3.0);
+    assert!(metrics::sum_of(&server, "pilothouse_audit_webhook_lag").await >= 1.0);
+    assert_eq!(admin.get("/readyz").await.status, 200, "a receiver does not affect readiness");
 
-    // killed while it hangs; then it is gone
+    // the server is killed while the receiver hangs; then the receiver is gone
     let install = server.kill().await;
     listening.abort();
     let server = install.start().await;
     let admin = server.admin().await;
-    busy(&admin, "cyd").await;
-    eventually("it was tried", async || {
-        (metrics::figure(&server, "pilothouse_audit_webhook_failures_total").await >= 1.0).then_some(())
+    create_operations(&admin, "cyd").await;
+    eventually("an attempt failed", async || {
+        (metrics::sum_of(&server, "pilothouse_audit_webhook_failures_total").await >= 1.0).then_some(())
     })
     .await;
     let server = server.kill().await.start().await;
-    *receiver.mood.lock().unwrap() = Mood::Take;
+    *receiver.behaviour.lock().unwrap() = Behaviour::Accept;
     let (_, listening) = receiver.listen(Some(address), None).await;
     let admin = server.admin().await;
-    busy(&admin, "dora").await;
-    receiver.has_all(&admin).await;
-    eventually("the figures say so", async || {
-        (metrics::figure(&server, "pilothouse_audit_webhook_lag").await == 0.0).then_some(())
+    create_operations(&admin, "dora").await;
+    receiver.wait_for_all(&admin).await;
+    eventually("the lag is 0", async || {
+        (metrics::sum_of(&server, "pilothouse_audit_webhook_lag").await == 0.0).then_some(())
     })
     .await;
     listening.abort();
 
-    // what was told is what an export holds
+    // the delivered entries equal an export
     let export = admin.get("/api/k8s/audit/export").await.text;
-    let told = receiver.entries();
+    let delivered = receiver.entries();
     let exported: Vec<_> = export.lines().filter(|line| line.starts_with("{\"sequence\":")).collect();
     assert!(exported.len() > 15, "{} entries", exported.len());
-    for (told, exported) in told.values().zip(&exported) {
-        assert_eq!(told, exported);
+    for (delivered, exported) in delivered.values().zip(&exported) {
+        assert_eq!(delivered, exported);
     }
     assert!(receiver.checkpoints().iter().all(|line| export.contains(line.as_str())));
-    assert!(!receiver.checkpoints().is_empty(), "checkpoints leave the house, too");
+    assert!(!receiver.checkpoints().is_empty(), "checkpoints are delivered");
     let install = server.stop().await;
     assert!(!install.log().contains(SECRET) && !install.log().contains("of=us"), "{}", install.log());
     for (path, bytes) in install.data() {
         assert!(!bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()), "{}", path.display());
     }
 
-    // what it has taken may be removed here, and it is told of the rest
+    // accepted entries may be pruned here, and the remaining ones are delivered
     let now = Timestamp::now().to_string();
     let output = install.run(&["audit", "prune", "--before", &now]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let removed = said.trim().strip_prefix("removed ").and_then(|said| said.strip_suffix(" entries"));
+    let output_text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let removed = output_text
+        .trim()
+        .strip_prefix("removed ")
+        .and_then(|output_text| output_text.strip_suffix(" entries"));
     let removed: usize = removed.unwrap_or_else(|| panic!("{output:?}")).parse().unwrap();
     assert!(removed > 0 && removed <= receiver.entries().len(), "{removed} of {}", receiver.entries().len());
     let (_, _listening) = receiver.listen(Some(address), None).await;
     let server = install.start().await;
     let admin = server.admin().await;
-    receiver.has_all(&admin).await;
+    receiver.wait_for_all(&admin).await;
     let verdict = admin.get("/api/k8s/audit/verify").await.data();
     assert_eq!((&verdict["valid"], &verdict["removed"]), (&json!(true), &json!(removed)), "{verdict}");
 }
 
 #[tokio::test]
-async fn only_a_receiver_that_is_trusted_is_told() {
+async fn webhook_delivers_only_to_a_trusted_receiver() {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -307,42 +325,47 @@ async fn only_a_receiver_that_is_trusted_is_told() {
         .unwrap();
     let receiver = Receiver::new();
     let (address, _) = receiver.listen(None, Some(Arc::new(config).into())).await;
-    let server = told(Install::new(), "https", address).start().await;
-    eventually("a failure", async || {
-        (metrics::figure(&server, "pilothouse_audit_webhook_failures_total").await >= 1.0).then_some(())
+    let server = with_webhook(Install::new(), "https", address).start().await;
+    eventually("a delivery failed", async || {
+        (metrics::sum_of(&server, "pilothouse_audit_webhook_failures_total").await >= 1.0).then_some(())
     })
     .await;
-    assert!(receiver.deliveries().is_empty(), "nothing is sent to whom nobody trusts");
+    assert!(receiver.deliveries().is_empty(), "nothing is sent to an untrusted receiver");
 
     let install = server.stop().await;
     let ca = install.file("receiver.crt");
     let install = install.set("AUDIT_WEBHOOK_CA_FILE", ca.display().to_string());
     let output = install.run(&["config", "check"]);
-    assert_eq!(output.status.code(), Some(2), "there is no such file");
+    assert_eq!(output.status.code(), Some(2), "the file is missing");
     fs::write(&ca, certificate.pem()).unwrap();
     let server = install.start().await;
-    receiver.has_all(&server.admin().await).await;
+    receiver.wait_for_all(&server.admin().await).await;
 }
 
 #[tokio::test]
-async fn of_two_replicas_one_tells_and_the_other_takes_over() {
+async fn one_of_two_replicas_delivers_and_the_other_takes_over() {
     let Some(postgres) = postgres() else { return };
     let receiver = Receiver::new();
     let (address, _) = receiver.listen(None, None).await;
-    let first = told(Install::on(&postgres.database().unwrap()), "http", address).start().await;
+    let first =
+        with_webhook(Install::on_postgres(&postgres.database().unwrap()), "http", address).start().await;
     let second = first.install.replica().start().await;
     let admin = first.admin().await;
     for n in 0..5 {
-        busy(&admin, &format!("user-{n}")).await;
+        create_operations(&admin, &format!("user-{n}")).await;
     }
-    receiver.has_all(&admin).await;
+    receiver.wait_for_all(&admin).await;
     let lines = receiver.deliveries().into_iter().flat_map(|delivery| {
         let entries = delivery.body.lines().filter(|line| line.starts_with("{\"sequence\":"));
         entries.map(str::to_owned).collect::<Vec<_>>()
     });
-    assert_eq!(lines.count(), receiver.entries().len(), "nothing is told twice while both live");
+    assert_eq!(
+        lines.count(),
+        receiver.entries().len(),
+        "no entry is delivered twice while both replicas run"
+    );
     first.kill().await;
     let admin = second.client().sign_in("admin", PASSWORD).await;
-    busy(&admin, "after").await;
-    receiver.has_all(&admin).await;
+    create_operations(&admin, "after").await;
+    receiver.wait_for_all(&admin).await;
 }

@@ -1,6 +1,6 @@
-"""Signs requests of Schemathesis in, and lets the valid ones name things that exist, so that they are more than refused.
+"""Schemathesis hooks: add the session cookie, and insert names of existing objects, so that valid requests can succeed.
 
-The access token comes by `--header`, which it leaves out by itself where a request is to lack it; a cookie it would not.
+The access token is set with `--header`; Schemathesis omits it where a request must lack it. It does not omit a cookie.
 """
 
 import os
@@ -9,9 +9,9 @@ import re
 import schemathesis
 from schemathesis.core.parameters import ParameterLocation
 
-KNOWN = {"cluster_id": int(os.environ["PILOTHOUSE_CLUSTER"]), "namespace": "shop"}
+EXISTING = {"cluster_id": int(os.environ["PILOTHOUSE_CLUSTER"]), "namespace": "shop"}
 SESSION = os.environ["PILOTHOUSE_SESSION"]
-# Of the clusters that it makes up only this one is dialled.
+# The only address of generated clusters that the server may connect to.
 API_SERVER = os.environ["PILOTHOUSE_API_SERVER"]
 ADDRESS = re.compile(r"https://[^/?#@\s]+(/[^?#\s]*)?")
 
@@ -32,7 +32,7 @@ def before_call(context, case, kwargs):
         if not valid:
             continue
         if not case.path.endswith("/namespaces/delete"):
-            part.update({name: value for name, value in KNOWN.items() if name in part})
+            part.update({name: value for name, value in EXISTING.items() if name in part})
         if case.path.endswith("/delete") and part.get("name") == "settings":
-            # the other calls need that one
+            # the other requests need this object
             part["name"] = "retired"

@@ -1,4 +1,4 @@
-"""Signs in and lists workloads with the client that openapi-python-client generated, as a user's program would."""
+"""Signs in and lists workloads with the client that openapi-python-client generated."""
 
 import sys
 

@@ -1,12 +1,12 @@
-//! Clients that other people wrote, against the built binary and a real cluster: one generated from the OpenAPI
-//! document, and Schemathesis, which makes up requests from it and holds the answers against it.
+//! Third-party clients against the built binary and a real cluster: a client generated from the OpenAPI document, and
+//! Schemathesis, which generates requests from the document and validates the responses.
 //!
-//! They are Python programs; `just clients` installs them and runs these tests, which are ignored otherwise.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![allow(clippy::disallowed_methods, reason = "a test starts programs, and gives them their environment")]
+//! Both are Python programs; `just clients` installs them and runs these tests, which are ignored otherwise.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+#![allow(clippy::disallowed_methods, reason = "tests start programs and set their environment")]
 
 #[path = "../blackbox/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "made for the black-box tests, which use all of it")]
+#[allow(dead_code, unused_imports, reason = "shared with the black-box tests, which use all of it")]
 mod support;
 
 use std::{
@@ -18,39 +18,39 @@ use pilothouse_testbed::{ControlPlane, Folder, workloads};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::support::{Client, PASSWORD, Server, apply, cluster, light};
+use crate::support::{Client, PASSWORD, Server, apply, control_plane, register_cluster};
 
 /// The folder of this file.
-fn here() -> PathBuf {
+fn test_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients")
 }
 
-/// One of the programs that `requirements.txt` names, where `just clients` has put them.
+/// A program of `requirements.txt` in the folder where `just clients` installs it.
 fn program(name: &str) -> Command {
-    let folder =
-        std::env::var_os("PILOTHOUSE_TEST_PYTHON").expect("the folder of the Python tools: just clients");
+    let folder = std::env::var_os("PILOTHOUSE_TEST_PYTHON")
+        .expect("PILOTHOUSE_TEST_PYTHON is the folder of the Python tools; run `just clients`");
     Command::new(Path::new(&folder).join("bin").join(name))
 }
 
-/// Runs a program to its good end, and returns what it said.
+/// Runs a program that must succeed; returns its standard output.
 fn run(command: &mut Command) -> String {
-    let output = command.output().expect("it is installed");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let output = command.output().expect("the program is installed");
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),
-        "{}\n{said}\n{}",
+        "{}\n{stdout}\n{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
-    said
+    stdout
 }
 
-/// A server with a cluster in which the document's examples exist.
-async fn furnished() -> (ControlPlane, Server, Client, i64) {
-    let plane = light().await;
+/// A server with a registered cluster that contains the objects in the document's examples.
+async fn fixture() -> (ControlPlane, Server, Client, i64) {
+    let plane = control_plane().await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = cluster(&admin, "production", &plane).await;
+    let id = register_cluster(&admin, "production", &plane).await;
     let object = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "shop"}});
     let port = json!([{"name": "http", "port": 80}]);
     let service = json!({"apiVersion": "v1", "kind": "Service", "spec": {"ports": port},
@@ -70,47 +70,47 @@ async fn furnished() -> (ControlPlane, Server, Client, i64) {
 }
 
 #[tokio::test]
-#[ignore = "takes the Python tools that `just clients` installs"]
-async fn a_client_generated_from_the_document_lists_workloads() {
-    let (_plane, server, _, id) = furnished().await;
+#[ignore = "needs the Python tools that `just clients` installs"]
+async fn generated_client_lists_workloads() {
+    let (_plane, server, _, id) = fixture().await;
     let folder = Folder::create().expect("a temporary folder");
-    let document = here().join("../../docs/openapi.json");
+    let document = test_folder().join("../../docs/openapi.json");
     run(program("openapi-python-client")
         .args(["generate", "--meta", "none", "--fail-on-warning", "--path"])
         .arg(document)
         .arg("--config")
-        .arg(here().join("generator.yaml"))
+        .arg(test_folder().join("generator.yaml"))
         .arg("--output-path")
         .arg(folder.path().join("generated")));
-    // every module of it, not only those that the program uses
+    // checks all generated modules, not only those that the program uses
     run(program("python").args(["-m", "compileall", "-q"]).arg(folder.path()));
-    let said = run(program("python")
-        .arg(here().join("list_workloads.py"))
+    let stdout = run(program("python")
+        .arg(test_folder().join("list_workloads.py"))
         .args([&server.address, "admin", PASSWORD, &id.to_string(), "shop"])
         .env("PYTHONPATH", folder.path()));
-    assert_eq!(said, "deployment web 2 True\n");
+    assert_eq!(stdout, "deployment web 2 True\n");
 }
 
 #[tokio::test]
-#[ignore = "takes the Python tools that `just clients` installs"]
-async fn schemathesis_finds_no_answer_outside_the_document_in_any_role() {
-    let (plane, server, admin, id) = furnished().await;
+#[ignore = "needs the Python tools that `just clients` installs"]
+async fn schemathesis_finds_no_undocumented_response_in_any_role() {
+    let (plane, server, admin, id) = fixture().await;
     let mut runs = JoinSet::new();
     for role in ["viewer", "ops_admin", "super_admin"] {
         let session = server.user(&admin, role).await.session.expect("signed in");
         let mut command = program("schemathesis");
         command
             .arg("--config-file")
-            .arg(here().join("schemathesis.toml"))
+            .arg(test_folder().join("schemathesis.toml"))
             .arg("run")
             .arg(format!("{}/api/openapi.json", server.address))
             .args(["--header", &format!("Authorization: Bearer {}", session.access_token)])
-            .env("SCHEMATHESIS_HOOKS", here().join("hooks.py"))
+            .env("SCHEMATHESIS_HOOKS", test_folder().join("hooks.py"))
             .env("PILOTHOUSE_SESSION", session.session_id)
             .env("PILOTHOUSE_CLUSTER", id.to_string())
             .env("PILOTHOUSE_API_SERVER", plane.server());
         runs.spawn_blocking(move || {
-            // it keeps what it found where it runs
+            // Schemathesis writes its results to the working directory
             let folder = Folder::create().expect("a temporary folder");
             println!("{role}:\n{}", run(command.current_dir(folder.path())));
         });

@@ -1,7 +1,7 @@
-//! Whether an answer is what the OpenAPI document (`docs/openapi.json`) says. The tests of the HTTP crate and the
-//! black-box tests ask it about every answer they get, so that each of them also proves the document.
+//! Validation of responses against the OpenAPI document (`docs/openapi.json`). The tests of the HTTP crate and the
+//! black-box tests validate every response, and so the document as well.
 //!
-//! Stricter than the document for clients is: a field that it does not name is a failure here, for clients it is a
+//! Stricter than clients should be: a field that the document does not name is an error here; for a client it is a
 //! field added later.
 
 use std::{
@@ -12,13 +12,13 @@ use std::{
 use jsonschema::{Draft, Validator};
 use serde_json::{Value, json};
 
-/// What was answered to whom.
+/// A request and its response.
 pub(crate) struct Exchange<'a> {
     pub(crate) method: &'a str,
-    /// With its query, if any.
+    /// The path; it may contain a query.
     pub(crate) path: &'a str,
     pub(crate) status: u16,
-    /// The value of a header of the answer.
+    /// Returns the value of a response header.
     pub(crate) header: &'a dyn Fn(&str) -> Option<String>,
     pub(crate) body: &'a str,
 }
@@ -29,13 +29,13 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     document
 });
 
-/// Checks an answer.
+/// Validates a response.
 ///
 /// # Errors
-/// What the document does not say, in words.
+/// The difference from the document.
 pub(crate) fn check(exchange: &Exchange<'_>) -> Result<(), String> {
     let path = exchange.path.split('?').next().unwrap_or_default();
-    // the page on the API is not part of it
+    // the documentation page is not part of the document
     if path == "/api/docs" || path.starts_with("/api/docs/") {
         return Ok(());
     }
@@ -50,7 +50,7 @@ pub(crate) fn check(exchange: &Exchange<'_>) -> Result<(), String> {
     }
     for (name, header) in response["headers"].as_object().into_iter().flatten() {
         let value = (exchange.header)(name);
-        // one response for both codes of 503, of which CONNECTION_ERROR has it only while a circuit is open
+        // 503 has one response for two codes; CONNECTION_ERROR has the header only while the circuit is open
         let optional = match name.as_str() {
             "Idempotency-Replayed" | "Content-Encoding" => true,
             "Retry-After" => exchange.body.contains("CONNECTION_ERROR"),
@@ -84,34 +84,35 @@ pub(crate) fn check(exchange: &Exchange<'_>) -> Result<(), String> {
     validate(&content["schema"], &body)
 }
 
-/// Checks a value against a schema of the document.
+/// Validates a value against a schema of the document.
 ///
 /// # Errors
-/// Each place where it differs, and how.
+/// Each location that differs, and the difference.
 pub(crate) fn validate(schema: &Value, value: &Value) -> Result<(), String> {
     static VALIDATORS: Mutex<BTreeMap<String, Arc<Validator>>> = Mutex::new(BTreeMap::new());
     let key = schema.to_string();
-    let known = VALIDATORS.lock().expect("no test panics here").get(&key).cloned();
-    let validator = known.unwrap_or_else(|| {
+    let cached = VALIDATORS.lock().expect("lock is not poisoned").get(&key).cloned();
+    let validator = cached.unwrap_or_else(|| {
         let mut closed = schema.clone();
         close(&mut closed);
-        let whole = json!({"allOf": [closed], "components": {"schemas": DOCUMENT["components"]["schemas"]}});
+        let schema_with_components =
+            json!({"allOf": [closed], "components": {"schemas": DOCUMENT["components"]["schemas"]}});
         let options = jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true);
-        let made = Arc::new(options.build(&whole).expect("a schema of the document"));
-        VALIDATORS.lock().expect("no test panics here").entry(key).or_insert(made).clone()
+        let compiled = Arc::new(options.build(&schema_with_components).expect("a schema of the document"));
+        VALIDATORS.lock().expect("lock is not poisoned").entry(key).or_insert(compiled).clone()
     });
-    let wrong: Vec<_> =
+    let errors: Vec<_> =
         validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
-    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
+    if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
 }
 
-/// What a reference leads to.
+/// The target of a reference; the part itself if it is none.
 fn resolve(part: &'static Value) -> &'static Value {
     let target = part["$ref"].as_str().and_then(|reference| DOCUMENT.pointer(&reference[1..]));
     target.unwrap_or(part)
 }
 
-/// Lets no object have a field that is not named.
+/// Forbids additional properties in all object schemas.
 fn close(part: &mut Value) {
     match part {
         Value::Array(parts) => parts.iter_mut().for_each(close),

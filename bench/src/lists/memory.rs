@@ -1,20 +1,20 @@
-//! B4: what a synchronised cluster costs in memory.
+//! B4: memory of a cached cluster.
 
 use std::{thread::sleep, time::Duration};
 
 use serde_json::Value;
 
-use super::Stage;
+use super::Fixture;
 use crate::{
     error::Result,
     plan::Plan,
     pods::Size,
-    process::{forget_peak, memory},
+    process::{memory, reset_peak_memory},
     report::{Section, short},
 };
 
-/// After which what was only needed for the first read should be gone.
-const SETTLED: Duration = Duration::from_secs(5);
+/// Time after which memory used only for the first fill should be free.
+const SETTLE_TIME: Duration = Duration::from_secs(5);
 const MB: f64 = 1e6;
 
 /// B4, at both sizes.
@@ -24,11 +24,11 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
     let mut table = vec![
         [
             "pods of",
-            "LIST, bytes a pod",
+            "LIST, bytes per pod",
             "row, bytes",
             "idle MB",
             "synchronised MB",
-            "bytes a pod",
+            "bytes per pod",
             "peak MB",
         ]
         .map(str::to_owned)
@@ -36,16 +36,16 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
     ];
     let mut verdicts = Vec::new();
     for size in [Size::Small, Size::Large] {
-        let stage = Stage::new(plan, count, size).await?;
-        let pid = stage.server.pid();
-        stage.server.data("/api/auth/me")?;
+        let fixture = Fixture::new(plan, count, size).await?;
+        let pid = fixture.server.pid();
+        fixture.server.data("/api/auth/me")?;
         let idle = memory(pid)?.now;
-        forget_peak(pid)?;
-        stage.sync()?;
-        sleep(plan.patience(SETTLED));
+        reset_peak_memory(pid)?;
+        fixture.wait_until_complete()?;
+        sleep(plan.settle_time(SETTLE_TIME));
         let synchronised = memory(pid)?;
         let per_pod = (synchronised.now - idle) / count as f64;
-        let (row, object) = (row_bytes(&stage)?, object_bytes(&stage)?);
+        let (row, object) = (row_bytes(&fixture)?, object_bytes(&fixture)?);
         table.push(vec![
             size.name().into(),
             short(object),
@@ -56,7 +56,7 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
             short(synchronised.peak / MB),
         ]);
         verdicts.push((
-            format!("pods of {}, bytes a pod beyond the row's own", size.name()),
+            format!("pods of {}, bytes per pod above those of its row", size.name()),
             per_pod - row,
             250.0,
             "B",
@@ -71,11 +71,11 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
     Ok(section)
 }
 
-/// The bytes of a row as it is answered, over some pages.
-fn row_bytes(stage: &Stage) -> Result<f64> {
+/// Mean size of a row in responses, in bytes, over some pages.
+fn row_bytes(fixture: &Fixture) -> Result<f64> {
     let (mut bytes, mut rows) = (0, 0);
     for page in 1..=10 {
-        let data = stage.server.data(&stage.path(&format!("&page={page}")))?;
+        let data = fixture.server.data(&fixture.path(&format!("&page={page}")))?;
         for row in data["pods"].as_array().into_iter().flatten() {
             bytes += row.to_string().len();
             rows += 1;
@@ -84,9 +84,9 @@ fn row_bytes(stage: &Stage) -> Result<f64> {
     Ok(bytes as f64 / f64::from(rows))
 }
 
-/// The bytes of a pod in the API server's own LIST.
-fn object_bytes(stage: &Stage) -> Result<f64> {
-    let target = crate::plane::direct(&stage.plane)?;
+/// Mean size of a pod in the API server's LIST, in bytes.
+fn object_bytes(fixture: &Fixture) -> Result<f64> {
+    let target = crate::plane::direct(&fixture.plane)?;
     let list: Value = serde_json::from_slice(&target.read("/api/v1/pods?limit=500")?)?;
     let items = list["items"].as_array().cloned().unwrap_or_default();
     let bytes: usize = items.iter().map(|item| item.to_string().len()).sum();

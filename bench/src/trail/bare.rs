@@ -1,41 +1,42 @@
-//! The databases by their drivers alone: fills the tables, inserts in batches, counts.
+//! Bare database drivers as a baseline: fill the tables, insert in batches, count rows.
 
 use std::{path::PathBuf, pin::Pin, time::Instant};
 
 use jiff::Timestamp;
 use tokio_postgres::{NoTls, types::ToSql};
 
-use super::{DAYS, PEOPLE};
-use crate::error::{Failed, Result};
+use super::{DAYS, USERS};
+use crate::error::{BenchError, Result};
 
-type Doing<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
 
-/// A database without us.
+/// A database through its driver, without the store.
 pub(crate) trait Driver {
-    /// So many rows of the last thirty days, and as many entries beside them (whose hashes are none).
-    fn fill(&self, rows: usize, now: Timestamp) -> Doing<'_, ()>;
-    /// Entries a second: the same two rows for each that the store writes, so many in a transaction.
-    fn insert(&self, count: usize, batch: usize) -> Doing<'_, f64>;
-    /// How many rows a query finds.
-    fn count<'a>(&'a self, pairs: &'a [(String, String)]) -> Doing<'a, u64>;
+    /// Inserts `rows` operations of the last 30 days and as many audit entries, with zeroed hashes.
+    fn fill(&self, rows: usize, now: Timestamp) -> BoxFuture<'_, ()>;
+    /// Inserts entries, `batch` per transaction, with the same two rows per entry as the store. Returns entries per
+    /// second.
+    fn insert(&self, count: usize, batch: usize) -> BoxFuture<'_, f64>;
+    /// Counts the rows that a query finds.
+    fn count<'a>(&'a self, pairs: &'a [(String, String)]) -> BoxFuture<'a, u64>;
 }
 
 const COLUMNS: &str = "operation_id, instance, operation_type, resource_type, cluster_id, cluster_name, namespace, \
     resource_name, searched, user_id, username, role, request_id, status, details, duration_ms, created_at, finished_at";
 
-/// What the store writes for an entry, of about this size.
+/// Body of an entry, of the form and about the size that the store writes.
 const BODY: &str = r#"{"entry":"complete","operation":{"id":"00000000-0000-7000-8000-000000000000","operation_type":"scale","resource_type":"deployment","cluster_id":1,"cluster_name":"cluster-01","namespace":"team-001","resource_name":"deployment-1","user_id":1,"username":"user-01","role":"ops_admin","request_id":"request-1","params":{"replicas":3},"created_at":"2026-01-01T00:00:00.000000Z"},"outcome":{"status":"success","duration_ms":0,"finished_at":"2026-01-01T00:00:00.000000Z"}}"#;
 
-/// The values of row `i`, in SQL; `times` are its begin and end.
+/// SQL expressions of the values of row `i`; `times` is the expression of its start and end.
 fn values(id: &str, user: &str, cluster: &str, namespace: &str, name: &str, times: &str) -> String {
     format!(
         "{id}, 'bench', CASE i % 5 WHEN 0 THEN 'update' ELSE 'scale' END, 'deployment', 1 + i % 50, {cluster}, \
-         {namespace}, {name}, {name}, 1 + i % {PEOPLE}, {user}, 'ops_admin', 'request', \
+         {namespace}, {name}, {name}, 1 + i % {USERS}, {user}, 'ops_admin', 'request', \
          CASE WHEN i % 50 = 3 THEN 'failed' ELSE 'success' END, 'replicas=3', 12, {times}, {times}"
     )
 }
 
-/// The condition of a query's filters.
+/// SQL condition for the filters of a query.
 fn condition(pairs: &[(String, String)], time: impl Fn(&str) -> Result<String>) -> Result<String> {
     let mut all = vec!["1 = 1".to_owned()];
     for (name, value) in pairs {
@@ -50,7 +51,7 @@ fn condition(pairs: &[(String, String)], time: impl Fn(&str) -> Result<String>) 
     Ok(all.join(" AND "))
 }
 
-/// A file.
+/// SQLite, by the path of the file.
 pub(crate) struct Sqlite(pub(crate) PathBuf);
 
 impl Sqlite {
@@ -64,12 +65,12 @@ impl Sqlite {
 }
 
 impl Driver for Sqlite {
-    fn fill(&self, rows: usize, now: Timestamp) -> Doing<'_, ()> {
+    fn fill(&self, rows: usize, now: Timestamp) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let (step, now) = (DAYS * 86_400_000_000 / rows as i64, now.as_microsecond());
             let values = values(
                 "printf('%08x-0000-7000-8000-%012x', i, i)",
-                &format!("printf('user-%02d', i % {PEOPLE})"),
+                &format!("printf('user-%02d', i % {USERS})"),
                 "printf('cluster-%02d', i % 50)",
                 "printf('team-%03d', i % 100)",
                 "printf('deployment-%d', i % 1000)",
@@ -89,11 +90,11 @@ impl Driver for Sqlite {
         })
     }
 
-    fn insert(&self, count: usize, batch: usize) -> Doing<'_, f64> {
+    fn insert(&self, count: usize, batch: usize) -> BoxFuture<'_, f64> {
         Box::pin(async move {
             let mut connection = self.open()?;
             let first: i64 = connection.query_row("SELECT seq FROM audit_head", [], |row| row.get(0))?;
-            let began = Instant::now();
+            let started = Instant::now();
             for start in (0..count).step_by(batch) {
                 let transaction =
                     connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -110,7 +111,7 @@ impl Driver for Sqlite {
                         let seq = first + 1 + i as i64;
                         let id = format!("ffffffff-0000-7000-8000-{seq:012x}");
                         let at = Timestamp::now().as_microsecond();
-                        row.execute((&id, format!("deployment-{i}"), format!("user-{:02}", i % PEOPLE), at))?;
+                        row.execute((&id, format!("deployment-{i}"), format!("user-{:02}", i % USERS), at))?;
                         entry.execute((seq, &id, at, BODY))?;
                     }
                     let last = first + (start + batch).min(count) as i64;
@@ -118,11 +119,11 @@ impl Driver for Sqlite {
                 }
                 transaction.commit()?;
             }
-            Ok(count as f64 / began.elapsed().as_secs_f64())
+            Ok(count as f64 / started.elapsed().as_secs_f64())
         })
     }
 
-    fn count<'a>(&'a self, pairs: &'a [(String, String)]) -> Doing<'a, u64> {
+    fn count<'a>(&'a self, pairs: &'a [(String, String)]) -> BoxFuture<'a, u64> {
         Box::pin(async move {
             let time = |text: &str| Ok(text.parse::<Timestamp>()?.as_microsecond().to_string());
             let sql = format!("SELECT count(*) FROM operations WHERE {}", condition(pairs, time)?);
@@ -131,16 +132,16 @@ impl Driver for Sqlite {
     }
 }
 
-/// A server, by its address.
+/// PostgreSQL, by its URL and server.
 pub(crate) struct Postgres<'a>(pub(crate) String, pub(crate) &'a pilothouse_testbed::Postgres);
 
 impl Driver for Postgres<'_> {
-    fn fill(&self, rows: usize, now: Timestamp) -> Doing<'_, ()> {
+    fn fill(&self, rows: usize, now: Timestamp) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let step = DAYS * 86_400 * 1_000_000 / rows as i64;
             let values = values(
                 "lpad(to_hex(i), 8, '0') || '-0000-7000-8000-' || lpad(to_hex(i), 12, '0')",
-                &format!("'user-' || lpad((i % {PEOPLE})::text, 2, '0')"),
+                &format!("'user-' || lpad((i % {USERS})::text, 2, '0')"),
                 "'cluster-' || lpad((i % 50)::text, 2, '0')",
                 "'team-' || lpad((i % 100)::text, 3, '0')",
                 "'deployment-' || i % 1000",
@@ -157,24 +158,25 @@ impl Driver for Postgres<'_> {
                      UPDATE audit_head SET seq = {rows}"
                 ),
             )?;
-            // as autovacuum would, sooner or later
+            // autovacuum would do this later
             self.1.sql_in(&self.0, "VACUUM ANALYZE operations")?;
             self.1.sql_in(&self.0, "VACUUM ANALYZE audit_log")?;
             Ok(())
         })
     }
 
-    fn insert(&self, count: usize, batch: usize) -> Doing<'_, f64> {
+    fn insert(&self, count: usize, batch: usize) -> BoxFuture<'_, f64> {
         Box::pin(async move {
             let (mut client, connection) = tokio_postgres::connect(&self.0, NoTls).await?;
-            let driving = tokio::spawn(connection);
+            let connection_task = tokio::spawn(connection);
             let first: i64 = client.query_one("SELECT seq FROM audit_head", &[]).await?.get(0);
-            let began = Instant::now();
-            // many rows in one statement, as the store has them
-            let each = |columns: usize, rows: usize| {
+            let started = Instant::now();
+            // many rows per statement, like the store
+            let placeholder_rows = |columns: usize, rows: usize| {
                 let row = |n: usize| {
-                    let places: Vec<_> = (1..=columns).map(|c| format!("${}", n * columns + c)).collect();
-                    places
+                    let placeholders: Vec<_> =
+                        (1..=columns).map(|c| format!("${}", n * columns + c)).collect();
+                    placeholders
                 };
                 (0..rows).map(row).collect::<Vec<_>>()
             };
@@ -187,12 +189,12 @@ impl Driver for Postgres<'_> {
                         (
                             format!("ffffffff-0000-7000-8000-{seq:012x}"),
                             format!("deployment-{seq}"),
-                            format!("user-{:02}", seq % PEOPLE as i64),
+                            format!("user-{:02}", seq % USERS as i64),
                         )
                     })
                     .collect();
                 let transaction = client.transaction().await?;
-                let sql: Vec<_> = each(3, rows.len())
+                let sql: Vec<_> = placeholder_rows(3, rows.len())
                     .into_iter()
                     .map(|p| format!("({}, 'bench', 'scale', 'deployment', 1, 'cluster-01', 'team-001', {n}, {n}, 1, {}, 'ops_admin', {n}, 'success', 'replicas=3', 0, now(), now())", p[0], p[2], n = p[1]))
                     .collect();
@@ -202,7 +204,7 @@ impl Driver for Postgres<'_> {
                 let parameters: Vec<&(dyn ToSql + Sync)> =
                     texts.iter().flat_map(|(a, b, c)| [a as &(dyn ToSql + Sync), b, c]).collect();
                 transaction.execute(&insert, &parameters).await?;
-                let sql: Vec<_> = each(2, rows.len())
+                let sql: Vec<_> = placeholder_rows(2, rows.len())
                     .into_iter()
                     .map(|p| {
                         format!(
@@ -227,14 +229,14 @@ impl Driver for Postgres<'_> {
                 transaction.execute("UPDATE audit_head SET seq = $1", &[&last]).await?;
                 transaction.commit().await?;
             }
-            let rate = count as f64 / began.elapsed().as_secs_f64();
+            let rate = count as f64 / started.elapsed().as_secs_f64();
             drop(client);
-            driving.await.map_err(|_| Failed::because("the driver panicked"))??;
+            connection_task.await.map_err(|_| BenchError::because("the driver panicked"))??;
             Ok(rate)
         })
     }
 
-    fn count<'a>(&'a self, pairs: &'a [(String, String)]) -> Doing<'a, u64> {
+    fn count<'a>(&'a self, pairs: &'a [(String, String)]) -> BoxFuture<'a, u64> {
         Box::pin(async move {
             let time = |text: &str| Ok(format!("'{text}'::timestamptz"));
             let sql = format!("SELECT count(*) FROM operations WHERE {}", condition(pairs, time)?);

@@ -1,5 +1,5 @@
-//! Who may do what: roles, the one rule table, and the permit that every port towards a cluster and every change to
-//! our own tables asks for. Only [`crate::gate::Gate`] makes permits.
+//! Authorisation: roles, the rule table, and the permit required by every port towards a cluster and by every change to
+//! Pilothouse's own tables. Only [`crate::gate::Gate`] creates permits.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -15,14 +15,14 @@ use crate::{
     user::UserId,
 };
 
-/// The three roles; the order is the order of power.
+/// The three roles, in ascending order of rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// 只读用户: reads, no secret values, own audit rows only.
+    /// 只读用户: reads, but no Secret values, and only their own audit rows.
     Viewer,
-    /// 运维管理员: everything on clusters, not people.
+    /// 运维管理员: everything on clusters; no user management.
     OpsAdmin,
     /// 超级管理员: everything.
     SuperAdmin,
@@ -32,7 +32,7 @@ impl Role {
     /// Every role.
     pub const ALL: [Self; 3] = [Self::Viewer, Self::OpsAdmin, Self::SuperAdmin];
 
-    /// The role as it is written in requests and replies.
+    /// The value in requests and responses.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Viewer => "viewer",
@@ -41,7 +41,7 @@ impl Role {
         }
     }
 
-    /// Reads a role.
+    /// Parses a role.
     ///
     /// # Errors
     /// [`Reason::NotOneOf`].
@@ -50,9 +50,9 @@ impl Role {
     }
 }
 
-/// What is done; the word is the audit trail's `operation_type`.
+/// Verb of an operation: the `operation_type` of the audit trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "the words of the contract's audit vocabulary")]
+#[allow(missing_docs, reason = "the names are defined by the contract's audit vocabulary")]
 pub enum Verb {
     List,
     Get,
@@ -79,7 +79,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// The word in the audit trail.
+    /// The value in the audit trail.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::List => "list",
@@ -107,37 +107,37 @@ impl Verb {
         }
     }
 
-    /// Whether it only reads.
+    /// Whether the verb only reads.
     pub const fn reads(self) -> bool {
         matches!(self, Self::List | Self::Get | Self::Logs | Self::Verify)
     }
 }
 
-/// To what it is done; the word is the audit trail's `resource_type`.
+/// Resource of an operation: the `resource_type` of the audit trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resource {
     /// An object in a cluster.
     Kind(Kind),
     /// A registered cluster.
     Cluster,
-    /// A cluster's connection that is not registered (a test of a new configuration).
+    /// A cluster that is not registered yet (a connection test of a new configuration).
     NewCluster,
     /// A user of Pilothouse.
     User,
     /// The caller's own account.
     OwnAccount,
-    /// A session of the caller's own.
+    /// A session of the caller.
     Session,
     /// The audit trail.
     Operation,
-    /// The key that seals what is stored.
+    /// The master key that encrypts stored secrets.
     MasterKey,
-    /// All that is stored.
+    /// The whole database.
     Database,
 }
 
 impl Resource {
-    /// The word in the audit trail.
+    /// The value in the audit trail.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Kind(kind) => kind.info().singular,
@@ -151,7 +151,7 @@ impl Resource {
     }
 }
 
-/// The rule table: the lowest role that may do `verb` to `resource`.
+/// Rule table: the lowest role that may do `verb` to `resource`.
 pub const fn required_role(verb: Verb, resource: Resource) -> Role {
     match resource {
         Resource::User | Resource::MasterKey | Resource::Database => Role::SuperAdmin,
@@ -170,8 +170,8 @@ pub const fn required_role(verb: Verb, resource: Resource) -> Role {
     }
 }
 
-/// What a permit to do `verb` to a kind lets the adapter read besides: a workload's detail shows its pods, a scale
-/// looks for an autoscaler.
+/// Related kinds that a permit for `verb` on `resource` also lets the adapter read: the details of a workload include
+/// its pods, a scale checks for an autoscaler.
 const fn related(verb: Verb, resource: Resource) -> &'static [Kind] {
     use Kind::{ControllerRevision, Event, HorizontalPodAutoscaler, Node, Pod, ReplicaSet, ResourceQuota};
     match (verb, resource) {
@@ -188,32 +188,32 @@ const fn related(verb: Verb, resource: Resource) -> &'static [Kind] {
     }
 }
 
-/// Where a request came from.
+/// Origin of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// The peer's address; none for the command line and the system itself.
+    /// Client IP address. None for the command line and the server itself.
     pub source_ip: Option<IpAddr>,
-    /// The request's id, as in `X-Request-Id` and the log.
+    /// Request id, as in `X-Request-Id` and the log.
     pub request_id: Option<String>,
 }
 
-/// On whose behalf something is done.
+/// Caller: the user on whose behalf an operation runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The user; none for the system, the command line and a login that failed.
+    /// User id. None for the system, the command line and a failed login.
     pub user_id: Option<UserId>,
-    /// The user's name, `cli:<user>`, or `system`.
+    /// User name, `cli:<user>`, or `system`.
     pub username: String,
-    /// The role in force when the request came in; none before a login.
+    /// Role when the request arrived. None before a login.
     pub role: Option<Role>,
-    /// The session the request belongs to.
+    /// Session of the request.
     pub session: Option<SessionId>,
-    /// Where it came from.
+    /// Origin of the request.
     pub origin: Origin,
 }
 
 impl Caller {
-    /// Pilothouse itself: the prober, the start.
+    /// The server itself: the prober, startup.
     pub fn system() -> Self {
         Self {
             user_id: None,
@@ -224,12 +224,12 @@ impl Caller {
         }
     }
 
-    /// An operator at the command line, who has the database and the key anyway.
+    /// An operator at the command line, who has access to the database and the key anyway.
     pub fn command_line(user: &str) -> Self {
         Self { username: format!("cli:{user}"), ..Self::system() }
     }
 
-    /// Somebody who is not signed in yet; `username` is the one tried.
+    /// A caller who is not signed in; `username` is the one in the login attempt.
     pub fn anonymous(username: impl Into<String>, origin: Origin) -> Self {
         Self { user_id: None, username: username.into(), role: None, session: None, origin }
     }
@@ -237,7 +237,7 @@ impl Caller {
     /// Whether the caller may do `verb` to `resource`.
     ///
     /// # Errors
-    /// `RoleTooLow`, naming the role required.
+    /// `RoleTooLow`, with the required role.
     pub fn check(&self, verb: Verb, resource: Resource) -> Result<()> {
         let required = required_role(verb, resource);
         if self.role.is_some_and(|role| role >= required) {
@@ -248,7 +248,7 @@ impl Caller {
     }
 }
 
-/// What somebody asks to do, before it is allowed; also what the audit trail will say of it.
+/// Access request: the requested operation before authorisation, with the parameters for the audit trail.
 #[derive(Clone, Debug)]
 pub struct AccessRequest {
     pub(crate) verb: Verb,
@@ -261,7 +261,7 @@ pub struct AccessRequest {
 }
 
 impl AccessRequest {
-    /// `verb` on `resource`.
+    /// Creates a request for `verb` on `resource`.
     pub fn to(verb: Verb, resource: Resource) -> Self {
         Self {
             verb,
@@ -274,44 +274,45 @@ impl AccessRequest {
         }
     }
 
-    /// In this registered cluster.
+    /// Sets the registered cluster.
     pub fn in_cluster(mut self, cluster: ClusterId) -> Self {
         self.cluster = Some(cluster);
         self
     }
 
-    /// Concerning a cluster of this name that is not registered yet.
+    /// Sets the name of a cluster that is not registered yet.
     pub fn new_cluster(mut self, name: impl Into<String>) -> Self {
         self.cluster_name = Some(name.into());
         self
     }
 
-    /// In one namespace.
+    /// Sets one namespace.
     pub fn in_namespace(self, namespace: &Namespace) -> Self {
         self.within(NamespaceScope::One(namespace.clone()))
     }
 
-    /// In these namespaces.
+    /// Sets the namespaces.
     pub fn within(mut self, namespaces: NamespaceScope) -> Self {
         self.namespaces = namespaces;
         self
     }
 
-    /// Of this name.
+    /// Sets the name of the object.
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// With a parameter that the audit trail keeps. Only what is named here is kept: an allowlist. It is one word, number
-    /// or switch: what takes more work to write down is added after the role was asked ([`Granted::with`]).
+    /// Adds a parameter for the audit trail. The trail stores only parameters added here: an allowlist. The value is a
+    /// text, number or boolean; values that are more expensive to build are added after the role check
+    /// ([`Granted::with`]).
     pub fn with(mut self, name: &'static str, value: impl Into<Scalar>) -> Self {
         self.params.insert(name, value.into().0);
         self
     }
 }
 
-/// One word, number or switch, as the trail keeps it.
+/// A text, number or boolean parameter, as stored in the trail.
 #[derive(Clone, Debug)]
 pub struct Scalar(serde_json::Value);
 
@@ -327,8 +328,9 @@ macro_rules! scalars {
 
 scalars! { &str String bool i32 i64 u32 u64 }
 
-/// What a caller asks to do and may do by role; nothing is recorded of it yet. Only the gate makes one
-/// ([`crate::gate::Gate::grant`]), so what takes one can read the content of a request: its role was asked before.
+/// Access request that passed the role check but is not recorded yet. Only the gate creates it
+/// ([`crate::gate::Gate::grant`]), so a function that takes one may read the content of the request: the role was
+/// checked before.
 #[derive(Clone, Debug)]
 pub struct Granted {
     pub(crate) caller: Caller,
@@ -336,19 +338,19 @@ pub struct Granted {
 }
 
 impl Granted {
-    /// On whose behalf.
+    /// The caller.
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
 
-    /// With a parameter that the audit trail keeps, of any size: a row keeps as much of it as it has room for.
+    /// Adds a parameter for the audit trail, of any size; it is truncated to the size limit of a row.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<serde_json::Value>) -> Self {
         self.access.params.insert(name, value.into());
         self
     }
 
-    /// Of this name.
+    /// Sets the name of the object.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.access.name = Some(name.into());
@@ -356,8 +358,8 @@ impl Granted {
     }
 }
 
-/// The right to do one thing once asked: an adapter takes cluster, kind and namespaces from here, so that a handler
-/// can neither forget the check nor spend the permit elsewhere.
+/// Permit for one authorised operation. Adapters take cluster, kind and namespaces from the permit, so that a handler
+/// can neither skip the check nor use the permit for another object.
 #[derive(Clone, Debug)]
 pub struct Permit {
     access: AccessRequest,
@@ -365,38 +367,38 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Only the gate calls this.
+    /// Called by the gate only.
     pub(crate) fn new(access: AccessRequest, operation: Option<Operation>) -> Self {
         Self { access, operation: operation.map(Arc::new) }
     }
 
-    /// What may be done.
+    /// The permitted verb.
     pub fn verb(&self) -> Verb {
         self.access.verb
     }
 
-    /// To what.
+    /// The permitted resource.
     pub fn resource(&self) -> Resource {
         self.access.resource
     }
 
-    /// The registered cluster it is about.
+    /// The registered cluster.
     ///
     /// # Errors
-    /// `Internal` when it is about none: an adapter was handed the wrong permit.
+    /// `Internal` when the permit has no cluster: the caller passed a wrong permit.
     pub fn cluster(&self) -> Result<ClusterId> {
         self.access.cluster.ok_or_else(|| Error::internal("the permit names no cluster"))
     }
 
-    /// The namespaces it covers.
+    /// The permitted namespaces.
     pub fn namespaces(&self) -> &NamespaceScope {
         &self.access.namespaces
     }
 
-    /// The one namespace it covers.
+    /// The single permitted namespace.
     ///
     /// # Errors
-    /// `Internal` when it covers all.
+    /// `Internal` when the permit is for all namespaces.
     pub fn namespace(&self) -> Result<&Namespace> {
         match &self.access.namespaces {
             NamespaceScope::One(namespace) => Ok(namespace),
@@ -404,10 +406,10 @@ impl Permit {
         }
     }
 
-    /// The kind it is about.
+    /// The permitted kind.
     ///
     /// # Errors
-    /// `Internal` when it is about none.
+    /// `Internal` when the permit has no kind.
     pub fn kind(&self) -> Result<Kind> {
         match self.access.resource {
             Resource::Kind(kind) => Ok(kind),
@@ -418,7 +420,7 @@ impl Permit {
     /// Checks that objects of `kind` may be read under this permit: the kind itself or one related to it.
     ///
     /// # Errors
-    /// `Internal` when not.
+    /// `Internal` when they may not.
     pub fn covers(&self, kind: Kind) -> Result<()> {
         let own = self.access.resource == Resource::Kind(kind);
         if own || related(self.access.verb, self.access.resource).contains(&kind) {
@@ -428,11 +430,11 @@ impl Permit {
         }
     }
 
-    /// The right to keep all objects of a kind at hand that this permit lets somebody list, for whoever may list them
-    /// next: the system's own, in the same cluster, to read only. What of it is shown is said by each reader's permit.
+    /// Derives the system permit under which the shared cache lists this kind: read-only, in the same cluster, in all
+    /// namespaces. Each reader's own permit decides which of the cached objects it sees.
     ///
     /// # Errors
-    /// `Internal` when the permit does not cover the kind, or is none to list.
+    /// `Internal` when the permit does not cover the kind, or is not a permit to list.
     pub fn for_cache(&self, kind: Kind) -> Result<Self> {
         self.covers(kind)?;
         if self.access.verb != Verb::List {
@@ -441,12 +443,12 @@ impl Permit {
         Ok(Self::new(AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?), None))
     }
 
-    /// The operation recorded for it; none for plain reads.
+    /// The recorded operation. None for plain reads.
     pub fn operation(&self) -> Option<&Operation> {
         self.operation.as_deref()
     }
 
-    /// The operation's id, sent to the cluster as `Audit-ID`.
+    /// Operation id, sent to the cluster as `Audit-ID`.
     pub fn operation_id(&self) -> Option<OperationId> {
         self.operation.as_ref().map(|operation| operation.id)
     }
@@ -458,7 +460,7 @@ mod tests {
     use crate::kind::KINDS;
 
     #[test]
-    fn power_only_grows() {
+    fn higher_role_has_all_rights_of_lower_roles() {
         let resources = KINDS.iter().map(|&kind| Resource::Kind(kind)).chain([
             Resource::Cluster,
             Resource::NewCluster,
@@ -474,14 +476,14 @@ mod tests {
                 [Verb::List, Verb::Get, Verb::Create, Verb::Update, Verb::Delete, Verb::Test, Verb::Scale]
             {
                 let allowed = Role::ALL.map(|role| role >= required_role(verb, resource));
-                assert!(allowed.is_sorted(), "{verb:?} {resource:?}: a higher role may less");
-                assert!(allowed[2], "a super admin may everything");
+                assert!(allowed.is_sorted(), "{verb:?} {resource:?}: a higher role has fewer rights");
+                assert!(allowed[2], "a super admin has every right");
             }
         }
     }
 
     #[test]
-    fn viewers_change_no_cluster_and_ops_admins_no_people() {
+    fn viewers_cannot_change_clusters_and_ops_admins_cannot_manage_users() {
         for &kind in KINDS {
             for verb in [Verb::Create, Verb::Update, Verb::Delete, Verb::Scale, Verb::Restart] {
                 assert_eq!(required_role(verb, Resource::Kind(kind)), Role::OpsAdmin);

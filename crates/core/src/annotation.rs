@@ -1,4 +1,4 @@
-//! Annotations that may repeat what is masked elsewhere: tools keep whole copies of objects in them.
+//! Masking of annotations that may contain masked values: some tools store whole copies of objects in annotations.
 
 use std::collections::BTreeSet;
 
@@ -9,28 +9,29 @@ use base64::{
 };
 use memchr::memmem;
 
-/// Longer annotations are never shown to whom something is masked: what is so long is a copy of an object, often
-/// compressed or encoded in a way of its own.
-const LONGEST_SHOWN: usize = 256;
+/// Maximum length in bytes of an annotation that may be shown. A longer one is usually a copy of an object, often
+/// compressed or in a custom encoding.
+const MAX_SHOWN_BYTES: usize = 256;
 
-/// Shorter values are not looked for: they stand in every other text by chance.
-const SHORTEST_VALUE: usize = 4;
+/// Minimum length in bytes of a value that is searched for. Shorter values occur in unrelated texts by chance.
+const MIN_VALUE_BYTES: usize = 4;
 
-/// How deep encodings within encodings are looked through.
-const DEPTH: usize = 3;
+/// Maximum depth of nested encodings that are decoded.
+const MAX_DECODE_DEPTH: usize = 3;
 
-/// With more values than this no annotation is shown, so that a tenant's object cannot cost a reader's request much time.
-const MOST_VALUES: usize = 1_000;
+/// Maximum number of values per object. Beyond it, no annotation is shown, so that a tenant's object cannot make a
+/// request slow.
+const MAX_VALUES: usize = 1_000;
 
-/// How many searches for a value one object may cost, a few milliseconds; the annotations after that are not shown.
-const MOST_SEARCHES: usize = 200_000;
+/// Maximum number of value searches per object, which take a few milliseconds. Further annotations are not shown.
+const MAX_SEARCHES: usize = 200_000;
 
-/// What replaces the value of an annotation: its size alone.
+/// Replacement for the value of an annotation: only its size.
 pub(crate) fn masked(value: &str) -> String {
     format!("*** ({} bytes)", value.len())
 }
 
-/// Values that no annotation of one object may show.
+/// Values that annotations of one object must not reveal.
 pub(crate) struct Hidden {
     values: BTreeSet<Vec<u8>>,
     searches_left: usize,
@@ -38,35 +39,35 @@ pub(crate) struct Hidden {
 
 impl Default for Hidden {
     fn default() -> Self {
-        Self { values: BTreeSet::new(), searches_left: MOST_SEARCHES }
+        Self { values: BTreeSet::new(), searches_left: MAX_SEARCHES }
     }
 }
 
 impl Hidden {
-    /// Hides a value, and each line of it, which other tools indent.
+    /// Adds a value and each of its lines, because tools may indent the lines.
     pub(crate) fn insert(&mut self, value: &[u8]) {
         let lines = value.split(|byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii);
         for text in lines.chain([value]) {
-            if self.values.len() > MOST_VALUES {
+            if self.values.len() > MAX_VALUES {
                 return;
             }
-            if text.len() >= SHORTEST_VALUE && !matches!(text, b"true" | b"false") {
+            if text.len() >= MIN_VALUE_BYTES && !matches!(text, b"true" | b"false") {
                 self.values.insert(text.to_vec());
             }
         }
     }
 
-    /// Whether an annotation may be shown: it is short, not compressed, no JSON object or array, and holds none of the
-    /// values, neither plain nor in base64, hexadecimal digits, or the escapes of JSON and URLs.
+    /// Whether an annotation may be shown: it is short, not compressed, not a JSON object or array, and contains none
+    /// of the values, neither in plain text nor in base64, hexadecimal, JSON escapes or URL escapes.
     pub(crate) fn may_show(&mut self, annotation: &str) -> bool {
-        let may_be_read = annotation.len() <= LONGEST_SHOWN && self.values.len() <= MOST_VALUES;
-        may_be_read
+        let within_limits = annotation.len() <= MAX_SHOWN_BYTES && self.values.len() <= MAX_VALUES;
+        within_limits
             && !annotation.trim_start().starts_with(['{', '['])
-            && self.is_clear(annotation.as_bytes(), DEPTH)
+            && self.is_clear(annotation.as_bytes(), MAX_DECODE_DEPTH)
     }
 
     fn is_clear(&mut self, text: &[u8], depth: usize) -> bool {
-        // a text costs something even without a value
+        // scanning a text has a cost even without values
         let Some(left) = self.searches_left.checked_sub(self.values.len() + 1) else { return false };
         self.searches_left = left;
         let is_found = self.values.iter().any(|value| memmem::find(text, value).is_some());
@@ -75,25 +76,25 @@ impl Hidden {
     }
 }
 
-/// Whether bytes hold gzip's beginning, or are zlib's with the window of 32 KiB, which everybody uses.
+/// Whether bytes contain a gzip header, or begin with a zlib header for the usual window of 32 KiB.
 fn is_compressed(bytes: &[u8]) -> bool {
     let is_zlib = matches!(bytes, [0x78, flags, ..] if (0x7800 + u16::from(*flags)).is_multiple_of(31));
     is_zlib || memmem::find(bytes, b"\x1f\x8b\x08").is_some()
 }
 
-/// What a text may stand for.
+/// All possible decodings of a text.
 fn decoded(text: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
     let runs = |is_part: fn(&u8) -> bool| {
-        text.split(move |byte| !is_part(byte)).filter(|run| run.len() >= SHORTEST_VALUE)
+        text.split(move |byte| !is_part(byte)).filter(|run| run.len() >= MIN_VALUE_BYTES)
     };
     let hex = runs(u8::is_ascii_hexdigit).flat_map(|run| [from_hex(run), from_hex(&run[1..])]);
     let standard = runs(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(byte))
         .flat_map(|run| from_base64(run, &STANDARD));
-    let of_urls = runs(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
+    let url_safe = runs(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte))
         .flat_map(|run| from_base64(run, &URL_SAFE));
     let joined = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let others = [unescaped(text, percent), unescaped(text, backslash), joined];
-    hex.chain(standard).chain(of_urls).chain(others.into_iter().filter(move |other| other != text))
+    hex.chain(standard).chain(url_safe).chain(others.into_iter().filter(move |other| other != text))
 }
 
 fn from_hex(digits: &[u8]) -> Vec<u8> {
@@ -102,26 +103,27 @@ fn from_hex(digits: &[u8]) -> Vec<u8> {
     pairs.iter().filter_map(|[high, low]| Some(value(*high)? << 4 | value(*low)?)).collect()
 }
 
-/// A run of digits may begin with others that do not belong to it: each of the four places is a beginning.
+/// Decodes base64 at each of the four possible alignments, because unrelated characters may precede the encoded text.
 fn from_base64(digits: &[u8], alphabet: &Alphabet) -> Vec<Vec<u8>> {
     let lenient = GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::RequireNone)
         .with_decode_allow_trailing_bits(true);
     let engine = GeneralPurpose::new(alphabet, lenient);
-    let begun = (0..4).filter_map(|skipped| digits.get(skipped..));
-    begun
+    let alignments = (0..4).filter_map(|skipped| digits.get(skipped..));
+    alignments
         .filter_map(|digits| {
-            // a single base64 digit at the end encodes no whole byte
+            // a single base64 digit at the end does not encode a whole byte
             let whole = digits.len() - usize::from(digits.len() % 4 == 1);
             engine.decode(&digits[..whole]).ok()
         })
         .collect()
 }
 
-/// Reads the escape at the begin of a text: the bytes it encodes, and its length in bytes. `None` without an escape there.
+/// Parses the escape at the start of a text. Returns the encoded bytes and the length of the escape in bytes; `None` if
+/// the text does not start with an escape.
 type ReadEscape = fn(&[u8]) -> Option<(Vec<u8>, usize)>;
 
-/// A text with its escapes replaced by the bytes that they encode.
+/// Replaces the escapes in a text by the bytes that they encode.
 fn unescaped(text: &[u8], read: ReadEscape) -> Vec<u8> {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -158,7 +160,7 @@ fn backslash(text: &[u8]) -> Option<(Vec<u8>, usize)> {
     Some((vec![plain], if *kind == b'x' { 4 } else { 2 }))
 }
 
-/// One or two of JSON's `\uXXXX`, after the first `\u`.
+/// Parses one JSON escape `\uXXXX` or a surrogate pair of two, after the first `\u`.
 fn unicode(rest: &[u8]) -> Option<(Vec<u8>, usize)> {
     let unit = |digits: &[u8]| Some(u16::from_be_bytes(from_hex(digits).try_into().ok()?));
     let first = unit(rest.get(..4)?)?;
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_found_in_every_encoding_by_table() {
+    fn values_are_found_in_all_encodings_by_table() {
         let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
         let percent = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
         let json = |text: &str| serde_json::to_string(text).unwrap();
@@ -216,7 +218,7 @@ mod tests {
                 .map(|byte| char::from(*byte))
                 .collect(),
             "    second line of it".to_owned(),
-            // compressed, of whatever
+            // compressed data
             "H4sIAAAAAAAAA0vOyUwtAgCzVzNLBgAAAA==".to_owned(),
             "eJxLzslMLQIAB/4CgA==".to_owned(),
             "prefixH4sIAAAAAAAAA0vOyUwtAgCzVzNLBgAAAA==".to_owned(),
@@ -225,7 +227,7 @@ mod tests {
         for before in ["", "a", "ab", "abc", "x:y "] {
             cases.push(BASE64.encode(format!("{before}{VALUE}")));
             cases.push(URL_SAFE_NO_PAD.encode(format!("{before}{VALUE}?>")));
-            // a word that runs into it
+            // text directly before the encoded value
             cases.push(format!("{before}{}", BASE64.encode(VALUE)));
         }
         for case in cases {
@@ -234,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_shown_by_table() {
+    fn unrelated_texts_are_shown_by_table() {
         for case in [
             "",
             "shop",
@@ -257,24 +259,25 @@ mod tests {
     }
 
     #[test]
-    fn the_mask_says_the_size_alone() {
+    fn mask_contains_only_the_size() {
         assert_eq!(masked("päss"), "*** (5 bytes)");
     }
 
     #[test]
-    fn json_is_not_shown_for_it_may_hold_a_value_too_short_to_look_for() {
+    fn json_annotations_are_not_shown() {
+        // it may contain a value that is too short to search for
         for text in [r#"{"name":"PIN","value":"123"}"#, r#" [{"value":"1"}]"#] {
             assert!(!Hidden::default().may_show(text), "{text}");
         }
     }
 
     #[test]
-    fn the_cost_of_one_object_is_bounded() {
+    fn search_cost_per_object_is_limited() {
         let mut many = Hidden::default();
-        (0..=MOST_VALUES).for_each(|n| many.insert(format!("value {n}").as_bytes()));
+        (0..=MAX_VALUES).for_each(|n| many.insert(format!("value {n}").as_bytes()));
         assert!(!many.may_show("shop"), "too many values");
         let mut hidden = hidden();
-        let shown = (0..MOST_SEARCHES).take_while(|_| hidden.may_show("shop")).count();
-        assert!((100..MOST_SEARCHES).contains(&shown), "{shown} annotations");
+        let shown = (0..MAX_SEARCHES).take_while(|_| hidden.may_show("shop")).count();
+        assert!((100..MAX_SEARCHES).contains(&shown), "{shown} annotations");
     }
 }

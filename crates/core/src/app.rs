@@ -1,7 +1,7 @@
-//! The front door: hand over the ports, get the use cases.
+//! Application: builds all use cases from the ports.
 //!
-//! Who needs only some of them makes a [`Gate`] and those: `Lists::new`, `Workloads::new` and their like take it and the
-//! ports they stand on, as `examples/` shows.
+//! An embedder that needs only some use cases creates a [`Gate`] and those: `Lists::new`, `Workloads::new` and similar
+//! constructors take the gate and the ports that they need, as shown in `examples/`.
 
 use std::sync::Arc;
 
@@ -26,9 +26,9 @@ use crate::{
     workload::{WorkloadApi, Workloads},
 };
 
-/// Everything the product needs from outside. An embedder fills in its own; tests take `Ports::fake()`.
+/// All ports of the application. An embedder provides its own adapters; tests use `Ports::fake()`.
 #[derive(Clone)]
-#[allow(missing_docs, reason = "each field is the port of its type, whose docs say what it does")]
+#[allow(missing_docs, reason = "each field is the port of its type, which is documented there")]
 pub struct Ports {
     pub clock: Arc<dyn Clock>,
     pub rng: Arc<dyn Rng>,
@@ -57,20 +57,20 @@ pub struct Ports {
     pub digest: Arc<dyn ValueDigest>,
 }
 
-/// What an operator may set.
+/// Settings of the use cases.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
-    /// How long tokens and sessions live.
+    /// Lifetimes of tokens and sessions.
     pub lifetimes: Lifetimes,
-    /// Whether a super admin may register a cluster whose certificate is not checked.
+    /// Whether a super admin may register a cluster with certificate verification disabled.
     pub allow_insecure_tls: bool,
-    /// How many logs and lists may be followed at once.
+    /// Limits of concurrent log streams and list watches.
     pub streams: StreamLimits,
 }
 
-/// The use cases.
+/// The use cases of the application.
 #[derive(Clone)]
-#[allow(missing_docs, reason = "each field is the use cases of its type, whose docs say what they do")]
+#[allow(missing_docs, reason = "each field is the use cases of its type, which are documented there")]
 pub struct App {
     pub gate: Gate,
     pub idempotency: Idempotency,
@@ -89,13 +89,13 @@ pub struct App {
 }
 
 impl App {
-    /// The use cases over these ports.
+    /// Creates the use cases over these ports.
     pub fn new(ports: Ports, settings: Settings) -> Self {
         let Ports { clock, rng, spawner, audit, users, sessions, throttle, hasher, tokens, clusters, .. } =
             ports;
         let streams = Streams::new(settings.streams);
         let initial = ports.initial_password;
-        // whoever asks for a session or changes one, or a user, does it through these two
+        // all reads and changes of sessions, and all changes of users, pass through these two wrappers
         let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
         let users: Arc<dyn UserRegistry> = Arc::new(InvalidatingUsers {
             registry: users,
@@ -120,7 +120,7 @@ impl App {
                     trail: audit,
                     reader: ports.trail,
                     signer: ports.signer,
-                    witness: ports.witness,
+                    checkpoint_sink: ports.witness,
                     retention: ports.retention,
                 },
                 clock.clone(),

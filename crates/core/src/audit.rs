@@ -1,9 +1,9 @@
-//! The audit trail: what is recorded of an operation, the chain that makes a later edit visible, the port that
-//! keeps it, and the use cases that show, verify and export it.
+//! Audit trail: the operation record, the hash chain that makes a later edit visible, the storage port, and the use
+//! cases that list, verify and export the trail.
 //!
-//! Entries are only ever added. A change to a cluster is two entries: the intent, durable before the call, and the
-//! outcome. A change to our own tables, a refusal and a login are one entry, written in one transaction with what
-//! they tell of. Lists are served from one row per operation, which the outcome's transaction completes.
+//! The trail is append-only. A change to a cluster has two entries: the intent, durable before the call, and the
+//! outcome. A change to Pilothouse's own tables, a refusal and a login have one entry, written in the same transaction
+//! as the event it records. Lists are served from one row per operation; the transaction of the outcome completes it.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
@@ -56,7 +56,7 @@ pub(crate) use usecase::AuditPorts;
 pub use verified::{TrailFollower, Trusted, VerifiedTrail};
 pub use verify::{Verdict, verify};
 
-/// An operation's id, a UUID of version 7; the same id is the `Audit-ID` in the cluster's own audit log.
+/// Operation id: a UUID version 7. The cluster's own audit log has the same id as `Audit-ID`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct OperationId(pub Uuid);
@@ -67,41 +67,41 @@ impl fmt::Display for OperationId {
     }
 }
 
-/// What somebody set out to do. Fields stand in the order in which they are hashed; `params` is an allowlist.
+/// A requested operation. Fields are declared in the order in which they are hashed; `params` is an allowlist.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    /// Its id.
+    /// Operation id.
     pub id: OperationId,
     /// `create`, `scale`, …
     pub operation_type: String,
     /// `cluster`, `deployment`, …
     pub resource_type: String,
-    /// The cluster concerned, also after it was deleted.
+    /// Id of the cluster concerned. Kept after the cluster is deleted.
     pub cluster_id: Option<ClusterId>,
-    /// The cluster's name at the time.
+    /// Name of the cluster when the operation began.
     pub cluster_name: Option<String>,
-    /// The namespace concerned.
+    /// Namespace of the object concerned.
     pub namespace: Option<String>,
-    /// The name of the thing concerned.
+    /// Name of the object concerned.
     pub resource_name: Option<String>,
-    /// Who; none for the system, the command line, a failed login.
+    /// Id of the user. None for the system, the command line and a failed login.
     pub user_id: Option<UserId>,
-    /// Who, by name at the time.
+    /// Name of the user when the operation began.
     pub username: String,
-    /// The role at the time.
+    /// Role of the user when the operation began.
     pub role: Option<Role>,
-    /// From where.
+    /// Client IP address.
     pub source_ip: Option<IpAddr>,
-    /// The request's id.
+    /// Request id.
     pub request_id: Option<String>,
-    /// What was asked for, as far as it is worth keeping and never secret: `{"replicas": 5}`.
+    /// Allowlisted parameters of the request, never secret: `{"replicas": 5}`.
     pub params: BTreeMap<String, serde_json::Value>,
-    /// When, by our wall clock.
+    /// Start time, by the server's wall clock.
     pub created_at: Timestamp,
 }
 
 impl Operation {
-    /// What was asked for, in one line: `replicas=5`. A row's details until an outcome says more.
+    /// The parameters in one line: `replicas=5`. The details of the row until the outcome adds more.
     pub fn summary(&self) -> Option<String> {
         let parts = self.params.iter().map(|(name, value)| match value.as_str() {
             Some(text) => format!("{name}={text}"),
@@ -112,18 +112,18 @@ impl Operation {
     }
 }
 
-/// How an operation stands.
+/// Status of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Intent stored, no outcome yet.
+    /// The intent is stored; there is no outcome yet.
     Pending,
-    /// Done.
+    /// The operation succeeded.
     Success,
-    /// Refused; nothing changed.
+    /// The operation was refused; nothing changed.
     Failed,
-    /// No answer settles whether it happened.
+    /// No response shows whether the change was applied.
     Unknown,
 }
 
@@ -131,7 +131,7 @@ impl Status {
     /// Every status.
     pub const ALL: [Self; 4] = [Self::Pending, Self::Success, Self::Failed, Self::Unknown];
 
-    /// The word in rows and filters.
+    /// The value in rows and filters.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -142,23 +142,23 @@ impl Status {
     }
 }
 
-/// What became of an operation.
+/// Outcome of an operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// `success`, `failed` or `unknown`.
     pub status: Status,
-    /// The public code of the refusal.
+    /// Public error code.
     pub error_code: Option<String>,
-    /// More, in English, never secret.
+    /// Details in English, never secret.
     pub details: Option<String>,
-    /// How long it took, in milliseconds.
+    /// Duration in milliseconds.
     pub duration_ms: i64,
-    /// When it ended, by our wall clock.
+    /// End time, by the server's wall clock.
     pub finished_at: Timestamp,
 }
 
 impl Outcome {
-    /// What an operation that ended so is recorded as.
+    /// The outcome recorded for an operation that ended with `result`.
     pub fn of<T>(result: &Result<T>, duration_ms: i64, finished_at: Timestamp) -> Self {
         let (status, error_code, details) = match result {
             Ok(_) => (Status::Success, None, None),
@@ -174,12 +174,12 @@ impl Outcome {
         Self { status, error_code, details, duration_ms, finished_at }
     }
 
-    /// Done, at once.
+    /// A success with a duration of 0 ms.
     pub fn success(at: Timestamp) -> Self {
         Self { status: Status::Success, error_code: None, details: None, duration_ms: 0, finished_at: at }
     }
 
-    /// The process that held the operation ended before it did.
+    /// The outcome of an operation whose process ended before the operation did.
     pub fn orphaned(at: Timestamp) -> Self {
         Self {
             status: Status::Unknown,
@@ -193,33 +193,33 @@ impl Outcome {
     }
 }
 
-/// One entry of the chain.
+/// Entry of the hash chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "snake_case")]
 pub enum Entry {
     /// An operation is about to be sent to a cluster.
     Intent {
-        /// What.
+        /// The operation.
         operation: Operation,
     },
-    /// It ended.
+    /// The operation ended.
     Outcome {
-        /// Which.
+        /// Id of the operation.
         operation_id: OperationId,
-        /// How.
+        /// The outcome.
         outcome: Outcome,
     },
-    /// An operation and its outcome in one: our own tables, refusals, logins.
+    /// An operation and its outcome in one entry: changes to Pilothouse's own tables, refusals, logins.
     Complete {
-        /// What.
+        /// The operation.
         operation: Operation,
-        /// How it ended.
+        /// The outcome.
         outcome: Outcome,
     },
 }
 
 impl Entry {
-    /// Which operation it tells of.
+    /// Id of the operation that the entry records.
     pub fn operation_id(&self) -> OperationId {
         match self {
             Self::Intent { operation } | Self::Complete { operation, .. } => operation.id,
@@ -227,7 +227,7 @@ impl Entry {
         }
     }
 
-    /// The word of its kind: `intent`, `outcome` or `complete`.
+    /// The kind of entry: `intent`, `outcome` or `complete`.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Intent { .. } => "intent",
@@ -236,7 +236,7 @@ impl Entry {
         }
     }
 
-    /// The moment it tells of: the beginning of an intent, the end of the others.
+    /// Time of the entry: the start of the operation for an intent, its end for the other kinds.
     pub const fn at(&self) -> Timestamp {
         match self {
             Self::Intent { operation } => operation.created_at,
@@ -244,8 +244,8 @@ impl Entry {
         }
     }
 
-    /// The text that is stored and hashed; a database keeps it to the byte. An entry once written must be written so for
-    /// ever: a field added later is left out where it is none.
+    /// Canonical text: the bytes that are stored and hashed. The serialisation of existing entries must never change,
+    /// so a field added later is omitted when it is none.
     ///
     /// # Errors
     /// `Internal`, should an entry not serialise.
@@ -254,32 +254,34 @@ impl Entry {
     }
 }
 
-/// Whose operations there must be room for.
+/// Class of callers for which a capacity check is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CapacityFor {
-    /// Of people who are signed in, and of the system.
+    /// Signed-in users and the system.
     Authenticated,
-    /// Of whoever signs in or tries to: they leave rows, and must not take the last of the room from the others.
+    /// Login attempts. They write rows too, and must not use up the capacity left for authenticated callers.
     Anonymous,
 }
 
-/// The trail's store. Everything it accepts is durable when it returns.
+/// Storage port of the audit trail. Every write is durable when the call returns.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait AuditTrail: Send + Sync {
-    /// Whether there is room for their new operations: what is kept back is for the outcomes of those under way, and for what
-    /// makes room. A trail that does not know, as by default, says yes.
+    /// Checks that there is capacity for new operations of these callers. The reserve is for the outcomes of running
+    /// operations and for operations that free disk space. The default implementation, which cannot measure capacity,
+    /// always succeeds.
     ///
     /// # Errors
-    /// `AuditUnavailable` when there is not.
-    fn check_capacity(&self, _whose: CapacityFor) -> Result<()> {
+    /// `AuditUnavailable` when there is no capacity.
+    fn check_capacity(&self, _callers: CapacityFor) -> Result<()> {
         Ok(())
     }
 
-    /// Stores an intent. Until its outcome, or until this process is known to have ended, it is `pending`.
+    /// Stores an intent. The operation is `pending` until its outcome is stored, or until this process is known to have
+    /// ended.
     ///
     /// # Errors
-    /// `AuditUnavailable`; then nothing is stored, or it will be closed as `unknown`.
+    /// `AuditUnavailable`: either nothing was stored, or the operation will be closed as `unknown`.
     async fn begin(&self, operation: &Operation) -> Result<()>;
 
     /// Stores the outcome of an intent. A second outcome for the same operation changes nothing.
@@ -288,30 +290,31 @@ pub trait AuditTrail: Send + Sync {
     /// `AuditUnavailable`.
     async fn finish(&self, operation: OperationId, outcome: &Outcome) -> Result<()>;
 
-    /// Stores an operation that is over: a refusal, a login, a test.
+    /// Stores an operation that has ended already: a refusal, a login, a connection test.
     ///
     /// # Errors
     /// `AuditUnavailable`.
     async fn record(&self, operation: &Operation, outcome: &Outcome) -> Result<()>;
 
-    /// Closes as `unknown` what a process that has ended left pending; the number closed.
+    /// Closes as `unknown` the pending operations of processes that have ended. Returns how many were closed.
     ///
     /// # Errors
     /// `AuditUnavailable`.
     async fn close_orphans(&self, at: Timestamp) -> Result<u64>;
 
-    /// Signs the last entry, unless it is signed already or the last checkpoint is younger than `age`. What appends signs
-    /// by itself once that is [`Checkpoint::AGE`]; this is for the quiet after it, and for the end. Only what follows from what
-    /// was verified before is signed. A trail without checkpoints, as by default, does nothing.
+    /// Signs the last entry, unless it is signed already or the last checkpoint is younger than `age`. An append signs
+    /// by itself once the last checkpoint is [`Checkpoint::AGE`] old; this call covers idle times and shutdown. Only
+    /// entries that follow from verified entries are signed. The default implementation, for a trail without
+    /// checkpoints, does nothing.
     ///
     /// # Errors
-    /// `AuditUnavailable`; `Internal` when the trail does not follow from what was verified before.
+    /// `AuditUnavailable`; `Internal` when the trail does not follow from the verified entries.
     async fn checkpoint(&self, age: Duration) -> Result<()> {
         let _ = age;
         Ok(())
     }
 
-    /// A page of operations.
+    /// Returns a page of operations.
     ///
     /// # Errors
     /// `StoreUnavailable`.
@@ -324,7 +327,7 @@ mod tests {
     use crate::error::Cause;
 
     #[test]
-    fn only_a_refusal_is_failed() {
+    fn failed_means_that_nothing_was_changed() {
         let at = Timestamp::UNIX_EPOCH;
         for &cause in Cause::ALL {
             let outcome = Outcome::of::<()>(&Err(Error::new(cause)), 1, at);
@@ -332,7 +335,7 @@ mod tests {
             assert_eq!(outcome.status, expected, "{cause:?}");
             assert_eq!(outcome.error_code.as_deref(), Some(cause.code().as_str()));
             let before = Outcome::of::<()>(&Err(Error::new(cause).read_only()), 1, at);
-            assert_eq!(before.status, Status::Failed, "the read before a change changes nothing");
+            assert_eq!(before.status, Status::Failed, "a read before a change changes nothing");
         }
         assert_eq!(Outcome::of(&Ok(()), 1, at).status, Status::Success);
     }

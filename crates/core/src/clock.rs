@@ -1,5 +1,4 @@
-//! What the outside lends to the rules: time, detached tasks, randomness. All come in as arguments, so that a test
-//! can hold them still.
+//! Clock, task spawner and random source, injected so that tests are deterministic.
 
 use std::time::Duration;
 
@@ -11,58 +10,58 @@ use uuid::Uuid;
 
 use crate::error::{Error, Reason, Result};
 
-/// Time.
+/// Clock.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 pub trait Clock: Send + Sync {
-    /// The wall clock, in whole microseconds (what both databases keep).
+    /// Wall clock in whole microseconds, the precision of both databases.
     fn now(&self) -> Timestamp;
 
-    /// A clock that only goes forward, for measuring durations: the time since some fixed moment.
+    /// Monotonic clock for measuring durations: the time since a fixed, arbitrary moment.
     fn monotonic(&self) -> Duration;
 }
 
-/// Tasks that outlive the request that started them.
+/// Task spawner: tasks outlive the request that started them.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait Spawner: Send + Sync {
-    /// Starts a task that nobody can cancel; a graceful stop waits for it.
+    /// Starts a task that cannot be cancelled; a graceful shutdown waits for it.
     fn spawn(&self, task: BoxFuture<'static, ()>);
 
-    /// Waits.
+    /// Sleeps for `duration`.
     async fn sleep(&self, duration: Duration);
 
-    /// Runs `work`, which takes more than a moment of CPU, on another thread than those that serve requests. Few run at
-    /// once, and not many wait. Returns when it is done.
+    /// Runs CPU-bound `work` outside the threads that serve requests. The number of concurrent computations and the
+    /// length of the queue are limited. Returns when `work` is done.
     ///
     /// # Errors
-    /// `Overloaded` when too many wait; then it is not run.
+    /// `Overloaded` when the queue is full; then `work` is not run.
     async fn compute(&self, work: Computation) -> Result<()>;
 }
 
-/// Work that holds a thread.
+/// CPU-bound work that occupies a thread.
 pub type Computation = Box<dyn FnOnce() + Send>;
 
-/// Runs `work` by [`Spawner::compute`].
+/// Runs `work` with [`Spawner::compute`] and returns its result.
 ///
 /// # Errors
-/// What `work` says; `Overloaded`; `Internal` when it panicked.
+/// The error of `work`; `Overloaded`; `Internal` when it panicked.
 pub async fn computed<T: Send + 'static>(
     spawner: &dyn Spawner,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let (done, result) = oneshot::channel();
     let work = move || {
-        // the caller may have gone
+        // the caller may have been dropped
         let _ = done.send(work());
     };
     spawner.compute(Box::new(work)).await?;
     result.await.unwrap_or_else(|_| Err(Error::internal("a computation ended without a result")))
 }
 
-/// Runs `work` to its end in a task of its own, whatever becomes of the caller.
+/// Runs `work` to completion in a task of its own, even if the caller is dropped.
 ///
 /// # Errors
-/// What `work` says; `Internal` when it panicked.
+/// The error of `work`; `Internal` when it panicked.
 pub async fn detached<T: Send + 'static>(
     spawner: &dyn Spawner,
     work: impl Future<Output = Result<T>> + Send + 'static,
@@ -70,7 +69,7 @@ pub async fn detached<T: Send + 'static>(
     let (done, result) = oneshot::channel();
     spawner.spawn(
         async move {
-            // nobody may be waiting any more; the work is done all the same
+            // the caller may have been dropped; the work is complete in any case
             let _ = done.send(work.await);
         }
         .boxed(),
@@ -78,14 +77,14 @@ pub async fn detached<T: Send + 'static>(
     result.await.unwrap_or_else(|_| Err(Error::internal("a detached task ended without a result")))
 }
 
-/// Randomness fit for keys.
+/// Cryptographically secure random source.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 pub trait Rng: Send + Sync {
     /// Fills the buffer with random bytes.
     fn fill(&self, buffer: &mut [u8]);
 }
 
-/// A UUID of version 7: ordered by time, 74 random bits.
+/// Creates a UUID version 7: ordered by time, with 74 random bits.
 pub fn uuid_v7(now: Timestamp, rng: &dyn Rng) -> Uuid {
     let mut random = [0; 10];
     rng.fill(&mut random);
@@ -93,18 +92,18 @@ pub fn uuid_v7(now: Timestamp, rng: &dyn Rng) -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
 }
 
-/// A time as RFC 3339 writes it. The last hours of the year 9999, which people write for "for ever", are beyond every
-/// [`Timestamp`]: they are the last one.
+/// Parses an RFC 3339 timestamp. The last hours of the year 9999, a common value for "no end", are beyond the range of
+/// [`Timestamp`]; they yield [`Timestamp::MAX`].
 ///
 /// # Errors
 /// `Malformed`.
 pub fn parse_timestamp(text: &str) -> Result<Timestamp, Reason> {
-    let for_ever = || {
+    let end_of_9999 = || {
         let pieces = Pieces::parse(text).ok()?;
         (pieces.date().year() == 9999 && pieces.time().is_some() && pieces.offset().is_some())
             .then_some(Timestamp::MAX)
     };
-    text.parse().ok().or_else(for_ever).ok_or(Reason::Malformed)
+    text.parse().ok().or_else(end_of_9999).ok_or(Reason::Malformed)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Registered clusters: what is known of one, how it is reached, registering, testing, watching over its health.
+//! Cluster registry: the types of a registered cluster, the ports, and the use cases to register, test and probe it.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ pub use server::ApiServer;
 pub use usecase::{ClusterChange, ClusterStatus, ClusterTest, Clusters, CredentialInput, NewCluster};
 pub(crate) use usecase::{check_pem, check_token};
 
-/// A cluster's id; never used again.
+/// A cluster's id. Ids are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ClusterId(pub i64);
@@ -59,12 +59,12 @@ impl ClusterName {
         }
     }
 
-    /// The name as shown.
+    /// The name as displayed.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The form in which names are compared: two names with equal keys are the same name.
+    /// The comparison key: two names with equal keys are the same name.
     pub fn key(&self) -> String {
         self.0.nfkc().collect::<String>().to_lowercase()
     }
@@ -89,19 +89,19 @@ impl fmt::Display for ClusterName {
     }
 }
 
-/// How the credential was given.
+/// The form in which the credential was supplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AuthType {
     /// A bearer token.
     Token,
-    /// A kubeconfig, of which only server, CA and one credential are kept.
+    /// A kubeconfig, of which only server, CA and one credential are stored.
     Kubeconfig,
 }
 
 impl AuthType {
-    /// The word in rows and requests.
+    /// The value in rows and requests.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Token => "token",
@@ -110,21 +110,21 @@ impl AuthType {
     }
 }
 
-/// Whether a cluster answers.
+/// Health of a cluster, as of the last probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// The last probe succeeded.
     Online,
-    /// The last probe failed; `status_reason` says why.
+    /// The last probe failed; `status_reason` contains the cause.
     Offline,
     /// Not probed yet.
     Unknown,
 }
 
 impl Health {
-    /// The word in rows and filters.
+    /// The value in rows and filters.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Online => "online",
@@ -134,7 +134,7 @@ impl Health {
     }
 }
 
-/// A registered cluster as it is shown. Holds nothing secret.
+/// A registered cluster as displayed. Contains no secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Cluster {
@@ -146,11 +146,11 @@ pub struct Cluster {
     pub name: ClusterName,
     /// The API server's address.
     pub api_server: String,
-    /// How its credential was given.
+    /// The form in which its credential was supplied.
     pub auth_type: AuthType,
-    /// Whether it answers.
+    /// Its health.
     pub status: Health,
-    /// Why it does not: the `cause` of the last probe's error.
+    /// The `cause` of the last probe's error; null unless the last probe failed.
     pub status_reason: Option<String>,
     /// Nodes at the last successful probe; null before the first.
     pub node_count: Option<i64>,
@@ -162,21 +162,21 @@ pub struct Cluster {
     pub version: Option<String>,
     /// Free text.
     pub description: String,
-    /// Labels of ours, not of the cluster's.
+    /// Labels stored by Pilothouse, not by the cluster.
     pub labels: BTreeMap<String, String>,
-    /// When it was registered.
+    /// Time of registration.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
-    /// When somebody last changed it.
+    /// Time of the last change by a user.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub updated_at: Timestamp,
-    /// When a probe last succeeded; null before the first.
+    /// Time of the last successful probe; null before the first.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub last_connected_at: Option<Timestamp>,
 }
 
 impl Cluster {
-    /// The row of a cluster that is registered now. `id` is the registry's to draw; without an observation it is offline.
+    /// The row of a new cluster. The registry allocates `id`. Without a probe result the cluster is offline.
     pub fn registered(id: ClusterId, record: &ClusterRecord) -> Self {
         let mut cluster = Self {
             id,
@@ -201,7 +201,7 @@ impl Cluster {
         cluster
     }
 
-    /// Keeps what a probe said; when it failed, what was known before stays.
+    /// Applies a probe result. A failed probe leaves counts, version and `last_connected_at` unchanged.
     pub fn observe(&mut self, observation: &ProbeResult) {
         match &observation.result {
             Ok(report) => {
@@ -250,7 +250,7 @@ impl ListRow for Cluster {
     }
 }
 
-/// What proves who we are to a cluster. Has no `Serialize`, and its `Debug` shows the sort of credential only.
+/// The credential that Pilothouse presents to a cluster. Has no `Serialize`; its `Debug` shows only the type.
 #[derive(Clone)]
 pub enum Credential {
     /// A bearer token.
@@ -273,247 +273,249 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// How a cluster is reached.
+/// Connection parameters of a cluster.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// Where.
+    /// The API server's address.
     pub server: ApiServer,
-    /// Whom to trust, PEM; the system's roots when none.
+    /// Trusted CA certificates, PEM; the system's roots if `None`.
     pub ca: Option<String>,
-    /// The name the server's certificate must bear, when not the server's host.
+    /// The name that the server's certificate must contain, if not the server's host.
     pub tls_server_name: Option<String>,
     /// Accept any certificate.
     pub insecure_skip_tls_verify: bool,
-    /// Who we are.
+    /// The credential that Pilothouse presents.
     pub credential: Credential,
 }
 
-/// A stored connection. The version changes with it, so a client built from another one is never used again.
+/// A stored connection. Its version changes with the connection, so a client of another version is never reused.
 #[derive(Clone, Debug)]
 pub struct StoredConnection {
-    /// How to reach the cluster.
+    /// The connection.
     pub connection: Connection,
-    /// Greater after every change, and never one that was used before, even where the database lost its last commits.
+    /// Increases with every change and is never reused, even if the database lost its last commits.
     pub version: i64,
 }
 
-/// What a successful probe found.
+/// Report of a successful probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// The API server's version: `v1.37.2`.
     pub version: String,
-    /// How long `GET /version` took.
+    /// Latency of `GET /version`.
     pub latency: Duration,
-    /// Who the cluster says we are; none where it has no SelfSubjectReview.
+    /// The user name that the cluster reports for the credential; `None` if it has no SelfSubjectReview.
     pub identity: Option<String>,
-    /// Nodes, ready and all; none when we may not list them.
+    /// Ready and total nodes; `None` if the credential may not list them.
     pub nodes: Option<NodeCount>,
-    /// Pods; none when we may not list them.
+    /// Pods; `None` if the credential may not list them.
     pub pods: Option<i64>,
-    /// Namespaces; none when we may not list them.
+    /// Namespaces; `None` if the credential may not list them.
     pub namespaces: Option<i64>,
-    /// Certificates on the way and when they end: `api_server`, `client`.
+    /// Certificates of the connection and their expiry: `api_server`, `client`.
     pub certificates: Vec<CertificateExpiry>,
 }
 
-/// What is probed.
+/// Target of a probe.
 #[derive(Clone, Debug)]
 pub enum ProbeTarget {
-    /// A connection that is not registered: a probe of its own.
+    /// A connection that is not registered. Its probe is not shared.
     New(Connection),
     /// A registered cluster, by its stored connection.
     Registered(StoredConnection, ProbeReason),
 }
 
-/// Why a registered cluster is probed.
+/// Reason for a probe of a registered cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeReason {
-    /// Its status is asked for: an answer that is less than a second old will do.
+    /// A status request: a result less than one second old is acceptable.
     Status,
-    /// A test of it: the answer of a probe that is under way will do.
+    /// A connection test: the result of a probe in progress is acceptable.
     Test,
-    /// The prober's visit. As for a status, and an open circuit does not refuse it: the visit finds out whether the
-    /// cluster answers again.
+    /// A scheduled probe. As for a status request, and an open circuit does not reject it: this probe finds out
+    /// whether the cluster responds again.
     Scheduled,
 }
 
-/// What a probe found.
+/// Outcome of a probe.
 #[derive(Clone, Debug)]
 pub struct Probed {
     /// When the probe ended.
     pub at: Timestamp,
-    /// Whether the caller is to store what was found: one of those who share a probe is.
+    /// Whether the caller must store the result. True for one of the callers that share a probe.
     pub record: bool,
-    /// What it found, or why it failed.
+    /// The report, or the error of a failed probe.
     pub result: Result<Report>,
 }
 
-/// Nodes, ready and all.
+/// Ready and total nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NodeCount {
-    /// With the condition Ready.
+    /// Nodes with the condition Ready.
     pub ready: i64,
-    /// All.
+    /// All nodes.
     pub total: i64,
 }
 
-/// A certificate and when it ends.
+/// Expiry of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CertificateExpiry {
     /// `api_server`, `client` or `ca`.
     pub what: String,
-    /// The end of its validity.
+    /// End of its validity.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub expires_at: Timestamp,
 }
 
-/// What one of our features needs of the credential, and whether it has it.
+/// A Pilothouse feature, and whether the credential has the permissions that it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Permission {
-    /// Our feature: `list_pods`, `scale_workloads`, …
+    /// The feature: `list_pods`, `scale_workloads`, …
     pub feature: String,
-    /// Whether the credential may, in every namespace.
+    /// Whether the credential allows it in every namespace.
     pub allowed: bool,
-    /// What it lacks, as RBAC writes it: `patch deployments.apps`.
+    /// The missing permissions in RBAC terms: `patch deployments.apps`.
     pub missing: Vec<String>,
 }
 
-/// A cluster about to be stored.
+/// A cluster to be stored.
 #[derive(Clone, Debug)]
 pub struct ClusterRecord {
     /// Its name.
     pub name: ClusterName,
     /// Free text.
     pub description: String,
-    /// Labels of ours.
+    /// Labels stored by Pilothouse.
     pub labels: BTreeMap<String, String>,
-    /// How its credential was given.
+    /// The form in which its credential was supplied.
     pub auth_type: AuthType,
-    /// How it is reached.
+    /// Its connection.
     pub connection: Connection,
-    /// What the first probe said; none when it was skipped.
+    /// Result of the first probe; `None` if it was skipped.
     pub observation: Option<ProbeResult>,
-    /// Now.
+    /// Time of registration.
     pub at: Timestamp,
 }
 
-/// What a change of a registered cluster sets; what is none stays.
+/// A change of a registered cluster. Fields that are `None` stay unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterPatch {
     /// A new name.
     pub name: Option<ClusterName>,
     /// A new description.
     pub description: Option<String>,
-    /// New labels, as a whole.
+    /// New labels; they replace all labels.
     pub labels: Option<BTreeMap<String, String>>,
     /// A new connection.
     pub connection: Option<(AuthType, Connection)>,
-    /// What the probe of the new connection said.
+    /// Result of the probe of the new connection.
     pub observation: Option<ProbeResult>,
-    /// The `updated_at` that the caller read; a later one is a conflict.
+    /// The `updated_at` that the caller read. A later stored value is a conflict.
     pub unless_changed_since: Option<Timestamp>,
 }
 
-/// The end of a probe.
+/// Result of a probe, as stored.
 #[derive(Clone, Debug)]
 pub struct ProbeResult {
-    /// When.
+    /// When the probe ended.
     pub at: Timestamp,
-    /// What it found, or why it failed.
+    /// The report, or the cause of the failure.
     pub result: Result<Report, Cause>,
 }
 
-/// The registry of clusters. Sealing the credential is the adapter's duty: a connection is never stored readable.
+/// Cluster registry port. The adapter must seal (encrypt) the credential; it never stores a connection in plaintext.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait ClusterRegistry: Send + Sync {
     /// All clusters.
     ///
     /// # Errors
-    /// `StoreUnavailable`, as everywhere in this port.
+    /// `StoreUnavailable`, as for every method of this port.
     async fn list(&self) -> Result<Vec<Cluster>>;
 
     /// One cluster.
     async fn find(&self, id: ClusterId) -> Result<Option<Cluster>>;
 
-    /// Its name only.
+    /// The name of a cluster.
     async fn name(&self, id: ClusterId) -> Result<Option<ClusterName>>;
 
-    /// Stores a cluster; its audit row, with the new id, in the same transaction.
+    /// Stores a cluster, and its audit row with the new id in the same transaction.
     ///
     /// # Errors
     /// `NameTaken`.
     async fn create(&self, permit: &Permit, cluster: ClusterRecord) -> Result<Cluster>;
 
-    /// Changes the permit's cluster; its audit row in the same transaction.
+    /// Changes the permit's cluster, and stores its audit row in the same transaction.
     ///
     /// # Errors
     /// `NameTaken`, `Modified`, `NotFound`.
     async fn update(&self, permit: &Permit, patch: ClusterPatch, at: Timestamp) -> Result<Cluster>;
 
-    /// Forgets the permit's cluster and its credential; its audit row in the same transaction.
+    /// Deletes the permit's cluster and its credential, and stores its audit row in the same transaction.
     ///
     /// # Errors
     /// `NotFound`.
     async fn delete(&self, permit: &Permit) -> Result<()>;
 
-    /// Keeps what a probe said of a stored connection; an observation of an older version is dropped.
+    /// Stores the result of a probe. A result for an older version of the connection is discarded.
     async fn record_probe(&self, id: ClusterId, version: i64, observation: ProbeResult) -> Result<()>;
 }
 
-/// The connections of registered clusters, opened.
+/// Port for the stored connections of registered clusters, unsealed (decrypted).
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait Connections: Send + Sync {
     /// The stored connection of a cluster.
     ///
     /// # Errors
-    /// `StoreUnavailable`; `Internal` when the sealed credential does not open.
+    /// `StoreUnavailable`; `Internal` if the credential cannot be unsealed.
     async fn connection(&self, id: ClusterId) -> Result<Option<StoredConnection>>;
 
-    /// The version of each stored connection as the database has it now, never from a cache.
+    /// The current version of each stored connection, read from the database, never from a cache.
     ///
     /// # Errors
     /// `StoreUnavailable`.
     async fn versions(&self) -> Result<BTreeMap<ClusterId, i64>>;
 }
 
-/// Asks a cluster how it is. Reads only.
+/// Cluster probe port. Read-only.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait ClusterProbe: Send + Sync {
-    /// Whether a connection can be used at all, without connecting: its certificates and key are such, and its address,
-    /// where it is written as one, is not refused by egress rules.
+    /// Checks a connection without connecting: the certificates and the key must be valid, and an address that is an
+    /// IP literal must be allowed by the egress rules.
     ///
     /// # Errors
-    /// `InvalidInput` naming what is malformed; `EgressDenied`.
+    /// `InvalidInput` naming the malformed field; `EgressDenied`.
     fn check(&self, connection: &Connection) -> Result<()>;
 
-    /// Probes a cluster within the test deadline. A registered cluster is probed once at a time: who asks meanwhile shares
-    /// the answer.
+    /// Probes a cluster within the test deadline. At most one probe of a registered cluster runs at a time;
+    /// concurrent callers share its result.
     ///
     /// # Errors
-    /// When the cluster was not asked: `CircuitOpen`, `Overloaded`; `Unreachable` or `NotFound` when the stored connection was
-    /// replaced or removed meanwhile. Why a probe failed is in [`Probed::result`].
+    /// `CircuitOpen` or `Overloaded` if no request was sent to the cluster; `Unreachable` or `NotFound` if the stored
+    /// connection was replaced or removed meanwhile. [`Probed::result`] contains the error of a failed probe.
     async fn probe(&self, permit: &Permit, target: ProbeTarget) -> Result<Probed>;
 
-    /// What our features need against what the credential may do (SelfSubjectAccessReview). Shared as a probe is.
+    /// Compares the permissions that Pilothouse's features need with the credential's (SelfSubjectAccessReview).
+    /// Shared like a probe.
     ///
     /// # Errors
-    /// Of code `ConnectionError`, `TimeoutError`, `RateLimited`; `EgressDenied`; `ForbiddenByCluster`; `Overloaded`.
+    /// Errors with code `ConnectionError`, `TimeoutError`, `RateLimited`; `EgressDenied`; `ForbiddenByCluster`;
+    /// `Overloaded`.
     async fn permissions(&self, permit: &Permit, target: ProbeTarget) -> Result<Vec<Permission>>;
 
-    /// Closes what goes over a stored connection that was replaced or removed: streams end, idle connections are closed,
+    /// Closes all use of a stored connection that was replaced or removed: streams end, idle connections are closed,
     /// and no further request is sent over it. Called after each change of a cluster's connection.
     async fn connection_changed(&self, id: ClusterId);
 }
 
-/// The ports that [`Clusters`] stands on.
+/// The ports that [`Clusters`] uses.
 #[derive(Clone)]
-#[allow(missing_docs, reason = "each field is the port of its type, whose docs say what it does")]
+#[allow(missing_docs, reason = "the type of each field documents the port")]
 pub struct ClusterPorts {
     pub registry: Arc<dyn ClusterRegistry>,
     pub connections: Arc<dyn Connections>,
@@ -538,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_is_never_printed() {
+    fn credential_debug_output_has_no_secret() {
         let token = Credential::Token(SecretString::from("canary-token"));
         let pair =
             Credential::Certificate { chain: "canary-chain".into(), key: SecretString::from("canary-key") };

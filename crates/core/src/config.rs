@@ -1,4 +1,4 @@
-//! ConfigMaps: rows without values, one with them, creating, changing, deleting.
+//! ConfigMaps: list rows without values, details with values, creation, update, deletion.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     gate::{Changed, Gate},
     kind::Kind,
     name::{Namespace, ObjectName},
-    object::{Labels, Metadata, check_labels, check_word, or_default, parse},
+    object::{Labels, Metadata, check_labels, check_opaque, or_default, parse},
 };
 
 mod row;
@@ -21,12 +21,12 @@ mod row;
 pub(crate) use row::Base64Length;
 pub use row::{ConfigMapObject, ConfigMapRow, KeySize};
 
-/// A ConfigMap to create. Its `Debug` shows keys only.
+/// A ConfigMap to create. Its `Debug` output contains keys but no values.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NewConfigMap {
     /// Its name.
     pub name: ObjectName,
-    /// Its values; may be empty.
+    /// Its values by key; may be empty.
     pub data: BTreeMap<String, String>,
     /// Its labels.
     pub labels: Labels,
@@ -38,14 +38,15 @@ impl fmt::Debug for NewConfigMap {
     }
 }
 
-/// A change of a ConfigMap; what is none stays, and so do values that are no text. Its `Debug` shows keys only.
+/// Update of a ConfigMap. Fields that are `None` and binary values stay unchanged. Its `Debug` output contains keys but
+/// no values.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ConfigMapPatch {
-    /// All values that are text.
+    /// New text values by key; they replace all text values.
     pub data: Option<BTreeMap<String, String>>,
-    /// All labels.
+    /// New labels; they replace all labels.
     pub labels: Option<Labels>,
-    /// The version the caller read; another one is a conflict.
+    /// The resource version that the caller read. If the object has another one, the update is a conflict.
     pub resource_version: Option<String>,
 }
 
@@ -62,11 +63,11 @@ impl fmt::Debug for ConfigMapPatch {
 pub struct ConfigMapDetail {
     /// Its row.
     pub configmap: ConfigMapRow,
-    /// The values that are text.
+    /// Text values by key.
     pub data: BTreeMap<String, String>,
-    /// The other values, as base64.
+    /// Binary values by key, as base64.
     pub binary_data: BTreeMap<String, String>,
-    /// Its version, for a later update.
+    /// Its resource version, for a later update.
     pub resource_version: String,
 }
 
@@ -80,7 +81,7 @@ impl fmt::Debug for ConfigMapDetail {
     }
 }
 
-/// What we read of a ConfigMap to show its values.
+/// Fields of a ConfigMap that Pilothouse reads for its details.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct WithValues {
@@ -93,10 +94,10 @@ struct WithValues {
 }
 
 impl ConfigMapDetail {
-    /// Projects a ConfigMap, as the API server wrote it.
+    /// Projects a ConfigMap from the API server's JSON.
     ///
     /// # Errors
-    /// `UnexpectedAnswer` when it is none.
+    /// `UnexpectedAnswer` if the object is not a ConfigMap.
     pub fn project(object: &RawValue) -> Result<Self> {
         let WithValues { metadata, data, binary_data } = parse(object)?;
         let configmap = ConfigMapRow::project(parse(object)?);
@@ -104,12 +105,12 @@ impl ConfigMapDetail {
     }
 }
 
-/// The most keys of a Secret or ConfigMap that are written at once. Kubernetes has no such bound; its 1 MiB leaves room for
-/// half a million.
-const MOST_KEYS: usize = 1_000;
+/// Maximum number of keys in one write of a Secret or ConfigMap. Kubernetes has no such limit; its limit of 1 MiB
+/// allows half a million keys.
+const MAX_KEYS: usize = 1_000;
 
-/// Checks the keys of `data` as the API server does (`IsConfigMapKey`): 1 to 253 of letters, digits, `-`, `_`, `.`,
-/// neither `.` nor starting with `..`; 1,000 keys at most, all keys and values together 1 MiB at most.
+/// Checks the keys of `data` as the API server does (`IsConfigMapKey`): 1 to 253 letters, digits, `-`, `_`, `.`; not
+/// `.`, and not starting with `..`. At most 1,000 keys; at most 1 MiB for all keys and values together.
 ///
 /// # Errors
 /// `InvalidInput`, naming keys as `data.<key>`.
@@ -118,12 +119,12 @@ pub fn check_data(data: &BTreeMap<String, String>) -> Result<()> {
     check_sizes(&sizes(data))
 }
 
-/// Checks the number of keys, before anything is made of them.
+/// Checks the number of keys, before they are processed.
 pub(crate) fn check_count(keys: usize) -> Result<()> {
-    if keys > MOST_KEYS { Err(Error::invalid("data", Reason::TooLong)) } else { Ok(()) }
+    if keys > MAX_KEYS { Err(Error::invalid("data", Reason::TooLong)) } else { Ok(()) }
 }
 
-/// As [`check_data`], of keys and the sizes of their values; the number of them is [`check_count`]'s.
+/// As [`check_data`], for keys and the sizes of their values in bytes. [`check_count`] checks the number of keys.
 pub(crate) fn check_sizes(sizes: &BTreeMap<&str, usize>) -> Result<()> {
     let reason = |key: &str| match key {
         "" => Some(Reason::Required),
@@ -147,28 +148,28 @@ fn sizes(data: &BTreeMap<String, String>) -> BTreeMap<&str, usize> {
     data.iter().map(|(key, value)| (key.as_str(), value.len())).collect()
 }
 
-/// Reads and changes ConfigMaps in the permit's cluster and namespace.
+/// Port: reads and changes ConfigMaps in the permit's cluster and namespace.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait ConfigApi: Send + Sync {
-    /// A ConfigMap with its values; none when it is absent.
+    /// Returns a ConfigMap with its values; `None` if it does not exist.
     ///
     /// # Errors
-    /// As every call to a cluster.
+    /// The errors of every call to a cluster.
     async fn get_configmap(&self, permit: &Permit, name: &ObjectName) -> Result<Option<ConfigMapDetail>>;
 
     /// Creates a ConfigMap.
     ///
     /// # Errors
-    /// `AlreadyExists`, `QuotaExceeded`, `NamespaceTerminating`, `NotFoundInCluster` (the namespace); else as every
-    /// call to a cluster.
+    /// `AlreadyExists`, `QuotaExceeded`, `NamespaceTerminating`, `NotFoundInCluster` (the namespace); otherwise as
+    /// every call to a cluster.
     async fn create_configmap(&self, permit: &Permit, configmap: &NewConfigMap) -> Result<ConfigMapRow>;
 
-    /// Changes a ConfigMap.
+    /// Updates a ConfigMap.
     ///
     /// # Errors
-    /// `NotFoundInCluster`; `ConflictInCluster` when it is not, or does not stay, of the patch's version; else as every
-    /// call to a cluster.
+    /// `NotFoundInCluster`; `ConflictInCluster` if its resource version is not, or does not remain, that of the patch;
+    /// otherwise as every call to a cluster.
     async fn update_configmap(
         &self,
         permit: &Permit,
@@ -179,11 +180,11 @@ pub trait ConfigApi: Send + Sync {
     /// Deletes a ConfigMap.
     ///
     /// # Errors
-    /// `NotFoundInCluster`; else as every call to a cluster.
+    /// `NotFoundInCluster`; and the errors of every call to a cluster.
     async fn delete_configmap(&self, permit: &Permit, name: &ObjectName) -> Result<()>;
 }
 
-/// Shows and changes ConfigMaps.
+/// Use cases: reading and changing ConfigMaps.
 #[derive(Clone)]
 pub struct Configs {
     pub(crate) gate: Gate,
@@ -191,15 +192,15 @@ pub struct Configs {
 }
 
 impl Configs {
-    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, api: Arc<dyn ConfigApi>) -> Self {
         Self { gate, api }
     }
 
-    /// A ConfigMap with its values.
+    /// Returns a ConfigMap with its values.
     ///
     /// # Errors
-    /// `NotFoundInCluster`; else as [`Gate::allow`] and [`ConfigApi::get_configmap`].
+    /// `NotFoundInCluster`; otherwise as [`Gate::allow`] and [`ConfigApi::get_configmap`].
     pub async fn configmap(
         &self,
         caller: &Caller,
@@ -216,10 +217,11 @@ impl Configs {
         })
     }
 
-    /// Creates a ConfigMap. The trail keeps key names and sizes.
+    /// Creates a ConfigMap. The audit trail records key names and sizes.
     ///
     /// # Errors
-    /// `InvalidInput` for keys that Kubernetes refuses; else as [`Gate::change`] and [`ConfigApi::create_configmap`].
+    /// `InvalidInput` for keys that Kubernetes refuses; otherwise as [`Gate::change`] and
+    /// [`ConfigApi::create_configmap`].
     pub async fn create_configmap(
         &self,
         caller: &Caller,
@@ -237,11 +239,11 @@ impl Configs {
         self.gate.change_granted(granted, work, Vec::new).await
     }
 
-    /// Changes a ConfigMap. The trail keeps key names and sizes.
+    /// Updates a ConfigMap. The audit trail records key names and sizes.
     ///
     /// # Errors
-    /// `InvalidInput` when nothing is to change, and as in [`Configs::create_configmap`]; else as [`Gate::change`] and
-    /// [`ConfigApi::update_configmap`].
+    /// `InvalidInput` if the patch is empty, and as in [`Configs::create_configmap`]; otherwise as [`Gate::change`]
+    /// and [`ConfigApi::update_configmap`].
     pub async fn update_configmap(
         &self,
         caller: &Caller,
@@ -255,7 +257,7 @@ impl Configs {
         }
         patch.data.as_ref().map_or(Ok(()), check_data)?;
         patch.labels.as_ref().map_or(Ok(()), check_labels)?;
-        patch.resource_version.as_deref().map_or(Ok(()), |text| check_word("resource_version", text))?;
+        patch.resource_version.as_deref().map_or(Ok(()), |text| check_opaque("resource_version", text))?;
         let mut granted = self.gate.grant(caller, access(Verb::Update, cluster, namespace, &name)).await?;
         if let Some(data) = &patch.data {
             granted = granted.with("keys", serde_json::json!(sizes(data)));
@@ -295,7 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_by_table() {
+    fn data_keys_by_table() {
         let check = |key: &str| {
             let data = BTreeMap::from([(key.to_owned(), String::new())]);
             check_data(&data).map_err(|error| error.context.fields[0].reason)
@@ -316,7 +318,7 @@ mod tests {
         let large = BTreeMap::from([("k".to_owned(), "v".repeat(1 << 20))]);
         assert_eq!(check_data(&large).unwrap_err().context.fields[0].name, "data");
         let many = |n: usize| (0..n).map(|n| (n.to_string(), String::new())).collect();
-        assert_eq!(check_data(&many(MOST_KEYS)), Ok(()));
-        assert_eq!(check_data(&many(MOST_KEYS + 1)), Err(Error::invalid("data", Reason::TooLong)));
+        assert_eq!(check_data(&many(MAX_KEYS)), Ok(()));
+        assert_eq!(check_data(&many(MAX_KEYS + 1)), Err(Error::invalid("data", Reason::TooLong)));
     }
 }

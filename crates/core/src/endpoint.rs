@@ -1,4 +1,4 @@
-//! Endpoints: the addresses behind a Service, from its EndpointSlices. One slice is many rows.
+//! Endpoints: the addresses of a Service, from its EndpointSlices. Each address is a list row.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,10 @@ use crate::{
     object::{Labels, Metadata, or_default},
 };
 
-/// The label by which a slice names its Service.
+/// Label of an EndpointSlice that holds the name of its Service.
 pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
-/// What we read of an EndpointSlice.
+/// Fields of EndpointSlice that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct SliceObject {
@@ -50,7 +50,7 @@ struct PortObject {
     protocol: Option<String>,
 }
 
-/// What stands behind an address.
+/// Target object of an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
@@ -69,43 +69,43 @@ pub struct Target {
 pub struct EndpointPort {
     /// Its name.
     pub name: Option<String>,
-    /// Its number; null is every port.
+    /// Its number; null means all ports.
     pub port: Option<i64>,
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
 }
 
-/// An address behind a Service as it is shown.
+/// List row of an address of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EndpointRow {
-    /// The name of the slice that tells of it.
+    /// Name of the EndpointSlice that contains it.
     pub name: String,
     /// Its namespace.
     pub namespace: String,
     /// The address.
     pub ip: String,
-    /// The ports it serves.
+    /// Its ports.
     pub ports: Vec<EndpointPort>,
-    /// Whether it takes requests; unknown counts as ready, as Kubernetes says.
+    /// Whether it accepts requests. Unknown counts as ready, as in Kubernetes.
     pub ready: bool,
-    /// Whether it could take requests, terminating or not.
+    /// Whether it can accept requests, whether or not it is terminating.
     pub serving: bool,
-    /// Whether it is going away.
+    /// Whether it is terminating.
     pub terminating: bool,
-    /// The node it is on.
+    /// The node that it is on.
     pub node: Option<String>,
-    /// What stands behind it.
+    /// Its target object.
     pub target: Option<Target>,
     /// The slice's labels.
     pub labels: Labels,
-    /// When the slice was created.
+    /// Creation time of the slice.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
 
 impl EndpointRow {
-    /// Projects an EndpointSlice: one row an address.
+    /// Projects an EndpointSlice to one row per address.
     pub fn project(object: SliceObject) -> impl Iterator<Item = Self> {
         let SliceObject { metadata, endpoints, ports } = object;
         let ports: Vec<_> = ports.into_iter().map(EndpointPort::from).collect();
@@ -147,7 +147,7 @@ impl ListRow for EndpointRow {
         Field::new("serving", |row| Cell::from(row.serving)),
         Field::new("terminating", |row| Cell::from(row.terminating)),
         Field::new("node", |row| Cell::from(&row.node)),
-        Field::ours("service", |row| {
+        Field::internal("service", |row| {
             row.labels.get(SERVICE_LABEL).map_or(Cell::Null, |name| Cell::text(&**name))
         }),
         Field::new("created_at", |row| Cell::from(row.created_at)),
@@ -168,16 +168,16 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_slice_is_a_row_an_address() {
+    fn slice_has_one_row_per_address() {
         let slice = json!({"metadata": {"name": "web-x", "namespace": "shop"}, "ports": [{"name": "", "port": 80}],
             "endpoints": [
                 {"addresses": ["10.0.0.1"], "conditions": {"ready": false, "serving": true, "terminating": true},
                     "nodeName": "a", "targetRef": {"kind": "Pod", "name": "web-1", "namespace": "shop"}},
                 {"addresses": ["10.0.0.2"], "conditions": {}}]});
         let rows: Vec<_> = EndpointRow::project(serde_json::from_value(slice).unwrap()).collect();
-        let [leaving, ready] = &rows[..] else { panic!("{rows:?}") };
-        assert_eq!((leaving.ready, leaving.serving, leaving.terminating), (false, true, true));
-        assert_eq!(leaving.target.as_ref().map(|target| target.name.as_str()), Some("web-1"));
+        let [terminating, ready] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!((terminating.ready, terminating.serving, terminating.terminating), (false, true, true));
+        assert_eq!(terminating.target.as_ref().map(|target| target.name.as_str()), Some("web-1"));
         assert_eq!(
             (ready.ready, ready.serving, ready.ports[0].port, ready.ports[0].name.as_ref()),
             (true, true, Some(80), None)

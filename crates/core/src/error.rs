@@ -1,10 +1,9 @@
-//! The one error of the product: data, not prose.
+//! Error type of all crates. It contains structured data; the HTTP crate writes the messages.
 //!
-//! An [`Error`] is a [`Cause`] (what happened) and a [`Context`] (to what). The cause alone decides the public
-//! [`Code`], whose fault it was ([`Source`]) and whether a change may have happened all the same. Adapters map
-//! their library's errors to causes; the HTTP crate maps causes to words and statuses. No text of a library or
-//! of a cluster's answer is part of an error, but for [`Context::message`], which is cleaned and never set
-//! where a Secret is involved.
+//! An [`Error`] has a [`Cause`] and a [`Context`]. The cause alone determines the public [`Code`], the [`Source`] and
+//! whether a change may have been applied. Adapters map the errors of their libraries to causes; the HTTP crate maps
+//! causes to messages and status codes. An error contains no text from a library or from a cluster's response, except
+//! [`Context::message`], which is cleaned and never set where a Secret is involved.
 
 use std::{fmt, time::Duration};
 
@@ -12,37 +11,37 @@ use serde::Serialize;
 
 use crate::access::Role;
 
-/// The result of everything in this crate.
+/// Result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The closed list of public error codes, as the API document and the contract name them.
+/// Public error code. The list is closed and defined by the API document and the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// Missing, malformed, unknown or out of range; also the cluster's 400 and 422.
+    /// Input is missing, malformed, unknown or out of range; also the cluster's 400 and 422.
     ValidationError,
-    /// Bearer or session missing, invalid, expired or not belonging together.
+    /// Bearer token or session cookie is missing, invalid, expired, or they belong to different sessions.
     AuthenticationError,
-    /// Our roles or the cluster's RBAC refuse.
+    /// Refused by Pilothouse's roles or by the cluster's RBAC.
     PermissionDenied,
-    /// No such cluster, namespace, workload, pod, container, path.
+    /// The cluster, namespace, workload, pod, container or path does not exist.
     ResourceNotFound,
-    /// The path exists, the method does not.
+    /// The path exists, but not with this method.
     MethodNotAllowed,
-    /// Name taken, changed meanwhile, quota exceeded and their like.
+    /// Conflicts: the name is taken, the object was modified, a quota is exceeded, and similar.
     ConflictError,
-    /// The body is larger than the endpoint takes.
+    /// The body is larger than the endpoint accepts.
     PayloadTooLarge,
     /// A POST whose body is not `application/json`.
     UnsupportedMediaType,
-    /// Too many attempts here, or too many requests for the cluster.
+    /// Too many attempts at Pilothouse, or too many requests to the cluster.
     RateLimited,
-    /// A defect of ours.
+    /// A defect in Pilothouse.
     InternalError,
-    /// The cluster cannot be reached or trusted, or answers nonsense.
+    /// The cluster cannot be reached or trusted, or sends an unexpected response.
     ConnectionError,
-    /// Our database or audit trail cannot be written, or too much runs at once.
+    /// The database or the audit trail is unavailable, or the server is at a limit.
     ServiceUnavailable,
-    /// The cluster did not answer within the deadline.
+    /// The cluster did not respond within the deadline.
     TimeoutError,
 }
 
@@ -64,7 +63,7 @@ impl Code {
         Self::TimeoutError,
     ];
 
-    /// The code as it is written in `error_code`.
+    /// The value in `error_code`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ValidationError => "VALIDATION_ERROR",
@@ -90,17 +89,17 @@ impl fmt::Display for Code {
     }
 }
 
-/// Who said no: Pilothouse itself, or the cluster behind it.
+/// Source of an error: Pilothouse or the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Pilothouse.
     Server,
-    /// The cluster's API server, or the way to it.
+    /// The cluster's API server, or the connection to it.
     Cluster,
 }
 
 impl Source {
-    /// The word used in `context.source`.
+    /// The value in `context.source`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Server => "us",
@@ -109,10 +108,11 @@ impl Source {
     }
 }
 
-/// Declares [`Cause`] as one table: variant, the word in `context.cause`, its code, who said it.
+/// Declares [`Cause`] as one table: variant, value in `context.cause`, code, source.
 macro_rules! causes {
     ($($(#[$doc:meta])* $variant:ident = $word:literal, $code:ident, $source:ident;)*) => {
-        /// What happened, one level finer than [`Code`]. Closed: every cause has words in every language.
+        /// Cause of an error, more specific than [`Code`]. The list is closed: every cause has a message in every
+        /// language.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Cause { $($(#[$doc])* $variant,)* }
 
@@ -120,7 +120,7 @@ macro_rules! causes {
             /// Every cause.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// The word in `context.cause`, also the key of the texts; never translated.
+            /// The value in `context.cause` and the key of the messages; never translated.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
             }
@@ -130,7 +130,7 @@ macro_rules! causes {
                 match self { $(Self::$variant => Code::$code,)* }
             }
 
-            /// Who said it.
+            /// The source of the error.
             pub const fn source(self) -> Source {
                 match self { $(Self::$variant => Source::$source,)* }
             }
@@ -141,45 +141,45 @@ macro_rules! causes {
 causes! {
     /// Fields of the request are missing, malformed or out of range; [`Context::fields`] names them.
     InvalidInput = "invalid_input", ValidationError, Server;
-    /// The cluster's address resolves to one that egress rules refuse.
+    /// The cluster's address resolves to an IP address that the egress rules refuse.
     EgressDenied = "egress_denied", ValidationError, Server;
-    /// The cluster's validation or admission refused the object (400, 422).
+    /// Validation or admission of the cluster refused the object (400, 422).
     RejectedByCluster = "rejected_by_cluster", ValidationError, Cluster;
 
     /// No bearer token, or no session cookie.
     NotSignedIn = "not_signed_in", AuthenticationError, Server;
-    /// A browser sent the request for a page of another origin.
+    /// A browser sent the request on behalf of a page of another origin.
     CrossSite = "cross_site", AuthenticationError, Server;
-    /// The bearer token is malformed, forged, or of another install.
+    /// The bearer token is malformed, forged, or issued by another install.
     TokenInvalid = "token_invalid", AuthenticationError, Server;
     /// The bearer token has expired or was replaced by a refresh.
     TokenExpired = "token_expired", AuthenticationError, Server;
-    /// The session has ended, or never was.
+    /// The session has ended or never existed.
     SessionEnded = "session_ended", AuthenticationError, Server;
-    /// Bearer and cookie belong to different sessions.
+    /// The bearer token and the session cookie belong to different sessions.
     SessionMismatch = "session_mismatch", AuthenticationError, Server;
-    /// Unknown user, disabled user or wrong password: deliberately one cause.
+    /// Unknown user, disabled user or wrong password; deliberately one cause.
     BadCredentials = "bad_credentials", AuthenticationError, Server;
     /// The refresh token is unknown or already used.
     RefreshRejected = "refresh_rejected", AuthenticationError, Server;
 
-    /// The caller's role is too low; [`Context::required_role`] says which is needed.
+    /// The caller's role is too low; [`Context::required_role`] is the lowest sufficient role.
     RoleTooLow = "role_too_low", PermissionDenied, Server;
-    /// One of Kubernetes' own namespaces, which are never deleted here.
+    /// The namespace is one of Kubernetes' own, which Pilothouse never deletes.
     ProtectedNamespace = "protected_namespace", PermissionDenied, Server;
     /// The cluster's RBAC refuses the stored credential.
     ForbiddenByCluster = "forbidden_by_cluster", PermissionDenied, Cluster;
 
-    /// We have no such thing.
+    /// The object does not exist in Pilothouse.
     NotFound = "not_found", ResourceNotFound, Server;
-    /// The cluster has no such thing.
+    /// The object does not exist in the cluster.
     NotFoundInCluster = "not_found_in_cluster", ResourceNotFound, Cluster;
-    /// The path is not one of ours.
+    /// The API has no such path.
     UnknownPath = "unknown_path", ResourceNotFound, Server;
-    /// The path exists, the method does not.
+    /// The path exists, but not with this method.
     MethodNotAllowed = "method_not_allowed", MethodNotAllowed, Server;
 
-    /// Another row of ours has this name.
+    /// Another Pilothouse object has this name.
     NameTaken = "name_taken", ConflictError, Server;
     /// The row was changed since the caller read it.
     Modified = "modified", ConflictError, Server;
@@ -189,22 +189,22 @@ causes! {
     RolloutPaused = "rollout_paused", ConflictError, Server;
     /// The caller used this `Idempotency-Key` for another request, which [`Context::name`] names.
     IdempotencyKeyReused = "idempotency_key_reused", ConflictError, Server;
-    /// The earlier call with this `Idempotency-Key` is not over; [`Context::name`] is its request id.
+    /// The earlier request with this `Idempotency-Key` is still running; [`Context::name`] is its request id.
     IdempotencyInProgress = "idempotency_in_progress", ConflictError, Server;
-    /// The answer to the earlier call with this `Idempotency-Key` was lost; what it asked for may have been done.
+    /// The response to the earlier request with this `Idempotency-Key` was lost; its change may have been applied.
     IdempotencyOutcomeUnknown = "idempotency_outcome_unknown", ConflictError, Server;
     /// The cluster already has an object of this name.
     AlreadyExists = "already_exists", ConflictError, Cluster;
     /// The cluster's object was changed between read and write.
     ConflictInCluster = "conflict_in_cluster", ConflictError, Cluster;
-    /// A ResourceQuota refuses.
+    /// A ResourceQuota refused the object.
     QuotaExceeded = "quota_exceeded", ConflictError, Cluster;
-    /// The namespace is being deleted and takes nothing new.
+    /// The namespace is being deleted and accepts no new objects.
     NamespaceTerminating = "namespace_terminating", ConflictError, Cluster;
     /// The container has no log yet; [`Context::message`] is its waiting reason.
     ContainerNotStarted = "container_not_started", ConflictError, Cluster;
 
-    /// The body is larger than the endpoint takes.
+    /// The body is larger than the endpoint accepts.
     BodyTooLarge = "body_too_large", PayloadTooLarge, Server;
     /// The body is not `application/json`.
     UnsupportedMediaType = "unsupported_media_type", UnsupportedMediaType, Server;
@@ -212,45 +212,45 @@ causes! {
     TooManyLogins = "too_many_logins", RateLimited, Server;
     /// The caller has used too many different `Idempotency-Key`s within a day.
     TooManyIdempotencyKeys = "too_many_idempotency_keys", RateLimited, Server;
-    /// The cluster's API server asks for fewer requests (429).
+    /// The cluster's API server limits the request rate (429).
     RateLimitedByCluster = "rate_limited_by_cluster", RateLimited, Cluster;
 
-    /// A defect of ours.
+    /// A defect in Pilothouse.
     Internal = "internal", InternalError, Server;
 
-    /// No connection: refused, no route, name not resolved, or not established in time.
+    /// No connection: refused, no route, name not resolved, or not established within the timeout.
     Unreachable = "unreachable", ConnectionError, Cluster;
-    /// The server's certificate is not trusted, expired or of another name.
+    /// The server's certificate is not trusted, expired, or issued for another name.
     TlsUntrusted = "tls_untrusted", ConnectionError, Cluster;
     /// The cluster rejected the stored credential (401).
     CredentialRejected = "credential_rejected", ConnectionError, Cluster;
-    /// The cluster answered with a redirect, something that is not JSON, or too much.
+    /// The cluster responded with a redirect, with a body that is not JSON, or with a body that is too large.
     UnexpectedAnswer = "unexpected_answer", ConnectionError, Cluster;
-    /// The cluster answered 5xx.
+    /// The cluster responded with a 5xx status.
     FailingCluster = "failing_cluster", ConnectionError, Cluster;
     /// The connection broke after the request was sent.
     ConnectionLost = "connection_lost", ConnectionError, Cluster;
-    /// Not tried: the last attempts failed and the pause is not over.
+    /// The circuit breaker is open: the last attempts failed, and the pause is not over. Nothing was sent.
     CircuitOpen = "circuit_open", ConnectionError, Cluster;
 
     /// The database cannot be reached or written.
     StoreUnavailable = "store_unavailable", ServiceUnavailable, Server;
     /// The audit trail cannot be written, so nothing is changed.
     AuditUnavailable = "audit_unavailable", ServiceUnavailable, Server;
-    /// The list is not kept here, so nobody can watch it: by configuration, or because it is too large. It can be read.
+    /// The list is not cached, by configuration or because it is too large, so it cannot be watched. It can be read.
     NotCached = "not_cached", ServiceUnavailable, Server;
-    /// What was asked for is more than one request may read from a cluster.
+    /// The request needs more data than one request may read from a cluster.
     TooLarge = "too_large", ServiceUnavailable, Server;
-    /// Too much runs at once.
+    /// The server is at its concurrency limit.
     Overloaded = "overloaded", ServiceUnavailable, Server;
 
-    /// The cluster did not answer within the deadline.
+    /// The cluster did not respond within the deadline.
     DeadlineExceeded = "deadline_exceeded", TimeoutError, Cluster;
 }
 
 impl Cause {
-    /// Whether a change that failed so may have happened all the same: the request left, no answer came back that
-    /// settles it. The audit trail then says `unknown`, never `failed`. See [`Error::outcome_unknown`].
+    /// Whether a change that failed with this cause may have been applied: the request was sent, and no response shows
+    /// the outcome. The audit trail then records `unknown`, never `failed`. See [`Error::outcome_unknown`].
     pub const fn outcome_unknown(self) -> bool {
         matches!(
             self,
@@ -263,16 +263,16 @@ impl Cause {
     }
 }
 
-/// Why a field is refused; the word is part of the contract (`context.fields[].reason`) and never translated.
+/// Reason why a field is refused. Its value is part of the contract (`context.fields[].reason`) and never translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// It must be given.
+    /// The field is required.
     Required,
-    /// The endpoint knows no such field.
+    /// The endpoint has no such field.
     Unknown,
     /// Given more than once.
     Duplicate,
-    /// Of another JSON type, or not a number.
+    /// Another JSON type, or not a number.
     InvalidType,
     /// Shorter than allowed.
     TooShort,
@@ -280,17 +280,17 @@ pub enum Reason {
     TooLong,
     /// A number outside its range.
     OutOfRange,
-    /// Not one of the values allowed.
+    /// Not one of the allowed values.
     NotOneOf,
-    /// Not a name as Kubernetes writes them (RFC 1123).
+    /// Not a valid Kubernetes name (RFC 1123).
     InvalidName,
-    /// Not of the required form.
+    /// Not in the required form.
     Malformed,
-    /// Known, but not accepted here: it would read a file, run a command or go elsewhere.
+    /// Known, but not accepted: it would read a file, run a command or connect to another address.
     NotSupported,
-    /// Allowed only by configuration, or with another field.
+    /// Allowed only by configuration, or together with another field.
     NotAllowed,
-    /// Not there in time.
+    /// Not received within the timeout.
     TooSlow,
 }
 
@@ -312,7 +312,7 @@ impl Reason {
         Self::TooSlow,
     ];
 
-    /// The word in `context.fields[].reason`.
+    /// The value in `context.fields[].reason`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Required => "required",
@@ -332,80 +332,82 @@ impl Reason {
     }
 }
 
-/// As serde's custom error text, so that a body's reader can tell a rule of ours from a wrong JSON type.
+/// Written as the custom error text of serde, so that the parser of a body can distinguish a refused value from a wrong
+/// JSON type.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-/// A field of the request and why it is refused.
+/// Refused field of a request, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// The field's path as the caller wrote it: `replicas`, `kubeconfig.users[0].user.exec`.
+    /// Path of the field as sent by the caller: `replicas`, `kubeconfig.users[0].user.exec`.
     pub name: String,
-    /// Why.
+    /// Reason of the refusal.
     pub reason: Reason,
 }
 
-/// To what it happened. Everything is optional; nothing here is secret or translated.
+/// Context of an error. All fields are optional; none is secret or translated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
-    /// The fields refused.
+    /// Refused fields.
     pub fields: Vec<FieldError>,
-    /// The lowest role that may do it, when ours was too low.
+    /// Lowest sufficient role, when the caller's role is too low.
     pub required_role: Option<Role>,
-    /// The verb refused, as RBAC names it.
+    /// Refused verb, as named by RBAC.
     pub verb: Option<String>,
-    /// The kind of thing, in lower case and singular as in the audit trail.
+    /// Kind of the object, in lower case and singular, as in the audit trail.
     pub resource: Option<String>,
-    /// The namespace of that thing; none when it has none or all were asked for.
+    /// Namespace of the object. None when it has no namespace, or all namespaces were requested.
     pub namespace: Option<String>,
-    /// The name of that thing, or its id where it is one of ours.
+    /// Name of the object, or its id for a Pilothouse object.
     pub name: Option<String>,
-    /// The pod it is a part of: of a container, of a log.
+    /// Pod to which the object belongs: for a container or a log.
     pub pod: Option<String>,
-    /// How long to wait before trying again, as `Retry-After` tells it in whole seconds.
+    /// Time to wait before a retry; sent as `Retry-After` in whole seconds.
     pub retry_after: Option<Duration>,
-    /// What the cluster said, cleaned by [`clean_message`]. Never set where a Secret is involved.
+    /// Message from the cluster, cleaned by [`clean_message`]. Never set where a Secret is involved.
     pub message: Option<String>,
-    /// Whether it happened to a read: whatever the cluster did, nothing was changed. Not shown.
+    /// Whether the failed request was a read, so that nothing was changed in any case. Not part of a response.
     pub of_read: bool,
 }
 
-/// A cause and its context. Displayed for logs and audit details; what callers read is written by the HTTP crate.
+/// Error: a cause and its context. `Display` is for logs and audit details; the HTTP crate writes the messages for
+/// callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// What happened.
+    /// Cause.
     pub cause: Cause,
-    /// To what. Boxed, so that a `Result` stays small.
+    /// Context. Boxed to keep `Result` small.
     pub context: Box<Context>,
 }
 
-/// The most bytes of a refused field's path; the longest key of a Secret fits.
-const LONGEST_FIELD: usize = 320;
+/// Maximum length of a refused field's path in bytes; the longest key of a Secret fits.
+const MAX_FIELD_PATH_BYTES: usize = 320;
 
 impl Error {
-    /// How many refused fields are named at most.
+    /// Maximum number of refused fields in an error.
     pub const MOST_FIELDS: usize = 20;
 
-    /// An error without context yet.
+    /// Creates an error without context.
     pub fn new(cause: Cause) -> Self {
         Self { cause, context: Box::default() }
     }
 
-    /// One refused field.
+    /// Creates an error for one refused field.
     pub fn invalid(field: impl Into<String>, reason: Reason) -> Self {
         Self::fields(vec![FieldError { name: field.into(), reason }])
     }
 
-    /// Several refused fields. The first [`Error::MOST_FIELDS`] are named, each by so much of its path as fits: what is sent
-    /// is not sent back many times over.
+    /// Creates an error for several refused fields. The first [`Error::MOST_FIELDS`] are named, and long paths are
+    /// truncated, to limit how much of the request is sent back.
     pub fn fields(mut fields: Vec<FieldError>) -> Self {
         fields.truncate(Self::MOST_FIELDS);
         for field in &mut fields {
-            if field.name.len() > LONGEST_FIELD {
-                field.name.truncate(field.name.floor_char_boundary(LONGEST_FIELD));
+            if field.name.len() > MAX_FIELD_PATH_BYTES {
+                field.name.truncate(field.name.floor_char_boundary(MAX_FIELD_PATH_BYTES));
                 field.name.push('…');
             }
         }
@@ -414,14 +416,14 @@ impl Error {
         error
     }
 
-    /// A defect of ours. `what` goes to the log only, never to a caller.
+    /// Creates an error for a defect in Pilothouse. `what` is written to the log only, never sent to a caller.
     pub fn internal(what: impl Into<String>) -> Self {
         let mut error = Self::new(Cause::Internal);
         error.context.message = Some(clean_message(&what.into()));
         error
     }
 
-    /// The caller's role is below `role`.
+    /// Creates an error for a caller whose role is below `role`.
     pub fn role_too_low(role: Role) -> Self {
         let mut error = Self::new(Cause::RoleTooLow);
         error.context.required_role = Some(role);
@@ -433,48 +435,49 @@ impl Error {
         self.cause.code()
     }
 
-    /// Whether a change that ended so may have happened all the same.
+    /// Whether a change that ended with this error may have been applied.
     pub fn outcome_unknown(&self) -> bool {
         self.cause.outcome_unknown() && !self.context.of_read
     }
 
-    /// It happened to a read, such as one before a change, or before anything was sent: nothing was changed.
+    /// Marks the error as one of a read (also a read before a change), or from before anything was sent: nothing was
+    /// changed.
     pub fn read_only(mut self) -> Self {
         self.context.of_read = true;
         self
     }
 
-    /// Names the kind of thing concerned.
+    /// Sets the kind of the object.
     pub fn resource(mut self, resource: impl Into<String>) -> Self {
         self.context.resource = Some(resource.into());
         self
     }
 
-    /// Names the namespace concerned.
+    /// Sets the namespace.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.context.namespace = Some(namespace.into());
         self
     }
 
-    /// Names the thing concerned.
+    /// Sets the name of the object.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.context.name = Some(name.into());
         self
     }
 
-    /// Names the verb refused.
+    /// Sets the refused verb.
     pub fn verb(mut self, verb: impl Into<String>) -> Self {
         self.context.verb = Some(verb.into());
         self
     }
 
-    /// Says when to try again.
+    /// Sets the time to wait before a retry.
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.context.retry_after = Some(after);
         self
     }
 
-    /// Adds what the cluster said, cleaned.
+    /// Sets the cluster's message, cleaned.
     pub fn message(mut self, text: &str) -> Self {
         self.context.message = Some(clean_message(text)).filter(|text| !text.is_empty());
         self
@@ -506,7 +509,8 @@ impl Serialize for Code {
     }
 }
 
-/// At most 512 characters of a text from outside, control characters (terminal escapes, line breaks) as spaces.
+/// Cleans a text from an external source: at most 512 characters, with control characters (terminal escapes, line
+/// breaks) replaced by spaces.
 pub fn clean_message(text: &str) -> String {
     text.chars().take(512).map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
 }
@@ -516,11 +520,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_unique() {
-        let mut words: Vec<_> = Cause::ALL.iter().map(|cause| cause.as_str()).collect();
-        words.sort_unstable();
-        words.dedup();
-        assert_eq!(words.len(), Cause::ALL.len());
+    fn cause_values_are_unique() {
+        let mut values: Vec<_> = Cause::ALL.iter().map(|cause| cause.as_str()).collect();
+        values.sort_unstable();
+        values.dedup();
+        assert_eq!(values.len(), Cause::ALL.len());
     }
 
     #[test]
@@ -531,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_leaves_no_doubt() {
+    fn refused_change_has_a_known_outcome() {
         for cause in Cause::ALL {
             let refused =
                 !matches!(cause.code(), Code::ConnectionError | Code::TimeoutError | Code::InternalError);
@@ -540,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn few_fields_are_named_and_none_is_quoted_at_length() {
+    fn number_and_length_of_refused_fields_are_limited() {
         let field = |name: String| FieldError { name, reason: Reason::Unknown };
         let many = Error::fields((0..10_000).map(|n| field(n.to_string())).collect());
         assert_eq!(many.context.fields.len(), Error::MOST_FIELDS);
@@ -549,7 +553,7 @@ mod tests {
         assert_eq!(Error::invalid(key.as_str(), Reason::TooLong).context.fields[0].name, key);
         for long in ["x".repeat(1 << 20), "写".repeat(1 << 20)] {
             let name = &Error::invalid(long, Reason::Unknown).context.fields[0].name;
-            assert!(name.len() <= LONGEST_FIELD + 3 && name.ends_with('…'), "{name}");
+            assert!(name.len() <= MAX_FIELD_PATH_BYTES + 3 && name.ends_with('…'), "{name}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Events: what a cluster's components say of its objects.
+//! Kubernetes events: list rows.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use crate::{
     object::{Labels, Metadata, lenient_time, or_default},
 };
 
-/// What we read of an Event (`v1`; both the old fields and those of `events.k8s.io`).
+/// Fields of an Event (`v1`) that Pilothouse reads: the old fields and those of `events.k8s.io`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct EventObject {
@@ -41,7 +41,7 @@ struct Series {
     last_observed_time: Option<Timestamp>,
 }
 
-/// What an event is about.
+/// Object that an event refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
@@ -54,7 +54,7 @@ pub struct EventSubject {
     pub name: String,
 }
 
-/// An event as it is shown.
+/// List row of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EventRow {
@@ -64,29 +64,29 @@ pub struct EventRow {
     pub namespace: String,
     /// `Normal` or `Warning`.
     pub r#type: String,
-    /// Why, in one word.
+    /// Machine-readable reason.
     pub reason: String,
-    /// What happened.
+    /// Human-readable message.
     pub message: String,
-    /// What it is about.
+    /// The object that it refers to.
     pub object: EventSubject,
-    /// How often it happened.
+    /// Number of occurrences.
     pub count: i64,
-    /// When it first happened.
+    /// Time of the first occurrence.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub first_seen: Option<Timestamp>,
-    /// When it last happened.
+    /// Time of the last occurrence.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub last_seen: Option<Timestamp>,
     /// Its labels.
     pub labels: Labels,
-    /// When it was created.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
 
 impl EventRow {
-    /// Projects an Event; times and count as `kubectl get events` finds them.
+    /// Projects an Event. Times and count are derived as in `kubectl get events`.
     pub fn project(object: EventObject) -> Self {
         let created_at = object.metadata.creation_timestamp;
         let first_seen = object.first_timestamp.or(object.event_time).or(created_at);

@@ -1,4 +1,5 @@
-//! The one way to a cluster and to our own tables: authorise, record, do, record.
+//! Authorisation and audit gate. All access to clusters and to Pilothouse's own tables passes through it: authorise,
+//! record the intent, run the work, record the outcome.
 
 use std::{
     future::Future,
@@ -27,34 +28,35 @@ mod all_clusters;
 mod follow;
 mod refusals;
 
-use refusals::{Refusals, Right};
+use refusals::{RefusalKey, Refusals};
 
 pub(crate) use all_clusters::ClusterPermits;
 
-/// Something the caller should know although the answer is a success. The word is the key of its texts.
+/// Warning in a successful response. Its string form is the key of its messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// The change was made, but its outcome could not be stored yet; no further change is accepted until it is.
+    /// The change was applied, but its outcome could not be stored yet; no further change is accepted until it is
+    /// stored.
     OutcomeNotStored,
-    /// An autoscaler of this name will set the replicas again.
+    /// The autoscaler of this name will override the number of replicas.
     Autoscaled(String),
-    /// The credential may not read these related objects, so what they tell is missing.
+    /// The credential may not read these related objects, so the response lacks their data.
     Unreadable(&'static str),
     /// The cluster does not serve this API group or kind.
     NotServed(&'static str),
     /// The cluster was stored without having been reached.
     NotTested,
-    /// This kind is read from the cluster at each request, because the credential may not watch it in all namespaces, or
-    /// because there are too many objects of it to be kept.
+    /// This kind is read from the cluster for each request, because the credential may not watch it in all namespaces,
+    /// or because there are too many objects to cache.
     NotCached(&'static str),
 }
 
 impl Warning {
-    /// The word of each warning, for the texts' completeness test.
+    /// String form of every warning, for the test that the messages are complete.
     pub const WORDS: [&'static str; 6] =
         ["outcome_not_stored", "autoscaled", "unreadable", "not_served", "not_tested", "not_cached"];
 
-    /// The word.
+    /// String form, the key of the messages.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::OutcomeNotStored => "outcome_not_stored",
@@ -66,7 +68,7 @@ impl Warning {
         }
     }
 
-    /// What it is about, for the text's placeholder.
+    /// Subject of the warning, for the placeholder in the message.
     pub fn about(&self) -> &str {
         match self {
             Self::Autoscaled(name) => name,
@@ -76,12 +78,12 @@ impl Warning {
     }
 }
 
-/// What a change answers: the thing after it, and what should be known.
+/// Result of a change: the changed object and warnings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed<T> {
-    /// The thing as it is after the change.
+    /// Object after the change.
     pub value: T,
-    /// What should be known.
+    /// Warnings for the caller.
     pub warnings: Vec<Warning>,
 }
 
@@ -91,10 +93,10 @@ impl<T> From<T> for Changed<T> {
     }
 }
 
-/// How long to wait before an outcome that could not be stored is tried again.
-const RETRY_OUTCOME: Duration = Duration::from_secs(1);
+/// Interval between attempts to store an outcome.
+const OUTCOME_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Authorises, records, and lets pass.
+/// Gate: authorises requests, records operations, and issues permits.
 #[derive(Clone)]
 pub struct Gate {
     trail: Arc<dyn AuditTrail>,
@@ -102,19 +104,19 @@ pub struct Gate {
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     spawner: Arc<dyn Spawner>,
-    /// Where the session of a right in use is looked up again; none where callers have no sessions of ours.
+    /// Sessions, to recheck the authorisation of streams. None where callers have no sessions.
     sessions: Option<LiveSessions>,
-    /// Outcomes that could not be stored yet.
+    /// Number of outcomes that could not be stored yet.
     pending_outcomes: Arc<AtomicUsize>,
     refusals: Arc<Refusals>,
 }
 
-/// What is said of a change that was made and could not be said before.
-type Noted = Vec<(&'static str, serde_json::Value)>;
+/// Parameters of an operation that are known only after the change.
+type ExtraParams = Vec<(&'static str, serde_json::Value)>;
 
 impl Gate {
-    /// A gate that records in `trail` and takes the names of clusters from `clusters`. All use cases of a process share
-    /// one (clones are the same gate): while one outcome cannot be stored, no change passes through any of them.
+    /// Creates a gate that records in `trail` and reads cluster names from `clusters`. All use cases of a process share
+    /// one gate (clones share its state): while one outcome cannot be stored, no change is accepted by any of them.
     pub fn new(
         trail: Arc<dyn AuditTrail>,
         clusters: Arc<dyn ClusterRegistry>,
@@ -134,46 +136,46 @@ impl Gate {
         }
     }
 
-    /// The gate of a house with sessions: what is followed ends with the caller's.
+    /// Adds sessions: a stream then ends with the caller's session.
     pub(crate) fn with_sessions(self, sessions: LiveSessions) -> Self {
         Self { sessions: Some(sessions), ..self }
     }
 
-    /// Where work runs that takes more than a moment.
+    /// Spawner for CPU-bound work.
     pub(crate) fn spawner(&self) -> &dyn Spawner {
         &*self.spawner
     }
 
-    /// Asks for the role before anything else of a request is looked at: what its fields hold, and how what they name is
-    /// called. Only a refusal is recorded.
+    /// Checks the role before any field of the request is read and before the names of its objects are looked up. Only
+    /// a refusal is recorded.
     ///
     /// # Errors
-    /// As [`Gate::allow`]; `NotFound` without such a cluster is recorded for a change.
+    /// As [`Gate::allow`]; for a change, `NotFound` of a missing cluster is recorded.
     pub async fn grant(&self, caller: &Caller, access: AccessRequest) -> Result<Granted> {
         let access = self.authorise(caller, access).await?;
         Ok(Granted { caller: caller.clone(), access })
     }
 
-    /// Allows a read. Only a refusal is recorded.
+    /// Authorises a read. Only a refusal is recorded.
     ///
     /// # Errors
-    /// `RoleTooLow`; `NotFound` without such a cluster; `AuditUnavailable` when a refusal cannot be recorded.
+    /// `RoleTooLow`; `NotFound` when the cluster does not exist; `AuditUnavailable` when a refusal cannot be recorded.
     pub async fn allow(&self, caller: &Caller, access: AccessRequest) -> Result<Permit> {
         let access = self.authorise(caller, access).await?;
         Ok(Permit::new(access, None))
     }
 
-    /// Allows the system itself a read, such as the prober's.
+    /// Issues a read permit to the server itself, for example for the prober.
     pub fn allow_system(&self, access: AccessRequest) -> Permit {
         Permit::new(access, None)
     }
 
-    /// A change to a cluster: the intent is durable before `work` runs, the outcome is stored after it, whatever
-    /// becomes of the caller's connection.
+    /// Runs a change to a cluster. The intent is durable before `work` runs, and the outcome is stored after it, even
+    /// if the caller disconnects.
     ///
     /// # Errors
-    /// As [`Gate::allow`]; `AuditUnavailable` when the intent cannot be stored, and then `work` never runs; else
-    /// what `work` says. A panic of `work` is `Internal`, its outcome `unknown`.
+    /// As [`Gate::allow`]; `AuditUnavailable` when the intent cannot be stored, and then `work` never runs; otherwise
+    /// the error of `work`. A panic of `work` is `Internal` with the outcome `unknown`.
     pub async fn change<T, F, Fut>(
         &self,
         caller: &Caller,
@@ -186,10 +188,10 @@ impl Gate {
         Fut: Future<Output = Result<Changed<T>>> + Send + 'static,
     {
         let granted = self.grant(caller, access).await?;
-        self.change_granted(granted, work, Noted::new).await
+        self.change_granted(granted, work, ExtraParams::new).await
     }
 
-    /// As [`Gate::change`]. What `note` says is kept with the outcome of a success; it is not asked otherwise.
+    /// As [`Gate::change`]. After a success, `extra_params` is called and its parameters are stored with the outcome.
     ///
     /// # Errors
     /// As [`Gate::change`].
@@ -197,7 +199,7 @@ impl Gate {
         &self,
         granted: Granted,
         work: F,
-        note: impl FnOnce() -> Noted + Send + 'static,
+        extra_params: impl FnOnce() -> ExtraParams + Send + 'static,
     ) -> Result<Changed<T>>
     where
         T: Send + 'static,
@@ -208,14 +210,14 @@ impl Gate {
         let gate = self.clone();
         detached(&*self.spawner, async move {
             if let Err(refusal) = gate.trail.begin(&operation).await {
-                // it may have been stored all the same, and nobody else would close it while this process lives
+                // the intent may be stored all the same, and no other process closes it while this process runs
                 let outcome = Outcome::of::<()>(&Err(refusal.clone()), 0, operation.created_at);
                 gate.retry_outcome(operation.id, outcome.with_summary(&operation));
                 return Err(refusal);
             }
             let (mut result, outcome) = gate.run(work(permit)).await;
             let id = operation.id;
-            let operation = if result.is_ok() { operation.and(note()) } else { operation };
+            let operation = if result.is_ok() { operation.and(extra_params()) } else { operation };
             if !gate.store_outcome(id, outcome.with_summary(&operation)).await
                 && let Ok(changed) = &mut result
             {
@@ -226,11 +228,11 @@ impl Gate {
         .await
     }
 
-    /// A change to our own tables: the port commits the row of a success together with the change; what fails is
-    /// recorded here. Bad input is not an operation and is not recorded.
+    /// Runs a change to Pilothouse's own tables. The port commits the audit entry of a success together with the
+    /// change; a failure is recorded here. Invalid input is not an operation and is not recorded.
     ///
     /// # Errors
-    /// As [`Gate::allow`], else what `work` says.
+    /// As [`Gate::allow`], otherwise the error of `work`.
     pub async fn change_local<T, F, Fut>(&self, caller: &Caller, access: AccessRequest, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -241,10 +243,10 @@ impl Gate {
         self.change_local_granted(granted, work).await
     }
 
-    /// An operation that changes nothing but is recorded all the same, such as the test of a cluster.
+    /// Runs an operation that changes nothing but is recorded, such as a connection test.
     ///
     /// # Errors
-    /// As [`Gate::allow`], else what `work` says; `AuditUnavailable` when it cannot be recorded.
+    /// As [`Gate::allow`], otherwise the error of `work`; `AuditUnavailable` when it cannot be recorded.
     pub async fn record_read<T, F, Fut>(&self, caller: &Caller, access: AccessRequest, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -268,10 +270,10 @@ impl Gate {
         self.recorded(granted, false, work).await
     }
 
-    /// As [`Gate::observe`].
+    /// As [`Gate::record_read`].
     ///
     /// # Errors
-    /// As [`Gate::observe`].
+    /// As [`Gate::record_read`].
     pub(crate) async fn record_read_granted<T, F, Fut>(&self, granted: Granted, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -281,29 +283,30 @@ impl Gate {
         self.recorded(granted, true, work).await
     }
 
-    async fn recorded<T, F, Fut>(&self, granted: Granted, success_too: bool, work: F) -> Result<T>
+    async fn recorded<T, F, Fut>(&self, granted: Granted, record_success: bool, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(Permit) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        let (who, right) = (granted.caller.user_id, Right::of(&granted.access));
+        let (user, key) = (granted.caller.user_id, RefusalKey::of(&granted.access));
         let (permit, operation) = self.prepare(granted)?;
         let gate = self.clone();
         detached(&*self.spawner, async move {
-            // our own tables change whole or not at all, and a test changes nothing: no failure leaves doubt
+            // changes to Pilothouse's own tables are atomic and a connection test changes nothing: no outcome is
+            // unknown
             let work = work(permit).map_err(Error::read_only);
             let (result, mut outcome) = gate.run(work).await;
-            // a panic's neither
+            // the same holds for a panic
             if outcome.error_code.is_some() {
                 outcome.status = crate::audit::Status::Failed;
             }
             match &result {
-                Ok(_) if !success_too => {}
+                Ok(_) if !record_success => {}
                 Err(error) if error.code() == Code::ValidationError && error.cause != Cause::EgressDenied => {
                 }
                 Err(error) if is_refusal(error) => {
-                    gate.record_refusal(who, &right, operation, outcome).await?
+                    gate.record_refusal(user, &key, operation, outcome).await?
                 }
                 _ => gate.trail.record(&operation, &outcome.with_summary(&operation)).await?,
             }
@@ -312,7 +315,7 @@ impl Gate {
         .await
     }
 
-    /// Refuses by a rule that is no role's: the row of the operation says why. A caller who may not even ask is
+    /// Refuses by a rule other than the role; the audit row contains the reason. A caller whose role is too low is
     /// refused for that first.
     ///
     /// # Errors
@@ -332,40 +335,40 @@ impl Gate {
     /// # Errors
     /// Always: `refusal`, or `AuditUnavailable`.
     pub(crate) async fn refuse_granted<T>(&self, granted: &Granted, refusal: Error) -> Result<T> {
-        self.deny(&granted.caller, &granted.access, &refusal).await?;
+        self.record_denied(&granted.caller, &granted.access, &refusal).await?;
         Err(refusal)
     }
 
-    /// Records a refusal, if a row of it is due.
-    async fn deny(&self, caller: &Caller, access: &AccessRequest, refusal: &Error) -> Result<()> {
+    /// Records a refusal, subject to the rate limit of [`Refusals`].
+    async fn record_denied(&self, caller: &Caller, access: &AccessRequest, refusal: &Error) -> Result<()> {
         let operation = self.operation(caller, access);
         let outcome = Outcome::of::<()>(&Err(refusal.clone()), 0, operation.created_at);
-        self.record_refusal(caller.user_id, &Right::of(access), operation, outcome).await
+        self.record_refusal(caller.user_id, &RefusalKey::of(access), operation, outcome).await
     }
 
     async fn record_refusal(
         &self,
-        who: Option<UserId>,
-        right: &Right,
+        user: Option<UserId>,
+        key: &RefusalKey,
         operation: Operation,
         outcome: Outcome,
     ) -> Result<()> {
-        let Some(who) = who else {
-            // the command line and the system itself
+        let Some(user) = user else {
+            // the command line and the server itself
             return self.trail.record(&operation, &outcome.with_summary(&operation)).await;
         };
-        let Some(before) = self.refusals.admit(who, right, self.clock.monotonic()) else { return Ok(()) };
+        let Some(earlier) = self.refusals.count(user, key, self.clock.monotonic()) else { return Ok(()) };
         let operation =
-            if before > 0 { operation.and([("refused_before", before.into())]) } else { operation };
+            if earlier > 0 { operation.and([("refused_before", earlier.into())]) } else { operation };
         let stored = async {
             self.trail.check_capacity(CapacityFor::Authenticated)?;
             self.trail.record(&operation, &outcome.with_summary(&operation)).await
         };
-        stored.await.inspect_err(|_| self.refusals.again(who, right, before))
+        stored.await.inspect_err(|_| self.refusals.restore(user, key, earlier))
     }
 
-    /// Whether there is room to record this. Whoever is signed in may always leave, and what makes room, or looks at what
-    /// there is, needs none.
+    /// Checks that there is capacity to record an operation. Ending or refreshing a session, exporting and pruning are
+    /// always allowed.
     ///
     /// # Errors
     /// `AuditUnavailable`.
@@ -377,7 +380,7 @@ impl Gate {
         }
     }
 
-    /// Records an operation that was over before anybody could be asked: a login, its failure.
+    /// Records an operation that ended before it could be authorised: a login or a failed login.
     ///
     /// # Errors
     /// `AuditUnavailable`.
@@ -394,8 +397,8 @@ impl Gate {
         self.trail.record(&operation, &outcome).await
     }
 
-    /// The permit of somebody who proved who they are in another way than by a role: a login that succeeded, the
-    /// owner of a refresh token. The port commits its row.
+    /// Issues the permit for a caller who proved their identity without a role check: after a successful login, or as
+    /// the owner of a refresh token. The port commits the audit entry.
     pub(crate) fn permit_authenticated(&self, caller: &Caller, access: AccessRequest) -> Permit {
         let operation = self.operation(caller, &access);
         Permit::new(access, Some(operation))
@@ -404,16 +407,16 @@ impl Gate {
     fn prepare(&self, granted: Granted) -> Result<(Permit, Operation)> {
         let Granted { caller, access } = granted;
         if self.pending_outcomes.load(Ordering::Acquire) > 0 {
-            return Err(Error::new(Cause::AuditUnavailable).retry_after(RETRY_OUTCOME));
+            return Err(Error::new(Cause::AuditUnavailable).retry_after(OUTCOME_RETRY_INTERVAL));
         }
-        if !removes_a_user(&access) {
+        if !restricts_a_user(&access) {
             self.capacity_for(access.verb)?;
         }
         let operation = self.operation(&caller, &access);
         Ok((Permit::new(access, Some(operation.clone())), operation))
     }
 
-    /// Asks the rule table, then whether the cluster exists; names the cluster for the trail.
+    /// Checks the rule table, then that the cluster exists; adds the cluster name for the audit trail.
     async fn authorise(&self, caller: &Caller, mut access: AccessRequest) -> Result<AccessRequest> {
         let allowed = caller.check(access.verb, access.resource);
         if let Some(id) = access.cluster {
@@ -425,15 +428,15 @@ impl Gate {
         let refusal = match (allowed, access.cluster) {
             (Err(refusal), _) => refusal,
             (Ok(()), Some(id)) if access.cluster_name.is_none() => {
-                let absent = Error::new(Cause::NotFound).resource("cluster").name(id.to_string());
+                let not_found = Error::new(Cause::NotFound).resource("cluster").name(id.to_string());
                 if access.verb.reads() {
-                    return Err(absent);
+                    return Err(not_found);
                 }
-                absent
+                not_found
             }
             (Ok(()), _) => return Ok(access),
         };
-        self.deny(caller, &access, &refusal).await?;
+        self.record_denied(caller, &access, &refusal).await?;
         Err(refusal)
     }
 
@@ -462,7 +465,7 @@ impl Gate {
         .bounded()
     }
 
-    /// Runs the work, measures it, and turns a panic into an error.
+    /// Runs the work, measures its duration, and converts a panic into an error.
     async fn run<T>(&self, work: impl Future<Output = Result<T>>) -> (Result<T>, Outcome) {
         let started = self.clock.monotonic();
         let panicked = |_| Err(Error::internal("panicked; see the log"));
@@ -473,7 +476,8 @@ impl Gate {
         (result, outcome)
     }
 
-    /// Stores an outcome; what cannot be stored now is tried again until it is, and no change is accepted meanwhile.
+    /// Stores an outcome. Returns false if that failed: then it is retried until it succeeds, and no change is accepted
+    /// meanwhile.
     async fn store_outcome(&self, id: OperationId, outcome: Outcome) -> bool {
         let stored = self.trail.finish(id, &outcome).await.is_ok();
         if !stored {
@@ -482,13 +486,13 @@ impl Gate {
         stored
     }
 
-    /// As [`Gate::store_outcome`], from now on.
+    /// Retries in the background until the outcome is stored.
     fn retry_outcome(&self, id: OperationId, outcome: Outcome) {
         self.pending_outcomes.fetch_add(1, Ordering::AcqRel);
         let gate = self.clone();
         let retry = async move {
             loop {
-                gate.spawner.sleep(RETRY_OUTCOME).await;
+                gate.spawner.sleep(OUTCOME_RETRY_INTERVAL).await;
                 if gate.trail.finish(id, &outcome).await.is_ok() {
                     break;
                 }
@@ -498,13 +502,13 @@ impl Gate {
         self.spawner.spawn(retry.boxed());
     }
 
-    /// How many outcomes could not be stored yet. While there are any, no change is accepted.
+    /// Number of outcomes that could not be stored yet. While it is above 0, no change is accepted.
     pub fn pending_outcomes(&self) -> usize {
         self.pending_outcomes.load(Ordering::Acquire)
     }
 
-    /// Closes as `unknown` what an ended process left pending; how many. For the start, and then now and again where
-    /// several processes share one trail.
+    /// Closes as `unknown` the pending operations of processes that have ended. Returns how many were closed. Called at
+    /// startup, and repeatedly where several processes share one trail.
     ///
     /// # Errors
     /// `AuditUnavailable`.
@@ -513,17 +517,17 @@ impl Gate {
     }
 }
 
-/// Whether a failure is a refusal that sent nothing, which a caller can repeat at no cost: by role, because there is no such
-/// thing here, or because the cluster is not asked at the moment.
+/// Whether a failure is a refusal for which nothing was sent, and which a caller can repeat at no cost: the role is too
+/// low, Pilothouse has no such object, the circuit breaker is open, or the server is at its concurrency limit.
 fn is_refusal(error: &Error) -> bool {
-    let by_us = error.cause.source() == Source::Server
+    let by_server = error.cause.source() == Source::Server
         && matches!(error.code(), Code::PermissionDenied | Code::ResourceNotFound);
-    by_us || matches!(error.cause, Cause::CircuitOpen | Cause::Overloaded)
+    by_server || matches!(error.cause, Cause::CircuitOpen | Cause::Overloaded)
 }
 
-/// Whether it takes away the account or the rights of a user. That needs no room, so that a super admin can always
-/// remove one who fills it.
-fn removes_a_user(access: &AccessRequest) -> bool {
+/// Whether the request removes or restricts a user account. It needs no capacity check, so that a super admin can
+/// always stop a user who fills the trail.
+fn restricts_a_user(access: &AccessRequest) -> bool {
     access.resource == Resource::User
         && matches!(access.verb, Verb::Update | Verb::Delete | Verb::ResetPassword)
 }

@@ -1,10 +1,10 @@
-//! Bytes as lower-case hexadecimal digits: hashes, keys and signatures where people and JSON see them.
+//! Lower-case hexadecimal encoding of fixed-size byte arrays: hashes, keys and signatures in texts and JSON.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// `N` bytes, written as `2 * N` lower-case digits; nothing else is read.
+/// `N` bytes, encoded as exactly `2 * N` lower-case hexadecimal digits. No other form is parsed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Hex<const N: usize>(pub [u8; N]);
 
@@ -20,7 +20,7 @@ impl<const N: usize> fmt::Debug for Hex<N> {
     }
 }
 
-/// The text is not exactly as many lower-case digits as there must be.
+/// Parse error: the text is not exactly the required number of lower-case hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not {0} lower-case hexadecimal digits")]
 pub struct NotHex(usize);
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_text_for_each_value_and_one_value_for_each_text() {
+    fn hex_text_is_canonical() {
         let bytes = Hex([0x00, 0x9f, 0xff]);
         assert_eq!(bytes.to_string(), "009fff");
         assert_eq!("009fff".parse(), Ok(bytes));

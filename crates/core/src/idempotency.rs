@@ -1,16 +1,17 @@
-//! A change that is made once, however often it is asked for: the header `Idempotency-Key`.
+//! Idempotent requests: the header `Idempotency-Key`. A change is made at most once per key.
 //!
-//! A caller that lost the answer to a change asks again with the same key, and gets the same answer without a second
-//! change. Before the work starts the key is claimed, by a row that outlives this process; when it is over the row
-//! keeps the answer. Whoever comes meanwhile with the same key waits for it.
+//! A caller that lost the response to a change sends the request again with the same key, and receives the same
+//! response without a second change. Before the work starts, the key is claimed with a row that outlives this process.
+//! When the work has ended, the row stores the response. A concurrent request with the same key waits for it.
 //!
-//! What is kept is what did something, or may have: a success, or a failure that leaves doubt
-//! ([`Error::outcome_unknown`]). What was certainly not done frees the key, so that the caller may try again with it. A
-//! claim whose process ended before an answer was kept stays, and its repetition is told that nobody knows: a change
-//! that may have happened is never made again on its own (docs/decisions/0005).
+//! A response is stored if the change was applied or may have been: a success, or a failure with an unknown outcome
+//! ([`Error::outcome_unknown`]). If the change was certainly not applied, the key is released, so that the caller may
+//! retry with it. A claim whose process ended before a response was stored remains, and a repeated request receives the
+//! error that the outcome is unknown: a change that may have been applied is never repeated automatically
+//! (docs/decisions/0005).
 //!
-//! The key comes after authentication and input, and before all else: a repeated deletion must find its answer, not
-//! that the object is gone.
+//! The key is evaluated after authentication and input validation, and before everything else: a repeated deletion must
+//! return the stored response, not the error that the object does not exist.
 
 use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -28,28 +29,28 @@ use crate::{
     user::UserId,
 };
 
-/// How long a key is remembered.
+/// Time for which a key is stored.
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
-/// How many keys of one user are remembered at once: one every nine seconds, all day.
-const MOST: u64 = 10_000;
-/// The largest answer that is kept, in bytes; that of a common change has about one thousand.
-const LARGEST: usize = 256 << 10;
-/// How long a repetition waits for the first call: as long as a change may take by default.
+/// Maximum number of stored keys per user: one every nine seconds, all day.
+const MAX_KEYS: u64 = 10_000;
+/// Maximum size of a stored response body in bytes; the response to a common change has about one thousand.
+const MAX_REPLY_BYTES: usize = 256 << 10;
+/// Time for which a repeated request waits for the first one: the default time limit of a change.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// The first pause between two looks, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// First and maximum interval between two polls of a claim.
+const POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// The value of the header `Idempotency-Key`: 1 to 64 visible ASCII characters, chosen by the caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(String);
 
 impl IdempotencyKey {
-    /// The header's name.
+    /// Name of the header.
     pub const HEADER: &str = "Idempotency-Key";
-    /// The most characters it has.
+    /// Maximum length in characters.
     pub const LONGEST: usize = 64;
 
-    /// Reads a key.
+    /// Parses a key.
     ///
     /// # Errors
     /// [`Reason::Required`] when it is empty, [`Reason::TooLong`], [`Reason::Malformed`].
@@ -65,21 +66,21 @@ impl IdempotencyKey {
         }
     }
 
-    /// The key.
+    /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// SHA-256 of what was asked, to know the same request again. A body may hold a Secret that could be guessed from it:
-/// adapters seal it.
+/// SHA-256 digest of a request, to recognise a repetition. A body may contain a Secret that could be guessed from the
+/// digest, so adapters seal it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RequestDigest(pub [u8; 32]);
 
 impl RequestDigest {
-    /// The digest of a call of `route` (method and path) in this role. The body counts by what it says: the order of
-    /// its keys and the space between them do not. The role counts, so that nobody reads an answer that was given to a
-    /// role they have lost.
+    /// Digest of a request to `route` (method and path) with this role. The body is normalised: the order of keys and
+    /// whitespace have no effect. The role is included, so that a user who lost a role cannot read a response given to
+    /// that role.
     pub fn of(route: &str, role: Option<Role>, mut body: Value) -> Self {
         body.sort_all_objects();
         let mut hash = Sha256::new();
@@ -97,40 +98,40 @@ impl fmt::Debug for RequestDigest {
     }
 }
 
-/// An answer as the caller got it.
+/// Stored response, as sent to the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// Its HTTP status.
+    /// HTTP status code.
     pub status: u16,
-    /// Its body, to the byte.
+    /// Body, byte for byte.
     pub body: Vec<u8>,
 }
 
-/// A key that somebody wants to use.
+/// Claim of a key by a new request.
 #[derive(Clone, Debug)]
 pub struct NewClaim {
-    /// The claim's own id; what is sealed is bound to it.
+    /// Claim id; sealed values are bound to it.
     pub id: Uuid,
-    /// Whose key.
+    /// User who owns the key.
     pub user: UserId,
-    /// The key.
+    /// Key.
     pub key: IdempotencyKey,
-    /// For what.
+    /// Digest of the request.
     pub request: RequestDigest,
-    /// By which request, as the audit trail names it.
+    /// Request id, as in the audit trail.
     pub request_id: Option<String>,
-    /// When.
+    /// Time of the claim.
     pub at: Timestamp,
-    /// Until when it is remembered.
+    /// Expiry of the claim.
     pub expires_at: Timestamp,
 }
 
-/// What became of a claim.
+/// Result of claiming a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// The key is the claimer's.
+    /// The key was claimed for this request.
     Made {
-        /// How many keys of this user are remembered, this one included.
+        /// Number of stored keys of this user, including this one.
         live: u64,
     },
     /// The key was claimed before.
@@ -140,65 +141,64 @@ pub enum Claim {
 /// An earlier claim of the same key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Earlier {
-    /// For what.
+    /// Digest of the earlier request.
     pub request: RequestDigest,
-    /// By which request.
+    /// Request id of the earlier request.
     pub request_id: Option<String>,
-    /// How far it is.
+    /// Progress of the earlier request.
     pub progress: Progress,
 }
 
-/// How far an earlier call is.
+/// Progress of an earlier request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// A process that lives works on it.
+    /// A running process is working on it.
     Running,
-    /// Its answer is not known, and never will be.
+    /// Its outcome is unknown and will remain so.
     Unknown,
-    /// It is over.
+    /// It has ended with this response.
     Answered(Reply),
 }
 
-/// How a claim ends.
+/// End of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Nothing was done: the key is free again.
+    /// The change was not applied: the key is released.
     NotDone,
-    /// Something was or may have been done, and there is no answer to keep.
+    /// The change was or may have been applied, and there is no response to store.
     Unknown,
-    /// This was answered.
+    /// This response is stored.
     Answered(Reply),
 }
 
-/// The claims of keys. Bookkeeping, as a throttle's is: nothing in it can be asked for but by its own user, so no
-/// permit is asked for.
+/// Storage port for claims. It needs no permit, like the login throttle: a claim is visible to its own user only.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait IdempotencyStore: Send + Sync {
-    /// Claims a key, durably when this returns: of many at once, in however many processes, one makes it. Claims that
-    /// have expired count as none, and are removed in passing.
+    /// Claims a key; the claim is durable when this returns. Of concurrent claims in any number of processes, exactly
+    /// one succeeds. Expired claims are ignored and removed along the way.
     ///
     /// # Errors
-    /// `StoreUnavailable`: nobody may start to work.
+    /// `StoreUnavailable`: the work must not start.
     async fn claim(&self, claim: &NewClaim) -> Result<Claim>;
 
-    /// Ends the claim of this id. One that is gone stays gone.
+    /// Ends the claim with this id. A claim that no longer exists is not created again.
     ///
     /// # Errors
-    /// `StoreUnavailable`: to be tried again.
+    /// `StoreUnavailable`: the call must be retried.
     async fn end(&self, id: Uuid, end: &End) -> Result<()>;
 }
 
-/// What a call under a key comes to; a failure of the work itself is an error as it always is.
+/// Result of an idempotent request. A failure of the work itself is returned as an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Execution<T> {
-    /// It was done just now.
+    /// The work was executed by this request.
     Executed(T),
-    /// It was done before: the answer of then.
+    /// An earlier request executed the work; this is its response.
     Replayed(Reply),
 }
 
-/// Sees to it that a change is made once.
+/// Use case of idempotent requests.
 #[derive(Clone)]
 pub struct Idempotency {
     pub(crate) store: Arc<dyn IdempotencyStore>,
@@ -208,13 +208,15 @@ pub struct Idempotency {
 }
 
 impl Idempotency {
-    /// Does `work` unless the caller did it before under this key. Runs to its end whatever becomes of the caller's
-    /// connection. `reply` says what is answered to a result; it is asked only for what is kept.
+    /// Runs `work`, unless an earlier request of this caller did so with this key. The work runs to completion even if
+    /// the caller disconnects. `reply` converts a result into the response to store; it is called only for results that
+    /// are stored.
     ///
     /// # Errors
-    /// `IdempotencyKeyReused` when the key stands for another request; `IdempotencyInProgress` and
-    /// `IdempotencyOutcomeUnknown` when the earlier call has no answer (yet), naming its request id;
-    /// `TooManyIdempotencyKeys`; `StoreUnavailable`, and then nothing is done; else what `work` says.
+    /// `IdempotencyKeyReused` when the key was used for another request; `IdempotencyInProgress` or
+    /// `IdempotencyOutcomeUnknown`, with the request id of the earlier request, when that has no response yet or never
+    /// will;
+    /// `TooManyIdempotencyKeys`; `StoreUnavailable`, and then `work` does not run; otherwise the error of `work`.
     pub async fn execute<T: Send + 'static>(
         &self,
         caller: &Caller,
@@ -229,7 +231,7 @@ impl Idempotency {
         let request_id = caller.origin.request_id.clone();
         let claim = NewClaim { id, user, key, request, request_id, at, expires_at: at + RETENTION };
         let this = self.clone();
-        // from the claim on: a claim that nobody works on any more would block its key
+        // detached from the claim on: a claim whose work was cancelled would block its key
         detached(&*self.spawner, async move {
             if let Some(reply) = this.claim(&claim).await? {
                 return Ok(Execution::Replayed(reply));
@@ -238,7 +240,7 @@ impl Idempotency {
                 let result = work.await;
                 let end = match &result {
                     Err(error) if !error.outcome_unknown() => End::NotDone,
-                    result => kept(reply(result)),
+                    result => end_with_reply(reply(result)),
                 };
                 (result, end)
             };
@@ -250,13 +252,13 @@ impl Idempotency {
         .await
     }
 
-    /// Claims the key, or finds the answer of the call that did, if need be after it is over.
+    /// Claims the key. If it was claimed before, waits for the earlier request and returns its response.
     async fn claim(&self, claim: &NewClaim) -> Result<Option<Reply>> {
-        let (mut pause, longest) = PAUSES;
+        let (mut interval, max_interval) = POLL_INTERVALS;
         let mut waited = Duration::ZERO;
         loop {
             let earlier = match self.store.claim(claim).await? {
-                Claim::Made { live } if live <= MOST => return Ok(None),
+                Claim::Made { live } if live <= MAX_KEYS => return Ok(None),
                 Claim::Made { .. } => {
                     self.end(claim.id, End::NotDone).await;
                     return Err(Error::new(Cause::TooManyIdempotencyKeys).retry_after(RETENTION / 24));
@@ -274,14 +276,14 @@ impl Idempotency {
                 Progress::Answered(reply) => return Ok(Some(reply)),
                 Progress::Unknown => return refusal(Cause::IdempotencyOutcomeUnknown),
                 Progress::Running if waited >= WAIT_TIMEOUT => return refusal(Cause::IdempotencyInProgress),
-                Progress::Running => self.spawner.sleep(pause).await,
+                Progress::Running => self.spawner.sleep(interval).await,
             }
-            waited += pause;
-            pause = longest.min(2 * pause);
+            waited += interval;
+            interval = max_interval.min(2 * interval);
         }
     }
 
-    /// Ends a claim. What cannot be stored now is tried again until it is; the caller need not wait for that.
+    /// Ends a claim. If that fails, it is retried in the background until it succeeds.
     async fn end(&self, id: Uuid, end: End) {
         if self.store.end(id, &end).await.is_ok() {
             return;
@@ -289,7 +291,7 @@ impl Idempotency {
         let (store, spawner) = (self.store.clone(), self.spawner.clone());
         let retry = async move {
             loop {
-                spawner.sleep(PAUSES.1).await;
+                spawner.sleep(POLL_INTERVALS.1).await;
                 if store.end(id, &end).await.is_ok() {
                     break;
                 }
@@ -299,9 +301,9 @@ impl Idempotency {
     }
 }
 
-/// An answer to be kept, unless it is too large.
-fn kept(reply: Option<Reply>) -> End {
-    reply.filter(|reply| reply.body.len() <= LARGEST).map_or(End::Unknown, End::Answered)
+/// End of a claim with this response; [`End::Unknown`] without a response, or if it is too large to store.
+fn end_with_reply(reply: Option<Reply>) -> End {
+    reply.filter(|reply| reply.body.len() <= MAX_REPLY_BYTES).map_or(End::Unknown, End::Answered)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Every list of the product: which there are, what a row is, how a query reads, and the plain way to answer one.
+//! Lists: the table of all lists, row types, query parameters, and the evaluation of queries.
 //!
-//! A row type says once how its fields sort and filter ([`ListRow::FIELDS`]); routes, documentation, access rules and
-//! matrix tests loop over [`LISTS`]. [`select()`] is the reference implementation of a query: for lists that are read
-//! anew, and the oracle of [`Table`], which answers the same of rows that come and go.
+//! A row type declares how its fields sort and filter ([`ListRow::FIELDS`]). Routes, documentation, access rules and
+//! matrix tests loop over [`LISTS`]. [`select()`] is the reference implementation of a query. It serves lists that are
+//! not cached, and it is the test oracle of [`Table`], which returns the same results for rows that change.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -48,26 +48,26 @@ pub use watch::{ChangeKind, ListStream, ListStreamEvent, WatchEvent, Watches};
 pub struct Listing {
     /// The rows of the page.
     pub rows: Vec<Row>,
-    /// Where they stand.
+    /// The position of the page among all matching rows.
     pub pagination: Pagination,
-    /// When the data was known to be current.
+    /// Last time at which the data was known to be current.
     pub as_of: Timestamp,
-    /// Whether the cluster could not be asked since.
+    /// Whether the cluster could not be reached since `as_of`.
     pub stale: bool,
-    /// What the reader should know.
+    /// Warnings for the caller.
     pub warnings: Vec<Warning>,
 }
 
-/// How many rows of a list there are of each status.
+/// Number of rows of a list, by status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// By status.
+    /// Number of rows, by status.
     pub by_status: BTreeMap<String, u64>,
-    /// Of all rows.
+    /// Number of all rows.
     pub total: u64,
-    /// When the data was known to be current.
+    /// Last time at which the data was known to be current.
     pub as_of: Timestamp,
-    /// Whether the cluster could not be asked since.
+    /// Whether the cluster could not be reached since `as_of`.
     pub stale: bool,
 }
 
@@ -79,55 +79,55 @@ impl Counts {
     }
 }
 
-/// The field by whose values rows are counted.
+/// The field by which rows are counted.
 pub const STATUS: &str = "status";
 
-/// A list as it is and goes on.
+/// Initial rows of a watched list, and the events that follow.
 pub struct WatchSnapshot {
-    /// The rows that match now, in their order.
+    /// The rows that match the query, in its order.
     pub rows: Vec<Row>,
-    /// When they were known to be current.
+    /// Last time at which they were known to be current.
     pub as_of: Timestamp,
-    /// Whether the cluster could not be asked since.
+    /// Whether the cluster could not be reached since `as_of`.
     pub stale: bool,
-    /// What the reader should know.
+    /// Warnings for the caller.
     pub warnings: Vec<Warning>,
-    /// What happens next, of all rows of the list, whether they match or not; without a gap after `rows`.
+    /// Events of all rows of the list, matching or not. They follow `rows` without a gap.
     pub events: BoxStream<'static, ListEvent>,
 }
 
-/// Something that happened to a list.
+/// Event of a watched list.
 #[derive(Clone, Debug)]
 pub enum ListEvent {
-    /// Rows came, changed or went; shared by all who watch.
+    /// Rows were added, changed or removed. All watchers share one copy.
     Changes(Arc<[Change]>),
-    /// The cluster is out of reach, or within it again.
+    /// The cluster became unreachable, or reachable again.
     Freshness {
-        /// When the rows were known to be current.
+        /// Last time at which the rows were known to be current.
         as_of: Timestamp,
-        /// Whether they may no longer be.
+        /// Whether the rows may be out of date.
         stale: bool,
     },
-    /// So much happened that this reader did not see all of it. Nothing follows.
+    /// This reader fell behind and missed events. Last event of the stream.
     Lagged,
-    /// The list is not kept any more, because its cluster or its connection changed. Nothing follows.
+    /// The list is no longer cached, because its cluster or its connection changed. Last event of the stream.
     ConnectionChanged,
 }
 
-/// Lists of a cluster's objects.
+/// Port: lists of a cluster's objects.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait Inventory: Send + Sync {
-    /// A page of `list` in the permit's cluster. A list read after a change through the same process shows it. While
-    /// the cluster is out of reach it is the last that was known, marked `stale`, if anything was.
+    /// Returns a page of `list` in the permit's cluster. A list read after a change through the same process contains
+    /// that change. While the cluster is unreachable, the page holds the last known rows, if any, marked `stale`.
     ///
     /// # Errors
-    /// Of code `ConnectionError`, `TimeoutError`, `RateLimited`, or `ForbiddenByCluster`; `TooLarge` when it is more than one
-    /// request may read, `Overloaded` when too much is read at once; `NotFoundInCluster` when the list is of one owner's
-    /// objects ([`ListInfo::owner`]) and there is no such owner.
+    /// Code `ConnectionError`, `TimeoutError`, `RateLimited` or `ForbiddenByCluster`; `TooLarge` if the list exceeds
+    /// what one request may read; `Overloaded` if too much is read concurrently; `NotFoundInCluster` if the list holds
+    /// one owner's objects ([`ListInfo::owner`]) and that owner does not exist.
     async fn page(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing>;
 
-    /// How many rows of `list` there are of each status, in all namespaces that the permit covers.
+    /// Counts the rows of `list` by status, in all namespaces that the permit covers.
     ///
     /// # Errors
     /// As [`Inventory::page`].
@@ -143,17 +143,17 @@ pub trait Inventory: Send + Sync {
         Ok(Counts::of(&table, as_of, stale))
     }
 
-    /// The rows of `list` that match, and what happens to them from then on.
+    /// Returns the matching rows of `list` and a stream of the events that follow.
     ///
     /// # Errors
-    /// As [`Inventory::page`]; `ForbiddenByCluster` where the credential may list but not watch; `NotKept` where nobody
-    /// can, as by this default.
+    /// As [`Inventory::page`]; `ForbiddenByCluster` if the credential may list but not watch; `NotCached` if the list
+    /// cannot be watched, as in this default implementation.
     async fn watch(&self, _permit: &Permit, _list: List, _query: &ListQuery) -> Result<WatchSnapshot> {
         Err(Error::new(Cause::NotCached))
     }
 }
 
-/// Shows the lists of a cluster's objects.
+/// Use case: reading the lists of a cluster's objects.
 #[derive(Clone)]
 pub struct Lists {
     pub(crate) gate: Gate,
@@ -161,15 +161,15 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    /// Creates this use case alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, inventory: Arc<dyn Inventory>) -> Self {
         Self { gate, inventory }
     }
 
-    /// A page of `list` in `cluster`.
+    /// Returns a page of `list` in `cluster`.
     ///
     /// # Errors
-    /// `NotFound` without such a cluster; else as [`Inventory::page`].
+    /// `NotFound` if the cluster does not exist; otherwise as [`Inventory::page`].
     pub async fn page(
         &self,
         caller: &Caller,
@@ -183,7 +183,7 @@ impl Lists {
     }
 }
 
-/// The access that reading a list takes, in whichever cluster.
+/// The access request for reading a list, without a cluster.
 fn to_list(list: List, namespaces: &NamespaceScope) -> AccessRequest {
     let kind = list.info().kinds.first().copied().unwrap_or(Kind::Namespace);
     AccessRequest::to(Verb::List, Resource::Kind(kind)).within(namespaces.clone())

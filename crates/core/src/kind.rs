@@ -1,20 +1,20 @@
-//! The kinds of Kubernetes objects the product reads or changes: one line each.
+//! Table of the Kubernetes kinds that Pilothouse reads or changes.
 
 use std::fmt;
 
 /// Declares [`Kind`] and [`KINDS`] as one table.
 macro_rules! kinds {
     ($($variant:ident: $group:literal $version:literal $plural:literal $singular:literal $scope:ident;)*) => {
-        /// A kind of object.
+        /// Kind of a Kubernetes object.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[allow(missing_docs, reason = "each variant is the Kubernetes kind of the same name")]
         pub enum Kind { $($variant,)* }
 
-        /// Every kind.
+        /// All kinds.
         pub const KINDS: &[Kind] = &[$(Kind::$variant,)*];
 
         impl Kind {
-            /// What the table says of this kind.
+            /// Entry of the table for this kind.
             pub const fn info(self) -> KindInfo {
                 match self {
                     $(Self::$variant => KindInfo {
@@ -27,20 +27,20 @@ macro_rules! kinds {
     };
 }
 
-/// Where a kind lives in the Kubernetes API.
+/// API group, version and resource names of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KindInfo {
     /// The API group; empty for the core group.
     pub group: &'static str,
     /// The version within the group.
     pub version: &'static str,
-    /// The plural in lower case, as it stands in paths and in RBAC rules.
+    /// The plural in lower case, as in API paths and RBAC rules.
     pub plural: &'static str,
     /// The singular in lower case, as in the audit trail's `resource_type`.
     pub singular: &'static str,
     /// The `kind` of its manifests.
     pub kind: &'static str,
-    /// Whether its objects live in namespaces.
+    /// Whether its objects are namespaced.
     pub namespaced: bool,
 }
 
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plurals_and_singulars_are_unique_and_of_kubernetes_form() {
+    fn plurals_are_unique_and_derived_from_the_kind_name() {
         for kind in KINDS {
             let info = kind.info();
             assert_eq!(info.singular, info.kind.to_lowercase());

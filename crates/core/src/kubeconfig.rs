@@ -1,5 +1,5 @@
-//! Kubeconfigs, read into our own type. Only server, CA and one of token or client certificate of one context are
-//! taken; everything that would run a command, read a file or go elsewhere is refused by name, never dropped silently.
+//! Kubeconfig parser. Takes only the server, the CA and one token or client certificate of one context. Fields that
+//! run a command, read a file or connect elsewhere are refused by name, never ignored.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use secrecy::{ExposeSecret, SecretString};
@@ -11,25 +11,25 @@ use crate::{
     error::{Error, FieldError, Reason, Result},
 };
 
-/// The largest kubeconfig read, in bytes.
-const LARGEST: usize = 256 << 10;
-/// The most scalars, lists and maps in one; a cluster with its user and context has about fifteen.
-const MOST_NODES: usize = 20_000;
-/// How deep they may be nested; `exec` in a user is six deep.
-const DEEPEST: usize = 32;
+/// Maximum size of a kubeconfig, in bytes.
+const MAX_KUBECONFIG_BYTES: usize = 256 << 10;
+/// Maximum number of scalars, lists and maps. A cluster with its user and context has about fifteen.
+const MAX_NODES: usize = 20_000;
+/// Maximum nesting depth. `exec` in a user has a depth of six.
+const MAX_DEPTH: usize = 32;
 
-/// How the YAML is read. No kubeconfig needs an anchor, an alias or a merge key, and a few of them make much work of a small
-/// text.
+/// YAML parser options. No kubeconfig needs anchors, aliases or merge keys, and a few of them make a small text
+/// expensive to parse.
 fn options() -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_anchors: 0,
             max_aliases: 0,
             max_merge_keys: 0,
-            max_nodes: MOST_NODES,
-            max_events: 4 * MOST_NODES,
-            max_depth: DEEPEST,
-            flow_nesting_limit: DEEPEST,
+            max_nodes: MAX_NODES,
+            max_events: 4 * MAX_NODES,
+            max_depth: MAX_DEPTH,
+            flow_nesting_limit: MAX_DEPTH,
             max_documents: 1,
             max_inclusion_depth: 0,
         },
@@ -38,7 +38,7 @@ fn options() -> Options {
     }
 }
 
-/// What we read of a kubeconfig (`k8s.io/client-go/tools/clientcmd/api/v1.Config`).
+/// The fields read from a kubeconfig (`k8s.io/client-go/tools/clientcmd/api/v1.Config`).
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
 pub struct Kubeconfig {
@@ -76,8 +76,8 @@ struct ContextEntry {
     user: String,
 }
 
-/// Present, whatever it holds.
-type Anything = Option<serde::de::IgnoredAny>;
+/// A field of which only the presence matters.
+type Presence = Option<serde::de::IgnoredAny>;
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case")]
@@ -86,8 +86,8 @@ struct ClusterEntry {
     certificate_authority_data: Option<String>,
     tls_server_name: Option<String>,
     insecure_skip_tls_verify: Option<bool>,
-    certificate_authority: Anything,
-    proxy_url: Anything,
+    certificate_authority: Presence,
+    proxy_url: Presence,
 }
 
 #[derive(Default, Deserialize)]
@@ -97,39 +97,40 @@ struct UserEntry {
     client_certificate_data: Option<String>,
     client_key_data: Option<SecretString>,
     #[serde(rename = "tokenFile")]
-    token_file: Anything,
-    client_certificate: Anything,
-    client_key: Anything,
-    exec: Anything,
-    auth_provider: Anything,
-    username: Anything,
-    password: Anything,
+    token_file: Presence,
+    client_certificate: Presence,
+    client_key: Presence,
+    exec: Presence,
+    auth_provider: Presence,
+    username: Presence,
+    password: Presence,
     #[serde(rename = "as")]
-    impersonate: Anything,
-    as_uid: Anything,
-    as_groups: Anything,
-    as_user_extra: Anything,
+    impersonate: Presence,
+    as_uid: Presence,
+    as_groups: Presence,
+    as_user_extra: Presence,
 }
 
 impl Kubeconfig {
-    /// Reads the connection of one context: the named one, else the current one; to another server when one is given.
+    /// Parses the connection of one context: the named one, else the current one. `server` replaces the context's
+    /// server.
     ///
     /// # Errors
-    /// `InvalidInput`, naming every field refused by its path in the file, as `kubeconfig.users[0].user.exec`.
+    /// `InvalidInput`, naming each refused field by its path in the file, such as `kubeconfig.users[0].user.exec`.
     pub fn connection(text: &str, context: Option<&str>, server: Option<ApiServer>) -> Result<Connection> {
         Self::check_shape(text, context)?;
-        // the parser's message quotes the text, which holds secrets
+        // the parser's message quotes the text, which contains secrets
         let config: Self = serde_saphyr::from_str_with_options(text, options())
             .map_err(|_| Error::invalid("kubeconfig", Reason::Malformed))?;
-        config.choose(context, server)
+        config.select_context(context, server)
     }
 
-    /// What is known of a kubeconfig without reading it: whether there is one, and not too long a one.
+    /// Checks a kubeconfig without parsing it: it must be neither empty nor too long.
     ///
     /// # Errors
     /// `InvalidInput`.
     pub(crate) fn check_shape(text: &str, context: Option<&str>) -> Result<()> {
-        if text.len() > LARGEST {
+        if text.len() > MAX_KUBECONFIG_BYTES {
             return Err(Error::invalid("kubeconfig", Reason::TooLong));
         }
         if text.trim().is_empty() {
@@ -141,16 +142,17 @@ impl Kubeconfig {
         Ok(())
     }
 
-    fn choose(self, wanted: Option<&str>, server: Option<ApiServer>) -> Result<Connection> {
+    fn select_context(self, requested: Option<&str>, server: Option<ApiServer>) -> Result<Connection> {
         let refuse = |field: &str, reason| Err(Error::invalid(field, reason));
-        let name = match wanted.map(str::to_owned).or(self.current_context).filter(|name| !name.is_empty()) {
+        let name = match requested.map(str::to_owned).or(self.current_context).filter(|name| !name.is_empty())
+        {
             Some(name) => name,
             None => return refuse("kubeconfig.current-context", Reason::Required),
         };
         let contexts = self.contexts.unwrap_or_default();
         let Some(at) = contexts.iter().position(|entry| entry.name == name) else {
             return refuse(
-                if wanted.is_some() { "context" } else { "kubeconfig.current-context" },
+                if requested.is_some() { "context" } else { "kubeconfig.current-context" },
                 Reason::NotOneOf,
             );
         };
@@ -174,9 +176,10 @@ impl Kubeconfig {
         let user = users.into_iter().nth(at).and_then(|entry| entry.user).unwrap_or_default();
         let user_path = format!("kubeconfig.users[{at}].user");
 
-        let refused: Vec<_> = cluster.refused(&cluster_path).chain(user.refused(&user_path)).collect();
-        if !refused.is_empty() {
-            return Err(Error::fields(refused));
+        let unsupported: Vec<_> =
+            cluster.unsupported(&cluster_path).chain(user.unsupported(&user_path)).collect();
+        if !unsupported.is_empty() {
+            return Err(Error::fields(unsupported));
         }
         let server = match server.map(Ok).or_else(|| cluster.server.as_deref().map(ApiServer::new)) {
             Some(Ok(server)) => server,
@@ -195,18 +198,18 @@ impl Kubeconfig {
     }
 }
 
-/// The fields of `pairs` that are given, as refusals.
-fn given<'a>(
+/// The fields of `pairs` that are present, as `NotSupported` errors.
+fn unsupported_fields<'a>(
     path: &'a str,
-    pairs: Vec<(&'static str, &'a Anything)>,
+    pairs: Vec<(&'static str, &'a Presence)>,
 ) -> impl Iterator<Item = FieldError> + 'a {
     let refuse = move |(name, _)| FieldError { name: format!("{path}.{name}"), reason: Reason::NotSupported };
     pairs.into_iter().filter(|(_, value)| value.is_some()).map(refuse)
 }
 
 impl ClusterEntry {
-    fn refused<'a>(&'a self, path: &'a str) -> impl Iterator<Item = FieldError> + 'a {
-        given(
+    fn unsupported<'a>(&'a self, path: &'a str) -> impl Iterator<Item = FieldError> + 'a {
+        unsupported_fields(
             path,
             vec![("certificate-authority", &self.certificate_authority), ("proxy-url", &self.proxy_url)],
         )
@@ -214,7 +217,7 @@ impl ClusterEntry {
 }
 
 impl UserEntry {
-    fn refused<'a>(&'a self, path: &'a str) -> impl Iterator<Item = FieldError> + 'a {
+    fn unsupported<'a>(&'a self, path: &'a str) -> impl Iterator<Item = FieldError> + 'a {
         let pairs = vec![
             ("exec", &self.exec),
             ("auth-provider", &self.auth_provider),
@@ -228,10 +231,10 @@ impl UserEntry {
             ("as-groups", &self.as_groups),
             ("as-user-extra", &self.as_user_extra),
         ];
-        given(path, pairs)
+        unsupported_fields(path, pairs)
     }
 
-    /// A token, else a client certificate; as client-go, a token wins.
+    /// A token, else a client certificate. As in client-go, a token takes precedence.
     fn credential(self, path: &str) -> Result<Credential> {
         let token_path = format!("{path}.token");
         if let Some(token) = self.token.filter(|token| !token.expose_secret().is_empty()) {
@@ -251,7 +254,7 @@ impl UserEntry {
     }
 }
 
-/// Base64 of a text, as the `*-data` fields hold PEM.
+/// Decodes the base64 text of a `*-data` field, which contains PEM.
 fn decode(path: &str, data: &str) -> Result<String> {
     let bytes = BASE64.decode(data.trim()).ok();
     bytes
@@ -276,12 +279,12 @@ mod tests {
     }
 
     fn refusal(text: &str, context: Option<&str>) -> Vec<(String, &'static str)> {
-        let error = Kubeconfig::connection(text, context, None).expect_err("refused");
+        let error = Kubeconfig::connection(text, context, None).expect_err("an error");
         error.context.fields.into_iter().map(|field| (field.name, field.reason.as_str())).collect()
     }
 
     #[test]
-    fn takes_server_ca_and_credential_of_the_chosen_context_only() {
+    fn reads_server_ca_and_credential_of_selected_context_only() {
         let ca = BASE64.encode(CA);
         let connection = Kubeconfig::connection(
             &config(
@@ -305,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn another_server_takes_the_place_of_whatever_stands_there() {
+    fn server_argument_replaces_any_server_of_the_context() {
         let other = || Some(ApiServer::new("https://other:6443").unwrap());
         for server in ["server: 'https://k'", "server: 'http://k'", "tls-server-name: n"] {
             let connection = Kubeconfig::connection(&config(server, "token: t"), None, other()).unwrap();
@@ -314,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_by_name_what_runs_reads_or_goes_elsewhere() {
+    fn fields_that_run_read_or_redirect_are_refused_by_name() {
         for field in [
             "exec: {command: sh}",
             "auth-provider: {name: gcp}",
@@ -346,14 +349,14 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_incomplete() {
+    fn incomplete_kubeconfigs_are_refused_by_table() {
         let cases = [
             ("{}".to_owned(), None, "kubeconfig.current-context", "required"),
             (" \n".to_owned(), None, "kubeconfig", "required"),
             ("{}".to_owned(), Some(""), "context", "required"),
             ("[".to_owned(), None, "kubeconfig", "malformed"),
             ("x: y: z".to_owned(), None, "kubeconfig", "malformed"),
-            ("a".repeat(LARGEST + 1), None, "kubeconfig", "too_long"),
+            ("a".repeat(MAX_KUBECONFIG_BYTES + 1), None, "kubeconfig", "too_long"),
             (config("server: 'https://k'", "token: t"), Some("no"), "context", "not_one_of"),
             (
                 config("server: 'https://k'", "token: t"),
@@ -388,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_bomb_is_refused() {
+    fn alias_bomb_is_refused() {
         let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
         for i in 1..10 {
             let aliases = vec![format!("*a{}", i - 1); 9].join(",");
@@ -397,26 +400,25 @@ mod tests {
         assert_eq!(refusal(&bomb, None), [("kubeconfig".to_owned(), "malformed")]);
     }
 
-    /// What a kubeconfig never needs is refused as soon as it is met: the work is bounded by the text read so far, not by
-    /// what it stands for.
+    /// Refused as soon as they are parsed: the work is bounded by the text read so far, not by its expansion.
     #[test]
-    fn anchors_aliases_and_merge_keys_are_refused_whatever_they_stand_for() {
-        let good = config("server: 'https://k'", "token: t");
+    fn anchors_aliases_and_merge_keys_are_refused() {
+        let valid = config("server: 'https://k'", "token: t");
         let connection = |text: &str| Kubeconfig::connection(text, None, None).map(drop);
-        assert_eq!(connection(&good), Ok(()));
+        assert_eq!(connection(&valid), Ok(()));
         let mut merged = "m0: &m0 {k: v}\n".to_owned();
         for level in 1..12 {
             let aliases = vec![format!("*m{}", level - 1); 100].join(", ");
             merged.push_str(&format!("m{level}: &m{level}\n  <<: [{aliases}]\n"));
         }
         let cases = [
-            format!("extra: &a 1\n{good}"),
-            format!("extra: &a [1]\nother: *a\n{good}"),
-            format!("extra: {{<<: {{a: 1}}}}\n{good}"),
-            format!("extra: {{!!merge <<: {{a: 1}}}}\n{good}"),
-            format!("<<: {{current-context: c}}\n{good}"),
-            format!("{merged}{good}"),
-            format!("{good}---\n{good}"),
+            format!("extra: &a 1\n{valid}"),
+            format!("extra: &a [1]\nother: *a\n{valid}"),
+            format!("extra: {{<<: {{a: 1}}}}\n{valid}"),
+            format!("extra: {{!!merge <<: {{a: 1}}}}\n{valid}"),
+            format!("<<: {{current-context: c}}\n{valid}"),
+            format!("{merged}{valid}"),
+            format!("{valid}---\n{valid}"),
         ];
         for text in cases {
             let expected = Err(Error::invalid("kubeconfig", Reason::Malformed));
@@ -425,24 +427,24 @@ mod tests {
     }
 
     #[test]
-    fn a_kubeconfig_has_no_more_nodes_and_is_no_deeper_than_any_needs() {
-        let good = config("server: 'https://k'", "token: t");
+    fn kubeconfig_nodes_and_depth_are_limited() {
+        let valid = config("server: 'https://k'", "token: t");
         let malformed = Err(Error::invalid("kubeconfig", Reason::Malformed));
-        let with = |extra: String| Kubeconfig::connection(&format!("extra: {extra}\n{good}"), None, None);
+        let with = |extra: String| Kubeconfig::connection(&format!("extra: {extra}\n{valid}"), None, None);
         let list = |n: usize| format!("[{}]", vec!["x"; n].join(","));
-        assert!(with(list(MOST_NODES - 100)).is_ok());
-        assert_eq!(with(list(MOST_NODES)).map(drop), malformed);
+        assert!(with(list(MAX_NODES - 100)).is_ok());
+        assert_eq!(with(list(MAX_NODES)).map(drop), malformed);
         let deep = |n: usize| format!("{}x{}", "[".repeat(n), "]".repeat(n));
-        assert!(with(deep(DEEPEST - 2)).is_ok());
-        assert_eq!(with(deep(DEEPEST + 1)).map(drop), malformed);
+        assert!(with(deep(MAX_DEPTH - 2)).is_ok());
+        assert_eq!(with(deep(MAX_DEPTH + 1)).map(drop), malformed);
         let block = |n: usize| (1..n).map(|n| format!("\n{}a:", " ".repeat(n))).collect::<String>();
-        assert!(with(block(DEEPEST - 2)).is_ok());
-        assert_eq!(with(block(DEEPEST + 2)).map(drop), malformed);
+        assert!(with(block(MAX_DEPTH - 2)).is_ok());
+        assert_eq!(with(block(MAX_DEPTH + 2)).map(drop), malformed);
     }
 
     proptest! {
         #[test]
-        fn no_text_panics_or_is_quoted(text in "\\PC{0,200}") {
+        fn arbitrary_text_neither_panics_nor_is_quoted(text in "\\PC{0,200}") {
             if let Err(error) = Kubeconfig::connection(&format!("users: canary-{text}"), None, None) {
                 prop_assert!(!error.to_string().contains("canary"));
             }

@@ -1,21 +1,22 @@
-//! What Pilothouse does: its types, its rules, its ports and its use cases. No network, no database, no HTTP, no
-//! runtime: those are adapters, and come in through [`app::Ports`].
+//! Domain crate of Pilothouse: types, rules, ports and use cases. It has no network, database, HTTP or runtime code;
+//! those are adapters, injected through [`app::Ports`].
 //!
-//! Start at [`app::App`]. Each module is one subject and tells its whole story: types, rules, port, use case.
+//! Start at [`app::App`]. Each module covers one subject: types, rules, port, use case.
 //!
 //! # Errors
-//! One [`Error`] everywhere: a [`Cause`], which decides the public [`Code`], and what it happened to. Where a port towards
-//! a cluster says "as every call to a cluster", these may come of it: `NotFound` when the cluster is not registered any
-//! more; `EgressDenied`; of code `ConnectionError` when it cannot be reached or trusted, rejects the credential, breaks off
-//! or answers nonsense; `DeadlineExceeded`; `RateLimitedByCluster`; `ForbiddenByCluster` with verb, resource and namespace;
-//! `RejectedByCluster` with the cluster's cleaned words, and of a change `ConflictInCluster`, `QuotaExceeded` and
-//! `NamespaceTerminating`. [`Cause::outcome_unknown`] says after which of them a change may have been made all the same.
+//! All functions return one [`Error`]: a [`Cause`], which determines the public [`Code`], and a context. Where a port
+//! towards a cluster documents "as every call to a cluster", these errors are possible: `NotFound` when the cluster is
+//! no longer registered; `EgressDenied`; causes of code `ConnectionError` when the cluster cannot be reached or
+//! trusted, rejects the credential, closes the connection or sends an unexpected response; `DeadlineExceeded`;
+//! `RateLimitedByCluster`; `ForbiddenByCluster` with verb, resource and namespace; `RejectedByCluster` with the
+//! cluster's cleaned message; and for a change `ConflictInCluster`, `QuotaExceeded` and `NamespaceTerminating`.
+//! [`Cause::outcome_unknown`] lists the causes after which a change may have been applied.
 //!
 //! # A new port
-//! A trait of a few methods in its subject's module, `#[async_trait]`, `Send + Sync`, speaking this crate's types;
-//! `mockall::automock` behind the feature `testing`. Absent is `Option`, not an error. What touches a cluster or changes
-//! our own tables takes a [`access::Permit`]. Its docs say what each error means. Then: a field in [`app::Ports`], a fake
-//! and a contract in `testing`, an adapter.
+//! A port is a trait with a few methods in the module of its subject: `#[async_trait]`, `Send + Sync`, with the types
+//! of this crate, and `mockall::automock` behind the feature `testing`. A missing object is `None`, not an error. A
+//! method that calls a cluster or changes Pilothouse's own tables takes an [`access::Permit`]. The docs define each
+//! error. Then add a field in [`app::Ports`], a fake and a contract in `testing`, and an adapter.
 
 pub mod access;
 mod annotation;

@@ -1,5 +1,7 @@
-//! Names that may become part of a path. kube-rs neither escapes nor checks them, and a real API server answers
-//! `kube-system/secrets/x?y=` as written; so an adapter only ever gets these types.
+//! Validated name types that are safe as URL path segments.
+//!
+//! kube-rs neither escapes nor checks names, and an API server interprets `kube-system/secrets/x?y=` as a path and a
+//! query. Adapters therefore accept only these types.
 
 use std::fmt;
 
@@ -7,54 +9,56 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Reason;
 
-/// Lower-case letters, digits and inner hyphens: RFC 1123 as `k8s.io/apimachinery`'s `IsDNS1123Label` reads it.
-fn is_label(text: &str, longest: usize) -> bool {
+/// Whether a text is an RFC 1123 label: lower-case letters, digits and inner hyphens, as `IsDNS1123Label` of
+/// `k8s.io/apimachinery` checks it.
+fn is_label(text: &str, max_bytes: usize) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = text.as_bytes();
-    (1..=longest).contains(&bytes.len())
+    (1..=max_bytes).contains(&bytes.len())
         && alphanumeric(bytes[0])
         && alphanumeric(bytes[bytes.len() - 1])
         && bytes.iter().all(|&b| alphanumeric(b) || b == b'-')
 }
 
-/// Labels joined by dots, 253 characters at most: `IsDNS1123Subdomain`.
+/// Whether a text is an RFC 1123 subdomain: labels joined by dots, at most 253 characters (`IsDNS1123Subdomain`).
 fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(|part| is_label(part, 253))
 }
 
-/// The most bytes of a text that is normalised (Unicode NFC, NFKC) to be a name or password of ours: these have 128 characters
-/// at most, and none is composed of more than four. A longer text is refused before that work is done.
+/// Maximum length in bytes of a name or password before Unicode normalisation (NFC, NFKC). A normalised one has at most
+/// 128 characters, each composed of at most four. A longer text is refused before the normalisation.
 pub(crate) const LONGEST_NORMALISED: usize = 4096;
 
-/// Marks that change the direction of text, and characters of no width: two texts for people could look the same.
+/// Whether a character is a bidirectional control or has no width. With such characters, two different texts could look
+/// the same.
 pub(crate) fn is_invisible(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $longest:literal, $is:expr) => {
+    ($(#[$doc:meta])* $name:ident, $max_bytes:literal, $is_valid:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
 
         impl $name {
-            /// Checks a name.
+            /// Validates a name.
             ///
             /// # Errors
-            /// [`Reason::Required`] when empty, [`Reason::TooLong`], else [`Reason::InvalidName`].
+            /// [`Reason::Required`] if empty, [`Reason::TooLong`], otherwise [`Reason::InvalidName`].
             pub fn new(text: impl Into<String>) -> Result<Self, Reason> {
                 let text = text.into();
-                let is: fn(&str) -> bool = $is;
+                let is_valid: fn(&str) -> bool = $is_valid;
                 match text.len() {
                     0 => Err(Reason::Required),
-                    length if length > $longest => Err(Reason::TooLong),
-                    _ if !is(&text) => Err(Reason::InvalidName),
+                    length if length > $max_bytes => Err(Reason::TooLong),
+                    _ if !is_valid(&text) => Err(Reason::InvalidName),
                     _ => Ok(Self(text)),
                 }
             }
 
-            /// The name as text, safe as one segment of a path.
+            /// The name as text, safe as one path segment.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -94,17 +98,17 @@ name! {
     ContainerName, 63, |text| is_label(text, 63)
 }
 
-/// Which namespaces a list covers: one, or all (`*`).
+/// The namespaces that a list covers: one, or all (`*`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamespaceScope {
-    /// All namespaces; also the scope of what has none.
+    /// All namespaces. Also the scope of cluster-scoped kinds.
     All,
     /// One namespace.
     One(Namespace),
 }
 
 impl NamespaceScope {
-    /// Reads `*` as all namespaces, anything else as a namespace.
+    /// Parses `*` as all namespaces, any other text as one namespace.
     ///
     /// # Errors
     /// As [`Namespace::new`].
@@ -112,7 +116,7 @@ impl NamespaceScope {
         if text == "*" { Ok(Self::All) } else { Namespace::new(text).map(Self::One) }
     }
 
-    /// Whether `namespace` lies within.
+    /// Whether the scope includes `namespace`.
     pub fn covers(&self, namespace: Option<&str>) -> bool {
         match self {
             Self::All => true,
@@ -156,7 +160,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_accepted_name_needs_no_escaping(text in "\\PC{0,80}") {
+        fn accepted_names_need_no_escaping(text in "\\PC{0,80}") {
             if let Ok(name) = ObjectName::new(text) {
                 prop_assert!(name.as_str().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.'));
                 prop_assert!(!name.as_str().starts_with('.') && !name.as_str().contains(".."));

@@ -1,4 +1,4 @@
-//! Namespaces: rows with their quota, creating, deleting, and the ones that are never deleted.
+//! Namespaces: list rows with quotas, creation, deletion, and protected namespaces.
 
 use std::sync::Arc;
 
@@ -18,10 +18,11 @@ use crate::{
     quota::{QuotaRow, QuotaSummary},
 };
 
-/// Kubernetes' own namespaces; deleting one breaks the cluster, and the API server refuses some of them itself.
+/// Namespaces that Pilothouse never deletes. Kubernetes itself uses them, and a deletion would break the cluster; the
+/// API server refuses the deletion of some of them, too.
 pub const PROTECTED: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
-/// What we read of a Namespace.
+/// Fields of Namespace that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct NamespaceObject {
@@ -37,7 +38,7 @@ pub(crate) struct NamespaceStatus {
     phase: Option<String>,
 }
 
-/// A namespace as it is shown.
+/// List row of a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NamespaceRow {
@@ -45,17 +46,17 @@ pub struct NamespaceRow {
     pub name: String,
     /// `Active` or `Terminating`.
     pub status: String,
-    /// Its quotas, merged; null without any.
+    /// Its merged quotas; null if it has none.
     pub resource_quota: Option<QuotaSummary>,
     /// Its labels.
     pub labels: Labels,
-    /// When it was created.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
 
 impl NamespaceRow {
-    /// Projects a Namespace; its quotas are other objects.
+    /// Projects a Namespace, without its quotas, which are separate objects.
     pub fn project(object: NamespaceObject) -> Self {
         let NamespaceObject { metadata, status } = object;
         let terminating = metadata.deletion_timestamp.is_some();
@@ -70,13 +71,13 @@ impl NamespaceRow {
         }
     }
 
-    /// The row with the quotas that are its own among these.
+    /// Sets the merged quotas of this namespace from the table of quotas.
     ///
     /// # Errors
-    /// `Internal` when they are no quotas.
+    /// `Internal` if the rows of the table are not quotas.
     pub fn with_quotas(self, quotas: &Table) -> Result<Self> {
-        let its = quotas.rows_in(&self.name).map(Row::parse).collect::<Result<Vec<QuotaRow>>>()?;
-        Ok(Self { resource_quota: QuotaSummary::merge(&its), ..self })
+        let own = quotas.rows_in(&self.name).map(Row::parse).collect::<Result<Vec<QuotaRow>>>()?;
+        Ok(Self { resource_quota: QuotaSummary::merge(&own), ..self })
     }
 }
 
@@ -99,24 +100,25 @@ impl ListRow for NamespaceRow {
     }
 }
 
-/// Changes namespaces in the permit's cluster.
+/// Port: changes namespaces in the permit's cluster.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait NamespaceApi: Send + Sync {
     /// Creates the permit's namespace.
     ///
     /// # Errors
-    /// `AlreadyExists`; `NamespaceTerminating` while one of that name is being deleted; else as every call to a cluster.
+    /// `AlreadyExists`; `NamespaceTerminating` while a namespace of that name is being deleted; and the errors of every
+    /// call to a cluster.
     async fn create(&self, permit: &Permit, labels: &Labels) -> Result<NamespaceRow>;
 
-    /// Asks for the deletion of the permit's namespace; it goes on in the background.
+    /// Requests the deletion of the permit's namespace. The API server deletes it in the background.
     ///
     /// # Errors
-    /// `NotFoundInCluster`; else as every call to a cluster.
+    /// `NotFoundInCluster`; and the errors of every call to a cluster.
     async fn delete(&self, permit: &Permit) -> Result<()>;
 }
 
-/// Creates and deletes namespaces.
+/// Use cases: creating and deleting namespaces.
 #[derive(Clone)]
 pub struct Namespaces {
     pub(crate) gate: Gate,
@@ -124,7 +126,7 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, api: Arc<dyn NamespaceApi>) -> Self {
         Self { gate, api }
     }
@@ -147,10 +149,10 @@ impl Namespaces {
             .await
     }
 
-    /// Deletes a namespace and all that is in it.
+    /// Deletes a namespace and all objects in it.
     ///
     /// # Errors
-    /// `ProtectedNamespace`; else as [`Gate::change`] and [`NamespaceApi::delete`].
+    /// `ProtectedNamespace`; otherwise as [`Gate::change`] and [`NamespaceApi::delete`].
     pub async fn delete(
         &self,
         caller: &Caller,
@@ -168,7 +170,7 @@ impl Namespaces {
     }
 }
 
-/// A namespace operation has both a name and a namespace.
+/// The access request of a namespace operation sets both name and namespace.
 fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace) -> AccessRequest {
     AccessRequest::to(verb, Resource::Kind(Kind::Namespace))
         .in_cluster(cluster)

@@ -1,4 +1,4 @@
-//! Services and Ingresses: what stands before the pods.
+//! Services and Ingresses: list rows.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::{
     object::{Labels, Metadata, or_default},
 };
 
-/// What we read of a Service.
+/// Fields of Service that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ServiceObject {
@@ -18,7 +18,7 @@ pub struct ServiceObject {
     #[serde(deserialize_with = "or_default")]
     spec: ServiceSpec,
     #[serde(deserialize_with = "or_default")]
-    status: BalancedStatus,
+    status: LoadBalancerStatus,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -45,10 +45,10 @@ struct ServicePortObject {
     protocol: Option<String>,
 }
 
-/// The status of what a load balancer stands before: Services and Ingresses.
+/// Load balancer status of a Service or Ingress.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct BalancedStatus {
+struct LoadBalancerStatus {
     #[serde(deserialize_with = "or_default")]
     load_balancer: LoadBalancer,
 }
@@ -67,7 +67,7 @@ struct LoadBalancerIngress {
     hostname: Option<String>,
 }
 
-impl BalancedStatus {
+impl LoadBalancerStatus {
     fn addresses(self) -> impl Iterator<Item = String> {
         self.load_balancer.ingress.into_iter().filter_map(|ingress| ingress.ip.or(ingress.hostname))
     }
@@ -77,19 +77,19 @@ impl BalancedStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ServicePort {
-    /// Its name, where it has one.
+    /// Its name, if any.
     pub name: Option<String>,
     /// The port of the Service.
     pub port: i64,
     /// The port of the pods: a number or the name of a container's port.
     pub target_port: Option<String>,
-    /// The port of every node.
+    /// The port on every node.
     pub node_port: Option<i64>,
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: String,
 }
 
-/// A Service as it is shown.
+/// List row of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ServiceRow {
@@ -99,17 +99,17 @@ pub struct ServiceRow {
     pub namespace: String,
     /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`.
     pub r#type: String,
-    /// Its address in the cluster; `None` for a headless one, as Kubernetes writes it.
+    /// Its cluster IP; `None` for a headless Service, as in Kubernetes.
     pub cluster_ip: Option<String>,
-    /// Its addresses outside: external IPs, those of its load balancer, its external name.
+    /// Its external addresses: external IPs, load balancer addresses, external name.
     pub external_ips: Vec<String>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
-    /// The labels by which it finds its pods.
+    /// Label selector of its pods.
     pub selector: Option<Labels>,
     /// Its labels.
     pub labels: Labels,
-    /// When it was created.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
@@ -145,7 +145,7 @@ impl From<ServicePortObject> for ServicePort {
     }
 }
 
-/// Kubernetes' IntOrString, as text.
+/// Formats Kubernetes' IntOrString as text.
 fn number_or_name(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
@@ -172,7 +172,7 @@ impl ListRow for ServiceRow {
     }
 }
 
-/// What we read of an Ingress.
+/// Fields of Ingress that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct IngressObject {
@@ -181,7 +181,7 @@ pub struct IngressObject {
     #[serde(deserialize_with = "or_default")]
     spec: IngressSpec,
     #[serde(deserialize_with = "or_default")]
-    status: BalancedStatus,
+    status: LoadBalancerStatus,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -248,33 +248,33 @@ struct TlsObject {
     secret_name: Option<String>,
 }
 
-/// A rule of an Ingress: which requests go where. One row a path.
+/// Routing rule of an Ingress. One rule per path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct IngressRule {
-    /// The host; null is any.
+    /// The host; null matches any host.
     pub host: Option<String>,
-    /// The path; null for the default backend, and for a host all of which is its.
+    /// The path; null for the default backend, and for a host that is routed to the default backend as a whole.
     pub path: Option<String>,
     /// `Prefix`, `Exact` or `ImplementationSpecific`.
     pub path_type: Option<String>,
-    /// The Service requests go to; null when it is another resource, or the default backend's.
+    /// The target Service; null if the target is another resource or the default backend.
     pub service: Option<String>,
-    /// The Service's port, a number or a name.
+    /// The port of the Service, a number or a name.
     pub port: Option<String>,
 }
 
-/// The certificate of some hosts.
+/// TLS certificate of an Ingress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct IngressTls {
-    /// Which hosts.
+    /// The hosts of the certificate.
     pub hosts: Vec<String>,
-    /// The name of the Secret that holds it.
+    /// Name of the Secret that contains it.
     pub secret: Option<String>,
 }
 
-/// An Ingress as it is shown.
+/// List row of an Ingress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct IngressRow {
@@ -282,17 +282,17 @@ pub struct IngressRow {
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// Its class.
+    /// Its ingress class.
     pub class: Option<String>,
-    /// Where requests go, one a path.
+    /// Its routing rules, one per path.
     pub rules: Vec<IngressRule>,
-    /// Its certificates.
+    /// Its TLS certificates.
     pub tls: Vec<IngressTls>,
-    /// The addresses it is reached at.
+    /// Its load balancer addresses.
     pub addresses: Vec<String>,
     /// Its labels.
     pub labels: Labels,
-    /// When it was created.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
@@ -304,7 +304,7 @@ impl IngressRow {
         let default =
             spec.default_backend.map(|backend| rule(None, PathObject { backend, ..PathObject::default() }));
         let rules = spec.rules.into_iter().flat_map(|RuleObject { host, http }| {
-            // a host without paths is the default backend's
+            // a host without paths is routed to the default backend
             let paths = if http.paths.is_empty() { vec![PathObject::default()] } else { http.paths };
             paths.into_iter().map(move |path| rule(host.clone(), path))
         });
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ingress_is_one_rule_a_path_or_a_host_without_any() {
+    fn ingress_has_one_rule_per_path_or_host_without_paths() {
         let backend = |name: &str, port: Value| json!({"service": {"name": name, "port": port}});
         let object = json!({"metadata": {"annotations": {"kubernetes.io/ingress.class": "old"}}, "spec": {
             "defaultBackend": backend("rest", json!({"name": "http"})),

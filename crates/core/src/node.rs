@@ -1,4 +1,4 @@
-//! Nodes: the machines of a cluster.
+//! Nodes: list rows.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     inventory::{Cell, Field, Filter, ListRow, Table},
     object::{Labels, Metadata, or_default},
-    pod::OCCUPIES,
+    pod::OCCUPIES_NODE,
 };
 
-/// What we read of a Node.
+/// Fields of Node that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct NodeObject {
@@ -70,7 +70,7 @@ struct NodeInfo {
     container_runtime_version: Option<String>,
 }
 
-/// What keeps pods off a node.
+/// Taint of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
@@ -83,60 +83,63 @@ pub struct Taint {
     pub effect: String,
 }
 
-/// A node as it is shown.
+/// List row of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NodeRow {
     /// Its name.
     pub name: String,
-    /// `Ready`, `NotReady`, or `Unknown` when its kubelet is silent.
+    /// `Ready`, `NotReady`, or `Unknown` if its kubelet does not report.
     pub status: String,
-    /// Its roles, by the labels `node-role.kubernetes.io/<role>`.
+    /// Its roles, from the labels `node-role.kubernetes.io/<role>`.
     pub roles: Vec<String>,
-    /// Its kubelet's version.
+    /// Its kubelet version.
     pub version: Option<String>,
-    /// Its address in the cluster.
+    /// Its internal IP address.
     pub internal_ip: Option<String>,
     /// Its operating system.
     pub os_image: Option<String>,
-    /// Its kernel.
+    /// Its kernel version.
     pub kernel_version: Option<String>,
     /// Its container runtime and version.
     pub container_runtime: Option<String>,
-    /// What it has, as Kubernetes writes quantities.
+    /// Its capacity: resource to Kubernetes quantity.
     pub capacity: BTreeMap<String, String>,
-    /// What pods may use of it.
+    /// The part of its capacity that pods may use.
     pub allocatable: BTreeMap<String, String>,
-    /// Pods on it; null when they may not be listed.
+    /// Number of pods on it that have not terminated; null if the pods may not be listed.
     pub pods: Option<i64>,
     /// Whether it is cordoned.
     pub unschedulable: bool,
-    /// What keeps pods off it.
+    /// Its taints.
     pub taints: Vec<Taint>,
     /// Its labels.
     pub labels: Labels,
-    /// When it was created.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
 
-const ROLE: &str = "node-role.kubernetes.io/";
+const ROLE_LABEL_PREFIX: &str = "node-role.kubernetes.io/";
 
 impl NodeRow {
-    /// Projects a Node; the pods on it are counted when it is shown.
+    /// Projects a Node. Its pods are counted later, when the row is read.
     pub fn project(object: NodeObject) -> Self {
         let NodeObject { metadata, spec, status } = object;
         let ready = status.conditions.iter().find(|condition| condition.r#type == "Ready");
-        let standing = match ready.map(|condition| condition.status.as_str()) {
+        let node_status = match ready.map(|condition| condition.status.as_str()) {
             Some("True") => "Ready",
             Some("False") => "NotReady",
             _ => "Unknown",
         };
-        let roles =
-            metadata.labels.keys().filter_map(|key| key.strip_prefix(ROLE)).filter(|role| !role.is_empty());
+        let roles = metadata
+            .labels
+            .keys()
+            .filter_map(|key| key.strip_prefix(ROLE_LABEL_PREFIX))
+            .filter(|role| !role.is_empty());
         let internal = status.addresses.into_iter().find(|address| address.r#type == "InternalIP");
         Self {
-            status: standing.to_owned(),
+            status: node_status.to_owned(),
             roles: roles.map(str::to_owned).collect(),
             version: status.node_info.kubelet_version,
             internal_ip: internal.map(|address| address.address),
@@ -156,9 +159,9 @@ impl NodeRow {
 }
 
 impl NodeRow {
-    /// The row with the number of those pods that are on it and have not ended.
+    /// Sets the number of pods on the node that have not terminated.
     pub fn with_pods(self, pods: &Table) -> Self {
-        let counted = pods.counted_by(OCCUPIES, &self.name);
+        let counted = pods.counted_by(OCCUPIES_NODE, &self.name);
         Self { pods: i64::try_from(counted).ok(), ..self }
     }
 }
@@ -199,7 +202,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn status_roles_and_pods() {
+    fn row_contains_status_roles_and_pod_count() {
         let mut pods = Table::new(List::Pods.info());
         for (name, phase) in [("x", "Running"), ("y", "Pending"), ("z", "Succeeded")] {
             let pod = json!({"metadata": {"name": name, "namespace": "n"}, "spec": {"nodeName": "a"}, "status": {"phase": phase}});

@@ -1,6 +1,8 @@
-//! The shape every Kubernetes object shares, read leniently: only the fields we look at, a missing or null one is its
-//! default. A whole decoded object costs several times the memory and time (performance.md), and one odd field of a
-//! foreign controller must not hide a row.
+//! Lenient deserialisation of Kubernetes object metadata. Only the fields that Pilothouse uses are read; a missing or
+//! null field takes its default.
+//!
+//! Decoding whole objects costs several times the memory and time (performance.md), and one malformed field from a
+//! third-party controller must not hide a row.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +15,10 @@ use crate::{
     name::ObjectName,
 };
 
-/// Labels and their like.
+/// Labels or annotations.
 pub type Labels = BTreeMap<String, String>;
 
-/// What we read of `metadata`.
+/// Fields of `metadata` that Pilothouse reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the fields of the Kubernetes ObjectMeta")]
@@ -54,34 +56,34 @@ pub struct OwnerReference {
 }
 
 impl Metadata {
-    /// The owner that controls it.
+    /// The owner reference with `controller: true`.
     pub fn controller(&self) -> Option<&OwnerReference> {
         self.owner_references.iter().find(|owner| owner.controller)
     }
 }
 
-/// Reads the parts of an object that a projection looks at, from the JSON the API server wrote.
+/// Deserialises the fields of an object that a projection uses, from the API server's JSON.
 ///
 /// # Errors
-/// `UnexpectedAnswer` when it is not an object of that shape at all.
+/// `UnexpectedAnswer` if the JSON does not have that shape.
 pub fn parse<T: DeserializeOwned>(json: &RawValue) -> Result<T> {
     serde_json::from_str(json.get()).map_err(|_| Error::new(Cause::UnexpectedAnswer))
 }
 
-/// Null is the default, as in Go: the API server writes `null` for some empty lists and maps.
+/// Deserialises null as the default, as Go does: the API server writes `null` for some empty lists and maps.
 pub(crate) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     from: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// A time, or nothing when it is no time.
+/// Deserialises a time; `None` if the text is not a valid time.
 pub(crate) fn lenient_time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
     let text: Option<String> = Option::deserialize(from)?;
     Ok(text.and_then(|text| text.parse().ok()))
 }
 
-/// Checks labels as the API server does: keys `[prefix/]name`, values empty or 63 characters of the same sort.
+/// Checks labels as the API server does: keys `[prefix/]name`; values empty or at most 63 characters of the same set.
 ///
 /// # Errors
 /// `InvalidInput`, naming each label as `labels.<key>`.
@@ -106,11 +108,11 @@ pub fn check_labels(labels: &Labels) -> Result<()> {
     if refused.is_empty() { Ok(()) } else { Err(Error::fields(refused)) }
 }
 
-/// Checks a word that the API server alone understands, such as a version: 1 to 253 of visible ASCII.
+/// Checks an opaque value that only the API server interprets, such as a version: 1 to 253 visible ASCII characters.
 ///
 /// # Errors
 /// `InvalidInput` naming `field`.
-pub(crate) fn check_word(field: &str, text: &str) -> Result<()> {
+pub(crate) fn check_opaque(field: &str, text: &str) -> Result<()> {
     match text.len() {
         0 => Err(Error::invalid(field, Reason::Required)),
         1..=253 if text.bytes().all(|b| b.is_ascii_graphic()) => Ok(()),
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn null_and_odd_values_do_not_hide_an_object() {
+    fn null_and_malformed_fields_deserialise_as_defaults() {
         let json = r#"{"name":null,"labels":null,"creationTimestamp":"yesterday","ownerReferences":null,"extra":{"a":[1]}}"#;
         let metadata: Metadata = serde_json::from_str(json).unwrap();
         assert_eq!(metadata, Metadata::default());

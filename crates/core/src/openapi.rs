@@ -1,5 +1,5 @@
-//! The schemas of values that are more than the text or number they are written as: their limits, in the document as
-//! in the code that checks them. Rows and enums derive theirs.
+//! OpenAPI schemas of validated types. They document the same limits that the code checks. Rows and enums derive their
+//! schemas.
 
 use std::borrow::Cow;
 
@@ -15,11 +15,11 @@ use crate::{
     workload::Replicas,
 };
 
-/// RFC 1123's label.
+/// RFC 1123 label.
 const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
-/// RFC 1123's subdomain.
+/// RFC 1123 subdomain.
 const SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
-/// The same host, port and path as `ApiServer` takes.
+/// The URLs that `ApiServer` accepts.
 const HTTPS: &str = "^https://[^/?#@\\s]+(/[^?#\\s]*)?$";
 
 macro_rules! schemas {
@@ -42,19 +42,19 @@ schemas! {
     Namespace: "The name of a namespace.", text(1, 63).pattern(Some(LABEL));
     ObjectName: "The name of an object in the cluster.", text(1, 253).pattern(Some(SUBDOMAIN));
     ContainerName: "The name of a container.", text(1, 63).pattern(Some(LABEL));
-    ClusterName: "A name in Pilothouse, unique ignoring case.", text(1, 63);
-    ApiServer: "The address of a cluster's API server.", text(9, 512).pattern(Some(HTTPS));
-    Username: "A user's name: trimmed and folded to lower case, then of `a-z 0-9 . _ -`.", text(3, 64);
+    ClusterName: "The name of a cluster in Pilothouse; unique, ignoring case.", text(1, 63);
+    ApiServer: "The URL of a cluster's API server.", text(9, 512).pattern(Some(HTTPS));
+    Username: "A username. It is trimmed and converted to lower case, and may then contain `a-z 0-9 . _ -`.", text(3, 64);
     NewPassword: "The new password.", text(12, 128).format(Some(password()));
     Replicas: "The desired number of replicas.", number(0, Replicas::MAX);
 }
 
-fn text(shortest: usize, longest: usize) -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(Type::String).min_length(Some(shortest)).max_length(Some(longest))
+fn text(min_length: usize, max_length: usize) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).min_length(Some(min_length)).max_length(Some(max_length))
 }
 
-fn number(least: i64, most: i64) -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).maximum(Some(most))
+fn number(min: i64, max: i64) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(min)).maximum(Some(max))
 }
 
 fn password() -> utoipa::openapi::SchemaFormat {

@@ -1,4 +1,4 @@
-//! Pods: rows with the status that kubectl prints, and logs, read once or followed.
+//! Pods: list rows with the status that kubectl prints, and container logs, read once or followed.
 
 use std::sync::Arc;
 
@@ -25,30 +25,30 @@ use line::Lines;
 
 pub use follow::{Follow, FollowStart, LogChunks, LogEvent, LogStream};
 pub use line::{CUT, LONGEST_LINE, LineId, LogLine};
-pub(crate) use row::OCCUPIES;
+pub(crate) use row::OCCUPIES_NODE;
 pub use row::{ContainerStatus, Owner, PodContainer, PodObject, PodRow};
 
-/// Which part of a container's log.
+/// Options of reading a container's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Which container; the pod's default one when none.
+    /// The container. `None`: the pod's default container.
     pub container: Option<ContainerName>,
-    /// The last lines, 1 to 10000.
+    /// Number of lines from the end of the log, 1 to 10000.
     pub tail_lines: u32,
-    /// Of the container's previous run.
+    /// Whether to read the log of the container's previous run.
     pub previous: bool,
-    /// Not older than this many seconds, at least 1.
+    /// Maximum age of the lines in seconds, at least 1.
     pub since_seconds: Option<u32>,
-    /// Each line begins with its time.
+    /// Whether each line begins with its timestamp.
     pub timestamps: bool,
 }
 
 impl LogOptions {
-    /// Lines when none are asked for.
+    /// Default number of lines.
     pub const DEFAULT_TAIL: u32 = 100;
-    /// The most lines that can be asked for.
+    /// Maximum number of lines.
     pub const MAX_TAIL: u32 = 10_000;
-    /// The most bytes of one answer; what is older is cut.
+    /// Maximum size of the log in one response, in bytes. Older lines are cut off.
     pub const MAX_BYTES: usize = 4 << 20;
 }
 
@@ -58,41 +58,42 @@ impl LogOptions {
 pub struct PodLogs {
     /// The pod.
     pub pod_name: String,
-    /// The container read.
+    /// The container whose log was read.
     pub container: String,
-    /// All containers.
+    /// Names of all containers of the pod.
     pub containers: Vec<String>,
-    /// All init containers.
+    /// Names of all init containers of the pod.
     pub init_containers: Vec<String>,
-    /// The lines asked for.
+    /// The requested number of lines.
     pub tail_lines: u32,
-    /// Whether the log was cut at 4 MiB.
+    /// Whether the log was truncated to 4 MiB.
     pub truncated: bool,
-    /// The lines, as one text; bytes that are not UTF-8 are U+FFFD.
+    /// The lines as one text. Bytes that are not UTF-8 are replaced by U+FFFD.
     pub logs: String,
 }
 
-/// Reads pods in the permit's cluster and namespace.
+/// Port: reads pod logs in the permit's cluster and namespace.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait PodApi: Send + Sync {
-    /// The end of a container's log. Without a container named: the one of the annotation
-    /// `kubectl.kubernetes.io/default-container`, else the first.
+    /// Returns the end of a container's log. The default container is the one in the annotation
+    /// `kubectl.kubernetes.io/default-container`, otherwise the first.
     ///
     /// # Errors
     /// `NotFoundInCluster` for the pod, the container (resource `container`) or its previous log (resource
-    /// `previous_log`); `ContainerNotStarted` with the waiting reason; else as every call to a cluster.
+    /// `previous_log`); `ContainerNotStarted` with the waiting reason; and the errors of every call to a cluster.
     async fn logs(&self, permit: &Permit, pod: &ObjectName, options: &LogOptions) -> Result<PodLogs>;
 
-    /// A container's log from `follow.start` on, each line with its time whatever `follow.timestamps` says, until the
-    /// container ends. Of a log that is silent there may be nothing for hours; a peer that is gone is noticed.
+    /// Streams a container's log from `follow.start` until the container terminates. Each line begins with its
+    /// timestamp, whether or not `follow.timestamps` is set. The stream may be idle for hours; a dead connection is
+    /// detected.
     ///
     /// # Errors
-    /// As [`PodApi::logs`], but for the previous log; from the stream itself what happened to the connection.
+    /// As [`PodApi::logs`], except for the previous log. The stream itself reports connection errors.
     async fn follow(&self, permit: &Permit, pod: &ObjectName, follow: &Follow) -> Result<LogChunks>;
 }
 
-/// Shows logs.
+/// Use case: reading container logs.
 #[derive(Clone)]
 pub struct Pods {
     pub(crate) gate: Gate,
@@ -102,12 +103,12 @@ pub struct Pods {
 }
 
 impl Pods {
-    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    /// Creates this use case alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, api: Arc<dyn PodApi>, spawner: Arc<dyn Spawner>, limits: StreamLimits) -> Self {
         Self { gate, api, spawner, streams: Streams::new(limits) }
     }
 
-    /// The end of a container's log.
+    /// Returns the end of a container's log.
     ///
     /// # Errors
     /// As [`PodApi::logs`].
@@ -123,10 +124,10 @@ impl Pods {
         self.api.logs(&permit, pod, options).await
     }
 
-    /// A container's log as it is written.
+    /// Follows a container's log.
     ///
     /// # Errors
-    /// As [`PodApi::follow`]; `Overloaded` when the caller, or all callers together, follow too many.
+    /// As [`PodApi::follow`]; `Overloaded` if the caller, or all callers together, have too many open streams.
     pub async fn follow(
         &self,
         caller: &Caller,
@@ -135,17 +136,17 @@ impl Pods {
         pod: &ObjectName,
         follow: &Follow,
     ) -> Result<LogStream> {
-        let (permit, lost) = self.gate.follow(caller, access(cluster, namespace, pod)).await?;
-        let place = self.streams.enter(caller.user_id)?;
+        let (permit, revoked) = self.gate.follow(caller, access(cluster, namespace, pod)).await?;
+        let slot = self.streams.enter(caller.user_id)?;
         let chunks = self.api.follow(&permit, pod, follow).await?;
         let lines = Lines::new(&follow.start, follow.timestamps);
-        Ok(EventStream::start(StreamGuard { lost, place }, &self.spawner, |reader| {
+        Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| {
             forward(chunks, lines, reader)
         }))
     }
 
-    /// Ends every stream, each with [`crate::streams::StreamEnd::ServerStopping`], and lets none begin: for a process that
-    /// stops. In [`crate::app::App`] these are the streams of lists, too.
+    /// Ends all streams with [`crate::streams::StreamEnd::ServerStopping`] and refuses new ones, for shutdown. In
+    /// [`crate::app::App`] this includes the streams of lists.
     pub fn end_streams(&self) {
         self.streams.stop();
     }

@@ -1,6 +1,6 @@
-//! Kubernetes quantities by value (`k8s.io/apimachinery/pkg/api/resource`): `100m`, `1.5Gi`, `2e3`.
+//! Parser for Kubernetes quantities (`k8s.io/apimachinery/pkg/api/resource`): `100m`, `1.5Gi`, `2e3`.
 
-/// The value in base units (cores, bytes, pieces); none when it is no quantity.
+/// Parses a quantity into base units (cores, bytes, counts); `None` if the text is not a quantity.
 pub fn parse(text: &str) -> Option<f64> {
     let end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);

@@ -1,4 +1,4 @@
-//! Resource quotas: what may be used in a namespace, and what is.
+//! Resource quotas: list rows, and the merged quota of a namespace.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -11,7 +11,7 @@ use crate::{
     quantity,
 };
 
-/// What we read of a ResourceQuota.
+/// Fields of ResourceQuota that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct QuotaObject {
@@ -30,7 +30,7 @@ struct QuotaStatus {
     used: BTreeMap<String, String>,
 }
 
-/// A ResourceQuota as it is shown.
+/// List row of a ResourceQuota.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QuotaRow {
@@ -38,13 +38,13 @@ pub struct QuotaRow {
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// Resource to limit, as Kubernetes writes quantities.
+    /// Limit of each resource, as a Kubernetes quantity.
     pub hard: BTreeMap<String, String>,
-    /// Resource to use.
+    /// Current use of each resource, as a Kubernetes quantity.
     pub used: BTreeMap<String, String>,
     /// Its labels.
     pub labels: Labels,
-    /// When it was created.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
@@ -80,27 +80,27 @@ impl ListRow for QuotaRow {
     }
 }
 
-/// The quotas of a namespace, merged: of several limits on one resource the smallest counts.
+/// Merged quotas of a namespace. The smallest of several limits on a resource applies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QuotaSummary {
     /// The names of the ResourceQuotas.
     pub names: Vec<String>,
-    /// Resource to limit, as Kubernetes writes quantities.
+    /// Limit of each resource, as a Kubernetes quantity.
     pub hard: BTreeMap<String, String>,
-    /// Resource to use, of the quota whose limit counts.
+    /// Current use of each resource, from the quota whose limit applies.
     pub used: BTreeMap<String, String>,
 }
 
 impl QuotaSummary {
-    /// Merges quotas; none without any.
+    /// Merges quotas; `None` for an empty slice.
     pub fn merge(quotas: &[QuotaRow]) -> Option<Self> {
         let mut names: Vec<_> = quotas.iter().map(|quota| quota.name.clone()).collect();
         names.sort_unstable();
         let mut summary = Self { names, hard: BTreeMap::new(), used: BTreeMap::new() };
         for QuotaRow { hard, used, .. } in quotas {
             for (resource, limit) in hard {
-                let smaller = match summary.hard.entry(resource.clone()) {
+                let is_smallest = match summary.hard.entry(resource.clone()) {
                     Entry::Vacant(entry) => {
                         entry.insert(limit.clone());
                         true
@@ -113,7 +113,7 @@ impl QuotaSummary {
                         smaller
                     }
                 };
-                if smaller {
+                if is_smallest {
                     let used = used.get(resource).map_or("0", String::as_str);
                     summary.used.insert(resource.clone(), used.to_owned());
                 }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_quotas_the_smallest_limit_counts() {
+    fn merged_quota_has_the_smallest_limits() {
         assert_eq!(QuotaSummary::merge(&[]), None);
         let summary = QuotaSummary::merge(&[
             quota("b", &[("pods", "10"), ("requests.cpu", "1")], &[("pods", "3"), ("requests.cpu", "100m")]),

@@ -1,4 +1,4 @@
-//! Sealing what must not be readable in a database or a backup.
+//! Encryption at rest ("sealing") of values that must not be readable in a database or a backup.
 
 use std::sync::Arc;
 
@@ -6,19 +6,19 @@ use uuid::Uuid;
 
 use crate::{audit::CheckpointSigner, error::Result};
 
-/// To what a sealed value belongs. It is bound to it: opened as anything else, it is an error.
+/// Owner of a sealed value. The value is bound to it: opening it for another owner is an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedFor {
-    /// Drawn before the row is inserted, and stored beside it.
+    /// Random id, generated before the row is inserted and stored with the row.
     pub row: Uuid,
-    /// The table and column: `clusters.credential`.
+    /// Table and column: `clusters.credential`.
     pub field: &'static str,
 }
 
-/// Seals and opens with one master key.
+/// Seals and opens values with one master key.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 pub trait Sealer: Send + Sync {
-    /// Seals a value. Twice the same value gives two texts.
+    /// Seals a value. Sealing the same value twice yields two different results.
     ///
     /// # Errors
     /// `Internal`.
@@ -27,43 +27,46 @@ pub trait Sealer: Send + Sync {
     /// Opens a sealed value.
     ///
     /// # Errors
-    /// `Internal` when it was changed, cut, sealed for another owner, or with another key. Never garbage.
+    /// `Internal` when the sealed value was changed, truncated, sealed for another owner, or sealed with another key. A
+    /// wrong value is never returned.
     fn open(&self, owner: &SealedFor, sealed: &[u8]) -> Result<Vec<u8>>;
 
-    /// What everything begins with that this key has sealed, and nothing that another one has: by this a database finds
-    /// what is not sealed with a key yet.
+    /// Prefix of all values sealed with this key; no value sealed with another key has it. Used to find the stored
+    /// values that are not sealed with this key yet.
     fn mark(&self) -> Vec<u8>;
 }
 
-/// What stands on one master key, as far as the database is concerned.
+/// Sealer and signer derived from one master key.
 #[derive(Clone)]
 pub struct Keys {
-    /// Seals what the database keeps.
+    /// Seals stored values.
     pub sealer: Arc<dyn Sealer>,
-    /// Signs checkpoints of the trail.
+    /// Signs checkpoints of the audit trail.
     pub signer: Arc<dyn CheckpointSigner>,
 }
 
-/// The master keys that this process holds, each known by its fingerprint. There is one, but while the database is sealed
-/// anew with the next one there are two, and the database says which of them is in use: whoever seals or signs asks it
-/// in the same transaction. See `docs/decisions/0018-rekey-while-servers-run.md`.
+/// Keyring: the master keys that this process holds, identified by their fingerprints. Usually there is one key. During
+/// a rekey there are two, and the database stores which of them is in use: code that seals or signs reads it in the
+/// same transaction. See `docs/decisions/0018-rekey-while-servers-run.md`.
 pub trait Keyring: Send + Sync {
-    /// The fingerprint of the key in use, as far as this process knows.
+    /// Fingerprint of the key in use, as last seen by this process.
     fn current(&self) -> String;
 
-    /// What stands on the key of this fingerprint. One that is not held is looked for where it should lie.
+    /// Sealer and signer of the key with this fingerprint. A key that is not held yet is read from its configured
+    /// location.
     ///
     /// # Errors
-    /// `StoreUnavailable` when it is not there: what the database asks for cannot be done before it is.
+    /// `StoreUnavailable` when the key is not there: the database requires it, so nothing can be done until it is
+    /// provided.
     fn keys(&self, fingerprint: &str) -> Result<Keys>;
 
-    /// Opens a value with the key that it was sealed with.
+    /// Opens a value with the key with which it was sealed.
     ///
     /// # Errors
-    /// As [`Sealer::open`]; with a key that is not held, too.
+    /// As [`Sealer::open`], and `Internal` when that key is not held.
     fn open(&self, owner: &SealedFor, sealed: &[u8]) -> Result<Vec<u8>>;
 
-    /// The database says that this key is in use. One that was in use before is never taken into use again.
+    /// Sets the key in use, as stored in the database. A key that was replaced is never set again.
     ///
     /// # Errors
     /// As [`Keyring::keys`].

@@ -1,4 +1,4 @@
-//! Secrets: rows without values, creating, changing, deleting, and the one way to a value.
+//! Secrets: list rows and details without values, creation, update, deletion, and reveal, which alone returns values.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     hex::Hex,
     kind::Kind,
     name::{Namespace, ObjectName},
-    object::{Labels, check_labels, check_word},
+    object::{Labels, check_labels, check_opaque},
 };
 
 mod revealed;
@@ -24,14 +24,14 @@ mod row;
 pub use revealed::RevealedSecret;
 pub use row::{SecretDetail, SecretObject, SecretRow};
 
-/// A Secret to create. Its `Debug` shows keys only.
+/// A Secret to create. Its `Debug` output contains keys but no values.
 #[derive(Clone)]
 pub struct NewSecret {
     /// Its name.
     pub name: ObjectName,
-    /// `Opaque` when none.
+    /// Its type. `None`: `Opaque`.
     pub r#type: Option<String>,
-    /// Its values, plain; may be empty.
+    /// Its values by key, not base64-encoded; may be empty.
     pub data: BTreeMap<String, SecretString>,
     /// Its labels.
     pub labels: Labels,
@@ -43,36 +43,36 @@ impl fmt::Debug for NewSecret {
     }
 }
 
-/// A change of a Secret; what is none stays.
+/// Update of a Secret. Fields that are `None` stay unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct SecretPatch {
-    /// All values; a key without one keeps the value it has.
+    /// New values by key; they replace all values. A key with `None` keeps its current value.
     pub data: Option<BTreeMap<String, Option<SecretString>>>,
-    /// All labels.
+    /// New labels; they replace all labels.
     pub labels: Option<Labels>,
-    /// The version the caller read; another one is a conflict.
+    /// The resource version that the caller read. If the object has another one, the update is a conflict.
     pub resource_version: Option<String>,
 }
 
-/// Tells in the trail whether a value stayed the same, without telling what it is.
+/// Keyed hash of Secret values for the audit trail. It shows whether a value changed, without revealing it.
 pub trait ValueDigest: Send + Sync {
-    /// A hash under a key of the install's: always the same for the same value in the same place, and of no use to
-    /// whoever tries out values without the key.
-    fn digest(&self, place: &[&str], value: &[u8]) -> Hex<16>;
+    /// Returns a hash under a key of this installation. `path` is cluster, namespace, name and key. The same value at
+    /// the same path always has the same hash. Without the key, the hash cannot be used to test guessed values.
+    fn digest(&self, path: &[&str], value: &[u8]) -> Hex<16>;
 }
 
-/// Reads and changes Secrets in the permit's cluster and namespace. No error of it quotes the cluster's words: they may
-/// hold a value.
+/// Port: reads and changes Secrets in the permit's cluster and namespace. Its errors never contain messages of the
+/// cluster, because these may contain a value.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait SecretApi: Send + Sync {
-    /// A Secret without its values; none when it is absent.
+    /// Returns a Secret without its values; `None` if it does not exist.
     ///
     /// # Errors
-    /// As every call to a cluster, as everywhere in this port.
+    /// The errors of every call to a cluster, as for all methods of this port.
     async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<SecretDetail>>;
 
-    /// A Secret's values; none when it is absent.
+    /// Returns a Secret's values; `None` if it does not exist.
     async fn reveal(&self, permit: &Permit, name: &ObjectName) -> Result<Option<RevealedSecret>>;
 
     /// Creates a Secret.
@@ -81,11 +81,11 @@ pub trait SecretApi: Send + Sync {
     /// `AlreadyExists`, `QuotaExceeded`, `NamespaceTerminating`, `NotFoundInCluster` (the namespace).
     async fn create(&self, permit: &Permit, secret: &NewSecret) -> Result<SecretRow>;
 
-    /// Changes a Secret.
+    /// Updates a Secret.
     ///
     /// # Errors
-    /// `NotFoundInCluster`; `ConflictInCluster` when it is not, or does not stay, of the patch's version; `InvalidInput`
-    /// for a key without a value that has none to keep.
+    /// `NotFoundInCluster`; `ConflictInCluster` if its resource version is not, or does not remain, that of the patch;
+    /// `InvalidInput` for a key without a new value that has no current value.
     async fn update(&self, permit: &Permit, name: &ObjectName, patch: &SecretPatch) -> Result<SecretRow>;
 
     /// Deletes a Secret.
@@ -95,7 +95,7 @@ pub trait SecretApi: Send + Sync {
     async fn delete(&self, permit: &Permit, name: &ObjectName) -> Result<()>;
 }
 
-/// Shows, reveals and changes Secrets.
+/// Use cases: reading, revealing and changing Secrets.
 #[derive(Clone)]
 pub struct Secrets {
     pub(crate) gate: Gate,
@@ -104,15 +104,15 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, api: Arc<dyn SecretApi>, digest: Arc<dyn ValueDigest>) -> Self {
         Self { gate, api, digest }
     }
 
-    /// A Secret without its values.
+    /// Returns a Secret without its values.
     ///
     /// # Errors
-    /// `NotFoundInCluster`; else as [`SecretApi`].
+    /// `NotFoundInCluster`; otherwise as [`SecretApi`].
     pub async fn detail(
         &self,
         caller: &Caller,
@@ -121,13 +121,13 @@ impl Secrets {
         name: &ObjectName,
     ) -> Result<SecretDetail> {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, namespace, name)).await?;
-        self.api.get(&permit, name).await?.ok_or_else(|| absent(namespace, name))
+        self.api.get(&permit, name).await?.ok_or_else(|| not_found(namespace, name))
     }
 
-    /// A Secret's values. The intent is durable before they are read.
+    /// Reveals a Secret's values. The intent is durable in the audit trail before they are read.
     ///
     /// # Errors
-    /// `NotFoundInCluster`; else as [`Gate::change`].
+    /// `NotFoundInCluster`; otherwise as [`Gate::change`].
     pub async fn reveal(
         &self,
         caller: &Caller,
@@ -139,15 +139,16 @@ impl Secrets {
         let (api, namespace) = (self.api.clone(), namespace.clone());
         let work = async move |permit: Permit| {
             let revealed = api.reveal(&permit, &name).await?;
-            Ok(revealed.ok_or_else(|| absent(&namespace, &name))?.into())
+            Ok(revealed.ok_or_else(|| not_found(&namespace, &name))?.into())
         };
         self.gate.change(caller, access, work).await
     }
 
-    /// Creates a Secret. The trail keeps of each key its size; once the cluster has it, a keyed hash, too.
+    /// Creates a Secret. The audit trail records the size of each value and, after the cluster has accepted it, its
+    /// keyed hash.
     ///
     /// # Errors
-    /// `InvalidInput`; else as [`Gate::change`] and [`SecretApi::create`].
+    /// `InvalidInput`; otherwise as [`Gate::change`] and [`SecretApi::create`].
     pub async fn create(
         &self,
         caller: &Caller,
@@ -156,10 +157,10 @@ impl Secrets {
         secret: NewSecret,
     ) -> Result<Changed<SecretRow>> {
         check_count(secret.data.len())?;
-        let sizes = secret.data.iter().map(|(key, value)| (key.as_str(), bytes_of(value))).collect();
+        let sizes = secret.data.iter().map(|(key, value)| (key.as_str(), size_in_bytes(value))).collect();
         check_sizes(&sizes)?;
         check_labels(&secret.labels)?;
-        secret.r#type.as_deref().map_or(Ok(()), |text| check_word("type", text))?;
+        secret.r#type.as_deref().map_or(Ok(()), |text| check_opaque("type", text))?;
         let granted = self.gate.grant(caller, access(Verb::Create, cluster, namespace, &secret.name)).await?;
         let granted = granted.with("keys", json!(sizes));
         let values = secret.data.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
@@ -169,11 +170,11 @@ impl Secrets {
         self.gate.change_granted(granted, work, note).await
     }
 
-    /// Changes a Secret. The trail keeps of each key its size; once the cluster has it, a keyed hash, too. A kept value has
-    /// neither.
+    /// Updates a Secret. The audit trail records the size of each new value and, after the cluster has accepted it, its
+    /// keyed hash. It records neither for a value that is kept.
     ///
     /// # Errors
-    /// `InvalidInput`; else as [`Gate::change`] and [`SecretApi::update`].
+    /// `InvalidInput`; otherwise as [`Gate::change`] and [`SecretApi::update`].
     pub async fn update(
         &self,
         caller: &Caller,
@@ -188,16 +189,16 @@ impl Secrets {
         let mut sizes = None;
         if let Some(data) = &patch.data {
             check_count(data.len())?;
-            let size = |value: &Option<SecretString>| value.as_ref().map_or(0, bytes_of);
+            let size = |value: &Option<SecretString>| value.as_ref().map_or(0, size_in_bytes);
             check_sizes(&data.iter().map(|(key, value)| (key.as_str(), size(value))).collect())?;
             sizes = Some(data);
         }
         patch.labels.as_ref().map_or(Ok(()), check_labels)?;
-        patch.resource_version.as_deref().map_or(Ok(()), |text| check_word("resource_version", text))?;
+        patch.resource_version.as_deref().map_or(Ok(()), |text| check_opaque("resource_version", text))?;
         let mut granted = self.gate.grant(caller, access(Verb::Update, cluster, namespace, &name)).await?;
         if let Some(data) = sizes {
             let sizes: BTreeMap<_, _> =
-                data.iter().map(|(key, value)| (key, value.as_ref().map(bytes_of))).collect();
+                data.iter().map(|(key, value)| (key, value.as_ref().map(size_in_bytes))).collect();
             granted = granted.with("keys", json!(sizes));
         }
         let note = patch.data.clone().map(|data| self.hashes(cluster, namespace, &name, data));
@@ -223,8 +224,9 @@ impl Secrets {
         self.gate.change(caller, access, work).await
     }
 
-    /// What the trail keeps of values that a cluster has taken. Nothing is hashed before that: who may not change a Secret,
-    /// or whose change is refused, would else learn by the hash whether a value is one of an earlier row.
+    /// Sizes and keyed hashes of the values, for the audit trail. They are computed only after the cluster has accepted
+    /// the change. Otherwise a caller without permission, or whose change is refused, could learn from the hash whether
+    /// a value equals one of an earlier audit row.
     fn hashes(
         &self,
         cluster: ClusterId,
@@ -236,10 +238,10 @@ impl Secrets {
         let (namespace, name) = (namespace.clone(), name.clone());
         move || {
             let shown = |key: &str, value: &SecretString| {
-                // the same value in another place has another hash
-                let place = [&cluster, namespace.as_str(), name.as_str(), key];
-                let hash = digest.digest(&place, value.expose_secret().as_bytes());
-                json!({"bytes": bytes_of(value), "hash": hash})
+                // the path is part of the hash, so that equal values at different paths have different hashes
+                let path = [&cluster, namespace.as_str(), name.as_str(), key];
+                let hash = digest.digest(&path, value.expose_secret().as_bytes());
+                json!({"bytes": size_in_bytes(value), "hash": hash})
             };
             let keys: Value = values
                 .iter()
@@ -252,7 +254,7 @@ impl Secrets {
     }
 }
 
-fn bytes_of(value: &SecretString) -> usize {
+fn size_in_bytes(value: &SecretString) -> usize {
     value.expose_secret().len()
 }
 
@@ -263,6 +265,6 @@ fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace, name: &ObjectNa
         .named(name.as_str())
 }
 
-fn absent(namespace: &Namespace, name: &ObjectName) -> Error {
+fn not_found(namespace: &Namespace, name: &ObjectName) -> Error {
     Error::new(Cause::NotFoundInCluster).resource("secret").namespace(namespace.as_str()).name(name.as_str())
 }

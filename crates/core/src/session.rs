@@ -1,7 +1,9 @@
-//! Sessions: signing in and out, the pair of tokens, who is calling, and the throttle on failed logins.
+//! Sessions: login and logout, access and refresh tokens, authentication of callers, and the throttle on failed
+//! logins.
 //!
-//! A session is a row. The cookie names it, the access token is signed and carries its id and generation, the refresh
-//! token is random and used once. A refresh moves the generation on, so the old pair is dead at once.
+//! A session is a row in the database. The cookie identifies it, the signed access token contains its id and
+//! generation, and the refresh token is random and single-use. A refresh increments the generation, which invalidates
+//! the old token pair immediately.
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -28,7 +30,7 @@ pub(crate) use cached::{CachedSessions, SessionCache};
 pub(crate) use live::LiveSessions;
 pub use usecase::{Login, PasswordChange, Sessions, SignedIn, Tokens};
 
-/// A session's id. Shown; never the cookie's value.
+/// A session's id. Displayed; never the cookie's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SessionId(pub i64);
@@ -39,51 +41,51 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// A session as the store keeps it.
+/// A session as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// Its id.
     pub id: SessionId,
-    /// Whose.
+    /// The user who opened it.
     pub user_id: UserId,
-    /// Grows with each refresh; an access token of another generation is dead.
+    /// Incremented by each refresh. An access token of another generation is invalid.
     pub generation: i64,
-    /// From where it was opened.
+    /// IP address of the client that opened it.
     pub source_ip: Option<String>,
-    /// By which client.
+    /// `User-Agent` of the client that opened it.
     pub user_agent: Option<String>,
-    /// When it was opened.
+    /// Time of the login.
     pub created_at: Timestamp,
-    /// When it was last used, to the minute.
+    /// Time of its last use, to the minute.
     pub last_seen_at: Timestamp,
-    /// When it ends at the latest.
+    /// Latest time at which it ends.
     pub expires_at: Timestamp,
 }
 
-/// A session as it is shown.
+/// A session as displayed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SessionRow {
     /// Its id, never the cookie's value.
     #[cfg_attr(feature = "openapi", schema(value_type = i64))]
     pub id: SessionId,
-    /// Whose, by name.
+    /// Name of the user who opened it.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub user: Username,
-    /// From where it was opened.
+    /// IP address of the client that opened it.
     pub source_ip: Option<String>,
-    /// By which client.
+    /// `User-Agent` of the client that opened it.
     pub user_agent: Option<String>,
-    /// When it was opened.
+    /// Time of the login.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
-    /// When it was last used.
+    /// Time of its last use.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub last_seen_at: Timestamp,
-    /// When it ends at the latest.
+    /// Latest time at which it ends.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub expires_at: Timestamp,
-    /// Whether it is the caller's own.
+    /// Whether it is the session of this request.
     pub current: bool,
 }
 
@@ -108,7 +110,7 @@ impl ListRow for SessionRow {
     }
 }
 
-/// SHA-256 of a random secret that only its owner knows; all that is stored of a cookie or refresh token.
+/// SHA-256 of a random secret that only its owner has. Cookies and refresh tokens are stored in this form only.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SecretHash(pub [u8; 32]);
 
@@ -125,69 +127,71 @@ impl fmt::Debug for SecretHash {
     }
 }
 
-/// A session about to be stored.
+/// A session to be stored.
 #[derive(Clone, Debug)]
 pub struct SessionRecord {
-    /// Whose.
+    /// The user who opens it.
     pub user_id: UserId,
-    /// Of the cookie.
+    /// Hash of the cookie.
     pub cookie: SecretHash,
-    /// Of the first refresh token.
+    /// Hash of the first refresh token.
     pub refresh: SecretHash,
-    /// From where; the address is known to be the user's from then on ([`LoginThrottle::knows`]).
+    /// IP address of the client. From now on it is a known address of the user ([`LoginThrottle::knows`]).
     pub source_ip: Option<IpAddr>,
-    /// By which client.
+    /// `User-Agent` of the client.
     pub user_agent: Option<String>,
-    /// Now.
+    /// Time of the login.
     pub at: Timestamp,
-    /// When it ends at the latest.
+    /// Latest time at which it ends.
     pub expires_at: Timestamp,
-    /// What failures of this login would have been counted by. Its count starts over.
+    /// The key under which failures of this login are counted. Opening the session resets its count.
     pub counted_by: Option<ThrottleKey>,
 }
 
-/// What became of a refresh token.
+/// Result of presenting a refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rotation {
-    /// It was unused; the session's generation is now this.
+    /// The token was unused. Contains the session's new generation.
     Rotated(i64),
-    /// It was used within the grace period: refused, the session lives on.
+    /// The token was used within the grace period. Refused; the session continues.
     JustUsed,
-    /// It was used before: somebody replays it, and the session has ended.
+    /// The token was used earlier than the grace period: a replay. The session has ended.
     Replayed,
-    /// The session never had such a token: refused, the session lives on.
+    /// The token was never issued for this session. Refused; the session continues.
     Unknown,
 }
 
-/// The store of sessions and refresh tokens.
+/// Port for the storage of sessions and refresh tokens.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait SessionStore: Send + Sync {
-    /// Opens a session, notes the user's login and its address, resets `counted_by`; the audit row in the same transaction.
-    /// Only for a user who is enabled and has this password still: it was verified a while ago.
+    /// Opens a session, records the user's login and address, and resets `counted_by`; the audit row is in the same
+    /// transaction. Requires that the user is still enabled and still has the password `verified`, because the
+    /// verification took place earlier.
     ///
     /// # Errors
-    /// `BadCredentials` when the user is gone, is disabled or has another password; `StoreUnavailable`, as everywhere in
-    /// this port.
+    /// `BadCredentials` if the user does not exist, is disabled or has another password; `StoreUnavailable`, as for
+    /// every method of this port.
     async fn open(&self, permit: &Permit, session: SessionRecord, verified: &PasswordHash)
     -> Result<Session>;
 
-    /// The session of a cookie and its user, as long as it has not ended. Expiry is the caller's to judge.
+    /// The session of a cookie and its user, unless it has ended. The caller checks its expiry.
     async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>>;
 
-    /// As [`SessionStore::find`], and never from a cache: for a caller who has proof that the session has changed.
+    /// As [`SessionStore::find`], but never from a cache: for a caller with proof that the session has changed.
     async fn find_uncached(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
         self.find(cookie).await
     }
 
-    /// A session and its user, likewise.
+    /// The session with this id and its user, under the same conditions as [`SessionStore::find`].
     async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>>;
 
-    /// Notes that a session is used.
+    /// Records the use of a session.
     async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()>;
 
-    /// Uses a refresh token of the session for `fresh`: atomically, so of many at once one wins. The token used again
-    /// after `grace` ends the session. The audit row of a rotation, or of a session's end, is in the same transaction.
+    /// Exchanges a refresh token of the session for `fresh`. Atomic: one of several concurrent calls succeeds. A
+    /// second use of a token after `grace` ends the session. The audit row of a rotation, or of the end of the
+    /// session, is in the same transaction.
     async fn rotate(
         &self,
         permit: &Permit,
@@ -198,85 +202,88 @@ pub trait SessionStore: Send + Sync {
         grace: Duration,
     ) -> Result<Rotation>;
 
-    /// Ends a session; its audit row in the same transaction. False, and no row, when there is none.
+    /// Ends a session, and stores its audit row in the same transaction. False, without an audit row, if there is no
+    /// such session.
     async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool>;
 
-    /// The sessions of one user, or of all, with their users' names; ended ones are not among them.
+    /// The sessions of one user, or of all users, with user names. Excludes ended sessions.
     async fn list(&self, user: Option<UserId>) -> Result<Vec<(Session, Username)>>;
 }
 
-/// Counts failed logins, in the database, so that a restart or another replica forgets nothing.
+/// Port that counts failed logins in the database, so that the counts are shared by replicas and survive a restart.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait LoginThrottle: Send + Sync {
-    /// How long until each of these keys may be tried again; the longest. None when all may be tried now.
+    /// Time until all of these keys are unblocked. `None` if none of them is blocked.
     ///
     /// # Errors
     /// `StoreUnavailable`, as everywhere in this port.
     async fn blocked(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>>;
 
-    /// Whether the user has signed in from this address after `since`. Of each user the [`ThrottleKey::ADDRESSES`] newest
-    /// addresses are stored.
+    /// Whether the user has logged in from this address after `since`. Only the newest [`ThrottleKey::ADDRESSES`]
+    /// addresses of each user are stored.
     async fn knows(&self, username: &Username, address: &ClientAddress, since: Timestamp) -> Result<bool>;
 
-    /// Counts a failure of each key. From the key's limit on, every further failure within the window doubles the
+    /// Counts a failure for each key. From the key's limit on, each further failure within the window doubles the
     /// pause.
     async fn failed(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<()>;
 
-    /// Counts a refused attempt. For the first of its minute, which alone is worth an audit row, how many were refused
-    /// since the one before it; none for the others, which cost the database nothing.
+    /// Counts a refused attempt. For the first attempt of a minute, returns the number of refused attempts since the
+    /// previous such attempt; only this one is worth an audit row. For the others returns `None`, without a write to
+    /// the database.
     async fn refused(&self, key: &ThrottleKey, at: Timestamp) -> Result<Option<u64>>;
 }
 
-/// What failed logins and wrong passwords are counted by.
+/// Key under which failed logins and wrong passwords are counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ThrottleKey {
     /// `account:<name>`, `account:<name>@<address>`, `address:<address>` or `session:<id>`.
     pub key: String,
-    /// Failures within the window before the pauses begin.
+    /// Failures within the window before pauses begin.
     pub limit: u32,
 }
 
 impl ThrottleKey {
-    /// The window in which failures count, and the longest pause.
+    /// The window in which failures count, and the maximum pause.
     pub const WINDOW: Duration = Duration::from_secs(15 * 60);
-    /// The pause after the failure that reaches the limit; each further failure doubles it.
+    /// The pause after the failure that reaches the limit. Each further failure doubles it.
     pub const FIRST_PAUSE: Duration = Duration::from_secs(30);
-    /// How long after a login its address is known to be the user's.
-    pub const KNOWN_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-    /// How many addresses of one user are known at once. Each is one more budget of guesses, for whoever is there.
+    /// Time after a login for which its address counts as a known address of the user.
+    pub const KNOWN_ADDRESS_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+    /// Maximum number of known addresses per user. Each adds one budget of password guesses for anyone at that
+    /// address.
     pub const ADDRESSES: u32 = 8;
 
-    /// Of an account, whether it exists or not: for logins from addresses that are not known to be its user's.
+    /// Key of an account, which need not exist: for logins from addresses that are not known for its user.
     pub fn account(username: &Username) -> Self {
         Self { key: format!("account:{username}"), limit: 5 }
     }
 
-    /// Of an account at an address that is known to be its user's. Failures elsewhere do not count here, so that they
-    /// do not keep the user out.
+    /// Key of an account at a known address of its user. Failures from other addresses do not count here, so they
+    /// cannot lock the user out.
     pub fn account_at(username: &Username, address: &ClientAddress) -> Self {
         Self { key: format!("account:{username}@{}", address.as_str()), limit: 5 }
     }
 
-    /// Of an address.
+    /// Key of an address.
     pub fn address(address: &ClientAddress) -> Self {
         Self { key: format!("address:{}", address.as_str()), limit: 100 }
     }
 
-    /// Of a session: for wrong old passwords in changes of the password. Nobody without the session can use it up.
+    /// Key of a session: for wrong old passwords in password changes. Only the holder of the session can use it up.
     pub fn session(session: SessionId) -> Self {
         Self { key: format!("session:{session}"), limit: 5 }
     }
 
-    /// The pause after this many failures within the window: none below the limit, then 30 s, doubled by each
-    /// further failure, 15 minutes at most.
+    /// The pause after this many failures within the window: none below the limit, then 30 s, doubled by each further
+    /// failure, at most 15 minutes.
     pub fn pause(&self, failures: u32) -> Option<Duration> {
         let beyond = failures.checked_sub(self.limit)?;
         Some(Self::FIRST_PAUSE.saturating_mul(1 << beyond.min(10)).min(Self::WINDOW))
     }
 }
 
-/// What an access token says.
+/// Claims of an access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     /// The user.
@@ -285,13 +292,13 @@ pub struct Claims {
     pub session_id: SessionId,
     /// The session's generation.
     pub generation: i64,
-    /// When it was issued.
+    /// Time of issue.
     pub issued_at: Timestamp,
-    /// When it ends.
+    /// Expiry.
     pub expires_at: Timestamp,
 }
 
-/// Signs and reads access tokens.
+/// Port that signs and verifies access tokens.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 pub trait TokenCodec: Send + Sync {
     /// Signs a token.
@@ -300,21 +307,21 @@ pub trait TokenCodec: Send + Sync {
     /// `Internal`.
     fn sign(&self, claims: &Claims) -> Result<SecretString>;
 
-    /// Reads a token that this install signed and that has not expired.
+    /// Verifies a token: it must be signed by this installation and not expired.
     ///
     /// # Errors
     /// The cause of the refusal: `TokenInvalid` or `TokenExpired`.
     fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Cause>;
 }
 
-/// How long tokens and sessions are good for. A session ends at whichever of its two ends comes first.
+/// Lifetimes of tokens and sessions. A session ends at the earlier of `idle` and `absolute`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetimes {
-    /// An access token, from when it is issued; a refresh gives a new one.
+    /// Lifetime of an access token, from its issue. A refresh issues a new one.
     pub access: Duration,
-    /// A session, from its last call; each call begins it anew.
+    /// Lifetime of a session, from its last request. Each request restarts it.
     pub idle: Duration,
-    /// A session, from its login, whatever it is used for.
+    /// Lifetime of a session, from its login, regardless of its use.
     pub absolute: Duration,
 }
 
@@ -325,10 +332,11 @@ impl Default for Lifetimes {
     }
 }
 
-/// How long after its use a refresh token's second use is taken for a client's retry: refused, but harmless.
+/// Time after the use of a refresh token during which a second use counts as a client's retry: refused, but the
+/// session continues.
 pub const REFRESH_GRACE: Duration = Duration::from_secs(10);
 
-/// Who is calling, as far as a role goes: for rows and replies.
+/// The user and role of a caller, for rows and responses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Identity {
@@ -355,7 +363,7 @@ impl From<&User> for Identity {
     }
 }
 
-/// The ports that [`Sessions`] stands on.
+/// The ports that [`Sessions`] uses.
 #[derive(Clone)]
 pub(crate) struct SessionPorts {
     pub(crate) store: Arc<dyn SessionStore>,
@@ -368,7 +376,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_and_never_last_for_ever() {
+    fn pauses_double_up_to_the_window() {
         let key = ThrottleKey::account(&Username::new("admin").unwrap());
         assert_eq!(key.pause(4), None);
         let pauses: Vec<_> = (5..12).map(|n| key.pause(n).unwrap().as_secs()).collect();
@@ -377,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_keys_are_one() {
+    fn throttle_keys_are_distinct() {
         let (name, address) =
             (Username::new("admin").unwrap(), ClientAddress::of("10.0.0.1".parse().unwrap()));
         let keys = [
@@ -390,6 +398,9 @@ mod tests {
             keys.clone().map(|key| key.key),
             ["account:admin", "account:admin@10.0.0.1", "address:10.0.0.1", "session:1"]
         );
-        assert!(Username::new("admin@10.0.0.1").is_err(), "no name is another's account at an address");
+        assert!(
+            Username::new("admin@10.0.0.1").is_err(),
+            "a username cannot equal an account-at-address key"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Persistent volumes, their claims, and storage classes.
+//! Persistent volumes, persistent volume claims and storage classes: list rows.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ use crate::{
 
 type Quantities = BTreeMap<String, String>;
 
-/// A quantity of bytes, by value.
+/// Sort key of a quantity of bytes.
 fn bytes(quantity: &Option<String>) -> Cell {
     quantity.as_deref().and_then(quantity::parse).map_or(Cell::Null, Cell::Number)
 }
 
-/// What we read of a PersistentVolume.
+/// Fields of PersistentVolume that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct VolumeObject {
@@ -42,7 +42,7 @@ struct VolumeSpec {
     storage_class_name: Option<String>,
     claim_ref: Option<ClaimRef>,
     volume_mode: Option<String>,
-    /// The rest: the one key that names the source among them.
+    /// The other fields. One of them is the volume source.
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -62,34 +62,34 @@ struct Phase {
     phase: Option<String>,
 }
 
-/// Keys of a volume's `spec` that hold an object and are not its source.
-const NOT_A_SOURCE: [&str; 1] = ["nodeAffinity"];
+/// Keys of a volume's `spec` that hold an object but are not the volume source.
+const NON_SOURCE_KEYS: [&str; 1] = ["nodeAffinity"];
 
-/// A PersistentVolume as it is shown.
+/// List row of a PersistentVolume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VolumeRow {
     /// Its name.
     pub name: String,
-    /// `Pending`, `Available`, `Bound`, `Released`, `Failed`; `Terminating` while it is being deleted, as kubectl prints it.
+    /// `Pending`, `Available`, `Bound`, `Released` or `Failed`; `Terminating` while it is being deleted, as in kubectl.
     pub status: Option<String>,
-    /// How much it holds, as Kubernetes writes quantities.
+    /// Its capacity, as a Kubernetes quantity.
     pub capacity: Option<String>,
-    /// `ReadWriteOnce` and its like.
+    /// Access modes, such as `ReadWriteOnce`.
     pub access_modes: Vec<String>,
     /// `Retain`, `Delete` or `Recycle`.
     pub reclaim_policy: Option<String>,
     /// Its storage class.
     pub storage_class: Option<String>,
-    /// The claim it is bound to: `namespace/name`.
+    /// The claim that it is bound to: `namespace/name`.
     pub claim: Option<String>,
     /// `Filesystem` or `Block`.
     pub volume_mode: Option<String>,
-    /// What it is made of: a CSI driver's name, else the key of its source as `hostPath`, `nfs`.
+    /// Its volume source: the name of the CSI driver, otherwise the key of the source, such as `hostPath` or `nfs`.
     pub source: Option<String>,
     /// Its labels.
     pub labels: Labels,
-    /// When it was created.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
@@ -98,8 +98,10 @@ impl VolumeRow {
     /// Projects a PersistentVolume.
     pub fn project(object: VolumeObject) -> Self {
         let VolumeObject { metadata, mut spec, status } = object;
-        let source =
-            spec.rest.iter().find(|(key, value)| value.is_object() && !NOT_A_SOURCE.contains(&key.as_str()));
+        let source = spec
+            .rest
+            .iter()
+            .find(|(key, value)| value.is_object() && !NON_SOURCE_KEYS.contains(&key.as_str()));
         let terminating = metadata.deletion_timestamp.is_some();
         let source = source
             .map(|(key, value)| value["driver"].as_str().filter(|_| key == "csi").unwrap_or(key).to_owned());
@@ -146,7 +148,7 @@ impl ListRow for VolumeRow {
     }
 }
 
-/// What we read of a PersistentVolumeClaim.
+/// Fields of PersistentVolumeClaim that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ClaimObject {
@@ -184,7 +186,7 @@ struct ClaimStatus {
     capacity: Quantities,
 }
 
-/// A PersistentVolumeClaim as it is shown.
+/// List row of a PersistentVolumeClaim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ClaimRow {
@@ -192,21 +194,21 @@ pub struct ClaimRow {
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// `Pending`, `Bound`, `Lost`; `Terminating` while it is being deleted, as kubectl prints it.
+    /// `Pending`, `Bound` or `Lost`; `Terminating` while it is being deleted, as in kubectl.
     pub status: Option<String>,
-    /// The volume it is bound to.
+    /// The volume that it is bound to.
     pub volume: Option<String>,
-    /// How much it asks for.
+    /// Requested size, as a Kubernetes quantity.
     pub requested: Option<String>,
-    /// How much it got.
+    /// Actual capacity, as a Kubernetes quantity.
     pub capacity: Option<String>,
-    /// `ReadWriteOnce` and its like.
+    /// Access modes, such as `ReadWriteOnce`.
     pub access_modes: Vec<String>,
     /// Its storage class.
     pub storage_class: Option<String>,
     /// Its labels.
     pub labels: Labels,
-    /// When it was created.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
@@ -257,7 +259,7 @@ impl ListRow for ClaimRow {
     }
 }
 
-/// What we read of a StorageClass.
+/// Fields of StorageClass that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct StorageClassObject {
@@ -270,39 +272,40 @@ pub struct StorageClassObject {
     allow_volume_expansion: bool,
 }
 
-/// A StorageClass as it is shown.
+/// List row of a StorageClass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StorageClassRow {
     /// Its name.
     pub name: String,
-    /// What makes its volumes.
+    /// The provisioner of its volumes.
     pub provisioner: Option<String>,
-    /// What becomes of a volume when its claim goes.
+    /// Reclaim policy of its volumes after their claim is deleted.
     pub reclaim_policy: Option<String>,
     /// `Immediate` or `WaitForFirstConsumer`.
     pub volume_binding_mode: Option<String>,
-    /// Whether claims may grow.
+    /// Whether claims may be expanded.
     pub allow_volume_expansion: bool,
-    /// Whether claims that name no class get this one.
+    /// Whether it is the default for claims without a storage class.
     pub is_default: bool,
     /// Its labels.
     pub labels: Labels,
-    /// When it was created.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
 
-/// The annotation of the default class, and its older form; kubectl honours both.
-const IS_DEFAULT: [&str; 2] =
+/// Annotations of the default class, current and beta. kubectl honours both.
+const DEFAULT_CLASS_ANNOTATIONS: [&str; 2] =
     ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 
 impl StorageClassRow {
     /// Projects a StorageClass.
     pub fn project(object: StorageClassObject) -> Self {
         let annotations = &object.metadata.annotations;
-        let is_default =
-            IS_DEFAULT.iter().any(|key| annotations.get(*key).is_some_and(|value| value == "true"));
+        let is_default = DEFAULT_CLASS_ANNOTATIONS
+            .iter()
+            .any(|key| annotations.get(*key).is_some_and(|value| value == "true"));
         Self {
             name: object.metadata.name,
             provisioner: object.provisioner,
@@ -350,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_names_its_source_and_claim() {
+    fn volume_row_contains_source_and_claim() {
         let csi = volume(
             json!({"csi": {"driver": "ebs.csi.aws.com", "volumeHandle": "v"}, "nodeAffinity": {"required": {}},
             "claimRef": {"namespace": "shop", "name": "data"}, "storageClassName": ""}),
@@ -378,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_being_deleted_is_terminating() {
+    fn volume_with_deletion_timestamp_is_terminating() {
         let volume = |metadata: Value| {
             let object = json!({"metadata": metadata, "status": {"phase": "Released"}});
             VolumeRow::project(serde_json::from_value(object).unwrap()).status
@@ -391,13 +394,16 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_being_deleted_is_terminating() {
+    fn claim_with_deletion_timestamp_is_terminating() {
         let claim = |metadata: Value| {
             let object = json!({"metadata": metadata, "spec": {"resources": {"requests": {"storage": "1Gi"}}}, "status": {"phase": "Bound"}});
             ClaimRow::project(serde_json::from_value(object).unwrap())
         };
         assert_eq!(claim(json!({})).status.as_deref(), Some("Bound"));
-        let gone = claim(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}));
-        assert_eq!((gone.status.as_deref(), gone.requested.as_deref()), (Some("Terminating"), Some("1Gi")));
+        let deleted = claim(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}));
+        assert_eq!(
+            (deleted.status.as_deref(), deleted.requested.as_deref()),
+            (Some("Terminating"), Some("1Gi"))
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! Answers that go on, such as a log as it is written: what they have in common, whatever they tell.
+//! Event streams: long-lived responses, such as a followed log or a watched list.
 //!
-//! A task of its own fetches, and waits for the reader but not for ever: a reader that stands still can neither fill the
-//! memory nor keep a connection to a cluster, and cannot outlive its session. And there is always a last word that
-//! says why nothing follows.
+//! A separate task produces the events and waits for the reader for a limited time. A stalled reader can therefore
+//! neither fill the memory nor hold a connection to a cluster, and no stream outlives its session. Every stream ends
+//! with an `End` event that carries the reason.
 
 use std::{
     future::poll_fn,
@@ -26,30 +26,30 @@ mod limiter;
 pub use limiter::StreamLimits;
 pub(crate) use limiter::{StreamSlot, Streams};
 
-/// What a reader is told.
+/// Item of an event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamEvent<T> {
-    /// Something.
+    /// An event.
     Next(T),
-    /// Nothing follows, and why.
+    /// The end of the stream and its reason. Last item.
     End(StreamEnd),
 }
 
-/// Why a stream ended.
+/// Reason for the end of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamEnd {
-    /// The container has ended, and this was all of its log.
+    /// The container has terminated, and its whole log was sent.
     Completed,
-    /// The server stops; another one, or the same one soon, goes on.
+    /// The server is shutting down. The client can continue at another replica, or at this one after its restart.
     ServerStopping,
-    /// The reader did not read for [`StreamLimits::blocked`].
+    /// The reader stalled for [`StreamLimits::blocked`].
     TooSlow,
-    /// So much happened to a list that some of it was missed; a new stream begins with its rows.
+    /// The reader fell behind and missed changes of the list. A new stream begins with the current rows.
     Lagged,
-    /// The cluster was removed, or its connection was replaced: what is read over the old one ends.
+    /// The cluster was removed or its connection was replaced. Streams over the old connection end.
     ConnectionChanged,
-    /// The right has ended (`SessionEnded`, `RoleTooLow`, `NotFound` of the cluster), nobody could say for too long
-    /// whether it has (`StoreUnavailable`), or the cluster failed.
+    /// The permission was revoked (`SessionEnded`, `RoleTooLow`, `NotFound` for the cluster), it could not be
+    /// re-checked for too long (`StoreUnavailable`), or the cluster failed.
     Failed(Error),
 }
 
@@ -60,11 +60,11 @@ impl From<Error> for StreamEnd {
 }
 
 impl StreamEnd {
-    /// The words that are not an error's cause, for the texts' completeness test.
+    /// The reasons that are not an error's cause, for the completeness test of the message catalogs.
     pub const WORDS: [&'static str; 5] =
         ["completed", "server_stopping", "too_slow", "lagged", "connection_changed"];
 
-    /// The reason in a word: one of [`StreamEnd::WORDS`], or an error's cause.
+    /// The reason on the wire: one of [`StreamEnd::WORDS`], or an error's cause.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Completed => "completed",
@@ -77,45 +77,47 @@ impl StreamEnd {
     }
 }
 
-/// How much waits for its reader.
-const BUFFER: usize = 8;
+/// Maximum number of events buffered for a reader.
+const MAX_BUFFERED_EVENTS: usize = 8;
 
-/// A stream as its reader sees it; the last event is [`StreamEvent::End`]. Dropped, it lets go of the cluster.
+/// Event stream, reader side. Its last item is [`StreamEvent::End`]. Dropping it cancels the producer task, which
+/// releases the connection to the cluster.
 #[derive(Debug)]
 pub struct EventStream<T> {
     events: mpsc::Receiver<StreamEvent<T>>,
-    over: bool,
-    /// Tells the task that somebody is there.
-    _here: oneshot::Receiver<()>,
+    ended: bool,
+    /// Cancels the producer task when dropped.
+    _reader_alive: oneshot::Receiver<()>,
 }
 
-/// What a stream needs besides what it tells.
+/// Permission and limiter slot of a stream.
 pub(crate) struct StreamGuard {
-    /// Resolves when the right to read does not hold any more.
-    pub(crate) lost: BoxFuture<'static, Error>,
-    pub(crate) place: StreamSlot,
+    /// Resolves when the permission is revoked.
+    pub(crate) revoked: BoxFuture<'static, Error>,
+    pub(crate) slot: StreamSlot,
 }
 
-/// Where a stream's task hands over what it fetched.
+/// Event stream, producer side.
 pub(crate) struct Reader<T> {
-    out: mpsc::Sender<StreamEvent<T>>,
-    patience: Duration,
+    sender: mpsc::Sender<StreamEvent<T>>,
+    stall_timeout: Duration,
     spawner: Arc<dyn Spawner>,
 }
 
 impl<T: Send + 'static> EventStream<T> {
-    /// Starts the task that fetches: `work` hands over to the reader, and says why it ended.
-    pub(crate) fn start<F, Fut>(leave: StreamGuard, spawner: &Arc<dyn Spawner>, work: F) -> Self
+    /// Starts the producer task. `work` sends events to the reader and returns the reason for the end.
+    pub(crate) fn start<F, Fut>(guard: StreamGuard, spawner: &Arc<dyn Spawner>, work: F) -> Self
     where
         F: FnOnce(Reader<T>) -> Fut,
         Fut: Future<Output = StreamEnd> + Send + 'static,
     {
-        let (out, events) = mpsc::channel(BUFFER);
-        let (gone, here) = oneshot::channel();
-        let last_word = out.clone();
-        let work = work(Reader { out, patience: leave.place.limits().blocked, spawner: spawner.clone() });
-        spawner.spawn(run(leave, work, last_word, gone).boxed());
-        Self { events, over: false, _here: here }
+        let (sender, events) = mpsc::channel(MAX_BUFFERED_EVENTS);
+        let (reader_gone, reader_alive) = oneshot::channel();
+        let end_sender = sender.clone();
+        let stall_timeout = guard.slot.limits().blocked;
+        let work = work(Reader { sender, stall_timeout, spawner: spawner.clone() });
+        spawner.spawn(run(guard, work, end_sender, reader_gone).boxed());
+        Self { events, ended: false, _reader_alive: reader_alive }
     }
 }
 
@@ -123,49 +125,50 @@ impl<T> Stream for EventStream<T> {
     type Item = StreamEvent<T>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<StreamEvent<T>>> {
-        if self.over {
+        if self.ended {
             return Poll::Ready(None);
         }
-        let lost = || {
+        let no_result = || {
             StreamEvent::End(StreamEnd::Failed(Error::internal(
                 "the task of a stream ended without a result",
             )))
         };
-        let event = ready!(self.events.poll_next_unpin(cx)).unwrap_or_else(lost);
-        self.over = matches!(event, StreamEvent::End(_));
+        let event = ready!(self.events.poll_next_unpin(cx)).unwrap_or_else(no_result);
+        self.ended = matches!(event, StreamEvent::End(_));
         Poll::Ready(Some(event))
     }
 }
 
 async fn run<T>(
-    StreamGuard { lost, place }: StreamGuard,
+    StreamGuard { revoked, slot }: StreamGuard,
     work: impl Future<Output = StreamEnd>,
-    mut last_word: mpsc::Sender<StreamEvent<T>>,
-    mut gone: oneshot::Sender<()>,
+    mut end_sender: mpsc::Sender<StreamEvent<T>>,
+    mut reader_gone: oneshot::Sender<()>,
 ) {
-    let mut stopping = place.stopping();
-    let mut lost = lost.fuse();
+    let mut stopping = slot.stopping();
+    let mut revoked = revoked.fuse();
     let end = {
         let mut work = pin!(work.fuse());
         select_biased! {
-            () = gone.cancellation().fuse() => return,
+            () = reader_gone.cancellation().fuse() => return,
             _ = stopping => StreamEnd::ServerStopping,
-            error = lost => StreamEnd::Failed(error),
+            error = revoked => StreamEnd::Failed(error),
             end = work => end,
         }
     };
-    drop(place);
-    // every sender has a place of its own in the channel, however full it is
-    let _ = last_word.try_send(StreamEvent::End(end));
+    drop(slot);
+    // each sender has a guaranteed slot in the channel, even if the buffer is full
+    let _ = end_sender.try_send(StreamEvent::End(end));
 }
 
 impl<T> Reader<T> {
-    /// Hands something over; false when its reader does not take it for too long.
-    pub(crate) async fn send(&mut self, what: T) -> bool {
-        let Self { out, patience, spawner } = self;
-        let Err(full) = out.try_send(StreamEvent::Next(what)) else { return true };
-        let room = poll_fn(|cx| out.poll_ready(cx));
-        let waited = matches!(select(room, spawner.sleep(*patience)).await, Either::Left((Ok(()), _)));
-        waited && out.try_send(full.into_inner()).is_ok()
+    /// Sends an event. Returns false if the reader is gone or stalls for [`StreamLimits::blocked`].
+    pub(crate) async fn send(&mut self, event: T) -> bool {
+        let Self { sender, stall_timeout, spawner } = self;
+        let Err(full) = sender.try_send(StreamEvent::Next(event)) else { return true };
+        let capacity = poll_fn(|cx| sender.poll_ready(cx));
+        let in_time =
+            matches!(select(capacity, spawner.sleep(*stall_timeout)).await, Either::Left((Ok(()), _)));
+        in_time && sender.try_send(full.into_inner()).is_ok()
     }
 }

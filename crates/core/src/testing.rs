@@ -1,7 +1,7 @@
-//! For tests of this crate, of its adapters, and of embedders: the mocks (`MockAuditTrail` and its like, beside each
-//! port), working in-memory ports, and the contract that every adapter of a port must keep.
+//! Test support for this crate, its adapters and embedders: mocks (`MockAuditTrail` and others, next to each port),
+//! in-memory fakes of the ports, and the contract tests that every adapter of a port must pass.
 //!
-//! Mocks for calls, fakes for state.
+//! Use mocks for calls, fakes for state.
 
 pub mod contract;
 pub mod fake;
@@ -17,19 +17,19 @@ use crate::{
     object::Labels,
 };
 
-/// A cluster to be registered, by the token `canary-token`.
+/// A cluster to be registered, with the token `canary-token`.
 ///
 /// # Panics
-/// When that is no name of a cluster.
+/// If `name` is not a valid cluster name.
 pub fn new_cluster(name: &str) -> NewCluster {
     let credential = CredentialInput {
         auth_type: Some(AuthType::Token),
-        api_server: Some("https://k8s.example.com:6443".to_owned().try_into().expect("an address")),
+        api_server: Some("https://k8s.example.com:6443".to_owned().try_into().expect("valid address")),
         token: Some("canary-token".into()),
         ..CredentialInput::default()
     };
     NewCluster {
-        name: name.to_owned().try_into().expect("a name"),
+        name: name.to_owned().try_into().expect("valid name"),
         description: String::new(),
         labels: Labels::new(),
         credential,
@@ -37,7 +37,7 @@ pub fn new_cluster(name: &str) -> NewCluster {
     }
 }
 
-/// A permit with its operation, without asking anybody: for the tests of adapters only.
+/// A permit with its operation, without authorisation: only for tests of adapters.
 pub fn permit(caller: &Caller, access: AccessRequest) -> Permit {
     permit_with(fake::FakeRuntime::default(), caller, access)
 }
@@ -54,7 +54,7 @@ fn permit_with(runtime: fake::FakeRuntime, caller: &Caller, access: AccessReques
 }
 
 impl Ports {
-    /// Working in-memory ports.
+    /// In-memory ports.
     pub fn fake() -> Self {
         fake::Fake::default().ports()
     }

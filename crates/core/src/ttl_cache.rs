@@ -1,5 +1,5 @@
-//! What was read a moment ago: a burst of requests asks the database once. Nothing here is older than [`TTL`], and
-//! what this process changes is forgotten before the change is answered, so that it holds from the next request on.
+//! Sub-second TTL cache: a burst of requests reads the database once. No value is older than [`TTL`]. A change made by
+//! this process invalidates the cache before the change returns, so that it is visible from the next request on.
 
 use std::{
     collections::HashMap,
@@ -10,79 +10,80 @@ use std::{
 
 use crate::{clock::Clock, error::Result};
 
-/// How old an answer may be. Another process's change holds within a second here (contract, section 5); the rest of the
-/// second is for the request that asks.
+/// Maximum age of a value. A change by another process must be visible within one second (contract, section 5); the
+/// rest of that second is left for the request itself.
 pub(crate) const TTL: Duration = Duration::from_millis(800);
 
-/// How many values there may be before those too old to be used are looked for.
+/// Minimum number of values before expired values are removed.
 const MIN_SWEEP: usize = 64;
 
-/// Values by key, as they were read.
+/// Cache of values by key.
 pub(crate) struct TtlCache<K, V> {
     clock: Arc<dyn Clock>,
-    kept: Arc<Mutex<Entry<K, V>>>,
+    state: Arc<Mutex<State<K, V>>>,
 }
 
-struct Entry<K, V> {
-    /// How often all was forgotten. What began to be read before that may be what it was before the change.
-    forgotten: u64,
-    /// When each began to be read, and what it was.
+struct State<K, V> {
+    /// Number of invalidations. A read that started before the last one may have returned the value from before the
+    /// change.
+    generation: u64,
+    /// Start time of the read, and the value.
     values: HashMap<K, (Duration, V)>,
-    /// At how many values the old ones are looked for.
+    /// Number of values at which expired values are removed next.
     sweep_at: usize,
 }
 
-/// Forgets when it is dropped: also after a panic.
-struct Forgets<K, V>(Arc<Mutex<Entry<K, V>>>);
+/// Guard that invalidates the cache when dropped, also after a panic.
+struct InvalidateOnDrop<K, V>(Arc<Mutex<State<K, V>>>);
 
 impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        let kept = Entry { forgotten: 0, values: HashMap::new(), sweep_at: MIN_SWEEP };
-        Self { clock, kept: Arc::new(Mutex::new(kept)) }
+        let state = State { generation: 0, values: HashMap::new(), sweep_at: MIN_SWEEP };
+        Self { clock, state: Arc::new(Mutex::new(state)) }
     }
 
-    /// What is known of `key`, else what `read` says. Absence and errors are not kept.
+    /// Returns the cached value of `key`, otherwise the result of `read`. Absence and errors are not cached.
     ///
     /// # Errors
-    /// Those of `read`.
+    /// The errors of `read`.
     pub(crate) async fn get(
         &self,
         key: K,
         read: impl Future<Output = Result<Option<V>>>,
     ) -> Result<Option<V>> {
         let now = self.clock.monotonic();
-        if let Some((since, value)) = lock(&self.kept).values.get(&key)
-            && is_young(*since, now)
+        if let Some((read_at, value)) = lock(&self.state).values.get(&key)
+            && is_fresh(*read_at, now)
         {
             return Ok(Some(value.clone()));
         }
         self.read(key, read).await
     }
 
-    /// What `read` says, whatever is known of `key`. It is kept as [`TtlCache::get`] keeps it.
+    /// Returns the result of `read`, bypassing the cache, and caches it as [`TtlCache::get`] does.
     ///
     /// # Errors
-    /// Those of `read`.
+    /// The errors of `read`.
     pub(crate) async fn read(
         &self,
         key: K,
         read: impl Future<Output = Result<Option<V>>>,
     ) -> Result<Option<V>> {
-        let began = self.clock.monotonic();
-        let forgotten = lock(&self.kept).forgotten;
+        let started = self.clock.monotonic();
+        let generation = lock(&self.state).generation;
         let found = read.await?;
         if let Some(value) = &found {
-            let mut kept = lock(&self.kept);
-            // a change that was answered meanwhile is not in it, perhaps
-            if kept.forgotten == forgotten {
-                kept.keep(key, began, value.clone());
+            let mut state = lock(&self.state);
+            // a change that completed meanwhile may be missing in the value
+            if state.generation == generation {
+                state.insert(key, started, value.clone());
             }
         }
         Ok(found)
     }
 
-    /// `change`, and after it, whatever came of it, everything is forgotten. To be run to its end: a change that is made
-    /// while nobody waits for it any more would be forgotten too early.
+    /// Runs `change`, then invalidates all values, whatever its result. The future must be run to completion: if it
+    /// were dropped while the change continues elsewhere, the invalidation would come too early.
     pub(crate) fn invalidate_after<T>(
         &self,
         change: impl Future<Output = T> + Send + 'static,
@@ -92,42 +93,42 @@ impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
         V: Send + 'static,
         T: Send + 'static,
     {
-        let forgets = Forgets(self.kept.clone());
+        let guard = InvalidateOnDrop(self.state.clone());
         async move {
-            let _forgets = forgets;
+            let _guard = guard;
             change.await
         }
     }
 }
 
-impl<K: Eq + Hash, V> Entry<K, V> {
-    fn keep(&mut self, key: K, began: Duration, value: V) {
-        // a slow read does not replace what a later one found
-        if self.values.get(&key).is_some_and(|(since, _)| *since > began) {
+impl<K: Eq + Hash, V> State<K, V> {
+    fn insert(&mut self, key: K, started: Duration, value: V) {
+        // a slow read does not replace the value of a read that started later
+        if self.values.get(&key).is_some_and(|(read_at, _)| *read_at > started) {
             return;
         }
         if self.values.len() >= self.sweep_at {
-            self.values.retain(|_, (since, _)| is_young(*since, began));
+            self.values.retain(|_, (read_at, _)| is_fresh(*read_at, started));
             self.sweep_at = (2 * self.values.len()).max(MIN_SWEEP);
         }
-        self.values.insert(key, (began, value));
+        self.values.insert(key, (started, value));
     }
 }
 
-impl<K, V> Drop for Forgets<K, V> {
+impl<K, V> Drop for InvalidateOnDrop<K, V> {
     fn drop(&mut self) {
-        let mut kept = lock(&self.0);
-        kept.forgotten += 1;
-        kept.values.clear();
+        let mut state = lock(&self.0);
+        state.generation += 1;
+        state.values.clear();
     }
 }
 
-fn is_young(since: Duration, now: Duration) -> bool {
-    now.saturating_sub(since) < TTL
+fn is_fresh(read_at: Duration, now: Duration) -> bool {
+    now.saturating_sub(read_at) < TTL
 }
 
-fn lock<K, V>(kept: &Mutex<Entry<K, V>>) -> MutexGuard<'_, Entry<K, V>> {
-    kept.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<K, V>(state: &Mutex<State<K, V>>) -> MutexGuard<'_, State<K, V>> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -148,114 +149,118 @@ mod tests {
         testing::fake::FakeRuntime,
     };
 
-    fn read(recent: &TtlCache<u8, u64>, says: u64) -> u64 {
-        block_on(recent.get(1, ready(Ok(Some(says))))).unwrap().unwrap()
+    fn read(cache: &TtlCache<u8, u64>, value: u64) -> u64 {
+        block_on(cache.get(1, ready(Ok(Some(value))))).unwrap().unwrap()
     }
 
     #[test]
-    fn a_value_is_kept_for_less_than_a_second() {
+    fn value_is_cached_for_less_than_a_second() {
         let runtime = FakeRuntime::default();
-        let recent = TtlCache::new(runtime.clock.clone());
-        assert_eq!(read(&recent, 7), 7);
+        let cache = TtlCache::new(runtime.clock.clone());
+        assert_eq!(read(&cache, 7), 7);
         runtime.clock.advance(TTL - Duration::from_millis(1));
-        assert_eq!(read(&recent, 8), 7);
+        assert_eq!(read(&cache, 8), 7);
         runtime.clock.advance(Duration::from_millis(1));
-        assert_eq!(read(&recent, 8), 8);
+        assert_eq!(read(&cache, 8), 8);
     }
 
     #[test]
-    fn a_read_past_the_cache_replaces_what_is_cached() {
+    fn uncached_read_replaces_the_cached_value() {
         let runtime = FakeRuntime::default();
-        let recent = TtlCache::new(runtime.clock.clone());
-        assert_eq!(read(&recent, 7), 7);
-        assert_eq!(block_on(recent.read(1, ready(Ok(Some(8))))).unwrap(), Some(8));
-        assert_eq!(read(&recent, 9), 8);
+        let cache = TtlCache::new(runtime.clock.clone());
+        assert_eq!(read(&cache, 7), 7);
+        assert_eq!(block_on(cache.read(1, ready(Ok(Some(8))))).unwrap(), Some(8));
+        assert_eq!(read(&cache, 9), 8);
     }
 
     #[test]
-    fn a_slow_read_does_not_replace_a_later_one() {
+    fn slow_read_does_not_replace_a_later_one() {
         let runtime = FakeRuntime::default();
-        let recent = TtlCache::<u8, u64>::new(runtime.clock.clone());
+        let cache = TtlCache::<u8, u64>::new(runtime.clock.clone());
         let (answer, answered) = oneshot::channel();
-        let slow = recent.read(1, answered.map(|said| Ok(said.ok())));
+        let slow = cache.read(1, answered.map(|value| Ok(value.ok())));
         let rest = async {
             runtime.clock.advance(Duration::from_millis(1));
-            assert_eq!(recent.read(1, ready(Ok(Some(8)))).await.unwrap(), Some(8));
+            assert_eq!(cache.read(1, ready(Ok(Some(8)))).await.unwrap(), Some(8));
             answer.send(7).unwrap();
         };
         assert_eq!(block_on(join(slow, rest)).0.unwrap(), Some(7));
-        assert_eq!(read(&recent, 9), 8);
+        assert_eq!(read(&cache, 9), 8);
     }
 
     #[test]
-    fn neither_absence_nor_an_error_is_kept() {
-        let recent = TtlCache::<u8, u64>::new(FakeRuntime::default().clock);
-        assert_eq!(block_on(recent.get(1, ready(Ok(None)))).unwrap(), None);
-        assert!(block_on(recent.get(1, ready(Err(Error::new(Cause::StoreUnavailable))))).is_err());
-        assert_eq!(read(&recent, 7), 7);
+    fn absence_and_errors_are_not_cached() {
+        let cache = TtlCache::<u8, u64>::new(FakeRuntime::default().clock);
+        assert_eq!(block_on(cache.get(1, ready(Ok(None)))).unwrap(), None);
+        assert!(block_on(cache.get(1, ready(Err(Error::new(Cause::StoreUnavailable))))).is_err());
+        assert_eq!(read(&cache, 7), 7);
     }
 
     #[test]
-    fn what_began_to_be_read_before_a_change_is_not_kept_after_it() {
-        let recent = TtlCache::<u8, u64>::new(FakeRuntime::default().clock);
+    fn read_started_before_a_change_is_not_cached() {
+        let cache = TtlCache::<u8, u64>::new(FakeRuntime::default().clock);
         let (answer, answered) = oneshot::channel();
-        let slow = recent.get(1, answered.map(|said| Ok(said.ok())));
+        let slow = cache.get(1, answered.map(|value| Ok(value.ok())));
         let rest = async {
-            recent.invalidate_after(ready(())).await;
+            cache.invalidate_after(ready(())).await;
             answer.send(7).unwrap();
         };
-        assert_eq!(block_on(join(slow, rest)).0.unwrap(), Some(7), "it was asked before the change was over");
-        assert_eq!(read(&recent, 8), 8);
+        assert_eq!(
+            block_on(join(slow, rest)).0.unwrap(),
+            Some(7),
+            "read started before the change was complete"
+        );
+        assert_eq!(read(&cache, 8), 8);
     }
 
     #[test]
-    fn a_change_that_panics_may_have_been_made() {
-        let recent = TtlCache::<u8, u64>::new(FakeRuntime::default().clock);
-        read(&recent, 7);
-        let change = recent.invalidate_after(async { panic!("after the commit") });
+    fn change_that_panics_invalidates_the_cache() {
+        let cache = TtlCache::<u8, u64>::new(FakeRuntime::default().clock);
+        read(&cache, 7);
+        let change = cache.invalidate_after(async { panic!("after the commit") });
         let _: Result<(), _> = thread::spawn(move || block_on(change)).join();
-        assert_eq!(read(&recent, 8), 8);
+        assert_eq!(read(&cache, 8), 8);
     }
 
     #[test]
-    fn old_values_are_dropped_as_new_ones_come() {
+    fn expired_values_are_removed_on_insert() {
         let runtime = FakeRuntime::default();
-        let recent = TtlCache::<u64, u64>::new(runtime.clock.clone());
+        let cache = TtlCache::<u64, u64>::new(runtime.clock.clone());
         for key in 0..10_000 {
-            block_on(recent.get(key, ready(Ok(Some(key))))).unwrap();
+            block_on(cache.get(key, ready(Ok(Some(key))))).unwrap();
             runtime.clock.advance(Duration::from_millis(10));
         }
-        // 80 are young
-        assert!(lock(&recent.kept).values.len() <= 2 * 81, "{}", lock(&recent.kept).values.len());
+        // 80 values are fresh
+        assert!(lock(&cache.state).values.len() <= 2 * 81, "{}", lock(&cache.state).values.len());
     }
 
-    /// Readers whose reads take their time, and a writer who looks after each of its changes whether it holds.
+    /// Concurrent slow readers, and a writer that checks after each change that it is visible.
     #[test]
-    fn a_change_holds_from_the_next_read_whoever_reads_meanwhile() {
-        let recent = Arc::new(TtlCache::<u8, u64>::new(FakeRuntime::default().clock));
+    fn change_is_visible_to_the_next_read_despite_concurrent_reads() {
+        let cache = Arc::new(TtlCache::<u8, u64>::new(FakeRuntime::default().clock));
         let (database, done) = (Arc::new(AtomicU64::new(0)), AtomicBool::new(false));
-        let ask = async || {
-            let said = database.load(Ordering::SeqCst);
+        let read_database = async || {
+            let value = database.load(Ordering::SeqCst);
             thread::yield_now();
-            Ok(Some(said))
+            Ok(Some(value))
         };
-        let mut overtaken = 0;
+        let mut stale_reads = 0;
         thread::scope(|threads| {
             for _ in 0..4 {
                 threads.spawn(|| {
                     while !done.load(Ordering::Relaxed) {
-                        block_on(recent.get(1, ask())).unwrap();
+                        block_on(cache.get(1, read_database())).unwrap();
                     }
                 });
             }
             for _ in 0..5_000 {
                 let row = database.clone();
                 let changed =
-                    block_on(recent.invalidate_after(async move { row.fetch_add(1, Ordering::SeqCst) + 1 }));
-                overtaken += u32::from(block_on(recent.get(1, ask())).unwrap() != Some(changed));
+                    block_on(cache.invalidate_after(async move { row.fetch_add(1, Ordering::SeqCst) + 1 }));
+                stale_reads += u32::from(block_on(cache.get(1, read_database())).unwrap() != Some(changed));
             }
             done.store(true, Ordering::Relaxed);
         });
-        assert_eq!(overtaken, 0, "changes that did not hold");
+        assert_eq!(stale_reads, 0, "reads without the change");
     }
 }

@@ -1,4 +1,4 @@
-//! Users: names, passwords, roles, the registry of them, and what a super admin does with it.
+//! Users: names, passwords and roles, the user registry port, and the use cases for user management.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ mod usecase;
 pub(crate) use invalidating::InvalidatingUsers;
 pub use usecase::Users;
 
-/// A user's id; never used again.
+/// A user's id. Ids are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UserId(pub i64);
@@ -40,7 +40,8 @@ impl fmt::Display for UserId {
 pub struct Username(String);
 
 impl Username {
-    /// Normalises and checks a name; the same at login, so that no variant of a name has a counter of its own.
+    /// Normalises and checks a name. Logins use the same normalisation, so that no spelling of a name has its own
+    /// throttle counter.
     ///
     /// # Errors
     /// [`Reason::Required`], [`Reason::TooShort`], [`Reason::TooLong`], [`Reason::Malformed`].
@@ -64,7 +65,7 @@ impl Username {
         }
     }
 
-    /// The name of the user that the first start creates.
+    /// The username that the first start creates.
     pub fn first_admin() -> Self {
         Self("admin".to_owned())
     }
@@ -94,7 +95,7 @@ impl fmt::Display for Username {
     }
 }
 
-/// A password to be set: 12 to 128 characters after NFKC. Never shown.
+/// A password to be set: 12 to 128 characters after NFKC. Never displayed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "SecretString")]
 pub struct NewPassword(SecretString);
@@ -116,7 +117,7 @@ impl NewPassword {
         }
     }
 
-    /// A random one: 24 characters of 6 bits each, none of them easily confused.
+    /// A random password: 24 characters of 6 bits each, without characters that are easily confused.
     pub fn random(rng: &dyn Rng) -> Self {
         const ALPHABET: &[u8; 64] = b"ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789-_+=.:@";
         let mut bytes = [0; 24];
@@ -124,7 +125,7 @@ impl NewPassword {
         Self(bytes.iter().map(|b| char::from(ALPHABET[usize::from(b & 63)])).collect::<String>().into())
     }
 
-    /// The password, normalised, for hashing or for the one who asked for a random one.
+    /// The normalised password, for hashing, or to return a random password to the caller.
     pub fn secret(&self) -> &SecretString {
         &self.0
     }
@@ -137,7 +138,7 @@ impl TryFrom<SecretString> for NewPassword {
     }
 }
 
-/// NFKC, so that the same keys on another keyboard are the same password.
+/// NFKC, so that the same characters entered on another keyboard are the same password.
 pub(crate) fn normalise(password: &SecretString) -> SecretString {
     password.expose_secret().nfkc().collect::<String>().into()
 }
@@ -147,7 +148,7 @@ pub(crate) fn normalise(password: &SecretString) -> SecretString {
 pub struct PasswordHash(SecretString);
 
 impl PasswordHash {
-    /// From a hasher or the store.
+    /// From a PHC string of a hasher or of the store.
     pub fn new(phc: String) -> Self {
         Self(phc.into())
     }
@@ -164,7 +165,7 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
-/// A user as it is shown.
+/// A user as displayed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct User {
@@ -174,16 +175,16 @@ pub struct User {
     /// Its name.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub username: Username,
-    /// The name to show.
+    /// Display name.
     pub display_name: String,
     /// Its role.
     pub role: Role,
-    /// Whether it may not sign in.
+    /// Whether the user is barred from logging in.
     pub disabled: bool,
-    /// When it was created.
+    /// Time of creation.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
-    /// When it last signed in.
+    /// Time of the last login; null before the first.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub last_login_at: Option<Timestamp>,
 }
@@ -210,7 +211,7 @@ impl ListRow for User {
     }
 }
 
-/// A user to create.
+/// A user to be created.
 #[derive(Clone, Debug)]
 pub struct NewUser {
     /// Its name.
@@ -219,11 +220,11 @@ pub struct NewUser {
     pub password: NewPassword,
     /// Its role.
     pub role: Role,
-    /// The name to show; the username when none.
+    /// Display name; the username if `None`.
     pub display_name: Option<String>,
 }
 
-/// A user about to be stored.
+/// A user to be stored.
 #[derive(Clone, Debug)]
 pub struct UserRecord {
     /// Its name.
@@ -232,45 +233,47 @@ pub struct UserRecord {
     pub password: PasswordHash,
     /// Its role, bound to all clusters and namespaces.
     pub role: Role,
-    /// The name to show.
+    /// Display name.
     pub display_name: String,
-    /// Now.
+    /// Time of creation.
     pub at: Timestamp,
 }
 
-/// What a change of a user sets; what is none stays.
+/// A change of a user. Fields that are `None` stay unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserPatch {
     /// A new role.
     pub role: Option<Role>,
-    /// A new name to show.
+    /// A new display name.
     pub display_name: Option<String>,
-    /// Disabled or not.
+    /// A new disabled state.
     pub disabled: Option<bool>,
 }
 
-/// Who sets a password.
+/// The author of a password change.
 #[derive(Clone, Debug)]
 pub enum SetBy {
-    /// An administrator: whatever the password was.
+    /// An administrator, without proof of the old password.
     Administrator,
-    /// The user, who is signed in and knows the password.
+    /// The user, in a session and with the old password.
     Owner {
-        /// The session in which the change was asked for.
+        /// The session of the request.
         session: SessionId,
-        /// The hash that the old password was verified against. That and hashing the new password takes a while.
+        /// The hash that the old password was verified against. It may be out of date, because verifying and hashing
+        /// take time.
         verified: PasswordHash,
     },
 }
 
-/// The registry of users. Every change commits its audit row in the same transaction, and ends sessions where said.
+/// User registry port. Every change commits its audit row in the same transaction, and ends sessions where
+/// documented.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait UserRegistry: Send + Sync {
     /// All users.
     ///
     /// # Errors
-    /// `StoreUnavailable`, as everywhere in this port.
+    /// `StoreUnavailable`, as for every method of this port.
     async fn list(&self) -> Result<Vec<User>>;
 
     /// A user by name, with the hash of the password.
@@ -282,11 +285,11 @@ pub trait UserRegistry: Send + Sync {
     /// `NameTaken`.
     async fn create(&self, permit: &Permit, user: UserRecord) -> Result<User>;
 
-    /// Creates the first user, unless there is one already: then none, and nothing is recorded. Safe to call from
-    /// several replicas at once.
+    /// Creates the first user. `None`, without an audit row, if a user exists. Safe to call from several replicas
+    /// concurrently.
     async fn create_first(&self, permit: &Permit, user: UserRecord) -> Result<Option<User>>;
 
-    /// Changes a user; disabling or another role ends the user's sessions.
+    /// Changes a user. Disabling the user or changing the role ends the user's sessions.
     ///
     /// # Errors
     /// `NotFound`, `LastSuperAdmin`.
@@ -298,11 +301,11 @@ pub trait UserRegistry: Send + Sync {
     /// `NotFound`, `LastSuperAdmin`.
     async fn delete(&self, permit: &Permit, id: UserId) -> Result<()>;
 
-    /// Sets a password and ends the user's sessions, but an owner's own.
+    /// Sets a password and ends the user's sessions, except the session of an owner's change.
     ///
     /// # Errors
-    /// By an administrator `NotFound`. By the owner `SessionEnded`, when the session or the user is gone or the password is
-    /// not the verified one any more: somebody else changed it meanwhile, and that change stands.
+    /// For an administrator: `NotFound`. For an owner: `SessionEnded` if the session or the user does not exist any
+    /// more, or if the password was changed since it was verified; that change remains in effect.
     async fn set_password(
         &self,
         permit: &Permit,
@@ -313,33 +316,34 @@ pub trait UserRegistry: Send + Sync {
     ) -> Result<()>;
 }
 
-/// Hashes passwords on a bounded pool: a flood of logins waits or is refused, and slows nobody else.
+/// Password hasher port, on a bounded pool: a flood of logins is queued or refused and does not slow other requests.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait PasswordHasher: Send + Sync {
     /// Hashes a password.
     ///
     /// # Errors
-    /// `Overloaded` when too many wait.
+    /// `Overloaded` if too many requests wait.
     async fn hash(&self, password: &SecretString) -> Result<PasswordHash>;
 
-    /// Whether the password is the hashed one. Without a hash it is not, and that takes as long to find out.
+    /// Whether the password matches the hash. Without a hash the result is false, after the same computing time.
     ///
     /// # Errors
-    /// `Overloaded` when too many wait.
+    /// `Overloaded` if too many requests wait.
     async fn verify<'a>(&self, password: &SecretString, hash: Option<&'a PasswordHash>) -> Result<bool>;
 }
 
-/// Where the first admin's random password waits for the operator.
+/// Port that delivers the first admin's random password to the operator.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 pub trait InitialPassword: Send + Sync {
-    /// Shows it to the operator: on a terminal, else in a file that only the operator can read; durable when this returns.
+    /// Publishes the password: on a terminal, else in a file that only the operator can read. Durable when this
+    /// returns.
     ///
     /// # Errors
-    /// `Internal` when it cannot be shown.
+    /// `Internal` if it cannot be published.
     fn publish(&self, password: &SecretString) -> Result<()>;
 
-    /// It was changed, or belongs to no user: nothing is left of it.
+    /// Removes the published password: it was changed, or belongs to no user.
     fn remove(&self);
 }
 

@@ -1,5 +1,5 @@
-//! Workloads: deployments, stateful sets, daemon sets, jobs, cron jobs. Rows and their status, scaling, restarting,
-//! and the whole story of one.
+//! Workloads: deployments, stateful sets, daemon sets, jobs, cron jobs. List rows with status, details of one workload,
+//! scaling and restarting.
 
 use std::{fmt, sync::Arc};
 
@@ -25,7 +25,7 @@ pub use detail::{
 };
 pub use row::{WorkloadRow, WorkloadStatus};
 
-/// The type of a workload.
+/// Type of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
@@ -39,11 +39,11 @@ pub enum WorkloadType {
 }
 
 impl WorkloadType {
-    /// Every type.
+    /// All types.
     pub const ALL: [Self; 5] =
         [Self::Deployment, Self::StatefulSet, Self::DaemonSet, Self::Job, Self::CronJob];
 
-    /// Its kind.
+    /// Kubernetes kind of the type.
     pub const fn kind(self) -> Kind {
         match self {
             Self::Deployment => Kind::Deployment,
@@ -54,17 +54,17 @@ impl WorkloadType {
         }
     }
 
-    /// The type of a kind.
+    /// Type of a Kubernetes kind; `None` if the kind is not a workload.
     pub fn of(kind: Kind) -> Option<Self> {
         Self::ALL.into_iter().find(|this| this.kind() == kind)
     }
 
-    /// The word in requests and rows.
+    /// Name of the type in requests and rows.
     pub const fn as_str(self) -> &'static str {
         self.kind().info().singular
     }
 
-    /// Reads a type.
+    /// Parses a type.
     ///
     /// # Errors
     /// [`Reason::NotOneOf`].
@@ -72,12 +72,12 @@ impl WorkloadType {
         Self::ALL.into_iter().find(|this| this.as_str() == text).ok_or(Reason::NotOneOf)
     }
 
-    /// Whether it has a number of replicas that can be set.
+    /// Whether its number of replicas can be set.
     pub const fn scales(self) -> bool {
         matches!(self, Self::Deployment | Self::StatefulSet)
     }
 
-    /// Whether its pods are replaced by `kubectl rollout restart`.
+    /// Whether it supports `kubectl rollout restart`.
     pub const fn restarts(self) -> bool {
         matches!(self, Self::Deployment | Self::StatefulSet | Self::DaemonSet)
     }
@@ -89,7 +89,7 @@ impl fmt::Display for WorkloadType {
     }
 }
 
-/// Which workload.
+/// Reference to a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadRef {
     /// Its namespace.
@@ -106,7 +106,7 @@ pub struct WorkloadRef {
 pub struct Replicas(u16);
 
 impl Replicas {
-    /// The most we set.
+    /// Maximum number of replicas that Pilothouse sets.
     pub const MAX: i64 = 10_000;
 
     /// The number.
@@ -126,26 +126,27 @@ impl TryFrom<i64> for Replicas {
     }
 }
 
-/// Reads and changes workloads in the permit's cluster, kind and namespace.
+/// Port: reads and changes workloads in the permit's cluster, kind and namespace.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait WorkloadApi: Send + Sync {
-    /// A workload with its pods, events and revisions, its environment not masked yet; none when it is absent.
+    /// Returns a workload with its pods, events and revisions; `None` if it does not exist. Its environment is not
+    /// masked.
     ///
     /// # Errors
-    /// `TooLarge`; else as every call to a cluster.
+    /// `TooLarge`; and the errors of every call to a cluster.
     async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadDetail>>;
 
-    /// The workload's row only.
+    /// Returns only the workload's row; `None` if it does not exist.
     ///
     /// # Errors
-    /// As every call to a cluster.
+    /// The errors of every call to a cluster.
     async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>>;
 
-    /// Sets the number of replicas; warns when an autoscaler will set it again.
+    /// Sets the number of replicas. Returns a warning if an autoscaler will override it.
     ///
     /// # Errors
-    /// `NotFoundInCluster`; else as every call to a cluster.
+    /// `NotFoundInCluster`; and the errors of every call to a cluster.
     async fn scale(
         &self,
         permit: &Permit,
@@ -153,14 +154,14 @@ pub trait WorkloadApi: Send + Sync {
         replicas: Replicas,
     ) -> Result<Changed<WorkloadRow>>;
 
-    /// Replaces the pods one by one, as `kubectl rollout restart`: sets its annotation to `at` on the pod template.
+    /// Restarts the rollout, as `kubectl rollout restart`: sets kubectl's annotation on the pod template to `at`.
     ///
     /// # Errors
-    /// `NotFoundInCluster`; `RolloutPaused` for a paused deployment; else as every call to a cluster.
+    /// `NotFoundInCluster`; `RolloutPaused` for a paused deployment; and the errors of every call to a cluster.
     async fn restart(&self, permit: &Permit, name: &ObjectName, at: Timestamp) -> Result<WorkloadRow>;
 }
 
-/// Shows, scales and restarts workloads.
+/// Use cases: reading, scaling and restarting workloads.
 #[derive(Clone)]
 pub struct Workloads {
     pub(crate) gate: Gate,
@@ -169,15 +170,16 @@ pub struct Workloads {
 }
 
 impl Workloads {
-    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, api: Arc<dyn WorkloadApi>, clock: Arc<dyn Clock>) -> Self {
         Self { gate, api, clock }
     }
 
-    /// A workload with all that belongs to it. Viewers see the names of environment variables, not literal values.
+    /// Returns a workload with the objects that belong to it. For viewers, literal values of environment variables are
+    /// masked; the names are visible.
     ///
     /// # Errors
-    /// `NotFoundInCluster`; else as every call to a cluster.
+    /// `NotFoundInCluster`; and the errors of every call to a cluster.
     pub async fn detail(
         &self,
         caller: &Caller,
@@ -185,7 +187,7 @@ impl Workloads {
         workload: &WorkloadRef,
     ) -> Result<WorkloadDetail> {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, workload)).await?;
-        let mut detail = self.api.get(&permit, &workload.name).await?.ok_or_else(|| absent(workload))?;
+        let mut detail = self.api.get(&permit, &workload.name).await?.ok_or_else(|| not_found(workload))?;
         if caller.role.is_none_or(|role| role <= Role::Viewer) {
             detail.mask_environment();
         }
@@ -195,7 +197,7 @@ impl Workloads {
     /// Sets the number of replicas of a deployment or stateful set.
     ///
     /// # Errors
-    /// `InvalidInput` for another type; `NotFoundInCluster`; else as [`Gate::change`].
+    /// `InvalidInput` for another type; `NotFoundInCluster`; otherwise as [`Gate::change`].
     pub async fn scale(
         &self,
         caller: &Caller,
@@ -211,10 +213,10 @@ impl Workloads {
         self.gate.change(caller, access, async move |permit| api.scale(&permit, &name, replicas).await).await
     }
 
-    /// Replaces the pods of a deployment, stateful set or daemon set.
+    /// Restarts the rollout of a deployment, stateful set or daemon set, which replaces its pods.
     ///
     /// # Errors
-    /// `InvalidInput` for another type; `RolloutPaused`; `NotFoundInCluster`; else as [`Gate::change`].
+    /// `InvalidInput` for another type; `RolloutPaused`; `NotFoundInCluster`; otherwise as [`Gate::change`].
     pub async fn restart(
         &self,
         caller: &Caller,
@@ -238,7 +240,7 @@ fn access(verb: Verb, cluster: ClusterId, workload: &WorkloadRef) -> AccessReque
         .named(workload.name.as_str())
 }
 
-fn absent(workload: &WorkloadRef) -> Error {
+fn not_found(workload: &WorkloadRef) -> Error {
     Error::new(Cause::NotFoundInCluster)
         .resource(workload.kind.as_str())
         .namespace(workload.namespace.as_str())

@@ -1,5 +1,6 @@
-//! What went wrong in other products' rules, tried here on the in-memory ports. docs/advisories.md has the whole list.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Security advisories of comparable products, reproduced on the in-memory ports. docs/advisories.md has the whole
+//! list.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{net::IpAddr, time::Duration};
 
@@ -17,7 +18,7 @@ use serde_json::json;
 
 const PASSWORD: &str = "correct horse battery";
 
-fn house() -> (Fake, App) {
+fn test_app() -> (Fake, App) {
     let fake = Fake::default();
     let app = App::new(fake.ports(), Settings::default());
     let first = NewPassword::new(&PASSWORD.into()).unwrap();
@@ -28,28 +29,28 @@ fn house() -> (Fake, App) {
 fn login(app: &App, username: &str, password: &str, address: [u8; 4]) -> Error {
     let origin = Origin { source_ip: Some(IpAddr::from(address)), request_id: None };
     let login = Login { username: username.into(), password: password.into(), user_agent: None, origin };
-    block_on(app.sessions.login(login)).map(drop).expect_err("refused")
+    block_on(app.sessions.login(login)).map(drop).expect_err("an error")
 }
 
-/// Kubernetes Dashboard: without a login it acted as its own service account; kube-rs takes a context without a user for
-/// an anonymous one.
+/// Kubernetes Dashboard: without a login it used its own service account. kube-rs treats a context without a user as
+/// anonymous.
 #[test]
-fn cve_2018_18264_nobody_is_anonymous_towards_a_cluster() {
+fn cve_2018_18264_context_without_a_credential_is_refused() {
     let config = |user: serde_json::Value, context: serde_json::Value| {
         json!({"current-context": "c", "contexts": [{"name": "c", "context": context}],
             "clusters": [{"name": "k", "cluster": {"server": "https://k"}}], "users": [{"name": "u", "user": user}]})
         .to_string()
     };
-    let of = |user: &str| json!({"cluster": "k", "user": user});
-    assert!(Kubeconfig::connection(&config(json!({"token": "t"}), of("u")), None, None).is_ok());
+    let context = |user: &str| json!({"cluster": "k", "user": user});
+    assert!(Kubeconfig::connection(&config(json!({"token": "t"}), context("u")), None, None).is_ok());
     for text in [
         config(json!({"token": "t"}), json!({"cluster": "k"})),
-        config(json!({"token": "t"}), of("")),
-        config(json!({"token": "t"}), of("nobody")),
-        config(json!({}), of("u")),
-        config(json!(null), of("u")),
-        config(json!({"token": ""}), of("u")),
-        config(json!({"token": null}), of("u")),
+        config(json!({"token": "t"}), context("")),
+        config(json!({"token": "t"}), context("nobody")),
+        config(json!({}), context("u")),
+        config(json!(null), context("u")),
+        config(json!({"token": ""}), context("u")),
+        config(json!({"token": null}), context("u")),
     ] {
         assert_eq!(
             Kubeconfig::connection(&text, None, None).unwrap_err().cause,
@@ -59,10 +60,11 @@ fn cve_2018_18264_nobody_is_anonymous_towards_a_cluster() {
     }
 }
 
-/// Rancher: the default admin came back with every start. Ours is made while there is no user at all, and never again.
+/// Rancher: every start created the default admin again. Pilothouse creates it only while there is no user, and never
+/// again.
 #[test]
-fn cve_2019_11202_a_deleted_first_admin_stays_deleted() {
-    let (_fake, app) = house();
+fn cve_2019_11202_deleted_first_admin_is_not_recreated() {
+    let (_fake, app) = test_app();
     let root = Caller::command_line("root");
     let password = NewPassword::new(&PASSWORD.into()).unwrap();
     let username = Username::new("second").unwrap();
@@ -71,17 +73,17 @@ fn cve_2019_11202_a_deleted_first_admin_stays_deleted() {
     let first = block_on(app.users.find(&Username::first_admin())).unwrap();
     block_on(app.users.delete(&root, first.id)).unwrap();
     for password in [None, Some(NewPassword::new(&PASSWORD.into()).unwrap())] {
-        assert!(!block_on(app.users.bootstrap(password)).unwrap(), "a later start makes none");
+        assert!(!block_on(app.users.bootstrap(password)).unwrap(), "a later start creates no admin");
     }
     assert_eq!(login(&app, "admin", PASSWORD, [10, 0, 0, 1]).cause, Cause::BadCredentials);
 }
 
-/// Argo CD, Vault: no throttle, or one that spraying names, a restart or another spelling got round.
+/// Argo CD, Vault: no throttle, or one that name spraying, a restart or another spelling could bypass.
 #[test]
-fn cve_2020_8827_guessing_is_slowed_down_whatever_is_sent_between() {
-    let (fake, app) = house();
+fn cve_2020_8827_password_guessing_is_always_throttled() {
+    let (fake, app) = test_app();
     for (n, spelling) in ["admin", "ADMIN", " Admin ", "ａｄｍｉｎ", "Admin"].into_iter().enumerate() {
-        // from five addresses, others' names between
+        // from five addresses, with other usernames in between
         let address = [10, 0, 0, n as u8];
         assert_eq!(login(&app, spelling, "wrong password", address).cause, Cause::BadCredentials);
         for other in 0..50 {
@@ -91,7 +93,7 @@ fn cve_2020_8827_guessing_is_slowed_down_whatever_is_sent_between() {
     // another process over the same database
     let restarted = App::new(fake.ports(), Settings::default());
     assert_eq!(login(&restarted, "admin", PASSWORD, [10, 9, 9, 9]).cause, Cause::TooManyLogins);
-    // an address that tries one name after the other
+    // an address that tries one username after another
     for n in 0..100 {
         login(&restarted, &format!("sprayed-{n}"), "wrong password", [10, 8, 8, 8]);
     }
@@ -99,15 +101,15 @@ fn cve_2020_8827_guessing_is_slowed_down_whatever_is_sent_between() {
     assert_eq!(login(&restarted, "never-tried", "x", [10, 8, 8, 9]).cause, Cause::BadCredentials);
 }
 
-/// Argo CD, Vault, OpenBao: an unknown user was told from a wrong password. That it costs the same is counted in
-/// `people.rs`.
+/// Argo CD, Vault, OpenBao: the response distinguished an unknown user from a wrong password.
+/// `people/login_throttle.rs` checks that both cost the same.
 #[test]
-fn cve_2020_11576_who_is_there_is_not_told() {
-    let (fake, app) = house();
+fn cve_2020_11576_usernames_cannot_be_enumerated() {
+    let (fake, app) = test_app();
     let refusals = [("admin", "wrong password"), ("nobody", PASSWORD), ("", ""), ("no name at all", "x")]
         .map(|(name, password)| login(&app, name, password, [10, 0, 0, 1]));
     assert!(refusals.iter().all(|error| *error == Error::new(Cause::BadCredentials)), "{refusals:?}");
-    // throttled alike, too: an account that is not there has a counter as well
+    // the throttle is the same as well: an account that does not exist also has a counter
     let pauses = ["admin", "ghost"].map(|name| {
         let mut refusal = login(&app, name, "wrong password", [10, 0, 0, 2]);
         while refusal.cause == Cause::BadCredentials {
@@ -119,9 +121,10 @@ fn cve_2020_11576_who_is_there_is_not_told() {
     fake.runtime.clock.advance(Duration::from_secs(1));
 }
 
-/// Kubernetes, Argo CD: a small text of aliases that is a huge one; here also one that is merely large or deep.
+/// Kubernetes, Argo CD: a small text of aliases expands to a huge one. Also tests texts that are merely large or
+/// deep.
 #[test]
-fn cve_2019_11253_a_kubeconfig_that_blows_up_is_refused() {
+fn cve_2019_11253_exploding_kubeconfig_is_refused() {
     let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
     for level in 1..10 {
         bomb.push_str(&format!("a{level}: &a{level} [{}]\n", vec![format!("*a{}", level - 1); 9].join(",")));

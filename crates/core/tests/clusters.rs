@@ -1,6 +1,6 @@
-//! Clusters and what runs in them, on the in-memory ports: what a caller sees, what the cluster was asked, what the
-//! trail says.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Cluster and workload use cases on the in-memory ports: responses to the caller, requests to the cluster, and audit
+//! rows.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use futures_executor::block_on;
 use pilothouse_core::{
@@ -70,7 +70,7 @@ impl World {
         Self { fake, app }
     }
 
-    /// With one cluster and a deployment in it; nothing asked yet.
+    /// A world with one cluster that contains a deployment, and without recorded calls.
     fn with_cluster() -> (Self, ClusterId) {
         let world = Self::new();
         let id = block_on(world.app.clusters.create(&caller(Role::OpsAdmin), new_cluster("prod")))
@@ -91,11 +91,11 @@ impl World {
 }
 
 fn cause<T>(result: Result<T, Error>) -> Cause {
-    result.map(drop).expect_err("refused").cause
+    result.map(drop).expect_err("an error").cause
 }
 
 #[test]
-fn a_cluster_is_tried_before_it_is_stored() {
+fn cluster_is_tested_before_it_is_stored() {
     let world = World::new();
     let ops = caller(Role::OpsAdmin);
     world.fake.clusters.fail(Some(Cause::TlsUntrusted));
@@ -116,13 +116,13 @@ fn a_cluster_is_tried_before_it_is_stored() {
 }
 
 #[test]
-fn a_stored_credential_goes_to_the_server_it_was_stored_with_only() {
+fn stored_credential_is_sent_only_to_its_own_server() {
     let (world, id) = World::with_cluster();
     let ops = caller(Role::OpsAdmin);
-    let elsewhere =
+    let other_server =
         CredentialInput { api_server: Some(ApiServer::new("https://evil").unwrap()), ..Default::default() };
     let change = |credential| ClusterChange { credential, ..ClusterChange::default() };
-    let refusal = block_on(world.app.clusters.update(&ops, id, change(elsewhere))).unwrap_err();
+    let refusal = block_on(world.app.clusters.update(&ops, id, change(other_server))).unwrap_err();
     assert_eq!(
         (refusal.context.fields[0].name.as_str(), refusal.context.fields[0].reason),
         ("auth_type", Reason::Required)
@@ -135,7 +135,7 @@ fn a_stored_credential_goes_to_the_server_it_was_stored_with_only() {
         Cause::CredentialRejected
     );
     world.fake.clusters.fail(None);
-    let cluster = block_on(world.app.clusters.update(&ops, id, renamed())).unwrap().value;
+    let cluster = block_on(world.app.clusters.update(&ops, id, rename_to_stage())).unwrap().value;
     assert_eq!((cluster.name.as_str(), cluster.status), ("stage", Health::Online));
     assert_eq!(
         cause(block_on(world.app.clusters.update(&ops, id, ClusterChange::default()))),
@@ -146,11 +146,11 @@ fn a_stored_credential_goes_to_the_server_it_was_stored_with_only() {
 }
 
 #[test]
-fn a_replaced_or_removed_connection_is_said_to_have_changed_and_no_other() {
+fn only_replaced_or_removed_connections_are_reported_as_changed() {
     let (world, id) = World::with_cluster();
     let ops = caller(Role::OpsAdmin);
-    block_on(world.app.clusters.update(&ops, id, renamed())).unwrap();
-    assert_eq!(world.fake.clusters.changed(), [], "a new name changes no connection");
+    block_on(world.app.clusters.update(&ops, id, rename_to_stage())).unwrap();
+    assert_eq!(world.fake.clusters.changed(), [], "a rename does not change the connection");
     let replaced = ClusterChange { credential: token(), ..ClusterChange::default() };
     block_on(world.app.clusters.update(&ops, id, replaced)).unwrap();
     assert_eq!(world.fake.clusters.changed(), [id]);
@@ -161,40 +161,40 @@ fn a_replaced_or_removed_connection_is_said_to_have_changed_and_no_other() {
 }
 
 #[test]
-fn a_cluster_that_was_not_asked_is_an_error_and_its_row_stays() {
+fn status_without_a_request_to_the_cluster_stores_nothing() {
     let (world, id) = World::with_cluster();
     let viewer = caller(Role::Viewer);
-    for not_asked in [Cause::CircuitOpen, Cause::Overloaded] {
-        world.fake.clusters.fail(Some(not_asked));
+    for cause_without_request in [Cause::CircuitOpen, Cause::Overloaded] {
+        world.fake.clusters.fail(Some(cause_without_request));
         let status = block_on(world.app.clusters.status(&viewer, id));
-        if not_asked == Cause::CircuitOpen {
+        if cause_without_request == Cause::CircuitOpen {
             let shown = status.unwrap().cluster;
             assert_eq!(
                 (shown.status, shown.status_reason.as_deref()),
                 (Health::Offline, Some("circuit_open"))
             );
         } else {
-            assert_eq!(cause(status), not_asked);
+            assert_eq!(cause(status), cause_without_request);
         }
         let stored = block_on(world.fake.store.find(id)).unwrap();
         assert_eq!(stored.unwrap().status, Health::Online, "nothing was stored");
-        assert_eq!(cause(block_on(world.app.clusters.test(&viewer, id))), not_asked);
-        assert_eq!(cause(block_on(world.app.clusters.refresh(id))), not_asked);
+        assert_eq!(cause(block_on(world.app.clusters.test(&viewer, id))), cause_without_request);
+        assert_eq!(cause(block_on(world.app.clusters.refresh(id))), cause_without_request);
     }
     world.fake.clusters.fail(Some(Cause::Unreachable));
     let status = block_on(world.app.clusters.status(&viewer, id)).unwrap();
-    assert_eq!(status.cluster.status_reason.as_deref(), Some("unreachable"), "it was asked");
+    assert_eq!(status.cluster.status_reason.as_deref(), Some("unreachable"), "a request was sent");
     world.fake.clusters.fail(None);
     let status = block_on(world.app.clusters.status(&viewer, id)).unwrap();
     assert_eq!(status.cluster.status, Health::Online);
 }
 
-fn renamed() -> ClusterChange {
+fn rename_to_stage() -> ClusterChange {
     ClusterChange { name: Some(ClusterName::new("stage").unwrap()), ..ClusterChange::default() }
 }
 
 #[test]
-fn a_credential_is_renewed_for_the_server_and_ca_it_was_stored_with() {
+fn new_token_keeps_the_stored_server_and_ca() {
     let (world, id) = World::with_cluster();
     let ops = caller(Role::OpsAdmin);
     let ca = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
@@ -206,13 +206,13 @@ fn a_credential_is_renewed_for_the_server_and_ca_it_was_stored_with() {
     let stored = block_on(world.fake.store.connection(id)).unwrap().unwrap().connection;
     assert_eq!((stored.server.as_str(), stored.ca.as_deref()), ("https://k:6443", Some(ca)));
     assert!(matches!(stored.credential, Credential::Token(token) if token.expose_secret() == "next"));
-    // what a row shows, sent back, is nothing new
+    // sending the displayed values back is not a change
     let shown = CredentialInput { token: None, ..token() };
     let named = ClusterChange { description: Some("the same".into()), ..change(shown) };
     let kept = block_on(world.app.clusters.update(&ops, id, named)).unwrap();
     assert_eq!((kept.value.description.as_str(), kept.warnings.len()), ("the same", 0));
-    let elsewhere = ApiServer::new("https://elsewhere").unwrap();
-    let moved = CredentialInput { api_server: Some(elsewhere), token: None, ..token() };
+    let other_server = ApiServer::new("https://elsewhere").unwrap();
+    let moved = CredentialInput { api_server: Some(other_server), token: None, ..token() };
     assert_eq!(cause(block_on(world.app.clusters.update(&ops, id, change(moved)))), Cause::InvalidInput);
     for ignored in [
         CredentialInput { ca_certificate: Some(ca.into()), ..Default::default() },
@@ -227,7 +227,7 @@ fn a_credential_is_renewed_for_the_server_and_ca_it_was_stored_with() {
 }
 
 #[test]
-fn an_unchecked_certificate_needs_configuration_and_a_super_admin() {
+fn insecure_tls_needs_configuration_and_super_admin() {
     let insecure = || NewCluster {
         credential: CredentialInput { insecure_skip_tls_verify: true, ..token() },
         ..new_cluster("prod")
@@ -244,14 +244,14 @@ fn an_unchecked_certificate_needs_configuration_and_a_super_admin() {
         assert_eq!(refused.as_ref().map(|error| error.cause), expected, "{allowed} {role:?}");
         let required = refused.and_then(|error| error.context.required_role);
         assert_eq!(required, (expected == Some(Cause::RoleTooLow)).then_some(Role::SuperAdmin));
-        // what a role refuses is recorded, what a form refuses is not
+        // a refusal by role is recorded, a refusal of the input is not
         let rows = fake.store.all_operations().len();
         assert_eq!(rows, usize::from(expected != Some(Cause::InvalidInput)), "{allowed} {role:?}");
     }
 }
 
 #[test]
-fn a_viewer_changes_nothing_and_every_refusal_is_one_failed_row_and_no_call() {
+fn refused_viewer_changes_write_one_row_each_and_send_nothing() {
     let (world, id) = World::with_cluster();
     let (app, viewer) = (&world.app, caller(Role::Viewer));
     let configmap =
@@ -260,7 +260,7 @@ fn a_viewer_changes_nothing_and_every_refusal_is_one_failed_row_and_no_call() {
     let before = world.rows().len();
     let refusals = [
         cause(block_on(app.clusters.create(&viewer, new_cluster("x")))),
-        cause(block_on(app.clusters.update(&viewer, id, renamed()))),
+        cause(block_on(app.clusters.update(&viewer, id, rename_to_stage()))),
         cause(block_on(app.clusters.delete(&viewer, id))),
         cause(block_on(app.clusters.test_new(&viewer, token()))),
         cause(block_on(app.namespaces.create(&viewer, id, &shop(), Labels::new()))),
@@ -279,7 +279,7 @@ fn a_viewer_changes_nothing_and_every_refusal_is_one_failed_row_and_no_call() {
 }
 
 #[test]
-fn a_change_is_intent_and_outcome_with_one_id() {
+fn change_writes_intent_and_outcome_with_one_id() {
     let (world, id) = World::with_cluster();
     let replicas = Replicas::try_from(3).unwrap();
     let scaled = block_on(world.app.workloads.scale(
@@ -300,7 +300,7 @@ fn a_change_is_intent_and_outcome_with_one_id() {
 }
 
 #[test]
-fn when_the_trail_cannot_be_written_nothing_is_sent() {
+fn unwritable_trail_prevents_changes() {
     let (world, id) = World::with_cluster();
     world.fake.store.break_audit(true);
     let restart =
@@ -312,11 +312,14 @@ fn when_the_trail_cannot_be_written_nothing_is_sent() {
     );
     assert!(world.fake.clusters.calls().is_empty());
     let query = ListQuery::parse(List::Clusters, &[]).unwrap();
-    assert!(block_on(world.app.clusters.list(&caller(Role::Viewer), &query)).is_ok(), "reads go on");
+    assert!(
+        block_on(world.app.clusters.list(&caller(Role::Viewer), &query)).is_ok(),
+        "reads are still possible"
+    );
 }
 
 #[test]
-fn what_kubernetes_needs_is_never_deleted() {
+fn protected_namespaces_cannot_be_deleted() {
     let (world, id) = World::with_cluster();
     for name in pilothouse_core::namespace::PROTECTED {
         let delete = block_on(world.app.namespaces.delete(
@@ -331,7 +334,7 @@ fn what_kubernetes_needs_is_never_deleted() {
 }
 
 #[test]
-fn what_a_type_cannot_do_is_bad_input_and_no_operation() {
+fn unsupported_workload_action_is_invalid_input() {
     let (world, id) = World::with_cluster();
     let (ops, before) = (caller(Role::OpsAdmin), world.rows().len());
     for kind in WorkloadType::ALL {
@@ -356,7 +359,7 @@ fn what_a_type_cannot_do_is_bad_input_and_no_operation() {
 }
 
 #[test]
-fn viewers_see_no_literal_environment() {
+fn viewers_see_no_literal_environment_values() {
     let (world, id) = World::with_cluster();
     let manifest = |role| {
         let detail =
@@ -371,15 +374,15 @@ fn viewers_see_no_literal_environment() {
 }
 
 #[test]
-fn reads_leave_no_row_and_an_unknown_cluster_is_not_found() {
+fn reads_write_no_row_and_unknown_cluster_is_not_found() {
     let (world, id) = World::with_cluster();
     let (viewer, before) = (caller(Role::Viewer), world.rows().len());
     let pairs = [("cluster_id".to_owned(), id.to_string()), ("namespace".to_owned(), "*".to_owned())];
     let query = ListQuery::parse(List::Workloads, &pairs).unwrap();
     let page = block_on(world.app.lists.page(&viewer, id, List::Workloads, &query)).unwrap();
     assert_eq!((page.rows.len(), page.pagination.total), (1, 1));
-    let elsewhere = block_on(world.app.lists.page(&viewer, ClusterId(99), List::Workloads, &query));
-    assert_eq!(cause(elsewhere), Cause::NotFound);
+    let unknown_cluster = block_on(world.app.lists.page(&viewer, ClusterId(99), List::Workloads, &query));
+    assert_eq!(cause(unknown_cluster), Cause::NotFound);
     let options = LogOptions {
         container: None,
         tail_lines: 100,
@@ -394,7 +397,7 @@ fn reads_leave_no_row_and_an_unknown_cluster_is_not_found() {
 }
 
 #[test]
-fn a_test_is_recorded_and_changes_nothing() {
+fn connection_test_is_recorded_and_changes_nothing() {
     let (world, id) = World::with_cluster();
     let test = block_on(world.app.clusters.test(&caller(Role::Viewer), id)).unwrap();
     assert_eq!((test.version.as_str(), test.node_count), ("v1.37.2", Some(1)));

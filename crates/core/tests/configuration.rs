@@ -1,5 +1,5 @@
-//! ConfigMaps and Secrets on the in-memory ports: who may see and change what, and what the trail keeps of it.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+//! ConfigMap and Secret use cases on the in-memory ports: access rights, and the contents of the audit trail.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -37,7 +37,7 @@ fn name(text: &str) -> ObjectName {
 }
 
 fn cause<T>(result: Result<T, Error>) -> Cause {
-    result.map(drop).expect_err("refused").cause
+    result.map(drop).expect_err("an error").cause
 }
 
 fn new_secret(named: &str, key: &str) -> NewSecret {
@@ -66,7 +66,7 @@ impl World {
         Self::with(|ports| ports)
     }
 
-    /// With a cluster that holds a ConfigMap `settings` and a Secret `pass`; nothing asked yet.
+    /// A world with a cluster that contains a ConfigMap `settings` and a Secret `pass`, and without recorded calls.
     fn with(change: impl FnOnce(Ports) -> Ports) -> Self {
         let fake = Fake::default();
         let app = App::new(change(fake.ports()), Settings::default());
@@ -88,7 +88,7 @@ impl World {
 }
 
 #[test]
-fn a_viewer_reads_no_value_of_a_secret_and_changes_nothing() {
+fn viewer_cannot_read_secret_values_or_change_anything() {
     let World { fake, app, cluster } = &World::new();
     let (cluster, viewer, shop) = (*cluster, caller(Role::Viewer), shop());
     let before = fake.store.all_operations().len();
@@ -120,7 +120,7 @@ fn a_viewer_reads_no_value_of_a_secret_and_changes_nothing() {
 }
 
 #[test]
-fn a_reveal_is_recorded_before_the_value_is_read() {
+fn reveal_is_recorded_before_the_value_is_read() {
     let fake = Fake::default();
     let store = fake.store.clone();
     let mut api = MockSecretApi::new();
@@ -141,7 +141,7 @@ fn a_reveal_is_recorded_before_the_value_is_read() {
 }
 
 #[test]
-fn without_a_durable_intent_no_value_is_read() {
+fn no_value_is_read_without_a_durable_intent() {
     let World { fake, app, cluster } = &World::new();
     fake.store.break_audit(true);
     let revealed = block_on(app.secrets.reveal(&caller(Role::SuperAdmin), *cluster, &shop(), name("pass")));
@@ -150,7 +150,7 @@ fn without_a_durable_intent_no_value_is_read() {
 }
 
 #[test]
-fn the_trail_keeps_keys_sizes_and_hashes_and_never_a_value() {
+fn trail_stores_keys_sizes_and_hashes_but_no_values() {
     let world = World::new();
     let World { fake, app, cluster } = &world;
     let (cluster, ops, shop) = (*cluster, caller(Role::OpsAdmin), shop());
@@ -190,7 +190,7 @@ fn the_trail_keeps_keys_sizes_and_hashes_and_never_a_value() {
 }
 
 #[test]
-fn a_configmap_is_replaced_as_a_whole_unless_it_has_changed() {
+fn configmap_is_replaced_as_a_whole_unless_modified() {
     let World { fake, app, cluster } = &World::new();
     let (cluster, ops, shop) = (*cluster, caller(Role::OpsAdmin), shop());
     let detail = || block_on(app.configs.configmap(&ops, cluster, &shop, &name("settings"))).unwrap();
@@ -211,7 +211,7 @@ fn a_configmap_is_replaced_as_a_whole_unless_it_has_changed() {
 }
 
 #[test]
-fn bad_input_is_no_operation_and_no_call() {
+fn invalid_input_writes_no_operation_and_sends_nothing() {
     let World { fake, app, cluster } = &World::new();
     let (cluster, ops, shop) = (*cluster, caller(Role::OpsAdmin), shop());
     let before = fake.store.all_operations().len();

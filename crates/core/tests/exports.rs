@@ -1,5 +1,5 @@
-//! Exports, and the use cases around the trail, on the in-memory ports.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Exports and other audit use cases, on the in-memory ports.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use pilothouse_core::{
 };
 use proptest::{prelude::*, sample::Index, test_runner::Config};
 
-/// An export of everything the fakes have recorded.
+/// An export of all operations that the fakes have recorded.
 fn exported(query: ExportQuery) -> String {
     let fake = Fake::default();
     let app = App::new(fake.ports(), Settings::default());
@@ -60,7 +60,7 @@ fn joined(lines: &[&str]) -> String {
 }
 
 #[test]
-fn an_export_is_verified_alone_and_any_edit_of_it_is_found() {
+fn export_verifies_standalone_and_any_edit_is_detected() {
     let text = exported(ExportQuery::default());
     let verdict = verified(&text);
     assert_eq!((verdict.first_bad, verdict.entries), (None, 80));
@@ -70,7 +70,7 @@ fn an_export_is_verified_alone_and_any_edit_of_it_is_found() {
         let is_checkpoint = lines[n].starts_with("{\"checkpoint\"");
         let without: Vec<_> =
             lines.iter().enumerate().filter(|(m, _)| *m != n).map(|(_, line)| *line).collect();
-        // a checkpoint adds nothing that the first line does not bind, while others are near enough
+        // a checkpoint is redundant to the first line, as long as other checkpoints are close enough
         assert_eq!(verified(joined(&without)).valid, is_checkpoint, "without line {n}");
         assert!(n == 0 || !verified(joined(&lines[..n])).valid || n == lines.len() - 1 && is_checkpoint);
         if n + 1 < lines.len() {
@@ -92,24 +92,24 @@ fn an_export_is_verified_alone_and_any_edit_of_it_is_found() {
         .unwrap();
 }
 
-/// Whatever stands after the last line, or is no text.
+/// Content after the last line, and content that is not text.
 #[test]
-fn an_export_ends_with_its_last_line() {
+fn content_after_the_last_line_is_refused() {
     let text = exported(ExportQuery::default());
     assert!(verified(&text).valid);
     let without_end = &text[..text.len() - 1];
-    assert!(!verified(without_end).valid, "the last line has no end");
+    assert!(!verified(without_end).valid, "no newline at the end");
     for more in ["x", "{\"checkpoint\":", "\0", " ", "\n"] {
         assert!(!verified(format!("{text}{more}")).valid, "{more:?} after the last line");
     }
-    assert!(!verified([text.as_bytes(), &vec![b'x'; 15 << 20]].concat()).valid, "a lot after it");
-    assert!(!verified([text.as_bytes(), b"\xff\n"].concat()).valid, "no UTF-8");
+    assert!(!verified([text.as_bytes(), &vec![b'x'; 15 << 20]].concat()).valid, "15 MiB after the last line");
+    assert!(!verified([text.as_bytes(), b"\xff\n"].concat()).valid, "invalid UTF-8");
     assert!(!verified("").valid);
 }
 
-/// Whoever writes the database gets no signature of ours for it, whoever asks for the export.
+/// An attacker who can write to the database obtains no Pilothouse signature for it, whoever requests the export.
 #[test]
-fn what_is_not_whole_is_not_exported() {
+fn corrupt_trail_is_not_exported() {
     let world = || {
         let fake = Fake::default();
         let app = App::new(fake.ports(), Settings::default());
@@ -128,7 +128,7 @@ fn what_is_not_whole_is_not_exported() {
     let (_, app) = world();
     export(&app).unwrap();
 
-    // all computed anew, with the checkpoints left, or without them
+    // all hashes recomputed, with or without the checkpoints
     let rewrite: [&dyn Fn(&Fake); 3] = [
         &|fake| fake.store.rewrite(|text| text.replace("web-7", "web-8"), false),
         &|fake| fake.store.rewrite(|text| text.replace("web-7", "web-8"), true),
@@ -151,7 +151,7 @@ fn what_is_not_whole_is_not_exported() {
 }
 
 #[test]
-fn a_part_is_exported_and_verified_too() {
+fn partial_export_is_verified() {
     let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
     let (from, to) = (at("2026-01-01T00:01:00Z"), at("2026-01-01T00:02:00Z"));
     let verdict = verified(exported(ExportQuery { from, to, ..ExportQuery::default() }));
@@ -163,7 +163,7 @@ fn a_part_is_exported_and_verified_too() {
 }
 
 #[test]
-fn events_are_those_of_an_api_server() {
+fn k8s_format_matches_api_server_audit_events() {
     use pilothouse_core::audit::ExportFormat;
     let format = ExportFormat::K8s;
     let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
@@ -192,7 +192,7 @@ fn events_are_those_of_an_api_server() {
 }
 
 #[test]
-fn viewers_neither_verify_nor_export_and_one_verifies_at_a_time() {
+fn viewers_cannot_verify_or_export_and_exports_are_limited() {
     use pilothouse_core::{Cause, access::Role};
     let app = App::new(Fake::default().ports(), Settings::default());
     let viewer = Caller { role: Some(Role::Viewer), ..Caller::system() };
@@ -211,9 +211,10 @@ fn viewers_neither_verify_nor_export_and_one_verifies_at_a_time() {
     block_on(app.audit.export(&Caller::system(), ExportQuery::default())).ok().unwrap();
 }
 
-/// Four who read slowly, or not at all, keep nobody out for long; who is read keeps its place.
+/// Four exports that are read slowly or not at all block others for a limited time. An export that is read keeps its
+/// slot.
 #[test]
-fn an_export_that_nobody_reads_gives_up_its_place() {
+fn unread_export_loses_its_slot() {
     use pilothouse_core::Cause;
     let fake = Fake::default();
     let app = App::new(fake.ports(), Settings::default());
@@ -234,7 +235,7 @@ fn an_export_that_nobody_reads_gives_up_its_place() {
 }
 
 #[test]
-fn checkpoints_are_handed_over_once_and_only_ours() {
+fn checkpoints_are_delivered_once_and_truncation_is_detected() {
     let fake = Fake::default();
     let app = App::new(fake.ports(), Settings::default());
     let record = || {
@@ -242,7 +243,7 @@ fn checkpoints_are_handed_over_once_and_only_ours() {
         let operation = permit(&Caller::system(), access).operation().unwrap().clone();
         block_on(fake.store.record(&operation, &Outcome::success(operation.created_at))).unwrap();
     };
-    let kept = || {
+    let stored = || {
         use pilothouse_core::audit::CheckpointSink as _;
         fake.witness.lines().unwrap().count()
     };
@@ -250,7 +251,7 @@ fn checkpoints_are_handed_over_once_and_only_ours() {
         record();
         block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
         block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
-        assert_eq!(kept(), expected);
+        assert_eq!(stored(), expected);
     }
     assert!(!block_on(app.audit.is_truncated()).unwrap());
     let empty = App::new(
@@ -260,18 +261,18 @@ fn checkpoints_are_handed_over_once_and_only_ours() {
     assert!(block_on(empty.audit.is_truncated()).unwrap());
 }
 
-/// A trail that others append to between the look at its end and the next one.
-struct Growing {
+/// A trail that grows between the first read of its head and the next read.
+struct GrowingTrail {
     store: Arc<MemoryStore>,
-    /// At the first look.
-    seen: std::sync::Mutex<Option<Head>>,
+    /// The head at the first read.
+    first_head: std::sync::Mutex<Option<Head>>,
 }
 
 #[async_trait]
-impl TrailReader for Growing {
+impl TrailReader for GrowingTrail {
     async fn head(&self) -> Result<(String, Head), Error> {
         let (trail, now) = self.store.head().await?;
-        Ok((trail, self.seen.lock().unwrap().take().unwrap_or(now)))
+        Ok((trail, self.first_head.lock().unwrap().take().unwrap_or(now)))
     }
 
     async fn entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>, Error> {
@@ -300,7 +301,7 @@ impl TrailReader for Growing {
 }
 
 #[test]
-fn an_export_from_now_on_of_a_trail_that_grows_meanwhile_is_empty_and_whole() {
+fn export_from_now_of_a_growing_trail_is_empty_and_valid() {
     let fake = Fake::default();
     let record = || {
         let access = AccessRequest::to(Verb::Login, Resource::Session);
@@ -310,10 +311,10 @@ fn an_export_from_now_on_of_a_trail_that_grows_meanwhile_is_empty_and_whole() {
         block_on(fake.store.record(&operation, &Outcome::success(operation.created_at))).unwrap();
     };
     (0..3).for_each(|_| record());
-    let seen = block_on(fake.store.head()).unwrap().1;
+    let first_head = block_on(fake.store.head()).unwrap().1;
     (0..3).for_each(|_| record());
     let from = Some(fake.runtime.clock.now());
-    let trail = Arc::new(Growing { store: fake.store.clone(), seen: Some(seen).into() });
+    let trail = Arc::new(GrowingTrail { store: fake.store.clone(), first_head: Some(first_head).into() });
     let app = App::new(Ports { trail, ..fake.ports() }, Settings::default());
     let query = ExportQuery { from, ..ExportQuery::default() };
     let mut export = block_on(app.audit.export(&Caller::system(), query)).unwrap();

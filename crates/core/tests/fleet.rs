@@ -1,5 +1,6 @@
-//! One question to all clusters on the in-memory ports: each answers for itself, and none is waited for in vain.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Fleet search and overview on the in-memory ports: each cluster has its own result, and no request waits for a
+//! hanging cluster.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use futures_executor::block_on;
 use pilothouse_core::{
@@ -23,7 +24,8 @@ struct World {
 }
 
 impl World {
-    /// So many clusters, each with the pods `a`, `b` and `c` in `shop`, and one of its own.
+    /// A world with this many clusters, each with the pods `a`, `b` and `c` in `shop`, and one pod with a unique
+    /// name.
     fn of(count: usize) -> Self {
         let fake = Fake::default();
         let app = App::new(fake.ports(), Settings::default());
@@ -53,14 +55,14 @@ impl World {
 
 /// `name@cluster` of each row.
 fn rows(found: &SearchResults) -> Vec<String> {
-    let name = |(of, row): &(usize, pilothouse_core::inventory::Row)| {
-        format!("{}@{}", row.name(), found.clusters[*of].name)
+    let name = |(cluster, row): &(usize, pilothouse_core::inventory::Row)| {
+        format!("{}@{}", row.name(), found.clusters[*cluster].name)
     };
     found.rows.iter().map(name).collect()
 }
 
 #[test]
-fn rows_of_all_clusters_are_in_one_order() {
+fn fleet_search_sorts_rows_of_all_clusters() {
     let world = World::of(3);
     let pods = ("kind", "pods");
     let found = world.search(&[pods, ("q", "B")]).unwrap();
@@ -81,7 +83,7 @@ fn rows_of_all_clusters_are_in_one_order() {
 }
 
 #[test]
-fn every_page_of_any_size_is_a_piece_of_the_whole() {
+fn pages_of_any_size_cover_the_whole_result() {
     let world = World::of(4);
     let whole = rows(&world.search(&[("kind", "pods"), ("q", "-"), ("per_page", "500")]).unwrap());
     let all = rows(
@@ -100,9 +102,9 @@ fn every_page_of_any_size_is_a_piece_of_the_whole() {
 }
 
 #[test]
-fn a_cluster_that_hangs_fails_or_is_stale_says_so_and_costs_the_others_nothing() {
+fn hanging_failing_and_stale_clusters_do_not_affect_others() {
     let world = World::of(4);
-    let [_, hanging, failing, stale] = world.clusters[..] else { panic!("four") };
+    let [_, hanging, failing, stale] = world.clusters[..] else { panic!("four clusters") };
     let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
     world.fake.clusters.set(hanging, Condition::Hangs);
     world.fake.clusters.set(failing, Condition::Fails(Cause::ForbiddenByCluster));
@@ -141,7 +143,7 @@ fn a_cluster_that_hangs_fails_or_is_stale_says_so_and_costs_the_others_nothing()
 }
 
 #[test]
-fn a_cluster_that_hangs_is_not_asked_without_end() {
+fn requests_to_a_hanging_cluster_are_limited() {
     let world = World::of(2);
     world.fake.clusters.set(world.clusters[0], Condition::Hangs);
     world.fake.clusters.calls();
@@ -149,11 +151,11 @@ fn a_cluster_that_hangs_is_not_asked_without_end() {
         let found = world.search(&[("kind", "pods"), ("q", "a")]).unwrap();
         assert_eq!(rows(&found), ["a@cluster-1"]);
     }
-    assert_eq!(world.fake.clusters.calls().len(), 40 + 32, "32 questions are open, and no more");
+    assert_eq!(world.fake.clusters.calls().len(), 40 + 32, "at most 32 requests are in flight");
 }
 
 #[test]
-fn an_overview_counts_all_that_has_a_status() {
+fn overview_counts_all_kinds_with_a_status() {
     let world = World::of(2);
     let overview = block_on(world.app.across.overview(&Caller::system(), &[])).unwrap();
     let kinds: Vec<_> = overview.totals.keys().map(String::as_str).collect();

@@ -1,5 +1,5 @@
-//! Following a log on the in-memory ports: what a reader is told, and how it ends.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Following a log on the in-memory ports: the lines that a reader receives, and the end of the stream.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::VecDeque,
@@ -50,7 +50,7 @@ impl World {
         let (namespace, pod) = (Namespace::new("shop").unwrap(), ObjectName::new("web-0").unwrap());
         let stream =
             block_on(self.app.pods.follow(&Caller::system(), self.cluster, &namespace, &pod, &follow))?;
-        Ok(Followed { stream, told: VecDeque::new() })
+        Ok(Followed { stream, unread: VecDeque::new() })
     }
 }
 
@@ -62,29 +62,29 @@ fn eventually(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-/// A stream, and which lines of it came together with one that was taken.
+/// A log stream, and the unread lines of its last batch.
 #[derive(Debug)]
 struct Followed {
     stream: LogStream,
-    told: VecDeque<LogLine>,
+    unread: VecDeque<LogLine>,
 }
 
 impl Followed {
     fn next(&mut self) -> Option<Result<LogLine, StreamEnd>> {
-        while self.told.is_empty() {
+        while self.unread.is_empty() {
             match block_on(self.stream.next())? {
-                LogEvent::Next(lines) => self.told.extend(lines),
+                LogEvent::Next(lines) => self.unread.extend(lines),
                 LogEvent::End(end) => return Some(Err(end)),
             }
         }
-        self.told.pop_front().map(Ok)
+        self.unread.pop_front().map(Ok)
     }
 }
 
 fn line(log: &mut Followed) -> (Option<LineId>, String) {
     match log.next() {
         Some(Ok(line)) => (line.id, line.text),
-        other => panic!("a line was expected: {other:?}"),
+        other => panic!("expected a line: {other:?}"),
     }
 }
 
@@ -93,29 +93,32 @@ fn end(log: &mut Followed) -> StreamEnd {
         match log.next() {
             Some(Ok(_)) => {}
             Some(Err(end)) => {
-                assert_eq!(log.next(), None, "the last word is the last one");
+                assert_eq!(log.next(), None, "no event follows the end event");
                 return end;
             }
-            None => panic!("no last word"),
+            None => panic!("no end event"),
         }
     }
 }
 
 #[test]
-fn lines_come_as_they_are_written_and_the_end_is_told() {
+fn lines_arrive_as_written_and_the_end_is_reported() {
     let world = World::new();
     let log = world.fake.clusters.next_log();
     let mut stream = world.follow(None).unwrap();
     log.unbounded_send(Ok(b"2026-01-01T00:00:00Z o".to_vec())).unwrap();
-    assert!(stream.stream.next().now_or_never().is_none(), "half a line is none");
+    assert!(stream.stream.next().now_or_never().is_none(), "an incomplete line is not sent");
     log.unbounded_send(Ok(b"ne\n2026-01-01T00:00:00Z two".to_vec())).unwrap();
     let (first, text) = line(&mut stream);
     assert!(first.unwrap().to_string().starts_with("2026-01-01T00:00:00Z_0_"), "{first:?}");
     assert_eq!(text, "one");
     drop(log);
-    assert_eq!(line(&mut stream).1, "two", "the last line needs no end");
+    assert_eq!(line(&mut stream).1, "two", "the last line needs no newline");
     assert_eq!(end(&mut stream), StreamEnd::Completed);
-    assert!(world.fake.store.all_operations().iter().all(|row| row.operation_type != "logs"), "a plain read");
+    assert!(
+        world.fake.store.all_operations().iter().all(|row| row.operation_type != "logs"),
+        "reads are not recorded"
+    );
 
     let log = world.fake.clusters.next_log();
     let mut stream = world.follow(first).unwrap();
@@ -124,7 +127,7 @@ fn lines_come_as_they_are_written_and_the_end_is_told() {
 }
 
 #[test]
-fn a_line_that_broke_off_is_not_told() {
+fn incomplete_line_of_a_broken_stream_is_not_sent() {
     let world = World::new();
     let log = world.fake.clusters.next_log();
     let mut stream = world.follow(None).unwrap();
@@ -132,23 +135,23 @@ fn a_line_that_broke_off_is_not_told() {
     log.unbounded_send(Err(Error::new(Cause::ConnectionLost))).unwrap();
     assert_eq!(line(&mut stream).1, "one");
     assert_eq!(stream.next(), Some(Err(StreamEnd::Failed(Error::new(Cause::ConnectionLost)))));
-    eventually("the cluster is let go", || log.is_closed());
+    eventually("cluster stream is closed", || log.is_closed());
 }
 
 #[test]
-fn a_reader_that_goes_lets_go_of_the_cluster() {
+fn dropped_reader_closes_the_cluster_stream() {
     let world = World::with(StreamLimits { per_user: 1, ..StreamLimits::default() });
     let log = world.fake.clusters.next_log();
     let stream = world.follow(None).unwrap();
     assert_eq!(world.follow(None).unwrap_err().cause, Cause::Overloaded);
-    assert_eq!(world.fake.clusters.calls().len(), 1, "what is too much does not reach the cluster");
+    assert_eq!(world.fake.clusters.calls().len(), 1, "a refused stream sends no request to the cluster");
     drop(stream);
-    eventually("the cluster is let go", || log.is_closed());
-    eventually("its place is free", || world.follow(None).is_ok());
+    eventually("cluster stream is closed", || log.is_closed());
+    eventually("stream slot is free", || world.follow(None).is_ok());
 }
 
 #[test]
-fn a_reader_that_stands_still_is_ended_and_may_go_on_from_where_it_was() {
+fn stalled_reader_is_ended_and_can_resume() {
     let world = World::new();
     let log = world.fake.clusters.next_log();
     let mut stream = world.follow(None).unwrap();
@@ -156,7 +159,7 @@ fn a_reader_that_stands_still_is_ended_and_may_go_on_from_where_it_was() {
     for line in lines() {
         log.unbounded_send(Ok(line)).unwrap();
     }
-    eventually("the cluster is let go", || log.is_closed());
+    eventually("cluster stream is closed", || log.is_closed());
     let (mut read, mut last) = (Vec::new(), None);
     let end = loop {
         match stream.next().unwrap() {
@@ -165,7 +168,7 @@ fn a_reader_that_stands_still_is_ended_and_may_go_on_from_where_it_was() {
         }
     };
     assert_eq!(end, StreamEnd::TooSlow);
-    assert!((1..20).contains(&read.len()), "few lines wait: {}", read.len());
+    assert!((1..20).contains(&read.len()), "few lines are buffered: {}", read.len());
 
     let log = world.fake.clusters.next_log();
     let mut stream = world.follow(last).unwrap();
@@ -175,7 +178,7 @@ fn a_reader_that_stands_still_is_ended_and_may_go_on_from_where_it_was() {
 }
 
 #[test]
-fn a_cluster_that_is_forgotten_ends_its_streams() {
+fn deleted_cluster_ends_its_streams() {
     let world = World::new();
     let _log = world.fake.clusters.next_log();
     let mut stream = world.follow(None).unwrap();
@@ -184,12 +187,12 @@ fn a_cluster_that_is_forgotten_ends_its_streams() {
 }
 
 #[test]
-fn a_stop_ends_every_stream_even_one_that_is_not_read() {
+fn shutdown_ends_every_stream_even_unread_ones() {
     let world = World::new();
     let silent = world.fake.clusters.next_log();
     let mut streams = [world.follow(None).unwrap(), world.follow(None).unwrap()];
     world.app.pods.end_streams();
     assert_eq!(end(&mut streams[0]), StreamEnd::ServerStopping);
-    eventually("the cluster is let go", || silent.is_closed());
+    eventually("cluster stream is closed", || silent.is_closed());
     assert_eq!(world.follow(None).unwrap_err().cause, Cause::Overloaded);
 }

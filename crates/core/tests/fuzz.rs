@@ -1,5 +1,5 @@
-//! The readers of core, with inputs that nobody wrote.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Fuzz tests of the parsers in core.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::cell::Cell;
 
@@ -39,7 +39,7 @@ fn fuzz_kubeconfig() {
         let text = String::from_utf8_lossy(input);
         match Kubeconfig::connection(&text, None, None) {
             Ok(connection) => {
-                // what is kept is of the form in which it is sent on
+                // a parsed connection is in normalised form
                 let server = connection.server.as_str();
                 assert_eq!(ApiServer::new(server).as_ref().map(ApiServer::as_str), Ok(server));
                 match &connection.credential {
@@ -55,8 +55,8 @@ fn fuzz_kubeconfig() {
                 }
             }
             Err(error) => {
-                let told = format!("{error} {error:?}");
-                assert!(!told.contains("canary"), "{told}");
+                let message = format!("{error} {error:?}");
+                assert!(!message.contains("canary"), "{message}");
             }
         }
     });
@@ -82,10 +82,10 @@ fn fuzz_names() {
         .into_iter()
         .flatten()
         {
-            assert_eq!(name, *text, "a name is taken as it is, or not at all");
-            assert!(is_segment(&name), "{name:?} is no segment of a path");
+            assert_eq!(name, *text, "a name is accepted unchanged or refused");
+            assert!(is_segment(&name), "{name:?} is not a path segment");
         }
-        // what is normalised is normal
+        // normalisation is idempotent
         if let Ok(name) = Username::new(&text) {
             assert_eq!(Username::new(name.as_str()).as_ref(), Ok(&name));
             assert!(
@@ -95,12 +95,12 @@ fn fuzz_names() {
             );
         }
         if let Ok(name) = ClusterName::new(&text) {
-            let again = ClusterName::new(name.as_str()).expect("a name");
-            assert_eq!((again.as_str(), again.key()), (name.as_str(), name.key()));
+            let reparsed = ClusterName::new(name.as_str()).expect("valid name");
+            assert_eq!((reparsed.as_str(), reparsed.key()), (name.as_str(), name.key()));
         }
         if let Ok(server) = ApiServer::new(&text) {
-            let again = ApiServer::new(server.as_str()).expect("an address");
-            assert_eq!(again, server);
+            let reparsed = ApiServer::new(server.as_str()).expect("valid address");
+            assert_eq!(reparsed, server);
             assert!(
                 !server.as_str()["https://".len()..].contains([' ', '@', '?', '#', '\\', '%']),
                 "{server}"
@@ -109,7 +109,8 @@ fn fuzz_names() {
     });
 }
 
-/// What is signed and hashed is one text for one entry: read back it is the same entry, written again the same text.
+/// Signed and hashed entries have one canonical text: parsing it returns the same entry, serialising that the same
+/// text.
 #[test]
 fn fuzz_audit_entries() {
     let words = [
@@ -128,17 +129,17 @@ fn fuzz_audit_entries() {
         if let Ok(entry) = serde_json::from_slice::<Entry>(input) {
             entries.set(entries.get() + 1);
             let text = entry.canonical().unwrap();
-            let again: Entry = serde_json::from_str(&text).expect(&text);
-            assert_eq!(again, entry, "{text}");
-            assert_eq!(again.canonical().unwrap(), text);
-            assert!(!text.contains('\n'), "it is one line of an export");
+            let reparsed: Entry = serde_json::from_str(&text).expect(&text);
+            assert_eq!(reparsed, entry, "{text}");
+            assert_eq!(reparsed.canonical().unwrap(), text);
+            assert!(!text.contains('\n'), "an entry is one line of an export");
         }
         let text = String::from_utf8_lossy(input);
         if let Some(checkpoint) = Checkpoint::parse(&text) {
-            assert_eq!(checkpoint.line().unwrap(), text, "only as we write it");
+            assert_eq!(checkpoint.line().unwrap(), text, "only the canonical form is accepted");
         }
     });
-    assert!(entries.get() > 100, "most of what was tried was no entry at all: {}", entries.get());
+    assert!(entries.get() > 100, "too few inputs are valid entries: {}", entries.get());
 }
 
 #[test]
@@ -177,11 +178,11 @@ fn fuzz_list_queries() {
                     assert!(query.filters.iter().all(|(field, _)| *field < fields.len()), "{query:?}");
                     assert!(!query.kinds.is_empty() || info.kinds.is_empty(), "{query:?}");
                 }
-                Err(error) => assert!(!error.context.fields.is_empty(), "it says which"),
+                Err(error) => assert!(!error.context.fields.is_empty(), "the error names the field"),
             }
         }
         if let Err(error) = OperationQuery::parse(&pairs) {
-            assert!(!error.context.fields.is_empty(), "it says which");
+            assert!(!error.context.fields.is_empty(), "the error names the field");
         }
     });
 }

@@ -1,5 +1,5 @@
-//! A trail whose signing key changed, and what somebody makes of it who has the database and the old key.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Trails whose signing key was rotated, and forgeries by an attacker with the database and an old key.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use async_trait::async_trait;
 use futures_executor::block_on;
@@ -25,15 +25,15 @@ fn key(n: u8) -> PublicKey {
     Hex([n; 32])
 }
 
-/// A trail that grows under one key after another.
+/// A trail that is signed by a sequence of keys.
 #[derive(Clone)]
 struct Trail {
     head: Head,
     entries: Vec<StoredEntry>,
     rows: Vec<StoredRow>,
     checkpoints: Vec<StoredCheckpoint>,
-    witness: Vec<String>,
-    handovers: Vec<KeyRotation>,
+    sink_lines: Vec<String>,
+    rotations: Vec<KeyRotation>,
     beginning: Option<String>,
 }
 
@@ -44,8 +44,8 @@ impl Trail {
             entries: Vec::new(),
             rows: Vec::new(),
             checkpoints: Vec::new(),
-            witness: Vec::new(),
-            handovers: Vec::new(),
+            sink_lines: Vec::new(),
+            rotations: Vec::new(),
             beginning: None,
         }
     }
@@ -61,7 +61,7 @@ impl Trail {
         self.entries.push(stored);
     }
 
-    fn work(&mut self, count: usize) {
+    fn append_entries(&mut self, count: usize) {
         for _ in 0..count {
             self.append(AccessRequest::to(Verb::Update, Resource::User).named("ann"));
         }
@@ -71,58 +71,58 @@ impl Trail {
         let time = Timestamp::from_second(1_767_225_600).unwrap();
         let line = Checkpoint::sign(&FakeSigner::of(key(by)), TRAIL, self.head, time).line().unwrap();
         self.checkpoints.push(StoredCheckpoint { sequence: self.head.sequence, line: line.clone() });
-        self.witness.push(line);
+        self.sink_lines.push(line);
     }
 
-    /// The entry that names another key, without anything that is signed for it.
+    /// Appends the entry that names another key, without the signed key rotation.
     fn name_key(&mut self, from: u8, to: u8) {
         self.append(KeyRotation::access(&key(from), &key(to)));
     }
 
     fn rekey(&mut self, from: u8, to: u8) {
         self.name_key(from, to);
-        self.handovers.push(KeyRotation::sign(&FakeSigner::of(key(to)), TRAIL, self.head, key(from)));
+        self.rotations.push(KeyRotation::sign(&FakeSigner::of(key(to)), TRAIL, self.head, key(from)));
     }
 
-    /// Three keys, one after another.
-    fn made() -> Self {
+    /// A trail with three keys, one after another.
+    fn with_three_keys() -> Self {
         let mut trail = Self::new();
         for n in 1..=3 {
             if n > 1 {
                 trail.rekey(n - 1, n);
                 trail.sign(n);
             }
-            trail.work(3);
+            trail.append_entries(3);
             trail.sign(n);
-            trail.work(2);
+            trail.append_entries(2);
             trail.sign(n);
         }
         trail
     }
 
-    /// As retention leaves it that removes all up to the checkpoint of this place, under this key.
-    fn pruned(&self, place: usize, by: u8) -> Self {
+    /// The trail after a removal up to the checkpoint at this index, with a trail start signed by this key.
+    fn pruned(&self, index: usize, by: u8) -> Self {
         let mut trail = self.clone();
-        let through = Checkpoint::parse(&trail.checkpoints[place].line).unwrap();
+        let through = Checkpoint::parse(&trail.checkpoints[index].line).unwrap();
         let (at, count) = (through.sequence, usize::try_from(through.sequence).unwrap());
         trail.entries.drain(..count);
         trail.rows.drain(..count);
-        trail.checkpoints.drain(..place);
-        trail.handovers.retain(|handover| handover.sequence > at);
+        trail.checkpoints.drain(..index);
+        trail.rotations.retain(|rotation| rotation.sequence > at);
         let time = Timestamp::from_second(1_800_000_000).unwrap();
         trail.beginning = Some(TrailStart::after(&through, &FakeSigner::of(key(by)), time).line().unwrap());
         trail
     }
 
-    /// Tells of a removal up to this entry.
-    fn tell(&mut self, through: i64) {
+    /// Appends the operation of a removal up to this entry.
+    fn append_removal(&mut self, through: i64) {
         self.append(TrailStart::access(1, through));
     }
 
     fn verdict(&self, trusted: u8) -> Verdict {
         let verifier = FakeSigner::of(key(trusted));
         let signatures = Signatures { key: key(trusted), verifier: &verifier, every: 100 };
-        block_on(verify(self, Some(&MemoryCheckpointSink::of(self.witness.clone())), signatures)).unwrap()
+        block_on(verify(self, Some(&MemoryCheckpointSink::of(self.sink_lines.clone())), signatures)).unwrap()
     }
 
     fn fault(&self, trusted: u8) -> Option<Fault> {
@@ -130,7 +130,7 @@ impl Trail {
     }
 }
 
-fn after<T: Clone>(all: &[T], number: impl Fn(&T) -> i64, after: i64, limit: u32) -> Vec<T> {
+fn page_after<T: Clone>(all: &[T], number: impl Fn(&T) -> i64, after: i64, limit: u32) -> Vec<T> {
     all.iter().filter(|one| number(one) > after).take(limit as usize).cloned().collect()
 }
 
@@ -145,7 +145,7 @@ impl TrailReader for Trail {
     }
 
     async fn entries(&self, from: i64, limit: u32) -> Result<Vec<StoredEntry>> {
-        Ok(after(&self.entries, |entry| entry.sequence, from, limit))
+        Ok(page_after(&self.entries, |entry| entry.sequence, from, limit))
     }
 
     async fn intent(&self, operation: OperationId) -> Result<Option<StoredEntry>> {
@@ -153,11 +153,11 @@ impl TrailReader for Trail {
     }
 
     async fn rows(&self, from: i64, limit: u32) -> Result<Vec<StoredRow>> {
-        Ok(after(&self.rows, |row| row.id, from, limit))
+        Ok(page_after(&self.rows, |row| row.id, from, limit))
     }
 
     async fn checkpoints(&self, from: i64, limit: u32) -> Result<Vec<StoredCheckpoint>> {
-        Ok(after(&self.checkpoints, |stored| stored.sequence, from, limit))
+        Ok(page_after(&self.checkpoints, |stored| stored.sequence, from, limit))
     }
 
     async fn between(
@@ -169,132 +169,133 @@ impl TrailReader for Trail {
     }
 
     async fn handovers(&self) -> Result<Vec<String>> {
-        self.handovers.iter().map(KeyRotation::line).collect()
+        self.rotations.iter().map(KeyRotation::line).collect()
     }
 }
 
 #[test]
-fn whoever_trusts_the_last_key_trusts_the_others_for_their_time() {
-    let trail = Trail::made();
+fn trust_in_the_last_key_extends_to_earlier_keys_for_their_periods() {
+    let trail = Trail::with_three_keys();
     let verdict = trail.verdict(3);
     assert!(verdict.valid, "{verdict:?}");
     assert_eq!((verdict.checkpoints, verdict.witnessed), (8, 8));
     for other in [1, 2, 4] {
-        assert!(trail.fault(other).is_some(), "key {other} is not the one in use");
+        assert!(trail.fault(other).is_some(), "key {other} is not the key in use");
     }
 }
 
 #[test]
-fn no_key_signs_out_of_its_time() {
-    // the old one goes on after the change
-    let mut trail = Trail::made();
-    trail.work(1);
+fn key_cannot_sign_outside_its_period() {
+    // the old key continues to sign after the rotation
+    let mut trail = Trail::with_three_keys();
+    trail.append_entries(1);
     trail.sign(2);
     assert_eq!(trail.fault(3), Some(Fault::CheckpointForged));
-    // and signs the change itself
+    // the old key signs the rotation itself
     let mut trail = Trail::new();
-    trail.work(2);
+    trail.append_entries(2);
     trail.rekey(1, 2);
     trail.sign(1);
     assert_eq!(trail.fault(2), Some(Fault::CheckpointForged));
-    // the new one before it
+    // the new key signs before the rotation
     let mut trail = Trail::new();
-    trail.work(2);
+    trail.append_entries(2);
     trail.sign(2);
     trail.rekey(1, 2);
     trail.sign(2);
     assert_eq!(trail.fault(2), Some(Fault::CheckpointForged));
 }
 
-/// Whoever writes the database makes another past, signs it with a key of their own, and names that as the key before. What
-/// the key in use signs later, because it is asked to, does not stand in for its word on that.
+/// An attacker who can write to the database forges the past, signs it with another key, and names that key as the
+/// previous one. Later checkpoints by the key in use, which it signs on request, do not replace its signature of the
+/// rotation.
 #[test]
-fn a_later_checkpoint_does_not_make_a_handover_valid() {
+fn later_checkpoint_does_not_validate_a_key_rotation() {
     let mut forged = Trail::new();
-    forged.work(4);
+    forged.append_entries(4);
     forged.sign(9);
     forged.name_key(9, 3);
     assert_eq!(forged.fault(3), Some(Fault::CheckpointForged), "at the end");
-    forged.work(1);
+    forged.append_entries(1);
     forged.sign(3);
-    forged.work(1);
+    forged.append_entries(1);
     forged.sign(3);
     assert_eq!(forged.fault(3), Some(Fault::CheckpointForged), "covered by checkpoints of the key in use");
     let mut without = forged.clone();
     without.checkpoints.remove(0);
-    without.witness.remove(0);
-    assert_eq!(without.fault(3), Some(Fault::CheckpointForged), "the entry alone");
+    without.sink_lines.remove(0);
+    assert_eq!(without.fault(3), Some(Fault::CheckpointForged), "the entry without checkpoints");
 
-    // with a signature that is somebody's, or for something else
+    // with a signature by another key, for another trail, or for another head
     let at = Head { sequence: 5, hash: ChainHash(forged.entries[4].hash.as_slice().try_into().unwrap()) };
     let by_another =
         KeyRotation { next: key(3), ..KeyRotation::sign(&FakeSigner::of(key(9)), TRAIL, at, key(9)) };
-    let elsewhere = KeyRotation::sign(&FakeSigner::of(key(3)), "another trail", at, key(9));
-    let of_whole = Trail::made().handovers.pop().unwrap();
-    for handover in [by_another, elsewhere, of_whole] {
+    let for_another_trail = KeyRotation::sign(&FakeSigner::of(key(3)), "another trail", at, key(9));
+    let of_another_head = Trail::with_three_keys().rotations.pop().unwrap();
+    for rotation in [by_another, for_another_trail, of_another_head] {
         let mut signed = forged.clone();
-        signed.handovers.push(handover.clone());
-        assert_eq!(signed.fault(3), Some(Fault::CheckpointForged), "{handover:?}");
+        signed.rotations.push(rotation.clone());
+        assert_eq!(signed.fault(3), Some(Fault::CheckpointForged), "{rotation:?}");
     }
-    let mut asked = forged.clone();
-    asked.handovers.push(KeyRotation::sign(&FakeSigner::of(key(3)), TRAIL, at, key(9)));
-    assert_eq!(asked.fault(3), None, "only the key in use can say so");
+    let mut confirmed = forged.clone();
+    confirmed.rotations.push(KeyRotation::sign(&FakeSigner::of(key(3)), TRAIL, at, key(9)));
+    assert_eq!(confirmed.fault(3), None, "only the key in use can sign a rotation");
 }
 
 #[test]
-fn nobody_rewrites_the_past_with_the_keys_before_in_hand() {
-    let whole = Trail::made();
+fn past_cannot_be_rewritten_with_earlier_keys() {
+    let whole = Trail::with_three_keys();
     let mut rewritten = Trail::new();
-    rewritten.work(5);
+    rewritten.append_entries(5);
     rewritten.sign(1);
     rewritten.rekey(1, 2);
     rewritten.sign(2);
-    rewritten.work(5);
+    rewritten.append_entries(5);
     rewritten.sign(2);
     rewritten.name_key(2, 3);
-    rewritten.handovers.push(whole.handovers[1].clone());
+    rewritten.rotations.push(whole.rotations[1].clone());
     rewritten.checkpoints.extend(whole.checkpoints[5..].iter().cloned());
-    rewritten.witness = Vec::new();
+    rewritten.sink_lines = Vec::new();
     assert_eq!(rewritten.fault(3), Some(Fault::CheckpointForged));
-    rewritten.handovers.pop();
+    rewritten.rotations.pop();
     assert_eq!(rewritten.fault(3), Some(Fault::CheckpointForged));
 }
 
 #[test]
-fn a_change_that_is_hidden_or_made_up_is_found() {
-    let mut hidden = Trail::made();
-    hidden.handovers.remove(0);
-    assert_eq!(hidden.fault(3), Some(Fault::CheckpointForged), "its checkpoints are nobody's");
-    let mut elsewhere = Trail::made();
-    elsewhere.handovers.swap_remove(1);
-    assert!(elsewhere.fault(3).is_some());
-    let mut twice = Trail::made();
+fn hidden_or_forged_key_rotation_is_detected() {
+    let mut hidden = Trail::with_three_keys();
+    hidden.rotations.remove(0);
+    assert_eq!(hidden.fault(3), Some(Fault::CheckpointForged), "no key accounts for its checkpoints");
+    let mut without_second = Trail::with_three_keys();
+    without_second.rotations.swap_remove(1);
+    assert!(without_second.fault(3).is_some());
+    let mut twice = Trail::with_three_keys();
     twice.rekey(3, 4);
     twice.sign(4);
-    assert!(twice.fault(3).is_some(), "to a key that is not the one trusted");
+    assert!(twice.fault(3).is_some(), "rotated to an untrusted key");
     assert!(twice.verdict(4).valid);
 }
 
-/// Retention under one key, verified by whoever trusts the last one; entries that named keys may be among what went.
+/// Retention under one key, verified with the last one. The entries that name keys may be among the removed entries.
 #[test]
-fn a_removal_is_believed_of_the_keys_that_signed_since() {
-    let trail = Trail::made();
-    for place in 0..trail.checkpoints.len() {
-        let at = trail.checkpoints[place].sequence;
-        let signed_by = trail.handovers.iter().filter(|handover| handover.sequence <= at).count() as u8 + 1;
+fn removal_is_accepted_only_from_keys_in_use_since() {
+    let trail = Trail::with_three_keys();
+    for index in 0..trail.checkpoints.len() {
+        let at = trail.checkpoints[index].sequence;
+        let signed_by = trail.rotations.iter().filter(|rotation| rotation.sequence <= at).count() as u8 + 1;
         for by in 1..=4 {
-            let mut pruned = trail.pruned(place, by);
-            pruned.tell(at);
+            let mut pruned = trail.pruned(index, by);
+            pruned.append_removal(at);
             pruned.sign(3);
             let verdict = pruned.verdict(3);
             let expected = (by < signed_by || by > 3).then_some(Fault::BeginningForged);
-            assert_eq!(verdict.first_bad.map(|bad| bad.fault), expected, "checkpoint {place} by {by}");
+            assert_eq!(verdict.first_bad.map(|bad| bad.fault), expected, "checkpoint {index} by {by}");
         }
-        // whoever has an old key can sign the word, and has no operation that says so
-        let mut forged = trail.pruned(place, signed_by);
-        assert_eq!(forged.fault(3), Some(Fault::BeginningForged), "checkpoint {place}");
-        forged.tell(at + 1);
+        // an attacker with an old key can sign a trail start, but has no matching removal operation
+        let mut forged = trail.pruned(index, signed_by);
+        assert_eq!(forged.fault(3), Some(Fault::BeginningForged), "checkpoint {index}");
+        forged.append_removal(at + 1);
         forged.sign(3);
-        assert_eq!(forged.fault(3), Some(Fault::BeginningForged), "checkpoint {place}");
+        assert_eq!(forged.fault(3), Some(Fault::BeginningForged), "checkpoint {index}");
     }
 }

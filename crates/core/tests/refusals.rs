@@ -1,6 +1,6 @@
-//! What a refused request costs, and what it leaves behind: its role is asked before anything of it is read, hashed or
-//! looked up; its row is small; and there are not many rows.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+//! Cost of refused requests: the role is checked before anything is parsed, hashed or looked up. The audit rows are
+//! small and limited in number.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +38,7 @@ use pilothouse_core::{
 use secrecy::SecretString;
 use serde_json::json;
 
-/// Counts how often a value is hashed.
+/// Counts digest computations.
 #[derive(Default)]
 struct CountingDigest(AtomicUsize);
 
@@ -69,7 +69,7 @@ fn name(text: &str) -> ObjectName {
 }
 
 fn cause<T>(result: Result<T, Error>) -> Cause {
-    result.map(drop).expect_err("refused").cause
+    result.map(drop).expect_err("an error").cause
 }
 
 impl World {
@@ -77,7 +77,7 @@ impl World {
         Self::with(|ports| ports)
     }
 
-    /// With a cluster and a Secret `pass` in it.
+    /// A world with a cluster that contains a Secret `pass`.
     fn with(change: impl FnOnce(Ports) -> Ports) -> Self {
         let fake = Fake::default();
         let digest = Arc::new(CountingDigest::default());
@@ -94,7 +94,7 @@ impl World {
         Self { app: App::new(change(ports), Settings::default()), fake, cluster, digest }
     }
 
-    /// The rows made since there were so many.
+    /// The audit rows after the first `before` ones.
     fn rows_since(&self, before: usize) -> Vec<OperationRow> {
         self.fake.store.all_operations().split_off(before)
     }
@@ -115,23 +115,23 @@ impl World {
     }
 }
 
-/// As many keys as a Secret may have, each as long as it may be.
-fn largest<T>(value: impl Fn() -> T) -> BTreeMap<String, T> {
+/// The maximum number of keys of a Secret, each of maximum length.
+fn max_keys<T>(value: impl Fn() -> T) -> BTreeMap<String, T> {
     (0..1000).map(|n| (format!("{n:0253}"), value())).collect()
 }
 
 #[test]
-fn a_refused_secret_is_not_hashed_and_leaves_a_small_row() {
+fn refused_secret_is_not_hashed_and_writes_a_small_row() {
     let world = World::new();
     let (viewer, before) = (caller(Role::Viewer), world.count());
     let secret = || NewSecret {
         name: name("s"),
         r#type: None,
-        data: largest(|| SecretString::from("canary")),
+        data: max_keys(|| SecretString::from("canary")),
         labels: Labels::new(),
     };
     let patch = || SecretPatch {
-        data: Some(largest(|| Some(SecretString::from("canary")))),
+        data: Some(max_keys(|| Some(SecretString::from("canary")))),
         ..SecretPatch::default()
     };
     let secrets = &world.app.secrets;
@@ -145,7 +145,7 @@ fn a_refused_secret_is_not_hashed_and_leaves_a_small_row() {
         assert!(serde_json::to_string(&row).unwrap().len() < 1024, "{row:?}");
         assert_eq!(row.details.as_deref(), Some("PERMISSION_DENIED: role_too_low"));
     }
-    // of whoever may the row is bounded, and tells how many keys there are
+    // the row of an authorised caller is bounded as well, and contains the number of keys
     let ops = caller(Role::OpsAdmin);
     block_on(secrets.create(&ops, world.cluster, &shop(), secret())).unwrap();
     assert_eq!(world.hashed(), 1000);
@@ -161,7 +161,7 @@ fn a_refused_secret_is_not_hashed_and_leaves_a_small_row() {
 }
 
 #[test]
-fn more_keys_than_a_thousand_are_refused() {
+fn more_than_1000_keys_are_refused() {
     let world = World::new();
     let (ops, before) = (caller(Role::OpsAdmin), world.count());
     let many = |n: usize| (0..n).map(|n| n.to_string());
@@ -193,9 +193,9 @@ fn more_keys_than_a_thousand_are_refused() {
     block_on(configs.create_configmap(&ops, world.cluster, &shop(), configmap(1000))).unwrap();
 }
 
-/// The hash of a value that was tried out would tell whoever reads the own rows whether it is one of an earlier row.
+/// The hash of a rejected value would show in the caller's own rows whether it equals the value of an earlier row.
 #[test]
-fn only_what_the_cluster_took_is_hashed() {
+fn only_values_accepted_by_the_cluster_are_hashed() {
     let world = World::new();
     let (ops, shop) = (caller(Role::OpsAdmin), shop());
     let patch = |resource_version: Option<&str>| SecretPatch {
@@ -213,8 +213,8 @@ fn only_what_the_cluster_took_is_hashed() {
         assert_eq!(cause(update(&ops, patch(None))), fault);
     }
     world.fake.clusters.fail(None);
-    let told = format!("{:?} {:?}", world.fake.store.entries(), world.fake.store.all_operations());
-    assert!(!told.contains("hash\\\""), "{told}");
+    let trail = format!("{:?} {:?}", world.fake.store.entries(), world.fake.store.all_operations());
+    assert!(!trail.contains("hash\\\""), "{trail}");
     assert_eq!(world.hashed(), 0);
     update(&ops, patch(None)).unwrap();
     let row = world.fake.store.all_operations().pop().unwrap();
@@ -222,13 +222,13 @@ fn only_what_the_cluster_took_is_hashed() {
     assert_eq!(
         row.details,
         Some(format!(r#"keys={{"pin":{{"bytes":4,"hash":"{hash}"}}}}"#)),
-        "what was taken can be told apart later"
+        "accepted values are distinguishable by hash"
     );
     assert_eq!(world.hashed(), 1);
 }
 
 #[test]
-fn refused_changes_leave_three_hundred_rows_and_one_a_minute_with_the_count() {
+fn refused_changes_write_300_rows_then_one_counting_row_per_minute() {
     let world = World::new();
     let before = world.count();
     for _ in 0..1000 {
@@ -247,7 +247,7 @@ fn refused_changes_leave_three_hundred_rows_and_one_a_minute_with_the_count() {
     world.restart_is_refused();
     let last = world.rows_since(before).pop().unwrap();
     assert_eq!(last.details.as_deref(), Some("refused_before=9; PERMISSION_DENIED: role_too_low"));
-    // another subject is not held back, and neither is what is no refusal
+    // another user is not affected, nor is a request that is not refused
     for _ in 0..400 {
         world.restart_is_refused();
     }
@@ -259,7 +259,7 @@ fn refused_changes_leave_three_hundred_rows_and_one_a_minute_with_the_count() {
 }
 
 #[test]
-fn a_read_refused_again_within_a_minute_leaves_no_row() {
+fn read_refused_again_within_a_minute_writes_no_row() {
     let world = World::new();
     let (viewer, before) = (caller(Role::Viewer), world.count());
     let list = || {
@@ -270,16 +270,16 @@ fn a_read_refused_again_within_a_minute_leaves_no_row() {
         list();
         verify();
     }
-    assert_eq!(world.rows_since(before).len(), 2, "one of each right");
+    assert_eq!(world.rows_since(before).len(), 2, "one row per permission");
     world.fake.runtime.clock.advance(Duration::from_secs(60));
     list();
     let row = world.rows_since(before).pop().unwrap();
     assert_eq!(row.details.as_deref(), Some("refused_before=4; PERMISSION_DENIED: role_too_low"));
 }
 
-/// A viewer may end sessions, but not fill the trail with those that there are not.
+/// A viewer may end sessions, but cannot fill the trail by ending sessions that do not exist.
 #[test]
-fn what_we_do_not_have_is_refused_with_few_rows() {
+fn not_found_refusals_write_few_rows() {
     let world = World::new();
     let before = world.count();
     for n in 0..1000 {
@@ -295,7 +295,7 @@ fn what_we_do_not_have_is_refused_with_few_rows() {
 }
 
 #[test]
-fn a_refusal_whose_row_is_not_stored_is_unavailable_and_told_by_the_next() {
+fn refusal_without_a_stored_row_is_counted_by_the_next() {
     let world = World::new();
     let before = world.count();
     let restart = || block_on(world.app.clusters.delete(&caller(Role::Viewer), world.cluster)).unwrap_err();
@@ -320,9 +320,9 @@ fn registered(credential: CredentialInput) -> NewCluster {
     NewCluster { credential, ..new_cluster("next") }
 }
 
-/// The shape, the role, then what is in it.
+/// Checks the shape first, then the role, then the contents.
 #[test]
-fn a_kubeconfig_is_read_after_the_role_was_asked() {
+fn kubeconfig_is_parsed_after_the_role_check() {
     let world = World::new();
     let clusters = &world.app.clusters;
     let bomb = "a: &a [1]\nb: {<<: [*a, *a]}\n";
@@ -340,11 +340,7 @@ fn a_kubeconfig_is_read_after_the_role_was_asked() {
     for (text, reason) in [("", Reason::Required), (&too_long, Reason::TooLong)] {
         for role in [Role::Viewer, Role::OpsAdmin] {
             for error in all(role, text) {
-                assert_eq!(
-                    error,
-                    Error::invalid("kubeconfig", reason),
-                    "{role:?}: what shows without reading it"
-                );
+                assert_eq!(error, Error::invalid("kubeconfig", reason), "{role:?}: detected without parsing");
             }
         }
     }
@@ -358,12 +354,12 @@ fn a_kubeconfig_is_read_after_the_role_was_asked() {
         }
     }
     let rows = world.rows_since(before);
-    assert_eq!(rows.len(), 9, "a refusal by role each, and bad input is no operation");
+    assert_eq!(rows.len(), 9, "one row per refusal by role, none for invalid input");
     assert!(rows.iter().all(|row| row.error_code.as_deref() == Some("PERMISSION_DENIED")));
 }
 
 #[test]
-fn an_address_that_is_not_allowed_leaves_its_row_and_is_checked_after_the_role() {
+fn egress_denial_is_recorded_and_follows_the_role_check() {
     let mut probe = MockClusterProbe::new();
     probe.expect_check().times(5).returning(|_| Err(Error::new(Cause::EgressDenied)));
     let world = World::with(|ports| Ports { probe: Arc::new(probe), ..ports });
@@ -393,7 +389,7 @@ fn an_address_that_is_not_allowed_leaves_its_row_and_is_checked_after_the_role()
 }
 
 #[test]
-fn a_refusal_tells_nobody_what_a_user_is_called() {
+fn refusal_does_not_reveal_the_username() {
     let world = World::new();
     let password = || NewPassword::new(&"correct horse battery".into()).unwrap();
     let new = NewUser {
@@ -423,9 +419,9 @@ fn a_refusal_tells_nobody_what_a_user_is_called() {
     assert_eq!(row.resource_name.as_deref(), Some("canary-name"));
 }
 
-/// Names are the longest that are accepted.
+/// The names have the maximum length.
 #[test]
-fn the_rows_of_the_longest_names_are_whole() {
+fn rows_contain_names_of_maximum_length() {
     let world = World::new();
     let named = ClusterName::new(&"写".repeat(63)).unwrap();
     let new = NewCluster { name: named.clone(), ..new_cluster("x") };

@@ -1,5 +1,5 @@
-//! Retention on the in-memory ports: what goes, what must be elsewhere before, what is left.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Retention on the in-memory ports: removed entries, the copies required before, and the remaining trail.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{sync::Mutex, time::Duration};
 
@@ -22,15 +22,15 @@ use pilothouse_core::{
     },
 };
 
-/// Keeps what it is given; or fails.
+/// An archive in memory; fails if `broken`.
 #[derive(Default)]
-struct Shelf {
-    kept: Mutex<Vec<(i64, i64, String)>>,
+struct MemoryArchive {
+    parts: Mutex<Vec<(i64, i64, String)>>,
     broken: bool,
 }
 
 #[async_trait]
-impl Archive for Shelf {
+impl Archive for MemoryArchive {
     async fn keep(&self, part: &Part, mut export: Export) -> Result<()> {
         let mut text = String::new();
         while let Some(lines) = export.next().await? {
@@ -40,7 +40,7 @@ impl Archive for Shelf {
             return Err(Error::internal("full"));
         }
         assert!(part.is_held_by(&verified(&text)));
-        self.kept.lock().unwrap().push((part.first, part.checkpoint.sequence, text));
+        self.parts.lock().unwrap().push((part.first, part.checkpoint.sequence, text));
         Ok(())
     }
 }
@@ -51,7 +51,8 @@ struct World {
 }
 
 impl World {
-    /// A hundred operations, half of them begun and ended, ten seconds apart, with a checkpoint each minute.
+    /// A hundred operations, ten seconds apart, half of them with separate intent and outcome, and a checkpoint each
+    /// minute.
     fn new() -> Self {
         let fake = Fake::default();
         let app = App::new(fake.ports(), Settings::default());
@@ -110,19 +111,19 @@ fn verified(text: &str) -> Verdict {
 }
 
 #[test]
-fn what_is_old_goes_once_it_is_kept_and_the_rest_is_whole() {
+fn archived_old_entries_are_removed_and_the_rest_is_valid() {
     let world = World::new();
     let (all, rows) = (world.verdict().entries, world.fake.store.all_operations());
-    let shelf = Shelf::default();
+    let archive = MemoryArchive::default();
     let middle = world.now() - Duration::from_secs(500);
-    let removed = world.prune(middle, Retained::Archived(&shelf)).unwrap();
+    let removed = world.prune(middle, Retained::Archived(&archive)).unwrap();
     assert!(removed > 60 && removed < 90, "{removed} of {all}");
     let verdict = world.verdict();
     assert_eq!(verdict.removed, removed);
-    assert_eq!(verdict.entries, all - removed + 1, "the removal is an entry of its own");
+    assert_eq!(verdict.entries, all - removed + 1, "the removal is itself an entry");
 
-    // what went is where it was kept, whole
-    let kept = shelf.kept.lock().unwrap().clone();
+    // the archive contains the removed entries, complete
+    let kept = archive.parts.lock().unwrap().clone();
     let mut next = 1;
     for (first, last, text) in &kept {
         assert_eq!(*first, next);
@@ -133,7 +134,7 @@ fn what_is_old_goes_once_it_is_kept_and_the_rest_is_whole() {
     }
     assert_eq!(next - 1, removed.cast_signed());
 
-    // and no more in the lists; ids go on
+    // the lists do not contain them any more; ids continue
     let left = world.fake.store.all_operations();
     let (own, old) = left.split_last().unwrap();
     assert!(old.len() < rows.len() && rows.ends_with(old));
@@ -141,37 +142,40 @@ fn what_is_old_goes_once_it_is_kept_and_the_rest_is_whole() {
     assert_eq!(own.username, "cli:ann");
     assert!(own.id > rows.last().unwrap().id);
 
-    // exports begin where the trail does
+    // exports begin at the trail start
     let export = verified(&world.exported(ExportFormat::Jsonl));
     assert_eq!((export.first_bad, export.entries), (None, all - removed + 1));
     assert!(!world.exported(ExportFormat::K8s).is_empty());
-    assert_eq!(world.prune(middle, Retained::Archived(&shelf)).unwrap(), 0, "once");
-    assert_eq!(shelf.kept.lock().unwrap().len(), kept.len());
+    assert_eq!(world.prune(middle, Retained::Archived(&archive)).unwrap(), 0, "already removed");
+    assert_eq!(archive.parts.lock().unwrap().len(), kept.len());
 }
 
 #[test]
-fn nothing_goes_that_is_not_kept_or_not_old_or_under_way() {
+fn unarchived_recent_and_pending_entries_are_not_removed() {
     let world = World::new();
     let all = world.verdict().entries;
     let late = world.now() + Duration::from_secs(1);
-    let broken = Shelf { broken: true, ..Shelf::default() };
+    let broken = MemoryArchive { broken: true, ..MemoryArchive::default() };
     assert_eq!(world.prune(late, Retained::Archived(&broken)).unwrap_err().cause, Cause::Internal);
     assert_eq!(world.verdict().removed, 0);
     assert_eq!(
-        world.prune(Timestamp::UNIX_EPOCH, Retained::Archived(&Shelf::default())).unwrap(),
+        world.prune(Timestamp::UNIX_EPOCH, Retained::Archived(&MemoryArchive::default())).unwrap(),
         0,
-        "nothing is so old"
+        "no entry is that old"
     );
-    assert_eq!(world.prune(late, Retained::Delivered(0)).unwrap(), 0, "nobody was told");
+    assert_eq!(world.prune(late, Retained::Delivered(0)).unwrap(), 0, "nothing was delivered");
     assert_eq!(world.verdict().entries, all);
 
-    // told of some of it
-    let told = block_on(world.fake.store.checkpoints(0, 3)).unwrap().pop().unwrap().sequence;
-    assert_eq!(world.prune(late, Retained::Delivered(told)).unwrap(), told.unsigned_abs());
-    assert_eq!(world.verdict().removed, told.unsigned_abs());
-    assert_eq!(world.prune(late, Retained::ArchivedAndDelivered(&Shelf::default(), told)).unwrap(), 0);
+    // a part was delivered
+    let delivered = block_on(world.fake.store.checkpoints(0, 3)).unwrap().pop().unwrap().sequence;
+    assert_eq!(world.prune(late, Retained::Delivered(delivered)).unwrap(), delivered.unsigned_abs());
+    assert_eq!(world.verdict().removed, delivered.unsigned_abs());
+    assert_eq!(
+        world.prune(late, Retained::ArchivedAndDelivered(&MemoryArchive::default(), delivered)).unwrap(),
+        0
+    );
 
-    // an operation under way keeps its intent, and what came after
+    // a pending operation retains its intent and all later entries
     let world = World::new();
     let access = AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named("slow");
     let operation = permit(&Caller::command_line("ann"), access).operation().unwrap().clone();
@@ -182,82 +186,84 @@ fn nothing_goes_that_is_not_kept_or_not_old_or_under_way() {
     }
     block_on(world.app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
     let late = world.now() + Duration::from_secs(1);
-    world.prune(late, Retained::Archived(&Shelf::default())).unwrap();
+    world.prune(late, Retained::Archived(&MemoryArchive::default())).unwrap();
     assert!(world.verdict().removed < begun.unsigned_abs());
     block_on(world.fake.store.finish(operation.id, &Outcome::success(world.now()))).unwrap();
     block_on(world.app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
-    world.prune(late, Retained::Archived(&Shelf::default())).unwrap();
+    world.prune(late, Retained::Archived(&MemoryArchive::default())).unwrap();
     assert!(world.verdict().removed > begun.unsigned_abs());
     assert!(
         !world.exported(ExportFormat::K8s).contains("\"slow\""),
-        "its intent went, its outcome may be there"
+        "the intent is removed, the outcome may remain"
     );
 
     let ops = Caller { role: Some(Role::OpsAdmin), ..Caller::system() };
-    let refused = block_on(world.app.audit.prune(&ops, world.now(), Retained::Archived(&Shelf::default())));
+    let refused =
+        block_on(world.app.audit.prune(&ops, world.now(), Retained::Archived(&MemoryArchive::default())));
     assert_eq!(refused.unwrap_err().cause, Cause::RoleTooLow);
 }
 
-/// An archive of the same numbers, and of another history: after a restore, or of another trail.
+/// An archive with the same sequence numbers and another history: after a restore, or of another trail.
 #[test]
-fn only_an_export_of_this_history_holds_a_part() {
+fn only_an_export_of_the_same_history_covers_a_part() {
     let kept = |world: &World| {
-        let shelf = Shelf::default();
-        world.prune(world.now() - Duration::from_secs(500), Retained::Archived(&shelf)).unwrap();
-        shelf.kept.into_inner().unwrap().remove(0)
+        let archive = MemoryArchive::default();
+        world.prune(world.now() - Duration::from_secs(500), Retained::Archived(&archive)).unwrap();
+        archive.parts.into_inner().unwrap().remove(0)
     };
     let (first, last, text) = kept(&World::new());
-    // operations have ids of their own
+    // operation ids differ
     let (other_first, other_last, other) = kept(&World::new());
     assert_eq!((first, last), (other_first, other_last));
-    let of = |text: &str| verified(text);
-    let head = of(&text).head;
-    let checkpoint = Checkpoint::sign(&FakeSigner::default(), &of(&text).trail, head, Timestamp::UNIX_EPOCH);
+    let verdict_of = |text: &str| verified(text);
+    let head = verdict_of(&text).head;
+    let checkpoint =
+        Checkpoint::sign(&FakeSigner::default(), &verdict_of(&text).trail, head, Timestamp::UNIX_EPOCH);
     let part = Part { first, checkpoint, keys: vec![FakeSigner::default().public_key()] };
-    assert!(part.is_held_by(&of(&text)));
-    assert!(of(&other).valid && !part.is_held_by(&of(&other)));
+    assert!(part.is_held_by(&verdict_of(&text)));
+    assert!(verdict_of(&other).valid && !part.is_held_by(&verdict_of(&other)));
     let of_another = Checkpoint { trail: "another".to_owned(), ..part.checkpoint.clone() };
-    assert!(!Part { checkpoint: of_another, ..part.clone() }.is_held_by(&of(&text)));
-    assert!(!Part { first: first + 1, ..part }.is_held_by(&of(&text)));
+    assert!(!Part { checkpoint: of_another, ..part.clone() }.is_held_by(&verdict_of(&text)));
+    assert!(!Part { first: first + 1, ..part }.is_held_by(&verdict_of(&text)));
 }
 
 #[test]
-fn what_is_not_whole_is_neither_archived_nor_removed() {
+fn corrupt_trail_is_neither_archived_nor_removed() {
     for with_checkpoints in [false, true] {
         let world = World::new();
         world.fake.store.rewrite(|text| text.replace("\"web-3\"", "\"web-4\""), with_checkpoints);
-        let shelf = Shelf::default();
+        let archive = MemoryArchive::default();
         let late = world.now() + Duration::from_secs(1);
-        for kept in [Retained::Archived(&shelf), Retained::Delivered(i64::MAX)] {
+        for kept in [Retained::Archived(&archive), Retained::Delivered(i64::MAX)] {
             let done = world.prune(late, kept);
             assert!(done.as_ref().is_ok_and(|removed| *removed == 0) || done.is_err(), "{done:?}");
         }
-        assert!(shelf.kept.lock().unwrap().is_empty());
+        assert!(archive.parts.lock().unwrap().is_empty());
         assert_eq!(block_on(world.fake.store.beginning()).unwrap(), None);
     }
 }
 
-/// A clock that is set a year forward makes nothing old.
+/// A clock that is set forward by a year makes no entry old.
 #[test]
-fn what_is_removed_by_age_is_as_old_as_the_time_that_went_by() {
+fn age_is_measured_in_elapsed_time() {
     let age = Duration::from_secs(500);
     let old = |world: &World| {
         block_on(world.app.audit.prune_older(&Caller::system(), age, Retained::Delivered(i64::MAX)))
     };
     let world = World::new();
     let removed = old(&world).unwrap();
-    assert!(removed > 60, "{removed}: what is old goes");
+    assert!(removed > 60, "old entries are removed: {removed}");
 
     let world = World::new();
     world.fake.runtime.clock.jump(jiff::SignedDuration::from_hours(365 * 24));
     let as_before = old(&world).unwrap();
-    assert_eq!(as_before, removed, "a year that did not go by makes nothing older");
+    assert_eq!(as_before, removed, "a clock change makes no entry older");
     for n in 0..3 {
         world.operate(n);
     }
-    assert_eq!(old(&world).unwrap(), 0, "nor do entries that are told of it");
+    assert_eq!(old(&world).unwrap(), 0, "nor do entries written afterwards");
 
-    // a process that begins with a wrong clock does not know what went by, but sees that nothing is young
+    // a process that starts with a wrong clock cannot measure the elapsed time, but detects that no entry is recent
     let world = World::new();
     world.fake.runtime.clock.jump(jiff::SignedDuration::from_hours(365 * 24));
     let begun = App::new(world.fake.ports(), Settings::default());
@@ -265,26 +271,27 @@ fn what_is_removed_by_age_is_as_old_as_the_time_that_went_by() {
         block_on(begun.audit.prune_older(&Caller::system(), age, Retained::Delivered(i64::MAX))).unwrap_err();
     assert!(refused.to_string().contains("the clock may be wrong"), "{refused}");
     assert_eq!(world.verdict().removed, 0);
-    // a person may say so
+    // a user may still request it explicitly
     assert!(world.prune(world.now(), Retained::Delivered(i64::MAX)).unwrap() > 0);
 }
 
 #[test]
-fn whoever_is_told_for_the_first_time_is_told_from_the_beginning() {
+fn first_delivery_starts_at_the_trail_start() {
     let world = World::new();
     let all = world.verdict().entries;
-    let removed =
-        world.prune(world.now() - Duration::from_secs(500), Retained::Archived(&Shelf::default())).unwrap();
-    let (mut told, mut lines) = (Cursor::default(), String::new());
-    while let Some(batch) = block_on(Batch::after(&*world.fake.store, told)).unwrap() {
-        assert!(batch.told.sequence > told.sequence || batch.told.checkpoint > told.checkpoint);
-        told = batch.told;
+    let removed = world
+        .prune(world.now() - Duration::from_secs(500), Retained::Archived(&MemoryArchive::default()))
+        .unwrap();
+    let (mut delivered, mut lines) = (Cursor::default(), String::new());
+    while let Some(batch) = block_on(Batch::after(&*world.fake.store, delivered)).unwrap() {
+        assert!(batch.told.sequence > delivered.sequence || batch.told.checkpoint > delivered.checkpoint);
+        delivered = batch.told;
         lines.push_str(&batch.lines);
     }
     let entries: Vec<_> = lines.lines().filter(|line| line.starts_with("{\"sequence\":")).collect();
     assert_eq!(entries.len() as u64, all - removed + 1);
     assert!(entries[0].starts_with(&format!("{{\"sequence\":{},", removed + 1)), "{}", entries[0]);
-    // the same lines as in an export, whose header announces them
+    // the same lines as in an export, after its header
     let export = world.exported(ExportFormat::Jsonl);
     assert!(export.lines().skip(1).filter(|line| !line.contains("checkpoint")).eq(entries));
 }

@@ -1,5 +1,5 @@
-//! Watching a list on the in-memory ports: what a reader of a query is told, and how it ends.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Watching a list on the in-memory ports: the events that a reader receives, and the end of the stream.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     thread,
@@ -27,7 +27,7 @@ struct World {
 }
 
 impl World {
-    /// A cluster with two pods that run and one that does not.
+    /// A world with a cluster that contains two running pods and one pending pod.
     fn with(streams: StreamLimits) -> Self {
         let fake = Fake::default();
         let app = App::new(fake.ports(), Settings { streams, ..Settings::default() });
@@ -59,11 +59,11 @@ fn row(name: &str, phase: &str) -> Row {
     project(Kind::Pod, &to_raw_value(&pod(name, phase)).unwrap()).unwrap().remove(0)
 }
 
-/// What is told next, in words.
+/// The next event as text.
 fn next(stream: &mut ListStream) -> Vec<String> {
     match block_on(stream.next()).unwrap() {
         StreamEvent::Next(WatchEvent::Rows(rows)) => {
-            rows.iter().map(|(happened, row)| format!("{} {}", happened.as_str(), row.name())).collect()
+            rows.iter().map(|(change, row)| format!("{} {}", change.as_str(), row.name())).collect()
         }
         StreamEvent::Next(WatchEvent::Synced { total, .. }) => vec![format!("synced {total}")],
         StreamEvent::Next(WatchEvent::Freshness { stale, .. }) => vec![format!("stale {stale}")],
@@ -80,16 +80,16 @@ fn eventually(what: &str, done: impl Fn() -> bool) {
 }
 
 #[test]
-fn the_rows_come_first_and_then_what_happens_to_those_that_match() {
+fn watch_sends_rows_first_then_matching_changes() {
     let world = World::with(StreamLimits::default());
     let events = world.fake.clusters.next_watch();
     let mut stream = world.watch(&[("status", "Running")]).unwrap();
     assert_eq!(next(&mut stream), ["added a", "added c"]);
     assert_eq!(next(&mut stream), ["synced 2"]);
-    let tell = |changes: Vec<Change>| events.unbounded_send(ListEvent::Changes(changes.into())).unwrap();
-    // nothing that concerns this reader
-    tell(vec![Change::Added(row("d", "Pending")), Change::Removed(row("d", "Pending"))]);
-    tell(vec![
+    let send = |changes: Vec<Change>| events.unbounded_send(ListEvent::Changes(changes.into())).unwrap();
+    // changes that do not match the query
+    send(vec![Change::Added(row("d", "Pending")), Change::Removed(row("d", "Pending"))]);
+    send(vec![
         Change::Changed(row("b", "Pending"), row("b", "Running")),
         Change::Changed(row("a", "Running"), row("a", "Failed")),
         Change::Removed(row("c", "Running")),
@@ -100,7 +100,7 @@ fn the_rows_come_first_and_then_what_happens_to_those_that_match() {
     labelled["metadata"]["labels"] = json!({"app": "web"});
     let project = List::Pods.info().project.unwrap();
     let labelled = project(Kind::Pod, &to_raw_value(&labelled).unwrap()).unwrap().remove(0);
-    tell(vec![Change::Changed(row("b", "Running"), labelled)]);
+    send(vec![Change::Changed(row("b", "Running"), labelled)]);
     assert_eq!(next(&mut stream), ["changed b"]);
     let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
     events.unbounded_send(ListEvent::Freshness { as_of, stale: true }).unwrap();
@@ -108,7 +108,7 @@ fn the_rows_come_first_and_then_what_happens_to_those_that_match() {
 }
 
 #[test]
-fn the_last_word_says_why() {
+fn end_event_contains_the_reason() {
     for (event, reason) in
         [(ListEvent::Lagged, "end lagged"), (ListEvent::ConnectionChanged, "end connection_changed")]
     {
@@ -119,12 +119,12 @@ fn the_last_word_says_why() {
         events.unbounded_send(event).unwrap();
         assert_eq!(next(&mut stream), [reason]);
         assert!(block_on(stream.next()).is_none());
-        eventually("the list is let go", || events.is_closed());
+        eventually("list watch is closed", || events.is_closed());
     }
 }
 
 #[test]
-fn a_cluster_that_is_forgotten_and_a_stop_end_it() {
+fn cluster_deletion_and_shutdown_end_the_watch() {
     let last = |stream: &mut ListStream| loop {
         if let StreamEvent::End(end) = block_on(stream.next()).unwrap() {
             break end.reason();
@@ -144,32 +144,32 @@ fn a_cluster_that_is_forgotten_and_a_stop_end_it() {
 }
 
 #[test]
-fn lists_count_with_logs_and_a_reader_that_goes_frees_its_place() {
+fn watches_count_against_the_stream_limit_and_free_their_slot() {
     let world = World::with(StreamLimits { per_user: 1, ..StreamLimits::default() });
     let events = world.fake.clusters.next_watch();
     let stream = world.watch(&[]).unwrap();
     assert_eq!(world.watch(&[]).err().map(|error| error.cause), Some(Cause::Overloaded));
     drop(stream);
-    eventually("the list is let go", || events.is_closed());
-    eventually("its place is free", || world.watch(&[]).is_ok());
+    eventually("list watch is closed", || events.is_closed());
+    eventually("stream slot is free", || world.watch(&[]).is_ok());
 }
 
 #[test]
-fn a_reader_that_stands_still_is_ended_and_few_rows_wait_for_it() {
+fn stalled_reader_is_ended_with_few_rows_buffered() {
     let world = World::with(StreamLimits::default());
     let events = world.fake.clusters.next_watch();
     let mut stream = world.watch(&[]).unwrap();
     let changes: Vec<_> = (0..10_000).map(|n| Change::Added(row(&format!("more-{n}"), "Running"))).collect();
     events.unbounded_send(ListEvent::Changes(changes.into())).unwrap();
-    eventually("the list is let go", || events.is_closed());
-    let mut told = 0;
+    eventually("list watch is closed", || events.is_closed());
+    let mut received = 0;
     let end = loop {
         match block_on(stream.next()).unwrap() {
-            StreamEvent::Next(WatchEvent::Rows(rows)) => told += rows.len(),
+            StreamEvent::Next(WatchEvent::Rows(rows)) => received += rows.len(),
             StreamEvent::Next(_) => {}
             StreamEvent::End(end) => break end.reason(),
         }
     };
     assert_eq!(end, "too_slow");
-    assert!(told < 2_000, "{told}");
+    assert!(received < 2_000, "{received}");
 }

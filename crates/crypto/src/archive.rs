@@ -1,12 +1,12 @@
-//! Backups: a stream sealed with a key of its own, which is itself sealed by the master key. Without that key nothing of it
-//! can be read, not even names; with it, anything changed, moved, cut or added is found.
+//! Encrypted backup archive: a stream sealed with its own data key, which the master key seals. Without the master
+//! key nothing is readable, not even names. With it, any change, reordering, truncation or addition is detected.
 //!
 //! ```text
 //! "pilothouse backup 1\n" | fingerprint of the master key, 64 digits | "\n" | uuid 16 | sealed data key 129
-//! then pieces of 65,536 bytes, each with a tag of 16; the last may be shorter
+//! then chunks of 65,536 bytes, each with a tag of 16; the last may be shorter
 //! ```
-//! Pieces are sealed by AES-256-GCM in the STREAM construction (Hoang and others, 2015), each bound to all before them and to
-//! what stands before.
+//! Chunks are sealed by AES-256-GCM in the STREAM construction (Hoang and others, 2015). Each is bound to all chunks
+//! before it and to the header.
 
 use std::io::{self, Read, Write};
 
@@ -21,48 +21,48 @@ use zeroize::Zeroizing;
 
 use crate::{AesSealer, MasterKey};
 
-const FORM: &[u8] = b"pilothouse backup 1\n";
-const FINGERPRINT: usize = 64;
-const ID: usize = 16;
-const KEY: usize = 32;
-const SEALED_KEY: usize = 129;
-const PIECE: usize = 1 << 16;
-const TAG: usize = 16;
+const MAGIC: &[u8] = b"pilothouse backup 1\n";
+const FINGERPRINT_BYTES: usize = 64;
+const ID_BYTES: usize = 16;
+const KEY_BYTES: usize = 32;
+const SEALED_KEY_BYTES: usize = 129;
+const CHUNK_BYTES: usize = 1 << 16;
+const TAG_BYTES: usize = 16;
 
-/// Why a backup does not open.
+/// Why a backup cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// It begins with something else.
+    /// The header is not that of a backup.
     #[error("it is not a backup made by this Pilothouse, or its header was changed")]
-    NotOne,
-    /// It needs another master key.
+    NotABackup,
+    /// The backup is sealed with another master key.
     #[error(
         "it was sealed with the master key whose fingerprint begins with {0}: use that key's file as the key file"
     )]
     OtherKey(String),
-    /// Something in it was changed, moved, cut off or added.
+    /// Data was changed, reordered, truncated or added.
     #[error("it was changed or truncated")]
     Damaged,
-    /// It cannot be read, or what is in it cannot be written.
+    /// The input cannot be read, or the output cannot be written.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-fn owner(id: [u8; ID]) -> SealedFor {
+fn owner(id: [u8; ID_BYTES]) -> SealedFor {
     SealedFor { row: Uuid::from_bytes(id), field: "backup" }
 }
 
-/// Up to `size` bytes: fewer only at the end.
-fn piece(input: &mut impl Read, size: usize) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut piece = Zeroizing::new(Vec::with_capacity(size));
-    input.take(size as u64).read_to_end(&mut piece)?;
-    Ok(piece)
+/// Reads `size` bytes, or fewer at the end of the input.
+fn read_chunk(input: &mut impl Read, size: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut chunk = Zeroizing::new(Vec::with_capacity(size));
+    input.take(size as u64).read_to_end(&mut chunk)?;
+    Ok(chunk)
 }
 
-/// Seals all of `input` under the master key of this fingerprint.
+/// Seals `input` with the master key of this fingerprint, and writes the archive to `output`.
 ///
 /// # Errors
-/// What reading and writing say.
+/// Errors of `input` and `output`.
 pub fn seal_archive(
     sealer: &dyn Sealer,
     fingerprint: &str,
@@ -70,32 +70,35 @@ pub fn seal_archive(
     mut input: impl Read,
     mut output: impl Write,
 ) -> io::Result<()> {
-    let (mut id, mut key) = ([0; ID], Zeroizing::new([0; KEY]));
+    let (mut id, mut key) = ([0; ID_BYTES], Zeroizing::new([0; KEY_BYTES]));
     rng.fill(&mut id);
     rng.fill(&mut *key);
     let sealed = sealer.seal(&owner(id), &*key).map_err(io::Error::other)?;
-    let header = [FORM, fingerprint.as_bytes(), b"\n", &id, &sealed].concat();
+    let header = [MAGIC, fingerprint.as_bytes(), b"\n", &id, &sealed].concat();
     output.write_all(&header)?;
 
-    // the key is never used again, so every nonce may begin alike
+    // the data key is used once, so a constant nonce prefix is safe
     let cipher = Aes256Gcm::new((&*key).into());
     let mut encryptor = EncryptorBE32::from_aead(cipher, &Default::default());
-    let full = |_| io::Error::other("a backup is too large");
-    let mut now = piece(&mut input, PIECE)?;
+    let too_large = |_| io::Error::other("a backup is too large");
+    let mut current = read_chunk(&mut input, CHUNK_BYTES)?;
     loop {
-        let next = piece(&mut input, PIECE)?;
+        let next = read_chunk(&mut input, CHUNK_BYTES)?;
         if next.is_empty() {
-            let sealed = encryptor.encrypt_last(Payload { msg: &now, aad: &header }).map_err(full)?;
+            let sealed =
+                encryptor.encrypt_last(Payload { msg: &current, aad: &header }).map_err(too_large)?;
             output.write_all(&sealed)?;
             return output.flush();
         }
-        output.write_all(&encryptor.encrypt_next(Payload { msg: &now, aad: &header }).map_err(full)?)?;
-        now = next;
+        output.write_all(
+            &encryptor.encrypt_next(Payload { msg: &current, aad: &header }).map_err(too_large)?,
+        )?;
+        current = next;
     }
 }
 
-/// Opens what [`seal_archive`] has sealed with one of these keys. What is written is good as far as it goes, and all of it
-/// only when this succeeds.
+/// Opens an archive of [`seal_archive`] with one of these keys. Output written before an error is authentic but
+/// incomplete: only success means that all of it was written.
 ///
 /// # Errors
 /// [`ArchiveError`].
@@ -105,15 +108,18 @@ pub fn open_archive(
     mut input: impl Read,
     mut output: impl Write,
 ) -> Result<(), ArchiveError> {
-    let header = piece(&mut input, FORM.len() + FINGERPRINT + 1 + ID + SEALED_KEY)?;
-    let rest = header.strip_prefix(FORM).ok_or(ArchiveError::NotOne)?;
-    let (fingerprint, rest) = rest.split_first_chunk::<FINGERPRINT>().ok_or(ArchiveError::NotOne)?;
-    let (id, sealed_key) =
-        rest.strip_prefix(b"\n").and_then(<[u8]>::split_first_chunk::<ID>).ok_or(ArchiveError::NotOne)?;
-    let named = str::from_utf8(fingerprint).map_err(|_| ArchiveError::NotOne)?;
-    let key = keys.iter().find(|key| key.fingerprint() == named).ok_or_else(|| {
-        // it is somebody's text
-        let digits = named.chars().take(8).filter(char::is_ascii_hexdigit);
+    let header = read_chunk(&mut input, MAGIC.len() + FINGERPRINT_BYTES + 1 + ID_BYTES + SEALED_KEY_BYTES)?;
+    let rest = header.strip_prefix(MAGIC).ok_or(ArchiveError::NotABackup)?;
+    let (fingerprint, rest) =
+        rest.split_first_chunk::<FINGERPRINT_BYTES>().ok_or(ArchiveError::NotABackup)?;
+    let (id, sealed_key) = rest
+        .strip_prefix(b"\n")
+        .and_then(<[u8]>::split_first_chunk::<ID_BYTES>)
+        .ok_or(ArchiveError::NotABackup)?;
+    let key_fingerprint = str::from_utf8(fingerprint).map_err(|_| ArchiveError::NotABackup)?;
+    let key = keys.iter().find(|key| key.fingerprint() == key_fingerprint).ok_or_else(|| {
+        // the header is untrusted text
+        let digits = key_fingerprint.chars().take(8).filter(char::is_ascii_hexdigit);
         ArchiveError::OtherKey(digits.collect())
     })?;
     let opened = AesSealer::new(key, rng).open(&owner(*id), sealed_key);
@@ -121,10 +127,10 @@ pub fn open_archive(
     let cipher = Aes256Gcm::new_from_slice(&key).map_err(|_| ArchiveError::Damaged)?;
     let mut decryptor = DecryptorBE32::from_aead(cipher, &Default::default());
 
-    let mut now = piece(&mut input, PIECE + TAG)?;
+    let mut current = read_chunk(&mut input, CHUNK_BYTES + TAG_BYTES)?;
     loop {
-        let next = piece(&mut input, PIECE + TAG)?;
-        let payload = Payload { msg: &now, aad: &header };
+        let next = read_chunk(&mut input, CHUNK_BYTES + TAG_BYTES)?;
+        let payload = Payload { msg: &current, aad: &header };
         if next.is_empty() {
             let last = decryptor.decrypt_last(payload).map(Zeroizing::new);
             output.write_all(&last.map_err(|_| ArchiveError::Damaged)?)?;
@@ -132,7 +138,7 @@ pub fn open_archive(
         }
         let opened = decryptor.decrypt_next(payload).map(Zeroizing::new);
         output.write_all(&opened.map_err(|_| ArchiveError::Damaged)?)?;
-        now = next;
+        current = next;
     }
 }
 
@@ -161,38 +167,41 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sealed_is_opened_whatever_its_length() {
+    fn archives_of_any_length_round_trip() {
         let keys = [key(), key()];
-        for length in [0, 1, 1000, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 3 * PIECE + 7] {
+        for length in
+            [0, 1, 1000, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES + 7]
+        {
             let text: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
             let sealed = sealed(&keys[1], &text);
             assert_eq!(opened(&keys, &sealed).unwrap(), text, "{length}");
-            let pieces = length.div_ceil(PIECE).max(1);
-            let header = FORM.len() + FINGERPRINT + 1 + ID + SEALED_KEY;
-            assert_eq!(sealed.len(), header + length + pieces * TAG, "{length}");
+            let chunks = length.div_ceil(CHUNK_BYTES).max(1);
+            let header = MAGIC.len() + FINGERPRINT_BYTES + 1 + ID_BYTES + SEALED_KEY_BYTES;
+            assert_eq!(sealed.len(), header + length + chunks * TAG_BYTES, "{length}");
         }
     }
 
     #[test]
-    fn nothing_of_it_is_readable_without_the_key() {
-        let (ours, theirs) = (key(), [key()]);
-        let sealed = sealed(&ours, &b"canary".repeat(1000));
+    fn archive_opens_only_with_its_master_key() {
+        let (own_key, other_keys) = (key(), [key()]);
+        let sealed = sealed(&own_key, &b"canary".repeat(1000));
         assert!(!sealed.windows(6).any(|window| window == b"canary"));
-        let refused = opened(&theirs, &sealed).unwrap_err();
-        let named = ours.fingerprint()[..8].to_owned();
-        assert!(matches!(&refused, ArchiveError::OtherKey(begin) if *begin == named), "{refused}");
-        // a header that names another key does not make it that key's
+        let refused = opened(&other_keys, &sealed).unwrap_err();
+        let prefix = own_key.fingerprint()[..8].to_owned();
+        assert!(matches!(&refused, ArchiveError::OtherKey(begin) if *begin == prefix), "{refused}");
+        // a changed fingerprint in the header does not change the key
         let mut renamed = sealed;
-        renamed[FORM.len()..FORM.len() + FINGERPRINT].copy_from_slice(theirs[0].fingerprint().as_bytes());
-        assert!(matches!(opened(&theirs, &renamed), Err(ArchiveError::Damaged)));
+        renamed[MAGIC.len()..MAGIC.len() + FINGERPRINT_BYTES]
+            .copy_from_slice(other_keys[0].fingerprint().as_bytes());
+        assert!(matches!(opened(&other_keys, &renamed), Err(ArchiveError::Damaged)));
     }
 
     #[test]
-    fn whatever_is_changed_moved_cut_or_added_is_found() {
+    fn changed_reordered_truncated_or_extended_archive_is_rejected() {
         let keys = [key()];
-        let text: Vec<u8> = (0..3 * PIECE).map(|n| (n % 251) as u8).collect();
+        let text: Vec<u8> = (0..3 * CHUNK_BYTES).map(|n| (n % 251) as u8).collect();
         let whole = sealed(&keys[0], &text);
-        let header = whole.len() - 3 * (PIECE + TAG);
+        let header = whole.len() - 3 * (CHUNK_BYTES + TAG_BYTES);
         let step = whole.len() / 97;
         for at in (0..header).chain((header..whole.len()).step_by(step)) {
             let mut changed = whole.clone();
@@ -201,12 +210,12 @@ mod tests {
         }
         for length in (0..=header)
             .chain((header..whole.len()).step_by(step))
-            .chain([1, 2].map(|n| header + n * (PIECE + TAG)))
+            .chain([1, 2].map(|n| header + n * (CHUNK_BYTES + TAG_BYTES)))
         {
             assert!(opened(&keys, &whole[..length]).is_err(), "cut to {length}");
         }
-        let (first, rest) = whole[header..].split_at(PIECE + TAG);
-        let (second, third) = rest.split_at(PIECE + TAG);
+        let (first, rest) = whole[header..].split_at(CHUNK_BYTES + TAG_BYTES);
+        let (second, third) = rest.split_at(CHUNK_BYTES + TAG_BYTES);
         let head = &whole[..header];
         for moved in [
             [head, second, first, third].concat(),
@@ -217,7 +226,7 @@ mod tests {
         ] {
             assert!(matches!(opened(&keys, &moved), Err(ArchiveError::Damaged)));
         }
-        // pieces of another backup under the same key
+        // chunks of another backup under the same master key
         let other = sealed(&keys[0], &text);
         assert!(opened(&keys, &[head, &other[header..]].concat()).is_err());
     }

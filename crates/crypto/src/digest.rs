@@ -1,15 +1,16 @@
-//! Digests of values for the audit trail: HMAC-SHA256, cut to 16 bytes, under a key derived from the master key.
+//! Keyed digests of values for the audit trail: HMAC-SHA256, truncated to 16 bytes, with a key derived from the
+//! master key.
 
 use aws_lc_rs::hmac;
 use pilothouse_core::{hex::Hex, secret::ValueDigest};
 
 use crate::{MasterKey, purpose};
 
-/// Digests under the install's key.
+/// Keyed digests of this installation.
 pub struct KeyedDigest(hmac::Key);
 
 impl KeyedDigest {
-    /// The digests of the install that has this master key.
+    /// Derives the digest key from the master key.
     pub fn new(key: &MasterKey) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, &*key.derive(purpose::AUDIT_VALUES)))
     }
@@ -18,7 +19,7 @@ impl KeyedDigest {
 impl ValueDigest for KeyedDigest {
     fn digest(&self, place: &[&str], value: &[u8]) -> Hex<16> {
         let mut hmac = hmac::Context::with_key(&self.0);
-        // each part after its length, so that no two places give the same bytes
+        // each part is preceded by its length, so that different places never yield the same bytes
         for part in place.iter().map(|part| part.as_bytes()).chain([value]) {
             hmac.update(&(part.len() as u64).to_be_bytes());
             hmac.update(part);
@@ -35,7 +36,7 @@ mod tests {
     use crate::SystemRng;
 
     #[test]
-    fn place_value_and_key_all_count() {
+    fn digest_depends_on_place_value_and_key() {
         let folder = tempfile::tempdir().unwrap();
         let [a, b] = ["a", "b"]
             .map(|name| KeyedDigest::new(&MasterKey::create(&folder.path().join(name), &SystemRng).unwrap()));

@@ -1,4 +1,4 @@
-//! The master key: its file, and the keys derived from it.
+//! Master key: key file and key derivation.
 
 use std::{
     fmt,
@@ -15,44 +15,44 @@ use zeroize::Zeroizing;
 
 use crate::{PrivateFileError, open_private_file, purpose};
 
-/// Why there is no master key. Each text says what to do, and none shows a byte of a key.
+/// Why a key file cannot be loaded or created. Each text contains the next step and no byte of a key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// There is no such file.
+    /// The file does not exist.
     #[error("the key file {0} does not exist: restore it, or set key_file to the right path")]
     Missing(PathBuf),
-    /// There is a file already; it is never overwritten.
+    /// The file exists. It is never overwritten.
     #[error("the key file {0} already exists and is not overwritten: use it, or move it away")]
     Exists(PathBuf),
     /// The file cannot be read or written.
     #[error("the key file {path} cannot be used ({source}): allow this user to read and write it")]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Others may read or write the file ([`open_private_file`]).
+    /// Other users may read or write the file ([`open_private_file`]).
     #[error(
         "the key file {path} has mode {mode:04o}, so other users can access it: run chmod 600 on it, or mount it as root's \
          with mode 0440 and a group of this process"
     )]
     Exposed {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// The file is something else.
+    /// The file does not contain a key.
     #[error("the key file {0} does not contain 64 hexadecimal digits: restore it from a backup")]
     Malformed(PathBuf),
 }
 
-/// How many bytes a key has.
-const LENGTH: usize = 32;
+/// Length of a key, in bytes.
+const KEY_BYTES: usize = 32;
 
-/// The install's secret: 32 random bytes. Wiped from memory when dropped; its `Debug` shows nothing.
-pub struct MasterKey(Zeroizing<[u8; LENGTH]>);
+/// The secret of this installation: 32 random bytes. Wiped from memory when dropped; `Debug` shows nothing of it.
+pub struct MasterKey(Zeroizing<[u8; KEY_BYTES]>);
 
 impl fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,11 +61,11 @@ impl fmt::Debug for MasterKey {
 }
 
 impl MasterKey {
-    /// Reads the key from its file: 64 hexadecimal digits and a line break, in a file that others cannot read
+    /// Loads the key from a file with 64 hexadecimal digits and a line break that other users cannot read
     /// ([`open_private_file`]).
     ///
     /// # Errors
-    /// [`KeyError`] but `Exists`.
+    /// [`KeyError`] except `Exists`.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => KeyError::Missing(path.to_owned()),
@@ -75,49 +75,52 @@ impl MasterKey {
             PrivateFileError::Io(source) => failed(source),
             PrivateFileError::Exposed { mode } => KeyError::Exposed { path: path.to_owned(), mode },
         })?;
-        // twice the size: enough to see that it is too long
-        let mut text = Zeroizing::new(Vec::with_capacity(4 * LENGTH));
-        file.take(4 * LENGTH as u64).read_to_end(&mut text).map_err(failed)?;
+        // twice the expected size, which is enough to detect a file that is too long
+        let mut text = Zeroizing::new(Vec::with_capacity(4 * KEY_BYTES));
+        file.take(4 * KEY_BYTES as u64).read_to_end(&mut text).map_err(failed)?;
         let key = read_hex(text.trim_ascii_end()).ok_or_else(|| KeyError::Malformed(path.to_owned()))?;
         Ok(Self(key))
     }
 
-    /// Draws a key and stores it in a new file that only its owner can read; durable when this returns.
+    /// Generates a key and stores it in a new file that only its owner can read. The file is durable when this
+    /// returns.
     ///
     /// # Errors
-    /// [`KeyError::Exists`], [`KeyError::Io`]; then no file is left behind.
+    /// [`KeyError::Exists`], [`KeyError::Io`]. No new file is left then.
     pub fn create(path: &Path, rng: &dyn Rng) -> Result<Self, KeyError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::AlreadyExists => KeyError::Exists(path.to_owned()),
             _ => KeyError::Io { path: path.to_owned(), source },
         };
-        let mut key = Zeroizing::new([0; LENGTH]);
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
         rng.fill(&mut *key);
         let text = Zeroizing::new(hex(&*key) + "\n");
 
-        // beside it first, under a name nobody else has: whoever finds the key finds all of it
+        // written to a temporary file with a unique name first, and then linked: a reader of the key file never sees
+        // a part of the key
         let mut suffix = [0; 8];
         rng.fill(&mut suffix);
-        let beside = path.with_added_extension(hex(&suffix));
+        let temporary = path.with_added_extension(hex(&suffix));
         let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).map_err(failed)?;
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(failed)?;
         let stored = file
             .write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
-            .and_then(|()| fs::hard_link(&beside, path));
-        let removed = fs::remove_file(&beside);
+            .and_then(|()| fs::hard_link(&temporary, path));
+        let removed = fs::remove_file(&temporary);
         stored.and(removed).and_then(|()| sync_folder(path)).map_err(failed)?;
         Ok(Self(key))
     }
 
-    /// What a database keeps to know its key again: tells nothing of the key, 64 hexadecimal digits.
+    /// Fingerprint of the key: 64 hexadecimal digits that reveal nothing of the key. A database stores it to identify
+    /// its key.
     pub fn fingerprint(&self) -> String {
         hex(&*self.derive(purpose::FINGERPRINT))
     }
 
-    /// A key for one [`purpose`].
-    pub(crate) fn derive(&self, purpose: &str) -> Zeroizing<[u8; LENGTH]> {
-        let mut key = Zeroizing::new([0; LENGTH]);
+    /// Derives a key for one [`purpose`] (HKDF-SHA256).
+    pub(crate) fn derive(&self, purpose: &str) -> Zeroizing<[u8; KEY_BYTES]> {
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
         Hkdf::<Sha256>::new(None, &*self.0)
             .expand(purpose.as_bytes(), &mut *key)
             .expect("HKDF-SHA256 gives up to 8160 bytes");
@@ -125,23 +128,23 @@ impl MasterKey {
     }
 }
 
-/// A new name in a folder is durable once the folder is.
+/// Flushes the folder of a file, which makes a new directory entry durable.
 fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }
 
-/// Lower-case hexadecimal digits.
+/// Encodes bytes as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
-/// A key from exactly as many hexadecimal digits as it has.
-fn read_hex(text: &[u8]) -> Option<Zeroizing<[u8; LENGTH]>> {
+/// Parses a key of exactly 64 hexadecimal digits.
+fn read_hex(text: &[u8]) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
     let (pairs, rest) = text.as_chunks::<2>();
-    let mut key = Zeroizing::new([0; LENGTH]);
-    if pairs.len() != LENGTH || !rest.is_empty() {
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    if pairs.len() != KEY_BYTES || !rest.is_empty() {
         return None;
     }
     let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
@@ -168,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_created_key_is_read_again_and_readable_by_its_owner_only() {
+    fn created_key_round_trips_and_only_its_owner_can_read_it() {
         let folder = folder();
         let path = folder.path().join("master.key");
         let created = MasterKey::create(&path, &SystemRng).unwrap();
@@ -182,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_never_overwritten() {
+    fn existing_key_file_is_not_overwritten() {
         let folder = folder();
         let path = folder.path().join("master.key");
         let first = MasterKey::create(&path, &SystemRng).unwrap();
@@ -191,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_at_once_one_makes_it_and_the_others_find_all_of_it() {
+    fn concurrent_creations_yield_one_complete_key() {
         let folder = folder();
         let path = folder.path().join("master.key");
         let make = || match MasterKey::create(&path, &SystemRng) {
@@ -204,11 +207,11 @@ mod tests {
         });
         assert_eq!(made.iter().filter(|(_, created)| *created).count(), 1);
         assert!(made.iter().all(|(key, _)| *key == made[0].0));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no other file is left");
     }
 
     #[test]
-    fn nothing_is_left_where_nothing_can_be_written() {
+    fn failed_creation_leaves_no_file() {
         let folder = folder();
         let path = folder.path().join("absent").join("master.key");
         assert!(matches!(MasterKey::create(&path, &SystemRng), Err(KeyError::Io { .. })));
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_others_can_read_is_refused() {
+    fn key_file_readable_by_other_users_is_refused() {
         let folder = folder();
         let path = folder.path().join("master.key");
         for (mode, accepted) in
@@ -232,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn only_64_digits_are_a_key() {
+    fn key_file_must_hold_64_hex_digits() {
         let folder = folder();
         let path = folder.path().join("master.key");
         let digits = "0123456789abcdefABCDEF0123456789".repeat(2);
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_different_purposes_and_installs_differ() {
+    fn derived_keys_differ_by_purpose_and_master_key() {
         let folder = folder();
         let [a, b] = ["a", "b"].map(|name| MasterKey::create(&folder.path().join(name), &SystemRng).unwrap());
         assert_ne!(a.derive("one"), a.derive("two"));
@@ -265,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_never_printed() {
+    fn master_key_debug_shows_nothing() {
         let folder = folder();
         let path = folder.path().join("master.key");
         let key = MasterKey::create(&path, &SystemRng).unwrap();

@@ -1,7 +1,7 @@
-//! The master keys that a process holds, and the ports that stand on the one in use.
+//! Keyring: the master keys of a process, and the ports that use the key in use.
 //!
-//! A key lies in its file; while the database is sealed anew, the next one lies beside it. Which of the two is in use
-//! the database says ([`Keyring::turn_to`]); so it does not matter when either file is put in the other's place.
+//! Each key has a file; during a key rotation the file of the next key is beside the key file. The database defines
+//! which of the two is in use ([`Keyring::turn_to`]), so the two files may be swapped.
 
 use std::{
     fmt,
@@ -25,11 +25,11 @@ use secrecy::SecretString;
 
 use crate::{AesSealer, Ed25519Signer, JwtCodec, KeyError, KeyedDigest, MasterKey, purpose};
 
-/// When to look again for a key that is not there.
+/// `Retry-After` of an error for a key that is not in the key files.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// What derives from one master key.
-struct Derived {
+/// Keys and adapters derived from one master key.
+struct DerivedKeys {
     fingerprint: String,
     sealer: Arc<AesSealer>,
     signer: Arc<Ed25519Signer>,
@@ -38,7 +38,7 @@ struct Derived {
     rows: DigestKey,
 }
 
-impl Derived {
+impl DerivedKeys {
     fn from(key: &MasterKey, rng: &Arc<dyn Rng>) -> Arc<Self> {
         Arc::new(Self {
             fingerprint: key.fingerprint(),
@@ -51,26 +51,26 @@ impl Derived {
     }
 }
 
-/// The key in use, and those beside it.
-struct Held {
-    current: Arc<Derived>,
-    /// What was in use before; opens what was read before the change.
-    past: Option<Arc<Derived>>,
-    /// What may be in use soon.
-    next: Option<Arc<Derived>>,
+/// The keys in memory.
+struct HeldKeys {
+    current: Arc<DerivedKeys>,
+    /// The previous key in use. Opens values that were read before the rotation.
+    past: Option<Arc<DerivedKeys>>,
+    /// The key that may be in use next.
+    next: Option<Arc<DerivedKeys>>,
 }
 
-impl Held {
-    fn all(&self) -> impl Iterator<Item = &Arc<Derived>> {
+impl HeldKeys {
+    fn all(&self) -> impl Iterator<Item = &Arc<DerivedKeys>> {
         [Some(&self.current), self.next.as_ref(), self.past.as_ref()].into_iter().flatten()
     }
 }
 
-/// The keys of a key file and of the next one beside it. Every port that stands on the master key is this one.
+/// The keys of a key file and of the next key file. Implements every port that depends on the master key.
 pub struct FileKeyring {
     path: PathBuf,
     rng: Arc<dyn Rng>,
-    held: RwLock<Held>,
+    held: RwLock<HeldKeys>,
 }
 
 impl fmt::Debug for FileKeyring {
@@ -80,62 +80,63 @@ impl fmt::Debug for FileKeyring {
 }
 
 impl FileKeyring {
-    /// Where the next key of a key file lies.
+    /// Path of the next key for a key file.
     pub fn next_file(path: &Path) -> PathBuf {
         path.with_added_extension("next")
     }
 
-    /// The keys that lie at `path` and beside it; in use is the one of this fingerprint, where it is one of them.
+    /// Loads the keys from `path` and from the next key file. The key with the fingerprint `in_use` is the key in
+    /// use, if it is one of them.
     ///
     /// # Errors
-    /// As [`MasterKey::load`]: of the key file, unless only the next one is there.
+    /// As [`MasterKey::load`]. A missing key file is accepted if the next key is the one in use.
     pub fn open(path: &Path, in_use: Option<&str>, rng: Arc<dyn Rng>) -> Result<Self, KeyError> {
         let next = match MasterKey::load(&Self::next_file(path)) {
             Err(KeyError::Missing(_)) => None,
-            next => Some(Derived::from(&next?, &rng)),
+            next => Some(DerivedKeys::from(&next?, &rng)),
         };
         let next_in_use = next.as_ref().is_some_and(|next| in_use == Some(&next.fingerprint));
         let held = match MasterKey::load(path) {
             Err(KeyError::Missing(_)) if next_in_use => None,
-            key => Some(Derived::from(&key?, &rng)),
+            key => Some(DerivedKeys::from(&key?, &rng)),
         };
         let held = match (held, next) {
-            (past, Some(next)) if next_in_use => Held { current: next, past, next: None },
-            (Some(current), next) => Held { current, past: None, next },
+            (past, Some(next)) if next_in_use => HeldKeys { current: next, past, next: None },
+            (Some(current), next) => HeldKeys { current, past: None, next },
             (None, _) => return Err(KeyError::Missing(path.to_owned())),
         };
         Ok(Self { path: path.to_owned(), rng, held: RwLock::new(held) })
     }
 
-    /// The key of digests of rows. A process keeps the one that it began with, see [`DigestKey::share`].
+    /// The key for row digests. It stays the same for the lifetime of a process, see [`DigestKey::share`].
     pub fn row_digests(&self) -> DigestKey {
         self.current().rows.clone()
     }
 
-    fn current(&self) -> Arc<Derived> {
+    fn current(&self) -> Arc<DerivedKeys> {
         self.read().current.clone()
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Held> {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, HeldKeys> {
         self.held.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A key that is held, or lies in one of the two files by now.
-    fn find(&self, is_it: impl Fn(&Derived) -> bool) -> Option<Arc<Derived>> {
-        if let Some(held) = self.read().all().find(|key| is_it(key)) {
+    /// Finds a key in memory, or else in one of the two files.
+    fn find(&self, matches: impl Fn(&DerivedKeys) -> bool) -> Option<Arc<DerivedKeys>> {
+        if let Some(held) = self.read().all().find(|key| matches(key)) {
             return Some(held.clone());
         }
         let files = [Self::next_file(&self.path), self.path.clone()];
         let found = files.iter().find_map(|file| {
-            let key = Derived::from(&MasterKey::load(file).ok()?, &self.rng);
-            is_it(&key).then_some(key)
+            let key = DerivedKeys::from(&MasterKey::load(file).ok()?, &self.rng);
+            matches(&key).then_some(key)
         })?;
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         held.next = Some(found.clone());
         Some(found)
     }
 
-    fn named(&self, fingerprint: &str) -> Result<Arc<Derived>> {
+    fn by_fingerprint(&self, fingerprint: &str) -> Result<Arc<DerivedKeys>> {
         let found = self.find(|key| key.fingerprint == fingerprint);
         found.ok_or_else(|| Error::new(Cause::StoreUnavailable).retry_after(RETRY_AFTER))
     }
@@ -147,12 +148,12 @@ impl Keyring for FileKeyring {
     }
 
     fn keys(&self, fingerprint: &str) -> Result<Keys> {
-        let key = self.named(fingerprint)?;
+        let key = self.by_fingerprint(fingerprint)?;
         Ok(Keys { sealer: key.sealer.clone(), signer: key.signer.clone() })
     }
 
     fn open(&self, owner: &SealedFor, sealed: &[u8]) -> Result<Vec<u8>> {
-        // one that no key has sealed is for any of them to refuse
+        // if no key matches, any key returns the error
         let key = self.find(|key| sealed.starts_with(&key.sealer.mark()));
         key.unwrap_or_else(|| self.current()).sealer.open(owner, sealed)
     }
@@ -165,9 +166,9 @@ impl Keyring for FileKeyring {
                 return Ok(());
             }
         }
-        let next = self.named(fingerprint)?;
+        let next = self.by_fingerprint(fingerprint)?;
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        // another thread may have been faster
+        // another thread may have switched already
         if held.current.fingerprint != fingerprint {
             held.past = Some(std::mem::replace(&mut held.current, next));
             held.next = None;
@@ -193,8 +194,8 @@ impl CheckpointSigner for FileKeyring {
     }
 }
 
-/// Signs with the key in use, and reads what the next one has signed as well: another replica may use it already. What
-/// the one before has signed is nothing any more.
+/// Signs with the key in use, and also accepts tokens of the next key, which another replica may use already. Tokens
+/// of the previous key are invalid.
 impl TokenCodec for FileKeyring {
     fn sign(&self, claims: &Claims) -> Result<SecretString> {
         self.current().tokens.sign(claims)
@@ -249,19 +250,19 @@ mod tests {
     }
 
     #[test]
-    fn replicas_with_one_key_file_give_rows_the_same_digests() {
+    fn row_digests_are_equal_for_replicas_with_the_same_key() {
         let folder = tempfile::tempdir().unwrap();
-        let [ours, others] = ["ours", "others"].map(|name| folder.path().join(name));
-        for path in [&ours, &others] {
+        let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
+        for path in [&one, &other] {
             MasterKey::create(path, &SystemRng).unwrap();
         }
         let digest = |path| ring(path).row_digests().digest(b"row");
-        assert_eq!(digest(&ours), digest(&ours));
-        assert_ne!(digest(&ours), digest(&others));
+        assert_eq!(digest(&one), digest(&one));
+        assert_ne!(digest(&one), digest(&other));
     }
 
     #[test]
-    fn a_key_put_beside_the_first_is_found_when_it_is_asked_for() {
+    fn next_key_file_is_found_and_becomes_active_on_turn_to() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");
         let old = MasterKey::create(&path, &SystemRng).unwrap().fingerprint();
@@ -269,15 +270,15 @@ mod tests {
         let sealed = ring.keys(&old).unwrap().sealer.seal(&owner(), b"canary").unwrap();
         let token = TokenCodec::sign(&ring, &claims()).unwrap();
 
-        let elsewhere = folder.path().join("elsewhere");
-        let new = MasterKey::create(&elsewhere, &SystemRng).unwrap().fingerprint();
+        let staged = folder.path().join("elsewhere");
+        let new = MasterKey::create(&staged, &SystemRng).unwrap().fingerprint();
         assert_eq!(ring.keys(&new).err().map(|error| error.cause), Some(Cause::StoreUnavailable));
         assert!(ring.turn_to(&new).is_err());
-        fs::rename(&elsewhere, FileKeyring::next_file(&path)).unwrap();
-        let sealed_anew = ring.keys(&new).unwrap().sealer.seal(&owner(), b"canary").unwrap();
-        assert_eq!(Keyring::current(&ring), old, "to hold a key is not to use it");
+        fs::rename(&staged, FileKeyring::next_file(&path)).unwrap();
+        let resealed = ring.keys(&new).unwrap().sealer.seal(&owner(), b"canary").unwrap();
+        assert_eq!(Keyring::current(&ring), old, "loading a key does not activate it");
         let before = ring.public_key();
-        for sealed in [&sealed, &sealed_anew] {
+        for sealed in [&sealed, &resealed] {
             assert_eq!(Keyring::open(&ring, &owner(), sealed).unwrap(), b"canary");
         }
 
@@ -285,34 +286,34 @@ mod tests {
         assert_eq!(Keyring::current(&ring), new);
         assert_ne!(ring.public_key(), before);
         let verified = |token: &SecretString| ring.verify(token.expose_secret(), Timestamp::UNIX_EPOCH);
-        assert_eq!(verified(&token), Err(Cause::TokenInvalid), "signed with the key before");
+        assert_eq!(verified(&token), Err(Cause::TokenInvalid), "signed with the previous key");
         assert_eq!(verified(&TokenCodec::sign(&ring, &claims()).unwrap()), Ok(claims()));
         ring.turn_to(&old).unwrap();
-        assert_eq!(Keyring::current(&ring), new, "there is no way back");
-        // whoever starts anew: the file's name does not matter, only what the database says
-        let again = FileKeyring::open(&path, Some(&new), Arc::new(SystemRng)).unwrap();
-        assert_eq!(Keyring::current(&again), new);
+        assert_eq!(Keyring::current(&ring), new, "a retired key is not activated again");
+        // after a restart the database decides, not the name of the file
+        let reopened = FileKeyring::open(&path, Some(&new), Arc::new(SystemRng)).unwrap();
+        assert_eq!(Keyring::current(&reopened), new);
         fs::remove_file(&path).unwrap();
-        let again = FileKeyring::open(&path, Some(&new), Arc::new(SystemRng)).unwrap();
-        assert_eq!(Keyring::open(&again, &owner(), &sealed_anew).unwrap(), b"canary");
-        let refused = Keyring::open(&again, &owner(), &sealed).unwrap_err();
+        let reopened = FileKeyring::open(&path, Some(&new), Arc::new(SystemRng)).unwrap();
+        assert_eq!(Keyring::open(&reopened, &owner(), &resealed).unwrap(), b"canary");
+        let refused = Keyring::open(&reopened, &owner(), &sealed).unwrap_err();
         assert!(refused.to_string().contains("another master key"), "{refused}");
     }
 
     #[test]
-    fn a_token_of_a_replica_that_uses_the_next_key_is_read() {
+    fn token_of_the_next_key_is_accepted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");
         MasterKey::create(&path, &SystemRng).unwrap();
         let new = MasterKey::create(&FileKeyring::next_file(&path), &SystemRng).unwrap().fingerprint();
-        let (here, there) = (ring(&path), ring(&path));
-        there.turn_to(&new).unwrap();
-        let token = TokenCodec::sign(&there, &claims()).unwrap();
-        assert_eq!(here.verify(token.expose_secret(), Timestamp::UNIX_EPOCH), Ok(claims()));
+        let (old_replica, new_replica) = (ring(&path), ring(&path));
+        new_replica.turn_to(&new).unwrap();
+        let token = TokenCodec::sign(&new_replica, &claims()).unwrap();
+        assert_eq!(old_replica.verify(token.expose_secret(), Timestamp::UNIX_EPOCH), Ok(claims()));
     }
 
     #[test]
-    fn a_next_key_that_others_can_read_is_refused() {
+    fn next_key_file_readable_by_other_users_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");

@@ -1,7 +1,8 @@
-//! The ports for randomness, password hashes, access tokens, sealing and signatures.
+//! Cryptography adapter: implements the ports for randomness, password hashing, access tokens, sealing and
+//! signatures.
 //!
-//! One secret stands behind them: the install's [`MasterKey`], 32 random bytes in a file. Every other key is derived
-//! from it by HKDF-SHA256 under a label of its own, so that none of them tells anything of another.
+//! All keys derive from one secret, the [`MasterKey`] of the installation: 32 random bytes in a file. Every other key
+//! is derived from it by HKDF-SHA256 with its own label, so that no derived key reveals anything about another.
 
 mod archive;
 mod digest;

@@ -1,4 +1,4 @@
-//! Password hashes: Argon2id, on a bounded number of threads.
+//! Password hashing: Argon2id with bounded concurrency.
 
 use std::{sync::Arc, thread};
 
@@ -16,45 +16,45 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::{runtime::Handle, sync::Semaphore};
 use zeroize::Zeroize as _;
 
-/// OWASP's floor for Argon2id: 19 MiB, two passes, one lane. About 40 ms.
+/// OWASP's minimum for Argon2id: 19 MiB, two passes, one lane. One hash takes about 40 ms.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-/// What stands in for the hash of nobody: of the same cost, and no password has it.
-const NOBODY: &str =
+/// Hash that is verified for an unknown user: it has the same cost, and no password matches it.
+const DUMMY_HASH: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-/// What is reserved for one hash, in blocks of 1 KiB; only what is used is backed by memory. glibc keeps freed blocks of
-/// up to 32 MiB once it has seen some, and gives larger ones back to the system at once (mallopt(3), M_MMAP_THRESHOLD).
-const RESERVED: usize = 33 << 10;
+/// Memory reserved per hash, in blocks of 1 KiB. Only used pages are backed by memory. glibc keeps freed blocks of up
+/// to 32 MiB once it has seen some, and returns larger ones to the system at once (mallopt(3), M_MMAP_THRESHOLD).
+const RESERVED_BLOCKS: usize = 33 << 10;
 
-/// How many may wait for a core; more are refused.
-const QUEUE: usize = 64;
+/// Maximum number of calls that wait for a core. Further calls are refused with `Overloaded`.
+const MAX_QUEUED: usize = 64;
 
-/// Hashes passwords with Argon2id, at most one per core at a time: each takes 19 MiB.
+/// Hashes passwords with Argon2id, at most one per core at a time, because each takes 19 MiB.
 pub struct Argon2Hasher {
     runtime: Handle,
     rng: Arc<dyn Rng>,
-    /// Those at work and those that wait.
+    /// Permits of running and waiting calls.
     admitted: Arc<Semaphore>,
-    /// Those at work.
+    /// Permits of running calls.
     cores: Arc<Semaphore>,
 }
 
 impl Argon2Hasher {
-    /// A hasher whose work runs on the blocking threads of `runtime`.
+    /// Creates a hasher that runs on the blocking threads of `runtime`.
     pub fn new(runtime: Handle, rng: Arc<dyn Rng>) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         Self {
             runtime,
             rng,
-            admitted: Arc::new(Semaphore::new(cores + QUEUE)),
+            admitted: Arc::new(Semaphore::new(cores + MAX_QUEUED)),
             cores: Arc::new(Semaphore::new(cores)),
         }
     }
 
-    /// Runs `work` when a core is free. A caller that gives up leaves the queue; work that has begun ends.
+    /// Runs `work` when a core is free. A cancelled caller leaves the queue; work that has begun runs to its end.
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let closed = |_| Error::internal("the hasher's semaphore is closed");
         let admitted =
@@ -83,10 +83,10 @@ impl PasswordHasher for Argon2Hasher {
 
     async fn verify<'a>(&self, password: &SecretString, hash: Option<&'a PasswordHash>) -> Result<bool> {
         let password = password.clone();
-        let someone = hash.is_some();
-        let phc = SecretString::from(hash.map_or(NOBODY, PasswordHash::phc));
+        let user_exists = hash.is_some();
+        let phc = SecretString::from(hash.map_or(DUMMY_HASH, PasswordHash::phc));
         self.run(move || match verify(&password, &phc) {
-            Ok(same) => Ok(same && someone),
+            Ok(same) => Ok(same && user_exists),
             Err(error) => Err(Error::internal(format!("a stored password hash is unreadable: {error}"))),
         })
         .await
@@ -105,7 +105,8 @@ fn hash(password: &SecretString, salt: &[u8]) -> Result<Phc, argon2::password_ha
     })
 }
 
-/// Whether it is the password of this hash. Cost and salt are the hash's own, so that hashes of an earlier cost stay good.
+/// Whether the password matches the hash. Cost and salt come from the hash, so that hashes with an earlier cost stay
+/// valid.
 fn verify(password: &SecretString, phc: &SecretString) -> Result<bool, argon2::password_hash::Error> {
     use argon2::password_hash::Error::{OutputSize, SaltInvalid};
     let phc = Phc::new(phc.expose_secret())?;
@@ -116,7 +117,7 @@ fn verify(password: &SecretString, phc: &SecretString) -> Result<bool, argon2::p
     Ok(output(password, salt, algorithm, version, Params::try_from(&phc)?)? == *expected)
 }
 
-/// Argon2 in memory that goes back to the system when it is done.
+/// Runs Argon2 in a buffer that is returned to the system afterwards.
 fn output(
     password: &SecretString,
     salt: &[u8],
@@ -124,7 +125,7 @@ fn output(
     version: Version,
     params: Params,
 ) -> Result<Output, argon2::password_hash::Error> {
-    let mut memory = Vec::with_capacity(params.block_count().max(RESERVED));
+    let mut memory = Vec::with_capacity(params.block_count().max(RESERVED_BLOCKS));
     memory.resize(params.block_count(), Block::new());
     let mut out = [0; Params::DEFAULT_OUTPUT_LEN];
     let argon2 = Argon2::new(algorithm, version, params);
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_password_is_known_again_and_no_other_is() {
+    async fn only_the_hashed_password_verifies() {
         let hasher = hasher();
         let password = SecretString::from("密码 correct horse");
         let [hash, again] = [hasher.hash(&password).await.unwrap(), hasher.hash(&password).await.unwrap()];
@@ -163,30 +164,30 @@ mod tests {
     }
 
     #[test]
-    fn hashes_are_those_of_the_crate_and_of_any_cost() {
+    fn hashes_interoperate_with_the_argon2_crate_and_any_cost() {
         use argon2::{PasswordHasher as _, PasswordVerifier as _};
         let password = SecretString::from("correct horse");
-        let ours = super::hash(&password, b"0123456789abcdef").unwrap();
-        assert_eq!(Argon2::default().verify_password(b"correct horse", &*ours.to_string()), Ok(()));
+        let hashed = super::hash(&password, b"0123456789abcdef").unwrap();
+        assert_eq!(Argon2::default().verify_password(b"correct horse", &*hashed.to_string()), Ok(()));
         let cheap = Argon2::from(Params::new(64, 1, 2, None).unwrap());
-        let theirs = cheap.hash_password_with_salt(b"correct horse", b"0123456789abcdef").unwrap();
-        let theirs = SecretString::from(theirs.to_string());
-        assert_eq!(super::verify(&password, &theirs), Ok(true));
-        assert_eq!(super::verify(&SecretString::from("correct horsE"), &theirs), Ok(false));
+        let cheap_hash = cheap.hash_password_with_salt(b"correct horse", b"0123456789abcdef").unwrap();
+        let cheap_hash = SecretString::from(cheap_hash.to_string());
+        assert_eq!(super::verify(&password, &cheap_hash), Ok(true));
+        assert_eq!(super::verify(&SecretString::from("correct horsE"), &cheap_hash), Ok(false));
     }
 
     #[tokio::test]
-    async fn nobody_costs_as_much_as_somebody() {
+    async fn unknown_user_takes_as_long_as_known() {
         let hasher = hasher();
         let hash = hasher.hash(&SecretString::from("correct horse")).await.unwrap();
         let cost = |phc: &str| phc.rsplitn(3, '$').last().map(str::to_owned);
-        assert_eq!(cost(hash.phc()), cost(NOBODY));
-        assert_eq!(hash.phc().len(), NOBODY.len());
+        assert_eq!(cost(hash.phc()), cost(DUMMY_HASH));
+        assert_eq!(hash.phc().len(), DUMMY_HASH.len());
         assert!(!hasher.verify(&SecretString::from(""), None).await.unwrap());
     }
 
     #[tokio::test]
-    async fn a_broken_hash_is_a_defect_not_a_wrong_password() {
+    async fn malformed_stored_hash_is_an_internal_error() {
         let broken = PasswordHash::new("$argon2id$canary".to_owned());
         let error = hasher().verify(&SecretString::from("x"), Some(&broken)).await.unwrap_err();
         assert_eq!(error.cause, Cause::Internal);
@@ -194,21 +195,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_is_refused_and_leaves_nothing_behind() {
+    async fn full_queue_refuses_and_releases_all_permits() {
         let hasher = hasher();
         let cores = hasher.cores.available_permits();
-        // nothing runs, so that all that come find the cores taken
+        // occupies all cores, so that every new call waits
         let taken = hasher.cores.clone().acquire_many_owned(cores as u32).await.unwrap();
         let password = SecretString::from("correct horse");
-        let mut waiting: Vec<_> = (0..cores + QUEUE).map(|_| Box::pin(hasher.hash(&password))).collect();
+        let mut waiting: Vec<_> = (0..cores + MAX_QUEUED).map(|_| Box::pin(hasher.hash(&password))).collect();
         for attempt in &mut waiting {
             assert!(futures_util::poll!(attempt).is_pending());
         }
         assert_eq!(hasher.hash(&password).await.unwrap_err().cause, Cause::Overloaded);
-        waiting.truncate(2); // the others give up
+        waiting.truncate(2); // cancels the others
         drop(taken);
         assert!(join_all(waiting).await.iter().all(Result::is_ok));
         assert!(hasher.hash(&password).await.is_ok());
-        assert_eq!(hasher.admitted.available_permits(), cores + QUEUE);
+        assert_eq!(hasher.admitted.available_permits(), cores + MAX_QUEUED);
     }
 }

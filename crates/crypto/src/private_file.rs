@@ -1,4 +1,4 @@
-//! Files that hold a key: who else may read one before it is used.
+//! Permission check of key files.
 
 use std::{
     fs::{File, Metadata},
@@ -9,12 +9,12 @@ use std::{
 
 use rustix::process::{getegid, geteuid, getgroups};
 
-/// Why a file that holds a key is not read.
+/// Why a key file is refused.
 #[derive(Debug)]
 pub enum PrivateFileError {
     /// The file cannot be opened.
     Io(io::Error),
-    /// Its permission bits let others read or write it.
+    /// Its permission bits let other users read or write it.
     Exposed {
         /// Its permission bits.
         mode: u32,
@@ -27,11 +27,11 @@ impl From<io::Error> for PrivateFileError {
     }
 }
 
-/// Opens a file that holds a key, through symbolic links, unless others can read or write it.
+/// Opens a key file, through symbolic links, unless other users can read or write it.
 ///
-/// Accepted is a file that nobody but its owner can read or write. Accepted, too, is a file as Kubernetes mounts it into
-/// a pod with an `fsGroup`: owned by root, readable by its group, the process not root and in that group. The process
-/// cannot read such a file in another way, and cannot change its mode.
+/// A file that only its owner can read or write is accepted. So is a file as Kubernetes mounts it into a pod with an
+/// `fsGroup`: owned by root and readable by its group, where the process is not root and is in that group. The
+/// process cannot read such a file in another way, and cannot change its mode.
 ///
 /// # Errors
 /// [`PrivateFileError`].
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_read_by_its_owner_or_by_a_group_of_the_process_from_a_mount_of_root() {
+    fn key_file_is_accepted_by_owner_and_mode() {
         const USER: u32 = 1000;
         const OTHER: u32 = 1001;
         // user of the process, its groups, owner, group and mode of the file, whether it is accepted
@@ -96,7 +96,7 @@ mod tests {
             (USER, &[USER], USER, USER, 0o400, true),
             (ROOT, &[ROOT], ROOT, ROOT, 0o600, true),
             (ROOT, &[ROOT], ROOT, ROOT, 0o400, true),
-            // a Secret with an fsGroup, and with the group root, which OpenShift gives to all processes
+            // a Secret with an fsGroup, and with the group root, which OpenShift assigns to all processes
             (USER, &[USER, 2000], ROOT, 2000, 0o440, true),
             (USER, &[2000], ROOT, 2000, 0o640, true),
             (USER, &[ROOT], ROOT, ROOT, 0o440, true),
@@ -109,19 +109,19 @@ mod tests {
             (USER, &[2000], ROOT, 2000, 0o660, false),
             (USER, &[2000], ROOT, 2000, 0o420, false),
             (USER, &[2000], ROOT, 2000, 0o450, false),
-            // others may read, write or run it
+            // others may read, write or execute it
             (USER, &[2000], ROOT, 2000, 0o444, false),
             (USER, &[2000], ROOT, 2000, 0o644, false),
             (USER, &[2000], ROOT, 2000, 0o442, false),
             (USER, &[2000], ROOT, 2000, 0o441, false),
             (USER, &[USER], USER, USER, 0o604, false),
             (ROOT, &[ROOT], ROOT, ROOT, 0o644, false),
-            // the owner can make it 0600
+            // the owner can set the mode to 0600
             (USER, &[USER], USER, USER, 0o640, false),
             (USER, &[USER, 2000], USER, 2000, 0o440, false),
             (ROOT, &[ROOT], ROOT, ROOT, 0o640, false),
             (ROOT, &[ROOT, 2000], ROOT, 2000, 0o440, false),
-            // somebody else who is not root can write it at any time
+            // another user, not root, owns the file and can write it at any time
             (USER, &[USER, 2000], OTHER, 2000, 0o440, false),
         ];
         for (user, groups, owner, group, mode, accepted) in cases {
@@ -136,8 +136,8 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_to_the_file_whose_mode_counts() {
-        // as kubelet mounts a Secret: key -> ..data/key, ..data -> a folder with a time in its name
+    fn mode_of_the_symlink_target_is_checked() {
+        // as kubelet mounts a Secret: key -> ..data/key, ..data -> a folder with a timestamp as its name
         let folder = tempfile::tempdir().unwrap();
         let dated = folder.path().join("..2026_01_01");
         std::fs::create_dir(&dated).unwrap();

@@ -1,15 +1,14 @@
-//! Randomness from the operating system.
+//! Random source of the operating system.
 
 use pilothouse_core::clock::Rng;
 
-/// The operating system's randomness.
+/// Random numbers from the operating system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemRng;
 
 impl Rng for SystemRng {
     /// # Panics
-    /// When the system has no randomness. Nothing that asks for some can do without, and a caller can do nothing
-    /// about it.
+    /// When the operating system provides no random bytes. No caller can continue without them.
     fn fill(&self, buffer: &mut [u8]) {
         getrandom::fill(buffer).expect("the operating system has no randomness");
     }
@@ -20,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_draws_differ() {
+    fn successive_draws_differ() {
         let mut draws = [[0; 32]; 2];
         draws.iter_mut().for_each(|draw| SystemRng.fill(draw));
         assert_ne!(draws[0], draws[1]);

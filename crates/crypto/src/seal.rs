@@ -1,4 +1,5 @@
-//! Sealing: AES-256-GCM with a key of its own for every value, itself sealed by a key derived from the master key.
+//! Envelope encryption: AES-256-GCM with one data key per value, which is sealed by a key derived from the master
+//! key.
 //!
 //! ```text
 //! version 1 | id of the master key 8 | nonce 12, sealed data key 32+16 | nonce 12, sealed value n+16
@@ -21,40 +22,41 @@ use zeroize::Zeroizing;
 use crate::{MasterKey, purpose};
 
 const VERSION: u8 = 1;
-const KEY_ID: usize = 8;
-const KEY: usize = 32;
-const NONCE: usize = 12;
-const TAG: usize = 16;
+const KEY_ID_BYTES: usize = 8;
+const DATA_KEY_BYTES: usize = 32;
+const NONCE_BYTES: usize = 12;
+const TAG_BYTES: usize = 16;
 
-/// Seals and opens under the master key.
+/// Seals and opens values with a master key.
 pub struct AesSealer {
     cipher: Aes256Gcm,
-    /// Which master key: the start of a derived value, so that another key's seal is told from a damaged one.
-    key_id: [u8; KEY_ID],
+    /// Identifies the master key: the first bytes of a derived value. Distinguishes a value of another key from a
+    /// damaged one.
+    key_id: [u8; KEY_ID_BYTES],
     rng: Arc<dyn Rng>,
 }
 
 impl AesSealer {
-    /// A sealer under `key`.
+    /// Creates a sealer with `key`.
     pub fn new(key: &MasterKey, rng: Arc<dyn Rng>) -> Self {
-        let mut key_id = [0; KEY_ID];
-        key_id.copy_from_slice(&key.derive(purpose::SEALING_KEY_ID)[..KEY_ID]);
+        let mut key_id = [0; KEY_ID_BYTES];
+        key_id.copy_from_slice(&key.derive(purpose::SEALING_KEY_ID)[..KEY_ID_BYTES]);
         Self { cipher: Aes256Gcm::new((&*key.derive(purpose::SEALING)).into()), key_id, rng }
     }
 
-    /// What a part is bound to.
-    fn bound(&self, owner: &SealedFor, part: Part) -> Vec<u8> {
+    /// Associated data of a part.
+    fn associated_data(&self, owner: &SealedFor, part: Part) -> Vec<u8> {
         let mut aad = vec![VERSION, part as u8];
         aad.extend(self.key_id);
         aad.extend(owner.row.as_bytes());
-        // last, and the only one without a fixed length: no two owners give the same bytes
+        // last, because it is the only part without a fixed length: different owners never yield the same bytes
         aad.extend(owner.field.as_bytes());
         aad
     }
 
-    /// `value` under `cipher`, after the random nonce it was sealed with.
+    /// Encrypts `value` and returns a random nonce followed by the ciphertext.
     fn encrypt(&self, cipher: &Aes256Gcm, aad: &[u8], value: &[u8]) -> Result<Vec<u8>> {
-        let mut nonce = [0; NONCE];
+        let mut nonce = [0; NONCE_BYTES];
         self.rng.fill(&mut nonce);
         let sealed = cipher
             .encrypt(&Nonce::from(nonce), Payload { msg: value, aad })
@@ -63,7 +65,7 @@ impl AesSealer {
     }
 }
 
-/// Which part of a seal, so that one is never taken for the other.
+/// Part of a sealed value. Included in the associated data, so that the parts cannot be exchanged.
 #[derive(Clone, Copy)]
 enum Part {
     Key = 1,
@@ -71,17 +73,17 @@ enum Part {
 }
 
 fn decrypt(cipher: &Aes256Gcm, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
-    let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
+    let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>()?;
     cipher.decrypt(&Nonce::from(*nonce), Payload { msg: sealed, aad }).ok()
 }
 
 impl Sealer for AesSealer {
     fn seal(&self, owner: &SealedFor, value: &[u8]) -> Result<Vec<u8>> {
-        let mut key = Zeroizing::new([0; KEY]);
+        let mut key = Zeroizing::new([0; DATA_KEY_BYTES]);
         self.rng.fill(&mut *key);
-        let sealed_key = self.encrypt(&self.cipher, &self.bound(owner, Part::Key), &*key)?;
+        let sealed_key = self.encrypt(&self.cipher, &self.associated_data(owner, Part::Key), &*key)?;
         let cipher = Aes256Gcm::new((&*key).into());
-        let sealed_value = self.encrypt(&cipher, &self.bound(owner, Part::Value), value)?;
+        let sealed_value = self.encrypt(&cipher, &self.associated_data(owner, Part::Value), value)?;
         Ok([&[VERSION][..], &self.key_id, &sealed_key, &sealed_value].concat())
     }
 
@@ -99,11 +101,13 @@ impl Sealer for AesSealer {
                 owner.field
             )));
         }
-        let (sealed_key, sealed_value) = rest.split_at_checked(NONCE + KEY + TAG).ok_or_else(damaged)?;
-        let key = decrypt(&self.cipher, &self.bound(owner, Part::Key), sealed_key).ok_or_else(damaged)?;
+        let (sealed_key, sealed_value) =
+            rest.split_at_checked(NONCE_BYTES + DATA_KEY_BYTES + TAG_BYTES).ok_or_else(damaged)?;
+        let key =
+            decrypt(&self.cipher, &self.associated_data(owner, Part::Key), sealed_key).ok_or_else(damaged)?;
         let key = Zeroizing::new(key);
         let cipher = Aes256Gcm::new_from_slice(&key).map_err(|_| damaged())?;
-        decrypt(&cipher, &self.bound(owner, Part::Value), sealed_value).ok_or_else(damaged)
+        decrypt(&cipher, &self.associated_data(owner, Part::Value), sealed_value).ok_or_else(damaged)
     }
 
     fn mark(&self) -> Vec<u8> {
@@ -130,27 +134,27 @@ mod tests {
     }
 
     #[test]
-    fn only_the_owner_and_the_key_it_was_sealed_with_open_it() {
-        let (ours, theirs) = (sealer(), sealer());
-        let sealed = ours.seal(&owner(), b"canary-token").unwrap();
-        assert_eq!(ours.open(&owner(), &sealed).unwrap(), b"canary-token");
+    fn sealed_value_opens_only_for_its_owner_and_key() {
+        let (own, other_sealer) = (sealer(), sealer());
+        let sealed = own.seal(&owner(), b"canary-token").unwrap();
+        assert_eq!(own.open(&owner(), &sealed).unwrap(), b"canary-token");
         for other in [
             SealedFor { row: Uuid::from_u128(8), ..owner() },
             SealedFor { field: "clusters.credentials", ..owner() },
             SealedFor { field: "", ..owner() },
         ] {
-            assert!(ours.open(&other, &sealed).is_err(), "{other:?}");
+            assert!(own.open(&other, &sealed).is_err(), "{other:?}");
         }
-        let error = theirs.open(&owner(), &sealed).unwrap_err();
+        let error = other_sealer.open(&owner(), &sealed).unwrap_err();
         assert!(error.to_string().contains("another master key"), "{error}");
     }
 
     #[test]
-    fn the_parts_of_two_seals_do_not_mix() {
+    fn parts_of_two_sealed_values_cannot_be_mixed() {
         let sealer = sealer();
         let [a, b] = [sealer.seal(&owner(), b"one").unwrap(), sealer.seal(&owner(), b"two").unwrap()];
         assert_ne!(a, b);
-        let value = 1 + KEY_ID + NONCE + KEY + TAG;
+        let value = 1 + KEY_ID_BYTES + NONCE_BYTES + DATA_KEY_BYTES + TAG_BYTES;
         let mixed = [&a[..value], &b[value..]].concat();
         assert!(sealer.open(&owner(), &mixed).is_err());
     }
@@ -159,7 +163,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn what_was_sealed_is_opened_and_nothing_of_it_is_readable(value in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn sealed_value_round_trips_and_hides_its_plaintext(value in proptest::collection::vec(any::<u8>(), 0..300)) {
             let sealer = sealer();
             let sealed = sealer.seal(&owner(), &value).unwrap();
             prop_assert_eq!(sealer.open(&owner(), &sealed).unwrap(), value.clone());
@@ -167,7 +171,7 @@ mod tests {
         }
 
         #[test]
-        fn any_flipped_bit_is_an_error(value in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn flipped_bit_is_an_error(value in proptest::collection::vec(any::<u8>(), 0..40)) {
             let sealer = sealer();
             let sealed = sealer.seal(&owner(), &value).unwrap();
             for bit in 0..sealed.len() * 8 {
@@ -178,7 +182,7 @@ mod tests {
         }
 
         #[test]
-        fn anything_cut_or_added_is_an_error(value in proptest::collection::vec(any::<u8>(), 0..40), more in any::<u8>()) {
+        fn truncated_or_extended_value_is_an_error(value in proptest::collection::vec(any::<u8>(), 0..40), more in any::<u8>()) {
             let sealer = sealer();
             let mut sealed = sealer.seal(&owner(), &value).unwrap();
             for length in 0..sealed.len() {

@@ -1,4 +1,4 @@
-//! Ed25519 (RFC 8032) signatures of checkpoints and exports, by a key derived from the master key.
+//! Ed25519 signatures (RFC 8032) of checkpoints and exports, with a key derived from the master key.
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use pilothouse_core::{
@@ -8,7 +8,7 @@ use pilothouse_core::{
 
 use crate::{MasterKey, purpose};
 
-/// Checks signatures; holds no secret.
+/// Verifies signatures. Holds no secret.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ed25519Verifier;
 
@@ -18,14 +18,14 @@ impl SignatureVerifier for Ed25519Verifier {
     }
 }
 
-/// Signs with the install's key.
+/// Signs with the key of this installation.
 pub struct Ed25519Signer {
     pair: Ed25519KeyPair,
     public: PublicKey,
 }
 
 impl Ed25519Signer {
-    /// The signer of the install that has this master key.
+    /// Derives the signing key from the master key.
     pub fn new(key: &MasterKey) -> Self {
         let seed = key.derive(purpose::AUDIT_SIGNATURES);
         let pair = Ed25519KeyPair::from_seed_unchecked(&*seed).expect("every 32 bytes are a seed");
@@ -63,9 +63,9 @@ mod tests {
         Ed25519Signer::new(&MasterKey::create(&folder.path().join("master.key"), &SystemRng).unwrap())
     }
 
-    /// RFC 8032, 7.1, test 3.
+    /// Test vector: RFC 8032, section 7.1, test 3.
     #[test]
-    fn the_rfcs_signature_verifies() {
+    fn rfc8032_vector_verifies() {
         let key = "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025".parse().unwrap();
         let signature = "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac\
                          18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a";
@@ -75,18 +75,18 @@ mod tests {
     }
 
     #[test]
-    fn only_the_signers_key_and_the_very_message_verify() {
-        let (ours, theirs) = (signer(), signer());
-        assert_ne!(ours.public_key(), theirs.public_key());
-        let signed = ours.sign(b"message");
-        assert_eq!(signed, ours.sign(b"message"));
-        assert!(ours.verifies(&ours.public_key(), b"message", &signed));
-        assert!(!ours.verifies(&theirs.public_key(), b"message", &signed));
-        assert!(!ours.verifies(&ours.public_key(), b"messagf", &signed));
+    fn signature_verifies_only_with_its_key_and_message() {
+        let (own, other) = (signer(), signer());
+        assert_ne!(own.public_key(), other.public_key());
+        let signed = own.sign(b"message");
+        assert_eq!(signed, own.sign(b"message"));
+        assert!(own.verifies(&own.public_key(), b"message", &signed));
+        assert!(!own.verifies(&other.public_key(), b"message", &signed));
+        assert!(!own.verifies(&own.public_key(), b"messagf", &signed));
         for bit in 0..512 {
             let mut forged = signed;
             forged.0[bit / 8] ^= 1 << (bit % 8);
-            assert!(!Ed25519Verifier.verifies(&ours.public_key(), b"message", &forged), "bit {bit}");
+            assert!(!Ed25519Verifier.verifies(&own.public_key(), b"message", &forged), "bit {bit}");
         }
     }
 }

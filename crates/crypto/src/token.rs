@@ -1,4 +1,4 @@
-//! Access tokens: JWT, HS256 and nothing else, signed with a key derived from the master key.
+//! Access tokens: JWT with HS256 as the only algorithm, signed with a key derived from the master key.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -18,18 +18,19 @@ use crate::{MasterKey, key::hex, purpose};
 const ALGORITHM: Algorithm = Algorithm::HS256;
 const ISSUER: &str = "pilothouse";
 
-/// How far ahead the clock of the replica that issued a token may be. Replicas' clocks agree within a few seconds.
-const LEEWAY: Duration = Duration::from_secs(5);
+/// Maximum clock skew: how far ahead the clock of the issuing replica may be. The clocks of replicas agree within a
+/// few seconds.
+const CLOCK_LEEWAY: Duration = Duration::from_secs(5);
 
-/// The longest token that is looked at, in bytes; ours have about 400.
-const LONGEST: usize = 4096;
+/// Maximum length of a token, in bytes. Issued tokens have about 400.
+const MAX_TOKEN_BYTES: usize = 4096;
 
-/// Signs and reads this install's tokens.
+/// Signs and verifies the tokens of this installation.
 pub struct JwtCodec {
     signing: EncodingKey,
     verifying: DecodingKey,
     validation: Validation,
-    /// This install: a token of another one is not for us, whatever its key.
+    /// Identifies this installation. A token of another installation is invalid, whatever its key.
     audience: String,
     rng: Arc<dyn Rng>,
 }
@@ -40,7 +41,7 @@ impl fmt::Debug for JwtCodec {
     }
 }
 
-/// The claims as they stand in a token; all of them are required. Times are whole seconds since 1970.
+/// The claims in a token. All are required. Times are whole seconds since 1970.
 #[derive(Serialize, Deserialize)]
 struct Body {
     iss: String,
@@ -55,7 +56,7 @@ struct Body {
 }
 
 impl JwtCodec {
-    /// A codec under `key`.
+    /// Creates a codec with `key`.
     pub fn new(key: &MasterKey, rng: Arc<dyn Rng>) -> Self {
         let secret = key.derive(purpose::ACCESS_TOKENS);
         let audience = hex(&key.derive(purpose::INSTALL)[..16]);
@@ -63,7 +64,7 @@ impl JwtCodec {
         validation.set_required_spec_claims(&["iss", "aud", "sub", "nbf", "exp"]);
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[&audience]);
-        // the library reads the system's clock; ours comes in as an argument
+        // the library uses the system clock, but the time is an argument here, so `verify` checks these claims
         validation.validate_exp = false;
         validation.validate_nbf = false;
         Self {
@@ -75,9 +76,9 @@ impl JwtCodec {
         }
     }
 
-    /// The claims of a token that this install signed.
+    /// Parses a token that this installation signed. Returns its claims and its `nbf`.
     fn read(&self, token: &str) -> Option<(Claims, Timestamp)> {
-        if token.len() > LONGEST {
+        if token.len() > MAX_TOKEN_BYTES {
             return None;
         }
         let body = jsonwebtoken::decode::<Body>(token, &self.verifying, &self.validation).ok()?.claims;
@@ -116,7 +117,7 @@ impl TokenCodec for JwtCodec {
 
     fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Cause> {
         let (claims, not_before) = self.read(token).ok_or(Cause::TokenInvalid)?;
-        if now + LEEWAY < not_before {
+        if now + CLOCK_LEEWAY < not_before {
             Err(Cause::TokenInvalid)
         } else if now >= claims.expires_at {
             Err(Cause::TokenExpired)
@@ -157,7 +158,7 @@ mod tests {
         }
     }
 
-    /// The body of a token that is accepted, to be spoilt.
+    /// The body of a valid token, for changes.
     fn body(codec: &JwtCodec) -> Value {
         let token = codec.sign(&claims()).unwrap();
         let part = token.expose_secret().split('.').nth(1).unwrap().to_owned();
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_read_again_until_it_expires() {
+    fn token_verifies_until_it_expires() {
         let codec = codec();
         let token = codec.sign(&claims()).unwrap();
         let verify = |seconds| codec.verify(token.expose_secret(), at(seconds));
@@ -177,30 +178,30 @@ mod tests {
         assert_eq!(verify(599), Ok(claims()));
         assert_eq!(verify(600), Err(Cause::TokenExpired));
         assert_eq!(verify(-5), Ok(claims()), "issued by a replica whose clock is ahead");
-        assert_eq!(verify(-6), Err(Cause::TokenInvalid), "not before its time");
-        let again = codec.sign(&claims()).unwrap();
-        assert_ne!(token.expose_secret(), again.expose_secret(), "every token has an id of its own");
+        assert_eq!(verify(-6), Err(Cause::TokenInvalid), "before nbf");
+        let second = codec.sign(&claims()).unwrap();
+        assert_ne!(token.expose_secret(), second.expose_secret(), "every token has its own id");
     }
 
     #[test]
-    fn a_token_of_another_install_is_none() {
+    fn token_of_another_installation_is_invalid() {
         let token = codec().sign(&claims()).unwrap();
         assert_eq!(codec().verify(token.expose_secret(), at(1)), Err(Cause::TokenInvalid));
     }
 
     #[test]
-    fn every_claim_is_required_of_its_type_and_value() {
+    fn every_claim_is_required_with_its_type_and_value() {
         let codec = codec();
         let good = body(&codec);
         assert!(codec.verify(&signed(&codec, ALGORITHM, &good), at(1)).is_ok());
         for name in ["iss", "aud", "sub", "sid", "gen", "jti", "iat", "nbf", "exp"] {
-            let mut spoilt = good.clone();
-            spoilt.as_object_mut().unwrap().remove(name);
-            let token = signed(&codec, ALGORITHM, &spoilt);
+            let mut changed = good.clone();
+            changed.as_object_mut().unwrap().remove(name);
+            let token = signed(&codec, ALGORITHM, &changed);
             assert_eq!(codec.verify(&token, at(1)), Err(Cause::TokenInvalid), "without {name}");
         }
         let exp = good["exp"].as_i64().unwrap();
-        let spoilt = [
+        let changed = [
             ("iss", json!("someone")),
             ("aud", json!("someone")),
             ("aud", json!([good["aud"], "someone"])),
@@ -216,7 +217,7 @@ mod tests {
             ("nbf", json!("0")),
             ("iat", json!("0")),
         ];
-        for (name, value) in spoilt {
+        for (name, value) in changed {
             let mut body = good.clone();
             body[name] = value;
             let token = signed(&codec, ALGORITHM, &body);
@@ -248,20 +249,20 @@ mod tests {
         }
     }
 
-    /// A token whose head and body are as written, signed as ours are.
+    /// A token with this header and body, signed with the codec's key.
     fn raw(codec: &JwtCodec, header: &str, body: &str) -> String {
         let signed = format!("{}.{}", BASE64.encode(header), BASE64.encode(body));
         let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &codec.signing, ALGORITHM).unwrap();
         format!("{signed}.{signature}")
     }
 
-    /// Keys that a head names or holds are nobody's: there is one key, and it is ours.
+    /// A header cannot select or supply a key: there is one key, the installation's.
     #[test]
-    fn a_head_chooses_no_key() {
+    fn jwt_header_cannot_select_key() {
         let (codec, other) = (codec(), codec());
         let body = body(&codec).to_string();
         let attacker = jwk_of(&other);
-        for head in [
+        for header in [
             json!({"alg": "HS256", "kid": "0"}),
             json!({"alg": "HS256", "kid": "../../../../dev/null"}),
             json!({"alg": "HS256", "kid": "' UNION SELECT 'key"}),
@@ -270,10 +271,10 @@ mod tests {
             json!({"alg": "HS256", "jwk": attacker}),
             json!({"alg": "HS256", "x5c": ["MIIB"]}),
         ] {
-            let forged = raw(&other, &head.to_string(), &body);
-            assert_eq!(codec.verify(&forged, at(1)), Err(Cause::TokenInvalid), "{head}");
+            let forged = raw(&other, &header.to_string(), &body);
+            assert_eq!(codec.verify(&forged, at(1)), Err(Cause::TokenInvalid), "{header}");
         }
-        // an empty key, and the text that everybody knows
+        // an empty key, and well-known example secrets
         for secret in [&b""[..], b"secret", b"your-256-bit-secret", b"pilothouse", b"\0"] {
             let token = jsonwebtoken::encode(
                 &Header::new(ALGORITHM),
@@ -284,14 +285,14 @@ mod tests {
         }
     }
 
-    /// The other's key as a thief would send it along.
+    /// The other codec's key as an attacker would embed it.
     fn jwk_of(other: &JwtCodec) -> Value {
         json!({"kty": "oct", "k": BASE64.encode(&other.audience), "alg": "HS256"})
     }
 
-    /// A public key is known to everybody, so it must be no secret of ours (algorithm confusion).
+    /// A public key must not verify tokens (algorithm confusion).
     #[test]
-    fn the_public_key_of_checkpoints_signs_no_token() {
+    fn checkpoint_public_key_cannot_sign_tokens() {
         use pilothouse_core::audit::CheckpointSigner as _;
         let folder = tempfile::tempdir().unwrap();
         let key = MasterKey::create(&folder.path().join("master.key"), &SystemRng).unwrap();
@@ -305,26 +306,30 @@ mod tests {
         }
     }
 
-    /// Even what bears our signature is refused where two readers could read two things.
+    /// A correctly signed token is refused if two parsers could read it differently.
     #[test]
-    fn what_can_be_read_in_two_ways_is_refused() {
+    fn ambiguous_token_is_refused() {
         let codec = codec();
         let good = body(&codec).to_string();
-        let head = r#"{"typ":"JWT","alg":"HS256"}"#;
-        assert!(codec.verify(&raw(&codec, head, &good), at(1)).is_ok());
+        let header = r#"{"typ":"JWT","alg":"HS256"}"#;
+        assert!(codec.verify(&raw(&codec, header, &good), at(1)).is_ok());
         let inside = &good[1..good.len() - 1];
-        for twice in [
+        for duplicated in [
             format!("{{{inside},\"sub\":\"1\"}}"),
             format!("{{\"sid\":1,{inside}}}"),
             format!("{{{inside},\"exp\":9999999999}}"),
             format!("{{\"aud\":\"someone\",{inside}}}"),
         ] {
-            assert_eq!(codec.verify(&raw(&codec, head, &twice), at(1)), Err(Cause::TokenInvalid), "{twice}");
+            assert_eq!(
+                codec.verify(&raw(&codec, header, &duplicated), at(1)),
+                Err(Cause::TokenInvalid),
+                "{duplicated}"
+            );
         }
         for body in ["", "null", "[]", "\"x\"", "{}", &format!("{good}{good}"), &format!("{good}x")] {
-            assert_eq!(codec.verify(&raw(&codec, head, body), at(1)), Err(Cause::TokenInvalid), "{body}");
+            assert_eq!(codec.verify(&raw(&codec, header, body), at(1)), Err(Cause::TokenInvalid), "{body}");
         }
-        for head in [
+        for header in [
             "",
             "{}",
             "null",
@@ -337,10 +342,14 @@ mod tests {
             r#"{"alg":""}"#,
             r#"{"alg":null}"#,
         ] {
-            assert_eq!(codec.verify(&raw(&codec, head, &good), at(1)), Err(Cause::TokenInvalid), "{head}");
+            assert_eq!(
+                codec.verify(&raw(&codec, header, &good), at(1)),
+                Err(Cause::TokenInvalid),
+                "{header}"
+            );
         }
-        let padded = raw(&codec, head, &good).replace('.', "=.");
-        let parts = raw(&codec, head, &good);
+        let padded = raw(&codec, header, &good).replace('.', "=.");
+        let parts = raw(&codec, header, &good);
         let swapped: Vec<_> = parts.split('.').collect();
         let swapped = format!("{}.{}.{}", swapped[1], swapped[0], swapped[2]);
         for token in [padded, swapped, format!("{parts}.x.y"), parts.replace('.', "..")] {
@@ -349,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_changed_is_refused() {
+    fn changed_token_is_refused() {
         let codec = codec();
         let token = codec.sign(&claims()).unwrap();
         let token = token.expose_secret();
@@ -359,7 +368,7 @@ mod tests {
             let changed = String::from_utf8(changed).unwrap();
             assert_eq!(codec.verify(&changed, at(1)), Err(Cause::TokenInvalid), "byte {i}");
         }
-        let long = format!("{token}{}", "A".repeat(LONGEST));
+        let long = format!("{token}{}", "A".repeat(MAX_TOKEN_BYTES));
         for other in
             ["", ".", "..", "...", "a.b.c", &token[1..], &format!("{token}."), &format!(" {token}"), &long]
         {
@@ -368,10 +377,10 @@ mod tests {
     }
 
     #[test]
-    fn a_token_longer_than_the_limit_is_not_looked_at() {
+    fn token_longer_than_the_limit_is_refused() {
         let codec = codec();
         let mut body = body(&codec);
-        body["extra"] = json!("x".repeat(LONGEST));
+        body["extra"] = json!("x".repeat(MAX_TOKEN_BYTES));
         assert_eq!(codec.verify(&signed(&codec, ALGORITHM, &body), at(1)), Err(Cause::TokenInvalid));
     }
 }

@@ -1,11 +1,11 @@
-//! The signature on what is sent to a webhook: HMAC-SHA256 under a secret that its receiver has, too.
+//! Webhook signatures: HMAC-SHA256 with a secret shared with the receiver.
 
 use std::fmt;
 
 use aws_lc_rs::hmac;
 use pilothouse_core::hex::Hex;
 
-/// The shared secret. Its `Debug` shows nothing.
+/// The shared secret. `Debug` shows nothing of it.
 pub struct WebhookKey(hmac::Key);
 
 impl fmt::Debug for WebhookKey {
@@ -15,12 +15,12 @@ impl fmt::Debug for WebhookKey {
 }
 
 impl WebhookKey {
-    /// The key that is this secret.
+    /// Creates a key from the secret.
     pub fn new(secret: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }
 
-    /// Signs a body at a time in seconds since 1970: HMAC-SHA256 over the time in decimal digits, a full stop, and the body.
+    /// Signs a body: HMAC-SHA256 over the time (seconds since 1970, in decimal), a full stop, and the body.
     pub fn sign(&self, second: i64, body: &[u8]) -> Hex<32> {
         let mut hmac = hmac::Context::with_key(&self.0);
         hmac.update(format!("{second}.").as_bytes());
@@ -35,9 +35,9 @@ impl WebhookKey {
 mod tests {
     use super::*;
 
-    /// By `printf '1700000000.{}' | openssl dgst -sha256 -hmac key`.
+    /// Expected value: `printf '1700000000.{}' | openssl dgst -sha256 -hmac key`.
     #[test]
-    fn a_signature_is_the_one_that_openssl_makes() {
+    fn signature_matches_openssl() {
         let signature = WebhookKey::new(b"key").sign(1_700_000_000, b"{}");
         assert_eq!(signature.to_string(), "9d713ed406bb7076d4123f0dc2c39d2df5c654ed4b0cd56b52c8b4c940bd63ae");
         assert_ne!(WebhookKey::new(b"key").sign(1_700_000_001, b"{}"), signature);

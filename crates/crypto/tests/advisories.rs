@@ -1,5 +1,6 @@
-//! What went wrong with other products' keys and tokens, tried here. docs/advisories.md has the whole list.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Advisories of comparable products about keys and tokens, reproduced as tests. docs/advisories.md has the whole
+//! list.
+#![allow(clippy::unwrap_used, reason = "tests panic")]
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
@@ -32,9 +33,9 @@ fn claims() -> Claims {
     }
 }
 
-/// KubePi: one signing key, in the source, for every install.
+/// KubePi: one signing key in the source code for every installation.
 #[test]
-fn cve_2023_22463_no_install_shares_a_key() {
+fn cve_2023_22463_every_installation_has_its_own_key() {
     let folder = tempfile::tempdir().unwrap();
     let (one, other) = (key(folder.path(), "one"), key(folder.path(), "other"));
     assert_ne!(fs::read(folder.path().join("one")).unwrap(), fs::read(folder.path().join("other")).unwrap());
@@ -47,9 +48,9 @@ fn cve_2023_22463_no_install_shares_a_key() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-/// Kubero: without a key of its own it took a default one. A key that is missing, short or everybody's is none.
+/// Kubero: a default key was used when none was configured. A missing, short or exposed key is refused.
 #[test]
-fn cve_2026_125370_without_a_whole_key_nothing_is_signed() {
+fn cve_2026_125370_incomplete_or_exposed_key_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     assert!(matches!(MasterKey::load(&folder.path().join("missing")), Err(KeyError::Missing(_))));
     let path = folder.path().join("key");
@@ -66,10 +67,10 @@ fn cve_2026_125370_without_a_whole_key_nothing_is_signed() {
     }
 }
 
-/// Argo CD: tokens were believed without a signature, of any algorithm, for anybody. Each way is tried in
-/// `src/token.rs`; here the shape of what is accepted at all.
+/// Argo CD: tokens without a signature, or with another algorithm, were accepted for any user. `src/token.rs` tests
+/// each variant; this test checks the accepted form.
 #[test]
-fn cve_2022_29165_only_what_this_install_signed_is_believed() {
+fn cve_2022_29165_token_without_own_signature_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let codec = JwtCodec::new(&key(folder.path(), "key"), Arc::new(SystemRng));
     let token = codec.sign(&claims()).unwrap().expose_secret().to_owned();
@@ -87,9 +88,9 @@ fn cve_2022_29165_only_what_this_install_signed_is_believed() {
     }
 }
 
-/// Argo CD: tokens that never ended.
+/// Argo CD: tokens that never expired.
 #[test]
-fn cve_2021_26921_every_token_ends() {
+fn cve_2021_26921_every_token_expires() {
     let folder = tempfile::tempdir().unwrap();
     let codec = JwtCodec::new(&key(folder.path(), "key"), Arc::new(SystemRng));
     let token = codec.sign(&claims()).unwrap();
@@ -97,18 +98,18 @@ fn cve_2021_26921_every_token_ends() {
     for later in [600, 601, 86_400, 400_000_000] {
         assert_eq!(codec.verify(token.expose_secret(), at(later)), Err(Cause::TokenExpired), "{later}");
     }
-    assert_eq!(codec.verify(token.expose_secret(), at(-60)), Err(Cause::TokenInvalid), "nor before its time");
+    assert_eq!(codec.verify(token.expose_secret(), at(-60)), Err(Cause::TokenInvalid), "before nbf");
 }
 
-/// Rancher: what was sealed for one cluster was opened for another.
+/// Rancher: a value sealed for one cluster was opened for another.
 #[test]
-fn cve_2026_44945_what_is_sealed_for_one_row_is_opened_for_no_other() {
+fn cve_2026_44945_sealed_value_opens_for_its_row_only() {
     let folder = tempfile::tempdir().unwrap();
     let sealer = AesSealer::new(&key(folder.path(), "key"), Arc::new(SystemRng));
     let owner = |row: u128, field| SealedFor { row: Uuid::from_u128(row), field };
-    let mine = owner(1, "clusters.credential");
-    let sealed = sealer.seal(&mine, b"a token").unwrap();
-    assert_eq!(sealer.open(&mine, &sealed).unwrap(), b"a token");
+    let own = owner(1, "clusters.credential");
+    let sealed = sealer.seal(&own, b"a token").unwrap();
+    assert_eq!(sealer.open(&own, &sealed).unwrap(), b"a token");
     for other in [
         owner(2, "clusters.credential"),
         owner(1, "clusters.ca"),
@@ -117,13 +118,13 @@ fn cve_2026_44945_what_is_sealed_for_one_row_is_opened_for_no_other() {
     ] {
         assert_eq!(sealer.open(&other, &sealed).unwrap_err().cause, Cause::Internal, "{other:?}");
     }
-    let elsewhere = AesSealer::new(&key(folder.path(), "other"), Arc::new(SystemRng));
-    assert!(elsewhere.open(&mine, &sealed).is_err(), "nor by another install");
+    let other_installation = AesSealer::new(&key(folder.path(), "other"), Arc::new(SystemRng));
+    assert!(other_installation.open(&own, &sealed).is_err(), "another installation cannot open it");
 }
 
-/// Portainer: encrypted without authentication, so that a changed text opened as garbage.
+/// Portainer: encryption without authentication, so that a changed ciphertext decrypted to garbage.
 #[test]
-fn cve_2024_33662_a_changed_byte_is_an_error_and_never_garbage() {
+fn cve_2024_33662_changed_ciphertext_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let sealer = AesSealer::new(&key(folder.path(), "key"), Arc::new(SystemRng));
     let owner = SealedFor { row: Uuid::from_u128(1), field: "clusters.credential" };

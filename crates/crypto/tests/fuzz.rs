@@ -1,5 +1,5 @@
-//! What is read under our keys, with inputs that nobody wrote.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Fuzz tests of tokens and sealed values with generated input.
+#![allow(clippy::unwrap_used, reason = "tests panic")]
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ fn key() -> MasterKey {
     MasterKey::create(&folder.path().join("key"), &SystemRng).unwrap()
 }
 
-/// Of all that is like a good token only the token itself is good.
+/// Of all inputs similar to a valid token, only the token itself verifies.
 #[test]
 fn fuzz_access_tokens() {
     let codec = JwtCodec::new(&key(), Arc::new(SystemRng));
@@ -28,20 +28,20 @@ fn fuzz_access_tokens() {
     let claims = Claims { user_id, session_id, generation: 1, issued_at: at(0), expires_at: at(600) };
     let token = codec.sign(&claims).unwrap().expose_secret().to_owned();
     let parts: Vec<&str> = token.split('.').collect();
-    let words = [&token, parts[0], parts[1], parts[2], ".", "=", "eyJhbGciOiJub25lIn0"];
+    let dictionary = [&token, parts[0], parts[1], parts[2], ".", "=", "eyJhbGciOiJub25lIn0"];
     let check = |text: &str| {
         if codec.verify(text, at(1)).is_ok() {
             assert_eq!(text, token);
         }
     };
     assert!(codec.verify(&token, at(1)).is_ok());
-    fuzz("access_tokens", &words, |input| {
+    fuzz("access_tokens", &dictionary, |input| {
         check(&String::from_utf8_lossy(input));
-        // as a change of the good one: a byte, by the input's first two
-        if let [place, byte, ..] = input {
+        // a changed byte of the valid token: position and value from the first two bytes of the input
+        if let [position, byte, ..] = input {
             let mut changed = token.clone().into_bytes();
-            let place = usize::from(*place) * changed.len() / 256;
-            changed[place] = *byte;
+            let position = usize::from(*position) * changed.len() / 256;
+            changed[position] = *byte;
             check(&String::from_utf8_lossy(&changed));
         }
     });
@@ -54,7 +54,7 @@ fn fuzz_sealed_values() {
     let sealed = sealer.seal(&owner, b"a value").unwrap();
     fuzz("sealed_values", &[], |input| {
         assert!(sealer.open(&owner, input).is_err());
-        // as a change of a good one: what the input is not zero in
+        // the sealed value XOR the input
         let changed: Vec<_> = sealed
             .iter()
             .zip(input.iter().chain(std::iter::repeat(&0)))

@@ -1,6 +1,6 @@
 //! Writes the OpenAPI document: `cargo run -p pilothouse-http --example openapi > docs/openapi.json`.
 
-#![allow(clippy::print_stdout, reason = "printing the document is all it does")]
+#![allow(clippy::print_stdout, reason = "the program prints the document")]
 
 fn main() {
     println!("{:#}", pilothouse_http::document());

@@ -1,4 +1,4 @@
-//! The body of a POST.
+//! Request body extractor: a JSON object with a size limit and a timeout.
 
 use std::{collections::HashSet, fmt};
 
@@ -24,19 +24,19 @@ use crate::{
     server::Api,
 };
 
-/// The largest body, in bytes.
+/// Maximum size of a request body, in bytes.
 pub(crate) const MAX_BODY_BYTES: usize = 1 << 20;
-/// The largest body of a login: anybody may send one.
+/// Maximum size of a login body, in bytes; smaller because login needs no authentication.
 pub(crate) const MAX_LOGIN_BODY_BYTES: usize = 4 << 10;
 
-/// The most bytes of the path of a repeated key; an error quotes less of it.
-const LONGEST_PATH: usize = 1 << 10;
+/// Maximum length of the path of a duplicate key, in bytes; an error quotes less of it.
+const MAX_PATH_BYTES: usize = 1 << 10;
 
-/// A JSON object, read into `T`. No body is `{}`. One that arrives too slowly is cut.
+/// A JSON object, deserialised into `T`. An empty body is read as `{}`.
 ///
 /// # Errors
-/// `UnsupportedMediaType`, `BodyTooLarge`, then `InvalidInput` naming the field; also for any query parameter, for a
-/// change takes none.
+/// `UnsupportedMediaType` or `BodyTooLarge`; then `InvalidInput` naming the field, also for a body that does not arrive
+/// in time and for any query parameter, because a change takes none.
 pub(crate) struct Body<T, const LIMIT: usize = MAX_BODY_BYTES>(pub(crate) T);
 
 impl<T: DeserializeOwned + 'static, const LIMIT: usize> Input for Body<T, LIMIT> {
@@ -46,11 +46,12 @@ impl<T: DeserializeOwned + 'static, const LIMIT: usize> Input for Body<T, LIMIT>
 }
 
 impl<T: DeserializeOwned, const LIMIT: usize> Body<T, LIMIT> {
-    /// The body read, and the JSON that it was read from.
+    /// The deserialised body, and the JSON that was received.
     pub(crate) async fn read_with_bytes(request: &HttpRequest, payload: Payload) -> Result<(Self, Vec<u8>)> {
         let time = Api::body_time(request.app_data());
-        let mut bytes =
-            timeout(time, collect(request, payload, LIMIT)).await.map_err(|_| serde_errors::too_slow())??;
+        let mut bytes = timeout(time, collect(request, payload, LIMIT))
+            .await
+            .map_err(|_| serde_errors::body_timeout())??;
         RawQuery::of(request)?.none_expected()?;
         if bytes.is_empty() {
             bytes.extend(b"{}");
@@ -74,7 +75,7 @@ async fn collect(request: &HttpRequest, mut payload: Payload, limit: usize) -> R
         return Err(Cause::BodyTooLarge.into());
     }
     while let Some(chunk) = payload.next().await {
-        let chunk = chunk.map_err(|_| serde_errors::no_json())?;
+        let chunk = chunk.map_err(|_| serde_errors::malformed_body())?;
         if !json && !chunk.is_empty() {
             return Err(Cause::UnsupportedMediaType.into());
         }
@@ -86,9 +87,9 @@ async fn collect(request: &HttpRequest, mut payload: Payload, limit: usize) -> R
     Ok(bytes)
 }
 
-/// `application/json`, with no charset or UTF-8, and not compressed.
+/// Whether the body is `application/json` without a charset or with UTF-8, and not compressed.
 fn is_json(request: &HttpRequest) -> bool {
-    let plain = |headers: &HeaderMap| {
+    let uncompressed = |headers: &HeaderMap| {
         headers
             .get(CONTENT_ENCODING)
             .is_none_or(|encoding| encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
@@ -98,10 +99,11 @@ fn is_json(request: &HttpRequest) -> bool {
     let utf8 = charset
         .filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
         .all(|(_, charset)| charset.trim().trim_matches('"').eq_ignore_ascii_case("utf-8"));
-    request.content_type().eq_ignore_ascii_case("application/json") && utf8 && plain(request.headers())
+    request.content_type().eq_ignore_ascii_case("application/json") && utf8 && uncompressed(request.headers())
 }
 
-/// Reads one JSON object, at most 128 levels deep (serde_json's limit). serde would take an array for a struct too.
+/// Parses one JSON object, at most 128 levels deep (serde_json's limit). An array is refused here, because serde would
+/// accept it for a struct.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
@@ -109,52 +111,51 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
         return Err(Error::invalid(serde_errors::BODY, Reason::InvalidType));
     }
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        // an enum of words meets a number: serde_json calls that bad syntax, though the body is JSON
+        // serde_json reports a number in place of a string enum as bad syntax, although the body is JSON
         let is_json = || serde_json::from_slice::<IgnoredAny>(bytes).is_ok();
         if error.inner().is_data() || is_json() {
-            Error::fields(vec![serde_errors::data(error.path(), error.inner())])
+            Error::fields(vec![serde_errors::field_error(error.path(), error.inner())])
         } else {
-            serde_errors::no_json()
+            serde_errors::malformed_body()
         }
     })?;
-    json.end().map_err(|_| serde_errors::no_json())?;
-    // serde sees to the fields of a struct; of a map's keys it would keep the last
+    json.end().map_err(|_| serde_errors::malformed_body())?;
+    // serde refuses duplicate fields of a struct, but keeps the last of duplicate map keys
     match serde_json::from_slice(bytes) {
-        Ok(Repeated(None)) => Ok(value),
-        Ok(Repeated(Some(path))) => Err(Error::invalid(path, Reason::Duplicate)),
-        Err(_) => Err(serde_errors::no_json()),
+        Ok(DuplicateKey(None)) => Ok(value),
+        Ok(DuplicateKey(Some(path))) => Err(Error::invalid(path, Reason::Duplicate)),
+        Err(_) => Err(serde_errors::malformed_body()),
     }
 }
 
-/// The path of the first key that stands twice in one object of a JSON value.
-struct Repeated(Option<String>);
+/// The path of the first duplicate key in an object of a JSON value.
+struct DuplicateKey(Option<String>);
 
-impl<'de> Deserialize<'de> for Repeated {
+impl<'de> Deserialize<'de> for DuplicateKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(RepeatedVisitor)
+        deserializer.deserialize_any(DuplicateKeyVisitor)
     }
 }
 
-/// The path of a key within an object or list. One that is longer than what is quoted of it grows no more, however deep
-/// it is.
+/// Joins the path of a key to its parent, truncated to [`MAX_PATH_BYTES`] at any depth.
 fn path(outer: fmt::Arguments<'_>, inner: &str) -> String {
     let mut path = format!("{outer}.{inner}");
-    path.truncate(path.floor_char_boundary(LONGEST_PATH));
+    path.truncate(path.floor_char_boundary(MAX_PATH_BYTES));
     path
 }
 
-struct RepeatedVisitor;
+struct DuplicateKeyVisitor;
 
 macro_rules! no_keys {
     ($($method:ident: $type:ty)*) => {$(
-        fn $method<E>(self, _: $type) -> Result<Repeated, E> {
-            Ok(Repeated(None))
+        fn $method<E>(self, _: $type) -> Result<DuplicateKey, E> {
+            Ok(DuplicateKey(None))
         }
     )*};
 }
 
-impl<'de> Visitor<'de> for RepeatedVisitor {
-    type Value = Repeated;
+impl<'de> Visitor<'de> for DuplicateKeyVisitor {
+    type Value = DuplicateKey;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
@@ -162,28 +163,28 @@ impl<'de> Visitor<'de> for RepeatedVisitor {
 
     no_keys! { visit_bool: bool visit_i64: i64 visit_u64: u64 visit_f64: f64 visit_str: &str }
 
-    fn visit_unit<E>(self) -> Result<Repeated, E> {
-        Ok(Repeated(None))
+    fn visit_unit<E>(self) -> Result<DuplicateKey, E> {
+        Ok(DuplicateKey(None))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Repeated, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<DuplicateKey, A::Error> {
         let mut found = None;
-        let mut at = 0;
-        while let Some(Repeated(within)) = items.next_element()? {
-            found = found.or(within.map(|within| path(format_args!("[{at}]"), &within)));
-            at += 1;
+        let mut index = 0;
+        while let Some(DuplicateKey(within)) = items.next_element()? {
+            found = found.or(within.map(|within| path(format_args!("[{index}]"), &within)));
+            index += 1;
         }
-        Ok(Repeated(found))
+        Ok(DuplicateKey(found))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Repeated, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<DuplicateKey, A::Error> {
         let (mut found, mut keys) = (None, HashSet::new());
-        while let Some((key, Repeated(within))) = pairs.next_entry::<String, _>()? {
+        while let Some((key, DuplicateKey(within))) = pairs.next_entry::<String, _>()? {
             found = found.or(within.map(|within| path(format_args!("{key}"), &within)));
             found = found.or_else(|| keys.contains(&key).then(|| key.clone()));
             keys.insert(key);
         }
-        Ok(Repeated(found))
+        Ok(DuplicateKey(found))
     }
 }
 
@@ -224,7 +225,7 @@ mod tests {
         let deep = "[".repeat(100_000);
         assert!(
             parse::<serde_json::Value>(format!("{{\"a\":{deep}").as_bytes()).is_err(),
-            "deeper than the stack"
+            "deeper than the recursion limit"
         );
     }
 
@@ -233,9 +234,9 @@ mod tests {
         let words = ["{", "[", "\"id\":1", "\"\\ud800\"", ":", ",", "}", "true", "\"a\":{\"a\":"];
         pilothouse_fuzz::fuzz("request_bodies", &words, |input| {
             if let Err(error) = parse::<Sample>(input) {
-                assert!(!error.context.fields.is_empty(), "it says which");
+                assert!(!error.context.fields.is_empty(), "the error names a field");
             }
-            // whatever is taken as a value is what everybody reads in it
+            // an accepted value is the one that serde_json reads
             if let Ok(value) = parse::<serde_json::Value>(input) {
                 assert_eq!(serde_json::from_slice::<serde_json::Value>(input).unwrap(), value);
             }
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_given_twice_is_refused_however_deep() {
+    fn duplicate_key_is_refused_at_any_depth() {
         let cases = [
             (r#"{"labels":{"a":"1","a":"1"}}"#, "labels.a"),
             (r#"{"labels":{"a":"1","\u0061":"2"}}"#, "labels.a"),
@@ -254,8 +255,8 @@ mod tests {
             let error = parse::<serde_json::Value>(json.as_bytes()).unwrap_err();
             assert_eq!(error, Error::invalid(name, Reason::Duplicate), "{json}");
         }
-        let apart = br#"{"a":{"x":1.5},"b":{"x":-1,"a":[true,null,"a"]}}"#;
-        assert!(parse::<serde_json::Value>(apart).is_ok());
+        let distinct = br#"{"a":{"x":1.5},"b":{"x":-1,"a":[true,null,"a"]}}"#;
+        assert!(parse::<serde_json::Value>(distinct).is_ok());
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! Connections of clients that have no request under way, and when they end.
+//! Connection limits: the timeout for request heads, and the maximum number of idle connections.
 //!
-//! actix ends a connection whose first request head does not arrive in time, and one that was idle for the keep-alive
-//! time. It does not limit the time for the head of a later request, nor the number of connections that wait for one;
-//! both are limited here. A connection is ended by the end of what it reads, and only while no request of it is under
-//! way, so no answer is cut.
+//! actix closes a connection whose first request head does not arrive in time, and one that was idle for the keep-alive
+//! time. It limits neither the time for the head of a later request nor the number of idle connections; this module
+//! limits both. It closes a connection by reporting end of file to the reader, and only while the connection has no
+//! active request, so no response is truncated.
 
 use std::{
     cell::Cell,
@@ -23,142 +23,142 @@ use actix_web::rt::time::{Instant, Sleep, sleep_until};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The connections of a server.
+/// The idle connections of a server, with their limits.
 pub(crate) struct Connections {
     head_time: Duration,
-    most_waiting: usize,
-    waiting: Mutex<Waiting>,
+    max_idle: usize,
+    idle: Mutex<IdleQueue>,
 }
 
-/// The connections without a request under way, by the order in which they began to wait.
+/// The connections without an active request, ordered by the time at which they became idle.
 #[derive(Default)]
-struct Waiting {
-    last: u64,
-    by_order: BTreeMap<u64, Arc<End>>,
+struct IdleQueue {
+    last_seq: u64,
+    by_seq: BTreeMap<u64, Arc<CloseSignal>>,
 }
 
-/// Tells a connection, from any thread, that it is to end.
+/// Signals a connection to close, from any thread.
 #[derive(Default)]
-struct End {
-    asked: AtomicBool,
+struct CloseSignal {
+    requested: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Connections {
-    /// `head_time`: how long the head of a request may take from its first byte on. `most_waiting`: how many
-    /// connections may wait for a request; above that the one that has waited longest is ended.
-    pub(crate) fn new(head_time: Duration, most_waiting: usize) -> Arc<Self> {
-        Arc::new(Self { head_time, most_waiting, waiting: Mutex::default() })
+    /// `head_time`: timeout for the head of a request, from its first byte. `max_idle`: maximum number of idle
+    /// connections; above it the connection that has been idle longest is closed.
+    pub(crate) fn new(head_time: Duration, max_idle: usize) -> Arc<Self> {
+        Arc::new(Self { head_time, max_idle, idle: Mutex::default() })
     }
 
-    fn wait(&self, end: &Arc<End>) -> u64 {
-        let (order, longest) = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.last += 1;
-            let order = waiting.last;
-            waiting.by_order.insert(order, end.clone());
-            let too_many = waiting.by_order.len() > self.most_waiting;
-            (order, too_many.then(|| waiting.by_order.pop_first()).flatten())
+    fn add_idle(&self, close: &Arc<CloseSignal>) -> u64 {
+        let (seq, longest) = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.last_seq += 1;
+            let seq = idle.last_seq;
+            idle.by_seq.insert(seq, close.clone());
+            let too_many = idle.by_seq.len() > self.max_idle;
+            (seq, too_many.then(|| idle.by_seq.pop_first()).flatten())
         };
         if let Some((_, longest)) = longest {
-            longest.asked.store(true, Ordering::Release);
+            longest.requested.store(true, Ordering::Release);
             longest.waker.wake();
         }
-        order
+        seq
     }
 
-    fn leave(&self, order: u64) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).by_order.remove(&order);
+    fn remove_idle(&self, seq: u64) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).by_seq.remove(&seq);
     }
 }
 
-/// The requests of one connection.
-pub(crate) struct Requests {
+/// The active requests of one connection.
+pub(crate) struct ConnectionRequests {
     connections: Arc<Connections>,
-    end: Arc<End>,
-    under_way: Cell<usize>,
-    /// Its place among those that wait.
-    order: Cell<Option<u64>>,
-    /// When the first byte of a head came that is not whole yet.
+    close: Arc<CloseSignal>,
+    active: Cell<usize>,
+    /// Sequence number among the idle connections; none while a request is active.
+    idle_seq: Cell<Option<u64>>,
+    /// When the first byte of an incomplete request head arrived.
     head_since: Cell<Option<Instant>>,
 }
 
-impl Requests {
-    fn of(connections: Arc<Connections>) -> Rc<Self> {
-        let end = Arc::<End>::default();
-        let order = Cell::new(Some(connections.wait(&end)));
-        Rc::new(Self { connections, end, under_way: Cell::new(0), order, head_since: Cell::new(None) })
+impl ConnectionRequests {
+    fn new(connections: Arc<Connections>) -> Rc<Self> {
+        let close = Arc::<CloseSignal>::default();
+        let idle_seq = Cell::new(Some(connections.add_idle(&close)));
+        Rc::new(Self { connections, close, active: Cell::new(0), idle_seq, head_since: Cell::new(None) })
     }
 
-    /// The head of a request is there.
-    pub(crate) fn begin(self: &Rc<Self>) -> UnderWay {
+    /// Marks a request as active; its head is complete.
+    pub(crate) fn begin(self: &Rc<Self>) -> ActiveRequest {
         self.head_since.set(None);
-        self.under_way.set(self.under_way.get() + 1);
-        self.leave();
-        UnderWay(self.clone())
+        self.active.set(self.active.get() + 1);
+        self.leave_idle();
+        ActiveRequest(self.clone())
     }
 
-    fn leave(&self) {
-        if let Some(order) = self.order.take() {
-            self.connections.leave(order);
+    fn leave_idle(&self) {
+        if let Some(seq) = self.idle_seq.take() {
+            self.connections.remove_idle(seq);
         }
     }
 
-    fn received(&self) {
-        if self.under_way.get() == 0 && self.head_since.get().is_none() {
+    fn bytes_received(&self) {
+        if self.active.get() == 0 && self.head_since.get().is_none() {
             self.head_since.set(Some(Instant::now()));
         }
     }
 
-    /// Until when the rest of a head must come that has begun.
+    /// The deadline for the rest of an incomplete request head.
     fn head_deadline(&self) -> Option<Instant> {
         self.head_since.get().map(|since| since + self.connections.head_time)
     }
 }
 
-impl Drop for Requests {
+impl Drop for ConnectionRequests {
     fn drop(&mut self) {
-        self.leave();
+        self.leave_idle();
     }
 }
 
-/// A request that is under way until this is dropped.
-pub(crate) struct UnderWay(Rc<Requests>);
+/// Guard of an active request; dropping it ends the request.
+pub(crate) struct ActiveRequest(Rc<ConnectionRequests>);
 
-impl Drop for UnderWay {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        let Requests { connections, end, under_way, order, .. } = &*self.0;
-        under_way.set(under_way.get() - 1);
-        if under_way.get() == 0 {
-            order.set(Some(connections.wait(end)));
+        let ConnectionRequests { connections, close, active, idle_seq, .. } = &*self.0;
+        active.set(active.get() - 1);
+        if active.get() == 0 {
+            idle_seq.set(Some(connections.add_idle(close)));
         }
     }
 }
 
-/// A client's connection.
+/// A client's connection, with the limits of this module.
 pub(crate) struct Connection<S> {
     stream: S,
-    requests: Rc<Requests>,
+    requests: Rc<ConnectionRequests>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Connection<S> {
     pub(crate) fn new(stream: S, connections: Arc<Connections>) -> Self {
-        Self { stream, requests: Requests::of(connections), timer: None }
+        Self { stream, requests: ConnectionRequests::new(connections), timer: None }
     }
 
-    pub(crate) fn requests(&self) -> Rc<Requests> {
+    pub(crate) fn requests(&self) -> Rc<ConnectionRequests> {
         self.requests.clone()
     }
 
-    /// Whether to end it now; else it is looked at again when that may have changed.
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Whether to close the connection now. If not, the task is woken when the result may have changed.
+    fn should_close(&mut self, cx: &mut Context<'_>) -> bool {
         let requests = &self.requests;
-        if requests.under_way.get() > 0 {
+        if requests.active.get() > 0 {
             return false;
         }
-        requests.end.waker.register(cx.waker());
-        if requests.end.asked.load(Ordering::Acquire) {
+        requests.close.waker.register(cx.waker());
+        if requests.close.requested.load(Ordering::Acquire) {
             return true;
         }
         let Some(deadline) = requests.head_deadline() else { return false };
@@ -179,10 +179,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         let this = self.get_mut();
         let before = buffer.filled().len();
         match Pin::new(&mut this.stream).poll_read(cx, buffer) {
-            Poll::Pending if this.is_over(cx) => Poll::Ready(Ok(())),
+            Poll::Pending if this.should_close(cx) => Poll::Ready(Ok(())),
             read => {
                 if buffer.filled().len() > before {
-                    this.requests.received();
+                    this.requests.bytes_received();
                 }
                 read
             }

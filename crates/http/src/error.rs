@@ -1,4 +1,4 @@
-//! Core's error on its way out: the status of each code, and the envelope.
+//! Error responses: the HTTP status of each of core's codes, and the error envelope.
 
 use std::fmt;
 
@@ -22,12 +22,12 @@ use crate::messages::{Explanation, Language};
 /// The result of every handler and extractor.
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// Core's error as actix-web takes one. [`crate::middleware`] writes the envelope, for it alone knows language and request.
+/// Core's error as an actix-web error. [`crate::middleware`] writes its envelope in the language of the request.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
-    /// What happened.
+    /// The error.
     pub(crate) error: Error,
-    /// The methods that the path takes, for the header `Allow` of a 405.
+    /// The methods that the path supports, for the header `Allow` of a 405.
     pub(crate) allow: Option<String>,
 }
 
@@ -59,7 +59,7 @@ impl ResponseError for Failure {
     }
 }
 
-/// The status of each code, as in the contract's table.
+/// The HTTP status of each code, as in the table of the contract.
 pub(crate) const fn status(code: Code) -> StatusCode {
     match code {
         Code::ValidationError => StatusCode::BAD_REQUEST,
@@ -77,81 +77,81 @@ pub(crate) const fn status(code: Code) -> StatusCode {
     }
 }
 
-/// Every error. `message`, `details` and `suggestions` are for people and translated, the rest is for machines.
+/// An error. `message`, `details` and `suggestions` are translated texts for people; the other fields are for programs.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ErrorReply {
     /// Always false.
     success: bool,
-    /// One of a closed list.
+    /// The error code, one of a closed list.
     #[schema(schema_with = codes)]
     error_code: Code,
-    /// What happened, in a few words.
+    /// Short description of the error.
     message: String,
-    /// What happened to what; never empty.
+    /// Description of the error and of the affected object; never empty.
     pub(crate) details: String,
-    /// What to do about it; at least one.
+    /// Possible next steps; at least one.
     suggestions: Vec<String>,
-    /// For machines: never translated.
+    /// Details for programs; never translated.
     context: ErrorContext,
-    /// As in `X-Request-Id`, the log and the audit trail.
+    /// The request id, as in `X-Request-Id`, the log and the audit trail.
     request_id: String,
 }
 
-/// To what it happened; only what is known is there.
+/// The cause of an error and the affected object. A field without a value is omitted.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ErrorContext {
-    /// What happened, one level finer than `error_code`.
+    /// The cause, more specific than `error_code`.
     #[schema(schema_with = causes)]
     cause: &'static str,
-    /// `us`, or `cluster` when the cluster or the way to it refused.
+    /// `us` for Pilothouse, `cluster` for the cluster or the connection to it.
     #[schema(schema_with = sources)]
     source: &'static str,
-    /// The fields refused.
+    /// The refused fields.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     fields: Vec<FieldReply>,
-    /// The lowest role that may do it.
+    /// The lowest role that permits the operation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Role, required = false, nullable = false)]
     required_role: Option<&'static str>,
-    /// The verb refused, as RBAC names it.
+    /// The refused verb, as in RBAC.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, nullable = false)]
     verb: Option<String>,
-    /// The kind of thing, in lower case and singular.
+    /// The kind of the object, in lower case and singular.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, nullable = false)]
     resource: Option<String>,
-    /// Its namespace.
+    /// The namespace of the object.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, nullable = false)]
     namespace: Option<String>,
-    /// Its name.
+    /// The name of the object.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, nullable = false)]
     name: Option<String>,
-    /// The pod that it is a part of.
+    /// The pod that contains the object.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, nullable = false)]
     pod: Option<String>,
 }
 
-/// A field refused.
+/// A refused field.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct FieldReply {
-    /// Its path, as the caller wrote it.
+    /// The path of the field in the request.
     name: String,
-    /// Why: one of a closed list of words.
+    /// The reason, one of a closed list.
     #[schema(schema_with = reasons)]
     reason: &'static str,
 }
 
 fn codes() -> Object {
-    one_of("One of a closed list.", Code::ALL.map(Code::as_str))
+    one_of("The error code, one of a closed list.", Code::ALL.map(Code::as_str))
 }
 
 fn causes() -> Object {
-    one_of("What happened, one level finer than `error_code`.", Cause::ALL.iter().map(|cause| cause.as_str()))
+    one_of("The cause, more specific than `error_code`.", Cause::ALL.iter().map(|cause| cause.as_str()))
 }
 
 fn sources() -> Object {
@@ -160,20 +160,20 @@ fn sources() -> Object {
 }
 
 fn reasons() -> Object {
-    one_of("Why.", Reason::ALL.map(Reason::as_str))
+    one_of("The reason, one of a closed list.", Reason::ALL.map(Reason::as_str))
 }
 
-fn one_of(description: &str, words: impl IntoIterator<Item = &'static str>) -> Object {
+fn one_of(description: &str, values: impl IntoIterator<Item = &'static str>) -> Object {
     let text = ObjectBuilder::new().schema_type(Type::String).description(Some(description));
-    text.enum_values(Some(words.into_iter().collect::<Vec<_>>())).build()
+    text.enum_values(Some(values.into_iter().collect::<Vec<_>>())).build()
 }
 
 impl Failure {
-    /// The body of the answer.
+    /// The body of the response.
     pub(crate) fn envelope(&self, language: Language, request_id: &str) -> ErrorReply {
         let Error { cause, context } = &self.error;
         let Explanation { message, details, suggestions } =
-            language.words().explain(&self.error, self.retry_after());
+            language.catalog().explain(&self.error, self.retry_after());
         let fields = context
             .fields
             .iter()
@@ -199,7 +199,7 @@ impl Failure {
         }
     }
 
-    /// The whole answer but for the headers that every reply has.
+    /// The response, without the headers that the middleware adds.
     pub(crate) fn render(&self, language: Language, request_id: &str) -> HttpResponse {
         let mut response = HttpResponseBuilder::new(self.status_code());
         if let Some(seconds) = self.retry_after() {
@@ -209,19 +209,19 @@ impl Failure {
             response.insert_header((header::ALLOW, allow.as_str()));
         }
         if self.error.code() == Code::AuthenticationError {
-            // RFC 9110 asks for a challenge with every 401
+            // RFC 9110, 15.5.2 requires a challenge with every 401
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         response.json(self.envelope(language, request_id))
     }
 
-    /// Whole seconds, at least one; always there where the contract promises the header.
+    /// The header `Retry-After` in whole seconds, at least 1; always present where the contract promises it.
     fn retry_after(&self) -> Option<u64> {
-        let promised = matches!(self.error.code(), Code::RateLimited | Code::ServiceUnavailable)
+        let required = matches!(self.error.code(), Code::RateLimited | Code::ServiceUnavailable)
             || self.error.cause == Cause::CircuitOpen;
-        let known =
+        let given =
             self.error.context.retry_after.map(|after| after.as_secs() + u64::from(after.subsec_nanos() > 0));
-        known.or(promised.then_some(1)).map(|seconds| seconds.max(1))
+        given.or(required.then_some(1)).map(|seconds| seconds.max(1))
     }
 }
 
@@ -234,27 +234,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_on_the_api_says_of_every_code_and_cause_what_callers_are_told() {
+    fn api_md_lists_every_code_cause_and_reason() {
         let page = include_str!("../../../docs/api.md");
-        let words: toml::Table = toml::from_str(include_str!("locales/en.toml")).unwrap();
-        let of = |line: &str, code: &Code| line.starts_with(&format!("| {} |", code.as_str()));
+        let catalog: toml::Table = toml::from_str(include_str!("locales/en.toml")).unwrap();
+        let is_row = |line: &str, code: &Code| line.starts_with(&format!("| {} |", code.as_str()));
         let mut rows: BTreeSet<_> =
-            page.lines().filter(|line| Code::ALL.iter().any(|code| of(line, code))).collect();
+            page.lines().filter(|line| Code::ALL.iter().any(|code| is_row(line, code))).collect();
         for cause in Cause::ALL {
-            let (code, word, source) = (cause.code(), cause.as_str(), cause.source().as_str());
+            let (code, name, source) = (cause.code(), cause.as_str(), cause.source().as_str());
             let status = status(code).as_u16();
-            let details = words["causes"][word]["details"].as_str().unwrap();
-            let row = format!("| {} | {status} | {word} | {source} | {details} |", code.as_str());
+            let details = catalog["causes"][name]["details"].as_str().unwrap();
+            let row = format!("| {} | {status} | {name} | {source} | {details} |", code.as_str());
             assert!(rows.remove(&*row), "docs/api.md lacks\n{row}");
         }
-        assert!(rows.is_empty(), "docs/api.md tells of causes that there are not: {rows:#?}");
+        assert!(rows.is_empty(), "docs/api.md lists unknown causes: {rows:#?}");
         for reason in Reason::ALL {
             assert!(page.contains(&format!("`{reason}`")), "docs/api.md lacks {reason}");
         }
     }
 
     #[test]
-    fn statuses_are_those_of_the_contract() {
+    fn each_code_has_the_status_of_the_contract() {
         let table = Code::ALL.map(|code| (code.as_str(), status(code).as_u16()));
         assert_eq!(
             table,
@@ -277,15 +277,15 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_whole_seconds_and_there_where_promised() {
+    fn retry_after_is_whole_seconds_and_present_where_required() {
         let seconds = |error: Error| Failure::from(error).retry_after();
         let wait = Error::new(Cause::TooManyLogins).retry_after(Duration::from_millis(1500));
         assert_eq!(seconds(wait), Some(2));
         assert_eq!(seconds(Error::new(Cause::Overloaded).retry_after(Duration::ZERO)), Some(1));
         assert_eq!(seconds(Error::new(Cause::Unreachable)), None);
         for &cause in Cause::ALL {
-            let promised = matches!(cause.code(), Code::RateLimited | Code::ServiceUnavailable);
-            assert!(!promised || seconds(Error::new(cause)).is_some(), "{cause:?}");
+            let required = matches!(cause.code(), Code::RateLimited | Code::ServiceUnavailable);
+            assert!(!required || seconds(Error::new(cause)).is_some(), "{cause:?}");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Who may enter. A handler's one argument says it: [`Authenticated`] holds who is calling, so a handler that needs to know
-//! cannot run without it. Whatever else the request brings is read after that, so that 401 comes before 415, 413, 400.
+//! Extractors: the authentication of a request, then its input. A handler that needs the caller takes
+//! [`Authenticated`], so it cannot run without authentication. The input is read afterwards, so that 401 takes
+//! precedence over 415, 413, 400.
 
 use actix_web::{
     FromRequest, HttpRequest,
@@ -22,41 +23,41 @@ use crate::{
     server::Api,
 };
 
-/// What a request brings besides its headers: a body, parameters, nothing.
+/// The input of a request: a body, query parameters, or nothing.
 pub(crate) trait Input: Sized + 'static {
-    /// Reads it.
+    /// Reads and validates the input.
     async fn read(request: &HttpRequest, payload: Payload) -> Result<Self>;
 }
 
-/// Anybody. A POST counts only when no foreign page sent it: such a login would sign somebody in as somebody else.
+/// No authentication. A cross-site POST is refused: such a login would sign the user in to an attacker's account.
 pub(crate) struct Public<I> {
-    /// Where the request came from.
+    /// Source address and request id.
     pub(crate) origin: Origin,
-    /// The client, as it calls itself.
+    /// The header `User-Agent`.
     pub(crate) user_agent: Option<String>,
-    /// What it brings.
+    /// The input of the request.
     pub(crate) input: I,
 }
 
-/// Whoever has a session's cookie. A cookie comes along with whatever page sends the request, so what a foreign page sends
-/// is refused (OWASP, Cross-Site Request Forgery Prevention: Fetch Metadata, then `Origin`).
+/// Authentication by the session cookie alone. Browsers add the cookie to requests from any site, so a cross-site
+/// request is refused (OWASP, Cross-Site Request Forgery Prevention: Fetch Metadata, then `Origin`).
 pub(crate) struct CookieOnly<I> {
-    /// Where the request came from.
+    /// Source address and request id.
     pub(crate) origin: Origin,
-    /// The cookie's value.
+    /// The value of the session cookie.
     pub(crate) cookie: SecretString,
-    /// What it brings.
+    /// The input of the request.
     pub(crate) input: I,
 }
 
-/// Somebody signed in: bearer token and cookie are both there, valid, and of the same session.
+/// A signed-in user: bearer token and session cookie are both present, valid, and of the same session.
 pub(crate) struct Authenticated<I>(pub(crate) SignedIn, pub(crate) I);
 
-type Entering<T> = LocalBoxFuture<'static, Result<T>>;
+type ExtractFuture<T> = LocalBoxFuture<'static, Result<T>>;
 
 impl<I: Input> FromRequest for Public<I> {
     type Error = Failure;
-    type Future = Entering<Self>;
+    type Future = ExtractFuture<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
@@ -64,7 +65,7 @@ impl<I: Input> FromRequest for Public<I> {
             if request.method() == Method::POST {
                 check_same_origin(request.headers())?;
             }
-            let user_agent = only(request.headers(), &USER_AGENT).map(str::to_owned);
+            let user_agent = single_value(request.headers(), &USER_AGENT).map(str::to_owned);
             Ok(Self { origin: origin(&request), user_agent, input: I::read(&request, payload).await? })
         }
         .boxed_local()
@@ -73,7 +74,7 @@ impl<I: Input> FromRequest for Public<I> {
 
 impl<I: Input> FromRequest for CookieOnly<I> {
     type Error = Failure;
-    type Future = Entering<Self>;
+    type Future = ExtractFuture<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
@@ -91,7 +92,7 @@ impl<I: Input> FromRequest for CookieOnly<I> {
 
 impl<I: Input> FromRequest for Authenticated<I> {
     type Error = Failure;
-    type Future = Entering<Self>;
+    type Future = ExtractFuture<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let (request, payload) = (request.clone(), payload.take());
@@ -100,9 +101,9 @@ impl<I: Input> FromRequest for Authenticated<I> {
             check_same_origin(request.headers())?;
             let credentials = bearer(request.headers()).zip(session_cookie(request.headers()));
             let (bearer, cookie) = credentials.ok_or(Cause::NotSignedIn)?;
-            let who = api.app.sessions.authenticate(bearer, cookie, origin(&request)).await?;
-            tracing::Span::current().record("user_id", who.caller.user_id.map(|id| id.0));
-            Ok(Self(who, I::read(&request, payload).await?))
+            let signed_in = api.app.sessions.authenticate(bearer, cookie, origin(&request)).await?;
+            tracing::Span::current().record("user_id", signed_in.caller.user_id.map(|id| id.0));
+            Ok(Self(signed_in, I::read(&request, payload).await?))
         }
         .boxed_local()
     }
@@ -136,20 +137,20 @@ fn origin(request: &HttpRequest) -> Origin {
     Origin { source_ip, request_id: Some(RequestContext::of(request).id) }
 }
 
-/// A header's text, if the header is there exactly once.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+/// The value of a header that is present exactly once.
+fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name);
     values.next().filter(|_| values.next().is_none())?.to_str().ok()
 }
 
 /// The token of `Authorization: Bearer <token>`.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = only(headers, &AUTHORIZATION)?.split_once(' ')?;
+    let (scheme, token) = single_value(headers, &AUTHORIZATION)?.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("Bearer") && !token.is_empty()).then_some(token)
 }
 
-/// The cookie `session_id`. Two of them are none: one was put there by somebody else.
+/// The cookie `session_id`. Two cookies of that name count as none, because one may have been injected.
 fn session_cookie(headers: &HeaderMap) -> Option<&str> {
     let texts = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
     let mut values =
@@ -157,22 +158,22 @@ fn session_cookie(headers: &HeaderMap) -> Option<&str> {
     values.next().filter(|value| !value.is_empty() && values.next().is_none())
 }
 
-/// Refuses what a foreign page sends.
+/// Refuses a cross-site request.
 fn check_same_origin(headers: &HeaderMap) -> Result<(), Cause> {
     if is_cross_site(headers) { Err(Cause::CrossSite) } else { Ok(()) }
 }
 
-/// Whether a browser sent this for a page of another origin. What is no browser sends neither header.
+/// Whether a browser sent the request for a page of another origin. Other clients send neither header.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
     if headers.contains_key(&SEC_FETCH_SITE) {
-        return !matches!(only(headers, &SEC_FETCH_SITE), Some("same-origin" | "none"));
+        return !matches!(single_value(headers, &SEC_FETCH_SITE), Some("same-origin" | "none"));
     }
     if !headers.contains_key(ORIGIN) {
         return false;
     }
-    let origin = only(headers, &ORIGIN).and_then(|origin| origin.split_once("://"));
-    origin.is_none_or(|(_, authority)| only(headers, &HOST) != Some(authority))
+    let origin = single_value(headers, &ORIGIN).and_then(|origin| origin.split_once("://"));
+    origin.is_none_or(|(_, authority)| single_value(headers, &HOST) != Some(authority))
 }
 
 #[cfg(test)]
@@ -182,16 +183,16 @@ mod tests {
     use super::*;
 
     /// Headers, by name and value.
-    type RawQuery = &'static [(&'static str, &'static str)];
+    type HeaderPairs = &'static [(&'static str, &'static str)];
 
-    fn headers(pairs: RawQuery) -> HeaderMap {
+    fn headers(pairs: HeaderPairs) -> HeaderMap {
         let request = pairs.iter().fold(TestRequest::get(), |request, pair| request.append_header(*pair));
         request.to_http_request().headers().clone()
     }
 
     #[test]
-    fn bearers_by_table() {
-        let cases: [(RawQuery, Option<&str>); 7] = [
+    fn bearer_tokens_by_table() {
+        let cases: [(HeaderPairs, Option<&str>); 7] = [
             (&[("authorization", "Bearer a.b")], Some("a.b")),
             (&[("authorization", "bearer  a.b ")], Some("a.b")),
             (&[("authorization", "Basic a.b")], None),
@@ -207,7 +208,7 @@ mod tests {
 
     #[test]
     fn cookies_by_table() {
-        let cases: [(RawQuery, Option<&str>); 7] = [
+        let cases: [(HeaderPairs, Option<&str>); 7] = [
             (&[("cookie", "a=b; session_id=x; c=d")], Some("x")),
             (&[("cookie", "a=b"), ("cookie", "session_id=x")], Some("x")),
             (&[("cookie", "session_id=x; session_id=y")], None),
@@ -221,7 +222,7 @@ mod tests {
         }
     }
 
-    /// Lines of headers: what is taken for a cookie or a token is one, and one only.
+    /// Random header lines: an accepted cookie or token is well-formed and unique.
     #[test]
     fn fuzz_headers() {
         let words = [
@@ -255,7 +256,7 @@ mod tests {
 
     #[test]
     fn cross_site_requests_by_table() {
-        let cases: [(RawQuery, bool); 9] = [
+        let cases: [(HeaderPairs, bool); 9] = [
             (&[], false),
             (&[("sec-fetch-site", "same-origin")], false),
             (&[("sec-fetch-site", "none")], false),
@@ -266,8 +267,8 @@ mod tests {
             (&[("host", "a"), ("origin", "null")], true),
             (&[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")], true),
         ];
-        for (pairs, foreign) in cases {
-            assert_eq!(is_cross_site(&headers(pairs)), foreign, "{pairs:?}");
+        for (pairs, cross_site) in cases {
+            assert_eq!(is_cross_site(&headers(pairs)), cross_site, "{pairs:?}");
         }
     }
 }

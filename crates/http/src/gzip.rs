@@ -1,11 +1,11 @@
-//! Pages of lists, compressed: once for each content, not for each request.
+//! gzip compression of list pages, with a cache: each content is compressed once, not for each request.
 //!
-//! What is compressed and kept is a page's rows. `as_of` moves on while they stay the same, so it is added at the end, in
-//! a block that is stored as it is (RFC 1951, 3.2.4); the checksums of the two are combined.
+//! The rows of a page are compressed and cached. `as_of` changes while the rows stay the same, so the part after the
+//! rows is appended in stored blocks (RFC 1951, 3.2.4), and the checksums of the two parts are combined.
 //!
-//! Compression tells a listener on the wire how long a text is that holds a secret beside what the listener chose (BREACH).
-//! Nothing here has both: rows have no secret values, and no parameter of a request (`search` neither) is part of a
-//! page. Answers that do hold secrets (tokens, revealed values, details) are never compressed.
+//! The compressed length of a text that contains both a secret and input of an attacker can reveal the secret (BREACH).
+//! No page contains both: rows have no secret values, and no request parameter (`search` included) is part of a page.
+//! Responses with secrets (tokens, revealed values, details) are never compressed.
 
 use std::{
     collections::HashMap,
@@ -19,18 +19,18 @@ use flate2::{Compression, Crc, write::DeflateEncoder};
 
 use crate::list_response::ETag;
 
-/// What is smaller costs more than it saves.
-const WORTH_IT: usize = 4 << 10;
+/// Minimum size of a compressed body, in bytes; compressing a smaller one costs more than it saves.
+const MIN_COMPRESSED_BYTES: usize = 4 << 10;
 
-/// RFC 1952: deflate, no flags, no time, the fastest algorithm, an unknown system.
-const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
+/// Member header (RFC 1952): deflate, no flags, no time, fastest algorithm, unknown operating system.
+const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
 
-/// The most that a stored block holds.
-const STORED: usize = 0xffff;
+/// Maximum size of a stored block, in bytes.
+const MAX_STORED_BLOCK_BYTES: usize = 0xffff;
 
-/// Whether a body of this size is sent compressed (RFC 9110, 12.5.3): where gzip is named, or meant by `*`, and at least
-/// as welcome as what is not compressed; and however small where nothing else is.
-pub(crate) fn wanted(headers: &HeaderMap, size: usize) -> bool {
+/// Whether a body of this size is sent compressed (RFC 9110, 12.5.3): when `Accept-Encoding` accepts gzip, by name or
+/// by `*`, with at least the weight of `identity`. When `identity` is refused, the size does not matter.
+pub(crate) fn should_compress(headers: &HeaderMap, size: usize) -> bool {
     let texts = headers.get_all(ACCEPT_ENCODING).filter_map(|value| value.to_str().ok());
     let (mut gzip, mut identity, mut others) = (None, None, None);
     for range in texts.flat_map(|text| text.split(',')) {
@@ -38,122 +38,131 @@ pub(crate) fn wanted(headers: &HeaderMap, size: usize) -> bool {
         let coding = parts.next().unwrap_or_default();
         let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
         let weight = weight.map_or(1.0, |text| text.parse::<f32>().unwrap_or(0.0));
-        let known = match coding {
+        let slot = match coding {
             "*" => &mut others,
             _ if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") => &mut gzip,
             _ if coding.eq_ignore_ascii_case("identity") => &mut identity,
             _ => continue,
         };
-        *known = Some(weight);
+        *slot = Some(weight);
     }
     let gzip = gzip.or(others).unwrap_or(0.0);
-    // without a word about it what is not compressed is acceptable, and the last choice
-    let plain = identity.or(others.filter(|weight| *weight == 0.0));
-    gzip > 0.0 && plain.is_none_or(|plain| gzip >= plain) && (size >= WORTH_IT || plain == Some(0.0))
+    // an unnamed identity is acceptable with the lowest preference
+    let identity = identity.or(others.filter(|weight| *weight == 0.0));
+    gzip > 0.0
+        && identity.is_none_or(|identity| gzip >= identity)
+        && (size >= MIN_COMPRESSED_BYTES || identity == Some(0.0))
 }
 
-/// The first part of a body, compressed.
-pub(crate) struct Packed {
+/// The compressed first part of a body, and its checksum.
+pub(crate) struct CompressedPrefix {
     bytes: Vec<u8>,
-    sum: Crc,
+    crc: Crc,
 }
 
-impl Packed {
-    /// Compresses.
+impl CompressedPrefix {
+    /// Compresses the first part of a body.
     ///
     /// # Errors
-    /// Never: it writes to memory.
-    pub(crate) fn of(first: &[u8]) -> io::Result<Self> {
-        let mut encoder = DeflateEncoder::new(HEADER.to_vec(), Compression::fast());
-        encoder.write_all(first)?;
-        // ends at a whole byte, without the mark of the last block
+    /// None in practice: it writes to memory.
+    pub(crate) fn of(plain: &[u8]) -> io::Result<Self> {
+        let mut encoder = DeflateEncoder::new(GZIP_HEADER.to_vec(), Compression::fast());
+        encoder.write_all(plain)?;
+        // ends at a byte boundary without a final block
         encoder.flush()?;
-        let mut sum = Crc::new();
-        sum.update(first);
+        let mut crc = Crc::new();
+        crc.update(plain);
         let mut bytes = mem::take(encoder.get_mut());
-        // it is kept for longer than it took to write
+        // the cache holds it for long
         bytes.shrink_to_fit();
-        Ok(Self { bytes, sum })
+        Ok(Self { bytes, crc })
     }
 
-    /// The whole body: what was compressed, and the rest as it is.
-    pub(crate) fn with(&self, rest: &[u8]) -> Vec<u8> {
-        let mut body = Vec::with_capacity(self.bytes.len() + rest.len() + 5 * (1 + rest.len() / STORED) + 8);
+    /// The complete body: the compressed part, then `rest` in stored blocks.
+    pub(crate) fn append(&self, rest: &[u8]) -> Vec<u8> {
+        let mut body = Vec::with_capacity(
+            self.bytes.len() + rest.len() + 5 * (1 + rest.len() / MAX_STORED_BLOCK_BYTES) + 8,
+        );
         body.extend_from_slice(&self.bytes);
-        let mut blocks = rest.chunks(STORED).peekable();
+        let mut blocks = rest.chunks(MAX_STORED_BLOCK_BYTES).peekable();
         while let Some(block) = blocks.next() {
-            #[allow(clippy::cast_possible_truncation, reason = "a block is no longer")]
+            #[allow(clippy::cast_possible_truncation, reason = "a chunk is at most 65535 bytes")]
             let length = block.len() as u16;
             body.push(u8::from(blocks.peek().is_none()));
             body.extend_from_slice(&length.to_le_bytes());
             body.extend_from_slice(&(!length).to_le_bytes());
             body.extend_from_slice(block);
         }
-        let (mut sum, mut of_rest) = (Crc::new(), Crc::new());
-        sum.combine(&self.sum);
-        of_rest.update(rest);
-        sum.combine(&of_rest);
-        body.extend_from_slice(&sum.sum().to_le_bytes());
-        body.extend_from_slice(&sum.amount().to_le_bytes());
+        let (mut crc, mut rest_crc) = (Crc::new(), Crc::new());
+        crc.combine(&self.crc);
+        rest_crc.update(rest);
+        crc.combine(&rest_crc);
+        body.extend_from_slice(&crc.sum().to_le_bytes());
+        body.extend_from_slice(&crc.amount().to_le_bytes());
         body
     }
 }
 
-/// What was compressed lately, for all workers: at most twice [`HALF`], the older half forgotten when the newer is full.
+/// Cache of compressed pages, shared by all workers. It has two generations of [`GENERATION_BYTES`] bytes each; when
+/// the newer is full, the older is dropped.
 #[derive(Clone, Default)]
-pub(crate) struct Compressed(Arc<Mutex<Halves>>);
+pub(crate) struct CompressedPages(Arc<Mutex<Generations>>);
 
-/// Bytes of each half.
-const HALF: usize = 8 << 20;
+/// Maximum size of one generation, in bytes.
+const GENERATION_BYTES: usize = 8 << 20;
 
 #[derive(Default)]
-struct Halves {
-    newer: HashMap<ETag, Arc<Packed>>,
-    older: HashMap<ETag, Arc<Packed>>,
-    /// Of the newer half.
+struct Generations {
+    newer: HashMap<ETag, Arc<CompressedPrefix>>,
+    older: HashMap<ETag, Arc<CompressedPrefix>>,
+    /// Total size of the newer generation.
     bytes: usize,
 }
 
-impl Compressed {
-    /// What has this tag, made now if it is not there.
+impl CompressedPages {
+    /// The cached entry of a tag; compressed now if it is absent.
     ///
     /// # Errors
-    /// As [`Packed::of`].
-    pub(crate) fn get(&self, tag: ETag, first: impl FnOnce() -> Vec<u8>) -> io::Result<Arc<Packed>> {
-        if let Some(packed) = self.locked(|halves| halves.find(tag)) {
-            return Ok(packed);
+    /// As [`CompressedPrefix::of`].
+    pub(crate) fn get(
+        &self,
+        tag: ETag,
+        plain: impl FnOnce() -> Vec<u8>,
+    ) -> io::Result<Arc<CompressedPrefix>> {
+        if let Some(prefix) = self.with_lock(|generations| generations.get(tag)) {
+            return Ok(prefix);
         }
-        // outside the lock: two who ask at once both do it
-        let packed = Arc::new(Packed::of(&first())?);
-        self.locked(|halves| halves.put(tag, packed.clone()));
-        Ok(packed)
+        // outside the lock, so two concurrent requests may both compress
+        let prefix = Arc::new(CompressedPrefix::of(&plain())?);
+        self.with_lock(|generations| generations.insert(tag, prefix.clone()));
+        Ok(prefix)
     }
 
-    fn locked<T>(&self, work: impl FnOnce(&mut Halves) -> T) -> T {
+    fn with_lock<T>(&self, work: impl FnOnce(&mut Generations) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Halves {
-    fn find(&mut self, tag: ETag) -> Option<Arc<Packed>> {
-        if let Some(packed) = self.newer.get(&tag) {
-            return Some(packed.clone());
+impl Generations {
+    fn get(&mut self, tag: ETag) -> Option<Arc<CompressedPrefix>> {
+        if let Some(prefix) = self.newer.get(&tag) {
+            return Some(prefix.clone());
         }
-        let packed = self.older.remove(&tag)?;
-        self.put(tag, packed.clone());
-        Some(packed)
+        let prefix = self.older.remove(&tag)?;
+        self.insert(tag, prefix.clone());
+        Some(prefix)
     }
 
-    fn put(&mut self, tag: ETag, packed: Arc<Packed>) {
-        let size = packed.bytes.capacity();
-        if size > HALF {
+    fn insert(&mut self, tag: ETag, prefix: Arc<CompressedPrefix>) {
+        let size = prefix.bytes.capacity();
+        if size > GENERATION_BYTES {
             return;
         }
-        if self.bytes + size > HALF {
+        if self.bytes + size > GENERATION_BYTES {
             (self.older, self.bytes) = (mem::take(&mut self.newer), 0);
         }
         self.bytes += size;
-        self.newer.insert(tag, packed);
+        self.newer.insert(tag, prefix);
     }
 }
 
@@ -167,16 +176,16 @@ mod tests {
 
     use super::*;
 
-    fn unpacked(body: &[u8]) -> Vec<u8> {
+    fn gunzip(body: &[u8]) -> Vec<u8> {
         let (mut text, mut rest) = (Vec::new(), body);
         let mut decoder = GzDecoder::new(&mut rest);
         decoder.read_to_end(&mut text).unwrap();
-        assert!(decoder.into_inner().is_empty(), "nothing after the end");
+        assert!(decoder.into_inner().is_empty(), "no bytes after the gzip member");
         text
     }
 
     #[test]
-    fn who_wants_it_by_table() {
+    fn accept_encoding_by_table() {
         let cases = [
             ("", false, false),
             ("gzip", true, false),
@@ -200,31 +209,35 @@ mod tests {
         for (text, large, small) in cases {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(text));
-            assert_eq!((wanted(&headers, 4096), wanted(&headers, 4095)), (large, small), "{text:?}");
+            assert_eq!(
+                (should_compress(&headers, 4096), should_compress(&headers, 4095)),
+                (large, small),
+                "{text:?}"
+            );
         }
-        assert!(!wanted(&HeaderMap::new(), usize::MAX));
+        assert!(!should_compress(&HeaderMap::new(), usize::MAX));
     }
 
     proptest! {
         #[test]
-        fn what_was_packed_with_any_rest_is_both(first in "\\PC{0,300}", rest in "\\PC{1,300}") {
-            let packed = Packed::of(first.as_bytes()).unwrap();
-            prop_assert_eq!(unpacked(&packed.with(rest.as_bytes())), (first.clone() + &rest).into_bytes());
+        fn compressed_prefix_and_rest_decompress_to_both(first in "\\PC{0,300}", rest in "\\PC{1,300}") {
+            let prefix = CompressedPrefix::of(first.as_bytes()).unwrap();
+            prop_assert_eq!(gunzip(&prefix.append(rest.as_bytes())), (first.clone() + &rest).into_bytes());
         }
     }
 
     #[test]
-    fn a_rest_may_take_several_blocks() {
-        let rest = "x".repeat(2 * STORED + 1);
+    fn long_rest_spans_several_stored_blocks() {
+        let rest = "x".repeat(2 * MAX_STORED_BLOCK_BYTES + 1);
         assert_eq!(
-            unpacked(&Packed::of(b"first").unwrap().with(rest.as_bytes())),
+            gunzip(&CompressedPrefix::of(b"first").unwrap().append(rest.as_bytes())),
             ["first", &rest].concat().into_bytes()
         );
     }
 
     #[test]
-    fn what_is_kept_is_bounded_and_what_is_used_stays() {
-        let kept = Compressed::default();
+    fn cache_size_is_bounded_and_used_entries_stay() {
+        let cache = CompressedPages::default();
         let random = |n: u64| {
             let mut state = n + 1;
             let mut next = || {
@@ -235,20 +248,26 @@ mod tests {
             };
             (0..32 << 10).flat_map(|_| next()).collect::<Vec<u8>>()
         };
-        let mut made = 0;
+        let mut compressed = 0;
         for n in 0..100_u128 {
             for tag in [0, n] {
-                kept.get(ETag(tag.to_le_bytes()), || {
-                    made += 1;
-                    random(tag as u64)
-                })
-                .unwrap();
+                cache
+                    .get(ETag(tag.to_le_bytes()), || {
+                        compressed += 1;
+                        random(tag as u64)
+                    })
+                    .unwrap();
             }
         }
-        assert_eq!(made, 100, "what is asked for again and again is made once");
-        let held: usize = kept.locked(|halves| {
-            halves.newer.values().chain(halves.older.values()).map(|packed| packed.bytes.len()).sum()
+        assert_eq!(compressed, 100, "a page in use is compressed once");
+        let bytes: usize = cache.with_lock(|generations| {
+            generations
+                .newer
+                .values()
+                .chain(generations.older.values())
+                .map(|prefix| prefix.bytes.len())
+                .sum()
         });
-        assert!((HALF..=2 * HALF).contains(&held), "{held}");
+        assert!((GENERATION_BYTES..=2 * GENERATION_BYTES).contains(&bytes), "{bytes} bytes");
     }
 }

@@ -1,5 +1,5 @@
-//! Changes that a caller may ask for again under an `Idempotency-Key`. A route of [`crate::routes`] made by `change` is
-//! one: its handler knows nothing of it.
+//! Idempotency: a change with an `Idempotency-Key` is executed once, and a retry gets the stored response. Applies to
+//! the routes of [`crate::routes`] that `change` declares; their handlers do not depend on it.
 
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
@@ -33,36 +33,36 @@ use crate::{
     server::Api,
 };
 
-const KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
+const REPLAYED_HEADER: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// A body, and the key under which its caller may send it again.
+/// A request body, and the data that identifies a retry if the request has an idempotency key.
 pub(crate) struct IdempotentBody<T> {
     body: Body<T>,
-    again: Option<KeyedRequest>,
-    info: RequestContext,
+    keyed: Option<KeyedRequest>,
+    context: RequestContext,
 }
 
-/// What a request is known again by; the caller's role comes on top.
+/// The key and the request that it belongs to. The caller's role is part of the comparison too (see [`execute`]).
 struct KeyedRequest {
     key: IdempotencyKey,
     route: String,
-    /// The body as it came, a JSON object.
-    said: Vec<u8>,
+    /// The received body, a JSON object.
+    json: Vec<u8>,
 }
 
 impl<T: DeserializeOwned + 'static> Input for IdempotentBody<T> {
     async fn read(request: &HttpRequest, payload: Payload) -> Result<Self> {
-        let (body, said) = Body::read_with_bytes(request, payload).await?;
+        let (body, json) = Body::read_with_bytes(request, payload).await?;
         let route = || format!("{} {}", request.method(), request.path());
-        let again = key(request.headers())?.map(|key| KeyedRequest { key, route: route(), said });
-        Ok(Self { body, again, info: RequestContext::of(request) })
+        let keyed = key(request.headers())?.map(|key| KeyedRequest { key, route: route(), json });
+        Ok(Self { body, keyed, context: RequestContext::of(request) })
     }
 }
 
-/// The key, if there is one.
+/// The idempotency key of a request, if present.
 fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>> {
-    let mut values = headers.get_all(KEY);
+    let mut values = headers.get_all(KEY_HEADER);
     let Some(value) = values.next() else { return Ok(None) };
     let refused = |reason| Error::invalid(IdempotencyKey::HEADER, reason);
     if values.next().is_some() {
@@ -87,12 +87,12 @@ impl<T: ToSchema> Documented for IdempotentBody<T> {
     }
 }
 
-/// The handler of a change, as it is; or, under a key, once. Of a caller whose role is below the route's `lowest` nothing is
-/// compared with an earlier request, and no key is stored: the handler refuses them.
+/// Runs the handler of a change; with a key, through core's idempotency. For a caller without the role of `auth` no key
+/// is stored or compared with an earlier request, because the handler refuses the request.
 pub(crate) async fn execute<T, A, H, F>(
     api: Data<Api>,
-    Authenticated(who, IdempotentBody { body, again, info }): Authenticated<IdempotentBody<T>>,
-    lowest: RequiredAuth,
+    Authenticated(signed_in, IdempotentBody { body, keyed, context }): Authenticated<IdempotentBody<T>>,
+    auth: RequiredAuth,
     handler: H,
 ) -> Result<KeyedResponse<A>>
 where
@@ -100,20 +100,20 @@ where
     H: FnOnce(Data<Api>, Authenticated<Body<T>>) -> F,
     F: Future<Output = Result<Response<A>>> + Send + 'static,
 {
-    let Some(KeyedRequest { key, route, said }) = again.filter(|_| lowest.lets_in(who.caller.role)) else {
-        return Ok(KeyedResponse::Fresh(handler(api, Authenticated(who, body)).await?));
+    let Some(KeyedRequest { key, route, json }) = keyed.filter(|_| auth.allows(signed_in.caller.role)) else {
+        return Ok(KeyedResponse::Fresh(handler(api, Authenticated(signed_in, body)).await?));
     };
-    let said: Value =
-        serde_json::from_slice(&said).map_err(|_| Error::internal("a body was read, but is not JSON"))?;
-    let SignedIn { caller, .. } = &who;
-    let (caller, request) = (caller.clone(), RequestDigest::of(&route, caller.role, said));
-    let work = handler(api.clone(), Authenticated(who, body));
-    // actix's own wrapper of a failure is for the 405 of a path, which no handler answers
+    let body_json: Value =
+        serde_json::from_slice(&json).map_err(|_| Error::internal("a body was read, but is not JSON"))?;
+    let SignedIn { caller, .. } = &signed_in;
+    let (caller, request) = (caller.clone(), RequestDigest::of(&route, caller.role, body_json));
+    let work = handler(api.clone(), Authenticated(signed_in, body));
+    // the other field of `Failure` is only for the 405 of a path, which no handler returns
     let work = async move { work.await.map_err(|failure| failure.error) }.in_current_span();
     let reply = move |result: &Result<Response<A>, Error>| {
-        let RequestContext { id, language } = info;
+        let RequestContext { id, language } = context;
         let (status, body) = match result {
-            Ok(answer) => (StatusCode::OK, serde_json::to_vec(&answer.envelope(language))),
+            Ok(response) => (StatusCode::OK, serde_json::to_vec(&response.envelope(language))),
             Err(error) => {
                 let failure = Failure::from(error.clone());
                 (status(error.code()), serde_json::to_vec(&failure.envelope(language, &id)))
@@ -122,12 +122,12 @@ where
         Some(Reply { status: status.as_u16(), body: body.ok()? })
     };
     Ok(match api.app.idempotency.execute(&caller, key, request, work, reply).await? {
-        Execution::Executed(answer) => KeyedResponse::Fresh(answer),
+        Execution::Executed(response) => KeyedResponse::Fresh(response),
         Execution::Replayed(reply) => KeyedResponse::Replayed(reply),
     })
 }
 
-/// An answer given now, or one that was given before.
+/// The response of this execution, or the stored one of an earlier execution.
 pub(crate) enum KeyedResponse<A> {
     Fresh(Response<A>),
     Replayed(Reply),
@@ -138,11 +138,11 @@ impl<A: Serialize> Responder for KeyedResponse<A> {
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
         match self {
-            Self::Fresh(answer) => answer.respond_to(request),
+            Self::Fresh(response) => response.respond_to(request),
             Self::Replayed(Reply { status, body }) => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 HttpResponse::build(status)
-                    .insert_header((REPLAYED, "true"))
+                    .insert_header((REPLAYED_HEADER, "true"))
                     .content_type(ContentType::json())
                     .body(body)
             }

@@ -1,13 +1,17 @@
-//! Pilothouse over HTTP: routes over core's [`pilothouse_core::app::App`], nothing else.
+//! HTTP API: the routes over core's [`pilothouse_core::app::App`]. It contains no business logic.
 //!
-//! The route table is `routes.rs`. A handler is three lines: its argument says who may enter and what the request
-//! brings, it calls one use case, and wraps the answer. The OpenAPI document is read off the table and the handlers'
-//! types. Errors are core's; their words are in `locales/`, the envelope is written in one place (`frame.rs`).
+//! The route table is `routes.rs`. A handler has three steps: its extractor authenticates the caller and reads the
+//! request, it calls one use case, and it wraps the result. The OpenAPI document is generated from the table and the
+//! handlers' types. Errors are core's; their messages are in `locales/`, and one middleware writes their envelope
+//! (`middleware.rs`).
 //!
-//! # A new route
-//! A handler in the file of its subject under `routes/`, a line in the table, a row in `tests/access.txt`; then
-//! `cargo run -p pilothouse-http --example openapi > docs/openapi.json`. A new list of Kubernetes objects is a line in
-//! core's `LISTS`; here it needs the schema of its row (`routes/lists.rs`).
+//! # Adding a route
+//! 1. Write a handler in the file of its subject under `routes/`.
+//! 2. Add a line to the table, and a row to `tests/api/access.txt`.
+//! 3. Run `cargo run -p pilothouse-http --example openapi > docs/openapi.json`.
+//!
+//! A new list of Kubernetes objects is a line in core's `LISTS`; this crate only needs its row schema
+//! (`routes/lists.rs`).
 
 mod body;
 mod client_ip;
@@ -38,7 +42,7 @@ pub use openapi::document;
 pub use routes::endpoints;
 pub use server::{Hooks, HttpSettings, Readiness, application, server};
 
-/// What an error is, in one English sentence, as `details` has it: for a command line.
+/// The English text of an error for the command line: the same as `details` in a response.
 pub fn sentence(error: &Error) -> String {
-    messages::Language::English.words().explain(error, None).details
+    messages::Language::English.catalog().explain(error, None).details
 }

@@ -1,8 +1,8 @@
-//! A page of a list as it is sent: the rows' own bytes with the envelope written around them. Nothing is parsed or
-//! serialised again, and nothing is sent to whoever has it already.
+//! List response: one page of a list, with the envelope written around the rows' serialised bytes. Rows are not parsed
+//! or serialised again. A request with a matching `If-None-Match` gets 304 without a body.
 //!
-//! The `ETag` is over all that the body holds but `as_of`, which moves on while nothing happens; so it is a weak one (RFC
-//! 9110, 8.8.1), the same for every content coding.
+//! The `ETag` covers the whole body except `as_of`, which advances while the rows stay the same. It is therefore weak
+//! (RFC 9110, 8.8.1), and the same for every content coding.
 
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
@@ -32,36 +32,36 @@ use crate::{
     server::Api,
 };
 
-/// When the rows were known to be current; on a 304, which has no body, it is the only place that says so.
+/// Response header with the value of `as_of`; a 304 has no body and carries it only here.
 pub(crate) const AS_OF: HeaderName = HeaderName::from_static("x-as-of");
 
-/// Kept by nobody but the caller, who asks each time whether it is still so: a right may be gone.
-const REVALIDATED: HeaderValue = HeaderValue::from_static("private, no-cache");
+/// Only the client may cache a page, and it must revalidate it each time, because permissions may have been revoked.
+const CACHE_POLICY: HeaderValue = HeaderValue::from_static("private, no-cache");
 
-/// Headers of a request that change what is answered to it.
-const VARIES: HeaderValue =
+/// The request headers that change the response.
+const VARY_ON: HeaderValue =
     HeaderValue::from_static("Accept-Encoding, Accept-Language, Authorization, Cookie");
 
-/// A page of rows as they were serialised once.
+/// A page of serialised rows.
 pub(crate) struct ListResponse {
-    /// The key of the rows.
+    /// The JSON key of the rows.
     pub(crate) key: &'static str,
     /// The rows of the page.
     pub(crate) rows: Vec<Row>,
-    /// Where they stand.
+    /// The position of the page in the list.
     pub(crate) pagination: Pagination,
-    /// `as_of` and `stale`, of a cluster's objects.
+    /// `as_of` and `stale`; none for a list of Pilothouse's own rows.
     pub(crate) freshness: Option<(Timestamp, bool)>,
-    /// What the reader should know.
+    /// Warnings, in the order in which they are sent.
     pub(crate) warnings: Vec<Warning>,
 }
 
-/// What a page holds, in short: a digest under the process's key, over the digests of the rows.
+/// The entity tag of a page: a keyed digest over the digests of its rows. The key belongs to the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ETag(pub(crate) Digest);
 
 impl ETag {
-    /// As an entity tag without its quotes: hexadecimal digits.
+    /// The tag in hexadecimal, without quotes.
     fn opaque(self) -> String {
         const DIGITS: [char; 16] =
             ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
@@ -77,45 +77,46 @@ impl Responder for ListResponse {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
-        self.answer(request).unwrap_or_else(|error| HttpResponse::from_error(Failure::from(error)))
+        self.respond(request).unwrap_or_else(|error| HttpResponse::from_error(Failure::from(error)))
     }
 }
 
 impl ListResponse {
-    fn answer(&self, request: &HttpRequest) -> Result<HttpResponse, Error> {
+    fn respond(&self, request: &HttpRequest) -> Result<HttpResponse, Error> {
         let language = RequestContext::language(request);
         let tag = self.tag(language, DigestKey::shared());
         let opaque = tag.opaque();
-        let known = is_known(request, &opaque);
-        let mut response = HttpResponse::build(if known { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
+        let not_modified = if_none_match(request, &opaque);
+        let mut response =
+            HttpResponse::build(if not_modified { StatusCode::NOT_MODIFIED } else { StatusCode::OK });
         response
             .insert_header((ETAG, format!("W/\"{opaque}\"")))
-            .insert_header((CACHE_CONTROL, REVALIDATED))
-            .insert_header((VARY, VARIES));
+            .insert_header((CACHE_CONTROL, CACHE_POLICY))
+            .insert_header((VARY, VARY_ON));
         if let Some((as_of, _)) = self.freshness {
             response.insert_header((AS_OF, as_of.to_string()));
         }
-        if known {
+        if not_modified {
             return Ok(response.finish());
         }
         response.content_type(ContentType::json());
 
         let size = self.rows.iter().map(|row| row.bytes().len() + 1).sum::<usize>() + 128;
-        let rest = self.rest(language).map_err(unwritten)?;
-        if gzip::wanted(request.headers(), size) {
-            let first = || self.first(Vec::with_capacity(size));
-            let compressed = request.app_data::<Data<Api>>().map(|api| api.compressed.clone());
-            let packed = compressed.unwrap_or_default().get(tag, first).map_err(unwritten)?;
+        let trailer = self.trailer(language).map_err(serialization_error)?;
+        if gzip::should_compress(request.headers(), size) {
+            let rows = || self.rows_json(Vec::with_capacity(size));
+            let cache = request.app_data::<Data<Api>>().map(|api| api.compressed_pages.clone());
+            let prefix = cache.unwrap_or_default().get(tag, rows).map_err(serialization_error)?;
             response.insert_header((CONTENT_ENCODING, HeaderValue::from_static("gzip")));
-            return Ok(response.body(packed.with(&rest)));
+            return Ok(response.body(prefix.append(&trailer)));
         }
-        let mut body = self.first(Vec::with_capacity(size + rest.len()));
-        body.extend_from_slice(&rest);
+        let mut body = self.rows_json(Vec::with_capacity(size + trailer.len()));
+        body.extend_from_slice(&trailer);
         Ok(response.body(body))
     }
 
-    /// The body as far as it depends on rows and query alone.
-    fn first(&self, mut body: Vec<u8>) -> Vec<u8> {
+    /// The part of the body up to the rows; it is compressed and cached.
+    fn rows_json(&self, mut body: Vec<u8>) -> Vec<u8> {
         body.extend_from_slice(b"{\"success\":true,\"data\":{\"");
         body.extend_from_slice(self.key.as_bytes());
         body.extend_from_slice(b"\":[");
@@ -129,9 +130,9 @@ impl ListResponse {
         body
     }
 
-    /// What comes after the rows.
-    fn rest(&self, language: Language) -> serde_json::Result<Vec<u8>> {
-        let words = language.words();
+    /// The part of the body after the rows.
+    fn trailer(&self, language: Language) -> serde_json::Result<Vec<u8>> {
+        let catalog = language.catalog();
         let mut body = Vec::with_capacity(256);
         member(&mut body, "pagination", &self.pagination)?;
         if let Some((as_of, stale)) = self.freshness {
@@ -139,20 +140,20 @@ impl ListResponse {
             member(&mut body, "stale", &stale)?;
         }
         if !self.warnings.is_empty() {
-            let warnings: Vec<_> = self.warnings.iter().map(|warning| words.warning(warning)).collect();
+            let warnings: Vec<_> = self.warnings.iter().map(|warning| catalog.warning(warning)).collect();
             member(&mut body, "warnings", &warnings)?;
         }
         body.push(b'}');
-        member(&mut body, "message", words.message(Message::Done))?;
+        member(&mut body, "message", catalog.message(Message::Done))?;
         body.push(b'}');
         Ok(body)
     }
 
     fn tag(&self, language: Language, key: &DigestKey) -> ETag {
         let Pagination { page, per_page, total, .. } = self.pagination;
-        // a row's JSON begins with a brace, this with a digit: no tag is a row's digest
+        // a row's JSON begins with a brace and this input with a digit, so a tag never equals the digest of a row
         let mut hash = key.start();
-        // another version may have other words
+        // texts may differ between versions
         hash.update(concat!(env!("CARGO_PKG_VERSION"), "\0"));
         hash.update(self.key);
         hash.update([0, language as u8, self.freshness.map_or(0, |(_, stale)| 1 + u8::from(stale))]);
@@ -172,7 +173,7 @@ impl ListResponse {
     }
 }
 
-/// Writes `,"name":value`.
+/// Writes the JSON member `,"name":value`.
 pub(crate) fn member(
     body: &mut Vec<u8>,
     name: &str,
@@ -184,19 +185,19 @@ pub(crate) fn member(
     serde_json::to_writer(body, value)
 }
 
-/// What was to be written to memory was not.
-pub(crate) fn unwritten(error: impl std::fmt::Display) -> Error {
+/// The error for a body that could not be serialised.
+pub(crate) fn serialization_error(error: impl std::fmt::Display) -> Error {
     Error::internal(format!("a body: {error}"))
 }
 
-/// Whether the caller has it (RFC 9110, 13.1.2): by weak comparison with any of the tags sent, or `*`.
-fn is_known(request: &HttpRequest, opaque: &str) -> bool {
+/// Whether `If-None-Match` matches the tag by weak comparison, or is `*` (RFC 9110, 13.1.2).
+fn if_none_match(request: &HttpRequest, opaque: &str) -> bool {
     request.headers().contains_key(IF_NONE_MATCH)
         && match IfNoneMatch::parse(request) {
             Ok(IfNoneMatch::Any) => true,
             Ok(IfNoneMatch::Items(tags)) => {
-                let ours = EntityTag::new_weak(opaque.to_owned());
-                tags.iter().any(|tag| tag.weak_eq(&ours))
+                let current = EntityTag::new_weak(opaque.to_owned());
+                tags.iter().any(|tag| tag.weak_eq(&current))
             }
             Err(_) => false,
         }
@@ -231,7 +232,7 @@ mod tests {
         }
     }
 
-    /// The answer as serde writes it.
+    /// The response as serde serialises it.
     #[derive(Serialize)]
     struct Envelope {
         success: bool,
@@ -266,14 +267,14 @@ mod tests {
         }
     }
 
-    fn written(page: &ListResponse, language: Language) -> String {
-        let mut body = page.first(Vec::new());
-        body.extend(page.rest(language).unwrap());
+    fn body_text(page: &ListResponse, language: Language) -> String {
+        let mut body = page.rows_json(Vec::new());
+        body.extend(page.trailer(language).unwrap());
         String::from_utf8(body).unwrap()
     }
 
     #[test]
-    fn the_body_is_what_serde_writes() {
+    fn body_equals_the_serde_serialisation() {
         let as_of: Timestamp = "2026-01-01T00:00:00.25Z".parse().unwrap();
         let warnings = vec![Warning::NotServed("ingresses"), Warning::NotCached("pods")];
         for names in [&[][..], &["a"], &["a", "\"b\"", "c,d"]] {
@@ -287,11 +288,11 @@ mod tests {
                             pagination: page.pagination,
                             as_of: freshness.map(|(as_of, _)| as_of),
                             stale: freshness.map(|(_, stale)| stale),
-                            warnings: warnings.iter().map(|one| language.words().warning(one)).collect(),
+                            warnings: warnings.iter().map(|one| language.catalog().warning(one)).collect(),
                         };
                         let expected =
                             serde_json::to_string(&Envelope { success: true, data, message }).unwrap();
-                        assert_eq!(written(&page, language), expected);
+                        assert_eq!(body_text(&page, language), expected);
                         serde_json::from_str::<Value>(&expected).unwrap();
                     }
                 }
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tag_changes_with_all_that_the_body_holds_but_as_of() {
+    fn etag_covers_the_whole_body_except_as_of() {
         let early: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let late: Timestamp = "2026-01-02T00:00:00Z".parse().unwrap();
         let base = || ListResponse { freshness: Some((early, false)), ..page(&["a", "b"]) };
@@ -329,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tag_and_the_rows_digests_are_of_128_bits_and_keyed() {
+    fn etag_and_row_digests_are_keyed_and_128_bits() {
         let keys = [[1; 32], [2; 32]].map(|key| DigestKey::new(&key));
         let with_rows_of = |key: &DigestKey| {
             let rows =
@@ -339,7 +340,7 @@ mod tests {
         let [one, other] = keys.each_ref().map(with_rows_of);
         for (a, b) in one.rows.iter().zip(&other.rows) {
             assert_eq!(a.json(), b.json());
-            assert_ne!(a.digest(), b.digest(), "another key");
+            assert_ne!(a.digest(), b.digest(), "digests differ by key");
             assert!(128 <= 8 * size_of_val(&a.digest()));
         }
         let tag = |page: &ListResponse, key| page.tag(Language::Chinese, key).opaque();
@@ -349,47 +350,51 @@ mod tests {
         tags.sort();
         assert!(
             tags.windows(2).all(|pair| pair[0] != pair[1]),
-            "the key of the rows and that of the tag count"
+            "the tag depends on the key of the rows and on its own key"
         );
-        assert_ne!(tag(&page(&[]), &keys[0]), tag(&page(&[]), &keys[1]), "also of a page without rows");
+        assert_ne!(
+            tag(&page(&[]), &keys[0]),
+            tag(&page(&[]), &keys[1]),
+            "the tag of a page without rows is keyed too"
+        );
     }
 
     #[test]
-    fn a_page_from_the_cache_of_compressed_pages_has_its_own_rows() {
-        let cache = gzip::Compressed::default();
+    fn cached_compressed_page_matches_its_rows() {
+        let cache = gzip::CompressedPages::default();
         for round in 0..2 {
             for n in 0..200 {
-                // of one length, and one letter apart
+                // equal lengths, one character apart
                 let page = page(&["same", &format!("name-{n:03}")]);
                 let tag = page.tag(Language::English, DigestKey::shared());
-                let packed = cache.get(tag, || page.first(Vec::new())).unwrap();
-                let body = packed.with(&page.rest(Language::English).unwrap());
+                let prefix = cache.get(tag, || page.rows_json(Vec::new())).unwrap();
+                let body = prefix.append(&page.trailer(Language::English).unwrap());
                 let mut text = String::new();
                 GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();
-                assert_eq!(text, written(&page, Language::English), "round {round}");
+                assert_eq!(text, body_text(&page, Language::English), "round {round}");
             }
         }
     }
 
     #[test]
-    fn known_tags_by_table() {
+    fn if_none_match_by_table() {
         let cases: [(&[&str], bool); 10] = [
             (&["*"], true),
-            (&["W/\"ours\""], true),
-            (&["\"ours\""], true),
-            (&["\"other\", W/\"ours\""], true),
-            (&["\"other\"", "W/\"ours\""], true),
-            (&["nonsense, \"ours\""], true),
+            (&["W/\"current\""], true),
+            (&["\"current\""], true),
+            (&["\"other\", W/\"current\""], true),
+            (&["\"other\"", "W/\"current\""], true),
+            (&["nonsense, \"current\""], true),
             (&["\"other\""], false),
-            (&["ours"], false),
+            (&["current"], false),
             (&[""], false),
             (&[], false),
         ];
-        for (values, known) in cases {
+        for (values, matches) in cases {
             let request = values
                 .iter()
                 .fold(TestRequest::get(), |request, value| request.append_header((IF_NONE_MATCH, *value)));
-            assert_eq!(is_known(&request.to_http_request(), "ours"), known, "{values:?}");
+            assert_eq!(if_none_match(&request.to_http_request(), "current"), matches, "{values:?}");
         }
     }
 }

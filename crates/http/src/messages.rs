@@ -1,4 +1,4 @@
-//! What callers read: the texts of `locales/*.toml`, keyed by core's words. Which language a caller wants.
+//! Message catalogs: the translated texts of `locales/*.toml`, keyed by core's identifiers, and language negotiation.
 
 use std::{borrow::Cow, collections::BTreeMap, sync::LazyLock};
 
@@ -6,7 +6,7 @@ use actix_web::http::header::{ACCEPT_LANGUAGE, HeaderMap};
 use pilothouse_core::{Error, error::Reason, gate::Warning, streams::StreamEnd};
 use serde::Deserialize;
 
-/// A language we have words in.
+/// A language with a message catalog.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Language {
     #[default]
@@ -15,8 +15,8 @@ pub(crate) enum Language {
 }
 
 impl Language {
-    /// The language a caller prefers: English when `Accept-Language` ranks it above Chinese (RFC 9110, 12.5.4; at
-    /// equal weight the one named first), Chinese in every other case.
+    /// Negotiates the language: English when `Accept-Language` ranks it above Chinese (RFC 9110, 12.5.4; at equal
+    /// weight the one listed first), otherwise Chinese.
     pub(crate) fn preferred(headers: &HeaderMap) -> Self {
         let texts = headers.get_all(ACCEPT_LANGUAGE).filter_map(|value| value.to_str().ok());
         let mut best = (0.0, Self::default());
@@ -36,8 +36,8 @@ impl Language {
         best.1
     }
 
-    /// Its words.
-    pub(crate) fn words(self) -> &'static Catalog {
+    /// The message catalog of the language.
+    pub(crate) fn catalog(self) -> &'static Catalog {
         static CHINESE: LazyLock<Catalog> = LazyLock::new(|| Catalog::read(include_str!("locales/zh.toml")));
         static ENGLISH: LazyLock<Catalog> = LazyLock::new(|| Catalog::read(include_str!("locales/en.toml")));
         match self {
@@ -49,7 +49,7 @@ impl Language {
 
 type Texts = BTreeMap<String, String>;
 
-/// All texts of one language.
+/// The message catalog of one language.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Catalog {
@@ -70,11 +70,11 @@ pub(crate) struct Catalog {
 #[serde(deny_unknown_fields)]
 struct CauseTexts {
     details: String,
-    /// What else is said of one verb and resource: `list secret`.
+    /// Text appended to the details of one verb and resource, keyed as `list secret`.
     #[serde(default)]
     because: Texts,
     suggestions: Vec<String>,
-    /// Replaces both when a change was sent and its outcome is unknown.
+    /// Replaces details and suggestions when a change was sent and its outcome is unknown.
     outcome_unknown: Option<OutcomeUnknown>,
 }
 
@@ -85,7 +85,7 @@ struct OutcomeUnknown {
     suggestions: Vec<String>,
 }
 
-/// A refusal in words.
+/// The texts of an error.
 pub(crate) struct Explanation {
     pub(crate) message: String,
     pub(crate) details: String,
@@ -94,33 +94,33 @@ pub(crate) struct Explanation {
 
 impl Catalog {
     fn read(text: &str) -> Self {
-        toml::from_str(text).expect("the embedded texts are read by a test")
+        toml::from_str(text).expect("the embedded catalog is valid, which a test checks")
     }
 
-    /// What a success says.
+    /// The message of a success.
     pub(crate) fn message(&self, message: Message) -> &str {
         look_up(&self.messages, message.as_str())
     }
 
-    /// What a reader of a success should know.
+    /// The text of a warning.
     pub(crate) fn warning(&self, warning: &Warning) -> String {
         let template = look_up(&self.warnings, warning.as_str());
         self.fill(template, |name| (name == "about").then(|| warning.about().to_owned()))
     }
 
-    /// What the end of a stream says.
+    /// The text for the end of a stream.
     pub(crate) fn end(&self, end: &StreamEnd) -> String {
         match end {
-            // a stream only reads
+            // a stream is read-only
             StreamEnd::Failed(error) => self.explain(&error.clone().read_only(), None).details,
             end => look_up(&self.ends, end.reason()).to_owned(),
         }
     }
 
-    /// What a refusal says.
+    /// The texts of an error.
     pub(crate) fn explain(&self, error: &Error, retry_after: Option<u64>) -> Explanation {
-        let absent = CauseTexts::default();
-        let texts = self.causes.get(error.cause.as_str()).unwrap_or(&absent);
+        let empty = CauseTexts::default();
+        let texts = self.causes.get(error.cause.as_str()).unwrap_or(&empty);
         let (details, suggestions) = match &texts.outcome_unknown {
             Some(unknown) if error.outcome_unknown() => (&unknown.details, &unknown.suggestions),
             _ => (&texts.details, &texts.suggestions),
@@ -177,7 +177,7 @@ impl Catalog {
         })
     }
 
-    /// Fills a template in one pass, so that a value that looks like a placeholder stays as it is.
+    /// Fills a template in one pass, so that a placeholder inside a value is not expanded.
     fn fill(&self, template: &str, value: impl Fn(&str) -> Option<String>) -> String {
         let mut parts = template.split('{');
         let mut text = parts.next().unwrap_or_default().to_owned();
@@ -191,15 +191,15 @@ impl Catalog {
     }
 }
 
-/// The text of a key; the key itself where a word needs no text (`deployment`).
+/// The text of a key; the key itself when it has no text (`deployment`).
 fn look_up<'a>(texts: &'a Texts, key: &'a str) -> &'a str {
     texts.get(key).map_or(key, String::as_str)
 }
 
-/// Declares [`Message`] with its words.
+/// Declares [`Message`] with the keys of the catalog.
 macro_rules! messages {
-    ($($variant:ident = $word:literal,)*) => {
-        /// What a success says was done; closed, so that a test can hold every language against it.
+    ($($variant:ident = $key:literal,)*) => {
+        /// The message of a success. The list is closed, so that a test can check every catalog for completeness.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Message { $($variant,)* }
 
@@ -209,7 +209,7 @@ macro_rules! messages {
             const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)* }
+                match self { $(Self::$variant => $key,)* }
             }
         }
     };
@@ -250,35 +250,42 @@ mod tests {
     use super::*;
 
     fn same_keys<'a>(
-        what: &str,
-        texts: impl Iterator<Item = &'a String>,
-        words: impl Iterator<Item = &'a str>,
+        section: &str,
+        keys: impl Iterator<Item = &'a String>,
+        expected: impl Iterator<Item = &'a str>,
     ) {
-        let (mut texts, mut words): (Vec<_>, Vec<_>) = (texts.map(String::as_str).collect(), words.collect());
-        texts.sort_unstable();
-        words.sort_unstable();
-        assert_eq!(texts, words, "{what}");
+        let (mut keys, mut expected): (Vec<_>, Vec<_>) =
+            (keys.map(String::as_str).collect(), expected.collect());
+        keys.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(keys, expected, "{section}");
     }
 
     #[test]
-    fn every_word_has_texts_in_every_language_and_no_other() {
+    fn catalogs_cover_exactly_the_known_keys() {
         for language in [Language::Chinese, Language::English] {
-            let words = language.words();
-            same_keys("messages", words.messages.keys(), Message::ALL.iter().map(|message| message.as_str()));
-            same_keys("codes", words.codes.keys(), Code::ALL.iter().map(|code| code.as_str()));
-            same_keys("causes", words.causes.keys(), Cause::ALL.iter().map(|cause| cause.as_str()));
-            same_keys("reasons", words.reasons.keys(), Reason::ALL.iter().map(|reason| reason.as_str()));
-            same_keys("warnings", words.warnings.keys(), Warning::WORDS.into_iter());
-            same_keys("ends", words.ends.keys(), StreamEnd::WORDS.into_iter());
-            same_keys("roles", words.roles.keys(), Role::ALL.iter().map(|role| role.as_str()));
+            let catalog = language.catalog();
+            same_keys(
+                "messages",
+                catalog.messages.keys(),
+                Message::ALL.iter().map(|message| message.as_str()),
+            );
+            same_keys("codes", catalog.codes.keys(), Code::ALL.iter().map(|code| code.as_str()));
+            same_keys("causes", catalog.causes.keys(), Cause::ALL.iter().map(|cause| cause.as_str()));
+            same_keys("reasons", catalog.reasons.keys(), Reason::ALL.iter().map(|reason| reason.as_str()));
+            same_keys("warnings", catalog.warnings.keys(), Warning::WORDS.into_iter());
+            same_keys("ends", catalog.ends.keys(), StreamEnd::WORDS.into_iter());
+            same_keys("roles", catalog.roles.keys(), Role::ALL.iter().map(|role| role.as_str()));
         }
     }
 
     #[test]
-    fn every_refusal_is_explained_and_leaves_no_placeholder() {
+    fn every_error_has_texts_without_open_placeholders() {
         for language in [Language::Chinese, Language::English] {
-            for error in Cause::ALL.iter().flat_map(|&cause| [Error::new(cause), Error::new(cause).read_only()]) {
-                let (cause, explanation) = (error.cause, language.words().explain(&error, None));
+            for error in
+                Cause::ALL.iter().flat_map(|&cause| [Error::new(cause), Error::new(cause).read_only()])
+            {
+                let (cause, explanation) = (error.cause, language.catalog().explain(&error, None));
                 let texts =
                     [&explanation.message, &explanation.details].into_iter().chain(&explanation.suggestions);
                 for text in texts {
@@ -293,13 +300,15 @@ mod tests {
     }
 
     #[test]
-    fn only_a_sent_change_may_have_been_applied() {
-        for (language, text) in [(Language::Chinese, "可能已经生效"), (Language::English, "may have been applied")] {
+    fn only_texts_of_sent_changes_say_may_have_been_applied() {
+        for (language, text) in
+            [(Language::Chinese, "可能已经生效"), (Language::English, "may have been applied")]
+        {
             for &cause in Cause::ALL {
-                let details = |error: Error| language.words().explain(&error, None).details;
+                let details = |error: Error| language.catalog().explain(&error, None).details;
                 let of_change = details(Error::new(cause)).contains(text);
                 let of_read = details(Error::new(cause).read_only()).contains(text);
-                // an internal error has one text: most of them concern no cluster
+                // an internal error has one text, because most internal errors concern no cluster
                 let sent = cause.outcome_unknown() && cause != Cause::Internal;
                 let earlier = cause == Cause::IdempotencyOutcomeUnknown;
                 assert_eq!((of_change, of_read), (sent || earlier, earlier), "{cause:?} in {language:?}");
@@ -308,70 +317,70 @@ mod tests {
     }
 
     #[test]
-    fn both_languages_fill_in_the_same_placeholders() {
-        let holes = |text: &str| {
-            let mut holes: Vec<_> =
+    fn both_languages_use_the_same_placeholders() {
+        let placeholders = |text: &str| {
+            let mut placeholders: Vec<_> =
                 text.split('{').skip(1).filter_map(|p| p.split('}').next()).map(str::to_owned).collect();
-            holes.sort();
-            holes
+            placeholders.sort();
+            placeholders
         };
-        let (chinese, english) = (Language::Chinese.words(), Language::English.words());
+        let (chinese, english) = (Language::Chinese.catalog(), Language::English.catalog());
         for (cause, texts) in &chinese.causes {
-            let holes = [holes(&texts.details), holes(&english.causes[cause].details)];
-            assert_eq!(holes[0], holes[1], "{cause}");
-            for hole in &holes[0] {
+            let placeholders = [placeholders(&texts.details), placeholders(&english.causes[cause].details)];
+            assert_eq!(placeholders[0], placeholders[1], "{cause}");
+            for placeholder in &placeholders[0] {
                 assert!(
-                    chinese.absent.contains_key(hole) && english.absent.contains_key(hole),
-                    "{cause}: {hole}"
+                    chinese.absent.contains_key(placeholder) && english.absent.contains_key(placeholder),
+                    "{cause}: {placeholder}"
                 );
             }
         }
     }
 
     #[test]
-    fn what_was_meant_for_the_log_is_never_told() {
-        let explanation = Language::English.words().explain(&Error::internal("canary"), None);
+    fn internal_error_message_is_not_in_the_response() {
+        let explanation = Language::English.catalog().explain(&Error::internal("canary"), None);
         assert!(!explanation.details.contains("canary"));
     }
 
     #[test]
-    fn values_are_filled_in_and_not_read_again() {
+    fn placeholder_values_are_not_expanded_again() {
         let error = Error::new(Cause::RejectedByCluster).message("{seconds} {");
         assert_eq!(
-            Language::English.words().explain(&error, Some(7)).details,
+            Language::English.catalog().explain(&error, Some(7)).details,
             "The cluster refused the request: {seconds} {"
         );
         let error = Error::new(Cause::NotFoundInCluster).resource("deployment").namespace("shop").name("web");
         assert_eq!(
-            Language::Chinese.words().explain(&error, None).details,
+            Language::Chinese.catalog().explain(&error, None).details,
             "集群中不存在 deployment shop/web"
         );
         let error = Error::invalid("replicas", Reason::OutOfRange);
         assert_eq!(
-            Language::Chinese.words().explain(&error, None).details,
+            Language::Chinese.catalog().explain(&error, None).details,
             "请求参数有误：replicas：超出范围"
         );
     }
 
     #[test]
-    fn why_a_viewing_credential_sees_no_secrets_is_said() {
+    fn forbidden_secret_read_explains_the_view_role() {
         let error = |verb: &str, resource: &str| {
             Error::new(Cause::ForbiddenByCluster).verb(verb).resource(resource).namespace("shop")
         };
         for language in [Language::Chinese, Language::English] {
-            let says = |verb, resource| language.words().explain(&error(verb, resource), None).details;
+            let details = |verb, resource| language.catalog().explain(&error(verb, resource), None).details;
             for verb in ["list", "get"] {
-                assert!(says(verb, "secret").contains("Kubernetes"), "{language:?}: {verb}");
+                assert!(details(verb, "secret").contains("Kubernetes"), "{language:?}: {verb}");
             }
             assert!(
-                !says("delete", "secret").contains("Kubernetes")
-                    && !says("list", "pod").contains("Kubernetes")
+                !details("delete", "secret").contains("Kubernetes")
+                    && !details("list", "pod").contains("Kubernetes")
             );
         }
     }
 
     #[test]
-    fn languages_by_table() {
+    fn language_negotiation_by_table() {
         let cases = [
             ("", Language::Chinese),
             ("en", Language::English),

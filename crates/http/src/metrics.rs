@@ -1,29 +1,29 @@
-//! The listener of its own on which Prometheus reads.
+//! Metrics server: `GET /metrics` for Prometheus, on a separate listener.
 
 use std::{net::TcpListener, sync::Arc};
 
 use actix_web::{App, HttpResponse, HttpServer, dev::Server, web};
 use async_trait::async_trait;
 
-/// The figures of the process.
+/// The source of the process's metrics.
 #[async_trait]
 pub trait ProcessMetrics: Send + Sync {
-    /// All of them as they are now, in the text format of Prometheus.
+    /// The current values of all metrics, in the Prometheus text format.
     async fn text(&self) -> String;
 }
 
-/// The content type of Prometheus's text format.
-const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The content type of the Prometheus text format.
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// A server of `GET /metrics` and nothing else, on a listener that is bound already. Whoever reaches it may read: no one
-/// signs in. It handles no signals: its handle stops it.
+/// The metrics server on a bound listener: `GET /metrics` and no other route. It has no authentication; any client that
+/// reaches the listener can read the metrics. It handles no signals; stop it by its handle.
 ///
 /// # Errors
 /// When the listener cannot be used.
-pub fn metrics_server(listener: TcpListener, figures: Arc<dyn ProcessMetrics>) -> std::io::Result<Server> {
-    let figures = web::Data::from(figures);
+pub fn metrics_server(listener: TcpListener, source: Arc<dyn ProcessMetrics>) -> std::io::Result<Server> {
+    let source = web::Data::from(source);
     let server = HttpServer::new(move || {
-        App::new().app_data(figures.clone()).service(web::resource("/metrics").get(metrics))
+        App::new().app_data(source.clone()).service(web::resource("/metrics").get(metrics))
     })
     .workers(1)
     .max_connections(64)
@@ -34,6 +34,6 @@ pub fn metrics_server(listener: TcpListener, figures: Arc<dyn ProcessMetrics>) -
     Ok(server)
 }
 
-async fn metrics(figures: web::Data<dyn ProcessMetrics>) -> HttpResponse {
-    HttpResponse::Ok().insert_header(("content-type", FORMAT)).body(figures.text().await)
+async fn metrics(source: web::Data<dyn ProcessMetrics>) -> HttpResponse {
+    HttpResponse::Ok().insert_header(("content-type", TEXT_FORMAT)).body(source.text().await)
 }

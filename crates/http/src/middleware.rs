@@ -1,5 +1,5 @@
-//! What happens around every request, whatever its path: its id and language, its line in the log, the envelope of a
-//! refusal or a panic, the headers every reply has, and what is left of a refused body.
+//! Middleware around every request. It assigns the request id and the language, writes the log line and the envelope of
+//! an error or a panic, adds the common response headers, and drains the body of a refused request.
 
 use std::{
     cell::RefCell,
@@ -31,68 +31,71 @@ use pilothouse_core::{Cause, Code, Error};
 use tracing::{Instrument, field::Empty};
 use uuid::Uuid;
 
-use crate::{connection::Requests, error::Failure, messages::Language, observe::InFlight, server::Api};
+use crate::{
+    connection::ConnectionRequests, error::Failure, messages::Language, observe::InFlight, server::Api,
+};
 
-/// Every reply carries it.
+/// Header of every response: the request id.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// How much of a refused body is read, so that a client that sends first and reads later sees the answer.
-const DRAINED: usize = 4 << 20;
+/// Maximum number of bytes read from a refused body. It is drained so that a client that sends before it reads gets the
+/// response.
+const MAX_DRAIN_BYTES: usize = 4 << 20;
 
-/// What is known of a request before anybody looks at it.
+/// Request id and language, available to every extractor and handler.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RequestContext {
-    /// As in `X-Request-Id`, the log and the audit trail.
+    /// The request id, as in `X-Request-Id`, the log and the audit trail.
     pub(crate) id: String,
-    /// In which its answer is written.
+    /// The language of the response.
     pub(crate) language: Language,
 }
 
 impl RequestContext {
-    /// Of a request that came through [`frame`].
+    /// The context that [`request_middleware`] set; the default without it.
     pub(crate) fn of(request: &HttpRequest) -> Self {
         request.extensions().get().cloned().unwrap_or_default()
     }
 
-    /// The language alone.
+    /// The language of the response; avoids cloning the id.
     pub(crate) fn language(request: &HttpRequest) -> Language {
-        request.extensions().get::<Self>().map_or_else(Language::default, |info| info.language)
+        request.extensions().get::<Self>().map_or_else(Language::default, |context| context.language)
     }
 }
 
 /// The middleware around all routes.
-pub(crate) async fn frame(
+pub(crate) async fn request_middleware(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let under_way = request.conn_data::<Rc<Requests>>().map(Requests::begin);
+    let active = request.conn_data::<Rc<ConnectionRequests>>().map(ConnectionRequests::begin);
     let mut in_flight = InFlight::begin(Api::observer(request.app_data()), request.method());
-    let info = RequestContext {
+    let context = RequestContext {
         id: request_id(request.headers()),
         language: Language::preferred(request.headers()),
     };
-    request.extensions_mut().insert(info.clone());
-    let tunnel = asks_for_a_tunnel(&request);
-    let body = SharedBody::put_into(&mut request);
+    request.extensions_mut().insert(context.clone());
+    let tunnel = is_tunnel(&request);
+    let body = SharedBody::share(&mut request);
     let body_time = Api::body_time(request.app_data());
-    // an error's: a filter that keeps only warnings keeps what says which request they are about
+    // level error: a filter for warnings must keep the span, which identifies their request
     let span = tracing::error_span!(
-        "request", request_id = info.id, method = %request.method(), path = request.path(), user_id = Empty
+        "request", request_id = context.id, method = %request.method(), path = request.path(), user_id = Empty
     );
 
-    let answer = AssertUnwindSafe(next.call(request).instrument(span.clone())).catch_unwind().await;
-    let (mut response, code) = match answer {
-        Ok(Ok(response)) => span.in_scope(|| explain(response.map_into_boxed_body(), &info)),
-        lost => {
-            let error = match lost {
+    let outcome = AssertUnwindSafe(next.call(request).instrument(span.clone())).catch_unwind().await;
+    let (mut response, code) = match outcome {
+        Ok(Ok(response)) => span.in_scope(|| render_error(response.map_into_boxed_body(), &context)),
+        failed => {
+            let error = match failed {
                 Ok(Err(error)) => Error::internal(error.to_string()),
                 _ => Error::internal("a handler panicked"),
             };
             let status = StatusCode::INTERNAL_SERVER_ERROR;
-            in_flight.answered(status, Some(error.code()), None);
+            in_flight.set_response(status, Some(error.code()), None);
             return Err(span.in_scope(|| {
-                log_answer(status, &in_flight);
-                lose(error, &info)
+                log_response(status, &in_flight);
+                internal_error(error, &context)
             }));
         }
     };
@@ -100,105 +103,105 @@ pub(crate) async fn frame(
     if refused && (tunnel || !body.drain(body_time.saturating_sub(in_flight.elapsed())).await) {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    add_headers(response.headers_mut(), &info);
-    in_flight.answered(response.status(), code, response.request().match_pattern());
-    span.in_scope(|| log_answer(response.status(), &in_flight));
-    Ok(in_flight.watch(response, under_way))
+    add_headers(response.headers_mut(), &context);
+    in_flight.set_response(response.status(), code, response.request().match_pattern());
+    span.in_scope(|| log_response(response.status(), &in_flight));
+    Ok(in_flight.track_stream(response, active))
 }
 
-/// Whether what follows the head is no body but another protocol, which ends only with the connection: nothing of it is read
-/// when the request is refused.
-fn asks_for_a_tunnel(request: &ServiceRequest) -> bool {
+/// Whether the request switches protocols (CONNECT or WebSocket). The bytes after its head are no body and end only
+/// with the connection, so they are not drained when the request is refused.
+fn is_tunnel(request: &ServiceRequest) -> bool {
     let headers = request.headers();
     let websocket =
-        headers.get(UPGRADE).is_some_and(|other| other.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        headers.get(UPGRADE).is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"));
     let body = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
     *request.method() == Method::CONNECT || (websocket && !body)
 }
 
-/// The one line that every request has.
-fn log_answer(status: StatusCode, request: &InFlight) {
+/// Writes the log line of a request.
+fn log_response(status: StatusCode, request: &InFlight) {
     let duration_ms = u64::try_from(request.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(status = status.as_u16(), duration_ms, "answered");
 }
 
-/// The caller's id when it is a harmless one, else one of ours.
+/// The caller's request id if it is valid, else a generated UUID.
 fn request_id(headers: &HeaderMap) -> String {
-    let harmless = |id: &&str| {
+    let is_valid = |id: &&str| {
         (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
     };
-    let given = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok()).filter(harmless);
+    let given = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok()).filter(is_valid);
     given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
-/// Writes the envelope of a refusal, and says its code.
-fn explain(
+/// Writes the envelope of an error response, and returns its code; other responses are returned as they are.
+fn render_error(
     response: ServiceResponse<BoxBody>,
-    info: &RequestContext,
+    context: &RequestContext,
 ) -> (ServiceResponse<BoxBody>, Option<Code>) {
     let Some(error) = response.response().error() else { return (response, None) };
     let mut failure = match error.as_error::<Failure>() {
         Some(failure) => failure.clone(),
         None => Failure::from(Error::internal(error.to_string())),
     };
-    // a GET changes nothing, so no text may say that a change may have been applied
+    // a GET changes nothing, so no text may state that a change may have been applied
     if response.request().method().is_safe() {
         failure.error = failure.error.read_only();
     }
     log_defect(&failure.error);
-    let (code, rendered) = (failure.error.code(), failure.render(info.language, &info.id));
+    let (code, rendered) = (failure.error.code(), failure.render(context.language, &context.id));
     (response.into_response(rendered), Some(code))
 }
 
-/// The answer when the request itself is lost: a panic, a service that failed.
-fn lose(error: Error, info: &RequestContext) -> actix_web::Error {
+/// The response to a request that was lost by a panic or a failed service.
+fn internal_error(error: Error, context: &RequestContext) -> actix_web::Error {
     log_defect(&error);
     let failure = Failure::from(error);
-    let mut response: HttpResponse = failure.render(info.language, &info.id);
-    add_headers(response.headers_mut(), info);
+    let mut response: HttpResponse = failure.render(context.language, &context.id);
+    add_headers(response.headers_mut(), context);
     InternalError::from_response(failure, response).into()
 }
 
-/// The only place where a defect's cause is told.
+/// Logs an internal error. Its cause is written only here; responses omit it.
 pub(crate) fn log_defect(error: &Error) {
     if error.cause == Cause::Internal {
         tracing::error!(%error, "internal error");
     }
 }
 
-fn add_headers(headers: &mut HeaderMap, info: &RequestContext) {
-    if let Ok(id) = HeaderValue::from_str(&info.id) {
+fn add_headers(headers: &mut HeaderMap, context: &RequestContext) {
+    if let Ok(id) = HeaderValue::from_str(&context.id) {
         headers.insert(REQUEST_ID, id);
     }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // a page of a list says how it may be kept
+    // a list response sets its own cache policy
     if !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
 }
 
-/// The body of a request, which outlives whoever was to read it.
+/// The body of a request, shared so that it can be drained after its extractor is dropped.
 #[derive(Clone)]
 struct SharedBody(Rc<RefCell<Payload>>);
 
 impl SharedBody {
-    /// Keeps hold of a request's body; whoever reads the request reads through it.
-    fn put_into(request: &mut ServiceRequest) -> Self {
+    /// Replaces the payload of a request by a shared one.
+    fn share(request: &mut ServiceRequest) -> Self {
         let shared = Self(Rc::new(RefCell::new(request.take_payload())));
         request.set_payload(Payload::Stream { payload: Box::pin(shared.clone()) });
         shared
     }
 
-    /// Reads and forgets what is left; false when that is too much or takes too long.
+    /// Reads and discards the rest; false when it exceeds [`MAX_DRAIN_BYTES`] or takes longer than `time`.
     async fn drain(mut self, time: Duration) -> bool {
-        let all = async {
-            let mut left = DRAINED;
+        let rest = async {
+            let mut left = MAX_DRAIN_BYTES;
             while let Some(Ok(bytes)) = self.next().await {
                 left = left.checked_sub(bytes.len())?;
             }
             Some(())
         };
-        timeout(time, all).await.is_ok_and(|done| done.is_some())
+        timeout(time, rest).await.is_ok_and(|done| done.is_some())
     }
 }
 

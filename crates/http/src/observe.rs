@@ -1,4 +1,4 @@
-//! What is told of requests to whoever counts them.
+//! Request observer: reports the begin and the end of requests and streams, for metrics.
 
 use std::{
     pin::Pin,
@@ -15,40 +15,40 @@ use actix_web::{
 };
 use pilothouse_core::Code;
 
-use crate::connection::UnderWay;
+use crate::connection::ActiveRequest;
 
-/// Told of requests, to count them. Every method returns at once.
+/// Receives request events, for metrics. No method may block.
 pub trait Observer: Send + Sync {
-    /// A request has come in.
+    /// A request has begun.
     fn began(&self) {}
-    /// It is over.
+    /// A request has ended.
     fn ended(&self, _request: &Ended<'_>) {}
-    /// An answer without an end in sight has begun, such as a log that is followed.
+    /// A streaming response has begun, such as a followed log.
     fn stream_opened(&self) {}
-    /// Such an answer is over, whoever ended it.
+    /// A streaming response has ended, by the server or the client.
     fn stream_closed(&self) {}
 }
 
-/// A request that is over. Nothing in it is the caller's choice, so that it can name a time series.
+/// An ended request. No field has a value chosen by the caller, so each can be a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended<'a> {
-    /// The method in upper case; `other` when it is none of HTTP's.
+    /// The method in upper case; `other` for a method that HTTP does not define.
     pub method: &'static str,
-    /// The path of the route table; none when no route is of that path.
+    /// The path in the route table; none when no route matched.
     pub route: Option<&'a str>,
-    /// Status and, of an error, its code; none when the client left before there was an answer.
+    /// Status, and the code of an error; none when the client disconnected before the response.
     pub answer: Option<(u16, Option<Code>)>,
-    /// From the end of its head to its answer's.
+    /// Time from the end of the request head to the end of the response head.
     pub took: Duration,
 }
 
-/// Counts nothing.
+/// An observer that ignores every event.
 #[derive(Clone, Copy, Debug)]
 pub struct Unobserved;
 
 impl Observer for Unobserved {}
 
-/// A request that is not over. Dropped, it is.
+/// A request in progress. Dropping it reports its end.
 pub(crate) struct InFlight {
     observer: Arc<dyn Observer>,
     method: &'static str,
@@ -60,32 +60,32 @@ pub(crate) struct InFlight {
 impl InFlight {
     pub(crate) fn begin(observer: Arc<dyn Observer>, method: &Method) -> Self {
         observer.began();
-        Self { observer, method: known(method), started: Instant::now(), route: None, answer: None }
+        Self { observer, method: method_label(method), started: Instant::now(), route: None, answer: None }
     }
 
-    /// How long it has been.
+    /// Time since the request began.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// It has this answer.
-    pub(crate) fn answered(&mut self, status: StatusCode, code: Option<Code>, route: Option<String>) {
+    /// Records the response.
+    pub(crate) fn set_response(&mut self, status: StatusCode, code: Option<Code>, route: Option<String>) {
         (self.answer, self.route) = (Some((status.as_u16(), code)), route);
     }
 
-    /// Watches over an answer that is a stream, until its end: so long the request is under way. What has a length is
-    /// handed over whole.
-    pub(crate) fn watch(
+    /// Counts a streaming response until its end, and keeps the request active for that time. A response with a known
+    /// length is returned as it is.
+    pub(crate) fn track_stream(
         &self,
         response: ServiceResponse<BoxBody>,
-        under_way: Option<UnderWay>,
+        active: Option<ActiveRequest>,
     ) -> ServiceResponse<BoxBody> {
         if !matches!(response.response().body().size(), BodySize::Stream) {
             return response;
         }
         self.observer.stream_opened();
         let observer = self.observer.clone();
-        response.map_body(|_, body| BoxBody::new(CountedBody { body, observer, _under_way: under_way }))
+        response.map_body(|_, body| BoxBody::new(CountedBody { body, observer, _active: active }))
     }
 }
 
@@ -96,8 +96,8 @@ impl Drop for InFlight {
     }
 }
 
-/// The method, if it is one of HTTP's: anybody may make up others.
-fn known(method: &Method) -> &'static str {
+/// The method as a metric label. Callers can invent methods, so an unknown one is `other`.
+fn method_label(method: &Method) -> &'static str {
     const METHODS: [Method; 9] = [
         Method::GET,
         Method::POST,
@@ -110,14 +110,14 @@ fn known(method: &Method) -> &'static str {
         Method::TRACE,
     ];
     const NAMES: [&str; 9] = ["GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "CONNECT", "TRACE"];
-    METHODS.iter().position(|known| known == method).map_or("other", |at| NAMES[at])
+    METHODS.iter().position(|known| known == method).map_or("other", |index| NAMES[index])
 }
 
-/// The body of a stream.
+/// The body of a streaming response; dropping it reports the end of the stream.
 struct CountedBody {
     body: BoxBody,
     observer: Arc<dyn Observer>,
-    _under_way: Option<UnderWay>,
+    _active: Option<ActiveRequest>,
 }
 
 impl MessageBody for CountedBody {
@@ -173,12 +173,12 @@ mod tests {
         }
     }
 
-    fn answer(response: HttpResponse) -> ServiceResponse<BoxBody> {
+    fn service_response(response: HttpResponse) -> ServiceResponse<BoxBody> {
         TestRequest::get().to_srv_response(response)
     }
 
     #[test]
-    fn a_request_that_nobody_waits_for_any_more_is_over_without_an_answer() {
+    fn dropped_request_ends_without_answer() {
         let counts = Arc::new(Counts::default());
         let request = InFlight::begin(counts.clone(), &Method::GET);
         assert_eq!(counts.in_flight.load(Ordering::Relaxed), 1);
@@ -188,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_open_until_its_body_is_gone_and_what_has_a_length_is_none() {
+    fn stream_counts_as_open_until_its_body_is_dropped() {
         let counts = Arc::new(Counts::default());
         let open = || counts.streams.load(Ordering::Relaxed);
         let request = InFlight::begin(counts.clone(), &Method::GET);
-        let whole = request.watch(answer(HttpResponse::Ok().body("whole")), None);
+        let whole = request.track_stream(service_response(HttpResponse::Ok().body("whole")), None);
         assert_eq!(open(), 0);
         let lines = stream::pending::<Result<Bytes, actix_web::Error>>();
-        let stream = request.watch(answer(HttpResponse::Ok().streaming(lines)), None);
+        let stream = request.track_stream(service_response(HttpResponse::Ok().streaming(lines)), None);
         assert_eq!(open(), 1);
         drop(request);
         assert_eq!((open(), counts.in_flight.load(Ordering::Relaxed)), (1, 0));

@@ -1,8 +1,8 @@
-//! The OpenAPI document, read off the route table: parameters, bodies and answers are those of the handlers' types.
+//! OpenAPI document, generated from the route table: parameters, bodies and responses are those of the handlers' types.
 //!
-//! - `schema.rs`: the schemas of types, and what utoipa cannot know of them.
-//! - `responses.rs`: what an operation answers with, refusals included.
-//! - `example.rs`: examples, made from the schemas and one table of words.
+//! - `schema.rs`: the schemas of types, with corrections of utoipa's output.
+//! - `responses.rs`: the responses of an operation, errors included.
+//! - `example.rs`: example values, made from the schemas and the table `examples.toml`.
 
 mod example;
 mod responses;
@@ -25,58 +25,58 @@ use crate::{
     routes::{RequiredAuth, Route, table},
 };
 
-/// What a type tells of the operation it stands in.
+/// A type of a handler's signature that describes its part of the operation.
 pub(crate) trait Documented {
-    /// Tells it.
+    /// Adds its part to the description of the operation.
     fn describe(docs: &mut Docs);
 }
 
-/// What is known of an operation.
+/// The description of an operation.
 #[derive(Default)]
 pub(crate) struct Docs {
-    /// Its parameters: of the query, and headers that only some operations read.
+    /// Query parameters, and headers that only some operations read.
     pub(crate) parameters: Vec<Value>,
-    /// The schema of its body.
+    /// The schema of the request body.
     pub(crate) body: Option<Value>,
-    /// The schema of `data` in its answer; null where the answer has no envelope.
-    pub(crate) answer: Value,
-    /// Its media type and what it holds, when its answer is a stream without the envelope.
+    /// The schema of `data` in the response; null for a response without the envelope.
+    pub(crate) data: Value,
+    /// Media type and description of a response that is a stream without the envelope.
     pub(crate) stream: Option<(&'static str, &'static str)>,
-    /// Whether the answer has an `ETag`, and is 304 for whoever has it.
+    /// Whether the response has an `ETag`, and is 304 for a matching `If-None-Match`.
     pub(crate) revalidated: bool,
-    /// Whether the answer sets the session's cookie.
+    /// Whether the response sets the session cookie.
     pub(crate) sets_cookie: bool,
     schemas: Schemas,
 }
 
 impl Docs {
-    /// A reference to the schema of `T`, which becomes part of the document with all that it refers to.
+    /// Adds the schema of `T` and all schemas that it refers to, and returns a reference to it.
     pub(crate) fn schema<T: ToSchema>(&mut self) -> Value {
         self.schemas.add::<T>()
     }
 
-    /// The fields of a schema and of all that it is made of, in one object.
+    /// An object schema with the fields of all parts of a schema.
     pub(crate) fn flat(&self, schema: &Value) -> Value {
         self.schemas.flat(schema)
     }
 
-    /// The body is a `T`.
+    /// Sets the type of the request body.
     pub(crate) fn request_body<T: ToSchema>(&mut self) {
         self.body = Some(self.schema::<T>());
     }
 
-    /// The query is a `T`.
+    /// Adds the fields of `T` as query parameters.
     pub(crate) fn query<T: IntoParams>(&mut self) {
         self.parameters.extend(T::into_params(|| Some(ParameterIn::Query)).iter().map(schema::parameter));
     }
 
-    /// The data of the answer is a `T`.
+    /// Sets the type of `data` in the response.
     pub(crate) fn response<T: ToSchema>(&mut self) {
-        self.answer = self.schema::<T>();
+        self.data = self.schema::<T>();
     }
 }
 
-/// The OpenAPI 3.1 document of every route.
+/// The OpenAPI 3.1 document of all routes.
 pub fn document() -> Value {
     let mut schemas = Schemas::default();
     schemas.add::<ErrorReply>();
@@ -89,7 +89,7 @@ pub fn document() -> Value {
         schemas.append(&mut docs.schemas);
     }
     for (_, docs) in &routes {
-        schemas.complete(&docs.answer);
+        schemas.complete(&docs.data);
     }
     let examples = Examples::of(&schemas);
     let mut paths = BTreeMap::<&str, BTreeMap<String, Value>>::new();
@@ -126,7 +126,7 @@ fn reference(section: &str, name: &str) -> Value {
     json!({"$ref": format!("#/components/{section}/{name}")})
 }
 
-/// The headers that every operation reads.
+/// The header parameters of every operation.
 fn parameters() -> Value {
     json!({
         "Accept-Language": {
@@ -145,11 +145,11 @@ fn parameters() -> Value {
 fn operation(route: &Route, docs: &Docs, schemas: &Schemas, examples: &Examples<'_>) -> Value {
     let shared = ["Accept-Language", "X-Request-Id"].map(|name| reference("parameters", name));
     let own = docs.parameters.iter().cloned().map(|mut parameter| {
-        examples.complete(&mut parameter, &docs.answer);
+        examples.complete(&mut parameter, &docs.data);
         parameter
     });
-    let role = match route.who {
-        RequiredAuth::Anyone => "No authentication.".to_owned(),
+    let role = match route.auth {
+        RequiredAuth::Public => "No authentication.".to_owned(),
         RequiredAuth::Cookie => "Requires the session cookie.".to_owned(),
         RequiredAuth::Role(Role::Viewer) => "Any signed-in user.".to_owned(),
         RequiredAuth::Role(role) => format!("Role: {} or higher.", role.as_str()),
@@ -161,21 +161,21 @@ fn operation(route: &Route, docs: &Docs, schemas: &Schemas, examples: &Examples<
         "tags": [tag(route.path)],
         "parameters": own.chain(shared).collect::<Vec<_>>(),
         "responses": responses::of(route, docs, schemas, examples),
-        // both in one requirement: both are needed
-        "security": match route.who {
-            RequiredAuth::Anyone => json!([]),
+        // both schemes in one object: both are required
+        "security": match route.auth {
+            RequiredAuth::Public => json!([]),
             RequiredAuth::Cookie => json!([{"session": []}]),
             RequiredAuth::Role(_) => json!([{"bearer": [], "session": []}]),
         },
     });
-    if let RequiredAuth::Role(role) = route.who
+    if let RequiredAuth::Role(role) = route.auth
         && role > Role::Viewer
     {
         operation["x-required-role"] = role.as_str().into();
     }
     if let Some(body) = &docs.body {
         let example = examples.request(body);
-        // no body is `{}`
+        // an empty body is read as `{}`
         let required = example.as_object().is_some_and(|fields| !fields.is_empty());
         operation["requestBody"] = json!({
             "required": required,
@@ -185,7 +185,7 @@ fn operation(route: &Route, docs: &Docs, schemas: &Schemas, examples: &Examples<
     operation
 }
 
-/// `post_api_k8s_workloads_scale`: unique, and as stable as the path.
+/// The operation id, such as `post_api_k8s_workloads_scale`: unique, and as stable as the path.
 fn operation_id(route: &Route) -> String {
     let path = route.path.trim_end_matches(".json").replace(['/', '-'], "_");
     format!("{}{path}", route.method.as_str().to_lowercase())
@@ -200,17 +200,17 @@ fn tag(path: &str) -> &str {
     }
 }
 
-/// Which refusals an operation may answer with; every path answers another method with 405.
-fn may_answer(route: &Route, code: Code) -> bool {
+/// Whether an operation may return this code. 405 belongs to every path, because any other method gets it.
+fn may_return(route: &Route, code: Code) -> bool {
     let post = route.method == Method::POST;
-    let signed = matches!(route.who, RequiredAuth::Role(_));
+    let signed = matches!(route.auth, RequiredAuth::Role(_));
     let cluster = signed && route.path.starts_with("/api/k8s/");
     match code {
         Code::InternalError | Code::MethodNotAllowed | Code::ServiceUnavailable => true,
         Code::ValidationError => post || signed,
         Code::AuthenticationError => post || signed,
         Code::PermissionDenied => {
-            matches!(route.who, RequiredAuth::Role(role) if cluster || role > Role::Viewer)
+            matches!(route.auth, RequiredAuth::Role(role) if cluster || role > Role::Viewer)
         }
         Code::ResourceNotFound => cluster || (signed && post),
         Code::ConflictError => (signed && post) || route.path.starts_with("/api/k8s/pods/logs"),
@@ -220,7 +220,7 @@ fn may_answer(route: &Route, code: Code) -> bool {
     }
 }
 
-/// The document as `/api/openapi.json` serves it: without the envelope.
+/// The response of `/api/openapi.json`: the document without the envelope.
 pub(crate) struct Document;
 
 impl Responder for Document {

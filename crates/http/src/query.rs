@@ -1,4 +1,4 @@
-//! Query parameters: the raw pairs, and typed ones.
+//! Query parameter extractors: raw name-value pairs, and typed parameters.
 
 use actix_web::{HttpRequest, dev::Payload};
 use pilothouse_core::{
@@ -18,20 +18,20 @@ use crate::{
     serde_errors,
 };
 
-/// How many parameters a request may have; no list has half as many.
-const MOST: usize = 64;
+/// Maximum number of parameters of a request; no list has half as many.
+const MAX_PARAMETERS: usize = 64;
 
-/// The parameters as they were sent, decoded, in order; names may be there twice.
+/// The decoded parameters in the order sent; a name may occur more than once.
 pub(crate) struct RawQuery(pub(crate) Vec<(String, String)>);
 
 impl RawQuery {
-    /// Reads a request's parameters.
+    /// Parses the query string of a request.
     ///
     /// # Errors
-    /// `InvalidInput` for what is not percent-encoded UTF-8, and for more parameters than [`MOST`].
+    /// `InvalidInput` for a value that is not percent-encoded UTF-8, and for more than [`MAX_PARAMETERS`] parameters.
     pub(crate) fn of(request: &HttpRequest) -> Result<Self, Error> {
         let parts = || request.query_string().split('&').filter(|part| !part.is_empty());
-        if parts().nth(MOST).is_some() {
+        if parts().nth(MAX_PARAMETERS).is_some() {
             return Err(Error::invalid("query", Reason::TooLong));
         }
         parts()
@@ -45,7 +45,7 @@ impl RawQuery {
             .map(Self)
     }
 
-    /// Refuses every parameter.
+    /// Refuses every parameter as unknown.
     pub(crate) fn none_expected(self) -> Result<(), Error> {
         let unknown = |(name, _)| FieldError { name, reason: Reason::Unknown };
         let refused: Vec<_> = self.0.into_iter().map(unknown).collect();
@@ -53,13 +53,13 @@ impl RawQuery {
     }
 
     fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        let pairs = self.0.iter().map(|(name, value)| (name.as_str(), Text(value)));
+        let pairs = self.0.iter().map(|(name, value)| (name.as_str(), ParameterValue(value)));
         serde_path_to_error::deserialize(MapDeserializer::<_, serde::de::value::Error>::new(pairs))
-            .map_err(|error| Error::fields(vec![serde_errors::data(error.path(), error.inner())]))
+            .map_err(|error| Error::fields(vec![serde_errors::field_error(error.path(), error.inner())]))
     }
 }
 
-/// `+` is a space, `%XX` a byte; none when that is not UTF-8.
+/// Decodes `+` to a space and `%XX` to a byte; none when the result is not UTF-8.
 fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -83,7 +83,7 @@ impl Input for RawQuery {
     }
 }
 
-/// Parameters read into `T`, whose fields are numbers, texts, words and options of them.
+/// Parameters deserialised into `T`, whose fields are integers, booleans, strings, string enums and options of them.
 ///
 /// # Errors
 /// `InvalidInput`, naming the parameter that is missing, unknown, given twice or malformed.
@@ -101,7 +101,7 @@ impl<T: utoipa::IntoParams> Documented for Params<T> {
     }
 }
 
-/// No parameters, no body.
+/// Input of a GET without parameters: any parameter is refused.
 pub(crate) struct NoParams;
 
 impl Input for NoParams {
@@ -115,10 +115,10 @@ impl Documented for NoParams {
     fn describe(_: &mut Docs) {}
 }
 
-/// The value of a parameter, which is of whatever type is asked for.
-struct Text<'a>(&'a str);
+/// Deserialises the value of a parameter into the requested type.
+struct ParameterValue<'a>(&'a str);
 
-impl<'de> IntoDeserializer<'de> for Text<'_> {
+impl<'de> IntoDeserializer<'de> for ParameterValue<'_> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -134,8 +134,8 @@ macro_rules! integers {
     )*};
 }
 
-impl Text<'_> {
-    /// Digits and a minus only, as in the lists' parameters.
+impl ParameterValue<'_> {
+    /// Parses digits with an optional minus sign, as for the parameters of lists.
     fn integer(&self) -> Result<i64, serde::de::value::Error> {
         let digits = self.0.strip_prefix('-').unwrap_or(self.0);
         if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -146,7 +146,7 @@ impl Text<'_> {
     }
 }
 
-impl<'de> Deserializer<'de> for Text<'_> {
+impl<'de> Deserializer<'de> for ParameterValue<'_> {
     type Error = serde::de::value::Error;
 
     integers! {
@@ -217,14 +217,14 @@ mod tests {
     }
 
     #[test]
-    fn typed_parameters_are_read() {
+    fn typed_parameters_are_deserialised() {
         let sample: Sample = pairs("name=w%65b&&type=job&lines=0&previous=true").unwrap().parse().unwrap();
         let name = ObjectName::new("web").unwrap();
         assert_eq!(sample, Sample { name, r#type: Some(WorkloadType::Job), lines: Some(0), previous: true });
     }
 
     #[test]
-    fn refusals_name_the_parameter() {
+    fn errors_name_the_parameter() {
         let cases = [
             ("", "name", "required"),
             ("name", "name", "required"),
@@ -242,8 +242,8 @@ mod tests {
             ("name=%ff", "name", "malformed"),
             ("name=%4", "name", "malformed"),
             ("%ff=a", "query", "malformed"),
-            (&"nope&".repeat(MOST + 1), "query", "too_long"),
-            (&"nope&".repeat(MOST), "nope", "unknown"),
+            (&"nope&".repeat(MAX_PARAMETERS + 1), "query", "too_long"),
+            (&"nope&".repeat(MAX_PARAMETERS), "nope", "unknown"),
         ];
         for (query, name, reason) in cases {
             let error = pairs(query).and_then(|pairs| pairs.parse::<Sample>()).unwrap_err();
@@ -254,13 +254,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_survives_encoding(text in "\\PC{0,20}") {
+        fn decode_reverses_percent_encoding(text in "\\PC{0,20}") {
             let encoded: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
             prop_assert_eq!(decode(&encoded), Some(text));
         }
 
         #[test]
-        fn no_query_panics(text in "[ -~]{0,40}") {
+        fn decode_never_panics(text in "[ -~]{0,40}") {
             let _ = decode(&text);
         }
     }

@@ -1,4 +1,4 @@
-//! The envelope of a success.
+//! Success responses: the envelope around data, warnings and message.
 
 use actix_web::{
     HttpRequest, HttpResponse, Responder,
@@ -15,47 +15,47 @@ use crate::{
     openapi::{Docs, Documented},
 };
 
-/// A success: its data, and what should be known of it. Written in the caller's language.
+/// A success response. Message and warnings are written in the caller's language.
 pub(crate) struct Response<T> {
     data: T,
     warnings: Vec<Warning>,
     message: Message,
 }
 
-/// A success that sets a cookie.
+/// A success response that sets a cookie.
 pub(crate) struct ResponseWithCookie<T> {
-    answer: Response<T>,
+    response: Response<T>,
     cookie: HeaderValue,
 }
 
-/// Nothing to tell but that it is done.
+/// An object without fields.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Empty {}
 
 impl<T> Response<T> {
-    /// A success with this data.
+    /// A response with this data and the default message.
     pub(crate) fn of(data: T) -> Self {
         Self { data, warnings: Vec::new(), message: Message::Done }
     }
 
-    /// A change that answers with the thing as it is after it.
+    /// The response to a change: the changed object, with the warnings of the change.
     pub(crate) fn changed<V>(changed: Changed<V>, data: impl FnOnce(V) -> T) -> Self {
         Self::of(data(changed.value)).warning(changed.warnings)
     }
 
-    /// Says what was done.
+    /// Sets the message.
     pub(crate) fn with_message(self, message: Message) -> Self {
         Self { message, ..self }
     }
 
-    /// Adds what should be known.
+    /// Sets the warnings.
     pub(crate) fn warning(self, warnings: Vec<Warning>) -> Self {
         Self { warnings, ..self }
     }
 
     /// Sets a cookie.
     pub(crate) fn cookie(self, cookie: HeaderValue) -> ResponseWithCookie<T> {
-        ResponseWithCookie { answer: self, cookie }
+        ResponseWithCookie { response: self, cookie }
     }
 }
 
@@ -75,12 +75,12 @@ struct Data<'a, T> {
 }
 
 impl<T: Serialize> Response<T> {
-    /// The body of the answer.
+    /// The body of the response.
     pub(crate) fn envelope(&self, language: Language) -> impl Serialize {
-        let words = language.words();
-        let warnings = self.warnings.iter().map(|warning| words.warning(warning)).collect();
+        let catalog = language.catalog();
+        let warnings = self.warnings.iter().map(|warning| catalog.warning(warning)).collect();
         let data = Data { data: &self.data, warnings };
-        Envelope { success: true, data, message: words.message(self.message) }
+        Envelope { success: true, data, message: catalog.message(self.message) }
     }
 }
 
@@ -102,7 +102,7 @@ impl<T: Serialize> Responder for ResponseWithCookie<T> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
-        let mut response = self.answer.respond_to(request);
+        let mut response = self.response.respond_to(request);
         response.headers_mut().insert(SET_COOKIE, self.cookie);
         response
     }

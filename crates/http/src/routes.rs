@@ -1,10 +1,10 @@
-//! The route table: method, path, who may enter, handler. The lists of core's `LISTS` are part of it.
+//! Route table: method, path, required authentication, handler and summary. It includes the lists of core's `LISTS`.
 //!
-//! A line of `change` is a POST that takes an `Idempotency-Key`. Every change does, but for what answers with a secret
-//! (tokens, revealed values) or changes nothing: those ignore the header, and nothing of theirs is kept.
+//! A `change` is a POST that supports an `Idempotency-Key`. A plain `post` ignores the header, and its response is not
+//! stored: it returns a secret (tokens, revealed values) or changes nothing.
 //!
-//! The column of roles is what the document says and the access test holds against reality; what enforces it is core's
-//! gate. Who is below it is not asked for an `Idempotency-Key`.
+//! The role column is documentation: core's gate enforces the roles, and the access test checks that both agree. For a
+//! caller below the role, the `Idempotency-Key` is ignored.
 
 mod audit;
 mod auth;
@@ -40,15 +40,15 @@ use crate::{
     server::Api,
 };
 
-/// Every route.
+/// All routes.
 #[rustfmt::skip]
 pub(crate) fn table() -> Vec<Route> {
     let routes = vec![
-        get( "/livez",                        RequiredAuth::Anyone,           health::live,           "Liveness: the process runs"),
-        get( "/readyz",                       RequiredAuth::Anyone,           health::ready,          "Readiness: database, keys, migrations"),
-        get( "/api/openapi.json",             RequiredAuth::Anyone,           health::openapi,        "This document"),
+        get( "/livez",                        RequiredAuth::Public,           health::live,           "Liveness: the process runs"),
+        get( "/readyz",                       RequiredAuth::Public,           health::ready,          "Readiness: database, keys, migrations"),
+        get( "/api/openapi.json",             RequiredAuth::Public,           health::openapi,        "This document"),
 
-        post("/api/auth/login",               RequiredAuth::Anyone,           auth::login,            "Sign in"),
+        post("/api/auth/login",               RequiredAuth::Public,           auth::login,            "Sign in"),
         post("/api/auth/refresh",             RequiredAuth::Cookie,           auth::refresh,          "Get a new pair of tokens"),
         post("/api/auth/logout",              RequiredAuth::Cookie,           auth::logout,           "Sign out"),
         get( "/api/auth/me",                  RequiredAuth::Role(Viewer),     auth::me,               "The signed-in user"),
@@ -92,51 +92,51 @@ pub(crate) fn table() -> Vec<Route> {
     routes.into_iter().chain(LISTS.iter().map(lists::route)).collect()
 }
 
-/// A line of the table.
+/// An entry of the route table.
 pub(crate) struct Route {
     pub(crate) method: Method,
     pub(crate) path: &'static str,
-    pub(crate) who: RequiredAuth,
+    pub(crate) auth: RequiredAuth,
     pub(crate) summary: &'static str,
     pub(crate) service: actix_web::Route,
-    /// What the document says of it; made only when asked for, for it takes longer than all the rest.
+    /// Builds the documentation of the operation; lazy, because it is the slowest part of the table.
     pub(crate) docs: Box<dyn Fn() -> Docs>,
 }
 
-/// Who may enter.
+/// The authentication that a route requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequiredAuth {
-    /// Anybody.
-    Anyone,
-    /// Whoever has a session's cookie.
+    /// None.
+    Public,
+    /// The session cookie.
     Cookie,
-    /// Whoever is signed in with this role or a higher one.
+    /// A signed-in user with this role or a higher one.
     Role(Role),
 }
 
 impl RequiredAuth {
-    /// Whether somebody of this role is among them.
-    pub(crate) fn lets_in(self, role: Option<Role>) -> bool {
+    /// Whether a caller with this role is permitted.
+    pub(crate) fn allows(self, role: Option<Role>) -> bool {
         match self {
-            Self::Anyone | Self::Cookie => true,
-            Self::Role(lowest) => role >= Some(lowest),
+            Self::Public | Self::Cookie => true,
+            Self::Role(required) => role >= Some(required),
         }
     }
 }
 
-/// The method and path of every route, for tests from outside.
+/// The method and the path of every route, for tests of other crates.
 pub fn endpoints() -> Vec<(String, &'static str)> {
     table().into_iter().map(|route| (route.method.to_string(), route.path)).collect()
 }
 
-/// A handler: who enters and what they bring, to an answer.
+/// A handler: maps the shared state and an extractor to a response.
 trait Handler<E, R>: actix_web::Handler<(Data<Api>, E), Output = Result<R>> {}
 
 impl<H, E, R> Handler<E, R> for H where H: actix_web::Handler<(Data<Api>, E), Output = Result<R>> {}
 
 fn get<E, R>(
     path: &'static str,
-    who: RequiredAuth,
+    auth: RequiredAuth,
     handler: impl Handler<E, R>,
     summary: &'static str,
 ) -> Route
@@ -144,12 +144,12 @@ where
     E: FromRequest + Documented + 'static,
     R: Responder + Documented + 'static,
 {
-    route(Method::GET, path, who, handler, summary)
+    route(Method::GET, path, auth, handler, summary)
 }
 
 fn post<E, R>(
     path: &'static str,
-    who: RequiredAuth,
+    auth: RequiredAuth,
     handler: impl Handler<E, R>,
     summary: &'static str,
 ) -> Route
@@ -157,13 +157,13 @@ where
     E: FromRequest + Documented + 'static,
     R: Responder + Documented + 'static,
 {
-    route(Method::POST, path, who, handler, summary)
+    route(Method::POST, path, auth, handler, summary)
 }
 
-/// A change: a POST that its caller may send again under an `Idempotency-Key`.
+/// A change: a POST that supports an `Idempotency-Key`.
 fn change<T, A, F>(
     path: &'static str,
-    who: RequiredAuth,
+    auth: RequiredAuth,
     handler: impl Fn(Data<Api>, Authenticated<Body<T>>) -> F + Clone + 'static,
     summary: &'static str,
 ) -> Route
@@ -172,13 +172,13 @@ where
     A: Serialize + ToSchema + Send + 'static,
     F: Future<Output = Result<Response<A>>> + Send + 'static,
 {
-    post(path, who, move |api, request| execute(api, request, who, handler.clone()), summary)
+    post(path, auth, move |api, request| execute(api, request, auth, handler.clone()), summary)
 }
 
 fn route<E, R>(
     method: Method,
     path: &'static str,
-    who: RequiredAuth,
+    auth: RequiredAuth,
     handler: impl Handler<E, R>,
     summary: &'static str,
 ) -> Route
@@ -193,5 +193,5 @@ where
         docs
     };
     let service = actix_web::web::method(method.clone()).to(handler);
-    Route { method, path, who, summary, service, docs: Box::new(docs) }
+    Route { method, path, auth, summary, service, docs: Box::new(docs) }
 }

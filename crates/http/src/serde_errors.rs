@@ -1,7 +1,7 @@
-//! What serde says of a malformed body or query, as the field it is about and a [`Reason`].
+//! Maps serde errors of a body or query to the refused field and a [`Reason`].
 //!
-//! serde hands over text only. Its wording is part of what this module stands on, so the tests pin it. No part of that
-//! text reaches a caller: it may quote what was sent.
+//! serde reports errors as text only, so this module depends on its wording; the tests pin it. No part of that text is
+//! returned to the caller, because it may quote the input.
 
 use std::fmt::Display;
 
@@ -11,11 +11,11 @@ use pilothouse_core::{
 };
 use serde_path_to_error::Path;
 
-/// The name of the body as a whole among the fields refused.
+/// The field name that stands for the whole body in an error.
 pub(crate) const BODY: &str = "body";
 
-/// The refusal of a value that does not fit its type: where, and why.
-pub(crate) fn data(path: &Path, error: &impl Display) -> FieldError {
+/// The field and the reason of a deserialisation error.
+pub(crate) fn field_error(path: &Path, error: &impl Display) -> FieldError {
     let text = error.to_string();
     let path = path.to_string();
     let quoted = |prefix: &str| text.strip_prefix(prefix).and_then(|rest| rest.split('`').next());
@@ -32,17 +32,17 @@ pub(crate) fn data(path: &Path, error: &impl Display) -> FieldError {
     FieldError { name, reason: reason(&text) }
 }
 
-/// The refusal of a body that is no JSON at all.
-pub(crate) fn no_json() -> Error {
+/// The error for a body that is not valid JSON.
+pub(crate) fn malformed_body() -> Error {
     Error::invalid(BODY, Reason::Malformed)
 }
 
-/// The refusal of a body that is not there in time.
-pub(crate) fn too_slow() -> Error {
+/// The error for a body that does not arrive in time.
+pub(crate) fn body_timeout() -> Error {
     Error::invalid(BODY, Reason::TooSlow)
 }
 
-/// The path of a field; serde's path may end in it already.
+/// Joins a path and a field; serde's path may already end in the field.
 fn join(path: &str, field: &str) -> String {
     match path {
         "." => field.to_owned(),
@@ -52,16 +52,19 @@ fn join(path: &str, field: &str) -> String {
 }
 
 fn reason(text: &str) -> Reason {
-    // serde_json adds where in the text it was
+    // serde_json appends the position in the text
     let rule = text.split(" at line ").next().unwrap_or(text);
-    let ours = Reason::ALL.into_iter().find(|reason| reason.as_str() == rule);
-    ours.unwrap_or_else(|| {
-        let said = |prefix| text.starts_with(prefix);
-        if said("invalid type: ") || said("expected value") {
+    let known = Reason::ALL.into_iter().find(|reason| reason.as_str() == rule);
+    known.unwrap_or_else(|| {
+        let starts_with = |prefix| text.starts_with(prefix);
+        if starts_with("invalid type: ") || starts_with("expected value") {
             Reason::InvalidType
-        } else if said("invalid value: ") || said("invalid length ") || said("number out of range") {
+        } else if starts_with("invalid value: ")
+            || starts_with("invalid length ")
+            || starts_with("number out of range")
+        {
             Reason::OutOfRange
-        } else if said("unknown variant ") {
+        } else if starts_with("unknown variant ") {
             Reason::NotOneOf
         } else {
             Reason::Malformed
@@ -80,7 +83,7 @@ mod tests {
 
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code, reason = "only its refusals are looked at")]
+    #[allow(dead_code, reason = "only its errors are tested")]
     struct Sample {
         id: SessionId,
         namespace: Option<Namespace>,
@@ -93,7 +96,7 @@ mod tests {
 
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code, reason = "only its refusals are looked at")]
+    #[allow(dead_code, reason = "only its errors are tested")]
     struct Inner {
         key: String,
     }
@@ -101,12 +104,12 @@ mod tests {
     fn refused(json: &str) -> (String, &'static str) {
         let mut json = serde_json::Deserializer::from_str(json);
         let Err(error) = serde_path_to_error::deserialize::<_, Sample>(&mut json) else { panic!("accepted") };
-        let FieldError { name, reason } = data(error.path(), error.inner());
+        let FieldError { name, reason } = field_error(error.path(), error.inner());
         (name, reason.as_str())
     }
 
     #[test]
-    fn serde_is_understood() {
+    fn serde_messages_map_to_reasons() {
         let cases = [
             ("{}", "id", "required"),
             (r#"{"id":1,"nope":2}"#, "nope", "unknown"),
@@ -134,10 +137,10 @@ mod tests {
     }
 
     #[test]
-    fn every_rule_of_ours_is_read_back() {
-        for rule in Reason::ALL {
-            assert_eq!(reason(&format!("{rule} at line 1 column 2")), rule);
-            assert_eq!(reason(rule.as_str()), rule);
+    fn every_reason_round_trips_through_serde_text() {
+        for expected in Reason::ALL {
+            assert_eq!(reason(&format!("{expected} at line 1 column 2")), expected);
+            assert_eq!(reason(expected.as_str()), expected);
         }
     }
 }

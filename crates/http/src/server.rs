@@ -1,4 +1,4 @@
-//! The server: the application over core's [`App`], and how it listens.
+//! HTTP server: builds the actix-web application over core's [`App`], and binds it to a listener.
 
 use std::{
     collections::BTreeMap,
@@ -32,56 +32,56 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::{
     connection::{Connection, Connections},
     error::Failure,
-    gzip::Compressed,
+    gzip::CompressedPages,
     messages::Language,
-    middleware::frame,
+    middleware::request_middleware,
     observe::{Observer, Unobserved},
     routes::{Route, table},
     swagger,
 };
 
-/// Whether requests can be served: database, keys, migrations. Never a cluster.
+/// Readiness check: database, keys, migrations. It never depends on a cluster.
 #[async_trait]
 pub trait Readiness: Send + Sync {
-    /// Asks.
+    /// Checks whether requests can be served.
     ///
     /// # Errors
-    /// Of code `ServiceUnavailable`, shown by `/readyz`.
+    /// An error of code `ServiceUnavailable`; `/readyz` returns it.
     async fn ready(&self) -> Result<()>;
 }
 
-/// What the server asks, and tells, of the process around it.
+/// Callbacks from the HTTP server to the process.
 #[derive(Clone)]
 pub struct Hooks {
-    /// Asked by `/readyz`.
+    /// The check behind `/readyz`.
     pub readiness: Arc<dyn Readiness>,
-    /// Told of every request.
+    /// Receives the begin and the end of every request.
     pub observer: Arc<dyn Observer>,
 }
 
-/// What an operator may set.
+/// Settings of the HTTP server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpSettings {
-    /// Whether the session's cookie bears `Secure`: always, but on loopback without TLS.
+    /// Whether the session cookie has the attribute `Secure`. False only on loopback without TLS.
     pub secure_cookie: bool,
-    /// The proxies whose `X-Forwarded-For` says where a request comes from; nobody else's does.
+    /// Networks of the trusted proxies. `X-Forwarded-For` is ignored from any other peer.
     pub trusted_proxies: Vec<IpNet>,
-    /// Threads that serve requests.
+    /// Number of worker threads.
     pub workers: usize,
-    /// Connections at once, of each worker; more wait in the listener's queue.
+    /// Maximum number of concurrent connections per worker; further ones wait in the listener's queue.
     pub max_connections: usize,
-    /// Connections at once that wait for a request; above that the one that has waited longest is closed.
+    /// Maximum number of idle connections; above it the connection that has been idle longest is closed.
     pub waiting_connections: usize,
-    /// How long a connection stays open for the next request.
+    /// Keep-alive: how long a connection stays open for the next request.
     pub keep_alive: Duration,
-    /// How long the head of a request may take to arrive: of the first request from the connection's begin on, of
-    /// later ones from their first byte on.
+    /// Timeout for the head of a request: from the begin of the connection for its first request, from the first byte
+    /// for later ones.
     pub head_time: Duration,
-    /// How long the body of a request may take to arrive.
+    /// Timeout for the body of a request.
     pub body_time: Duration,
-    /// How long a client may leave what it is sent unread; then its connection is cut. On Linux only.
+    /// How long a client may leave sent data unread before its connection is closed. Linux only.
     pub unread_time: Duration,
-    /// How long running requests may take to end at a graceful stop; whole seconds.
+    /// Grace period for running requests at a graceful stop, in whole seconds.
     pub shutdown_time: Duration,
 }
 
@@ -102,30 +102,30 @@ impl Default for HttpSettings {
     }
 }
 
-/// What handlers reach.
+/// State shared with the handlers.
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) app: App,
     pub(crate) settings: HttpSettings,
     pub(crate) hooks: Hooks,
-    pub(crate) compressed: Compressed,
+    pub(crate) compressed_pages: CompressedPages,
 }
 
 impl Api {
-    /// How long the body of a request may take to arrive.
+    /// Timeout for the body of a request.
     pub(crate) fn body_time(api: Option<&Data<Self>>) -> Duration {
-        // lazily: the default looks up how many processors there are, in files
+        // lazily: the default reads files to count the processors
         api.map_or_else(|| HttpSettings::default().body_time, |api| api.settings.body_time)
     }
 
-    /// Who is told of requests.
+    /// The observer of requests.
     pub(crate) fn observer(api: Option<&Data<Self>>) -> Arc<dyn Observer> {
         api.map_or_else(|| Arc::new(Unobserved) as _, |api| api.hooks.observer.clone())
     }
 }
 
-/// The actix-web application: every route, with the envelope around it. For tests and for embedding beside other
-/// routes; [`server`] is the whole server.
+/// The actix-web application: every route, wrapped in the request middleware. For tests and for embedding beside other
+/// routes; [`server`] returns the complete server.
 pub fn application(
     app: App,
     settings: HttpSettings,
@@ -139,11 +139,11 @@ pub fn application(
         InitError = (),
     >,
 > {
-    assembled(Api { app, settings, hooks, compressed: Compressed::default() })
+    build_application(Api { app, settings, hooks, compressed_pages: CompressedPages::default() })
 }
 
-/// The application of one worker.
-fn assembled(
+/// Builds the application of one worker.
+fn build_application(
     api: Api,
 ) -> Application<
     impl ServiceFactory<
@@ -165,28 +165,28 @@ fn assembled(
                 let allow = routes.iter().map(|route| route.method.as_str()).collect::<Vec<_>>().join(", ");
                 let resource =
                     routes.into_iter().fold(web::resource(path), |all, route| all.route(route.service));
-                config.service(resource.default_service(other_methods(allow)));
+                config.service(resource.default_service(method_not_allowed(allow)));
             }
             for (path, file) in swagger::files() {
                 config.service(
-                    web::resource(path).route(file).default_service(other_methods("GET".to_owned())),
+                    web::resource(path).route(file).default_service(method_not_allowed("GET".to_owned())),
                 );
             }
         })
         .default_service(web::to(|| std::future::ready(Err::<&str, _>(Failure::from(Cause::UnknownPath)))))
-        .wrap(from_fn(frame))
+        .wrap(from_fn(request_middleware))
 }
 
-/// The refusal of the methods that a path does not take.
-fn other_methods(allow: String) -> actix_web::Route {
+/// The handler for methods that a path does not support: 405 with the header `Allow`.
+fn method_not_allowed(allow: String) -> actix_web::Route {
     web::to(move || {
         let error = Error::new(Cause::MethodNotAllowed);
         std::future::ready(Err::<&str, _>(Failure { error, allow: Some(allow.clone()) }))
     })
 }
 
-/// A server on a listener that is bound already: of HTTPS with `tls`, whose protocols are chosen here, else of HTTP. It handles no signals: its handle stops it
-/// ([`Server::handle`], `stop(true)` for a graceful stop).
+/// The server on a bound listener: HTTPS with `tls`, plain HTTP without. The ALPN protocols of `tls` are overwritten.
+/// The server handles no signals; stop it by its handle ([`Server::handle`], `stop(true)` for a graceful stop).
 ///
 /// # Errors
 /// When the listener cannot be used.
@@ -197,21 +197,21 @@ pub fn server(
     settings: HttpSettings,
     hooks: Hooks,
 ) -> std::io::Result<Server> {
-    // a text that cannot be read should stop the start, not a request
+    // a malformed catalog should fail the start, not a request
     for language in [Language::Chinese, Language::English] {
-        language.words();
+        language.catalog();
     }
-    limit_unread(&listener, settings.unread_time)?;
+    set_unread_timeout(&listener, settings.unread_time)?;
     let builder = Server::build()
         .workers(settings.workers)
         .max_concurrent_connections(settings.max_connections)
         .shutdown_timeout(settings.shutdown_time.as_secs())
         .disable_signals();
     let connections = Connections::new(settings.head_time, settings.waiting_connections);
-    let parts = Parts {
+    let service = HttpService {
         stopping: builder.graceful_shutdown_signal(),
         address: listener.local_addr()?,
-        api: Api { app, settings, hooks, compressed: Compressed::default() },
+        api: Api { app, settings, hooks, compressed_pages: CompressedPages::default() },
     };
     let server = match tls {
         None => builder.listen("http", listener, move || {
@@ -220,7 +220,7 @@ pub fn server(
                 let peer = stream.peer_addr().ok();
                 std::future::ready(Ok((Connection::new(stream, connections.clone()), peer)))
             })
-            .and_then(parts.clone().http())
+            .and_then(service.clone().http())
         })?,
         Some(mut tls) => {
             // HTTP/2 is not compiled in
@@ -233,23 +233,23 @@ pub fn server(
                         let peer = stream.get_ref().0.peer_addr().ok();
                         (Connection::new(stream, connections.clone()), peer)
                     })
-                    .and_then(parts.clone().http().map_err(TlsError::Service))
+                    .and_then(service.clone().http().map_err(TlsError::Service))
             })?
         }
     };
     Ok(server.run())
 }
 
-/// What each worker's service is made of.
+/// The parts of each worker's HTTP service.
 #[derive(Clone)]
-struct Parts {
+struct HttpService {
     stopping: GracefulShutdownSignal,
     address: SocketAddr,
     api: Api,
 }
 
-impl Parts {
-    /// HTTP/1.1 over connections of a kind, as `actix_web::HttpServer` puts it together: that takes no streams of ours.
+impl HttpService {
+    /// The HTTP/1.1 service, assembled as in `actix_web::HttpServer`, which does not accept custom stream types.
     fn http<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         self,
     ) -> impl ServiceFactory<
@@ -268,25 +268,27 @@ impl Parts {
             })
             .keep_alive(settings.keep_alive)
             .client_request_timeout(settings.head_time)
-            .client_disconnect_timeout(LINGER)
+            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
             .local_addr(address)
-            // a client that closes has gone, also while a stream says nothing; what it began to change goes on
+            // a half-closed connection counts as closed, also during an idle stream; a change that has begun continues
             .h1_allow_half_closed(false)
             .on_connect_ext(|connection: &Connection<S>, data| {
                 data.insert(connection.requests());
             })
-            .h1(map_config(assembled(api).into_factory().map_err(|error| error.error_response()), |_| {
-                AppConfig::default()
-            }))
+            .h1(map_config(
+                build_application(api).into_factory().map_err(|error| error.error_response()),
+                |_| AppConfig::default(),
+            ))
     }
 }
 
-/// How long a connection is read from whose request is refused before all of it has come.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long the server keeps reading a connection after it has refused a request that has not arrived completely.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// actix-web waits for ever for a client that does not read. The kernel does not: it counts from the last byte that the
-/// client's side took, also while that announces a window of zero. Connections have it from their listener.
-fn limit_unread(listener: &TcpListener, time: Duration) -> std::io::Result<()> {
+/// Sets `TCP_USER_TIMEOUT`, because actix-web has no timeout for a client that does not read. The kernel measures from
+/// the last byte that the client acknowledged, also while the client announces a zero window. Connections inherit the
+/// option from their listener.
+fn set_unread_timeout(listener: &TcpListener, time: Duration) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     SockRef::from(listener).set_tcp_user_timeout(Some(time))?;
     Ok(())

@@ -1,4 +1,5 @@
-//! Server-sent events (WHATWG HTML, 9.2): what goes on as `text/event-stream`, and where a broken log is resumed.
+//! Server-sent events (WHATWG HTML, 9.2): encodes streams as `text/event-stream`, and reads `Last-Event-ID` to resume a
+//! log.
 
 use std::{convert::Infallible, io::Write, task::Poll, time::Duration};
 
@@ -35,36 +36,36 @@ use crate::{
     query::Params,
 };
 
-/// How often something is sent, so that proxies and readers know that the stream lives.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Interval of the heartbeat comments, which keep the connection open in proxies and clients.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// A comment: readers pass over it.
+/// An empty comment; clients ignore it.
 const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
-/// Where a reader was when its connection broke.
+/// Request header with the id of the last event that the client received.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// What a stream tells, as events.
+/// A stream item that is encoded as one or more events.
 pub(crate) trait SseEvent: Unpin + 'static {
-    /// What the OpenAPI document says of the events, but for the last one.
+    /// Description of the events for the OpenAPI document.
     const EVENTS: &'static str;
 
-    /// Writes them.
-    fn write(&self, frames: &mut Vec<u8>, words: &Catalog);
+    /// Appends the encoded events to the buffer.
+    fn write(&self, buffer: &mut Vec<u8>, catalog: &Catalog);
 }
 
-/// Something that goes on.
+/// A response that streams events.
 pub(crate) struct Events<T>(pub(crate) EventStream<T>);
 
 impl<T: SseEvent> Responder for Events<T> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
-        let words = RequestContext::language(request).words();
+        let catalog = RequestContext::language(request).catalog();
         HttpResponse::Ok()
             .content_type("text/event-stream")
             .insert_header(("x-accel-buffering", "no"))
-            .streaming(frames(self.0, words))
+            .streaming(event_stream(self.0, catalog))
     }
 }
 
@@ -74,29 +75,29 @@ impl<T: SseEvent> Documented for Events<T> {
     }
 }
 
-/// The stream as it is sent: a comment first, so that whoever waits for a silent one sees that it is followed.
-fn frames<T: SseEvent>(
+/// Encodes the stream. It starts with a comment, so that the client of an idle stream sees that it is open.
+fn event_stream<T: SseEvent>(
     mut stream: EventStream<T>,
-    words: &'static Catalog,
+    catalog: &'static Catalog,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
-    // not the interval's first tick: the timer may be a millisecond late, and a line is there before it
+    let mut heartbeat = interval_at(Instant::now() + HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL);
+    // not the first tick of the interval: the timer may fire late, after the first event
     let first = once(ready(Ok(COMMENT)));
     first.chain(poll_fn(move |cx| {
         if heartbeat.poll_tick(cx).is_ready() {
             return Poll::Ready(Some(Ok(COMMENT)));
         }
-        stream.poll_next_unpin(cx).map(|event| event.map(|event| Ok(frame(&event, words).into())))
+        stream.poll_next_unpin(cx).map(|event| event.map(|event| Ok(encode(&event, catalog).into())))
     }))
 }
 
-fn frame<T: SseEvent>(event: &StreamEvent<T>, words: &Catalog) -> Vec<u8> {
-    let mut frames = Vec::new();
+fn encode<T: SseEvent>(event: &StreamEvent<T>, catalog: &Catalog) -> Vec<u8> {
+    let mut buffer = Vec::new();
     match event {
-        StreamEvent::Next(told) => told.write(&mut frames, words),
-        StreamEvent::End(end) => last(end, words, &mut frames),
+        StreamEvent::Next(item) => item.write(&mut buffer, catalog),
+        StreamEvent::End(end) => write_end(end, catalog, &mut buffer),
     }
-    frames
+    buffer
 }
 
 impl SseEvent for Vec<LogLine> {
@@ -105,22 +106,22 @@ impl SseEvent for Vec<LogLine> {
         `server_stopping`, `too_slow`, or the cause of an error such as `session_ended`, `connection_lost`; error_code \
         is null except for an error. A comment is sent every 15 seconds.";
 
-    /// A line ends at a carriage return for readers of events, so a text with some is sent as several `data`, which its
-    /// reader puts together with newlines.
-    fn write(&self, frames: &mut Vec<u8>, _: &Catalog) {
-        frames.reserve(self.iter().map(|line| line.text.len() + 96).sum());
+    /// A carriage return also ends a line of an event stream, so a text that contains one is sent as several `data`
+    /// fields; the client joins them with newlines.
+    fn write(&self, buffer: &mut Vec<u8>, _: &Catalog) {
+        buffer.reserve(self.iter().map(|line| line.text.len() + 96).sum());
         for LogLine { id, text } in self {
-            frames.extend_from_slice(b"event: log\n");
+            buffer.extend_from_slice(b"event: log\n");
             if let Some(id) = id {
                 // writing to memory cannot fail
-                let _ = writeln!(frames, "id: {id}");
+                let _ = writeln!(buffer, "id: {id}");
             }
             for part in text.split(['\r', '\n']) {
-                frames.extend_from_slice(b"data: ");
-                frames.extend_from_slice(part.as_bytes());
-                frames.push(b'\n');
+                buffer.extend_from_slice(b"data: ");
+                buffer.extend_from_slice(part.as_bytes());
+                buffer.push(b'\n');
             }
-            frames.push(b'\n');
+            buffer.push(b'\n');
         }
     }
 }
@@ -133,31 +134,31 @@ impl SseEvent for WatchEvent {
         at once: reconnect), `connection_changed` (the cluster or its connection changed), `server_stopping`, `too_slow`, or the cause of an \
         error such as `session_ended`; error_code is null except for an error. A comment is sent every 15 seconds.";
 
-    /// A row is one line of JSON, written when it was projected; here only the event goes around it.
-    fn write(&self, frames: &mut Vec<u8>, words: &Catalog) {
+    /// A row is one line of JSON, serialised when it was projected; only the event framing is written around it.
+    fn write(&self, buffer: &mut Vec<u8>, catalog: &Catalog) {
         let data = match self {
             Self::Rows(rows) => {
-                frames.reserve(rows.iter().map(|(_, row)| row.bytes().len() + 32).sum());
-                for (happened, row) in rows {
-                    frames.extend_from_slice(b"event: ");
-                    frames.extend_from_slice(happened.as_str().as_bytes());
-                    frames.extend_from_slice(b"\ndata: ");
-                    frames.extend_from_slice(row.bytes());
-                    frames.extend_from_slice(b"\n\n");
+                buffer.reserve(rows.iter().map(|(_, row)| row.bytes().len() + 32).sum());
+                for (change, row) in rows {
+                    buffer.extend_from_slice(b"event: ");
+                    buffer.extend_from_slice(change.as_str().as_bytes());
+                    buffer.extend_from_slice(b"\ndata: ");
+                    buffer.extend_from_slice(row.bytes());
+                    buffer.extend_from_slice(b"\n\n");
                 }
                 return;
             }
             Self::Synced { total, as_of, stale, warnings } => {
-                let warnings: Vec<_> = warnings.iter().map(|warning| words.warning(warning)).collect();
+                let warnings: Vec<_> = warnings.iter().map(|warning| catalog.warning(warning)).collect();
                 ("synced", json!({"total": total, "as_of": as_of, "stale": stale, "warnings": warnings}))
             }
             Self::Freshness { as_of, stale } => ("freshness", json!({"as_of": as_of, "stale": stale})),
         };
-        let _ = write!(frames, "event: {}\ndata: {}\n\n", data.0, data.1);
+        let _ = write!(buffer, "event: {}\ndata: {}\n\n", data.0, data.1);
     }
 }
 
-fn last(end: &StreamEnd, words: &Catalog, frames: &mut Vec<u8>) {
+fn write_end(end: &StreamEnd, catalog: &Catalog, buffer: &mut Vec<u8>) {
     let code = match end {
         StreamEnd::Failed(error) => {
             log_defect(error);
@@ -165,14 +166,14 @@ fn last(end: &StreamEnd, words: &Catalog, frames: &mut Vec<u8>) {
         }
         _ => Value::Null,
     };
-    let data = json!({"reason": end.reason(), "error_code": code, "details": words.end(end)});
-    let _ = write!(frames, "event: end\ndata: {data}\n\n");
+    let data = json!({"reason": end.reason(), "error_code": code, "details": catalog.end(end)});
+    let _ = write!(buffer, "event: end\ndata: {data}\n\n");
 }
 
-/// Parameters of a stream, and the id of the last event that its reader has.
+/// Parameters of a stream, and the id of the last event that the client received.
 ///
 /// # Errors
-/// As [`Params`]; `InvalidInput` naming the header when it holds anything else.
+/// As [`Params`]; `InvalidInput` naming the header when its value is not an event id.
 pub(crate) struct Resumable<T>(pub(crate) T, pub(crate) Option<LineId>);
 
 impl<T: DeserializeOwned + 'static> Input for Resumable<T> {
@@ -199,7 +200,7 @@ impl<T: IntoParams> Documented for Resumable<T> {
             "name": "Last-Event-ID",
             "in": "header",
             "required": false,
-            "description": "The id of the last event read: the stream goes on after it, without losing or repeating a line.",
+            "description": "The id of the last event received; the stream continues after it without losing or repeating a line.",
             "schema": {"type": "string"},
         }));
     }
@@ -217,12 +218,12 @@ mod tests {
     use super::*;
     use crate::messages::Language;
 
-    fn written(told: impl SseEvent) -> String {
-        String::from_utf8(frame(&StreamEvent::Next(told), Language::English.words())).unwrap()
+    fn encoded(item: impl SseEvent) -> String {
+        String::from_utf8(encode(&StreamEvent::Next(item), Language::English.catalog())).unwrap()
     }
 
     #[test]
-    fn no_text_breaks_out_of_its_event() {
+    fn log_text_cannot_break_out_of_its_event() {
         let cases = [
             ("plain", "data: plain\n"),
             ("", "data: \n"),
@@ -234,12 +235,12 @@ mod tests {
         ];
         for (text, data) in cases {
             let line = LogLine { id: None, text: text.to_owned() };
-            assert_eq!(written(vec![line]), format!("event: log\n{data}\n"), "{text:?}");
+            assert_eq!(encoded(vec![line]), format!("event: log\n{data}\n"), "{text:?}");
         }
         let id = "2026-01-01T00:00:00.5Z_2_0000002a";
         let line = LogLine { id: Some(id.parse().unwrap()), text: "x".to_owned() };
         let event = format!("event: log\nid: {id}\ndata: x\n\n");
-        assert_eq!(written(vec![line.clone(), line]), event.repeat(2));
+        assert_eq!(encoded(vec![line.clone(), line]), event.repeat(2));
     }
 
     #[derive(Serialize)]
@@ -260,19 +261,19 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_one_line_each_whatever_is_in_them() {
+    fn each_row_is_one_line_with_any_content() {
         let rows = [
             (ChangeKind::Added, "a\n\nevent: end"),
             (ChangeKind::Changed, "b\r"),
             (ChangeKind::Removed, "部署"),
         ];
-        let rows = rows.map(|(happened, name)| (happened, Row::of(&Thing { name }).unwrap()));
+        let rows = rows.map(|(change, name)| (change, Row::of(&Thing { name }).unwrap()));
         let expected = "event: added\ndata: {\"name\":\"a\\n\\nevent: end\"}\n\n\
             event: changed\ndata: {\"name\":\"b\\r\"}\n\nevent: removed\ndata: {\"name\":\"部署\"}\n\n";
-        assert_eq!(written(WatchEvent::Rows(rows.into())), expected);
+        assert_eq!(encoded(WatchEvent::Rows(rows.into())), expected);
         let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
         let warnings = vec![Warning::NotServed("ingresses")];
-        let synced = written(WatchEvent::Synced { total: 3, as_of, stale: false, warnings });
+        let synced = encoded(WatchEvent::Synced { total: 3, as_of, stale: false, warnings });
         let data = synced.strip_prefix("event: synced\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
         let data: Value = serde_json::from_str(data).unwrap();
         let warning = "The cluster does not serve ingresses";
@@ -280,22 +281,22 @@ mod tests {
             data,
             json!({"total": 3, "as_of": "2026-01-01T00:00:00Z", "stale": false, "warnings": [warning]})
         );
-        let older = written(WatchEvent::Freshness { as_of, stale: true });
+        let older = encoded(WatchEvent::Freshness { as_of, stale: true });
         assert_eq!(older, "event: freshness\ndata: {\"as_of\":\"2026-01-01T00:00:00Z\",\"stale\":true}\n\n");
     }
 
     #[test]
-    fn the_last_word_is_one_line_of_json() {
-        let said = |end| {
-            let frame = frame(&StreamEvent::<Vec<LogLine>>::End(end), Language::English.words());
-            let frame = String::from_utf8(frame).unwrap();
-            let data = frame.strip_prefix("event: end\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
+    fn end_event_is_one_line_of_json() {
+        let end_data = |end| {
+            let event = encode(&StreamEvent::<Vec<LogLine>>::End(end), Language::English.catalog());
+            let event = String::from_utf8(event).unwrap();
+            let data = event.strip_prefix("event: end\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
             serde_json::from_str::<Value>(data).unwrap()
         };
-        let end = said(StreamEnd::Completed);
+        let end = end_data(StreamEnd::Completed);
         assert_eq!((&end["reason"], &end["error_code"]), (&json!("completed"), &Value::Null));
         assert!(end["details"].as_str().unwrap().starts_with("The container has ended"));
-        let end = said(StreamEnd::Failed(Error::new(Cause::SessionEnded)));
+        let end = end_data(StreamEnd::Failed(Error::new(Cause::SessionEnded)));
         assert_eq!(
             (&end["reason"], &end["error_code"]),
             (&json!("session_ended"), &json!("AUTHENTICATION_ERROR"))

@@ -1,14 +1,14 @@
-//! The page on the API at `/api/docs`: Swagger UI over `/api/openapi.json`, served from the binary.
+//! API documentation page at `/api/docs`: Swagger UI over `/api/openapi.json`, served from the binary.
 //!
-//! It is no part of the API: not in the document, without the envelope, open to everybody as the document is. Its
-//! policy lets it load and call nothing but this server.
+//! The page is not part of the API: it is not in the OpenAPI document, has no envelope, and needs no authentication,
+//! like the document itself. Its content security policy permits loading and calls from this server only.
 
 use std::{borrow::Cow, future::ready, sync::Arc};
 
 use actix_web::{HttpResponse, Route, http::header, web};
 use utoipa_swagger_ui::{Config, SwaggerFile, serve};
 
-/// What the page may do. Swagger UI styles elements inline and draws its icons from `data:` addresses.
+/// Content security policy of the page. Swagger UI uses inline styles, and icons from `data:` URLs.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
                       img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
@@ -17,14 +17,14 @@ const PAGE: &[u8] = include_bytes!("swagger/index.html");
 const START: &[u8] = include_bytes!("swagger/start.js");
 const STYLE: &[u8] = include_bytes!("swagger/page.css");
 
-/// The files of Swagger UI that the page needs.
-const THEIRS: [(&str, &str); 3] = [
+/// The files of Swagger UI that the page needs, with their media types.
+const VENDOR_FILES: [(&str, &str); 3] = [
     ("swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
     ("swagger-ui.css", "text/css; charset=utf-8"),
     ("favicon-32x32.png", "image/png"),
 ];
 
-/// The path of every file, and what serves it.
+/// The path and the handler of every file.
 pub(crate) fn files() -> Vec<(String, Route)> {
     let html = "text/html; charset=utf-8";
     let mut files = vec![
@@ -34,7 +34,7 @@ pub(crate) fn files() -> Vec<(String, Route)> {
         ("/api/docs/page.css".to_owned(), file("text/css; charset=utf-8", STYLE)),
     ];
     let config = Arc::new(Config::default());
-    for (name, media_type) in THEIRS {
+    for (name, media_type) in VENDOR_FILES {
         if let Ok(Some(SwaggerFile { bytes: Cow::Borrowed(bytes), .. })) = serve(name, config.clone()) {
             files.push((format!("/api/docs/{name}"), file(media_type, bytes)));
         }

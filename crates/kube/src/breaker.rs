@@ -1,10 +1,9 @@
-//! What keeps one bad cluster from costing the others anything: so many calls to it at once and no more, and a pause
-//! after several that got no answer.
+//! Circuit breaker and concurrency limit of one cluster, so that a failing cluster does not slow down the others.
 //!
-//! The circuit opens after [`FAILURE_THRESHOLD`] calls in a row without an answer; for [`PAUSE`] nothing is sent. Then one visit is
-//! let through, the trial, with all its calls: an answer closes the circuit, silence opens it again. A probe passes at any
-//! time: there is one at a time. Any answer counts as one, a refusal and an error of the API server included: who answers
-//! at once holds nobody up.
+//! The circuit opens after [`FAILURE_THRESHOLD`] consecutive calls without a response; for [`OPEN_DURATION`] no call is
+//! sent. Then it is half-open: one client request passes with all its calls. A response closes the circuit, silence
+//! opens it again. A probe passes at any time; at most one runs at once. Any HTTP response, 4xx and 5xx included,
+//! counts as success: only silence opens the circuit, because a cluster that responds at once delays no one.
 
 use std::{
     sync::{
@@ -20,68 +19,68 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// Calls at once to one cluster; more wait, within their deadline.
+/// Concurrent calls to one cluster; more wait until their deadline.
 const MAX_CONCURRENT: usize = 32;
-/// Calls without an answer that open the circuit.
+/// Consecutive calls without a response that open the circuit.
 const FAILURE_THRESHOLD: u32 = 5;
-/// A silence longer ago than this is forgotten.
-const WINDOW: Duration = Duration::from_secs(30);
-/// How long an open circuit refuses every call. Short, so that a cluster that is back is soon seen to be.
-const PAUSE: Duration = Duration::from_secs(3);
+/// Failures further apart than this are not consecutive.
+const FAILURE_WINDOW: Duration = Duration::from_secs(30);
+/// How long an open circuit refuses every call. Short, so that a recovered cluster is noticed soon.
+const OPEN_DURATION: Duration = Duration::from_secs(3);
 
-/// The breaker of one cluster, for one version of its connection.
+/// Breaker of one cluster, for one version of its connection.
 pub(crate) struct Breaker {
-    places: Semaphore,
+    slots: Semaphore,
     circuit: Mutex<Circuit>,
-    visits: AtomicU64,
+    next_group: AtomicU64,
 }
 
-/// Whose calls belong together.
+/// Identifies the calls of one client request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallGroup {
-    number: u64,
-    /// Whether it passes an open circuit.
-    tries: bool,
+    id: u64,
+    /// Whether its calls pass an open circuit.
+    is_probe: bool,
 }
 
 impl Breaker {
     pub(crate) fn new() -> Self {
         let circuit = Mutex::new(Circuit::new(Instant::now()));
-        Self { places: Semaphore::new(MAX_CONCURRENT), circuit, visits: AtomicU64::new(0) }
+        Self { slots: Semaphore::new(MAX_CONCURRENT), circuit, next_group: AtomicU64::new(0) }
     }
 
-    /// A visitor like no other.
+    /// A new call group.
     pub(crate) fn call_group(&self) -> CallGroup {
-        CallGroup { number: self.visits.fetch_add(1, Ordering::Relaxed), tries: false }
+        CallGroup { id: self.next_group.fetch_add(1, Ordering::Relaxed), is_probe: false }
     }
 
-    /// One that an open circuit does not refuse: a probe, which finds out whether the cluster answers again.
+    /// A new call group of a probe, which passes an open circuit to find out whether the cluster responds again.
     pub(crate) fn probe(&self) -> CallGroup {
-        CallGroup { tries: true, ..self.call_group() }
+        CallGroup { is_probe: true, ..self.call_group() }
     }
 
-    /// Why a new visitor's calls would be refused.
+    /// Checks whether a new call group would be refused.
     ///
     /// # Errors
-    /// `CircuitOpen`, with the rest of the pause.
+    /// `CircuitOpen`, with the remaining pause as `Retry-After`.
     pub(crate) fn check(&self) -> Result<()> {
-        self.circuit().refusal(self.call_group(), Instant::now())
+        self.circuit().check(self.call_group(), Instant::now())
     }
 
-    /// Lets a call through; when too many are under way, as soon as one of them ends.
+    /// Admits a call, after a wait while too many are running.
     ///
     /// # Errors
-    /// `CircuitOpen`, with the rest of the pause; `Overloaded` when no place came free until the deadline. Nothing was
-    /// sent.
+    /// `CircuitOpen`, with the remaining pause as `Retry-After`; `Overloaded` when no slot became free by the deadline.
+    /// Nothing was sent.
     pub(crate) async fn enter(&self, call_group: CallGroup, deadline: Instant) -> Result<CallGuard<'_>> {
-        // who cannot pass anyhow should not wait for a place first
-        self.circuit().refusal(call_group, Instant::now())?;
-        let place = match timeout_at(deadline, self.places.acquire()).await {
-            Ok(Ok(place)) => place,
-            Ok(Err(_)) | Err(_) => return Err(Error::new(Cause::Overloaded).retry_after(PAUSE)),
+        // a call that is refused anyway should not wait for a slot
+        self.circuit().check(call_group, Instant::now())?;
+        let slot = match timeout_at(deadline, self.slots.acquire()).await {
+            Ok(Ok(slot)) => slot,
+            Ok(Err(_)) | Err(_) => return Err(Error::new(Cause::Overloaded).retry_after(OPEN_DURATION)),
         };
         self.circuit().enter(call_group, Instant::now())?;
-        Ok(CallGuard { breaker: self, call_group, settled: false, _place: place })
+        Ok(CallGuard { breaker: self, call_group, settled: false, _slot: slot })
     }
 
     fn circuit(&self) -> MutexGuard<'_, Circuit> {
@@ -89,16 +88,16 @@ impl Breaker {
     }
 }
 
-/// A call on its way. Dropped before it is settled, it says nothing of the cluster.
+/// A running call. Dropped without [`CallGuard::settle`], it counts neither as success nor as failure.
 pub(crate) struct CallGuard<'a> {
     breaker: &'a Breaker,
     call_group: CallGroup,
     settled: bool,
-    _place: SemaphorePermit<'a>,
+    _slot: SemaphorePermit<'a>,
 }
 
 impl CallGuard<'_> {
-    /// Notes how the call ended: without an answer, or with one, of whatever kind.
+    /// Records the result of the call: no response, or a response of any kind.
     pub(crate) fn settle(mut self, error: Option<&Error>) {
         self.settled = true;
         self.breaker.circuit().ended(error.map(|error| error.cause), Instant::now());
@@ -115,65 +114,67 @@ impl Drop for CallGuard<'_> {
 
 #[derive(Debug)]
 enum Circuit {
-    /// So many calls in a row had no answer, the last one then.
-    Closed { silent: u32, last: Instant },
-    /// Nothing is sent until then.
+    /// This many consecutive calls had no response, the last one at `last`.
+    Closed { failures: u32, last: Instant },
+    /// No call is sent until then.
     Open { until: Instant },
-    /// This one tries.
-    HalfOpen { by: CallGroup },
+    /// The calls of this group decide.
+    HalfOpen { group: CallGroup },
 }
 
 impl Circuit {
     fn new(now: Instant) -> Self {
-        Self::Closed { silent: 0, last: now }
+        Self::Closed { failures: 0, last: now }
     }
 
-    /// Why no call may pass now.
-    fn refusal(&self, call_group: CallGroup, now: Instant) -> Result<()> {
+    /// Refuses the call while the circuit is open.
+    fn check(&self, call_group: CallGroup, now: Instant) -> Result<()> {
         let open = |pause| Err(Error::new(Cause::CircuitOpen).retry_after(pause));
         match self {
             Self::Closed { .. } => Ok(()),
-            _ if call_group.tries => Ok(()),
-            Self::HalfOpen { by } if *by == call_group => Ok(()),
-            Self::HalfOpen { .. } => open(PAUSE),
+            _ if call_group.is_probe => Ok(()),
+            Self::HalfOpen { group } if *group == call_group => Ok(()),
+            Self::HalfOpen { .. } => open(OPEN_DURATION),
             Self::Open { until } => match until.saturating_duration_since(now) {
                 Duration::ZERO => Ok(()),
-                left => open(left),
+                remaining => open(remaining),
             },
         }
     }
 
-    /// Lets a call pass; after the pause, or of a probe, as the trial.
+    /// Admits a call; the first one after the pause, or a probe's, makes the circuit half-open.
     fn enter(&mut self, call_group: CallGroup, now: Instant) -> Result<()> {
-        self.refusal(call_group, now)?;
+        self.check(call_group, now)?;
         if matches!(self, Self::Open { .. }) {
-            *self = Self::HalfOpen { by: call_group };
+            *self = Self::HalfOpen { group: call_group };
         }
         Ok(())
     }
 
-    /// A call was dropped on its way. If it was the trial's, nobody knows more than before: the next one tries.
+    /// A call was dropped before its result. If it belonged to the deciding group, the next call decides.
     fn abandoned(&mut self, call_group: CallGroup, now: Instant) {
-        if matches!(self, Self::HalfOpen { by } if *by == call_group) {
+        if matches!(self, Self::HalfOpen { group } if *group == call_group) {
             *self = Self::Open { until: now };
         }
     }
 
-    /// A call ended, with this cause or well.
+    /// A call ended with this cause, or without an error.
     fn ended(&mut self, cause: Option<Cause>, now: Instant) {
-        let silence = [Cause::Unreachable, Cause::ConnectionLost, Cause::DeadlineExceeded];
-        if !cause.is_some_and(|cause| silence.contains(&cause)) {
+        let no_response = [Cause::Unreachable, Cause::ConnectionLost, Cause::DeadlineExceeded];
+        if !cause.is_some_and(|cause| no_response.contains(&cause)) {
             *self = Self::new(now);
             return;
         }
-        let silent = match self {
-            Self::Closed { silent, last } if now.saturating_duration_since(*last) <= WINDOW => *silent + 1,
+        let failures = match self {
+            Self::Closed { failures, last } if now.saturating_duration_since(*last) <= FAILURE_WINDOW => {
+                *failures + 1
+            }
             Self::Closed { .. } => 1,
             Self::Open { .. } | Self::HalfOpen { .. } => FAILURE_THRESHOLD,
         };
-        *self = match silent {
-            FAILURE_THRESHOLD.. => Self::Open { until: now + PAUSE },
-            silent => Self::Closed { silent, last: now },
+        *self = match failures {
+            FAILURE_THRESHOLD.. => Self::Open { until: now + OPEN_DURATION },
+            failures => Self::Closed { failures, last: now },
         };
     }
 }
@@ -182,11 +183,11 @@ impl Circuit {
 mod tests {
     use super::*;
 
-    const FIRST: CallGroup = CallGroup { number: 1, tries: false };
-    const OTHER: CallGroup = CallGroup { number: 2, tries: false };
-    const PROBE: CallGroup = CallGroup { number: 3, tries: true };
+    const FIRST: CallGroup = CallGroup { id: 1, is_probe: false };
+    const OTHER: CallGroup = CallGroup { id: 2, is_probe: false };
+    const PROBE: CallGroup = CallGroup { id: 3, is_probe: true };
 
-    /// A circuit that has just opened, and when.
+    /// A circuit that has just opened, and the time.
     fn open() -> (Circuit, Instant) {
         let now = Instant::now();
         let mut circuit = Circuit::new(now);
@@ -198,54 +199,54 @@ mod tests {
     }
 
     #[test]
-    fn silence_in_a_row_opens_the_circuit_and_says_for_how_long() {
+    fn consecutive_silence_opens_circuit_with_retry_after() {
         let (mut circuit, now) = open();
         let refused = circuit.enter(FIRST, now + Duration::from_secs(1)).unwrap_err();
         assert_eq!(refused.cause, Cause::CircuitOpen);
-        assert_eq!(refused.context.retry_after, Some(PAUSE - Duration::from_secs(1)));
+        assert_eq!(refused.context.retry_after, Some(OPEN_DURATION - Duration::from_secs(1)));
     }
 
     #[test]
-    fn answers_of_any_kind_keep_it_closed() {
+    fn any_http_response_keeps_circuit_closed() {
         let now = Instant::now();
         let mut circuit = Circuit::new(now);
-        let answers = [
+        let responses = [
             None,
             Some(Cause::FailingCluster),
             Some(Cause::CredentialRejected),
             Some(Cause::RejectedByCluster),
         ];
-        for answer in answers {
+        for response in responses {
             for _ in 1..FAILURE_THRESHOLD {
                 circuit.ended(Some(Cause::Unreachable), now);
             }
-            circuit.ended(answer, now);
+            circuit.ended(response, now);
         }
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
     }
 
     #[test]
-    fn silence_long_ago_is_forgotten() {
+    fn failures_outside_window_do_not_open_circuit() {
         let mut now = Instant::now();
         let mut circuit = Circuit::new(now);
         for _ in 0..2 * FAILURE_THRESHOLD {
             circuit.ended(Some(Cause::ConnectionLost), now);
-            now += WINDOW + Duration::from_secs(1);
+            now += FAILURE_WINDOW + Duration::from_secs(1);
         }
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
     }
 
     #[test]
-    fn one_visit_tries_with_all_its_calls_and_the_others_are_refused_meanwhile() {
+    fn half_open_circuit_admits_all_calls_of_one_group_only() {
         let (mut circuit, mut now) = open();
-        now += PAUSE;
+        now += OPEN_DURATION;
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
-        assert_eq!(circuit.enter(FIRST, now), Ok(()), "lists of several kinds are one visit");
-        assert!(circuit.enter(OTHER, now).is_err(), "one trial at a time");
+        assert_eq!(circuit.enter(FIRST, now), Ok(()), "lists of several kinds are one group");
+        assert!(circuit.enter(OTHER, now).is_err(), "one group decides at a time");
         circuit.ended(Some(Cause::Unreachable), now);
         circuit.abandoned(FIRST, now);
-        assert!(circuit.enter(FIRST, now).is_err(), "still silent");
-        now += PAUSE;
+        assert!(circuit.enter(FIRST, now).is_err(), "no response yet");
+        now += OPEN_DURATION;
         assert_eq!(circuit.enter(OTHER, now), Ok(()));
         circuit.ended(None, now);
         circuit.abandoned(OTHER, now);
@@ -253,43 +254,43 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_that_is_given_up_is_the_next_ones() {
+    fn abandoned_half_open_call_frees_the_slot() {
         let (mut circuit, mut now) = open();
-        now += PAUSE;
+        now += OPEN_DURATION;
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
         circuit.abandoned(FIRST, now);
         assert_eq!(circuit.enter(OTHER, now), Ok(()));
     }
 
     #[test]
-    fn a_probe_passes_an_open_circuit_and_what_it_finds_decides() {
+    fn probe_passes_open_circuit_and_its_result_decides() {
         let (mut circuit, now) = open();
         assert_eq!(circuit.enter(PROBE, now), Ok(()));
-        assert!(circuit.enter(FIRST, now).is_err(), "others wait for what it finds");
+        assert!(circuit.enter(FIRST, now).is_err(), "refused until the probe has a result");
         circuit.ended(Some(Cause::Unreachable), now);
-        assert!(circuit.enter(FIRST, now).is_err(), "still silent");
+        assert!(circuit.enter(FIRST, now).is_err(), "no response yet");
         assert_eq!(circuit.enter(PROBE, now), Ok(()));
         circuit.ended(None, now);
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
-        // beside another's trial
+        // while another group's calls decide
         let (mut circuit, mut now) = open();
-        now += PAUSE;
+        now += OPEN_DURATION;
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
         assert_eq!(circuit.enter(PROBE, now), Ok(()));
         circuit.abandoned(PROBE, now);
-        assert_eq!(circuit.enter(FIRST, now), Ok(()), "the trial is still the first one's");
+        assert_eq!(circuit.enter(FIRST, now), Ok(()), "the first group still decides");
     }
 
     #[tokio::test]
-    async fn only_so_many_pass_at_once_and_who_gives_up_leaves_a_place() {
+    async fn concurrent_calls_are_limited_and_dropped_call_frees_slot() {
         let breaker = Breaker::new();
         let enter = || breaker.enter(FIRST, Instant::now());
-        let mut inside = Vec::new();
+        let mut running = Vec::new();
         for _ in 0..MAX_CONCURRENT {
-            inside.push(enter().await.expect("a place is free"));
+            running.push(enter().await.expect("a slot is free"));
         }
         assert_eq!(enter().await.err().map(|error| error.cause), Some(Cause::Overloaded));
-        inside.pop();
+        running.pop();
         assert!(enter().await.is_ok());
     }
 }

@@ -1,13 +1,14 @@
 //! Budgets of reads from clusters: how many bytes and objects one request may read, how much memory the reads of one
 //! cluster and of all clusters may hold at once, and how many answers are parsed at once.
 //!
-//! - A request has fixed limits ([`Limits`]); over them it is refused with `too_large`.
-//! - All reads share [`ReadBudgets::memory`]. A cluster may hold as much of it as it leaves free for all others, so however many
-//!   clusters send without end, there is room for the next one. Without room a read is refused with `overloaded`.
-//! - Parsing of a large answer runs on a blocking thread, after taking one of a few turns, of which one cluster may have
-//!   half. No turn is held while anything waits for the network.
+//! - A request has fixed limits ([`Limits`]); above them it is refused with `too_large`.
+//! - All reads share [`ReadBudgets::memory`]. A cluster may hold as much of it as it leaves free for all others, so the
+//!   next cluster finds memory no matter how many send without end. Without free memory a read is refused with
+//!   `overloaded`.
+//! - A large response is parsed on a blocking thread, with one of a few parse slots, of which one cluster may have
+//!   half. No slot is held while anything waits for the network.
 //!
-//! The list cache has a budget of its own (`kept.rs`): reads never evict a cached list.
+//! The list cache has its own budget (`cache.rs`): reads never evict a cached list.
 
 use std::{
     num::NonZero,
@@ -26,17 +27,17 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// An answer of at most so many bytes is parsed where it is awaited.
-pub(crate) const INLINE: usize = 256 << 10;
-/// When to try again after a refusal for lack of memory or turns.
-const RETRY: Duration = Duration::from_secs(1);
+/// Largest response, in bytes, that is parsed on the task that reads it.
+pub(crate) const INLINE_PARSE_BYTES: usize = 256 << 10;
+/// `Retry-After` of a refusal for lack of memory or parse slots.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What may be read from clusters.
+/// Budgets of reads from clusters.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadBudgets {
-    /// The memory that all reads may hold at once, in bytes, besides the list cache.
+    /// Memory that all reads together may hold, in bytes, besides the list cache.
     pub memory: usize,
-    /// What one request may cost.
+    /// Limits of one request.
     pub request: Limits,
 }
 
@@ -47,89 +48,96 @@ impl Default for ReadBudgets {
     }
 }
 
-/// What one read may cost at most.
+/// Limits of one read.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of memory held at once: answers that are not parsed yet, and what is kept of the parsed ones.
+    /// Memory held at once, in bytes: responses that are not parsed yet, and the retained parts of parsed ones.
     pub memory: usize,
-    /// Bytes received.
+    /// Received bytes.
     pub received: usize,
-    /// Objects in the answers.
+    /// Number of objects in the responses.
     pub objects: usize,
 }
 
-/// Reading all objects of a kind into the list cache, whose own budget counts the rows.
-pub(crate) const FILL: Limits = Limits { memory: 64 << 20, received: 16 << 30, objects: 5_000_000 };
+/// Limits of listing all objects of a kind for the list cache, whose own budget counts the rows.
+pub(crate) const FILL_LIMITS: Limits = Limits { memory: 64 << 20, received: 16 << 30, objects: 5_000_000 };
 
-/// The budget of all clusters.
+/// Budget shared by all clusters.
 pub(crate) struct Budget {
     reads: ReadBudgets,
     held: AtomicUsize,
-    turns: Arc<Semaphore>,
-    turns_of_cluster: usize,
-    /// Where answers are parsed.
+    slots: Arc<Semaphore>,
+    slots_per_cluster: usize,
+    /// Runtime whose blocking threads parse.
     runtime: Handle,
 }
 
 impl Budget {
-    /// At most `turns` answers are parsed at once, and never more than there are processors.
-    pub(crate) fn new(reads: ReadBudgets, turns: usize, runtime: Handle) -> Arc<Self> {
-        let turns = turns.min(available_parallelism().map_or(2, NonZero::get)).max(1);
+    /// Allows `slots` responses to be parsed at once, at most the number of processors.
+    pub(crate) fn new(reads: ReadBudgets, slots: usize, runtime: Handle) -> Arc<Self> {
+        let slots = slots.min(available_parallelism().map_or(2, NonZero::get)).max(1);
         Arc::new(Self {
             reads,
             held: AtomicUsize::new(0),
-            turns: Arc::new(Semaphore::new(turns)),
-            turns_of_cluster: turns.div_ceil(2),
+            slots: Arc::new(Semaphore::new(slots)),
+            slots_per_cluster: slots.div_ceil(2),
             runtime,
         })
     }
 }
 
-/// The budget of one cluster.
+/// Share of one cluster in the budget.
 pub(crate) struct ClusterBudget {
     all: Arc<Budget>,
     held: AtomicUsize,
-    turns: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
 impl ClusterBudget {
     pub(crate) fn new(all: &Arc<Budget>) -> Arc<Self> {
-        let turns = Arc::new(Semaphore::new(all.turns_of_cluster));
-        Arc::new(Self { all: all.clone(), held: AtomicUsize::new(0), turns })
+        let slots = Arc::new(Semaphore::new(all.slots_per_cluster));
+        Arc::new(Self { all: all.clone(), held: AtomicUsize::new(0), slots })
     }
 
-    /// The meter of a request.
+    /// The meter of a request, with the configured limits.
     pub(crate) fn request(self: &Arc<Self>) -> Arc<Meter> {
         self.meter(self.all.reads.request)
     }
 
-    /// The meter of one read.
+    /// The meter of a read with these limits.
     pub(crate) fn meter(self: &Arc<Self>, limits: Limits) -> Arc<Meter> {
-        let zero = AtomicUsize::default;
-        Arc::new(Meter { cluster: self.clone(), limits, held: zero(), received: zero(), objects: zero() })
+        let counter = AtomicUsize::default;
+        Arc::new(Meter {
+            cluster: self.clone(),
+            limits,
+            held: counter(),
+            received: counter(),
+            objects: counter(),
+        })
     }
 
-    /// Waits for a turn to parse.
+    /// Waits for a parse slot.
     ///
     /// # Errors
-    /// `Overloaded` when there is none until the deadline.
+    /// `Overloaded` when none is free by the deadline.
     pub(crate) async fn parse_slot(&self, deadline: Instant) -> Result<ParseSlot> {
-        // the cluster's first, so that at most its share waits among all
-        let turns = async {
-            let of_cluster = self.turns.clone().acquire_owned().await.ok()?;
+        // the cluster's own semaphore first, so that a cluster queues for the shared one at most with its share
+        let slots = async {
+            let of_cluster = self.slots.clone().acquire_owned().await.ok()?;
             Some(ParseSlot {
                 _of_cluster: of_cluster,
-                _of_all: self.all.turns.clone().acquire_owned().await.ok()?,
+                _of_all: self.all.slots.clone().acquire_owned().await.ok()?,
             })
         };
-        timeout_at(deadline, turns).await.ok().flatten().ok_or_else(overloaded)
+        timeout_at(deadline, slots).await.ok().flatten().ok_or_else(overloaded)
     }
 
-    /// Runs a job that takes time: here when it is about at most `inline` bytes, else on a blocking thread, in turn.
+    /// Runs a CPU-bound job: on the caller's task for at most `inline` bytes, else on a blocking thread with a parse
+    /// slot.
     ///
     /// # Errors
     /// As [`Self::parse_slot`]; `Internal` when the job panics.
-    pub(crate) async fn work<R: Send + 'static>(
+    pub(crate) async fn run_job<R: Send + 'static>(
         &self,
         bytes: usize,
         inline: usize,
@@ -139,33 +147,33 @@ impl ClusterBudget {
         if bytes <= inline {
             return Ok(job());
         }
-        let turn = self.parse_slot(deadline).await?;
+        let slot = self.parse_slot(deadline).await?;
         let job = move || {
             let done = job();
-            drop(turn);
+            drop(slot);
             done
         };
         let done = self.all.runtime.spawn_blocking(job).await;
         done.map_err(|_| Error::internal("parsing a response panicked"))
     }
 
-    fn give_back(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
         self.all.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-/// The right to parse; given back when it is dropped.
+/// Slot to parse one response. Released when dropped.
 pub(crate) struct ParseSlot {
     _of_cluster: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
 
 fn overloaded() -> Error {
-    Error::new(Cause::Overloaded).retry_after(RETRY)
+    Error::new(Cause::Overloaded).retry_after(RETRY_AFTER)
 }
 
-/// Counts what one read costs. Dropped, all of its memory is given back.
+/// Meter of one read. Releases all of its memory when dropped.
 pub(crate) struct Meter {
     cluster: Arc<ClusterBudget>,
     limits: Limits,
@@ -175,36 +183,36 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Memory for a part of the read: nothing yet.
-    pub(crate) fn hold(self: &Arc<Self>) -> Reservation {
+    /// An empty reservation for a part of the read.
+    pub(crate) fn reserve(self: &Arc<Self>) -> Reservation {
         Reservation { meter: self.clone(), bytes: 0 }
     }
 
     /// Counts bytes received.
     ///
     /// # Errors
-    /// `TooLarge` when the read has received more than it may.
+    /// `TooLarge` when the read exceeds its limit.
     pub(crate) fn received(&self, bytes: usize) -> Result<()> {
-        within(&self.received, bytes, self.limits.received)
+        add_within(&self.received, bytes, self.limits.received)
     }
 
-    /// Counts objects of an answer.
+    /// Counts objects of a response.
     ///
     /// # Errors
-    /// `TooLarge` when there are more than the read may have.
+    /// `TooLarge` when the read exceeds its limit.
     pub(crate) fn objects(&self, count: usize) -> Result<()> {
-        within(&self.objects, count, self.limits.objects)
+        add_within(&self.objects, count, self.limits.objects)
     }
 
-    fn take(&self, bytes: usize) {
+    fn add(&self, bytes: usize) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
         self.cluster.held.fetch_add(bytes, Ordering::Relaxed);
         self.cluster.all.held.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn give_back(&self, bytes: usize) {
+    fn release(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
-        self.cluster.give_back(bytes);
+        self.cluster.release(bytes);
     }
 
     fn check(&self) -> Result<()> {
@@ -222,44 +230,44 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        self.cluster.give_back(*self.held.get_mut());
+        self.cluster.release(*self.held.get_mut());
     }
 }
 
-fn within(counter: &AtomicUsize, more: usize, most: usize) -> Result<()> {
-    if counter.fetch_add(more, Ordering::Relaxed).saturating_add(more) > most {
+fn add_within(counter: &AtomicUsize, more: usize, limit: usize) -> Result<()> {
+    if counter.fetch_add(more, Ordering::Relaxed).saturating_add(more) > limit {
         return Err(Error::new(Cause::TooLarge));
     }
     Ok(())
 }
 
-/// Memory that a part of a read holds; given back when it is dropped.
+/// Memory reserved for a part of a read. Released when dropped.
 pub(crate) struct Reservation {
     meter: Arc<Meter>,
     bytes: usize,
 }
 
 impl Reservation {
-    /// Takes more.
+    /// Reserves more memory.
     ///
     /// # Errors
-    /// `TooLarge` when the read holds more than it may; `Overloaded` when the reads of its cluster leave too little to
-    /// others. Then nothing was taken.
+    /// `TooLarge` when the read exceeds its limit; `Overloaded` when the reads of the cluster leave too little to
+    /// others. Then nothing is reserved.
     pub(crate) fn add(&mut self, bytes: usize) -> Result<()> {
-        self.add_anyway(bytes);
+        self.add_unchecked(bytes);
         self.meter.check().inspect_err(|_| {
-            self.meter.give_back(bytes);
+            self.meter.release(bytes);
             self.bytes -= bytes;
         })
     }
 
-    /// Takes more, for what cannot be refused any more: the answer to a change.
-    pub(crate) fn add_anyway(&mut self, bytes: usize) {
-        self.meter.take(bytes);
+    /// Reserves more memory without a check: the response to a write must not be refused.
+    pub(crate) fn add_unchecked(&mut self, bytes: usize) {
+        self.meter.add(bytes);
         self.bytes += bytes;
     }
 
-    /// Holds so much from now on.
+    /// Changes the reservation to this size.
     ///
     /// # Errors
     /// As [`Self::add`].
@@ -267,22 +275,22 @@ impl Reservation {
         match bytes.checked_sub(self.bytes) {
             Some(more) => self.add(more),
             None => {
-                self.meter.give_back(self.bytes - bytes);
+                self.meter.release(self.bytes - bytes);
                 self.bytes = bytes;
                 Ok(())
             }
         }
     }
 
-    /// Is held until the whole read is over.
-    pub(crate) fn keep(mut self) {
+    /// Keeps the memory reserved until the meter is dropped.
+    pub(crate) fn retain(mut self) {
         self.bytes = 0;
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.meter.give_back(self.bytes);
+        self.meter.release(self.bytes);
     }
 }
 
@@ -301,21 +309,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_over_its_memory_is_refused_and_gives_all_of_it_back() {
+    async fn request_over_memory_limit_is_refused_and_releases_it() {
         let budget = Budget::new(ReadBudgets::default(), 4, Handle::current());
         let cluster = ClusterBudget::new(&budget);
         let limits = Limits { memory: 3 * MIB, received: 10 * MIB, objects: 10 };
         let meter = cluster.meter(limits);
-        let mut first = meter.hold();
+        let mut first = meter.reserve();
         first.add(2 * MIB).unwrap();
-        let mut second = meter.hold();
+        let mut second = meter.reserve();
         assert_eq!(cause(second.add(2 * MIB)), Some(Cause::TooLarge));
         drop(first);
         second.add(2 * MIB).unwrap();
         second.set(MIB).unwrap();
         assert_eq!(held(&budget), MIB);
-        second.keep();
-        assert_eq!(held(&budget), MIB, "until the read is over");
+        second.retain();
+        assert_eq!(held(&budget), MIB, "memory stays reserved until the meter is dropped");
         assert_eq!(cause(meter.received(8 * MIB)), None);
         assert_eq!(cause(meter.received(8 * MIB)), Some(Cause::TooLarge));
         assert_eq!((cause(meter.objects(10)), cause(meter.objects(1))), (None, Some(Cause::TooLarge)));
@@ -323,58 +331,58 @@ mod tests {
         assert_eq!((held(&budget), cluster.held.load(Ordering::Relaxed)), (0, 0));
     }
 
-    /// However many clusters take all they can, the next one still finds as much as each of them has.
+    /// A new cluster still finds free memory after any number of clusters have taken all they can.
     #[tokio::test]
-    async fn a_cluster_may_hold_what_it_leaves_to_the_others() {
+    async fn cluster_may_hold_as_much_as_it_leaves_free() {
         let budget = Budget::new(ReadBudgets::default(), 4, Handle::current());
-        let mut greedy = Vec::new();
+        let mut reservations = Vec::new();
         for others in 0..5 {
             let cluster = ClusterBudget::new(&budget);
-            let mut of_cluster = 0;
+            let mut count = 0;
             loop {
-                let mut held = cluster.request().hold();
+                let mut held = cluster.request().reserve();
                 if cause(held.add(MIB)) == Some(Cause::Overloaded) {
                     break;
                 }
-                of_cluster += 1;
-                greedy.push(held);
+                count += 1;
+                reservations.push(held);
             }
-            assert!(of_cluster > 0, "after {others} others");
+            assert!(count > 0, "after {others} other clusters");
         }
-        let mut healthy = ClusterBudget::new(&budget).request().hold();
+        let mut healthy = ClusterBudget::new(&budget).request().reserve();
         assert_eq!(cause(healthy.add(100 << 10)), None);
-        drop(greedy);
+        drop(reservations);
         assert_eq!(cause(healthy.add(60 * MIB)), None);
     }
 
     #[tokio::test]
-    async fn one_cluster_takes_at_most_half_of_the_turns() {
+    async fn cluster_takes_at_most_half_of_the_parse_slots() {
         let budget = Budget::new(ReadBudgets::default(), 4, Handle::current());
         let (busy, other) = (ClusterBudget::new(&budget), ClusterBudget::new(&budget));
         let now = Instant::now();
-        let mut turns = Vec::new();
-        while let Ok(turn) = busy.parse_slot(now).await {
-            turns.push(turn);
+        let mut slots = Vec::new();
+        while let Ok(slot) = busy.parse_slot(now).await {
+            slots.push(slot);
         }
-        assert_eq!(turns.len(), budget.turns_of_cluster);
-        if budget.turns_of_cluster > 1 || available_parallelism().unwrap().get() > 1 {
-            assert!(other.parse_slot(now).await.is_ok(), "a turn is left");
+        assert_eq!(slots.len(), budget.slots_per_cluster);
+        if budget.slots_per_cluster > 1 || available_parallelism().unwrap().get() > 1 {
+            assert!(other.parse_slot(now).await.is_ok(), "a slot is left for another cluster");
         }
         assert_eq!(cause(busy.parse_slot(now).await), Some(Cause::Overloaded));
-        turns.pop();
+        slots.pop();
         assert!(busy.parse_slot(now).await.is_ok());
     }
 
     #[tokio::test]
-    async fn what_is_large_is_parsed_on_another_thread() {
+    async fn large_response_is_parsed_on_blocking_thread() {
         let cluster = ClusterBudget::new(&Budget::new(ReadBudgets::default(), 4, Handle::current()));
-        let here = std::thread::current().id();
+        let current_thread = std::thread::current().id();
         let end = Instant::now() + Duration::from_secs(60);
         let thread = || std::thread::current().id();
-        assert_eq!(cluster.work(10, 10, end, thread).await.unwrap(), here);
-        assert_ne!(cluster.work(11, 10, end, thread).await.unwrap(), here);
-        let panicking = cluster.work(11, 10, end, || panic!("as a test")).await;
+        assert_eq!(cluster.run_job(10, 10, end, thread).await.unwrap(), current_thread);
+        assert_ne!(cluster.run_job(11, 10, end, thread).await.unwrap(), current_thread);
+        let panicking = cluster.run_job(11, 10, end, || panic!("on purpose")).await;
         assert_eq!(cause(panicking), Some(Cause::Internal));
-        assert!(cluster.parse_slot(end).await.is_ok(), "its turn is given back");
+        assert!(cluster.parse_slot(end).await.is_ok(), "the slot is released");
     }
 }

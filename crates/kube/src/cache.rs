@@ -1,8 +1,10 @@
-//! Lists that are kept: read once when somebody first asks, brought up to date by watches, shown from memory. What a page
-//! is, and what may be shown to whom, is not decided here but by the core's [`Table`] and each reader's permit.
+//! List cache: one store per list of a cluster, filled by reflectors when the list is first requested, kept up to date
+//! by watches, and read from memory. The core's [`Table`] builds pages; each request's permit decides which rows may be
+//! returned.
 //!
-//! A list is kept from its first reader until nobody has read it for a while, its cluster's connection has changed, or its
-//! memory is needed for others. Its feeds (`cache/feed.rs`) fill its store (`cache/store.rs`), which answers.
+//! A list stays cached until it has been idle for [`CacheSettings::idle`], its cluster's connection changes, or its
+//! memory is needed for other lists. Its reflectors (`cache/reflector.rs`) fill its store (`cache/store.rs`), which
+//! serves the queries.
 //!
 //! [`Table`]: pilothouse_core::inventory::Table
 
@@ -39,18 +41,19 @@ pub(crate) use self::query::CacheResult;
 use self::{reflector::Reflector, store::Store};
 use crate::{observe::Observer, transport::Transport, uncached};
 
-/// Which lists are kept, and for how long.
+/// Settings of the list cache.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheSettings {
-    /// How long a list is kept that nobody reads.
+    /// Idle time after which a list without readers is removed from the cache.
     pub idle: Duration,
-    /// The memory that all kept lists may take, in bytes. Of those that are there, the ones read longest ago go first. A
-    /// list that needs more than half of it is not kept, nor is one with which its cluster's need more than three
-    /// quarters.
+    /// Memory that all cached lists may use, in bytes. Above it, the least recently read lists are evicted first. A
+    /// list that needs more than half of it is not cached, nor is a list with which the lists of its cluster would use
+    /// more than three quarters.
     pub memory: usize,
-    /// How many large answers are parsed at once, at most as many as there are processors; half of them for one cluster.
+    /// Number of large responses that are parsed at once, at most the number of processors; at most half of them for
+    /// one cluster.
     pub fills: usize,
-    /// How long a watch is asked to last. Rows are current for a quarter longer after the last whole event.
+    /// Timeout requested for each watch. Rows count as current for 1.25 times as long after the last complete event.
     pub watch: Duration,
 }
 
@@ -61,48 +64,49 @@ impl Default for CacheSettings {
 }
 
 impl CacheSettings {
-    /// How long rows are current after the last whole event: a watch ends sooner, and its end is one.
-    fn fresh(&self) -> Duration {
+    /// How long rows count as current after the last complete event: a watch ends earlier, and its end counts as an
+    /// event.
+    fn max_age(&self) -> Duration {
         self.watch + self.watch / 4
     }
 }
 
-/// How often it is looked for lists that nobody needs.
+/// Interval of the eviction of idle lists.
 const EVICT_INTERVAL: Duration = Duration::from_secs(5);
-/// How often it is asked whether a list's cluster still has the connection that it is read by.
+/// Interval of the check that each cached list's cluster still exists.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A list of a cluster; of the kinds that are merged in it, or of one that only `type` brings in.
+/// Cluster, list, and the first of its kinds: lists that query one kind by `type` are cached separately.
 type Key = (ClusterId, List, Kind);
 
-/// Every list that is kept.
+/// The list cache: all cached lists of all clusters.
 pub(crate) struct ListCache {
     settings: CacheSettings,
     lists: Mutex<HashMap<Key, CachedList>>,
     budget: Arc<CacheBudget>,
     clock: Arc<dyn Clock>,
     observer: Arc<dyn Observer>,
-    /// How long an answer may take to begin.
+    /// Timeout until a response begins.
     deadline: Duration,
-    /// Where feeds live.
+    /// Runtime of the reflectors.
     runtime: Handle,
-    itself: Weak<Self>,
+    weak_self: Weak<Self>,
 }
 
-/// A list that is kept; dropped, its feeds end, and whoever waits for its rows is told.
+/// A cached list. Dropping it ends its reflectors and wakes the requests that wait for its rows.
 struct CachedList {
     store: Arc<Store>,
-    _feeds: JoinSet<()>,
+    _reflectors: JoinSet<()>,
 }
 
 impl Drop for CachedList {
     fn drop(&mut self) {
-        self.store.end();
+        self.store.mark_removed();
     }
 }
 
 impl ListCache {
-    /// Keeps nothing yet.
+    /// Creates an empty cache and starts its eviction task.
     pub(crate) fn new(
         settings: CacheSettings,
         connections: Arc<dyn Connections>,
@@ -110,24 +114,24 @@ impl ListCache {
         observer: Arc<dyn Observer>,
         deadline: Duration,
     ) -> Arc<Self> {
-        let cache = Arc::new_cyclic(|itself| Self {
+        let cache = Arc::new_cyclic(|weak_self| Self {
             settings,
             lists: Mutex::default(),
-            budget: Arc::new(CacheBudget { most: settings.memory, taken: AtomicUsize::new(0) }),
+            budget: Arc::new(CacheBudget { limit: settings.memory, used: AtomicUsize::new(0) }),
             clock,
             observer,
             deadline,
             runtime: Handle::current(),
-            itself: itself.clone(),
+            weak_self: weak_self.clone(),
         });
         cache.runtime.spawn(evict(Arc::downgrade(&cache), connections));
         cache
     }
 
-    /// The store of a list under a permit to list it, begun if need be.
+    /// Returns the store of a list under a permit to list it; starts the reflectors if the list is not cached yet.
     ///
     /// # Errors
-    /// `Internal` when the permit is for something else.
+    /// `Internal` when the permit covers another kind or no cluster.
     fn store(
         &self,
         permit: &Permit,
@@ -136,8 +140,8 @@ impl ListCache {
         transport: &Arc<Transport>,
     ) -> Result<Arc<Store>> {
         let kinds = if kinds.iter().all(|kind| info.kinds.contains(kind)) { info.kinds } else { kinds };
-        let first = *kinds.first().ok_or_else(|| Error::internal("a list without a kind"))?;
-        let key = (permit.cluster()?, info.list, first);
+        let first_kind = *kinds.first().ok_or_else(|| Error::internal("a list without a kind"))?;
+        let key = (permit.cluster()?, info.list, first_kind);
         let permits = kinds.iter().map(|kind| permit.for_cache(*kind)).collect::<Result<Vec<_>>>()?;
         let project = uncached::projection(info)?;
         let mut lists = self.lists();
@@ -149,11 +153,16 @@ impl ListCache {
         {
             return Ok(store.clone());
         }
-        let store =
-            Arc::new(Store::new(info, kinds, transport.clone(), self.budget.clone(), self.settings.fresh()));
-        let mut feeds = JoinSet::new();
+        let store = Arc::new(Store::new(
+            info,
+            kinds,
+            transport.clone(),
+            self.budget.clone(),
+            self.settings.max_age(),
+        ));
+        let mut reflectors = JoinSet::new();
         for (source, (kind, permit)) in (0..).zip(kinds.iter().zip(permits)) {
-            let feed = Reflector {
+            let reflector = Reflector {
                 store: store.clone(),
                 source: source as Source,
                 kind: *kind,
@@ -161,125 +170,125 @@ impl ListCache {
                 permit,
                 clock: self.clock.clone(),
                 observer: self.observer.clone(),
-                lasts: self.settings.watch,
-                cache: self.itself.clone(),
+                watch_timeout: self.settings.watch,
+                cache: self.weak_self.clone(),
                 deadline: self.deadline,
             };
-            feeds.spawn_on(feed.run(), &self.runtime);
+            reflectors.spawn_on(reflector.run(), &self.runtime);
         }
-        lists.insert(key, CachedList { store: store.clone(), _feeds: feeds });
+        lists.insert(key, CachedList { store: store.clone(), _reflectors: reflectors });
         Ok(store)
     }
 
-    /// Lets go of other lists, those read longest ago first, until all have room; but of none for a list of `size` bytes
-    /// that is more than its share, nor when they should stay.
+    /// Evicts other lists, least recently read first, until the cache is within its budget. Evicts none for a list of
+    /// `size` bytes that exceeds its own share, and none when `no_eviction` is set.
     ///
     /// # Errors
-    /// `NotCached` when there is no room.
-    fn make_room(&self, needed: &Arc<Store>, size: usize, others_stay: bool) -> Result<()> {
-        let most = self.settings.memory;
-        if size > most / 2 || size + self.others_of_cluster(needed) > most / 4 * 3 {
+    /// `NotCached` when the list does not fit.
+    fn ensure_capacity(&self, needed: &Arc<Store>, size: usize, no_eviction: bool) -> Result<()> {
+        let limit = self.settings.memory;
+        if size > limit / 2 || size + self.other_bytes_of_cluster(needed) > limit / 4 * 3 {
             return Err(Error::new(Cause::NotCached));
         }
         while self.budget.is_over() {
-            if others_stay {
+            if no_eviction {
                 return Err(Error::new(Cause::NotCached));
             }
             let mut lists = self.lists();
-            let others = lists.iter().filter(|(_, running)| !Arc::ptr_eq(&running.store, needed));
-            let longest = others.max_by_key(|(_, running)| running.store.idle_for()).map(|(key, _)| *key);
-            let gone = longest.and_then(|key| lists.remove(&key));
+            let others = lists.iter().filter(|(_, cached)| !Arc::ptr_eq(&cached.store, needed));
+            let least_recent = others.max_by_key(|(_, cached)| cached.store.idle_for()).map(|(key, _)| *key);
+            let evicted = least_recent.and_then(|key| lists.remove(&key));
             drop(lists);
-            match gone {
-                // its memory is free once its last reader has gone
-                Some(gone) => self.budget.moved(gone.store.release(), 0),
+            match evicted {
+                // its memory is freed when its last reader drops the store
+                Some(evicted) => self.budget.adjust(evicted.store.release(), 0),
                 None => return Err(Error::new(Cause::NotCached)),
             }
         }
         Ok(())
     }
 
-    /// The memory of the other lists that are kept of a list's cluster.
-    fn others_of_cluster(&self, one: &Arc<Store>) -> usize {
+    /// Memory of the other cached lists of a list's cluster, in bytes.
+    fn other_bytes_of_cluster(&self, of: &Arc<Store>) -> usize {
         let lists = self.lists();
-        let stores = lists.values().map(|running| &running.store);
+        let stores = lists.values().map(|cached| &cached.store);
         let others =
-            stores.filter(|store| Arc::ptr_eq(&store.transport, &one.transport) && !Arc::ptr_eq(store, one));
+            stores.filter(|store| Arc::ptr_eq(&store.transport, &of.transport) && !Arc::ptr_eq(store, of));
         others.map(|store| store.bytes()).sum()
     }
 
-    /// Whether a list has grown so that room should be made, as far as can be told at a glance.
-    fn is_tight(&self, store: &Store) -> bool {
+    /// Whether a list may have outgrown the budget: a cheap check before [`Self::ensure_capacity`].
+    fn may_exceed_budget(&self, store: &Store) -> bool {
         self.budget.is_over() || store.bytes() > self.settings.memory / 2
     }
 
-    /// Drops the lists that are read over a closed stack; their watches end.
+    /// Removes the lists whose transport is closed; their watches end.
     pub(crate) fn drop_closed(&self) {
-        self.lists().retain(|_, running| !running.store.transport.closed().is_cancelled());
+        self.lists().retain(|_, cached| !cached.store.transport.closed().is_cancelled());
     }
 
     fn lists(&self) -> MutexGuard<'_, HashMap<Key, CachedList>> {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What there is of each list, over all clusters.
+    /// Statistics of each cached list, over all clusters.
     pub(crate) fn stats(&self) -> Vec<ListCacheStats> {
-        let mut figures = HashMap::new();
+        let mut stats = HashMap::new();
         for ((_, list, _), CachedList { store, .. }) in &*self.lists() {
-            let of = figures.entry(*list).or_insert_with(|| ListCacheStats::none(list.info().key));
-            of.clusters += 1;
-            of.rows += store.table().len();
-            of.bytes += store.bytes();
-            of.stale += usize::from(store.freshness().0.stale);
-            let (fills, failures) = store.history();
-            of.fills += fills;
-            of.failures += failures;
+            let entry = stats.entry(*list).or_insert_with(|| ListCacheStats::empty(list.info().key));
+            entry.clusters += 1;
+            entry.rows += store.table().len();
+            entry.bytes += store.bytes();
+            entry.stale += usize::from(store.freshness().0.stale);
+            let (fills, failures) = store.counts();
+            entry.fills += fills;
+            entry.failures += failures;
         }
-        let mut figures: Vec<_> = figures.into_values().collect();
-        figures.sort_unstable_by_key(|of| of.list);
-        figures
+        let mut stats: Vec<_> = stats.into_values().collect();
+        stats.sort_unstable_by_key(|entry| entry.list);
+        stats
     }
 }
 
-/// What is kept of one list, over all clusters.
+/// Statistics of one cached list, over all clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListCacheStats {
-    /// The key of its rows in a reply: `pods`.
+    /// Key of the list's rows in a response, such as `pods`.
     pub list: &'static str,
-    /// How many clusters it is kept of.
+    /// Number of clusters for which the list is cached.
     pub clusters: usize,
-    /// Of how many of them it is not known to be current.
+    /// Number of those clusters for which it is stale.
     pub stale: usize,
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
     /// Memory, in bytes.
     pub bytes: usize,
-    /// How often those that are kept now were read whole.
+    /// Number of complete reads of the lists that are cached now.
     pub fills: u64,
-    /// How often one of them could not be brought up to date.
+    /// Number of failed attempts to synchronise them.
     pub failures: u64,
 }
 
 impl ListCacheStats {
-    fn none(list: &'static str) -> Self {
+    fn empty(list: &'static str) -> Self {
         Self { list, clusters: 0, stale: 0, rows: 0, bytes: 0, fills: 0, failures: 0 }
     }
 }
 
-/// Lets go of what nobody has read for a while, and of what was read by a connection that is no longer the cluster's.
+/// Eviction task: removes idle lists, and lists of clusters that no longer exist.
 async fn evict(cache: Weak<ListCache>, connections: Arc<dyn Connections>) {
     let mut ticks = interval(EVICT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut confirmed = Instant::now();
+    let mut last_recheck = Instant::now();
     loop {
         ticks.tick().await;
         let Some(cache) = cache.upgrade() else { return };
         let idle = cache.settings.idle;
-        cache.lists().retain(|_, running| running.store.idle_for() <= idle);
-        if confirmed.elapsed() < RECHECK_INTERVAL {
+        cache.lists().retain(|_, cached| cached.store.idle_for() <= idle);
+        if last_recheck.elapsed() < RECHECK_INTERVAL {
             continue;
         }
-        confirmed = Instant::now();
+        last_recheck = Instant::now();
         let clusters: Vec<_> = {
             let lists = cache.lists();
             let mut clusters: Vec<_> = lists.keys().map(|(cluster, ..)| *cluster).collect();
@@ -288,31 +297,31 @@ async fn evict(cache: Weak<ListCache>, connections: Arc<dyn Connections>) {
             clusters
         };
         for cluster in clusters {
-            // without a database nothing is known, so nothing is done
+            // an error says nothing about the cluster, so the list stays
             if let Ok(None) = connections.connection(cluster).await {
-                cache.lists().retain(|(of, ..), _| *of != cluster);
+                cache.lists().retain(|(id, ..), _| *id != cluster);
             }
         }
     }
 }
 
-/// The memory for all kept lists.
+/// Memory budget of all cached lists.
 pub(crate) struct CacheBudget {
-    most: usize,
-    taken: AtomicUsize,
+    limit: usize,
+    used: AtomicUsize,
 }
 
 impl CacheBudget {
-    /// What a list takes was so much and is so much.
-    fn moved(&self, before: usize, now: usize) {
+    /// Replaces a list's previous usage by its current one, in bytes.
+    fn adjust(&self, before: usize, now: usize) {
         if now >= before {
-            self.taken.fetch_add(now - before, Ordering::Relaxed);
+            self.used.fetch_add(now - before, Ordering::Relaxed);
         } else {
-            self.taken.fetch_sub(before - now, Ordering::Relaxed);
+            self.used.fetch_sub(before - now, Ordering::Relaxed);
         }
     }
 
     fn is_over(&self) -> bool {
-        self.taken.load(Ordering::Relaxed) > self.most
+        self.used.load(Ordering::Relaxed) > self.limit
     }
 }

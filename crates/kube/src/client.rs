@@ -1,5 +1,5 @@
-//! One permitted visit to a cluster: every call of it is held against the permit, ends by the same deadline, and bears
-//! the operation's id. Reads are tried again when that can help; changes never are.
+//! Request-scoped client for one cluster. Checks each call against the permit, shares one deadline, and sends the
+//! operation id as `Audit-ID`. Reads are retried where that can help; writes never are.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,33 +18,33 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
     breaker::CallGroup,
-    budget::{INLINE, Limits, Meter, Reservation},
+    budget::{INLINE_PARSE_BYTES, Limits, Meter, Reservation},
     error::Failure,
     observe::{Exchange, Observer},
     request::{Call, Limit},
     transport::{ExchangeError, Transport},
 };
 
-/// How often a read is tried again at most.
-const RETRIES: u32 = 2;
-/// The first pause before that, doubled each time, unless the cluster names one.
+/// Most retries of a read.
+const MAX_RETRIES: u32 = 2;
+/// First pause before a retry, doubled each time, unless the cluster sends `Retry-After`.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
-/// The longest pause of the cluster's choice that we wait.
+/// Longest `Retry-After` of the cluster that is waited for.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// How much of a refusal is read, in bytes.
-const REFUSAL: usize = 64 << 10;
+/// Largest error body that is read, in bytes.
+const MAX_ERROR_BODY_BYTES: usize = 64 << 10;
 
-/// The body of a good answer.
-pub(crate) struct Answer {
-    /// The body, or its newest bytes.
+/// The body of a 2xx response.
+pub(crate) struct ApiResponse {
+    /// The body, or its last bytes.
     pub(crate) body: Vec<u8>,
-    /// Whether older bytes were dropped.
-    pub(crate) cut: bool,
-    /// The memory that the body takes.
-    held: Reservation,
+    /// Whether earlier bytes were dropped.
+    pub(crate) truncated: bool,
+    /// Memory reserved for the body.
+    reservation: Reservation,
 }
 
-/// What may be done at a cluster under one permit, until one deadline.
+/// Client for the calls of one request to one cluster, under one permit and one deadline.
 pub(crate) struct ClusterClient<'a> {
     transport: Arc<Transport>,
     permit: &'a Permit,
@@ -56,21 +56,21 @@ pub(crate) struct ClusterClient<'a> {
 }
 
 impl<'a> ClusterClient<'a> {
-    /// Begins a visit of at most this long.
+    /// Creates a client whose calls end after `timeout`.
     ///
     /// # Errors
-    /// `Internal`, should an operation's id not fit a header.
+    /// `Internal` when the operation id is not a valid header value.
     pub(crate) fn new(
         transport: Arc<Transport>,
         permit: &'a Permit,
-        at_most: Duration,
+        timeout: Duration,
         observer: &Arc<dyn Observer>,
     ) -> Result<Self> {
         let call_group = transport.breaker().call_group();
-        Self::by(call_group, transport, permit, Instant::now() + at_most, observer)
+        Self::with_call_group(call_group, transport, permit, Instant::now() + timeout, observer)
     }
 
-    /// Begins the visit of a probe, which an open circuit does not refuse.
+    /// Creates the client of a probe, whose calls pass an open circuit.
     ///
     /// # Errors
     /// As [`ClusterClient::new`].
@@ -81,10 +81,10 @@ impl<'a> ClusterClient<'a> {
         observer: &Arc<dyn Observer>,
     ) -> Result<Self> {
         let call_group = transport.breaker().probe();
-        Self::by(call_group, transport, permit, deadline, observer)
+        Self::with_call_group(call_group, transport, permit, deadline, observer)
     }
 
-    fn by(
+    fn with_call_group(
         call_group: CallGroup,
         transport: Arc<Transport>,
         permit: &'a Permit,
@@ -98,68 +98,70 @@ impl<'a> ClusterClient<'a> {
         Ok(Self { transport, permit, audit_id, deadline, call_group, observer: observer.clone(), meter })
     }
 
-    /// The same visit with other limits of what it reads.
-    pub(crate) fn limited(self, limits: Limits) -> Self {
+    /// Replaces the read limits.
+    pub(crate) fn with_limits(self, limits: Limits) -> Self {
         Self { meter: self.transport.budget().meter(limits), ..self }
     }
 
-    /// The same visit with a deadline that is at most this far away.
-    pub(crate) fn within(&self, at_most: Duration) -> Self {
+    /// A client of the same request whose deadline is at most `timeout` away.
+    pub(crate) fn with_timeout(&self, timeout: Duration) -> Self {
         Self {
             transport: self.transport.clone(),
             permit: self.permit,
             audit_id: self.audit_id.clone(),
-            deadline: self.deadline.min(Instant::now() + at_most),
+            deadline: self.deadline.min(Instant::now() + timeout),
             call_group: self.call_group,
             observer: self.observer.clone(),
             meter: self.meter.clone(),
         }
     }
 
-    /// Counts what is read.
+    /// The meter of this client's reads.
     pub(crate) fn meter(&self) -> &Arc<Meter> {
         &self.meter
     }
 
-    /// Does what takes time with so many bytes, outside of the caller's thread if they are many.
+    /// Runs a CPU-bound job about `bytes` bytes, on a blocking thread if there are many.
     ///
     /// # Errors
-    /// `Overloaded` when too much else is being parsed until the deadline.
-    pub(crate) async fn work<R: Send + 'static>(
+    /// `Overloaded` when no parse slot is free by the deadline.
+    pub(crate) async fn run_job<R: Send + 'static>(
         &self,
         bytes: usize,
         job: impl FnOnce() -> R + Send + 'static,
     ) -> Result<R> {
-        self.transport.budget().work(bytes, INLINE, self.deadline, job).await
+        self.transport.budget().run_job(bytes, INLINE_PARSE_BYTES, self.deadline, job).await
     }
 
-    /// The stack it goes over.
+    /// The transport of the cluster.
     pub(crate) fn transport(&self) -> &Arc<Transport> {
         &self.transport
     }
 
-    /// A read. Tried again, twice at most, after 429, 503 and broken connections, if the deadline leaves time for it;
-    /// not when no connection can be made, which has tried every address already.
+    /// Reads. Retries at most twice, after 429, 503 and broken connections, if the deadline allows; not after a failure
+    /// to connect, which has tried every address already.
     ///
     /// # Errors
     /// As every call to a cluster.
-    pub(crate) async fn read(&self, call: &Call) -> Result<Answer, Failure> {
+    pub(crate) async fn read(&self, call: &Call) -> Result<ApiResponse, Failure> {
         self.check(call)?;
-        self.counted(self.try_again(call)).await
+        self.via_breaker(self.read_with_retries(call)).await
     }
 
-    async fn try_again(&self, call: &Call) -> Result<Answer, Failure> {
+    async fn read_with_retries(&self, call: &Call) -> Result<ApiResponse, Failure> {
         let mut retries = 0;
         loop {
-            let (failure, pause) = match self.exchange(call, Answers::Limited).await {
-                Ok(answer) => return Ok(answer),
-                Err(Refusal::Ours(error)) => (error.into(), None),
-                Err(Refusal::ExchangeError(broken)) => {
-                    let again =
-                        matches!(broken, ExchangeError::NotSent | ExchangeError::Lost(Cause::ConnectionLost));
-                    (broken.into(), again.then_some(INITIAL_BACKOFF * (1 << retries)))
+            let (failure, pause) = match self.exchange(call, ReadBudget::Enforced).await {
+                Ok(response) => return Ok(response),
+                Err(CallError::Local(error)) => (error.into(), None),
+                Err(CallError::Exchange(exchange_error)) => {
+                    let retry = matches!(
+                        exchange_error,
+                        ExchangeError::NotSent | ExchangeError::Lost(Cause::ConnectionLost)
+                    );
+                    (exchange_error.into(), retry.then_some(INITIAL_BACKOFF * (1 << retries)))
                 }
-                Err(Refusal::Answered(failure)) => {
+                Err(CallError::Response(failure)) => {
                     let busy = failure.is(StatusCode::TOO_MANY_REQUESTS)
                         || failure.is(StatusCode::SERVICE_UNAVAILABLE);
                     let pause = failure.retry_after.unwrap_or(INITIAL_BACKOFF * (1 << retries));
@@ -167,7 +169,7 @@ impl<'a> ClusterClient<'a> {
                 }
             };
             match pause {
-                Some(pause) if retries < RETRIES && Instant::now() + pause < self.deadline => {
+                Some(pause) if retries < MAX_RETRIES && Instant::now() + pause < self.deadline => {
                     sleep(pause).await
                 }
                 _ => return Err(Failure { error: failure.error.read_only(), ..failure }),
@@ -176,60 +178,60 @@ impl<'a> ClusterClient<'a> {
         }
     }
 
-    /// A read of one object, as `project` makes it; the memory of its text is held until the visit is over.
+    /// Reads one object and projects it; the memory of its text stays reserved until the client is dropped.
     ///
     /// # Errors
-    /// As [`ClusterClient::read`], and what `project` says.
-    pub(crate) async fn one<T: Send + 'static>(
+    /// As [`ClusterClient::read`]; the errors of `project`.
+    pub(crate) async fn get_object<T: Send + 'static>(
         &self,
         call: &Call,
         project: impl FnOnce(&RawValue) -> Result<T> + Send + 'static,
     ) -> Result<T, Failure> {
-        let answer = self.read(call).await?;
-        let named = call.name.clone();
-        let bytes = answer.body.len();
+        let response = self.read(call).await?;
+        let name = call.name.clone();
+        let bytes = response.body.len();
         let job = move || {
-            let projected = answer.raw(named.as_ref()).and_then(project);
-            answer.held.keep();
+            let projected = response.raw(name.as_ref()).and_then(project);
+            response.reservation.retain();
             projected
         };
-        Ok(self.work(bytes, job).await?.map_err(Error::read_only)?)
+        Ok(self.run_job(bytes, job).await?.map_err(Error::read_only)?)
     }
 
-    /// The same; none when it is absent.
+    /// As [`ClusterClient::get_object`]; none when the object does not exist.
     ///
     /// # Errors
-    /// As [`ClusterClient::one`].
-    pub(crate) async fn find<T: Send + 'static>(
+    /// As [`ClusterClient::get_object`].
+    pub(crate) async fn find_object<T: Send + 'static>(
         &self,
         call: &Call,
         project: impl FnOnce(&RawValue) -> Result<T> + Send + 'static,
     ) -> Result<Option<T>> {
-        match self.one(call, project).await {
+        match self.get_object(call, project).await {
             Ok(found) => Ok(Some(found)),
-            Err(failure) if failure.is_absence() => Ok(None),
+            Err(failure) if failure.is_not_found() => Ok(None),
             Err(failure) => Err(failure.into()),
         }
     }
 
-    /// A read whose answer is taken as it comes, for as long as that lasts. Sent once; goes on without the visit and
-    /// its deadline, and takes no place among the breaker's calls: whoever opens one has just read something through it.
+    /// Opens a stream. The call is sent once; the stream outlives the client and its deadline, and takes no slot of the
+    /// breaker: the caller has just read through the breaker.
     ///
     /// # Errors
-    /// As every call to a cluster; from the future too.
-    pub(crate) fn open(
+    /// As every call to a cluster, at once or from the future.
+    pub(crate) fn open_stream(
         &self,
         call: Call,
     ) -> Result<impl Future<Output = Result<Incoming, Failure>> + Send + use<>> {
         self.check(&call)?;
         let (transport, audit_id) = (self.transport.clone(), self.audit_id.clone());
         let report = self.report();
-        let at_most = self.deadline.saturating_duration_since(Instant::now());
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
         Ok(async move {
             let opening = async {
                 let response = transport.send(&call.request, audit_id.as_ref()).await?;
-                // a good answer is there with its head; only a refusal can take its time
-                let body = timeout(at_most, expect_success(&transport, &call, response)).await;
+                // a 2xx response is complete with its head; only an error body can take long
+                let body = timeout(remaining, expect_success(&transport, &call, response)).await;
                 body.unwrap_or(Err(ExchangeError::Lost(Cause::DeadlineExceeded).into()))
             };
             let result = opening.await;
@@ -238,55 +240,59 @@ impl<'a> ClusterClient<'a> {
         })
     }
 
-    /// The same, where nothing was read before: the breaker lets it through, and learns how it began.
+    /// As [`ClusterClient::open_stream`] for a caller without a previous read: passes the breaker, which records the
+    /// result.
     ///
     /// # Errors
     /// As every call to a cluster.
     pub(crate) async fn stream_via_breaker(&self, call: Call) -> Result<Incoming, Failure> {
-        let opening = self.open(call)?;
-        let in_time = async {
-            let lost = || Failure::from(ExchangeError::Lost(Cause::DeadlineExceeded));
-            timeout_at(self.deadline, opening).await.unwrap_or_else(|_| Err(lost()))
+        let opening = self.open_stream(call)?;
+        let opened = async {
+            let timed_out = || Failure::from(ExchangeError::Lost(Cause::DeadlineExceeded));
+            timeout_at(self.deadline, opening).await.unwrap_or_else(|_| Err(timed_out()))
         };
-        self.counted(in_time).await.map_err(|failure| Failure { error: failure.error.read_only(), ..failure })
+        self.via_breaker(opened)
+            .await
+            .map_err(|failure| Failure { error: failure.error.read_only(), ..failure })
     }
 
-    /// A change. Sent once.
+    /// Writes. Sent once.
     ///
     /// # Errors
-    /// `Internal` under a permit without a recorded operation; else as every call to a cluster.
-    pub(crate) async fn change(&self, call: &Call) -> Result<Answer, Failure> {
+    /// `Internal` under a permit without a recorded operation; otherwise as every call to a cluster.
+    pub(crate) async fn change(&self, call: &Call) -> Result<ApiResponse, Failure> {
         if self.permit.operation().is_none() {
             return Err(Error::internal("a change without a recorded operation").into());
         }
         self.check(call)?;
-        let answer = self.counted(async { Ok(self.exchange(call, Answers::Any).await?) }).await?;
-        self.transport.pending_writes().made(call, &answer.body);
-        Ok(answer)
+        let response =
+            self.via_breaker(async { Ok(self.exchange(call, ReadBudget::Ignored).await?) }).await?;
+        self.transport.pending_writes().record(call, &response.body);
+        Ok(response)
     }
 
-    /// A question that has to be posted. Sent once.
+    /// Sends a review, which is a POST that stores nothing. Sent once.
     ///
     /// # Errors
     /// As every call to a cluster.
-    pub(crate) async fn ask(&self, call: &Call) -> Result<Answer, Failure> {
+    pub(crate) async fn send_review(&self, call: &Call) -> Result<ApiResponse, Failure> {
         self.check(call)?;
-        self.counted(async { Ok(self.exchange(call, Answers::Limited).await?) }).await
+        self.via_breaker(async { Ok(self.exchange(call, ReadBudget::Enforced).await?) }).await
     }
 
-    /// Sends through the cluster's breaker, which learns how it ended.
-    async fn counted<T>(&self, exchange: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    /// Runs an exchange through the cluster's breaker, which records the result.
+    async fn via_breaker<T>(&self, exchange: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let entered = self.transport.breaker().enter(self.call_group, self.deadline).await;
         if let Err(error) = &entered {
             self.observer.refused(self.permit.cluster().ok(), error.cause);
         }
-        let passage = entered?;
+        let guard = entered?;
         let result = exchange.await;
-        passage.settle(result.as_ref().err().map(|failure| &failure.error));
+        guard.settle(result.as_ref().err().map(|failure| &failure.error));
         result
     }
 
-    /// Holds a call against the permit: its kind, its namespace.
+    /// Checks a call's kind and namespace against the permit.
     fn check(&self, call: &Call) -> Result<()> {
         let Some(kind) = call.kind else { return Ok(()) };
         self.permit.covers(kind)?;
@@ -301,11 +307,11 @@ impl<'a> ClusterClient<'a> {
         }
     }
 
-    async fn exchange(&self, call: &Call, answers: Answers) -> Result<Answer, Refusal> {
+    async fn exchange(&self, call: &Call, budget: ReadBudget) -> Result<ApiResponse, CallError> {
         let exchange = async {
             let response = self.transport.send(&call.request, self.audit_id.as_ref()).await?;
             let body = expect_success(&self.transport, call, response).await?;
-            self.collect(body, call.limit, answers).await
+            self.collect(body, call.limit, budget).await
         };
         let report = self.report();
         let result = timeout_at(self.deadline, exchange).await;
@@ -314,146 +320,159 @@ impl<'a> ClusterClient<'a> {
         result
     }
 
-    /// Reads a body, never holding much more than the limit, and within the budget.
-    async fn collect(&self, mut body: Incoming, limit: Limit, answers: Answers) -> Result<Answer, Refusal> {
-        let (Limit::Whole(most) | Limit::Newest(most)) = limit;
+    /// Reads a body within the budget, and holds little more than `limit`.
+    async fn collect(
+        &self,
+        mut body: Incoming,
+        limit: Limit,
+        budget: ReadBudget,
+    ) -> Result<ApiResponse, CallError> {
+        let (Limit::Whole(max_bytes) | Limit::Newest(max_bytes)) = limit;
         let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        let space = Vec::with_capacity(expected.min(most));
-        let mut answer = Answer { body: space, cut: false, held: self.meter.hold() };
+        let buffer = Vec::with_capacity(expected.min(max_bytes));
+        let mut response = ApiResponse { body: buffer, truncated: false, reservation: self.meter.reserve() };
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|error| ExchangeError::of(&error))?.into_data() else { continue };
-            match (answers, limit) {
-                (Answers::Any, _) => answer.held.add_anyway(data.len()),
-                // only its last bytes are held
-                (Answers::Limited, Limit::Newest(_)) => {
-                    self.meter.received(data.len()).map_err(Refusal::Ours)?;
+            match (budget, limit) {
+                (ReadBudget::Ignored, _) => response.reservation.add_unchecked(data.len()),
+                // only the last bytes are held
+                (ReadBudget::Enforced, Limit::Newest(_)) => {
+                    self.meter.received(data.len()).map_err(CallError::Local)?;
                 }
-                (Answers::Limited, Limit::Whole(_)) => {
-                    let counted = self.meter.received(data.len());
-                    counted.and_then(|()| answer.held.add(data.len())).map_err(Refusal::Ours)?;
+                (ReadBudget::Enforced, Limit::Whole(_)) => {
+                    let accepted = self.meter.received(data.len());
+                    accepted.and_then(|()| response.reservation.add(data.len())).map_err(CallError::Local)?;
                 }
             }
-            answer.body.extend_from_slice(&data);
+            response.body.extend_from_slice(&data);
             match limit {
-                Limit::Whole(most) if answer.body.len() > most => {
+                Limit::Whole(max_bytes) if response.body.len() > max_bytes => {
                     return Err(ExchangeError::TooLong.into());
                 }
-                Limit::Newest(most) if answer.body.len() > 2 * most => answer.keep(most),
+                Limit::Newest(max_bytes) if response.body.len() > 2 * max_bytes => {
+                    response.truncate_front(max_bytes)
+                }
                 _ => {}
             }
-            if let (Answers::Limited, Limit::Newest(_)) = (answers, limit) {
-                answer.held.set(answer.body.len()).map_err(Refusal::Ours)?;
+            if let (ReadBudget::Enforced, Limit::Newest(_)) = (budget, limit) {
+                response.reservation.set(response.body.len()).map_err(CallError::Local)?;
             }
         }
-        if answer.body.len() > most {
-            answer.keep(most);
+        if response.body.len() > max_bytes {
+            response.truncate_front(max_bytes);
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    /// Tells the observer of an exchange that begins now, once its result is there.
-    fn report<T>(&self) -> impl FnOnce(&Result<T, Refusal>) + Send + use<T> {
+    /// Returns a function that reports an exchange that begins now to the observer.
+    fn report<T>(&self) -> impl FnOnce(&Result<T, CallError>) + Send + use<T> {
         let (observer, cluster, sent) = (self.observer.clone(), self.permit.cluster().ok(), Instant::now());
         move |result| {
-            let cause = result.as_ref().err().map(|refusal| match refusal {
-                Refusal::ExchangeError(broken) => broken.cause(),
-                Refusal::Answered(failure) => failure.error.cause,
-                Refusal::Ours(error) => error.cause,
+            let cause = result.as_ref().err().map(|error| match error {
+                CallError::Exchange(exchange_error) => exchange_error.cause(),
+                CallError::Response(failure) => failure.error.cause,
+                CallError::Local(error) => error.cause,
             });
             observer.exchanged(&Exchange { cluster, cause, took: sent.elapsed() });
         }
     }
 }
 
-/// Which answers are taken.
+/// Whether the read budget applies to a response.
 #[derive(Clone, Copy)]
-enum Answers {
-    /// Those within the budget of reads.
-    Limited,
-    /// Any: what was asked for has been done.
-    Any,
+enum ReadBudget {
+    /// It applies.
+    Enforced,
+    /// It does not: the write has already been applied.
+    Ignored,
 }
 
-/// Why one exchange gave no answer to use.
-enum Refusal {
-    ExchangeError(ExchangeError),
-    Answered(Failure),
-    /// We take no more of it.
-    Ours(Error),
+/// Why one exchange has no usable response.
+enum CallError {
+    Exchange(ExchangeError),
+    Response(Failure),
+    /// Pilothouse rejects the rest of the response.
+    Local(Error),
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::ExchangeError(broken) => broken.into(),
-            Refusal::Answered(failure) => failure,
-            Refusal::Ours(error) => error.into(),
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Exchange(exchange_error) => exchange_error.into(),
+            CallError::Response(failure) => failure,
+            CallError::Local(error) => error.into(),
         }
     }
 }
 
-impl From<ExchangeError> for Refusal {
-    fn from(broken: ExchangeError) -> Self {
-        Self::ExchangeError(broken)
+impl From<ExchangeError> for CallError {
+    fn from(exchange_error: ExchangeError) -> Self {
+        Self::Exchange(exchange_error)
     }
 }
 
-/// The body of an answer with 2xx. Refusals are read in part; a redirect or a change of protocol is no answer.
+/// The body of a 2xx response. Of an error response a part is read; redirects and protocol upgrades are errors.
 async fn expect_success(
     transport: &Transport,
     call: &Call,
     response: Response<Incoming>,
-) -> Result<Incoming, Refusal> {
+) -> Result<Incoming, CallError> {
     let (head, body) = response.into_parts();
     if head.status.is_success() {
         return Ok(body);
     }
     if head.status.is_client_error() || head.status.is_server_error() {
-        // a refusal whose body breaks off or never ends still is one
-        let body = beginning(body, REFUSAL).await;
-        let secret = |text: &str| transport.echoes_token(text);
-        return Err(Refusal::Answered(Failure::refused(call, head.status, &head.headers, &body, secret)));
+        // an error response counts even if its body breaks off or never ends
+        let body = read_prefix(body, MAX_ERROR_BODY_BYTES).await;
+        let is_secret = |text: &str| transport.echoes_token(text);
+        return Err(CallError::Response(Failure::refused(
+            call,
+            head.status,
+            &head.headers,
+            &body,
+            is_secret,
+        )));
     }
     Err(ExchangeError::Lost(Cause::UnexpectedAnswer).into())
 }
 
-/// Reads the beginning of a body, as far as it comes; nothing of one that is longer.
-async fn beginning(mut body: Incoming, most: usize) -> Vec<u8> {
+/// Reads a body up to its end or a failure; returns nothing if it exceeds `max_bytes`.
+async fn read_prefix(mut body: Incoming, max_bytes: usize) -> Vec<u8> {
     let mut read = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
         read.extend(frame.into_data().unwrap_or_default());
-        if read.len() > most {
+        if read.len() > max_bytes {
             return Vec::new();
         }
     }
     read
 }
 
-impl Answer {
-    /// Drops all but the last bytes.
-    fn keep(&mut self, most: usize) {
-        self.body.drain(..self.body.len() - most);
-        self.cut = true;
+impl ApiResponse {
+    /// Drops all but the last `max_bytes`.
+    fn truncate_front(&mut self, max_bytes: usize) {
+        self.body.drain(..self.body.len() - max_bytes);
+        self.truncated = true;
     }
 
-    /// Reads a JSON answer.
+    /// Parses the body as JSON.
     ///
     /// # Errors
-    /// `UnexpectedAnswer` when it is not of that shape.
+    /// `UnexpectedAnswer` when it does not have that shape.
     pub(crate) fn json<'de, T: Deserialize<'de>>(&'de self) -> Result<T> {
         serde_json::from_slice(&self.body).map_err(|_| Error::new(Cause::UnexpectedAnswer))
     }
 
-    /// Reads the object that `call` is about.
+    /// Parses the object that `call` names.
     ///
     /// # Errors
-    /// `UnexpectedAnswer` when it is another one, or none.
+    /// `UnexpectedAnswer` when it is another object, or none.
     pub(crate) fn object(&self, call: &Call) -> Result<Box<RawValue>> {
         self.raw(call.name.as_ref()).map(ToOwned::to_owned)
     }
 
     fn raw(&self, name: Option<&ObjectName>) -> Result<&RawValue> {
-        let Named { metadata } = self.json()?;
+        let NamedObject { metadata } = self.json()?;
         if name.is_some_and(|name| name.as_str() != metadata.name) {
             return Err(Error::new(Cause::UnexpectedAnswer));
         }
@@ -462,11 +481,11 @@ impl Answer {
 }
 
 #[derive(Deserialize)]
-struct Named {
-    metadata: Name,
+struct NamedObject {
+    metadata: ObjectMetadata,
 }
 
 #[derive(Deserialize)]
-struct Name {
+struct ObjectMetadata {
     name: String,
 }

@@ -1,4 +1,4 @@
-//! The stacks of registered clusters: one per cluster, for the version of its connection that is stored now.
+//! Client pool: one transport per registered cluster, for the current version of its stored connection.
 
 use std::{
     collections::HashMap,
@@ -19,54 +19,55 @@ use crate::{
     transport::{Transport, TransportContext},
 };
 
-/// Keeps connections warm, and never one of an older credential: the registry is asked every time.
+/// Pool of transports. It keeps connections open, but never with an older credential: each request reads the stored
+/// connection from the registry.
 pub(crate) struct ClientPool {
     pub(crate) connections: Arc<dyn Connections>,
-    /// For registered clusters.
+    /// Egress guard for registered clusters.
     pub(crate) guard: EgressGuard,
-    /// For connections that are not registered.
-    pub(crate) trial_guard: EgressGuard,
+    /// Egress guard for connection tests of unregistered clusters.
+    pub(crate) test_guard: EgressGuard,
     pub(crate) user_agent: HeaderValue,
-    /// Where connections live.
+    /// Runtime on which connections run.
     pub(crate) runtime: Handle,
-    /// The budget that the reads of all clusters share.
+    /// Read budget shared by all clusters.
     pub(crate) budget: Arc<Budget>,
     pub(crate) entries: Mutex<HashMap<ClusterId, PoolEntry>>,
 }
 
-/// What is known of a cluster.
+/// State of a cluster in the pool.
 pub(crate) enum PoolEntry {
-    /// It has a stack, for one version of its connection.
+    /// The cluster has a transport, for one version of its connection.
     Open(Arc<Transport>),
-    /// It was removed; up to which version of its connection it stays closed. A database that lost its last commits gives
-    /// the id again, to a newer connection.
+    /// The cluster was removed; connections up to this version stay closed. A database that lost its last commits may
+    /// assign the id again, with a newer connection.
     Removed(i64),
 }
 
 impl ClientPool {
-    /// The stack of a registered cluster.
+    /// The transport of a registered cluster.
     ///
     /// # Errors
     /// `NotFound` without such a cluster; as [`Connections::connection`] and [`Transport::new`].
-    pub(crate) async fn of(&self, id: ClusterId) -> Result<Arc<Transport>> {
+    pub(crate) async fn get(&self, id: ClusterId) -> Result<Arc<Transport>> {
         match self.connections.connection(id).await? {
-            Some(stored) => self.registered(id, &stored),
+            Some(stored) => self.get_or_open(id, &stored),
             None => {
                 self.close_removed(id);
-                Err(absent(id))
+                Err(not_found(id))
             }
         }
     }
 
-    /// The stack of a registered cluster for this stored connection, or for a newer one that is known.
+    /// The transport of a registered cluster for this stored connection, or for a newer one in the pool.
     ///
     /// # Errors
     /// `NotFound` when the cluster was removed meanwhile; as [`Transport::new`].
-    pub(crate) fn registered(&self, id: ClusterId, stored: &StoredConnection) -> Result<Arc<Transport>> {
-        // held until there is one, for two would be two circuits, and two of every kept list
+    pub(crate) fn get_or_open(&self, id: ClusterId, stored: &StoredConnection) -> Result<Arc<Transport>> {
+        // locked until the transport exists: two transports would mean two breakers and two copies of each cached list
         let mut entries = self.entries();
         match entries.get(&id) {
-            Some(PoolEntry::Removed(version)) if *version >= stored.version => return Err(absent(id)),
+            Some(PoolEntry::Removed(version)) if *version >= stored.version => return Err(not_found(id)),
             Some(PoolEntry::Open(transport)) if transport.context().version() >= stored.version => {
                 return Ok(transport.clone());
             }
@@ -74,61 +75,65 @@ impl ClientPool {
         }
         close(entries.remove(&id));
         let transport =
-            Arc::new(self.transport(&stored.connection, &self.guard, self.context(stored.version))?);
+            Arc::new(self.build(&stored.connection, &self.guard, self.context(stored.version))?);
         entries.insert(id, PoolEntry::Open(transport.clone()));
         Ok(transport)
     }
 
-    /// A stack without a connection yet, for a probe of a registered cluster.
+    /// A transport without open connections, for a probe of a registered cluster.
     ///
     /// # Errors
     /// As [`Transport::new`].
-    pub(crate) fn probing(&self, connection: &Connection, common: TransportContext) -> Result<Transport> {
-        self.transport(connection, &self.guard, common)
+    pub(crate) fn probe_transport(
+        &self,
+        connection: &Connection,
+        context: TransportContext,
+    ) -> Result<Transport> {
+        self.build(connection, &self.guard, context)
     }
 
-    /// A stack for a connection that is not registered.
+    /// A transport for a connection test of an unregistered cluster.
     ///
     /// # Errors
     /// As [`Transport::new`].
-    pub(crate) fn trying(&self, connection: &Connection) -> Result<Transport> {
-        self.transport(connection, &self.trial_guard, self.context(0))
+    pub(crate) fn test_transport(&self, connection: &Connection) -> Result<Transport> {
+        self.build(connection, &self.test_guard, self.context(0))
     }
 
     fn context(&self, version: i64) -> TransportContext {
         TransportContext::new(version, ClusterBudget::new(&self.budget))
     }
 
-    fn transport(
+    fn build(
         &self,
         connection: &Connection,
         guard: &EgressGuard,
-        common: TransportContext,
+        context: TransportContext,
     ) -> Result<Transport> {
-        Transport::new(connection, guard, &self.user_agent, &self.runtime, common)
+        Transport::new(connection, guard, &self.user_agent, &self.runtime, context)
     }
 
-    /// Closes the stack of a cluster whose connection was replaced or removed.
-    pub(crate) async fn confirm(&self, id: ClusterId) {
+    /// Closes the transport of a cluster whose stored connection was replaced or removed.
+    pub(crate) async fn recheck(&self, id: ClusterId) {
         match self.connections.connection(id).await {
             Ok(Some(stored)) => self.close_older(id, stored.version),
             Ok(None) => self.close_removed(id),
-            // asked again soon by `confirm_all`
+            // checked again soon by `recheck_all`
             Err(error) => {
                 tracing::debug!(%error, cluster = %id, "cannot read the stored connection of the cluster")
             }
         }
     }
 
-    /// The same for all clusters: connections are replaced and removed by other replicas, too.
-    pub(crate) async fn confirm_all(&self) {
-        // only these: one that is opened meanwhile may be newer than the answer
+    /// Does the same for all clusters: other replicas replace and remove connections, too.
+    pub(crate) async fn recheck_all(&self) {
+        // only these: a transport opened meanwhile may be newer than the versions read
         let open: Vec<_> =
-            self.entries().iter().filter_map(|(id, known)| known.is_open().then_some(*id)).collect();
+            self.entries().iter().filter_map(|(id, entry)| entry.is_open().then_some(*id)).collect();
         if open.is_empty() {
             return;
         }
-        // without a database nothing is known, so nothing is done
+        // an error says nothing about the connections, so the transports stay
         let Ok(versions) = self.connections.versions().await else { return };
         for id in open {
             match versions.get(&id) {
@@ -148,10 +153,10 @@ impl ClientPool {
 
     fn close_removed(&self, id: ClusterId) {
         let mut entries = self.entries();
-        // an id without a stack is not remembered, so made-up ids take no memory
-        if let Some(known) = entries.get_mut(&id) {
-            let removed = PoolEntry::Removed(known.version());
-            close(Some(std::mem::replace(known, removed)));
+        // an id without a transport is not remembered, so arbitrary ids take no memory
+        if let Some(entry) = entries.get_mut(&id) {
+            let removed = PoolEntry::Removed(entry.version());
+            close(Some(std::mem::replace(entry, removed)));
         }
     }
 
@@ -173,12 +178,12 @@ impl PoolEntry {
     }
 }
 
-fn close(known: Option<PoolEntry>) {
-    if let Some(PoolEntry::Open(transport)) = known {
+fn close(entry: Option<PoolEntry>) {
+    if let Some(PoolEntry::Open(transport)) = entry {
         transport.close();
     }
 }
 
-fn absent(id: ClusterId) -> Error {
+fn not_found(id: ClusterId) -> Error {
     Error::new(Cause::NotFound).resource("cluster").name(id.to_string())
 }

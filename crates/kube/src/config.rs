@@ -1,4 +1,4 @@
-//! [`ConfigApi`].
+//! [`ConfigApi`]: reads and writes ConfigMaps.
 
 use async_trait::async_trait;
 use k8s_openapi::{api::core::v1::ConfigMap as Manifest, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -17,7 +17,7 @@ use crate::{KubeClusters, replace::Replacement, request::Call};
 impl ConfigApi for KubeClusters {
     async fn get_configmap(&self, permit: &Permit, name: &ObjectName) -> Result<Option<ConfigMapDetail>> {
         let call = Call::get(Kind::ConfigMap, Some(permit.namespace()?), name)?;
-        self.client(permit, self.deadlines().read).await?.find(&call, ConfigMapDetail::project).await
+        self.client(permit, self.deadlines().read).await?.find_object(&call, ConfigMapDetail::project).await
     }
 
     async fn create_configmap(&self, permit: &Permit, configmap: &NewConfigMap) -> Result<ConfigMapRow> {

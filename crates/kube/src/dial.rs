@@ -1,5 +1,5 @@
-//! The way to a cluster's socket: resolve, hold every answer against the egress rules, connect to a checked address.
-//! There is no second lookup, so a name cannot change its addresses between check and connect (DNS rebinding).
+//! Guarded dialer: resolves a host name, checks every address against the egress rules, and connects to a checked
+//! address. There is no second lookup, so a name cannot change its addresses between check and connect (DNS rebinding).
 
 use std::{error::Error as StdError, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,19 +11,19 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     dns::DnsResolver,
-    egress::{EgressRules, is_one_of, target},
+    egress::{EgressRules, host_and_port, matches_any},
 };
 
-/// How long resolving a name and connecting may take together: after it nobody is there.
-const CONNECT: Duration = Duration::from_secs(3);
-/// How long all may take, the TLS handshake too: somebody is there who does not answer.
-pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
-/// What each of several addresses gets at least, so that a dead one does not use up the others' time.
-const EACH: Duration = Duration::from_millis(500);
-/// A peer that is gone is noticed within about this time, on idle connections too.
-const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// Timeout of resolving a name and connecting together; after it the cluster is unreachable.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Timeout of connecting with the TLS handshake; after it the cluster is reachable but does not respond.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Shortest connect timeout per address, so that a dead address does not use up the time of the others.
+const MIN_TIMEOUT_PER_ADDRESS: Duration = Duration::from_millis(500);
+/// Time after which a dead peer is detected, on idle connections too.
+const DEAD_PEER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Why there is no connection. Holds no text of a library's, which may quote certificates.
+/// Failure to connect. Carries no text of a library, which may quote certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotConnected(pub(crate) Cause);
 
@@ -35,36 +35,36 @@ impl fmt::Display for NotConnected {
 
 impl StdError for NotConnected {}
 
-/// Who says where a connection may go.
+/// Resolves host names and enforces the egress rules.
 #[derive(Clone)]
 pub(crate) struct EgressGuard {
     pub(crate) rules: Arc<EgressRules>,
-    pub(crate) names: Arc<DnsResolver>,
+    pub(crate) resolver: Arc<DnsResolver>,
 }
 
 impl EgressGuard {
-    /// Every address of `uri`'s host, each of which may be connected to.
+    /// All addresses of `uri`'s host, each allowed.
     ///
     /// # Errors
-    /// `EgressDenied` when any is refused; `Unreachable` when there is none.
+    /// `EgressDenied` when an address is denied; `Unreachable` when there is none.
     async fn addresses(&self, uri: &Uri) -> Result<Vec<SocketAddr>, NotConnected> {
-        let (host, port) = target(uri);
+        let (host, port) = host_and_port(uri);
         let addresses = self.resolve(host, port).await?;
         if addresses.is_empty() {
             return Err(unreachable(&"the host name has no address"));
         }
         let allowed = addresses.iter().all(|address| self.rules.allows(address.ip()));
-        if !allowed || self.is_ours(&addresses, port).await {
+        if !allowed || self.is_own_socket(&addresses, port).await {
             return Err(NotConnected(Cause::EgressDenied));
         }
         Ok(addresses)
     }
 
-    /// Whether any of these is a socket of ours. A name of ours that nobody can resolve may be any of them.
-    async fn is_ours(&self, addresses: &[SocketAddr], port: u16) -> bool {
+    /// Whether one of these addresses is an own socket. An own name that cannot be resolved counts as a match.
+    async fn is_own_socket(&self, addresses: &[SocketAddr], port: u16) -> bool {
         for own in self.rules.own.iter().filter(|own| own.port == port) {
             match self.resolve(&own.host, port).await {
-                Ok(own) if !addresses.iter().any(|address| is_one_of(*address, &own)) => {}
+                Ok(own) if !addresses.iter().any(|address| matches_any(*address, &own)) => {}
                 _ => return true,
             }
         }
@@ -74,7 +74,7 @@ impl EgressGuard {
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, NotConnected> {
         let ips = match host.parse() {
             Ok(ip) => vec![ip],
-            Err(_) => self.names.resolve(host).await.map_err(|error| NotConnected(error.cause))?,
+            Err(_) => self.resolver.resolve(host).await.map_err(|error| NotConnected(error.cause))?,
         };
         Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
     }
@@ -85,20 +85,21 @@ fn unreachable(error: &dyn fmt::Display) -> NotConnected {
     NotConnected(Cause::Unreachable)
 }
 
-/// Opens a connection to the host of `uri`.
+/// Connects to the host of `uri`.
 ///
 /// # Errors
-/// `EgressDenied` when any address of the host is refused; else `Unreachable`.
+/// `EgressDenied` when an address of the host is denied; otherwise `Unreachable`.
 pub(crate) async fn dial(uri: Uri, guard: &EgressGuard) -> Result<TokioIo<TcpStream>, NotConnected> {
-    timeout(CONNECT, dial_each(uri, guard)).await.unwrap_or_else(|elapsed| Err(unreachable(&elapsed)))
+    timeout(CONNECT_TIMEOUT, dial_each(uri, guard)).await.unwrap_or_else(|elapsed| Err(unreachable(&elapsed)))
 }
 
 async fn dial_each(uri: Uri, guard: &EgressGuard) -> Result<TokioIo<TcpStream>, NotConnected> {
     let addresses = guard.addresses(&uri).await?;
-    let share = (CONNECT / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1)).max(EACH);
+    let timeout_per_address = (CONNECT_TIMEOUT / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1))
+        .max(MIN_TIMEOUT_PER_ADDRESS);
     let mut failure = NotConnected(Cause::Unreachable);
     for address in addresses {
-        match timeout(share, connect(address)).await {
+        match timeout(timeout_per_address, connect(address)).await {
             Ok(Ok(stream)) => return Ok(TokioIo::new(stream)),
             Ok(Err(error)) => failure = unreachable(&error),
             Err(elapsed) => failure = unreachable(&elapsed),
@@ -112,10 +113,10 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
     socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(DEAD_AFTER * 2 / 3).with_interval(DEAD_AFTER / 3),
+        &TcpKeepalive::new().with_time(DEAD_PEER_TIMEOUT * 2 / 3).with_interval(DEAD_PEER_TIMEOUT / 3),
     )?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;
+    socket.set_tcp_user_timeout(Some(DEAD_PEER_TIMEOUT))?;
     Ok(stream)
 }
 
@@ -132,18 +133,18 @@ mod tests {
         egress::OwnSocket,
     };
 
-    /// Names with the answers they get, one lookup after the other; the last one stays.
+    /// Resolver stub: each name has a list of answers, one per lookup; the last one repeats.
     #[derive(Debug, Default)]
-    struct Zone(Mutex<HashMap<&'static str, Vec<Vec<&'static str>>>>);
+    struct StubResolver(Mutex<HashMap<&'static str, Vec<Vec<&'static str>>>>);
 
-    impl Zone {
+    impl StubResolver {
         fn new<const N: usize>(names: [(&'static str, Vec<Vec<&'static str>>); N]) -> Arc<Self> {
             Arc::new(Self(Mutex::new(names.into())))
         }
     }
 
     #[async_trait]
-    impl Resolver for Zone {
+    impl Resolver for StubResolver {
         async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
             let mut names = self.0.lock().unwrap();
             let answers =
@@ -157,18 +158,18 @@ mod tests {
         EgressRules { allow_loopback: true, ..EgressRules::default() }
     }
 
-    async fn refused_by(resolver: Arc<dyn Resolver>, url: &str, rules: EgressRules) -> Option<Cause> {
-        let names = Arc::new(DnsResolver::new(resolver, ResolverLimits::REGISTERED, Handle::current()));
-        let guard = EgressGuard { rules: Arc::new(rules), names };
+    async fn dial_error_with(resolver: Arc<dyn Resolver>, url: &str, rules: EgressRules) -> Option<Cause> {
+        let resolver = Arc::new(DnsResolver::new(resolver, ResolverLimits::REGISTERED, Handle::current()));
+        let guard = EgressGuard { rules: Arc::new(rules), resolver };
         dial(url.parse().unwrap(), &guard).await.err().map(|NotConnected(cause)| cause)
     }
 
-    async fn refusal(url: &str, rules: EgressRules) -> Option<Cause> {
-        refused_by(Arc::new(SystemResolver), url, rules).await
+    async fn dial_error(url: &str, rules: EgressRules) -> Option<Cause> {
+        dial_error_with(Arc::new(SystemResolver), url, rules).await
     }
 
     #[tokio::test]
-    async fn every_way_to_write_loopback_is_refused_before_a_connection_is_made() {
+    async fn every_notation_of_loopback_is_denied_before_connecting() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         for host in [
@@ -187,17 +188,17 @@ mod tests {
             "0",
         ] {
             let url = format!("https://{host}:{port}");
-            assert_eq!(refusal(&url, EgressRules::default()).await, Some(Cause::EgressDenied), "{host}");
+            assert_eq!(dial_error(&url, EgressRules::default()).await, Some(Cause::EgressDenied), "{host}");
         }
-        assert_eq!(refusal(&format!("https://127.0.0.1:{port}"), lenient()).await, None);
-        assert_eq!(refusal(&format!("https://0:{port}"), lenient()).await, Some(Cause::EgressDenied));
-        assert_eq!(refusal("https://169.254.169.254", lenient()).await, Some(Cause::EgressDenied));
+        assert_eq!(dial_error(&format!("https://127.0.0.1:{port}"), lenient()).await, None);
+        assert_eq!(dial_error(&format!("https://0:{port}"), lenient()).await, Some(Cause::EgressDenied));
+        assert_eq!(dial_error("https://169.254.169.254", lenient()).await, Some(Cause::EgressDenied));
         drop(listener);
     }
 
     #[tokio::test]
-    async fn a_name_is_what_it_resolves_to_and_one_bad_address_of_many_is_enough() {
-        let names = Zone::new([
+    async fn name_with_one_denied_address_is_denied() {
+        let resolver = StubResolver::new([
             ("metadata.google.internal", vec![vec!["169.254.169.254"]]),
             ("instance-data.ec2.internal", vec![vec!["fd00:ec2::254"]]),
             ("mapped.example.com", vec![vec!["::ffff:169.254.169.254"]]),
@@ -208,42 +209,47 @@ mod tests {
             ("group.example.com", vec![vec!["224.0.0.1"]]),
             ("one-of-many.example.com", vec![vec!["203.0.113.7", "10.0.0.1", "169.254.169.254"]]),
         ]);
-        let all: Vec<_> = names.0.lock().unwrap().keys().copied().collect();
+        let all: Vec<_> = resolver.0.lock().unwrap().keys().copied().collect();
         for name in all {
             for url in [format!("https://{name}"), format!("https://{name}.:6443")] {
-                let refused = refused_by(names.clone(), &url, EgressRules::default()).await;
+                let refused = dial_error_with(resolver.clone(), &url, EgressRules::default()).await;
                 assert_eq!(refused, Some(Cause::EgressDenied), "{url}");
             }
         }
-        let nobody = refused_by(names.clone(), "https://nobody.example.com", EgressRules::default()).await;
-        assert_eq!(nobody, Some(Cause::Unreachable));
+        let missing =
+            dial_error_with(resolver.clone(), "https://missing.example.com", EgressRules::default()).await;
+        assert_eq!(missing, Some(Cause::Unreachable));
     }
 
-    /// DNS rebinding: what was checked is what is connected to; the second answer is never asked for.
+    /// DNS rebinding: the dialer connects to the checked addresses and does not resolve again.
     #[tokio::test]
-    async fn a_name_is_resolved_once() {
+    async fn name_is_resolved_once_per_dial() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://rebinding.example.com:{}", listener.local_addr().unwrap().port());
         let good_then_bad =
-            || Zone::new([("rebinding.example.com", vec![vec!["127.0.0.1"], vec!["0.0.0.0"]])]);
-        assert_eq!(refused_by(good_then_bad(), &url, lenient()).await, None);
-        let names = good_then_bad();
-        refused_by(names.clone(), &url, lenient()).await;
-        assert_eq!(refused_by(names, &url, lenient()).await, Some(Cause::EgressDenied), "each dial anew");
+            || StubResolver::new([("rebinding.example.com", vec![vec!["127.0.0.1"], vec!["0.0.0.0"]])]);
+        assert_eq!(dial_error_with(good_then_bad(), &url, lenient()).await, None);
+        let resolver = good_then_bad();
+        dial_error_with(resolver.clone(), &url, lenient()).await;
+        assert_eq!(
+            dial_error_with(resolver, &url, lenient()).await,
+            Some(Cause::EgressDenied),
+            "each dial resolves again"
+        );
     }
 
     #[tokio::test]
-    async fn nothing_of_ours_is_connected_to_by_whatever_name() {
+    async fn own_sockets_are_denied_under_any_name() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap();
         let port = own.port();
-        let names = Zone::new([
+        let resolver = StubResolver::new([
             ("us.example.com", vec![vec!["127.0.0.1"]]),
             ("db.example.com", vec![vec!["203.0.113.7", "127.0.0.1"]]),
             ("other.example.com", vec![vec!["127.0.0.1"]]),
         ]);
         let refused = async |owns: OwnSocket, url: &str| {
-            refused_by(names.clone(), url, EgressRules { own: vec![owns], ..lenient() }).await
+            dial_error_with(resolver.clone(), url, EgressRules { own: vec![owns], ..lenient() }).await
         };
         let database = || OwnSocket { host: "db.example.com".into(), port };
         for host in ["127.0.0.1", "127.9.9.9", "[::1]", "us.example.com", "other.example.com"] {
@@ -252,20 +258,20 @@ mod tests {
             assert_eq!(refused(database(), &url).await, Some(Cause::EgressDenied), "{host}");
         }
         let url = format!("https://127.0.0.1:{port}");
-        let nobody_knows = OwnSocket { host: "gone.example.com".into(), port };
-        assert_eq!(refused(nobody_knows, &url).await, Some(Cause::EgressDenied));
+        let unresolvable = OwnSocket { host: "gone.example.com".into(), port };
+        assert_eq!(refused(unresolvable, &url).await, Some(Cause::EgressDenied));
         let another_port = OwnSocket { host: "gone.example.com".into(), port: 1 };
         assert_eq!(refused(another_port, &url).await, None);
     }
 
     #[tokio::test]
-    async fn nobody_there_is_unreachable() {
+    async fn closed_port_and_unknown_host_are_unreachable() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         drop(listener);
-        assert_eq!(refusal(&url, lenient()).await, Some(Cause::Unreachable));
+        assert_eq!(dial_error(&url, lenient()).await, Some(Cause::Unreachable));
         assert_eq!(
-            refusal("https://no-such-host.invalid", EgressRules::default()).await,
+            dial_error("https://no-such-host.invalid", EgressRules::default()).await,
             Some(Cause::Unreachable)
         );
     }

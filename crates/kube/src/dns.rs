@@ -1,5 +1,5 @@
-//! Name resolution for clusters: outside of the runtime's threads, one lookup at a time of each name and a bounded number of
-//! lookups in all, so that names without an answer block neither the database nor other clusters.
+//! DNS resolver for clusters: runs outside of tokio's threads, one lookup per name at a time and a bounded number of
+//! lookups in total, so that unresponsive names block neither the database nor other clusters.
 
 use std::{
     collections::HashSet,
@@ -20,24 +20,24 @@ use tokio::{
 
 use crate::single_flight::SingleFlight;
 
-/// A lookup that took longer is slow, and so will be the next one of that name.
-const SLOW: Duration = Duration::from_secs(1);
-/// Slow names that are remembered.
-const MOST_SLOW: usize = 4096;
+/// Duration above which a lookup counts as slow; the next lookup of the name takes a slot for slow names.
+const SLOW_LOOKUP: Duration = Duration::from_secs(1);
+/// Most slow names that are remembered.
+const MAX_SLOW_NAMES: usize = 4096;
 
-/// Turns names into addresses.
+/// Resolves host names.
 #[async_trait]
 pub trait Resolver: Send + Sync + std::fmt::Debug {
-    /// All addresses that a name has now.
+    /// All current addresses of a name.
     ///
     /// # Errors
-    /// When it has none, or the lookup fails.
+    /// When the name has no address or the lookup fails.
     async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// The system's resolver (`getaddrinfo`: hosts file, search domains, name servers). It cannot be cancelled and may take
-/// minutes without a name server, so each lookup has a thread of its own and none of tokio's, which the database needs;
-/// [`crate::KubeClusters`] bounds how many there are.
+/// The system resolver (`getaddrinfo`: hosts file, search domains, name servers). It cannot be cancelled and may block
+/// for minutes without a name server, so each lookup has its own thread instead of one of tokio's, which the database
+/// needs; [`crate::KubeClusters`] bounds their number.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemResolver;
 
@@ -55,30 +55,30 @@ impl Resolver for SystemResolver {
     }
 }
 
-/// How many lookups there may be at once.
+/// Limits of concurrent lookups.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResolverLimits {
-    /// Running.
-    pub(crate) at_once: usize,
-    /// Running, of names whose last lookup was slow.
+    /// Most running lookups.
+    pub(crate) max_running: usize,
+    /// Most running lookups of names whose last lookup was slow.
     pub(crate) slow: usize,
-    /// Running or waiting.
-    pub(crate) most: usize,
+    /// Most running or waiting lookups.
+    pub(crate) max_pending: usize,
 }
 
 impl ResolverLimits {
-    /// Of registered clusters. None is refused: there is at most one a cluster.
-    pub(crate) const REGISTERED: Self = Self { at_once: 32, slow: 16, most: usize::MAX };
-    /// Of connections that are being tested and are not registered: any number of names.
-    pub(crate) const UNREGISTERED: Self = Self { at_once: 8, slow: 8, most: 64 };
+    /// For registered clusters. Not limited in total: there is at most one name per cluster.
+    pub(crate) const REGISTERED: Self = Self { max_running: 32, slow: 16, max_pending: usize::MAX };
+    /// For connection tests of unregistered clusters, whose names are arbitrary.
+    pub(crate) const UNREGISTERED: Self = Self { max_running: 8, slow: 8, max_pending: 64 };
 }
 
-/// Looks names up.
+/// Resolver with single flight and bounded concurrency.
 pub(crate) struct DnsResolver {
     resolver: Arc<dyn Resolver>,
     lookups: SingleFlight<String, Vec<IpAddr>>,
-    places: Arc<Semaphore>,
-    slow_places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
+    slow_slots: Arc<Semaphore>,
     slow: Arc<Mutex<HashSet<String>>>,
 }
 
@@ -86,33 +86,34 @@ impl DnsResolver {
     pub(crate) fn new(resolver: Arc<dyn Resolver>, lookups: ResolverLimits, runtime: Handle) -> Self {
         Self {
             resolver,
-            lookups: SingleFlight::new(lookups.most, runtime),
-            places: Arc::new(Semaphore::new(lookups.at_once)),
-            slow_places: Arc::new(Semaphore::new(lookups.slow)),
+            lookups: SingleFlight::new(lookups.max_pending, runtime),
+            slots: Arc::new(Semaphore::new(lookups.max_running)),
+            slow_slots: Arc::new(Semaphore::new(lookups.slow)),
             slow: Arc::default(),
         }
     }
 
-    /// All addresses that a name has now, from the lookup that is under way, else from a new one. A lookup goes on when its
-    /// callers have given up; the next caller waits for the same.
+    /// All current addresses of a name, from the running lookup or a new one. A lookup continues when its callers have
+    /// given up; the next caller joins it.
     ///
     /// # Errors
-    /// `Unreachable` when it has none or the lookup fails; `Overloaded` when too many other names are being looked up.
+    /// `Unreachable` when the name has no address or the lookup fails; `Overloaded` when too many other names are being
+    /// looked up.
     pub(crate) async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>> {
         self.lookups.join(name.to_owned(), Duration::ZERO, || Ok(self.lookup(name.to_owned())))?.await
     }
 
     fn lookup(&self, name: String) -> impl Future<Output = Result<Vec<IpAddr>>> + Send + 'static {
         let (resolver, slow) = (self.resolver.clone(), self.slow.clone());
-        let (places, slow_places) = (self.places.clone(), self.slow_places.clone());
+        let (slots, slow_slots) = (self.slots.clone(), self.slow_slots.clone());
         async move {
             let is_slow = lock(&slow).contains(&name);
             // neither semaphore is ever closed
-            let _slow_place = if is_slow { slow_places.acquire_owned().await.ok() } else { None };
-            let _place = places.acquire_owned().await.ok();
+            let _slow_slot = if is_slow { slow_slots.acquire_owned().await.ok() } else { None };
+            let _slot = slots.acquire_owned().await.ok();
             let began = Instant::now();
             let found = resolver.resolve(&name).await;
-            note(&mut lock(&slow), &name, began.elapsed() >= SLOW);
+            record_duration(&mut lock(&slow), &name, began.elapsed() >= SLOW_LOOKUP);
             found.map_err(|error| {
                 tracing::debug!(%error, "cannot resolve the host name of a cluster");
                 Error::new(Cause::Unreachable)
@@ -121,11 +122,11 @@ impl DnsResolver {
     }
 }
 
-fn note(slow: &mut HashSet<String>, name: &str, is_slow: bool) {
+fn record_duration(slow: &mut HashSet<String>, name: &str, is_slow: bool) {
     if !is_slow {
         slow.remove(name);
     } else if !slow.contains(name) {
-        if slow.len() >= MOST_SLOW {
+        if slow.len() >= MAX_SLOW_NAMES {
             slow.clear();
         }
         slow.insert(name.to_owned());
@@ -148,123 +149,126 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const TEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// Answers for every name but those that begin with `hang`: these hang until they are let go.
+    /// Resolver stub: answers every name at once, except names that begin with `hang`, which block until they are
+    /// released.
     #[derive(Debug, Default)]
-    struct Partly {
+    struct PartlyHanging {
         running: Mutex<HashMap<String, usize>>,
         release: Notify,
     }
 
     #[async_trait]
-    impl Resolver for Partly {
+    impl Resolver for PartlyHanging {
         async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
             if name.starts_with("hang") {
                 let released = self.release.notified();
                 *lock(&self.running).entry(name.to_owned()).or_default() += 1;
                 released.await;
                 lock(&self.running).remove(name);
-                return Err(io::Error::other("no name server answers"));
+                return Err(io::Error::other("no name server responds"));
             }
             Ok(vec![[192, 0, 2, 1].into()])
         }
     }
 
-    impl Partly {
+    impl PartlyHanging {
         fn running(&self) -> Vec<usize> {
             lock(&self.running).values().copied().collect()
         }
     }
 
-    fn names(lookups: ResolverLimits) -> (Arc<Partly>, DnsResolver) {
-        let partly = Arc::new(Partly::default());
-        (partly.clone(), DnsResolver::new(partly, lookups, Handle::current()))
+    fn resolver(lookups: ResolverLimits) -> (Arc<PartlyHanging>, DnsResolver) {
+        let stub = Arc::new(PartlyHanging::default());
+        (stub.clone(), DnsResolver::new(stub, lookups, Handle::current()))
     }
 
-    async fn until(what: &str, holds: impl Fn() -> bool) {
-        let held = async {
-            while !holds() {
+    async fn wait_until(what: &str, condition: impl Fn() -> bool) {
+        let polling = async {
+            while !condition() {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(PATIENCE, held).await.unwrap_or_else(|_| panic!("in time: {what}"));
+        timeout(TEST_TIMEOUT, polling).await.unwrap_or_else(|_| panic!("{what} before the deadline"));
     }
 
-    /// Asks for so many names that hang, each by two callers who give up at once.
-    async fn ask_for_hanging(names: &DnsResolver, count: usize) {
+    /// Starts lookups of `count` hanging names, each by two callers who give up at once.
+    async fn start_hanging_lookups(resolver: &DnsResolver, count: usize) {
         for number in 0..2 * count {
             let name = format!("hang-{}", number / 2);
-            assert!(poll_immediate(names.resolve(&name)).await.is_none());
+            assert!(poll_immediate(resolver.resolve(&name)).await.is_none());
         }
     }
 
-    async fn answers(names: &DnsResolver, name: &str) -> bool {
-        timeout(PATIENCE, names.resolve(name)).await.is_ok_and(|found| found.is_ok())
+    async fn resolves(resolver: &DnsResolver, name: &str) -> bool {
+        timeout(TEST_TIMEOUT, resolver.resolve(name)).await.is_ok_and(|found| found.is_ok())
     }
 
     #[tokio::test]
-    async fn a_name_that_hangs_takes_one_lookup_however_many_callers_give_up() {
-        let (partly, names) = names(ResolverLimits::REGISTERED);
+    async fn hanging_name_takes_one_lookup_for_any_number_of_callers() {
+        let (stub, resolver) = resolver(ResolverLimits::REGISTERED);
         for _ in 0..100 {
-            let waiting = (0..10).map(|_| names.resolve("hang"));
+            let waiting = (0..10).map(|_| resolver.resolve("hang"));
             assert!(poll_immediate(join_all(waiting)).await.is_none());
         }
-        until("one lookup", || partly.running() == [1]).await;
-        partly.release.notify_waiters();
-        until("it has ended", || partly.running().is_empty()).await;
+        wait_until("one lookup runs", || stub.running() == [1]).await;
+        stub.release.notify_waiters();
+        wait_until("the lookup has ended", || stub.running().is_empty()).await;
     }
 
-    /// One less than there may be lookups at once, and they have never been seen to hang before.
+    /// One hanging name less than the limit, none of them known as slow.
     #[tokio::test]
-    async fn names_that_hang_keep_no_other_name_from_being_resolved() {
-        let (partly, names) = names(ResolverLimits::REGISTERED);
-        let hanging = ResolverLimits::REGISTERED.at_once - 1;
-        ask_for_hanging(&names, hanging).await;
-        until("each of them hangs", || partly.running().len() == hanging).await;
-        assert!(answers(&names, "well.example.com").await);
-        assert_eq!(partly.running(), vec![1; hanging]);
+    async fn hanging_names_do_not_block_other_names() {
+        let (stub, resolver) = resolver(ResolverLimits::REGISTERED);
+        let hanging = ResolverLimits::REGISTERED.max_running - 1;
+        start_hanging_lookups(&resolver, hanging).await;
+        wait_until("all lookups hang", || stub.running().len() == hanging).await;
+        assert!(resolves(&resolver, "well.example.com").await);
+        assert_eq!(stub.running(), vec![1; hanging]);
     }
 
-    /// More than there may be lookups at once: while they hang for the first time they do hold up others, never again.
+    /// More hanging names than the limit: on their first lookup they delay others, later they do not.
     #[tokio::test]
-    async fn names_that_have_hung_take_half_of_the_lookups_however_many_they_are() {
-        let lookups = ResolverLimits { at_once: 4, slow: 2, most: usize::MAX };
-        let (partly, names) = names(lookups);
-        let count = 2 * lookups.at_once;
-        ask_for_hanging(&names, count).await;
+    async fn slow_names_take_at_most_their_share_of_the_lookups() {
+        let lookups = ResolverLimits { max_running: 4, slow: 2, max_pending: usize::MAX };
+        let (stub, resolver) = resolver(lookups);
+        let count = 2 * lookups.max_running;
+        start_hanging_lookups(&resolver, count).await;
         for _ in 0..2 {
-            until("all places are taken", || partly.running().len() == lookups.at_once).await;
-            sleep(SLOW).await;
-            let hung: Vec<_> = lock(&partly.running).keys().cloned().collect();
-            partly.release.notify_waiters();
-            until("they end", || !lock(&partly.running).keys().any(|name| hung.contains(name))).await;
+            wait_until("all slots are taken", || stub.running().len() == lookups.max_running).await;
+            sleep(SLOW_LOOKUP).await;
+            let hung: Vec<_> = lock(&stub.running).keys().cloned().collect();
+            stub.release.notify_waiters();
+            wait_until("the lookups end", || !lock(&stub.running).keys().any(|name| hung.contains(name)))
+                .await;
         }
-        ask_for_hanging(&names, count).await;
-        until("as many hang as may", || partly.running().len() == lookups.slow).await;
-        assert!(answers(&names, "well.example.com").await);
-        assert_eq!(partly.running(), vec![1; lookups.slow]);
+        start_hanging_lookups(&resolver, count).await;
+        wait_until("hanging lookups reach the limit", || stub.running().len() == lookups.slow).await;
+        assert!(resolves(&resolver, "well.example.com").await);
+        assert_eq!(stub.running(), vec![1; lookups.slow]);
     }
 
     #[tokio::test]
-    async fn lookups_of_unregistered_names_are_refused_beyond_a_limit() {
-        let (partly, names) = names(ResolverLimits::UNREGISTERED);
-        let ResolverLimits { at_once, most, .. } = ResolverLimits::UNREGISTERED;
-        ask_for_hanging(&names, most).await;
-        until("as many hang as may", || partly.running().len() == at_once).await;
-        assert_eq!(names.resolve("another").await.unwrap_err().cause, Cause::Overloaded);
+    async fn lookups_of_unregistered_names_are_limited() {
+        let (stub, resolver) = resolver(ResolverLimits::UNREGISTERED);
+        let ResolverLimits { max_running, max_pending, .. } = ResolverLimits::UNREGISTERED;
+        start_hanging_lookups(&resolver, max_pending).await;
+        wait_until("hanging lookups reach the limit", || stub.running().len() == max_running).await;
+        assert_eq!(resolver.resolve("another").await.unwrap_err().cause, Cause::Overloaded);
     }
 
-    /// SQLite runs on the runtime's blocking threads: here is one, and it is taken.
+    /// SQLite runs on the runtime's blocking threads: the only one is occupied here.
     #[test]
-    fn the_system_is_asked_outside_of_the_runtimes_blocking_threads() {
+    fn system_resolver_uses_no_blocking_thread_of_the_runtime() {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(1).build().unwrap();
         let (end, ended) = mpsc::channel::<()>();
-        let taken = runtime.spawn_blocking(move || ended.recv());
-        let found = runtime.block_on(async { timeout(PATIENCE, SystemResolver.resolve("localhost")).await });
-        assert!(found.expect("it does not wait for a thread").unwrap().iter().all(IpAddr::is_loopback));
+        let occupied = runtime.spawn_blocking(move || ended.recv());
+        let found =
+            runtime.block_on(async { timeout(TEST_TIMEOUT, SystemResolver.resolve("localhost")).await });
+        assert!(found.expect("lookup without a blocking thread").unwrap().iter().all(IpAddr::is_loopback));
         drop(end);
-        assert!(runtime.block_on(taken).unwrap().is_err());
+        assert!(runtime.block_on(occupied).unwrap().is_err());
     }
 }

@@ -1,6 +1,6 @@
-//! Which addresses a cluster may have. Clusters legitimately live on private networks, so those are allowed; what is
-//! refused is this machine, its link, what is ours on it, and the metadata services of clouds, which hand out credentials
-//! to whoever asks. An operator may name the only networks that are allowed.
+//! Egress rules: which addresses a cluster may have. Clusters legitimately run in private networks, so those are
+//! allowed; denied are this machine, its link, Pilothouse's own sockets, and cloud metadata services, which hand out
+//! credentials to any client. An operator may restrict clusters to a list of networks.
 
 use std::{
     fmt,
@@ -12,8 +12,8 @@ use http::Uri;
 use ipnet::{IpNet, Ipv6Net};
 use serde::Deserialize;
 
-/// Metadata services that lie outside the link-local ranges.
-const METADATA: [IpAddr; 5] = [
+/// Cloud metadata services outside the link-local ranges.
+const METADATA_SERVICES: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), // Alibaba Cloud
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),   // Azure
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),     // Oracle Cloud
@@ -21,32 +21,32 @@ const METADATA: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)), // Google Cloud
 ];
 
-/// Networks of IPv6 in which no cluster is.
-const NOWHERE: [Ipv6Net; 5] = [
+/// IPv6 networks that contain no cluster.
+const DENIED_IPV6_NETWORKS: [Ipv6Net; 5] = [
     // `::a.b.c.d` is deprecated (RFC 4291, 2.5.5.1)
     Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 96),
-    // Teredo hides an IPv4 address and is switched off everywhere (RFC 4380)
+    // Teredo embeds an IPv4 address and is switched off everywhere (RFC 4380)
     Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32),
-    // NAT64 of local use: which bits are the IPv4 address only the translator knows (RFC 8215, RFC 6052 2.2)
+    // local-use NAT64: only the translator knows which bits are the IPv4 address (RFC 8215, RFC 6052 2.2)
     Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
-    // AWS's own services: metadata, pod identity, time, names
+    // AWS services: metadata, pod identity, time, DNS
     Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0), 32),
-    // site-local, which is what link-local is to an older kernel (RFC 3879)
+    // site-local, which older kernels treat like link-local (RFC 3879)
     Ipv6Net::new_assert(Ipv6Addr::new(0xfec0, 0, 0, 0, 0, 0, 0, 0), 10),
 ];
 
-/// The rules for addresses of clusters.
+/// Rules for the addresses of clusters.
 #[derive(Clone, Debug, Default)]
 pub struct EgressRules {
-    /// Whether a cluster may be on this machine's loopback: for tests and the demo.
+    /// Whether a cluster may be on this machine's loopback interface: for tests and the demo.
     pub allow_loopback: bool,
-    /// The only networks that a cluster may be in; any when none. It allows nothing that is refused without it.
+    /// The only networks that a cluster may be in; none allows any. It never allows what is denied without it.
     pub allow_networks: Option<Networks>,
-    /// Sockets of ours, such as our listeners and our database: no cluster is there, whatever is allowed.
+    /// Own sockets, such as the listeners and the database: denied whatever else is allowed.
     pub own: Vec<OwnSocket>,
 }
 
-/// Networks as an operator writes them: `10.0.0.0/8, 192.0.2.7, fd12:3456::/32`. At least one.
+/// A list of networks as an operator writes it, not empty: `10.0.0.0/8, 192.0.2.7, fd12:3456::/32`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Networks(Vec<IpNet>);
@@ -75,7 +75,7 @@ impl TryFrom<String> for Networks {
     }
 }
 
-/// A text that is no list of networks.
+/// Error of parsing a list of networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotNetworks;
 
@@ -87,10 +87,10 @@ impl fmt::Display for NotNetworks {
 
 impl std::error::Error for NotNetworks {}
 
-/// A socket of ours.
+/// An own socket of Pilothouse or its database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnSocket {
-    /// An address or a name.
+    /// An address or a host name.
     pub host: String,
     /// The port.
     pub port: u16,
@@ -103,35 +103,36 @@ impl From<SocketAddr> for OwnSocket {
 }
 
 impl EgressRules {
-    /// Whether a connection to this address may be made, as far as it does not depend on the port.
+    /// Whether a connection to this address is allowed, regardless of the port.
     pub fn allows(&self, ip: IpAddr) -> bool {
-        let listed = |networks: &Networks| networks.0.iter().any(|network| network.contains(&reached(ip)));
-        [ip, reached(ip)].into_iter().all(|ip| self.may_be_a_cluster(ip))
-            && self.allow_networks.as_ref().is_none_or(listed)
+        let is_listed =
+            |networks: &Networks| networks.0.iter().any(|network| network.contains(&effective_address(ip)));
+        [ip, effective_address(ip)].into_iter().all(|ip| self.passes_fixed_rules(ip))
+            && self.allow_networks.as_ref().is_none_or(is_listed)
     }
 
-    fn may_be_a_cluster(&self, ip: IpAddr) -> bool {
-        let never = match ip {
+    fn passes_fixed_rules(&self, ip: IpAddr) -> bool {
+        let denied = match ip {
             _ if ip.is_loopback() => !self.allow_loopback,
             IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
             IpAddr::V6(v6) => {
-                v6.is_unicast_link_local() || NOWHERE.iter().any(|network| network.contains(&v6))
+                v6.is_unicast_link_local() || DENIED_IPV6_NETWORKS.iter().any(|network| network.contains(&v6))
             }
         };
-        !(never || ip.is_multicast() || METADATA.contains(&ip))
+        !(denied || ip.is_multicast() || METADATA_SERVICES.contains(&ip))
     }
 
-    /// Whether the host of `https://…` may be connected to, as far as that can be told without resolving a name.
+    /// Whether the host of an `https://` URL is allowed, as far as that is decidable without resolving a name.
     pub(crate) fn allows_host(&self, server: &str) -> bool {
         let uri = Uri::try_from(server).unwrap_or_default();
-        let (host, port) = target(&uri);
+        let (host, port) = host_and_port(&uri);
         let host = host.trim_end_matches('.');
         let is_localhost = host == "localhost" || host.ends_with(".localhost");
         match host.parse() {
             Ok(ip) => {
                 let literal = |own: &OwnSocket| Some(SocketAddr::new(own.host.parse().ok()?, own.port));
                 let own: Vec<_> = self.own.iter().filter_map(literal).collect();
-                self.allows(ip) && !is_one_of(SocketAddr::new(ip, port), &own)
+                self.allows(ip) && !matches_any(SocketAddr::new(ip, port), &own)
             }
             Err(_) => {
                 let named = |own: &OwnSocket| own.port == port && own.host.eq_ignore_ascii_case(host);
@@ -141,28 +142,29 @@ impl EgressRules {
     }
 }
 
-/// Host, without brackets, and port of an address.
-pub(crate) fn target(uri: &Uri) -> (&str, u16) {
+/// Host, without brackets, and port of a URI.
+pub(crate) fn host_and_port(uri: &Uri) -> (&str, u16) {
     (uri.host().unwrap_or_default().trim_matches(['[', ']']), uri.port_u16().unwrap_or(443))
 }
 
-/// Whether a socket is one of these. Who listens on one address of this machine may be listening on all of them.
-pub(crate) fn is_one_of(socket: SocketAddr, own: &[SocketAddr]) -> bool {
-    let ip = reached(socket.ip());
+/// Whether a socket is one of these. A listener on one address of this machine may listen on all of them, so any local
+/// address matches.
+pub(crate) fn matches_any(socket: SocketAddr, own: &[SocketAddr]) -> bool {
+    let ip = effective_address(socket.ip());
     let same = |own: &SocketAddr| {
-        let own_ip = reached(own.ip());
-        own.port() == socket.port() && (own_ip == ip || is_here(own_ip) && is_here(ip))
+        let own_ip = effective_address(own.ip());
+        own.port() == socket.port() && (own_ip == ip || is_local(own_ip) && is_local(ip))
     };
     own.iter().any(same)
 }
 
-/// Whether an address is this machine's: only such a one can be bound to.
-fn is_here(ip: IpAddr) -> bool {
+/// Whether an address is this machine's: only such an address can be bound.
+fn is_local(ip: IpAddr) -> bool {
     ip.is_unspecified() || ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
-/// The address that packets end up at: the IPv4 one where an IPv6 address only wraps it.
-fn reached(ip: IpAddr) -> IpAddr {
+/// The address that packets reach: the embedded IPv4 address of an IPv6 transition address.
+fn effective_address(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
     let embedded = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_judged_without_resolving_them() {
+    fn hosts_are_checked_without_resolving_names() {
         let (strict, lenient) = (EgressRules::default(), lenient());
         for host in [
             "https://127.0.0.1:1",
@@ -209,7 +211,7 @@ mod tests {
 
     #[test]
     fn addresses_by_table() {
-        let (always, loopback, never) = (true, false, false);
+        let (always, loopback, denied) = (true, false, false);
         let cases: &[(&str, bool, bool)] = &[
             // address, by default, with loopback allowed
             ("10.0.0.1", always, true),
@@ -229,38 +231,38 @@ mod tests {
             ("64:ff9b::7f00:1", loopback, true),
             ("2002:7f00:1::", loopback, true),
             ("2001:db8::5efe:127.0.0.1", loopback, true),
-            ("0.0.0.0", never, false),
-            ("0.1.2.3", never, false),
-            ("::", never, false),
-            ("::2", never, false),
-            ("::127.0.0.1", never, false),
-            ("::ffff:0.0.0.0", never, false),
-            ("169.254.169.254", never, false),
-            ("169.254.170.2", never, false),
-            ("::ffff:169.254.169.254", never, false),
-            ("::ffff:a9fe:a9fe", never, false),
-            ("::ffff:0:a9fe:a9fe", never, false),
-            ("::a9fe:a9fe", never, false),
-            ("64:ff9b::a9fe:a9fe", never, false),
-            ("64:ff9b:1::a9fe:a9fe", never, false),
-            ("64:ff9b:1:a9fe:a9:fe00::", never, false),
-            ("2002:a9fe:a9fe::1", never, false),
-            ("2001:0:a9fe:a9fe::1", never, false),
-            ("2001:db8::200:5efe:a9fe:a9fe", never, false),
-            ("fe80::1", never, false),
-            ("fe80::5efe:10.0.0.1", never, false),
-            ("fec0::1", never, false),
-            ("fd00:ec2::254", never, false),
-            ("fd00:ec2::23", never, false),
-            ("fd00:42::42", never, false),
-            ("fd20:ce::254", never, false),
-            ("100.100.100.200", never, false),
-            ("168.63.129.16", never, false),
-            ("192.0.0.192", never, false),
-            ("224.0.0.1", never, false),
-            ("::ffff:224.0.0.1", never, false),
-            ("ff02::1", never, false),
-            ("255.255.255.255", never, false),
+            ("0.0.0.0", denied, false),
+            ("0.1.2.3", denied, false),
+            ("::", denied, false),
+            ("::2", denied, false),
+            ("::127.0.0.1", denied, false),
+            ("::ffff:0.0.0.0", denied, false),
+            ("169.254.169.254", denied, false),
+            ("169.254.170.2", denied, false),
+            ("::ffff:169.254.169.254", denied, false),
+            ("::ffff:a9fe:a9fe", denied, false),
+            ("::ffff:0:a9fe:a9fe", denied, false),
+            ("::a9fe:a9fe", denied, false),
+            ("64:ff9b::a9fe:a9fe", denied, false),
+            ("64:ff9b:1::a9fe:a9fe", denied, false),
+            ("64:ff9b:1:a9fe:a9:fe00::", denied, false),
+            ("2002:a9fe:a9fe::1", denied, false),
+            ("2001:0:a9fe:a9fe::1", denied, false),
+            ("2001:db8::200:5efe:a9fe:a9fe", denied, false),
+            ("fe80::1", denied, false),
+            ("fe80::5efe:10.0.0.1", denied, false),
+            ("fec0::1", denied, false),
+            ("fd00:ec2::254", denied, false),
+            ("fd00:ec2::23", denied, false),
+            ("fd00:42::42", denied, false),
+            ("fd20:ce::254", denied, false),
+            ("100.100.100.200", denied, false),
+            ("168.63.129.16", denied, false),
+            ("192.0.0.192", denied, false),
+            ("224.0.0.1", denied, false),
+            ("::ffff:224.0.0.1", denied, false),
+            ("ff02::1", denied, false),
+            ("255.255.255.255", denied, false),
         ];
         for &(text, by_default, with_loopback) in cases {
             let ip = text.parse().unwrap();
@@ -270,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn named_networks_are_the_only_ones_and_allow_nothing_more() {
+    fn allow_networks_restricts_and_never_extends() {
         let networks = "10.0.0.0/8, 192.0.2.7,fd12:3456::/32,0.0.0.0/1 , fe80::/10, 169.254.0.0/16";
         let within = EgressRules { allow_networks: Some(networks.parse().unwrap()), ..lenient() };
         for ip in
@@ -284,14 +286,14 @@ mod tests {
         }
         let strict =
             EgressRules { allow_networks: Some("127.0.0.0/8".parse().unwrap()), ..Default::default() };
-        assert!(!strict.allows("127.0.0.1".parse().unwrap()), "loopback takes its own word");
+        assert!(!strict.allows("127.0.0.1".parse().unwrap()), "loopback needs allow_loopback");
         for text in ["", ",", "10.0.0.0/8,", "10.0.0.0/33", "10.0.0/8", "localhost", "10.0.0.0/8 fd00::/8"] {
             assert_eq!(text.parse::<Networks>(), Err(NotNetworks), "{text}");
         }
     }
 
     #[test]
-    fn sockets_of_ours_are_refused_by_whatever_address_of_this_machine() {
+    fn own_sockets_are_denied_under_any_local_address() {
         let own = |socket: &str| OwnSocket::from(socket.parse::<SocketAddr>().unwrap());
         let database = OwnSocket { host: "db.example.com".into(), port: 5432 };
         let rules = EgressRules { own: vec![own("127.0.0.1:8080"), own("[::]:9090"), database], ..lenient() };

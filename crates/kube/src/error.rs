@@ -1,4 +1,4 @@
-//! The one mapping inward: what a cluster answers, as errors of the core.
+//! Maps responses of a cluster and transport failures to errors of the core.
 
 use std::time::Duration;
 
@@ -15,31 +15,32 @@ use pilothouse_core::{
 
 use crate::{request::Call, transport::ExchangeError};
 
-/// When to try again if the cluster does not say.
-const RETRY: Duration = Duration::from_secs(1);
-/// The longest pause passed on: what a cluster asks beyond it is nonsense or an attack.
-const LONGEST_RETRY: Duration = Duration::from_secs(3600);
+/// Pause after a 429 without `Retry-After`.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Longest `Retry-After` that is passed on: a larger one is an error or an attack.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// The cause by which the API server refuses new objects in a namespace that is being deleted
 /// (`k8s.io/api/core/v1.NamespaceTerminatingCause`).
 const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
-/// How the API server begins when a new object's name is that of one on its way out
-/// (`k8s.io/apiserver/pkg/registry/generic/registry.Store.Create`); the reason is `AlreadyExists` all the same.
-const BEING_DELETED: &str = "object is being deleted";
-/// The most refused fields passed on.
-const MOST_FIELDS: usize = 32;
+/// Prefix of the API server's message when a new object has the name of one that is being deleted
+/// (`k8s.io/apiserver/pkg/registry/generic/registry.Store.Create`); the reason is `AlreadyExists` nevertheless.
+const BEING_DELETED_PREFIX: &str = "object is being deleted";
+/// Most rejected fields that are passed on.
+const MAX_FIELDS: usize = 32;
 
-/// Why a call has no good answer. As an [`Error`] it is what the core is told; its parts are for callers that expect it.
+/// Failure of a call. Converts into the [`Error`] for the core; its other fields serve callers that expect certain
+/// failures.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
-    /// What the core is told.
+    /// The error for the core.
     pub(crate) error: Error,
-    /// The status of the answer; none without one.
+    /// The HTTP status; none without a response.
     pub(crate) code: Option<StatusCode>,
-    /// What the cluster said in words, as it came.
-    pub(crate) said: String,
-    /// The pause the cluster asks for.
+    /// The cluster's message, unfiltered.
+    pub(crate) cluster_message: String,
+    /// The cluster's `Retry-After`.
     pub(crate) retry_after: Option<Duration>,
-    /// Whether the answer was longer than what is read of one.
+    /// Whether the response was longer than the call's limit.
     pub(crate) too_long: bool,
 }
 
@@ -51,40 +52,41 @@ impl From<Failure> for Error {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, code: None, said: String::new(), retry_after: None, too_long: false }
+        Self { error, code: None, cluster_message: String::new(), retry_after: None, too_long: false }
     }
 }
 
 impl From<ExchangeError> for Failure {
-    fn from(broken: ExchangeError) -> Self {
-        let error = Error::new(broken.cause());
-        let error = if matches!(broken, ExchangeError::NotConnected(_)) { error.read_only() } else { error };
-        Self { too_long: broken == ExchangeError::TooLong, ..error.into() }
+    fn from(exchange_error: ExchangeError) -> Self {
+        let error = Error::new(exchange_error.cause());
+        let error =
+            if matches!(exchange_error, ExchangeError::NotConnected(_)) { error.read_only() } else { error };
+        Self { too_long: exchange_error == ExchangeError::TooLong, ..error.into() }
     }
 }
 
 impl Failure {
-    /// Whether the answer had this status.
+    /// Whether the response had this status.
     pub(crate) fn is(&self, code: StatusCode) -> bool {
         self.code == Some(code)
     }
 
-    /// Whether the object or its namespace is absent, as the API server itself says it.
-    pub(crate) fn is_absence(&self) -> bool {
+    /// Whether the object or its namespace does not exist, according to a `Status` of the API server.
+    pub(crate) fn is_not_found(&self) -> bool {
         self.error.cause == Cause::NotFoundInCluster
     }
 
-    /// Reads a refusal: an answer of 400 or more, with as much of its body as was read. One that has a text which must
-    /// not be told, as `secret` says, has no text.
+    /// Parses an error response (400 or above) from the part of its body that was read. Drops the whole `Status` if
+    /// `is_secret` matches one of its texts.
     pub(crate) fn refused(
         call: &Call,
         code: StatusCode,
         headers: &HeaderMap,
         body: &[u8],
-        secret: impl Fn(&str) -> bool,
+        is_secret: impl Fn(&str) -> bool,
     ) -> Self {
         let status: Option<Status> = serde_json::from_slice(body).ok();
-        let status = status.filter(|status| status.code != 0 && !told(status).any(&secret));
+        let status = status.filter(|status| status.code != 0 && !passed_on_texts(status).any(&is_secret));
         let seconds = status
             .as_ref()
             .and_then(|status| status.details.as_ref())
@@ -93,65 +95,70 @@ impl Failure {
             .or_else(|| {
                 seconds.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()))
             })
-            .map(|pause| pause.min(LONGEST_RETRY));
+            .map(|pause| pause.min(MAX_RETRY_AFTER));
         let mut error = error(call, code, status.as_ref());
         if error.cause == Cause::RateLimitedByCluster {
-            error = error.retry_after(retry_after.unwrap_or(RETRY));
+            error = error.retry_after(retry_after.unwrap_or(DEFAULT_RETRY_AFTER));
         }
         Self {
             error,
             code: Some(code),
-            said: status.map(|status| status.message).unwrap_or_default(),
+            cluster_message: status.map(|status| status.message).unwrap_or_default(),
             retry_after,
             too_long: false,
         }
     }
 }
 
-/// Whole seconds only. A date is not read: clocks differ, and API servers send seconds.
+/// Whole seconds only. Dates are ignored: clocks differ, and API servers send seconds.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
 }
 
 fn error(call: &Call, code: StatusCode, status: Option<&Status>) -> Error {
-    let said = match call.kind {
-        // it may quote what was sent
+    let cluster_message = match call.kind {
+        // it may quote the values that were sent
         Some(Kind::Secret) => "",
         _ => status.map(|status| status.message.as_str()).unwrap_or_default(),
     };
     match code {
         StatusCode::UNAUTHORIZED => Error::new(Cause::CredentialRejected),
         StatusCode::FORBIDDEN if has_cause(status, NAMESPACE_TERMINATING) => {
-            about(Cause::NamespaceTerminating, call).message(said)
+            about(Cause::NamespaceTerminating, call).message(cluster_message)
         }
-        // as the quota plugin writes it; it has no reason of its own
+        // message of the quota admission plugin, which has no reason of its own
         StatusCode::FORBIDDEN if status.is_some_and(|status| status.message.contains("exceeded quota")) => {
-            about(Cause::QuotaExceeded, call).message(said)
+            about(Cause::QuotaExceeded, call).message(cluster_message)
         }
-        StatusCode::FORBIDDEN => {
-            about(Cause::ForbiddenByCluster, call).resource(call.resource).verb(call.verb).message(said)
-        }
+        StatusCode::FORBIDDEN => about(Cause::ForbiddenByCluster, call)
+            .resource(call.resource)
+            .verb(call.verb)
+            .message(cluster_message),
         StatusCode::TOO_MANY_REQUESTS => about(Cause::RateLimitedByCluster, call),
-        code if code.is_server_error() => about(Cause::FailingCluster, call).message(said),
-        // what is not said by an API server is said by something in its place
+        code if code.is_server_error() => about(Cause::FailingCluster, call).message(cluster_message),
+        // without a `Status` the response is not an API server's
         _ if status.is_none() => Error::new(Cause::UnexpectedAnswer),
-        StatusCode::NOT_FOUND => absent(call, status),
+        StatusCode::NOT_FOUND => not_found(call, status),
         StatusCode::CONFLICT if status.is_some_and(|status| status.reason == reason::ALREADY_EXISTS) => {
-            let going = status.is_some_and(|status| status.message.starts_with(BEING_DELETED));
-            let gone_soon = call.kind == Some(Kind::Namespace) && going;
-            about(if gone_soon { Cause::NamespaceTerminating } else { Cause::AlreadyExists }, call)
+            let is_terminating =
+                status.is_some_and(|status| status.message.starts_with(BEING_DELETED_PREFIX));
+            let namespace_terminating = call.kind == Some(Kind::Namespace) && is_terminating;
+            about(
+                if namespace_terminating { Cause::NamespaceTerminating } else { Cause::AlreadyExists },
+                call,
+            )
         }
-        StatusCode::CONFLICT => about(Cause::ConflictInCluster, call).message(said),
+        StatusCode::CONFLICT => about(Cause::ConflictInCluster, call).message(cluster_message),
         _ => {
-            let mut error = about(Cause::RejectedByCluster, call).message(said);
+            let mut error = about(Cause::RejectedByCluster, call).message(cluster_message);
             error.context.fields = fields(status);
             error
         }
     }
 }
 
-/// An error with what the call was about.
+/// An error with the call's kind, namespace and name.
 pub(crate) fn about(cause: Cause, call: &Call) -> Error {
     let mut error = Error::new(cause).resource(call.kind.map_or(call.resource, |kind| kind.info().singular));
     error.context.namespace = call.namespace.as_ref().map(ToString::to_string);
@@ -159,8 +166,8 @@ pub(crate) fn about(cause: Cause, call: &Call) -> Error {
     error
 }
 
-/// What is absent: the object, or the namespace it was to be made in.
-fn absent(call: &Call, status: Option<&Status>) -> Error {
+/// The missing object, or the missing namespace of a new object.
+fn not_found(call: &Call, status: Option<&Status>) -> Error {
     let details = status.and_then(|status| status.details.as_ref());
     let namespace_missing = details.is_some_and(|details| details.kind == Kind::Namespace.info().plural);
     match &call.namespace {
@@ -179,13 +186,13 @@ fn has_cause(status: Option<&Status>, reason: &str) -> bool {
     causes(status).iter().any(|cause| cause.reason == reason)
 }
 
-/// The texts of a refusal that are passed on.
-fn told(status: &Status) -> impl Iterator<Item = &str> {
+/// The texts of a `Status` that are passed on.
+fn passed_on_texts(status: &Status) -> impl Iterator<Item = &str> {
     let fields = causes(Some(status)).iter().map(|cause| cause.field.as_str());
     [status.message.as_str()].into_iter().chain(fields)
 }
 
-/// The refused fields, as `k8s.io/apimachinery/pkg/util/validation/field` names them and why.
+/// The rejected fields and reasons, as in `k8s.io/apimachinery/pkg/util/validation/field`.
 fn fields(status: Option<&Status>) -> Vec<FieldError> {
     let named = causes(status).iter().filter(|cause| !cause.field.is_empty());
     let field = |cause: &StatusCause| FieldError {
@@ -200,7 +207,7 @@ fn fields(status: Option<&Status>) -> Vec<FieldError> {
             _ => Reason::Malformed,
         },
     };
-    named.take(MOST_FIELDS).map(field).collect()
+    named.take(MAX_FIELDS).map(field).collect()
 }
 
 #[cfg(test)]
@@ -208,7 +215,7 @@ mod tests {
     use super::*;
     use pilothouse_core::name::{NamespaceScope, ObjectName};
 
-    /// The first two bytes are the status. Whatever the cluster says, what is passed on is clean, and of a Secret nothing.
+    /// The first two bytes are the status. The passed-on texts are sanitised, and none comes from a Secret.
     #[test]
     fn fuzz_refusals() {
         let words = [
@@ -243,8 +250,8 @@ mod tests {
                     assert!(text.len() < 8192, "{} bytes", text.len());
                 }
                 assert!(context.message.is_none() || call.kind != Some(Kind::Secret));
-                assert!(context.fields.len() <= MOST_FIELDS);
-                assert!(failure.retry_after.is_none_or(|pause| pause <= LONGEST_RETRY));
+                assert!(context.fields.len() <= MAX_FIELDS);
+                assert!(failure.retry_after.is_none_or(|pause| pause <= MAX_RETRY_AFTER));
             }
         });
     }

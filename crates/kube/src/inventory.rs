@@ -1,4 +1,4 @@
-//! [`Inventory`]: from kept lists where they can be, else from the cluster.
+//! [`Inventory`]: lists from the cache where possible, otherwise from the cluster.
 
 use async_trait::async_trait;
 use pilothouse_core::{
@@ -37,13 +37,14 @@ impl Inventory for KubeClusters {
         let transport = self.transport(permit).await?;
         match cache.page(permit, &transport, list, query).await? {
             CacheResult::Hit(listing) => Ok(listing),
-            CacheResult::Miss(warning, known) => match (self.read_uncached(permit, list, query).await, known)
-            {
-                (Ok(listing), _) => Ok(with(listing, warning)),
-                // what was known before the change is more than nothing, and says that it is not current
-                (Err(_), Some(known)) => Ok(Listing { stale: true, ..known }),
-                (Err(error), None) => Err(error),
-            },
+            CacheResult::Miss(warning, cached) => {
+                match (self.read_uncached(permit, list, query).await, cached) {
+                    (Ok(listing), _) => Ok(with_warning(listing, warning)),
+                    // rows from before the write are better than none, and are marked stale
+                    (Err(_), Some(cached)) => Ok(Listing { stale: true, ..cached }),
+                    (Err(error), None) => Err(error),
+                }
+            }
         }
     }
 
@@ -73,7 +74,7 @@ impl Inventory for KubeClusters {
     }
 }
 
-fn with(mut listing: Listing, warning: Option<Warning>) -> Listing {
+fn with_warning(mut listing: Listing, warning: Option<Warning>) -> Listing {
     listing.warnings.extend(warning);
     listing
 }

@@ -1,11 +1,13 @@
-//! The ports towards clusters, over kube-rs: its types, parameters and request builders. The way to the cluster is our
-//! own (`transport.rs`), so of kube-rs no client, no retry and no reading of kubeconfigs is even compiled.
+//! Adapter for Kubernetes clusters: implements the core's cluster ports with kube-rs's types, parameters and request
+//! builders. The transport is Pilothouse's own (`transport.rs`), so neither kube-rs's client nor its retries nor its
+//! kubeconfig reader are compiled.
 //!
-//! A call goes one way: a port's method builds a `Call` (`request.rs`: a path from validated names only), a `ClusterClient`
-//! (`client.rs`) holds it against the permit, sends it within the deadline and with the operation's id, through the
-//! cluster's `Breaker` (`breaker.rs`) over its `Transport` (`transport.rs`: guarded dialer, TLS, HTTP/1.1), and `error.rs` turns
-//! what is refused into the core's errors. What is read is counted (`budget.rs`), and large answers are parsed on blocking
-//! threads. Lists are kept (`cache.rs`) where they can be. Nothing of a library's or a certificate's text is ever part of one.
+//! Path of a call: a port's method builds a `Call` (`request.rs`: a path from validated names only). A `ClusterClient`
+//! (`client.rs`) checks it against the permit and sends it before the deadline, with the operation id, through the
+//! cluster's `Breaker` (`breaker.rs`) and its `Transport` (`transport.rs`: guarded dialer, TLS, HTTP/1.1). `error.rs`
+//! maps error responses to the core's errors. Reads are counted (`budget.rs`), and large responses are parsed on
+//! blocking threads. Lists are cached (`cache.rs`) where possible. An error never contains text of a library or a
+//! certificate.
 
 use std::{
     collections::HashMap,
@@ -67,17 +69,17 @@ use crate::{
     transport::Transport,
 };
 
-/// How often it is looked whether stored connections were replaced or removed, as by another replica.
+/// Interval of the check whether stored connections were replaced or removed, as by another replica.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How long a cluster may take to answer. Connecting alone may take 3 s, of these.
+/// Timeouts of cluster operations. Connecting may take up to 3 s of each.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
     /// A read, such as a page of a list with all its chunks.
     pub read: Duration,
-    /// A change, with the reads around it.
+    /// A write, including the reads around it.
     pub write: Duration,
-    /// The test of a cluster, with all its questions.
+    /// A connection test or probe, with all its requests.
     pub test: Duration,
 }
 
@@ -87,22 +89,22 @@ impl Default for Deadlines {
     }
 }
 
-/// What an operator may set.
+/// Settings of the adapter.
 #[derive(Clone, Debug)]
 pub struct KubeSettings {
-    /// How long a cluster may take to answer.
+    /// Timeouts of cluster operations.
     pub deadlines: Deadlines,
-    /// Which addresses a cluster may have.
+    /// Egress rules for cluster addresses.
     pub egress: EgressRules,
-    /// Who says which addresses a cluster's name has.
+    /// Resolver of cluster host names.
     pub resolver: Arc<dyn Resolver>,
-    /// Who we say we are: `pilothouse/1.2.3`.
+    /// `User-Agent` of all requests: `pilothouse/1.2.3`.
     pub user_agent: HeaderValue,
-    /// Told of every request to a cluster.
+    /// Observer of every request to a cluster.
     pub observer: Arc<dyn Observer>,
-    /// Which lists are kept; without it every list is read from its cluster each time.
+    /// Settings of the list cache; none reads every list from its cluster.
     pub cache_settings: Option<CacheSettings>,
-    /// What may be read from clusters at once, and for one request.
+    /// Budgets of reads from clusters.
     pub reads: ReadBudgets,
 }
 
@@ -120,9 +122,8 @@ impl Default for KubeSettings {
     }
 }
 
-/// Every port towards clusters: `Inventory`, `WorkloadApi`, `PodApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`,
-/// `ClusterProbe`.
-/// Cheap to clone; clones share their connections.
+/// Implementation of the cluster ports: `Inventory`, `WorkloadApi`, `PodApi`, `NamespaceApi`, `ConfigApi`, `SecretApi`,
+/// `ClusterProbe`. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct KubeClusters {
     pool: Arc<ClientPool>,
@@ -140,10 +141,10 @@ impl fmt::Debug for KubeClusters {
 }
 
 impl KubeClusters {
-    /// The clusters of `connections`. Nothing is connected before it is asked for.
+    /// Creates the adapter for the clusters in `connections`. Connects on first use.
     ///
     /// # Panics
-    /// Outside a tokio runtime: connections live on the one it is called in.
+    /// Outside a tokio runtime: connections run on the current one.
     pub fn new(settings: KubeSettings, connections: Arc<dyn Connections>, clock: Arc<dyn Clock>) -> Self {
         let KubeSettings { deadlines, egress, resolver, user_agent, observer, cache_settings, reads } =
             settings;
@@ -159,36 +160,36 @@ impl KubeClusters {
         });
         let (runtime, rules) = (Handle::current(), Arc::new(egress));
         let guard = |lookups| {
-            let names = Arc::new(DnsResolver::new(resolver.clone(), lookups, runtime.clone()));
-            EgressGuard { rules: rules.clone(), names }
+            let dns_resolver = Arc::new(DnsResolver::new(resolver.clone(), lookups, runtime.clone()));
+            EgressGuard { rules: rules.clone(), resolver: dns_resolver }
         };
         let pool = Arc::new(ClientPool {
             connections,
             guard: guard(ResolverLimits::REGISTERED),
-            trial_guard: guard(ResolverLimits::UNREGISTERED),
+            test_guard: guard(ResolverLimits::UNREGISTERED),
             user_agent,
             runtime: runtime.clone(),
             budget,
             entries: Mutex::new(HashMap::new()),
         });
-        runtime.spawn(confirm(Arc::downgrade(&pool), cache.as_ref().map(Arc::downgrade)));
+        runtime.spawn(recheck(Arc::downgrade(&pool), cache.as_ref().map(Arc::downgrade)));
         let probes = Arc::new(Probes::new(&runtime));
         Self { pool, clock, deadlines, observer, cache, probes }
     }
 
-    /// What there is of each kept list, over all clusters.
+    /// Statistics of the list cache, per list over all clusters.
     pub fn list_cache_stats(&self) -> Vec<ListCacheStats> {
         self.cache.as_ref().map(|cache| cache.stats()).unwrap_or_default()
     }
 
-    /// The way to the permit's cluster.
+    /// The transport of the permit's cluster.
     async fn transport(&self, permit: &Permit) -> Result<Arc<Transport>> {
-        self.pool.of(permit.cluster()?).await
+        self.pool.get(permit.cluster()?).await
     }
 
-    /// A visit to the permit's cluster.
-    async fn client<'a>(&self, permit: &'a Permit, at_most: Duration) -> Result<ClusterClient<'a>> {
-        ClusterClient::new(self.transport(permit).await?, permit, at_most, &self.observer)
+    /// A request-scoped client for the permit's cluster.
+    async fn client<'a>(&self, permit: &'a Permit, timeout: Duration) -> Result<ClusterClient<'a>> {
+        ClusterClient::new(self.transport(permit).await?, permit, timeout, &self.observer)
     }
 
     fn deadlines(&self) -> Deadlines {
@@ -200,14 +201,14 @@ impl KubeClusters {
     }
 }
 
-/// Closes what goes over connections that were replaced or removed, until nobody uses them any more.
-async fn confirm(pool: Weak<ClientPool>, cache: Option<Weak<ListCache>>) {
+/// Task that closes transports whose stored connection was replaced or removed. Ends with the pool.
+async fn recheck(pool: Weak<ClientPool>, cache: Option<Weak<ListCache>>) {
     let mut ticks = interval(RECHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let Some(pool) = pool.upgrade() else { return };
-        pool.confirm_all().await;
+        pool.recheck_all().await;
         if let Some(cache) = cache.as_ref().and_then(Weak::upgrade) {
             cache.drop_closed();
         }

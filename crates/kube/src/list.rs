@@ -1,4 +1,4 @@
-//! LIST in chunks: each is read, projected object by object, and dropped before the next is asked for.
+//! LIST in chunks: each chunk is read, projected object by object, and dropped before the next request.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -13,15 +13,15 @@ use serde_json::value::RawValue;
 
 use crate::{client::ClusterClient, error::Failure, request::Call};
 
-/// Objects a chunk, unless they are large.
-const LIMIT: u32 = 500;
-/// The most objects that are taken of a chunk: a server that sends more does not keep to the limit.
-const MOST: usize = 2 * LIMIT as usize;
+/// Objects per chunk, unless they are large.
+const CHUNK_SIZE: u32 = 500;
+/// Most objects accepted in a chunk: a server that sends more ignores `limit`.
+const MAX_CHUNK_OBJECTS: usize = 2 * CHUNK_SIZE as usize;
 
-/// How long a chunk may take.
-const CHUNK: Duration = Duration::from_secs(10);
+/// Timeout of reading a chunk.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A chunk of a list, its objects as the API server wrote them.
+/// A chunk of a list with its objects as unparsed JSON.
 #[derive(Deserialize)]
 pub(crate) struct Chunk<'a> {
     #[serde(borrow)]
@@ -40,7 +40,7 @@ struct ChunkMetadata {
     resource_version: Option<String>,
 }
 
-/// The objects of a chunk, at most [`MOST`].
+/// The objects of a chunk, at most [`MAX_CHUNK_OBJECTS`].
 struct Items<'a>(Vec<&'a RawValue>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
@@ -50,14 +50,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
             type Value = Vec<&'de RawValue>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "at most {MOST} objects")
+                write!(f, "at most {MAX_CHUNK_OBJECTS} objects")
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
                 let mut items = Vec::new();
                 while let Some(item) = sequence.next_element()? {
-                    if items.len() == MOST {
-                        return Err(de::Error::invalid_length(MOST + 1, &self));
+                    if items.len() == MAX_CHUNK_OBJECTS {
+                        return Err(de::Error::invalid_length(MAX_CHUNK_OBJECTS + 1, &self));
                     }
                     items.push(item);
                 }
@@ -68,21 +68,21 @@ impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {
     }
 }
 
-/// All of a list, as it was at one moment.
+/// A complete, consistent list.
 pub(crate) struct Listed<T> {
     /// The projection of each object.
     pub(crate) objects: Vec<T>,
 }
 
-/// A part of a list that is being read.
+/// A step of reading a list in chunks.
 pub(crate) enum Part<T> {
     /// The projections of the next objects.
     Next(Vec<T>),
-    /// The list starts over: what came before is of another moment.
-    Again,
+    /// The list starts over: earlier parts belong to another state and must be dropped.
+    Restarted,
 }
 
-/// The memory that a projection of an object takes.
+/// Memory usage of a projected object.
 pub(crate) trait Size {
     /// In bytes.
     fn size(&self) -> usize;
@@ -101,7 +101,7 @@ impl Size for bool {
 }
 
 impl<'a> Chunk<'a> {
-    /// Checks that it is a list at all; Go writes an empty one as null too.
+    /// Takes the objects after checking that the response is a list; Go serialises an empty list as null.
     fn items(&mut self) -> Result<Vec<&'a RawValue>> {
         if self.kind.ends_with("List") {
             Ok(self.items.take().map(|items| items.0).unwrap_or_default())
@@ -111,72 +111,74 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// What was read of a chunk.
+/// A projected chunk.
 struct Page<T> {
     projected: Vec<T>,
     objects: usize,
     metadata: ChunkMetadata,
 }
 
-/// Reads a chunk of a list, keeping what `keep` makes of each object.
-async fn page<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
+/// Reads a chunk of a list and projects each object.
+async fn read_chunk<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     client: &ClusterClient<'_>,
     call: &Call,
-    keep: impl Fn(&RawValue) -> Result<K> + Send + 'static,
+    project: impl Fn(&RawValue) -> Result<K> + Send + 'static,
 ) -> Result<Page<T>, Failure> {
-    // only the exchange has the chunk's deadline: a turn to parse may take longer to come
-    let answer = client.within(CHUNK).read(call).await?;
-    let bytes = answer.body.len();
-    let read = move || -> Result<Page<T>> {
-        let mut chunk: Chunk<'_> = answer.json()?;
+    // the timeout covers the exchange only: a parse slot may take longer
+    let response = client.with_timeout(CHUNK_TIMEOUT).read(call).await?;
+    let bytes = response.body.len();
+    let parse = move || -> Result<Page<T>> {
+        let mut chunk: Chunk<'_> = response.json()?;
         let objects = chunk.items()?;
         let mut page = Page { projected: Vec::new(), objects: objects.len(), metadata: chunk.metadata };
         for object in objects {
-            page.projected.extend(keep(object)?);
+            page.projected.extend(project(object)?);
         }
         Ok(page)
     };
-    let page = client.work(bytes, read).await??;
+    let page = client.run_job(bytes, parse).await??;
     client.meter().objects(page.objects)?;
     Ok(page)
 }
 
-/// Reads all objects of a kind that lie in `scope` and match `selection`, telling `take` what `keep` makes of them, chunk
-/// by chunk; returns the version of the moment, from which a watch goes on, empty if the server does not say. A list
-/// that takes so long that its place is forgotten (410) starts over, once; of objects so large that a chunk is more than
-/// is read of one answer, fewer are asked for.
+/// Reads all objects of a kind in `scope` that match `selection`, and passes their projections to `on_part`, chunk by
+/// chunk. Returns the resource version from which a watch continues, empty if the server sends none. A list whose
+/// continue token has expired (410) starts over, once. If a chunk exceeds the size limit of a response, the following
+/// requests ask for fewer objects.
 ///
 /// # Errors
-/// As every call to a cluster, and what `keep` and `take` say; `TooLarge` over the client's limits; `UnexpectedAnswer`
-/// from a server whose chunks lead nowhere.
+/// As every call to a cluster; the errors of `project` and `on_part`; `TooLarge` above the client's limits;
+/// `UnexpectedAnswer` when the chunks do not advance.
 pub(crate) async fn chunks<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     client: &ClusterClient<'_>,
     kind: Kind,
     scope: &NamespaceScope,
     selection: &ListParams,
-    keep: impl Fn(&RawValue) -> Result<K> + Clone + Send + 'static,
-    mut take: impl FnMut(Part<T>) -> Result<()> + Send,
+    project: impl Fn(&RawValue) -> Result<K> + Clone + Send + 'static,
+    mut on_part: impl FnMut(Part<T>) -> Result<()> + Send,
 ) -> Result<String, Failure> {
-    let first = ListParams { limit: Some(LIMIT), continue_token: None, ..selection.clone() };
+    let first = ListParams { limit: Some(CHUNK_SIZE), continue_token: None, ..selection.clone() };
     let (mut params, mut started_over) = (first.clone(), false);
     loop {
         let call = Call::list(kind, scope, &params)?;
-        let page = match page(client, &call, keep.clone()).await {
+        let page = match read_chunk(client, &call, project.clone()).await {
             Ok(page) => page,
-            Err(gone) if gone.is(StatusCode::GONE) && params.continue_token.is_some() && !started_over => {
+            Err(expired)
+                if expired.is(StatusCode::GONE) && params.continue_token.is_some() && !started_over =>
+            {
                 (params, started_over) = (first.clone(), true);
-                take(Part::Again)?;
+                on_part(Part::Restarted)?;
                 continue;
             }
-            Err(large) if large.too_long && params.limit > Some(1) => {
+            Err(oversized) if oversized.too_long && params.limit > Some(1) => {
                 params.limit = params.limit.map(|limit| (limit / 10).max(1));
                 continue;
             }
             Err(failure) => return Err(failure),
         };
-        take(Part::Next(page.projected))?;
+        on_part(Part::Next(page.projected))?;
         match page.metadata.r#continue.filter(|token| !token.is_empty()) {
-            // each chunk but the last has objects and leads to another place
+            // a chunk that is not the last must have objects and a new token
             Some(token) if page.objects == 0 || params.continue_token.as_ref() == Some(&token) => {
                 return Err(Error::new(Cause::UnexpectedAnswer).read_only().into());
             }
@@ -186,7 +188,7 @@ pub(crate) async fn chunks<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     }
 }
 
-/// Reads all objects as [`chunks`] does, and holds the projections within the client's budget.
+/// Reads all objects like [`chunks`]; the projections count against the client's budget.
 ///
 /// # Errors
 /// As [`chunks`].
@@ -195,26 +197,26 @@ pub(crate) async fn all<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     kind: Kind,
     scope: &NamespaceScope,
     selection: &ListParams,
-    keep: impl Fn(&RawValue) -> Result<K> + Clone + Send + 'static,
+    project: impl Fn(&RawValue) -> Result<K> + Clone + Send + 'static,
 ) -> Result<Listed<T>, Failure> {
-    let (mut objects, mut held) = (Vec::new(), client.meter().hold());
-    let take = |part: Part<T>| match part {
+    let (mut objects, mut reservation) = (Vec::new(), client.meter().reserve());
+    let on_part = |part: Part<T>| match part {
         Part::Next(more) => {
-            held.add(more.iter().map(Size::size).sum())?;
+            reservation.add(more.iter().map(Size::size).sum())?;
             objects.extend(more);
             Ok(())
         }
-        Part::Again => {
+        Part::Restarted => {
             objects.clear();
-            held.set(0)
+            reservation.set(0)
         }
     };
-    chunks(client, kind, scope, selection, keep, take).await?;
-    held.keep();
+    chunks(client, kind, scope, selection, project, on_part).await?;
+    reservation.retain();
     Ok(Listed { objects })
 }
 
-/// What `keep` makes of the objects in the first chunk of a list; held within the client's budget.
+/// Projections of the objects in the first chunk of a list; they count against the client's budget.
 ///
 /// # Errors
 /// As every call to a cluster.
@@ -223,16 +225,16 @@ pub(crate) async fn first<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     kind: Kind,
     scope: &NamespaceScope,
     selection: &ListParams,
-    keep: impl Fn(&RawValue) -> Result<K> + Send + 'static,
+    project: impl Fn(&RawValue) -> Result<K> + Send + 'static,
 ) -> Result<Vec<T>, Failure> {
-    let page = page(client, &Call::list(kind, scope, selection)?, keep).await?;
-    let mut held = client.meter().hold();
-    held.add(page.projected.iter().map(Size::size).sum())?;
-    held.keep();
+    let page = read_chunk(client, &Call::list(kind, scope, selection)?, project).await?;
+    let mut reservation = client.meter().reserve();
+    reservation.add(page.projected.iter().map(Size::size).sum())?;
+    reservation.retain();
     Ok(page.projected)
 }
 
-/// The version that a list has now.
+/// The current resource version of a list.
 ///
 /// # Errors
 /// As every call to a cluster.
@@ -241,23 +243,23 @@ pub(crate) async fn version(
     kind: Kind,
     selection: &ListParams,
 ) -> Result<String, Failure> {
-    let page = page(client, &Call::list(kind, &NamespaceScope::All, selection)?, nothing).await?;
+    let page = read_chunk(client, &Call::list(kind, &NamespaceScope::All, selection)?, discard).await?;
     Ok(page.metadata.resource_version.unwrap_or_default())
 }
 
-/// How many objects of a kind there are, by asking for one and how many remain.
+/// Number of objects of a kind, from a list with `limit=1` and its `remainingItemCount`.
 ///
 /// # Errors
 /// As every call to a cluster.
 pub(crate) async fn count(client: &ClusterClient<'_>, kind: Kind) -> Result<i64, Failure> {
     let one = ListParams::default().limit(1);
-    let page = page(client, &Call::list(kind, &NamespaceScope::All, &one)?, nothing).await?;
+    let page = read_chunk(client, &Call::list(kind, &NamespaceScope::All, &one)?, discard).await?;
     let shown = i64::try_from(page.objects).unwrap_or(i64::MAX);
     Ok(shown.saturating_add(page.metadata.remaining_item_count.unwrap_or(0).max(0)))
 }
 
-/// Keeps nothing of an object.
-fn nothing(_: &RawValue) -> Result<Option<bool>> {
+/// Projection that discards the object.
+fn discard(_: &RawValue) -> Result<Option<bool>> {
     Ok(None)
 }
 
@@ -267,7 +269,7 @@ mod tests {
 
     use super::*;
 
-    /// From the bytes of an answer to rows, for every list.
+    /// From the bytes of a response to rows, for every list.
     #[test]
     fn fuzz_list_chunks() {
         let words = [
@@ -293,7 +295,7 @@ mod tests {
             for object in objects.into_iter().take(4) {
                 for info in LISTS {
                     for kind in info.kinds {
-                        // rows or a refusal; each row is an object of its own
+                        // rows or an error; each row is a JSON object
                         let rows = info.project.map(|project| project(*kind, object));
                         for row in rows.into_iter().flatten().flatten() {
                             assert!(row.json().starts_with('{'), "{}", row.json());

@@ -1,4 +1,4 @@
-//! [`NamespaceApi`].
+//! [`NamespaceApi`]: creates and deletes namespaces.
 
 use async_trait::async_trait;
 use k8s_openapi::{api::core::v1::Namespace as Manifest, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -36,7 +36,7 @@ impl NamespaceApi for KubeClusters {
     }
 }
 
-/// A namespace's name as the object's it is.
+/// The namespace's name as the name of a `Namespace` object.
 fn name(namespace: &Namespace) -> Result<ObjectName> {
     ObjectName::new(namespace.as_str())
         .map_err(|_| Error::internal("the name of a namespace is not a valid object name"))

@@ -1,30 +1,30 @@
-//! What is told of requests to clusters to whoever counts them.
+//! Observer of requests to clusters, for metrics.
 
 use std::{fmt, time::Duration};
 
 use pilothouse_core::{Cause, cluster::ClusterId};
 
-/// Told of every request to a cluster, each try by itself. Returns at once.
+/// Receives every request to a cluster, each attempt separately. Its methods must not block.
 pub trait Observer: fmt::Debug + Send + Sync {
-    /// A request and its answer are over.
+    /// A request has ended, with or without a response.
     fn exchanged(&self, exchange: &Exchange);
 
-    /// A call that was not sent: the circuit is open, or too many are under way.
+    /// A call was not sent: the circuit is open, or too many calls are running.
     fn refused(&self, cluster: Option<ClusterId>, cause: Cause);
 }
 
-/// A request to a cluster that is over.
+/// A request to a cluster that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchange {
-    /// The cluster; none while it is not stored.
+    /// The cluster; none for an unregistered one.
     pub cluster: Option<ClusterId>,
-    /// Why there is no good answer; none when there is one.
+    /// Why there is no 2xx response; none when there is one.
     pub cause: Option<Cause>,
-    /// From the request to the end of the answer.
+    /// Time from the request to the end of the response.
     pub took: Duration,
 }
 
-/// Counts nothing.
+/// Observer that does nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Unobserved;
 

@@ -1,4 +1,4 @@
-//! What was changed through this process, so that a list read next shows it.
+//! Read-your-writes: remembers the resource version of each write, so that the cache waits for it.
 
 use std::{
     collections::HashMap,
@@ -13,34 +13,37 @@ use tokio::time::Instant;
 
 use crate::request::Call;
 
-/// What is not seen by then is not waited for any more: whoever changed something has long read the list.
-const REMEMBERED: Duration = Duration::from_secs(60);
+/// Retention of a write: after it, the cache no longer waits for the write. Its author has read the list long before.
+const RETENTION: Duration = Duration::from_secs(60);
 
-/// The changes to one cluster, over one version of its connection.
+/// Writes to one cluster that the cache may not contain yet, for one version of its connection.
 #[derive(Default)]
 pub(crate) struct PendingWrites(Mutex<HashMap<Kind, ReadBarrier>>);
 
-/// What a list of a kind must show.
+/// What the rows of a kind must contain before they are shown.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadBarrier {
-    /// The version that the last change made.
+    /// The highest resource version that a write returned.
     version: u64,
-    /// Objects deleted, of whose deletion no version is known.
-    gone: Vec<(Option<Namespace>, String)>,
-    /// When the last change was made.
-    at: Instant,
+    /// Deleted objects whose deletion returned no resource version: namespace and name.
+    deleted: Vec<(Option<Namespace>, String)>,
+    /// When the last write was made.
+    written_at: Instant,
 }
 
 impl ReadBarrier {
-    /// Whether rows of this version show it.
-    pub(crate) fn is_met(&self, version: u64, gone: impl Fn(Option<&str>, &str) -> bool) -> bool {
+    /// Whether rows of this resource version contain the writes; `is_absent` tells whether they lack an object.
+    pub(crate) fn is_met(&self, version: u64, is_absent: impl Fn(Option<&str>, &str) -> bool) -> bool {
         version >= self.version
-            && self.gone.iter().all(|(namespace, name)| gone(namespace.as_ref().map(Namespace::as_str), name))
+            && self
+                .deleted
+                .iter()
+                .all(|(namespace, name)| is_absent(namespace.as_ref().map(Namespace::as_str), name))
     }
 }
 
 #[derive(Deserialize)]
-struct Changed {
+struct WrittenObject {
     #[serde(default)]
     metadata: Metadata,
 }
@@ -52,41 +55,45 @@ struct Metadata {
 }
 
 impl PendingWrites {
-    /// Notes a change that was made, and how the cluster answered it: with the object, or of one that is gone at once,
-    /// with a mere status.
-    pub(crate) fn made(&self, call: &Call, answer: &[u8]) {
+    /// Records a write and the body of its response: the object, or, for an object that is deleted at once, a mere
+    /// `Status`.
+    pub(crate) fn record(&self, call: &Call, body: &[u8]) {
         let (Some(kind), Some(name)) = (call.kind, &call.name) else { return };
-        let version =
-            serde_json::from_slice(answer).ok().and_then(|Changed { metadata }| metadata.resource_version);
+        let version = serde_json::from_slice(body)
+            .ok()
+            .and_then(|WrittenObject { metadata }| metadata.resource_version);
         let version = version.and_then(|version| version.parse::<u64>().ok());
         let now = Instant::now();
-        let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let expected =
-            changes.entry(kind).or_insert_with(|| ReadBarrier { version: 0, gone: Vec::new(), at: now });
-        if now.duration_since(expected.at) > REMEMBERED {
-            expected.gone.clear();
+        let mut barriers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let barrier = barriers.entry(kind).or_insert_with(|| ReadBarrier {
+            version: 0,
+            deleted: Vec::new(),
+            written_at: now,
+        });
+        if now.duration_since(barrier.written_at) > RETENTION {
+            barrier.deleted.clear();
         }
-        expected.at = now;
+        barrier.written_at = now;
         let object = (call.namespace.clone(), name.to_string());
-        expected.gone.retain(|gone| *gone != object);
+        barrier.deleted.retain(|other| *other != object);
         match version {
-            Some(version) => expected.version = expected.version.max(version),
-            None if call.request.method() == Method::DELETE => expected.gone.push(object),
+            Some(version) => barrier.version = barrier.version.max(version),
+            None if call.request.method() == Method::DELETE => barrier.deleted.push(object),
             None => {}
         }
     }
 
-    /// What a list of a kind must show now.
-    pub(crate) fn expected(&self, kind: Kind) -> Option<ReadBarrier> {
-        let changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        changes.get(&kind).filter(|expected| expected.at.elapsed() <= REMEMBERED).cloned()
+    /// The barrier for rows of a kind; none without recent writes.
+    pub(crate) fn barrier(&self, kind: Kind) -> Option<ReadBarrier> {
+        let barriers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        barriers.get(&kind).filter(|barrier| barrier.written_at.elapsed() <= RETENTION).cloned()
     }
 
-    /// Notes that a list showed what was expected of it.
-    pub(crate) fn shown(&self, kind: Kind, expected: &ReadBarrier) {
-        let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if changes.get(&kind).is_some_and(|now| now.at == expected.at) {
-            changes.remove(&kind);
+    /// Removes a barrier that the cached rows have met, unless another write was made since.
+    pub(crate) fn confirm(&self, kind: Kind, barrier: &ReadBarrier) {
+        let mut barriers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if barriers.get(&kind).is_some_and(|current| current.written_at == barrier.written_at) {
+            barriers.remove(&kind);
         }
     }
 }

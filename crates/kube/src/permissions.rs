@@ -1,4 +1,4 @@
-//! What our features need of a cluster's credential, and whether it may (SelfSubjectAccessReview).
+//! Permissions of a cluster's credential: which features it allows, checked with SelfSubjectAccessReviews.
 
 use std::collections::BTreeMap;
 
@@ -13,17 +13,17 @@ use crate::{
     request::{Call, SELF_SUBJECT_ACCESS},
 };
 
-/// Questions asked at the same time.
-const AT_ONCE: usize = 8;
+/// Most reviews sent at once.
+const MAX_CONCURRENT_REVIEWS: usize = 8;
 
-/// A verb on a kind or one of its subresources.
+/// A verb on a kind or a subresource.
 type Need = (&'static str, Kind, Option<&'static str>);
 
 const fn may(verb: &'static str, kind: Kind) -> Need {
     (verb, kind, None)
 }
 
-/// What changes and single reads need: what the adapter in this crate really sends. Lists need what [`LISTS`] says.
+/// Permissions needed by writes and single reads, as this adapter sends them. The needs of lists come from [`LISTS`].
 const FEATURES: &[(&str, &[Need])] = &[
     ("create_namespaces", &[may("create", Kind::Namespace)]),
     ("delete_namespaces", &[may("delete", Kind::Namespace)]),
@@ -73,8 +73,8 @@ const FEATURES: &[(&str, &[Need])] = &[
     ("delete_secrets", &[may("delete", Kind::Secret)]),
 ];
 
-/// Every feature and what it needs: `list_pods` and its like, `watch_pods` and its like (without which a list is read
-/// from the cluster each time), then the others.
+/// All features and their needs: `list_*`, `watch_*` (without which a list is read from the cluster each time), and
+/// [`FEATURES`].
 fn features() -> Vec<(String, Vec<Need>)> {
     let lists = LISTS.iter().filter(|list| list.project.is_some());
     let features = ["list", "watch"].into_iter().flat_map(|verb| {
@@ -89,27 +89,27 @@ fn features() -> Vec<(String, Vec<Need>)> {
     features.chain(others).collect()
 }
 
-/// Asks for every need once, in all namespaces, and says which features that allows.
+/// Reviews every need once, in all namespaces, and returns the result per feature.
 ///
 /// # Errors
 /// As every call to a cluster.
-pub(crate) async fn ask(client: &ClusterClient<'_>) -> Result<Vec<Permission>> {
+pub(crate) async fn check(client: &ClusterClient<'_>) -> Result<Vec<Permission>> {
     let features = features();
     let mut needs: Vec<Need> = features.iter().flat_map(|(_, needs)| needs).copied().collect();
     needs.sort_unstable();
     needs.dedup();
-    let questions: Vec<_> = needs.into_iter().map(|need| answer(client, need)).collect();
-    let answers: BTreeMap<Need, bool> =
-        stream::iter(questions).buffer_unordered(AT_ONCE).try_collect().await?;
+    let reviews: Vec<_> = needs.into_iter().map(|need| review(client, need)).collect();
+    let results: BTreeMap<Need, bool> =
+        stream::iter(reviews).buffer_unordered(MAX_CONCURRENT_REVIEWS).try_collect().await?;
     let permission = |(feature, needs): (String, Vec<Need>)| {
         let missing: Vec<_> =
-            needs.iter().filter(|need| answers.get(need) != Some(&true)).map(words).collect();
+            needs.iter().filter(|need| results.get(need) != Some(&true)).map(rbac_name).collect();
         Permission { feature, allowed: missing.is_empty(), missing }
     };
     Ok(features.into_iter().map(permission).collect())
 }
 
-async fn answer(client: &ClusterClient<'_>, need: Need) -> Result<(Need, bool)> {
+async fn review(client: &ClusterClient<'_>, need: Need) -> Result<(Need, bool)> {
     let (verb, kind, subresource) = need;
     let attributes = ResourceAttributes {
         verb: Some(verb.to_owned()),
@@ -119,15 +119,15 @@ async fn answer(client: &ClusterClient<'_>, need: Need) -> Result<(Need, bool)> 
         ..ResourceAttributes::default()
     };
     let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
-    let question = SelfSubjectAccessReview { spec, ..Default::default() };
-    let answer = client.ask(&Call::review(SELF_SUBJECT_ACCESS, &question)?).await?;
-    let review: SelfSubjectAccessReview = answer.json()?;
+    let request = SelfSubjectAccessReview { spec, ..Default::default() };
+    let response = client.send_review(&Call::review(SELF_SUBJECT_ACCESS, &request)?).await?;
+    let review: SelfSubjectAccessReview = response.json()?;
     let status = review.status.ok_or_else(|| Error::new(Cause::UnexpectedAnswer))?;
     Ok((need, status.allowed))
 }
 
-/// A need as RBAC writes it: `patch deployments.apps`, `get pods/log`.
-fn words((verb, kind, subresource): &Need) -> String {
+/// A need in RBAC notation: `patch deployments.apps`, `get pods/log`.
+fn rbac_name((verb, kind, subresource): &Need) -> String {
     let info = kind.info();
     let group = if info.group.is_empty() { String::new() } else { format!(".{}", info.group) };
     let subresource = subresource.map(|name| format!("/{name}")).unwrap_or_default();
@@ -141,12 +141,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn needs_are_written_as_rbac_does() {
-        assert_eq!(words(&may("patch", Kind::Deployment)), "patch deployments.apps");
-        assert_eq!(words(&("get", Kind::Pod, Some("log"))), "get pods/log");
+    fn needs_are_written_in_rbac_notation() {
+        assert_eq!(rbac_name(&may("patch", Kind::Deployment)), "patch deployments.apps");
+        assert_eq!(rbac_name(&("get", Kind::Pod, Some("log"))), "get pods/log");
     }
 
-    /// What the ClusterRole in a manifest of docs/rbac grants, as [`words`] writes it.
+    /// The permissions that a ClusterRole of docs/rbac grants, in the notation of [`rbac_name`].
     fn granted(manifest: &str) -> BTreeSet<String> {
         #[derive(serde::Deserialize)]
         struct Role {
@@ -163,7 +163,7 @@ mod tests {
         let role: Role = serde_saphyr::from_str(role).unwrap();
         let mut granted = BTreeSet::new();
         for Rule { api_groups, resources, verbs } in role.rules {
-            assert_eq!(api_groups.len(), 1, "one group a rule, so that it can be read");
+            assert_eq!(api_groups.len(), 1, "one API group per rule");
             for (resource, verb) in resources.iter().flat_map(|r| verbs.iter().map(move |v| (r, v))) {
                 let (kind, subresource) = resource.split_once('/').unwrap_or((resource, ""));
                 let group =
@@ -180,10 +180,10 @@ mod tests {
     }
 
     #[test]
-    fn the_manifests_grant_what_the_features_need_and_nothing_more() {
+    fn rbac_manifests_grant_exactly_the_needs() {
         let needed = |wanted: fn(&str) -> bool| -> BTreeSet<String> {
             let features = features().into_iter().filter(|(feature, _)| wanted(feature));
-            features.flat_map(|(_, needs)| needs).map(|need| words(&need)).collect()
+            features.flat_map(|(_, needs)| needs).map(|need| rbac_name(&need)).collect()
         };
         let reads = |feature: &str| {
             ["list_", "watch_", "show_", "read_"].iter().any(|verb| feature.starts_with(verb))
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn every_list_of_a_cluster_is_a_feature_and_names_are_unique() {
+    fn every_list_is_a_feature_and_names_are_unique() {
         let names: BTreeSet<_> = features().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names.len(), features().len());
         for name in [

@@ -1,4 +1,4 @@
-//! [`PodApi`]: logs, read once or followed.
+//! [`PodApi`]: reading and following logs.
 
 use async_trait::async_trait;
 use http::StatusCode;
@@ -17,21 +17,21 @@ use pilothouse_core::{
 
 use crate::{
     KubeClusters,
-    client::{Answer, ClusterClient},
+    client::{ApiResponse, ClusterClient},
     error::{self, Failure},
     request::Call,
 };
 
 mod follow;
 
-use follow::Run;
+use follow::ContainerRun;
 
-/// Which container is meant when none is named, as kubectl reads it.
+/// Annotation that names the default container, as in kubectl.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
-/// A container whose log is asked for, and its pod.
+/// The container of a log request, and its pod.
 struct Target {
-    /// Asks for the pod.
+    /// GET of the pod.
     get: Call,
     pod: PodObject,
     container: String,
@@ -44,18 +44,18 @@ impl Target {
         client: &ClusterClient<'_>,
         namespace: &Namespace,
         name: &ObjectName,
-        named: Option<&ContainerName>,
+        requested: Option<&ContainerName>,
     ) -> Result<Self> {
         let get = Call::get(Kind::Pod, Some(namespace), name)?;
-        let pod: PodObject = client.one(&get, parse).await?;
+        let pod: PodObject = client.get_object(&get, parse).await?;
         let names = |containers: &[PodContainer]| -> Vec<_> {
             containers.iter().map(|container| container.name.clone()).collect()
         };
         let (containers, init_containers) = (names(&pod.spec.containers), names(&pod.spec.init_containers));
-        let container = choose(named, &pod, &containers, &init_containers)
-            .ok_or_else(|| no_part(&get, "container", named.map(|name| name.as_str())))?;
+        let container = choose_container(requested, &pod, &containers, &init_containers)
+            .ok_or_else(|| part_not_found(&get, "container", requested.map(|name| name.as_str())))?;
         if pod.spec.node_name.is_none() {
-            // of a pod without a node the API server shows an empty log, as if there were one
+            // for a pod without a node the API server returns an empty log, as if it had one
             return Err(not_started(&get, None, pod));
         }
         Ok(Self { get, pod, container, containers, init_containers })
@@ -77,9 +77,9 @@ impl PodApi for KubeClusters {
             ..LogParams::default()
         };
         let call = Call::logs(namespace, pod, &params, LogOptions::MAX_BYTES)?;
-        let answer = match client.read(&call).await {
-            Ok(answer) => answer,
-            Err(failure) => return Err(explain(failure, &call, target, options.previous)),
+        let response = match client.read(&call).await {
+            Ok(response) => response,
+            Err(failure) => return Err(map_log_error(failure, &call, target, options.previous)),
         };
         let Target { container, containers, init_containers, .. } = target;
         Ok(PodLogs {
@@ -88,8 +88,8 @@ impl PodApi for KubeClusters {
             containers,
             init_containers,
             tail_lines: options.tail_lines,
-            truncated: answer.cut,
-            logs: text(answer),
+            truncated: response.truncated,
+            logs: text(response),
         })
     }
 
@@ -109,82 +109,85 @@ impl PodApi for KubeClusters {
                 params.tail_lines = Some((*lines).into());
                 params.since_seconds = since_seconds.map(i64::from);
             }
-            FollowStart::After(line) => params.since_time = Some(line.since()),
+            FollowStart::After(start) => params.since_time = Some(start.since()),
         }
         let call = Call::logs(namespace, pod, &params, 0)?;
-        let run = Run {
+        let run = ContainerRun {
             transport: client.transport().clone(),
             permit: permit.clone(),
             observer: self.observer.clone(),
             get: target.get.clone(),
             container: target.container.clone(),
             uid: target.pod.metadata.uid.clone(),
-            restarts: status(&target.pod, &target.container).map_or(0, |status| status.restart_count),
+            restart_count: status(&target.pod, &target.container).map_or(0, |status| status.restart_count),
             deadline,
         };
-        let chunks = follow::chunks(client.open(call.clone())?, run).await;
-        chunks.map_err(|failure| explain(failure, &call, target, false))
+        let chunks = follow::chunks(client.open_stream(call.clone())?, run).await;
+        chunks.map_err(|failure| map_log_error(failure, &call, target, false))
     }
 }
 
-/// The container to read: the one named, the pod's default one, the first.
-fn choose(
-    named: Option<&ContainerName>,
+/// The container to read: the named one, the pod's default, or the first.
+fn choose_container(
+    requested: Option<&ContainerName>,
     pod: &PodObject,
     containers: &[String],
     init_containers: &[String],
 ) -> Option<String> {
-    let known = |name: &str| containers.iter().chain(init_containers).find(|known| *known == name).cloned();
-    match named {
-        Some(name) => known(name.as_str()),
+    let find_name =
+        |name: &str| containers.iter().chain(init_containers).find(|known| *known == name).cloned();
+    match requested {
+        Some(name) => find_name(name.as_str()),
         None => {
-            let annotated = pod.metadata.annotations.get(DEFAULT_CONTAINER).and_then(|name| known(name));
+            let annotated = pod.metadata.annotations.get(DEFAULT_CONTAINER).and_then(|name| find_name(name));
             annotated.or_else(|| containers.first().cloned())
         }
     }
 }
 
-/// No such part of a pod.
-fn no_part(call: &Call, resource: &str, name: Option<&str>) -> Error {
+/// The error for a missing container or previous log of a pod.
+fn part_not_found(call: &Call, resource: &str, name: Option<&str>) -> Error {
     let mut error = error::about(Cause::NotFoundInCluster, call).resource(resource);
     error.context.pod = std::mem::replace(&mut error.context.name, name.map(ToOwned::to_owned));
     error
 }
 
-/// The log as text. Where older bytes were dropped it begins with a whole line, so that no character is cut either.
-fn text(answer: Answer) -> String {
-    let Answer { body, cut, .. } = answer;
-    let line = if cut { body.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1) } else { 0 };
-    String::from_utf8_lossy(&body[line..]).into_owned()
+/// The log as text. A truncated log begins at a line start, so that no character is cut.
+fn text(response: ApiResponse) -> String {
+    let ApiResponse { body, truncated, .. } = response;
+    let start =
+        if truncated { body.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1) } else { 0 };
+    String::from_utf8_lossy(&body[start..]).into_owned()
 }
 
-/// How a container stands.
+/// Status of a container.
 fn status<'a>(pod: &'a PodObject, container: &str) -> Option<&'a ContainerStatus> {
     let mut statuses = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
     statuses.find(|status| status.name == container)
 }
 
-/// Why there is no log. The API server says all of it with 400 and a sentence.
-fn explain(failure: Failure, call: &Call, target: Target, previous: bool) -> Error {
+/// The reason why there is no log. The API server sends every one as 400 with a message.
+fn map_log_error(failure: Failure, call: &Call, target: Target, previous: bool) -> Error {
     let Target { pod, container, .. } = target;
     if !failure.is(StatusCode::BAD_REQUEST) {
         return failure.into();
     }
-    if previous && failure.said.contains("previous terminated container") {
-        return no_part(call, "previous_log", Some(&container));
+    if previous && failure.cluster_message.contains("previous terminated container") {
+        return part_not_found(call, "previous_log", Some(&container));
     }
     let status = status(&pod, &container);
     let waiting =
         status.and_then(|status| status.state.waiting.as_ref()).map(|waiting| waiting.reason.clone());
-    let begun =
+    let has_started =
         status.is_some_and(|status| status.state.running.is_some() || status.state.terminated.is_some());
-    if failure.said.contains("waiting to start") || !begun {
+    if failure.cluster_message.contains("waiting to start") || !has_started {
         return not_started(call, waiting, pod);
     }
     failure.into()
 }
 
-/// With the container's waiting reason; without one, what the pod's row says.
+/// The error for a container that has not started: with its waiting reason or, without one, the status of the pod's
+/// row.
 fn not_started(call: &Call, waiting: Option<String>, pod: PodObject) -> Error {
     let reason = waiting.filter(|reason| !reason.is_empty()).unwrap_or_else(|| PodRow::project(pod).status);
     error::about(Cause::ContainerNotStarted, call).message(&reason)

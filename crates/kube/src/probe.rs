@@ -1,6 +1,6 @@
-//! [`ClusterProbe`]: how a cluster is, and what its credential may do. Always over new connections: what is tested is
-//! the connection. A registered cluster is probed once at a time, within the places of its breaker; connections that are
-//! not registered have places of their own.
+//! [`ClusterProbe`]: health of a cluster and permissions of its credential. Always over new connections, because the
+//! connection is what is tested. A registered cluster runs one probe at a time, within the limits of its breaker;
+//! connection tests of unregistered clusters have their own limits.
 
 use std::{
     sync::{
@@ -44,8 +44,8 @@ use crate::{
     transport::TransportContext,
 };
 
-/// Who an API server says we are when it did not accept our client certificate.
-const ANONYMOUS: &str = "system:anonymous";
+/// User name that an API server reports when it did not accept the client certificate.
+const ANONYMOUS_USER: &str = "system:anonymous";
 
 #[async_trait]
 impl ClusterProbe for KubeClusters {
@@ -55,14 +55,14 @@ impl ClusterProbe for KubeClusters {
         }
         let malformed = |field: &str| Error::invalid(field, Reason::Malformed);
         tls::server_name(connection).map_err(|_| malformed("kubeconfig.tls-server-name"))?;
-        match tls::config(connection, tls::Shown::default()) {
+        match tls::config(connection, tls::ServerCertExpiry::default()) {
             Err(error) if error.cause == Cause::TlsUntrusted && connection.ca.is_some() => {
                 Err(malformed("ca_certificate"))
             }
             Err(error) if error.cause == Cause::CredentialRejected => {
                 Err(malformed("kubeconfig.client-certificate-data"))
             }
-            // nobody to trust yet is the machine's fault, and is told when it matters
+            // a platform without roots is a fault of this machine; it is reported when the cluster is used
             _ => Ok(()),
         }
     }
@@ -72,35 +72,35 @@ impl ClusterProbe for KubeClusters {
             ProbeTarget::Registered(stored, reason) => (stored, reason),
             ProbeTarget::New(connection) => {
                 let result = async {
-                    let (_place, client) = self.trial(permit, &connection).await?;
+                    let (_slot, client) = self.test_client(permit, &connection).await?;
                     report(&client, &connection).await
                 };
-                let Found { at, result, .. } = self.found(result.await)?;
+                let ProbeOutcome { at, result, .. } = self.outcome(result.await)?;
                 return Ok(Probed { at, record: true, result });
             }
         };
-        let common = match self.context(permit, &stored) {
-            Ok(common) => common,
-            // what is wrong with the connection itself is what the probe finds
+        let context = match self.context(permit, &stored) {
+            Ok(context) => context,
+            // a fault of the connection itself is a result of the probe
             Err(error) if matches!(error.cause, Cause::TlsUntrusted | Cause::CredentialRejected) => {
                 return Ok(Probed { at: self.now(), record: true, result: Err(error) });
             }
             Err(error) => return Err(error),
         };
-        let age = if reason == ProbeReason::Test { Duration::ZERO } else { single_flight::KEPT };
+        let age = if reason == ProbeReason::Test { Duration::ZERO } else { single_flight::MAX_RESULT_AGE };
         let key = (permit.cluster()?, stored.version);
-        let begin = || {
-            self.check_circuit(permit, &common, reason)?;
+        let start = || {
+            self.check_circuit(permit, &context, reason)?;
             let (this, permit) = (self.clone(), permit.clone());
             Ok(async move {
                 let connection = &stored.connection;
                 let result =
-                    async { report(&this.visit_to_probe(&permit, connection, common)?, connection).await };
-                this.found(result.await)
+                    async { report(&this.probe_client(&permit, connection, context)?, connection).await };
+                this.outcome(result.await)
             })
         };
-        let Found { at, result, stored } = self.probes.reports.join(key, age, begin)?.await?;
-        // a test keeps nothing of what it finds
+        let ProbeOutcome { at, result, stored } = self.probes.reports.join(key, age, start)?.await?;
+        // the result of a test is not recorded
         let record = reason != ProbeReason::Test && !stored.swap(true, Ordering::Relaxed);
         Ok(Probed { at, record, result })
     }
@@ -109,109 +109,110 @@ impl ClusterProbe for KubeClusters {
         let (stored, reason) = match target {
             ProbeTarget::Registered(stored, reason) => (stored, reason),
             ProbeTarget::New(connection) => {
-                let (_place, client) = self.trial(permit, &connection).await?;
-                return permissions::ask(&client).await;
+                let (_slot, client) = self.test_client(permit, &connection).await?;
+                return permissions::check(&client).await;
             }
         };
-        let common = self.context(permit, &stored)?;
-        let begin = || {
-            self.check_circuit(permit, &common, reason)?;
+        let context = self.context(permit, &stored)?;
+        let start = || {
+            self.check_circuit(permit, &context, reason)?;
             let (this, permit) = (self.clone(), permit.clone());
             Ok(
-                async move { permissions::ask(&this.visit_to_probe(&permit, &stored.connection, common)?).await },
+                async move { permissions::check(&this.probe_client(&permit, &stored.connection, context)?).await },
             )
         };
         let key = (permit.cluster()?, stored.version);
-        self.probes.permissions.join(key, Duration::ZERO, begin)?.await
+        self.probes.permissions.join(key, Duration::ZERO, start)?.await
     }
 
     async fn connection_changed(&self, id: ClusterId) {
-        self.pool.confirm(id).await;
+        self.pool.recheck(id).await;
         if let Some(cache) = &self.cache {
             cache.drop_closed();
         }
     }
 }
 
-/// What a probe found, for all who share it.
+/// Result of a probe, shared by all its callers.
 #[derive(Clone)]
-pub(crate) struct Found {
+pub(crate) struct ProbeOutcome {
     at: Timestamp,
     result: Result<Report>,
-    /// Whether one of them stores it.
+    /// Whether one of the callers records it.
     stored: Arc<AtomicBool>,
 }
 
-/// A registered cluster, by one version of its connection.
-type Registered = (ClusterId, i64);
+/// A registered cluster and the version of its connection.
+type ClusterVersion = (ClusterId, i64);
 
-/// The probes that are under way.
+/// The running probes.
 pub(crate) struct Probes {
-    reports: SingleFlight<Registered, Found>,
-    permissions: SingleFlight<Registered, Vec<Permission>>,
-    trials: TestLimiter,
+    reports: SingleFlight<ClusterVersion, ProbeOutcome>,
+    permissions: SingleFlight<ClusterVersion, Vec<Permission>>,
+    tests: TestLimiter,
 }
 
 impl Probes {
     pub(crate) fn new(runtime: &Handle) -> Self {
-        // at most one of each for every cluster
+        // no limit: at most one flight of each kind per cluster
         let (reports, permissions) =
             (SingleFlight::new(usize::MAX, runtime.clone()), SingleFlight::new(usize::MAX, runtime.clone()));
-        Self { reports, permissions, trials: TestLimiter::default() }
+        Self { reports, permissions, tests: TestLimiter::default() }
     }
 }
 
 impl KubeClusters {
-    /// What the probes of a registered cluster share with its other calls.
+    /// The transport state that probes of a registered cluster share with its other calls.
     ///
     /// # Errors
     /// `NotFound` or `Unreachable` when the connection was removed or replaced meanwhile; as [`Transport::new`].
     ///
-    /// [`Transport::new`]: crate::stack::Stack::new
+    /// [`Transport::new`]: crate::transport::Transport::new
     fn context(&self, permit: &Permit, stored: &StoredConnection) -> Result<TransportContext> {
-        let common = self.pool.registered(permit.cluster()?, stored)?.context().clone();
+        let context = self.pool.get_or_open(permit.cluster()?, stored)?.context().clone();
         // an older credential is never used again
-        if common.version() == stored.version { Ok(common) } else { Err(Error::new(Cause::Unreachable)) }
+        if context.version() == stored.version { Ok(context) } else { Err(Error::new(Cause::Unreachable)) }
     }
 
-    /// Refuses callers while the circuit is open; the prober finds out whether the cluster answers again.
-    fn check_circuit(&self, permit: &Permit, common: &TransportContext, reason: ProbeReason) -> Result<()> {
+    /// Refuses callers while the circuit is open, except the scheduled probe, which finds out whether the cluster
+    /// responds again.
+    fn check_circuit(&self, permit: &Permit, context: &TransportContext, reason: ProbeReason) -> Result<()> {
         if reason == ProbeReason::Scheduled {
             return Ok(());
         }
-        common.breaker().check().inspect_err(|error| {
+        context.breaker().check().inspect_err(|error| {
             self.observer.refused(permit.cluster().ok(), error.cause);
         })
     }
 
-    /// A visit over new connections: what is tested is the connection.
-    fn visit_to_probe<'a>(
+    /// A probe's client, over new connections.
+    fn probe_client<'a>(
         &self,
         permit: &'a Permit,
         connection: &Connection,
-        common: TransportContext,
+        context: TransportContext,
     ) -> Result<ClusterClient<'a>> {
-        let transport = Arc::new(self.pool.probing(connection, common)?);
+        let transport = Arc::new(self.pool.probe_transport(connection, context)?);
         ClusterClient::probe(transport, permit, Instant::now() + self.deadlines.test, &self.observer)
     }
 
-    /// A place and a visit for the test of a connection that is not registered.
-    async fn trial<'a>(
+    /// A slot and a client for the connection test of an unregistered cluster.
+    async fn test_client<'a>(
         &self,
         permit: &'a Permit,
         connection: &Connection,
     ) -> Result<(TestSlot, ClusterClient<'a>)> {
         let deadline = Instant::now() + self.deadlines.test;
-        let place = self.probes.trials.enter(connection.server.as_str(), deadline).await?;
-        let transport = Arc::new(self.pool.trying(connection)?);
-        Ok((place, ClusterClient::probe(transport, permit, deadline, &self.observer)?))
+        let slot = self.probes.tests.enter(connection.server.as_str(), deadline).await?;
+        let transport = Arc::new(self.pool.test_transport(connection)?);
+        Ok((slot, ClusterClient::probe(transport, permit, deadline, &self.observer)?))
     }
 
-    /// What became of a probe, unless the cluster was not asked.
-    fn found(&self, result: Result<Report>) -> Result<Found> {
+    /// The result of a probe; an error if no request was sent because of overload.
+    fn outcome(&self, result: Result<Report>) -> Result<ProbeOutcome> {
         match result {
             Err(error) if error.cause == Cause::Overloaded => Err(error),
-            result => Ok(Found { at: self.now(), result, stored: Arc::default() }),
+            result => Ok(ProbeOutcome { at: self.now(), result, stored: Arc::default() }),
         }
     }
 }
@@ -230,7 +231,7 @@ async fn report(client: &ClusterClient<'_>, connection: &Connection) -> Result<R
     Ok(Report { version, latency, identity, nodes, pods, namespaces, certificates })
 }
 
-/// A count, or none where we may not read.
+/// A count; none when the credential may not read.
 async fn readable<T>(count: impl Future<Output = Result<T, Failure>>) -> Result<Option<T>> {
     match count.await {
         Ok(count) => Ok(Some(count)),
@@ -239,7 +240,7 @@ async fn readable<T>(count: impl Future<Output = Result<T, Failure>>) -> Result<
     }
 }
 
-/// The version, if it looks like one: `v1.37.2`, `v1.31.1-eks-1b3e656`, `v1.30.4+k3s1`.
+/// The server version, if it is well-formed: `v1.37.2`, `v1.31.1-eks-1b3e656`, `v1.30.4+k3s1`.
 async fn version(client: &ClusterClient<'_>) -> Result<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -247,20 +248,22 @@ async fn version(client: &ClusterClient<'_>) -> Result<String> {
         git_version: String,
     }
     let Version { git_version } = client.read(&Call::version()?).await?.json()?;
-    let looks_right =
+    let is_well_formed =
         git_version.strip_prefix('v').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
             && git_version.len() <= 64
             && git_version.bytes().all(|b| b.is_ascii_alphanumeric() || b".-+_".contains(&b));
-    if looks_right { Ok(git_version) } else { Err(Error::new(Cause::UnexpectedAnswer)) }
+    if is_well_formed { Ok(git_version) } else { Err(Error::new(Cause::UnexpectedAnswer)) }
 }
 
-/// Who the cluster says we are; none where it cannot say (before Kubernetes 1.28).
+/// User name of the credential according to the cluster; none where the API is missing (before Kubernetes 1.28).
 async fn identity(client: &ClusterClient<'_>) -> Result<Option<String>> {
     let call = Call::review(SELF_SUBJECT, &SelfSubjectReview::default())?;
-    let review: SelfSubjectReview = match client.ask(&call).await {
-        Ok(answer) => answer.json()?,
-        // everyone who is somebody may ask this
-        Err(refused) if refused.is(StatusCode::FORBIDDEN) && refused.said.contains(ANONYMOUS) => {
+    let review: SelfSubjectReview = match client.send_review(&call).await {
+        Ok(response) => response.json()?,
+        // every authenticated user may send this request
+        Err(refused)
+            if refused.is(StatusCode::FORBIDDEN) && refused.cluster_message.contains(ANONYMOUS_USER) =>
+        {
             return Err(Error::new(Cause::CredentialRejected));
         }
         Err(refused) if refused.is(StatusCode::FORBIDDEN) || refused.is(StatusCode::NOT_FOUND) => {
@@ -270,7 +273,7 @@ async fn identity(client: &ClusterClient<'_>) -> Result<Option<String>> {
     };
     let username = review.status.and_then(|status| status.user_info).and_then(|user| user.username);
     match username {
-        Some(name) if name == ANONYMOUS => Err(Error::new(Cause::CredentialRejected)),
+        Some(name) if name == ANONYMOUS_USER => Err(Error::new(Cause::CredentialRejected)),
         Some(name) if client.transport().echoes_token(&name) => Err(Error::new(Cause::UnexpectedAnswer)),
         username => Ok(username.map(|name| pilothouse_core::error::clean_message(&name))),
     }
@@ -295,24 +298,24 @@ async fn nodes(client: &ClusterClient<'_>) -> Result<NodeCount, Failure> {
         let conditions = parse::<Node>(node)?.status.conditions.unwrap_or_default();
         Ok(Some(conditions.iter().any(|condition| condition.r#type == "Ready" && condition.status == "True")))
     };
-    let everything = ListParams::default();
-    let ready = list::all(client, Kind::Node, &NamespaceScope::All, &everything, is_ready).await?.objects;
+    let all_nodes = ListParams::default();
+    let ready = list::all(client, Kind::Node, &NamespaceScope::All, &all_nodes, is_ready).await?.objects;
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     Ok(NodeCount { ready: count(ready.iter().filter(|ready| **ready).count()), total: count(ready.len()) })
 }
 
-/// The certificates on the way, and when they end.
+/// The certificates of the connection and their expiry.
 fn certificates(client: &ClusterClient<'_>, connection: &Connection) -> Vec<CertificateExpiry> {
     let client_certificate = match &connection.credential {
         Credential::Certificate { chain, .. } => tls::expiry_of_first(chain),
         Credential::Token(_) => None,
     };
-    let known = [
+    let certificates = [
         ("api_server", client.transport().server_certificate_expiry()),
         ("client", client_certificate),
         ("ca", connection.ca.as_deref().and_then(tls::first_expiry)),
     ];
     let expiry =
         |(what, end): (&str, Option<_>)| Some(CertificateExpiry { what: what.to_owned(), expires_at: end? });
-    known.into_iter().filter_map(expiry).collect()
+    certificates.into_iter().filter_map(expiry).collect()
 }

@@ -1,4 +1,5 @@
-//! Replacing the data of a ConfigMap or Secret: read which keys there are, then one merge patch that names them all.
+//! Replaces the data of a ConfigMap or Secret: reads the existing keys, then sends one merge patch that names all
+//! changed and removed ones.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +15,17 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{KubeClusters, error, request::Call};
 
-/// What an object shall hold; what is none stays.
+/// New contents of an object; fields that are none stay unchanged.
 pub(crate) struct Replacement<'a> {
-    /// All data; a key without a value keeps the one it has.
+    /// All data; a key without a value keeps its current one.
     pub(crate) data: Option<BTreeMap<&'a str, Option<Value>>>,
     /// All labels.
     pub(crate) labels: Option<&'a Labels>,
-    /// The version that is replaced; another one is a conflict.
+    /// The expected resource version; a different one is a conflict.
     pub(crate) version: Option<&'a str>,
 }
 
-/// What is read of an object before it is changed: of its data the keys only.
+/// The object before the write: only the keys of its data.
 #[derive(Deserialize)]
 struct Current {
     metadata: Metadata,
@@ -32,10 +33,11 @@ struct Current {
 }
 
 impl KubeClusters {
-    /// Replaces what the permit's object of this name holds, unless somebody else changes it meanwhile.
+    /// Replaces the contents of the permit's object of this name, unless it changes between the read and the write.
     ///
     /// # Errors
-    /// `ConflictInCluster`; `InvalidInput` for a key that has no value to keep; else as every call to a cluster.
+    /// `ConflictInCluster`; `InvalidInput` for a key without a value that does not exist; otherwise as every call to a
+    /// cluster.
     pub(crate) async fn replace(
         &self,
         permit: &Permit,
@@ -45,7 +47,7 @@ impl KubeClusters {
         let client = self.client(permit, self.deadlines().write).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
         let get = Call::get(kind, Some(namespace), name)?;
-        let current = client.within(self.deadlines().read).one(&get, parse::<Current>).await?;
+        let current = client.with_timeout(self.deadlines().read).get_object(&get, parse::<Current>).await?;
         if replacement.version.is_some_and(|version| version != current.metadata.resource_version) {
             return Err(error::about(Cause::ConflictInCluster, &get));
         }
@@ -54,14 +56,14 @@ impl KubeClusters {
     }
 }
 
-/// The merge patch that leads from one to the other, and applies to the version read only.
+/// The merge patch from the current to the new contents, valid only for the resource version that was read.
 fn patch(current: Current, replacement: Replacement<'_>) -> Result<Value> {
     let Current { metadata, data: old } = current;
     let mut patch = json!({"metadata": {"resourceVersion": metadata.resource_version}});
     if let Some(data) = replacement.data {
         let old = old.unwrap_or_default();
         let mut values: Map<_, _> =
-            old.keys().filter(|key| !data.contains_key(key.as_str())).map(|key| gone(key)).collect();
+            old.keys().filter(|key| !data.contains_key(key.as_str())).map(|key| removal(key)).collect();
         for (key, value) in data {
             match value {
                 Some(value) => drop(values.insert(key.to_owned(), value)),
@@ -72,15 +74,15 @@ fn patch(current: Current, replacement: Replacement<'_>) -> Result<Value> {
         patch["data"] = values.into();
     }
     if let Some(labels) = replacement.labels {
-        let mut values: Map<_, _> = metadata.labels.keys().map(|key| gone(key)).collect();
+        let mut values: Map<_, _> = metadata.labels.keys().map(|key| removal(key)).collect();
         values.extend(labels.iter().map(|(key, value)| (key.clone(), value.as_str().into())));
         patch["metadata"]["labels"] = values.into();
     }
     Ok(patch)
 }
 
-/// How a merge patch removes a key.
-fn gone(key: &str) -> (String, Value) {
+/// The merge patch entry that removes a key.
+fn removal(key: &str) -> (String, Value) {
     (key.to_owned(), Value::Null)
 }
 
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_names_what_changes_and_what_goes_and_nothing_that_stays() {
+    fn patch_names_changed_and_removed_keys_only() {
         let data =
             BTreeMap::from([("kept", None), ("changed", Some(json!("eQ=="))), ("new", Some(json!("")))]);
         let labels = Labels::from([("b".to_owned(), "3".to_owned())]);
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_not_there_has_no_value_to_keep() {
+    fn missing_key_without_value_is_required() {
         let data = Some(BTreeMap::from([("absent", None)]));
         let refused = patch(current(), Replacement { data, labels: None, version: None });
         assert_eq!(refused, Err(Error::invalid("data.absent", Reason::Required)));

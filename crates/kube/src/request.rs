@@ -1,6 +1,6 @@
-//! What is asked of a cluster: the path, built from [`Kind`] and validated names only, and what it is about. kube-rs
-//! writes names into a path as they are, and a real API server answers `kube-system/secrets/x?y=` as written, so no
-//! other text may become a segment.
+//! API requests: the path, built from [`Kind`] and validated names only, and the metadata of the call. kube-rs writes
+//! names into a path unescaped, and a real API server serves `kube-system/secrets/x?y=` as written, so no other text
+//! may become a segment.
 
 use std::{fmt, time::Duration};
 
@@ -17,39 +17,39 @@ use pilothouse_core::{
 };
 use serde::Serialize;
 
-/// Who changes the fields that we change, in `managedFields`.
+/// Field manager of Pilothouse's writes, as shown in `managedFields`.
 const FIELD_MANAGER: &str = "pilothouse";
 
-/// How much of an answer is read.
+/// How much of a response body is read, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
-    /// All of it; one that is longer is refused.
+    /// The whole body; a longer one is an error.
     Whole(usize),
-    /// Its last bytes.
+    /// The last bytes.
     Newest(usize),
 }
 
-/// An object, or an answer about one. etcd takes 1.5 MiB of it; what JSON has to escape grows to six times that.
-const ONE: Limit = Limit::Whole(16 << 20);
-/// A chunk of a list.
-const CHUNK: Limit = Limit::Whole(16 << 20);
+/// Limit for an object or a `Status`. etcd stores at most 1.5 MiB per object; JSON escapes expand it up to six times.
+const OBJECT_LIMIT: Limit = Limit::Whole(16 << 20);
+/// Limit for a chunk of a list.
+const CHUNK_LIMIT: Limit = Limit::Whole(16 << 20);
 
-/// A request and what it is about. Its `Debug` shows no body, which may hold a Secret's values.
+/// An API request and its metadata. `Debug` omits the body, which may contain a Secret's values.
 #[derive(Clone)]
 pub(crate) struct Call {
-    /// The request; its URI is a path below the server's address.
+    /// The request; its URI is a path relative to the server's address.
     pub(crate) request: Request<Vec<u8>>,
-    /// The kind concerned; none for what every signed-in client may ask, such as the version.
+    /// The kind; none for requests that every authenticated client may send, such as the version.
     pub(crate) kind: Option<Kind>,
-    /// The verb, as RBAC names it.
+    /// The verb in RBAC notation.
     pub(crate) verb: &'static str,
-    /// The kind in lower case and singular, or a subresource as RBAC names it.
+    /// The kind in lower case and singular, or a subresource in RBAC notation.
     pub(crate) resource: &'static str,
-    /// The namespace concerned.
+    /// The namespace.
     pub(crate) namespace: Option<Namespace>,
-    /// The object concerned.
+    /// The object's name.
     pub(crate) name: Option<ObjectName>,
-    /// How much is read.
+    /// How much of the response is read.
     pub(crate) limit: Limit,
 }
 
@@ -61,66 +61,66 @@ impl fmt::Debug for Call {
     }
 }
 
-type Built = Result<Request<Vec<u8>>, kube::core::request::Error>;
+type RequestResult = Result<Request<Vec<u8>>, kube::core::request::Error>;
 
 impl Call {
-    fn new(verb: &'static str, resource: &'static str, request: Built) -> Result<Self> {
+    fn new(verb: &'static str, resource: &'static str, request: RequestResult) -> Result<Self> {
         let request =
             request.map_err(|error| Error::internal(format!("a request cannot be built: {error}")))?;
-        Ok(Self { request, kind: None, verb, resource, namespace: None, name: None, limit: ONE })
+        Ok(Self { request, kind: None, verb, resource, namespace: None, name: None, limit: OBJECT_LIMIT })
     }
 
-    fn of(kind: Kind, verb: &'static str, request: Built) -> Result<Self> {
+    fn for_kind(kind: Kind, verb: &'static str, request: RequestResult) -> Result<Self> {
         Ok(Self { kind: Some(kind), ..Self::new(verb, kind.info().singular, request)? })
     }
 
-    fn on(mut self, namespace: Option<&Namespace>, name: Option<&ObjectName>) -> Self {
+    fn with_object(mut self, namespace: Option<&Namespace>, name: Option<&ObjectName>) -> Self {
         (self.namespace, self.name) = (namespace.cloned(), name.cloned());
         self
     }
 
-    /// A chunk of a list.
+    /// LIST of a kind, one chunk.
     pub(crate) fn list(kind: Kind, scope: &NamespaceScope, params: &ListParams) -> Result<Self> {
         let namespace = match scope {
             NamespaceScope::One(namespace) if kind.info().namespaced => Some(namespace),
             _ => None,
         };
-        let call = Self::of(kind, "list", Builder::new(collection(kind, namespace)).list(params))?;
-        Ok(Self { limit: CHUNK, ..call.on(namespace, None) })
+        let call = Self::for_kind(kind, "list", Builder::new(collection(kind, namespace)).list(params))?;
+        Ok(Self { limit: CHUNK_LIMIT, ..call.with_object(namespace, None) })
     }
 
-    /// What happens to the objects of a kind in all namespaces, from a version on or, without one, with all there is told
-    /// first. The server ends it after `lasts`, and says some seconds before up to which version all was told.
-    pub(crate) fn watch(kind: Kind, version: Option<&str>, lasts: Duration) -> Result<Self> {
+    /// A watch of a kind in all namespaces: from a resource version on or, without one, with initial events. The server
+    /// ends it after `watch_timeout` and sends a bookmark some seconds before.
+    pub(crate) fn watch(kind: Kind, version: Option<&str>, watch_timeout: Duration) -> Result<Self> {
         let params = WatchParams {
-            timeout: u32::try_from(lasts.as_secs()).ok(),
+            timeout: u32::try_from(watch_timeout.as_secs()).ok(),
             bookmarks: true,
             send_initial_events: version.is_none(),
             ..WatchParams::default()
         };
         let request = Builder::new(collection(kind, None)).watch(&params, version.unwrap_or_default());
-        Self::of(kind, "watch", request)
+        Self::for_kind(kind, "watch", request)
     }
 
-    /// One object.
+    /// GET of an object.
     pub(crate) fn get(kind: Kind, namespace: Option<&Namespace>, name: &ObjectName) -> Result<Self> {
         let request = Builder::new(collection(kind, namespace)).get(name.as_str(), &GetParams::default());
-        Ok(Self::of(kind, "get", request)?.on(namespace, Some(name)))
+        Ok(Self::for_kind(kind, "get", request)?.with_object(namespace, Some(name)))
     }
 
-    /// A container's log. Read whole, of what is longer than `most` bytes the newest.
+    /// GET of a container's log; of a log longer than `max_bytes` the last bytes.
     pub(crate) fn logs(
         namespace: &Namespace,
         pod: &ObjectName,
         params: &LogParams,
-        most: usize,
+        max_bytes: usize,
     ) -> Result<Self> {
         let request = Builder::new(collection(Kind::Pod, Some(namespace))).logs(pod.as_str(), params);
-        let call = Self::of(Kind::Pod, "get", request)?.on(Some(namespace), Some(pod));
-        Ok(Self { resource: "pods/log", limit: Limit::Newest(most), ..call })
+        let call = Self::for_kind(Kind::Pod, "get", request)?.with_object(Some(namespace), Some(pod));
+        Ok(Self { resource: "pods/log", limit: Limit::Newest(max_bytes), ..call })
     }
 
-    /// A new object. kube-rs has no field validation for these, so the address is our own.
+    /// POST of a new object. kube-rs has no field validation for it, so the URI is built here.
     pub(crate) fn create(
         kind: Kind,
         namespace: Option<&Namespace>,
@@ -129,10 +129,10 @@ impl Call {
     ) -> Result<Self> {
         let path = collection(kind, namespace);
         let request = post(&format!("{path}?fieldManager={FIELD_MANAGER}&fieldValidation=Strict"), object);
-        Ok(Self::of(kind, "create", request)?.on(namespace, Some(name)))
+        Ok(Self::for_kind(kind, "create", request)?.with_object(namespace, Some(name)))
     }
 
-    /// A merge patch; a field that the cluster does not know is refused.
+    /// A merge patch. The server rejects unknown fields.
     pub(crate) fn patch(
         kind: Kind,
         namespace: Option<&Namespace>,
@@ -146,46 +146,46 @@ impl Call {
         };
         let request =
             Builder::new(collection(kind, namespace)).patch(name.as_str(), &params, &Patch::Merge(patch));
-        Ok(Self::of(kind, "patch", request)?.on(namespace, Some(name)))
+        Ok(Self::for_kind(kind, "patch", request)?.with_object(namespace, Some(name)))
     }
 
-    /// The end of an object.
+    /// DELETE of an object.
     pub(crate) fn delete(kind: Kind, namespace: Option<&Namespace>, name: &ObjectName) -> Result<Self> {
         let request =
             Builder::new(collection(kind, namespace)).delete(name.as_str(), &DeleteParams::default());
-        Ok(Self::of(kind, "delete", request)?.on(namespace, Some(name)))
+        Ok(Self::for_kind(kind, "delete", request)?.with_object(namespace, Some(name)))
     }
 
-    /// The API server's version, which needs no right.
+    /// GET of the API server's version, which needs no permission.
     pub(crate) fn version() -> Result<Self> {
         let request = Request::get("/version").body(Vec::new());
         Self::new("get", "version", request.map_err(kube::core::request::Error::BuildRequest))
     }
 
-    /// A question about ourselves, which every client may ask: nothing is stored.
-    pub(crate) fn review(review: Review, question: &impl Serialize) -> Result<Self> {
+    /// POST of a self-review, which every client may send; nothing is stored.
+    pub(crate) fn review(review: Review, body: &impl Serialize) -> Result<Self> {
         let Review { path, resource } = review;
-        Self::new("create", resource, post(path, question))
+        Self::new("create", resource, post(path, body))
     }
 }
 
-/// A kind of question about ourselves.
+/// A kind of self-review.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Review {
     path: &'static str,
     resource: &'static str,
 }
 
-/// Who are we?
+/// Which user the credential belongs to.
 pub(crate) const SELF_SUBJECT: Review =
     Review { path: "/apis/authentication.k8s.io/v1/selfsubjectreviews", resource: "selfsubjectreview" };
-/// What may we do?
+/// Whether the credential has a permission.
 pub(crate) const SELF_SUBJECT_ACCESS: Review = Review {
     path: "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
     resource: "selfsubjectaccessreview",
 };
 
-/// The path of all objects of a kind, in one namespace or all.
+/// The collection path of a kind, in one namespace or all.
 fn collection(kind: Kind, namespace: Option<&Namespace>) -> String {
     let KindInfo { group, version, plural, .. } = kind.info();
     let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
@@ -195,9 +195,9 @@ fn collection(kind: Kind, namespace: Option<&Namespace>) -> String {
     }
 }
 
-fn post(address: &str, body: &impl Serialize) -> Built {
+fn post(uri: &str, body: &impl Serialize) -> RequestResult {
     let body = serde_json::to_vec(body).map_err(kube::core::request::Error::SerializeBody)?;
-    let request = Request::post(address).header(http::header::CONTENT_TYPE, "application/json").body(body);
+    let request = Request::post(uri).header(http::header::CONTENT_TYPE, "application/json").body(body);
     request.map_err(kube::core::request::Error::BuildRequest)
 }
 
@@ -208,7 +208,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    /// Every call that names an object, and how many segments follow its name.
+    /// Every call that names an object, and the number of path segments after its name.
     fn calls(kind: Kind, namespace: &Namespace, name: &ObjectName) -> Vec<(Call, usize)> {
         let within = kind.info().namespaced.then_some(namespace);
         let mut calls = vec![
@@ -222,7 +222,7 @@ mod tests {
         calls
     }
 
-    /// Mostly names, sometimes what an attacker would send.
+    /// Mostly valid names, sometimes path injections.
     fn text() -> impl Strategy<Value = String> {
         prop_oneof![
             "[a-z0-9]([-a-z0-9.]{0,30}[a-z0-9])?",
@@ -234,7 +234,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_path_has_exactly_the_expected_segments(
+        fn path_has_exactly_the_expected_segments(
             kind in prop::sample::select(KINDS), namespace in text(), name in text(),
         ) {
             let (Ok(namespace), Ok(name)) = (Namespace::new(namespace), ObjectName::new(name)) else { return Ok(()) };
@@ -247,18 +247,18 @@ mod tests {
             let list = Call::list(kind, &NamespaceScope::One(namespace.clone()), &ListParams::default()).unwrap();
             prop_assert_eq!(list.request.uri().path().split('/').collect::<Vec<_>>(), expected.clone());
             expected.push(name.as_str());
-            for (call, more) in calls(kind, &namespace, &name) {
+            for (call, suffix_segments) in calls(kind, &namespace, &name) {
                 let uri = call.request.uri().to_string();
                 let (path, _query) = uri.split_once('?').unwrap_or((&uri, ""));
                 let segments: Vec<_> = path.split('/').collect();
                 prop_assert_eq!(&segments[..expected.len()], &expected[..]);
-                prop_assert_eq!(segments.len(), expected.len() + more);
+                prop_assert_eq!(segments.len(), expected.len() + suffix_segments);
             }
         }
     }
 
     #[test]
-    fn changes_are_signed_and_strict() {
+    fn writes_set_field_manager_and_strict_validation() {
         let (namespace, name) = (Namespace::new("shop").unwrap(), ObjectName::new("web").unwrap());
         let create = Call::create(Kind::ConfigMap, Some(&namespace), &name, &json!({})).unwrap();
         let patch = Call::patch(Kind::Deployment, Some(&namespace), &name, &json!({})).unwrap();

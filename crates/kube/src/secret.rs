@@ -1,4 +1,4 @@
-//! [`SecretApi`]. What a cluster says of a Secret in words is dropped in `error.rs`: it may quote a value.
+//! [`SecretApi`]: reads and writes Secrets. `error.rs` drops the cluster's messages about them: they may quote a value.
 
 use async_trait::async_trait;
 use k8s_openapi::{
@@ -73,11 +73,11 @@ impl KubeClusters {
         project: fn(&RawValue) -> Result<T>,
     ) -> Result<Option<T>> {
         let call = Call::get(Kind::Secret, Some(permit.namespace()?), name)?;
-        self.client(permit, self.deadlines().read).await?.find(&call, project).await
+        self.client(permit, self.deadlines().read).await?.find_object(&call, project).await
     }
 }
 
-/// A value as the API has it: base64 once serialised.
+/// A value for the API, which serialises it as base64.
 fn bytes(value: &SecretString) -> ByteString {
     ByteString(value.expose_secret().as_bytes().to_vec())
 }

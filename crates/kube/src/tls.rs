@@ -1,4 +1,5 @@
-//! TLS towards a cluster: whom we trust, who we are, and which certificate the server showed.
+//! TLS client configuration for a cluster: trusted roots, client certificate, and the expiry of the server's
+//! certificate.
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,24 +20,24 @@ use rustls::{
 use secrecy::ExposeSecret;
 use x509_cert::{Certificate, der::Decode};
 
-/// The end of the validity of the certificate a server showed, once it was accepted.
-pub(crate) type Shown = Arc<OnceLock<Option<Timestamp>>>;
+/// Expiry of the server's certificate, set when a certificate is accepted.
+pub(crate) type ServerCertExpiry = Arc<OnceLock<Option<Timestamp>>>;
 
-/// The TLS side of a connection; `shown` is filled by its first full handshake.
+/// The TLS configuration of a connection; its first full handshake sets `server_cert_expiry`.
 ///
 /// # Errors
-/// `TlsUntrusted` when there is nobody to trust (the CA is no certificate, the platform has no roots);
-/// `CredentialRejected` when the client certificate and its key are none, or do not belong together.
-pub(crate) fn config(connection: &Connection, shown: Shown) -> Result<ClientConfig> {
+/// `TlsUntrusted` when there is no trusted root (the CA is not a certificate, the platform has no roots);
+/// `CredentialRejected` when the client certificate or its key is malformed, or they do not match.
+pub(crate) fn config(connection: &Connection, server_cert_expiry: ServerCertExpiry) -> Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let trust = if connection.insecure_skip_tls_verify {
-        Trust::Anyone
+        Trust::Any
     } else {
         let roots = connection.ca.as_deref().map_or_else(|| Ok(platform_roots()), roots)?;
         let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build();
         Trust::Roots(verifier.map_err(|_| Error::new(Cause::TlsUntrusted))?)
     };
-    let verifier = Arc::new(Verifier { trust, provider: provider.clone(), shown });
+    let verifier = Arc::new(Verifier { trust, provider: provider.clone(), server_cert_expiry });
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|_| Error::internal("the TLS provider lacks the default versions"))?
@@ -55,30 +56,31 @@ pub(crate) fn config(connection: &Connection, shown: Shown) -> Result<ClientConf
     }
 }
 
-/// The name that the server's certificate must bear, where it is not the host's.
+/// The name that the server's certificate must contain, where it is not the host's.
 ///
 /// # Errors
-/// `TlsUntrusted` when no certificate can bear it.
+/// `TlsUntrusted` when no certificate can contain it.
 pub(crate) fn server_name(connection: &Connection) -> Result<Option<ServerName<'static>>> {
     let name = connection.tls_server_name.clone().map(ServerName::try_from).transpose();
     name.map_err(|_| Error::new(Cause::TlsUntrusted))
 }
 
-/// The certificates of a PEM text; none when it has none or a broken one.
+/// The certificates in a PEM text; none when there is none or a malformed one.
 fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
     let certificates: Vec<_> =
         CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()?;
     (!certificates.is_empty()).then_some(certificates)
 }
 
-/// An empty CA never falls back to the platform's roots: that would silently trust any public CA.
+/// The roots in a PEM text. An empty CA never falls back to the platform's roots: that would silently trust any public
+/// CA.
 fn roots(pem: &str) -> Result<Arc<RootCertStore>> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(certificates(pem).unwrap_or_default());
     if added == 0 { Err(Error::new(Cause::TlsUntrusted)) } else { Ok(Arc::new(roots)) }
 }
 
-/// The roots the machine trusts, read once.
+/// The platform's roots, loaded once.
 fn platform_roots() -> Arc<RootCertStore> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     let load = || {
@@ -89,12 +91,12 @@ fn platform_roots() -> Arc<RootCertStore> {
     ROOTS.get_or_init(load).clone()
 }
 
-/// When the first certificate of a chain ends.
+/// Expiry of the first certificate of a chain.
 pub(crate) fn expiry_of_first(pem: &str) -> Option<Timestamp> {
     expiry(certificates(pem)?.first()?)
 }
 
-/// When the first of several certificates ends.
+/// Earliest expiry of several certificates.
 pub(crate) fn first_expiry(pem: &str) -> Option<Timestamp> {
     certificates(pem)?.iter().filter_map(expiry).min()
 }
@@ -107,18 +109,18 @@ fn expiry(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
 
 #[derive(Debug)]
 enum Trust {
-    /// Certificates that lead to a root of ours.
+    /// Certificates that chain to a trusted root.
     Roots(Arc<WebPkiServerVerifier>),
-    /// Any certificate: the connection says so, and only a super admin may have said it.
-    Anyone,
+    /// Any certificate: `insecure_skip_tls_verify`, which only a super admin may set.
+    Any,
 }
 
-/// Asks the roots, and remembers what was shown.
+/// Verifies against the roots and records the certificate's expiry.
 #[derive(Debug)]
 struct Verifier {
     trust: Trust,
     provider: Arc<CryptoProvider>,
-    shown: Shown,
+    server_cert_expiry: ServerCertExpiry,
 }
 
 impl ServerCertVerifier for Verifier {
@@ -133,7 +135,7 @@ impl ServerCertVerifier for Verifier {
         if let Trust::Roots(roots) = &self.trust {
             roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
         }
-        self.shown.get_or_init(|| expiry(end_entity));
+        self.server_cert_expiry.get_or_init(|| expiry(end_entity));
         Ok(ServerCertVerified::assertion())
     }
 
@@ -170,8 +172,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// What a TLS failure means: the other side refuses our certificate, or we do not trust it (which includes that it
-/// does not speak TLS at all).
+/// Classifies a TLS failure: the server rejects the client certificate, or the server is not trusted (which includes a
+/// server without TLS).
 pub(crate) fn cause(error: &rustls::Error) -> Cause {
     use rustls::AlertDescription as Alert;
     match error {

@@ -1,5 +1,5 @@
-//! One cluster's HTTP stack, made from parts: guarded dialer → rustls → hyper (HTTP/1.1, a small pool, no retries).
-//! Nothing here reads a kubeconfig, the environment or a proxy setting, follows a redirect or asks for compression.
+//! HTTP transport of one cluster: guarded dialer → rustls → hyper (HTTP/1.1, a small pool, no retries). It reads no
+//! kubeconfig, environment or proxy setting, follows no redirect and requests no compression.
 
 use std::{
     error::Error as StdError,
@@ -31,27 +31,27 @@ use tracing::Instrument;
 use crate::{
     breaker::Breaker,
     budget::ClusterBudget,
-    dial::{EgressGuard, HANDSHAKE, NotConnected, dial},
+    dial::{EgressGuard, HANDSHAKE_TIMEOUT, NotConnected, dial},
     pending_writes::PendingWrites,
     tls,
 };
 
-/// How long a connection is kept without use.
-const IDLE: Duration = Duration::from_secs(60);
-/// How many are kept.
-const MOST_IDLE: usize = 8;
-/// The most bytes a head may have.
-const LARGEST_HEAD: usize = 256 << 10;
+/// How long an idle connection stays in the pool.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most idle connections in the pool.
+const MAX_IDLE_CONNECTIONS: usize = 8;
+/// Largest response head, in bytes.
+const MAX_RESPONSE_HEAD_BYTES: usize = 256 << 10;
 
 type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, NotConnected>;
 
-/// What all connections of one version of a cluster's stored connection share.
+/// State shared by all transports for one version of a cluster's stored connection.
 #[derive(Clone)]
 pub(crate) struct TransportContext {
     version: i64,
     breaker: Arc<Breaker>,
     budget: Arc<ClusterBudget>,
-    /// Cancelled once the stored connection is replaced or removed.
+    /// Cancelled when the stored connection is replaced or removed.
     closed: CancellationToken,
 }
 
@@ -65,32 +65,32 @@ impl TransportContext {
         self.version
     }
 
-    /// Counts the calls, and refuses them while the cluster is silent.
+    /// The circuit breaker of the cluster.
     pub(crate) fn breaker(&self) -> &Breaker {
         &self.breaker
     }
 }
 
-/// A client of one cluster, for one version of its connection.
+/// HTTP client of one cluster, for one version of its connection.
 pub(crate) struct Transport {
-    /// None once it is closed; with it go its idle connections.
+    /// None after [`Transport::close`], which also closes the idle connections.
     client: Mutex<Option<Client<Connector, Full<Bytes>>>>,
     server: String,
-    /// On every request: who we are, what we speak.
+    /// Headers of every request: user agent, `Accept`, authorization.
     headers: HeaderMap,
-    /// The bearer token in it.
+    /// The bearer token in the headers.
     token: Option<SecretString>,
-    shown: tls::Shown,
+    server_cert_expiry: tls::ServerCertExpiry,
     context: TransportContext,
     pending_writes: PendingWrites,
 }
 
 impl Transport {
-    /// Builds the stack; nothing is connected yet. Its connections live on `runtime`, whoever asks: a pooled one must
-    /// not end with the HTTP worker that happened to open it, least of all while a change waits for its answer.
+    /// Builds the transport without connecting. Its connections run on `runtime`, not on the caller's: a pooled
+    /// connection must outlive the HTTP worker that opened it, above all while a write waits for its response.
     ///
     /// # Errors
-    /// `TlsUntrusted` or `CredentialRejected` when the connection's certificates or token cannot be used at all.
+    /// `TlsUntrusted` or `CredentialRejected` when the connection's certificates or token are unusable.
     pub(crate) fn new(
         connection: &Connection,
         guard: &EgressGuard,
@@ -98,9 +98,9 @@ impl Transport {
         runtime: &Handle,
         context: TransportContext,
     ) -> Result<Self> {
-        let shown = tls::Shown::default();
+        let server_cert_expiry = tls::ServerCertExpiry::default();
         let mut https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls::config(connection, shown.clone())?)
+            .with_tls_config(tls::config(connection, server_cert_expiry.clone())?)
             .https_only();
         if let Some(name) = tls::server_name(connection)? {
             https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
@@ -111,16 +111,16 @@ impl Transport {
             async move { dial(uri, &guard).await }
         });
         let https = https.enable_http1().wrap_connector(guarded);
-        let (on, closed) = (runtime.clone(), context.closed.clone());
+        let (connect_runtime, closed) = (runtime.clone(), context.closed.clone());
         let connector = service_fn(move |uri| {
             let (mut https, closed) = (https.clone(), closed.clone());
             let connecting = async move {
-                let connected = closed.run_until_cancelled(timeout(HANDSHAKE, https.call(uri))).await;
-                // once closed, no request is sent over what has just been connected
+                let connected = closed.run_until_cancelled(timeout(HANDSHAKE_TIMEOUT, https.call(uri))).await;
+                // once closed, no request is sent over a new connection
                 connected.filter(|_| !closed.is_cancelled())
             };
-            // what it logs bears the id of the request that it connects for
-            let connecting = on.spawn(connecting.in_current_span());
+            // its log lines carry the id of the request for which it connects
+            let connecting = connect_runtime.spawn(connecting.in_current_span());
             async move {
                 match connecting.await {
                     Ok(Some(Ok(connected))) => connected.map_err(|error| not_connected(&*error)),
@@ -129,20 +129,20 @@ impl Transport {
                 }
             }
         });
-        let client = Client::builder(OnRuntime(runtime.clone()))
+        let client = Client::builder(RuntimeExecutor(runtime.clone()))
             .retry_canceled_requests(false)
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(MOST_IDLE)
-            .http1_max_buf_size(LARGEST_HEAD)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+            .http1_max_buf_size(MAX_RESPONSE_HEAD_BYTES)
             .build(BoxCloneSyncService::new(connector));
 
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         headers.insert(header::USER_AGENT, user_agent.clone());
-        let mut sent = None;
+        let mut bearer_token = None;
         if let Credential::Token(token) = &connection.credential {
-            sent = Some(token.clone());
+            bearer_token = Some(token.clone());
             let bearer = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()));
             let mut bearer = bearer.map_err(|_| Error::new(Cause::CredentialRejected))?;
             bearer.set_sensitive(true);
@@ -152,30 +152,30 @@ impl Transport {
             client: Mutex::new(Some(client)),
             server: connection.server.to_string(),
             headers,
-            token: sent,
-            shown,
+            token: bearer_token,
+            server_cert_expiry,
             context,
             pending_writes: PendingWrites::default(),
         })
     }
 
-    /// Ends what goes over it: no further request is sent, idle connections are closed, streams that watch
-    /// [`Transport::closed`] end. A request that was sent is still answered.
+    /// Closes the transport: no further request is sent, idle connections are closed, streams that watch
+    /// [`Transport::closed`] end. A request that was sent still receives its response.
     pub(crate) fn close(&self) {
         self.context.closed.cancel();
         self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Cancelled once it is closed.
+    /// Cancelled when the transport is closed.
     pub(crate) fn closed(&self) -> &CancellationToken {
         &self.context.closed
     }
 
-    /// Sends a request once. Its URI is the path below the server's address; of its headers only the content type is
-    /// sent. Any status is an answer.
+    /// Sends a request once. Its URI is a path relative to the server's address; of its headers only the content type
+    /// is sent. A response of any status is a success.
     ///
     /// # Errors
-    /// What happened to the connection.
+    /// The failure of the connection or exchange.
     pub(crate) async fn send(
         &self,
         request: &Request<Vec<u8>>,
@@ -199,43 +199,43 @@ impl Transport {
         client.request(sent).await.map_err(|error| ExchangeError::of(&error))
     }
 
-    /// Whether a text of the server's quotes the token that it was sent. No API server does; what stands in the place of
-    /// one may, and its words are then nobody's to read.
+    /// Whether a text from the server contains the bearer token. A compromised or fake API server might echo it, so
+    /// such a message is dropped.
     pub(crate) fn echoes_token(&self, text: &str) -> bool {
         self.token.as_ref().is_some_and(|token| text.contains(token.expose_secret()))
     }
 
-    /// Counts the calls, and refuses them while the cluster is silent.
+    /// The circuit breaker of the cluster.
     pub(crate) fn breaker(&self) -> &Breaker {
         self.context.breaker()
     }
 
-    /// What it shares with other connections to the cluster.
+    /// The state shared with other transports to the cluster.
     pub(crate) fn context(&self) -> &TransportContext {
         &self.context
     }
 
-    /// Counts what is read, and parses it.
+    /// The read budget of the cluster.
     pub(crate) fn budget(&self) -> &Arc<ClusterBudget> {
         &self.context.budget
     }
 
-    /// What was changed over it.
+    /// Writes that the list cache may not contain yet.
     pub(crate) fn pending_writes(&self) -> &PendingWrites {
         &self.pending_writes
     }
 
-    /// When the server's certificate ends; none before the first handshake.
+    /// Expiry of the server's certificate; none before the first handshake.
     pub(crate) fn server_certificate_expiry(&self) -> Option<Timestamp> {
-        *self.shown.get()?
+        *self.server_cert_expiry.get()?
     }
 }
 
-/// Runs hyper's tasks on one runtime.
+/// Executor that runs hyper's tasks on one runtime.
 #[derive(Clone)]
-struct OnRuntime(Handle);
+struct RuntimeExecutor(Handle);
 
-impl<F> Executor<F> for OnRuntime
+impl<F> Executor<F> for RuntimeExecutor
 where
     F: Future<Output: Send> + Send + 'static,
 {
@@ -245,23 +245,23 @@ where
 }
 
 fn not_connected(error: &(dyn StdError + 'static)) -> NotConnected {
-    if let Some(known) = find::<NotConnected>(error) {
-        return *known;
+    if let Some(inner) = find_source::<NotConnected>(error) {
+        return *inner;
     }
     tracing::debug!(error, "cannot establish TLS with the cluster");
-    NotConnected(find::<rustls::Error>(error).map_or(Cause::Unreachable, tls::cause))
+    NotConnected(find_source::<rustls::Error>(error).map_or(Cause::Unreachable, tls::cause))
 }
 
-/// What became of a request that has no whole answer.
+/// Failure of a request without a complete response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExchangeError {
-    /// There was no connection, so nothing was sent.
+    /// No connection could be made, so nothing was sent.
     NotConnected(Cause),
-    /// The connection taken from the pool had ended before the first byte was written.
+    /// The pooled connection had ended before the first byte was written.
     NotSent,
-    /// It was sent, at least in part.
+    /// The request was sent, at least in part.
     Lost(Cause),
-    /// It was answered, with more than is read.
+    /// The response is longer than the limit.
     TooLong,
 }
 
@@ -274,18 +274,18 @@ impl ExchangeError {
         }
     }
 
-    /// Reads the error of a request or of an answer's body.
+    /// Classifies an error of a request or of a response body.
     pub(crate) fn of(error: &(dyn StdError + 'static)) -> Self {
-        if let Some(NotConnected(cause)) = find(error) {
+        if let Some(NotConnected(cause)) = find_source(error) {
             return Self::NotConnected(*cause);
         }
         tracing::debug!(error, "the response of the cluster is incomplete");
         let refused = |error| tls::cause(error) == Cause::CredentialRejected;
-        if find(error).is_some_and(refused) {
-            // TLS 1.3 refuses a client certificate only after the handshake
+        if find_source(error).is_some_and(refused) {
+            // in TLS 1.3 the server rejects a client certificate only after the handshake
             return Self::Lost(Cause::CredentialRejected);
         }
-        match find::<hyper::Error>(error) {
+        match find_source::<hyper::Error>(error) {
             Some(error) if error.is_canceled() => Self::NotSent,
             Some(error) if error.is_parse() => Self::Lost(Cause::UnexpectedAnswer),
             _ => Self::Lost(Cause::ConnectionLost),
@@ -293,8 +293,8 @@ impl ExchangeError {
     }
 }
 
-/// The error of type `E` in a chain. `io::Error` hides what it wraps from `source`.
-fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+/// The first error of type `E` in a chain. `io::Error` does not expose its inner error through `source`.
+fn find_source<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {

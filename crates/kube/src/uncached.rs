@@ -1,5 +1,5 @@
-//! Lists read from the cluster at each request: what was just changed is in the next one, by nature. The way for a
-//! credential that may list and not watch, for one that is confined to a namespace, and for lists too large to be kept.
+//! Uncached lists: read from the cluster at each request, so a write is in the next list. Used for a credential that
+//! may list but not watch or that is confined to a namespace, and for lists too large for the cache.
 
 use futures_util::{future::try_join_all, join, try_join};
 use http::StatusCode;
@@ -15,10 +15,10 @@ use serde_json::value::RawValue;
 
 use crate::{client::ClusterClient, error::Failure, list};
 
-/// The rows that `query` is about, not yet filtered by it, and what should be known of them.
+/// The rows for `query`, not yet filtered by it, and warnings.
 ///
 /// # Errors
-/// As every call to a cluster; `NotFoundInCluster` without the owner asked for.
+/// As every call to a cluster; `NotFoundInCluster` when the owner in the query does not exist.
 pub(crate) async fn rows(
     client: &ClusterClient<'_>,
     info: &ListInfo,
@@ -27,28 +27,28 @@ pub(crate) async fn rows(
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
     let project = projection(info)?;
     let kinds = if query.kinds.is_empty() { info.kinds } else { &query.kinds[..] };
-    let everything = ListParams::default();
+    let all_objects = ListParams::default();
     match (info.join, info.owner.zip(query.owner.as_ref())) {
         (Some(join), _) => {
-            let rows = merged(client, kinds, scope, &everything, project);
-            let (rows, with) = try_join!(rows, with(client, join))?;
-            joined(rows, join, with)
+            let rows = rows_of_kinds(client, kinds, scope, &all_objects, project);
+            let (rows, table) = try_join!(rows, joined_table(client, join))?;
+            apply_join(rows, join, table)
         }
-        (None, Some((owner, name))) => owned(client, kinds, scope, project, owner, name).await,
-        (None, None) => merged(client, kinds, scope, &everything, project).await,
+        (None, Some((owner, name))) => rows_of_owner(client, kinds, scope, project, owner, name).await,
+        (None, None) => rows_of_kinds(client, kinds, scope, &all_objects, project).await,
     }
 }
 
-/// How a list's objects become rows.
+/// The projection of a list's objects to rows.
 ///
 /// # Errors
-/// `Internal` when it is none of a cluster.
+/// `Internal` when the list is not a list of cluster objects.
 pub(crate) fn projection(info: &ListInfo) -> Result<Project> {
     info.project.ok_or_else(|| Error::internal("this list is not a list of cluster objects"))
 }
 
-/// Rows of several kinds, read side by side.
-async fn merged(
+/// Rows of several kinds, read concurrently.
+async fn rows_of_kinds(
     client: &ClusterClient<'_>,
     kinds: &[Kind],
     scope: &NamespaceScope,
@@ -68,13 +68,14 @@ async fn merged(
     Ok((rows.into_iter().flatten().collect(), warnings.into_iter().flatten().collect()))
 }
 
-/// Whether the cluster lacks the kind's API group. Every cluster serves the core group: without it this is none.
+/// Whether the cluster lacks the kind's API group. Every cluster serves the core group; a server without it is not an
+/// API server.
 pub(crate) fn is_not_served(failure: &Failure, kind: Kind) -> bool {
     failure.is(StatusCode::NOT_FOUND) && !kind.info().group.is_empty()
 }
 
-/// Rows of one owner's objects, read while the owner is looked for: it may have none, but must exist.
-async fn owned(
+/// Rows of one owner's objects, read concurrently with the check that the owner exists.
+async fn rows_of_owner(
     client: &ClusterClient<'_>,
     kinds: &[Kind],
     scope: &NamespaceScope,
@@ -82,20 +83,20 @@ async fn owned(
     Owner { kind, label, .. }: Owner,
     name: &ObjectName,
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
-    let itself = ListParams::default().fields(&format!("metadata.name={name}")).limit(1);
-    let its = ListParams::default().labels(&format!("{label}={name}"));
+    let owner_selection = ListParams::default().fields(&format!("metadata.name={name}")).limit(1);
+    let owned_selection = ListParams::default().labels(&format!("{label}={name}"));
     let (owners, rows) = join!(
-        list::first(client, kind, scope, &itself, |_| Ok(Some(true))),
-        merged(client, kinds, scope, &its, project)
+        list::first(client, kind, scope, &owner_selection, |_| Ok(Some(true))),
+        rows_of_kinds(client, kinds, scope, &owned_selection, project)
     );
     if owners?.is_empty() {
-        return Err(no_owner(kind, scope, name));
+        return Err(owner_not_found(kind, scope, name));
     }
     rows
 }
 
-/// That a list's owner does not exist.
-pub(crate) fn no_owner(kind: Kind, scope: &NamespaceScope, name: &ObjectName) -> Error {
+/// The error for a missing owner.
+pub(crate) fn owner_not_found(kind: Kind, scope: &NamespaceScope, name: &ObjectName) -> Error {
     let absent = Error::new(Cause::NotFoundInCluster).resource(kind.info().singular).name(name.as_str());
     match scope {
         NamespaceScope::One(namespace) => absent.namespace(namespace.as_str()),
@@ -103,15 +104,15 @@ pub(crate) fn no_owner(kind: Kind, scope: &NamespaceScope, name: &ObjectName) ->
     }
 }
 
-/// The rows of the list that tells the rest; none without the right to read them.
-async fn with(client: &ClusterClient<'_>, join: Join) -> Result<Option<Table>> {
+/// The rows of the joined list; none without the permission to read them.
+async fn joined_table(client: &ClusterClient<'_>, join: Join) -> Result<Option<Table>> {
     let info = join.with.info();
     let project = projection(info)?;
-    let everything = ListParams::default();
+    let all_objects = ListParams::default();
     let mut table = Table::new(info);
     for &kind in info.kinds {
         let row = move |object: &RawValue| project(kind, object);
-        match list::all(client, kind, &NamespaceScope::All, &everything, row).await {
+        match list::all(client, kind, &NamespaceScope::All, &all_objects, row).await {
             Ok(listed) => table = table.replace_all(0, listed.objects).0,
             Err(refused) if refused.is(StatusCode::FORBIDDEN) => return Ok(None),
             Err(failure) => return Err(failure.into()),
@@ -120,21 +121,21 @@ async fn with(client: &ClusterClient<'_>, join: Join) -> Result<Option<Table>> {
     Ok(Some(table))
 }
 
-/// The rows with what the other list tells; without it, as they are, and a warning.
-fn joined(
+/// Adds the fields of the joined list; without it, the rows stay as they are, with a warning.
+fn apply_join(
     (rows, mut warnings): (Vec<Row>, Vec<Warning>),
     join: Join,
-    with: Option<Table>,
+    table: Option<Table>,
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
-    let Some(with) = with else {
+    let Some(table) = table else {
         warnings.push(unreadable(join));
         return Ok((rows, warnings));
     };
-    let rows = rows.iter().map(|row| (join.row)(row, &with)).collect::<Result<_>>()?;
+    let rows = rows.iter().map(|row| (join.row)(row, &table)).collect::<Result<_>>()?;
     Ok((rows, warnings))
 }
 
-/// What is said when the credential may not read what a row shows of other objects.
+/// The warning for a joined list that the credential may not read.
 pub(crate) fn unreadable(join: Join) -> Warning {
     Warning::Unreadable(join.with.info().kinds.first().map_or("", |kind| kind.info().plural))
 }

@@ -1,4 +1,4 @@
-//! [`WorkloadApi`].
+//! [`WorkloadApi`]: workload details, scale and restart.
 
 use std::{collections::HashSet, io};
 
@@ -30,14 +30,14 @@ use crate::{
     request::Call,
 };
 
-/// The annotation by which `kubectl rollout restart` replaces pods.
+/// Annotation with which `kubectl rollout restart` replaces pods.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
-/// The most events read about one workload. They come in no order; more than these expire within the hour.
-const EVENTS: u32 = 500;
-/// The largest workload that is shown with its manifest, in bytes of JSON. As a tree it takes many times that: in the worst
-/// case, and as it is counted, [`TREE`] times.
-const LARGEST: usize = 4 << 20;
-const TREE: usize = 8;
+/// Most events read about one workload. Events are unordered; a surplus expires within an hour.
+const MAX_EVENTS: u32 = 500;
+/// Largest manifest of a shown workload, in bytes of JSON. Its parsed tree takes up to [`TREE_FACTOR`] times as much
+/// memory, and is counted so.
+const MAX_MANIFEST_BYTES: usize = 4 << 20;
+const TREE_FACTOR: usize = 8;
 
 #[async_trait]
 impl WorkloadApi for KubeClusters {
@@ -46,30 +46,30 @@ impl WorkloadApi for KubeClusters {
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
         let r#type = WorkloadType::of(kind).ok_or_else(|| Error::internal("a workload of another kind"))?;
         let call = Call::get(kind, Some(namespace), name)?;
-        let whole = |object: &RawValue| {
-            if object.get().len() > LARGEST {
+        let read_manifest = |object: &RawValue| {
+            if object.get().len() > MAX_MANIFEST_BYTES {
                 return Err(Error::new(Cause::TooLarge));
             }
-            Ok((parse::<Head>(object)?, object.to_owned()))
+            Ok((parse::<WorkloadFields>(object)?, object.to_owned()))
         };
-        let Some((head, object)) = client.find(&call, whole).await? else { return Ok(None) };
+        let Some((fields, object)) = client.find_object(&call, read_manifest).await? else { return Ok(None) };
         let bytes = object.get().len();
-        let mut tree = client.meter().hold();
-        tree.add(bytes * TREE)?;
-        let family =
-            OwnedObjects { client: &client, scope: NamespaceScope::One(namespace.clone()), head: &head };
+        let mut tree = client.meter().reserve();
+        tree.add(bytes * TREE_FACTOR)?;
+        let owned =
+            OwnedObjects { client: &client, scope: NamespaceScope::One(namespace.clone()), fields: &fields };
         let ((pods, revisions, mut warnings), (events, unreadable)) =
-            try_join!(family.pods_and_revisions(kind), family.events())?;
+            try_join!(owned.pods_and_revisions(kind), owned.events())?;
         warnings.extend(unreadable);
         let parts = WorkloadParts { object, pods, events, revisions, warnings };
-        client.work(bytes, move || WorkloadDetail::assemble(r#type, parts)).await?.map(Some)
+        client.run_job(bytes, move || WorkloadDetail::assemble(r#type, parts)).await?.map(Some)
     }
 
     async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>> {
         let client = self.client(permit, self.deadlines().read).await?;
         let kind = permit.kind()?;
         let call = Call::get(kind, Some(permit.namespace()?), name)?;
-        client.find(&call, move |object| WorkloadRow::project(kind, object)).await
+        client.find_object(&call, move |object| WorkloadRow::project(kind, object)).await
     }
 
     async fn scale(
@@ -81,9 +81,10 @@ impl WorkloadApi for KubeClusters {
         let client = self.client(permit, self.deadlines().write).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
         let call = Call::patch(kind, Some(namespace), name, &json!({"spec": {"replicas": replicas.get()}}))?;
-        let look = client.within(self.deadlines().read);
-        let (answer, warnings) = join!(client.change(&call), autoscaled(&look, kind, namespace, name));
-        let value = WorkloadRow::project(kind, &answer?.object(&call)?)?;
+        let read_client = client.with_timeout(self.deadlines().read);
+        let (response, warnings) =
+            join!(client.change(&call), autoscaler_warning(&read_client, kind, namespace, name));
+        let value = WorkloadRow::project(kind, &response?.object(&call)?)?;
         Ok(Changed { value, warnings: warnings.into_iter().collect() })
     }
 
@@ -91,14 +92,15 @@ impl WorkloadApi for KubeClusters {
         let client = self.client(permit, self.deadlines().write).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
         let call = Call::get(kind, Some(namespace), name)?;
-        let now = move |object: &RawValue| {
-            Ok((parse::<Head>(object)?, WorkloadRow::project(kind, object)?.restarted_at))
+        let read_row = move |object: &RawValue| {
+            Ok((parse::<WorkloadFields>(object)?, WorkloadRow::project(kind, object)?.restarted_at))
         };
-        let (head, last) = client.within(self.deadlines().read).one(&call, now).await?;
-        if head.spec.paused.unwrap_or(false) {
+        let (fields, last) = client.with_timeout(self.deadlines().read).get_object(&call, read_row).await?;
+        if fields.spec.paused.unwrap_or(false) {
             return Err(error::about(Cause::RolloutPaused, &call));
         }
-        // the annotation counts seconds: a second restart in the same one would do nothing, and kubectl refuses it too
+        // the annotation has a resolution of 1 s: a second restart in the same second would do nothing, and kubectl
+        // refuses it too
         if last.is_some_and(|last| last.as_second() == at.as_second()) {
             return Err(error::about(Cause::ConflictInCluster, &call));
         }
@@ -110,40 +112,40 @@ impl WorkloadApi for KubeClusters {
     }
 }
 
-/// What is looked at to find what belongs to a workload.
+/// The fields of a workload that identify its pods, revisions and events.
 #[derive(Deserialize)]
-struct Head {
+struct WorkloadFields {
     metadata: Metadata,
     #[serde(default)]
-    spec: HeadSpec,
+    spec: WorkloadFieldsSpec,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct HeadSpec {
+struct WorkloadFieldsSpec {
     paused: Option<bool>,
     selector: Option<LabelSelector>,
 }
 
-/// What belongs to a workload.
+/// Reads the objects that belong to a workload.
 struct OwnedObjects<'a> {
     client: &'a ClusterClient<'a>,
     scope: NamespaceScope,
-    head: &'a Head,
+    fields: &'a WorkloadFields,
 }
 
 impl OwnedObjects<'_> {
-    /// Its pods, what its history is kept in, and which of them may not be read: that need not hide the rest.
+    /// Its pods, its revisions, and a warning per kind that the credential may not read, which does not hide the rest.
     async fn pods_and_revisions(&self, kind: Kind) -> Result<(Vec<PodRow>, Vec<Revision>, Vec<Warning>)> {
-        let uid = &self.head.metadata.uid;
+        let uid = &self.fields.metadata.uid;
         let revisions = match kind {
             Kind::Deployment => Some(Kind::ReplicaSet),
             Kind::StatefulSet | Kind::DaemonSet => Some(Kind::ControllerRevision),
             Kind::CronJob => Some(Kind::Job),
             _ => None,
         };
-        // a cron job's jobs bear no label of it; of its pods it is only known that they are some job's
-        let (selection, of_pods) = if kind == Kind::CronJob {
+        // a CronJob's jobs have no label of it; its pods are only recognisable as pods of some job
+        let (selection, pod_selection) = if kind == Kind::CronJob {
             (ListParams::default(), ListParams::default().labels("job-name"))
         } else {
             let selection = ListParams::default().labels(&self.selector()?);
@@ -154,31 +156,30 @@ impl OwnedObjects<'_> {
         let revisions = async { revisions.await.transpose() };
         let pod = |object: &RawValue| Ok(PodRow::project(parse(object)?));
         let (revisions, (pods, pods_unreadable)) =
-            try_join!(revisions, self.controlled(Kind::Pod, &of_pods, pod))?;
+            try_join!(revisions, self.controlled(Kind::Pod, &pod_selection, pod))?;
         let (revisions, revisions_unreadable) = revisions.unwrap_or_default();
-        let revisions = of_owner(revisions, |owner| owner.uid == *uid);
+        let revisions = controlled_by(revisions, |owner| owner.uid == *uid);
         let pods = match kind {
-            // a deployment's pods are its replica sets', which bear its name
+            // a Deployment's pods belong to its ReplicaSets, whose names begin with its name
             Kind::Deployment if revisions_unreadable.is_some() => {
-                let prefix = format!("{}-", self.head.metadata.name);
-                of_owner(pods, |owner| {
+                let prefix = format!("{}-", self.fields.metadata.name);
+                controlled_by(pods, |owner| {
                     let hash = owner.name.strip_prefix(&prefix);
                     owner.kind == Kind::ReplicaSet.info().kind && hash.is_some_and(|hash| !hash.contains('-'))
                 })
             }
             Kind::Deployment | Kind::CronJob => {
                 let owners: HashSet<_> = revisions.iter().map(|revision| revision.uid.as_str()).collect();
-                of_owner(pods, |owner| owners.contains(owner.uid.as_str()))
+                controlled_by(pods, |owner| owners.contains(owner.uid.as_str()))
             }
-            _ => of_owner(pods, |owner| owner.uid == *uid),
+            _ => controlled_by(pods, |owner| owner.uid == *uid),
         };
         let unreadable = pods_unreadable.into_iter().chain(revisions_unreadable).collect();
-        let pods = pods.into_iter().map(|pod| pod.shown).collect();
-        Ok((pods, revisions.into_iter().map(|revision| revision.shown).collect(), unreadable))
+        let pods = pods.into_iter().map(|pod| pod.projected).collect();
+        Ok((pods, revisions.into_iter().map(|revision| revision.projected).collect(), unreadable))
     }
 
-    /// What is shown of the objects of a kind that match and that something controls; by whom is looked at when all owners
-    /// are known.
+    /// Projections of the controlled objects of a kind that match; filtered by controller once all owners are known.
     async fn controlled<T: Serialize + Send + 'static>(
         &self,
         kind: Kind,
@@ -186,36 +187,36 @@ impl OwnedObjects<'_> {
         project: fn(&RawValue) -> Result<T>,
     ) -> Result<(Vec<Controlled<T>>, Option<Warning>)> {
         let controlled = move |object: &RawValue| {
-            let Bare { metadata } = parse(object)?;
+            let MetadataOnly { metadata } = parse(object)?;
             let Some(owner) = metadata.controller() else { return Ok(None) };
             let (uid, owner) = (metadata.uid.clone(), owner.clone());
-            Ok(Some(Controlled { uid, owner, shown: project(object)? }))
+            Ok(Some(Controlled { uid, owner, projected: project(object)? }))
         };
         let listed = list::all(self.client, kind, &self.scope, selection, controlled).await;
         readable(kind, listed.map(|listed| listed.objects))
     }
 
-    /// The events about it.
+    /// The events about the workload.
     async fn events(&self) -> Result<(Vec<EventRow>, Option<Warning>)> {
-        let about = format!("involvedObject.uid={}", self.head.metadata.uid);
-        let selection = ListParams::default().fields(&about).limit(EVENTS);
-        let row = |object: &RawValue| Ok(Some(Shown(EventRow::project(parse(object)?))));
+        let about = format!("involvedObject.uid={}", self.fields.metadata.uid);
+        let selection = ListParams::default().fields(&about).limit(MAX_EVENTS);
+        let row = |object: &RawValue| Ok(Some(Projected(EventRow::project(parse(object)?))));
         let read = list::first(self.client, Kind::Event, &self.scope, &selection, row).await;
-        readable(Kind::Event, read.map(|events| events.into_iter().map(|Shown(event)| event).collect()))
+        readable(Kind::Event, read.map(|events| events.into_iter().map(|Projected(event)| event).collect()))
     }
 
     fn selector(&self) -> Result<String> {
-        let selector = Selector::try_from(self.head.spec.selector.clone().unwrap_or_default());
+        let selector = Selector::try_from(self.fields.spec.selector.clone().unwrap_or_default());
         selector.map(|selector| selector.to_string()).map_err(|_| Error::new(Cause::UnexpectedAnswer))
     }
 }
 
 #[derive(Deserialize)]
-struct Bare {
+struct MetadataOnly {
     metadata: Metadata,
 }
 
-/// A list, or none and a warning where the credential may not read it.
+/// A list; empty with a warning where the credential may not read it.
 fn readable<T>(kind: Kind, listed: Result<Vec<T>, Failure>) -> Result<(Vec<T>, Option<Warning>)> {
     match listed {
         Ok(objects) => Ok((objects, None)),
@@ -226,34 +227,34 @@ fn readable<T>(kind: Kind, listed: Result<Vec<T>, Failure>) -> Result<(Vec<T>, O
     }
 }
 
-/// What is shown of an object that another one controls.
+/// Projection of an object with a controller.
 struct Controlled<T> {
     uid: String,
     owner: OwnerReference,
-    shown: T,
+    projected: T,
 }
 
 impl<T: Serialize> Size for Controlled<T> {
     fn size(&self) -> usize {
         let OwnerReference { kind, name, uid, .. } = &self.owner;
         let texts = self.uid.len() + kind.len() + name.len() + uid.len();
-        size_of::<Self>() + texts + written(&self.shown)
+        size_of::<Self>() + texts + json_len(&self.projected)
     }
 }
 
-/// What is shown of an object.
-struct Shown<T>(T);
+/// Projection of an object.
+struct Projected<T>(T);
 
-impl<T: Serialize> Size for Shown<T> {
+impl<T: Serialize> Size for Projected<T> {
     fn size(&self) -> usize {
-        size_of::<T>() + written(&self.0)
+        size_of::<T>() + json_len(&self.0)
     }
 }
 
-/// How long something is as JSON: about what its texts take.
-fn written(value: &impl Serialize) -> usize {
-    struct Count(usize);
-    impl io::Write for Count {
+/// Length of a value as JSON, in bytes: about the memory of its texts.
+fn json_len(value: &impl Serialize) -> usize {
+    struct ByteCounter(usize);
+    impl io::Write for ByteCounter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0 += bytes.len();
             Ok(bytes.len())
@@ -263,15 +264,18 @@ fn written(value: &impl Serialize) -> usize {
             Ok(())
         }
     }
-    let mut count = Count(0);
+    let mut counter = ByteCounter(0);
     // a row always serialises, and counting cannot fail
-    let _ = serde_json::to_writer(&mut count, value);
-    count.0
+    let _ = serde_json::to_writer(&mut counter, value);
+    counter.0
 }
 
-/// The objects whose controller is the one meant.
-fn of_owner<T>(objects: Vec<Controlled<T>>, meant: impl Fn(&OwnerReference) -> bool) -> Vec<Controlled<T>> {
-    objects.into_iter().filter(|object| meant(&object.owner)).collect()
+/// The objects whose controller matches.
+fn controlled_by<T>(
+    objects: Vec<Controlled<T>>,
+    matches: impl Fn(&OwnerReference) -> bool,
+) -> Vec<Controlled<T>> {
+    objects.into_iter().filter(|object| matches(&object.owner)).collect()
 }
 
 #[derive(Deserialize)]
@@ -283,37 +287,39 @@ struct Autoscaler {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct AutoscalerSpec {
-    scale_target_ref: Target,
+    scale_target_ref: ScaleTarget,
 }
 
 #[derive(Deserialize)]
-struct Target {
+struct ScaleTarget {
     kind: String,
     name: String,
 }
 
-/// Who will set the replicas again. Asked while the change is made: no failure here may hide that it was.
-async fn autoscaled(
+/// A warning about the autoscaler that will override the replicas. Read concurrently with the write: a failure here
+/// must not hide that the write was made.
+async fn autoscaler_warning(
     client: &ClusterClient<'_>,
     kind: Kind,
     namespace: &Namespace,
     name: &ObjectName,
 ) -> Option<Warning> {
     let scope = NamespaceScope::One(namespace.clone());
-    let (target, named) = (kind.info().kind, name.to_string());
+    let (target_kind, target_name) = (kind.info().kind, name.to_string());
     let targets_it = move |object: &RawValue| {
-        // one that is not of its shape is not ours to complain about
-        let found = parse::<Autoscaler>(object).ok();
-        let found = found.filter(|found| {
-            let Target { kind, name } = &found.spec.scale_target_ref;
-            kind == target && *name == named
+        // a malformed autoscaler is ignored
+        let autoscaler = parse::<Autoscaler>(object).ok();
+        let autoscaler = autoscaler.filter(|autoscaler| {
+            let ScaleTarget { kind, name } = &autoscaler.spec.scale_target_ref;
+            kind == target_kind && *name == target_name
         });
-        Ok(found.map(|found| Shown(found.metadata.name)))
+        Ok(autoscaler.map(|autoscaler| Projected(autoscaler.metadata.name)))
     };
     let autoscalers = Kind::HorizontalPodAutoscaler;
-    // from the API server's cache: beside a change, a list of the newest waits up to 100 ms for that cache
+    // served from the API server's watch cache: concurrently with a write, a list of the newest state waits up to 100
+    // ms for that cache
     match list::first(client, autoscalers, &scope, &ListParams::default().match_any(), targets_it).await {
-        Ok(found) => found.into_iter().next().map(|Shown(name)| Warning::Autoscaled(name)),
+        Ok(names) => names.into_iter().next().map(|Projected(name)| Warning::Autoscaled(name)),
         Err(refused) if refused.is(StatusCode::FORBIDDEN) => {
             Some(Warning::Unreadable(autoscalers.info().plural))
         }

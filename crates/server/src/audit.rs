@@ -1,5 +1,5 @@
-//! `pilothouse audit …`: the trail, verified and exported by whoever has the database and the key; an export is verified
-//! by anybody with the public key.
+//! Commands `pilothouse audit …`: verify, export and prune the audit trail, with access to the database and the master
+//! key. Verifying an export needs only the public key.
 
 use std::{
     fs::File,
@@ -19,9 +19,11 @@ use pilothouse_core::{
 };
 use pilothouse_crypto::{Ed25519Signer, Ed25519Verifier, MasterKey};
 
-use crate::{Fatal, checkpoint_file::Lines, commands::operator, compose, retention::Old, settings::Settings};
+use crate::{
+    Fatal, checkpoint_file::Lines, commands::operator, compose, retention::Cutoff, settings::Settings,
+};
 
-/// What to do with the audit trail.
+/// Subcommands of `pilothouse audit`.
 #[derive(clap::Subcommand)]
 pub(crate) enum AuditCommand {
     /// Verify the trail, also while a server runs; on failure prints the first bad entry and exits with code 1
@@ -57,7 +59,7 @@ pub(crate) enum AuditCommand {
         #[arg(long)]
         no_witness: bool,
     },
-    /// Remove entries that were signed before a time, once a directory or the webhook has them; the rest can be verified
+    /// Remove entries signed before a time, after a directory or the webhook has them; the remaining trail verifies
     Prune {
         /// Up to the last checkpoint before this time
         #[arg(long, value_name = "TIME")]
@@ -70,20 +72,20 @@ pub(crate) enum AuditCommand {
     PublicKey,
 }
 
-/// Runs a command.
+/// Runs an audit command.
 pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Result<(), Fatal> {
     match command {
         AuditCommand::Verify { export: Some(file), public_key, .. } => {
-            let key = public_key.map_or_else(|| own_key(&settings), Ok)?;
-            verdict(&of_export(&file, key)?)
+            let key = public_key.map_or_else(|| install_public_key(&settings), Ok)?;
+            print_verdict(&verify_export_file(&file, key)?)
         }
         AuditCommand::Verify { checkpoint, no_witness, .. } => {
             if let Some(file) = checkpoint {
                 File::open(&file).map_err(|error| unusable(&file, &error))?;
                 settings.audit_checkpoint_file = Some(file);
             }
-            let audit = trail(&settings, no_witness).await?;
-            verdict(&audit.verify(&Caller::command_line(&operator())).await?)
+            let audit = open_trail(&settings, no_witness).await?;
+            print_verdict(&audit.verify(&Caller::command_line(&operator())).await?)
         }
         AuditCommand::Export { from, to, format, output, no_witness } => {
             let format = match format.as_str() {
@@ -91,13 +93,13 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
                 "k8s" => ExportFormat::K8s,
                 _ => return Err(Fatal::Setting(format!("`{format}` is not a format; use jsonl or k8s"))),
             };
-            let audit = trail(&settings, no_witness).await?;
+            let audit = open_trail(&settings, no_witness).await?;
             let query = ExportQuery { format, from, to };
             let export = audit.export(&Caller::command_line(&operator()), query).await?;
             match output {
                 None => write(export, io::stdout(), Path::new("standard output")).await,
                 Some(path) => {
-                    // it names people and addresses
+                    // an export contains names of users and IP addresses
                     let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
                     let file = file.map_err(|error| unusable(&path, &error))?;
                     write(export, file, &path).await
@@ -107,36 +109,36 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
         AuditCommand::Prune { before, archive } => {
             settings.audit_archive_dir = archive.or(settings.audit_archive_dir);
             if settings.audit_archive_dir.is_none() && settings.webhook().is_none() {
-                let sentence = "entries must be archived before they are removed: set a directory with --archive or \
+                let message = "entries must be archived before they are removed: set a directory with --archive or \
                     audit_archive_dir, or set a webhook";
-                return Err(Fatal::Setting(sentence.into()));
+                return Err(Fatal::Setting(message.into()));
             }
             let retention = compose::for_commands(&settings).await?.retention(&settings)?;
-            let removed = retention.prune(&Caller::command_line(&operator()), Old::Before(before)).await?;
+            let removed = retention.prune(&Caller::command_line(&operator()), Cutoff::Before(before)).await?;
             println!("removed {removed} entries");
             Ok(())
         }
         AuditCommand::PublicKey => {
-            println!("{}", own_key(&settings)?);
+            println!("{}", install_public_key(&settings)?);
             Ok(())
         }
     }
 }
 
-async fn trail(settings: &Settings, no_witness: bool) -> Result<Audit, Fatal> {
+async fn open_trail(settings: &Settings, no_witness: bool) -> Result<Audit, Fatal> {
     let audit = compose::for_commands(settings).await?.app.audit;
     Ok(if no_witness { audit.without_witness() } else { audit })
 }
 
-fn own_key(settings: &Settings) -> Result<PublicKey, Fatal> {
+fn install_public_key(settings: &Settings) -> Result<PublicKey, Fatal> {
     Ok(Ed25519Signer::new(&MasterKey::load(&settings.key_file())?).public_key())
 }
 
-/// What a verification of this file finds.
+/// Verifies an export file (jsonl) with `key`.
 ///
 /// # Errors
-/// When it cannot be read.
-pub(crate) fn of_export(path: &Path, key: PublicKey) -> Result<Verdict, Fatal> {
+/// The file cannot be read.
+pub(crate) fn verify_export_file(path: &Path, key: PublicKey) -> Result<Verdict, Fatal> {
     let file = File::open(path).map_err(|error| unusable(path, &error))?;
     let unreadable = |error: io::Error| Error::internal(error.to_string());
     let lines = Lines(BufReader::new(file)).map(|line| line.map_err(unreadable));
@@ -152,8 +154,8 @@ async fn write(mut export: Export, output: impl Write, path: &Path) -> Result<()
     output.flush().map_err(|error| unusable(path, &error))
 }
 
-/// Prints what was found; not whole is exit code 1.
-fn verdict(verdict: &Verdict) -> Result<(), Fatal> {
+/// Prints the result of a verification. A failed verification is an error (exit code 1).
+fn print_verdict(verdict: &Verdict) -> Result<(), Fatal> {
     let Verdict { removed, entries, head, checkpoints, witnessed, unsigned, first_bad, .. } = verdict;
     if *removed > 0 {
         println!("removed      {removed}, by retention");
@@ -170,7 +172,7 @@ fn verdict(verdict: &Verdict) -> Result<(), Fatal> {
         return Ok(());
     };
     let operation = bad.operation_id.as_ref().map_or_else(String::new, |id| format!(" (operation {id})"));
-    Err(Fatal::NotWhole(format!("entry {}{operation}: {}", bad.sequence, bad.details)))
+    Err(Fatal::VerificationFailed(format!("entry {}{operation}: {}", bad.sequence, bad.details)))
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Fatal {

@@ -1,5 +1,6 @@
-//! `pilothouse backup` and `pilothouse restore`: all that is stored, sealed with the master key. Of SQLite they copy the
-//! database themselves; of PostgreSQL they seal and open what its own programs write and read.
+//! Commands `pilothouse backup` and `pilothouse restore`: an archive of the whole database, encrypted with the master
+//! key. SQLite databases are copied directly. For PostgreSQL, the commands seal the output of `pg_dump` and open it for
+//! `pg_restore`.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -27,7 +28,7 @@ use crate::{
     settings::Settings,
 };
 
-/// What to back up.
+/// Arguments of `pilothouse backup`.
 #[derive(clap::Args)]
 pub(crate) struct BackupArguments {
     /// The new file to write
@@ -37,7 +38,7 @@ pub(crate) struct BackupArguments {
     stdin: bool,
 }
 
-/// What to restore.
+/// Arguments of `pilothouse restore`.
 #[derive(clap::Args)]
 pub(crate) struct RestoreArguments {
     /// The backup to restore
@@ -47,7 +48,7 @@ pub(crate) struct RestoreArguments {
     stdout: bool,
 }
 
-/// Backs up, beside a running server too.
+/// Writes a backup. Servers may run at the same time.
 pub(crate) async fn backup(settings: Settings, arguments: BackupArguments) -> Result<(), Fatal> {
     let BackupArguments { file, stdin } = arguments;
     let on_sqlite = matches!(settings.database()?, Database::Sqlite(_));
@@ -62,18 +63,23 @@ pub(crate) async fn backup(settings: Settings, arguments: BackupArguments) -> Re
         ));
     }
     let composed = compose::for_commands(&settings).await?;
-    // while it runs this process holds a lease, so that no server takes its operation for one that was left pending
+    // holds a lease while it runs, so that no server closes its pending operation as an orphan
     composed.store.renew_lease(composed.clock.now()).await?;
-    let end = CancellationToken::new();
-    let lease = tokio::spawn(composed.keep_lease(end.clone()));
-    let done = recorded(&settings, &composed, file, stdin).await;
-    end.cancel();
+    let lease_end = CancellationToken::new();
+    let lease = tokio::spawn(composed.keep_lease(lease_end.clone()));
+    let done = write_backup(&settings, &composed, file, stdin).await;
+    lease_end.cancel();
     let _ = lease.await;
     done
 }
 
-/// Its intent is durable before anything is copied, and its outcome is stored after it.
-async fn recorded(settings: &Settings, composed: &Composed, file: PathBuf, stdin: bool) -> Result<(), Fatal> {
+/// Writes the backup through the gate: the intent is durable before the copy starts, the outcome is stored after it.
+async fn write_backup(
+    settings: &Settings,
+    composed: &Composed,
+    file: PathBuf,
+    stdin: bool,
+) -> Result<(), Fatal> {
     let Composed { app, store, keyring, .. } = composed;
     let (store, keyring) = (store.clone(), keyring.clone());
     let output = File::options().write(true).create_new(true).mode(0o600).open(&file);
@@ -89,7 +95,7 @@ async fn recorded(settings: &Settings, composed: &Composed, file: PathBuf, stdin
             } else {
                 store.copy_to(&copy).await?;
                 let input = File::open(&copy).map_err(|error| failed(&copy, &error))?;
-                // it is not sealed: from here on it has no name that a kill would leave
+                // the copy is not encrypted: unlinked now, it does not survive a kill from here on
                 fs::remove_file(&copy).map_err(|error| failed(&copy, &error))?;
                 Box::new(input)
             };
@@ -104,13 +110,12 @@ async fn recorded(settings: &Settings, composed: &Composed, file: PathBuf, stdin
             sealed.unwrap_or_else(|error| Err(pilothouse_core::Error::internal(error.to_string())))
         }
     };
-    // what is not whole is removed, so a failure leaves no doubt
+    // an incomplete file is removed, so the outcome of a failure is never unknown
     let work = move |permit| {
         let done = work(permit);
         async move { done.await.map(Changed::<()>::from).map_err(pilothouse_core::Error::read_only) }
     };
     let done = app.gate.change(&Caller::command_line(&operator()), access, work).await;
-    // what is not whole is no backup
     if done.is_err() {
         let _ = fs::remove_file(&file);
     }
@@ -124,7 +129,7 @@ async fn recorded(settings: &Settings, composed: &Composed, file: PathBuf, stdin
     Ok(())
 }
 
-/// Restores, where there is nothing yet.
+/// Restores a backup. An existing database is never overwritten.
 pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> Result<(), Fatal> {
     let RestoreArguments { file, stdout } = arguments;
     let input = BufReader::new(File::open(&file).map_err(|error| unusable(&file, &error))?);
@@ -143,8 +148,8 @@ pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> 
     };
     private_folder(&settings.data_dir)
         .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
-    for there in [database.clone(), beside(&database, "-wal")] {
-        if there.exists() {
+    for existing in [database.clone(), with_suffix(&database, "-wal")] {
+        if existing.exists() {
             return Err(Fatal::Setting(format!(
                 "there is already a database at {}: it is not overwritten; move it away, or use another --data-dir",
                 database.display()
@@ -154,20 +159,20 @@ pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> 
     let partial = database.with_added_extension("restoring");
     let output = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial);
     let mut output = output.map_err(|error| unusable(&partial, &error))?;
-    let whole =
+    let restored =
         open(&mut output).and_then(|()| output.sync_all().map_err(|error| unusable(&partial, &error)));
     drop(output);
-    let whole = match whole {
+    let restored = match restored {
         Ok(()) => Store::end_sessions_of_copy(&partial, &Handle::current()).await.map_err(Fatal::from),
         failed => failed,
     };
-    let placed = whole.and_then(|()| {
-        // a link is never made over a file that is there
-        let placed = fs::hard_link(&partial, &database).and_then(|()| sync_folder_of(&database));
-        placed.map_err(|error| unusable(&database, &error))
+    let installed = restored.and_then(|()| {
+        // hard_link, unlike rename, fails when the target exists
+        let installed = fs::hard_link(&partial, &database).and_then(|()| sync_folder_of(&database));
+        installed.map_err(|error| unusable(&database, &error))
     });
     let _ = fs::remove_file(&partial);
-    placed?;
+    installed?;
 
     let Composed { app, .. } = compose::for_commands(&settings).await?;
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -184,7 +189,7 @@ pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> 
     Ok(())
 }
 
-/// The keys that lie there: the next one, too, for a backup made while everything was sealed anew.
+/// The master keys at `key_file`: the current one and the next one, for a backup made during a rekey.
 fn keys(key_file: &Path) -> Result<Vec<MasterKey>, Fatal> {
     let mut keys = Vec::new();
     for file in [key_file.to_owned(), FileKeyring::next_file(key_file)] {
@@ -196,7 +201,7 @@ fn keys(key_file: &Path) -> Result<Vec<MasterKey>, Fatal> {
     if keys.is_empty() { Err(KeyError::Missing(key_file.to_owned()).into()) } else { Ok(keys) }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

@@ -1,5 +1,5 @@
-//! The checkpoints outside the database: a file of JSON lines that is only ever added to. To be where whoever has the
-//! database cannot write, or copied there.
+//! Checkpoint file: an append-only file of JSON lines with the checkpoints of the audit trail, outside the database. It
+//! belongs on storage, or is copied to storage, that someone with access to the database cannot write.
 
 use std::{
     fs::{File, OpenOptions},
@@ -19,20 +19,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::durable::sync_folder_of;
 
-/// How often new checkpoints are copied from the database.
-const PERIOD: Duration = Duration::from_secs(2);
+/// Interval of copying new checkpoints from the database.
+const COPY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// No line is longer.
-const LINE: u64 = 4096;
+/// Upper bound of the length of a checkpoint line.
+const MAX_CHECKPOINT_BYTES: u64 = 4096;
 
-/// The file.
+/// [`CheckpointSink`] over a file.
 pub(crate) struct CheckpointFile {
     path: PathBuf,
-    /// What was read of it or written to it last, once it is known.
+    /// The last line read or written. `None`: the file has not been read since the start or since a failure.
     last: Mutex<Option<Last>>,
 }
 
-/// The last line, if there is one.
+/// The checkpoint of the last line; `None` for an empty or missing file.
 type Last = Option<Checkpoint>;
 
 impl CheckpointFile {
@@ -47,11 +47,11 @@ impl CheckpointFile {
         }
     }
 
-    /// The last whole line; what a crash left of another one is passed over.
+    /// The checkpoint of the last complete line. A partial line left by a crash is skipped.
     fn read_last(&self) -> io::Result<Last> {
         let Some(mut file) = self.open()? else { return Ok(None) };
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(4 * LINE)))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(4 * MAX_CHECKPOINT_BYTES)))?;
         let mut end = Vec::new();
         file.read_to_end(&mut end)?;
         let lines = end.split(|byte| *byte == b'\n').rev();
@@ -63,10 +63,10 @@ impl CheckpointFile {
         let is_new = !self.path.exists();
         let mut file =
             OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.path)?;
-        // half a line that a crash left is none, and would be taken for a forged one
-        let whole = end_of_lines(&mut file)?;
-        if file.metadata()?.len() > whole {
-            file.set_len(whole)?;
+        // a partial line left by a crash is removed: with text after it, it would look like a forged checkpoint
+        let end = end_of_lines(&mut file)?;
+        if file.metadata()?.len() > end {
+            file.set_len(end)?;
         }
         let mut text = String::new();
         for line in lines {
@@ -83,9 +83,9 @@ impl CheckpointFile {
     }
 }
 
-/// Where the last whole line ends.
+/// Offset of the end of the last complete line, in bytes.
 fn end_of_lines(file: &mut File) -> io::Result<u64> {
-    let start = file.metadata()?.len().saturating_sub(LINE);
+    let start = file.metadata()?.len().saturating_sub(MAX_CHECKPOINT_BYTES);
     file.seek(SeekFrom::Start(start))?;
     let mut end = Vec::new();
     file.read_to_end(&mut end)?;
@@ -99,7 +99,7 @@ impl CheckpointSink for CheckpointFile {
             return Ok(Box::new(std::iter::empty()));
         };
         let path = self.path.display().to_string();
-        let lines = Lines(BufReader::new(file)).map_while(|line| line.map(whole).transpose());
+        let lines = Lines(BufReader::new(file)).map_while(|line| line.map(complete_line).transpose());
         let lines = lines.filter(|line| line.as_ref().map_or(true, |line| !line.is_empty()));
         Ok(Box::new(lines.map(move |line| {
             line.map_err(|error| Error::internal(format!("the checkpoint file {path}: {error}")))
@@ -121,7 +121,7 @@ impl CheckpointSink for CheckpointFile {
     fn keep(&self, lines: &[String]) -> Result<()> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*last, Some(Some(_))) && !self.path.exists() {
-            // what comes next is read from the file: all of it is kept anew
+            // the next copy reads the missing file and writes all checkpoints again
             *last = None;
             return Err(Error::internal(format!(
                 "the checkpoint file {} was removed while this server ran; it is written again from the database",
@@ -129,7 +129,7 @@ impl CheckpointSink for CheckpointFile {
             )));
         }
         if let Err(error) = self.append(lines) {
-            // some of them may be there: what comes next is read from the file
+            // some lines may have been written: the next copy reads the file first
             *last = None;
             return Err(self.unusable(&error));
         }
@@ -138,17 +138,17 @@ impl CheckpointSink for CheckpointFile {
     }
 }
 
-/// Lines of bounded length, each as it lies there with its end; the last one may have none.
+/// Iterator over lines of bounded length, each with its line feed; the last line may lack it.
 pub(crate) struct Lines<R>(pub(crate) R);
 
 impl<R: BufRead> Iterator for Lines<R> {
     type Item = io::Result<Vec<u8>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        /// An entry is never longer: a request is 1 MiB at most.
-        const LONGEST: u64 = 16 << 20;
+        /// Upper bound of an entry: a request has at most 1 MiB.
+        const MAX_LINE_BYTES: u64 = 16 << 20;
         let mut line = Vec::new();
-        match (&mut self.0).take(LONGEST).read_until(b'\n', &mut line) {
+        match (&mut self.0).take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {
             Err(error) => Some(Err(error)),
             Ok(0) => None,
             Ok(_) => Some(Ok(line)),
@@ -156,37 +156,37 @@ impl<R: BufRead> Iterator for Lines<R> {
     }
 }
 
-/// A whole line's text: what is no UTF-8 is replaced, and so is no checkpoint. A line without its end is being written, or a
-/// crash left it, and is none.
-fn whole(mut line: Vec<u8>) -> Option<String> {
+/// The text of a complete line. Invalid UTF-8 is replaced, so it does not parse as a checkpoint. `None` for a line
+/// without line feed: it is being written, or a crash left it.
+fn complete_line(mut line: Vec<u8>) -> Option<String> {
     line.pop_if(|last| *last == b'\n')?;
     Some(String::from_utf8_lossy(&line).into_owned())
 }
 
-/// Copies checkpoints until `stop`, and once more after it. A failure is told when it begins.
-pub(crate) async fn keep(app: App, stop: CancellationToken) {
+/// Copies checkpoints to the file until `stop`, and once more after it. Logs the first of consecutive failures.
+pub(crate) async fn copy_checkpoints(app: App, stop: CancellationToken) {
     if app.audit.is_truncated().await.is_ok_and(|cut| cut) {
         tracing::error!(
             "the audit trail ends before the last checkpoint in its checkpoint file: entries were removed, or an \
              older database was restored; run `pilothouse audit verify`"
         );
     }
-    let mut ticks = tokio::time::interval(PERIOD);
+    let mut ticks = tokio::time::interval(COPY_INTERVAL);
     let mut failing = false;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = stop.cancelled() => {}
         }
-        // what ends leaves nothing unsigned
+        // at shutdown, every entry is signed whatever its age
         let age = if stop.is_cancelled() { Duration::ZERO } else { Checkpoint::AGE };
-        let kept = app.audit.keep_checkpoints(age).await;
-        if let Err(error) = &kept
+        let copied = app.audit.keep_checkpoints(age).await;
+        if let Err(error) = &copied
             && !failing
         {
             tracing::error!(%error, "cannot store checkpoints of the audit trail outside the database");
         }
-        failing = kept.is_err();
+        failing = copied.is_err();
         if age.is_zero() {
             return;
         }
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_crash_left_of_a_line_is_no_line() {
+    fn partial_line_after_crash_is_ignored_and_removed() {
         let folder = std::env::temp_dir().join(format!("pilothouse-checkpoints-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("file");
@@ -215,31 +215,31 @@ mod tests {
         file.keep(&[line(1), line(7)]).unwrap();
         assert_eq!(last(&file), 7);
 
-        let half = line(9)[..40].to_owned();
+        let partial = line(9)[..40].to_owned();
         let mut written = std::fs::read_to_string(&path).unwrap();
-        written.push_str(&half);
+        written.push_str(&partial);
         std::fs::write(&path, written).unwrap();
-        let again = CheckpointFile::new(path);
-        assert_eq!((last(&again), lines(&again)), (7, vec![line(1), line(7)]));
-        again.keep(&[line(9)]).unwrap();
+        let reopened = CheckpointFile::new(path);
+        assert_eq!((last(&reopened), lines(&reopened)), (7, vec![line(1), line(7)]));
+        reopened.keep(&[line(9)]).unwrap();
         let three = vec![line(1), line(7), line(9)];
-        assert_eq!((last(&again), lines(&again)), (9, three.clone()));
+        assert_eq!((last(&reopened), lines(&reopened)), (9, three.clone()));
 
-        // what was to be written may be there when writing it failed: it is not written twice
-        std::fs::remove_file(&again.path).unwrap();
-        let again = CheckpointFile::new(again.path);
-        std::fs::create_dir(&again.path).unwrap();
-        again.keep(&[line(11)]).unwrap_err();
-        std::fs::remove_dir(&again.path).unwrap();
-        std::fs::write(&again.path, [three, vec![line(11), String::new()]].concat().join("\n")).unwrap();
-        assert_eq!(last(&again), 11);
+        // lines of a failed write may be in the file: they are read, so they are not written twice
+        std::fs::remove_file(&reopened.path).unwrap();
+        let reopened = CheckpointFile::new(reopened.path);
+        std::fs::create_dir(&reopened.path).unwrap();
+        reopened.keep(&[line(11)]).unwrap_err();
+        std::fs::remove_dir(&reopened.path).unwrap();
+        std::fs::write(&reopened.path, [three, vec![line(11), String::new()]].concat().join("\n")).unwrap();
+        assert_eq!(last(&reopened), 11);
 
-        // removed while it is written: that is told, and then all is kept anew
-        std::fs::remove_file(&again.path).unwrap();
-        assert!(again.keep(&[line(13)]).unwrap_err().to_string().contains("was removed"));
-        assert_eq!(last(&again), 0);
-        again.keep(&[line(1), line(13)]).unwrap();
-        assert_eq!(lines(&again), [line(1), line(13)]);
+        // the file is removed while the server runs: one error, then all checkpoints are written again
+        std::fs::remove_file(&reopened.path).unwrap();
+        assert!(reopened.keep(&[line(13)]).unwrap_err().to_string().contains("was removed"));
+        assert_eq!(last(&reopened), 0);
+        reopened.keep(&[line(1), line(13)]).unwrap();
+        assert_eq!(lines(&reopened), [line(1), line(13)]);
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! `pilothouse user …`: people, managed by whoever has the database and the key.
+//! Commands `pilothouse user …`: user management without signing in, with access to the database and the master key.
 
 use std::io::{self, BufRead};
 
@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{Fatal, compose, settings::Settings};
 
-/// What to do with users.
+/// Subcommands of `pilothouse user`.
 #[derive(clap::Subcommand)]
 pub(crate) enum UserCommand {
     /// Add a user; generates and prints a password unless --password-stdin is given
@@ -46,7 +46,7 @@ pub(crate) enum UserCommand {
     },
 }
 
-/// Runs a command.
+/// Runs a user command.
 pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(), Fatal> {
     let app = compose::for_commands(&settings).await?.app;
     let caller = Caller::command_line(&operator());
@@ -55,12 +55,12 @@ pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(),
             let role = Role::parse(&role).map_err(|_| {
                 Fatal::Setting(format!("`{role}` is not a role; use viewer, ops_admin or super_admin"))
             })?;
-            let password = Password::choose(password_stdin)?;
+            let password = Password::read_or_generate(password_stdin)?;
             let user =
                 NewUser { username: name(&username)?, password: password.value.clone(), role, display_name };
             let user = app.users.create(&caller, user).await?;
             println!("added {} ({})", user.username, user.role.as_str());
-            password.tell();
+            password.print_if_generated();
         }
         UserCommand::List => {
             println!("{:<6} {:<24} {:<12} {:<9} last login", "id", "username", "role", "disabled");
@@ -70,10 +70,10 @@ pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(),
         }
         UserCommand::ResetPassword { username, password_stdin } => {
             let user = find(&app, &username).await?;
-            let password = Password::choose(password_stdin)?;
+            let password = Password::read_or_generate(password_stdin)?;
             app.users.reset_password(&caller, user.id, password.value.clone()).await?;
             println!("set the password of {}", user.username);
-            password.tell();
+            password.print_if_generated();
         }
         UserCommand::Disable { username } => {
             let user = find(&app, &username).await?;
@@ -85,7 +85,8 @@ pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(),
     Ok(())
 }
 
-/// Who runs the command, for the trail: the process's own user, whatever the environment says.
+/// Name of the operating-system user that runs the command, for the audit trail. Looked up by the process's uid, not in
+/// environment variables.
 pub(crate) fn operator() -> String {
     let uid = rustix::process::getuid().as_raw().to_string();
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -114,14 +115,14 @@ fn line(user: &User) -> String {
     )
 }
 
-/// A password from standard input, or a random one that is printed.
+/// A password read from standard input, or a generated one that is printed.
 struct Password {
     value: NewPassword,
     random: bool,
 }
 
 impl Password {
-    fn choose(from_stdin: bool) -> Result<Self, Fatal> {
+    fn read_or_generate(from_stdin: bool) -> Result<Self, Fatal> {
         if !from_stdin {
             return Ok(Self { value: NewPassword::random(&pilothouse_crypto::SystemRng), random: true });
         }
@@ -134,7 +135,7 @@ impl Password {
         Ok(Self { value, random: false })
     }
 
-    fn tell(&self) {
+    fn print_if_generated(&self) {
         if self.random {
             println!("password: {}", self.value.secret().expose_secret());
         }

@@ -1,4 +1,4 @@
-//! The composition root: picks the adapters and hands them to the use cases.
+//! Composition root: builds the adapters and passes them to the use cases.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ use crate::{
     webhook::Webhook,
 };
 
-/// The use cases over real adapters, and what the process itself needs of these.
+/// The use cases over real adapters, and the adapters that the process itself uses.
 pub(crate) struct Composed {
     pub(crate) app: App,
     pub(crate) store: Store,
@@ -43,50 +43,51 @@ pub(crate) struct Composed {
     lists: KubeClusters,
 }
 
-/// For `serve`: makes database and key when there are none, and the first admin when there is no user.
+/// Composition for `serve`: creates the database and the master key when neither exists, and the first admin when there
+/// is no user.
 pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> {
     private_folder(&settings.data_dir)
         .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
     let database = settings.database()?;
     let key_file = settings.key_file();
-    let known = Store::fingerprints(&database, &Handle::current()).await?;
-    let mut made = false;
-    if known.is_none() && !key_file.exists() {
+    let fingerprints = Store::fingerprints(&database, &Handle::current()).await?;
+    let mut created_key = false;
+    if fingerprints.is_none() && !key_file.exists() {
         match MasterKey::create(&key_file, &SystemRng) {
-            // another replica starts for the first time, too, and was faster
+            // another replica created it at the same time
             Err(KeyError::Exists(_)) => {}
-            created => made = created.map(|_| true)?,
+            created => created_key = created.map(|_| true)?,
         }
     }
-    let keyring = keyring(&key_file, known.as_ref())?;
-    let first = config::first_password(settings)?;
+    let keyring = keyring(&key_file, fingerprints.as_ref())?;
+    let first_password = config::first_password(settings)?;
     let composed = compose(settings, &database, keyring).await;
-    if made && matches!(composed, Err(Fatal::Store(OpenError::OtherKey))) {
-        // a replica with a key file of its own was faster: ours belongs to nothing
+    if created_key && matches!(composed, Err(Fatal::Store(OpenError::OtherKey))) {
+        // a replica with its own key file initialised the database first: the key created here is unused
         let _ = std::fs::remove_file(&key_file);
     }
     let composed = composed?;
     composed.store.take_lease(composed.clock.now()).await?;
     let closed = composed.app.gate.close_orphans().await?;
     if closed > 0 {
-        tracing::warn!(closed, "{ORPHANS}");
+        tracing::warn!(closed, "{ORPHANS_CLOSED}");
     }
-    composed.app.users.bootstrap(first).await?;
+    composed.app.users.bootstrap(first_password).await?;
     Ok(composed)
 }
 
-/// For commands: only where `serve` has been, so that a mistyped directory is not filled.
+/// Composition for commands. Requires an existing database, so that a mistyped directory is not initialised.
 pub(crate) async fn for_commands(settings: &Settings) -> Result<Composed, Fatal> {
     let database = settings.database()?;
-    let known = known(&database).await?;
-    compose(settings, &database, keyring(&settings.key_file(), Some(&known))?).await
+    let fingerprints = fingerprints(&database).await?;
+    compose(settings, &database, keyring(&settings.key_file(), Some(&fingerprints))?).await
 }
 
-/// What the database knows of its keys.
+/// Fingerprints of the master keys that the database is sealed with.
 ///
 /// # Errors
-/// `Fatal::Setting` when there is none.
-pub(crate) async fn known(database: &Database) -> Result<Fingerprints, Fatal> {
+/// `Fatal::Setting` when there is no database.
+pub(crate) async fn fingerprints(database: &Database) -> Result<Fingerprints, Fatal> {
     Store::fingerprints(database, &Handle::current()).await?.ok_or_else(|| {
         Fatal::Setting(format!(
             "there is no database at {database}: start `pilothouse serve` first, or set --data-dir to the right directory"
@@ -94,9 +95,9 @@ pub(crate) async fn known(database: &Database) -> Result<Fingerprints, Fatal> {
     })
 }
 
-/// The keys at `key_file`.
-fn keyring(key_file: &Path, known: Option<&Fingerprints>) -> Result<Arc<FileKeyring>, Fatal> {
-    let in_use = known.map(|known| known.current.as_str());
+/// Opens the master keys at `key_file`.
+fn keyring(key_file: &Path, fingerprints: Option<&Fingerprints>) -> Result<Arc<FileKeyring>, Fatal> {
+    let in_use = fingerprints.map(|fingerprints| fingerprints.current.as_str());
     Ok(Arc::new(FileKeyring::open(key_file, in_use, Arc::new(SystemRng))?))
 }
 
@@ -106,7 +107,7 @@ async fn compose(
     keyring: Arc<FileKeyring>,
 ) -> Result<Composed, Fatal> {
     let runtime = Handle::current();
-    // before the first row; a process that composes twice keeps the first key
+    // before the first digest of a row; a process that composes twice keeps the key of the first call
     keyring.row_digests().share();
     let metrics = Metrics::new();
     let (clock, rng, spawner) = (SystemClock::new(), Arc::new(SystemRng), TrackedSpawner::new());
@@ -126,30 +127,30 @@ async fn compose(
         cache_settings: settings.cache_settings(),
         ..KubeSettings::default()
     };
-    let kept = Arc::new(store.clone());
-    // one memory for all who ask for a cluster or change one
-    let registered =
-        Arc::new(CachedClusters::new(kept.clone(), kept.clone(), clock.clone(), spawner.clone()));
-    let lists = KubeClusters::new(kube, registered.clone(), clock.clone());
+    let store_port = Arc::new(store.clone());
+    // one cache for all users of the cluster registry, so that changes invalidate what reads see
+    let cached_clusters =
+        Arc::new(CachedClusters::new(store_port.clone(), store_port.clone(), clock.clone(), spawner.clone()));
+    let lists = KubeClusters::new(kube, cached_clusters.clone(), clock.clone());
     let clusters = Arc::new(lists.clone());
     let ports = Ports {
         clock: clock.clone(),
         rng: rng.clone(),
         spawner: spawner.clone(),
-        audit: kept.clone(),
-        trail: kept.clone(),
+        audit: store_port.clone(),
+        trail: store_port.clone(),
         signer: keyring.clone(),
-        retention: kept.clone(),
+        retention: store_port.clone(),
         witness,
-        users: kept.clone(),
-        sessions: kept.clone(),
-        throttle: kept.clone(),
-        idempotency: kept,
+        users: store_port.clone(),
+        sessions: store_port.clone(),
+        throttle: store_port.clone(),
+        idempotency: store_port,
         hasher: Arc::new(Argon2Hasher::new(runtime, rng.clone())),
         initial_password: Arc::new(InitialPasswordFile::new(settings)),
         tokens: keyring.clone(),
-        clusters: registered.clone(),
-        connections: registered,
+        clusters: cached_clusters.clone(),
+        connections: cached_clusters,
         probe: clusters.clone(),
         inventory: clusters.clone(),
         namespaces: clusters.clone(),
@@ -168,14 +169,14 @@ async fn compose(
 }
 
 impl Composed {
-    /// What the HTTP server asks and tells us. Ready is whoever can use the database; key and migrations were checked at
-    /// the start.
+    /// Readiness check and observer of the HTTP server. Ready means that the database responds; master key and
+    /// migrations were checked at the start.
     pub(crate) fn hooks(&self) -> Hooks {
-        let readiness = Arc::new(DatabaseAnswers(self.store.clone()));
+        let readiness = Arc::new(DatabaseReadiness(self.store.clone()));
         Hooks { readiness, observer: self.metrics.clone() }
     }
 
-    /// What Prometheus reads.
+    /// The metrics endpoint's source.
     pub(crate) fn metrics(&self, settings: &Settings) -> Arc<dyn ProcessMetrics> {
         Arc::new(Scrape {
             metrics: self.metrics.clone(),
@@ -187,20 +188,20 @@ impl Composed {
         })
     }
 
-    /// Who tells the audit webhook, if there is one.
+    /// The webhook delivery task; `None` without a webhook.
     ///
     /// # Errors
-    /// `Fatal::Setting` when its certificates cannot be used.
+    /// `Fatal::Setting` when the file of CA certificates cannot be used.
     pub(crate) fn webhook(&self, settings: &Settings) -> Result<Option<Webhook>, Fatal> {
         let Some(webhook) = settings.webhook() else { return Ok(None) };
         let failures = self.metrics.webhook_failures.clone();
         Webhook::new(webhook, self.store.clone(), self.clock.clone(), self.rng.clone(), failures).map(Some)
     }
 
-    /// Who removes what is old of the audit trail.
+    /// The retention task, which removes old entries of the audit trail.
     ///
     /// # Errors
-    /// `Fatal::Setting` when the folder that it is kept in cannot be made.
+    /// `Fatal::Setting` when the archive directory cannot be created.
     pub(crate) fn retention(&self, settings: &Settings) -> Result<Retention, Fatal> {
         let folder = settings.audit_archive_dir.clone();
         if let Some(folder) = &folder {
@@ -215,12 +216,12 @@ impl Composed {
         Ok(Retention { audit: self.app.audit.clone(), store: self.store.clone(), folder, webhook })
     }
 
-    /// Says that this process lives, and closes what others that no longer do left pending, until `end`: that is when
-    /// nothing of it runs any more.
+    /// Renews this process's lease and closes pending operations of processes whose lease expired, until `end`. Cancel
+    /// `end` after the last operation of this process has finished.
     pub(crate) fn keep_lease(&self, end: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
         let (gate, store, clock) = (self.app.gate.clone(), self.store.clone(), self.clock.clone());
         async move {
-            let mut ticks = tokio::time::interval(RENEW_LEASE);
+            let mut ticks = tokio::time::interval(LEASE_RENEWAL_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
@@ -230,7 +231,7 @@ impl Composed {
                 match store.renew_lease(clock.now()).await {
                     Ok(()) => match gate.close_orphans().await {
                         Ok(0) => {}
-                        Ok(closed) => tracing::warn!(closed, "{ORPHANS}"),
+                        Ok(closed) => tracing::warn!(closed, "{ORPHANS_CLOSED}"),
                         Err(error) => {
                             tracing::warn!(%error, "cannot close the pending operations of ended processes")
                         }
@@ -244,7 +245,7 @@ impl Composed {
         }
     }
 
-    /// Who keeps the clusters' status fresh.
+    /// The probe task of the clusters.
     pub(crate) fn prober(&self, settings: &Settings) -> Prober {
         Prober {
             clusters: self.app.clusters.clone(),
@@ -255,16 +256,17 @@ impl Composed {
     }
 }
 
-/// How often a replica says that it lives: thrice in a lease.
-const RENEW_LEASE: Duration = Duration::from_secs(5);
+/// Interval of lease renewals: a third of the lease.
+const LEASE_RENEWAL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What the log says of operations closed for others.
-const ORPHANS: &str = "pending operations of an ended process are now unknown";
+/// Log message for closed orphans.
+const ORPHANS_CLOSED: &str = "pending operations of an ended process are now unknown";
 
-struct DatabaseAnswers(Store);
+/// [`Readiness`] by a query to the database.
+struct DatabaseReadiness(Store);
 
 #[async_trait]
-impl Readiness for DatabaseAnswers {
+impl Readiness for DatabaseReadiness {
     async fn ready(&self) -> Result<()> {
         self.0.ping().await
     }

@@ -1,4 +1,4 @@
-//! `pilothouse config …`: the settings, looked at without starting or making anything.
+//! Commands `pilothouse config …`: check and print the settings, without starting a server or creating files.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::{
     telemetry, tls,
 };
 
-/// What to do with the settings.
+/// Subcommands of `pilothouse config`.
 #[derive(clap::Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Check the settings and the files they name, without changing anything
@@ -22,7 +22,7 @@ pub(crate) enum ConfigCommand {
     Show,
 }
 
-/// Runs a command.
+/// Runs a config command.
 pub(crate) fn config(configuration: &Configuration, command: &ConfigCommand) -> Result<(), Fatal> {
     match command {
         ConfigCommand::Check => {
@@ -34,15 +34,15 @@ pub(crate) fn config(configuration: &Configuration, command: &ConfigCommand) -> 
     Ok(())
 }
 
-/// All that `serve` asks of its settings before it listens, but whether the database answers.
+/// Every check of the settings that `serve` makes before it listens, except whether the database responds.
 fn check(settings: &Settings) -> Result<(), Fatal> {
     telemetry::filter(settings)?;
     first_password(settings)?;
-    writable_folder(&settings.data_dir)
+    check_writable(&settings.data_dir)
         .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
     let (database, key_file) = (settings.database()?, settings.key_file());
     let in_use = matches!(&database, Database::Sqlite(path) if path.exists());
-    // without a database the first start makes the key
+    // without a database, the first start creates the key
     if key_file.exists() || in_use {
         MasterKey::load(&key_file)?;
     }
@@ -50,15 +50,15 @@ fn check(settings: &Settings) -> Result<(), Fatal> {
         webhook.check()?;
     }
     if let Some(files) = settings.tls() {
-        tls::Files::new(files).load()?;
+        tls::TlsFiles::new(files).load()?;
     }
     Ok(())
 }
 
-/// The first admin's password, when one is set.
+/// The first admin's password, if one is set.
 ///
 /// # Errors
-/// `Fatal::Setting` when it is too short or too long.
+/// `Fatal::Setting` when its length is not 12 to 128 characters.
 pub(crate) fn first_password(settings: &Settings) -> Result<Option<NewPassword>, Fatal> {
     let password = settings.admin_password.as_ref().map(NewPassword::new).transpose();
     password.map_err(|reason| {
@@ -66,8 +66,8 @@ pub(crate) fn first_password(settings: &Settings) -> Result<Option<NewPassword>,
     })
 }
 
-/// Whether files can be made in the folder, or the folder in the nearest one above it that there is.
-fn writable_folder(path: &Path) -> std::io::Result<()> {
+/// Checks that files can be created in the directory or, when it does not exist, in its nearest existing ancestor.
+fn check_writable(path: &Path) -> std::io::Result<()> {
     let path = std::path::absolute(path)?;
     let Some(nearest) = path.ancestors().find(|folder| folder.exists()) else { return Ok(()) };
     if !nearest.is_dir() {

@@ -1,4 +1,4 @@
-//! Names in folders that outlive a power loss: a file is durable under its name only when its folder is flushed, too.
+//! Durable directory entries: after a power loss a file keeps its name only if its directory was synced too.
 
 use std::{
     fs::{DirBuilder, File},
@@ -7,16 +7,16 @@ use std::{
     path::Path,
 };
 
-/// Flushes the folder of `path`: what was created, linked, renamed or removed in it.
+/// Syncs the directory that contains `path`, which makes creations, links, renames and removals in it durable.
 pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// A folder that only its owner can enter; made with those above it where it does not exist, and then durable.
+/// Creates a directory of mode 0700 and its missing ancestors, durably. An existing directory is left as it is.
 pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
-    let made: Vec<_> =
+    let created: Vec<_> =
         path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).collect();
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    made.into_iter().try_for_each(sync_folder_of)
+    created.into_iter().try_for_each(sync_folder_of)
 }

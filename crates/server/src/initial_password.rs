@@ -1,5 +1,5 @@
-//! The first admin's random password: on standard error when that is a terminal, else in a file of mode 0600 that is
-//! removed when the password is changed. Never in the log.
+//! The first admin's generated password: printed to standard error if that is a terminal, else written to a file of
+//! mode 0600 that is removed when the password is changed. It is never logged.
 
 use std::{
     fs::OpenOptions,
@@ -13,8 +13,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::durable::sync_folder_of;
 
-/// Its place in the data directory.
-const FILE: &str = "initial-admin-password";
+/// File name in the data directory.
+const FILE_NAME: &str = "initial-admin-password";
 
 pub(crate) struct InitialPasswordFile {
     file: PathBuf,
@@ -22,7 +22,7 @@ pub(crate) struct InitialPasswordFile {
 
 impl InitialPasswordFile {
     pub(crate) fn new(settings: &crate::settings::Settings) -> Self {
-        Self { file: settings.data_dir.join(FILE) }
+        Self { file: settings.data_dir.join(FILE_NAME) }
     }
 
     fn write(&self, password: &SecretString) -> io::Result<()> {

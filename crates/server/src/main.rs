@@ -1,4 +1,4 @@
-//! `pilothouse`: configuration, the composition root, and the commands.
+//! The `pilothouse` binary: configuration, composition root and commands.
 
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 
@@ -56,19 +56,19 @@ enum Command {
     Restore(backup::RestoreArguments),
 }
 
-/// Why the process ends before or instead of doing its work: one sentence that says what to do. Exit code 2, but
-/// for a trail that is not whole.
+/// Fatal error of a command, displayed as one sentence with the next step. Exit code 2, or 1 for a failed verification
+/// of the audit trail.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fatal {
-    /// A setting cannot be used.
+    /// A setting or an argument is not usable.
     #[error("{0}")]
     Setting(String),
     /// The data directory cannot be used.
     #[error("cannot use the data directory {path}: {source}")]
     DataDir {
-        /// Which.
+        /// Path of the directory.
         path: String,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
     /// The master key cannot be used.
@@ -77,27 +77,27 @@ pub(crate) enum Fatal {
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] pilothouse_store::OpenError),
-    /// Certificate or key cannot be used.
+    /// The TLS certificate or its key cannot be used.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
-    /// The address cannot be listened on.
+    /// The server cannot listen on the address.
     #[error("cannot listen on {address}: {source}; choose another address")]
     Listen {
-        /// Which.
+        /// Address of the listener.
         address: std::net::SocketAddr,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
-    /// The audit trail, or an export of it, is not whole. Exit code 1.
+    /// The audit trail, or an export of it, failed verification. Exit code 1.
     #[error("the audit trail failed verification: {0}")]
-    NotWhole(String),
-    /// What a command asked for was refused.
-    #[error("{}", said(.0))]
+    VerificationFailed(String),
+    /// A use case returned an error.
+    #[error("{}", error_message(.0))]
     Refused(#[from] pilothouse_core::Error),
 }
 
-/// What callers are told; and what only the log says there, for here is nobody else to read it.
-fn said(error: &pilothouse_core::Error) -> String {
+/// The message that API callers get. An internal error is shown with its details, which the server only logs.
+fn error_message(error: &pilothouse_core::Error) -> String {
     match error.cause {
         pilothouse_core::Cause::Internal => error.to_string(),
         _ => pilothouse_http::sentence(error),
@@ -123,7 +123,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => {
             eprintln!("pilothouse: {fatal}");
-            ExitCode::from(if matches!(fatal, Fatal::NotWhole(_)) { 1 } else { 2 })
+            ExitCode::from(if matches!(fatal, Fatal::VerificationFailed(_)) { 1 } else { 2 })
         }
     }
 }

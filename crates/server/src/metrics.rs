@@ -1,6 +1,6 @@
-//! The figures of the process, in the text format and by the conventions of Prometheus
-//! (<https://prometheus.io/docs/practices/naming/>). What happens is counted as it happens; what is so is looked up
-//! when Prometheus asks. No label holds what a caller can choose: routes, codes, causes and ids of clusters only.
+//! Metrics of the process in the Prometheus text format, named by its conventions
+//! (<https://prometheus.io/docs/practices/naming/>). Events are counted when they happen; gauges of state are computed
+//! at each scrape. Label values are routes, codes, causes and cluster ids only, never values that a caller can choose.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -28,12 +28,13 @@ use prometheus::{
 
 use crate::webhook::RECEIVER;
 
-/// From an answer out of memory to the longest deadline, in seconds.
-const DURATIONS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
-/// The route whose answers are logins.
-const LOGIN: &str = "/api/auth/login";
+/// Histogram buckets in seconds, from a response out of the cache to the longest deadline.
+const DURATION_BUCKETS: [f64; 12] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
+/// Route of the login, whose responses are also counted by outcome.
+const LOGIN_ROUTE: &str = "/api/auth/login";
 
-/// What is counted as it happens.
+/// Metrics that are updated by events.
 pub(crate) struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
@@ -51,7 +52,7 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Arc<Self> {
         let registry = Registry::new();
-        registry.register(Box::new(ProcessCollector::for_self())).expect("each name is there once");
+        registry.register(Box::new(ProcessCollector::for_self())).expect("unique metric names");
         let build = gauges("pilothouse_build_info", "The running version; always 1.", &["version"]);
         add(&registry, build).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let logins = add(
@@ -127,22 +128,22 @@ impl Metrics {
         })
     }
 
-    /// Forgets the clusters that are not among these: ids are never used again.
-    fn keep_clusters(&self, present: &[(ClusterId, Health)]) {
+    /// Removes the series of clusters that are not in `present`. Cluster ids are never reused.
+    fn retain_clusters(&self, present: &[(ClusterId, Health)]) {
         let present = present.iter().map(|(id, _)| id.to_string()).collect();
-        keep_clusters(&self.cluster_requests, &present);
-        keep_clusters(&self.cluster_durations, &present);
-        keep_clusters(&self.cluster_refusals, &present);
+        retain_clusters(&self.cluster_requests, &present);
+        retain_clusters(&self.cluster_durations, &present);
+        retain_clusters(&self.cluster_refusals, &present);
     }
 }
 
-fn keep_clusters<B: MetricVecBuilder>(family: &MetricVec<B>, present: &BTreeSet<String>) {
+fn retain_clusters<B: MetricVecBuilder>(family: &MetricVec<B>, present: &BTreeSet<String>) {
     for metric in family.collect().iter().flat_map(|family| family.get_metric()) {
         let labels: HashMap<&str, &str> =
             metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
         let cluster = labels.get("cluster").copied().unwrap_or_default();
         if !cluster.is_empty() && !present.contains(cluster) {
-            // another scrape may have been faster
+            // a concurrent scrape may have removed it
             let _ = family.remove(&labels);
         }
     }
@@ -160,7 +161,7 @@ impl pilothouse_http::Observer for Metrics {
         let error_code = code.map_or("", Code::as_str);
         self.requests.with_label_values(&[request.method, route, &status.to_string(), error_code]).inc();
         self.durations.with_label_values(&[request.method, route]).observe(request.took.as_secs_f64());
-        if route == LOGIN {
+        if route == LOGIN_ROUTE {
             let outcome = match code {
                 None if status == 200 => "success",
                 Some(Code::AuthenticationError) => "refused",
@@ -200,23 +201,23 @@ impl pilothouse_kube::Observer for Metrics {
     }
 }
 
-/// What Prometheus reads: what was counted, and what is so.
+/// Source of the `/metrics` endpoint: metrics updated by events, and gauges of the current state.
 pub(crate) struct Scrape {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) store: Store,
     pub(crate) gate: Gate,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lists: KubeClusters,
-    /// Whether there is an audit webhook.
+    /// Whether an audit webhook is configured.
     pub(crate) webhook: bool,
 }
 
 #[async_trait]
 impl ProcessMetrics for Scrape {
     async fn text(&self) -> String {
-        let looked = self.look().await;
+        let current = self.current_values().await;
         let mut families = self.metrics.registry.gather();
-        families.extend(looked.gather());
+        families.extend(current.gather());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| {
             tracing::error!(%error, "cannot encode the metrics");
@@ -226,14 +227,14 @@ impl ProcessMetrics for Scrape {
 }
 
 impl Scrape {
-    /// What is so now. Without the database what it would tell is left out.
-    async fn look(&self) -> Registry {
+    /// Gauges of the current state. Those that need the database are omitted while it does not respond.
+    async fn current_values(&self) -> Registry {
         let now = Registry::new();
         let add_gauge = |name, help, value| add(&now, IntGauge::new(name, help)).set(value);
         add_gauge(
             "pilothouse_audit_unsettled_outcomes",
             "Outcomes of changes that could not be stored yet; while there are any, changes are refused.",
-            whole(self.gate.pending_outcomes()),
+            saturating_i64(self.gate.pending_outcomes()),
         );
         add_gauge(
             "pilothouse_audit_room",
@@ -250,39 +251,39 @@ impl Scrape {
             "Audit trail entries that this process failed to store; each failed retry counts.",
         );
         add(&now, failed).inc_by(self.store.failed_audit_entries());
-        self.look_at_pools(&now);
-        self.look_at_lists(&now);
+        self.add_pool_gauges(&now);
+        self.add_list_cache_gauges(&now);
 
-        let figures = self.store.stats(self.clock.now()).await;
-        let up = i64::from(figures.is_ok());
+        let stats = self.store.stats(self.clock.now()).await;
+        let up = i64::from(stats.is_ok());
         add_gauge("pilothouse_database_up", "Whether the database responds.", up);
-        let Ok(figures) = figures else { return now };
-        self.metrics.keep_clusters(&figures.clusters);
+        let Ok(stats) = stats else { return now };
+        self.metrics.retain_clusters(&stats.clusters);
         add_gauge(
             "pilothouse_sessions",
             "Sessions that have not expired, across all replicas.",
-            whole(figures.sessions),
+            saturating_i64(stats.sessions),
         );
         add_gauge(
             "pilothouse_audit_sequence",
             "The number of the newest entry of the audit chain.",
-            whole(figures.audit_sequence),
+            saturating_i64(stats.audit_sequence),
         );
         add_gauge(
             "pilothouse_audit_unsigned_seconds",
             "Seconds since the last checkpoint known to this process was signed; 0 when it covers every entry.",
-            whole(figures.audit_unsigned.as_secs()),
+            saturating_i64(stats.audit_unsigned.as_secs()),
         );
-        let (told, lag) = match self.store.cursor(RECEIVER).await {
-            Ok(told) if self.webhook => {
-                (told.sequence, whole(figures.audit_sequence).saturating_sub(told.sequence))
+        let (delivered, lag) = match self.store.cursor(RECEIVER).await {
+            Ok(cursor) if self.webhook => {
+                (cursor.sequence, saturating_i64(stats.audit_sequence).saturating_sub(cursor.sequence))
             }
             _ => (0, 0),
         };
         add_gauge(
             "pilothouse_audit_webhook_sequence",
             "The number of the newest entry that the audit webhook accepted; 0 without a webhook.",
-            told,
+            delivered,
         );
         add_gauge(
             "pilothouse_audit_webhook_lag",
@@ -295,15 +296,15 @@ impl Scrape {
             &["cluster"],
         );
         let clusters = add(&now, clusters);
-        for (id, health) in figures.clusters.iter().filter(|(_, health)| *health != Health::Unknown) {
+        for (id, health) in stats.clusters.iter().filter(|(_, health)| *health != Health::Unknown) {
             clusters.with_label_values(&[id.to_string()]).set(i64::from(*health == Health::Online));
         }
         now
     }
 
-    fn look_at_lists(&self, now: &Registry) {
+    fn add_list_cache_gauges(&self, now: &Registry) {
         let lists = self.lists.list_cache_stats();
-        for (name, help, value) in KEPT {
+        for (name, help, value) in LIST_CACHE_METRICS {
             let family = add(now, gauges(name, help, &["list"]));
             for of in &lists {
                 family.with_label_values(&[of.list]).set(value(of));
@@ -311,7 +312,7 @@ impl Scrape {
         }
     }
 
-    fn look_at_pools(&self, now: &Registry) {
+    fn add_pool_gauges(&self, now: &Registry) {
         let gauges = |name, help, labels| add(now, gauges(name, help, labels));
         let connections = gauges(
             "pilothouse_database_connections",
@@ -326,36 +327,36 @@ impl Scrape {
             &["pool"],
         );
         for pool in self.store.pools() {
-            connections.with_label_values(&[pool.name, "idle"]).set(whole(pool.idle));
+            connections.with_label_values(&[pool.name, "idle"]).set(saturating_i64(pool.idle));
             let used = pool.open.saturating_sub(pool.idle);
-            connections.with_label_values(&[pool.name, "used"]).set(whole(used));
-            max.with_label_values(&[pool.name]).set(whole(pool.max));
-            waiting.with_label_values(&[pool.name]).set(whole(pool.waiting));
+            connections.with_label_values(&[pool.name, "used"]).set(saturating_i64(used));
+            max.with_label_values(&[pool.name]).set(saturating_i64(pool.max));
+            waiting.with_label_values(&[pool.name]).set(saturating_i64(pool.waiting));
         }
     }
 }
 
 type ListCacheMetric = (&'static str, &'static str, fn(&ListCacheStats) -> i64);
 
-/// What is told of kept lists: name, meaning, value.
-const KEPT: [ListCacheMetric; 6] = [
-    ("pilothouse_list_cache_lists", "Clusters with a cached list.", |of| whole(of.clusters)),
+/// Metrics of the list cache: name, help text, value.
+const LIST_CACHE_METRICS: [ListCacheMetric; 6] = [
+    ("pilothouse_list_cache_lists", "Clusters with a cached list.", |of| saturating_i64(of.clusters)),
     ("pilothouse_list_cache_lists_stale", "Clusters with a cached list that may be out of date.", |of| {
-        whole(of.stale)
+        saturating_i64(of.stale)
     }),
-    ("pilothouse_list_cache_rows", "Rows of cached lists.", |of| whole(of.rows)),
-    ("pilothouse_list_cache_bytes", "Memory of cached lists, in bytes.", |of| whole(of.bytes)),
+    ("pilothouse_list_cache_rows", "Rows of cached lists.", |of| saturating_i64(of.rows)),
+    ("pilothouse_list_cache_bytes", "Memory of cached lists, in bytes.", |of| saturating_i64(of.bytes)),
     ("pilothouse_list_cache_list_fills", "Full reads of the lists that are cached now.", |of| {
-        whole(of.fills)
+        saturating_i64(of.fills)
     }),
     (
         "pilothouse_list_cache_list_failures",
         "Failed synchronisations of the lists that are cached now.",
-        |of| whole(of.failures),
+        |of| saturating_i64(of.failures),
     ),
 ];
 
-fn whole(count: impl TryInto<i64>) -> i64 {
+fn saturating_i64(count: impl TryInto<i64>) -> i64 {
     count.try_into().unwrap_or(i64::MAX)
 }
 
@@ -368,12 +369,12 @@ fn gauges(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaug
 }
 
 fn histograms(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
-    HistogramVec::new(HistogramOpts::new(name, help).buckets(DURATIONS.to_vec()), labels)
+    HistogramVec::new(HistogramOpts::new(name, help).buckets(DURATION_BUCKETS.to_vec()), labels)
 }
 
-/// Makes a family part of what is told.
+/// Registers a metric family.
 fn add<F: Clone + Collector + 'static>(registry: &Registry, family: prometheus::Result<F>) -> F {
-    let family = family.expect("names, labels and buckets are constants, and right");
-    registry.register(Box::new(family.clone())).expect("each name is there once");
+    let family = family.expect("valid names, labels and buckets");
+    registry.register(Box::new(family.clone())).expect("unique metric names");
     family
 }

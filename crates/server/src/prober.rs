@@ -1,5 +1,5 @@
-//! Keeps every cluster's status fresh. Each cluster is visited on its own: a dead one delays nothing. Replicas share the
-//! visits: the database gives each to one of them.
+//! Probe scheduler: probes every cluster at an interval and updates its status. Each probe is its own task, so an
+//! unreachable cluster delays no other. Replicas share the probes: each claims due ones in the database.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,55 +14,56 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Visits at once. Each takes as long as a test may take at most, so 500 clusters, all of them dead, are visited
-/// within 40 s.
-const AT_ONCE: usize = 64;
+/// Limit of concurrent probes. A probe takes at most the deadline of a connection test, so 500 unreachable clusters are
+/// probed within 40 s.
+const MAX_CONCURRENT_PROBES: usize = 64;
 
-/// How often to look which visits are due.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval of polling for due probes.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Visits clusters.
+/// The probe scheduler.
 pub(crate) struct Prober {
     pub(crate) clusters: Clusters,
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
-    /// The time between two visits of a cluster. A visit must be over in it, or the next one would join it.
+    /// Interval between two probes of a cluster. At least the deadline of a probe, or the next one would join the
+    /// running one.
     pub(crate) interval: Duration,
 }
 
 impl Prober {
-    /// Visits every cluster that is due, until `stop`.
+    /// Probes every due cluster, until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let places = Arc::new(Semaphore::new(AT_ONCE));
-        let mut ticks = tokio::time::interval(LOOK);
+        let slots = Arc::new(Semaphore::new(MAX_CONCURRENT_PROBES));
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.start_visits(&places).await,
+                _ = ticks.tick() => self.start_due_probes(&slots).await,
                 () = stop.cancelled() => return,
             }
         }
     }
 
-    /// Claims no more than can start now: the rest is for another replica, or for later.
-    async fn start_visits(&self, places: &Arc<Semaphore>) {
-        let free: Vec<_> = std::iter::from_fn(|| places.clone().try_acquire_owned().ok()).collect();
+    /// Claims only as many due probes as there are free slots; the others stay due, for any replica.
+    async fn start_due_probes(&self, slots: &Arc<Semaphore>) {
+        let free: Vec<_> = std::iter::from_fn(|| slots.clone().try_acquire_owned().ok()).collect();
         if free.is_empty() {
             return;
         }
         match self.store.claim_probes(self.interval, free.len(), self.clock.now()).await {
-            Ok(due) => due.into_iter().zip(free).for_each(|(id, place)| self.start_visit(id, place)),
+            Ok(due) => due.into_iter().zip(free).for_each(|(id, slot)| self.start_probe(id, slot)),
             Err(error) => tracing::warn!(%error, "cannot read which clusters to probe"),
         }
     }
 
-    fn start_visit(&self, id: ClusterId, place: OwnedSemaphorePermit) {
+    fn start_probe(&self, id: ClusterId, slot: OwnedSemaphorePermit) {
         let clusters = self.clusters.clone();
         tokio::spawn(async move {
             if let Err(error) = clusters.refresh(id).await {
                 tracing::warn!(cluster = %id, %error, "cannot probe");
             }
-            drop(place);
+            drop(slot);
         });
     }
 }

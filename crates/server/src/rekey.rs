@@ -1,5 +1,5 @@
-//! `pilothouse rekey`: a new master key, while servers go on working. Killed at any point, it goes on where it stopped when
-//! it is run again: what is to be done next is read from the database and from which files there are.
+//! Command `pilothouse rekey`: replaces the master key while servers run. After a kill at any point, the next run
+//! resumes: it derives the next step from the database and from the key files that exist.
 
 use std::{
     fs, io,
@@ -25,35 +25,36 @@ use crate::{
     settings::Settings,
 };
 
-/// How long to wait until every server says that it has the new key: they look every few seconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit of each wait: for servers to load the new key, which they check for every few seconds, or for a busy
+/// database.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs the command.
 pub(crate) async fn rekey(settings: Settings) -> Result<(), Fatal> {
-    let known = compose::known(&settings.database()?).await?;
-    let files = Files::new(settings.key_file());
-    if !files.is_next_in_use(&known)? {
-        let next = files.next_key(&known)?;
+    let fingerprints = compose::fingerprints(&settings.database()?).await?;
+    let files = KeyFiles::new(settings.key_file());
+    if !files.is_next_in_use(&fingerprints)? {
+        let next = files.next_key(&fingerprints)?;
         println!("the new key is in {}: back it up separately from the database", files.next.display());
-        seal_anew(&settings, &next).await?;
+        reseal_with(&settings, &next).await?;
     }
     scrub(&settings).await?;
-    files.settle()
+    files.install_next()
 }
 
-/// Seals everything with the next key and takes it into use.
-async fn seal_anew(settings: &Settings, next: &MasterKey) -> Result<(), Fatal> {
+/// Reseals all values with the next key and makes it the current key.
+async fn reseal_with(settings: &Settings, next: &MasterKey) -> Result<(), Fatal> {
     let Composed { app, store, clock, keyring, .. } = compose::for_commands(settings).await?;
     let fingerprint = next.fingerprint();
     store.begin_rekey(&fingerprint).await.map_err(fatal)?;
 
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + WAIT_TIMEOUT;
     loop {
         match store.without_next_key(&fingerprint, clock.now()).await? {
             0 => break,
-            lacking if Instant::now() > end => {
+            servers if Instant::now() > end => {
                 return Err(Fatal::Setting(format!(
-                    "{lacking} running server(s) cannot read the new key: put its file beside their key file, under \
+                    "{servers} running server(s) cannot read the new key: put its file beside their key file, under \
                      the same name and readable by them, and run this again; nothing is sealed with the new key yet"
                 )));
             }
@@ -61,12 +62,12 @@ async fn seal_anew(settings: &Settings, next: &MasterKey) -> Result<(), Fatal> {
         }
     }
 
-    let (mut sealed, end) = (0, Instant::now() + PATIENCE);
+    let (mut sealed, end) = (0, Instant::now() + WAIT_TIMEOUT);
     loop {
         match store.reseal(&fingerprint).await {
             Ok(0) => break,
             Ok(more) => sealed += more,
-            // a busy server may keep a SQLite file from us for a while
+            // a busy server may lock a SQLite file for a while
             Err(error) if error.cause == Cause::StoreUnavailable && Instant::now() < end => {
                 sleep(Duration::from_millis(200)).await;
             }
@@ -85,11 +86,11 @@ async fn seal_anew(settings: &Settings, next: &MasterKey) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// Removes from the database's files what the key before opens. The files of the keys are put in their places only after
-/// it, so that a run that was killed here is gone on with.
+/// Removes values that the previous key opens from the files of the database. The key files are renamed only after it,
+/// so that the next run resumes here after a kill.
 async fn scrub(settings: &Settings) -> Result<(), Fatal> {
     let store = compose::for_commands(settings).await?.store;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + WAIT_TIMEOUT;
     while !store.scrub().await.or_else(unless_busy)? {
         if Instant::now() > end {
             return Err(Fatal::Setting(
@@ -103,7 +104,7 @@ async fn scrub(settings: &Settings) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// A busy database is asked again.
+/// Maps a busy database to `false`, so that the caller retries.
 fn unless_busy(error: pilothouse_core::Error) -> Result<bool, pilothouse_core::Error> {
     if error.cause == Cause::StoreUnavailable { Ok(false) } else { Err(error) }
 }
@@ -117,36 +118,36 @@ fn fatal(error: pilothouse_core::Error) -> Fatal {
     error.into()
 }
 
-/// Where the keys lie.
-struct Files {
+/// Paths of the current key and the next key.
+struct KeyFiles {
     key: PathBuf,
     next: PathBuf,
 }
 
-impl Files {
+impl KeyFiles {
     fn new(key: PathBuf) -> Self {
         Self { next: FileKeyring::next_file(&key), key }
     }
 
-    /// Whether all is sealed with the next key already, and only its file is not in its place.
-    fn is_next_in_use(&self, known: &Fingerprints) -> Result<bool, Fatal> {
+    /// Whether the database is sealed with the next key already, and only its file has not been renamed.
+    fn is_next_in_use(&self, fingerprints: &Fingerprints) -> Result<bool, Fatal> {
         match MasterKey::load(&self.next) {
             Err(KeyError::Missing(_)) => Ok(false),
-            next => Ok(next?.fingerprint() == known.current),
+            next => Ok(next?.fingerprint() == fingerprints.current),
         }
     }
 
-    /// The key to seal with: the one that lies there, or a new one, unless one has been begun with.
-    fn next_key(&self, known: &Fingerprints) -> Result<MasterKey, Fatal> {
+    /// The key to seal with: the one in the next file or, unless a rekey has started with another key, a new one.
+    fn next_key(&self, fingerprints: &Fingerprints) -> Result<MasterKey, Fatal> {
         let path = &self.next;
-        let begun = known.next.as_ref();
+        let started = fingerprints.next.as_ref();
         let next = match MasterKey::load(path) {
-            Err(KeyError::Missing(_)) if begun.is_none() => MasterKey::create(path, &SystemRng),
+            Err(KeyError::Missing(_)) if started.is_none() => MasterKey::create(path, &SystemRng),
             next => next,
         };
-        let is_begun = |next: &MasterKey| begun.is_none_or(|begun| *begun == next.fingerprint());
+        let is_started = |next: &MasterKey| started.is_none_or(|started| *started == next.fingerprint());
         match next {
-            Ok(next) if is_begun(&next) => Ok(next),
+            Ok(next) if is_started(&next) => Ok(next),
             Ok(_) | Err(KeyError::Missing(_)) => Err(Fatal::Setting(format!(
                 "values are already sealed with a new key other than the one in {0}: put the file of that key there",
                 path.display()
@@ -155,18 +156,18 @@ impl Files {
         }
     }
 
-    /// Puts the next key in the place of the one before, which is kept under a name that says which it is.
-    fn settle(&self) -> Result<(), Fatal> {
-        match self.place() {
-            Ok(kept) => {
+    /// Replaces the current key file by the next one. The previous key is kept under a name with its fingerprint.
+    fn install_next(&self) -> Result<(), Fatal> {
+        match self.move_next_to_key() {
+            Ok(previous) => {
                 println!("the key in use is in {}", self.key.display());
-                if let Some(kept) = kept {
-                    println!("the previous key is in {}: backups made with it need it", kept.display());
+                if let Some(previous) = previous {
+                    println!("the previous key is in {}: backups made with it need it", previous.display());
                 }
                 let signer = Ed25519Signer::new(&MasterKey::load(&self.key)?);
                 println!("checkpoints and exports are signed with {}", signer.public_key());
             }
-            // where keys are mounted, they are put in place by whoever mounts them
+            // mounted keys cannot be renamed here: the operator replaces them
             Err(error) => println!(
                 "the key in use is in {}: replace {} with it when possible ({error})",
                 self.next.display(),
@@ -176,32 +177,33 @@ impl Files {
         Ok(())
     }
 
-    /// Where the key before is kept, if there is one. After each step whoever starts finds the key in use.
-    fn place(&self) -> io::Result<Option<PathBuf>> {
-        let kept = match MasterKey::load(&self.key) {
+    /// Returns the new path of the previous key, if there is one. A server that starts after any step finds the key in
+    /// use.
+    fn move_next_to_key(&self) -> io::Result<Option<PathBuf>> {
+        let previous = match MasterKey::load(&self.key) {
             Ok(key) => {
-                let kept = self.key.with_added_extension(&key.fingerprint()[..8]);
-                match fs::hard_link(&self.key, &kept) {
+                let previous = self.key.with_added_extension(&key.fingerprint()[..8]);
+                match fs::hard_link(&self.key, &previous) {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                    _ => Some(kept),
+                    _ => Some(previous),
                 }
             }
             Err(KeyError::Missing(_)) => None,
-            // a key it may be all the same, one that backups need
+            // an unreadable file may be a key that backups need, so it is not replaced
             Err(error) => return Err(io::Error::other(error)),
         };
-        self.sweep()?;
+        self.remove_partial_files()?;
         fs::rename(&self.next, &self.key)?;
         sync_folder_of(&self.key)?;
-        Ok(kept)
+        Ok(previous)
     }
 
-    /// Removes what a run left that was killed while it wrote the next key: a key that nobody uses.
-    fn sweep(&self) -> io::Result<()> {
-        let begun = format!("{}.", self.next.file_name().unwrap_or_default().to_string_lossy());
+    /// Removes partial files of a run that was killed while it wrote the next key. No value is sealed with them.
+    fn remove_partial_files(&self) -> io::Result<()> {
+        let started = format!("{}.", self.next.file_name().unwrap_or_default().to_string_lossy());
         for entry in fs::read_dir(self.folder())? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(&begun) {
+            if entry.file_name().to_string_lossy().starts_with(&started) {
                 fs::remove_file(entry.path())?;
             }
         }
@@ -221,23 +223,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_that_cannot_be_read_is_not_replaced() {
+    fn unreadable_key_file_is_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let files = Files::new(folder.path().join("master.key"));
+        let files = KeyFiles::new(folder.path().join("master.key"));
         for path in [&files.key, &files.next] {
             MasterKey::create(path, &SystemRng).unwrap();
         }
         let [old, next] = [&files.key, &files.next].map(|path| fs::read(path).unwrap());
         let mode = |mode| fs::set_permissions(&files.key, fs::Permissions::from_mode(mode)).unwrap();
         mode(0o644);
-        files.place().unwrap_err();
+        files.move_next_to_key().unwrap_err();
         assert_eq!(
             (fs::read(&files.key).unwrap(), fs::read(&files.next).unwrap()),
             (old.clone(), next.clone())
         );
         mode(0o600);
-        let kept = files.place().unwrap().unwrap();
-        assert_eq!((fs::read(&files.key).unwrap(), fs::read(kept).unwrap()), (next, old));
+        let previous = files.move_next_to_key().unwrap().unwrap();
+        assert_eq!((fs::read(&files.key).unwrap(), fs::read(previous).unwrap()), (next, old));
         assert!(!files.next.exists());
     }
 }

@@ -1,5 +1,5 @@
-//! Removing what is old of the audit trail: by a command, or every hour where a setting says how old. It is in a folder, or
-//! with the webhook, before it goes.
+//! Retention of the audit trail: removes old entries by command, or every hour when `audit_retention` is set. Entries
+//! are archived in a directory or delivered to the webhook before they are removed.
 
 use std::{
     fs::{self, OpenOptions},
@@ -20,99 +20,100 @@ use pilothouse_store::Store;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Fatal, audit::of_export, durable::sync_folder_of, webhook::RECEIVER};
+use crate::{Fatal, audit::verify_export_file, durable::sync_folder_of, webhook::RECEIVER};
 
-/// How often to look for what is old enough, unless it is old enough sooner.
-const PERIOD: Duration = Duration::from_secs(3600);
-/// And never more often than this.
-const SHORTEST: Duration = Duration::from_secs(1);
+/// Interval of pruning, unless the retention period is shorter.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
+/// Lower bound of the interval of pruning.
+const MIN_PRUNE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is removed, and where it is kept before.
+/// The retention task: the trail, and where entries go before they are removed.
 pub(crate) struct Retention {
     pub(crate) audit: Audit,
     pub(crate) store: Store,
     pub(crate) folder: Option<PathBuf>,
-    /// Whether there is a webhook: then nothing goes that it has not taken.
+    /// Whether a webhook is configured. If so, only entries that it has accepted are removed.
     pub(crate) webhook: bool,
 }
 
 impl Retention {
-    /// Removes all that may be; how many entries went.
+    /// Removes all entries that may be removed. Returns their number.
     ///
     /// # Errors
-    /// As [`Audit::prune`]; `Internal` where nothing is kept elsewhere.
-    pub(crate) async fn prune(&self, caller: &Caller, what: Old) -> Result<u64> {
+    /// As [`Audit::prune`]; `Internal` when neither a directory nor a webhook is configured.
+    pub(crate) async fn prune(&self, caller: &Caller, cutoff: Cutoff) -> Result<u64> {
         let folder = self.folder.clone().map(|path| ArchiveDir { path });
-        let told = if self.webhook {
-            let told = self.store.cursor(RECEIVER).await?;
-            // the checkpoint that the rest will hang on must be there, too
-            Some(told.checkpoint)
+        let delivered = if self.webhook {
+            let cursor = self.store.cursor(RECEIVER).await?;
+            // the checkpoint that the remaining trail starts after must be delivered too
+            Some(cursor.checkpoint)
         } else {
             None
         };
-        let kept = match (&folder, told) {
+        let retained = match (&folder, delivered) {
             (Some(folder), None) => Retained::Archived(folder),
-            (None, Some(told)) => Retained::Delivered(told),
-            (Some(folder), Some(told)) => Retained::ArchivedAndDelivered(folder, told),
+            (None, Some(delivered)) => Retained::Delivered(delivered),
+            (Some(folder), Some(delivered)) => Retained::ArchivedAndDelivered(folder, delivered),
             (None, None) => return Err(Error::internal("no archive is configured, so no entry is removed")),
         };
-        match what {
-            Old::Before(time) => self.audit.prune(caller, time, kept).await,
-            Old::OlderThan(age) => self.audit.prune_older(caller, age, kept).await,
+        match cutoff {
+            Cutoff::Before(time) => self.audit.prune(caller, time, retained).await,
+            Cutoff::OlderThan(age) => self.audit.prune_older(caller, age, retained).await,
         }
     }
 
-    /// Removes what is older than `age` every hour, until `stop`.
+    /// Removes entries older than `age` every hour, until `stop`. Logs an error again only when it differs from the
+    /// last.
     pub(crate) async fn run(self, age: Duration, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(PERIOD.min(age).max(SHORTEST));
+        let mut ticks = tokio::time::interval(PRUNE_INTERVAL.min(age).max(MIN_PRUNE_INTERVAL));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = None;
+        let mut last_error = None;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            match self.prune(&Caller::system(), Old::OlderThan(age)).await {
+            match self.prune(&Caller::system(), Cutoff::OlderThan(age)).await {
                 Ok(removed) => {
-                    told = None;
+                    last_error = None;
                     if removed > 0 {
                         tracing::info!(removed, "removed old entries of the audit trail");
                     }
                 }
                 Err(error) => {
                     let error = error.to_string();
-                    if told.as_ref() != Some(&error) {
+                    if last_error.as_ref() != Some(&error) {
                         tracing::error!(error, "cannot remove old entries of the audit trail");
                     }
-                    told = Some(error);
+                    last_error = Some(error);
                 }
             }
         }
     }
 }
 
-/// What is removed.
+/// Which entries are removed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Old {
-    /// What was signed before this time.
+pub(crate) enum Cutoff {
+    /// Entries signed before this time.
     Before(Timestamp),
-    /// What is older than this.
+    /// Entries older than this age.
     OlderThan(Duration),
 }
 
-/// A folder of exports, each of a part of the trail, one after the other.
+/// Archive directory: one export file per removed part of the trail.
 struct ArchiveDir {
     path: PathBuf,
 }
 
-/// How many files of the name of one part are looked at.
-const NAMES: u32 = 100;
+/// Limit of file names tried for one part of the trail.
+const MAX_NAMES_PER_PART: u32 = 100;
 
 #[async_trait]
 impl Archive for ArchiveDir {
     async fn keep(&self, part: &Part, export: Export) -> Result<()> {
         let (first, last) = (part.first, part.checkpoint.sequence);
-        for n in 1..=NAMES {
+        for n in 1..=MAX_NAMES_PER_PART {
             let name = match n {
                 1 => format!("audit-{first:012}-{last:012}.jsonl"),
                 n => format!("audit-{first:012}-{last:012}-{n}.jsonl"),
@@ -122,7 +123,7 @@ impl Archive for ArchiveDir {
                 |error: &dyn std::fmt::Display| Error::internal(format!("{}: {error}", path.display()));
             if !path.exists() {
                 write(&path, export).await?.map_err(|error| unusable(&error))?;
-                return match holds(path.clone(), part.clone()).await {
+                return match contains_part(path.clone(), part.clone()).await {
                     Ok(true) => Ok(()),
                     Ok(false) => Err(unusable(
                         &"it is not a complete export of these entries, so they are not removed",
@@ -130,8 +131,8 @@ impl Archive for ArchiveDir {
                     Err(error) => Err(unusable(&error)),
                 };
             }
-            // one of this name is of a removal that did not come to its end, or of another trail or history
-            if holds(path.clone(), part.clone()).await.map_err(|error| unusable(&error))? {
+            // the file is from an interrupted removal, which is reused, or from another trail or history
+            if contains_part(path.clone(), part.clone()).await.map_err(|error| unusable(&error))? {
                 return Ok(());
             }
         }
@@ -139,21 +140,21 @@ impl Archive for ArchiveDir {
     }
 }
 
-/// Whether a file is an export of this part, signed by a key of the trail.
-async fn holds(path: PathBuf, part: Part) -> Result<bool, Fatal> {
-    let look = move || {
+/// Whether the file is an export of this part, signed by a key of the trail.
+async fn contains_part(path: PathBuf, part: Part) -> Result<bool, Fatal> {
+    let verify = move || {
         for key in &part.keys {
-            if part.is_held_by(&of_export(&path, *key)?) {
+            if part.is_held_by(&verify_export_file(&path, *key)?) {
                 return Ok(true);
             }
         }
         Ok(false)
     };
-    let looked = tokio::task::spawn_blocking(look).await;
-    looked.map_err(|error| Error::internal(error.to_string()))?
+    let result = tokio::task::spawn_blocking(verify).await;
+    result.map_err(|error| Error::internal(error.to_string()))?
 }
 
-/// Writes a new file; durable, and under its name only once it is whole.
+/// Writes a new file durably. It gets its name only when it is complete.
 async fn write(path: &Path, mut export: Export) -> Result<io::Result<()>> {
     let beside = path.with_added_extension("part");
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
@@ -166,6 +167,7 @@ async fn write(path: &Path, mut export: Export) -> Result<io::Result<()>> {
             return Ok(Err(error));
         }
     }
-    let kept = file.sync_all().and_then(|()| fs::rename(&beside, path)).and_then(|()| sync_folder_of(path));
-    Ok(kept)
+    let written =
+        file.sync_all().and_then(|()| fs::rename(&beside, path)).and_then(|()| sync_folder_of(path));
+    Ok(written)
 }

@@ -1,4 +1,4 @@
-//! Time and tasks, as this process has them.
+//! Adapters of the `Clock` and `Spawner` ports: system clocks and Tokio tasks.
 
 use std::{
     sync::Arc,
@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-/// The machine's clocks.
+/// [`Clock`] over the system clocks.
 pub(crate) struct SystemClock(Instant);
 
 impl SystemClock {
@@ -26,7 +26,7 @@ impl SystemClock {
 }
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "this is the one place where the time comes in")]
+    #[allow(clippy::disallowed_methods, reason = "the only adapter of the Clock port")]
     fn now(&self) -> Timestamp {
         let now = Timestamp::now();
         now.round(Unit::Microsecond).unwrap_or(now)
@@ -37,19 +37,19 @@ impl Clock for SystemClock {
     }
 }
 
-/// How many computations run at once: the reading of kubeconfigs must leave cores to the rest.
-const COMPUTING: usize = 2;
-/// How many more may wait; beyond them they are refused.
-const WAITING: usize = 32;
+/// Limit of computations that run at once, so that parsing of kubeconfigs leaves CPU cores for requests.
+const MAX_RUNNING: usize = 2;
+/// Limit of computations that wait; further ones are refused.
+const MAX_WAITING: usize = 32;
 
-/// Tasks on tokio, all of which a graceful stop waits for.
+/// [`Spawner`] over Tokio. A graceful shutdown waits for all its tasks.
 #[derive(Clone)]
 pub(crate) struct TrackedSpawner {
     runtime: Handle,
     tracker: TaskTracker,
-    /// Computations that run or wait.
+    /// Slots of running and waiting computations.
     admitted: Arc<Semaphore>,
-    /// Computations that run.
+    /// Slots of running computations.
     computing: Arc<Semaphore>,
 }
 
@@ -58,12 +58,12 @@ impl TrackedSpawner {
         Arc::new(Self {
             runtime: Handle::current(),
             tracker: TaskTracker::new(),
-            admitted: Arc::new(Semaphore::new(COMPUTING + WAITING)),
-            computing: Arc::new(Semaphore::new(COMPUTING)),
+            admitted: Arc::new(Semaphore::new(MAX_RUNNING + MAX_WAITING)),
+            computing: Arc::new(Semaphore::new(MAX_RUNNING)),
         })
     }
 
-    /// Waits for what runs; false when some of it still does after `limit`.
+    /// Waits for all tasks. Returns false when some still run after `limit`.
     pub(crate) async fn finish(&self, limit: Duration) -> bool {
         self.tracker.close();
         tokio::time::timeout(limit, self.tracker.wait()).await.is_ok()
@@ -73,7 +73,7 @@ impl TrackedSpawner {
 #[async_trait]
 impl Spawner for TrackedSpawner {
     fn spawn(&self, task: BoxFuture<'static, ()>) {
-        // what it logs still bears the id of the request that asked for it
+        // log lines of the task keep the id of the request that spawned it
         self.tracker.spawn_on(task.in_current_span(), &self.runtime);
     }
 
@@ -85,10 +85,10 @@ impl Spawner for TrackedSpawner {
         let admitted =
             self.admitted.clone().try_acquire_owned().map_err(|_| Error::new(Cause::Overloaded))?;
         let closed = |_| Error::internal("the semaphore of computations is closed");
-        let place = self.computing.clone().acquire_owned().await.map_err(closed)?;
+        let slot = self.computing.clone().acquire_owned().await.map_err(closed)?;
         let span = tracing::Span::current();
         let run = move || {
-            let _held = (admitted, place);
+            let _held = (admitted, slot);
             span.in_scope(work);
         };
         let done = self.tracker.spawn_blocking_on(run, &self.runtime).await;
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn few_computations_run_at_once_and_a_flood_of_them_is_refused() {
+    async fn computations_are_limited_and_excess_is_overloaded() {
         let spawner = TrackedSpawner::new();
         let (started, starts) = mpsc::channel();
         let (release, gate) = mpsc::channel::<()>();
@@ -114,21 +114,21 @@ mod tests {
             let (started, gate) = (started.clone(), gate.clone());
             spawner.compute(Box::new(move || {
                 started.send(()).unwrap();
-                // ends when the test drops its end
+                // returns when the test drops the sender
                 let _ = gate.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
             }))
         };
-        let mut waiting: Vec<_> = (0..COMPUTING + WAITING).map(|_| Box::pin(compute())).collect();
+        let mut waiting: Vec<_> = (0..MAX_RUNNING + MAX_WAITING).map(|_| Box::pin(compute())).collect();
         for computation in &mut waiting {
             assert!(computation.now_or_never().is_none());
         }
         assert_eq!(compute().await.unwrap_err().cause, Cause::Overloaded);
-        for _ in 0..COMPUTING {
+        for _ in 0..MAX_RUNNING {
             starts.recv().unwrap();
         }
-        assert!(starts.try_recv().is_err(), "no more than {COMPUTING} run");
+        assert!(starts.try_recv().is_err(), "no more than {MAX_RUNNING} run");
         drop(release);
         assert!(join_all(waiting).await.iter().all(Result::is_ok));
-        assert_eq!(compute().await, Ok(()), "there is room again");
+        assert_eq!(compute().await, Ok(()), "a slot is free again");
     }
 }

@@ -1,4 +1,4 @@
-//! `pilothouse serve`: from the first lock to the last task.
+//! Command `pilothouse serve`: startup, background tasks and graceful shutdown.
 
 use std::{
     io::Write,
@@ -19,21 +19,21 @@ use crate::{
     Fatal, checkpoint_file, compose,
     settings::Settings,
     telemetry,
-    tls::{Files, Pair},
+    tls::{CertificateResolver, TlsFiles},
 };
 
-/// How long a stop waits for what runs.
-const GRACE: Duration = Duration::from_secs(30);
+/// How long a shutdown waits for running requests and tasks.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Serves until SIGTERM or SIGINT, then finishes what runs.
+/// Serves until SIGTERM or SIGINT, then finishes running requests and tasks.
 pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     telemetry::start(&settings)?;
-    let mut ends = ShutdownSignals::new()?;
+    let mut signals = ShutdownSignals::new()?;
     let (listener, address) = bind(settings.listen)?;
     let metrics = settings.metrics_listen.map(bind).transpose()?;
-    // as it turned out where the port was ours to choose: no cluster is there
+    // with port 0 the actual port: the egress rules forbid clusters at the server's own addresses
     (settings.listen, settings.metrics_listen) = (address, metrics.as_ref().map(|(_, address)| *address));
-    let tls = settings.tls().map(|files| Pair::new(Files::new(files))).transpose()?;
+    let tls = settings.tls().map(|files| CertificateResolver::new(TlsFiles::new(files))).transpose()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -51,12 +51,12 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     tasks.spawn(composed.prober(&settings).run(stop.clone()));
     let end = CancellationToken::new();
     let lease = tokio::spawn(composed.keep_lease(end.clone()));
-    if let Some(pair) = &tls {
-        tasks.spawn(pair.clone().keep_fresh(stop.clone()));
+    if let Some(certificate) = &tls {
+        tasks.spawn(certificate.clone().reload_on_change(stop.clone()));
     }
-    // the first checkpoint is elsewhere before anybody can ask whether it is; a failure is told by the task
+    // the first checkpoint is in the file before the first request; the task logs a failure
     let _ = composed.app.audit.publish_checkpoints().await;
-    let checkpoints = tokio::spawn(checkpoint_file::keep(composed.app.clone(), end.clone()));
+    let checkpoints = tokio::spawn(checkpoint_file::copy_checkpoints(composed.app.clone(), end.clone()));
     if let Some(webhook) = composed.webhook(&settings)? {
         tasks.spawn(webhook.run(stop.clone()));
     }
@@ -79,41 +79,41 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
         waiting_connections: waiting_connections(getrlimit(Resource::Nofile).current),
         ..HttpSettings::default()
     };
-    let tls = tls.map(|pair| pair.config()).transpose()?;
+    let tls = tls.map(|certificate| certificate.config()).transpose()?;
     let server = pilothouse_http::server(listener, tls, composed.app.clone(), http, composed.hooks())
         .map_err(failed(address))?;
     handles.push(server.handle());
     tasks.spawn(async { drop(server.await) });
     println!("pilothouse listening on {scheme}://{address}");
-    // whoever waits for the line may read a pipe
+    // a parent process may read this line from a pipe
     let _ = std::io::stdout().flush();
 
-    ends.wait().await;
+    signals.wait().await;
     tracing::info!("stopping: finishing running requests");
     stop.cancel();
     composed.app.pods.end_streams();
     let stopping = std::time::Instant::now();
     join_all(handles.iter().map(|handle| handle.stop(true))).await;
-    if !composed.spawner.finish(GRACE.saturating_sub(stopping.elapsed())).await {
+    if !composed.spawner.finish(SHUTDOWN_TIMEOUT.saturating_sub(stopping.elapsed())).await {
         tracing::warn!("stopped with operations still running; they will be closed as unknown");
     }
     tasks.join_all().await;
-    // until here, so that no other replica takes for an orphan what was still being finished; and the last entry is
-    // signed
+    // the lease ends last, so that no replica closes an operation that still runs as an orphan; the last checkpoint
+    // signs every entry
     end.cancel();
     let _ = tokio::join!(lease, checkpoints);
     tracing::info!("stopped");
     Ok(())
 }
 
-/// How many connections may wait for a request: half of the files that this process may open, so that the others are
-/// left for requests, clusters and the database.
+/// Limit of idle connections: at most half of the file descriptors of this process, so that the other half is left for
+/// requests, clusters and the database.
 fn waiting_connections(files: Option<u64>) -> usize {
-    let most = HttpSettings::default().waiting_connections;
-    files.and_then(|files| usize::try_from(files / 2).ok()).map_or(most, |half| half.min(most))
+    let max = HttpSettings::default().waiting_connections;
+    files.and_then(|files| usize::try_from(files / 2).ok()).map_or(max, |half| half.min(max))
 }
 
-/// A listener, and where it listens when the port was ours to choose.
+/// Binds a listener. Returns it with its actual address, which differs from `address` when its port is 0.
 fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Fatal> {
     let failed = |source| Fatal::Listen { address, source };
     let listener = TcpListener::bind(address).map_err(failed)?;
@@ -121,18 +121,21 @@ fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Fatal> {
     Ok((listener, address))
 }
 
-/// The signals that end us.
+/// SIGTERM and SIGINT, which start a graceful shutdown.
 struct ShutdownSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl ShutdownSignals {
-    /// From now on they do not end the process by themselves.
+    /// Installs the handlers, so that the signals no longer end the process at once.
     fn new() -> Result<Self, Fatal> {
-        let take =
+        let install =
             |kind| signal(kind).map_err(|error| Fatal::Setting(format!("cannot take signals: {error}")));
-        Ok(Self { terminate: take(SignalKind::terminate())?, interrupt: take(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: install(SignalKind::terminate())?,
+            interrupt: install(SignalKind::interrupt())?,
+        })
     }
 
     async fn wait(&mut self) {
@@ -148,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_that_wait_leave_files_for_the_rest() {
+    fn idle_connections_use_at_most_half_of_the_files() {
         let cases = [(None, 8192), (Some(1 << 20), 8192), (Some(1024), 512), (Some(2), 1)];
         for (files, expected) in cases {
             assert_eq!(waiting_connections(files), expected, "{files:?}");

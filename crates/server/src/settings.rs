@@ -1,4 +1,4 @@
-//! What an operator may set: a TOML file, then the environment, then flags; the last one wins.
+//! Settings, in order of increasing precedence: defaults, TOML file, environment variables, flags.
 
 mod layers;
 mod show;
@@ -25,109 +25,109 @@ pub(crate) use self::layers::Flags;
 use self::{layers::Layers, table::Setting};
 use crate::{Fatal, webhook::WebhookSettings};
 
-/// Every setting. Each is a line of [`table::SETTINGS`], of the file and, in upper case after `PILOTHOUSE_`, an
-/// environment variable. Durations are written as `30s`, `10m`, `8h`.
+/// The effective settings. Each field is a row of [`table::SETTINGS`], a key of the settings file and, in upper case
+/// after `PILOTHOUSE_`, an environment variable. Durations are written as `30s`, `10m`, `8h`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Settings {
-    /// Where to listen.
+    /// Address of the HTTP API.
     pub(crate) listen: SocketAddr,
-    /// The certificate to serve HTTPS with, and those between it and its root; HTTP without one.
+    /// PEM file of the TLS certificate and its intermediate certificates. Unset: plain HTTP.
     tls_certificate: Option<PathBuf>,
-    /// Its key.
+    /// PEM file of the certificate's private key.
     tls_key: Option<PathBuf>,
-    /// The proxies whose word on where a request comes from is taken; nobody's without it.
+    /// Networks of proxies whose forwarding headers set the client address. Unset: no proxy is trusted.
     pub(crate) trusted_proxies: Option<Networks>,
-    /// How long a connection stays open for the next request.
+    /// Keep-alive timeout: how long an idle connection stays open for the next request.
     keep_alive: SignedDuration,
-    /// Where Prometheus reads `/metrics`; nowhere without one.
+    /// Address that serves `/metrics` for Prometheus. Unset: no metrics are served.
     pub(crate) metrics_listen: Option<SocketAddr>,
-    /// Where the database (without `database_url`), the key and the first password lie.
+    /// Directory of the SQLite database (without `database_url`), the master key and the first password.
     pub(crate) data_dir: PathBuf,
-    /// A PostgreSQL address; SQLite in the data directory without one.
+    /// URL of a PostgreSQL database. Unset: SQLite in the data directory.
     database_url: Option<SecretString>,
-    /// The master key; `<data_dir>/master.key` without one.
+    /// File of the master key. Unset: `<data_dir>/master.key`.
     pub(crate) key_file: Option<PathBuf>,
-    /// Where checkpoints of the audit trail are kept besides the database; `<data_dir>/audit-checkpoints.jsonl` without one.
+    /// Checkpoint file of the audit trail. Unset: `<data_dir>/audit-checkpoints.jsonl`.
     pub(crate) audit_checkpoint_file: Option<PathBuf>,
-    /// Where old entries of the audit trail are kept before they are removed.
+    /// Directory to which old entries of the audit trail are archived before they are removed.
     pub(crate) audit_archive_dir: Option<PathBuf>,
-    /// How old entries of the audit trail are when they are removed; they never are without one.
+    /// Age at which entries of the audit trail are removed. Unset: never.
     audit_retention: Option<SignedDuration>,
-    /// Who is told of every entry of the audit trail; nobody without one.
+    /// Webhook URL that receives every audit entry. Unset: no webhook.
     audit_webhook_url: Option<SecretString>,
-    /// By what its receiver knows that it was us.
+    /// Secret that signs deliveries, by which the receiver authenticates Pilothouse.
     audit_webhook_secret: Option<SecretString>,
-    /// Whom to trust there, PEM; the system's roots without one.
+    /// PEM file of the CA certificates for the webhook. Unset: the system's root certificates.
     audit_webhook_ca_file: Option<PathBuf>,
-    /// How much of the disk is kept free for outcomes, in MiB; 0 for none. SQLite only.
+    /// Free disk space reserved for outcomes of running operations, in MiB; 0 disables the reserve. SQLite only.
     free_space_floor_mib: u32,
-    /// The first admin's password, used only while there is no user.
+    /// The first admin's password. Used only while there is no user.
     pub(crate) admin_password: Option<SecretString>,
-    /// Whether a cluster may live on a loopback address.
+    /// Whether a cluster may have a loopback address.
     pub(crate) egress_allow_loopback: bool,
-    /// The only networks a cluster may be in; any without it.
+    /// Networks that clusters' addresses must be in. Unset: any network.
     egress_allow_networks: Option<Networks>,
-    /// Whether a super admin may register a cluster whose certificate is not checked.
+    /// Whether a super admin may register a cluster without verification of its certificate.
     pub(crate) allow_insecure_tls: bool,
-    /// How often each cluster is probed.
+    /// Interval of probes of each cluster.
     probe_interval: SignedDuration,
-    /// How long a read of a cluster may take.
+    /// Deadline of a read from a cluster.
     read_deadline: SignedDuration,
-    /// How long a change of a cluster may take.
+    /// Deadline of a write to a cluster.
     write_deadline: SignedDuration,
-    /// How long the test of a cluster may take.
+    /// Deadline of a connection test.
     test_deadline: SignedDuration,
-    /// The memory for lists that are kept, in MiB; with 0 every list is read from its cluster each time.
+    /// Memory limit of the list cache, in MiB. 0 disables the cache: every list is read from its cluster.
     list_cache_memory_mib: usize,
-    /// How long a list is kept that nobody reads.
+    /// Idle time after which an unread cached list is evicted.
     list_cache_idle: SignedDuration,
-    /// How many lists are read whole at once.
+    /// Limit of lists that are filled concurrently.
     list_cache_concurrent_fills: usize,
-    /// How long an access token lives.
+    /// Lifetime of an access token.
     access_token_lifetime: SignedDuration,
-    /// How long an unused session lives.
+    /// Idle timeout of a session.
     session_idle: SignedDuration,
-    /// How long a session lives at most.
+    /// Maximum lifetime of a session.
     session_lifetime: SignedDuration,
-    /// What is logged, as `tracing` filters: `info`, `debug`, `pilothouse_kube=debug,info`.
+    /// Log filter in the syntax of `tracing`: `info`, `debug`, `pilothouse_kube=debug,info`.
     pub(crate) log: String,
-    /// `text` or `json`.
+    /// Format of log lines: `text` or `json`.
     pub(crate) log_format: LogFormat,
 }
 
-/// How a line of the log looks.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     Text,
-    /// For machines.
+    /// One JSON object per line.
     Json,
 }
 
-/// The shortest and the longest duration that makes sense.
-const DURATIONS: std::ops::RangeInclusive<SignedDuration> =
+/// Accepted range of durations.
+const DURATION_RANGE: std::ops::RangeInclusive<SignedDuration> =
     SignedDuration::from_secs(1)..=SignedDuration::from_hours(365 * 24);
 
-/// The largest number that makes sense.
-const MOST: usize = 1_000_000;
-/// The same of an age.
-const AGES: std::ops::RangeInclusive<SignedDuration> =
+/// Upper bound of numbers.
+const MAX_NUMBER: usize = 1_000_000;
+/// Accepted range of ages.
+const AGE_RANGE: std::ops::RangeInclusive<SignedDuration> =
     SignedDuration::from_secs(1)..=SignedDuration::from_hours(100 * 365 * 24);
 
-/// What nobody guesses, if it was drawn at random.
-const SHORTEST_SECRET: usize = 16;
+/// Minimum length of the webhook secret, in bytes: long enough that a random secret cannot be guessed.
+const MIN_SECRET_LENGTH: usize = 16;
 
-/// The settings, and where each comes from. Holds secrets.
+/// The effective settings and the layer each value comes from. Contains secrets.
 pub(crate) struct Configuration {
-    /// What holds.
+    /// The effective settings.
     pub(crate) settings: Settings,
     layers: Layers,
 }
 
 impl Configuration {
-    /// Reads file, environment and flags.
+    /// Reads the settings file, the environment and the flags.
     ///
     /// # Errors
     /// `Fatal::Setting`, naming the setting and never its value.
@@ -137,33 +137,33 @@ impl Configuration {
     ) -> Result<Self, Fatal> {
         let layers = Layers::read(flags, environment)?;
         let settings: Settings = serde_path_to_error::deserialize(layers.values())
-            .map_err(|error| refused(&layers, &error.path().to_string()))?;
+            .map_err(|error| invalid_value(&layers, &error.path().to_string()))?;
         let configuration = Self { settings, layers };
         configuration.check()?;
         Ok(configuration)
     }
 
-    /// A webhook is told over TLS, and knows by a secret that it was us.
+    /// Checks that a webhook has an allowed URL and a secret of sufficient length.
     fn check_webhook(&self) -> Result<(), Fatal> {
         let Settings { audit_webhook_url: url, audit_webhook_secret: secret, .. } = &self.settings;
         match (url, secret) {
-            (Some(url), _) if !may_be_told(url.expose_secret()) => {
-                Err(refused(&self.layers, "audit_webhook_url"))
+            (Some(url), _) if !is_allowed_webhook_url(url.expose_secret()) => {
+                Err(invalid_value(&self.layers, "audit_webhook_url"))
             }
             (Some(_), None) | (None, Some(_)) => {
-                let sentence = "audit_webhook_url and audit_webhook_secret must both be set, or neither";
-                Err(Fatal::Setting(sentence.into()))
+                let message = "audit_webhook_url and audit_webhook_secret must both be set, or neither";
+                Err(Fatal::Setting(message.into()))
             }
-            (_, Some(secret)) if secret.expose_secret().len() < SHORTEST_SECRET => {
-                let sentence =
-                    format!("audit_webhook_secret must have at least {SHORTEST_SECRET} characters");
-                Err(Fatal::Setting(sentence))
+            (_, Some(secret)) if secret.expose_secret().len() < MIN_SECRET_LENGTH => {
+                let message =
+                    format!("audit_webhook_secret must have at least {MIN_SECRET_LENGTH} characters");
+                Err(Fatal::Setting(message))
             }
             _ => Ok(()),
         }
     }
 
-    /// What the types do not say.
+    /// Checks ranges and combinations that the field types do not enforce.
     fn check(&self) -> Result<(), Fatal> {
         let settings = &self.settings;
         let durations = [
@@ -177,29 +177,30 @@ impl Configuration {
             ("session_idle", settings.session_idle),
             ("session_lifetime", settings.session_lifetime),
         ];
-        if let Some((key, _)) = durations.iter().find(|(_, duration)| !DURATIONS.contains(duration)) {
-            return Err(refused(&self.layers, key));
+        if let Some((key, _)) = durations.iter().find(|(_, duration)| !DURATION_RANGE.contains(duration)) {
+            return Err(invalid_value(&self.layers, key));
         }
         let numbers = [
             ("list_cache_memory_mib", settings.list_cache_memory_mib, 0),
             ("list_cache_concurrent_fills", settings.list_cache_concurrent_fills, 1),
         ];
-        if let Some((key, ..)) = numbers.iter().find(|(_, number, least)| !(*least..=MOST).contains(number)) {
-            return Err(refused(&self.layers, key));
+        if let Some((key, ..)) = numbers.iter().find(|(_, number, min)| !(*min..=MAX_NUMBER).contains(number))
+        {
+            return Err(invalid_value(&self.layers, key));
         }
         if settings.tls_certificate.is_some() != settings.tls_key.is_some() {
             return Err(Fatal::Setting("tls_certificate and tls_key must both be set, or neither".into()));
         }
-        if settings.audit_retention.is_some_and(|age| !AGES.contains(&age)) {
-            return Err(refused(&self.layers, "audit_retention"));
+        if settings.audit_retention.is_some_and(|age| !AGE_RANGE.contains(&age)) {
+            return Err(invalid_value(&self.layers, "audit_retention"));
         }
         self.check_webhook()?;
         if settings.audit_retention.is_some()
             && settings.audit_archive_dir.is_none()
             && settings.audit_webhook_url.is_none()
         {
-            let sentence = "audit_retention needs an archive for the removed entries: set audit_archive_dir, or a webhook";
-            return Err(Fatal::Setting(sentence.into()));
+            let message = "audit_retention needs an archive for the removed entries: set audit_archive_dir, or a webhook";
+            return Err(Fatal::Setting(message.into()));
         }
         if settings.listen.port() != 0 && settings.metrics_listen == Some(settings.listen) {
             return Err(Fatal::Setting("listen and metrics_listen must be different addresses".into()));
@@ -208,8 +209,8 @@ impl Configuration {
     }
 }
 
-/// Whether a webhook may be there: over TLS, or on this machine.
-fn may_be_told(url: &str) -> bool {
+/// Whether a webhook may have this URL: `https`, or `http` on a loopback address; no user info.
+fn is_allowed_webhook_url(url: &str) -> bool {
     let Ok(url) = url.parse::<Uri>() else { return false };
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let is_loopback =
@@ -219,28 +220,28 @@ fn may_be_told(url: &str) -> bool {
     !host.is_empty() && !has_user && (scheme == Some("https") || scheme == Some("http") && is_loopback)
 }
 
-/// The sentence about a value that is not what it must be.
-fn refused(layers: &Layers, key: &str) -> Fatal {
+/// Error for an invalid value of a setting, with its origin and the expected form.
+fn invalid_value(layers: &Layers, key: &str) -> Fatal {
     let Some(setting) = Setting::find(key) else {
         return Fatal::Setting("the settings are malformed: see docs/configure.md".into());
     };
-    let place =
-        layers.get(setting).map(|(_, origin)| format!(" ({})", origin.of(setting))).unwrap_or_default();
-    Fatal::Setting(format!("the setting `{key}`{place} must be {}", setting.form.expected()))
+    let origin =
+        layers.get(setting).map(|(_, origin)| format!(" ({})", origin.describe(setting))).unwrap_or_default();
+    Fatal::Setting(format!("the setting `{key}`{origin} must be {}", setting.value_type.expected()))
 }
 
 impl Settings {
-    /// How long a connection stays open for the next request.
+    /// Keep-alive timeout of idle connections.
     pub(crate) fn keep_alive(&self) -> Duration {
         self.keep_alive.unsigned_abs()
     }
 
-    /// How often each cluster is probed.
+    /// Interval of probes of each cluster.
     pub(crate) fn probe_interval(&self) -> Duration {
         self.probe_interval.unsigned_abs()
     }
 
-    /// How long calls to a cluster may take.
+    /// Deadlines of requests to a cluster.
     pub(crate) fn deadlines(&self) -> pilothouse_kube::Deadlines {
         pilothouse_kube::Deadlines {
             read: self.read_deadline.unsigned_abs(),
@@ -249,7 +250,7 @@ impl Settings {
         }
     }
 
-    /// Which lists are kept; none when there is no memory for them.
+    /// Settings of the list cache; `None` when its memory limit is 0.
     pub(crate) fn cache_settings(&self) -> Option<pilothouse_kube::CacheSettings> {
         (self.list_cache_memory_mib > 0).then(|| pilothouse_kube::CacheSettings {
             idle: self.list_cache_idle.unsigned_abs(),
@@ -259,7 +260,7 @@ impl Settings {
         })
     }
 
-    /// Which addresses a cluster may have. Ours it may not: where we listen, and where the database is.
+    /// Egress rules: the addresses a cluster may have. The server's own listeners and its database are excluded.
     pub(crate) fn egress(&self, database: &Database) -> EgressRules {
         let listeners = [Some(self.listen), self.metrics_listen].into_iter().flatten().map(OwnSocket::from);
         let databases = database.sockets().into_iter().map(|(host, port)| OwnSocket { host, port });
@@ -270,7 +271,7 @@ impl Settings {
         }
     }
 
-    /// How long tokens and sessions live.
+    /// Lifetimes of tokens and sessions.
     pub(crate) fn lifetimes(&self) -> pilothouse_core::session::Lifetimes {
         pilothouse_core::session::Lifetimes {
             access: self.access_token_lifetime.unsigned_abs(),
@@ -279,12 +280,12 @@ impl Settings {
         }
     }
 
-    /// How old entries of the audit trail are when they are removed.
+    /// Age at which entries of the audit trail are removed; `None`: never.
     pub(crate) fn audit_retention(&self) -> Option<Duration> {
         self.audit_retention.map(SignedDuration::unsigned_abs)
     }
 
-    /// Who is told of the audit trail.
+    /// Settings of the audit webhook; `None` without one.
     pub(crate) fn webhook(&self) -> Option<WebhookSettings> {
         let url = self.audit_webhook_url.as_ref()?.expose_secret().parse().ok()?;
         let secret = self.audit_webhook_secret.as_ref()?.expose_secret();
@@ -295,26 +296,26 @@ impl Settings {
         })
     }
 
-    /// How many bytes of the disk are kept free.
+    /// Free disk space reserved for outcomes, in bytes.
     pub(crate) fn free_space_floor(&self) -> u64 {
         u64::from(self.free_space_floor_mib) << 20
     }
 
-    /// Where checkpoints of the audit trail are kept.
+    /// Path of the checkpoint file.
     pub(crate) fn audit_checkpoint_file(&self) -> PathBuf {
         let default = || self.data_dir.join("audit-checkpoints.jsonl");
         self.audit_checkpoint_file.clone().unwrap_or_else(default)
     }
 
-    /// Where the master key lies.
+    /// Path of the master key.
     pub(crate) fn key_file(&self) -> PathBuf {
         self.key_file.clone().unwrap_or_else(|| self.data_dir.join("master.key"))
     }
 
-    /// Which database is used.
+    /// The database: PostgreSQL by its URL, or SQLite in the data directory.
     ///
     /// # Errors
-    /// `Fatal::Store` when the address is of none.
+    /// `Fatal::Store` when `database_url` is invalid.
     pub(crate) fn database(&self) -> Result<Database, Fatal> {
         match &self.database_url {
             Some(address) => Ok(Database::parse(address.expose_secret())?),
@@ -322,7 +323,7 @@ impl Settings {
         }
     }
 
-    /// The files of certificate and key, when HTTPS is to be served.
+    /// Paths of the TLS certificate and key; `None`: plain HTTP.
     pub(crate) fn tls(&self) -> Option<(&Path, &Path)> {
         self.tls_certificate.as_deref().zip(self.tls_key.as_deref())
     }

@@ -1,4 +1,5 @@
-//! The log: on standard error, as text or JSON. Each line of a request bears its id, in JSON as a key of its own.
+//! Logging to standard error, as text or JSON. Each line of a request carries the request id, in JSON as a top-level
+//! key.
 
 use std::io::IsTerminal;
 
@@ -9,23 +10,24 @@ use crate::{
     settings::{LogFormat, Settings},
 };
 
-/// hyper and rustls log headers and peers, tokio-postgres statements; actix an error for every malformed request, which
-/// anybody can send.
-const NEVER: &str = "hyper=off,hyper_util=off,rustls=off,tokio_postgres=off,actix_http=off,actix_server=warn";
+/// Filter directives that the setting cannot override: hyper and rustls log headers and peers, tokio-postgres logs
+/// statements, and actix logs an error for every malformed request, which any client can send.
+const FIXED_DIRECTIVES: &str =
+    "hyper=off,hyper_util=off,rustls=off,tokio_postgres=off,actix_http=off,actix_server=warn";
 
-/// Reads the setting `log`.
+/// Parses the setting `log`.
 ///
 /// # Errors
-/// `Fatal::Setting`.
+/// `Fatal::Setting` for an invalid filter.
 pub(crate) fn filter(settings: &Settings) -> Result<EnvFilter, Fatal> {
-    EnvFilter::try_new(format!("{},{NEVER}", settings.log)).map_err(|_| {
+    EnvFilter::try_new(format!("{},{FIXED_DIRECTIVES}", settings.log)).map_err(|_| {
         Fatal::Setting(
             "the setting `log` must be a filter, such as info or pilothouse_kube=debug,info".into(),
         )
     })
 }
 
-/// Starts the log.
+/// Installs the global subscriber and a panic hook that logs.
 ///
 /// # Errors
 /// As [`filter`].
@@ -48,7 +50,7 @@ pub(crate) fn start(settings: &Settings) -> Result<(), Fatal> {
                 .init();
         }
     }
-    // a panic is a line like any other, with the id of its request
+    // a panic is logged like any other line, with the id of its request
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string);
         tracing::error!(location, cause = panic.payload_as_str(), "panicked");

@@ -1,4 +1,4 @@
-//! HTTPS: certificate and key from files, read anew when these change, so that whoever renews them need not restart us.
+//! TLS certificate and key, loaded from files and reloaded when the files change, so that a renewal needs no restart.
 
 use std::{
     fs::{self, Metadata},
@@ -23,88 +23,89 @@ use rustls::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
+/// Interval of checking the files for changes.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// More than the PEM of any private key has; read at most, so that no copy of a key is left by a buffer that grows.
-const LARGEST_KEY: usize = 64 << 10;
+/// Size limit of a key file, larger than the PEM of any private key. The buffer has this capacity from the start:
+/// growing it would leave copies of the key in memory.
+const MAX_KEY_BYTES: usize = 64 << 10;
 
-/// Why there is no HTTPS. Each text says what to do, and none shows a byte of a key.
+/// Error of loading certificate and key. Each message gives the next step; none contains key material.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
     /// A file cannot be read.
     #[error("the TLS file {path} cannot be read ({source}): allow this user to read it")]
     Io {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// Others may read or write the key ([`open_private_file`]).
+    /// Other users may read or write the key file ([`open_private_file`]).
     #[error(
         "the TLS key {path} has mode {mode:04o}, so other users can access it: run chmod 600 on it, or mount it as root's \
          with mode 0440 and a group of this process"
     )]
     Exposed {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// There is no certificate in the file.
+    /// The file contains no certificate in PEM.
     #[error(
         "the TLS certificate {0} contains no certificate in PEM: use the file of the chain, the server's certificate first"
     )]
     NoCertificate(PathBuf),
-    /// There is no key in the file.
+    /// The file contains no unencrypted private key in PEM.
     #[error(
         "the TLS key {0} contains no unencrypted private key in PEM: use the key of the certificate, unencrypted"
     )]
     NoKey(PathBuf),
-    /// They are not of each other.
+    /// The certificate was not issued for the key.
     #[error(
         "the TLS certificate {certificate} and the key {key} do not belong together: use the key that the certificate was issued for"
     )]
-    NoPair {
-        /// One of them.
+    Mismatch {
+        /// Path of the certificate.
         certificate: PathBuf,
-        /// The other.
+        /// Path of the key.
         key: PathBuf,
     },
-    /// The crypto provider lacks what we ask of it.
+    /// The crypto provider does not support the TLS versions.
     #[error("TLS cannot be set up: {0}")]
     Provider(#[from] rustls::Error),
 }
 
-/// The files of a certificate and its key.
+/// Paths of a certificate and its private key.
 #[derive(Clone, Debug)]
-pub(crate) struct Files {
+pub(crate) struct TlsFiles {
     certificate: PathBuf,
     key: PathBuf,
 }
 
-/// What a file was when it was looked at; another when it was written or replaced.
+/// Identity of a file's contents: it differs after the file was written or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seen {
+struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
     modified: (i64, i64),
 }
 
-impl From<Metadata> for Seen {
+impl From<Metadata> for FileStamp {
     fn from(file: Metadata) -> Self {
         let modified = (file.mtime(), file.mtime_nsec());
         Self { device: file.dev(), inode: file.ino(), size: file.size(), modified }
     }
 }
 
-impl Files {
+impl TlsFiles {
     pub(crate) fn new((certificate, key): (&Path, &Path)) -> Self {
         Self { certificate: certificate.to_owned(), key: key.to_owned() }
     }
 
-    /// Reads the pair.
+    /// Loads certificate chain and key, and checks that they match.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -124,68 +125,68 @@ impl Files {
             PrivateFileError::Io(source) => failed(&self.key)(source),
             PrivateFileError::Exposed { mode } => TlsError::Exposed { path: self.key.clone(), mode },
         })?;
-        let mut pem = zeroize::Zeroizing::new(Vec::with_capacity(LARGEST_KEY));
-        file.take(LARGEST_KEY as u64).read_to_end(&mut pem).map_err(failed(&self.key))?;
+        let mut pem = zeroize::Zeroizing::new(Vec::with_capacity(MAX_KEY_BYTES));
+        file.take(MAX_KEY_BYTES as u64).read_to_end(&mut pem).map_err(failed(&self.key))?;
         let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsError::NoKey(self.key.clone()))?;
         CertifiedKey::from_der(chain, key, &provider())
-            .map_err(|_| TlsError::NoPair { certificate: self.certificate.clone(), key: self.key.clone() })
+            .map_err(|_| TlsError::Mismatch { certificate: self.certificate.clone(), key: self.key.clone() })
     }
 
-    /// Certificate and key as they are now; none for what is not there.
-    fn seen(&self) -> [Option<Seen>; 2] {
-        [&self.certificate, &self.key].map(|path| fs::metadata(path).ok().map(Seen::from))
+    /// Current stamps of certificate and key; `None` for a missing file.
+    fn stamps(&self) -> [Option<FileStamp>; 2] {
+        [&self.certificate, &self.key].map(|path| fs::metadata(path).ok().map(FileStamp::from))
     }
 }
 
-/// The one crypto provider.
+/// The crypto provider: aws-lc-rs.
 fn provider() -> CryptoProvider {
     aws_lc_rs::default_provider()
 }
 
-/// The pair that new connections are served with.
+/// [`ResolvesServerCert`] that serves new connections with the last valid certificate and key.
 #[derive(Debug)]
-pub(crate) struct Pair {
-    files: Files,
-    /// What the files were at first.
-    seen: [Option<Seen>; 2],
+pub(crate) struct CertificateResolver {
+    files: TlsFiles,
+    /// Stamps of the files before the first load.
+    stamps: [Option<FileStamp>; 2],
     current: RwLock<Arc<CertifiedKey>>,
 }
 
-impl Pair {
-    /// Reads the files.
+impl CertificateResolver {
+    /// Loads the files.
     ///
     /// # Errors
     /// [`TlsError`].
-    pub(crate) fn new(files: Files) -> Result<Arc<Self>, TlsError> {
-        // before they are read: what is written meanwhile is seen at the next look
-        let seen = files.seen();
+    pub(crate) fn new(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
+        // taken before the load, so that a change during it is seen at the next check
+        let stamps = files.stamps();
         let current = RwLock::new(Arc::new(files.load()?));
-        Ok(Arc::new(Self { files, seen, current }))
+        Ok(Arc::new(Self { files, stamps, current }))
     }
 
-    /// TLS 1.2 and 1.3 with this pair; which protocols are spoken in it the HTTP server says.
+    /// Server configuration for TLS 1.2 and 1.3 with this resolver. The HTTP server sets the ALPN protocols.
     ///
     /// # Errors
-    /// `TlsError::Provider`, when it has none of these versions.
+    /// `TlsError::Provider` when the provider supports none of these versions.
     pub(crate) fn config(self: &Arc<Self>) -> Result<ServerConfig, TlsError> {
         let builder = ServerConfig::builder_with_provider(Arc::new(provider()))
             .with_protocol_versions(&[&TLS13, &TLS12])?;
         Ok(builder.with_no_client_auth().with_cert_resolver(self.clone()))
     }
 
-    /// Reads the files anew whenever they change, until `stop`. A pair that cannot be used changes nothing: the old one
-    /// is served until the files change again.
-    pub(crate) async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
-        let mut seen = self.seen;
-        let mut ticks = tokio::time::interval(LOOK);
+    /// Reloads the files whenever they change, until `stop`. If they are not usable, the previous certificate is served
+    /// until the files change again.
+    pub(crate) async fn reload_on_change(self: Arc<Self>, stop: CancellationToken) {
+        let mut stamps = self.stamps;
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            let now = self.files.seen();
-            if now != seen {
-                seen = now;
+            let current = self.files.stamps();
+            if current != stamps {
+                stamps = current;
                 self.reload();
             }
         }
@@ -193,8 +194,8 @@ impl Pair {
 
     fn reload(&self) {
         match self.files.load() {
-            Ok(pair) => {
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pair);
+            Ok(certificate) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certificate);
                 tracing::info!(certificate = %self.files.certificate.display(), "serving the new TLS certificate");
             }
             Err(error) => tracing::warn!(%error, "still serving the old TLS certificate"),
@@ -202,7 +203,7 @@ impl Pair {
     }
 }
 
-impl ResolvesServerCert for Pair {
+impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
     }

@@ -1,8 +1,8 @@
-//! Tells a webhook of the audit trail as it grows: every entry and checkpoint, in order, at least once.
+//! Audit webhook: delivers every entry and checkpoint of the audit trail, in order, at least once.
 //!
-//! How far it has been told is a row of the database, so a start goes on where the last one ended, and of several replicas one
-//! tells at a time. Where to, the operator says: an address that is taken as it is, without redirects, proxies or variables
-//! of the environment.
+//! The delivery cursor is a row of the database: delivery resumes there after a restart, and only one replica delivers
+//! at a time. The URL is used as the operator sets it: no redirects are followed, and no proxy or environment variable
+//! applies.
 
 use std::{
     error::Error as StdError,
@@ -37,19 +37,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Fatal;
 
-/// The receiver's row. There is one webhook: who receives can send on.
+/// Key of the cursor's row. There is one webhook; its receiver can forward entries to others.
 pub(crate) const RECEIVER: &str = "webhook";
 
-/// How often to look for what is new.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long a delivery may take.
-const DEADLINE: Duration = Duration::from_secs(10);
-/// The pause after the first failure; each further one doubles it.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Interval of polling for new entries.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Time limit of one delivery.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Backoff after the first failure; each further failure doubles it.
+const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+/// Upper bound of the backoff.
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-/// What an operator sets.
+/// Settings of the webhook.
 #[derive(Debug)]
 pub(crate) struct WebhookSettings {
     pub(crate) url: Uri,
@@ -58,16 +58,16 @@ pub(crate) struct WebhookSettings {
 }
 
 impl WebhookSettings {
-    /// Whether its file of certificates can be used.
+    /// Checks the file of CA certificates.
     ///
     /// # Errors
-    /// `Fatal::Setting` when not.
+    /// `Fatal::Setting` when it is not usable.
     pub(crate) fn check(&self) -> Result<(), Fatal> {
         roots(self.ca_file.as_deref()).map(drop)
     }
 }
 
-/// The webhook, and what it is told from.
+/// The delivery task of the audit webhook.
 pub(crate) struct Webhook {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     settings: WebhookSettings,
@@ -77,13 +77,13 @@ pub(crate) struct Webhook {
     failures: IntCounter,
 }
 
-/// Why something was not delivered.
+/// Error of a delivery.
 #[derive(Debug, thiserror::Error)]
-enum Undelivered {
+enum DeliveryError {
     #[error("{0}")]
     Database(#[from] pilothouse_core::Error),
-    #[error("no response within {DEADLINE:?}")]
-    TooSlow,
+    #[error("no response within {DELIVERY_TIMEOUT:?}")]
+    Timeout,
     #[error("the response was {0}")]
     Refused(StatusCode),
     #[error("the connection failed: {0}")]
@@ -91,10 +91,10 @@ enum Undelivered {
 }
 
 impl Webhook {
-    /// Nothing is connected yet.
+    /// Creates the task without connecting.
     ///
     /// # Errors
-    /// `Fatal::Setting` when the file of certificates cannot be used.
+    /// `Fatal::Setting` when the file of CA certificates is not usable.
     pub(crate) fn new(
         settings: WebhookSettings,
         store: Store,
@@ -108,14 +108,14 @@ impl Webhook {
             .map_err(|error| Fatal::Setting(format!("TLS cannot be set up: {error}")))?
             .with_root_certificates(roots(settings.ca_file.as_deref())?)
             .with_no_client_auth();
-        // that an address may be plain HTTP on loopback only, the settings have seen to
+        // the settings allow plain HTTP on loopback addresses only
         let connector =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
         Ok(Self { client, settings, store, clock, rng, failures })
     }
 
-    /// Tells what there is to tell, until `stop`. A failure is told to the log when it begins.
+    /// Delivers new entries until `stop`. Logs the first of consecutive failures.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut failed = 0;
         loop {
@@ -125,7 +125,7 @@ impl Webhook {
                         tracing::info!("the audit webhook accepts deliveries again");
                     }
                     failed = 0;
-                    if more { Duration::ZERO } else { LOOK }
+                    if more { Duration::ZERO } else { POLL_INTERVAL }
                 }
                 Err(error) => {
                     if failed == 0 {
@@ -133,7 +133,7 @@ impl Webhook {
                     }
                     self.failures.inc();
                     failed += 1;
-                    self.pause(failed)
+                    self.backoff(failed)
                 }
             };
             tokio::select! {
@@ -143,44 +143,44 @@ impl Webhook {
         }
     }
 
-    /// Delivers one batch, if it is ours to deliver; whether there may be more.
-    async fn deliver(&self) -> Result<bool, Undelivered> {
-        let Some(told) = self.store.claim_delivery(RECEIVER, self.clock.now()).await? else {
+    /// Delivers one batch if this replica holds the lease of the cursor. Returns whether more entries may follow.
+    async fn deliver(&self) -> Result<bool, DeliveryError> {
+        let Some(cursor) = self.store.claim_delivery(RECEIVER, self.clock.now()).await? else {
             return Ok(false);
         };
-        let Some(batch) = Batch::after(&self.store, told).await? else { return Ok(false) };
-        let Batch { lines, told } = batch;
+        let Some(batch) = Batch::after(&self.store, cursor).await? else { return Ok(false) };
+        let Batch { lines, told: cursor } = batch;
         self.send(lines.into()).await?;
-        Ok(self.store.save_cursor(RECEIVER, told).await?)
+        Ok(self.store.save_cursor(RECEIVER, cursor).await?)
     }
 
-    /// Sends these lines once.
-    async fn send(&self, body: Bytes) -> Result<(), Undelivered> {
+    /// Sends one signed request with these lines.
+    async fn send(&self, body: Bytes) -> Result<(), DeliveryError> {
         let second = self.clock.now().as_second();
         let signature = format!("t={second},v1={}", self.settings.key.sign(second, &body));
         let request = Request::post(self.settings.url.clone())
             .header(header::CONTENT_TYPE, "application/x-ndjson")
             .header(header::USER_AGENT, concat!("pilothouse/", env!("CARGO_PKG_VERSION")))
-            .header("pilothouse-signature", HeaderValue::try_from(signature).expect("digits and letters"))
+            .header("pilothouse-signature", HeaderValue::try_from(signature).expect("ASCII signature"))
             .body(Full::new(body))
-            .expect("its address was read before");
-        let answer = tokio::time::timeout(DEADLINE, self.client.request(request)).await;
-        let answer = answer.map_err(|_| Undelivered::TooSlow)?;
-        let status = answer.map_err(|error| Undelivered::Connection(sources(&error)))?.status();
-        if status.is_success() { Ok(()) } else { Err(Undelivered::Refused(status)) }
+            .expect("URL validated by the settings");
+        let response = tokio::time::timeout(DELIVERY_TIMEOUT, self.client.request(request)).await;
+        let response = response.map_err(|_| DeliveryError::Timeout)?;
+        let status = response.map_err(|error| DeliveryError::Connection(sources(&error)))?.status();
+        if status.is_success() { Ok(()) } else { Err(DeliveryError::Refused(status)) }
     }
 
-    /// Doubled by each failure, and somewhere in the upper half of that, so that replicas and installs do not knock
-    /// together.
-    fn pause(&self, failed: u32) -> Duration {
-        let longest = FIRST_PAUSE.saturating_mul(1 << (failed - 1).min(10)).min(LONGEST_PAUSE);
+    /// Exponential backoff with jitter: a random duration in the upper half, so that replicas and installs do not retry
+    /// at the same time.
+    fn backoff(&self, failed: u32) -> Duration {
+        let max = INITIAL_BACKOFF.saturating_mul(1 << (failed - 1).min(10)).min(MAX_BACKOFF);
         let mut random = [0];
         self.rng.fill(&mut random);
-        longest / 2 + longest.mul_f64(f64::from(random[0]) / 510.0)
+        max / 2 + max.mul_f64(f64::from(random[0]) / 510.0)
     }
 }
 
-/// The certificates to trust: those of the file, else the system's.
+/// Root certificates: those of the file, or the system's without one.
 fn roots(file: Option<&Path>) -> Result<RootCertStore, Fatal> {
     let mut roots = RootCertStore::empty();
     let Some(path) = file else {
@@ -200,7 +200,7 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, Fatal> {
     }
 }
 
-/// An error with its sources, in one line.
+/// The message of an error and of its sources, in one line.
 fn sources(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,8 +1,8 @@
-//! The audit trail: the chain, and one row per operation beside it.
+//! Audit trail storage: the hash chain, and one `operations` row per operation.
 //!
-//! Entries are hashed in one order, the head's: whoever appends first locks the head's row, so that on PostgreSQL, too,
-//! every entry follows the one before it without a gap. Locks are always taken in the order: our own tables, head,
-//! operations.
+//! Each append locks the row of `audit_head` first. So entries form one sequence without gaps, also when several
+//! PostgreSQL sessions append. Locks are always taken in this order: Pilothouse's other tables, `audit_head`,
+//! `operations`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ use pilothouse_core::{
 use crate::{
     Store,
     db::{Postgres, Sqlite, read, transact},
-    error::{StoreError, audit, corrupt},
+    error::{StoreError, audit_error, corrupt},
     lease::LeaseClock as _,
     schema::{
         At, audit_beginning, audit_checkpoints, audit_handovers, audit_head, audit_log, install, leases,
@@ -41,25 +41,25 @@ mod retention;
 mod verified;
 mod writer;
 
-use verified::Unfit;
+use verified::VerifyError;
 
 pub(crate) use count::Counts;
 pub(crate) use verified::VerifiedState;
 pub(crate) use writer::Writer;
 
-/// Something to be stored in the trail.
+/// A write to the trail.
 #[derive(Clone, Debug)]
 pub(crate) enum Write {
-    /// An intent.
+    /// The intent of an operation.
     Begin(Operation),
-    /// The outcome of an intent; nothing, if it has one.
+    /// The outcome of an intent. A no-op if the intent already has an outcome.
     Finish(OperationId, Outcome),
-    /// An operation that is over.
+    /// An operation that has ended, in one entry.
     Record(Operation, Outcome),
 }
 
 impl Write {
-    /// The entry that tells of it.
+    /// The chain entry for this write.
     fn entry(&self) -> Entry {
         match self.clone() {
             Self::Begin(operation) => Entry::Intent { operation },
@@ -68,7 +68,7 @@ impl Write {
         }
     }
 
-    /// The row of a new operation.
+    /// The `operations` row, for a write that starts an operation.
     fn row(&self, instance: &str) -> Option<NewOperation> {
         match self {
             Self::Begin(operation) => Some(NewOperation::of(operation, None, instance)),
@@ -157,40 +157,40 @@ struct NewKeyRotation {
     line: String,
 }
 
-/// Who appends, and signs when that is due.
+/// Context of an append: the instance that writes, and what it needs to verify and sign the trail.
 #[derive(Clone)]
 pub(crate) struct TrailContext {
     pub(crate) instance: Arc<str>,
-    /// Signs with the key that the database says is in use.
+    /// Provides the signer of the key that the database names as the key in use.
     pub(crate) keyring: Arc<dyn Keyring>,
     pub(crate) clock: Arc<dyn Clock>,
-    /// How long an entry waits for a checkpoint.
+    /// Maximum age of an unsigned entry before a checkpoint is due.
     pub(crate) age: Duration,
-    /// What this process knows of the trail.
-    pub(crate) memory: VerifiedState,
-    /// Where checkpoints are kept outside the database.
-    pub(crate) witness: Arc<dyn CheckpointSink>,
-    /// Who signs from the next entry on, which says so.
-    pub(crate) successor: Option<Arc<dyn CheckpointSigner>>,
+    /// The part of the trail that this process has verified.
+    pub(crate) verified_state: VerifiedState,
+    /// Checkpoint sink: keeps checkpoints outside the database.
+    pub(crate) checkpoint_sink: Arc<dyn CheckpointSink>,
+    /// Key rotation: the signer that takes over with the entry being appended, which names it.
+    pub(crate) next_signer: Option<Arc<dyn CheckpointSigner>>,
 }
 
-/// The chain as it grows within a transaction that holds the head's lock.
+/// Builds new chain entries and checkpoints within a transaction that holds the lock on `audit_head`.
 struct ChainAppender {
     trail: String,
     head: Head,
-    /// Where the trail may be due to be signed: by whom, and what was signed last.
+    /// The current signer and the last checkpoint. `None`: this append does not sign.
     signing: Option<(Arc<dyn CheckpointSigner>, LastCheckpoint)>,
-    /// The last checkpoint that was made.
+    /// The newest checkpoint made by this append.
     signed: Option<Checkpoint>,
     entries: Vec<NewEntry>,
     checkpoints: Vec<NewCheckpoint>,
-    handovers: Vec<NewKeyRotation>,
+    key_rotations: Vec<NewKeyRotation>,
 }
 
 impl ChainAppender {
     fn of(trail: String, head: Head) -> Self {
-        let (entries, checkpoints, handovers) = Default::default();
-        Self { trail, head, signing: None, signed: None, entries, checkpoints, handovers }
+        let (entries, checkpoints, key_rotations) = Default::default();
+        Self { trail, head, signing: None, signed: None, entries, checkpoints, key_rotations }
     }
 
     fn add(&mut self, entry: &Entry, now: Timestamp) -> Result<()> {
@@ -207,7 +207,7 @@ impl ChainAppender {
         self.sign_if(now, |last, sequence| last.is_full(sequence))
     }
 
-    /// Signs the end, where that may be due, and is.
+    /// Signs the last entry if this append may sign and `is_due` returns true.
     fn sign_if(&mut self, now: Timestamp, is_due: impl FnOnce(LastCheckpoint, i64) -> bool) -> Result<()> {
         match &self.signing {
             Some((_, last)) if is_due(*last, self.head.sequence) => self.sign(self.head, now),
@@ -215,7 +215,7 @@ impl ChainAppender {
         }
     }
 
-    /// Signs a verified entry, if there is a signer.
+    /// Signs an entry that was verified, if there is a signer.
     fn sign(&mut self, head: Head, now: Timestamp) -> Result<()> {
         let Some((signer, last)) = &mut self.signing else { return Ok(()) };
         let checkpoint = Checkpoint::sign(&**signer, &self.trail, head, now);
@@ -225,92 +225,100 @@ impl ChainAppender {
         Ok(())
     }
 
-    /// Signs what there is, adds the entry that names another key, and lets that key sign that it takes over, and the entry.
+    /// Rotates the signing key: signs the current end with the old key, appends the `rekey` entry, and lets the new
+    /// key sign the rotation record and that entry.
     fn rotate_key(&mut self, entry: &Entry, to: &Arc<dyn CheckpointSigner>, now: Timestamp) -> Result<()> {
         let is_unsigned = |last: LastCheckpoint, sequence| sequence > last.sequence;
         self.sign_if(now, is_unsigned)?;
         let (signer, last) =
             self.signing.take().ok_or_else(|| Error::internal("a key rotation without the previous key"))?;
         self.add(entry, now)?;
-        let handover = KeyRotation::sign(&**to, &self.trail, self.head, signer.public_key());
-        self.handovers.push(NewKeyRotation { seq: handover.sequence, line: handover.line()? });
+        let rotation = KeyRotation::sign(&**to, &self.trail, self.head, signer.public_key());
+        self.key_rotations.push(NewKeyRotation { seq: rotation.sequence, line: rotation.line()? });
         self.signing = Some((to.clone(), last));
         self.sign_if(now, is_unsigned)
     }
 }
 
-/// The trail's id, its last entry's number and hash.
+/// Row of `audit_head`: trail id, number and hash of the last entry.
 type HeadRow = (String, i64, Vec<u8>);
 
-fn head_of((trail, sequence, hash): HeadRow) -> Result<(String, Head)> {
+fn parse_head((trail, sequence, hash): HeadRow) -> Result<(String, Head)> {
     let hash = ChainHash(hash.try_into().map_err(|_| corrupt("audit_head.hash"))?);
     Ok((trail, Head { sequence, hash }))
 }
 
-/// How many entries are looked at in one piece.
-const PIECE: i64 = 500;
+/// Maximum number of entries that one verification query reads.
+const MAX_ENTRIES_PER_QUERY: i64 = 500;
 
-/// Appends to the trail within the caller's transaction.
+/// Verifies the trail and appends to it, within the caller's transaction.
 pub(crate) trait Trail {
-    /// Verifies that a trail which ends with `head` follows from what was known of it before that end was read; what is known
-    /// then. Of a process that knows nothing yet, from the last checkpoint in the database or outside it.
-    async fn follow(
+    /// Verifies that the trail up to `head` continues the part verified before, and returns the new verified state.
+    /// `verified` must have been read before `head`. Without it, verification starts at the newest checkpoint in the
+    /// database or in the checkpoint sink.
+    async fn verify_trail(
         &mut self,
         trail: &str,
         head: Head,
-        known: Option<VerifiedTrail>,
-        by: &TrailContext,
-    ) -> Result<VerifiedTrail, Unfit>;
+        verified: Option<VerifiedTrail>,
+        context: &TrailContext,
+    ) -> Result<VerifiedTrail, VerifyError>;
 
-    /// As [`Trail::follow`], with the outcome remembered; none when it does not follow.
-    async fn look(
+    /// Calls [`Trail::verify_trail`] and stores the result in the verified state. Returns `None` when the trail does
+    /// not match.
+    async fn verify_and_record(
         &mut self,
         trail: &str,
         head: Head,
-        known: Option<VerifiedTrail>,
-        by: &TrailContext,
+        verified: Option<VerifiedTrail>,
+        context: &TrailContext,
     ) -> Result<Option<VerifiedTrail>, StoreError> {
-        match self.follow(trail, head, known, by).await {
-            Ok(known) => {
-                by.memory.verified(&known);
-                Ok(Some(known))
+        match self.verify_trail(trail, head, verified, context).await {
+            Ok(verified) => {
+                context.verified_state.set_verified(&verified);
+                Ok(Some(verified))
             }
-            Err(Unfit::Unsound(reason)) => {
-                by.memory.unsound(reason, by.clock.monotonic());
+            Err(VerifyError::Mismatch(reason)) => {
+                context.verified_state.set_mismatch(reason, context.clock.monotonic());
                 Ok(None)
             }
-            Err(Unfit::Unread(error)) => Err(error),
+            Err(VerifyError::Store(error)) => Err(error),
         }
     }
 
-    /// The trail's end, as it is seen without a lock, and what is known of it by then; `anew` where a checkpoint may have been
-    /// made of the end that is known.
-    async fn seen(
+    /// Reads the head without a lock, and the verified state up to it. `verify_again` forces verification even if the
+    /// head is already verified, because a checkpoint of that head may have been added.
+    async fn verified_head(
         &mut self,
-        by: &TrailContext,
-        anew: bool,
+        context: &TrailContext,
+        verify_again: bool,
     ) -> Result<(Head, Option<VerifiedTrail>), StoreError>;
 
-    /// Stores these in this order, and signs the last entry when that is due and the trail follows from what is known of it.
-    /// How many entries that made: an intent that has an outcome takes no second one. At most once in a transaction.
-    async fn append(&mut self, writes: &[Write], by: &TrailContext) -> Result<u64, StoreError>;
+    /// Appends the writes in order, and signs the last entry when a checkpoint is due and the trail matches the
+    /// verified state. Returns the number of new entries: an intent that has an outcome gets no second one. To be
+    /// called at most once per transaction.
+    async fn append(&mut self, writes: &[Write], context: &TrailContext) -> Result<u64, StoreError>;
 
-    /// Stores that the operation of a change to our own tables is done: the last step of its transaction.
-    async fn done(&mut self, receipt: PendingEntry) -> Result<(), StoreError> {
-        self.ended(receipt, &Ok(())).await
+    /// Records the success of a change to Pilothouse's own tables. This is the last step of the change's transaction.
+    async fn record_success(&mut self, entry: PendingEntry) -> Result<(), StoreError> {
+        self.record_outcome(entry, &Ok(())).await
     }
 
-    /// Stores what became of the operation, likewise: a refusal may change something, too.
-    async fn ended(&mut self, receipt: PendingEntry, result: &Result<()>) -> Result<(), StoreError> {
-        let PendingEntry { operation, by } = receipt;
-        let now = by.clock.now();
-        let took = now.duration_since(operation.created_at).as_millis();
-        let outcome = Outcome::of(result, i64::try_from(took).unwrap_or(i64::MAX).max(0), now);
-        self.append(&[Write::Record(operation, outcome)], &by).await.map_err(StoreError::of_audit).map(drop)
+    /// Like [`Trail::record_success`], for any result: a refused operation may change rows, too.
+    async fn record_outcome(&mut self, entry: PendingEntry, result: &Result<()>) -> Result<(), StoreError> {
+        let PendingEntry { operation, context } = entry;
+        let now = context.clock.now();
+        let elapsed_ms = now.duration_since(operation.created_at).as_millis();
+        let outcome = Outcome::of(result, i64::try_from(elapsed_ms).unwrap_or(i64::MAX).max(0), now);
+        self.append(&[Write::Record(operation, outcome)], &context)
+            .await
+            .map_err(StoreError::into_audit)
+            .map(drop)
     }
 }
 
-/// PostgreSQL takes many rows in one statement; for SQLite, in the same process, one by one is as good.
+/// Inserts all rows in one statement, which saves round trips to PostgreSQL. SQLite runs in the same process, so one
+/// statement per row costs no more.
 macro_rules! insert_at_once {
     ($conn:ident, $table:expr, $rows:ident) => {
         diesel::insert_into($table).values($rows).execute($conn).await?
@@ -325,35 +333,35 @@ macro_rules! insert_each {
     };
 }
 
-/// The same steps for each kind of connection.
+/// Implements [`Trail`] for one type of connection.
 macro_rules! trail {
     ($connection:ty, $insert:ident) => {
         impl Trail for $connection {
-            async fn follow(
+            async fn verify_trail(
                 &mut self,
                 trail: &str,
                 head: Head,
-                known: Option<VerifiedTrail>,
-                by: &TrailContext,
-            ) -> Result<VerifiedTrail, Unfit> {
+                verified: Option<VerifiedTrail>,
+                context: &TrailContext,
+            ) -> Result<VerifiedTrail, VerifyError> {
                 let conn = self;
-                let (key, handovers) = loop {
+                let (key, key_rotations) = loop {
                     let key: String =
                         install::table.find(1).select(install::fingerprint).get_result(conn).await?;
-                    let handovers: Vec<String> = audit_handovers::table
+                    let key_rotations: Vec<String> = audit_handovers::table
                         .order_by(audit_handovers::seq)
                         .select(audit_handovers::line)
                         .load(conn)
                         .await?;
-                    let still: String =
+                    let key_after: String =
                         install::table.find(1).select(install::fingerprint).get_result(conn).await?;
-                    // without the head's lock a new key may take over between the two
-                    if still == key {
-                        break (key, handovers);
+                    // without the lock on `audit_head` a key rotation may commit between the two reads
+                    if key_after == key {
+                        break (key, key_rotations);
                     }
                 };
-                let signer = by.keyring.keys(&key)?.signer;
-                let keys = TrailKeys::of_lines(trail, signer.public_key(), &handovers, &*signer)
+                let signer = context.keyring.keys(&key)?.signer;
+                let keys = TrailKeys::of_lines(trail, signer.public_key(), &key_rotations, &*signer)
                     .map_err(|defect| defect.details)?;
                 let trusted = Trusted { keys: &keys, verifier: &*signer };
                 let read = |(sequence, line)| StoredCheckpoint { sequence, line };
@@ -364,8 +372,10 @@ macro_rules! trail {
                     .first(conn)
                     .await
                     .optional()?;
-                let known = match known.and_then(|known| known.since(beginning.as_deref(), trusted)) {
-                    Some(known) => known,
+                let verified = match verified
+                    .and_then(|verified| verified.since(beginning.as_deref(), trusted))
+                {
+                    Some(verified) => verified,
                     None => {
                         let newest: Option<(i64, String)> = audit_checkpoints::table
                             .order_by(audit_checkpoints::seq.desc())
@@ -375,28 +385,28 @@ macro_rules! trail {
                             .optional()?;
                         let unreadable =
                             |error| format!("its checkpoints outside the database cannot be read: {error}");
-                        let kept = match head {
+                        let external = match head {
                             Head::NONE => None,
-                            _ => by.witness.last().map_err(unreadable)?,
+                            _ => context.checkpoint_sink.last().map_err(unreadable)?,
                         };
-                        VerifiedTrail::begin(trail, head, newest.map(read).as_ref(), kept, trusted)?
+                        VerifiedTrail::begin(trail, head, newest.map(read).as_ref(), external, trusted)?
                     }
                 };
-                let since: Vec<(i64, String)> = audit_checkpoints::table
-                    .filter(audit_checkpoints::seq.gt(known.last_checkpoint().sequence))
+                let newer: Vec<(i64, String)> = audit_checkpoints::table
+                    .filter(audit_checkpoints::seq.gt(verified.last_checkpoint().sequence))
                     .filter(audit_checkpoints::seq.le(head.sequence))
                     .order_by(audit_checkpoints::seq)
                     .select(columns)
                     .load(conn)
                     .await?;
-                let since = since.into_iter().map(read).collect();
-                let mut following = known.following(trail, since, trusted)?;
+                let newer = newer.into_iter().map(read).collect();
+                let mut following = verified.following(trail, newer, trusted)?;
                 while following.last() < head.sequence {
                     let entries: Vec<(i64, String)> = audit_log::table
                         .filter(audit_log::seq.gt(following.last()))
                         .filter(audit_log::seq.le(head.sequence))
                         .order_by(audit_log::seq)
-                        .limit(PIECE)
+                        .limit(MAX_ENTRIES_PER_QUERY)
                         .select((audit_log::seq, audit_log::body))
                         .load(conn)
                         .await?;
@@ -410,31 +420,35 @@ macro_rules! trail {
                 Ok(following.end(head)?)
             }
 
-            async fn seen(
+            async fn verified_head(
                 &mut self,
-                by: &TrailContext,
-                anew: bool,
+                context: &TrailContext,
+                verify_again: bool,
             ) -> Result<(Head, Option<VerifiedTrail>), StoreError> {
-                // others go on, and what is known after the end was read may be of a later one
-                let before = by.memory.known();
+                // read before the head: other tasks append meanwhile, so a state read later may belong to a later
+                // head
+                let before = context.verified_state.current();
                 let row: HeadRow = audit_head::table
                     .find(1)
                     .select((audit_head::trail, audit_head::seq, audit_head::hash))
                     .get_result(self)
                     .await?;
-                let (trail, head) = head_of(row)?;
-                let here = by.memory.at(head).filter(|known| known.head() == head && known.trail() == trail);
-                let known = match here {
-                    Some(known) if !anew => Some(known),
-                    here if by.memory.may_look(by.clock.monotonic()) => {
-                        self.look(&trail, head, here.or(before), by).await?
+                let (trail, head) = parse_head(row)?;
+                let current = context
+                    .verified_state
+                    .commit_draft(head)
+                    .filter(|verified| verified.head() == head && verified.trail() == trail);
+                let verified = match current {
+                    Some(verified) if !verify_again => Some(verified),
+                    current if context.verified_state.may_verify(context.clock.monotonic()) => {
+                        self.verify_and_record(&trail, head, current.or(before), context).await?
                     }
                     _ => None,
                 };
-                Ok((head, known))
+                Ok((head, verified))
             }
 
-            async fn append(&mut self, writes: &[Write], by: &TrailContext) -> Result<u64, StoreError> {
+            async fn append(&mut self, writes: &[Write], context: &TrailContext) -> Result<u64, StoreError> {
                 let conn = self;
                 // setting a column to itself locks the row before it is read
                 let row: HeadRow = diesel::update(audit_head::table.find(1))
@@ -442,30 +456,36 @@ macro_rules! trail {
                     .returning((audit_head::trail, audit_head::seq, audit_head::hash))
                     .get_result(conn)
                     .await?;
-                let (trail, before) = head_of(row)?;
-                let (now, monotonic) = (by.clock.now(), by.clock.monotonic());
-                let most = before.sequence.saturating_add(i64::try_from(writes.len()).unwrap_or(i64::MAX));
-                let known = by.memory.at(before);
-                let is_due = |known: &VerifiedTrail| known.last_checkpoint().is_due(most, now, by.age);
-                let due = by.successor.is_some()
-                    || known.as_ref().is_none_or(is_due) && by.memory.may_look(monotonic);
-                let mut growth = ChainAppender::of(trail, before);
-                // what others appended since is looked at when it is to be signed
-                let is_here = |known: &VerifiedTrail| known.head() == before && known.trail() == growth.trail;
-                let mut here = known.clone().filter(is_here);
-                if due {
-                    here = conn.look(&growth.trail, before, known, by).await?;
-                    if let Some(known) = &here {
+                let (trail, before) = parse_head(row)?;
+                let (now, monotonic) = (context.clock.now(), context.clock.monotonic());
+                let max_sequence =
+                    before.sequence.saturating_add(i64::try_from(writes.len()).unwrap_or(i64::MAX));
+                let verified = context.verified_state.commit_draft(before);
+                let is_due = |verified: &VerifiedTrail| {
+                    verified.last_checkpoint().is_due(max_sequence, now, context.age)
+                };
+                let must_verify = context.next_signer.is_some()
+                    || verified.as_ref().is_none_or(is_due) && context.verified_state.may_verify(monotonic);
+                let mut appender = ChainAppender::of(trail, before);
+                // entries of other writers are verified only when this append signs
+                let is_here = |verified: &VerifiedTrail| {
+                    verified.head() == before && verified.trail() == appender.trail
+                };
+                let mut current = verified.clone().filter(is_here);
+                if must_verify {
+                    current = conn.verify_and_record(&appender.trail, before, verified, context).await?;
+                    if let Some(verified) = &current {
                         let key: String =
                             install::table.find(1).select(install::fingerprint).get_result(conn).await?;
-                        growth.signing = Some((by.keyring.keys(&key)?.signer, known.last_checkpoint()));
-                        for overdue in known.overdue() {
-                            growth.sign(*overdue, now)?;
+                        appender.signing =
+                            Some((context.keyring.keys(&key)?.signer, verified.last_checkpoint()));
+                        for overdue in verified.overdue() {
+                            appender.sign(*overdue, now)?;
                         }
                     }
                 }
 
-                let new: Vec<_> = writes.iter().filter_map(|write| write.row(&by.instance)).collect();
+                let new: Vec<_> = writes.iter().filter_map(|write| write.row(&context.instance)).collect();
                 if !new.is_empty() {
                     $insert!(conn, operations::table, new);
                 }
@@ -474,7 +494,7 @@ macro_rules! trail {
                         let pending = operations::table
                             .filter(operations::operation_id.eq(id.to_string()))
                             .filter(operations::status.eq(Status::Pending.as_str()));
-                        // without any, what was asked for stays
+                        // an outcome without details keeps those of the intent
                         let details = outcome.details.as_ref().map(|details| operations::details.eq(details));
                         let closed = diesel::update(pending)
                             .set((
@@ -490,13 +510,13 @@ macro_rules! trail {
                             continue;
                         }
                     }
-                    match &by.successor {
-                        None => growth.add(&write.entry(), now)?,
-                        Some(next) if growth.signing.is_some() => {
-                            growth.rotate_key(&write.entry(), next, now)?
+                    match &context.next_signer {
+                        None => appender.add(&write.entry(), now)?,
+                        Some(next) if appender.signing.is_some() => {
+                            appender.rotate_key(&write.entry(), next, now)?
                         }
                         Some(_) => {
-                            let reason = by.memory.reason().unwrap_or_default();
+                            let reason = context.verified_state.mismatch_reason().unwrap_or_default();
                             let details = format!(
                                 "the key of a trail that failed verification cannot be rotated: {reason}"
                             );
@@ -504,78 +524,78 @@ macro_rules! trail {
                         }
                     }
                 }
-                growth.sign_if(now, |last, sequence| last.is_due(sequence, now, by.age))?;
-                let ChainAppender { head, signed, entries, checkpoints, handovers, .. } = growth;
+                appender.sign_if(now, |last, sequence| last.is_due(sequence, now, context.age))?;
+                let ChainAppender { head, signed, entries, checkpoints, key_rotations, .. } = appender;
                 if !entries.is_empty() {
                     $insert!(conn, audit_log::table, entries);
                 }
                 if !checkpoints.is_empty() {
                     $insert!(conn, audit_checkpoints::table, checkpoints);
                 }
-                if !handovers.is_empty() {
-                    $insert!(conn, audit_handovers::table, handovers);
+                if !key_rotations.is_empty() {
+                    $insert!(conn, audit_handovers::table, key_rotations);
                 }
                 diesel::update(audit_head::table.find(1))
                     .set((audit_head::seq.eq(head.sequence), audit_head::hash.eq(head.hash.0.to_vec())))
                     .execute(conn)
                     .await?;
-                // an end that was there before does not tell whether this was committed
-                let grown = here.filter(|_| head != before).map(|known| known.grown(head, signed));
-                by.memory.draft(grown);
+                // if the head is unchanged, it cannot show later whether this transaction committed
+                let grown = current.filter(|_| head != before).map(|verified| verified.grown(head, signed));
+                context.verified_state.set_draft(grown);
                 Ok(head.sequence.abs_diff(before.sequence))
             }
         }
     };
 }
 
-trail!(Sqlite, insert_each);
-trail!(Postgres, insert_at_once);
+impl_trail!(Sqlite, insert_each);
+impl_trail!(Postgres, insert_at_once);
 
-/// What a change to our own tables will leave in the trail.
+/// The audit entry that a change to Pilothouse's own tables appends when it commits.
 #[derive(Clone)]
 pub(crate) struct PendingEntry {
     operation: Operation,
-    by: TrailContext,
+    context: TrailContext,
 }
 
 impl PendingEntry {
-    /// By which the trail is handed over to another key.
-    pub(crate) fn handing_over_to(mut self, signer: Arc<dyn CheckpointSigner>) -> Self {
-        self.by.successor = Some(signer);
+    /// Rotates the signing key with this entry.
+    pub(crate) fn with_next_signer(mut self, signer: Arc<dyn CheckpointSigner>) -> Self {
+        self.context.next_signer = Some(signer);
         self
     }
 
-    /// Of a cluster that has its id only now.
-    pub(crate) fn concerning(mut self, cluster: ClusterId) -> Self {
+    /// Sets the cluster id, which a new cluster gets only within the transaction.
+    pub(crate) fn with_cluster(mut self, cluster: ClusterId) -> Self {
         self.operation.cluster_id = Some(cluster);
         self
     }
 }
 
 impl Store {
-    /// As [`Trail::seen`].
-    async fn end_of_trail(&self, anew: bool) -> Result<(Head, Option<VerifiedTrail>)> {
-        let by = self.author.clone();
-        read!(self.db, |conn| conn.seen(&by, anew).await)
+    /// Runs [`Trail::verified_head`] on a reader connection.
+    async fn verified_head(&self, verify_again: bool) -> Result<(Head, Option<VerifiedTrail>)> {
+        let context = self.trail_context.clone();
+        read!(self.db, |conn| conn.verified_head(&context, verify_again).await)
     }
 
-    /// The receipt for a permit's change.
+    /// The audit entry for the change that a permit allows.
     ///
     /// # Errors
     /// `Internal` when the gate has recorded no operation for it.
-    pub(crate) fn receipt(&self, permit: &Permit) -> Result<PendingEntry> {
+    pub(crate) fn pending_entry(&self, permit: &Permit) -> Result<PendingEntry> {
         let operation = permit.operation().cloned();
         Ok(PendingEntry {
             operation: operation.ok_or_else(|| Error::internal("a change without a recorded operation"))?,
-            by: self.author.clone(),
+            context: self.trail_context.clone(),
         })
     }
 }
 
 #[async_trait]
 impl AuditTrail for Store {
-    fn check_capacity(&self, whose: CapacityFor) -> Result<()> {
-        self.reserve.check(whose)
+    fn check_capacity(&self, capacity: CapacityFor) -> Result<()> {
+        self.reserve.check(capacity)
     }
 
     async fn begin(&self, operation: &Operation) -> Result<()> {
@@ -591,13 +611,13 @@ impl AuditTrail for Store {
     }
 
     async fn close_orphans(&self, at: Timestamp) -> Result<u64> {
-        let (by, lease) = (self.author.clone(), self.lease.clone());
+        let (context, lease) = (self.trail_context.clone(), self.lease.clone());
         let closed = transact!(self.db, |conn| {
             let At(now) = conn.lease_time(at).await?;
             let alive = leases::table.filter(leases::expires_at.gt(At(now))).select(leases::instance);
             let orphans: Vec<String> = operations::table
                 .filter(operations::status.eq(Status::Pending.as_str()))
-                .filter(operations::instance.ne(&*by.instance))
+                .filter(operations::instance.ne(&*context.instance))
                 .filter(operations::created_at.le(At(lease.orphaned_before(now))))
                 .filter(operations::instance.ne_all(alive))
                 .select(operations::operation_id)
@@ -609,22 +629,24 @@ impl AuditTrail for Store {
                 Ok(Write::Finish(OperationId(id), Outcome::orphaned(at)))
             };
             let writes = orphans.iter().map(closing).collect::<Result<Vec<_>>>()?;
-            conn.append(&writes, &by).await
+            conn.append(&writes, &context).await
         });
-        closed.map_err(audit)
+        closed.map_err(audit_error)
     }
 
     async fn checkpoint(&self, age: Duration) -> Result<()> {
-        // before anybody looks at who has signed
+        // the active key must be current before any signature is checked
         self.refresh_active_key().await?;
-        let by = TrailContext { age, ..self.author.clone() };
-        let (head, known) = self.end_of_trail(false).await.map_err(audit)?;
-        // looked at before the lock is taken: most of the time there is nothing to sign
-        if known.is_some_and(|known| known.last_checkpoint().is_due(head.sequence, by.clock.now(), age)) {
-            transact!(self.db, |conn| conn.append(&[], &by).await).map_err(audit)?;
-            self.end_of_trail(true).await.map_err(audit)?;
+        let context = TrailContext { age, ..self.trail_context.clone() };
+        let (head, verified) = self.verified_head(false).await.map_err(audit_error)?;
+        // checked without the lock first: usually no checkpoint is due
+        if verified.is_some_and(|verified| {
+            verified.last_checkpoint().is_due(head.sequence, context.clock.now(), age)
+        }) {
+            transact!(self.db, |conn| conn.append(&[], &context).await).map_err(audit_error)?;
+            self.verified_head(true).await.map_err(audit_error)?;
         }
-        match self.author.memory.reason() {
+        match self.trail_context.verified_state.mismatch_reason() {
             None => Ok(()),
             Some(reason) => Err(Error::internal(format!("the audit trail is not signed: {reason}"))),
         }

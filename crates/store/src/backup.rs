@@ -1,5 +1,5 @@
-//! A copy of a SQLite database in one consistent piece, and what is done to it before it is used again. PostgreSQL has
-//! programs of its own for both.
+//! Backup support for SQLite: a consistent copy of the database, and the preparation of a copy before it is restored.
+//! For PostgreSQL, use its own tools (`pg_dump`, `pg_restore`).
 
 use std::path::Path;
 
@@ -10,14 +10,14 @@ use tokio::runtime::Handle;
 
 use crate::{
     Store,
-    db::{Database, Db, blocking, create_file, text_of},
+    db::{Database, Db, create_file, path_str, run_blocking},
     error::{OpenError, StoreError},
     schema::sessions,
 };
 
 impl Store {
-    /// Writes all of a SQLite database as it is at this moment to a new file, readable by its owner only, while others go
-    /// on changing it.
+    /// Copies the SQLite database, as of now, to a new file that only its owner can read. Other transactions continue
+    /// to write meanwhile.
     ///
     /// # Errors
     /// `StoreUnavailable`; `Internal` on PostgreSQL.
@@ -25,35 +25,35 @@ impl Store {
         let Db::Sqlite { runtime, readers, .. } = &self.db else {
             return Err(Error::internal("a PostgreSQL database cannot be copied to a file"));
         };
-        let path = text_of(file).map_err(|error| Error::internal(error.to_string()))?.to_owned();
-        // an empty file is filled, and keeps its mode
+        let path = path_str(file).map_err(|error| Error::internal(error.to_string()))?.to_owned();
+        // VACUUM INTO accepts an empty file and keeps its mode
         create_file(file).map_err(|error| Error::internal(error.to_string()))?;
         let mut connection = crate::db::acquire(readers.get()).await?;
         let copy = async move {
             sql_query("VACUUM INTO ?").bind::<sql_types::Text, _>(path).execute(&mut *connection).await?;
             Ok::<_, StoreError>(())
         };
-        blocking(runtime, copy).await
+        run_blocking(runtime, copy).await
     }
 
-    /// Ends every session in the file of a copy that nobody has opened yet: those that ended since it was made must not
-    /// hold again. The copy stays one file.
+    /// Deletes every session in a copy that is not open yet: a session that ended after the copy was made must not
+    /// become valid again. The copy stays one file, without a write-ahead log.
     ///
     /// # Errors
     /// [`OpenError::Unusable`].
     pub async fn end_sessions_of_copy(file: &Path, runtime: &Handle) -> Result<(), OpenError> {
-        let of = Database::Sqlite(file.to_owned());
-        let path = text_of(file)?.to_owned();
+        let target = Database::Sqlite(file.to_owned());
+        let path = path_str(file)?.to_owned();
         let task = move || {
-            let mut conn = SqliteConnection::establish(&path).map_err(|error| of.unusable(&error))?;
+            let mut conn = SqliteConnection::establish(&path).map_err(|error| target.unusable(&error))?;
             let settings =
                 "PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
-            conn.batch_execute(settings).map_err(|error| of.unusable(&error))?;
+            conn.batch_execute(settings).map_err(|error| target.unusable(&error))?;
             diesel::RunQueryDsl::execute(diesel::delete(sessions::table), &mut conn)
                 .map(drop)
-                .map_err(|error| of.unusable(&error))
+                .map_err(|error| target.unusable(&error))
         };
-        let of = Database::Sqlite(file.to_owned());
-        runtime.spawn_blocking(task).await.map_err(|error| of.unusable(&error))?
+        let target = Database::Sqlite(file.to_owned());
+        runtime.spawn_blocking(task).await.map_err(|error| target.unusable(&error))?
     }
 }

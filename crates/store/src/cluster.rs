@@ -1,4 +1,4 @@
-//! Registered clusters, and their connections with the credential sealed.
+//! Cluster registry: registered clusters, and their connections with the credential sealed.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -32,8 +32,9 @@ use crate::{
 
 mod secret;
 
-/// How far `last_connected_at` may be behind the last successful probe of a cluster that is online.
-const PRECISION: Duration = Duration::from_secs(10);
+/// Maximum delay of `last_connected_at` behind the last successful probe, so that a probe without changes writes
+/// nothing.
+const LAST_CONNECTED_PRECISION: Duration = Duration::from_secs(10);
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = clusters)]
@@ -84,7 +85,7 @@ impl TryFrom<Row> for Cluster {
     }
 }
 
-/// What a probe sets. A failed one leaves version and counts as they were.
+/// Columns that a probe sets. A failed probe keeps version and counts.
 #[derive(AsChangeset)]
 #[diesel(table_name = clusters)]
 struct ProbeChangeset {
@@ -98,9 +99,10 @@ struct ProbeChangeset {
 }
 
 impl ProbeChangeset {
-    /// Of a connection that was stored without being tried, of which nothing is known, or of what the probe said.
+    /// The changes for a probe result. `None`: the connection was stored without a test, so version, counts and time
+    /// are cleared.
     fn of(observation: Option<ProbeResult>) -> Self {
-        let mut seen = Self {
+        let mut changeset = Self {
             status: Health::Offline.as_str(),
             status_reason: Some(None),
             version: None,
@@ -116,11 +118,11 @@ impl ProbeChangeset {
                 pod_count: Some(None),
                 namespace_count: Some(None),
                 last_connected_at: Some(None),
-                ..seen
+                ..changeset
             },
             Some((_, Err(cause))) => {
-                seen.status_reason = Some(Some(cause.as_str()));
-                seen
+                changeset.status_reason = Some(Some(cause.as_str()));
+                changeset
             }
             Some((at, Ok(report))) => Self {
                 status: Health::Online.as_str(),
@@ -129,15 +131,15 @@ impl ProbeChangeset {
                 pod_count: Some(report.pods),
                 namespace_count: Some(report.namespaces),
                 last_connected_at: Some(Some(At(at))),
-                ..seen
+                ..changeset
             },
         }
     }
 }
 
-/// The version of a connection that is stored at `at`: Unix milliseconds, then 22 random bits, and greater than the version
-/// `before`. A counter would give a version again after a failover that lost the last commits, and the server would then
-/// use a client of the lost connection for the new one.
+/// Returns the version of a connection stored at `at`: Unix milliseconds, then 22 random bits, and greater than the
+/// version `before`. A counter would repeat a version after a failover that lost the last commits, and the server
+/// would then use a client of the lost connection for the new one.
 fn connection_version(at: Timestamp, rng: &dyn Rng, before: Option<i64>) -> i64 {
     let mut random = [0; 4];
     rng.fill(&mut random);
@@ -145,10 +147,10 @@ fn connection_version(at: Timestamp, rng: &dyn Rng, before: Option<i64>) -> i64 
     before.map_or(version, |before| version.max(before + 1))
 }
 
-/// The columns of a connection, the credential sealed.
+/// Columns of a connection, with the credential sealed.
 #[derive(AsChangeset, diesel::Insertable)]
 #[diesel(table_name = clusters, treat_none_as_null = true)]
-struct Sealed {
+struct ConnectionColumns {
     auth_type: &'static str,
     api_server: String,
     ca: Option<String>,
@@ -158,7 +160,7 @@ struct Sealed {
     connection_version: i64,
 }
 
-impl Sealed {
+impl ConnectionColumns {
     fn of(
         sealer: &dyn Sealer,
         row: Uuid,
@@ -167,7 +169,7 @@ impl Sealed {
     ) -> Result<Self> {
         Ok(Self {
             auth_type: auth_type.as_str(),
-            credential: secret::seal(sealer, &owner(row), &connection.credential)?,
+            credential: secret::seal(sealer, &sealed_for(row), &connection.credential)?,
             api_server: connection.server.into(),
             ca: connection.ca,
             tls_server_name: connection.tls_server_name,
@@ -177,10 +179,10 @@ impl Sealed {
     }
 }
 
-/// What a change sets besides the connection.
+/// Columns that an update sets, without the connection.
 #[derive(AsChangeset)]
 #[diesel(table_name = clusters)]
-struct Change {
+struct ClusterChangeset {
     name: Option<String>,
     name_key: Option<String>,
     description: Option<String>,
@@ -188,20 +190,20 @@ struct Change {
     updated_at: At,
 }
 
-fn owner(row: Uuid) -> SealedFor {
+fn sealed_for(row: Uuid) -> SealedFor {
     SealedFor { row, field: "clusters.credential" }
 }
 
-fn json(labels: &BTreeMap<String, String>) -> Result<String> {
+fn labels_json(labels: &BTreeMap<String, String>) -> Result<String> {
     serde_json::to_string(labels).map_err(|error| Error::internal(format!("labels: {error}")))
 }
 
-fn about(cause: Cause, id: ClusterId) -> Error {
+fn cluster_error(cause: Cause, id: ClusterId) -> Error {
     Error::new(cause).resource("cluster").name(id.to_string())
 }
 
-/// A name that another cluster has.
-fn taken(name: Option<&ClusterName>) -> impl FnOnce(diesel::result::Error) -> StoreError + use<> {
+/// Maps a violation of the unique name to `NameTaken`.
+fn name_taken(name: Option<&ClusterName>) -> impl FnOnce(diesel::result::Error) -> StoreError + use<> {
     let refusal = Error::new(Cause::NameTaken).resource("cluster").name(name.map_or("", ClusterName::as_str));
     |error| {
         let error = StoreError::from(error);
@@ -237,22 +239,23 @@ impl ClusterRegistry for Store {
     }
 
     async fn create(&self, permit: &Permit, record: ClusterRecord) -> Result<Cluster> {
-        let receipt = self.receipt(permit)?;
+        let entry = self.pending_entry(permit)?;
         let uuid = uuid_v7(record.at, &*self.deps.rng);
         let (keyring, rng) = (self.deps.keyring.clone(), self.deps.rng.clone());
-        let labels = json(&record.labels)?;
-        let seen = ProbeChangeset::of(record.observation);
+        let labels = labels_json(&record.labels)?;
+        let changeset = ProbeChangeset::of(record.observation);
         transact!(self.db, |conn| {
             let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
             let version = connection_version(record.at, &*rng, None);
-            let connection = Sealed::of(&*sealer, uuid, version, (record.auth_type, record.connection))?;
+            let connection =
+                ConnectionColumns::of(&*sealer, uuid, version, (record.auth_type, record.connection))?;
             let values = (
                 clusters::uuid.eq(uuid.to_string()),
                 clusters::name.eq(record.name.as_str()),
                 clusters::name_key.eq(record.name.key()),
                 clusters::description.eq(&record.description),
                 clusters::labels.eq(labels),
-                clusters::status.eq(seen.status),
+                clusters::status.eq(changeset.status),
                 clusters::created_at.eq(At(record.at)),
                 clusters::updated_at.eq(At(record.at)),
                 clusters::visited_at.eq(At(record.at)),
@@ -263,23 +266,23 @@ impl ClusterRegistry for Store {
                 .returning(clusters::id)
                 .get_result(conn)
                 .await
-                .map_err(taken(Some(&record.name)))?;
+                .map_err(name_taken(Some(&record.name)))?;
             let row: Row = diesel::update(clusters::table.find(id))
-                .set(seen)
+                .set(changeset)
                 .returning(Row::as_returning())
                 .get_result(conn)
                 .await?;
-            conn.done(receipt.concerning(ClusterId(id))).await?;
+            conn.record_success(entry.with_cluster(ClusterId(id))).await?;
             Ok(Cluster::try_from(row)?)
         })
     }
 
     async fn update(&self, permit: &Permit, patch: ClusterPatch, at: Timestamp) -> Result<Cluster> {
-        let (receipt, id) = (self.receipt(permit)?, permit.cluster()?);
+        let (entry, id) = (self.pending_entry(permit)?, permit.cluster()?);
         let (keyring, rng) = (self.deps.keyring.clone(), self.deps.rng.clone());
-        let seen = (patch.connection.is_some() || patch.observation.is_some())
+        let changeset = (patch.connection.is_some() || patch.observation.is_some())
             .then(|| ProbeChangeset::of(patch.observation));
-        let labels = patch.labels.as_ref().map(json).transpose()?;
+        let labels = patch.labels.as_ref().map(labels_json).transpose()?;
         let replaces = patch.connection.is_some();
         let updated = transact!(self.db, |conn| {
             let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
@@ -290,16 +293,21 @@ impl ClusterRegistry for Store {
                 .get_result(conn)
                 .await
                 .optional()?;
-            let (uuid, version, At(updated_at)) = found.ok_or_else(|| about(Cause::NotFound, id))?;
+            let (uuid, version, At(updated_at)) = found.ok_or_else(|| cluster_error(Cause::NotFound, id))?;
             if patch.unless_changed_since.is_some_and(|read| read != updated_at) {
-                return Err(about(Cause::Modified, id).into());
+                return Err(cluster_error(Cause::Modified, id).into());
             }
             let uuid = uuid.parse().map_err(|_| corrupt("clusters.uuid"))?;
             let seal = |connection| {
-                Sealed::of(&*sealer, uuid, connection_version(at, &*rng, Some(version)), connection)
+                ConnectionColumns::of(
+                    &*sealer,
+                    uuid,
+                    connection_version(at, &*rng, Some(version)),
+                    connection,
+                )
             };
             let connection = patch.connection.map(seal).transpose()?;
-            let change = Change {
+            let change = ClusterChangeset {
                 name: patch.name.as_ref().map(ToString::to_string),
                 name_key: patch.name.as_ref().map(ClusterName::key),
                 description: patch.description,
@@ -307,61 +315,62 @@ impl ClusterRegistry for Store {
                 updated_at: At(at),
             };
             let row: Row = diesel::update(clusters::table.find(id.0))
-                .set((change, connection, seen))
+                .set((change, connection, changeset))
                 .returning(Row::as_returning())
                 .get_result(conn)
                 .await
-                .map_err(taken(patch.name.as_ref()))?;
-            conn.done(receipt).await?;
+                .map_err(name_taken(patch.name.as_ref()))?;
+            conn.record_success(entry).await?;
             Ok(Cluster::try_from(row)?)
         })?;
         if replaces {
-            self.forget_overwritten().await;
+            self.scrub_overwritten().await;
         }
         Ok(updated)
     }
 
     async fn delete(&self, permit: &Permit) -> Result<()> {
-        let (receipt, id) = (self.receipt(permit)?, permit.cluster()?);
+        let (entry, id) = (self.pending_entry(permit)?, permit.cluster()?);
         transact!(self.db, |conn| {
             if diesel::delete(clusters::table.find(id.0)).execute(conn).await? == 0 {
-                return Err(about(Cause::NotFound, id).into());
+                return Err(cluster_error(Cause::NotFound, id).into());
             }
-            conn.done(receipt).await
+            conn.record_success(entry).await
         })?;
-        self.forget_overwritten().await;
+        self.scrub_overwritten().await;
         Ok(())
     }
 
     async fn record_probe(&self, id: ClusterId, version: i64, observation: ProbeResult) -> Result<()> {
-        // most probes find what the last one found: those cost the writer nothing
-        let known: Option<Row> = read!(self.db, |conn| {
+        // most probes change nothing, and then the writer is not used
+        let stored: Option<Row> = read!(self.db, |conn| {
             let current = clusters::table.find(id.0).filter(clusters::connection_version.eq(version));
             Ok(current.select(Row::as_select()).first(conn).await.optional()?)
         })?;
-        let Some(known) = known.map(Cluster::try_from).transpose()? else { return Ok(()) };
-        if says_nothing_new(&known, &observation) {
+        let Some(stored) = stored.map(Cluster::try_from).transpose()? else { return Ok(()) };
+        if is_unchanged(&stored, &observation) {
             return Ok(());
         }
-        let seen = ProbeChangeset::of(Some(observation));
+        let changeset = ProbeChangeset::of(Some(observation));
         change!(self.db, |conn| {
             let current = clusters::table.find(id.0).filter(clusters::connection_version.eq(version));
-            diesel::update(current).set(seen).execute(conn).await?;
+            diesel::update(current).set(changeset).execute(conn).await?;
             Ok(())
         })
     }
 }
 
-/// Whether an observation would change nothing but `last_connected_at`, and that by less than [`PRECISION`].
-fn says_nothing_new(known: &Cluster, observation: &ProbeResult) -> bool {
-    let mut seen = known.clone();
-    seen.observe(observation);
-    if let (Some(before), Some(now)) = (known.last_connected_at, seen.last_connected_at)
-        && now.duration_since(before).unsigned_abs() < PRECISION
+/// Whether a probe result changes nothing but `last_connected_at`, and that by less than
+/// [`LAST_CONNECTED_PRECISION`].
+fn is_unchanged(stored: &Cluster, observation: &ProbeResult) -> bool {
+    let mut updated = stored.clone();
+    updated.observe(observation);
+    if let (Some(before), Some(now)) = (stored.last_connected_at, updated.last_connected_at)
+        && now.duration_since(before).unsigned_abs() < LAST_CONNECTED_PRECISION
     {
-        seen.last_connected_at = known.last_connected_at;
+        updated.last_connected_at = stored.last_connected_at;
     }
-    seen == *known
+    updated == *stored
 }
 
 #[async_trait]
@@ -390,7 +399,7 @@ impl Connections for Store {
             ca,
             tls_server_name,
             insecure_skip_tls_verify,
-            credential: secret::open(&*self.deps.keyring, &owner(uuid), &sealed)?,
+            credential: secret::open(&*self.deps.keyring, &sealed_for(uuid), &sealed)?,
         };
         Ok(Some(StoredConnection { connection, version }))
     }

@@ -1,8 +1,9 @@
-//! The connections, and how a query runs on them: each body is written once and compiled for both databases.
+//! Connection pools and the macros that run queries on them. Each query body is written once and compiled for both
+//! databases.
 //!
-//! [`read!`], [`change!`] and [`transact!`] take a body of diesel queries, move it to where the connections are driven,
-//! and run it there to its end, whatever becomes of the caller. A body moves what it needs: it cannot borrow `self`.
-//! What differs between the databases is a local trait implemented for both [`Sqlite`] and [`Postgres`].
+//! [`read!`], [`change!`] and [`transact!`] take a body of diesel queries, move it to the runtime that drives the
+//! connections, and run it to its end, also if the caller is cancelled. A body owns what it uses: it cannot borrow
+//! `self`. Differences between the databases are in local traits, implemented for [`Sqlite`] and for [`Postgres`].
 
 use std::{
     error::Error,
@@ -35,36 +36,40 @@ use crate::{
     postgres::PostgresAddress,
 };
 
-pub(crate) type Sqlite = SyncConnectionWrapper<SqliteConnection, Inline>;
+pub(crate) type Sqlite = SyncConnectionWrapper<SqliteConnection, InlineExecutor>;
 pub(crate) type Postgres = AsyncPgConnection;
 
-/// `busy_timeout` is first: a connection opened while the last one closes must wait for it, too. `secure_delete`: what is
-/// deleted or overwritten is overwritten with zeros, so a sealed value that is gone is in no page (see `scrub`).
+/// `busy_timeout` comes first, because a connection that is opened while the last one closes must wait, too.
+/// `secure_delete` overwrites deleted data with zeros, so no page holds a sealed value that was deleted or replaced
+/// (see `scrub`).
 const PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
     PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;";
-/// A commit is acknowledged only when PostgreSQL has flushed it: `synchronous_commit = off` of the server, the role or the
-/// database loses the last commits in a crash. Settings that flush first and differ in how long they wait for standbys stay.
+/// A commit is acknowledged only after PostgreSQL has flushed it. If the server, the role or the database sets
+/// `synchronous_commit = off`, a crash loses the last commits, so that value is replaced. Other values flush first,
+/// and differ only in how long they wait for standbys; they are kept.
 const POSTGRES_SETTINGS: &str = "SET statement_timeout = '8s'; SET lock_timeout = '5s'; \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';";
-const SQLITE_READERS: usize = 4;
-const POSTGRES_CONNECTIONS: usize = 16;
+const MAX_SQLITE_READERS: usize = 4;
+const MAX_POSTGRES_CONNECTIONS: usize = 16;
 
-/// How long to wait for a free connection.
-const ACQUIRE: Duration = Duration::from_secs(2);
-/// How long to wait for PostgreSQL; SQLite waits five seconds for a lock, and for nothing else.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum wait for a free connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum duration of an operation on PostgreSQL. SQLite waits at most five seconds for a lock, and for nothing
+/// else.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where the data is.
+/// The location of the database.
 #[derive(Clone)]
 pub enum Database {
-    /// A file, made when it is not there.
+    /// A SQLite file, created if it does not exist.
     Sqlite(PathBuf),
-    /// A database of a PostgreSQL.
+    /// A PostgreSQL database.
     Postgres(Box<PostgresAddress>),
 }
 
 impl Database {
-    /// Reads an address: `sqlite:<path>`, `postgres://…` or `postgresql://…`, and the certificates that one names.
+    /// Parses an address: `sqlite:<path>`, `postgres://…` or `postgresql://…`. Loads the certificates that a
+    /// PostgreSQL address names.
     ///
     /// # Errors
     /// [`OpenError::UnknownAddress`], [`OpenError::Address`].
@@ -80,7 +85,7 @@ impl Database {
         }
     }
 
-    /// The sockets it may be reached at, as hosts (names or addresses) and ports; none of a file.
+    /// Hosts (names or addresses) and ports of the database server. Empty for SQLite.
     pub fn sockets(&self) -> Vec<(String, u16)> {
         match self {
             Self::Sqlite(_) => Vec::new(),
@@ -93,7 +98,7 @@ impl Database {
     }
 }
 
-/// Without user, password and parameters.
+/// Shows no user, password or parameters.
 impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -109,10 +114,10 @@ impl fmt::Debug for Database {
     }
 }
 
-/// The open database.
+/// The connection pools of an open database.
 #[derive(Clone)]
 pub(crate) enum Db {
-    /// One writer: SQLite has one anyway, and in our queue it waits in order.
+    /// One writer connection: SQLite allows one writer at a time, and the pool's queue is fair.
     Sqlite {
         runtime: Handle,
         readers: Pool<Sqlite>,
@@ -125,38 +130,39 @@ pub(crate) enum Db {
 }
 
 impl Db {
-    /// The pools; nothing is connected yet.
+    /// Creates the pools. Connections are opened on demand.
     pub(crate) fn new(database: &Database, runtime: Handle) -> Result<Self, OpenError> {
         match database {
             Database::Sqlite(path) => {
-                let path = text_of(path)?;
+                let path = path_str(path)?;
                 let open = || -> SetupCallback<Sqlite> { Box::new(open_sqlite) };
                 let pool = |size| Pool::builder(manager(path, open())).max_size(size).build();
                 let failed = |error| database.unusable(&error);
-                let readers = pool(SQLITE_READERS).map_err(failed)?;
+                let readers = pool(MAX_SQLITE_READERS).map_err(failed)?;
                 Ok(Self::Sqlite { runtime, readers, writer: pool(1).map_err(failed)? })
             }
             Database::Postgres(address) => {
                 let address = address.clone();
                 let open: SetupCallback<Postgres> = Box::new(move |_| open_postgres(address.clone()).boxed());
-                let pool = Pool::builder(manager("", open)).max_size(POSTGRES_CONNECTIONS).build();
+                let pool = Pool::builder(manager("", open)).max_size(MAX_POSTGRES_CONNECTIONS).build();
                 Ok(Self::Postgres { runtime, pool: pool.map_err(|error| database.unusable(&error))? })
             }
         }
     }
 }
 
-/// A path as SQLite takes it.
-pub(crate) fn text_of(path: &Path) -> Result<&str, OpenError> {
+/// A path as UTF-8, as SQLite requires it.
+pub(crate) fn path_str(path: &Path) -> Result<&str, OpenError> {
     path.to_str().ok_or(OpenError::UnknownAddress)
 }
 
-/// Makes the file of a SQLite database, readable by its owner only; SQLite gives its companions the same mode.
+/// Creates the file of a SQLite database if it does not exist, readable by its owner only. SQLite gives the files
+/// beside it the same mode.
 pub(crate) fn create_file(path: &Path) -> std::io::Result<()> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path).map(drop)
 }
 
-/// A SQLite connection, on this thread.
+/// Opens a SQLite connection on this thread.
 pub(crate) fn connect_sqlite(path: &str) -> ConnectionResult<SqliteConnection> {
     let mut connection = SqliteConnection::establish(path)?;
     connection.batch_execute(PRAGMAS).map_err(ConnectionError::CouldntSetupConfiguration)?;
@@ -183,17 +189,18 @@ fn manager<C: AsyncConnection + 'static>(
     open: SetupCallback<C>,
 ) -> AsyncDieselConnectionManager<C> {
     let mut config = ManagerConfig::default();
-    // a broken connection is noticed when it is used; no query to find out before
+    // a broken connection is detected on use; a check query before each use would cost a round trip
     config.recycling_method = RecyclingMethod::Fast;
     config.custom_setup = open;
     AsyncDieselConnectionManager::new_with_config(url, config)
 }
 
-/// Runs a blocking call where it stands: the whole operation is on a blocking thread already. The wrapper's own way
-/// panics when a query is dropped on a single-threaded runtime, which every actix worker is.
-pub(crate) struct Inline;
+/// Runs blocking calls on the current thread, because the whole operation is on a blocking thread already. The
+/// default executor of the wrapper panics when a query is dropped on a single-threaded runtime, which every actix
+/// worker is.
+pub(crate) struct InlineExecutor;
 
-impl SpawnBlocking for Inline {
+impl SpawnBlocking for InlineExecutor {
     fn spawn_blocking<'a, R: Send + 'static>(
         &mut self,
         task: impl FnOnce() -> R + Send + 'static,
@@ -206,15 +213,15 @@ impl SpawnBlocking for Inline {
     }
 }
 
-/// Waits for a connection, but not for long.
+/// Waits for a connection, at most [`ACQUIRE_TIMEOUT`].
 pub(crate) async fn acquire<T>(
     connection: impl Future<Output = Result<T, PoolError>>,
 ) -> Result<T, StoreError> {
-    Ok(tokio::time::timeout(ACQUIRE, connection).await.map_err(|_| StoreError::Busy)??)
+    Ok(tokio::time::timeout(ACQUIRE_TIMEOUT, connection).await.map_err(|_| StoreError::Busy)??)
 }
 
-/// One hop to a blocking thread for the whole operation.
-pub(crate) async fn blocking<T: Send + 'static>(
+/// Runs a whole operation on one blocking thread.
+pub(crate) async fn run_blocking<T: Send + 'static>(
     runtime: &Handle,
     operation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T> {
@@ -223,18 +230,19 @@ pub(crate) async fn blocking<T: Send + 'static>(
     Ok(done.map_err(StoreError::from)??)
 }
 
-/// A task of its own, on the runtime that drives the connections.
-pub(crate) async fn detached<T: Send + 'static>(
+/// Runs an operation as a task on the runtime that drives the connections.
+pub(crate) async fn run_detached<T: Send + 'static>(
     runtime: &Handle,
     operation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T> {
     let operation =
-        async { tokio::time::timeout(PATIENCE, operation).await.unwrap_or(Err(StoreError::Busy)) };
+        async { tokio::time::timeout(OPERATION_TIMEOUT, operation).await.unwrap_or(Err(StoreError::Busy)) };
     let done = runtime.spawn(operation).await;
     Ok(done.map_err(StoreError::from)??)
 }
 
-/// Takes the write lock at once: a transaction that reads first and writes later fails with "locked".
+/// Begins a transaction with the write lock. A transaction that reads first and writes later would fail with
+/// "locked".
 pub(crate) async fn begin(conn: &mut Sqlite) -> Result<(), StoreError> {
     let begin = |conn: &mut SqliteConnection| {
         diesel::connection::AnsiTransactionManager::begin_transaction_sql(conn, "BEGIN IMMEDIATE")
@@ -242,7 +250,7 @@ pub(crate) async fn begin(conn: &mut Sqlite) -> Result<(), StoreError> {
     Ok(conn.spawn_blocking(begin).await?)
 }
 
-/// Commits a success, rolls back a failure.
+/// Commits if the outcome is `Ok`, otherwise rolls back.
 pub(crate) async fn end<T>(conn: &mut Sqlite, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
     use diesel::connection::{AnsiTransactionManager, TransactionManager};
     let end = if outcome.is_ok() {
@@ -251,25 +259,25 @@ pub(crate) async fn end<T>(conn: &mut Sqlite, outcome: Result<T, StoreError>) ->
         <AnsiTransactionManager as TransactionManager<SqliteConnection>>::rollback_transaction
     };
     let ended = conn.spawn_blocking(end).await;
-    // the first failure is the one to tell; a connection left in a transaction leaves the pool
+    // the first error is returned; the pool drops a connection that is left in a transaction
     outcome.and_then(|value| Ok(ended.map(|()| value)?))
 }
 
-/// Runs queries that only read.
+/// Runs read-only queries.
 macro_rules! read {
     ($db:expr, |$conn:ident| $body:expr) => {
         $crate::db::on_backend!($db, readers, |$conn| $body, $body)
     };
 }
 
-/// Runs one statement that writes.
+/// Runs one write statement.
 macro_rules! change {
     ($db:expr, |$conn:ident| $body:expr) => {
         $crate::db::on_backend!($db, writer, |$conn| $body, $body)
     };
 }
 
-/// Runs statements that all happen, or none.
+/// Runs statements in one transaction.
 macro_rules! transact {
     ($db:expr, |$conn:ident| $body:expr) => {
         $crate::db::on_backend!(
@@ -291,8 +299,8 @@ macro_rules! transact {
     };
 }
 
-/// As [`transact!`], and once more where PostgreSQL ended the first attempt as the victim of a deadlock. The body runs
-/// twice then, so it must not use up what it captures.
+/// Like [`transact!`], and retries once if PostgreSQL ended the first attempt to resolve a deadlock. The body then
+/// runs twice, so it must not consume what it captures.
 macro_rules! transact_retried {
     ($db:expr, |$conn:ident| $body:expr) => {
         $crate::db::on_backend!(
@@ -327,26 +335,27 @@ macro_rules! transact_retried {
 }
 
 macro_rules! on_backend {
-    ($db:expr, $lane:ident, |$conn:ident| $sqlite:expr, $postgres:expr) => {
+    ($db:expr, $role:ident, |$conn:ident| $sqlite:expr, $postgres:expr) => {
         match &$db {
-            $crate::db::Db::Sqlite { runtime, $lane: pool, .. } => {
-                // out here, so that a caller that gives up leaves the queue
+            $crate::db::Db::Sqlite { runtime, $role: pool, .. } => {
+                // outside the operation, so that a cancelled caller leaves the queue
                 let mut connection = $crate::db::acquire(pool.get()).await?;
                 let operation = async move {
                     let $conn = &mut *connection;
                     $sqlite
                 };
-                $crate::db::blocking(runtime, operation).await
+                $crate::db::run_blocking(runtime, operation).await
             }
             $crate::db::Db::Postgres { runtime, pool } => {
                 let pool = pool.clone();
                 let operation = async move {
-                    // in here, so that a new connection is driven by `runtime`, not by the caller's
+                    // inside the operation, so that a new connection is driven by `runtime`, not by the caller's
+                    // runtime
                     let mut connection = $crate::db::acquire(pool.get()).await?;
                     let $conn = &mut *connection;
                     $postgres
                 };
-                $crate::db::detached(runtime, operation).await
+                $crate::db::run_detached(runtime, operation).await
             }
         }
     };

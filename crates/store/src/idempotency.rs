@@ -1,5 +1,6 @@
-//! Claims of idempotency keys. The unique key of user and key decides, of replicas too. What was asked and what was
-//! answered is sealed: a body may hold a Secret that its plain hash would let one guess.
+//! Idempotency store: claims of idempotency keys. The unique index on user and key decides between concurrent claims,
+//! also of several replicas. Request digest and reply are sealed, because a body may hold a Secret, and its plain
+//! hash would allow guessing it.
 
 use async_trait::async_trait;
 use diesel::{
@@ -23,8 +24,8 @@ use crate::{
     schema::{At, idempotency_keys, leases},
 };
 
-/// How many expired claims a new one removes at most: more than it adds.
-const SWEPT: i64 = 16;
+/// Maximum number of expired claims that a new claim removes. More than one, so that the table shrinks.
+const MAX_SWEPT_PER_CLAIM: i64 = 16;
 
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = idempotency_keys)]
@@ -36,22 +37,22 @@ struct Row {
     reply: Option<Vec<u8>>,
 }
 
-fn request_of(row: Uuid) -> SealedFor {
+fn request_owner(row: Uuid) -> SealedFor {
     SealedFor { row, field: "idempotency_keys.request" }
 }
 
-fn reply_of(row: Uuid) -> SealedFor {
+fn reply_owner(row: Uuid) -> SealedFor {
     SealedFor { row, field: "idempotency_keys.reply" }
 }
 
 impl Row {
-    /// `alive`: whether somebody works on it.
+    /// Opens the sealed parts. `alive`: whether a process is executing the request.
     fn open(self, alive: bool, keyring: &dyn Keyring) -> Result<Earlier> {
         let id = self.id.parse().map_err(|_| corrupt("idempotency_keys.id"))?;
-        let request = keyring.open(&request_of(id), &self.request)?;
+        let request = keyring.open(&request_owner(id), &self.request)?;
         let request = request.try_into().map_err(|_| corrupt("idempotency_keys.request"))?;
         let progress = match self.reply {
-            Some(sealed) => Progress::Answered(read(&keyring.open(&reply_of(id), &sealed)?)?),
+            Some(sealed) => Progress::Answered(decode_reply(&keyring.open(&reply_owner(id), &sealed)?)?),
             None if alive => Progress::Running,
             None => Progress::Unknown,
         };
@@ -59,12 +60,12 @@ impl Row {
     }
 }
 
-/// A reply in bytes: its status in two, then its body.
-fn written(reply: &Reply) -> Vec<u8> {
+/// Encodes a reply: status as two bytes (big endian), then the body.
+fn encode_reply(reply: &Reply) -> Vec<u8> {
     [&reply.status.to_be_bytes(), reply.body.as_slice()].concat()
 }
 
-fn read(bytes: &[u8]) -> Result<Reply> {
+fn decode_reply(bytes: &[u8]) -> Result<Reply> {
     let (status, body) = bytes.split_first_chunk().ok_or_else(|| corrupt("idempotency_keys.reply"))?;
     Ok(Reply { status: u16::from_be_bytes(*status), body: body.to_vec() })
 }
@@ -74,7 +75,7 @@ impl IdempotencyStore for Store {
     async fn claim(&self, claim: &NewClaim) -> Result<Claim> {
         let (user, key, at) = (claim.user.0, claim.key.as_str().to_owned(), claim.at);
         let instance = self.lease.instance().to_owned();
-        let (owner, request) = (request_of(claim.id), claim.request);
+        let (owner, request) = (request_owner(claim.id), claim.request);
         let (id, request_id) = (claim.id.to_string(), claim.request_id.clone());
         let expires_at = At(claim.expires_at);
         let keyring = self.deps.keyring.clone();
@@ -83,7 +84,7 @@ impl IdempotencyStore for Store {
             let expired = || idempotency_keys::table.filter(idempotency_keys::expires_at.le(At(at)));
             let of_key = || idempotency_keys::user_id.eq(user).and(idempotency_keys::key.eq(key.clone()));
             let oldest = expired().select(idempotency_keys::id).order_by(idempotency_keys::expires_at);
-            let swept: Vec<String> = oldest.limit(SWEPT).load(conn).await?;
+            let swept: Vec<String> = oldest.limit(MAX_SWEPT_PER_CLAIM).load(conn).await?;
             if !swept.is_empty() {
                 let swept = idempotency_keys::id.eq_any(swept);
                 diesel::delete(idempotency_keys::table.filter(swept)).execute(conn).await?;
@@ -113,10 +114,10 @@ impl IdempotencyStore for Store {
                 }
                 let taken = idempotency_keys::table.filter(of_key()).select(Row::as_select());
                 let row: Option<Row> = taken.first(conn).await.optional()?;
-                // freed between the two: to be claimed again
+                // released between the two statements: claim it again
                 let Some(row) = row else { continue };
                 let alive = match &row.instance {
-                    // another process that lives has a lease
+                    // another process that runs has a lease
                     Some(other) if *other != instance => {
                         let now = conn.lease_time(at).await?;
                         let lease = leases::table.find(other).filter(leases::expires_at.gt(now));
@@ -131,7 +132,7 @@ impl IdempotencyStore for Store {
 
     async fn end(&self, id: Uuid, end: &End) -> Result<()> {
         let reply = match end {
-            End::Answered(reply) => Some(written(reply)),
+            End::Answered(reply) => Some(encode_reply(reply)),
             End::NotDone | End::Unknown => None,
         };
         let free = *end == End::NotDone;
@@ -142,7 +143,7 @@ impl IdempotencyStore for Store {
                 diesel::delete(row).execute(conn).await?;
             } else {
                 let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
-                let reply = reply.map(|reply| sealer.seal(&reply_of(id), &reply)).transpose()?;
+                let reply = reply.map(|reply| sealer.seal(&reply_owner(id), &reply)).transpose()?;
                 let over = (idempotency_keys::instance.eq(None::<String>), idempotency_keys::reply.eq(reply));
                 diesel::update(row).set(over).execute(conn).await?;
             }

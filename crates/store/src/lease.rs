@@ -1,11 +1,12 @@
-//! Which server processes live. What a process that has ended left pending is an orphan, and must be told from what
-//! another replica is doing right now.
+//! Leases of server processes. A pending operation of a process that has ended is an orphan, in contrast to one that
+//! another replica is executing.
 //!
-//! On SQLite there is one server: it holds a lock on a file beside the database, so whatever another instance left is
-//! an orphan at once. The lock's path is the database's after symbolic links; a database file with further hard links is
-//! not opened at all ([`OpenError::HardLinks`]). On PostgreSQL each replica renews a lease, by the database's clock, since theirs may differ. An
-//! orphan is an operation older than a lease whose instance has none: a replica that could not reach the database for
-//! that long loses what it had under way, but nothing of what it begins once it is back and has not renewed yet.
+//! SQLite allows one server, which holds a lock on a file beside the database. So a pending operation of another
+//! instance is an orphan at once. The path of the lock is that of the database with symbolic links resolved; a
+//! database file with further hard links is not opened ([`OpenError::HardLinks`]). On PostgreSQL each replica renews
+//! a lease by the database's clock, because the clocks of replicas may differ. An orphan is an operation older than a
+//! lease whose instance has no lease. A replica that could not reach the database for that long loses the operations
+//! that were running, but not those that it begins after it is back and before it renews its lease.
 
 use std::{
     fs::{File, TryLockError},
@@ -26,12 +27,12 @@ use crate::{
     schema::{At, Instant, install, leases},
 };
 
-/// This process, as the database knows it.
+/// The identity of this process in the database.
 #[derive(Clone)]
 pub(crate) struct Lease {
     database: Database,
     instance: Arc<str>,
-    /// The lock on a SQLite database, once it is served; let go when the store is dropped.
+    /// The lock on a SQLite database, held from [`Store::take_lease`] until the store is dropped.
     lock: Arc<Mutex<Option<File>>>,
 }
 
@@ -48,72 +49,72 @@ impl Lease {
         &self.instance
     }
 
-    /// Since when an operation without a lease must be there to be an orphan.
+    /// An operation without a lease is an orphan if it was created at or before this time.
     pub(crate) fn orphaned_before(&self, now: Timestamp) -> Timestamp {
         match self.database {
-            // there is nobody else
+            // no other server runs
             Database::Sqlite(_) => Timestamp::MAX,
             Database::Postgres(_) => now - Store::LEASE,
         }
     }
 }
 
-/// The clock that leases run by.
+/// The clock of leases.
 pub(crate) trait LeaseClock {
-    /// The database's time where replicas share it; ours where nobody else looks.
-    async fn lease_time(&mut self, ours: Timestamp) -> Result<At, StoreError>;
+    /// The time of the database on PostgreSQL, which replicas share; `local_time` on SQLite.
+    async fn lease_time(&mut self, local_time: Timestamp) -> Result<At, StoreError>;
 }
 
 impl LeaseClock for Sqlite {
-    async fn lease_time(&mut self, ours: Timestamp) -> Result<At, StoreError> {
-        Ok(At(ours))
+    async fn lease_time(&mut self, local_time: Timestamp) -> Result<At, StoreError> {
+        Ok(At(local_time))
     }
 }
 
 impl LeaseClock for Postgres {
-    async fn lease_time(&mut self, _ours: Timestamp) -> Result<At, StoreError> {
+    async fn lease_time(&mut self, _local_time: Timestamp) -> Result<At, StoreError> {
         Ok(diesel::select(sql::<Instant>("now()")).get_result(self).await?)
     }
 }
 
 impl Store {
-    /// How long a lease lasts. To be renewed well before.
+    /// Duration of a lease. A server renews it several times in this period.
     pub const LEASE: Duration = Duration::from_secs(15);
 
-    /// Declares this process to be a server. To be called once, before orphans are closed; commands that only read or
-    /// change our own tables leave nothing pending and need no lease.
+    /// Registers this process as a server. To be called once, before orphans are closed. Commands that only read or
+    /// change Pilothouse's own tables leave nothing pending and need no lease.
     ///
     /// # Errors
     /// [`OpenError::InUse`] when another process serves the same SQLite file; [`OpenError::Unusable`].
     pub async fn take_lease(&self, at: Timestamp) -> Result<(), OpenError> {
         if let Database::Sqlite(path) = self.lease.database() {
             let unusable = |error| self.lease.database().unusable(&error);
-            // one lock for one file, whatever symbolic links lead to it
-            let beside = path.canonicalize().map_err(unusable)?.with_added_extension("lock");
-            create_file(&beside).map_err(unusable)?;
-            let file = File::open(&beside).map_err(unusable)?;
+            // one lock per file, whatever symbolic links are used
+            let lock_path = path.canonicalize().map_err(unusable)?.with_added_extension("lock");
+            create_file(&lock_path).map_err(unusable)?;
+            let file = File::open(&lock_path).map_err(unusable)?;
             match file.try_lock() {
                 Ok(()) => *self.lease.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(file),
                 Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(path.clone())),
                 Err(TryLockError::Error(error)) => return Err(unusable(error)),
             }
-            self.forget_leases().await.map_err(|error| self.lease.database().unusable(&error))?;
+            self.delete_all_leases().await.map_err(|error| self.lease.database().unusable(&error))?;
         }
         self.renew_lease(at).await.map_err(|error| self.lease.database().unusable(&error))
     }
 
-    /// Says that this process lives; several times in [`Store::LEASE`], by a server, until nothing of it runs any more.
+    /// Renews the lease. A server calls this several times per [`Store::LEASE`], until all of its tasks have ended.
     ///
     /// # Errors
-    /// `StoreUnavailable`. A server that cannot renew may go on: what it finishes after others took it for dead
+    /// `StoreUnavailable`. A server that cannot renew may continue: an operation that others have closed as an orphan
     /// stays `unknown`.
     pub async fn renew_lease(&self, at: Timestamp) -> Result<()> {
-        self.forget_what_is_left().await;
+        self.retry_scrub().await;
         let (instance, keyring) = (self.lease.instance().to_owned(), self.deps.keyring.clone());
         transact!(self.db, |conn| {
             let next: Option<String> =
                 install::table.find(1).select(install::next_fingerprint).first(conn).await?;
-            let held = next.filter(|next| keyring.keys(next).is_ok());
+            let next_held = next.filter(|next| keyring.keys(next).is_ok());
             let At(now) = conn.lease_time(at).await?;
             diesel::delete(leases::table.filter(leases::expires_at.le(At(now)))).execute(conn).await?;
             let expires_at = At(now + Self::LEASE);
@@ -121,21 +122,21 @@ impl Store {
                 .values((
                     leases::instance.eq(instance),
                     leases::expires_at.eq(expires_at),
-                    leases::next_fingerprint.eq(&held),
+                    leases::next_fingerprint.eq(&next_held),
                 ))
                 .on_conflict(leases::instance)
                 .do_update()
-                .set((leases::expires_at.eq(expires_at), leases::next_fingerprint.eq(&held)))
+                .set((leases::expires_at.eq(expires_at), leases::next_fingerprint.eq(&next_held)))
                 .execute(conn)
                 .await?;
             Ok(())
         })
     }
 
-    /// Says that this process is about to end: what it leaves pending nobody will finish.
+    /// Ends the lease, because this process is about to exit. Operations that it leaves pending become orphans.
     ///
     /// # Errors
-    /// `StoreUnavailable`; then the lease runs out.
+    /// `StoreUnavailable`. The lease then expires.
     pub async fn end_lease(&self) -> Result<()> {
         let instance = self.lease.instance().to_owned();
         change!(self.db, |conn| {
@@ -144,8 +145,8 @@ impl Store {
         })
     }
 
-    /// Whoever holds the file's lock knows that no other instance lives.
-    async fn forget_leases(&self) -> Result<()> {
+    /// Deletes all leases. The holder of the file lock is the only server.
+    async fn delete_all_leases(&self) -> Result<()> {
         change!(self.db, |conn| {
             diesel::delete(leases::table).execute(conn).await?;
             Ok(())

@@ -1,12 +1,12 @@
-//! The ports towards the database, over diesel-async: SQLite and PostgreSQL from one text.
+//! Storage adapter: implements the storage ports over diesel-async, for SQLite and PostgreSQL from one source.
 //!
-//! [`Store::open`] makes the tables, knows the master key again, and gives a handle that implements every port of
-//! what we keep ourselves: [`AuditTrail`], [`TrailReader`], [`Retention`], [`UserRegistry`], [`SessionStore`], [`LoginThrottle`],
-//! [`IdempotencyStore`], [`ClusterRegistry`] and [`Connections`]. A query is written once and compiled for both databases
-//! (see `db`).
+//! [`Store::open`] migrates the database, checks that the master key matches it, and returns a handle that implements
+//! the storage ports: [`AuditTrail`], [`TrailReader`], [`Retention`], [`UserRegistry`], [`SessionStore`],
+//! [`LoginThrottle`], [`IdempotencyStore`], [`ClusterRegistry`] and [`Connections`]. Each query is written once and
+//! compiled for both databases (see `db`).
 //!
-//! A change of our own tables and its audit entry are one transaction. Entries that stand alone go through one task
-//! that commits as many at once as wait (see `audit`).
+//! A change of Pilothouse's own tables and its audit entry are one transaction. Other entries go through one task
+//! that commits all waiting entries together (see `audit`).
 //!
 //! [`AuditTrail`]: pilothouse_core::audit::AuditTrail
 //! [`TrailReader`]: pilothouse_core::audit::TrailReader
@@ -67,18 +67,19 @@ use crate::{
     throttle::RefusedLogins,
 };
 
-/// What the store needs from outside.
+/// Dependencies of the store.
 #[derive(Clone)]
 pub struct StoreDeps {
-    /// A multi-threaded runtime that drives the connections, whoever calls.
+    /// A multi-threaded runtime that drives the connections, independent of the caller's runtime.
     pub runtime: Handle,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness, for ids.
     pub rng: Arc<dyn Rng>,
-    /// What seals credentials and what idempotency keys stand for, and signs checkpoints of the trail.
+    /// Seals credentials and idempotency records, and signs checkpoints of the trail.
     pub keyring: Arc<dyn Keyring>,
-    /// Where checkpoints of the trail are kept outside the database: what it knows is verified before the trail is signed.
+    /// Checkpoint sink: keeps checkpoints of the trail outside the database. The trail is verified against it before
+    /// it is signed.
     pub witness: Arc<dyn CheckpointSink>,
 }
 
@@ -87,14 +88,14 @@ pub struct StoreDeps {
 pub struct Store {
     db: Db,
     deps: StoreDeps,
-    author: TrailContext,
+    trail_context: TrailContext,
     writer: Writer,
     lease: Lease,
     reserve: DiskReserve,
     counts: Counts,
-    refusals: RefusedLogins,
+    refused_logins: RefusedLogins,
     /// Whether the write-ahead log may hold a sealed value that is deleted or replaced.
-    overwritten: Arc<AtomicBool>,
+    scrub_pending: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Store {
@@ -104,9 +105,9 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// The fingerprint of the master key that a database is sealed with; none when it is new. To be asked before a key
-    /// is made: a database that has a fingerprint needs the key it belongs to. Makes no file, and no table but diesel's
-    /// list of migrations.
+    /// The fingerprints of the master keys that a database is sealed with; `None` for a new database. To be called
+    /// before a key is created: a database that has a fingerprint needs the key of that fingerprint. Creates no file,
+    /// and no table except diesel's list of migrations.
     ///
     /// # Errors
     /// [`OpenError::Unusable`], [`OpenError::Newer`].
@@ -117,47 +118,48 @@ impl Store {
         migrate::fingerprints(database, runtime).await
     }
 
-    /// Opens a database: makes what is not there, brings tables up to date, keeps the key's fingerprint.
+    /// Opens a database: creates it if needed, runs pending migrations, and stores the fingerprint of the key.
     ///
     /// # Errors
-    /// [`OpenError`] but `InUse`. With another key than the database's, or tables of a newer version, nothing is changed.
+    /// [`OpenError`] except `InUse`. If the key is not the database's or the tables belong to a newer version,
+    /// nothing is changed.
     pub async fn open(database: &Database, deps: StoreDeps) -> Result<Self, OpenError> {
         let now = deps.clock.now();
         migrate::prepare(database, &deps.runtime, deps.keyring.clone(), now).await?;
         let db = Db::new(database, deps.runtime.clone())?;
         let lease = Lease::new(database.clone(), uuid_v7(now, &*deps.rng));
-        let author = TrailContext {
+        let trail_context = TrailContext {
             instance: lease.instance().into(),
             keyring: deps.keyring.clone(),
             clock: deps.clock.clone(),
             age: Checkpoint::AGE,
-            memory: VerifiedState::default(),
-            witness: deps.witness.clone(),
-            successor: None,
+            verified_state: VerifiedState::default(),
+            checkpoint_sink: deps.witness.clone(),
+            next_signer: None,
         };
-        let writer = Writer::start(db.clone(), author.clone(), &deps.runtime);
+        let writer = Writer::start(db.clone(), trail_context.clone(), &deps.runtime);
         Ok(Self {
             db,
             deps,
-            author,
+            trail_context,
             writer,
             lease,
             reserve: DiskReserve::default(),
             counts: Counts::default(),
-            refusals: RefusedLogins::default(),
-            // a process that was killed may not have emptied the write-ahead log
-            overwritten: Arc::new(AtomicBool::new(true)),
+            refused_logins: RefusedLogins::default(),
+            // a killed process may not have truncated the write-ahead log
+            scrub_pending: Arc::new(AtomicBool::new(true)),
         })
     }
 
-    /// Keeps so many bytes free where a SQLite database lies: with fewer left no new operation is begun, so that the
-    /// outcomes of those under way find room. None are kept for a PostgreSQL, whose disk is not ours to look at.
+    /// Sets the disk reserve of a SQLite database, in bytes: with less free space no new operation is begun, so that
+    /// the outcomes of running operations can be stored. Ignored for PostgreSQL, whose disk Pilothouse cannot query.
     #[must_use]
     pub fn with_disk_reserve(self, bytes: u64) -> Self {
         Self { reserve: DiskReserve::of(self.lease.database(), bytes), ..self }
     }
 
-    /// Whether the database answers, and its key is held.
+    /// Checks that the database responds and that its key is available.
     ///
     /// # Errors
     /// `StoreUnavailable`.

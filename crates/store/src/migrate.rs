@@ -1,5 +1,4 @@
-//! The tables are made and brought up to date at the start, by one process at a time; and the database knows its
-//! master key again.
+//! Migrations at startup, run by one process at a time, and the check that the master key matches the database.
 
 use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
@@ -15,7 +14,7 @@ use pilothouse_core::seal::Keyring;
 use tokio::runtime::Handle;
 
 use crate::{
-    db::{Database, connect_sqlite, create_file, text_of},
+    db::{Database, connect_sqlite, create_file, path_str},
     error::OpenError,
     schema::{At, audit_checkpoints, audit_log, clusters, idempotency_keys, install, operations, users},
 };
@@ -23,63 +22,63 @@ use crate::{
 const SQLITE: EmbeddedMigrations = embed_migrations!("../../migrations/sqlite");
 const POSTGRES: EmbeddedMigrations = embed_migrations!("../../migrations/postgres");
 
-/// The advisory lock that serialises migrations on PostgreSQL: "pilothou" in ASCII.
-const LOCK: i64 = 0x7069_6c6f_7468_6f75;
+/// Advisory lock that serialises migrations on PostgreSQL: "pilothou" in ASCII.
+const ADVISORY_LOCK: i64 = 0x7069_6c6f_7468_6f75;
 
 type PostgresConnection = AsyncConnectionWrapper<AsyncPgConnection>;
 
-/// By what a database knows its master keys again.
+/// Fingerprints of the master keys of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprints {
-    /// Of the key in use.
+    /// Fingerprint of the key in use.
     pub current: String,
-    /// Of the key that all is being sealed with anew, while that goes on.
+    /// Fingerprint of the next key while a key rotation runs.
     pub next: Option<String>,
 }
 
-/// What stands in the way, before it is known of which database.
-enum Failure {
-    Cursor(OpenError),
+/// Error of a migration step, without the name of the database.
+enum MigrateError {
+    Open(OpenError),
     Query(QueryError),
     Io(io::Error),
 }
 
-impl From<QueryError> for Failure {
+impl From<QueryError> for MigrateError {
     fn from(error: QueryError) -> Self {
         Self::Query(error)
     }
 }
 
-impl Failure {
+impl MigrateError {
     fn migration(error: impl ToString) -> Self {
-        Self::Cursor(OpenError::Migration(error.to_string()))
+        Self::Open(OpenError::Migration(error.to_string()))
     }
 
-    fn of(self, database: &Database) -> OpenError {
+    fn into_open_error(self, database: &Database) -> OpenError {
         match self {
-            Self::Cursor(error) => error,
+            Self::Open(error) => error,
             Self::Query(error) => database.unusable(&error),
             Self::Io(error) => database.unusable(&error),
         }
     }
 }
 
-/// The same steps for each kind of connection.
+/// Implements the steps for one type of connection.
 macro_rules! steps {
     ($module:ident, $connection:ty, $backend:ty, $migrations:expr) => {
         mod $module {
             use super::*;
 
-            /// The fingerprints that the database holds; none in an empty one.
-            pub(super) fn fingerprints(conn: &mut $connection) -> Result<Option<Fingerprints>, Failure> {
+            /// The fingerprints in the database; `None` in an empty one.
+            pub(super) fn fingerprints(conn: &mut $connection) -> Result<Option<Fingerprints>, MigrateError> {
                 let known =
-                    MigrationSource::<$backend>::migrations(&$migrations).map_err(Failure::migration)?;
-                let applied = conn.applied_migrations().map_err(Failure::migration)?;
+                    MigrationSource::<$backend>::migrations(&$migrations).map_err(MigrateError::migration)?;
+                let applied = conn.applied_migrations().map_err(MigrateError::migration)?;
                 let is_known = |version: &MigrationVersion<'_>| {
                     known.iter().any(|migration| migration.name().version() == *version)
                 };
                 if let Some(newer) = applied.iter().find(|version| !is_known(version)) {
-                    return Err(Failure::Cursor(OpenError::Newer(newer.to_string())));
+                    return Err(MigrateError::Open(OpenError::Newer(newer.to_string())));
                 }
                 if applied.is_empty() {
                     return Ok(None);
@@ -87,13 +86,13 @@ macro_rules! steps {
                 let columns = (install::fingerprint, install::next_fingerprint);
                 match install::table.find(1).select(columns).first(conn).optional()? {
                     Some((current, next)) => Ok(Some(Fingerprints { current, next })),
-                    // a first start was killed before it said which key it uses
+                    // the first start was killed before it stored the fingerprint
                     None if is_empty(conn)? => Ok(None),
-                    None => Err(Failure::Cursor(OpenError::NoInstall)),
+                    None => Err(MigrateError::Open(OpenError::NoInstall)),
                 }
             }
 
-            /// Whether nothing was ever stored.
+            /// Whether the tables hold no data.
             fn is_empty(conn: &mut $connection) -> Result<bool, QueryError> {
                 let rows: [i64; 6] = [
                     users::table.count().get_result(conn)?,
@@ -106,21 +105,21 @@ macro_rules! steps {
                 Ok(rows.iter().all(|rows| *rows == 0))
             }
 
-            /// Checks the keys before anything is changed, makes the tables, and keeps the key's fingerprint.
+            /// Checks the keys before any change, then migrates and stores the fingerprint of the key.
             pub(super) fn prepare(
                 conn: &mut $connection,
                 keyring: &dyn Keyring,
                 at: Timestamp,
-            ) -> Result<(), Failure> {
-                let theirs = fingerprints(conn)?;
-                if let Some(Fingerprints { current, next }) = &theirs {
-                    keyring.keys(current).map_err(|_| Failure::Cursor(OpenError::OtherKey))?;
+            ) -> Result<(), MigrateError> {
+                let stored = fingerprints(conn)?;
+                if let Some(Fingerprints { current, next }) = &stored {
+                    keyring.keys(current).map_err(|_| MigrateError::Open(OpenError::OtherKey))?;
                     if let Some(next) = next {
-                        keyring.keys(next).map_err(|_| Failure::Cursor(OpenError::NoNextKey))?;
+                        keyring.keys(next).map_err(|_| MigrateError::Open(OpenError::NoNextKey))?;
                     }
                 }
-                conn.run_pending_migrations($migrations).map_err(Failure::migration)?;
-                if theirs.is_none() {
+                conn.run_pending_migrations($migrations).map_err(MigrateError::migration)?;
+                if stored.is_none() {
                     let row = (
                         install::id.eq(1),
                         install::fingerprint.eq(keyring.current()),
@@ -134,10 +133,10 @@ macro_rules! steps {
     };
 }
 
-steps!(sqlite, SqliteConnection, diesel::sqlite::Sqlite, SQLITE);
-steps!(postgres, PostgresConnection, diesel::pg::Pg, POSTGRES);
+impl_steps!(sqlite, SqliteConnection, diesel::sqlite::Sqlite, SQLITE);
+impl_steps!(postgres, PostgresConnection, diesel::pg::Pg, POSTGRES);
 
-/// The fingerprints that the database holds, none when it holds none or is not there yet; makes no file.
+/// The fingerprints in the database; `None` when it is empty or does not exist. Creates no file.
 pub(crate) async fn fingerprints(
     database: &Database,
     runtime: &Handle,
@@ -149,7 +148,7 @@ pub(crate) async fn fingerprints(
     }
 }
 
-/// Makes the tables or brings them up to date, unless the database belongs to another key or a newer version.
+/// Runs pending migrations, unless the database belongs to another key or a newer version.
 pub(crate) async fn prepare(
     database: &Database,
     runtime: &Handle,
@@ -167,50 +166,51 @@ pub(crate) async fn prepare(
     }
 }
 
-/// A second name of the file would have a journal of its own: what one process has written, another one that opened the
-/// file under the other name does not see, and overwrites. Symbolic links do no harm, SQLite resolves them.
-fn check_hard_links(path: &Path) -> Result<(), Failure> {
-    let links = fs::metadata(path).map_err(Failure::Io)?.nlink();
+/// Refuses a file with a second hard link. SQLite would use another journal for that name: a process that opened the
+/// file by one name does not see what a process wrote by the other, and overwrites it. Symbolic links are safe,
+/// because SQLite resolves them.
+fn check_hard_links(path: &Path) -> Result<(), MigrateError> {
+    let links = fs::metadata(path).map_err(MigrateError::Io)?.nlink();
     if links > 1 {
-        return Err(Failure::Cursor(OpenError::HardLinks(path.to_owned(), links)));
+        return Err(MigrateError::Open(OpenError::HardLinks(path.to_owned(), links)));
     }
     Ok(())
 }
 
-/// Under the write lock, taken before anything is looked at.
+/// Runs a step in a transaction that takes the write lock before the first read.
 async fn on_sqlite<T: Send + 'static>(
     database: &Database,
     runtime: &Handle,
-    work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure> + Send + 'static,
+    work: impl FnOnce(&mut SqliteConnection) -> Result<T, MigrateError> + Send + 'static,
 ) -> Result<T, OpenError> {
     let Database::Sqlite(path) = database else { return Err(OpenError::UnknownAddress) };
-    let path = text_of(path)?.to_owned();
-    let of = database.clone();
+    let path = path_str(path)?.to_owned();
+    let target = database.clone();
     let task = move || {
-        check_hard_links(Path::new(&path)).map_err(|failure| failure.of(&of))?;
-        let mut conn = connect_sqlite(&path).map_err(|error| of.unusable(&error))?;
-        conn.exclusive_transaction(work).map_err(|failure| failure.of(&of))
+        check_hard_links(Path::new(&path)).map_err(|error| error.into_open_error(&target))?;
+        let mut conn = connect_sqlite(&path).map_err(|error| target.unusable(&error))?;
+        conn.exclusive_transaction(work).map_err(|error| error.into_open_error(&target))
     };
     runtime.spawn_blocking(task).await.map_err(|error| database.unusable(&error))?
 }
 
-/// Under an advisory lock, which goes when the connection closes.
+/// Runs a step under an advisory lock, which is released when the connection closes.
 async fn on_postgres<T: Send + 'static>(
     database: &Database,
     runtime: &Handle,
-    work: impl FnOnce(&mut PostgresConnection) -> Result<T, Failure> + Send + 'static,
+    work: impl FnOnce(&mut PostgresConnection) -> Result<T, MigrateError> + Send + 'static,
 ) -> Result<T, OpenError> {
     let Database::Postgres(address) = database else { return Err(OpenError::UnknownAddress) };
-    let (address, of) = (address.clone(), database.clone());
+    let (address, target) = (address.clone(), database.clone());
     let task = async move {
-        let conn = address.connect().await.map_err(|error| of.unusable(&error))?;
+        let conn = address.connect().await.map_err(|error| target.unusable(&error))?;
         let task = move || {
             let mut conn = PostgresConnection::from(conn);
-            diesel::sql_query(format!("SELECT pg_advisory_lock({LOCK})")).execute(&mut conn)?;
+            diesel::sql_query(format!("SELECT pg_advisory_lock({ADVISORY_LOCK})")).execute(&mut conn)?;
             work(&mut conn)
         };
-        let done = tokio::task::spawn_blocking(task).await.map_err(|error| of.unusable(&error))?;
-        done.map_err(|failure| failure.of(&of))
+        let done = tokio::task::spawn_blocking(task).await.map_err(|error| target.unusable(&error))?;
+        done.map_err(|error| error.into_open_error(&target))
     };
     runtime.spawn(task).await.map_err(|error| database.unusable(&error))?
 }

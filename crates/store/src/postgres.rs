@@ -1,7 +1,7 @@
-//! Where a PostgreSQL is and how it is reached: an address as libpq reads it, and TLS by rustls.
+//! PostgreSQL address: connection URL with the syntax of libpq, and TLS by rustls.
 //!
-//! It departs from libpq in one default: without `sslmode` a server on another machine is verified in full, where
-//! libpq would take what it gets (docs/decisions/0011-postgres-tls.md).
+//! One default differs from libpq: without `sslmode`, the certificate of a server on another machine is verified in
+//! full, where libpq accepts any (docs/decisions/0011-postgres-tls.md).
 
 use std::{fmt, net::IpAddr, time::Duration};
 
@@ -20,18 +20,18 @@ mod tls;
 
 use tls::{Trust, roots, system_roots};
 
-/// How long a connection may take to come about, TLS and password included.
-const CONNECT: Duration = Duration::from_secs(10);
+/// Maximum duration of connecting, including TLS and authentication.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where a PostgreSQL listens when its address does not say.
+/// Default port of PostgreSQL.
 const DEFAULT_PORT: u16 = 5432;
 
-/// What every session is told. A replica that vanishes in a transaction must not hold its locks for hours, nor one
-/// that vanishes in a migration the lock on those.
-const SESSION: &str = "SET idle_in_transaction_session_timeout = '10s'; SET tcp_keepalives_idle = 15; \
+/// Settings of every session. A replica that disappears within a transaction must not hold its locks for hours, nor
+/// one that disappears within a migration the migration lock.
+const SESSION_SETTINGS: &str = "SET idle_in_transaction_session_timeout = '10s'; SET tcp_keepalives_idle = 15; \
     SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;";
 
-/// The parameters that an address may have besides `sslmode` and `sslrootcert`; others are refused.
+/// Parameters that an address may have besides `sslmode` and `sslrootcert`. Others are refused.
 const PARAMETERS: [&str; 17] = [
     "application_name",
     "channel_binding",
@@ -52,7 +52,7 @@ const PARAMETERS: [&str; 17] = [
     "user",
 ];
 
-/// The address of a PostgreSQL database. Neither its `Debug` nor its `Display` shows user, password or parameters.
+/// The address of a PostgreSQL database. `Debug` and `Display` show no user, password or parameters.
 #[derive(Clone)]
 pub struct PostgresAddress {
     config: Config,
@@ -60,10 +60,10 @@ pub struct PostgresAddress {
 }
 
 impl PostgresAddress {
-    /// Reads `postgres://user:password@host:port/database?parameter=value&…`, and the certificates it names.
+    /// Parses `postgres://user:password@host:port/database?parameter=value&…`, and loads the certificates it names.
     ///
     /// # Errors
-    /// [`OpenError::Address`], which shows nothing of it.
+    /// [`OpenError::Address`], which quotes nothing of the address.
     pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
         let (address, query) = split(url);
         let (mut mode, mut root, mut rest) = (None, None, Vec::new());
@@ -73,15 +73,15 @@ impl PostgresAddress {
                 "sslmode" => mode = Some(Mode::parse(value)?),
                 "sslrootcert" => {
                     let path = percent_decode_str(value).decode_utf8();
-                    root = Some(path.map_err(|_| bad("has an sslrootcert that is not UTF-8"))?);
+                    root = Some(path.map_err(|_| address_error("has an sslrootcert that is not UTF-8"))?);
                 }
                 name if PARAMETERS.contains(&name) => rest.push(parameter),
                 _ => return Err(unknown_parameter()),
             }
         }
-        // what the parser says of a bad one may quote a part of the password
+        // the error of the parser may quote a part of the password
         let mut config: Config = format!("{address}?{}", rest.join("&")).parse().map_err(|_| {
-            bad("is malformed; characters such as @ / ? in a password are written %40 %2F %3F")
+            address_error("is malformed; characters such as @ / ? in a password are written %40 %2F %3F")
         })?;
         check_hosts(&config)?;
         set_timeouts(&mut config);
@@ -97,17 +97,19 @@ impl PostgresAddress {
         let trust = match (mode, root.as_deref()) {
             (Mode::VerifyFull, None | Some("system")) => Trust::Host(system_roots()?),
             (Mode::VerifyFull, Some(file)) => Trust::Host(roots(file)?),
-            (Mode::Disable, _) => Trust::Anyone,
+            (Mode::Disable, _) => Trust::Any,
             (Mode::VerifyCa, None) | (_, Some("system")) => {
-                return Err(bad("trusts the system's certificates for any host: use sslmode=verify-full"));
+                return Err(address_error(
+                    "trusts the system's certificates for any host: use sslmode=verify-full",
+                ));
             }
             (_, Some(file)) => Trust::Chain(roots(file)?),
-            (_, None) => Trust::Anyone,
+            (_, None) => Trust::Any,
         };
         Ok(Self { config, tls: MakeRustlsConnect::new(tls::config(trust)?) })
     }
 
-    /// Hosts and, where they are named beside these, their addresses, each with its port.
+    /// Hosts and, where `hostaddr` names them, their addresses, each with its port.
     pub(crate) fn sockets(&self) -> Vec<(String, u16)> {
         let ports = self.config.get_ports();
         let socket = |(n, host)| (host, *ports.get(n).or(ports.first()).unwrap_or(&DEFAULT_PORT));
@@ -119,18 +121,21 @@ impl PostgresAddress {
         names.chain(addresses).map(socket).collect()
     }
 
-    /// A new connection, driven by the runtime of the caller.
+    /// Opens a connection, driven by the caller's runtime.
     pub(crate) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
         let refused = |error: tokio_postgres::Error| ConnectionError::BadConnection(in_one_line(&error));
         let connecting = async {
             let (client, connection) = self.config.connect(self.tls.clone()).await.map_err(refused)?;
             let mut connection =
                 AsyncPgConnection::try_from_client_and_connection(client, connection).await?;
-            connection.batch_execute(SESSION).await.map_err(ConnectionError::CouldntSetupConfiguration)?;
+            connection
+                .batch_execute(SESSION_SETTINGS)
+                .await
+                .map_err(ConnectionError::CouldntSetupConfiguration)?;
             Ok(connection)
         };
-        let late = |_| ConnectionError::BadConnection("no answer".to_owned());
-        tokio::time::timeout(CONNECT, connecting).await.map_err(late)?
+        let timed_out = |_| ConnectionError::BadConnection("no response".to_owned());
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(timed_out)?
     }
 }
 
@@ -154,18 +159,18 @@ impl fmt::Display for PostgresAddress {
     }
 }
 
-/// What libpq calls `sslmode`.
+/// The `sslmode` of libpq.
 #[derive(Clone, Copy)]
 enum Mode {
-    /// In the clear.
+    /// No TLS.
     Disable,
-    /// TLS when the server has it; anybody's, unless `sslrootcert` says whose.
+    /// TLS if the server supports it, with any certificate, unless `sslrootcert` is set.
     Prefer,
-    /// TLS; anybody's, unless `sslrootcert` says whose.
+    /// TLS with any certificate, unless `sslrootcert` is set.
     Require,
-    /// TLS, with a certificate from `sslrootcert`, whatever host it is for.
+    /// TLS with a certificate from `sslrootcert`, for any host.
     VerifyCa,
-    /// TLS, with a certificate from `sslrootcert`, else from a root of the system, for this host.
+    /// TLS with a certificate from `sslrootcert`, or else from a root of the system, for this host.
     VerifyFull,
 }
 
@@ -178,37 +183,39 @@ impl Mode {
             "verify-ca" => Self::VerifyCa,
             "verify-full" => Self::VerifyFull,
             _ => {
-                return Err(bad(
+                return Err(address_error(
                     "has an sslmode other than disable, prefer, require, verify-ca, verify-full",
                 ));
             }
         })
     }
 
-    /// Nobody listens in within a machine; between machines, whoever can may also answer in the server's place.
+    /// The default mode. Connections within a machine cannot be intercepted. Between machines, an attacker who can
+    /// intercept can also impersonate the server, so the certificate is verified.
     fn default_for(config: &Config, with_roots: bool) -> Self {
         let loopback = |host: &Host| match host {
             Host::Tcp(name) if name == "localhost" => true,
             Host::Tcp(name) => name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()),
             Host::Unix(_) => true,
         };
-        let here = match config.get_hostaddrs() {
+        let is_local = match config.get_hostaddrs() {
             [] => config.get_hosts().iter().all(loopback),
             addresses => addresses.iter().all(IpAddr::is_loopback),
         };
-        if here && !with_roots { Self::Prefer } else { Self::VerifyFull }
+        if is_local && !with_roots { Self::Prefer } else { Self::VerifyFull }
     }
 }
 
-fn bad(what: impl Into<String>) -> OpenError {
+fn address_error(what: impl Into<String>) -> OpenError {
     OpenError::Address(what.into())
 }
 
 fn unknown_parameter() -> OpenError {
-    bad(format!("has a parameter other than sslmode, sslrootcert, {}", PARAMETERS.join(", ")))
+    address_error(format!("has a parameter other than sslmode, sslrootcert, {}", PARAMETERS.join(", ")))
 }
 
-/// The address without its parameters, and these. A `?` before the `@` belongs to the password.
+/// Splits an address into the part before the parameters, and the parameters. A `?` before the `@` belongs to the
+/// password.
 fn split(url: &str) -> (&str, &str) {
     let start = url.find('@').unwrap_or(0);
     let (before, after) = url.split_at(start);
@@ -218,16 +225,16 @@ fn split(url: &str) -> (&str, &str) {
 fn check_hosts(config: &Config) -> Result<(), OpenError> {
     let hosts = config.get_hosts();
     if hosts.is_empty() {
-        return Err(bad("has no host"));
+        return Err(address_error("has no host"));
     }
-    // the end of a password with an unescaped @
+    // the host contains the end of a password with an unescaped @
     if hosts.iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
-        return Err(bad("has an @ in its password: write it %40"));
+        return Err(address_error("has an @ in its password: write it %40"));
     }
     Ok(())
 }
 
-/// A server that is gone without a word is noticed in seconds, where the system would wait for hours.
+/// Sets timeouts, so that a server that disappeared is detected in seconds instead of hours.
 fn set_timeouts(config: &mut Config) {
     if config.get_application_name().is_none() {
         config.application_name("pilothouse");

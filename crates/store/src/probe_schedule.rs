@@ -1,4 +1,4 @@
-//! Which replica visits a cluster: every cluster is visited again and again, by one of them at a time.
+//! Probe schedule: one replica at a time claims the next probe of a cluster.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::{
 };
 
 impl Store {
-    /// Claims visits of clusters that nobody set out to visit within the last `interval`, those that have waited longest
-    /// first, and no more than `limit`. Of all replicas that ask at once, one is given each.
+    /// Claims probes of clusters whose last claim is older than `interval`, the oldest first, at most `limit`. Each
+    /// cluster is returned to one of the replicas that call at the same time.
     ///
     /// # Errors
     /// `StoreUnavailable`.
@@ -26,21 +26,21 @@ impl Store {
         at: Timestamp,
     ) -> Result<Vec<ClusterId>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        // a visit that is yet to come was noted before the clock was set back; replicas' clocks may differ a little
+        // a claim in the future was stored before the clock was set back; the clocks of replicas may differ a little
         let due =
             move || clusters::visited_at.le(At(at - interval)).or(clusters::visited_at.gt(At(at + interval)));
-        // mostly there is none, and then nothing is written
-        let waiting: Vec<i64> = read!(self.db, |conn| {
-            let longest_first = (clusters::visited_at, clusters::id);
-            let ids = clusters::table.filter(due()).order_by(longest_first).limit(limit);
+        // usually no probe is due, and then nothing is written
+        let due_ids: Vec<i64> = read!(self.db, |conn| {
+            let oldest_first = (clusters::visited_at, clusters::id);
+            let ids = clusters::table.filter(due()).order_by(oldest_first).limit(limit);
             Ok(ids.select(clusters::id).load(conn).await?)
         })?;
-        if waiting.is_empty() {
+        if due_ids.is_empty() {
             return Ok(Vec::new());
         }
         let claimed: Vec<i64> = change!(self.db, |conn| {
-            // one statement: a row that another replica has claimed meanwhile is not due any more
-            let still_due = clusters::table.filter(clusters::id.eq_any(waiting)).filter(due());
+            // one statement: a row that another replica has claimed meanwhile is no longer due
+            let still_due = clusters::table.filter(clusters::id.eq_any(due_ids)).filter(due());
             Ok(diesel::update(still_due)
                 .set(clusters::visited_at.eq(At(at)))
                 .returning(clusters::id)

@@ -1,9 +1,9 @@
-//! A new master key, while servers go on working: what is sealed is sealed anew, a batch a transaction, and the last
-//! transaction does the rest and names the new key as the one in use.
+//! Online rotation of the master key. Sealed values are resealed in batches, one transaction per batch. The last
+//! transaction reseals the rest and makes the new key the one in use.
 //!
-//! Whoever seals asks in its transaction which key is in use, and holds that answer until it commits
-//! ([`KeyInUse`]). So nothing is sealed with the old key after the last transaction, which waits for those before it. Locks
-//! are taken in the order: install, our own tables, head, operations.
+//! A transaction that seals reads the key in use and locks that value until it commits ([`KeyInUse`]). So nothing is
+//! sealed with the old key after the last transaction, which waits for those before it. Locks are taken in this
+//! order: `install`, Pilothouse's other tables, `audit_head`, `operations`.
 
 use diesel::{
     BoolExpressionMethods as _, ExpressionMethods as _, NullableExpressionMethods as _, QueryDsl as _,
@@ -29,21 +29,22 @@ use crate::{
 };
 
 define_sql_function! {
-    /// A part of bytes, from 1 on; both databases have it.
+    /// SQL `substr` of a byte string, with positions from 1.
     fn substr(bytes: Nullable<Binary>, from: Integer, length: Integer) -> Nullable<Binary>;
 }
 
-/// Which master key the database is sealed with.
+/// The master key in use, read and locked within a transaction.
 pub(crate) trait KeyInUse {
-    /// The fingerprint of the key to seal with, which stays in use until this transaction ends.
+    /// The fingerprint of the key to seal with. It stays in use until this transaction ends.
     async fn key_in_use(&mut self) -> Result<String, StoreError>;
 
-    /// Waits until nobody is within [`KeyInUse::key_in_use`]; from then on, to this transaction's end, others wait there.
+    /// Waits for all transactions that hold the lock of [`KeyInUse::key_in_use`], and blocks new ones until this
+    /// transaction ends.
     async fn stop_sealing(&mut self) -> Result<(), StoreError>;
 }
 
 impl KeyInUse for Sqlite {
-    /// The transaction has the write lock.
+    /// The transaction already has the write lock.
     async fn key_in_use(&mut self) -> Result<String, StoreError> {
         Ok(install::table.find(1).select(install::fingerprint).first(self).await?)
     }
@@ -58,21 +59,21 @@ impl KeyInUse for Postgres {
         Ok(install::table.find(1).select(install::fingerprint).for_share().first(self).await?)
     }
 
-    /// Of the table, for which waiters queue: of the row, many that come and go would keep one out who waits for all.
+    /// Locks the table, whose lock queue is fair. With a lock on the row, new share locks could starve this one.
     async fn stop_sealing(&mut self) -> Result<(), StoreError> {
         diesel::sql_query("LOCK TABLE install IN EXCLUSIVE MODE").execute(self).await?;
         Ok(())
     }
 }
 
-/// Seals a few values of a column anew that the new key has not sealed; how many there were.
+/// Reseals up to `$limit` values of a column that are not sealed with the new key. Returns their number.
 macro_rules! reseal {
     ($conn:ident, $table:ident, $row:ident, $column:ident, $keyring:expr, $sealer:expr, $limit:expr) => {{
         let mark = $sealer.mark();
         let length = i32::try_from(mark.len()).map_err(|_| corrupt("mark"))?;
-        let others = substr($table::$column.nullable(), 1, length).ne(mark);
+        let other_keys = substr($table::$column.nullable(), 1, length).ne(mark);
         let found: Vec<(String, Option<Vec<u8>>)> = $table::table
-            .filter(others)
+            .filter(other_keys)
             .select(($table::$row, $table::$column.nullable()))
             .limit($limit)
             .load($conn)
@@ -88,11 +89,11 @@ macro_rules! reseal {
                     "{error} ({field} of {row}): store it again or delete it, then retry"
                 ))
             })?;
-            let anew = $sealer.seal(&owner, &value)?;
-            // unless it was changed meanwhile
+            let resealed = $sealer.seal(&owner, &value)?;
+            // only if it is unchanged
             let as_read = $table::$row.eq(row).and($table::$column.eq(sealed));
             diesel::update($table::table.filter(as_read))
-                .set($table::$column.eq(anew))
+                .set($table::$column.eq(resealed))
                 .execute($conn)
                 .await?;
         }
@@ -100,7 +101,7 @@ macro_rules! reseal {
     }};
 }
 
-/// As [`reseal`], of every column that holds what is sealed.
+/// Runs [`reseal`] for every sealed column.
 macro_rules! reseal_all {
     ($conn:ident, $keyring:expr, $sealer:expr, $limit:expr) => {
         reseal!($conn, clusters, uuid, credential, $keyring, $sealer, $limit)
@@ -109,14 +110,14 @@ macro_rules! reseal_all {
     };
 }
 
-/// How many values of a column are sealed anew in one transaction.
-const BATCH: i64 = 50;
+/// Maximum number of values of a column that one transaction reseals.
+const RESEAL_BATCH: i64 = 50;
 
 impl Store {
-    /// Takes the key into use that the database says is in use.
+    /// Activates the key that the database names as the key in use.
     ///
     /// # Errors
-    /// `StoreUnavailable`; also when that key is not held.
+    /// `StoreUnavailable`, also when that key is not in the key files.
     pub(crate) async fn refresh_active_key(&self) -> Result<()> {
         let fingerprint: String = read!(self.db, |conn| Ok(install::table
             .find(1)
@@ -130,22 +131,22 @@ impl Store {
         })
     }
 
-    /// Names the key that everything is about to be sealed with. From now on no server starts that does not hold it, and
-    /// those that run say in their leases whether they do ([`Store::without_next_key`]).
+    /// Stores the fingerprint of the next key. From then on, a server without this key does not start, and the lease
+    /// of a running server records whether it has the key ([`Store::without_next_key`]).
     ///
     /// # Errors
-    /// `Modified` when another key was named before; `StoreUnavailable`.
+    /// `Modified` when another next key is stored already; `StoreUnavailable`.
     pub async fn begin_rekey(&self, next: &str) -> Result<()> {
         let next = next.to_owned();
-        let named = change!(self.db, |conn| {
+        let stored = change!(self.db, |conn| {
             let free = install::next_fingerprint.is_null().or(install::next_fingerprint.eq(next.clone()));
             let install = install::table.filter(install::id.eq(1).and(free));
             Ok(diesel::update(install).set(install::next_fingerprint.eq(next)).execute(conn).await?)
         })?;
-        if named == 0 { Err(Error::new(Cause::Modified).resource("master_key")) } else { Ok(()) }
+        if stored == 0 { Err(Error::new(Cause::Modified).resource("master_key")) } else { Ok(()) }
     }
 
-    /// How many servers live that do not say that they hold this key.
+    /// The number of live servers whose lease does not record this key.
     ///
     /// # Errors
     /// `StoreUnavailable`.
@@ -153,42 +154,45 @@ impl Store {
         let next = next.to_owned();
         read!(self.db, |conn| {
             let now = conn.lease_time(at).await?;
-            let lacks = leases::next_fingerprint.is_null().or(leases::next_fingerprint.ne(Some(next)));
-            let lacking = leases::table.filter(leases::expires_at.gt(now)).filter(lacks.assume_not_null());
-            let count: i64 = lacking.count().get_result(conn).await?;
+            let lacks_next = leases::next_fingerprint.is_null().or(leases::next_fingerprint.ne(Some(next)));
+            let without_next =
+                leases::table.filter(leases::expires_at.gt(now)).filter(lacks_next.assume_not_null());
+            let count: i64 = without_next.count().get_result(conn).await?;
             Ok(count.unsigned_abs())
         })
     }
 
-    /// Seals a few values anew with the next key; how many there were. None: only what others seal meanwhile is left to
-    /// [`Store::finish_rekey`].
+    /// Reseals a batch of values with the next key and returns their number. At zero only values that are sealed
+    /// concurrently are left, for [`Store::finish_rekey`].
     ///
     /// # Errors
-    /// `StoreUnavailable`; `Internal`, naming the row, for a value that does not open.
+    /// `StoreUnavailable`; `Internal`, with the row, for a value that cannot be opened.
     pub async fn reseal(&self, next: &str) -> Result<usize> {
         let keyring = self.deps.keyring.clone();
         let sealer = keyring.keys(next)?.sealer;
-        transact!(self.db, |conn| Ok(reseal_all!(conn, keyring, sealer, BATCH)))
+        transact!(self.db, |conn| Ok(reseal_all!(conn, keyring, sealer, RESEAL_BATCH)))
     }
 
-    /// Seals what is left, signs the end of the trail with the old key, and takes the new one into use; the entry that
-    /// says so is signed with it, and so is that it takes over there.
+    /// Reseals the rest, signs the end of the trail with the old key, and makes the new key the one in use. The new
+    /// key signs the audit entry of the rotation, and the rotation record.
     ///
     /// # Errors
-    /// As [`Store::reseal`]; `Internal` when the trail does not follow from what was verified before; `Modified` when `next` is not the key that was named. Then nothing has changed.
+    /// As [`Store::reseal`]; `Internal` when the trail does not match the part verified before; `Modified` when
+    /// `next` is not the stored next key. Nothing is changed then.
     pub async fn finish_rekey(&self, permit: &Permit, next: &str) -> Result<()> {
-        let (receipt, next, keyring) = (self.receipt(permit)?, next.to_owned(), self.deps.keyring.clone());
+        let (entry, next, keyring) =
+            (self.pending_entry(permit)?, next.to_owned(), self.deps.keyring.clone());
         let Keys { sealer, signer } = keyring.keys(&next)?;
-        let receipt = receipt.handing_over_to(signer);
+        let entry = entry.with_next_signer(signer);
         transact!(self.db, |conn| {
             conn.stop_sealing().await?;
-            let named: Option<String> =
+            let stored: Option<String> =
                 install::table.find(1).select(install::next_fingerprint).first(conn).await?;
-            if named.as_ref() != Some(&next) {
+            if stored.as_ref() != Some(&next) {
                 return Err(Error::new(Cause::Modified).resource("master_key").into());
             }
-            while reseal_all!(conn, keyring, sealer, BATCH) > 0 {}
-            conn.done(receipt).await?;
+            while reseal_all!(conn, keyring, sealer, RESEAL_BATCH) > 0 {}
+            conn.record_success(entry).await?;
             let taken = (install::fingerprint.eq(next), install::next_fingerprint.eq(None::<String>));
             diesel::update(install::table.find(1)).set(taken).execute(conn).await?;
             Ok(())

@@ -1,5 +1,6 @@
-//! The tables, as both databases have them, and the one type of ours. Kept by hand: what diesel prints differs by
-//! database. Every table goes through the contract's tests on both.
+//! Table definitions for diesel, shared by both databases, and the SQL type of timestamps. Maintained by hand,
+//! because the output of `diesel print-schema` differs between the databases. The contract tests use every table on
+//! both.
 
 use diesel::{
     backend::Backend,
@@ -13,18 +14,18 @@ use diesel::{
 };
 use jiff::Timestamp;
 
-/// A moment to the microsecond: TIMESTAMPTZ on PostgreSQL, microseconds since 1970 as an INTEGER on SQLite. diesel's
-/// own types are either of one database, or text on SQLite.
+/// SQL type of a timestamp in microseconds: TIMESTAMPTZ on PostgreSQL, microseconds since 1970 as INTEGER on SQLite.
+/// Each of diesel's own types supports one database only, or is text on SQLite.
 #[derive(Clone, Copy, QueryId, SqlType)]
 #[diesel(postgres_type(oid = 1184, array_oid = 1185), sqlite_type(name = "Long"))]
 pub struct Instant;
 
-/// A timestamp as a value of [`Instant`].
+/// A [`Timestamp`] as a value of [`Instant`].
 #[derive(AsExpression, Clone, Copy, Debug, FromSqlRow)]
 #[diesel(sql_type = Instant)]
 pub(crate) struct At(pub(crate) Timestamp);
 
-/// PostgreSQL counts microseconds from 2000; this is when, in microseconds since 1970.
+/// The epoch of PostgreSQL (2000-01-01), in microseconds since 1970.
 pub(crate) const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
 impl ToSql<Instant, Sqlite> for At {

@@ -1,7 +1,8 @@
-//! What is overwritten or deleted leaves the files of the database, too.
+//! Scrubbing: removes deleted and replaced values from the files of the database.
 //!
-//! SQLite overwrites it with zeros where it stood (`PRAGMA secure_delete`), but the write-ahead log holds pages as they
-//! were until it is emptied. PostgreSQL leaves old versions of a row in the table's file until that is written anew.
+//! SQLite overwrites them with zeros in the database file (`PRAGMA secure_delete`), but the write-ahead log holds old
+//! pages until it is truncated. PostgreSQL keeps old versions of a row in the file of the table until the table is
+//! rewritten.
 
 use std::sync::atomic::Ordering;
 
@@ -16,36 +17,36 @@ use crate::{
 };
 
 #[derive(QueryableByName)]
-struct Emptied {
+struct WalCheckpoint {
     #[diesel(sql_type = Integer)]
     busy: i32,
 }
 
 trait Scrub {
-    /// Empties the write-ahead log, where it holds what is deleted; false when others read from it.
-    async fn empty_log(&mut self) -> Result<bool, StoreError>;
+    /// Truncates the write-ahead log. False when a reader prevents it.
+    async fn truncate_wal(&mut self) -> Result<bool, StoreError>;
 
-    /// Removes all old versions of what is sealed; false when others stand in the way.
+    /// Removes all old versions of sealed values. False when a reader prevents it.
     async fn remove_old_versions(&mut self) -> Result<bool, StoreError>;
 }
 
 impl Scrub for Sqlite {
-    async fn empty_log(&mut self) -> Result<bool, StoreError> {
-        // whoever reads an older state for long, such as an export, is not waited for: other changes would wait as well
+    async fn truncate_wal(&mut self) -> Result<bool, StoreError> {
+        // waits only 200 ms for a long reader such as an export, because other writers wait meanwhile
         self.batch_execute("PRAGMA busy_timeout = 200").await?;
-        let emptied = sql_query("PRAGMA wal_checkpoint(TRUNCATE)").get_result::<Emptied>(self).await;
+        let truncated = sql_query("PRAGMA wal_checkpoint(TRUNCATE)").get_result::<WalCheckpoint>(self).await;
         self.batch_execute("PRAGMA busy_timeout = 5000").await?;
-        Ok(emptied?.busy == 0)
+        Ok(truncated?.busy == 0)
     }
 
     async fn remove_old_versions(&mut self) -> Result<bool, StoreError> {
-        self.empty_log().await
+        self.truncate_wal().await
     }
 }
 
 impl Scrub for Postgres {
-    /// PostgreSQL's log is its archives' and replicas', too; no client can empty it.
-    async fn empty_log(&mut self) -> Result<bool, StoreError> {
+    /// A no-op: the log also serves archives and replicas, and no client can truncate it.
+    async fn truncate_wal(&mut self) -> Result<bool, StoreError> {
         Ok(true)
     }
 
@@ -58,9 +59,9 @@ impl Scrub for Postgres {
 }
 
 impl Store {
-    /// Removes from the database's files what is sealed with a master key that is no longer in use. To be called after
-    /// [`Store::finish_rekey`], and again when it says false or fails. On PostgreSQL the write-ahead log, its archives
-    /// and what the disk's blocks held are out of reach.
+    /// Removes values that are sealed with a retired master key from the files of the database. To be called after
+    /// [`Store::finish_rekey`], and again if it returns false or fails. On PostgreSQL the write-ahead log, its
+    /// archives and freed disk blocks are out of reach.
     ///
     /// # Errors
     /// `StoreUnavailable`.
@@ -68,21 +69,21 @@ impl Store {
         change!(self.db, |conn| conn.remove_old_versions().await)
     }
 
-    /// A sealed value was deleted or replaced. What is left of it is removed now, or, where others read an older state of
-    /// the database, once they have ended.
-    pub(crate) async fn forget_overwritten(&self) {
-        self.overwritten.store(true, Ordering::Release);
-        self.forget_what_is_left().await;
+    /// To be called after a sealed value was deleted or replaced. Removes the old value now or, while a reader uses
+    /// an older state of the database, in a later [`Store::retry_scrub`].
+    pub(crate) async fn scrub_overwritten(&self) {
+        self.scrub_pending.store(true, Ordering::Release);
+        self.retry_scrub().await;
     }
 
-    /// The same, if there is something left from before. Several times a minute.
-    pub(crate) async fn forget_what_is_left(&self) {
-        if !self.overwritten.swap(false, Ordering::AcqRel) {
+    /// Repeats the removal if it is still pending. Called several times a minute.
+    pub(crate) async fn retry_scrub(&self) {
+        if !self.scrub_pending.swap(false, Ordering::AcqRel) {
             return;
         }
-        let emptied: Result<bool> = async { change!(self.db, |conn| conn.empty_log().await) }.await;
-        if !emptied.is_ok_and(|emptied| emptied) {
-            self.overwritten.store(true, Ordering::Release);
+        let truncated: Result<bool> = async { change!(self.db, |conn| conn.truncate_wal().await) }.await;
+        if !truncated.is_ok_and(|truncated| truncated) {
+            self.scrub_pending.store(true, Ordering::Release);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Sessions and refresh tokens. A session that has ended is a row that is gone, its tokens with it.
+//! Session store: sessions and refresh tokens. Ending a session deletes its row and its tokens.
 //!
-//! Rows are locked in one order: `users`, `sessions`, `refresh_tokens`, then the head of the trail. A deletion of a session
-//! locks its tokens after it. A deletion of several sessions at once locks them in the order in which the database finds
-//! them, so two of these may still wait for each other; the one that PostgreSQL ends then is repeated once.
+//! Rows are locked in this order: `users`, `sessions`, `refresh_tokens`, `audit_head`. The deletion of a session
+//! locks its tokens after it. A deletion of several sessions locks them in the order in which the database finds
+//! them, so two such deletions may still deadlock; the one that PostgreSQL ends is retried once.
 
 use std::time::Duration;
 
@@ -59,15 +59,15 @@ impl From<Row> for Session {
     }
 }
 
-/// By what a session is looked for.
+/// Key of a session lookup.
 #[derive(Clone, Copy)]
-enum Which {
+enum SessionKey {
     Cookie(SecretHash),
     Id(SessionId),
 }
 
 impl Store {
-    async fn session(&self, which: Which) -> Result<Option<(Session, User)>> {
+    async fn session(&self, which: SessionKey) -> Result<Option<(Session, User)>> {
         read!(self.db, |conn| {
             let everywhere = bindings::cluster_id.is_null().and(bindings::namespace.is_null());
             let query = sessions::table
@@ -76,8 +76,8 @@ impl Store {
                 .select((Row::as_select(), UserRow::as_select(), bindings::role))
                 .into_boxed();
             let query = match which {
-                Which::Cookie(cookie) => query.filter(sessions::cookie.eq(cookie.0.to_vec())),
-                Which::Id(id) => query.filter(sessions::id.eq(id.0)),
+                SessionKey::Cookie(cookie) => query.filter(sessions::cookie.eq(cookie.0.to_vec())),
+                SessionKey::Id(id) => query.filter(sessions::id.eq(id.0)),
             };
             let found: Option<(Row, UserRow, String)> = query.first(conn).await.optional()?;
             let read =
@@ -90,16 +90,16 @@ impl Store {
 #[async_trait]
 impl SessionStore for Store {
     async fn open(&self, permit: &Permit, record: SessionRecord, verified: &PasswordHash) -> Result<Session> {
-        let (receipt, verified) = (self.receipt(permit)?, verified.clone());
+        let (entry, verified) = (self.pending_entry(permit)?, verified.clone());
         transact_retried!(self.db, |conn| {
             let as_verified = users::table
                 .find(record.user_id.0)
                 .filter(users::disabled.eq(false))
                 .filter(users::password.eq(verified.phc()));
-            // this locks the user's row, so the user's addresses change in one transaction at a time
-            let noted =
+            // locks the row of the user, so that one transaction at a time changes the user's addresses
+            let updated =
                 diesel::update(as_verified).set(users::last_login_at.eq(At(record.at))).execute(conn).await?;
-            if noted == 0 {
+            if updated == 0 {
                 return Err(Error::new(Cause::BadCredentials).into());
             }
             if let Some(key) = &record.counted_by {
@@ -127,7 +127,7 @@ impl SessionStore for Store {
                     .await?;
                 diesel::delete(of_user.filter(login_addresses::address.ne_all(newest))).execute(conn).await?;
             }
-            // nobody can use these any more
+            // expired sessions are unusable
             diesel::delete(sessions::table.filter(sessions::expires_at.le(At(record.at))))
                 .execute(conn)
                 .await?;
@@ -150,17 +150,17 @@ impl SessionStore for Store {
             let token =
                 (refresh_tokens::hash.eq(record.refresh.0.to_vec()), refresh_tokens::session_id.eq(row.id));
             diesel::insert_into(refresh_tokens::table).values(token).execute(conn).await?;
-            conn.done(receipt.clone()).await?;
+            conn.record_success(entry.clone()).await?;
             Ok(Session::from(row))
         })
     }
 
     async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
-        self.session(Which::Cookie(cookie)).await
+        self.session(SessionKey::Cookie(cookie)).await
     }
 
     async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>> {
-        self.session(Which::Id(id)).await
+        self.session(SessionKey::Id(id)).await
     }
 
     async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()> {
@@ -180,21 +180,21 @@ impl SessionStore for Store {
         at: Timestamp,
         grace: Duration,
     ) -> Result<Rotation> {
-        let receipt = self.receipt(permit)?;
+        let entry = self.pending_entry(permit)?;
         transact_retried!(self.db, |conn| {
-            // the session's row is locked before its tokens' rows, as a deletion of the session locks them; setting a column
-            // to itself locks
-            let lives = diesel::update(sessions::table.find(id.0))
+            // lock the row of the session before those of its tokens, as a deletion of the session does; setting a
+            // column to itself locks the row
+            let locked = diesel::update(sessions::table.find(id.0))
                 .set(sessions::generation.eq(sessions::generation))
                 .execute(conn)
                 .await?;
-            if lives == 0 {
+            if locked == 0 {
                 return Ok(Rotation::Unknown);
             }
             let token = || {
                 refresh_tokens::table.find(presented.0.to_vec()).filter(refresh_tokens::session_id.eq(id.0))
             };
-            // one statement: of many at once, one finds it unused
+            // one statement: only one of several concurrent calls finds the token unused
             let claimed = diesel::update(token().filter(refresh_tokens::used_at.is_null()))
                 .set(refresh_tokens::used_at.eq(At(at)))
                 .execute(conn)
@@ -207,7 +207,7 @@ impl SessionStore for Store {
                     return Ok(Rotation::JustUsed);
                 }
                 diesel::delete(sessions::table.find(id.0)).execute(conn).await?;
-                conn.ended(receipt.clone(), &Err(Error::new(Cause::SessionEnded))).await?;
+                conn.record_outcome(entry.clone(), &Err(Error::new(Cause::SessionEnded))).await?;
                 return Ok(Rotation::Replayed);
             }
             let token = (refresh_tokens::hash.eq(fresh.0.to_vec()), refresh_tokens::session_id.eq(id.0));
@@ -217,17 +217,17 @@ impl SessionStore for Store {
                 .returning(sessions::generation)
                 .get_result(conn)
                 .await?;
-            conn.done(receipt.clone()).await?;
+            conn.record_success(entry.clone()).await?;
             Ok(Rotation::Rotated(generation))
         })
     }
 
     async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool> {
-        let receipt = self.receipt(permit)?;
+        let entry = self.pending_entry(permit)?;
         transact_retried!(self.db, |conn| {
             let ended = diesel::delete(sessions::table.find(id.0)).execute(conn).await? > 0;
             if ended {
-                conn.done(receipt.clone()).await?;
+                conn.record_success(entry.clone()).await?;
             }
             Ok(ended)
         })

@@ -1,4 +1,4 @@
-//! What the database and our use of it look like at this moment, for whoever watches over the process.
+//! Statistics of the store, for metrics.
 
 use std::time::Duration;
 
@@ -18,42 +18,42 @@ use crate::{
     schema::{At, audit_head, clusters, sessions},
 };
 
-/// What is stored.
+/// Counts of stored objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreStats {
-    /// Every cluster as its last probe found it.
+    /// Every cluster with the health found by its last probe.
     pub clusters: Vec<(ClusterId, Health)>,
-    /// Sessions that have not expired.
+    /// Number of sessions that have not expired.
     pub sessions: u64,
-    /// The number of the audit chain's newest entry: how many there are.
+    /// Sequence number of the newest audit entry, which is the number of entries.
     pub audit_sequence: u64,
-    /// For how long entries have been waiting to be signed: since the last checkpoint that this process knows of. Zero when
-    /// none waits.
+    /// Time since the last checkpoint known to this process, if newer entries are unsigned. Zero when none is
+    /// unsigned.
     pub audit_unsigned: Duration,
 }
 
-/// A pool of connections. Of SQLite there are two, `read` and `write`; of PostgreSQL one, `all`.
+/// A connection pool. SQLite has two, `read` and `write`; PostgreSQL has one, `all`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolStats {
-    /// What it is for.
+    /// Name of the pool.
     pub name: &'static str,
-    /// The most connections it may have.
+    /// Maximum number of connections.
     pub max: usize,
-    /// How many it has.
+    /// Number of open connections.
     pub open: usize,
-    /// How many of these nobody uses.
+    /// Number of open connections that are idle.
     pub idle: usize,
-    /// How many callers wait for one.
+    /// Number of callers that wait for a connection.
     pub waiting: usize,
 }
 
 impl Store {
-    /// Counts what is stored.
+    /// Reads the counts.
     ///
     /// # Errors
     /// `StoreUnavailable`.
     pub async fn stats(&self, now: Timestamp) -> Result<StoreStats> {
-        let last = self.author.memory.last_checkpoint();
+        let last = self.trail_context.verified_state.last_checkpoint();
         read!(self.db, |conn| {
             let health: Vec<(i64, String)> =
                 clusters::table.select((clusters::id, clusters::status)).load(conn).await?;
@@ -77,10 +77,10 @@ impl Store {
         })
     }
 
-    /// The pools of connections.
+    /// Status of the connection pools.
     pub fn pools(&self) -> Vec<PoolStats> {
-        // a macro, for deadpool's type of a status has no name here
-        macro_rules! look {
+        // a macro, because the status type of deadpool is not exported here
+        macro_rules! pool_stats {
             ($name:literal, $pool:ident) => {{
                 let status = $pool.status();
                 PoolStats {
@@ -93,18 +93,19 @@ impl Store {
             }};
         }
         match &self.db {
-            Db::Sqlite { readers, writer, .. } => vec![look!("read", readers), look!("write", writer)],
-            Db::Postgres { pool, .. } => vec![look!("all", pool)],
+            Db::Sqlite { readers, writer, .. } => {
+                vec![pool_stats!("read", readers), pool_stats!("write", writer)]
+            }
+            Db::Postgres { pool, .. } => vec![pool_stats!("all", pool)],
         }
     }
 
-    /// Whether the audit trail follows from what this process has verified of it, and so is signed.
+    /// Whether the audit trail matches the part that this process has verified, and so is signed.
     pub fn is_audit_signed(&self) -> bool {
-        self.author.memory.reason().is_none()
+        self.trail_context.verified_state.mismatch_reason().is_none()
     }
 
-    /// How many entries of the audit trail this process could not store when it wanted to; those that were tried again
-    /// count each time.
+    /// Number of audit entries that this process failed to store. Each retry counts.
     pub fn failed_audit_entries(&self) -> u64 {
         self.writer.failed()
     }

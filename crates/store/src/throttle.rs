@@ -1,6 +1,6 @@
-//! Failed logins, counted in the database, so that neither a restart nor another replica forgets any. What is refused
-//! without a look at its password costs its sender nothing, so it must cost us little: it is counted here, and written
-//! once a minute.
+//! Login throttle: counts failed logins in the database, so that the counts survive restarts and are shared by
+//! replicas. A login that is refused without a password check costs the client nothing, so it must be cheap for the
+//! server: such refusals are counted in memory, and written once a minute.
 
 use std::{
     collections::HashMap,
@@ -38,7 +38,7 @@ struct Row {
 }
 
 impl Row {
-    /// Counts a failure; those of a window that is over are forgotten, unless a pause still stands on them.
+    /// Counts a failure. Failures of a past window are reset, unless a pause that they caused still runs.
     fn fail(&mut self, key: &ThrottleKey, at: Timestamp) {
         let over = self.window_start.is_none_or(|start| start.0 + ThrottleKey::WINDOW <= at);
         let paused = self.blocked_until.is_some_and(|until| until.0 > at);
@@ -50,8 +50,8 @@ impl Row {
         self.blocked_until = pause.map(|pause| At(at + pause));
     }
 
-    /// Counts a refusal, and those before it that are not written yet; for the first of its minute, how many there were
-    /// since the first of the last.
+    /// Counts a refusal and `unwritten` earlier ones. For the first refusal of a minute, returns the number of
+    /// refusals since the first one of the last minute that had any.
     fn refuse(&mut self, minute: i64, unwritten: i64) -> Option<i64> {
         if self.refused_minute == minute {
             self.refused_count += 1 + unwritten;
@@ -66,16 +66,18 @@ fn minute(at: Timestamp) -> i64 {
     at.as_second().div_euclid(60)
 }
 
-/// What this process has refused since it last wrote that down: by key, the minute it did, and how many since.
+/// Refusals that this process has not written yet: per key, the minute of the last write, and the number of refusals
+/// since.
 #[derive(Clone, Default)]
 pub(crate) struct RefusedLogins(Arc<Mutex<HashMap<String, (i64, i64)>>>);
 
 impl RefusedLogins {
-    /// How many keys there may be before those of past minutes go. Their counts go with them: a few that no row tells of.
-    const MANY: usize = 4096;
+    /// Maximum number of keys. Above it, the keys of past minutes are dropped together with their unwritten counts.
+    const MAX_KEYS: usize = 4096;
 
-    /// For the first of a minute, how many came before it that are not written; the others are counted.
-    fn opens(&self, key: &str, minute: i64) -> Option<i64> {
+    /// For the first refusal of a minute, returns the number of earlier unwritten ones. Others are counted, and the
+    /// result is `None`.
+    fn count(&self, key: &str, minute: i64) -> Option<i64> {
         let mut refused = self.lock();
         if let Some((last, unwritten)) = refused.get_mut(key) {
             if *last == minute {
@@ -85,15 +87,15 @@ impl RefusedLogins {
             *last = minute;
             return Some(std::mem::take(unwritten));
         }
-        if refused.len() >= Self::MANY {
+        if refused.len() >= Self::MAX_KEYS {
             refused.retain(|_, (last, _)| *last == minute);
         }
         refused.insert(key.to_owned(), (minute, 0));
         Some(0)
     }
 
-    /// The first of a minute was not written: the next one is the first.
-    fn again(&self, key: &str, unwritten: i64) {
+    /// Restores the count of a refusal that could not be written, so that the next refusal is written.
+    fn restore(&self, key: &str, unwritten: i64) {
         self.lock().insert(key.to_owned(), (i64::MIN, unwritten + 1));
     }
 
@@ -102,7 +104,7 @@ impl RefusedLogins {
     }
 }
 
-/// A key's row, made when it is not there, and locked.
+/// Returns the row of a key, locked. Creates it if needed.
 macro_rules! locked {
     ($conn:ident, $key:expr, $at:expr) => {{
         let new = (
@@ -163,19 +165,17 @@ impl LoginThrottle for Store {
             }
             Ok(())
         })?;
-        // whoever tries a name a time leaves a row each: what is past every window and pause goes
-        let forgotten = At(at - 2 * ThrottleKey::WINDOW);
+        // each tried name leaves a row: rows past every window and pause are deleted
+        let expired = At(at - 2 * ThrottleKey::WINDOW);
         change!(self.db, |conn| {
-            diesel::delete(throttles::table.filter(throttles::updated_at.lt(forgotten)))
-                .execute(conn)
-                .await?;
+            diesel::delete(throttles::table.filter(throttles::updated_at.lt(expired))).execute(conn).await?;
             Ok(())
         })
     }
 
     async fn refused(&self, key: &ThrottleKey, at: Timestamp) -> Result<Option<u64>> {
         let (key, minute) = (key.key.clone(), minute(at));
-        let Some(unwritten) = self.refusals.opens(&key, minute) else { return Ok(None) };
+        let Some(unwritten) = self.refused_logins.count(&key, minute) else { return Ok(None) };
         let name = key.clone();
         let written = transact!(self.db, |conn| {
             let mut row = locked!(conn, &key, at);
@@ -183,6 +183,6 @@ impl LoginThrottle for Store {
             diesel::update(throttles::table.find(&key)).set(row).execute(conn).await?;
             Ok(before.map(i64::unsigned_abs))
         });
-        written.inspect_err(|_| self.refusals.again(&name, unwritten))
+        written.inspect_err(|_| self.refused_logins.restore(&name, unwritten))
     }
 }

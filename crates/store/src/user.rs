@@ -1,4 +1,4 @@
-//! Users and the roles bound to them.
+//! User registry: users and their role bindings.
 
 use async_trait::async_trait;
 use diesel::{
@@ -21,7 +21,7 @@ use crate::{
     schema::{At, bindings, install, sessions, users},
 };
 
-/// A user without the role, which is a binding.
+/// Columns of a user. The role is in `bindings`.
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = users)]
 pub(crate) struct Row {
@@ -47,7 +47,7 @@ impl Row {
     }
 }
 
-/// Users and their role everywhere; this version knows no other bindings.
+/// Users joined with their role for all clusters and namespaces. This version has no other bindings.
 macro_rules! users_with_role {
     () => {
         users::table
@@ -57,7 +57,7 @@ macro_rules! users_with_role {
     };
 }
 
-/// Inserts a user and the binding of its role.
+/// Inserts a user and its role binding.
 macro_rules! insert {
     ($conn:ident, $record:ident) => {{
         let values = (
@@ -79,8 +79,9 @@ macro_rules! insert {
     }};
 }
 
-/// One user, for a change: locks the super admins' bindings first, so that two changes at once cannot each take the
-/// other's user for the one that is left. Setting a column to itself locks; SQLite has no FOR UPDATE.
+/// Reads one user for a change. Locks the bindings of all super admins first, so that two concurrent changes cannot
+/// each count on the other's user as the remaining one. Setting a column to itself locks the row; SQLite has no FOR
+/// UPDATE.
 macro_rules! locked {
     ($conn:ident, $id:expr) => {{
         let supers = bindings::table.filter(bindings::role.eq(Role::SuperAdmin.as_str()));
@@ -91,13 +92,13 @@ macro_rules! locked {
             .first($conn)
             .await
             .optional()?;
-        let (row, role) = found.ok_or_else(|| about(Cause::NotFound, $id))?;
+        let (row, role) = found.ok_or_else(|| user_error(Cause::NotFound, $id))?;
         row.with_role(&role)?
     }};
 }
 
-/// Refuses when `$user` is the only enabled super admin.
-macro_rules! keep_a_super_admin {
+/// Fails with `LastSuperAdmin` when `$user` is the only enabled super admin.
+macro_rules! require_other_super_admin {
     ($conn:ident, $user:expr) => {
         if $user.role == Role::SuperAdmin && !$user.disabled {
             let others: i64 = users_with_role!()
@@ -108,19 +109,19 @@ macro_rules! keep_a_super_admin {
                 .get_result($conn)
                 .await?;
             if others == 0 {
-                return Err(about(Cause::LastSuperAdmin, $user.id).into());
+                return Err(user_error(Cause::LastSuperAdmin, $user.id).into());
             }
         }
     };
 }
 
-fn about(cause: Cause, id: UserId) -> Error {
+fn user_error(cause: Cause, id: UserId) -> Error {
     Error::new(cause).resource("user").name(id.to_string())
 }
 
 #[derive(AsChangeset)]
 #[diesel(table_name = users)]
-struct Change {
+struct UserChangeset {
     display_name: Option<String>,
     disabled: Option<bool>,
     updated_at: At,
@@ -155,19 +156,19 @@ impl UserRegistry for Store {
 
     async fn create(&self, permit: &Permit, record: UserRecord) -> Result<User> {
         let taken = Error::new(Cause::NameTaken).resource("user").name(record.username.as_str());
-        let receipt = self.receipt(permit)?;
+        let entry = self.pending_entry(permit)?;
         transact!(self.db, |conn| {
             let inserted: Result<User, StoreError> = async { Ok(insert!(conn, record)) }.await;
             let user = inserted.map_err(|error| if error.is_duplicate() { taken.into() } else { error })?;
-            conn.done(receipt).await?;
+            conn.record_success(entry).await?;
             Ok(user)
         })
     }
 
     async fn create_first(&self, permit: &Permit, record: UserRecord) -> Result<Option<User>> {
-        let receipt = self.receipt(permit)?;
+        let entry = self.pending_entry(permit)?;
         transact!(self.db, |conn| {
-            // locks the install, so that of several replicas one looks and inserts at a time
+            // locks `install`, so that one replica at a time checks and inserts
             diesel::update(install::table)
                 .set(install::fingerprint.eq(install::fingerprint))
                 .execute(conn)
@@ -177,21 +178,21 @@ impl UserRegistry for Store {
                 return Ok(None);
             }
             let user = insert!(conn, record);
-            conn.done(receipt).await?;
+            conn.record_success(entry).await?;
             Ok(Some(user))
         })
     }
 
     async fn update(&self, permit: &Permit, id: UserId, patch: UserPatch, at: Timestamp) -> Result<User> {
-        let receipt = self.receipt(permit)?;
+        let entry = self.pending_entry(permit)?;
         transact_retried!(self.db, |conn| {
             let before = locked!(conn, id);
             let role = patch.role.unwrap_or(before.role);
             let disabled = patch.disabled.unwrap_or(before.disabled);
             if role != Role::SuperAdmin || disabled {
-                keep_a_super_admin!(conn, before);
+                require_other_super_admin!(conn, before);
             }
-            let change = Change {
+            let change = UserChangeset {
                 display_name: patch.display_name.clone(),
                 disabled: patch.disabled,
                 updated_at: At(at),
@@ -211,19 +212,19 @@ impl UserRegistry for Store {
             if role != before.role || disabled {
                 diesel::delete(sessions::table.filter(sessions::user_id.eq(id.0))).execute(conn).await?;
             }
-            conn.done(receipt.clone()).await?;
+            conn.record_success(entry.clone()).await?;
             Ok(row.with_role(role.as_str())?)
         })
     }
 
     async fn delete(&self, permit: &Permit, id: UserId) -> Result<()> {
-        let receipt = self.receipt(permit)?;
+        let entry = self.pending_entry(permit)?;
         transact_retried!(self.db, |conn| {
             let user = locked!(conn, id);
-            keep_a_super_admin!(conn, user);
-            // bindings and sessions go with it
+            require_other_super_admin!(conn, user);
+            // the database deletes bindings and sessions with it (ON DELETE CASCADE)
             diesel::delete(users::table.find(id.0)).execute(conn).await?;
-            conn.done(receipt.clone()).await
+            conn.record_success(entry.clone()).await
         })
     }
 
@@ -235,7 +236,7 @@ impl UserRegistry for Store {
         by: SetBy,
         at: Timestamp,
     ) -> Result<()> {
-        let receipt = self.receipt(permit)?;
+        let entry = self.pending_entry(permit)?;
         transact_retried!(self.db, |conn| {
             let mut user = diesel::update(users::table.find(id.0))
                 .set((users::password.eq(password.phc()), users::updated_at.eq(At(at))))
@@ -245,27 +246,28 @@ impl UserRegistry for Store {
             }
             let changed = user.execute(conn).await?;
             let keep = match &by {
-                SetBy::Administrator if changed == 0 => return Err(about(Cause::NotFound, id).into()),
+                SetBy::Administrator if changed == 0 => return Err(user_error(Cause::NotFound, id).into()),
                 SetBy::Administrator => None,
                 SetBy::Owner { session, .. } => {
-                    // setting a column to itself locks the row, so that the session does not end before this does
+                    // setting a column to itself locks the row, so that the session does not end before this
+                    // transaction
                     let own = sessions::table.find(session.0).filter(sessions::user_id.eq(id.0));
-                    let lives = diesel::update(own)
+                    let locked = diesel::update(own)
                         .set(sessions::generation.eq(sessions::generation))
                         .execute(conn)
                         .await?;
-                    if changed == 0 || lives == 0 {
+                    if changed == 0 || locked == 0 {
                         return Err(Error::new(Cause::SessionEnded).into());
                     }
                     Some(session.0)
                 }
             };
-            // no session has the id 0
+            // ids begin at 1
             let others = sessions::table
                 .filter(sessions::user_id.eq(id.0))
                 .filter(sessions::id.ne(keep.unwrap_or_default()));
             diesel::delete(others).execute(conn).await?;
-            conn.done(receipt.clone()).await
+            conn.record_success(entry.clone()).await
         })
     }
 }

@@ -1,5 +1,5 @@
-//! Somebody writes the database, and has the server sign what they wrote: in both databases, beside a running server and
-//! before it starts again, with the checkpoints outside the database and without them.
+//! Forged audit trails: an attacker with write access to the database tries to make the server sign a forged history.
+//! Tested on both databases, beside a running server and before its restart, with and without the checkpoint file.
 
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
@@ -8,7 +8,7 @@ mod common;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use common::{FINGERPRINT, Place, Ring, operation};
+use common::{FINGERPRINT, FakeKeyring, TestDatabase, operation};
 use futures_util::future::{BoxFuture, join_all};
 use pilothouse_core::{
     Error, Result,
@@ -28,7 +28,7 @@ use pilothouse_core::{
 };
 use pilothouse_store::{Database, Store, StoreDeps};
 
-/// Tasks where the store's connections are driven.
+/// Spawns tasks on the runtime that drives the connections of the store.
 struct OnRuntime;
 
 #[async_trait]
@@ -50,37 +50,37 @@ fn ports(store: &Store) -> StorePorts {
     StorePorts::over(Arc::new(store.clone()))
 }
 
-/// The use cases on a store, with its witness.
-fn app(place: &Place, store: &Store) -> App {
+/// The use cases on a store, with its checkpoint sink.
+fn app(db: &TestDatabase, store: &Store) -> App {
     let store = Arc::new(store.clone());
     let ports = Ports {
         audit: store.clone(),
         trail: store.clone(),
         retention: store.clone(),
         clusters: store.clone(),
-        signer: Arc::new(Ring::signer(FINGERPRINT)),
-        witness: place.witness.clone(),
-        clock: place.clock.clone(),
+        signer: Arc::new(FakeKeyring::signer(FINGERPRINT)),
+        witness: db.witness.clone(),
+        clock: db.clock.clone(),
         spawner: Arc::new(OnRuntime),
         ..Fake::default().ports()
     };
     App::new(ports, Settings::default())
 }
 
-/// So many operations; all of them are signed.
-async fn filled(place: &Place, count: usize) -> (Store, App) {
-    let store = place.open().await;
-    let (ports, app) = (ports(&store), app(place, &store));
-    // the first one is signed at once
-    work(place, &store, &ports, 1).await;
-    work(place, &store, &ports, count - 1).await;
-    place.clock.advance(Checkpoint::AGE);
+/// A store with `count` operations, all of them signed.
+async fn filled_store(db: &TestDatabase, count: usize) -> (Store, App) {
+    let store = db.open().await;
+    let (ports, app) = (ports(&store), app(db, &store));
+    // the first entry is signed at once
+    work(db, &store, &ports, 1).await;
+    work(db, &store, &ports, count - 1).await;
+    db.clock.advance(Checkpoint::AGE);
     app.audit.keep_checkpoints(Checkpoint::AGE).await.unwrap();
     (store, app)
 }
 
-async fn work(place: &Place, store: &Store, ports: &StorePorts, count: usize) {
-    let at = place.clock.now();
+async fn work(db: &TestDatabase, store: &Store, ports: &StorePorts, count: usize) {
+    let at = db.clock.now();
     let all = (0..count).map(|_| operation(ports)).map(async |mut operation| {
         operation.created_at = at;
         store.record(&operation, &Outcome::success(at)).await.unwrap();
@@ -88,45 +88,46 @@ async fn work(place: &Place, store: &Store, ports: &StorePorts, count: usize) {
     join_all(all).await;
 }
 
-/// Takes away what keeps an honest hand from changing the trail.
-async fn unlock(place: &Place) {
+/// Drops the triggers that protect the trail against changes.
+async fn unlock(db: &TestDatabase) {
     for (table, is) in [("audit_log", "is"), ("audit_checkpoints", "are"), ("audit_handovers", "are")] {
         for what in ["changed", "cut"] {
-            let on = if matches!(place.database, Database::Sqlite(_)) {
+            let on = if matches!(db.database, Database::Sqlite(_)) {
                 String::new()
             } else {
                 format!(" ON {table}")
             };
-            place.execute(&format!("DROP TRIGGER {table}_{is}_never_{what}{on}")).await.unwrap();
+            db.execute(&format!("DROP TRIGGER {table}_{is}_never_{what}{on}")).await.unwrap();
         }
     }
 }
 
-fn bytes(place: &Place, hash: &ChainHash) -> String {
+fn bytes(db: &TestDatabase, hash: &ChainHash) -> String {
     let hex = hash.to_string();
-    if matches!(place.database, Database::Sqlite(_)) { format!("x'{hex}'") } else { format!("'\\x{hex}'") }
+    if matches!(db.database, Database::Sqlite(_)) { format!("x'{hex}'") } else { format!("'\\x{hex}'") }
 }
 
-/// How a history is forged.
+/// The way in which a history is forged.
 #[derive(Clone, Copy, Debug)]
 enum Forgery {
-    /// All checkpoints are removed; the trail is short enough not to need another.
-    Short,
-    /// The same, but for the first one, which is ours.
-    ButTheFirst,
-    /// All checkpoints are signed anew by another key, and the trail's last entry names it as the key before the install's.
-    OwnKey,
+    /// All checkpoints are removed. The trail is short enough not to require another one.
+    NoCheckpoints,
+    /// All checkpoints except the first one, which is authentic, are removed.
+    AllButFirst,
+    /// All checkpoints are signed by the attacker's key, and the last entry of the trail claims a key rotation from
+    /// that key to the installation's.
+    AttackerKey,
 }
 
-const OWN: PublicKey = Hex([9; 32]);
+const ATTACKER_KEY: PublicKey = Hex([9; 32]);
 
-/// Rewrites every entry, or all after the first one: another name is in them. All hashes are computed anew, and the rows of
-/// the lists are put right.
-async fn forge(place: &Place, store: &Store, forgery: Forgery) {
-    unlock(place).await;
+/// Replaces a name in every entry, or in all after the first one. Recomputes all hashes and updates the rows of the
+/// lists.
+async fn forge(db: &TestDatabase, store: &Store, forgery: Forgery) {
+    unlock(db).await;
     let (trail, _) = store.head().await.unwrap();
-    let own = FakeSigner::of(OWN);
-    let kept = i64::from(matches!(forgery, Forgery::ButTheFirst));
+    let attacker = FakeSigner::of(ATTACKER_KEY);
+    let kept = i64::from(matches!(forgery, Forgery::AllButFirst));
     let mut head = Head::NONE;
     let mut statements = Vec::new();
     let checkpoints = store.checkpoints(0, 1_000).await.unwrap();
@@ -135,13 +136,13 @@ async fn forge(place: &Place, store: &Store, forgery: Forgery) {
         let text =
             if stored.sequence <= kept { stored.text } else { stored.text.replace("\"web\"", "\"bew\"") };
         head = head.then(&text);
-        let (text, hash) = (text.replace('\'', "''"), bytes(place, &head.hash));
+        let (text, hash) = (text.replace('\'', "''"), bytes(db, &head.hash));
         statements.push(format!(
             "UPDATE audit_log SET body = '{text}', hash = {hash} WHERE seq = {}",
             head.sequence
         ));
         if checkpoints.iter().any(|checkpoint| checkpoint.sequence == head.sequence) {
-            let line = Checkpoint::sign(&own, &trail, head, place.clock.now()).line().unwrap();
+            let line = Checkpoint::sign(&attacker, &trail, head, db.clock.now()).line().unwrap();
             signed
                 .push(format!("UPDATE audit_checkpoints SET line = '{line}' WHERE seq = {}", head.sequence));
         }
@@ -150,19 +151,19 @@ async fn forge(place: &Place, store: &Store, forgery: Forgery) {
         "UPDATE operations SET resource_name = 'bew', searched = 'bew' WHERE resource_name = 'web' AND id > {kept}"
     ));
     match forgery {
-        Forgery::Short => statements.push("DELETE FROM audit_checkpoints".to_owned()),
-        Forgery::ButTheFirst => statements.push("DELETE FROM audit_checkpoints WHERE seq > 1".to_owned()),
-        Forgery::OwnKey => {
+        Forgery::NoCheckpoints => statements.push("DELETE FROM audit_checkpoints".to_owned()),
+        Forgery::AllButFirst => statements.push("DELETE FROM audit_checkpoints WHERE seq > 1".to_owned()),
+        Forgery::AttackerKey => {
             statements.extend(signed);
-            let access = KeyRotation::access(&OWN, &Ring::signer(FINGERPRINT).public_key());
+            let access = KeyRotation::access(&ATTACKER_KEY, &FakeKeyring::signer(FINGERPRINT).public_key());
             let mut rekey = permit(&Caller::command_line("ann"), access).operation().unwrap().clone();
-            rekey.created_at = place.clock.now();
+            rekey.created_at = db.clock.now();
             let outcome = Outcome::success(rekey.created_at);
             let (id, params) = (rekey.id, rekey.summary().unwrap());
             let text = Entry::Complete { operation: rekey, outcome }.canonical().unwrap();
             head = head.then(&text);
-            let micros = place.clock.now().as_microsecond();
-            let at = if matches!(place.database, Database::Sqlite(_)) {
+            let micros = db.clock.now().as_microsecond();
+            let at = if matches!(db.database, Database::Sqlite(_)) {
                 micros.to_string()
             } else {
                 format!("to_timestamp({micros}::numeric / 1000000)")
@@ -171,7 +172,7 @@ async fn forge(place: &Place, store: &Store, forgery: Forgery) {
                 "INSERT INTO audit_log (seq, operation_id, entry, at, body, hash) \
                  VALUES ({}, '{id}', 'complete', {at}, '{text}', {})",
                 head.sequence,
-                bytes(place, &head.hash)
+                bytes(db, &head.hash)
             ));
             statements.push(format!(
                 "INSERT INTO operations (operation_id, instance, operation_type, resource_type, searched, username, \
@@ -179,8 +180,8 @@ async fn forge(place: &Place, store: &Store, forgery: Forgery) {
                  'cli:ann', 'success', '{params}', 0, {at}, {at})"
             ));
             let handover = KeyRotation {
-                next: Ring::signer(FINGERPRINT).public_key(),
-                ..KeyRotation::sign(&own, &trail, head, OWN)
+                next: FakeKeyring::signer(FINGERPRINT).public_key(),
+                ..KeyRotation::sign(&attacker, &trail, head, ATTACKER_KEY)
             };
             statements.push(format!(
                 "INSERT INTO audit_handovers (seq, line) VALUES ({}, '{}')",
@@ -192,25 +193,25 @@ async fn forge(place: &Place, store: &Store, forgery: Forgery) {
     statements.push(format!(
         "UPDATE audit_head SET seq = {}, hash = {}",
         head.sequence,
-        bytes(place, &head.hash)
+        bytes(db, &head.hash)
     ));
-    place.execute(&statements.join("; ")).await.unwrap();
+    db.execute(&statements.join("; ")).await.unwrap();
 }
 
-/// Nothing of it is signed, whatever is asked; and it is told.
-async fn is_not_signed(place: &Place, store: &Store, app: &App, what: &str) {
-    let key = Ring::signer(FINGERPRINT).public_key();
+/// Asserts that nothing is signed, verification fails, and exports are refused.
+async fn assert_not_signed(db: &TestDatabase, store: &Store, app: &App, what: &str) {
+    let key = FakeKeyring::signer(FINGERPRINT).public_key();
     let before = store.checkpoints(0, 1_000).await.unwrap().len();
     let ports = ports(store);
     for _ in 0..3 {
-        place.clock.advance(Checkpoint::AGE * 2);
-        work(place, store, &ports, 2).await;
+        db.clock.advance(Checkpoint::AGE * 2);
+        work(db, store, &ports, 2).await;
         app.audit.keep_checkpoints(Checkpoint::AGE).await.unwrap_err();
     }
     app.audit.keep_checkpoints(Duration::ZERO).await.unwrap_err();
     let after = store.checkpoints(0, 1_000).await.unwrap();
-    assert_eq!(after.len(), before, "{what}: nothing was signed");
-    let signer = Ring::signer(FINGERPRINT);
+    assert_eq!(after.len(), before, "{what}: something was signed");
+    let signer = FakeKeyring::signer(FINGERPRINT);
     let (_, head) = store.head().await.unwrap();
     assert!(
         after
@@ -226,94 +227,99 @@ async fn is_not_signed(place: &Place, store: &Store, app: &App, what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forged_history_is_not_signed_beside_the_server_that_wrote_the_true_one() {
-    for forgery in [Forgery::Short, Forgery::ButTheFirst, Forgery::OwnKey] {
+async fn running_server_does_not_sign_forged_history() {
+    for forgery in [Forgery::NoCheckpoints, Forgery::AllButFirst, Forgery::AttackerKey] {
         for with_file in [true, false] {
-            for place in Place::all() {
-                let (store, app) = filled(&place, 40).await;
-                forge(&place, &store, forgery).await;
+            for db in TestDatabase::all() {
+                let (store, app) = filled_store(&db, 40).await;
+                forge(&db, &store, forgery).await;
                 if !with_file {
-                    place.witness.clear();
+                    db.witness.clear();
                 }
-                is_not_signed(&place, &store, &app, &format!("{forgery:?}, file: {with_file}")).await;
+                assert_not_signed(&db, &store, &app, &format!("{forgery:?}, file: {with_file}")).await;
             }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forged_history_is_not_signed_by_a_server_that_starts_on_it() {
-    let cases = [(Forgery::Short, true), (Forgery::ButTheFirst, true), (Forgery::OwnKey, true)];
-    for (forgery, with_file) in cases.into_iter().chain([(Forgery::Short, false), (Forgery::OwnKey, false)]) {
-        for place in Place::all() {
-            let (store, _) = filled(&place, 40).await;
-            forge(&place, &store, forgery).await;
+async fn starting_server_does_not_sign_forged_history() {
+    let cases = [(Forgery::NoCheckpoints, true), (Forgery::AllButFirst, true), (Forgery::AttackerKey, true)];
+    for (forgery, with_file) in
+        cases.into_iter().chain([(Forgery::NoCheckpoints, false), (Forgery::AttackerKey, false)])
+    {
+        for db in TestDatabase::all() {
+            let (store, _) = filled_store(&db, 40).await;
+            forge(&db, &store, forgery).await;
             drop(store);
             if !with_file {
-                place.witness.clear();
+                db.witness.clear();
             }
-            let begun = place.open().await;
-            let app = app(&place, &begun);
-            is_not_signed(&place, &begun, &app, &format!("{forgery:?}, file: {with_file}")).await;
+            let started = db.open().await;
+            let app = app(&db, &started);
+            assert_not_signed(&db, &started, &app, &format!("{forgery:?}, file: {with_file}")).await;
         }
     }
 }
 
-/// An older database put back, beside the running server or before it starts: what is appended to it is not signed.
+/// An older database is restored, beside the running server or before its start: entries that are appended to it are
+/// not signed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trail_that_was_cut_is_not_signed() {
-    for place in Place::all() {
-        let (store, app_) = filled(&place, 40).await;
-        unlock(&place).await;
+async fn truncated_trail_is_not_signed() {
+    for db in TestDatabase::all() {
+        let (store, app_) = filled_store(&db, 40).await;
+        unlock(&db).await;
         let kept = store.entries(29, 1).await.unwrap().remove(0);
         let hash = ChainHash(kept.hash.as_slice().try_into().unwrap());
         let cut = format!(
             "DELETE FROM audit_log WHERE seq > 30; DELETE FROM operations WHERE id > 30; \
              DELETE FROM audit_checkpoints WHERE seq > 30; UPDATE audit_head SET seq = 30, hash = {}",
-            bytes(&place, &hash)
+            bytes(&db, &hash)
         );
-        place.execute(&cut).await.unwrap();
-        is_not_signed(&place, &store, &app_, "beside it").await;
+        db.execute(&cut).await.unwrap();
+        assert_not_signed(&db, &store, &app_, "beside the running server").await;
         drop(store);
-        let begun = place.open().await;
-        is_not_signed(&place, &begun, &app(&place, &begun), "with the file").await;
+        let started = db.open().await;
+        assert_not_signed(&db, &started, &app(&db, &started), "with the checkpoint file").await;
 
-        // whoever meant to put it back moves the file away, and goes on with what is left
-        place.witness.clear();
-        let restored = place.open().await;
-        let app = app(&place, &restored);
+        // after a deliberate restore the operator moves the checkpoint file away, and the server continues with the
+        // rest
+        db.witness.clear();
+        let restored = db.open().await;
+        let app = app(&db, &restored);
         let newest = restored.checkpoints(0, 1_000).await.unwrap().pop().unwrap().sequence;
         assert!(newest <= 30);
         app.audit.keep_checkpoints(Duration::ZERO).await.unwrap();
         assert!(restored.is_audit_signed());
         let (_, head) = restored.head().await.unwrap();
-        assert_eq!(place.witness.last().unwrap().unwrap().sequence, head.sequence);
+        assert_eq!(db.witness.last().unwrap().unwrap().sequence, head.sequence);
     }
 }
 
-/// A command remembers nothing: without the file it does not know whether the history is the true one, unless it is told
-/// that there is none.
+/// A command has no verified state. Without the checkpoint file it cannot verify the history, unless it is run with
+/// `--no-witness`.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_exports_nothing_without_the_file_unless_told() {
-    for place in Place::all() {
-        let (store, app_) = filled(&place, 40).await;
-        place.clock.advance(Checkpoint::AGE);
-        work(&place, &store, &ports(&store), 1).await;
-        place.witness.clear();
+async fn command_without_checkpoint_file_exports_only_with_no_witness() {
+    for db in TestDatabase::all() {
+        let (store, app_) = filled_store(&db, 40).await;
+        db.clock.advance(Checkpoint::AGE);
+        work(&db, &store, &ports(&store), 1).await;
+        db.witness.clear();
         let export = async |audit: &pilothouse_core::audit::Audit| {
             audit.export(&Caller::system(), ExportQuery::default()).await.map(drop)
         };
         export(&app_.audit).await.unwrap();
-        let command = app(&place, &place.open().await).audit;
+        let command = app(&db, &db.open().await).audit;
         let refused = export(&command).await.unwrap_err();
         assert!(refused.to_string().contains("--no-witness"), "{refused}");
-        export(&app(&place, &place.open().await).audit.without_witness()).await.unwrap();
+        export(&app(&db, &db.open().await).audit.without_witness()).await.unwrap();
     }
 }
 
-/// Where the file cannot be read nothing is signed, for nobody knows what it tells; everything is recorded all the same.
+/// If the checkpoint file cannot be read, nothing is signed, because its contents are unknown. Entries are recorded
+/// nevertheless.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_file_that_can_be_read_nothing_is_signed() {
+async fn unreadable_checkpoint_file_prevents_signing() {
     struct Unreadable;
 
     impl CheckpointSink for Unreadable {
@@ -330,68 +336,69 @@ async fn without_a_file_that_can_be_read_nothing_is_signed() {
         }
     }
 
-    for place in Place::all() {
-        let (store, _) = filled(&place, 3).await;
-        let deps = StoreDeps { witness: Arc::new(Unreadable), ..place.deps.clone() };
-        let blind = Store::open(&place.database, deps).await.unwrap();
-        place.clock.advance(Checkpoint::AGE);
-        work(&place, &blind, &ports(&blind), 2).await;
-        let reason = blind.checkpoint(Checkpoint::AGE).await.unwrap_err().to_string();
+    for db in TestDatabase::all() {
+        let (store, _) = filled_store(&db, 3).await;
+        let deps = StoreDeps { witness: Arc::new(Unreadable), ..db.deps.clone() };
+        let store_without_file = Store::open(&db.database, deps).await.unwrap();
+        db.clock.advance(Checkpoint::AGE);
+        work(&db, &store_without_file, &ports(&store_without_file), 2).await;
+        let reason = store_without_file.checkpoint(Checkpoint::AGE).await.unwrap_err().to_string();
         assert!(reason.contains("cannot be read") && reason.contains("permission denied"), "{reason}");
-        assert!(!blind.is_audit_signed());
+        assert!(!store_without_file.is_audit_signed());
         store.checkpoint(Checkpoint::AGE).await.unwrap();
         let verdict = common::verdict(&store).await;
         assert_eq!((verdict.first_bad, verdict.entries, verdict.unsigned), (None, 5, 0));
     }
 }
 
-/// Several processes append in turns, and each signs when it is due: nobody takes what the others wrote for forged.
+/// Several processes append in turns, and each signs when a checkpoint is due: entries of other processes are not
+/// taken for forged.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_other_replicas_append_is_followed() {
-    for place in Place::all() {
-        let stores = [place.open().await, place.open().await, place.open().await];
+async fn entries_of_other_replicas_are_verified_and_signed() {
+    for db in TestDatabase::all() {
+        let stores = [db.open().await, db.open().await, db.open().await];
         for round in 0..12 {
             let store = &stores[round % 3];
-            work(&place, store, &ports(store), 7 * (round % 4)).await;
+            work(&db, store, &ports(store), 7 * (round % 4)).await;
             if round % 2 == 1 {
-                place.clock.advance(Checkpoint::AGE);
+                db.clock.advance(Checkpoint::AGE);
             }
-            // one that comes and goes, as commands do
+            // a short-lived process, such as a command
             if round % 5 == 2 {
-                let command = place.open().await;
-                work(&place, &command, &ports(&command), 1).await;
+                let command = db.open().await;
+                work(&db, &command, &ports(&command), 1).await;
             }
             for store in &stores[round % 2..] {
                 store.checkpoint(Checkpoint::AGE).await.unwrap();
             }
         }
-        // more than fit between two checkpoints, all at once
-        let many = stores.iter().map(async |store| work(&place, store, &ports(store), 500).await);
+        // more entries than fit between two checkpoints, concurrently
+        let many = stores.iter().map(async |store| work(&db, store, &ports(store), 500).await);
         join_all(many).await;
         for store in &stores {
             store.checkpoint(Duration::ZERO).await.unwrap();
             assert!(store.is_audit_signed());
-            assert_eq!(store.stats(place.clock.now()).await.unwrap().audit_unsigned, Duration::ZERO);
+            assert_eq!(store.stats(db.clock.now()).await.unwrap().audit_unsigned, Duration::ZERO);
         }
         let verdict = common::verdict(&stores[1]).await;
         assert_eq!((verdict.first_bad, verdict.unsigned), (None, 0));
     }
 }
 
-/// A replica signs the last entry before it is due, as at its stop, and another one appends without having read that
-/// checkpoint: the checkpoint lies before the last entry that the other one knows.
+/// A replica that stops signs the last entry early, and another one appends without having read that checkpoint: the
+/// checkpoint is before the last entry that the other one has verified.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_checkpoint_of_a_replica_that_stops_is_no_sign_of_forgery() {
-    for place in Place::all() {
-        let [stops, stays] = [place.open().await, place.open().await];
+async fn checkpoint_of_stopping_replica_is_accepted() {
+    for db in TestDatabase::all() {
+        let [stops, stays] = [db.open().await, db.open().await];
         for store in [&stops, &stays] {
-            work(&place, store, &ports(store), 2).await;
+            work(&db, store, &ports(store), 2).await;
             store.checkpoint(Duration::ZERO).await.unwrap();
         }
-        work(&place, &stays, &ports(&stays), 3).await;
+        work(&db, &stays, &ports(&stays), 3).await;
         stops.checkpoint(Duration::ZERO).await.unwrap();
-        work(&place, &stays, &ports(&stays), 1).await;
-        place.clock.advance(Checkpoint::AGE);
+        work(&db, &stays, &ports(&stays), 1).await;
+        db.clock.advance(Checkpoint::AGE);
         stays.checkpoint(Checkpoint::AGE).await.unwrap();
         assert!(stays.is_audit_signed());
         let verdict = common::verdict(&stays).await;
@@ -399,75 +406,74 @@ async fn a_checkpoint_of_a_replica_that_stops_is_no_sign_of_forgery() {
     }
 }
 
-/// What is rolled back was never there: neither the entry nor its checkpoint is missed.
+/// After a rollback neither the entry nor its checkpoint is expected.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_that_was_rolled_back_is_not_missed() {
-    let place = Place::sqlite();
-    let store = place.open().await;
+async fn rolled_back_entry_is_not_expected() {
+    let db = TestDatabase::sqlite();
+    let store = db.open().await;
     let ports = ports(&store);
-    work(&place, &store, &ports, 3).await;
+    work(&db, &store, &ports, 3).await;
     let refuse =
         "CREATE TRIGGER refuse BEFORE UPDATE OF hash ON audit_head BEGIN SELECT RAISE(ABORT, 'refused'); END";
     let commit = "CREATE TRIGGER refuse AFTER UPDATE OF hash ON audit_head \
         BEGIN SELECT RAISE(ABORT, 'refused'); END";
     for trigger in [refuse, commit] {
-        place.execute(trigger).await.unwrap();
+        db.execute(trigger).await.unwrap();
         let operation = operation(&ports);
         for age in [Duration::ZERO, Checkpoint::AGE] {
-            place.clock.advance(age);
-            store.record(&operation, &Outcome::success(place.clock.now())).await.unwrap_err();
+            db.clock.advance(age);
+            store.record(&operation, &Outcome::success(db.clock.now())).await.unwrap_err();
         }
-        place.execute("DROP TRIGGER refuse").await.unwrap();
-        work(&place, &store, &ports, 1).await;
+        db.execute("DROP TRIGGER refuse").await.unwrap();
+        work(&db, &store, &ports, 1).await;
         store.checkpoint(Duration::ZERO).await.unwrap();
     }
     let verdict = common::verdict(&store).await;
     assert_eq!((verdict.first_bad, verdict.entries), (None, 5));
 }
 
-/// Signing cannot be switched off by a column, and a checkpoint that the database swallows is missed.
+/// Signing cannot be disabled by a column, and a checkpoint that the database drops is detected.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_swallows_checkpoints_is_found() {
-    let place = Place::sqlite();
-    let (store, app) = filled(&place, 3).await;
-    place
-        .execute("CREATE TRIGGER swallow BEFORE INSERT ON audit_checkpoints BEGIN SELECT RAISE(IGNORE); END")
+async fn dropped_checkpoints_are_detected() {
+    let db = TestDatabase::sqlite();
+    let (store, app) = filled_store(&db, 3).await;
+    db.execute("CREATE TRIGGER swallow BEFORE INSERT ON audit_checkpoints BEGIN SELECT RAISE(IGNORE); END")
         .await
         .unwrap();
     let ports = ports(&store);
     for _ in 0..4 {
-        place.clock.advance(Checkpoint::AGE);
-        work(&place, &store, &ports, 1).await;
+        db.clock.advance(Checkpoint::AGE);
+        work(&db, &store, &ports, 1).await;
     }
     let found = app.audit.verify(&Caller::system()).await.unwrap().first_bad.unwrap();
     assert_eq!((found.sequence, found.fault), (5, Fault::Unsigned), "{found:?}");
 }
 
-/// A killed server leaves a tail that waits for the next start, and a command signs what is due by itself: neither is a
-/// finding, however late it is looked at.
+/// A killed server leaves an unsigned tail until the next start, and a command signs what is due: neither is a
+/// finding, however late it is verified.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tail_that_waits_for_a_start_is_whole() {
-    for place in Place::all() {
-        let (store, _) = filled(&place, 3).await;
-        place.clock.advance(Checkpoint::AGE / 2);
-        work(&place, &store, &ports(&store), 2).await;
+async fn unsigned_tail_after_a_crash_is_valid() {
+    for db in TestDatabase::all() {
+        let (store, _) = filled_store(&db, 3).await;
+        db.clock.advance(Checkpoint::AGE / 2);
+        work(&db, &store, &ports(&store), 2).await;
         drop(store);
-        place.clock.advance(Duration::from_secs(86_400));
-        let command = place.open().await;
+        db.clock.advance(Duration::from_secs(86_400));
+        let command = db.open().await;
         let verdict = common::verdict(&command).await;
         assert_eq!((verdict.first_bad, verdict.unsigned), (None, 2));
-        work(&place, &command, &ports(&command), 1).await;
+        work(&db, &command, &ports(&command), 1).await;
         let verdict = common::verdict(&command).await;
-        assert_eq!((verdict.first_bad, verdict.unsigned), (None, 0), "what comes a day later is signed");
+        assert_eq!((verdict.first_bad, verdict.unsigned), (None, 0), "an entry after a day is signed");
     }
 }
 
-/// The export that was made before somebody wrote the database verifies; none is made after.
+/// An export made before the forgery verifies; none is made after it.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_is_of_the_true_history() {
-    let place = Place::sqlite();
-    let (store, app) = filled(&place, 40).await;
-    let signer = Ring::signer(FINGERPRINT);
+async fn export_contains_only_verified_history() {
+    let db = TestDatabase::sqlite();
+    let (store, app) = filled_store(&db, 40).await;
+    let signer = FakeKeyring::signer(FINGERPRINT);
     let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: Checkpoint::EVERY };
     let mut export = app.audit.export(&Caller::system(), ExportQuery::default()).await.unwrap();
     let mut text = String::new();
@@ -476,9 +482,9 @@ async fn an_export_is_of_the_true_history() {
     }
     let lines = text.split_inclusive('\n').map(|line| Ok(line.as_bytes().to_vec()));
     assert_eq!(verify_export(lines, signatures).unwrap().first_bad, None);
-    // begun before, read after: what was signed is not what is read
+    // begun before the forgery and read after it: the signed entries differ from those read
     let mut export = app.audit.export(&Caller::system(), ExportQuery::default()).await.unwrap();
-    forge(&place, &store, Forgery::Short).await;
+    forge(&db, &store, Forgery::NoCheckpoints).await;
     let mut text = String::new();
     while let Some(lines) = export.next().await.unwrap() {
         text.push_str(&lines);

@@ -1,4 +1,4 @@
-//! Opening a database: new, known, newer, another's.
+//! Opening a database: new, existing, of a newer version, or sealed with another key.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::{PermissionsExt as _, symlink},
 };
 
-use common::{FINGERPRINT, Place, user};
+use common::{FINGERPRINT, TestDatabase, user};
 use futures_util::future::join_all;
 use pilothouse_core::{
     access::{AccessRequest, Resource, Verb},
@@ -16,35 +16,39 @@ use pilothouse_core::{
 };
 use pilothouse_store::{Database, OpenError, Store};
 
-async fn fingerprint(place: &Place) -> Result<Option<String>, OpenError> {
-    let found = Store::fingerprints(&place.database, &place.deps.runtime).await?;
+async fn fingerprint(db: &TestDatabase) -> Result<Option<String>, OpenError> {
+    let found = Store::fingerprints(&db.database, &db.deps.runtime).await?;
     Ok(found.map(|found| found.current))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_knows_its_key() {
-    for place in Place::all() {
-        assert_eq!(fingerprint(&place).await.unwrap(), None);
-        assert_eq!(fs::read_dir(place.folder.path()).unwrap().count(), 0, "to ask makes no file");
-        drop(place.open().await);
-        assert_eq!(fingerprint(&place).await.unwrap().as_deref(), Some(FINGERPRINT));
-        place.open().await.ping().await.unwrap();
+async fn database_opens_only_with_its_key() {
+    for db in TestDatabase::all() {
+        assert_eq!(fingerprint(&db).await.unwrap(), None);
+        assert_eq!(
+            fs::read_dir(db.folder.path()).unwrap().count(),
+            0,
+            "reading fingerprints creates no file"
+        );
+        drop(db.open().await);
+        assert_eq!(fingerprint(&db).await.unwrap().as_deref(), Some(FINGERPRINT));
+        db.open().await.ping().await.unwrap();
 
         let installs = "SELECT count(*) AS n FROM install WHERE fingerprint = 'fingerprint of the key'";
-        let refused = place.try_open("another").await.unwrap_err();
+        let refused = db.try_open("another").await.unwrap_err();
         assert!(matches!(refused, OpenError::OtherKey), "{refused}");
-        assert_eq!(place.count(installs).await, 1, "nothing is changed");
+        assert_eq!(db.count(installs).await, 1, "nothing is changed");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_newer_database_is_left_alone() {
-    for place in Place::all() {
-        drop(place.open().await);
+async fn newer_database_is_not_changed() {
+    for db in TestDatabase::all() {
+        drop(db.open().await);
         let newer =
             "INSERT INTO __diesel_schema_migrations (version, run_on) VALUES ('9999', CURRENT_TIMESTAMP)";
-        place.execute(newer).await.unwrap();
-        for refused in [place.try_open(FINGERPRINT).await.map(drop), fingerprint(&place).await.map(drop)] {
+        db.execute(newer).await.unwrap();
+        for refused in [db.try_open(FINGERPRINT).await.map(drop), fingerprint(&db).await.map(drop)] {
             let refused = refused.unwrap_err();
             assert!(matches!(&refused, OpenError::Newer(version) if version == "9999"), "{refused}");
         }
@@ -52,52 +56,53 @@ async fn a_newer_database_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_may_open_a_new_database_at_once() {
-    for place in Place::all() {
-        let opened = join_all((0..8).map(|_| place.try_open(FINGERPRINT))).await;
+async fn concurrent_opens_of_a_new_database_succeed() {
+    for db in TestDatabase::all() {
+        let opened = join_all((0..8).map(|_| db.try_open(FINGERPRINT))).await;
         for store in opened {
             store.unwrap().ping().await.unwrap();
         }
-        assert_eq!(place.count("SELECT count(*) AS n FROM install").await, 1);
+        assert_eq!(db.count("SELECT count(*) AS n FROM install").await, 1);
     }
 }
 
-/// Between the migrations and the row of the install, which on PostgreSQL are not one transaction.
+/// A first start that was killed between the migrations and the insert of the `install` row, which are not one
+/// transaction on PostgreSQL.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_start_that_was_killed_before_the_row_of_the_install_is_gone_on_with() {
-    for place in Place::all() {
-        drop(place.open().await);
-        place.execute("DELETE FROM install").await.unwrap();
-        assert_eq!(fingerprint(&place).await.unwrap(), None);
-        place.open().await.ping().await.unwrap();
-        assert_eq!(fingerprint(&place).await.unwrap().as_deref(), Some(FINGERPRINT));
+async fn interrupted_first_start_is_completed() {
+    for db in TestDatabase::all() {
+        drop(db.open().await);
+        db.execute("DELETE FROM install").await.unwrap();
+        assert_eq!(fingerprint(&db).await.unwrap(), None);
+        db.open().await.ping().await.unwrap();
+        assert_eq!(fingerprint(&db).await.unwrap().as_deref(), Some(FINGERPRINT));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_with_data_that_lost_the_row_of_the_install_is_refused() {
-    for place in Place::all() {
-        let store = place.open().await;
+async fn database_with_data_but_no_install_row_is_refused() {
+    for db in TestDatabase::all() {
+        let store = db.open().await;
         let ports = StorePorts::over(std::sync::Arc::new(store.clone()));
         let permit = ports.permit(AccessRequest::to(Verb::Create, Resource::User));
         store.create(&permit, user(&ports, "admin")).await.unwrap();
         drop((ports, store));
-        place.execute("DELETE FROM install").await.unwrap();
-        for refused in [place.try_open(FINGERPRINT).await.map(drop), fingerprint(&place).await.map(drop)] {
+        db.execute("DELETE FROM install").await.unwrap();
+        for refused in [db.try_open(FINGERPRINT).await.map(drop), fingerprint(&db).await.map(drop)] {
             let refused = refused.unwrap_err();
             assert!(matches!(refused, OpenError::NoInstall), "{refused}");
         }
-        assert_eq!(place.count("SELECT count(*) AS n FROM install").await, 0, "nothing is changed");
+        assert_eq!(db.count("SELECT count(*) AS n FROM install").await, 0, "nothing is changed");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_owner_reads_the_files() {
-    let place = Place::sqlite();
-    let store = place.open().await;
-    store.take_lease(place.deps.clock.now()).await.unwrap();
+async fn database_files_are_readable_by_owner_only() {
+    let db = TestDatabase::sqlite();
+    let store = db.open().await;
+    store.take_lease(db.deps.clock.now()).await.unwrap();
     let mut names = Vec::new();
-    for file in fs::read_dir(place.folder.path()).unwrap() {
+    for file in fs::read_dir(db.folder.path()).unwrap() {
         let file = file.unwrap();
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
         names.push(file.file_name().into_string().unwrap());
@@ -107,60 +112,60 @@ async fn only_the_owner_reads_the_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_server_is_refused_by_whatever_name_it_finds_the_file() {
-    let place = Place::sqlite();
-    let now = place.deps.clock.now();
-    let first = place.open().await;
+async fn second_server_is_refused_through_symbolic_links() {
+    let db = TestDatabase::sqlite();
+    let now = db.deps.clock.now();
+    let first = db.open().await;
     first.take_lease(now).await.unwrap();
     let names = tempfile::tempdir().unwrap();
     let (folder, file) = (names.path().join("folder"), names.path().join("linked.db"));
-    symlink(place.folder.path(), &folder).unwrap();
-    symlink(place.folder.path().join("pilothouse.db"), &file).unwrap();
+    symlink(db.folder.path(), &folder).unwrap();
+    symlink(db.folder.path().join("pilothouse.db"), &file).unwrap();
     let through = folder.join("pilothouse.db");
     for path in [&file, &through] {
-        let second = Store::open(&Database::Sqlite(path.clone()), place.deps.clone()).await.unwrap();
+        let second = Store::open(&Database::Sqlite(path.clone()), db.deps.clone()).await.unwrap();
         let refused = second.take_lease(now).await.unwrap_err();
         assert!(matches!(&refused, OpenError::InUse(refused) if refused == path), "{refused}");
     }
     drop(first);
-    let second = Store::open(&Database::Sqlite(file), place.deps.clone()).await.unwrap();
+    let second = Store::open(&Database::Sqlite(file), db.deps.clone()).await.unwrap();
     second.take_lease(now).await.unwrap();
-    let refused = place.open().await.take_lease(now).await.unwrap_err();
+    let refused = db.open().await.take_lease(now).await.unwrap_err();
     assert!(matches!(refused, OpenError::InUse(_)), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_with_a_second_hard_link_is_not_opened() {
-    let place = Place::sqlite();
-    let first = place.open().await;
-    let names = tempfile::tempdir_in(place.folder.path()).unwrap();
+async fn file_with_second_hard_link_is_not_opened() {
+    let db = TestDatabase::sqlite();
+    let first = db.open().await;
+    let names = tempfile::tempdir_in(db.folder.path()).unwrap();
     let other = names.path().join("other.db");
-    fs::hard_link(place.folder.path().join("pilothouse.db"), &other).unwrap();
+    fs::hard_link(db.folder.path().join("pilothouse.db"), &other).unwrap();
     let database = Database::Sqlite(other.clone());
     let refusals = [
-        Store::open(&database, place.deps.clone()).await.map(drop),
-        Store::fingerprints(&database, &place.deps.runtime).await.map(drop),
-        place.try_open(FINGERPRINT).await.map(drop),
+        Store::open(&database, db.deps.clone()).await.map(drop),
+        Store::fingerprints(&database, &db.deps.runtime).await.map(drop),
+        db.try_open(FINGERPRINT).await.map(drop),
     ];
     for refused in refusals {
         let refused = refused.unwrap_err();
         assert!(matches!(refused, OpenError::HardLinks(_, 2)), "{refused}");
     }
-    assert_eq!(fs::read_dir(names.path()).unwrap().count(), 1, "no journal beside the other name");
+    assert_eq!(fs::read_dir(names.path()).unwrap().count(), 1, "no journal is created for the other name");
     first.ping().await.unwrap();
     drop(names);
-    place.open().await.ping().await.unwrap();
+    db.open().await.ping().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_database_is_unusable_in_one_sentence() {
-    let place = Place::sqlite();
-    let file = place.folder.path().join("text.db");
+async fn unusable_database_error_is_one_line_without_password() {
+    let db = TestDatabase::sqlite();
+    let file = db.folder.path().join("text.db");
     fs::write(&file, "canary".repeat(1000)).unwrap();
-    let absent = place.folder.path().join("absent").join("pilothouse.db");
+    let absent = db.folder.path().join("absent").join("pilothouse.db");
     let silent = "postgres://user:canary@127.0.0.1:1/pilothouse?connect_timeout=1";
     for database in [Database::Sqlite(file), Database::Sqlite(absent), Database::parse(silent).unwrap()] {
-        let refused = Store::open(&database, place.deps.clone()).await.unwrap_err();
+        let refused = Store::open(&database, db.deps.clone()).await.unwrap_err();
         assert!(matches!(refused, OpenError::Unusable { .. }), "{refused}");
         let text = refused.to_string();
         assert!(!text.contains('\n') && !text.contains("canary"), "{text}");
@@ -168,7 +173,7 @@ async fn what_is_no_database_is_unusable_in_one_sentence() {
 }
 
 #[test]
-fn addresses_by_table() {
+fn database_addresses_by_table() {
     let good = [
         ("sqlite:data/p.db", "data/p.db"),
         ("sqlite:/var/lib/p.db", "/var/lib/p.db"),
@@ -194,7 +199,7 @@ fn addresses_by_table() {
     for text in ["", "sqlite:", "mysql://h/d", "p.db", "POSTGRES"] {
         assert!(matches!(Database::parse(text), Err(OpenError::UnknownAddress)), "{text}");
     }
-    for (text, told) in [
+    for (text, expected) in [
         ("postgres://u:can@ary@h/d", "%40"),
         ("postgres://u:canary@h:port/d", "malformed"),
         ("postgres://u:canary@/d", "has no host"),
@@ -210,8 +215,8 @@ fn addresses_by_table() {
         ("postgres://u:canary@h/d?connect_timeout=canary", "malformed"),
     ] {
         let refused = Database::parse(text).unwrap_err();
-        let said = format!("{refused} {refused:?}");
-        assert!(matches!(refused, OpenError::Address(_)) && said.contains(told), "{text}: {said}");
-        assert!(!said.contains("canary") && !said.contains("ary@") && !said.contains('\n'), "{said}");
+        let shown = format!("{refused} {refused:?}");
+        assert!(matches!(refused, OpenError::Address(_)) && shown.contains(expected), "{text}: {shown}");
+        assert!(!shown.contains("canary") && !shown.contains("ary@") && !shown.contains('\n'), "{shown}");
     }
 }

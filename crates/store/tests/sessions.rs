@@ -1,11 +1,11 @@
-//! Refreshes and logouts at once, on the rows and locks of a real PostgreSQL.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Concurrent refreshes and logouts, with the row locks of a real PostgreSQL.
+#![allow(clippy::unwrap_used, reason = "tests panic")]
 
 mod common;
 
 use std::{sync::Arc, time::Duration};
 
-use common::Place;
+use common::TestDatabase;
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection as _};
 use futures_util::future::join;
 use pilothouse_core::{
@@ -19,22 +19,22 @@ use pilothouse_core::{
 use pilothouse_store::Store;
 use tokio::task::JoinHandle;
 
-/// How long anything may take before a test fails.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// Maximum wait before a test fails.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-struct World {
-    place: Place,
+struct Fixture {
+    db: TestDatabase,
     store: Store,
     ports: StorePorts,
     user: User,
 }
 
-impl World {
-    async fn on(place: Place) -> Self {
-        let store = place.open().await;
+impl Fixture {
+    async fn on(db: TestDatabase) -> Self {
+        let store = db.open().await;
         let ports = StorePorts::over(Arc::new(store.clone()));
         let user = store.create(&ports.people(), common::user(&ports, "admin")).await.unwrap();
-        Self { place, store, ports, user }
+        Self { db, store, ports, user }
     }
 
     fn permit(&self, verb: Verb) -> Permit {
@@ -43,13 +43,13 @@ impl World {
 
     fn secret(&self) -> SecretHash {
         let mut bytes = [0; 32];
-        self.place.deps.rng.fill(&mut bytes);
+        self.db.deps.rng.fill(&mut bytes);
         SecretHash(bytes)
     }
 
-    /// An open session and its refresh token.
+    /// Opens a session and returns it with its refresh token.
     async fn session(&self) -> (Session, SecretHash) {
-        let (at, refresh) = (self.place.clock.now(), self.secret());
+        let (at, refresh) = (self.db.clock.now(), self.secret());
         let record = SessionRecord {
             user_id: self.user.id,
             cookie: self.secret(),
@@ -66,7 +66,7 @@ impl World {
 
     fn refresh(&self, session: &Session, presented: SecretHash) -> JoinHandle<Result<Rotation>> {
         let (store, permit, id) = (self.store.clone(), self.permit(Verb::Refresh), session.id);
-        let (fresh, at) = (self.secret(), self.place.clock.now());
+        let (fresh, at) = (self.secret(), self.db.clock.now());
         let grace = Duration::from_secs(10);
         tokio::spawn(async move { store.rotate(&permit, id, presented, fresh, at, grace).await })
     }
@@ -76,83 +76,83 @@ impl World {
         tokio::spawn(async move { store.end(&permit, id).await })
     }
 
-    /// Waits until a transaction of the store waits for a lock of another one.
-    async fn somebody_waits(&self) {
+    /// Waits until a transaction of the store is blocked by the lock of another one.
+    async fn wait_for_blocked_transaction(&self) {
         let waiting = "SELECT count(*) AS n FROM pg_stat_activity \
             WHERE datname = current_database() AND application_name = 'pilothouse' AND wait_event_type = 'Lock'";
-        let waits = async {
-            while self.place.count(waiting).await == 0 {
+        let blocked = async {
+            while self.db.count(waiting).await == 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(DEADLINE, waits).await.expect("a transaction that waits");
+        tokio::time::timeout(TIMEOUT, blocked).await.expect("a blocked transaction before the deadline");
     }
 
-    /// A transaction past the store that has run these statements.
+    /// A transaction outside the store that has run these statements.
     async fn transaction(&self, statements: &str) -> AsyncPgConnection {
-        let mut connection = self.place.postgres_connection().await;
+        let mut connection = self.db.postgres_connection().await;
         connection.batch_execute(&format!("BEGIN; {statements}")).await.unwrap();
         connection
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_60_refreshes_and_logouts_at_once_every_logout_succeeds() {
-    for place in Place::all() {
-        let world = World::on(place).await;
+async fn every_logout_succeeds_among_60_concurrent_refreshes() {
+    for db in TestDatabase::all() {
+        let fixture = Fixture::on(db).await;
         let mut sessions = Vec::new();
         for _ in 0..60 {
-            sessions.push(world.session().await);
+            sessions.push(fixture.session().await);
         }
-        // as many transactions at once as there are connections; more would wait for these, and not for locks
+        // as many concurrent transactions as connections; more would wait for a connection, not for a lock
         for sessions in sessions.chunks(8) {
             let start = |(session, refresh): &(Session, SecretHash)| {
-                (world.refresh(session, *refresh), world.logout(session))
+                (fixture.refresh(session, *refresh), fixture.logout(session))
             };
             let running: Vec<_> = sessions.iter().map(start).collect();
             for (refreshed, ended) in running {
                 let (refreshed, ended) = join(refreshed, ended).await;
-                assert!(ended.unwrap().unwrap(), "the session was there and is ended");
+                assert!(ended.unwrap().unwrap(), "the session existed and is ended");
                 let refreshed = refreshed.unwrap().unwrap();
                 assert!(matches!(refreshed, Rotation::Rotated(2) | Rotation::Unknown), "{refreshed:?}");
             }
         }
         for (session, _) in &sessions {
-            assert!(world.store.get(session.id).await.unwrap().is_none(), "no session lives on");
+            assert!(fixture.store.get(session.id).await.unwrap().is_none(), "the session is deleted");
         }
         for table in ["sessions", "refresh_tokens"] {
-            assert_eq!(world.place.count(&format!("SELECT count(*) AS n FROM {table}")).await, 0);
+            assert_eq!(fixture.db.count(&format!("SELECT count(*) AS n FROM {table}")).await, 0);
         }
     }
 }
 
-/// A logout has the session's row and goes on to the tokens; a refresh that had locked the token first, and then waited for
-/// the session, would be in its way.
+/// A logout locks the row of the session and then its tokens. A refresh that locked the token first and then waited
+/// for the session would deadlock with it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_that_waits_for_a_session_holds_none_of_its_tokens() {
-    let Some(place) = Place::postgres() else { return };
-    let world = World::on(place).await;
-    let (session, refresh) = world.session().await;
+async fn refresh_waiting_for_a_session_locks_no_token() {
+    let Some(db) = TestDatabase::postgres() else { return };
+    let fixture = Fixture::on(db).await;
+    let (session, refresh) = fixture.session().await;
     let lock = format!("SELECT 1 FROM sessions WHERE id = {} FOR UPDATE", session.id);
-    let mut logout = world.transaction(&lock).await;
-    let refreshed = world.refresh(&session, refresh);
-    world.somebody_waits().await;
+    let mut logout = fixture.transaction(&lock).await;
+    let refreshed = fixture.refresh(&session, refresh);
+    fixture.wait_for_blocked_transaction().await;
     let delete = format!("DELETE FROM sessions WHERE id = {}; COMMIT", session.id);
     logout.batch_execute(&delete).await.expect("no deadlock");
     assert_eq!(refreshed.await.unwrap().unwrap(), Rotation::Unknown);
 }
 
-/// Whichever of the two PostgreSQL ends, the store's transaction is made in the end.
+/// Whichever transaction PostgreSQL ends, the transaction of the store succeeds.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_is_ended_by_a_deadlock_is_repeated() {
-    let Some(place) = Place::postgres() else { return };
-    let world = World::on(place).await;
-    let (session, refresh) = world.session().await;
-    let mut other = world
+async fn transaction_ended_by_a_deadlock_is_retried() {
+    let Some(db) = TestDatabase::postgres() else { return };
+    let fixture = Fixture::on(db).await;
+    let (session, refresh) = fixture.session().await;
+    let mut other = fixture
         .transaction(&format!("SELECT 1 FROM refresh_tokens WHERE session_id = {} FOR UPDATE", session.id))
         .await;
-    let refreshed = world.refresh(&session, refresh);
-    world.somebody_waits().await;
+    let refreshed = fixture.refresh(&session, refresh);
+    fixture.wait_for_blocked_transaction().await;
     let against = format!("SELECT 1 FROM sessions WHERE id = {} FOR UPDATE", session.id);
     let _ = other.batch_execute(&against).await;
     other.batch_execute("ROLLBACK").await.unwrap();

@@ -1,18 +1,18 @@
-//! TLS to PostgreSQL: who is trusted, by what the address says.
+//! TLS to PostgreSQL: accepted certificates per `sslmode` and `sslrootcert`.
 
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
 mod common;
 
-use common::Place;
+use common::TestDatabase;
 use pilothouse_store::{Database, OpenError, Store};
 use pilothouse_testbed::{Postgres, ServingCertificate};
 
-/// Opens the database at an address, uses it, and says whether its sessions are encrypted.
+/// Opens the database at an address, uses it, and returns whether its sessions are encrypted.
 async fn open(postgres: &Postgres, url: &str) -> Result<bool, OpenError> {
     let database = Database::parse(url)?;
-    let place = Place::sqlite();
-    let store = Store::open(&database, place.deps.clone()).await?;
+    let db = TestDatabase::sqlite();
+    let store = Store::open(&database, db.deps.clone()).await?;
     store.ping().await.unwrap();
     let encrypted = "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
         WHERE application_name = 'pilothouse' AND state = 'idle'";
@@ -26,16 +26,16 @@ async fn open(postgres: &Postgres, url: &str) -> Result<bool, OpenError> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_is_who_the_address_says() {
+async fn server_certificate_is_verified_as_the_address_requires() {
     let Some(postgres) = Postgres::builder().serving(ServingCertificate::Valid).start_or_skip().unwrap()
     else {
         return;
     };
-    let stranger = Postgres::builder().start().unwrap();
+    let other_server = Postgres::builder().start().unwrap();
     let url = postgres.database().unwrap();
     let elsewhere = format!("{}?hostaddr=127.0.0.1", url.replace("@127.0.0.1:", "@elsewhere.invalid:"));
     let right = format!("sslrootcert={}", postgres.ca_file().display());
-    let wrong = format!("sslrootcert={}", stranger.ca_file().display());
+    let wrong = format!("sslrootcert={}", other_server.ca_file().display());
 
     for (address, encrypted) in [
         (format!("{url}?sslmode=verify-full&{right}"), true),
@@ -66,13 +66,13 @@ async fn the_server_is_who_the_address_says() {
         assert!(refused.contains("certificate"), "{address}: {refused}");
         assert!(!refused.contains(postgres.password()) && !refused.contains('\n'), "{refused}");
     }
-    // signed by no authority of this machine, if it has any
+    // not issued by a certificate authority of this machine, if it has any
     let system = open(&postgres, &format!("{url}?sslmode=verify-full")).await.unwrap_err();
     assert!(system.to_string().contains("certificate"), "{system}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_tls_is_not_talked_to_where_tls_is_required() {
+async fn server_without_tls_is_refused_where_tls_is_required() {
     let Some(postgres) = Postgres::builder().start_or_skip().unwrap() else { return };
     let url = postgres.database().unwrap();
     let root = format!("sslrootcert={}", postgres.ca_file().display());

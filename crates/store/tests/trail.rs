@@ -1,8 +1,8 @@
-//! The chain, and what is left pending.
+//! Audit trail: chain, checkpoints, orphans and totals.
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "a database has the machine's time, so a test that compares has, too"
+    reason = "the database uses the system clock, so a test that compares with it does, too"
 )]
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
@@ -10,7 +10,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Place, operation, user, verdict, verify};
+use common::{TestDatabase, operation, user, verdict, verify};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
@@ -26,10 +26,11 @@ fn ports(store: &Store) -> StorePorts {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_chain_has_no_gap_whoever_appends() {
-    for place in Place::all() {
-        // two processes on one database, each with intents, outcomes, and changes to our own tables, all at once
-        let stores = [place.open().await, place.open().await];
+async fn concurrent_writers_leave_no_gap_in_the_chain() {
+    for db in TestDatabase::all() {
+        // two processes on one database, each with intents, outcomes and changes to Pilothouse's own tables, all
+        // concurrent
+        let stores = [db.open().await, db.open().await];
         let ports = ports(&stores[0]);
         let outcome = Outcome::success(ports.now());
         let alone = (0..60).map(|n| (operation(&ports), &stores[n % 2])).map(async |(operation, store)| {
@@ -41,23 +42,23 @@ async fn the_chain_has_no_gap_whoever_appends() {
         });
         tokio::join!(join_all(alone), join_all(own));
 
-        let entries = place.entries().await;
+        let entries = db.entries().await;
         verify(&entries);
         let count = |kind: &str| entries.iter().filter(|entry| entry.entry == kind).count();
         assert_eq!((count("intent"), count("outcome"), count("complete")), (60, 60, 20));
-        assert_eq!(place.count("SELECT count(*) AS n FROM operations").await, 80);
+        assert_eq!(db.count("SELECT count(*) AS n FROM operations").await, 80);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_holds_the_operation_to_the_byte() {
-    for place in Place::all() {
-        let store = place.open().await;
+async fn entry_body_equals_canonical_operation() {
+    for db in TestDatabase::all() {
+        let store = db.open().await;
         let ports = ports(&store);
         let (operation, outcome) = (operation(&ports), Outcome::success(ports.now()));
         store.begin(&operation).await.unwrap();
         store.finish(operation.id, &outcome).await.unwrap();
-        let entries = place.entries().await;
+        let entries = db.entries().await;
         let expected = [
             Entry::Intent { operation: operation.clone() },
             Entry::Outcome { operation_id: operation.id, outcome },
@@ -70,24 +71,24 @@ async fn an_entry_holds_the_operation_to_the_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_chain_is_only_ever_added_to() {
-    for place in Place::all() {
-        let store = place.open().await;
+async fn chain_is_append_only() {
+    for db in TestDatabase::all() {
+        let store = db.open().await;
         let ports = ports(&store);
         store.begin(&operation(&ports)).await.unwrap();
         for change in ["UPDATE audit_log SET body = ''", "DELETE FROM audit_log"] {
-            let refused = place.execute(change).await.unwrap_err();
+            let refused = db.execute(change).await.unwrap_err();
             assert!(refused.contains("only ever added to"), "{refused}");
         }
-        verify(&place.entries().await);
+        verify(&db.entries().await);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_ended_process_left_pending_is_closed_as_unknown() {
-    for place in Place::all() {
-        let ended = place.open().await;
-        ended.take_lease(place.clock.now()).await.unwrap();
+async fn pending_operations_of_an_ended_process_become_unknown() {
+    for db in TestDatabase::all() {
+        let ended = db.open().await;
+        ended.take_lease(db.clock.now()).await.unwrap();
         let ports_of_ended = ports(&ended);
         let (left, done) = (operation(&ports_of_ended), operation(&ports_of_ended));
         for operation in [&left, &done] {
@@ -96,70 +97,70 @@ async fn what_an_ended_process_left_pending_is_closed_as_unknown() {
         let outcome = Outcome::success(ports_of_ended.now());
         ended.finish(done.id, &outcome).await.unwrap();
 
-        // as long as its lease runs, it may still be at work
-        let other = place.open().await;
-        assert_eq!(other.close_orphans(place.clock.now()).await.unwrap(), 0);
+        // as long as its lease is valid, the process may still run
+        let other = db.open().await;
+        assert_eq!(other.close_orphans(db.clock.now()).await.unwrap(), 0);
         let own = operation(&ports_of_ended);
         other.begin(&own).await.unwrap();
-        place.let_leases_run_out().await;
-        assert_eq!(other.close_orphans(place.clock.now()).await.unwrap(), 1);
-        assert_eq!(other.close_orphans(place.clock.now()).await.unwrap(), 0);
+        db.expire_leases().await;
+        assert_eq!(other.close_orphans(db.clock.now()).await.unwrap(), 1);
+        assert_eq!(other.close_orphans(db.clock.now()).await.unwrap(), 0);
 
-        // it was only slow: what was said of its operation stands
+        // the process was only slow: the outcome `unknown` stays
         ended.finish(left.id, &outcome).await.unwrap();
         let rows = ports_of_ended.operations().await;
         let statuses = [&left, &done, &own]
             .map(|one| rows.iter().find(|row| row.operation_id == one.id).unwrap().status);
         assert_eq!(statuses, [Status::Unknown, Status::Success, Status::Pending]);
-        verify(&place.entries().await);
+        verify(&db.entries().await);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_renewed_lease_keeps_what_is_pending() {
-    for place in Place::all() {
-        let (slow, other) = (place.open().await, place.open().await);
-        slow.take_lease(place.clock.now()).await.unwrap();
+async fn renewed_lease_keeps_operations_pending() {
+    for db in TestDatabase::all() {
+        let (slow, other) = (db.open().await, db.open().await);
+        slow.take_lease(db.clock.now()).await.unwrap();
         slow.begin(&operation(&ports(&slow))).await.unwrap();
         for _ in 0..3 {
-            place.let_leases_run_out().await;
-            slow.renew_lease(place.clock.now()).await.unwrap();
-            assert_eq!(other.close_orphans(place.clock.now()).await.unwrap(), 0);
+            db.expire_leases().await;
+            slow.renew_lease(db.clock.now()).await.unwrap();
+            assert_eq!(other.close_orphans(db.clock.now()).await.unwrap(), 0);
         }
         slow.end_lease().await.unwrap();
-        assert_eq!(other.close_orphans(place.clock.now()).await.unwrap(), 1, "it has said that it ends");
+        assert_eq!(other.close_orphans(db.clock.now()).await.unwrap(), 1, "it has ended its lease");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_replica_begins_before_it_renews_its_lease_again_is_no_orphan() {
-    let Some(place) = Place::postgres() else { return };
-    let (back, other) = (place.open().await, place.open().await);
-    back.take_lease(place.clock.now()).await.unwrap();
-    place.let_leases_run_out().await;
+async fn new_operation_before_lease_renewal_is_no_orphan() {
+    let Some(db) = TestDatabase::postgres() else { return };
+    let (back, other) = (db.open().await, db.open().await);
+    back.take_lease(db.clock.now()).await.unwrap();
+    db.expire_leases().await;
     let mut fresh = operation(&ports(&back));
     fresh.created_at = Timestamp::now();
     back.begin(&fresh).await.unwrap();
-    assert_eq!(other.close_orphans(place.clock.now()).await.unwrap(), 0);
+    assert_eq!(other.close_orphans(db.clock.now()).await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sqlite_file_is_served_once_and_orphans_are_closed_at_once() {
-    let place = Place::sqlite();
-    let first = place.open().await;
-    first.take_lease(place.clock.now()).await.unwrap();
+async fn sqlite_has_one_server_and_closes_orphans_at_once() {
+    let db = TestDatabase::sqlite();
+    let first = db.open().await;
+    first.take_lease(db.clock.now()).await.unwrap();
     first.begin(&operation(&ports(&first))).await.unwrap();
-    let second = place.open().await;
-    let refused = second.take_lease(place.clock.now()).await.unwrap_err();
+    let second = db.open().await;
+    let refused = second.take_lease(db.clock.now()).await.unwrap_err();
     assert!(matches!(refused, OpenError::InUse(_)), "{refused}");
     drop(first);
-    second.take_lease(place.clock.now()).await.unwrap();
-    assert_eq!(second.close_orphans(place.clock.now()).await.unwrap(), 1, "no lease is waited for");
+    second.take_lease(db.clock.now()).await.unwrap();
+    assert_eq!(second.close_orphans(db.clock.now()).await.unwrap(), 1, "without waiting for a lease");
 }
 
-/// Operations of each sort, more than fit between two checkpoints.
-async fn filled(place: &Place) -> Store {
-    let store = place.open().await;
+/// A store with operations of each sort, more than fit between two checkpoints.
+async fn filled_store(db: &TestDatabase) -> Store {
+    let store = db.open().await;
     let ports = ports(&store);
     let outcome = Outcome::success(ports.now());
     let many = (0..700).map(|_| operation(&ports)).map(async |operation| {
@@ -169,15 +170,15 @@ async fn filled(place: &Place) -> Store {
     join_all(many).await;
     store.create(&ports.people(), user(&ports, "somebody")).await.unwrap();
     store.begin(&operation(&ports)).await.unwrap();
-    place.clock.advance(Checkpoint::AGE);
+    db.clock.advance(Checkpoint::AGE);
     store.checkpoint(Checkpoint::AGE).await.unwrap();
     store
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn checkpoints_cover_every_entry_and_are_signed_once() {
-    for place in Place::all() {
-        let store = filled(&place).await;
+    for db in TestDatabase::all() {
+        let store = filled_store(&db).await;
         store.checkpoint(Checkpoint::AGE).await.unwrap();
         let checkpoints = store.checkpoints(0, 100).await.unwrap();
         let covered: Vec<_> = checkpoints.iter().map(|stored| stored.sequence).collect();
@@ -190,12 +191,13 @@ async fn checkpoints_cover_every_entry_and_are_signed_once() {
     }
 }
 
-/// The core's test makes 10,000; these show that what the store reads is what the rules look at.
+/// The core crate tests 10,000 random edits. These cases show that verification reads every column and row of the
+/// database.
 #[tokio::test(flavor = "multi_thread")]
-async fn edits_of_the_database_are_found() {
-    for place in Place::all() {
-        let store = filled(&place).await;
-        let sqlite = matches!(place.database, pilothouse_store::Database::Sqlite(_));
+async fn edits_of_the_database_are_detected() {
+    for db in TestDatabase::all() {
+        let store = filled_store(&db).await;
+        let sqlite = matches!(db.database, pilothouse_store::Database::Sqlite(_));
         let unlock = if sqlite {
             "DROP TRIGGER audit_log_is_never_changed; DROP TRIGGER audit_log_is_never_cut; \
              DROP TRIGGER audit_checkpoints_are_never_changed; DROP TRIGGER audit_checkpoints_are_never_cut;"
@@ -203,9 +205,9 @@ async fn edits_of_the_database_are_found() {
             "DROP TRIGGER audit_log_is_never_changed ON audit_log; \
              DROP TRIGGER audit_checkpoints_are_never_changed ON audit_checkpoints;"
         };
-        place.execute(unlock).await.unwrap();
+        db.execute(unlock).await.unwrap();
         let cases = [
-            // what is done, how it is undone, and what is found
+            // statement, statement that reverts it, and the expected finding
             (
                 "UPDATE audit_log SET operation_id = 'x' || operation_id WHERE seq = 900",
                 "UPDATE audit_log SET operation_id = substr(operation_id, 2) WHERE seq = 900",
@@ -267,39 +269,38 @@ async fn edits_of_the_database_are_found() {
                 Fault::CheckpointForged,
             ),
         ];
-        for (done, undone, sequence, fault) in cases {
-            if !sqlite && done.contains("operations SET id") {
-                // identities are ALWAYS generated there
+        for (edit, revert, sequence, fault) in cases {
+            if !sqlite && edit.contains("operations SET id") {
+                // PostgreSQL refuses updates of GENERATED ALWAYS columns
                 continue;
             }
-            place.execute(done).await.unwrap();
+            db.execute(edit).await.unwrap();
             let verdict_ = verdict(&store).await;
-            let bad = verdict_.first_bad.unwrap_or_else(|| panic!("{done}: not found"));
+            let bad = verdict_.first_bad.unwrap_or_else(|| panic!("{edit}: not found"));
             if fault == Fault::CheckpointForged {
-                assert!(matches!(bad.fault, Fault::CheckpointForged | Fault::TailCut), "{done}: {bad:?}");
+                assert!(matches!(bad.fault, Fault::CheckpointForged | Fault::TailCut), "{edit}: {bad:?}");
             } else {
-                assert_eq!((bad.sequence, bad.fault), (sequence, fault), "{done}: {bad:?}");
+                assert_eq!((bad.sequence, bad.fault), (sequence, fault), "{edit}: {bad:?}");
             }
-            place.execute(undone).await.unwrap();
-            assert_eq!(verdict(&store).await.first_bad, None, "{undone}");
+            db.execute(revert).await.unwrap();
+            assert_eq!(verdict(&store).await.first_bad, None, "{revert}");
         }
         if sqlite {
-            place
-                .execute(
-                    "UPDATE audit_log SET body = CAST(x'ff' AS TEXT), at = 9223372036854775807 WHERE seq = 3",
-                )
-                .await
-                .unwrap();
+            db.execute(
+                "UPDATE audit_log SET body = CAST(x'ff' AS TEXT), at = 9223372036854775807 WHERE seq = 3",
+            )
+            .await
+            .unwrap();
             assert_eq!(verdict(&store).await.first_bad.map(|bad| bad.fault), Some(Fault::EntryChanged));
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn totals_stay_exact_while_rows_come_and_outcomes_are_stored() {
-    for place in Place::all() {
-        // each with a memory of its own
-        let stores = [place.open().await, place.open().await];
+async fn totals_stay_exact_while_rows_and_outcomes_are_added() {
+    for db in TestDatabase::all() {
+        // each store has its own cached counts
+        let stores = [db.open().await, db.open().await];
         let ports = ports(&stores[0]);
         let mut pending = Vec::new();
         for n in 0..40 {
@@ -311,7 +312,7 @@ async fn totals_stay_exact_while_rows_come_and_outcomes_are_stored() {
                     pending.push(operation.id);
                 }
                 2 => store.record(&operation, &outcome).await.unwrap(),
-                // the oldest or the newest of them
+                // finishes an older or a newer one
                 _ => {
                     let id = pending.swap_remove((n / 4) % pending.len());
                     store.finish(id, &outcome).await.unwrap();
@@ -334,7 +335,7 @@ async fn totals_stay_exact_while_rows_come_and_outcomes_are_stored() {
                     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
                 let query = OperationQuery::parse(&pairs).unwrap();
                 let sql = format!("SELECT count(*) AS n FROM operations WHERE {condition}");
-                let counted = place.count(&sql).await;
+                let counted = db.count(&sql).await;
                 for store in &stores {
                     let total = store.operations(&query).await.unwrap().pagination.total;
                     assert_eq!(i64::try_from(total).unwrap(), counted, "{n}: {pairs:?}");

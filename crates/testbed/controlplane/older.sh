@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the programs of a control plane of another Kubernetes than the one that go.mod pins, and prints how tests use
-# them. Takes minutes, and is not part of CI: `older.sh v1.34.4 FOLDER`.
+# Builds the binaries of a control plane of another Kubernetes version than the one pinned by go.mod, and prints the test
+# command that uses them. Takes minutes and is not part of CI: `older.sh v1.34.4 FOLDER`.
 set -euo pipefail
 
 version=${1:?a Kubernetes version, as v1.34.4}
@@ -13,12 +13,12 @@ folder=$(cd "$folder" && pwd)
 cd "$folder/source"
 cp "$here/main.go" .
 rm -f go.sum
-# Kubernetes' own modules are released together, so each is replaced by the one of this version.
+# Kubernetes' own modules are released together, so each is replaced by its release for this version.
 {
     printf 'module controlplane\n\ngo 1.26.0\n\nrequire k8s.io/kubernetes %s\n\n' "$version"
     sed -n '/^replace (/,$p' "$here/go.mod" | sed -E "s/ v[0-9.]+$/ $staging/"
 } >go.mod
-# The etcd whose client this Kubernetes was released with.
+# The etcd server version that matches the etcd client of this Kubernetes version.
 etcd=$(go list -mod=mod -m -f '{{.Version}}' go.etcd.io/etcd/client/v3)
 go mod edit -require "go.etcd.io/etcd/server/v3@$etcd"
 go mod tidy

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Makes container images by hand, with no registry and no docker, as one archive that `ctr -n k8s.io images import` reads.
+# Builds container images without a registry or Docker, as one archive for `ctr -n k8s.io images import`.
 # usage: make-image.sh OUT.tar [NAME:TAG ...]
-# Every NAME:TAG (default busybox:1) is a busybox shell image; localhost/pause:1, the pod sandbox, is always added.
-# All share one layer: the static busybox of Debian's package busybox-static (BUSYBOX=path names another one).
-# Give a fixed tag, never "latest": the kubelet pulls "latest" always, and there is nothing to pull from.
+# Every NAME:TAG (default busybox:1) is a busybox shell image. localhost/pause:1, the pod sandbox, is always added.
+# All images share one layer: the static busybox of Debian's package busybox-static (BUSYBOX=path selects another one).
+# Use a fixed tag, not "latest": the kubelet always pulls "latest", and there is no registry to pull from.
 set -euo pipefail
 OUT=$(realpath -m "${1:?usage: make-image.sh OUT.tar [NAME:TAG ...]}"); shift
 [ $# -gt 0 ] || set -- busybox:1

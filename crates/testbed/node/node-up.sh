@@ -1,8 +1,8 @@
 #!/bin/bash
-# One real node (containerd, runc, kubelet, bridge CNI), which lives until this script's standard input closes.
+# Runs one node (containerd, runc, kubelet, bridge CNI) until the standard input of this script closes.
 # usage: node-up.sh DIR NAME KUBELET [ARG ...] < a pipe that the owner holds        (root)
 #
-#   DIR      the control plane's folder, with ca.crt, images.tar (of make-image.sh) and NAME/kubelet.kubeconfig.
+#   DIR      the control plane's folder, with ca.crt, images.tar (from make-image.sh) and NAME/kubelet.kubeconfig.
 #            The API server needs --kubelet-preferred-address-types=InternalIP, or logs and exec try to resolve NAME.
 #   NAME     the node's name in its cluster.
 #   KUBELET  the kubelet's command.
@@ -10,25 +10,25 @@
 # Debian packages: containerd runc containernetworking-plugins iptables iproute2 busybox-static.
 # Environment: CNI_BIN (where the CNI plugins are).
 #
-# The node lives in a mount and a pid namespace of its own, with /run, /var/lib and /var/log bound to DIR/NAME. So ending
-# one process, its pid 1, is a power cut: the kernel ends the kubelet, containerd, the shims and the containers, and every
-# mount goes with them. This script stays outside and then puts back what a namespace doesn't hold: cgroups, bridge,
-# iptables chains, sysctls. DIR/NAME/running, made by the owner beforehand, is gone when that is done.
-# Started again, the node boots on its old disk.
+# The node runs in its own mount and pid namespaces, with /run, /var/lib and /var/log bound to DIR/NAME. Killing its pid 1
+# is therefore a power cut: the kernel ends the kubelet, containerd, the shims and the containers, and removes every mount.
+# This script runs outside the namespaces and then cleans up what a namespace does not contain: cgroups, bridge, iptables
+# chains, sysctls. The owner creates DIR/NAME/running before the start; the script removes it when the cleanup is complete.
+# After a restart the node boots with its existing disk.
 #
-# A slot N, free on this machine, gives the node its pod subnet (10.213.N.0/24), address (10.213.N.1), bridge (phN) and
-# cgroup (/pilothouse-N), so that several nodes, of one cluster or of several, stand side by side.
+# A slot N that is free on this machine determines the node's pod subnet (10.213.N.0/24), address (10.213.N.1), bridge
+# (phN) and cgroup (/pilothouse-N), so that several nodes, of one cluster or of several, can run at the same time.
 set -euo pipefail
 D=$1; NAME=$2; shift 2; W=$D/$NAME
 SELF=$(realpath "$0")
-SHARED=/run/pilothouse-nodes   # what all nodes of this machine share: locks, the sysctls before the first
+SHARED=/run/pilothouse-nodes   # shared by all nodes of this machine: locks, and the sysctls from before the first node
 case $D/ in /run/*|/var/lib/*|/var/log/*) echo "the node hides $D from itself: choose another folder" >&2; exit 1 ;; esac
 
 # ---- inside the namespaces: pid 1 of the node --------------------------------------------------------------------
-keep() { local log=$1; shift; while :; do "$@" >>"$log" 2>&1 || true; sleep 1; done; }   # what a service manager would do
+keep() { local log=$1; shift; while :; do "$@" >>"$log" 2>&1 || true; sleep 1; done; }   # restarts a program, like a service manager
 init() {
   trap 'exit 0' TERM
-  mount --make-rshared /          # the kubelet and the runtime expect shared mounts; this doesn't reach the machine's own
+  mount --make-rshared /          # the kubelet and the runtime need shared mounts; the machine's own mounts are not affected
   local d; for d in /run /var/lib /var/log; do mount --bind "$W$d" $d; done
   keep "$W/containerd.log" containerd --config "$W/containerd.toml" &
   until ctr version >/dev/null 2>&1; do sleep 0.1; done
@@ -39,11 +39,11 @@ init() {
 }
 if [ -n "${NODE_IP:-}" ]; then IP=$NODE_IP; unset NODE_IP; init "$@"; exit; fi
 
-# ---- outside: what the namespaces don't hold ---------------------------------------------------------------------
+# ---- outside: resources that the namespaces do not contain -------------------------------------------------------
 SYSCTLS=(vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys
-  kernel/keys/root_maxbytes net/ipv4/ip_forward)   # all that the kubelet and the bridge plugin set, for the whole machine
+  kernel/keys/root_maxbytes net/ipv4/ip_forward)   # every machine-wide sysctl that the kubelet and the bridge plugin set
 
-claim() { # a slot, held by its lock for the node's life: the one of the last boot if it is still free
+claim() { # claims a slot by a lock for the lifetime of the node: that of the last boot if it is free
   mkdir -p $SHARED "$W"
   for N in $(cat "$W/slot" 2>/dev/null) $(seq 0 250); do
     exec 9>"$SHARED/$N.lock"
@@ -61,7 +61,7 @@ rig() {
     for c in cpu cpuacct cpuset memory devices freezer blkio pids hugetlb systemd; do
       [ ! -d /sys/fs/cgroup/$c ] || mkdir -p "/sys/fs/cgroup/$c/$CG"
     done
-    # a new cpuset group has no cpus and no memory nodes, and can't hold a process
+    # a new cpuset group has no cpus and no memory nodes, so it cannot contain a process
     for c in cpus mems; do cat /sys/fs/cgroup/cpuset/cpuset.$c > "/sys/fs/cgroup/cpuset/$CG/cpuset.$c"; done
   fi
   ip link add "$BR" type bridge; ip addr add "$IP/24" dev "$BR"; ip link set "$BR" up   # the kubelet listens on it
@@ -70,12 +70,12 @@ rig() {
 sweep() {
   ip link del "$BR" 2>/dev/null || true
   find /sys/fs/cgroup/"$CG" /sys/fs/cgroup/*/"$CG" -depth -type d -exec rmdir {} + 2>/dev/null || true
-  if ! ls -d /sys/class/net/ph[0-9]* >/dev/null 2>&1; then   # the last node: the rules of hostPorts outlive a power cut
+  if ! ls -d /sys/class/net/ph[0-9]* >/dev/null 2>&1; then   # last node: rules of hostPorts remain after a power cut
     ! iptables-save -t nat 2>/dev/null | grep -q CNI- || iptables-save -t nat | grep -v CNI- | iptables-restore -T nat
     [ ! -f $SHARED/sysctls ] || while read -r s value; do echo "$value" > "/proc/sys/$s"; done < $SHARED/sysctls
     rm -f $SHARED/sysctls
   fi
-  rm -rf "$W/run" "$W/var/lib/cni"        # a boot starts with an empty /run, and no pod has an address yet
+  rm -rf "$W/run" "$W/var/lib/cni"        # a boot starts with an empty /run and without pod addresses
 }
 
 configure() {
@@ -122,7 +122,7 @@ shutdownGracePeriod: 0s
 Y
 }
 
-finish() { # however this script ends
+finish() { # cleanup at every exit of this script
   [ -z "${INIT:-}" ] || kill -9 "$INIT" 2>/dev/null || true
   if [ -n "${CG:-}" ]; then flock 8; sweep; flock -u 8; fi
   rm -f "$W/running"
@@ -130,7 +130,7 @@ finish() { # however this script ends
 
 trap finish EXIT
 mkdir -p $SHARED
-exec 7<&0 8>$SHARED/lock      # 7: the owner's pipe (bash gives a background job /dev/null); 8: one node at a time rigs or sweeps
+exec 7<&0 8>$SHARED/lock      # 7: the owner's pipe (bash gives a background job /dev/null); 8: lock, so that one node at a time runs rig or sweep
 claim
 flock 8; sweep; configure; rig; flock -u 8
 NODE_IP=$IP unshare --mount --pid --fork --kill-child --mount-proc --propagation private \

@@ -1,4 +1,4 @@
-//! A small REST client with all rights: what a kubectl-level read of the cluster says, to compare with what we say.
+//! Small REST client of an API server with cluster-admin rights. Tests compare its reads with Pilothouse's responses.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::{
     kubeconfig::{Access, Credential},
 };
 
-const POLL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Talks to one API server. Lives with the runtime it is first used on, so make one per test.
+/// Client of one API server. Its connections belong to the runtime of its first use, so create one per test.
 #[derive(Clone, Debug)]
 pub struct Admin {
     server: String,
@@ -26,8 +26,9 @@ impl Admin {
         Self::build(access, Client::builder().tls_certs_only([Self::authority(access)?]))
     }
 
-    /// For readiness only: the server may have been told to show a certificate that nobody should accept.
-    pub(crate) fn trusting_anyone(access: &Access) -> Result<Self> {
+    /// A client that accepts any certificate. For readiness checks only: the server may be configured with an invalid
+    /// one.
+    pub(crate) fn accepting_any_certificate(access: &Access) -> Result<Self> {
         Self::build(access, Client::builder().tls_danger_accept_invalid_certs(true))
     }
 
@@ -50,7 +51,7 @@ impl Admin {
         Ok(Self { server: access.server.clone(), token, client: builder.build().map_err(unusable)? })
     }
 
-    /// A request as plain as it gets, for headers and bodies of one's own. `path` starts with a slash.
+    /// A request builder with only the bearer token set, for custom headers and bodies. `path` starts with a slash.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = self.client.request(method, format!("{}{path}", self.server));
         match &self.token {
@@ -59,12 +60,12 @@ impl Admin {
         }
     }
 
-    /// GET, as JSON.
+    /// GET; returns the body as JSON.
     pub async fn get(&self, path: &str) -> Result<Value> {
         json_of(&self.text(path).await?)
     }
 
-    /// GET, as JSON; `None` if it is absent.
+    /// GET; returns the body as JSON, or `None` for status 404.
     pub async fn try_get(&self, path: &str) -> Result<Option<Value>> {
         match self.get(path).await {
             Ok(value) => Ok(Some(value)),
@@ -73,7 +74,7 @@ impl Admin {
         }
     }
 
-    /// GET, as text: logs, `/readyz`, `/metrics`.
+    /// GET; returns the body as text: logs, `/readyz`, `/metrics`.
     pub async fn text(&self, path: &str) -> Result<String> {
         self.send(Method::GET, path, self.request(Method::GET, path)).await
     }
@@ -88,7 +89,7 @@ impl Admin {
         json_of(&self.send(Method::PUT, path, self.request(Method::PUT, path).json(body)).await?)
     }
 
-    /// PATCH by a merge patch.
+    /// PATCH with a JSON merge patch.
     pub async fn patch(&self, path: &str, body: &Value) -> Result<Value> {
         self.patch_as("application/merge-patch+json", path, body).await
     }
@@ -104,47 +105,48 @@ impl Admin {
         self.patch_as("application/apply-patch+yaml", &path, object).await
     }
 
-    /// Reads `path` until it says what is awaited; what is absent or not answered counts as not yet.
+    /// Polls `path` until `condition` returns true for its body. Errors, such as status 404, count as false.
     pub async fn wait_until(
         &self,
         path: &str,
-        said: impl Fn(&Value) -> bool,
+        condition: impl Fn(&Value) -> bool,
         deadline: Duration,
     ) -> Result<Value> {
         let end = Instant::now() + deadline;
         let mut last = "nothing".to_owned();
         loop {
             match timeout_at(end, self.get(path)).await {
-                Ok(Ok(value)) if said(&value) => return Ok(value),
+                Ok(Ok(value)) if condition(&value) => return Ok(value),
                 Ok(Ok(value)) => last = value.to_string(),
                 Ok(Err(error)) => last = error.to_string(),
                 Err(_) => {}
             }
-            if Instant::now() + POLL >= end {
+            if Instant::now() + POLL_INTERVAL >= end {
                 return Err(Error::Deadline { what: format!("the awaited {path}"), waited: deadline, last });
             }
-            sleep(POLL).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Makes a namespace, if need be, and in it a service account that may do what `rules` (RBAC policy rules, for the
-    /// whole cluster) say, for instance `json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}])`; then
-    /// a token for it, good for a day.
+    /// Creates or updates a namespace and in it a service account with the cluster-wide RBAC policy rules `rules`, for
+    /// instance `json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}])`. Returns a token that is valid
+    /// for one day.
     pub async fn service_account_token(&self, namespace: &str, name: &str, rules: Value) -> Result<String> {
         let role = format!("{namespace}:{name}");
-        let about = |name: &str| json!({"name": name});
-        self.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": about(namespace)})).await?;
+        let metadata = |name: &str| json!({"name": name});
+        self.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata(namespace)}))
+            .await?;
         self.apply(&json!({
             "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace},
         }))
         .await?;
         self.apply(&json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": about(&role),
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": metadata(&role),
             "rules": rules,
         }))
         .await?;
         self.apply(&json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": about(&role),
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": metadata(&role),
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
             "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
         }))
@@ -153,8 +155,8 @@ impl Admin {
         let request = json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 86_400},
         });
-        let answer = self.post(&path, &request).await?;
-        Ok(answer["status"]["token"].as_str().unwrap_or_default().to_owned())
+        let response = self.post(&path, &request).await?;
+        Ok(response["status"]["token"].as_str().unwrap_or_default().to_owned())
     }
 
     async fn patch_as(&self, content_type: &str, path: &str, body: &Value) -> Result<Value> {
@@ -165,16 +167,16 @@ impl Admin {
 
     async fn send(&self, method: Method, path: &str, request: RequestBuilder) -> Result<String> {
         let method = method.to_string();
-        let answered = async {
+        let result = async {
             let response = request.send().await?;
             Ok((response.status(), response.text().await?))
         };
-        match answered.await {
+        match result.await {
             Ok((status, body)) if status.is_success() => Ok(body),
             Ok((status, body)) => {
-                let said = serde_json::from_str::<Value>(&body).ok();
+                let object = serde_json::from_str::<Value>(&body).ok();
                 let message =
-                    said.and_then(|said| said["message"].as_str().map(str::to_owned)).unwrap_or(body);
+                    object.and_then(|object| object["message"].as_str().map(str::to_owned)).unwrap_or(body);
                 Err(Error::Status { method, path: path.into(), code: status.as_u16(), message })
             }
             Err(source) => Err(Error::NoAnswer { method, path: path.into(), source }),
@@ -187,7 +189,7 @@ fn json_of(text: &str) -> Result<Value> {
         .map_err(|e| Error::Program(format!("the API server's answer is not JSON: {e}")))
 }
 
-/// The path of an object, from what it says of itself.
+/// The API path of an object, from its `apiVersion`, `kind` and `metadata`.
 pub fn path_of(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]).to_lowercase());
@@ -210,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_says_its_path() {
+    fn object_path_is_derived_from_its_fields() {
         let path = |version: &str, kind: &str, namespace: Option<&str>| {
             path_of(
                 &json!({"apiVersion": version, "kind": kind, "metadata": {"name": "n", "namespace": namespace}}),

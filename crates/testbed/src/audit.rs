@@ -1,8 +1,8 @@
-//! The API server's audit log: who did what, with which `Audit-ID`. Writes, and reads of one Secret, at level Metadata.
+//! Audit log of the API server, with the `Audit-ID` of each request: writes, and `get` of Secrets, at level Metadata.
 
 use serde::Deserialize;
 
-/// In blocking mode (see the API server's flags) an answer is sent only after its event is in the file.
+/// Audit policy. In blocking mode (see the API server's flags) a response is sent only after its event is in the file.
 pub(crate) const POLICY: &str = "apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
@@ -22,23 +22,23 @@ pub struct AuditEvent {
     /// The request's id: the `Audit-ID` header if the client sent one.
     #[serde(rename = "auditID")]
     pub audit_id: String,
-    /// `ResponseComplete`, mostly.
+    /// Stage of the request, in most events `ResponseComplete`.
     pub stage: String,
-    /// `create`, `update`, `patch`, `delete`, `deletecollection`; of a Secret also `get`.
+    /// `create`, `update`, `patch`, `delete` or `deletecollection`; for Secrets also `get`.
     pub verb: String,
-    /// When the request came in, in RFC 3339.
+    /// Time at which the request was received, in RFC 3339.
     #[serde(rename = "requestReceivedTimestamp")]
     pub received: String,
     /// The path and query.
     #[serde(rename = "requestURI")]
     pub request_uri: String,
-    /// Who.
+    /// The authenticated user.
     pub user: AuditUser,
-    /// With which program.
+    /// The `User-Agent` header.
     pub user_agent: Option<String>,
-    /// What.
+    /// The object of the request.
     pub object_ref: Option<AuditObject>,
-    /// The answer.
+    /// Status of the response.
     pub response_status: Option<AuditStatus>,
 }
 
@@ -56,11 +56,11 @@ pub struct AuditUser {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditObject {
-    /// The API group; none for the core group.
+    /// The API group; `None` for the core group.
     pub api_group: Option<String>,
-    /// The plural, for instance `pods`.
+    /// The plural resource name, for instance `pods`.
     pub resource: Option<String>,
-    /// For instance `scale`.
+    /// The subresource, for instance `scale`.
     pub subresource: Option<String>,
     /// The namespace.
     pub namespace: Option<String>,
@@ -68,19 +68,19 @@ pub struct AuditObject {
     pub name: Option<String>,
 }
 
-/// The answer of an event.
+/// The response status of an event.
 #[derive(Clone, Debug, Deserialize)]
 pub struct AuditStatus {
     /// The HTTP status code.
     pub code: Option<u16>,
-    /// Why it was refused.
+    /// Reason of a refusal.
     pub message: Option<String>,
 }
 
-/// The events of a log that may be growing: a last line without its end is left for the next time.
+/// Parses the events of a log that is still being written. A last line without line feed is ignored.
 pub(crate) fn parse(log: &str) -> serde_json::Result<Vec<AuditEvent>> {
-    let whole = log.rfind('\n').map_or("", |end| &log[..end]);
-    whole.lines().map(serde_json::from_str).collect()
+    let complete = log.rfind('\n').map_or("", |end| &log[..end]);
+    complete.lines().map(serde_json::from_str).collect()
 }
 
 #[cfg(test)]
@@ -88,9 +88,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_still_being_written_is_left_for_later() {
+    fn partial_last_line_is_ignored() {
         let line = r#"{"auditID":"x","stage":"ResponseComplete","verb":"create","requestURI":"/","user":{},"requestReceivedTimestamp":"2026-01-01T00:00:00.000000Z"}"#;
-        assert_eq!(parse(line).expect("nothing to parse").len(), 0);
+        assert_eq!(parse(line).expect("a partial line is ignored").len(), 0);
         assert_eq!(parse(&format!("{line}\n{}", &line[..20])).expect("one line").len(), 1);
         assert!(parse("not an event\n").is_err());
     }

@@ -1,4 +1,4 @@
-//! The programs of a control plane: from `KUBEBUILDER_ASSETS`, or built once from the Go module beside this crate.
+//! Binaries of a control plane: from `KUBEBUILDER_ASSETS`, or built once from the Go module in this crate.
 
 use std::{
     env, fs,
@@ -18,17 +18,17 @@ const GO_MOD: &str = include_str!("../controlplane/go.mod");
 const GO_SUM: &str = include_str!("../controlplane/go.sum");
 const MAIN_GO: &str = include_str!("../controlplane/main.go");
 
-/// Where the programs are.
+/// Location of the binaries.
 #[derive(Clone, Debug)]
 pub(crate) enum Binaries {
-    /// One file that is each of them, by its first argument.
+    /// One multi-call binary, which runs the program named by its first argument.
     MultiCall(PathBuf),
-    /// A folder with a file for each.
+    /// A folder with one file per program.
     Folder(PathBuf),
 }
 
 impl Binaries {
-    /// Finds them, or builds them (minutes, the first time on this machine).
+    /// Finds the binaries, or builds them, which takes minutes the first time on a machine.
     pub(crate) async fn find() -> Result<Self> {
         if let Some(folder) = env::var_os(ASSETS).filter(|folder| !folder.is_empty()) {
             return Ok(Self::Folder(folder.into()));
@@ -40,24 +40,28 @@ impl Binaries {
             .map(Self::MultiCall)
     }
 
-    /// The words that run a program, for instance `["…/controlplane", "kubelet"]`; `None` if the folder lacks it.
-    pub(crate) fn words(&self, program: &str) -> Option<Vec<PathBuf>> {
+    /// The command line that runs a program, for instance `["…/controlplane", "kubelet"]`; `None` if the folder lacks
+    /// it.
+    pub(crate) fn command_line(&self, program: &str) -> Option<Vec<PathBuf>> {
         match self {
             Self::MultiCall(file) => Some(vec![file.clone(), program.into()]),
-            Self::Folder(folder) => Some(vec![folder.join(program)]).filter(|words| words[0].is_file()),
+            Self::Folder(folder) => {
+                Some(vec![folder.join(program)]).filter(|command_line| command_line[0].is_file())
+            }
         }
     }
 
     pub(crate) fn command(&self, program: &str) -> Result<Command> {
-        let words = self.words(program);
-        let words = words.ok_or_else(|| Error::Program(format!("no {program} in the folder of {ASSETS}")))?;
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]);
+        let command_line = self.command_line(program);
+        let command_line =
+            command_line.ok_or_else(|| Error::Program(format!("no {program} in the folder of {ASSETS}")))?;
+        let mut command = Command::new(&command_line[0]);
+        command.args(&command_line[1..]);
         Ok(command)
     }
 }
 
-/// The folder for what is made once: outside the tree, and kept.
+/// The cache folder for build results, outside the source tree. Its contents are kept between runs.
 pub fn cache() -> Result<PathBuf> {
     let var = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = var(CACHE)
@@ -82,16 +86,17 @@ fn build() -> Result<PathBuf> {
     if binary.exists() {
         return Ok(binary);
     }
-    // One builds, the others wait for it: each process, and each thread of one, opens the lock file for itself.
+    // One process or thread builds and the others wait: each opens the lock file itself, so the lock excludes threads
+    // too.
     let lock = cache.join("controlplane.lock");
     let lock = fs::File::create(&lock).map_err(io(format!("creating {}", lock.display())))?;
     if lock.try_lock().is_err() {
-        say("another process builds the control plane: waiting for it");
+        log_line("another process builds the control plane: waiting for it");
         lock.lock().map_err(io("waiting for the build's lock"))?;
     }
     if !binary.exists() {
         let scratch = cache.join("build");
-        // A build that was killed has left its own.
+        // left by a build that was killed
         let _ = fs::remove_dir_all(&scratch);
         fs::create_dir(&scratch).map_err(io("creating the build's folder"))?;
         let built = go_build(&scratch)?;
@@ -106,10 +111,12 @@ fn go_build(folder: &Path) -> Result<PathBuf> {
         fs::write(folder.join(name), text).map_err(io(format!("writing {name}")))?;
     }
     let version = kubernetes_version();
-    say(&format!("building etcd and Kubernetes {version} from source: once, about 7 minutes on 2 cores"));
+    log_line(&format!(
+        "building etcd and Kubernetes {version} from source: once, about 7 minutes on 2 cores"
+    ));
     let packages = packages(folder)?;
 
-    // Clients, and `kubectl version`, cannot parse the version of a build that was not stamped.
+    // clients and `kubectl version` cannot parse the version of an unstamped build
     const STAMP: &str = "-X k8s.io/component-base/version";
     let minor = version.split('.').nth(1).unwrap_or_default();
     let flags = format!("-s -w {STAMP}.gitVersion={version} {STAMP}.gitMajor=1 {STAMP}.gitMinor={minor}");
@@ -122,14 +129,14 @@ fn go_build(folder: &Path) -> Result<PathBuf> {
         .map_err(io("running go"))?;
     let mut compiled = 0;
     for line in BufReader::new(go.stderr.take().expect("stderr is piped")).lines().map_while(Result::ok) {
-        // `-v` names each package as it is compiled; everything else is for the reader.
+        // `-v` prints one line per compiled package; lines with spaces are messages
         if line.contains(' ') {
-            say(&line);
+            log_line(&line);
             continue;
         }
         compiled += 1;
         if compiled % 100 == 0 {
-            say(&format!("compiled {compiled} of at most {packages} packages"));
+            log_line(&format!("compiled {compiled} of at most {packages} packages"));
         }
     }
     match go.wait().map_err(io("waiting for go"))? {
@@ -138,7 +145,7 @@ fn go_build(folder: &Path) -> Result<PathBuf> {
     }
 }
 
-/// How many packages there are to compile; downloads the modules.
+/// Downloads the modules and returns the number of packages to compile.
 fn packages(folder: &Path) -> Result<usize> {
     let go =
         Command::new("go").args(["list", "-deps", "."]).current_dir(folder).stderr(Stdio::inherit()).output();
@@ -149,7 +156,7 @@ fn packages(folder: &Path) -> Result<usize> {
     }
 }
 
-/// To the real standard error: the test harness swallows what `eprintln!` prints.
-pub(crate) fn say(line: &str) {
+/// Prints a line to the real standard error: the test harness captures `eprintln!`.
+pub(crate) fn log_line(line: &str) {
     let _ = writeln!(io::stderr(), "pilothouse-testbed: {line}");
 }

@@ -1,4 +1,4 @@
-//! How a control plane is described and started.
+//! Builder of a control plane: options and startup.
 
 use std::{path::PathBuf, sync::Mutex};
 
@@ -8,7 +8,7 @@ use crate::{
     Component, ControlPlane, ServingCertificate, audit,
     binaries::Binaries,
     certificates::{Authority, signing_keys},
-    control_plane::{ETCD_DATA, START},
+    control_plane::{ETCD_DATA, START_TIMEOUT},
     error::Result,
     folder::{Folder, copy},
     kubeconfig::{self, Access, Credential},
@@ -16,7 +16,7 @@ use crate::{
     processes::Owned,
 };
 
-/// What a control plane shall be like.
+/// Options of a control plane.
 #[derive(Clone, Debug)]
 pub struct Builder {
     controllers: bool,
@@ -37,41 +37,42 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// With kube-controller-manager and kube-scheduler (the default), or etcd and kube-apiserver alone: lighter, but
-    /// nothing acts on what is stored: no ReplicaSets, no garbage collection, namespaces stay Terminating.
+    /// Whether to run kube-controller-manager and kube-scheduler (default: true). Without them the control plane starts
+    /// faster, but no controller acts on objects: no ReplicaSets, no garbage collection, namespaces stay Terminating.
     pub fn controllers(mut self, controllers: bool) -> Self {
         self.controllers = controllers;
         self
     }
 
-    /// One more flag for kube-apiserver.
+    /// Adds a flag for kube-apiserver.
     pub fn apiserver_flag(mut self, flag: impl Into<String>) -> Self {
         self.apiserver_flags.push(flag.into());
         self
     }
 
-    /// The certificate the API server shows first; see [`ControlPlane::serve_with`]. Only without controllers.
+    /// The API server's initial serving certificate; see [`ControlPlane::serve_with`]. Only without controllers.
     pub fn serving(mut self, serving: ServingCertificate) -> Self {
         self.serving = serving;
         self
     }
 
-    /// Begins with a copy of what [`ControlPlane::keep_data`] kept of another one of the same Kubernetes.
-    pub fn data(mut self, kept: impl Into<PathBuf>) -> Self {
-        self.data = Some(kept.into());
+    /// Starts with a copy of data saved by [`ControlPlane::keep_data`] from a control plane of the same Kubernetes
+    /// version.
+    pub fn data(mut self, data: impl Into<PathBuf>) -> Self {
+        self.data = Some(data.into());
         self
     }
 
-    /// Starts it, and returns when it is ready.
+    /// Starts the control plane and returns when it is ready.
     pub async fn start(self) -> Result<ControlPlane> {
         let binaries = Binaries::find().await?;
         let (ports, folder) = (Ports::claim()?, Folder::create()?);
         let authority = Authority::new("pilothouse-testbed")?;
         let mut apiserver_flags = self.apiserver_flags;
-        let has = |component: Component| binaries.words(component.program()).is_some();
+        let has = |component: Component| binaries.command_line(component.program()).is_some();
         let controllers = self.controllers && has(Component::ControllerManager) && has(Component::Scheduler);
         if !controllers {
-            // Nobody would make the service account that this plugin wants for every pod.
+            // this plugin requires a service account for every pod, which only a controller creates
             apiserver_flags.push("--disable-admission-plugins=ServiceAccount".into());
         }
 
@@ -106,8 +107,8 @@ impl Builder {
             let kubeconfig = kubeconfig::write(&access.server, &access.ca_pem, &credential);
             owned.write(&format!("{name}.kubeconfig"), &kubeconfig)?;
         }
-        if let Some(kept) = &self.data {
-            copy(kept, &owned.folder.path().join(ETCD_DATA))?;
+        if let Some(data) = &self.data {
+            copy(data, &owned.folder.path().join(ETCD_DATA))?;
         }
         let plane = ControlPlane { access, admin_token, owned: Some(owned) };
         let owned = plane.owned("start")?;
@@ -119,11 +120,11 @@ impl Builder {
         if controllers {
             owned.spawn(Component::ControllerManager)?;
             owned.spawn(Component::Scheduler)?;
-            // Before that no pod can be created in the namespace.
+            // until it exists, no pod can be created in the namespace
             let account = "/api/v1/namespaces/default/serviceaccounts/default";
-            let made = plane.client().wait_until(account, |_| true, START).await;
+            let created = plane.client().wait_until(account, |_| true, START_TIMEOUT).await;
             owned.still_runs(Component::ControllerManager)?;
-            made?;
+            created?;
         }
         Ok(plane)
     }

@@ -1,4 +1,4 @@
-//! The certificates of one control plane: what openssl would make, and the wrong ones that fault tests want.
+//! Certificates of one control plane: valid ones, and invalid ones for fault tests.
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -7,24 +7,24 @@ use rcgen::{
 
 use crate::error::Result;
 
-/// A certificate and its key, both PEM.
+/// A certificate and its private key, both PEM.
 #[derive(Clone)]
 pub(crate) struct Pair {
     pub(crate) certificate: String,
     pub(crate) key: String,
 }
 
-/// Which certificate the API server shows.
+/// Serving certificate of the API server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ServingCertificate {
-    /// Right name, right authority, in force.
+    /// Valid name, authority and dates.
     #[default]
     Valid,
-    /// Ran out in 2020.
+    /// Expired in 2020.
     Expired,
-    /// From an authority that the kubeconfigs don't know.
+    /// Signed by an authority that is not in the kubeconfigs.
     OtherAuthority,
-    /// For a name and an address that nobody uses.
+    /// Issued for another name and address.
     OtherName,
 }
 
@@ -43,12 +43,12 @@ impl Authority {
         self.0.pem()
     }
 
-    /// A client's certificate: the API server takes the common name for the user and the organisation for the group.
+    /// A client certificate. The API server uses the common name as user and the organisation as group.
     pub(crate) fn client(&self, user: &str, group: Option<&str>) -> Result<Pair> {
         self.sign(params(user, group), ExtendedKeyUsagePurpose::ClientAuth)
     }
 
-    /// The API server's own certificate.
+    /// A serving certificate of the API server.
     pub(crate) fn serving(&self, which: ServingCertificate) -> Result<Pair> {
         let names = match which {
             ServingCertificate::OtherName => ["elsewhere.invalid", "192.0.2.1"].as_slice(),
@@ -77,7 +77,7 @@ impl Authority {
     }
 }
 
-/// The keys that sign service account tokens and check them, PEM.
+/// The private and public key that sign and verify service account tokens, PEM.
 pub(crate) fn signing_keys() -> Result<(String, String)> {
     let key = KeyPair::generate()?;
     Ok((key.serialize_pem(), key.public_key_pem()))

@@ -1,10 +1,10 @@
-//! The four programs of a control plane, and how each is called.
+//! Components of a control plane and their command-line flags.
 
 use std::fmt;
 
 use crate::ports::Ports;
 
-/// A program of the control plane, in the order of starting; they end in the reverse order.
+/// A component of the control plane. Components start in this order and stop in the reverse order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Component {
     /// etcd
@@ -17,16 +17,16 @@ pub enum Component {
     Scheduler,
 }
 
-/// What can be done to a process from outside.
+/// A signal to a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGSTOP: it stands still; its connections stay open and nobody answers.
+    /// SIGSTOP: the process is suspended; its connections stay open without responses.
     Stop,
-    /// SIGCONT: it goes on.
+    /// SIGCONT: the process resumes.
     Cont,
-    /// SIGTERM: it is asked to end.
+    /// SIGTERM: the process shuts down.
     Term,
-    /// SIGKILL: it is gone.
+    /// SIGKILL: the process ends at once.
     Kill,
 }
 
@@ -51,18 +51,18 @@ impl Component {
         }
     }
 
-    /// The flags. File names are relative: each runs in the control plane's folder.
+    /// Command-line flags. Paths are relative to the control plane's folder, the working directory of each component.
     pub(crate) fn flags(self, ports: &Ports) -> Vec<String> {
         let text = match self {
-            // Nothing here outlives its process, so nothing is worth an fsync.
+            // the data does not outlive the process, so fsync is not needed
             Self::Etcd => format!(
                 "--data-dir=etcd --listen-client-urls=http://127.0.0.1:{0} --advertise-client-urls=http://127.0.0.1:{0}
                  --listen-peer-urls=http://127.0.0.1:{1} --initial-advertise-peer-urls=http://127.0.0.1:{1}
                  --initial-cluster=default=http://127.0.0.1:{1} --unsafe-no-fsync --quota-backend-bytes=8589934592",
                 ports.etcd, ports.etcd_peer
             ),
-            // Kubelets by address: nothing resolves a node's name. The audit log is an oracle, so an answer waits for
-            // its line. The request limits are above what a benchmark sends.
+            // Kubelets are reached by IP address, because node names do not resolve. Tests rely on the audit log, so a
+            // response waits for its event. The request limits exceed what a benchmark sends.
             Self::ApiServer => format!(
                 "--etcd-servers=http://127.0.0.1:{} --secure-port={} --bind-address=127.0.0.1
                  --advertise-address=127.0.0.1 --endpoint-reconciler-type=none --tls-cert-file=apiserver.crt

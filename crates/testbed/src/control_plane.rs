@@ -1,4 +1,4 @@
-//! A Kubernetes control plane: started, used, broken on purpose, ended.
+//! A Kubernetes control plane for tests: start, use, fault injection, stop.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -16,16 +16,16 @@ use crate::{
     processes::{Owned, running},
 };
 
-/// How long a component may take to come up, on a machine that also compiles.
-pub(crate) const START: Duration = Duration::from_secs(120);
-/// How long a component may take to end when asked to.
-const END: Duration = Duration::from_secs(10);
-const POLL: Duration = Duration::from_millis(25);
-/// Where etcd keeps its data, in the control plane's folder.
+/// Time limit of the start of a component. Generous, because the machine may compile at the same time.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// Time limit of a component's shutdown after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
+/// etcd's data directory in the control plane's folder.
 pub(crate) const ETCD_DATA: &str = "etcd";
 
-/// A control plane. Its processes belong to no runtime; they end with this value, and at the latest with the process
-/// that started them, however that ends.
+/// A control plane. Its processes are independent of any async runtime. They end when this value is dropped and, at the
+/// latest, when the process that started them ends, even by a kill.
 pub struct ControlPlane {
     pub(crate) access: Access,
     pub(crate) admin_token: String,
@@ -33,70 +33,72 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// A new control plane, to be described and started.
+    /// Returns a builder with the default options.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// A cluster that runs elsewhere, by its kubeconfig file. There, what needs our own processes is an error. For a
-    /// kubeconfig with a client certificate, a service account with all rights is made to have a token.
+    /// An existing cluster, from its kubeconfig file. Operations on the control plane's processes or files fail with
+    /// [`Error::NotOwned`]. For a kubeconfig with a client certificate, a cluster-admin service account is created to
+    /// get a token.
     pub async fn existing(kubeconfig: &Path) -> Result<Self> {
         let access = kubeconfig::read(kubeconfig)?;
         let admin_token = match &access.credential {
             Credential::Token(token) => token.clone(),
             Credential::Certificate(_) => {
-                let everything = json!([
+                let all_rules = json!([
                     {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]},
                     {"nonResourceURLs": ["*"], "verbs": ["*"]},
                 ]);
                 let admin = Admin::new(&access)?;
-                admin.service_account_token("pilothouse-testbed", "admin", everything).await?
+                admin.service_account_token("pilothouse-testbed", "admin", all_rules).await?
             }
         };
         Ok(Self { access, admin_token, owned: None })
     }
 
-    /// The API server's address, for instance `https://127.0.0.1:20000`.
+    /// The API server's URL, for instance `https://127.0.0.1:20000`.
     pub fn server(&self) -> &str {
         &self.access.server
     }
 
-    /// The certificate authority, PEM.
+    /// The certificate of the certificate authority, PEM.
     pub fn ca_pem(&self) -> &str {
         &self.access.ca_pem
     }
 
-    /// A bearer token with all rights.
+    /// A cluster-admin bearer token.
     pub fn admin_token(&self) -> &str {
         &self.admin_token
     }
 
-    /// A kubeconfig with all rights, by client certificate (or as the existing cluster's says), data embedded.
+    /// A cluster-admin kubeconfig with embedded data: with a client certificate or, for an existing cluster, with the
+    /// credential of its kubeconfig.
     pub fn kubeconfig(&self) -> String {
         kubeconfig::write(&self.access.server, &self.access.ca_pem, &self.access.credential)
     }
 
-    /// A kubeconfig with all rights, by token.
+    /// A cluster-admin kubeconfig with a token.
     pub fn token_kubeconfig(&self) -> String {
         self.kubeconfig_for(&self.admin_token)
     }
 
-    /// A kubeconfig for a token of one's own, such as of [`Admin::service_account_token`].
+    /// A kubeconfig with the given token, such as one of [`Admin::service_account_token`].
     pub fn kubeconfig_for(&self, token: &str) -> String {
         kubeconfig::write(&self.access.server, &self.access.ca_pem, &Credential::Token(token.into()))
     }
 
-    /// A client with all rights, for the runtime that calls.
+    /// A cluster-admin client for the calling runtime.
     pub fn client(&self) -> Admin {
-        Admin::new(&self.access).expect("what the control plane was started with makes a client")
+        Admin::new(&self.access).expect("valid CA and credential")
     }
 
-    /// The folder with its files: `admin.kubeconfig`, `ca.crt`, `audit.log`, a log per component.
+    /// The control plane's folder: `admin.kubeconfig`, `ca.crt`, `audit.log` and one log per component.
     pub fn dir(&self) -> Result<&Path> {
         Ok(self.owned("show its folder")?.folder.path())
     }
 
-    /// The audit log so far. A write is in it before its answer is sent.
+    /// The events of the audit log. A write is logged before its response is sent.
     pub fn audit_events(&self) -> Result<Vec<AuditEvent>> {
         let path = self.owned("read its audit log")?.folder.path().join("audit.log");
         let log = fs::read_to_string(path).map_err(io("reading the audit log"))?;
@@ -104,13 +106,13 @@ impl ControlPlane {
             .map_err(|e| Error::Program(format!("the audit log has a line that is no event: {e}")))
     }
 
-    /// The process of a component.
+    /// The process id of a component.
     pub fn pid(&self, component: Component) -> Result<u32> {
         let mut children = self.owned("name its processes")?.children();
         running(&mut children, component).map(|child| child.id())
     }
 
-    /// Signals a component. Killed means gone: its port is free when this returns.
+    /// Signals a component. After SIGKILL, its process has ended and its port is free when this returns.
     pub fn signal(&self, component: Component, signal: Signal) -> Result<()> {
         let mut children = self.owned("signal its processes")?.children();
         let child = running(&mut children, component)?;
@@ -123,7 +125,8 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Starts a component again, on its old port and data, after killing it if it runs; returns when all is ready.
+    /// Restarts a component with the same port and data; kills it first if it runs. Returns when the API server is
+    /// ready.
     pub async fn restart(&self, component: Component) -> Result<()> {
         let owned = self.owned("restart its processes")?;
         match self.signal(component, Signal::Kill) {
@@ -134,14 +137,14 @@ impl ControlPlane {
         self.wait_ready().await
     }
 
-    /// Has the API server show another certificate, from a restart on.
+    /// Restarts the API server with another serving certificate.
     pub async fn serve_with(&self, certificate: ServingCertificate) -> Result<()> {
         let owned = self.owned("change its certificate")?;
         owned.write_pair("apiserver", &owned.authority.serving(certificate)?)?;
         self.restart(Component::ApiServer).await
     }
 
-    /// Ends everything in good order, which leaves a component time for its last words; dropping only kills.
+    /// Shuts down all components gracefully. Dropping the value kills them instead.
     pub async fn stop(self) -> Result<()> {
         self.end_processes().await
     }
@@ -149,50 +152,54 @@ impl ControlPlane {
     async fn end_processes(&self) -> Result<()> {
         use Component::{ApiServer, ControllerManager, Etcd, Scheduler};
         let owned = self.owned("stop it")?;
-        // Without etcd the API server hangs in its shutdown, so etcd is last; without the API server, so does a kubelet.
+        // the API server's shutdown hangs without etcd, and a kubelet's without the API server: etcd stops last
         owned.end_nodes();
         for component in [Scheduler, ControllerManager, ApiServer, Etcd] {
             for signal in [Signal::Cont, Signal::Term] {
                 let _ = self.signal(component, signal);
             }
-            let end = Instant::now() + END;
+            let end = Instant::now() + STOP_TIMEOUT;
             while self.pid(component).is_ok() && Instant::now() < end {
-                sleep(POLL).await;
+                sleep(POLL_INTERVAL).await;
             }
         }
         Ok(())
     }
 
-    /// Ends everything in good order and keeps a copy of etcd's data in the folder `kept`, which must not be there yet;
-    /// it is when the copy is whole. For [`Builder::data`].
-    pub async fn keep_data(self, kept: &Path) -> Result<()> {
+    /// Shuts down gracefully and copies etcd's data to the folder `target`, which must not exist. It is created only
+    /// when the copy is complete. For [`Builder::data`].
+    pub async fn keep_data(self, target: &Path) -> Result<()> {
         self.end_processes().await?;
-        let partly = kept.with_extension("partly");
-        let _ = fs::remove_dir_all(&partly);
-        copy(&self.owned("copy its data")?.folder.path().join(ETCD_DATA), &partly)?;
-        fs::rename(&partly, kept).map_err(io(format!("naming {}", kept.display())))
+        let partial = target.with_extension("partly");
+        let _ = fs::remove_dir_all(&partial);
+        copy(&self.owned("copy its data")?.folder.path().join(ETCD_DATA), &partial)?;
+        fs::rename(&partial, target).map_err(io(format!("naming {}", target.display())))
     }
 
-    /// Waits until the API server says it is ready, whatever certificate it shows.
+    /// Waits until the API server is ready, with any serving certificate.
     pub(crate) async fn wait_ready(&self) -> Result<()> {
-        let client = Admin::trusting_anyone(&self.access)?;
-        let end = Instant::now() + START;
+        let client = Admin::accepting_any_certificate(&self.access)?;
+        let end = Instant::now() + START_TIMEOUT;
         loop {
             for component in [Component::Etcd, Component::ApiServer] {
                 self.owned("wait for it")?.still_runs(component)?;
             }
-            // The namespace is read from etcd itself, which /readyz says nothing about for a while after etcd is gone.
-            let answered = match client.text("/readyz").await {
+            // the namespace is read from etcd, because /readyz succeeds for a while after etcd has ended
+            let result = match client.text("/readyz").await {
                 Ok(_) => client.text("/api/v1/namespaces/default").await,
-                not_yet => not_yet,
+                error => error,
             };
-            match answered {
+            match result {
                 Ok(_) => return Ok(()),
                 Err(last) if Instant::now() > end => {
                     let last = last.to_string();
-                    return Err(Error::Deadline { what: "a ready API server".into(), waited: START, last });
+                    return Err(Error::Deadline {
+                        what: "a ready API server".into(),
+                        waited: START_TIMEOUT,
+                        last,
+                    });
                 }
-                Err(_) => sleep(POLL).await,
+                Err(_) => sleep(POLL_INTERVAL).await,
             }
         }
     }

@@ -1,28 +1,28 @@
-//! What can go wrong, said so that the person at the failing test knows what to do.
+//! Errors of the testbed. Messages are for the reader of a failed test and give the cause.
 
 use std::{io, time::Duration};
 
 use crate::Component;
 
-/// The result of everything here.
+/// Result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why something did not work.
+/// Error of the testbed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// An operation of the operating system failed.
     #[error("{doing}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation, such as `reading the audit log`.
         doing: String,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// A program that is needed is missing, or failed.
+    /// A required program is missing or failed.
     #[error("{0}")]
     Program(String),
-    /// A process of ours ended when it should have run.
+    /// A process of the testbed ended unexpectedly.
     #[error("{name} ended; its log ends with\n{log}")]
     Ended {
         /// The component or node.
@@ -33,26 +33,29 @@ pub enum Error {
     /// The component is not running: not started with this control plane, or killed.
     #[error("{0} is not running")]
     NotRunning(Component),
-    /// The cluster of `PILOTHOUSE_TEST_KUBECONFIG` is only ours to use.
-    #[error("cannot {0}: this cluster runs elsewhere, its processes and files are not ours")]
+    /// The operation needs the control plane's processes or files, which the testbed does not own: the cluster is that
+    /// of `PILOTHOUSE_TEST_KUBECONFIG`.
+    #[error(
+        "cannot {0}: this is an existing cluster, whose processes and files do not belong to the testbed"
+    )]
     NotOwned(&'static str),
     /// This machine cannot run a node.
     #[error("no node on this machine: {0}")]
     NodeUnavailable(String),
-    /// This machine cannot run a PostgreSQL.
+    /// This machine cannot run PostgreSQL.
     #[error("no PostgreSQL on this machine: {0}")]
     PostgresUnavailable(String),
-    /// Something awaited did not come.
+    /// An expected state was not reached in time.
     #[error("{what} did not come within {waited:?}; last seen: {last}")]
     Deadline {
-        /// What was awaited.
+        /// The expected state.
         what: String,
-        /// For how long.
+        /// The time limit.
         waited: Duration,
-        /// The last answer.
+        /// The last observed state.
         last: String,
     },
-    /// The API server answered with an error.
+    /// The API server responded with an error status.
     #[error("{method} {path} was answered {code}: {message}")]
     Status {
         /// The HTTP method.
@@ -64,25 +67,25 @@ pub enum Error {
         /// The message of the `Status` object, or the body.
         message: String,
     },
-    /// The API server did not answer.
+    /// The request failed without a response.
     #[error("{method} {path}: {source}")]
     NoAnswer {
         /// The HTTP method.
         method: String,
         /// The path.
         path: String,
-        /// What the HTTP client said.
+        /// The HTTP client's error.
         source: reqwest::Error,
     },
-    /// A certificate could not be made.
+    /// A certificate could not be created.
     #[error("certificate: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// A kubeconfig cannot be used.
+    /// A kubeconfig is not usable.
     #[error("kubeconfig: {0}")]
     Kubeconfig(String),
 }
 
-/// Says what was being done when the system refused: `.map_err(io("writing the token file"))`.
+/// Adds the operation to an I/O error: `.map_err(io("writing the token file"))`.
 pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     let doing = doing.into();
     move |source| Error::Io { doing, source }

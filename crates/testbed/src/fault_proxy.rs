@@ -1,7 +1,7 @@
-//! A proxy before an API server that can be told to misbehave: slow, silent, cut, narrow, or answering for it.
+//! Fault-injection proxy in front of an API server: delays, drops, closes or throttles connections, or responds itself.
 //!
-//! Bytes pass as they come, TLS and all, so a client sees the API server's own certificate. Only to answer for it
-//! ([`Fault::Answer`]) the proxy ends the TLS itself, with a certificate of the same authority.
+//! TLS passes through unchanged, so a client sees the API server's own certificate. Only for [`Fault::Answer`] the
+//! proxy terminates TLS itself, with a certificate of the same authority.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -27,30 +27,31 @@ use crate::{
     kubeconfig,
 };
 
-/// What the proxy does to what passes.
+/// A fault that the proxy injects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     None,
-    /// What arrives is kept, on old connections and new ones, until there is another fault or none: a network that swallows
+    /// Received bytes are held back, on existing and new connections, until the fault changes: a network that drops
     /// packets.
     Swallow,
-    /// Connections are closed, new ones at once.
+    /// Connections are closed, and new ones immediately.
     Cut,
-    /// What goes to the API server waits so long first, more or less by up to `spread`.
+    /// Bytes to the API server are delayed by `delay` ± `spread`.
     Slow {
-        /// How long.
+        /// The mean delay.
         delay: Duration,
-        /// By how much that differs.
+        /// The maximum deviation from `delay`.
         spread: Duration,
     },
-    /// Only so many bytes pass in a second, in each direction of each connection.
+    /// Throughput limit in bytes per second, for each direction of each connection.
     Narrow(u32),
-    /// Every request is answered with this status, as an API server words it; the API server does not learn of it.
+    /// Every request gets a response with this HTTP status and a `Status` object; the API server does not receive it.
     Answer(u16),
 }
 
-/// A proxy before a control plane, for the runtime that started it; ends with this value.
+/// A proxy in front of a control plane. Its tasks run on the runtime that started it and stop when this value is
+/// dropped.
 pub struct FaultProxy {
     address: SocketAddr,
     kubeconfig: String,
@@ -59,7 +60,7 @@ pub struct FaultProxy {
 }
 
 impl FaultProxy {
-    /// A proxy without a fault, on a port of its own.
+    /// Starts a proxy without a fault, on a port chosen by the system.
     pub async fn before(plane: &ControlPlane) -> Result<Self> {
         let pair = plane.owned("answer for it")?.authority.serving(ServingCertificate::Valid)?;
         let upstream = plane.server().trim_start_matches("https://");
@@ -70,9 +71,10 @@ impl FaultProxy {
         let (fault, faults) = watch::channel(Fault::None);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let way = Way { upstream, faults: faults.clone(), acceptor: acceptor.clone() };
-                // ends with the fault's sender at the latest
-                tokio::spawn(way.carry(client));
+                let connection =
+                    ProxiedConnection { upstream, faults: faults.clone(), acceptor: acceptor.clone() };
+                // ends at the latest when the sender of faults is dropped
+                tokio::spawn(connection.run(client));
             }
         });
         let access = &plane.access;
@@ -80,17 +82,17 @@ impl FaultProxy {
         Ok(Self { address, kubeconfig, fault, task })
     }
 
-    /// Its address, for instance `https://127.0.0.1:20000`.
+    /// The proxy's URL, for instance `https://127.0.0.1:20000`.
     pub fn server(&self) -> String {
         format!("https://{}", self.address)
     }
 
-    /// A kubeconfig with all rights whose way leads through it.
+    /// A cluster-admin kubeconfig that connects through the proxy.
     pub fn kubeconfig(&self) -> String {
         self.kubeconfig.clone()
     }
 
-    /// From now on it does this.
+    /// Sets the fault, for existing and new connections.
     pub fn set(&self, fault: Fault) {
         self.fault.send_replace(fault);
     }
@@ -102,40 +104,40 @@ impl Drop for FaultProxy {
     }
 }
 
-/// Ends TLS with a certificate and its key, both PEM.
+/// A TLS acceptor with a certificate and its key, both PEM.
 pub(crate) fn acceptor(certificate: &str, key: &str) -> Result<TlsAcceptor> {
-    let wrong = |error: &dyn std::fmt::Display| Error::Program(format!("the proxy's certificate: {error}"));
-    let chain = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| wrong(&error))?;
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| wrong(&error))?;
+    let invalid = |error: &dyn std::fmt::Display| Error::Program(format!("the proxy's certificate: {error}"));
+    let chain = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|error| invalid(&error))?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| invalid(&error))?;
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(&error))?
+        .map_err(|error| invalid(&error))?
         .with_no_client_auth()
         .with_single_cert(vec![chain], key)
-        .map_err(|error| wrong(&error))?;
+        .map_err(|error| invalid(&error))?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// One connection's way.
-struct Way {
+/// A connection through the proxy.
+struct ProxiedConnection {
     upstream: SocketAddr,
     faults: watch::Receiver<Fault>,
     acceptor: TlsAcceptor,
 }
 
-impl Way {
-    async fn carry(mut self, client: TcpStream) {
-        let Some(fault) = past_silence(&mut self.faults).await else { return };
+impl ProxiedConnection {
+    async fn run(mut self, client: TcpStream) {
+        let Some(fault) = next_fault(&mut self.faults).await else { return };
         match fault {
             Fault::Cut => return,
             Fault::Answer(status) => {
-                let answered = async {
+                let response = async {
                     if let Ok(stream) = self.acceptor.accept(client).await {
-                        let _ = answer(stream, status).await;
+                        let _ = respond(stream, status).await;
                     }
                 };
                 let end = until(self.faults.clone(), |fault| !matches!(fault, Fault::Answer(_)));
-                tokio::select! { () = answered => {}, () = end => {} }
+                tokio::select! { () = response => {}, () = end => {} }
                 return;
             }
             Fault::None | Fault::Swallow | Fault::Slow { .. } | Fault::Narrow(_) => {}
@@ -144,25 +146,25 @@ impl Way {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let there = pump(from_client, to_server, self.faults.clone(), true);
-        let back = pump(from_server, to_client, self.faults.clone(), false);
-        let ends = |fault| matches!(fault, Fault::Cut | Fault::Answer(_));
+        let upload = pump(from_client, to_server, self.faults.clone(), true);
+        let download = pump(from_server, to_client, self.faults.clone(), false);
+        let closes = |fault| matches!(fault, Fault::Cut | Fault::Answer(_));
         tokio::select! {
-            _ = async { tokio::join!(there, back) } => {}
-            () = until(self.faults.clone(), ends) => {}
+            _ = async { tokio::join!(upload, download) } => {}
+            () = until(self.faults.clone(), closes) => {}
         }
     }
 }
 
-/// The fault, as soon as it is not silence; none when the proxy is gone.
-async fn past_silence(faults: &mut watch::Receiver<Fault>) -> Option<Fault> {
+/// Waits while the fault is `Swallow` and returns the next one; `None` when the proxy was dropped.
+async fn next_fault(faults: &mut watch::Receiver<Fault>) -> Option<Fault> {
     let fault = faults.wait_for(|fault| *fault != Fault::Swallow).await;
     fault.ok().map(|fault| *fault)
 }
 
-/// Returns when there is such a fault, or the proxy is gone.
-async fn until(mut faults: watch::Receiver<Fault>, is_it: impl Fn(Fault) -> bool) {
-    let _ = faults.wait_for(|fault| is_it(*fault)).await;
+/// Returns when `matches_fault` is true for the fault, or the proxy was dropped.
+async fn until(mut faults: watch::Receiver<Fault>, matches_fault: impl Fn(Fault) -> bool) {
+    let _ = faults.wait_for(|fault| matches_fault(*fault)).await;
 }
 
 async fn pump(
@@ -172,13 +174,13 @@ async fn pump(
     to_server: bool,
 ) {
     let mut buffer = [0; 1 << 14];
-    for turn in 0_u32.. {
+    for n in 0_u32.. {
         let Ok(count @ 1..) = from.read(&mut buffer).await else { break };
-        let Some(fault) = past_silence(&mut faults).await else { break };
+        let Some(fault) = next_fault(&mut faults).await else { break };
         match fault {
             Fault::Slow { delay, spread } if to_server => {
-                // from -spread to +spread, evenly and always the same
-                let more = 2 * spread * (turn.wrapping_mul(37) % 101) / 100;
+                // evenly distributed from -spread to +spread, and deterministic
+                let more = 2 * spread * (n.wrapping_mul(37) % 101) / 100;
                 sleep((delay + more).saturating_sub(spread)).await;
             }
             Fault::Narrow(bytes) => {
@@ -193,8 +195,8 @@ async fn pump(
     let _ = to.shutdown().await;
 }
 
-/// Answers the first request of a connection.
-async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, status: u16) -> std::io::Result<()> {
+/// Responds to the first request of a connection.
+async fn respond(mut stream: impl AsyncRead + AsyncWrite + Unpin, status: u16) -> std::io::Result<()> {
     let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
     let ended = |request: &[u8]| {
         let text = String::from_utf8_lossy(request).to_ascii_lowercase();

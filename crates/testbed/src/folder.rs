@@ -1,4 +1,4 @@
-//! A folder that is gone when its owner is, and with it everything that runs in it.
+//! Temporary folder that is removed when its owner process ends, together with the processes that run in it.
 
 use std::{
     env, fs,
@@ -9,9 +9,10 @@ use std::{
 
 use crate::error::{Result, io};
 
-/// Waits for its input to close, which the kernel does however the owner ends; then sweeps the folder. What still
-/// writes a log there is ended first: a stopped process cannot see its own input close, and the programs of
-/// KUBEBUILDER_ASSETS don't look. A node (see node-up.sh) has its own way to end, and is waited for.
+/// Script of the reaper process. It waits until its standard input closes, which the kernel does however the owner
+/// ends, and then removes the folder. First it kills processes that write a log there: a stopped process does not
+/// notice that its own input closed, and the programs of KUBEBUILDER_ASSETS do not watch theirs. A node (see
+/// node-up.sh) shuts itself down, and the reaper waits for it.
 const REAPER: &str = r#"
 cat > /dev/null
 for process in /proc/[0-9]*; do
@@ -22,20 +23,20 @@ while [ $n -lt 300 ] && ls "$1"/*/running; do sleep 0.1; n=$((n + 1)); done
 while [ $n -lt 400 ] && ! rm -rf "$1"; do sleep 0.1; n=$((n + 1)); done
 "#;
 
-/// A temporary folder that goes with its owner, however that ends, and takes with it every process whose standard
-/// output is a file there that ends in `.log`.
+/// A temporary folder that is removed when the owner process ends, even by a kill, or when this value is dropped. Every
+/// process whose standard output is a `.log` file in the folder is killed before.
 pub struct Folder {
     path: PathBuf,
     reaper: Child,
 }
 
 impl Folder {
-    /// A new one.
+    /// Creates the folder and starts the reaper.
     pub fn create() -> Result<Self> {
         let creating = || io("creating a temporary folder");
         let parent = env::temp_dir().canonicalize().map_err(creating())?;
         let folder = tempfile::Builder::new().prefix("pilothouse-").tempdir_in(parent).map_err(creating())?;
-        // A group of its own: a Ctrl-C in the terminal is for the owner, not for who cleans up behind it.
+        // its own process group, so that Ctrl-C in the terminal does not reach the reaper
         let reaper = Command::new("/bin/sh")
             .args(["-c", REAPER, "pilothouse-reaper"])
             .arg(folder.path())
@@ -49,13 +50,13 @@ impl Folder {
         Ok(Self { path: folder.keep(), reaper })
     }
 
-    /// Where it is.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Copies a folder with all that is in it.
+/// Copies a folder recursively.
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     let failed = |path: &Path| io(format!("copying {}", path.display()));
     fs::create_dir_all(to).map_err(failed(to))?;

@@ -1,4 +1,4 @@
-//! Kubeconfigs: written for the components and for whoever tests, read from `PILOTHOUSE_TEST_KUBECONFIG`.
+//! Kubeconfigs: written for components and tests, read from `PILOTHOUSE_TEST_KUBECONFIG`.
 
 use std::{fs, path::Path};
 
@@ -10,14 +10,14 @@ use crate::{
     error::{Error, Result, io},
 };
 
-/// Who someone is to an API server.
+/// Credential for an API server.
 #[derive(Clone)]
 pub(crate) enum Credential {
     Token(String),
     Certificate(Pair),
 }
 
-/// One context, with everything embedded.
+/// Formats a kubeconfig with one context and embedded data.
 pub(crate) fn write(server: &str, ca_pem: &str, credential: &Credential) -> String {
     let user = match credential {
         Credential::Token(token) => format!("token: {token}"),
@@ -50,7 +50,7 @@ contexts:
     )
 }
 
-/// What the current context of a kubeconfig leads to.
+/// Server, certificate authority and credential of the current context of a kubeconfig.
 pub(crate) struct Access {
     pub(crate) server: String,
     pub(crate) ca_pem: String,
@@ -61,8 +61,8 @@ pub(crate) struct Access {
 pub(crate) fn read(file: &Path) -> Result<Access> {
     let text = fs::read_to_string(file).map_err(io(format!("reading {}", file.display())))?;
     let config: Config = serde_saphyr::from_str(&text).map_err(|e| Error::Kubeconfig(e.to_string()))?;
-    let lacks = |what: &str| Error::Kubeconfig(format!("{} has no {what}", file.display()));
-    // Files are named relative to the kubeconfig.
+    let missing = |what: &str| Error::Kubeconfig(format!("{} has no {what}", file.display()));
+    // paths of files are relative to the kubeconfig
     let bytes = |data: Option<String>, path: Option<String>| match (data, path) {
         (Some(data), _) => BASE64
             .decode(data.trim())
@@ -77,13 +77,13 @@ pub(crate) fn read(file: &Path) -> Result<Access> {
         (None, None) => Ok(None),
     };
 
-    let current = config.current_context.ok_or_else(|| lacks("current-context"))?;
+    let current = config.current_context.ok_or_else(|| missing("current-context"))?;
     let context = config.contexts.into_iter().find(|context| context.name == current);
-    let context = context.ok_or_else(|| lacks("context of the name in current-context"))?.context;
+    let context = context.ok_or_else(|| missing("context of the name in current-context"))?.context;
     let cluster = config.clusters.into_iter().find(|cluster| cluster.name == context.cluster);
-    let cluster = cluster.ok_or_else(|| lacks("cluster for its context"))?.cluster;
+    let cluster = cluster.ok_or_else(|| missing("cluster for its context"))?.cluster;
     let user = config.users.into_iter().find(|user| user.name == context.user);
-    let user = user.ok_or_else(|| lacks("user for its context"))?.user;
+    let user = user.ok_or_else(|| missing("user for its context"))?.user;
 
     let ca_pem = bytes(cluster.certificate_authority_data, cluster.certificate_authority)?;
     let certificate = bytes(user.client_certificate_data, user.client_certificate)?;
@@ -91,11 +91,11 @@ pub(crate) fn read(file: &Path) -> Result<Access> {
     let credential = match (user.token, certificate, key) {
         (Some(token), _, _) => Credential::Token(token),
         (None, Some(certificate), Some(key)) => Credential::Certificate(Pair { certificate, key }),
-        _ => return Err(lacks("token or client certificate (commands and passwords are not used)")),
+        _ => return Err(missing("token or client certificate (commands and passwords are not used)")),
     };
     Ok(Access {
         server: cluster.server.trim_end_matches('/').into(),
-        ca_pem: ca_pem.ok_or_else(|| lacks("certificate authority"))?,
+        ca_pem: ca_pem.ok_or_else(|| missing("certificate authority"))?,
         credential,
     })
 }

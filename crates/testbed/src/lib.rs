@@ -1,4 +1,5 @@
-//! Real Kubernetes control planes, and a PostgreSQL, on this machine, for tests, demo and benchmarks; never shipped.
+//! Testbed: local Kubernetes control planes and PostgreSQL servers for tests, demo and benchmarks. Not part of a
+//! release.
 //!
 //! ```no_run
 //! # async fn example() -> pilothouse_testbed::Result<()> {
@@ -6,15 +7,16 @@
 //!
 //! let plane = ControlPlane::builder().start().await?;      // etcd, API server, controllers: about 6 s
 //! plane.client().apply(&workloads::deployment("default", "web", 2)).await?;
-//! plane.signal(Component::ApiServer, Signal::Stop)?;        // it no longer answers
+//! plane.signal(Component::ApiServer, Signal::Stop)?;        // it no longer responds
 //! plane.signal(Component::ApiServer, Signal::Cont)?;
 //! # Ok(()) }
 //! ```
 //!
-//! Nothing outlives the process that started it, even if that is killed: every child holds a pipe from it.
+//! No child outlives the process that started it, even if that is killed: every child holds a pipe from it and ends
+//! when the pipe closes.
 #![allow(
     clippy::disallowed_methods,
-    reason = "a test bed starts processes and is told by the environment where"
+    reason = "the testbed starts processes and reads their location from the environment"
 )]
 
 mod admin;
@@ -65,26 +67,26 @@ pub use self::{
 
 /// A folder with etcd and kube-apiserver (and, if it has them, kube-controller-manager, kube-scheduler, kubelet).
 pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
-/// The kubeconfig file of a cluster to use instead of starting one, where a test is content with any.
+/// The kubeconfig file of an existing cluster to use instead of starting one, for tests that work with any cluster.
 pub const KUBECONFIG: &str = "PILOTHOUSE_TEST_KUBECONFIG";
-/// The folder for the built control plane.
+/// The cache folder for the built control plane.
 pub const CACHE: &str = "PILOTHOUSE_TEST_CACHE";
-/// If set, a machine that cannot run a node is a failure.
+/// If set, tests fail instead of being skipped on a machine that cannot run a node.
 pub const REQUIRE_NODE: &str = "PILOTHOUSE_TEST_REQUIRE_NODE";
-/// A folder with `initdb`, `postgres` and `psql`, instead of Debian's newest.
+/// A folder with `initdb`, `postgres` and `psql`, to use instead of the newest installed Debian package.
 pub const POSTGRES_BIN: &str = "PILOTHOUSE_TEST_POSTGRES_BIN";
-/// If set, a machine that cannot run a PostgreSQL is a failure.
+/// If set, tests fail instead of being skipped on a machine that cannot run PostgreSQL.
 pub const REQUIRE_POSTGRES: &str = "PILOTHOUSE_TEST_REQUIRE_POSTGRES";
-/// If set, a machine that cannot trace the system calls of a process is a failure.
+/// If set, tests fail instead of being skipped on a machine that cannot trace system calls.
 pub const REQUIRE_STRACE: &str = "PILOTHOUSE_TEST_REQUIRE_STRACE";
 
-/// Builds the programs of a control plane if this machine has not yet: minutes, the first time.
+/// Builds the binaries of a control plane if they are not cached, which takes minutes.
 pub async fn build() -> Result<()> {
     binaries::Binaries::find().await.map(|_| ())
 }
 
-/// The control plane that the tests of a process share: the one of `PILOTHOUSE_TEST_KUBECONFIG`, or one of our own.
-/// Break another one.
+/// The control plane shared by the tests of a process: that of `PILOTHOUSE_TEST_KUBECONFIG`, or one started by the
+/// testbed. Tests that inject faults must start their own.
 pub async fn shared() -> Result<&'static ControlPlane> {
     static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
     let start = async || match env::var_os(KUBECONFIG).filter(|file| !file.is_empty()) {
@@ -94,9 +96,9 @@ pub async fn shared() -> Result<&'static ControlPlane> {
     SHARED.get_or_try_init(start).await
 }
 
-/// Whether the shared control plane has a node, starting one in ours, once. Where this machine cannot, says so aloud and
-/// returns false, so that the test can be skipped, unless `PILOTHOUSE_TEST_REQUIRE_NODE` is set. Of an existing cluster
-/// it is assumed.
+/// Whether the shared control plane has a node. Starts one at the first call; an existing cluster is assumed to have
+/// one. If this machine cannot run a node, prints a message and returns false, so that the test can be skipped. With
+/// `PILOTHOUSE_TEST_REQUIRE_NODE` set, that is an error.
 pub async fn shared_has_node() -> Result<bool> {
     static NODE: OnceCell<bool> = OnceCell::const_new();
     let start = async || match shared().await?.start_node_or_skip(0).await {
@@ -106,14 +108,14 @@ pub async fn shared_has_node() -> Result<bool> {
     NODE.get_or_try_init(start).await.copied()
 }
 
-/// The PostgreSQL that the tests of a process share, each with a database of its own. Where this machine cannot run one,
-/// says so aloud and returns `None`, so that the test can be skipped, unless `PILOTHOUSE_TEST_REQUIRE_POSTGRES` is set.
-/// Break another one.
+/// The PostgreSQL server shared by the tests of a process, each of which creates its own database. If this machine
+/// cannot run PostgreSQL, prints a message and returns `None`, so that the test can be skipped. With
+/// `PILOTHOUSE_TEST_REQUIRE_POSTGRES` set, that is an error. Tests that inject faults must start their own.
 pub fn shared_postgres() -> Result<Option<&'static Postgres>> {
     static SHARED: Mutex<Option<Option<&'static Postgres>>> = Mutex::new(None);
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = *shared {
-        return Ok(known);
+    if let Some(started_before) = *shared {
+        return Ok(started_before);
     }
     let started = Postgres::builder().start_or_skip()?;
     Ok(*shared.insert(started.map(|postgres| &*Box::leak(Box::new(postgres)))))

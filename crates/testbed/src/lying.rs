@@ -1,4 +1,4 @@
-//! API servers that lie: over real TLS, with answers that no good server gives. For `just faults`.
+//! Faulty API server: responds over TLS in ways that no correct API server does. Used by `just faults`.
 
 use std::{
     net::SocketAddr,
@@ -25,18 +25,18 @@ use crate::{
     kubeconfig::{self, Credential},
 };
 
-/// How a server lies.
+/// Kind of faulty responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
-    /// Every chunk of a list leads to another one.
+    /// Every chunk of a list has a `continue` token, without end.
     Endless,
-    /// An answer comes byte by byte, a watch tells one object every 2.5 s, and neither ends.
+    /// A response is sent byte by byte, a watch sends one object every 2.5 s, and neither ends.
     Dripping,
-    /// A chunk of a list has 30 MB.
+    /// Every chunk of a list has 30 MB.
     Heavy,
 }
 
-/// An API server that lies, for the runtime that started it; ends with this value.
+/// A faulty API server. Its tasks run on the runtime that started it and stop when this value is dropped.
 pub struct LyingServer {
     address: SocketAddr,
     ca: String,
@@ -45,7 +45,7 @@ pub struct LyingServer {
 }
 
 impl LyingServer {
-    /// Starts one on a port of its own.
+    /// Starts the server on a port chosen by the system.
     pub async fn start(lie: Lie) -> Result<Self> {
         let authority = Authority::new("lying authority")?;
         let pair = authority.serving(ServingCertificate::Valid)?;
@@ -53,32 +53,32 @@ impl LyingServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(io("listening"))?;
         let address = listener.local_addr().map_err(io("listening"))?;
         let sent = Arc::new(AtomicU64::new(0));
-        let answers = Arc::new(Answers { lie, items: items(lie), sent: sent.clone() });
+        let responses = Arc::new(Responses { lie, items: items(lie), sent: sent.clone() });
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(serve(client, acceptor.clone(), answers.clone()));
+                tokio::spawn(serve(client, acceptor.clone(), responses.clone()));
             }
         });
         Ok(Self { address, ca: authority.pem(), sent, task })
     }
 
-    /// A kubeconfig that leads to it.
+    /// A kubeconfig for this server.
     pub fn kubeconfig(&self) -> String {
         let token = Credential::Token("lying".into());
         kubeconfig::write(&format!("https://{}", self.address), &self.ca, &token)
     }
 
-    /// Its address, for instance `https://127.0.0.1:20000`.
+    /// The server's URL, for instance `https://127.0.0.1:20000`.
     pub fn server(&self) -> String {
         format!("https://{}", self.address)
     }
 
-    /// Whom to trust, PEM.
+    /// The certificate of its authority, PEM.
     pub fn ca(&self) -> &str {
         &self.ca
     }
 
-    /// How many bytes of bodies it has sent to all clients.
+    /// Number of body bytes sent to all clients.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
@@ -90,8 +90,8 @@ impl Drop for LyingServer {
     }
 }
 
-/// What it answers, and how much it has sent.
-struct Answers {
+/// The faulty responses and the number of bytes sent.
+struct Responses {
     lie: Lie,
     /// The objects of each chunk.
     items: String,
@@ -109,37 +109,40 @@ fn items(lie: Lie) -> String {
     (0..500).map(item).collect::<Vec<_>>().join(",")
 }
 
-async fn serve(client: TcpStream, acceptor: TlsAcceptor, answers: Arc<Answers>) {
+async fn serve(client: TcpStream, acceptor: TlsAcceptor, responses: Arc<Responses>) {
     let Ok(mut stream) = acceptor.accept(client).await else { return };
-    // until the client goes, which it may
-    let _ = answers.answer(&mut stream).await;
+    // an error means that the client disconnected
+    let _ = responses.serve_connection(&mut stream).await;
 }
 
-impl Answers {
-    async fn answer(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<()> {
+impl Responses {
+    async fn serve_connection(
+        &self,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    ) -> std::io::Result<()> {
         for count in 0_u64.. {
             let target = target(stream).await?;
             let is_watch = target.contains("watch=");
             match self.lie {
                 _ if target.starts_with("/version") => {
-                    self.whole(stream, 200, r#"{"gitVersion":"v1.37.2"}"#).await?;
+                    self.send_response(stream, 200, r#"{"gitVersion":"v1.37.2"}"#).await?;
                 }
                 Lie::Endless | Lie::Heavy if is_watch => {
                     let status = r#"{"kind":"Status","status":"Failure","reason":"Forbidden","code":403,"message":"no"}"#;
-                    self.whole(stream, 403, status).await?;
+                    self.send_response(stream, 403, status).await?;
                 }
                 Lie::Endless | Lie::Heavy => {
                     let next = if self.lie == Lie::Endless { format!("c{count}") } else { String::new() };
                     let head = format!(r#"{{"kind":"PodList","metadata":{{"continue":"{next}"}},"items":["#);
-                    self.whole(stream, 200, &format!("{head}{}]}}", self.items)).await?;
+                    self.send_response(stream, 200, &format!("{head}{}]}}", self.items)).await?;
                 }
-                Lie::Dripping => self.drip(stream, is_watch).await?,
+                Lie::Dripping => self.send_slowly(stream, is_watch).await?,
             }
         }
         Ok(())
     }
 
-    async fn whole(
+    async fn send_response(
         &self,
         stream: &mut (impl AsyncWrite + Unpin),
         status: u16,
@@ -157,7 +160,11 @@ impl Answers {
         stream.flush().await
     }
 
-    async fn drip(&self, stream: &mut (impl AsyncWrite + Unpin), is_watch: bool) -> std::io::Result<()> {
+    async fn send_slowly(
+        &self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        is_watch: bool,
+    ) -> std::io::Result<()> {
         stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
         for n in 0_u64.. {
             let (part, pause) = if is_watch {
@@ -175,7 +182,7 @@ impl Answers {
     }
 }
 
-/// Path and query of the next request; its body, which is small, is read and dropped.
+/// Reads the next request and returns its path and query. Its small body is discarded.
 async fn target(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -188,25 +195,25 @@ async fn target(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String
     target.map(ToOwned::to_owned).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }
 
-/// Reads from it what a client of ours would, and drops it: `bytes` in all, evenly over `time`. One connection.
+/// Plain client as a control: lists pods over one connection and discards `bytes` bytes in total, evenly over `time`.
 pub async fn read_plainly(server: &LyingServer, bytes: u64, time: Duration) -> Result<()> {
-    let wrong = |error: reqwest::Error| Error::Program(format!("a plain client: {error}"));
-    let authority = reqwest::Certificate::from_pem(server.ca.as_bytes()).map_err(wrong)?;
-    let client = reqwest::Client::builder().no_proxy().tls_certs_only([authority]).build().map_err(wrong)?;
+    let failed = |error: reqwest::Error| Error::Program(format!("a plain client: {error}"));
+    let authority = reqwest::Certificate::from_pem(server.ca.as_bytes()).map_err(failed)?;
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([authority]).build().map_err(failed)?;
     let start = tokio::time::Instant::now();
     let mut read = 0_u64;
     while read < bytes && start.elapsed() < time {
-        let answer = client.get(format!("{}/api/v1/pods?limit=500", server.server())).send().await;
-        let Ok(mut answer) = answer else {
+        let response = client.get(format!("{}/api/v1/pods?limit=500", server.server())).send().await;
+        let Ok(mut response) = response else {
             sleep(Duration::from_millis(10)).await;
             continue;
         };
-        while let Ok(Some(piece)) = answer.chunk().await {
-            read += piece.len() as u64;
+        while let Ok(Some(chunk)) = response.chunk().await {
+            read += chunk.len() as u64;
             if read >= bytes || start.elapsed() >= time {
                 break;
             }
-            // in step with the bytes that it should have read by now
+            // pace: sleep until the time at which this many bytes are due
             let due = time.mul_f64(read as f64 / bytes as f64);
             sleep(due.saturating_sub(start.elapsed())).await;
         }

@@ -1,5 +1,5 @@
-//! `cargo run -p pilothouse-testbed -- up [--node]`: a control plane to play with, until Ctrl-C.
-//! `… -- postgres`: a PostgreSQL with an empty database. `… -- build`: only the programs, so that the first start takes no minutes.
+//! Command line of the testbed. `cargo run -p pilothouse-testbed -- up [--node]` runs a control plane until Ctrl-C.
+//! `… -- postgres` runs PostgreSQL with an empty database. `… -- build` only builds the binaries, which takes minutes.
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 
 use std::process::ExitCode;
@@ -10,17 +10,17 @@ use tokio::signal::unix::{SignalKind, signal};
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["build"] => pilothouse_testbed::build().await,
-        ["up"] => until_ended(control_plane(false)).await,
-        ["up", "--node"] => until_ended(control_plane(true)).await,
-        ["postgres"] => until_ended(postgres()).await,
+        ["up"] => until_signal(control_plane(false)).await,
+        ["up", "--node"] => until_signal(control_plane(true)).await,
+        ["postgres"] => until_signal(postgres()).await,
         _ => {
             eprintln!("usage: pilothouse-testbed build | up [--node] | postgres");
             return ExitCode::from(2);
         }
     };
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -50,12 +50,12 @@ async fn postgres() -> Result<()> {
     std::future::pending().await
 }
 
-async fn until_ended(stay: impl Future<Output = Result<()>>) -> Result<()> {
+async fn until_signal(running: impl Future<Output = Result<()>>) -> Result<()> {
     let listen =
         |kind| signal(kind).map_err(|source| Error::Io { doing: "listening for signals".into(), source });
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
     tokio::select! {
-        ended = stay => ended,
+        ended = running => ended,
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
     }

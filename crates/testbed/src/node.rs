@@ -1,4 +1,4 @@
-//! A node: containerd, runc and a kubelet on this machine, so that pods run and have logs.
+//! Node: containerd, runc and a kubelet on this machine, so that pods run and have logs.
 
 use std::{
     env, fs,
@@ -16,36 +16,37 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     Admin, Component, ControlPlane, REQUIRE_NODE, Signal,
-    binaries::say,
+    binaries::log_line,
     error::{Error, Result, io},
     kubeconfig::{self, Credential},
     processes::tail,
 };
 
-const READY: Duration = Duration::from_secs(120);
-const POLL: Duration = Duration::from_millis(50);
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const NODE_UP: &str = include_str!("../node/node-up.sh");
 const MAKE_IMAGE: &str = include_str!("../node/make-image.sh");
 const PACKAGES: &str =
     "containerd runc containernetworking-plugins iptables iproute2 busybox-static (Debian's names)";
 
-/// A node of a control plane. It lives until its power is cut or its control plane goes, not until this handle does.
+/// Handle of a node of a control plane. The node runs until [`Node::power_cut`] or the end of its control plane;
+/// dropping the handle does not stop it.
 #[derive(Clone)]
 pub struct Node {
     machine: Arc<Machine>,
     client: Admin,
 }
 
-/// A program of a node, for faults.
+/// A program of a node, for fault injection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeProgram {
-    /// The kubelet. Killed, it is back in a second.
+    /// The kubelet. After a kill it is restarted within a second.
     Kubelet,
-    /// containerd. Killed, it is back in a second; containers run on.
+    /// containerd. After a kill it is restarted within a second; containers keep running.
     Containerd,
 }
 
-/// The node as its control plane holds it.
+/// State of a node that its control plane owns.
 pub(crate) struct Machine {
     name: String,
     dir: PathBuf,
@@ -55,14 +56,14 @@ pub(crate) struct Machine {
 
 impl ControlPlane {
     /// Boots the node `node-<n>` of this control plane and waits until pods can be scheduled there.
-    /// [`Error::NodeUnavailable`] says what this machine lacks. Takes a control plane with controllers.
+    /// [`Error::NodeUnavailable`] names what is missing on this machine. Requires a control plane with controllers.
     pub async fn start_node(&self, n: u8) -> Result<Node> {
         let owned = self.owned("start a node in it")?;
-        let kubelet = owned.binaries.words("kubelet");
+        let kubelet = owned.binaries.command_line("kubelet");
         let kubelet =
-            kubelet.ok_or_else(|| lacks(format!("no kubelet in the folder of {}", crate::ASSETS)))?;
+            kubelet.ok_or_else(|| unavailable(format!("no kubelet in the folder of {}", crate::ASSETS)))?;
         preconditions()?;
-        self.pid(Component::ControllerManager)?; // takes away the taint that every node is born with
+        self.pid(Component::ControllerManager)?; // removes the taint of a new node
 
         let (name, dir) = (format!("node-{n}"), owned.folder.path().to_owned());
         fs::create_dir_all(dir.join(&name)).map_err(io("creating the node's folder"))?;
@@ -87,8 +88,8 @@ impl ControlPlane {
         Ok(node)
     }
 
-    /// As [`start_node`](Self::start_node); where this machine cannot, says so aloud and returns `None`, so that the
-    /// test can be skipped, unless `PILOTHOUSE_TEST_REQUIRE_NODE` is set.
+    /// As [`start_node`](Self::start_node), but if this machine cannot run a node, prints a message and returns `None`,
+    /// so that the test can be skipped. With `PILOTHOUSE_TEST_REQUIRE_NODE` set, that is an error.
     pub async fn start_node_or_skip(&self, n: u8) -> Result<Option<Node>> {
         match self.start_node(n).await {
             Ok(node) => Ok(Some(node)),
@@ -96,7 +97,7 @@ impl ControlPlane {
                 if env::var_os(REQUIRE_NODE).is_some_and(|value| !value.is_empty()) {
                     return Err(error);
                 }
-                say(&format!("SKIPPED what needs running pods: {error}"));
+                log_line(&format!("SKIPPED: requires running pods: {error}"));
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -110,33 +111,41 @@ impl Node {
         &self.machine.name
     }
 
-    /// Boots it (again), on its old disk, and waits until it is ready and has said so since.
+    /// Boots the node with its existing disk and waits until a heartbeat after the boot reports it ready.
     pub async fn boot(&self) -> Result<()> {
         let path = format!("/api/v1/nodes/{}", self.name());
-        // For 40 s the API server goes on showing what a dead node said last.
+        // for 40 s after a node's end the API server still shows its last heartbeat
         let before = self.client.try_get(&path).await?.as_ref().and_then(heartbeat);
         self.machine.power_on()?;
-        let end = Instant::now() + READY;
+        let end = Instant::now() + READY_TIMEOUT;
         loop {
             self.machine.still_runs()?;
-            let said = self.client.try_get(&path).await?;
-            if said.as_ref().is_some_and(|said| heartbeat(said) != before && schedulable(said)) {
+            let node_object = self.client.try_get(&path).await?;
+            if node_object
+                .as_ref()
+                .is_some_and(|node_object| heartbeat(node_object) != before && schedulable(node_object))
+            {
                 return Ok(());
             }
             if Instant::now() > end {
                 let last = tail(&self.machine.path("kubelet.log"));
-                return Err(Error::Deadline { what: format!("{} Ready", self.name()), waited: READY, last });
+                return Err(Error::Deadline {
+                    what: format!("{} Ready", self.name()),
+                    waited: READY_TIMEOUT,
+                    last,
+                });
             }
-            sleep(POLL).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Ends the kubelet, containerd and every container at once, as a power cut would; returns when all is swept.
+    /// Kills the kubelet, containerd and every container at once, like a power cut. Returns when the cleanup is
+    /// complete.
     pub fn power_cut(&self) {
         self.machine.power_cut();
     }
 
-    /// Signals one of its programs.
+    /// Signals a program of the node.
     pub fn signal(&self, program: NodeProgram, signal: Signal) -> Result<()> {
         let config = self.machine.path(match program {
             NodeProgram::Kubelet => "kubelet.yaml",
@@ -180,7 +189,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Closes the pipe by which the supervisor knows that somebody wants the node, and waits until it has swept.
+    /// Closes the supervisor's input pipe, which ends the node, and waits until the supervisor has cleaned up.
     pub(crate) fn power_cut(&self) {
         if let Some(mut child) = self.supervisor().take() {
             drop(child.stdin.take());
@@ -204,7 +213,7 @@ fn ready(node: &Value) -> Option<&Value> {
     node["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == "Ready")
 }
 
-/// Ready, and the taint of a node that is not yet is gone.
+/// Whether the node is ready and has no `node.kubernetes.io/` taint.
 fn schedulable(node: &Value) -> bool {
     let taints = node["spec"]["taints"].as_array().map_or(&[][..], Vec::as_slice);
     ready(node).is_some_and(|ready| ready["status"] == "True")
@@ -215,28 +224,28 @@ fn schedulable(node: &Value) -> bool {
 
 fn preconditions() -> Result<()> {
     if !geteuid().is_root() {
-        return Err(lacks("containers need root"));
+        return Err(unavailable("containers need root"));
     }
     let path = env::var_os("PATH").unwrap_or_default();
     let found = |program: &str| env::split_paths(&path).any(|folder| folder.join(program).is_file());
     for program in ["bash", "containerd", "ctr", "runc", "iptables-save", "ip", "unshare", "flock"] {
         if !found(program) {
-            return Err(lacks(format!("{program} is not installed; a node takes {PACKAGES}")));
+            return Err(unavailable(format!("{program} is not installed; a node takes {PACKAGES}")));
         }
     }
     let plugins = env::var_os("CNI_BIN").map_or(PathBuf::from("/usr/lib/cni"), PathBuf::from);
     let busybox = env::var_os("BUSYBOX").map_or(PathBuf::from("/bin/busybox"), PathBuf::from);
     for file in [plugins.join("bridge"), plugins.join("portmap"), plugins.join("host-local"), busybox] {
         if !file.is_file() {
-            return Err(lacks(format!("{} is missing; a node takes {PACKAGES}", file.display())));
+            return Err(unavailable(format!("{} is missing; a node takes {PACKAGES}", file.display())));
         }
     }
     let namespaces = ["--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private", "true"];
     run(Command::new("unshare").args(namespaces))
-        .map_err(|e| lacks(format!("namespaces are not allowed here: {e}")))
+        .map_err(|e| unavailable(format!("namespaces are not allowed here: {e}")))
 }
 
-fn lacks(what: impl Into<String>) -> Error {
+fn unavailable(what: impl Into<String>) -> Error {
     Error::NodeUnavailable(what.into())
 }
 
@@ -250,7 +259,7 @@ fn run(command: &mut Command) -> Result<()> {
     }
 }
 
-/// The process that has a configuration file of this path on its command line.
+/// The process id of the process with this configuration file on its command line.
 fn process_named(config: &Path) -> Option<i32> {
     let config = config.to_str()?;
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
@@ -259,7 +268,7 @@ fn process_named(config: &Path) -> Option<i32> {
             Err(error) if error.kind() == ErrorKind::NotFound => return None,
             line => line.ok()?,
         };
-        // The shell that restarts it has the script first, and never the configuration.
+        // the shell that restarts the program does not have the configuration file as an argument
         String::from_utf8_lossy(&line).split('\0').any(|word| word.ends_with(config)).then_some(pid)
     })
 }

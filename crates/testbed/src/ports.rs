@@ -1,4 +1,4 @@
-//! Ports that stay ours: an API server that was killed comes back on its old one.
+//! Port reservation: a process keeps its ports, so that a killed API server restarts on the same one.
 
 use std::{fs::File, net::TcpListener, process};
 
@@ -7,10 +7,10 @@ use crate::{
     error::{Error, Result, io},
 };
 
-/// Below the range from which the kernel takes ports for outgoing connections, so that none of those ever sits on one.
-const FIRST: u16 = 20_000;
-const BLOCKS: u16 = 1_200;
-const BLOCK: u16 = 8;
+/// First reservable port. The range is below the kernel's ephemeral ports, so that no outgoing connection takes one.
+const FIRST_PORT: u16 = 20_000;
+const BLOCK_COUNT: u16 = 1_200;
+const BLOCK_SIZE: u16 = 8;
 
 /// The ports of a control plane.
 pub(crate) struct Ports {
@@ -36,7 +36,7 @@ impl Ports {
     }
 }
 
-/// One port.
+/// A single reserved port.
 pub(crate) struct Port(Block);
 
 impl Port {
@@ -49,23 +49,23 @@ impl Port {
     }
 }
 
-/// A block of ports, held by a locked file as long as this value, or at the longest its process, lives.
+/// A reserved block of ports. A file lock holds it until the value is dropped or the process ends.
 struct Block {
     base: u16,
     _lock: File,
 }
 
 impl Block {
-    /// A block whose first `used` ports are free.
+    /// Reserves a block whose first `used` ports are free.
     fn claim(used: u16) -> Result<Self> {
         let folder = cache()?.join("ports");
         std::fs::create_dir_all(&folder).map_err(io(format!("creating {}", folder.display())))?;
-        let start = process::id() % u32::from(BLOCKS);
-        for block in (0..BLOCKS).map(|n| (start as u16 + n) % BLOCKS) {
-            let base = FIRST + block * BLOCK;
+        let start = process::id() % u32::from(BLOCK_COUNT);
+        for block in (0..BLOCK_COUNT).map(|n| (start as u16 + n) % BLOCK_COUNT) {
+            let base = FIRST_PORT + block * BLOCK_SIZE;
             let lock = folder.join(base.to_string());
             let lock = File::create(&lock).map_err(io(format!("creating {}", lock.display())))?;
-            if lock.try_lock().is_ok() && (base..base + used).all(free) {
+            if lock.try_lock().is_ok() && (base..base + used).all(is_free) {
                 return Ok(Self { base, _lock: lock });
             }
         }
@@ -73,6 +73,6 @@ impl Block {
     }
 }
 
-fn free(port: u16) -> bool {
+fn is_free(port: u16) -> bool {
     TcpListener::bind(("127.0.0.1", port)).is_ok()
 }

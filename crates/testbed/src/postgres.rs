@@ -1,4 +1,4 @@
-//! A throwaway PostgreSQL, from Debian's binaries: started, broken on purpose, gone with its owner.
+//! Temporary PostgreSQL server from Debian's binaries, with fault injection. It is removed when its owner ends.
 
 use std::{
     env, fs,
@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use crate::{
     POSTGRES_BIN, REQUIRE_POSTGRES, ServingCertificate,
-    binaries::say,
+    binaries::log_line,
     certificates::Authority,
     error::{Error, Result, io},
     folder::{Folder, copy},
@@ -28,17 +28,17 @@ use crate::{
     processes::tail,
 };
 
-/// How long a start may take on a machine that also compiles, and an end.
-const START: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(10);
-/// The oldest major version that is used.
-const OLDEST: u32 = 15;
-/// Of the superuser `postgres` and of `pilothouse`, who may make databases and owns those.
+/// Time limit of a start and of a stop. Generous, because the machine may compile at the same time.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Minimum major version.
+const MIN_MAJOR_VERSION: u32 = 15;
+/// Password of the superuser `postgres` and of `pilothouse`, which may create databases and owns them.
 const PASSWORD: &str = "password of the test bed";
 
-/// Ends the server when its own input closes, which the kernel does however the owner ends. Unlike a kill, that leaves
-/// no shared memory behind; the reaper of the folder waits for it as long as `running` is there.
-/// When the owner dies while the server is stopped, the kernel hangs up on the whole group.
+/// Supervisor script: shuts the server down when its standard input closes, which the kernel does however the owner
+/// ends. Unlike a kill, a shutdown leaves no shared memory behind. The folder's reaper waits while the file `running`
+/// exists. SIGHUP is ignored: the kernel sends it to the process group when the owner ends while the server is stopped.
 const SUPERVISOR: &str = r#"
 trap '' HUP
 ("$@"; rm -f running) &
@@ -51,7 +51,7 @@ wait
 rm -f running
 "#;
 
-/// What a PostgreSQL shall be like.
+/// Options of a PostgreSQL server.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PostgresBuilder {
     durable: bool,
@@ -60,41 +60,41 @@ pub struct PostgresBuilder {
 }
 
 impl PostgresBuilder {
-    /// Whether what is committed is flushed, so that it survives a [`Postgres::cut`]; not by default, for speed.
+    /// Whether commits are flushed to disk, so that they survive a [`Postgres::cut`]. Default: false, for speed.
     pub fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
         self
     }
 
-    /// Acknowledges commits before they are written (`synchronous_commit = off`), by default of every session, and writes them
-    /// as late as it can: a [`Postgres::cut`] loses them.
+    /// Whether commits are acknowledged before they are written (`synchronous_commit = off` as the default of sessions)
+    /// and written as late as possible, so that a [`Postgres::cut`] loses them.
     pub fn commits_late(mut self, commits_late: bool) -> Self {
         self.commits_late = commits_late;
         self
     }
 
-    /// Speaks TLS, too, with this certificate; without it only in the clear.
+    /// Accepts TLS connections with this certificate, besides unencrypted ones. Default: no TLS.
     pub fn serving(mut self, certificate: ServingCertificate) -> Self {
         self.serving = Some(certificate);
         self
     }
 
-    /// Makes and starts it; returns when it takes connections. [`Error::PostgresUnavailable`] says what this machine
-    /// lacks.
+    /// Initialises and starts the server. Returns when it accepts connections. [`Error::PostgresUnavailable`] names
+    /// what is missing on this machine.
     pub fn start(self) -> Result<Postgres> {
         let bin = binaries()?;
         let (port, folder) = (Port::claim()?, Folder::create()?);
-        let home = folder.path().join("postgres");
-        fs::create_dir(&home).map_err(io("creating the folder of PostgreSQL"))?;
+        let server_dir = folder.path().join("postgres");
+        fs::create_dir(&server_dir).map_err(io("creating the folder of PostgreSQL"))?;
         let authority = Authority::new("pilothouse-testbed")?;
         let postgres = Postgres {
-            built: self,
+            options: self,
             bin,
             user: unprivileged_user()?,
             supervisor: Mutex::default(),
             databases: AtomicU32::default(),
             port,
-            home,
+            server_dir,
             folder,
         };
         postgres.write("password", PASSWORD)?;
@@ -107,9 +107,9 @@ impl PostgresBuilder {
         if let Some((uid, gid)) = postgres.user {
             let searchable = fs::Permissions::from_mode(0o755);
             fs::set_permissions(postgres.folder.path(), searchable).map_err(io("opening the folder"))?;
-            chown(&postgres.home, Some(uid), Some(gid)).map_err(io("giving the folder to postgres"))?;
+            chown(&postgres.server_dir, Some(uid), Some(gid)).map_err(io("giving the folder to postgres"))?;
         }
-        // texts sort by language unless our tables say otherwise
+        // the default collation sorts by language; Pilothouse's tables set their own
         postgres.run(
             "initdb",
             &["--pgdata=data", "--username=postgres", "--pwfile=password", "--auth=scram-sha-256"],
@@ -120,8 +120,8 @@ impl PostgresBuilder {
         Ok(postgres)
     }
 
-    /// As [`start`](Self::start); where this machine cannot, says so aloud and returns `None`, so that the test can be
-    /// skipped, unless `PILOTHOUSE_TEST_REQUIRE_POSTGRES` is set.
+    /// As [`start`](Self::start), but if this machine cannot run PostgreSQL, prints a message and returns `None`, so
+    /// that the test can be skipped. With `PILOTHOUSE_TEST_REQUIRE_POSTGRES` set, that is an error.
     pub fn start_or_skip(self) -> Result<Option<Postgres>> {
         match self.start() {
             Ok(postgres) => Ok(Some(postgres)),
@@ -129,7 +129,7 @@ impl PostgresBuilder {
                 if env::var_os(REQUIRE_POSTGRES).is_some_and(|value| !value.is_empty()) {
                     return Err(error);
                 }
-                say(&format!("SKIPPED what needs PostgreSQL: {error}"));
+                log_line(&format!("SKIPPED: requires PostgreSQL: {error}"));
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -137,27 +137,27 @@ impl PostgresBuilder {
     }
 }
 
-/// A PostgreSQL on a port of the loopback. It ends with this value, and at the latest with the process that started it,
-/// however that ends.
+/// A PostgreSQL server on a loopback port. It ends when this value is dropped and, at the latest, when the process that
+/// started it ends, even by a kill.
 pub struct Postgres {
-    built: PostgresBuilder,
+    options: PostgresBuilder,
     bin: PathBuf,
-    /// Whom it runs as, when we are root, whom it refuses.
+    /// User and group id that the server runs as if this process is root, because PostgreSQL refuses to run as root.
     user: Option<(u32, u32)>,
     supervisor: Mutex<Option<Child>>,
     databases: AtomicU32,
     port: Port,
-    home: PathBuf,
+    server_dir: PathBuf,
     folder: Folder,
 }
 
 impl Postgres {
-    /// A new one, to be described and started.
+    /// Returns a builder with the default options.
     pub fn builder() -> PostgresBuilder {
         PostgresBuilder::default()
     }
 
-    /// Makes an empty database; its address, with user and password, without parameters.
+    /// Creates an empty database. Returns its URL with user and password, without parameters.
     pub fn database(&self) -> Result<String> {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         self.sql(&format!("CREATE DATABASE {name} OWNER pilothouse"))?;
@@ -165,72 +165,73 @@ impl Postgres {
         Ok(format!("postgres://pilothouse:{password}@127.0.0.1:{}/{name}", self.port.number()))
     }
 
-    /// The password in the addresses, as it must be shown nowhere.
+    /// The password in the URLs, for tests that check that it is never shown.
     pub fn password(&self) -> &'static str {
         PASSWORD
     }
 
-    /// The folder with its programs.
+    /// The folder of the PostgreSQL programs.
     pub fn programs(&self) -> &Path {
         &self.bin
     }
 
-    /// The folder with its files.
+    /// The temporary folder of the server.
     pub fn dir(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The certificate of the authority that signed its certificate, PEM.
+    /// The PEM file with the certificate of the authority that signed the server's certificate.
     pub fn ca_file(&self) -> PathBuf {
-        self.home.join("ca.crt")
+        self.server_dir.join("ca.crt")
     }
 
-    /// Runs SQL as the superuser; what it answers, a line per row.
+    /// Runs SQL as the superuser. Returns the result, one line per row.
     pub fn sql(&self, sql: &str) -> Result<String> {
         self.sql_in("postgres", sql)
     }
 
-    /// Runs SQL in the database of this name or address.
+    /// As [`sql`](Self::sql), in the database with this name or URL.
     pub fn sql_in(&self, database: &str, sql: &str) -> Result<String> {
         let flags = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"];
         self.run("psql", &flags, &["--command", sql, database])
     }
 
-    /// All of the database of this address, as SQL.
+    /// Dumps the database with this URL as SQL.
     pub fn dump(&self, database: &str) -> Result<String> {
         self.run("pg_dump", &["--inserts"], &[database])
     }
 
-    /// Ends it in the middle of everything; it is gone when this returns, its data is not.
+    /// Ends the server immediately, without a checkpoint (SIGQUIT). Its processes have ended when this returns; its
+    /// data remains.
     pub fn cut(&self) -> Result<()> {
-        let pid = fs::read_to_string(self.home.join("data/postmaster.pid")).unwrap_or_default();
+        let pid = fs::read_to_string(self.server_dir.join("data/postmaster.pid")).unwrap_or_default();
         let pid = pid.lines().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
         let pid = pid.ok_or_else(|| Error::Program("PostgreSQL is not running".into()))?;
         kill_process(pid, Signal::QUIT).map_err(|error| io("ending PostgreSQL")(error.into()))?;
-        let end = Instant::now() + START;
-        while self.home.join("running").exists() {
+        let end = Instant::now() + START_TIMEOUT;
+        while self.server_dir.join("running").exists() {
             if Instant::now() > end {
-                return Err(self.late("the end of PostgreSQL"));
+                return Err(self.deadline_error("the end of PostgreSQL"));
             }
-            sleep(POLL);
+            sleep(POLL_INTERVAL);
         }
-        self.dismiss();
+        self.stop_supervisor();
         Ok(())
     }
 
-    /// Signals it and all its backends.
+    /// Signals the postmaster and all its child processes.
     pub fn signal(&self, signal: crate::Signal) -> Result<()> {
-        let pid = fs::read_to_string(self.home.join("data/postmaster.pid")).unwrap_or_default();
+        let pid = fs::read_to_string(self.server_dir.join("data/postmaster.pid")).unwrap_or_default();
         let pid = pid.lines().next().unwrap_or_default();
-        let is_its = |stat: &str| {
-            // "pid (name) state parent …"; the name may hold anything but ends with the last bracket
+        let is_child = |stat: &str| {
+            // "pid (name) state parent …"; the name may contain anything and ends at the last bracket
             stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)) == Some(pid)
         };
         let processes = fs::read_dir("/proc").map_err(io("listing processes"))?.flatten();
         let backends = processes
-            .filter(|entry| fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| is_its(&stat)))
+            .filter(|entry| fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| is_child(&stat)))
             .filter_map(|entry| entry.file_name().into_string().ok());
-        // the postmaster first, so that it makes no more
+        // the postmaster first, so that it starts no more
         for pid in std::iter::once(pid.to_owned()).chain(backends) {
             let pid = pid.parse().ok().and_then(Pid::from_raw);
             let pid = pid.ok_or_else(|| Error::Program("PostgreSQL is not running".into()))?;
@@ -242,20 +243,20 @@ impl Postgres {
         Ok(())
     }
 
-    /// Starts it, on its old port and data; returns when it takes connections.
+    /// Starts the server with the same port and data. Returns when it accepts connections.
     pub fn start(&self) -> Result<()> {
         self.write("running", "")?;
-        let out = fs::File::options().create(true).append(true).open(self.home.join("server.out"));
+        let out = fs::File::options().create(true).append(true).open(self.server_dir.join("server.out"));
         let out = out.map_err(io("opening the log of PostgreSQL"))?;
-        let flush = if self.built.durable { "on" } else { "off" };
-        let tls = if self.built.serving.is_some() { "on" } else { "off" };
-        let late = [
+        let flush = if self.options.durable { "on" } else { "off" };
+        let tls = if self.options.serving.is_some() { "on" } else { "off" };
+        let late_commit_settings = [
             "synchronous_commit=off",
             "wal_writer_delay=10s",
             "wal_writer_flush_after=1GB",
             "autovacuum=off",
         ];
-        let late = if self.built.commits_late { &late[..] } else { &[] };
+        let late_commit_settings = if self.options.commits_late { &late_commit_settings[..] } else { &[] };
         let settings = [
             format!("port={}", self.port.number()),
             format!("fsync={flush}"),
@@ -270,8 +271,8 @@ impl Postgres {
         ];
         let mut command = Command::new("/bin/sh");
         command.args(["-c", SUPERVISOR, "pilothouse-postgres"]).arg(self.bin.join("postgres"));
-        command.arg("-D").arg(self.home.join("data"));
-        for setting in settings.iter().map(String::as_str).chain(late.iter().copied()) {
+        command.arg("-D").arg(self.server_dir.join("data"));
+        for setting in settings.iter().map(String::as_str).chain(late_commit_settings.iter().copied()) {
             command.args(["-c", setting]);
         }
         let supervisor = self
@@ -283,64 +284,64 @@ impl Postgres {
             .spawn()
             .map_err(io("starting PostgreSQL"))?;
         *self.supervisor() = Some(supervisor);
-        let end = Instant::now() + START;
+        let end = Instant::now() + START_TIMEOUT;
         loop {
-            // the eighth line says how far it is
-            let status = fs::read_to_string(self.home.join("data/postmaster.pid")).unwrap_or_default();
+            // the eighth line of the file is the status of the server
+            let status = fs::read_to_string(self.server_dir.join("data/postmaster.pid")).unwrap_or_default();
             if status.lines().nth(7).is_some_and(|line| line.trim() == "ready") {
                 return Ok(());
             }
-            if !self.home.join("running").exists() {
-                let log = tail(&self.home.join("server.out"));
+            if !self.server_dir.join("running").exists() {
+                let log = tail(&self.server_dir.join("server.out"));
                 return Err(Error::Ended { name: "PostgreSQL".into(), log });
             }
             if Instant::now() > end {
-                return Err(self.late("a ready PostgreSQL"));
+                return Err(self.deadline_error("a ready PostgreSQL"));
             }
-            sleep(POLL);
+            sleep(POLL_INTERVAL);
         }
     }
 
-    /// Copies its files to `folder`, which must not exist, as they are at one moment: what a standby has that received nothing
-    /// since.
+    /// Copies the data files to `folder`, which must not exist, at one point in time: the state of a standby that
+    /// received nothing since.
     pub fn copy_to(&self, folder: &Path) -> Result<()> {
         self.signal(crate::Signal::Stop)?;
-        let copied = copy(&self.home.join("data"), folder);
+        let result = copy(&self.server_dir.join("data"), folder);
         self.signal(crate::Signal::Cont)?;
-        copied
+        result
     }
 
-    /// Ends it in the middle of everything and starts it on the files of a [copy](Self::copy_to), under the same address: a
-    /// failover to a standby that lacks the commits since. Returns when it takes connections.
+    /// Ends the server immediately and starts it with the files of a [copy](Self::copy_to), at the same address: a
+    /// failover to a standby that lacks the commits since the copy. Returns when it accepts connections.
     pub fn fail_over_to(&self, folder: &Path) -> Result<()> {
         self.cut()?;
-        let data = self.home.join("data");
+        let data = self.server_dir.join("data");
         fs::remove_dir_all(&data).map_err(io("removing the files of PostgreSQL"))?;
         copy(folder, &data)?;
-        // of the process that ran when they were copied
+        // left by the server that ran during the copy
         let _ = fs::remove_file(data.join("postmaster.pid"));
-        self.give_to_user(&data)?;
+        self.chown_recursively(&data)?;
         self.start()
     }
 
-    /// Makes a folder and all in it the files of the user that PostgreSQL runs as, for it alone.
-    fn give_to_user(&self, path: &Path) -> Result<()> {
-        let giving = || io(format!("giving {} to postgres", path.display()));
+    /// Changes the owner of a folder and its contents to the user of PostgreSQL, with mode 0700 for folders.
+    fn chown_recursively(&self, path: &Path) -> Result<()> {
+        let failed = || io(format!("giving {} to postgres", path.display()));
         if let Some((uid, gid)) = self.user {
-            chown(path, Some(uid), Some(gid)).map_err(giving())?;
+            chown(path, Some(uid), Some(gid)).map_err(failed())?;
         }
         if !path.is_dir() {
             return Ok(());
         }
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(giving())?;
-        for entry in fs::read_dir(path).map_err(giving())? {
-            self.give_to_user(&entry.map_err(giving())?.path())?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed())?;
+        for entry in fs::read_dir(path).map_err(failed())? {
+            self.chown_recursively(&entry.map_err(failed())?.path())?;
         }
         Ok(())
     }
 
-    /// Lets the supervisor end the server, if it runs, and waits for both.
-    fn dismiss(&self) {
+    /// Closes the supervisor's input, which shuts the server down, and waits for both.
+    fn stop_supervisor(&self) {
         if let Some(mut supervisor) = self.supervisor().take() {
             drop(supervisor.stdin.take());
             let _ = supervisor.wait();
@@ -351,13 +352,13 @@ impl Postgres {
         self.supervisor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn late(&self, what: &str) -> Error {
-        let last = tail(&self.home.join("server.out"));
-        Error::Deadline { what: what.into(), waited: START, last }
+    fn deadline_error(&self, what: &str) -> Error {
+        let last = tail(&self.server_dir.join("server.out"));
+        Error::Deadline { what: what.into(), waited: START_TIMEOUT, last }
     }
 
     fn write(&self, name: &str, text: &str) -> Result<()> {
-        let path = self.home.join(name);
+        let path = self.server_dir.join(name);
         fs::write(&path, text).map_err(io(format!("writing {name}")))?;
         if let Some((uid, gid)) = self.user {
             chown(&path, Some(uid), Some(gid)).map_err(io(format!("giving {name} to postgres")))?;
@@ -367,14 +368,14 @@ impl Postgres {
     }
 
     fn as_user<'c>(&self, command: &'c mut Command) -> &'c mut Command {
-        command.current_dir(&self.home);
+        command.current_dir(&self.server_dir);
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
         command
     }
 
-    /// Runs one of its programs to its end; what that says.
+    /// Runs a PostgreSQL program. Returns its standard output.
     fn run(&self, program: &str, flags: &[&str], more: &[&str]) -> Result<String> {
         let mut command = Command::new(self.bin.join(program));
         command.args(flags).args(more).stdin(Stdio::null());
@@ -396,11 +397,11 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        self.dismiss();
+        self.stop_supervisor();
     }
 }
 
-/// The newest binaries that Debian has installed.
+/// The folder of the newest PostgreSQL binaries that Debian installed.
 fn binaries() -> Result<PathBuf> {
     if let Some(folder) = env::var_os(POSTGRES_BIN).filter(|folder| !folder.is_empty()) {
         return Ok(folder.into());
@@ -408,17 +409,18 @@ fn binaries() -> Result<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     versions
         .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin"))))
-        .filter(|(version, bin)| *version >= OLDEST && bin.join("initdb").is_file() && bin.join("psql").is_file())
+        .filter(|(version, bin)| *version >= MIN_MAJOR_VERSION && bin.join("initdb").is_file() && bin.join("psql").is_file())
         .max()
         .map(|(_, bin)| bin)
         .ok_or_else(|| {
             Error::PostgresUnavailable(format!(
-                "no PostgreSQL {OLDEST} or later in /usr/lib/postgresql (Debian's package postgresql), and no {POSTGRES_BIN}"
+                "no PostgreSQL {MIN_MAJOR_VERSION} or later in /usr/lib/postgresql (Debian's package postgresql), and no {POSTGRES_BIN}"
             ))
         })
 }
 
-/// PostgreSQL does not run as root: the user that Debian's package has made.
+/// User and group id of `postgres`, created by Debian's package, if this process is root; PostgreSQL does not run as
+/// root.
 fn unprivileged_user() -> Result<Option<(u32, u32)>> {
     if !geteuid().is_root() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The processes and files of a control plane of ours.
+//! Processes and files of a control plane that the testbed started.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::{
     ports::Ports,
 };
 
-/// What is ours of a control plane. Dropped in this order: the folder last.
+/// Owned processes and files of a control plane. Fields are dropped in this order: the folder last.
 pub(crate) struct Owned {
     pub(crate) nodes: Mutex<Vec<Arc<Machine>>>,
     pub(crate) children: Mutex<BTreeMap<Component, Child>>,
@@ -90,7 +90,10 @@ impl Drop for Owned {
     }
 }
 
-/// The component's process, if it still runs.
+/// The process of a component.
+///
+/// # Errors
+/// [`Error::NotRunning`] when it does not run.
 pub(crate) fn running(children: &mut BTreeMap<Component, Child>, component: Component) -> Result<&mut Child> {
     let child = children.get_mut(&component).ok_or(Error::NotRunning(component))?;
     match child.try_wait() {

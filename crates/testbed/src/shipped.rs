@@ -1,4 +1,4 @@
-//! The server as it is shipped: built for release, run on SQLite in a temporary folder. For demo and benchmarks.
+//! Release build of the Pilothouse server, run with SQLite in a temporary folder. Used by demo and benchmarks.
 
 use std::{
     env, fs,
@@ -15,12 +15,12 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, Result, io};
 
-/// Where it listens if nobody else does.
-const PORT: u16 = 8080;
-const START: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(20);
+/// Port to listen on if it is free; otherwise the system chooses one.
+const PREFERRED_PORT: u16 = 8080;
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A running server, signed in to as its first admin. Dropped, it is asked to end and waited for.
+/// A running server with a session of its first admin. Dropping it sends SIGTERM and waits for the process.
 pub struct Shipped {
     process: Child,
     binary: PathBuf,
@@ -35,7 +35,7 @@ pub struct Shipped {
 }
 
 impl Shipped {
-    /// Builds the binary, with Cargo's own messages, and says where it is.
+    /// Builds the binary, with Cargo's messages on standard error, and returns its path.
     pub fn build() -> Result<PathBuf> {
         let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args([
@@ -56,20 +56,20 @@ impl Shipped {
         binaries.next_back().filter(|_| output.status.success()).ok_or_else(failed)
     }
 
-    /// Starts it with its data and its log in `folder`. In that of a control plane (or of a [`Folder`](crate::Folder))
-    /// the reaper ends it too, should we be killed.
+    /// Starts the server with its data and its log in `folder`. In the folder of a control plane or of a
+    /// [`Folder`](crate::Folder), the reaper ends the server if this process is killed.
     pub async fn start(binary: &Path, folder: &Path) -> Result<Self> {
         Self::start_with(binary, folder, &[]).await
     }
 
-    /// As [`start`](Self::start), with more settings: environment variables without `PILOTHOUSE_`.
+    /// As [`start`](Self::start), with more settings, as environment variables without the prefix `PILOTHOUSE_`.
     pub async fn start_with(binary: &Path, folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         let (data_dir, log) = (folder.join("pilothouse"), folder.join("pilothouse.log"));
         let settings: Vec<_> = settings
             .iter()
             .map(|(name, value)| (format!("PILOTHOUSE_{name}"), (*value).to_owned()))
             .collect();
-        let port = TcpListener::bind(("127.0.0.1", PORT)).map_or(0, |_| PORT);
+        let port = TcpListener::bind(("127.0.0.1", PREFERRED_PORT)).map_or(0, |_| PREFERRED_PORT);
         let process = spawn(binary, &data_dir, &log, port, &settings)?;
         let client = Client::builder().no_proxy().build();
         let client = client.map_err(|error| Error::Program(format!("an HTTP client: {error}")))?;
@@ -85,7 +85,7 @@ impl Shipped {
             bearer: String::new(),
             cookie: String::new(),
         };
-        server.address = server.listening().await?;
+        server.address = server.wait_until_listening().await?;
         let password = fs::read_to_string(server.data_dir.join("initial-admin-password"));
         server.password = password.map_err(io("reading the first password"))?.trim().to_owned();
         let credentials = json!({"username": "admin", "password": server.password});
@@ -96,31 +96,32 @@ impl Shipped {
         Ok(server)
     }
 
-    /// Starts it again after [`Self::end`], on its old port and data; our session is still good. Returns when it listens.
+    /// Starts the server again after [`Self::end`], with the same port and data. The session stays valid. Returns when
+    /// the server listens.
     pub async fn start_again(&mut self) -> Result<()> {
         let port = self.address.rsplit(':').next().and_then(|port| port.parse().ok());
         let port = port.ok_or_else(|| Error::Program("the server's address has no port".into()))?;
         self.process = spawn(&self.binary, &self.data_dir, &self.log, port, &self.settings)?;
-        self.listening().await.map(drop)
+        self.wait_until_listening().await.map(drop)
     }
 
-    /// The headers of whoever is signed in: `Authorization` and `Cookie`.
+    /// The headers of the session: `Authorization` and `Cookie`.
     pub fn credentials(&self) -> [(&'static str, String); 2] {
         [("Authorization", format!("Bearer {}", self.bearer)), ("Cookie", self.cookie.clone())]
     }
 
-    /// The folder with its database.
+    /// The data directory.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends SIGTERM and waits until the process has ended.
     pub fn end(&mut self) {
         let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
         let _ = self.process.wait();
     }
 
-    /// `http://127.0.0.1:…`
+    /// The server's URL, `http://127.0.0.1:…`.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -130,51 +131,51 @@ impl Shipped {
         &self.password
     }
 
-    /// Its process.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
 
     /// Registers a cluster by its kubeconfig, and returns its id.
     pub async fn register(&self, name: &str, kubeconfig: &str) -> Result<i64> {
-        self.registered(json!({"name": name, "auth_type": "kubeconfig", "kubeconfig": kubeconfig})).await
+        self.create_cluster(json!({"name": name, "auth_type": "kubeconfig", "kubeconfig": kubeconfig})).await
     }
 
-    /// Registers a cluster without testing it, for one that would fail the test.
+    /// Registers a cluster without a connection test, for clusters that would fail it.
     pub async fn register_untested(&self, name: &str, kubeconfig: &str) -> Result<i64> {
         let body =
             json!({"name": name, "auth_type": "kubeconfig", "kubeconfig": kubeconfig, "skip_test": true});
-        self.registered(body).await
+        self.create_cluster(body).await
     }
 
-    async fn registered(&self, body: Value) -> Result<i64> {
+    async fn create_cluster(&self, body: Value) -> Result<i64> {
         let id = self.post("/api/k8s/clusters", body).await?["cluster"]["id"].as_i64();
         id.ok_or_else(|| Error::Program("the new cluster has no id".into()))
     }
 
-    /// GET: the data of the answer.
+    /// GET; returns `data` of the response.
     pub async fn get(&self, path: &str) -> Result<Value> {
         self.send(Method::GET, path, None).await
     }
 
-    /// POST: the data of the answer.
+    /// POST; returns `data` of the response.
     pub async fn post(&self, path: &str, body: Value) -> Result<Value> {
         self.send(Method::POST, path, Some(body)).await
     }
 
-    /// Returns, with the end of its log, when it has ended although nobody asked it to.
+    /// Waits until the process ends unexpectedly. Returns an error with the end of its log.
     pub async fn ended(&mut self) -> Error {
         while let Ok(None) = self.process.try_wait() {
-            sleep(POLL).await;
+            sleep(POLL_INTERVAL).await;
         }
         Error::Ended { name: "the server".into(), log: crate::processes::tail(&self.log) }
     }
 
-    async fn listening(&mut self) -> Result<String> {
-        let end = Instant::now() + START;
+    async fn wait_until_listening(&mut self) -> Result<String> {
+        let end = Instant::now() + START_TIMEOUT;
         loop {
-            let said = fs::read_to_string(&self.log).map_err(io("reading the server's log"))?;
-            let mut lines = said.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            let output = fs::read_to_string(&self.log).map_err(io("reading the server's log"))?;
+            let mut lines = output.split_inclusive('\n').filter(|line| line.ends_with('\n'));
             if let Some(address) = lines.find_map(|line| line.strip_prefix("pilothouse listening on ")) {
                 return Ok(address.trim().to_owned());
             }
@@ -182,7 +183,7 @@ impl Shipped {
                 let log = crate::processes::tail(&self.log);
                 return Err(Error::Ended { name: "the server".into(), log });
             }
-            sleep(POLL).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -193,14 +194,14 @@ impl Shipped {
             request = request.json(&body);
         }
         let (method, path) = (method.to_string(), path.to_owned());
-        let answered = async {
+        let result = async {
             let response = request.send().await?;
             Ok((response.status().as_u16(), response.json::<Value>().await?))
         };
-        match answered.await {
-            Ok((200, mut answer)) => Ok(answer["data"].take()),
-            Ok((code, answer)) => {
-                let message = answer["details"].as_str().unwrap_or_default().to_owned();
+        match result.await {
+            Ok((200, mut body)) => Ok(body["data"].take()),
+            Ok((code, body)) => {
+                let message = body["details"].as_str().unwrap_or_default().to_owned();
                 Err(Error::Status { method, path, code, message })
             }
             Err(source) => Err(Error::NoAnswer { method, path, source }),
@@ -208,7 +209,7 @@ impl Shipped {
     }
 }
 
-/// Its process; the log begins anew.
+/// Starts the server process with an empty log.
 fn spawn(
     binary: &Path,
     data_dir: &Path,
@@ -219,7 +220,7 @@ fn spawn(
     let output = fs::File::create(log).map_err(io("creating the server's log"))?;
     Command::new(binary)
         .arg("serve")
-        .env_clear() // whatever PILOTHOUSE_… says out there is about another server
+        .env_clear() // PILOTHOUSE_… variables of the environment are for other servers
         .env("PILOTHOUSE_LISTEN", format!("127.0.0.1:{port}"))
         .env("PILOTHOUSE_DATA_DIR", data_dir)
         .env("PILOTHOUSE_EGRESS_ALLOW_LOOPBACK", "true")

@@ -1,28 +1,30 @@
-//! Objects to try things on, as JSON for [`Admin::apply`](crate::Admin::apply). Their image is the one a node here has.
+//! Sample Kubernetes objects as JSON for [`Admin::apply`](crate::Admin::apply). Their image is the one that nodes have.
 
 use serde_json::{Value, json};
 
-/// The only image of a node of ours, besides the pod sandbox; a fixed tag, for `latest` would be pulled.
+/// The only image on a node of the testbed, besides the pod sandbox. The tag is fixed, because `latest` would be
+/// pulled.
 pub const IMAGE: &str = "busybox:1";
 
-/// Says a line a second until told to end: as process 1 it ends only with the trap.
-const TALK: &str = "trap 'exit 0' TERM; n=0; while :; do n=$((n+1)); echo \"$HOSTNAME says line $n\"; sleep 1 & wait $!; done";
+/// Shell script that logs one line per second until SIGTERM. The trap is needed, because process 1 ignores SIGTERM by
+/// default.
+const LOG_EVERY_SECOND: &str = "trap 'exit 0' TERM; n=0; while :; do n=$((n+1)); echo \"$HOSTNAME says line $n\"; sleep 1 & wait $!; done";
 
 /// A namespace.
 pub fn namespace(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
 }
 
-/// A Deployment whose pods log a line a second.
+/// A Deployment whose pods log one line per second.
 pub fn deployment(namespace: &str, name: &str, replicas: u32) -> Value {
     let mut object = object("apps/v1", "Deployment", namespace, name);
     object["spec"] = json!({
-        "replicas": replicas, "selector": selector(name), "template": template(name, &["sh", "-c", TALK]),
+        "replicas": replicas, "selector": selector(name), "template": template(name, &["sh", "-c", LOG_EVERY_SECOND]),
     });
     object
 }
 
-/// A StatefulSet whose pods log a line a second.
+/// A StatefulSet whose pods log one line per second.
 pub fn stateful_set(namespace: &str, name: &str, replicas: u32) -> Value {
     let mut object = deployment(namespace, name, replicas);
     object["kind"] = "StatefulSet".into();
@@ -30,39 +32,40 @@ pub fn stateful_set(namespace: &str, name: &str, replicas: u32) -> Value {
     object
 }
 
-/// A DaemonSet whose pods log a line a second.
+/// A DaemonSet whose pods log one line per second.
 pub fn daemon_set(namespace: &str, name: &str) -> Value {
     let mut object = object("apps/v1", "DaemonSet", namespace, name);
-    object["spec"] = json!({"selector": selector(name), "template": template(name, &["sh", "-c", TALK])});
+    object["spec"] =
+        json!({"selector": selector(name), "template": template(name, &["sh", "-c", LOG_EVERY_SECOND])});
     object
 }
 
-/// A Job that says one line and is done.
+/// A Job that logs one line and completes.
 pub fn job(namespace: &str, name: &str) -> Value {
     let mut object = object("batch/v1", "Job", namespace, name);
-    object["spec"] = json!({"template": once(name, &["echo", "done"]), "backoffLimit": 2});
+    object["spec"] = json!({"template": run_once_template(name, &["echo", "done"]), "backoffLimit": 2});
     object
 }
 
-/// A CronJob that says one line every minute.
+/// A CronJob that logs one line per minute.
 pub fn cron_job(namespace: &str, name: &str) -> Value {
     let mut object = object("batch/v1", "CronJob", namespace, name);
-    let job = json!({"spec": {"template": once(name, &["echo", "another minute"])}});
+    let job = json!({"spec": {"template": run_once_template(name, &["echo", "another minute"])}});
     object["spec"] = json!({"schedule": "* * * * *", "jobTemplate": job});
     object
 }
 
-/// A pod that logs a line a second.
+/// A pod that logs one line per second.
 pub fn pod(namespace: &str, name: &str) -> Value {
-    pod_running(namespace, name, &["sh", "-c", TALK])
+    pod_running(namespace, name, &["sh", "-c", LOG_EVERY_SECOND])
 }
 
-/// A pod that says why and fails, over and over: `CrashLoopBackOff`.
+/// A pod that logs a reason and fails repeatedly: `CrashLoopBackOff`.
 pub fn crash_looping_pod(namespace: &str, name: &str) -> Value {
     pod_running(namespace, name, &["sh", "-c", "echo 'cannot reach the database'; exit 3"])
 }
 
-/// A pod that runs a command of one's own.
+/// A pod that runs the given command.
 pub fn pod_running(namespace: &str, name: &str, command: &[&str]) -> Value {
     let mut object = object("v1", "Pod", namespace, name);
     object["metadata"]["labels"] = json!({"app": name});
@@ -77,14 +80,14 @@ pub fn config_map(namespace: &str, name: &str) -> Value {
     object
 }
 
-/// A ResourceQuota on pods, CPU and memory requests; only pods that ask for both are then admitted, as all here do.
+/// A ResourceQuota on pods, CPU and memory requests. It admits only pods that request both, as all pods here do.
 pub fn resource_quota(namespace: &str, name: &str) -> Value {
     let mut object = object("v1", "ResourceQuota", namespace, name);
     object["spec"] = json!({"hard": {"pods": "20", "requests.cpu": "2", "requests.memory": "1Gi"}});
     object
 }
 
-/// One of everything, for a look around: a namespace, a quota, and what runs in it. In this order.
+/// Sample objects for a new namespace: the namespace, a quota, a ConfigMap and workloads, in the order of creation.
 pub fn samples(name: &str) -> Vec<Value> {
     vec![
         namespace(name),
@@ -118,7 +121,7 @@ fn template(name: &str, command: &[&str]) -> Value {
     })
 }
 
-fn once(name: &str, command: &[&str]) -> Value {
+fn run_once_template(name: &str, command: &[&str]) -> Value {
     let mut template = template(name, command);
     template["spec"]["restartPolicy"] = "Never".into();
     template

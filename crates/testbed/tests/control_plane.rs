@@ -1,23 +1,19 @@
-//! Control planes: started, used, side by side, broken and mended.
+//! Tests of control planes: start, use, side by side, fault injection and recovery.
 
 use std::time::{Duration, Instant};
 
 use pilothouse_testbed::{Component, ControlPlane, Error, ServingCertificate, Signal, shared, workloads};
 use serde_json::json;
 
-const SOON: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-async fn light() -> ControlPlane {
-    ControlPlane::builder()
-        .controllers(false)
-        .start()
-        .await
-        .expect("a control plane without controllers starts")
+async fn control_plane_without_controllers() -> ControlPlane {
+    ControlPlane::builder().controllers(false).start().await.expect("control plane without controllers")
 }
 
 #[tokio::test]
-async fn it_serves_and_its_audit_log_holds_the_id_that_was_sent() {
-    let plane = light().await;
+async fn audit_log_contains_the_audit_id_of_a_request() {
+    let plane = control_plane_without_controllers().await;
     let client = plane.client();
     assert_eq!(client.text("/readyz").await.unwrap(), "ok");
     assert_eq!(client.get("/version").await.unwrap()["major"], "1");
@@ -26,8 +22,8 @@ async fn it_serves_and_its_audit_log_holds_the_id_that_was_sent() {
     let id = "0f9d8c1e-5a37-4b52-9d36-1c2a6a1f4a11";
     let request = client.request(reqwest::Method::POST, "/api/v1/namespaces/audited/configmaps");
     let body = workloads::config_map("audited", "settings");
-    let answer = request.header("Audit-ID", id).json(&body).send().await.unwrap();
-    assert_eq!(answer.status(), 201);
+    let response = request.header("Audit-ID", id).json(&body).send().await.unwrap();
+    assert_eq!(response.status(), 201);
 
     let event = plane.audit_events().unwrap().into_iter().find(|event| event.audit_id == id).unwrap();
     assert_eq!(event.verb, "create");
@@ -38,19 +34,19 @@ async fn it_serves_and_its_audit_log_holds_the_id_that_was_sent() {
 }
 
 #[tokio::test]
-async fn its_controllers_act_on_what_is_stored() {
+async fn controllers_create_pods_of_a_deployment() {
     let client = shared().await.unwrap().client();
     for object in workloads::samples("controlled") {
         client.apply(&object).await.unwrap();
     }
     let pods = "/api/v1/namespaces/controlled/pods?labelSelector=app%3Dweb";
     let two = |pods: &serde_json::Value| pods["items"].as_array().is_some_and(|pods| pods.len() == 2);
-    client.wait_until(pods, two, SOON).await.unwrap();
+    client.wait_until(pods, two, WAIT_TIMEOUT).await.unwrap();
     client.delete("/api/v1/namespaces/controlled").await.unwrap();
 }
 
 #[tokio::test]
-async fn a_service_account_may_do_what_its_rules_say() {
+async fn service_account_token_has_only_its_rules() {
     let plane = shared().await.unwrap();
     let rules = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]);
     let token = plane.client().service_account_token("accounts", "reader", rules).await.unwrap();
@@ -63,11 +59,15 @@ async fn a_service_account_may_do_what_its_rules_say() {
 }
 
 #[tokio::test]
-async fn an_existing_cluster_is_used_but_not_broken() {
-    let plane = light().await;
+async fn existing_cluster_rejects_operations_on_processes() {
+    let plane = control_plane_without_controllers().await;
     let existing = ControlPlane::existing(&plane.dir().unwrap().join("admin.kubeconfig")).await.unwrap();
     assert_eq!(existing.server(), plane.server());
-    assert_ne!(existing.admin_token(), plane.admin_token(), "a certificate has no token, so one was made");
+    assert_ne!(
+        existing.admin_token(),
+        plane.admin_token(),
+        "a token is created for a kubeconfig with a certificate"
+    );
     existing.client().apply(&workloads::config_map("default", "settings")).await.unwrap();
     assert!(matches!(existing.signal(Component::ApiServer, Signal::Kill), Err(Error::NotOwned(_))));
     assert!(matches!(existing.audit_events(), Err(Error::NotOwned(_))));
@@ -75,8 +75,8 @@ async fn an_existing_cluster_is_used_but_not_broken() {
 }
 
 #[tokio::test]
-async fn two_stand_side_by_side() {
-    let (one, two) = tokio::join!(light(), light());
+async fn control_planes_run_side_by_side() {
+    let (one, two) = tokio::join!(control_plane_without_controllers(), control_plane_without_controllers());
     assert_ne!(one.server(), two.server());
     one.client().apply(&workloads::config_map("default", "only-in-one")).await.unwrap();
     let path = "/api/v1/namespaces/default/configmaps/only-in-one";
@@ -90,8 +90,8 @@ async fn two_stand_side_by_side() {
 }
 
 #[tokio::test]
-async fn killed_it_comes_back_on_the_same_port_with_the_same_data() {
-    let plane = light().await;
+async fn killed_api_server_restarts_with_same_port_and_data() {
+    let plane = control_plane_without_controllers().await;
     let (server, pid) = (plane.server().to_owned(), plane.pid(Component::ApiServer).unwrap());
     plane.client().apply(&workloads::config_map("default", "kept")).await.unwrap();
 
@@ -106,37 +106,37 @@ async fn killed_it_comes_back_on_the_same_port_with_the_same_data() {
 }
 
 #[tokio::test]
-async fn stopped_it_does_not_answer_and_continued_it_does() {
-    let plane = light().await;
+async fn suspended_api_server_responds_again_after_sigcont() {
+    let plane = control_plane_without_controllers().await;
     plane.signal(Component::ApiServer, Signal::Stop).unwrap();
     let client = plane.client();
-    // the signal reaches its threads a moment later on a busy machine
+    // on a busy machine the signal takes effect with a delay
     let end = Instant::now() + Duration::from_secs(20);
-    while let Ok(answer) = tokio::time::timeout(Duration::from_millis(500), client.text("/readyz")).await {
-        assert!(Instant::now() < end, "a stopped server accepts but does not answer: {answer:?}");
+    while let Ok(response) = tokio::time::timeout(Duration::from_millis(500), client.text("/readyz")).await {
+        assert!(Instant::now() < end, "response of a suspended server: {response:?}");
     }
     plane.signal(Component::ApiServer, Signal::Cont).unwrap();
     assert_eq!(client.text("/readyz").await.unwrap(), "ok");
 }
 
 #[tokio::test]
-async fn a_wrong_certificate_is_refused_until_it_is_right_again() {
-    let plane = light().await;
-    for wrong in
+async fn invalid_serving_certificate_is_rejected_by_clients() {
+    let plane = control_plane_without_controllers().await;
+    for invalid in
         [ServingCertificate::Expired, ServingCertificate::OtherAuthority, ServingCertificate::OtherName]
     {
-        plane.serve_with(wrong).await.unwrap();
-        let answer = plane.client().text("/readyz").await;
-        assert!(matches!(answer, Err(Error::NoAnswer { .. })), "{wrong:?}: {answer:?}");
+        plane.serve_with(invalid).await.unwrap();
+        let response = plane.client().text("/readyz").await;
+        assert!(matches!(response, Err(Error::NoAnswer { .. })), "{invalid:?}: {response:?}");
     }
     plane.serve_with(ServingCertificate::Valid).await.unwrap();
     assert_eq!(plane.client().text("/readyz").await.unwrap(), "ok");
 }
 
 #[tokio::test]
-async fn one_that_cannot_start_says_why_and_leaves_nothing() {
+async fn failed_start_reports_component_and_log() {
     let failed = ControlPlane::builder().controllers(false).apiserver_flag("--no-such-flag").start().await;
-    let Err(Error::Ended { name, log }) = failed else { panic!("it cannot start") };
+    let Err(Error::Ended { name, log }) = failed else { panic!("start with an unknown flag") };
     assert_eq!(name, "kube-apiserver");
     assert!(log.contains("no-such-flag"), "{log}");
 }

@@ -1,18 +1,18 @@
-//! A node: pods run there, log, fail, and are gone when its power is.
+//! Tests of nodes: pods run, log and fail there, and end with a power cut.
 
 use std::{fs, time::Duration};
 
 use pilothouse_testbed::{ControlPlane, NodeProgram, Signal, shared, shared_has_node, workloads};
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(90);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 fn running(pod: &Value) -> bool {
     pod["status"]["phase"] == "Running"
 }
 
 #[tokio::test]
-async fn a_pod_runs_and_its_log_is_readable() {
+async fn pods_run_on_a_node_and_survive_a_power_cut() {
     let plane = ControlPlane::builder().start().await.unwrap();
     let Some(node) = plane.start_node_or_skip(0).await.unwrap() else { return };
     let client = plane.client();
@@ -20,9 +20,9 @@ async fn a_pod_runs_and_its_log_is_readable() {
     client.apply(&workloads::pod("default", "talker")).await.unwrap();
     client.apply(&workloads::crash_looping_pod("default", "broken")).await.unwrap();
     let talker = "/api/v1/namespaces/default/pods/talker";
-    let pod = client.wait_until(talker, running, SOON).await.unwrap();
+    let pod = client.wait_until(talker, running, WAIT_TIMEOUT).await.unwrap();
     assert_eq!(pod["spec"]["nodeName"], node.name());
-    let end = tokio::time::Instant::now() + SOON;
+    let end = tokio::time::Instant::now() + WAIT_TIMEOUT;
     while !client.text(&format!("{talker}/log")).await.unwrap().contains("talker says line 2") {
         assert!(tokio::time::Instant::now() < end);
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -30,17 +30,17 @@ async fn a_pod_runs_and_its_log_is_readable() {
     let looping = |pod: &Value| {
         pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
     };
-    client.wait_until("/api/v1/namespaces/default/pods/broken", looping, SOON).await.unwrap();
+    client.wait_until("/api/v1/namespaces/default/pods/broken", looping, WAIT_TIMEOUT).await.unwrap();
 
-    // A stopped kubelet answers no log; continued it does.
+    // a suspended kubelet serves no log until it is resumed
     node.signal(NodeProgram::Kubelet, Signal::Stop).unwrap();
-    let silent =
+    let result =
         tokio::time::timeout(Duration::from_millis(500), client.text(&format!("{talker}/log"))).await;
-    assert!(silent.is_err(), "{silent:?}");
+    assert!(result.is_err(), "{result:?}");
     node.signal(NodeProgram::Kubelet, Signal::Cont).unwrap();
     assert!(client.text(&format!("{talker}/log")).await.unwrap().contains("talker says line 2"));
 
-    // After a power cut nothing of it is left in the machine, and it boots again on its old disk.
+    // after a power cut nothing of the node remains on the machine, and it boots again with its existing disk
     let slot = fs::read_to_string(plane.dir().unwrap().join("node-0/slot")).unwrap();
     let bridge = format!("/sys/class/net/ph{}", slot.trim());
     assert!(fs::exists(&bridge).unwrap());
@@ -50,12 +50,12 @@ async fn a_pod_runs_and_its_log_is_readable() {
     let restarted = |pod: &Value| {
         running(pod) && pod["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)
     };
-    client.wait_until(talker, restarted, SOON).await.unwrap();
+    client.wait_until(talker, restarted, WAIT_TIMEOUT).await.unwrap();
     plane.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn the_shared_control_plane_gets_one_node() {
+async fn shared_control_plane_has_one_node() {
     let (one, two) = tokio::join!(shared_has_node(), shared_has_node());
     assert_eq!(one.unwrap(), two.unwrap());
     if shared_has_node().await.unwrap() {

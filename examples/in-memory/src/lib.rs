@@ -1,6 +1,5 @@
-//! The ports that an embedder of `pilothouse-core` writes, in the shortest form that keeps their promises: an audit
-//! trail and a registry of clusters in memory ([`Memory`]), and what the process lends ([`Process`]). They forget
-//! everything when it ends.
+//! Minimal implementation of the ports that an embedder of `pilothouse-core` provides: an audit trail and a cluster
+//! registry in memory ([`Memory`]), and the process ports ([`Process`]). All state is lost when the process ends.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +24,7 @@ use pilothouse_core::{
     inventory::{Row, select},
 };
 
-/// Clusters, how they are reached, and what was done to them.
+/// Clusters, their connections, and their operations.
 #[derive(Default)]
 pub struct Memory(Mutex<State>);
 
@@ -55,7 +54,7 @@ impl State {
         }
     }
 
-    /// A change of ours and its row are one step, as they are one transaction in a database.
+    /// A local change and its audit row are one step, as they are one transaction in a database.
     fn done(&mut self, permit: &Permit, cluster: ClusterId) {
         if let Some(operation) = permit.operation() {
             self.begin(&Operation { cluster_id: Some(cluster), ..operation.clone() });
@@ -88,7 +87,7 @@ impl AuditTrail for Memory {
         Ok(())
     }
 
-    /// No process before this one has left anything behind.
+    /// Nothing to close: no earlier process has left operations behind.
     async fn close_orphans(&self, _: Timestamp) -> Result<u64> {
         Ok(0)
     }
@@ -134,7 +133,7 @@ impl ClusterRegistry for Memory {
     }
 
     async fn update(&self, _: &Permit, _: ClusterPatch, _: Timestamp) -> Result<Cluster> {
-        Err(Error::internal("here clusters are registered and forgotten, never changed"))
+        Err(Error::internal("this example does not support changes of a cluster"))
     }
 
     async fn delete(&self, permit: &Permit) -> Result<()> {
@@ -164,7 +163,7 @@ impl Connections for Memory {
     }
 }
 
-/// What the process lends: its clocks, its randomness, its tasks (on tokio).
+/// Process ports: clocks, random source and task spawner (tokio).
 pub struct Process(Instant);
 
 impl Default for Process {
@@ -187,13 +186,13 @@ impl Clock for Process {
 
 impl Rng for Process {
     fn fill(&self, buffer: &mut [u8]) {
-        getrandom::fill(buffer).expect("the operating system has randomness");
+        getrandom::fill(buffer).expect("random bytes from the operating system");
     }
 }
 
 #[async_trait]
 impl Spawner for Process {
-    /// Detached: the caller may go away, the task does not. A service that ends waits for its tasks first.
+    /// Detached: the task continues if the caller is dropped. A service waits for its tasks before it exits.
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         tokio::spawn(task);
     }
@@ -202,7 +201,7 @@ impl Spawner for Process {
         tokio::time::sleep(duration).await;
     }
 
-    /// A service bounds how many of these run at once.
+    /// A service limits how many of these run concurrently.
     async fn compute(&self, work: Computation) -> Result<()> {
         let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|error| Error::internal(format!("a computation: {error}")))

@@ -1,9 +1,9 @@
-//! A service that embeds `pilothouse-core` and brings everything else itself: roles, the gate and the audit trail are
-//! Pilothouse's; the "cluster" is a list of namespaces in memory. Of the product's ports it fills only those that
-//! stand behind the use cases it takes.
+//! A service that embeds `pilothouse-core` and provides everything else itself. Roles, the gate and the audit trail
+//! are Pilothouse's; the "cluster" is a list of namespaces in memory. It implements only the ports of the use cases
+//! that it needs.
 //!
 //! `cargo run -p example-in-memory`
-#![allow(clippy::print_stdout, reason = "this is a command line")]
+#![allow(clippy::print_stdout, reason = "a command-line program")]
 
 use std::{
     collections::BTreeSet,
@@ -32,14 +32,14 @@ use pilothouse_core::{
 };
 use serde_json::{json, value::to_raw_value};
 
-/// A cluster of our own making: the names of its namespaces.
+/// A toy cluster: the names of its namespaces.
 struct Toy {
     namespaces: Mutex<BTreeSet<String>>,
     clock: Arc<Process>,
 }
 
 impl Toy {
-    /// A namespace as a Kubernetes API server would write it; core projects it to its row.
+    /// A namespace as a Kubernetes API server would return it; core projects it to its row.
     fn row(name: &str) -> Result<NamespaceRow> {
         let object = json!({"metadata": {"name": name}, "status": {"phase": "Active"}});
         let object = to_raw_value(&object).map_err(|error| Error::internal(error.to_string()))?;
@@ -62,7 +62,7 @@ impl Inventory for Toy {
 #[async_trait]
 impl NamespaceApi for Toy {
     async fn create(&self, permit: &Permit, _: &Labels) -> Result<NamespaceRow> {
-        // what may be done, and where, is in the permit: only the gate makes one
+        // the permit determines what may be done and where; only the gate creates permits
         let name = permit.namespace()?.to_string();
         let mut namespaces = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
         if !namespaces.insert(name.clone()) {
@@ -106,7 +106,7 @@ impl ClusterProbe for Toy {
     async fn connection_changed(&self, _: ClusterId) {}
 }
 
-/// Somebody whom this service has authenticated in its own way.
+/// A caller whom this service has authenticated by its own means.
 fn caller(id: i64, name: &str, role: Role) -> Caller {
     Caller { user_id: Some(UserId(id)), role: Some(role), ..Caller::anonymous(name, Origin::default()) }
 }

@@ -1,13 +1,13 @@
-//! The example runs, and says what its source promises.
+//! Runs the example and compares its output.
 #![allow(clippy::disallowed_methods, reason = "a test starts the example")]
 
 use std::process::Command;
 
 #[test]
-fn it_registers_changes_lists_refuses_and_records() {
-    let output = Command::new(env!("CARGO_BIN_EXE_example-in-memory")).output().expect("it runs");
+fn example_registers_changes_lists_refuses_and_records() {
+    let output = Command::new(env!("CARGO_BIN_EXE_example-in-memory")).output().expect("example starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let said = String::from_utf8(output.stdout).expect("text");
+    let stdout = String::from_utf8(output.stdout).expect("UTF-8 output");
     let expected = [
         "registered toy town (v0.0.1-toy), Online",
         "made payments (Active)",
@@ -18,5 +18,5 @@ fn it_registers_changes_lists_refuses_and_records() {
         "audit 2: ann create namespace payments -> success",
         "audit 1: ann create cluster toy town -> success",
     ];
-    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(stdout.lines().collect::<Vec<_>>(), expected);
 }

@@ -1,9 +1,9 @@
-//! Pilothouse's rules and its way to a cluster, without its HTTP and its database: lists the workloads of the cluster that
-//! a kubeconfig leads to, scales one through the gate, and prints the audit trail. The operation's id is the `Audit-ID`
-//! in the cluster's own audit log.
+//! Pilothouse's core and Kubernetes client without HTTP and database: lists the workloads of the cluster of a
+//! kubeconfig, scales one through the gate, and prints the audit trail. The operation's id is the `Audit-ID` in the
+//! cluster's own audit log.
 //!
 //! `cargo run -p example-one-cluster -- KUBECONFIG NAMESPACE DEPLOYMENT REPLICAS`
-#![allow(clippy::print_stdout, reason = "this is a command line")]
+#![allow(clippy::print_stdout, reason = "a command-line program")]
 
 use std::{env, error::Error as StdError, fs, sync::Arc};
 
@@ -20,7 +20,7 @@ use pilothouse_core::{
 };
 use pilothouse_kube::{EgressRules, KubeClusters, KubeSettings};
 
-/// The use cases that this program takes.
+/// The use cases of this program.
 struct Pilothouse {
     clusters: Clusters,
     lists: Lists,
@@ -31,7 +31,7 @@ struct Pilothouse {
 impl Pilothouse {
     fn new() -> Self {
         let (process, memory) = (Arc::new(Process::default()), Arc::new(Memory::default()));
-        // whoever may read the kubeconfig could reach a cluster on this machine anyway
+        // a user who can read the kubeconfig can reach a cluster on this machine anyway
         let egress = EgressRules { allow_loopback: true, ..EgressRules::default() };
         let settings = KubeSettings { egress, ..KubeSettings::default() };
         let kube = Arc::new(KubeClusters::new(settings, memory.clone(), process.clone()));
@@ -66,7 +66,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
     let pilothouse = Pilothouse::new();
     let caller = Caller::command_line("example");
 
-    // the connection is tried first; without success nothing is stored
+    // the connection is tested first; if the test fails nothing is stored
     let cluster = NewCluster {
         name: ClusterName::new("mine").map_err(|reason| format!("the cluster's name is {reason}"))?,
         description: String::new(),
@@ -81,7 +81,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
     let cluster = pilothouse.clusters.create(&caller, cluster).await?.value;
     println!("cluster {} {}", cluster.name, cluster.version.unwrap_or_default());
 
-    // as the query of `GET /api/k8s/workloads` reads
+    // the query parameters of `GET /api/k8s/workloads`
     let query = [
         ("cluster_id".to_owned(), cluster.id.to_string()),
         ("namespace".to_owned(), namespace.to_string()),
@@ -99,7 +99,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
         Err(refused) => println!("not scaled: {refused}"),
     }
 
-    // what the change has become is in the trail either way
+    // the trail contains the outcome of the change in either case
     for row in pilothouse.trail.operations(&OperationQuery::parse(&[])?).await?.logs {
         let what = format!("{} {}", row.operation_type, row.resource_name.unwrap_or_default());
         println!("{} {}: {what}, {}", row.operation_id, row.username, row.status.as_str());

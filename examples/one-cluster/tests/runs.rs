@@ -1,5 +1,5 @@
-//! The example against a real control plane: what it prints, and what the cluster says of it.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! The example against a real control plane: its output, and the state and audit log of the cluster.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a test starts the example")]
 
 use std::process::{Command, Output};
@@ -12,8 +12,8 @@ fn run(plane: &ControlPlane, arguments: [&str; 3]) -> Output {
 }
 
 #[tokio::test]
-async fn it_lists_scales_and_records() {
-    // without controllers nothing else acts on what it does
+async fn example_lists_scales_and_records() {
+    // without controllers, so that only the example changes objects
     let plane = ControlPlane::builder().controllers(false).start().await.unwrap();
     let admin = plane.client();
     for object in [
@@ -25,11 +25,11 @@ async fn it_lists_scales_and_records() {
     }
 
     let output = run(&plane, ["shop", "web", "5"]);
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
     let version = admin.get("/version").await.unwrap()["gitVersion"].as_str().unwrap().to_owned();
-    let lines: Vec<_> = said.lines().collect();
-    let [cluster, db, web, scaled, scale, create] = &lines[..] else { panic!("{said}") };
+    let lines: Vec<_> = stdout.lines().collect();
+    let [cluster, db, web, scaled, scale, create] = &lines[..] else { panic!("{stdout}") };
     assert_eq!(*cluster, format!("cluster mine {version}"));
     assert_eq!(*db, r#""statefulset" db: 1 wanted, "progressing""#);
     assert_eq!(*web, r#""deployment" web: 2 wanted, "progressing""#);
@@ -43,10 +43,10 @@ async fn it_lists_scales_and_records() {
     let events = plane.audit_events().unwrap();
     assert!(events.iter().any(|event| event.audit_id == id && event.verb == "patch"), "{id} is its Audit-ID");
 
-    // what is not there is refused by the cluster, and recorded all the same
+    // the cluster refuses a deployment that does not exist, and the refusal is recorded
     let output = run(&plane, ["shop", "nowhere", "1"]);
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("not scaled: RESOURCE_NOT_FOUND"), "{said}");
-    assert!(said.contains("cli:example: scale nowhere, failed"), "{said}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    assert!(stdout.contains("not scaled: RESOURCE_NOT_FOUND"), "{stdout}");
+    assert!(stdout.contains("cli:example: scale nowhere, failed"), "{stdout}");
 }

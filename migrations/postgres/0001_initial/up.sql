@@ -1,21 +1,21 @@
--- Ids are never used again: identities. Texts that are sorted compare by code point: COLLATE "C".
+-- Ids are never reused (identity columns). Text columns that are sorted compare by code point (COLLATE "C").
 
 CREATE TABLE install (
     id BIGINT PRIMARY KEY CHECK (id = 1),
     fingerprint TEXT NOT NULL,
-    -- of the key that all is being sealed with anew
+    -- fingerprint of the next master key while a key rotation runs
     next_fingerprint TEXT,
     created_at TIMESTAMPTZ NOT NULL
 );
 
--- Where a trail begins whose oldest entries retention has removed; signed.
+-- Signed start of a trail whose oldest entries retention has removed.
 CREATE TABLE audit_beginning (
     id BIGINT PRIMARY KEY CHECK (id = 1),
     seq BIGINT NOT NULL,
     line TEXT NOT NULL
 );
 
--- The chain: only ever added to; what lies before its beginning goes.
+-- Audit entries, a hash chain. Append-only, except that entries up to `audit_beginning.seq` may be deleted.
 CREATE TABLE audit_log (
     seq BIGINT PRIMARY KEY,
     operation_id TEXT NOT NULL,
@@ -54,7 +54,8 @@ CREATE TABLE audit_head (
 INSERT INTO audit_head (id, trail, seq, hash)
 VALUES (1, replace(gen_random_uuid()::text, '-', ''), 0, decode(repeat('00', 32), 'hex'));
 
--- What the chain was at a moment, signed. The one that the beginning hangs on stays.
+-- Signed checkpoints of the chain. Append-only, except that those before `audit_beginning.seq` may be deleted; the
+-- one that the start references stays.
 CREATE TABLE audit_checkpoints (
     seq BIGINT PRIMARY KEY,
     line TEXT NOT NULL
@@ -74,7 +75,7 @@ END $$;
 CREATE TRIGGER audit_checkpoints_are_never_cut AFTER DELETE ON audit_checkpoints
 REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION audit_checkpoints_go_before_the_beginning();
 
--- Where a new key takes over, signed by it: the entry `rekey` of that number.
+-- Key rotations of the trail, signed by the new key; `seq` is the number of the `rekey` entry.
 CREATE TABLE audit_handovers (
     seq BIGINT PRIMARY KEY,
     line TEXT NOT NULL
@@ -86,7 +87,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_only_added_to();
 CREATE TRIGGER audit_handovers_are_never_cut AFTER DELETE ON audit_handovers
 REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION audit_log_goes_from_its_beginning();
 
--- How far who is told of the trail as it grows has been told, and which server tells them.
+-- Delivery cursor of each webhook receiver, and the server that delivers.
 CREATE TABLE audit_receivers (
     name TEXT NOT NULL PRIMARY KEY,
     seq BIGINT NOT NULL,
@@ -94,7 +95,7 @@ CREATE TABLE audit_receivers (
     instance TEXT NOT NULL
 );
 
--- One row per operation, for lists; could be made again from the chain.
+-- One row per operation, for lists. Can be rebuilt from `audit_log`.
 CREATE TABLE operations (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     operation_id TEXT COLLATE "C" NOT NULL UNIQUE,
@@ -126,11 +127,11 @@ CREATE INDEX operations_user ON operations (user_id, id, created_at);
 CREATE INDEX operations_username ON operations (username, id, created_at);
 CREATE INDEX operations_status ON operations (status, id);
 
--- Which server processes live: what another one left pending is an orphan.
+-- Leases of running server processes. A pending operation of an instance without a lease is an orphan.
 CREATE TABLE leases (
     instance TEXT NOT NULL PRIMARY KEY,
     expires_at TIMESTAMPTZ NOT NULL,
-    -- the next key that it holds besides the one in use
+    -- fingerprint of the next master key, if this server has it
     next_fingerprint TEXT
 );
 
@@ -168,11 +169,11 @@ CREATE TABLE clusters (
     created_at TIMESTAMPTZ NOT NULL,
     updated_at TIMESTAMPTZ NOT NULL,
     last_connected_at TIMESTAMPTZ,
-    -- when a server last set out to see how it is
+    -- when a server last claimed a probe of the cluster
     visited_at TIMESTAMPTZ NOT NULL
 );
 
--- Which role a user has where; no cluster is all clusters, no namespace all namespaces.
+-- Role bindings. NULL means all clusters, or all namespaces.
 CREATE TABLE bindings (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     user_id BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
@@ -184,7 +185,7 @@ CREATE TABLE bindings (
 CREATE UNIQUE INDEX bindings_where ON bindings (user_id, coalesce(cluster_id, 0), coalesce(namespace, ''));
 CREATE INDEX bindings_cluster ON bindings (cluster_id);
 
--- A session that ended is a row that is gone.
+-- Sessions. Ending a session deletes its row.
 CREATE TABLE sessions (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     cookie BYTEA NOT NULL UNIQUE,
@@ -220,7 +221,7 @@ CREATE TABLE throttles (
 
 CREATE INDEX throttles_updated_at ON throttles (updated_at);
 
--- From where a user has signed in: an IPv4 address, or an IPv6 network of 64 bits. A few of each user.
+-- Addresses from which a user has logged in: an IPv4 address, or an IPv6 network of 64 bits. A few per user.
 CREATE TABLE login_addresses (
     user_id BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
     address TEXT NOT NULL,
@@ -228,7 +229,8 @@ CREATE TABLE login_addresses (
     PRIMARY KEY (user_id, address)
 );
 
--- A key whose answer is remembered. No instance: nobody works on it any more. Request and reply are sealed.
+-- Idempotency keys and their stored responses. `instance` is NULL when no process executes the request. Request and
+-- reply are sealed.
 CREATE TABLE idempotency_keys (
     id TEXT NOT NULL PRIMARY KEY,
     user_id BIGINT NOT NULL,

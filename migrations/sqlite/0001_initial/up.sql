@@ -1,21 +1,21 @@
--- Times are microseconds since 1970 (UTC). Ids are never used again: AUTOINCREMENT.
+-- Times are microseconds since 1970 (UTC). Ids are never reused (AUTOINCREMENT).
 
 CREATE TABLE install (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     fingerprint TEXT NOT NULL,
-    -- of the key that all is being sealed with anew
+    -- fingerprint of the next master key while a key rotation runs
     next_fingerprint TEXT,
     created_at INTEGER NOT NULL
 ) STRICT;
 
--- Where a trail begins whose oldest entries retention has removed; signed.
+-- Signed start of a trail whose oldest entries retention has removed.
 CREATE TABLE audit_beginning (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     seq INTEGER NOT NULL,
     line TEXT NOT NULL
 ) STRICT;
 
--- The chain: only ever added to; what lies before its beginning goes.
+-- Audit entries, a hash chain. Append-only, except that entries up to `audit_beginning.seq` may be deleted.
 CREATE TABLE audit_log (
     seq INTEGER PRIMARY KEY,
     operation_id TEXT NOT NULL,
@@ -43,7 +43,8 @@ CREATE TABLE audit_head (
 
 INSERT INTO audit_head (id, trail, seq, hash) VALUES (1, lower(hex(randomblob(16))), 0, zeroblob(32));
 
--- What the chain was at a moment, signed. The one that the beginning hangs on stays.
+-- Signed checkpoints of the chain. Append-only, except that those before `audit_beginning.seq` may be deleted; the
+-- one that the start references stays.
 CREATE TABLE audit_checkpoints (
     seq INTEGER PRIMARY KEY,
     line TEXT NOT NULL
@@ -56,7 +57,7 @@ CREATE TRIGGER audit_checkpoints_are_never_cut BEFORE DELETE ON audit_checkpoint
 WHEN OLD.seq >= coalesce((SELECT seq FROM audit_beginning), 0)
 BEGIN SELECT RAISE(ABORT, 'audit_checkpoints is only ever added to'); END;
 
--- Where a new key takes over, signed by it: the entry `rekey` of that number.
+-- Key rotations of the trail, signed by the new key; `seq` is the number of the `rekey` entry.
 CREATE TABLE audit_handovers (
     seq INTEGER PRIMARY KEY,
     line TEXT NOT NULL
@@ -69,7 +70,7 @@ CREATE TRIGGER audit_handovers_are_never_cut BEFORE DELETE ON audit_handovers
 WHEN OLD.seq > coalesce((SELECT seq FROM audit_beginning), 0)
 BEGIN SELECT RAISE(ABORT, 'audit_handovers is only ever added to'); END;
 
--- How far who is told of the trail as it grows has been told, and which server tells them.
+-- Delivery cursor of each webhook receiver, and the server that delivers.
 CREATE TABLE audit_receivers (
     name TEXT NOT NULL PRIMARY KEY,
     seq INTEGER NOT NULL,
@@ -77,7 +78,7 @@ CREATE TABLE audit_receivers (
     instance TEXT NOT NULL
 ) STRICT;
 
--- One row per operation, for lists; could be made again from the chain.
+-- One row per operation, for lists. Can be rebuilt from `audit_log`.
 CREATE TABLE operations (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     operation_id TEXT NOT NULL UNIQUE,
@@ -109,11 +110,11 @@ CREATE INDEX operations_user ON operations (user_id, id, created_at);
 CREATE INDEX operations_username ON operations (username, id, created_at);
 CREATE INDEX operations_status ON operations (status, id);
 
--- Which server processes live: what another one left pending is an orphan.
+-- Leases of running server processes. A pending operation of an instance without a lease is an orphan.
 CREATE TABLE leases (
     instance TEXT NOT NULL PRIMARY KEY,
     expires_at INTEGER NOT NULL,
-    -- the next key that it holds besides the one in use
+    -- fingerprint of the next master key, if this server has it
     next_fingerprint TEXT
 ) STRICT;
 
@@ -151,11 +152,11 @@ CREATE TABLE clusters (
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     last_connected_at INTEGER,
-    -- when a server last set out to see how it is
+    -- when a server last claimed a probe of the cluster
     visited_at INTEGER NOT NULL
 ) STRICT;
 
--- Which role a user has where; no cluster is all clusters, no namespace all namespaces.
+-- Role bindings. NULL means all clusters, or all namespaces.
 CREATE TABLE bindings (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     user_id INTEGER NOT NULL REFERENCES users ON DELETE CASCADE,
@@ -167,7 +168,7 @@ CREATE TABLE bindings (
 CREATE UNIQUE INDEX bindings_where ON bindings (user_id, coalesce(cluster_id, 0), coalesce(namespace, ''));
 CREATE INDEX bindings_cluster ON bindings (cluster_id);
 
--- A session that ended is a row that is gone.
+-- Sessions. Ending a session deletes its row.
 CREATE TABLE sessions (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     cookie BLOB NOT NULL UNIQUE,
@@ -203,7 +204,7 @@ CREATE TABLE throttles (
 
 CREATE INDEX throttles_updated_at ON throttles (updated_at);
 
--- From where a user has signed in: an IPv4 address, or an IPv6 network of 64 bits. A few of each user.
+-- Addresses from which a user has logged in: an IPv4 address, or an IPv6 network of 64 bits. A few per user.
 CREATE TABLE login_addresses (
     user_id INTEGER NOT NULL REFERENCES users ON DELETE CASCADE,
     address TEXT NOT NULL,
@@ -211,7 +212,8 @@ CREATE TABLE login_addresses (
     PRIMARY KEY (user_id, address)
 ) STRICT;
 
--- A key whose answer is remembered. No instance: nobody works on it any more. Request and reply are sealed.
+-- Idempotency keys and their stored responses. `instance` is NULL when no process executes the request. Request and
+-- reply are sealed.
 CREATE TABLE idempotency_keys (
     id TEXT NOT NULL PRIMARY KEY,
     user_id INTEGER NOT NULL,

@@ -1,5 +1,5 @@
-//! A clock that jumps, as after a long pause of a virtual machine or a wrong time server. The server is given one that a
-//! file sets (libfaketime); its monotonic clock goes on, as the kernel's does.
+//! A clock that jumps, as after a long pause of a virtual machine or with a wrong time server. libfaketime sets the
+//! server's wall clock from a file; its monotonic clock is not changed.
 
 use std::{env, fs, path::PathBuf};
 
@@ -7,21 +7,23 @@ use pilothouse_testbed::{Folder, workloads};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::LATEST;
-use crate::support::{Client, Install, RECOVERY, Server, apply, cluster, light, within};
+use super::RESPONSE_TIMEOUT;
+use crate::support::{
+    Client, Install, RECOVERY_TIMEOUT, Server, apply, control_plane, register_cluster, within,
+};
 
-/// Debian's libfaketime; none, said aloud, where it is missing. CI has it.
+/// The path of Debian's libfaketime; `None`, with a message, if it is not installed. CI requires it.
 fn library() -> Option<PathBuf> {
-    let library = glob("/usr/lib", "faketime/libfaketimeMT.so.1");
+    let library = find_file("/usr/lib", "faketime/libfaketimeMT.so.1");
     if library.is_none() {
         assert!(env::var_os("CI").is_none(), "CI has libfaketime");
-        eprintln!("SKIPPED a clock that jumps: it takes libfaketime (Debian: libfaketime)");
+        eprintln!("SKIPPED a clock that jumps: needs libfaketime (Debian: libfaketime)");
     }
     library
 }
 
-/// A file in any folder of a folder.
-fn glob(folder: &str, file: &str) -> Option<PathBuf> {
+/// Searches for a file in all direct subfolders.
+fn find_file(folder: &str, file: &str) -> Option<PathBuf> {
     let folders = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path().join(file));
     folders.into_iter().find(|path| path.exists())
 }
@@ -30,17 +32,17 @@ async fn scale(admin: &Client, cluster: i64, replicas: u32) {
     let body = json!({
         "cluster_id": cluster, "namespace": "default", "type": "deployment", "name": "web", "replicas": replicas,
     });
-    let answer = admin.post("/api/k8s/workloads/scale", body);
-    timeout(LATEST, answer).await.expect("an answer in time").data();
+    let response = admin.post("/api/k8s/workloads/scale", body);
+    timeout(RESPONSE_TIMEOUT, response).await.expect("response before the timeout").data();
 }
 
-/// Signed in anew: a session from a time that has not come yet is none, and an old one may have expired.
+/// Signs in again: a session that starts in the future is invalid, and an old one may have expired.
 async fn signed_in(server: &Server) -> Client {
-    timeout(LATEST, server.admin()).await.expect("a session in time")
+    timeout(RESPONSE_TIMEOUT, server.admin()).await.expect("a session before the timeout")
 }
 
 #[tokio::test]
-async fn a_clock_that_jumps_ten_minutes_loses_nothing() {
+async fn clock_jump_of_ten_minutes_loses_no_operation() {
     let Some(library) = library() else { return };
     let folder = Folder::create().unwrap();
     let clock = folder.path().join("clock");
@@ -50,17 +52,17 @@ async fn a_clock_that_jumps_ten_minutes_loses_nothing() {
         fs::rename(new, &clock).unwrap();
     };
     set("+0");
-    let plane = light().await;
+    let plane = control_plane().await;
     apply(&plane.client(), &[workloads::deployment("default", "web", 1)]).await;
     let install = Install::new()
         .set("PROBE_INTERVAL", "1s")
-        .variable("LD_PRELOAD", library.to_str().unwrap())
-        .variable("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap())
-        .variable("FAKETIME_NO_CACHE", "1")
-        .variable("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        .env("LD_PRELOAD", library.to_str().unwrap())
+        .env("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap())
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     let server = install.start().await;
     let mut admin = server.admin().await;
-    let id = cluster(&admin, "steady", &plane).await;
+    let id = register_cluster(&admin, "steady", &plane).await;
     scale(&admin, id, 1).await;
     let connected = async |admin: &Client| {
         let rows = admin.rows("/api/k8s/clusters", "clusters").await;
@@ -73,23 +75,26 @@ async fn a_clock_that_jumps_ten_minutes_loses_nothing() {
         set(offset);
         admin = signed_in(&server).await;
         scale(&admin, id, replicas).await;
-        let listed = within(RECOVERY, "a current list", async || {
-            let data = timeout(LATEST, admin.get(&list)).await.expect("an answer in time").data();
+        let listed = within(RECOVERY_TIMEOUT, "a current list", async || {
+            let data = timeout(RESPONSE_TIMEOUT, admin.get(&list))
+                .await
+                .expect("response before the timeout")
+                .data();
             (data["stale"] == false).then_some(data)
         })
         .await;
         assert_eq!(listed["workloads"][0]["replicas"], replicas, "read-your-writes at {offset}");
-        within(3 * RECOVERY, "the prober's next visit", async || {
+        within(3 * RECOVERY_TIMEOUT, "the next probe", async || {
             connected(&admin).await.filter(|now| Some(now) != before.as_ref())
         })
         .await;
     }
 
-    let told = admin.operations("operation_type=scale").await;
-    let made: Vec<_> = told.iter().map(|row| row["details"].as_str().unwrap()).collect();
+    let operations = admin.operations("operation_type=scale").await;
+    let replicas_details: Vec<_> = operations.iter().map(|row| row["details"].as_str().unwrap()).collect();
     let expected = ["replicas=5", "replicas=4", "replicas=3", "replicas=2", "replicas=1"];
-    assert_eq!(made, expected, "newest first is the order in which they were made");
-    assert!(told.iter().all(|row| row["status"] == "success"), "{told:?}");
+    assert_eq!(replicas_details, expected, "newest first, in the order of the changes");
+    assert!(operations.iter().all(|row| row["status"] == "success"), "{operations:?}");
     let verified = admin.get("/api/k8s/audit/verify").await.data();
     assert_eq!(verified["valid"], true, "{verified}");
 }

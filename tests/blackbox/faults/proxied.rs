@@ -1,4 +1,4 @@
-//! Clusters whose way or API server misbehaves, each in its own manner and all at once, while another is used.
+//! Faults between Pilothouse and a cluster, all at the same time, while another cluster is used.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -10,63 +10,63 @@ use pilothouse_testbed::{ControlPlane, Fault, FaultProxy, ServingCertificate, wo
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::{LATEST, MEMORY, reading_through};
-use crate::support::{Answer, Client, Install, RECOVERY, apply, light, within};
+use super::{MAX_MEMORY_GROWTH_BYTES, RESPONSE_TIMEOUT, without_list_cache};
+use crate::support::{ApiResponse, Client, Install, RECOVERY_TIMEOUT, apply, control_plane, within};
 
-/// What a fault looks like to callers.
-struct Trouble {
+/// A fault and the responses that clients get during it.
+struct FaultCase {
     name: &'static str,
     fault: Fault,
-    /// The codes of a list; empty for a success.
+    /// Allowed error codes of a list; empty for success.
     reads: &'static [&'static str],
-    /// The codes of a change, and what its trail says.
+    /// Allowed error codes of a change.
     changes: &'static [&'static str],
-    statuses: &'static [&'static str],
+    trail_statuses: &'static [&'static str],
 }
 
 const SLOW: Fault = Fault::Slow { delay: Duration::from_millis(800), spread: Duration::from_millis(200) };
 
-const TROUBLES: [Trouble; 6] = [
-    Trouble {
+const FAULT_CASES: [FaultCase; 6] = [
+    FaultCase {
         name: "silent",
         fault: Fault::Swallow,
         reads: &["TIMEOUT_ERROR", "CONNECTION_ERROR"],
         changes: &["TIMEOUT_ERROR", "CONNECTION_ERROR"],
-        statuses: &["failed", "unknown"],
+        trail_statuses: &["failed", "unknown"],
     },
-    Trouble {
+    FaultCase {
         name: "cut",
         fault: Fault::Cut,
         reads: &["CONNECTION_ERROR"],
         changes: &["CONNECTION_ERROR"],
-        statuses: &["failed", "unknown"],
+        trail_statuses: &["failed", "unknown"],
     },
-    Trouble { name: "slow", fault: SLOW, reads: &[""], changes: &[""], statuses: &["success"] },
-    Trouble {
+    FaultCase { name: "slow", fault: SLOW, reads: &[""], changes: &[""], trail_statuses: &["success"] },
+    FaultCase {
         name: "narrow",
         fault: Fault::Narrow(20_000),
         reads: &[""],
         changes: &[""],
-        statuses: &["success"],
+        trail_statuses: &["success"],
     },
-    Trouble {
+    FaultCase {
         name: "limiting",
         fault: Fault::Answer(429),
         reads: &["RATE_LIMITED"],
         changes: &["RATE_LIMITED"],
-        statuses: &["failed"],
+        trail_statuses: &["failed"],
     },
-    Trouble {
+    FaultCase {
         name: "failing",
         fault: Fault::Answer(500),
         reads: &["CONNECTION_ERROR"],
         changes: &["CONNECTION_ERROR"],
-        statuses: &["unknown", "failed"],
+        trail_statuses: &["unknown", "failed"],
     },
 ];
 
-fn code(answer: &Answer) -> String {
-    answer.body["error_code"].as_str().unwrap_or_default().to_owned()
+fn code(response: &ApiResponse) -> String {
+    response.body["error_code"].as_str().unwrap_or_default().to_owned()
 }
 
 async fn register(admin: &Client, name: &str, kubeconfig: String) -> i64 {
@@ -74,49 +74,49 @@ async fn register(admin: &Client, name: &str, kubeconfig: String) -> i64 {
     admin.post("/api/k8s/clusters", body).await.data()["cluster"]["id"].as_i64().unwrap()
 }
 
-async fn list(admin: &Client, id: i64) -> Answer {
+async fn list(admin: &Client, id: i64) -> ApiResponse {
     let path = format!("/api/k8s/workloads?cluster_id={id}&namespace=default");
-    timeout(LATEST, admin.get(&path)).await.expect("an answer within the deadlines")
+    timeout(RESPONSE_TIMEOUT, admin.get(&path)).await.expect("response before the timeout")
 }
 
-async fn scale(admin: &Client, id: i64, name: &str, replicas: u32) -> Answer {
+async fn scale(admin: &Client, id: i64, name: &str, replicas: u32) -> ApiResponse {
     let body = json!({
         "cluster_id": id, "namespace": "default", "type": "deployment", "name": name, "replicas": replicas,
     });
-    timeout(LATEST, admin.post("/api/k8s/workloads/scale", body))
+    timeout(RESPONSE_TIMEOUT, admin.post("/api/k8s/workloads/scale", body))
         .await
-        .expect("an answer within the deadlines")
+        .expect("response before the timeout")
 }
 
-/// One cluster's trouble, from its beginning to after its end.
-async fn go_through(trouble: &Trouble, plane: &ControlPlane, admin: &Client) {
-    let Trouble { name, fault, reads, changes, statuses } = trouble;
+/// Runs one case: before, during and after its fault.
+async fn run_case(case: &FaultCase, plane: &ControlPlane, admin: &Client) {
+    let FaultCase { name, fault, reads, changes, trail_statuses } = case;
     let proxy = FaultProxy::before(plane).await.unwrap();
     let id = register(admin, name, proxy.kubeconfig()).await;
     list(admin, id).await.data();
     proxy.set(*fault);
     for n in 0..3 {
-        let answer = list(admin, id).await;
-        assert!(reads.contains(&&*code(&answer)), "{name}, list {n}: {answer}");
-        if answer.status != 200 {
-            assert_eq!(answer.body["context"]["source"], "cluster", "{answer}");
+        let response = list(admin, id).await;
+        assert!(reads.contains(&&*code(&response)), "{name}, list {n}: {response}");
+        if response.status != 200 {
+            assert_eq!(response.body["context"]["source"], "cluster", "{response}");
         }
     }
-    let answer = scale(admin, id, name, 3).await;
-    assert!(changes.contains(&&*code(&answer)), "{name}, scale: {answer}");
+    let response = scale(admin, id, name, 3).await;
+    assert!(changes.contains(&&*code(&response)), "{name}, scale: {response}");
     let trail = admin.operations(format!("cluster_id={id}&operation_type=scale")).await;
-    let told = trail[0]["status"].as_str().unwrap();
-    assert!(statuses.contains(&told), "{name}: {told}");
-    // many more, whoever they are, and none of them for long
-    let more = join_all((0..40).map(|_| list(admin, id))).await;
-    for answer in &more {
-        // so many may find no place in time, or the circuit open
+    let status = trail[0]["status"].as_str().unwrap();
+    assert!(trail_statuses.contains(&status), "{name}: {status}");
+    // many more requests, none of which takes long
+    let more_responses = join_all((0..40).map(|_| list(admin, id))).await;
+    for response in &more_responses {
+        // so many may exceed the limit of the cluster, or find the circuit open
         let allowed = [*reads, &["SERVICE_UNAVAILABLE", "TIMEOUT_ERROR", "CONNECTION_ERROR"]].concat();
-        assert!(allowed.contains(&&*code(answer)), "{name}: {answer}");
+        assert!(allowed.contains(&&*code(response)), "{name}: {response}");
     }
 
     proxy.set(Fault::None);
-    within(RECOVERY, &format!("{name} is used again"), async || {
+    within(RECOVERY_TIMEOUT, &format!("{name} responds again"), async || {
         (list(admin, id).await.status == 200).then_some(())
     })
     .await;
@@ -125,51 +125,51 @@ async fn go_through(trouble: &Trouble, plane: &ControlPlane, admin: &Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_befalls_the_way_to_a_cluster_is_told_soon_and_over_soon() {
-    let (troubled, well) = tokio::join!(light(), light());
-    for trouble in &TROUBLES {
-        apply(&troubled.client(), &[workloads::deployment("default", trouble.name, 1)]).await;
+async fn connection_faults_are_reported_and_recovered_from_in_time() {
+    let (faulty, healthy) = tokio::join!(control_plane(), control_plane());
+    for case in &FAULT_CASES {
+        apply(&faulty.client(), &[workloads::deployment("default", case.name, 1)]).await;
     }
-    apply(&well.client(), &[workloads::deployment("default", "web", 1)]).await;
+    apply(&healthy.client(), &[workloads::deployment("default", "web", 1)]).await;
     let deadlines =
         Install::new().set("READ_DEADLINE", "8s").set("WRITE_DEADLINE", "8s").set("TEST_DEADLINE", "8s");
-    let server = reading_through(deadlines).start().await;
+    let server = without_list_cache(deadlines).start().await;
     let admin = server.admin().await;
-    let fine = register(&admin, "well", well.kubeconfig()).await;
-    list(&admin, fine).await.data();
+    let healthy_id = register(&admin, "well", healthy.kubeconfig()).await;
+    list(&admin, healthy_id).await.data();
     let before = server.memory();
 
-    let over = AtomicBool::new(false);
-    let meanwhile = async {
-        let (mut answers, mut replicas) = (0, 1);
-        while !over.load(Ordering::Acquire) {
-            list(&admin, fine).await.data();
+    let finished = AtomicBool::new(false);
+    let healthy_load = async {
+        let (mut responses, mut replicas) = (0, 1);
+        while !finished.load(Ordering::Acquire) {
+            list(&admin, healthy_id).await.data();
             replicas = replicas % 5 + 1;
-            scale(&admin, fine, "web", replicas).await.data();
-            answers += 1;
+            scale(&admin, healthy_id, "web", replicas).await.data();
+            responses += 1;
         }
-        answers
+        responses
     };
-    let troubles = async {
-        join_all(TROUBLES.iter().map(|trouble| go_through(trouble, &troubled, &admin))).await;
-        over.store(true, Ordering::Release);
+    let cases = async {
+        join_all(FAULT_CASES.iter().map(|case| run_case(case, &faulty, &admin))).await;
+        finished.store(true, Ordering::Release);
     };
-    let (answers, ()) = tokio::join!(meanwhile, troubles);
-    assert!(answers > 5, "the one that is well answered {answers} times");
+    let (responses, ()) = tokio::join!(healthy_load, cases);
+    assert!(responses > 5, "the healthy cluster responded {responses} times");
     let grown = server.memory().saturating_sub(before);
-    assert!(grown < MEMORY, "it grew by {grown} bytes");
+    assert!(grown < MAX_MEMORY_GROWTH_BYTES, "memory grew by {grown} bytes");
     assert!(admin.operations("status=pending").await.is_empty());
     assert_eq!(admin.get("/readyz").await.status, 200);
 }
 
-/// Whether a kept list is known to be current; it is there, whatever happens.
+/// Reports whether a list is marked stale; the list itself must succeed.
 async fn is_stale(admin: &Client, id: i64) -> bool {
     list(admin, id).await.data()["stale"].as_bool().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_that_is_kept_is_read_on_through_all_of_it_and_says_that_it_is_stale() {
-    let plane = light().await;
+async fn cached_list_is_served_during_faults_and_marked_stale() {
+    let plane = control_plane().await;
     apply(&plane.client(), &[workloads::deployment("default", "web", 1)]).await;
     let server = Install::new().start().await;
     let admin = server.admin().await;
@@ -184,14 +184,14 @@ async fn a_list_that_is_kept_is_read_on_through_all_of_it_and_says_that_it_is_st
     let cases = faults.iter().map(|(name, fault, becomes_stale)| async move {
         let proxy = FaultProxy::before(plane).await.unwrap();
         let id = register(admin, name, proxy.kubeconfig()).await;
-        within(RECOVERY, &format!("{name}: a list that is kept"), async || {
+        within(RECOVERY_TIMEOUT, &format!("{name}: a cached list"), async || {
             (!is_stale(admin, id).await).then_some(())
         })
         .await;
         proxy.set(*fault);
         if *becomes_stale {
-            // silence is known as such after 25 s
-            within(LATEST, &format!("{name}: a stale list"), async || {
+            // silence is detected after 25 s
+            within(RESPONSE_TIMEOUT, &format!("{name}: the list is stale"), async || {
                 is_stale(admin, id).await.then_some(())
             })
             .await;
@@ -199,7 +199,7 @@ async fn a_list_that_is_kept_is_read_on_through_all_of_it_and_says_that_it_is_st
             list(admin, id).await.data();
         }
         proxy.set(Fault::None);
-        within(RECOVERY, &format!("{name}: a list that is current"), async || {
+        within(RECOVERY_TIMEOUT, &format!("{name}: the list is current"), async || {
             (!is_stale(admin, id).await).then_some(())
         })
         .await;
@@ -207,53 +207,53 @@ async fn a_list_that_is_kept_is_read_on_through_all_of_it_and_says_that_it_is_st
     join_all(cases).await;
 }
 
-fn cause(answer: &Answer) -> &str {
-    answer.body["context"]["cause"].as_str().unwrap_or_default()
+fn cause(response: &ApiResponse) -> &str {
+    response.body["context"]["cause"].as_str().unwrap_or_default()
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_another_authority_and_a_revoked_token_are_each_told_and_got_over() {
-    let plane = light().await;
+async fn certificate_and_token_changes_are_reported_and_recovered_from() {
+    let plane = control_plane().await;
     let everything = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
     let cluster = plane.client();
     let token = cluster.service_account_token("default", "robot", everything.clone()).await.unwrap();
-    let server = reading_through(Install::new()).start().await;
+    let server = without_list_cache(Install::new()).start().await;
     let admin = server.admin().await;
-    let registered = |token: &str| -> Value {
+    let connection = |token: &str| -> Value {
         json!({"auth_type": "token", "api_server": plane.server(), "token": token, "ca_certificate": plane.ca_pem()})
     };
-    let mut body = registered(&token);
+    let mut body = connection(&token);
     body["name"] = json!("changing");
     let id = admin.post("/api/k8s/clusters", body).await.data()["cluster"]["id"].as_i64().unwrap();
-    let becomes = async |what: &str, expected: &str| {
-        within(RECOVERY, what, async || {
-            let answer = list(&admin, id).await;
-            let found = if answer.status == 200 { "well" } else { cause(&answer) };
+    let wait_for = async |what: &str, expected: &str| {
+        within(RECOVERY_TIMEOUT, what, async || {
+            let response = list(&admin, id).await;
+            let found = if response.status == 200 { "well" } else { cause(&response) };
             (found == expected).then_some(())
         })
         .await;
     };
-    becomes("a first answer", "well").await;
+    wait_for("a first response", "well").await;
 
     plane.serve_with(ServingCertificate::Valid).await.unwrap();
-    becomes("an answer under a renewed certificate", "well").await;
+    wait_for("a response with a renewed certificate", "well").await;
     plane.serve_with(ServingCertificate::OtherAuthority).await.unwrap();
-    becomes("a refusal of another authority's certificate", "tls_untrusted").await;
+    wait_for("another authority's certificate is refused", "tls_untrusted").await;
     list(&admin, id).await.refused("CONNECTION_ERROR");
     plane.serve_with(ServingCertificate::Valid).await.unwrap();
-    becomes("an answer under a certificate that is trusted", "well").await;
+    wait_for("a response with the trusted certificate", "well").await;
 
     let account = "/api/v1/namespaces/default/serviceaccounts/robot";
     plane.client().delete(account).await.unwrap();
-    // the API server remembers for ten seconds that it was good
-    within(LATEST, "a refusal of the token", async || {
+    // the API server caches a successful token authentication for ten seconds
+    within(RESPONSE_TIMEOUT, "the token is refused", async || {
         (cause(&list(&admin, id).await) == "credential_rejected").then_some(())
     })
     .await;
     list(&admin, id).await.refused("CONNECTION_ERROR");
     let token = plane.client().service_account_token("default", "robot-2", everything).await.unwrap();
-    let mut body = registered(&token);
+    let mut body = connection(&token);
     body["id"] = json!(id);
     admin.post("/api/k8s/clusters/update", body).await.data();
-    becomes("an answer to a new token", "well").await;
+    wait_for("a response with a new token", "well").await;
 }

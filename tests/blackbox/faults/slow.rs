@@ -1,4 +1,4 @@
-//! Readers of logs that ask and then do not read.
+//! Log streams whose clients do not read.
 
 use std::time::Duration;
 
@@ -11,38 +11,42 @@ use tokio::{
     time::timeout,
 };
 
-use super::{LATEST, MEMORY};
+use super::{MAX_MEMORY_GROWTH_BYTES, RESPONSE_TIMEOUT};
 use crate::{
     logs::running_on,
     support::{Client, Install, PASSWORD, apply, eventually, within},
 };
 
-/// Readers, and how many streams a user and a server have at most.
-const READERS: usize = 1_000;
-const PER_USER: usize = 32;
-const STREAMS: usize = 512;
-/// After how long a reader that stands still loses its stream, and a little.
-const BLOCKED: Duration = Duration::from_secs(60);
+/// Clients, and the limits of streams per user and per server.
+const CLIENTS: usize = 1_000;
+const MAX_STREAMS_PER_USER: usize = 32;
+const MAX_STREAMS: usize = 512;
+/// The time after which a blocked stream is ended, with a margin.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Asks for a log, reads how that begins, and then nothing. The kernel keeps little for it.
-async fn stand_still(address: &str, path: &str, client: &Client) -> (u16, TcpStream) {
+/// Opens a log stream, reads the status line, and nothing else. The receive buffer is small.
+async fn open_without_reading(address: &str, path: &str, client: &Client) -> (u16, TcpStream) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4 << 10).unwrap();
-    let mut stream = timeout(LATEST, socket.connect(address.parse().unwrap())).await.unwrap().unwrap();
+    let mut stream =
+        timeout(RESPONSE_TIMEOUT, socket.connect(address.parse().unwrap())).await.unwrap().unwrap();
     let session = client.session.as_ref().expect("signed in");
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {}\r\nCookie: session_id={}\r\n\r\n",
         session.access_token, session.session_id
     );
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut begin = [0; 12];
-    timeout(LATEST, stream.read_exact(&mut begin)).await.expect("an answer in time").unwrap();
-    let status = std::str::from_utf8(&begin[9..]).unwrap().parse().unwrap();
+    let mut start = [0; 12];
+    timeout(RESPONSE_TIMEOUT, stream.read_exact(&mut start))
+        .await
+        .expect("response before the timeout")
+        .unwrap();
+    let status = std::str::from_utf8(&start[9..]).unwrap().parse().unwrap();
     (status, stream)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_readers_that_stand_still_cost_little_and_are_ended() {
+async fn thousand_stalled_log_streams_use_little_memory_and_are_ended() {
     let Some((plane, server, admin, id)) = running_on(Install::new(), "bb-slow").await else { return };
     let write = format!("yes {} | head -n 8000", "x".repeat(100));
     let mut pod = workloads::pod_running("bb-slow", "long", &["sh", "-c", &write]);
@@ -50,44 +54,44 @@ async fn a_thousand_readers_that_stand_still_cost_little_and_are_ended() {
     apply(&plane.client(), &[pod]).await;
     let path =
         format!("/api/k8s/pods/logs/stream?cluster_id={id}&namespace=bb-slow&pod_name=long&tail_lines=10000");
-    eventually("the log is there", async || {
+    eventually("the log is complete", async || {
         let logs = admin.get(path.replace("/stream", "")).await;
         (logs.status == 200 && logs.body["data"]["logs"].as_str()?.lines().count() == 8000).then_some(())
     })
     .await;
     let mut users = Vec::new();
-    for n in 0..READERS.div_ceil(PER_USER) {
+    for n in 0..CLIENTS.div_ceil(MAX_STREAMS_PER_USER) {
         let name = format!("reader-{n}");
         admin.add_user(&name, "viewer").await;
         users.push(server.client().sign_in(&name, PASSWORD).await);
     }
     let (before, files) = (server.memory(), server.open_files());
     let address = server.address.strip_prefix("http://").unwrap();
-    let readers: Vec<_> = stream::iter(0..READERS)
-        .map(|n| stand_still(address, &path, &users[n / PER_USER]))
+    let readers: Vec<_> = stream::iter(0..CLIENTS)
+        .map(|n| open_without_reading(address, &path, &users[n / MAX_STREAMS_PER_USER]))
         .buffer_unordered(16)
         .collect()
         .await;
-    let followed = readers.iter().filter(|(status, _)| *status == 200).count();
-    // of the first some may have lost theirs before the last came
-    assert!(followed >= STREAMS, "as many as there may be at once: {followed}");
-    assert!(
-        readers.iter().all(|(status, _)| [200, 503].contains(status)),
-        "the others are told to come later"
-    );
+    let opened = readers.iter().filter(|(status, _)| *status == 200).count();
+    // some streams may end before the last one opens
+    assert!(opened >= MAX_STREAMS, "the streams that the limit allows: {opened}");
+    assert!(readers.iter().all(|(status, _)| [200, 503].contains(status)), "the others get 503");
 
-    // a connection that was answered whole stays open for the keep-alive time, which is longer than what is measured here
+    // a connection with a complete response stays open for the keep-alive time, which is longer than this measurement
     let readers: Vec<_> = readers.into_iter().filter(|(status, _)| *status == 200).collect();
     for _ in 0..10 {
-        timeout(LATEST, admin.get("/api/k8s/clusters")).await.expect("an answer in time").data();
+        timeout(RESPONSE_TIMEOUT, admin.get("/api/k8s/clusters"))
+            .await
+            .expect("response before the timeout")
+            .data();
     }
-    within(BLOCKED, "the end of those that do not read", async || {
+    within(STALL_TIMEOUT, "the streams without a reader are closed", async || {
         (server.open_files() <= files + 50).then_some(())
     })
     .await;
     let grown = server.memory_peak().saturating_sub(before);
-    assert!(grown < MEMORY, "it grew by {grown} bytes");
+    assert!(grown < MAX_MEMORY_GROWTH_BYTES, "memory grew by {grown} bytes");
     drop(readers);
     let mut events = admin.follow(&path, None).await;
-    assert_eq!(events.next().await.unwrap().event, "log", "there is a place again");
+    assert_eq!(events.next().await.unwrap().event, "log", "a stream can be opened again");
 }

@@ -1,10 +1,11 @@
-//! A model of the disk under a file system: what a power loss at some moment of a trace leaves.
+//! Model of a disk with a file system: the state after a power loss at any point of a trace.
 //!
-//! Of a file, what was written before an fsync or fdatasync of it began is on the disk when that has ended. Of a folder, what
-//! was created, linked, renamed or removed in it likewise, and only by an fsync of the folder itself. Of everything else
-//! nothing may be there ([`Unsynced::Lost`]), or some of it ([`Unsynced::Torn`]): any sectors of 512 bytes, each in any of
-//! its versions since, in no order among sectors and files; of names the first few changes, as a journal writes them in
-//! order. A sector is not torn itself, and what lies beside a written range is not damaged.
+//! File data that was written before an fsync or fdatasync of the file began is durable when the call returns. Entries
+//! that were created, linked, renamed or removed in a folder are durable only after an fsync of the folder. Other
+//! changes may be lost completely ([`Unsynced::Lost`]) or partly ([`Unsynced::Torn`]): each sector of 512 bytes may
+//! have any of its versions since the last sync, in no order among sectors and files; of the name changes, the first
+//! few are kept, as a journal writes them in order. A sector itself is not torn, and bytes outside a written range are
+//! not damaged.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,19 +19,19 @@ use crate::support::Random;
 
 const SECTOR: u64 = 512;
 
-/// What becomes of what was not synced.
+/// How a rebuild treats unsynced changes.
 pub(super) enum Unsynced<'r> {
-    /// It is as if the power never failed.
+    /// All of them are kept, as without a power loss.
     Kept,
-    /// Nothing of it is there.
+    /// All of them are lost.
     Lost,
-    /// Some of it is there.
+    /// A random part of them is kept.
     Torn(&'r mut Random),
 }
 
-/// An answer that a client may have from here on.
+/// A response that a client may have received from this point on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answered {
+pub(super) struct SentResponse {
     pub(super) status: u16,
     /// The header X-Request-Id.
     pub(super) request: String,
@@ -42,18 +43,18 @@ enum Change {
     Length(u64),
 }
 
-/// A file, whatever its names.
+/// A file, independent of its names.
 #[derive(Default)]
 struct File {
     synced: Vec<u8>,
     changes: Vec<Change>,
-    /// How many changes were synced before those.
-    before: usize,
+    /// The number of changes synced before these.
+    synced_count: usize,
     length: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Named {
+enum Entry {
     Folder,
     File(usize),
 }
@@ -62,8 +63,8 @@ enum Named {
 struct Rename {
     folder: PathBuf,
     removed: Option<PathBuf>,
-    added: Option<(PathBuf, Named)>,
-    /// Its place among all.
+    added: Option<(PathBuf, Entry)>,
+    /// Its sequence number among all renames.
     number: usize,
 }
 
@@ -72,44 +73,44 @@ enum Opened {
     File { file: usize, offset: u64, appends: bool },
 }
 
-/// The disk of one process, as far as one folder goes.
+/// The files of one process below one folder.
 pub(super) struct Disk {
     root: PathBuf,
     files: Vec<File>,
-    names: BTreeMap<PathBuf, Named>,
-    synced_names: BTreeMap<PathBuf, Named>,
+    names: BTreeMap<PathBuf, Entry>,
+    synced_names: BTreeMap<PathBuf, Entry>,
     renames: Vec<Rename>,
-    renamed: usize,
+    rename_count: usize,
     opened: HashMap<i64, Opened>,
-    /// The call of each thread, and how many changes there were when it began.
-    under_way: HashMap<u32, (Call, usize)>,
+    /// The running call of each thread, and the number of changes when it began.
+    running_calls: HashMap<u32, (Call, usize)>,
 }
 
 impl Disk {
-    /// A folder and all that is in it, if it exists, durable.
+    /// A folder and its contents, all durable; empty if it does not exist.
     pub(super) fn of(root: &Path) -> Self {
         let mut disk = Self {
             root: root.to_owned(),
             files: Vec::new(),
-            names: BTreeMap::from([(root.to_owned(), Named::Folder)]),
+            names: BTreeMap::from([(root.to_owned(), Entry::Folder)]),
             synced_names: BTreeMap::new(),
             renames: Vec::new(),
-            renamed: 0,
+            rename_count: 0,
             opened: HashMap::new(),
-            under_way: HashMap::new(),
+            running_calls: HashMap::new(),
         };
         let mut folders = vec![root.to_owned()];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let path = entry.path();
                 if path.is_dir() {
-                    disk.names.insert(path.clone(), Named::Folder);
+                    disk.names.insert(path.clone(), Entry::Folder);
                     folders.push(path);
                 } else {
                     let synced = fs::read(&path).unwrap();
                     let length = synced.len() as u64;
                     disk.files.push(File { synced, length, ..File::default() });
-                    disk.names.insert(path, Named::File(disk.files.len() - 1));
+                    disk.names.insert(path, Entry::File(disk.files.len() - 1));
                 }
             }
         }
@@ -117,8 +118,8 @@ impl Disk {
         disk
     }
 
-    /// Takes a step; an answer that it begins to send.
-    pub(super) fn step(&mut self, event: &Event) -> Option<Answered> {
+    /// Applies an event; returns the response that it begins to send.
+    pub(super) fn step(&mut self, event: &Event) -> Option<SentResponse> {
         match event {
             Event::Begins { thread, call } => {
                 let mark = match (&*call.name, self.opened.get(&descriptor(call))) {
@@ -127,50 +128,52 @@ impl Disk {
                         self.opened.remove(&call.number(0));
                         0
                     }
-                    ("fsync" | "fdatasync", Some(Opened::File { file, .. })) => self.files[*file].made(),
-                    ("fsync" | "fdatasync", Some(Opened::Folder(_))) => self.renamed,
+                    ("fsync" | "fdatasync", Some(Opened::File { file, .. })) => {
+                        self.files[*file].change_count()
+                    }
+                    ("fsync" | "fdatasync", Some(Opened::Folder(_))) => self.rename_count,
                     _ => 0,
                 };
-                self.under_way.insert(*thread, (call.clone(), mark));
+                self.running_calls.insert(*thread, (call.clone(), mark));
                 let sends = matches!(&*call.name, "sendto" | "sendmsg" | "write" | "writev");
-                (sends && !self.opened.contains_key(&descriptor(call))).then(|| answered(call)).flatten()
+                (sends && !self.opened.contains_key(&descriptor(call))).then(|| sent_response(call)).flatten()
             }
             Event::Ends { thread, result } => {
-                let (call, mark) = self.under_way.remove(thread).expect("a call has begun");
+                let (call, mark) = self.running_calls.remove(thread).expect("a call that began");
                 if *result >= 0 {
-                    self.done(&call, mark, *result);
+                    self.complete_call(&call, mark, *result);
                 }
                 None
             }
         }
     }
 
-    fn done(&mut self, call: &Call, mark: usize, result: i64) {
-        let path = |place: usize| self.path(call, place);
+    fn complete_call(&mut self, call: &Call, mark: usize, result: i64) {
+        let path = |position: usize| self.path(call, position);
         match &*call.name {
             "open" | "openat" | "creat" => self.open(call, result),
-            "mkdir" | "mkdirat" => self.add(path(0), Some(Named::Folder)),
+            "mkdir" | "mkdirat" => self.add(path(0), Some(Entry::Folder)),
             "rename" | "renameat" | "renameat2" => {
                 if let (Some(from), Some(to)) = (path(0), path(1)) {
-                    let named = self.names.get(&from).copied();
-                    self.rename(Some(from), Some(to).zip(named));
+                    let entry = self.names.get(&from).copied();
+                    self.rename(Some(from), Some(to).zip(entry));
                 }
             }
             "link" | "linkat" => {
-                let named = path(0).and_then(|from| self.names.get(&from).copied());
-                self.add(path(1), named);
+                let entry = path(0).and_then(|from| self.names.get(&from).copied());
+                self.add(path(1), entry);
             }
             "unlink" | "unlinkat" | "rmdir" => {
-                if let Some(gone) = path(0) {
-                    self.rename(Some(gone), None);
+                if let Some(removed) = path(0) {
+                    self.rename(Some(removed), None);
                 }
             }
             "close" => {}
-            name => self.done_to_opened(name, call, mark, result),
+            name => self.complete_call_on_descriptor(name, call, mark, result),
         }
     }
 
-    fn done_to_opened(&mut self, name: &str, call: &Call, mark: usize, result: i64) {
+    fn complete_call_on_descriptor(&mut self, name: &str, call: &Call, mark: usize, result: i64) {
         let length = result as u64;
         let Some(opened) = self.opened.get_mut(&descriptor(call)) else {
             assert!(name != "copy_file_range" && name != "sendfile", "not modelled: {call:?}");
@@ -189,17 +192,17 @@ impl Disk {
         match name {
             "lseek" => *offset = length,
             "write" | "writev" => {
-                let mut data = call.texts.concat();
+                let mut data = call.strings.concat();
                 data.truncate(length as usize);
                 let at = if appends { file.length } else { *offset };
                 file.change(Change::Written { offset: at, data });
                 *offset = at + length;
             }
             "pwrite64" => {
-                let mut data = call.texts.concat();
+                let mut data = call.strings.concat();
                 data.truncate(length as usize);
-                let place = call.arguments.split(',').count() - 1;
-                file.change(Change::Written { offset: call.number(place) as u64, data });
+                let position = call.arguments.split(',').count() - 1;
+                file.change(Change::Written { offset: call.number(position) as u64, data });
             }
             "ftruncate" => file.change(Change::Length(call.number(1) as u64)),
             "fsync" | "fdatasync" => file.sync(mark),
@@ -211,16 +214,16 @@ impl Disk {
         self.opened.remove(&descriptor);
         let Some(path) = self.path(call, 0) else { return };
         let file = match self.names.get(&path) {
-            Some(Named::Folder) => {
+            Some(Entry::Folder) => {
                 self.opened.insert(descriptor, Opened::Folder(path));
                 return;
             }
-            Some(Named::File(file)) => *file,
+            Some(Entry::File(file)) => *file,
             None => {
-                assert!(call.has("O_CREAT"), "a file from nowhere: {call:?}");
+                assert!(call.has("O_CREAT"), "a file that was not created: {call:?}");
                 self.files.push(File::default());
                 let file = self.files.len() - 1;
-                self.add(Some(path), Some(Named::File(file)));
+                self.add(Some(path), Some(Entry::File(file)));
                 file
             }
         };
@@ -230,25 +233,25 @@ impl Disk {
         self.opened.insert(descriptor, Opened::File { file, offset: 0, appends: call.has("O_APPEND") });
     }
 
-    /// The path among a call's texts at this place, if it is in our folder.
-    fn path(&self, call: &Call, place: usize) -> Option<PathBuf> {
-        let path = PathBuf::from(str::from_utf8(call.texts.get(place)?).ok()?);
+    /// The path at this position of a call's strings, if it is below the root.
+    fn path(&self, call: &Call, position: usize) -> Option<PathBuf> {
+        let path = PathBuf::from(str::from_utf8(call.strings.get(position)?).ok()?);
         path.starts_with(&self.root).then_some(path)
     }
 
-    fn add(&mut self, path: Option<PathBuf>, named: Option<Named>) {
-        if let Some(added) = path.zip(named) {
+    fn add(&mut self, path: Option<PathBuf>, entry: Option<Entry>) {
+        if let Some(added) = path.zip(entry) {
             self.rename(None, Some(added));
         }
     }
 
-    fn rename(&mut self, removed: Option<PathBuf>, added: Option<(PathBuf, Named)>) {
-        let path = added.as_ref().map(|(path, _)| path).or(removed.as_ref()).expect("a name");
-        let folder = path.parent().expect("it is in a folder").to_owned();
-        let rename = Rename { folder, removed, added, number: self.renamed };
+    fn rename(&mut self, removed: Option<PathBuf>, added: Option<(PathBuf, Entry)>) {
+        let path = added.as_ref().map(|(path, _)| path).or(removed.as_ref()).expect("an old or a new name");
+        let folder = path.parent().expect("the path has a parent").to_owned();
+        let rename = Rename { folder, removed, added, number: self.rename_count };
         rename.apply(&mut self.names);
         self.renames.push(rename);
-        self.renamed += 1;
+        self.rename_count += 1;
     }
 
     fn sync_folder(&mut self, folder: &Path, mark: usize) {
@@ -262,56 +265,60 @@ impl Disk {
         }
     }
 
-    /// Writes to `folder` what a power loss would leave now.
+    /// Writes to `folder` the state after a power loss now.
     pub(super) fn rebuild(&self, folder: &Path, mut unsynced: Unsynced<'_>) {
         let mut names = self.synced_names.clone();
-        let kept = match &mut unsynced {
+        let kept_renames = match &mut unsynced {
             Unsynced::Kept => self.renames.len(),
             Unsynced::Lost => 0,
             Unsynced::Torn(random) => random.below(self.renames.len() as u64 + 1) as usize,
         };
-        for rename in &self.renames[..kept] {
+        for rename in &self.renames[..kept_renames] {
             rename.apply(&mut names);
         }
-        // a folder comes before what is in it
-        for (path, named) in &names {
-            let place = folder.join(path.strip_prefix(&self.root).unwrap());
-            if !place.parent().is_some_and(Path::is_dir) {
+        // a folder sorts before its contents
+        for (path, entry) in &names {
+            let target = folder.join(path.strip_prefix(&self.root).unwrap());
+            if !target.parent().is_some_and(Path::is_dir) {
                 continue;
             }
-            match named {
-                Named::Folder => fs::DirBuilder::new().recursive(true).mode(0o700).create(&place).unwrap(),
-                Named::File(file) => {
+            match entry {
+                Entry::Folder => fs::DirBuilder::new().recursive(true).mode(0o700).create(&target).unwrap(),
+                Entry::File(file) => {
                     let mut options = fs::OpenOptions::new();
                     let mut output =
-                        options.write(true).create(true).truncate(true).mode(0o600).open(&place).unwrap();
-                    std::io::Write::write_all(&mut output, &self.files[*file].left(&mut unsynced)).unwrap();
+                        options.write(true).create(true).truncate(true).mode(0o600).open(&target).unwrap();
+                    std::io::Write::write_all(
+                        &mut output,
+                        &self.files[*file].contents_after_loss(&mut unsynced),
+                    )
+                    .unwrap();
                 }
             }
         }
     }
 
-    /// How many changes of files and names are not synced.
+    /// The number of unsynced changes of files and names.
     pub(super) fn unsynced(&self) -> usize {
         self.renames.len() + self.files.iter().map(|file| file.changes.len()).sum::<usize>()
     }
 }
 
 impl Rename {
-    fn apply(&self, names: &mut BTreeMap<PathBuf, Named>) {
+    fn apply(&self, names: &mut BTreeMap<PathBuf, Entry>) {
         if let Some(removed) = &self.removed {
             names.remove(removed);
         }
-        if let Some((path, named)) = &self.added {
-            names.insert(path.clone(), *named);
+        if let Some((path, entry)) = &self.added {
+            names.insert(path.clone(), *entry);
         }
     }
 }
 
 impl File {
-    /// How many changes were ever made.
-    fn made(&self) -> usize {
-        self.before + self.changes.len()
+    /// The number of changes ever made.
+    fn change_count(&self) -> usize {
+        self.synced_count + self.changes.len()
     }
 
     fn change(&mut self, change: Change) {
@@ -322,38 +329,40 @@ impl File {
         self.changes.push(change);
     }
 
-    /// The first `mark` changes are on the disk.
+    /// Makes the first `mark` changes durable.
     fn sync(&mut self, mark: usize) {
-        let synced = mark.saturating_sub(self.before).min(self.changes.len());
+        let synced = mark.saturating_sub(self.synced_count).min(self.changes.len());
         for change in self.changes.drain(..synced) {
             change.apply(&mut self.synced);
         }
-        self.before += synced;
+        self.synced_count += synced;
     }
 
-    /// What a power loss leaves of it.
-    fn left(&self, unsynced: &mut Unsynced<'_>) -> Vec<u8> {
-        let mut left = self.synced.clone();
+    /// The contents after a power loss.
+    fn contents_after_loss(&self, unsynced: &mut Unsynced<'_>) -> Vec<u8> {
+        let mut contents_after_loss = self.synced.clone();
         match unsynced {
             Unsynced::Lost => {}
-            Unsynced::Kept => self.changes.iter().for_each(|change| change.apply(&mut left)),
+            Unsynced::Kept => self.changes.iter().for_each(|change| change.apply(&mut contents_after_loss)),
             Unsynced::Torn(random) => {
                 let all = self.changes.len() as u64;
-                // of each sector, and of the length, the first few changes; often none or all
-                let mut some = || match random.below(3) {
+                // per sector, and for the length: keeps the first few changes, often none or all
+                let mut kept_changes = || match random.below(3) {
                     0 => 0,
                     1 => all,
                     _ => random.below(all + 1),
                 };
-                let (lengths, mut sectors) = (some(), HashMap::new());
+                let (lengths, mut sectors) = (kept_changes(), HashMap::new());
                 for (number, change) in (0..).zip(&self.changes) {
                     match change {
-                        Change::Length(_) if number < lengths => change.apply(&mut left),
+                        Change::Length(_) if number < lengths => change.apply(&mut contents_after_loss),
                         Change::Length(_) => {}
                         Change::Written { offset, data } => {
                             for (offset, data) in pieces(*offset, data) {
-                                if number < *sectors.entry(offset / SECTOR).or_insert_with(&mut some) {
-                                    Change::Written { offset, data: data.to_vec() }.apply(&mut left);
+                                if number < *sectors.entry(offset / SECTOR).or_insert_with(&mut kept_changes)
+                                {
+                                    Change::Written { offset, data: data.to_vec() }
+                                        .apply(&mut contents_after_loss);
                                 }
                             }
                         }
@@ -361,7 +370,7 @@ impl File {
                 }
             }
         }
-        left
+        contents_after_loss
     }
 }
 
@@ -380,12 +389,12 @@ impl Change {
     }
 }
 
-/// A range, cut where sectors end.
+/// Splits a range at sector boundaries.
 fn pieces(mut offset: u64, mut data: &[u8]) -> Vec<(u64, &[u8])> {
     let mut pieces = Vec::new();
     while !data.is_empty() {
-        let room = (SECTOR - offset % SECTOR) as usize;
-        let (piece, rest) = data.split_at(room.min(data.len()));
+        let space = (SECTOR - offset % SECTOR) as usize;
+        let (piece, rest) = data.split_at(space.min(data.len()));
         pieces.push((offset, piece));
         offset += piece.len() as u64;
         data = rest;
@@ -393,17 +402,17 @@ fn pieces(mut offset: u64, mut data: &[u8]) -> Vec<(u64, &[u8])> {
     pieces
 }
 
-/// The descriptor that a call is about; none of those with a path.
+/// The descriptor argument of a call; -1 for calls with a path.
 fn descriptor(call: &Call) -> i64 {
     let first = call.arguments.split([',', ')']).next().unwrap_or_default();
     first.trim().parse().unwrap_or(-1)
 }
 
-/// An answer of HTTP/1.1 that a call sends.
-fn answered(call: &Call) -> Option<Answered> {
-    let sent = call.texts.concat();
+/// The HTTP/1.1 response that a call sends, if any.
+fn sent_response(call: &Call) -> Option<SentResponse> {
+    let sent = call.strings.concat();
     let head = String::from_utf8_lossy(&sent[..sent.len().min(4096)]).into_owned();
     let status = head.strip_prefix("HTTP/1.1 ")?.split(' ').next()?.parse().ok()?;
     let header = |line: &str| line.to_lowercase().strip_prefix("x-request-id: ").map(str::to_owned);
-    Some(Answered { status, request: head.lines().find_map(header)? })
+    Some(SentResponse { status, request: head.lines().find_map(header)? })
 }

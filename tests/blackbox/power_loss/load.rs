@@ -1,4 +1,4 @@
-//! Changes that cost little, what was answered of them, and whether a database has all of that.
+//! Load of small changes, the responses to them, and the check that a database contains their effects.
 
 use std::{
     collections::BTreeMap,
@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 
 use crate::support::{Client, Install, PASSWORD, Random};
 
-/// What an answer says is done.
+/// The effect that a successful response confirms.
 #[derive(Clone, Debug)]
-pub(super) enum Done {
-    /// A user has this display name, or one of a later number.
+pub(super) enum Effect {
+    /// The user has this display name, or one with a higher number.
     Renamed { user: i64, number: u64 },
     /// A cluster is registered.
     Registered(String),
@@ -21,70 +21,70 @@ pub(super) enum Done {
     SignedIn,
 }
 
-/// What was answered as done, by the id of its request.
+/// The confirmed effects, by request id.
 #[derive(Clone, Default)]
-pub(super) struct Answers(Arc<Mutex<BTreeMap<String, Done>>>);
+pub(super) struct Responses(Arc<Mutex<BTreeMap<String, Effect>>>);
 
-impl Answers {
-    pub(super) fn so_far(&self) -> BTreeMap<String, Done> {
+impl Responses {
+    pub(super) fn snapshot(&self) -> BTreeMap<String, Effect> {
         self.0.lock().unwrap().clone()
     }
 
-    pub(super) fn add(&self, request: &str, done: Done) {
-        self.0.lock().unwrap().insert(request.to_owned(), done);
+    pub(super) fn add(&self, request: &str, effect: Effect) {
+        self.0.lock().unwrap().insert(request.to_owned(), effect);
     }
 }
 
-/// Callers that send one change after another until the connection breaks.
-pub(super) async fn callers(
+/// Starts clients that send one change after another until the connection breaks.
+pub(super) async fn start_clients(
     admin: &Client,
     count: u64,
     random: &mut Random,
-    answers: &Answers,
+    responses: &Responses,
 ) -> JoinSet<()> {
-    let mut callers = JoinSet::new();
-    for caller in 0..count {
-        let user = admin.add_user(&format!("caller-{caller}"), "viewer").await;
-        callers.spawn(call(admin.clone(), user, Random(random.next()), answers.clone()));
+    let mut clients = JoinSet::new();
+    for client in 0..count {
+        let user = admin.add_user(&format!("caller-{client}"), "viewer").await;
+        clients.spawn(run_client(admin.clone(), user, Random(random.next()), responses.clone()));
     }
-    callers
+    clients
 }
 
-async fn call(admin: Client, user: i64, mut random: Random, answers: Answers) {
+async fn run_client(admin: Client, user: i64, mut random: Random, responses: Responses) {
     for number in 0.. {
-        let (path, body, done) = match random.below(32) {
+        let (path, body, effect) = match random.below(32) {
             0 => {
                 let body = json!({"username": "admin", "password": PASSWORD});
-                ("/api/auth/login", body, Done::SignedIn)
+                ("/api/auth/login", body, Effect::SignedIn)
             }
             1..=6 => {
                 let name = format!("cluster-{user}-{number}");
-                // of nobody: it is not connected to
+                // an address that is never connected to
                 let body = json!({
                     "name": name, "auth_type": "token", "token": "of-nobody", "skip_test": true,
                     "api_server": "https://192.0.2.1:6443",
                 });
-                ("/api/k8s/clusters", body, Done::Registered(name))
+                ("/api/k8s/clusters", body, Effect::Registered(name))
             }
             _ => {
                 let body = json!({"id": user, "display_name": number.to_string()});
-                ("/api/auth/users/update", body, Done::Renamed { user, number })
+                ("/api/auth/users/update", body, Effect::Renamed { user, number })
             }
         };
-        let Some(answer) = admin.try_post(path, body).await else { return };
-        if answer.status == 200 {
-            answers.add(answer.header("x-request-id"), done);
+        let Some(response) = admin.try_post(path, body).await else { return };
+        if response.status == 200 {
+            responses.add(response.header("x-request-id"), effect);
         }
     }
 }
 
-/// That the trail verifies, the database is whole, and everything that was answered is in it. The data may be of a moment
-/// before anything was stored, when nothing was answered yet: then there is nothing to verify.
-pub(super) fn check(install: &Install, answered: &BTreeMap<String, Done>) {
+/// Checks that the trail verifies, that the database passes its integrity check, and that it contains all confirmed
+/// effects. A power loss before the database was created leaves nothing to verify; then no effect may be confirmed.
+pub(super) fn check(install: &Install, confirmed: &BTreeMap<String, Effect>) {
     let output = install.run(&["audit", "verify"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    let is_empty = output.status.code() == Some(2) && said.contains("there is no database");
-    assert!(output.status.code() == Some(0) || (is_empty && answered.is_empty()), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let is_empty = output.status.code() == Some(2) && stderr.contains("there is no database");
+    assert!(output.status.code() == Some(0) || (is_empty && confirmed.is_empty()), "{stderr}");
     if is_empty {
         return;
     }
@@ -101,26 +101,27 @@ pub(super) fn check(install: &Install, answered: &BTreeMap<String, Done>) {
     while let Some(row) = rows.next().unwrap() {
         statuses.insert(row.get::<_, String>(0).unwrap(), row.get::<_, String>(1).unwrap());
     }
-    for (request, done) in answered {
-        assert_eq!(statuses.get(request).map(|status| &**status), Some("success"), "{request}: {done:?}");
+    for (request, effect) in confirmed {
+        assert_eq!(statuses.get(request).map(|status| &**status), Some("success"), "{request}: {effect:?}");
         let count = |sql: &str, parameter: &str| {
             database.query_row(sql, [parameter], |row| row.get::<_, i64>(0)).unwrap()
         };
-        match done {
-            Done::Renamed { user, number } => {
+        match effect {
+            Effect::Renamed { user, number } => {
                 let name = text(&format!("SELECT display_name FROM users WHERE id = {user}"));
-                assert!(name.parse::<u64>().is_ok_and(|stored| stored >= *number), "{done:?}: {name}");
+                assert!(name.parse::<u64>().is_ok_and(|stored| stored >= *number), "{effect:?}: {name}");
             }
-            Done::Registered(name) => {
-                assert_eq!(count("SELECT count(*) FROM clusters WHERE name = ?", name), 1, "{done:?}");
+            Effect::Registered(name) => {
+                assert_eq!(count("SELECT count(*) FROM clusters WHERE name = ?", name), 1, "{effect:?}");
             }
-            Done::SignedIn => {}
+            Effect::SignedIn => {}
         }
     }
 }
 
-/// That a server starts on it and its admin can sign in, with the password in the file if there is one.
-pub(super) async fn serves(install: Install) {
+/// Checks that a server starts with the data and that its admin can sign in, with the password in the file if there is
+/// one.
+pub(super) async fn check_starts(install: Install) {
     let file = install.file("initial-admin-password");
     let server = install.start().await;
     let written = std::fs::read_to_string(file).ok();

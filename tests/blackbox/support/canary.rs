@@ -1,4 +1,4 @@
-//! Secrets that are planted, and looked for in every form in which software writes things down.
+//! Canaries: secrets that tests plant and then search for in every encoding that software writes.
 
 use std::{fmt::Write as _, io::Read};
 
@@ -6,57 +6,59 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use flate2::read::{GzDecoder, ZlibDecoder};
 
-/// What is read of anything compressed.
-const LARGEST: u64 = 64 << 20;
+/// Limit of the decompressed bytes that are searched.
+const MAX_DECOMPRESSED_BYTES: u64 = 64 << 20;
 
-/// Many secrets, looked for at once.
+/// A search for many secrets at once.
 pub(crate) struct Canaries {
-    forms: AhoCorasick,
-    /// Of each form, whose it is and which.
+    encodings: AhoCorasick,
+    /// Per pattern: the name of the secret and the encoding.
     names: Vec<(String, &'static str)>,
 }
 
 impl Canaries {
-    /// Secrets by name. Each needs eight bytes, so that none is found by chance.
+    /// Secrets by name. Each needs at least eight bytes, so that a match is not accidental.
     pub(crate) fn new(secrets: &[(&str, Vec<u8>)]) -> Self {
         let (mut patterns, mut names) = (Vec::new(), Vec::new());
         for (name, secret) in secrets {
             assert!(secret.len() >= 8, "{name} is too short to be a canary");
-            for (form, pattern) in forms(secret) {
+            for (encoding, pattern) in encodings(secret) {
                 patterns.push(pattern);
-                names.push(((*name).to_owned(), form));
+                names.push(((*name).to_owned(), encoding));
             }
         }
-        let forms = AhoCorasick::builder().match_kind(MatchKind::Standard).build(patterns);
-        Self { forms: forms.expect("patterns"), names }
+        let encodings = AhoCorasick::builder().match_kind(MatchKind::Standard).build(patterns);
+        Self { encodings: encodings.expect("valid patterns"), names }
     }
 
-    /// What is found: whose, in which form, and where.
-    pub(crate) fn found_in(&self, haystack: &[u8]) -> Vec<String> {
-        let mut found = self.plainly(haystack);
-        for inner in unpacked(haystack) {
-            found.extend(self.plainly(&inner).into_iter().map(|found| format!("compressed: {found}")));
+    /// Finds secrets, also in compressed parts: the name, the encoding and the text before each match.
+    pub(crate) fn find(&self, haystack: &[u8]) -> Vec<String> {
+        let mut found = self.find_uncompressed(haystack);
+        for inner in decompressed(haystack) {
+            found.extend(
+                self.find_uncompressed(&inner).into_iter().map(|found| format!("compressed: {found}")),
+            );
         }
         found
     }
 
-    /// The same without looking into what is compressed.
-    pub(crate) fn plainly(&self, haystack: &[u8]) -> Vec<String> {
+    /// As [`Canaries::find`], without decompression.
+    pub(crate) fn find_uncompressed(&self, haystack: &[u8]) -> Vec<String> {
         let context = |at: usize| {
             let (start, end) = (at.saturating_sub(200), (at + 40).min(haystack.len()));
             String::from_utf8_lossy(&haystack[start..end]).into_owned()
         };
-        let hits = self.forms.find_iter(haystack).take(5);
+        let hits = self.encodings.find_iter(haystack).take(5);
         hits.map(|hit| {
-            let (name, form) = &self.names[hit.pattern().as_usize()];
-            format!("{name} ({form}) after …{}", context(hit.start()))
+            let (name, encoding) = &self.names[hit.pattern().as_usize()];
+            format!("{name} ({encoding}) after …{}", context(hit.start()))
         })
         .collect()
     }
 }
 
-/// Every form of a secret.
-fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+/// All encodings of a secret.
+fn encodings(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let hex = |upper: bool| {
         secret.iter().fold(String::new(), |mut hex, byte| {
             let _ = if upper { write!(hex, "{byte:02X}") } else { write!(hex, "{byte:02x}") };
@@ -67,14 +69,14 @@ fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         secret.iter().fold(String::new(), |mut text, byte| {
             match *byte {
                 byte if byte.is_ascii_alphanumeric() || keep.contains(&byte) => text.push(byte.into()),
-                byte => write!(text, "%{byte:02X}").expect("a text"),
+                byte => write!(text, "%{byte:02X}").expect("writing to a string"),
             }
             text
         })
     };
     let json = std::str::from_utf8(secret).map(|text| serde_json::to_string(text).expect("JSON"));
     let bytes: Vec<_> = secret.iter().map(ToString::to_string).collect();
-    let mut forms = vec![
+    let mut encodings = vec![
         ("hex", hex(false)),
         ("HEX", hex(true)),
         ("URL", percent(b"-_.~")),
@@ -84,46 +86,48 @@ fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     ];
     for (alignment, name) in ["base64", "base64 + 1", "base64 + 2"].into_iter().enumerate() {
         let inside = base64_inside(secret, alignment);
-        forms.push((name, inside.replace('+', "-").replace('/', "_")));
-        forms.push((name, inside));
+        encodings.push((name, inside.replace('+', "-").replace('/', "_")));
+        encodings.push((name, inside));
     }
-    forms.extend(json.ok().map(|json| ("JSON", json[1..json.len() - 1].to_owned())));
-    let mut forms: Vec<_> = forms.into_iter().map(|(name, text)| (name, text.into_bytes())).collect();
-    forms.push(("plain", secret.to_vec()));
-    forms
+    encodings.extend(json.ok().map(|json| ("JSON", json[1..json.len() - 1].to_owned())));
+    let mut encodings: Vec<_> = encodings.into_iter().map(|(name, text)| (name, text.into_bytes())).collect();
+    encodings.push(("plain", secret.to_vec()));
+    encodings
 }
 
-/// The characters of base64 that a secret fills alone, when so many bytes stand before it.
+/// The base64 characters that depend only on the secret when `before` bytes precede it.
 fn base64_inside(secret: &[u8], before: usize) -> String {
     let text = BASE64.encode([&vec![0; before], secret].concat());
-    // six bits a character
+    // a base64 character has six bits
     let (start, end) = ((before * 8).div_ceil(6), (before + secret.len()) * 8 / 6);
     text[start..end].to_owned()
 }
 
-/// What is in gzip and zlib streams, wherever these begin.
-fn unpacked(haystack: &[u8]) -> Vec<Vec<u8>> {
-    let mut unpacked = Vec::new();
+/// The decompressed contents of all gzip and zlib streams in the data, at any offset.
+fn decompressed(haystack: &[u8]) -> Vec<Vec<u8>> {
+    let mut decompressed = Vec::new();
     for at in 0..haystack.len().saturating_sub(8) {
         let rest = &haystack[at..];
         let mut inner = Vec::new();
         match rest {
-            [0x1f, 0x8b, 0x08, ..] => drop(GzDecoder::new(rest).take(LARGEST).read_to_end(&mut inner)),
+            [0x1f, 0x8b, 0x08, ..] => {
+                drop(GzDecoder::new(rest).take(MAX_DECOMPRESSED_BYTES).read_to_end(&mut inner));
+            }
             [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] => {
-                drop(ZlibDecoder::new(rest).take(LARGEST).read_to_end(&mut inner));
+                drop(ZlibDecoder::new(rest).take(MAX_DECOMPRESSED_BYTES).read_to_end(&mut inner));
             }
             _ => continue,
         }
         if !inner.is_empty() {
-            unpacked.push(inner);
+            decompressed.push(inner);
         }
     }
-    unpacked
+    decompressed
 }
 
-/// What is looked for is found, in every form: a search that finds nothing proves something.
+/// Proves that the search finds planted secrets: an empty result then means that none is present.
 #[test]
-fn every_form_of_a_canary_is_found() {
+fn every_encoding_of_a_canary_is_found() {
     use std::io::Write as _;
 
     use flate2::{Compression, write::GzEncoder, write::ZlibEncoder};
@@ -131,20 +135,20 @@ fn every_form_of_a_canary_is_found() {
     let secret = "canary+/secret \"with\" \n all~sorts?";
     let canaries = Canaries::new(&[("secret", secret.as_bytes().to_vec())]);
     let around = |text: &[u8]| [b"something before ", text, b" and behind"].concat();
-    for (form, text) in forms(secret.as_bytes()) {
-        assert!(!canaries.found_in(&around(&text)).is_empty(), "{form}");
+    for (encoding, text) in encodings(secret.as_bytes()) {
+        assert!(!canaries.find(&around(&text)).is_empty(), "{encoding}");
     }
     for before in ["", "a", "ab", "abc", "{\"token\":\"", "Bearer "] {
         let text = BASE64.encode(format!("{before}{secret} and more"));
-        assert!(!canaries.found_in(&around(text.as_bytes())).is_empty(), "behind {before:?}");
+        assert!(!canaries.find(&around(text.as_bytes())).is_empty(), "after {before:?}");
     }
     let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
     gzip.write_all(&around(secret.as_bytes())).unwrap();
     let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
     zlib.write_all(&around(secret.as_bytes())).unwrap();
     for packed in [gzip.finish().unwrap(), zlib.finish().unwrap()] {
-        let found = canaries.found_in(&[b"before", &packed[..], b"behind"].concat());
+        let found = canaries.find(&[b"before", &packed[..], b"behind"].concat());
         assert!(found.iter().any(|found| found.starts_with("compressed")), "{found:?}");
     }
-    assert!(canaries.found_in(&around(b"nothing of the sort")).is_empty());
+    assert!(canaries.find(&around(b"nothing of the sort")).is_empty());
 }

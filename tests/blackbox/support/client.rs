@@ -1,4 +1,4 @@
-//! A client of the HTTP API, as a user's script would be. Every answer it gets is held against the OpenAPI document.
+//! Client of the HTTP API. Checks each response against the OpenAPI document.
 
 use std::{
     fmt,
@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{
-    PASSWORD, PATIENCE,
+    EVENTUALLY_TIMEOUT, PASSWORD,
     conformance::{self, Exchange},
 };
 
-/// What a login gives.
+/// The tokens and id of a session.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
     pub(crate) access_token: String,
@@ -27,8 +27,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// As a login or a refresh answers it.
-    pub(crate) fn of(data: &Value) -> Self {
+    /// Reads the data of a login or refresh response.
+    pub(crate) fn from_data(data: &Value) -> Self {
         let text = |key: &str| data[key].as_str().expect(key).to_owned();
         Self {
             access_token: text("access_token"),
@@ -38,113 +38,115 @@ impl Session {
     }
 }
 
-/// Sends bearer and cookie once it has signed in, and remembers everything it was answered.
+/// Client of one server. Signed in, it sends bearer token and cookie. It records all responses.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
     address: String,
-    /// Both, when signed in.
+    /// Present when signed in.
     pub(crate) session: Option<Session>,
-    /// The `Idempotency-Key` of its requests, if they have one.
+    /// The `Idempotency-Key` of its requests, if any.
     key: Option<String>,
-    answers: Arc<Mutex<String>>,
+    responses: Arc<Mutex<String>>,
 }
 
 impl Client {
     pub(super) fn new(address: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
-        Self { http, address: address.into(), session: None, key: None, answers: Arc::default() }
+        let http = reqwest::Client::builder().no_proxy().build().expect("an HTTP client");
+        Self { http, address: address.into(), session: None, key: None, responses: Arc::default() }
     }
 
-    /// The same client, who trusts this certificate and no other. With connections of its own.
+    /// A copy that trusts only this certificate. It has its own connections.
     pub(crate) fn trusting(&self, certificate: &str) -> Self {
-        let certificate = reqwest::Certificate::from_pem(certificate.as_bytes()).expect("a certificate");
+        let certificate = reqwest::Certificate::from_pem(certificate.as_bytes()).expect("a PEM certificate");
         let http = reqwest::Client::builder().no_proxy().tls_certs_only([certificate]).build();
-        Self { http: http.expect("a client"), ..self.clone() }
+        Self { http: http.expect("an HTTP client"), ..self.clone() }
     }
 
-    /// The same client, whose requests all have this header. With connections of its own.
-    pub(crate) fn bearing(&self, name: &str, value: &str) -> Self {
-        let headers =
-            HeaderMap::from_iter([(name.parse().expect("a name"), value.parse().expect("a value"))]);
+    /// A copy that sends this header with each request. It has its own connections.
+    pub(crate) fn with_header(&self, name: &str, value: &str) -> Self {
+        let headers = HeaderMap::from_iter([(
+            name.parse().expect("a header name"),
+            value.parse().expect("a header value"),
+        )]);
         let http = reqwest::Client::builder().no_proxy().default_headers(headers).build();
-        Self { http: http.expect("a client"), ..self.clone() }
+        Self { http: http.expect("an HTTP client"), ..self.clone() }
     }
 
-    /// Whether anybody answers.
-    pub(crate) async fn reaches(&self) -> bool {
+    /// Reports whether the server responds.
+    pub(crate) async fn is_reachable(&self) -> bool {
         self.http.get(format!("{}/livez", self.address)).send().await.is_ok()
     }
 
-    /// The same client, signed in.
+    /// A copy that is signed in.
     pub(crate) async fn sign_in(&self, username: &str, password: &str) -> Self {
         let data = self.try_sign_in(username, password).await.data();
-        Self { session: Some(Session::of(&data)), ..self.clone() }
+        Self { session: Some(Session::from_data(&data)), ..self.clone() }
     }
 
-    /// The same client in this session.
-    pub(crate) fn in_session(&self, session: &Session) -> Self {
+    /// A copy with this session.
+    pub(crate) fn with_session(&self, session: &Session) -> Self {
         Self { session: Some(session.clone()), ..self.clone() }
     }
 
-    /// The same client, sending this `Idempotency-Key`.
-    pub(crate) fn under(&self, key: &str) -> Self {
+    /// A copy that sends this `Idempotency-Key`.
+    pub(crate) fn with_idempotency_key(&self, key: &str) -> Self {
         Self { key: Some(key.to_owned()), ..self.clone() }
     }
 
-    pub(crate) async fn try_sign_in(&self, username: &str, password: &str) -> Answer {
+    pub(crate) async fn try_sign_in(&self, username: &str, password: &str) -> ApiResponse {
         self.post("/api/auth/login", json!({"username": username, "password": password})).await
     }
 
-    /// Adds a user with [`PASSWORD`], and returns its id.
+    /// Creates a user with [`PASSWORD`], and returns its id.
     pub(crate) async fn add_user(&self, username: &str, role: &str) -> i64 {
         let user = json!({"username": username, "password": PASSWORD, "role": role});
-        self.post("/api/auth/users", user).await.data()["user"]["id"].as_i64().expect("an id")
+        self.post("/api/auth/users", user).await.data()["user"]["id"].as_i64().expect("a user id")
     }
 
-    /// GET of a path with its query.
-    pub(crate) async fn get(&self, path: impl AsRef<str>) -> Answer {
+    /// Sends a GET; `path` may contain a query.
+    pub(crate) async fn get(&self, path: impl AsRef<str>) -> ApiResponse {
         self.send(Method::GET, path.as_ref(), None).await
     }
 
-    /// POST of a JSON body.
-    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+    /// Sends a POST with a JSON body.
+    pub(crate) async fn post(&self, path: &str, body: Value) -> ApiResponse {
         self.send(Method::POST, path, Some(body)).await
     }
 
-    /// As [`Client::post`]; none when the connection breaks, as a kill breaks it.
-    pub(crate) async fn try_post(&self, path: &str, body: Value) -> Option<Answer> {
+    /// As [`Client::post`]; `None` if the connection breaks, for example because the server is killed.
+    pub(crate) async fn try_post(&self, path: &str, body: Value) -> Option<ApiResponse> {
         self.attempt(Method::POST, path, Some(body)).await.ok()
     }
 
-    /// As [`Client::get`]; none when the connection breaks.
-    pub(crate) async fn try_get(&self, path: &str) -> Option<Answer> {
+    /// As [`Client::get`]; `None` if the connection breaks.
+    pub(crate) async fn try_get(&self, path: &str) -> Option<ApiResponse> {
         self.attempt(Method::GET, path, None).await.ok()
     }
 
-    /// The rows of a list, under its key.
+    /// The rows of a list response, found under `key`.
     pub(crate) async fn rows(&self, path: impl AsRef<str>, key: &str) -> Vec<Value> {
         self.get(path).await.data()[key].as_array().expect(key).clone()
     }
 
-    /// The operations of the audit trail that a filter chooses, newest first.
+    /// The audit operations that match a filter, newest first.
     pub(crate) async fn operations(&self, filter: impl AsRef<str>) -> Vec<Value> {
         self.rows(format!("/api/k8s/audit/operations?per_page=500&{}", filter.as_ref()), "logs").await
     }
 
-    /// Everything that clones of this client have been answered, headers included.
-    pub(crate) fn answers(&self) -> String {
-        self.answers.lock().expect("no test panics here").clone()
+    /// All responses to this client and its clones, headers included.
+    pub(crate) fn recorded_responses(&self) -> String {
+        self.responses.lock().expect("lock is not poisoned").clone()
     }
 
-    /// Follows a path's events, from after the one of this id on.
+    /// Opens an event stream, starting after the event with the id `after`, if given.
     pub(crate) async fn follow(&self, path: &str, after: Option<&str>) -> Events {
         let mut request = self.request(Method::GET, path);
         if let Some(id) = after {
             request = request.header("Last-Event-ID", id);
         }
         let response = request.send().await.unwrap_or_else(|error| panic!("{path}: {error:?}"));
-        let kind = response.headers().get("content-type").map(|kind| kind.to_str().expect("text"));
+        let kind = response.headers().get("content-type").map(|kind| kind.to_str().expect("a text header"));
         assert_eq!((response.status().as_u16(), kind), (200, Some("text/event-stream")), "{path}");
         Events { response, text: String::new() }
     }
@@ -159,12 +161,12 @@ impl Client {
         }
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
-        let answer = self.attempt(method.clone(), path, body).await;
-        answer.unwrap_or_else(|error| panic!("{method} {path}: {error:?}"))
+    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> ApiResponse {
+        let response = self.attempt(method.clone(), path, body).await;
+        response.unwrap_or_else(|error| panic!("{method} {path}: {error:?}"))
     }
 
-    async fn attempt(&self, method: Method, path: &str, body: Option<Value>) -> reqwest::Result<Answer> {
+    async fn attempt(&self, method: Method, path: &str, body: Option<Value>) -> reqwest::Result<ApiResponse> {
         let mut request = self.request(method.clone(), path);
         if let Some(key) = &self.key {
             request = request.header("idempotency-key", key);
@@ -179,57 +181,57 @@ impl Client {
         let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
         let exchange = Exchange { method: method.as_str(), path, status, header: &header, body: &text };
         conformance::check(&exchange).unwrap_or_else(|why| panic!("{what}: {status}: {why}\n{text}"));
-        let mut answers = self.answers.lock().expect("no test panics here");
-        answers.push_str(&format!("{what}: {status} {headers:?}\n{text}\n"));
+        let mut responses = self.responses.lock().expect("lock is not poisoned");
+        responses.push_str(&format!("{what}: {status} {headers:?}\n{text}\n"));
         let body = serde_json::from_str(&text).unwrap_or_default();
-        Ok(Answer { what, status, headers, body, text })
+        Ok(ApiResponse { what, status, headers, body, text })
     }
 }
 
-/// An answer, whatever it is.
-pub(crate) struct Answer {
+/// A response, successful or not.
+pub(crate) struct ApiResponse {
     what: String,
     pub(crate) status: u16,
     headers: HeaderMap,
-    /// The envelope; null when the body is not JSON.
+    /// The parsed envelope; null if the body is not JSON.
     pub(crate) body: Value,
-    /// The body as it came.
+    /// The body as received.
     pub(crate) text: String,
 }
 
-impl Answer {
-    /// The data of a success.
+impl ApiResponse {
+    /// Returns the data of a successful response; panics for any other.
     pub(crate) fn data(mut self) -> Value {
         assert!(self.status == 200 && self.body["success"] == true, "{self}");
         self.body["data"].take()
     }
 
-    /// The envelope of a refusal with this code.
+    /// Returns the envelope of an error response; panics unless its code is `code`.
     pub(crate) fn refused(self, code: &str) -> Value {
         assert!(self.body["success"] == false && self.body["error_code"] == code, "{code} expected: {self}");
         self.body
     }
 
-    /// A header; nothing when it is not there.
+    /// The value of a header; empty if it is absent.
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().expect("a header of plain text"))
+        self.headers.get(name).map_or("", |value| value.to_str().expect("a text header"))
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for ApiResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} {}", self.what, self.status, self.body)
     }
 }
 
-/// Server-sent events that are being read.
+/// A stream of server-sent events.
 pub(crate) struct Events {
     response: Response,
-    /// What has come and was not read yet.
+    /// Received text that is not parsed yet.
     text: String,
 }
 
-/// An event, or (all empty) a comment.
+/// An event; all fields are empty for a comment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) event: String,
@@ -238,18 +240,18 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    /// The reason of an end.
+    /// The reason in an `end` event.
     pub(crate) fn reason(&self) -> String {
         assert_eq!(self.event, "end", "{self:?}");
         let end: Value = serde_json::from_str(&self.data).expect("JSON");
         assert!(end["details"].as_str().is_some_and(|details| !details.is_empty()), "{end}");
-        end["reason"].as_str().expect("a reason").to_owned()
+        end["reason"].as_str().expect("an end reason").to_owned()
     }
 }
 
 impl Events {
-    /// The next event or comment; none at the end of the stream.
-    pub(crate) async fn any(&mut self) -> Option<Event> {
+    /// The next event or comment; `None` at the end of the stream.
+    pub(crate) async fn next_frame(&mut self) -> Option<Event> {
         loop {
             if let Some((frame, rest)) = self.text.split_once("\n\n") {
                 let mut event = Event::default();
@@ -264,28 +266,29 @@ impl Events {
                 self.text = rest.to_owned();
                 return Some(event);
             }
-            let chunk = timeout(PATIENCE, self.response.chunk()).await.expect("something in time");
-            let chunk = chunk.expect("a body that does not break off")?;
+            let chunk =
+                timeout(EVENTUALLY_TIMEOUT, self.response.chunk()).await.expect("a chunk before the timeout");
+            let chunk = chunk.expect("a complete body")?;
             self.text.push_str(std::str::from_utf8(&chunk).expect("the tests' logs are ASCII"));
         }
     }
 
-    /// The next event.
+    /// The next event; comments are skipped.
     pub(crate) async fn next(&mut self) -> Option<Event> {
         loop {
-            match self.any().await {
+            match self.next_frame().await {
                 Some(event) if event == Event::default() => {}
                 event => return event,
             }
         }
     }
 
-    /// The reason of the end, whatever lines come before it.
-    pub(crate) async fn end(&mut self) -> String {
+    /// Reads up to the `end` event and returns its reason.
+    pub(crate) async fn end_reason(&mut self) -> String {
         loop {
-            let event = self.next().await.expect("a last word");
+            let event = self.next().await.expect("an end event");
             if event.event == "end" {
-                assert_eq!(self.next().await, None, "the last word is the last one");
+                assert_eq!(self.next().await, None, "nothing follows the end event");
                 return event.reason();
             }
         }

@@ -1,39 +1,39 @@
-//! Real clusters, and registering them.
+//! Control planes, and their registration.
 
 use pilothouse_testbed::{Admin, ControlPlane, workloads};
 use serde_json::{Value, json};
 
 use super::Client;
 
-/// A control plane without controllers: nothing acts on what is stored, so a test has it for itself in seconds.
-pub(crate) async fn light() -> ControlPlane {
+/// Starts a control plane without controllers. No other component changes stored objects, and the start takes seconds.
+pub(crate) async fn control_plane() -> ControlPlane {
     ControlPlane::builder().controllers(false).start().await.expect("a control plane starts")
 }
 
 /// Registers a control plane by its kubeconfig, and returns its id.
-pub(crate) async fn cluster(client: &Client, name: &str, plane: &ControlPlane) -> i64 {
-    let body = json!({"name": name, "auth_type": "kubeconfig", "kubeconfig": plane.kubeconfig()});
-    client.post("/api/k8s/clusters", body).await.data()["cluster"]["id"].as_i64().expect("an id")
+pub(crate) async fn register_cluster(client: &Client, name: &str, control_plane: &ControlPlane) -> i64 {
+    let body = json!({"name": name, "auth_type": "kubeconfig", "kubeconfig": control_plane.kubeconfig()});
+    client.post("/api/k8s/clusters", body).await.data()["cluster"]["id"].as_i64().expect("a cluster id")
 }
 
-/// Makes a namespace for a test; its objects are for nobody else.
-pub(crate) async fn namespace(admin: &Admin, name: &str) {
+/// Creates a namespace that only one test uses.
+pub(crate) async fn create_namespace(admin: &Admin, name: &str) {
     apply(admin, &[workloads::namespace(name)]).await;
 }
 
-/// Makes objects directly in the cluster.
+/// Applies objects directly to the cluster.
 pub(crate) async fn apply(admin: &Admin, objects: &[Value]) {
     for object in objects {
-        admin.apply(object).await.expect("the cluster takes the object");
+        admin.apply(object).await.expect("the object is applied");
     }
 }
 
-/// The names of Kubernetes objects, or of our rows.
+/// The names of Kubernetes objects, or of rows of a list response.
 pub(crate) fn names(rows: &[Value]) -> Vec<&str> {
     rows.iter().filter_map(|row| row["name"].as_str().or(row["metadata"]["name"].as_str())).collect()
 }
 
-/// The strings of a JSON list.
+/// The strings of a JSON array.
 pub(crate) fn strings(list: &Value) -> Vec<&str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }

@@ -1,4 +1,4 @@
-//! An installed server: a data folder, settings, and the built binary run on them.
+//! Installed server: a data folder, settings, and the built binary that runs with them.
 
 use std::{
     collections::BTreeMap,
@@ -17,64 +17,65 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Client, eventually};
 
-/// The password of the first admin, where a test does not say otherwise.
+/// Default password of the first admin.
 pub(crate) const PASSWORD: &str = "a password for tests";
 
-/// On which database the tests run that do not name one: `sqlite` (the default) or `postgres`.
+/// Selects the database of tests that do not choose one: `sqlite` (the default) or `postgres`.
 const DATABASE: &str = "PILOTHOUSE_TEST_DATABASE";
 
-/// The system calls that change files and folders, make that durable, or send an answer.
+/// The system calls that change files and folders, make changes durable, or send a response.
 const TRACED: &str = "trace=open,openat,creat,close,lseek,write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,ftruncate,\
     truncate,fallocate,copy_file_range,sendfile,fsync,fdatasync,rename,renameat,renameat2,link,linkat,symlink,symlinkat,\
     unlink,unlinkat,mkdir,mkdirat,rmdir";
 
-/// The PostgreSQL that the tests share; none, said aloud, where this machine has none.
+/// The shared PostgreSQL; `None`, with a message, if the machine has none.
 pub(crate) fn postgres() -> Option<&'static Postgres> {
     shared_postgres().expect("a PostgreSQL starts")
 }
 
-/// A data folder and the settings that the binary is run with. Its folder goes with it, and so does a server that runs.
+/// A data folder and the settings for the binary. Dropping it removes its folder.
 pub(crate) struct Install {
     folder: Folder,
     settings: BTreeMap<String, String>,
     starts: u32,
-    /// The program that runs the binary, with its arguments; none runs it directly.
+    /// The command line that runs the binary; if it is empty, the binary runs directly.
     runner: Vec<String>,
 }
 
 impl Install {
-    /// Nothing installed yet; clusters on loopback are allowed, the first admin's password is [`PASSWORD`], and nobody
-    /// probes clusters while a test looks at them. On SQLite, or on a PostgreSQL where `PILOTHOUSE_TEST_DATABASE` says
-    /// so.
+    /// An empty install: clusters on loopback are allowed, the first admin's password is [`PASSWORD`], and probes do
+    /// not run during a test. The database is SQLite, or PostgreSQL if `PILOTHOUSE_TEST_DATABASE` is `postgres`.
     pub(crate) fn new() -> Self {
         match env::var(DATABASE).as_deref() {
-            Ok("postgres") => Self::on(&postgres().expect(DATABASE).database().expect("an empty database")),
+            Ok("postgres") => {
+                Self::on_postgres(&postgres().expect(DATABASE).database().expect("an empty database"))
+            }
             Ok("sqlite") | Err(_) => Self::on_sqlite(),
             Ok(other) => panic!("{DATABASE} is sqlite or postgres, not {other}"),
         }
     }
 
-    /// Whether [`Install::new`] is on PostgreSQL.
+    /// Reports whether [`Install::new`] uses PostgreSQL.
     pub(crate) fn is_on_postgres() -> bool {
         env::var(DATABASE).is_ok_and(|database| database == "postgres")
     }
 
-    /// As [`Install::new`], on this PostgreSQL database.
-    pub(crate) fn on(url: &str) -> Self {
+    /// As [`Install::new`], with this PostgreSQL database.
+    pub(crate) fn on_postgres(url: &str) -> Self {
         Self::on_sqlite().set("DATABASE_URL", url)
     }
 
-    /// Another replica of this one: the same database and key, a data folder of its own.
+    /// Another replica: the same database and key, with its own data folder.
     pub(crate) fn replica(&self) -> Self {
         let mut replica = Self::on_sqlite();
-        let data_dir = replica.settings.remove("PILOTHOUSE_DATA_DIR").expect("it is set");
+        let data_dir = replica.settings.remove("PILOTHOUSE_DATA_DIR").expect("DATA_DIR is set");
         replica.settings = self.settings.clone();
         let key = self.settings.get("PILOTHOUSE_KEY_FILE").cloned();
         let key = key.unwrap_or_else(|| self.file("master.key").display().to_string());
         replica.set("DATA_DIR", data_dir).set("KEY_FILE", key)
     }
 
-    /// As [`Install::new`], on SQLite whatever the environment says.
+    /// As [`Install::new`], always with SQLite.
     pub(crate) fn on_sqlite() -> Self {
         let folder = Folder::create().expect("a temporary folder");
         let install = Self { folder, settings: BTreeMap::new(), starts: 0, runner: Vec::new() };
@@ -93,17 +94,17 @@ impl Install {
         self
     }
 
-    /// Sets an environment variable that is none of ours.
-    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+    /// Sets an environment variable without the prefix.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.settings.insert(name.to_owned(), value.to_owned());
         self
     }
 
-    /// Runs the binary as another user, in a group of the same number and in those besides. Only root can.
-    pub(crate) fn run_by_user(mut self, user: u32, groups: &[u32]) -> Self {
+    /// Runs the binary as another user, with the group of the same number and with `groups`. Needs root.
+    pub(crate) fn run_as_user(mut self, user: u32, groups: &[u32]) -> Self {
         use std::os::unix::fs::{PermissionsExt, chown};
-        // a copy, for the folders above the binary may be closed to others; made by another process, so that none of
-        // ours has it open for writing when it is run
+        // Other users may not be able to read the folders above the binary, so it is copied. Another process makes the
+        // copy, so that this process does not have the copy open for writing when it is executed.
         let (data, programs) = (self.data_dir(), self.folder.path().join("bin"));
         let binary = programs.join("pilothouse");
         fs::create_dir(&programs).expect("a folder");
@@ -129,15 +130,15 @@ impl Install {
         self
     }
 
-    /// Leaves `PILOTHOUSE_<name>` at its default.
+    /// Removes `PILOTHOUSE_<name>`, so that its default applies.
     pub(crate) fn unset(mut self, name: &str) -> Self {
         self.settings.remove(&format!("PILOTHOUSE_{name}"));
         self
     }
 
-    /// Writes what its processes do to files to this file.
+    /// Records the file system calls of its processes in this file.
     pub(crate) fn traced(mut self, trace: PathBuf) -> Self {
-        // the tracer is not between us and the process, and stops it for these calls only
+        // -D keeps the server a direct child of the test; --seccomp-bpf stops it only for the traced calls
         let options = [
             "strace",
             "-D",
@@ -157,17 +158,17 @@ impl Install {
         self
     }
 
-    /// The folder of all that it has: data folder and logs.
+    /// The folder that contains the data folder and the logs.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The address of its PostgreSQL database.
+    /// The URL of the PostgreSQL database.
     pub(crate) fn database_url(&self) -> String {
-        self.postgres_url().expect("it is on PostgreSQL")
+        self.postgres_url().expect("the install uses PostgreSQL")
     }
 
-    /// The same; none on SQLite.
+    /// As [`Install::database_url`]; `None` with SQLite.
     pub(crate) fn postgres_url(&self) -> Option<String> {
         self.settings.get("PILOTHOUSE_DATABASE_URL").cloned()
     }
@@ -180,7 +181,7 @@ impl Install {
         self.data_dir().join(name)
     }
 
-    /// The binary with these settings and nothing else of our environment.
+    /// The binary with these settings and no other environment variables of the test.
     fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = match self.runner.split_first() {
             None => Command::new(env!("CARGO_BIN_EXE_pilothouse")),
@@ -195,63 +196,63 @@ impl Install {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command until it ends.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.run_with(arguments, "")
     }
 
-    /// Runs a command to its end, with this on its standard input.
+    /// As [`Install::run`], with `input` on standard input.
     pub(crate) fn run_with(&self, arguments: &[&str], input: &str) -> Output {
         let mut command = self.command(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the built binary runs");
         let mut stdin = child.stdin.take().expect("stdin is piped");
-        // whoever does not read its input may have closed it
+        // a process that does not read its input may have closed it
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
-        child.wait_with_output().expect("it ends")
+        child.wait_with_output().expect("the command ends")
     }
 
-    /// Starts a command, whose output is kept.
-    pub(crate) fn begin(&self, arguments: &[&str]) -> Child {
+    /// Starts a command; its output is captured.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
         let mut command = self.command(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().expect("the built binary runs")
     }
 
-    /// Starts the server, and returns when it says that it listens.
+    /// Starts the server, and returns when it listens.
     pub(crate) async fn start(self) -> Server {
         self.start_with(&[]).await
     }
 
-    /// Starts the server with flags.
+    /// As [`Install::start`], with command line flags.
     pub(crate) async fn start_with(mut self, flags: &[&str]) -> Server {
         let (mut process, stdout) = self.launch(flags);
-        let address = eventually("the line that says where it listens", async || {
-            if let Some(status) = process.ended() {
-                panic!("it ended with {status}:\n{}", self.log());
+        let address = eventually("the line with the listen address", async || {
+            if let Some(status) = process.exit_status() {
+                panic!("the server ended with {status}:\n{}", self.log());
             }
-            let said = fs::read_to_string(&stdout).expect("its standard output");
-            let line = said.lines().next().filter(|_| said.ends_with('\n'))?;
+            let output = fs::read_to_string(&stdout).expect("the server's standard output");
+            let line = output.lines().next().filter(|_| output.ends_with('\n'))?;
             Some(line.strip_prefix("pilothouse listening on ").expect(line).to_owned())
         });
         let address = address.await;
         Server { process, install: self, address }
     }
 
-    /// Starts the server, and kills it so much later, whether it listens by then or not.
-    pub(crate) async fn killed_at_start(mut self, after: Duration) -> Self {
+    /// Starts the server, and kills it after `after`, whether it listens by then or not.
+    pub(crate) async fn start_and_kill(mut self, after: Duration) -> Self {
         let (process, _) = self.launch(&[]);
         tokio::time::sleep(after).await;
         drop(process);
         self
     }
 
-    /// Starts the server; and the file that its standard output goes to.
+    /// Starts the server. Returns the file with its standard output, too.
     fn launch(&mut self, flags: &[&str]) -> (Process, PathBuf) {
         self.starts += 1;
         let log = |stream| self.folder.path().join(format!("{}-{stream}.log", self.starts));
-        let file = |stream| fs::File::create(log(stream)).expect("a log in the folder");
+        let file = |stream| fs::File::create(log(stream)).expect("a log file");
         let child = self
             .command(&[&["serve"], flags].concat())
             .stdin(Stdio::null())
@@ -262,133 +263,134 @@ impl Install {
         (Process(child), log("stdout"))
     }
 
-    /// Everything its servers have written to standard output and standard error.
+    /// The standard output and standard error of all its servers.
     pub(crate) fn log(&self) -> String {
-        let logs = fs::read_dir(self.folder.path()).expect("the folder").flatten();
+        let logs = fs::read_dir(self.folder.path()).expect("a readable folder").flatten();
         let mut logs: Vec<_> = logs.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
         logs.sort();
         logs.iter().map(|log| String::from_utf8_lossy(&fs::read(log).expect("a log")).into_owned()).collect()
     }
 
-    /// Every file of the data folder; a PostgreSQL's data as the file `database.sql`.
+    /// All files of the data folder; a PostgreSQL dump as the file `database.sql`.
     pub(crate) fn data(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let mut files = Vec::new();
         let mut folders = vec![self.data_dir()];
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).expect("a folder").flatten() {
+            for entry in fs::read_dir(&folder).expect("a readable folder").flatten() {
                 match entry.path() {
                     path if path.is_dir() => folders.push(path),
-                    path => files.push((path.clone(), fs::read(path).expect("a file of the data folder"))),
+                    path => files.push((path.clone(), fs::read(path).expect("a readable file"))),
                 }
             }
         }
         if let Some(url) = self.settings.get("PILOTHOUSE_DATABASE_URL") {
-            let dump = postgres().expect("it is on it").dump(url).expect("a dump");
+            let dump = postgres().expect("the install uses PostgreSQL").dump(url).expect("a dump");
             files.push((self.file("database.sql"), dump.into_bytes()));
         }
         files
     }
 }
 
-/// A running server. Dropped, it is killed; after a failed test its log is shown.
+/// A running server. Dropping it kills it; after a failed test its log is printed.
 pub(crate) struct Server {
     process: Process,
-    /// What it runs on.
+    /// The install that the server runs with.
     pub(crate) install: Install,
     /// `http://127.0.0.1:…`
     pub(crate) address: String,
 }
 
 impl Server {
-    /// A fresh install, started.
+    /// Starts a server on a new install.
     pub(crate) async fn fresh() -> Self {
         Install::new().start().await
     }
 
-    /// A client that has not signed in.
+    /// A client that is not signed in.
     pub(crate) fn client(&self) -> Client {
         Client::new(&self.address)
     }
 
-    /// A client of the first admin.
+    /// A client that is signed in as the first admin.
     pub(crate) async fn admin(&self) -> Client {
         self.client().sign_in("admin", PASSWORD).await
     }
 
-    /// A client of a new user with this role (and this name).
+    /// A client of a new user with this role; the role is also the username.
     pub(crate) async fn user(&self, admin: &Client, role: &str) -> Client {
         admin.add_user(role, role).await;
         self.client().sign_in(role, PASSWORD).await
     }
 
-    /// What the system says of the process under this name.
-    fn of_process(&self, name: &str) -> PathBuf {
+    /// The path of a file of the process in `/proc`.
+    fn proc_path(&self, name: &str) -> PathBuf {
         Path::new("/proc").join(self.process.0.id().to_string()).join(name)
     }
 
-    /// How many bytes of memory it holds.
+    /// Resident memory in bytes.
     pub(crate) fn memory(&self) -> u64 {
-        let status = fs::read_to_string(self.of_process("status")).expect("it runs");
-        let held = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line on memory");
+        let status = fs::read_to_string(self.proc_path("status")).expect("the process is running");
+        let held = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a VmRSS line");
         held.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
     }
 
-    /// How many files and connections it has open.
+    /// The number of open file descriptors.
     pub(crate) fn open_files(&self) -> usize {
-        fs::read_dir(self.of_process("fd")).expect("it runs").count()
+        fs::read_dir(self.proc_path("fd")).expect("the process is running").count()
     }
 
-    /// Stops it in the middle of everything; none of its threads runs when this returns.
-    pub(crate) async fn stand_still(&self) {
+    /// Suspends the process; returns when none of its threads runs.
+    pub(crate) async fn suspend(&self) {
         self.signal(Signal::STOP);
-        eventually("a process that stands still", async || {
-            let mut threads = fs::read_dir(self.of_process("task")).expect("it runs").flatten();
-            // "pid (name) state …"; the name may hold anything but ends with the last bracket
-            let stands =
+        eventually("a suspended process", async || {
+            let mut threads = fs::read_dir(self.proc_path("task")).expect("the process is running").flatten();
+            // "pid (name) state …"; the name may contain any characters, so the last bracket ends it
+            let is_stopped =
                 |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']));
             threads
-                .all(|thread| fs::read_to_string(thread.path().join("stat")).is_ok_and(stands))
+                .all(|thread| fs::read_to_string(thread.path().join("stat")).is_ok_and(is_stopped))
                 .then_some(())
         })
         .await;
     }
 
-    /// Lets it go on.
-    pub(crate) fn go_on(&self) {
+    /// Resumes the suspended process.
+    pub(crate) fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process.0), signal).expect("it runs");
+        kill_process(Pid::from_child(&self.process.0), signal).expect("the process is running");
     }
 
-    /// The most memory it has used so far, in bytes.
+    /// Peak resident memory in bytes.
     #[cfg(target_os = "linux")]
     pub(crate) fn memory_peak(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).expect("it runs");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.0.id()))
+            .expect("the process is running");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a VmHWM line");
         peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
     }
 
-    /// Waits until it has ended by itself.
-    pub(crate) async fn ended(self) -> (ExitStatus, Install) {
+    /// Waits until the process has ended.
+    pub(crate) async fn wait(self) -> (ExitStatus, Install) {
         let Self { mut process, install, .. } = self;
-        let status = eventually("the end of the server", async || process.ended()).await;
+        let status = eventually("the end of the server", async || process.exit_status()).await;
         (status, install)
     }
 
-    /// Ends it as an operator does, and sees that it ends well.
+    /// Ends the process with SIGTERM, and checks that it exits with status 0.
     pub(crate) async fn stop(self) -> Install {
         self.signal(Signal::TERM);
-        let (status, install) = self.ended().await;
+        let (status, install) = self.wait().await;
         assert_eq!(status.code(), Some(0), "{}", install.log());
         install
     }
 
-    /// Ends it as a power cut does.
+    /// Ends the process with SIGKILL.
     pub(crate) async fn kill(self) -> Install {
         self.signal(Signal::KILL);
-        self.ended().await.1
+        self.wait().await.1
     }
 }
 
@@ -403,8 +405,8 @@ impl Drop for Install {
 struct Process(Child);
 
 impl Process {
-    fn ended(&mut self) -> Option<ExitStatus> {
-        self.0.try_wait().expect("it is ours")
+    fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().expect("a child process")
     }
 }
 
@@ -418,5 +420,5 @@ impl Drop for Process {
 /// The permission bits of a file.
 pub(crate) fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt;
-    fs::metadata(path).expect("it exists").permissions().mode() & 0o777
+    fs::metadata(path).expect("the file exists").permissions().mode() & 0o777
 }

@@ -1,4 +1,4 @@
-//! What the tests stand on: an installed server, a client that signs in, real clusters, and patience.
+//! Test support: installed servers, an API client, control planes, and waiting with a timeout.
 
 mod canary;
 mod client;
@@ -16,31 +16,27 @@ use tokio::time::{sleep, timeout};
 
 pub(crate) use self::{
     canary::Canaries,
-    client::{Answer, Client, Event, Events, Session},
-    clusters::{apply, cluster, light, names, namespace, strings},
-    echo::{ANSWERS, Echo},
+    client::{ApiResponse, Client, Event, Events, Session},
+    clusters::{apply, control_plane, create_namespace, names, register_cluster, strings},
+    echo::{ECHO_STATUSES, EchoServer},
     install::{Install, PASSWORD, Server, mode, postgres},
-    plain::PlainCluster,
-    random::{Random, set},
+    plain::StubApiServer,
+    random::{Random, env_number},
 };
 
-/// For what happens by itself, such as the start of many pods, on a machine that also does something else.
-const PATIENCE: Duration = Duration::from_secs(180);
-/// All is as before so soon after a fault's end.
-pub(crate) const RECOVERY: Duration = Duration::from_secs(10);
+/// Timeout of [`eventually`]: asynchronous effects such as the start of many pods, on a machine under load.
+const EVENTUALLY_TIMEOUT: Duration = Duration::from_secs(180);
+/// Time within which the server works again after a fault ends.
+pub(crate) const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
-/// Tries until there is something, and fails when there is nothing for too long.
+/// Polls until `attempt` returns a value; fails after [`EVENTUALLY_TIMEOUT`].
 pub(crate) async fn eventually<T>(what: &str, attempt: impl AsyncFnMut() -> Option<T>) -> T {
-    within(PATIENCE, what, attempt).await
+    within(EVENTUALLY_TIMEOUT, what, attempt).await
 }
 
-/// As [`eventually`], for so long.
-pub(crate) async fn within<T>(
-    patience: Duration,
-    what: &str,
-    mut attempt: impl AsyncFnMut() -> Option<T>,
-) -> T {
+/// As [`eventually`], with a timeout of its own.
+pub(crate) async fn within<T>(limit: Duration, what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     let found = async {
         loop {
             if let Some(found) = attempt().await {
@@ -49,5 +45,5 @@ pub(crate) async fn within<T>(
             sleep(POLL).await;
         }
     };
-    timeout(patience, found).await.unwrap_or_else(|_| panic!("not within {patience:?}: {what}"))
+    timeout(limit, found).await.unwrap_or_else(|_| panic!("not within {limit:?}: {what}"))
 }

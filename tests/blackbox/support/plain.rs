@@ -1,5 +1,5 @@
-//! The least that answers as a cluster does: a version, empty lists, and yes to every question. Each answer ends its
-//! connection, so that every call makes one.
+//! Minimal API server: a version, empty lists, and access reviews that allow everything. Each response closes its
+//! connection, so that each request opens a new one.
 
 use std::{
     collections::HashMap,
@@ -17,49 +17,54 @@ use rustls::{
 };
 use serde_json::json;
 
-/// Lives as long as the test's process.
-pub(crate) struct PlainCluster {
-    /// Whom to trust, PEM.
+/// Runs until the test process ends.
+pub(crate) struct StubApiServer {
+    /// The CA certificate, PEM.
     pub(crate) ca: String,
-    heard: Arc<Mutex<HashMap<String, usize>>>,
+    requests: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-impl PlainCluster {
-    /// Listens there, under these names.
+impl StubApiServer {
+    /// Listens on `socket` with a certificate for `names`.
     pub(crate) fn start(socket: (Ipv4Addr, u16), names: &[&str]) -> Self {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let pair = generate_simple_self_signed(names).expect("a certificate");
-        let key = PrivateKeyDer::from_pem_slice(pair.signing_key.serialize_pem().as_bytes()).expect("a key");
+        let key = PrivateKeyDer::from_pem_slice(pair.signing_key.serialize_pem().as_bytes())
+            .expect("a private key");
         let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
-            .expect("versions")
+            .expect("TLS versions")
             .with_no_client_auth()
             .with_single_cert(vec![pair.cert.der().clone()], key)
-            .expect("a pair");
-        let (config, listener) = (Arc::new(config), TcpListener::bind(socket).expect("the address"));
-        let heard = Arc::<Mutex<HashMap<String, usize>>>::default();
-        let counted = heard.clone();
+            .expect("a certificate with its key");
+        let (config, listener) = (Arc::new(config), TcpListener::bind(socket).expect("a free address"));
+        let requests = Arc::<Mutex<HashMap<String, usize>>>::default();
+        let thread_requests = requests.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (config, heard) = (config.clone(), counted.clone());
-                thread::spawn(move || answer(stream, config, &heard));
+                let (config, requests) = (config.clone(), thread_requests.clone());
+                thread::spawn(move || serve_request(stream, config, &requests));
             }
         });
-        Self { ca: pair.cert.pem(), heard }
+        Self { ca: pair.cert.pem(), requests }
     }
 
-    /// How many requests it has heard under a name.
-    pub(crate) fn heard(&self, name: &str) -> usize {
-        self.heard.lock().expect("nobody panics here").get(name).copied().unwrap_or_default()
+    /// The number of requests received under a host name.
+    pub(crate) fn request_count(&self, name: &str) -> usize {
+        self.requests.lock().expect("lock is not poisoned").get(name).copied().unwrap_or_default()
     }
 }
 
-/// One request; a broken connection is the end of it.
-fn answer(stream: TcpStream, config: Arc<ServerConfig>, heard: &Mutex<HashMap<String, usize>>) -> Option<()> {
+/// Serves one request; `None` if the connection breaks.
+fn serve_request(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    requests: &Mutex<HashMap<String, usize>>,
+) -> Option<()> {
     let connection = ServerConnection::new(config).ok()?;
     let mut stream = BufReader::new(StreamOwned::new(connection, stream));
-    let (mut first, mut host, mut length) = (String::new(), String::new(), 0);
-    stream.read_line(&mut first).ok().filter(|read| *read > 0)?;
+    let (mut request_line, mut host, mut length) = (String::new(), String::new(), 0);
+    stream.read_line(&mut request_line).ok().filter(|read| *read > 0)?;
     loop {
         let mut line = String::new();
         stream.read_line(&mut line).ok().filter(|read| *read > 0)?;
@@ -75,13 +80,13 @@ fn answer(stream: TcpStream, config: Arc<ServerConfig>, heard: &Mutex<HashMap<St
         }
     }
     stream.read_exact(&mut vec![0; length]).ok()?;
-    *heard.lock().ok()?.entry(host).or_default() += 1;
-    let path = first.split(' ').nth(1)?.split('?').next()?;
+    *requests.lock().ok()?.entry(host).or_default() += 1;
+    let path = request_line.split(' ').nth(1)?.split('?').next()?;
     let (status, body) = match path.rsplit('/').next()? {
         "version" => (200, json!({"gitVersion": "v1.37.2"})),
         "selfsubjectreviews" => (201, json!({"status": {"userInfo": {"username": "somebody"}}})),
         "selfsubjectaccessreviews" => (201, json!({"spec": {}, "status": {"allowed": true}})),
-        "configmaps" if first.starts_with("POST") => {
+        "configmaps" if request_line.starts_with("POST") => {
             let metadata = json!({
                 "name": "settings", "namespace": "shop", "resourceVersion": "2",
                 "creationTimestamp": "2026-01-01T00:00:00Z",
@@ -94,11 +99,11 @@ fn answer(stream: TcpStream, config: Arc<ServerConfig>, heard: &Mutex<HashMap<St
         ),
     };
     let body = body.to_string();
-    let answer = format!(
+    let response = format!(
         "HTTP/1.1 {status} OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );
-    stream.get_mut().write_all(answer.as_bytes()).ok()?;
+    stream.get_mut().write_all(response.as_bytes()).ok()?;
     stream.get_mut().flush().ok()?;
     stream.get_mut().conn.send_close_notify();
     stream.get_mut().flush().ok()

@@ -1,8 +1,8 @@
-//! Choices of a test that runs again with the same seed.
+//! Random choices that a seed reproduces.
 
 use std::{env, time::Duration};
 
-/// Splitmix64: enough for a test, and the same everywhere.
+/// SplitMix64: sufficient for tests, and the same on all platforms.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -17,13 +17,13 @@ impl Random {
         self.next() % bound
     }
 
-    pub(crate) fn pause(&mut self, most: u64) -> Duration {
-        Duration::from_micros(self.below(most * 1_000))
+    pub(crate) fn pause(&mut self, max_millis: u64) -> Duration {
+        Duration::from_micros(self.below(max_millis * 1_000))
     }
 }
 
-/// A number that the environment sets.
-pub(crate) fn set(name: &str) -> Option<u64> {
+/// Reads a number from an environment variable; `None` if it is unset or empty.
+pub(crate) fn env_number(name: &str) -> Option<u64> {
     let text = env::var(name).ok().filter(|text| !text.is_empty())?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text}")))
 }

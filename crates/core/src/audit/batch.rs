@@ -1,4 +1,4 @@
-//! The trail in pieces, for whoever is told of it as it grows: the lines of an export without its first one.
+//! Batches of the trail for incremental delivery: the lines of a JSON Lines export without its header.
 
 use super::{
     Head, StoredEntry, TrailReader,
@@ -7,59 +7,61 @@ use super::{
 };
 use crate::error::Result;
 
-/// The most entries in a batch.
-const ENTRIES: u32 = 200;
-/// The most bytes of entries in a batch, unless one entry alone has more.
-const BYTES: usize = 1 << 20;
+/// Maximum number of entries in a batch.
+const MAX_ENTRIES: u32 = 200;
+/// Maximum total size of the entries in a batch, in bytes. A single larger entry is a batch of its own.
+const MAX_BYTES: usize = 1 << 20;
 
-/// How far somebody has been told of the trail.
+/// Delivery cursor: the position up to which a receiver has the trail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
-    /// The last entry.
+    /// Last entry delivered.
     pub sequence: i64,
-    /// The entry that the last checkpoint covers; never beyond `sequence`.
+    /// Entry covered by the last checkpoint delivered; never beyond `sequence`.
     pub checkpoint: i64,
 }
 
-/// What follows what somebody has been told already.
+/// A batch: the part of the trail that follows a cursor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// JSON Lines, each with its end: entries in order, each checkpoint somewhere after the entry it covers.
+    /// JSON Lines, each with its line break: entries in order, each checkpoint somewhere after the entry that it
+    /// covers.
     pub lines: String,
-    /// How far they have been told once they have these.
+    /// Cursor after this batch was delivered.
     pub told: Cursor,
 }
 
 impl Batch {
-    /// Reads what follows; none when there is nothing new. The same place gives the same entries again, and maybe more.
+    /// Reads the batch after `cursor`; none when there is nothing new. The same cursor yields the same entries again,
+    /// and possibly more.
     ///
     /// # Errors
     /// As [`TrailReader`]; `Internal` when an entry is missing.
-    pub async fn after(reader: &dyn TrailReader, mut told: Cursor) -> Result<Option<Self>> {
-        // whoever is told for the first time is told from where the trail begins
-        let begins = TrailStart::head_of(reader).await?.sequence;
-        told.sequence = told.sequence.max(begins);
-        let mut entries = reader.entries(told.sequence, ENTRIES).await?;
-        entries.truncate(fitting(&entries));
-        let end = entries.last().map_or(told.sequence, |entry| entry.sequence);
-        let mut checkpoints = reader.checkpoints(told.checkpoint, ENTRIES).await?;
+    pub async fn after(reader: &dyn TrailReader, mut cursor: Cursor) -> Result<Option<Self>> {
+        // a new cursor begins at the start of the trail
+        let trail_start = TrailStart::head_of(reader).await?.sequence;
+        cursor.sequence = cursor.sequence.max(trail_start);
+        let mut entries = reader.entries(cursor.sequence, MAX_ENTRIES).await?;
+        entries.truncate(count_fitting(&entries));
+        let end = entries.last().map_or(cursor.sequence, |entry| entry.sequence);
+        let mut checkpoints = reader.checkpoints(cursor.checkpoint, MAX_ENTRIES).await?;
         checkpoints.retain(|stored| stored.sequence <= end);
         if entries.is_empty() && checkpoints.is_empty() {
             return Ok(None);
         }
-        let mut done: Head = head_at(reader, told.sequence).await?;
-        let lines = lines(&mut done, &entries, &checkpoints)?;
-        let checkpoint = checkpoints.last().map_or(told.checkpoint, |stored| stored.sequence);
+        let mut position: Head = head_at(reader, cursor.sequence).await?;
+        let lines = lines(&mut position, &entries, &checkpoints)?;
+        let checkpoint = checkpoints.last().map_or(cursor.checkpoint, |stored| stored.sequence);
         Ok(Some(Self { lines, told: Cursor { sequence: end, checkpoint } }))
     }
 }
 
-/// How many of these go into a batch.
-fn fitting(entries: &[StoredEntry]) -> usize {
+/// Number of leading entries that fit into one batch; at least one.
+fn count_fitting(entries: &[StoredEntry]) -> usize {
     let mut bytes = 0;
     let fit = entries.iter().take_while(|entry| {
         bytes += entry.text.len();
-        bytes <= BYTES
+        bytes <= MAX_BYTES
     });
     fit.count().max(1)
 }

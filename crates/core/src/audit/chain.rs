@@ -1,4 +1,4 @@
-//! The chain as it lies in the database, unread, and the rules that one entry after another must keep.
+//! Hash chain: the stored, unverified form of the trail, and the rules that each entry must satisfy.
 
 use std::collections::HashSet;
 
@@ -14,7 +14,7 @@ use crate::{
     inventory::Cell,
 };
 
-/// The hash of one entry and of all before it.
+/// Chain hash: SHA-256 over an entry and all entries before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Hex<32>", into = "Hex<32>")]
 pub struct ChainHash(pub [u8; 32]);
@@ -38,10 +38,10 @@ impl std::fmt::Display for ChainHash {
 }
 
 impl ChainHash {
-    /// What stands before the first entry.
+    /// The hash before the first entry: all zero bytes.
     pub const GENESIS: Self = Self([0; 32]);
 
-    /// The hash of the entry `seq` (1 for the first, without gaps) with this canonical text, after `self`:
+    /// Hash of the entry `seq` (1 for the first, without gaps) with this canonical text, after `self`:
     /// SHA-256 over the previous hash, the sequence number in eight big-endian bytes, and the text.
     pub fn next(self, seq: i64, canonical: &str) -> Self {
         let mut hasher = Sha256::new();
@@ -52,22 +52,22 @@ impl ChainHash {
     }
 }
 
-/// The last entry of a chain.
+/// Head of a chain: its last entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Head {
-    /// Its number; 0 when there is none.
+    /// Sequence number; 0 when there is no entry.
     pub sequence: i64,
-    /// Its hash.
+    /// Chain hash.
     #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[0-9a-f]{64}$"))]
     pub hash: ChainHash,
 }
 
 impl Head {
-    /// Of a chain without entries.
+    /// Head of a chain without entries.
     pub const NONE: Self = Self { sequence: 0, hash: ChainHash::GENESIS };
 
-    /// After one more entry.
+    /// Head after one more entry.
     #[must_use]
     pub fn then(self, canonical: &str) -> Self {
         let sequence = self.sequence + 1;
@@ -75,21 +75,20 @@ impl Head {
     }
 }
 
-/// An entry as it lies in the database; nothing in it is trusted. A text that is no UTF-8 begins with U+0000, which no
-/// text of ours does.
+/// Stored entry, not verified. A text that is not UTF-8 begins with U+0000, which no text written by Pilothouse does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEntry {
-    /// Its number.
+    /// Sequence number.
     pub sequence: i64,
-    /// The operation's id, beside the text for looking up.
+    /// Operation id, stored beside the text for lookups.
     pub operation_id: String,
-    /// `intent`, `outcome` or `complete`, beside the text.
+    /// Kind of entry: `intent`, `outcome` or `complete`, stored beside the text.
     pub kind: String,
-    /// When, in microseconds since 1970, beside the text.
+    /// Time in microseconds since 1970, stored beside the text.
     pub at: i64,
-    /// The canonical text.
+    /// Canonical text.
     pub text: String,
-    /// Its hash.
+    /// Chain hash.
     pub hash: Vec<u8>,
 }
 
@@ -113,33 +112,33 @@ impl StoredEntry {
     }
 }
 
-/// A row of the lists' table as it lies in the database; nothing in it is trusted.
+/// Stored row of the operations table, which serves the lists. Not verified.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredRow {
-    /// Its id.
+    /// Row id.
     pub id: i64,
-    /// The text that `search` looks through.
+    /// The text that `search` matches.
     pub searched: String,
-    /// Its columns, in the order and with the names of [`super::OperationRow`]'s fields.
+    /// Columns, in the order and with the names of [`super::OperationRow`]'s fields.
     pub cells: Vec<(&'static str, Cell)>,
 }
 
-/// A checkpoint as it lies in the database.
+/// Stored checkpoint, not verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCheckpoint {
-    /// The entry it is stored for.
+    /// Sequence number of the entry it is stored for.
     pub sequence: i64,
     /// [`Checkpoint::line`].
     pub line: String,
 }
 
-/// Reads the trail as it lies in the database, in bounded pieces, while others append to it. What is read later is at
+/// Reads the stored trail in bounded pieces while other processes append to it. A later read returns a state that is at
 /// least as new.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait TrailReader: Send + Sync {
-    /// The line of the [`super::TrailStart`] of a trail whose oldest entries were removed; none, as by default, of one that is
-    /// still there from its first entry on.
+    /// The line of the [`super::TrailStart`] when the oldest entries were removed. The default implementation returns
+    /// none: the trail has all its entries.
     ///
     /// # Errors
     /// `StoreUnavailable`.
@@ -147,110 +146,111 @@ pub trait TrailReader: Send + Sync {
         Ok(None)
     }
 
-    /// The trail's id, and what it says is its last entry.
+    /// The trail id and the stored head.
     ///
     /// # Errors
-    /// `StoreUnavailable`, as everywhere in this port; `Internal` when columns cannot be read at all.
+    /// `StoreUnavailable`, as for every method of this port; `Internal` when columns cannot be read at all.
     async fn head(&self) -> Result<(String, Head)>;
 
-    /// Up to `limit` entries with a number above `after`, in order.
+    /// Up to `limit` entries with a sequence number above `after`, in order.
     async fn entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>>;
 
-    /// The intent of an operation, or its one entry.
+    /// The intent of an operation, or its only entry.
     async fn intent(&self, operation: OperationId) -> Result<Option<StoredEntry>>;
 
-    /// Up to `limit` rows of the lists' table with an id above `after`, in order.
+    /// Up to `limit` rows of the operations table with an id above `after`, in order.
     async fn rows(&self, after: i64, limit: u32) -> Result<Vec<StoredRow>>;
 
-    /// Up to `limit` checkpoints of entries above `after`, in order.
+    /// Up to `limit` checkpoints of entries with a sequence number above `after`, in order.
     async fn checkpoints(&self, after: i64, limit: u32) -> Result<Vec<StoredCheckpoint>>;
 
-    /// The first entry told at or after `from`, and the last told before `to`, where there are such.
+    /// Sequence numbers of the first entry at or after `from` and of the last entry before `to`, if there are such
+    /// entries.
     async fn between(
         &self,
         from: Option<Timestamp>,
         to: Option<Timestamp>,
     ) -> Result<(Option<i64>, Option<i64>)>;
 
-    /// The line of every [`super::KeyRotation`], in order. A trail whose keys never change has none, as by default.
+    /// The lines of all [`super::KeyRotation`]s, in order. The default implementation returns none: the key never
+    /// changed.
     async fn handovers(&self) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
 
-    /// What this process remembers of the trail, in order: the last entry that it knows to be signed, and the last one that
-    /// it appended or verified itself. To be asked before anything is read that is to be compared with it. One that
-    /// remembers nothing, as by default, has none.
+    /// Heads that this process remembers, in order: the last entry known to be signed, and the last entry that it
+    /// appended or verified itself. Call this before reading anything that is compared with them. The default
+    /// implementation remembers nothing.
     fn remembered(&self) -> Vec<Head> {
         Vec::new()
     }
 }
 
-/// What is wrong with a trail.
+/// Kind of defect found in a trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// The entry is not there: it was removed, or moved away.
+    /// The entry is missing: it was removed or moved.
     EntryMissing,
     /// The entry does not follow from those before it: it was changed, inserted or moved.
     EntryChanged,
-    /// The entry's hash fits, but it is not of the form that we write.
+    /// The entry's hash matches, but its text is not in the form that Pilothouse writes.
     EntryMalformed,
-    /// A column beside the entry's text says something else than the text.
+    /// A column beside the entry's text does not match the text.
     EntryColumn,
-    /// An outcome without an intent, or a second one; an intent or an operation that was there already.
+    /// An outcome without an intent, a second outcome, or a second intent or entry of the same operation.
     EntryOrder,
-    /// The stored head is not the last entry.
+    /// The stored head differs from the last entry.
     HeadDiffers,
-    /// The operation's row in the lists is missing, or not in its place.
+    /// The operation's row in the operations list is missing, or out of order.
     RowMissing,
-    /// The lists have a row of which the chain knows nothing.
+    /// The operations list has a row that belongs to no operation in the chain.
     RowUnexpected,
-    /// The operation's row in the lists says something else than the chain.
+    /// The operation's row in the operations list does not match the chain.
     RowChanged,
-    /// More entries than there may be without a checkpoint.
+    /// More entries follow the last checkpoint than the checkpoint interval allows.
     CheckpointMissing,
-    /// A checkpoint that is kept elsewhere is not in the database.
+    /// A checkpoint from outside the database is not in the database.
     CheckpointRemoved,
-    /// The trail was signed several times, and nothing of it is kept elsewhere.
+    /// The trail was signed more than once, but there is no checkpoint outside the database.
     WitnessMissing,
-    /// An entry was appended later after the last checkpoint than any entry is without being signed.
+    /// An entry was appended so long after the last checkpoint that it must have been signed, but it was not.
     Unsigned,
-    /// A checkpoint that we did not sign, or that is of another trail or out of order.
+    /// A checkpoint is not signed by a key of this trail, belongs to another trail, or is out of order.
     CheckpointForged,
-    /// The chain is not what was signed: entries before this one were written anew.
+    /// The chain differs from the one that was signed: this entry or an earlier one was rewritten.
     Rewritten,
-    /// Entries up to this one were signed and are gone.
+    /// Entries that were signed or read before are missing from here on.
     TailCut,
-    /// The word of where the trail begins is not one that we signed for it.
+    /// The record of the start of the trail is not signed by a key of this trail.
     BeginningForged,
-    /// The export's first line is not one that we signed.
+    /// The first line of the export is not signed by the key.
     HeaderForged,
-    /// The export does not hold the entries that its first line announces.
+    /// The export does not contain the entries that its first line announces.
     ExportIncomplete,
 }
 
-/// The first thing that is wrong.
+/// First defect found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Defect {
-    /// The entry's number.
+    /// Sequence number of the entry.
     pub sequence: i64,
-    /// The operation's id, where it is known.
+    /// Operation id, if known.
     pub operation_id: Option<String>,
-    /// What is wrong.
+    /// Kind of defect.
     pub fault: Fault,
-    /// The same in English, with what is known besides.
+    /// Description in English.
     pub details: String,
 }
 
 impl Defect {
-    /// A defect at an entry.
     pub(crate) fn at(sequence: i64, fault: Fault, details: impl Into<String>) -> Self {
         Self { sequence, operation_id: None, fault, details: details.into() }
     }
 
-    /// As an error of who cannot go on.
+    /// Converts the defect into the error of an operation that cannot continue.
     pub(crate) fn into_error(self) -> Error {
         let Self { sequence, details, .. } = self;
         Error::internal(format!(
@@ -258,47 +258,46 @@ impl Defect {
         ))
     }
 
-    /// Names the operation.
+    /// Sets the operation id.
     pub(crate) fn of(self, operation: impl ToString) -> Self {
         Self { operation_id: Some(operation.to_string()), ..self }
     }
 }
 
-/// An entry that is this much younger than the last checkpoint was signed with the next one.
-const LATE: SignedDuration = SignedDuration::from_secs(2 * Checkpoint::AGE.as_secs().cast_signed());
+/// Maximum time between the last checkpoint and an unsigned entry: twice [`Checkpoint::AGE`].
+const MAX_UNSIGNED_DELAY: SignedDuration =
+    SignedDuration::from_secs(2 * Checkpoint::AGE.as_secs().cast_signed());
 
-/// By what signatures are checked.
+/// Parameters of signature verification.
 #[derive(Clone, Copy)]
 pub struct Signatures<'a> {
-    /// The install's key: the one that signs now.
+    /// Current signing key of the install.
     pub key: PublicKey,
-    /// How.
+    /// Signature verifier.
     pub verifier: &'a dyn SignatureVerifier,
-    /// The most entries that may follow a checkpoint before the next one.
+    /// Maximum number of entries between two checkpoints.
     pub every: i64,
 }
 
-/// The rules of the chain, an entry at a time. Keeps the ids of the operations that are under way, and nothing else that
-/// grows.
+/// Incremental verifier of the chain. Its memory grows only with the number of pending operations, whose ids it keeps.
 pub(crate) struct Chain<'a> {
     signatures: Signatures<'a>,
     keys: TrailKeys,
     trail: String,
-    /// The last good entry.
+    /// Last verified entry.
     pub(crate) head: Head,
-    /// The first entry; what was begun before is not known when it is not 1.
+    /// Sequence number of the first entry. If it is not 1, operations that began before it are unknown.
     first: i64,
-    /// The last entry that is signed.
+    /// Sequence number of the last signed entry.
     signed: i64,
-    /// When it was signed; none where that is not known.
+    /// Time of that signature, if known.
     signed_at: Option<Timestamp>,
-    /// The first entry that is not signed, and was appended later than any is without being signed.
-    late: Option<(i64, OperationId)>,
+    /// First unsigned entry that was appended [`MAX_UNSIGNED_DELAY`] or more after the last checkpoint.
+    unsigned_too_late: Option<(i64, OperationId)>,
     pending: HashSet<OperationId>,
 }
 
 impl<'a> Chain<'a> {
-    /// The chain that follows `before`.
     pub(crate) fn new(signatures: Signatures<'a>, keys: TrailKeys, trail: String, before: Head) -> Self {
         let (first, signed) = (before.sequence + 1, before.sequence);
         Self {
@@ -309,12 +308,12 @@ impl<'a> Chain<'a> {
             first,
             signed,
             signed_at: None,
-            late: None,
+            unsigned_too_late: None,
             pending: HashSet::new(),
         }
     }
 
-    /// Takes the next entry.
+    /// Verifies the next entry.
     pub(crate) fn entry(&mut self, stored: &StoredEntry) -> Result<Entry, Defect> {
         let expected = self.head.sequence + 1;
         let bad = |fault, details: String| Defect::at(expected, fault, details).of(&stored.operation_id);
@@ -356,47 +355,48 @@ impl<'a> Chain<'a> {
             let details = format!("no checkpoint since entry {}: one was removed", self.signed);
             return Err(bad(Fault::CheckpointMissing, details));
         }
-        if !self.keys.expects(head, KeyRotation::said_by(&entry)) {
+        if !self.keys.matches_entry(head, KeyRotation::recorded_in(&entry)) {
             let details = "its record of the key rotation differs from the one that the new key signed";
             return Err(bad(Fault::CheckpointForged, details.to_owned()));
         }
-        let is_late = |signed_at: Timestamp| entry.at().duration_since(signed_at) >= LATE;
-        if self.late.is_none() && self.signed_at.is_some_and(is_late) {
-            self.late = Some((expected, id));
+        let is_too_late = |signed_at: Timestamp| entry.at().duration_since(signed_at) >= MAX_UNSIGNED_DELAY;
+        if self.unsigned_too_late.is_none() && self.signed_at.is_some_and(is_too_late) {
+            self.unsigned_too_late = Some((expected, id));
         }
         self.head = head;
         Ok(entry)
     }
 
-    /// Checks that no unsigned entry was appended two minutes or more after the last checkpoint. A process that appends an
-    /// entry a minute or more after the last checkpoint signs it in the same transaction, so an older unsigned entry is a
-    /// defect, however long ago that process ended. Call it after the last entry.
-    pub(crate) fn tail_is_young(&self) -> Result<(), Defect> {
-        let Some((sequence, operation)) = self.late else { return Ok(()) };
+    /// Checks that no unsigned entry was appended two minutes or more after the last checkpoint. A process that appends
+    /// an entry a minute or more after the last checkpoint signs it in the same transaction, so an older unsigned entry
+    /// is a defect, however long ago that process ended. Call it after the last entry.
+    pub(crate) fn check_unsigned_tail(&self) -> Result<(), Defect> {
+        let Some((sequence, operation)) = self.unsigned_too_late else { return Ok(()) };
         let details = format!(
             "it was appended more than {} s after the last checkpoint, that of entry {}, and was not signed: \
              checkpoints were removed, or signing was stopped",
-            LATE.as_secs(),
+            MAX_UNSIGNED_DELAY.as_secs(),
             self.signed
         );
         Err(Defect::at(sequence, Fault::Unsigned, details).of(operation))
     }
 
-    /// The last entry that is signed.
+    /// Sequence number of the last signed entry.
     pub(crate) const fn signed_through(&self) -> i64 {
         self.signed
     }
 
-    /// Compares the hash of the last entry read with the hash that a process remembers for that entry.
-    pub(crate) fn remembers(&self, known: Head) -> Result<(), Defect> {
-        if known == self.head {
+    /// Compares the last entry read with the head that this process remembers for that entry.
+    pub(crate) fn check_remembered(&self, remembered: Head) -> Result<(), Defect> {
+        if remembered == self.head {
             return Ok(());
         }
         let details = "this process read another entry here before: this entry or an earlier one was changed";
-        Err(Defect::at(known.sequence, Fault::Rewritten, details))
+        Err(Defect::at(remembered.sequence, Fault::Rewritten, details))
     }
 
-    /// Reads a checkpoint and sees that we signed it, for this trail.
+    /// Parses a checkpoint and checks that it belongs to this trail and is signed by one of its keys. `near` is the
+    /// entry that a defect names when the line cannot be parsed.
     pub(crate) fn signed(&self, near: i64, line: &str) -> Result<Checkpoint, Defect> {
         let checkpoint = Checkpoint::parse(line).ok_or_else(|| {
             Defect::at(near, Fault::CheckpointForged, "a checkpoint is not in the canonical form")
@@ -415,7 +415,7 @@ impl<'a> Chain<'a> {
         Ok(checkpoint)
     }
 
-    /// As [`Chain::signed`], of a checkpoint in the database, which is stored for the entry that it covers.
+    /// As [`Chain::signed`], for a checkpoint in the database, which must be stored for the entry that it covers.
     pub(crate) fn stored(&self, stored: &StoredCheckpoint) -> Result<Checkpoint, Defect> {
         let checkpoint = self.signed(stored.sequence, &stored.line)?;
         if checkpoint.sequence == stored.sequence {
@@ -426,7 +426,7 @@ impl<'a> Chain<'a> {
         Err(Defect::at(of.min(at), Fault::CheckpointForged, details))
     }
 
-    /// Compares the chain so far with a checkpoint that [`Chain::signed`] has read.
+    /// Compares the chain up to here with a checkpoint returned by [`Chain::signed`].
     pub(crate) fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), Defect> {
         let Head { sequence, hash } = self.head;
         if checkpoint.sequence != sequence {
@@ -442,7 +442,7 @@ impl<'a> Chain<'a> {
         }
         self.signed = sequence;
         self.signed_at = Some(checkpoint.time);
-        self.late = None;
+        self.unsigned_too_late = None;
         Ok(())
     }
 }
@@ -452,7 +452,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_chain_depends_on_every_part() {
+    fn chain_hash_covers_previous_hash_sequence_and_text() {
         let first = ChainHash::GENESIS.next(1, "a");
         assert_ne!(first, ChainHash::GENESIS.next(2, "a"));
         assert_ne!(first, ChainHash::GENESIS.next(1, "b"));

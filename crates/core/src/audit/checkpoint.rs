@@ -1,8 +1,9 @@
-//! Checkpoints: what the trail was at a moment, signed, so that whoever rewrites the database cannot rewrite the past.
+//! Checkpoints: signed states of the trail. Write access to the database is not sufficient to rewrite signed entries.
 //!
-//! A hash chain alone tells of an edit only to somebody who remembers a later hash: with the database at hand, all hashes
-//! after the edit can be computed anew. A checkpoint cannot be, without the signing key. It is stored beside the chain in
-//! the transaction that makes it due, and copied to where the database's owner cannot reach ([`CheckpointSink`]).
+//! A hash chain alone reveals an edit only to a reader that remembers a later hash: with database access, all hashes
+//! after the edit can be recomputed. A checkpoint cannot be recomputed without the signing key. It is stored beside the
+//! chain in the transaction that makes it due, and copied to a place that the owner of the database cannot write
+//! ([`CheckpointSink`]).
 
 use std::time::Duration;
 
@@ -21,54 +22,54 @@ pub type PublicKey = Hex<32>;
 /// An Ed25519 signature.
 pub type Signature = Hex<64>;
 
-/// Checks signatures; needs no secret.
+/// Verifies signatures; needs no secret.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 pub trait SignatureVerifier: Send + Sync {
-    /// Whether `key`'s owner signed exactly this message.
+    /// Whether `signature` is a signature of `key` over exactly this message.
     fn verifies(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool;
 }
 
-/// Signs with the install's key.
+/// Signs with the signing key of the install.
 pub trait CheckpointSigner: SignatureVerifier {
-    /// By which signatures are known.
+    /// Public key that verifies the signatures.
     fn public_key(&self) -> PublicKey;
 
-    /// Signs a message. The same message gives the same signature.
+    /// Signs a message. Deterministic: the same message yields the same signature.
     fn sign(&self, message: &[u8]) -> Signature;
 }
 
-/// What the trail was at a moment. Its line in JSON has these fields in this order.
+/// Checkpoint: the signed state of the trail at one time. Its JSON line has these fields in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
-    /// Which trail: drawn when its database was made.
+    /// Trail id: random, generated when the database was created.
     pub trail: String,
-    /// The last entry covered.
+    /// Last entry covered.
     pub sequence: i64,
-    /// The hash of that entry, and so of all before it.
+    /// Chain hash of that entry, which covers all entries before it.
     pub hash: ChainHash,
-    /// When it was signed, by our wall clock.
+    /// Time of signing, by the server's wall clock.
     pub time: Timestamp,
-    /// Over `Checkpoint::message`.
+    /// Signature over `Checkpoint::message`.
     pub signature: Signature,
 }
 
 impl Checkpoint {
-    /// The most entries that follow a checkpoint before the next one.
+    /// Maximum number of entries between two checkpoints.
     pub const EVERY: i64 = 1_000;
 
-    /// The longest that an entry waits for one.
+    /// Maximum time that an entry waits for a checkpoint.
     pub const AGE: Duration = Duration::from_secs(60);
 
-    /// The first line of what is signed.
+    /// Purpose string: the first line of the signed message.
     const PURPOSE: &str = "pilothouse audit checkpoint 1";
 
-    /// Signs what the trail is.
+    /// Signs the state of the trail.
     pub fn sign(signer: &dyn CheckpointSigner, trail: &str, head: Head, time: Timestamp) -> Self {
         Self::sign_as(Self::PURPOSE, signer, trail, head, time)
     }
 
-    /// The same fields, signed to say something else.
+    /// Signs the same fields for another purpose.
     pub(super) fn sign_as(
         purpose: &str,
         signer: &dyn CheckpointSigner,
@@ -81,7 +82,7 @@ impl Checkpoint {
         Self { trail: trail.to_owned(), sequence, hash, time, signature }
     }
 
-    /// Whether the owner of `key` signed it.
+    /// Whether `key` signed this checkpoint.
     pub fn is_signed_by(&self, key: &PublicKey, verifier: &dyn SignatureVerifier) -> bool {
         self.is_signed_as(Self::PURPOSE, key, verifier)
     }
@@ -96,12 +97,12 @@ impl Checkpoint {
         verifier.verifies(key, &message, &self.signature)
     }
 
-    /// What the trail was.
+    /// The head that is signed.
     pub const fn head(&self) -> Head {
         Head { sequence: self.sequence, hash: self.hash }
     }
 
-    /// The bytes that are signed: a line for the purpose, and one for each field.
+    /// The signed message: a line for the purpose, and one for each field.
     fn message(purpose: &str, trail: &str, sequence: i64, hash: ChainHash, time: Timestamp) -> Vec<u8> {
         format!("{purpose}\n{trail}\n{sequence}\n{hash}\n{time}\n").into_bytes()
     }
@@ -114,52 +115,52 @@ impl Checkpoint {
         serde_json::to_string(self).map_err(|error| Error::internal(format!("checkpoint: {error}")))
     }
 
-    /// Reads a line; none when it is not exactly as [`Checkpoint::line`] writes it.
+    /// Parses a line. Returns none unless it is exactly as [`Checkpoint::line`] writes it.
     pub fn parse(line: &str) -> Option<Self> {
         let checkpoint: Self = serde_json::from_str(line).ok()?;
         (checkpoint.line().ok()? == line).then_some(checkpoint)
     }
 }
 
-/// The last checkpoint of a trail, as far as is needed to know whether the next one is due.
+/// Position and time of the last checkpoint, to decide whether the next one is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastCheckpoint {
-    /// The last entry covered; 0 before the first checkpoint.
+    /// Last entry covered; 0 before the first checkpoint.
     pub sequence: i64,
-    /// When it was signed.
+    /// Time of signing.
     pub time: Timestamp,
 }
 
 impl LastCheckpoint {
-    /// Whether the trail that has grown to `sequence` is to be signed before the next entry.
+    /// Whether a trail that ends with `sequence` must be signed before the next entry.
     pub const fn is_full(self, sequence: i64) -> bool {
         sequence - self.sequence >= Checkpoint::EVERY
     }
 
-    /// Whether the trail that has grown to `sequence` is to be signed at `now`, where no entry is to wait longer than `age`.
-    /// A clock that was set back makes it due.
+    /// Whether a trail that ends with `sequence` must be signed at `now`, when no entry may wait longer than `age`. A
+    /// clock that was set back makes a checkpoint due.
     pub fn is_due(self, sequence: i64, now: Timestamp, age: Duration) -> bool {
         let since = now.duration_since(self.time).unsigned_abs();
         self.is_full(sequence) || (sequence > self.sequence && since >= age)
     }
 }
 
-/// Keeps checkpoints outside the database: each line as it was signed, oldest first. Calls may block for as long as a
-/// file does.
+/// Storage port for checkpoints outside the database: each line as it was signed, oldest first. Calls may block on file
+/// access.
 pub trait CheckpointSink: Send + Sync {
-    /// Every line. Nothing kept is no line.
+    /// All lines; empty if none is stored.
     ///
     /// # Errors
     /// `Internal` when they cannot be read.
     fn lines(&self) -> Result<Box<dyn Iterator<Item = Result<String>> + Send>>;
 
-    /// The last line, as it was kept; none without any. Who relies on it verifies it.
+    /// The last line, not verified; none if there is no line.
     ///
     /// # Errors
     /// `Internal` when they cannot be read.
     fn last(&self) -> Result<Option<Checkpoint>>;
 
-    /// Keeps more lines; durable when it returns.
+    /// Appends lines; durable when it returns.
     ///
     /// # Errors
     /// `Internal` when they cannot be written.
@@ -181,11 +182,11 @@ mod tests {
     }
 
     #[test]
-    fn every_field_is_signed() {
+    fn signature_covers_every_field() {
         let signer = FakeSigner::default();
         let signed = checkpoint();
-        let is_ours = |checkpoint: &Checkpoint| checkpoint.is_signed_by(&signer.public_key(), &signer);
-        assert!(is_ours(&signed));
+        let is_valid = |checkpoint: &Checkpoint| checkpoint.is_signed_by(&signer.public_key(), &signer);
+        assert!(is_valid(&signed));
         for forged in [
             Checkpoint { trail: "other".to_owned(), ..signed.clone() },
             Checkpoint { sequence: 8, ..signed.clone() },
@@ -193,13 +194,13 @@ mod tests {
             Checkpoint { time: at(6), ..signed.clone() },
             Checkpoint { signature: Hex([0; 64]), ..signed.clone() },
         ] {
-            assert!(!is_ours(&forged), "{forged:?}");
+            assert!(!is_valid(&forged), "{forged:?}");
         }
         assert!(!signed.is_signed_by(&Hex([1; 32]), &signer), "another key");
     }
 
     #[test]
-    fn only_the_very_line_is_read() {
+    fn parse_accepts_canonical_lines_only() {
         let line = checkpoint().line().unwrap();
         assert_eq!(Checkpoint::parse(&line), Some(checkpoint()));
         for other in [format!(" {line}"), line.replace(':', ": "), line.replace("\"trail\"", "\"Trail\"")] {
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn due_by_table() {
+    fn checkpoint_is_due_by_table() {
         let last = LastCheckpoint { sequence: 500, time: at(1_000) };
         for (sequence, now, due) in [
             (500, 9_999, false),

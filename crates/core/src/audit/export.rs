@@ -1,9 +1,9 @@
-//! The trail as a file: JSON Lines that can be verified without the database, or events as the API server's audit log has
-//! them.
+//! Export of the trail: JSON Lines that can be verified without the database, or events in the format of the API
+//! server's audit log.
 //!
-//! The first line of a JSON Lines export says what it holds and is signed; then each entry with the hashes before and after
-//! it, and after the entry it covers each checkpoint. Whatever is changed, taken out or cut off is found with nothing but
-//! the install's public key.
+//! The first line of a JSON Lines export is a signed header that describes its content. Each entry follows with the
+//! hashes before and after it, and each checkpoint follows the entry that it covers. The public key of the install is
+//! sufficient to detect any changed, removed or truncated line.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -17,27 +17,27 @@ use super::{
     k8s::Events,
     retention::TrailStart,
     slots::Slot,
-    verified_range::{VerifiedRange, vouch},
+    verified_range::{VerifiedRange, verify_range},
 };
 use crate::error::{Error, Result};
 
-/// How much is read at once.
+/// Maximum number of entries or checkpoints in one read.
 const BATCH: u32 = 256;
 
-/// How an export is written.
+/// Format of an export.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ExportFormat {
-    /// JSON Lines of the chain itself, to be verified anywhere.
+    /// JSON Lines of the chain itself; verifiable without the database.
     #[default]
     Jsonl,
-    /// A line of JSON for each stage of an operation, as `audit.k8s.io/v1` writes events.
+    /// JSON Lines with one `audit.k8s.io/v1` event for each stage of an operation.
     K8s,
 }
 
 impl ExportFormat {
-    /// The word in requests.
+    /// The value in requests.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Jsonl => "jsonl",
@@ -46,26 +46,26 @@ impl ExportFormat {
     }
 }
 
-/// What to export: the entries from the first one told at or after `from` to the last one told before `to`, without gaps.
+/// Range of an export: from the first entry at or after `from` to the last entry before `to`, without gaps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExportQuery {
-    /// How it is written.
+    /// Format.
     pub format: ExportFormat,
-    /// From the beginning when none.
+    /// None: from the start of the trail.
     pub from: Option<Timestamp>,
-    /// To the end when none.
+    /// None: to the end of the trail.
     pub to: Option<Timestamp>,
 }
 
-/// The first line: what the export holds. `last_hash` binds all of it.
+/// Header of the export, its first line. `last_hash` covers all entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
-    /// The version of this form.
+    /// Version of the format.
     pilothouse_audit_export: u32,
     trail: String,
     public_key: PublicKey,
-    /// Where other keys signed before.
+    /// Key rotations of the trail.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     handovers: Vec<KeyRotation>,
     exported_at: Timestamp,
@@ -90,7 +90,7 @@ struct EntryLine {
     sequence: i64,
     previous_hash: ChainHash,
     hash: ChainHash,
-    /// The canonical text, to the byte.
+    /// Canonical text, byte for byte.
     entry: String,
 }
 
@@ -101,8 +101,8 @@ struct CheckpointLine {
 }
 
 impl Header {
-    fn of(vouched: &VerifiedRange, signer: &dyn CheckpointSigner, now: Timestamp) -> Self {
-        let VerifiedRange { trail, keys, before, end } = vouched;
+    fn of(range: &VerifiedRange, signer: &dyn CheckpointSigner, now: Timestamp) -> Self {
+        let VerifiedRange { trail, keys, before, end } = range;
         Self {
             pilothouse_audit_export: 1,
             trail: trail.clone(),
@@ -118,7 +118,7 @@ impl Header {
         }
     }
 
-    /// Signed, as the first line.
+    /// The signed first line.
     fn line(self, signer: &dyn CheckpointSigner) -> Result<String> {
         let signature = signer.sign(&self.message()?);
         Ok(json(&SignedHeader { header: self, signature })? + "\n")
@@ -133,74 +133,74 @@ fn json(line: &impl Serialize) -> Result<String> {
     serde_json::to_string(line).map_err(|error| Error::internal(format!("export: {error}")))
 }
 
-/// An export that is being written, a piece at a time. It holds the entries that were there when it began.
+/// A running export, written in pieces. Contains the entries that existed when it began.
 pub struct Export {
     reader: Arc<dyn TrailReader>,
-    /// What stands before the entries.
-    opening: Option<String>,
-    /// The last entry written.
-    done: Head,
+    /// The header line, until it is returned.
+    header_line: Option<String>,
+    /// Last entry written.
+    position: Head,
     last: i64,
     events: Option<Events>,
-    /// The place of this export at the concurrency limit, released with the export. None for exports without a limit.
-    place: Option<Slot>,
+    /// Slot of the concurrency limiter, released with the export. None for exports that are not limited.
+    slot: Option<Slot>,
 }
 
-/// With what an export is verified before it is signed.
+/// Dependencies for verifying and signing an export.
 #[derive(Clone, Copy)]
 pub(super) struct Sources<'a> {
     pub(super) signer: &'a dyn CheckpointSigner,
-    pub(super) witness: Option<&'a dyn CheckpointSink>,
+    pub(super) checkpoint_sink: Option<&'a dyn CheckpointSink>,
     pub(super) now: Timestamp,
 }
 
 impl Sources<'_> {
-    /// Verifies what lies after one entry, up to another.
-    async fn vouch(self, reader: &dyn TrailReader, part: (i64, i64)) -> Result<VerifiedRange> {
+    /// Verifies the entries of `part`: after its first number, up to and including its second.
+    async fn verify(self, reader: &dyn TrailReader, part: (i64, i64)) -> Result<VerifiedRange> {
         loop {
             let key = self.signer.public_key();
             let signatures = Signatures { key, verifier: self.signer, every: Checkpoint::EVERY };
-            let vouched = vouch(reader, self.witness, signatures, part).await;
-            // whoever reads the head learns of a new key
+            let range = verify_range(reader, self.checkpoint_sink, signatures, part).await;
+            // reading the head refreshes the signing key after a rotation
             reader.head().await?;
             if self.signer.public_key() == key {
-                return vouched;
+                return range;
             }
         }
     }
 }
 
 impl Export {
-    /// Begins an export, of what is verified.
+    /// Begins an export after verifying its entries.
     ///
     /// # Errors
-    /// As [`TrailReader`]; `Internal`, naming the first bad entry, when it is not whole.
+    /// As [`TrailReader`]; `Internal`, naming the first bad entry, when verification fails.
     pub(super) async fn begin(
         reader: Arc<dyn TrailReader>,
         sources: Sources<'_>,
         query: ExportQuery,
-        place: Slot,
+        slot: Slot,
     ) -> Result<Self> {
         let (_, head) = reader.head().await?;
         let ExportQuery { format, from, to } = query;
         let (first, last) = reader.between(from, to).await?;
-        let begins = TrailStart::head_of(&*reader).await?.sequence + 1;
-        // entries may have come since the head was read
+        let trail_start = TrailStart::head_of(&*reader).await?.sequence + 1;
+        // entries may have been appended since the head was read
         let after = head.sequence + 1;
-        let first = from.map_or(Some(begins), |_| first).unwrap_or(after).min(after);
+        let first = from.map_or(Some(trail_start), |_| first).unwrap_or(after).min(after);
         let last = to.map_or(Some(head.sequence), |_| last).unwrap_or(0).clamp(first - 1, head.sequence);
-        let vouched = sources.vouch(&*reader, (first - 1, last)).await?;
-        let (opening, events) = match format {
+        let range = sources.verify(&*reader, (first - 1, last)).await?;
+        let (header_line, events) = match format {
             ExportFormat::K8s => (None, Some(Events::default())),
             ExportFormat::Jsonl => {
-                let header = Header { from, to, ..Header::of(&vouched, sources.signer, sources.now) };
+                let header = Header { from, to, ..Header::of(&range, sources.signer, sources.now) };
                 (Some(header.line(sources.signer)?), None)
             }
         };
-        Ok(Self { reader, opening, done: vouched.before, last, events, place: Some(place) })
+        Ok(Self { reader, header_line, position: range.before, last, events, slot: Some(slot) })
     }
 
-    /// Begins an export of JSON Lines of all that lies after one entry, up to another, if that is verified.
+    /// Begins a JSON Lines export of all entries after one entry up to and including another, after verifying them.
     ///
     /// # Errors
     /// As [`Export::begin`].
@@ -210,30 +210,30 @@ impl Export {
         part: (i64, Head),
     ) -> Result<Self> {
         let (before, end) = part;
-        let vouched = sources.vouch(&*reader, (before, end.sequence)).await?;
-        if vouched.end != end {
+        let range = sources.verify(&*reader, (before, end.sequence)).await?;
+        if range.end != end {
             return Err(Error::internal("the audit trail does not match its checkpoint"));
         }
-        let opening = Some(Header::of(&vouched, sources.signer, sources.now).line(sources.signer)?);
-        Ok(Self { reader, opening, done: vouched.before, last: end.sequence, events: None, place: None })
+        let header_line = Some(Header::of(&range, sources.signer, sources.now).line(sources.signer)?);
+        Ok(Self { reader, header_line, position: range.before, last: end.sequence, events: None, slot: None })
     }
 
-    /// Some more lines, each with its end; none when all is written.
+    /// The next lines, each with its line break; none after the last one.
     ///
     /// # Errors
-    /// As [`TrailReader`]; `Overloaded` when nobody asked for the next lines for so long that others took the place. What was
-    /// written so far is then not a whole export.
+    /// As [`TrailReader`]; `Overloaded` when the export was idle for so long that another export took its slot. The
+    /// lines returned so far are then an incomplete export.
     pub async fn next(&mut self) -> Result<Option<String>> {
-        if let Some(place) = &self.place {
-            place.is_used()?;
+        if let Some(slot) = &self.slot {
+            slot.touch()?;
         }
-        if let Some(opening) = self.opening.take() {
-            return Ok(Some(opening));
+        if let Some(header_line) = self.header_line.take() {
+            return Ok(Some(header_line));
         }
-        if self.done.sequence >= self.last {
+        if self.position.sequence >= self.last {
             return Ok(None);
         }
-        let mut entries = self.reader.entries(self.done.sequence, BATCH).await?;
+        let mut entries = self.reader.entries(self.position.sequence, BATCH).await?;
         entries.retain(|entry| entry.sequence <= self.last);
         let Some(end) = entries.last().map(|entry| entry.sequence) else {
             return Err(Error::internal(
@@ -243,7 +243,7 @@ impl Export {
         match &mut self.events {
             Some(events) => {
                 let lines = events.lines(&*self.reader, &entries).await?;
-                self.done.sequence = end;
+                self.position.sequence = end;
                 Ok(Some(lines))
             }
             None => self.lines(&entries, end).await.map(Some),
@@ -252,16 +252,16 @@ impl Export {
 
     async fn lines(&mut self, entries: &[StoredEntry], end: i64) -> Result<String> {
         // there are no more checkpoints than entries
-        let mut checkpoints = self.reader.checkpoints(self.done.sequence, BATCH).await?;
+        let mut checkpoints = self.reader.checkpoints(self.position.sequence, BATCH).await?;
         checkpoints.retain(|stored| stored.sequence <= end);
-        lines(&mut self.done, entries, &checkpoints)
+        lines(&mut self.position, entries, &checkpoints)
     }
 }
 
-/// A line for each of these entries that follow `done`, and each checkpoint's after the entry it covers; `done` is the last
-/// entry then.
+/// Writes a line for each of these entries, which follow `position`, and one for each checkpoint after the entry that
+/// it covers. Advances `position` to the last entry.
 pub(super) fn lines(
-    done: &mut Head,
+    position: &mut Head,
     entries: &[StoredEntry],
     checkpoints: &[StoredCheckpoint],
 ) -> Result<String> {
@@ -269,31 +269,31 @@ pub(super) fn lines(
     let mut checkpoints = checkpoints.iter().peekable();
     let mut signed = |lines: &mut String, upto: i64| -> Result<()> {
         while let Some(stored) = checkpoints.next_if(|stored| stored.sequence <= upto) {
-            // a String takes whatever is written
+            // writing to a String cannot fail
             let _ = writeln!(lines, "{}", json(&CheckpointLine { checkpoint: stored.line.clone() })?);
         }
         Ok(())
     };
-    signed(&mut lines, done.sequence)?;
+    signed(&mut lines, position.sequence)?;
     for stored in entries {
         let line = EntryLine {
             sequence: stored.sequence,
-            previous_hash: done.hash,
+            previous_hash: position.hash,
             hash: hash(&stored.hash)?,
             entry: stored.text.clone(),
         };
-        *done = Head { sequence: line.sequence, hash: line.hash };
+        *position = Head { sequence: line.sequence, hash: line.hash };
         let _ = writeln!(lines, "{}", json(&line)?);
-        signed(&mut lines, done.sequence)?;
+        signed(&mut lines, position.sequence)?;
     }
     Ok(lines)
 }
 
-/// The head when `sequence` was the last entry.
+/// The head of the chain at the entry `sequence`.
 pub(super) async fn head_at(reader: &dyn TrailReader, sequence: i64) -> Result<Head> {
-    let begins = TrailStart::head_of(reader).await?;
-    if sequence == begins.sequence {
-        return Ok(begins);
+    let trail_start = TrailStart::head_of(reader).await?;
+    if sequence == trail_start.sequence {
+        return Ok(trail_start);
     }
     let stored = reader.entries(sequence - 1, 1).await?.pop().filter(|entry| entry.sequence == sequence);
     let stored =
@@ -305,19 +305,19 @@ fn hash(bytes: &[u8]) -> Result<ChainHash> {
     bytes.try_into().map(ChainHash).map_err(|_| Error::internal("a hash of the audit trail is not 32 bytes"))
 }
 
-/// Verifies a JSON Lines export line by line, with nothing but the public key: not the one in its header, which whoever
-/// forges an export writes too, but the one in `signatures`. Each line comes with its end; what has none, or is not UTF-8,
-/// is not of an export.
+/// Verifies a JSON Lines export line by line, with the public key in `signatures` only. The key in the header is not
+/// used, because a forged export would contain the forger's key. Each line includes its line break; a line without one,
+/// or that is not UTF-8, is a defect.
 ///
 /// # Errors
-/// What reading a line says.
+/// The errors of reading a line.
 pub fn verify_export(
     lines: impl Iterator<Item = Result<Vec<u8>>>,
     signatures: Signatures<'_>,
 ) -> Result<Verdict> {
     let mut verdict = Verdict::NONE;
     let forged = |details| Defect::at(0, Fault::HeaderForged, details);
-    let mut lines = lines.map(|line| line.map(text));
+    let mut lines = lines.map(|line| line.map(strip_line_break));
     let Some(first) = lines.next().transpose()? else {
         return Ok(verdict.with(forged("the export is empty")));
     };
@@ -345,8 +345,8 @@ pub fn verify_export(
             return Ok(verdict.with(defect));
         };
         let result = match read::<EntryLine>(&line) {
-            Some(entry) => take(&mut chain, entry).map(|()| verdict.entries += 1),
-            None => checkpoint(&mut chain, &line).map(|()| verdict.checkpoints += 1),
+            Some(entry) => verify_entry(&mut chain, entry).map(|()| verdict.entries += 1),
+            None => verify_checkpoint(&mut chain, &line).map(|()| verdict.checkpoints += 1),
         };
         verdict.head = chain.head;
         if let Err(defect) = result {
@@ -364,19 +364,19 @@ pub fn verify_export(
     Ok(verdict)
 }
 
-/// A whole line without its end.
-fn text(mut line: Vec<u8>) -> Option<String> {
+/// A complete line without its line break.
+fn strip_line_break(mut line: Vec<u8>) -> Option<String> {
     line.pop_if(|last| *last == b'\n')?;
     String::from_utf8(line).ok()
 }
 
-fn take(chain: &mut Chain<'_>, line: EntryLine) -> Result<(), Defect> {
+fn verify_entry(chain: &mut Chain<'_>, line: EntryLine) -> Result<(), Defect> {
     let (sequence, previous) = (line.sequence, line.previous_hash);
     if sequence == chain.head.sequence + 1 && previous != chain.head.hash {
         let details = "its previous hash does not match the previous entry";
         return Err(Defect::at(sequence, Fault::EntryChanged, details));
     }
-    // the columns beside the text are not exported: they follow from it
+    // the columns beside the text are not exported: they are derived from the text
     let entry = serde_json::from_str::<super::Entry>(&line.entry).ok();
     let columns =
         entry.map(|entry| (entry.operation_id().to_string(), entry.kind(), entry.at().as_microsecond()));
@@ -392,7 +392,7 @@ fn take(chain: &mut Chain<'_>, line: EntryLine) -> Result<(), Defect> {
     chain.entry(&stored).map(drop)
 }
 
-fn checkpoint(chain: &mut Chain<'_>, line: &str) -> Result<(), Defect> {
+fn verify_checkpoint(chain: &mut Chain<'_>, line: &str) -> Result<(), Defect> {
     let next = chain.head.sequence + 1;
     let unknown = || Defect::at(next, Fault::EntryMalformed, "a line is neither an entry nor a checkpoint");
     let CheckpointLine { checkpoint } = read(line).ok_or_else(unknown)?;
@@ -400,7 +400,7 @@ fn checkpoint(chain: &mut Chain<'_>, line: &str) -> Result<(), Defect> {
     chain.checkpoint(&checkpoint)
 }
 
-/// Reads a line; none when it is not exactly as we write it.
+/// Parses a line. Returns none unless its serialisation is identical to the line.
 fn read<T: Serialize + for<'de> Deserialize<'de>>(line: &str) -> Option<T> {
     let read: T = serde_json::from_str(line).ok()?;
     (serde_json::to_string(&read).ok()? == line).then_some(read)

@@ -1,4 +1,4 @@
-//! Our entries as events of `audit.k8s.io/v1`, for whatever reads an API server's audit log already.
+//! Conversion of entries into `audit.k8s.io/v1` events, for tools that read an API server's audit log.
 //! (kubernetes.io, Reference: kube-apiserver Audit Configuration, v1.)
 
 use std::{
@@ -15,7 +15,7 @@ use crate::{
     kind::KINDS,
 };
 
-/// Turns entries into lines. Remembers the intents that wait for their outcomes.
+/// Converts entries into lines. Keeps the intents whose outcomes have not been converted yet.
 #[derive(Default)]
 pub(super) struct Events {
     pending: HashMap<OperationId, Operation>,
@@ -38,10 +38,10 @@ impl Events {
                 Entry::Outcome { operation_id, outcome } => {
                     let operation = match self.pending.remove(&operation_id) {
                         Some(operation) => operation,
-                        // it was begun before the first entry exported
-                        None => match begun(reader, operation_id).await? {
+                        // the operation began before the first exported entry
+                        None => match read_intent(reader, operation_id).await? {
                             Some(operation) => operation,
-                            // or before the trail begins: whoever has that export has its event
+                            // it began before the start of the trail: the export of the removed part contains its event
                             None => continue,
                         },
                     };
@@ -51,7 +51,7 @@ impl Events {
             let event = event(stored.sequence, &operation, outcome.as_ref());
             let line = serde_json::to_string(&event)
                 .map_err(|error| Error::internal(format!("audit event: {error}")))?;
-            // a String takes whatever is written
+            // writing to a String cannot fail
             let _ = writeln!(lines, "{line}");
         }
         Ok(lines)
@@ -64,7 +64,7 @@ fn parse(stored: &StoredEntry) -> Result<Entry> {
     serde_json::from_str(&stored.text).map_err(unreadable)
 }
 
-async fn begun(reader: &dyn TrailReader, id: OperationId) -> Result<Option<Operation>> {
+async fn read_intent(reader: &dyn TrailReader, id: OperationId) -> Result<Option<Operation>> {
     let stored = reader.intent(id).await?;
     match stored.as_ref().map(parse).transpose()? {
         Some(Entry::Intent { operation } | Entry::Complete { operation, .. }) => Ok(Some(operation)),
@@ -128,11 +128,11 @@ struct ResponseStatus<'a> {
     message: Option<&'a str>,
 }
 
-/// An operation's stage: that it was received, or what became of it.
+/// Event for one stage of an operation: request received, or response complete.
 fn event<'a>(sequence: i64, operation: &'a Operation, outcome: Option<&'a Outcome>) -> Event<'a> {
     let kind = KINDS.iter().map(|kind| kind.info()).find(|info| info.singular == operation.resource_type);
     let object_ref = ObjectRef {
-        // what is ours is in a group of our own, so that nobody takes it for a cluster's
+        // Pilothouse's own resources have their own API group, so that they are not mistaken for cluster resources
         resource: kind.map_or_else(|| format!("{}s", operation.resource_type), |kind| kind.plural.to_owned()),
         api_group: kind.map_or("pilothouse", |kind| kind.group),
         api_version: kind.map_or("", |kind| kind.version),
@@ -160,7 +160,7 @@ fn event<'a>(sequence: i64, operation: &'a Operation, outcome: Option<&'a Outcom
         level: "Metadata",
         audit_id: operation.id,
         stage: if outcome.is_some() { "ResponseComplete" } else { "RequestReceived" },
-        // the type wants one; the trail keeps what was asked for instead
+        // required by the type; the trail stores parameters instead of a URI
         request_uri: "",
         verb: &operation.operation_type,
         user: User {
@@ -177,7 +177,7 @@ fn event<'a>(sequence: i64, operation: &'a Operation, outcome: Option<&'a Outcom
     }
 }
 
-/// A time as Kubernetes' `MicroTime` is written: always six digits.
+/// A time in the format of Kubernetes' `MicroTime`: always six fractional digits.
 fn micro_time(time: Timestamp) -> String {
     const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
     PRINTER.timestamp_to_string(&time)

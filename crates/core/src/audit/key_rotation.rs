@@ -1,7 +1,7 @@
-//! A new master key signs with another key. The trail says so itself: the operation `rekey` names the key that signed
-//! before it and the one that signs from it on. Beside the entry lies a signature of the new key over the entry's hash, made
-//! in the transaction that appends the entry. Nothing else stands in for that signature: a checkpoint says what the trail
-//! was, not that another key may have signed before it.
+//! Key rotation: a new master key has a new signing key. The operation `rekey` in the trail names the previous and the
+//! next public key. The transaction that appends its entry also stores a signature of the next key over the entry's
+//! hash. Nothing else replaces that signature: a checkpoint proves the state of the trail, not that another key was
+//! allowed to sign before.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,39 +14,39 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Where another key takes over, signed by it. Its line in JSON has these fields in this order.
+/// Key rotation, signed by the next key. Its JSON line has these fields in this order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyRotation {
-    /// Which trail.
+    /// Trail id.
     pub trail: String,
-    /// The entry that says so, the first one that the new key signs.
+    /// Entry that records the rotation, the first one that the next key signs.
     pub sequence: i64,
-    /// The hash of that entry, and so of all before it.
+    /// Chain hash of that entry, which covers all entries before it.
     pub hash: ChainHash,
-    /// The key that signed what comes before it.
+    /// Key that signed the entries before it.
     pub previous: PublicKey,
-    /// The key that signs from it on.
+    /// Key that signs from this entry on.
     pub next: PublicKey,
-    /// By `next`, over `KeyRotation::message`.
+    /// Signature of `next` over `KeyRotation::message`.
     pub signature: Signature,
 }
 
 impl KeyRotation {
-    /// The first line of what is signed.
+    /// Purpose string: the first line of the signed message.
     const PURPOSE: &str = "pilothouse audit handover 1";
 
-    /// The change of the master key, as the trail is to tell it.
+    /// The operation of the key rotation, as recorded in the trail.
     pub fn access(previous: &PublicKey, next: &PublicKey) -> AccessRequest {
         AccessRequest::to(Verb::Rekey, Resource::MasterKey)
             .with("previous_public_key", previous.to_string())
             .with("public_key", next.to_string())
     }
 
-    /// Signs with the new key that it takes over from `previous` at the entry `head`.
+    /// Signs with the next key that it replaces `previous` from the entry `head` on.
     pub fn sign(next: &dyn CheckpointSigner, trail: &str, head: Head, previous: PublicKey) -> Self {
         let Head { sequence, hash } = head;
-        let mut handover = Self {
+        let mut rotation = Self {
             trail: trail.to_owned(),
             sequence,
             hash,
@@ -54,16 +54,16 @@ impl KeyRotation {
             next: next.public_key(),
             signature: crate::hex::Hex([0; 64]),
         };
-        handover.signature = next.sign(&handover.message());
-        handover
+        rotation.signature = next.sign(&rotation.message());
+        rotation
     }
 
-    /// Whether the key that takes over has signed it.
+    /// Whether the next key signed it.
     pub fn is_signed(&self, verifier: &dyn SignatureVerifier) -> bool {
         verifier.verifies(&self.next, &self.message(), &self.signature)
     }
 
-    /// The bytes that are signed: a line for the purpose, and one for each field.
+    /// The signed message: a line for the purpose, and one for each field.
     fn message(&self) -> Vec<u8> {
         let Self { trail, sequence, hash, previous, next, .. } = self;
         format!("{}\n{trail}\n{sequence}\n{hash}\n{previous}\n{next}\n", Self::PURPOSE).into_bytes()
@@ -74,30 +74,30 @@ impl KeyRotation {
     /// # Errors
     /// `Internal`, should it not serialise.
     pub fn line(&self) -> Result<String> {
-        serde_json::to_string(self).map_err(|error| Error::internal(format!("handover: {error}")))
+        serde_json::to_string(self).map_err(|error| Error::internal(format!("key rotation: {error}")))
     }
 
-    /// Reads a line; none when it is not exactly as [`KeyRotation::line`] writes it.
+    /// Parses a line. Returns none unless it is exactly as [`KeyRotation::line`] writes it.
     pub fn parse(line: &str) -> Option<Self> {
-        let handover: Self = serde_json::from_str(line).ok()?;
-        (handover.line().ok()? == line).then_some(handover)
+        let rotation: Self = serde_json::from_str(line).ok()?;
+        (rotation.line().ok()? == line).then_some(rotation)
     }
 
-    /// The keys that an entry names, the previous one and the next one; none when it is about something else, or about a
-    /// change that was not made.
-    pub(super) fn said_by(entry: &Entry) -> Option<(PublicKey, PublicKey)> {
+    /// The previous and the next key that an entry records; none if it records another operation, or a key rotation
+    /// that did not succeed.
+    pub(super) fn recorded_in(entry: &Entry) -> Option<(PublicKey, PublicKey)> {
         let Entry::Complete { operation, outcome } = entry else { return None };
-        let is_ours = operation.operation_type == Verb::Rekey.as_str()
+        let is_rekey = operation.operation_type == Verb::Rekey.as_str()
             && operation.resource_type == Resource::MasterKey.as_str()
             && outcome.status == Status::Success;
         let key = |name: &str| operation.params.get(name)?.as_str()?.parse().ok();
-        is_ours.then_some(())?;
+        is_rekey.then_some(())?;
         Some((key("previous_public_key")?, key("public_key")?))
     }
 }
 
-/// The keys that have signed a trail. Of these only the last one is trusted from outside; each other one is trusted because
-/// the one after it has signed the handover.
+/// Keys that have signed a trail. Only the current key is trusted from outside the trail; each earlier key is trusted
+/// because the key after it signed the rotation.
 #[derive(Clone, Debug)]
 pub struct TrailKeys {
     current: PublicKey,
@@ -105,27 +105,28 @@ pub struct TrailKeys {
 }
 
 impl TrailKeys {
-    /// The key that signs now, and where other keys signed before it, in any order.
+    /// Verifies the chain of rotations that leads to the current key. The rotations may be in any order.
     ///
     /// # Errors
-    /// The handover that is of another trail, or that the key after it has not signed.
+    /// A defect that names the rotation that belongs to another trail, that the key after it did not sign, or that has
+    /// the same entry as another one.
     pub fn new(
         trail: &str,
         current: PublicKey,
         mut handovers: Vec<KeyRotation>,
         verifier: &dyn SignatureVerifier,
     ) -> std::result::Result<Self, Defect> {
-        handovers.sort_by_key(|handover| handover.sequence);
+        handovers.sort_by_key(|rotation| rotation.sequence);
         let mut next = current;
-        for handover in handovers.iter().rev() {
-            let forged = |details: &str| Defect::at(handover.sequence, Fault::CheckpointForged, details);
-            if handover.trail != trail {
+        for rotation in handovers.iter().rev() {
+            let forged = |details: &str| Defect::at(rotation.sequence, Fault::CheckpointForged, details);
+            if rotation.trail != trail {
                 return Err(forged("a key rotation belongs to another trail"));
             }
-            if handover.next != next || !handover.is_signed(verifier) {
+            if rotation.next != next || !rotation.is_signed(verifier) {
                 return Err(forged("a key rotation is not signed by the new key"));
             }
-            next = handover.previous;
+            next = rotation.previous;
         }
         if let Some(pair) = handovers.windows(2).find(|pair| pair[0].sequence == pair[1].sequence) {
             let details = "two key rotations have the same entry";
@@ -134,10 +135,10 @@ impl TrailKeys {
         Ok(Self { current, handovers })
     }
 
-    /// As [`TrailKeys::new`], from lines as [`KeyRotation::line`] writes them.
+    /// As [`TrailKeys::new`], from lines written by [`KeyRotation::line`].
     ///
     /// # Errors
-    /// As [`TrailKeys::new`]; a line that is of another form.
+    /// As [`TrailKeys::new`]; a line in another form.
     pub fn of_lines(
         trail: &str,
         current: PublicKey,
@@ -164,31 +165,32 @@ impl TrailKeys {
         Self::of_lines(trail, current, &lines, verifier).map_err(|defect| defect.into_error())
     }
 
-    /// Who signs what covers this entry.
+    /// The key that signs checkpoints of this entry.
     pub fn of(&self, sequence: i64) -> &PublicKey {
-        let after = self.handovers.iter().find(|handover| handover.sequence > sequence);
-        after.map_or(&self.current, |handover| &handover.previous)
+        let after = self.handovers.iter().find(|rotation| rotation.sequence > sequence);
+        after.map_or(&self.current, |rotation| &rotation.previous)
     }
 
-    /// Every key, the oldest first.
+    /// All keys, the oldest first.
     pub fn all(&self) -> impl Iterator<Item = &PublicKey> {
         self.since(i64::MIN)
     }
 
-    /// Who signs what covers this entry, or has signed since.
+    /// The key that signs checkpoints of this entry, and all later keys.
     pub(crate) fn since(&self, sequence: i64) -> impl Iterator<Item = &PublicKey> {
-        let later = self.handovers.iter().filter(move |handover| handover.sequence > sequence);
-        later.map(|handover| &handover.previous).chain([&self.current])
+        let later = self.handovers.iter().filter(move |rotation| rotation.sequence > sequence);
+        later.map(|rotation| &rotation.previous).chain([&self.current])
     }
 
-    /// Where the keys changed.
+    /// All rotations, in order.
     pub fn handovers(&self) -> &[KeyRotation] {
         &self.handovers
     }
 
-    /// Whether the entry `head` says of keys what was signed for it: of one that says nothing, nothing.
-    pub(crate) fn expects(&self, head: Head, said: Option<(PublicKey, PublicKey)>) -> bool {
-        match (self.handovers.iter().find(|handover| handover.sequence == head.sequence), said) {
+    /// Whether the keys recorded in the entry `head` match the rotation signed for it. An entry that records no
+    /// rotation must have none.
+    pub(crate) fn matches_entry(&self, head: Head, recorded: Option<(PublicKey, PublicKey)>) -> bool {
+        match (self.handovers.iter().find(|rotation| rotation.sequence == head.sequence), recorded) {
             (None, None) => true,
             (Some(signed), Some((previous, next))) => {
                 (signed.previous, signed.next, signed.hash) == (previous, next, head.hash)
@@ -211,7 +213,7 @@ mod tests {
         Head { sequence, hash: ChainHash([5; 32]) }
     }
 
-    fn handover(sequence: i64, n: u8) -> KeyRotation {
+    fn rotation(sequence: i64, n: u8) -> KeyRotation {
         KeyRotation::sign(&FakeSigner::of(key(n + 1)), "trail", head(sequence), key(n))
     }
 
@@ -220,24 +222,27 @@ mod tests {
     }
 
     #[test]
-    fn each_key_signs_up_to_where_the_next_one_takes_over() {
-        let keys = keys(3, vec![handover(20, 2), handover(10, 1)]).unwrap();
+    fn each_key_signs_until_the_next_rotation() {
+        let keys = keys(3, vec![rotation(20, 2), rotation(10, 1)]).unwrap();
         for (sequence, expected) in [(1, 1), (9, 1), (10, 2), (19, 2), (20, 3), (99, 3)] {
             assert_eq!(keys.of(sequence), &key(expected), "{sequence}");
         }
         assert!(keys.all().eq(&[key(1), key(2), key(3)]));
-        let said = |n: u8| Some((key(n), key(n + 1)));
-        assert!(keys.expects(head(10), said(1)) && keys.expects(head(11), None));
-        assert!(!keys.expects(head(10), None), "the entry does not say so");
-        assert!(!keys.expects(head(11), said(1)), "it is not signed");
-        assert!(!keys.expects(head(20), Some((key(2), key(9)))), "to another key");
-        assert!(!keys.expects(Head { hash: ChainHash([6; 32]), ..head(20) }, said(2)), "another entry");
+        let recorded = |n: u8| Some((key(n), key(n + 1)));
+        assert!(keys.matches_entry(head(10), recorded(1)) && keys.matches_entry(head(11), None));
+        assert!(!keys.matches_entry(head(10), None), "the entry records no rotation");
+        assert!(!keys.matches_entry(head(11), recorded(1)), "no rotation is signed for this entry");
+        assert!(!keys.matches_entry(head(20), Some((key(2), key(9)))), "another next key");
+        assert!(
+            !keys.matches_entry(Head { hash: ChainHash([6; 32]), ..head(20) }, recorded(2)),
+            "another entry"
+        );
     }
 
     #[test]
-    fn only_the_new_key_signs_that_it_takes_over() {
-        assert!(keys(2, vec![handover(10, 1)]).is_ok());
-        let signed = handover(10, 1);
+    fn key_rotation_must_be_signed_by_the_next_key() {
+        assert!(keys(2, vec![rotation(10, 1)]).is_ok());
+        let signed = rotation(10, 1);
         for forged in [
             KeyRotation { trail: "other".to_owned(), ..signed.clone() },
             KeyRotation { sequence: 11, ..signed.clone() },
@@ -248,15 +253,15 @@ mod tests {
         ] {
             assert!(keys(2, vec![forged.clone()]).is_err(), "{forged:?}");
         }
-        // by the key before, or by the key in use where it is not the next one
+        // signed by the previous key, or by the current key where it is not the next one
         let by_previous = KeyRotation {
             next: key(2),
             ..KeyRotation::sign(&FakeSigner::of(key(1)), "trail", head(10), key(1))
         };
         assert!(keys(2, vec![by_previous]).is_err());
-        assert!(keys(3, vec![handover(10, 1)]).is_err(), "the chain of keys has a gap");
-        assert!(keys(3, vec![handover(10, 1), handover(10, 2)]).is_err(), "at one entry");
-        // a signature for another purpose is none
+        assert!(keys(3, vec![rotation(10, 1)]).is_err(), "the chain of keys has a gap");
+        assert!(keys(3, vec![rotation(10, 1), rotation(10, 2)]).is_err(), "two rotations at one entry");
+        // only the canonical line is parsed
         let line = signed.line().unwrap();
         assert_eq!(KeyRotation::parse(&line), Some(signed));
         assert_eq!(KeyRotation::parse(&format!(" {line}")), None);

@@ -1,5 +1,6 @@
-//! Retention: the oldest entries may go, once they are old enough and kept elsewhere. What is left begins with a signed word
-//! of where it begins, so that nobody but us can take entries away and call it retention.
+//! Retention: removes the oldest entries once they are old enough and archived or delivered. The remaining trail begins
+//! with a signed record of its start, so that removed entries cannot be passed off as retention without the signing
+//! key.
 
 use std::time::Duration;
 
@@ -15,28 +16,29 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The most entries that are removed at once, unless there is no checkpoint among so many.
-const MOST: i64 = 5_000;
-/// How many checkpoints are read at once.
-const BATCH: u32 = 200;
+/// Maximum number of entries removed at once, unless there is no checkpoint among them.
+const MAX_PRUNE_ENTRIES: i64 = 5_000;
+/// Maximum number of checkpoints in one read.
+const CHECKPOINT_BATCH: u32 = 200;
 
-/// Where a trail begins whose older entries were removed. In a line of its own: the fields of a [`Checkpoint`], signed to say
-/// something else, so that a checkpoint is not taken for it.
+/// Signed record of the start of a trail whose older entries were removed. Its line has the fields of a [`Checkpoint`],
+/// but the signature has another purpose string, so that a checkpoint is not accepted as a record of the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrailStart(Checkpoint);
 
 impl TrailStart {
     const PURPOSE: &str = "pilothouse audit beginning 1";
-    /// The parameter of its operation.
+    /// Name of the operation parameter with the last entry removed.
     const THROUGH: &str = "through";
 
-    /// The trail begins after this checkpoint, whose operation the trail will hold.
+    /// Signs that the trail begins after this checkpoint. The trail will contain the operation that removes the
+    /// entries.
     pub fn after(checkpoint: &Checkpoint, signer: &dyn CheckpointSigner, now: Timestamp) -> Self {
         let head = checkpoint.head();
         Self(Checkpoint::sign_as(Self::PURPOSE, signer, &checkpoint.trail, head, now))
     }
 
-    /// The last entry removed.
+    /// Last entry removed.
     pub const fn head(&self) -> Head {
         self.0.head()
     }
@@ -49,8 +51,9 @@ impl TrailStart {
         self.0.line()
     }
 
-    /// Reads a line, and sees that it is ours and of this trail: signed by a key that signed then or later. That it was not
-    /// one who has such a key from before, the trail must say itself: see [`TrailStart::said_by`].
+    /// Parses a line and checks that it belongs to this trail and is signed by the key of that time or a later one. The
+    /// holder of an old key could sign such a record too, so the trail itself must contain the removal: see
+    /// [`TrailStart::pruned_through`].
     pub(super) fn read(
         line: &str,
         trail: &str,
@@ -70,21 +73,21 @@ impl TrailStart {
         Ok(Self(read))
     }
 
-    /// The operation that removes these entries, as the trail is to tell it.
+    /// The operation that removes these entries, as recorded in the trail.
     pub fn access(first: i64, through: i64) -> AccessRequest {
         AccessRequest::to(Verb::Prune, Resource::Operation).with("from", first).with(Self::THROUGH, through)
     }
 
-    /// The last entry that an operation of the trail has removed, if it is one that did.
-    pub(super) fn said_by(entry: &Entry) -> Option<i64> {
+    /// Last entry removed by the operation that this entry records; none for any other operation.
+    pub(super) fn pruned_through(entry: &Entry) -> Option<i64> {
         let Entry::Complete { operation, outcome } = entry else { return None };
-        let is_ours = operation.operation_type == Verb::Prune.as_str()
+        let is_prune = operation.operation_type == Verb::Prune.as_str()
             && operation.resource_type == Resource::Operation.as_str()
             && outcome.status == Status::Success;
-        if is_ours { operation.params.get(Self::THROUGH)?.as_i64() } else { None }
+        if is_prune { operation.params.get(Self::THROUGH)?.as_i64() } else { None }
     }
 
-    /// As it lies there, unverified: the entry before the first one; that of an untouched trail when there is none.
+    /// The head before the first entry, as stored and not verified. [`Head::NONE`] if no entries were removed.
     pub(super) async fn head_of(reader: &dyn TrailReader) -> Result<Head> {
         let Some(line) = reader.beginning().await? else { return Ok(Head::NONE) };
         let unreadable = || Error::internal("the record of the start of the audit trail cannot be read");
@@ -92,39 +95,39 @@ impl TrailStart {
     }
 }
 
-/// Removes the oldest part of the trail.
+/// Storage port that removes the oldest part of the trail.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait Retention: Send + Sync {
-    /// The number of the oldest intent without an outcome.
+    /// Sequence number of the oldest intent without an outcome.
     ///
     /// # Errors
     /// `StoreUnavailable`.
     async fn oldest_pending(&self) -> Result<Option<i64>>;
 
-    /// Removes every entry up to the new beginning, the checkpoints before it, and from the lists the operations that began
-    /// there; keeps the line of the beginning, and the entry of the permit's operation, in the same transaction. How many
-    /// entries went; none, and nothing is changed, when the trail begins there or later already.
+    /// Removes, in one transaction, all entries up to the new start, the checkpoints before it, and the rows of the
+    /// operations that began there; stores the line of the new start and the entry of the permit's operation. Returns
+    /// the number of entries removed. Returns 0 and changes nothing if the trail begins there or later already.
     ///
     /// # Errors
     /// `AuditUnavailable`; `Internal` when the entry there has another hash.
     async fn remove(&self, permit: &Permit, beginning: &TrailStart) -> Result<u64>;
 }
 
-/// A part of the trail that is about to be removed.
+/// Part of the trail that is about to be removed.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// Its first entry.
+    /// First entry.
     pub first: i64,
-    /// The checkpoint that covers its last entry.
+    /// Checkpoint that covers the last entry.
     pub checkpoint: Checkpoint,
-    /// The keys that an export of it may be signed by: it may have been exported before the last key was in use.
+    /// Keys that may have signed an export of this part: it may have been exported before the current key was in use.
     pub keys: Vec<PublicKey>,
 }
 
 impl Part {
-    /// Whether an export that was verified with one of the keys holds this part, all of it and nothing else. The hash of
-    /// its last entry tells: another history has another one.
+    /// Whether an export that was verified with one of the keys contains exactly this part. The hash of the last entry
+    /// identifies the content: another history has another hash.
     pub fn is_held_by(&self, verdict: &Verdict) -> bool {
         verdict.valid
             && verdict.trail == self.checkpoint.trail
@@ -133,99 +136,105 @@ impl Part {
     }
 }
 
-/// Keeps elsewhere what is about to be removed.
+/// Archive for parts of the trail that are about to be removed.
 #[async_trait]
 pub trait Archive: Send + Sync {
-    /// Keeps an export of this part; durable, read back and found to hold it ([`Part::is_held_by`]) when it returns.
+    /// Stores an export of this part. When it returns, the export is durable, was read back, and contains the part
+    /// ([`Part::is_held_by`]).
     ///
     /// # Errors
-    /// When it is not.
+    /// When any of these does not hold.
     async fn keep(&self, part: &Part, export: Export) -> Result<()>;
 }
 
-/// Where entries are kept before they are removed: at least in one of the two places.
+/// Where entries are retained before they are removed: in an archive, at a receiver, or both.
 #[derive(Clone, Copy)]
 pub enum Retained<'a> {
-    /// In an archive that is filled now.
+    /// In an archive that is written before the removal.
     Archived(&'a dyn Archive),
-    /// With somebody who was told up to this entry.
+    /// At a receiver that has all entries up to this one.
     Delivered(i64),
-    /// Both.
+    /// In an archive and at a receiver.
     ArchivedAndDelivered(&'a dyn Archive, i64),
 }
 
 impl Retained<'_> {
-    /// The last entry that may be removed.
-    const fn most(&self) -> i64 {
+    /// Last entry that may be removed.
+    const fn max_sequence(&self) -> i64 {
         match self {
             Self::Archived(_) => i64::MAX,
-            Self::Delivered(told) | Self::ArchivedAndDelivered(_, told) => *told,
+            Self::Delivered(sequence) | Self::ArchivedAndDelivered(_, sequence) => *sequence,
         }
     }
 }
 
 impl Audit {
-    /// Removes what was signed before `before`, a few checkpoints at a time: each time kept elsewhere first, and an operation
-    /// of its own. What is left stays verifiable. An operation under way keeps its intent, and all after that. How many
-    /// entries went.
+    /// Removes the entries covered by checkpoints signed before `before`, in parts of a few checkpoints. Each part is
+    /// archived or delivered first, and its removal is an operation of its own. The remaining trail stays verifiable.
+    /// The intent of a pending operation and all entries after it are kept. Returns the number of entries removed.
     ///
     /// # Errors
-    /// `RoleTooLow`; `AuditUnavailable`, `StoreUnavailable`; what keeping says. What was removed until then is gone.
-    pub async fn prune(&self, caller: &Caller, before: Timestamp, kept: Retained<'_>) -> Result<u64> {
+    /// `RoleTooLow`; `AuditUnavailable`, `StoreUnavailable`; the errors of the archive. Parts removed before the error
+    /// stay removed.
+    pub async fn prune(&self, caller: &Caller, before: Timestamp, retained: Retained<'_>) -> Result<u64> {
         caller.check(Verb::Prune, Resource::Operation)?;
         let mut removed = 0;
-        while let Some((checkpoint, keys)) = self.removable(before, kept.most()).await? {
-            let begins = TrailStart::head_of(&*self.ports.reader).await?.sequence;
-            // what goes is verified, wherever it is kept
-            let export = self.segment(begins, &checkpoint).await?;
-            if let Retained::Archived(archive) | Retained::ArchivedAndDelivered(archive, _) = kept {
+        while let Some((checkpoint, keys)) = self.removable(before, retained.max_sequence()).await? {
+            let trail_start = TrailStart::head_of(&*self.ports.reader).await?.sequence;
+            // the part is verified in every case, also if it was delivered only
+            let export = self.segment(trail_start, &checkpoint).await?;
+            if let Retained::Archived(archive) | Retained::ArchivedAndDelivered(archive, _) = retained {
                 let keys = keys.all().copied().collect();
-                let part = Part { first: begins + 1, checkpoint: checkpoint.clone(), keys };
+                let part = Part { first: trail_start + 1, checkpoint: checkpoint.clone(), keys };
                 archive.keep(&part, export).await?;
             }
             let beginning = TrailStart::after(&checkpoint, &*self.ports.signer, self.clock.now());
-            let access = TrailStart::access(begins + 1, checkpoint.sequence);
+            let access = TrailStart::access(trail_start + 1, checkpoint.sequence);
             let retention = self.ports.retention.clone();
             let remove = async move |permit: Permit| retention.remove(&permit, &beginning).await;
             match self.gate.change_local(caller, access, remove).await? {
-                // somebody else did
+                // another process removed it
                 0 => {}
-                went => removed += went,
+                count => removed += count,
             }
         }
         Ok(removed)
     }
 
-    /// As [`Audit::prune`], of what is older than `age`. A wall clock that is set forward makes nothing old: time that did
-    /// not go by while this process ran does not count, and a trail whose newest entry would be too old is left as it is.
+    /// As [`Audit::prune`], for entries older than `age`. Protected against a wall clock that is set forward: time that
+    /// did not pass while this process ran does not count, and nothing is removed if the newest entry would be too old.
     ///
     /// # Errors
     /// As [`Audit::prune`]; `Internal` when every entry would be too old.
-    pub async fn prune_older(&self, caller: &Caller, age: Duration, kept: Retained<'_>) -> Result<u64> {
+    pub async fn prune_older(&self, caller: &Caller, age: Duration, retained: Retained<'_>) -> Result<u64> {
         let before = self.steady_now() - age;
-        let (young, _) = self.ports.reader.between(Some(before), None).await?;
-        if young.is_none() && self.removable(before, kept.most()).await?.is_some() {
+        let (newer, _) = self.ports.reader.between(Some(before), None).await?;
+        if newer.is_none() && self.removable(before, retained.max_sequence()).await?.is_some() {
             return Err(Error::internal(format!(
                 "every entry of the audit trail is older than {before}: nothing is removed by age, because the clock \
                  may be wrong; if it is right, remove them with `pilothouse audit prune --before`"
             )));
         }
-        self.prune(caller, before, kept).await
+        self.prune(caller, before, retained).await
     }
 
-    /// The checkpoint through which the trail may be removed next, and the trail's keys.
-    async fn removable(&self, before: Timestamp, most: i64) -> Result<Option<(Checkpoint, TrailKeys)>> {
+    /// The checkpoint up to which the next part may be removed, and the keys of the trail.
+    async fn removable(
+        &self,
+        before: Timestamp,
+        max_sequence: i64,
+    ) -> Result<Option<(Checkpoint, TrailKeys)>> {
         let super::AuditPorts { reader, signer, retention, .. } = &self.ports;
-        let begins = TrailStart::head_of(&**reader).await?.sequence;
-        // whoever reads the head learns of a new key
+        let trail_start = TrailStart::head_of(&**reader).await?.sequence;
+        // reading the head refreshes the signing key after a rotation
         let (trail, _) = reader.head().await?;
         let keys = TrailKeys::read(&**reader, &trail, signer.public_key(), &**signer).await?;
         let pending = retention.oldest_pending().await?;
-        let most = most.min(pending.map_or(i64::MAX, |first| first - 1));
+        let max_sequence = max_sequence.min(pending.map_or(i64::MAX, |first| first - 1));
         let mut found = None;
-        let mut after = begins;
+        let mut after = trail_start;
         loop {
-            let batch = reader.checkpoints(after, BATCH).await?;
+            let batch = reader.checkpoints(after, CHECKPOINT_BATCH).await?;
             for stored in &batch {
                 let checkpoint = Checkpoint::parse(&stored.line)
                     .filter(|read| read.sequence == stored.sequence && read.trail == trail)
@@ -233,8 +242,8 @@ impl Audit {
                 let checkpoint = checkpoint.ok_or_else(|| {
                     Error::internal(format!("the checkpoint of audit entry {} was changed", stored.sequence))
                 })?;
-                let fits = checkpoint.sequence - begins <= MOST || found.is_none();
-                if checkpoint.time >= before || checkpoint.sequence > most || !fits {
+                let fits = checkpoint.sequence - trail_start <= MAX_PRUNE_ENTRIES || found.is_none();
+                if checkpoint.time >= before || checkpoint.sequence > max_sequence || !fits {
                     return Ok(found.map(|found| (found, keys)));
                 }
                 found = Some(checkpoint);

@@ -1,4 +1,4 @@
-//! Operations as lists show them: the query, the page, the row, and how a row follows from the chain's entries.
+//! Operations list: the query, the page, the row, and how a row is derived from the entries of the chain.
 
 use std::collections::HashSet;
 
@@ -15,26 +15,26 @@ use crate::{
     user::UserId,
 };
 
-/// Which operations to show.
+/// Query of the operations list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OperationQuery {
-    /// Page, search, sort and the filters on row fields.
+    /// Page, search, sort and filters on row fields.
     pub list: ListQuery,
-    /// Only this user's.
+    /// Only operations of this user.
     pub user_id: Option<UserId>,
-    /// Created at or after.
+    /// Only operations created at or after this time.
     pub from: Option<Timestamp>,
-    /// Created before.
+    /// Only operations created before this time.
     pub to: Option<Timestamp>,
-    /// Only rows with a smaller id: a cursor.
+    /// Cursor: only rows with a smaller id.
     pub before: Option<i64>,
 }
 
 impl OperationQuery {
-    /// Reads query parameters: those of every list, and `from`, `to`, `before`.
+    /// Parses query parameters: those of every list, and `from`, `to`, `before`.
     ///
     /// # Errors
-    /// `InvalidInput`, naming every parameter refused.
+    /// `InvalidInput`, naming every refused parameter.
     pub fn parse(pairs: &[(String, String)]) -> Result<Self> {
         let own = |name: &str| matches!(name, "from" | "to" | "before");
         let (own, rest): (Vec<_>, Vec<_>) = pairs.iter().cloned().partition(|(name, _)| own(name));
@@ -67,66 +67,66 @@ impl OperationQuery {
     }
 }
 
-/// A page of operations and its place among all.
+/// Page of operations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OperationPage {
-    /// The rows.
+    /// Rows of the page.
     pub logs: Vec<OperationRow>,
-    /// Where they stand.
+    /// Position of the page in the whole list.
     pub pagination: Pagination,
 }
 
-/// One operation as it is shown.
+/// Row of the operations list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct OperationRow {
-    /// Grows with time; never used again.
+    /// Row id; increases with time and is never reused.
     pub id: i64,
-    /// The operation's id; in the cluster's own audit log its `Audit-ID`.
+    /// Operation id; the `Audit-ID` in the cluster's own audit log.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
     pub operation_id: OperationId,
-    /// The cluster concerned, also after it was deleted.
+    /// Id of the cluster concerned. Kept after the cluster is deleted.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>))]
     pub cluster_id: Option<ClusterId>,
-    /// The cluster's name at the time.
+    /// Name of the cluster when the operation began.
     pub cluster_name: Option<String>,
     /// `create`, `update`, `delete`, `scale`, `login`, …
     pub operation_type: String,
-    /// The kind of thing concerned, in lower case and singular: `cluster`, `deployment`, `user`, …
+    /// Kind of the object concerned, in lower case and singular: `cluster`, `deployment`, `user`, …
     pub resource_type: String,
-    /// The name of the thing concerned.
+    /// Name of the object concerned.
     pub resource_name: Option<String>,
-    /// The namespace concerned.
+    /// Namespace of the object concerned.
     pub namespace: Option<String>,
-    /// How it stands.
+    /// Status.
     pub status: Status,
-    /// Who; null for the system, the command line, a failed login.
+    /// Id of the user. Null for the system, the command line and a failed login.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<i64>))]
     pub user_id: Option<UserId>,
-    /// Who, by name at the time.
+    /// Name of the user when the operation began.
     pub username: String,
-    /// The role at the time.
+    /// Role of the user when the operation began.
     pub role: Option<Role>,
-    /// From where.
+    /// Client IP address.
     pub source_ip: Option<String>,
-    /// The request's id.
+    /// Request id.
     pub request_id: Option<String>,
-    /// How long it took, in milliseconds.
+    /// Duration in milliseconds.
     pub duration_ms: Option<i64>,
-    /// The public code of the refusal.
+    /// Public error code.
     pub error_code: Option<String>,
-    /// What was asked for and what became of it, in English, never secret.
+    /// Parameters and result in English, never secret.
     pub details: Option<String>,
-    /// When it began.
+    /// Start time.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
-    /// When it ended.
+    /// End time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub finished_at: Option<Timestamp>,
 }
 
 impl OperationRow {
-    /// The row of an operation that has just begun. Its id is the store's to give.
+    /// Row of an operation that has just begun. The store assigns the id.
     pub fn begun(id: i64, operation: &Operation) -> Self {
         let details = operation.summary();
         let operation = operation.clone();
@@ -153,14 +153,14 @@ impl OperationRow {
         }
     }
 
-    /// The same row once the operation has ended.
+    /// The same row after the operation ended.
     #[must_use]
     pub fn ended(self, outcome: &Outcome) -> Self {
         let Outcome { status, error_code, details, duration_ms, finished_at } = outcome.clone();
         Self {
             status,
             error_code,
-            // without any, what was asked for stays
+            // without details in the outcome, the parameters stay
             details: details.or(self.details),
             duration_ms: Some(duration_ms),
             finished_at: Some(finished_at),
@@ -168,12 +168,12 @@ impl OperationRow {
         }
     }
 
-    /// The text that `search` looks through.
+    /// The text that `search` matches.
     pub fn searched(&self) -> String {
         self.resource_name.as_deref().unwrap_or_default().to_lowercase()
     }
 
-    /// The row as the database should hold it.
+    /// The row as stored in the database.
     pub fn stored(&self) -> StoredRow {
         let cells = Self::FIELDS.iter().map(|field| (field.name(), field.cell(self))).collect();
         StoredRow { id: self.id, searched: self.searched(), cells }
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cursors_and_times_are_read_or_named() {
+    fn operation_query_parses_or_names_bad_parameters() {
         let pairs = |text: &[(&str, &str)]| -> Vec<_> {
             text.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
         };

@@ -1,7 +1,8 @@
-//! The bound on one row of the trail: [`LARGEST_ROW`] bytes, whatever a request, a cluster or a library puts into it. A longer
-//! text or list is cut; what is left says how long it was and has a digest of the whole.
+//! Size limit of one row of the trail: [`LARGEST_ROW`] bytes, regardless of the input from requests, clusters and
+//! libraries. A longer text or list is truncated; the rest contains the original length and a digest of the whole.
 //!
-//! Sizes are those of JSON, as the chain keeps an entry: a quote in a text counts as two bytes, a control character as six.
+//! Sizes are those of the JSON text that the chain stores: a quote in a text counts as two bytes, a control character
+//! as six.
 
 use std::collections::BTreeMap;
 
@@ -11,43 +12,44 @@ use sha2::{Digest as _, Sha256};
 use super::{Operation, Outcome};
 use crate::hex::Hex;
 
-/// The largest row, in bytes: the text of an entry of the chain, and all columns of a row in the lists together.
+/// Maximum size of a row in bytes: the text of an entry of the chain, or all columns of a row of the operations list
+/// together.
 pub const LARGEST_ROW: usize = 8 << 10;
 
-/// Of one word: a name, a user, a request's id. Every name of Kubernetes fits.
-const WORD: usize = 320;
-/// Of all parameters.
-const PARAMS: usize = 1200;
-/// Of what was asked for, in the details: the parameters once more, in which each quote takes two bytes now.
-const ASKED: usize = 2 * PARAMS;
-/// Of what became of it, in the details.
-const BECAME: usize = 1200;
-/// How many items of a list are kept when it is cut.
-const ITEMS: usize = 20;
-/// What the words around a cut list take.
-const FRAME: usize = 128;
+/// Maximum size of one field: a name, a user, a request id. Every Kubernetes name fits.
+const MAX_FIELD_BYTES: usize = 320;
+/// Maximum size of all parameters together.
+const MAX_PARAMS_BYTES: usize = 1200;
+/// Maximum size of the parameters in the details, where each quote is escaped and takes two bytes.
+const MAX_SUMMARY_BYTES: usize = 2 * MAX_PARAMS_BYTES;
+/// Maximum size of the result in the details.
+const MAX_RESULT_BYTES: usize = 1200;
+/// Maximum number of items kept of a truncated list.
+const MAX_ITEMS: usize = 20;
+/// Size of the JSON around a truncated list.
+const CUT_OVERHEAD_BYTES: usize = 128;
 
 type Params = BTreeMap<String, Value>;
 
 impl Operation {
-    /// The same within the bound.
+    /// The operation with all fields truncated to their limits.
     #[must_use]
     pub(crate) fn bounded(self) -> Self {
-        let word = |text: String| shorten(text, WORD);
+        let field = |text: String| shorten(text, MAX_FIELD_BYTES);
         Self {
-            operation_type: word(self.operation_type),
-            resource_type: word(self.resource_type),
-            cluster_name: self.cluster_name.map(word),
-            namespace: self.namespace.map(word),
-            resource_name: self.resource_name.map(word),
-            username: word(self.username),
-            request_id: self.request_id.map(word),
+            operation_type: field(self.operation_type),
+            resource_type: field(self.resource_type),
+            cluster_name: self.cluster_name.map(field),
+            namespace: self.namespace.map(field),
+            resource_name: self.resource_name.map(field),
+            username: field(self.username),
+            request_id: self.request_id.map(field),
             params: bounded(self.params),
             ..self
         }
     }
 
-    /// With parameters that are known only now, within the bound.
+    /// Adds parameters that are known only after the operation began, within the limit.
     #[must_use]
     pub(crate) fn and(self, params: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
         let mut all = self.params;
@@ -57,101 +59,101 @@ impl Operation {
 }
 
 impl Outcome {
-    /// Says first what was asked for, then what became of it; each within the bound.
+    /// Prefixes the details with the parameters of the operation; both parts are truncated to their limits.
     #[must_use]
     pub fn with_summary(mut self, operation: &Operation) -> Self {
-        let asked = operation.summary().map(|text| shorten(text, ASKED));
-        let became = self.details.map(|text| shorten(text, BECAME));
-        let parts: Vec<_> = asked.into_iter().chain(became).collect();
+        let summary = operation.summary().map(|text| shorten(text, MAX_SUMMARY_BYTES));
+        let result = self.details.map(|text| shorten(text, MAX_RESULT_BYTES));
+        let parts: Vec<_> = summary.into_iter().chain(result).collect();
         self.details = (!parts.is_empty()).then(|| parts.join("; "));
-        self.error_code = self.error_code.map(|code| shorten(code, WORD));
+        self.error_code = self.error_code.map(|code| shorten(code, MAX_FIELD_BYTES));
         self
     }
 }
 
-/// Parameters that take no more than [`PARAMS`] together.
+/// Parameters truncated to [`MAX_PARAMS_BYTES`] together.
 fn bounded(params: Params) -> Params {
-    if size(&params) <= PARAMS {
+    if size(&params) <= MAX_PARAMS_BYTES {
         return params;
     }
-    let share = PARAMS / params.len().max(1);
-    let cut = |(name, value): (String, Value)| {
-        let most = share.saturating_sub(name.len() + 4);
-        (name, cut(value, most))
+    let share = MAX_PARAMS_BYTES / params.len().max(1);
+    let truncate = |(name, value): (String, Value)| {
+        let max_bytes = share.saturating_sub(name.len() + 4);
+        (name, truncate(value, max_bytes))
     };
-    let params: Params = params.into_iter().map(cut).collect();
-    if size(&params) <= PARAMS {
+    let params: Params = params.into_iter().map(truncate).collect();
+    if size(&params) <= MAX_PARAMS_BYTES {
         return params;
     }
-    // so many parameters that their names alone are too long
+    // the parameter names alone exceed the limit
     let all = Value::Object(params.into_iter().collect());
-    [("params".to_owned(), self::cut(all, PARAMS - FRAME))].into()
+    [("params".to_owned(), self::truncate(all, MAX_PARAMS_BYTES - CUT_OVERHEAD_BYTES))].into()
 }
 
 fn size(params: &Params) -> usize {
     json!(params).to_string().len()
 }
 
-/// A value that takes at most `most` bytes, or [`FRAME`] where that is more.
-fn cut(value: Value, most: usize) -> Value {
+/// Truncates a value to `max_bytes`, or to [`CUT_OVERHEAD_BYTES`] where that is more.
+fn truncate(value: Value, max_bytes: usize) -> Value {
     let text = value.to_string();
-    if text.len() <= most {
+    if text.len() <= max_bytes {
         return value;
     }
-    let room = most.saturating_sub(FRAME);
+    let budget = max_bytes.saturating_sub(CUT_OVERHEAD_BYTES);
     let (first, length) = match value {
         Value::Object(all) => {
             let length = all.len();
-            let size = |(name, value): &(String, Value)| escaped(name) + value.to_string().len() + 4;
-            (Value::Object(prefix(all, room, size).into_iter().collect::<Map<_, _>>()), length)
+            let size = |(name, value): &(String, Value)| escaped_len(name) + value.to_string().len() + 4;
+            (Value::Object(prefix(all, budget, size).into_iter().collect::<Map<_, _>>()), length)
         }
         Value::Array(all) => {
             let length = all.len();
-            (Value::Array(prefix(all, room, |item: &Value| item.to_string().len() + 1)), length)
+            (Value::Array(prefix(all, budget, |item: &Value| item.to_string().len() + 1)), length)
         }
-        Value::String(text) => return Value::String(shorten(text, most.max(FRAME) - 2)),
-        // a number or a switch is short
+        Value::String(text) => return Value::String(shorten(text, max_bytes.max(CUT_OVERHEAD_BYTES) - 2)),
+        // a number or a boolean is short
         other => return other,
     };
     json!({"first": first, "length": length, "sha256": digest(&text)})
 }
 
-/// The first items that fit.
-fn prefix<T>(all: impl IntoIterator<Item = T>, room: usize, size: impl Fn(&T) -> usize) -> Vec<T> {
-    let mut left = room;
-    let fits = |item: &T| match left.checked_sub(size(item)) {
+/// The leading items that fit into `budget` bytes.
+fn prefix<T>(all: impl IntoIterator<Item = T>, budget: usize, size: impl Fn(&T) -> usize) -> Vec<T> {
+    let mut remaining = budget;
+    let take_if_fits = |item: &T| match remaining.checked_sub(size(item)) {
         Some(rest) => {
-            left = rest;
+            remaining = rest;
             true
         }
         None => false,
     };
-    all.into_iter().take(ITEMS).take_while(fits).collect()
+    all.into_iter().take(MAX_ITEMS).take_while(take_if_fits).collect()
 }
 
-/// A text of which the first part is kept, where it takes more than `most` bytes.
-fn shorten(text: String, most: usize) -> String {
-    if text.len() * 6 <= most || escaped(&text) <= most {
+/// Truncates a text that takes more than `max_bytes` bytes; keeps its beginning.
+fn shorten(text: String, max_bytes: usize) -> String {
+    if text.len() * 6 <= max_bytes || escaped_len(&text) <= max_bytes {
         return text;
     }
     let end = format!("… ({} bytes, sha256 {})", text.len(), digest(&text));
-    let mut left = most.saturating_sub(end.len());
-    let fits = |c: &char| match left.checked_sub(escaped_char(*c)) {
+    let mut remaining = max_bytes.saturating_sub(end.len());
+    let take_if_fits = |c: &char| match remaining.checked_sub(escaped_char_len(*c)) {
         Some(rest) => {
-            left = rest;
+            remaining = rest;
             true
         }
         None => false,
     };
-    text.chars().take_while(fits).chain(end.chars()).collect()
+    text.chars().take_while(take_if_fits).chain(end.chars()).collect()
 }
 
-/// How long a text is inside JSON.
-fn escaped(text: &str) -> usize {
-    text.chars().map(escaped_char).sum()
+/// Length of a text inside a JSON string, in bytes.
+fn escaped_len(text: &str) -> usize {
+    text.chars().map(escaped_char_len).sum()
 }
 
-fn escaped_char(c: char) -> usize {
+fn escaped_char_len(c: char) -> usize {
     match c {
         '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
         c if c < ' ' => 6,
@@ -176,22 +178,22 @@ mod tests {
         user::UserId,
     };
 
-    /// An operation in which every text that may come from outside is this one.
+    /// An operation in which every text from an external source is this one.
     fn operation(text: &str, params: Params) -> Operation {
-        let word = || text.to_owned();
+        let field = || text.to_owned();
         Operation {
             id: OperationId(Uuid::nil()),
-            operation_type: word(),
-            resource_type: word(),
+            operation_type: field(),
+            resource_type: field(),
             cluster_id: Some(ClusterId(i64::MAX)),
-            cluster_name: Some(word()),
-            namespace: Some(word()),
-            resource_name: Some(word()),
+            cluster_name: Some(field()),
+            namespace: Some(field()),
+            resource_name: Some(field()),
             user_id: Some(UserId(i64::MAX)),
-            username: word(),
+            username: field(),
             role: Some(Role::SuperAdmin),
             source_ip: Some("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap()),
-            request_id: Some(word()),
+            request_id: Some(field()),
             params,
             created_at: jiff::Timestamp::MAX,
         }
@@ -207,7 +209,7 @@ mod tests {
         }
     }
 
-    /// The sizes of all that the trail keeps of an operation.
+    /// Sizes of everything that the trail stores for an operation.
     fn sizes(operation: Operation, outcome: Outcome) -> [usize; 4] {
         let operation = operation.bounded();
         let outcome = outcome.with_summary(&operation);
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_is_within_the_bound() {
+    fn every_row_is_within_the_size_limit() {
         let long = 64 << 10;
         let texts = [
             String::new(),
@@ -255,11 +257,11 @@ mod tests {
         ];
         for text in &texts {
             for params in &params {
-                let made = sizes(operation(text, params.clone()), outcome(text));
+                let sizes_found = sizes(operation(text, params.clone()), outcome(text));
                 let shown: String = text.chars().take(3).collect();
                 assert!(
-                    made.iter().all(|size| *size <= LARGEST_ROW),
-                    "{shown:?} x {}, {:?}: {made:?}",
+                    sizes_found.iter().all(|size| *size <= LARGEST_ROW),
+                    "{shown:?} x {}, {:?}: {sizes_found:?}",
                     text.len(),
                     params.keys().next()
                 );
@@ -268,25 +270,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_short_stays_as_it_is() {
+    fn short_operation_is_unchanged() {
         let name = "n".repeat(253);
         let short = operation(&name, keys(15, 5));
         assert_eq!(short.clone().bounded(), short);
-        let told = outcome("refused").with_summary(&short);
-        assert_eq!(told.details, Some(format!("{}; refused", short.summary().unwrap())));
+        let ended = outcome("refused").with_summary(&short);
+        assert_eq!(ended.details, Some(format!("{}; refused", short.summary().unwrap())));
     }
 
     #[test]
-    fn what_is_cut_says_how_long_it_was_and_has_a_digest_of_all() {
+    fn truncated_value_has_length_and_digest() {
         let bounded = |n: usize| operation("a", keys(n, 30)).bounded().params.remove("keys").unwrap();
-        let cut = bounded(1000);
-        assert_eq!(cut["length"], 1000);
-        let first = cut["first"].as_object().unwrap();
-        assert!((1..=ITEMS).contains(&first.len()), "{cut}");
-        assert!(first.contains_key(&format!("{:030}", 0)), "{cut}");
-        assert_eq!(cut["sha256"].as_str().unwrap().len(), 64);
-        assert_ne!(cut["sha256"], bounded(1001)["sha256"], "one more key changes the digest");
-        assert_eq!(cut, bounded(1000));
+        let truncated = bounded(1000);
+        assert_eq!(truncated["length"], 1000);
+        let first = truncated["first"].as_object().unwrap();
+        assert!((1..=MAX_ITEMS).contains(&first.len()), "{truncated}");
+        assert!(first.contains_key(&format!("{:030}", 0)), "{truncated}");
+        assert_eq!(truncated["sha256"].as_str().unwrap().len(), 64);
+        assert_ne!(truncated["sha256"], bounded(1001)["sha256"], "one more key changes the digest");
+        assert_eq!(truncated, bounded(1000));
 
         let text = operation(&"é".repeat(400), Params::new()).bounded().username;
         assert!(text.starts_with("éé") && text.contains("… (800 bytes, sha256 "), "{text}");
@@ -296,18 +298,18 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn any_operation_is_within_the_bound(
+        fn any_operation_is_within_the_size_limit(
             text in "\\PC{0,400}|[\\x00-\\x7f]{0,2000}",
             params in proptest::collection::btree_map("[a-z]{1,20}", "\\PC{0,600}", 0..10),
         ) {
             let params = params.into_iter().map(|(name, value)| (name, json!(value))).collect();
-            let made = sizes(operation(&text, params), outcome(&text));
-            prop_assert!(made.iter().all(|size| *size <= LARGEST_ROW), "{:?}", made);
+            let sizes_found = sizes(operation(&text, params), outcome(&text));
+            prop_assert!(sizes_found.iter().all(|size| *size <= LARGEST_ROW), "{:?}", sizes_found);
         }
 
         #[test]
-        fn the_length_in_json_is_foreseen(text in "\\PC{0,100}|[\\x00-\\x7f]{0,100}") {
-            prop_assert_eq!(escaped(&text) + 2, serde_json::to_string(&text).unwrap().len());
+        fn escaped_length_matches_serde_json(text in "\\PC{0,100}|[\\x00-\\x7f]{0,100}") {
+            prop_assert_eq!(escaped_len(&text) + 2, serde_json::to_string(&text).unwrap().len());
         }
     }
 }

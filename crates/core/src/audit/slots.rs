@@ -1,4 +1,4 @@
-//! Places for work of which only so much may be under way at once. Nobody keeps others out by holding one unused.
+//! Concurrency limiter: a fixed number of slots. A slot that is held but idle can be revoked for another caller.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,26 +10,26 @@ use crate::{
     error::{Cause, Error, Result},
 };
 
-/// A number of places, each taken by one at a time.
+/// Pool of slots.
 #[derive(Clone)]
 pub(super) struct SlotPool {
-    taken: Arc<Mutex<Vec<Taken>>>,
-    most: usize,
-    /// After how long unused a place may be taken away, when all are taken.
-    unused: Duration,
+    held: Arc<Mutex<Vec<HeldSlot>>>,
+    capacity: usize,
+    /// Idle time after which a slot may be revoked when all slots are held.
+    idle_timeout: Duration,
     clock: Arc<dyn Clock>,
 }
 
-struct Taken {
+struct HeldSlot {
     id: Arc<()>,
-    /// When it was last used, by the monotonic clock.
-    used: Duration,
+    /// Time of the last use, by the monotonic clock.
+    last_used: Duration,
 }
 
-/// A place that is taken, until this is dropped or it is taken away.
+/// Guard of a held slot. Released on drop, unless the pool revokes it before.
 pub(super) struct Slot {
     id: Arc<()>,
-    of: SlotPool,
+    pool: SlotPool,
 }
 
 fn overloaded() -> Error {
@@ -37,48 +37,49 @@ fn overloaded() -> Error {
 }
 
 impl SlotPool {
-    pub(super) fn new(most: usize, unused: Duration, clock: Arc<dyn Clock>) -> Self {
-        Self { taken: Arc::default(), most, unused, clock }
+    pub(super) fn new(capacity: usize, idle_timeout: Duration, clock: Arc<dyn Clock>) -> Self {
+        Self { held: Arc::default(), capacity, idle_timeout, clock }
     }
 
-    /// Takes one; when all are taken, the one that has been unused for longest, if it was for long.
+    /// Acquires a slot. When all are held, revokes the one that has been idle longest, if it has been idle for the
+    /// timeout.
     ///
     /// # Errors
-    /// `Overloaded` when all are in use.
-    pub(super) fn take(&self) -> Result<Slot> {
+    /// `Overloaded` when all slots are in use.
+    pub(super) fn acquire(&self) -> Result<Slot> {
         let now = self.clock.monotonic();
-        let mut taken = self.lock();
-        if taken.len() >= self.most {
-            let is_unused = |one: &&Taken| now.saturating_sub(one.used) >= self.unused;
-            let oldest = taken.iter().filter(is_unused).min_by_key(|one| one.used).ok_or_else(overloaded)?;
-            let id = oldest.id.clone();
-            taken.retain(|one| !Arc::ptr_eq(&one.id, &id));
+        let mut held = self.lock();
+        if held.len() >= self.capacity {
+            let is_idle = |slot: &&HeldSlot| now.saturating_sub(slot.last_used) >= self.idle_timeout;
+            let idlest = held.iter().filter(is_idle).min_by_key(|slot| slot.last_used);
+            let id = idlest.ok_or_else(overloaded)?.id.clone();
+            held.retain(|slot| !Arc::ptr_eq(&slot.id, &id));
         }
         let id = Arc::new(());
-        taken.push(Taken { id: id.clone(), used: now });
-        Ok(Slot { id, of: self.clone() })
+        held.push(HeldSlot { id: id.clone(), last_used: now });
+        Ok(Slot { id, pool: self.clone() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Taken>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<HeldSlot>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Slot {
-    /// Says that it is in use.
+    /// Marks the slot as used now.
     ///
     /// # Errors
-    /// `Overloaded` when it was taken away.
-    pub(super) fn is_used(&self) -> Result<()> {
-        let mut taken = self.of.lock();
-        let one = taken.iter_mut().find(|one| Arc::ptr_eq(&one.id, &self.id)).ok_or_else(overloaded)?;
-        one.used = self.of.clock.monotonic();
+    /// `Overloaded` when the slot was revoked.
+    pub(super) fn touch(&self) -> Result<()> {
+        let mut held = self.pool.lock();
+        let slot = held.iter_mut().find(|slot| Arc::ptr_eq(&slot.id, &self.id)).ok_or_else(overloaded)?;
+        slot.last_used = self.pool.clock.monotonic();
         Ok(())
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.of.lock().retain(|one| !Arc::ptr_eq(&one.id, &self.id));
+        self.pool.lock().retain(|slot| !Arc::ptr_eq(&slot.id, &self.id));
     }
 }

@@ -1,4 +1,4 @@
-//! Showing, verifying and exporting the trail, and handing its checkpoints to the witness.
+//! Use cases of the audit trail: list, verify, export, and copy checkpoints to the checkpoint sink.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,62 +16,62 @@ use crate::{
     gate::Gate,
 };
 
-/// Shows, verifies and exports the trail.
+/// Use cases of the audit trail.
 #[derive(Clone)]
 pub struct Audit {
     pub(crate) gate: Gate,
     pub(crate) ports: AuditPorts,
     pub(crate) clock: Arc<dyn Clock>,
-    verifying: SlotPool,
-    exporting: SlotPool,
-    /// Wall clock and monotonic clock when this was made.
+    verify_slots: SlotPool,
+    export_slots: SlotPool,
+    /// Wall clock and monotonic clock at construction.
     started: (Timestamp, Duration),
-    /// Whether nothing is expected to be kept outside the database.
+    /// Whether verification and export ignore the checkpoint sink.
     without_witness: bool,
 }
 
-/// How long an export keeps its place that nobody reads, when others want it.
-const UNREAD: Duration = Duration::from_secs(30);
+/// Idle time after which an export that is not being read can lose its slot to another export.
+const EXPORT_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the trail's use cases need from outside.
+/// Ports of the audit use cases.
 #[derive(Clone)]
 pub(crate) struct AuditPorts {
     pub(crate) trail: Arc<dyn AuditTrail>,
     pub(crate) reader: Arc<dyn TrailReader>,
     pub(crate) signer: Arc<dyn CheckpointSigner>,
-    pub(crate) witness: Arc<dyn CheckpointSink>,
+    pub(crate) checkpoint_sink: Arc<dyn CheckpointSink>,
     pub(crate) retention: Arc<dyn Retention>,
 }
 
-/// How many checkpoints are handed over at once.
-const BATCH: u32 = 500;
+/// Maximum number of checkpoints copied to the sink at once.
+const CHECKPOINT_BATCH: u32 = 500;
 
 impl Audit {
     pub(crate) fn new(gate: Gate, ports: AuditPorts, clock: Arc<dyn Clock>) -> Self {
-        // a verification is never idle
-        let verifying = SlotPool::new(1, Duration::MAX, clock.clone());
-        let exporting = SlotPool::new(4, UNREAD, clock.clone());
+        // a running verification is never idle
+        let verify_slots = SlotPool::new(1, Duration::MAX, clock.clone());
+        let export_slots = SlotPool::new(4, EXPORT_IDLE_TIMEOUT, clock.clone());
         let started = (clock.now(), clock.monotonic());
-        Self { gate, ports, verifying, exporting, started, without_witness: false, clock }
+        Self { gate, ports, verify_slots, export_slots, started, without_witness: false, clock }
     }
 
-    /// The same, where nothing is kept outside the database: of a copy, or on another machine.
+    /// The same use cases without the checkpoint sink: for a copy of the database, or on another machine.
     #[must_use]
     pub fn without_witness(self) -> Self {
         Self { without_witness: true, ..self }
     }
 
-    fn witness(&self) -> Option<&dyn CheckpointSink> {
-        (!self.without_witness).then_some(&*self.ports.witness)
+    fn checkpoint_sink(&self) -> Option<&dyn CheckpointSink> {
+        (!self.without_witness).then_some(&*self.ports.checkpoint_sink)
     }
 
-    /// The time, unless the wall clock was set forward since this process began: then what it would be without that.
+    /// Current time, not affected by a wall clock that was set forward since this process began.
     pub(super) fn steady_now(&self) -> Timestamp {
         let (wall, monotonic) = self.started;
         self.clock.now().min(wall + self.clock.monotonic().saturating_sub(monotonic))
     }
 
-    /// A page of operations. A viewer sees only their own.
+    /// Returns a page of operations. A viewer sees only their own operations.
     ///
     /// # Errors
     /// `StoreUnavailable`.
@@ -83,21 +83,21 @@ impl Audit {
         self.ports.trail.operations(&query).await
     }
 
-    /// Verifies the whole trail, while others append to it: chain, checkpoints, and the rows that lists show. One at a
-    /// time.
+    /// Verifies the whole trail while other processes append to it: chain, checkpoints, and rows of the operations
+    /// list. Only one verification runs at a time.
     ///
     /// # Errors
     /// `RoleTooLow`; `Overloaded` while another one runs; `StoreUnavailable`.
     pub async fn verify(&self, caller: &Caller) -> Result<Verdict> {
         self.gate.allow(caller, AccessRequest::to(Verb::Verify, Resource::Operation)).await?;
-        let _place = self.verifying.take()?;
+        let _slot = self.verify_slots.acquire()?;
         let AuditPorts { reader, signer, .. } = &self.ports;
         loop {
-            // whoever reads the head learns of a new key
+            // reading the head refreshes the signing key after a rotation
             reader.head().await?;
             let key = signer.public_key();
             let signatures = Signatures { key, verifier: &**signer, every: Checkpoint::EVERY };
-            let verdict = verify(&**reader, self.witness(), signatures).await?;
+            let verdict = verify(&**reader, self.checkpoint_sink(), signatures).await?;
             reader.head().await?;
             if verdict.valid || signer.public_key() == key {
                 return Ok(verdict);
@@ -105,13 +105,13 @@ impl Audit {
         }
     }
 
-    /// Begins an export. It is itself an operation, and durable in the trail before its first line leaves; what it holds
-    /// ends before that. What it holds is verified first, against its checkpoints, the witness, and what this process
-    /// remembers.
+    /// Begins an export. The export is itself an operation, durable in the trail before its first line is returned; its
+    /// entries end before that operation. The entries are verified first, against their checkpoints, the checkpoint
+    /// sink, and the heads that this process remembers.
     ///
     /// # Errors
-    /// `RoleTooLow`; `Overloaded` while several run; `AuditUnavailable`; `StoreUnavailable`; `Internal`, naming the first bad
-    /// entry, when what it would hold is not whole.
+    /// `RoleTooLow`; `Overloaded` while several exports run; `AuditUnavailable`; `StoreUnavailable`; `Internal`, naming
+    /// the first bad entry, when verification fails.
     pub async fn export(&self, caller: &Caller, query: ExportQuery) -> Result<Export> {
         let mut access =
             AccessRequest::to(Verb::Export, Resource::Operation).with("format", query.format.as_str());
@@ -122,71 +122,72 @@ impl Audit {
         }
         let (this, now) = (self.clone(), self.clock.now());
         let begin = async move |_: Permit| {
-            let place = this.exporting.take()?;
-            Export::begin(this.ports.reader.clone(), this.sources(now), query, place).await
+            let slot = this.export_slots.acquire()?;
+            Export::begin(this.ports.reader.clone(), this.sources(now), query, slot).await
         };
         self.gate.record_read(caller, access, begin).await
     }
 
     fn sources(&self, now: Timestamp) -> Sources<'_> {
-        Sources { signer: &*self.ports.signer, witness: self.witness(), now }
+        Sources { signer: &*self.ports.signer, checkpoint_sink: self.checkpoint_sink(), now }
     }
 
-    /// An export of what lies between the beginning and this checkpoint. No operation: its removal will be one. It waits for
-    /// no place, so that exports that are read slowly do not keep it waiting.
-    pub(super) async fn segment(&self, begins: i64, checkpoint: &Checkpoint) -> Result<Export> {
+    /// Exports the entries from the start of the trail up to this checkpoint. It is not recorded as an operation,
+    /// because the removal will be. It needs no slot, so that slow readers of other exports cannot delay it.
+    pub(super) async fn segment(&self, trail_start: i64, checkpoint: &Checkpoint) -> Result<Export> {
         let sources = self.sources(self.clock.now());
-        Export::between(self.ports.reader.clone(), sources, (begins, checkpoint.head())).await
+        Export::between(self.ports.reader.clone(), sources, (trail_start, checkpoint.head())).await
     }
 
-    /// The key that checkpoints and exports of this install are signed with.
+    /// Public key of the key that signs checkpoints and exports of this install.
     pub fn public_key(&self) -> PublicKey {
         self.ports.signer.public_key()
     }
 
-    /// Signs the end of the trail when that is due, and hands every checkpoint to the witness that it does not have yet.
-    /// To be called every few seconds by whoever serves, with [`Checkpoint::AGE`], and at the end with none.
+    /// Signs the last entry when that is due, and copies all new checkpoints to the checkpoint sink. A server calls
+    /// this every few seconds with [`Checkpoint::AGE`], and with an age of zero at shutdown.
     ///
     /// # Errors
-    /// `AuditUnavailable`, `StoreUnavailable`; `Internal` when the witness cannot write, or when a checkpoint in the
-    /// database is not ours: then neither it nor a later one is handed over.
+    /// `AuditUnavailable`, `StoreUnavailable`; `Internal` when the sink cannot be written, or when a checkpoint in the
+    /// database is not signed by a key of this trail: then neither it nor a later one is copied.
     pub async fn keep_checkpoints(&self, age: Duration) -> Result<()> {
         self.ports.trail.checkpoint(age).await?;
         while self.publish_checkpoints().await? {}
         Ok(())
     }
 
-    /// Hands some checkpoints to the witness that it does not have yet; whether there may be more.
+    /// Copies one batch of new checkpoints to the checkpoint sink. Returns whether there may be more.
     ///
     /// # Errors
     /// As [`Audit::keep_checkpoints`].
     pub async fn publish_checkpoints(&self) -> Result<bool> {
-        let AuditPorts { reader, signer, witness, .. } = &self.ports;
-        let last = witness.last()?.map_or(0, |last| last.sequence);
-        let new = reader.checkpoints(last, BATCH).await?;
+        let AuditPorts { reader, signer, checkpoint_sink, .. } = &self.ports;
+        let last = checkpoint_sink.last()?.map_or(0, |last| last.sequence);
+        let new = reader.checkpoints(last, CHECKPOINT_BATCH).await?;
         if new.is_empty() {
             return Ok(false);
         }
         let (trail, _) = reader.head().await?;
         let keys = TrailKeys::read(&**reader, &trail, signer.public_key(), &**signer).await?;
-        let is_ours = |line: &str| {
+        let is_signed = |line: &str| {
             let checkpoint = Checkpoint::parse(line).filter(|one| one.trail == trail);
             checkpoint.is_some_and(|one| one.is_signed_by(keys.of(one.sequence), &**signer))
         };
-        if let Some(forged) = new.iter().find(|stored| !is_ours(&stored.line)) {
+        if let Some(forged) = new.iter().find(|stored| !is_signed(&stored.line)) {
             let at = forged.sequence;
             return Err(Error::internal(format!("the checkpoint of audit entry {at} was changed")));
         }
-        witness.keep(&new.into_iter().map(|stored| stored.line).collect::<Vec<_>>())?;
+        checkpoint_sink.keep(&new.into_iter().map(|stored| stored.line).collect::<Vec<_>>())?;
         Ok(true)
     }
 
-    /// Whether the trail ends before an entry that the witness knows of: somebody cut it, or restored an older database.
+    /// Whether the trail ends before the last checkpoint in the sink: it was truncated, or an older database was
+    /// restored.
     ///
     /// # Errors
-    /// `StoreUnavailable`; `Internal` when the witness cannot be read.
+    /// `StoreUnavailable`; `Internal` when the sink cannot be read.
     pub async fn is_truncated(&self) -> Result<bool> {
         let (_, head) = self.ports.reader.head().await?;
-        Ok(self.ports.witness.last()?.is_some_and(|last| last.sequence > head.sequence))
+        Ok(self.ports.checkpoint_sink.last()?.is_some_and(|last| last.sequence > head.sequence))
     }
 }

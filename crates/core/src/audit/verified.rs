@@ -1,5 +1,5 @@
-//! What a process that appends to a trail knows of it, and what it signs by that: only what follows from the last checkpoint
-//! that it made or verified, and from the last entry that it appended or verified itself.
+//! Verified state of a trail, as seen by one process that appends to it. The process signs only entries that follow
+//! from the last checkpoint that it made or verified, and from the last entry that it appended or verified itself.
 
 use std::{iter::Peekable, vec};
 
@@ -7,77 +7,80 @@ use jiff::Timestamp;
 
 use super::{Checkpoint, Head, LastCheckpoint, SignatureVerifier, StoredCheckpoint, TrailKeys, TrailStart};
 
-/// What is known of a trail. That it does not follow from it is told in one sentence.
+/// Verified state of a trail. A failed comparison is described by one sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedTrail {
     trail: String,
     head: Head,
     signed: Option<Checkpoint>,
-    /// Entries to sign besides the last one: every [`Checkpoint::EVERY`] after the last checkpoint. There are some after a time
-    /// in which nothing was signed.
+    /// Entries to sign in addition to the last one: every [`Checkpoint::EVERY`] entries after the last checkpoint. Not
+    /// empty after a period in which nothing was signed.
     overdue: Vec<Head>,
 }
 
-/// Why a trail is not signed, in one sentence.
-type Unsound = String;
+/// Reason why a trail is not signed, in one sentence.
+type Mismatch = String;
 
-/// By what checkpoints are verified.
+/// Parameters of checkpoint verification.
 #[derive(Clone, Copy)]
 pub struct Trusted<'a> {
-    /// The keys that have signed the trail.
+    /// Keys that have signed the trail.
     pub keys: &'a TrailKeys,
-    /// How.
+    /// Signature verifier.
     pub verifier: &'a dyn SignatureVerifier,
 }
 
 impl Trusted<'_> {
-    fn is_ours(self, checkpoint: &Checkpoint, trail: &str) -> bool {
+    fn is_signed(self, checkpoint: &Checkpoint, trail: &str) -> bool {
         checkpoint.trail == trail && checkpoint.is_signed_by(self.keys.of(checkpoint.sequence), self.verifier)
     }
 
-    fn stored(self, stored: &StoredCheckpoint, trail: &str) -> Result<Checkpoint, Unsound> {
-        let ours = Checkpoint::parse(&stored.line)
-            .filter(|read| read.sequence == stored.sequence && self.is_ours(read, trail));
-        ours.ok_or_else(|| {
+    fn stored(self, stored: &StoredCheckpoint, trail: &str) -> Result<Checkpoint, Mismatch> {
+        let valid = Checkpoint::parse(&stored.line)
+            .filter(|read| read.sequence == stored.sequence && self.is_signed(read, trail));
+        valid.ok_or_else(|| {
             format!("the checkpoint of entry {} is not signed by a key of this trail", stored.sequence)
         })
     }
 }
 
 impl VerifiedTrail {
-    /// What a process knows that has just begun, of a trail that ends with `head`: the newest of the last checkpoint in the
-    /// database and the last one that is kept elsewhere.
+    /// Initial state of a process, for a trail that ends with `head`: the newer of the last checkpoint in the database
+    /// and the last one outside it.
     ///
     /// # Errors
-    /// When neither is there, one of them is not ours, or the trail ends before one.
+    /// When there is neither, one of them is not signed by a key of this trail, or the trail ends before one of them.
     pub fn begin(
         trail: &str,
         head: Head,
         stored: Option<&StoredCheckpoint>,
-        kept: Option<Checkpoint>,
+        external: Option<Checkpoint>,
         trusted: Trusted<'_>,
-    ) -> Result<Self, Unsound> {
-        // of a trail that has no entry yet nothing can be wrong, but what another one left elsewhere
+    ) -> Result<Self, Mismatch> {
+        // an empty trail has no defect; a checkpoint of another trail outside the database is left to verification
         if head == Head::NONE && stored.is_none() {
             return Ok(Self { trail: trail.to_owned(), head, signed: None, overdue: Vec::new() });
         }
         let stored = stored.map(|stored| trusted.stored(stored, trail)).transpose()?;
-        // an older one adds nothing, and its key may be known no more
-        let kept = kept.filter(|kept| stored.as_ref().is_none_or(|stored| kept.sequence >= stored.sequence));
-        if let Some(kept) = kept.as_ref().filter(|kept| !trusted.is_ours(kept, trail)) {
+        // an older checkpoint adds nothing, and its key may no longer be known
+        let external = external
+            .filter(|external| stored.as_ref().is_none_or(|stored| external.sequence >= stored.sequence));
+        if let Some(external) = external.as_ref().filter(|external| !trusted.is_signed(external, trail)) {
             return Err(format!(
                 "the last checkpoint outside the database, of entry {}, is not signed by a key of this trail",
-                kept.sequence
+                external.sequence
             ));
         }
-        let newest = match (stored, kept) {
-            (Some(stored), Some(kept)) if stored.sequence == kept.sequence && stored.hash != kept.hash => {
+        let newest = match (stored, external) {
+            (Some(stored), Some(external))
+                if stored.sequence == external.sequence && stored.hash != external.hash =>
+            {
                 return Err(format!(
                     "the checkpoint of entry {} differs from the one outside the database",
-                    kept.sequence
+                    external.sequence
                 ));
             }
-            (Some(stored), Some(kept)) if kept.sequence > stored.sequence => kept,
+            (Some(stored), Some(external)) if external.sequence > stored.sequence => external,
             (Some(newest), _) | (None, Some(newest)) => newest,
             (None, None) => {
                 return Err(
@@ -86,168 +89,168 @@ impl VerifiedTrail {
             }
         };
         if newest.sequence > head.sequence {
-            return Err(cut(head, newest.sequence));
+            return Err(truncated(head, newest.sequence));
         }
         Ok(Self { trail: trail.to_owned(), head: newest.head(), signed: Some(newest), overdue: Vec::new() })
     }
 
-    /// The same; none when retention has removed what is known, which its word of where the trail begins now says.
+    /// The same state; none when retention removed its head, according to the signed record of the start of the trail.
     #[must_use]
     pub fn since(self, beginning: Option<&str>, trusted: Trusted<'_>) -> Option<Self> {
-        let begins = beginning
+        let start = beginning
             .and_then(|line| TrailStart::read(line, &self.trail, trusted.keys, trusted.verifier).ok())
             .map_or(0, |beginning| beginning.head().sequence);
-        (self.head.sequence >= begins).then_some(self)
+        (self.head.sequence >= start).then_some(self)
     }
 
-    /// The trail's id.
+    /// Trail id.
     pub fn trail(&self) -> &str {
         &self.trail
     }
 
-    /// The last entry that is known to follow from all before it.
+    /// Last verified entry.
     pub const fn head(&self) -> Head {
         self.head
     }
 
-    /// The last entry that is known to be signed; none before the first checkpoint.
+    /// Last entry known to be signed; none before the first checkpoint.
     pub fn signed(&self) -> Option<Head> {
         self.signed.as_ref().map(Checkpoint::head)
     }
 
-    /// The verified entries that have to be signed besides the last one, in order.
+    /// Verified entries to sign in addition to the last one, in order.
     pub fn overdue(&self) -> &[Head] {
         &self.overdue
     }
 
-    /// The last checkpoint that is known.
+    /// Last known checkpoint.
     pub fn last_checkpoint(&self) -> LastCheckpoint {
         let none = LastCheckpoint { sequence: 0, time: Timestamp::UNIX_EPOCH };
         let last = self.signed.as_ref();
         last.map_or(none, |last| LastCheckpoint { sequence: last.sequence, time: last.time })
     }
 
-    /// After entries were appended by this process, and signed with this checkpoint if any.
+    /// State after this process appended entries up to `head`, and signed them with this checkpoint, if any.
     #[must_use]
     pub fn grown(self, head: Head, signed: Option<Checkpoint>) -> Self {
         let overdue = if signed.is_some() { Vec::new() } else { self.overdue };
         Self { head, signed: signed.or(self.signed), overdue, ..self }
     }
 
-    /// Whether this is at least as much as `other` is.
+    /// Whether this state is at least as recent as `other`.
     pub fn covers(&self, other: &Self) -> bool {
-        let extent = |known: &Self| (known.head.sequence, known.last_checkpoint().sequence);
-        extent(self) >= extent(other)
+        let position = |verified: &Self| (verified.head.sequence, verified.last_checkpoint().sequence);
+        position(self) >= position(other)
     }
 
-    /// Begins to look at what was appended since; `checkpoints` are those in the database since the last one known, in order.
-    /// Another process may have signed an entry before the last one known here: then the entries since the last known
-    /// checkpoint are read again, and must lead to the last known entry.
+    /// Begins to verify entries appended since; `checkpoints` are those in the database after the last known one, in
+    /// order. Another process may have signed an entry before the last verified one: then the entries after the last
+    /// known checkpoint are read again, and must lead to the last verified entry.
     ///
     /// # Errors
-    /// When the trail is another one, or a checkpoint does not fit to what is known already.
+    /// When the trail id differs, or a checkpoint does not match the verified state.
     pub fn following<'a>(
         self,
         trail: &str,
         checkpoints: Vec<StoredCheckpoint>,
         trusted: Trusted<'a>,
-    ) -> Result<TrailFollower<'a>, Unsound> {
+    ) -> Result<TrailFollower<'a>, Mismatch> {
         if self.trail != trail {
             return Err(format!("its id is {trail}, but the verified trail has the id {}", self.trail));
         }
-        let mut known = self;
+        let mut verified = self;
         let signed_before =
-            checkpoints.first().is_some_and(|checkpoint| checkpoint.sequence < known.head.sequence);
-        let passes = signed_before.then_some(known.head);
+            checkpoints.first().is_some_and(|checkpoint| checkpoint.sequence < verified.head.sequence);
+        let recheck = signed_before.then_some(verified.head);
         if signed_before {
-            known.head = known.signed().unwrap_or(Head::NONE);
-            known.overdue.clear();
+            verified.head = verified.signed().unwrap_or(Head::NONE);
+            verified.overdue.clear();
         }
         let checkpoints = checkpoints.into_iter().peekable();
-        let mut following = TrailFollower { known, passes, checkpoints, trusted };
-        following.compare()?;
-        Ok(following)
+        let mut follower = TrailFollower { verified, recheck, checkpoints, trusted };
+        follower.compare()?;
+        Ok(follower)
     }
 }
 
-fn cut(head: Head, known: i64) -> Unsound {
+fn truncated(head: Head, verified: i64) -> Mismatch {
     format!(
-        "it ends with entry {}, but entry {known} existed: it was truncated, or an older database was restored",
+        "it ends with entry {}, but entry {verified} existed: it was truncated, or an older database was restored",
         head.sequence
     )
 }
 
-/// What is known, as it grows by what others appended.
+/// Verifies entries appended by other processes and extends the verified state.
 pub struct TrailFollower<'a> {
-    known: VerifiedTrail,
-    /// The entry that was known before and is read again.
-    passes: Option<Head>,
+    verified: VerifiedTrail,
+    /// Entry that was verified before and is read again.
+    recheck: Option<Head>,
     checkpoints: Peekable<vec::IntoIter<StoredCheckpoint>>,
     trusted: Trusted<'a>,
 }
 
 impl TrailFollower<'_> {
-    /// The last entry that was taken.
+    /// Sequence number of the last verified entry.
     pub const fn last(&self) -> i64 {
-        self.known.head.sequence
+        self.verified.head.sequence
     }
 
-    /// Takes the next entry.
+    /// Verifies the next entry.
     ///
     /// # Errors
-    /// When it is not the next one, or does not lead to what was signed.
-    pub fn entry(&mut self, sequence: i64, text: &str) -> Result<(), Unsound> {
+    /// When it is not the next entry, or does not match the signed chain.
+    pub fn entry(&mut self, sequence: i64, text: &str) -> Result<(), Mismatch> {
         if sequence != self.last() + 1 {
             return Err(format!("entry {} is missing", self.last() + 1));
         }
-        self.known.head = self.known.head.then(text);
-        let here = self.known.head;
-        if let Some(passes) = self.passes.take_if(|passes| passes.sequence == here.sequence)
-            && passes != here
+        self.verified.head = self.verified.head.then(text);
+        let current = self.verified.head;
+        if let Some(recheck) = self.recheck.take_if(|recheck| recheck.sequence == current.sequence)
+            && recheck != current
         {
-            return Err(format!("an entry up to {} was changed", here.sequence));
+            return Err(format!("an entry up to {} was changed", current.sequence));
         }
         self.compare()?;
-        let signed = self.known.overdue.last().copied().or(self.known.signed());
-        if here.sequence - signed.map_or(0, |signed| signed.sequence) >= Checkpoint::EVERY {
-            self.known.overdue.push(here);
+        let signed = self.verified.overdue.last().copied().or(self.verified.signed());
+        if current.sequence - signed.map_or(0, |signed| signed.sequence) >= Checkpoint::EVERY {
+            self.verified.overdue.push(current);
         }
         Ok(())
     }
 
-    fn compare(&mut self) -> Result<(), Unsound> {
-        let here = self.known.head;
-        while let Some(stored) = self.checkpoints.next_if(|stored| stored.sequence <= here.sequence) {
-            let checkpoint = self.trusted.stored(&stored, &self.known.trail)?;
-            if checkpoint.head() != here {
+    fn compare(&mut self) -> Result<(), Mismatch> {
+        let current = self.verified.head;
+        while let Some(stored) = self.checkpoints.next_if(|stored| stored.sequence <= current.sequence) {
+            let checkpoint = self.trusted.stored(&stored, &self.verified.trail)?;
+            if checkpoint.head() != current {
                 return Err(format!(
                     "an entry up to {} was changed: another chain was signed",
                     stored.sequence
                 ));
             }
-            self.known.signed = Some(checkpoint);
-            self.known.overdue.clear();
+            self.verified.signed = Some(checkpoint);
+            self.verified.overdue.clear();
         }
         Ok(())
     }
 
-    /// What is known of a trail that ends with `head`.
+    /// The verified state of a trail that ends with `head`.
     ///
     /// # Errors
-    /// When it does not end so.
-    pub fn end(self, head: Head) -> Result<VerifiedTrail, Unsound> {
-        let known = self.passes.map_or(self.last(), |passes| passes.sequence);
-        if head.sequence < known {
-            return Err(cut(head, known));
+    /// When the verified entries do not end with `head`.
+    pub fn end(self, head: Head) -> Result<VerifiedTrail, Mismatch> {
+        let verified = self.recheck.map_or(self.last(), |recheck| recheck.sequence);
+        if head.sequence < verified {
+            return Err(truncated(head, verified));
         }
-        if head != self.known.head {
+        if head != self.verified.head {
             return Err(format!(
                 "the hash of its last entry, {}, does not follow from entry {}: entries were changed",
                 head.sequence,
                 self.last()
             ));
         }
-        Ok(self.known)
+        Ok(self.verified)
     }
 }
 
@@ -281,61 +284,61 @@ mod tests {
     }
 
     #[test]
-    fn a_process_begins_with_the_newest_checkpoint_of_ours() {
+    fn initial_state_is_the_newest_checkpoint_signed_by_a_trail_key() {
         let [at_2, at_5] = [2, 5].map(|count| signed_by(FakeSigner::default(), head(count)));
         let by_another = signed_by(FakeSigner::of(Hex([9; 32])), head(5));
-        let elsewhere = Checkpoint { trail: "another".to_owned(), ..at_5.clone() };
-        let begin = |count, in_database: Option<&Checkpoint>, kept: Option<&Checkpoint>| {
+        let of_another_trail = Checkpoint { trail: "another".to_owned(), ..at_5.clone() };
+        let begin = |count, in_database: Option<&Checkpoint>, external: Option<&Checkpoint>| {
             let in_database = in_database.map(stored);
             with(|trusted| {
-                VerifiedTrail::begin(TRAIL, head(count), in_database.as_ref(), kept.cloned(), trusted)
+                VerifiedTrail::begin(TRAIL, head(count), in_database.as_ref(), external.cloned(), trusted)
             })
-            .map(|known| known.head().sequence)
+            .map(|verified| verified.head().sequence)
             .ok()
         };
         assert_eq!(begin(0, None, None), Some(0));
         assert_eq!(
-            begin(0, None, Some(&elsewhere)),
+            begin(0, None, Some(&of_another_trail)),
             Some(0),
-            "what another trail left is verification's to tell"
+            "another trail's checkpoint is left to verification"
         );
         assert_eq!(begin(7, None, None), None, "entries without a checkpoint");
         assert_eq!(begin(7, Some(&at_5), None), Some(5));
         assert_eq!(begin(7, Some(&at_2), Some(&at_5)), Some(5));
         assert_eq!(begin(7, Some(&at_5), Some(&at_2)), Some(5));
         assert_eq!(begin(7, None, Some(&at_5)), Some(5));
-        assert_eq!(begin(4, Some(&at_2), Some(&at_5)), None, "cut");
-        assert_eq!(begin(0, Some(&at_2), None), None, "cut to nothing");
+        assert_eq!(begin(4, Some(&at_2), Some(&at_5)), None, "truncated");
+        assert_eq!(begin(0, Some(&at_2), None), None, "truncated to nothing");
         assert_eq!(begin(7, Some(&by_another), None), None);
         assert_eq!(begin(7, Some(&at_5), Some(&by_another)), None);
         let older = signed_by(FakeSigner::of(Hex([9; 32])), head(2));
-        assert_eq!(begin(7, Some(&at_5), Some(&older)), Some(5), "of a key that retention has forgotten");
-        assert_eq!(begin(7, Some(&at_5), Some(&elsewhere)), None);
+        assert_eq!(begin(7, Some(&at_5), Some(&older)), Some(5), "older checkpoint of an unknown key");
+        assert_eq!(begin(7, Some(&at_5), Some(&of_another_trail)), None);
     }
 
     #[test]
-    fn only_our_word_says_that_what_is_known_was_removed() {
-        let known =
+    fn only_a_signed_trail_start_discards_the_verified_state() {
+        let verified =
             || VerifiedTrail { trail: TRAIL.to_owned(), head: head(3), signed: None, overdue: Vec::new() };
         let by = |signer: FakeSigner, count| {
             let through = signed_by(FakeSigner::default(), head(count));
             TrailStart::after(&through, &signer, Timestamp::UNIX_EPOCH).line().unwrap()
         };
-        let is_left =
-            |line: Option<String>| with(|trusted| known().since(line.as_deref(), trusted)).is_some();
-        assert!(is_left(None));
-        assert!(is_left(Some(by(FakeSigner::default(), 3))));
-        assert!(!is_left(Some(by(FakeSigner::default(), 4))));
-        assert!(is_left(Some(by(FakeSigner::of(Hex([9; 32])), 4))), "somebody's word");
+        let is_retained =
+            |line: Option<String>| with(|trusted| verified().since(line.as_deref(), trusted)).is_some();
+        assert!(is_retained(None));
+        assert!(is_retained(Some(by(FakeSigner::default(), 3))));
+        assert!(!is_retained(Some(by(FakeSigner::default(), 4))));
+        assert!(is_retained(Some(by(FakeSigner::of(Hex([9; 32])), 4))), "start signed by another key");
         assert!(
-            is_left(Some(signed_by(FakeSigner::default(), head(4)).line().unwrap())),
-            "a checkpoint is no such word"
+            is_retained(Some(signed_by(FakeSigner::default(), head(4)).line().unwrap())),
+            "a checkpoint is no record of the start"
         );
     }
 
     #[test]
-    fn only_what_follows_is_known() {
-        let known = VerifiedTrail {
+    fn only_entries_that_follow_are_verified() {
+        let verified = VerifiedTrail {
             trail: TRAIL.to_owned(),
             head: head(3),
             signed: Some(signed_by(FakeSigner::default(), head(2))),
@@ -343,15 +346,15 @@ mod tests {
         };
         let follow = |trail: &str, checkpoints: Vec<StoredCheckpoint>, texts: &[(i64, &str)], end: Head| {
             with(|trusted| {
-                let mut following = known.clone().following(trail, checkpoints, trusted)?;
+                let mut follower = verified.clone().following(trail, checkpoints, trusted)?;
                 for (sequence, text) in texts {
-                    following.entry(*sequence, text)?;
+                    follower.entry(*sequence, text)?;
                 }
-                following.end(end)
+                follower.end(end)
             })
         };
         let both = [(4, "entry 3"), (5, "entry 4")];
-        assert_eq!(follow(TRAIL, Vec::new(), &[], head(3)).unwrap(), known);
+        assert_eq!(follow(TRAIL, Vec::new(), &[], head(3)).unwrap(), verified);
         let grown = follow(TRAIL, Vec::new(), &both, head(5)).unwrap();
         assert_eq!((grown.head(), grown.last_checkpoint().sequence), (head(5), 2));
         for at in [3, 4, 5] {
@@ -376,8 +379,8 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_before_the_last_known_entry_is_followed() {
-        let known = VerifiedTrail {
+    fn checkpoint_before_the_last_verified_entry_is_accepted() {
+        let verified = VerifiedTrail {
             trail: TRAIL.to_owned(),
             head: head(4),
             signed: Some(signed_by(FakeSigner::default(), head(1))),
@@ -386,35 +389,35 @@ mod tests {
         let follow = |from: i64, texts: &[&str], end: Head| {
             let checkpoint = stored(&signed_by(FakeSigner::default(), head(3)));
             with(|trusted| {
-                let mut following = known.clone().following(TRAIL, vec![checkpoint], trusted)?;
-                assert_eq!(following.last(), from, "entries since the last known checkpoint are read again");
+                let mut follower = verified.clone().following(TRAIL, vec![checkpoint], trusted)?;
+                assert_eq!(follower.last(), from, "entries after the last known checkpoint are read again");
                 for (sequence, text) in (from + 1..).zip(texts) {
-                    following.entry(sequence, text)?;
+                    follower.entry(sequence, text)?;
                 }
-                following.end(end)
+                follower.end(end)
             })
         };
         let grown = follow(1, &["entry 1", "entry 2", "entry 3", "entry 4"], head(5)).unwrap();
         assert_eq!((grown.head(), grown.last_checkpoint().sequence), (head(5), 3));
-        // the signed entry is the same, the known one after it was changed
+        // the signed entry is unchanged, the verified entry after it was changed
         let changed = head(3).then("changed");
         follow(1, &["entry 1", "entry 2", "changed"], changed).unwrap_err();
         follow(1, &["entry 1", "entry 2", "changed", "entry 4"], changed.then("entry 4")).unwrap_err();
-        // the end was cut
+        // the end was truncated
         follow(1, &["entry 1", "entry 2"], head(3)).unwrap_err();
     }
 
     #[test]
-    fn entries_that_were_not_signed_in_time_are_signed_at_each_interval() {
-        let known =
+    fn overdue_entries_are_signed_at_each_interval() {
+        let verified =
             VerifiedTrail { trail: TRAIL.to_owned(), head: Head::NONE, signed: None, overdue: Vec::new() };
         let count = 2 * Checkpoint::EVERY + 5;
         let grown = with(|trusted| {
-            let mut following = known.following(TRAIL, Vec::new(), trusted)?;
+            let mut follower = verified.following(TRAIL, Vec::new(), trusted)?;
             for sequence in 1..=count {
-                following.entry(sequence, &format!("entry {}", sequence - 1))?;
+                follower.entry(sequence, &format!("entry {}", sequence - 1))?;
             }
-            following.end(head(count))
+            follower.end(head(count))
         })
         .unwrap();
         let overdue: Vec<_> = grown.overdue().iter().map(|head| head.sequence).collect();

@@ -1,4 +1,4 @@
-//! Verifying what is about to be signed: an export, or the part of the trail that is archived before it is removed.
+//! Verification of a range of the trail before it is signed: an export, or the part that is archived before removal.
 
 use super::{
     Checkpoint, CheckpointSink, Defect, Fault, Head, Signatures, TrailKeys, TrailReader,
@@ -8,29 +8,30 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// What lies between two entries, once it is verified.
+/// A verified range of entries.
 pub(super) struct VerifiedRange {
     pub(super) trail: String,
     pub(super) keys: TrailKeys,
-    /// Before the first entry.
+    /// Head before the first entry of the range.
     pub(super) before: Head,
-    /// The last entry.
+    /// Last entry of the range.
     pub(super) end: Head,
 }
 
-/// Verifies the entries after `before` up to `through`: that they lie between checkpoints of ours, or after the last one, and
-/// that they are what the witness and the process of `reader` know of them.
+/// Verifies the entries after `before` up to and including `through`: they must lie between checkpoints signed by a key
+/// of this trail, or after the last one, and must agree with the checkpoint sink and with the heads that the process of
+/// `reader` remembers.
 ///
 /// # Errors
-/// As [`TrailReader`] and [`CheckpointSink::lines`]; `Internal`, naming the first bad entry, when they are not.
-pub(super) async fn vouch(
+/// As [`TrailReader`] and [`CheckpointSink::lines`]; `Internal`, naming the first bad entry, when verification fails.
+pub(super) async fn verify_range(
     reader: &dyn TrailReader,
-    witness: Option<&dyn CheckpointSink>,
+    sink: Option<&dyn CheckpointSink>,
     signatures: Signatures<'_>,
     (before, through): (i64, i64),
 ) -> Result<VerifiedRange> {
-    match walk(reader, witness, signatures, (before, through)).await {
-        Ok(vouched) => Ok(vouched),
+    match walk(reader, sink, signatures, (before, through)).await {
+        Ok(range) => Ok(range),
         Err(Stop::Bad(defect)) => Err(defect.into_error()),
         Err(Stop::Unreadable(error)) => Err(error),
     }
@@ -38,17 +39,17 @@ pub(super) async fn vouch(
 
 async fn walk(
     reader: &dyn TrailReader,
-    witness: Option<&dyn CheckpointSink>,
+    sink: Option<&dyn CheckpointSink>,
     signatures: Signatures<'_>,
     (before, through): (i64, i64),
 ) -> Result<VerifiedRange, Stop> {
-    // who remembers nothing has nothing but the witness to compare with
-    let needs_witness = reader.remembered().is_empty();
-    let outside = ExternalEvidence::of(reader, witness)?;
+    // a reader that remembers nothing can be compared with the checkpoint sink only
+    let needs_sink = reader.remembered().is_empty();
+    let evidence = ExternalEvidence::of(reader, sink)?;
     let (trail, mut head) = reader.head().await?;
     let lines = reader.handovers().await?;
     let keys = TrailKeys::of_lines(&trail, signatures.key, &lines, signatures.verifier)?;
-    if needs_witness && outside.is_empty && reader.checkpoints(i64::MIN, 2).await?.len() > 1 {
+    if needs_sink && evidence.is_empty && reader.checkpoints(i64::MIN, 2).await?.len() > 1 {
         return Err(Error::internal(
             "there is no checkpoint outside the database to compare the audit trail with: the checkpoint file was removed \
              or moved; use `pilothouse audit export --no-witness` to export without it",
@@ -58,22 +59,22 @@ async fn walk(
     let from = start(reader, &keys, signatures, &trail, before).await?;
     let is_signed = from.sequence > 0;
     let chain = Chain::new(signatures, keys.clone(), trail.clone(), from);
-    let mut walk = Walk::part(reader, chain, outside);
+    let mut walk = Walk::part(reader, chain, evidence);
     if is_signed {
         walk.compare().await?;
     }
-    let mut vouched = VerifiedRange { trail, keys, before: from, end: from };
+    let mut range = VerifiedRange { trail, keys, before: from, end: from };
     loop {
         let here = walk.chain.head;
         if here.sequence == before {
-            vouched.before = here;
+            range.before = here;
         }
         if here.sequence == through {
-            vouched.end = here;
+            range.end = here;
         }
-        let is_covered = here.sequence >= through && walk.chain.signed_through() >= through;
-        if is_covered && here.sequence >= before {
-            return Ok(vouched);
+        let is_signed_through = here.sequence >= through && walk.chain.signed_through() >= through;
+        if is_signed_through && here.sequence >= before {
+            return Ok(range);
         }
         if here.sequence >= head.sequence {
             if here != head {
@@ -88,16 +89,16 @@ async fn walk(
         walk.step(head).await?;
         walk.compare().await?;
     }
-    // the end of it waits for its checkpoint
-    if !is_signed && walk.agreed == 0 && walk.chain.head.sequence > 0 {
+    // the entries after the last checkpoint are not signed yet
+    if !is_signed && walk.stored_matches == 0 && walk.chain.head.sequence > 0 {
         let details = "there is no checkpoint: the checkpoints were removed";
         return Err(Defect::at(1, Fault::CheckpointMissing, details).into());
     }
-    walk.chain.tail_is_young()?;
-    Ok(vouched)
+    walk.chain.check_unsigned_tail()?;
+    Ok(range)
 }
 
-/// The last checkpoint that covers nothing after this entry, or where the trail begins.
+/// The last checkpoint at or before this entry, or the start of the trail when there is none.
 async fn start(
     reader: &dyn TrailReader,
     keys: &TrailKeys,
@@ -105,16 +106,16 @@ async fn start(
     trail: &str,
     before: i64,
 ) -> Result<Head, Stop> {
-    let begins = match reader.beginning().await? {
+    let trail_start = match reader.beginning().await? {
         None => Head::NONE,
         Some(line) => TrailStart::read(&line, trail, keys, signatures.verifier)?.head(),
     };
-    let near = begins.sequence.max(before.saturating_sub(signatures.every));
+    let near = trail_start.sequence.max(before.saturating_sub(signatures.every));
     let limit = u32::try_from(signatures.every).unwrap_or(u32::MAX).saturating_add(1);
     let checkpoints = reader.checkpoints(near, limit).await?;
     let Some(stored) = checkpoints.iter().rev().find(|stored| stored.sequence <= before) else {
-        return Ok(begins);
+        return Ok(trail_start);
     };
-    let chain = Chain::new(signatures, keys.clone(), trail.to_owned(), begins);
+    let chain = Chain::new(signatures, keys.clone(), trail.to_owned(), trail_start);
     Ok(Checkpoint::head(&chain.stored(stored)?))
 }

@@ -1,9 +1,9 @@
-//! Verifying the trail while it is being written: the chain, its checkpoints in the database and elsewhere, and the rows
-//! that lists show, side by side, a batch at a time.
+//! Verification of the trail while other processes append to it: the chain, its checkpoints inside and outside the
+//! database, and the rows of the operations list are read side by side, one batch at a time.
 //!
-//! The lists' rows lie in the order of the operations' first entries, so one pass over both is enough. What the pass
-//! saw that the chain did not explain by then (a row that had ended, a checkpoint beyond the end) must be explained by what
-//! was appended meanwhile; that is a second, short pass.
+//! The rows are in the order of the operations' first entries, so one pass over both is enough. A finding that the
+//! chain did not explain during the pass (a row that had ended already, a checkpoint beyond the end) must be explained
+//! by entries appended meanwhile; a second, short pass reads them.
 
 use std::collections::HashMap;
 
@@ -18,33 +18,33 @@ use super::{
 };
 use crate::{error::Result, inventory::Cell};
 
-/// What a verification found.
+/// Result of a verification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Verdict {
-    /// Which trail; empty where that is not known.
+    /// Trail id; empty if not known.
     #[serde(skip)]
     pub trail: String,
-    /// Whether nothing is wrong.
+    /// Whether no defect was found.
     pub valid: bool,
-    /// How many entries before these retention has removed, as we have signed.
+    /// Number of entries that retention removed before the first one verified, according to the signed record.
     pub removed: u64,
-    /// How many entries were found good; all that come before the defect when there is one.
+    /// Number of valid entries. If there is a defect, these are the entries before it.
     pub entries: u64,
-    /// The last of these.
+    /// Last valid entry.
     pub head: Head,
-    /// How many checkpoints in the database agree with them.
+    /// Number of checkpoints in the database that match the chain.
     pub checkpoints: u64,
-    /// How many checkpoints kept outside the database agree with them.
+    /// Number of checkpoints outside the database that match the chain.
     pub witnessed: u64,
-    /// How many entries follow the last checkpoint. They wait for the next one.
+    /// Number of entries after the last checkpoint. The next checkpoint will cover them.
     pub unsigned: u64,
-    /// The first thing that is wrong.
+    /// First defect found.
     pub first_bad: Option<Defect>,
 }
 
 impl Verdict {
-    /// Nothing looked at yet.
+    /// Verdict before any entry was read.
     pub(crate) const NONE: Self = Self {
         trail: String::new(),
         valid: true,
@@ -62,34 +62,34 @@ impl Verdict {
     }
 }
 
-/// Verifies the trail behind `reader`, and compares it with what `witness` keeps and with what the process of `reader`
-/// remembers. Without a witness nothing is expected to be kept elsewhere. Holds no lock and no transaction; takes memory for
-/// a batch and for the operations that are under way.
+/// Verifies the trail behind `reader` and compares it with the lines of the checkpoint sink and with the heads that the
+/// process of `reader` remembers. Without a sink, no checkpoint is expected outside the database. Holds no lock and no
+/// transaction; memory is bounded by one batch and the pending operations.
 ///
 /// # Errors
-/// As [`TrailReader`] and [`CheckpointSink::lines`]. What is wrong with the trail is no error, but in the verdict.
+/// As [`TrailReader`] and [`CheckpointSink::lines`]. A defect of the trail is not an error; the verdict names it.
 pub async fn verify(
     reader: &dyn TrailReader,
-    witness: Option<&dyn CheckpointSink>,
+    sink: Option<&dyn CheckpointSink>,
     signatures: Signatures<'_>,
 ) -> Result<Verdict> {
     loop {
         let beginning = reader.beginning().await?;
-        let verdict = once(reader, witness, signatures, beginning.as_deref()).await?;
-        // what retention removed meanwhile is not missing
+        let verdict = verify_snapshot(reader, sink, signatures, beginning.as_deref()).await?;
+        // a defect is not final if retention removed entries meanwhile: verify again from the new start
         if verdict.valid || reader.beginning().await? == beginning {
             return Ok(verdict);
         }
     }
 }
 
-async fn once(
+async fn verify_snapshot(
     reader: &dyn TrailReader,
-    witness: Option<&dyn CheckpointSink>,
+    sink: Option<&dyn CheckpointSink>,
     signatures: Signatures<'_>,
     beginning: Option<&str>,
 ) -> Result<Verdict> {
-    let outside = ExternalEvidence::of(reader, witness)?;
+    let evidence = ExternalEvidence::of(reader, sink)?;
     let (trail, head) = reader.head().await?;
     let verdict = Verdict { trail: trail.clone(), ..Verdict::NONE };
     let lines = reader.handovers().await?;
@@ -102,20 +102,20 @@ async fn once(
         Some(Ok(beginning)) => beginning.head(),
         Some(Err(defect)) => return Ok(verdict.with(defect)),
     };
-    let nothing_elsewhere = outside.is_empty;
+    let sink_is_empty = evidence.is_empty;
     let mut pass = Pass {
         reader,
-        walk: Walk::whole(reader, Chain::new(signatures, keys, trail, before), outside),
+        walk: Walk::whole(reader, Chain::new(signatures, keys, trail, before), evidence),
         removed: before.sequence,
-        said_removed: before == Head::NONE,
+        prune_recorded: before == Head::NONE,
         horizon: head.sequence,
         rows: BatchReader::after(i64::MIN),
-        held: HashMap::new(),
+        pending: HashMap::new(),
         verdict: Verdict { removed: before.sequence.unsigned_abs(), head: before, ..verdict },
     };
-    let done = pass.run(head, nothing_elsewhere).await;
+    let done = pass.run(head, sink_is_empty).await;
     let Pass { walk, mut verdict, .. } = pass;
-    (verdict.checkpoints, verdict.witnessed) = (walk.agreed, walk.witnessed);
+    (verdict.checkpoints, verdict.witnessed) = (walk.stored_matches, walk.external_matches);
     verdict.unsigned = walk.chain.head.sequence.abs_diff(walk.chain.signed_through());
     match done {
         Ok(()) => Ok(verdict),
@@ -124,19 +124,19 @@ async fn once(
     }
 }
 
-/// A row that waits for the outcome that the chain tells.
-struct Held {
+/// A row of the operations list whose outcome has not been read from the chain yet.
+struct PendingRow {
     sequence: i64,
     operation: Operation,
     row: StoredRow,
 }
 
-impl Held {
-    fn expects(&self, outcome: Option<&Outcome>) -> Result<(), Defect> {
+impl PendingRow {
+    fn check(&self, outcome: Option<&Outcome>) -> Result<(), Defect> {
         let row = OperationRow::begun(self.row.id, &self.operation);
         let expected = outcome.map_or_else(|| row.clone(), |outcome| row.clone().ended(outcome)).stored();
-        let differs = |(ours, theirs): (&(&'static str, Cell), &(&'static str, Cell))| {
-            (ours != theirs).then_some(ours.0)
+        let differs = |(expected, found): (&(&'static str, Cell), &(&'static str, Cell))| {
+            (expected != found).then_some(expected.0)
         };
         let column = expected.cells.iter().zip(&self.row.cells).find_map(differs);
         let column = column.or_else(|| (expected != self.row).then_some("searched"));
@@ -158,24 +158,25 @@ fn cell<'a>(row: &'a StoredRow, name: &str) -> Option<&'a str> {
     })
 }
 
+/// State of a verification pass.
 struct Pass<'a> {
     reader: &'a dyn TrailReader,
     walk: Walk<'a>,
-    /// The last entry that retention has removed.
+    /// Last entry that retention removed.
     removed: i64,
-    /// Whether an operation of the trail says so.
-    said_removed: bool,
-    /// The last entry when the pass began: rows read later know at least of all up to it.
+    /// Whether an operation in the trail records that removal.
+    prune_recorded: bool,
+    /// Last entry when the pass began. Rows read later reflect at least all entries up to it.
     horizon: i64,
     rows: BatchReader<StoredRow>,
-    held: HashMap<OperationId, Held>,
+    pending: HashMap<OperationId, PendingRow>,
     verdict: Verdict,
 }
 
 impl Pass<'_> {
-    async fn run(&mut self, head: Head, nothing_elsewhere: bool) -> Result<(), Stop> {
+    async fn run(&mut self, head: Head, sink_is_empty: bool) -> Result<(), Stop> {
         if self.removed > 0 {
-            // the checkpoint that the rest hangs on is kept
+            // the checkpoint of the last removed entry is kept
             self.walk.compare().await?;
         }
         self.advance(head).await?;
@@ -183,32 +184,32 @@ impl Pass<'_> {
             let details = "the stored head differs from the hash of the last entry";
             return Err(Defect::at(head.sequence, Fault::HeadDiffers, details).into());
         }
-        self.settle().await?;
-        if !self.said_removed {
-            // whoever has a key of before could sign the word; the operation is bound by all that was signed since
+        self.finish().await?;
+        if !self.prune_recorded {
+            // an earlier key could sign a record of the start; the operation is covered by all later checkpoints
             let details = "no operation in the trail removed the entries before its start";
             return Err(Defect::at(1, Fault::BeginningForged, details).into());
         }
         // the first entry of a trail is signed in the transaction that appends it
-        if self.walk.agreed == 0 && self.walk.chain.head.sequence > 0 {
+        if self.walk.stored_matches == 0 && self.walk.chain.head.sequence > 0 {
             let details = "there is no checkpoint: the checkpoints were removed";
             return Err(Defect::at(1, Fault::CheckpointMissing, details).into());
         }
-        // the first checkpoint is kept elsewhere before a server listens
-        if nothing_elsewhere && self.walk.agreed > 1 {
+        // a server writes the first checkpoint to the sink before it listens
+        if sink_is_empty && self.walk.stored_matches > 1 {
             let details = "the trail was signed more than once, but there is no checkpoint outside the database: the \
                 checkpoint file was removed or moved; use `--no-witness` to verify without it";
             return Err(Defect::at(self.walk.chain.signed_through(), Fault::WitnessMissing, details).into());
         }
-        self.walk.chain.tail_is_young()?;
+        self.walk.chain.check_unsigned_tail()?;
         Ok(())
     }
 
-    /// Takes entries up to `head`, each with its row and its checkpoints.
+    /// Verifies entries up to `head`, each with its row and its checkpoints.
     async fn advance(&mut self, head: Head) -> Result<(), Stop> {
         while self.walk.chain.head.sequence < head.sequence {
             let (sequence, entry) = self.walk.step(head).await?;
-            self.said_removed |= TrailStart::said_by(&entry) == Some(self.removed);
+            self.prune_recorded |= TrailStart::pruned_through(&entry) == Some(self.removed);
             match entry {
                 Entry::Intent { operation } => self.row(sequence, operation, None).await?,
                 Entry::Complete { operation, outcome } => {
@@ -223,62 +224,62 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Takes the row of a new operation. Rows of operations younger than the horizon are only taken if they were read
-    /// already, and only by their id: they may be older than what the chain tells by now.
+    /// Verifies the row of a new operation. A row beyond the horizon is checked only if it was read already, and only
+    /// by its id: it may be older than the state of the chain.
     async fn row(
         &mut self,
         sequence: i64,
         operation: Operation,
         outcome: Option<Outcome>,
     ) -> Result<(), Stop> {
-        let settled = sequence <= self.horizon;
-        if settled {
+        let is_settled = sequence <= self.horizon;
+        if is_settled {
             self.rows.fill(|after| self.reader.rows(after, BATCH)).await?;
-        } else if self.rows.waiting.is_empty() {
+        } else if self.rows.buffer.is_empty() {
             return Ok(());
         }
         let id = operation.id.to_string();
-        let Some(row) = self.rows.waiting.pop_front().filter(|row| cell(row, "operation_id") == Some(&*id))
+        let Some(row) = self.rows.buffer.pop_front().filter(|row| cell(row, "operation_id") == Some(&*id))
         else {
             let details = "its row is missing in the operations list, or is out of order";
             return Err(Defect::at(sequence, Fault::RowMissing, details).of(id).into());
         };
-        if settled {
-            let held = Held { sequence, operation, row };
+        if is_settled {
+            let pending = PendingRow { sequence, operation, row };
             match outcome {
-                Some(outcome) => held.expects(Some(&outcome))?,
-                None => drop(self.held.insert(held.operation.id, held)),
+                Some(outcome) => pending.check(Some(&outcome))?,
+                None => drop(self.pending.insert(pending.operation.id, pending)),
             }
         }
         Ok(())
     }
 
     fn outcome(&mut self, sequence: i64, operation: OperationId, outcome: &Outcome) -> Result<(), Defect> {
-        match self.held.remove(&operation) {
-            // its row was read before it ended
-            Some(held) if sequence > self.horizon && held.is_pending() => held.expects(None),
-            Some(held) => held.expects(Some(outcome)),
+        match self.pending.remove(&operation) {
+            // the row was read before the operation ended
+            Some(row) if sequence > self.horizon && row.is_pending() => row.check(None),
+            Some(row) => row.check(Some(outcome)),
             None => Ok(()),
         }
     }
 
-    /// Sees to what the chain has not explained so far.
-    async fn settle(&mut self) -> Result<(), Stop> {
+    /// Second pass: checks the findings that the chain has not explained so far.
+    async fn finish(&mut self) -> Result<(), Stop> {
         let reader = self.reader;
         self.rows.fill(|after| reader.rows(after, BATCH)).await?;
-        self.rows.waiting.truncate(1);
+        self.rows.buffer.truncate(1);
         let head = self.walk.end().await?;
         self.advance(head).await?;
 
-        if let Some(row) = self.rows.waiting.front() {
+        if let Some(row) = self.rows.buffer.front() {
             let details =
                 format!("row {} of the operations list belongs to no operation in the chain", row.id);
             let defect = Defect::at(head.sequence, Fault::RowUnexpected, details);
             return Err(defect.of(cell(row, "operation_id").unwrap_or_default()).into());
         }
-        let unexplained = self.held.values().filter(|held| held.expects(None).is_err());
-        match unexplained.min_by_key(|held| held.sequence) {
-            Some(held) => Ok(held.expects(None)?),
+        let unexplained = self.pending.values().filter(|row| row.check(None).is_err());
+        match unexplained.min_by_key(|row| row.sequence) {
+            Some(row) => Ok(row.check(None)?),
             None => Ok(()),
         }
     }

@@ -1,5 +1,6 @@
-//! A walk along the chain, an entry at a time, beside what is known of it: the checkpoints in the database and elsewhere,
-//! and what this process remembers. Who verifies a trail and who signs an export walk so.
+//! Walk over the chain, one entry at a time, that compares it with the evidence: checkpoints in the database,
+//! checkpoints outside it, and the heads that this process remembers. Used to verify a trail and before an export is
+//! signed.
 
 use std::{
     collections::VecDeque,
@@ -13,10 +14,10 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// How much is read at once.
+/// Maximum number of entries, rows or checkpoints in one read.
 pub(super) const BATCH: u32 = 500;
 
-/// Why a walk stops early.
+/// Reason why a walk stops early.
 pub(super) enum Stop {
     Bad(Defect),
     Unreadable(Error),
@@ -36,58 +37,61 @@ impl From<Error> for Stop {
 
 type Lines = Peekable<Fuse<Box<dyn Iterator<Item = Result<String>> + Send>>>;
 
-/// What is kept of the trail outside the database, and by this process.
+/// Evidence outside the database: the lines of the checkpoint sink and the heads that this process remembers.
 pub(super) struct ExternalEvidence {
     lines: Lines,
-    /// Whether there is a place outside the database, and it holds nothing.
+    /// Whether there is a checkpoint sink and it has no lines.
     pub(super) is_empty: bool,
     remembered: VecDeque<Head>,
 }
 
 impl ExternalEvidence {
-    /// To be made before anything of the trail is read: what is known of it by then must be there.
-    pub(super) fn of(reader: &dyn TrailReader, witness: Option<&dyn CheckpointSink>) -> Result<Self> {
+    /// Collects the evidence. Must be called before anything of the trail is read: the trail must contain everything
+    /// that the evidence names.
+    pub(super) fn of(reader: &dyn TrailReader, sink: Option<&dyn CheckpointSink>) -> Result<Self> {
         let remembered = reader.remembered().into();
-        let lines: Box<dyn Iterator<Item = _> + Send> = match witness {
-            Some(witness) => witness.lines()?,
+        let lines: Box<dyn Iterator<Item = _> + Send> = match sink {
+            Some(sink) => sink.lines()?,
             None => Box::new(std::iter::empty()),
         };
         let mut lines = lines.fuse().peekable();
-        let is_empty = witness.is_some() && lines.peek().is_none();
+        let is_empty = sink.is_some() && lines.peek().is_none();
         Ok(Self { lines, is_empty, remembered })
     }
 }
 
+/// State of a walk.
 pub(super) struct Walk<'a> {
     reader: &'a dyn TrailReader,
     pub(super) chain: Chain<'a>,
-    /// What is kept elsewhere of entries before this one is passed over.
+    /// Checkpoints outside the database for entries before this one are skipped.
     first: i64,
     entries: BatchReader<StoredEntry>,
     checkpoints: BatchReader<StoredCheckpoint>,
-    outside: ExternalEvidence,
-    /// How many checkpoints in the database agreed with the chain.
-    pub(super) agreed: u64,
-    /// How many checkpoints elsewhere did.
-    pub(super) witnessed: u64,
+    evidence: ExternalEvidence,
+    /// Number of checkpoints in the database that match the chain.
+    pub(super) stored_matches: u64,
+    /// Number of checkpoints outside the database that match the chain.
+    pub(super) external_matches: u64,
 }
 
 impl<'a> Walk<'a> {
-    /// Along a whole trail, from where it begins: whatever somebody put before that is to be seen.
-    pub(super) fn whole(reader: &'a dyn TrailReader, chain: Chain<'a>, outside: ExternalEvidence) -> Self {
-        Self::from(reader, chain, outside, (i64::MIN, i64::MIN))
+    /// Walk over a whole trail. Reads from the lowest possible number, so that entries inserted before the start are
+    /// found.
+    pub(super) fn whole(reader: &'a dyn TrailReader, chain: Chain<'a>, evidence: ExternalEvidence) -> Self {
+        Self::from(reader, chain, evidence, (i64::MIN, i64::MIN))
     }
 
-    /// From an entry that a checkpoint covers, or the beginning.
-    pub(super) fn part(reader: &'a dyn TrailReader, chain: Chain<'a>, outside: ExternalEvidence) -> Self {
+    /// Walk from an entry that a checkpoint covers, or from the start of the trail.
+    pub(super) fn part(reader: &'a dyn TrailReader, chain: Chain<'a>, evidence: ExternalEvidence) -> Self {
         let first = chain.head.sequence;
-        Self::from(reader, chain, outside, (first, first - 1))
+        Self::from(reader, chain, evidence, (first, first - 1))
     }
 
     fn from(
         reader: &'a dyn TrailReader,
         chain: Chain<'a>,
-        outside: ExternalEvidence,
+        evidence: ExternalEvidence,
         (entries, checkpoints): (i64, i64),
     ) -> Self {
         Self {
@@ -96,16 +100,16 @@ impl<'a> Walk<'a> {
             chain,
             entries: BatchReader::after(entries),
             checkpoints: BatchReader::after(checkpoints),
-            outside,
-            agreed: 0,
-            witnessed: 0,
+            evidence,
+            stored_matches: 0,
+            external_matches: 0,
         }
     }
 
-    /// Takes the next entry; `last` should be the last one.
+    /// Verifies the next entry. `last` is the expected last entry; an error message names it.
     pub(super) async fn step(&mut self, last: Head) -> Result<(i64, Entry), Stop> {
         self.entries.fill(|after| self.reader.entries(after, BATCH)).await?;
-        let stored = self.entries.waiting.pop_front().ok_or_else(|| {
+        let stored = self.entries.buffer.pop_front().ok_or_else(|| {
             let missing = self.chain.head.sequence + 1;
             let details = format!("entry {missing} is missing; the last one must be {}", last.sequence);
             Defect::at(missing, Fault::EntryMissing, details)
@@ -114,67 +118,69 @@ impl<'a> Walk<'a> {
         Ok((stored.sequence, entry))
     }
 
-    /// Compares the chain with what is known of the entry that it has come to.
+    /// Compares the chain with the evidence for the current entry.
     pub(super) async fn compare(&mut self) -> Result<(), Stop> {
-        let here = self.chain.head.sequence;
-        let mut in_database = self.in_database(here).await?;
-        while let Some(line) = self.outside.lines.peek() {
+        let current = self.chain.head.sequence;
+        let mut is_stored = self.compare_stored(current).await?;
+        while let Some(line) = self.evidence.lines.peek() {
             let line = line.as_ref().map_err(Clone::clone)?;
             if Checkpoint::parse(line).is_some_and(|of| of.sequence < self.first) {
-                // of what went, maybe by a key of that time
-                self.outside.lines.next();
+                // a checkpoint of removed entries, possibly signed by an earlier key
+                self.evidence.lines.next();
                 continue;
             }
-            let checkpoint = self.chain.signed(here, line)?;
-            if checkpoint.sequence > here {
+            let checkpoint = self.chain.signed(current, line)?;
+            if checkpoint.sequence > current {
                 break;
             }
             self.chain.checkpoint(&checkpoint)?;
-            if !in_database {
-                // it may have been signed after those of the database were read, and before the line was
+            if !is_stored {
+                // it may have been signed after the read of the database and before the read of the line
                 self.checkpoints.reopen();
-                in_database = self.in_database(here).await?;
+                is_stored = self.compare_stored(current).await?;
             }
-            if !in_database {
+            if !is_stored {
                 let details = "a checkpoint from outside the database is not in the database";
-                return Err(Defect::at(here, Fault::CheckpointRemoved, details).into());
+                return Err(Defect::at(current, Fault::CheckpointRemoved, details).into());
             }
-            self.witnessed += 1;
-            self.outside.lines.next();
+            self.external_matches += 1;
+            self.evidence.lines.next();
         }
-        while let Some(known) = self.outside.remembered.pop_front_if(|known| known.sequence <= here) {
-            if known.sequence == here {
-                self.chain.remembers(known)?;
+        while let Some(remembered) =
+            self.evidence.remembered.pop_front_if(|remembered| remembered.sequence <= current)
+        {
+            if remembered.sequence == current {
+                self.chain.check_remembered(remembered)?;
             }
         }
         Ok(())
     }
 
-    /// Compares the chain with the checkpoints in the database of the entry that it has come to; whether there are such.
-    async fn in_database(&mut self, here: i64) -> Result<bool, Stop> {
+    /// Compares the chain with the checkpoints in the database up to the current entry. Returns whether there were any.
+    async fn compare_stored(&mut self, current: i64) -> Result<bool, Stop> {
         let mut found = false;
         self.checkpoints.fill(|after| self.reader.checkpoints(after, BATCH)).await?;
-        while let Some(stored) = self.checkpoints.waiting.pop_front_if(|stored| stored.sequence <= here) {
+        while let Some(stored) = self.checkpoints.buffer.pop_front_if(|stored| stored.sequence <= current) {
             let checkpoint = self.chain.stored(&stored)?;
             self.chain.checkpoint(&checkpoint)?;
             found = true;
-            self.agreed += 1;
+            self.stored_matches += 1;
             self.checkpoints.fill(|after| self.reader.checkpoints(after, BATCH)).await?;
         }
         Ok(found)
     }
 
-    /// At what should be the end: sees that nothing is known of a later one, and gives the end as it is now. Whatever was
-    /// read before this was there before it.
+    /// Called at the expected end: checks that no evidence names a later entry, and returns the current head.
+    /// Everything compared with that head was read before it.
     pub(super) async fn end(&mut self) -> Result<Head, Stop> {
         let reader = self.reader;
         self.entries.reopen();
         self.entries.fill(|after| reader.entries(after, BATCH)).await?;
-        let beyond = self.entries.waiting.front().map(|entry| entry.sequence);
+        let beyond = self.entries.buffer.front().map(|entry| entry.sequence);
         self.checkpoints.reopen();
         self.checkpoints.fill(|after| reader.checkpoints(after, BATCH)).await?;
-        let stored = self.checkpoints.waiting.front().map(|stored| self.chain.stored(stored)).transpose()?;
-        let kept = match self.outside.lines.peek() {
+        let stored = self.checkpoints.buffer.front().map(|stored| self.chain.stored(stored)).transpose()?;
+        let in_sink = match self.evidence.lines.peek() {
             Some(line) => {
                 Some(self.chain.signed(self.chain.head.sequence, line.as_ref().map_err(Clone::clone)?)?)
             }
@@ -186,20 +192,22 @@ impl<'a> Walk<'a> {
             let details = "there are entries after the stored head";
             return Err(Defect::at(head.sequence + 1, Fault::HeadDiffers, details).into());
         }
-        let cut = |at: i64, known: &str| {
+        let truncated = |at: i64, state: &str| {
             let details =
-                format!("entries up to {at} were {known}; those after {} are missing", head.sequence);
+                format!("entries up to {at} were {state}; those after {} are missing", head.sequence);
             Err(Defect::at(head.sequence + 1, Fault::TailCut, details).into())
         };
-        for checkpoint in stored.into_iter().chain(kept) {
+        for checkpoint in stored.into_iter().chain(in_sink) {
             if checkpoint.sequence > head.sequence {
-                return cut(checkpoint.sequence, &format!("signed on {}", checkpoint.time));
+                return truncated(checkpoint.sequence, &format!("signed on {}", checkpoint.time));
             }
         }
-        if let Some(known) = self.outside.remembered.back().filter(|known| known.sequence > head.sequence) {
-            return cut(known.sequence, "read by this process before");
+        if let Some(remembered) =
+            self.evidence.remembered.back().filter(|remembered| remembered.sequence > head.sequence)
+        {
+            return truncated(remembered.sequence, "read by this process before");
         }
-        // what was appended and signed since is there by now
+        // entries and checkpoints may have been appended since
         self.entries.reopen();
         self.checkpoints.reopen();
         self.compare().await?;
@@ -207,41 +215,41 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// What is read in batches and comes one by one.
+/// Reads in batches and yields items one by one.
 pub(super) struct BatchReader<T> {
-    pub(super) waiting: VecDeque<T>,
+    pub(super) buffer: VecDeque<T>,
     after: i64,
     ended: bool,
 }
 
 impl<T> BatchReader<T> {
     pub(super) const fn after(after: i64) -> Self {
-        Self { waiting: VecDeque::new(), after, ended: false }
+        Self { buffer: VecDeque::new(), after, ended: false }
     }
 
-    /// There may be more, though there was none a moment ago.
+    /// Allows further reads after the end was reached, because more may have been appended.
     pub(super) const fn reopen(&mut self) {
         self.ended = false;
     }
 }
 
 impl<T: Sequenced> BatchReader<T> {
-    /// Reads the next batch when nothing waits and there may be more.
+    /// Reads the next batch if none is buffered and the end was not reached.
     pub(super) async fn fill<F>(&mut self, read: impl FnOnce(i64) -> F) -> Result<()>
     where
         F: Future<Output = Result<Vec<T>>>,
     {
-        if self.waiting.is_empty() && !self.ended {
+        if self.buffer.is_empty() && !self.ended {
             let batch = read(self.after).await?;
             self.ended = batch.len() < BATCH as usize;
             self.after = batch.last().map_or(self.after, T::number);
-            self.waiting.extend(batch);
+            self.buffer.extend(batch);
         }
         Ok(())
     }
 }
 
-/// By what a batch is continued.
+/// An item with the number after which the next batch begins.
 pub(super) trait Sequenced {
     fn number(&self) -> i64;
 }

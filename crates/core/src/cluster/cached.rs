@@ -1,4 +1,4 @@
-//! The registry of clusters with a short memory of what every request asks: the name, and how to reach the cluster.
+//! Sub-second cache in front of the cluster registry: names and connections, which every request needs.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,34 +16,38 @@ use crate::{
     ttl_cache::TtlCache,
 };
 
-/// Names and connections, at most a second old. A change that goes through this is forgotten before it is answered, so
-/// everything in a process that asks for them or changes them should be given this one.
+/// Cache of names and connections, at most one second old. A change through this type invalidates the cache before it
+/// returns. So all code of a process must read and change clusters through the same instance.
 pub struct CachedClusters {
     registry: Arc<dyn ClusterRegistry>,
     connections: Arc<dyn Connections>,
-    names: TtlCache<ClusterId, ClusterName>,
-    ways: TtlCache<ClusterId, StoredConnection>,
+    name_cache: TtlCache<ClusterId, ClusterName>,
+    connection_cache: TtlCache<ClusterId, StoredConnection>,
     spawner: Arc<dyn Spawner>,
 }
 
 impl CachedClusters {
-    /// A memory of what these say.
+    /// A cache in front of these ports.
     pub fn new(
         registry: Arc<dyn ClusterRegistry>,
         connections: Arc<dyn Connections>,
         clock: Arc<dyn Clock>,
         spawner: Arc<dyn Spawner>,
     ) -> Self {
-        let (names, ways) = (TtlCache::new(clock.clone()), TtlCache::new(clock));
-        Self { registry, connections, names, ways, spawner }
+        let (name_cache, connection_cache) = (TtlCache::new(clock.clone()), TtlCache::new(clock));
+        Self { registry, connections, name_cache, connection_cache, spawner }
     }
 
-    /// Runs a change to its end, whoever waits for it, and forgets.
+    /// Runs a change to completion, even if the caller stops waiting, and invalidates the cache.
     async fn change<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        detached(&*self.spawner, self.names.invalidate_after(self.ways.invalidate_after(work))).await
+        detached(
+            &*self.spawner,
+            self.name_cache.invalidate_after(self.connection_cache.invalidate_after(work)),
+        )
+        .await
     }
 }
 
@@ -58,11 +62,11 @@ impl ClusterRegistry for CachedClusters {
     }
 
     async fn name(&self, id: ClusterId) -> Result<Option<ClusterName>> {
-        self.names.get(id, self.registry.name(id)).await
+        self.name_cache.get(id, self.registry.name(id)).await
     }
 
     async fn create(&self, permit: &Permit, cluster: ClusterRecord) -> Result<Cluster> {
-        // ids are never used again, and absence is not remembered
+        // nothing to invalidate: ids are never reused, and the cache stores no absence
         self.registry.create(permit, cluster).await
     }
 
@@ -84,7 +88,7 @@ impl ClusterRegistry for CachedClusters {
 #[async_trait]
 impl Connections for CachedClusters {
     async fn connection(&self, id: ClusterId) -> Result<Option<StoredConnection>> {
-        self.ways.get(id, self.connections.connection(id)).await
+        self.connection_cache.get(id, self.connections.connection(id)).await
     }
 
     async fn versions(&self) -> Result<BTreeMap<ClusterId, i64>> {

@@ -1,4 +1,4 @@
-//! The address of an API server.
+//! API server address.
 
 use std::{fmt, net::IpAddr};
 
@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Reason;
 
-/// `https://host[:port][/path]`: no user info, query or fragment; host in lower case, no trailing slash.
+/// API server URL: `https://host[:port][/path]`, without user info, query or fragment. Host in lower case, no
+/// trailing slash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ApiServer(String);
@@ -32,10 +33,10 @@ impl ApiServer {
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let host = host(authority)?;
         let unreserved = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'/');
-        let plain = path.bytes().all(unreserved)
+        let is_valid_path = path.bytes().all(unreserved)
             && !path.contains("//")
             && !path.split('/').any(|s| s == "." || s == "..");
-        if !plain {
+        if !is_valid_path {
             return Err(Reason::Malformed);
         }
         Ok(Self(format!("https://{host}{}", path.trim_end_matches('/'))))
@@ -58,21 +59,22 @@ fn host(authority: &str) -> Result<String, Reason> {
         None => {
             let (name, port) = authority.split_once(':').unwrap_or((authority, "443"));
             let name = name.to_ascii_lowercase();
-            let is_label = |label: &str| {
+            let is_valid_label = |label: &str| {
                 (1..=63).contains(&label.len())
                     && !label.starts_with('-')
                     && !label.ends_with('-')
                     && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             };
-            // a last label of digits is an address (RFC 1123 2.1), and must be a whole one: no 2130706433, no 127.1
+            // a last label of digits marks an IP address (RFC 1123 2.1), which must be complete: no 2130706433, no
+            // 127.1
             let numeric = name
                 .rsplit('.')
                 .next()
                 .is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()) || label.starts_with("0x"));
-            let ok = name.len() <= 253
-                && name.split('.').all(is_label)
+            let is_valid_name = name.len() <= 253
+                && name.split('.').all(is_valid_label)
                 && (!numeric || name.parse::<IpAddr>().is_ok());
-            if !ok {
+            if !is_valid_name {
                 return Err(Reason::Malformed);
             }
             (name, Some(port))
@@ -111,16 +113,16 @@ mod tests {
 
     #[test]
     fn addresses_by_table() {
-        let good = [
+        let valid = [
             ("https://k8s.example.com:6443", "https://k8s.example.com:6443"),
             (" HTTPS://K8S.Example.com/ ", "https://k8s.example.com"),
             ("https://10.0.0.1:443/k8s/clusters/c-1", "https://10.0.0.1/k8s/clusters/c-1"),
             ("https://[2001:DB8::1]:6443", "https://[2001:db8::1]:6443"),
         ];
-        for (text, expected) in good {
+        for (text, expected) in valid {
             assert_eq!(ApiServer::new(text).as_ref().map(ApiServer::as_str), Ok(expected));
         }
-        let bad = [
+        let invalid = [
             "http://a",
             "ftp://a",
             "a:6443",
@@ -148,7 +150,7 @@ mod tests {
             "https://a\n",
             "https://a\\b",
         ];
-        for text in bad {
+        for text in invalid {
             let expected = if text == "https://a\n" { Ok(()) } else { Err(Reason::Malformed) };
             assert_eq!(ApiServer::new(text).map(drop), expected, "{text:?}");
         }

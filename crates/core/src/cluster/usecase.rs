@@ -1,4 +1,4 @@
-//! Registering, changing, testing, watching clusters.
+//! Cluster use cases: register, change, delete, test and probe clusters.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,27 +22,27 @@ use crate::{
     object::{Labels, check_labels},
 };
 
-/// A credential as it came in, and what belongs to it. No field is ever shown.
+/// Credential and connection fields of a request. No field is ever displayed.
 #[derive(Clone, Debug, Default)]
 pub struct CredentialInput {
     /// `token` or `kubeconfig`.
     pub auth_type: Option<AuthType>,
-    /// The API server; of a kubeconfig it replaces the context's.
+    /// The API server; with a kubeconfig it replaces the context's server.
     pub api_server: Option<ApiServer>,
     /// A bearer token.
     pub token: Option<SecretString>,
-    /// Whom to trust, PEM; with a token only.
+    /// Trusted CA certificates, PEM; only with a token.
     pub ca_certificate: Option<String>,
     /// A kubeconfig, YAML.
     pub kubeconfig: Option<SecretString>,
-    /// Which of its contexts; the current one when none.
+    /// The kubeconfig context; the current context if `None`.
     pub context: Option<String>,
-    /// Accept any certificate: where the configuration allows it, for super admins.
+    /// Accept any certificate. Requires permission in the configuration, and a super admin.
     pub insecure_skip_tls_verify: bool,
 }
 
 impl CredentialInput {
-    /// Whether anything of it came in.
+    /// Whether any field is set.
     fn is_given(&self) -> bool {
         let Self {
             auth_type,
@@ -62,8 +62,8 @@ impl CredentialInput {
             || *insecure_skip_tls_verify
     }
 
-    /// Whether nothing came in but what is shown of every cluster.
-    fn is_shown(&self) -> bool {
+    /// Whether only fields are set that every response displays.
+    fn has_only_displayed_fields(&self) -> bool {
         let Self {
             auth_type: _,
             api_server: _,
@@ -80,34 +80,34 @@ impl CredentialInput {
             && !insecure_skip_tls_verify
     }
 
-    /// Whether nothing came in but what is shown of this cluster.
-    fn is_of(&self, cluster: &Cluster) -> bool {
-        self.is_shown()
+    /// Whether all fields that are set equal the displayed values of this cluster.
+    fn equals_displayed(&self, cluster: &Cluster) -> bool {
+        self.has_only_displayed_fields()
             && self.auth_type.is_none_or(|sent| sent == cluster.auth_type)
             && self.api_server.as_ref().is_none_or(|sent| sent.as_str() == cluster.api_server)
     }
 
-    /// Checks the fields: which there are, and how each is written; nothing in them is read. A token's server may be one
-    /// that is stored already.
+    /// Checks which fields are set and their format, without parsing their contents. For a token, the server may be
+    /// missing: a stored one may exist.
     ///
     /// # Errors
     /// `InvalidInput`.
     fn check_fields(&self, allow_insecure_tls: bool) -> Result<AuthType> {
         let required = |field: &str| Error::invalid(field, Reason::Required);
-        let foreign = |field: &str, given: bool| {
+        let reject = |field: &str, given: bool| {
             if given { Err(Error::invalid(field, Reason::NotAllowed)) } else { Ok(()) }
         };
         let auth_type = self.auth_type.ok_or_else(|| required("auth_type"))?;
         match auth_type {
             AuthType::Token => {
-                foreign("kubeconfig", self.kubeconfig.is_some())?;
-                foreign("context", self.context.is_some())?;
+                reject("kubeconfig", self.kubeconfig.is_some())?;
+                reject("context", self.context.is_some())?;
                 check_token("token", self.token.as_ref().ok_or_else(|| required("token"))?)?;
-                self.ca_certificate.as_ref().map_or(Ok(()), |pem| is_pem("ca_certificate", pem))?;
+                self.ca_certificate.as_ref().map_or(Ok(()), |pem| check_pem_text("ca_certificate", pem))?;
             }
             AuthType::Kubeconfig => {
-                foreign("token", self.token.is_some())?;
-                foreign("ca_certificate", self.ca_certificate.is_some())?;
+                reject("token", self.token.is_some())?;
+                reject("ca_certificate", self.ca_certificate.is_some())?;
                 let text = self.kubeconfig.as_ref().ok_or_else(|| required("kubeconfig"))?;
                 Kubeconfig::check_shape(text.expose_secret(), self.context.as_deref())?;
             }
@@ -118,7 +118,7 @@ impl CredentialInput {
         Ok(auth_type)
     }
 
-    /// As [`CredentialInput::check_fields`], where no server is stored.
+    /// As [`CredentialInput::check_fields`], for a cluster without a stored server.
     fn check_all_fields(&self, allow_insecure_tls: bool) -> Result<()> {
         match self.check_fields(allow_insecure_tls)? {
             AuthType::Token if self.api_server.is_none() => {
@@ -129,75 +129,75 @@ impl CredentialInput {
     }
 }
 
-/// A cluster to register.
+/// A cluster to be registered.
 #[derive(Clone, Debug)]
 pub struct NewCluster {
     /// Its name.
     pub name: ClusterName,
     /// Free text.
     pub description: String,
-    /// Labels of ours.
+    /// Labels stored by Pilothouse.
     pub labels: Labels,
-    /// How it is reached.
+    /// Its connection and credential.
     pub credential: CredentialInput,
-    /// Store it without trying the connection.
+    /// Store the cluster without a connection test.
     pub skip_test: bool,
 }
 
-/// A change of a registered cluster; what is none stays.
+/// A change of a registered cluster. Fields that are `None` stay unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterChange {
     /// A new name.
     pub name: Option<ClusterName>,
     /// A new description.
     pub description: Option<String>,
-    /// New labels, as a whole.
+    /// New labels; they replace all labels.
     pub labels: Option<Labels>,
-    /// A new connection. A new server needs its credential sent again: a stored one goes only to the server it was
-    /// stored with.
+    /// A new connection. A new server requires the credential again: a stored credential is sent only to the server
+    /// that it was stored with.
     pub credential: CredentialInput,
-    /// Store a new connection without trying it.
+    /// Store a new connection without a connection test.
     pub skip_test: bool,
     /// The `updated_at` that the caller read.
     pub updated_at: Option<Timestamp>,
 }
 
-/// What a test found.
+/// Result of a connection test.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ClusterTest {
     /// The API server's version.
     pub version: String,
-    /// How long `GET /version` took, in milliseconds.
+    /// Latency of `GET /version`, in milliseconds.
     pub latency_ms: u64,
-    /// Nodes; null when the credential may not list them.
+    /// Nodes; null if the credential may not list them.
     pub node_count: Option<i64>,
-    /// Who the cluster says we are.
+    /// The user name that the cluster reports for the credential.
     pub identity: Option<String>,
-    /// What our features need against what the credential may do.
+    /// The permissions that Pilothouse's features need, compared with the credential's.
     pub permissions: Vec<Permission>,
 }
 
-/// How a registered cluster is right now.
+/// Current status of a registered cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ClusterStatus {
     /// The cluster.
     pub cluster: Cluster,
-    /// Its nodes; null when they cannot be counted.
+    /// Its nodes; null if they cannot be counted.
     pub nodes: Option<NodeCount>,
-    /// How long `GET /version` took, in milliseconds; null when it failed.
+    /// Latency of `GET /version`, in milliseconds; null if the request failed.
     pub latency_ms: Option<u64>,
-    /// When it was asked.
+    /// Time of the probe.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub checked_at: Timestamp,
-    /// Who the cluster says we are.
+    /// The user name that the cluster reports for the credential.
     pub identity: Option<String>,
-    /// Certificates on the way, and when they end.
+    /// Certificates of the connection and their expiry.
     pub certificates: Vec<CertificateExpiry>,
 }
 
-/// The registered clusters.
+/// Use cases of registered clusters.
 #[derive(Clone)]
 pub struct Clusters {
     pub(crate) gate: Gate,
@@ -207,8 +207,8 @@ pub struct Clusters {
 }
 
 impl Clusters {
-    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
-    /// `allow_insecure_tls` is as in [`crate::app::Settings`].
+    /// These use cases without the rest of [`crate::app::App`], for embedders. `allow_insecure_tls` is as in
+    /// [`crate::app::Settings`].
     pub fn new(gate: Gate, ports: ClusterPorts, clock: Arc<dyn Clock>, allow_insecure_tls: bool) -> Self {
         Self { gate, ports, clock, allow_insecure_tls }
     }
@@ -223,11 +223,11 @@ impl Clusters {
         Ok(select(rows, query))
     }
 
-    /// Registers a cluster, after trying the connection.
+    /// Registers a cluster after a connection test.
     ///
     /// # Errors
-    /// `InvalidInput`, `EgressDenied`, `NameTaken`; of code `ConnectionError` or `TimeoutError` when the cluster cannot
-    /// be reached, and then nothing is stored.
+    /// `InvalidInput`, `EgressDenied`, `NameTaken`; errors with code `ConnectionError` or `TimeoutError` if the
+    /// cluster cannot be reached, in which case nothing is stored.
     pub async fn create(&self, caller: &Caller, cluster: NewCluster) -> Result<Changed<Cluster>> {
         check_description(&cluster.description)?;
         check_labels(&cluster.labels)?;
@@ -261,7 +261,7 @@ impl Clusters {
         self.gate.change_local_granted(granted, work).await
     }
 
-    /// Changes a cluster; a new connection is tried first.
+    /// Changes a cluster. A new connection is tested first.
     ///
     /// # Errors
     /// As [`Clusters::create`]; `NotFound`, `Modified`.
@@ -277,8 +277,8 @@ impl Clusters {
         if !credential.is_given() && name.is_none() && description.is_none() && labels.is_none() {
             return Err(Error::invalid("name", Reason::Required));
         }
-        // what is shown may be sent back, and whether it is that is known when the cluster was read
-        if !credential.is_shown() {
+        // a client may send displayed values back unchanged; this is checked after the cluster is read
+        if !credential.has_only_displayed_fields() {
             credential.check_fields(self.allow_insecure_tls)?;
         }
         let access = AccessRequest::to(Verb::Update, Resource::Cluster).in_cluster(id);
@@ -314,7 +314,7 @@ impl Clusters {
         self.gate.change_local_granted(granted, work).await
     }
 
-    /// Forgets a cluster and its credential.
+    /// Deletes a cluster and its credential.
     ///
     /// # Errors
     /// `NotFound`.
@@ -332,12 +332,12 @@ impl Clusters {
     /// Tests a registered cluster.
     ///
     /// # Errors
-    /// `NotFound`; the cause of the failure.
+    /// `NotFound`; the cause of the failed test.
     pub async fn test(&self, caller: &Caller, id: ClusterId) -> Result<ClusterTest> {
         let access = AccessRequest::to(Verb::Test, Resource::Cluster).in_cluster(id);
         let this = self.clone();
         let work = async move |permit: Permit| {
-            let stored = this.ports.connections.connection(id).await?.ok_or_else(|| absent(id))?;
+            let stored = this.ports.connections.connection(id).await?.ok_or_else(|| not_found(id))?;
             this.test_connection(&permit, ProbeTarget::Registered(stored, ProbeReason::Test)).await
         };
         self.gate.record_read(caller, access, work).await
@@ -346,7 +346,7 @@ impl Clusters {
     /// Tests a connection that is not registered; nothing is stored.
     ///
     /// # Errors
-    /// `InvalidInput`, `EgressDenied`; the cause of the failure.
+    /// `InvalidInput`, `EgressDenied`; the cause of the failed test.
     pub async fn test_new(&self, caller: &Caller, credential: CredentialInput) -> Result<ClusterTest> {
         credential.check_all_fields(self.allow_insecure_tls)?;
         let granted = self.gate.grant(caller, AccessRequest::to(Verb::Test, Resource::NewCluster)).await?;
@@ -360,26 +360,26 @@ impl Clusters {
         self.gate.record_read_granted(granted, work).await
     }
 
-    /// How a cluster is right now: probes it, and keeps what was found. A cluster that does not answer is a success
-    /// that says so. Those who ask at once share one probe, and what was found less than a second ago is not asked again.
+    /// Probes a cluster and stores the result. A cluster that does not respond is a success with status `offline`.
+    /// Concurrent callers share one probe, and a result less than one second old is reused.
     ///
     /// # Errors
-    /// `NotFound`, `StoreUnavailable`; `Overloaded` when the cluster was not asked. While its circuit is open it is not asked
-    /// either: the answer is the stored row, `offline` if it was online before.
+    /// `NotFound`, `StoreUnavailable`; `Overloaded` if no request was sent to the cluster. While its circuit is open
+    /// no request is sent either: the result is the stored row, `offline` if it was online before.
     pub async fn status(&self, caller: &Caller, id: ClusterId) -> Result<ClusterStatus> {
         let permit =
             self.gate.allow(caller, AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(id)).await?;
-        let observation = match self.observe(&permit, id, ProbeReason::Status).await {
+        let observation = match self.probe_and_record(&permit, id, ProbeReason::Status).await {
             Err(error) if error.cause == Cause::CircuitOpen => {
                 ProbeResult { at: self.clock.now(), result: Err(error.cause) }
             }
-            observed => observed?,
+            result => result?,
         };
-        let mut cluster = self.ports.registry.find(id).await?.ok_or_else(|| absent(id))?;
-        // an open circuit says less than the failure that a probe stored
-        let known = cluster.status == Health::Offline;
-        if !(known && matches!(observation.result, Err(Cause::CircuitOpen))) {
-            // the caller who stores it may not have done so yet
+        let mut cluster = self.ports.registry.find(id).await?.ok_or_else(|| not_found(id))?;
+        // the failure that a probe stored is more specific than an open circuit
+        let is_offline = cluster.status == Health::Offline;
+        if !(is_offline && matches!(observation.result, Err(Cause::CircuitOpen))) {
+            // the caller that stores the result may not have stored it yet
             cluster.observe(&observation);
         }
         let report = observation.result.ok();
@@ -393,7 +393,8 @@ impl Clusters {
         })
     }
 
-    /// Every cluster's id, for a prober that is alone. Replicas that share a store ask that whose turn it is.
+    /// The ids of all clusters, for a single prober. Replicas that share a store let the store assign clusters to
+    /// them.
     ///
     /// # Errors
     /// `StoreUnavailable`.
@@ -401,18 +402,23 @@ impl Clusters {
         Ok(self.ports.registry.list().await?.into_iter().map(|cluster| cluster.id).collect())
     }
 
-    /// The prober's visit of one cluster: probes it and keeps what was found.
+    /// Scheduled probe of one cluster: probes it and stores the result.
     ///
     /// # Errors
-    /// `NotFound` when it was deleted meanwhile; `StoreUnavailable`; `Overloaded` when the cluster was not asked. That it
-    /// does not answer is no error.
+    /// `NotFound` if it was deleted meanwhile; `StoreUnavailable`; `Overloaded` if no request was sent to the
+    /// cluster. A cluster that does not respond is no error.
     pub async fn refresh(&self, id: ClusterId) -> Result<()> {
         let permit = self.gate.allow_system(AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(id));
-        self.observe(&permit, id, ProbeReason::Scheduled).await.map(drop)
+        self.probe_and_record(&permit, id, ProbeReason::Scheduled).await.map(drop)
     }
 
-    async fn observe(&self, permit: &Permit, id: ClusterId, reason: ProbeReason) -> Result<ProbeResult> {
-        let stored = self.ports.connections.connection(id).await?.ok_or_else(|| absent(id))?;
+    async fn probe_and_record(
+        &self,
+        permit: &Permit,
+        id: ClusterId,
+        reason: ProbeReason,
+    ) -> Result<ProbeResult> {
+        let stored = self.ports.connections.connection(id).await?.ok_or_else(|| not_found(id))?;
         let version = stored.version;
         let target = ProbeTarget::Registered(stored, reason);
         let Probed { at, record, result } = self.ports.probe.probe(permit, target).await?;
@@ -450,8 +456,8 @@ impl Clusters {
         })
     }
 
-    /// Makes the new connection of a registered cluster, if one was sent: server and type as they are sent back are none.
-    /// A token without a server is for the server it has, whose CA stays unless another is sent.
+    /// The new connection of a registered cluster, or `None` if the request has none or repeats the displayed server
+    /// and type. A token without a server is for the stored server, whose CA is kept unless another is sent.
     async fn updated_connection(
         &self,
         granted: &Granted,
@@ -461,14 +467,14 @@ impl Clusters {
         if !input.is_given() {
             return Ok(None);
         }
-        if self.ports.registry.find(id).await?.is_some_and(|shown| input.is_of(&shown)) {
+        if self.ports.registry.find(id).await?.is_some_and(|shown| input.equals_displayed(&shown)) {
             return Ok(None);
         }
         if input.auth_type != Some(AuthType::Token) || input.api_server.is_some() {
             return Ok(Some(self.connection(granted, input).await?));
         }
         let Some(stored) = self.ports.connections.connection(id).await? else {
-            return self.gate.refuse_granted(granted, absent(id)).await;
+            return self.gate.refuse_granted(granted, not_found(id)).await;
         };
         let stored = stored.connection;
         input.api_server = Some(stored.server);
@@ -479,8 +485,8 @@ impl Clusters {
         Ok(Some((auth_type, connection)))
     }
 
-    /// Reads what came in, for somebody whose role was asked. Where the connection leads to is checked when the operation
-    /// is begun, so that a refusal of it leaves its row.
+    /// Parses a connection for a caller whose role was checked. The egress check of its address follows when the
+    /// operation begins, so that a refusal leaves an audit row.
     async fn connection(&self, granted: &Granted, input: CredentialInput) -> Result<(AuthType, Connection)> {
         let required = |field: &str| Error::invalid(field, Reason::Required);
         let auth_type = input.check_fields(self.allow_insecure_tls)?;
@@ -516,7 +522,7 @@ impl Clusters {
     }
 }
 
-/// A token as it can stand in a header: visible ASCII, 16 KiB at most; surrounding white space is dropped.
+/// A token that is valid in a header: visible ASCII, at most 16 KiB; surrounding white space is removed.
 pub(crate) fn check_token(field: &str, token: &SecretString) -> Result<SecretString> {
     let token = token.expose_secret().trim();
     match token.len() {
@@ -527,12 +533,12 @@ pub(crate) fn check_token(field: &str, token: &SecretString) -> Result<SecretStr
     }
 }
 
-/// A text with at least one PEM certificate, 256 KiB at most. The adapter reads it in full.
+/// A text with at least one PEM certificate, at most 256 KiB. The adapter parses it in full.
 pub(crate) fn check_pem(field: &str, pem: String) -> Result<String> {
-    is_pem(field, &pem).map(|()| pem)
+    check_pem_text(field, &pem).map(|()| pem)
 }
 
-fn is_pem(field: &str, pem: &str) -> Result<()> {
+fn check_pem_text(field: &str, pem: &str) -> Result<()> {
     if pem.len() > 256 << 10 {
         Err(Error::invalid(field, Reason::TooLong))
     } else if !pem.contains("-----BEGIN CERTIFICATE-----") || !pem.contains("-----END CERTIFICATE-----") {
@@ -552,7 +558,7 @@ fn check_description(text: &str) -> Result<()> {
     }
 }
 
-fn absent(id: ClusterId) -> Error {
+fn not_found(id: ClusterId) -> Error {
     Error::new(Cause::NotFound).resource("cluster").name(id.to_string())
 }
 

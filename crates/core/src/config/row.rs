@@ -1,4 +1,4 @@
-//! The row of a ConfigMap: the sizes of its values.
+//! Row of a ConfigMap: its keys and the sizes of their values.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,8 @@ use crate::{
     object::{Labels, Metadata, or_default},
 };
 
-/// What we read of a ConfigMap: of each value its length only, and not even that is kept as text.
+/// Fields of a ConfigMap that Pilothouse reads. Only the lengths of the values are stored; the texts are dropped during
+/// deserialisation.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ConfigMapObject {
@@ -24,11 +25,11 @@ pub struct ConfigMapObject {
     immutable: bool,
 }
 
-/// The length of a text in bytes, without the text.
+/// Length of a text in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct TextLength(usize);
 
-/// The length of what a base64 text stands for.
+/// Length in bytes of the data that a base64 text encodes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Base64Length(usize);
 
@@ -52,17 +53,17 @@ impl<'de> Deserialize<'de> for Base64Length {
     }
 }
 
-/// A key and how many bytes it holds.
+/// A key and the size of its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeySize {
     /// The key.
     pub name: String,
-    /// The length of its value in bytes.
+    /// Size of its value in bytes.
     pub bytes: usize,
 }
 
-/// A ConfigMap as it is shown in lists: keys and sizes, never a value.
+/// List row of a ConfigMap. It contains keys and sizes, never values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ConfigMapRow {
@@ -70,13 +71,13 @@ pub struct ConfigMapRow {
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// Its keys, `data` and `binaryData` together, by name.
+    /// Its keys, `data` and `binaryData` together, sorted by name.
     pub keys: Vec<KeySize>,
-    /// Whether it can no longer be changed.
+    /// Whether it is immutable.
     pub immutable: bool,
     /// Its labels.
     pub labels: Labels,
-    /// When it was created.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_has_sizes_and_no_values() {
+    fn row_contains_sizes_and_no_values() {
         let json = r#"{"metadata":{"name":"c","namespace":"n","labels":null},
             "data":{"b":"caf\u00e9","a":""},"binaryData":{"c":"AAEC","d":"AA=="}}"#;
         let row = ConfigMapRow::project(serde_json::from_str(json).unwrap());

@@ -1,4 +1,4 @@
-//! A read of every cluster at once.
+//! Authorisation of reads in all clusters at once.
 
 use super::Gate;
 use crate::{
@@ -7,19 +7,20 @@ use crate::{
     error::Result,
 };
 
-/// What may be read in one cluster.
+/// Permits for the reads in one cluster.
 pub(crate) struct ClusterPermits {
-    /// Which.
+    /// Cluster id.
     pub(crate) cluster: ClusterId,
-    /// Its name.
+    /// Cluster name.
     pub(crate) name: ClusterName,
-    /// A permit for each access asked for, in their order.
+    /// One permit for each access request, in the order of the requests.
     pub(crate) permits: Vec<Permit>,
 }
 
 impl Gate {
-    /// Allows reads in every registered cluster, by id. The clusters are read once, however many there are. A role
-    /// holds in all of them; where grants are of single clusters, those that the caller may not read are left out here.
+    /// Authorises reads in every registered cluster, sorted by id, with one read of the cluster registry. A role is
+    /// valid in all clusters. If grants for single clusters are added, this is the place that omits clusters the caller
+    /// may not read.
     ///
     /// # Errors
     /// `RoleTooLow`; `StoreUnavailable`; `AuditUnavailable` when a refusal cannot be recorded.

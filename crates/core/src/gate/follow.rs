@@ -1,4 +1,4 @@
-//! A right that is used for longer than a request: asked for once, and then again and again.
+//! Authorisation for streams: checked when a stream opens, and rechecked every [`RECHECK_INTERVAL`] (2 s).
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use crate::{
     error::{Cause, Code, Error, Result},
 };
 
-/// How often a right in use is asked for again.
+/// Interval between two checks of a stream's authorisation.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// How long a right holds while the database cannot say whether it does.
+/// Time for which the authorisation stays valid while the database is unavailable.
 const OUTAGE_GRACE: Duration = Duration::from_secs(30);
 
 impl Gate {
-    /// Allows a read that goes on: also a future that ends when the right to it does, with the reason. That is within
-    /// seconds of the end of the caller's session (revoked, expired, unused for too long, the user disabled or of
-    /// another role) or of the cluster's registration. Following does not count as a use of the session.
+    /// Authorises a stream. Returns the permit and a future that resolves with the reason when the authorisation ends:
+    /// within seconds of the end of the caller's session (revoked, expired, idle for too long, the user disabled or
+    /// with another role) or of the cluster's registration. An open stream does not count as a use of the session.
     ///
     /// # Errors
     /// As [`Gate::allow`].
@@ -28,16 +28,16 @@ impl Gate {
         access: AccessRequest,
     ) -> Result<(Permit, BoxFuture<'static, Error>)> {
         let access = self.authorise(caller, access).await?;
-        let lost = self.clone().revoked(caller.clone(), access.clone());
-        Ok((Permit::new(access, None), lost.boxed()))
+        let revoked = self.clone().revoked(caller.clone(), access.clone());
+        Ok((Permit::new(access, None), revoked.boxed()))
     }
 
-    /// Ends when the right does not hold any more.
+    /// Resolves with the reason when the caller is no longer authorised.
     async fn revoked(self, caller: Caller, access: AccessRequest) -> Error {
         let mut confirmed = self.clock.monotonic();
         loop {
             self.spawner.sleep(RECHECK_INTERVAL).await;
-            match self.still_holds(&caller, &access).await {
+            match self.recheck(&caller, &access).await {
                 Ok(()) => confirmed = self.clock.monotonic(),
                 Err(error) if error.code() == Code::ServiceUnavailable => {
                     if self.clock.monotonic().saturating_sub(confirmed) >= OUTAGE_GRACE {
@@ -49,15 +49,15 @@ impl Gate {
         }
     }
 
-    async fn still_holds(&self, caller: &Caller, access: &AccessRequest) -> Result<()> {
+    async fn recheck(&self, caller: &Caller, access: &AccessRequest) -> Result<()> {
         if let Some(session) = caller.session {
             let sessions = self.sessions.as_ref();
             let sessions = sessions.ok_or_else(|| {
                 Error::internal("the caller has a session, but no session store is configured")
             })?;
             let (_, user) = sessions.by_id(session).await?;
-            let now = Caller { role: Some(user.role), ..caller.clone() };
-            now.check(access.verb, access.resource)?;
+            let current = Caller { role: Some(user.role), ..caller.clone() };
+            current.check(access.verb, access.resource)?;
         }
         match access.cluster {
             Some(id) if self.clusters.name(id).await?.is_none() => {

@@ -1,4 +1,4 @@
-//! Intent, call, outcome: what must hold whatever fails, on mocks.
+//! Tests of the gate with mocks: intent, work and outcome under failures.
 
 use std::sync::atomic::AtomicBool;
 
@@ -30,7 +30,7 @@ fn scale() -> AccessRequest {
         .with("replicas", 5)
 }
 
-/// With room, unless the trail says otherwise.
+/// A gate over this trail, with capacity unless the trail has its own expectation.
 fn gate(mut trail: MockAuditTrail) -> Gate {
     trail.expect_check_capacity().returning(|_| Ok(()));
     let mut clusters = MockClusterRegistry::new();
@@ -38,21 +38,21 @@ fn gate(mut trail: MockAuditTrail) -> Gate {
         .expect_name()
         .returning(|id| Ok((id == ClusterId(1)).then(|| ClusterName::new("prod").unwrap())));
     let FakeRuntime { clock, rng, spawner } = FakeRuntime::default();
-    let live = LiveSessions {
+    let sessions = LiveSessions {
         store: Arc::new(MockSessionStore::new()),
         clock: clock.clone(),
         idle: Duration::from_secs(1),
     };
-    Gate::new(Arc::new(trail), Arc::new(clusters), clock, rng, spawner).with_sessions(live)
+    Gate::new(Arc::new(trail), Arc::new(clusters), clock, rng, spawner).with_sessions(sessions)
 }
 
 #[test]
-fn without_room_nothing_new_is_begun_and_what_is_under_way_ends() {
+fn full_disk_refuses_new_and_finishes_running() {
     let mut trail = MockAuditTrail::new();
     let full = Arc::new(AtomicBool::new(false));
-    let looked_at = full.clone();
+    let is_full = full.clone();
     trail.expect_check_capacity().returning(move |_| {
-        if looked_at.load(Ordering::Acquire) { Err(Error::new(Cause::AuditUnavailable)) } else { Ok(()) }
+        if is_full.load(Ordering::Acquire) { Err(Error::new(Cause::AuditUnavailable)) } else { Ok(()) }
     });
     trail.expect_begin().once().returning(|_| Ok(()));
     trail.expect_finish().once().returning(|_, outcome| {
@@ -60,9 +60,9 @@ fn without_room_nothing_new_is_begun_and_what_is_under_way_ends() {
         Ok(())
     });
     let gate = gate(trail);
-    let fills = full.clone();
+    let set_full = full.clone();
     let work = async move |_| {
-        fills.store(true, Ordering::Release);
+        set_full.store(true, Ordering::Release);
         Ok(Changed::from(()))
     };
     block_on(gate.change(&caller(Role::OpsAdmin), scale(), work)).unwrap();
@@ -71,20 +71,20 @@ fn without_room_nothing_new_is_begun_and_what_is_under_way_ends() {
         cause(block_on(gate.change(&caller(Role::OpsAdmin), scale(), never))),
         Cause::AuditUnavailable
     );
-    // a refusal would be a row, too
+    // a refusal would add a row, too
     assert_eq!(cause(block_on(gate.change(&caller(Role::Viewer), scale(), never))), Cause::AuditUnavailable);
-    // whoever looks leaves none
+    // a read adds no row
     let look = AccessRequest::to(Verb::List, Resource::Kind(Kind::Deployment)).in_cluster(ClusterId(1));
     block_on(gate.allow(&caller(Role::Viewer), look)).unwrap();
 }
 
-/// Work that must never run.
+/// Work that must not run.
 async fn never(_: Permit) -> Result<Changed<()>> {
-    panic!("the cluster was called")
+    panic!("the work was called")
 }
 
 #[test]
-fn a_role_too_low_means_no_call_and_one_failed_row() {
+fn role_too_low_makes_no_call_and_records_one_failed_row() {
     let mut trail = MockAuditTrail::new();
     trail.expect_record().once().returning(|operation, outcome| {
         assert_eq!(
@@ -106,7 +106,7 @@ fn a_role_too_low_means_no_call_and_one_failed_row() {
 }
 
 #[test]
-fn a_refusal_that_cannot_be_recorded_is_unavailable() {
+fn refusal_that_cannot_be_recorded_is_unavailable() {
     let mut trail = MockAuditTrail::new();
     trail.expect_record().once().returning(|_, _| Err(Error::new(Cause::AuditUnavailable)));
     let error = block_on(gate(trail).change(&caller(Role::Viewer), scale(), never)).unwrap_err();
@@ -114,31 +114,31 @@ fn a_refusal_that_cannot_be_recorded_is_unavailable() {
 }
 
 #[test]
-fn an_unknown_cluster_is_a_failed_change_and_a_plain_404_for_a_read() {
+fn unknown_cluster_is_recorded_for_a_change_and_not_for_a_read() {
     let mut trail = MockAuditTrail::new();
     trail.expect_record().once().with(always(), always()).returning(|_, _| Ok(()));
     let gate = gate(trail);
-    let elsewhere = || scale().in_cluster(ClusterId(2));
-    let error = block_on(gate.change(&caller(Role::OpsAdmin), elsewhere(), never)).unwrap_err();
+    let in_unknown_cluster = || scale().in_cluster(ClusterId(2));
+    let error = block_on(gate.change(&caller(Role::OpsAdmin), in_unknown_cluster(), never)).unwrap_err();
     assert_eq!(error.cause, Cause::NotFound);
-    let read = AccessRequest { verb: Verb::List, ..elsewhere() };
+    let read = AccessRequest { verb: Verb::List, ..in_unknown_cluster() };
     assert_eq!(block_on(gate.allow(&caller(Role::Viewer), read)).unwrap_err().cause, Cause::NotFound);
 }
 
 #[test]
 fn without_a_durable_intent_nothing_is_called() {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let mut trail = MockAuditTrail::new();
     trail.expect_begin().once().returning(|_| Err(Error::new(Cause::AuditUnavailable)));
     trail.expect_finish().once().returning(move |id, outcome| {
-        tell.send((id, outcome.clone())).unwrap();
+        sender.send((id, outcome.clone())).unwrap();
         Ok(())
     });
     let gate = gate(trail);
     let error = block_on(gate.change(&caller(Role::OpsAdmin), scale(), never)).unwrap_err();
     assert_eq!(error.cause, Cause::AuditUnavailable);
-    // it may be durable all the same: then it is closed
-    let (_, outcome) = told.recv().expect("its outcome");
+    // the intent may be durable all the same: then it is closed
+    let (_, outcome) = receiver.recv().expect("outcome of the operation");
     assert_eq!(
         (outcome.status, outcome.error_code.as_deref()),
         (Status::Failed, Some("SERVICE_UNAVAILABLE"))
@@ -146,7 +146,7 @@ fn without_a_durable_intent_nothing_is_called() {
 }
 
 #[test]
-fn the_intent_comes_before_the_call_and_the_outcome_after() {
+fn intent_is_stored_before_the_call_and_outcome_after() {
     let (begun, called) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let mut trail = MockAuditTrail::new();
     let flag = begun.clone();
@@ -156,12 +156,12 @@ fn the_intent_comes_before_the_call_and_the_outcome_after() {
     });
     let flag = called.clone();
     trail.expect_finish().once().returning(move |_, outcome| {
-        assert!(flag.load(Ordering::SeqCst), "the outcome before the call");
+        assert!(flag.load(Ordering::SeqCst), "outcome stored before the call");
         assert_eq!(outcome.status, Status::Success);
         Ok(())
     });
     let work = async move |permit: Permit| {
-        assert!(begun.load(Ordering::SeqCst), "the call before the intent");
+        assert!(begun.load(Ordering::SeqCst), "call made before the intent was stored");
         called.store(true, Ordering::SeqCst);
         assert_eq!(permit.operation().map(|operation| operation.id), permit.operation_id());
         Ok(Changed::from(permit.namespace()?.to_string()))
@@ -170,25 +170,25 @@ fn the_intent_comes_before_the_call_and_the_outcome_after() {
     assert_eq!((changed.value.as_str(), changed.warnings.len()), ("shop", 0));
 }
 
-/// Runs a change that ends so, and returns what the trail was told.
+/// Runs a change with this work, and returns its result and the outcome stored in the trail.
 fn outcome_of<F, Fut>(work: F) -> (Result<Changed<()>>, Outcome)
 where
     F: FnOnce(Permit) -> Fut + Send + 'static,
     Fut: Future<Output = Result<Changed<()>>> + Send + 'static,
 {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let mut trail = MockAuditTrail::new();
     trail.expect_begin().returning(|_| Ok(()));
     trail.expect_finish().once().returning(move |_, outcome| {
-        tell.send(outcome.clone()).expect("the test listens");
+        sender.send(outcome.clone()).expect("receiver is alive");
         Ok(())
     });
     let result = block_on(gate(trail).change(&caller(Role::OpsAdmin), scale(), work));
-    (result, told.recv().expect("an outcome"))
+    (result, receiver.recv().expect("outcome stored"))
 }
 
 #[test]
-fn only_a_refusal_is_failed_and_a_panic_is_unknown() {
+fn refusal_is_failed_and_timeout_or_panic_is_unknown() {
     let (result, outcome) = outcome_of(|_| async { Err(Error::new(Cause::NotFoundInCluster)) });
     assert_eq!((result.unwrap_err().cause, outcome.status), (Cause::NotFoundInCluster, Status::Failed));
     let (result, outcome) = outcome_of(|_| async { Err(Error::new(Cause::DeadlineExceeded)) });
@@ -199,35 +199,35 @@ fn only_a_refusal_is_failed_and_a_panic_is_unknown() {
 }
 
 #[test]
-fn a_dropped_caller_cancels_nothing_and_the_outcome_is_stored() {
-    let (tell, told) = std::sync::mpsc::channel();
+fn dropped_caller_cancels_nothing_and_outcome_is_stored() {
+    let (sender, receiver) = std::sync::mpsc::channel();
     let (release, released) = oneshot::channel::<()>();
     let mut trail = MockAuditTrail::new();
     trail.expect_begin().once().returning(|_| Ok(()));
     trail.expect_finish().once().returning(move |_, outcome| {
-        tell.send(outcome.status).expect("the test listens");
+        sender.send(outcome.status).expect("receiver is alive");
         Ok(())
     });
-    let (started, starts) = std::sync::mpsc::channel();
+    let (start_sender, start_signal) = std::sync::mpsc::channel();
     let gate = gate(trail);
     let ann = caller(Role::OpsAdmin);
     let change = gate.change(&ann, scale(), async move |_| {
-        started.send(()).expect("the test listens");
-        released.await.expect("released");
+        start_sender.send(()).expect("receiver is alive");
+        released.await.expect("work is released");
         Ok(Changed::from(()))
     });
     let mut change = Box::pin(change);
     assert!(block_on(async { futures_util::poll!(&mut change) }).is_pending());
-    starts.recv().expect("the work runs");
+    start_signal.recv().expect("work started");
     drop(change);
-    release.send(()).expect("the work still waits");
-    assert_eq!(told.recv().expect("an outcome"), Status::Success);
+    release.send(()).expect("work is waiting");
+    assert_eq!(receiver.recv().expect("outcome stored"), Status::Success);
 }
 
 #[test]
-fn an_outcome_that_cannot_be_stored_is_said_retried_and_blocks_changes_until_it_is() {
+fn unstored_outcome_warns_is_retried_and_blocks_changes() {
     let broken = Arc::new(AtomicBool::new(true));
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let mut trail = MockAuditTrail::new();
     trail.expect_begin().returning(|_| Ok(()));
     let flag = broken.clone();
@@ -235,7 +235,7 @@ fn an_outcome_that_cannot_be_stored_is_said_retried_and_blocks_changes_until_it_
         if flag.load(Ordering::SeqCst) {
             return Err(Error::new(Cause::AuditUnavailable));
         }
-        let _ = tell.send(());
+        let _ = sender.send(());
         Ok(())
     });
     let gate = gate(trail);
@@ -245,15 +245,15 @@ fn an_outcome_that_cannot_be_stored_is_said_retried_and_blocks_changes_until_it_
     let error = block_on(gate.change(&caller(Role::OpsAdmin), scale(), never)).unwrap_err();
     assert_eq!(error.cause, Cause::AuditUnavailable);
     broken.store(false, Ordering::SeqCst);
-    told.recv().expect("the outcome is stored at last");
+    receiver.recv().expect("outcome stored after the retry");
     while gate.pending_outcomes.load(Ordering::Acquire) > 0 {
         std::thread::yield_now();
     }
-    block_on(gate.change(&caller(Role::OpsAdmin), scale(), work)).expect("changes go on");
+    block_on(gate.change(&caller(Role::OpsAdmin), scale(), work)).expect("changes are accepted again");
 }
 
 #[test]
-fn a_failed_change_to_our_own_tables_is_failed_never_unknown_and_bad_input_is_no_operation() {
+fn failed_local_change_is_failed_and_invalid_input_is_not_recorded() {
     let mut trail = MockAuditTrail::new();
     trail.expect_record().once().returning(|_, outcome| {
         assert_eq!((outcome.status, outcome.error_code.as_deref()), (Status::Failed, Some("TIMEOUT_ERROR")));

@@ -1,8 +1,8 @@
-//! The digests by which rows, and pages of them, are told apart: HMAC-SHA256, cut to 128 bits.
+//! Digests of rows and pages: HMAC-SHA256, truncated to 128 bits.
 //!
-//! A row holds text that tenants of a cluster choose. Whoever knew the key could search for two rows of one digest, and
-//! replace the one by the other without the page's `ETag` changing. Without it there is nothing to search with, and 128
-//! bits leave nothing to chance.
+//! A row holds text that tenants of a cluster choose. With a known key, a tenant could search for two rows with the
+//! same digest and replace one by the other without a change of the page's `ETag`. A secret key prevents that search,
+//! and 128 bits make accidental collisions negligible.
 
 use std::{
     collections::hash_map::RandomState,
@@ -17,7 +17,7 @@ use sha2::Sha256;
 /// A digest of 128 bits.
 pub type Digest = [u8; 16];
 
-/// The key of digests.
+/// HMAC key of digests.
 #[derive(Clone)]
 pub struct DigestKey(Hmac<Sha256>);
 
@@ -25,42 +25,42 @@ pub struct DigestKey(Hmac<Sha256>);
 static SHARED: OnceLock<DigestKey> = OnceLock::new();
 
 impl DigestKey {
-    /// From 32 secret bytes.
+    /// Creates a key from 32 secret bytes.
     pub fn new(key: &[u8; 32]) -> Self {
-        Self(Hmac::new_from_slice(key).expect("HMAC takes a key of any length"))
+        Self(Hmac::new_from_slice(key).expect("HMAC accepts keys of any length"))
     }
 
-    /// Makes this the key of the process, so that replicas with the same key give a page the same `ETag`. To be called
-    /// before the first row is made: digests under two keys cannot be compared. False, and without effect, when the
-    /// process has a key already.
+    /// Makes this the key of the process. Replicas with the same key return the same `ETag` for a page. Must be called
+    /// before the first row is created, because digests under two keys cannot be compared. Returns false and has no
+    /// effect if the process already has a key.
     pub fn share(self) -> bool {
         SHARED.set(self).is_ok()
     }
 
-    /// The key of the process: the one that [`DigestKey::share`] set, else a random one.
+    /// Returns the key of the process: the one set by [`DigestKey::share`], otherwise a random one.
     pub fn shared() -> &'static Self {
         SHARED.get_or_init(Self::random)
     }
 
-    /// A digest of what is to be written to it.
+    /// Starts an incremental digest.
     pub fn start(&self) -> Digester {
         Digester(self.0.clone())
     }
 
-    /// The digest of these bytes.
+    /// Returns the digest of these bytes.
     pub fn digest(&self, bytes: &[u8]) -> Digest {
         let mut digester = self.start();
         digester.update(bytes);
         digester.finish()
     }
 
-    /// The standard library's hash maps are keyed by the system's randomness, 128 bits of it.
+    /// Generates a random key: `RandomState` is seeded with 128 bits of the system's randomness.
     fn random() -> Self {
         let mut key = [0; 32];
         let state = RandomState::new();
-        for (place, part) in key.chunks_exact_mut(8).enumerate() {
+        for (index, part) in key.chunks_exact_mut(8).enumerate() {
             let mut hasher = state.build_hasher();
-            hasher.write_usize(place);
+            hasher.write_usize(index);
             part.copy_from_slice(&hasher.finish().to_le_bytes());
         }
         Self::new(&key)
@@ -73,16 +73,16 @@ impl fmt::Debug for DigestKey {
     }
 }
 
-/// A digest in the making.
+/// Incremental digest.
 pub struct Digester(Hmac<Sha256>);
 
 impl Digester {
-    /// Continues with these bytes.
+    /// Adds these bytes.
     pub fn update(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.update(bytes.as_ref());
     }
 
-    /// The digest of all of them.
+    /// Returns the digest of all bytes added.
     pub fn finish(self) -> Digest {
         let mut digest = Digest::default();
         digest.copy_from_slice(&self.0.finalize().into_bytes()[..size_of::<Digest>()]);
@@ -97,8 +97,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_hmac_sha256_cut_to_128_bits() {
-        // RFC 4231, test case 2, with its key filled up with zeros to 32 bytes, which HMAC does anyway
+    fn digest_is_hmac_sha256_truncated_to_128_bits() {
+        // RFC 4231, test case 2, with its key padded with zeros to 32 bytes, as HMAC does
         let mut key = [0; 32];
         key[..4].copy_from_slice(b"Jefe");
         let digest = DigestKey::new(&key).digest(b"what do ya want for nothing?");
@@ -106,24 +106,24 @@ mod tests {
     }
 
     #[test]
-    fn another_key_gives_another_digest() {
+    fn different_keys_give_different_digests() {
         let [one, other] = [[1; 32], [2; 32]].map(|key| DigestKey::new(&key));
         assert_eq!(one.digest(b"row"), one.digest(b"row"));
         assert_ne!(one.digest(b"row"), one.digest(b"rox"));
         assert_ne!(one.digest(b"row"), other.digest(b"row"));
         assert_ne!(DigestKey::random().digest(b"row"), DigestKey::random().digest(b"row"));
-        assert_ne!(one.digest(b"row")[..], Sha256::digest(b"row")[..16], "not what anybody can compute");
+        assert_ne!(one.digest(b"row")[..], Sha256::digest(b"row")[..16], "digest depends on the secret key");
     }
 
     #[test]
-    fn a_process_has_one_key() {
+    fn shared_key_is_set_once_per_process() {
         let digest = DigestKey::shared().digest(b"row");
-        assert!(!DigestKey::new(&[1; 32]).share(), "it is in use");
+        assert!(!DigestKey::new(&[1; 32]).share(), "the key is already in use");
         assert_eq!(DigestKey::shared().digest(b"row"), digest);
     }
 
     #[test]
-    fn a_key_is_never_printed() {
+    fn debug_output_omits_the_key() {
         assert_eq!(format!("{:?}", DigestKey::new(&[0x41; 32])), "DigestKey(…)");
     }
 }

@@ -1,42 +1,42 @@
-//! What a row type says of itself once: its fields, how they sort and filter, what it is found by and counted under.
+//! Field declarations of row types: how fields sort, filter, are searched and counted.
 
 use std::cmp::Ordering;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-/// The value of a field as it sorts and filters. `T` is the text: a row type makes its own, a stored row lends its bytes.
+/// Sort and filter value of a field. `T` is the text: owned in a row type, borrowed bytes in a stored row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Cell<T = Box<str>> {
-    /// Unknown; sorts last in both directions.
+    /// Unknown value. Sorts last in both directions.
     Null,
-    /// False before true.
+    /// Boolean. False sorts before true.
     Bool(bool),
-    /// By value; quantities in their base unit, times in microseconds since 1970.
+    /// Number, sorted by value. Quantities are in their base unit, times in microseconds since the Unix epoch.
     Number(f64),
-    /// By code point, which in UTF-8 is by byte.
+    /// Text, sorted by code point, which in UTF-8 is byte order.
     Text(T),
 }
 
 impl Cell {
-    /// A text.
+    /// Creates a text cell.
     pub fn text(text: impl Into<Box<str>>) -> Self {
         Self::Text(text.into())
     }
 }
 
 impl<T: AsRef<[u8]>> Cell<T> {
-    /// The value as a filter compares it: numbers as written in JSON.
-    pub(super) fn matches(&self, wanted: &str) -> bool {
+    /// Whether the value equals a filter value; numbers are compared by value, as written in JSON.
+    pub(super) fn matches(&self, filter: &str) -> bool {
         match self {
             Self::Null => false,
-            Self::Bool(value) => wanted == word(*value),
-            Self::Number(value) => wanted.parse::<f64>().is_ok_and(|wanted| wanted == *value),
-            Self::Text(text) => text.as_ref() == wanted.as_bytes(),
+            Self::Bool(value) => filter == bool_text(*value),
+            Self::Number(value) => filter.parse::<f64>().is_ok_and(|filter| filter == *value),
+            Self::Text(text) => text.as_ref() == filter.as_bytes(),
         }
     }
 
-    /// Null last, whichever way the others go.
+    /// Compares two values. Null sorts last in both directions.
     pub(super) fn order(&self, other: &Self, descending: bool) -> Ordering {
         let ascending = match (self, other) {
             (Self::Null, Self::Null) => return Ordering::Equal,
@@ -45,15 +45,15 @@ impl<T: AsRef<[u8]>> Cell<T> {
             (Self::Bool(a), Self::Bool(b)) => a.cmp(b),
             (Self::Number(a), Self::Number(b)) => a.total_cmp(b),
             (Self::Text(a), Self::Text(b)) => a.as_ref().cmp(b.as_ref()),
-            // a field has one type; mixed ones keep their order
+            // all values of a field have one type; mixed types keep their order
             _ => Ordering::Equal,
         };
         if descending { ascending.reverse() } else { ascending }
     }
 }
 
-/// How a filter writes a truth value.
-pub(super) const fn word(value: bool) -> &'static str {
+/// A boolean as a filter value.
+pub(super) const fn bool_text(value: bool) -> &'static str {
     if value { "true" } else { "false" }
 }
 
@@ -91,7 +91,7 @@ impl From<&Option<String>> for Cell {
     }
 }
 
-/// Which values a filter takes.
+/// The values that a filter accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
     /// No filter on this field.
@@ -100,11 +100,11 @@ pub enum Filter {
     Any,
     /// A whole number.
     Number,
-    /// A kind or type and a name, joined by a slash: `Pod/web-1`.
+    /// A kind or type and a name, separated by a slash: `Pod/web-1`.
     Reference,
-    /// One of these, anything else is refused.
+    /// One of these values. Any other value is refused.
     OneOf(&'static [&'static str]),
-    /// No parameter of a query: the product itself filters by it, such as by the owner of a list.
+    /// Not a query parameter. Pilothouse itself filters by the field, for example by the owner of a list.
     Ours,
 }
 
@@ -115,7 +115,7 @@ impl Filter {
     }
 }
 
-/// A field of a row: how it sorts and filters.
+/// Declaration of a row's field: its value, and how it sorts and filters.
 pub struct Field<R: ?Sized> {
     name: &'static str,
     cell: fn(&R) -> Cell,
@@ -125,7 +125,7 @@ pub struct Field<R: ?Sized> {
 }
 
 impl<R> Field<R> {
-    /// A field that sorts.
+    /// A field that can be sorted by.
     pub const fn new(name: &'static str, cell: fn(&R) -> Cell) -> Self {
         Self { name, cell, sorts: true, filter: Filter::None, counted: false }
     }
@@ -140,52 +140,52 @@ impl<R> Field<R> {
         (self.cell)(row)
     }
 
-    /// A filter by another object, which is no scalar field of the row, so nothing sorts by it.
+    /// A filter by another object. It is not a scalar field of the row and cannot be sorted by.
     pub const fn filter_only(name: &'static str, cell: fn(&R) -> Cell) -> Self {
         Self { sorts: false, filter: Filter::Reference, ..Self::new(name, cell) }
     }
 
-    /// A field that sorts and filters.
+    /// A field that can be sorted and filtered by.
     pub const fn filtered(name: &'static str, filter: Filter, cell: fn(&R) -> Cell) -> Self {
         Self { filter, ..Self::new(name, cell) }
     }
 
-    /// A key that callers neither see nor name.
-    pub const fn ours(name: &'static str, cell: fn(&R) -> Cell) -> Self {
+    /// An internal key that is not visible to callers and not a query parameter.
+    pub const fn internal(name: &'static str, cell: fn(&R) -> Cell) -> Self {
         Self { sorts: false, filter: Filter::Ours, ..Self::new(name, cell) }
     }
 
-    /// Rows are counted by its values as they come and go ([`super::Table::tally`]).
+    /// Counts rows by the values of this field ([`super::Table::tally`]).
     pub const fn counted(self) -> Self {
         Self { counted: true, ..self }
     }
 }
 
-/// A field without its row type, as the table of lists shows it.
+/// Declaration of a field without its row type, for the table of lists.
 #[derive(Clone, Copy, Debug)]
 pub struct FieldInfo {
     /// Its name in the row and as a query parameter.
     pub name: &'static str,
-    /// Whether `sort` takes it.
+    /// Whether `sort` accepts it.
     pub sorts: bool,
-    /// Which values the query parameter takes.
+    /// The values that the query parameter accepts.
     pub filter: Filter,
     /// Whether rows are counted by its values.
     pub counted: bool,
 }
 
-/// What a list is made of.
+/// Row type of a list.
 pub trait ListRow: Serialize + Sized + 'static {
     /// Its scalar fields.
     const FIELDS: &'static [Field<Self>];
 
-    /// The name, which sorts and is searched.
+    /// The name. Rows are sorted by it, and `search` covers it.
     fn name(&self) -> &str;
 
-    /// The namespace, where it has one.
+    /// The namespace; `None` for rows without namespaces.
     fn namespace(&self) -> Option<&str>;
 
-    /// What `search` looks through, besides the name.
+    /// Texts that `search` covers besides the name.
     fn search_terms(&self) -> Vec<&str> {
         Vec::new()
     }

@@ -1,7 +1,8 @@
-//! One question to all clusters at once: where is it, and how does it stand everywhere.
+//! Fleet search and fleet overview: queries over all clusters.
 //!
-//! Every cluster answers for itself. One that is slow, failing or gone costs the others nothing: all are asked at the
-//! same time, what has not answered within [`DEADLINE`] is `pending`, and goes on being read for whoever asks next.
+//! All clusters are queried concurrently, and each contributes its own result. A slow, failing or unreachable cluster
+//! does not affect the others: a result that does not arrive within [`DEADLINE`] is `pending`. Its read continues in
+//! the background for the next request.
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -32,31 +33,32 @@ use crate::{
     name::NamespaceScope,
 };
 
-/// How long a reply waits for clusters.
+/// Maximum time that a response waits for clusters.
 const DEADLINE: Duration = Duration::from_millis(1500);
 
-/// Questions to one cluster that may be open. A cluster that hangs holds so many, and then is not asked but pending.
+/// Maximum number of concurrent queries to one cluster. A hanging cluster reaches it; further queries are then not sent
+/// and are reported as `pending`.
 const MAX_IN_FLIGHT: usize = 32;
 
-/// How far into the rows of all clusters a page may reach: so many are taken from each of them and merged.
+/// Maximum number of rows up to the end of a page. So many rows are read from each cluster and merged.
 pub const MAX_RESULT_WINDOW: u64 = 10_000;
 
-/// Where a cluster's part of an answer stands.
+/// Status of a cluster's part of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ClusterResultStatus {
-    /// It is all there.
+    /// The result is complete.
     Ok,
-    /// It is the last that was known; the cluster is out of reach.
+    /// The last known data; the cluster is unreachable.
     Stale,
-    /// It is not there yet.
+    /// The result is not available yet.
     Pending,
-    /// It cannot be read; `error_code` says why.
+    /// The cluster could not be read; `error_code` gives the reason.
     Error,
 }
 
-/// A cluster's part of a search.
+/// Result of a search in one cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ClusterResult {
@@ -65,40 +67,40 @@ pub struct ClusterResult {
     pub id: ClusterId,
     /// Its name.
     pub name: String,
-    /// Where its part stands.
+    /// Status of its part of the result.
     pub status: ClusterResultStatus,
-    /// Why it cannot be read: a code as errors have them.
+    /// Error code if the cluster could not be read.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub error_code: Option<&'static str>,
-    /// Its rows that match, on all pages.
+    /// Number of its matching rows, on all pages.
     pub total: Option<u64>,
-    /// When they were known to be current.
+    /// Last time at which the rows were known to be current.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub as_of: Option<Timestamp>,
 }
 
-/// What was found in all clusters.
+/// Result of a search in all clusters.
 #[derive(Clone, Debug)]
 pub struct SearchResults {
-    /// The rows of the page, each with the place of its cluster in `clusters`.
+    /// The rows of the page, each with the index of its cluster in `clusters`.
     pub rows: Vec<(usize, Row)>,
-    /// Where they stand among all that was found in the clusters that answered.
+    /// The position of the page among all rows found in the clusters that responded.
     pub pagination: Pagination,
-    /// Every cluster, by id.
+    /// All clusters, ordered by id.
     pub clusters: Vec<ClusterResult>,
 }
 
-/// How many objects of a kind there are.
+/// Number of objects of a kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KindCounts {
-    /// All of them.
+    /// Number of all objects.
     pub total: u64,
-    /// By status.
+    /// Number of objects, by status.
     pub by_status: BTreeMap<String, u64>,
 }
 
-/// How a cluster stands.
+/// Overview of one cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ClusterOverview {
@@ -107,124 +109,125 @@ pub struct ClusterOverview {
     pub id: ClusterId,
     /// Its name.
     pub name: String,
-    /// Where its part stands: the worst of its kinds.
+    /// The worst status among its kinds.
     pub status: ClusterResultStatus,
-    /// Why one of its kinds cannot be read: a code as errors have them.
+    /// Error code if one of its kinds could not be read.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub error_code: Option<&'static str>,
-    /// By kind, of those that are known.
+    /// Object counts, by kind; only kinds that could be read.
     pub kinds: BTreeMap<String, KindCounts>,
-    /// When the oldest of them was known to be current.
+    /// Last time at which the least recent of these counts was known to be current.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub as_of: Option<Timestamp>,
-    /// Whether the cluster could not be asked since, of any of them.
+    /// Whether any of these counts is stale because the cluster was unreachable.
     pub stale: bool,
 }
 
-/// How all clusters stand.
+/// Overview of all clusters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Overview {
-    /// By kind, of all clusters whose part is known.
+    /// Object counts by kind, over all clusters that could be read.
     pub totals: BTreeMap<String, KindCounts>,
-    /// Every cluster, by id.
+    /// All clusters, ordered by id.
     pub clusters: Vec<ClusterOverview>,
 }
 
-/// The lists that can be searched in all clusters, and watched: of clusters' objects, and not of one owner's.
+/// Lists that can be searched in all clusters and watched: lists of cluster objects that do not require an owner.
 pub fn searchable_lists() -> impl Iterator<Item = &'static ListInfo> {
     LISTS.iter().filter(|info| info.scope != ListScope::Ours && info.owner.is_none())
 }
 
-/// The lists whose rows are counted by status.
+/// Searchable lists whose rows are counted by status.
 pub fn countable_lists() -> impl Iterator<Item = &'static ListInfo> {
     searchable_lists()
         .filter(|info| (info.fields)().iter().any(|field| field.name == STATUS && field.counted))
 }
 
-/// Asks all clusters.
+/// Use case: queries over all clusters.
 #[derive(Clone)]
 pub struct Fleet {
     gate: Gate,
     inventory: Arc<dyn Inventory>,
     spawner: Arc<dyn Spawner>,
-    open: Arc<Mutex<HashMap<ClusterId, usize>>>,
+    in_flight: Arc<Mutex<HashMap<ClusterId, usize>>>,
 }
 
-/// A question that is open; dropped, it is not.
+/// Guard of a running query. Dropping it decrements the cluster's count.
 struct InFlight {
-    of: Arc<Mutex<HashMap<ClusterId, usize>>>,
+    in_flight: Arc<Mutex<HashMap<ClusterId, usize>>>,
     cluster: ClusterId,
 }
 
 type FleetQuery<T> = (ClusterId, BoxFuture<'static, Result<T>>);
 
 impl Fleet {
-    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, inventory: Arc<dyn Inventory>, spawner: Arc<dyn Spawner>) -> Self {
-        Self { gate, inventory, spawner, open: Arc::default() }
+        Self { gate, inventory, spawner, in_flight: Arc::default() }
     }
 
-    /// A page of the rows of `list` in all clusters: in the order of the query, ties by namespace, name, then cluster.
+    /// Returns a page of the rows of `list` in all clusters, in the order of the query; ties by namespace, name, then
+    /// cluster.
     ///
     /// # Errors
-    /// `InvalidInput` for a page beyond [`MAX_RESULT_WINDOW`]; as [`crate::gate::Gate::allow`]. What happened to a cluster is part
-    /// of the answer.
+    /// `InvalidInput` for a page beyond [`MAX_RESULT_WINDOW`]; as [`crate::gate::Gate::allow`]. An error of a cluster
+    /// is part of the result.
     pub async fn search(&self, caller: &Caller, list: List, query: &ListQuery) -> Result<SearchResults> {
-        let reach = query.page.saturating_mul(query.per_page);
-        if reach > MAX_RESULT_WINDOW {
+        let window = query.page.saturating_mul(query.per_page);
+        if window > MAX_RESULT_WINDOW {
             let refused = FieldError { name: "page".to_owned(), reason: Reason::OutOfRange };
             return Err(Error::fields(vec![refused]));
         }
         let all = self.gate.allow_in_all_clusters(caller, &[to_list(list, &query.namespaces)]).await?;
-        let first = Arc::new(ListQuery { page: 1, per_page: reach, ..query.clone() });
+        let first = Arc::new(ListQuery { page: 1, per_page: window, ..query.clone() });
         let mut clusters = Vec::with_capacity(all.len());
-        let mut questions: Vec<FleetQuery<Listing>> = Vec::with_capacity(all.len());
+        let mut requests: Vec<FleetQuery<Listing>> = Vec::with_capacity(all.len());
         for ClusterPermits { cluster, name, permits } in all {
             for permit in permits {
                 let (inventory, first) = (self.inventory.clone(), first.clone());
-                let question = async move { inventory.page(&permit, list, &first).await };
-                questions.push((cluster, question.boxed()));
+                let request = async move { inventory.page(&permit, list, &first).await };
+                requests.push((cluster, request.boxed()));
             }
             clusters.push((cluster, name.to_string()));
         }
-        let answers = self.ask(questions).await;
+        let responses = self.run_all(requests).await;
 
-        let (mut parts, mut runs, mut total) = (Vec::new(), Vec::new(), 0);
-        for ((id, name), answer) in clusters.into_iter().zip(answers) {
+        let (mut results, mut runs, mut total) = (Vec::new(), Vec::new(), 0);
+        for ((id, name), response) in clusters.into_iter().zip(responses) {
             let (status, error_code) =
-                standing(answer.as_ref().map(|answer| answer.as_ref().map(|part| part.stale)));
-            let part = answer.and_then(Result::ok);
-            let count = part.as_ref().map(|part| part.pagination.total);
+                result_status(response.as_ref().map(|response| response.as_ref().map(|page| page.stale)));
+            let page = response.and_then(Result::ok);
+            let count = page.as_ref().map(|page| page.pagination.total);
             total += count.unwrap_or_default();
-            let as_of = part.as_ref().map(|part| part.as_of);
-            parts.push(ClusterResult { id, name, status, error_code, total: count, as_of });
-            runs.push(part.map(|part| part.rows).unwrap_or_default());
+            let as_of = page.as_ref().map(|page| page.as_of);
+            results.push(ClusterResult { id, name, status, error_code, total: count, as_of });
+            runs.push(page.map(|page| page.rows).unwrap_or_default());
         }
-        let rows = merged(runs, query.sort).skip(query.offset()).take(query.limit()).collect();
-        Ok(SearchResults { rows, pagination: Pagination::of(query, total), clusters: parts })
+        let rows = merge(runs, query.sort).skip(query.offset()).take(query.limit()).collect();
+        Ok(SearchResults { rows, pagination: Pagination::of(query, total), clusters: results })
     }
 
-    /// How many objects of these lists (of all that are [`countable_lists`] if there are none) each cluster has, by status.
+    /// Counts the objects of these lists by status, per cluster. Empty `lists` selects all [`countable_lists`].
     ///
     /// # Errors
-    /// As [`crate::gate::Gate::allow`]. What happened to a cluster is part of the answer.
+    /// As [`crate::gate::Gate::allow`]. An error of a cluster is part of the result.
     pub async fn overview(&self, caller: &Caller, lists: &[List]) -> Result<Overview> {
         let infos: Vec<_> =
             countable_lists().filter(|info| lists.is_empty() || lists.contains(&info.list)).collect();
         let reads: Vec<_> = infos.iter().map(|info| to_list(info.list, &NamespaceScope::All)).collect();
         let all = self.gate.allow_in_all_clusters(caller, &reads).await?;
         let mut clusters = Vec::with_capacity(all.len());
-        let mut questions: Vec<FleetQuery<Counts>> = Vec::with_capacity(all.len() * infos.len());
+        let mut requests: Vec<FleetQuery<Counts>> = Vec::with_capacity(all.len() * infos.len());
         for ClusterPermits { cluster, name, permits } in all {
             for (info, permit) in infos.iter().zip(permits) {
                 let (inventory, list) = (self.inventory.clone(), info.list);
-                let question = async move { inventory.count(&permit, list).await };
-                questions.push((cluster, question.boxed()));
+                let request = async move { inventory.count(&permit, list).await };
+                requests.push((cluster, request.boxed()));
             }
             clusters.push((cluster, name.to_string()));
         }
-        let mut answers = self.ask(questions).await.into_iter();
+        let mut responses = self.run_all(requests).await.into_iter();
 
         let mut totals: BTreeMap<String, KindCounts> =
             infos.iter().map(|info| (info.key.to_owned(), KindCounts::default())).collect();
@@ -238,16 +241,18 @@ impl Fleet {
                 as_of: None,
                 stale: false,
             };
-            for (info, answer) in infos.iter().zip(answers.by_ref()) {
-                let (status, code) =
-                    standing(answer.as_ref().map(|answer| answer.as_ref().map(|counts| counts.stale)));
+            for (info, response) in infos.iter().zip(responses.by_ref()) {
+                let (status, code) = result_status(
+                    response.as_ref().map(|response| response.as_ref().map(|counts| counts.stale)),
+                );
                 overview.status = overview.status.max(status);
                 overview.error_code = overview.error_code.or(code);
-                let counts = answer.and_then(Result::ok).map(|Counts { by_status, total, as_of, stale }| {
-                    overview.stale |= stale;
-                    overview.as_of = Some(overview.as_of.map_or(as_of, |oldest| oldest.min(as_of)));
-                    KindCounts { total, by_status }
-                });
+                let counts =
+                    response.and_then(Result::ok).map(|Counts { by_status, total, as_of, stale }| {
+                        overview.stale |= stale;
+                        overview.as_of = Some(overview.as_of.map_or(as_of, |oldest| oldest.min(as_of)));
+                        KindCounts { total, by_status }
+                    });
                 if let (Some(total), Some(counts)) = (totals.get_mut(info.key), &counts) {
                     total.total += counts.total;
                     for (status, count) in &counts.by_status {
@@ -262,59 +267,59 @@ impl Fleet {
         Ok(Overview { totals, clusters })
     }
 
-    /// Asks all at once; none for what has not answered in time, or was not asked because the cluster leaves too much
-    /// unanswered.
-    async fn ask<T: Send + 'static>(&self, questions: Vec<FleetQuery<T>>) -> Vec<Option<Result<T>>> {
-        let mut answers: Vec<_> = questions.iter().map(|_| None).collect();
-        let asked = questions.into_iter().enumerate().filter_map(|(at, (cluster, question))| {
-            let open = self.enter(cluster)?;
-            let answered = async move {
-                let answer = question.await;
-                drop(open);
-                (at, answer)
+    /// Runs all queries concurrently. `None` if a query did not finish before the deadline, or was not sent because its
+    /// cluster has [`MAX_IN_FLIGHT`] running queries.
+    async fn run_all<T: Send + 'static>(&self, requests: Vec<FleetQuery<T>>) -> Vec<Option<Result<T>>> {
+        let mut responses: Vec<_> = requests.iter().map(|_| None).collect();
+        let running = requests.into_iter().enumerate().filter_map(|(index, (cluster, request))| {
+            let guard = self.enter(cluster)?;
+            let task = async move {
+                let response = request.await;
+                drop(guard);
+                (index, response)
             };
-            Some(answered.boxed())
+            Some(task.boxed())
         });
-        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut running: FuturesUnordered<_> = running.collect();
         let mut deadline = self.spawner.sleep(DEADLINE);
         loop {
-            match select(asked.next(), &mut deadline).await {
-                Either::Left((Some((at, answer)), _)) => answers[at] = Some(answer),
-                Either::Left((None, _)) => return answers,
+            match select(running.next(), &mut deadline).await {
+                Either::Left((Some((index, response)), _)) => responses[index] = Some(response),
+                Either::Left((None, _)) => return responses,
                 Either::Right(_) => break,
             }
         }
-        // what has begun to be read is there for whoever asks next
-        self.spawner.spawn(asked.for_each(|_| ready(())).boxed());
-        answers
+        // reads that have begun finish in the background and serve the next request
+        self.spawner.spawn(running.for_each(|_| ready(())).boxed());
+        responses
     }
 
     fn enter(&self, cluster: ClusterId) -> Option<InFlight> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let theirs = open.entry(cluster).or_default();
-        if *theirs >= MAX_IN_FLIGHT {
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = in_flight.entry(cluster).or_default();
+        if *count >= MAX_IN_FLIGHT {
             return None;
         }
-        *theirs += 1;
-        Some(InFlight { of: self.open.clone(), cluster })
+        *count += 1;
+        Some(InFlight { in_flight: self.in_flight.clone(), cluster })
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let mut open = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(theirs) = open.get_mut(&self.cluster) {
-            *theirs -= 1;
-            if *theirs == 0 {
-                open.remove(&self.cluster);
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = in_flight.get_mut(&self.cluster) {
+            *count -= 1;
+            if *count == 0 {
+                in_flight.remove(&self.cluster);
             }
         }
     }
 }
 
-/// Where a part stands, by its answer if there is one: whether that is stale, or why there is none.
-fn standing(answer: Option<Result<bool, &Error>>) -> (ClusterResultStatus, Option<&'static str>) {
-    match answer {
+/// Status and error code of a cluster's response; `None` means that no response arrived, true means stale.
+fn result_status(response: Option<Result<bool, &Error>>) -> (ClusterResultStatus, Option<&'static str>) {
+    match response {
         None => (ClusterResultStatus::Pending, None),
         Some(Ok(false)) => (ClusterResultStatus::Ok, None),
         Some(Ok(true)) => (ClusterResultStatus::Stale, None),
@@ -322,7 +327,7 @@ fn standing(answer: Option<Result<bool, &Error>>) -> (ClusterResultStatus, Optio
     }
 }
 
-/// The next row of a cluster.
+/// The next row of one cluster, for the merge.
 struct NextRow {
     row: Row,
     run: usize,
@@ -349,8 +354,8 @@ impl PartialEq for NextRow {
 
 impl Eq for NextRow {}
 
-/// Rows that are in order, cluster by cluster, as one; no more of them are looked at than are taken.
-fn merged(runs: Vec<Vec<Row>>, sort: Option<Sort>) -> impl Iterator<Item = (usize, Row)> {
+/// Merges the sorted rows of all clusters into one order. Lazy: it reads only as many rows as are taken.
+fn merge(runs: Vec<Vec<Row>>, sort: Option<Sort>) -> impl Iterator<Item = (usize, Row)> {
     let mut runs: Vec<_> = runs.into_iter().map(Vec::into_iter).collect();
     let first = runs.iter_mut().enumerate();
     let heads = first.filter_map(|(run, rows)| Some(Reverse(NextRow { row: rows.next()?, run, sort })));

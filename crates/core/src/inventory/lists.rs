@@ -1,4 +1,4 @@
-//! The table of lists. Adding a kind is a row type with its projection, and a line here.
+//! Table of all lists. A new kind needs a row type with its projection, and an entry here.
 
 use serde_json::value::RawValue;
 
@@ -24,7 +24,7 @@ use crate::{
     workload::WorkloadRow,
 };
 
-/// A list that can be asked for.
+/// Identifier of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each variant is the list of the same name in LISTS")]
 pub enum List {
@@ -48,80 +48,81 @@ pub enum List {
     ResourceQuotas,
 }
 
-/// Whose rows a list holds.
+/// Scope of a list: Pilothouse's own rows, or objects of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListScope {
-    /// Our own; no `cluster_id`.
+    /// Pilothouse's own rows; no `cluster_id`.
     Ours,
-    /// A cluster's, of a kind without namespaces.
+    /// Objects of a cluster, of a cluster-scoped kind.
     Cluster,
-    /// A cluster's; `namespace` is required, `*` is all.
+    /// Namespaced objects of a cluster. `namespace` is required; `*` selects all namespaces.
     Namespaced,
 }
 
-/// What the table says of a list.
+/// Entry of the table of lists.
 pub struct ListInfo {
-    /// Which list.
+    /// The list.
     pub list: List,
-    /// The path of its route.
+    /// Path of its route.
     pub path: &'static str,
-    /// The key of its rows in the reply.
+    /// Key of its rows in the response.
     pub key: &'static str,
-    /// Whose rows.
+    /// Scope of its rows.
     pub scope: ListScope,
-    /// The kinds merged in it when no `type` is asked for.
+    /// The kinds it contains if the query has no `type`.
     pub kinds: &'static [Kind],
-    /// Kinds that only `type` brings in.
+    /// Further kinds, which are returned only if selected by `type`.
     pub more_kinds: &'static [Kind],
-    /// The order when none is asked for, as `sort` writes it; empty is by namespace and name.
+    /// Default order, in the syntax of `sort`. Empty: by namespace and name.
     pub default_sort: &'static str,
-    /// What its objects belong to, when it shows those of one owner only.
+    /// The required owner, if the list holds the objects of one owner only.
     pub owner: Option<Owner>,
     /// The fields of its rows.
     pub fields: fn() -> Vec<FieldInfo>,
-    /// Projects one object of one of its kinds; lists of our own rows have none.
+    /// Projects one object of one of its kinds. `None` for lists of Pilothouse's own rows.
     pub project: Option<Project>,
-    /// What its rows lack until the rows of another list are at hand.
+    /// The field of its rows that is filled in from another list.
     pub join: Option<Join>,
 }
 
-/// The one object that a list's objects belong to; the required parameter `name` names it.
+/// The object that owns all objects of a list. The required query parameter `name` selects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// Its kind. One of that name must exist, or the list is not found.
+    /// Kind of the owner. If no such object exists, the list is not found.
     pub kind: Kind,
-    /// The list of that kind.
+    /// List of the owner's kind.
     pub list: List,
-    /// The label by which an object of the list names it.
+    /// Label by which an object of the list refers to its owner.
     pub label: &'static str,
-    /// The field of the rows that holds it ([`super::Field::ours`]).
+    /// Field of the rows that holds the owner's name ([`super::Field::internal`]).
     pub field: &'static str,
 }
 
-/// Projects one object, as the API server wrote it, to its rows: of most kinds one, of an EndpointSlice one an address.
+/// Projects one object, in the API server's JSON, to its rows: one row for most kinds, one row per address for an
+/// EndpointSlice.
 pub type Project = fn(kind: Kind, object: &RawValue) -> Result<Vec<Row>>;
 
-/// What a row shows of other objects: a node the number of its pods, a namespace its quotas. It is filled in when the
-/// row is shown; those objects change more often than anybody looks.
+/// Join of a row with the rows of another list: the pod count of a node, the quotas of a namespace. It is evaluated
+/// when the row is read, because the joined objects change more often than rows are read.
 #[derive(Clone, Copy)]
 pub struct Join {
-    /// The list whose rows tell it.
+    /// The list to join with.
     pub with: List,
-    /// The field of the row that is null until then.
+    /// The joined field of the row; null before the join.
     pub field: &'static str,
-    /// Fills it in.
+    /// Evaluates the join for one row.
     pub row: fn(row: &Row, with: &Table) -> Result<Row>,
 }
 
-/// Every list.
+/// All lists.
 pub static LISTS: &[ListInfo] = &[
-    ours::<Cluster>(List::Clusters, "/api/k8s/clusters", "clusters", ""),
-    ours::<User>(List::Users, "/api/auth/users", "users", ""),
-    ours::<SessionRow>(List::Sessions, "/api/auth/sessions", "sessions", "-created_at"),
-    ours::<OperationRow>(List::Operations, "/api/k8s/audit/operations", "logs", "-id"),
+    local::<Cluster>(List::Clusters, "/api/k8s/clusters", "clusters", ""),
+    local::<User>(List::Users, "/api/auth/users", "users", ""),
+    local::<SessionRow>(List::Sessions, "/api/auth/sessions", "sessions", "-created_at"),
+    local::<OperationRow>(List::Operations, "/api/k8s/audit/operations", "logs", "-id"),
     ListInfo {
         scope: ListScope::Cluster,
-        project: Some(|_, object| one(&NamespaceRow::project(parse(object)?))),
+        project: Some(|_, object| one_row(&NamespaceRow::project(parse(object)?))),
         join: Some(Join {
             with: List::ResourceQuotas,
             field: "resource_quota",
@@ -131,7 +132,7 @@ pub static LISTS: &[ListInfo] = &[
     },
     ListInfo {
         more_kinds: &[Kind::Job, Kind::CronJob],
-        project: Some(|kind, object| one(&WorkloadRow::project(kind, object)?)),
+        project: Some(|kind, object| one_row(&WorkloadRow::project(kind, object)?)),
         ..of::<WorkloadRow>(
             List::Workloads,
             "/api/k8s/workloads",
@@ -140,17 +141,17 @@ pub static LISTS: &[ListInfo] = &[
         )
     },
     ListInfo {
-        project: Some(|_, object| one(&PodRow::project(parse(object)?))),
+        project: Some(|_, object| one_row(&PodRow::project(parse(object)?))),
         ..of::<PodRow>(List::Pods, "/api/k8s/pods", "pods", &[Kind::Pod])
     },
     ListInfo {
         default_sort: "-last_seen",
-        project: Some(|_, object| one(&EventRow::project(parse(object)?))),
+        project: Some(|_, object| one_row(&EventRow::project(parse(object)?))),
         ..of::<EventRow>(List::Events, "/api/k8s/events", "events", &[Kind::Event])
     },
     ListInfo {
         scope: ListScope::Cluster,
-        project: Some(|_, object| one(&NodeRow::project(parse(object)?))),
+        project: Some(|_, object| one_row(&NodeRow::project(parse(object)?))),
         join: Some(Join {
             with: List::Pods,
             field: "pods",
@@ -159,7 +160,7 @@ pub static LISTS: &[ListInfo] = &[
         ..of::<NodeRow>(List::Nodes, "/api/k8s/nodes", "nodes", &[Kind::Node])
     },
     ListInfo {
-        project: Some(|_, object| one(&ServiceRow::project(parse(object)?))),
+        project: Some(|_, object| one_row(&ServiceRow::project(parse(object)?))),
         ..of::<ServiceRow>(List::Services, "/api/k8s/services", "services", &[Kind::Service])
     },
     ListInfo {
@@ -178,20 +179,20 @@ pub static LISTS: &[ListInfo] = &[
         )
     },
     ListInfo {
-        project: Some(|_, object| one(&IngressRow::project(parse(object)?))),
+        project: Some(|_, object| one_row(&IngressRow::project(parse(object)?))),
         ..of::<IngressRow>(List::Ingresses, "/api/k8s/ingresses", "ingresses", &[Kind::Ingress])
     },
     ListInfo {
-        project: Some(|_, object| one(&ConfigMapRow::project(parse(object)?))),
+        project: Some(|_, object| one_row(&ConfigMapRow::project(parse(object)?))),
         ..of::<ConfigMapRow>(List::ConfigMaps, "/api/k8s/configmaps", "configmaps", &[Kind::ConfigMap])
     },
     ListInfo {
-        project: Some(|_, object| one(&SecretRow::project(parse(object)?))),
+        project: Some(|_, object| one_row(&SecretRow::project(parse(object)?))),
         ..of::<SecretRow>(List::Secrets, "/api/k8s/secrets", "secrets", &[Kind::Secret])
     },
     ListInfo {
         scope: ListScope::Cluster,
-        project: Some(|_, object| one(&VolumeRow::project(parse(object)?))),
+        project: Some(|_, object| one_row(&VolumeRow::project(parse(object)?))),
         ..of::<VolumeRow>(
             List::PersistentVolumes,
             "/api/k8s/persistent-volumes",
@@ -200,7 +201,7 @@ pub static LISTS: &[ListInfo] = &[
         )
     },
     ListInfo {
-        project: Some(|_, object| one(&ClaimRow::project(parse(object)?))),
+        project: Some(|_, object| one_row(&ClaimRow::project(parse(object)?))),
         ..of::<ClaimRow>(
             List::PersistentVolumeClaims,
             "/api/k8s/persistent-volume-claims",
@@ -210,7 +211,7 @@ pub static LISTS: &[ListInfo] = &[
     },
     ListInfo {
         scope: ListScope::Cluster,
-        project: Some(|_, object| one(&StorageClassRow::project(parse(object)?))),
+        project: Some(|_, object| one_row(&StorageClassRow::project(parse(object)?))),
         ..of::<StorageClassRow>(
             List::StorageClasses,
             "/api/k8s/storage-classes",
@@ -219,7 +220,7 @@ pub static LISTS: &[ListInfo] = &[
         )
     },
     ListInfo {
-        project: Some(|_, object| one(&QuotaRow::project(parse(object)?))),
+        project: Some(|_, object| one_row(&QuotaRow::project(parse(object)?))),
         ..of::<QuotaRow>(
             List::ResourceQuotas,
             "/api/k8s/resource-quotas",
@@ -229,11 +230,16 @@ pub static LISTS: &[ListInfo] = &[
     },
 ];
 
-fn one<R: ListRow>(row: &R) -> Result<Vec<Row>> {
+fn one_row<R: ListRow>(row: &R) -> Result<Vec<Row>> {
     Ok(vec![Row::of(row)?])
 }
 
-const fn ours<R: ListRow>(list: List, path: &'static str, key: &'static str, sort: &'static str) -> ListInfo {
+const fn local<R: ListRow>(
+    list: List,
+    path: &'static str,
+    key: &'static str,
+    sort: &'static str,
+) -> ListInfo {
     ListInfo { scope: ListScope::Ours, default_sort: sort, ..of::<R>(list, path, key, &[]) }
 }
 
@@ -259,11 +265,11 @@ const fn of<R: ListRow>(
 }
 
 impl List {
-    /// The list's line in the table.
+    /// Returns the list's entry in [`LISTS`].
     ///
     /// # Panics
-    /// Never: a test holds every variant against the table.
+    /// Never: a test checks that every variant has an entry.
     pub fn info(self) -> &'static ListInfo {
-        LISTS.iter().find(|info| info.list == self).expect("every list has a line in LISTS")
+        LISTS.iter().find(|info| info.list == self).expect("every list has an entry in LISTS")
     }
 }

@@ -1,4 +1,4 @@
-//! How a list's query parameters read: the same rules for every list.
+//! Query parameters of lists, with the same rules for every list.
 
 use std::collections::HashSet;
 
@@ -10,36 +10,36 @@ use crate::{
     name::{NamespaceScope, ObjectName, is_invisible},
 };
 
-/// By which field rows are ordered; ties by namespace, then name, both ascending.
+/// Sort order of rows by one field; ties by namespace, then name, both ascending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sort {
     /// The index of the field in the list's table.
     pub field: usize,
-    /// Whether the largest comes first. Unknown values come last either way.
+    /// Whether the order is descending. Unknown values come last in both directions.
     pub descending: bool,
 }
 
-/// What a caller wants of a list.
+/// Parsed query of a list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListQuery {
     /// The cluster, for lists of a cluster's objects.
     pub cluster: Option<ClusterId>,
-    /// Which namespaces.
+    /// The namespaces to list.
     pub namespaces: NamespaceScope,
-    /// The owner whose objects are listed, where the list has one ([`super::ListInfo::owner`]); of all owners when none.
-    /// It is one of the filters, too.
+    /// The owner whose objects are listed, if the list has owners ([`super::ListInfo::owner`]). `None`: all owners.
+    /// `filters` contains it, too.
     pub owner: Option<ObjectName>,
-    /// From 1.
+    /// Page number, from 1.
     pub page: u64,
-    /// 1 to 500.
+    /// Rows per page, 1 to 500.
     pub per_page: u64,
-    /// A part of the name, folded to lower case.
+    /// Substring to search for, in lower case.
     pub search: Option<String>,
-    /// By which field; by namespace and name without one.
+    /// Sort order. `None`: by namespace and name.
     pub sort: Option<Sort>,
-    /// Field indices and the value each must have.
+    /// Field indices, each with the required value.
     pub filters: Vec<(usize, String)>,
-    /// The kinds to read, as `type` says.
+    /// The kinds to read, as selected by `type`.
     pub kinds: Vec<Kind>,
 }
 
@@ -59,23 +59,23 @@ impl Default for ListQuery {
     }
 }
 
-/// The longest search text and filter value, in characters: no name in Kubernetes is longer.
-const LONGEST_TEXT: usize = 253;
+/// Maximum length of a search text or filter value, in characters. No Kubernetes name is longer.
+const MAX_TEXT_CHARS: usize = 253;
 
-/// What is asked of a list, and so which parameters there are besides its own filters.
+/// Kind of query. It decides which parameters are accepted besides the list's own filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum QueryMode {
-    /// A page.
+    /// A page of one list.
     Page,
-    /// A page of all clusters: `kind` and `q`, no cluster, and any namespace if none is named.
+    /// A page of all clusters: `kind` and `q`, no cluster; without a namespace, all namespaces.
     Fleet,
-    /// What happens to it: `kind`, and neither pages nor an order.
+    /// A watch: `kind`, no paging and no sort order.
     Watch,
 }
 
 type Pairs<'a> = &'a [(String, String)];
 
-/// The list that `kind` names by its key.
+/// Returns the list whose key is the value of `kind`.
 fn of_kind(pairs: Pairs<'_>, mut of: impl Iterator<Item = &'static ListInfo>) -> Result<List> {
     let given = pairs.iter().find(|(name, _)| name == "kind").map_or("", |(_, kind)| kind);
     let reason = if given.is_empty() { Reason::Required } else { Reason::NotOneOf };
@@ -83,10 +83,10 @@ fn of_kind(pairs: Pairs<'_>, mut of: impl Iterator<Item = &'static ListInfo>) ->
 }
 
 impl List {
-    /// Reads the parameters of an overview: `kind`, the key of a list that is counted, or nothing.
+    /// Parses the parameters of an overview: `kind`, the key of a countable list, or none.
     ///
     /// # Errors
-    /// `InvalidInput`, naming the parameter refused.
+    /// `InvalidInput`, naming the refused parameter.
     pub fn parse_counted(pairs: &[(String, String)]) -> Result<Vec<Self>> {
         let refused = pairs.iter().enumerate().filter_map(|(i, (name, _))| {
             let reason = match name.as_str() {
@@ -106,15 +106,15 @@ impl List {
 }
 
 impl ListQuery {
-    /// Reads query parameters.
+    /// Parses the query parameters of a page.
     ///
     /// # Errors
-    /// `InvalidInput`, naming every parameter refused: unknown, given twice, missing, out of range.
+    /// `InvalidInput`, naming every refused parameter: unknown, duplicate, missing, out of range.
     pub fn parse(list: List, pairs: &[(String, String)]) -> Result<Self> {
         Self::read(list, pairs, QueryMode::Page)
     }
 
-    /// Reads the query parameters of a search in all clusters, and of which list (one of [`searchable_lists`]).
+    /// Parses the query parameters of a fleet search. Also returns the list, one of [`searchable_lists`].
     ///
     /// # Errors
     /// As [`ListQuery::parse`].
@@ -123,7 +123,7 @@ impl ListQuery {
         Ok((list, Self::read(list, pairs, QueryMode::Fleet)?))
     }
 
-    /// Reads the query parameters of a watch, of which list (one of [`searchable_lists`]), and in which cluster.
+    /// Parses the query parameters of a watch. Also returns the list, one of [`searchable_lists`], and the cluster.
     ///
     /// # Errors
     /// As [`ListQuery::parse`].
@@ -134,12 +134,12 @@ impl ListQuery {
         Ok((list, cluster, query))
     }
 
-    fn read(list: List, pairs: Pairs<'_>, asked: QueryMode) -> Result<Self> {
+    fn read(list: List, pairs: Pairs<'_>, mode: QueryMode) -> Result<Self> {
         let info = list.info();
         let fields = (info.fields)();
         let mut query = Self { kinds: info.kinds.to_vec(), ..Self::default() };
         let mut refused = Vec::new();
-        let place = |name: &str| fields.iter().position(|field| field.name == name);
+        let field_index = |name: &str| fields.iter().position(|field| field.name == name);
         let sort = |text: &str| -> Result<Sort, Reason> {
             let (name, descending) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
             let field =
@@ -151,25 +151,25 @@ impl ListQuery {
         }
         let mut seen = HashSet::new();
         for (name, value) in pairs {
-            let earlier = !seen.insert(name);
+            let duplicate = !seen.insert(name);
             let read =
-                if earlier { Err(Reason::Duplicate) } else { Ok(()) }.and_then(|()| match name.as_str() {
-                    "kind" if asked != QueryMode::Page => Ok(()),
-                    "q" if asked == QueryMode::Fleet => match value.as_str() {
+                if duplicate { Err(Reason::Duplicate) } else { Ok(()) }.and_then(|()| match name.as_str() {
+                    "kind" if mode != QueryMode::Page => Ok(()),
+                    "q" if mode == QueryMode::Fleet => match value.as_str() {
                         "" => Err(Reason::Required),
                         q => text(q).map(|search| query.search = Some(search.to_lowercase())),
                     },
-                    "page" if asked != QueryMode::Watch => {
+                    "page" if mode != QueryMode::Watch => {
                         number(value, 1, i64::MAX as u64).map(|page| query.page = page)
                     }
-                    "per_page" if asked != QueryMode::Watch => {
+                    "per_page" if mode != QueryMode::Watch => {
                         number(value, 1, 500).map(|per_page| query.per_page = per_page)
                     }
-                    "search" if asked != QueryMode::Fleet => {
+                    "search" if mode != QueryMode::Fleet => {
                         text(value).map(|search| query.search = Some(search.to_lowercase()))
                     }
-                    "sort" if asked != QueryMode::Watch => sort(value).map(|sort| query.sort = Some(sort)),
-                    "cluster_id" if info.scope != ListScope::Ours && asked != QueryMode::Fleet => {
+                    "sort" if mode != QueryMode::Watch => sort(value).map(|sort| query.sort = Some(sort)),
+                    "cluster_id" if info.scope != ListScope::Ours && mode != QueryMode::Fleet => {
                         number(value, 1, i64::MAX as u64)
                             .map(|id| query.cluster = Some(ClusterId(id.cast_signed())))
                     }
@@ -179,7 +179,7 @@ impl ListQuery {
                     "name" if info.owner.is_some() => ObjectName::new(value).map(|owner| {
                         query
                             .filters
-                            .extend(info.owner.and_then(|of| place(of.field)).zip(Some(value.clone())));
+                            .extend(info.owner.and_then(|of| field_index(of.field)).zip(Some(value.clone())));
                         query.owner = Some(owner);
                     }),
                     "type" if !info.more_kinds.is_empty() => info
@@ -189,13 +189,13 @@ impl ListQuery {
                         .find(|kind| kind.info().singular == value)
                         .ok_or(Reason::NotOneOf)
                         .map(|kind| {
-                            query.filters.extend(place("type").zip(Some(value.clone())));
+                            query.filters.extend(field_index("type").zip(Some(value.clone())));
                             query.kinds = vec![*kind];
                         }),
                     name => {
-                        let known =
+                        let is_parameter =
                             |field: &&super::FieldInfo| field.filter.is_parameter() && field.name == name;
-                        match fields.iter().find(known) {
+                        match fields.iter().find(is_parameter) {
                             None => Err(Reason::Unknown),
                             Some(field) => match field.filter {
                                 Filter::OneOf(allowed) if !allowed.contains(&value.as_str()) => {
@@ -204,13 +204,13 @@ impl ListQuery {
                                 Filter::Number => number(value, 1, i64::MAX as u64).map(drop),
                                 _ if value.is_empty() => Err(Reason::Required),
                                 Filter::Reference if !is_reference(value) => Err(Reason::Malformed),
-                                // what rows are filtered by is written by programs
+                                // filter values are identifiers, which are ASCII
                                 _ if !value.is_ascii() => Err(Reason::Malformed),
                                 _ => text(value).map(drop),
                             },
                         }
                         .map(|()| {
-                            query.filters.extend(place(name).zip(Some(value.clone())));
+                            query.filters.extend(field_index(name).zip(Some(value.clone())));
                         })
                     }
                 });
@@ -223,13 +223,13 @@ impl ListQuery {
                 refused.push(FieldError { name: name.to_owned(), reason: Reason::Required });
             }
         };
-        if asked == QueryMode::Fleet {
+        if mode == QueryMode::Fleet {
             require("q");
         }
-        if info.scope != ListScope::Ours && asked != QueryMode::Fleet {
+        if info.scope != ListScope::Ours && mode != QueryMode::Fleet {
             require("cluster_id");
         }
-        if info.scope == ListScope::Namespaced && asked != QueryMode::Fleet {
+        if info.scope == ListScope::Namespaced && mode != QueryMode::Fleet {
             require("namespace");
         }
         if info.owner.is_some() {
@@ -239,19 +239,19 @@ impl ListQuery {
         if refused.is_empty() { Ok(query) } else { Err(Error::fields(refused)) }
     }
 
-    /// How many rows stand before the page.
+    /// Number of rows before the page.
     pub fn offset(&self) -> usize {
         usize::try_from((self.page - 1).saturating_mul(self.per_page)).unwrap_or(usize::MAX)
     }
 
-    /// How many rows the page holds at most.
+    /// Maximum number of rows of the page.
     pub fn limit(&self) -> usize {
         usize::try_from(self.per_page).unwrap_or(usize::MAX)
     }
 }
 
-/// Digits only (no sign, no space), within the range.
-pub(crate) fn number(text: &str, least: u64, most: u64) -> Result<u64, Reason> {
+/// Parses an integer within a range; digits only, no sign, no space.
+pub(crate) fn number(text: &str, min: u64, max: u64) -> Result<u64, Reason> {
     match text {
         "" => Err(Reason::Required),
         text if !text.bytes().all(|b| b.is_ascii_digit()) => {
@@ -260,19 +260,19 @@ pub(crate) fn number(text: &str, least: u64, most: u64) -> Result<u64, Reason> {
                 .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()));
             Err(if negative { Reason::OutOfRange } else { Reason::InvalidType })
         }
-        text => text.parse().ok().filter(|n| (least..=most).contains(n)).ok_or(Reason::OutOfRange),
+        text => text.parse().ok().filter(|n| (min..=max).contains(n)).ok_or(Reason::OutOfRange),
     }
 }
 
-/// Two parts that are not empty, and one slash between them.
+/// Whether the text has two nonempty parts, separated by one slash.
 fn is_reference(text: &str) -> bool {
     text.split_once('/')
         .is_some_and(|(kind, name)| !kind.is_empty() && !name.is_empty() && !name.contains('/'))
 }
 
-/// A text without control characters and invisible ones, not longer than any name.
+/// Checks a text: at most [`MAX_TEXT_CHARS`], no control characters, no invisible characters.
 fn text(value: &str) -> Result<&str, Reason> {
-    if value.chars().count() > LONGEST_TEXT {
+    if value.chars().count() > MAX_TEXT_CHARS {
         Err(Reason::TooLong)
     } else if value.chars().any(|c| c.is_control() || is_invisible(c)) {
         Err(Reason::Malformed)

@@ -1,7 +1,7 @@
-//! A row as lists keep it: one piece of memory, shared by everyone who shows it.
+//! Stored rows: one shared allocation per row.
 //!
-//! A hundred thousand rows are kept at once, so what stands beside a row's JSON is packed behind it: a text that stands
-//! in the JSON word for word, as most do, is only its place there.
+//! The list cache may hold a hundred thousand rows, so the keys of a row are packed behind its JSON. A key whose text
+//! occurs literally in the JSON, as most do, is stored as an offset into it.
 
 use std::{cmp::Ordering, fmt, sync::Arc};
 
@@ -14,19 +14,19 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// A row: its JSON, serialised once, and the keys by which it sorts, filters and is found. A clone shares the memory.
+/// A row: its JSON, serialised once, and its sort, filter and search keys. A clone shares the memory.
 #[derive(Clone)]
 pub struct Row {
-    /// The JSON, its digest, then the keys in the order of [`Row::of`].
+    /// The JSON, its digest, then the keys in the order in which [`Row::of`] writes them.
     bytes: Arc<[u8]>,
-    /// The length of the JSON.
+    /// Length of the JSON in bytes.
     json: u32,
 }
 
-/// A key of a stored row.
+/// Key of a stored row.
 pub(super) type Key<'a> = Cell<&'a [u8]>;
 
-/// The tags of packed keys. A number follows as 8 bytes, a text as its length and itself or as its length and place.
+/// Tags of packed keys. A number is followed by 8 bytes; a text by its length and bytes, or by its length and offset.
 const NULL: u8 = 0;
 const FALSE: u8 = 1;
 const TRUE: u8 = 2;
@@ -34,22 +34,22 @@ const NUMBER: u8 = 3;
 const TEXT: u8 = 4;
 const IN_JSON: u8 = 5;
 
-/// How many bytes a row's digest has.
-const DIGEST: usize = size_of::<Digest>();
+/// Size of a row's digest.
+const DIGEST_BYTES: usize = size_of::<Digest>();
 
 impl Row {
-    /// Projects a typed row.
+    /// Creates a stored row from a typed row.
     ///
     /// # Errors
-    /// `Internal`, should it not serialise.
+    /// `Internal` if the row cannot be serialised.
     pub fn of<R: ListRow>(row: &R) -> Result<Self> {
         Self::of_with_key(row, DigestKey::shared())
     }
 
-    /// Projects a typed row, with a digest under another key than the process's.
+    /// As [`Row::of`], with a digest under the given key instead of the process's key.
     ///
     /// # Errors
-    /// `Internal`, should it not serialise.
+    /// `Internal` if the row cannot be serialised.
     pub fn of_with_key<R: ListRow>(row: &R, key: &DigestKey) -> Result<Self> {
         let json = serde_json::to_vec(row).map_err(|error| Error::internal(format!("row: {error}")))?;
         let length = u32::try_from(json.len()).map_err(|_| Error::internal("a row of 4 GiB"))?;
@@ -82,53 +82,53 @@ impl Row {
         text(self.column(1)).unwrap_or_default()
     }
 
-    /// The namespace, where it has one.
+    /// The namespace, if any.
     pub fn namespace(&self) -> Option<&str> {
         text(self.column(0))
     }
 
-    /// The row as JSON.
+    /// The row as JSON text.
     pub fn json(&self) -> &str {
         std::str::from_utf8(self.bytes()).unwrap_or_default()
     }
 
-    /// The same as it is sent: nobody looks through it again.
+    /// The row as JSON bytes, for the response body; not checked for UTF-8 again.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.json as usize]
     }
 
-    /// The row as its type, or as any other that has some of its fields.
+    /// Deserialises the row into its type, or into any type with a subset of its fields.
     ///
     /// # Errors
-    /// `Internal` when it is a row of something else.
+    /// `Internal` if the row does not have that shape.
     pub fn parse<R: DeserializeOwned>(&self) -> Result<R> {
         serde_json::from_slice(&self.bytes[..self.json as usize])
             .map_err(|error| Error::internal(format!("row: {error}")))
     }
 
-    /// The digest of the JSON under the process's key: rows with equal digests are the same to any caller.
+    /// Digest of the JSON under the process's key. Rows with equal digests are equal for every caller.
     pub fn digest(&self) -> Digest {
         let mut digest = Digest::default();
-        digest.copy_from_slice(&self.bytes[self.json as usize..][..DIGEST]);
+        digest.copy_from_slice(&self.bytes[self.json as usize..][..DIGEST_BYTES]);
         digest
     }
 
-    /// The memory it takes, in bytes: the piece itself and what its owners share.
+    /// Memory of the row in bytes: the shared allocation and its reference counts.
     pub fn size(&self) -> usize {
         self.bytes.len() + 2 * size_of::<usize>()
     }
 
-    /// What `search` looks through, folded to lower case.
+    /// The text that `search` covers, in lower case.
     pub(super) fn searched(&self) -> &[u8] {
         bytes(self.column(2)).unwrap_or_default()
     }
 
-    /// The value of a field.
+    /// The value of a field, by its index.
     pub(super) fn cell(&self, field: usize) -> Key<'_> {
         self.column(3 + field)
     }
 
-    /// The value of a field that is a text.
+    /// The value of a text field; `None` for other types.
     pub(super) fn text(&self, field: usize) -> Option<&str> {
         text(self.cell(field))
     }
@@ -138,24 +138,24 @@ impl Row {
         self.column(0)
     }
 
-    /// Namespace and name: what a row is called.
+    /// Namespace and name.
     pub(super) fn key(&self) -> (Option<&[u8]>, &[u8]) {
         let mut keys = self.keys();
         let namespace = keys.next().and_then(bytes);
         (namespace, keys.next().and_then(bytes).unwrap_or_default())
     }
 
-    /// Whether a query wants it.
+    /// Whether the row matches a query.
     pub fn matches(&self, query: &ListQuery) -> bool {
         query.namespaces.covers(self.namespace())
             && query.search.as_deref().is_none_or(|search| {
                 let searched = std::str::from_utf8(self.searched()).unwrap_or_default();
                 searched.contains(search)
             })
-            && query.filters.iter().all(|(field, wanted)| self.cell(*field).matches(wanted))
+            && query.filters.iter().all(|(field, value)| self.cell(*field).matches(value))
     }
 
-    /// The order of a list as far as callers are told of it: by a field, then by namespace and name.
+    /// The documented order of a list: by a field, then by namespace and name.
     pub(super) fn order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
         let by_field = sort.map_or(Ordering::Equal, |Sort { field, descending }| {
             self.cell(field).order(&other.cell(field), descending)
@@ -163,19 +163,19 @@ impl Row {
         by_field.then_with(|| self.key().cmp(&other.key()))
     }
 
-    /// The same where rows come in no order of their own: those that are called the same (a service's addresses in one
-    /// slice, workloads of two types) by their JSON.
+    /// As `order`, but total: rows with the same namespace and name (addresses of one EndpointSlice, workloads of two
+    /// types) are ordered by their JSON.
     pub fn total_order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
         self.order(other, sort).then_with(|| self.bytes().cmp(other.bytes()))
     }
 
     fn keys(&self) -> Keys<'_> {
         let (json, packed) = self.bytes.split_at(self.json as usize);
-        Keys { json, packed: &packed[DIGEST..] }
+        Keys { json, packed: &packed[DIGEST_BYTES..] }
     }
 
-    fn column(&self, place: usize) -> Key<'_> {
-        self.keys().nth(place).unwrap_or(Cell::Null)
+    fn column(&self, index: usize) -> Key<'_> {
+        self.keys().nth(index).unwrap_or(Cell::Null)
     }
 }
 
@@ -202,7 +202,7 @@ fn text(key: Key<'_>) -> Option<&str> {
     bytes(key).and_then(|text| std::str::from_utf8(text).ok())
 }
 
-/// A row in the making.
+/// Builder of the packed form of a row.
 struct Packed {
     bytes: Vec<u8>,
     json: usize,
@@ -223,18 +223,18 @@ impl Packed {
                 self.bytes.extend_from_slice(&value.to_le_bytes());
             }
             Cell::Text(text) => {
-                let place = memchr::memmem::find(self.json(), text.as_bytes());
-                self.bytes.push(if place.is_some() { IN_JSON } else { TEXT });
+                let offset = memchr::memmem::find(self.json(), text.as_bytes());
+                self.bytes.push(if offset.is_some() { IN_JSON } else { TEXT });
                 self.length(text.len());
-                match place {
-                    Some(place) => self.length(place),
+                match offset {
+                    Some(offset) => self.length(offset),
                     None => self.bytes.extend_from_slice(text.as_bytes()),
                 }
             }
         }
     }
 
-    /// Seven bits a byte, the lowest first, as in LEB128.
+    /// Writes a length as unsigned LEB128: seven bits per byte, lowest bits first.
     fn length(&mut self, mut length: usize) {
         while length >= 0x80 {
             self.bytes.push(length as u8 | 0x80);
@@ -244,7 +244,7 @@ impl Packed {
     }
 }
 
-/// Reads the keys one after another.
+/// Iterator over the packed keys.
 struct Keys<'a> {
     json: &'a [u8],
     packed: &'a [u8],
@@ -290,8 +290,8 @@ impl<'a> Iterator for Keys<'a> {
                 Cell::Text(self.take(length))
             }
             IN_JSON => {
-                let (length, place) = (self.length(), self.length());
-                Cell::Text(&self.json[place..place + length])
+                let (length, offset) = (self.length(), self.length());
+                Cell::Text(&self.json[offset..offset + length])
             }
             _ => Cell::Null,
         })

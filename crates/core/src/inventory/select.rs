@@ -1,33 +1,33 @@
-//! The plain way to answer a query: what it means.
+//! Reference implementation of list queries.
 
 use serde::Serialize;
 
 use super::{query::ListQuery, row::Row};
 
-/// A page's place among all rows that match.
+/// Position of a page among all matching rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Pagination {
-    /// The page asked for, from 1.
+    /// The requested page, from 1.
     pub page: u64,
-    /// Rows a page.
+    /// Rows per page.
     pub per_page: u64,
-    /// Rows that match.
+    /// Number of matching rows.
     pub total: u64,
-    /// ⌈total / per_page⌉, 0 when nothing matches.
+    /// Number of pages: ⌈total / per_page⌉, 0 if no row matches.
     pub pages: u64,
 }
 
 impl Pagination {
-    /// The place of the page that `query` asks for among `total` rows.
+    /// Position of the page that `query` requests among `total` rows.
     pub fn of(query: &ListQuery, total: u64) -> Self {
         let ListQuery { page, per_page, .. } = *query;
         Self { page, per_page, total, pages: total.div_ceil(per_page) }
     }
 }
 
-/// The reference implementation of a query: filter, sort, count, cut. Rows that are called the same keep the order
-/// they come in.
+/// Reference implementation of a query: filter, sort, count, take the page. Rows with the same namespace and name keep
+/// their input order.
 pub fn select(mut rows: Vec<Row>, query: &ListQuery) -> (Vec<Row>, Pagination) {
     rows.retain(|row| row.matches(query));
     rows.sort_by(|a, b| a.order(b, query.sort));

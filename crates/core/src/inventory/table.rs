@@ -1,9 +1,13 @@
-//! A list's rows, kept in order as they come and go, so that a page of a hundred thousand costs what a page of a hundred
-//! does. What a query means is said by [`super::select`]; this only says it faster, and a property holds it to that.
+//! Indexed table of a list's rows. It keeps rows sorted while they change, so that a page of a hundred thousand rows
+//! costs as much as a page of a hundred.
 //!
-//! - A page of an order that is kept is a slice of it; an order is kept from its first use on, the newest few of them.
-//! - A filter compares one number a row: the keyed hash of the value, 64 bits wide, so that two values never meet.
-//! - A search looks through all names at once (`names.rs`).
+//! [`super::select`] defines the meaning of a query; a property test checks that the table returns the same results.
+//!
+//! - Sort orders: a page is a slice of a sorted index. An index is created at the first use of its order; the newest
+//!   few are kept.
+//! - Filters compare one number per row: a 64-bit SipHash of the value with a random key. A collision of n values has a
+//!   probability of about n²/2⁶⁵ and is accepted.
+//! - Search scans one text that holds the names of all rows (`name_index.rs`).
 
 use std::{
     collections::HashMap,
@@ -12,7 +16,7 @@ use std::{
 };
 
 use super::{
-    field::{Cell, FieldInfo, Filter, word},
+    field::{Cell, FieldInfo, Filter, bool_text},
     lists::ListInfo,
     query::{ListQuery, Sort},
     row::{Key, Row},
@@ -26,37 +30,37 @@ mod name_index;
 pub use change::Change;
 use name_index::NameIndex;
 
-/// How many orders are kept besides the one by namespace and name.
-const MOST_ORDERS: usize = 6;
-/// Up to so many hits of a search are sorted; of more, the whole order is walked.
-const SORTED_HITS: usize = 64;
+/// Maximum number of sort orders that are kept besides the one by namespace and name.
+const MAX_ORDERS: usize = 6;
+/// Maximum number of search hits that are sorted. For more hits, the whole sort order is scanned.
+const MAX_SORTED_HITS: usize = 64;
 
-/// The place of a row in memory.
+/// Index of a row in `Table::slots`.
 type Slot = u32;
 
-/// Which of a list's kinds a row comes from, by its place in the store's kinds.
+/// The kind that a row comes from, as an index into the kinds of the list cache.
 pub type Source = u8;
 
 /// The rows of one list of one cluster.
 #[derive(Debug)]
 pub struct Table {
-    slots: Vec<Option<Kept>>,
+    slots: Vec<Option<StoredRow>>,
     free: Vec<Slot>,
-    /// By namespace and name first.
+    /// Sort orders. The first is by namespace and name.
     orders: Vec<Order>,
     columns: Vec<Column>,
-    /// The hash of each row's namespace.
+    /// Hash of each row's namespace, by slot.
     namespaces: Vec<u64>,
-    /// Made by the first search.
+    /// Created by the first search.
     names: Option<NameIndex>,
     tallies: Vec<Tally>,
-    keyed: RandomState,
-    /// Of the rows alone.
+    hasher: RandomState,
+    /// Memory of the rows alone, in bytes.
     row_bytes: usize,
 }
 
 #[derive(Clone, Debug)]
-struct Kept {
+struct StoredRow {
     row: Row,
     source: Source,
 }
@@ -67,14 +71,14 @@ struct Order {
     slots: Vec<Slot>,
 }
 
-/// What was made for a query, to be kept.
+/// Indexes that were built for a query and are not yet part of the table.
 #[derive(Debug)]
 pub struct Prepared {
     names: Option<NameIndex>,
     order: Option<Order>,
 }
 
-/// What a filter of one field compares.
+/// Filter index of one field: the hash of its value, by slot.
 #[derive(Debug)]
 struct Column {
     field: usize,
@@ -90,7 +94,7 @@ struct Tally {
 }
 
 impl Table {
-    /// No rows of this list.
+    /// Creates an empty table for this list.
     pub fn new(list: &ListInfo) -> Self {
         Self::of(&(list.fields)())
     }
@@ -115,25 +119,25 @@ impl Table {
             namespaces: Vec::new(),
             names: None,
             tallies: tallies.collect(),
-            keyed: RandomState::new(),
+            hasher: RandomState::new(),
             row_bytes: 0,
         }
     }
 
-    /// How many rows there are.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.orders[0].slots.len()
     }
 
-    /// Whether there are none.
+    /// Whether the table has no rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The memory it takes, in bytes, but for the allocator's own.
+    /// Memory of the table in bytes, without allocator overhead.
     pub fn bytes(&self) -> usize {
         let slots =
-            self.slots.capacity() * size_of::<Option<Kept>>() + self.free.capacity() * size_of::<Slot>();
+            self.slots.capacity() * size_of::<Option<StoredRow>>() + self.free.capacity() * size_of::<Slot>();
         let orders: usize = self.orders.iter().map(|order| order.slots.capacity() * size_of::<Slot>()).sum();
         let hashes: usize = self.columns.iter().map(|column| column.hashes.capacity()).sum::<usize>()
             + self.namespaces.capacity();
@@ -144,36 +148,36 @@ impl Table {
             + self.names.as_ref().map_or(0, NameIndex::bytes)
     }
 
-    /// How many rows have each value of a counted field.
+    /// Number of rows for each value of a counted field.
     pub fn tally(&self, field: &str) -> impl Iterator<Item = (&str, u64)> {
         let tally = self.tallies.iter().find(|tally| tally.name == field);
         tally.into_iter().flat_map(|tally| tally.counts.iter().map(|(value, count)| (&**value, *count)))
     }
 
-    /// How many rows have this value of a counted field.
+    /// Number of rows with this value of a counted field.
     pub fn counted_by(&self, field: &str, value: &str) -> u64 {
         let tally = self.tallies.iter().find(|tally| tally.name == field);
         tally.and_then(|tally| tally.counts.get(value)).copied().unwrap_or_default()
     }
 
-    /// The rows of a namespace.
+    /// The rows of a namespace, by name.
     pub fn rows_in(&self, namespace: &str) -> impl Iterator<Item = &Row> {
         self.orders[0].slots[self.range_of(namespace)].iter().filter_map(|slot| self.row(*slot))
     }
 
-    /// Every row, by namespace and name.
+    /// All rows, by namespace and name.
     pub fn rows(&self) -> impl Iterator<Item = &Row> {
         self.orders[0].slots.iter().filter_map(|slot| self.row(*slot))
     }
 
-    /// Whether there is a row that is key so.
+    /// Whether a row with this namespace and name exists.
     pub fn contains(&self, namespace: Option<&str>, name: &str) -> bool {
         let key = (namespace.map(str::as_bytes), name.as_bytes());
-        let at = self.first_called(key);
-        self.orders[0].slots.get(at).and_then(|slot| self.row(*slot)).is_some_and(|row| row.key() == key)
+        let index = self.lower_bound(key);
+        self.orders[0].slots.get(index).and_then(|slot| self.row(*slot)).is_some_and(|row| row.key() == key)
     }
 
-    /// The page that a query wants; none when something has to be [`Self::build_index`] first.
+    /// Returns the page that a query requests; `None` if an index that it needs is missing ([`Self::build_index`]).
     pub fn page(&self, query: &ListQuery) -> Option<(Vec<Row>, Pagination)> {
         let order = self.orders.iter().find(|order| order.sort == query.sort)?;
         let (slots, namespace) = match &query.namespaces {
@@ -186,94 +190,102 @@ impl Table {
                 Some((&self.namespaces[..], self.hash(Cell::Text(one.as_str().as_bytes())))),
             ),
         };
-        let mut wanted: Vec<(&[u64], u64)> = namespace.into_iter().collect();
+        let mut conditions: Vec<(&[u64], u64)> = namespace.into_iter().collect();
         for (field, value) in &query.filters {
             let column = self.columns.iter().find(|column| column.field == *field)?;
-            wanted.push((&column.hashes, self.hash_of_filter(column.number, value)));
+            conditions.push((&column.hashes, self.hash_of_filter(column.number, value)));
         }
-        let matches = |slot: Slot| wanted.iter().all(|(hashes, hash)| hashes[slot as usize] == *hash);
+        let matches = |slot: Slot| conditions.iter().all(|(hashes, hash)| hashes[slot as usize] == *hash);
 
         let (page, total) = match query.search.as_deref() {
-            None if wanted.is_empty() => {
+            None if conditions.is_empty() => {
                 (slots.iter().skip(query.offset()).take(query.limit()).copied().collect(), slots.len())
             }
-            None => cut(slots.iter().copied().filter(|slot| matches(*slot)), query),
+            None => paginate(slots.iter().copied().filter(|slot| matches(*slot)), query),
             Some(search) => {
                 let mut hits = self.names.as_ref()?.find(search);
-                // the range of a namespace is none of the columns
-                let here = matches!(query.namespaces, NamespaceScope::One(_)) && namespace.is_none();
-                let here = here.then(|| self.hash(namespace_key(&query.namespaces)));
+                // `matches` does not check the namespace if `slots` is already restricted to it
+                let unchecked = matches!(query.namespaces, NamespaceScope::One(_)) && namespace.is_none();
+                let namespace_hash = unchecked.then(|| self.hash(namespace_key(&query.namespaces)));
                 hits.retain(|slot| {
-                    matches(*slot) && here.is_none_or(|here| self.namespaces[*slot as usize] == here)
+                    matches(*slot)
+                        && namespace_hash.is_none_or(|hash| self.namespaces[*slot as usize] == hash)
                 });
-                self.in_order(hits, slots, query)
+                self.page_of_hits(hits, slots, query)
             }
         };
         let rows = page.into_iter().filter_map(|slot| self.row(slot).cloned()).collect();
         Some((rows, Pagination::of(query, total as u64)))
     }
 
-    /// What a query needs and [`Self::page`] lacks: an order, the names to search. Takes as long as sorting all rows does.
+    /// Builds the missing indexes for a query: a sort order, the search text. Takes as long as sorting all rows.
     pub fn build_index(&self, query: &ListQuery) -> Prepared {
-        let unnamed = query.search.is_some() && self.names.is_none();
-        let unsorted = self.orders.iter().all(|order| order.sort != query.sort);
-        Prepared { names: unnamed.then(|| self.named()), order: unsorted.then(|| self.sorted(query.sort)) }
+        let needs_names = query.search.is_some() && self.names.is_none();
+        let needs_order = self.orders.iter().all(|order| order.sort != query.sort);
+        Prepared {
+            names: needs_names.then(|| self.build_names()),
+            order: needs_order.then(|| self.build_order(query.sort)),
+        }
     }
 
-    /// Takes what was made by [`Self::build_index`] of the very same rows.
+    /// Adds the indexes that [`Self::build_index`] built. The rows must not have changed since.
     pub fn keep(&mut self, Prepared { names, order }: Prepared) {
         if names.is_some() {
             self.names = names;
         }
         if let Some(order) = order {
-            if self.orders.len() > MOST_ORDERS {
+            if self.orders.len() > MAX_ORDERS {
                 self.orders.remove(1);
             }
             self.orders.push(order);
         }
     }
 
-    /// A page of hits, in the order of `slots`.
-    fn in_order(&self, mut hits: Vec<Slot>, slots: &[Slot], query: &ListQuery) -> (Vec<Slot>, usize) {
+    /// Returns a page of the search hits, in the order of `slots`, and the number of hits.
+    fn page_of_hits(&self, mut hits: Vec<Slot>, slots: &[Slot], query: &ListQuery) -> (Vec<Slot>, usize) {
         let total = hits.len();
-        if total <= SORTED_HITS {
+        if total <= MAX_SORTED_HITS {
             let row = |slot: &Slot| self.row(*slot);
             hits.sort_by(|a, b| {
                 row(a).zip(row(b)).map_or(std::cmp::Ordering::Equal, |(a, b)| a.total_order(b, query.sort))
             });
             return (hits.into_iter().skip(query.offset()).take(query.limit()).collect(), total);
         }
-        let mut hit = vec![false; self.slots.len()];
+        let mut is_hit = vec![false; self.slots.len()];
         for slot in hits {
-            hit[slot as usize] = true;
+            is_hit[slot as usize] = true;
         }
-        let page = slots.iter().copied().filter(|slot| hit[*slot as usize]);
+        let page = slots.iter().copied().filter(|slot| is_hit[*slot as usize]);
         (page.skip(query.offset()).take(query.limit()).collect(), total)
     }
 
     fn row(&self, slot: Slot) -> Option<&Row> {
-        self.slots.get(slot as usize)?.as_ref().map(|kept| &kept.row)
+        self.slots.get(slot as usize)?.as_ref().map(|stored| &stored.row)
     }
 
-    /// Where in the first order the rows begin that are key so, or would.
-    fn first_called(&self, key: (Option<&[u8]>, &[u8])) -> usize {
+    /// Index of the first row with this key or a greater one, in the order by namespace and name.
+    fn lower_bound(&self, key: (Option<&[u8]>, &[u8])) -> usize {
         self.orders[0].slots.partition_point(|slot| self.row(*slot).is_some_and(|row| row.key() < key))
     }
 
     fn range_of(&self, namespace: &str) -> Range<usize> {
         let slots = &self.orders[0].slots;
-        let before = |after: bool| {
+        let below = |inclusive: bool| {
             move |slot: &Slot| {
                 self.row(*slot).is_some_and(|row| {
-                    let of = row.key().0;
-                    if after { of <= Some(namespace.as_bytes()) } else { of < Some(namespace.as_bytes()) }
+                    let own = row.key().0;
+                    if inclusive {
+                        own <= Some(namespace.as_bytes())
+                    } else {
+                        own < Some(namespace.as_bytes())
+                    }
                 })
             }
         };
-        slots.partition_point(before(false))..slots.partition_point(before(true))
+        slots.partition_point(below(false))..slots.partition_point(below(true))
     }
 
-    fn sorted(&self, sort: Option<Sort>) -> Order {
+    fn build_order(&self, sort: Option<Sort>) -> Order {
         let mut slots = self.orders[0].slots.clone();
         slots.sort_by(|a, b| match (self.row(*a), self.row(*b)) {
             (Some(a), Some(b)) => a.total_order(b, sort),
@@ -282,7 +294,7 @@ impl Table {
         Order { sort, slots }
     }
 
-    fn named(&self) -> NameIndex {
+    fn build_names(&self) -> NameIndex {
         let mut names = NameIndex::default();
         for slot in &self.orders[0].slots {
             if let Some(row) = self.row(*slot) {
@@ -292,20 +304,20 @@ impl Table {
         names
     }
 
-    /// Never 0, which is what null is: no filter wants it.
+    /// Hash of a key. 0 is reserved for null, which no filter matches.
     fn hash(&self, key: Key<'_>) -> u64 {
         match key {
             Cell::Null => 0,
-            Cell::Bool(value) => self.keyed.hash_one(word(value).as_bytes()).max(1),
-            Cell::Number(value) => self.keyed.hash_one((value + 0.0).to_bits()).max(1),
-            Cell::Text(text) => self.keyed.hash_one(text).max(1),
+            Cell::Bool(value) => self.hasher.hash_one(bool_text(value).as_bytes()).max(1),
+            Cell::Number(value) => self.hasher.hash_one((value + 0.0).to_bits()).max(1),
+            Cell::Text(text) => self.hasher.hash_one(text).max(1),
         }
     }
 
-    fn hash_of_filter(&self, number: bool, wanted: &str) -> u64 {
-        match wanted.parse() {
+    fn hash_of_filter(&self, number: bool, text: &str) -> u64 {
+        match text.parse() {
             Ok(value) if number => self.hash(Cell::Number(value)),
-            _ => self.hash(Cell::Text(wanted.as_bytes())),
+            _ => self.hash(Cell::Text(text.as_bytes())),
         }
     }
 }
@@ -317,8 +329,8 @@ fn namespace_key(scope: &NamespaceScope) -> Key<'_> {
     }
 }
 
-/// The page among all that match, and how many do.
-fn cut(matching: impl Iterator<Item = Slot>, query: &ListQuery) -> (Vec<Slot>, usize) {
+/// Takes the page of the matching rows, and counts all matching rows.
+fn paginate(matching: impl Iterator<Item = Slot>, query: &ListQuery) -> (Vec<Slot>, usize) {
     let (offset, limit) = (query.offset(), query.limit());
     let (mut page, mut total) = (Vec::with_capacity(limit.min(500)), 0);
     for slot in matching {

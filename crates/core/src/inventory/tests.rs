@@ -37,12 +37,12 @@ fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 fn refused(list: List, given: &[(&str, &str)]) -> Vec<(String, &'static str)> {
-    let error = ListQuery::parse(list, &pairs(given)).expect_err("refused");
+    let error = ListQuery::parse(list, &pairs(given)).expect_err("the query is refused");
     error.context.fields.into_iter().map(|field| (field.name, field.reason.as_str())).collect()
 }
 
 #[test]
-fn every_list_is_one_line_and_its_default_sort_is_a_field() {
+fn every_list_has_one_entry_and_a_sortable_default_sort() {
     for info in LISTS {
         assert!(std::ptr::eq(info.list.info(), info));
         assert_eq!(LISTS.iter().filter(|other| other.path == info.path).count(), 1);
@@ -50,18 +50,19 @@ fn every_list_is_one_line_and_its_default_sort_is_a_field() {
         let fields = (info.fields)();
         let default = info.default_sort.trim_start_matches('-');
         assert!(default.is_empty() || fields.iter().any(|field| field.sorts && field.name == default));
-        let ours = info.kinds.iter().all(|kind| KINDS.contains(kind));
+        let declared = info.kinds.iter().all(|kind| KINDS.contains(kind));
         assert!(
-            ours && info
-                .kinds
-                .iter()
-                .all(|kind| kind.info().namespaced == (info.scope == ListScope::Namespaced))
+            declared
+                && info
+                    .kinds
+                    .iter()
+                    .all(|kind| kind.info().namespaced == (info.scope == ListScope::Namespaced))
         );
     }
 }
 
 #[test]
-fn parameters_by_table() {
+fn query_parameters_by_table() {
     let pods = [("cluster_id", "1"), ("namespace", "*")];
     let with = |more: &[(&'static str, &'static str)]| -> Vec<(&'static str, &'static str)> {
         [&pods[..], more].concat()
@@ -115,7 +116,7 @@ fn parameters_by_table() {
 }
 
 #[test]
-fn a_list_of_one_owners_objects_needs_its_name() {
+fn list_with_owner_requires_the_owner_name() {
     let service = [("cluster_id", "1"), ("namespace", "*")];
     assert_eq!(refused(List::Endpoints, &service), [("name".to_owned(), "required")]);
     for (name, reason) in [("", "required"), ("a/b", "invalid_name"), ("a,b", "invalid_name")] {
@@ -128,7 +129,7 @@ fn a_list_of_one_owners_objects_needs_its_name() {
 }
 
 #[test]
-fn type_chooses_the_kinds_of_a_merged_list() {
+fn type_parameter_selects_the_kinds() {
     let kinds = |more: &[(&str, &str)]| {
         let given = [&[("cluster_id", "1"), ("namespace", "a")], more].concat();
         ListQuery::parse(List::Workloads, &pairs(&given)).unwrap().kinds
@@ -138,7 +139,7 @@ fn type_chooses_the_kinds_of_a_merged_list() {
 }
 
 #[test]
-fn unknown_sorts_last_both_ways_and_ties_by_namespace_and_name() {
+fn null_sorts_last_and_ties_sort_by_namespace_and_name() {
     let thing =
         |namespace: &str, name: &str, size| Thing { name: name.into(), namespace: namespace.into(), size };
     let things =
@@ -157,7 +158,7 @@ fn unknown_sorts_last_both_ways_and_ties_by_namespace_and_name() {
 }
 
 #[test]
-fn a_far_page_is_empty_and_still_counted() {
+fn page_beyond_the_end_is_empty_with_the_total() {
     let rows = vec![Row::of(&json_thing()).unwrap()];
     let query = ListQuery { page: u64::MAX, per_page: 500, ..ListQuery::default() };
     let (page, pagination) = select(rows, &query);
@@ -172,16 +173,16 @@ fn json_thing() -> Thing {
 }
 
 #[test]
-fn a_row_is_its_json() {
+fn row_json_equals_the_serialised_type() {
     let row = Row::of(&json_thing()).unwrap();
     let json: serde_json::Value = serde_json::from_str(row.json()).unwrap();
     assert_eq!(json, json!({"name": "Web", "namespace": "a", "size": null}));
 }
 
 proptest! {
-    /// The pages of any query are, one after another, what filtering and sorting by hand gives.
+    /// The concatenated pages of any query equal the result of filtering and sorting with plain iterators.
     #[test]
-    fn pages_are_the_filtered_sorted_whole(
+    fn concatenated_pages_equal_filtered_and_sorted_rows(
         things in prop::collection::vec(("[abAB]{1,3}", "[xy]", prop::option::of(0i64..4)), 0..40),
         search in prop::option::of("[ab]{1,2}"),
         one in any::<bool>(),

@@ -1,4 +1,4 @@
-//! A list as it goes on: its rows, and then what happens to them.
+//! List watch: a stream of the matching rows of a list, followed by their changes.
 
 use std::sync::Arc;
 
@@ -15,49 +15,49 @@ use crate::{
     streams::{EventStream, Reader, StreamEnd, StreamEvent, StreamGuard, StreamLimits, Streams},
 };
 
-/// What a reader of a list is told.
+/// Item of a list stream.
 pub type ListStreamEvent = StreamEvent<WatchEvent>;
-/// The events of a list that is watched.
+/// Event stream of a watched list.
 pub type ListStream = EventStream<WatchEvent>;
 
-/// Something that a reader of a list should know.
+/// Event of a list stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WatchEvent {
-    /// What became of rows, in this order. Those that were there when the stream began are added first.
+    /// Changes of rows, in this order. The stream begins with the existing rows as `Added`.
     Rows(Vec<(ChangeKind, Row)>),
-    /// All rows that were there have been told; what comes now has happened since.
+    /// All existing rows have been sent. Events after this one are changes.
     Synced {
-        /// How many there were.
+        /// Number of existing rows.
         total: u64,
-        /// When they were known to be current.
+        /// Last time at which the rows were known to be current.
         as_of: Timestamp,
-        /// Whether the cluster could not be asked since.
+        /// Whether the cluster could not be reached since `as_of`.
         stale: bool,
-        /// What the reader should know.
+        /// Warnings for the caller.
         warnings: Vec<Warning>,
     },
-    /// The cluster is out of reach, or within it again.
+    /// The cluster became unreachable, or reachable again.
     Freshness {
-        /// When the rows were known to be current.
+        /// Last time at which the rows were known to be current.
         as_of: Timestamp,
-        /// Whether the cluster could not be asked since.
+        /// Whether the cluster could not be reached since `as_of`.
         stale: bool,
     },
 }
 
-/// What became of a row, as the reader of a query sees it.
+/// Kind of a row change, relative to a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
-    /// It is there now.
+    /// The row matches now and did not before.
     Added,
-    /// It is this now.
+    /// The row matched before and still does; this is its new content.
     Changed,
-    /// It was this, and is there no more, or is none of those asked for any more.
+    /// The row no longer exists or no longer matches; this is its last content.
     Removed,
 }
 
 impl ChangeKind {
-    /// The word of each, also the event's name.
+    /// Name of the change, also the event name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Added => "added",
@@ -67,10 +67,10 @@ impl ChangeKind {
     }
 }
 
-/// How many rows are handed over at once, at most: what waits for a reader is shared rows, and few of them.
-const BATCH: usize = 128;
+/// Maximum number of rows per event. It bounds the rows buffered for a slow reader; rows share their memory.
+const MAX_BATCH_ROWS: usize = 128;
 
-/// Watches lists.
+/// Use case: watching lists.
 #[derive(Clone)]
 pub struct Watches {
     pub(crate) gate: Gate,
@@ -80,7 +80,7 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// These use cases alone, for an embedder without the rest of [`crate::app::App`].
+    /// Creates this use case alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(
         gate: Gate,
         inventory: Arc<dyn Inventory>,
@@ -90,11 +90,11 @@ impl Watches {
         Self { gate, inventory, spawner, streams: Streams::new(limits) }
     }
 
-    /// The rows of `list` in `cluster` that match, and what happens to them. What a row shows of other lists
-    /// ([`super::ListInfo::join`]) is null in it.
+    /// Streams the matching rows of `list` in `cluster`, then their changes. Joined fields ([`super::ListInfo::join`])
+    /// are null.
     ///
     /// # Errors
-    /// As [`Inventory::watch`]; `Overloaded` when the caller, or all callers together, follow too many streams.
+    /// As [`Inventory::watch`]; `Overloaded` if the caller, or all callers together, have too many open streams.
     pub async fn watch(
         &self,
         caller: &Caller,
@@ -103,10 +103,10 @@ impl Watches {
         query: ListQuery,
     ) -> Result<ListStream> {
         let access = to_list(list, &query.namespaces).in_cluster(cluster);
-        let (permit, lost) = self.gate.follow(caller, access).await?;
-        let place = self.streams.enter(caller.user_id)?;
+        let (permit, revoked) = self.gate.follow(caller, access).await?;
+        let slot = self.streams.enter(caller.user_id)?;
         let watched = self.inventory.watch(&permit, list, &query).await?;
-        Ok(EventStream::start(StreamGuard { lost, place }, &self.spawner, |reader| {
+        Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| {
             forward(watched, query, reader)
         }))
     }
@@ -117,7 +117,7 @@ async fn forward(watched: WatchSnapshot, query: ListQuery, mut reader: Reader<Wa
     let total = rows.len() as u64;
     let mut rows = rows.into_iter().map(|row| (ChangeKind::Added, row));
     loop {
-        let batch: Vec<_> = rows.by_ref().take(BATCH).collect();
+        let batch: Vec<_> = rows.by_ref().take(MAX_BATCH_ROWS).collect();
         if batch.is_empty() {
             break;
         }
@@ -131,9 +131,10 @@ async fn forward(watched: WatchSnapshot, query: ListQuery, mut reader: Reader<Wa
     while let Some(event) = events.next().await {
         match event {
             ListEvent::Changes(changes) => {
-                for changes in changes.chunks(BATCH) {
-                    let seen: Vec<_> = changes.iter().filter_map(|change| seen(change, &query)).collect();
-                    if !seen.is_empty() && !reader.send(WatchEvent::Rows(seen)).await {
+                for changes in changes.chunks(MAX_BATCH_ROWS) {
+                    let rows: Vec<_> =
+                        changes.iter().filter_map(|change| matching_change(change, &query)).collect();
+                    if !rows.is_empty() && !reader.send(WatchEvent::Rows(rows)).await {
                         return StreamEnd::TooSlow;
                     }
                 }
@@ -150,8 +151,8 @@ async fn forward(watched: WatchSnapshot, query: ListQuery, mut reader: Reader<Wa
     StreamEnd::ConnectionChanged
 }
 
-/// What a change is to whoever sees only the rows that match.
-fn seen(change: &Change, query: &ListQuery) -> Option<(ChangeKind, Row)> {
+/// Translates a change of the list into a change of the rows that match the query.
+fn matching_change(change: &Change, query: &ListQuery) -> Option<(ChangeKind, Row)> {
     let (before, after) = match change {
         Change::Added(row) => (None, Some(row)),
         Change::Changed(before, after) => (Some(before), Some(after)),

@@ -1,4 +1,4 @@
-//! A log as it is written: lines until the container ends, and then a last word.
+//! Followed log: a stream of lines until the container terminates, then an end event.
 
 use futures_util::{StreamExt, stream::BoxStream};
 
@@ -9,40 +9,41 @@ use crate::{
     streams::{EventStream, Reader, StreamEnd, StreamEvent},
 };
 
-/// Which log is followed, and from where.
+/// Options of following a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Follow {
-    /// Which container; the pod's default one when none.
+    /// The container. `None`: the pod's default container.
     pub container: Option<ContainerName>,
-    /// Where it begins.
+    /// First line of the stream.
     pub start: FollowStart,
-    /// Each line begins with its time.
+    /// Whether each line begins with its timestamp.
     pub timestamps: bool,
 }
 
-/// Where a followed log begins.
+/// First line of a followed log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FollowStart {
-    /// With its newest lines.
+    /// Begin with the newest lines of the log.
     Newest {
-        /// How many, 1 to 10000.
+        /// Number of lines, 1 to 10000.
         lines: u32,
-        /// Not older than this many seconds, at least 1.
+        /// Maximum age of the lines in seconds, at least 1.
         since_seconds: Option<u32>,
     },
-    /// After a line that the reader has.
+    /// Resume after a line that the client has received.
     After(LineId),
 }
 
-/// The bytes of a log as they come. The end of the stream is the end of the log; what is not whole ends with why.
+/// Chunks of a log's bytes. The stream ends at the end of the log; an incomplete stream ends with an `Err` that holds
+/// the reason.
 pub type LogChunks = BoxStream<'static, Result<Vec<u8>, StreamEnd>>;
 
-/// What a reader of a log is told: the lines that came together, in their order.
+/// Item of a log stream: a batch of lines in log order.
 pub type LogEvent = StreamEvent<Vec<LogLine>>;
-/// The events of a followed log.
+/// Event stream of a followed log.
 pub type LogStream = EventStream<Vec<LogLine>>;
 
-/// Hands lines over until there are no more.
+/// Sends lines to the reader until the log ends.
 pub(super) async fn forward(
     mut chunks: LogChunks,
     mut lines: Lines,
@@ -51,7 +52,7 @@ pub(super) async fn forward(
     while let Some(chunk) = chunks.next().await {
         match chunk {
             Ok(chunk) => lines.feed(chunk),
-            // the line that broke off comes whole when the reader goes on from the last one
+            // an incomplete line is dropped; the client receives it in full when it resumes after the last line
             Err(end) => return end,
         }
         while let Some(lines) = lines.next() {

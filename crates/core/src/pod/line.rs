@@ -1,8 +1,9 @@
-//! The lines of a followed log, found in bytes as they come, each with an id from which a broken stream goes on.
+//! Line parser of a followed log: splits chunks into lines and gives each line an id, from which a client can resume.
 //!
-//! The cluster puts a time before each line (the kubelet's RFC 3339 with nanoseconds). Several lines may bear the same
-//! one, so an id is that time, how many lines with it came directly before, and a fingerprint of the line: the
-//! fingerprint finds the place again where the first stream began in the middle of such lines.
+//! The kubelet prefixes each line with a timestamp (RFC 3339 with nanoseconds). Several lines may have the same
+//! timestamp, so a line id consists of the timestamp, the number of directly preceding lines with the same timestamp,
+//! and a fingerprint of the line. The fingerprint finds the line again if the first stream began in the middle of such
+//! lines.
 
 use std::{fmt, mem, str::FromStr};
 
@@ -11,35 +12,35 @@ use jiff::Timestamp;
 use super::FollowStart;
 use crate::error::Reason;
 
-/// The most bytes of a line, its time included. A longer one is cut there, and says so.
+/// Maximum length of a line in bytes, including its timestamp. A longer line is truncated and marked with [`CUT`].
 pub const LONGEST_LINE: usize = 64 << 10;
-/// What a cut line ends with.
+/// Suffix of a truncated line.
 pub const CUT: &str = "…[cut at 64 KiB]";
 
-/// Where a line stands in its log.
+/// Position of a line in its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineId {
     at: Timestamp,
-    /// How many lines of the same time came directly before it.
+    /// Number of directly preceding lines with the same timestamp.
     ordinal: u64,
     fingerprint: u32,
 }
 
 impl LineId {
-    /// From when on a log must be read to find this line and all that follow it: the second before its own, because
-    /// clusters count in whole seconds and the two outputs of a container may be written slightly out of order.
+    /// Start time from which a log must be read to contain this line and all following ones: one second earlier,
+    /// because the API server takes whole seconds, and stdout and stderr of a container may be slightly out of order.
     pub fn since(&self) -> Timestamp {
         Timestamp::from_second(self.at.as_second().saturating_sub(1)).unwrap_or(self.at)
     }
 
-    /// Whether `other`, of a stream that was read from [`LineId::since`] on, is this line. Its ordinal may be higher:
-    /// of a stream that began with a log's newest lines nobody knows what came before the first.
-    fn is(&self, other: &Self) -> bool {
+    /// Whether `other`, from a stream read from [`LineId::since`] on, is this line. Its ordinal may be higher, because
+    /// a stream that began with the newest lines does not count lines before its first.
+    fn is_same_line(&self, other: &Self) -> bool {
         (self.at, self.fingerprint) == (other.at, other.fingerprint) && self.ordinal <= other.ordinal
     }
 }
 
-/// As in the `id` of an event: `2026-01-02T03:04:05.123456789Z_0_1a2b3c4d`.
+/// Format of the `id` of an event: `2026-01-02T03:04:05.123456789Z_0_1a2b3c4d`.
 impl fmt::Display for LineId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}_{}_{:08x}", self.at, self.ordinal, self.fingerprint)
@@ -56,7 +57,7 @@ impl FromStr for LineId {
             let fingerprint = u32::from_str_radix(fingerprint, 16).ok()?;
             Some(Self { at: at.parse().ok()?, ordinal: ordinal.parse().ok()?, fingerprint })
         };
-        // only what we would write ourselves
+        // only the canonical form is accepted
         read().filter(|id| id.to_string() == text).ok_or(Reason::Malformed)
     }
 }
@@ -64,45 +65,48 @@ impl FromStr for LineId {
 /// A line of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {
-    /// From where to go on after it; none for what bears no time, such as a kubelet's complaint.
+    /// Id from which to resume after this line. `None` if no timestamp is known, as for an error message of the
+    /// kubelet.
     pub id: Option<LineId>,
-    /// Its text without the line's end; bytes that are not UTF-8 are U+FFFD. A carriage return may be in it.
+    /// Its text without the line terminator. Bytes that are not UTF-8 are replaced by U+FFFD. It may contain a carriage
+    /// return.
     pub text: String,
 }
 
-/// So much text is handed over at once, at most, and one line more.
-const TOGETHER: usize = 16 << 10;
-/// The most lines that are handed over at once.
-const MOST_TOGETHER: usize = 256;
+/// Size of the text in a batch, in bytes, from which no further line is added.
+const BATCH_BYTES: usize = 16 << 10;
+/// Maximum number of lines in a batch.
+const MAX_BATCH_LINES: usize = 256;
 
-/// Makes lines of bytes, however these are cut.
+/// Incremental line parser. Chunk boundaries do not affect its result.
 #[derive(Default)]
 pub(super) struct Lines {
     splitter: Splitter,
-    places: Places,
+    tracker: LineTracker,
 }
 
 impl Lines {
-    /// Of a log that was read from this start on.
+    /// Creates a parser for a log that is read from this start.
     pub(super) fn new(start: &FollowStart, timestamps: bool) -> Self {
         let after = match start {
             FollowStart::Newest { .. } => None,
             FollowStart::After(line) => Some(*line),
         };
-        Self { splitter: Splitter::default(), places: Places { timestamps, after, last: None } }
+        Self { splitter: Splitter::default(), tracker: LineTracker { timestamps, after, last: None } }
     }
 
-    /// Takes the next bytes. To be called when [`Lines::next`] has no lines left.
+    /// Sets the next chunk. Must be called only after [`Lines::next`] returned `None`.
     pub(super) fn feed(&mut self, bytes: Vec<u8>) {
         (self.splitter.chunk, self.splitter.read) = (bytes, 0);
     }
 
-    /// The next lines of what was fed: a bounded number, so that what waits for a reader is little.
+    /// Returns the next batch of lines of the current chunk. Batches are bounded, to limit the memory buffered for a
+    /// reader.
     pub(super) fn next(&mut self) -> Option<Vec<LogLine>> {
         let (mut lines, mut text) = (Vec::new(), 0);
-        while text < TOGETHER && lines.len() < MOST_TOGETHER {
+        while text < BATCH_BYTES && lines.len() < MAX_BATCH_LINES {
             let Some(piece) = self.splitter.next() else { break };
-            if let Some(line) = self.places.line(&piece) {
+            if let Some(line) = self.tracker.line(&piece) {
                 text += line.text.len();
                 lines.push(line);
             }
@@ -110,27 +114,27 @@ impl Lines {
         (!lines.is_empty()).then_some(lines)
     }
 
-    /// The last line, when the log ended without a line's end.
+    /// Returns the last line if the log ended without a line terminator.
     pub(super) fn finish(&mut self) -> Option<LogLine> {
-        self.places.line(&self.splitter.finish()?)
+        self.tracker.line(&self.splitter.finish()?)
     }
 }
 
-/// Tells where each line stands, and which of them the reader lacks.
+/// Assigns line ids, and skips the lines that the client already has.
 #[derive(Default)]
-struct Places {
-    /// Whether texts keep their time.
+struct LineTracker {
+    /// Whether texts keep their timestamp.
     timestamps: bool,
-    /// The last line that its reader has; nothing is passed on before it was found.
+    /// The last line that the client has. Lines are skipped until it is found.
     after: Option<LineId>,
-    /// The last line's time and ordinal.
+    /// Timestamp and ordinal of the previous line.
     last: Option<(Timestamp, u64)>,
 }
 
-impl Places {
-    /// None for a line that its reader has already.
-    fn line(&mut self, Piece { bytes, cut }: &Piece<'_>) -> Option<LogLine> {
-        let (time, text) = stamped(bytes);
+impl LineTracker {
+    /// Returns the line; `None` if the client already has it.
+    fn line(&mut self, Piece { bytes, truncated }: &Piece<'_>) -> Option<LogLine> {
+        let (time, text) = split_timestamp(bytes);
         let at = time.or(self.last.map(|(at, _)| at));
         let id = at.map(|at| {
             let ordinal = self.last.filter(|(last, _)| *last == at).map_or(0, |(_, ordinal)| ordinal + 1);
@@ -138,26 +142,26 @@ impl Places {
             LineId { at, ordinal, fingerprint: fingerprint(text) }
         });
         if let (Some(after), Some(id)) = (self.after, id) {
-            let found = after.is(&id);
-            // a newer one shows that the line is no longer in the log; what is left of it is still to be told
-            let gone = id.at > after.at;
-            if found || gone {
+            let found = after.is_same_line(&id);
+            // a newer line before the one looked for shows that it is no longer in the log; this line is new
+            let rotated = id.at > after.at;
+            if found || rotated {
                 self.after = None;
             }
-            if !gone {
+            if !rotated {
                 return None;
             }
         }
         let mut text = String::from_utf8_lossy(if self.timestamps { bytes } else { text }).into_owned();
-        if *cut {
+        if *truncated {
             text.push_str(CUT);
         }
         Some(LogLine { id, text })
     }
 }
 
-/// A line's time, and what follows it.
-fn stamped(line: &[u8]) -> (Option<Timestamp>, &[u8]) {
+/// Splits a line into its timestamp and the rest.
+fn split_timestamp(line: &[u8]) -> (Option<Timestamp>, &[u8]) {
     let end = memchr::memchr(b' ', line).unwrap_or(line.len());
     let time = std::str::from_utf8(&line[..end]).ok().and_then(|time| time.parse().ok());
     match time {
@@ -166,33 +170,33 @@ fn stamped(line: &[u8]) -> (Option<Timestamp>, &[u8]) {
     }
 }
 
-/// FNV-1a, 32 bits: the same in every version, which is all that is asked of it.
+/// FNV-1a, 32 bits. The only requirement is that the value is the same in every version of Pilothouse.
 fn fingerprint(text: &[u8]) -> u32 {
     text.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
-/// Cuts bytes at line ends, holding no more than a chunk and [`LONGEST_LINE`].
+/// Splits bytes at line terminators. It buffers at most one chunk and [`LONGEST_LINE`] bytes.
 #[derive(Default)]
 struct Splitter {
     chunk: Vec<u8>,
-    /// How much of the chunk was read.
+    /// Number of bytes of the chunk that were read.
     read: usize,
-    /// The line that has no end yet.
+    /// The current, incomplete line.
     line: Vec<u8>,
-    /// Whether that line was handed out.
-    told: bool,
-    /// Whether it was cut; what is left of it is skipped.
+    /// Whether that line was returned.
+    emitted: bool,
+    /// Whether that line was truncated. The rest of it is skipped.
     skipping: bool,
 }
 
 struct Piece<'a> {
     bytes: &'a [u8],
-    cut: bool,
+    truncated: bool,
 }
 
 impl Splitter {
     fn next(&mut self) -> Option<Piece<'_>> {
-        if mem::take(&mut self.told) {
+        if mem::take(&mut self.emitted) {
             self.line.clear();
         }
         loop {
@@ -202,39 +206,39 @@ impl Splitter {
             }
             let end = memchr::memchr(b'\n', rest);
             let part = self.read..self.read + end.unwrap_or(rest.len());
-            let room = LONGEST_LINE - self.line.len();
-            if !self.skipping && part.len() > room {
-                self.line.extend_from_slice(&rest[..room]);
-                self.read += room;
-                (self.told, self.skipping) = (true, true);
-                return Some(Piece { bytes: &self.line, cut: true });
+            let capacity = LONGEST_LINE - self.line.len();
+            if !self.skipping && part.len() > capacity {
+                self.line.extend_from_slice(&rest[..capacity]);
+                self.read += capacity;
+                (self.emitted, self.skipping) = (true, true);
+                return Some(Piece { bytes: &self.line, truncated: true });
             }
             self.read = part.end + usize::from(end.is_some());
             if self.skipping {
                 self.skipping = end.is_none();
             } else if end.is_some() && self.line.is_empty() {
-                return Some(whole(&self.chunk[part]));
+                return Some(complete_line(&self.chunk[part]));
             } else {
                 self.line.extend_from_slice(&self.chunk[part]);
                 if end.is_some() {
-                    self.told = true;
-                    return Some(whole(&self.line));
+                    self.emitted = true;
+                    return Some(complete_line(&self.line));
                 }
             }
         }
     }
 
-    /// What came after the last line's end.
+    /// Returns the text after the last line terminator.
     fn finish(&mut self) -> Option<Piece<'_>> {
-        if mem::take(&mut self.told) {
+        if mem::take(&mut self.emitted) {
             self.line.clear();
         }
-        (!self.line.is_empty()).then(|| whole(&self.line))
+        (!self.line.is_empty()).then(|| complete_line(&self.line))
     }
 }
 
-fn whole(bytes: &[u8]) -> Piece<'_> {
-    Piece { bytes: bytes.strip_suffix(b"\r").unwrap_or(bytes), cut: false }
+fn complete_line(bytes: &[u8]) -> Piece<'_> {
+    Piece { bytes: bytes.strip_suffix(b"\r").unwrap_or(bytes), truncated: false }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The row of a pod; its status is the word in the STATUS column of `kubectl get pods` (`printPod` in
+//! Row of a pod. Its status is the value of the STATUS column of `kubectl get pods` (`printPod` in
 //! `k8s.io/kubernetes/pkg/printers/internalversion/printers.go`).
 
 use jiff::Timestamp;
@@ -9,7 +9,7 @@ use crate::{
     object::{Labels, Metadata, or_default},
 };
 
-/// What we read of a Pod.
+/// Fields of Pod that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct PodObject {
@@ -19,12 +19,12 @@ pub struct PodObject {
     /// Its containers and node.
     #[serde(deserialize_with = "or_default")]
     pub spec: PodSpec,
-    /// How it stands.
+    /// Its status.
     #[serde(deserialize_with = "or_default")]
     pub status: PodStatus,
 }
 
-/// What we read of a pod's `spec`.
+/// Fields of a pod's `spec` that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the fields of the Kubernetes PodSpec")]
@@ -36,7 +36,7 @@ pub struct PodSpec {
     pub init_containers: Vec<PodContainer>,
 }
 
-/// What we read of a container.
+/// Fields of a container that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the fields of the Kubernetes Container")]
@@ -46,7 +46,7 @@ pub struct PodContainer {
     pub restart_policy: Option<String>,
 }
 
-/// What we read of a pod's `status`.
+/// Fields of a pod's `status` that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the fields of the Kubernetes PodStatus")]
@@ -65,7 +65,7 @@ pub struct PodStatus {
     pub init_container_statuses: Vec<ContainerStatus>,
 }
 
-/// What we read of a condition.
+/// Fields of a condition that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the fields of the Kubernetes PodCondition")]
@@ -78,7 +78,7 @@ pub struct PodCondition {
     pub reason: String,
 }
 
-/// What we read of a container's status.
+/// Fields of a container's status that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the fields of the Kubernetes ContainerStatus")]
@@ -95,7 +95,7 @@ pub struct ContainerStatus {
     pub state: ContainerState,
 }
 
-/// What we read of a container's state.
+/// Fields of a container's state that Pilothouse reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the fields of the Kubernetes ContainerState")]
@@ -105,7 +105,7 @@ pub struct ContainerState {
     pub terminated: Option<Terminated>,
 }
 
-/// A container that waits.
+/// State of a waiting container.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs, reason = "the fields of the Kubernetes ContainerStateWaiting")]
@@ -114,11 +114,11 @@ pub struct Waiting {
     pub reason: String,
 }
 
-/// A container that runs.
+/// State of a running container.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Running {}
 
-/// A container that ended.
+/// State of a terminated container.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the fields of the Kubernetes ContainerStateTerminated")]
@@ -132,8 +132,8 @@ pub struct Terminated {
 }
 
 impl Terminated {
-    /// `OOMKilled`, else `Signal:9`, else `ExitCode:1`.
-    fn word(&self) -> String {
+    /// The reason as kubectl prints it: `OOMKilled`, otherwise `Signal:9`, otherwise `ExitCode:1`.
+    fn reason_text(&self) -> String {
         match self {
             Self { reason, .. } if !reason.is_empty() => reason.clone(),
             Self { signal: 0, exit_code, .. } => format!("ExitCode:{exit_code}"),
@@ -142,7 +142,7 @@ impl Terminated {
     }
 }
 
-/// What controls a pod.
+/// Controller of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Owner {
@@ -152,7 +152,7 @@ pub struct Owner {
     pub name: String,
 }
 
-/// A pod as it is shown.
+/// List row of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PodRow {
@@ -160,32 +160,33 @@ pub struct PodRow {
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// What `kubectl get pods` prints: `Running`, `CrashLoopBackOff`, `Init:0/1`, `Terminating`.
+    /// Its status as `kubectl get pods` prints it: `Running`, `CrashLoopBackOff`, `Init:0/1`, `Terminating`.
     pub status: String,
-    /// Containers ready and all: `1/2`.
+    /// Ready containers and all containers: `1/2`.
     pub ready: String,
-    /// Restarts of all containers.
+    /// Number of restarts of all containers.
     pub restarts: i64,
-    /// The node it runs on; null before it is scheduled.
+    /// The node that it runs on; null before it is scheduled.
     pub node: Option<String>,
-    /// Its address.
+    /// Its IP address.
     pub pod_ip: Option<String>,
     /// The names of its containers.
     pub containers: Vec<String>,
-    /// What controls it.
+    /// Its controller.
     pub owner: Option<Owner>,
     /// Its labels.
     pub labels: Labels,
-    /// When it was created.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
-    /// Whether it takes up no room on its node any more (`Succeeded`, `Failed`), as `kubectl describe node` counts.
+    /// Whether it has terminated (`Succeeded`, `Failed`) and no longer counts on its node, as in `kubectl describe
+    /// node`.
     #[serde(skip)]
     ended: bool,
 }
 
-/// The field that pods are counted by on each node.
-pub(crate) const OCCUPIES: &str = "occupies";
+/// Internal field by which the pods of each node are counted.
+pub(crate) const OCCUPIES_NODE: &str = "occupies";
 
 impl ListRow for PodRow {
     const FIELDS: &'static [Field<Self>] = &[
@@ -198,8 +199,13 @@ impl ListRow for PodRow {
         Field::new("pod_ip", |row| Cell::from(&row.pod_ip)),
         Field::new("created_at", |row| Cell::from(row.created_at)),
         Field::filter_only("workload", |row| Cell::from(&row.workload())),
-        Field::ours(OCCUPIES, |row: &Self| if row.ended { Cell::Null } else { Cell::from(&row.node) })
-            .counted(),
+        Field::internal(
+            OCCUPIES_NODE,
+            |row: &Self| {
+                if row.ended { Cell::Null } else { Cell::from(&row.node) }
+            },
+        )
+        .counted(),
     ];
 
     fn name(&self) -> &str {
@@ -214,7 +220,7 @@ impl ListRow for PodRow {
 impl PodRow {
     /// Projects a Pod.
     pub fn project(object: PodObject) -> Self {
-        let standing = Standing::of(&object);
+        let computed = ComputedStatus::of(&object);
         let owner = object
             .metadata
             .controller()
@@ -223,9 +229,9 @@ impl PodRow {
         Self {
             name: metadata.name,
             namespace: metadata.namespace.unwrap_or_default(),
-            status: standing.reason,
-            ready: format!("{}/{}", standing.ready, standing.total),
-            restarts: standing.restarts,
+            status: computed.reason,
+            ready: format!("{}/{}", computed.ready, computed.total),
+            restarts: computed.restarts,
             node: spec.node_name,
             pod_ip: status.pod_ip,
             containers: spec.containers.into_iter().map(|container| container.name).collect(),
@@ -236,8 +242,8 @@ impl PodRow {
         }
     }
 
-    /// The workload it belongs to, as `type/name`. A deployment's pod is owned by a replica set, whose name is the
-    /// deployment's and the pod template's hash.
+    /// The workload that it belongs to, as `type/name`. A pod of a deployment is owned by a replica set, whose name is
+    /// the deployment's name followed by the hash of the pod template.
     pub fn workload(&self) -> Option<String> {
         let owner = self.owner.as_ref()?;
         let hash = self.labels.get("pod-template-hash");
@@ -251,15 +257,15 @@ impl PodRow {
     }
 }
 
-/// What kubectl computes for a pod's line.
-struct Standing {
+/// Status values that kubectl computes for a pod.
+struct ComputedStatus {
     reason: String,
     ready: usize,
     total: usize,
     restarts: i64,
 }
 
-impl Standing {
+impl ComputedStatus {
     fn of(pod: &PodObject) -> Self {
         let PodObject { metadata, spec, status } = pod;
         let sidecar = |name: &str| {
@@ -288,13 +294,13 @@ impl Standing {
             if is_sidecar {
                 sidecar_restarts += container.restart_count;
             }
-            let word = match &container.state {
+            let reason = match &container.state {
                 ContainerState { terminated: Some(Terminated { exit_code: 0, .. }), .. } => continue,
                 _ if is_sidecar && container.started => {
                     this.ready += usize::from(container.ready);
                     continue;
                 }
-                ContainerState { terminated: Some(terminated), .. } => terminated.word(),
+                ContainerState { terminated: Some(terminated), .. } => terminated.reason_text(),
                 ContainerState { waiting: Some(Waiting { reason }), .. }
                     if !reason.is_empty() && reason != "PodInitializing" =>
                 {
@@ -302,7 +308,7 @@ impl Standing {
                 }
                 _ => format!("{i}/{}", spec.init_containers.len()),
             };
-            this.reason = format!("Init:{word}");
+            this.reason = format!("Init:{reason}");
             initializing = true;
             break;
         }
@@ -316,7 +322,9 @@ impl Standing {
                     ContainerState { waiting: Some(Waiting { reason }), .. } if !reason.is_empty() => {
                         this.reason.clone_from(reason);
                     }
-                    ContainerState { terminated: Some(terminated), .. } => this.reason = terminated.word(),
+                    ContainerState { terminated: Some(terminated), .. } => {
+                        this.reason = terminated.reason_text();
+                    }
                     ContainerState { running: Some(_), .. } if container.ready => {
                         running = true;
                         this.ready += 1;
@@ -361,13 +369,13 @@ mod tests {
         json!({"name": "a", "state": {"terminated": {"reason": reason, "exitCode": exit_code, "signal": signal}}})
     }
 
-    /// Each line as kubectl's own table test has it (`TestPrintPod`), by what it prints.
+    /// The cases of kubectl's own table test (`TestPrintPod`), with the expected output first.
     #[test]
-    fn status_as_kubectl_prints_it() {
+    fn status_equals_kubectl_output() {
         let one = json!({"containers": [{"name": "a"}]});
         let init = json!({"containers": [{"name": "a"}], "initContainers": [{"name": "i"}, {"name": "j"}]});
         let sidecar = json!({"containers": [{"name": "a"}], "initContainers": [{"name": "i", "restartPolicy": "Always"}]});
-        let gone = "2026-01-01T00:00:00Z";
+        let deleted_at = "2026-01-01T00:00:00Z";
         let cases = [
             (
                 "Running",
@@ -475,21 +483,21 @@ mod tests {
                 "Terminating",
                 "1/1",
                 2,
-                json!({"metadata": {"deletionTimestamp": gone}, "spec": one,
+                json!({"metadata": {"deletionTimestamp": deleted_at}, "spec": one,
                 "status": {"phase": "Running", "containerStatuses": [running(true)]}}),
             ),
             (
                 "Completed",
                 "0/1",
                 0,
-                json!({"metadata": {"deletionTimestamp": gone}, "spec": one,
+                json!({"metadata": {"deletionTimestamp": deleted_at}, "spec": one,
                 "status": {"phase": "Succeeded", "containerStatuses": [ended("Completed", 0, 0)]}}),
             ),
             (
                 "Unknown",
                 "1/1",
                 2,
-                json!({"metadata": {"deletionTimestamp": gone}, "spec": one,
+                json!({"metadata": {"deletionTimestamp": deleted_at}, "spec": one,
                 "status": {"phase": "Running", "reason": "NodeLost", "containerStatuses": [running(true)]}}),
             ),
         ];
@@ -504,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn the_workload_of_a_pod() {
+    fn workload_is_derived_from_the_controller() {
         let owned = |kind: &str, name: &str, labels: Value| {
             row(json!({"metadata": {"labels": labels,
                 "ownerReferences": [{"kind": "Node", "name": "x"}, {"kind": kind, "name": name, "controller": true}]}}))

@@ -1,4 +1,4 @@
-//! The values of a Secret, and the one way in which they leave.
+//! Revealed values of a Secret, and the only place that serialises them.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,7 +13,7 @@ use crate::{
     object::{Metadata, or_default, parse},
 };
 
-/// The values of a Secret, which only a reveal shows. Its `Debug` shows keys only.
+/// The values of a Secret, returned only by a reveal. Its `Debug` output contains keys but no values.
 #[derive(Clone, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RevealedSecret {
@@ -23,11 +23,11 @@ pub struct RevealedSecret {
     pub namespace: String,
     /// Its type.
     pub r#type: String,
-    /// The values that are UTF-8, as text.
+    /// Values that are valid UTF-8, by key, as text.
     #[serde(serialize_with = "exposed")]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
     pub data: BTreeMap<String, SecretString>,
-    /// The other values, as base64.
+    /// All other values by key, as base64.
     #[serde(serialize_with = "exposed")]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
     pub binary_data: BTreeMap<String, SecretString>,
@@ -43,12 +43,12 @@ impl fmt::Debug for RevealedSecret {
     }
 }
 
-/// The one place where values of a Secret leave.
+/// Serialises the values of a Secret. No other code does so.
 fn exposed<S: Serializer>(values: &BTreeMap<String, SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(values.iter().map(|(key, value)| (key, value.expose_secret())))
 }
 
-/// What we read of a Secret to reveal it.
+/// Fields of a Secret that Pilothouse reads for a reveal.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WithValues {
@@ -60,10 +60,10 @@ struct WithValues {
 }
 
 impl RevealedSecret {
-    /// Projects a Secret, as the API server wrote it.
+    /// Projects a Secret from the API server's JSON.
     ///
     /// # Errors
-    /// `UnexpectedAnswer` when it is none, or a value is no base64.
+    /// `UnexpectedAnswer` if the object is not a Secret, or a value is not valid base64.
     pub fn project(object: &RawValue) -> Result<Self> {
         let WithValues { metadata, r#type, data: values } = parse(object)?;
         let (mut data, mut binary_data) = (BTreeMap::new(), BTreeMap::new());
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_shown_as_text_and_other_bytes_as_base64_and_debug_shows_neither() {
+    fn reveal_returns_text_or_base64_and_debug_omits_values() {
         let object = json!({"metadata": {"name": "s", "namespace": "n"}, "type": null,
             "data": {"text": "Y2FuYXJ5IMOk", "bytes": "/wA=", "empty": ""}});
         let revealed = RevealedSecret::project(&to_raw_value(&object).unwrap()).unwrap();
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_base64_is_no_answer_and_is_not_quoted() {
+    fn invalid_base64_is_an_error_without_the_value() {
         for data in [json!({"k": "canary!"}), json!({"k": 7}), json!("canary")] {
             let object = to_raw_value(&json!({"metadata": {"name": "s"}, "data": data})).unwrap();
             let error = RevealedSecret::project(&object).unwrap_err();

@@ -1,4 +1,4 @@
-//! What is shown of a Secret: the sizes of its values, never a value.
+//! Row and details of a Secret: its keys and the sizes of their values, never a value.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::{
     object::{Labels, Metadata, or_default, parse},
 };
 
-/// What we read of a Secret: of each value its length only.
+/// Fields of a Secret that Pilothouse reads. Only the lengths of the values are stored.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct SecretObject {
@@ -28,7 +28,7 @@ pub struct SecretObject {
     immutable: bool,
 }
 
-/// A Secret as it is shown.
+/// List row of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SecretRow {
@@ -36,15 +36,15 @@ pub struct SecretRow {
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// `Opaque`, `kubernetes.io/tls` and their like.
+    /// Its type, such as `Opaque` or `kubernetes.io/tls`.
     pub r#type: String,
-    /// Its keys, by name.
+    /// Its keys, sorted by name.
     pub keys: Vec<KeySize>,
-    /// Whether it can no longer be changed.
+    /// Whether it is immutable.
     pub immutable: bool,
     /// Its labels.
     pub labels: Labels,
-    /// When it was created.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
@@ -65,28 +65,28 @@ impl SecretRow {
     }
 }
 
-/// The type of a Secret that says none.
+/// Default type of a Secret.
 pub(super) fn opaque() -> String {
     "Opaque".to_owned()
 }
 
-/// What is shown of one Secret.
+/// Details of one Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SecretDetail {
     /// Its row.
     pub secret: SecretRow,
-    /// Its version, for a later update.
+    /// Its resource version, for a later update.
     pub resource_version: String,
-    /// Its annotations, without the last applied configuration. Most are shown by their names and sizes, as
-    /// `*** (17 bytes)`: those that are not known to hold nothing secret, and those that hold a value of the Secret.
+    /// Its annotations, without the last applied configuration. The value of an annotation is replaced by its size, as
+    /// `*** (17 bytes)`, unless the annotation is known to hold nothing secret and contains no value of the Secret.
     pub annotations: Labels,
 }
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Annotations whose values are shown: their writers put names, kinds and times into them.
-const SHOWN: [&str; 19] = [
+/// Annotations whose values may be shown: the tools that write them store names, kinds and times there.
+const SHOWN_ANNOTATIONS: [&str; 19] = [
     "argocd.argoproj.io/tracking-id",
     "cert-manager.io/alt-names",
     "cert-manager.io/certificate-name",
@@ -108,7 +108,7 @@ const SHOWN: [&str; 19] = [
     "sealedsecrets.bitnami.com/namespace-wide",
 ];
 
-/// The values of a Secret, to look for them in its annotations.
+/// The values of a Secret, for the search in its annotations.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Values {
@@ -117,21 +117,21 @@ struct Values {
 }
 
 impl SecretDetail {
-    /// Projects a Secret, as the API server wrote it.
+    /// Projects a Secret from the API server's JSON.
     ///
     /// # Errors
-    /// `UnexpectedAnswer` when it is none.
+    /// `UnexpectedAnswer` if the object is not a Secret.
     pub fn project(object: &RawValue) -> Result<Self> {
         let mut hidden = Hidden::default();
         for value in parse::<Values>(object)?.data.values() {
-            // what is no base64 is a value as it is
+            // a value that is not valid base64 is searched for literally
             hidden.insert(&BASE64.decode(value).unwrap_or_else(|_| value.clone().into_bytes()));
         }
         let object: SecretObject = parse(object)?;
         let Metadata { resource_version, mut annotations, .. } = object.metadata.clone();
         annotations.remove(LAST_APPLIED);
         for (name, value) in &mut annotations {
-            if !SHOWN.contains(&name.as_str()) || !hidden.may_show(value) {
+            if !SHOWN_ANNOTATIONS.contains(&name.as_str()) || !hidden.may_show(value) {
                 *value = masked(value);
             }
         }
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shown_has_sizes_and_no_values() {
+    fn row_contains_sizes_and_no_values() {
         let json = r#"{"metadata": {"name": "s", "resourceVersion": "7"},
             "data": {"b": "Y2FuYXJ5", "a": ""}, "type": "kubernetes.io/tls"}"#;
         let object: SecretObject = serde_json::from_str(json).unwrap();
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn no_annotation_shows_a_value() {
+    fn annotations_do_not_reveal_values() {
         let object = serde_json::json!({
             "metadata": {"name": "s", "resourceVersion": "7", "annotations": {
                 LAST_APPLIED: "Y2FuYXJ5",

@@ -1,14 +1,14 @@
-//! The address of a client, in the form by which logins are counted.
+//! Client address, normalised as a throttle key for logins.
 
 use std::net::IpAddr;
 
-/// An IPv4 address, or an IPv6 network of 64 bits: one customer usually has such a network for themselves and could
-/// otherwise take a new address for each attempt.
+/// An IPv4 address, or an IPv6 /64 network: one customer usually has a whole /64 and could otherwise use a new
+/// address for each attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientAddress(String);
 
 impl ClientAddress {
-    /// Of a client's IP address. IPv4 addresses in IPv6 notation (`::ffff:10.0.0.1`) count as IPv4.
+    /// From a client's IP address. IPv4 addresses in IPv6 notation (`::ffff:10.0.0.1`) count as IPv4.
     pub fn of(ip: IpAddr) -> Self {
         Self(match ip.to_canonical() {
             IpAddr::V4(ip) => ip.to_string(),
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_one_however_it_is_written() {
+    fn equivalent_addresses_have_one_key() {
         let of = |text: &str| ClientAddress::of(text.parse().unwrap());
         assert_eq!(of("10.0.0.1").as_str(), "10.0.0.1");
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));

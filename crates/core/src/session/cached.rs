@@ -1,4 +1,4 @@
-//! The store of sessions with a short memory: who calls again within a second is not looked up again.
+//! Sub-second cache in front of the session store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,14 +14,14 @@ use crate::{
     user::{PasswordHash, User, UserId, Username},
 };
 
-/// Sessions by cookie, as they were read a moment ago.
+/// Cache of sessions by cookie.
 pub(crate) type SessionCache = Arc<TtlCache<SecretHash, (Session, User)>>;
 
-/// A [`SessionStore`] that remembers what it found by cookie, and forgets it with each change that goes through it. All
-/// changes of a process do: [`crate::app::App`] hands out no other store.
+/// A [`SessionStore`] that caches sessions by cookie and invalidates the cache with each change through it. All
+/// changes of a process go through it: [`crate::app::App`] provides no other store.
 pub(crate) struct CachedSessions {
     store: Arc<dyn SessionStore>,
-    known: SessionCache,
+    cache: SessionCache,
     spawner: Arc<dyn Spawner>,
 }
 
@@ -31,20 +31,20 @@ impl CachedSessions {
         clock: Arc<dyn Clock>,
         spawner: Arc<dyn Spawner>,
     ) -> Self {
-        Self { store, known: Arc::new(TtlCache::new(clock)), spawner }
+        Self { store, cache: Arc::new(TtlCache::new(clock)), spawner }
     }
 
-    /// What changes of users must forget, too.
+    /// The cache, which changes of users must invalidate as well.
     pub(crate) fn known(&self) -> SessionCache {
-        self.known.clone()
+        self.cache.clone()
     }
 
-    /// Runs a change to its end, whoever waits for it, and forgets.
+    /// Runs a change to completion, even if the caller stops waiting, and invalidates the cache.
     async fn change<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        detached(&*self.spawner, self.known.invalidate_after(work)).await
+        detached(&*self.spawner, self.cache.invalidate_after(work)).await
     }
 }
 
@@ -61,14 +61,14 @@ impl SessionStore for CachedSessions {
     }
 
     async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
-        self.known.get(cookie, self.store.find(cookie)).await
+        self.cache.get(cookie, self.store.find(cookie)).await
     }
 
     async fn find_uncached(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
-        self.known.read(cookie, self.store.find(cookie)).await
+        self.cache.read(cookie, self.store.find(cookie)).await
     }
 
-    /// Of a stream, which asks rarely and wants to know.
+    /// Not cached: streams check rarely and need the current state.
     async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>> {
         self.store.get(id).await
     }

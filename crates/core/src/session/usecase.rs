@@ -1,4 +1,4 @@
-//! Signing in and out, refreshing, and who is calling.
+//! Session use cases: login, logout, refresh, authentication, password change, list and revoke.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,45 +19,45 @@ use crate::{
     user::{InitialPassword, NewPassword, PasswordHasher, SetBy, User, UserRegistry, Username, normalise},
 };
 
-/// A login as it came in.
+/// A login request.
 #[derive(Clone, Debug)]
 pub struct Login {
-    /// The name as typed.
+    /// The username as entered.
     pub username: String,
-    /// The password as typed.
+    /// The password as entered.
     pub password: SecretString,
-    /// `User-Agent` as the client sent it, for the list of sessions; nothing is decided by it.
+    /// `User-Agent` of the client, for display in the list of sessions only.
     pub user_agent: Option<String>,
-    /// Where it came from.
+    /// Origin of the request.
     pub origin: Origin,
 }
 
-/// A change of one's own password.
+/// A change of the caller's own password.
 #[derive(Clone, Debug)]
 pub struct PasswordChange {
-    /// The password until now.
+    /// The current password.
     pub old: SecretString,
-    /// The one from now on.
+    /// The new password.
     pub new: NewPassword,
 }
 
-/// What a login or refresh hands out. Its `Debug` shows no secret.
+/// Tokens issued by a login or refresh. Its `Debug` shows no secret.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     /// The bearer token.
     pub access_token: SecretString,
-    /// How long it lives.
+    /// Lifetime of the access token.
     pub expires_in: Duration,
-    /// The token for the next refresh.
+    /// The refresh token for the next refresh.
     pub refresh_token: SecretString,
     /// The cookie's value.
     pub session_id: SecretString,
 }
 
-/// Somebody signed in: bearer and cookie are valid and belong together.
+/// An authenticated user: bearer token and cookie are valid and belong to the same session.
 #[derive(Clone, Debug)]
 pub struct SignedIn {
-    /// For the gate.
+    /// The caller, for the gate.
     pub caller: Caller,
     /// The session.
     pub session: Session,
@@ -66,19 +66,19 @@ pub struct SignedIn {
 }
 
 impl SignedIn {
-    /// The session as it is shown to its owner.
+    /// The session as displayed to its owner.
     pub fn session_row(&self) -> SessionRow {
         show(&self.session, &self.user.username, Some(self.session.id))
     }
 }
 
-/// Sessions of all users.
+/// Session use cases.
 #[derive(Clone)]
 pub struct Sessions {
     pub(crate) gate: Gate,
     pub(crate) ports: SessionPorts,
     pub(crate) live: LiveSessions,
-    /// Access tokens that were verified a moment ago, by their hash: a burst of requests bears the same one.
+    /// Cache of verified access tokens, by hash: a burst of requests carries the same token.
     pub(crate) verified: Arc<TtlCache<SecretHash, Claims>>,
     pub(crate) users: Arc<dyn UserRegistry>,
     pub(crate) hasher: Arc<dyn PasswordHasher>,
@@ -88,20 +88,21 @@ pub struct Sessions {
     pub(crate) lifetimes: Lifetimes,
 }
 
-/// The use of a session is noted at most once in this time, or in an eighth of the time that it may go unused, so that one
-/// in use never ends.
-const TOUCH_EVERY: Duration = Duration::from_secs(60);
+/// Minimum interval between two records of a session's use. A short idle timeout lowers it to an eighth of that
+/// timeout, so that a session in use does not expire.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Sessions {
-    /// Opens a session for somebody who knows a password.
+    /// Opens a session for a user with a valid password.
     ///
     /// # Errors
-    /// `BadCredentials` for an unknown or disabled user or a wrong password, all alike; `TooManyLogins`;
-    /// `Overloaded`; `StoreUnavailable`; `AuditUnavailable`, also when there is no room for strangers' rows: then a super
-    /// admin alone signs in, who can make room.
+    /// `BadCredentials` for an unknown or disabled user or a wrong password, without distinction; `TooManyLogins`;
+    /// `Overloaded`; `StoreUnavailable`; `AuditUnavailable`, also if there is no capacity for audit rows of anonymous
+    /// callers: then only a super admin can log in, to free capacity.
     pub async fn login(&self, login: Login) -> Result<(Tokens, Identity)> {
-        // a stranger leaves rows behind, so the last of the room is not theirs; who is none is known after the password
-        let room = self.gate.capacity_for(Verb::Login);
+        // anonymous callers cause audit rows, so they must not use the last capacity; whether the caller is a super
+        // admin is known only after the password check
+        let capacity = self.gate.capacity_for(Verb::Login);
         let username = Username::new(&login.username).ok();
         let address = login.origin.source_ip.map(ClientAddress::of);
         let account = self.account_key(username.as_ref(), address.as_ref()).await?;
@@ -120,12 +121,13 @@ impl Sessions {
         };
         let enabled = found.filter(|(user, _)| !user.disabled);
         let hash = enabled.as_ref().map(|(_, hash)| hash);
-        let right = self.hasher.verify(&normalise(&login.password), hash).await?;
-        // many at once passed the first look together; what the password was, they do not learn
+        let password_matches = self.hasher.verify(&normalise(&login.password), hash).await?;
+        // concurrent attempts can pass the first check together; this check keeps the result of the password check
+        // from them
         if let Some(pause) = self.ports.throttle.blocked(&keys, self.clock.now()).await? {
             return self.throttled(anonymous, access, keys, pause).await;
         }
-        if !right {
+        if !password_matches {
             let refusal = Error::new(Cause::BadCredentials);
             self.ports.throttle.failed(&keys, self.clock.now()).await?;
             self.gate.record(&anonymous, &access, Some(&refusal)).await?;
@@ -133,7 +135,7 @@ impl Sessions {
         }
         let (user, verified) = enabled.ok_or_else(|| Error::internal("a password matched no user"))?;
         if user.role != Role::SuperAdmin {
-            room?;
+            capacity?;
         }
 
         let at = self.clock.now();
@@ -153,7 +155,7 @@ impl Sessions {
             counted_by: account,
         };
         let session = match self.ports.store.open(&permit, record, &verified).await {
-            // the password was changed, or the user disabled, while it was verified
+            // the password was changed, or the user disabled, during the verification
             Err(refusal) if refusal.cause == Cause::BadCredentials => {
                 self.gate.record(&anonymous, &access, Some(&refusal)).await?;
                 return Err(refusal);
@@ -163,8 +165,8 @@ impl Sessions {
         Ok((self.tokens(&session, cookie, refresh, at)?, Identity::from(&user)))
     }
 
-    /// What failures of a login are counted by, besides its address: the account, or the account at this address where
-    /// its user has signed in from there lately.
+    /// The key under which failures of a login are counted, besides its address: the account, or the account at this
+    /// address if the address is known for the user.
     async fn account_key(
         &self,
         username: Option<&Username>,
@@ -173,17 +175,17 @@ impl Sessions {
         let (Some(username), Some(address)) = (username, address) else {
             return Ok(username.map(ThrottleKey::account));
         };
-        let since = self.clock.now() - ThrottleKey::KNOWN_FOR;
-        let known = self.ports.throttle.knows(username, address, since).await?;
-        Ok(Some(if known {
+        let since = self.clock.now() - ThrottleKey::KNOWN_ADDRESS_LIFETIME;
+        let is_known = self.ports.throttle.knows(username, address, since).await?;
+        Ok(Some(if is_known {
             ThrottleKey::account_at(username, address)
         } else {
             ThrottleKey::account(username)
         }))
     }
 
-    /// One row a minute tells of throttled logins of an address and account, however many there are. An address that may
-    /// try nothing is one row, whatever names it tries: else each of these would be one more.
+    /// Refuses a throttled login. Writes at most one audit row per minute for an address and account. A blocked
+    /// address gets one row for all usernames; otherwise each username would add a row.
     async fn throttled<T>(
         &self,
         mut caller: Caller,
@@ -208,12 +210,12 @@ impl Sessions {
         Err(refusal)
     }
 
-    /// Who is calling: the bearer and the cookie must both be valid, and of the same session. The role is the one in
-    /// the database, whatever the token was issued for: as of now where this process changed it, else as of a second
-    /// ago at most.
+    /// Authenticates a request. Bearer token and cookie must both be valid and belong to the same session. The role
+    /// is read from the database, not from the token: current if this process changed it, otherwise at most one
+    /// second old.
     ///
     /// # Errors
-    /// Of code `AuthenticationError`; `StoreUnavailable`.
+    /// Errors with code `AuthenticationError`; `StoreUnavailable`.
     pub async fn authenticate(&self, bearer: &str, cookie: &str, origin: Origin) -> Result<SignedIn> {
         let now = self.clock.now();
         let claims = self.claims(bearer, now).await?;
@@ -224,26 +226,26 @@ impl Sessions {
         if claims.generation != session.generation {
             return Err(Error::new(Cause::TokenExpired));
         }
-        let touch_every = TOUCH_EVERY.min(self.lifetimes.idle / 8);
-        if now.duration_since(session.last_seen_at).unsigned_abs() >= touch_every {
-            // where that cannot be written down the session ends earlier; to be known takes nothing that is written
+        let touch_interval = TOUCH_INTERVAL.min(self.lifetimes.idle / 8);
+        if now.duration_since(session.last_seen_at).unsigned_abs() >= touch_interval {
+            // if this write fails the session expires earlier; authentication itself requires no write
             let _ = self.ports.store.touch(session.id, now).await;
         }
         Ok(SignedIn { caller: caller(&user, &session, origin), session, user })
     }
 
-    /// What an access token says.
+    /// The claims of an access token.
     ///
     /// # Errors
-    /// Of code `AuthenticationError`.
+    /// Errors with code `AuthenticationError`.
     async fn claims(&self, bearer: &str, now: Timestamp) -> Result<Claims> {
         let verify = async { self.ports.tokens.verify(bearer, now).map(Some).map_err(Error::new) };
         let claims = self.verified.get(SecretHash::of(bearer), verify).await?;
-        // it may have ended since it was verified
+        // a cached token may have expired since it was verified
         claims.filter(|claims| now < claims.expires_at).ok_or_else(|| Error::new(Cause::TokenExpired))
     }
 
-    /// Whether a cookie is that of a session: asked before the rest of a request is read that has no bearer.
+    /// Checks that a cookie belongs to a live session, before the rest of a request without a bearer token is read.
     ///
     /// # Errors
     /// `SessionEnded`; `StoreUnavailable`.
@@ -251,8 +253,8 @@ impl Sessions {
         self.live.by_cookie(cookie).await.map(drop)
     }
 
-    /// Hands out a new pair for a refresh token and its session's cookie. A token used again is refused; later than
-    /// ten seconds after its use the session ends with it.
+    /// Exchanges a refresh token and its session's cookie for a new token pair. A second use of a token is refused;
+    /// more than ten seconds after the first use it also ends the session.
     ///
     /// # Errors
     /// `RefreshRejected`, `SessionEnded`; `StoreUnavailable`.
@@ -294,39 +296,39 @@ impl Sessions {
     /// Changes the caller's own password and ends the caller's other sessions.
     ///
     /// # Errors
-    /// `InvalidInput` naming `old_password` when it is wrong; `SessionEnded` when meanwhile the session ended or the
-    /// password became another, and nothing is changed; `TooManyLogins`; `Overloaded`; `StoreUnavailable`.
-    pub async fn change_password(&self, who: &SignedIn, change: PasswordChange) -> Result<()> {
-        let keys = [ThrottleKey::session(who.session.id)];
+    /// `InvalidInput` naming `old_password` if it is wrong; `SessionEnded`, without a change, if the session ended or
+    /// the password was changed meanwhile; `TooManyLogins`; `Overloaded`; `StoreUnavailable`.
+    pub async fn change_password(&self, signed_in: &SignedIn, change: PasswordChange) -> Result<()> {
+        let keys = [ThrottleKey::session(signed_in.session.id)];
         let now = self.clock.now();
         if let Some(pause) = self.ports.throttle.blocked(&keys, now).await? {
             return Err(Error::new(Cause::TooManyLogins).retry_after(pause));
         }
-        let found = self.users.credentials(&who.user.username).await?;
+        let found = self.users.credentials(&signed_in.user.username).await?;
         let (_, verified) = found.ok_or_else(|| Error::new(Cause::SessionEnded))?;
-        let right = self.hasher.verify(&normalise(&change.old), Some(&verified)).await?;
+        let password_matches = self.hasher.verify(&normalise(&change.old), Some(&verified)).await?;
         if let Some(pause) = self.ports.throttle.blocked(&keys, now).await? {
             return Err(Error::new(Cause::TooManyLogins).retry_after(pause));
         }
-        if !right {
+        if !password_matches {
             self.ports.throttle.failed(&keys, now).await?;
             return Err(Error::invalid("old_password", Reason::NotAllowed));
         }
-        let access =
-            AccessRequest::to(Verb::ChangePassword, Resource::OwnAccount).named(who.user.username.as_str());
-        let (users, hasher, id) = (self.users.clone(), self.hasher.clone(), who.user.id);
-        let by = SetBy::Owner { session: who.session.id, verified };
-        let initial = (who.user.username == Username::first_admin()).then(|| self.initial.clone());
+        let access = AccessRequest::to(Verb::ChangePassword, Resource::OwnAccount)
+            .named(signed_in.user.username.as_str());
+        let (users, hasher, id) = (self.users.clone(), self.hasher.clone(), signed_in.user.id);
+        let by = SetBy::Owner { session: signed_in.session.id, verified };
+        let initial = (signed_in.user.username == Username::first_admin()).then(|| self.initial.clone());
         let work = async move |permit: Permit| {
             let hash = hasher.hash(change.new.secret()).await?;
             users.set_password(&permit, id, hash, by, now).await?;
             initial.inspect(|initial| initial.remove());
             Ok(())
         };
-        self.gate.change_local(&who.caller, access, work).await
+        self.gate.change_local(&signed_in.caller, access, work).await
     }
 
-    /// A page of sessions: the caller's own, of all users for a super admin.
+    /// A page of sessions: the caller's own, or those of all users for a super admin.
     ///
     /// # Errors
     /// `StoreUnavailable`.
@@ -334,14 +336,15 @@ impl Sessions {
         self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Session)).await?;
         let now = self.clock.now();
         let sessions = self.visible(caller).await?;
-        let alive = sessions.iter().filter(|(session, _)| self.live.lives(session, now));
-        let rows = alive
+        let live = sessions.iter().filter(|(session, _)| self.live.is_live(session, now));
+        let rows = live
             .map(|(session, user)| Row::of(&show(session, user, caller.session)))
             .collect::<Result<_>>()?;
         Ok(select(rows, query))
     }
 
-    /// Ends a session: the caller's own, anybody's for a super admin. Another's is as absent as one that never was.
+    /// Ends a session: one of the caller's own, or any session for a super admin. Another user's session is reported
+    /// as not found, like one that does not exist.
     ///
     /// # Errors
     /// `NotFound`; `StoreUnavailable`.
@@ -386,7 +389,7 @@ impl Sessions {
         })
     }
 
-    /// 256 random bits, in hexadecimal.
+    /// 256 random bits in hexadecimal.
     fn secret(&self) -> SecretString {
         let mut bytes = [0; 32];
         self.rng.fill(&mut bytes);

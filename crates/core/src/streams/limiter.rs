@@ -1,4 +1,4 @@
-//! The streams that run: how many there may be, and how all of them end at once.
+//! Stream limiter: limits the number of open streams, per user and in total, and ends all of them at shutdown.
 
 use std::{
     collections::HashMap,
@@ -14,15 +14,15 @@ use crate::{
     user::UserId,
 };
 
-/// How many streams may be followed at once, logs and lists together, and how patiently. Each holds some memory, that of
-/// a log also a connection to a cluster.
+/// Limits of open streams, logs and lists together. Each stream holds some memory; a log stream also holds a connection
+/// to a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimits {
-    /// By one user.
+    /// Maximum number of streams of one user.
     pub per_user: usize,
-    /// By all.
+    /// Maximum number of streams of all users.
     pub total: usize,
-    /// How long a reader may stand still before its stream ends.
+    /// Maximum time that a reader may stall before its stream ends.
     pub blocked: Duration,
 }
 
@@ -32,10 +32,10 @@ impl Default for StreamLimits {
     }
 }
 
-/// When to try again if there are too many.
-const RETRY: Duration = Duration::from_secs(5);
+/// Retry delay that is reported when a limit is reached.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Counts streams.
+/// Limiter of open streams.
 #[derive(Clone)]
 pub(crate) struct Streams(Arc<Inner>);
 
@@ -47,7 +47,7 @@ struct Inner {
 
 struct State {
     running: HashMap<Option<UserId>, usize>,
-    /// Gone once all streams were told to end.
+    /// `None` after the shutdown of all streams.
     stop: Option<oneshot::Sender<()>>,
 }
 
@@ -58,23 +58,23 @@ impl Streams {
         Self(Arc::new(Inner { limits, state, stopping: stopping.shared() }))
     }
 
-    /// A place for one more stream of a user.
+    /// Acquires a slot for one more stream of a user.
     ///
     /// # Errors
-    /// `Overloaded` when there are too many, and once all were told to end.
+    /// `Overloaded` if a limit is reached, or after [`Streams::stop`].
     pub(crate) fn enter(&self, user: Option<UserId>) -> Result<StreamSlot> {
         let mut state = self.0.state();
         let total: usize = state.running.values().sum();
-        let theirs = state.running.get(&user).copied().unwrap_or_default();
-        let room = theirs < self.0.limits.per_user && total < self.0.limits.total;
-        if !room || state.stop.is_none() {
-            return Err(Error::new(Cause::Overloaded).retry_after(RETRY));
+        let by_user = state.running.get(&user).copied().unwrap_or_default();
+        let has_capacity = by_user < self.0.limits.per_user && total < self.0.limits.total;
+        if !has_capacity || state.stop.is_none() {
+            return Err(Error::new(Cause::Overloaded).retry_after(RETRY_AFTER));
         }
-        state.running.insert(user, theirs + 1);
+        state.running.insert(user, by_user + 1);
         Ok(StreamSlot { streams: self.0.clone(), user })
     }
 
-    /// Ends all streams, and lets none begin.
+    /// Ends all streams and refuses new ones.
     pub(crate) fn stop(&self) {
         self.0.state().stop = None;
     }
@@ -86,19 +86,19 @@ impl Inner {
     }
 }
 
-/// The place of one stream, free again when it is dropped.
+/// Slot of one stream. Dropping it releases the slot.
 pub(crate) struct StreamSlot {
     streams: Arc<Inner>,
     user: Option<UserId>,
 }
 
 impl StreamSlot {
-    /// How patient to be.
+    /// The limits of the stream.
     pub(super) fn limits(&self) -> StreamLimits {
         self.streams.limits
     }
 
-    /// Resolves when all streams are told to end.
+    /// Resolves when all streams must end.
     pub(crate) fn stopping(&self) -> Shared<oneshot::Receiver<()>> {
         self.streams.stopping.clone()
     }
@@ -121,17 +121,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_counted_by_user_and_in_all_and_given_back() {
+    fn slots_are_limited_per_user_and_in_total_and_released_on_drop() {
         let limits = StreamLimits { per_user: 2, total: 3, ..StreamLimits::default() };
         let streams = Streams::new(limits);
         let [ann, bob] = [UserId(1), UserId(2)].map(Some);
         let full = |user| streams.enter(user).err().map(|error| (error.cause, error.context.retry_after));
-        let overloaded = Some((Cause::Overloaded, Some(RETRY)));
+        let overloaded = Some((Cause::Overloaded, Some(RETRY_AFTER)));
         let first = streams.enter(ann).unwrap();
         let _second = streams.enter(ann).unwrap();
         assert_eq!(full(ann), overloaded);
         let third = streams.enter(bob).unwrap();
-        assert_eq!(full(bob), overloaded, "three in all");
+        assert_eq!(full(bob), overloaded, "limit of three streams in total");
         drop(third);
         assert_eq!(full(ann), overloaded);
         drop(first);
@@ -140,12 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn once_stopped_none_begins_and_all_know() {
+    fn stop_ends_all_streams_and_refuses_new_ones() {
         let streams = Streams::new(StreamLimits::default());
-        let place = streams.enter(None).unwrap();
-        assert!(place.stopping().now_or_never().is_none());
+        let slot = streams.enter(None).unwrap();
+        assert!(slot.stopping().now_or_never().is_none());
         streams.stop();
-        assert!(place.stopping().now_or_never().is_some());
+        assert!(slot.stopping().now_or_never().is_some());
         assert_eq!(streams.enter(None).err().map(|error| error.cause), Some(Cause::Overloaded));
     }
 }

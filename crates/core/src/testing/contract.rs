@@ -1,7 +1,7 @@
-//! The contract of each port that keeps something: what every adapter must keep to, the fake and the real one alike.
+//! Contract tests of the storage ports: every adapter must pass them, the in-memory fake included.
 //!
-//! A case is a plain function over ports that hold nothing yet; it panics when the contract is broken. An adapter's
-//! tests run all of [`STORE`], each over ports of its own:
+//! A case is a plain function over empty ports. It panics if the contract is broken. An adapter's tests run all of
+//! [`STORE`], each case over new ports:
 //!
 //! ```
 //! use pilothouse_core::testing::{contract::{STORE, StorePorts}, fake::Fake};
@@ -11,7 +11,7 @@
 //! }
 //! ```
 
-#![allow(clippy::unwrap_used, reason = "a broken contract panics")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 
@@ -41,9 +41,9 @@ mod users;
 /// One case of a contract.
 #[derive(Clone, Copy)]
 pub struct Case {
-    /// What is promised: `users::names_are_unique`.
+    /// The behaviour under test: `users::names_are_unique`.
     pub name: &'static str,
-    /// Tries it on ports that hold nothing yet.
+    /// Runs the case on empty ports.
     pub run: fn(StorePorts) -> BoxFuture<'static, ()>,
 }
 
@@ -56,35 +56,40 @@ macro_rules! cases {
     };
 }
 
-/// The contract of everything that a database keeps.
+/// The contract of all ports that a database implements.
 pub const STORE: &[Case] = cases! {
-    users: a_created_user_is_found, names_are_unique, ids_are_never_used_again, the_first_user_is_made_once,
-        a_change_sets_what_it_names, the_last_super_admin_stays, of_two_that_leave_one_stays,
-        lost_rights_end_sessions, a_new_password_ends_the_other_sessions, a_change_of_ones_own_password_does_not_overrule_another,
-        an_ended_session_changes_no_password, absent_users_are_not_found;
-    sessions: an_open_session_is_found_by_its_cookie_and_its_id,
-        a_session_is_opened_only_for_who_was_verified, a_session_in_use_is_noted, a_token_is_used_once,
-        of_many_refreshes_at_once_one_wins, of_many_races_one_chain_lives, a_replay_ends_the_session, a_token_is_of_its_session_only,
-        a_session_ends_once, sessions_are_listed_by_user, only_expired_sessions_are_forgotten;
-    throttle: pauses_begin_at_the_limit_and_grow, failures_are_forgotten_after_the_window,
-        spraying_names_flushes_no_counter, the_longest_pause_counts, failures_at_once_all_count, one_refusal_a_minute_is_told,
-        a_login_resets_what_it_was_counted_by, an_address_is_known_after_a_login,
-        a_few_addresses_of_a_user_are_known;
-    idempotency: of_many_claims_at_once_one_is_made, the_answer_is_kept_to_the_byte,
-        what_was_not_done_frees_the_key, an_answer_that_is_not_known_is_told, keys_are_each_users_own,
-        keys_are_forgotten_in_time;
-    clusters: a_registered_cluster_is_found, names_are_unique_ignoring_case, ids_are_never_used_again,
-        a_change_sets_what_it_names, a_new_connection_is_a_new_version, a_change_meanwhile_is_a_conflict,
-        a_deleted_cluster_is_gone, a_probe_is_kept, a_probe_of_an_older_connection_is_dropped;
-    trail: an_intent_is_pending_until_its_outcome, only_the_first_outcome_counts, what_is_over_is_recorded_whole,
-        our_own_tables_leave_one_row_each, what_fails_leaves_no_row, many_at_once_are_all_stored;
-    listing: every_order_is_the_references, every_filter_is_the_references, pages_are_the_references,
-        times_and_cursors_bound_the_list;
+    users: created_user_is_found, names_are_unique, ids_are_never_reused,
+        concurrent_create_first_creates_one_user, update_sets_only_given_fields,
+        last_super_admin_cannot_be_removed, one_super_admin_survives_concurrent_deletes,
+        role_change_or_disabling_ends_sessions, new_password_ends_other_sessions,
+        own_password_change_does_not_override_a_newer_one, ended_session_cannot_change_password,
+        operations_on_absent_users_are_not_found;
+    sessions: open_session_is_found_by_cookie_and_id, session_opens_only_with_the_current_password,
+        touch_updates_last_seen, refresh_token_is_single_use, one_of_concurrent_refreshes_succeeds,
+        concurrent_refreshes_leave_one_valid_chain, replayed_token_ends_the_session,
+        refresh_token_is_bound_to_its_session, session_ends_once, sessions_are_listed_by_user,
+        only_expired_sessions_are_deleted;
+    throttle: pauses_start_at_the_limit_and_grow, failures_expire_after_the_window,
+        name_spraying_evicts_no_counter, longest_pause_of_all_keys_applies,
+        concurrent_failures_are_all_counted, one_refusal_per_minute_is_reported,
+        login_resets_only_its_own_counter, address_is_known_after_login,
+        known_addresses_per_user_are_limited;
+    idempotency: one_of_concurrent_claims_is_made, stored_reply_is_byte_identical,
+        operation_not_done_frees_the_key, unknown_outcome_is_reported, keys_are_per_user_and_case_sensitive,
+        keys_expire;
+    clusters: registered_cluster_is_found, names_are_unique_ignoring_case, ids_are_never_reused,
+        update_sets_only_given_fields, new_connection_has_a_new_version, concurrent_change_is_a_conflict,
+        deleted_cluster_is_not_found, probe_result_is_stored, probe_of_older_connection_is_discarded;
+    trail: intent_is_pending_until_its_outcome, only_first_outcome_is_recorded,
+        record_stores_the_complete_operation, each_local_change_writes_one_row, failed_change_writes_no_row,
+        concurrent_operations_are_all_stored;
+    listing: every_sort_order_matches_the_reference, every_filter_matches_the_reference,
+        pages_match_the_reference, time_range_and_cursor_limit_the_list;
 };
 
-/// The ports of a store that holds nothing yet.
+/// The ports of an empty store.
 #[derive(Clone)]
-#[allow(missing_docs, reason = "each field is the port of its type, whose docs say what it does")]
+#[allow(missing_docs, reason = "the type of each field documents the port")]
 pub struct StorePorts {
     pub audit: Arc<dyn AuditTrail>,
     pub trail: Arc<dyn TrailReader>,
@@ -124,22 +129,22 @@ impl StorePorts {
         }
     }
 
-    /// The time in these tests.
+    /// The current time of the test clock.
     pub fn now(&self) -> Timestamp {
         self.runtime.clock.now()
     }
 
-    /// A permit of the system's with an operation of its own.
+    /// A system permit with a new operation.
     pub fn permit(&self, access: AccessRequest) -> Permit {
         super::permit_with(self.runtime.clone(), &Caller::system(), access)
     }
 
-    /// A permit to do something to a user, as far as the trail is concerned.
+    /// A permit whose operation is an update of a user.
     pub fn people(&self) -> Permit {
-        self.permit(AccessRequest::to(Verb::Update, Resource::User).named("somebody"))
+        self.permit(AccessRequest::to(Verb::Update, Resource::User).named("user"))
     }
 
-    /// A secret nobody has seen before.
+    /// A unique secret.
     fn secret(&self) -> SecretHash {
         let mut bytes = [0; 32];
         self.runtime.rng.fill(&mut bytes);
@@ -194,7 +199,7 @@ mod tests {
     use crate::testing::fake::Fake;
 
     #[test]
-    fn the_fake_keeps_the_contract() {
+    fn memory_store_passes_the_contract() {
         for case in STORE {
             eprintln!("{}", case.name);
             futures_executor::block_on((case.run)(StorePorts::over(Fake::default().store)));

@@ -1,4 +1,4 @@
-//! Working in-memory ports: state without a database, a cluster without a network.
+//! In-memory fakes of the ports: storage without a database, clusters without a network.
 
 mod clusters;
 mod runtime;
@@ -16,23 +16,23 @@ pub use store::MemoryStore;
 
 use crate::app::Ports;
 
-/// All fakes together, each to be looked at and set by a test.
+/// All fakes; tests inspect and set them.
 #[derive(Clone, Default)]
 pub struct Fake {
-    /// Clock, randomness, tasks.
+    /// Clock, random source, task spawner.
     pub runtime: FakeRuntime,
-    /// Users, sessions, clusters, the trail.
+    /// Users, sessions, clusters and the audit trail.
     pub store: Arc<MemoryStore>,
-    /// The checkpoints kept elsewhere.
+    /// Checkpoint sink: checkpoints outside the database.
     pub witness: Arc<MemoryCheckpointSink>,
-    /// What was handed over at the first start.
+    /// The password published at the first start.
     pub initial_password: Arc<FakeInitialPassword>,
-    /// What runs in the clusters.
+    /// Objects in the clusters.
     pub clusters: Arc<FakeClusters>,
 }
 
 impl Fake {
-    /// The fakes as ports.
+    /// The ports of these fakes.
     pub fn ports(&self) -> Ports {
         let Self { runtime, store, witness, initial_password, clusters } = self;
         Ports {

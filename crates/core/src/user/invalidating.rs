@@ -1,4 +1,4 @@
-//! The registry of users beside a memory of sessions: a change of a user is a change of what is known of the sessions.
+//! User registry that invalidates the session cache: cached sessions contain their users.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     session::SessionCache,
 };
 
-/// A [`UserRegistry`] whose changes make the sessions be read again.
+/// A [`UserRegistry`] whose changes invalidate the session cache.
 pub(crate) struct InvalidatingUsers {
     pub(crate) registry: Arc<dyn UserRegistry>,
     pub(crate) known: SessionCache,
@@ -21,7 +21,7 @@ pub(crate) struct InvalidatingUsers {
 }
 
 impl InvalidatingUsers {
-    /// Runs a change to its end, whoever waits for it, and forgets.
+    /// Runs a change to completion, even if the caller stops waiting, and invalidates the session cache.
     async fn change<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,

@@ -1,4 +1,5 @@
-//! What a super admin does with users, the first start, and the command line.
+//! User use cases: user management by super admins, creation of the first admin, and user look-up for the command
+//! line.
 
 use std::{fmt, sync::Arc};
 
@@ -17,7 +18,7 @@ use crate::{
     name::{LONGEST_NORMALISED, is_invisible},
 };
 
-/// What a super admin does with users.
+/// Use cases of users, for super admins.
 #[derive(Clone)]
 pub struct Users {
     pub(crate) gate: Gate,
@@ -39,7 +40,7 @@ impl Users {
         Ok(select(rows, query))
     }
 
-    /// All users, by id, for the command line.
+    /// All users, ordered by id, for the command line.
     ///
     /// # Errors
     /// `RoleTooLow`, `StoreUnavailable`.
@@ -55,7 +56,7 @@ impl Users {
     /// # Errors
     /// `RoleTooLow`, `NameTaken`, `Overloaded`, `StoreUnavailable`.
     pub async fn create(&self, caller: &Caller, user: NewUser) -> Result<User> {
-        let display_name = checked_display_name(user.display_name.as_deref())?;
+        let display_name = check_display_name(user.display_name.as_deref())?;
         let access = AccessRequest::to(Verb::Create, Resource::User)
             .named(user.username.as_str())
             .with("role", user.role.as_str());
@@ -73,11 +74,11 @@ impl Users {
         self.gate.change_local(caller, access, work).await
     }
 
-    /// Creates the first super admin, `admin`, unless there is a user: with the password given, else with a random
-    /// one, which is handed over. True when it was created.
+    /// Creates the first super admin, `admin`, unless a user exists: with the given password, else with a random one,
+    /// which is published. True if it was created.
     ///
     /// # Errors
-    /// `StoreUnavailable`; `Internal` when the random password could not be handed over.
+    /// `StoreUnavailable`; `Internal` if the random password could not be published.
     pub async fn bootstrap(&self, given: Option<NewPassword>) -> Result<bool> {
         if !self.registry.list().await?.is_empty() {
             return Ok(false);
@@ -96,11 +97,11 @@ impl Users {
             role: Role::SuperAdmin,
             at: self.clock.now(),
         };
-        // before the user exists: a crash in between would leave an admin whose password is unknown
+        // before the user exists: a crash after its creation would leave an admin with an unknown password
         if random {
             self.initial.publish(password.secret())?;
         }
-        // after an error the user may exist all the same, so the password stays
+        // after an error the user may exist nevertheless, so the password stays published
         let created = self.registry.create_first(&permit, record).await?.is_some();
         if !created && random {
             self.initial.remove();
@@ -108,16 +109,16 @@ impl Users {
         Ok(created)
     }
 
-    /// Changes a user's role, display name, or whether it may sign in.
+    /// Changes a user's role, display name, or disabled state.
     ///
     /// # Errors
     /// `RoleTooLow`, `NotFound`, `LastSuperAdmin`, `StoreUnavailable`.
     pub async fn update(&self, caller: &Caller, id: UserId, mut patch: UserPatch) -> Result<User> {
-        patch.display_name = checked_display_name(patch.display_name.as_deref())?;
+        patch.display_name = check_display_name(patch.display_name.as_deref())?;
         if patch == UserPatch::default() {
             return Err(Error::invalid("role", Reason::Required));
         }
-        let mut granted = self.about(caller, Verb::Update, id).await?;
+        let mut granted = self.grant_for_user(caller, Verb::Update, id).await?;
         if let Some(role) = patch.role {
             granted = granted.with("role", role.as_str());
         }
@@ -134,7 +135,7 @@ impl Users {
     /// # Errors
     /// `RoleTooLow`, `NotFound`, `LastSuperAdmin`, `StoreUnavailable`.
     pub async fn delete(&self, caller: &Caller, id: UserId) -> Result<()> {
-        let granted = self.about(caller, Verb::Delete, id).await?;
+        let granted = self.grant_for_user(caller, Verb::Delete, id).await?;
         let registry = self.registry.clone();
         self.gate.change_local_granted(granted, async move |permit| registry.delete(&permit, id).await).await
     }
@@ -144,15 +145,15 @@ impl Users {
     /// # Errors
     /// `RoleTooLow`, `NotFound`, `Overloaded`, `StoreUnavailable`.
     pub async fn reset_password(&self, caller: &Caller, id: UserId, password: NewPassword) -> Result<User> {
-        let granted = self.about(caller, Verb::ResetPassword, id).await?;
+        let granted = self.grant_for_user(caller, Verb::ResetPassword, id).await?;
         let (registry, hasher, at) = (self.registry.clone(), self.hasher.clone(), self.clock.now());
-        let first = granted.access.name.as_deref() == Some(Username::first_admin().as_str());
-        let initial = first.then(|| self.initial.clone());
+        let is_first_admin = granted.access.name.as_deref() == Some(Username::first_admin().as_str());
+        let initial = is_first_admin.then(|| self.initial.clone());
         let work = async move |permit: Permit| {
             let hash = hasher.hash(password.secret()).await?;
             registry.set_password(&permit, id, hash, SetBy::Administrator, at).await?;
             initial.inspect(|initial| initial.remove());
-            registry.list().await?.into_iter().find(|user| user.id == id).ok_or_else(|| absent(&id))
+            registry.list().await?.into_iter().find(|user| user.id == id).ok_or_else(|| not_found(&id))
         };
         self.gate.change_local_granted(granted, work).await
     }
@@ -162,12 +163,13 @@ impl Users {
     /// # Errors
     /// `NotFound`, `StoreUnavailable`.
     pub async fn find(&self, username: &Username) -> Result<User> {
-        self.registry.credentials(username).await?.map(|(user, _)| user).ok_or_else(|| absent(username))
+        self.registry.credentials(username).await?.map(|(user, _)| user).ok_or_else(|| not_found(username))
     }
 
-    /// The trail names a user by name, as far as there is one. Of a refusal it has the id alone: whoever may not list users
-    /// reads the rows of what they were refused.
-    async fn about(&self, caller: &Caller, verb: Verb, id: UserId) -> Result<Granted> {
+    /// Grants a change of a user. The audit row contains the username if the user exists. The row of a refusal
+    /// contains only the id, because callers without the right to list users can read the rows of their refused
+    /// requests.
+    async fn grant_for_user(&self, caller: &Caller, verb: Verb, id: UserId) -> Result<Granted> {
         let access = AccessRequest::to(verb, Resource::User).named(id.to_string());
         let granted = self.gate.grant(caller, access).await?;
         let user = self.registry.list().await?.into_iter().find(|user| user.id == id);
@@ -175,12 +177,12 @@ impl Users {
     }
 }
 
-fn absent(user: &impl fmt::Display) -> Error {
+fn not_found(user: &impl fmt::Display) -> Error {
     Error::new(Cause::NotFound).resource("user").name(user.to_string())
 }
 
-/// At most 128 characters, no control characters; trimmed.
-fn checked_display_name(text: Option<&str>) -> Result<Option<String>> {
+/// A display name: trimmed, at most 128 characters, no control characters.
+fn check_display_name(text: Option<&str>) -> Result<Option<String>> {
     let Some(text) = text.map(str::trim) else { return Ok(None) };
     if text.len() > LONGEST_NORMALISED {
         return Err(Error::invalid("display_name", Reason::TooLong));

@@ -1,4 +1,4 @@
-//! The whole story of one workload, told from the objects that belong to it.
+//! Details of one workload, assembled from the objects that belong to it.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,29 +14,29 @@ use crate::{
     pod::PodRow,
 };
 
-/// A workload and what belongs to it. Only the workload itself is as the API server wrote it; of the others, which may be
-/// many, no more is kept than is shown.
+/// A workload and the objects that belong to it. Only the workload is complete. The other objects, which may be many,
+/// are reduced to their rows.
 #[derive(Clone, Debug)]
 pub struct WorkloadParts {
-    /// The workload itself.
+    /// The workload itself, in the API server's JSON.
     pub object: Box<RawValue>,
     /// Its pods.
     pub pods: Vec<PodRow>,
-    /// The events about it.
+    /// Events about it.
     pub events: Vec<EventRow>,
-    /// What its history is kept in: replica sets, controller revisions, or a cron job's jobs.
+    /// Its history: replica sets, controller revisions, or a cron job's jobs.
     pub revisions: Vec<Revision>,
-    /// What could not be read of these.
+    /// Warnings about parts that could not be read.
     pub warnings: Vec<Warning>,
 }
 
-/// A workload with all that belongs to it.
+/// A workload with the objects that belong to it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WorkloadDetail {
     /// Its row.
     pub workload: WorkloadRow,
-    /// How its pods are replaced, as Kubernetes writes it; of a cron job its schedule and concurrency policy.
+    /// Its update strategy in Kubernetes' format; for a job or cron job, fields of its `spec` such as the schedule.
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub strategy: Value,
     /// Its conditions.
@@ -45,14 +45,14 @@ pub struct WorkloadDetail {
     pub containers: Vec<ContainerDetail>,
     /// Its pods, by name.
     pub pods: Vec<PodRow>,
-    /// The newest twenty events about it, newest first.
+    /// The newest 20 events about it, newest first.
     pub events: Vec<EventRow>,
     /// Its revisions, newest first.
     pub revisions: Vec<Revision>,
     /// The object without `managedFields` and the last applied configuration.
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub manifest: Value,
-    /// What could not be read; told in words, beside the rest.
+    /// Warnings about parts that could not be read. The response carries them as messages.
     #[serde(skip)]
     pub warnings: Vec<Warning>,
 }
@@ -61,15 +61,15 @@ pub struct WorkloadDetail {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Condition {
-    /// What it is about: `Available`, `Progressing`, …
+    /// Its type: `Available`, `Progressing`, …
     pub r#type: String,
     /// `True`, `False` or `Unknown`.
     pub status: String,
-    /// Why, in one word.
+    /// Machine-readable reason.
     pub reason: Option<String>,
-    /// Why, in a sentence.
+    /// Human-readable message.
     pub message: Option<String>,
-    /// When its status last changed.
+    /// Time of the last change of its status.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub last_transition_time: Option<Timestamp>,
 }
@@ -80,16 +80,16 @@ pub struct Condition {
 pub struct ContainerDetail {
     /// Its name.
     pub name: String,
-    /// Whether it runs before the others.
+    /// Whether it is an init container.
     pub init: bool,
     /// Its image.
     pub image: String,
-    /// The ports it names.
+    /// Its declared ports.
     pub ports: Vec<ContainerPort>,
-    /// What it asks for: resource to quantity.
+    /// Its resource requests: resource to quantity.
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub requests: Value,
-    /// What it may use at most.
+    /// Its resource limits: resource to quantity.
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub limits: Value,
     /// Its probes.
@@ -110,47 +110,47 @@ pub struct ContainerPort {
     pub protocol: String,
 }
 
-/// A container's probes as Kubernetes writes them; null where it has none.
+/// A container's probes in Kubernetes' format; null if not set.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Probes {
-    /// When it is restarted.
+    /// Liveness probe: decides whether the container is restarted.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     pub liveness: Option<Value>,
-    /// When it is sent requests.
+    /// Readiness probe: decides whether the container receives requests.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     pub readiness: Option<Value>,
-    /// Before the others begin.
+    /// Startup probe: runs before the other probes begin.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
     pub startup: Option<Value>,
 }
 
-/// A former or present state of a workload; of a cron job, one of its jobs.
+/// Revision of a workload: its current or a former state; for a cron job, one of its jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Revision {
-    /// The name of the object that keeps it.
+    /// Name of the object that stores it.
     pub name: String,
-    /// Its number; null for a job.
+    /// Revision number; null for a job.
     pub revision: Option<i64>,
     /// The images of its containers.
     pub images: Vec<String>,
-    /// Replicas that run it; null where that is not kept.
+    /// Number of replicas that run it; null if the object does not record it.
     pub replicas: Option<i64>,
-    /// When it was made.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const MASK: &str = "***";
-const NEWEST_EVENTS: usize = 20;
+const MAX_EVENTS: usize = 20;
 
 impl WorkloadDetail {
-    /// Tells the story of a workload of this type.
+    /// Assembles the details of a workload of this type.
     ///
     /// # Errors
-    /// `UnexpectedAnswer` when an object is not of its shape.
+    /// `UnexpectedAnswer` if an object does not have the expected shape.
     pub fn assemble(r#type: WorkloadType, parts: WorkloadParts) -> Result<Self> {
         let WorkloadParts { object, mut pods, mut events, mut revisions, warnings } = parts;
         let workload = WorkloadRow::project(r#type.kind(), &object)?;
@@ -160,7 +160,7 @@ impl WorkloadDetail {
 
         pods.sort_by(|a, b| a.name.cmp(&b.name));
         events.sort_by(|a, b| b.last_seen.cmp(&a.last_seen).then_with(|| a.name.cmp(&b.name)));
-        events.truncate(NEWEST_EVENTS);
+        events.truncate(MAX_EVENTS);
         revisions
             .sort_by(|a, b| (b.revision, b.created_at, &a.name).cmp(&(a.revision, a.created_at, &b.name)));
 
@@ -178,8 +178,8 @@ impl WorkloadDetail {
         })
     }
 
-    /// Hides the literal values of environment variables in the manifest; names and references stay. So it does with
-    /// annotations that may repeat them (`Hidden::may_show`), of which name and size stay.
+    /// Masks the literal values of environment variables in the manifest; names and references stay. Annotations that
+    /// may repeat such a value (`Hidden::may_show`) are masked, too; their names and sizes stay.
     pub fn mask_environment(&mut self) {
         let path = ["template", "spec"];
         let spec = &mut self.manifest["spec"];
@@ -212,7 +212,8 @@ impl WorkloadDetail {
     }
 }
 
-/// The object without what only machines read. Last applied may hold values that were since moved to a Secret.
+/// The object without `managedFields` and the last applied configuration, which may hold values that were since moved
+/// to a Secret.
 fn manifest(object: &RawValue) -> Result<Value> {
     let mut manifest: Value =
         serde_json::from_str(object.get()).map_err(|_| Error::new(Cause::UnexpectedAnswer))?;
@@ -225,7 +226,7 @@ fn manifest(object: &RawValue) -> Result<Value> {
     if manifest.is_object() { Ok(manifest) } else { Err(Error::new(Cause::UnexpectedAnswer)) }
 }
 
-/// Visits the annotations of an object and of the templates in it.
+/// Calls `visit` for the annotations of an object and of the templates in it.
 fn for_all_annotations(value: &mut Value, visit: &mut dyn FnMut(&mut Map<String, Value>)) {
     match value {
         Value::Object(fields) => {
@@ -246,8 +247,8 @@ fn pod_spec(r#type: WorkloadType, spec: &Value) -> &Value {
 
 fn strategy(r#type: WorkloadType, spec: &Value) -> Value {
     let pick = |names: &[&str]| -> Value {
-        let known = names.iter().filter_map(|name| Some(((*name).to_owned(), spec.get(*name)?.clone())));
-        Value::Object(known.collect::<Map<_, _>>())
+        let fields = names.iter().filter_map(|name| Some(((*name).to_owned(), spec.get(*name)?.clone())));
+        Value::Object(fields.collect::<Map<_, _>>())
     };
     match r#type {
         WorkloadType::Deployment => spec.get("strategy").cloned().unwrap_or_else(|| pick(&[])),
@@ -261,18 +262,18 @@ fn strategy(r#type: WorkloadType, spec: &Value) -> Value {
     }
 }
 
-/// A list of things of one shape; what is not of it is left out.
+/// Deserialises the items of an array. Items that do not have the expected shape are skipped.
 fn list<T: serde::de::DeserializeOwned>(value: &Value) -> Vec<T> {
     let items = value.as_array().into_iter().flatten();
     items.filter_map(|item| T::deserialize(item).ok()).collect()
 }
 
 fn containers(pod: &Value) -> Vec<ContainerDetail> {
-    let of = |list: &str, init: bool| -> Vec<ContainerDetail> {
+    let containers_of = |list: &str, init: bool| -> Vec<ContainerDetail> {
         let containers = pod[list].as_array().into_iter().flatten();
         containers.map(|container| ContainerDetail::of(container, init)).collect()
     };
-    [of("initContainers", true), of("containers", false)].concat()
+    [containers_of("initContainers", true), containers_of("containers", false)].concat()
 }
 
 impl ContainerDetail {
@@ -343,23 +344,23 @@ impl From<RawCondition> for Condition {
 struct RevisionObject {
     #[serde(deserialize_with = "or_default")]
     metadata: Metadata,
-    /// A controller revision's number.
+    /// Revision number, in a controller revision.
     revision: Option<i64>,
-    /// A replica set's or job's.
+    /// Spec, in a replica set or job.
     #[serde(deserialize_with = "or_default")]
     spec: Value,
     #[serde(deserialize_with = "or_default")]
     status: Value,
-    /// A controller revision's: a patch of the workload.
+    /// Patch of the workload, in a controller revision.
     #[serde(deserialize_with = "or_default")]
     data: Value,
 }
 
 impl Revision {
-    /// Reads the object that keeps it.
+    /// Projects the object that stores the revision.
     ///
     /// # Errors
-    /// `UnexpectedAnswer` when it is not of its shape.
+    /// `UnexpectedAnswer` if the object does not have the expected shape.
     pub fn project(object: &RawValue) -> Result<Self> {
         let RevisionObject { metadata, revision, spec, status, data } = parse(object)?;
         let annotated = || metadata.annotations.get("deployment.kubernetes.io/revision")?.parse().ok();
@@ -399,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_is_told_whole_and_without_last_applied() {
+    fn deployment_detail_omits_last_applied_and_managed_fields() {
         let object = json!({
             "metadata": {"name": "web", "namespace": "shop", "managedFields": [{}],
                 "annotations": {LAST_APPLIED: "canary", "kept": "yes"}},
@@ -446,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cron_jobs_environment_is_masked_too() {
+    fn environment_of_a_cron_job_is_masked() {
         let object = json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": {"spec": {
             "containers": [{"name": "a", "env": [{"name": "A", "value": "literal"}]}]}}}}}});
         let mut detail = WorkloadDetail::assemble(WorkloadType::CronJob, parts(&object)).unwrap();
@@ -457,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn no_annotation_repeats_a_masked_literal() {
+    fn annotations_do_not_reveal_masked_literals() {
         let annotations = json!({
             LAST_APPLIED: "whatever",
             "kapp.k14s.io/original": r#"{"env":[{"name":"A","value":"the literal"}]}"#,
@@ -505,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_newest_twenty_events() {
+    fn detail_contains_the_newest_twenty_events() {
         let event = |i: u32| {
             let metadata = json!({"name": format!("e{i}")});
             let event = json!({"metadata": metadata, "lastTimestamp": format!("2026-01-01T00:00:{i:02}Z")});

@@ -1,4 +1,4 @@
-//! The row of a workload and its status.
+//! Row of a workload and its status.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -12,35 +12,35 @@ use crate::{
     object::{Labels, Metadata, or_default, parse},
 };
 
-/// How a workload stands. The first that applies, in this order; jobs and cron jobs have their own.
+/// Status of a workload: the first that applies, in this order. Jobs and cron jobs have their own statuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WorkloadStatus {
-    /// No replicas wanted.
+    /// The desired number of replicas is 0.
     Stopped,
     /// The deployment's rollout is paused.
     Paused,
-    /// The rollout missed its deadline, or pods cannot be created. A job: failed.
+    /// The rollout exceeded its deadline, or pods cannot be created. Job: failed.
     Failed,
-    /// The rollout is not complete.
+    /// The rollout is in progress.
     Progressing,
-    /// Fewer available than wanted.
+    /// Fewer replicas are available than desired.
     Degraded,
-    /// All well. A job: at work.
+    /// All desired replicas are available. Job: running.
     Running,
-    /// A job that is done.
+    /// Job: completed.
     Complete,
-    /// A job or cron job on hold.
+    /// Job or cron job: suspended.
     Suspended,
-    /// A cron job with a job at work.
+    /// Cron job: a job is running.
     Active,
-    /// A cron job between two jobs.
+    /// Cron job: no job is running.
     Idle,
 }
 
 impl WorkloadStatus {
-    /// Every word a filter takes.
+    /// All filter values.
     pub const WORDS: &'static [&'static str] = &[
         "stopped",
         "paused",
@@ -54,13 +54,13 @@ impl WorkloadStatus {
         "idle",
     ];
 
-    /// The word in rows and filters.
+    /// Name of the status in rows and filters.
     pub const fn as_str(self) -> &'static str {
         Self::WORDS[self as usize]
     }
 }
 
-/// A workload as it is shown.
+/// List row of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WorkloadRow {
@@ -70,26 +70,27 @@ pub struct WorkloadRow {
     pub namespace: String,
     /// Its type.
     pub r#type: WorkloadType,
-    /// Replicas wanted: of a daemon set the nodes it should run on, of a job its completions; null for a cron job.
+    /// Desired replicas; for a daemon set the number of nodes it should run on, for a job its completions; null for a
+    /// cron job.
     pub replicas: Option<i64>,
-    /// Replicas ready.
+    /// Number of ready replicas.
     pub ready_replicas: Option<i64>,
-    /// Replicas of the newest revision; null for jobs.
+    /// Number of replicas of the newest revision; null for jobs and cron jobs.
     pub updated_replicas: Option<i64>,
-    /// Replicas available; null for jobs.
+    /// Number of available replicas; null for jobs and cron jobs.
     pub available_replicas: Option<i64>,
-    /// How it stands.
+    /// Its status.
     pub status: WorkloadStatus,
     /// The images of its containers, in order.
     pub images: Vec<String>,
-    /// The labels by which it finds its pods.
+    /// Label selector of its pods.
     pub selector: Option<Labels>,
-    /// When its pods were last restarted as by `kubectl rollout restart`.
+    /// Time of the last restart by `kubectl rollout restart` or an equivalent.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub restarted_at: Option<Timestamp>,
     /// Its labels.
     pub labels: Labels,
-    /// When it was created.
+    /// Creation time.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub created_at: Option<Timestamp>,
 }
@@ -120,7 +121,7 @@ impl ListRow for WorkloadRow {
     }
 }
 
-/// What we read of a workload of any type: the union of their fields.
+/// Fields of a workload that Pilothouse reads: the union over all types.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct WorkloadObject {
@@ -229,7 +230,7 @@ struct ObjectStatus {
     ready: Option<i64>,
     #[serde(deserialize_with = "or_default")]
     conditions: Vec<StatusCondition>,
-    /// A number in a job, references in a cron job.
+    /// A number in a job, a list of references in a cron job.
     active: Option<serde_json::Value>,
 }
 
@@ -244,20 +245,20 @@ struct StatusCondition {
     reason: String,
 }
 
-/// kubectl's annotation, and kube-rs' own.
+/// Restart annotations of kubectl and kube-rs.
 const RESTARTED_AT: [&str; 2] = ["kubectl.kubernetes.io/restartedAt", "kube.kubernetes.io/restartedAt"];
 
 impl WorkloadRow {
     /// Projects an object of one of the workload kinds.
     ///
     /// # Errors
-    /// `UnexpectedAnswer` when it is no object of that kind; `Internal` for another kind.
+    /// `UnexpectedAnswer` if it is not an object of that kind; `Internal` if the kind is not a workload.
     pub fn project(kind: Kind, object: &RawValue) -> Result<Self> {
         let r#type =
             WorkloadType::of(kind).ok_or_else(|| Error::internal(format!("{kind} is not a workload")))?;
         let WorkloadObject { metadata, spec, status } = parse(object)?;
         let counts = Counts::of(r#type, &spec, &status);
-        let standing = match r#type {
+        let workload_status = match r#type {
             WorkloadType::Job => job_status(&spec, &status),
             WorkloadType::CronJob => cron_job_status(&spec, &status),
             _ => rollout_status(r#type, &metadata, &spec, &status, &counts),
@@ -270,11 +271,11 @@ impl WorkloadRow {
             name: metadata.name,
             namespace: metadata.namespace.unwrap_or_default(),
             r#type,
-            replicas: counts.wanted,
+            replicas: counts.desired,
             ready_replicas: counts.ready,
             updated_replicas: counts.updated,
             available_replicas: counts.available,
-            status: standing,
+            status: workload_status,
             images: template.spec.containers.into_iter().map(|container| container.image).collect(),
             selector: spec.selector.map(|selector| selector.match_labels),
             restarted_at,
@@ -286,7 +287,7 @@ impl WorkloadRow {
 
 #[derive(Default)]
 struct Counts {
-    wanted: Option<i64>,
+    desired: Option<i64>,
     ready: Option<i64>,
     updated: Option<i64>,
     available: Option<i64>,
@@ -297,20 +298,20 @@ impl Counts {
         let count = |number: Option<i64>| Some(number.unwrap_or(0));
         match r#type {
             WorkloadType::Deployment | WorkloadType::StatefulSet => Self {
-                // absent is one (the API server's default)
-                wanted: Some(spec.replicas.unwrap_or(1)),
+                // the API server's default is one replica
+                desired: Some(spec.replicas.unwrap_or(1)),
                 ready: count(status.ready_replicas),
                 updated: count(status.updated_replicas),
                 available: count(status.available_replicas),
             },
             WorkloadType::DaemonSet => Self {
-                wanted: count(status.desired_number_scheduled),
+                desired: count(status.desired_number_scheduled),
                 ready: count(status.number_ready),
                 updated: count(status.updated_number_scheduled),
                 available: count(status.number_available),
             },
             WorkloadType::Job => Self {
-                wanted: Some(spec.completions.or(spec.parallelism).unwrap_or(1)),
+                desired: Some(spec.completions.or(spec.parallelism).unwrap_or(1)),
                 ready: count(status.ready),
                 ..Self::default()
             },
@@ -324,8 +325,8 @@ impl ObjectStatus {
         self.conditions.iter().find(|condition| condition.kind == kind)
     }
 
-    fn is(&self, kind: &str, wanted: &str) -> bool {
-        self.condition(kind).is_some_and(|condition| condition.status == wanted)
+    fn has_condition(&self, kind: &str, value: &str) -> bool {
+        self.condition(kind).is_some_and(|condition| condition.status == value)
     }
 }
 
@@ -336,37 +337,39 @@ fn rollout_status(
     status: &ObjectStatus,
     counts: &Counts,
 ) -> WorkloadStatus {
-    let [wanted, updated, available] =
-        [counts.wanted, counts.updated, counts.available].map(|n| n.unwrap_or(0));
-    let missed = |condition: &StatusCondition| {
+    let [desired, updated, available] =
+        [counts.desired, counts.updated, counts.available].map(|n| n.unwrap_or(0));
+    let deadline_exceeded = |condition: &StatusCondition| {
         condition.status == "False" && condition.reason == "ProgressDeadlineExceeded"
     };
     let unobserved =
         metadata.generation.is_some_and(|now| status.observed_generation.is_none_or(|seen| seen < now));
-    // what `kubectl rollout status` waits for, but for availability, which has a status of its own
+    // the condition that `kubectl rollout status` waits for, except availability, which has its own status
     let incomplete = match r#type {
         WorkloadType::Deployment => {
             let rolling = |condition: &StatusCondition| {
                 condition.status == "True"
                     && condition.reason != "NewReplicaSetAvailable"
-                    && available < wanted
+                    && available < desired
             };
-            updated < wanted
+            updated < desired
                 || status.replicas.unwrap_or(0) > updated
                 || status.condition("Progressing").is_some_and(rolling)
         }
         _ if spec.update_strategy.r#type.as_deref() == Some("OnDelete") => false,
-        _ => updated < wanted - spec.update_strategy.rolling_update.partition.unwrap_or(0),
+        _ => updated < desired - spec.update_strategy.rolling_update.partition.unwrap_or(0),
     };
-    if wanted == 0 {
+    if desired == 0 {
         WorkloadStatus::Stopped
     } else if spec.paused == Some(true) {
         WorkloadStatus::Paused
-    } else if status.condition("Progressing").is_some_and(missed) || status.is("ReplicaFailure", "True") {
+    } else if status.condition("Progressing").is_some_and(deadline_exceeded)
+        || status.has_condition("ReplicaFailure", "True")
+    {
         WorkloadStatus::Failed
     } else if unobserved || incomplete {
         WorkloadStatus::Progressing
-    } else if available < wanted {
+    } else if available < desired {
         WorkloadStatus::Degraded
     } else {
         WorkloadStatus::Running
@@ -374,9 +377,9 @@ fn rollout_status(
 }
 
 fn job_status(spec: &Spec, status: &ObjectStatus) -> WorkloadStatus {
-    if status.is("Complete", "True") {
+    if status.has_condition("Complete", "True") {
         WorkloadStatus::Complete
-    } else if status.is("Failed", "True") {
+    } else if status.has_condition("Failed", "True") {
         WorkloadStatus::Failed
     } else if spec.suspend == Some(true) {
         WorkloadStatus::Suspended
@@ -386,9 +389,9 @@ fn job_status(spec: &Spec, status: &ObjectStatus) -> WorkloadStatus {
 }
 
 fn cron_job_status(spec: &Spec, status: &ObjectStatus) -> WorkloadStatus {
-    let at_work =
+    let has_active_job =
         status.active.as_ref().and_then(serde_json::Value::as_array).is_some_and(|jobs| !jobs.is_empty());
-    if at_work {
+    if has_active_job {
         WorkloadStatus::Active
     } else if spec.suspend == Some(true) {
         WorkloadStatus::Suspended
@@ -414,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn words_match_variants() {
+    fn serialised_names_match_as_str() {
         use WorkloadStatus as S;
         let all = [
             S::Stopped,
@@ -515,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_shows_what_the_template_says() {
+    fn row_contains_images_and_restart_time_of_the_template() {
         let object = json!({
             "metadata": {"name": "web", "namespace": "shop", "creationTimestamp": "2026-01-02T03:04:05Z"},
             "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {

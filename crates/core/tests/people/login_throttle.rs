@@ -1,4 +1,5 @@
-//! Guessing: what a stranger learns of names and passwords, how often they may try, and what they leave behind.
+//! Password guessing: what anonymous callers learn of usernames and passwords, the limits on attempts, and the audit
+//! rows.
 
 use std::{
     future::poll_fn,
@@ -28,7 +29,7 @@ use secrecy::SecretString;
 use crate::{PASSWORD, World, cause};
 
 #[test]
-fn unknown_disabled_and_wrong_password_look_the_same() {
+fn unknown_disabled_and_wrong_password_have_the_same_response() {
     let world = World::new();
     let bob = world.add("bob", Role::Viewer);
     let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
@@ -41,14 +42,14 @@ fn unknown_disabled_and_wrong_password_look_the_same() {
     let refusals: Vec<_> = refusals.into_iter().map(|result| result.unwrap_err()).collect();
     assert!(refusals.iter().all(|error| *error == Error::new(Cause::BadCredentials)), "{refusals:?}");
     assert_eq!(world.last(), ("login".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into())));
-    // not a name at all: the same, and nothing of it in the trail
+    // an invalid username: the same response, and no part of it in the trail
     assert_eq!(cause(world.login("my password is hunter2", "x")), Cause::BadCredentials);
     let row = world.fake.store.all_operations().pop().unwrap();
     assert_eq!((row.username.as_str(), row.resource_name.as_deref()), ("-", Some("-")));
 }
 
 #[test]
-fn five_failures_throttle_every_variant_of_a_name_and_leave_one_row_a_minute() {
+fn five_failures_throttle_all_spellings_and_write_one_row_per_minute() {
     let world = World::new();
     for variant in ["admin", "ADMIN", " admin", "ａｄｍｉｎ", "Admin"] {
         assert_eq!(cause(world.login(variant, "wrong")), Cause::BadCredentials);
@@ -63,13 +64,13 @@ fn five_failures_throttle_every_variant_of_a_name_and_leave_one_row_a_minute() {
     }
     assert_eq!(world.fake.store.all_operations().len(), rows + 1);
     world.fake.runtime.clock.advance(Duration::from_secs(31));
-    assert!(world.login("admin", PASSWORD).is_ok(), "never for ever");
-    assert_eq!(cause(world.login("admin", "wrong")), Cause::BadCredentials, "a success starts over");
+    assert!(world.login("admin", PASSWORD).is_ok(), "the throttle is temporary");
+    assert_eq!(cause(world.login("admin", "wrong")), Cause::BadCredentials, "a success resets the count");
 }
 
-/// Strangers leave rows behind; how many does not depend on how often they try, nor on how many names they think of.
+/// Anonymous callers write audit rows. The number depends neither on their attempts nor on the number of usernames.
 #[test]
-fn an_address_that_tries_ten_thousand_names_leaves_a_hundred_rows_and_one_a_minute() {
+fn ten_thousand_usernames_write_100_rows_then_one_per_minute() {
     let world = World::new();
     let rows = || world.fake.store.all_operations().len();
     let before = rows();
@@ -80,9 +81,13 @@ fn an_address_that_tries_ten_thousand_names_leaves_a_hundred_rows_and_one_a_minu
     }
     assert_eq!(rows() - before, 101);
     let row = world.fake.store.all_operations().pop().unwrap();
-    assert_eq!((row.username.as_str(), row.resource_name.as_deref()), ("-", Some("-")), "any name, so none");
-    // twenty minutes more, without rest: a window's failures, a row a minute, and a failure after each of the pauses, which
-    // double up to a quarter of an hour
+    assert_eq!(
+        (row.username.as_str(), row.resource_name.as_deref()),
+        ("-", Some("-")),
+        "one row without a username"
+    );
+    // twenty more minutes without a break: the failures of one window, one row per minute, and one failure after each
+    // pause, which doubles up to 15 minutes
     for _ in 0..60 {
         world.fake.runtime.clock.advance(Duration::from_secs(20));
         for n in 0..100 {
@@ -92,9 +97,9 @@ fn an_address_that_tries_ten_thousand_names_leaves_a_hundred_rows_and_one_a_minu
     assert!(rows() - before <= 101 + 100 + 20 + 10, "{} rows", rows() - before);
 }
 
-/// Who fills the disk is removed by somebody who can still sign in.
+/// A super admin can still log in, and remove the user who fills the disk.
 #[test]
-fn without_room_a_super_admin_alone_signs_in_and_removes_who_fills_it() {
+fn full_disk_allows_only_super_admin_login_and_cleanup() {
     let world = World::new();
     let tokens = world.login("admin", PASSWORD).unwrap();
     let bob = world.add("bob", Role::Viewer);
@@ -107,8 +112,8 @@ fn without_room_a_super_admin_alone_signs_in_and_removes_who_fills_it() {
     {
         assert_eq!(cause(world.login(name, password)), Cause::AuditUnavailable, "{name}");
     }
-    assert_eq!(rows(), before, "no row of what was refused");
-    // whoever is signed in stays
+    assert_eq!(rows(), before, "refusals write no row");
+    // existing sessions continue
     let tokens = world.refresh(&tokens).unwrap();
     world.signed_in(&tokens).unwrap();
 
@@ -122,20 +127,20 @@ fn without_room_a_super_admin_alone_signs_in_and_removes_who_fills_it() {
     assert_eq!(cause(block_on(world.app.users.create(&admin.caller, new))), Cause::AuditUnavailable);
     let disable = || UserPatch { disabled: Some(true), ..UserPatch::default() };
     let by_bob = block_on(world.app.users.update(&bob.caller, admin.user.id, disable()));
-    assert_eq!(cause(by_bob), Cause::AuditUnavailable, "a refusal takes none of the room");
+    assert_eq!(cause(by_bob), Cause::AuditUnavailable, "a refusal uses no capacity");
     block_on(world.app.users.update(&admin.caller, bob.user.id, disable())).unwrap();
     block_on(world.app.users.delete(&admin.caller, bob.user.id)).unwrap();
-    // a wrong password counts, though it has no row
+    // a wrong password counts, although it has no row
     for _ in 0..5 {
         cause(world.login("admin", "wrong"));
     }
-    assert!(world.login("admin", PASSWORD).is_err(), "guessing is throttled as ever");
+    assert!(world.login("admin", PASSWORD).is_err(), "guessing is still throttled");
     world.fake.store.fill(false);
     world.fake.runtime.clock.advance(Duration::from_secs(15 * 60));
     world.login("ann", PASSWORD).unwrap();
 }
 
-/// Counts, and with `until` lets none go before so many have come.
+/// Counts verifications. With `until`, none completes before this many have started.
 #[derive(Default)]
 struct CountingHasher {
     verified: AtomicUsize,
@@ -171,9 +176,9 @@ impl World {
     }
 }
 
-/// Whoever measures time finds the same work, whoever reads finds the same words.
+/// All refusals take the same work and have the same text.
 #[test]
-fn nobody_disabled_and_wrong_cost_one_hash_each_and_so_does_no_name_at_all() {
+fn every_refused_login_computes_one_hash() {
     let hasher = Arc::new(CountingHasher::default());
     let world = World::hashing(hasher.clone());
     let bob = world.add("bob", Role::Viewer);
@@ -193,7 +198,7 @@ fn nobody_disabled_and_wrong_cost_one_hash_each_and_so_does_no_name_at_all() {
         assert_eq!(refusal, Error::new(Cause::BadCredentials), "{name}, after {before}");
         assert_eq!(hasher.verified.load(Ordering::SeqCst), 1, "{name}");
     }
-    // and whoever is throttled costs none, there or not
+    // a throttled login computes no hash, whether the user exists or not
     for name in ["ghost", "admin"] {
         while cause(world.login(name, "wrong password")) != Cause::TooManyLogins {}
         hasher.verified.store(0, Ordering::SeqCst);
@@ -206,9 +211,9 @@ fn nobody_disabled_and_wrong_cost_one_hash_each_and_so_does_no_name_at_all() {
     }
 }
 
-/// All are past the first look before the first password is known to be wrong: still only five are told.
+/// All attempts pass the first check before the first password is known to be wrong. Still only five get a result.
 #[test]
-fn of_many_guesses_at_once_no_more_are_answered_than_one_after_the_other() {
+fn concurrent_guesses_get_no_more_results_than_sequential_ones() {
     let hasher = Arc::new(CountingHasher { until: 60, ..CountingHasher::default() });
     let world = World::hashing(hasher.clone());
     let guess = |n: usize| {
@@ -221,81 +226,85 @@ fn of_many_guesses_at_once_no_more_are_answered_than_one_after_the_other() {
         let sessions = world.app.sessions.clone();
         async move { sessions.login(login).await }
     };
-    let told = block_on(join_all((0..60).map(guess)));
-    let causes: Vec<_> = told.into_iter().map(cause).collect();
-    assert_eq!(hasher.verified.load(Ordering::SeqCst), 60, "all were under way together");
+    let results = block_on(join_all((0..60).map(guess)));
+    let causes: Vec<_> = results.into_iter().map(cause).collect();
+    assert_eq!(hasher.verified.load(Ordering::SeqCst), 60, "all attempts ran concurrently");
     assert_eq!(causes.iter().filter(|cause| **cause == Cause::BadCredentials).count(), 5, "{causes:?}");
     assert_eq!(causes.iter().filter(|cause| **cause == Cause::TooManyLogins).count(), 55, "{causes:?}");
 }
 
 const HOME: [u8; 4] = [192, 0, 2, 1];
-const STRANGER: [u8; 4] = [203, 0, 113, 9];
+const ATTACKER: [u8; 4] = [203, 0, 113, 9];
 
 impl World {
-    /// Wrong passwords until no more are taken; how many were.
+    /// Sends wrong passwords until they are throttled. Returns the number of attempts before that.
     fn guess_from(&self, ip: [u8; 4], name: &str) -> usize {
-        let mut taken = 0;
+        let mut attempts = 0;
         while cause(self.login_from(ip, name, "wrong")) != Cause::TooManyLogins {
-            taken += 1;
+            attempts += 1;
         }
-        taken
+        attempts
     }
 }
 
 #[test]
-fn a_stranger_elsewhere_does_not_keep_an_owner_out_who_comes_from_a_known_address() {
+fn guessing_from_elsewhere_does_not_lock_out_a_known_address() {
     let world = World::new();
     world.login_from(HOME, "admin", PASSWORD).unwrap();
-    // an hour of one wrong password a pause, as soon as it is over
+    // an hour with one wrong password after each pause
     for _ in 0..60 {
-        let _ = world.login_from(STRANGER, "admin", "wrong");
+        let _ = world.login_from(ATTACKER, "admin", "wrong");
         world.login_from(HOME, "admin", PASSWORD).unwrap();
         world.fake.runtime.clock.advance(Duration::from_secs(60));
     }
-    assert!(world.guess_from(STRANGER, "admin") <= 5);
+    assert!(world.guess_from(ATTACKER, "admin") <= 5);
     world.login_from(HOME, "admin", PASSWORD).unwrap();
     assert_eq!(
-        cause(world.login_from(STRANGER, "admin", PASSWORD)),
+        cause(world.login_from(ATTACKER, "admin", PASSWORD)),
         Cause::TooManyLogins,
-        "the owner's logins do not give the stranger new guesses"
+        "the owner's logins do not reset the attacker's count"
     );
-    assert_eq!(cause(world.login_from([192, 0, 2, 2], "admin", PASSWORD)), Cause::TooManyLogins, "elsewhere");
+    assert_eq!(
+        cause(world.login_from([192, 0, 2, 2], "admin", PASSWORD)),
+        Cause::TooManyLogins,
+        "unknown address"
+    );
 }
 
 #[test]
-fn a_known_address_has_a_small_budget_of_its_own() {
+fn known_address_has_its_own_budget() {
     let world = World::new();
     world.login_from(HOME, "admin", PASSWORD).unwrap();
-    assert_eq!(world.guess_from(STRANGER, "admin"), 5);
+    assert_eq!(world.guess_from(ATTACKER, "admin"), 5);
     assert_eq!(world.guess_from(HOME, "admin"), 5);
     assert_eq!(cause(world.login_from(HOME, "admin", PASSWORD)), Cause::TooManyLogins);
     world.fake.runtime.clock.advance(Duration::from_secs(30));
     world.login_from(HOME, "admin", PASSWORD).unwrap();
-    assert_eq!(world.guess_from(HOME, "admin"), 5, "a success starts over");
+    assert_eq!(world.guess_from(HOME, "admin"), 5, "a success resets the count");
 }
 
 #[test]
-fn an_address_is_known_for_thirty_days_after_a_login() {
+fn address_is_known_for_30_days_after_login() {
     let world = World::new();
     world.login_from(HOME, "admin", PASSWORD).unwrap();
     let days = |n: u64| Duration::from_secs(n * 24 * 3600);
     world.fake.runtime.clock.advance(days(29));
-    world.guess_from(STRANGER, "admin");
+    world.guess_from(ATTACKER, "admin");
     world.login_from(HOME, "admin", PASSWORD).unwrap();
     world.fake.runtime.clock.advance(days(30));
-    world.guess_from(STRANGER, "admin");
+    world.guess_from(ATTACKER, "admin");
     assert_eq!(cause(world.login_from(HOME, "admin", PASSWORD)), Cause::TooManyLogins);
 }
 
-/// Guesses from many addresses, none of which the user has signed in from, are five in all.
+/// Guesses from many unknown addresses of a user share one budget of five.
 #[test]
-fn addresses_that_nobody_signed_in_from_share_one_budget() {
+fn unknown_addresses_share_one_budget() {
     let world = World::new();
     world.login_from(HOME, "admin", PASSWORD).unwrap();
     let taken = (0..100_u8)
         .filter(|n| cause(world.login_from([203, 0, 113, *n], "admin", "wrong")) == Cause::BadCredentials)
         .count();
     assert_eq!(taken, 5);
-    // nor does a wrong password make an address known
+    // a wrong password does not make an address known either
     assert_eq!(cause(world.login_from([203, 0, 113, 0], "admin", PASSWORD)), Cause::TooManyLogins);
 }

@@ -1,5 +1,5 @@
-//! Signing in and out, on the in-memory ports: what a user sees, what the trail says.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Login, logout and sessions on the in-memory ports: responses to the caller, and audit rows.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     net::IpAddr,
@@ -34,7 +34,7 @@ struct World {
 }
 
 impl World {
-    /// With `admin` as super admin, whose password is [`PASSWORD`].
+    /// A world with the super admin `admin`, whose password is [`PASSWORD`].
     fn new() -> Self {
         Self::with(Settings::default())
     }
@@ -85,11 +85,11 @@ impl World {
 }
 
 fn cause<T>(result: Result<T, Error>) -> Cause {
-    result.map(drop).expect_err("refused").cause
+    result.map(drop).expect_err("an error").cause
 }
 
 #[test]
-fn bearer_and_cookie_must_both_be_valid_and_of_one_session() {
+fn bearer_and_cookie_must_be_valid_and_of_one_session() {
     let world = World::new();
     let (one, two) = (world.login("Admin ", PASSWORD).unwrap(), world.login("admin", PASSWORD).unwrap());
     assert_eq!(world.signed_in(&one).unwrap().user.role, Role::SuperAdmin);
@@ -97,13 +97,13 @@ fn bearer_and_cookie_must_both_be_valid_and_of_one_session() {
     assert_eq!(cause(world.signed_in(&mixed)), Cause::SessionMismatch);
     let forged = Tokens { access_token: "1.2".into(), ..one.clone() };
     assert_eq!(cause(world.signed_in(&forged)), Cause::TokenInvalid);
-    let nobody = Tokens { session_id: "0".repeat(64).into(), ..one.clone() };
-    assert_eq!(cause(world.signed_in(&nobody)), Cause::SessionEnded);
+    let unknown = Tokens { session_id: "0".repeat(64).into(), ..one.clone() };
+    assert_eq!(cause(world.signed_in(&unknown)), Cause::SessionEnded);
     assert_ne!(one.session_id.expose_secret(), two.session_id.expose_secret());
 }
 
 #[test]
-fn a_session_in_use_does_not_end_however_short_it_may_go_unused() {
+fn session_in_use_does_not_expire_with_any_idle_timeout() {
     for idle in [5, 60, 90] {
         let settings = Settings {
             lifetimes: Lifetimes { idle: Duration::from_secs(idle), ..Lifetimes::default() },
@@ -121,7 +121,7 @@ fn a_session_in_use_does_not_end_however_short_it_may_go_unused() {
 }
 
 #[test]
-fn tokens_and_sessions_end() {
+fn tokens_and_sessions_expire() {
     let world = World::new();
     let tokens = world.login("admin", PASSWORD).unwrap();
     world.fake.runtime.clock.advance(Duration::from_secs(600));
@@ -136,30 +136,30 @@ fn tokens_and_sessions_end() {
         tokens = world.refresh(&tokens).unwrap();
     }
     world.fake.runtime.clock.advance(Duration::from_secs(600));
-    assert_eq!(cause(world.refresh(&tokens)), Cause::SessionEnded, "eight hours are over");
+    assert_eq!(cause(world.refresh(&tokens)), Cause::SessionEnded, "absolute lifetime of eight hours");
 }
 
 #[test]
-fn a_clock_that_is_set_ten_minutes_forth_or_back_ends_no_session() {
+fn clock_change_of_ten_minutes_ends_no_session() {
     let world = World::new();
     let mut tokens = world.login("admin", PASSWORD).unwrap();
     for minutes in [10, -10, -10, 10] {
         world.fake.runtime.clock.jump(SignedDuration::from_mins(minutes));
         tokens = world.refresh(&tokens).unwrap();
-        assert!(world.signed_in(&tokens).is_ok(), "set by {minutes} minutes");
+        assert!(world.signed_in(&tokens).is_ok(), "clock set by {minutes} minutes");
         world.login("admin", PASSWORD).unwrap();
     }
 }
 
 #[test]
-fn a_refresh_kills_the_old_pair_and_a_replay_the_session() {
+fn refresh_invalidates_the_old_pair_and_replay_ends_the_session() {
     let world = World::new();
     let old = world.login("admin", PASSWORD).unwrap();
     let new = world.refresh(&old).unwrap();
     assert_eq!(new.session_id.expose_secret(), old.session_id.expose_secret());
     assert_eq!(cause(world.signed_in(&old)), Cause::TokenExpired);
     assert_eq!(cause(world.refresh(&old)), Cause::RefreshRejected, "a client's retry");
-    assert!(world.signed_in(&new).is_ok(), "which does no harm");
+    assert!(world.signed_in(&new).is_ok(), "a retry does not end the session");
     world.fake.runtime.clock.advance(Duration::from_secs(11));
     assert_eq!(cause(world.refresh(&old)), Cause::SessionEnded);
     assert_eq!(world.last(), ("refresh".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into())));
@@ -167,35 +167,35 @@ fn a_refresh_kills_the_old_pair_and_a_replay_the_session() {
 }
 
 #[test]
-fn of_many_refreshes_at_once_one_wins() {
+fn one_of_concurrent_refreshes_succeeds() {
     let world = World::new();
     let tokens = world.login("admin", PASSWORD).unwrap();
-    let won: usize = std::thread::scope(|scope| {
-        let racers: Vec<_> =
+    let succeeded: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> =
             (0..16).map(|_| scope.spawn(|| usize::from(world.refresh(&tokens).is_ok()))).collect();
-        racers.into_iter().map(|racer| racer.join().unwrap()).sum()
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
-    assert_eq!(won, 1);
+    assert_eq!(succeeded, 1);
 }
 
 #[test]
-fn a_session_is_never_taken_over_by_a_login() {
+fn login_cannot_take_over_a_session() {
     let world = World::new();
     let ann = world.add("ann", Role::Viewer);
     let planted = world.login("ann", PASSWORD).unwrap();
     let victim = world.login("admin", PASSWORD).unwrap();
     assert_ne!(planted.session_id.expose_secret(), victim.session_id.expose_secret());
-    assert_eq!(world.signed_in(&planted).unwrap().user.id, ann.user.id, "still whose it was");
+    assert_eq!(world.signed_in(&planted).unwrap().user.id, ann.user.id, "the session keeps its user");
     let mixed = Tokens { session_id: planted.session_id.clone(), ..victim.clone() };
     assert_eq!(cause(world.signed_in(&mixed)), Cause::SessionMismatch);
-    // nor by a refresh token of another session, which is not even used up by trying
+    // a refresh token of another session is refused as well, and the attempt does not use it up
     let mixed = Tokens { session_id: planted.session_id.clone(), ..victim.clone() };
     assert_eq!(cause(world.refresh(&mixed)), Cause::RefreshRejected);
     assert!(world.refresh(&victim).is_ok() && world.refresh(&planted).is_ok());
 }
 
 #[test]
-fn a_disabled_or_demoted_user_is_out_at_once() {
+fn role_change_and_deletion_end_sessions_at_once() {
     let world = World::new();
     let root = Caller::command_line("root");
     world.add("eve", Role::OpsAdmin);
@@ -211,7 +211,7 @@ fn a_disabled_or_demoted_user_is_out_at_once() {
 }
 
 #[test]
-fn the_last_super_admin_stays() {
+fn last_super_admin_cannot_be_removed() {
     let world = World::new();
     let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
     let users = &world.app.users;
@@ -229,7 +229,7 @@ fn the_last_super_admin_stays() {
 }
 
 #[test]
-fn a_changed_password_ends_the_other_sessions_and_takes_back_the_first() {
+fn password_change_ends_other_sessions_and_removes_initial_password() {
     let fake = Fake::default();
     let app = App::new(fake.ports(), Settings::default());
     assert!(block_on(app.users.bootstrap(None)).unwrap());
@@ -237,24 +237,24 @@ fn a_changed_password_ends_the_other_sessions_and_takes_back_the_first() {
     let first = fake.initial_password.password().unwrap();
     let world = World { fake, app };
     let [this, other] = [(); 2].map(|()| world.login("admin", first.expose_secret()).unwrap());
-    let who = world.signed_in(&this).unwrap();
+    let signed_in = world.signed_in(&this).unwrap();
     let change =
         |old: &str| PasswordChange { old: old.into(), new: NewPassword::new(&PASSWORD.into()).unwrap() };
-    let refusal = block_on(world.app.sessions.change_password(&who, change("wrong"))).unwrap_err();
+    let refusal = block_on(world.app.sessions.change_password(&signed_in, change("wrong"))).unwrap_err();
     assert_eq!(refusal.context.fields[0].name, "old_password");
-    block_on(world.app.sessions.change_password(&who, change(first.expose_secret()))).unwrap();
+    block_on(world.app.sessions.change_password(&signed_in, change(first.expose_secret()))).unwrap();
     assert!(world.signed_in(&this).is_ok());
     assert_eq!(cause(world.signed_in(&other)), Cause::SessionEnded);
     assert!(world.fake.initial_password.password().is_none());
 }
 
 #[test]
-fn the_first_password_is_handed_over_before_its_user_is_stored() {
+fn initial_password_is_published_before_its_user_is_stored() {
     let fake = Fake::default();
     let app = App::new(fake.ports(), Settings::default());
     fake.store.break_audit(true);
     block_on(app.users.bootstrap(None)).unwrap_err();
-    assert!(fake.initial_password.password().is_some(), "after an error the user may be stored all the same");
+    assert!(fake.initial_password.password().is_some(), "the user may be stored despite the error");
     fake.store.break_audit(false);
     assert!(block_on(app.users.bootstrap(None)).unwrap());
     let password = fake.initial_password.password().unwrap();
@@ -263,13 +263,13 @@ fn the_first_password_is_handed_over_before_its_user_is_stored() {
 }
 
 #[test]
-fn sessions_are_seen_and_ended_by_their_owner_and_super_admins_only() {
+fn only_owner_and_super_admins_see_and_end_sessions() {
     let world = World::new();
     let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
     let [ann, bob] = ["ann", "bob"].map(|name| world.add(name, Role::Viewer));
-    let count = |who: &SignedIn| {
+    let count = |signed_in: &SignedIn| {
         let query = ListQuery::parse(List::Sessions, &[]).unwrap();
-        block_on(world.app.sessions.list(&who.caller, &query)).unwrap().1.total
+        block_on(world.app.sessions.list(&signed_in.caller, &query)).unwrap().1.total
     };
     assert_eq!((count(&admin), count(&ann)), (3, 1));
     assert_eq!(cause(block_on(world.app.sessions.revoke(&ann.caller, bob.session.id))), Cause::NotFound);
@@ -278,7 +278,7 @@ fn sessions_are_seen_and_ended_by_their_owner_and_super_admins_only() {
 }
 
 #[test]
-fn a_viewer_sees_only_their_own_operations() {
+fn viewer_sees_only_own_operations() {
     let world = World::new();
     let ann = world.add("ann", Role::Viewer);
     let query = OperationQuery::parse(&[]).unwrap();
@@ -290,7 +290,7 @@ fn a_viewer_sees_only_their_own_operations() {
 }
 
 #[test]
-fn nothing_secret_is_in_the_trail() {
+fn trail_contains_no_secrets() {
     let world = World::new();
     let tokens = world.login("admin", PASSWORD).unwrap();
     let _ = world.login("admin", "canary-password");
@@ -308,25 +308,26 @@ fn nothing_secret_is_in_the_trail() {
 }
 
 #[test]
-fn what_another_process_revoked_is_gone_within_a_second() {
+fn session_revoked_by_another_process_ends_within_one_second() {
     let here = World::new();
     let there = App::new(here.fake.ports(), Settings::default());
     let tokens = here.login("admin", PASSWORD).unwrap();
     let session = here.signed_in(&tokens).unwrap().session.id;
-    let at_the_other = || {
+    let authenticate_there = || {
         let (bearer, cookie) = (tokens.access_token.expose_secret(), tokens.session_id.expose_secret());
         block_on(there.sessions.authenticate(bearer, cookie, Origin::default()))
     };
-    let caller = at_the_other().unwrap().caller;
+    let caller = authenticate_there().unwrap().caller;
     block_on(here.app.sessions.revoke(&caller, session)).unwrap();
-    assert_eq!(cause(here.signed_in(&tokens)), Cause::SessionEnded, "at once where it was revoked");
+    assert_eq!(cause(here.signed_in(&tokens)), Cause::SessionEnded, "at once in the process that revoked it");
     here.fake.runtime.clock.advance(Duration::from_secs(1));
-    assert_eq!(cause(at_the_other()), Cause::SessionEnded);
+    assert_eq!(cause(authenticate_there()), Cause::SessionEnded);
 }
 
-/// Whatever a process changes of sessions and users, requests that are under way meanwhile make nothing of it last.
+/// Changes of sessions and users take effect at once in a process: concurrent requests cannot cache an outdated
+/// state.
 #[test]
-fn every_change_holds_from_the_next_request_whoever_else_is_asking() {
+fn changes_apply_to_the_next_request_despite_concurrent_reads() {
     let world = World::new();
     let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
     let root = Caller::command_line("root");
@@ -336,25 +337,25 @@ fn every_change_holds_from_the_next_request_whoever_else_is_asking() {
             let cookie = tokens.session_id.expose_secret();
             block_on(world.app.sessions.logout(cookie, Origin::default())).unwrap();
         }),
-        ("revoke", |world, admin, who, _| {
-            block_on(world.app.sessions.revoke(admin, who.session.id)).unwrap();
+        ("revoke", |world, admin, signed_in, _| {
+            block_on(world.app.sessions.revoke(admin, signed_in.session.id)).unwrap();
         }),
         ("refresh", |world, _, _, tokens| drop(world.refresh(tokens).unwrap())),
-        ("role", |world, admin, who, _| {
-            let other = if who.user.role == Role::Viewer { Role::OpsAdmin } else { Role::Viewer };
+        ("role", |world, admin, signed_in, _| {
+            let other = if signed_in.user.role == Role::Viewer { Role::OpsAdmin } else { Role::Viewer };
             let patch = UserPatch { role: Some(other), ..UserPatch::default() };
-            block_on(world.app.users.update(admin, who.user.id, patch)).unwrap();
+            block_on(world.app.users.update(admin, signed_in.user.id, patch)).unwrap();
         }),
-        ("disable", |world, admin, who, _| {
+        ("disable", |world, admin, signed_in, _| {
             let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
-            block_on(world.app.users.update(admin, who.user.id, patch)).unwrap();
+            block_on(world.app.users.update(admin, signed_in.user.id, patch)).unwrap();
         }),
-        ("password", |world, admin, who, _| {
+        ("password", |world, admin, signed_in, _| {
             let password = NewPassword::new(&"another good password".into()).unwrap();
-            block_on(world.app.users.reset_password(admin, who.user.id, password)).unwrap();
+            block_on(world.app.users.reset_password(admin, signed_in.user.id, password)).unwrap();
         }),
-        ("delete", |world, admin, who, _| {
-            block_on(world.app.users.delete(admin, who.user.id)).unwrap();
+        ("delete", |world, admin, signed_in, _| {
+            block_on(world.app.users.delete(admin, signed_in.user.id)).unwrap();
         }),
     ];
     for (what, change) in changes {
@@ -365,7 +366,7 @@ fn every_change_holds_from_the_next_request_whoever_else_is_asking() {
         block_on(world.app.users.create(&root, user)).unwrap();
         for round in 0..20 {
             let Ok(tokens) = world.login(&name, PASSWORD) else { break };
-            let who = world.signed_in(&tokens).unwrap();
+            let signed_in = world.signed_in(&tokens).unwrap();
             let (done, mut refused) = (AtomicBool::new(false), 0);
             thread::scope(|threads| {
                 for _ in 0..2 {
@@ -375,7 +376,7 @@ fn every_change_holds_from_the_next_request_whoever_else_is_asking() {
                         }
                     });
                 }
-                change(&world, &admin.caller, &who, &tokens);
+                change(&world, &admin.caller, &signed_in, &tokens);
                 for _ in 0..50 {
                     refused += u32::from(world.signed_in(&tokens).is_err());
                 }

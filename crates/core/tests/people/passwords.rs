@@ -1,5 +1,5 @@
-//! Changes of passwords: what happens while an old password is verified and a new one is hashed, and how often a wrong
-//! one may be tried.
+//! Password changes: interruptions between verifying the old and hashing the new password, and the limit on wrong
+//! passwords.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,7 +19,7 @@ use secrecy::SecretString;
 
 use crate::{PASSWORD, World, cause};
 
-/// Lets something else happen before it hashes for the first time.
+/// A hasher that runs another future before its first hash.
 #[derive(Default)]
 struct Interrupted(Mutex<Option<BoxFuture<'static, ()>>>);
 
@@ -42,10 +42,10 @@ fn change(old: &str, new: &str) -> PasswordChange {
     PasswordChange { old: old.into(), new: NewPassword::new(&new.into()).unwrap() }
 }
 
-/// A world whose next change of a password is interrupted by what `meanwhile` does.
+/// An app whose next password change is interrupted by `meanwhile`.
 fn interrupted(world: &World, meanwhile: impl FnOnce(App) -> BoxFuture<'static, ()>) -> App {
-    let elsewhere = App::new(world.fake.ports(), Settings::default());
-    let hasher = Interrupted(Mutex::new(Some(meanwhile(elsewhere))));
+    let other_app = App::new(world.fake.ports(), Settings::default());
+    let hasher = Interrupted(Mutex::new(Some(meanwhile(other_app))));
     App::new(Ports { hasher: Arc::new(hasher), ..world.fake.ports() }, Settings::default())
 }
 
@@ -54,15 +54,15 @@ fn signed_in(world: &World, name: &str) -> SignedIn {
 }
 
 #[test]
-fn a_reset_stands_whatever_change_was_under_way() {
+fn reset_overrides_a_change_in_progress() {
     let world = World::new();
     world.add("ann", Role::Viewer);
     let thief = signed_in(&world, "ann");
     let id = thief.user.id;
-    let app = interrupted(&world, |elsewhere| {
+    let app = interrupted(&world, |other_app| {
         Box::pin(async move {
             let reset = NewPassword::new(&"set by an administrator".into()).unwrap();
-            elsewhere.users.reset_password(&Caller::command_line("root"), id, reset).await.unwrap();
+            other_app.users.reset_password(&Caller::command_line("root"), id, reset).await.unwrap();
         })
     });
     let changed = block_on(app.sessions.change_password(&thief, change(PASSWORD, "set by the thief")));
@@ -71,17 +71,17 @@ fn a_reset_stands_whatever_change_was_under_way() {
     assert_eq!(cause(world.login("ann", "set by the thief")), Cause::BadCredentials);
     assert!(world.login("ann", "set by an administrator").is_ok());
     let sessions = block_on(world.fake.ports().sessions.list(Some(id))).unwrap();
-    assert_eq!(sessions.len(), 1, "the thief's session is gone");
+    assert_eq!(sessions.len(), 1, "the thief's session has ended");
 }
 
 #[test]
-fn a_revoked_session_changes_no_password() {
+fn revoked_session_cannot_change_the_password() {
     let world = World::new();
     world.add("ann", Role::Viewer);
     let (thief, admin) = (signed_in(&world, "ann"), signed_in(&world, "admin"));
     let session = thief.session.id;
-    let app = interrupted(&world, |elsewhere| {
-        Box::pin(async move { elsewhere.sessions.revoke(&admin.caller, session).await.unwrap() })
+    let app = interrupted(&world, |other_app| {
+        Box::pin(async move { other_app.sessions.revoke(&admin.caller, session).await.unwrap() })
     });
     let changed = block_on(app.sessions.change_password(&thief, change(PASSWORD, "set by the thief")));
     assert_eq!(cause(changed), Cause::SessionEnded);
@@ -89,13 +89,13 @@ fn a_revoked_session_changes_no_password() {
 }
 
 #[test]
-fn of_two_changes_at_once_the_first_stands() {
+fn first_of_two_concurrent_changes_wins() {
     let world = World::new();
     world.add("ann", Role::Viewer);
     let (here, there) = (signed_in(&world, "ann"), signed_in(&world, "ann"));
-    let app = interrupted(&world, |elsewhere| {
+    let app = interrupted(&world, |other_app| {
         Box::pin(async move {
-            elsewhere.sessions.change_password(&there, change(PASSWORD, "set at first")).await.unwrap();
+            other_app.sessions.change_password(&there, change(PASSWORD, "set at first")).await.unwrap();
         })
     });
     let changed = block_on(app.sessions.change_password(&here, change(PASSWORD, "set too late")));
@@ -115,12 +115,12 @@ fn wrong_old_passwords_are_counted_by_session() {
     }
     let refused = block_on(sessions.change_password(&one, change(PASSWORD, "another password")));
     assert_eq!(cause(refused), Cause::TooManyLogins);
-    assert!(world.login("ann", PASSWORD).is_ok(), "logins are counted elsewhere");
+    assert!(world.login("ann", PASSWORD).is_ok(), "logins have another counter");
     block_on(sessions.change_password(&other, change(PASSWORD, "another password"))).unwrap();
 }
 
 #[test]
-fn a_stranger_keeps_nobody_who_is_signed_in_from_a_change() {
+fn login_throttle_does_not_block_password_changes() {
     let world = World::new();
     world.add("ann", Role::Viewer);
     let ann = signed_in(&world, "ann");

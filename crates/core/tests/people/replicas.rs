@@ -1,4 +1,4 @@
-//! Two replicas on one database: each has a cache of sessions of its own.
+//! Two replicas on one database, each with its own session cache.
 
 use std::{
     sync::{
@@ -23,14 +23,14 @@ use secrecy::ExposeSecret;
 
 use crate::{PASSWORD, World, cause};
 
-/// Counts how often sessions are looked for.
-struct Counting {
+/// A session store that counts session look-ups.
+struct CountingStore {
     store: Arc<MemoryStore>,
-    found: AtomicUsize,
+    lookups: AtomicUsize,
 }
 
 #[async_trait]
-impl SessionStore for Counting {
+impl SessionStore for CountingStore {
     async fn open(
         &self,
         permit: &Permit,
@@ -41,7 +41,7 @@ impl SessionStore for Counting {
     }
 
     async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
-        self.found.fetch_add(1, Ordering::SeqCst);
+        self.lookups.fetch_add(1, Ordering::SeqCst);
         self.store.find(cookie).await
     }
 
@@ -77,12 +77,13 @@ impl SessionStore for Counting {
 /// Another replica on the database of a world.
 struct Replica {
     app: App,
-    sessions: Arc<Counting>,
+    sessions: Arc<CountingStore>,
 }
 
 impl Replica {
     fn of(world: &World) -> Self {
-        let sessions = Arc::new(Counting { store: world.fake.store.clone(), found: AtomicUsize::new(0) });
+        let sessions =
+            Arc::new(CountingStore { store: world.fake.store.clone(), lookups: AtomicUsize::new(0) });
         let ports = Ports { sessions: sessions.clone(), ..world.fake.ports() };
         Self { app: App::new(ports, Settings::default()), sessions }
     }
@@ -92,14 +93,14 @@ impl Replica {
         block_on(self.app.sessions.authenticate(bearer, cookie, Origin::default()))
     }
 
-    /// How often sessions were looked for in the database since the last time.
-    fn found(&self) -> usize {
-        self.sessions.found.swap(0, Ordering::SeqCst)
+    /// Session look-ups in the database since the previous call.
+    fn lookups(&self) -> usize {
+        self.sessions.lookups.swap(0, Ordering::SeqCst)
     }
 }
 
 #[test]
-fn a_token_refreshed_at_one_replica_is_good_at_the_other_at_once() {
+fn token_refreshed_at_one_replica_is_valid_at_the_other_at_once() {
     let here = World::new();
     let there = Replica::of(&here);
     let mut tokens = here.login("admin", PASSWORD).unwrap();
@@ -107,18 +108,18 @@ fn a_token_refreshed_at_one_replica_is_good_at_the_other_at_once() {
     for _ in 0..20 {
         let old = tokens.clone();
         tokens = here.refresh(&tokens).unwrap();
-        there.found();
+        there.lookups();
         for _ in 0..10 {
             there.signed_in(&tokens).unwrap();
         }
-        assert_eq!(there.found(), 1, "the cache is passed over once");
-        assert_eq!(cause(there.signed_in(&old)), Cause::TokenExpired, "and the old token is none there");
-        assert_eq!(there.found(), 0, "an old token is refused from the cache");
+        assert_eq!(there.lookups(), 1, "one look-up bypasses the cache");
+        assert_eq!(cause(there.signed_in(&old)), Cause::TokenExpired, "the old token is invalid there");
+        assert_eq!(there.lookups(), 0, "an old token is refused from the cache");
     }
 }
 
 #[test]
-fn a_session_opened_at_one_replica_is_known_at_the_other_at_once() {
+fn session_opened_at_one_replica_is_valid_at_the_other_at_once() {
     let here = World::new();
     let there = Replica::of(&here);
     for _ in 0..3 {
@@ -127,15 +128,15 @@ fn a_session_opened_at_one_replica_is_known_at_the_other_at_once() {
     }
 }
 
-/// The session that is cached has been idle for too long, the one in the database was refreshed in its last moment.
+/// The cached session has exceeded the idle timeout; the one in the database was refreshed just before the timeout.
 #[test]
-fn a_refresh_in_the_last_moment_counts_at_the_other_replica() {
+fn refresh_just_before_idle_timeout_is_seen_by_the_other_replica() {
     let here = World::new();
     let there = Replica::of(&here);
     let tokens = here.login("admin", PASSWORD).unwrap();
     let clock = &here.fake.runtime.clock;
     clock.advance(Duration::from_secs(30 * 60) - Duration::from_millis(300));
-    // of an expired token the session is not read; of its cookie alone it is
+    // an expired token causes no session look-up, the cookie alone does
     block_on(there.app.sessions.check_cookie(tokens.session_id.expose_secret())).unwrap();
     let tokens = here.refresh(&tokens).unwrap();
     clock.advance(Duration::from_millis(400));
@@ -143,12 +144,12 @@ fn a_refresh_in_the_last_moment_counts_at_the_other_replica() {
 }
 
 #[test]
-fn only_a_token_that_is_signed_and_newer_is_looked_up_past_the_cache() {
+fn only_newer_signed_tokens_bypass_the_cache() {
     let here = World::new();
     let there = Replica::of(&here);
     let (one, other) = (here.login("admin", PASSWORD).unwrap(), here.login("admin", PASSWORD).unwrap());
     there.signed_in(&one).unwrap();
-    there.found();
+    there.lookups();
     let forged = Tokens { access_token: "x.y.z".into(), ..one.clone() };
     let mixed = Tokens { access_token: other.access_token.clone(), ..one.clone() };
     let newer_of_another = Tokens { access_token: here.refresh(&other).unwrap().access_token, ..one.clone() };
@@ -158,11 +159,11 @@ fn only_a_token_that_is_signed_and_newer_is_looked_up_past_the_cache() {
         assert_eq!(cause(there.signed_in(&newer_of_another)), Cause::SessionMismatch);
         there.signed_in(&one).unwrap();
     }
-    assert_eq!(there.found(), 0);
+    assert_eq!(there.lookups(), 0);
 }
 
 #[test]
-fn a_newer_token_of_an_ended_session_opens_nothing() {
+fn newer_token_of_an_ended_session_is_refused() {
     let here = World::new();
     let there = Replica::of(&here);
     let tokens = here.login("admin", PASSWORD).unwrap();

@@ -1,4 +1,4 @@
-//! A small trail as it lies in a database, and what left the house.
+//! Copy of a small trail as stored in a database, and the lines of its checkpoint sink.
 
 use async_trait::async_trait;
 use futures_executor::block_on;
@@ -19,11 +19,11 @@ use pilothouse_core::{
     },
 };
 
-/// A checkpoint every so many entries.
+/// Entries per checkpoint.
 pub(crate) const EVERY: i64 = 7;
 pub(crate) const TRAIL: &str = "trail";
 
-/// A database, as somebody who owns it has it before them, and the checkpoints that left the house.
+/// A database as its owner can edit it, and the checkpoints outside of it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Copy {
     pub(crate) trail: String,
@@ -31,35 +31,35 @@ pub(crate) struct Copy {
     pub(crate) entries: Vec<StoredEntry>,
     pub(crate) rows: Vec<StoredRow>,
     pub(crate) checkpoints: Vec<StoredCheckpoint>,
-    pub(crate) witness: Vec<String>,
-    /// Where it begins, if that is no more its first entry.
+    pub(crate) sink_lines: Vec<String>,
+    /// The trail start, if the oldest part was removed.
     pub(crate) beginning: Option<String>,
 }
 
 impl Copy {
-    /// Intents that overlap, outcomes of each sort, operations in one entry; one is still under way.
-    pub(crate) fn made() -> Self {
-        Self::grown(|_| {}, |_| false)
+    /// Overlapping intents, outcomes of each status, operations in one entry, and one pending operation.
+    pub(crate) fn sample() -> Self {
+        Self::build(|_| {}, |_| false)
     }
 
-    /// The same as it was after each transaction, of a trail that was signed more often, by its age.
+    /// The state after each transaction of a trail that is signed more often, by age.
     pub(crate) fn history() -> Vec<Self> {
         let mut history = Vec::new();
-        Self::grown(|copy| history.push(copy.clone()), |n| n % 4 == 1);
+        Self::build(|copy| history.push(copy.clone()), |n| n % 4 == 1);
         history
     }
 
-    fn grown(mut committed: impl FnMut(&Self), by_age: impl Fn(i64) -> bool) -> Self {
+    fn build(mut committed: impl FnMut(&Self), by_age: impl Fn(i64) -> bool) -> Self {
         let mut copy = Self {
             trail: TRAIL.to_owned(),
             head: Head::NONE,
             entries: Vec::new(),
             rows: Vec::new(),
             checkpoints: Vec::new(),
-            witness: Vec::new(),
+            sink_lines: Vec::new(),
             beginning: None,
         };
-        let mut under_way: Vec<(usize, OperationRow)> = Vec::new();
+        let mut pending: Vec<(usize, OperationRow)> = Vec::new();
         for n in 0..24 {
             if by_age(n) && copy.checkpoints.last().is_none_or(|last| last.sequence < copy.head.sequence) {
                 copy.sign();
@@ -79,10 +79,10 @@ impl Copy {
             }
             copy.append(&Entry::Intent { operation });
             copy.rows.push(row.stored());
-            under_way.push((copy.rows.len() - 1, row));
+            pending.push((copy.rows.len() - 1, row));
             committed(&copy);
-            if under_way.len() > 2 {
-                let (place, row) = under_way.remove(0);
+            if pending.len() > 2 {
+                let (index, row) = pending.remove(0);
                 let status = Status::ALL[1 + usize::try_from(n).unwrap() % 3];
                 let outcome = Outcome {
                     status,
@@ -91,7 +91,7 @@ impl Copy {
                     ..Outcome::success(row.created_at)
                 };
                 copy.append(&Entry::Outcome { operation_id: row.operation_id, outcome: outcome.clone() });
-                copy.rows[place] = row.ended(&outcome).stored();
+                copy.rows[index] = row.ended(&outcome).stored();
                 committed(&copy);
             }
         }
@@ -112,30 +112,30 @@ impl Copy {
     pub(crate) fn sign(&mut self) {
         let line = checkpoint(self.head, 1_767_225_600).line().unwrap();
         self.checkpoints.push(StoredCheckpoint { sequence: self.head.sequence, line: line.clone() });
-        self.witness.push(line);
+        self.sink_lines.push(line);
     }
 
-    /// Takes away all up to the checkpoint of this place, as retention does; the word of it is left to the caller.
-    pub(crate) fn remove_to(&mut self, place: usize) -> Checkpoint {
-        let through = Checkpoint::parse(&self.checkpoints[place].line).unwrap();
-        let (gone, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries)
+    /// Removes everything up to the checkpoint at this index, as retention does. The caller sets the trail start.
+    pub(crate) fn remove_through(&mut self, index: usize) -> Checkpoint {
+        let through = Checkpoint::parse(&self.checkpoints[index].line).unwrap();
+        let (removed, remaining): (Vec<_>, Vec<_>) = std::mem::take(&mut self.entries)
             .into_iter()
             .partition(|entry| entry.sequence <= through.sequence);
-        self.entries = left;
-        let began = |row: &StoredRow| {
-            gone.iter().any(|entry| {
+        self.entries = remaining;
+        let began_in_removed = |row: &StoredRow| {
+            removed.iter().any(|entry| {
                 entry.kind != "outcome" && row.cells[1].1 == Cell::text(entry.operation_id.as_str())
             })
         };
-        self.rows.retain(|row| !began(row));
+        self.rows.retain(|row| !began_in_removed(row));
         self.checkpoints.retain(|stored| stored.sequence >= through.sequence);
         through
     }
 
-    /// The same with the word that we sign, and the operation.
-    pub(crate) fn pruned(&self, place: usize) -> Self {
+    /// The same with Pilothouse's trail start and the operation of the removal.
+    pub(crate) fn pruned(&self, index: usize) -> Self {
         let mut copy = self.clone();
-        let through = copy.remove_to(place);
+        let through = copy.remove_through(index);
         copy.beginning = Some(beginning(&through));
         let access = TrailStart::access(1, through.sequence);
         let operation = permit(&Caller::system(), access).operation().unwrap().clone();
@@ -149,9 +149,9 @@ impl Copy {
         copy
     }
 
-    /// Computes all hashes anew, as anybody can who knows SHA-256.
+    /// Recomputes all hashes, as an attacker can do without a key.
     pub(crate) fn rehash(&mut self) {
-        let Head { sequence: before, mut hash } = self.begins();
+        let Head { sequence: before, mut hash } = self.start_head();
         for (entry, sequence) in self.entries.iter_mut().zip(before + 1..) {
             entry.sequence = sequence;
             hash = hash.next(sequence, &entry.text);
@@ -160,16 +160,16 @@ impl Copy {
         self.head = Head { sequence: before + i64::try_from(self.entries.len()).unwrap(), hash };
     }
 
-    /// What stands before the first entry.
-    fn begins(&self) -> Head {
-        let begins = self.beginning.as_deref().and_then(Checkpoint::parse);
-        begins.map_or(Head::NONE, |beginning| beginning.head())
+    /// The head before the first entry.
+    fn start_head(&self) -> Head {
+        let start = self.beginning.as_deref().and_then(Checkpoint::parse);
+        start.map_or(Head::NONE, |beginning| beginning.head())
     }
 
     pub(crate) fn verdict(&self) -> Verdict {
         let signer = FakeSigner::default();
         let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: EVERY };
-        block_on(verify(self, Some(&MemoryCheckpointSink::of(self.witness.clone())), signatures)).unwrap()
+        block_on(verify(self, Some(&MemoryCheckpointSink::of(self.sink_lines.clone())), signatures)).unwrap()
     }
 
     pub(crate) fn fault(&self) -> Option<(i64, Fault)> {
@@ -225,7 +225,7 @@ impl TrailReader for Copy {
     }
 }
 
-/// The word that a trail begins after this checkpoint.
+/// The trail start after this checkpoint.
 pub(crate) fn beginning(through: &Checkpoint) -> String {
     let time = Timestamp::from_second(1_800_000_000).unwrap();
     TrailStart::after(through, &FakeSigner::default(), time).line().unwrap()

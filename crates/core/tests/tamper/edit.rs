@@ -1,4 +1,4 @@
-//! What somebody may do to a database.
+//! Edits that an attacker can make to a database.
 
 use pilothouse_core::{
     audit::{ChainHash, Checkpoint},
@@ -8,21 +8,21 @@ use proptest::{prelude::*, sample::Index};
 
 use crate::copy::Copy;
 
-/// What somebody does to the database.
+/// One edit of the database.
 #[derive(Clone, Debug)]
 pub(crate) enum Edit {
-    /// A byte of a column of an entry.
+    /// Changes a byte of a column of an entry.
     EntryByte(Index, u8, Index, u8),
     EntryDeleted(Index),
     EntryDoubled(Index, Index),
     EntriesSwapped(Index, Index),
-    /// The end, with the stored head put right, with or without the checkpoints that told of it.
+    /// Removes the end and corrects the stored head; keeps or removes the later checkpoints.
     Cut(Index, bool),
-    /// A byte of a text, and all hashes after it computed anew; with or without the checkpoints that told of it.
+    /// Changes a byte of a text and recomputes all later hashes; keeps or removes the later checkpoints.
     Rewritten(Index, Index, u8, bool),
-    /// An entry taken out, and the same.
+    /// Removes an entry and recomputes all later hashes; keeps or removes the later checkpoints.
     Removed(Index, bool),
-    /// A byte of a column of a row of the lists.
+    /// Changes a byte of a column of a row of the lists.
     RowByte(Index, Index, Index, u8),
     RowDeleted(Index),
     RowDoubled(Index, Index),
@@ -30,17 +30,17 @@ pub(crate) enum Edit {
     CheckpointByte(Index, Index, u8),
     CheckpointMoved(Index, i64),
     CheckpointDeleted(Index),
-    /// A checkpoint of the right place, with a key of one's own.
+    /// Replaces a checkpoint by a forged one at the same sequence number.
     CheckpointForged(Index),
     HeadByte(Index, u8),
     HeadMoved(i64),
     Trail(Index, u8),
-    /// A byte of the word of where the trail begins; one that says so of a checkpoint, where there is none.
+    /// Changes a byte of the trail start; if there is none, of a checkpoint that then becomes the trail start.
     BeginningByte(Index, Index, u8),
     BeginningDeleted,
-    /// The oldest part taken away up to a checkpoint, as retention takes it, but for the word of it.
+    /// Removes the oldest part up to a checkpoint as retention does, but without the trail start.
     Pruned(Index),
-    /// The same, with the checkpoint itself for that word.
+    /// The same, with the checkpoint itself as trail start.
     PrunedBy(Index),
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn edits() -> impl Strategy<Value = Edit> {
     ]
 }
 
-/// Changes a byte; what is then no UTF-8 is what the store makes of it.
+/// Changes a byte. Invalid UTF-8 is replaced as in the store.
 fn change(text: &mut String, at: &Index, flip: u8) {
     if text.is_empty() {
         text.push('x');
@@ -108,9 +108,9 @@ impl Edit {
             }
             Self::EntryDeleted(at) => drop(copy.entries.remove(entry(at))),
             Self::EntryDoubled(from, to) => {
-                let doubled = copy.entries[entry(from)].clone();
-                copy.entries.insert(entry(to), doubled);
-                // the numbers are a primary key
+                let duplicate = copy.entries[entry(from)].clone();
+                copy.entries.insert(entry(to), duplicate);
+                // sequence numbers are a primary key
                 let first = copy.entries.iter().map(|entry| entry.sequence).min().unwrap();
                 for (entry, sequence) in copy.entries.iter_mut().zip(first..) {
                     entry.sequence = sequence;
@@ -123,25 +123,25 @@ impl Edit {
                 copy.entries[a].sequence = copy.entries[b].sequence;
                 copy.entries[b].sequence = sequence;
             }
-            Self::Cut(at, tell) => {
+            Self::Cut(at, keep_checkpoints) => {
                 let from = copy.before(entry(at));
                 copy.entries.truncate(entry(at));
                 copy.rehash();
-                let left: Vec<_> = copy.entries.iter().map(|entry| entry.operation_id.clone()).collect();
-                copy.rows.retain(|row| left.iter().any(|id| row.cells[1].1 == Cell::text(id.as_str())));
-                copy.forget(from, *tell);
+                let remaining: Vec<_> = copy.entries.iter().map(|entry| entry.operation_id.clone()).collect();
+                copy.rows.retain(|row| remaining.iter().any(|id| row.cells[1].1 == Cell::text(id.as_str())));
+                copy.truncate_checkpoints(from, *keep_checkpoints);
             }
-            Self::Rewritten(at, byte, flip, tell) => {
+            Self::Rewritten(at, byte, flip, keep_checkpoints) => {
                 let from = copy.before(entry(at));
                 change(&mut copy.entries[entry(at)].text, byte, *flip);
                 copy.rehash();
-                copy.forget(from, *tell);
+                copy.truncate_checkpoints(from, *keep_checkpoints);
             }
-            Self::Removed(at, tell) => {
+            Self::Removed(at, keep_checkpoints) => {
                 let from = copy.before(entry(at));
                 copy.entries.remove(entry(at));
                 copy.rehash();
-                copy.forget(from, *tell);
+                copy.truncate_checkpoints(from, *keep_checkpoints);
             }
             Self::RowByte(at, column, byte, flip) => {
                 let rows = copy.rows.len();
@@ -160,8 +160,8 @@ impl Edit {
             }
             Self::RowDeleted(at) => drop(copy.rows.remove(at.index(copy.rows.len()))),
             Self::RowDoubled(from, to) => {
-                let doubled = copy.rows[from.index(copy.rows.len())].clone();
-                copy.rows.insert(to.index(copy.rows.len() + 1), doubled);
+                let duplicate = copy.rows[from.index(copy.rows.len())].clone();
+                copy.rows.insert(to.index(copy.rows.len() + 1), duplicate);
                 let first = copy.rows.iter().map(|row| row.id).min().unwrap();
                 for (row, id) in copy.rows.iter_mut().zip(first..) {
                     row.id = id;
@@ -198,18 +198,18 @@ impl Edit {
             Self::HeadMoved(by) => copy.head.sequence += by,
             Self::Trail(at, flip) => change(&mut copy.trail, at, *flip),
             Self::BeginningByte(at, byte, flip) => {
-                let place = at.index(copy.checkpoints.len());
-                let line = copy.checkpoints[place].line.clone();
+                let index = at.index(copy.checkpoints.len());
+                let line = copy.checkpoints[index].line.clone();
                 change(copy.beginning.get_or_insert(line), byte, *flip);
             }
             Self::BeginningDeleted => copy.beginning = None,
             Self::Pruned(at) => {
-                // the last one would leave nothing, and the first of a pruned trail is where it begins
-                let place = at.index(copy.checkpoints.len() - 1);
-                copy.remove_to(place);
+                // the last checkpoint would leave nothing, and the first one of a pruned trail is its start
+                let index = at.index(copy.checkpoints.len() - 1);
+                copy.remove_through(index);
             }
             Self::PrunedBy(at) => {
-                let through = copy.remove_to(at.index(copy.checkpoints.len() - 1));
+                let through = copy.remove_through(at.index(copy.checkpoints.len() - 1));
                 copy.beginning = Some(through.line().unwrap());
             }
         }
@@ -217,15 +217,15 @@ impl Edit {
 }
 
 impl Copy {
-    /// Takes away what the database would tell of entries from this place on.
-    fn forget(&mut self, before: i64, tell: bool) {
-        if !tell {
+    /// Removes the checkpoints after an entry from the database, unless they are to be kept.
+    fn truncate_checkpoints(&mut self, before: i64, keep_checkpoints: bool) {
+        if !keep_checkpoints {
             self.checkpoints.retain(|stored| stored.sequence <= before);
         }
     }
 
-    /// The number before that of the entry in this place.
-    fn before(&self, place: usize) -> i64 {
-        self.entries[place].sequence - 1
+    /// The sequence number before the entry at this index.
+    fn before(&self, index: usize) -> i64 {
+        self.entries[index].sequence - 1
     }
 }

@@ -1,5 +1,5 @@
-//! Whoever has the database can change it. What they did is found.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! Tamper detection: an attacker with the database can change it, and verification detects the change.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod copy;
 mod edit;
@@ -16,26 +16,26 @@ use pilothouse_core::{
 use proptest::{prelude::*, test_runner::Config};
 
 #[test]
-fn a_trail_that_nobody_touched_is_whole() {
-    let copy = Copy::made();
+fn untouched_trail_is_valid() {
+    let copy = Copy::sample();
     let verdict = copy.verdict();
     assert_eq!(verdict.first_bad, None);
     assert!(verdict.valid);
     assert_eq!((verdict.entries, verdict.head), (copy.entries.len() as u64, copy.head));
     assert_eq!(
         (verdict.checkpoints, verdict.witnessed),
-        (copy.checkpoints.len() as u64, copy.witness.len() as u64)
+        (copy.checkpoints.len() as u64, copy.sink_lines.len() as u64)
     );
 }
 
-/// 10,000 of them; the ones that change nothing (a byte put back, a row swapped with itself) are not counted.
+/// 10,000 edits. Edits without an effect (a byte put back, a row swapped with itself) are not counted.
 #[test]
-fn ten_thousand_random_edits_are_all_found() {
-    all_are_found(&Copy::made(), 10_000);
+fn ten_thousand_random_edits_are_all_detected() {
+    assert_all_detected(&Copy::sample(), 10_000);
 }
 
-/// Makes random edits of a trail, each of the trail as it is.
-pub(crate) fn all_are_found(whole: &Copy, edits: u32) {
+/// Applies random edits, each to the original trail.
+pub(crate) fn assert_all_detected(whole: &Copy, edits: u32) {
     let mut runner = proptest::test_runner::TestRunner::new(Config {
         cases: edits,
         failure_persistence: None,
@@ -46,16 +46,16 @@ pub(crate) fn all_are_found(whole: &Copy, edits: u32) {
             let mut copy = whole.clone();
             edit.make(&mut copy);
             prop_assume!(copy != *whole);
-            prop_assert!(!copy.verdict().valid, "not found");
+            prop_assert!(!copy.verdict().valid, "not detected");
             Ok(())
         })
         .unwrap();
 }
 
-/// Names the entry, and says what is wrong with it.
+/// The verdict names the entry and the fault.
 #[test]
-fn the_first_bad_entry_is_named() {
-    let whole = Copy::made();
+fn verdict_names_the_first_bad_entry() {
+    let whole = Copy::sample();
     let last = whole.head.sequence;
     let edited = |edit: &dyn Fn(&mut Copy)| {
         let mut copy = whole.clone();
@@ -81,15 +81,15 @@ fn the_first_bad_entry_is_named() {
     );
     assert_eq!(edited(&|copy| drop(copy.checkpoints.remove(1))), is(14, Fault::CheckpointRemoved));
     assert_eq!(edited(&|copy| copy.checkpoints[1].line.push(' ')), is(14, Fault::CheckpointForged));
-    // without what was kept elsewhere, a gap tells
+    // without the checkpoint sink, a gap between checkpoints is detected
     assert_eq!(
         edited(&|copy| {
             copy.checkpoints.remove(1);
-            copy.witness.clear();
+            copy.sink_lines.clear();
         }),
         is(15, Fault::CheckpointMissing)
     );
-    // somebody who knows SHA-256
+    // an attacker who recomputes the hashes
     let rewrite = |copy: &mut Copy| {
         copy.entries[9].text = copy.entries[9].text.replace("cli:ann", "cli:bob");
         copy.rehash();
@@ -104,28 +104,28 @@ fn the_first_bad_entry_is_named() {
         "{:?}",
         renamed.fault()
     );
-    // the tail with all that told of it in the database
+    // the tail is removed, with all traces of it in the database
     let cut = |copy: &mut Copy| {
         copy.entries.truncate(14);
         copy.rehash();
-        let left: Vec<_> = copy.entries.iter().map(|entry| entry.operation_id.clone()).collect();
-        copy.rows.retain(|row| left.iter().any(|id| row.cells[1].1 == Cell::text(id.as_str())));
+        let remaining: Vec<_> = copy.entries.iter().map(|entry| entry.operation_id.clone()).collect();
+        copy.rows.retain(|row| remaining.iter().any(|id| row.cells[1].1 == Cell::text(id.as_str())));
         copy.checkpoints.truncate(2);
     };
     assert_eq!(edited(&cut), is(15, Fault::TailCut));
 }
 
-/// Somebody removes the file, and with it all that it could tell.
+/// An attacker removes the checkpoint file.
 #[test]
-fn nothing_kept_elsewhere_is_a_finding_unless_told() {
-    let mut copy = Copy::made();
-    copy.witness.clear();
+fn empty_checkpoint_sink_is_a_fault_unless_there_is_none() {
+    let mut copy = Copy::sample();
+    copy.sink_lines.clear();
     assert_eq!(copy.fault(), Some((copy.head.sequence, Fault::WitnessMissing)));
     let signer = FakeSigner::default();
     let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: EVERY };
-    assert_eq!(block_on(verify(&copy, None, signatures)).unwrap().first_bad, None, "told");
+    assert_eq!(block_on(verify(&copy, None, signatures)).unwrap().first_bad, None, "no checkpoint sink");
 
-    // a server that has just begun is about to keep its first checkpoint
+    // a server that has just started has not stored its first checkpoint yet
     let mut first =
         Copy { entries: copy.entries[..1].to_vec(), rows: copy.rows[..1].to_vec(), ..copy.clone() };
     first.rehash();
@@ -133,34 +133,35 @@ fn nothing_kept_elsewhere_is_a_finding_unless_told() {
     assert_eq!(
         first.fault(),
         Some((1, Fault::CheckpointMissing)),
-        "the first entry is signed as it is appended"
+        "the first entry is signed when it is appended"
     );
     first.sign();
-    first.witness.clear();
+    first.sink_lines.clear();
     assert_eq!(first.fault(), None);
 }
 
-/// Fewer entries than may follow a checkpoint, and all checkpoints removed.
+/// Fewer entries than the checkpoint interval, and all checkpoints removed.
 #[test]
-fn a_short_trail_without_checkpoints_is_not_whole() {
-    let mut copy = Copy::made();
+fn short_trail_without_checkpoints_is_invalid() {
+    let mut copy = Copy::sample();
     copy.entries.truncate(EVERY as usize - 1);
     copy.rehash();
-    let left: Vec<_> = copy.entries.iter().map(|entry| entry.operation_id.clone()).collect();
-    copy.rows.retain(|row| left.iter().any(|id| row.cells[1].1 == Cell::text(id.as_str())));
+    let remaining: Vec<_> = copy.entries.iter().map(|entry| entry.operation_id.clone()).collect();
+    copy.rows.retain(|row| remaining.iter().any(|id| row.cells[1].1 == Cell::text(id.as_str())));
     copy.checkpoints.clear();
-    copy.witness.clear();
+    copy.sink_lines.clear();
     assert!(!copy.verdict().valid);
 }
 
-/// Whoever appends a minute after the last checkpoint signs. An entry that was appended two minutes after it, and is not
-/// signed, tells of a server that was kept from signing; one that was appended sooner may wait for a server that was killed.
+/// A process that appends an entry one minute after the last checkpoint signs. An unsigned entry that was appended
+/// two minutes after it shows that the server was prevented from signing; one appended sooner may be left by a killed
+/// server.
 #[test]
-fn an_unsigned_entry_is_judged_by_when_it_was_appended() {
+fn unsigned_entry_is_judged_by_its_age() {
     for (seconds, expected) in
         [(0, None), (119, None), (120, Some(Fault::Unsigned)), (9_999, Some(Fault::Unsigned))]
     {
-        let mut copy = Copy::made();
+        let mut copy = Copy::sample();
         let access = pilothouse_core::access::AccessRequest::to(
             pilothouse_core::access::Verb::Login,
             pilothouse_core::access::Resource::Session,
@@ -177,7 +178,7 @@ fn an_unsigned_entry_is_judged_by_when_it_was_appended() {
         let found = verdict.first_bad.map(|bad| (bad.sequence, bad.fault));
         assert_eq!(found, expected.map(|fault| (copy.head.sequence, fault)), "{seconds} s");
         assert_eq!(verdict.unsigned, 1);
-        // and not at all once it is signed
+        // and accepted once it is signed
         copy.sign();
         assert_eq!(copy.fault(), None, "{seconds} s");
     }

@@ -1,66 +1,73 @@
-//! A trail whose oldest part was removed: by retention, or by somebody who calls it that.
+//! Trails whose oldest part was removed: by retention, or by an attacker.
 
 use pilothouse_core::audit::{Checkpoint, Fault};
 
 use crate::{
-    all_are_found,
+    assert_all_detected,
     copy::{Copy, beginning},
 };
 
 #[test]
-fn what_retention_leaves_is_whole_and_says_what_went() {
-    let whole = Copy::made();
-    for place in 0..whole.checkpoints.len() - 1 {
-        let pruned = whole.pruned(place);
+fn pruned_trail_is_valid_and_reports_the_removal() {
+    let whole = Copy::sample();
+    for index in 0..whole.checkpoints.len() - 1 {
+        let pruned = whole.pruned(index);
         let verdict = pruned.verdict();
-        assert_eq!(verdict.first_bad, None, "checkpoint {place}");
-        let through = whole.checkpoints[place].sequence;
+        assert_eq!(verdict.first_bad, None, "checkpoint {index}");
+        let through = whole.checkpoints[index].sequence;
         assert_eq!(verdict.removed, through.unsigned_abs());
-        assert_eq!(verdict.entries, whole.entries.len() as u64 - verdict.removed + 1, "and the removal");
+        assert_eq!(verdict.entries, whole.entries.len() as u64 - verdict.removed + 1, "plus the removal");
         assert_eq!(verdict.head, pruned.head);
-        // the one that it hangs on, those after it, and that of the removal
-        assert_eq!(verdict.checkpoints, (whole.checkpoints.len() - place + 1) as u64);
-        assert_eq!(verdict.witnessed, verdict.checkpoints, "older ones kept elsewhere are of what went");
+        // the checkpoint of the trail start, the later ones, and that of the removal
+        assert_eq!(verdict.checkpoints, (whole.checkpoints.len() - index + 1) as u64);
+        assert_eq!(
+            verdict.witnessed, verdict.checkpoints,
+            "older checkpoints in the sink belong to the removed part"
+        );
     }
 }
 
 #[test]
-fn random_edits_of_what_is_left_are_all_found() {
-    all_are_found(&Copy::made().pruned(1), 3_000);
+fn random_edits_of_a_pruned_trail_are_all_detected() {
+    assert_all_detected(&Copy::sample().pruned(1), 3_000);
 }
 
 #[test]
-fn a_part_taken_away_is_found_whatever_is_said_of_it() {
-    let whole = Copy::made();
-    let parse = |place: usize| Checkpoint::parse(&whole.checkpoints[place].line).unwrap();
-    let taken = |word: Option<String>| {
+fn forged_removal_is_detected() {
+    let whole = Copy::sample();
+    let parse = |index: usize| Checkpoint::parse(&whole.checkpoints[index].line).unwrap();
+    let fault_after_removal = |start: Option<String>| {
         let mut copy = whole.clone();
-        copy.remove_to(2);
-        copy.beginning = word;
+        copy.remove_through(2);
+        copy.beginning = start;
         copy.fault()
     };
-    assert_eq!(whole.pruned(2).fault(), None, "by us");
-    assert_eq!(taken(Some(beginning(&parse(2)))), Some((1, Fault::BeginningForged)), "no operation says so");
-    let through = parse(2).sequence;
-    assert_eq!(taken(None), Some((1, Fault::EntryMissing)), "not a word");
+    assert_eq!(whole.pruned(2).fault(), None, "removed by Pilothouse");
     assert_eq!(
-        taken(Some(parse(2).line().unwrap())),
+        fault_after_removal(Some(beginning(&parse(2)))),
         Some((1, Fault::BeginningForged)),
-        "what we signed of the trail"
+        "no removal operation"
     );
-    assert_eq!(taken(Some("{}".to_owned())), Some((1, Fault::BeginningForged)));
-    // what we signed of an earlier removal, or will sign of a later one
+    let through = parse(2).sequence;
+    assert_eq!(fault_after_removal(None), Some((1, Fault::EntryMissing)), "no trail start");
+    assert_eq!(
+        fault_after_removal(Some(parse(2).line().unwrap())),
+        Some((1, Fault::BeginningForged)),
+        "a checkpoint as trail start"
+    );
+    assert_eq!(fault_after_removal(Some("{}".to_owned())), Some((1, Fault::BeginningForged)));
+    // a trail start that Pilothouse signed for an earlier or a later removal
     let earlier = parse(1).sequence;
     assert!(earlier < through);
-    assert_eq!(taken(Some(beginning(&parse(1)))), Some((earlier, Fault::CheckpointRemoved)));
-    assert!(taken(Some(beginning(&parse(3)))).is_some());
+    assert_eq!(fault_after_removal(Some(beginning(&parse(1)))), Some((earlier, Fault::CheckpointRemoved)));
+    assert!(fault_after_removal(Some(beginning(&parse(3)))).is_some());
     let of_another = Checkpoint { trail: "another".to_owned(), ..parse(2) };
-    assert_eq!(taken(Some(beginning(&of_another))), Some((1, Fault::BeginningForged)));
-    // the word is ours, and more was taken away
+    assert_eq!(fault_after_removal(Some(beginning(&of_another))), Some((1, Fault::BeginningForged)));
+    // a valid trail start, but more was removed
     let mut more = whole.pruned(2);
     let first = more.entries.remove(0).sequence;
     assert_eq!(more.fault(), Some((first, Fault::EntryMissing)));
-    // less was, or something was put back
+    // less was removed, or something was put back
     let mut less = whole.pruned(2);
     less.entries.insert(0, whole.entries[usize::try_from(through).unwrap() - 1].clone());
     assert_eq!(less.fault().map(|(at, _)| at), Some(through + 1));

@@ -1,4 +1,4 @@
-//! A trail that others append to and sign while it is verified: whatever is read when, it is whole.
+//! A trail that grows and is signed while it is verified is valid, whatever the order of the reads.
 
 use std::sync::{
     Arc, Mutex,
@@ -20,22 +20,23 @@ use proptest::{prelude::*, test_runner::Config};
 
 use crate::copy::{Copy, EVERY};
 
-/// A database and the file beside it, that go on by some transactions at each look, the file's lines one by one too.
+/// A database and its checkpoint file. Both advance by some transactions at each read, also between lines of the
+/// file.
 #[derive(Clone)]
-struct Live {
+struct GrowingTrail {
     history: Arc<Vec<Copy>>,
     now: Arc<AtomicUsize>,
     steps: Arc<Mutex<Vec<usize>>>,
 }
 
-impl Live {
+impl GrowingTrail {
     fn of(history: Vec<Copy>, from: usize, mut steps: Vec<usize>) -> Self {
         steps.reverse();
         Self { history: Arc::new(history), now: Arc::new(from.into()), steps: Arc::new(Mutex::new(steps)) }
     }
 
-    /// What is there at this look.
-    fn look(&self) -> &Copy {
+    /// The state at this read.
+    fn read_state(&self) -> &Copy {
         let step = self.steps.lock().unwrap().pop().unwrap_or_default();
         let now = self.now.fetch_add(step, Ordering::Relaxed) + step;
         &self.history[now.min(self.history.len() - 1)]
@@ -49,25 +50,25 @@ impl Live {
 }
 
 #[async_trait]
-impl TrailReader for Live {
+impl TrailReader for GrowingTrail {
     async fn head(&self) -> Result<(String, Head)> {
-        self.look().head().await
+        self.read_state().head().await
     }
 
     async fn entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>> {
-        self.look().entries(after, limit).await
+        self.read_state().entries(after, limit).await
     }
 
     async fn intent(&self, operation: OperationId) -> Result<Option<StoredEntry>> {
-        self.look().intent(operation).await
+        self.read_state().intent(operation).await
     }
 
     async fn rows(&self, after: i64, limit: u32) -> Result<Vec<StoredRow>> {
-        self.look().rows(after, limit).await
+        self.read_state().rows(after, limit).await
     }
 
     async fn checkpoints(&self, after: i64, limit: u32) -> Result<Vec<StoredCheckpoint>> {
-        self.look().checkpoints(after, limit).await
+        self.read_state().checkpoints(after, limit).await
     }
 
     async fn between(
@@ -79,24 +80,24 @@ impl TrailReader for Live {
     }
 
     fn remembered(&self) -> Vec<Head> {
-        let now = self.look();
+        let now = self.read_state();
         let signed = now.checkpoints.last().and_then(|stored| Checkpoint::parse(&stored.line));
         signed.map(|signed| signed.head()).into_iter().chain([now.head]).collect()
     }
 }
 
-impl CheckpointSink for Live {
+impl CheckpointSink for GrowingTrail {
     fn lines(&self) -> Result<Box<dyn Iterator<Item = Result<String>> + Send>> {
         let (live, mut at) = (self.clone(), 0);
         Ok(Box::new(std::iter::from_fn(move || {
-            let line = live.look().witness.get(at).cloned();
+            let line = live.read_state().sink_lines.get(at).cloned();
             at += 1;
             line.map(Ok)
         })))
     }
 
     fn last(&self) -> Result<Option<Checkpoint>> {
-        Ok(self.look().witness.last().and_then(|line| Checkpoint::parse(line)))
+        Ok(self.read_state().sink_lines.last().and_then(|line| Checkpoint::parse(line)))
     }
 
     fn keep(&self, _: &[String]) -> Result<()> {
@@ -104,22 +105,22 @@ impl CheckpointSink for Live {
     }
 }
 
-/// The interleaving of the review: the database's checkpoints are read, then more are signed, then the file is read.
+/// A regression: the database's checkpoints are read, then more are signed, then the file is read.
 #[test]
-fn a_checkpoint_signed_between_the_looks_at_the_database_and_at_the_file_is_not_removed() {
+fn checkpoint_signed_between_two_reads_is_not_reported_as_removed() {
     let history = Copy::history();
     for from in 1..history.len() {
         for at in 0..8 {
             let mut steps = vec![0; at];
             steps.push(history.len());
-            let verdict = Live::of(history.clone(), from, steps).verdict();
-            assert_eq!(verdict.first_bad, None, "from {from}, all of it at look {at}");
+            let verdict = GrowingTrail::of(history.clone(), from, steps).verdict();
+            assert_eq!(verdict.first_bad, None, "from {from}, all of it at read {at}");
         }
     }
 }
 
 #[test]
-fn whatever_is_appended_and_signed_between_two_looks_the_trail_is_whole() {
+fn trail_that_grows_between_reads_is_valid() {
     let history = Copy::history();
     let steps = prop::collection::vec(prop_oneof![3 => Just(0usize), 2 => 1..3usize, 1 => 3..30usize], 0..40);
     let mut runner = proptest::test_runner::TestRunner::new(Config {
@@ -129,21 +130,21 @@ fn whatever_is_appended_and_signed_between_two_looks_the_trail_is_whole() {
     });
     runner
         .run(&(1..history.len(), steps), |(from, steps)| {
-            let verdict = Live::of(history.clone(), from, steps).verdict();
+            let verdict = GrowingTrail::of(history.clone(), from, steps).verdict();
             prop_assert_eq!(verdict.first_bad, None);
             Ok(())
         })
         .unwrap();
 }
 
-/// What this process remembers is compared, too: of a history that was written anew beside it, or cut.
+/// Heads that the process remembers are compared, too: with a history that was rewritten or truncated.
 #[test]
-fn what_is_remembered_is_compared() {
+fn remembered_heads_are_compared() {
     let history = Copy::history();
     let (before, after) = (&history[history.len() - 4], &history[history.len() - 1]);
-    let found = |remembered: &Copy, there: &Copy| {
-        // what is remembered is looked at first
-        let verdict = Live::of(vec![remembered.clone(), there.clone()], 0, vec![0, 1]).verdict();
+    let found = |remembered: &Copy, current: &Copy| {
+        // the remembered heads are read first
+        let verdict = GrowingTrail::of(vec![remembered.clone(), current.clone()], 0, vec![0, 1]).verdict();
         verdict.first_bad.map(|bad| (bad.sequence, bad.fault))
     };
     assert_eq!(found(before, after), None);

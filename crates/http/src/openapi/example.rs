@@ -1,5 +1,5 @@
-//! Examples, made from the schemas: an object of its fields, a field from `examples.toml`. So that each word has one
-//! example, and an example cannot lack a field. A test validates every one of them.
+//! Example values, made from the schemas: an object from its fields, a field from `examples.toml`. Each field name thus
+//! has one example, and no example lacks a field. A test validates all of them.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -8,48 +8,49 @@ use serde_json::{Map, Value, json};
 
 use super::Schemas;
 
-/// The examples of fields.
+/// The contents of `examples.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
-    /// By name, whatever it is a field of, where it fits.
-    words: BTreeMap<String, Value>,
-    /// By type and name, where the type's differs.
+    /// By field name, for every field whose type the value matches.
+    fields: BTreeMap<String, Value>,
+    /// By type and field name, where the value differs in one type.
     types: BTreeMap<String, BTreeMap<String, Value>>,
-    /// Whole requests, by type, where the fields required are not enough.
+    /// Complete requests by type, where the required fields are not enough.
     requests: BTreeMap<String, Value>,
 }
 
-/// Makes examples.
+/// Generates examples.
 pub(super) struct Examples<'a> {
     schemas: &'a Schemas,
     table: &'static Table,
 }
 
 impl<'a> Examples<'a> {
-    /// Of these schemas.
+    /// A generator for these schemas.
     pub(super) fn of(schemas: &'a Schemas) -> Self {
         static TABLE: LazyLock<Table> = LazyLock::new(|| {
-            toml::from_str(include_str!("examples.toml")).expect("the embedded table is read by a test")
+            toml::from_str(include_str!("examples.toml"))
+                .expect("the embedded table is valid, which a test checks")
         });
         Self { schemas, table: &TABLE }
     }
 
-    /// A request: the fields that are required.
+    /// An example request: its required fields.
     pub(super) fn request(&self, schema: &Value) -> Value {
         let name = Schemas::name(schema).unwrap_or_default();
-        let whole = self.table.requests.get(name).cloned();
-        whole.unwrap_or_else(|| self.object(name, self.schemas.resolve(schema), true))
+        let complete = self.table.requests.get(name).cloned();
+        complete.unwrap_or_else(|| self.object(name, self.schemas.resolve(schema), true))
     }
 
-    /// An answer: every field that is always there.
-    pub(super) fn answer(&self, schema: &Value) -> Value {
+    /// An example response: its required fields.
+    pub(super) fn response(&self, schema: &Value) -> Value {
         self.value("", "", schema)
     }
 
-    /// Adds an example to a parameter; of a list, as the field of that name in a row.
-    pub(super) fn complete(&self, parameter: &mut Value, answer: &Value) {
-        let mut fields = answer["properties"].as_object().into_iter().flatten();
+    /// Adds an example to a parameter. For a list it is the example of the row field of the same name.
+    pub(super) fn complete(&self, parameter: &mut Value, data: &Value) {
+        let mut fields = data["properties"].as_object().into_iter().flatten();
         let row = fields.find_map(|(_, field)| Schemas::name(&field["items"])).unwrap_or_default();
         if parameter["example"].is_null() {
             let name = parameter["name"].as_str().unwrap_or_default();
@@ -75,23 +76,23 @@ impl<'a> Examples<'a> {
         }
         if let Some(target) = Schemas::name(schema) {
             let resolved = self.schemas.resolve(schema);
-            // a row has the name of its type, a value of its own keeps the name of its field
+            // an object is looked up by its type, a scalar by the type that contains it
             let scope =
                 if resolved["type"] == "object" || resolved["allOf"].is_array() { target } else { scope };
             return self.value(scope, name, resolved);
         }
-        let known = [&schema["example"], &schema["const"], &schema["default"], &schema["enum"][0]];
-        if let Some(known) = known.into_iter().find(|value| !value.is_null()) {
-            let word = self
+        let defaults = [&schema["example"], &schema["const"], &schema["default"], &schema["enum"][0]];
+        if let Some(default) = defaults.into_iter().find(|value| !value.is_null()) {
+            let value = self
                 .table
-                .words
+                .fields
                 .get(name)
-                .filter(|word| schema["enum"].as_array().is_some_and(|all| all.contains(word)));
-            return word.unwrap_or(known).clone();
+                .filter(|value| schema["enum"].as_array().is_some_and(|all| all.contains(value)));
+            return value.unwrap_or(default).clone();
         }
-        let fields = schema["properties"].is_object() || schema["allOf"].is_array();
-        if let Some(word) = self.table.words.get(name).filter(|word| !fields && fits(word, schema)) {
-            return word.clone();
+        let is_object = schema["properties"].is_object() || schema["allOf"].is_array();
+        if let Some(value) = self.table.fields.get(name).filter(|value| !is_object && fits(value, schema)) {
+            return value.clone();
         }
         if let Some(choice) = ["oneOf", "anyOf"]
             .iter()
@@ -100,7 +101,7 @@ impl<'a> Examples<'a> {
         {
             return self.value(scope, name, choice);
         }
-        if fields {
+        if is_object {
             return self.object(scope, schema, false);
         }
         match (types(schema).next(), schema["format"].as_str()) {
@@ -120,14 +121,14 @@ fn types(schema: &Value) -> impl Iterator<Item = &str> {
     one.into_iter().chain(schema["type"].as_array().into_iter().flatten().filter_map(Value::as_str))
 }
 
-/// Whether a word is of the type, or of one of the types, that a schema allows.
-fn fits(word: &Value, schema: &Value) -> bool {
+/// Whether a value has one of the types that a schema allows.
+fn fits(value: &Value, schema: &Value) -> bool {
     types(schema).any(|name| match name {
-        "string" => word.is_string(),
-        "integer" => word.is_i64(),
-        "boolean" => word.is_boolean(),
-        "array" => word.as_array().is_some_and(|all| all.iter().all(|one| fits(one, &schema["items"]))),
-        "object" => word.is_object(),
+        "string" => value.is_string(),
+        "integer" => value.is_i64(),
+        "boolean" => value.is_boolean(),
+        "array" => value.as_array().is_some_and(|all| all.iter().all(|item| fits(item, &schema["items"]))),
+        "object" => value.is_object(),
         _ => false,
     })
 }

@@ -1,11 +1,11 @@
-//! What an operation answers with: its success, and every refusal that it may meet.
+//! Responses of an operation: its success response, and an error response per status that it may return.
 
 use std::collections::BTreeMap;
 
 use pilothouse_core::{Cause, Code, Error, idempotency::IdempotencyKey};
 use serde_json::{Map, Value, json};
 
-use super::{Docs, Examples, Schemas, may_answer, reference};
+use super::{Docs, Examples, Schemas, may_return, reference};
 use crate::{
     error::{Failure, status},
     messages::Language,
@@ -23,25 +23,25 @@ pub(super) fn of(
     if docs.revalidated {
         responses.insert("304".to_owned(), not_modified(docs));
     }
-    let refusals = refusals(route).into_iter();
+    let errors = error_codes(route).into_iter();
     responses
-        .extend(refusals.map(|(status, codes)| (status.to_string(), reference("responses", &name(&codes)))));
+        .extend(errors.map(|(status, codes)| (status.to_string(), reference("responses", &name(&codes)))));
     responses
 }
 
-/// The codes that an operation may answer with, by status.
-fn refusals(route: &Route) -> BTreeMap<u16, Vec<Code>> {
+/// The codes that an operation may return, by status.
+fn error_codes(route: &Route) -> BTreeMap<u16, Vec<Code>> {
     let mut by_status = BTreeMap::<u16, Vec<Code>>::new();
-    for code in Code::ALL.into_iter().filter(|code| may_answer(route, *code)) {
+    for code in Code::ALL.into_iter().filter(|code| may_return(route, *code)) {
         by_status.entry(status(code).as_u16()).or_default().push(code);
     }
     by_status
 }
 
-/// The refusals of all routes, which operations refer to.
+/// The error responses of all routes, by component name.
 pub(super) fn shared<'a>(routes: impl Iterator<Item = &'a Route>) -> BTreeMap<String, Value> {
-    let codes = routes.flat_map(|route| refusals(route).into_values());
-    codes.map(|codes| (name(&codes), refusal(&codes))).collect()
+    let codes = routes.flat_map(|route| error_codes(route).into_values());
+    codes.map(|codes| (name(&codes), error_response(&codes))).collect()
 }
 
 fn name(codes: &[Code]) -> String {
@@ -60,23 +60,25 @@ fn success(docs: &Docs, schemas: &Schemas, examples: &Examples<'_>) -> Value {
         headers.extend(revalidated_headers(docs));
         headers.insert("Content-Encoding".to_owned(), reference("headers", "Content-Encoding"));
     }
-    let content = match (docs.stream, &docs.answer) {
-        // OpenAPI 3.1 has no way to say what an event is, and readers differ on whether a schema here is of the whole
-        (Some((events @ "text/event-stream", what)), _) => json!({events: {"schema": {"description": what}}}),
-        (Some((media_type, what)), _) => {
-            json!({media_type: {"schema": {"type": "string", "description": what}}})
+    let content = match (docs.stream, &docs.data) {
+        // OpenAPI 3.1 cannot describe a single event, and tools differ on whether a schema describes the whole body
+        (Some((events @ "text/event-stream", description)), _) => {
+            json!({events: {"schema": {"description": description}}})
+        }
+        (Some((media_type, description)), _) => {
+            json!({media_type: {"schema": {"type": "string", "description": description}}})
         }
         (None, Value::Null) => json!({"application/json": {"schema": {"type": "object"}}}),
-        (None, answer) => {
-            let schema = envelope(schemas.flat(answer));
-            let example = examples.answer(&schema);
+        (None, data) => {
+            let schema = envelope(schemas.flat(data));
+            let example = examples.response(&schema);
             json!({"application/json": {"schema": schema, "example": example}})
         }
     };
     json!({"description": "Success", "headers": headers, "content": content})
 }
 
-/// The envelope of a success.
+/// The schema of a success: the envelope around `data`.
 fn envelope(mut data: Value) -> Value {
     data["description"] = "The requested data.".into();
     data["properties"]["warnings"] = json!({
@@ -94,14 +96,15 @@ fn envelope(mut data: Value) -> Value {
     })
 }
 
-/// The response of one status, which has one of these codes.
-fn refusal(codes: &[Code]) -> Value {
+/// The error response of one status, with one of these codes.
+fn error_response(codes: &[Code]) -> Value {
     let causes = || Cause::ALL.iter().copied().filter(|cause| codes.contains(&cause.code()));
-    let english = |cause: Cause| Failure::from(Error::new(cause).read_only()).envelope(Language::English, "0b1c7d9e");
+    let example =
+        |cause: Cause| Failure::from(Error::new(cause).read_only()).envelope(Language::English, "0b1c7d9e");
     let lines = causes()
-        .map(|cause| format!("- {} `{}`: {}", cause.code().as_str(), cause.as_str(), english(cause).details));
+        .map(|cause| format!("- {} `{}`: {}", cause.code().as_str(), cause.as_str(), example(cause).details));
     let examples = causes().map(|cause| {
-        (cause.as_str().to_owned(), json!({"summary": cause.code().as_str(), "value": english(cause)}))
+        (cause.as_str().to_owned(), json!({"summary": cause.code().as_str(), "value": example(cause)}))
     });
     let names = codes.iter().map(|code| code.as_str()).collect::<Vec<_>>();
     let mut headers = shared_headers();
@@ -127,21 +130,21 @@ fn refusal(codes: &[Code]) -> Value {
     })
 }
 
-/// The caller has it already.
+/// The 304 response.
 fn not_modified(docs: &Docs) -> Value {
     let mut headers = shared_headers();
     headers.extend(revalidated_headers(docs));
-    json!({"description": "Nothing has changed since the answer with this `ETag`", "headers": headers})
+    json!({"description": "The page is unchanged since the response with this `ETag`.", "headers": headers})
 }
 
-/// What a page of a list has besides; `X-As-Of` where it has `as_of`.
+/// The headers of a list response; `X-As-Of` only where the data has `as_of`.
 fn revalidated_headers(docs: &Docs) -> Map<String, Value> {
-    let dated = docs.answer["properties"]["as_of"].is_object().then_some("X-As-Of");
-    let names = ["ETag", "Vary"].into_iter().chain(dated);
+    let as_of = docs.data["properties"]["as_of"].is_object().then_some("X-As-Of");
+    let names = ["ETag", "Vary"].into_iter().chain(as_of);
     names.map(|name| (name.to_owned(), reference("headers", name))).collect()
 }
 
-/// What every response has.
+/// The headers of every response.
 fn shared_headers() -> Map<String, Value> {
     ["X-Request-Id", "Cache-Control", "X-Content-Type-Options"]
         .map(|name| (name.to_owned(), reference("headers", name)))
@@ -149,7 +152,7 @@ fn shared_headers() -> Map<String, Value> {
         .collect()
 }
 
-/// Every header of a response.
+/// The header components.
 pub(super) fn headers() -> Value {
     let text = json!({"type": "string"});
     json!({

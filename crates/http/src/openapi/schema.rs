@@ -1,4 +1,4 @@
-//! The schemas of types: what utoipa makes of them, and what it cannot know.
+//! Schemas of types: utoipa's output, with corrections.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::reference;
 
-/// Schemas by name.
+/// The schema components, by name.
 #[derive(Default)]
 pub(super) struct Schemas(BTreeMap<String, Value>);
 
@@ -16,17 +16,17 @@ impl Schemas {
     /// Adds the schema of `T` and all that it refers to.
     ///
     /// # Panics
-    /// When two types of one name differ: one would be documented as the other. A test builds the document.
+    /// When two types of the same name have different schemas. A test builds the document.
     pub(super) fn add<T: ToSchema>(&mut self) -> Value {
         let mut parts = vec![(T::name().into_owned(), T::schema())];
         T::schemas(&mut parts);
         for (name, schema) in &parts {
-            self.insert(in_json(name), json(schema));
+            self.insert(component_name(name), json(schema));
         }
-        reference("schemas", &in_json(&T::name()))
+        reference("schemas", &component_name(&T::name()))
     }
 
-    /// Takes all of another's.
+    /// Moves all schemas of `other` into this one.
     pub(super) fn append(&mut self, other: &mut Self) {
         for (name, schema) in std::mem::take(&mut other.0) {
             self.insert(name, schema);
@@ -35,32 +35,32 @@ impl Schemas {
 
     fn insert(&mut self, name: String, schema: Value) {
         match self.0.entry(name) {
-            Entry::Vacant(place) => drop(place.insert(schema)),
-            Entry::Occupied(there) => assert!(*there.get() == schema, "two types are named {}", there.key()),
+            Entry::Vacant(entry) => drop(entry.insert(schema)),
+            Entry::Occupied(entry) => assert!(*entry.get() == schema, "two types are named {}", entry.key()),
         }
     }
 
-    /// What a reference leads to; anything else is itself.
+    /// The schema that a reference points to; any other schema is returned as it is.
     pub(super) fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
         let name = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next());
         name.and_then(|name| self.0.get(name)).unwrap_or(schema)
     }
 
-    /// The name of what a schema refers to.
+    /// The name of the schema that a reference points to.
     pub(super) fn name(schema: &Value) -> Option<&str> {
         schema["$ref"].as_str().and_then(|path| path.rsplit('/').next())
     }
 
-    /// In an answer and all that it refers to, what is unknown is null but there; utoipa takes an `Option` for something
-    /// that may be left out.
-    pub(super) fn complete(&mut self, answer: &Value) {
-        let names: Vec<String> = self.used_by(answer).into_keys().map(str::to_owned).collect();
+    /// Makes nullable fields required in a response schema and all schemas that it refers to: responses contain `null`
+    /// for an unknown value, but utoipa documents an `Option` as a field that may be absent.
+    pub(super) fn complete(&mut self, response: &Value) {
+        let names: Vec<String> = self.used_by(response).into_keys().map(str::to_owned).collect();
         for name in names {
             self.0.entry(name).and_modify(require_nullable);
         }
     }
 
-    /// An object whose fields are those of all its parts: `allOf` and references dissolved.
+    /// An object schema with the fields of all parts: `allOf` and references are resolved.
     pub(super) fn flat(&self, schema: &Value) -> Value {
         let schema = self.resolve(schema);
         let mut properties = schema["properties"].as_object().cloned().unwrap_or_default();
@@ -73,22 +73,22 @@ impl Schemas {
         json!({"type": "object", "required": required, "properties": properties})
     }
 
-    /// Those that a part of the document refers to, directly or not.
+    /// The schemas that a part of the document refers to, directly or indirectly.
     pub(super) fn used_by(&self, part: &Value) -> BTreeMap<&str, &Value> {
         let mut used = BTreeMap::new();
-        let mut open = references(part);
-        while let Some(name) = open.pop() {
+        let mut pending = references(part);
+        while let Some(name) = pending.pop() {
             if let Some((name, schema)) = self.0.get_key_value(&name)
                 && used.insert(name.as_str(), schema).is_none()
             {
-                open.extend(references(schema));
+                pending.extend(references(schema));
             }
         }
         used
     }
 }
 
-/// A parameter; a type's description becomes the parameter's.
+/// A parameter as JSON; the description of its type becomes its own if it has none.
 pub(super) fn parameter(parameter: &impl Serialize) -> Value {
     let mut parameter = json(parameter);
     let described = parameter["schema"].as_object_mut().and_then(|schema| schema.remove("description"));
@@ -100,27 +100,27 @@ pub(super) fn parameter(parameter: &impl Serialize) -> Value {
     parameter
 }
 
-/// What utoipa made, as JSON.
+/// A part of utoipa's output as JSON, corrected by [`normalise`].
 fn json(part: &impl Serialize) -> Value {
     let mut part = serde_json::to_value(part).unwrap_or_default();
-    tidy(&mut part);
+    normalise(&mut part);
     part
 }
 
-/// The name of a schema; utoipa names the labels, an alias, after the Rust type.
-fn in_json(name: &str) -> String {
+/// The component name of a schema. utoipa names the alias `Labels` after its Rust type.
+fn component_name(name: &str) -> String {
     if name == "BTreeMap" { "Labels".to_owned() } else { name.to_owned() }
 }
 
-/// Renames every reference, and moves the description of what may be null to where it is looked for.
-fn tidy(part: &mut Value) {
+/// Renames every reference, and moves the description of a nullable schema from its `oneOf` to the schema itself.
+fn normalise(part: &mut Value) {
     match part {
-        Value::Array(parts) => parts.iter_mut().for_each(tidy),
+        Value::Array(parts) => parts.iter_mut().for_each(normalise),
         Value::Object(fields) => {
             if let Some(Value::String(reference)) = fields.get_mut("$ref")
                 && let Some((section, name)) = reference.rsplit_once('/')
             {
-                *reference = format!("{section}/{}", in_json(name));
+                *reference = format!("{section}/{}", component_name(name));
             }
             let choices = fields.get_mut("oneOf").and_then(Value::as_array_mut).into_iter().flatten();
             let described =
@@ -128,13 +128,13 @@ fn tidy(part: &mut Value) {
             if let Some(description) = described {
                 fields.entry("description").or_insert(description);
             }
-            fields.values_mut().for_each(tidy);
+            fields.values_mut().for_each(normalise);
         }
         _ => {}
     }
 }
 
-/// The names of all that a schema refers to.
+/// The names of all schemas that a schema refers to.
 fn references(schema: &Value) -> Vec<String> {
     match schema {
         Value::Array(parts) => parts.iter().flat_map(references).collect(),

@@ -1,4 +1,4 @@
-//! Verifying and exporting the audit trail; its list is one of core's `LISTS`.
+//! Routes to verify and export the audit trail; its list is one of core's `LISTS`.
 
 use std::borrow::Cow;
 
@@ -29,47 +29,47 @@ use crate::{
 
 pub(crate) async fn verify(
     api: Data<Api>,
-    Authenticated(who, NoParams): Authenticated<NoParams>,
+    Authenticated(signed_in, NoParams): Authenticated<NoParams>,
 ) -> Result<Response<Verdict>> {
-    Ok(Response::of(api.app.audit.verify(&who.caller).await?))
+    Ok(Response::of(api.app.audit.verify(&signed_in.caller).await?))
 }
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExportParams {
-    /// How it is written.
+    /// The format of the export.
     #[param(inline, required = false)]
     #[serde(default)]
     format: ExportFormat,
-    /// From the first entry at or after this time.
+    /// Start: the first entry at or after this time.
     #[param(value_type = String, format = DateTime, required = false)]
-    #[serde(default, deserialize_with = "optional_moment")]
+    #[serde(default, deserialize_with = "optional_timestamp")]
     from: Option<Timestamp>,
-    /// To the last entry before this time.
+    /// End: the last entry before this time.
     #[param(value_type = String, format = DateTime, required = false)]
-    #[serde(default, deserialize_with = "optional_moment")]
+    #[serde(default, deserialize_with = "optional_timestamp")]
     to: Option<Timestamp>,
 }
 
-/// As [`moment`]; none for null.
-fn optional_moment<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+/// Parses an optional timestamp; none for null.
+fn optional_timestamp<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
     let text = Option::<Cow<'_, str>>::deserialize(from)?;
     text.map(|text| parse_timestamp(&text).map_err(D::Error::custom)).transpose()
 }
 
 pub(crate) async fn export(
     api: Data<Api>,
-    Authenticated(who, Params(params)): Authenticated<Params<ExportParams>>,
-) -> Result<Lines> {
+    Authenticated(signed_in, Params(params)): Authenticated<Params<ExportParams>>,
+) -> Result<ExportStream> {
     let ExportParams { format, from, to } = params;
-    Ok(Lines(api.app.audit.export(&who.caller, ExportQuery { format, from, to }).await?, format))
+    Ok(ExportStream(api.app.audit.export(&signed_in.caller, ExportQuery { format, from, to }).await?, format))
 }
 
-/// An export as it is read; without the envelope. When reading fails half-way the connection breaks, so that nobody takes
-/// a part for the whole.
-pub(crate) struct Lines(Export, ExportFormat);
+/// A streamed export, without the envelope. If reading fails, the connection is aborted, so that a client does not
+/// mistake a truncated export for a complete one.
+pub(crate) struct ExportStream(Export, ExportFormat);
 
-impl Responder for Lines {
+impl Responder for ExportStream {
     type Body = BoxBody;
 
     fn respond_to(self, _: &HttpRequest) -> HttpResponse {
@@ -84,18 +84,18 @@ impl Responder for Lines {
             Ok::<_, Error>(lines.map(|lines| (Bytes::from(lines), export)))
         });
         HttpResponse::Ok()
-            .insert_header((CONTENT_TYPE, MEDIA_TYPE))
+            .insert_header((CONTENT_TYPE, JSON_LINES))
             .insert_header((CONTENT_DISPOSITION, name))
             .streaming(lines)
     }
 }
 
-/// JSON, a line each.
-const MEDIA_TYPE: &str = "application/x-ndjson";
+/// The media type of JSON Lines.
+const JSON_LINES: &str = "application/x-ndjson";
 
-impl Documented for Lines {
+impl Documented for ExportStream {
     fn describe(docs: &mut Docs) {
         docs.stream =
-            Some((MEDIA_TYPE, "One JSON object per line: see docs/api.md, or an event of audit.k8s.io/v1"));
+            Some((JSON_LINES, "One JSON object per line: see docs/api.md, or an event of audit.k8s.io/v1"));
     }
 }

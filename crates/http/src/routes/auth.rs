@@ -1,4 +1,4 @@
-//! Signing in and out, refreshing, one's own password.
+//! Routes for login, logout, token refresh and the caller's own password.
 
 use actix_web::{http::header::HeaderValue, web::Data};
 use pilothouse_core::{
@@ -21,37 +21,37 @@ use crate::{
     server::Api,
 };
 
-/// Who signs in.
+/// The credentials of a login.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LoginBody {
-    /// In any case; trimmed.
+    /// The username; case and surrounding whitespace are ignored.
     username: String,
     /// The password.
     #[schema(value_type = String, format = Password)]
     password: SecretString,
 }
 
-/// A pair of tokens; both and the session's id are secrets.
+/// A pair of tokens. Both tokens and the session id are secrets.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct TokenPair {
-    /// For the header `Authorization: Bearer`.
+    /// Access token for the header `Authorization: Bearer`.
     access_token: String,
-    /// `Bearer`.
+    /// Always `Bearer`.
     token_type: &'static str,
-    /// Seconds until the access token ends.
+    /// Seconds until the access token expires.
     expires_in: u64,
-    /// For one refresh.
+    /// Refresh token; valid for one refresh.
     refresh_token: String,
     /// The value of the cookie `session_id`.
     session_id: String,
 }
 
 #[derive(Serialize, ToSchema)]
-pub(crate) struct LoginAnswer {
+pub(crate) struct LoginResponse {
     #[serde(flatten)]
     tokens: TokenPair,
-    /// Who has signed in.
+    /// The signed-in user.
     user: Identity,
 }
 
@@ -70,20 +70,20 @@ impl From<&Tokens> for TokenPair {
 pub(crate) async fn login(
     api: Data<Api>,
     Public { origin, user_agent, input: Body(body) }: Public<Body<LoginBody, MAX_LOGIN_BODY_BYTES>>,
-) -> Result<ResponseWithCookie<LoginAnswer>> {
+) -> Result<ResponseWithCookie<LoginResponse>> {
     let login = Login { username: body.username, password: body.password, user_agent, origin };
     let (tokens, user) = api.app.sessions.login(login).await?;
     let cookie = cookie(&api, tokens.session_id.expose_secret(), "")?;
-    Ok(Response::of(LoginAnswer { tokens: (&tokens).into(), user })
+    Ok(Response::of(LoginResponse { tokens: (&tokens).into(), user })
         .with_message(Message::LoggedIn)
         .cookie(cookie))
 }
 
-/// What is exchanged for a new pair.
+/// A request for a new pair of tokens.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RefreshBody {
-    /// The refresh token of the newest pair.
+    /// The refresh token of the latest pair.
     #[schema(value_type = String, format = Password)]
     refresh_token: SecretString,
 }
@@ -105,7 +105,7 @@ pub(crate) async fn logout(
     Ok(Response::of(Empty {}).with_message(Message::LoggedOut).cookie(cookie(&api, "", "; Max-Age=0")?))
 }
 
-/// Who is signed in, and in which session.
+/// The signed-in user and the session.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Me {
     /// The user.
@@ -116,17 +116,17 @@ pub(crate) struct Me {
 
 pub(crate) async fn me(
     _: Data<Api>,
-    Authenticated(who, NoParams): Authenticated<NoParams>,
+    Authenticated(signed_in, NoParams): Authenticated<NoParams>,
 ) -> Result<Response<Me>> {
-    let session = who.session_row();
-    Ok(Response::of(Me { user: who.user, session }))
+    let session = signed_in.session_row();
+    Ok(Response::of(Me { user: signed_in.user, session }))
 }
 
-/// A change of one's own password.
+/// A change of the caller's own password.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PasswordBody {
-    /// The password so far.
+    /// The current password.
     #[schema(value_type = String, format = Password)]
     old_password: SecretString,
     new_password: NewPassword,
@@ -134,16 +134,16 @@ pub(crate) struct PasswordBody {
 
 pub(crate) async fn password(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<PasswordBody>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<PasswordBody>>,
 ) -> Result<Response<OneUser>> {
     let change = PasswordChange { old: body.old_password, new: body.new_password };
-    api.app.sessions.change_password(&who, change).await?;
-    Ok(Response::of(OneUser { user: who.user }).with_message(Message::PasswordChanged))
+    api.app.sessions.change_password(&signed_in, change).await?;
+    Ok(Response::of(OneUser { user: signed_in.user }).with_message(Message::PasswordChanged))
 }
 
-/// The session's cookie. `Secure` is left out only on loopback without TLS, where browsers would drop it.
-fn cookie(api: &Api, value: &str, more: &str) -> Result<HeaderValue, Error> {
+/// The session cookie. `Secure` is omitted only on loopback without TLS, where browsers would drop the cookie.
+fn cookie(api: &Api, value: &str, attributes: &str) -> Result<HeaderValue, Error> {
     let secure = if api.settings.secure_cookie { "; Secure" } else { "" };
-    let cookie = format!("session_id={value}; HttpOnly; SameSite=Strict; Path=/{secure}{more}");
+    let cookie = format!("session_id={value}; HttpOnly; SameSite=Strict; Path=/{secure}{attributes}");
     HeaderValue::try_from(cookie).map_err(|_| Error::internal("a session id is not a valid header value"))
 }

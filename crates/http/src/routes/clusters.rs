@@ -1,4 +1,4 @@
-//! Registered clusters.
+//! Routes to register, change, delete and test clusters.
 
 use actix_web::web::Data;
 use jiff::Timestamp;
@@ -28,11 +28,12 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneCluster {
-    /// It as it is after the change.
+    /// The cluster after the change.
     cluster: Cluster,
 }
 
-/// Declares a body that holds a connection besides its own fields. serde's `flatten` would let unknown fields pass.
+/// Declares a body with the fields of a connection in addition to its own. serde's `flatten` would accept unknown
+/// fields.
 macro_rules! with_connection {
     ($(#[$doc:meta])* struct $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
@@ -40,26 +41,27 @@ macro_rules! with_connection {
         #[serde(deny_unknown_fields)]
         pub(crate) struct $name {
             $($(#[$attribute])* $field: $type,)*
-            /// Which of `token` and `kubeconfig` is sent.
+            /// The credential that is sent: `token` or `kubeconfig`.
             auth_type: Option<AuthType>,
-            /// `https://host[:port][/path]`; of a kubeconfig it replaces the context's server.
+            /// URL of the API server: `https://host[:port][/path]`. With a kubeconfig it replaces the server of the
+            /// context.
             api_server: Option<ApiServer>,
             /// A bearer token.
             #[schema(value_type = Option<String>, format = Password)]
             token: Option<SecretString>,
-            /// Whom to trust, PEM; with a token. Without it the system's roots.
+            /// CA certificates in PEM, for a token. The default is the root certificates of the system.
             ca_certificate: Option<String>,
-            /// A kubeconfig, YAML. Only server, CA and one credential of one context are taken.
+            /// A kubeconfig in YAML. Only the server, the CA and one credential of one context are used.
             #[schema(value_type = Option<String>, format = Password)]
             kubeconfig: Option<SecretString>,
-            /// Which context of the kubeconfig; the current one when none.
+            /// The context of the kubeconfig; the default is its current context.
             context: Option<String>,
-            /// Accept any certificate: where the configuration allows it, for super admins.
+            /// Accept any server certificate. Requires super_admin, and a configuration that allows it.
             insecure_skip_tls_verify: Option<bool>,
         }
 
         impl $name {
-            /// The connection, and its own fields.
+            /// Splits the body into the connection and its other fields.
             fn split(self) -> (CredentialInput, ($($type,)*)) {
                 let connection = CredentialInput {
                     auth_type: self.auth_type,
@@ -77,21 +79,21 @@ macro_rules! with_connection {
 }
 
 with_connection! {
-    /// A cluster to register: a token with its server, or a kubeconfig.
+    /// A cluster to register, with a token and its API server, or with a kubeconfig.
     struct NewClusterBody {
         name: ClusterName,
         /// Free text.
         description: Option<String>,
-        /// Labels of ours, not of the cluster's.
+        /// Labels in Pilothouse; they are not written to the cluster.
         labels: Option<Labels>,
-        /// Store it without trying the connection.
+        /// Register the cluster without a connection test.
         skip_test: Option<bool>,
     }
 }
 
 pub(crate) async fn create(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<NewClusterBody>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<NewClusterBody>>,
 ) -> Result<Response<OneCluster>> {
     let (credential, (name, description, labels, skip_test)) = body.split();
     let cluster = NewCluster {
@@ -101,24 +103,25 @@ pub(crate) async fn create(
         credential,
         skip_test: skip_test.unwrap_or_default(),
     };
-    let changed = api.app.clusters.create(&who.caller, cluster).await?;
+    let changed = api.app.clusters.create(&signed_in.caller, cluster).await?;
     Ok(Response::changed(changed, |cluster| OneCluster { cluster }).with_message(Message::ClusterCreated))
 }
 
 with_connection! {
-    /// What is not sent stays. A new server needs its credential sent again.
+    /// A change of a cluster. An omitted field keeps its value. A new API server requires the credential to be sent
+    /// again.
     struct ClusterChangeBody {
-        /// Which cluster.
+        /// The id of the cluster.
         id: Id,
-        /// A new name, unique ignoring case.
+        /// The new name; unique, ignoring case.
         name: Option<ClusterName>,
         /// Free text.
         description: Option<String>,
-        /// Replaced as a whole.
+        /// The new labels; they replace all existing ones.
         labels: Option<Labels>,
-        /// Store a new connection without trying it.
+        /// Store a new connection without a connection test.
         skip_test: Option<bool>,
-        /// The `updated_at` that was read: a conflict when the cluster was changed since.
+        /// The `updated_at` that was read; a conflict if the cluster was changed since.
         #[schema(value_type = Option<String>, format = DateTime)]
         updated_at: Option<Timestamp>,
     }
@@ -126,47 +129,47 @@ with_connection! {
 
 pub(crate) async fn update(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<ClusterChangeBody>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<ClusterChangeBody>>,
 ) -> Result<Response<OneCluster>> {
     let (credential, (id, name, description, labels, skip_test, updated_at)) = body.split();
     let skip_test = skip_test.unwrap_or_default();
     let change = ClusterChange { name, description, labels, credential, skip_test, updated_at };
-    let changed = api.app.clusters.update(&who.caller, id.into(), change).await?;
+    let changed = api.app.clusters.update(&signed_in.caller, id.into(), change).await?;
     Ok(Response::changed(changed, |cluster| OneCluster { cluster }).with_message(Message::ClusterUpdated))
 }
 
 pub(crate) async fn delete(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<ById>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<ById>>,
 ) -> Result<Response<Empty>> {
-    api.app.clusters.delete(&who.caller, body.id.into()).await?;
+    api.app.clusters.delete(&signed_in.caller, body.id.into()).await?;
     Ok(Response::of(Empty {}).with_message(Message::ClusterDeleted))
 }
 
 with_connection! {
-    /// Either the id of a registered cluster, or a new configuration.
+    /// A cluster to test: the id of a registered cluster, or a new connection.
     struct ClusterTestBody {
-        /// A registered cluster.
+        /// The id of a registered cluster.
         id: Option<Id>,
     }
 }
 
 pub(crate) async fn test(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<ClusterTestBody>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<ClusterTestBody>>,
 ) -> Result<Response<ClusterTest>> {
     let (credential, (id,)) = body.split();
     let clusters = &api.app.clusters;
     let test = match id {
-        Some(_) if is_given(&credential) => return Err(Error::invalid("id", Reason::NotAllowed).into()),
-        Some(id) => clusters.test(&who.caller, id.into()).await?,
-        None => clusters.test_new(&who.caller, credential).await?,
+        Some(_) if has_connection(&credential) => return Err(Error::invalid("id", Reason::NotAllowed).into()),
+        Some(id) => clusters.test(&signed_in.caller, id.into()).await?,
+        None => clusters.test_new(&signed_in.caller, credential).await?,
     };
     Ok(Response::of(test).with_message(Message::ClusterTested))
 }
 
-/// Whether anything of a connection was sent.
-fn is_given(connection: &CredentialInput) -> bool {
+/// Whether any field of the connection was sent.
+fn has_connection(connection: &CredentialInput) -> bool {
     let CredentialInput {
         auth_type,
         api_server,
@@ -184,14 +187,14 @@ fn is_given(connection: &CredentialInput) -> bool {
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StatusQuery {
-    /// Which cluster.
+    /// The id of the cluster.
     #[param(inline)]
     id: Id,
 }
 
 pub(crate) async fn status(
     api: Data<Api>,
-    Authenticated(who, Params(query)): Authenticated<Params<StatusQuery>>,
+    Authenticated(signed_in, Params(query)): Authenticated<Params<StatusQuery>>,
 ) -> Result<Response<ClusterStatus>> {
-    Ok(Response::of(api.app.clusters.status(&who.caller, query.id.into()).await?))
+    Ok(Response::of(api.app.clusters.status(&signed_in.caller, query.id.into()).await?))
 }

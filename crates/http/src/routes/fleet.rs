@@ -1,4 +1,4 @@
-//! All clusters at once, and one list as it goes on: what is asked by `kind`, the key of a list.
+//! Routes for fleet search, fleet overview and list watch. The parameter `kind` of each is the key of a list.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use super::lists::{parameter, row_schema};
 use crate::{
     error::{Failure, Result},
     extract::{Authenticated, Input},
-    list_response::{member, unwritten},
+    list_response::{member, serialization_error},
     messages::{Language, Message},
     middleware::RequestContext,
     openapi::{Docs, Documented},
@@ -28,89 +28,90 @@ use crate::{
     sse::Events,
 };
 
-/// What is looked for in all clusters.
-pub(crate) struct Search(List, ListQuery);
+/// Input of the fleet search.
+pub(crate) struct SearchQuery(List, ListQuery);
 
-/// What is counted in all clusters.
-pub(crate) struct Counted(Vec<List>);
+/// Input of the fleet overview: the kinds to count.
+pub(crate) struct OverviewQuery(Vec<List>);
 
-/// What is watched in one.
-pub(crate) struct Watch(List, ClusterId, ListQuery);
+/// Input of a watch: one list of one cluster.
+pub(crate) struct WatchQuery(List, ClusterId, ListQuery);
 
 pub(crate) async fn search(
     api: Data<Api>,
-    Authenticated(who, Search(list, query)): Authenticated<Search>,
-) -> Result<Results> {
-    Ok(Results(api.app.across.search(&who.caller, list, &query).await?))
+    Authenticated(signed_in, SearchQuery(list, query)): Authenticated<SearchQuery>,
+) -> Result<SearchResponse> {
+    Ok(SearchResponse(api.app.across.search(&signed_in.caller, list, &query).await?))
 }
 
 pub(crate) async fn overview(
     api: Data<Api>,
-    Authenticated(who, Counted(lists)): Authenticated<Counted>,
+    Authenticated(signed_in, OverviewQuery(lists)): Authenticated<OverviewQuery>,
 ) -> Result<Response<Overview>> {
-    Ok(Response::of(api.app.across.overview(&who.caller, &lists).await?))
+    Ok(Response::of(api.app.across.overview(&signed_in.caller, &lists).await?))
 }
 
 pub(crate) async fn watch(
     api: Data<Api>,
-    Authenticated(who, Watch(list, cluster, query)): Authenticated<Watch>,
+    Authenticated(signed_in, WatchQuery(list, cluster, query)): Authenticated<WatchQuery>,
 ) -> Result<Events<WatchEvent>> {
-    Ok(Events(api.app.watches.watch(&who.caller, cluster, list, query).await?))
+    Ok(Events(api.app.watches.watch(&signed_in.caller, cluster, list, query).await?))
 }
 
-impl Input for Search {
+impl Input for SearchQuery {
     async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
         let (list, query) = ListQuery::parse_across(&RawQuery::of(request)?.0)?;
         Ok(Self(list, query))
     }
 }
 
-impl Input for Counted {
+impl Input for OverviewQuery {
     async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
         Ok(Self(List::parse_counted(&RawQuery::of(request)?.0)?))
     }
 }
 
-impl Input for Watch {
+impl Input for WatchQuery {
     async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
         let (list, cluster, query) = ListQuery::parse_watch(&RawQuery::of(request)?.0)?;
         Ok(Self(list, cluster, query))
     }
 }
 
-/// What was found, written around the rows' own bytes as a list's page is.
-pub(crate) struct Results(SearchResults);
+/// The response of a fleet search, written around the rows' serialised bytes like a list response.
+pub(crate) struct SearchResponse(SearchResults);
 
-impl Responder for Results {
+impl Responder for SearchResponse {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
         match self.body(RequestContext::language(request)) {
             Ok(body) => HttpResponse::Ok().content_type(ContentType::json()).body(body),
-            Err(error) => HttpResponse::from_error(Failure::from(unwritten(error))),
+            Err(error) => HttpResponse::from_error(Failure::from(serialization_error(error))),
         }
     }
 }
 
-impl Results {
+impl SearchResponse {
     fn body(&self, language: Language) -> serde_json::Result<Vec<u8>> {
         let SearchResults { rows, pagination, clusters } = &self.0;
-        // the same beginning of every row of a cluster: its first two fields
-        let beginnings = clusters.iter().map(|ClusterResult { id, name, .. }| {
-            let mut beginning = format!("{{\"cluster_id\":{id}").into_bytes();
-            member(&mut beginning, "cluster_name", name)?;
-            Ok(beginning)
+        // the first two fields of a row, the same for all rows of a cluster
+        let prefixes = clusters.iter().map(|ClusterResult { id, name, .. }| {
+            let mut prefix = format!("{{\"cluster_id\":{id}").into_bytes();
+            member(&mut prefix, "cluster_name", name)?;
+            Ok(prefix)
         });
-        let beginnings = beginnings.collect::<serde_json::Result<Vec<_>>>()?;
-        let size: usize = rows.iter().map(|(of, row)| beginnings[*of].len() + row.bytes().len() + 1).sum();
+        let prefixes = prefixes.collect::<serde_json::Result<Vec<_>>>()?;
+        let size: usize =
+            rows.iter().map(|(cluster, row)| prefixes[*cluster].len() + row.bytes().len() + 1).sum();
         let mut body = Vec::with_capacity(size + 256 + 160 * clusters.len());
         body.extend_from_slice(b"{\"success\":true,\"data\":{\"results\":[");
-        for (i, (of, row)) in rows.iter().enumerate() {
+        for (i, (cluster, row)) in rows.iter().enumerate() {
             if i > 0 {
                 body.push(b',');
             }
-            body.extend_from_slice(&beginnings[*of]);
-            // a row is an object that has fields
+            body.extend_from_slice(&prefixes[*cluster]);
+            // a row is an object with at least one field
             body.push(b',');
             body.extend_from_slice(&row.bytes()[1..]);
         }
@@ -118,20 +119,20 @@ impl Results {
         member(&mut body, "clusters", clusters)?;
         member(&mut body, "pagination", pagination)?;
         body.push(b'}');
-        member(&mut body, "message", language.words().message(Message::Done))?;
+        member(&mut body, "message", language.catalog().message(Message::Done))?;
         body.push(b'}');
         Ok(body)
     }
 }
 
-impl Documented for Results {
+impl Documented for SearchResponse {
     fn describe(docs: &mut Docs) {
-        let rows: Vec<_> = searchable_lists().map(|info| found_schema(docs, info)).collect();
+        let rows: Vec<_> = searchable_lists().map(|info| result_schema(docs, info)).collect();
         let (cluster, mut pagination) = (docs.schema::<ClusterResult>(), docs.schema::<Pagination>());
         pagination["description"] =
             "The position of the page in the results of the clusters that responded.".into();
         let results = "The rows of the page, each as in the list of its kind, with its cluster first.";
-        docs.answer = json!({
+        docs.data = json!({
             "type": "object",
             "required": ["results", "clusters", "pagination"],
             "properties": {
@@ -143,8 +144,8 @@ impl Documented for Results {
     }
 }
 
-/// A row of a list with the cluster that it is of.
-fn found_schema(docs: &mut Docs, info: &ListInfo) -> Value {
+/// The schema of a search result: a row of a list, with its cluster.
+fn result_schema(docs: &mut Docs, info: &ListInfo) -> Value {
     let row = row_schema(docs, info.list);
     let mut row = docs.flat(&row);
     let own = row["properties"].as_object().cloned().unwrap_or_default();
@@ -161,7 +162,7 @@ fn found_schema(docs: &mut Docs, info: &ListInfo) -> Value {
     row
 }
 
-impl Documented for Search {
+impl Documented for SearchQuery {
     fn describe(docs: &mut Docs) {
         let q = json!({"type": "string", "minLength": 1, "maxLength": 253});
         let sort = json!({"type": "string", "pattern": "^-?[a-z_]+$", "maxLength": 64});
@@ -187,19 +188,19 @@ impl Documented for Search {
     }
 }
 
-impl Documented for Counted {
+impl Documented for OverviewQuery {
     fn describe(docs: &mut Docs) {
         docs.parameters.push(kind(false, countable_lists()));
     }
 }
 
-impl Documented for Watch {
+impl Documented for WatchQuery {
     fn describe(docs: &mut Docs) {
         let id = json!({"type": "integer", "format": "int64", "minimum": 1});
         let text = json!({"type": "string", "maxLength": 253});
         docs.parameters.extend([
             kind(true, searchable_lists()),
-            parameter("cluster_id", true, "Which cluster", id),
+            parameter("cluster_id", true, "The id of the cluster", id),
             namespace("A namespace, or `*` for all; required for namespaced kinds, unknown for others"),
             with_example(parameter("search", false, "A part of the name, ignoring case", text), "web"),
         ]);
@@ -224,15 +225,17 @@ fn namespace(description: &str) -> Value {
     with_example(parameter("namespace", false, description, schema), "*")
 }
 
-/// The filters of all lists; of each kind its own.
+/// The filter parameters of all lists, each with the kinds that support it.
 fn filters() -> Vec<Value> {
-    let mut of = BTreeMap::<&str, Vec<&str>>::new();
+    let mut keys_by_filter = BTreeMap::<&str, Vec<&str>>::new();
     for info in searchable_lists() {
         for field in (info.fields)().iter().filter(|field| field.filter.is_parameter()) {
-            of.entry(field.name).or_default().push(info.key);
+            keys_by_filter.entry(field.name).or_default().push(info.key);
         }
-        if !info.more_kinds.is_empty() && !of.get("type").is_some_and(|keys| keys.contains(&info.key)) {
-            of.entry("type").or_default().push(info.key);
+        if !info.more_kinds.is_empty()
+            && !keys_by_filter.get("type").is_some_and(|keys| keys.contains(&info.key))
+        {
+            keys_by_filter.entry("type").or_default().push(info.key);
         }
     }
     let filter = |(name, keys): (&str, Vec<&str>)| {
@@ -248,5 +251,5 @@ fn filters() -> Vec<Value> {
         };
         with_example(parameter(name, false, &description, schema), example)
     };
-    of.into_iter().map(filter).collect()
+    keys_by_filter.into_iter().map(filter).collect()
 }

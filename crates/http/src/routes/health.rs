@@ -1,4 +1,4 @@
-//! Whether we are there, and what we can do.
+//! Routes for liveness, readiness and the OpenAPI document.
 
 use actix_web::web::Data;
 use serde::Serialize;
@@ -12,35 +12,35 @@ use crate::{
     server::Api,
 };
 
-/// Whatever a prober sends along.
-pub(crate) struct Anything;
+/// Input that ignores parameters and body, because probes may send any.
+pub(crate) struct IgnoredInput;
 
-impl Input for Anything {
+impl Input for IgnoredInput {
     async fn read(_: &actix_web::HttpRequest, _: actix_web::dev::Payload) -> Result<Self> {
         Ok(Self)
     }
 }
 
-impl Documented for Anything {
+impl Documented for IgnoredInput {
     fn describe(_: &mut Docs) {}
 }
 
-/// That the answer came.
+/// The status of the server.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Alive {
-    /// `ok`.
+    /// Always `ok`.
     status: &'static str,
 }
 
-pub(crate) async fn live(_: Data<Api>, _: Public<Anything>) -> Result<Response<Alive>> {
+pub(crate) async fn live(_: Data<Api>, _: Public<IgnoredInput>) -> Result<Response<Alive>> {
     Ok(Response::of(Alive { status: "ok" }))
 }
 
-pub(crate) async fn ready(api: Data<Api>, _: Public<Anything>) -> Result<Response<Alive>> {
+pub(crate) async fn ready(api: Data<Api>, _: Public<IgnoredInput>) -> Result<Response<Alive>> {
     api.hooks.readiness.ready().await?;
     Ok(Response::of(Alive { status: "ok" }))
 }
 
-pub(crate) async fn openapi(_: Data<Api>, _: Public<Anything>) -> Result<Document> {
+pub(crate) async fn openapi(_: Data<Api>, _: Public<IgnoredInput>) -> Result<Document> {
     Ok(Document)
 }

@@ -1,4 +1,4 @@
-//! Every list: one handler over core's table `LISTS`, and what the table says of each as documentation.
+//! Routes of all lists: one handler over core's table `LISTS`, with documentation generated from the table.
 
 use actix_web::{http::Method, web::Data};
 use pilothouse_core::{
@@ -31,18 +31,18 @@ use crate::{
     server::Api,
 };
 
-/// The line of a list in the route table.
+/// The route table entry of a list.
 pub(crate) fn route(info: &'static ListInfo) -> Route {
     let handler = async move |api: Data<Api>,
-                              Authenticated(who, RawQuery(pairs)): Authenticated<RawQuery>|
+                              Authenticated(signed_in, RawQuery(pairs)): Authenticated<RawQuery>|
                 -> Result<ListResponse> {
-        Ok(page(info.list, &api.app, &who.caller, &pairs).await?)
+        Ok(page(info.list, &api.app, &signed_in.caller, &pairs).await?)
     };
     let role = if info.list == List::Users { Role::SuperAdmin } else { Role::Viewer };
     Route {
         method: Method::GET,
         path: info.path,
-        who: RequiredAuth::Role(role),
+        auth: RequiredAuth::Role(role),
         summary: summary(info.list),
         service: actix_web::web::get().to(handler),
         docs: Box::new(|| docs(info)),
@@ -57,7 +57,7 @@ async fn page(
 ) -> Result<ListResponse, Error> {
     let query = || ListQuery::parse(list, pairs);
     let key = list.info().key;
-    let ours = |(rows, pagination): (Vec<Row>, Pagination)| ListResponse {
+    let local = |(rows, pagination): (Vec<Row>, Pagination)| ListResponse {
         key,
         rows,
         pagination,
@@ -65,15 +65,15 @@ async fn page(
         warnings: Vec::new(),
     };
     Ok(match list {
-        List::Clusters => ours(app.clusters.list(caller, &query()?).await?),
-        List::Users => ours(app.users.list(caller, &query()?).await?),
-        List::Sessions => ours(app.sessions.list(caller, &query()?).await?),
+        List::Clusters => local(app.clusters.list(caller, &query()?).await?),
+        List::Users => local(app.users.list(caller, &query()?).await?),
+        List::Sessions => local(app.sessions.list(caller, &query()?).await?),
         List::Operations => {
             let page = app.audit.operations(caller, OperationQuery::parse(pairs)?).await?;
             let rows = page.logs.iter().map(Row::of).collect::<Result<_, _>>()?;
-            ours((rows, page.pagination))
+            local((rows, page.pagination))
         }
-        // of a cluster's objects
+        // the remaining lists are of a cluster's objects
         _ => {
             let query = query()?;
             let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
@@ -107,7 +107,7 @@ fn summary(list: List) -> &'static str {
     }
 }
 
-/// The schema of a list's rows.
+/// The schema of the rows of a list.
 pub(super) fn row_schema(docs: &mut Docs, list: List) -> Value {
     match list {
         List::Clusters => docs.schema::<Cluster>(),
@@ -154,11 +154,11 @@ fn docs(info: &ListInfo) -> Docs {
         properties["stale"] =
             json!({"type": "boolean", "description": "Whether the cluster could not be read since then"});
     }
-    docs.answer = json!({"type": "object", "required": required, "properties": properties});
+    docs.data = json!({"type": "object", "required": required, "properties": properties});
     docs
 }
 
-/// A parameter of a query.
+/// A query parameter.
 pub(super) fn parameter(name: &str, required: bool, description: &str, schema: Value) -> Value {
     json!({"name": name, "in": "query", "required": required, "description": description, "schema": schema})
 }
@@ -168,7 +168,7 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     let mut parameters = Vec::new();
     if info.scope != ListScope::Ours {
         let id = json!({"type": "integer", "format": "int64", "minimum": 1});
-        parameters.push(parameter("cluster_id", true, "Which cluster", id));
+        parameters.push(parameter("cluster_id", true, "The id of the cluster", id));
     }
     if info.scope == ListScope::Namespaced {
         let names = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$";
@@ -176,7 +176,7 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
         parameters.push(parameter("namespace", true, "A namespace, or `*` for all", namespace));
     }
     if let Some(owner) = info.owner {
-        let description = format!("Of which {}", owner.kind.info().kind);
+        let description = format!("The name of the {}", owner.kind.info().kind);
         parameters.push(parameter("name", true, &description, text()));
     }
     let page = json!({"type": "integer", "format": "int64", "minimum": 1, "default": 1});
@@ -215,7 +215,7 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
                 json!({"type": "string", "pattern": "^[ -.0-~]+/[ -.0-~]+$", "maxLength": 253})
             }
             Filter::Number => json!({"type": "integer", "format": "int64", "minimum": 1}),
-            Filter::OneOf(words) => json!({"type": "string", "enum": words}),
+            Filter::OneOf(values) => json!({"type": "string", "enum": values}),
         };
         parameters.push(parameter(field.name, false, "Only rows with this value", schema));
     }

@@ -1,4 +1,4 @@
-//! Namespaces.
+//! Routes for namespaces.
 
 use actix_web::web::Data;
 use pilothouse_core::{name::Namespace, namespace::NamespaceRow, object::Labels};
@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneNamespace {
-    /// It as it is after the change.
+    /// The namespace after the change.
     namespace: NamespaceRow,
 }
 
@@ -25,34 +25,38 @@ pub(crate) struct OneNamespace {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewNamespaceBody {
-    /// Which cluster.
+    /// The id of the cluster.
     cluster_id: Id,
     name: Namespace,
 }
 
 pub(crate) async fn create(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<NewNamespaceBody>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<NewNamespaceBody>>,
 ) -> Result<Response<OneNamespace>> {
-    let changed =
-        api.app.namespaces.create(&who.caller, body.cluster_id.into(), &body.name, Labels::new()).await?;
+    let changed = api
+        .app
+        .namespaces
+        .create(&signed_in.caller, body.cluster_id.into(), &body.name, Labels::new())
+        .await?;
     Ok(Response::changed(changed, |namespace| OneNamespace { namespace })
         .with_message(Message::NamespaceCreated))
 }
 
-/// Which namespace.
+/// A namespace to delete.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NamespaceBody {
-    /// Which cluster.
+    /// The id of the cluster.
     cluster_id: Id,
     namespace: Namespace,
 }
 
 pub(crate) async fn delete(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<NamespaceBody>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<NamespaceBody>>,
 ) -> Result<Response<Empty>> {
-    let changed = api.app.namespaces.delete(&who.caller, body.cluster_id.into(), &body.namespace).await?;
+    let changed =
+        api.app.namespaces.delete(&signed_in.caller, body.cluster_id.into(), &body.namespace).await?;
     Ok(Response::changed(changed, |()| Empty {}).with_message(Message::NamespaceDeleted))
 }

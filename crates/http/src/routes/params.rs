@@ -1,4 +1,4 @@
-//! Small types that several requests are made of.
+//! Request types shared by several routes.
 
 use pilothouse_core::{
     cluster::ClusterId,
@@ -11,7 +11,7 @@ use utoipa::{
     openapi::{KnownFormat, ObjectBuilder, RefOr, Schema, SchemaFormat, schema::Type},
 };
 
-/// The id of a row of ours, from 1.
+/// The id of a row in Pilothouse's database, at least 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "i64")]
 pub(crate) struct Id(pub(crate) i64);
@@ -40,19 +40,19 @@ impl From<Id> for ClusterId {
     }
 }
 
-/// A body that names one row by its id.
+/// A request body with the id of one row.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ById {
-    /// Which.
+    /// The id of the row.
     pub(crate) id: Id,
 }
 
-/// Which object of a kind: as query parameters, or as a body.
+/// The name of an object in a namespace of a cluster, as query parameters or as a request body.
 #[derive(Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ByName {
-    /// Which cluster.
+    /// The id of the cluster.
     #[param(inline)]
     pub(crate) cluster_id: Id,
     #[param(inline)]
@@ -61,21 +61,21 @@ pub(crate) struct ByName {
     pub(crate) name: ObjectName,
 }
 
-/// A body without fields.
+/// A request body without fields.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NoFields {}
 
-/// A whole number between two bounds, both included.
+/// An integer from `MIN` to `MAX`, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "i64")]
-pub(crate) struct Bounded<const LEAST: u32, const MOST: u32>(pub(crate) u32);
+pub(crate) struct Bounded<const MIN: u32, const MAX: u32>(pub(crate) u32);
 
-impl<const LEAST: u32, const MOST: u32> TryFrom<i64> for Bounded<LEAST, MOST> {
+impl<const MIN: u32, const MAX: u32> TryFrom<i64> for Bounded<MIN, MAX> {
     type Error = Reason;
 
     fn try_from(number: i64) -> Result<Self, Reason> {
-        let number = u32::try_from(number).ok().filter(|number| (LEAST..=MOST).contains(number));
+        let number = u32::try_from(number).ok().filter(|number| (MIN..=MAX).contains(number));
         number.map(Self).ok_or(Reason::OutOfRange)
     }
 }

@@ -1,4 +1,4 @@
-//! Logs.
+//! Routes for container logs.
 
 use actix_web::web::Data;
 use pilothouse_core::{
@@ -21,28 +21,28 @@ use crate::{
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LogsQuery {
-    /// Which cluster.
+    /// The id of the cluster.
     #[param(inline)]
     cluster_id: Id,
     #[param(inline)]
     namespace: Namespace,
-    /// The pod.
+    /// The name of the pod.
     #[param(inline)]
     pod_name: ObjectName,
-    /// The pod's default container when none.
+    /// The container; the default is the pod's default container.
     #[param(value_type = ContainerName, inline, required = false)]
     container: Option<ContainerName>,
-    /// The last lines.
+    /// Number of lines, counted from the end of the log.
     #[param(value_type = u32, required = false, minimum = 1, maximum = 10000, default = 100)]
     tail_lines: Option<Bounded<1, { LogOptions::MAX_TAIL }>>,
-    /// Of the container's previous run.
+    /// Read the log of the previous run of the container.
     #[serde(default)]
     #[param(default = false)]
     previous: bool,
-    /// Not older than this many seconds.
+    /// Maximum age of the lines, in seconds.
     #[param(value_type = u32, required = false, minimum = 1)]
     since_seconds: Option<Bounded<1, { i32::MAX.cast_unsigned() }>>,
-    /// Each line begins with its time.
+    /// Prefix each line with its timestamp.
     #[serde(default)]
     #[param(default = false)]
     timestamps: bool,
@@ -50,7 +50,7 @@ pub(crate) struct LogsQuery {
 
 pub(crate) async fn logs(
     api: Data<Api>,
-    Authenticated(who, Params(query)): Authenticated<Params<LogsQuery>>,
+    Authenticated(signed_in, Params(query)): Authenticated<Params<LogsQuery>>,
 ) -> Result<Response<PodLogs>> {
     let options = LogOptions {
         container: query.container,
@@ -60,30 +60,30 @@ pub(crate) async fn logs(
         timestamps: query.timestamps,
     };
     let (cluster, namespace, pod) = (query.cluster_id.into(), query.namespace, query.pod_name);
-    Ok(Response::of(api.app.pods.logs(&who.caller, cluster, &namespace, &pod, &options).await?))
+    Ok(Response::of(api.app.pods.logs(&signed_in.caller, cluster, &namespace, &pod, &options).await?))
 }
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FollowQuery {
-    /// Which cluster.
+    /// The id of the cluster.
     #[param(inline)]
     cluster_id: Id,
     #[param(inline)]
     namespace: Namespace,
-    /// The pod.
+    /// The name of the pod.
     #[param(inline)]
     pod_name: ObjectName,
-    /// The pod's default container when none.
+    /// The container; the default is the pod's default container.
     #[param(value_type = ContainerName, inline, required = false)]
     container: Option<ContainerName>,
-    /// How many of the lines written so far come first; not looked at when the stream is resumed.
+    /// Number of existing lines to send first; ignored when the stream is resumed.
     #[param(value_type = u32, required = false, minimum = 1, maximum = 10000, default = 100)]
     tail_lines: Option<Bounded<1, { LogOptions::MAX_TAIL }>>,
-    /// These not older than this many seconds; not looked at when the stream is resumed.
+    /// Maximum age of the existing lines, in seconds; ignored when the stream is resumed.
     #[param(value_type = u32, required = false, minimum = 1)]
     since_seconds: Option<Bounded<1, { i32::MAX.cast_unsigned() }>>,
-    /// Each line begins with its time.
+    /// Prefix each line with its timestamp.
     #[serde(default)]
     #[param(default = false)]
     timestamps: bool,
@@ -91,14 +91,14 @@ pub(crate) struct FollowQuery {
 
 pub(crate) async fn follow(
     api: Data<Api>,
-    Authenticated(who, Resumable(query, after)): Authenticated<Resumable<FollowQuery>>,
+    Authenticated(signed_in, Resumable(query, after)): Authenticated<Resumable<FollowQuery>>,
 ) -> Result<Events<Vec<LogLine>>> {
-    let newest = || FollowStart::Newest {
+    let from_newest = || FollowStart::Newest {
         lines: query.tail_lines.map_or(LogOptions::DEFAULT_TAIL, |lines| lines.0),
         since_seconds: query.since_seconds.map(|seconds| seconds.0),
     };
-    let start = after.map_or_else(newest, FollowStart::After);
+    let start = after.map_or_else(from_newest, FollowStart::After);
     let follow = Follow { container: query.container, start, timestamps: query.timestamps };
     let (cluster, namespace, pod) = (query.cluster_id.into(), query.namespace, query.pod_name);
-    Ok(Events(api.app.pods.follow(&who.caller, cluster, &namespace, &pod, &follow).await?))
+    Ok(Events(api.app.pods.follow(&signed_in.caller, cluster, &namespace, &pod, &follow).await?))
 }

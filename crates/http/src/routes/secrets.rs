@@ -1,4 +1,4 @@
-//! Secrets. Values come in as [`SecretString`]s, and leave by `reveal` only.
+//! Routes for Secrets. Values are received as [`SecretString`]s, and returned by `reveal` only.
 
 use std::collections::BTreeMap;
 
@@ -25,30 +25,30 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneSecret {
-    /// It as it is after the change.
+    /// The Secret after the change.
     secret: SecretRow,
 }
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneRevealedSecret {
-    /// It with its values.
+    /// The Secret with its values.
     secret: RevealedSecret,
 }
 
 pub(crate) async fn detail(
     api: Data<Api>,
-    Authenticated(who, Params(query)): Authenticated<Params<ByName>>,
+    Authenticated(signed_in, Params(query)): Authenticated<Params<ByName>>,
 ) -> Result<Response<SecretDetail>> {
     let ByName { cluster_id, namespace, name } = query;
-    Ok(Response::of(api.app.secrets.detail(&who.caller, cluster_id.into(), &namespace, &name).await?))
+    Ok(Response::of(api.app.secrets.detail(&signed_in.caller, cluster_id.into(), &namespace, &name).await?))
 }
 
 pub(crate) async fn reveal(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<ByName>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<ByName>>,
 ) -> Result<Response<OneRevealedSecret>> {
     let ByName { cluster_id, namespace, name } = body;
-    let revealed = api.app.secrets.reveal(&who.caller, cluster_id.into(), &namespace, name).await?;
+    let revealed = api.app.secrets.reveal(&signed_in.caller, cluster_id.into(), &namespace, name).await?;
     Ok(Response::changed(revealed, |secret| OneRevealedSecret { secret }))
 }
 
@@ -56,63 +56,64 @@ pub(crate) async fn reveal(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewSecretBody {
-    /// Which cluster.
+    /// The id of the cluster.
     cluster_id: Id,
     namespace: Namespace,
     name: ObjectName,
-    /// `Opaque` when none.
+    /// The type; the default is `Opaque`.
     #[schema(min_length = 1, max_length = 253, pattern = "^[!-~]+$")]
     r#type: Option<String>,
-    /// Key to plain text; may be empty.
+    /// Values in plain text by key; may be empty.
     #[schema(value_type = BTreeMap<String, String>)]
     data: BTreeMap<String, SecretString>,
-    /// Its labels.
+    /// The labels.
     labels: Option<Labels>,
 }
 
 pub(crate) async fn create(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<NewSecretBody>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<NewSecretBody>>,
 ) -> Result<Response<OneSecret>> {
     let NewSecretBody { cluster_id, namespace, name, r#type, data, labels } = body;
     let secret = NewSecret { name, r#type, data, labels: labels.unwrap_or_default() };
-    let changed = api.app.secrets.create(&who.caller, cluster_id.into(), &namespace, secret).await?;
+    let changed = api.app.secrets.create(&signed_in.caller, cluster_id.into(), &namespace, secret).await?;
     Ok(Response::changed(changed, |secret| OneSecret { secret }).with_message(Message::SecretCreated))
 }
 
-/// What is not sent stays.
+/// A change of a Secret. An omitted field is kept.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SecretPatchBody {
-    /// Which cluster.
+    /// The id of the cluster.
     cluster_id: Id,
     namespace: Namespace,
     name: ObjectName,
-    /// All keys, each with plain text or, to keep the value it has, null; may be empty.
+    /// The complete set of keys, each with its new value in plain text, or null to keep the current value. May be
+    /// empty.
     #[schema(value_type = Option<BTreeMap<String, Option<String>>>)]
     data: Option<BTreeMap<String, Option<SecretString>>>,
-    /// All labels.
+    /// The labels; they replace all existing ones.
     labels: Option<Labels>,
-    /// The version that was read; refused when it has changed meanwhile.
+    /// The `resource_version` that was read; a conflict if the object was changed since.
     #[schema(min_length = 1, max_length = 253, pattern = "^[!-~]+$")]
     resource_version: Option<String>,
 }
 
 pub(crate) async fn update(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<SecretPatchBody>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<SecretPatchBody>>,
 ) -> Result<Response<OneSecret>> {
     let SecretPatchBody { cluster_id, namespace, name, data, labels, resource_version } = body;
     let (cluster, patch) = (cluster_id.into(), SecretPatch { data, labels, resource_version });
-    let changed = api.app.secrets.update(&who.caller, cluster, &namespace, name, patch).await?;
+    let changed = api.app.secrets.update(&signed_in.caller, cluster, &namespace, name, patch).await?;
     Ok(Response::changed(changed, |secret| OneSecret { secret }).with_message(Message::SecretUpdated))
 }
 
 pub(crate) async fn delete(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<ByName>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<ByName>>,
 ) -> Result<Response<Empty>> {
     let ByName { cluster_id, namespace, name } = body;
-    let changed = api.app.secrets.delete(&who.caller, cluster_id.into(), &namespace, name).await?;
+    let changed = api.app.secrets.delete(&signed_in.caller, cluster_id.into(), &namespace, name).await?;
     Ok(Response::changed(changed, |()| Empty {}).with_message(Message::SecretDeleted))
 }

@@ -1,4 +1,4 @@
-//! Ending sessions.
+//! Route to revoke a session.
 
 use actix_web::web::Data;
 use pilothouse_core::session::SessionId;
@@ -15,8 +15,8 @@ use crate::{
 
 pub(crate) async fn revoke(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<ById>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<ById>>,
 ) -> Result<Response<Empty>> {
-    api.app.sessions.revoke(&who.caller, SessionId(body.id.0)).await?;
+    api.app.sessions.revoke(&signed_in.caller, SessionId(body.id.0)).await?;
     Ok(Response::of(Empty {}).with_message(Message::SessionRevoked))
 }

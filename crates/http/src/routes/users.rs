@@ -1,4 +1,4 @@
-//! Users, for super admins.
+//! Routes for users; they require super_admin.
 
 use actix_web::web::Data;
 use pilothouse_core::{
@@ -20,7 +20,7 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneUser {
-    /// It as it is after the change.
+    /// The user after the change.
     pub(crate) user: User,
 }
 
@@ -30,54 +30,58 @@ pub(crate) struct OneUser {
 pub(crate) struct NewUserBody {
     username: Username,
     password: NewPassword,
-    /// What the user may do.
+    /// The role of the user.
     role: Role,
-    /// The username when there is none.
+    /// The display name; the default is the username.
     display_name: Option<String>,
 }
 
 pub(crate) async fn create(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<NewUserBody>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<NewUserBody>>,
 ) -> Result<Response<OneUser>> {
     let NewUserBody { username, password, role, display_name } = body;
-    let user = api.app.users.create(&who.caller, NewUser { username, password, role, display_name }).await?;
+    let user =
+        api.app.users.create(&signed_in.caller, NewUser { username, password, role, display_name }).await?;
     Ok(Response::of(OneUser { user }).with_message(Message::UserCreated))
 }
 
-/// What is not sent stays.
+/// A change of a user. An omitted field is kept.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UserChangeBody {
-    /// Which user.
+    /// The id of the user.
     id: Id,
-    /// What the user may do from now on.
+    /// The new role.
     role: Option<Role>,
-    /// How the user is shown.
+    /// The new display name.
     display_name: Option<String>,
-    /// Whether the user may sign in no more; ends what sessions there are.
+    /// Whether the user is disabled. A disabled user cannot sign in, and all existing sessions end.
     disabled: Option<bool>,
 }
 
 pub(crate) async fn update(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<UserChangeBody>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<UserChangeBody>>,
 ) -> Result<Response<OneUser>> {
     let UserChangeBody { id, role, display_name, disabled } = body;
-    let user =
-        api.app.users.update(&who.caller, UserId(id.0), UserPatch { role, display_name, disabled }).await?;
+    let user = api
+        .app
+        .users
+        .update(&signed_in.caller, UserId(id.0), UserPatch { role, display_name, disabled })
+        .await?;
     Ok(Response::of(OneUser { user }).with_message(Message::UserUpdated))
 }
 
 pub(crate) async fn delete(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<ById>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<ById>>,
 ) -> Result<Response<Empty>> {
-    api.app.users.delete(&who.caller, UserId(body.id.0)).await?;
+    api.app.users.delete(&signed_in.caller, UserId(body.id.0)).await?;
     Ok(Response::of(Empty {}).with_message(Message::UserDeleted))
 }
 
-/// Whose password becomes what.
+/// A new password for a user.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResetPasswordBody {
@@ -87,8 +91,8 @@ pub(crate) struct ResetPasswordBody {
 
 pub(crate) async fn reset_password(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<ResetPasswordBody>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<ResetPasswordBody>>,
 ) -> Result<Response<OneUser>> {
-    let user = api.app.users.reset_password(&who.caller, UserId(body.id.0), body.new_password).await?;
+    let user = api.app.users.reset_password(&signed_in.caller, UserId(body.id.0), body.new_password).await?;
     Ok(Response::of(OneUser { user }).with_message(Message::PasswordReset))
 }

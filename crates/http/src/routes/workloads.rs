@@ -1,4 +1,4 @@
-//! Workloads.
+//! Routes for workloads.
 
 use actix_web::web::Data;
 use pilothouse_core::{
@@ -16,15 +16,15 @@ use crate::{
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct OneWorkload {
-    /// It as it is after the change.
+    /// The workload after the change.
     workload: WorkloadRow,
 }
 
-/// Which workload: as query parameters, or as a body.
+/// The reference to a workload, as query parameters or as a request body.
 #[derive(Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WorkloadBody {
-    /// Which cluster.
+    /// The id of the cluster.
     #[param(inline)]
     cluster_id: Id,
     #[param(inline)]
@@ -37,22 +37,22 @@ pub(crate) struct WorkloadBody {
 
 pub(crate) async fn detail(
     api: Data<Api>,
-    Authenticated(who, Params(query)): Authenticated<Params<WorkloadBody>>,
+    Authenticated(signed_in, Params(query)): Authenticated<Params<WorkloadBody>>,
 ) -> Result<Response<WorkloadDetail>> {
     let workload = WorkloadRef { namespace: query.namespace, kind: query.r#type, name: query.name };
-    let detail = api.app.workloads.detail(&who.caller, query.cluster_id.into(), &workload).await?;
+    let detail = api.app.workloads.detail(&signed_in.caller, query.cluster_id.into(), &workload).await?;
     let warnings = detail.warnings.clone();
     Ok(Response::of(detail).warning(warnings))
 }
 
-/// How many replicas a workload should have.
+/// The desired number of replicas of a workload.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ScaleBody {
-    /// Which cluster.
+    /// The id of the cluster.
     cluster_id: Id,
     namespace: Namespace,
-    /// `deployment` or `statefulset`.
+    /// The type: `deployment` or `statefulset`.
     r#type: WorkloadType,
     name: ObjectName,
     replicas: Replicas,
@@ -60,20 +60,20 @@ pub(crate) struct ScaleBody {
 
 pub(crate) async fn scale(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<ScaleBody>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<ScaleBody>>,
 ) -> Result<Response<OneWorkload>> {
     let workload = WorkloadRef { namespace: body.namespace, kind: body.r#type, name: body.name };
     let changed =
-        api.app.workloads.scale(&who.caller, body.cluster_id.into(), &workload, body.replicas).await?;
+        api.app.workloads.scale(&signed_in.caller, body.cluster_id.into(), &workload, body.replicas).await?;
     Ok(Response::changed(changed, |workload| OneWorkload { workload }).with_message(Message::WorkloadScaled))
 }
 
 pub(crate) async fn restart(
     api: Data<Api>,
-    Authenticated(who, Body(body)): Authenticated<Body<WorkloadBody>>,
+    Authenticated(signed_in, Body(body)): Authenticated<Body<WorkloadBody>>,
 ) -> Result<Response<OneWorkload>> {
     let workload = WorkloadRef { namespace: body.namespace, kind: body.r#type, name: body.name };
-    let changed = api.app.workloads.restart(&who.caller, body.cluster_id.into(), &workload).await?;
+    let changed = api.app.workloads.restart(&signed_in.caller, body.cluster_id.into(), &workload).await?;
     Ok(Response::changed(changed, |workload| OneWorkload { workload })
         .with_message(Message::WorkloadRestarted))
 }

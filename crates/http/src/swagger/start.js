@@ -1,5 +1,5 @@
-// Starts Swagger UI, and signs it in. A call needs the access token and the session's cookie: the cookie the browser
-// keeps and sends by itself, the token is handed to Swagger UI, whether it came by the form or by trying the operation.
+// Starts Swagger UI and signs it in. A call needs the access token and the session cookie. The browser stores and sends
+// the cookie; the token is passed to Swagger UI after a login by the form or by the login operation.
 'use strict';
 
 const who = document.getElementById('who');
@@ -33,10 +33,10 @@ function signedOut() {
   clearTimeout(renewal);
 }
 
-// Before the access token ends, so that reading for long signs nobody out.
+// Runs before the access token expires, so that a page that stays open does not sign the user out.
 async function renew(token) {
-  const answer = await post('/api/auth/refresh', { refresh_token: token });
-  if (answer.success) signedIn(answer.data);
+  const reply = await post('/api/auth/refresh', { refresh_token: token });
+  if (reply.success) signedIn(reply.data);
   else signedOut();
 }
 
@@ -49,11 +49,11 @@ async function post(path, body) {
 document.getElementById('sign-in').addEventListener('submit', async (event) => {
   event.preventDefault();
   const { username, password } = event.target.elements;
-  const answer = await post('/api/auth/login', { username: username.value, password: password.value });
-  if (answer.success) {
+  const reply = await post('/api/auth/login', { username: username.value, password: password.value });
+  if (reply.success) {
     password.value = '';
-    signedIn(answer.data);
+    signedIn(reply.data);
   } else {
-    who.value = answer.details;
+    who.value = reply.details;
   }
 });

@@ -1,45 +1,45 @@
-//! What went wrong in other products with what they keep and tell, tried here. docs/advisories.md has the whole list; each test
-//! bears the name of the first advisory it is about.
+//! Security advisories of comparable products about stored and disclosed data, reproduced against the HTTP API.
+//! docs/advisories.md has the complete list; each test is named after its first advisory.
 
 use pilothouse_core::kind::Kind;
 use pilothouse_http::document;
 use serde_json::{Value, json};
 
 use crate::{
-    advisories::{OPEN, inputs},
+    advisories::{PUBLIC_PATHS, inputs},
     test_app::{Credentials, PASSWORD, TestApp},
 };
 
-/// KubePi: the list of users had their password hashes.
+/// KubePi: the list of users contained password hashes.
 #[actix_web::test]
-async fn cve_2023_37916_no_answer_has_a_password_or_its_hash() {
-    let house = TestApp::new().await;
-    let who = house.login("super").await;
-    for (method, path, input) in inputs(&house).await {
-        // the document has a password of its own, as an example
+async fn cve_2023_37916_no_response_has_a_password_or_its_hash() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("super").await;
+    for (method, path, input) in inputs(&api).await {
+        // the document contains an example password
         if method == "GET" && path != "/api/openapi.json" {
-            // the hash of these tests is the password itself
-            let reply = house.get(&who, path, &input).await;
+            // the fake hash is the password itself
+            let reply = api.get(&signed_in, path, &input).await;
             assert!(!reply.text.contains(PASSWORD), "{path}");
         }
     }
     let document = document().to_string();
-    for word in ["password_hash", "\"hash\":{\"type\":\"string\",\"format\":\"password\"}", "phc"] {
-        assert!(!document.contains(word), "{word}");
+    for text in ["password_hash", "\"hash\":{\"type\":\"string\",\"format\":\"password\"}", "phc"] {
+        assert!(!document.contains(text), "{text}");
     }
 }
 
-/// Rancher, twice: a list of what to leave out of the audit trail forgot a field. Ours is of what goes in.
+/// Rancher, twice: the deny list of the audit trail missed a field. Pilothouse's trail uses an allow list.
 #[actix_web::test]
-async fn cve_2023_22649_no_field_of_a_body_is_recorded_that_is_not_named() {
-    let house = TestApp::new().await;
-    let who = house.login("super").await;
+async fn cve_2023_22649_only_listed_body_fields_are_recorded() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("super").await;
     let canary = "canary-body-value";
-    for (method, path, input) in inputs(&house).await {
+    for (method, path, input) in inputs(&api).await {
         if method != "POST" || path == "/api/auth/logout" || path == "/api/auth/refresh" {
             continue;
         }
-        // every text of the body, one at a time; names and ids are recorded on purpose
+        // each text field of the body in turn; names and ids are recorded intentionally
         let body: Value = serde_json::from_str(&input).unwrap_or_default();
         let texts = [
             "data",
@@ -61,14 +61,14 @@ async fn cve_2023_22649_no_field_of_a_body_is_recorded_that_is_not_named() {
                     .into(),
                 _ => json!(canary),
             };
-            house.post(&who, path, body).await;
+            api.post(&signed_in, path, body).await;
         }
     }
-    let trail = format!("{:?} {:?}", house.fake.store.entries(), house.fake.store.all_operations());
+    let trail = format!("{:?} {:?}", api.fake.store.entries(), api.fake.store.all_operations());
     assert!(!trail.contains(canary), "{trail}");
 }
 
-/// Rancher: anybody could send somebody's credential to an address of their choice, by its id.
+/// Rancher: any user could send a stored credential to a host of their choice, by its id.
 #[actix_web::test]
 async fn cve_2021_25320_no_input_names_a_stored_credential() {
     let document: Value = serde_json::from_str(&document().to_string()).unwrap();
@@ -79,76 +79,76 @@ async fn cve_2021_25320_no_input_names_a_stored_credential() {
         .filter(|name| name.contains("credential_id") || name.contains("token_id") || name.ends_with("_ref"))
         .collect();
     assert_eq!(suspicious, Vec::<String>::new());
-    let house = TestApp::new().await;
-    let ops = house.login("ops").await;
-    let elsewhere = json!({"id": house.cluster, "api_server": "https://evil.example.com"});
-    assert_eq!(house.post(&ops, "/api/k8s/clusters/test", elsewhere).await.status.as_u16(), 400);
-    assert!(house.fake.clusters.calls().is_empty());
+    let api = TestApp::new().await;
+    let ops = api.login("ops").await;
+    let elsewhere = json!({"id": api.cluster, "api_server": "https://evil.example.com"});
+    assert_eq!(api.post(&ops, "/api/k8s/clusters/test", elsewhere).await.status.as_u16(), 400);
+    assert!(api.fake.clusters.calls().is_empty());
 }
 
-/// Rancher: the proxy sent its own credential to whatever host it was pointed at.
+/// Rancher: the proxy sent its own credential to any host in the request.
 #[actix_web::test]
-async fn cve_2025_54468_a_new_address_takes_its_credential_anew() {
-    let house = TestApp::new().await;
-    let ops = house.login("ops").await;
+async fn cve_2025_54468_new_server_requires_its_credential_again() {
+    let api = TestApp::new().await;
+    let ops = api.login("ops").await;
     for more in [
         json!({}),
         json!({"skip_test": true}),
         json!({"auth_type": "token"}),
         json!({"auth_type": "kubeconfig"}),
     ] {
-        let mut body = json!({"id": house.cluster, "api_server": "https://evil.example.com"});
+        let mut body = json!({"id": api.cluster, "api_server": "https://evil.example.com"});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let reply = house.post(&ops, "/api/k8s/clusters/update", body).await;
-        assert_eq!(reply.refusal().1, "VALIDATION_ERROR", "{more}");
+        let reply = api.post(&ops, "/api/k8s/clusters/update", body).await;
+        assert_eq!(reply.error().1, "VALIDATION_ERROR", "{more}");
     }
-    assert!(house.fake.clusters.calls().is_empty());
-    let rows = house.get(&ops, "/api/k8s/clusters", "").await.data();
+    assert!(api.fake.clusters.calls().is_empty());
+    let rows = api.get(&ops, "/api/k8s/clusters", "").await.data();
     assert_eq!(rows["clusters"][0]["api_server"], "https://k8s.example.com:6443");
 }
 
-/// Rancher, Vault: a body too large or too deep took the server down, before anybody had signed in.
+/// Rancher, Vault: an unauthenticated body that was too large or too deep took the server down.
 #[actix_web::test]
-async fn cve_2025_23388_a_body_too_large_or_too_deep_is_refused() {
-    let house = TestApp::new().await;
+async fn cve_2025_23388_too_large_or_too_deep_body_is_refused() {
+    let api = TestApp::new().await;
     let login = async |body: String| {
-        let reply = house.call(&Credentials::default(), "POST", "/api/auth/login", &body).await;
+        let reply = api.call(&Credentials::default(), "POST", "/api/auth/login", &body).await;
         (reply.status.as_u16(), reply.json()["error_code"].as_str().unwrap().to_owned())
     };
     assert_eq!(login("[".repeat(4_000)).await, (400, "VALIDATION_ERROR".into()));
     assert_eq!(login(format!("{{\"username\":{}", "{\"a\":".repeat(600))).await.0, 400);
     assert_eq!(login("[".repeat(1 << 20)).await, (413, "PAYLOAD_TOO_LARGE".into()));
-    let who = house.login("super").await;
+    let signed_in = api.login("super").await;
     let deep = format!("{{\"cluster_id\":1,\"data\":{}{}", "[".repeat(500_000), "]".repeat(500_000));
-    let reply = house.call(&who.credentials, "POST", "/api/k8s/configmaps", &deep).await;
+    let reply = api.call(&signed_in.credentials, "POST", "/api/k8s/configmaps", &deep).await;
     assert_eq!(reply.status.as_u16(), 400);
     let large = format!("{{\"cluster_id\":1,\"name\":\"{}\"}}", "x".repeat(2 << 20));
     assert_eq!(
-        house.call(&who.credentials, "POST", "/api/k8s/configmaps", &large).await.status.as_u16(),
+        api.call(&signed_in.credentials, "POST", "/api/k8s/configmaps", &large).await.status.as_u16(),
         413
     );
 }
 
-/// Argo CD, four times: a Secret's value came out by an annotation, a patch's error, a difference.
+/// Argo CD, four times: the value of a Secret was disclosed by an annotation, the error of a patch, or a diff.
 #[actix_web::test]
-async fn cve_2023_40029_what_kubectl_wrote_beside_a_secret_is_not_shown() {
-    let house = TestApp::new().await;
-    let who = house.login("super").await;
+async fn cve_2023_40029_last_applied_annotation_of_a_secret_is_hidden() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("super").await;
     let applied = json!({"apiVersion": "v1", "kind": "Secret", "data": {"password": "Y2FuYXJ5LWFwcGxpZWQ="},
         "stringData": {"password": "canary-applied"}});
     let metadata = json!({"name": "applied", "namespace": "shop", "annotations": {
         "kubectl.kubernetes.io/last-applied-configuration": applied.to_string(), "kept": "yes"},
         "managedFields": [{"manager": "canary-applied"}]});
     let object = json!({"metadata": metadata, "data": {"password": "Y2FuYXJ5LWFwcGxpZWQ="}});
-    house.fake.clusters.put(pilothouse_core::cluster::ClusterId(house.cluster), Kind::Secret, object);
-    let query = format!("cluster_id={}&namespace=shop", house.cluster);
-    let detail = house.get(&who, "/api/k8s/secrets/detail", &format!("{query}&name=applied")).await;
+    api.fake.clusters.put(pilothouse_core::cluster::ClusterId(api.cluster), Kind::Secret, object);
+    let query = format!("cluster_id={}&namespace=shop", api.cluster);
+    let detail = api.get(&signed_in, "/api/k8s/secrets/detail", &format!("{query}&name=applied")).await;
     assert_eq!(detail.json()["data"]["annotations"], json!({"kept": "*** (3 bytes)"}));
-    let list = house.get(&who, "/api/k8s/secrets", &query).await;
-    let update = json!({"cluster_id": house.cluster, "namespace": "shop", "name": "applied",
+    let list = api.get(&signed_in, "/api/k8s/secrets", &query).await;
+    let update = json!({"cluster_id": api.cluster, "namespace": "shop", "name": "applied",
         "data": {"password": "canary-applied"}, "resource_version": "stale"});
-    let refused = house.post(&who, "/api/k8s/secrets/update", update).await;
-    assert_eq!(refused.refusal().1, "CONFLICT_ERROR");
+    let refused = api.post(&signed_in, "/api/k8s/secrets/update", update).await;
+    assert_eq!(refused.error().1, "CONFLICT_ERROR");
     for reply in [detail, list, refused] {
         assert!(
             !reply.text.contains("canary-applied") && !reply.text.contains("Y2FuYXJ5LWFwcGxpZWQ"),
@@ -158,53 +158,55 @@ async fn cve_2023_40029_what_kubectl_wrote_beside_a_secret_is_not_shown() {
     }
 }
 
-/// Argo CD: a token for reading projects could read the credentials of repositories.
+/// Argo CD: a token for reading projects could read repository credentials.
 #[actix_web::test]
-async fn cve_2025_55190_no_read_gives_a_stored_credential_to_anybody() {
-    let house = TestApp::new().await;
-    let who = house.login("super").await;
-    for (method, path, input) in inputs(&house).await {
+async fn cve_2025_55190_no_read_returns_a_stored_credential() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("super").await;
+    for (method, path, input) in inputs(&api).await {
         if method == "GET" {
-            let reply = house.get(&who, path, &input).await;
+            let reply = api.get(&signed_in, path, &input).await;
             assert!(!reply.text.contains("canary-token"), "{path}");
         }
     }
     for path in ["clusters/test", "clusters/update"] {
-        let body = json!({"id": house.cluster, "name": "renamed"});
-        let body = if path == "clusters/test" { json!({"id": house.cluster}) } else { body };
-        let reply = house.post(&who, &format!("/api/k8s/{path}"), body).await;
+        let body = json!({"id": api.cluster, "name": "renamed"});
+        let body = if path == "clusters/test" { json!({"id": api.cluster}) } else { body };
+        let reply = api.post(&signed_in, &format!("/api/k8s/{path}"), body).await;
         assert!(!reply.data().to_string().contains("canary-token"), "{path}");
     }
 }
 
-/// Portainer: a token in the address went into logs and the Referer header.
+/// Portainer: a token in the URL was written to logs and the Referer header.
 #[actix_web::test]
-async fn cve_2026_44883_a_token_in_the_address_is_no_token() {
-    let house = TestApp::new().await;
-    let Credentials { bearer, cookie } = house.login("super").await.credentials;
+async fn cve_2026_44883_token_in_the_url_is_ignored() {
+    let api = TestApp::new().await;
+    let Credentials { bearer, cookie } = api.login("super").await.credentials;
     let cookie = Credentials { bearer: None, cookie };
     let mut names = ["token", "access_token", "authorization", "jwt"].into_iter().cycle();
-    for (method, path, _) in inputs(&house).await.into_iter().filter(|(_, path, _)| !OPEN.contains(path)) {
+    for (method, path, _) in
+        inputs(&api).await.into_iter().filter(|(_, path, _)| !PUBLIC_PATHS.contains(path))
+    {
         let target = format!("{path}?{}={}", names.next().unwrap(), bearer.as_ref().unwrap());
-        assert_eq!(house.call(&cookie, &method, &target, "").await.status.as_u16(), 401, "{method} {target}");
+        assert_eq!(api.call(&cookie, &method, &target, "").await.status.as_u16(), 401, "{method} {target}");
     }
 }
 
-/// KubeView: an endpoint for debugging gave out admin certificates.
+/// KubeView: a debugging endpoint returned admin certificates.
 #[actix_web::test]
-async fn cve_2022_45933_what_is_open_to_all_tells_nothing_of_a_cluster() {
-    let house = TestApp::new().await;
-    let who = house.login("super").await;
-    house.get(&who, "/api/k8s/pods", &format!("cluster_id={}&namespace=*", house.cluster)).await.data();
+async fn cve_2022_45933_public_routes_disclose_nothing_of_a_cluster() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("super").await;
+    api.get(&signed_in, "/api/k8s/pods", &format!("cluster_id={}&namespace=*", api.cluster)).await.data();
     for path in ["/livez", "/readyz", "/api/openapi.json", "/api/docs", "/api/docs/"] {
-        let reply = house.call(&Credentials::default(), "GET", path, "").await;
-        for word in ["k8s.example.com:6443", "canary", "web-0", "super\""] {
-            assert!(!reply.text.contains(word), "{path}: {word}");
+        let reply = api.call(&Credentials::default(), "GET", path, "").await;
+        for text in ["k8s.example.com:6443", "canary", "web-0", "super\""] {
+            assert!(!reply.text.contains(text), "{path}: {text}");
         }
     }
     for path in
         ["/metrics", "/debug/pprof", "/api/debug", "/api/scrape", "/api/k8s/raw", "/.env", "/api/config"]
     {
-        assert_eq!(house.call(&Credentials::default(), "GET", path, "").await.status.as_u16(), 404, "{path}");
+        assert_eq!(api.call(&Credentials::default(), "GET", path, "").await.status.as_u16(), 404, "{path}");
     }
 }

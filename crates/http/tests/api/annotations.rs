@@ -1,4 +1,4 @@
-//! No answer repeats from an annotation what it masks elsewhere: a Secret's value, a literal of the environment.
+//! Annotations disclose no value that is masked elsewhere: the value of a Secret, an environment literal.
 
 use std::io::Write;
 
@@ -19,7 +19,7 @@ fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What tools write into annotations, by name.
+/// Annotations as tools write them, by name.
 fn annotations() -> Map<String, Value> {
     let secret = json!({"kind": "Secret", "data": {"password": BASE64.encode(CANARY)}}).to_string();
     let workload = json!({"env": [{"name": "A", "value": CANARY}]}).to_string();
@@ -48,9 +48,9 @@ fn annotations() -> Map<String, Value> {
     texts.into_iter().map(|(name, text)| (name.to_owned(), Value::from(text))).collect()
 }
 
-/// An object of every kind of this name, with these annotations wherever it has some.
-fn put_all(house: &TestApp, name: &str) {
-    let cluster = ClusterId(house.cluster);
+/// Creates an object of this name of every kind, with the annotations in each metadata.
+fn put_all(api: &TestApp, name: &str) {
+    let cluster = ClusterId(api.cluster);
     let metadata = json!({"name": name, "namespace": "shop", "annotations": annotations()});
     let pod =
         json!({"containers": [{"name": "app", "image": "web:1", "env": [{"name": "A", "value": CANARY}]}]});
@@ -62,7 +62,7 @@ fn put_all(house: &TestApp, name: &str) {
             metadata.as_object_mut().unwrap().remove("namespace");
         }
         let spec = if *kind == Kind::Pod { pod.clone() } else { json!({}) };
-        house.fake.clusters.put(cluster, *kind, json!({"metadata": metadata, "spec": spec}));
+        api.fake.clusters.put(cluster, *kind, json!({"metadata": metadata, "spec": spec}));
     }
     for r#type in WorkloadType::ALL {
         let spec = match r#type {
@@ -73,23 +73,23 @@ fn put_all(house: &TestApp, name: &str) {
                 json!({"template": template, "volumeClaimTemplates": [{"metadata": {"annotations": annotations()}}]})
             }
         };
-        house.fake.clusters.put(cluster, r#type.kind(), json!({"metadata": metadata, "spec": spec}));
+        api.fake.clusters.put(cluster, r#type.kind(), json!({"metadata": metadata, "spec": spec}));
     }
     let data = json!({"password": BASE64.encode(CANARY)});
-    house.fake.clusters.put(cluster, Kind::Secret, json!({"metadata": metadata, "data": data}));
+    api.fake.clusters.put(cluster, Kind::Secret, json!({"metadata": metadata, "data": data}));
 }
 
 #[actix_web::test]
-async fn no_answer_repeats_a_secrets_value_or_a_masked_literal_from_an_annotation() {
-    let house = TestApp::new().await;
-    let mut requests: Vec<(&str, String)> = inputs(&house)
+async fn annotations_disclose_no_secret_value_or_masked_literal() {
+    let api = TestApp::new().await;
+    let mut requests: Vec<(&str, String)> = inputs(&api)
         .await
         .into_iter()
         .filter(|(method, ..)| method == "GET")
         .map(|(_, path, input)| (path, input))
         .collect();
-    put_all(&house, "annotated");
-    let named = format!("cluster_id={}&namespace=shop&name=annotated", house.cluster);
+    put_all(&api, "annotated");
+    let named = format!("cluster_id={}&namespace=shop&name=annotated", api.cluster);
     let details = [("/api/k8s/secrets/detail", named.clone())].into_iter().chain(
         WorkloadType::ALL
             .map(|r#type| ("/api/k8s/workloads/detail", format!("{named}&type={}", r#type.as_str()))),
@@ -97,24 +97,24 @@ async fn no_answer_repeats_a_secrets_value_or_a_masked_literal_from_an_annotatio
     let details: Vec<_> = details.collect();
     requests.extend(details.clone());
 
-    let mut told: Vec<String> =
+    let mut canaries: Vec<String> =
         annotations().values().map(|text| text.as_str().unwrap().to_owned()).collect();
-    told.extend([CANARY.to_owned(), BASE64.encode(CANARY), hex(CANARY)]);
-    let (viewer, admin) = (house.login("viewer").await, house.login("super").await);
+    canaries.extend([CANARY.to_owned(), BASE64.encode(CANARY), hex(CANARY)]);
+    let (viewer, admin) = (api.login("viewer").await, api.login("super").await);
     for (path, query) in &requests {
-        let reply = house.get(&viewer, path, query).await;
-        for text in &told {
+        let reply = api.get(&viewer, path, query).await;
+        for text in &canaries {
             assert!(!reply.text.contains(text.as_str()), "{path}?{query}: {text}: {}", reply.text);
         }
     }
     for (path, query) in &details {
-        let shown = house.get(&viewer, path, query).await.data().to_string();
+        let shown = api.get(&viewer, path, query).await.data().to_string();
         assert!(shown.contains("\"example.org/note\":\"*** (29 bytes)\""), "{path}?{query}: {shown}");
         assert!(!shown.contains("last-applied"), "{path}?{query}: {shown}");
     }
-    // a Secret's values leave for nobody but by a reveal; who may see a literal sees the annotations that repeat it
-    let secret = house.get(&admin, "/api/k8s/secrets/detail", &named).await.data().to_string();
-    assert!(!told.iter().any(|text| secret.contains(text.as_str())), "{secret}");
-    let workload = house.get(&admin, details[1].0, &details[1].1).await.data().to_string();
+    // only a reveal returns values of a Secret; a user who may see a literal also sees annotations that repeat it
+    let secret = api.get(&admin, "/api/k8s/secrets/detail", &named).await.data().to_string();
+    assert!(!canaries.iter().any(|text| secret.contains(text.as_str())), "{secret}");
+    let workload = api.get(&admin, details[1].0, &details[1].1).await.data().to_string();
     assert!(workload.contains(CANARY), "{workload}");
 }

@@ -1,5 +1,5 @@
-//! Every fault in every parameter and every field of the OpenAPI document, so that a new one is covered by itself: 400
-//! that names it, in both languages; nothing sent to a cluster, nothing stored, nothing recorded.
+//! Bad input in every parameter and every field of the OpenAPI document, so that new ones are covered automatically.
+//! Each fault gets 400 naming the field, in both languages; nothing is sent to a cluster, stored or recorded.
 
 use pilothouse_http::{document, endpoints};
 use serde_json::{Map, Value};
@@ -10,7 +10,7 @@ use crate::{
     test_app::{Credentials, Reply, TestApp},
 };
 
-/// A request that differs from a good one by one fault.
+/// A request that differs from a valid one by one fault.
 struct Bad {
     method: String,
     path: &'static str,
@@ -19,34 +19,34 @@ struct Bad {
     input: String,
 }
 
-/// A house and a super admin in it.
-struct Tried {
-    house: TestApp,
+/// A test application and the session of a super admin.
+struct Fixture {
+    api: TestApp,
     credentials: Credentials,
     refresh: String,
 }
 
-impl Tried {
+impl Fixture {
     async fn new() -> Self {
-        let house = TestApp::new().await;
-        house.login("target").await;
-        let who = house.login("super").await;
-        Self { house, credentials: who.credentials, refresh: who.refresh }
+        let api = TestApp::new().await;
+        api.login("target").await;
+        let signed_in = api.login("super").await;
+        Self { api, credentials: signed_in.credentials, refresh: signed_in.refresh }
     }
 
     async fn send(&self, language: &str, bad: &Bad, input: &str) -> Reply {
-        self.house.call_in(language, &self.credentials, &bad.method, bad.path, input).await
+        self.api.call_in(language, &self.credentials, &bad.method, bad.path, input).await
     }
 
-    /// The input of a good request, of those that have the field if there is one.
+    /// The input of a valid request, preferably one that has the field.
     async fn good(&self, method: &str, path: &str, field: &str) -> String {
         let all = good_inputs(method, path);
         let line = all.iter().find(|line| line.input.contains(&format!("\"{field}\":"))).unwrap_or(&all[0]);
-        line.input(&self.house, "super", &self.refresh).await
+        line.input(&self.api, "super", &self.refresh).await
     }
 }
 
-/// A schema itself, whatever refers to it; of several the one that is not null.
+/// The schema behind a reference; of a nullable schema the one that is not null.
 fn resolve<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     if let Some(reference) = schema["$ref"].as_str() {
         return resolve(document, document.pointer(&reference[1..]).unwrap());
@@ -56,21 +56,21 @@ fn resolve<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
 }
 
 /// Every request with one fault in a parameter.
-async fn bad_queries(tried: &Tried, document: &Value) -> Vec<Bad> {
+async fn bad_queries(fixture: &Fixture, document: &Value) -> Vec<Bad> {
     let mut bad = Vec::new();
     for (method, path) in endpoints().into_iter().filter(|(method, _)| method == "GET") {
-        let first = tried.good(&method, path, "").await;
+        let first = fixture.good(&method, path, "").await;
         let parameters = document["paths"][path]["get"]["parameters"].as_array().unwrap();
         let mut add = |field: &str, fault, input: String| {
             bad.push(Bad { method: method.clone(), path, field: field.to_owned(), fault, input });
         };
         for parameter in parameters.iter().filter(|parameter| parameter["in"] == "query") {
             let name = parameter["name"].as_str().unwrap();
-            // what only some kinds have is tried with one of them
+            // a parameter of some kinds only is tested with one of these kinds
             let all = good_inputs(&method, path);
             let having = all.iter().find(|line| line.input.contains(&format!("{name}=")));
             let good = match having {
-                Some(line) => line.input(&tried.house, "super", &tried.refresh).await,
+                Some(line) => line.input(&fixture.api, "super", &fixture.refresh).await,
                 None => first.clone(),
             };
             let others: Vec<_> = good
@@ -98,7 +98,7 @@ async fn bad_queries(tried: &Tried, document: &Value) -> Vec<Bad> {
 }
 
 /// Every request with one fault in a field of its body.
-async fn bad_bodies(tried: &Tried, document: &Value) -> Vec<Bad> {
+async fn bad_bodies(fixture: &Fixture, document: &Value) -> Vec<Bad> {
     let mut bad = Vec::new();
     for (method, path) in endpoints().into_iter().filter(|(method, _)| method == "POST") {
         let operation = &document["paths"][path]["post"];
@@ -110,7 +110,7 @@ async fn bad_bodies(tried: &Tried, document: &Value) -> Vec<Bad> {
         let fields = body["properties"].as_object().cloned().unwrap_or_default();
         for (name, schema) in &fields {
             let good: Map<String, Value> =
-                serde_json::from_str(&tried.good("POST", path, name).await).unwrap_or_default();
+                serde_json::from_str(&fixture.good("POST", path, name).await).unwrap_or_default();
             let others: Vec<_> = good
                 .iter()
                 .filter(|(other, _)| *other != name)
@@ -134,7 +134,7 @@ async fn bad_bodies(tried: &Tried, document: &Value) -> Vec<Bad> {
                 add(name, "twice", with(&format!("{value},{pair}")));
             }
         }
-        let good = tried.good("POST", path, "").await;
+        let good = fixture.good("POST", path, "").await;
         let good = if good.is_empty() { "{}" } else { &good };
         let open = if good == "{}" { "{".to_owned() } else { format!("{},", &good[..good.len() - 1]) };
         add("nope", "unknown", format!("{open}\"nope\":1}}"));
@@ -157,19 +157,19 @@ async fn bad_bodies(tried: &Tried, document: &Value) -> Vec<Bad> {
     bad
 }
 
-/// Refused in both languages alike, naming the field; nothing comes of it.
-async fn refused(tried: &Tried, bad: &Bad) -> Result<(), String> {
-    let before = tried.house.fake.store.entries().len();
+/// Checks that the request is refused in both languages, names the field, and has no effect.
+async fn refused(fixture: &Fixture, bad: &Bad) -> Result<(), String> {
+    let before = fixture.api.fake.store.entries().len();
     let mut contexts = Vec::new();
     for language in ["zh", "en"] {
-        let reply = tried.send(language, bad, &bad.input).await;
+        let reply = fixture.send(language, bad, &bad.input).await;
         if reply.status != 400 {
             return Err(format!("{}", reply.status));
         }
         let json = reply.json();
         let named = json["context"]["fields"][0]["name"].as_str().unwrap_or_default();
         let field = bad.field.replace("%00", "\0");
-        // what is no JSON has no field yet
+        // malformed JSON has no field
         let no_json = ["half a surrogate", "raw newline"].contains(&bad.fault) && named == "body";
         if !(named == field || named.starts_with(&format!("{field}.")) || no_json) {
             return Err(format!("names {named}: {}", json["context"]));
@@ -183,13 +183,13 @@ async fn refused(tried: &Tried, bad: &Bad) -> Result<(), String> {
             _ => reason,
         };
         if reason != expected {
-            return Err(format!("is {reason}"));
+            return Err(format!("reason is {reason}"));
         }
         let chinese = |text: &str| text.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c));
         for text in [&json["message"], &json["details"], &json["suggestions"][0]] {
             let text = text.as_str().unwrap_or_default();
             if text.is_empty() || chinese(text) != (language == "zh") {
-                return Err(format!("says {text:?} in {language}"));
+                return Err(format!("text {text:?} for {language}"));
             }
         }
         let header = |name: &str| reply.header(name).unwrap_or_default();
@@ -202,57 +202,57 @@ async fn refused(tried: &Tried, bad: &Bad) -> Result<(), String> {
     if contexts[0] != contexts[1] {
         return Err("differs by language".to_owned());
     }
-    let calls = tried.house.fake.clusters.calls();
-    if !calls.is_empty() || tried.house.fake.store.entries().len() != before {
-        return Err(format!("left something behind, called {calls:?}"));
+    let calls = fixture.api.fake.clusters.calls();
+    if !calls.is_empty() || fixture.api.fake.store.entries().len() != before {
+        return Err(format!("has an effect, called {calls:?}"));
     }
     Ok(())
 }
 
-/// Tries all; what the table allows is held against it, so that the table does not outlive its reasons.
-async fn try_all(tried: Tried, all: Vec<Bad>) {
-    let mut wrong = Vec::new();
+/// Checks all requests. An allowed fault must be accepted, so that the table of allowed faults stays current.
+async fn try_all(fixture: Fixture, all: Vec<Bad>) {
+    let mut failures = Vec::new();
     for bad in &all {
         let outcome = match allowed(bad.path, &bad.field, bad.fault) {
-            // a wrong password is counted
+            // a wrong password counts towards the login throttle
             None if bad.field == "old_password" => {
-                let other = Tried::new().await;
-                other.house.fake.clusters.calls();
+                let other = Fixture::new().await;
+                other.api.fake.clusters.calls();
                 refused(&other, bad).await
             }
-            None => refused(&tried, bad).await,
+            None => refused(&fixture, bad).await,
             Some(_) => {
-                let other = Tried::new().await;
-                let refresh = bad.input.replace(&tried.refresh, &other.refresh);
-                let input =
-                    refresh.replace(&tried.house.cluster.to_string(), &other.house.cluster.to_string());
+                let other = Fixture::new().await;
+                let refresh = bad.input.replace(&fixture.refresh, &other.refresh);
+                let input = refresh.replace(&fixture.api.cluster.to_string(), &other.api.cluster.to_string());
                 let reply = other.send("en", bad, &input).await;
                 if reply.status == 400 {
-                    Err(format!("is allowed, yet refused: {:?}", reply.fields()))
+                    Err(format!("is allowed, but refused: {:?}", reply.fields()))
                 } else {
                     Ok(())
                 }
             }
         };
-        if let Err(what) = outcome {
+        if let Err(label) = outcome {
             let input: String = bad.input.chars().take(160).collect();
-            wrong.push(format!("{} {} {}, {}: {what}: {input}", bad.method, bad.path, bad.field, bad.fault));
+            failures
+                .push(format!("{} {} {}, {}: {label}: {input}", bad.method, bad.path, bad.field, bad.fault));
         }
     }
-    let first = &wrong[..wrong.len().min(40)];
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), all.len(), first.join("\n"));
+    let first = &failures[..failures.len().min(40)];
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), all.len(), first.join("\n"));
 }
 
 #[actix_web::test]
-async fn every_fault_in_every_parameter_is_refused_by_name() {
-    let tried = Tried::new().await;
-    let all = bad_queries(&tried, &document()).await;
-    try_all(tried, all).await;
+async fn every_fault_in_a_parameter_is_refused_by_name() {
+    let fixture = Fixture::new().await;
+    let all = bad_queries(&fixture, &document()).await;
+    try_all(fixture, all).await;
 }
 
 #[actix_web::test]
-async fn every_fault_in_every_field_is_refused_by_name() {
-    let tried = Tried::new().await;
-    let all = bad_bodies(&tried, &document()).await;
-    try_all(tried, all).await;
+async fn every_fault_in_a_field_is_refused_by_name() {
+    let fixture = Fixture::new().await;
+    let all = bad_bodies(&fixture, &document()).await;
+    try_all(fixture, all).await;
 }

@@ -17,21 +17,21 @@ fn settings() -> HttpSettings {
     HttpSettings { head_time: Duration::from_secs(1), keep_alive: HOUR, ..HttpSettings::default() }
 }
 
-/// Sends a request and reads its answer to the end of the body; false when the server has closed the connection.
-fn is_answered(stream: &mut TcpStream) -> bool {
-    let mut answer = Vec::new();
+/// Sends a request and reads its complete response; false when the server has closed the connection.
+fn exchange(stream: &mut TcpStream) -> bool {
+    let mut response = Vec::new();
     let mut byte = [0];
     if stream.write_all(HEAD).is_err() {
         return false;
     }
-    while !answer.ends_with(b"\r\n\r\n") {
+    while !response.ends_with(b"\r\n\r\n") {
         match stream.read(&mut byte) {
-            Ok(1) => answer.push(byte[0]),
-            _ if answer.is_empty() => return false,
-            ended => panic!("{ended:?} after {answer:?}"),
+            Ok(1) => response.push(byte[0]),
+            _ if response.is_empty() => return false,
+            ended => panic!("{ended:?} after {response:?}"),
         }
     }
-    let head = String::from_utf8(answer).unwrap().to_lowercase();
+    let head = String::from_utf8(response).unwrap().to_lowercase();
     assert!(head.starts_with("http/1.1 200 "), "{head}");
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
     stream.read_exact(&mut vec![0; length.parse().unwrap()]).unwrap();
@@ -39,7 +39,7 @@ fn is_answered(stream: &mut TcpStream) -> bool {
 }
 
 /// Waits until the server closes the connection.
-fn closes(stream: &mut TcpStream) {
+fn wait_for_close(stream: &mut TcpStream) {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
         Ok(_) => {}
@@ -47,35 +47,35 @@ fn closes(stream: &mut TcpStream) {
     }
 }
 
-/// A connection with one answered request.
-fn answered(running: &Running) -> TcpStream {
+/// A connection that is idle after one request.
+fn idle_connection(running: &Running) -> TcpStream {
     let mut stream = running.connect();
-    assert!(is_answered(&mut stream));
+    assert!(exchange(&mut stream));
     stream
 }
 
 #[test]
-fn an_idle_connection_outlives_one_that_never_sent_a_whole_head() {
+fn idle_connection_outlives_one_without_a_complete_head() {
     let running = Running::start(settings());
-    let mut idle = answered(&running);
+    let mut idle = idle_connection(&running);
     let mut silent = running.connect();
     let mut half = running.connect();
     half.write_all(&HEAD[..20]).unwrap();
-    closes(&mut silent);
-    closes(&mut half);
-    assert!(is_answered(&mut idle));
+    wait_for_close(&mut silent);
+    wait_for_close(&mut half);
+    assert!(exchange(&mut idle));
 }
 
 #[test]
-fn half_of_a_later_head_ends_in_the_time_of_a_head() {
+fn incomplete_later_head_times_out() {
     let running = Running::start(settings());
-    let mut stream = answered(&running);
-    assert!(is_answered(&mut stream));
+    let mut stream = idle_connection(&running);
+    assert!(exchange(&mut stream));
     stream.write_all(&HEAD[..20]).unwrap();
-    closes(&mut stream);
+    wait_for_close(&mut stream);
 
-    // whoever sends a byte now and then has no more time
-    let mut dripping = answered(&running);
+    // sending single bytes does not extend the timeout
+    let mut dripping = idle_connection(&running);
     let mut sent = 0;
     let ended = loop {
         let Some(byte) = HEAD[..20].get(sent) else { break false };
@@ -86,60 +86,60 @@ fn half_of_a_later_head_ends_in_the_time_of_a_head() {
         std::thread::sleep(Duration::from_millis(200));
     };
     if !ended {
-        closes(&mut dripping);
+        wait_for_close(&mut dripping);
     }
 }
 
 #[test]
-fn an_idle_connection_ends_after_the_keep_alive_time() {
+fn idle_connection_ends_after_the_keep_alive_time() {
     let running = Running::start(HttpSettings { keep_alive: Duration::from_secs(1), ..settings() });
-    closes(&mut answered(&running));
+    wait_for_close(&mut idle_connection(&running));
 }
 
 #[test]
-fn of_too_many_that_wait_the_one_that_waited_longest_is_closed() {
+fn connection_idle_longest_is_closed_above_the_limit() {
     let running = Running::start(HttpSettings { waiting_connections: 2, ..settings() });
     let log = running.fake.clusters.next_log();
     let mut followed = running.follow();
-    let [mut first, mut second, mut third] = std::array::from_fn(|_| answered(&running));
-    closes(&mut first);
-    assert!(is_answered(&mut second));
-    // now the third one has waited longest
-    let mut fourth = answered(&running);
-    closes(&mut third);
+    let [mut first, mut second, mut third] = std::array::from_fn(|_| idle_connection(&running));
+    wait_for_close(&mut first);
+    assert!(exchange(&mut second));
+    // the third connection is now idle longest
+    let mut fourth = idle_connection(&running);
+    wait_for_close(&mut third);
     for stream in [&mut second, &mut fourth] {
-        assert!(is_answered(stream));
+        assert!(exchange(stream));
     }
-    // an answer under way is not cut, and does not count
+    // a connection with an active request is neither closed nor counted
     log.unbounded_send(Ok(b"2026-01-01T00:00:00Z still here\n".to_vec())).unwrap();
     let mut text = Vec::new();
     let mut some = [0; 1024];
     while !String::from_utf8_lossy(&text).contains("still here") {
         let read = followed.read(&mut some).unwrap();
-        assert!(read > 0, "the stream is cut: {}", String::from_utf8_lossy(&text));
+        assert!(read > 0, "the stream was closed: {}", String::from_utf8_lossy(&text));
         text.extend_from_slice(&some[..read]);
     }
 }
 
 #[test]
-fn hundreds_that_wait_keep_nobody_out() {
+fn idle_connections_do_not_block_new_ones() {
     let running =
         Running::start(HttpSettings { waiting_connections: 50, max_connections: 100, ..settings() });
-    let held: Vec<_> = (0..300).map(|_| answered(&running)).collect();
+    let held: Vec<_> = (0..300).map(|_| idle_connection(&running)).collect();
     let silent: Vec<_> = (0..300).map(|_| running.connect()).collect();
-    drop(answered(&running));
+    drop(idle_connection(&running));
     drop((held, silent));
 }
 
 #[test]
-fn a_graceful_stop_waits_for_no_idle_connection() {
+fn graceful_stop_does_not_wait_for_idle_connections() {
     let mut running = Running::start(HttpSettings { shutdown_time: HOUR, ..settings() });
-    let mut idle: Vec<_> = (0..20).map(|_| answered(&running)).collect();
-    let mut half = answered(&running);
+    let mut idle: Vec<_> = (0..20).map(|_| idle_connection(&running)).collect();
+    let mut half = idle_connection(&running);
     half.write_all(&HEAD[..20]).unwrap();
     drop(running.handle.stop(true));
-    eventually("the server's end", || running.has_ended());
+    eventually("the server stops", || running.has_ended());
     for stream in idle.iter_mut().chain([&mut half]) {
-        closes(stream);
+        wait_for_close(stream);
     }
 }

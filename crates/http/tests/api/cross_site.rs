@@ -1,4 +1,4 @@
-//! Requests that a page of somebody else's makes a browser send, with whatever the browser adds by itself.
+//! Cross-site requests: a browser sends them for a page of another site, with the headers that it adds itself.
 
 use actix_web::test::TestRequest;
 use pilothouse_http::{HttpSettings, endpoints};
@@ -9,8 +9,8 @@ use crate::{
     test_app::{Credentials, PASSWORD, Ready, TestApp},
 };
 
-/// What a browser says of who sent a request.
-static FOREIGN: [&[(&str, &str)]; 7] = [
+/// Headers by which a browser identifies the site of a request.
+static CROSS_SITE_HEADERS: [&[(&str, &str)]; 7] = [
     &[("sec-fetch-site", "cross-site")],
     &[("sec-fetch-site", "same-site")],
     &[("sec-fetch-site", "cross-site"), ("origin", "https://pilothouse.example.com")],
@@ -20,7 +20,7 @@ static FOREIGN: [&[(&str, &str)]; 7] = [
     &[("origin", "null")],
 ];
 
-/// What a page can send without asking first (Fetch, "CORS-safelisted request-header"), and what is no type at all.
+/// Media types that a page can send without a preflight (Fetch, "CORS-safelisted request-header"), and invalid ones.
 static TYPES: [Option<&str>; 9] = [
     None,
     Some("text/plain"),
@@ -33,7 +33,8 @@ static TYPES: [Option<&str>; 9] = [
     Some("application/json-patch+json"),
 ];
 
-/// All of them on the first route, then one after the other: every answer is held against the document, which takes time.
+/// All values for the first route, one in turn for each other: each response is validated against the document, which
+/// is slow.
 fn in_turn<T>(all: &'static [T], route: usize) -> &'static [T] {
     if route == 0 { all } else { std::slice::from_ref(&all[route % all.len()]) }
 }
@@ -42,9 +43,9 @@ fn posts() -> impl Iterator<Item = (usize, &'static str)> {
     endpoints().into_iter().filter(|(method, _)| method == "POST").map(|(_, path)| path).enumerate()
 }
 
-async fn input(house: &TestApp, path: &str) -> String {
+async fn input(api: &TestApp, path: &str) -> String {
     let line = good_inputs("POST", path).swap_remove(0);
-    line.input(house, "super", "none").await
+    line.input(api, "super", "none").await
 }
 
 fn post(path: &str, credentials: &Credentials, body: &str) -> TestRequest {
@@ -57,19 +58,19 @@ fn post(path: &str, credentials: &Credentials, body: &str) -> TestRequest {
 }
 
 #[actix_web::test]
-async fn no_post_is_taken_from_a_cross_site_page() {
-    let house = TestApp::new().await;
-    let who = house.login("super").await;
-    let before = house.fake.store.entries().len();
+async fn cross_site_post_is_refused() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("super").await;
+    let before = api.fake.store.entries().len();
     for (n, path) in posts() {
-        let body = input(&house, path).await;
-        for headers in in_turn(&FOREIGN, n) {
+        let body = input(&api, path).await;
+        for headers in in_turn(&CROSS_SITE_HEADERS, n) {
             let request =
-                post(path, &who.credentials, &body).insert_header(("content-type", "application/json"));
+                post(path, &signed_in.credentials, &body).insert_header(("content-type", "application/json"));
             let request = headers.iter().fold(request, |request, header| request.insert_header(*header));
-            let reply = house.send(request).await;
+            let reply = api.send(request).await;
             assert_eq!(
-                reply.refusal(),
+                reply.error(),
                 (401, "AUTHENTICATION_ERROR".into(), "cross_site".into()),
                 "{path} {headers:?}"
             );
@@ -77,53 +78,56 @@ async fn no_post_is_taken_from_a_cross_site_page() {
             assert!(reply.header("access-control-allow-origin").is_none(), "{path} {headers:?}");
         }
     }
-    assert_eq!(house.fake.store.entries().len(), before, "nothing was done and nothing recorded");
-    assert!(house.fake.clusters.calls().is_empty());
+    assert_eq!(api.fake.store.entries().len(), before, "no audit entry was written");
+    assert!(api.fake.clusters.calls().is_empty());
 }
 
 #[actix_web::test]
-async fn no_read_is_answered_to_a_cross_site_page() {
-    let house = TestApp::new().await;
-    let who = house.login("super").await;
+async fn cross_site_read_is_refused() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("super").await;
     let reads = endpoints().into_iter().filter(|(method, path)| method == "GET" && path.contains("/api/"));
     let reads = reads.filter(|(_, path)| *path != "/api/openapi.json");
     for (n, (_, path)) in reads.enumerate() {
-        for headers in in_turn(&FOREIGN, n) {
+        for headers in in_turn(&CROSS_SITE_HEADERS, n) {
             let request = TestRequest::get().uri(path).insert_header(("host", "pilothouse.example.com"));
-            let request =
-                who.credentials.headers().into_iter().fold(request, |r, header| r.insert_header(header));
-            let reply = house.send(headers.iter().fold(request, |r, header| r.insert_header(*header))).await;
-            assert_eq!(reply.refusal().2, "cross_site", "{path} {headers:?}");
+            let request = signed_in
+                .credentials
+                .headers()
+                .into_iter()
+                .fold(request, |r, header| r.insert_header(header));
+            let reply = api.send(headers.iter().fold(request, |r, header| r.insert_header(*header))).await;
+            assert_eq!(reply.error().2, "cross_site", "{path} {headers:?}");
         }
     }
-    assert!(house.fake.clusters.calls().is_empty());
+    assert!(api.fake.clusters.calls().is_empty());
 }
 
-/// A form needs no leave of ours to be sent; its types are not ours.
+/// A browser sends a form without a preflight, but none of its media types is accepted.
 #[actix_web::test]
-async fn no_post_is_taken_of_a_type_that_a_form_can_send() {
-    let house = TestApp::new().await;
-    let who = house.login("super").await;
-    let before = house.fake.store.entries().len();
+async fn post_with_a_form_media_type_is_refused() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("super").await;
+    let before = api.fake.store.entries().len();
     for (n, path) in posts() {
-        let body = input(&house, path).await;
+        let body = input(&api, path).await;
         let body = if body.is_empty() { "{}".to_owned() } else { body };
         for kind in in_turn(&TYPES, n) {
-            let request = post(path, &who.credentials, &body);
+            let request = post(path, &signed_in.credentials, &body);
             let request = kind.iter().fold(request, |r, kind| r.insert_header(("content-type", *kind)));
-            let reply = house.send(request).await;
+            let reply = api.send(request).await;
             let expected = (415, "UNSUPPORTED_MEDIA_TYPE".into(), "unsupported_media_type".into());
-            assert_eq!(reply.refusal(), expected, "{path} {kind:?}");
+            assert_eq!(reply.error(), expected, "{path} {kind:?}");
         }
     }
-    assert_eq!(house.fake.store.entries().len(), before);
-    assert!(house.fake.clusters.calls().is_empty());
+    assert_eq!(api.fake.store.entries().len(), before);
+    assert!(api.fake.clusters.calls().is_empty());
 }
 
-/// Nobody may ask first either: there is no CORS.
+/// CORS is not supported.
 #[actix_web::test]
-async fn no_preflight_succeeds() {
-    let house = TestApp::new().await;
+async fn preflight_is_refused() {
+    let api = TestApp::new().await;
     for (_, path) in endpoints() {
         let preflight = TestRequest::default()
             .method(actix_web::http::Method::OPTIONS)
@@ -131,16 +135,16 @@ async fn no_preflight_succeeds() {
             .insert_header(("origin", "https://evil.example.com"))
             .insert_header(("access-control-request-method", "POST"))
             .insert_header(("access-control-request-headers", "authorization,content-type"));
-        let reply = house.send(preflight).await;
+        let reply = api.send(preflight).await;
         assert_eq!(reply.status.as_u16(), 405, "{path}");
         assert!(reply.headers.keys().all(|name| !name.as_str().starts_with("access-control")), "{path}");
     }
 }
 
-/// A page of ours, a script, a program: all of them get in.
+/// Requests of Pilothouse's own pages, of scripts and of programs are accepted.
 #[actix_web::test]
-async fn what_is_not_foreign_gets_in() {
-    let house = TestApp::new().await;
+async fn same_origin_and_non_browser_requests_are_accepted() {
+    let api = TestApp::new().await;
     let body = json!({"username": "viewer", "password": PASSWORD}).to_string();
     let own: [&[(&str, &str)]; 4] = [
         &[],
@@ -151,15 +155,15 @@ async fn what_is_not_foreign_gets_in() {
     for headers in own {
         let request = post("/api/auth/login", &Credentials::default(), &body)
             .insert_header(("content-type", "application/json"));
-        let reply = house.send(headers.iter().fold(request, |r, header| r.insert_header(*header))).await;
+        let reply = api.send(headers.iter().fold(request, |r, header| r.insert_header(*header))).await;
         assert_eq!(reply.status.as_u16(), 200, "{headers:?}: {}", reply.text);
     }
 }
 
-/// Where a request comes from is what the socket says; nobody else is blamed, and nobody else's counter is used.
+/// The client address is that of the socket, in the audit trail and for the login throttle.
 #[actix_web::test]
-async fn no_header_says_where_a_request_comes_from() {
-    let house = TestApp::new().await;
+async fn client_address_headers_are_ignored() {
+    let api = TestApp::new().await;
     let wrong = json!({"username": "nobody", "password": "wrong wrong wrong"}).to_string();
     for n in 0..3 {
         let request = [
@@ -175,26 +179,26 @@ async fn no_header_says_where_a_request_comes_from() {
         .fold(post("/api/auth/login", &Credentials::default(), &wrong), |request, header| {
             request.insert_header(header)
         });
-        let reply = house.send(request.insert_header(("content-type", "application/json"))).await;
-        assert_eq!(reply.refusal().2, "bad_credentials");
+        let reply = api.send(request.insert_header(("content-type", "application/json"))).await;
+        assert_eq!(reply.error().2, "bad_credentials");
     }
-    let rows = house.fake.store.all_operations();
+    let rows = api.fake.store.all_operations();
     let logins: Vec<_> = rows.iter().filter(|row| row.operation_type == "login").collect();
     assert_eq!(logins.len(), 3);
     assert!(logins.iter().all(|row| row.source_ip.as_deref() == Some("192.0.2.7")), "{logins:?}");
 }
 
-/// But for a proxy that the operator trusts: whom it heard from is blamed.
+/// Behind a trusted proxy the client address is taken from its `X-Forwarded-For`.
 #[actix_web::test]
-async fn a_trusted_proxy_says_where_a_request_comes_from() {
+async fn client_address_comes_from_a_trusted_proxy() {
     let trusted_proxies = vec!["192.0.2.0/24".parse().unwrap()];
-    let house = TestApp::with(HttpSettings { trusted_proxies, ..HttpSettings::default() }, Ready::Yes).await;
+    let api = TestApp::with(HttpSettings { trusted_proxies, ..HttpSettings::default() }, Ready::Yes).await;
     let wrong = json!({"username": "nobody", "password": "wrong wrong wrong"}).to_string();
     let request = post("/api/auth/login", &Credentials::default(), &wrong)
         .insert_header(("x-forwarded-for", "198.51.100.1, 203.0.113.9, 192.0.2.8"))
         .insert_header(("x-real-ip", "198.51.100.1"))
         .insert_header(("content-type", "application/json"));
-    assert_eq!(house.send(request).await.refusal().2, "bad_credentials");
-    let rows = house.fake.store.all_operations();
+    assert_eq!(api.send(request).await.error().2, "bad_credentials");
+    let rows = api.fake.store.all_operations();
     assert_eq!(rows.last().unwrap().source_ip.as_deref(), Some("203.0.113.9"));
 }

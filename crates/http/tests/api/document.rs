@@ -1,4 +1,4 @@
-//! The OpenAPI document.
+//! Tests of the OpenAPI document.
 
 use std::collections::BTreeSet;
 
@@ -10,14 +10,14 @@ use serde_json::Value;
 use crate::{conformance, test_app::TestApp};
 
 #[test]
-fn the_committed_document_is_the_current_one() {
+fn committed_openapi_document_is_current() {
     let committed: Value = serde_json::from_str(include_str!("../../../../docs/openapi.json")).unwrap();
-    let how = "cargo run -p pilothouse-http --example openapi > docs/openapi.json";
-    assert!(committed == document(), "docs/openapi.json is out of date: {how}");
+    let command = "cargo run -p pilothouse-http --example openapi > docs/openapi.json";
+    assert!(committed == document(), "docs/openapi.json is out of date: {command}");
 }
 
 #[test]
-fn it_holds_every_route_and_no_other() {
+fn document_has_exactly_the_routes_of_the_table() {
     let document = document();
     let mut documented = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
@@ -29,7 +29,7 @@ fn it_holds_every_route_and_no_other() {
 }
 
 #[test]
-fn every_reference_leads_somewhere() {
+fn every_reference_resolves() {
     fn check(part: &Value, document: &Value) {
         match part {
             Value::Array(parts) => parts.iter().for_each(|part| check(part, document)),
@@ -63,11 +63,11 @@ fn every_list_documents_its_sort_fields_in_both_directions() {
 }
 
 #[actix_web::test]
-async fn it_is_served_without_signing_in() {
+async fn document_needs_no_authentication() {
     let reply = TestApp::new().await.send(TestRequest::get().uri("/api/openapi.json?v=1")).await;
     assert_eq!(reply.json(), document());
 }
-/// Every operation of the document: `post /api/k8s/clusters` and what is said of it.
+/// Every operation of the document, with its name such as `post /api/k8s/clusters`.
 fn operations(document: &Value) -> Vec<(String, &Value)> {
     let paths = document["paths"].as_object().unwrap().iter();
     paths
@@ -78,19 +78,19 @@ fn operations(document: &Value) -> Vec<(String, &Value)> {
         .collect()
 }
 
-/// What a reference leads to.
+/// The target of a reference.
 fn resolve<'a>(document: &'a Value, part: &'a Value) -> &'a Value {
     part["$ref"].as_str().map_or(part, |reference| document.pointer(&reference[1..]).unwrap())
 }
 
 #[test]
-fn every_operation_says_what_it_is_and_who_may() {
+fn every_operation_has_summary_and_required_role() {
     let document = document();
     let mut summaries = BTreeSet::new();
     for (name, operation) in operations(&document) {
         let text = |key: &str| operation[key].as_str().unwrap_or_default();
-        assert!(summaries.insert(text("summary")), "{name}: another has this summary");
-        assert!(!text("description").is_empty(), "{name} does not say who may");
+        assert!(summaries.insert(text("summary")), "{name}: duplicate summary");
+        assert!(!text("description").is_empty(), "{name} has no description");
         for (status, response) in operation["responses"].as_object().unwrap() {
             let headers = resolve(&document, response)["headers"].as_object().unwrap();
             assert!(headers.contains_key("X-Request-Id"), "{name} {status}");
@@ -137,11 +137,11 @@ fn every_body_and_every_parameter_has_limits() {
     let document = document();
     for (name, operation) in operations(&document) {
         let body = resolve(&document, &operation["requestBody"]["content"]["application/json"]["schema"]);
-        assert!(body.is_null() || body["additionalProperties"] == false, "{name} takes any field");
+        assert!(body.is_null() || body["additionalProperties"] == false, "{name} accepts unknown fields");
         for parameter in operation["parameters"].as_array().unwrap() {
             let parameter = resolve(&document, parameter);
             let schema = resolve(&document, &parameter["schema"]);
-            // what a header says is followed or ignored, never refused
+            // a header is applied or ignored, never refused
             if parameter["in"] == "header" {
                 continue;
             }
@@ -158,9 +158,9 @@ fn every_body_and_every_parameter_has_limits() {
     }
 }
 
-/// Rows have every key, null when unknown.
+/// Rows have every field; the value is null when unknown.
 #[test]
-fn whatever_may_be_null_in_an_answer_is_there() {
+fn every_row_field_is_required() {
     let document = document();
     for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
         if name.ends_with("Row") {
@@ -177,8 +177,8 @@ fn every_example_is_valid() {
     for (name, operation) in operations(&document) {
         for parameter in operation["parameters"].as_array().unwrap() {
             let parameter = resolve(&document, parameter);
-            let what = format!("{name}: {}", parameter["name"]);
-            examples.push((what, parameter["schema"].clone(), parameter["example"].clone()));
+            let label = format!("{name}: {}", parameter["name"]);
+            examples.push((label, parameter["schema"].clone(), parameter["example"].clone()));
         }
         let body = &operation["requestBody"];
         if !body.is_null() {
@@ -190,24 +190,24 @@ fn every_example_is_valid() {
         }
     }
     let mut wrong = Vec::new();
-    let mut check = |what: &str, schema: &Value, example: &Value| {
-        wrong.extend(conformance::validate(schema, example).err().map(|why| format!("{what}: {why}")));
+    let mut check = |label: &str, schema: &Value, example: &Value| {
+        wrong.extend(conformance::validate(schema, example).err().map(|error| format!("{label}: {error}")));
     };
-    for (what, part, example) in examples {
+    for (label, part, example) in examples {
         if part["content"]["text/event-stream"].is_object() {
             continue;
         }
         let content = &part["content"]["application/json"];
         if content.is_null() {
-            check(&what, &part, &example);
+            check(&label, &part, &example);
             continue;
         }
         let several = content["examples"].as_object().into_iter().flatten().map(|(_, one)| &one["value"]);
         let all: Vec<_> = content.get("example").into_iter().chain(several).collect();
-        // the document does not hold itself
-        assert!(!all.is_empty() || what == "get /api/openapi.json: 200", "{what} has no example");
+        // the document contains no example of itself
+        assert!(!all.is_empty() || label == "get /api/openapi.json: 200", "{label} has no example");
         for example in all {
-            check(&what, &content["schema"], example);
+            check(&label, &content["schema"], example);
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -1,11 +1,11 @@
-//! What can be wrong with a field, and the few faults that are none for some fields, each with its reason.
+//! Faults of a field or parameter, and the table of faults that some fields accept, each with its reason.
 
 use serde_json::Value;
 
-/// A fault: its name, and the value as it is sent.
+/// A fault: its name and the value to send.
 pub(crate) type Fault = (&'static str, String);
 
-/// The faults of a query parameter, percent-encoded as sent.
+/// The faults of a query parameter, percent-encoded.
 pub(crate) fn of_parameter(schema: &Value) -> Vec<Fault> {
     let mut faults: Vec<Fault> = vec![
         ("empty", String::new()),
@@ -44,7 +44,7 @@ pub(crate) fn of_parameter(schema: &Value) -> Vec<Fault> {
     faults
 }
 
-/// The faults of a body's field, as JSON.
+/// The faults of a body field, as JSON.
 pub(crate) fn of_field(schema: &Value, longest: usize) -> Vec<Fault> {
     let deep = 10_000.min(longest / 6);
     let mut faults: Vec<Fault> = vec![
@@ -114,7 +114,7 @@ pub(crate) fn of_field(schema: &Value, longest: usize) -> Vec<Fault> {
     faults
 }
 
-/// The JSON type that a schema wants; of several, the one that is not null.
+/// The JSON type of a schema; of a nullable schema the type that is not null.
 pub(crate) fn kind(schema: &Value) -> &str {
     match &schema["type"] {
         Value::Array(types) => {
@@ -124,7 +124,7 @@ pub(crate) fn kind(schema: &Value) -> &str {
     }
 }
 
-/// Whether null is as good as not sent.
+/// Whether a schema accepts null.
 fn nullable(schema: &Value) -> bool {
     let among = |list: &Value| {
         list.as_array().is_some_and(|types| types.iter().any(|one| one == "null" || one["type"] == "null"))
@@ -132,28 +132,28 @@ fn nullable(schema: &Value) -> bool {
     among(&schema["type"]) || among(&schema["oneOf"])
 }
 
-/// Where a fault is none: the end of a path, fields, faults, and why.
+/// Accepted faults: the end of the path, fields, faults, and the reason.
 #[rustfmt::skip]
 const ALLOWED: &[(&str, &[&str], &[&str], &str)] = &[
-    ("/login", &["username", "password"], ANY_TEXT, "what is no user's name or password is a failed login, like any other: 401"),
-    ("/refresh", &["refresh_token"], ANY_TEXT, "what was not handed out is rejected as one used already: 401"),
-    ("", &["description"], &["empty", "blank", "slash", "dots", "newline", "emoji", "percent"], "for people, of several lines"),
-    ("", &["display_name"], &["slash", "dots", "emoji", "percent"], "for people, on one line"),
-    ("/clusters", &["name"], &["slash", "dots", "emoji", "percent"], "ours, for people; never part of a path"),
-    ("/clusters/update", &["name"], &["slash", "dots", "emoji", "percent"], "ours, for people; never part of a path"),
-    ("", &["token"], &["slash", "dots", "percent"], "opaque; as it can stand in a header"),
-    ("/configmaps", &["data"], ANY_VALUE, "a value is whatever the program that reads it wants"),
-    ("/configmaps/update", &["data"], ANY_VALUE, "a value is whatever the program that reads it wants"),
-    ("/secrets", &["data"], ANY_VALUE, "a value is whatever the program that reads it wants"),
-    ("/secrets/update", &["data"], ANY_VALUE, "a value is whatever the program that reads it wants"),
-    ("/secrets", &["type"], &["slash", "raw slash", "dots", "percent"], "as kubernetes.io/tls; compared by programs"),
-    ("/configmaps/update", &["resource_version"], &["slash", "dots", "percent"], "opaque: it is compared, and here a conflict"),
-    ("/secrets/update", &["resource_version"], &["slash", "dots", "percent"], "opaque: it is compared, and here a conflict"),
-    ("", &["search"], &["empty", "slash", "raw slash", "dots", "emoji"], "compared with names, some of them for people; empty is all"),
+    ("/login", &["username", "password"], ANY_TEXT, "unknown credentials are a failed login: 401"),
+    ("/refresh", &["refresh_token"], ANY_TEXT, "an unknown token is refused like a used one: 401"),
+    ("", &["description"], &["empty", "blank", "slash", "dots", "newline", "emoji", "percent"], "free text, several lines"),
+    ("", &["display_name"], &["slash", "dots", "emoji", "percent"], "free text, one line"),
+    ("/clusters", &["name"], &["slash", "dots", "emoji", "percent"], "a name in Pilothouse; never part of a path"),
+    ("/clusters/update", &["name"], &["slash", "dots", "emoji", "percent"], "a name in Pilothouse; never part of a path"),
+    ("", &["token"], &["slash", "dots", "percent"], "opaque; any header value"),
+    ("/configmaps", &["data"], ANY_VALUE, "a value is any text"),
+    ("/configmaps/update", &["data"], ANY_VALUE, "a value is any text"),
+    ("/secrets", &["data"], ANY_VALUE, "a value is any text"),
+    ("/secrets/update", &["data"], ANY_VALUE, "a value is any text"),
+    ("/secrets", &["type"], &["slash", "raw slash", "dots", "percent"], "such as kubernetes.io/tls; only compared"),
+    ("/configmaps/update", &["resource_version"], &["slash", "dots", "percent"], "opaque; a mismatch is a conflict"),
+    ("/secrets/update", &["resource_version"], &["slash", "dots", "percent"], "opaque; a mismatch is a conflict"),
+    ("", &["search"], &["empty", "slash", "raw slash", "dots", "emoji"], "compared with names, some of them free text; empty matches all"),
     ("", &["node", "storage_class", "operation_type", "resource_type"], COMPARED, "only compared with rows"),
     ("/pods", &["status"], COMPARED, "only compared with rows"),
     ("/events", &["type"], COMPARED, "only compared with rows"),
-    ("/search", &["q"], &["slash", "raw slash", "dots", "emoji"], "a part of a name, some of them for people"),
+    ("/search", &["q"], &["slash", "raw slash", "dots", "emoji"], "a part of a name, some of them free text"),
     ("/search", &["status", "type"], COMPARED, "only compared with rows"),
     ("/watch", &["status", "type"], COMPARED, "only compared with rows"),
     ("/search", &["workload", "object"], &["slash"], "two parts"),
@@ -169,10 +169,10 @@ const ANY_VALUE: &[&str] =
     &["nul in value", "newline in value", "emoji as value", "right to left in value", "slash in value"];
 const COMPARED: &[&str] = &["slash", "raw slash", "dots"];
 
-/// Whether a fault is none for this field of this path, and why.
+/// The reason why this field of this path accepts the fault; none if it does not.
 pub(crate) fn allowed(path: &str, field: &str, fault: &str) -> Option<&'static str> {
     let entry = ALLOWED.iter().find(|(end, fields, faults, _)| {
         path.ends_with(end) && fields.contains(&field) && faults.contains(&fault)
     });
-    entry.map(|(_, _, _, why)| *why)
+    entry.map(|(_, _, _, reason)| *reason)
 }

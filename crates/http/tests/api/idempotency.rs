@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: the same answer, without doing it twice.
+//! `Idempotency-Key`: a retry gets the stored response, and the change is made once.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,8 +12,8 @@ use crate::{
     test_app::{Reply, SignedIn, TestApp},
 };
 
-/// What takes no key: what answers with a secret, and what changes nothing.
-const WITHOUT: [&str; 5] = [
+/// POST routes without a key: they return a secret or change nothing.
+const WITHOUT_KEY: [&str; 5] = [
     "/api/auth/login",
     "/api/auth/logout",
     "/api/auth/refresh",
@@ -22,10 +22,10 @@ const WITHOUT: [&str; 5] = [
 ];
 
 impl TestApp {
-    /// A POST under these keys.
-    async fn keyed(&self, who: &SignedIn, keys: &[&str], path: &str, body: &str) -> Reply {
+    /// Sends a POST with these keys.
+    async fn keyed(&self, signed_in: &SignedIn, keys: &[&str], path: &str, body: &str) -> Reply {
         let request = TestRequest::post().uri(path).insert_header(("accept-language", "en"));
-        let credentials = &who.credentials;
+        let credentials = &signed_in.credentials;
         let request = request
             .insert_header(("content-type", "application/json"))
             .insert_header(("authorization", format!("Bearer {}", credentials.bearer.as_ref().unwrap())))
@@ -35,7 +35,7 @@ impl TestApp {
         self.send(keys.iter().fold(request, add)).await
     }
 
-    /// How many operations are recorded.
+    /// The number of recorded operations.
     fn recorded(&self) -> usize {
         self.fake.store.all_operations().len()
     }
@@ -48,19 +48,19 @@ impl TestApp {
 
 const SCALE: &str = "/api/k8s/workloads/scale";
 
-/// Whether `again` is `first` repeated.
-fn is_repetition(first: &Reply, again: &Reply) {
-    assert_eq!((again.status, &again.text), (first.status, &first.text));
+/// Checks that `replayed` is the stored response `first`.
+fn assert_replayed(first: &Reply, replayed: &Reply) {
+    assert_eq!((replayed.status, &replayed.text), (first.status, &first.text));
     assert_eq!(
-        (first.header("idempotency-replayed"), again.header("idempotency-replayed")),
+        (first.header("idempotency-replayed"), replayed.header("idempotency-replayed")),
         (None, Some("true"))
     );
-    assert_eq!(first.header("content-type"), again.header("content-type"));
-    assert_ne!(first.header("x-request-id"), again.header("x-request-id"), "each request has its own");
+    assert_eq!(first.header("content-type"), replayed.header("content-type"));
+    assert_ne!(first.header("x-request-id"), replayed.header("x-request-id"), "each request has its own id");
 }
 
 #[test]
-fn every_change_documents_the_header_and_nothing_else_does() {
+fn only_changes_document_the_idempotency_header() {
     let document = document();
     let mut takes = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
@@ -74,120 +74,116 @@ fn every_change_documents_the_header_and_nothing_else_does() {
             }
         }
     }
-    let posts = endpoints().into_iter().filter(|(method, path)| method == "POST" && !WITHOUT.contains(path));
+    let posts =
+        endpoints().into_iter().filter(|(method, path)| method == "POST" && !WITHOUT_KEY.contains(path));
     assert_eq!(takes, posts.map(|(method, path)| (method, path.to_owned())).collect());
 }
 
 #[actix_web::test]
-async fn every_change_is_made_once_and_its_answer_repeated_to_the_byte() {
+async fn every_change_is_executed_once_and_replayed_byte_for_byte() {
     let mut tried = BTreeSet::new();
-    // whoever ends the own session has none to ask again with
+    // a request that ends its own session cannot be retried
     let succeeds =
         |line: &Line| line.method == "POST" && line.status("super") == 200 && !line.input.contains("{own}");
     for line in lines().into_iter().filter(succeeds) {
         let path = line.path.as_str();
-        if WITHOUT.contains(&path) {
+        if WITHOUT_KEY.contains(&path) {
             continue;
         }
-        let house = TestApp::new().await;
-        house.login("target").await;
-        let who = house.login("super").await;
-        let input = line.input(&house, "super", &who.refresh).await;
-        let before = house.recorded();
-        let first = house.keyed(&who, &["key-1"], path, &input).await;
-        assert_eq!((first.status.as_u16(), house.recorded()), (200, before + 1), "{path}: {}", first.text);
-        house.fake.clusters.calls();
-        let again = house.keyed(&who, &["key-1"], path, &input).await;
-        is_repetition(&first, &again);
-        assert!(house.fake.clusters.calls().is_empty(), "{path} was done again");
-        assert_eq!(house.recorded(), before + 1, "{path}: a repetition is no operation");
+        let api = TestApp::new().await;
+        api.login("target").await;
+        let signed_in = api.login("super").await;
+        let input = line.input(&api, "super", &signed_in.refresh).await;
+        let before = api.recorded();
+        let first = api.keyed(&signed_in, &["key-1"], path, &input).await;
+        assert_eq!((first.status.as_u16(), api.recorded()), (200, before + 1), "{path}: {}", first.text);
+        api.fake.clusters.calls();
+        let replayed = api.keyed(&signed_in, &["key-1"], path, &input).await;
+        assert_replayed(&first, &replayed);
+        assert!(api.fake.clusters.calls().is_empty(), "{path} was executed twice");
+        assert_eq!(api.recorded(), before + 1, "{path}: a replay is not recorded");
         tried.insert(line.path.clone());
     }
-    let posts = endpoints().into_iter().filter(|(method, path)| method == "POST" && !WITHOUT.contains(path));
+    let posts =
+        endpoints().into_iter().filter(|(method, path)| method == "POST" && !WITHOUT_KEY.contains(path));
     assert_eq!(tried, posts.map(|(_, path)| path.to_owned()).collect());
 }
 
 #[actix_web::test]
-async fn what_takes_no_key_ignores_it_and_keeps_nothing() {
-    let house = TestApp::new().await;
-    let who = house.login("ops").await;
-    let body = json!({"cluster_id": house.cluster, "namespace": "shop", "name": "pass"}).to_string();
+async fn routes_without_key_ignore_the_header_and_store_nothing() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("ops").await;
+    let body = json!({"cluster_id": api.cluster, "namespace": "shop", "name": "pass"}).to_string();
     for key in ["key", "key", "", "a b"] {
-        let reply = house.keyed(&who, &[key, key], "/api/k8s/secrets/reveal", &body).await;
+        let reply = api.keyed(&signed_in, &[key, key], "/api/k8s/secrets/reveal", &body).await;
         assert!(reply.text.contains("canary-data"), "{}", reply.text);
         assert_eq!(reply.header("idempotency-replayed"), None);
     }
-    assert_eq!(house.fake.store.claims(), 0);
+    assert_eq!(api.fake.store.claims(), 0);
 }
 
 #[actix_web::test]
-async fn the_key_stands_for_one_request_of_one_user() {
-    let house = TestApp::new().await;
-    let (ops, admin) = (house.login("ops").await, house.login("super").await);
-    let first = house.keyed(&ops, &["key"], SCALE, &house.scale(3)).await;
+async fn key_belongs_to_one_request_of_one_user() {
+    let api = TestApp::new().await;
+    let (ops, admin) = (api.login("ops").await, api.login("super").await);
+    let first = api.keyed(&ops, &["key"], SCALE, &api.scale(3)).await;
     let id = first.header("x-request-id").unwrap().to_owned();
     assert_eq!(first.data()["workload"]["replicas"], 3);
     let conflict = |reply: Reply| {
-        assert_eq!(reply.refusal(), (409, "CONFLICT_ERROR".into(), "idempotency_key_reused".into()));
-        assert_eq!(reply.json()["context"]["name"], id.as_str(), "the request that used it first");
+        assert_eq!(reply.error(), (409, "CONFLICT_ERROR".into(), "idempotency_key_reused".into()));
+        assert_eq!(reply.json()["context"]["name"], id.as_str(), "the request that used the key first");
     };
-    conflict(house.keyed(&ops, &["key"], SCALE, &house.scale(4)).await);
+    conflict(api.keyed(&ops, &["key"], SCALE, &api.scale(4)).await);
     conflict(
-        house
-            .keyed(
-                &ops,
-                &["key"],
-                "/api/k8s/workloads/restart",
-                &house.scale(3).replace(",\"replicas\":3", ""),
-            )
+        api.keyed(&ops, &["key"], "/api/k8s/workloads/restart", &api.scale(3).replace(",\"replicas\":3", ""))
             .await,
     );
-    let mut other: Value = serde_json::from_str(&house.scale(3)).unwrap();
+    let mut other: Value = serde_json::from_str(&api.scale(3)).unwrap();
     other["name"] = json!("nobody");
-    conflict(house.keyed(&ops, &["key"], SCALE, &other.to_string()).await);
-    assert_eq!(house.keyed(&admin, &["key"], SCALE, &house.scale(5)).await.data()["workload"]["replicas"], 5);
-    // the same said in another order, in another session
-    let again = house.login("ops").await;
-    let spaced = house.scale(3).replace(',', " , ").replace(":", ": ");
-    assert_eq!(house.keyed(&again, &["key"], SCALE, &spaced).await.text, first.text);
-    assert_eq!(house.keyed(&ops, &["other"], SCALE, &house.scale(4)).await.data()["workload"]["replicas"], 4);
+    conflict(api.keyed(&ops, &["key"], SCALE, &other.to_string()).await);
+    assert_eq!(api.keyed(&admin, &["key"], SCALE, &api.scale(5)).await.data()["workload"]["replicas"], 5);
+    // the same request with other whitespace, in another session
+    let other_session = api.login("ops").await;
+    let spaced = api.scale(3).replace(',', " , ").replace(":", ": ");
+    assert_eq!(api.keyed(&other_session, &["key"], SCALE, &spaced).await.text, first.text);
+    assert_eq!(api.keyed(&ops, &["other"], SCALE, &api.scale(4)).await.data()["workload"]["replicas"], 4);
 }
 
 #[actix_web::test]
-async fn a_lost_role_does_not_get_the_answers_of_the_old_one() {
-    let house = TestApp::new().await;
-    let (ops, admin) = (house.login("ops").await, house.login("super").await);
-    house.keyed(&ops, &["key"], SCALE, &house.scale(3)).await.data();
-    let demotion = json!({"id": house.user("ops").await, "role": "viewer"});
-    house.post(&admin, "/api/auth/users/update", demotion).await.data();
-    let viewer = house.login("ops").await;
+async fn changed_role_does_not_get_stored_responses() {
+    let api = TestApp::new().await;
+    let (ops, admin) = (api.login("ops").await, api.login("super").await);
+    api.keyed(&ops, &["key"], SCALE, &api.scale(3)).await.data();
+    let demotion = json!({"id": api.user("ops").await, "role": "viewer"});
+    api.post(&admin, "/api/auth/users/update", demotion).await.data();
+    let viewer = api.login("ops").await;
     for key in ["key", "new"] {
-        let reply = house.keyed(&viewer, &[key], SCALE, &house.scale(3)).await;
-        assert_eq!(reply.refusal().2, "role_too_low");
+        let reply = api.keyed(&viewer, &[key], SCALE, &api.scale(3)).await;
+        assert_eq!(reply.error().2, "role_too_low");
     }
-    assert_eq!(house.fake.store.claims(), 1, "the role is asked before a key is stored");
-    // of another role that may do it, too, the answer is another one's
-    let promotion = json!({"id": house.user("ops").await, "role": "super_admin"});
-    house.post(&admin, "/api/auth/users/update", promotion).await.data();
-    let promoted = house.login("ops").await;
-    let reply = house.keyed(&promoted, &["key"], SCALE, &house.scale(3)).await;
-    assert_eq!(reply.refusal().2, "idempotency_key_reused");
+    assert_eq!(api.fake.store.claims(), 1, "the role is checked before a key is stored");
+    // another permitted role does not get the response of the old role either
+    let promotion = json!({"id": api.user("ops").await, "role": "super_admin"});
+    api.post(&admin, "/api/auth/users/update", promotion).await.data();
+    let promoted = api.login("ops").await;
+    let reply = api.keyed(&promoted, &["key"], SCALE, &api.scale(3)).await;
+    assert_eq!(reply.error().2, "idempotency_key_reused");
 }
 
 #[actix_web::test]
-async fn a_repetition_needs_a_session_like_any_call() {
-    let house = TestApp::new().await;
-    let ops = house.login("ops").await;
-    house.keyed(&ops, &["key"], SCALE, &house.scale(3)).await.data();
-    house.advance(Duration::from_secs(11 * 60));
-    let reply = house.keyed(&ops, &["key"], SCALE, &house.scale(3)).await;
-    assert_eq!(reply.refusal(), (401, "AUTHENTICATION_ERROR".into(), "token_expired".into()));
+async fn replay_requires_a_valid_session() {
+    let api = TestApp::new().await;
+    let ops = api.login("ops").await;
+    api.keyed(&ops, &["key"], SCALE, &api.scale(3)).await.data();
+    api.advance(Duration::from_secs(11 * 60));
+    let reply = api.keyed(&ops, &["key"], SCALE, &api.scale(3)).await;
+    assert_eq!(reply.error(), (401, "AUTHENTICATION_ERROR".into(), "token_expired".into()));
 }
 
 #[actix_web::test]
 async fn keys_by_table() {
-    let house = TestApp::new().await;
-    let ops = house.login("ops").await;
+    let api = TestApp::new().await;
+    let ops = api.login("ops").await;
     let (longest, too_long) = ("k".repeat(64), "k".repeat(65));
     let cases: [(&[&str], Option<&str>); 7] = [
         (&[&longest], None),
@@ -199,78 +195,78 @@ async fn keys_by_table() {
         (&["a", "a"], Some("duplicate")),
     ];
     for (keys, reason) in cases {
-        let reply = house.keyed(&ops, keys, SCALE, &house.scale(3)).await;
+        let reply = api.keyed(&ops, keys, SCALE, &api.scale(3)).await;
         match reason {
             None => assert_eq!(reply.status.as_u16(), 200, "{keys:?}"),
             Some(reason) => assert_eq!(reply.fields(), [format!("Idempotency-Key={reason}")], "{keys:?}"),
         }
     }
-    assert_eq!((house.fake.clusters.calls().len(), house.fake.store.claims()), (2, 2));
+    assert_eq!((api.fake.clusters.calls().len(), api.fake.store.claims()), (2, 2));
 }
 
 #[actix_web::test]
-async fn a_refused_call_frees_the_key() {
-    let house = TestApp::new().await;
-    let ops = house.login("ops").await;
-    let bad = house.keyed(&ops, &["key"], SCALE, &house.scale(3).replace("web", "a/b")).await;
-    assert_eq!((bad.status.as_u16(), house.fake.store.claims()), (400, 0));
-    let absent = house.keyed(&ops, &["key"], SCALE, &house.scale(3).replace("web", "none")).await;
-    assert_eq!((absent.status.as_u16(), house.fake.store.claims()), (404, 0));
-    house.fake.clusters.fail(Some(Cause::Unreachable));
-    assert_eq!(house.keyed(&ops, &["key"], SCALE, &house.scale(3)).await.refusal().2, "unreachable");
-    house.fake.clusters.fail(None);
-    assert_eq!(house.keyed(&ops, &["key"], SCALE, &house.scale(3)).await.data()["workload"]["replicas"], 3);
+async fn refused_request_releases_the_key() {
+    let api = TestApp::new().await;
+    let ops = api.login("ops").await;
+    let bad = api.keyed(&ops, &["key"], SCALE, &api.scale(3).replace("web", "a/b")).await;
+    assert_eq!((bad.status.as_u16(), api.fake.store.claims()), (400, 0));
+    let absent = api.keyed(&ops, &["key"], SCALE, &api.scale(3).replace("web", "none")).await;
+    assert_eq!((absent.status.as_u16(), api.fake.store.claims()), (404, 0));
+    api.fake.clusters.fail(Some(Cause::Unreachable));
+    assert_eq!(api.keyed(&ops, &["key"], SCALE, &api.scale(3)).await.error().2, "unreachable");
+    api.fake.clusters.fail(None);
+    assert_eq!(api.keyed(&ops, &["key"], SCALE, &api.scale(3)).await.data()["workload"]["replicas"], 3);
 }
 
 #[actix_web::test]
-async fn what_may_have_happened_is_not_tried_again() {
-    let house = TestApp::new().await;
-    let ops = house.login("ops").await;
-    house.fake.clusters.fail(Some(Cause::DeadlineExceeded));
-    let first = house.keyed(&ops, &["key"], SCALE, &house.scale(3)).await;
-    assert_eq!(first.refusal(), (504, "TIMEOUT_ERROR".into(), "deadline_exceeded".into()));
-    house.fake.clusters.fail(None);
-    house.fake.clusters.calls();
-    is_repetition(&first, &house.keyed(&ops, &["key"], SCALE, &house.scale(3)).await);
-    assert!(house.fake.clusters.calls().is_empty());
+async fn change_with_unknown_outcome_is_not_executed_again() {
+    let api = TestApp::new().await;
+    let ops = api.login("ops").await;
+    api.fake.clusters.fail(Some(Cause::DeadlineExceeded));
+    let first = api.keyed(&ops, &["key"], SCALE, &api.scale(3)).await;
+    assert_eq!(first.error(), (504, "TIMEOUT_ERROR".into(), "deadline_exceeded".into()));
+    api.fake.clusters.fail(None);
+    api.fake.clusters.calls();
+    assert_replayed(&first, &api.keyed(&ops, &["key"], SCALE, &api.scale(3)).await);
+    assert!(api.fake.clusters.calls().is_empty());
 }
 
 #[actix_web::test]
-async fn a_cluster_that_did_not_answer_a_test_may_be_registered_later_under_the_same_key() {
-    let house = TestApp::new().await;
-    let ops = house.login("ops").await;
+async fn failed_connection_test_releases_the_key() {
+    let api = TestApp::new().await;
+    let ops = api.login("ops").await;
     let body =
         r#"{"name":"b","api_server":"https://b.example.com","auth_type":"token","token":"canary-token"}"#;
-    house.fake.clusters.fail(Some(Cause::DeadlineExceeded));
-    let first = house.keyed(&ops, &["key"], "/api/k8s/clusters", body).await;
-    assert_eq!(first.refusal().2, "deadline_exceeded");
-    house.fake.clusters.fail(None);
-    let second = house.keyed(&ops, &["key"], "/api/k8s/clusters", body).await;
+    api.fake.clusters.fail(Some(Cause::DeadlineExceeded));
+    let first = api.keyed(&ops, &["key"], "/api/k8s/clusters", body).await;
+    assert_eq!(first.error().2, "deadline_exceeded");
+    api.fake.clusters.fail(None);
+    let second = api.keyed(&ops, &["key"], "/api/k8s/clusters", body).await;
     assert_eq!(second.data()["cluster"]["name"], "b");
 }
 
 #[actix_web::test]
-async fn an_answer_lost_with_the_process_is_a_conflict_that_says_where_to_look() {
-    let house = TestApp::new().await;
-    let ops = house.login("ops").await;
-    let first = house.keyed(&ops, &["key"], SCALE, &house.scale(3)).await;
-    house.fake.store.lose_answers();
-    house.fake.clusters.calls();
-    let again = house.keyed(&ops, &["key"], SCALE, &house.scale(3)).await;
-    assert_eq!(again.refusal(), (409, "CONFLICT_ERROR".into(), "idempotency_outcome_unknown".into()));
+async fn lost_response_is_a_conflict_naming_the_first_request() {
+    let api = TestApp::new().await;
+    let ops = api.login("ops").await;
+    let first = api.keyed(&ops, &["key"], SCALE, &api.scale(3)).await;
+    api.fake.store.lose_answers();
+    api.fake.clusters.calls();
+    let replayed = api.keyed(&ops, &["key"], SCALE, &api.scale(3)).await;
+    assert_eq!(replayed.error(), (409, "CONFLICT_ERROR".into(), "idempotency_outcome_unknown".into()));
     let id = first.header("x-request-id").unwrap();
-    assert_eq!(again.json()["context"]["name"], id);
-    assert!(again.json()["details"].as_str().unwrap().contains(id), "{}", again.text);
-    assert!(house.fake.clusters.calls().is_empty());
+    assert_eq!(replayed.json()["context"]["name"], id);
+    assert!(replayed.json()["details"].as_str().unwrap().contains(id), "{}", replayed.text);
+    assert!(api.fake.clusters.calls().is_empty());
 }
 
 #[actix_web::test]
-async fn a_key_is_forgotten_after_a_day() {
-    let house = TestApp::new().await;
-    let ops = house.login("ops").await;
-    house.keyed(&ops, &["key"], SCALE, &house.scale(3)).await.data();
-    house.advance(Duration::from_secs(24 * 3600));
-    let ops = house.login("ops").await;
-    let again = house.keyed(&ops, &["key"], SCALE, &house.scale(4)).await;
-    assert_eq!(again.data()["workload"]["replicas"], 4);
+async fn key_expires_after_24_hours() {
+    let api = TestApp::new().await;
+    let ops = api.login("ops").await;
+    api.keyed(&ops, &["key"], SCALE, &api.scale(3)).await.data();
+    api.advance(Duration::from_secs(24 * 3600));
+    let ops = api.login("ops").await;
+    let reply = api.keyed(&ops, &["key"], SCALE, &api.scale(4)).await;
+    assert_eq!(reply.data()["workload"]["replicas"], 4);
 }

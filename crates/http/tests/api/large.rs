@@ -1,12 +1,12 @@
-//! The largest bodies that a route takes.
+//! Request bodies of the maximum size.
 
 use serde_json::{Map, Value, json};
 
-/// The largest body, in bytes.
-const LARGEST: usize = 1 << 20;
+/// Maximum size of a request body, in bytes.
+const MAX_BODY_BYTES: usize = 1 << 20;
 
-/// Variants of a good body, as large as a body may be: padded; with much in every field that holds a map or a text. What
-/// each is called comes first.
+/// Variants of a valid body at the maximum size, each with its name: padded, and with a large value in every map or
+/// string field.
 pub(crate) fn variants(document: &Value, path: &str, good: &str) -> Vec<(String, String)> {
     let body: Map<String, Value> =
         if good.is_empty() { Map::new() } else { serde_json::from_str(good).unwrap() };
@@ -19,30 +19,30 @@ pub(crate) fn variants(document: &Value, path: &str, good: &str) -> Vec<(String,
                 (
                     "longest values",
                     Value::Object(
-                        (0..9).map(|n| (format!("k{n}"), json!("v".repeat(LARGEST / 10)))).collect(),
+                        (0..9).map(|n| (format!("k{n}"), json!("v".repeat(MAX_BODY_BYTES / 10)))).collect(),
                     ),
                 ),
             ],
-            "string" => vec![("longest text", json!("x".repeat(LARGEST - 2_000)))],
+            "string" => vec![("longest text", json!("x".repeat(MAX_BODY_BYTES - 2_000)))],
             _ => vec![],
         };
-        for (what, value) in values {
+        for (label, value) in values {
             let mut body = body.clone();
             body.insert(field.clone(), value);
-            all.push((format!("{what} in {field}"), padded(&Value::Object(body).to_string())));
+            all.push((format!("{label} in {field}"), padded(&Value::Object(body).to_string())));
         }
     }
     if body.get("auth_type").is_some_and(|kind| kind == "kubeconfig") {
-        for (what, text) in kubeconfigs() {
+        for (label, text) in kubeconfigs() {
             let mut body = body.clone();
             body.insert("kubeconfig".to_owned(), json!(text));
-            all.push((what.to_owned(), padded(&Value::Object(body).to_string())));
+            all.push((label.to_owned(), padded(&Value::Object(body).to_string())));
         }
     }
     all
 }
 
-/// YAML that makes much work of a small text.
+/// YAML in which a small text is expensive to parse.
 fn kubeconfigs() -> [(&'static str, String); 3] {
     let mut merged = "m0: &m0 {k: v}\n".to_owned();
     for level in 1..6 {
@@ -62,15 +62,15 @@ fn map(keys: usize, length: usize) -> Value {
     Value::Object((0..keys).map(|n| (format!("{n:0length$}"), json!("v"))).collect())
 }
 
-/// Blanks at the end of a body, as many as it may have.
+/// A body padded with spaces by half of the remaining size.
 fn padded(body: &str) -> String {
-    let blanks = LARGEST.saturating_sub(body.len()) / 2;
-    format!("{body}{}", " ".repeat(blanks))
+    let spaces = MAX_BODY_BYTES.saturating_sub(body.len()) / 2;
+    format!("{body}{}", " ".repeat(spaces))
 }
 
-/// The same body with a field that no route knows, as its last.
-#[allow(dead_code, reason = "the measure of a viewer's request needs it")]
-pub(crate) fn misshapen(body: &str) -> String {
+/// The same body with an unknown field at its end.
+#[allow(dead_code, reason = "used by tests/viewer only")]
+pub(crate) fn with_unknown_field(body: &str) -> String {
     let body = body.trim_end();
     let Some(object) = body.strip_suffix('}') else { return r#"{"nope":1}"#.to_owned() };
     let comma = if object.trim_end().ends_with('{') { "" } else { "," };
@@ -94,7 +94,7 @@ fn kind<'a>(document: &'a Value, schema: &'a Value) -> &'a str {
     }
 }
 
-/// A schema itself, whatever refers to it; of several the one that is not null.
+/// The schema behind a reference; of a nullable schema the one that is not null.
 fn resolve<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     if let Some(reference) = schema["$ref"].as_str() {
         return resolve(document, document.pointer(&reference[1..]).unwrap());

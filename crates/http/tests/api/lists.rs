@@ -1,4 +1,4 @@
-//! Pages of lists: their entity tags, 304, and compression.
+//! List responses: entity tags, 304 and compression.
 
 use actix_web::{http::StatusCode, test::TestRequest};
 use pilothouse_core::{
@@ -14,13 +14,13 @@ use crate::test_app::{Reply, SignedIn, TestApp};
 
 const PODS: &str = "/api/k8s/pods";
 
-/// What a caller may send besides.
+/// Additional request headers.
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
 impl TestApp {
-    /// A GET with these headers.
-    async fn get_with(&self, who: &SignedIn, target: &str, headers: Headers<'_>) -> Reply {
-        let credentials = who.credentials.headers();
+    /// Sends a GET with these headers.
+    async fn get_with(&self, signed_in: &SignedIn, target: &str, headers: Headers<'_>) -> Reply {
+        let credentials = signed_in.credentials.headers();
         let own = credentials.iter().map(|(name, value)| (*name, value.as_str()));
         let all = [("accept-language", "en")].into_iter().chain(own).chain(headers.iter().copied());
         self.send(all.fold(TestRequest::get().uri(target), |request, header| request.append_header(header)))
@@ -37,14 +37,14 @@ impl TestApp {
 }
 
 #[actix_web::test]
-async fn every_list_is_304_for_whoever_has_it() {
-    let house = TestApp::new().await;
-    let who = house.login("super").await;
+async fn every_list_is_304_for_a_matching_etag() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("super").await;
     for info in LISTS {
         let of_cluster = info.scope != ListScope::Ours;
         let mut target = format!("{}?per_page=7", info.path);
         if of_cluster {
-            target.push_str(&format!("&cluster_id={}", house.cluster));
+            target.push_str(&format!("&cluster_id={}", api.cluster));
         }
         if info.scope == ListScope::Namespaced {
             target.push_str("&namespace=*");
@@ -52,14 +52,14 @@ async fn every_list_is_304_for_whoever_has_it() {
         if info.owner.is_some() {
             target.push_str("&name=web");
         }
-        let whole = house.get_with(&who, &target, &[]).await;
-        let tag = whole.header("etag").unwrap_or_else(|| panic!("{target} has no tag")).to_owned();
+        let whole = api.get_with(&signed_in, &target, &[]).await;
+        let tag = whole.header("etag").unwrap_or_else(|| panic!("{target} has no etag")).to_owned();
         assert!(tag.starts_with("W/\"") && tag.len() == 36, "{target}: {tag}");
         let data = whole.data();
         assert_eq!(whole.header("x-as-of"), data["as_of"].as_str(), "{target}");
         assert_eq!(whole.header("x-as-of").is_some(), of_cluster, "{target}");
 
-        let again = house.get_with(&who, &target, &[("if-none-match", &tag)]).await;
+        let again = api.get_with(&signed_in, &target, &[("if-none-match", &tag)]).await;
         assert_eq!((again.status, again.text.as_str()), (StatusCode::NOT_MODIFIED, ""), "{target}");
         assert_eq!(again.header("content-type"), None, "{target}");
         for name in ["etag", "cache-control", "vary", "x-as-of", "x-content-type-options"] {
@@ -71,69 +71,69 @@ async fn every_list_is_304_for_whoever_has_it() {
 }
 
 #[actix_web::test]
-async fn what_changes_is_sent_and_what_only_grows_older_is_not() {
-    let house = TestApp::new().await;
-    let who = house.login("viewer").await;
-    let target = house.pods(1);
-    let tag = house.get_with(&who, &target, &[]).await.header("etag").unwrap().to_owned();
-    let ask = async |target: &str, headers: Headers<'_>| {
+async fn changed_page_is_sent_and_only_older_page_is_304() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("viewer").await;
+    let target = api.pods(1);
+    let tag = api.get_with(&signed_in, &target, &[]).await.header("etag").unwrap().to_owned();
+    let get = async |target: &str, headers: Headers<'_>| {
         let headers = [headers, &[("if-none-match", tag.as_str())]].concat();
-        house.get_with(&who, target, &headers).await
+        api.get_with(&signed_in, target, &headers).await
     };
-    let cluster = ClusterId(house.cluster);
-    let knows = |as_of: &str, stale| {
-        house.fake.clusters.set(cluster, Condition::Knows { as_of: as_of.parse().unwrap(), stale });
+    let cluster = ClusterId(api.cluster);
+    let set_freshness = |as_of: &str, stale| {
+        api.fake.clusters.set(cluster, Condition::Knows { as_of: as_of.parse().unwrap(), stale });
     };
-    knows("2026-02-03T04:05:06.5Z", false);
-    let later = ask(&target, &[]).await;
+    set_freshness("2026-02-03T04:05:06.5Z", false);
+    let later = get(&target, &[]).await;
     assert_eq!(later.status, StatusCode::NOT_MODIFIED);
     assert_eq!(later.header("x-as-of"), Some("2026-02-03T04:05:06.5Z"));
 
     assert_eq!(
-        ask(&target, &[("accept-language", "zh")]).await.status,
+        get(&target, &[("accept-language", "zh")]).await.status,
         StatusCode::NOT_MODIFIED,
-        "en came first"
+        "the first language is still en"
     );
-    assert_eq!(ask(&format!("{target}&sort=-name"), &[]).await.status, StatusCode::OK);
-    assert_eq!(ask(&format!("{target}&search=more"), &[]).await.status, StatusCode::OK);
-    assert_eq!(ask(&target.replace("500", "499"), &[]).await.status, StatusCode::OK);
-    knows("2026-02-03T04:05:06.5Z", true);
-    let stale = ask(&target, &[]).await;
+    assert_eq!(get(&format!("{target}&sort=-name"), &[]).await.status, StatusCode::OK);
+    assert_eq!(get(&format!("{target}&search=more"), &[]).await.status, StatusCode::OK);
+    assert_eq!(get(&target.replace("500", "499"), &[]).await.status, StatusCode::OK);
+    set_freshness("2026-02-03T04:05:06.5Z", true);
+    let stale = get(&target, &[]).await;
     assert_eq!((stale.status, &stale.data()["stale"]), (StatusCode::OK, &json!(true)));
-    knows("2026-02-03T04:05:06.5Z", false);
-    assert_eq!(ask(&target, &[]).await.status, StatusCode::NOT_MODIFIED);
-    house.pods(2);
-    assert_eq!(ask(&target, &[]).await.status, StatusCode::OK, "there is one more");
+    set_freshness("2026-02-03T04:05:06.5Z", false);
+    assert_eq!(get(&target, &[]).await.status, StatusCode::NOT_MODIFIED);
+    api.pods(2);
+    assert_eq!(get(&target, &[]).await.status, StatusCode::OK, "a pod was added");
 }
 
 #[actix_web::test]
-async fn whoever_may_not_read_learns_nothing_from_a_tag() {
-    let house = TestApp::new().await;
-    let viewer = house.login("viewer").await;
+async fn if_none_match_discloses_nothing_without_permission() {
+    let api = TestApp::new().await;
+    let viewer = api.login("viewer").await;
     let any: Headers<'_> = &[("if-none-match", "*")];
-    assert_eq!(house.get_with(&viewer, "/api/auth/users", any).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(api.get_with(&viewer, "/api/auth/users", any).await.status, StatusCode::FORBIDDEN);
     let absent = format!("{PODS}?cluster_id=999999&namespace=*");
-    assert_eq!(house.get_with(&viewer, &absent, any).await.status, StatusCode::NOT_FOUND);
-    let target = house.pods(0);
-    assert_eq!(house.get_with(&viewer, &target, any).await.status, StatusCode::NOT_MODIFIED);
-    house.fake.clusters.fail(Some(Cause::ForbiddenByCluster));
-    let refused = house.get_with(&viewer, &target, any).await;
+    assert_eq!(api.get_with(&viewer, &absent, any).await.status, StatusCode::NOT_FOUND);
+    let target = api.pods(0);
+    assert_eq!(api.get_with(&viewer, &target, any).await.status, StatusCode::NOT_MODIFIED);
+    api.fake.clusters.fail(Some(Cause::ForbiddenByCluster));
+    let refused = api.get_with(&viewer, &target, any).await;
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
     assert_eq!(refused.header("cache-control"), Some("no-store"));
     assert_eq!(refused.header("etag"), None);
-    let nobody = SignedIn { credentials: Default::default(), ..viewer };
-    assert_eq!(house.get_with(&nobody, &target, any).await.status, StatusCode::UNAUTHORIZED);
+    let anonymous = SignedIn { credentials: Default::default(), ..viewer };
+    assert_eq!(api.get_with(&anonymous, &target, any).await.status, StatusCode::UNAUTHORIZED);
 }
 
 #[actix_web::test]
-async fn a_large_page_is_compressed_for_whoever_accepts_it() {
-    let house = TestApp::new().await;
-    let who = house.login("viewer").await;
-    let target = house.pods(60);
-    let plain = house.get_with(&who, &target, &[]).await;
+async fn large_page_is_compressed_if_the_client_accepts_gzip() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("viewer").await;
+    let target = api.pods(60);
+    let plain = api.get_with(&signed_in, &target, &[]).await;
     assert_eq!(plain.header("content-encoding"), None);
     let gzip: Headers<'_> = &[("accept-encoding", "gzip, deflate, br, zstd")];
-    let first = house.get_with(&who, &target, gzip).await;
+    let first = api.get_with(&signed_in, &target, gzip).await;
     assert_eq!(first.header("content-encoding"), Some("gzip"));
     assert!(first.bytes.len() * 4 < plain.bytes.len(), "{} of {}", first.bytes.len(), plain.bytes.len());
     assert_eq!(first.text, plain.text);
@@ -141,28 +141,28 @@ async fn a_large_page_is_compressed_for_whoever_accepts_it() {
     assert_eq!(first.header("vary"), plain.header("vary"));
     assert!(plain.header("vary").unwrap().contains("Accept-Encoding"));
 
-    // the same rows, known to be current later
+    // the same rows with a later as_of
     let as_of = "2026-02-03T04:05:06Z".parse().unwrap();
-    house.fake.clusters.set(ClusterId(house.cluster), Condition::Knows { as_of, stale: false });
-    let later = house.get_with(&who, &target, gzip).await;
-    assert_eq!(later.text, house.get_with(&who, &target, &[]).await.text);
+    api.fake.clusters.set(ClusterId(api.cluster), Condition::Knows { as_of, stale: false });
+    let later = api.get_with(&signed_in, &target, gzip).await;
+    assert_eq!(later.text, api.get_with(&signed_in, &target, &[]).await.text);
     assert_eq!(later.data()["as_of"], "2026-02-03T04:05:06Z");
 
     let small = target.replace("per_page=500", "per_page=3");
-    assert_eq!(house.get_with(&who, &small, gzip).await.header("content-encoding"), None);
+    assert_eq!(api.get_with(&signed_in, &small, gzip).await.header("content-encoding"), None);
     let only: Headers<'_> = &[("accept-encoding", "gzip, identity;q=0")];
-    let small = house.get_with(&who, &small, only).await;
+    let small = api.get_with(&signed_in, &small, only).await;
     assert_eq!(small.header("content-encoding"), Some("gzip"));
     assert_eq!(small.data()["pods"].as_array().unwrap().len(), 3);
 }
 
 #[actix_web::test]
-async fn what_is_no_list_is_neither_tagged_nor_compressed() {
-    let house = TestApp::new().await;
-    let who = house.login("super").await;
+async fn only_lists_have_etag_and_compression() {
+    let api = TestApp::new().await;
+    let signed_in = api.login("super").await;
     for target in ["/api/openapi.json", "/api/auth/me"] {
         let reply =
-            house.get_with(&who, target, &[("accept-encoding", "gzip"), ("if-none-match", "*")]).await;
+            api.get_with(&signed_in, target, &[("accept-encoding", "gzip"), ("if-none-match", "*")]).await;
         assert_eq!(reply.status, StatusCode::OK, "{target}");
         assert_eq!((reply.header("etag"), reply.header("content-encoding")), (None, None), "{target}");
         assert_eq!(reply.header("cache-control"), Some("no-store"), "{target}");

@@ -1,6 +1,6 @@
-//! The HTTP API over core's in-memory ports.
+//! Tests of the HTTP API over core's in-memory ports.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "an unwrap fails the test")]
 
 mod access;
 mod advisories;

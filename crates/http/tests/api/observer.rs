@@ -1,4 +1,4 @@
-//! What is told of requests to whoever counts them.
+//! Tests of the request observer.
 
 use std::sync::{
     Arc, Mutex,
@@ -11,20 +11,20 @@ use pilothouse_http::{Ended, HttpSettings, Observer};
 
 use crate::test_app::{Ready, TestApp};
 
-/// Remembers it.
+/// Records every event.
 #[derive(Default)]
-struct SseEvent {
+struct RecordingObserver {
     began: AtomicUsize,
     ended: Mutex<Vec<String>>,
 }
 
-impl Observer for SseEvent {
+impl Observer for RecordingObserver {
     fn began(&self) {
         self.began.fetch_add(1, Ordering::Relaxed);
     }
 
     fn ended(&self, request: &Ended<'_>) {
-        let (status, code) = request.answer.unwrap_or_default();
+        let (status, code) = request.response.unwrap_or_default();
         let route = request.route.unwrap_or("-");
         let code = code.map_or("-", Code::as_str);
         self.ended.lock().unwrap().push(format!("{} {route} {status} {code}", request.method));
@@ -32,18 +32,18 @@ impl Observer for SseEvent {
 }
 
 #[actix_web::test]
-async fn every_request_is_told_once_by_its_route() {
-    let told = Arc::new(SseEvent::default());
-    let house = TestApp::record_probe(HttpSettings::default(), Ready::Panics, told.clone()).await;
-    let viewer = house.login("viewer").await;
-    house.get(&viewer, "/api/k8s/clusters", "page=1").await;
-    house.get(&viewer, "/api/k8s/namespaces", "cluster_id=999").await;
+async fn every_request_is_observed_once_with_its_route() {
+    let observer = Arc::new(RecordingObserver::default());
+    let api = TestApp::with_observer(HttpSettings::default(), Ready::Panics, observer.clone()).await;
+    let viewer = api.login("viewer").await;
+    api.get(&viewer, "/api/k8s/clusters", "page=1").await;
+    api.get(&viewer, "/api/k8s/namespaces", "cluster_id=999").await;
     for (method, path) in [("GET", "/no/such"), ("DELETE", "/livez"), ("BREW", "/livez"), ("GET", "/readyz")]
     {
-        house.call(&viewer.credentials, method, path, "").await;
+        api.call(&viewer.credentials, method, path, "").await;
     }
-    house.send(TestRequest::get().uri("/api/k8s//clusters")).await;
-    let ended = told.ended.lock().unwrap().clone();
+    api.send(TestRequest::get().uri("/api/k8s//clusters")).await;
+    let ended = observer.ended.lock().unwrap().clone();
     assert_eq!(
         ended,
         [
@@ -53,10 +53,10 @@ async fn every_request_is_told_once_by_its_route() {
             "GET - 404 RESOURCE_NOT_FOUND",
             "DELETE /livez 405 METHOD_NOT_ALLOWED",
             "other /livez 405 METHOD_NOT_ALLOWED",
-            // of one whose handler panicked the route is not known any more
+            // the route is unknown after a panic in the handler
             "GET - 500 INTERNAL_ERROR",
             "GET - 404 RESOURCE_NOT_FOUND",
         ]
     );
-    assert_eq!(told.began.load(Ordering::Relaxed), ended.len());
+    assert_eq!(observer.began.load(Ordering::Relaxed), ended.len());
 }

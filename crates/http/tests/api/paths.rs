@@ -1,12 +1,12 @@
-//! No other way in: for every route, other methods, other spellings of its path, headers and parameters that some
-//! servers take for another method. As bytes, signed in as a super admin, with an input that would succeed.
+//! Routing: for every route, other methods, other spellings of its path, and headers and parameters that some servers
+//! interpret as a method override. Sent as bytes by a signed-in super admin, with an input that would succeed.
 
 use std::collections::BTreeSet;
 
 use pilothouse_http::{HttpSettings, endpoints};
 
 use crate::{
-    socket::{Answer, Running},
+    socket::{RawResponse, Running},
     table::good_inputs,
 };
 
@@ -18,14 +18,14 @@ const OVERRIDES: [&str; 5] = [
     "x-forwarded-method",
 ];
 
-/// A server and a super admin, and how much is recorded of what happened so far.
-struct Walk {
+/// A server, the headers of a super admin, and the number of audit entries so far.
+struct RouteClient {
     running: Running,
     headers: Vec<(&'static str, String)>,
     entries: usize,
 }
 
-impl Walk {
+impl RouteClient {
     fn start() -> Self {
         let running = Running::start(HttpSettings::default());
         let headers = running.login("super").headers();
@@ -33,28 +33,28 @@ impl Walk {
         Self { running, headers, entries }
     }
 
-    /// Sends an input of a route to another target, or by another method; nothing may come of it.
-    fn send(&self, method: &str, target: &str, more: &[(&'static str, String)], body: &str) -> Answer {
+    /// Sends an input of a route to another target or by another method, and checks that it has no effect.
+    fn send(&self, method: &str, target: &str, more: &[(&'static str, String)], body: &str) -> RawResponse {
         let headers = [&self.headers[..], more].concat();
-        let answer = self.running.request(method, target, &headers, body);
+        let response = self.running.request(method, target, &headers, body);
         let calls = self.running.fake.clusters.calls();
-        let listed = answer.status == 200 && calls.iter().all(|call| call.starts_with("list "));
+        let listed = response.status == 200 && calls.iter().all(|call| call.starts_with("list "));
         assert!(calls.is_empty() || listed, "{method} {target} {more:?} called {calls:?}");
         let entries = self.running.fake.store.entries().len();
-        assert_eq!(entries, self.entries, "{method} {target} {more:?} left something behind");
-        let cached = if answer.header("etag").is_some() { "private, no-cache" } else { "no-store" };
+        assert_eq!(entries, self.entries, "{method} {target} {more:?} wrote an audit entry");
+        let cached = if response.header("etag").is_some() { "private, no-cache" } else { "no-store" };
         for (name, value) in [("x-content-type-options", "nosniff"), ("cache-control", cached)] {
-            assert_eq!(answer.header(name), Some(value), "{method} {target}");
+            assert_eq!(response.header(name), Some(value), "{method} {target}");
         }
-        assert!(answer.header("x-request-id").is_some(), "{method} {target}");
-        answer
+        assert!(response.header("x-request-id").is_some(), "{method} {target}");
+        response
     }
 
-    /// Query and body with which a super admin succeeds.
+    /// Query and body of a request that succeeds for a super admin.
     fn input(&self, method: &str, path: &str) -> (String, String) {
         let mut input = good_inputs(method, path).swap_remove(0).input;
-        for place in ["{cluster}", "{user}", "{session}"] {
-            input = input.replace(place, &self.running.cluster.to_string());
+        for placeholder in ["{cluster}", "{user}", "{session}"] {
+            input = input.replace(placeholder, &self.running.cluster.to_string());
         }
         match method {
             "GET" if !input.is_empty() => (format!("?{input}"), String::new()),
@@ -65,7 +65,7 @@ impl Walk {
 }
 
 fn methods(path: &str) -> BTreeSet<String> {
-    endpoints().into_iter().filter(|(_, of)| *of == path).map(|(method, _)| method).collect()
+    endpoints().into_iter().filter(|(_, route_path)| *route_path == path).map(|(method, _)| method).collect()
 }
 
 fn paths() -> BTreeSet<&'static str> {
@@ -73,49 +73,50 @@ fn paths() -> BTreeSet<&'static str> {
 }
 
 #[test]
-fn other_methods_are_405_and_say_which_there_are() {
-    let walk = Walk::start();
+fn unsupported_methods_are_405_with_allow_header() {
+    let client = RouteClient::start();
     for path in paths() {
-        let known = methods(path);
-        let input = known.iter().next().map(|method| walk.input(method, path)).unwrap();
+        let allowed = methods(path);
+        let input = allowed.iter().next().map(|method| client.input(method, path)).unwrap();
         for method in [
             "GET", "POST", "HEAD", "OPTIONS", "TRACE", "PUT", "PATCH", "DELETE", "PROPFIND", "QUERY", "get",
             "Post", "X",
         ] {
-            if known.contains(method) {
+            if allowed.contains(method) {
                 continue;
             }
-            let answer = walk.send(method, &format!("{path}{}", input.0), &[], &input.1);
-            assert_eq!(answer.status, 405, "{method} {path}");
-            let allow: BTreeSet<_> = answer.header("allow").unwrap().split(", ").map(str::to_owned).collect();
-            assert_eq!(allow, known, "{method} {path}");
-            // the answer to a HEAD has no body
-            assert!(method == "HEAD" || answer.refusal().1 == "method_not_allowed", "{method} {path}");
+            let response = client.send(method, &format!("{path}{}", input.0), &[], &input.1);
+            assert_eq!(response.status, 405, "{method} {path}");
+            let allow: BTreeSet<_> =
+                response.header("allow").unwrap().split(", ").map(str::to_owned).collect();
+            assert_eq!(allow, allowed, "{method} {path}");
+            // the response to a HEAD has no body
+            assert!(method == "HEAD" || response.error().1 == "method_not_allowed", "{method} {path}");
         }
     }
 }
 
 #[test]
 fn other_spellings_of_a_path_are_404() {
-    let walk = Walk::start();
+    let client = RouteClient::start();
     for (method, path) in endpoints() {
-        let (query, body) = walk.input(&method, path);
-        let (folder, last) = path.rsplit_once('/').unwrap();
+        let (query, body) = client.input(&method, path);
+        let (parent, last) = path.rsplit_once('/').unwrap();
         let spellings = [
             format!("{path}/"),
             format!("{path}//"),
             format!("/{path}"),
-            format!("{folder}//{last}"),
-            format!("{folder}/./{last}"),
-            format!("{folder}/%2e/{last}"),
-            format!("{folder}/x/../{last}"),
-            format!("{folder}/x/%2e%2e/{last}"),
-            format!("{folder}/x%2f..%2f{last}"),
-            format!("{folder}%2f{last}"),
-            format!("{folder}%2F{last}"),
-            format!("{folder}%5c{last}"),
-            format!("{folder}/{last};a=b"),
-            format!("{folder};a=b/{last}"),
+            format!("{parent}//{last}"),
+            format!("{parent}/./{last}"),
+            format!("{parent}/%2e/{last}"),
+            format!("{parent}/x/../{last}"),
+            format!("{parent}/x/%2e%2e/{last}"),
+            format!("{parent}/x%2f..%2f{last}"),
+            format!("{parent}%2f{last}"),
+            format!("{parent}%2F{last}"),
+            format!("{parent}%5c{last}"),
+            format!("{parent}/{last};a=b"),
+            format!("{parent};a=b/{last}"),
             format!("{path}%00"),
             format!("{path}%0a"),
             format!("{path}%20"),
@@ -128,63 +129,68 @@ fn other_spellings_of_a_path_are_404() {
             format!("{path}%ff"),
             path.to_uppercase(),
         ];
-        // without a slash in front it is no request at all
+        // a target without a leading slash is not a valid request
         for target in spellings.into_iter().filter(|target| target.starts_with('/')) {
-            let answer = walk.send(&method, &format!("{target}{query}"), &[], &body);
-            assert_eq!(answer.refusal(), (404, "unknown_path".to_owned()), "{method} {target}");
+            let response = client.send(&method, &format!("{target}{query}"), &[], &body);
+            assert_eq!(response.error(), (404, "unknown_path".to_owned()), "{method} {target}");
         }
     }
 }
 
 #[test]
-fn nothing_but_the_method_is_the_method() {
-    let walk = Walk::start();
+fn method_overrides_have_no_effect() {
+    let client = RouteClient::start();
     for path in paths() {
-        let known = methods(path);
-        for (sent, meant) in [("GET", "POST"), ("POST", "GET"), ("GET", "DELETE")] {
-            // where both are there: what is sent is what is done, and of the two only a GET does nothing
-            if known.contains(sent) && (sent == "POST" || known.len() == 1) {
+        let allowed = methods(path);
+        for (method, override_method) in [("GET", "POST"), ("POST", "GET"), ("GET", "DELETE")] {
+            // on a path with both methods only a GET is sent, because a POST would take effect
+            if allowed.contains(method) && (method == "POST" || allowed.len() == 1) {
                 continue;
             }
-            let (query, body) = walk.input(known.iter().next().unwrap(), path);
+            let (query, body) = client.input(allowed.iter().next().unwrap(), path);
             for header in OVERRIDES {
-                let answer = walk.send(sent, &format!("{path}{query}"), &[(header, meant.to_owned())], &body);
-                let expected = if known.contains(sent) { 200 } else { 405 };
-                assert_eq!(answer.status, expected, "{sent} {path} {header}: {meant}");
+                let response = client.send(
+                    method,
+                    &format!("{path}{query}"),
+                    &[(header, override_method.to_owned())],
+                    &body,
+                );
+                let expected = if allowed.contains(method) { 200 } else { 405 };
+                assert_eq!(response.status, expected, "{method} {path} {header}: {override_method}");
             }
         }
     }
     for (method, path) in endpoints() {
-        let (query, body) = walk.input(&method, path);
+        let (query, body) = client.input(&method, path);
         let (query, body) = match method.as_str() {
             "GET" => (format!("{}{}_method=POST", query, if query.is_empty() { "?" } else { "&" }), body),
             _ if body.is_empty() => (query, r#"{"_method":"GET"}"#.to_owned()),
             _ => (query, format!("{},\"_method\":\"GET\"}}", body.strip_suffix('}').unwrap())),
         };
-        // whatever a prober sends along is let be, and so is the version in the document's address
+        // the probes and the document ignore parameters and body
         let ignored = ["/livez", "/readyz", "/api/openapi.json"].contains(&path);
-        let answer = walk.send(&method, &format!("{path}{query}"), &[], &body);
+        let response = client.send(&method, &format!("{path}{query}"), &[], &body);
         if ignored {
-            assert_eq!(answer.status, 200, "{method} {path}");
+            assert_eq!(response.status, 200, "{method} {path}");
         } else {
-            assert_eq!(answer.status, 400, "{method} {path}");
-            assert_eq!(answer.json()["context"]["fields"][0]["name"], "_method", "{method} {path}");
+            assert_eq!(response.status, 400, "{method} {path}");
+            assert_eq!(response.json()["context"]["fields"][0]["name"], "_method", "{method} {path}");
         }
     }
 }
 
-/// An absolute target is what a proxy is sent; RFC 9112 (3.2.2) has every server take it. It opens nothing, and neither
-/// does what comes after a `#`, which no client sends: the parser drops it.
+/// A server must accept an absolute target, the form sent to proxies (RFC 9112, 3.2.2). It grants no additional access,
+/// and neither does a fragment, which clients do not send and the parser drops.
 #[test]
-fn an_absolute_target_and_a_fragment_are_the_same_resource() {
-    let mut walk = Walk::start();
+fn absolute_target_and_fragment_reach_the_same_resource() {
+    let mut client = RouteClient::start();
     for target in ["http://elsewhere.example/api/auth/me", "/api/auth/me#/livez"] {
-        assert_eq!(walk.send("GET", target, &[], "").status, 200, "{target}");
+        assert_eq!(client.send("GET", target, &[], "").status, 200, "{target}");
     }
-    walk.headers.clear();
+    client.headers.clear();
     for (method, path) in endpoints() {
-        let (query, body) = walk.input(&method, path);
-        let open = matches!(path, "/livez" | "/readyz" | "/api/openapi.json");
+        let (query, body) = client.input(&method, path);
+        let is_public = matches!(path, "/livez" | "/readyz" | "/api/openapi.json");
         if path == "/api/auth/login" {
             continue;
         }
@@ -194,12 +200,12 @@ fn an_absolute_target_and_a_fragment_are_the_same_resource() {
             format!("http://x/livez/..{path}{query}"),
             format!("{path}{query}#/livez"),
         ] {
-            let expected = match open {
+            let expected = match is_public {
                 _ if target.contains("..") => 404,
                 true => 200,
                 false => 401,
             };
-            assert_eq!(walk.send(&method, &target, &[], &body).status, expected, "{method} {target}");
+            assert_eq!(client.send(&method, &target, &[], &body).status, expected, "{method} {target}");
         }
     }
 }

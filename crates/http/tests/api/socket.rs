@@ -1,4 +1,4 @@
-//! A server on a real socket, and requests as bytes: what a test client would put right is sent as it is.
+//! A server on a real socket, and requests as raw bytes, which a test client would normalise.
 
 use std::{
     io::{Read, Write},
@@ -13,9 +13,9 @@ use pilothouse_core::{app::App, testing::fake::Fake};
 use pilothouse_http::{Hooks, HttpSettings, Unobserved, server};
 use serde_json::{Value, json};
 
-use crate::test_app::{Credentials, PASSWORD, Ready, furnished};
+use crate::test_app::{Credentials, PASSWORD, Ready, seeded_app};
 
-/// A server on a free port, in a thread of its own; gone with the test.
+/// A server on a free port in its own thread; dropping it stops the server.
 pub(crate) struct Running {
     pub(crate) fake: Fake,
     pub(crate) app: App,
@@ -32,7 +32,7 @@ impl Running {
         let (sender, receiver) = std::sync::mpsc::channel();
         let thread = thread::spawn(move || {
             System::new().block_on(async {
-                let (fake, app, cluster) = furnished().await;
+                let (fake, app, cluster) = seeded_app().await;
                 let settings = HttpSettings { workers: 1, ..settings };
                 let hooks = Hooks { readiness: Arc::new(Ready::Yes), observer: Arc::new(Unobserved) };
                 let server = server(listener, None, app.clone(), settings, hooks).unwrap();
@@ -50,22 +50,22 @@ impl Running {
         stream
     }
 
-    /// Sends a head and a body, whole, and only then reads.
+    /// Sends a complete head and body before it reads the response.
     pub(crate) fn exchange(&self, head: &str, body: &[u8]) -> String {
         let mut stream = self.connect();
         stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body).expect("the server reads what it refuses");
+        stream.write_all(body).expect("the server reads a refused body");
         read(&mut stream)
     }
 
-    /// Sends a request with these headers and whatever stands in its first line; a body is JSON.
+    /// Sends a request with this method, target and these headers; a body is JSON.
     pub(crate) fn request(
         &self,
         method: &str,
         target: &str,
         headers: &[(&str, String)],
         body: &str,
-    ) -> Answer {
+    ) -> RawResponse {
         let mut head = format!("{method} {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -74,10 +74,10 @@ impl Running {
             let length = body.len();
             head.push_str(&format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
         }
-        Answer::parse(&self.exchange(&format!("{head}\r\n"), body.as_bytes()))
+        RawResponse::parse(&self.exchange(&format!("{head}\r\n"), body.as_bytes()))
     }
 
-    /// Signs in.
+    /// Logs in and returns the credentials.
     pub(crate) fn login(&self, username: &str) -> Credentials {
         let body = json!({"username": username, "password": PASSWORD}).to_string();
         let data = self.request("POST", "/api/auth/login", &[], &body).json()["data"].take();
@@ -87,17 +87,17 @@ impl Running {
 }
 
 impl Running {
-    /// Whether the server has stopped and its thread is over.
+    /// Whether the server has stopped and its thread has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.thread.as_ref().is_none_or(thread::JoinHandle::is_finished)
     }
 }
 
-/// Waits until this is so.
-pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+/// Polls a condition for up to 30 s.
+pub(crate) fn eventually(condition: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
     while !done() {
-        assert!(Instant::now() < end, "{what}");
+        assert!(Instant::now() < end, "{condition}");
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -111,19 +111,19 @@ impl Drop for Running {
     }
 }
 
-/// An answer as it came.
-pub(crate) struct Answer {
+/// A response as received.
+pub(crate) struct RawResponse {
     pub(crate) status: u16,
     pub(crate) head: String,
     pub(crate) body: String,
 }
 
-impl Answer {
+impl RawResponse {
     fn parse(text: &str) -> Self {
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         Self {
-            status: status.unwrap_or_else(|| panic!("no answer: {text:?}")),
+            status: status.unwrap_or_else(|| panic!("no response: {text:?}")),
             head: head.to_owned(),
             body: body.to_owned(),
         }
@@ -138,13 +138,13 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
-    /// The status and the cause of a refusal.
-    pub(crate) fn refusal(&self) -> (u16, String) {
+    /// The status and the cause of an error.
+    pub(crate) fn error(&self) -> (u16, String) {
         (self.status, self.json()["context"]["cause"].as_str().unwrap_or_default().to_owned())
     }
 }
 
-/// Everything until the server closes.
+/// Reads until the server closes the connection.
 pub(crate) fn read(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     stream.read_to_end(&mut text).unwrap();

@@ -1,4 +1,4 @@
-//! Followed logs: events, and over a socket how they begin and end.
+//! Followed logs: their events, and how streams begin and end over a socket.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -22,7 +22,7 @@ fn query(cluster: i64) -> String {
     format!("cluster_id={cluster}&namespace=shop&pod_name=web-0")
 }
 
-/// An event as its reader sees it.
+/// A parsed server-sent event.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Event {
     event: String,
@@ -31,14 +31,14 @@ struct Event {
 }
 
 impl Event {
-    /// The reason of an end.
+    /// The reason of an `end` event.
     fn reason(&self) -> String {
         assert_eq!(self.event, "end", "{self:?}");
         serde_json::from_str::<Value>(&self.data).unwrap()["reason"].as_str().unwrap().to_owned()
     }
 }
 
-/// Reads one event, passing over comments; none at the end of the stream.
+/// Reads one event and skips comments; none at the end of the stream.
 fn event(lines: &mut impl Iterator<Item = String>) -> Option<Event> {
     let mut event = Event::default();
     for line in lines.by_ref() {
@@ -59,15 +59,15 @@ fn events(text: &str) -> Vec<Event> {
 }
 
 #[actix_web::test]
-async fn a_stream_is_events_and_says_why_it_ended() {
-    let house = TestApp::new().await;
-    let viewer = house.login("viewer").await;
-    let reply = house.get(&viewer, PATH, &query(house.cluster)).await;
+async fn stream_ends_with_an_end_event_and_can_be_resumed() {
+    let api = TestApp::new().await;
+    let viewer = api.login("viewer").await;
+    let reply = api.get(&viewer, PATH, &query(api.cluster)).await;
     assert_eq!(reply.header("content-type"), Some("text/event-stream"));
     assert_eq!(reply.header("cache-control"), Some("no-store"));
     assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
     assert!(reply.header("x-request-id").is_some());
-    assert!(reply.text.starts_with(":\n\n"), "a comment first: {:?}", reply.text);
+    assert!(reply.text.starts_with(":\n\n"), "no leading comment: {:?}", reply.text);
     let all = events(&reply.text);
     assert_eq!((all[0].event.as_str(), all[0].data.as_str()), ("log", "a line"));
     let end: Value = serde_json::from_str(&all[1].data).unwrap();
@@ -75,34 +75,34 @@ async fn a_stream_is_events_and_says_why_it_ended() {
     assert_eq!(end, json!({"reason": "completed", "error_code": null, "details": details}));
     assert_eq!(all.len(), 2);
 
-    let stamped = house.get(&viewer, PATH, &format!("{}&timestamps=true", query(house.cluster))).await;
+    let stamped = api.get(&viewer, PATH, &format!("{}&timestamps=true", query(api.cluster))).await;
     assert_eq!(events(&stamped.text)[0].data, "2026-01-01T00:00:00Z a line");
 
     let bearer = format!("Bearer {}", viewer.credentials.bearer.unwrap());
     let cookie = format!("session_id={}", viewer.credentials.cookie.unwrap());
     let resume = async |ids: &[&str]| {
-        let mut request = TestRequest::get().uri(&format!("{PATH}?{}", query(house.cluster)));
+        let mut request = TestRequest::get().uri(&format!("{PATH}?{}", query(api.cluster)));
         request = request.insert_header(("authorization", bearer.as_str()));
         request = request.insert_header(("cookie", cookie.as_str()));
         for id in ids {
             request = request.append_header(("last-event-id", *id));
         }
-        house.send(request).await
+        api.send(request).await
     };
     assert_eq!(events(&resume(&[&all[0].id]).await.text)[0].reason(), "completed");
-    assert_eq!(events(&resume(&[""]).await.text)[0].data, "a line", "as of a reader that has none yet");
+    assert_eq!(events(&resume(&[""]).await.text)[0].data, "a line", "an empty id starts from the beginning");
     assert_eq!(resume(&["nonsense"]).await.fields(), ["Last-Event-ID=malformed"]);
     assert_eq!(resume(&["\u{e9}"]).await.fields(), ["Last-Event-ID=malformed"]);
     assert_eq!(resume(&[&all[0].id, &all[0].id]).await.fields(), ["Last-Event-ID=duplicate"]);
 }
 
 #[actix_web::test]
-async fn what_is_refused_is_refused_before_the_first_event() {
-    let house = TestApp::new().await;
-    let viewer = house.login("viewer").await;
-    let query = query(house.cluster);
+async fn error_is_sent_before_the_first_event() {
+    let api = TestApp::new().await;
+    let viewer = api.login("viewer").await;
+    let query = query(api.cluster);
     let refused = async |query: &str| {
-        let reply = house.get(&viewer, PATH, query).await;
+        let reply = api.get(&viewer, PATH, query).await;
         assert_eq!(reply.header("content-type"), Some("application/json"), "{query}");
         reply
     };
@@ -117,18 +117,18 @@ async fn what_is_refused_is_refused_before_the_first_event() {
         assert_eq!(refused(&format!("{query}{more}")).await.fields(), [field]);
     }
     let absent = refused(&query.replace("web-0", "web-1")).await;
-    assert_eq!(absent.refusal(), (404, "RESOURCE_NOT_FOUND".into(), "not_found_in_cluster".into()));
-    house.fake.clusters.fail(Some(pilothouse_core::Cause::ContainerNotStarted));
+    assert_eq!(absent.error(), (404, "RESOURCE_NOT_FOUND".into(), "not_found_in_cluster".into()));
+    api.fake.clusters.fail(Some(pilothouse_core::Cause::ContainerNotStarted));
     let waiting = refused(&query).await;
-    assert_eq!(waiting.refusal(), (409, "CONFLICT_ERROR".into(), "container_not_started".into()));
-    house.app.pods.end_streams();
+    assert_eq!(waiting.error(), (409, "CONFLICT_ERROR".into(), "container_not_started".into()));
+    api.app.pods.end_streams();
     let stopping = refused(&query).await;
-    assert_eq!(stopping.refusal(), (503, "SERVICE_UNAVAILABLE".into(), "overloaded".into()));
+    assert_eq!(stopping.error(), (503, "SERVICE_UNAVAILABLE".into(), "overloaded".into()));
     assert!(stopping.header("retry-after").is_some());
 }
 
 impl Running {
-    /// Follows a log as a viewer, until the head of the answer has come.
+    /// Follows a log as a viewer; returns after the head of the response.
     pub(crate) fn follow(&self) -> BufReader<TcpStream> {
         let headers = self.login("viewer").headers().into_iter();
         let headers: String = headers.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -138,7 +138,7 @@ impl Running {
         let mut reader = BufReader::new(stream);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
-            assert!(reader.read_line(&mut head).unwrap() > 0, "no answer: {head}");
+            assert!(reader.read_line(&mut head).unwrap() > 0, "no response: {head}");
         }
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         reader
@@ -149,20 +149,20 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     System::new().block_on(work)
 }
 
-/// The lines of a chunked answer; those that belong to the chunks end with a carriage return, those of events do not.
+/// The event lines of a chunked response. Lines of the chunk framing end with a carriage return and are skipped.
 fn lines(reader: BufReader<TcpStream>) -> impl Iterator<Item = String> {
     let lines = reader.split(b'\n').map_while(Result::ok).map(|line| String::from_utf8(line).unwrap());
     lines.filter(|line| !line.ends_with('\r'))
 }
 
-/// What a log of many lines sends at once.
+/// 1000 log lines in one chunk.
 fn many_lines(from: usize) -> Vec<u8> {
     let line = |n| format!("2026-01-01T00:00:00Z {n:0100}\n");
     (from..from + 1000).map(line).collect::<String>().into_bytes()
 }
 
 #[test]
-fn lines_come_as_they_are_written() {
+fn lines_are_sent_as_they_are_written() {
     let running = Running::start(HttpSettings::default());
     let log = running.fake.clusters.next_log();
     let mut lines = lines(running.follow());
@@ -175,25 +175,25 @@ fn lines_come_as_they_are_written() {
 }
 
 #[test]
-fn a_client_that_goes_lets_go_of_the_cluster_though_the_log_is_silent() {
+fn client_disconnect_closes_the_cluster_connection_of_an_idle_log() {
     let running = Running::start(HttpSettings::default());
     let log = running.fake.clusters.next_log();
     let reader = running.follow();
     assert!(!log.is_closed());
     drop(reader);
     let end = Instant::now() + Duration::from_secs(10);
-    eventually("the cluster is let go", || log.is_closed());
-    assert!(Instant::now() < end, "sooner than the next heartbeat");
+    eventually("the connection to the cluster is closed", || log.is_closed());
+    assert!(Instant::now() < end, "not closed before the next heartbeat");
 }
 
 #[test]
-fn a_revoked_session_ends_its_stream() {
+fn revoked_session_ends_its_stream() {
     let running = Running::start(HttpSettings::default());
     let log = running.fake.clusters.next_log();
     let mut lines = lines(running.follow());
     log.unbounded_send(Ok(b"2026-01-01T00:00:00Z one\n".to_vec())).unwrap();
     assert_eq!(event(&mut lines).unwrap().data, "one");
-    // past the access token's life, within the session's
+    // after the access token expires, within the session
     running.fake.runtime.clock.advance(Duration::from_secs(15 * 60));
     log.unbounded_send(Ok(b"2026-01-01T00:15:00Z two\n".to_vec())).unwrap();
     assert_eq!(event(&mut lines).unwrap().data, "two");
@@ -202,11 +202,11 @@ fn a_revoked_session_ends_its_stream() {
     let id = pilothouse_core::session::SessionId(row["id"].as_i64().unwrap());
     block_on(running.app.sessions.revoke(&Caller::system(), id)).unwrap();
     assert_eq!(event(&mut lines).unwrap().reason(), "session_ended");
-    eventually("the cluster is let go", || log.is_closed());
+    eventually("the connection to the cluster is closed", || log.is_closed());
 }
 
 #[test]
-fn a_stop_ends_streams_at_once() {
+fn stop_ends_streams_at_once() {
     let running = Running::start(HttpSettings::default());
     let _log = running.fake.clusters.next_log();
     let mut lines = lines(running.follow());
@@ -220,12 +220,12 @@ fn a_stop_ends_streams_at_once() {
 }
 
 #[test]
-fn a_reader_that_stands_still_is_told_when_it_reads_again() {
+fn stalled_reader_gets_the_end_event_when_it_reads_again() {
     let running = Running::start(HttpSettings::default());
     let log = running.fake.clusters.next_log();
     let reader = running.follow();
     let mut sent = 0;
-    eventually("the cluster is let go", || {
+    eventually("the connection to the cluster is closed", || {
         let closed = log.unbounded_send(Ok(many_lines(sent))).is_err();
         sent += 1000;
         closed
@@ -233,9 +233,9 @@ fn a_reader_that_stands_still_is_told_when_it_reads_again() {
     let mut lines = lines(reader);
     let mut read = 0;
     let end = loop {
-        match event(&mut lines).expect("a last word") {
+        match event(&mut lines).expect("an end event") {
             event if event.event == "log" => {
-                assert_eq!(event.data.parse::<usize>().unwrap(), read, "none is lost before the end");
+                assert_eq!(event.data.parse::<usize>().unwrap(), read, "no line is lost before the end");
                 read += 1;
             }
             end => break end,
@@ -246,20 +246,22 @@ fn a_reader_that_stands_still_is_told_when_it_reads_again() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_client_that_never_reads_again_is_cut() {
+fn connection_of_a_client_that_stops_reading_is_closed() {
     let unread_time = Duration::from_secs(1);
     let running = Running::start(HttpSettings { unread_time, max_connections: 1, ..HttpSettings::default() });
     let log = running.fake.clusters.next_log();
     let reader = running.follow();
-    // lines so long that those which wait are more than the server writes ahead: its answer is not over by itself
+    // long lines: the pending ones exceed the write buffer, so the response does not end by itself
     let line = format!("2026-01-01T00:00:00Z {}\n", "x".repeat(60_000));
-    eventually("the cluster is let go", || log.unbounded_send(Ok(line.clone().into_bytes())).is_err());
-    // the one connection is taken until the first client is cut
+    eventually("the connection to the cluster is closed", || {
+        log.unbounded_send(Ok(line.clone().into_bytes())).is_err()
+    });
+    // the only connection is in use until the first client is closed
     let mut next = running.connect();
     next.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     next.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    BufReader::new(next).read_line(&mut answer).expect("the next client is served");
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let mut response = String::new();
+    BufReader::new(next).read_line(&mut response).expect("response to the next client");
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     drop(reader);
 }

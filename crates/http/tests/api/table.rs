@@ -1,4 +1,4 @@
-//! `access.txt`: every route, everybody, what they get. Read, compared, and on request written anew.
+//! Parser and writer of `access.txt`, the table of the status of every route for every caller.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -6,61 +6,61 @@ use pilothouse_core::{access::Caller, session::SessionId};
 
 use crate::test_app::{Credentials, TestApp};
 
-/// The columns.
+/// The callers, in the order of the columns.
 pub(crate) const CALLERS: [&str; 9] =
     ["nobody", "bearer", "cookie", "expired", "revoked", "mixed", "viewer", "ops", "super"];
 
-/// A line of the file: what each caller gets for one input, and what the trail calls it.
+/// A line of the file: the status of each caller for one input, and the name of its audit rows.
 #[derive(Clone)]
 pub(crate) struct Line {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) statuses: Vec<u16>,
-    /// `operation_type/resource_type` of the rows it makes, `-` when it never makes one.
+    /// `operation_type/resource_type` of its audit rows; `-` for none.
     pub(crate) recorded: String,
-    /// The query of a GET, the JSON body of a POST; `{…}` stand for things that exist.
+    /// The query of a GET or the JSON body of a POST, with placeholders such as `{cluster}`.
     pub(crate) input: String,
 }
 
 impl Line {
-    /// Reads a line; one whose statuses are not known yet has none.
+    /// Parses a line; a new line may omit the statuses.
     fn parse(text: &str) -> Self {
-        let mut words = text.split_whitespace().peekable();
-        let mut word = || words.next().unwrap().to_owned();
-        let (method, path) = (word(), word());
+        let mut fields = text.split_whitespace().peekable();
+        let mut field = || fields.next().unwrap().to_owned();
+        let (method, path) = (field(), field());
         let mut statuses = Vec::new();
-        while let Some(status) = words.peek().and_then(|word| word.parse().ok()) {
+        while let Some(status) = fields.peek().and_then(|field| field.parse().ok()) {
             statuses.push(status);
-            words.next();
+            fields.next();
         }
-        let is_record = |word: &str| word == "-" || (word.contains('/') && !word.contains(['=', '"']));
-        let recorded = words.next_if(|word| is_record(word)).unwrap_or_default().to_owned();
-        Self { method, path, statuses, recorded, input: words.collect::<Vec<_>>().join(" ") }
+        let is_record = |field: &str| field == "-" || (field.contains('/') && !field.contains(['=', '"']));
+        let recorded = fields.next_if(|field| is_record(field)).unwrap_or_default().to_owned();
+        Self { method, path, statuses, recorded, input: fields.collect::<Vec<_>>().join(" ") }
     }
 
-    /// The line as it stands in the file.
+    /// Formats the line as in the file.
     pub(crate) fn write(&self) -> String {
         let Self { method, path, statuses, recorded, input } = self;
         let statuses: Vec<_> = statuses.iter().map(u16::to_string).collect();
         format!("{method:<4} {path:<36} {} {recorded:<22} {input}", statuses.join(" ")).trim_end().to_owned()
     }
 
-    /// What a caller of this column gets.
+    /// The status of a caller.
     pub(crate) fn status(&self, caller: &str) -> u16 {
         self.statuses[CALLERS.iter().position(|name| *name == caller).unwrap()]
     }
 
-    /// The input with real ids in it.
-    pub(crate) async fn input(&self, house: &TestApp, own: &str, refresh: &str) -> String {
-        let mut input = self.input.replace("{cluster}", &house.cluster.to_string());
-        for (place, user) in [("{user}", "target"), ("{own user}", own)] {
-            input = input.replace(place, &house.user(user).await.to_string());
+    /// The input with its placeholders replaced.
+    pub(crate) async fn input(&self, api: &TestApp, own: &str, refresh: &str) -> String {
+        let mut input = self.input.replace("{cluster}", &api.cluster.to_string());
+        for (placeholder, user) in [("{user}", "target"), ("{own user}", own)] {
+            input = input.replace(placeholder, &api.user(user).await.to_string());
         }
-        for (place, user) in [("{session}", "target"), ("{own}", own)] {
-            if input.contains(place) {
-                // of one that has ended no id is known; its owner is not let in anyway
-                let session = house.session(user).await.unwrap_or(i64::MAX);
-                input = input.replace(place, &session.to_string());
+        for (placeholder, user) in [("{session}", "target"), ("{own}", own)] {
+            if input.contains(placeholder) {
+                // an ended session has no known id; its owner is refused before the id is used
+                let session = api.session(user).await.unwrap_or(i64::MAX);
+                input = input.replace(placeholder, &session.to_string());
             }
         }
         input.replace("{refresh}", refresh).replace("{absent}", "999999")
@@ -73,21 +73,21 @@ fn is_line(text: &&str) -> bool {
     !text.starts_with('#') && !text.is_empty()
 }
 
-/// Every line.
+/// All lines.
 pub(crate) fn lines() -> Vec<Line> {
     FILE.lines().filter(is_line).map(Line::parse).collect()
 }
 
-/// The lines of each route in which a super admin succeeds: inputs that only a fault of theirs makes bad.
+/// The lines of a route that succeed for a super admin, as valid inputs.
 pub(crate) fn good_inputs(method: &str, path: &str) -> Vec<Line> {
     let good = |line: &Line| line.method == method && line.path == path && line.status("super") == 200;
     let good: Vec<_> = lines().into_iter().filter(good).collect();
-    assert!(!good.is_empty(), "{method} {path} has no line in which a super admin succeeds");
+    assert!(!good.is_empty(), "{method} {path} has no line that succeeds for a super admin");
     good
 }
 
-/// Compares the file with what is so. `UPDATE=1` writes it anew instead: review the difference, line by line.
-#[allow(clippy::disallowed_methods, reason = "whoever runs the test asks for the file")]
+/// Compares the file with the actual statuses. `UPDATE=1` rewrites the file instead; review the difference.
+#[allow(clippy::disallowed_methods, reason = "UPDATE is set by hand for a test run")]
 pub(crate) fn compare(real: &[Line]) {
     let mut rest = real.iter();
     let current: Vec<_> = FILE
@@ -101,34 +101,34 @@ pub(crate) fn compare(real: &[Line]) {
     }
     let written: BTreeSet<_> = FILE.lines().map(str::trim_end).collect();
     let differing: Vec<_> = current.iter().filter(|line| !written.contains(line.as_str())).collect();
-    assert!(differing.is_empty(), "access.txt says otherwise; UPDATE=1 writes it anew:\n{differing:#?}");
+    assert!(differing.is_empty(), "access.txt differs; UPDATE=1 rewrites it:\n{differing:#?}");
 }
 
-/// The credentials of a caller, and a refresh token of the session whose cookie is, or would be, among them.
-pub(crate) async fn credentials(house: &TestApp, caller: &str) -> (Credentials, String) {
+/// The credentials of a caller, and the refresh token of the session of its cookie, even if the cookie is not sent.
+pub(crate) async fn credentials(api: &TestApp, caller: &str) -> (Credentials, String) {
     let user = if ["viewer", "ops"].contains(&caller) { caller } else { "super" };
-    let who = house.login(user).await;
-    let Credentials { bearer, cookie } = who.credentials;
+    let signed_in = api.login(user).await;
+    let Credentials { bearer, cookie } = signed_in.credentials;
     let credentials = match caller {
         "nobody" => Credentials::default(),
         "bearer" => Credentials { bearer, cookie: None },
         "cookie" => Credentials { bearer: None, cookie },
         "expired" => {
-            house.advance(Duration::from_secs(11 * 60));
+            api.advance(Duration::from_secs(11 * 60));
             Credentials { bearer, cookie }
         }
         "revoked" => {
-            let session = SessionId(house.session(user).await.unwrap());
-            house.app.sessions.revoke(&Caller::system(), session).await.unwrap();
+            let session = SessionId(api.session(user).await.unwrap());
+            api.app.sessions.revoke(&Caller::system(), session).await.unwrap();
             Credentials { bearer, cookie }
         }
-        "mixed" => Credentials { bearer: house.login(user).await.credentials.bearer, cookie },
+        "mixed" => Credentials { bearer: api.login(user).await.credentials.bearer, cookie },
         _ => Credentials { bearer, cookie },
     };
-    (credentials, who.refresh)
+    (credentials, signed_in.refresh)
 }
 
-/// Whose session and account are the caller's own.
+/// The username of a caller.
 pub(crate) fn own(caller: &str) -> &str {
     if ["viewer", "ops"].contains(&caller) { caller } else { "super" }
 }

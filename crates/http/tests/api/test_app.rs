@@ -1,4 +1,4 @@
-//! A whole Pilothouse in memory, with people and a cluster in it.
+//! Test application: the HTTP API over in-memory ports, with users and one cluster.
 
 use std::{io::Read, sync::Arc, time::Duration};
 
@@ -25,10 +25,10 @@ use serde_json::{Value, json};
 
 use crate::conformance::{self, Exchange};
 
-/// Everybody's password.
+/// The password of every user.
 pub(crate) const PASSWORD: &str = "correct horse battery";
 
-/// What a test sends.
+/// The credentials of a request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Credentials {
     pub(crate) bearer: Option<String>,
@@ -36,14 +36,14 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    /// As headers.
+    /// The credentials as request headers.
     pub(crate) fn headers(&self) -> Vec<(&'static str, String)> {
         let bearer = self.bearer.iter().map(|bearer| ("authorization", format!("Bearer {bearer}")));
         bearer.chain(self.cookie.iter().map(|cookie| ("cookie", format!("session_id={cookie}")))).collect()
     }
 }
 
-/// What a login handed out.
+/// The result of a login.
 #[derive(Clone, Debug)]
 pub(crate) struct SignedIn {
     pub(crate) credentials: Credentials,
@@ -51,14 +51,14 @@ pub(crate) struct SignedIn {
     pub(crate) data: Value,
 }
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// The body, unpacked.
+    /// The body, decompressed.
     pub(crate) text: String,
-    /// The body as it was sent.
+    /// The body as received.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -71,13 +71,13 @@ impl Reply {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// Fails when the document does not allow it.
-    fn conforms(&self, method: &str, path: &str) {
+    /// Panics when the response does not conform to the OpenAPI document.
+    fn assert_conforms(&self, method: &str, path: &str) {
         let header = |name: &str| self.header(name).map(str::to_owned);
         let status = self.status.as_u16();
         let exchange = Exchange { method, path, status, header: &header, body: &self.text };
         conformance::check(&exchange)
-            .unwrap_or_else(|why| panic!("{method} {path}: {status}: {why}\n{}", self.text));
+            .unwrap_or_else(|error| panic!("{method} {path}: {status}: {error}\n{}", self.text));
     }
 
     /// The data of a success.
@@ -86,14 +86,14 @@ impl Reply {
         self.json()["data"].take()
     }
 
-    /// The status, code and cause of a refusal.
-    pub(crate) fn refusal(&self) -> (u16, String, String) {
+    /// The status, code and cause of an error.
+    pub(crate) fn error(&self) -> (u16, String, String) {
         let json = self.json();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         (self.status.as_u16(), text(&json["error_code"]), text(&json["context"]["cause"]))
     }
 
-    /// The fields refused, as `name=reason`.
+    /// The refused fields, as `name=reason`.
     pub(crate) fn fields(&self) -> Vec<String> {
         let json = self.json();
         let fields = json["context"]["fields"].as_array().cloned().unwrap_or_default();
@@ -102,7 +102,7 @@ impl Reply {
     }
 }
 
-/// Ready, unless told to fail or panic.
+/// A readiness check with a fixed result.
 #[derive(Clone, Copy)]
 pub(crate) enum Ready {
     Yes,
@@ -123,7 +123,7 @@ impl Readiness for Ready {
 
 type Call = dyn Fn(actix_web::test::TestRequest) -> LocalBoxFuture<'static, Reply>;
 
-/// The test app.
+/// The application with its fake ports, called without a socket.
 pub(crate) struct TestApp {
     pub(crate) fake: Fake,
     pub(crate) app: App,
@@ -137,15 +137,15 @@ impl TestApp {
     }
 
     pub(crate) async fn with(settings: HttpSettings, ready: Ready) -> Self {
-        Self::record_probe(settings, ready, Arc::new(Unobserved)).await
+        Self::with_observer(settings, ready, Arc::new(Unobserved)).await
     }
 
-    pub(crate) async fn record_probe(
+    pub(crate) async fn with_observer(
         settings: HttpSettings,
         ready: Ready,
         observer: Arc<dyn Observer>,
     ) -> Self {
-        let (fake, app, cluster) = furnished().await;
+        let (fake, app, cluster) = seeded_app().await;
         let hooks = Hooks { readiness: Arc::new(ready), observer };
         let service = std::rc::Rc::new(init_service(application(app.clone(), settings, hooks)).await);
         let call = move |request: TestRequest| {
@@ -155,12 +155,12 @@ impl TestApp {
         Self { fake, app, cluster: cluster.0, call: Box::new(call) }
     }
 
-    /// Sends a request as it is.
+    /// Sends a request unchanged.
     pub(crate) async fn send(&self, request: TestRequest) -> Reply {
         (self.call)(request).await
     }
 
-    /// Sends a request with credentials; `input` is the query of a GET, the JSON body of a POST.
+    /// Sends a request with credentials. `input` is the query of a GET or the JSON body of a POST.
     pub(crate) async fn call(
         &self,
         credentials: &Credentials,
@@ -171,7 +171,7 @@ impl TestApp {
         self.call_in("en", credentials, method, path, input).await
     }
 
-    /// The same, to be answered in a language.
+    /// The same with an `Accept-Language`.
     pub(crate) async fn call_in(
         &self,
         language: &str,
@@ -195,12 +195,12 @@ impl TestApp {
         self.send(headers.fold(request, |request, header| request.insert_header(header))).await
     }
 
-    pub(crate) async fn get(&self, who: &SignedIn, path: &str, query: &str) -> Reply {
-        self.call(&who.credentials, "GET", path, query).await
+    pub(crate) async fn get(&self, signed_in: &SignedIn, path: &str, query: &str) -> Reply {
+        self.call(&signed_in.credentials, "GET", path, query).await
     }
 
-    pub(crate) async fn post(&self, who: &SignedIn, path: &str, body: Value) -> Reply {
-        self.call(&who.credentials, "POST", path, &body.to_string()).await
+    pub(crate) async fn post(&self, signed_in: &SignedIn, path: &str, body: Value) -> Reply {
+        self.call(&signed_in.credentials, "POST", path, &body.to_string()).await
     }
 
     pub(crate) async fn login(&self, username: &str) -> SignedIn {
@@ -212,12 +212,12 @@ impl TestApp {
         SignedIn { credentials, refresh: text("refresh_token"), data }
     }
 
-    /// A user's id.
+    /// The id of a user.
     pub(crate) async fn user(&self, name: &str) -> i64 {
         self.app.users.find(&name.to_owned().try_into().unwrap()).await.unwrap().id.0
     }
 
-    /// The id of a user's first session, if it has one.
+    /// The id of the user's first session, if there is one.
     pub(crate) async fn session(&self, name: &str) -> Option<i64> {
         let rows = self.app.sessions.list(&Caller::system(), &ListQuery::default()).await.unwrap().0;
         let row = rows.iter().find(|row| row.name() == name)?;
@@ -229,8 +229,8 @@ impl TestApp {
     }
 }
 
-/// The in-memory ports with people, a cluster and what runs in it.
-pub(crate) async fn furnished() -> (Fake, App, ClusterId) {
+/// The in-memory ports with users, a cluster and its objects.
+pub(crate) async fn seeded_app() -> (Fake, App, ClusterId) {
     let fake = Fake::default();
     let app = App::new(fake.ports(), Settings::default());
     for (name, role) in [
@@ -246,13 +246,13 @@ pub(crate) async fn furnished() -> (Fake, App, ClusterId) {
     }
     let cluster = new_cluster("demo");
     let cluster = app.clusters.create(&Caller::system(), cluster).await.unwrap().value.id;
-    furnish(&fake, cluster);
+    seed(&fake, cluster);
     fake.clusters.calls();
     (fake, app, cluster)
 }
 
-async fn reply(answer: Result<ServiceResponse, actix_web::Error>) -> Reply {
-    let (request, response) = match answer {
+async fn reply(response: Result<ServiceResponse, actix_web::Error>) -> Reply {
+    let (request, response) = match response {
         Ok(response) => {
             let (request, response) = response.into_parts();
             (Some(request), response)
@@ -270,12 +270,12 @@ async fn reply(answer: Result<ServiceResponse, actix_web::Error>) -> Reply {
     }
     let reply = Reply { status, headers, text, bytes };
     if let Some(request) = request {
-        reply.conforms(request.method().as_str(), request.path());
+        reply.assert_conforms(request.method().as_str(), request.path());
     }
     reply
 }
 
-fn furnish(fake: &Fake, cluster: ClusterId) {
+fn seed(fake: &Fake, cluster: ClusterId) {
     let put = |kind: Kind, object: Value| fake.clusters.put(cluster, kind, object);
     let named =
         |name: &str| json!({"name": name, "namespace": "shop", "creationTimestamp": "2026-01-01T00:00:00Z"});

@@ -1,4 +1,5 @@
-//! What only a socket shows: bodies that are refused while they arrive, and how the server stops.
+//! Behaviour at the socket: bodies that are refused while they arrive, and tunnels. Connection limits are in
+//! `connections.rs`.
 
 use std::{
     io::{Read, Write},
@@ -16,7 +17,7 @@ fn post(path: &str, length: usize) -> String {
 }
 
 #[test]
-fn whoever_sends_first_and_reads_later_sees_the_refusal() {
+fn early_response_survives_unread_body() {
     let running = Running::start(HttpSettings::default());
     let body = vec![b'x'; 3 << 20];
     for (path, status, code) in [
@@ -25,16 +26,16 @@ fn whoever_sends_first_and_reads_later_sees_the_refusal() {
         ("/nope", "404", "RESOURCE_NOT_FOUND"),
         ("/livez", "405", "METHOD_NOT_ALLOWED"),
     ] {
-        let answer = running.exchange(&post(path, body.len()), &body);
+        let response = running.exchange(&post(path, body.len()), &body);
         assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(code),
-            "{path}: {answer}"
+            response.starts_with(&format!("HTTP/1.1 {status} ")) && response.contains(code),
+            "{path}: {response}"
         );
     }
 }
 
 #[test]
-fn a_chunked_body_is_counted_too() {
+fn chunked_body_is_subject_to_the_size_limit() {
     let running = Running::start(HttpSettings::default());
     let head = "POST /api/auth/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
         transfer-encoding: chunked\r\nconnection: close\r\n\r\n";
@@ -44,7 +45,7 @@ fn a_chunked_body_is_counted_too() {
 }
 
 #[test]
-fn a_body_that_never_arrives_is_cut() {
+fn body_that_never_arrives_is_refused_and_the_connection_closed() {
     let running =
         Running::start(HttpSettings { body_time: Duration::from_millis(200), ..HttpSettings::default() });
     for path in ["/api/auth/login", "/nope"] {
@@ -52,17 +53,18 @@ fn a_body_that_never_arrives_is_cut() {
         let head = post(path, 100).replace("connection: close\r\n", "");
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(b"{").unwrap();
-        let answer = read(&mut stream);
-        assert!(answer.starts_with("HTTP/1.1 4"), "{path}: {answer}");
-        assert!(answer.to_lowercase().contains("connection: close"), "{path}: {answer}");
+        let response = read(&mut stream);
+        assert!(response.starts_with("HTTP/1.1 4"), "{path}: {response}");
+        assert!(response.to_lowercase().contains("connection: close"), "{path}: {response}");
         let slow = r#"{"name":"body","reason":"too_slow"}"#;
-        assert_eq!(answer.contains(slow), path == "/api/auth/login", "{path}: {answer}");
+        assert_eq!(response.contains(slow), path == "/api/auth/login", "{path}: {response}");
     }
 }
 
-/// What follows such a head has no end but the connection's: a client that waits for the answer first sends none.
+/// The bytes after the head of a tunnel end only with the connection, and a client that waits for the response sends
+/// none.
 #[test]
-fn a_tunnel_is_refused_at_once_and_nothing_after_its_head_is_read() {
+fn tunnel_is_refused_at_once_without_reading_a_body() {
     let hour = Duration::from_secs(3600);
     let running = Running::start(HttpSettings { body_time: hour, ..HttpSettings::default() });
     for head in [
@@ -71,27 +73,27 @@ fn a_tunnel_is_refused_at_once_and_nothing_after_its_head_is_read() {
         "GET /nope HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
         "POST /api/auth/logout HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: WebSocket\r\n\r\n",
     ] {
-        let answer = running.exchange(head, b"");
-        assert!(answer.starts_with("HTTP/1.1 4"), "{head}: {answer}");
-        assert!(answer.to_lowercase().contains("connection: close"), "{head}: {answer}");
-        assert!(answer.contains("\"success\":false"), "{head}: {answer}");
+        let response = running.exchange(head, b"");
+        assert!(response.starts_with("HTTP/1.1 4"), "{head}: {response}");
+        assert!(response.to_lowercase().contains("connection: close"), "{head}: {response}");
+        assert!(response.contains("\"success\":false"), "{head}: {response}");
     }
 }
 
 #[test]
-fn a_connection_is_used_again_after_a_refusal() {
+fn connection_is_reused_after_an_error() {
     let running = Running::start(HttpSettings::default());
     let mut stream = running.connect();
     let refused = post("/nope", 5).replace("connection: close\r\n", "");
     stream.write_all(format!("{refused}12345").as_bytes()).unwrap();
     stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-    let answers = read(&mut stream);
-    assert_eq!(answers.matches("HTTP/1.1 404 ").count(), 1, "{answers}");
-    assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 1, "{answers}");
+    let responses = read(&mut stream);
+    assert_eq!(responses.matches("HTTP/1.1 404 ").count(), 1, "{responses}");
+    assert_eq!(responses.matches("HTTP/1.1 200 ").count(), 1, "{responses}");
 }
 
 #[test]
-fn what_is_no_http_request_is_answered_without_an_envelope_and_closed() {
+fn malformed_http_request_gets_no_envelope_and_is_closed() {
     let running = Running::start(HttpSettings::default());
     let long = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(200 << 10));
     for (head, status) in [
@@ -100,14 +102,14 @@ fn what_is_no_http_request_is_answered_without_an_envelope_and_closed() {
         (long.as_str(), "431"),
     ] {
         let mut stream = running.connect();
-        // it may hang up before all of it is written
+        // the server may close the connection before all bytes are written
         let _ = stream.write_all(head.as_bytes());
-        let mut answer = [0; 512];
-        let read = stream.read(&mut answer).unwrap_or(0);
-        let answer = String::from_utf8_lossy(&answer[..read]);
+        let mut response = [0; 512];
+        let read = stream.read(&mut response).unwrap_or(0);
+        let response = String::from_utf8_lossy(&response[..read]);
         assert!(
-            answer.is_empty() || answer.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{status}: {answer}"
+            response.is_empty() || response.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{status}: {response}"
         );
     }
     assert!(

@@ -1,18 +1,19 @@
-//! What a viewer's refused request costs: nothing of it is parsed, hashed, looked up or stored beyond its shape before the
-//! role is asked. The route table with the largest bodies, with and without an `Idempotency-Key`.
+//! Cost of a request that is refused by role: apart from its shape, nothing of the request is parsed, hashed, looked up
+//! or stored before the role check. Covers the route table with the largest bodies, with and without an
+//! `Idempotency-Key`.
 //!
-//! A binary of its own with one test in it: it measures the CPU of its process.
+//! This is a separate binary with a single test, because it measures the CPU time of its process.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "an unwrap fails the test")]
 
 #[path = "../../../../tests/conformance/mod.rs"]
 mod conformance;
 #[path = "../api/large.rs"]
 mod large;
-#[allow(dead_code, reason = "other tests need more of it")]
+#[allow(dead_code, reason = "shared with other tests")]
 #[path = "../api/table.rs"]
 mod table;
-#[allow(dead_code, reason = "other tests need more of it")]
+#[allow(dead_code, reason = "shared with other tests")]
 #[path = "../api/test_app.rs"]
 mod test_app;
 
@@ -25,36 +26,36 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 use crate::{
-    large::{misshapen, variants},
+    large::{variants, with_unknown_field},
     table::{Line, lines},
     test_app::{Reply, SignedIn, TestApp},
 };
 
-/// A viewer's request, as often as it is sent.
+/// A viewer's request, which can be sent repeatedly.
 struct Request<'a> {
-    house: &'a TestApp,
-    who: &'a SignedIn,
+    api: &'a TestApp,
+    signed_in: &'a SignedIn,
     path: &'a str,
     body: &'a str,
     key: Option<&'a str>,
 }
 
 impl Request<'_> {
-    /// Sends it; the answer, and the CPU time of all threads meanwhile.
+    /// Sends the request; returns the response and the CPU time of all threads.
     async fn send(&self) -> (Reply, Duration) {
         let request = TestRequest::post()
             .uri(self.path)
             .peer_addr("192.0.2.7:4711".parse().unwrap())
             .insert_header(("content-type", "application/json"))
             .set_payload(self.body.to_owned());
-        let headers = self.who.credentials.headers().into_iter();
+        let headers = self.signed_in.credentials.headers().into_iter();
         let request = headers.fold(request, TestRequest::insert_header);
         let request = self
             .key
             .into_iter()
             .fold(request, |request, key| request.insert_header(("idempotency-key", key)));
         let before = cpu_time();
-        let reply = self.house.send(request).await;
+        let reply = self.api.send(request).await;
         (reply, cpu_time() - before)
     }
 }
@@ -63,62 +64,65 @@ fn cpu_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap()
 }
 
-/// How many bytes are kept of all that was asked.
-fn stored(house: &TestApp) -> usize {
-    let entries = house.fake.store.entries();
-    let rows = house.fake.store.all_operations();
+/// Size of everything stored, in bytes.
+fn stored(api: &TestApp) -> usize {
+    let entries = api.fake.store.entries();
+    let rows = api.fake.store.all_operations();
     let entries = entries.iter().map(|entry| entry.canonical().unwrap().len()).sum::<usize>();
     let rows = rows.iter().map(|row| serde_json::to_string(row).unwrap().len()).sum::<usize>();
-    entries + rows + house.fake.store.claims() * LARGEST_ROW
+    entries + rows + api.fake.store.claims() * LARGEST_ROW
 }
 
 #[actix_web::test]
-async fn a_viewers_refused_request_costs_no_more_than_its_shape() {
+async fn request_refused_by_role_costs_no_more_than_its_shape_check() {
     let document: Value = serde_json::from_str(&document().to_string()).unwrap();
     let refused =
         |line: &Line| line.method == "POST" && line.status("viewer") == 403 && line.status("super") == 200;
     let (mut tried, mut slow) = (BTreeSet::new(), Vec::new());
     for line in lines().into_iter().filter(refused) {
-        let house = TestApp::new().await;
-        house.login("target").await;
-        let who = house.login("viewer").await;
-        let good = line.input(&house, "viewer", "").await;
-        for (what, body) in variants(&document, &line.path, &good) {
-            let what = format!("{} {}, {what}", line.method, line.path);
-            let request = |body, key| Request { house: &house, who: &who, path: &line.path, body, key };
-            let shape = misshapen(&body);
-            let (reply, mut of_shape) = request(&shape, None).send().await;
-            assert_eq!(reply.status.as_u16(), 400, "{what}: {}", reply.text);
+        let api = TestApp::new().await;
+        api.login("target").await;
+        let signed_in = api.login("viewer").await;
+        let good = line.input(&api, "viewer", "").await;
+        for (label, body) in variants(&document, &line.path, &good) {
+            let label = format!("{} {}, {label}", line.method, line.path);
+            let request =
+                |body, key| Request { api: &api, signed_in: &signed_in, path: &line.path, body, key };
+            let shape = with_unknown_field(&body);
+            let (reply, mut shape_cost) = request(&shape, None).send().await;
+            assert_eq!(reply.status.as_u16(), 400, "{label}: {}", reply.text);
             for key in [None, Some("key")] {
-                let before = (house.fake.store.entries().len(), stored(&house));
+                let before = (api.fake.store.entries().len(), stored(&api));
                 let (reply, mut cost) = request(&body, key).send().await;
                 let status = reply.status.as_u16();
-                assert!(matches!(status, 400 | 403), "{what}: {}", reply.text);
-                assert!(reply.text.len() < 16 << 10, "{what}: {} bytes of answer", reply.text.len());
+                assert!(matches!(status, 400 | 403), "{label}: {}", reply.text);
+                assert!(reply.text.len() < 16 << 10, "{label}: response of {} bytes", reply.text.len());
                 if status == 403 {
                     tried.insert(line.path.clone());
                 }
-                // a row of a refusal by role, none of a shape; and nothing else is kept
-                let rows = house.fake.store.entries().len() - before.0;
-                assert_eq!(rows, usize::from(status == 403), "{what}");
-                let grown = stored(&house) - before.1;
-                assert!(grown <= rows * 2048, "{what}: {grown} bytes are kept");
-                // a busy machine may make any one of them slow: then each is the fastest of several
+                // a refusal by role writes one row, a refused shape none; nothing else is stored
+                let rows = api.fake.store.entries().len() - before.0;
+                assert_eq!(rows, usize::from(status == 403), "{label}");
+                let grown = stored(&api) - before.1;
+                assert!(grown <= rows * 2048, "{label}: {grown} bytes are stored");
+                // repeat and compare the fastest runs, because a busy machine can slow down any single one
                 for _ in 0..6 {
-                    if cost <= 3 * of_shape + Duration::from_millis(10) {
+                    if cost <= 3 * shape_cost + Duration::from_millis(10) {
                         break;
                     }
-                    of_shape = of_shape.min(request(&shape, None).send().await.1);
+                    shape_cost = shape_cost.min(request(&shape, None).send().await.1);
                     cost = cost.min(request(&body, key).send().await.1);
                 }
-                if cost > 3 * of_shape + Duration::from_millis(10) {
-                    slow.push(format!("{what}, key {key:?}: {cost:?} of CPU, {of_shape:?} for its shape"));
+                if cost > 3 * shape_cost + Duration::from_millis(10) {
+                    slow.push(format!(
+                        "{label}, key {key:?}: {cost:?} of CPU, {shape_cost:?} for the shape check"
+                    ));
                 }
             }
         }
-        assert!(house.fake.clusters.calls().is_empty(), "{}", line.path);
+        assert!(api.fake.clusters.calls().is_empty(), "{}", line.path);
     }
     assert!(slow.is_empty(), "{slow:#?}");
     let all: BTreeSet<_> = lines().into_iter().filter(refused).map(|line| line.path).collect();
-    assert_eq!(tried, all, "each is refused by role at least once");
+    assert_eq!(tried, all, "every route is refused by role at least once");
 }

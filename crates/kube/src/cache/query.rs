@@ -1,4 +1,4 @@
-//! Pages, counts and changes of kept lists.
+//! Queries of the list cache: pages, counts and watches.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,29 +25,29 @@ use super::{
 };
 use crate::{transport::Transport, uncached};
 
-/// How long a change made through this process is waited for, until the list is read from the cluster.
+/// How long a query waits for a write of this process to reach the cache, before the list is read from the cluster.
 const READ_YOUR_WRITES_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a kept list has to say.
+/// Result of a query of the list cache.
 pub(crate) enum CacheResult<T> {
-    /// This.
+    /// The cache answers.
     Hit(T),
-    /// Nothing: it has to be read from the cluster. What should be known of that, and what is shown should the cluster
-    /// not answer.
+    /// The list has to be read from the cluster. Carries a warning for the response, and the rows to show, as stale, if
+    /// the cluster cannot be read.
     Miss(Option<Warning>, Option<T>),
 }
 
-/// The stores that a list is shown from.
+/// The stores from which a list is built.
 struct CachedStores {
     store: Arc<Store>,
-    /// Of the list that tells what rows lack; none when the credential may not read it.
-    with: Option<(Join, Option<Arc<Store>>)>,
+    /// The joined list; no store when the credential may not read it.
+    joined: Option<(Join, Option<Arc<Store>>)>,
 }
 
-/// Whether a list can be shown from memory.
+/// Whether the cache can answer a query.
 enum Availability {
     Current(CachedStores),
-    /// A change is not in it yet.
+    /// A write of this process is not in the rows yet.
     Behind(CachedStores),
     Uncacheable(Warning),
 }
@@ -66,16 +66,16 @@ impl ListCache {
     ) -> Result<CacheResult<Listing>> {
         let info = list.info();
         match self.availability(permit, transport, info, &query.kinds).await? {
-            Availability::Current(shown) => {
+            Availability::Current(stores) => {
                 self.check_owner(permit, transport, info, query).await?;
-                Ok(CacheResult::Hit(shown.page(query).await?))
+                Ok(CacheResult::Hit(stores.page(query).await?))
             }
-            Availability::Behind(shown) => Ok(CacheResult::Miss(None, Some(shown.page(query).await?))),
+            Availability::Behind(stores) => Ok(CacheResult::Miss(None, Some(stores.page(query).await?))),
             Availability::Uncacheable(warning) => Ok(CacheResult::Miss(Some(warning), None)),
         }
     }
 
-    /// How many rows a list has of each status.
+    /// Counts of a list's rows by status.
     ///
     /// # Errors
     /// As `Inventory::count`.
@@ -101,7 +101,7 @@ impl ListCache {
         })
     }
 
-    /// The rows of a list, and what happens to them.
+    /// The rows of a list and the events from then on.
     ///
     /// # Errors
     /// As `Inventory::watch`.
@@ -114,20 +114,20 @@ impl ListCache {
     ) -> Result<WatchSnapshot> {
         let info = list.info();
         let store = self.store(permit, info, &query.kinds, transport)?;
-        if let Ready::Uncacheable(_, why) = store.ready(Instant::now() + self.deadline).await? {
-            return Err(match why {
+        if let Ready::Uncacheable(_, reason) = store.ready(Instant::now() + self.deadline).await? {
+            return Err(match reason {
                 Uncacheable::Forbidden(error) => error,
                 Uncacheable::Ended if transport.closed().is_cancelled() => Error::new(Cause::Unreachable),
                 Uncacheable::TooLarge | Uncacheable::Ended => Error::new(Cause::NotCached),
             });
         }
-        let (rows, events) = store.watched(query).await?;
+        let (rows, events) = store.subscribe(query).await?;
         let (Freshness { as_of, stale }, absent) = store.freshness();
-        let events = stream::unfold(Some(events), next).boxed();
+        let events = stream::unfold(Some(events), next_event).boxed();
         Ok(WatchSnapshot { rows, as_of, stale, warnings: not_served(absent), events })
     }
 
-    /// Waits until a list and the one that completes it can be shown, with all that was changed through this process.
+    /// Waits until a list and its joined list are there and contain all writes of this process.
     async fn availability(
         &self,
         permit: &Permit,
@@ -140,26 +140,26 @@ impl ListCache {
         if let Ready::Uncacheable(kind, _) = store.ready(deadline).await? {
             return Ok(Availability::Uncacheable(Warning::NotCached(kind.info().plural)));
         }
-        let mut shown = CachedStores { store, with: None };
+        let mut stores = CachedStores { store, joined: None };
         if let Some(join) = info.join {
-            let with = self.store(permit, join.with.info(), join.with.info().kinds, transport)?;
-            shown.with = Some(match with.ready(deadline).await? {
-                Ready::Synced => (join, Some(with)),
+            let joined = self.store(permit, join.with.info(), join.with.info().kinds, transport)?;
+            stores.joined = Some(match joined.ready(deadline).await? {
+                Ready::Synced => (join, Some(joined)),
                 Ready::Uncacheable(_, Uncacheable::Forbidden(_)) => (join, None),
                 Ready::Uncacheable(kind, Uncacheable::TooLarge | Uncacheable::Ended) => {
                     return Ok(Availability::Uncacheable(Warning::NotCached(kind.info().plural)));
                 }
             });
         }
-        let within = deadline.min(Instant::now() + READ_YOUR_WRITES_TIMEOUT);
+        let write_deadline = deadline.min(Instant::now() + READ_YOUR_WRITES_TIMEOUT);
         let mut current = true;
-        for store in shown.stores() {
-            current = current && up_to_date(store, transport, within).await;
+        for store in stores.all() {
+            current = current && up_to_date(store, transport, write_deadline).await;
         }
-        Ok(if current { Availability::Current(shown) } else { Availability::Behind(shown) })
+        Ok(if current { Availability::Current(stores) } else { Availability::Behind(stores) })
     }
 
-    /// Looks for the owner whose objects are asked for.
+    /// Checks that the owner by which a query filters exists.
     async fn check_owner(
         &self,
         permit: &Permit,
@@ -172,25 +172,25 @@ impl ListCache {
         };
         let owners = self.store(permit, list.info(), &[kind], transport)?;
         let deadline = Instant::now() + self.deadline;
-        // owners that cannot be kept cannot be missed either: then there is just nothing of theirs
-        let known = matches!(owners.ready(deadline).await?, Ready::Synced);
-        let known = known
+        // owners that cannot be cached cannot be checked; the response is then just empty
+        let verifiable = matches!(owners.ready(deadline).await?, Ready::Synced);
+        let verifiable = verifiable
             && up_to_date(&owners, transport, deadline.min(Instant::now() + READ_YOUR_WRITES_TIMEOUT)).await;
-        if known && !exists(&owners.table(), &query.namespaces, name) {
-            return Err(uncached::no_owner(kind, &query.namespaces, name));
+        if verifiable && !exists(&owners.table(), &query.namespaces, name) {
+            return Err(uncached::owner_not_found(kind, &query.namespaces, name));
         }
         Ok(())
     }
 }
 
-/// Waits until a store shows what was changed through this process.
-async fn up_to_date(store: &Store, transport: &Transport, within: Instant) -> bool {
+/// Waits until a store contains the writes of this process.
+async fn up_to_date(store: &Store, transport: &Transport, write_deadline: Instant) -> bool {
     for (source, kind) in (0..).zip(&store.kinds) {
-        if let Some(expected) = transport.pending_writes().expected(*kind) {
-            if !store.shows(source as Source, &expected, within).await {
+        if let Some(barrier) = transport.pending_writes().barrier(*kind) {
+            if !store.wait_for_write(source as Source, &barrier, write_deadline).await {
                 return false;
             }
-            transport.pending_writes().shown(*kind, &expected);
+            transport.pending_writes().confirm(*kind, &barrier);
         }
     }
     true
@@ -204,40 +204,46 @@ fn exists(owners: &Table, scope: &NamespaceScope, name: &ObjectName) -> bool {
 }
 
 impl CachedStores {
-    fn stores(&self) -> impl Iterator<Item = &Arc<Store>> {
-        [&self.store].into_iter().chain(self.with.iter().filter_map(|(_, with)| with.as_ref()))
+    fn all(&self) -> impl Iterator<Item = &Arc<Store>> {
+        [&self.store].into_iter().chain(self.joined.iter().filter_map(|(_, joined)| joined.as_ref()))
     }
 
     async fn page(&self, query: &ListQuery) -> Result<Listing> {
-        // the standing is read before the rows: these may be newer than they say, never older
+        // freshness is read before the rows: they may be newer than it says, never older
         let (mut freshness, absent) = self.store.freshness();
         let mut warnings = not_served(absent);
-        let (rows, pagination) = match &self.with {
+        let (rows, pagination) = match &self.joined {
             None => self.store.page(query).await?,
             Some((join, None)) => {
                 warnings.push(uncached::unreadable(*join));
                 self.store.page(query).await?
             }
-            Some((join, Some(with))) => {
-                freshness = freshness.and(with.freshness().0);
-                self.joined(query, *join, with).await?
+            Some((join, Some(joined))) => {
+                freshness = freshness.join(joined.freshness().0);
+                self.joined_page(query, *join, joined).await?
             }
         };
         let Freshness { as_of, stale } = freshness;
         Ok(Listing { rows, pagination, as_of, stale, warnings })
     }
 
-    /// A page whose rows another list completes. To sort by what it tells, all rows are completed first.
-    async fn joined(&self, query: &ListQuery, join: Join, with: &Store) -> Result<(Vec<Row>, Pagination)> {
+    /// A page with the fields of the joined list. Sorting by such a field joins all rows first.
+    async fn joined_page(
+        &self,
+        query: &ListQuery,
+        join: Join,
+        joined: &Store,
+    ) -> Result<(Vec<Row>, Pagination)> {
         let fields = (self.store.info.fields)();
         if query.sort.is_some_and(|sort| fields[sort.field].name == join.field) {
-            let with = with.table();
-            let rows = self.store.table().rows().map(|row| (join.row)(row, &with)).collect::<Result<_>>()?;
+            let joined = joined.table();
+            let rows =
+                self.store.table().rows().map(|row| (join.row)(row, &joined)).collect::<Result<_>>()?;
             return Ok(select(rows, query));
         }
         let (rows, pagination) = self.store.page(query).await?;
-        let with = with.table();
-        Ok((rows.iter().map(|row| (join.row)(row, &with)).collect::<Result<_>>()?, pagination))
+        let joined = joined.table();
+        Ok((rows.iter().map(|row| (join.row)(row, &joined)).collect::<Result<_>>()?, pagination))
     }
 }
 
@@ -245,8 +251,8 @@ fn not_served(absent: Vec<Kind>) -> Vec<Warning> {
     absent.into_iter().map(|kind| Warning::NotServed(kind.info().plural)).collect()
 }
 
-/// The next event, and who goes on; nobody after the last one.
-async fn next(events: Option<Receiver<ListEvent>>) -> Option<(ListEvent, Option<Receiver<ListEvent>>)> {
+/// The next event and the receiver for the following ones; none after the last event.
+async fn next_event(events: Option<Receiver<ListEvent>>) -> Option<(ListEvent, Option<Receiver<ListEvent>>)> {
     let mut events = events?;
     Some(match events.recv().await {
         Ok(event) => (event, Some(events)),

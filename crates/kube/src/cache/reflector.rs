@@ -1,11 +1,12 @@
-//! What fills a kept list and keeps it true: one task a kind, which reads all objects once and then what happens to them.
+//! Reflector: one task per kind lists all objects, then watches, and applies each event to the list cache.
 //!
-//! Where the server can, both are one answer (a watch that begins with all there is, `sendInitialEvents`); of one that
-//! cannot, a list in chunks and a watch from its version. A watch is short, so that the server's own end of it, and the
-//! bookmark before, say in its time that both sides still know of each other; a longer silence is a fault. Only whole events,
-//! bookmarks and an end in time count, never mere bytes. All is read anew when the server has forgotten the version (410),
-//! when versions go backwards, and after the server could not be reached at all: only then can it have become another one
-//! (an etcd put back from a snapshot) without a word.
+//! Where the server supports `sendInitialEvents`, list and watch are one request (a watch that begins with all
+//! objects); otherwise a list in chunks is followed by a watch from its resource version. Watches are short: the server
+//! ends each at its timeout and sends a bookmark shortly before, so a longer silence is a failure. Only complete
+//! events, bookmarks and a regular end of the watch prove that rows are current; received bytes alone do not. All
+//! objects are listed again when the server no longer has the resource version (410), when resource versions go
+//! backwards, and after the server was unreachable: only then can etcd have been restored from a snapshot without an
+//! error on a watch.
 
 use std::{
     sync::{Arc, Weak},
@@ -35,7 +36,7 @@ use super::{
     ListCache,
     store::{Store, Uncacheable},
     watch_event::Lines,
-    watch_reader::{Ended, InitialEvents, ParsedEvents, WatchReader},
+    watch_reader::{InitialEvents, ParsedEvents, ServerEnd, WatchReader},
 };
 use crate::{
     budget,
@@ -48,27 +49,27 @@ use crate::{
     uncached,
 };
 
-/// How long a watch is asked to last while rows are not known to be current: its bookmark comes 2 s before its end.
+/// Watch timeout while rows are stale: the bookmark arrives 2 s before the end.
 const SHORT_WATCH: Duration = Duration::from_secs(3);
-/// A piece of a watch of at most so many bytes is read where it arrives.
-const INLINE: usize = 32 << 10;
-/// Bytes of a line that has not ended are counted among the reads of the cluster when there are so many.
-const COUNTED: usize = 64 << 10;
-/// How long a turn to parse is waited for.
+/// Largest chunk of a watch, in bytes, that is parsed on the connections' runtime.
+const INLINE_PARSE_BYTES: usize = 32 << 10;
+/// Size of an incomplete line, in bytes, above which it counts against the cluster's read budget.
+const MIN_COUNTED_LINE_BYTES: usize = 64 << 10;
+/// How long a reflector waits for a parse slot.
 const PARSE_WAIT: Duration = Duration::from_secs(60);
-/// How long the whole of a kind may take to be read, when it is read in chunks.
+/// Timeout of listing all objects of a kind in chunks.
 const FILL_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long a server may pause while it tells what there is, before it is taken for one that does not say when it has.
+/// Idle timeout while receiving initial events. After it, the server is assumed not to support `sendInitialEvents`.
 const INITIAL_EVENTS_TIMEOUT: Duration = Duration::from_secs(3);
-/// The first pause after a failure, and the longest: a cluster that is back is soon seen to be.
+/// First and longest pause after a failure. Short, so that a cluster that is reachable again is noticed soon.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(4);
-/// The pause before a kind is asked for again that is not served, or may not be watched.
+/// Pause before retrying a kind that is not served or may not be watched.
 const UNAVAILABLE_INTERVAL: Duration = Duration::from_secs(30);
-/// All is not read more often than this.
+/// Shortest interval between two complete lists.
 const MIN_FILL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The task of one kind of a list.
+/// Synchronises one kind of a cached list.
 pub(super) struct Reflector {
     pub(super) store: Arc<Store>,
     pub(super) source: Source,
@@ -77,381 +78,391 @@ pub(super) struct Reflector {
     pub(super) permit: Permit,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) observer: Arc<dyn Observer>,
-    /// How long a watch is asked to last.
-    pub(super) lasts: Duration,
+    /// Timeout requested for each watch.
+    pub(super) watch_timeout: Duration,
     pub(super) cache: Weak<ListCache>,
-    /// How long an answer may take to begin.
+    /// Timeout until a response begins.
     pub(super) deadline: Duration,
 }
 
-/// Where a feed stands.
+/// Position of a reflector between two watches.
 struct WatchPosition {
-    /// The version up to which the rows tell everything; none when all has to be read.
+    /// Resource version up to which the rows are complete; none when all objects have to be listed.
     version: Option<String>,
-    /// Whether the server tells all there is at the beginning of a watch.
+    /// Whether the server supports `sendInitialEvents`.
     supports_initial_events: bool,
-    /// When all was last read.
+    /// When all objects were last listed.
     filled: Option<Instant>,
-    /// There was no room for it the last time: none is made for it now.
-    crowded: bool,
+    /// The last attempt ended with `NotCached`: the next one evicts no other list.
+    no_eviction: bool,
 }
 
-/// How a watch ended that did not fail.
+/// End of a watch that did not fail.
 enum WatchEnd {
-    /// As it should.
+    /// Regular end.
     Ended {
-        /// Whether something was said.
-        spoken: bool,
-        /// Whether it lasted as long as it was asked to.
-        in_time: bool,
+        /// Whether at least one line of the watch protocol was received.
+        any_line: bool,
+        /// Whether the watch lasted for its full timeout.
+        full_duration: bool,
     },
-    /// The version is forgotten, or another server speaks.
+    /// The server no longer has the resource version, or versions went backwards.
     Expired,
-    /// The server does not tell all there is.
+    /// The server does not support `sendInitialEvents`.
     NoInitialEvents,
 }
 
 impl Reflector {
-    /// Goes on until it is dropped.
+    /// Runs until it is dropped.
     pub(super) async fn run(self) {
         tokio::select! {
             () = self.follow() => {}
-            () = self.store.tell_when_stale(self.source) => {}
+            () = self.store.notify_when_stale(self.source) => {}
         }
     }
 
     async fn follow(&self) {
-        let mut place =
-            WatchPosition { version: None, supports_initial_events: true, filled: None, crowded: false };
+        let mut position =
+            WatchPosition { version: None, supports_initial_events: true, filled: None, no_eviction: false };
         let mut pause = INITIAL_BACKOFF;
-        let mut asked = self.store.asked.subscribe();
+        let mut demand = self.store.demand.subscribe();
         loop {
             let began = Instant::now();
-            asked.mark_unchanged();
-            match self.watch(&mut place).await {
-                Ok(WatchEnd::Ended { spoken, in_time }) => {
+            demand.mark_unchanged();
+            match self.watch(&mut position).await {
+                Ok(WatchEnd::Ended { any_line, full_duration }) => {
                     pause = INITIAL_BACKOFF;
-                    match if spoken { Some(true) } else { self.still_knows(&place).await } {
-                        Some(true) if in_time => self.mark_synced(self.now(), None),
-                        Some(false) => self.outdated(&mut place),
-                        // what ends too soon, or cannot be asked about, proves nothing
+                    match if any_line { Some(true) } else { self.server_has_version(&position).await } {
+                        Some(true) if full_duration => self.mark_synced(self.now(), None),
+                        Some(false) => self.require_refill(&mut position),
+                        // a watch that ends early, or a version that cannot be compared, proves nothing
                         Some(true) | None => {}
                     }
                 }
-                Ok(WatchEnd::Expired) => self.outdated(&mut place),
+                Ok(WatchEnd::Expired) => self.require_refill(&mut position),
                 Ok(WatchEnd::NoInitialEvents) => {
-                    self.store.account_for(0);
-                    place = WatchPosition { version: None, supports_initial_events: false, ..place };
+                    self.store.set_staged_bytes(0);
+                    position = WatchPosition { version: None, supports_initial_events: false, ..position };
                     continue;
                 }
                 Err(failure) => {
-                    let wait = self.failed(&failure, &mut place).await.unwrap_or(pause);
+                    let wait = self.record_failure(&failure, &mut position).await.unwrap_or(pause);
                     pause = (pause * 2).min(MAX_BACKOFF);
-                    pause_unless(&mut asked, wait).await;
+                    pause_unless_demanded(&mut demand, wait).await;
                     continue;
                 }
             }
-            // a server that ends every watch at once is not asked without end
+            // avoids a busy loop with a server that ends every watch at once
             if began.elapsed() < INITIAL_BACKOFF {
                 sleep(INITIAL_BACKOFF).await;
             }
         }
     }
 
-    /// All has to be read anew; until then what is shown may be anything.
-    fn outdated(&self, place: &mut WatchPosition) {
-        place.version = None;
-        self.store.account_for(0);
-        self.store.update(self.source, |of| of.outdated = true);
+    /// Requires all objects to be listed again; until then the rows are stale.
+    fn require_refill(&self, position: &mut WatchPosition) {
+        position.version = None;
+        self.store.set_staged_bytes(0);
+        self.store.update(self.source, |state| state.needs_refill = true);
     }
 
-    /// Notes a failure; how long to wait if not as usual.
-    async fn failed(&self, failure: &Failure, place: &mut WatchPosition) -> Option<Duration> {
+    /// Records a failure. Returns the pause where it differs from the backoff.
+    async fn record_failure(&self, failure: &Failure, position: &mut WatchPosition) -> Option<Duration> {
         let error = failure.error.clone().read_only();
         tracing::debug!(kind = %self.kind, %error, "cannot synchronise a cached list");
-        // what was read of it is gone, and its memory is others'
-        self.store.account_for(0);
+        // the partly read rows were dropped
+        self.store.set_staged_bytes(0);
         // a kind that was served before is not taken for absent: a proxy in front of the API server may answer 404, too
         if uncached::is_not_served(failure, self.kind) && !self.store.is_filled(self.source) {
             let now = self.clock.now();
-            place.version = None;
-            self.store.update(self.source, |of| {
-                (of.absent, of.failure, of.as_of) = (true, None, now);
-                (of.proof, of.outdated) = (Some(Instant::now()), false);
+            position.version = None;
+            self.store.update(self.source, |state| {
+                (state.absent, state.failure, state.as_of) = (true, None, now);
+                (state.synced_at, state.needs_refill) = (Some(Instant::now()), false);
             });
-            return Some(self.lasts);
+            return Some(self.watch_timeout);
         }
-        let unkept = match error.cause {
+        let uncacheable = match error.cause {
             Cause::ForbiddenByCluster => Some(Uncacheable::Forbidden(error.clone())),
             Cause::NotCached | Cause::TooLarge => Some(Uncacheable::TooLarge),
             _ => None,
         };
-        if unkept.is_some() || matches!(error.cause, Cause::Unreachable | Cause::CircuitOpen) {
-            place.version = None;
+        if uncacheable.is_some() || matches!(error.cause, Cause::Unreachable | Cause::CircuitOpen) {
+            position.version = None;
         }
-        place.crowded = error.cause == Cause::NotCached;
-        let rarely = unkept.is_some().then_some(UNAVAILABLE_INTERVAL);
-        self.store.update(self.source, |of| {
-            of.failures += 1;
-            of.failure = Some(error);
-            of.filled &= unkept.is_none();
-            of.unkept = unkept;
+        position.no_eviction = error.cause == Cause::NotCached;
+        let retry_interval = uncacheable.is_some().then_some(UNAVAILABLE_INTERVAL);
+        self.store.update(self.source, |state| {
+            state.failures += 1;
+            state.failure = Some(error);
+            state.filled &= uncacheable.is_none();
+            state.uncacheable = uncacheable;
         });
-        // rows that cannot be kept are not shown any more
-        let has_rows = rarely.is_some() && !self.store.table().is_empty();
-        if has_rows && let Err(error) = self.store.empty(self.source).await {
+        // rows of a kind that cannot be cached are not shown any more
+        let has_rows = retry_interval.is_some() && !self.store.table().is_empty();
+        if has_rows && let Err(error) = self.store.clear_rows(self.source).await {
             tracing::error!(kind = %self.kind, %error, "cannot remove the rows of a cached list");
         }
-        rarely.or(failure.retry_after.map(|after| after.min(MAX_BACKOFF)))
+        retry_interval.or(failure.retry_after.map(|after| after.min(MAX_BACKOFF)))
     }
 
     fn now(&self) -> (Timestamp, Instant) {
         (self.clock.now(), Instant::now())
     }
 
-    /// Notes that the server has proven what is shown as it was at a moment, and up to which version the rows tell
-    /// everything.
-    fn mark_synced(&self, (at, proof): (Timestamp, Instant), version: Option<&str>) {
-        let version = version.and_then(number);
-        self.store.update(self.source, |of| {
-            (of.as_of, of.proof) = (at, Some(proof));
-            (of.failure, of.unkept, of.absent, of.outdated) = (None, None, false, false);
-            of.version = version.unwrap_or(of.version);
+    /// Marks the rows as current at a moment and, with a `version`, as complete up to it.
+    fn mark_synced(&self, (at, synced_at): (Timestamp, Instant), version: Option<&str>) {
+        let version = version.and_then(parse_version);
+        self.store.update(self.source, |state| {
+            (state.as_of, state.synced_at) = (at, Some(synced_at));
+            (state.failure, state.uncacheable, state.absent, state.needs_refill) = (None, None, false, false);
+            state.version = version.unwrap_or(state.version);
         });
     }
 
-    fn client(&self, at_most: Duration) -> Result<ClusterClient<'_>> {
-        ClusterClient::new(self.store.transport.clone(), &self.permit, at_most, &self.observer)
+    fn client(&self, timeout: Duration) -> Result<ClusterClient<'_>> {
+        ClusterClient::new(self.store.transport.clone(), &self.permit, timeout, &self.observer)
     }
 
-    /// Whether the server still counts versions from where it did; none when that cannot be asked or compared. A watch
-    /// from a version that it has not reached yet is silent for ever.
-    async fn still_knows(&self, place: &WatchPosition) -> Option<bool> {
+    /// Whether the server's newest resource version has reached the reflector's; none when it cannot be read or
+    /// compared. A watch from a version that the server has not reached yet stays silent.
+    async fn server_has_version(&self, position: &WatchPosition) -> Option<bool> {
         let newest = async {
             let one = ListParams::default().limit(1);
             list::version(&self.client(self.deadline)?, self.kind, &one).await
         };
-        let (newest, ours) = (newest.await.ok()?, place.version.as_deref()?);
-        Some(number(&newest)? >= number(ours)?)
+        let (newest, known) = (newest.await.ok()?, position.version.as_deref()?);
+        Some(parse_version(&newest)? >= parse_version(known)?)
     }
 
-    /// One watch, with all there is before it if need be.
-    async fn watch(&self, place: &mut WatchPosition) -> Result<WatchEnd, Failure> {
-        let mut all = match &place.version {
+    /// Runs one watch, preceded by a complete list if there is no resource version.
+    async fn watch(&self, position: &mut WatchPosition) -> Result<WatchEnd, Failure> {
+        let mut initial = match &position.version {
             Some(_) => None,
             None => {
-                if let Some(filled) = place.filled {
+                if let Some(filled) = position.filled {
                     sleep(MIN_FILL_INTERVAL.saturating_sub(filled.elapsed())).await;
                 }
                 Some(InitialEvents::default())
             }
         };
-        if all.is_some() && !place.supports_initial_events {
-            self.list(place).await?;
-            all = None;
+        if initial.is_some() && !position.supports_initial_events {
+            self.list(position).await?;
+            initial = None;
         }
-        // of rows that are not known to be current one soon wants to know
-        let soon = all.is_none() && self.store.is_stale(self.source);
-        let lasts = if soon { SHORT_WATCH.min(self.lasts) } else { self.lasts };
-        let call = Call::watch(self.kind, place.version.as_deref(), lasts)?;
+        // stale rows should be confirmed soon
+        let short = initial.is_none() && self.store.is_stale(self.source);
+        let watch_timeout = if short { SHORT_WATCH.min(self.watch_timeout) } else { self.watch_timeout };
+        let call = Call::watch(self.kind, position.version.as_deref(), watch_timeout)?;
         let client = self.client(self.deadline)?;
         let sent = Instant::now();
         let mut body = match client.stream_via_breaker(call).await {
             Ok(body) => body,
-            Err(gone) if gone.is(StatusCode::GONE) => return Ok(WatchEnd::Expired),
-            Err(unknown) if all.is_some() && unknown.error.cause == Cause::RejectedByCluster => {
+            Err(expired) if expired.is(StatusCode::GONE) => return Ok(WatchEnd::Expired),
+            Err(rejected) if initial.is_some() && rejected.error.cause == Cause::RejectedByCluster => {
                 return Ok(WatchEnd::NoInitialEvents);
             }
             Err(failure) => return Err(failure),
         };
-        let mut held = client.meter().hold();
-        let mut reader = WatchReader { kind: self.kind, project: self.project, lines: Lines::default(), all };
-        let mut spoken = false;
-        // how long the server has let us wait: since its last whole event, and in all
-        let (mut quiet, mut listened) = (Duration::ZERO, Duration::ZERO);
+        let mut reserved = client.meter().reserve();
+        let mut reader =
+            WatchReader { kind: self.kind, project: self.project, lines: Lines::default(), initial };
+        let mut any_line = false;
+        // waiting time since the last complete event, and in total
+        let (mut idle, mut total_wait) = (Duration::ZERO, Duration::ZERO);
         loop {
-            let patience = match &reader.all {
-                None => (lasts + self.lasts / 4).saturating_sub(quiet),
-                Some(all) if all.begun => INITIAL_EVENTS_TIMEOUT
-                    .saturating_sub(quiet)
-                    .min((self.lasts + self.lasts / 4).saturating_sub(listened)),
-                Some(_) => self.deadline.saturating_sub(quiet),
+            let remaining = match &reader.initial {
+                None => (watch_timeout + self.watch_timeout / 4).saturating_sub(idle),
+                Some(initial) if initial.started => INITIAL_EVENTS_TIMEOUT
+                    .saturating_sub(idle)
+                    .min((self.watch_timeout + self.watch_timeout / 4).saturating_sub(total_wait)),
+                Some(_) => self.deadline.saturating_sub(idle),
             };
             let since = Instant::now();
-            let piece = timeout(patience, piece(&mut body)).await;
-            quiet += since.elapsed();
-            listened += since.elapsed();
-            let piece = match piece {
-                Ok(piece) => piece?,
-                Err(_) if reader.all.is_some_and(|all| all.begun) => return Ok(WatchEnd::NoInitialEvents),
+            let chunk = timeout(remaining, next_data(&mut body)).await;
+            idle += since.elapsed();
+            total_wait += since.elapsed();
+            let chunk = match chunk {
+                Ok(chunk) => chunk?,
+                Err(_) if reader.initial.is_some_and(|initial| initial.started) => {
+                    return Ok(WatchEnd::NoInitialEvents);
+                }
                 Err(_) => return Err(ExchangeError::Lost(Cause::DeadlineExceeded).into()),
             };
-            let Some(piece) = piece else {
-                return Ok(match reader.all {
+            let Some(chunk) = chunk else {
+                return Ok(match reader.initial {
                     Some(_) => WatchEnd::NoInitialEvents,
-                    None => WatchEnd::Ended { spoken, in_time: sent.elapsed() >= lasts },
+                    None => WatchEnd::Ended { any_line, full_duration: sent.elapsed() >= watch_timeout },
                 });
             };
-            let size = reader.lines.waiting() + piece.len();
-            reader.lines.feed(&piece)?;
-            drop(piece);
-            if size > COUNTED {
-                held.set(size)?;
+            let size = reader.lines.buffered_bytes() + chunk.len();
+            reader.lines.push(&chunk)?;
+            drop(chunk);
+            if size > MIN_COUNTED_LINE_BYTES {
+                reserved.set(size)?;
             }
             loop {
-                let (read, told) = self.read(reader, size).await?;
+                let (read, parsed) = self.read(reader, size).await?;
                 reader = read;
-                let told = told?;
-                spoken |= told.spoken;
-                if told.event {
-                    quiet = Duration::ZERO;
+                let parsed = parsed?;
+                any_line |= parsed.any_line;
+                if parsed.any_event {
+                    idle = Duration::ZERO;
                 }
-                match told.end {
-                    Some(Ended::NoInitialEvents) => return Ok(WatchEnd::NoInitialEvents),
-                    Some(Ended::Status(410)) => return Ok(WatchEnd::Expired),
-                    Some(Ended::Status(code)) => {
-                        place.version = None;
-                        return Err(self.ended_with(code)?);
+                match parsed.end {
+                    Some(ServerEnd::NoInitialEvents) => return Ok(WatchEnd::NoInitialEvents),
+                    Some(ServerEnd::Status(410)) => return Ok(WatchEnd::Expired),
+                    Some(ServerEnd::Status(code)) => {
+                        position.version = None;
+                        return Err(self.end_failure(code)?);
                     }
                     None => {}
                 }
-                if let Some((all, version)) = told.all {
-                    self.fill(all, &version, self.now(), place).await?;
-                    // more lines may follow
+                if let Some((initial, version)) = parsed.initial {
+                    self.fill(initial, &version, self.now(), position).await?;
+                    // more lines may follow in the same chunk
                     continue;
                 }
-                if let Some(all) = &mut reader.all {
-                    if all.is_due() {
-                        self.afford(all.bytes, place)?;
+                if let Some(initial) = &mut reader.initial {
+                    if initial.is_accounting_due() {
+                        self.check_capacity(initial.bytes, position)?;
                     }
                 } else {
-                    let changed = !told.batch.is_empty();
-                    self.store.apply(self.source, told.batch).await;
+                    let changed = !parsed.batch.is_empty();
+                    self.store.apply(self.source, parsed.batch).await;
                     if changed {
-                        self.stay_within(place)?;
+                        self.evict_if_needed(position)?;
                     }
-                    if let Some(newest) = told.newest {
-                        if number(&newest) < place.version.as_deref().and_then(number) {
+                    if let Some(newest) = parsed.newest {
+                        if parse_version(&newest) < position.version.as_deref().and_then(parse_version) {
                             return Ok(WatchEnd::Expired);
                         }
                         self.mark_synced(self.now(), Some(&newest));
-                        place.version = Some(newest);
+                        position.version = Some(newest);
                     }
                 }
                 break;
             }
-            let waiting = reader.lines.waiting();
-            held.set(if waiting > COUNTED { waiting } else { 0 })?;
+            let buffered_bytes = reader.lines.buffered_bytes();
+            reserved.set(if buffered_bytes > MIN_COUNTED_LINE_BYTES { buffered_bytes } else { 0 })?;
         }
     }
 
-    /// Reads what has come of a watch; a large piece outside of the connections' runtime, in turn.
+    /// Parses the received part of a watch; a large one on a blocking thread, with a parse slot.
     async fn read(
         &self,
         mut reader: WatchReader,
         bytes: usize,
     ) -> Result<(WatchReader, Result<ParsedEvents>)> {
         let read = move || {
-            let told = reader.read();
-            (reader, told)
+            let parsed = reader.read();
+            (reader, parsed)
         };
-        self.store.transport.budget().work(bytes, INLINE, Instant::now() + PARSE_WAIT, read).await
+        self.store
+            .transport
+            .budget()
+            .run_job(bytes, INLINE_PARSE_BYTES, Instant::now() + PARSE_WAIT, read)
+            .await
     }
 
-    /// Reads all there is as a list.
-    async fn list(&self, place: &mut WatchPosition) -> Result<(), Failure> {
-        let client = self.client(FILL_TIMEOUT)?.limited(budget::FILL);
+    /// Lists all objects in chunks.
+    async fn list(&self, position: &mut WatchPosition) -> Result<(), Failure> {
+        let client = self.client(FILL_TIMEOUT)?.with_limits(budget::FILL_LIMITS);
         let everything = ListParams::default();
         let (kind, project) = (self.kind, self.project);
-        let keep = move |object: &RawValue| project(kind, object);
-        let mut all = InitialEvents::default();
-        let take = |part| {
+        let project_row = move |object: &RawValue| project(kind, object);
+        let mut initial = InitialEvents::default();
+        let on_part = |part| {
             match part {
-                Part::Next(rows) => all.extend(rows),
-                Part::Again => all.clear(),
+                Part::Next(rows) => initial.extend(rows),
+                Part::Restarted => initial.clear(),
             }
-            if all.is_due() { self.afford(all.bytes, place) } else { Ok(()) }
+            if initial.is_accounting_due() { self.check_capacity(initial.bytes, position) } else { Ok(()) }
         };
-        // all chunks are of the moment of the first one
+        // all chunks show the state at the first one
         let since = (self.clock.now(), Instant::now());
-        let version = list::chunks(&client, kind, &NamespaceScope::All, &everything, keep, take).await?;
-        self.fill(all, &version, since, place).await
+        let version =
+            list::chunks(&client, kind, &NamespaceScope::All, &everything, project_row, on_part).await?;
+        self.fill(initial, &version, since, position).await
     }
 
-    /// All has been read, as it was at `since`: it becomes what is shown.
+    /// Replaces the shown rows by a complete list, which was current at `since`.
     async fn fill(
         &self,
-        all: InitialEvents,
+        initial: InitialEvents,
         version: &str,
         since: (Timestamp, Instant),
-        place: &mut WatchPosition,
+        position: &mut WatchPosition,
     ) -> Result<(), Failure> {
-        let InitialEvents { rows, late, bytes, .. } = all;
-        self.afford(bytes, place)?;
+        let InitialEvents { rows, updates, bytes, .. } = initial;
+        self.check_capacity(bytes, position)?;
         {
-            // sorting takes time, too
-            let _turn = self.store.transport.budget().parse_slot(Instant::now() + PARSE_WAIT).await?;
-            self.store.refill(self.source, rows).await?;
+            // sorting is CPU work like parsing
+            let _slot = self.store.transport.budget().parse_slot(Instant::now() + PARSE_WAIT).await?;
+            self.store.replace_rows(self.source, rows).await?;
         }
-        self.store.apply(self.source, late).await;
-        self.stay_within(place)?;
-        place.crowded = false;
-        place.version = Some(version.to_owned());
-        place.filled = Some(Instant::now());
+        self.store.apply(self.source, updates).await;
+        self.evict_if_needed(position)?;
+        position.no_eviction = false;
+        position.version = Some(version.to_owned());
+        position.filled = Some(Instant::now());
         self.mark_synced(since, Some(version));
-        self.store.update(self.source, |of| {
-            of.filled = true;
-            of.fills += 1;
-            // what was put back from a snapshot counts from further back
-            of.version = number(version).unwrap_or_default();
+        self.store.update(self.source, |state| {
+            state.filled = true;
+            state.fills += 1;
+            // after a restore from a snapshot the version may be lower than before
+            state.version = parse_version(version).unwrap_or_default();
         });
         Ok(())
     }
 
-    /// Takes memory for what was read so far.
-    fn afford(&self, staged: usize, place: &WatchPosition) -> Result<()> {
-        self.store.account_for(staged);
-        // without the registry nobody reads any more, and this task is about to end
+    /// Accounts for rows read so far, in bytes, and checks that the list fits.
+    fn check_capacity(&self, staged: usize, position: &WatchPosition) -> Result<()> {
+        self.store.set_staged_bytes(staged);
+        // without the cache there are no readers, and this task is about to end
         let size = staged.max(self.store.table().bytes());
-        self.cache.upgrade().map_or(Ok(()), |cache| cache.make_room(&self.store, size, place.crowded))
+        self.cache
+            .upgrade()
+            .map_or(Ok(()), |cache| cache.ensure_capacity(&self.store, size, position.no_eviction))
     }
 
-    /// Makes room for rows that came one by one.
-    fn stay_within(&self, place: &WatchPosition) -> Result<()> {
+    /// Evicts other lists if events have made this one larger.
+    fn evict_if_needed(&self, position: &WatchPosition) -> Result<()> {
         match self.cache.upgrade() {
-            Some(cache) if cache.is_tight(&self.store) => {
-                cache.make_room(&self.store, self.store.bytes(), place.crowded)
+            Some(cache) if cache.may_exceed_budget(&self.store) => {
+                cache.ensure_capacity(&self.store, self.store.bytes(), position.no_eviction)
             }
             _ => Ok(()),
         }
     }
 
-    /// The error by which a server ended a watch.
-    fn ended_with(&self, code: u16) -> Result<Failure> {
+    /// The failure for the status with which a server ended a watch.
+    fn end_failure(&self, code: u16) -> Result<Failure> {
         let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let call = Call::watch(self.kind, None, self.lasts)?;
+        let call = Call::watch(self.kind, None, self.watch_timeout)?;
         Ok(Failure::refused(&call, code, &HeaderMap::new(), &[], |_| false))
     }
 }
 
-/// Waits, but only a moment once somebody has asked for the first rows since the last try began.
-async fn pause_unless(asked: &mut watch::Receiver<()>, wait: Duration) {
+/// Pauses for `wait` after a failure. After [`INITIAL_BACKOFF`], a request for the first rows that came since the last
+/// attempt began ends the pause.
+async fn pause_unless_demanded(demand: &mut watch::Receiver<()>, wait: Duration) {
     sleep(wait.min(INITIAL_BACKOFF)).await;
     if let Some(rest) = wait.checked_sub(INITIAL_BACKOFF) {
         tokio::select! {
             () = sleep(rest) => {}
-            // its sender lives as long as the feed
-            _ = asked.changed() => {}
+            // the sender lives as long as the store
+            _ = demand.changed() => {}
         }
     }
 }
 
-fn number(version: &str) -> Option<u64> {
+fn parse_version(version: &str) -> Option<u64> {
     version.parse().ok()
 }
 
-/// The next piece of a body; none at its end.
-async fn piece(body: &mut Incoming) -> Result<Option<bytes::Bytes>, Failure> {
+/// The next data frame of a body; none at its end.
+async fn next_data(body: &mut Incoming) -> Result<Option<bytes::Bytes>, Failure> {
     loop {
         match body.frame().await {
             None => return Ok(None),

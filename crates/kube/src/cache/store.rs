@@ -1,4 +1,4 @@
-//! A list of one cluster that is kept: its rows, how current they are, and who waits for them.
+//! Store of one cached list: its rows, their freshness, and the channels on which requests wait.
 
 use std::{
     sync::{
@@ -22,86 +22,87 @@ use tokio::{
 use super::CacheBudget;
 use crate::{pending_writes::ReadBarrier, transport::Transport};
 
-/// Batches of changes that wait for the slowest reader; who is further behind has missed some.
-const WAITING: usize = 256;
+/// Batches of changes buffered for the slowest watcher; a watcher further behind lags.
+const EVENT_BUFFER: usize = 256;
 
-/// The rows of a list, fed by a task for each of its kinds.
+/// The rows of a list, updated by one reflector per kind.
 pub(super) struct Store {
     pub(super) info: &'static ListInfo,
     pub(super) kinds: Vec<Kind>,
     pub(super) transport: Arc<Transport>,
     table: RwLock<Table>,
-    /// Who changes rows holds it, so that the table itself is locked for moments only.
-    writing: Mutex<()>,
-    standing: watch::Sender<Vec<SyncState>>,
+    /// Held while rows are changed, so that the table itself is locked only briefly.
+    write_lock: Mutex<()>,
+    states: watch::Sender<Vec<SyncState>>,
     events: broadcast::Sender<ListEvent>,
-    /// Changes when somebody asks and there is nothing to show yet.
-    pub(super) asked: watch::Sender<()>,
+    /// Changed by a request that waits for the first rows.
+    pub(super) demand: watch::Sender<()>,
     budget: Arc<CacheBudget>,
-    /// What this store has taken of it.
-    taken: AtomicUsize,
-    /// How long rows are current after the last proof of it.
-    fresh: Duration,
-    /// When it was last read, in milliseconds since `began`.
-    read: AtomicU64,
-    began: Instant,
+    /// Bytes of the budget that this store uses.
+    used: AtomicUsize,
+    /// How long rows count as current after `SyncState::synced_at`.
+    max_age: Duration,
+    /// When the list was last read, in milliseconds since `created`.
+    last_read_ms: AtomicU64,
+    created: Instant,
 }
 
-/// How a kind of a list stands.
+/// Synchronisation state of one kind of a list.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SyncState {
-    /// Whether all its rows have been read.
+    /// Whether all rows have been read.
     pub(super) filled: bool,
-    /// The newest version that they are of.
+    /// Resource version of the rows.
     pub(super) version: u64,
-    /// When they were known to be current.
+    /// When the rows were last known to be current.
     pub(super) as_of: Timestamp,
-    /// The same by the clock that only goes forward: when the server last said a whole event, a bookmark, or the end of
-    /// a watch in its time. None before all rows have been read.
-    pub(super) proof: Option<Instant>,
-    /// All rows have to be read anew.
-    pub(super) outdated: bool,
-    /// Why it is not known whether they still are.
+    /// The same on the monotonic clock: when the last complete event, bookmark or regular end of a watch was received.
+    /// None before all rows have been read.
+    pub(super) synced_at: Option<Instant>,
+    /// Whether all rows have to be listed again.
+    pub(super) needs_refill: bool,
+    /// Error of the last attempt; none after a success.
     pub(super) failure: Option<Error>,
-    /// How many tries have failed.
+    /// Number of failed attempts.
     pub(super) failures: u64,
-    /// How often all rows were read.
+    /// Number of complete reads.
     pub(super) fills: u64,
-    /// The cluster does not serve the kind.
+    /// Whether the cluster does not serve the kind.
     pub(super) absent: bool,
-    /// Why it cannot be kept at all.
-    pub(super) unkept: Option<Uncacheable>,
-    /// The list is not kept any more, so what is not read yet never will be.
-    ended: bool,
+    /// Why the kind cannot be cached.
+    pub(super) uncacheable: Option<Uncacheable>,
+    /// Whether the list was removed from the cache: rows that are not read yet never will be.
+    removed: bool,
 }
 
 impl SyncState {
-    fn is_stale(&self, now: Instant, fresh: Duration) -> bool {
-        let proven = self.proof.is_some_and(|proof| now.saturating_duration_since(proof) <= fresh);
-        self.failure.is_some() || self.outdated || !proven
+    fn is_stale(&self, now: Instant, max_age: Duration) -> bool {
+        let recently_synced =
+            self.synced_at.is_some_and(|synced_at| now.saturating_duration_since(synced_at) <= max_age);
+        self.failure.is_some() || self.needs_refill || !recently_synced
     }
 }
 
-/// Why a kind cannot be kept.
+/// Why a kind cannot be cached.
 #[derive(Clone, Debug)]
 pub(super) enum Uncacheable {
-    /// The credential may not watch it in all namespaces.
+    /// The credential may not list or watch the kind in all namespaces.
     Forbidden(Error),
-    /// There are too many of it.
+    /// The list does not fit into the cache.
     TooLarge,
-    /// The list is not kept any more: its memory is needed for others, or its cluster's connection was closed.
+    /// The list was removed from the cache: its memory was needed for others, or its cluster's connection was closed.
     Ended,
 }
 
-/// What a reader finds.
+/// Result of waiting for a list.
 pub(super) enum Ready {
-    /// The rows, as current as the standing says.
+    /// The rows are there; their freshness is a separate question.
     Synced,
-    /// They have to be read from the cluster.
+    /// The rows have to be read from the cluster.
     Uncacheable(Kind, Uncacheable),
 }
 
-/// How current a list is.
+/// Freshness of a list.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Freshness {
     pub(super) as_of: Timestamp,
@@ -109,8 +110,8 @@ pub(super) struct Freshness {
 }
 
 impl Freshness {
-    /// That of two lists shown as one.
-    pub(super) fn and(self, other: Self) -> Self {
+    /// The freshness of two lists joined into one.
+    pub(super) fn join(self, other: Self) -> Self {
         Self { as_of: self.as_of.min(other.as_of), stale: self.stale || other.stale }
     }
 }
@@ -121,42 +122,42 @@ impl Store {
         kinds: &[Kind],
         transport: Arc<Transport>,
         budget: Arc<CacheBudget>,
-        fresh: Duration,
+        max_age: Duration,
     ) -> Self {
         Self {
             info,
             kinds: kinds.to_vec(),
             transport,
             table: RwLock::new(Table::new(info)),
-            writing: Mutex::new(()),
-            standing: watch::Sender::new(vec![SyncState::default(); kinds.len()]),
-            events: broadcast::Sender::new(WAITING),
-            asked: watch::Sender::new(()),
+            write_lock: Mutex::new(()),
+            states: watch::Sender::new(vec![SyncState::default(); kinds.len()]),
+            events: broadcast::Sender::new(EVENT_BUFFER),
+            demand: watch::Sender::new(()),
             budget,
-            taken: AtomicUsize::new(0),
-            fresh,
-            read: AtomicU64::new(0),
-            began: Instant::now(),
+            used: AtomicUsize::new(0),
+            max_age,
+            last_read_ms: AtomicU64::new(0),
+            created: Instant::now(),
         }
     }
 
-    /// Waits until the rows can be shown, or somebody knows why not.
+    /// Waits until the rows are there or cannot be cached.
     ///
     /// # Errors
-    /// Why the last try failed, when nothing was ever read; `DeadlineExceeded` when that takes too long.
+    /// The error of an attempt that failed meanwhile, if no rows were ever read; `DeadlineExceeded` at the deadline.
     pub(super) async fn ready(&self, deadline: Instant) -> Result<Ready> {
-        self.touch();
-        if let Some(verdict) = verdict(&self.kinds, &self.standing.borrow(), None) {
-            return verdict;
+        self.record_read();
+        if let Some(readiness) = readiness(&self.kinds, &self.states.borrow(), None) {
+            return readiness;
         }
-        let mut standing = self.standing.subscribe();
-        let before: Vec<_> = standing.borrow_and_update().iter().map(|of| of.failures).collect();
+        let mut states = self.states.subscribe();
+        let before: Vec<_> = states.borrow_and_update().iter().map(|state| state.failures).collect();
         loop {
-            if let Some(verdict) = verdict(&self.kinds, &standing.borrow_and_update(), Some(&before)) {
-                return verdict;
+            if let Some(readiness) = readiness(&self.kinds, &states.borrow_and_update(), Some(&before)) {
+                return readiness;
             }
-            self.asked.send_replace(());
-            match timeout_at(deadline, standing.changed()).await {
+            self.demand.send_replace(());
+            match timeout_at(deadline, states.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(Error::new(Cause::ConnectionLost).read_only()),
                 Err(_) => return Err(Error::new(Cause::DeadlineExceeded).read_only()),
@@ -164,244 +165,261 @@ impl Store {
         }
     }
 
-    /// Waits until the rows show a change that was made through this process; false when they do not in time.
-    pub(super) async fn shows(&self, source: Source, expected: &ReadBarrier, deadline: Instant) -> bool {
-        let mut standing = self.standing.subscribe();
+    /// Waits until the rows contain a write of this process; false at the deadline.
+    pub(super) async fn wait_for_write(
+        &self,
+        source: Source,
+        barrier: &ReadBarrier,
+        deadline: Instant,
+    ) -> bool {
+        let mut states = self.states.subscribe();
         loop {
-            let version = standing.borrow_and_update().get(usize::from(source)).map_or(0, |of| of.version);
-            if expected.is_met(version, |namespace, name| !self.table().contains(namespace, name)) {
+            let version =
+                states.borrow_and_update().get(usize::from(source)).map_or(0, |state| state.version);
+            if barrier.is_met(version, |namespace, name| !self.table().contains(namespace, name)) {
                 return true;
             }
-            if !matches!(timeout_at(deadline, standing.changed()).await, Ok(Ok(()))) {
+            if !matches!(timeout_at(deadline, states.changed()).await, Ok(Ok(()))) {
                 return false;
             }
         }
     }
 
-    /// The page that a query wants.
+    /// The page for a query; builds a missing sort index on a blocking thread.
     pub(super) async fn page(self: &Arc<Self>, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
         loop {
             if let Some(page) = self.table().page(query) {
                 return Ok(page);
             }
-            // nothing changes between what is prepared and its keeping
-            let _writing = self.writing.lock().await;
+            // rows must not change between building the index and storing it
+            let _write_guard = self.write_lock.lock().await;
             let (store, query) = (self.clone(), query.clone());
-            let preparing = tokio::task::spawn_blocking(move || store.table().build_index(&query)).await;
-            let prepared = preparing.map_err(|_| Error::internal("building a sort index panicked"))?;
-            self.table.write().unwrap_or_else(PoisonError::into_inner).keep(prepared);
-            self.account();
+            let building = tokio::task::spawn_blocking(move || store.table().build_index(&query)).await;
+            let index = building.map_err(|_| Error::internal("building a sort index panicked"))?;
+            self.table.write().unwrap_or_else(PoisonError::into_inner).keep(index);
+            self.update_usage();
         }
     }
 
-    /// The rows, for a moment: nothing may be waited for meanwhile.
+    /// The rows under a read lock; must not be held across an await.
     pub(super) fn table(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The rows that match in their order, and what happens to the list from then on.
-    pub(super) async fn watched(
+    /// All rows that match a query, in order, and the events from then on.
+    pub(super) async fn subscribe(
         self: &Arc<Self>,
         query: &ListQuery,
     ) -> Result<(Vec<Row>, broadcast::Receiver<ListEvent>)> {
-        let whole = ListQuery { page: 1, per_page: u64::MAX, ..query.clone() };
-        self.page(&whole).await?;
+        let unpaged = ListQuery { page: 1, per_page: u64::MAX, ..query.clone() };
+        self.page(&unpaged).await?;
         let table = self.table();
         let events = self.events.subscribe();
-        let rows = table.page(&whole).map(|(rows, _)| rows).unwrap_or_default();
+        let rows = table.page(&unpaged).map(|(rows, _)| rows).unwrap_or_default();
         Ok((rows, events))
     }
 
-    /// How current the rows are, and which kinds the cluster does not serve.
+    /// Freshness of the rows, and the kinds that the cluster does not serve.
     pub(super) fn freshness(&self) -> (Freshness, Vec<Kind>) {
-        let standing = self.standing.borrow();
-        let served = standing.iter().filter(|of| !of.absent);
-        let as_of = served.clone().map(|of| of.as_of).min();
-        let absent = standing.iter().zip(&self.kinds).filter(|(of, _)| of.absent).map(|(_, kind)| *kind);
-        let as_of = as_of.or_else(|| standing.iter().map(|of| of.as_of).min()).unwrap_or_default();
+        let states = self.states.borrow();
+        let served = states.iter().filter(|state| !state.absent);
+        let as_of = served.clone().map(|state| state.as_of).min();
+        let absent = states.iter().zip(&self.kinds).filter(|(state, _)| state.absent).map(|(_, kind)| *kind);
+        let as_of = as_of.or_else(|| states.iter().map(|state| state.as_of).min()).unwrap_or_default();
         let now = Instant::now();
-        (Freshness { as_of, stale: standing.iter().any(|of| of.is_stale(now, self.fresh)) }, absent.collect())
+        (
+            Freshness { as_of, stale: states.iter().any(|state| state.is_stale(now, self.max_age)) },
+            absent.collect(),
+        )
     }
 
     /// Whether a kind's rows have been read.
     pub(super) fn is_filled(&self, source: Source) -> bool {
-        self.standing.borrow().get(usize::from(source)).is_some_and(|of| of.filled)
+        self.states.borrow().get(usize::from(source)).is_some_and(|state| state.filled)
     }
 
-    /// Whether a kind's rows are not known to be current.
+    /// Whether a kind's rows may be outdated.
     pub(super) fn is_stale(&self, source: Source) -> bool {
-        let standing = self.standing.borrow();
-        standing.get(usize::from(source)).is_none_or(|of| of.is_stale(Instant::now(), self.fresh))
+        let states = self.states.borrow();
+        states.get(usize::from(source)).is_none_or(|state| state.is_stale(Instant::now(), self.max_age))
     }
 
-    /// Tells those who watch when a kind's rows become stale because time passes and nothing proves them; for ever.
-    pub(super) async fn tell_when_stale(&self, source: Source) {
-        let mut standing = self.standing.subscribe();
-        let proof = |standing: &[SyncState]| standing.get(usize::from(source)).and_then(|of| of.proof);
-        let mut told = None;
+    /// Sends a freshness event to watchers when a kind's rows become stale because nothing confirmed them in time. Runs
+    /// until the store is dropped.
+    pub(super) async fn notify_when_stale(&self, source: Source) {
+        let mut states = self.states.subscribe();
+        let synced_at =
+            |states: &[SyncState]| states.get(usize::from(source)).and_then(|state| state.synced_at);
+        let mut notified = None;
         loop {
-            let unknown = |of: &Vec<SyncState>| proof(of).is_some_and(|proof| Some(proof) != told);
+            let is_new = |states: &Vec<SyncState>| {
+                synced_at(states).is_some_and(|synced_at| Some(synced_at) != notified)
+            };
             // the sender lives as long as the store
-            let Ok(since) = standing.wait_for(unknown).await.map(|known| proof(&known)) else { return };
-            let Some(since) = since else { continue };
-            sleep_until(since + self.fresh).await;
-            if proof(&self.standing.borrow()) == Some(since) {
-                told = Some(since);
+            let Ok(synced) = states.wait_for(is_new).await.map(|states| synced_at(&states)) else { return };
+            let Some(synced) = synced else { continue };
+            sleep_until(synced + self.max_age).await;
+            if synced_at(&self.states.borrow()) == Some(synced) {
+                notified = Some(synced);
                 let Freshness { as_of, stale } = self.freshness().0;
-                // nobody may listen; a kind that is no longer served is not stale
+                // there may be no watcher; a kind that is no longer served is not stale
                 let _ = self.events.send(ListEvent::Freshness { as_of, stale });
             }
         }
     }
 
-    /// The list is not kept any more. Tells those who wait for rows.
-    pub(super) fn end(&self) {
-        self.standing.send_modify(|standing| {
-            for of in standing {
-                of.ended = true;
+    /// Marks the list as removed from the cache, and wakes the requests that wait for rows.
+    pub(super) fn mark_removed(&self) {
+        self.states.send_modify(|states| {
+            for state in states {
+                state.removed = true;
             }
         });
     }
 
-    /// Changes how a kind stands, and tells those who wait.
+    /// Changes a kind's state, wakes waiting requests, and sends an event when the freshness changes.
     pub(super) fn update(&self, source: Source, change: impl FnOnce(&mut SyncState)) {
         let before = self.freshness().0;
-        self.standing.send_modify(|standing| {
-            if let Some(of) = standing.get_mut(usize::from(source)) {
-                change(of);
+        self.states.send_modify(|states| {
+            if let Some(state) = states.get_mut(usize::from(source)) {
+                change(state);
             }
         });
         let after = self.freshness().0;
         if before.stale != after.stale {
-            // nobody may listen
+            // there may be no watcher
             let _ = self.events.send(ListEvent::Freshness { as_of: after.as_of, stale: after.stale });
         }
     }
 
-    /// Puts objects in the place of what was known of them.
-    pub(super) async fn apply(&self, source: Source, batch: Vec<Applied>) {
+    /// Applies changed objects and sends the changes to watchers.
+    pub(super) async fn apply(&self, source: Source, batch: Vec<ObjectRows>) {
         if batch.is_empty() {
             return;
         }
-        let _writing = self.writing.lock().await;
+        let _write_guard = self.write_lock.lock().await;
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let mut changes = Vec::new();
-        for Applied { namespace, name, rows } in batch {
+        for ObjectRows { namespace, name, rows } in batch {
             changes.extend(table.apply(source, (namespace.as_deref(), &name), rows));
         }
-        self.tell(changes);
+        self.publish(changes);
         drop(table);
-        self.account();
+        self.update_usage();
     }
 
-    /// Puts these rows in the place of all that a kind had.
-    pub(super) async fn refill(self: &Arc<Self>, source: Source, rows: Vec<Row>) -> Result<()> {
-        let _writing = self.writing.lock().await;
+    /// Replaces all rows of a kind and sends the changes to watchers.
+    pub(super) async fn replace_rows(self: &Arc<Self>, source: Source, rows: Vec<Row>) -> Result<()> {
+        let _write_guard = self.write_lock.lock().await;
         let store = self.clone();
         let filling = tokio::task::spawn_blocking(move || store.table().replace_all(source, rows)).await;
         let (filled, changes) = filling.map_err(|_| Error::internal("sorting a list panicked"))?;
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let emptied = std::mem::replace(&mut *table, filled);
-        self.tell(changes);
+        let replaced = std::mem::replace(&mut *table, filled);
+        self.publish(changes);
         drop(table);
-        drop(emptied);
-        self.account();
+        drop(replaced);
+        self.update_usage();
         Ok(())
     }
 
-    /// Gives back the memory of a kind's rows, which cannot be kept any more: who watches them has to read them anew.
-    pub(super) async fn empty(self: &Arc<Self>, source: Source) -> Result<()> {
-        let _writing = self.writing.lock().await;
+    /// Removes the rows of a kind that cannot be cached any more; its watchers have to read the list again.
+    pub(super) async fn clear_rows(self: &Arc<Self>, source: Source) -> Result<()> {
+        let _write_guard = self.write_lock.lock().await;
         let store = self.clone();
         let emptying =
             tokio::task::spawn_blocking(move || store.table().replace_all(source, Vec::new())).await;
-        let (left, _) = emptying.map_err(|_| Error::internal("emptying a list panicked"))?;
-        let emptied = {
+        let (remaining, _) = emptying.map_err(|_| Error::internal("emptying a list panicked"))?;
+        let replaced = {
             let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *table, left)
+            std::mem::replace(&mut *table, remaining)
         };
-        // nobody may listen
+        // there may be no watcher
         let _ = self.events.send(ListEvent::Lagged);
-        drop(emptied);
-        self.account();
+        drop(replaced);
+        self.update_usage();
         Ok(())
     }
 
-    fn tell(&self, changes: Vec<Change>) {
+    fn publish(&self, changes: Vec<Change>) {
         if !changes.is_empty() && self.events.receiver_count() > 0 {
-            // the last reader may have gone meanwhile
+            // the last watcher may have left meanwhile
             let _ = self.events.send(ListEvent::Changes(changes.into()));
         }
     }
 
-    /// Takes what the rows need of the memory for all lists, and what is read for them besides.
-    pub(super) fn account_for(&self, staged: usize) {
+    /// Updates the usage of the shared budget: the rows, and `staged` bytes of rows that are still being read.
+    pub(super) fn set_staged_bytes(&self, staged: usize) {
         let now = self.table().bytes() + staged;
-        let before = self.taken.swap(now, Ordering::Relaxed);
-        self.budget.moved(before, now);
+        let before = self.used.swap(now, Ordering::Relaxed);
+        self.budget.adjust(before, now);
     }
 
-    fn account(&self) {
-        self.account_for(0);
+    fn update_usage(&self) {
+        self.set_staged_bytes(0);
     }
 
-    /// Its memory is not counted any more; how much it was.
+    /// Removes the store from the shared budget; returns its previous usage in bytes.
     pub(super) fn release(&self) -> usize {
-        self.taken.swap(0, Ordering::Relaxed)
+        self.used.swap(0, Ordering::Relaxed)
     }
 
-    /// Memory taken, in bytes.
+    /// Memory used, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
+        self.used.load(Ordering::Relaxed)
     }
 
-    /// Notes that somebody reads.
-    fn touch(&self) {
-        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.read.store(millis, Ordering::Relaxed);
+    /// Records a read.
+    fn record_read(&self) {
+        let millis = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_read_ms.store(millis, Ordering::Relaxed);
     }
 
-    /// How long nobody has read it. Who watches reads all the time.
+    /// Time since the last read; zero while a watch is open.
     pub(super) fn idle_for(&self) -> Duration {
         if self.events.receiver_count() > 0 {
             return Duration::ZERO;
         }
-        self.began.elapsed().saturating_sub(Duration::from_millis(self.read.load(Ordering::Relaxed)))
+        self.created
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.last_read_ms.load(Ordering::Relaxed)))
     }
 
-    /// How often its kinds were read whole, and how often a try failed.
-    pub(super) fn history(&self) -> (u64, u64) {
-        let standing = self.standing.borrow();
-        standing.iter().fold((0, 0), |(fills, failures), of| (fills + of.fills, failures + of.failures))
+    /// Numbers of complete reads and of failed attempts, over all kinds.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        let states = self.states.borrow();
+        states
+            .iter()
+            .fold((0, 0), |(fills, failures), state| (fills + state.fills, failures + state.failures))
     }
 }
 
-/// What a reader finds, as soon as that is known. Only failures since it came are its own: `before` is how many there
-/// were.
-fn verdict(kinds: &[Kind], standing: &[SyncState], before: Option<&[u64]>) -> Option<Result<Ready>> {
-    if let Some((of, kind)) = standing.iter().zip(kinds).find(|(of, _)| of.unkept.is_some()) {
-        return of.unkept.clone().map(|why| Ok(Ready::Uncacheable(*kind, why)));
+/// Result of waiting, if it is decided. Only failures since the request began count: `before` holds the number of
+/// failures at that time.
+fn readiness(kinds: &[Kind], states: &[SyncState], before: Option<&[u64]>) -> Option<Result<Ready>> {
+    if let Some((state, kind)) = states.iter().zip(kinds).find(|(state, _)| state.uncacheable.is_some()) {
+        return state.uncacheable.clone().map(|reason| Ok(Ready::Uncacheable(*kind, reason)));
     }
-    let mut unread = (0..).zip(standing).filter(|(_, of)| !of.filled && !of.absent).peekable();
-    if unread.peek().is_none() {
+    let mut unfilled = (0..).zip(states).filter(|(_, state)| !state.filled && !state.absent).peekable();
+    if unfilled.peek().is_none() {
         return Some(Ok(Ready::Synced));
     }
-    if let Some((source, _)) = unread.clone().find(|(_, of)| of.ended) {
+    if let Some((source, _)) = unfilled.clone().find(|(_, state)| state.removed) {
         return Some(Ok(Ready::Uncacheable(kinds[source], Uncacheable::Ended)));
     }
     let (_, failed) =
-        unread.find(|(source, of)| before.is_some_and(|before| of.failures > before[*source]))?;
+        unfilled.find(|(source, state)| before.is_some_and(|before| state.failures > before[*source]))?;
     Some(Err(failed.failure.clone().unwrap_or_else(|| Error::new(Cause::Unreachable))))
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
-        self.budget.moved(self.release(), 0);
+        self.budget.adjust(self.release(), 0);
     }
 }
 
-/// An object that changed, as rows; none when it is gone.
-pub(super) struct Applied {
+/// A changed object as rows; no rows if it was deleted.
+pub(super) struct ObjectRows {
     pub(super) namespace: Option<String>,
     pub(super) name: String,
     pub(super) rows: Vec<Row>,

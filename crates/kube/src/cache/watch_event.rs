@@ -1,4 +1,4 @@
-//! What a watch says, a line at a time.
+//! Parses watch events, one JSON line each.
 
 use std::borrow::Cow;
 
@@ -7,30 +7,30 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use zeroize::Zeroize;
 
-/// What happened.
+/// A watch event.
 pub(super) enum Event<'a> {
-    /// An object came or changed.
-    Present {
-        head: ObjectVersion<'a>,
+    /// `ADDED` or `MODIFIED`.
+    Applied {
+        object_version: ObjectVersion<'a>,
         object: &'a RawValue,
-        /// Whether the server says that it came.
-        new: bool,
+        /// Whether it was `ADDED`.
+        added: bool,
     },
-    /// An object is gone.
-    Gone(ObjectVersion<'a>),
-    /// Nothing, up to this version.
+    /// `DELETED`.
+    Deleted(ObjectVersion<'a>),
+    /// `BOOKMARK`: all changes up to this resource version were sent.
     Bookmark {
         version: Cow<'a, str>,
-        /// Whether all that there was before has been told.
-        told: bool,
+        /// Whether it marks the end of the initial events.
+        initial_events_end: bool,
     },
-    /// The server ends the watch, with this status.
+    /// `ERROR`: the server ends the watch with this HTTP status.
     Error(u16),
-    /// Something that a newer server says.
+    /// A type that this version does not support.
     Unknown,
 }
 
-/// Which object, in which version.
+/// Identity and resource version of an object.
 pub(super) struct ObjectVersion<'a> {
     pub(super) namespace: Option<Cow<'a, str>>,
     pub(super) name: Cow<'a, str>,
@@ -49,7 +49,7 @@ struct Line<'a> {
 struct Object<'a> {
     #[serde(borrow, default)]
     metadata: Metadata<'a>,
-    /// Of a `Status`.
+    /// HTTP status in a `Status` object.
     code: Option<u16>,
 }
 
@@ -70,33 +70,38 @@ struct Metadata<'a> {
 #[serde(default)]
 struct Annotations<'a> {
     #[serde(borrow, rename = "k8s.io/initial-events-end")]
-    told: Option<Cow<'a, str>>,
+    initial_events_end: Option<Cow<'a, str>>,
 }
 
 impl<'a> Event<'a> {
-    /// Reads a line.
+    /// Parses a line.
     ///
     /// # Errors
-    /// `UnexpectedAnswer` when it is none of a watch.
+    /// `UnexpectedAnswer` when the line is not a watch event.
     pub(super) fn read(line: &'a [u8]) -> Result<Self> {
-        let nonsense = |_| Error::new(Cause::UnexpectedAnswer);
-        let Line { r#type, object: raw } = serde_json::from_slice(line).map_err(nonsense)?;
-        let Object { metadata, code } = serde_json::from_str(raw.get()).map_err(nonsense)?;
+        let unexpected = |_| Error::new(Cause::UnexpectedAnswer);
+        let Line { r#type, object: raw } = serde_json::from_slice(line).map_err(unexpected)?;
+        let Object { metadata, code } = serde_json::from_str(raw.get()).map_err(unexpected)?;
         let Metadata { namespace, name, resource_version, annotations } = metadata;
         let version = resource_version.unwrap_or_default();
-        let head = |version| -> Result<_> {
+        let object_version = |version| -> Result<_> {
             let name = name.filter(|name| !name.is_empty());
             let name = name.ok_or_else(|| Error::new(Cause::UnexpectedAnswer))?;
             Ok(ObjectVersion { namespace, name, version })
         };
         Ok(match &*r#type {
-            added @ ("ADDED" | "MODIFIED") => {
-                Self::Present { head: head(version)?, object: raw, new: added == "ADDED" }
-            }
-            "DELETED" => Self::Gone(head(version)?),
+            r#type @ ("ADDED" | "MODIFIED") => Self::Applied {
+                object_version: object_version(version)?,
+                object: raw,
+                added: r#type == "ADDED",
+            },
+            "DELETED" => Self::Deleted(object_version(version)?),
             "BOOKMARK" => {
-                let told = annotations.and_then(|annotations| annotations.told);
-                Self::Bookmark { version, told: told.is_some_and(|told| told == "true") }
+                let initial_events_end = annotations.and_then(|annotations| annotations.initial_events_end);
+                Self::Bookmark {
+                    version,
+                    initial_events_end: initial_events_end.is_some_and(|value| value == "true"),
+                }
             }
             "ERROR" => Self::Error(code.unwrap_or(500)),
             _ => Self::Unknown,
@@ -104,61 +109,61 @@ impl<'a> Event<'a> {
     }
 }
 
-/// A body as lines, whatever pieces it comes in.
+/// Splits a body into lines, independent of its chunks.
 #[derive(Default)]
 pub(super) struct Lines {
-    unread: Vec<u8>,
-    /// Where the unread part begins that is known to hold no end of a line.
-    searched: usize,
-    taken: usize,
+    buffer: Vec<u8>,
+    /// Offset up to which the buffer was searched for a line end.
+    scanned: usize,
+    consumed: usize,
 }
 
-/// The longest line that is read, in bytes: an object of etcd's largest size, every byte of it escaped.
-const LONGEST: usize = 16 << 20;
+/// Longest line, in bytes: an object of etcd's largest size with every byte escaped.
+const MAX_LINE_BYTES: usize = 16 << 20;
 
 impl Drop for Lines {
     fn drop(&mut self) {
-        self.unread.zeroize();
+        self.buffer.zeroize();
     }
 }
 
 impl Lines {
-    /// Adds a piece.
+    /// Appends a chunk.
     ///
     /// # Errors
-    /// `UnexpectedAnswer` when a line is too long.
-    pub(super) fn feed(&mut self, piece: &[u8]) -> Result<()> {
-        if self.taken > 0 {
-            self.unread.copy_within(self.taken.., 0);
-            let left = self.unread.len() - self.taken;
-            // what was read may have been a Secret
-            self.unread[left..].zeroize();
-            self.unread.truncate(left);
-            self.searched -= self.taken;
-            self.taken = 0;
+    /// `UnexpectedAnswer` when a line exceeds [`MAX_LINE_BYTES`].
+    pub(super) fn push(&mut self, chunk: &[u8]) -> Result<()> {
+        if self.consumed > 0 {
+            self.buffer.copy_within(self.consumed.., 0);
+            let remaining = self.buffer.len() - self.consumed;
+            // the consumed bytes may hold a Secret
+            self.buffer[remaining..].zeroize();
+            self.buffer.truncate(remaining);
+            self.scanned -= self.consumed;
+            self.consumed = 0;
         }
-        self.unread.extend_from_slice(piece);
-        if self.unread.len() > LONGEST + piece.len() {
+        self.buffer.extend_from_slice(chunk);
+        if self.buffer.len() > MAX_LINE_BYTES + chunk.len() {
             return Err(Error::new(Cause::UnexpectedAnswer));
         }
         Ok(())
     }
 
-    /// How many bytes wait for the end of their line.
-    pub(super) fn waiting(&self) -> usize {
-        self.unread.len() - self.taken
+    /// Number of bytes that are not consumed yet.
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.buffer.len() - self.consumed
     }
 
-    /// The next whole line.
+    /// The next complete line.
     pub(super) fn next(&mut self) -> Option<&[u8]> {
-        let end = memchr::memchr(b'\n', &self.unread[self.searched..]).map(|at| self.searched + at);
+        let end = memchr::memchr(b'\n', &self.buffer[self.scanned..]).map(|at| self.scanned + at);
         let Some(end) = end else {
-            self.searched = self.unread.len();
+            self.scanned = self.buffer.len();
             return None;
         };
-        let start = std::mem::replace(&mut self.taken, end + 1);
-        self.searched = self.taken;
-        Some(&self.unread[start..end])
+        let start = std::mem::replace(&mut self.consumed, end + 1);
+        self.scanned = self.consumed;
+        Some(&self.buffer[start..end])
     }
 }
 
@@ -167,34 +172,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_whole_however_they_are_cut() {
+    fn lines_are_independent_of_chunk_boundaries() {
         let text = b"{\"a\":1}\n\n{\"b\":\"long enough\"}\nrest";
         for size in 1..text.len() {
             let (mut lines, mut found) = (Lines::default(), Vec::new());
-            for piece in text.chunks(size) {
-                lines.feed(piece).unwrap();
+            for chunk in text.chunks(size) {
+                lines.push(chunk).unwrap();
                 while let Some(line) = lines.next() {
                     found.push(String::from_utf8(line.to_vec()).unwrap());
                 }
             }
-            assert_eq!(found, ["{\"a\":1}", "", "{\"b\":\"long enough\"}"], "pieces of {size}");
+            assert_eq!(found, ["{\"a\":1}", "", "{\"b\":\"long enough\"}"], "chunks of {size}");
         }
     }
 
     #[test]
-    fn a_line_without_end_is_refused() {
-        let (mut lines, piece) = (Lines::default(), vec![b' '; 1 << 20]);
-        let fed = (0..=17).find(|_| lines.feed(&piece).is_err());
-        assert_eq!(fed, Some(17));
+    fn endless_line_is_refused() {
+        let (mut lines, chunk) = (Lines::default(), vec![b' '; 1 << 20]);
+        let refused_at = (0..=17).find(|_| lines.push(&chunk).is_err());
+        assert_eq!(refused_at, Some(17));
     }
 
-    fn shown(line: &str) -> String {
+    fn parsed(line: &str) -> String {
         match Event::read(line.as_bytes()) {
-            Ok(Event::Present { head: ObjectVersion { namespace, name, version }, new, .. }) => {
-                format!("{namespace:?} {name} {version} {new}")
+            Ok(Event::Applied {
+                object_version: ObjectVersion { namespace, name, version }, added, ..
+            }) => {
+                format!("{namespace:?} {name} {version} {added}")
             }
-            Ok(Event::Gone(ObjectVersion { name, .. })) => format!("gone {name}"),
-            Ok(Event::Bookmark { version, told }) => format!("bookmark {version} {told}"),
+            Ok(Event::Deleted(ObjectVersion { name, .. })) => format!("deleted {name}"),
+            Ok(Event::Bookmark { version, initial_events_end }) => {
+                format!("bookmark {version} {initial_events_end}")
+            }
             Ok(Event::Error(code)) => format!("error {code}"),
             Ok(Event::Unknown) => "unknown".to_owned(),
             Err(error) => error.cause.as_str().to_owned(),
@@ -212,7 +221,7 @@ mod tests {
                 r#"{"object":{"metadata":{"resourceVersion":"7","name":"a"},"spec":{}},"type":"MODIFIED"}"#,
                 "None a 7 false",
             ),
-            (r#"{"type":"DELETED","object":{"metadata":{"name":"a","annotations":null}}}"#, "gone a"),
+            (r#"{"type":"DELETED","object":{"metadata":{"name":"a","annotations":null}}}"#, "deleted a"),
             (r#"{"type":"DELETED","object":{"metadata":{"name":""}}}"#, "unexpected_answer"),
             (r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}"#, "bookmark 9 false"),
             (
@@ -227,7 +236,7 @@ mod tests {
             ("", "unexpected_answer"),
         ];
         for (line, expected) in cases {
-            assert_eq!(shown(line), expected, "{line}");
+            assert_eq!(parsed(line), expected, "{line}");
         }
     }
 }

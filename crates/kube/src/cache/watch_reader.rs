@@ -1,4 +1,4 @@
-//! What a watch has said, read line by line: what happened, and, while all there is is being told, that.
+//! Reads the body of a watch: collects initial events until they are complete, then object changes.
 
 use pilothouse_core::{
     Result,
@@ -7,144 +7,148 @@ use pilothouse_core::{
 };
 
 use super::{
-    store::Applied,
+    store::ObjectRows,
     watch_event::{Event, Lines, ObjectVersion},
 };
 
-/// Rows of so much memory are read before it is accounted for.
-const ACCOUNTED: usize = 4 << 20;
-/// What an object takes besides its rows and texts, in bytes.
-const OF_OBJECT: usize = size_of::<Applied>();
+/// Memory of initial events, in bytes, between two updates of the cache's accounting.
+const ACCOUNTING_STEP_BYTES: usize = 4 << 20;
+/// Memory of a changed object besides its rows and texts, in bytes.
+const OBJECT_OVERHEAD_BYTES: usize = size_of::<ObjectRows>();
 
 /// Reads the body of one watch.
 pub(super) struct WatchReader {
     pub(super) kind: Kind,
     pub(super) project: Project,
     pub(super) lines: Lines,
-    /// What has been told so far, until that is all there is; none of a watch that goes on from a version.
-    pub(super) all: Option<InitialEvents>,
+    /// Initial events so far, until they are complete; none for a watch from a resource version.
+    pub(super) initial: Option<InitialEvents>,
 }
 
-/// What the lines of a watch say that have come.
+/// Result of parsing the received lines of a watch.
 #[derive(Default)]
 pub(super) struct ParsedEvents {
-    /// What happened to objects.
-    pub(super) batch: Vec<Applied>,
-    /// The version up to which that is everything.
+    /// Changed objects.
+    pub(super) batch: Vec<ObjectRows>,
+    /// Resource version up to which the changes are complete.
     pub(super) newest: Option<String>,
-    /// Whether there was a line of the protocol at all.
-    pub(super) spoken: bool,
-    /// Whether there was a whole event or a bookmark.
-    pub(super) event: bool,
-    /// All there is, up to this version. There may be more lines.
-    pub(super) all: Option<(InitialEvents, String)>,
-    /// How the server ends the watch.
-    pub(super) end: Option<Ended>,
+    /// Whether there was at least one line of the watch protocol.
+    pub(super) any_line: bool,
+    /// Whether there was a complete object event or a bookmark.
+    pub(super) any_event: bool,
+    /// Complete initial events and their resource version. More lines may follow.
+    pub(super) initial: Option<(InitialEvents, String)>,
+    /// How the server ended the watch.
+    pub(super) end: Option<ServerEnd>,
 }
 
 /// How a server ends a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// It does not know how to tell all there is.
+pub(super) enum ServerEnd {
+    /// The server does not support `sendInitialEvents`.
     NoInitialEvents,
-    /// With this status.
+    /// With an `ERROR` event of this HTTP status.
     Status(u16),
 }
 
 impl WatchReader {
-    /// Reads the lines that are whole, up to the one with which all has been told.
+    /// Parses the complete lines, up to the one that ends the initial events.
     ///
     /// # Errors
-    /// `UnexpectedAnswer` when one is none of a watch, and what the projection says.
+    /// `UnexpectedAnswer` when a line is not a watch event; the errors of the projection.
     pub(super) fn read(&mut self) -> Result<ParsedEvents> {
-        let mut told = ParsedEvents::default();
+        let mut parsed = ParsedEvents::default();
         while let Some(line) = self.lines.next() {
-            let event = match (Event::read(line), &self.all) {
-                // whoever answers with a list does not know how to watch from the beginning
-                (Err(_), Some(all)) if !all.begun => {
-                    told.end = Some(Ended::NoInitialEvents);
-                    return Ok(told);
+            let event = match (Event::read(line), &self.initial) {
+                // a server that responds with a list does not support `sendInitialEvents`
+                (Err(_), Some(initial)) if !initial.started => {
+                    parsed.end = Some(ServerEnd::NoInitialEvents);
+                    return Ok(parsed);
                 }
                 (event, _) => event?,
             };
-            told.spoken = true;
-            let (head, rows, new) = match event {
-                Event::Present { head, object, new } => (head, (self.project)(self.kind, object)?, new),
-                Event::Gone(head) => (head, Vec::new(), false),
-                Event::Bookmark { version, told: is_all } => {
-                    told.event = true;
-                    if let Some(all) = self.all.take_if(|_| is_all) {
-                        told.all = Some((all, version.into_owned()));
-                        return Ok(told);
+            parsed.any_line = true;
+            let (object_version, rows, added) = match event {
+                Event::Applied { object_version, object, added } => {
+                    (object_version, (self.project)(self.kind, object)?, added)
+                }
+                Event::Deleted(object_version) => (object_version, Vec::new(), false),
+                Event::Bookmark { version, initial_events_end } => {
+                    parsed.any_event = true;
+                    if let Some(initial) = self.initial.take_if(|_| initial_events_end) {
+                        parsed.initial = Some((initial, version.into_owned()));
+                        return Ok(parsed);
                     }
-                    if self.all.is_none() {
-                        told.newest = Some(version.into_owned());
+                    if self.initial.is_none() {
+                        parsed.newest = Some(version.into_owned());
                     }
                     continue;
                 }
                 Event::Error(code) => {
-                    told.end = Some(Ended::Status(code));
-                    return Ok(told);
+                    parsed.end = Some(ServerEnd::Status(code));
+                    return Ok(parsed);
                 }
                 Event::Unknown => continue,
             };
-            told.event = true;
-            match &mut self.all {
-                Some(all) => all.add(&head, rows, new),
+            parsed.any_event = true;
+            match &mut self.initial {
+                Some(initial) => initial.add(&object_version, rows, added),
                 None => {
-                    told.newest = Some(head.version.clone().into_owned());
-                    told.batch.push(applied(&head, rows));
+                    parsed.newest = Some(object_version.version.clone().into_owned());
+                    parsed.batch.push(object_rows(&object_version, rows));
                 }
             }
         }
-        Ok(told)
+        Ok(parsed)
     }
 }
 
-fn applied(head: &ObjectVersion<'_>, rows: Vec<Row>) -> Applied {
-    let (namespace, name) = (head.namespace.as_deref().map(str::to_owned), head.name.to_string());
-    Applied { namespace, name, rows }
+fn object_rows(object_version: &ObjectVersion<'_>, rows: Vec<Row>) -> ObjectRows {
+    let (namespace, name) =
+        (object_version.namespace.as_deref().map(str::to_owned), object_version.name.to_string());
+    ObjectRows { namespace, name, rows }
 }
 
-/// All there is, as far as it has been told.
+/// Initial events of a watch, or rows of a list in chunks, collected so far.
 #[derive(Default)]
 pub(super) struct InitialEvents {
     pub(super) rows: Vec<Row>,
-    /// What happened to objects while the others were being told.
-    pub(super) late: Vec<Applied>,
-    /// The memory taken.
+    /// Changes that arrived between the initial events.
+    pub(super) updates: Vec<ObjectRows>,
+    /// Memory used, in bytes.
     pub(super) bytes: usize,
     accounted: usize,
-    pub(super) begun: bool,
+    pub(super) started: bool,
 }
 
 impl InitialEvents {
-    /// Adds an object of the watch.
-    fn add(&mut self, head: &ObjectVersion<'_>, rows: Vec<Row>, new: bool) {
-        self.begun = true;
-        if new && self.late.is_empty() {
+    /// Adds an object event.
+    fn add(&mut self, object_version: &ObjectVersion<'_>, rows: Vec<Row>, added: bool) {
+        self.started = true;
+        if added && self.updates.is_empty() {
             self.extend(rows);
         } else {
-            let texts = head.namespace.as_ref().map_or(0, |namespace| namespace.len()) + head.name.len();
-            self.bytes += OF_OBJECT + texts + rows.iter().map(Row::size).sum::<usize>();
-            self.late.push(applied(head, rows));
+            let texts = object_version.namespace.as_ref().map_or(0, |namespace| namespace.len())
+                + object_version.name.len();
+            self.bytes += OBJECT_OVERHEAD_BYTES + texts + rows.iter().map(Row::size).sum::<usize>();
+            self.updates.push(object_rows(object_version, rows));
         }
     }
 
-    /// Adds rows of objects that have just been listed.
+    /// Adds rows of listed objects.
     pub(super) fn extend(&mut self, rows: Vec<Row>) {
         self.bytes += rows.iter().map(|row| row.size() + size_of::<Row>()).sum::<usize>();
         self.rows.extend(rows);
     }
 
-    /// Forgets all of it: it begins anew.
+    /// Removes everything: the list starts over.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Whether so much has come that its memory should be accounted for.
-    pub(super) fn is_due(&mut self) -> bool {
-        let due = self.bytes.abs_diff(self.accounted) >= ACCOUNTED;
+    /// Whether the memory has changed enough to update the accounting.
+    pub(super) fn is_accounting_due(&mut self) -> bool {
+        let due = self.bytes.abs_diff(self.accounted) >= ACCOUNTING_STEP_BYTES;
         if due {
             self.accounted = self.bytes;
         }

@@ -1,8 +1,8 @@
-//! A log as it is written: the bytes of one long answer.
+//! Log streams: the body of one long response.
 //!
-//! A kubelet does not even send the head of its answer before the log has a first line, and the end of the answer may
-//! mean that the container has ended as well as that a kubelet or an API server has. So the head is waited for only a
-//! moment, and the end is explained by the pod.
+//! A kubelet sends the response head only with the first log line, and the end of a response may mean that the
+//! container, the kubelet or the API server has ended. So the head is awaited only briefly, and at the end the pod's
+//! status is checked.
 
 use std::{future::ready, sync::Arc, time::Duration};
 
@@ -26,51 +26,50 @@ use crate::{
     transport::{ExchangeError, Transport},
 };
 
-/// How long the head of an answer is waited for, before the log is taken for a silent one. What is refused is refused
-/// sooner.
-const SILENT: Duration = Duration::from_secs(1);
-/// How often, and after which pauses, the pod is asked whether its container has ended: a kubelet lets go of the log's
-/// readers before it says so.
-const ASKED: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(500);
+/// Wait for the response head, after which the log is assumed to be empty so far. Errors arrive sooner.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(1);
+/// Number and interval of checks whether the container has ended: a kubelet closes log streams before it updates the
+/// status.
+const MAX_END_CHECKS: u32 = 10;
+const END_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The run of a container whose log is read.
-pub(super) struct Run {
+/// The run of a container whose log is followed.
+pub(super) struct ContainerRun {
     pub(super) transport: Arc<Transport>,
     pub(super) permit: Permit,
     pub(super) observer: Arc<dyn Observer>,
-    /// Asks for the pod.
+    /// GET of the pod.
     pub(super) get: Call,
     pub(super) container: String,
-    /// The pod's, when the reading began.
+    /// UID of the pod when the stream was opened.
     pub(super) uid: String,
-    /// The container's, when the reading began.
-    pub(super) restarts: i64,
-    /// How long a question may take.
+    /// Restart count of the container when the stream was opened.
+    pub(super) restart_count: i64,
+    /// Timeout of a check.
     pub(super) deadline: Duration,
 }
 
-/// The bytes of an answer that is on its way, then, should they end too early, why: `Gone` when the cluster's connection was
-/// replaced or removed.
+/// The bytes of a response and, if they end too early, the reason: `ConnectionChanged` when the cluster's connection
+/// was replaced or removed.
 ///
 /// # Errors
-/// Why it is refused, if that is said soon; else the stream says it.
+/// The error response, if it arrives within [`HEAD_TIMEOUT`]; otherwise the stream ends with it.
 pub(super) async fn chunks(
     opening: impl Future<Output = Result<Incoming, Failure>> + Send + 'static,
-    run: Run,
+    run: ContainerRun,
 ) -> Result<LogChunks, Failure> {
     let mut opening = opening.boxed();
-    let opening = match timeout(SILENT, &mut opening).await {
+    let opening = match timeout(HEAD_TIMEOUT, &mut opening).await {
         Ok(opened) => ready(Ok(opened?)).boxed(),
         Err(_) => opening,
     };
     let bytes = opening.map_ok(data).map_err(Error::from).try_flatten_stream();
     let closed = run.transport.closed().clone();
-    let end = stream::once(run.end()).filter_map(|end| ready(end.err().map(Err)));
+    let end = stream::once(run.check_ended()).filter_map(|end| ready(end.err().map(Err)));
     let chunks = bytes.chain(end).map_err(StreamEnd::from).take_until(closed.clone().cancelled_owned());
-    let gone =
+    let connection_changed =
         stream::once(async move { closed.is_cancelled().then_some(Err(StreamEnd::ConnectionChanged)) });
-    Ok(chunks.chain(gone.filter_map(ready)).boxed())
+    Ok(chunks.chain(connection_changed.filter_map(ready)).boxed())
 }
 
 fn data(body: Incoming) -> impl Stream<Item = Result<Vec<u8>>> {
@@ -78,27 +77,28 @@ fn data(body: Incoming) -> impl Stream<Item = Result<Vec<u8>>> {
     frames.try_filter_map(|frame| ready(Ok(frame.into_data().ok().map(Vec::from))))
 }
 
-impl Run {
-    /// Whether the container has ended, now that its log has.
+impl ContainerRun {
+    /// Checks that the container has ended, after its log has.
     ///
     /// # Errors
-    /// `ConnectionLost` when it runs on; else as every call to a cluster.
-    async fn end(self) -> Result<()> {
-        for _ in 0..ASKED {
+    /// `ConnectionLost` when it is still running; otherwise as every call to a cluster.
+    async fn check_ended(self) -> Result<()> {
+        for _ in 0..MAX_END_CHECKS {
             let client =
                 ClusterClient::new(self.transport.clone(), &self.permit, self.deadline, &self.observer)?;
-            let Some(pod) = client.find(&self.get, parse::<PodObject>).await? else { return Ok(()) };
-            if !self.goes_on(&pod) {
+            let Some(pod) = client.find_object(&self.get, parse::<PodObject>).await? else { return Ok(()) };
+            if !self.is_running(&pod) {
                 return Ok(());
             }
-            sleep(PAUSE).await;
+            sleep(END_CHECK_INTERVAL).await;
         }
         Err(Error::new(Cause::ConnectionLost).read_only())
     }
 
-    fn goes_on(&self, pod: &PodObject) -> bool {
+    fn is_running(&self, pod: &PodObject) -> bool {
         pod.metadata.uid == self.uid
-            && super::status(pod, &self.container)
-                .is_some_and(|status| status.state.running.is_some() && status.restart_count == self.restarts)
+            && super::status(pod, &self.container).is_some_and(|status| {
+                status.state.running.is_some() && status.restart_count == self.restart_count
+            })
     }
 }

@@ -1,5 +1,5 @@
-//! Kept lists against a real API server: whatever happens to objects, to the watch or to the server, they end up as a
-//! direct list says.
+//! Cached lists against a real API server: after any change to objects, watches or the server, they equal an uncached
+//! list.
 
 use pilothouse_core::{
     inventory::{LISTS, ListScope},
@@ -11,29 +11,29 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 
-/// The adapter that keeps lists, and the one that reads them each time.
+/// An adapter with the list cache and one without.
 struct Pair {
-    kept: KubeClusters,
-    direct: KubeClusters,
+    cached: KubeClusters,
+    uncached: KubeClusters,
 }
 
 impl Pair {
     fn of(plane: &ControlPlane) -> Self {
-        let (kept, _) =
+        let (cached, _) =
             common::with_cache(admin_connection(plane), Deadlines::default(), CacheSettings::default());
-        Self { kept, direct: clusters(admin_connection(plane), Deadlines::default()).0 }
+        Self { cached, uncached: clusters(admin_connection(plane), Deadlines::default()).0 }
     }
 
-    /// Every list of a cluster's objects that has no owner, of one namespace where there are any.
-    async fn agree(&self, namespace: &str) {
+    /// Compares every list of cluster objects that has no owner, in one namespace where namespaced.
+    async fn compare_all(&self, namespace: &str) {
         for info in LISTS.iter().filter(|info| info.scope != ListScope::Ours && info.owner.is_none()) {
             for kinds in [info.kinds].into_iter().chain(info.more_kinds.chunks(1)) {
-                self.agree_on(info.list, kinds, namespace).await;
+                self.compare(info.list, kinds, namespace).await;
             }
         }
     }
 
-    async fn agree_on(&self, list: List, kinds: &[Kind], namespace: &str) {
+    async fn compare(&self, list: List, kinds: &[Kind], namespace: &str) {
         let namespaces = match list.info().scope {
             ListScope::Namespaced => NamespaceScope::One(common::namespace(namespace)),
             _ => NamespaceScope::All,
@@ -43,59 +43,61 @@ impl Pair {
             ListScope::Namespaced => permit(Verb::List, list.info().kinds[0], namespace),
             _ => permit_all(Verb::List, list.info().kinds[0]),
         };
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TEST_TIMEOUT;
         loop {
-            // other tests change what has no namespace meanwhile; sooner or later there is a quiet moment
-            let kept = self.kept.page(&permit, list, &query).await;
-            let direct = self.direct.page(&permit, list, &query).await;
-            if let (Ok(kept), Ok(direct)) = (&kept, &direct)
-                && !kept.stale
-                && (&kept.rows, kept.pagination) == (&direct.rows, direct.pagination)
+            // other tests change cluster-scoped objects concurrently, so the comparison is repeated until it matches
+            let cached = self.cached.page(&permit, list, &query).await;
+            let uncached = self.uncached.page(&permit, list, &query).await;
+            if let (Ok(cached), Ok(uncached)) = (&cached, &uncached)
+                && !cached.stale
+                && (&cached.rows, cached.pagination) == (&uncached.rows, uncached.pagination)
             {
-                assert_eq!(kept.warnings, direct.warnings);
+                assert_eq!(cached.warnings, uncached.warnings);
                 return;
             }
-            assert!(Instant::now() < end, "{list:?}: kept {kept:#?}, direct {direct:#?}");
+            assert!(Instant::now() < end, "{list:?}: cached {cached:#?}, uncached {uncached:#?}");
             sleep(Duration::from_millis(100)).await;
         }
     }
 }
 
 #[tokio::test]
-async fn every_list_is_as_a_direct_one_says() {
-    let (plane, _, admin, namespace) = place("kept").await;
+async fn cached_lists_equal_uncached_lists() {
+    let (plane, _, admin, namespace) = fixture("cached").await;
     let pair = Pair::of(plane);
     for object in samples::samples(&namespace) {
         admin.apply(&object).await.unwrap();
     }
-    pair.agree(&namespace).await;
-    // and again after changes of every sort, which the watches tell of
+    pair.compare_all(&namespace).await;
+    // again after changes of every kind, which arrive as watch events
     let deployment = format!("/apis/apps/v1/namespaces/{namespace}/deployments/web");
     admin
         .patch(&deployment, &json!({"spec": {"replicas": 3}, "metadata": {"labels": {"changed": "yes"}}}))
         .await
         .unwrap();
     admin.apply(&samples::config_map(&namespace, "late")).await.unwrap();
-    let gone = samples::config_map(&namespace, "gone");
-    admin.apply(&gone).await.unwrap();
-    admin.delete(&pilothouse_testbed::path_of(&gone)).await.unwrap();
+    let deleted = samples::config_map(&namespace, "gone");
+    admin.apply(&deleted).await.unwrap();
+    admin.delete(&pilothouse_testbed::path_of(&deleted)).await.unwrap();
     let mut quota = samples::resource_quota(&namespace, "limits");
     quota["spec"] = json!({"hard": {"count/configmaps": "17"}});
     admin.apply(&quota).await.unwrap();
-    pair.agree(&namespace).await;
-    let figures = pair.kept.list_cache_stats();
+    pair.compare_all(&namespace).await;
+    let stats = pair.cached.list_cache_stats();
     assert!(
-        figures.iter().all(|of| (of.fills, of.failures) == (of.clusters as u64, 0) || of.list == "workloads"),
-        "{figures:#?}"
+        stats
+            .iter()
+            .all(|list| (list.fills, list.failures) == (list.clusters as u64, 0) || list.list == "workloads"),
+        "{stats:#?}"
     );
 }
 
 #[tokio::test]
-async fn after_each_fault_of_the_server_the_rows_are_true_again() {
+async fn cached_rows_are_correct_after_each_server_fault() {
     let plane = ControlPlane::builder().controllers(false).start().await.unwrap();
     let admin = plane.client();
     let pair = Pair::of(&plane);
-    let list = async || pair.agree_on(List::ConfigMaps, &[Kind::ConfigMap], "default").await;
+    let compare = async || pair.compare(List::ConfigMaps, &[Kind::ConfigMap], "default").await;
     let change = async |name: &str| drop(admin.apply(&samples::config_map("default", name)).await.unwrap());
     let query = ListQuery {
         namespaces: NamespaceScope::One(common::namespace("default")),
@@ -104,49 +106,49 @@ async fn after_each_fault_of_the_server_the_rows_are_true_again() {
     };
     let permit = permit(Verb::List, Kind::ConfigMap, "default");
     change("first").await;
-    list().await;
+    compare().await;
 
-    // hanging: readable, and soon known to be old
+    // API server hangs: the list stays readable and becomes stale
     plane.signal(Component::ApiServer, Signal::Stop).unwrap();
     let end = Instant::now() + Duration::from_secs(31);
     loop {
-        let listing = pair.kept.page(&permit, List::ConfigMaps, &query).await.unwrap();
+        let listing = pair.cached.page(&permit, List::ConfigMaps, &query).await.unwrap();
         assert!(names(&listing).contains(&"first"));
         if listing.stale {
             break;
         }
-        assert!(Instant::now() < end, "a silent watch is noticed");
+        assert!(Instant::now() < end, "the list becomes stale");
         sleep(Duration::from_millis(200)).await;
     }
     plane.signal(Component::ApiServer, Signal::Cont).unwrap();
     change("after-hanging").await;
-    list().await;
+    compare().await;
 
-    // gone and back
+    // API server restarts
     plane.restart(Component::ApiServer).await.unwrap();
     change("after-restart").await;
-    list().await;
-    assert!(pair.kept.list_cache_stats().iter().all(|of| of.stale == 0));
+    compare().await;
+    assert!(pair.cached.list_cache_stats().iter().all(|list| list.stale == 0));
 
-    // put back from a snapshot: what came after it never was, and versions go backwards
+    // etcd is restored from a snapshot: later writes are lost, and versions go backwards
     let data = plane.dir().unwrap().join("etcd");
     let snapshot = plane.dir().unwrap().join("snapshot");
     plane.signal(Component::Etcd, Signal::Kill).unwrap();
     copy(&data, &snapshot);
     plane.restart(Component::Etcd).await.unwrap();
     for n in 0..20 {
-        change(&format!("never-was-{n}")).await;
+        change(&format!("lost-{n}")).await;
     }
-    list().await;
+    compare().await;
     plane.signal(Component::Etcd, Signal::Kill).unwrap();
     std::fs::remove_dir_all(&data).unwrap();
     copy(&snapshot, &data);
     plane.restart(Component::Etcd).await.unwrap();
     plane.restart(Component::ApiServer).await.unwrap();
     change("after-restore").await;
-    list().await;
-    let listing = pair.kept.page(&permit, List::ConfigMaps, &query).await.unwrap();
-    assert!(names(&listing).contains(&"after-restore") && !names(&listing).contains(&"never-was-1"));
+    compare().await;
+    let listing = pair.cached.page(&permit, List::ConfigMaps, &query).await.unwrap();
+    assert!(names(&listing).contains(&"after-restore") && !names(&listing).contains(&"lost-1"));
     plane.stop().await.unwrap();
 }
 

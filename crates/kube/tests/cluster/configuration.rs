@@ -1,4 +1,4 @@
-//! ConfigMaps and Secrets with their values, and the endpoints of a Service.
+//! ConfigMaps and Secrets with values, and the endpoints of a Service.
 
 use pilothouse_core::{
     config::ConfigMapPatch,
@@ -8,8 +8,8 @@ use pilothouse_core::{
 use super::*;
 
 #[tokio::test]
-async fn a_configmap_is_replaced_and_its_binary_data_stays() {
-    let (plane, adapter, admin, namespace) = place("config-update").await;
+async fn configmap_update_keeps_binary_data() {
+    let (plane, adapter, admin, namespace) = fixture("config-update").await;
     let mut mixed = samples::config_map(&namespace, "mixed");
     mixed["binaryData"] = json!({"bytes": "/wA="});
     mixed["metadata"]["labels"] = json!({"app": "web"});
@@ -50,8 +50,8 @@ async fn a_configmap_is_replaced_and_its_binary_data_stays() {
 }
 
 #[tokio::test]
-async fn secrets_come_change_are_revealed_and_go() {
-    let (plane, adapter, admin, namespace) = place("secrets").await;
+async fn secrets_are_created_updated_revealed_and_deleted() {
+    let (plane, adapter, admin, namespace) = fixture("secrets").await;
     let data = [("password", "canary"), ("user", "安")];
     let data = data.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
     let labels = Labels::from([("app".to_owned(), "web".to_owned())]);
@@ -60,10 +60,10 @@ async fn secrets_come_change_are_revealed_and_go() {
     let row = SecretApi::create(&adapter, &create, &secret).await.unwrap();
     assert_eq!((row.r#type.as_str(), row.keys.len(), row.keys[0].bytes), ("shop/pass", 2, 6));
     assert!(audited(plane, &create, "create", "pass"));
-    let again = SecretApi::create(&adapter, &create, &secret).await.unwrap_err();
-    assert_eq!(again.cause, Cause::AlreadyExists);
+    let duplicate = SecretApi::create(&adapter, &create, &secret).await.unwrap_err();
+    assert_eq!(duplicate.cause, Cause::AlreadyExists);
 
-    // as kubectl apply leaves it, with a value that is no text
+    // as after kubectl apply, with a binary value
     let path = format!("/api/v1/namespaces/{namespace}/secrets/pass");
     let applied = json!({"kubectl.kubernetes.io/last-applied-configuration": "canary", "owner": "shop"});
     let bytes = json!({"metadata": {"annotations": applied}, "data": {"bytes": "/wA="}});
@@ -87,7 +87,7 @@ async fn secrets_come_change_are_revealed_and_go() {
     let patch =
         SecretPatch { data: Some(data), labels: None, resource_version: Some(detail.resource_version) };
     let row = adapter.update(&update, &object("pass"), &patch).await.unwrap();
-    assert_eq!(row.labels.len(), 1, "what is not sent stays");
+    assert_eq!(row.labels.len(), 1, "omitted labels stay");
     let stored = admin.get(&path).await.unwrap();
     assert_eq!(stored["data"], json!({"bytes": "/wA=", "password": "5paw"}));
     let stale = adapter.update(&update, &object("pass"), &patch).await.unwrap_err();
@@ -102,8 +102,8 @@ async fn secrets_come_change_are_revealed_and_go() {
 }
 
 #[tokio::test]
-async fn endpoints_are_told_of_a_service_that_exists() {
-    let (_, adapter, admin, namespace) = place("endpoints").await;
+async fn endpoints_are_listed_for_an_existing_service() {
+    let (_, adapter, admin, namespace) = fixture("endpoints").await;
     let service = |name: &str| {
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
             "spec": {"ports": [{"port": 80}]}})
@@ -127,8 +127,8 @@ async fn endpoints_are_told_of_a_service_that_exists() {
     };
     let listing = page("web").await.unwrap();
     let rows: Vec<Value> = listing.rows.iter().map(|row| serde_json::from_str(row.json()).unwrap()).collect();
-    let told: Vec<_> = rows.iter().map(|row| (row["ip"].clone(), row["ready"].clone())).collect();
-    assert_eq!(told, [(json!("10.9.8.7"), json!(false)), (json!("10.9.8.8"), json!(true))]);
+    let endpoints: Vec<_> = rows.iter().map(|row| (row["ip"].clone(), row["ready"].clone())).collect();
+    assert_eq!(endpoints, [(json!("10.9.8.7"), json!(false)), (json!("10.9.8.8"), json!(true))]);
     assert_eq!(rows[0]["ports"], json!([{"name": "http", "port": 8080, "protocol": "TCP"}]));
     assert!(page("idle").await.unwrap().rows.is_empty());
     let longer_than_any_service = "a".repeat(80);

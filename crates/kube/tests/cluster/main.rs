@@ -1,4 +1,4 @@
-//! The ports against a real control plane: what they say and do is compared with plain reads of it.
+//! Tests of the adapter against a real control plane: its results are compared with plain reads.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 #[path = "../common/mod.rs"]
@@ -36,10 +36,10 @@ use pilothouse_kube::{Deadlines, KubeClusters};
 use pilothouse_testbed::{Admin, ControlPlane, shared, shared_has_node, workloads as samples};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A namespace of this test's own, the adapter, and a client for plain reads.
-async fn place(name: &str) -> (&'static ControlPlane, KubeClusters, Admin, String) {
+/// A new namespace, the adapter, and a client for plain reads.
+async fn fixture(name: &str) -> (&'static ControlPlane, KubeClusters, Admin, String) {
     let plane = shared().await.unwrap();
     let namespace = format!("kube-{name}-{}", process::id());
     let admin = plane.client();
@@ -52,16 +52,16 @@ fn admin_connection(plane: &ControlPlane) -> Connection {
     by_token(plane.server(), Some(plane.ca_pem()), plane.admin_token())
 }
 
-/// Whether the cluster's own audit log has this write under the permit's operation; true of a cluster whose log is out
-/// of reach.
+/// Whether the cluster's audit log has this write under the permit's operation id; true for a cluster without an
+/// accessible audit log.
 fn audited(plane: &ControlPlane, permit: &Permit, verb: &str, name: &str) -> bool {
     let id = permit.operation_id().unwrap().to_string();
     let Ok(events) = plane.audit_events() else { return true };
-    let ours = |agent: &String| agent.starts_with("pilothouse/");
+    let is_pilothouse = |agent: &String| agent.starts_with("pilothouse/");
     events.iter().any(|event| {
         event.audit_id == id
             && event.verb == verb
-            && event.user_agent.as_ref().is_some_and(ours)
+            && event.user_agent.as_ref().is_some_and(is_pilothouse)
             && event.object_ref.as_ref().is_some_and(|object| object.name.as_deref() == Some(name))
     })
 }

@@ -1,10 +1,10 @@
-//! Namespaces and ConfigMaps come and go.
+//! Creating and deleting namespaces and ConfigMaps.
 
 use super::*;
 
 #[tokio::test]
-async fn configmaps_come_and_go() {
-    let (plane, adapter, admin, namespace) = place("configmaps").await;
+async fn configmaps_are_created_and_deleted() {
+    let (plane, adapter, admin, namespace) = fixture("configmaps").await;
     let permitted = permit(Verb::Create, Kind::ConfigMap, &namespace);
     let row = create_under(&adapter, &permitted, "settings").await.unwrap();
     assert_eq!(
@@ -44,8 +44,8 @@ async fn configmaps_come_and_go() {
 }
 
 #[tokio::test]
-async fn quotas_and_dying_namespaces_refuse_in_their_own_words() {
-    let (_, adapter, admin, namespace) = place("refusing").await;
+async fn quota_and_terminating_namespace_have_their_own_causes() {
+    let (_, adapter, admin, namespace) = fixture("refusing").await;
     let mut held = samples::config_map(&namespace, "held");
     held["metadata"]["finalizers"] = json!(["pilothouse.test/held"]);
     admin.apply(&held).await.unwrap();
@@ -53,7 +53,7 @@ async fn quotas_and_dying_namespaces_refuse_in_their_own_words() {
     quota["spec"] = json!({"hard": {"count/configmaps": "0"}});
     admin.apply(&quota).await.unwrap();
     let path = format!("/api/v1/namespaces/{namespace}/resourcequotas/limits");
-    admin.wait_until(&path, |quota| quota["status"]["used"].is_object(), PATIENCE).await.unwrap();
+    admin.wait_until(&path, |quota| quota["status"]["used"].is_object(), TEST_TIMEOUT).await.unwrap();
     assert_eq!(create(&adapter, &namespace, "one-too-many").await.unwrap_err().cause, Cause::QuotaExceeded);
 
     let listing =
@@ -76,8 +76,8 @@ async fn quotas_and_dying_namespaces_refuse_in_their_own_words() {
 }
 
 #[tokio::test]
-async fn namespaces_come_and_go() {
-    let (plane, adapter, admin, other) = place("namespaces").await;
+async fn namespaces_are_created_and_deleted() {
+    let (plane, adapter, admin, other) = fixture("namespaces").await;
     let name = format!("{other}-new");
     let create = permit(Verb::Create, Kind::Namespace, &name);
     let labels = Labels::from([("team".to_owned(), "shop".to_owned())]);
@@ -92,9 +92,9 @@ async fn namespaces_come_and_go() {
     let delete = permit(Verb::Delete, Kind::Namespace, &name);
     NamespaceApi::delete(&adapter, &delete).await.unwrap();
     assert!(audited(plane, &delete, "delete", &name));
-    let end = tokio::time::Instant::now() + PATIENCE;
+    let end = tokio::time::Instant::now() + TEST_TIMEOUT;
     while admin.try_get(&format!("/api/v1/namespaces/{name}")).await.unwrap().is_some() {
-        assert!(tokio::time::Instant::now() < end, "the namespace is still there");
+        assert!(tokio::time::Instant::now() < end, "the namespace is deleted");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let error = NamespaceApi::delete(&adapter, &delete).await.unwrap_err();

@@ -1,10 +1,10 @@
-//! Who the cluster says we are, and what we may.
+//! Probes: identity and permissions of the credential.
 
 use super::*;
 
 #[tokio::test]
-async fn a_probe_says_who_we_are_and_what_we_may() {
-    let (plane, adapter, admin, namespace) = place("probe").await;
+async fn probe_reports_identity_and_permissions() {
+    let (plane, adapter, admin, namespace) = fixture("probe").await;
     let probe = async |connection: &Connection| probe(&adapter, connection).await;
     let by_certificate = Kubeconfig::connection(&plane.kubeconfig(), None, None).unwrap();
     let version = admin.get("/version").await.unwrap()["gitVersion"].as_str().unwrap().to_owned();
@@ -16,7 +16,7 @@ async fn a_probe_says_who_we_are_and_what_we_may() {
         assert_eq!(report.version, version);
         assert!(report.identity.is_some() && report.nodes.is_some() && report.pods.is_some());
         let direct = admin.get("/api/v1/namespaces").await.unwrap()["items"].as_array().unwrap().len();
-        // other tests make and end namespaces meanwhile
+        // other tests create and delete namespaces concurrently
         let counted = report.namespaces.unwrap();
         assert!((1..=2 * i64::try_from(direct).unwrap()).contains(&counted), "{counted} of {direct}");
         if plane.audit_events().is_ok() {
@@ -43,13 +43,13 @@ async fn a_probe_says_who_we_are_and_what_we_may() {
     assert_eq!((error.cause, error.context.verb.as_deref()), (Cause::ForbiddenByCluster, Some("create")));
     assert_eq!(error.context.resource.as_deref(), Some("configmap"));
 
-    let stranger = by_token(plane.server(), Some(plane.ca_pem()), "not-a-token");
-    assert_eq!(probe(&stranger).await.unwrap_err().cause, Cause::CredentialRejected);
+    let unknown_client = by_token(plane.server(), Some(plane.ca_pem()), "not-a-token");
+    assert_eq!(probe(&unknown_client).await.unwrap_err().cause, Cause::CredentialRejected);
 }
 
 #[tokio::test]
-async fn a_client_certificate_of_another_authority_is_rejected() {
-    let (plane, adapter, ..) = place("stranger").await;
+async fn client_certificate_of_another_ca_is_rejected() {
+    let (plane, adapter, ..) = fixture("stranger").await;
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
     let mut connection = admin_connection(plane);

@@ -1,10 +1,10 @@
-//! Workloads, what belongs to them, and the logs of their pods.
+//! Workloads, their owned objects, and the logs of their pods.
 
 use super::*;
 
 #[tokio::test]
 async fn workloads_scale_and_restart() {
-    let (plane, adapter, admin, namespace) = place("changes").await;
+    let (plane, adapter, admin, namespace) = fixture("changes").await;
     let deployment = samples::deployment(&namespace, "web", 1);
     let path = pilothouse_testbed::path_of(&deployment);
     admin.apply(&deployment).await.unwrap();
@@ -33,11 +33,11 @@ async fn workloads_scale_and_restart() {
             "spec": {"maxReplicas": 4, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}}}))
         .await
         .unwrap();
-    // what an API server answers from its memory comes a moment later
-    let remembered =
+    // responses from the API server's watch cache lag behind
+    let cached_list =
         format!("/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers?resourceVersion=0");
-    let is_there = |list: &Value| list["items"].as_array().is_some_and(|items| !items.is_empty());
-    admin.wait_until(&remembered, is_there, PATIENCE).await.unwrap();
+    let not_empty = |list: &Value| list["items"].as_array().is_some_and(|items| !items.is_empty());
+    admin.wait_until(&cached_list, not_empty, TEST_TIMEOUT).await.unwrap();
     let scaled = adapter.scale(&scale, &web, three).await.unwrap();
     assert_eq!(scaled.warnings, [Warning::Autoscaled("web-scaler".to_owned())]);
 
@@ -57,23 +57,23 @@ async fn workloads_scale_and_restart() {
 }
 
 #[tokio::test]
-async fn a_workload_has_its_own_pods_events_and_revisions_only() {
-    let (_, adapter, admin, namespace) = place("detail").await;
+async fn workload_has_only_its_own_pods_events_and_revisions() {
+    let (_, adapter, admin, namespace) = fixture("detail").await;
     let mut deployment = samples::deployment(&namespace, "web", 2);
     deployment["spec"]["selector"]["matchExpressions"] = json!([{"key": "app", "operator": "In", "values": ["web", "other"]}, {"key": "absent", "operator": "DoesNotExist"}]);
     admin.apply(&deployment).await.unwrap();
-    // a stranger with the same labels, owned by nobody
-    let mut stranger = samples::pod(&namespace, "stranger");
-    stranger["metadata"]["labels"] = json!({"app": "web", "stranger": "yes"});
-    admin.apply(&stranger).await.unwrap();
-    let pods = format!("/api/v1/namespaces/{namespace}/pods?labelSelector=app%3Dweb,!stranger");
+    // a pod with the same labels and no owner
+    let mut unowned = samples::pod(&namespace, "unowned");
+    unowned["metadata"]["labels"] = json!({"app": "web", "unowned": "yes"});
+    admin.apply(&unowned).await.unwrap();
+    let pods = format!("/api/v1/namespaces/{namespace}/pods?labelSelector=app%3Dweb,!unowned");
     let two = |pods: &Value| pods["items"].as_array().is_some_and(|items| items.len() == 2);
-    let direct = admin.wait_until(&pods, two, PATIENCE).await.unwrap();
+    let direct = admin.wait_until(&pods, two, TEST_TIMEOUT).await.unwrap();
     let deployment = format!("/apis/apps/v1/namespaces/{namespace}/deployments/web");
     let uid = admin.get(&deployment).await.unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
     let events = format!("/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.uid%3D{uid}");
     let some = |events: &Value| events["items"].as_array().is_some_and(|items| !items.is_empty());
-    admin.wait_until(&events, some, PATIENCE).await.unwrap();
+    admin.wait_until(&events, some, TEST_TIMEOUT).await.unwrap();
 
     let detail = async |kind: WorkloadType, name: &str| {
         let permit = permit(Verb::Get, kind.kind(), &namespace);
@@ -92,7 +92,7 @@ async fn a_workload_has_its_own_pods_events_and_revisions_only() {
     admin.apply(&samples::stateful_set(&namespace, "db", 1)).await.unwrap();
     admin.apply(&samples::job(&namespace, "migrate")).await.unwrap();
     let owned = format!("/api/v1/namespaces/{namespace}/pods?labelSelector=app+in+(db,migrate)");
-    admin.wait_until(&owned, two, PATIENCE).await.unwrap();
+    admin.wait_until(&owned, two, TEST_TIMEOUT).await.unwrap();
     let db = detail(WorkloadType::StatefulSet, "db").await.unwrap();
     assert_eq!((db.pods.len(), db.pods[0].name.as_str(), db.revisions.len()), (1, "db-0", 1));
     let migrate = detail(WorkloadType::Job, "migrate").await.unwrap();
@@ -106,12 +106,15 @@ async fn a_workload_has_its_own_pods_events_and_revisions_only() {
     admin.apply(&job).await.unwrap();
     let of_job = format!("/api/v1/namespaces/{namespace}/pods?labelSelector=job-name=report-1");
     let one = |pods: &Value| pods["items"].as_array().is_some_and(|pods| pods.len() == 1);
-    admin.wait_until(&of_job, one, PATIENCE).await.unwrap();
+    admin.wait_until(&of_job, one, TEST_TIMEOUT).await.unwrap();
     let report = detail(WorkloadType::CronJob, "report").await.unwrap();
     assert!(report.revisions.iter().any(|revision| revision.name == "report-1"));
     assert!(report.revisions.iter().all(|revision| revision.name != "migrate"));
-    assert!(report.pods.iter().any(|pod| pod.name.starts_with("report-1-")), "its job's pod is its own");
-    assert!(report.pods.iter().all(|pod| pod.name.starts_with("report-")), "another job's is not");
+    assert!(
+        report.pods.iter().any(|pod| pod.name.starts_with("report-1-")),
+        "the pod of its job is included"
+    );
+    assert!(report.pods.iter().all(|pod| pod.name.starts_with("report-")), "the pod of another job is not");
 
     let listing = page(&adapter, List::Workloads, &namespace).await;
     assert_eq!(names(&listing), ["db", "web"]);
@@ -123,8 +126,8 @@ async fn a_workload_has_its_own_pods_events_and_revisions_only() {
 }
 
 #[tokio::test]
-async fn logs_of_pods_that_run_and_of_those_that_do_not() {
-    let (_, adapter, admin, namespace) = place("logs").await;
+async fn logs_of_running_and_waiting_pods() {
+    let (_, adapter, admin, namespace) = fixture("logs").await;
     let options = LogOptions {
         container: None,
         tail_lines: 3,
@@ -152,11 +155,11 @@ async fn logs_of_pods_that_run_and_of_those_that_do_not() {
     let pod = samples::pod_running(&namespace, "counting", &counting);
     admin.apply(&pod).await.unwrap();
     let running = |pod: &Value| pod["status"]["phase"] == "Running";
-    admin.wait_until(&pilothouse_testbed::path_of(&pod), running, PATIENCE).await.unwrap();
+    admin.wait_until(&pilothouse_testbed::path_of(&pod), running, TEST_TIMEOUT).await.unwrap();
     let log = format!("/api/v1/namespaces/{namespace}/pods/counting/log");
-    let end = tokio::time::Instant::now() + PATIENCE;
+    let end = tokio::time::Instant::now() + TEST_TIMEOUT;
     while !admin.text(&log).await.unwrap_or_default().contains("line 5") {
-        assert!(tokio::time::Instant::now() < end, "the pod said nothing");
+        assert!(tokio::time::Instant::now() < end, "the pod wrote no log");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let read = adapter.logs(&logs, &object("counting"), &options).await.unwrap();

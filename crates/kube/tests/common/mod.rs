@@ -1,4 +1,4 @@
-//! What the tests of this crate share: a registry of connections, permits, and a server that answers as told.
+//! Shared test helpers: a registry of connections, permits, and a programmable API server.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -27,10 +27,10 @@ use pilothouse_core::{
 };
 use pilothouse_kube::{CacheSettings, Deadlines, EgressRules, KubeClusters, KubeSettings};
 
-/// The cluster that every test here talks to.
+/// The cluster of every test.
 pub(crate) const CLUSTER: ClusterId = ClusterId(1);
 
-/// Connections that a test may change.
+/// Registry whose connections a test may change.
 #[derive(Default)]
 pub(crate) struct Registry(pub(crate) Mutex<HashMap<ClusterId, StoredConnection>>);
 
@@ -39,7 +39,7 @@ impl Registry {
         self.set_of(CLUSTER, connection, version);
     }
 
-    /// The same for another cluster.
+    /// As [`Registry::set`] for another cluster.
     pub(crate) fn set_of(&self, cluster: ClusterId, connection: Connection, version: i64) {
         self.0.lock().unwrap().insert(cluster, StoredConnection { connection, version });
     }
@@ -56,23 +56,23 @@ impl Connections for Registry {
     }
 }
 
-pub(crate) const SHORT: Deadlines =
+pub(crate) const SHORT_DEADLINES: Deadlines =
     Deadlines { read: Duration::from_secs(4), write: Duration::from_secs(4), test: Duration::from_secs(4) };
 
-/// The adapter over one registered connection.
+/// An adapter with one registered connection.
 pub(crate) fn clusters(connection: Connection, deadlines: Deadlines) -> (KubeClusters, Arc<Registry>) {
     let egress = EgressRules { allow_loopback: true, ..EgressRules::default() };
     clusters_with(connection, KubeSettings { deadlines, egress, ..KubeSettings::default() })
 }
 
-/// The same with other settings.
+/// As [`clusters`] with other settings.
 pub(crate) fn clusters_with(connection: Connection, settings: KubeSettings) -> (KubeClusters, Arc<Registry>) {
     let registry = Arc::new(Registry::default());
     registry.set(connection, 1);
     (KubeClusters::new(settings, registry.clone(), FakeRuntime::default().clock), registry)
 }
 
-/// The same, with lists that are kept.
+/// As [`clusters`] with a list cache.
 pub(crate) fn with_cache(
     connection: Connection,
     deadlines: Deadlines,
@@ -89,7 +89,7 @@ pub(crate) fn with_cache(
     (KubeClusters::new(settings, registry.clone(), FakeRuntime::default().clock), registry)
 }
 
-/// A connection by token.
+/// A connection with a bearer token.
 pub(crate) fn by_token(server: &str, ca: Option<&str>, token: &str) -> Connection {
     Connection {
         server: ApiServer::new(server).unwrap(),
@@ -108,7 +108,7 @@ pub(crate) fn object(name: &str) -> ObjectName {
     ObjectName::new(name).unwrap()
 }
 
-/// A permit for a kind in one namespace, with its operation.
+/// A permit for a kind in one namespace, with a recorded operation.
 pub(crate) fn permit(verb: Verb, kind: Kind, namespace: &str) -> Permit {
     let access = AccessRequest::to(verb, Resource::Kind(kind))
         .in_cluster(CLUSTER)
@@ -116,27 +116,27 @@ pub(crate) fn permit(verb: Verb, kind: Kind, namespace: &str) -> Permit {
     testing::permit(&Caller::system(), access)
 }
 
-/// A permit for a kind everywhere.
+/// A permit for a kind in all namespaces.
 pub(crate) fn permit_all(verb: Verb, kind: Kind) -> Permit {
     testing::permit(&Caller::system(), AccessRequest::to(verb, Resource::Kind(kind)).in_cluster(CLUSTER))
 }
 
-/// A permit to test a connection.
+/// A permit for a connection test.
 pub(crate) fn permit_to_test() -> Permit {
     testing::permit(&Caller::system(), AccessRequest::to(Verb::Test, Resource::NewCluster).new_cluster("new"))
 }
 
-/// The probe of a connection that is not registered.
+/// Probes an unregistered connection.
 pub(crate) async fn probe(adapter: &KubeClusters, connection: &Connection) -> Result<Report> {
     adapter.probe(&permit_to_test(), ProbeTarget::New(connection.clone())).await?.result
 }
 
-/// The permissions of a connection that is not registered.
+/// Reads the permissions of an unregistered connection.
 pub(crate) async fn permissions(adapter: &KubeClusters, connection: &Connection) -> Result<Vec<Permission>> {
     adapter.permissions(&permit_to_test(), ProbeTarget::New(connection.clone())).await
 }
 
-/// The probe of the registered cluster.
+/// Probes the registered cluster.
 pub(crate) async fn probe_registered(
     adapter: &KubeClusters,
     registry: &Registry,

@@ -1,4 +1,4 @@
-//! An HTTPS server that answers as a test says, however wrong, and writes down what it was asked.
+//! Programmable HTTPS server: sends the replies that a test defines, malformed ones included, and records the requests.
 
 use std::{
     collections::BTreeMap,
@@ -28,42 +28,42 @@ use tokio_rustls::{
     },
 };
 
-/// A request as it came.
+/// A recorded request.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct RecordedRequest {
     pub(crate) method: String,
     /// Path and query.
     pub(crate) target: String,
-    /// Names in lower case.
+    /// Header names in lower case.
     pub(crate) headers: BTreeMap<String, String>,
     pub(crate) body: String,
 }
 
-/// What is answered.
+/// A reply to a request.
 pub(crate) enum Reply {
-    /// A status, more headers, a body.
+    /// Status, additional headers, body.
     Body(u16, Vec<(&'static str, String)>, String),
-    /// Bytes as they are; then the connection ends.
+    /// Raw bytes, then a disconnect.
     Raw(&'static str),
-    /// 200, and a body without end.
+    /// 200 with an endless body.
     Endless,
-    /// 200, half a body, the end of the connection.
-    Half,
-    /// 200, and what a test sends while it lasts; not even the head before there is something.
-    Following(UnboundedReceiver<Sent>),
-    /// Nothing, ever.
-    Silence,
-    /// The end of the connection.
-    Close,
+    /// 200 with a partial body, then a disconnect.
+    Partial,
+    /// 200 with a streamed body; the head is sent with the first part.
+    Stream(UnboundedReceiver<BodyPart>),
+    /// No response.
+    NoResponse,
+    /// A disconnect.
+    Disconnect,
 }
 
-/// A part of a body that is followed.
-pub(crate) enum Sent {
+/// A part of a streamed body.
+pub(crate) enum BodyPart {
     Bytes(Vec<u8>),
-    /// The end of the body.
+    /// End of the body.
     End,
-    /// The end of the connection.
-    Break,
+    /// A disconnect.
+    Disconnect,
 }
 
 impl Reply {
@@ -71,7 +71,7 @@ impl Reply {
         Self::Body(status, Vec::new(), body.to_string())
     }
 
-    /// A refusal as an API server writes it.
+    /// An error response of an API server.
     pub(crate) fn status(code: u16, reason: &str, message: &str, details: Value) -> Self {
         let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
             "code": code, "reason": reason, "message": message, "details": details, "metadata": {}});
@@ -79,9 +79,9 @@ impl Reply {
     }
 }
 
-/// Which certificate it shows.
+/// The certificate of the server.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shows {
+pub(crate) enum ServerCert {
     Valid,
     Expired,
     OtherName,
@@ -91,33 +91,32 @@ pub(crate) enum Shows {
 pub(crate) struct FakeServer {
     /// `https://127.0.0.1:port`.
     pub(crate) address: String,
-    /// Whom to trust, PEM.
+    /// The CA to trust, PEM.
     pub(crate) ca: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
-    connections: Arc<Connected>,
+    requests: Arc<Mutex<Vec<RecordedRequest>>>,
+    connections: Arc<ConnectionCounts>,
     task: JoinHandle<()>,
 }
 
-/// Connections that were accepted, and those of them that are open: a side that only waits to write does not notice the
-/// end of one.
+/// Counts accepted and open connections: a peer that only waits to write does not notice a disconnect.
 #[derive(Default)]
-struct Connected {
+struct ConnectionCounts {
     accepted: AtomicUsize,
     open: AtomicUsize,
 }
 
-/// Counts a connection as open until it is dropped.
-struct Open(Arc<Connected>);
+/// Counts a connection as open until dropped.
+struct OpenConnection(Arc<ConnectionCounts>);
 
-impl Open {
-    fn new(connections: &Arc<Connected>) -> Self {
+impl OpenConnection {
+    fn new(connections: &Arc<ConnectionCounts>) -> Self {
         connections.accepted.fetch_add(1, Ordering::SeqCst);
         connections.open.fetch_add(1, Ordering::SeqCst);
         Self(connections.clone())
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::SeqCst);
     }
@@ -130,35 +129,37 @@ impl Drop for FakeServer {
 }
 
 impl FakeServer {
-    /// Starts one; `reply` also gets how many requests came before.
-    pub(crate) async fn start(reply: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static) -> Self {
-        Self::showing(Shows::Valid, reply).await
+    /// Starts a server; `reply` also receives the number of earlier requests.
+    pub(crate) async fn start(
+        reply: impl Fn(&RecordedRequest, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::with_certificate(ServerCert::Valid, reply).await
     }
 
-    pub(crate) async fn showing(
-        shows: Shows,
-        reply: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static,
+    pub(crate) async fn with_certificate(
+        certificate: ServerCert,
+        reply: impl Fn(&RecordedRequest, usize) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let (ca, config) = certificates(shows);
+        let (ca, config) = certificates(certificate);
         let (reply, acceptor) = (Arc::new(reply), TlsAcceptor::from(Arc::new(config)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("https://{}", listener.local_addr().unwrap());
-        let asked = Arc::<Mutex<Vec<Asked>>>::default();
-        let seen = asked.clone();
-        let connections = Arc::<Connected>::default();
-        let counted = connections.clone();
+        let requests = Arc::<Mutex<Vec<RecordedRequest>>>::default();
+        let recorded = requests.clone();
+        let connections = Arc::<ConnectionCounts>::default();
+        let counts = connections.clone();
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, reply, seen) = (acceptor.clone(), reply.clone(), seen.clone());
-                let open = Open::new(&counted);
+                let (acceptor, reply, recorded) = (acceptor.clone(), reply.clone(), recorded.clone());
+                let open = OpenConnection::new(&counts);
                 tokio::spawn(async move {
                     let _open = open;
                     let Ok(mut stream) = acceptor.accept(stream).await else { return };
                     while let Some(request) = read(&mut stream).await {
                         let before = {
-                            let mut seen = seen.lock().unwrap();
-                            seen.push(request.clone());
-                            seen.len() - 1
+                            let mut recorded = recorded.lock().unwrap();
+                            recorded.push(request.clone());
+                            recorded.len() - 1
                         };
                         if !write(&mut stream, reply(&request, before)).await {
                             return;
@@ -167,34 +168,34 @@ impl FakeServer {
                 });
             }
         });
-        Self { address, ca, asked, connections, task }
+        Self { address, ca, requests, connections, task }
     }
 
-    /// What it was asked so far.
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+    /// The requests so far.
+    pub(crate) fn requests(&self) -> Vec<RecordedRequest> {
+        self.requests.lock().unwrap().clone()
     }
 
-    /// How many connections it has accepted.
+    /// Number of accepted connections.
     pub(crate) fn accepted(&self) -> usize {
         self.connections.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many of them are open.
+    /// Number of open connections.
     pub(crate) fn open(&self) -> usize {
         self.connections.open.load(Ordering::SeqCst)
     }
 }
 
-async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Asked> {
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<RecordedRequest> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
     }
     let head = String::from_utf8(head).unwrap();
     let mut lines = head.lines();
-    let mut words = lines.next()?.split(' ');
-    let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let mut fields = lines.next()?.split(' ');
+    let (method, target) = (fields.next()?.to_owned(), fields.next()?.to_owned());
     let headers: BTreeMap<_, _> = lines
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
@@ -202,10 +203,10 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Asked> {
     let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
-    Some(Asked { method, target, headers, body: String::from_utf8(body).unwrap() })
+    Some(RecordedRequest { method, target, headers, body: String::from_utf8(body).unwrap() })
 }
 
-/// Whether the connection goes on.
+/// Sends a reply; returns whether the connection stays open.
 async fn write(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), reply: Reply) -> bool {
     match reply {
         Reply::Body(status, headers, body) => {
@@ -227,30 +228,30 @@ async fn write(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), reply: Reply)
             while stream.write_all(chunk.as_bytes()).await.is_ok() {}
             false
         }
-        Reply::Half => {
+        Reply::Partial => {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{").await;
             let _ = stream.shutdown().await;
             false
         }
-        Reply::Following(mut sent) => {
+        Reply::Stream(mut parts) => {
             let mut head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
             loop {
-                // a client that goes closes the connection; then the test's sender is closed, too
+                // a client that disconnects closes the test's sender
                 let next = tokio::select! {
-                    next = sent.recv() => next,
+                    next = parts.recv() => next,
                     _ = stream.read_u8() => None,
                 };
                 let text = match next {
-                    // an empty chunk would be the end: this is the head alone
-                    Some(Sent::Bytes(bytes)) if bytes.is_empty() => head.as_bytes().to_vec(),
-                    Some(Sent::Bytes(bytes)) => {
+                    // empty bytes mean the head alone: an empty chunk would end the body
+                    Some(BodyPart::Bytes(bytes)) if bytes.is_empty() => head.as_bytes().to_vec(),
+                    Some(BodyPart::Bytes(bytes)) => {
                         let mut chunk = format!("{head}{:x}\r\n", bytes.len()).into_bytes();
                         chunk.extend_from_slice(&bytes);
                         chunk.extend_from_slice(b"\r\n");
                         chunk
                     }
-                    Some(Sent::End) => format!("{head}0\r\n\r\n").into_bytes(),
-                    Some(Sent::Break) | None => return false,
+                    Some(BodyPart::End) => format!("{head}0\r\n\r\n").into_bytes(),
+                    Some(BodyPart::Disconnect) | None => return false,
                 };
                 head = "";
                 if stream.write_all(&text).await.is_err() || stream.flush().await.is_err() {
@@ -258,24 +259,27 @@ async fn write(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), reply: Reply)
                 }
             }
         }
-        Reply::Silence => std::future::pending().await,
-        Reply::Close => {
+        Reply::NoResponse => std::future::pending().await,
+        Reply::Disconnect => {
             let _ = stream.shutdown().await;
             false
         }
     }
 }
 
-fn certificates(shows: Shows) -> (String, ServerConfig) {
+fn certificates(certificate: ServerCert) -> (String, ServerConfig) {
     let authority = authority("test authority");
-    let names = if shows == Shows::OtherName { ["elsewhere.invalid"] } else { ["127.0.0.1"] };
+    let names = if certificate == ServerCert::OtherName { ["elsewhere.invalid"] } else { ["127.0.0.1"] };
     let mut params = CertificateParams::new(names.map(ToOwned::to_owned)).unwrap();
     params.not_before = date_time_ymd(2020, 1, 1);
-    params.not_after =
-        if shows == Shows::Expired { date_time_ymd(2020, 2, 1) } else { date_time_ymd(2120, 1, 1) };
+    params.not_after = if certificate == ServerCert::Expired {
+        date_time_ymd(2020, 2, 1)
+    } else {
+        date_time_ymd(2120, 1, 1)
+    };
     let key = KeyPair::generate().unwrap();
-    let signed = match shows {
-        Shows::OtherAuthority => params.signed_by(&key, &self::authority("another authority")),
+    let signed = match certificate {
+        ServerCert::OtherAuthority => params.signed_by(&key, &self::authority("another authority")),
         _ => params.signed_by(&key, &authority),
     };
     let chain = vec![CertificateDer::from(signed.unwrap().der().to_vec())];

@@ -1,16 +1,17 @@
-//! What went wrong in other products on their way to a cluster, tried here. docs/advisories.md has the whole list.
+//! Advisories of comparable products on connections to clusters, reproduced as tests. docs/advisories.md has the whole
+//! list.
 
 use pilothouse_core::inventory::LISTS;
 
 use super::*;
 
-/// Rancher: what a client sent as `Impersonate-User` or named in `Connection` reached the cluster, as the server's own.
-/// What the adapter sends is exactly this; no caller's header comes near it.
+/// Rancher: `Impersonate-User` and headers named in `Connection` were forwarded to the cluster with the server's own
+/// credential. The adapter sends exactly these headers and none of a caller.
 #[tokio::test]
-async fn cve_2021_31999_no_header_but_ours_is_sent() {
-    const OURS: [&str; 7] =
+async fn cve_2021_31999_only_adapter_headers_are_sent() {
+    const SENT_HEADERS: [&str; 7] =
         ["accept", "audit-id", "authorization", "content-length", "content-type", "host", "user-agent"];
-    let server = FakeServer::start(|asked, _| match asked.method.as_str() {
+    let server = FakeServer::start(|request, _| match request.method.as_str() {
         "GET" => pod_list(&[], ""),
         _ => Reply::json(201, &json!({"metadata": {"name": "settings"}})),
     })
@@ -19,51 +20,54 @@ async fn cve_2021_31999_no_header_but_ours_is_sent() {
     list_pods(&adapter).await.unwrap();
     create(&adapter).await.unwrap();
     permissions(&adapter, &by_token(&server.address, Some(&server.ca), TOKEN)).await.unwrap_err();
-    for asked in server.asked() {
-        let foreign: Vec<_> = asked.headers.keys().filter(|name| !OURS.contains(&name.as_str())).collect();
-        assert!(foreign.is_empty(), "{foreign:?}");
+    for request in server.requests() {
+        let unexpected: Vec<_> =
+            request.headers.keys().filter(|name| !SENT_HEADERS.contains(&name.as_str())).collect();
+        assert!(unexpected.is_empty(), "{unexpected:?}");
     }
 }
 
-/// Headlamp: a client stayed in use after its credential was changed or taken away.
+/// Headlamp: a client stayed in use after its credential was replaced or revoked.
 #[tokio::test]
 async fn cve_2025_14269_a_client_ends_with_its_credential() {
     let server = FakeServer::start(|_, _| pod_list(&[], "")).await;
-    let (adapter, registry) = clusters(by_token(&server.address, Some(&server.ca), "first-token"), SHORT);
+    let (adapter, registry) =
+        clusters(by_token(&server.address, Some(&server.ca), "first-token"), SHORT_DEADLINES);
     list_pods(&adapter).await.unwrap();
     registry.set(by_token(&server.address, Some(&server.ca), "second-token"), 2);
     list_pods(&adapter).await.unwrap();
     registry.0.lock().unwrap().clear();
     assert_eq!(list_pods(&adapter).await.unwrap_err().cause, Cause::NotFound);
-    let sent: Vec<_> = server.asked().iter().map(|asked| asked.headers["authorization"].clone()).collect();
+    let sent: Vec<_> =
+        server.requests().iter().map(|request| request.headers["authorization"].clone()).collect();
     assert_eq!(sent, ["Bearer first-token", "Bearer second-token"]);
 }
 
-/// Steve: certificates were not checked.
+/// Steve: certificates were not verified.
 #[tokio::test]
-async fn cve_2023_32198_a_certificate_that_proves_nothing_is_not_talked_to() {
-    for shows in [Shows::Expired, Shows::OtherName, Shows::OtherAuthority] {
-        let server = FakeServer::showing(shows, |_, _| pod_list(&[], "")).await;
+async fn cve_2023_32198_untrusted_certificate_gets_no_request() {
+    for certificate in [ServerCert::Expired, ServerCert::OtherName, ServerCert::OtherAuthority] {
+        let server = FakeServer::with_certificate(certificate, |_, _| pod_list(&[], "")).await;
         let connection = by_token(&server.address, Some(&server.ca), TOKEN);
-        let (adapter, _) = clusters(connection.clone(), SHORT);
+        let (adapter, _) = clusters(connection.clone(), SHORT_DEADLINES);
         assert_eq!(list_pods(&adapter).await.unwrap_err().cause, Cause::TlsUntrusted);
         let changed = create(&adapter).await.unwrap_err();
         assert_eq!(changed.cause, Cause::TlsUntrusted);
         assert!(!changed.outcome_unknown());
         let probed = probe(&adapter, &connection).await.unwrap_err();
         assert_eq!(probed.cause, Cause::TlsUntrusted);
-        assert!(server.asked().is_empty(), "it saw no request, and no token");
+        assert!(server.requests().is_empty(), "no request and no token was sent");
     }
-    // without a CA the system's roots decide, which do not know this one
+    // without a CA the system's roots apply, which do not include this one
     let server = FakeServer::start(|_, _| pod_list(&[], "")).await;
-    let (adapter, _) = clusters(by_token(&server.address, None, TOKEN), SHORT);
+    let (adapter, _) = clusters(by_token(&server.address, None, TOKEN), SHORT_DEADLINES);
     assert_eq!(list_pods(&adapter).await.unwrap_err().cause, Cause::TlsUntrusted);
 }
 
-/// Argo CD: an object of an odd shape brought the server down.
+/// Argo CD: a malformed object crashed the server.
 #[tokio::test]
-async fn cve_2025_59531_an_object_of_an_odd_shape_panics_nobody() {
-    let odd = || {
+async fn cve_2025_59531_malformed_object_does_not_panic() {
+    let malformed_values = || {
         let values = [
             json!(null),
             json!(true),
@@ -77,8 +81,8 @@ async fn cve_2025_59531_an_object_of_an_odd_shape_panics_nobody() {
         values.into_iter()
     };
     for info in LISTS.iter().filter(|info| info.project.is_some()) {
-        let mut objects: Vec<_> = odd().collect();
-        for value in odd() {
+        let mut objects: Vec<_> = malformed_values().collect();
+        for value in malformed_values() {
             objects.push(json!({"metadata": value}));
             objects.push(json!({"metadata": {"name": "x", "labels": value}, "spec": {}, "status": {}}));
             objects.push(json!({"metadata": {"name": "x"}, "spec": value, "status": value, "data": value}));
@@ -93,14 +97,14 @@ async fn cve_2025_59531_an_object_of_an_odd_shape_panics_nobody() {
         let query = ListQuery { kinds, owner, ..ListQuery::default() };
         let permit = permit_all(Verb::List, info.kinds[0]);
         let (count, reads) = (objects.len(), objects.len() * info.kinds.len());
-        // each object once for each kind of the list, whichever is asked for first
+        // each object once for each kind of the list, in any order
         let server = FakeServer::start(move |_, before| {
             Reply::json(200, &json!({"kind": "OddList", "metadata": {}, "items": [objects[before % count]]}))
         })
         .await;
         let adapter = adapter(&server);
         for read in 0..reads {
-            // rows or a refusal; a panic would fail the test
+            // rows or an error; a panic would fail the test
             if let Err(error) = adapter.page(&permit, info.list, &query).await {
                 assert_eq!(error.cause, Cause::UnexpectedAnswer, "{:?}: object {read}", info.list);
             }
@@ -108,25 +112,24 @@ async fn cve_2025_59531_an_object_of_an_odd_shape_panics_nobody() {
     }
 }
 
-/// Kubernetes: a redirect, or an upgrade that failed, handed the caller an open connection to a place of the cluster's
-/// choice.
+/// Kubernetes: a redirect, or a failed upgrade, gave the caller an open connection to a target chosen by the cluster.
 #[tokio::test]
 async fn cve_2020_8559_neither_a_redirect_nor_an_upgrade_is_followed() {
     let elsewhere = FakeServer::start(|_, _| pod_list(&[], "")).await;
     let target = elsewhere.address.clone();
     let (server, adapter) =
-        answering(move || Reply::Body(302, vec![("Location", target.clone())], String::new())).await;
+        server_with_reply(move || Reply::Body(302, vec![("Location", target.clone())], String::new())).await;
     assert_eq!(list_pods(&adapter).await.unwrap_err().cause, Cause::UnexpectedAnswer);
-    assert_eq!((server.asked().len(), elsewhere.asked().len()), (1, 0));
+    assert_eq!((server.requests().len(), elsewhere.requests().len()), (1, 0));
     let upgrade = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
-    let (server, adapter) = answering(move || Reply::Raw(upgrade)).await;
+    let (server, adapter) = server_with_reply(move || Reply::Raw(upgrade)).await;
     assert_eq!(create(&adapter).await.unwrap_err().cause, Cause::UnexpectedAnswer);
-    assert!(server.asked()[0].headers.keys().all(|name| name != "upgrade" && name != "connection"));
+    assert!(server.requests()[0].headers.keys().all(|name| name != "upgrade" && name != "connection"));
 }
 
-/// Kubernetes: a crafted name was another path.
+/// Kubernetes: a crafted name changed the path.
 #[tokio::test]
-async fn cve_2022_3162_a_name_is_one_segment_of_a_path_or_none() {
+async fn cve_2022_3162_name_is_one_path_segment_or_invalid() {
     use pilothouse_core::name::{ContainerName, Namespace, ObjectName};
     for name in [
         "..",
@@ -154,5 +157,5 @@ async fn cve_2022_3162_a_name_is_one_segment_of_a_path_or_none() {
     }
     let server = FakeServer::start(|_, _| pod_list(&[], "")).await;
     list_pods(&adapter(&server)).await.unwrap();
-    assert!(server.asked()[0].target.starts_with("/api/v1/namespaces/shop/pods?"));
+    assert!(server.requests()[0].target.starts_with("/api/v1/namespaces/shop/pods?"));
 }

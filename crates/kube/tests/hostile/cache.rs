@@ -1,4 +1,4 @@
-//! Lists that are kept, fed by servers that do what good and bad ones do.
+//! List cache against well-behaved and misbehaving watch servers.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,13 +12,13 @@ use tokio::{
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A watch that is under way: where a test writes what the server says.
-pub(super) type Watch = UnboundedSender<Sent>;
+/// The sender of an open watch's body.
+pub(super) type Watch = UnboundedSender<BodyPart>;
 
-/// A server whose watches of pods are the test's; `begin` answers each watch, given how many came before.
-pub(super) struct WatchSnapshot {
+/// A cluster whose watches the test controls.
+pub(super) struct WatchServer {
     pub(super) server: FakeServer,
     pub(super) adapter: KubeClusters,
     watches: Arc<Mutex<Vec<Watch>>>,
@@ -29,8 +29,8 @@ pub(super) fn event(kind: &str, name: &str, version: u64, phase: &str) -> String
     format!("{}\n", json!({"type": kind, "object": {"metadata": metadata, "status": {"phase": phase}}}))
 }
 
-/// All has been told, up to this version.
-pub(super) fn told(version: u64) -> String {
+/// The bookmark that ends the initial events, with this resource version.
+pub(super) fn initial_events_end(version: u64) -> String {
     let annotations = json!({"k8s.io/initial-events-end": "true"});
     let metadata = json!({"resourceVersion": version.to_string(), "annotations": annotations});
     format!("{}\n", json!({"type": "BOOKMARK", "object": {"metadata": metadata}}))
@@ -40,12 +40,12 @@ pub(super) fn error(code: u16) -> String {
     format!("{}\n", json!({"type": "ERROR", "object": {"kind": "Status", "code": code, "metadata": {}}}))
 }
 
-pub(super) fn say(watch: &Watch, text: &str) {
-    // a watch that the other side has ended hears nothing
-    let _ = watch.send(Sent::Bytes(text.as_bytes().to_vec()));
+pub(super) fn send(watch: &Watch, text: &str) {
+    // the client may have closed the watch
+    let _ = watch.send(BodyPart::Bytes(text.as_bytes().to_vec()));
 }
 
-/// A list of a version.
+/// A list with this resource version.
 pub(super) fn list(names: &[&str], version: u64) -> Reply {
     let items: Vec<_> =
         names.iter().map(|name| json!({"metadata": {"name": name, "namespace": "shop"}})).collect();
@@ -53,43 +53,46 @@ pub(super) fn list(names: &[&str], version: u64) -> Reply {
     Reply::json(200, &json!({"kind": "PodList", "metadata": metadata, "items": items}))
 }
 
-pub(super) fn is_watch(asked: &Asked) -> bool {
-    asked.target.contains("watch=true") || asked.target.contains("watch=1")
+pub(super) fn is_watch(request: &RecordedRequest) -> bool {
+    request.target.contains("watch=true") || request.target.contains("watch=1")
 }
 
-impl WatchSnapshot {
-    /// `first` is what each watch says at once, by how many came before; none is answered by `other`, as is all else.
+impl WatchServer {
+    /// `first` returns the first body part of each watch, given the number of earlier watches; if it returns none,
+    /// `other` replies, as to all other requests.
     pub(super) async fn new(
-        first: impl Fn(&Asked, usize) -> Option<String> + Send + Sync + 'static,
-        other: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
-        keeping: CacheSettings,
+        first: impl Fn(&RecordedRequest, usize) -> Option<String> + Send + Sync + 'static,
+        other: impl Fn(&RecordedRequest) -> Reply + Send + Sync + 'static,
+        settings: CacheSettings,
     ) -> Self {
         let watches = Arc::<Mutex<Vec<Watch>>>::default();
-        let begun = watches.clone();
-        let server = FakeServer::start(move |asked, _| {
-            if is_watch(asked) {
+        let open_watches = watches.clone();
+        let server = FakeServer::start(move |request, _| {
+            if is_watch(request) {
                 let (write, read) = unbounded_channel();
-                let mut begun = begun.lock().unwrap();
-                if let Some(text) = first(asked, begun.len()) {
-                    say(&write, &text);
-                    begun.push(write);
-                    return Reply::Following(read);
+                let mut open_watches = open_watches.lock().unwrap();
+                if let Some(text) = first(request, open_watches.len()) {
+                    send(&write, &text);
+                    open_watches.push(write);
+                    return Reply::Stream(read);
                 }
             }
-            other(asked)
+            other(request)
         })
         .await;
         let connection = by_token(&server.address, Some(&server.ca), TOKEN);
-        let adapter = common::with_cache(connection, SHORT, keeping).0;
+        let adapter = common::with_cache(connection, SHORT_DEADLINES, settings).0;
         Self { server, adapter, watches }
     }
 
-    /// Every watch from the beginning tells of pods `a` and `b` in version 5.
-    pub(super) async fn usual() -> Self {
+    /// Initial events of every watch: pods `a` and `b` at resource version 5.
+    pub(super) async fn with_two_pods() -> Self {
         Self::new(
-            |asked, _| {
-                let all = event("ADDED", "b", 3, "Running") + &event("ADDED", "a", 2, "Running") + &told(5);
-                Some(if from_the_beginning(asked) { all } else { String::new() })
+            |request, _| {
+                let all = event("ADDED", "b", 3, "Running")
+                    + &event("ADDED", "a", 2, "Running")
+                    + &initial_events_end(5);
+                Some(if requests_initial_events(request) { all } else { String::new() })
             },
             |_| list(&["direct"], 5),
             CacheSettings::default(),
@@ -97,8 +100,8 @@ impl WatchSnapshot {
         .await
     }
 
-    pub(super) fn newest(&self) -> Watch {
-        self.watches.lock().unwrap().last().cloned().expect("a watch")
+    pub(super) fn last_watch(&self) -> Watch {
+        self.watches.lock().unwrap().last().cloned().expect("a watch is open")
     }
 
     pub(super) async fn page(&self) -> Result<Listing> {
@@ -106,41 +109,41 @@ impl WatchSnapshot {
         self.adapter.page(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await
     }
 
-    /// The names and states of the pods shown, as soon as they are as expected.
-    pub(super) async fn shows(&self, expected: &[&str]) -> Listing {
-        self.becomes(|listing| shown(listing) == expected, &format!("{expected:?}")).await
+    /// Waits until the pods have these names and states.
+    pub(super) async fn wait_for_rows(&self, expected: &[&str]) -> Listing {
+        self.wait_for(|listing| names_and_states(listing) == expected, &format!("{expected:?}")).await
     }
 
-    pub(super) async fn becomes(&self, as_expected: impl Fn(&Listing) -> bool, what: &str) -> Listing {
-        let end = Instant::now() + PATIENCE;
+    pub(super) async fn wait_for(&self, condition: impl Fn(&Listing) -> bool, what: &str) -> Listing {
+        let end = Instant::now() + TEST_TIMEOUT;
         loop {
-            // on a busy machine the first rows may take longer than one read may
+            // on a loaded machine the first rows may take longer than a read's timeout
             let listing = self.page().await;
             match listing {
-                Ok(listing) if as_expected(&listing) => return listing,
+                Ok(listing) if condition(&listing) => return listing,
                 _ => {}
             }
-            let told = listing.as_ref().map(|listing| (shown(listing), listing.stale));
-            assert!(Instant::now() < end, "{what}, but {told:?}");
+            let actual = listing.as_ref().map(|listing| (names_and_states(listing), listing.stale));
+            assert!(Instant::now() < end, "{what}, but {actual:?}");
             sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// What was asked besides watches.
-    pub(super) fn lists(&self) -> usize {
-        self.server.asked().iter().filter(|asked| !is_watch(asked)).count()
+    /// Number of requests other than watches.
+    pub(super) fn other_requests(&self) -> usize {
+        self.server.requests().iter().filter(|request| !is_watch(request)).count()
     }
 
-    pub(super) fn watched(&self) -> Vec<String> {
-        self.server.asked().into_iter().filter(is_watch).map(|asked| asked.target).collect()
+    pub(super) fn watch_targets(&self) -> Vec<String> {
+        self.server.requests().into_iter().filter(is_watch).map(|request| request.target).collect()
     }
 }
 
-pub(super) fn from_the_beginning(asked: &Asked) -> bool {
-    asked.target.contains("sendInitialEvents=true")
+pub(super) fn requests_initial_events(request: &RecordedRequest) -> bool {
+    request.target.contains("sendInitialEvents=true")
 }
 
-fn shown(listing: &Listing) -> Vec<String> {
+fn names_and_states(listing: &Listing) -> Vec<String> {
     let row = |row: &pilothouse_core::inventory::Row| {
         let json: Value = serde_json::from_str(row.json()).unwrap();
         format!("{} {}", row.name(), json["status"].as_str().unwrap_or_default())
@@ -149,172 +152,178 @@ fn shown(listing: &Listing) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_list_is_read_once_and_then_follows_what_happens() {
-    let watched = WatchSnapshot::usual().await;
-    let listing = watched.shows(&["a Running", "b Running"]).await;
+async fn list_is_read_once_and_then_follows_watch_events() {
+    let cluster = WatchServer::with_two_pods().await;
+    let listing = cluster.wait_for_rows(&["a Running", "b Running"]).await;
     assert!(!listing.stale && listing.warnings.is_empty());
-    let watch = watched.newest();
-    say(&watch, &(event("MODIFIED", "a", 6, "Failed") + &event("DELETED", "b", 7, "Running")));
-    // a line in two pieces
+    let watch = cluster.last_watch();
+    send(&watch, &(event("MODIFIED", "a", 6, "Failed") + &event("DELETED", "b", 7, "Running")));
+    // one line in two chunks
     let added = event("ADDED", "c", 8, "Pending");
-    say(&watch, &added[..20]);
-    say(&watch, &added[20..]);
-    watched.shows(&["a Failed", "c Pending"]).await;
-    assert_eq!((watched.lists(), watched.watched().len()), (0, 1), "one answer told it all");
-    let figures = watched.adapter.list_cache_stats();
-    assert_eq!((figures[0].list, figures[0].clusters, figures[0].rows, figures[0].fills), ("pods", 1, 2, 1));
+    send(&watch, &added[..20]);
+    send(&watch, &added[20..]);
+    cluster.wait_for_rows(&["a Failed", "c Pending"]).await;
+    assert_eq!((cluster.other_requests(), cluster.watch_targets().len()), (0, 1), "one watch and no list");
+    let stats = cluster.adapter.list_cache_stats();
+    assert_eq!((stats[0].list, stats[0].clusters, stats[0].rows, stats[0].fills), ("pods", 1, 2, 1));
 }
 
 #[tokio::test]
-async fn what_happens_while_all_is_told_is_not_lost() {
-    let first = |asked: &Asked, _| {
-        from_the_beginning(asked).then(|| {
+async fn events_between_initial_events_are_not_lost() {
+    let first = |request: &RecordedRequest, _| {
+        requests_initial_events(request).then(|| {
             [
                 event("ADDED", "a", 2, "Running"),
                 event("ADDED", "b", 3, "Running"),
                 event("MODIFIED", "a", 6, "Failed"),
                 event("DELETED", "b", 7, "Running"),
                 event("ADDED", "c", 8, "Pending"),
-                told(8),
+                initial_events_end(8),
             ]
             .concat()
         })
     };
-    let watched = WatchSnapshot::new(first, |_| Reply::Close, CacheSettings::default()).await;
-    watched.shows(&["a Failed", "c Pending"]).await;
+    let cluster = WatchServer::new(first, |_| Reply::Disconnect, CacheSettings::default()).await;
+    cluster.wait_for_rows(&["a Failed", "c Pending"]).await;
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_tell_all_in_a_watch_is_listed() {
+async fn server_without_send_initial_events_is_listed() {
     let unknown = || Reply::status(422, "Invalid", "sendInitialEvents is forbidden", json!({}));
-    type First = fn(&Asked) -> Option<String>;
+    type First = fn(&RecordedRequest) -> Option<String>;
     let cases: [(&str, First); 4] = [
         ("refuses", |_| None),
         ("ignores it", |_| Some(event("ADDED", "synthetic", 2, "Running"))),
-        ("answers with a list", |_| Some(json!({"kind": "PodList", "items": []}).to_string() + "\n")),
+        ("replies with a list", |_| Some(json!({"kind": "PodList", "items": []}).to_string() + "\n")),
         ("ends at once", |_| None),
     ];
     for (case, first) in cases {
-        let first = move |asked: &Asked, _| match from_the_beginning(asked) {
-            true => first(asked),
+        let first = move |request: &RecordedRequest, _| match requests_initial_events(request) {
+            true => first(request),
             false => {
-                assert!(asked.target.contains("resourceVersion=5"), "{}", asked.target);
+                assert!(request.target.contains("resourceVersion=5"), "{}", request.target);
                 Some(event("ADDED", "b", 6, "Running"))
             }
         };
-        let other = move |asked: &Asked| match is_watch(asked) {
+        let other = move |request: &RecordedRequest| match is_watch(request) {
             true if case == "ends at once" => Reply::Body(200, vec![], String::new()),
             true => unknown(),
             false => list(&["a"], 5),
         };
-        let watched = WatchSnapshot::new(first, other, CacheSettings::default()).await;
-        watched.becomes(|listing| names(listing) == ["a", "b"], case).await;
-        assert_eq!(watched.lists(), 1, "{case}");
+        let cluster = WatchServer::new(first, other, CacheSettings::default()).await;
+        cluster.wait_for(|listing| names(listing) == ["a", "b"], case).await;
+        assert_eq!(cluster.other_requests(), 1, "{case}");
     }
 }
 
 #[tokio::test]
-async fn without_the_right_to_watch_lists_are_read_each_time_and_say_so() {
+async fn without_watch_permission_lists_are_uncached_with_warning() {
     let forbidden = || Reply::status(403, "Forbidden", "cannot watch", json!({}));
-    let other = move |asked: &Asked| if is_watch(asked) { forbidden() } else { list(&["direct"], 5) };
-    let watched = WatchSnapshot::new(|_, _| None, other, CacheSettings::default()).await;
+    let other =
+        move |request: &RecordedRequest| if is_watch(request) { forbidden() } else { list(&["direct"], 5) };
+    let cluster = WatchServer::new(|_, _| None, other, CacheSettings::default()).await;
     for lists in 1..=2 {
-        let listing = watched.page().await.unwrap();
+        let listing = cluster.page().await.unwrap();
         assert_eq!(names(&listing), ["direct"]);
         assert_eq!(listing.warnings, [Warning::NotCached("pods")]);
-        assert_eq!(watched.lists(), lists);
+        assert_eq!(cluster.other_requests(), lists);
     }
     let query = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
-    let refused = watched.adapter.watch(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await;
+    let refused = cluster.adapter.watch(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await;
     assert_eq!(refused.err().map(|error| error.cause), Some(Cause::ForbiddenByCluster));
 }
 
 #[tokio::test]
-async fn a_list_too_large_to_be_kept_is_read_each_time() {
-    let keeping = CacheSettings { memory: 6 << 20, ..CacheSettings::default() };
-    let first = |asked: &Asked, _| {
+async fn list_too_large_for_the_cache_is_read_each_time() {
+    let settings = CacheSettings { memory: 6 << 20, ..CacheSettings::default() };
+    let first = |request: &RecordedRequest, _| {
         let large = "x".repeat(200_000);
         let pod = |n: usize| {
             let metadata = json!({"name": format!("p{n}"), "namespace": "shop", "labels": {"large": large}, "resourceVersion": "2"});
             format!("{}\n", json!({"type": "ADDED", "object": {"metadata": metadata}}))
         };
-        from_the_beginning(asked).then(|| (0..60).map(pod).collect::<String>() + &told(5))
+        requests_initial_events(request)
+            .then(|| (0..60).map(pod).collect::<String>() + &initial_events_end(5))
     };
-    let watched = WatchSnapshot::new(first, |_| list(&["direct"], 5), keeping).await;
-    let listing = watched.page().await.unwrap();
+    let cluster = WatchServer::new(first, |_| list(&["direct"], 5), settings).await;
+    let listing = cluster.page().await.unwrap();
     assert_eq!(names(&listing), ["direct"]);
     assert_eq!(listing.warnings, [Warning::NotCached("pods")]);
 }
 
 #[tokio::test]
-async fn what_the_server_has_forgotten_is_read_anew() {
-    // by a status and by an event; each time the first watch from the beginning tells of another world
+async fn expired_resource_version_causes_relist() {
+    // by HTTP status and by `ERROR` event; the second list has other contents
     for by_status in [true, false] {
-        let first = move |asked: &Asked, before: usize| match (from_the_beginning(asked), before) {
-            (true, 0) => Some(event("ADDED", "old", 2, "Running") + &told(5)),
-            (true, _) => Some(event("ADDED", "new", 90, "Running") + &told(90)),
+        let first = move |request: &RecordedRequest, before: usize| match (
+            requests_initial_events(request),
+            before,
+        ) {
+            (true, 0) => Some(event("ADDED", "old", 2, "Running") + &initial_events_end(5)),
+            (true, _) => Some(event("ADDED", "new", 90, "Running") + &initial_events_end(90)),
             (false, _) if by_status => None,
             (false, _) => Some(error(410)),
         };
-        let gone = |_: &Asked| Reply::status(410, "Expired", "too old resource version", json!({}));
-        let watched = WatchSnapshot::new(first, gone, CacheSettings::default()).await;
-        watched.shows(&["old Running"]).await;
-        let _ = watched.newest().send(Sent::Break);
-        watched.shows(&["new Running"]).await;
-        assert!(watched.watched().iter().any(|target| target.contains("resourceVersion=5")));
+        let expired =
+            |_: &RecordedRequest| Reply::status(410, "Expired", "too old resource version", json!({}));
+        let cluster = WatchServer::new(first, expired, CacheSettings::default()).await;
+        cluster.wait_for_rows(&["old Running"]).await;
+        let _ = cluster.last_watch().send(BodyPart::Disconnect);
+        cluster.wait_for_rows(&["new Running"]).await;
+        assert!(cluster.watch_targets().iter().any(|target| target.contains("resourceVersion=5")));
     }
 }
 
 #[tokio::test]
-async fn a_broken_watch_goes_on_from_where_it_was_and_an_ended_one_too() {
-    let first = |asked: &Asked, _| {
-        Some(match from_the_beginning(asked) {
-            true => event("ADDED", "a", 2, "Running") + &told(5),
+async fn broken_or_ended_watch_resumes_from_last_version() {
+    let first = |request: &RecordedRequest, _| {
+        Some(match requests_initial_events(request) {
+            true => event("ADDED", "a", 2, "Running") + &initial_events_end(5),
             false => String::new(),
         })
     };
-    let watched = WatchSnapshot::new(first, |_| list(&["a"], 7), CacheSettings::default()).await;
-    watched.shows(&["a Running"]).await;
-    for (sent, version) in [(Sent::Break, 6), (Sent::End, 7)] {
-        let before = watched.watched().len();
-        let watch = watched.newest();
-        say(&watch, &event("MODIFIED", "a", version, "Failed"));
-        watched.shows(&["a Failed"]).await;
+    let cluster = WatchServer::new(first, |_| list(&["a"], 7), CacheSettings::default()).await;
+    cluster.wait_for_rows(&["a Running"]).await;
+    for (sent, version) in [(BodyPart::Disconnect, 6), (BodyPart::End, 7)] {
+        let before = cluster.watch_targets().len();
+        let watch = cluster.last_watch();
+        send(&watch, &event("MODIFIED", "a", version, "Failed"));
+        cluster.wait_for_rows(&["a Failed"]).await;
         let _ = watch.send(sent);
-        let end = Instant::now() + PATIENCE;
-        while watched.watched().len() == before {
-            assert!(Instant::now() < end, "watched again");
+        let end = Instant::now() + TEST_TIMEOUT;
+        while cluster.watch_targets().len() == before {
+            assert!(Instant::now() < end, "the watch is resumed");
             sleep(Duration::from_millis(20)).await;
         }
-        let target = watched.watched().pop().unwrap();
+        let target = cluster.watch_targets().pop().unwrap();
         assert!(target.contains(&format!("resourceVersion={version}")), "{target}");
         assert!(!target.contains("sendInitialEvents=true"));
     }
 }
 
 #[tokio::test]
-async fn versions_that_go_backwards_are_another_world() {
-    let first = |asked: &Asked, before: usize| match (from_the_beginning(asked), before) {
-        (true, 0) => Some(event("ADDED", "a", 50, "Running") + &told(90)),
-        (true, _) => Some(event("ADDED", "restored", 50, "Running") + &told(60)),
-        // the snapshot is older than what was shown; the server is silent, as a real one is, and ends the watch
+async fn versions_that_go_backwards_cause_relist() {
+    let first = |request: &RecordedRequest, before: usize| match (requests_initial_events(request), before) {
+        (true, 0) => Some(event("ADDED", "a", 50, "Running") + &initial_events_end(90)),
+        (true, _) => Some(event("ADDED", "restored", 50, "Running") + &initial_events_end(60)),
+        // the restored server is behind the last version: like a real one it stays silent and then ends the watch
         (false, _) => Some(String::new()),
     };
-    let watched = WatchSnapshot::new(first, |_| list(&["restored"], 60), CacheSettings::default()).await;
-    watched.shows(&["a Running"]).await;
-    let _ = watched.newest().send(Sent::Break);
-    let resumed = Instant::now() + PATIENCE;
-    while watched.watched().len() < 2 {
+    let cluster = WatchServer::new(first, |_| list(&["restored"], 60), CacheSettings::default()).await;
+    cluster.wait_for_rows(&["a Running"]).await;
+    let _ = cluster.last_watch().send(BodyPart::Disconnect);
+    let resumed = Instant::now() + TEST_TIMEOUT;
+    while cluster.watch_targets().len() < 2 {
         assert!(Instant::now() < resumed);
         sleep(Duration::from_millis(20)).await;
     }
-    let _ = watched.newest().send(Sent::End);
-    watched.shows(&["restored Running"]).await;
+    let _ = cluster.last_watch().send(BodyPart::End);
+    cluster.wait_for_rows(&["restored Running"]).await;
 }
 
 #[tokio::test]
-async fn a_list_stays_readable_while_its_cluster_is_away_and_says_so() {
-    let WatchSnapshot { server, adapter, watches } = WatchSnapshot::usual().await;
+async fn list_of_unreachable_cluster_is_readable_and_stale() {
+    let WatchServer { server, adapter, watches } = WatchServer::with_two_pods().await;
     let query = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
     let permit = permit_all(Verb::List, Kind::Pod);
     let page = async || adapter.page(&permit, List::Pods, &query).await.unwrap();
@@ -322,8 +331,8 @@ async fn a_list_stays_readable_while_its_cluster_is_away_and_says_so() {
     assert!(!fresh.stale);
     let mut events = adapter.watch(&permit, List::Pods, &query).await.unwrap().events;
     drop(server);
-    let _ = watches.lock().unwrap().last().unwrap().send(Sent::Break);
-    let event = tokio::time::timeout(PATIENCE, events.next()).await.unwrap();
+    let _ = watches.lock().unwrap().last().unwrap().send(BodyPart::Disconnect);
+    let event = tokio::time::timeout(TEST_TIMEOUT, events.next()).await.unwrap();
     assert!(matches!(event, Some(ListEvent::Freshness { stale: true, .. })), "{event:?}");
     let stale = page().await;
     assert_eq!((names(&stale), stale.stale), (vec!["a", "b"], true));
@@ -332,36 +341,42 @@ async fn a_list_stays_readable_while_its_cluster_is_away_and_says_so() {
 }
 
 #[tokio::test]
-async fn who_watches_is_told_of_every_change_after_the_rows() {
-    let watched = WatchSnapshot::usual().await;
-    watched.shows(&["a Running", "b Running"]).await;
+async fn watcher_receives_every_change_after_the_rows() {
+    let cluster = WatchServer::with_two_pods().await;
+    cluster.wait_for_rows(&["a Running", "b Running"]).await;
     let query = ListQuery { kinds: vec![Kind::Pod], per_page: 1, ..ListQuery::default() };
-    let seen = watched.adapter.watch(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap();
-    assert_eq!(seen.rows.iter().map(|row| row.name()).collect::<Vec<_>>(), ["a", "b"], "not a page, all");
-    let watch = watched.newest();
-    say(&watch, &(event("MODIFIED", "a", 6, "Failed") + &event("MODIFIED", "a", 7, "Failed")));
-    say(&watch, &(event("ADDED", "c", 8, "Pending") + &event("DELETED", "b", 9, "Running")));
-    let (mut events, mut told) = (seen.events, Vec::new());
-    while told.len() < 3 {
-        let event = tokio::time::timeout(PATIENCE, events.next()).await.unwrap().unwrap();
+    let snapshot =
+        cluster.adapter.watch(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap();
+    assert_eq!(
+        snapshot.rows.iter().map(|row| row.name()).collect::<Vec<_>>(),
+        ["a", "b"],
+        "all rows, not a page"
+    );
+    let watch = cluster.last_watch();
+    send(&watch, &(event("MODIFIED", "a", 6, "Failed") + &event("MODIFIED", "a", 7, "Failed")));
+    send(&watch, &(event("ADDED", "c", 8, "Pending") + &event("DELETED", "b", 9, "Running")));
+    let (mut events, mut received) = (snapshot.events, Vec::new());
+    while received.len() < 3 {
+        let event = tokio::time::timeout(TEST_TIMEOUT, events.next()).await.unwrap().unwrap();
         let ListEvent::Changes(changes) = event else { panic!("{event:?}") };
-        told.extend(changes.iter().map(|change| match change {
+        received.extend(changes.iter().map(|change| match change {
             Change::Added(row) => format!("+{}", row.name()),
             Change::Changed(_, row) => format!("~{}", row.name()),
             Change::Removed(row) => format!("-{}", row.name()),
         }));
     }
-    assert_eq!(told, ["~a", "+c", "-b"], "what did not change a row is told to nobody");
+    assert_eq!(received, ["~a", "+c", "-b"], "an event that changes no row is not sent");
 }
 
 #[tokio::test]
-async fn a_change_made_here_is_in_the_next_list() {
-    // ConfigMaps: a create, answered with version 9; the watch tells of it a moment later, or never
-    for told_in_time in [true, false] {
-        let first = |asked: &Asked, _| from_the_beginning(asked).then(|| told(5));
-        let other = |asked: &Asked| {
+async fn next_list_contains_own_write() {
+    // a create of a ConfigMap returns version 9; its watch event arrives 300 ms later, or never
+    for event_arrives in [true, false] {
+        let first =
+            |request: &RecordedRequest, _| requests_initial_events(request).then(|| initial_events_end(5));
+        let other = |request: &RecordedRequest| {
             let metadata = json!({"name": "settings", "namespace": "shop", "resourceVersion": "9"});
-            match asked.method.as_str() {
+            match request.method.as_str() {
                 "POST" => Reply::json(201, &json!({"kind": "ConfigMap", "metadata": metadata})),
                 _ => Reply::json(
                     200,
@@ -369,21 +384,21 @@ async fn a_change_made_here_is_in_the_next_list() {
                 ),
             }
         };
-        let watched = WatchSnapshot::new(first, other, CacheSettings::default()).await;
+        let cluster = WatchServer::new(first, other, CacheSettings::default()).await;
         let query = ListQuery { kinds: vec![Kind::ConfigMap], ..ListQuery::default() };
         let permit = permit_all(Verb::List, Kind::ConfigMap);
-        let page = async || watched.adapter.page(&permit, List::ConfigMaps, &query).await.unwrap();
+        let page = async || cluster.adapter.page(&permit, List::ConfigMaps, &query).await.unwrap();
         assert!(page().await.rows.is_empty());
-        create(&watched.adapter).await.unwrap();
-        let watch = watched.newest();
-        if told_in_time {
+        create(&cluster.adapter).await.unwrap();
+        let watch = cluster.last_watch();
+        if event_arrives {
             let later = tokio::spawn(async move {
                 sleep(Duration::from_millis(300)).await;
-                say(&watch, &event("ADDED", "settings", 9, ""));
+                send(&watch, &event("ADDED", "settings", 9, ""));
             });
             assert_eq!(names(&page().await), ["settings"]);
             later.await.unwrap();
-            assert_eq!(watched.lists(), 1, "the POST alone");
+            assert_eq!(cluster.other_requests(), 1, "only the POST");
         } else {
             assert_eq!(names(&page().await), ["settings"], "read from the cluster");
         }
@@ -391,60 +406,62 @@ async fn a_change_made_here_is_in_the_next_list() {
 }
 
 #[tokio::test]
-async fn a_deletion_made_here_is_in_the_next_list() {
-    let first = |asked: &Asked, _| {
-        from_the_beginning(asked)
-            .then(|| event("ADDED", "settings", 2, "") + &event("ADDED", "other", 3, "") + &told(5))
+async fn next_list_lacks_own_deletion() {
+    let first = |request: &RecordedRequest, _| {
+        requests_initial_events(request).then(|| {
+            event("ADDED", "settings", 2, "") + &event("ADDED", "other", 3, "") + &initial_events_end(5)
+        })
     };
-    let other = |_: &Asked| {
+    let other = |_: &RecordedRequest| {
         Reply::json(200, &json!({"kind": "Status", "status": "Success", "details": {"uid": "1"}}))
     };
-    let watched = WatchSnapshot::new(first, other, CacheSettings::default()).await;
+    let cluster = WatchServer::new(first, other, CacheSettings::default()).await;
     let query = ListQuery { kinds: vec![Kind::ConfigMap], ..ListQuery::default() };
     let list = permit_all(Verb::List, Kind::ConfigMap);
-    let page = async || watched.adapter.page(&list, List::ConfigMaps, &query).await.unwrap();
+    let page = async || cluster.adapter.page(&list, List::ConfigMaps, &query).await.unwrap();
     assert_eq!(names(&page().await), ["other", "settings"]);
     let delete = permit(Verb::Delete, Kind::ConfigMap, "shop");
-    watched.adapter.delete_configmap(&delete, &object("settings")).await.unwrap();
-    let watch = watched.newest();
+    cluster.adapter.delete_configmap(&delete, &object("settings")).await.unwrap();
+    let watch = cluster.last_watch();
     let later = tokio::spawn(async move {
         sleep(Duration::from_millis(300)).await;
-        say(&watch, &event("DELETED", "settings", 9, ""));
+        send(&watch, &event("DELETED", "settings", 9, ""));
     });
     assert_eq!(names(&page().await), ["other"]);
     later.await.unwrap();
 }
 
 #[tokio::test]
-async fn a_cluster_that_was_never_reached_has_no_list() {
-    let watched = WatchSnapshot::usual().await;
-    let address = watched.server.address.clone();
-    let ca = watched.server.ca.clone();
-    drop(watched);
-    let adapter = common::with_cache(by_token(&address, Some(&ca), TOKEN), SHORT, CacheSettings::default()).0;
+async fn cluster_never_reached_has_no_list() {
+    let cluster = WatchServer::with_two_pods().await;
+    let address = cluster.server.address.clone();
+    let ca = cluster.server.ca.clone();
+    drop(cluster);
+    let adapter =
+        common::with_cache(by_token(&address, Some(&ca), TOKEN), SHORT_DEADLINES, CacheSettings::default()).0;
     let query = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
     let error = adapter.page(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap_err();
     assert_eq!(error.cause, Cause::Unreachable);
-    // whoever asks while the next try is far away does not wait for it
+    // requests during the backoff do not wait for the next attempt
     for _ in 0..8 {
-        let asked = Instant::now();
+        let started = Instant::now();
         adapter.page(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap_err();
-        assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     }
 }
 
 #[tokio::test]
-async fn lists_are_of_the_connection_that_is_stored_now() {
-    let [old, new] = [WatchSnapshot::usual().await, WatchSnapshot::usual().await];
-    let connection = |of: &WatchSnapshot| by_token(&of.server.address, Some(&of.server.ca), TOKEN);
-    let (adapter, registry) = common::with_cache(connection(&old), SHORT, CacheSettings::default());
+async fn list_uses_the_current_stored_connection() {
+    let [old, new] = [WatchServer::with_two_pods().await, WatchServer::with_two_pods().await];
+    let connection = |of: &WatchServer| by_token(&of.server.address, Some(&of.server.ca), TOKEN);
+    let (adapter, registry) = common::with_cache(connection(&old), SHORT_DEADLINES, CacheSettings::default());
     let query = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
     let permit = permit_all(Verb::List, Kind::Pod);
     adapter.page(&permit, List::Pods, &query).await.unwrap();
     let mut events = adapter.watch(&permit, List::Pods, &query).await.unwrap().events;
     registry.set(connection(&new), 2);
     adapter.page(&permit, List::Pods, &query).await.unwrap();
-    assert_eq!((old.watched().len(), new.watched().len()), (1, 1));
-    let last = tokio::time::timeout(PATIENCE, events.next()).await.unwrap();
+    assert_eq!((old.watch_targets().len(), new.watch_targets().len()), (1, 1));
+    let last = tokio::time::timeout(TEST_TIMEOUT, events.next()).await.unwrap();
     assert!(matches!(last, Some(ListEvent::ConnectionChanged)), "{last:?}");
 }

@@ -1,4 +1,4 @@
-//! ConfigMaps and Secrets: what is replaced, what is told, what is not.
+//! ConfigMaps and Secrets: replacing, revealing, and what errors must not contain.
 
 use pilothouse_core::{
     config::ConfigMapPatch,
@@ -19,80 +19,85 @@ fn patch(version: Option<&str>) -> SecretPatch {
     SecretPatch { data: Some(data), resource_version: version.map(ToOwned::to_owned), labels: None }
 }
 
-fn to_update() -> Permit {
+fn update_permit() -> Permit {
     permit(Verb::Update, Kind::Secret, "shop")
 }
 
 #[tokio::test]
-async fn an_update_is_one_read_and_one_patch_of_the_version_read() {
+async fn update_is_one_read_and_one_patch_of_that_version() {
     let server = FakeServer::start(|_, _| secret("7")).await;
-    let row = adapter(&server).update(&to_update(), &object("pass"), &patch(Some("7"))).await.unwrap();
+    let row = adapter(&server).update(&update_permit(), &object("pass"), &patch(Some("7"))).await.unwrap();
     assert_eq!(row.name, "pass");
-    let asked = server.asked();
-    let methods: Vec<_> = asked.iter().map(|asked| asked.method.as_str()).collect();
+    let requests = server.requests();
+    let methods: Vec<_> = requests.iter().map(|request| request.method.as_str()).collect();
     assert_eq!(methods, ["GET", "PATCH"]);
-    let sent: Value = serde_json::from_str(&asked[1].body).unwrap();
+    let sent: Value = serde_json::from_str(&requests[1].body).unwrap();
     let data = json!({"new": "Y2FuYXJ5", "old": null});
     assert_eq!(sent, json!({"metadata": {"resourceVersion": "7"}, "data": data}));
-    assert!(asked[1].target.ends_with("fieldManager=pilothouse&fieldValidation=Strict"));
+    assert!(requests[1].target.ends_with("fieldManager=pilothouse&fieldValidation=Strict"));
 
-    let stale = adapter(&server).update(&to_update(), &object("pass"), &patch(Some("6"))).await.unwrap_err();
+    let stale =
+        adapter(&server).update(&update_permit(), &object("pass"), &patch(Some("6"))).await.unwrap_err();
     assert_eq!((stale.cause, stale.context.name.as_deref()), (Cause::ConflictInCluster, Some("pass")));
-    assert_eq!(server.asked().len(), 3, "what is stale is not sent");
+    assert_eq!(server.requests().len(), 3, "a stale update is not sent");
 }
 
 #[tokio::test]
-async fn an_update_that_is_refused_is_not_sent_again_and_quotes_nothing() {
+async fn refused_update_is_not_retried_and_quotes_no_value() {
     let cases = [
         (409, "Conflict", Cause::ConflictInCluster, false),
         (422, "Invalid", Cause::RejectedByCluster, false),
         (503, "ServiceUnavailable", Cause::FailingCluster, true),
     ];
-    for (code, reason, cause, doubt) in cases {
-        let server = FakeServer::start(move |asked, _| match asked.method.as_str() {
+    for (code, reason, cause, outcome_unknown) in cases {
+        let server = FakeServer::start(move |request, _| match request.method.as_str() {
             "GET" => secret("7"),
             _ => Reply::status(code, reason, "data[new]: Invalid value: \"canary\" Y2FuYXJ5", json!({})),
         })
         .await;
-        let error = adapter(&server).update(&to_update(), &object("pass"), &patch(None)).await.unwrap_err();
-        assert_eq!((error.cause, error.outcome_unknown(), server.asked().len()), (cause, doubt, 2));
+        let error =
+            adapter(&server).update(&update_permit(), &object("pass"), &patch(None)).await.unwrap_err();
+        assert_eq!(
+            (error.cause, error.outcome_unknown(), server.requests().len()),
+            (cause, outcome_unknown, 2)
+        );
         let text = format!("{error} {error:?}");
         assert!(!text.contains("canary") && !text.contains("Y2Fu"), "{text}");
     }
 }
 
 #[tokio::test]
-async fn a_read_before_an_update_leaves_no_doubt() {
-    let nonsense: [Answers; 3] = [
+async fn failed_read_before_update_has_a_known_outcome() {
+    let bad_replies: [ReplyFn; 3] = [
         Box::new(|| Reply::Body(500, vec![], String::new())),
         Box::new(|| Reply::json(200, &json!({"metadata": {"name": "other"}}))),
         Box::new(|| Reply::json(200, &json!({"metadata": {"name": "pass"}, "data": "canary"}))),
     ];
-    for reply in nonsense {
-        let (server, adapter) = answering(reply).await;
-        let error = adapter.update(&to_update(), &object("pass"), &patch(None)).await.unwrap_err();
+    for reply in bad_replies {
+        let (server, adapter) = server_with_reply(reply).await;
+        let error = adapter.update(&update_permit(), &object("pass"), &patch(None)).await.unwrap_err();
         assert!(!error.outcome_unknown(), "{error}");
-        assert!(server.asked().iter().all(|asked| asked.method == "GET"));
+        assert!(server.requests().iter().all(|request| request.method == "GET"));
         assert!(!format!("{error} {error:?}").contains("canary"));
     }
 }
 
 #[tokio::test]
-async fn a_reveal_bears_the_id_of_its_operation() {
+async fn reveal_carries_its_operation_id() {
     let server = FakeServer::start(|_, _| secret("7")).await;
     let reveal = permit(Verb::Reveal, Kind::Secret, "shop");
     let revealed = adapter(&server).reveal(&reveal, &object("pass")).await.unwrap().unwrap();
     assert_eq!(revealed.data.len(), 2);
-    assert_eq!(server.asked()[0].headers["audit-id"], reveal.operation_id().unwrap().to_string());
+    assert_eq!(server.requests()[0].headers["audit-id"], reveal.operation_id().unwrap().to_string());
 }
 
 #[tokio::test]
-async fn a_value_that_is_no_base64_is_not_revealed_and_not_quoted() {
+async fn invalid_base64_value_is_neither_revealed_nor_quoted() {
     let reply = || {
         let metadata = json!({"name": "pass", "namespace": "shop"});
         Reply::json(200, &json!({"metadata": metadata, "data": {"k": "canary!"}}))
     };
-    let (_server, adapter) = answering(reply).await;
+    let (_server, adapter) = server_with_reply(reply).await;
     let error =
         adapter.reveal(&permit(Verb::Reveal, Kind::Secret, "shop"), &object("pass")).await.unwrap_err();
     assert_eq!((error.cause, error.outcome_unknown()), (Cause::UnexpectedAnswer, false));
@@ -100,35 +105,36 @@ async fn a_value_that_is_no_base64_is_not_revealed_and_not_quoted() {
 }
 
 #[tokio::test]
-async fn what_is_absent_is_none_and_a_404_of_something_else_is_an_error() {
+async fn missing_object_is_none_and_404_without_status_is_an_error() {
     let get = permit(Verb::Get, Kind::Secret, "shop");
     let absent = || Reply::status(404, "NotFound", "canary", json!({"kind": "secrets", "name": "pass"}));
-    let (_server, adapter) = answering(absent).await;
+    let (_server, adapter) = server_with_reply(absent).await;
     assert_eq!(SecretApi::get(&adapter, &get, &object("pass")).await, Ok(None));
-    let update = adapter.update(&to_update(), &object("pass"), &patch(None)).await.unwrap_err();
+    let update = adapter.update(&update_permit(), &object("pass"), &patch(None)).await.unwrap_err();
     assert_eq!((update.cause, update.context.message), (Cause::NotFoundInCluster, None));
     let get = permit(Verb::Get, Kind::ConfigMap, "shop");
     assert_eq!(adapter.get_configmap(&get, &object("pass")).await, Ok(None));
 
-    let (_server, adapter) = answering(|| Reply::Body(404, vec![], "404 page not found".to_owned())).await;
+    let (_server, adapter) =
+        server_with_reply(|| Reply::Body(404, vec![], "404 page not found".to_owned())).await;
     let error = adapter.get_configmap(&get, &object("pass")).await.unwrap_err();
     assert_eq!(error.cause, Cause::UnexpectedAnswer);
 }
 
 #[tokio::test]
-async fn a_new_secret_is_sent_once_and_in_base64() {
-    let (server, adapter) = answering(|| Reply::Close).await;
+async fn new_secret_is_sent_once_in_base64() {
+    let (server, adapter) = server_with_reply(|| Reply::Disconnect).await;
     let data = BTreeMap::from([("k".to_owned(), "canary".into())]);
     let secret = NewSecret { name: object("pass"), r#type: None, data, labels: Labels::new() };
     let create = permit(Verb::Create, Kind::Secret, "shop");
     let error = SecretApi::create(&adapter, &create, &secret).await.unwrap_err();
-    assert_eq!((error.cause, server.asked().len()), (Cause::ConnectionLost, 1));
-    let sent: Value = serde_json::from_str(&server.asked()[0].body).unwrap();
+    assert_eq!((error.cause, server.requests().len()), (Cause::ConnectionLost, 1));
+    let sent: Value = serde_json::from_str(&server.requests()[0].body).unwrap();
     assert_eq!((&sent["data"], &sent["kind"]), (&json!({"k": "Y2FuYXJ5"}), &json!("Secret")));
 }
 
 #[tokio::test]
-async fn a_configmap_without_data_is_replaced_all_the_same() {
+async fn configmap_without_data_is_replaced() {
     let metadata = json!({"name": "c", "resourceVersion": "7", "labels": {"a": "1"}});
     let server =
         FakeServer::start(move |_, _| Reply::json(200, &json!({"metadata": metadata, "data": null}))).await;
@@ -136,7 +142,7 @@ async fn a_configmap_without_data_is_replaced_all_the_same() {
     let patch = ConfigMapPatch { data, labels: Some(Labels::new()), resource_version: None };
     let update = permit(Verb::Update, Kind::ConfigMap, "shop");
     adapter(&server).update_configmap(&update, &object("c"), &patch).await.unwrap();
-    let sent: Value = serde_json::from_str(&server.asked()[1].body).unwrap();
+    let sent: Value = serde_json::from_str(&server.requests()[1].body).unwrap();
     let metadata = json!({"resourceVersion": "7", "labels": {"a": null}});
     assert_eq!(sent, json!({"metadata": metadata, "data": {"k": "v"}}));
 }

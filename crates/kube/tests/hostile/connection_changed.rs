@@ -1,4 +1,4 @@
-//! A cluster whose connection is replaced or removed: what goes over the old one ends, and nothing more is sent over it.
+//! A replaced or removed connection: streams over it end, and no request is sent over it.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,9 +13,9 @@ use tokio::{
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A cluster with a pod `web`, whose log and whose watches of pods are the test's.
+/// A cluster with a pod `web`, whose log and pod watches the test controls.
 struct Streaming {
     server: FakeServer,
     adapter: KubeClusters,
@@ -24,21 +24,21 @@ struct Streaming {
 
 impl Streaming {
     async fn new() -> Self {
-        // logs and watches go on for as long as what writes to them lives
-        let streams = Mutex::<Vec<UnboundedSender<Sent>>>::default();
-        let server = FakeServer::start(move |asked, _| {
-            let log = asked.target.contains("/log?");
-            if log || asked.target.contains("watch=true") {
+        // logs and watches stay open while their senders live
+        let streams = Mutex::<Vec<UnboundedSender<BodyPart>>>::default();
+        let server = FakeServer::start(move |request, _| {
+            let log = request.target.contains("/log?");
+            if log || request.target.contains("watch=true") {
                 let (write, read) = unbounded_channel();
                 let annotations = json!({"k8s.io/initial-events-end": "true"});
                 let metadata = json!({"resourceVersion": "5", "annotations": annotations});
-                let told = json!({"type": "BOOKMARK", "object": {"metadata": metadata}});
-                let first = if log { "one\n".to_owned() } else { format!("{told}\n") };
-                write.send(Sent::Bytes(first.into_bytes())).unwrap();
+                let bookmark = json!({"type": "BOOKMARK", "object": {"metadata": metadata}});
+                let first = if log { "one\n".to_owned() } else { format!("{bookmark}\n") };
+                write.send(BodyPart::Bytes(first.into_bytes())).unwrap();
                 streams.lock().unwrap().push(write);
-                return Reply::Following(read);
+                return Reply::Stream(read);
             }
-            if asked.target.contains("/pods/web") {
+            if request.target.contains("/pods/web") {
                 let status = json!({"name": "app", "restartCount": 0, "state": {"running": {}}});
                 return Reply::json(
                     200,
@@ -53,24 +53,24 @@ impl Streaming {
         })
         .await;
         let connection = by_token(&server.address, Some(&server.ca), "first");
-        let (adapter, registry) = common::with_cache(connection, SHORT, CacheSettings::default());
+        let (adapter, registry) = common::with_cache(connection, SHORT_DEADLINES, CacheSettings::default());
         Self { server, adapter, registry }
     }
 
-    /// A followed log of which one line was read, and a watch.
+    /// A followed log, after its first line, and a watch.
     async fn streams(&self) -> (LogChunks, WatchSnapshot) {
         let follow = Follow {
             container: None,
             start: FollowStart::Newest { lines: 7, since_seconds: None },
             timestamps: false,
         };
-        let permitted = permit(Verb::Logs, Kind::Pod, "shop");
-        let mut log = self.adapter.follow(&permitted, &object("web"), &follow).await.unwrap();
+        let permit_logs = permit(Verb::Logs, Kind::Pod, "shop");
+        let mut log = self.adapter.follow(&permit_logs, &object("web"), &follow).await.unwrap();
         assert_eq!(log.next().await.unwrap().unwrap(), b"one\n");
         let query = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
-        let watched =
+        let snapshot =
             self.adapter.watch(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap();
-        (log, watched)
+        (log, snapshot)
     }
 
     fn replace(&self) {
@@ -82,8 +82,8 @@ impl Streaming {
     }
 
     /// Waits until no connection is open.
-    async fn all_closed(&self) {
-        let end = Instant::now() + PATIENCE;
+    async fn wait_all_closed(&self) {
+        let end = Instant::now() + TEST_TIMEOUT;
         while self.server.open() > 0 {
             assert!(Instant::now() < end, "{} connections are open", self.server.open());
             sleep(Duration::from_millis(10)).await;
@@ -91,68 +91,68 @@ impl Streaming {
     }
 }
 
-async fn both_end(mut log: LogChunks, mut watched: WatchSnapshot) {
+async fn expect_both_end(mut log: LogChunks, mut snapshot: WatchSnapshot) {
     let ends = async {
-        let end = log.next().await.expect("an end is told").unwrap_err();
+        let end = log.next().await.expect("a stream end").unwrap_err();
         assert_eq!(end, StreamEnd::ConnectionChanged);
         loop {
-            match watched.events.next().await {
+            match snapshot.events.next().await {
                 Some(ListEvent::ConnectionChanged) => return,
                 Some(_) => {}
-                None => panic!("the last event says why"),
+                None => panic!("the last event carries the reason"),
             }
         }
     };
-    timeout(PATIENCE, ends).await.expect("both end");
+    timeout(TEST_TIMEOUT, ends).await.expect("both streams end");
 }
 
 #[tokio::test]
-async fn streams_and_idle_connections_end_with_the_connection_that_was_replaced() {
+async fn replaced_connection_ends_streams_and_idle_connections() {
     let cluster = Streaming::new().await;
     let streams = cluster.streams().await;
     join_all((0..4).map(|_| create(&cluster.adapter))).await;
     cluster.replace();
     cluster.adapter.connection_changed(CLUSTER).await;
-    let asked = cluster.server.asked().len();
-    both_end(streams.0, streams.1).await;
-    cluster.all_closed().await;
-    assert_eq!(cluster.server.asked().len(), asked, "nothing more was sent");
-    let again = cluster.streams().await;
-    for asked in &cluster.server.asked()[asked..] {
-        assert_eq!(asked.headers["authorization"], "Bearer second");
+    let requests = cluster.server.requests().len();
+    expect_both_end(streams.0, streams.1).await;
+    cluster.wait_all_closed().await;
+    assert_eq!(cluster.server.requests().len(), requests, "nothing more was sent");
+    let reopened = cluster.streams().await;
+    for request in &cluster.server.requests()[requests..] {
+        assert_eq!(request.headers["authorization"], "Bearer second");
     }
-    drop(again);
+    drop(reopened);
 }
 
 #[tokio::test]
-async fn streams_and_idle_connections_end_with_the_cluster_that_was_removed() {
+async fn removed_cluster_ends_streams_and_idle_connections() {
     let cluster = Streaming::new().await;
     let streams = cluster.streams().await;
     join_all((0..4).map(|_| create(&cluster.adapter))).await;
     cluster.remove();
     cluster.adapter.connection_changed(CLUSTER).await;
-    let asked = cluster.server.asked().len();
-    both_end(streams.0, streams.1).await;
-    cluster.all_closed().await;
+    let requests = cluster.server.requests().len();
+    expect_both_end(streams.0, streams.1).await;
+    cluster.wait_all_closed().await;
     assert_eq!(list_pods(&cluster.adapter).await.unwrap_err().cause, Cause::NotFound);
-    assert_eq!(cluster.server.asked().len(), asked, "nothing more was sent");
+    assert_eq!(cluster.server.requests().len(), requests, "nothing more was sent");
 }
 
-/// Another replica changes the cluster: this process has to find out.
+/// Another replica changes the registry; this process has to detect it.
 #[tokio::test]
-async fn what_another_replica_replaces_or_removes_ends_too() {
+async fn change_by_another_replica_ends_streams() {
     for change in [Streaming::replace, Streaming::remove] {
         let cluster = Streaming::new().await;
         let streams = cluster.streams().await;
         change(&cluster);
-        both_end(streams.0, streams.1).await;
-        cluster.all_closed().await;
+        expect_both_end(streams.0, streams.1).await;
+        cluster.wait_all_closed().await;
     }
 }
 
-/// A read that has not been sent when the connection is replaced is never sent over the old one.
+/// A request that has not been sent when the connection is replaced is never sent over the old one.
 #[tokio::test]
-async fn a_request_that_waits_for_its_connection_is_not_sent() {
+async fn request_waiting_for_replaced_connection_is_not_sent() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("https://{}", listener.local_addr().unwrap());
     let (adapter, registry) = clusters(by_token(&address, None, TOKEN), Deadlines::default());
@@ -160,33 +160,34 @@ async fn a_request_that_waits_for_its_connection_is_not_sent() {
         let adapter = adapter.clone();
         async move { create(&adapter).await.map(drop) }
     });
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TEST_TIMEOUT;
     listener.set_nonblocking(true).unwrap();
     let mut peer = loop {
         match listener.accept() {
             Ok((peer, _)) => break peer,
             Err(_) => sleep(Duration::from_millis(5)).await,
         }
-        assert!(Instant::now() < end, "it connects");
+        assert!(Instant::now() < end, "the adapter connects");
     };
     registry.0.lock().unwrap().clear();
     adapter.connection_changed(CLUSTER).await;
-    let refused = timeout(PATIENCE, waiting).await.unwrap().unwrap().unwrap_err();
+    let refused = timeout(TEST_TIMEOUT, waiting).await.unwrap().unwrap().unwrap_err();
     assert_eq!((refused.cause, refused.outcome_unknown()), (Cause::Unreachable, false));
-    // what was sent is the beginning of a handshake; then the connection is closed
+    // only the beginning of a handshake was sent; then the connection is closed
     let sent = tokio::task::spawn_blocking(move || {
         peer.set_nonblocking(false).unwrap();
         let mut sent = Vec::new();
         std::io::Read::read_to_end(&mut peer, &mut sent).map(|_| sent)
     });
-    let sent = timeout(PATIENCE, sent).await.expect("it is closed").unwrap().unwrap_or_default();
+    let sent =
+        timeout(TEST_TIMEOUT, sent).await.expect("the connection is closed").unwrap().unwrap_or_default();
     assert!(!String::from_utf8_lossy(&sent).contains(TOKEN));
 }
 
-/// A cluster that does not answer to the first token, and lists one pod to any other.
-async fn silent_at_first() -> (FakeServer, KubeClusters, Arc<Registry>) {
-    let server = FakeServer::start(|asked, _| match asked.headers["authorization"].as_str() {
-        "Bearer first" => Reply::Silence,
+/// A cluster that does not respond to the first token, and lists one pod for any other.
+async fn silent_for_first_token() -> (FakeServer, KubeClusters, Arc<Registry>) {
+    let server = FakeServer::start(|request, _| match request.headers["authorization"].as_str() {
+        "Bearer first" => Reply::NoResponse,
         _ => pod_list(&["web"], ""),
     })
     .await;
@@ -195,21 +196,21 @@ async fn silent_at_first() -> (FakeServer, KubeClusters, Arc<Registry>) {
     (server, adapter, registry)
 }
 
-/// A reader of a list that nobody has read yet, once the cluster was asked for it.
+/// Starts the first read of a list and waits until the cluster has received a request.
 async fn waiting_reader(server: &FakeServer, adapter: &KubeClusters) -> JoinHandle<Result<Listing>> {
     let reader = adapter.clone();
     let reader = tokio::spawn(async move { list_pods(&reader).await });
-    let end = Instant::now() + PATIENCE;
-    while server.asked().is_empty() {
-        assert!(Instant::now() < end, "the cluster is asked");
+    let end = Instant::now() + TEST_TIMEOUT;
+    while server.requests().is_empty() {
+        assert!(Instant::now() < end, "the cluster received a request");
         sleep(Duration::from_millis(5)).await;
     }
     reader
 }
 
 #[tokio::test]
-async fn a_reader_that_waits_for_a_list_is_told_that_the_cluster_was_removed() {
-    let (server, adapter, registry) = silent_at_first().await;
+async fn waiting_reader_gets_not_found_when_cluster_is_removed() {
+    let (server, adapter, registry) = silent_for_first_token().await;
     let reader = waiting_reader(&server, &adapter).await;
     registry.0.lock().unwrap().clear();
     adapter.connection_changed(CLUSTER).await;
@@ -217,8 +218,8 @@ async fn a_reader_that_waits_for_a_list_is_told_that_the_cluster_was_removed() {
 }
 
 #[tokio::test]
-async fn a_reader_that_waits_for_a_list_reads_it_over_the_connection_that_replaced_the_first() {
-    let (server, adapter, registry) = silent_at_first().await;
+async fn waiting_reader_uses_the_replacing_connection() {
+    let (server, adapter, registry) = silent_for_first_token().await;
     let reader = waiting_reader(&server, &adapter).await;
     registry.set(by_token(&server.address, Some(&server.ca), "second"), 2);
     adapter.connection_changed(CLUSTER).await;

@@ -1,4 +1,4 @@
-//! Addresses that a cluster may not have, by whatever way they come: names, redirects, a certificate's name.
+//! Denied addresses by every route: names, redirects, the name in a certificate.
 
 use std::{
     io,
@@ -13,22 +13,22 @@ use tokio::net::TcpListener;
 
 use super::*;
 
-/// A resolver that gives every name the same addresses.
+/// Resolver that returns the same addresses for every name.
 #[derive(Debug)]
-struct Everything(Vec<&'static str>);
+struct FixedResolver(Vec<&'static str>);
 
 #[async_trait]
-impl Resolver for Everything {
+impl Resolver for FixedResolver {
     async fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
         Ok(self.0.iter().map(|ip| ip.parse().unwrap()).collect())
     }
 }
 
-fn resolving(connection: &Connection, ips: &[&'static str], egress: EgressRules) -> KubeClusters {
-    let resolver = Arc::new(Everything(ips.to_vec()));
+fn adapter_resolving_to(connection: &Connection, ips: &[&'static str], egress: EgressRules) -> KubeClusters {
+    let resolver = Arc::new(FixedResolver(ips.to_vec()));
     clusters_with(
         connection.clone(),
-        KubeSettings { deadlines: SHORT, egress, resolver, ..KubeSettings::default() },
+        KubeSettings { deadlines: SHORT_DEADLINES, egress, resolver, ..KubeSettings::default() },
     )
     .0
 }
@@ -37,8 +37,8 @@ fn lenient() -> EgressRules {
     EgressRules { allow_loopback: true, ..EgressRules::default() }
 }
 
-/// A probe, a read and a change.
-async fn refused(adapter: &KubeClusters, connection: &Connection) {
+/// Expects a probe, a read and a write to be denied.
+async fn expect_denied(adapter: &KubeClusters, connection: &Connection) {
     let probed = probe(adapter, connection).await.unwrap_err();
     assert_eq!(probed.cause, Cause::EgressDenied);
     assert_eq!(list_pods(adapter).await.unwrap_err().cause, Cause::EgressDenied);
@@ -48,8 +48,8 @@ async fn refused(adapter: &KubeClusters, connection: &Connection) {
 }
 
 #[tokio::test]
-async fn a_name_of_a_forbidden_address_is_refused_wherever_it_is_used() {
-    let never = [
+async fn name_of_denied_address_is_denied_everywhere() {
+    let denied_ips = [
         "169.254.169.254",
         "169.254.170.2",
         "100.100.100.200",
@@ -70,71 +70,76 @@ async fn a_name_of_a_forbidden_address_is_refused_wherever_it_is_used() {
         "255.255.255.255",
     ];
     let connection = by_token("https://metadata.google.internal", None, TOKEN);
-    for ip in never {
-        refused(&resolving(&connection, &[ip], lenient()), &connection).await;
-        refused(&resolving(&connection, &["203.0.113.7", ip], lenient()), &connection).await;
+    for ip in denied_ips {
+        expect_denied(&adapter_resolving_to(&connection, &[ip], lenient()), &connection).await;
+        expect_denied(&adapter_resolving_to(&connection, &["203.0.113.7", ip], lenient()), &connection).await;
     }
     for ip in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"] {
-        refused(&resolving(&connection, &[ip], EgressRules::default()), &connection).await;
+        expect_denied(&adapter_resolving_to(&connection, &[ip], EgressRules::default()), &connection).await;
     }
     let only = EgressRules { allow_networks: Some("10.0.0.0/8".parse().unwrap()), ..lenient() };
     for ip in ["127.0.0.1", "192.168.0.1", "203.0.113.7", "2001:db8::1"] {
-        refused(&resolving(&connection, &[ip], only.clone()), &connection).await;
+        expect_denied(&adapter_resolving_to(&connection, &[ip], only.clone()), &connection).await;
     }
 }
 
 #[tokio::test]
-async fn a_name_of_ours_is_refused_although_loopback_is_allowed() {
+async fn own_socket_is_denied_even_if_loopback_is_allowed() {
     let own = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let socket: SocketAddr = own.local_addr().unwrap();
     let connection = by_token(&format!("https://us.example.com:{}", socket.port()), None, TOKEN);
     let database = OwnSocket { host: "db.example.com".to_owned(), port: socket.port() };
     for own in [OwnSocket::from(socket), database] {
         let rules = EgressRules { own: vec![own], ..lenient() };
-        refused(&resolving(&connection, &["127.0.0.1"], rules), &connection).await;
+        expect_denied(&adapter_resolving_to(&connection, &["127.0.0.1"], rules), &connection).await;
     }
     let accepted = own.into_std().unwrap().accept();
-    assert_eq!(accepted.unwrap_err().kind(), io::ErrorKind::WouldBlock, "nobody has called");
+    assert_eq!(accepted.unwrap_err().kind(), io::ErrorKind::WouldBlock, "no connection was accepted");
 }
 
 #[tokio::test]
-async fn a_redirect_is_followed_by_neither_a_read_nor_a_change() {
+async fn redirect_is_followed_by_neither_read_nor_write() {
     let elsewhere = FakeServer::start(|_, _| pod_list(&[], "")).await;
     for status in [301, 302, 303, 307, 308] {
         for target in
             [elsewhere.address.clone(), "https://169.254.169.254/latest/".to_owned(), "/version".to_owned()]
         {
-            let (server, adapter) =
-                answering(move || Reply::Body(status, vec![("Location", target.clone())], "{}".to_owned()))
-                    .await;
+            let (server, adapter) = server_with_reply(move || {
+                Reply::Body(status, vec![("Location", target.clone())], "{}".to_owned())
+            })
+            .await;
             assert_eq!(list_pods(&adapter).await.unwrap_err().cause, Cause::UnexpectedAnswer);
             assert_eq!(create(&adapter).await.unwrap_err().cause, Cause::UnexpectedAnswer);
-            assert_eq!(server.asked().len(), 2, "once each");
+            assert_eq!(server.requests().len(), 2, "one request each");
         }
     }
-    assert!(elsewhere.asked().is_empty());
+    assert!(elsewhere.requests().is_empty());
 }
 
-/// `tls-server-name` says whose certificate is expected, never where to go.
+/// `tls-server-name` sets the expected certificate name, never the address.
 #[tokio::test]
-async fn the_name_in_a_certificate_is_not_where_a_connection_goes() {
+async fn tls_server_name_does_not_change_the_address() {
     let canary = FakeServer::start(|_, _| pod_list(&[], "")).await;
-    let away = |server: &str, name: &str| Connection {
+    let connection_to = |server: &str, name: &str| Connection {
         server: ApiServer::new(server).unwrap(),
         tls_server_name: Some(name.to_owned()),
         ..by_token("https://unused.example.com", Some(&canary.ca), TOKEN)
     };
     let port = canary.address.rsplit(':').next().unwrap();
-    let connection = away(&format!("https://169.254.169.254:{port}"), "127.0.0.1");
-    refused(&resolving(&connection, &[], lenient()), &connection).await;
-    let connection = away(&format!("https://metadata.example.com:{port}"), "127.0.0.1");
-    refused(&resolving(&connection, &["169.254.169.254"], lenient()), &connection).await;
-    let connection = away(&format!("https://127.0.0.1:{port}"), "k8s.example.com");
-    refused(&resolving(&connection, &["10.0.0.1"], EgressRules::default()), &connection).await;
-    assert!(canary.asked().is_empty());
+    let connection = connection_to(&format!("https://169.254.169.254:{port}"), "127.0.0.1");
+    expect_denied(&adapter_resolving_to(&connection, &[], lenient()), &connection).await;
+    let connection = connection_to(&format!("https://metadata.example.com:{port}"), "127.0.0.1");
+    expect_denied(&adapter_resolving_to(&connection, &["169.254.169.254"], lenient()), &connection).await;
+    let connection = connection_to(&format!("https://127.0.0.1:{port}"), "k8s.example.com");
+    expect_denied(&adapter_resolving_to(&connection, &["10.0.0.1"], EgressRules::default()), &connection)
+        .await;
+    assert!(canary.requests().is_empty());
 
-    let connection = away(&format!("https://k8s.example.com:{port}"), "127.0.0.1");
-    let adapter = resolving(&connection, &["127.0.0.1"], lenient());
-    assert!(list_pods(&adapter).await.is_ok(), "the address is the host's, the certificate 127.0.0.1's");
-    assert_eq!(canary.asked()[0].headers["host"], format!("k8s.example.com:{port}"));
+    let connection = connection_to(&format!("https://k8s.example.com:{port}"), "127.0.0.1");
+    let adapter = adapter_resolving_to(&connection, &["127.0.0.1"], lenient());
+    assert!(
+        list_pods(&adapter).await.is_ok(),
+        "the address comes from the host, the certificate name from tls-server-name"
+    );
+    assert_eq!(canary.requests()[0].headers["host"], format!("k8s.example.com:{port}"));
 }

@@ -1,4 +1,4 @@
-//! Followed logs.
+//! Log streams.
 
 use std::sync::{
     Arc, Mutex,
@@ -13,23 +13,23 @@ use tokio::{
 
 use super::*;
 
-/// A server with one pod, and one log that a test writes.
-struct Followed {
+/// A cluster with one pod, whose log the test writes.
+struct FollowedLog {
     server: FakeServer,
     adapter: KubeClusters,
-    log: UnboundedSender<Sent>,
-    /// Whether the container runs.
-    runs: Arc<AtomicBool>,
+    log: UnboundedSender<BodyPart>,
+    /// Whether the container is running.
+    running: Arc<AtomicBool>,
 }
 
-impl Followed {
+impl FollowedLog {
     async fn new() -> Self {
         let (log, sent) = unbounded_channel();
-        let (sent, runs) = (Mutex::new(Some(sent)), Arc::new(AtomicBool::new(true)));
-        let running = runs.clone();
-        let server = FakeServer::start(move |asked, _| {
-            if asked.target.contains("/log?") {
-                return sent.lock().unwrap().take().map_or(Reply::Close, Reply::Following);
+        let (sent, running) = (Mutex::new(Some(sent)), Arc::new(AtomicBool::new(true)));
+        let running = running.clone();
+        let server = FakeServer::start(move |request, _| {
+            if request.target.contains("/log?") {
+                return sent.lock().unwrap().take().map_or(Reply::Disconnect, Reply::Stream);
             }
             let state = if running.load(Ordering::Relaxed) { "running" } else { "terminated" };
             let status = json!({"name": "app", "restartCount": 0, "state": {state: {}}});
@@ -44,18 +44,18 @@ impl Followed {
         })
         .await;
         let adapter = adapter(&server);
-        Self { server, adapter, log, runs }
+        Self { server, adapter, log, running }
     }
 
     fn write(&self, text: &str) {
-        self.log.send(Sent::Bytes(text.into())).unwrap_or_else(|_| panic!("nobody reads"));
+        self.log.send(BodyPart::Bytes(text.into())).unwrap_or_else(|_| panic!("the reader is gone"));
     }
 
     async fn follow(&self) -> LogChunks {
         follow(&self.adapter, newest()).await.unwrap()
     }
 
-    async fn let_go(&self) {
+    async fn wait_closed(&self) {
         timeout(Duration::from_secs(10), self.log.closed()).await.expect("the connection is closed");
     }
 }
@@ -70,7 +70,7 @@ async fn follow(adapter: &KubeClusters, start: FollowStart) -> Result<LogChunks>
 }
 
 async fn next(chunks: &mut LogChunks) -> Option<Result<String, Cause>> {
-    let next = timeout(Duration::from_secs(20), chunks.next()).await.expect("something is said in time");
+    let next = timeout(Duration::from_secs(20), chunks.next()).await.expect("a chunk before the deadline");
     next.map(|chunk| match chunk {
         Ok(chunk) => Ok(String::from_utf8_lossy(&chunk).into_owned()),
         Err(StreamEnd::Failed(error)) => Err(error.cause),
@@ -79,79 +79,82 @@ async fn next(chunks: &mut LogChunks) -> Option<Result<String, Cause>> {
 }
 
 #[tokio::test]
-async fn bytes_come_as_they_are_written_past_every_deadline() {
-    let followed = Followed::new().await;
+async fn log_bytes_arrive_past_every_deadline() {
+    let followed = FollowedLog::new().await;
     followed.write("one\n");
     let mut chunks = followed.follow().await;
     let target = "/api/v1/namespaces/shop/pods/web/log?&container=app&follow=true&sinceSeconds=60&tailLines=7&timestamps=true";
-    assert_eq!(followed.server.asked()[1].target, target);
+    assert_eq!(followed.server.requests()[1].target, target);
     assert_eq!(next(&mut chunks).await, Some(Ok("one\n".into())));
-    sleep(SHORT.read * 2).await;
+    sleep(SHORT_DEADLINES.read * 2).await;
     followed.write("two\n");
     assert_eq!(next(&mut chunks).await, Some(Ok("two\n".into())));
-    followed.runs.store(false, Ordering::Relaxed);
-    followed.log.send(Sent::End).unwrap();
+    followed.running.store(false, Ordering::Relaxed);
+    followed.log.send(BodyPart::End).unwrap();
     assert_eq!(next(&mut chunks).await, None, "the container has ended");
 }
 
 #[tokio::test]
-async fn a_resumed_log_is_read_from_the_second_before() {
-    let followed = Followed::new().await;
+async fn resumed_log_starts_at_the_previous_second() {
+    let followed = FollowedLog::new().await;
     followed.write("one\n");
     let after = FollowStart::After("2026-01-02T03:04:05.9Z_0_0000002a".parse().unwrap());
     drop(follow(&followed.adapter, after).await.unwrap());
-    let asked = &followed.server.asked()[1].target;
-    assert!(asked.contains("&sinceTime=2026-01-02T03%3A04%3A04Z") && !asked.contains("tailLines"), "{asked}");
+    let target = &followed.server.requests()[1].target;
+    assert!(
+        target.contains("&sinceTime=2026-01-02T03%3A04%3A04Z") && !target.contains("tailLines"),
+        "{target}"
+    );
 }
 
 #[tokio::test]
-async fn a_silent_log_is_followed_though_its_answer_has_not_begun() {
-    let followed = Followed::new().await;
-    let begun = Instant::now();
+async fn silent_log_is_followed_before_response_head() {
+    let followed = FollowedLog::new().await;
+    let started = Instant::now();
     let mut chunks = followed.follow().await;
-    assert!(begun.elapsed() < Duration::from_secs(10));
-    let waiting = timeout(SHORT.read * 2, chunks.next()).await;
-    assert!(waiting.is_err(), "it may be silent for longer than any deadline");
+    assert!(started.elapsed() < Duration::from_secs(10));
+    let waiting = timeout(SHORT_DEADLINES.read * 2, chunks.next()).await;
+    assert!(waiting.is_err(), "silence is not limited by a deadline");
     followed.write("at last\n");
     assert_eq!(next(&mut chunks).await, Some(Ok("at last\n".into())));
 }
 
 #[tokio::test]
-async fn whoever_stops_reading_lets_go_of_the_connection() {
-    let followed = Followed::new().await;
+async fn dropped_log_stream_closes_its_connection() {
+    let followed = FollowedLog::new().await;
     drop(followed.follow().await);
-    followed.let_go().await; // before the head
+    followed.wait_closed().await; // before the head
 
-    let followed = Followed::new().await;
+    let followed = FollowedLog::new().await;
     followed.write("one\n");
     let mut chunks = followed.follow().await;
     assert_eq!(next(&mut chunks).await, Some(Ok("one\n".into())));
     drop(chunks);
-    followed.let_go().await; // within the body
+    followed.wait_closed().await; // within the body
 }
 
 #[tokio::test]
-async fn a_log_that_breaks_off_says_so() {
-    let followed = Followed::new().await;
+async fn broken_log_stream_ends_with_connection_lost() {
+    let followed = FollowedLog::new().await;
     followed.write("on");
     let mut chunks = followed.follow().await;
-    followed.log.send(Sent::Break).unwrap();
+    followed.log.send(BodyPart::Disconnect).unwrap();
     assert_eq!(next(&mut chunks).await, Some(Ok("on".into())));
     assert_eq!(next(&mut chunks).await, Some(Err(Cause::ConnectionLost)));
 }
 
 #[tokio::test]
-async fn a_log_that_ends_before_its_container_is_lost_not_complete() {
-    let followed = Followed::new().await;
+async fn log_ending_before_its_container_is_connection_lost() {
+    let followed = FollowedLog::new().await;
     followed.write("one\n");
-    followed.log.send(Sent::End).unwrap();
+    followed.log.send(BodyPart::End).unwrap();
     let mut chunks = followed.follow().await;
     assert_eq!(next(&mut chunks).await, Some(Ok("one\n".into())));
     assert_eq!(next(&mut chunks).await, Some(Err(Cause::ConnectionLost)));
 }
 
 #[tokio::test]
-async fn a_line_without_end_comes_in_pieces() {
+async fn endless_line_arrives_in_chunks() {
     let (_server, adapter) = endless().await;
     let mut chunks = follow(&adapter, newest()).await.unwrap();
     for _ in 0..200 {
@@ -161,11 +164,11 @@ async fn a_line_without_end_comes_in_pieces() {
 }
 
 async fn endless() -> (FakeServer, KubeClusters) {
-    refusing(|| Reply::Endless).await
+    with_log_reply(|| Reply::Endless).await
 }
 
-/// A server with a running pod, and this answer to a request for its log.
-async fn refusing(log: impl Fn() -> Reply + Send + Sync + 'static) -> (FakeServer, KubeClusters) {
+/// A cluster with a running pod and this reply to a request for its log.
+async fn with_log_reply(log: impl Fn() -> Reply + Send + Sync + 'static) -> (FakeServer, KubeClusters) {
     let pod = json!({
         "metadata": {"name": "web", "uid": "1"},
         "spec": {"nodeName": "node", "containers": [{"name": "app"}]},
@@ -173,8 +176,8 @@ async fn refusing(log: impl Fn() -> Reply + Send + Sync + 'static) -> (FakeServe
     });
     let server =
         FakeServer::start(
-            move |asked, _| {
-                if asked.target.contains("/log?") { log() } else { Reply::json(200, &pod) }
+            move |request, _| {
+                if request.target.contains("/log?") { log() } else { Reply::json(200, &pod) }
             },
         )
         .await;
@@ -183,7 +186,7 @@ async fn refusing(log: impl Fn() -> Reply + Send + Sync + 'static) -> (FakeServe
 }
 
 #[tokio::test]
-async fn what_is_refused_is_refused_at_once_and_asked_once() {
+async fn refused_log_fails_at_once_without_retry() {
     let cases: [(fn() -> Reply, Cause); 4] = [
         (|| Reply::status(403, "Forbidden", "no", json!({})), Cause::ForbiddenByCluster),
         (|| Reply::status(503, "ServiceUnavailable", "no", json!({})), Cause::FailingCluster),
@@ -191,12 +194,12 @@ async fn what_is_refused_is_refused_at_once_and_asked_once() {
             || Reply::Body(301, vec![("Location", "https://127.0.0.1:1/".into())], String::new()),
             Cause::UnexpectedAnswer,
         ),
-        (|| Reply::Close, Cause::ConnectionLost),
+        (|| Reply::Disconnect, Cause::ConnectionLost),
     ];
     for (reply, cause) in cases {
-        let (server, adapter) = refusing(reply).await;
+        let (server, adapter) = with_log_reply(reply).await;
         let error = follow(&adapter, newest()).await.err().unwrap();
         assert_eq!(error.cause, cause);
-        assert_eq!(server.asked().len(), 2, "{cause:?}: the pod, and once its log");
+        assert_eq!(server.requests().len(), 2, "{cause:?}: one request for the pod, one for its log");
     }
 }

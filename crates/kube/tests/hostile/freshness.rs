@@ -1,5 +1,5 @@
-//! `stale: false` of a cached list: never without a proof that is younger than the clock allows, whatever bytes arrive.
-//! A proof is a whole event, a bookmark, or the end of a watch in its time. The clock is set to one second and a quarter.
+//! `stale: false` of a cached list requires a proof that is younger than `max_age`, regardless of received bytes. A
+//! proof is a complete event, a bookmark, or the regular end of a watch. `max_age` is 1.25 s here.
 
 use futures_util::StreamExt;
 use pilothouse_core::inventory::ListEvent;
@@ -7,112 +7,123 @@ use pilothouse_kube::CacheSettings;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::cache::{Watch, WatchSnapshot, error, event, from_the_beginning, list, say, told};
+use crate::cache::{
+    Watch, WatchServer, error, event, initial_events_end, list, requests_initial_events, send,
+};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
-fn short() -> CacheSettings {
+fn short_watches() -> CacheSettings {
     CacheSettings { watch: Duration::from_secs(1), ..CacheSettings::default() }
 }
 
-fn all() -> String {
-    event("ADDED", "a", 2, "Running") + &told(5)
+fn initial_events() -> String {
+    event("ADDED", "a", 2, "Running") + &initial_events_end(5)
 }
 
-/// Says this again and again, until the watch is over.
+/// Sends this text every 100 ms until the watch is closed.
 fn trickle(watch: Watch, text: &'static str) {
     tokio::spawn(async move {
         while !watch.is_closed() {
-            say(&watch, text);
+            send(&watch, text);
             sleep(Duration::from_millis(100)).await;
         }
     });
 }
 
-async fn becomes_stale(watched: &WatchSnapshot, what: &str) {
-    let listing = watched.becomes(|listing| listing.stale, what).await;
+async fn wait_until_stale(cluster: &WatchServer, what: &str) {
+    let listing = cluster.wait_for(|listing| listing.stale, what).await;
     assert_eq!(names(&listing), ["a"], "{what}");
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_event_prove_nothing() {
+async fn bytes_without_event_do_not_prove_freshness() {
     for text in [" ", "{", "{\"type\""] {
-        // every later watch trickles, too
-        let first = |asked: &Asked, _| Some(if from_the_beginning(asked) { all() } else { String::new() });
-        let watched = WatchSnapshot::new(first, |_| Reply::Close, short()).await;
-        watched.shows(&["a Running"]).await;
-        trickle(watched.newest(), text);
-        becomes_stale(&watched, text).await;
+        // every later watch is trickled, too
+        let first = |request: &RecordedRequest, _| {
+            Some(if requests_initial_events(request) { initial_events() } else { String::new() })
+        };
+        let cluster = WatchServer::new(first, |_| Reply::Disconnect, short_watches()).await;
+        cluster.wait_for_rows(&["a Running"]).await;
+        trickle(cluster.last_watch(), text);
+        wait_until_stale(&cluster, text).await;
     }
 }
 
-/// A server that accepts every watch anew, and says nothing on any, proves nothing either.
+/// A server that accepts every watch and sends nothing on it proves nothing.
 #[tokio::test]
-async fn a_watch_that_only_begins_proves_nothing() {
-    let first = |asked: &Asked, _| Some(if from_the_beginning(asked) { all() } else { String::new() });
-    let watched = WatchSnapshot::new(first, |_| list(&["a"], 9), short()).await;
-    watched.shows(&["a Running"]).await;
+async fn watch_without_events_does_not_prove_freshness() {
+    let first = |request: &RecordedRequest, _| {
+        Some(if requests_initial_events(request) { initial_events() } else { String::new() })
+    };
+    let cluster = WatchServer::new(first, |_| list(&["a"], 9), short_watches()).await;
+    cluster.wait_for_rows(&["a Running"]).await;
     let over = Instant::now() + Duration::from_secs(4);
-    becomes_stale(&watched, "silence").await;
-    // each new watch is ended at once
+    wait_until_stale(&cluster, "silence").await;
+    // ends each new watch at once
     let mut ended = 0;
     while Instant::now() < over {
-        let all = watched.watched().len();
+        let all = cluster.watch_targets().len();
         if all > ended {
             ended = all;
-            let _ = watched.newest().send(Sent::End);
+            let _ = cluster.last_watch().send(BodyPart::End);
         }
-        assert!(watched.page().await.unwrap().stale, "after {ended} watches");
+        assert!(cluster.page().await.unwrap().stale, "after {ended} watches");
         sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// What is told slowly after the version was forgotten is not what is shown.
+/// After an expired version, slowly arriving initial events do not make the rows fresh.
 #[tokio::test]
-async fn while_all_is_read_anew_the_old_rows_are_stale() {
-    let first = |asked: &Asked, before: usize| match (from_the_beginning(asked), before) {
-        (true, 0) => Some(all()),
-        // one object, and never the end of all
+async fn rows_are_stale_during_relist() {
+    let first = |request: &RecordedRequest, before: usize| match (requests_initial_events(request), before) {
+        (true, 0) => Some(initial_events()),
+        // one object, and never the end of the initial events
         (true, _) => Some(event("ADDED", "b", 6, "Running")),
         (false, _) => Some(error(410)),
     };
-    let keeping = CacheSettings::default();
-    let watched = WatchSnapshot::new(first, |_| Reply::Silence, keeping).await;
-    let fresh = watched.shows(&["a Running"]).await;
+    let settings = CacheSettings::default();
+    let cluster = WatchServer::new(first, |_| Reply::NoResponse, settings).await;
+    let fresh = cluster.wait_for_rows(&["a Running"]).await;
     assert!(!fresh.stale);
-    let _ = watched.newest().send(Sent::Break);
-    becomes_stale(&watched, "the version is forgotten").await;
-    let end = Instant::now() + PATIENCE;
-    while watched.watched().iter().filter(|target| target.contains("sendInitialEvents=true")).count() < 2 {
-        assert!(Instant::now() < end, "all is read anew");
-        assert!(watched.page().await.unwrap().stale);
+    let _ = cluster.last_watch().send(BodyPart::Disconnect);
+    wait_until_stale(&cluster, "the version has expired").await;
+    let end = Instant::now() + TEST_TIMEOUT;
+    while cluster.watch_targets().iter().filter(|target| target.contains("sendInitialEvents=true")).count()
+        < 2
+    {
+        assert!(Instant::now() < end, "a second watch with initial events");
+        assert!(cluster.page().await.unwrap().stale);
         sleep(Duration::from_millis(20)).await;
     }
-    assert!(watched.page().await.unwrap().stale, "while it is being read");
+    assert!(cluster.page().await.unwrap().stale, "while initial events are arriving");
 }
 
 #[tokio::test]
-async fn a_server_that_forgets_every_version_never_has_fresh_rows() {
-    let first = |asked: &Asked, before: usize| match (from_the_beginning(asked), before) {
-        (true, 0) => Some(all() + &error(410)),
+async fn server_that_expires_every_version_has_no_fresh_rows() {
+    let first = |request: &RecordedRequest, before: usize| match (requests_initial_events(request), before) {
+        (true, 0) => Some(initial_events() + &error(410)),
         _ => None,
     };
-    let other = |_: &Asked| Reply::status(410, "Expired", "too old resource version", json!({}));
-    let watched = WatchSnapshot::new(first, other, short()).await;
-    becomes_stale(&watched, "410 again and again").await;
+    let other = |_: &RecordedRequest| Reply::status(410, "Expired", "too old resource version", json!({}));
+    let cluster = WatchServer::new(first, other, short_watches()).await;
+    wait_until_stale(&cluster, "410 for every version").await;
 }
 
 #[tokio::test]
-async fn who_watches_is_told_when_time_alone_makes_the_rows_stale_and_when_they_are_proven() {
-    let first = |asked: &Asked, _| Some(if from_the_beginning(asked) { all() } else { String::new() });
-    let watched = WatchSnapshot::new(first, |_| Reply::Close, short()).await;
-    watched.shows(&["a Running"]).await;
+async fn watcher_is_notified_of_staleness_by_time_and_of_recovery() {
+    let first = |request: &RecordedRequest, _| {
+        Some(if requests_initial_events(request) { initial_events() } else { String::new() })
+    };
+    let cluster = WatchServer::new(first, |_| Reply::Disconnect, short_watches()).await;
+    cluster.wait_for_rows(&["a Running"]).await;
     let query = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
-    let seen = watched.adapter.watch(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap();
-    let mut events = seen.events;
-    trickle(watched.newest(), " ");
+    let snapshot =
+        cluster.adapter.watch(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap();
+    let mut events = snapshot.events;
+    trickle(cluster.last_watch(), " ");
     let mut wait_for = async |expected: bool| {
-        let told = async {
+        let received = async {
             loop {
                 match events.next().await {
                     Some(ListEvent::Freshness { stale, .. }) if stale == expected => return,
@@ -121,14 +132,14 @@ async fn who_watches_is_told_when_time_alone_makes_the_rows_stale_and_when_they_
                 }
             }
         };
-        timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("told that stale is {expected}"));
+        timeout(TEST_TIMEOUT, received).await.unwrap_or_else(|_| panic!("no event with stale {expected}"));
     };
     wait_for(true).await;
-    // a bookmark on whichever watch is open now
+    // sends bookmarks on the watch that is open now
     let proving = async {
         let mut version = 6;
         loop {
-            say(&watched.newest(), &bookmark(version));
+            send(&cluster.last_watch(), &bookmark(version));
             version += 1;
             sleep(Duration::from_millis(50)).await;
         }
@@ -144,27 +155,29 @@ fn bookmark(version: u64) -> String {
     format!("{}\n", json!({"type": "BOOKMARK", "object": {"metadata": metadata}}))
 }
 
-/// A quiet cluster is fresh: its server ends each watch in its time. After a failure that is 3 s.
+/// A cluster without events is fresh: its server ends each watch at its timeout, which is 3 s after a failure.
 #[tokio::test]
-async fn the_end_of_a_watch_in_its_time_is_a_proof() {
-    let first = |asked: &Asked, _| Some(if from_the_beginning(asked) { all() } else { String::new() });
-    let keeping = CacheSettings { watch: Duration::from_secs(8), ..CacheSettings::default() };
-    let watched = WatchSnapshot::new(first, |_| list(&["a"], 9), keeping).await;
-    let before = watched.shows(&["a Running"]).await;
-    let _ = watched.newest().send(Sent::Break);
-    becomes_stale(&watched, "a broken watch").await;
-    let end = Instant::now() + PATIENCE;
+async fn regular_end_of_watch_proves_freshness() {
+    let first = |request: &RecordedRequest, _| {
+        Some(if requests_initial_events(request) { initial_events() } else { String::new() })
+    };
+    let settings = CacheSettings { watch: Duration::from_secs(8), ..CacheSettings::default() };
+    let cluster = WatchServer::new(first, |_| list(&["a"], 9), settings).await;
+    let before = cluster.wait_for_rows(&["a Running"]).await;
+    let _ = cluster.last_watch().send(BodyPart::Disconnect);
+    wait_until_stale(&cluster, "a broken watch").await;
+    let end = Instant::now() + TEST_TIMEOUT;
     let mut ended = 1;
     loop {
-        assert!(Instant::now() < end, "fresh again");
-        let all = watched.watched().len();
+        assert!(Instant::now() < end, "fresh again before the deadline");
+        let all = cluster.watch_targets().len();
         if all > ended {
             ended = all;
-            assert!(watched.watched()[1].contains("timeoutSeconds=3"), "{:?}", watched.watched());
+            assert!(cluster.watch_targets()[1].contains("timeoutSeconds=3"), "{:?}", cluster.watch_targets());
             sleep(Duration::from_secs(3)).await;
-            let _ = watched.newest().send(Sent::End);
+            let _ = cluster.last_watch().send(BodyPart::End);
         }
-        let listing = watched.page().await.unwrap();
+        let listing = cluster.page().await.unwrap();
         if !listing.stale {
             assert!(listing.as_of >= before.as_of);
             return;

@@ -1,32 +1,33 @@
-//! Lists in chunks, and what is missing from them.
+//! Uncached lists in chunks, and their warnings.
 
 use super::*;
 
 #[tokio::test]
-async fn a_list_is_read_in_chunks_and_starts_over_once_when_its_place_is_forgotten() {
-    let server = FakeServer::start(|asked, before| match (before, asked.target.contains("continue=next")) {
-        (0, false) => pod_list(&["a", "b"], "next"),
-        (1, true) => Reply::status(410, "Expired", "too old", json!({})),
-        (2, false) => pod_list(&["b"], "next"),
-        (3, true) => pod_list(&["c"], ""),
-        _ => Reply::Body(500, vec![], String::new()),
-    })
-    .await;
+async fn chunked_list_starts_over_once_after_expired_token() {
+    let server =
+        FakeServer::start(|request, before| match (before, request.target.contains("continue=next")) {
+            (0, false) => pod_list(&["a", "b"], "next"),
+            (1, true) => Reply::status(410, "Expired", "too old", json!({})),
+            (2, false) => pod_list(&["b"], "next"),
+            (3, true) => pod_list(&["c"], ""),
+            _ => Reply::Body(500, vec![], String::new()),
+        })
+        .await;
     assert_eq!(names(&list_pods(&adapter(&server)).await.unwrap()), ["b", "c"]);
-    assert!(server.asked().iter().all(|asked| asked.target.contains("limit=500")));
+    assert!(server.requests().iter().all(|request| request.target.contains("limit=500")));
 
-    let expired = |asked: &Asked, _| match asked.target.contains("continue=next") {
+    let expired = |request: &RecordedRequest, _| match request.target.contains("continue=next") {
         false => pod_list(&["a"], "next"),
         true => Reply::status(410, "Expired", "too old", json!({})),
     };
     let server = FakeServer::start(expired).await;
     assert!(list_pods(&adapter(&server)).await.is_err());
-    assert_eq!(server.asked().len(), 4);
+    assert_eq!(server.requests().len(), 4);
 }
 
 #[tokio::test]
-async fn what_is_not_served_or_not_readable_is_a_warning() {
-    let server = FakeServer::start(|asked, _| match asked.target.split('?').next() {
+async fn unserved_or_unreadable_kind_is_a_warning() {
+    let server = FakeServer::start(|request, _| match request.target.split('?').next() {
         Some("/apis/apps/v1/deployments") => {
             Reply::json(200, &json!({"kind": "DeploymentList", "metadata": {}, "items": null}))
         }
@@ -50,14 +51,14 @@ async fn what_is_not_served_or_not_readable_is_a_warning() {
     assert_eq!(names(&listing), ["shop"]);
     assert_eq!(listing.warnings, [Warning::Unreadable("resourcequotas")]);
 
-    // without the core group it is no cluster
+    // a server without the core group is not a cluster
     let query = ListQuery::default();
     let error = adapter.page(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap_err();
     assert_eq!(error.cause, Cause::UnexpectedAnswer);
 }
 
 #[tokio::test]
-async fn nodes_are_told_with_the_pods_that_live_on_them() {
+async fn nodes_have_the_count_of_their_pods() {
     let (node, pod) = (
         |name: &str| json!({"metadata": {"name": name}}),
         |node: Option<&str>| json!({"metadata": {"name": "p"}, "spec": {"nodeName": node}}),
@@ -65,8 +66,8 @@ async fn nodes_are_told_with_the_pods_that_live_on_them() {
     let nodes = json!({"kind": "NodeList", "metadata": {}, "items": [node("a"), node("b")]});
     let pods =
         json!({"kind": "PodList", "metadata": {}, "items": [pod(Some("a")), pod(None), pod(Some("a"))]});
-    let server = FakeServer::start(move |asked, _| {
-        Reply::json(200, if asked.target.starts_with("/api/v1/nodes") { &nodes } else { &pods })
+    let server = FakeServer::start(move |request, _| {
+        Reply::json(200, if request.target.starts_with("/api/v1/nodes") { &nodes } else { &pods })
     })
     .await;
     let permit = permit_all(Verb::List, Kind::Node);
@@ -80,7 +81,7 @@ async fn nodes_are_told_with_the_pods_that_live_on_them() {
 }
 
 #[tokio::test]
-async fn of_secrets_nothing_that_a_cluster_says_is_told() {
+async fn cluster_messages_about_secrets_are_dropped() {
     let refusal = || Reply::status(422, "Invalid", "data[key]: Invalid value: canary", json!({}));
     for code in [403, 422, 500] {
         let server = FakeServer::start(move |_, _| match code {
@@ -95,8 +96,8 @@ async fn of_secrets_nothing_that_a_cluster_says_is_told() {
 }
 
 #[tokio::test]
-async fn the_endpoints_of_a_service_are_asked_for_by_its_name_and_it_must_exist() {
-    let answer = |asked: &Asked, services: Value| match asked.target.split('?').next() {
+async fn endpoints_are_selected_by_an_existing_service() {
+    let reply = |request: &RecordedRequest, services: Value| match request.target.split('?').next() {
         Some("/api/v1/namespaces/shop/services") => {
             Reply::json(200, &json!({"kind": "ServiceList", "metadata": {}, "items": services}))
         }
@@ -108,21 +109,21 @@ async fn the_endpoints_of_a_service_are_asked_for_by_its_name_and_it_must_exist(
     };
     let query = ListQuery { owner: Some(object("web")), ..ListQuery::default() };
     let list = permit(Verb::List, Kind::EndpointSlice, "shop");
-    let there = move |asked: &Asked, _| answer(asked, json!([{"metadata": {"name": "web"}}]));
-    let server = FakeServer::start(there).await;
+    let existing = move |request: &RecordedRequest, _| reply(request, json!([{"metadata": {"name": "web"}}]));
+    let server = FakeServer::start(existing).await;
     let listing = adapter(&server).page(&list, List::Endpoints, &query).await.unwrap();
     assert_eq!(names(&listing), ["web-x", "web-x"]);
-    let mut asked: Vec<_> = server.asked().into_iter().map(|asked| asked.target).collect();
-    asked.sort();
+    let mut requests: Vec<_> = server.requests().into_iter().map(|request| request.target).collect();
+    requests.sort();
     assert_eq!(
-        asked,
+        requests,
         [
             "/api/v1/namespaces/shop/services?&fieldSelector=metadata.name%3Dweb&limit=1",
             "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices?&labelSelector=kubernetes.io%2Fservice-name%3Dweb&limit=500",
         ]
     );
 
-    let server = FakeServer::start(move |asked, _| answer(asked, json!([]))).await;
+    let server = FakeServer::start(move |request, _| reply(request, json!([]))).await;
     let error = adapter(&server).page(&list, List::Endpoints, &query).await.unwrap_err();
     let context = &error.context;
     assert_eq!((error.cause, context.resource.as_deref()), (Cause::NotFoundInCluster, Some("service")));

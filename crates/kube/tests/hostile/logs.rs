@@ -1,4 +1,4 @@
-//! Logs.
+//! Reading logs.
 
 use super::*;
 
@@ -17,7 +17,7 @@ pub(crate) async fn logs_under(
     adapter.logs(permit, &object("web"), &options).await
 }
 
-/// A server with one pod of three containers, and this answer to a request for a log.
+/// A cluster with one pod of three containers and this reply to a request for a log.
 async fn with_log(log: impl Fn() -> Reply + Send + Sync + 'static) -> (FakeServer, KubeClusters) {
     let pod = json!({
         "metadata": {"name": "web", "annotations": {"kubectl.kubernetes.io/default-container": "second"}},
@@ -28,8 +28,8 @@ async fn with_log(log: impl Fn() -> Reply + Send + Sync + 'static) -> (FakeServe
     });
     let server =
         FakeServer::start(
-            move |asked, _| {
-                if asked.target.contains("/log?") { log() } else { Reply::json(200, &pod) }
+            move |request, _| {
+                if request.target.contains("/log?") { log() } else { Reply::json(200, &pod) }
             },
         )
         .await;
@@ -38,7 +38,7 @@ async fn with_log(log: impl Fn() -> Reply + Send + Sync + 'static) -> (FakeServe
 }
 
 #[tokio::test]
-async fn logs_of_the_right_container() {
+async fn logs_come_from_requested_or_default_container() {
     let permit = permit(Verb::Logs, Kind::Pod, "shop");
     let (server, adapter) = with_log(|| Reply::Body(200, vec![], "one\ntwo\n".to_owned())).await;
     let logs = logs_under(&adapter, &permit, None).await.unwrap();
@@ -51,7 +51,7 @@ async fn logs_of_the_right_container() {
         ("first second".into(), "setup".into())
     );
     let expected = "/api/v1/namespaces/shop/pods/web/log?&container=second&sinceSeconds=60&tailLines=100&timestamps=true";
-    assert_eq!(server.asked()[1].target, expected);
+    assert_eq!(server.requests()[1].target, expected);
     assert_eq!(logs_under(&adapter, &permit, Some("setup")).await.unwrap().container, "setup");
 
     let error = logs_under(&adapter, &permit, Some("third")).await.unwrap_err();
@@ -63,7 +63,7 @@ async fn logs_of_the_right_container() {
 }
 
 #[tokio::test]
-async fn why_there_is_no_log() {
+async fn missing_log_has_its_reason() {
     let permit = permit(Verb::Logs, Kind::Pod, "shop");
     let waiting = "container \"first\" in pod \"web\" is waiting to start: trying and failing to pull image";
     let (_server, adapter) = with_log(move || Reply::status(400, "BadRequest", waiting, json!({}))).await;
@@ -96,11 +96,11 @@ async fn why_there_is_no_log() {
 }
 
 #[tokio::test]
-async fn of_a_long_log_the_newest_lines_are_kept() {
+async fn long_log_is_truncated_to_its_last_lines() {
     let permit = permit(Verb::Logs, Kind::Pod, "shop");
     let long: String = (0..1_000_000).map(|line| format!("line {line:07}\n")).collect();
-    let whole = long.clone();
-    let (_server, adapter) = with_log(move || Reply::Body(200, vec![], whole.clone())).await;
+    let body = long.clone();
+    let (_server, adapter) = with_log(move || Reply::Body(200, vec![], body.clone())).await;
     let logs = logs_under(&adapter, &permit, None).await.unwrap();
     assert!(logs.truncated && long.ends_with(&logs.logs) && logs.logs.starts_with("line "));
     assert!((LogOptions::MAX_BYTES - 13..=LogOptions::MAX_BYTES).contains(&logs.logs.len()));

@@ -1,5 +1,5 @@
-//! What becomes of answers that no good cluster gives: each ends as an error of the core, soon, and without a retry
-//! where something might have been changed.
+//! Tests of the adapter against misbehaving API servers: every bad response ends as an error of the core, before the
+//! deadline, and without a retry where a write may have been applied.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 #[path = "../common/mod.rs"]
@@ -27,9 +27,9 @@ mod workloads;
 use std::{collections::BTreeMap, time::Duration};
 
 use common::{
-    CLUSTER, Registry, SHORT, by_token, clusters, clusters_with, object, permissions, permit, permit_all,
-    probe, probe_registered,
-    server::{Asked, FakeServer, Reply, Sent, Shows},
+    CLUSTER, Registry, SHORT_DEADLINES, by_token, clusters, clusters_with, object, permissions, permit,
+    permit_all, probe, probe_registered,
+    server::{BodyPart, FakeServer, RecordedRequest, Reply, ServerCert},
 };
 use pilothouse_core::{
     Cause, Error, Result,
@@ -53,19 +53,19 @@ use serde_json::{Value, json};
 const TOKEN: &str = "canary-token";
 
 fn adapter(server: &FakeServer) -> KubeClusters {
-    clusters(by_token(&server.address, Some(&server.ca), TOKEN), SHORT).0
+    clusters(by_token(&server.address, Some(&server.ca), TOKEN), SHORT_DEADLINES).0
 }
 
-async fn answering(reply: impl Fn() -> Reply + Send + Sync + 'static) -> (FakeServer, KubeClusters) {
+async fn server_with_reply(reply: impl Fn() -> Reply + Send + Sync + 'static) -> (FakeServer, KubeClusters) {
     let server = FakeServer::start(move |_, _| reply()).await;
     let adapter = adapter(&server);
     (server, adapter)
 }
 
-/// What a server answers, whatever it is asked.
-type Answers = Box<dyn Fn() -> Reply + Send + Sync>;
+/// A function that builds the same reply for every request.
+type ReplyFn = Box<dyn Fn() -> Reply + Send + Sync>;
 
-/// A read.
+/// Sends a read.
 async fn list_pods(adapter: &KubeClusters) -> Result<Listing> {
     let query = ListQuery {
         cluster: Some(CLUSTER),
@@ -75,7 +75,7 @@ async fn list_pods(adapter: &KubeClusters) -> Result<Listing> {
     adapter.page(&permit(Verb::List, Kind::Pod, "shop"), List::Pods, &query).await
 }
 
-/// A change.
+/// Sends a write.
 async fn create(adapter: &KubeClusters) -> Result<ConfigMapRow> {
     create_under(adapter, &permit(Verb::Create, Kind::ConfigMap, "shop")).await
 }

@@ -1,6 +1,6 @@
-//! A cluster of Kubernetes 1.30. `kubernetes-1.30.json` is written by hand after its API: what is newer is not in it
+//! A Kubernetes 1.30 cluster. `kubernetes-1.30.json` is written by hand after its API and lacks everything newer
 //! (generations of pods and in conditions, `resize`, sidecar fields, `terminatingReplicas`, `SuccessCriteriaMet`, the
-//! emulated version), and a test of a newer one would not notice that we need it.
+//! emulated version); a test against a newer cluster would not notice that Pilothouse needs them.
 
 use std::sync::LazyLock;
 
@@ -11,9 +11,9 @@ use super::*;
 static RECORDED: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(include_str!("kubernetes-1.30.json")).unwrap());
 
-/// Answers like an API server of 1.30: lists of all namespaces or of one, single objects.
-fn answer(asked: &Asked) -> Reply {
-    let path = asked.target.split('?').next().unwrap_or_default().replace("/namespaces/shop/", "/");
+/// Replies like an API server of 1.30: lists in all namespaces or one, and single objects.
+fn reply_as_1_30(request: &RecordedRequest) -> Reply {
+    let path = request.target.split('?').next().unwrap_or_default().replace("/namespaces/shop/", "/");
     if let Some(recorded) = RECORDED.get(&path) {
         return match recorded {
             Value::Array(items) => Reply::json(
@@ -23,8 +23,8 @@ fn answer(asked: &Asked) -> Reply {
             one => Reply::json(200, one),
         };
     }
-    let (folder, name) = path.rsplit_once('/').unwrap_or_default();
-    let objects = RECORDED.get(folder).and_then(Value::as_array).into_iter().flatten();
+    let (collection, name) = path.rsplit_once('/').unwrap_or_default();
+    let objects = RECORDED.get(collection).and_then(Value::as_array).into_iter().flatten();
     match objects.into_iter().find(|object| object["metadata"]["name"] == name) {
         Some(object) => Reply::json(200, object),
         None => Reply::Body(404, vec![], "404 page not found\n".to_owned()),
@@ -32,10 +32,10 @@ fn answer(asked: &Asked) -> Reply {
 }
 
 #[tokio::test]
-async fn every_list_of_an_older_cluster_is_read() {
-    let server = FakeServer::start(|asked, _| answer(asked)).await;
+async fn every_list_of_kubernetes_1_30_is_read() {
+    let server = FakeServer::start(|request, _| reply_as_1_30(request)).await;
     let adapter = adapter(&server);
-    // of each list: a pointer into its first row, and what is there
+    // per list: a pointer into its first row and the expected value
     let expected = |list| match list {
         List::Namespaces => ("/status", json!("Active")),
         List::Nodes => ("/version", json!("v1.30.0")),
@@ -50,7 +50,7 @@ async fn every_list_of_an_older_cluster_is_read() {
         List::StorageClasses => ("/is_default", json!(true)),
         List::Workloads => ("/type", json!("daemonset")),
         List::ResourceQuotas => ("/used/pods", json!("3")),
-        ours => panic!("{ours:?} is no cluster's"),
+        other => panic!("{other:?} is not a list of cluster objects"),
     };
     for info in LISTS.iter().filter(|info| info.project.is_some()) {
         let query = ListQuery {
@@ -69,8 +69,8 @@ async fn every_list_of_an_older_cluster_is_read() {
 }
 
 #[tokio::test]
-async fn every_workload_of_an_older_cluster_has_its_status() {
-    let server = FakeServer::start(|asked, _| answer(asked)).await;
+async fn every_workload_of_kubernetes_1_30_has_its_status() {
+    let server = FakeServer::start(|request, _| reply_as_1_30(request)).await;
     let adapter = adapter(&server);
     for (kind, name, status) in [
         (WorkloadType::Deployment, "web", "running"),
@@ -88,15 +88,15 @@ async fn every_workload_of_an_older_cluster_has_its_status() {
     assert_eq!(detail.warnings, []);
 }
 
-/// A cluster before 1.23 has no `autoscaling/v2`: the scale is done, and nobody is asked who would undo it.
+/// A cluster before 1.23 has no `autoscaling/v2`: the scale succeeds without a check for autoscalers.
 #[tokio::test]
-async fn a_scale_is_done_where_there_are_no_autoscalers() {
-    let server = FakeServer::start(|asked, _| match asked.method.as_str() {
-        "PATCH" => answer(asked),
-        _ if asked.target.starts_with("/apis/autoscaling/") => {
+async fn scale_succeeds_without_autoscaling_api() {
+    let server = FakeServer::start(|request, _| match request.method.as_str() {
+        "PATCH" => reply_as_1_30(request),
+        _ if request.target.starts_with("/apis/autoscaling/") => {
             Reply::Body(404, vec![], "404 page not found\n".to_owned())
         }
-        _ => answer(asked),
+        _ => reply_as_1_30(request),
     })
     .await;
     let scale = permit(Verb::Scale, Kind::Deployment, "shop");
@@ -106,13 +106,13 @@ async fn a_scale_is_done_where_there_are_no_autoscalers() {
 }
 
 #[tokio::test]
-async fn an_older_cluster_is_probed() {
-    let server = FakeServer::start(|asked, _| match asked.target.as_str() {
+async fn kubernetes_1_30_is_probed() {
+    let server = FakeServer::start(|request, _| match request.target.as_str() {
         "/apis/authentication.k8s.io/v1/selfsubjectreviews" => Reply::json(
             201,
             &json!({"metadata": {"creationTimestamp": null}, "status": {"userInfo": {"username": "u"}}}),
         ),
-        _ => answer(asked),
+        _ => reply_as_1_30(request),
     })
     .await;
     let connection = by_token(&server.address, Some(&server.ca), TOKEN);

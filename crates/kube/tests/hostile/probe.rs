@@ -2,9 +2,9 @@
 
 use super::*;
 
-/// A cluster that answers a probe.
-pub(super) fn answers_a_probe(asked: &Asked) -> Reply {
-    match asked.target.split('?').next().unwrap_or_default() {
+/// Replies of a cluster to a probe.
+pub(super) fn probe_reply(request: &RecordedRequest) -> Reply {
+    match request.target.split('?').next().unwrap_or_default() {
         "/version" => Reply::json(200, &json!({"gitVersion": "v1.37.2", "major": "1"})),
         "/apis/authentication.k8s.io/v1/selfsubjectreviews" => {
             Reply::json(201, &json!({"status": {"userInfo": {"username": "somebody"}}}))
@@ -25,8 +25,8 @@ pub(super) fn answers_a_probe(asked: &Asked) -> Reply {
 }
 
 #[tokio::test]
-async fn a_probe_tells_what_it_may_read() {
-    let server = FakeServer::start(|asked, _| answers_a_probe(asked)).await;
+async fn probe_reports_readable_parts() {
+    let server = FakeServer::start(|request, _| probe_reply(request)).await;
     let connection = by_token(&server.address, Some(&server.ca), TOKEN);
     let report = probe(&adapter(&server), &connection).await.unwrap();
     assert_eq!((report.version.as_str(), report.identity.as_deref()), ("v1.37.2", Some("somebody")));
@@ -38,49 +38,51 @@ async fn a_probe_tells_what_it_may_read() {
 }
 
 #[tokio::test]
-async fn a_probe_refuses_what_is_no_cluster_and_what_does_not_know_us() {
-    let probed = async |reply: fn(&Asked) -> Option<Reply>| {
+async fn probe_rejects_non_cluster_and_anonymous_user() {
+    let probed = async |reply: fn(&RecordedRequest) -> Option<Reply>| {
         let server =
-            FakeServer::start(move |asked, _| reply(asked).unwrap_or_else(|| answers_a_probe(asked))).await;
+            FakeServer::start(move |request, _| reply(request).unwrap_or_else(|| probe_reply(request))).await;
         let connection = by_token(&server.address, Some(&server.ca), TOKEN);
         probe(&adapter(&server), &connection).await.map_err(|error| error.cause)
     };
+    let cause = probed(|request| {
+        (request.target == "/version").then(|| Reply::json(200, &json!({"gitVersion": "<b>"})))
+    })
+    .await;
+    assert_eq!(cause.unwrap_err(), Cause::UnexpectedAnswer);
     let cause =
-        probed(|asked| (asked.target == "/version").then(|| Reply::json(200, &json!({"gitVersion": "<b>"}))))
+        probed(|request| (request.target == "/version").then(|| Reply::json(200, &json!({"hello": 1}))))
             .await;
     assert_eq!(cause.unwrap_err(), Cause::UnexpectedAnswer);
-    let cause =
-        probed(|asked| (asked.target == "/version").then(|| Reply::json(200, &json!({"hello": 1})))).await;
-    assert_eq!(cause.unwrap_err(), Cause::UnexpectedAnswer);
-    let cause = probed(|asked| {
-        asked
+    let cause = probed(|request| {
+        request
             .target
             .ends_with("selfsubjectreviews")
             .then(|| Reply::json(201, &json!({"status": {"userInfo": {"username": "system:anonymous"}}})))
     })
     .await;
     assert_eq!(cause.unwrap_err(), Cause::CredentialRejected);
-    let cause = probed(|asked| {
+    let cause = probed(|request| {
         let refusal = "selfsubjectreviews is forbidden: User \"system:anonymous\" cannot create resource";
-        asked
+        request
             .target
             .ends_with("selfsubjectreviews")
             .then(|| Reply::status(403, "Forbidden", refusal, json!({})))
     })
     .await;
     assert_eq!(cause.unwrap_err(), Cause::CredentialRejected);
-    let report = probed(|asked| {
-        asked.target.ends_with("selfsubjectreviews").then(|| Reply::Body(404, vec![], String::new()))
+    let report = probed(|request| {
+        request.target.ends_with("selfsubjectreviews").then(|| Reply::Body(404, vec![], String::new()))
     })
     .await;
     assert_eq!(report.unwrap().identity, None);
 }
 
 #[tokio::test]
-async fn permissions_name_what_is_missing() {
-    let server = FakeServer::start(|asked, _| {
+async fn permissions_name_missing_needs() {
+    let server = FakeServer::start(|request, _| {
         let may_not =
-            asked.body.contains(r#""verb":"patch""#) || asked.body.contains(r#""subresource":"log""#);
+            request.body.contains(r#""verb":"patch""#) || request.body.contains(r#""subresource":"log""#);
         Reply::json(201, &json!({"spec": {}, "status": {"allowed": !may_not}}))
     })
     .await;

@@ -1,15 +1,15 @@
-//! What is refused, how it is told, and how often it is tried.
+//! Error responses: their mapping, and the number of attempts.
 
 use super::*;
 
 #[tokio::test]
-async fn every_refusal_has_its_cause_and_a_change_is_sent_once() {
-    let ours = json!({"kind": "configmaps", "name": "settings"});
+async fn every_error_response_has_its_cause_and_write_is_sent_once() {
+    let details = json!({"kind": "configmaps", "name": "settings"});
     let terminating = json!({"causes": [{"reason": "NamespaceTerminating", "message": "being terminated"}]});
     let invalid = json!({"causes": [{"reason": "FieldValueTooLong", "message": "too long", "field": "data[\u{1b}[31mkey]"}]});
     let missing = json!({"kind": "namespaces", "name": "shop"});
     let html = || "<html>canary-html</html>".to_owned();
-    type Case = (&'static str, Answers, Cause);
+    type Case = (&'static str, ReplyFn, Cause);
     fn case(name: &'static str, cause: Cause, reply: impl Fn() -> Reply + Send + Sync + 'static) -> Case {
         (name, Box::new(reply), cause)
     }
@@ -18,12 +18,16 @@ async fn every_refusal_has_its_cause_and_a_change_is_sent_once() {
     };
     let cases = vec![
         case("401", Cause::CredentialRejected, status(401, "Unauthorized", "Unauthorized", json!(null))),
-        case("403", Cause::ForbiddenByCluster, status(403, "Forbidden", "may not", ours.clone())),
-        case("quota", Cause::QuotaExceeded, status(403, "Forbidden", "exceeded quota: limits", ours.clone())),
+        case("403", Cause::ForbiddenByCluster, status(403, "Forbidden", "may not", details.clone())),
+        case(
+            "quota",
+            Cause::QuotaExceeded,
+            status(403, "Forbidden", "exceeded quota: limits", details.clone()),
+        ),
         case("terminating", Cause::NamespaceTerminating, status(403, "Forbidden", "forbidden", terminating)),
         case("404", Cause::NotFoundInCluster, status(404, "NotFound", "not found", missing)),
-        case("exists", Cause::AlreadyExists, status(409, "AlreadyExists", "already exists", ours.clone())),
-        case("conflict", Cause::ConflictInCluster, status(409, "Conflict", "changed", ours.clone())),
+        case("exists", Cause::AlreadyExists, status(409, "AlreadyExists", "already exists", details.clone())),
+        case("conflict", Cause::ConflictInCluster, status(409, "Conflict", "changed", details.clone())),
         case("400", Cause::RejectedByCluster, status(400, "BadRequest", "strict decoding error", json!({}))),
         case("422", Cause::RejectedByCluster, status(422, "Invalid", "invalid\u{1b}[31m", invalid)),
         case(
@@ -34,7 +38,7 @@ async fn every_refusal_has_its_cause_and_a_change_is_sent_once() {
         case("500", Cause::FailingCluster, status(500, "InternalError", "etcd", json!({}))),
         case("503", Cause::FailingCluster, move || Reply::Body(503, vec![], html())),
         case("504", Cause::FailingCluster, || Reply::Body(504, vec![], String::new())),
-        case("a 404 of something else", Cause::UnexpectedAnswer, move || Reply::Body(404, vec![], html())),
+        case("404 without a Status", Cause::UnexpectedAnswer, move || Reply::Body(404, vec![], html())),
         case("302", Cause::UnexpectedAnswer, || {
             Reply::Body(302, vec![("Location", "https://127.0.0.1:1/".to_owned())], "{}".to_owned())
         }),
@@ -49,14 +53,14 @@ async fn every_refusal_has_its_cause_and_a_change_is_sent_once() {
             Reply::json(201, &json!({"metadata": {"name": "other"}}))
         }),
         case("not HTTP", Cause::UnexpectedAnswer, || Reply::Raw("SSH-2.0-OpenSSH\r\n\r\n")),
-        case("closed", Cause::ConnectionLost, || Reply::Close),
-        case("half a body", Cause::ConnectionLost, || Reply::Half),
+        case("closed", Cause::ConnectionLost, || Reply::Disconnect),
+        case("half a body", Cause::ConnectionLost, || Reply::Partial),
     ];
     for (name, reply, cause) in cases {
-        let (server, adapter) = answering(reply).await;
+        let (server, adapter) = server_with_reply(reply).await;
         let error = create(&adapter).await.unwrap_err();
         assert_eq!(error.cause, cause, "{name}: {error}");
-        assert_eq!(server.asked().len(), 1, "{name}: a change is sent once");
+        assert_eq!(server.requests().len(), 1, "{name}: a write is sent once");
         let text = format!("{error} {error:?}");
         for canary in ["canary", "html", "rustls", "hyper", "\u{1b}"] {
             assert!(!text.contains(canary), "{name}: {text}");
@@ -65,24 +69,24 @@ async fn every_refusal_has_its_cause_and_a_change_is_sent_once() {
 }
 
 #[tokio::test]
-async fn a_refusal_says_to_what() {
+async fn error_carries_verb_resource_namespace_and_name() {
     let reply = || Reply::status(403, "Forbidden", "no", json!({"kind": "configmaps"}));
-    let error = create(&answering(reply).await.1).await.unwrap_err();
-    let said = |text: &Option<String>| text.clone().unwrap_or_default();
+    let error = create(&server_with_reply(reply).await.1).await.unwrap_err();
+    let or_empty = |text: &Option<String>| text.clone().unwrap_or_default();
     let context = |error: &Error| {
         let context = &error.context;
-        [&context.verb, &context.resource, &context.namespace, &context.name].map(said).join(" ")
+        [&context.verb, &context.resource, &context.namespace, &context.name].map(or_empty).join(" ")
     };
     assert_eq!(context(&error), "create configmap shop settings");
 
     let reply =
         || Reply::status(404, "NotFound", "namespaces \"shop\" not found", json!({"kind": "namespaces"}));
-    assert_eq!(context(&create(&answering(reply).await.1).await.unwrap_err()), " namespace  shop");
+    assert_eq!(context(&create(&server_with_reply(reply).await.1).await.unwrap_err()), " namespace  shop");
 
     let cause = json!({"reason": "FieldValueNotSupported", "field": "spec.type", "message": "no"});
     let details = json!({"causes": [cause]});
     let reply = move || Reply::status(422, "Invalid", "no such type", details.clone());
-    let error = create(&answering(reply).await.1).await.unwrap_err();
+    let error = create(&server_with_reply(reply).await.1).await.unwrap_err();
     assert_eq!(
         (error.context.fields[0].name.as_str(), error.context.fields[0].reason),
         ("spec.type", Reason::NotOneOf)
@@ -91,7 +95,7 @@ async fn a_refusal_says_to_what() {
 }
 
 #[tokio::test]
-async fn any_retry_after_is_survived() {
+async fn invalid_retry_after_is_replaced_or_capped() {
     let cases = [
         (Some("7"), 7),
         (None, 1),
@@ -103,22 +107,23 @@ async fn any_retry_after_is_survived() {
     ];
     for (header, seconds) in cases {
         let headers: Vec<_> = header.into_iter().map(|value| ("Retry-After", value.to_owned())).collect();
-        let (server, adapter) = answering(move || Reply::Body(429, headers.clone(), String::new())).await;
+        let (server, adapter) =
+            server_with_reply(move || Reply::Body(429, headers.clone(), String::new())).await;
         let error = create(&adapter).await.unwrap_err();
         assert_eq!(error.cause, Cause::RateLimitedByCluster);
         assert_eq!(error.context.retry_after, Some(Duration::from_secs(seconds)), "{header:?}");
-        assert_eq!(server.asked().len(), 1);
+        assert_eq!(server.requests().len(), 1);
     }
 }
 
 #[tokio::test]
-async fn a_read_is_tried_three_times_and_no_more() {
+async fn read_is_attempted_at_most_three_times() {
     let busy = || Reply::Body(503, vec![("Retry-After", "0".to_owned())], String::new());
-    let cases: Vec<(&str, Answers, usize)> = vec![
+    let cases: Vec<(&str, ReplyFn, usize)> = vec![
         ("503", Box::new(busy), 3),
         ("429", Box::new(|| Reply::Body(429, vec![("Retry-After", "0".to_owned())], String::new())), 3),
-        ("closed", Box::new(|| Reply::Close), 3),
-        ("half a body", Box::new(|| Reply::Half), 3),
+        ("closed", Box::new(|| Reply::Disconnect), 3),
+        ("half a body", Box::new(|| Reply::Partial), 3),
         (
             "429 for too long",
             Box::new(|| Reply::Body(429, vec![("Retry-After", "6".to_owned())], String::new())),
@@ -135,9 +140,9 @@ async fn a_read_is_tried_three_times_and_no_more() {
         ("not a list", Box::new(|| Reply::Body(200, vec![], "{}".to_owned())), 1),
     ];
     for (name, reply, sends) in cases {
-        let (server, adapter) = answering(reply).await;
+        let (server, adapter) = server_with_reply(reply).await;
         assert!(list_pods(&adapter).await.is_err());
-        assert_eq!(server.asked().len(), sends, "{name}");
+        assert_eq!(server.requests().len(), sends, "{name}");
     }
     let server =
         FakeServer::start(move |_, before| if before < 2 { busy() } else { pod_list(&["web"], "") }).await;
@@ -145,8 +150,8 @@ async fn a_read_is_tried_three_times_and_no_more() {
 }
 
 #[tokio::test]
-async fn no_answer_ends_at_the_deadline() {
-    let (server, _) = answering(|| Reply::Silence).await;
+async fn missing_response_ends_at_the_deadline() {
+    let (server, _) = server_with_reply(|| Reply::NoResponse).await;
     let short = Duration::from_secs(1);
     let deadlines = Deadlines { read: short, write: short, test: short };
     let (adapter, _) = clusters(by_token(&server.address, Some(&server.ca), TOKEN), deadlines);
@@ -154,31 +159,31 @@ async fn no_answer_ends_at_the_deadline() {
     let error = create(&adapter).await.unwrap_err();
     assert_eq!(error.cause, Cause::DeadlineExceeded);
     assert!(error.cause.outcome_unknown());
-    assert_eq!(server.asked().len(), 2);
+    assert_eq!(server.requests().len(), 2);
 }
 
 #[tokio::test]
-async fn a_body_without_end_is_refused_at_its_limit() {
-    let (_server, adapter) = answering(|| Reply::Endless).await;
+async fn endless_body_is_refused_at_its_limit() {
+    let (_server, adapter) = server_with_reply(|| Reply::Endless).await;
     assert_eq!(create(&adapter).await.unwrap_err().cause, Cause::UnexpectedAnswer);
 }
 
-/// No API server quotes the token it was sent. What stands in the place of one may: its words are nobody's to read.
+/// No API server echoes the token. A fake one may, so such messages are dropped.
 #[tokio::test]
-async fn a_refusal_that_quotes_our_token_has_no_words() {
+async fn error_that_echoes_the_token_has_no_message() {
     for code in [400, 403, 404, 409, 410, 422, 429, 500, 503] {
         for text in [format!("you sent Bearer {TOKEN}"), format!("exceeded quota {TOKEN}"), TOKEN.to_owned()]
         {
             let causes = json!({"causes": [{"reason": "FieldValueInvalid", "message": text, "field": text}]});
             let (_server, adapter) =
-                answering(move || Reply::status(code, "Invalid", &text, causes.clone())).await;
+                server_with_reply(move || Reply::status(code, "Invalid", &text, causes.clone())).await;
             for error in [create(&adapter).await.unwrap_err(), list_pods(&adapter).await.unwrap_err()] {
-                let told = format!("{error} {error:?}");
-                assert!(!told.contains(TOKEN), "{code}: {told}");
+                let text = format!("{error} {error:?}");
+                assert!(!text.contains(TOKEN), "{code}: {text}");
             }
         }
     }
-    let (_server, adapter) = answering(|| {
+    let (_server, adapter) = server_with_reply(|| {
         let causes = json!({"causes": [{"reason": "FieldValueInvalid", "message": "no", "field": TOKEN}]});
         Reply::status(422, "Invalid", "no", causes)
     })

@@ -1,13 +1,13 @@
-//! Changes with reads around them.
+//! Writes of workloads and namespaces, with the reads around them.
 
 use super::*;
 
 #[tokio::test]
-async fn nothing_after_a_scale_hides_that_it_was_done() {
+async fn failed_autoscaler_check_does_not_hide_the_scale() {
     for (code, warnings) in
         [(403, vec![Warning::Unreadable("horizontalpodautoscalers")]), (500, vec![]), (404, vec![])]
     {
-        let server = FakeServer::start(move |asked, _| match asked.method.as_str() {
+        let server = FakeServer::start(move |request, _| match request.method.as_str() {
             "PATCH" => Reply::json(
                 200,
                 &json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"replicas": 3}}),
@@ -19,13 +19,13 @@ async fn nothing_after_a_scale_hides_that_it_was_done() {
         let scaled =
             adapter(&server).scale(&permit, &object("web"), Replicas::try_from(3).unwrap()).await.unwrap();
         assert_eq!((scaled.value.replicas, scaled.warnings), (Some(3), warnings));
-        assert_eq!(server.asked()[0].body, r#"{"spec":{"replicas":3}}"#);
-        assert_eq!(server.asked()[0].headers["content-type"], "application/merge-patch+json");
+        assert_eq!(server.requests()[0].body, r#"{"spec":{"replicas":3}}"#);
+        assert_eq!(server.requests()[0].headers["content-type"], "application/merge-patch+json");
     }
 }
 
 #[tokio::test]
-async fn a_paused_deployment_is_not_restarted() {
+async fn paused_deployment_is_not_restarted() {
     let server = FakeServer::start(|_, _| {
         Reply::json(200, &json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"paused": true}}))
     })
@@ -35,12 +35,12 @@ async fn a_paused_deployment_is_not_restarted() {
         adapter(&server).restart(&permit, &object("web"), "2026-01-02T03:04:05.6Z".parse().unwrap()).await;
     let error = error.unwrap_err();
     assert_eq!((error.cause, error.context.name.as_deref()), (Cause::RolloutPaused, Some("web")));
-    assert!(server.asked().iter().all(|asked| asked.method == "GET"));
+    assert!(server.requests().iter().all(|request| request.method == "GET"));
 }
 
-/// The annotation counts seconds, so that a second restart in the same one would change nothing.
+/// The annotation has a resolution of 1 s, so a second restart in the same second would change nothing.
 #[tokio::test]
-async fn a_second_restart_within_the_same_second_is_a_conflict() {
+async fn second_restart_within_one_second_is_a_conflict() {
     let restarted = |at: &str| {
         let annotations = json!({"kubectl.kubernetes.io/restartedAt": at});
         let template = json!({"metadata": {"annotations": annotations}});
@@ -53,7 +53,7 @@ async fn a_second_restart_within_the_same_second_is_a_conflict() {
         ("2026-01-02T03:04:04Z", true),
     ] {
         let deployment = restarted(last);
-        let (server, adapter) = answering(move || Reply::json(200, &deployment)).await;
+        let (server, adapter) = server_with_reply(move || Reply::json(200, &deployment)).await;
         let result =
             adapter.restart(&permit(Verb::Restart, Kind::Deployment, "shop"), &object("web"), at).await;
         assert_eq!(
@@ -61,13 +61,13 @@ async fn a_second_restart_within_the_same_second_is_a_conflict() {
             (!sent).then_some(Cause::ConflictInCluster),
             "{last}"
         );
-        assert_eq!(server.asked().iter().any(|asked| asked.method == "PATCH"), sent, "{last}");
+        assert_eq!(server.requests().iter().any(|request| request.method == "PATCH"), sent, "{last}");
     }
 }
 
-/// A deployment's pods are found by its replica sets; where those may not be read, by the names they bear.
+/// A Deployment's pods are found by its ReplicaSets; where those are not readable, by their names.
 #[tokio::test]
-async fn a_detail_is_told_without_what_may_not_be_read() {
+async fn detail_omits_unreadable_kinds_with_warning() {
     let owner = |kind: &str, name: &str, uid: &str| json!([{"kind": kind, "name": name, "uid": uid, "controller": true}]);
     let pod = |name: &str, owners: Value, hash: Value| json!({"metadata": {"name": name, "namespace": "shop", "ownerReferences": owners, "labels": {"pod-template-hash": hash}}});
     let pods = json!([
@@ -84,10 +84,10 @@ async fn a_detail_is_told_without_what_may_not_be_read() {
         ("events", vec!["web-abc-1"], 1),
     ] {
         let (pods, replica_sets) = (pods.clone(), replica_sets.clone());
-        let server = FakeServer::start(move |asked, _| {
+        let server = FakeServer::start(move |request, _| {
             let list =
                 |items: &Value| Reply::json(200, &json!({"kind": "AnyList", "metadata": {}, "items": items}));
-            match asked
+            match request
                 .target
                 .split(['?', '/'])
                 .rfind(|part| ["pods", "replicasets", "events", "web"].contains(part))
@@ -113,9 +113,9 @@ async fn a_detail_is_told_without_what_may_not_be_read() {
     }
 }
 
-/// As the API server says it of an object that is on its way out (`k8s.io/apiserver/pkg/registry/generic/registry`).
+/// As the API server responds for an object that is being deleted (`k8s.io/apiserver/pkg/registry/generic/registry`).
 #[tokio::test]
-async fn a_namespace_that_is_being_deleted_is_not_merely_there() {
+async fn namespace_being_deleted_is_terminating_not_existing() {
     let details = json!({"kind": "namespaces", "name": "shop"});
     for (message, cause) in [
         ("namespaces \"shop\" already exists", Cause::AlreadyExists),
@@ -123,7 +123,7 @@ async fn a_namespace_that_is_being_deleted_is_not_merely_there() {
     ] {
         let details = details.clone();
         let (_server, adapter) =
-            answering(move || Reply::status(409, "AlreadyExists", message, details.clone())).await;
+            server_with_reply(move || Reply::status(409, "AlreadyExists", message, details.clone())).await;
         let create = permit(Verb::Create, Kind::Namespace, "shop");
         let error = NamespaceApi::create(&adapter, &create, &Labels::new()).await.unwrap_err();
         assert_eq!((error.cause, error.context.name.as_deref()), (cause, Some("shop")));
@@ -131,9 +131,9 @@ async fn a_namespace_that_is_being_deleted_is_not_merely_there() {
 }
 
 #[tokio::test]
-async fn deletions_name_what_is_absent() {
+async fn deletion_error_names_the_missing_object() {
     let (_server, adapter) =
-        answering(|| Reply::status(404, "NotFound", "no", json!({"kind": "namespaces"}))).await;
+        server_with_reply(|| Reply::status(404, "NotFound", "no", json!({"kind": "namespaces"}))).await;
     let error =
         NamespaceApi::delete(&adapter, &permit(Verb::Delete, Kind::Namespace, "shop")).await.unwrap_err();
     assert_eq!(

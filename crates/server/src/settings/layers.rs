@@ -1,5 +1,5 @@
-//! The layers that settings come from: defaults, the file, the environment, flags; the last one wins. What no layer
-//! may have is a name that is no setting's: a typing error must not be a silent default.
+//! Layers of settings, in order of increasing precedence: defaults, file, environment, flags. An unknown name in any
+//! layer is an error, so that a mistyped name does not silently leave the default in effect.
 
 use std::{
     collections::BTreeMap,
@@ -13,12 +13,12 @@ use toml::{Table, Value};
 use super::table::{SETTINGS, Setting};
 use crate::Fatal;
 
-/// What our variables begin with.
+/// Prefix of Pilothouse's environment variables.
 const PREFIX: &str = "PILOTHOUSE_";
-/// Of those, the ones that are the tests', unless they are settings.
-const OF_TESTS: &str = "PILOTHOUSE_TEST_";
+/// Prefix of variables for tests, which are ignored unless they name a setting.
+const TEST_PREFIX: &str = "PILOTHOUSE_TEST_";
 
-/// The settings that are also flags. As texts: a bad one is refused by the same sentence wherever it comes from.
+/// Settings that are also flags. Kept as text, so that an invalid value gives the same error in every layer.
 #[derive(Clone, Default, clap::Args)]
 pub(crate) struct Flags {
     /// A TOML file of settings
@@ -39,7 +39,7 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    fn given(&self) -> impl Iterator<Item = (&'static str, &str)> {
+    fn values(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let flags = [
             ("listen", &self.listen),
             ("metrics_listen", &self.metrics_listen),
@@ -50,7 +50,7 @@ impl Flags {
     }
 }
 
-/// Which layer a value is of.
+/// Layer that a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Default,
@@ -60,8 +60,8 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    /// The layer, by the name under which it gives this setting.
-    pub(super) fn of<'a>(&'a self, setting: &'a Setting) -> impl fmt::Display + 'a {
+    /// Displays the layer with the name of `setting` in it, such as `flag --listen`.
+    pub(super) fn describe<'a>(&'a self, setting: &'a Setting) -> impl fmt::Display + 'a {
         fmt::from_fn(move |f| match self {
             Self::Default => f.write_str("default"),
             Self::File(path) => write!(f, "file {}", path.display()),
@@ -71,7 +71,7 @@ impl Origin {
     }
 }
 
-/// What is set, and by whom. Holds secrets; never printed as a whole.
+/// The merged values and their origins. Contains secrets, so it is never printed as a whole.
 pub(super) struct Layers {
     values: Table,
     origins: BTreeMap<&'static str, Origin>,
@@ -81,7 +81,7 @@ impl Layers {
     /// Reads all layers.
     ///
     /// # Errors
-    /// `Fatal::Setting` when a layer cannot be read or names what is no setting.
+    /// `Fatal::Setting` when a layer cannot be read or contains an unknown name.
     pub(super) fn read(
         flags: &Flags,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -89,29 +89,30 @@ impl Layers {
         let mut layers = Self { values: Table::new(), origins: BTreeMap::new() };
         for setting in &SETTINGS {
             if let Some(default) = setting.default {
-                layers.set(setting, setting.form.value(default), Origin::Default);
+                layers.set(setting, setting.value_type.value(default), Origin::Default);
             }
         }
         if let Some(path) = &flags.config {
             for (key, value) in read_file(path)? {
-                let setting = Setting::find(&key)
-                    .ok_or_else(|| unknown(&format!("`{key}`"), format_args!("file {}", path.display())))?;
+                let setting = Setting::find(&key).ok_or_else(|| {
+                    unknown_setting(&format!("`{key}`"), format_args!("file {}", path.display()))
+                })?;
                 layers.set(setting, value, Origin::File(path.clone()));
             }
         }
         for (name, value) in environment {
-            if let Some(setting) = of_environment(&name, &value)?
+            if let Some(setting) = setting_of_variable(&name, &value)?
                 && !value.is_empty()
             {
                 let text = value.to_str().ok_or_else(|| {
                     Fatal::Setting(format!("the environment variable {} is not UTF-8", setting.variable()))
                 })?;
-                layers.set(setting, setting.form.value(text), Origin::Environment);
+                layers.set(setting, setting.value_type.value(text), Origin::Environment);
             }
         }
-        for (key, text) in flags.given() {
+        for (key, text) in flags.values() {
             if let Some(setting) = Setting::find(key) {
-                layers.set(setting, setting.form.value(text), Origin::Flag);
+                layers.set(setting, setting.value_type.value(text), Origin::Flag);
             }
         }
         Ok(layers)
@@ -122,18 +123,18 @@ impl Layers {
         self.origins.insert(setting.key, origin);
     }
 
-    /// All values, by their keys.
+    /// The merged values by key.
     pub(super) fn values(&self) -> Table {
         self.values.clone()
     }
 
-    /// What a setting is set to, and by whom.
+    /// The value of a setting and its origin.
     pub(super) fn get(&self, setting: &Setting) -> Option<(&Value, &Origin)> {
         Some((self.values.get(setting.key)?, self.origins.get(setting.key)?))
     }
 }
 
-/// One sentence, and never a line of the file: it may be a password.
+/// Reads a settings file. Errors contain no line of the file, because it may contain a password.
 fn read_file(path: &Path) -> Result<Table, Fatal> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Fatal::Setting(format!("cannot read the settings file {}: {error}", path.display()))
@@ -145,19 +146,20 @@ fn read_file(path: &Path) -> Result<Table, Fatal> {
     })
 }
 
-/// The setting of a variable; none when the variable is not ours.
-fn of_environment(name: &OsStr, value: &OsStr) -> Result<Option<&'static Setting>, Fatal> {
+/// The setting that an environment variable names; `None` for variables that are not Pilothouse's.
+fn setting_of_variable(name: &OsStr, value: &OsStr) -> Result<Option<&'static Setting>, Fatal> {
     let name = name.to_string_lossy();
     let Some(key) = name.strip_prefix(PREFIX) else { return Ok(None) };
     let setting = SETTINGS.iter().find(|setting| setting.variable() == name);
     match setting {
-        None if name.starts_with(OF_TESTS) => Ok(None),
-        None if !is_service_link(key, &value.to_string_lossy()) => Err(unknown(&name, "environment")),
+        None if name.starts_with(TEST_PREFIX) => Ok(None),
+        None if !is_service_link(key, &value.to_string_lossy()) => Err(unknown_setting(&name, "environment")),
         setting => Ok(setting),
     }
 }
 
-/// Whether Kubernetes has set it, for a Service whose name begins with `pilothouse`: nobody has mistyped it. <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
+/// Whether Kubernetes sets this variable for a Service whose name begins with `pilothouse`, so that it is not a typing
+/// error. <https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>
 fn is_service_link(key: &str, value: &str) -> bool {
     let key = format!("_{key}");
     let has = |part| key.contains(part);
@@ -167,6 +169,6 @@ fn is_service_link(key: &str, value: &str) -> bool {
         || key.ends_with("_PORT") && value.contains("://")
 }
 
-fn unknown(name: &str, place: impl fmt::Display) -> Fatal {
-    Fatal::Setting(format!("there is no setting {name} ({place}); see docs/configure.md for all settings"))
+fn unknown_setting(name: &str, origin: impl fmt::Display) -> Fatal {
+    Fatal::Setting(format!("there is no setting {name} ({origin}); see docs/configure.md for all settings"))
 }

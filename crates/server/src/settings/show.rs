@@ -1,4 +1,4 @@
-//! `pilothouse config show`: what holds, as a file that can be used again, without its secrets.
+//! Command `pilothouse config show`: the effective settings as a valid settings file, without secrets.
 
 use std::fmt::Write;
 
@@ -12,7 +12,7 @@ use super::{
 };
 
 impl Configuration {
-    /// The effective settings as TOML. Each line says where its value comes from; a secret's line is a comment.
+    /// The effective settings as TOML. Each line ends with the origin of its value. Lines of secrets are comments.
     pub(crate) fn show(&self) -> String {
         SETTINGS.iter().fold(String::new(), |mut text, setting| {
             // writing to a String cannot fail
@@ -26,8 +26,8 @@ impl Configuration {
         let Some((value, origin)) = self.layers.get(setting) else {
             return format!("# {key} is not set");
         };
-        let origin = origin.of(setting);
-        match (setting.form, value) {
+        let origin = origin.describe(setting);
+        match (setting.value_type, value) {
             (SettingType::Password, _) => format!("# {key} is set and not shown  # {origin}"),
             (SettingType::Database, Value::String(url)) => {
                 let shown =

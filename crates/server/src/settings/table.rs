@@ -1,97 +1,97 @@
-//! Every setting by its name: what its default is, what it looks like, whether it may be shown.
+//! Table of all settings: key, type of the value, default.
 
 use toml::Value;
 
-/// A setting, as far as it can be said without its type. Field names of [`super::Settings`] are these keys.
+/// A row of the table. The keys are the field names of [`super::Settings`].
 pub(crate) struct Setting {
-    /// Its line in the file; in upper case after `PILOTHOUSE_` its environment variable.
+    /// Key in the settings file; in upper case after `PILOTHOUSE_` the environment variable.
     pub(crate) key: &'static str,
-    /// What it looks like.
-    pub(crate) form: SettingType,
-    /// As a line of the file would have it; none when it is optional.
+    /// Type of the value.
+    pub(crate) value_type: SettingType,
+    /// Default, as text; `None` for an optional setting.
     pub(crate) default: Option<&'static str>,
 }
 
-/// What a value looks like.
+/// Type of a value: how it is parsed, and whether `config show` prints it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SettingType {
-    /// Where to listen.
+    /// IP address and port to listen on.
     Address,
-    /// A file or a folder.
+    /// Path of a file or directory.
     Path,
-    /// The address of a database; may hold a password.
+    /// URL of a database; may contain a password.
     Database,
-    /// Where a webhook is; its path may be as good as a password.
+    /// URL of a webhook; its path and query may contain a secret.
     Webhook,
-    /// A password; never shown.
+    /// Secret; never printed.
     Password,
-    /// On or off.
+    /// `true` or `false`.
     Switch,
-    /// `10.0.0.0/8, fd12:3456::/32`.
+    /// List of networks: `10.0.0.0/8, fd12:3456::/32`.
     Networks,
-    /// `30s`, `10m`, `8h`.
+    /// Duration: `30s`, `10m`, `8h`.
     Duration,
-    /// How old: `2160h`.
+    /// Age: `2160h`.
     Age,
-    /// What is logged.
+    /// Log filter.
     Filter,
-    /// How a line of the log looks.
+    /// Format of log lines: `text` or `json`.
     LogFormat,
-    /// A whole number.
+    /// Non-negative integer.
     Number,
 }
 
 #[rustfmt::skip]
 pub(crate) const SETTINGS: [Setting; 32] = [
-    Setting { key: "listen",                form: SettingType::Address,   default: Some("127.0.0.1:8080") },
-    Setting { key: "tls_certificate",       form: SettingType::Path,      default: None },
-    Setting { key: "tls_key",               form: SettingType::Path,      default: None },
-    Setting { key: "trusted_proxies",       form: SettingType::Networks,  default: None },
-    Setting { key: "keep_alive",            form: SettingType::Duration,  default: Some("75s") },
-    Setting { key: "metrics_listen",        form: SettingType::Address,   default: None },
-    Setting { key: "data_dir",              form: SettingType::Path,      default: Some("./pilothouse-data") },
-    Setting { key: "database_url",          form: SettingType::Database,  default: None },
-    Setting { key: "key_file",              form: SettingType::Path,      default: None },
-    Setting { key: "audit_checkpoint_file", form: SettingType::Path,      default: None },
-    Setting { key: "audit_archive_dir",     form: SettingType::Path,      default: None },
-    Setting { key: "audit_retention",       form: SettingType::Age,       default: None },
-    Setting { key: "audit_webhook_url",     form: SettingType::Webhook,   default: None },
-    Setting { key: "audit_webhook_secret",  form: SettingType::Password,  default: None },
-    Setting { key: "audit_webhook_ca_file", form: SettingType::Path,      default: None },
-    Setting { key: "free_space_floor_mib",  form: SettingType::Number,    default: Some("64") },
-    Setting { key: "admin_password",        form: SettingType::Password,  default: None },
-    Setting { key: "egress_allow_loopback", form: SettingType::Switch,    default: Some("false") },
-    Setting { key: "egress_allow_networks", form: SettingType::Networks,  default: None },
-    Setting { key: "allow_insecure_tls",    form: SettingType::Switch,    default: Some("false") },
-    Setting { key: "probe_interval",        form: SettingType::Duration,  default: Some("30s") },
-    Setting { key: "read_deadline",         form: SettingType::Duration,  default: Some("10s") },
-    Setting { key: "write_deadline",        form: SettingType::Duration,  default: Some("30s") },
-    Setting { key: "test_deadline",         form: SettingType::Duration,  default: Some("5s") },
-    Setting { key: "list_cache_memory_mib",      form: SettingType::Number,    default: Some("1024") },
-    Setting { key: "list_cache_idle",            form: SettingType::Duration,  default: Some("10m") },
-    Setting { key: "list_cache_concurrent_fills",  form: SettingType::Number,    default: Some("4") },
-    Setting { key: "access_token_lifetime", form: SettingType::Duration,  default: Some("10m") },
-    Setting { key: "session_idle",          form: SettingType::Duration,  default: Some("30m") },
-    Setting { key: "session_lifetime",      form: SettingType::Duration,  default: Some("8h") },
-    Setting { key: "log",                   form: SettingType::Filter,    default: Some("info") },
-    Setting { key: "log_format",            form: SettingType::LogFormat, default: Some("text") },
+    Setting { key: "listen",                      value_type: SettingType::Address,   default: Some("127.0.0.1:8080") },
+    Setting { key: "tls_certificate",             value_type: SettingType::Path,      default: None },
+    Setting { key: "tls_key",                     value_type: SettingType::Path,      default: None },
+    Setting { key: "trusted_proxies",             value_type: SettingType::Networks,  default: None },
+    Setting { key: "keep_alive",                  value_type: SettingType::Duration,  default: Some("75s") },
+    Setting { key: "metrics_listen",              value_type: SettingType::Address,   default: None },
+    Setting { key: "data_dir",                    value_type: SettingType::Path,      default: Some("./pilothouse-data") },
+    Setting { key: "database_url",                value_type: SettingType::Database,  default: None },
+    Setting { key: "key_file",                    value_type: SettingType::Path,      default: None },
+    Setting { key: "audit_checkpoint_file",       value_type: SettingType::Path,      default: None },
+    Setting { key: "audit_archive_dir",           value_type: SettingType::Path,      default: None },
+    Setting { key: "audit_retention",             value_type: SettingType::Age,       default: None },
+    Setting { key: "audit_webhook_url",           value_type: SettingType::Webhook,   default: None },
+    Setting { key: "audit_webhook_secret",        value_type: SettingType::Password,  default: None },
+    Setting { key: "audit_webhook_ca_file",       value_type: SettingType::Path,      default: None },
+    Setting { key: "free_space_floor_mib",        value_type: SettingType::Number,    default: Some("64") },
+    Setting { key: "admin_password",              value_type: SettingType::Password,  default: None },
+    Setting { key: "egress_allow_loopback",       value_type: SettingType::Switch,    default: Some("false") },
+    Setting { key: "egress_allow_networks",       value_type: SettingType::Networks,  default: None },
+    Setting { key: "allow_insecure_tls",          value_type: SettingType::Switch,    default: Some("false") },
+    Setting { key: "probe_interval",              value_type: SettingType::Duration,  default: Some("30s") },
+    Setting { key: "read_deadline",               value_type: SettingType::Duration,  default: Some("10s") },
+    Setting { key: "write_deadline",              value_type: SettingType::Duration,  default: Some("30s") },
+    Setting { key: "test_deadline",               value_type: SettingType::Duration,  default: Some("5s") },
+    Setting { key: "list_cache_memory_mib",       value_type: SettingType::Number,    default: Some("1024") },
+    Setting { key: "list_cache_idle",             value_type: SettingType::Duration,  default: Some("10m") },
+    Setting { key: "list_cache_concurrent_fills", value_type: SettingType::Number,    default: Some("4") },
+    Setting { key: "access_token_lifetime",       value_type: SettingType::Duration,  default: Some("10m") },
+    Setting { key: "session_idle",                value_type: SettingType::Duration,  default: Some("30m") },
+    Setting { key: "session_lifetime",            value_type: SettingType::Duration,  default: Some("8h") },
+    Setting { key: "log",                         value_type: SettingType::Filter,    default: Some("info") },
+    Setting { key: "log_format",                  value_type: SettingType::LogFormat, default: Some("text") },
 ];
 
 impl Setting {
-    /// The setting of this name.
+    /// Finds a setting by its key.
     pub(crate) fn find(key: &str) -> Option<&'static Self> {
         SETTINGS.iter().find(|setting| setting.key == key)
     }
 
-    /// Its environment variable.
+    /// Name of the environment variable.
     pub(crate) fn variable(&self) -> String {
         format!("PILOTHOUSE_{}", self.key.to_uppercase())
     }
 }
 
 impl SettingType {
-    /// A text, as the environment and flags have it, as the file would have it. What is no switch or number where it
-    /// should be stays a text, and is refused when the settings are read.
+    /// Converts text from the environment or a flag to a TOML value. Text that is not a valid switch or number stays a
+    /// string, which deserialisation rejects.
     pub(crate) fn value(self, text: &str) -> Value {
         let value = match self {
             Self::Switch => text.parse().ok().map(Value::Boolean),
@@ -101,7 +101,7 @@ impl SettingType {
         value.unwrap_or_else(|| Value::String(text.to_owned()))
     }
 
-    /// What a value must be, to finish a sentence.
+    /// Description of valid values; completes the sentence "the setting must be …".
     pub(crate) const fn expected(self) -> &'static str {
         match self {
             Self::Address => "an IP address and a port, such as 127.0.0.1:8080",

@@ -10,7 +10,7 @@ use super::{
 const EXAMPLE: &str = include_str!("../../../../docs/pilothouse.example.toml");
 const MANUAL: &str = include_str!("../../../../docs/configure.md");
 
-/// The settings of a file with these lines, and of this environment.
+/// Reads settings from a file with these lines and from this environment.
 fn read(file: &str, environment: &[(&str, &str)], flags: Flags) -> Result<Configuration, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("settings.toml");
@@ -20,45 +20,45 @@ fn read(file: &str, environment: &[(&str, &str)], flags: Flags) -> Result<Config
         .map_err(|fatal| fatal.to_string())
 }
 
-fn refusal(file: &str, environment: &[(&str, &str)]) -> String {
+fn error_of(file: &str, environment: &[(&str, &str)]) -> String {
     read(file, environment, Flags::default())
         .err()
         .unwrap_or_else(|| panic!("accepted: {file} {environment:?}"))
 }
 
-/// The lines of the example that set something: `#key = value`.
+/// The lines of the example that set a value: `#key = value`.
 fn example() -> Vec<(&'static str, &'static str)> {
     let lines = EXAMPLE.lines().filter_map(|line| line.strip_prefix('#')?.split_once(" = "));
     lines.filter(|(key, _)| !key.contains(' ')).collect()
 }
 
 #[test]
-fn the_example_has_every_setting_once_at_its_default() {
+fn example_file_lists_every_setting_once_with_its_default() {
     let mut keys: Vec<_> = example().into_iter().map(|(key, _)| key).collect();
-    let mut known: Vec<_> = SETTINGS.iter().map(|setting| setting.key).collect();
+    let mut settings: Vec<_> = SETTINGS.iter().map(|setting| setting.key).collect();
     keys.sort_unstable();
-    known.sort_unstable();
-    assert_eq!(keys, known);
+    settings.sort_unstable();
+    assert_eq!(keys, settings);
     for (key, value) in example() {
         let setting = Setting::find(key).unwrap();
         if let Some(default) = setting.default {
-            assert_eq!(value, setting.form.value(default).to_string(), "{key}");
+            assert_eq!(value, setting.value_type.value(default).to_string(), "{key}");
         }
     }
 }
 
 #[test]
-fn the_example_is_a_file_of_settings_as_it_is_and_uncommented() {
+fn example_file_is_valid_as_it_is_and_uncommented() {
     assert!(read(EXAMPLE, &[], Flags::default()).is_ok());
     let uncommented: String =
         example().into_iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-    let read = read(&uncommented, &[], Flags::default()).map_err(|said| panic!("{said}")).unwrap();
+    let read = read(&uncommented, &[], Flags::default()).map_err(|message| panic!("{message}")).unwrap();
     assert!(matches!(read.settings.database(), Ok(Database::Postgres(_))));
     assert!(crate::config::first_password(&read.settings).is_ok());
 }
 
 #[test]
-fn the_manual_lists_every_setting_once_with_its_default() {
+fn manual_lists_every_setting_once_with_its_default() {
     let table = MANUAL.split("\n## Settings\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let rows: Vec<_> = table.lines().filter(|line| line.starts_with("| `")).collect();
     assert_eq!(rows.len(), SETTINGS.len(), "{rows:#?}");
@@ -72,11 +72,11 @@ fn the_manual_lists_every_setting_once_with_its_default() {
 }
 
 #[test]
-fn the_last_layer_wins() {
+fn later_layer_overrides_earlier_one() {
     let file = "listen = \"127.0.0.1:1\"\nlog = \"debug\"\ndata_dir = \"file\"";
     let environment = [("PILOTHOUSE_LISTEN", "127.0.0.1:2"), ("PILOTHOUSE_LOG", "warn"), ("HOME", "/root")];
     let flags = Flags { listen: Some("127.0.0.1:3".into()), ..Flags::default() };
-    let configuration = read(file, &environment, flags).unwrap_or_else(|said| panic!("{said}"));
+    let configuration = read(file, &environment, flags).unwrap_or_else(|message| panic!("{message}"));
     let settings = &configuration.settings;
     assert_eq!((settings.listen.port(), settings.log.as_str()), (3, "warn"));
     assert_eq!(settings.data_dir, Path::new("file"));
@@ -93,13 +93,13 @@ fn the_last_layer_wins() {
 }
 
 #[test]
-fn a_text_of_the_environment_stays_a_text() {
+fn environment_text_is_not_parsed_as_toml() {
     for password in
         ["123456789012", "true", "[1, 2, 3, 4, 5]", "{a = 1, b = 2}", "\"quoted and long\"", "0x1234567890"]
     {
         let environment = [("PILOTHOUSE_ADMIN_PASSWORD", password), ("PILOTHOUSE_DATA_DIR", "2026")];
         let settings =
-            read("", &environment, Flags::default()).unwrap_or_else(|said| panic!("{said}")).settings;
+            read("", &environment, Flags::default()).unwrap_or_else(|message| panic!("{message}")).settings;
         assert_eq!(settings.admin_password.unwrap().expose_secret(), password);
         assert_eq!(settings.data_dir, Path::new("2026"));
     }
@@ -108,15 +108,15 @@ fn a_text_of_the_environment_stays_a_text() {
 }
 
 #[test]
-fn names_that_are_no_settings_by_table() {
+fn unknown_names_are_rejected_by_table() {
     for file in
         ["colour = 1", "[server]\nlisten = \"127.0.0.1:1\"", "Listen = \"127.0.0.1:1\"", "listen.port = 1"]
     {
-        let said = refusal(file, &[]);
+        let message = error_of(file, &[]);
         let name = file.trim_start_matches('[').split([' ', ']', '.']).next().unwrap();
-        assert!(said.contains(&format!("`{name}`")) && said.contains("settings.toml"), "{said}");
+        assert!(message.contains(&format!("`{name}`")) && message.contains("settings.toml"), "{message}");
     }
-    for (name, value, ours) in [
+    for (name, value, is_error) in [
         ("PILOTHOUSE_LISTN", "127.0.0.1:1", true),
         ("PILOTHOUSE_listen", "127.0.0.1:1", true),
         ("PILOTHOUSE_", "1", true),
@@ -126,7 +126,7 @@ fn names_that_are_no_settings_by_table() {
         ("PILOTHOUSE_TEST_CACHE", "/tmp", false),
         ("PILOTHOUSE_TEST_DEADLINE", "soon", true),
         ("LISTEN", "nowhere", false),
-        // what Kubernetes sets for Services called pilothouse and pilothouse-metrics
+        // variables that Kubernetes sets for Services named pilothouse and pilothouse-metrics
         ("PILOTHOUSE_PORT", "tcp://10.0.0.1:80", false),
         ("PILOTHOUSE_SERVICE_HOST", "10.0.0.1", false),
         ("PILOTHOUSE_SERVICE_PORT_HTTP", "80", false),
@@ -135,13 +135,13 @@ fn names_that_are_no_settings_by_table() {
         ("PILOTHOUSE_METRICS_PORT_9090_TCP", "tcp://10.0.0.1:9090", false),
     ] {
         let read = read("", &[(name, value)], Flags::default());
-        assert_eq!(read.is_err(), ours, "{name}={value}");
-        assert!(read.err().is_none_or(|said| said.contains(name)), "{name}");
+        assert_eq!(read.is_err(), is_error, "{name}={value}");
+        assert!(read.err().is_none_or(|message| message.contains(name)), "{name}");
     }
 }
 
 #[test]
-fn values_that_cannot_be_used_by_table() {
+fn invalid_values_are_rejected_by_table() {
     for (file, key) in [
         ("listen = \"localhost:1\"", "listen"),
         ("listen = 8080", "listen"),
@@ -171,12 +171,12 @@ fn values_that_cannot_be_used_by_table() {
         ("free_space_floor_mib = \"1g\"", "free_space_floor_mib"),
         ("admin_password = 1", "admin_password"),
     ] {
-        let said = refusal(file, &[]);
-        let expected = Setting::find(key).unwrap().form.expected();
-        assert!(said.contains(&format!("`{key}`")) && said.ends_with(expected), "{file}: {said}");
-        assert!(said.contains("settings.toml"), "{file}: {said}");
+        let message = error_of(file, &[]);
+        let expected = Setting::find(key).unwrap().value_type.expected();
+        assert!(message.contains(&format!("`{key}`")) && message.ends_with(expected), "{file}: {message}");
+        assert!(message.contains("settings.toml"), "{file}: {message}");
     }
-    assert!(refusal("", &[("PILOTHOUSE_LOG_FORMAT", "xml")]).contains("environment PILOTHOUSE_LOG_FORMAT"));
+    assert!(error_of("", &[("PILOTHOUSE_LOG_FORMAT", "xml")]).contains("environment PILOTHOUSE_LOG_FORMAT"));
     for url in [
         "http://receiver.example.org/audit",
         "receiver.example.org",
@@ -186,13 +186,13 @@ fn values_that_cannot_be_used_by_table() {
         "",
     ] {
         let file = format!("audit_webhook_url = \"{url}\"\naudit_webhook_secret = \"0123456789abcdef\"");
-        let said = refusal(&file, &[]);
-        assert!(said.contains("`audit_webhook_url`"), "{url}: {said}");
+        let message = error_of(&file, &[]);
+        assert!(message.contains("`audit_webhook_url`"), "{url}: {message}");
     }
-    assert!(refusal("audit_webhook_url = \"https://h/\"", &[]).contains("audit_webhook_secret"));
-    assert!(refusal("audit_webhook_secret = \"0123456789abcdef\"", &[]).contains("audit_webhook_url"));
+    assert!(error_of("audit_webhook_url = \"https://h/\"", &[]).contains("audit_webhook_secret"));
+    assert!(error_of("audit_webhook_secret = \"0123456789abcdef\"", &[]).contains("audit_webhook_url"));
     let short = "audit_webhook_url = \"https://h/\"\naudit_webhook_secret = \"0123456789abcde\"";
-    assert!(refusal(short, &[]).contains("at least 16"));
+    assert!(error_of(short, &[]).contains("at least 16"));
     for url in [
         "https://receiver.example.org:8443/a?b=c",
         "http://127.0.0.1:1/",
@@ -205,22 +205,22 @@ fn values_that_cannot_be_used_by_table() {
             "{url}"
         );
     }
-    assert!(refusal("audit_retention = \"2160h\"", &[]).contains("audit_archive_dir"));
-    assert!(refusal("tls_key = \"a\"", &[]).contains("tls_certificate"));
-    assert!(refusal("tls_certificate = \"a\"", &[]).contains("tls_key"));
-    assert!(refusal("listen = \"[::1]:1\"\nmetrics_listen = \"[::1]:1\"", &[]).contains("different"));
-    assert!(refusal("log = \"info\"\n\nlisten = ", &[]).ends_with("line 3"));
-    assert!(refusal("log = \"info\"\nlog = \"info\"", &[]).ends_with("line 2"));
+    assert!(error_of("audit_retention = \"2160h\"", &[]).contains("audit_archive_dir"));
+    assert!(error_of("tls_key = \"a\"", &[]).contains("tls_certificate"));
+    assert!(error_of("tls_certificate = \"a\"", &[]).contains("tls_key"));
+    assert!(error_of("listen = \"[::1]:1\"\nmetrics_listen = \"[::1]:1\"", &[]).contains("different"));
+    assert!(error_of("log = \"info\"\n\nlisten = ", &[]).ends_with("line 3"));
+    assert!(error_of("log = \"info\"\nlog = \"info\"", &[]).ends_with("line 2"));
 }
 
 #[test]
-fn no_sentence_and_no_show_tells_a_secret() {
+fn errors_and_config_show_contain_no_secret() {
     const SECRET: &str = "canary-canary";
     let secret = format!(
         "admin_password = \"{SECRET}\"\ndatabase_url = \"postgres://u:{SECRET}@h/d?password={SECRET}\"\n\
          audit_webhook_url = \"https://receiver/{SECRET}\"\naudit_webhook_secret = \"{SECRET}-{SECRET}\""
     );
-    let configuration = read(&secret, &[], Flags::default()).unwrap_or_else(|said| panic!("{said}"));
+    let configuration = read(&secret, &[], Flags::default()).unwrap_or_else(|message| panic!("{message}"));
     let shown = configuration.show();
     assert!(!shown.contains(SECRET), "{shown}");
     assert!(shown.contains("admin_password") && shown.contains("postgres://h:5432/d"), "{shown}");
@@ -233,36 +233,39 @@ fn no_sentence_and_no_show_tells_a_secret() {
         format!("audit_webhook_url = \"{SECRET}\""),
         format!("audit_webhook_secret = \"{SECRET}\""),
     ] {
-        let said = refusal(&broken, &[]);
-        assert!(!said.contains(SECRET), "{said}");
+        let message = error_of(&broken, &[]);
+        assert!(!message.contains(SECRET), "{message}");
     }
 }
 
 #[test]
-fn no_cluster_is_where_we_listen_or_where_the_database_is() {
+fn egress_rules_exclude_own_listeners_and_database() {
     let file = "listen = \"[::1]:7\"\nmetrics_listen = \"127.0.0.1:8\"\negress_allow_networks = \"10.0.0.0/8,::1\"\n\
         database_url = \"postgres://u:p@one,two:6432/d?sslmode=disable&hostaddr=192.0.2.1,192.0.2.2\"";
-    let settings = read(file, &[], Flags::default()).unwrap_or_else(|said| panic!("{said}")).settings;
+    let settings = read(file, &[], Flags::default()).unwrap_or_else(|message| panic!("{message}")).settings;
     let rules = settings.egress(&settings.database().unwrap());
     let own: Vec<_> = rules.own.iter().map(|own| format!("{} {}", own.host, own.port)).collect();
     assert_eq!(own, ["::1 7", "127.0.0.1 8", "one 5432", "two 6432", "192.0.2.1 5432", "192.0.2.2 6432"]);
     assert_eq!(rules.allow_networks, Some("10.0.0.0/8, ::1/128".parse().unwrap()));
-    let settings = read("", &[], Flags::default()).unwrap_or_else(|said| panic!("{said}")).settings;
+    let settings = read("", &[], Flags::default()).unwrap_or_else(|message| panic!("{message}")).settings;
     let rules = settings.egress(&settings.database().unwrap());
     assert_eq!((rules.own.len(), rules.allow_networks, rules.allow_loopback), (1, None, false));
 }
 
 #[test]
-fn what_is_shown_can_be_used_again() {
+fn config_show_output_is_a_valid_settings_file() {
     let file = "listen = \"[::1]:7\"\nkey_file = 'a \"b\" \\\\c'\nallow_insecure_tls = true\nread_deadline = \"1m 30s\"";
-    let configuration = read(file, &[], Flags::default()).unwrap_or_else(|said| panic!("{said}"));
-    let again = read(&configuration.show(), &[], Flags::default()).unwrap_or_else(|said| panic!("{said}"));
-    assert_eq!(format!("{:?}", again.settings), format!("{:?}", configuration.settings));
+    let configuration = read(file, &[], Flags::default()).unwrap_or_else(|message| panic!("{message}"));
+    let reread =
+        read(&configuration.show(), &[], Flags::default()).unwrap_or_else(|message| panic!("{message}"));
+    assert_eq!(format!("{:?}", reread.settings), format!("{:?}", configuration.settings));
     for setting in &SETTINGS {
-        let shown = again.layers.get(setting).map(|(value, _)| value);
+        let shown = reread.layers.get(setting).map(|(value, _)| value);
         assert_eq!(shown, configuration.layers.get(setting).map(|(value, _)| value), "{}", setting.key);
-        let secret =
-            matches!(setting.form, SettingType::Password | SettingType::Database | SettingType::Webhook);
+        let secret = matches!(
+            setting.value_type,
+            SettingType::Password | SettingType::Database | SettingType::Webhook
+        );
         assert!(!secret || shown.is_none());
     }
 }

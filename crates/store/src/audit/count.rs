@@ -1,9 +1,9 @@
-//! How many operations match, exactly, without counting a million rows for every page.
+//! Cached exact totals of operations, so that a page of the audit list does not count every row.
 //!
-//! What was counted once stays counted. Rows are only added, under the lock of the chain's head, so in the order of their
-//! ids; of a row only its outcome changes, once. So below some id nothing that a filter looks at changes any more, and how
-//! many rows match below it is a fact that can be kept: of each filter, a few such ids and counts. A page then counts the
-//! rows between the nearest of them and where it stands.
+//! Rows are appended in the order of their ids, under the lock on `audit_head`, and only the outcome of a row
+//! changes, once. So below some id no row changes in a field that a filter reads, and the number of matching rows
+//! below it is final. For each filter a few pairs of id and count are cached. A page then counts only the rows
+//! between the nearest cached id and its own position.
 
 use std::{
     collections::HashMap,
@@ -12,70 +12,73 @@ use std::{
 
 use jiff::Timestamp;
 
-/// From farther away a count anew, through the filter's own index, is as cheap.
-const NEAR: u64 = 10_000;
-/// How many ids of a filter, and how many filters, are kept. Beyond that all are forgotten: it costs one count.
-const MOST: usize = 64;
+/// Maximum distance, in ids, to a cached count. Beyond it, a new count through the index of the filter costs no more.
+const MAX_DISTANCE_ROWS: u64 = 10_000;
+/// Maximum number of cached ids per filter, and of cached filters. When it is exceeded all are dropped, which costs
+/// one count.
+const MAX_CACHED: usize = 64;
 
-/// What a row must be like to be counted: all of a query but its place in the list.
+/// The filter of a count: a query without its position in the list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Wanted {
+pub(super) struct CountFilter {
     pub(super) user_id: Option<i64>,
     pub(super) from: Option<Timestamp>,
     pub(super) to: Option<Timestamp>,
-    /// A pattern of LIKE.
+    /// A LIKE pattern.
     pub(super) search: Option<String>,
-    /// The name of a field, and its value.
+    /// Pairs of field name and value.
     pub(super) fields: Vec<(&'static str, String)>,
 }
 
-impl Wanted {
-    /// Whether an outcome, when it comes, may change the answer.
-    pub(super) fn looks_at_outcomes(&self) -> bool {
+impl CountFilter {
+    /// Whether a later outcome of an operation may change the count.
+    pub(super) fn depends_on_outcome(&self) -> bool {
         self.fields.iter().any(|(name, _)| *name == "status")
     }
 }
 
-/// The counts of this process. A clone is the same.
+/// The cached counts of this process. A clone shares them.
 #[derive(Clone, Default)]
 pub(crate) struct Counts(Arc<Mutex<Cached>>);
 
 #[derive(Default)]
 struct Cached {
-    /// The oldest row there is. Should rows be removed one day, it is another.
+    /// The smallest id. It changes when rows are removed, and then all counts are invalid.
     oldest: i64,
-    counts: HashMap<Wanted, Vec<Below>>,
+    counts: HashMap<CountFilter, Vec<CountBelow>>,
 }
 
-/// So many rows match below an id.
+/// The number of matching rows below an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Below {
+pub(super) struct CountBelow {
     pub(super) id: i64,
     pub(super) count: i64,
 }
 
 impl Counts {
-    /// What is known nearest to `id`, if that is near.
-    pub(super) fn nearest(&self, wanted: &Wanted, oldest: i64, id: i64) -> Option<Below> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = kept.counts.get(wanted).filter(|_| kept.oldest == oldest)?;
-        let nearest = known.iter().min_by_key(|below| below.id.abs_diff(id))?;
-        (nearest.id.abs_diff(id) <= NEAR).then_some(*nearest)
+    /// The cached count nearest to `id`, if it is within [`MAX_DISTANCE_ROWS`].
+    pub(super) fn nearest(&self, filter: &CountFilter, oldest: i64, id: i64) -> Option<CountBelow> {
+        let cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts_of_filter = cached.counts.get(filter).filter(|_| cached.oldest == oldest)?;
+        let nearest = counts_of_filter.iter().min_by_key(|below| below.id.abs_diff(id))?;
+        (nearest.id.abs_diff(id) <= MAX_DISTANCE_ROWS).then_some(*nearest)
     }
 
-    /// Keeps a count that will not change any more.
-    pub(super) fn keep(&self, wanted: &Wanted, oldest: i64, below: Below) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.oldest != oldest || (kept.counts.len() >= MOST && !kept.counts.contains_key(wanted)) {
-            kept.counts.clear();
-            kept.oldest = oldest;
+    /// Caches a final count.
+    pub(super) fn insert(&self, filter: &CountFilter, oldest: i64, below: CountBelow) {
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.oldest != oldest
+            || (cached.counts.len() >= MAX_CACHED && !cached.counts.contains_key(filter))
+        {
+            cached.counts.clear();
+            cached.oldest = oldest;
         }
-        let known = kept.counts.entry(wanted.clone()).or_default();
-        if known.len() >= MOST {
-            known.clear();
+        let counts_of_filter = cached.counts.entry(filter.clone()).or_default();
+        if counts_of_filter.len() >= MAX_CACHED {
+            counts_of_filter.clear();
         }
-        if !known.contains(&below) {
-            known.push(below);
+        if !counts_of_filter.contains(&below) {
+            counts_of_filter.push(below);
         }
     }
 }

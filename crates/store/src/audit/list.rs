@@ -14,7 +14,7 @@ use pilothouse_core::{
     user::UserId,
 };
 
-use super::count::{Below, Counts, Wanted};
+use super::count::{CountBelow, CountFilter, Counts};
 use crate::{
     db::{Db, read},
     error::corrupt,
@@ -77,7 +77,7 @@ impl TryFrom<Row> for OperationRow {
     }
 }
 
-/// What is searched for, as a pattern of LIKE.
+/// The search text as a LIKE pattern.
 fn pattern(search: &str) -> String {
     let mut pattern = String::from("%");
     for c in search.chars() {
@@ -89,9 +89,9 @@ fn pattern(search: &str) -> String {
     pattern + "%"
 }
 
-/// Which rows, and in which order.
+/// Filter and order of a query.
 struct Plan {
-    wanted: Wanted,
+    filter: CountFilter,
     sort: Option<(&'static str, bool)>,
 }
 
@@ -105,27 +105,27 @@ impl Plan {
                 .map(|field| field.name)
                 .ok_or_else(|| Error::internal("an operation has no such field"))
         };
-        let filter = |(field, value): &(usize, String)| Ok((name(*field)?, value.clone()));
-        let wanted = Wanted {
+        let named_filter = |(field, value): &(usize, String)| Ok((name(*field)?, value.clone()));
+        let filter = CountFilter {
             user_id: user_id.map(|user| user.0),
             from: *from,
             to: *to,
             search: list.search.as_deref().map(pattern),
-            fields: list.filters.iter().map(filter).collect::<Result<_>>()?,
+            fields: list.filters.iter().map(named_filter).collect::<Result<_>>()?,
         };
         let sort = list.sort.map(|sort| Ok::<_, Error>((name(sort.field)?, sort.descending))).transpose()?;
-        Ok(Self { wanted, sort })
+        Ok(Self { filter, sort })
     }
 }
 
-/// Orders by one of these columns: unknown values last either way, ties by namespace, name and id.
+/// Orders by one of these columns: NULL last in both directions, ties by namespace, name and id.
 macro_rules! ordered {
-    ($query:expr, $sort:expr, known: [$($known:ident),*], nullable: [$($nullable:ident),*]) => {{
+    ($query:expr, $sort:expr, not_null: [$($not_null:ident),*], nullable: [$($nullable:ident),*]) => {{
         let query = match $sort {
             None => $query,
             $(
-                Some((stringify!($known), false)) => $query.order_by(operations::$known.asc()),
-                Some((stringify!($known), true)) => $query.order_by(operations::$known.desc()),
+                Some((stringify!($not_null), false)) => $query.order_by(operations::$not_null.asc()),
+                Some((stringify!($not_null), true)) => $query.order_by(operations::$not_null.desc()),
             )*
             $(
                 Some((stringify!($nullable), false)) => {
@@ -146,7 +146,7 @@ macro_rules! ordered {
 
 /// A page of operations.
 pub(super) async fn page(db: &Db, counts: &Counts, query: &OperationQuery) -> Result<OperationPage> {
-    let Plan { wanted, sort } = Plan::of(query)?;
+    let Plan { filter, sort } = Plan::of(query)?;
     let before = query.before;
     let limit = i64::try_from(query.list.limit()).unwrap_or(i64::MAX);
     let offset = i64::try_from(query.list.offset()).unwrap_or(i64::MAX);
@@ -155,19 +155,19 @@ pub(super) async fn page(db: &Db, counts: &Counts, query: &OperationQuery) -> Re
     let (total, rows): (i64, Vec<Row>) = read!(*db, |conn| {
         let matching = || {
             let mut matching = operations::table.into_boxed();
-            if let Some(user) = wanted.user_id {
+            if let Some(user) = filter.user_id {
                 matching = matching.filter(operations::user_id.eq(user));
             }
-            if let Some(from) = wanted.from {
+            if let Some(from) = filter.from {
                 matching = matching.filter(operations::created_at.ge(At(from)));
             }
-            if let Some(to) = wanted.to {
+            if let Some(to) = filter.to {
                 matching = matching.filter(operations::created_at.lt(At(to)));
             }
-            if let Some(search) = &wanted.search {
+            if let Some(search) = &filter.search {
                 matching = matching.filter(operations::searched.like(search).escape('\\'));
             }
-            for (name, value) in &wanted.fields {
+            for (name, value) in &filter.fields {
                 matching = match *name {
                     "cluster_id" => {
                         let id = value
@@ -186,34 +186,36 @@ pub(super) async fn page(db: &Db, counts: &Counts, query: &OperationQuery) -> Re
             Ok(matching)
         };
 
-        // how far nothing changes any more: see `count`
+        // the id below which counts are final: see `count`
         let ids = || operations::table.select(operations::id);
         let oldest: i64 =
             ids().order_by(operations::id.asc()).first(conn).await.optional()?.unwrap_or_default();
         let newest: i64 =
             ids().order_by(operations::id.desc()).first(conn).await.optional()?.unwrap_or_default();
-        let mut settled = before.unwrap_or(i64::MAX).min(newest + 1);
-        if wanted.looks_at_outcomes() {
+        let mut stable_below = before.unwrap_or(i64::MAX).min(newest + 1);
+        if filter.depends_on_outcome() {
             let pending = ids().filter(operations::status.eq(Status::Pending.as_str()));
             let pending: Option<i64> = pending.order_by(operations::id.asc()).first(conn).await.optional()?;
-            settled = settled.min(pending.unwrap_or(i64::MAX));
+            stable_below = stable_below.min(pending.unwrap_or(i64::MAX));
         }
 
         let between = |from: i64, to: i64| {
             Ok::<_, Error>(matching()?.filter(operations::id.ge(from)).filter(operations::id.lt(to)).count())
         };
-        let count: i64 = match counts.nearest(&wanted, oldest, settled) {
-            Some(known) if known.id <= settled => {
-                known.count + between(known.id, settled)?.get_result::<i64>(conn).await?
+        let count: i64 = match counts.nearest(&filter, oldest, stable_below) {
+            Some(cached) if cached.id <= stable_below => {
+                cached.count + between(cached.id, stable_below)?.get_result::<i64>(conn).await?
             }
-            Some(known) => known.count - between(settled, known.id)?.get_result::<i64>(conn).await?,
-            // a bound that no index serves leaves the choice of one to the filters
-            None => matching()?.filter((operations::id + 0).lt(settled)).count().get_result(conn).await?,
+            Some(cached) => cached.count - between(stable_below, cached.id)?.get_result::<i64>(conn).await?,
+            // `id + 0` matches no index, so that the planner uses the index of the filter
+            None => {
+                matching()?.filter((operations::id + 0).lt(stable_below)).count().get_result(conn).await?
+            }
         };
-        counts.keep(&wanted, oldest, Below { id: settled, count });
+        counts.insert(&filter, oldest, CountBelow { id: stable_below, count });
         let rest: i64 = match before {
-            Some(before) if before <= settled => 0,
-            before => between(settled, before.unwrap_or(i64::MAX))?.get_result(conn).await?,
+            Some(before) if before <= stable_below => 0,
+            before => between(stable_below, before.unwrap_or(i64::MAX))?.get_result(conn).await?,
         };
 
         let mut page = matching()?;
@@ -223,7 +225,7 @@ pub(super) async fn page(db: &Db, counts: &Counts, query: &OperationQuery) -> Re
         let page = ordered!(
             page,
             sort,
-            known: [id, operation_id, operation_type, resource_type, status, username, created_at],
+            not_null: [id, operation_id, operation_type, resource_type, status, username, created_at],
             nullable: [
                 cluster_id, cluster_name, resource_name, namespace, user_id, role, source_ip, request_id, duration_ms,
                 error_code, details, finished_at

@@ -1,5 +1,5 @@
-//! The trail as it lies there, for whoever verifies or exports it: texts and times as the database holds them, whatever
-//! somebody has made of them.
+//! Unvalidated read access to the trail for verification and export: texts and times exactly as the database holds
+//! them, also if they were tampered with.
 
 use async_trait::async_trait;
 use diesel::{
@@ -30,12 +30,12 @@ use crate::{
     },
 };
 
-/// A text that may be none: SQLite takes any bytes, and diesel would quietly replace those that are no UTF-8.
+/// A TEXT value that may be invalid UTF-8: SQLite accepts any bytes, and diesel would silently replace invalid ones.
 #[derive(Debug, FromSqlRow)]
 struct Raw(String);
 
 impl Raw {
-    /// U+0000 stands before what is no text; no text of ours has one.
+    /// U+0000 marks invalid UTF-8. No text that Pilothouse writes contains it.
     fn of(bytes: &[u8]) -> Self {
         Self(str::from_utf8(bytes).map_or_else(|_| format!("\0{}", bytes.escape_ascii()), str::to_owned))
     }
@@ -53,7 +53,7 @@ impl FromSql<Text, Pg> for Raw {
     }
 }
 
-/// A moment in microseconds since 1970, in or out of the calendar.
+/// Microseconds since 1970, not limited to the range of [`Timestamp`].
 #[derive(Debug, FromSqlRow)]
 struct Micros(i64);
 
@@ -122,7 +122,7 @@ impl From<Row> for StoredRow {
     fn from(row: Row) -> Self {
         let text = |raw: Raw| Cell::text(raw.0);
         let maybe = |raw: Option<Raw>| raw.map_or(Cell::Null, text);
-        // the order of core's table of fields, which `the_reader_reads_what_was_written` holds
+        // in the order of the fields of operations in the core crate
         let cells = vec![
             ("id", Cell::from(row.id)),
             ("operation_id", text(row.operation_id)),
@@ -157,7 +157,7 @@ impl TrailReader for Store {
             .get_result(conn)
             .await?))?;
         let hash = hash.try_into().map_err(|_| corrupt("audit_head.hash"))?;
-        // whoever verifies asks for the key that signs next
+        // the verification that follows asks for the active key
         self.refresh_active_key().await?;
         Ok((trail, Head { sequence, hash: ChainHash(hash) }))
     }
@@ -218,7 +218,7 @@ impl TrailReader for Store {
         from: Option<Timestamp>,
         to: Option<Timestamp>,
     ) -> Result<(Option<i64>, Option<i64>)> {
-        // without a bound, whatever it gives is not looked at
+        // the result for a missing bound is ignored by the caller
         let from = At(from.unwrap_or(Timestamp::UNIX_EPOCH));
         let to = At(to.unwrap_or(Timestamp::UNIX_EPOCH));
         read!(self.db, |conn| {
@@ -238,7 +238,7 @@ impl TrailReader for Store {
     }
 
     fn remembered(&self) -> Vec<Head> {
-        let Some(known) = self.author.memory.known() else { return Vec::new() };
-        known.signed().into_iter().chain([known.head()]).collect()
+        let Some(verified) = self.trail_context.verified_state.current() else { return Vec::new() };
+        verified.signed().into_iter().chain([verified.head()]).collect()
     }
 }

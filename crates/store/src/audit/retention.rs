@@ -1,4 +1,4 @@
-//! Removing the oldest part of the trail, in one transaction with the word of where the rest begins.
+//! Retention: removes the oldest part of the trail and stores the signed start of the rest, in one transaction.
 
 use async_trait::async_trait;
 use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, dsl::min};
@@ -13,7 +13,7 @@ use super::Trail as _;
 use crate::{
     Store,
     db::{read, transact},
-    error::audit,
+    error::audit_error,
     schema::{audit_beginning, audit_checkpoints, audit_handovers, audit_head, audit_log, operations},
 };
 
@@ -30,23 +30,23 @@ impl Retention for Store {
     }
 
     async fn remove(&self, permit: &Permit, beginning: &TrailStart) -> Result<u64> {
-        let receipt = self.receipt(permit)?;
+        let entry = self.pending_entry(permit)?;
         let Head { sequence: through, hash } = beginning.head();
         let line = beginning.line()?;
         let removed = transact!(self.db, |conn| {
-            // the head's lock, as whoever appends takes it: of two who remove, the second finds it done
+            // locks `audit_head` as an append does: of two concurrent removals the second finds the part removed
             diesel::update(audit_head::table.find(1))
                 .set(audit_head::seq.eq(audit_head::seq))
                 .execute(conn)
                 .await?;
-            let begins: Option<i64> =
+            let current_start: Option<i64> =
                 audit_beginning::table.find(1).select(audit_beginning::seq).first(conn).await.optional()?;
-            if begins.is_some_and(|begins| begins >= through) {
+            if current_start.is_some_and(|current_start| current_start >= through) {
                 return Ok(0);
             }
-            let known: Option<Vec<u8>> =
+            let stored_hash: Option<Vec<u8>> =
                 audit_log::table.find(through).select(audit_log::hash).first(conn).await.optional()?;
-            if known.as_deref() != Some(&hash.0[..]) {
+            if stored_hash.as_deref() != Some(&hash.0[..]) {
                 let why = format!("entry {through} of the audit trail differs from the archived one");
                 return Err(Error::internal(why).into());
             }
@@ -76,9 +76,9 @@ impl Retention for Store {
             diesel::delete(audit_handovers::table.filter(audit_handovers::seq.le(through)))
                 .execute(conn)
                 .await?;
-            conn.done(receipt).await?;
+            conn.record_success(entry).await?;
             Ok(removed as u64)
         });
-        removed.map_err(audit)
+        removed.map_err(audit_error)
     }
 }

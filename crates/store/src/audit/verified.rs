@@ -1,5 +1,5 @@
-//! What this process remembers of the trail: the last head that it appended or verified, and the last checkpoint. By this, and
-//! not by what the database says of itself, it decides what to sign.
+//! Verified state of the trail in this process: the last head that it appended or verified, and the last checkpoint.
+//! This state decides what to sign, not the contents of the database.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,51 +13,51 @@ use pilothouse_core::{
 
 use crate::error::StoreError;
 
-/// How long to wait before a trail that did not follow is looked at again.
-const AGAIN: Duration = Duration::from_secs(10);
+/// Interval between verifications of a trail that failed one.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Why a trail is not signed now.
-pub(crate) enum Unfit {
-    /// It does not follow from what is known.
-    Unsound(String),
-    /// That cannot be told.
-    Unread(StoreError),
+/// Why verification of the trail failed.
+pub(crate) enum VerifyError {
+    /// The trail does not continue the verified part.
+    Mismatch(String),
+    /// The trail could not be read.
+    Store(StoreError),
 }
 
-impl From<String> for Unfit {
+impl From<String> for VerifyError {
     fn from(reason: String) -> Self {
-        Self::Unsound(reason)
+        Self::Mismatch(reason)
     }
 }
 
-impl From<diesel::result::Error> for Unfit {
+impl From<diesel::result::Error> for VerifyError {
     fn from(error: diesel::result::Error) -> Self {
-        Self::Unread(error.into())
+        Self::Store(error.into())
     }
 }
 
-impl From<Error> for Unfit {
+impl From<Error> for VerifyError {
     fn from(error: Error) -> Self {
-        Self::Unread(error.into())
+        Self::Store(error.into())
     }
 }
 
-/// Shared by all who append in this process.
+/// Shared by all writers of the trail in this process. A clone is the same state.
 #[derive(Clone, Default)]
 pub(crate) struct VerifiedState(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    known: Option<VerifiedTrail>,
-    /// What will be known once the last transaction that appended is committed.
+    verified: Option<VerifiedTrail>,
+    /// The verified state after the last appending transaction, if that commits.
     draft: Option<VerifiedTrail>,
-    unsound: Option<Unsound>,
+    mismatch: Option<Mismatch>,
 }
 
-struct Unsound {
+struct Mismatch {
     reason: String,
-    /// By the monotonic clock.
-    seen: Duration,
+    /// When verification failed last, by the monotonic clock.
+    failed_at: Duration,
 }
 
 impl VerifiedState {
@@ -65,61 +65,65 @@ impl VerifiedState {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known.
-    pub(crate) fn known(&self) -> Option<VerifiedTrail> {
-        self.lock().known.clone()
+    /// The verified part of the trail.
+    pub(crate) fn current(&self) -> Option<VerifiedTrail> {
+        self.lock().verified.clone()
     }
 
-    /// What is known, now that the trail is seen to end with `head`: a draft of that end was committed.
-    pub(crate) fn at(&self, head: Head) -> Option<VerifiedTrail> {
+    /// The verified part of the trail, where `head` is the head just read: a draft with this head was committed and
+    /// becomes the verified state.
+    pub(crate) fn commit_draft(&self, head: Head) -> Option<VerifiedTrail> {
         let mut state = self.lock();
         if let Some(draft) = state.draft.take_if(|draft| draft.head() == head) {
-            state.known = Some(draft);
+            state.verified = Some(draft);
         }
-        state.known.clone()
+        state.verified.clone()
     }
 
-    /// This was verified.
-    pub(crate) fn verified(&self, known: &VerifiedTrail) {
+    /// Stores a verified state, unless the current one covers more.
+    pub(crate) fn set_verified(&self, verified: &VerifiedTrail) {
         let mut state = self.lock();
-        if state.known.as_ref().is_none_or(|before| known.covers(before)) {
-            state.known = Some(known.clone());
+        if state.verified.as_ref().is_none_or(|before| verified.covers(before)) {
+            state.verified = Some(verified.clone());
         }
-        if state.unsound.take().is_some() {
+        if state.mismatch.take().is_some() {
             tracing::info!("the audit trail matches the verified history again and is signed");
         }
     }
 
-    /// This will be known, if the transaction that holds the head's lock commits.
-    pub(crate) fn draft(&self, known: Option<VerifiedTrail>) {
-        self.lock().draft = known;
+    /// Stores the state that becomes the verified one if the transaction that holds the lock on `audit_head` commits.
+    pub(crate) fn set_draft(&self, verified: Option<VerifiedTrail>) {
+        self.lock().draft = verified;
     }
 
-    /// The trail does not follow from what is known. Told to the log when that begins, and when the reason changes.
-    pub(crate) fn unsound(&self, reason: String, seen: Duration) {
+    /// Records that the trail does not match. Logged at the first failure and whenever the reason changes.
+    pub(crate) fn set_mismatch(&self, reason: String, failed_at: Duration) {
         let mut state = self.lock();
-        if state.unsound.as_ref().is_none_or(|before| before.reason != reason) {
+        if state.mismatch.as_ref().is_none_or(|before| before.reason != reason) {
             tracing::error!(
                 reason,
                 "the audit trail does not match the verified history and is no longer signed: entries were changed or \
                  removed; run `pilothouse audit verify`"
             );
         }
-        state.unsound = Some(Unsound { reason, seen });
+        state.mismatch = Some(Mismatch { reason, failed_at });
     }
 
-    /// Whether the trail is to be looked at now.
-    pub(crate) fn may_look(&self, now: Duration) -> bool {
-        self.lock().unsound.as_ref().is_none_or(|unsound| now.saturating_sub(unsound.seen) >= AGAIN)
+    /// Whether the trail may be verified now: after a failure only every [`RETRY_INTERVAL`].
+    pub(crate) fn may_verify(&self, now: Duration) -> bool {
+        self.lock()
+            .mismatch
+            .as_ref()
+            .is_none_or(|mismatch| now.saturating_sub(mismatch.failed_at) >= RETRY_INTERVAL)
     }
 
-    /// Why the trail is not signed; none when it is.
-    pub(crate) fn reason(&self) -> Option<String> {
-        self.lock().unsound.as_ref().map(|unsound| unsound.reason.clone())
+    /// Why the trail is not signed; `None` when it is.
+    pub(crate) fn mismatch_reason(&self) -> Option<String> {
+        self.lock().mismatch.as_ref().map(|mismatch| mismatch.reason.clone())
     }
 
-    /// The last checkpoint, where anything is known.
+    /// The last verified checkpoint; `None` before the first verification.
     pub(crate) fn last_checkpoint(&self) -> Option<LastCheckpoint> {
-        self.lock().known.as_ref().map(VerifiedTrail::last_checkpoint)
+        self.lock().verified.as_ref().map(VerifiedTrail::last_checkpoint)
     }
 }

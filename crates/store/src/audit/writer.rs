@@ -1,5 +1,5 @@
-//! One task that stores what stands alone in the trail: as many entries in one commit as wait, so that a disk's flush
-//! is shared.
+//! Group commit: one task appends the entries that are not part of another transaction. It commits all waiting
+//! entries together, so that they share one disk flush.
 
 use std::sync::{
     Arc,
@@ -16,49 +16,49 @@ use tokio::{
 use super::{Trail as _, TrailContext, Write};
 use crate::{
     db::{Db, transact},
-    error::audit,
+    error::audit_error,
 };
 
-/// The most entries in one commit.
-const GROUP: usize = 256;
+/// Maximum number of entries in one commit.
+const MAX_GROUP_ENTRIES: usize = 256;
 
-/// How many may wait before callers wait to be let in.
-const QUEUE: usize = 1024;
+/// Capacity of the queue, in entries. When it is full, callers wait.
+const QUEUE_CAPACITY: usize = 1024;
 
-struct Waiting {
+struct QueuedWrite {
     write: Write,
     stored: oneshot::Sender<Result<()>>,
 }
 
-/// The way to the task. It ends when the last of these is gone and everything is stored.
+/// Handle to the task. The task ends when the last handle is dropped and all entries are stored.
 #[derive(Clone)]
 pub(crate) struct Writer {
-    queue: mpsc::Sender<Waiting>,
-    /// Entries that could not be stored.
+    queue: mpsc::Sender<QueuedWrite>,
+    /// Number of entries that could not be stored.
     failed: Arc<AtomicU64>,
 }
 
 impl Writer {
-    pub(crate) fn start(db: Db, by: TrailContext, runtime: &Handle) -> Self {
-        let (sender, queue) = mpsc::channel(QUEUE);
-        runtime.spawn(run(db, by, queue));
+    pub(crate) fn start(db: Db, context: TrailContext, runtime: &Handle) -> Self {
+        let (sender, queue) = mpsc::channel(QUEUE_CAPACITY);
+        runtime.spawn(run(db, context, queue));
         Self { queue: sender, failed: Arc::default() }
     }
 
-    /// How many entries could not be stored.
+    /// Number of entries that could not be stored.
     pub(crate) fn failed(&self) -> u64 {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Returns when it is durable.
+    /// Appends an entry and returns when it is durable.
     ///
     /// # Errors
-    /// `AuditUnavailable`; then it may be stored all the same.
+    /// `AuditUnavailable`. The entry may be stored nevertheless.
     pub(crate) async fn write(&self, write: Write) -> Result<()> {
-        let gone = || Error::new(Cause::AuditUnavailable);
+        let unavailable = || Error::new(Cause::AuditUnavailable);
         let (stored, result) = oneshot::channel();
-        self.queue.send(Waiting { write, stored }).await.map_err(|_| gone())?;
-        let result = result.await.unwrap_or_else(|_| Err(gone()));
+        self.queue.send(QueuedWrite { write, stored }).await.map_err(|_| unavailable())?;
+        let result = result.await.unwrap_or_else(|_| Err(unavailable()));
         if result.is_err() {
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
@@ -66,24 +66,24 @@ impl Writer {
     }
 }
 
-async fn run(db: Db, by: TrailContext, mut queue: mpsc::Receiver<Waiting>) {
-    let mut group = Vec::with_capacity(GROUP);
-    while queue.recv_many(&mut group, GROUP).await > 0 {
+async fn run(db: Db, context: TrailContext, mut queue: mpsc::Receiver<QueuedWrite>) {
+    let mut group = Vec::with_capacity(MAX_GROUP_ENTRIES);
+    while queue.recv_many(&mut group, MAX_GROUP_ENTRIES).await > 0 {
         let (writes, callers): (Vec<_>, Vec<_>) = group.drain(..).map(|w| (w.write, w.stored)).unzip();
-        let result = store(&db, &by, writes.clone()).await;
-        let one_is_bad =
+        let result = store(&db, &context, writes.clone()).await;
+        let store_each =
             writes.len() > 1 && result.as_ref().is_err_and(|error| error.cause == Cause::Internal);
         for (write, caller) in writes.into_iter().zip(callers) {
-            // a defect in one entry must not take the others with it
-            let result = if one_is_bad { store(&db, &by, vec![write]).await } else { result.clone() };
-            // the caller may have given up
+            // a defect in one entry must not fail the others: store each on its own
+            let result = if store_each { store(&db, &context, vec![write]).await } else { result.clone() };
+            // fails if the caller was cancelled
             let _ = caller.send(result);
         }
     }
 }
 
-async fn store(db: &Db, by: &TrailContext, writes: Vec<Write>) -> Result<()> {
-    let by = by.clone();
-    let stored: Result<u64> = async { transact!(*db, |conn| conn.append(&writes, &by).await) }.await;
-    stored.map(drop).map_err(audit)
+async fn store(db: &Db, context: &TrailContext, writes: Vec<Write>) -> Result<()> {
+    let context = context.clone();
+    let stored: Result<u64> = async { transact!(*db, |conn| conn.append(&writes, &context).await) }.await;
+    stored.map(drop).map_err(audit_error)
 }

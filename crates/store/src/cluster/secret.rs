@@ -1,4 +1,4 @@
-//! A credential as it is sealed: JSON, wiped from memory once it is.
+//! Serialisation of credentials for sealing: JSON, wiped from memory after use.
 
 use pilothouse_core::{
     Error, Result,
@@ -11,14 +11,14 @@ use zeroize::Zeroizing;
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Open<'a> {
+enum CredentialRef<'a> {
     Token { token: &'a str },
     Certificate { chain: &'a str, key: &'a str },
 }
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Opened {
+enum StoredCredential {
     Token { token: SecretString },
     Certificate { chain: String, key: SecretString },
 }
@@ -26,8 +26,10 @@ enum Opened {
 /// Seals a credential for its row.
 pub(super) fn seal(sealer: &dyn Sealer, owner: &SealedFor, credential: &Credential) -> Result<Vec<u8>> {
     let open = match credential {
-        Credential::Token(token) => Open::Token { token: token.expose_secret() },
-        Credential::Certificate { chain, key } => Open::Certificate { chain, key: key.expose_secret() },
+        Credential::Token(token) => CredentialRef::Token { token: token.expose_secret() },
+        Credential::Certificate { chain, key } => {
+            CredentialRef::Certificate { chain, key: key.expose_secret() }
+        }
     };
     let text = serde_json::to_vec(&open).map(Zeroizing::new);
     sealer.seal(owner, &text.map_err(|_| Error::internal("a credential cannot be serialised"))?)
@@ -36,11 +38,11 @@ pub(super) fn seal(sealer: &dyn Sealer, owner: &SealedFor, credential: &Credenti
 /// Opens the credential of a row.
 pub(super) fn open(keyring: &dyn Keyring, owner: &SealedFor, sealed: &[u8]) -> Result<Credential> {
     let text = Zeroizing::new(keyring.open(owner, sealed)?);
-    // what serde says of it could hold a part of it
+    // the text of a serde error may contain a part of the credential
     match serde_json::from_slice(&text)
         .map_err(|_| Error::internal("a decrypted credential cannot be parsed"))?
     {
-        Opened::Token { token } => Ok(Credential::Token(token)),
-        Opened::Certificate { chain, key } => Ok(Credential::Certificate { chain, key }),
+        StoredCredential::Token { token } => Ok(Credential::Token(token)),
+        StoredCredential::Certificate { chain, key } => Ok(Credential::Certificate { chain, key }),
     }
 }

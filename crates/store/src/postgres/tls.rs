@@ -1,4 +1,4 @@
-//! Whom we trust to be the database.
+//! TLS configuration for PostgreSQL: which server certificates are accepted.
 
 use std::sync::Arc;
 
@@ -13,74 +13,76 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use super::bad;
+use super::address_error;
 use crate::error::OpenError;
 
-/// Who may answer.
+/// Which server certificates are accepted.
 #[derive(Debug)]
 pub(super) enum Trust {
-    /// Anybody.
-    Anyone,
-    /// Whoever has a certificate from these roots.
+    /// Any certificate.
+    Any,
+    /// A certificate that one of these roots has issued, for any host.
     Chain(RootCertStore),
-    /// Whoever has a certificate from these roots for the host that is called.
+    /// A certificate that one of these roots has issued for the host of the address.
     Host(RootCertStore),
 }
 
-/// The certificates in a PEM file.
+/// Loads the root certificates from a PEM file.
 pub(super) fn roots(file: &str) -> Result<RootCertStore, OpenError> {
     let pem = std::fs::read(file)
-        .map_err(|error| bad(format!("has an sslrootcert that cannot be read ({error})")))?;
+        .map_err(|error| address_error(format!("has an sslrootcert that cannot be read ({error})")))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let added = certificate.ok().and_then(|certificate| roots.add(certificate).ok());
-        added.ok_or_else(|| bad("has an sslrootcert with an invalid certificate"))?;
+        added.ok_or_else(|| address_error("has an sslrootcert with an invalid certificate"))?;
     }
     if roots.is_empty() {
-        return Err(bad("has an sslrootcert without a certificate (PEM)"));
+        return Err(address_error("has an sslrootcert without a certificate (PEM)"));
     }
     Ok(roots)
 }
 
-/// The roots that the machine trusts.
+/// Loads the root certificates of the system.
 pub(super) fn system_roots() -> Result<RootCertStore, OpenError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        return Err(bad("needs root certificates, but this machine has none: set sslrootcert to a file"));
+        return Err(address_error(
+            "needs root certificates, but this machine has none: set sslrootcert to a file",
+        ));
     }
     Ok(roots)
 }
 
-/// TLS as a client without a certificate of its own.
+/// Client configuration without a client certificate.
 pub(super) fn config(trust: Trust) -> Result<ClientConfig, OpenError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|error| bad(format!("cannot be reached by TLS here ({error})")))?;
+        .map_err(|error| address_error(format!("cannot be reached by TLS here ({error})")))?;
     let builder = match trust {
         Trust::Host(roots) => builder.with_root_certificates(roots),
-        Trust::Chain(roots) => verified_by(builder, AnyHost { roots: Some(roots), provider }),
-        Trust::Anyone => verified_by(builder, AnyHost { roots: None, provider }),
+        Trust::Chain(roots) => with_verifier(builder, AnyHostVerifier { roots: Some(roots), provider }),
+        Trust::Any => with_verifier(builder, AnyHostVerifier { roots: None, provider }),
     };
     Ok(builder.with_no_client_auth())
 }
 
-fn verified_by(
+fn with_verifier(
     builder: rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>,
-    verifier: AnyHost,
+    verifier: AnyHostVerifier,
 ) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
     builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
 }
 
-/// Asks whose certificate it is, where it matters, and not for which host.
+/// Verifies the issuer of the certificate if `roots` are set, and never the host name.
 #[derive(Debug)]
-struct AnyHost {
+struct AnyHostVerifier {
     roots: Option<RootCertStore>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for AnyHost {
+impl ServerCertVerifier for AnyHostVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

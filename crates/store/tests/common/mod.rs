@@ -1,6 +1,6 @@
-//! Databases to try the store on: a SQLite file each, and a database each of a PostgreSQL of our own.
+//! Test databases: one SQLite file per test, and one database per test on the PostgreSQL server of the tests.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
 use std::sync::{Arc, Mutex};
@@ -26,12 +26,13 @@ use tokio::runtime::Handle;
 
 pub(crate) const FINGERPRINT: &str = "fingerprint of the key";
 
-/// Hides a value and binds it to its owner and to a key; no cipher, but enough to see whether the store uses it.
-struct Mask {
+/// Fake sealer: hides a value and binds it to its owner and to a key. It is no cipher, but shows whether the store
+/// uses it.
+struct FakeSealer {
     fingerprint: String,
 }
 
-impl Mask {
+impl FakeSealer {
     fn prefix(&self, owner: &SealedFor) -> Vec<u8> {
         let mut prefix = self.mark();
         prefix.extend(format!(" {} {} ", owner.row, owner.field).into_bytes());
@@ -39,7 +40,7 @@ impl Mask {
     }
 }
 
-impl Sealer for Mask {
+impl Sealer for FakeSealer {
     fn seal(&self, owner: &SealedFor, value: &[u8]) -> Result<Vec<u8>> {
         let mut sealed = self.prefix(owner);
         sealed.extend(value.iter().map(|byte| byte ^ 0xa5));
@@ -48,7 +49,7 @@ impl Sealer for Mask {
 
     fn open(&self, owner: &SealedFor, sealed: &[u8]) -> Result<Vec<u8>> {
         let value = sealed.strip_prefix(self.prefix(owner).as_slice());
-        let value = value.ok_or_else(|| Error::internal("another's seal"))?;
+        let value = value.ok_or_else(|| Error::internal("sealed for another owner"))?;
         Ok(value.iter().map(|byte| byte ^ 0xa5).collect())
     }
 
@@ -57,67 +58,68 @@ impl Sealer for Mask {
     }
 }
 
-/// Holds the keys that it is given, by their fingerprints alone.
-pub(crate) struct Ring(Mutex<Vec<String>>);
+/// Fake keyring, which identifies keys by their fingerprints alone.
+pub(crate) struct FakeKeyring(Mutex<Vec<String>>);
 
-impl Ring {
-    /// The first one is in use.
+impl FakeKeyring {
+    /// Creates a keyring whose first key is in use.
     pub(crate) fn of(fingerprints: &[&str]) -> Arc<Self> {
         Arc::new(Self(Mutex::new(fingerprints.iter().map(ToString::to_string).collect())))
     }
 
-    /// Another one is put beside.
+    /// Adds a key.
     pub(crate) fn add(&self, fingerprint: &str) {
         self.0.lock().unwrap().push(fingerprint.to_owned());
     }
 
-    /// By what the one in use is verified.
+    /// The signer of the key with this fingerprint.
     pub(crate) fn signer(fingerprint: &str) -> fake::FakeSigner {
         fake::FakeSigner::of(Hex(Sha256::digest(fingerprint).into()))
     }
 }
 
-impl Keyring for Ring {
+impl Keyring for FakeKeyring {
     fn current(&self) -> String {
         self.0.lock().unwrap()[0].clone()
     }
 
     fn keys(&self, fingerprint: &str) -> Result<Keys> {
-        if !self.0.lock().unwrap().iter().any(|held| held == fingerprint) {
+        if !self.0.lock().unwrap().iter().any(|key| key == fingerprint) {
             return Err(Error::new(Cause::StoreUnavailable));
         }
-        let sealer = Arc::new(Mask { fingerprint: fingerprint.to_owned() });
+        let sealer = Arc::new(FakeSealer { fingerprint: fingerprint.to_owned() });
         Ok(Keys { sealer, signer: Arc::new(Self::signer(fingerprint)) })
     }
 
     fn open(&self, owner: &SealedFor, sealed: &[u8]) -> Result<Vec<u8>> {
-        let held = self.0.lock().unwrap().clone();
-        let opened = held.iter().find_map(|held| self.keys(held).unwrap().sealer.open(owner, sealed).ok());
-        opened.ok_or_else(|| Error::internal("another's seal"))
+        let fingerprints = self.0.lock().unwrap().clone();
+        let opened =
+            fingerprints.iter().find_map(|key| self.keys(key).unwrap().sealer.open(owner, sealed).ok());
+        opened.ok_or_else(|| Error::internal("sealed for another owner"))
     }
 
     fn turn_to(&self, fingerprint: &str) -> Result<()> {
         self.keys(fingerprint)?;
-        let mut held = self.0.lock().unwrap();
-        let place = held.iter().position(|held| held == fingerprint).unwrap();
-        held.swap(0, place);
+        let mut fingerprints = self.0.lock().unwrap();
+        let index = fingerprints.iter().position(|key| key == fingerprint).unwrap();
+        fingerprints.swap(0, index);
         Ok(())
     }
 }
 
-/// A database of its own, gone at the end.
-pub(crate) struct Place {
+/// A database for one test, deleted at the end.
+pub(crate) struct TestDatabase {
     pub(crate) database: Database,
     pub(crate) deps: StoreDeps,
     pub(crate) clock: Arc<fake::FakeClock>,
-    /// Where checkpoints are kept outside it.
+    /// Checkpoint sink.
     pub(crate) witness: Arc<fake::MemoryCheckpointSink>,
     pub(crate) folder: TempDir,
-    /// Of a PostgreSQL.
+    /// URL, for PostgreSQL only.
     pub(crate) url: Option<String>,
 }
 
-impl Place {
+impl TestDatabase {
     fn new(folder: TempDir, database: Database, url: Option<String>) -> Self {
         let fake::FakeRuntime { clock, rng, .. } = fake::FakeRuntime::default();
         let witness = Arc::new(fake::MemoryCheckpointSink::default());
@@ -126,34 +128,34 @@ impl Place {
             witness: witness.clone(),
             clock: clock.clone(),
             rng,
-            keyring: Ring::of(&[FINGERPRINT]),
+            keyring: FakeKeyring::of(&[FINGERPRINT]),
         };
         Self { database, deps, clock, witness, folder, url }
     }
 
-    /// A SQLite file that is not there yet.
+    /// A SQLite file that does not exist yet.
     pub(crate) fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::Sqlite(folder.path().join("pilothouse.db"));
         Self::new(folder, database, None)
     }
 
-    /// An empty database of the PostgreSQL that the tests share; none where this machine has none.
+    /// An empty database on the shared PostgreSQL server; `None` if this machine has no PostgreSQL.
     pub(crate) fn postgres() -> Option<Self> {
         shared_postgres().unwrap().map(Self::of)
     }
 
-    /// An empty database of this one.
+    /// An empty database on this PostgreSQL server.
     pub(crate) fn of(postgres: &Postgres) -> Self {
         Self::at(postgres.database().unwrap())
     }
 
-    /// The database of this address.
+    /// The database with this URL.
     pub(crate) fn at(url: String) -> Self {
         Self::new(tempfile::tempdir().unwrap(), Database::parse(&url).unwrap(), Some(url))
     }
 
-    /// One of each kind there is.
+    /// One database of each available kind.
     pub(crate) fn all() -> Vec<Self> {
         [Self::sqlite()].into_iter().chain(Self::postgres()).collect()
     }
@@ -163,11 +165,11 @@ impl Place {
     }
 
     pub(crate) async fn try_open(&self, fingerprint: &str) -> Result<Store, OpenError> {
-        let deps = StoreDeps { keyring: Ring::of(&[fingerprint]), ..self.deps.clone() };
+        let deps = StoreDeps { keyring: FakeKeyring::of(&[fingerprint]), ..self.deps.clone() };
         Store::open(&self.database, deps).await
     }
 
-    /// Runs statements past the store.
+    /// Runs statements without the store.
     pub(crate) async fn execute(&self, sql: &str) -> Result<(), String> {
         match &self.database {
             Database::Sqlite(_) => self.sqlite_connection().batch(sql),
@@ -178,7 +180,7 @@ impl Place {
         }
     }
 
-    /// Reads past the store.
+    /// Reads the audit entries without the store.
     pub(crate) async fn entries(&self) -> Vec<StoredEntry> {
         let query = sql_query("SELECT seq, entry, body, hash FROM audit_log ORDER BY seq");
         match &self.database {
@@ -190,7 +192,7 @@ impl Place {
         }
     }
 
-    /// How many rows a query with the column `n` counts.
+    /// Runs a count query with the column `n`.
     pub(crate) async fn count(&self, sql: &str) -> i64 {
         let counted: Count = match &self.database {
             Database::Sqlite(_) => {
@@ -204,20 +206,20 @@ impl Place {
         counted.n
     }
 
-    /// As if no instance had renewed its lease for long.
-    pub(crate) async fn let_leases_run_out(&self) {
+    /// Lets all leases expire.
+    pub(crate) async fn expire_leases(&self) {
         self.clock.advance(Store::LEASE);
         if self.url.is_some() {
             self.execute("UPDATE leases SET expires_at = now()").await.unwrap();
         }
     }
 
-    /// A connection to the PostgreSQL database that is not the store's.
+    /// A separate connection to the PostgreSQL database.
     pub(crate) async fn postgres_connection(&self) -> AsyncPgConnection {
         AsyncPgConnection::establish(self.url.as_deref().unwrap()).await.unwrap()
     }
 
-    /// A connection to the SQLite file that is not the store's.
+    /// A separate connection to the SQLite file.
     pub(crate) fn sqlite_connection(&self) -> SqliteConnection {
         let Database::Sqlite(path) = &self.database else { panic!("not SQLite") };
         let mut conn = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
@@ -226,14 +228,14 @@ impl Place {
     }
 }
 
-/// An operation on a cluster, with an id of its own.
+/// An operation on a cluster, with a new id.
 pub(crate) fn operation(ports: &StorePorts) -> Operation {
     let access =
         AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named("web").with("replicas", 5);
     ports.permit(access).operation().unwrap().clone()
 }
 
-/// A cluster to be stored.
+/// A cluster record.
 pub(crate) fn cluster(ports: &StorePorts, name: &str, credential: Credential) -> ClusterRecord {
     ClusterRecord {
         name: ClusterName::new(name).unwrap(),
@@ -252,7 +254,7 @@ pub(crate) fn cluster(ports: &StorePorts, name: &str, credential: Credential) ->
     }
 }
 
-/// A super admin to be stored.
+/// A super admin record.
 pub(crate) fn user(ports: &StorePorts, name: &str) -> UserRecord {
     UserRecord {
         username: Username::new(name).unwrap(),
@@ -291,24 +293,24 @@ pub(crate) struct StoredEntry {
     pub(crate) hash: Vec<u8>,
 }
 
-/// Panics where the chain has a gap, or a hash that does not follow.
+/// Panics if the chain has a gap, or a hash that does not match.
 pub(crate) fn verify(entries: &[StoredEntry]) {
     let mut hash = ChainHash::GENESIS;
     for (entry, seq) in entries.iter().zip(1..) {
-        assert_eq!(entry.seq, seq, "a gap");
+        assert_eq!(entry.seq, seq, "gap in the chain");
         hash = hash.next(seq, &entry.body);
-        assert_eq!(entry.hash, hash.0, "entry {seq} does not follow");
+        assert_eq!(entry.hash, hash.0, "hash of entry {seq} does not match");
     }
 }
 
-/// What a verification finds.
+/// The result of a verification.
 pub(crate) async fn verdict(store: &Store) -> Verdict {
     verdict_under(store, FINGERPRINT).await
 }
 
-/// What a verification finds that trusts the key of this fingerprint.
+/// The result of a verification that trusts the key with this fingerprint.
 pub(crate) async fn verdict_under(store: &Store, fingerprint: &str) -> Verdict {
-    let signer = Ring::signer(fingerprint);
+    let signer = FakeKeyring::signer(fingerprint);
     let signatures = Signatures { key: signer.public_key(), verifier: &signer, every: Checkpoint::EVERY };
     pilothouse_core::audit::verify(store, None, signatures).await.unwrap()
 }

@@ -1,5 +1,5 @@
-//! `cargo demo`: a real local cluster with workloads, and the server with that cluster registered, until Ctrl-C. With an
-//! argument, the server is that binary, and none is built.
+//! Demo (`cargo demo`): starts a local Kubernetes cluster with workloads and a Pilothouse server with that cluster
+//! registered, until Ctrl-C. The optional argument is a server binary to use instead of building one.
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 
 use std::{env, path::Path, process::ExitCode, time::Duration};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 const NAMESPACE: &str = "demo";
-const PATIENCE: Duration = Duration::from_secs(120);
+const POD_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -23,7 +23,7 @@ async fn main() -> ExitCode {
 }
 
 async fn demo() -> Result<()> {
-    // While it builds, a signal ends it and the compilers as if it were a script.
+    // signal handlers are installed after the builds, so that Ctrl-C during a build ends this process and the compilers
     let binary = match env::args_os().nth(1) {
         Some(binary) => binary.into(),
         None => {
@@ -46,7 +46,8 @@ async fn demo() -> Result<()> {
     Ok(())
 }
 
-/// Starts everything and stays. Whoever drops this ends the server, then the cluster, then their folder.
+/// Starts the cluster and the server, and returns only on an error. Dropping the future ends the server, then the
+/// cluster, then removes their folder.
 async fn run(binary: &Path) -> Result<()> {
     println!("3/4 a cluster");
     let plane = ControlPlane::builder().start().await?;
@@ -64,19 +65,21 @@ async fn run(binary: &Path) -> Result<()> {
     }
     if node {
         let running = |pod: &Value| pod["status"]["phase"] == "Running";
-        cluster.wait_until(&format!("/api/v1/namespaces/{NAMESPACE}/pods/db-0"), running, PATIENCE).await?;
+        cluster
+            .wait_until(&format!("/api/v1/namespaces/{NAMESPACE}/pods/db-0"), running, POD_TIMEOUT)
+            .await?;
     }
 
     println!("4/4 the server");
     let folder = plane.dir()?;
     let mut server = Shipped::start(binary, folder).await?;
     let id = server.register("demo", &plane.kubeconfig()).await?;
-    introduce(&server, folder, id, node);
+    print_instructions(&server, folder, id, node);
     Err(server.ended().await)
 }
 
-/// What a person needs to know, and three lines for another terminal.
-fn introduce(server: &Shipped, folder: &Path, id: i64, node: bool) {
+/// Prints address, credentials and commands to paste into another terminal.
+fn print_instructions(server: &Shipped, folder: &Path, id: i64, node: bool) {
     let (address, password) = (server.address(), server.password());
     let jar = folder.join("cookies");
     let jar = jar.display();

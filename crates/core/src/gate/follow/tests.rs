@@ -1,4 +1,4 @@
-//! When a followed right ends, on mocks.
+//! Tests of the end of a stream's authorisation, with mocks.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ fn user(now: Timestamp) -> User {
     }
 }
 
-/// How a right ends that held at first: the answers of the session's store from the second question on.
+/// Cause of the end of an authorisation. `then` is the response of the session store from the second call on.
 fn end(
     then: impl Fn(&FakeRuntime) -> Result<Option<(Session, User)>> + Send + Sync + 'static,
 ) -> (Cause, Option<Role>) {
@@ -54,22 +54,22 @@ fn end(
 
 fn followed(
     then: impl Fn(&FakeRuntime) -> Result<Option<(Session, User)>> + Send + Sync + 'static,
-    cluster_stays: bool,
+    cluster_remains: bool,
 ) -> (Error, Permit) {
     let runtime = FakeRuntime::default();
     let mut store = MockSessionStore::new();
-    let (mut asked, of) = (0, runtime.clone());
+    let (mut calls, runtime_in_store) = (0, runtime.clone());
     store.expect_get().returning(move |id| {
         assert_eq!(id, SessionId(3));
-        asked += 1;
-        let now = of.clock.now();
-        if asked > 1 { then(&of) } else { Ok(Some((session(now), user(now)))) }
+        calls += 1;
+        let now = runtime_in_store.clock.now();
+        if calls > 1 { then(&runtime_in_store) } else { Ok(Some((session(now), user(now)))) }
     });
     let mut clusters = MockClusterRegistry::new();
-    let mut named = 0;
+    let mut lookups = 0;
     clusters.expect_name().returning(move |_| {
-        named += 1;
-        Ok((cluster_stays || named == 1).then(|| ClusterName::new("prod").unwrap()))
+        lookups += 1;
+        Ok((cluster_remains || lookups == 1).then(|| ClusterName::new("prod").unwrap()))
     });
     let live = LiveSessions { store: Arc::new(store), clock: runtime.clock.clone(), idle: IDLE };
     let trail = Arc::new(MockAuditTrail::new());
@@ -82,12 +82,12 @@ fn followed(
         ..Caller::system()
     };
     let access = AccessRequest::to(Verb::Logs, Resource::Kind(Kind::Pod)).in_cluster(ClusterId(1));
-    let (permit, lost) = block_on(gate.follow(&caller, access)).unwrap();
-    (block_on(lost), permit)
+    let (permit, revoked) = block_on(gate.follow(&caller, access)).unwrap();
+    (block_on(revoked), permit)
 }
 
 #[test]
-fn the_right_ends_with_the_session() {
+fn stream_ends_with_the_session() {
     assert_eq!(end(|_| Ok(None)), (Cause::SessionEnded, None), "revoked");
     let disabled = |runtime: &FakeRuntime| {
         let now = runtime.clock.now();
@@ -99,37 +99,37 @@ fn the_right_ends_with_the_session() {
         Ok(Some((Session { expires_at: then, ..session(then) }, user(now))))
     };
     assert_eq!(end(expired), (Cause::SessionEnded, None), "expired");
-    let unused = |runtime: &FakeRuntime| {
+    let idle = |runtime: &FakeRuntime| {
         let then = runtime.clock.now();
         runtime.clock.advance(IDLE);
         Ok(Some((session(then), user(then))))
     };
-    assert_eq!(end(unused), (Cause::SessionEnded, None), "unused for too long");
+    assert_eq!(end(idle), (Cause::SessionEnded, None), "idle for too long");
 }
 
 #[test]
-fn the_right_ends_with_the_cluster() {
+fn stream_ends_with_the_cluster() {
     let (error, permit) = followed(|_| Ok(None), false);
     assert_eq!((error.cause, error.context.resource.as_deref()), (Cause::NotFound, Some("cluster")));
     assert!(permit.operation().is_none(), "a read is not recorded");
 }
 
 #[test]
-fn a_database_that_does_not_answer_is_believed_for_a_while() {
+fn stream_survives_a_short_database_outage() {
     let unavailable = |runtime: &FakeRuntime| {
         runtime.clock.advance(Duration::from_secs(2));
         Err(Error::new(Cause::StoreUnavailable))
     };
     assert_eq!(end(unavailable).0, Cause::StoreUnavailable);
-    let asked = std::sync::atomic::AtomicU32::new(0);
-    let heals = move |runtime: &FakeRuntime| {
+    let calls = std::sync::atomic::AtomicU32::new(0);
+    let recovers = move |runtime: &FakeRuntime| {
         let now = runtime.clock.now();
         runtime.clock.advance(Duration::from_secs(20));
-        match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+        match calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
             0 | 2 => Err(Error::new(Cause::StoreUnavailable)),
             1 => Ok(Some((session(now), user(now)))),
             _ => Ok(None),
         }
     };
-    assert_eq!(end(heals).0, Cause::SessionEnded, "each answer counts anew");
+    assert_eq!(end(recovers).0, Cause::SessionEnded, "each response restarts the grace period");
 }

@@ -1,34 +1,34 @@
-//! How rows come and go.
+//! Changes of a table's rows.
 
 use std::cmp::Ordering;
 
-use super::{Kept, Slot, Source, Table};
+use super::{Slot, Source, StoredRow, Table};
 use crate::inventory::row::Row;
 
-/// What became of a row.
+/// Change of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// It is new.
+    /// The row is new.
     Added(Row),
-    /// It was the first and is the second.
+    /// The row changed from the first to the second.
     Changed(Row, Row),
-    /// It is gone.
+    /// The row was removed.
     Removed(Row),
 }
 
 impl Table {
-    /// Puts the rows of one object in the place of those it had; none when it is gone. What changed by it.
+    /// Replaces the rows of one object; empty `rows` means that the object was deleted. Returns the changes.
     pub fn apply(
         &mut self,
         source: Source,
         (namespace, name): (Option<&str>, &str),
         rows: Vec<Row>,
     ) -> Vec<Change> {
-        let mut had = self.slots_of(source, (namespace.map(str::as_bytes), name.as_bytes())).into_iter();
+        let mut slots = self.slots_of(source, (namespace.map(str::as_bytes), name.as_bytes())).into_iter();
         let mut rows = rows.into_iter();
         let mut changes = Vec::new();
         loop {
-            match (had.next(), rows.next()) {
+            match (slots.next(), rows.next()) {
                 (Some(slot), Some(row)) => changes.extend(self.replace(slot, row)),
                 (Some(slot), None) => changes.extend(self.remove(slot)),
                 (None, Some(row)) => {
@@ -40,72 +40,73 @@ impl Table {
         }
     }
 
-    /// The same table with these rows in the place of all that `source` had, and what changed by it. Takes as long as
-    /// sorting them does; rows that did not change keep their memory.
+    /// Returns a table in which these rows replace all rows of `source`, and the changes. Takes as long as sorting all
+    /// rows. Unchanged rows keep their memory.
     pub fn replace_all(&self, source: Source, mut rows: Vec<Row>) -> (Self, Vec<Change>) {
         rows.sort_by(|a, b| a.total_order(b, None));
         let mut changes = Vec::new();
-        let mut had = self.kept().filter(|kept| kept.source == source).map(|kept| &kept.row).peekable();
+        let mut old_rows =
+            self.stored_rows().filter(|stored| stored.source == source).map(|stored| &stored.row).peekable();
         for row in &mut rows {
-            while let Some(gone) = had.next_if(|had| had.key() < row.key()) {
-                changes.push(Change::Removed(gone.clone()));
+            while let Some(removed) = old_rows.next_if(|old| old.key() < row.key()) {
+                changes.push(Change::Removed(removed.clone()));
             }
-            match had.next_if(|had| had.key() == row.key()) {
+            match old_rows.next_if(|old| old.key() == row.key()) {
                 Some(same) if same == row => row.clone_from(same),
                 Some(old) => changes.push(Change::Changed(old.clone(), row.clone())),
                 None => changes.push(Change::Added(row.clone())),
             }
         }
-        changes.extend(had.map(|gone| Change::Removed(gone.clone())));
+        changes.extend(old_rows.map(|removed| Change::Removed(removed.clone())));
 
-        let others = self.kept().filter(|kept| kept.source != source).cloned();
-        let mut all: Vec<_> = others.chain(rows.into_iter().map(|row| Kept { row, source })).collect();
+        let others = self.stored_rows().filter(|stored| stored.source != source).cloned();
+        let mut all: Vec<_> = others.chain(rows.into_iter().map(|row| StoredRow { row, source })).collect();
         all.sort_by(|a, b| a.row.total_order(&b.row, None));
-        (self.refilled_with(all), changes)
+        (self.rebuild_with(all), changes)
     }
 
-    /// Rows in the first order, with what this table is asked.
-    fn refilled_with(&self, all: Vec<Kept>) -> Self {
-        let mut table = self.emptied();
+    /// Builds a table from rows sorted by namespace and name, with the indexes of this one.
+    fn rebuild_with(&self, all: Vec<StoredRow>) -> Self {
+        let mut table = self.empty_copy();
         table.slots.reserve_exact(all.len());
         for column in table.columns.iter_mut().map(|column| &mut column.hashes).chain([&mut table.namespaces])
         {
             column.reserve_exact(all.len());
         }
         table.orders[0].slots.reserve_exact(all.len());
-        for kept in all {
-            let slot = table.place(kept);
+        for stored in all {
+            let slot = table.store(stored);
             table.orders[0].slots.push(slot);
         }
         if self.names.is_some() {
-            table.names = Some(table.named());
+            table.names = Some(table.build_names());
         }
         for order in &self.orders[1..] {
-            let order = table.sorted(order.sort);
+            let order = table.build_order(order.sort);
             table.orders.push(order);
         }
         table
     }
 
-    fn kept(&self) -> impl Iterator<Item = &Kept> {
+    fn stored_rows(&self) -> impl Iterator<Item = &StoredRow> {
         self.orders[0].slots.iter().filter_map(|slot| self.slots[*slot as usize].as_ref())
     }
 
-    /// The slots of the rows that an object of a source had.
+    /// The slots of the rows of one object of a source.
     fn slots_of(&self, source: Source, key: (Option<&[u8]>, &[u8])) -> Vec<Slot> {
-        let called_so = self.orders[0].slots[self.first_called(key)..].iter();
-        called_so
+        let candidates = self.orders[0].slots[self.lower_bound(key)..].iter();
+        candidates
             .map(|slot| (*slot, self.slots[*slot as usize].as_ref()))
-            .take_while(|(_, kept)| kept.is_some_and(|kept| kept.row.key() == key))
-            .filter(|(_, kept)| kept.is_some_and(|kept| kept.source == source))
+            .take_while(|(_, stored)| stored.is_some_and(|stored| stored.row.key() == key))
+            .filter(|(_, stored)| stored.is_some_and(|stored| stored.source == source))
             .map(|(slot, _)| slot)
             .collect()
     }
 
     fn insert(&mut self, row: Row, source: Source) {
-        let slot = self.place(Kept { row: row.clone(), source });
+        let slot = self.store(StoredRow { row: row.clone(), source });
         for order in 0..self.orders.len() {
-            let at = self.place_in(order, &row);
+            let at = self.insertion_index(order, &row);
             self.orders[order].slots.insert(at, slot);
         }
         if let Some(names) = &mut self.names {
@@ -115,11 +116,11 @@ impl Table {
 
     fn remove(&mut self, slot: Slot) -> Option<Change> {
         for order in 0..self.orders.len() {
-            if let Some(at) = self.find_in(order, slot) {
+            if let Some(at) = self.index_of(order, slot) {
                 self.orders[order].slots.remove(at);
             }
         }
-        let Kept { row, .. } = self.slots[slot as usize].take()?;
+        let StoredRow { row, .. } = self.slots[slot as usize].take()?;
         self.free.push(slot);
         self.row_bytes -= row.size();
         self.count(&row, false);
@@ -134,18 +135,18 @@ impl Table {
         if old == row {
             return None;
         }
-        // where it stands is asked of each order while the old row is still there to be found
-        let places: Vec<_> = (0..self.orders.len()).map(|order| self.find_in(order, slot)).collect();
-        self.write(slot, &row);
+        // the indices are looked up before the row is overwritten, because the lookup compares the old row
+        let indices: Vec<_> = (0..self.orders.len()).map(|order| self.index_of(order, slot)).collect();
+        self.write_hashes(slot, &row);
         self.row_bytes = self.row_bytes + row.size() - old.size();
         self.count(&old, false);
         self.count(&row, true);
         self.slots[slot as usize].as_mut()?.row = row.clone();
-        for (order, at) in places.into_iter().enumerate() {
+        for (order, at) in indices.into_iter().enumerate() {
             let Some(at) = at else { continue };
             if !self.fits(order, at, &row) {
                 self.orders[order].slots.remove(at);
-                let at = self.place_in(order, &row);
+                let at = self.insertion_index(order, &row);
                 self.orders[order].slots.insert(at, slot);
             }
         }
@@ -158,9 +159,9 @@ impl Table {
         Some(Change::Changed(old, row))
     }
 
-    /// Gives a row memory, and all that does not depend on an order.
-    #[allow(clippy::cast_possible_truncation, reason = "so many rows fit no memory")]
-    fn place(&mut self, kept: Kept) -> Slot {
+    /// Stores a row in a slot and updates everything except the sort orders and the search text.
+    #[allow(clippy::cast_possible_truncation, reason = "2^32 rows do not fit into memory")]
+    fn store(&mut self, stored: StoredRow) -> Slot {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             for hashes in
@@ -170,15 +171,15 @@ impl Table {
             }
             self.slots.len() as Slot - 1
         });
-        self.write(slot, &kept.row);
-        self.row_bytes += kept.row.size();
-        self.count(&kept.row, true);
-        self.slots[slot as usize] = Some(kept);
+        self.write_hashes(slot, &stored.row);
+        self.row_bytes += stored.row.size();
+        self.count(&stored.row, true);
+        self.slots[slot as usize] = Some(stored);
         slot
     }
 
-    /// Writes what filters compare.
-    fn write(&mut self, slot: Slot, row: &Row) {
+    /// Writes the hashes that filters compare.
+    fn write_hashes(&mut self, slot: Slot, row: &Row) {
         self.namespaces[slot as usize] = self.hash(row.namespace_key());
         for column in 0..self.columns.len() {
             let hash = self.hash(row.cell(self.columns[column].field));
@@ -186,10 +187,10 @@ impl Table {
         }
     }
 
-    fn count(&mut self, row: &Row, more: bool) {
+    fn count(&mut self, row: &Row, added: bool) {
         for tally in &mut self.tallies {
             let Some(value) = row.text(tally.field) else { continue };
-            if more {
+            if added {
                 match tally.counts.get_mut(value) {
                     Some(count) => *count += 1,
                     None => drop(tally.counts.insert(value.into(), 1)),
@@ -207,23 +208,23 @@ impl Table {
         self.row(slot).map_or(Ordering::Equal, |other| other.total_order(row, self.orders[order].sort))
     }
 
-    /// Where a row belongs in an order.
-    fn place_in(&self, order: usize, row: &Row) -> usize {
+    /// Index at which a row is to be inserted into a sort order.
+    fn insertion_index(&self, order: usize, row: &Row) -> usize {
         self.orders[order].slots.partition_point(|slot| self.compare(order, *slot, row) == Ordering::Less)
     }
 
-    /// Where a slot stands in an order. Rows that are alike stand side by side in any order of their slots.
-    fn find_in(&self, order: usize, slot: Slot) -> Option<usize> {
+    /// Index of a slot in a sort order. Equal rows are adjacent; their slots have no defined order.
+    fn index_of(&self, order: usize, slot: Slot) -> Option<usize> {
         let row = self.row(slot)?;
-        let first = self.place_in(order, row);
-        let alike = self.orders[order].slots[first..].iter();
-        alike
+        let first = self.insertion_index(order, row);
+        let candidates = self.orders[order].slots[first..].iter();
+        candidates
             .take_while(|other| self.compare(order, **other, row).is_eq())
             .position(|other| *other == slot)
             .map(|at| first + at)
     }
 
-    /// Whether a row may stay between its neighbours.
+    /// Whether a row at this index is in order with the adjacent rows.
     fn fits(&self, order: usize, at: usize, row: &Row) -> bool {
         let slots = &self.orders[order].slots;
         let after_last = at.checked_sub(1).is_none_or(|last| self.compare(order, slots[last], row).is_le());
@@ -231,7 +232,7 @@ impl Table {
         after_last && before_next
     }
 
-    fn emptied(&self) -> Self {
+    fn empty_copy(&self) -> Self {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
@@ -248,7 +249,7 @@ impl Table {
                 .iter()
                 .map(|tally| super::Tally { counts: std::collections::HashMap::new(), ..*tally })
                 .collect(),
-            keyed: self.keyed.clone(),
+            hasher: self.hasher.clone(),
             row_bytes: 0,
         }
     }

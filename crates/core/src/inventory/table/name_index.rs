@@ -1,23 +1,23 @@
-//! Everything that a search looks through, in one piece: a hundred thousand names are searched in the time that it takes
-//! to read them.
+//! Search index: the searchable texts of all rows in one buffer. A search takes one sequential scan of it, also with a
+//! hundred thousand names.
 
 use super::Slot;
 
-/// The end of each text; no search contains it.
+/// Terminator of each text. No search text contains it.
 const END: u8 = 0;
-/// An entry whose row is gone.
+/// Slot of an entry whose row was removed.
 const TOMBSTONE: Slot = Slot::MAX;
-/// How many texts of rows that are gone are put up with, and then as many as there are others.
+/// Number of tombstones up to which the index is never compacted. Above it, half of the entries may be tombstones.
 const MAX_TOMBSTONES: usize = 1024;
 
-/// The texts of all rows, one after another.
+/// The texts of all rows, concatenated.
 #[derive(Debug, Default)]
 pub(super) struct NameIndex {
     text: Vec<u8>,
     entries: Vec<Entry>,
-    /// By slot, the place of its entry.
-    places: Vec<u32>,
-    dead: usize,
+    /// Index of the entry of each slot.
+    entry_by_slot: Vec<u32>,
+    tombstones: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -30,32 +30,32 @@ impl NameIndex {
     pub(super) fn bytes(&self) -> usize {
         self.text.capacity()
             + self.entries.capacity() * size_of::<Entry>()
-            + self.places.capacity() * size_of::<u32>()
+            + self.entry_by_slot.capacity() * size_of::<u32>()
     }
 
     /// Adds a row's text.
     #[allow(clippy::cast_possible_truncation, reason = "the texts of all rows stay far below 4 GiB")]
     pub(super) fn insert(&mut self, slot: Slot, text: &[u8]) {
-        if self.places.len() <= slot as usize {
-            self.places.resize(slot as usize + 1, 0);
+        if self.entry_by_slot.len() <= slot as usize {
+            self.entry_by_slot.resize(slot as usize + 1, 0);
         }
-        self.places[slot as usize] = self.entries.len() as u32;
+        self.entry_by_slot[slot as usize] = self.entries.len() as u32;
         self.entries.push(Entry { start: self.text.len() as u32, slot });
-        // an API server writes no such byte in a name; a hostile one finds nothing by it
+        // names from an API server do not contain this byte; replacing it protects the index against a hostile server
         self.text.extend(text.iter().map(|byte| if *byte == END { b'\n' } else { *byte }));
         self.text.push(END);
     }
 
-    /// Takes a row's text out.
+    /// Removes a row's text.
     pub(super) fn remove(&mut self, slot: Slot) {
-        self.entries[self.places[slot as usize] as usize].slot = TOMBSTONE;
-        self.dead += 1;
-        if self.dead > MAX_TOMBSTONES.max(self.entries.len() / 2) {
+        self.entries[self.entry_by_slot[slot as usize] as usize].slot = TOMBSTONE;
+        self.tombstones += 1;
+        if self.tombstones > MAX_TOMBSTONES.max(self.entries.len() / 2) {
             self.compact();
         }
     }
 
-    /// The rows whose text contains `search`, each once, in no order.
+    /// Returns the rows whose text contains `search`, each once, in no defined order.
     pub(super) fn find(&self, search: &str) -> Vec<Slot> {
         let finder = memchr::memmem::Finder::new(search);
         let (mut found, mut entry, mut from) = (Vec::new(), 0, 0);
@@ -65,7 +65,7 @@ impl NameIndex {
             if self.entries[entry].slot != TOMBSTONE {
                 found.push(self.entries[entry].slot);
             }
-            // once is enough: on with the next text
+            // one hit per row: continue with the next text
             entry += 1;
             match self.entries.get(entry) {
                 Some(next) => from = next.start as usize,
@@ -75,7 +75,8 @@ impl NameIndex {
         found
     }
 
-    /// How many entries after `entry` the one is that holds this byte. Hits stand close together or far apart.
+    /// Distance from `entry` to the entry that contains the byte at `at`. A short linear search serves adjacent hits, a
+    /// binary search all others.
     fn entries_up_to(&self, entry: usize, at: usize) -> usize {
         let starts = |entry: &Entry| entry.start as usize <= at;
         let rest = &self.entries[entry + 1..];
@@ -85,9 +86,9 @@ impl NameIndex {
 
     fn compact(&mut self) {
         let old = std::mem::take(self);
-        self.places = old.places;
-        for (place, Entry { start, slot }) in old.entries.iter().enumerate() {
-            let end = old.entries.get(place + 1).map_or(old.text.len(), |next| next.start as usize);
+        self.entry_by_slot = old.entry_by_slot;
+        for (index, Entry { start, slot }) in old.entries.iter().enumerate() {
+            let end = old.entries.get(index + 1).map_or(old.text.len(), |next| next.start as usize);
             if *slot != TOMBSTONE {
                 self.insert(*slot, &old.text[*start as usize..end - 1]);
             }

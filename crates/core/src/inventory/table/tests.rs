@@ -7,7 +7,7 @@ use crate::{
     name::Namespace,
 };
 
-/// Small enough that names, values and ties collide all the time.
+/// Row type with few distinct names and values, so that collisions and ties are frequent.
 #[derive(Clone, Debug, Serialize)]
 struct Thing {
     name: String,
@@ -45,23 +45,24 @@ fn thing() -> impl Strategy<Value = Thing> {
         .prop_map(|(name, namespace, status, size, ready)| Thing { name, namespace, status, size, ready })
 }
 
-/// What a watch does to a table.
+/// Operation on a table.
 #[derive(Clone, Debug)]
 enum Step {
-    /// An object of a source has these sizes, a row each; none is its end.
+    /// Sets the rows of an object of a source, one row per size. No sizes: the object is deleted.
     Object(Source, Thing, Vec<i64>),
-    /// A source is read anew.
-    Refill(Source, Vec<Thing>),
-    /// Somebody asks.
-    Ask(ListQuery),
+    /// Replaces all rows of a source.
+    ReplaceAll(Source, Vec<Thing>),
+    /// Runs a query.
+    Query(ListQuery),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let object = (0..2u8, thing(), prop::collection::vec(0i64..3, 0..3));
     prop_oneof![
         6 => object.prop_map(|(source, thing, sizes)| Step::Object(source, thing, sizes)),
-        1 => (0..2u8, prop::collection::vec(thing(), 0..12)).prop_map(|(source, things)| Step::Refill(source, things)),
-        3 => query().prop_map(Step::Ask),
+        1 => (0..2u8, prop::collection::vec(thing(), 0..12))
+            .prop_map(|(source, things)| Step::ReplaceAll(source, things)),
+        3 => query().prop_map(Step::Query),
     ]
 }
 
@@ -91,27 +92,27 @@ fn query() -> impl Strategy<Value = ListQuery> {
     )
 }
 
-/// What the table should hold, kept plainly: the source and the row.
-type Plain = Vec<(Source, Row)>;
+/// Reference model of the table: source and row.
+type Model = Vec<(Source, Row)>;
 
-fn ask(table: &mut Table, query: &ListQuery) -> (Vec<Row>, Pagination) {
+fn query_page(table: &mut Table, query: &ListQuery) -> (Vec<Row>, Pagination) {
     if let Some(page) = table.page(query) {
         return page;
     }
     let prepared = table.build_index(query);
     table.keep(prepared);
-    table.page(query).expect("prepared")
+    table.page(query).expect("the index was built")
 }
 
-/// What the changes make of the rows that somebody had seen.
-fn told(seen: &mut Vec<Row>, changes: &[Change]) {
-    let mut forget = |row: &Row| {
-        let at = seen.iter().position(|seen| seen == row).expect("only what was there goes");
-        seen.swap_remove(at);
+/// Applies changes to the rows of a watcher.
+fn apply_changes(seen: &mut Vec<Row>, changes: &[Change]) {
+    let mut remove = |row: &Row| {
+        let index = seen.iter().position(|seen| seen == row).expect("a removed row exists");
+        seen.swap_remove(index);
     };
     for change in changes {
         if let Change::Removed(old) | Change::Changed(old, _) = change {
-            forget(old);
+            remove(old);
         }
     }
     for change in changes {
@@ -130,48 +131,48 @@ fn sorted(rows: impl IntoIterator<Item = Row>) -> Vec<Row> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Whatever comes and goes, and whatever is asked in between: the same rows, order and total as the plain way; the
-    /// same counts; and who was told of every change knows the same rows.
+    /// After any sequence of operations, queries return the same rows, order and total as `select`, the counts are
+    /// equal, and the reported changes yield the same rows.
     #[test]
-    fn a_table_answers_as_the_reference_does(steps in prop::collection::vec(step(), 1..60), last in query()) {
+    fn table_returns_the_same_results_as_select(steps in prop::collection::vec(step(), 1..60), last in query()) {
         let mut table = Table::of(&fields_of::<Thing>());
-        let (mut plain, mut seen) = (Plain::new(), Vec::new());
-        for step in steps.into_iter().chain([Step::Ask(last)]) {
+        let (mut model, mut seen) = (Model::new(), Vec::new());
+        for step in steps.into_iter().chain([Step::Query(last)]) {
             match step {
                 Step::Object(source, thing, sizes) => {
                     let rows: Vec<_> = sizes
                         .into_iter()
                         .map(|size| Row::of(&Thing { size: Some(size), ..thing.clone() }).unwrap())
                         .collect();
-                    let its = |row: &Row| (row.namespace(), row.name()) == (Some(&*thing.namespace), &*thing.name);
-                    plain.retain(|(of, row)| *of != source || !its(row));
-                    plain.extend(rows.iter().map(|row| (source, row.clone())));
-                    told(&mut seen, &table.apply(source, (Some(&thing.namespace), &thing.name), rows));
+                    let same_object = |row: &Row| (row.namespace(), row.name()) == (Some(&*thing.namespace), &*thing.name);
+                    model.retain(|(other, row)| *other != source || !same_object(row));
+                    model.extend(rows.iter().map(|row| (source, row.clone())));
+                    apply_changes(&mut seen, &table.apply(source, (Some(&thing.namespace), &thing.name), rows));
                 }
-                Step::Refill(source, things) => {
+                Step::ReplaceAll(source, things) => {
                     let rows: Vec<_> = things.iter().map(|thing| Row::of(thing).unwrap()).collect();
-                    plain.retain(|(of, _)| *of != source);
-                    plain.extend(rows.iter().map(|row| (source, row.clone())));
-                    let (refilled, changes) = table.replace_all(source, rows);
-                    table = refilled;
-                    told(&mut seen, &changes);
+                    model.retain(|(other, _)| *other != source);
+                    model.extend(rows.iter().map(|row| (source, row.clone())));
+                    let (replaced, changes) = table.replace_all(source, rows);
+                    table = replaced;
+                    apply_changes(&mut seen, &changes);
                 }
-                Step::Ask(query) => {
-                    let rows = sorted(plain.iter().map(|(_, row)| row.clone()));
-                    prop_assert_eq!(ask(&mut table, &query), select(rows, &query), "{:?}", query);
+                Step::Query(query) => {
+                    let rows = sorted(model.iter().map(|(_, row)| row.clone()));
+                    prop_assert_eq!(query_page(&mut table, &query), select(rows, &query), "{:?}", query);
                 }
             }
-            prop_assert_eq!(table.len(), plain.len());
+            prop_assert_eq!(table.len(), model.len());
             for status in ["on", "Off"] {
-                let counted = plain.iter().filter(|(_, row)| row.text(1) == Some(status)).count();
+                let counted = model.iter().filter(|(_, row)| row.text(1) == Some(status)).count();
                 prop_assert_eq!(table.counted_by("status", status), counted as u64);
             }
         }
-        let kept: Vec<_> = table.rows().cloned().collect();
-        prop_assert_eq!(&sorted(seen), &kept);
-        prop_assert_eq!(&sorted(plain.into_iter().map(|(_, row)| row)), &kept);
+        let rows: Vec<_> = table.rows().cloned().collect();
+        prop_assert_eq!(&sorted(seen), &rows);
+        prop_assert_eq!(&sorted(model.into_iter().map(|(_, row)| row)), &rows);
         let in_x: Vec<_> = table.rows_in("x").cloned().collect();
-        prop_assert_eq!(in_x, kept.into_iter().filter(|row| row.namespace() == Some("x")).collect::<Vec<_>>());
+        prop_assert_eq!(in_x, rows.into_iter().filter(|row| row.namespace() == Some("x")).collect::<Vec<_>>());
     }
 }
 
@@ -186,10 +187,10 @@ fn many(count: usize) -> Table {
 }
 
 #[test]
-fn names_of_rows_that_are_gone_are_not_kept_for_ever() {
+fn name_index_frees_memory_of_removed_rows() {
     let mut table = many(3000);
     let search = ListQuery { search: Some("odd".to_owned()), ..ListQuery::default() };
-    assert_eq!(ask(&mut table, &search).1.total, 1500);
+    assert_eq!(query_page(&mut table, &search).1.total, 1500);
     let full = table.bytes();
     for round in 0..5 {
         for n in 0..3000 {
@@ -204,26 +205,26 @@ fn names_of_rows_that_are_gone_are_not_kept_for_ever() {
         assert!(table.bytes() <= 2 * full, "round {round}");
     }
     assert!(table.is_empty());
-    assert_eq!(ask(&mut table, &search).1.total, 0);
+    assert_eq!(query_page(&mut table, &search).1.total, 0);
 }
 
 #[test]
-fn a_row_takes_little_more_than_its_json() {
+fn table_overhead_is_at_most_150_bytes_per_row() {
     let table = many(2000);
     let json: usize = table.rows().map(|row| row.json().len()).sum();
-    let more = (table.bytes() - json) / table.len();
-    assert!(more <= 150, "{more} bytes a row besides its JSON");
+    let overhead = (table.bytes() - json) / table.len();
+    assert!(overhead <= 150, "{overhead} bytes per row besides its JSON");
 }
 
 #[test]
-fn only_so_many_orders_are_kept() {
+fn number_of_sort_orders_is_limited() {
     let mut table = many(10);
     for field in 0..4 {
         for descending in [false, true] {
             let query = ListQuery { sort: Some(Sort { field, descending }), ..ListQuery::default() };
-            ask(&mut table, &query);
+            query_page(&mut table, &query);
         }
     }
-    assert!(table.orders.len() <= MOST_ORDERS + 1);
-    assert!(table.page(&ListQuery::default()).is_some(), "the first order stays");
+    assert!(table.orders.len() <= MAX_ORDERS + 1);
+    assert!(table.page(&ListQuery::default()).is_some(), "the order by namespace and name is kept");
 }

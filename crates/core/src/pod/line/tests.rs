@@ -6,7 +6,7 @@ fn newest() -> FollowStart {
     FollowStart::Newest { lines: 100, since_seconds: None }
 }
 
-/// What a reader gets of a log that comes in these chunks.
+/// Parses a log that arrives in these chunks.
 fn read<'a>(
     start: &FollowStart,
     timestamps: bool,
@@ -53,12 +53,12 @@ fn lines_by_table() {
         let lines = read(&newest(), false, [bytes]);
         assert!(texts(&lines) == expected, "{:?}", String::from_utf8_lossy(bytes));
     }
-    let stamped = b"2026-01-01T00:00:00.123456789Z one\n";
-    assert_eq!(texts(&read(&newest(), true, [&stamped[..]])), ["2026-01-01T00:00:00.123456789Z one"]);
+    let timestamped = b"2026-01-01T00:00:00.123456789Z one\n";
+    assert_eq!(texts(&read(&newest(), true, [&timestamped[..]])), ["2026-01-01T00:00:00.123456789Z one"]);
 }
 
 #[test]
-fn a_line_without_an_end_is_shown_once_and_takes_no_memory() {
+fn endless_line_is_returned_once_in_bounded_memory() {
     let mut lines = Lines::new(&newest(), false);
     let mut found = Vec::new();
     for _ in 0..1000 {
@@ -71,7 +71,7 @@ fn a_line_without_an_end_is_shown_once_and_takes_no_memory() {
 }
 
 #[test]
-fn ids_are_read_back_and_nothing_else_is() {
+fn only_canonical_line_ids_parse() {
     let text = "2026-01-02T03:04:05.123456789Z_17_0000002a";
     assert_eq!(id(text).to_string(), text);
     assert_eq!(id(text).since().to_string(), "2026-01-02T03:04:04Z");
@@ -96,14 +96,14 @@ fn ids_are_read_back_and_nothing_else_is() {
 }
 
 #[test]
-fn what_is_gone_from_the_log_is_not_waited_for() {
+fn resume_after_a_rotated_line_continues_with_newer_lines() {
     let after = FollowStart::After(id("2026-01-01T00:00:05Z_0_0000002a"));
     let log = b"2026-01-01T00:00:04Z old\n2026-01-01T00:00:05Z other\n2026-01-01T00:00:06Z new\n";
     assert_eq!(texts(&read(&after, false, [&log[..]])), ["new"]);
 }
 
 #[test]
-fn what_is_written_out_of_order_is_not_lost() {
+fn lines_out_of_order_are_not_lost_on_resume() {
     let log = b"2026-01-01T00:00:05Z late\n2026-01-01T00:00:04.999Z early\n2026-01-01T00:00:06Z new\n";
     let lines = read(&newest(), false, [&log[..]]);
     let after = FollowStart::After(lines[0].id.unwrap());
@@ -111,7 +111,7 @@ fn what_is_written_out_of_order_is_not_lost() {
 }
 
 #[test]
-fn what_bears_no_time_stands_where_it_came() {
+fn lines_without_timestamp_keep_their_order() {
     let log = b"2026-01-01T00:00:05Z one\nrpc error\n2026-01-01T00:00:05Z two\n";
     let lines = read(&newest(), false, [&log[..]]);
     let after = FollowStart::After(lines[1].id.unwrap());
@@ -120,7 +120,7 @@ fn what_bears_no_time_stands_where_it_came() {
     assert_eq!((lines[0].id, lines[0].text.as_str()), (None, "unable to retrieve container logs"));
 }
 
-/// A log: few times, so that many lines share one, and few texts, so that these repeat.
+/// A log with few timestamps and few texts, so that both repeat.
 fn log() -> impl Strategy<Value = Vec<String>> {
     let line = (0..3_u8, prop_oneof!["[ab]{0,2}", "[a-z\u{e9}\r ]{0,12}"]);
     prop::collection::vec(line, 1..20).prop_map(|mut lines| {
@@ -131,7 +131,7 @@ fn log() -> impl Strategy<Value = Vec<String>> {
 
 proptest! {
     #[test]
-    fn however_the_bytes_are_cut_the_lines_are_the_same(
+    fn chunk_boundaries_do_not_change_the_lines(
         bytes in prop::collection::vec(prop_oneof![Just(b'\n'), Just(b'\r'), any::<u8>()], 0..200),
         mut cuts in prop::collection::vec(0..200_usize, 0..20),
     ) {
@@ -143,7 +143,7 @@ proptest! {
     }
 
     #[test]
-    fn resumed_anywhere_each_line_comes_exactly_once(
+    fn resumed_streams_return_each_line_exactly_once(
         log in log(), breaks in prop::collection::vec(0..20_usize, 0..5),
     ) {
         let whole = log.concat();
@@ -157,10 +157,10 @@ proptest! {
         prop_assert_eq!(found, expected);
     }
 
-    /// The first stream shows the newest lines only; of several lines with one time it may begin in the middle.
+    /// The first stream returns the newest lines only. It may begin in the middle of lines with the same timestamp.
     #[test]
-    fn a_stream_that_began_with_the_newest_lines_is_resumed_too(log in log(), tail in 1..20_usize, taken in 1..20_usize) {
-        // equal lines of one time cannot be told apart here
+    fn stream_of_the_newest_lines_resumes_without_loss(log in log(), tail in 1..20_usize, taken in 1..20_usize) {
+        // equal lines with the same timestamp cannot be distinguished here, so each line gets a number
         let log: Vec<_> = log.iter().enumerate().map(|(n, line)| line.replace('\n', &format!(" {n}\n"))).collect();
         let (whole, newest_lines) = (log.concat(), log[log.len().saturating_sub(tail)..].concat());
         let expected = read(&newest(), false, [newest_lines.as_bytes()]);
@@ -171,23 +171,23 @@ proptest! {
     }
 
     #[test]
-    fn an_id_is_read_back(text in "\\PC{0,20}", second in 0..9_u8) {
+    fn line_id_display_parses_back(text in "\\PC{0,20}", second in 0..9_u8) {
         let lines = read(&newest(), false, [format!("2026-01-01T00:00:0{second}.25Z {text}\n").as_bytes()]);
         let id = lines[0].id.unwrap();
         prop_assert_eq!(id.to_string().parse(), Ok(id));
     }
 }
 
-/// The first byte says how the rest is cut into chunks.
+/// The first byte is the size of the chunks of the rest.
 #[test]
 fn fuzz_log_lines() {
-    let words =
+    let dictionary =
         ["2026-01-01T00:00:00.5Z ", "2026-01-01T00:00:00Z", "T", "+23:59 ", "9999-12-31T23:59:59Z ", "\r"];
-    pilothouse_fuzz::fuzz("log_lines", &words, |input| {
+    pilothouse_fuzz::fuzz("log_lines", &dictionary, |input| {
         let (size, bytes) =
             input.split_first().map_or((1, input), |(size, bytes)| (usize::from(*size).max(1), bytes));
         let whole = read(&newest(), false, [bytes]);
-        assert_eq!(read(&newest(), false, bytes.chunks(size)), whole, "however it is cut");
+        assert_eq!(read(&newest(), false, bytes.chunks(size)), whole, "chunk size does not change the lines");
         for line in &whole {
             assert!(!line.text.contains('\n') && line.text.len() <= 3 * LONGEST_LINE + CUT.len());
             if let Some(id) = line.id {
@@ -195,7 +195,7 @@ fn fuzz_log_lines() {
                 assert!(id.since() <= id.at);
             }
         }
-        // from wherever it broke, what comes again is what came behind
+        // a resumed stream returns no more lines than the first
         if let Some(id) = whole.iter().rev().nth(1).and_then(|line| line.id) {
             let rest = read(&FollowStart::After(id), false, [bytes]);
             assert!(rest.len() <= whole.len());

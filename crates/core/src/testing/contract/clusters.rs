@@ -30,8 +30,8 @@ fn token(server: &str, token: &str) -> Connection {
     }
 }
 
-/// What could be told apart of a connection, the credential too.
-fn shown(connection: &Connection) -> String {
+/// All fields of a connection as text, including the credential.
+fn describe(connection: &Connection) -> String {
     let Connection { server, ca, tls_server_name, insecure_skip_tls_verify, credential } = connection;
     let credential = match credential {
         Credential::Token(token) => format!("token {}", token.expose_secret()),
@@ -86,16 +86,16 @@ impl StorePorts {
     }
 }
 
-pub(super) async fn a_registered_cluster_is_found(ports: &StorePorts) {
-    let untried = ports.register(ports.record("生产环境")).await;
-    assert_eq!((untried.status, untried.status_reason.as_deref()), (Health::Offline, None));
+pub(super) async fn registered_cluster_is_found(ports: &StorePorts) {
+    let untested = ports.register(ports.record("生产环境")).await;
+    assert_eq!((untested.status, untested.status_reason.as_deref()), (Health::Offline, None));
     assert_eq!(
-        (untried.node_count, untried.version.as_deref(), untried.last_connected_at),
+        (untested.node_count, untested.version.as_deref(), untested.last_connected_at),
         (None, None, None)
     );
-    assert_eq!((&*untried.api_server, untried.auth_type), ("https://192.0.2.1:6443", AuthType::Token));
-    assert_eq!((untried.created_at, untried.updated_at), (ports.now(), ports.now()));
-    assert_eq!((&*untried.description, untried.labels["env"].as_str()), ("描述", "prod"));
+    assert_eq!((&*untested.api_server, untested.auth_type), ("https://192.0.2.1:6443", AuthType::Token));
+    assert_eq!((untested.created_at, untested.updated_at), (ports.now(), ports.now()));
+    assert_eq!((&*untested.description, untested.labels["env"].as_str()), ("描述", "prod"));
 
     let connection = Connection {
         server: ApiServer::new("https://[2001:db8::1]:6443/k8s").unwrap(),
@@ -113,20 +113,20 @@ pub(super) async fn a_registered_cluster_is_found(ports: &StorePorts) {
         observation: Some(online(ports.now())),
         ..ports.record("staging")
     };
-    let tried = ports.register(record).await;
-    assert_eq!((tried.status, tried.auth_type), (Health::Online, AuthType::Kubeconfig));
-    assert_eq!((tried.node_count, tried.pod_count, tried.namespace_count), (Some(3), Some(40), None));
-    assert_eq!((tried.version.as_deref(), tried.last_connected_at), (Some("v1.37.2"), Some(ports.now())));
+    let tested = ports.register(record).await;
+    assert_eq!((tested.status, tested.auth_type), (Health::Online, AuthType::Kubeconfig));
+    assert_eq!((tested.node_count, tested.pod_count, tested.namespace_count), (Some(3), Some(40), None));
+    assert_eq!((tested.version.as_deref(), tested.last_connected_at), (Some("v1.37.2"), Some(ports.now())));
 
-    assert_eq!(ports.clusters.list().await.unwrap(), [untried.clone(), tried.clone()]);
-    assert_eq!(ports.clusters.find(tried.id).await.unwrap(), Some(tried.clone()));
-    assert_eq!(ports.clusters.name(untried.id).await.unwrap(), Some(name("生产环境")));
-    let stored = ports.connections.connection(tried.id).await.unwrap().unwrap();
-    assert_eq!(shown(&stored.connection), shown(&connection));
+    assert_eq!(ports.clusters.list().await.unwrap(), [untested.clone(), tested.clone()]);
+    assert_eq!(ports.clusters.find(tested.id).await.unwrap(), Some(tested.clone()));
+    assert_eq!(ports.clusters.name(untested.id).await.unwrap(), Some(name("生产环境")));
+    let stored = ports.connections.connection(tested.id).await.unwrap().unwrap();
+    assert_eq!(describe(&stored.connection), describe(&connection));
 
     let recorded: Vec<_> =
         ports.operations().await.into_iter().map(|row| (row.cluster_id, row.cluster_name)).collect();
-    let expected = [(untried.id, "生产环境"), (tried.id, "staging")];
+    let expected = [(untested.id, "生产环境"), (tested.id, "staging")];
     assert_eq!(recorded, expected.map(|(id, name)| (Some(id), Some(name.to_owned()))));
 }
 
@@ -142,25 +142,25 @@ pub(super) async fn names_are_unique_ignoring_case(ports: &StorePorts) {
     }
     let patch = ClusterPatch { name: Some(name("PROD")), ..ClusterPatch::default() };
     let renamed = ports.change(prod.id, patch, ports.now()).await.unwrap();
-    assert_eq!(renamed.name.as_str(), "PROD", "its own name is free to it");
+    assert_eq!(renamed.name.as_str(), "PROD", "a cluster may keep its own name");
     assert_eq!(ports.clusters.list().await.unwrap().len(), 2);
 }
 
-pub(super) async fn ids_are_never_used_again(ports: &StorePorts) {
+pub(super) async fn ids_are_never_reused(ports: &StorePorts) {
     let first = ports.register(ports.record("prod")).await;
     ports.clusters.delete(&ports.on(Verb::Delete, first.id)).await.unwrap();
     let second = ports.register(ports.record("prod")).await;
     assert!(second.id > first.id);
 }
 
-pub(super) async fn a_change_sets_what_it_names(ports: &StorePorts) {
+pub(super) async fn update_sets_only_given_fields(ports: &StorePorts) {
     let before = ports
         .register(ClusterRecord { observation: Some(online(ports.now())), ..ports.record("prod") })
         .await;
     let version = ports.version(before.id).await;
     let later = ports.now() + Duration::from_secs(1);
-    let nothing = ports.change(before.id, ClusterPatch::default(), later).await.unwrap();
-    assert_eq!(nothing, Cluster { updated_at: later, ..before.clone() });
+    let unchanged = ports.change(before.id, ClusterPatch::default(), later).await.unwrap();
+    assert_eq!(unchanged, Cluster { updated_at: later, ..before.clone() });
     let patch = ClusterPatch {
         name: Some(name("production")),
         description: Some(String::new()),
@@ -171,10 +171,10 @@ pub(super) async fn a_change_sets_what_it_names(ports: &StorePorts) {
     assert_eq!((changed.name.as_str(), &*changed.description, changed.labels.len()), ("production", "", 0));
     assert_eq!((changed.created_at, changed.status), (before.created_at, Health::Online));
     assert_eq!(ports.clusters.find(before.id).await.unwrap(), Some(changed));
-    assert_eq!(ports.version(before.id).await, version, "the connection stays");
+    assert_eq!(ports.version(before.id).await, version, "connection is unchanged");
 }
 
-pub(super) async fn a_new_connection_is_a_new_version(ports: &StorePorts) {
+pub(super) async fn new_connection_has_a_new_version(ports: &StorePorts) {
     let connection =
         Connection { ca: Some("ca".to_owned()), ..token("https://192.0.2.1:6443", "canary-token") };
     let record = ClusterRecord { observation: Some(online(ports.now())), connection, ..ports.record("prod") };
@@ -186,30 +186,30 @@ pub(super) async fn a_new_connection_is_a_new_version(ports: &StorePorts) {
         observation,
         ..ClusterPatch::default()
     };
-    let untried = ports.change(before.id, patch(None), ports.now()).await.unwrap();
-    assert_eq!((&*untried.api_server, untried.auth_type), ("https://192.0.2.2:6443", AuthType::Kubeconfig));
-    assert_eq!((untried.status, untried.status_reason), (Health::Offline, None));
+    let untested = ports.change(before.id, patch(None), ports.now()).await.unwrap();
+    assert_eq!((&*untested.api_server, untested.auth_type), ("https://192.0.2.2:6443", AuthType::Kubeconfig));
+    assert_eq!((untested.status, untested.status_reason), (Health::Offline, None));
     let stored = ports.connections.connection(before.id).await.unwrap().unwrap();
-    assert_eq!(shown(&stored.connection), shown(&connection), "the CA is gone, too");
+    assert_eq!(describe(&stored.connection), describe(&connection), "the CA is removed");
     versions.push(stored.version);
 
-    let tried = ports.change(before.id, patch(Some(online(ports.now()))), ports.now()).await.unwrap();
-    assert_eq!(tried.status, Health::Online);
+    let tested = ports.change(before.id, patch(Some(online(ports.now()))), ports.now()).await.unwrap();
+    assert_eq!(tested.status, Health::Online);
     versions.push(ports.version(before.id).await);
     assert!(versions.is_sorted(), "a later version is greater: {versions:?}");
 
-    // the same connection under another id is another version
+    // the same connection under another id has another version
     let again = ports.register(ClusterRecord { connection, ..ports.record("again") }).await;
     versions.push(ports.version(again.id).await);
     let different: BTreeSet<_> = versions.iter().collect();
     assert_eq!(different.len(), versions.len(), "{versions:?}");
 
-    let [.., of_before, of_again] = versions[..] else { unreachable!("there are four") };
+    let [.., of_before, of_again] = versions[..] else { unreachable!("four versions") };
     let all = BTreeMap::from([(before.id, of_before), (again.id, of_again)]);
     assert_eq!(ports.connections.versions().await.unwrap(), all);
 }
 
-pub(super) async fn a_change_meanwhile_is_a_conflict(ports: &StorePorts) {
+pub(super) async fn concurrent_change_is_a_conflict(ports: &StorePorts) {
     let before = ports.register(ports.record("prod")).await;
     let patch = |read| ClusterPatch {
         description: Some("new".to_owned()),
@@ -223,7 +223,7 @@ pub(super) async fn a_change_meanwhile_is_a_conflict(ports: &StorePorts) {
     ports.change(before.id, patch(later), later).await.unwrap();
 }
 
-pub(super) async fn a_deleted_cluster_is_gone(ports: &StorePorts) {
+pub(super) async fn deleted_cluster_is_not_found(ports: &StorePorts) {
     let cluster = ports.register(ports.record("prod")).await;
     let version = ports.version(cluster.id).await;
     ports.clusters.delete(&ports.on(Verb::Delete, cluster.id)).await.unwrap();
@@ -236,34 +236,41 @@ pub(super) async fn a_deleted_cluster_is_gone(ports: &StorePorts) {
     let patch = ClusterPatch { description: Some(String::new()), ..ClusterPatch::default() };
     assert_eq!(ports.change(cluster.id, patch, ports.now()).await, Err(Cause::NotFound));
     ports.clusters.record_probe(cluster.id, version, online(ports.now())).await.unwrap();
-    assert_eq!(ports.operations().await.len(), 2, "its operations stay");
+    assert_eq!(ports.operations().await.len(), 2, "its operations are kept");
 }
 
-pub(super) async fn a_probe_is_kept(ports: &StorePorts) {
+pub(super) async fn probe_result_is_stored(ports: &StorePorts) {
     let cluster = ports.register(ports.record("prod")).await;
     let version = ports.version(cluster.id).await;
     let find = async || ports.clusters.find(cluster.id).await.unwrap().unwrap();
     let (first, second) = (ports.now() + Duration::from_secs(30), ports.now() + Duration::from_secs(60));
     ports.clusters.record_probe(cluster.id, version, online(first)).await.unwrap();
-    let up = find().await;
-    assert_eq!((up.status, up.node_count, up.last_connected_at), (Health::Online, Some(3), Some(first)));
-    assert_eq!(up.updated_at, cluster.updated_at, "nobody changed it");
+    let online_row = find().await;
+    assert_eq!(
+        (online_row.status, online_row.node_count, online_row.last_connected_at),
+        (Health::Online, Some(3), Some(first))
+    );
+    assert_eq!(online_row.updated_at, cluster.updated_at, "a probe is not a change");
 
     ports
         .clusters
         .record_probe(cluster.id, version, ProbeResult { at: second, result: Err(Cause::Unreachable) })
         .await
         .unwrap();
-    let down = find().await;
+    let offline_row = find().await;
     let reason = Some("unreachable".to_owned());
-    assert_eq!(down, Cluster { status: Health::Offline, status_reason: reason, ..up }, "counts stay");
+    assert_eq!(
+        offline_row,
+        Cluster { status: Health::Offline, status_reason: reason, ..online_row },
+        "counts are kept"
+    );
 
     ports.clusters.record_probe(cluster.id, version, online(second)).await.unwrap();
     let again = find().await;
     assert_eq!((again.status_reason, again.last_connected_at), (None, Some(second)));
 }
 
-pub(super) async fn a_probe_of_an_older_connection_is_dropped(ports: &StorePorts) {
+pub(super) async fn probe_of_older_connection_is_discarded(ports: &StorePorts) {
     let cluster = ports.register(ports.record("prod")).await;
     let version = ports.version(cluster.id).await;
     let connection = Some((AuthType::Token, token("https://192.0.2.2:6443", "second")));

@@ -13,7 +13,7 @@ use crate::{
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl StorePorts {
-    /// A claim with an id of its own, by a request called as its key.
+    /// A claim with a new id, for a request that is named after its key.
     fn new_claim(&self, user: i64, key: &str, at: Timestamp) -> NewClaim {
         NewClaim {
             id: uuid_v7(at, &*self.runtime.rng),
@@ -26,7 +26,7 @@ impl StorePorts {
         }
     }
 
-    /// Claims a key now, and returns with what.
+    /// Claims a key now. Returns the claim and the result.
     async fn claim(&self, user: i64, key: &str) -> (NewClaim, Claim) {
         let claim = self.new_claim(user, key, self.now());
         let made = self.idempotency.claim(&claim).await.unwrap();
@@ -42,7 +42,7 @@ fn reply() -> Reply {
     Reply { status: 504, body: "{\"success\": false, \"message\": \"超时\"}\n\0".into() }
 }
 
-pub(super) async fn of_many_claims_at_once_one_is_made(ports: &StorePorts) {
+pub(super) async fn one_of_concurrent_claims_is_made(ports: &StorePorts) {
     let claims = join_all((0..16).map(|_| ports.claim(1, "key"))).await;
     let made: Vec<_> = claims.iter().filter(|(_, made)| matches!(made, Claim::Made { .. })).collect();
     let [(first, Claim::Made { live: 1 })] = made.as_slice() else { panic!("{made:?}") };
@@ -50,49 +50,53 @@ pub(super) async fn of_many_claims_at_once_one_is_made(ports: &StorePorts) {
     others.for_each(|(_, other)| assert_eq!(*other, taken(first, Progress::Running)));
 }
 
-pub(super) async fn the_answer_is_kept_to_the_byte(ports: &StorePorts) {
+pub(super) async fn stored_reply_is_byte_identical(ports: &StorePorts) {
     let (first, _) = ports.claim(1, "key").await;
     ports.idempotency.end(first.id, &End::Answered(reply())).await.unwrap();
     let mut other = ports.new_claim(1, "key", ports.now());
     (other.request, other.request_id) = (RequestDigest([8; 32]), None);
     let earlier = ports.idempotency.claim(&other).await.unwrap();
-    assert_eq!(earlier, taken(&first, Progress::Answered(reply())), "what was claimed first is told");
+    assert_eq!(earlier, taken(&first, Progress::Answered(reply())), "reports the first claim");
 }
 
-pub(super) async fn what_was_not_done_frees_the_key(ports: &StorePorts) {
+pub(super) async fn operation_not_done_frees_the_key(ports: &StorePorts) {
     let (first, _) = ports.claim(1, "key").await;
     ports.idempotency.end(first.id, &End::NotDone).await.unwrap();
     let (second, made) = ports.claim(1, "key").await;
     assert_eq!(made, Claim::Made { live: 1 });
     for end in [End::NotDone, End::Unknown, End::Answered(reply())] {
         ports.idempotency.end(first.id, &end).await.unwrap();
-        assert_eq!(ports.claim(1, "key").await.1, taken(&second, Progress::Running), "the first is gone");
+        assert_eq!(
+            ports.claim(1, "key").await.1,
+            taken(&second, Progress::Running),
+            "the first claim no longer exists"
+        );
     }
 }
 
-pub(super) async fn an_answer_that_is_not_known_is_told(ports: &StorePorts) {
+pub(super) async fn unknown_outcome_is_reported(ports: &StorePorts) {
     let (first, _) = ports.claim(1, "key").await;
     ports.idempotency.end(first.id, &End::Unknown).await.unwrap();
     assert_eq!(ports.claim(1, "key").await.1, taken(&first, Progress::Unknown));
 }
 
-pub(super) async fn keys_are_each_users_own(ports: &StorePorts) {
+pub(super) async fn keys_are_per_user_and_case_sensitive(ports: &StorePorts) {
     assert_eq!(ports.claim(1, "key").await.1, Claim::Made { live: 1 });
     assert_eq!(ports.claim(2, "key").await.1, Claim::Made { live: 1 });
-    assert_eq!(ports.claim(1, "Key").await.1, Claim::Made { live: 2 }, "case counts");
+    assert_eq!(ports.claim(1, "Key").await.1, Claim::Made { live: 2 }, "keys are case-sensitive");
     assert_eq!(ports.claim(1, "other").await.1, Claim::Made { live: 3 });
 }
 
-pub(super) async fn keys_are_forgotten_in_time(ports: &StorePorts) {
+pub(super) async fn keys_expire(ports: &StorePorts) {
     let (first, _) = ports.claim(1, "key").await;
     ports.claim(1, "other").await;
     ports.idempotency.end(first.id, &End::Answered(reply())).await.unwrap();
-    let last = ports.now() + DAY - Duration::from_micros(1);
-    let claim = ports.new_claim(1, "key", last);
+    let before_expiry = ports.now() + DAY - Duration::from_micros(1);
+    let claim = ports.new_claim(1, "key", before_expiry);
     assert_eq!(ports.idempotency.claim(&claim).await.unwrap(), taken(&first, Progress::Answered(reply())));
     let claim = ports.new_claim(1, "key", ports.now() + DAY);
     let made = ports.idempotency.claim(&claim).await.unwrap();
-    assert_eq!(made, Claim::Made { live: 1 }, "the other is forgotten too");
-    let again = ports.new_claim(1, "key", ports.now() + DAY);
-    assert_eq!(ports.idempotency.claim(&again).await.unwrap(), taken(&claim, Progress::Running));
+    assert_eq!(made, Claim::Made { live: 1 }, "the other key expired too");
+    let duplicate = ports.new_claim(1, "key", ports.now() + DAY);
+    assert_eq!(ports.idempotency.claim(&duplicate).await.unwrap(), taken(&claim, Progress::Running));
 }

@@ -1,4 +1,4 @@
-//! Lists of operations, held against the reference implementation of a query.
+//! Contract of operation lists: results equal those of the reference implementation of a query.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::{
 };
 
 impl StorePorts {
-    /// Operations with values that sort, search and filter awkwardly, and every one that may be absent absent once.
+    /// Operations with values that are difficult to sort, search and filter. Each optional field is absent at least
+    /// once.
     async fn varied_operations(&self) -> Vec<OperationRow> {
         let names = [
             None,
@@ -61,13 +62,13 @@ impl StorePorts {
         self.operations().await
     }
 
-    /// The ids of a page, and its place.
+    /// The ids of a page, and its pagination.
     async fn page(&self, query: &OperationQuery) -> (Vec<i64>, Pagination) {
         let page = self.audit.operations(query).await.unwrap();
         (page.logs.iter().map(|row| row.id).collect(), page.pagination)
     }
 
-    async fn is_as_the_reference(&self, rows: &[OperationRow], pairs: &[(&str, &str)]) {
+    async fn assert_matches_reference(&self, rows: &[OperationRow], pairs: &[(&str, &str)]) {
         let query = query(pairs);
         let projected = rows.iter().map(|row| Row::of(row).unwrap()).collect();
         let (expected, pagination) = select(projected, &query.list);
@@ -84,11 +85,11 @@ fn query(pairs: &[(&str, &str)]) -> OperationQuery {
     OperationQuery::parse(&pairs).unwrap()
 }
 
-pub(super) async fn every_order_is_the_references(ports: &StorePorts) {
+pub(super) async fn every_sort_order_matches_the_reference(ports: &StorePorts) {
     let rows = ports.varied_operations().await;
     for field in (List::Operations.info().fields)().iter().filter(|field| field.sorts) {
         for sort in [field.name.to_owned(), format!("-{}", field.name)] {
-            ports.is_as_the_reference(&rows, &[("sort", &sort), ("per_page", "500")]).await;
+            ports.assert_matches_reference(&rows, &[("sort", &sort), ("per_page", "500")]).await;
         }
     }
     let by_namespace = OperationQuery { list: ListQuery { sort: None, ..query(&[]).list }, ..query(&[]) };
@@ -96,7 +97,7 @@ pub(super) async fn every_order_is_the_references(ports: &StorePorts) {
     assert_eq!((first.namespace.as_deref(), first.resource_name.as_deref()), (None, None));
 }
 
-pub(super) async fn every_filter_is_the_references(ports: &StorePorts) {
+pub(super) async fn every_filter_matches_the_reference(ports: &StorePorts) {
     let rows = ports.varied_operations().await;
     for filter in [
         ("cluster_id", "10"),
@@ -117,30 +118,30 @@ pub(super) async fn every_filter_is_the_references(ports: &StorePorts) {
         ("search", "署"),
         ("search", "'"),
     ] {
-        ports.is_as_the_reference(&rows, &[filter, ("per_page", "500")]).await;
+        ports.assert_matches_reference(&rows, &[filter, ("per_page", "500")]).await;
     }
-    let together = [("status", "success"), ("namespace", "default"), ("search", "e"), ("sort", "-username")];
-    ports.is_as_the_reference(&rows, &together).await;
+    let combined = [("status", "success"), ("namespace", "default"), ("search", "e"), ("sort", "-username")];
+    ports.assert_matches_reference(&rows, &combined).await;
 }
 
-pub(super) async fn pages_are_the_references(ports: &StorePorts) {
+pub(super) async fn pages_match_the_reference(ports: &StorePorts) {
     let rows = ports.varied_operations().await;
     let last = i64::MAX.to_string();
     for (page, per_page) in [("1", "1"), ("1", "20"), ("3", "20"), ("4", "20"), ("2", "48"), (&last, "500")] {
-        ports.is_as_the_reference(&rows, &[("page", page), ("per_page", per_page)]).await;
+        ports.assert_matches_reference(&rows, &[("page", page), ("per_page", per_page)]).await;
         ports
-            .is_as_the_reference(&rows, &[("page", page), ("per_page", per_page), ("sort", "namespace")])
+            .assert_matches_reference(&rows, &[("page", page), ("per_page", per_page), ("sort", "namespace")])
             .await;
     }
 }
 
-pub(super) async fn times_and_cursors_bound_the_list(ports: &StorePorts) {
+pub(super) async fn time_range_and_cursor_limit_the_list(ports: &StorePorts) {
     let rows = ports.varied_operations().await;
     let (from, to) = (ports.now() + Duration::from_secs(10), ports.now() + Duration::from_secs(20));
     let before = rows[30].id;
     let all = query(&[("per_page", "500"), ("sort", "id")]);
-    type Keeps = fn(&OperationRow, &OperationQuery) -> bool;
-    let bounds: [(OperationQuery, Keeps); 4] = [
+    type Predicate = fn(&OperationRow, &OperationQuery) -> bool;
+    let bounds: [(OperationQuery, Predicate); 4] = [
         (OperationQuery { from: Some(from), ..all.clone() }, |row, q| Some(row.created_at) >= q.from),
         (OperationQuery { from: Some(from), to: Some(to), ..all.clone() }, |row, q| {
             Some(row.created_at) >= q.from && q.to.is_some_and(|to| row.created_at < to)
@@ -150,8 +151,8 @@ pub(super) async fn times_and_cursors_bound_the_list(ports: &StorePorts) {
         }),
         (OperationQuery { user_id: Some(UserId(30)), ..all }, |row, q| row.user_id == q.user_id),
     ];
-    for (query, keeps) in bounds {
-        let expected: Vec<_> = rows.iter().filter(|row| keeps(row, &query)).map(|row| row.id).collect();
+    for (query, matches) in bounds {
+        let expected: Vec<_> = rows.iter().filter(|row| matches(row, &query)).map(|row| row.id).collect();
         assert!(!expected.is_empty() && expected.len() < rows.len());
         let (ids, pagination) = ports.page(&query).await;
         assert_eq!((ids, pagination.total), (expected.clone(), expected.len() as u64), "{query:?}");

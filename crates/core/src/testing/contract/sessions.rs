@@ -14,7 +14,7 @@ use crate::{
 
 const GRACE: Duration = Duration::from_secs(10);
 
-/// A session from no address.
+/// A session without a client address.
 fn record(
     user_id: UserId,
     cookie: SecretHash,
@@ -34,32 +34,32 @@ impl StorePorts {
         fresh: SecretHash,
         at: Timestamp,
     ) -> Rotation {
-        let permit = self.permit(AccessRequest::to(Verb::Refresh, Resource::Session).named("somebody"));
+        let permit = self.permit(AccessRequest::to(Verb::Refresh, Resource::Session).named("user"));
         self.sessions.rotate(&permit, id, presented, fresh, at, GRACE).await.unwrap()
     }
 
     async fn end(&self, id: SessionId) -> bool {
-        let permit = self.permit(AccessRequest::to(Verb::Logout, Resource::Session).named("somebody"));
+        let permit = self.permit(AccessRequest::to(Verb::Logout, Resource::Session).named("user"));
         self.sessions.end(&permit, id).await.unwrap()
     }
 }
 
-pub(super) async fn an_open_session_is_found_by_its_cookie_and_its_id(ports: &StorePorts) {
+pub(super) async fn open_session_is_found_by_cookie_and_id(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (session, cookie, refresh) = ports.session(&user).await;
     assert_eq!((session.user_id, session.generation), (user.id, 1));
     assert_eq!((session.source_ip.as_deref(), &session.user_agent), (Some("192.0.2.1"), &None));
     assert_eq!((session.created_at, session.last_seen_at), (ports.now(), ports.now()));
-    let (found, of) = ports.sessions.find(cookie).await.unwrap().unwrap();
-    assert_eq!((found, of.id, of.role), (session.clone(), user.id, Role::SuperAdmin));
-    assert_eq!(ports.sessions.get(session.id).await.unwrap().unwrap(), (session, of.clone()));
+    let (found, owner) = ports.sessions.find(cookie).await.unwrap().unwrap();
+    assert_eq!((found, owner.id, owner.role), (session.clone(), user.id, Role::SuperAdmin));
+    assert_eq!(ports.sessions.get(session.id).await.unwrap().unwrap(), (session, owner.clone()));
     assert!(ports.sessions.get(SessionId(1_000_000)).await.unwrap().is_none());
-    assert_eq!(of.last_login_at, Some(ports.now()), "the login is noted");
-    assert!(ports.sessions.find(refresh).await.unwrap().is_none(), "a refresh token is no cookie");
+    assert_eq!(owner.last_login_at, Some(ports.now()), "the login is recorded");
+    assert!(ports.sessions.find(refresh).await.unwrap().is_none(), "a refresh token is not a cookie");
 }
 
-/// A password is verified for a while; what the user is when a session is opened is what counts.
-pub(super) async fn a_session_is_opened_only_for_who_was_verified(ports: &StorePorts) {
+/// Verifying a password takes time: the state of the user when the session opens is decisive.
+pub(super) async fn session_opens_only_with_the_current_password(ports: &StorePorts) {
     ports.user("admin", Role::SuperAdmin).await;
     let user = ports.user("ann", Role::Viewer).await;
     let verified = ports.new_user("ann", Role::Viewer).password;
@@ -72,16 +72,16 @@ pub(super) async fn a_session_is_opened_only_for_who_was_verified(ports: &StoreP
         assert_eq!(opened.is_ok(), found.is_some());
         opened.map(drop).map_err(|error| error.cause)
     };
-    let switch = async |disabled: bool| {
+    let set_disabled = async |disabled: bool| {
         let patch = UserPatch { disabled: Some(disabled), ..UserPatch::default() };
         ports.users.update(&ports.people(), user.id, patch, ports.now()).await.unwrap();
     };
     let refused = Err(Cause::BadCredentials);
     assert_eq!(open(user.id, &verified).await, Ok(()));
-    assert_eq!(open(UserId(1_000_000), &verified).await, refused, "nobody");
-    switch(true).await;
+    assert_eq!(open(UserId(1_000_000), &verified).await, refused, "unknown user");
+    set_disabled(true).await;
     assert_eq!(open(user.id, &verified).await, refused, "disabled");
-    switch(false).await;
+    set_disabled(false).await;
     assert_eq!(open(user.id, &verified).await, Ok(()));
     let another = PasswordHash::new("another".to_owned());
     ports
@@ -89,22 +89,22 @@ pub(super) async fn a_session_is_opened_only_for_who_was_verified(ports: &StoreP
         .set_password(&ports.people(), user.id, another.clone(), SetBy::Administrator, ports.now())
         .await
         .unwrap();
-    assert_eq!(open(user.id, &verified).await, refused, "the password before");
+    assert_eq!(open(user.id, &verified).await, refused, "old password");
     assert_eq!(open(user.id, &another).await, Ok(()));
 }
 
-pub(super) async fn a_session_in_use_is_noted(ports: &StorePorts) {
+pub(super) async fn touch_updates_last_seen(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (session, cookie, _) = ports.session(&user).await;
     let later = ports.now() + Duration::from_secs(60);
     ports.sessions.touch(session.id, later).await.unwrap();
-    ports.sessions.touch(session.id, ports.now()).await.unwrap(); // comes late, changes nothing
+    ports.sessions.touch(session.id, ports.now()).await.unwrap(); // out of order: no effect
     let (found, _) = ports.sessions.find(cookie).await.unwrap().unwrap();
     assert_eq!((found.last_seen_at, found.created_at), (later, ports.now()));
     ports.sessions.touch(SessionId(1_000_000), later).await.unwrap();
 }
 
-pub(super) async fn a_token_is_used_once(ports: &StorePorts) {
+pub(super) async fn refresh_token_is_single_use(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (session, cookie, first) = ports.session(&user).await;
     let (second, third) = (ports.secret(), ports.secret());
@@ -113,15 +113,11 @@ pub(super) async fn a_token_is_used_once(ports: &StorePorts) {
     let (found, _) = ports.sessions.find(cookie).await.unwrap().unwrap();
     assert_eq!((found.generation, found.last_seen_at), (2, at));
     assert_eq!(ports.rotate(session.id, first, third, at + GRACE).await, Rotation::JustUsed);
-    assert_eq!(
-        ports.rotate(session.id, third, ports.secret(), at).await,
-        Rotation::Unknown,
-        "never handed out"
-    );
+    assert_eq!(ports.rotate(session.id, third, ports.secret(), at).await, Rotation::Unknown, "never issued");
     assert_eq!(ports.rotate(session.id, second, third, at).await, Rotation::Rotated(3));
 }
 
-pub(super) async fn of_many_refreshes_at_once_one_wins(ports: &StorePorts) {
+pub(super) async fn one_of_concurrent_refreshes_succeeds(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (session, cookie, first) = ports.session(&user).await;
     let attempts = (0..20).map(|_| ports.rotate(session.id, first, ports.secret(), ports.now()));
@@ -134,32 +130,32 @@ pub(super) async fn of_many_refreshes_at_once_one_wins(ports: &StorePorts) {
     assert_eq!(recorded.iter().filter(|row| row.operation_type == "refresh").count(), 1);
 }
 
-/// An owner and thieves, generation after generation: what losers were to get is worth nothing.
-pub(super) async fn of_many_races_one_chain_lives(ports: &StorePorts) {
+/// Concurrent refreshes by an owner and by thieves, over several generations: the tokens of the losers are invalid.
+pub(super) async fn concurrent_refreshes_leave_one_valid_chain(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (session, cookie, first) = ports.session(&user).await;
     let mut newest = first;
     for generation in 2..6 {
         let fresh: Vec<_> = (0..8).map(|_| ports.secret()).collect();
-        let races = fresh.iter().map(|fresh| ports.rotate(session.id, newest, *fresh, ports.now()));
-        let rotations = join_all(races).await;
+        let attempts = fresh.iter().map(|fresh| ports.rotate(session.id, newest, *fresh, ports.now()));
+        let rotations = join_all(attempts).await;
         let won = |rotation: &Rotation| *rotation == Rotation::Rotated(generation);
         assert_eq!(rotations.iter().filter(|rotation| won(rotation)).count(), 1, "{rotations:?}");
         let winner = rotations.iter().position(won).unwrap();
-        for (n, lost) in fresh.iter().enumerate().filter(|(n, _)| *n != winner) {
-            let rotation = ports.rotate(session.id, *lost, ports.secret(), ports.now()).await;
+        for (n, loser) in fresh.iter().enumerate().filter(|(n, _)| *n != winner) {
+            let rotation = ports.rotate(session.id, *loser, ports.secret(), ports.now()).await;
             assert_eq!(rotation, Rotation::Unknown, "loser {n}");
         }
         newest = fresh[winner];
     }
-    // whichever used one comes back late, all of it ends
+    // a late replay of any used token ends the whole session
     let late = ports.now() + GRACE + Duration::from_secs(1);
     assert_eq!(ports.rotate(session.id, first, ports.secret(), late).await, Rotation::Replayed);
     assert_eq!(ports.rotate(session.id, newest, ports.secret(), late).await, Rotation::Unknown);
     assert!(ports.sessions.find(cookie).await.unwrap().is_none());
 }
 
-pub(super) async fn a_replay_ends_the_session(ports: &StorePorts) {
+pub(super) async fn replayed_token_ends_the_session(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (session, cookie, first) = ports.session(&user).await;
     let (_, bystander, _) = ports.session(&user).await;
@@ -171,16 +167,16 @@ pub(super) async fn a_replay_ends_the_session(ports: &StorePorts) {
     assert_eq!(
         ports.rotate(session.id, second, ports.secret(), late).await,
         Rotation::Unknown,
-        "it ended, too"
+        "the session has ended"
     );
     assert!(ports.sessions.find(bystander).await.unwrap().is_some());
     let recorded = ports.operations().await;
     let failed: Vec<_> = recorded.iter().filter(|row| row.status == Status::Failed).collect();
-    assert_eq!(failed.len(), 1, "the end is recorded with it");
+    assert_eq!(failed.len(), 1, "the end of the session is recorded");
     assert_eq!(failed[0].error_code.as_deref(), Some("AUTHENTICATION_ERROR"));
 }
 
-pub(super) async fn a_token_is_of_its_session_only(ports: &StorePorts) {
+pub(super) async fn refresh_token_is_bound_to_its_session(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (one, _, first) = ports.session(&user).await;
     let (other, _, _) = ports.session(&user).await;
@@ -188,7 +184,7 @@ pub(super) async fn a_token_is_of_its_session_only(ports: &StorePorts) {
     assert_eq!(ports.rotate(one.id, first, ports.secret(), ports.now()).await, Rotation::Rotated(2));
 }
 
-pub(super) async fn a_session_ends_once(ports: &StorePorts) {
+pub(super) async fn session_ends_once(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (session, cookie, refresh) = ports.session(&user).await;
     assert!(ports.end(session.id).await);
@@ -197,7 +193,7 @@ pub(super) async fn a_session_ends_once(ports: &StorePorts) {
     assert_eq!(ports.rotate(session.id, refresh, ports.secret(), ports.now()).await, Rotation::Unknown);
     assert!(!ports.end(session.id).await);
     let (next, _, _) = ports.session(&user).await;
-    assert!(next.id > session.id, "an id is never used again");
+    assert!(next.id > session.id, "ids are never reused");
     let recorded = ports.operations().await;
     assert_eq!(recorded.iter().filter(|row| row.operation_type == "logout").count(), 1);
 }
@@ -209,13 +205,13 @@ pub(super) async fn sessions_are_listed_by_user(ports: &StorePorts) {
     let (b, _, _) = ports.session(&viewer).await;
     let (ended, _, _) = ports.session(&viewer).await;
     ports.end(ended.id).await;
-    let of = async |user| ports.sessions.list(user).await.unwrap();
-    assert_eq!(of(None).await, [(a, admin.username), (b.clone(), viewer.username.clone())]);
-    assert_eq!(of(Some(viewer.id)).await, [(b, viewer.username)]);
-    assert_eq!(of(Some(UserId(1_000_000))).await, []);
+    let list = async |user| ports.sessions.list(user).await.unwrap();
+    assert_eq!(list(None).await, [(a, admin.username), (b.clone(), viewer.username.clone())]);
+    assert_eq!(list(Some(viewer.id)).await, [(b, viewer.username)]);
+    assert_eq!(list(Some(UserId(1_000_000))).await, []);
 }
 
-pub(super) async fn only_expired_sessions_are_forgotten(ports: &StorePorts) {
+pub(super) async fn only_expired_sessions_are_deleted(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let open = async |at, expires_at| {
         let (cookie, refresh) = (ports.secret(), ports.secret());
@@ -230,6 +226,9 @@ pub(super) async fn only_expired_sessions_are_forgotten(ports: &StorePorts) {
     let alive = open(ports.now(), ports.now() + 2 * minute).await;
     let newest = open(ports.now() + minute, ports.now() + 2 * minute).await;
     for cookie in [alive, newest] {
-        assert!(ports.sessions.find(cookie).await.unwrap().is_some(), "what has not expired stays");
+        assert!(
+            ports.sessions.find(cookie).await.unwrap().is_some(),
+            "a session that has not expired is kept"
+        );
     }
 }

@@ -19,7 +19,7 @@ fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-pub(super) async fn pauses_begin_at_the_limit_and_grow(ports: &StorePorts) {
+pub(super) async fn pauses_start_at_the_limit_and_grow(ports: &StorePorts) {
     let key = account("admin");
     let mut at = ports.now();
     let blocked = async |at| ports.throttle.blocked(std::slice::from_ref(&key), at).await.unwrap();
@@ -37,7 +37,7 @@ pub(super) async fn pauses_begin_at_the_limit_and_grow(ports: &StorePorts) {
     assert_eq!(ports.throttle.blocked(&[], at).await.unwrap(), None);
 }
 
-pub(super) async fn failures_are_forgotten_after_the_window(ports: &StorePorts) {
+pub(super) async fn failures_expire_after_the_window(ports: &StorePorts) {
     let key = [account("admin")];
     let start = ports.now();
     for _ in 0..4 {
@@ -52,7 +52,7 @@ pub(super) async fn failures_are_forgotten_after_the_window(ports: &StorePorts) 
     assert_eq!(ports.throttle.blocked(&key, next + seconds(1)).await.unwrap(), Some(seconds(30)));
 }
 
-pub(super) async fn the_longest_pause_counts(ports: &StorePorts) {
+pub(super) async fn longest_pause_of_all_keys_applies(ports: &StorePorts) {
     let (one, two) = (account("one"), ThrottleKey { key: "address:192.0.2.1".to_owned(), limit: 5 });
     for _ in 0..5 {
         ports.throttle.failed(&[one.clone(), two.clone()], ports.now()).await.unwrap();
@@ -63,7 +63,7 @@ pub(super) async fn the_longest_pause_counts(ports: &StorePorts) {
     assert_eq!(blocked(&[one, two]).await, Some(seconds(60)));
 }
 
-pub(super) async fn failures_at_once_all_count(ports: &StorePorts) {
+pub(super) async fn concurrent_failures_are_all_counted(ports: &StorePorts) {
     let key = [account("admin")];
     join_all((0..7).map(|_| ports.throttle.failed(&key, ports.now())))
         .await
@@ -72,19 +72,19 @@ pub(super) async fn failures_at_once_all_count(ports: &StorePorts) {
     assert_eq!(ports.throttle.blocked(&key, ports.now()).await.unwrap(), key[0].pause(7));
 }
 
-pub(super) async fn one_refusal_a_minute_is_told(ports: &StorePorts) {
+pub(super) async fn one_refusal_per_minute_is_reported(ports: &StorePorts) {
     let key = account("admin");
     let refused = async |after| ports.throttle.refused(&key, ports.now() + seconds(after)).await.unwrap();
-    assert_eq!(refused(0).await, Some(0), "none before");
+    assert_eq!(refused(0).await, Some(0), "no earlier refusals");
     assert_eq!(refused(1).await, None);
     assert_eq!(refused(59).await, None);
-    assert_eq!(refused(60).await, Some(3), "three in the minute before");
+    assert_eq!(refused(60).await, Some(3), "three refusals in the previous minute");
     assert_eq!(refused(61).await, None);
     assert_eq!(refused(180).await, Some(2));
     assert_eq!(ports.throttle.refused(&account("other"), ports.now()).await.unwrap(), Some(0));
 }
 
-pub(super) async fn a_login_resets_what_it_was_counted_by(ports: &StorePorts) {
+pub(super) async fn login_resets_only_its_own_counter(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (own, other) = ([ThrottleKey::account(&user.username)], [account("other")]);
     for _ in 0..5 {
@@ -92,19 +92,19 @@ pub(super) async fn a_login_resets_what_it_was_counted_by(ports: &StorePorts) {
         ports.throttle.failed(&other, ports.now()).await.unwrap();
     }
     login(ports, &user, "192.0.2.1", ports.now(), None).await;
-    assert!(ports.throttle.blocked(&own, ports.now()).await.unwrap().is_some(), "counted by something else");
+    assert!(ports.throttle.blocked(&own, ports.now()).await.unwrap().is_some(), "login with no key");
     login(ports, &user, "192.0.2.1", ports.now(), Some(own[0].clone())).await;
     assert_eq!(ports.throttle.blocked(&own, ports.now()).await.unwrap(), None);
     assert!(ports.throttle.blocked(&other, ports.now()).await.unwrap().is_some());
     ports.throttle.failed(&own, ports.now()).await.unwrap();
-    assert_eq!(ports.throttle.blocked(&own, ports.now()).await.unwrap(), None, "counted from one again");
+    assert_eq!(ports.throttle.blocked(&own, ports.now()).await.unwrap(), None, "count restarts at one");
 }
 
 fn address(ip: &str) -> ClientAddress {
     ClientAddress::of(ip.parse().unwrap())
 }
 
-/// A login that succeeds.
+/// Opens a session, as after a successful login.
 async fn login(ports: &StorePorts, user: &User, ip: &str, at: Timestamp, counted_by: Option<ThrottleKey>) {
     let record = SessionRecord {
         user_id: user.id,
@@ -120,7 +120,7 @@ async fn login(ports: &StorePorts, user: &User, ip: &str, at: Timestamp, counted
     ports.sessions.open(&ports.people(), record, &verified).await.unwrap();
 }
 
-pub(super) async fn an_address_is_known_after_a_login(ports: &StorePorts) {
+pub(super) async fn address_is_known_after_login(ports: &StorePorts) {
     ports.user("admin", Role::SuperAdmin).await;
     let (ann, bob) = (ports.user("ann", Role::Viewer).await, ports.user("bob", Role::Viewer).await);
     let knows = async |name: &Username, ip: &str, since| {
@@ -131,22 +131,22 @@ pub(super) async fn an_address_is_known_after_a_login(ports: &StorePorts) {
     login(ports, &ann, "192.0.2.1", ports.now(), None).await;
     login(ports, &ann, "2001:db8::1", ports.now(), None).await;
     assert!(knows(&ann.username, "192.0.2.1", before).await);
-    assert!(knows(&ann.username, "2001:db8::2", before).await, "of one network");
+    assert!(knows(&ann.username, "2001:db8::2", before).await, "same /64 network");
     assert!(!knows(&ann.username, "192.0.2.2", before).await, "another address");
     assert!(!knows(&bob.username, "192.0.2.1", before).await, "another user");
     assert!(!knows(&Username::new("nobody").unwrap(), "192.0.2.1", before).await);
-    assert!(!knows(&ann.username, "192.0.2.1", ports.now()).await, "too long ago");
+    assert!(!knows(&ann.username, "192.0.2.1", ports.now()).await, "login is too old");
     login(ports, &ann, "192.0.2.1", ports.now() + seconds(60), None).await;
     assert!(knows(&ann.username, "192.0.2.1", ports.now()).await, "the newest login counts");
 
-    // what is known of a user is forgotten with the user
+    // known addresses are deleted with the user
     ports.users.delete(&ports.people(), ann.id).await.unwrap();
     assert!(!knows(&ann.username, "192.0.2.1", before).await);
-    let again = ports.user("ann", Role::Viewer).await;
-    assert!(!knows(&again.username, "192.0.2.1", before).await);
+    let recreated = ports.user("ann", Role::Viewer).await;
+    assert!(!knows(&recreated.username, "192.0.2.1", before).await);
 }
 
-pub(super) async fn a_few_addresses_of_a_user_are_known(ports: &StorePorts) {
+pub(super) async fn known_addresses_per_user_are_limited(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let other = ports.user("other", Role::Viewer).await;
     login(ports, &other, "192.0.2.1", ports.now(), None).await;
@@ -163,7 +163,7 @@ pub(super) async fn a_few_addresses_of_a_user_are_known(ports: &StorePorts) {
     assert!(ports.throttle.knows(&other.username, &address("192.0.2.1"), before).await.unwrap());
 }
 
-pub(super) async fn spraying_names_flushes_no_counter(ports: &StorePorts) {
+pub(super) async fn name_spraying_evicts_no_counter(ports: &StorePorts) {
     let key = [account("admin")];
     for _ in 0..5 {
         ports.throttle.failed(&key, ports.now()).await.unwrap();
@@ -174,7 +174,7 @@ pub(super) async fn spraying_names_flushes_no_counter(ports: &StorePorts) {
     }
     let blocked = async |at| ports.throttle.blocked(&key, at).await.unwrap();
     assert_eq!(blocked(ports.now() + seconds(1)).await, Some(seconds(29)));
-    // nor does time, before the window is over
+    // counters do not expire before the end of the window either
     let later = ports.now() + ThrottleKey::WINDOW - seconds(1);
     ports.throttle.failed(&sprayed[..1], later).await.unwrap();
     ports.throttle.failed(&key, later).await.unwrap();

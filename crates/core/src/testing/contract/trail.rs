@@ -41,7 +41,7 @@ impl StorePorts {
     }
 }
 
-pub(super) async fn an_intent_is_pending_until_its_outcome(ports: &StorePorts) {
+pub(super) async fn intent_is_pending_until_its_outcome(ports: &StorePorts) {
     let operation = ports.operation();
     ports.audit.begin(&operation).await.unwrap();
     let rows = ports.operations().await;
@@ -65,7 +65,7 @@ pub(super) async fn an_intent_is_pending_until_its_outcome(ports: &StorePorts) {
     assert_eq!((finished.duration_ms, finished.finished_at), (Some(12), Some(outcome.finished_at)));
 }
 
-pub(super) async fn only_the_first_outcome_counts(ports: &StorePorts) {
+pub(super) async fn only_first_outcome_is_recorded(ports: &StorePorts) {
     let operation = ports.operation();
     ports.audit.begin(&operation).await.unwrap();
     for status in [Status::Success, Status::Unknown] {
@@ -73,12 +73,12 @@ pub(super) async fn only_the_first_outcome_counts(ports: &StorePorts) {
     }
     let rows = ports.operations().await;
     assert_eq!((rows[0].status, &rows[0].error_code), (Status::Success, &None));
-    let never_begun = OperationId(uuid::Uuid::from_u128(1));
-    ports.audit.finish(never_begun, &ports.outcome(Status::Success)).await.unwrap();
+    let unknown_id = OperationId(uuid::Uuid::from_u128(1));
+    ports.audit.finish(unknown_id, &ports.outcome(Status::Success)).await.unwrap();
     assert_eq!(ports.operations().await, rows);
 }
 
-pub(super) async fn what_is_over_is_recorded_whole(ports: &StorePorts) {
+pub(super) async fn record_stores_the_complete_operation(ports: &StorePorts) {
     let (operation, outcome) = (ports.operation(), ports.outcome(Status::Failed));
     ports.audit.record(&operation, &outcome).await.unwrap();
     ports.audit.finish(operation.id, &ports.outcome(Status::Success)).await.unwrap();
@@ -88,7 +88,7 @@ pub(super) async fn what_is_over_is_recorded_whole(ports: &StorePorts) {
     assert_eq!((row.created_at, row.finished_at), (ports.now(), Some(outcome.finished_at)));
 }
 
-pub(super) async fn our_own_tables_leave_one_row_each(ports: &StorePorts) {
+pub(super) async fn each_local_change_writes_one_row(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let patch = UserPatch { display_name: Some("名".to_owned()), ..UserPatch::default() };
     ports.users.update(&ports.people(), user.id, patch, ports.now()).await.unwrap();
@@ -97,21 +97,21 @@ pub(super) async fn our_own_tables_leave_one_row_each(ports: &StorePorts) {
     let shown: Vec<_> =
         rows.iter().map(|row| (&*row.operation_type, row.status, row.finished_at.is_some())).collect();
     assert_eq!(shown, ["update", "update", "login"].map(|what| (what, Status::Success, true)));
-    assert!(rows.is_sorted_by_key(|row| row.id), "ids grow");
+    assert!(rows.is_sorted_by_key(|row| row.id), "ids increase");
     assert!(rows.iter().all(|row| row.details.is_none() && row.error_code.is_none()));
 }
 
-pub(super) async fn what_fails_leaves_no_row(ports: &StorePorts) {
+pub(super) async fn failed_change_writes_no_row(ports: &StorePorts) {
     let admin = ports.user("admin", Role::SuperAdmin).await;
     let refusals = [
         ports.users.create(&ports.people(), ports.new_user("admin", Role::Viewer)).await.map(drop),
         ports.users.delete(&ports.people(), admin.id).await,
     ];
     assert_eq!(refusals.map(|refusal| refusal.unwrap_err().cause), [Cause::NameTaken, Cause::LastSuperAdmin]);
-    assert_eq!(ports.operations().await.len(), 1, "a refusal is the use case's to record");
+    assert_eq!(ports.operations().await.len(), 1, "refusals are recorded by the use case");
 }
 
-pub(super) async fn many_at_once_are_all_stored(ports: &StorePorts) {
+pub(super) async fn concurrent_operations_are_all_stored(ports: &StorePorts) {
     let operations: Vec<_> = (0..100).map(|_| ports.operation()).collect();
     let outcome = ports.outcome(Status::Success);
     let all = operations.iter().map(async |operation| {

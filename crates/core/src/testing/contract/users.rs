@@ -7,7 +7,7 @@ use crate::{
     user::{PasswordHash, SetBy, UserId, UserPatch, Username},
 };
 
-pub(super) async fn a_created_user_is_found(ports: &StorePorts) {
+pub(super) async fn created_user_is_found(ports: &StorePorts) {
     let admin = ports.user("admin", Role::SuperAdmin).await;
     let viewer = ports.user("viewer", Role::Viewer).await;
     assert_eq!((admin.username.as_str(), admin.role, admin.disabled), ("admin", Role::SuperAdmin, false));
@@ -23,20 +23,20 @@ pub(super) async fn a_created_user_is_found(ports: &StorePorts) {
 
 pub(super) async fn names_are_unique(ports: &StorePorts) {
     ports.user("admin", Role::SuperAdmin).await;
-    let again =
+    let duplicate =
         ports.users.create(&ports.people(), ports.new_user("ＡＤＭＩＮ", Role::Viewer)).await.unwrap_err();
-    assert_eq!(again.cause, Cause::NameTaken);
+    assert_eq!(duplicate.cause, Cause::NameTaken);
     assert_eq!(ports.users.list().await.unwrap().len(), 1);
     let (one, other) = join(
         ports.users.create(&ports.people(), ports.new_user("viewer", Role::Viewer)),
         ports.users.create(&ports.people(), ports.new_user("viewer", Role::Viewer)),
     )
     .await;
-    assert_eq!(one.is_ok(), other.is_err(), "of two at once, one");
+    assert_eq!(one.is_ok(), other.is_err(), "one of two concurrent calls succeeds");
     assert_eq!(one.and(other).unwrap_err().cause, Cause::NameTaken);
 }
 
-pub(super) async fn ids_are_never_used_again(ports: &StorePorts) {
+pub(super) async fn ids_are_never_reused(ports: &StorePorts) {
     ports.user("admin", Role::SuperAdmin).await;
     let first = ports.user("viewer", Role::Viewer).await;
     ports.users.delete(&ports.people(), first.id).await.unwrap();
@@ -44,33 +44,33 @@ pub(super) async fn ids_are_never_used_again(ports: &StorePorts) {
     assert!(second.id > first.id);
 }
 
-pub(super) async fn the_first_user_is_made_once(ports: &StorePorts) {
+pub(super) async fn concurrent_create_first_creates_one_user(ports: &StorePorts) {
     let create = async |name| {
         let record = ports.new_user(name, Role::SuperAdmin);
         ports.users.create_first(&ports.people(), record).await.unwrap()
     };
     let (one, other) = join(create("admin"), create("root")).await;
-    assert_eq!(one.is_some(), other.is_none(), "of two at once, one");
+    assert_eq!(one.is_some(), other.is_none(), "one of two concurrent calls succeeds");
     assert!(create("third").await.is_none());
     assert_eq!(ports.users.list().await.unwrap().len(), 1);
-    assert_eq!(ports.operations().await.len(), 1, "what was not made is not recorded");
+    assert_eq!(ports.operations().await.len(), 1, "no audit row without a created user");
 }
 
-pub(super) async fn a_change_sets_what_it_names(ports: &StorePorts) {
+pub(super) async fn update_sets_only_given_fields(ports: &StorePorts) {
     ports.user("admin", Role::SuperAdmin).await;
     let user = ports.user("viewer", Role::Viewer).await;
     let update =
         async |patch| ports.users.update(&ports.people(), user.id, patch, ports.now()).await.unwrap();
     let named = update(UserPatch { display_name: Some("新名".to_owned()), ..UserPatch::default() }).await;
     assert_eq!((&*named.display_name, named.role, named.disabled), ("新名", Role::Viewer, false));
-    let raised = update(UserPatch { role: Some(Role::OpsAdmin), ..UserPatch::default() }).await;
-    assert_eq!((&*raised.display_name, raised.role, raised.disabled), ("新名", Role::OpsAdmin, false));
+    let promoted = update(UserPatch { role: Some(Role::OpsAdmin), ..UserPatch::default() }).await;
+    assert_eq!((&*promoted.display_name, promoted.role, promoted.disabled), ("新名", Role::OpsAdmin, false));
     let disabled = update(UserPatch { disabled: Some(true), ..UserPatch::default() }).await;
     assert_eq!((disabled.role, disabled.disabled), (Role::OpsAdmin, true));
     assert_eq!(ports.users.list().await.unwrap()[1], disabled);
 }
 
-pub(super) async fn the_last_super_admin_stays(ports: &StorePorts) {
+pub(super) async fn last_super_admin_cannot_be_removed(ports: &StorePorts) {
     let admin = ports.user("admin", Role::SuperAdmin).await;
     let disabled = ports.user("disabled", Role::SuperAdmin).await;
     let patch = async |patch| ports.users.update(&ports.people(), admin.id, patch, ports.now()).await;
@@ -85,13 +85,13 @@ pub(super) async fn the_last_super_admin_stays(ports: &StorePorts) {
     assert_eq!(deleted.unwrap_err().cause, Cause::LastSuperAdmin);
     patch(UserPatch { display_name: Some("名".to_owned()), ..UserPatch::default() }).await.unwrap();
 
-    // one who rules nothing may go, and with a second one either may
+    // a disabled super admin can be deleted; with a second enabled one, either can be demoted
     ports.users.delete(&ports.people(), disabled.id).await.unwrap();
     ports.user("second", Role::SuperAdmin).await;
     patch(demote).await.unwrap();
 }
 
-pub(super) async fn of_two_that_leave_one_stays(ports: &StorePorts) {
+pub(super) async fn one_super_admin_survives_concurrent_deletes(ports: &StorePorts) {
     let one = ports.user("one", Role::SuperAdmin).await;
     let two = ports.user("two", Role::SuperAdmin).await;
     let disable = UserPatch { disabled: Some(true), ..UserPatch::default() };
@@ -100,12 +100,12 @@ pub(super) async fn of_two_that_leave_one_stays(ports: &StorePorts) {
         ports.users.delete(&ports.people(), two.id),
     )
     .await;
-    assert_eq!(disabled.is_ok(), deleted.is_err(), "of two at once, one");
+    assert_eq!(disabled.is_ok(), deleted.is_err(), "one of two concurrent calls succeeds");
     let left = ports.users.list().await.unwrap();
     assert!(left.iter().any(|user| user.role == Role::SuperAdmin && !user.disabled));
 }
 
-pub(super) async fn lost_rights_end_sessions(ports: &StorePorts) {
+pub(super) async fn role_change_or_disabling_ends_sessions(ports: &StorePorts) {
     ports.user("admin", Role::SuperAdmin).await;
     let user = ports.user("viewer", Role::Viewer).await;
     let bystander = ports.user("bystander", Role::Viewer).await;
@@ -129,7 +129,7 @@ pub(super) async fn lost_rights_end_sessions(ports: &StorePorts) {
     assert!(ports.sessions.find(others_cookie).await.unwrap().is_some());
 }
 
-pub(super) async fn a_new_password_ends_the_other_sessions(ports: &StorePorts) {
+pub(super) async fn new_password_ends_other_sessions(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (kept, kept_cookie, _) = ports.session(&user).await;
     let (_, other_cookie, _) = ports.session(&user).await;
@@ -147,8 +147,8 @@ pub(super) async fn a_new_password_ends_the_other_sessions(ports: &StorePorts) {
     assert!(ports.sessions.find(kept_cookie).await.unwrap().is_none());
 }
 
-/// To verify the old password and to hash the new one takes a while. What was set meanwhile stands.
-pub(super) async fn a_change_of_ones_own_password_does_not_overrule_another(ports: &StorePorts) {
+/// Verifying the old password and hashing the new one takes time. A password set meanwhile remains in effect.
+pub(super) async fn own_password_change_does_not_override_a_newer_one(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let verified = ports.users.credentials(&user.username).await.unwrap().unwrap().1;
     let set = async |phc: &str, by| {
@@ -158,39 +158,40 @@ pub(super) async fn a_change_of_ones_own_password_does_not_overrule_another(port
     let stored = async || ports.users.credentials(&user.username).await.unwrap().unwrap().1;
     let (session, ..) = ports.session(&user).await;
     let own = SetBy::Owner { session: session.id, verified: verified.clone() };
-    set("of the reset", SetBy::Administrator).await.unwrap();
+    set("hash of the reset", SetBy::Administrator).await.unwrap();
     let rows = ports.operations().await.len();
-    assert_eq!(set("of the change", own).await.unwrap_err().cause, Cause::SessionEnded);
-    assert_eq!(stored().await.phc(), "of the reset");
-    assert_eq!(ports.operations().await.len(), rows, "what is refused leaves no row here");
+    assert_eq!(set("hash of the change", own).await.unwrap_err().cause, Cause::SessionEnded);
+    assert_eq!(stored().await.phc(), "hash of the reset");
+    assert_eq!(ports.operations().await.len(), rows, "a refusal writes no row here");
 
-    // nor does one with a session that was opened since
+    // the same with a session that was opened afterwards
     let (session, cookie, _) = ports.session(&user).await;
     let own = SetBy::Owner { session: session.id, verified };
-    assert_eq!(set("of the change", own).await.unwrap_err().cause, Cause::SessionEnded);
-    assert!(ports.sessions.find(cookie).await.unwrap().is_some(), "nothing is changed");
+    assert_eq!(set("hash of the change", own).await.unwrap_err().cause, Cause::SessionEnded);
+    assert!(ports.sessions.find(cookie).await.unwrap().is_some(), "nothing has changed");
 
-    // of a reset and a change at once, the change is either before the reset or refused
+    // of a concurrent reset and change, the change is committed before the reset or refused
     for _ in 0..10 {
         let verified = stored().await;
         let (session, cookie, _) = ports.session(&user).await;
         let own = SetBy::Owner { session: session.id, verified };
-        let (reset, _) = join(set("of the reset", SetBy::Administrator), set("of the change", own)).await;
+        let (reset, _) =
+            join(set("hash of the reset", SetBy::Administrator), set("hash of the change", own)).await;
         reset.unwrap();
-        assert_eq!(stored().await.phc(), "of the reset");
+        assert_eq!(stored().await.phc(), "hash of the reset");
         assert!(ports.sessions.find(cookie).await.unwrap().is_none());
         set("before", SetBy::Administrator).await.unwrap();
     }
 }
 
-pub(super) async fn an_ended_session_changes_no_password(ports: &StorePorts) {
+pub(super) async fn ended_session_cannot_change_password(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let other = ports.user("other", Role::Viewer).await;
     let verified = ports.users.credentials(&user.username).await.unwrap().unwrap().1;
     let (ended, ..) = ports.session(&user).await;
     let (kept, kept_cookie, _) = ports.session(&user).await;
     let (others, ..) = ports.session(&other).await;
-    let permit = ports.permit(AccessRequest::to(Verb::Logout, Resource::Session).named("somebody"));
+    let permit = ports.permit(AccessRequest::to(Verb::Logout, Resource::Session).named("user"));
     assert!(ports.sessions.end(&permit, ended.id).await.unwrap());
     let set = async |session| {
         let (hash, by) =
@@ -201,11 +202,11 @@ pub(super) async fn an_ended_session_changes_no_password(ports: &StorePorts) {
         assert_eq!(set(session).await.unwrap_err().cause, Cause::SessionEnded);
     }
     assert_eq!(ports.users.credentials(&user.username).await.unwrap().unwrap().1.phc(), verified.phc());
-    assert!(ports.sessions.find(kept_cookie).await.unwrap().is_some(), "nothing is changed");
+    assert!(ports.sessions.find(kept_cookie).await.unwrap().is_some(), "nothing has changed");
     set(kept.id).await.unwrap();
 }
 
-pub(super) async fn absent_users_are_not_found(ports: &StorePorts) {
+pub(super) async fn operations_on_absent_users_are_not_found(ports: &StorePorts) {
     ports.user("admin", Role::SuperAdmin).await;
     let absent = UserId(1_000_000);
     let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };

@@ -1,4 +1,4 @@
-//! Clusters without a network: objects as JSON, projected by the same table as the real ones.
+//! Fake clusters without a network: objects are JSON and are projected by the same table as real ones.
 
 mod config;
 
@@ -36,7 +36,7 @@ use crate::{
 
 type Key = (ClusterId, Kind, String, String);
 
-/// What runs in the clusters, and what was asked of them.
+/// Objects in the clusters, and the calls to the clusters.
 #[derive(Default)]
 pub struct FakeClusters {
     objects: Mutex<BTreeMap<Key, Value>>,
@@ -48,24 +48,24 @@ pub struct FakeClusters {
     changed: Mutex<Vec<ClusterId>>,
 }
 
-/// How one cluster's lists stand, when not as of 1970 and current.
+/// State of one cluster's lists. The default is current as of 1970.
 #[derive(Clone, Copy, Debug)]
 pub enum Condition {
-    /// They fail so.
+    /// Requests fail with this cause.
     Fails(Cause),
-    /// They are never there.
+    /// Requests never complete.
     Hangs,
-    /// They are known so far.
+    /// The lists are cached.
     Knows {
-        /// When they were known to be current.
+        /// When they were last known to be current.
         as_of: Timestamp,
-        /// Whether the cluster could not be asked since.
+        /// Whether the cluster has been unreachable since.
         stale: bool,
     },
 }
 
 impl FakeClusters {
-    /// Puts an object into a cluster, as a manifest.
+    /// Adds an object to a cluster, as a manifest.
     pub fn put(&self, cluster: ClusterId, kind: Kind, mut object: Value) {
         let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
         let key = (cluster, kind, text("namespace"), text("name"));
@@ -73,37 +73,37 @@ impl FakeClusters {
         lock(&self.objects).insert(key, object);
     }
 
-    /// From now on every call fails so; or no call does.
+    /// Makes every following call fail with `cause`; `None` ends this.
     pub fn fail(&self, cause: Option<Cause>) {
         *lock(&self.fault) = cause;
     }
 
-    /// From now on this is how a cluster's lists stand.
+    /// Sets the state of a cluster's lists.
     pub fn set(&self, cluster: ClusterId, condition: Condition) {
         lock(&self.conditions).insert(cluster, condition);
     }
 
-    /// The next log that is followed is what is sent here; it ends when the sender is dropped, and the sender is closed
-    /// when nobody follows any more.
+    /// The sender of the next log that is followed. The log ends when the sender is dropped; the sender is closed
+    /// when the reader is dropped.
     pub fn next_log(&self) -> UnboundedSender<Result<Vec<u8>>> {
         let (write, read) = mpsc::unbounded();
         lock(&self.logs).push_back(read);
         write
     }
 
-    /// What happens to the next list that is watched is what is sent here.
+    /// The sender of events for the next list that is watched.
     pub fn next_watch(&self) -> UnboundedSender<ListEvent> {
         let (write, read) = mpsc::unbounded();
         lock(&self.events).push_back(read);
         write
     }
 
-    /// Every call since the last look, as `scale deployment web`.
+    /// All calls since the previous `calls`, such as `scale deployment web`.
     pub fn calls(&self) -> Vec<String> {
         std::mem::take(&mut *lock(&self.calls))
     }
 
-    /// Every cluster whose connection was said to have changed since the last look.
+    /// All clusters reported to [`ClusterProbe::connection_changed`] since the previous `changed`.
     pub fn changed(&self) -> Vec<ClusterId> {
         std::mem::take(&mut *lock(&self.changed))
     }
@@ -123,7 +123,7 @@ impl FakeClusters {
 
     fn change(&self, key: &Key, change: impl FnOnce(&mut Value) -> Result<()>) -> Result<Box<RawValue>> {
         let mut objects = lock(&self.objects);
-        let object = objects.get_mut(key).ok_or_else(|| absent(key))?;
+        let object = objects.get_mut(key).ok_or_else(|| not_found(key))?;
         change(object)?;
         next_version(object);
         raw(object)
@@ -141,7 +141,7 @@ impl FakeClusters {
     }
 
     fn remove(&self, key: &Key) -> Result<()> {
-        lock(&self.objects).remove(key).map(drop).ok_or_else(|| absent(key))
+        lock(&self.objects).remove(key).map(drop).ok_or_else(|| not_found(key))
     }
 }
 
@@ -149,7 +149,7 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// As the API server does at every write.
+/// Increments the resourceVersion, as the API server does at every write.
 fn next_version(object: &mut Value) {
     let version =
         object["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -160,14 +160,14 @@ fn raw(object: &Value) -> Result<Box<RawValue>> {
     serde_json::value::to_raw_value(object).map_err(|error| Error::internal(error.to_string()))
 }
 
-fn absent((_, kind, namespace, name): &Key) -> Error {
+fn not_found((_, kind, namespace, name): &Key) -> Error {
     Error::new(Cause::NotFoundInCluster).resource(kind.to_string()).namespace(&**namespace).name(&**name)
 }
 
 impl FakeClusters {
-    /// Every row of these kinds in a cluster, projected by the list's line in the table.
+    /// Rows of these kinds in a cluster, projected as the list's table entry defines.
     fn rows(&self, cluster: ClusterId, list: List, kinds: &[Kind]) -> Result<Vec<Row>> {
-        let project = list.info().project.ok_or_else(|| Error::internal("a list of our own"))?;
+        let project = list.info().project.ok_or_else(|| Error::internal("a local list"))?;
         let objects = lock(&self.objects);
         let wanted = objects.iter().filter(|((of, kind, ..), _)| *of == cluster && kinds.contains(kind));
         Ok(wanted
@@ -176,7 +176,7 @@ impl FakeClusters {
             .concat())
     }
 
-    /// The same with what they show of other lists.
+    /// The same rows, joined with the list's join partner.
     fn joined(&self, cluster: ClusterId, list: List, kinds: &[Kind]) -> Result<Vec<Row>> {
         let rows = self.rows(cluster, list, kinds)?;
         let Some(Join { with, row: fill, .. }) = list.info().join else { return Ok(rows) };
@@ -333,7 +333,7 @@ impl PodApi for FakeClusters {
         self.call(permit, pod.as_str())?;
         let key = Self::key(permit, pod)?;
         if !lock(&self.objects).contains_key(&key) {
-            return Err(absent(&key));
+            return Err(not_found(&key));
         }
         let container = options.container.as_ref().map_or("app", |name| name.as_str()).to_owned();
         Ok(PodLogs {
@@ -351,7 +351,7 @@ impl PodApi for FakeClusters {
         self.call(permit, pod.as_str())?;
         let key = Self::key(permit, pod)?;
         if !lock(&self.objects).contains_key(&key) {
-            return Err(absent(&key));
+            return Err(not_found(&key));
         }
         let line = async { Ok(b"2026-01-01T00:00:00Z a line\n".to_vec()) };
         let log = lock(&self.logs).pop_front();

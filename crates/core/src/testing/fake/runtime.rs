@@ -1,4 +1,4 @@
-//! A clock that stands still, randomness that counts, tasks on threads.
+//! Fakes of the runtime ports: a clock that only tests advance, a counter as random source, threads as tasks.
 
 use std::{
     sync::{
@@ -19,23 +19,23 @@ use crate::{
     error::Result,
 };
 
-/// What the outside lends.
+/// The fake runtime ports.
 #[derive(Clone)]
 pub struct FakeRuntime {
-    /// Time.
+    /// The clock.
     pub clock: Arc<FakeClock>,
-    /// Randomness.
+    /// The random source.
     pub rng: Arc<FakeRng>,
-    /// Tasks.
+    /// The task spawner.
     pub spawner: Arc<ThreadSpawner>,
 }
 
-/// Where the next randomness of this process starts, so that no two draw the same bytes.
+/// Start of the next random source of this process, so that no two sources produce the same bytes.
 static SEED: AtomicU64 = AtomicU64::new(1);
 
 impl Default for FakeRuntime {
     fn default() -> Self {
-        let start = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let start = "2026-01-01T00:00:00Z".parse().expect("valid timestamp");
         Self {
             clock: Arc::new(FakeClock(Mutex::new((start, Duration::ZERO)))),
             rng: Arc::new(FakeRng(AtomicU64::new(SEED.fetch_add(1 << 32, Ordering::Relaxed)))),
@@ -44,18 +44,18 @@ impl Default for FakeRuntime {
     }
 }
 
-/// A clock that only a test moves.
+/// A clock that only tests advance.
 pub struct FakeClock(Mutex<(Timestamp, Duration)>);
 
 impl FakeClock {
-    /// Moves the clock forward.
+    /// Advances wall clock and monotonic clock.
     pub fn advance(&self, by: Duration) {
         let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         now.0 += by;
         now.1 += by;
     }
 
-    /// Sets the wall clock forth (or back), without any time going by.
+    /// Sets the wall clock forward or back; the monotonic clock does not change.
     pub fn jump(&self, by: SignedDuration) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0 += by;
     }
@@ -71,7 +71,7 @@ impl Clock for FakeClock {
     }
 }
 
-/// Never the same bytes twice, and no randomness at all.
+/// A counter as random source: never the same bytes twice, but predictable.
 pub struct FakeRng(AtomicU64);
 
 impl Rng for FakeRng {
@@ -84,7 +84,7 @@ impl Rng for FakeRng {
     }
 }
 
-/// A thread for each task: runtime-free, and really detached.
+/// A thread per task: needs no async runtime, and tasks are truly detached.
 pub struct ThreadSpawner;
 
 #[async_trait]
@@ -96,7 +96,7 @@ impl Spawner for ThreadSpawner {
     async fn sleep(&self, duration: Duration) {
         let (wake, woken) = oneshot::channel::<()>();
         thread::spawn(move || {
-            // tests do not wait for pauses, they only need them to end
+            // tests do not need the full duration, only that it ends
             thread::sleep(duration.min(Duration::from_millis(5)));
             drop(wake);
         });

@@ -1,4 +1,4 @@
-//! Secrets in clear: fast, and worthless.
+//! Fakes of the secret ports: plaintext instead of cryptography, fast and insecure.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -15,7 +15,7 @@ use crate::{
     user::{InitialPassword, PasswordHash, PasswordHasher, UserId},
 };
 
-/// A hash that is the password.
+/// A hash that is the password itself.
 pub struct PlainHasher;
 
 #[async_trait]
@@ -29,7 +29,7 @@ impl PasswordHasher for PlainHasher {
     }
 }
 
-/// A digest without a key.
+/// An unkeyed digest.
 pub struct PlainDigest;
 
 impl ValueDigest for PlainDigest {
@@ -41,7 +41,7 @@ impl ValueDigest for PlainDigest {
     }
 }
 
-/// A token that is its claims: `<user>.<session>.<generation>.<end>`.
+/// A token that consists of its claims: `<user>.<session>.<generation>.<end>`.
 pub struct PlainTokens;
 
 impl TokenCodec for PlainTokens {
@@ -64,12 +64,12 @@ impl TokenCodec for PlainTokens {
     }
 }
 
-/// The first admin's password, where a test can read it.
+/// The first admin's password, readable by tests.
 #[derive(Default)]
 pub struct FakeInitialPassword(Mutex<Option<SecretString>>);
 
 impl FakeInitialPassword {
-    /// The password that waits, if any.
+    /// The published password, if any.
     pub fn password(&self) -> Option<SecretString> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,4 @@
-//! Signatures that need no cipher, and a witness in memory.
+//! Fakes of the checkpoint ports: a hash as signature, and a checkpoint sink in memory.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use crate::{
     hex::Hex,
 };
 
-/// Signs by hashing with a secret that whoever verifies knows, too. Enough where no test knows how to forge it.
+/// Signs by hashing with a secret that verifiers also have. Sufficient as long as no test forges signatures.
 #[derive(Clone, Copy)]
 pub struct FakeSigner {
     key: PublicKey,
@@ -23,7 +23,7 @@ impl Default for FakeSigner {
 }
 
 impl FakeSigner {
-    /// The signer of another key.
+    /// The signer with this key.
     pub fn of(key: PublicKey) -> Self {
         Self { key }
     }
@@ -54,33 +54,33 @@ impl CheckpointSigner for FakeSigner {
     }
 }
 
-/// Lines in memory.
+/// A checkpoint sink in memory.
 #[derive(Default)]
 pub struct MemoryCheckpointSink(Mutex<Vec<String>>);
 
 impl MemoryCheckpointSink {
-    /// A witness that keeps these.
+    /// A sink that contains these lines.
     pub fn of(lines: Vec<String>) -> Self {
         Self(Mutex::new(lines))
     }
 
-    /// Forgets everything, as when the file is removed.
+    /// Removes all lines, as if the file were removed.
     pub fn clear(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn kept(&self) -> Vec<String> {
+    fn stored(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl CheckpointSink for MemoryCheckpointSink {
     fn lines(&self) -> Result<Box<dyn Iterator<Item = Result<String>> + Send>> {
-        Ok(Box::new(self.kept().into_iter().map(Ok)))
+        Ok(Box::new(self.stored().into_iter().map(Ok)))
     }
 
     fn last(&self) -> Result<Option<Checkpoint>> {
-        Ok(self.kept().last().and_then(|line| Checkpoint::parse(line)))
+        Ok(self.stored().last().and_then(|line| Checkpoint::parse(line)))
     }
 
     fn keep(&self, lines: &[String]) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Everything a database keeps, in memory, behind one lock: one transaction a call.
+//! In-memory fake of the database behind one lock: each call is one transaction.
 
 use std::{
     collections::HashMap,
@@ -29,7 +29,7 @@ mod cluster;
 mod idempotency;
 mod users;
 
-/// Users, sessions, clusters and the trail, in memory.
+/// Users, sessions, clusters and the audit trail, in memory.
 #[derive(Default)]
 pub struct MemoryStore {
     state: Mutex<State>,
@@ -42,19 +42,19 @@ struct State {
     last_id: i64,
     users: Vec<(User, PasswordHash)>,
     sessions: Vec<(Session, SecretHash)>,
-    /// Of each refresh token its session's id and when it was used.
+    /// For each refresh token, its session's id and the time of its use.
     refresh: HashMap<SecretHash, (i64, Option<Timestamp>)>,
     throttles: HashMap<String, Throttle>,
-    /// From where users have signed in, and when last.
+    /// Known addresses of users, with the time of the last login.
     addresses: Vec<(UserId, ClientAddress, Timestamp)>,
     clusters: Vec<(Cluster, StoredConnection)>,
-    /// The last version of a connection, of all clusters.
+    /// The last connection version, over all clusters.
     last_version: i64,
     claims: Vec<(NewClaim, Progress)>,
     entries: Vec<StoredEntry>,
     checkpoints: Vec<StoredCheckpoint>,
     operations: Vec<OperationRow>,
-    /// How many operations were ever in the lists.
+    /// Number of operations ever added to the lists.
     rows: i64,
     beginning: Option<TrailStart>,
 }
@@ -69,28 +69,32 @@ struct Throttle {
 }
 
 impl MemoryStore {
-    /// From now on the trail cannot be written, as when the disk is full; or it can again.
+    /// Makes writes to the trail fail, as if the disk were full; `false` ends this.
     pub fn break_audit(&self, broken: bool) {
         self.broken.store(broken, Ordering::Release);
     }
 
-    /// From now on there is no room for new operations, as when the disk is nearly full; or there is again.
+    /// Refuses new operations, as if the disk were nearly full; `false` ends this.
     pub fn fill(&self, full: bool) {
         self.full.store(full, Ordering::Release);
     }
 
-    /// Every entry of the chain, in order.
+    /// All entries of the chain, in order.
     pub fn entries(&self) -> Vec<Entry> {
-        self.lock().entries.iter().map(|entry| serde_json::from_str(&entry.text).expect("an entry")).collect()
+        self.lock()
+            .entries
+            .iter()
+            .map(|entry| serde_json::from_str(&entry.text).expect("valid entry"))
+            .collect()
     }
 
-    /// Every operation, oldest first.
+    /// All operations, oldest first.
     pub fn all_operations(&self) -> Vec<OperationRow> {
         self.lock().operations.clone()
     }
 
-    /// Changes the texts of the chain as somebody does who writes the database, and computes all hashes anew; with or without
-    /// removing the checkpoints.
+    /// Changes the texts of the chain like an attacker who can write to the database, and recomputes all hashes;
+    /// optionally removes the checkpoints.
     pub fn rewrite(&self, change: impl Fn(&str) -> String, without_checkpoints: bool) {
         let mut state = self.lock();
         let mut head = state.beginning.as_ref().map_or(Head::NONE, TrailStart::head);
@@ -108,7 +112,7 @@ impl MemoryStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state, if the trail can be written.
+    /// The state, or an error if the trail cannot be written.
     fn write(&self) -> Result<MutexGuard<'_, State>> {
         if self.broken.load(Ordering::Acquire) {
             return Err(Error::new(Cause::AuditUnavailable));
@@ -140,7 +144,7 @@ impl State {
     fn head(&self) -> Head {
         let begins = || self.beginning.as_ref().map_or(Head::NONE, TrailStart::head);
         self.entries.last().map_or_else(begins, |last| {
-            let hash = last.hash.as_slice().try_into().map(ChainHash).expect("we made it");
+            let hash = last.hash.as_slice().try_into().map(ChainHash).expect("32-byte hash");
             Head { sequence: last.sequence, hash }
         })
     }
@@ -157,21 +161,26 @@ impl State {
         Ok(())
     }
 
-    /// Records that the permit's operation is done, as part of the change.
-    fn done(&mut self, permit: &Permit, cluster: Option<ClusterId>) -> Result<()> {
-        self.ended(permit, cluster, &Ok(()))
+    /// Records the success of the permit's operation, as part of the change.
+    fn record_success(&mut self, permit: &Permit, cluster: Option<ClusterId>) -> Result<()> {
+        self.record_outcome(permit, cluster, &Ok(()))
     }
 
-    /// Records what became of the permit's operation, as part of a change.
-    fn ended(&mut self, permit: &Permit, cluster: Option<ClusterId>, result: &Result<()>) -> Result<()> {
+    /// Records the outcome of the permit's operation, as part of the change.
+    fn record_outcome(
+        &mut self,
+        permit: &Permit,
+        cluster: Option<ClusterId>,
+        result: &Result<()>,
+    ) -> Result<()> {
         let mut operation =
             permit.operation().cloned().ok_or_else(|| Error::internal("a change without an operation"))?;
         operation.cluster_id = operation.cluster_id.or(cluster);
         let outcome = Outcome::of(result, 0, operation.created_at);
-        self.complete(operation, outcome)
+        self.record_complete(operation, outcome)
     }
 
-    fn complete(&mut self, operation: Operation, outcome: Outcome) -> Result<()> {
+    fn record_complete(&mut self, operation: Operation, outcome: Outcome) -> Result<()> {
         let row = self.row(&operation).ended(&outcome);
         self.operations.push(row);
         self.append(&Entry::Complete { operation, outcome })
@@ -184,8 +193,8 @@ impl State {
 }
 
 impl Throttle {
-    /// Failures older than the window are forgotten.
-    fn forget(&mut self, at: Timestamp) {
+    /// Resets the counter if its failures are older than the window and no pause is in effect.
+    fn reset_if_expired(&mut self, at: Timestamp) {
         if self.since.is_some_and(|since| since + ThrottleKey::WINDOW <= at)
             && self.until.is_none_or(|until| until <= at)
         {

@@ -1,8 +1,9 @@
-//! `just faults`: what one cluster's fault costs whoever uses another, and what callers do who hold on to what they have.
-//! Quiet and fault take turns in one run, so that the machine's moods are the same for both. Prints a table. Faults can be
-//! chosen by a part of their names. A second table is of clusters that lie (`isolation.rs`).
+//! Fault benchmark (`just faults`): how much a fault of one cluster slows down requests to another, and how callers
+//! that hold connections open affect the server. Phases without and with the fault alternate in one run, so that
+//! changes of the machine's speed affect both equally. Prints a table. Arguments select faults by a part of their
+//! names. A second table covers faulty API servers (`isolation.rs`).
 #![allow(clippy::print_stdout, reason = "this is a command line")]
-#![allow(clippy::disallowed_methods, reason = "a test bed starts processes")]
+#![allow(clippy::disallowed_methods, reason = "the testbed starts processes")]
 
 mod isolation;
 
@@ -29,61 +30,62 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// For how long the cluster that is well is read in each turn: beyond the deadline of reads, so that a fault has shown all
-/// it does.
-const TURN: Duration = Duration::from_secs(12);
-const TURNS: usize = 2;
-/// Who goes on asking for the cluster in trouble.
+/// Duration of a phase, in which the healthy cluster is read: longer than the read deadline, so that a fault has its
+/// full effect.
+const PHASE_DURATION: Duration = Duration::from_secs(12);
+const ROUNDS: usize = 2;
+/// Number of callers that keep requesting the faulty cluster.
 const CALLERS: usize = 8;
 
-/// A request of which more never comes.
-const BEGUN: &str = "POST /api/auth/login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+/// Start of a request that is never completed.
+const PARTIAL_REQUEST: &str = "POST /api/auth/login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
                      Content-Length: 100\r\n\r\n{\"username\"";
 
-/// What befalls the cluster in trouble, or the server itself.
+/// A fault of the faulty cluster, or load on the server itself.
 #[derive(Clone, Copy)]
-enum Trouble {
+enum FaultCase {
     Proxied(&'static str, Fault),
     Signalled(&'static str, Signal),
-    /// So many connections to the server, each with this much of a request, and another as soon as it ends one.
+    /// A number of connections to the server, each of which sends this part of a request and is reopened when the
+    /// server closes it.
     Held(&'static str, usize, &'static str),
 }
 
-const TROUBLES: [Trouble; 10] = [
-    Trouble::Signalled("down (SIGKILL)", Signal::Kill),
-    Trouble::Signalled("hanging (SIGSTOP)", Signal::Stop),
-    Trouble::Proxied("blackholed", Fault::Swallow),
-    Trouble::Proxied("connections cut", Fault::Cut),
-    Trouble::Proxied(
+const FAULT_CASES: [FaultCase; 10] = [
+    FaultCase::Signalled("down (SIGKILL)", Signal::Kill),
+    FaultCase::Signalled("hanging (SIGSTOP)", Signal::Stop),
+    FaultCase::Proxied("blackholed", Fault::Swallow),
+    FaultCase::Proxied("connections cut", Fault::Cut),
+    FaultCase::Proxied(
         "slow, 800 ± 200 ms",
         Fault::Slow { delay: Duration::from_millis(800), spread: Duration::from_millis(200) },
     ),
-    Trouble::Proxied("narrow, 20 KB/s", Fault::Narrow(20_000)),
-    Trouble::Proxied("answering 429", Fault::Answer(429)),
-    Trouble::Proxied("answering 500", Fault::Answer(500)),
-    Trouble::Held("10,000 connections that say nothing", 10_000, ""),
-    Trouble::Held("1,000 bodies that never end", 1_000, BEGUN),
+    FaultCase::Proxied("narrow, 20 KB/s", Fault::Narrow(20_000)),
+    FaultCase::Proxied("answering 429", Fault::Answer(429)),
+    FaultCase::Proxied("answering 500", Fault::Answer(500)),
+    FaultCase::Held("10,000 connections that say nothing", 10_000, ""),
+    FaultCase::Held("1,000 bodies that never end", 1_000, PARTIAL_REQUEST),
 ];
 
-impl Trouble {
+impl FaultCase {
     fn name(self) -> &'static str {
         match self {
             Self::Proxied(name, _) | Self::Signalled(name, _) | Self::Held(name, ..) => name,
         }
     }
 
-    /// What is returned holds on until it is dropped.
-    fn begin(self, plane: &ControlPlane, proxy: &FaultProxy, server: &Shipped) -> Result<JoinSet<()>> {
-        let mut crowd = JoinSet::new();
+    /// Starts the fault. Dropping the returned set closes its connections.
+    fn start(self, plane: &ControlPlane, proxy: &FaultProxy, server: &Shipped) -> Result<JoinSet<()>> {
+        let mut connections = JoinSet::new();
         match self {
             Self::Proxied(_, fault) => proxy.set(fault),
             Self::Signalled(_, signal) => plane.signal(Component::ApiServer, signal)?,
-            Self::Held(_, count, begun) => {
+            Self::Held(_, count, partial) => {
                 let address = server.address().trim_start_matches("http://").to_owned();
-                (0..count).for_each(|_| drop(crowd.spawn(hold(address.clone(), begun))));
+                (0..count).for_each(|_| drop(connections.spawn(hold(address.clone(), partial))));
             }
         }
-        Ok(crowd)
+        Ok(connections)
     }
 
     async fn end(self, plane: &ControlPlane, proxy: &FaultProxy) -> Result<()> {
@@ -97,11 +99,11 @@ impl Trouble {
     }
 }
 
-/// One connection after the other, each held until the server ends it.
-async fn hold(address: String, begun: &'static str) {
+/// Opens one connection after the other and holds each until the server closes it.
+async fn hold(address: String, partial: &'static str) {
     loop {
         if let Ok(mut stream) = TcpStream::connect(&address).await
-            && stream.write_all(begun.as_bytes()).await.is_ok()
+            && stream.write_all(partial.as_bytes()).await.is_ok()
         {
             let _ = stream.read_to_end(&mut Vec::new()).await;
         } else {
@@ -123,7 +125,7 @@ async fn main() -> ExitCode {
 
 async fn faults() -> Result<()> {
     let wanted: Vec<_> = env::args().skip(1).collect();
-    // ours, and those of the server that we start
+    // for this process and for the server, which inherits the limit
     let files = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }).map_err(|error| Error::Io {
         doing: "raising the limit of open files".into(),
@@ -132,67 +134,67 @@ async fn faults() -> Result<()> {
     let binary = Shipped::build()?;
     println!("\n{}", machine()?);
     let is_wanted =
-        |trouble: &Trouble| wanted.is_empty() || wanted.iter().any(|part| trouble.name().contains(&**part));
-    let troubles: Vec<_> = TROUBLES.into_iter().filter(is_wanted).collect();
-    if !troubles.is_empty() {
-        befall(&binary, troubles).await?;
+        |case: &FaultCase| wanted.is_empty() || wanted.iter().any(|part| case.name().contains(&**part));
+    let cases: Vec<_> = FAULT_CASES.into_iter().filter(is_wanted).collect();
+    if !cases.is_empty() {
+        run_faults(&binary, cases).await?;
     }
     isolation::isolation(&binary, &wanted).await
 }
 
-/// The table of faults that befall one cluster or the server.
-async fn befall(binary: &Path, troubles: Vec<Trouble>) -> Result<()> {
+/// Prints the table of faults of one cluster or of load on the server.
+async fn run_faults(binary: &Path, cases: Vec<FaultCase>) -> Result<()> {
     let start = || ControlPlane::builder().controllers(false).start();
-    let (well, troubled) = tokio::try_join!(start(), start())?;
-    for plane in [&well, &troubled] {
+    let (healthy, faulty) = tokio::try_join!(start(), start())?;
+    for plane in [&healthy, &faulty] {
         plane.client().apply(&workloads::namespace("bench")).await?;
         plane.client().apply(&workloads::deployment("bench", "web", 1)).await?;
     }
-    let server = Arc::new(Shipped::start(binary, well.dir()?).await?);
-    // what no list that is kept can answer
+    let server = Arc::new(Shipped::start(binary, healthy.dir()?).await?);
+    // a request that the list cache cannot serve
     let detail = |id: i64| {
         format!("/api/k8s/workloads/detail?cluster_id={id}&namespace=bench&type=deployment&name=web")
     };
-    let good = detail(server.register("well", &well.kubeconfig()).await?);
-    let proxy = FaultProxy::before(&troubled).await?;
-    let bad = detail(server.register("troubled", &proxy.kubeconfig()).await?);
+    let healthy_path = detail(server.register("well", &healthy.kubeconfig()).await?);
+    let proxy = FaultProxy::before(&faulty).await?;
+    let faulty_path = detail(server.register("troubled", &proxy.kubeconfig()).await?);
 
     println!(
-        "\n| fault | callers of it saw (slowest) | well again after | others' p99, quiet | during | more | at most 10 % or 2 ms more | reads |"
+        "\n| fault | responses of the faulty cluster (slowest) | recovered after | p99 of the healthy cluster: no fault | during the fault | more | at most 10 % or 2 ms more | reads |"
     );
     println!("|---|---|---|---|---|---|---|---|");
-    for trouble in troubles {
+    for case in cases {
         let (mut quiet, mut during, mut recovered) = (Vec::new(), Vec::new(), Duration::ZERO);
         let mut seen = BTreeMap::new();
-        for _ in 0..TURNS {
-            let callers = Callers::of(&server, &bad);
-            measure(&server, &good, &mut quiet).await?;
+        for _ in 0..ROUNDS {
+            let callers = Callers::of(&server, &faulty_path);
+            measure(&server, &healthy_path, &mut quiet).await?;
             callers.stop().await;
 
-            let crowd = trouble.begin(&troubled, &proxy, &server)?;
-            let callers = Callers::of(&server, &bad);
-            // until each has met it
+            let connections = case.start(&faulty, &proxy, &server)?;
+            let callers = Callers::of(&server, &faulty_path);
+            // wait until every caller is affected
             sleep(Duration::from_secs(1)).await;
-            measure(&server, &good, &mut during).await?;
-            drop(crowd);
-            trouble.end(&troubled, &proxy).await?;
+            measure(&server, &healthy_path, &mut during).await?;
+            drop(connections);
+            case.end(&faulty, &proxy).await?;
             let ended = Instant::now();
-            for (what, took) in callers.stop().await {
+            for (what, duration) in callers.stop().await {
                 let slowest: &mut Duration = seen.entry(what).or_default();
-                *slowest = took.max(*slowest);
+                *slowest = duration.max(*slowest);
             }
-            while server.get(&bad).await.is_err() {
+            while server.get(&faulty_path).await.is_err() {
                 sleep(Duration::from_millis(20)).await;
             }
             recovered = recovered.max(ended.elapsed());
         }
-        let seen = seen.iter().map(|(what, took)| format!("{what} ({:.1} s)", took.as_secs_f64()));
+        let seen = seen.iter().map(|(what, duration)| format!("{what} ({:.1} s)", duration.as_secs_f64()));
         let reads = quiet.len() + during.len();
         let (quiet, during) = (p99(quiet), p99(during));
         let verdict = if during - quiet <= (quiet * 0.1).max(2.0) { "met" } else { "missed" };
         println!(
             "| {} | {} | {:.1} s | {:.2} ms | {:.2} ms | {:+.2} ms | {verdict} | {reads} |",
-            trouble.name(),
+            case.name(),
             seen.collect::<Vec<_>>().join(", "),
             recovered.as_secs_f64(),
             quiet,
@@ -203,9 +205,9 @@ async fn befall(binary: &Path, troubles: Vec<Trouble>) -> Result<()> {
     Ok(())
 }
 
-/// Times of reads, in milliseconds.
+/// Reads `path` sequentially for one phase and appends the duration of each read, in milliseconds.
 async fn measure(server: &Shipped, path: &str, times: &mut Vec<f64>) -> Result<()> {
-    let end = Instant::now() + TURN;
+    let end = Instant::now() + PHASE_DURATION;
     while Instant::now() < end {
         let start = Instant::now();
         server.get(path).await?;
@@ -219,20 +221,20 @@ fn p99(mut times: Vec<f64>) -> f64 {
     times[times.len() * 99 / 100]
 }
 
-/// Whoever goes on asking for the cluster in trouble: ten times a second each, at most.
+/// Callers that keep requesting the faulty cluster, each at most ten times per second.
 struct Callers {
-    over: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<Vec<(String, Duration)>>>,
 }
 
 impl Callers {
     fn of(server: &Arc<Shipped>, path: &str) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::new(AtomicBool::new(false));
         let call = |_| {
-            let (server, path, over) = (server.clone(), path.to_owned(), over.clone());
+            let (server, path, stopped) = (server.clone(), path.to_owned(), stopped.clone());
             tokio::spawn(async move {
                 let mut seen = Vec::new();
-                while !over.load(Ordering::Acquire) {
+                while !stopped.load(Ordering::Acquire) {
                     let start = Instant::now();
                     let what = match server.get(&path).await {
                         Ok(_) => "200".to_owned(),
@@ -246,12 +248,12 @@ impl Callers {
             })
         };
         let tasks = (0..CALLERS).map(call).collect();
-        Self { over, tasks }
+        Self { stopped, tasks }
     }
 
-    /// What they saw, and how long each answer took.
+    /// Stops the callers. Returns the result and the duration of each request.
     async fn stop(self) -> Vec<(String, Duration)> {
-        self.over.store(true, Ordering::Release);
+        self.stopped.store(true, Ordering::Release);
         let mut seen = Vec::new();
         for task in self.tasks {
             seen.extend(task.await.unwrap_or_default());
@@ -260,15 +262,15 @@ impl Callers {
     }
 }
 
-/// What it ran on.
+/// Description of the machine and of the measurement.
 fn machine() -> Result<String> {
     let processors = fs::read_to_string("/proc/cpuinfo")
         .map_err(|source| Error::Io { doing: "reading /proc/cpuinfo".into(), source })?;
     let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let count = processors.lines().filter(|line| line.starts_with("processor")).count();
     Ok(format!(
-        "{count} × {}; two API servers, server and {CALLERS} clients on this one machine; p99 of details of a workload, which are read from the cluster each time, one after the other for {TURNS} × {} s",
+        "{count} × {}; two API servers, the server and {CALLERS} clients on this machine; p99 of sequential requests for the details of a workload, which are not cached, over {ROUNDS} × {} s",
         model.map_or("unknown processor", |(_, model)| model.trim()),
-        TURN.as_secs()
+        PHASE_DURATION.as_secs()
     ))
 }

@@ -17,7 +17,7 @@ use crate::{
     secret::{NewSecret, RevealedSecret, SecretApi, SecretDetail, SecretPatch, SecretRow},
 };
 
-/// Replaces data and labels, where there are new ones, in an object of this version; a key without a value keeps its own.
+/// Replaces data and labels, if given, in an object of this version. A key without a value keeps its stored value.
 fn replace(
     object: &mut Value,
     data: Option<BTreeMap<&String, Option<Value>>>,
@@ -29,9 +29,9 @@ fn replace(
     }
     if let Some(data) = data {
         let value = |(key, value): (&String, Option<Value>)| {
-            let kept = || object["data"].get(key).cloned();
+            let stored = || object["data"].get(key).cloned();
             let value =
-                value.or_else(kept).ok_or_else(|| Error::invalid(format!("data.{key}"), Reason::Required));
+                value.or_else(stored).ok_or_else(|| Error::invalid(format!("data.{key}"), Reason::Required));
             Ok((key.clone(), value?))
         };
         object["data"] = data.into_iter().map(value).collect::<Result<_>>()?;

@@ -15,7 +15,7 @@ use crate::{
     inventory::{Row, select},
 };
 
-/// The id of every trail in memory.
+/// Id of every trail in memory.
 pub(super) const TRAIL: &str = "in memory";
 
 #[async_trait]
@@ -41,7 +41,7 @@ impl AuditTrail for MemoryStore {
     }
 
     async fn record(&self, operation: &Operation, outcome: &Outcome) -> Result<()> {
-        self.write()?.complete(operation.clone(), outcome.clone())
+        self.write()?.record_complete(operation.clone(), outcome.clone())
     }
 
     async fn close_orphans(&self, at: Timestamp) -> Result<u64> {
@@ -62,7 +62,7 @@ impl AuditTrail for MemoryStore {
 
     async fn checkpoint(&self, _: Duration) -> Result<()> {
         let mut state = self.write()?;
-        // memory has no clock: what is not signed yet is signed
+        // the fake has no clock: it signs whatever is unsigned
         if state.last_checkpoint().sequence < state.head().sequence {
             let at = state.last_checkpoint().time;
             state.sign(at)?;
@@ -80,7 +80,7 @@ impl AuditTrail for MemoryStore {
         });
         let rows = within.map(Row::of).collect::<Result<_>>()?;
         let (page, pagination) = select(rows, &query.list);
-        // a row's id is found again in its JSON: the reference implementation keeps rows serialised
+        // the id is read back from the JSON: the reference implementation keeps rows serialised
         let id = |row: &Row| -> Result<i64> {
             let json: serde_json::Value =
                 serde_json::from_str(row.json()).map_err(|error| Error::internal(error.to_string()))?;
@@ -108,18 +108,18 @@ impl Retention for MemoryStore {
         if state.beginning.as_ref().is_some_and(|now| now.head().sequence >= through) {
             return Ok(0);
         }
-        let (gone, left): (Vec<_>, Vec<_>) =
+        let (removed, remaining): (Vec<_>, Vec<_>) =
             std::mem::take(&mut state.entries).into_iter().partition(|entry| entry.sequence <= through);
-        state.entries = left;
-        let began = |row: &OperationRow| {
+        state.entries = remaining;
+        let began_in_removed = |row: &OperationRow| {
             let id = row.operation_id.to_string();
-            gone.iter().any(|entry| entry.kind != "outcome" && entry.operation_id == id)
+            removed.iter().any(|entry| entry.kind != "outcome" && entry.operation_id == id)
         };
-        state.operations.retain(|row| !began(row));
+        state.operations.retain(|row| !began_in_removed(row));
         state.checkpoints.retain(|stored| stored.sequence >= through);
         state.beginning = Some(beginning.clone());
-        state.done(permit, None)?;
-        Ok(gone.len() as u64)
+        state.record_success(permit, None)?;
+        Ok(removed.len() as u64)
     }
 }
 
@@ -134,7 +134,7 @@ impl TrailReader for MemoryStore {
     }
 
     async fn entries(&self, after: i64, limit: u32) -> Result<Vec<StoredEntry>> {
-        Ok(piece(&self.lock().entries, |entry| entry.sequence > after, limit, Clone::clone))
+        Ok(slice_after(&self.lock().entries, |entry| entry.sequence > after, limit, Clone::clone))
     }
 
     fn remembered(&self) -> Vec<Head> {
@@ -147,11 +147,11 @@ impl TrailReader for MemoryStore {
     }
 
     async fn rows(&self, after: i64, limit: u32) -> Result<Vec<StoredRow>> {
-        Ok(piece(&self.lock().operations, |row| row.id > after, limit, OperationRow::stored))
+        Ok(slice_after(&self.lock().operations, |row| row.id > after, limit, OperationRow::stored))
     }
 
     async fn checkpoints(&self, after: i64, limit: u32) -> Result<Vec<StoredCheckpoint>> {
-        Ok(piece(&self.lock().checkpoints, |stored| stored.sequence > after, limit, Clone::clone))
+        Ok(slice_after(&self.lock().checkpoints, |stored| stored.sequence > after, limit, Clone::clone))
     }
 
     async fn between(
@@ -160,13 +160,13 @@ impl TrailReader for MemoryStore {
         to: Option<Timestamp>,
     ) -> Result<(Option<i64>, Option<i64>)> {
         let state = self.lock();
-        let since = |entry: &&StoredEntry| from.is_none_or(|from| entry.at >= from.as_microsecond());
-        let until = |entry: &&StoredEntry| to.is_none_or(|to| entry.at < to.as_microsecond());
-        let first = state.entries.iter().find(since).map(|entry| entry.sequence);
-        Ok((first, state.entries.iter().rfind(until).map(|entry| entry.sequence)))
+        let is_after_start = |entry: &&StoredEntry| from.is_none_or(|from| entry.at >= from.as_microsecond());
+        let is_before_end = |entry: &&StoredEntry| to.is_none_or(|to| entry.at < to.as_microsecond());
+        let first = state.entries.iter().find(is_after_start).map(|entry| entry.sequence);
+        Ok((first, state.entries.iter().rfind(is_before_end).map(|entry| entry.sequence)))
     }
 }
 
-fn piece<T, U>(all: &[T], after: impl Fn(&T) -> bool, limit: u32, read: impl Fn(&T) -> U) -> Vec<U> {
+fn slice_after<T, U>(all: &[T], after: impl Fn(&T) -> bool, limit: u32, read: impl Fn(&T) -> U) -> Vec<U> {
     all.iter().filter(|one| after(one)).take(limit as usize).map(read).collect()
 }

@@ -31,7 +31,7 @@ impl ClusterRegistry for MemoryStore {
         let mut state = self.write()?;
         state.check_name(&record.name, None)?;
         let cluster = Cluster::registered(ClusterId(state.next_id()), &record);
-        state.done(permit, Some(cluster.id))?;
+        state.record_success(permit, Some(cluster.id))?;
         let version = state.next_version();
         state.clusters.push((cluster.clone(), StoredConnection { connection: record.connection, version }));
         Ok(cluster)
@@ -45,7 +45,7 @@ impl ClusterRegistry for MemoryStore {
         }
         let version = state.next_version();
         let (cluster, stored) =
-            state.clusters.iter_mut().find(|(cluster, _)| cluster.id == id).ok_or_else(|| absent(id))?;
+            state.clusters.iter_mut().find(|(cluster, _)| cluster.id == id).ok_or_else(|| not_found(id))?;
         if patch.unless_changed_since.is_some_and(|read| cluster.updated_at != read) {
             return Err(Error::new(Cause::Modified).resource("cluster").name(id.to_string()));
         }
@@ -66,16 +66,17 @@ impl ClusterRegistry for MemoryStore {
             cluster.observe(&observation);
         }
         let changed = cluster.clone();
-        state.done(permit, None)?;
+        state.record_success(permit, None)?;
         Ok(changed)
     }
 
     async fn delete(&self, permit: &Permit) -> Result<()> {
         let mut state = self.write()?;
         let id = permit.cluster()?;
-        let at = state.clusters.iter().position(|(cluster, _)| cluster.id == id).ok_or_else(|| absent(id))?;
+        let at =
+            state.clusters.iter().position(|(cluster, _)| cluster.id == id).ok_or_else(|| not_found(id))?;
         state.clusters.remove(at);
-        state.done(permit, None)
+        state.record_success(permit, None)
     }
 
     async fn record_probe(&self, id: ClusterId, version: i64, observation: ProbeResult) -> Result<()> {
@@ -116,6 +117,6 @@ impl State {
     }
 }
 
-fn absent(id: ClusterId) -> Error {
+fn not_found(id: ClusterId) -> Error {
     Error::new(Cause::NotFound).resource("cluster").name(id.to_string())
 }

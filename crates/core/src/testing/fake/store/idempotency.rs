@@ -8,12 +8,12 @@ use crate::{
 };
 
 impl MemoryStore {
-    /// How many keys are remembered.
+    /// Number of stored keys.
     pub fn claims(&self) -> usize {
         self.lock().claims.len()
     }
 
-    /// As when every process had been killed before it kept an answer.
+    /// Simulates a crash of every process before it stored its reply.
     pub fn lose_answers(&self) {
         for (_, progress) in &mut self.lock().claims {
             *progress = Progress::Unknown;

@@ -43,7 +43,7 @@ impl UserRegistry for MemoryStore {
         let role = patch.role.unwrap_or(user.role);
         let disabled = patch.disabled.unwrap_or(user.disabled);
         if role != Role::SuperAdmin || disabled {
-            state.keep_a_super_admin(id)?;
+            state.check_last_super_admin(id)?;
         }
         if role != user.role || disabled {
             state.end_sessions(id, None);
@@ -52,18 +52,18 @@ impl UserRegistry for MemoryStore {
         (user.role, user.disabled) = (role, disabled);
         user.display_name = patch.display_name.unwrap_or_else(|| user.display_name.clone());
         let changed = user.clone();
-        state.done(permit, None)?;
+        state.record_success(permit, None)?;
         Ok(changed)
     }
 
     async fn delete(&self, permit: &Permit, id: UserId) -> Result<()> {
         let mut state = self.write()?;
         state.user(id)?;
-        state.keep_a_super_admin(id)?;
+        state.check_last_super_admin(id)?;
         state.end_sessions(id, None);
         state.users.retain(|(user, _)| user.id != id);
         state.addresses.retain(|(user, ..)| *user != id);
-        state.done(permit, None)
+        state.record_success(permit, None)
     }
 
     async fn set_password(
@@ -81,11 +81,11 @@ impl UserRegistry for MemoryStore {
                 None
             }
             SetBy::Owner { session, verified } => {
-                let as_verified =
+                let has_verified_password =
                     state.users.iter().any(|(user, hash)| user.id == id && hash.phc() == verified.phc());
-                let lives =
+                let is_live =
                     state.sessions.iter().any(|(found, _)| found.id == session && found.user_id == id);
-                if !(as_verified && lives) {
+                if !(has_verified_password && is_live) {
                     return Err(Error::new(Cause::SessionEnded));
                 }
                 Some(session)
@@ -97,7 +97,7 @@ impl UserRegistry for MemoryStore {
             .filter(|(user, _)| user.id == id)
             .for_each(|(_, hash)| *hash = password.clone());
         state.end_sessions(id, keep);
-        state.done(permit, None)
+        state.record_success(permit, None)
     }
 }
 
@@ -124,16 +124,16 @@ impl State {
             last_login_at: None,
         };
         self.users.push((user.clone(), record.password));
-        self.done(permit, None)?;
+        self.record_success(permit, None)?;
         Ok(user)
     }
 
-    /// Some other enabled super admin must be left.
-    fn keep_a_super_admin(&self, id: UserId) -> Result<()> {
-        let rules = |user: &User| user.role == Role::SuperAdmin && !user.disabled;
-        let is_one = self.users.iter().any(|(user, _)| user.id == id && rules(user));
-        let another = self.users.iter().any(|(user, _)| user.id != id && rules(user));
-        if is_one && !another {
+    /// Fails if `id` is the last enabled super admin.
+    fn check_last_super_admin(&self, id: UserId) -> Result<()> {
+        let is_enabled_super_admin = |user: &User| user.role == Role::SuperAdmin && !user.disabled;
+        let is_super_admin = self.users.iter().any(|(user, _)| user.id == id && is_enabled_super_admin(user));
+        let another_exists = self.users.iter().any(|(user, _)| user.id != id && is_enabled_super_admin(user));
+        if is_super_admin && !another_exists {
             return Err(Error::new(Cause::LastSuperAdmin).resource("user").name(id.to_string()));
         }
         Ok(())
@@ -148,10 +148,10 @@ impl State {
 impl SessionStore for MemoryStore {
     async fn open(&self, permit: &Permit, record: SessionRecord, verified: &PasswordHash) -> Result<Session> {
         let mut state = self.write()?;
-        let as_verified = |(user, hash): &(User, PasswordHash)| {
+        let has_verified_password = |(user, hash): &(User, PasswordHash)| {
             user.id == record.user_id && !user.disabled && hash.phc() == verified.phc()
         };
-        if !state.users.iter().any(as_verified) {
+        if !state.users.iter().any(has_verified_password) {
             return Err(Error::new(Cause::BadCredentials));
         }
         let session = Session {
@@ -186,7 +186,7 @@ impl SessionStore for MemoryStore {
         }
         state.refresh.insert(record.refresh, (session.id.0, None));
         state.sessions.push((session.clone(), record.cookie));
-        state.done(permit, None)?;
+        state.record_success(permit, None)?;
         Ok(session)
     }
 
@@ -229,13 +229,13 @@ impl SessionStore for MemoryStore {
                     session.generation += 1;
                     session.last_seen_at = at;
                     let generation = session.generation;
-                    state.done(permit, None)?;
+                    state.record_success(permit, None)?;
                     Ok(Rotation::Rotated(generation))
                 }
                 Some(used) if at.duration_since(used).unsigned_abs() <= grace => Ok(Rotation::JustUsed),
                 Some(_) => {
                     state.sessions.retain(|(session, _)| session.id != id);
-                    state.ended(permit, None, &Err(Error::new(Cause::SessionEnded)))?;
+                    state.record_outcome(permit, None, &Err(Error::new(Cause::SessionEnded)))?;
                     Ok(Rotation::Replayed)
                 }
             },
@@ -249,7 +249,7 @@ impl SessionStore for MemoryStore {
         state.sessions.retain(|(session, _)| session.id != id);
         let ended = state.sessions.len() < before;
         if ended {
-            state.done(permit, None)?;
+            state.record_success(permit, None)?;
         }
         Ok(ended)
     }
@@ -286,7 +286,7 @@ impl LoginThrottle for MemoryStore {
         let mut state = self.write()?;
         for key in keys {
             let throttle = state.throttles.entry(key.key.clone()).or_default();
-            throttle.forget(at);
+            throttle.reset_if_expired(at);
             throttle.since.get_or_insert(at);
             throttle.failures += 1;
             throttle.until = key.pause(throttle.failures).map(|pause| at + pause);

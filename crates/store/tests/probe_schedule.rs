@@ -1,4 +1,4 @@
-//! Of all replicas, one visits a cluster at a time.
+//! Probe schedule: one replica at a time claims the probe of a cluster.
 
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
@@ -6,7 +6,7 @@ mod common;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use common::{Place, cluster};
+use common::{TestDatabase, cluster};
 use futures_util::future::join_all;
 use pilothouse_core::{
     access::{AccessRequest, Resource, Verb},
@@ -16,7 +16,7 @@ use pilothouse_core::{
 };
 use pilothouse_store::Store;
 
-const EVERY: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_secs(30);
 
 async fn register(store: &Store, count: usize) -> BTreeSet<ClusterId> {
     let ports = StorePorts::over(Arc::new(store.clone()));
@@ -31,15 +31,15 @@ async fn register(store: &Store, count: usize) -> BTreeSet<ClusterId> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_is_claimed_by_one_replica_an_interval() {
-    for place in Place::all() {
-        let replicas = [place.open().await, place.open().await, place.open().await];
+async fn each_cluster_is_claimed_once_per_interval() {
+    for db in TestDatabase::all() {
+        let replicas = [db.open().await, db.open().await, db.open().await];
         let all = register(&replicas[0], 30).await;
         let claim =
-            async |store: &Store, limit| store.claim_probes(EVERY, limit, place.clock.now()).await.unwrap();
-        assert!(claim(&replicas[0], 100).await.is_empty(), "it was tried when it was registered");
+            async |store: &Store, limit| store.claim_probes(INTERVAL, limit, db.clock.now()).await.unwrap();
+        assert!(claim(&replicas[0], 100).await.is_empty(), "a cluster is probed at registration");
         for _ in 0..3 {
-            place.clock.advance(EVERY);
+            db.clock.advance(INTERVAL);
             let claimed = join_all(replicas.iter().cycle().take(12).map(|store| claim(store, 4))).await;
             let mut claimed = claimed.concat();
             while claimed.len() < all.len() {
@@ -47,7 +47,7 @@ async fn each_is_claimed_by_one_replica_an_interval() {
                 assert!(!more.is_empty() && more.len() <= 4, "{more:?} after {}", claimed.len());
                 claimed.extend(more);
             }
-            assert_eq!(claimed.len(), all.len(), "none twice");
+            assert_eq!(claimed.len(), all.len(), "no cluster is claimed twice");
             assert_eq!(claimed.into_iter().collect::<BTreeSet<_>>(), all);
             assert!(claim(&replicas[1], 100).await.is_empty());
         }
@@ -55,34 +55,34 @@ async fn each_is_claimed_by_one_replica_an_interval() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn those_that_have_waited_longest_come_first() {
-    for place in Place::all() {
-        let store = place.open().await;
+async fn clusters_with_the_oldest_claim_come_first() {
+    for db in TestDatabase::all() {
+        let store = db.open().await;
         register(&store, 6).await;
-        place.clock.advance(EVERY);
+        db.clock.advance(INTERVAL);
         let first: BTreeSet<_> =
-            store.claim_probes(EVERY, 3, place.clock.now()).await.unwrap().into_iter().collect();
-        place.clock.advance(EVERY);
+            store.claim_probes(INTERVAL, 3, db.clock.now()).await.unwrap().into_iter().collect();
+        db.clock.advance(INTERVAL);
         let second: BTreeSet<_> =
-            store.claim_probes(EVERY, 3, place.clock.now()).await.unwrap().into_iter().collect();
+            store.claim_probes(INTERVAL, 3, db.clock.now()).await.unwrap().into_iter().collect();
         assert!(first.len() == 3 && second.len() == 3 && first.is_disjoint(&second), "{first:?} {second:?}");
     }
 }
 
-/// A visit of the future was noted before the clock was set back. Replicas' clocks may differ a little.
+/// A claim in the future was stored before the clock was set back. The clocks of replicas may differ a little.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_set_back_stops_no_visits() {
-    for place in Place::all() {
-        let store = place.open().await;
+async fn clock_set_back_does_not_stop_probes() {
+    for db in TestDatabase::all() {
+        let store = db.open().await;
         let all = register(&store, 3).await;
         let claim = async |at| -> BTreeSet<_> {
-            store.claim_probes(EVERY, 100, at).await.unwrap().into_iter().collect()
+            store.claim_probes(INTERVAL, 100, at).await.unwrap().into_iter().collect()
         };
-        let now = place.clock.now();
-        assert!(claim(now - EVERY).await.is_empty(), "a little");
-        let before = now - 20 * EVERY;
+        let now = db.clock.now();
+        assert!(claim(now - INTERVAL).await.is_empty(), "a small clock difference");
+        let before = now - 20 * INTERVAL;
         assert_eq!(claim(before).await, all);
-        assert!(claim(before).await.is_empty(), "once");
-        assert_eq!(claim(before + EVERY).await, all);
+        assert!(claim(before).await.is_empty(), "claimed once");
+        assert_eq!(claim(before + INTERVAL).await, all);
     }
 }
