@@ -112,7 +112,7 @@ async fn measure_database(
         clock: Arc::new(SystemClock(Instant::now())),
         rng,
         keyring: keyring.clone(),
-        witness: sink.clone(),
+        checkpoint_sink: sink.clone(),
     };
     let mut store = Store::open(database, deps.clone()).await?;
     let fill_started = Instant::now();

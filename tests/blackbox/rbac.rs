@@ -70,7 +70,7 @@ async fn seed(plane: &ControlPlane, name: &str) {
 /// The paths of all lists and single reads of a cluster, except Secrets.
 fn reads(id: i64, namespace: &str) -> Vec<String> {
     let lists =
-        LISTS.iter().filter(|list| list.scope != ListScope::Ours && list.key != "secrets").map(|list| {
+        LISTS.iter().filter(|list| list.scope != ListScope::Local && list.key != "secrets").map(|list| {
             let scope = match list.scope {
                 ListScope::Namespaced if list.owner.is_some() => format!("&namespace={namespace}&name=web"),
                 ListScope::Namespaced => "&namespace=*".to_owned(),

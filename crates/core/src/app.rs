@@ -36,7 +36,7 @@ pub struct Ports {
     pub audit: Arc<dyn AuditTrail>,
     pub trail: Arc<dyn TrailReader>,
     pub signer: Arc<dyn CheckpointSigner>,
-    pub witness: Arc<dyn CheckpointSink>,
+    pub checkpoint_sink: Arc<dyn CheckpointSink>,
     pub retention: Arc<dyn Retention>,
     pub users: Arc<dyn UserRegistry>,
     pub sessions: Arc<dyn SessionStore>,
@@ -79,7 +79,7 @@ pub struct App {
     pub users: Users,
     pub clusters: Clusters,
     pub lists: Lists,
-    pub across: Fleet,
+    pub fleet: Fleet,
     pub watches: Watches,
     pub namespaces: Namespaces,
     pub workloads: Workloads,
@@ -99,7 +99,7 @@ impl App {
         let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
         let users: Arc<dyn UserRegistry> = Arc::new(InvalidatingUsers {
             registry: users,
-            known: sessions.known(),
+            session_cache: sessions.session_cache(),
             spawner: spawner.clone(),
         });
         let sessions: Arc<dyn SessionStore> = sessions;
@@ -120,7 +120,7 @@ impl App {
                     trail: audit,
                     reader: ports.trail,
                     signer: ports.signer,
-                    checkpoint_sink: ports.witness,
+                    checkpoint_sink: ports.checkpoint_sink,
                     retention: ports.retention,
                 },
                 clock.clone(),
@@ -145,7 +145,7 @@ impl App {
                 settings.allow_insecure_tls,
             ),
             lists: Lists::new(gate.clone(), ports.inventory.clone()),
-            across: Fleet::new(gate.clone(), ports.inventory.clone(), spawner.clone()),
+            fleet: Fleet::new(gate.clone(), ports.inventory.clone(), spawner.clone()),
             watches: Watches {
                 gate: gate.clone(),
                 inventory: ports.inventory,

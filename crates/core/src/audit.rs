@@ -50,7 +50,7 @@ pub use key_rotation::{KeyRotation, TrailKeys};
 pub use retention::MockRetention;
 pub use retention::{Archive, Part, Retained, Retention, TrailStart};
 pub use row::{OperationPage, OperationQuery, OperationRow};
-pub use row_limit::LARGEST_ROW;
+pub use row_limit::MAX_ROW_BYTES;
 pub use usecase::Audit;
 pub(crate) use usecase::AuditPorts;
 pub use verified::{TrailFollower, Trusted, VerifiedTrail};

@@ -12,7 +12,7 @@ use crate::{
     access::Permit,
     error::{Cause, Reason, Result},
     inventory::{Cell, Field, Filter, ListRow},
-    name::{LONGEST_NORMALISED, is_invisible},
+    name::{MAX_NORMALISED_BYTES, is_invisible},
 };
 
 mod cached;
@@ -47,7 +47,7 @@ impl ClusterName {
     /// [`Reason::Required`], [`Reason::TooLong`], [`Reason::Malformed`].
     pub fn new(text: &str) -> Result<Self, Reason> {
         let text = text.trim();
-        if text.len() > LONGEST_NORMALISED {
+        if text.len() > MAX_NORMALISED_BYTES {
             return Err(Reason::TooLong);
         }
         let name: String = text.nfc().collect();
@@ -195,15 +195,15 @@ impl Cluster {
             updated_at: record.at,
             last_connected_at: None,
         };
-        if let Some(observation) = &record.observation {
-            cluster.observe(observation);
+        if let Some(probe_result) = &record.probe_result {
+            cluster.observe(probe_result);
         }
         cluster
     }
 
     /// Applies a probe result. A failed probe leaves counts, version and `last_connected_at` unchanged.
-    pub fn observe(&mut self, observation: &ProbeResult) {
-        match &observation.result {
+    pub fn observe(&mut self, probe_result: &ProbeResult) {
+        match &probe_result.result {
             Ok(report) => {
                 self.status = Health::Online;
                 self.status_reason = None;
@@ -211,7 +211,7 @@ impl Cluster {
                 self.pod_count = report.pods;
                 self.namespace_count = report.namespaces;
                 self.version = Some(report.version.clone());
-                self.last_connected_at = Some(observation.at);
+                self.last_connected_at = Some(probe_result.at);
             }
             Err(cause) => {
                 self.status = Health::Offline;
@@ -395,7 +395,7 @@ pub struct ClusterRecord {
     /// Its connection.
     pub connection: Connection,
     /// Result of the first probe; `None` if it was skipped.
-    pub observation: Option<ProbeResult>,
+    pub probe_result: Option<ProbeResult>,
     /// Time of registration.
     pub at: Timestamp,
 }
@@ -412,7 +412,7 @@ pub struct ClusterPatch {
     /// A new connection.
     pub connection: Option<(AuthType, Connection)>,
     /// Result of the probe of the new connection.
-    pub observation: Option<ProbeResult>,
+    pub probe_result: Option<ProbeResult>,
     /// The `updated_at` that the caller read. A later stored value is a conflict.
     pub unless_changed_since: Option<Timestamp>,
 }
@@ -461,7 +461,7 @@ pub trait ClusterRegistry: Send + Sync {
     async fn delete(&self, permit: &Permit) -> Result<()>;
 
     /// Stores the result of a probe. A result for an older version of the connection is discarded.
-    async fn record_probe(&self, id: ClusterId, version: i64, observation: ProbeResult) -> Result<()>;
+    async fn record_probe(&self, id: ClusterId, version: i64, probe_result: ProbeResult) -> Result<()>;
 }
 
 /// Port for the stored connections of registered clusters, unsealed (decrypted).

@@ -371,7 +371,7 @@ pub struct Context {
     /// Message from the cluster, cleaned by [`clean_message`]. Never set where a Secret is involved.
     pub message: Option<String>,
     /// Whether the failed request was a read, so that nothing was changed in any case. Not part of a response.
-    pub of_read: bool,
+    pub read_only: bool,
 }
 
 /// Error: a cause and its context. `Display` is for logs and audit details; the HTTP crate writes the messages for
@@ -389,7 +389,7 @@ const MAX_FIELD_PATH_BYTES: usize = 320;
 
 impl Error {
     /// Maximum number of refused fields in an error.
-    pub const MOST_FIELDS: usize = 20;
+    pub const MAX_FIELDS: usize = 20;
 
     /// Creates an error without context.
     pub fn new(cause: Cause) -> Self {
@@ -401,10 +401,10 @@ impl Error {
         Self::fields(vec![FieldError { name: field.into(), reason }])
     }
 
-    /// Creates an error for several refused fields. The first [`Error::MOST_FIELDS`] are named, and long paths are
+    /// Creates an error for several refused fields. The first [`Error::MAX_FIELDS`] are named, and long paths are
     /// truncated, to limit how much of the request is sent back.
     pub fn fields(mut fields: Vec<FieldError>) -> Self {
-        fields.truncate(Self::MOST_FIELDS);
+        fields.truncate(Self::MAX_FIELDS);
         for field in &mut fields {
             if field.name.len() > MAX_FIELD_PATH_BYTES {
                 field.name.truncate(field.name.floor_char_boundary(MAX_FIELD_PATH_BYTES));
@@ -437,13 +437,13 @@ impl Error {
 
     /// Whether a change that ended with this error may have been applied.
     pub fn outcome_unknown(&self) -> bool {
-        self.cause.outcome_unknown() && !self.context.of_read
+        self.cause.outcome_unknown() && !self.context.read_only
     }
 
     /// Marks the error as one of a read (also a read before a change), or from before anything was sent: nothing was
     /// changed.
     pub fn read_only(mut self) -> Self {
-        self.context.of_read = true;
+        self.context.read_only = true;
         self
     }
 
@@ -547,7 +547,7 @@ mod tests {
     fn number_and_length_of_refused_fields_are_limited() {
         let field = |name: String| FieldError { name, reason: Reason::Unknown };
         let many = Error::fields((0..10_000).map(|n| field(n.to_string())).collect());
-        assert_eq!(many.context.fields.len(), Error::MOST_FIELDS);
+        assert_eq!(many.context.fields.len(), Error::MAX_FIELDS);
         assert_eq!(many.context.fields[19].name, "19");
         let key = format!("data.{}", "k".repeat(253));
         assert_eq!(Error::invalid(key.as_str(), Reason::TooLong).context.fields[0].name, key);

@@ -53,7 +53,7 @@ pub enum Warning {
 
 impl Warning {
     /// String form of every warning, for the test that the messages are complete.
-    pub const WORDS: [&'static str; 6] =
+    pub const KEYS: [&'static str; 6] =
         ["outcome_not_stored", "autoscaled", "unreadable", "not_served", "not_tested", "not_cached"];
 
     /// String form, the key of the messages.

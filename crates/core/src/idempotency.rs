@@ -48,7 +48,7 @@ impl IdempotencyKey {
     /// Name of the header.
     pub const HEADER: &str = "Idempotency-Key";
     /// Maximum length in characters.
-    pub const LONGEST: usize = 64;
+    pub const MAX_LENGTH: usize = 64;
 
     /// Parses a key.
     ///
@@ -59,7 +59,7 @@ impl IdempotencyKey {
             Err(Reason::Required)
         } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             Err(Reason::Malformed)
-        } else if text.len() > Self::LONGEST {
+        } else if text.len() > Self::MAX_LENGTH {
             Err(Reason::TooLong)
         } else {
             Ok(Self(text.to_owned()))

@@ -40,7 +40,7 @@ pub(crate) use query::number;
 pub use query::{ListQuery, Sort};
 pub use row::Row;
 pub use select::{Pagination, select};
-pub use table::{Change, Prepared, Source, Table};
+pub use table::{BuiltIndexes, Change, Source, Table};
 pub use watch::{ChangeKind, ListStream, ListStreamEvent, WatchEvent, Watches};
 
 /// A page of any list of Kubernetes objects.

@@ -27,7 +27,7 @@ fn is_subdomain(text: &str) -> bool {
 
 /// Maximum length in bytes of a name or password before Unicode normalisation (NFC, NFKC). A normalised one has at most
 /// 128 characters, each composed of at most four. A longer text is refused before the normalisation.
-pub(crate) const LONGEST_NORMALISED: usize = 4096;
+pub(crate) const MAX_NORMALISED_BYTES: usize = 4096;
 
 /// Whether a character is a bidirectional control or has no width. With such characters, two different texts could look
 /// the same.

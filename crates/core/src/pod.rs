@@ -24,7 +24,7 @@ use follow::forward;
 use line::Lines;
 
 pub use follow::{Follow, FollowStart, LogChunks, LogEvent, LogStream};
-pub use line::{CUT, LONGEST_LINE, LineId, LogLine};
+pub use line::{LineId, LogLine, MAX_LINE_BYTES, TRUNCATION_MARK};
 pub(crate) use row::OCCUPIES_NODE;
 pub use row::{ContainerStatus, Owner, PodContainer, PodObject, PodRow};
 

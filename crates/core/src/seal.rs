@@ -70,5 +70,5 @@ pub trait Keyring: Send + Sync {
     ///
     /// # Errors
     /// As [`Keyring::keys`].
-    fn turn_to(&self, fingerprint: &str) -> Result<()>;
+    fn set_current(&self, fingerprint: &str) -> Result<()>;
 }

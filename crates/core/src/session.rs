@@ -136,7 +136,7 @@ pub struct SessionRecord {
     pub cookie: SecretHash,
     /// Hash of the first refresh token.
     pub refresh: SecretHash,
-    /// IP address of the client. From now on it is a known address of the user ([`LoginThrottle::knows`]).
+    /// IP address of the client. From now on it is a known address of the user ([`LoginThrottle::is_known_address`]).
     pub source_ip: Option<IpAddr>,
     /// `User-Agent` of the client.
     pub user_agent: Option<String>,
@@ -145,7 +145,7 @@ pub struct SessionRecord {
     /// Latest time at which it ends.
     pub expires_at: Timestamp,
     /// The key under which failures of this login are counted. Opening the session resets its count.
-    pub counted_by: Option<ThrottleKey>,
+    pub throttle_key: Option<ThrottleKey>,
 }
 
 /// Result of presenting a refresh token.
@@ -165,7 +165,7 @@ pub enum Rotation {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait SessionStore: Send + Sync {
-    /// Opens a session, records the user's login and address, and resets `counted_by`; the audit row is in the same
+    /// Opens a session, records the user's login and address, and resets `throttle_key`; the audit row is in the same
     /// transaction. Requires that the user is still enabled and still has the password `verified`, because the
     /// verification took place earlier.
     ///
@@ -218,11 +218,16 @@ pub trait LoginThrottle: Send + Sync {
     ///
     /// # Errors
     /// `StoreUnavailable`, as everywhere in this port.
-    async fn blocked(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>>;
+    async fn blocked_for(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>>;
 
     /// Whether the user has logged in from this address after `since`. Only the newest [`ThrottleKey::ADDRESSES`]
     /// addresses of each user are stored.
-    async fn knows(&self, username: &Username, address: &ClientAddress, since: Timestamp) -> Result<bool>;
+    async fn is_known_address(
+        &self,
+        username: &Username,
+        address: &ClientAddress,
+        since: Timestamp,
+    ) -> Result<bool>;
 
     /// Counts a failure for each key. From the key's limit on, each further failure within the window doubles the
     /// pause.

@@ -61,10 +61,10 @@ impl From<Error> for StreamEnd {
 
 impl StreamEnd {
     /// The reasons that are not an error's cause, for the completeness test of the message catalogs.
-    pub const WORDS: [&'static str; 5] =
+    pub const REASONS: [&'static str; 5] =
         ["completed", "server_stopping", "too_slow", "lagged", "connection_changed"];
 
-    /// The reason on the wire: one of [`StreamEnd::WORDS`], or an error's cause.
+    /// The reason on the wire: one of [`StreamEnd::REASONS`], or an error's cause.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Completed => "completed",

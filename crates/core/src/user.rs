@@ -13,7 +13,7 @@ use crate::{
     clock::Rng,
     error::{Reason, Result},
     inventory::{Cell, Field, Filter, ListRow},
-    name::LONGEST_NORMALISED,
+    name::MAX_NORMALISED_BYTES,
     session::SessionId,
 };
 
@@ -47,7 +47,7 @@ impl Username {
     /// [`Reason::Required`], [`Reason::TooShort`], [`Reason::TooLong`], [`Reason::Malformed`].
     pub fn new(text: &str) -> Result<Self, Reason> {
         let text = text.trim();
-        if text.len() > LONGEST_NORMALISED {
+        if text.len() > MAX_NORMALISED_BYTES {
             return Err(Reason::TooLong);
         }
         let folded: String = text.nfkc().collect::<String>().to_lowercase();
@@ -106,7 +106,7 @@ impl NewPassword {
     /// # Errors
     /// [`Reason::TooShort`], [`Reason::TooLong`].
     pub fn new(password: &SecretString) -> Result<Self, Reason> {
-        if password.expose_secret().len() > LONGEST_NORMALISED {
+        if password.expose_secret().len() > MAX_NORMALISED_BYTES {
             return Err(Reason::TooLong);
         }
         let password = normalise(password);

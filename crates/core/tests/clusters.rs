@@ -302,7 +302,7 @@ fn change_writes_intent_and_outcome_with_one_id() {
 #[test]
 fn unwritable_trail_prevents_changes() {
     let (world, id) = World::with_cluster();
-    world.fake.store.break_audit(true);
+    world.fake.store.fail_audit_writes(true);
     let restart =
         block_on(world.app.workloads.restart(&caller(Role::OpsAdmin), id, &web(WorkloadType::Deployment)));
     assert_eq!(cause(restart), Cause::AuditUnavailable);

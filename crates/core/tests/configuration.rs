@@ -143,7 +143,7 @@ fn reveal_is_recorded_before_the_value_is_read() {
 #[test]
 fn no_value_is_read_without_a_durable_intent() {
     let World { fake, app, cluster } = &World::new();
-    fake.store.break_audit(true);
+    fake.store.fail_audit_writes(true);
     let revealed = block_on(app.secrets.reveal(&caller(Role::SuperAdmin), *cluster, &shop(), name("pass")));
     assert_eq!(cause(revealed), Cause::AuditUnavailable);
     assert!(fake.clusters.calls().is_empty());

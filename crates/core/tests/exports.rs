@@ -134,7 +134,7 @@ fn corrupt_trail_is_not_exported() {
         &|fake| fake.store.rewrite(|text| text.replace("web-7", "web-8"), true),
         &|fake| {
             fake.store.rewrite(|text| text.replace("web-7", "web-8"), true);
-            fake.witness.clear();
+            fake.checkpoint_sink.clear();
         },
     ];
     for (n, rewrite) in rewrite.iter().enumerate() {
@@ -142,7 +142,7 @@ fn corrupt_trail_is_not_exported() {
             let (fake, mut app) = world();
             rewrite(&fake);
             if !with_witness {
-                app.audit = app.audit.without_witness();
+                app.audit = app.audit.without_checkpoint_sink();
             }
             let refused = export(&app).unwrap_err();
             assert_eq!(refused.cause, pilothouse_core::Cause::Internal, "{n}, {with_witness}");
@@ -245,7 +245,7 @@ fn checkpoints_are_delivered_once_and_truncation_is_detected() {
     };
     let stored = || {
         use pilothouse_core::audit::CheckpointSink as _;
-        fake.witness.lines().unwrap().count()
+        fake.checkpoint_sink.lines().unwrap().count()
     };
     for expected in [1, 2, 3] {
         record();
@@ -255,7 +255,7 @@ fn checkpoints_are_delivered_once_and_truncation_is_detected() {
     }
     assert!(!block_on(app.audit.is_truncated()).unwrap());
     let empty = App::new(
-        Ports { witness: Arc::clone(&fake.witness) as _, ..Fake::default().ports() },
+        Ports { checkpoint_sink: Arc::clone(&fake.checkpoint_sink) as _, ..Fake::default().ports() },
         Settings::default(),
     );
     assert!(block_on(empty.audit.is_truncated()).unwrap());

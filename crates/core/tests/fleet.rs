@@ -48,8 +48,8 @@ impl World {
     fn search(&self, pairs: &[(&str, &str)]) -> pilothouse_core::Result<SearchResults> {
         let pairs: Vec<_> =
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let (list, query) = ListQuery::parse_across(&pairs)?;
-        block_on(self.app.across.search(&Caller::system(), list, &query))
+        let (list, query) = ListQuery::parse_fleet(&pairs)?;
+        block_on(self.app.fleet.search(&Caller::system(), list, &query))
     }
 }
 
@@ -106,9 +106,9 @@ fn hanging_failing_and_stale_clusters_do_not_affect_others() {
     let world = World::of(4);
     let [_, hanging, failing, stale] = world.clusters[..] else { panic!("four clusters") };
     let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
-    world.fake.clusters.set(hanging, Condition::Hangs);
-    world.fake.clusters.set(failing, Condition::Fails(Cause::ForbiddenByCluster));
-    world.fake.clusters.set(stale, Condition::Knows { as_of, stale: true });
+    world.fake.clusters.set(hanging, Condition::Hanging);
+    world.fake.clusters.set(failing, Condition::Failing(Cause::ForbiddenByCluster));
+    world.fake.clusters.set(stale, Condition::Cached { as_of, stale: true });
     let found = world.search(&[("kind", "pods"), ("q", "a")]).unwrap();
     assert_eq!(rows(&found), ["a@cluster-0", "a@cluster-3"]);
     assert_eq!(found.pagination.total, 2);
@@ -126,7 +126,7 @@ fn hanging_failing_and_stale_clusters_do_not_affect_others() {
     );
     assert_eq!(found.clusters[3].as_of, Some(as_of));
 
-    let overview = block_on(world.app.across.overview(&Caller::system(), &[List::Pods])).unwrap();
+    let overview = block_on(world.app.fleet.overview(&Caller::system(), &[List::Pods])).unwrap();
     let pods = &overview.totals["pods"];
     assert_eq!((pods.total, pods.by_status["Running"], pods.by_status["Failed"]), (8, 4, 2));
     let statuses: Vec<_> = overview.clusters.iter().map(|cluster| cluster.status).collect();
@@ -145,7 +145,7 @@ fn hanging_failing_and_stale_clusters_do_not_affect_others() {
 #[test]
 fn requests_to_a_hanging_cluster_are_limited() {
     let world = World::of(2);
-    world.fake.clusters.set(world.clusters[0], Condition::Hangs);
+    world.fake.clusters.set(world.clusters[0], Condition::Hanging);
     world.fake.clusters.calls();
     for _ in 0..40 {
         let found = world.search(&[("kind", "pods"), ("q", "a")]).unwrap();
@@ -157,7 +157,7 @@ fn requests_to_a_hanging_cluster_are_limited() {
 #[test]
 fn overview_counts_all_kinds_with_a_status() {
     let world = World::of(2);
-    let overview = block_on(world.app.across.overview(&Caller::system(), &[])).unwrap();
+    let overview = block_on(world.app.fleet.overview(&Caller::system(), &[])).unwrap();
     let kinds: Vec<_> = overview.totals.keys().map(String::as_str).collect();
     let expected =
         ["namespaces", "nodes", "persistent_volume_claims", "persistent_volumes", "pods", "workloads"];

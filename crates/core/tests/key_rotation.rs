@@ -34,7 +34,7 @@ struct Trail {
     checkpoints: Vec<StoredCheckpoint>,
     sink_lines: Vec<String>,
     rotations: Vec<KeyRotation>,
-    beginning: Option<String>,
+    trail_start: Option<String>,
 }
 
 impl Trail {
@@ -46,7 +46,7 @@ impl Trail {
             checkpoints: Vec::new(),
             sink_lines: Vec::new(),
             rotations: Vec::new(),
-            beginning: None,
+            trail_start: None,
         }
     }
 
@@ -110,7 +110,7 @@ impl Trail {
         trail.checkpoints.drain(..index);
         trail.rotations.retain(|rotation| rotation.sequence > at);
         let time = Timestamp::from_second(1_800_000_000).unwrap();
-        trail.beginning = Some(TrailStart::after(&through, &FakeSigner::of(key(by)), time).line().unwrap());
+        trail.trail_start = Some(TrailStart::after(&through, &FakeSigner::of(key(by)), time).line().unwrap());
         trail
     }
 
@@ -136,8 +136,8 @@ fn page_after<T: Clone>(all: &[T], number: impl Fn(&T) -> i64, after: i64, limit
 
 #[async_trait]
 impl TrailReader for Trail {
-    async fn beginning(&self) -> Result<Option<String>> {
-        Ok(self.beginning.clone())
+    async fn trail_start(&self) -> Result<Option<String>> {
+        Ok(self.trail_start.clone())
     }
 
     async fn head(&self) -> Result<(String, Head)> {
@@ -168,7 +168,7 @@ impl TrailReader for Trail {
         Ok((None, None))
     }
 
-    async fn handovers(&self) -> Result<Vec<String>> {
+    async fn key_rotations(&self) -> Result<Vec<String>> {
         self.rotations.iter().map(KeyRotation::line).collect()
     }
 }

@@ -16,7 +16,7 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::{Caller, Role},
     app::{App, Ports, Settings},
-    audit::{Entry, LARGEST_ROW, OperationRow, Status},
+    audit::{Entry, MAX_ROW_BYTES, OperationRow, Status},
     cluster::{
         AuthType, ClusterChange, ClusterId, ClusterName, CredentialInput, MockClusterProbe, NewCluster,
     },
@@ -156,7 +156,7 @@ fn refused_secret_is_not_hashed_and_writes_a_small_row() {
     assert_eq!(operation.params["keys"]["length"], 1000);
     assert!(outcome.details.as_ref().unwrap().contains(r#""length":1000"#), "{outcome:?}");
     for entry in entries {
-        assert!(entry.canonical().unwrap().len() <= LARGEST_ROW);
+        assert!(entry.canonical().unwrap().len() <= MAX_ROW_BYTES);
     }
 }
 
@@ -299,9 +299,9 @@ fn refusal_without_a_stored_row_is_counted_by_the_next() {
     let world = World::new();
     let before = world.count();
     let restart = || block_on(world.app.clusters.delete(&caller(Role::Viewer), world.cluster)).unwrap_err();
-    world.fake.store.break_audit(true);
+    world.fake.store.fail_audit_writes(true);
     assert_eq!(restart().cause, Cause::AuditUnavailable);
-    world.fake.store.break_audit(false);
+    world.fake.store.fail_audit_writes(false);
     assert_eq!(restart().cause, Cause::RoleTooLow);
     let rows = world.rows_since(before);
     assert_eq!(rows.len(), 1);

@@ -239,7 +239,7 @@ fn corrupt_trail_is_neither_archived_nor_removed() {
             assert!(done.as_ref().is_ok_and(|removed| *removed == 0) || done.is_err(), "{done:?}");
         }
         assert!(archive.parts.lock().unwrap().is_empty());
-        assert_eq!(block_on(world.fake.store.beginning()).unwrap(), None);
+        assert_eq!(block_on(world.fake.store.trail_start()).unwrap(), None);
     }
 }
 
@@ -284,8 +284,8 @@ fn first_delivery_starts_at_the_trail_start() {
         .unwrap();
     let (mut delivered, mut lines) = (Cursor::default(), String::new());
     while let Some(batch) = block_on(Batch::after(&*world.fake.store, delivered)).unwrap() {
-        assert!(batch.told.sequence > delivered.sequence || batch.told.checkpoint > delivered.checkpoint);
-        delivered = batch.told;
+        assert!(batch.cursor.sequence > delivered.sequence || batch.cursor.checkpoint > delivered.checkpoint);
+        delivered = batch.cursor;
         lines.push_str(&batch.lines);
     }
     let entries: Vec<_> = lines.lines().filter(|line| line.starts_with("{\"sequence\":")).collect();

@@ -1,7 +1,7 @@
 //! Keyring: the master keys of a process, and the ports that use the key in use.
 //!
 //! Each key has a file; during a key rotation the file of the next key is beside the key file. The database defines
-//! which of the two is in use ([`Keyring::turn_to`]), so the two files may be swapped.
+//! which of the two is in use ([`Keyring::set_current`]), so the two files may be swapped.
 
 use std::{
     fmt,
@@ -158,7 +158,7 @@ impl Keyring for FileKeyring {
         key.unwrap_or_else(|| self.current()).sealer.open(owner, sealed)
     }
 
-    fn turn_to(&self, fingerprint: &str) -> Result<()> {
+    fn set_current(&self, fingerprint: &str) -> Result<()> {
         {
             let held = self.read();
             let known = [Some(&held.current), held.past.as_ref()];
@@ -273,7 +273,7 @@ mod tests {
         let staged = folder.path().join("elsewhere");
         let new = MasterKey::create(&staged, &SystemRng).unwrap().fingerprint();
         assert_eq!(ring.keys(&new).err().map(|error| error.cause), Some(Cause::StoreUnavailable));
-        assert!(ring.turn_to(&new).is_err());
+        assert!(ring.set_current(&new).is_err());
         fs::rename(&staged, FileKeyring::next_file(&path)).unwrap();
         let resealed = ring.keys(&new).unwrap().sealer.seal(&owner(), b"canary").unwrap();
         assert_eq!(Keyring::current(&ring), old, "loading a key does not activate it");
@@ -282,13 +282,13 @@ mod tests {
             assert_eq!(Keyring::open(&ring, &owner(), sealed).unwrap(), b"canary");
         }
 
-        ring.turn_to(&new).unwrap();
+        ring.set_current(&new).unwrap();
         assert_eq!(Keyring::current(&ring), new);
         assert_ne!(ring.public_key(), before);
         let verified = |token: &SecretString| ring.verify(token.expose_secret(), Timestamp::UNIX_EPOCH);
         assert_eq!(verified(&token), Err(Cause::TokenInvalid), "signed with the previous key");
         assert_eq!(verified(&TokenCodec::sign(&ring, &claims()).unwrap()), Ok(claims()));
-        ring.turn_to(&old).unwrap();
+        ring.set_current(&old).unwrap();
         assert_eq!(Keyring::current(&ring), new, "a retired key is not activated again");
         // after a restart the database decides, not the name of the file
         let reopened = FileKeyring::open(&path, Some(&new), Arc::new(SystemRng)).unwrap();
@@ -307,7 +307,7 @@ mod tests {
         MasterKey::create(&path, &SystemRng).unwrap();
         let new = MasterKey::create(&FileKeyring::next_file(&path), &SystemRng).unwrap().fingerprint();
         let (old_replica, new_replica) = (ring(&path), ring(&path));
-        new_replica.turn_to(&new).unwrap();
+        new_replica.set_current(&new).unwrap();
         let token = TokenCodec::sign(&new_replica, &claims()).unwrap();
         assert_eq!(old_replica.verify(token.expose_secret(), Timestamp::UNIX_EPOCH), Ok(claims()));
     }

@@ -82,7 +82,7 @@ impl<T: ToSchema> Documented for IdempotentBody<T> {
             "description": "Chosen by the caller. For 24 hours the same key with the same request returns the same \
                 response (with `Idempotency-Replayed: true`) without a second change; with another request it is a \
                 conflict. A request that was refused and certainly changed nothing releases the key.",
-            "schema": {"type": "string", "minLength": 1, "maxLength": IdempotencyKey::LONGEST, "pattern": "^[!-~]+$"},
+            "schema": {"type": "string", "minLength": 1, "maxLength": IdempotencyKey::MAX_LENGTH, "pattern": "^[!-~]+$"},
         }));
     }
 }

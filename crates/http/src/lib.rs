@@ -37,7 +37,7 @@ mod swagger;
 use pilothouse_core::Error;
 
 pub use metrics::{ProcessMetrics, metrics_server};
-pub use observe::{Ended, Observer, Unobserved};
+pub use observe::{NoopObserver, Observer, RequestOutcome};
 pub use openapi::document;
 pub use routes::endpoints;
 pub use server::{Hooks, HttpSettings, Readiness, application, server};

@@ -273,8 +273,8 @@ mod tests {
             same_keys("codes", catalog.codes.keys(), Code::ALL.iter().map(|code| code.as_str()));
             same_keys("causes", catalog.causes.keys(), Cause::ALL.iter().map(|cause| cause.as_str()));
             same_keys("reasons", catalog.reasons.keys(), Reason::ALL.iter().map(|reason| reason.as_str()));
-            same_keys("warnings", catalog.warnings.keys(), Warning::WORDS.into_iter());
-            same_keys("ends", catalog.ends.keys(), StreamEnd::WORDS.into_iter());
+            same_keys("warnings", catalog.warnings.keys(), Warning::KEYS.into_iter());
+            same_keys("ends", catalog.ends.keys(), StreamEnd::REASONS.into_iter());
             same_keys("roles", catalog.roles.keys(), Role::ALL.iter().map(|role| role.as_str()));
         }
     }
@@ -307,11 +307,11 @@ mod tests {
             for &cause in Cause::ALL {
                 let details = |error: Error| language.catalog().explain(&error, None).details;
                 let of_change = details(Error::new(cause)).contains(text);
-                let of_read = details(Error::new(cause).read_only()).contains(text);
+                let read_only = details(Error::new(cause).read_only()).contains(text);
                 // an internal error has one text, because most internal errors concern no cluster
                 let sent = cause.outcome_unknown() && cause != Cause::Internal;
                 let earlier = cause == Cause::IdempotencyOutcomeUnknown;
-                assert_eq!((of_change, of_read), (sent || earlier, earlier), "{cause:?} in {language:?}");
+                assert_eq!((of_change, read_only), (sent || earlier, earlier), "{cause:?} in {language:?}");
             }
         }
     }

@@ -22,7 +22,7 @@ pub trait Observer: Send + Sync {
     /// A request has begun.
     fn began(&self) {}
     /// A request has ended.
-    fn ended(&self, _request: &Ended<'_>) {}
+    fn ended(&self, _request: &RequestOutcome<'_>) {}
     /// A streaming response has begun, such as a followed log.
     fn stream_opened(&self) {}
     /// A streaming response has ended, by the server or the client.
@@ -31,7 +31,7 @@ pub trait Observer: Send + Sync {
 
 /// An ended request. No field has a value chosen by the caller, so each can be a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended<'a> {
+pub struct RequestOutcome<'a> {
     /// The method in upper case; `other` for a method that HTTP does not define.
     pub method: &'static str,
     /// The path in the route table; none when no route matched.
@@ -44,9 +44,9 @@ pub struct Ended<'a> {
 
 /// An observer that ignores every event.
 #[derive(Clone, Copy, Debug)]
-pub struct Unobserved;
+pub struct NoopObserver;
 
-impl Observer for Unobserved {}
+impl Observer for NoopObserver {}
 
 /// A request in progress. Dropping it reports its end.
 pub(crate) struct InFlight {
@@ -92,7 +92,12 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         let Self { method, answer, .. } = *self;
-        self.observer.ended(&Ended { method, route: self.route.as_deref(), answer, took: self.elapsed() });
+        self.observer.ended(&RequestOutcome {
+            method,
+            route: self.route.as_deref(),
+            answer,
+            took: self.elapsed(),
+        });
     }
 }
 
@@ -159,7 +164,7 @@ mod tests {
             self.in_flight.fetch_add(1, Ordering::Relaxed);
         }
 
-        fn ended(&self, request: &Ended<'_>) {
+        fn ended(&self, request: &RequestOutcome<'_>) {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             self.unanswered.fetch_add(i64::from(request.answer.is_none()), Ordering::Relaxed);
         }

@@ -35,7 +35,7 @@ use crate::{
     gzip::CompressedPages,
     messages::Language,
     middleware::request_middleware,
-    observe::{Observer, Unobserved},
+    observe::{NoopObserver, Observer},
     routes::{Route, table},
     swagger,
 };
@@ -71,7 +71,7 @@ pub struct HttpSettings {
     /// Maximum number of concurrent connections per worker; further ones wait in the listener's queue.
     pub max_connections: usize,
     /// Maximum number of idle connections; above it the connection that has been idle longest is closed.
-    pub waiting_connections: usize,
+    pub max_idle_connections: usize,
     /// Keep-alive: how long a connection stays open for the next request.
     pub keep_alive: Duration,
     /// Timeout for the head of a request: from the begin of the connection for its first request, from the first byte
@@ -92,7 +92,7 @@ impl Default for HttpSettings {
             trusted_proxies: Vec::new(),
             workers: std::thread::available_parallelism().map_or(2, usize::from),
             max_connections: 10_000,
-            waiting_connections: 8_192,
+            max_idle_connections: 8_192,
             keep_alive: Duration::from_secs(75),
             head_time: Duration::from_secs(5),
             body_time: Duration::from_secs(10),
@@ -120,7 +120,7 @@ impl Api {
 
     /// The observer of requests.
     pub(crate) fn observer(api: Option<&Data<Self>>) -> Arc<dyn Observer> {
-        api.map_or_else(|| Arc::new(Unobserved) as _, |api| api.hooks.observer.clone())
+        api.map_or_else(|| Arc::new(NoopObserver) as _, |api| api.hooks.observer.clone())
     }
 }
 
@@ -207,7 +207,7 @@ pub fn server(
         .max_concurrent_connections(settings.max_connections)
         .shutdown_timeout(settings.shutdown_time.as_secs())
         .disable_signals();
-    let connections = Connections::new(settings.head_time, settings.waiting_connections);
+    let connections = Connections::new(settings.head_time, settings.max_idle_connections);
     let service = HttpService {
         stopping: builder.graceful_shutdown_signal(),
         address: listener.local_addr()?,

@@ -56,7 +56,7 @@ pub use budget::{Limits, ReadBudgets};
 pub use cache::{CacheSettings, ListCacheStats};
 pub use dns::{Resolver, SystemResolver};
 pub use egress::{EgressRules, Networks, NotNetworks, OwnSocket};
-pub use observe::{Exchange, Observer, Unobserved};
+pub use observe::{Exchange, NoopObserver, Observer};
 
 use crate::{
     budget::Budget,
@@ -115,7 +115,7 @@ impl Default for KubeSettings {
             egress: EgressRules::default(),
             resolver: Arc::new(SystemResolver),
             user_agent: HeaderValue::from_static(concat!("pilothouse/", env!("CARGO_PKG_VERSION"))),
-            observer: Arc::new(Unobserved),
+            observer: Arc::new(NoopObserver),
             cache_settings: None,
             reads: ReadBudgets::default(),
         }

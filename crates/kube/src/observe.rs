@@ -26,9 +26,9 @@ pub struct Exchange {
 
 /// Observer that does nothing.
 #[derive(Clone, Copy, Debug)]
-pub struct Unobserved;
+pub struct NoopObserver;
 
-impl Observer for Unobserved {
+impl Observer for NoopObserver {
     fn exchanged(&self, _: &Exchange) {}
 
     fn refused(&self, _: Option<ClusterId>, _: Cause) {}

@@ -127,7 +127,7 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
 
 async fn open_trail(settings: &Settings, no_witness: bool) -> Result<Audit, Fatal> {
     let audit = compose::for_commands(settings).await?.app.audit;
-    Ok(if no_witness { audit.without_witness() } else { audit })
+    Ok(if no_witness { audit.without_checkpoint_sink() } else { audit })
 }
 
 fn install_public_key(settings: &Settings) -> Result<PublicKey, Fatal> {

@@ -111,13 +111,13 @@ async fn compose(
     keyring.row_digests().share();
     let metrics = Metrics::new();
     let (clock, rng, spawner) = (SystemClock::new(), Arc::new(SystemRng), TrackedSpawner::new());
-    let witness = Arc::new(CheckpointFile::new(settings.audit_checkpoint_file()));
+    let checkpoint_sink = Arc::new(CheckpointFile::new(settings.audit_checkpoint_file()));
     let deps = StoreDeps {
         runtime: runtime.clone(),
         clock: clock.clone(),
         rng: rng.clone(),
         keyring: keyring.clone(),
-        witness: witness.clone(),
+        checkpoint_sink: checkpoint_sink.clone(),
     };
     let store = Store::open(database, deps).await?.with_disk_reserve(settings.free_space_floor());
     let kube = KubeSettings {
@@ -141,7 +141,7 @@ async fn compose(
         trail: store_port.clone(),
         signer: keyring.clone(),
         retention: store_port.clone(),
-        witness,
+        checkpoint_sink,
         users: store_port.clone(),
         sessions: store_port.clone(),
         throttle: store_port.clone(),

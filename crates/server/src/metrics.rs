@@ -16,7 +16,7 @@ use pilothouse_core::{
     cluster::{ClusterId, Health},
     gate::Gate,
 };
-use pilothouse_http::{Ended, ProcessMetrics};
+use pilothouse_http::{ProcessMetrics, RequestOutcome};
 use pilothouse_kube::{Exchange, KubeClusters, ListCacheStats};
 use pilothouse_store::Store;
 use prometheus::{
@@ -154,7 +154,7 @@ impl pilothouse_http::Observer for Metrics {
         self.in_flight.inc();
     }
 
-    fn ended(&self, request: &Ended<'_>) {
+    fn ended(&self, request: &RequestOutcome<'_>) {
         self.in_flight.dec();
         let (status, code) = request.answer.unwrap_or_default();
         let route = request.route.unwrap_or_default();

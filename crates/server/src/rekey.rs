@@ -50,7 +50,7 @@ async fn reseal_with(settings: &Settings, next: &MasterKey) -> Result<(), Fatal>
 
     let end = Instant::now() + WAIT_TIMEOUT;
     loop {
-        match store.without_next_key(&fingerprint, clock.now()).await? {
+        match store.servers_without_key(&fingerprint, clock.now()).await? {
             0 => break,
             servers if Instant::now() > end => {
                 return Err(Fatal::Setting(format!(

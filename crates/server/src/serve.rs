@@ -76,7 +76,7 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
         secure_cookie: tls.is_some() || !address.ip().is_loopback(),
         trusted_proxies: settings.trusted_proxies.clone().map(Into::into).unwrap_or_default(),
         keep_alive: settings.keep_alive(),
-        waiting_connections: waiting_connections(getrlimit(Resource::Nofile).current),
+        max_idle_connections: max_idle_connections(getrlimit(Resource::Nofile).current),
         ..HttpSettings::default()
     };
     let tls = tls.map(|certificate| certificate.config()).transpose()?;
@@ -108,8 +108,8 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
 
 /// Limit of idle connections: at most half of the file descriptors of this process, so that the other half is left for
 /// requests, clusters and the database.
-fn waiting_connections(files: Option<u64>) -> usize {
-    let max = HttpSettings::default().waiting_connections;
+fn max_idle_connections(files: Option<u64>) -> usize {
+    let max = HttpSettings::default().max_idle_connections;
     files.and_then(|files| usize::try_from(files / 2).ok()).map_or(max, |half| half.min(max))
 }
 
@@ -154,7 +154,7 @@ mod tests {
     fn idle_connections_use_at_most_half_of_the_files() {
         let cases = [(None, 8192), (Some(1 << 20), 8192), (Some(1024), 512), (Some(2), 1)];
         for (files, expected) in cases {
-            assert_eq!(waiting_connections(files), expected, "{files:?}");
+            assert_eq!(max_idle_connections(files), expected, "{files:?}");
         }
     }
 }

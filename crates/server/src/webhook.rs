@@ -149,7 +149,7 @@ impl Webhook {
             return Ok(false);
         };
         let Some(batch) = Batch::after(&self.store, cursor).await? else { return Ok(false) };
-        let Batch { lines, told: cursor } = batch;
+        let Batch { lines, cursor } = batch;
         self.send(lines.into()).await?;
         Ok(self.store.save_cursor(RECEIVER, cursor).await?)
     }

@@ -334,7 +334,7 @@ macro_rules! insert_each {
 }
 
 /// Implements [`Trail`] for one type of connection.
-macro_rules! trail {
+macro_rules! impl_trail {
     ($connection:ty, $insert:ident) => {
         impl Trail for $connection {
             async fn verify_trail(

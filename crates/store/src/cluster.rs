@@ -101,7 +101,7 @@ struct ProbeChangeset {
 impl ProbeChangeset {
     /// The changes for a probe result. `None`: the connection was stored without a test, so version, counts and time
     /// are cleared.
-    fn of(observation: Option<ProbeResult>) -> Self {
+    fn of(probe_result: Option<ProbeResult>) -> Self {
         let mut changeset = Self {
             status: Health::Offline.as_str(),
             status_reason: Some(None),
@@ -111,7 +111,7 @@ impl ProbeChangeset {
             namespace_count: None,
             last_connected_at: None,
         };
-        match observation.map(|observation| (observation.at, observation.result)) {
+        match probe_result.map(|probe_result| (probe_result.at, probe_result.result)) {
             None => Self {
                 version: Some(None),
                 node_count: Some(None),
@@ -243,7 +243,7 @@ impl ClusterRegistry for Store {
         let uuid = uuid_v7(record.at, &*self.deps.rng);
         let (keyring, rng) = (self.deps.keyring.clone(), self.deps.rng.clone());
         let labels = labels_json(&record.labels)?;
-        let changeset = ProbeChangeset::of(record.observation);
+        let changeset = ProbeChangeset::of(record.probe_result);
         transact!(self.db, |conn| {
             let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
             let version = connection_version(record.at, &*rng, None);
@@ -280,8 +280,8 @@ impl ClusterRegistry for Store {
     async fn update(&self, permit: &Permit, patch: ClusterPatch, at: Timestamp) -> Result<Cluster> {
         let (entry, id) = (self.pending_entry(permit)?, permit.cluster()?);
         let (keyring, rng) = (self.deps.keyring.clone(), self.deps.rng.clone());
-        let changeset = (patch.connection.is_some() || patch.observation.is_some())
-            .then(|| ProbeChangeset::of(patch.observation));
+        let changeset = (patch.connection.is_some() || patch.probe_result.is_some())
+            .then(|| ProbeChangeset::of(patch.probe_result));
         let labels = patch.labels.as_ref().map(labels_json).transpose()?;
         let replaces = patch.connection.is_some();
         let updated = transact!(self.db, |conn| {
@@ -341,17 +341,17 @@ impl ClusterRegistry for Store {
         Ok(())
     }
 
-    async fn record_probe(&self, id: ClusterId, version: i64, observation: ProbeResult) -> Result<()> {
+    async fn record_probe(&self, id: ClusterId, version: i64, probe_result: ProbeResult) -> Result<()> {
         // most probes change nothing, and then the writer is not used
         let stored: Option<Row> = read!(self.db, |conn| {
             let current = clusters::table.find(id.0).filter(clusters::connection_version.eq(version));
             Ok(current.select(Row::as_select()).first(conn).await.optional()?)
         })?;
         let Some(stored) = stored.map(Cluster::try_from).transpose()? else { return Ok(()) };
-        if is_unchanged(&stored, &observation) {
+        if is_unchanged(&stored, &probe_result) {
             return Ok(());
         }
-        let changeset = ProbeChangeset::of(Some(observation));
+        let changeset = ProbeChangeset::of(Some(probe_result));
         change!(self.db, |conn| {
             let current = clusters::table.find(id.0).filter(clusters::connection_version.eq(version));
             diesel::update(current).set(changeset).execute(conn).await?;
@@ -362,9 +362,9 @@ impl ClusterRegistry for Store {
 
 /// Whether a probe result changes nothing but `last_connected_at`, and that by less than
 /// [`LAST_CONNECTED_PRECISION`].
-fn is_unchanged(stored: &Cluster, observation: &ProbeResult) -> bool {
+fn is_unchanged(stored: &Cluster, probe_result: &ProbeResult) -> bool {
     let mut updated = stored.clone();
-    updated.observe(observation);
+    updated.observe(probe_result);
     if let (Some(before), Some(now)) = (stored.last_connected_at, updated.last_connected_at)
         && now.duration_since(before).unsigned_abs() < LAST_CONNECTED_PRECISION
     {

@@ -80,7 +80,7 @@ pub struct StoreDeps {
     pub keyring: Arc<dyn Keyring>,
     /// Checkpoint sink: keeps checkpoints of the trail outside the database. The trail is verified against it before
     /// it is signed.
-    pub witness: Arc<dyn CheckpointSink>,
+    pub checkpoint_sink: Arc<dyn CheckpointSink>,
 }
 
 /// The open database. A clone is the same store.
@@ -134,7 +134,7 @@ impl Store {
             clock: deps.clock.clone(),
             age: Checkpoint::AGE,
             verified_state: VerifiedState::default(),
-            checkpoint_sink: deps.witness.clone(),
+            checkpoint_sink: deps.checkpoint_sink.clone(),
             next_signer: None,
         };
         let writer = Writer::start(db.clone(), trail_context.clone(), &deps.runtime);

@@ -64,7 +64,7 @@ impl MigrateError {
 }
 
 /// Implements the steps for one type of connection.
-macro_rules! steps {
+macro_rules! impl_steps {
     ($module:ident, $connection:ty, $backend:ty, $migrations:expr) => {
         mod $module {
             use super::*;

@@ -124,7 +124,7 @@ impl Store {
             .select(install::fingerprint)
             .first(conn)
             .await?))?;
-        self.deps.keyring.turn_to(&fingerprint).inspect_err(|_| {
+        self.deps.keyring.set_current(&fingerprint).inspect_err(|_| {
             tracing::error!(
                 "the database is sealed with a new master key, which this process does not have: use its file as the key file"
             );
@@ -132,7 +132,7 @@ impl Store {
     }
 
     /// Stores the fingerprint of the next key. From then on, a server without this key does not start, and the lease
-    /// of a running server records whether it has the key ([`Store::without_next_key`]).
+    /// of a running server records whether it has the key ([`Store::servers_without_key`]).
     ///
     /// # Errors
     /// `Modified` when another next key is stored already; `StoreUnavailable`.
@@ -150,7 +150,7 @@ impl Store {
     ///
     /// # Errors
     /// `StoreUnavailable`.
-    pub async fn without_next_key(&self, next: &str, at: Timestamp) -> Result<u64> {
+    pub async fn servers_without_key(&self, next: &str, at: Timestamp) -> Result<u64> {
         let next = next.to_owned();
         read!(self.db, |conn| {
             let now = conn.lease_time(at).await?;

@@ -102,7 +102,7 @@ impl SessionStore for Store {
             if updated == 0 {
                 return Err(Error::new(Cause::BadCredentials).into());
             }
-            if let Some(key) = &record.counted_by {
+            if let Some(key) = &record.throttle_key {
                 diesel::delete(throttles::table.find(&key.key)).execute(conn).await?;
             }
             if let Some(address) = record.source_ip.map(ClientAddress::of) {

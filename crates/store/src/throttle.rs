@@ -128,7 +128,7 @@ macro_rules! locked {
 
 #[async_trait]
 impl LoginThrottle for Store {
-    async fn blocked(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>> {
+    async fn blocked_for(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>> {
         let keys: Vec<_> = keys.iter().map(|key| key.key.clone()).collect();
         read!(self.db, |conn| {
             let longest: Option<Option<At>> = throttles::table
@@ -143,7 +143,12 @@ impl LoginThrottle for Store {
         })
     }
 
-    async fn knows(&self, username: &Username, address: &ClientAddress, since: Timestamp) -> Result<bool> {
+    async fn is_known_address(
+        &self,
+        username: &Username,
+        address: &ClientAddress,
+        since: Timestamp,
+    ) -> Result<bool> {
         let (username, address) = (username.to_string(), address.as_str().to_owned());
         read!(self.db, |conn| {
             let known = login_addresses::table

@@ -59,7 +59,7 @@ fn app(db: &TestDatabase, store: &Store) -> App {
         retention: store.clone(),
         clusters: store.clone(),
         signer: Arc::new(FakeKeyring::signer(FINGERPRINT)),
-        witness: db.witness.clone(),
+        checkpoint_sink: db.checkpoint_sink.clone(),
         clock: db.clock.clone(),
         spawner: Arc::new(OnRuntime),
         ..Fake::default().ports()
@@ -234,7 +234,7 @@ async fn running_server_does_not_sign_forged_history() {
                 let (store, app) = filled_store(&db, 40).await;
                 forge(&db, &store, forgery).await;
                 if !with_file {
-                    db.witness.clear();
+                    db.checkpoint_sink.clear();
                 }
                 assert_not_signed(&db, &store, &app, &format!("{forgery:?}, file: {with_file}")).await;
             }
@@ -253,7 +253,7 @@ async fn starting_server_does_not_sign_forged_history() {
             forge(&db, &store, forgery).await;
             drop(store);
             if !with_file {
-                db.witness.clear();
+                db.checkpoint_sink.clear();
             }
             let started = db.open().await;
             let app = app(&db, &started);
@@ -284,7 +284,7 @@ async fn truncated_trail_is_not_signed() {
 
         // after a deliberate restore the operator moves the checkpoint file away, and the server continues with the
         // rest
-        db.witness.clear();
+        db.checkpoint_sink.clear();
         let restored = db.open().await;
         let app = app(&db, &restored);
         let newest = restored.checkpoints(0, 1_000).await.unwrap().pop().unwrap().sequence;
@@ -292,19 +292,19 @@ async fn truncated_trail_is_not_signed() {
         app.audit.keep_checkpoints(Duration::ZERO).await.unwrap();
         assert!(restored.is_audit_signed());
         let (_, head) = restored.head().await.unwrap();
-        assert_eq!(db.witness.last().unwrap().unwrap().sequence, head.sequence);
+        assert_eq!(db.checkpoint_sink.last().unwrap().unwrap().sequence, head.sequence);
     }
 }
 
 /// A command has no verified state. Without the checkpoint file it cannot verify the history, unless it is run with
-/// `--no-witness`.
+/// `--no-checkpoint_sink`.
 #[tokio::test(flavor = "multi_thread")]
 async fn command_without_checkpoint_file_exports_only_with_no_witness() {
     for db in TestDatabase::all() {
         let (store, app_) = filled_store(&db, 40).await;
         db.clock.advance(Checkpoint::AGE);
         work(&db, &store, &ports(&store), 1).await;
-        db.witness.clear();
+        db.checkpoint_sink.clear();
         let export = async |audit: &pilothouse_core::audit::Audit| {
             audit.export(&Caller::system(), ExportQuery::default()).await.map(drop)
         };
@@ -312,7 +312,7 @@ async fn command_without_checkpoint_file_exports_only_with_no_witness() {
         let command = app(&db, &db.open().await).audit;
         let refused = export(&command).await.unwrap_err();
         assert!(refused.to_string().contains("--no-witness"), "{refused}");
-        export(&app(&db, &db.open().await).audit.without_witness()).await.unwrap();
+        export(&app(&db, &db.open().await).audit.without_checkpoint_sink()).await.unwrap();
     }
 }
 
@@ -338,7 +338,7 @@ async fn unreadable_checkpoint_file_prevents_signing() {
 
     for db in TestDatabase::all() {
         let (store, _) = filled_store(&db, 3).await;
-        let deps = StoreDeps { witness: Arc::new(Unreadable), ..db.deps.clone() };
+        let deps = StoreDeps { checkpoint_sink: Arc::new(Unreadable), ..db.deps.clone() };
         let store_without_file = Store::open(&db.database, deps).await.unwrap();
         db.clock.advance(Checkpoint::AGE);
         work(&db, &store_without_file, &ports(&store_without_file), 2).await;

@@ -75,13 +75,13 @@ async fn unchanged_probe_result_does_not_wait_for_the_writer() {
     let record = cluster(&ports, "prod", Credential::Token("canary".into()));
     let id = ports.clusters.create(&permit, record).await.unwrap().id;
     let version = ports.connections.connection(id).await.unwrap().unwrap().version;
-    let observation = ProbeResult { at: ports.now(), result: Ok(report(40)) };
-    ports.clusters.record_probe(id, version, observation.clone()).await.unwrap();
+    let probe_result = ProbeResult { at: ports.now(), result: Ok(report(40)) };
+    ports.clusters.record_probe(id, version, probe_result.clone()).await.unwrap();
 
     let mut writer = db.sqlite_connection();
     common::Batch::batch(&mut writer, "BEGIN IMMEDIATE").unwrap();
     for _ in 0..64 {
-        ports.clusters.record_probe(id, version, observation.clone()).await.expect("no write");
+        ports.clusters.record_probe(id, version, probe_result.clone()).await.expect("no write");
     }
     common::Batch::batch(&mut writer, "ROLLBACK").unwrap();
 }

@@ -119,10 +119,10 @@ async fn values_open_at_every_step_of_a_rotation() {
 
         // the lease of the running server records whether it has the key
         store.renew_lease(fixture.now()).await.unwrap();
-        assert_eq!(rekeying.without_next_key(NEXT, fixture.now()).await.unwrap(), 1);
+        assert_eq!(rekeying.servers_without_key(NEXT, fixture.now()).await.unwrap(), 1);
         keyring.add(NEXT);
         store.renew_lease(fixture.now()).await.unwrap();
-        assert_eq!(rekeying.without_next_key(NEXT, fixture.now()).await.unwrap(), 0);
+        assert_eq!(rekeying.servers_without_key(NEXT, fixture.now()).await.unwrap(), 0);
 
         let mut batches = 0;
         while rekeying.reseal(NEXT).await.unwrap() > 0 {

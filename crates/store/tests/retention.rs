@@ -40,7 +40,7 @@ fn pruning(ports: &StorePorts, beginning: &TrailStart) -> Permit {
 }
 
 /// The start of a trail after the checkpoint with this index.
-async fn beginning(db: &TestDatabase, store: &Store, index: usize) -> TrailStart {
+async fn trail_start(db: &TestDatabase, store: &Store, index: usize) -> TrailStart {
     let stored = store.checkpoints(0, 100).await.unwrap().remove(index);
     let checkpoint = Checkpoint::parse(&stored.line).unwrap();
     TrailStart::after(&checkpoint, &FakeKeyring::signer(FINGERPRINT), db.clock.now())
@@ -51,7 +51,7 @@ async fn oldest_part_is_removed_and_the_rest_verifies() {
     for db in TestDatabase::all() {
         let (store, ports) = filled_store(&db).await;
         let checkpoints = store.checkpoints(0, 100).await.unwrap();
-        let first = beginning(&db, &store, 0).await;
+        let first = trail_start(&db, &store, 0).await;
         let through = first.head().sequence;
         assert_eq!(store.remove(&pruning(&ports, &first), &first).await.unwrap(), through.unsigned_abs());
         let verdict_ = verdict(&store).await;
@@ -61,10 +61,10 @@ async fn oldest_part_is_removed_and_the_rest_verifies() {
         assert_eq!(rows, 200 - began + 1, "operations that began there are deleted, the removal is added");
         assert_eq!(db.count("SELECT max(id) AS n FROM operations").await, 201, "no id is reused");
         assert_eq!(store.checkpoints(0, 100).await.unwrap(), checkpoints, "no earlier checkpoint to remove");
-        assert_eq!(store.beginning().await.unwrap().as_deref(), Some(&*first.line().unwrap()));
+        assert_eq!(store.trail_start().await.unwrap().as_deref(), Some(&*first.line().unwrap()));
 
         // a later removal after the first one; neither is repeated
-        let later = beginning(&db, &store, 2).await;
+        let later = trail_start(&db, &store, 2).await;
         assert!(store.remove(&pruning(&ports, &later), &later).await.unwrap() > 0);
         for done in [&first, &later] {
             assert_eq!(store.remove(&pruning(&ports, done), done).await.unwrap(), 0);
@@ -97,7 +97,7 @@ async fn replica_accepts_entries_removed_by_another() {
         idle.record(&operation(&idle_ports), &Outcome::success(db.clock.now())).await.unwrap();
         idle.checkpoint(Checkpoint::AGE).await.unwrap();
         let (store, ports) = filled_store(&db).await;
-        let beginning = beginning(&db, &store, 2).await;
+        let beginning = trail_start(&db, &store, 2).await;
         store.remove(&pruning(&ports, &beginning), &beginning).await.unwrap();
         db.clock.advance(Checkpoint::AGE);
         idle.checkpoint(Checkpoint::AGE).await.unwrap();

@@ -58,7 +58,7 @@ impl Fixture {
             user_agent: None,
             at,
             expires_at: at + Duration::from_secs(3600),
-            counted_by: None,
+            throttle_key: None,
         };
         let verified = PasswordHash::new("hash".to_owned());
         (self.store.open(&self.permit(Verb::Login), record, &verified).await.unwrap(), refresh)

@@ -144,9 +144,9 @@ impl ClusterRegistry for Memory {
         Ok(())
     }
 
-    async fn record_probe(&self, id: ClusterId, _: i64, observation: ProbeResult) -> Result<()> {
+    async fn record_probe(&self, id: ClusterId, _: i64, probe_result: ProbeResult) -> Result<()> {
         if let Ok((cluster, _)) = self.state().find(id) {
-            cluster.observe(&observation);
+            cluster.observe(&probe_result);
         }
         Ok(())
     }

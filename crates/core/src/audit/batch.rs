@@ -28,7 +28,7 @@ pub struct Batch {
     /// covers.
     pub lines: String,
     /// Cursor after this batch was delivered.
-    pub told: Cursor,
+    pub cursor: Cursor,
 }
 
 impl Batch {
@@ -52,7 +52,7 @@ impl Batch {
         let mut position: Head = head_at(reader, cursor.sequence).await?;
         let lines = lines(&mut position, &entries, &checkpoints)?;
         let checkpoint = checkpoints.last().map_or(cursor.checkpoint, |stored| stored.sequence);
-        Ok(Some(Self { lines, told: Cursor { sequence: end, checkpoint } }))
+        Ok(Some(Self { lines, cursor: Cursor { sequence: end, checkpoint } }))
     }
 }
 

@@ -142,7 +142,7 @@ pub trait TrailReader: Send + Sync {
     ///
     /// # Errors
     /// `StoreUnavailable`.
-    async fn beginning(&self) -> Result<Option<String>> {
+    async fn trail_start(&self) -> Result<Option<String>> {
         Ok(None)
     }
 
@@ -174,14 +174,14 @@ pub trait TrailReader: Send + Sync {
 
     /// The lines of all [`super::KeyRotation`]s, in order. The default implementation returns none: the key never
     /// changed.
-    async fn handovers(&self) -> Result<Vec<String>> {
+    async fn key_rotations(&self) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
 
     /// Heads that this process remembers, in order: the last entry known to be signed, and the last entry that it
     /// appended or verified itself. Call this before reading anything that is compared with them. The default
     /// implementation remembers nothing.
-    fn remembered(&self) -> Vec<Head> {
+    fn verified_heads(&self) -> Vec<Head> {
         Vec::new()
     }
 }

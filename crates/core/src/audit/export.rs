@@ -67,7 +67,8 @@ struct Header {
     public_key: PublicKey,
     /// Key rotations of the trail.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    handovers: Vec<KeyRotation>,
+    #[serde(rename = "handovers")]
+    key_rotations: Vec<KeyRotation>,
     exported_at: Timestamp,
     from: Option<Timestamp>,
     to: Option<Timestamp>,
@@ -107,7 +108,7 @@ impl Header {
             pilothouse_audit_export: 1,
             trail: trail.clone(),
             public_key: signer.public_key(),
-            handovers: keys.handovers().to_vec(),
+            key_rotations: keys.key_rotations().to_vec(),
             exported_at: now,
             from: None,
             to: None,
@@ -332,7 +333,8 @@ pub fn verify_export(
     };
     let before = Head { sequence: header.first_sequence - 1, hash: header.previous_hash };
     verdict.trail = header.trail.clone();
-    let keys = match TrailKeys::new(&header.trail, signatures.key, header.handovers, signatures.verifier) {
+    let keys = match TrailKeys::new(&header.trail, signatures.key, header.key_rotations, signatures.verifier)
+    {
         Ok(keys) => keys,
         Err(defect) => return Ok(verdict.with(defect)),
     };

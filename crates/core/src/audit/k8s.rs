@@ -68,7 +68,7 @@ async fn read_intent(reader: &dyn TrailReader, id: OperationId) -> Result<Option
     let stored = reader.intent(id).await?;
     match stored.as_ref().map(parse).transpose()? {
         Some(Entry::Intent { operation } | Entry::Complete { operation, .. }) => Ok(Some(operation)),
-        Some(Entry::Outcome { .. }) if reader.beginning().await?.is_some() => Ok(None),
+        Some(Entry::Outcome { .. }) if reader.trail_start().await?.is_some() => Ok(None),
         _ => Err(Error::internal(format!("the audit trail has no intent of the operation {id}"))),
     }
 }

@@ -101,7 +101,7 @@ impl KeyRotation {
 #[derive(Clone, Debug)]
 pub struct TrailKeys {
     current: PublicKey,
-    handovers: Vec<KeyRotation>,
+    key_rotations: Vec<KeyRotation>,
 }
 
 impl TrailKeys {
@@ -113,12 +113,12 @@ impl TrailKeys {
     pub fn new(
         trail: &str,
         current: PublicKey,
-        mut handovers: Vec<KeyRotation>,
+        mut key_rotations: Vec<KeyRotation>,
         verifier: &dyn SignatureVerifier,
     ) -> std::result::Result<Self, Defect> {
-        handovers.sort_by_key(|rotation| rotation.sequence);
+        key_rotations.sort_by_key(|rotation| rotation.sequence);
         let mut next = current;
-        for rotation in handovers.iter().rev() {
+        for rotation in key_rotations.iter().rev() {
             let forged = |details: &str| Defect::at(rotation.sequence, Fault::CheckpointForged, details);
             if rotation.trail != trail {
                 return Err(forged("a key rotation belongs to another trail"));
@@ -128,11 +128,11 @@ impl TrailKeys {
             }
             next = rotation.previous;
         }
-        if let Some(pair) = handovers.windows(2).find(|pair| pair[0].sequence == pair[1].sequence) {
+        if let Some(pair) = key_rotations.windows(2).find(|pair| pair[0].sequence == pair[1].sequence) {
             let details = "two key rotations have the same entry";
             return Err(Defect::at(pair[0].sequence, Fault::CheckpointForged, details));
         }
-        Ok(Self { current, handovers })
+        Ok(Self { current, key_rotations })
     }
 
     /// As [`TrailKeys::new`], from lines written by [`KeyRotation::line`].
@@ -147,8 +147,8 @@ impl TrailKeys {
     ) -> std::result::Result<Self, Defect> {
         let forged =
             || Defect::at(1, Fault::CheckpointForged, "a stored key rotation is not in the canonical form");
-        let handovers = lines.iter().map(|line| KeyRotation::parse(line).ok_or_else(forged));
-        Self::new(trail, current, handovers.collect::<std::result::Result<_, _>>()?, verifier)
+        let key_rotations = lines.iter().map(|line| KeyRotation::parse(line).ok_or_else(forged));
+        Self::new(trail, current, key_rotations.collect::<std::result::Result<_, _>>()?, verifier)
     }
 
     /// The keys of the trail behind `reader`.
@@ -161,13 +161,13 @@ impl TrailKeys {
         current: PublicKey,
         verifier: &dyn SignatureVerifier,
     ) -> Result<Self> {
-        let lines = reader.handovers().await?;
+        let lines = reader.key_rotations().await?;
         Self::of_lines(trail, current, &lines, verifier).map_err(|defect| defect.into_error())
     }
 
     /// The key that signs checkpoints of this entry.
     pub fn of(&self, sequence: i64) -> &PublicKey {
-        let after = self.handovers.iter().find(|rotation| rotation.sequence > sequence);
+        let after = self.key_rotations.iter().find(|rotation| rotation.sequence > sequence);
         after.map_or(&self.current, |rotation| &rotation.previous)
     }
 
@@ -178,19 +178,19 @@ impl TrailKeys {
 
     /// The key that signs checkpoints of this entry, and all later keys.
     pub(crate) fn since(&self, sequence: i64) -> impl Iterator<Item = &PublicKey> {
-        let later = self.handovers.iter().filter(move |rotation| rotation.sequence > sequence);
+        let later = self.key_rotations.iter().filter(move |rotation| rotation.sequence > sequence);
         later.map(|rotation| &rotation.previous).chain([&self.current])
     }
 
     /// All rotations, in order.
-    pub fn handovers(&self) -> &[KeyRotation] {
-        &self.handovers
+    pub fn key_rotations(&self) -> &[KeyRotation] {
+        &self.key_rotations
     }
 
     /// Whether the keys recorded in the entry `head` match the rotation signed for it. An entry that records no
     /// rotation must have none.
     pub(crate) fn matches_entry(&self, head: Head, recorded: Option<(PublicKey, PublicKey)>) -> bool {
-        match (self.handovers.iter().find(|rotation| rotation.sequence == head.sequence), recorded) {
+        match (self.key_rotations.iter().find(|rotation| rotation.sequence == head.sequence), recorded) {
             (None, None) => true,
             (Some(signed), Some((previous, next))) => {
                 (signed.previous, signed.next, signed.hash) == (previous, next, head.hash)
@@ -217,8 +217,8 @@ mod tests {
         KeyRotation::sign(&FakeSigner::of(key(n + 1)), "trail", head(sequence), key(n))
     }
 
-    fn keys(current: u8, handovers: Vec<KeyRotation>) -> std::result::Result<TrailKeys, Defect> {
-        TrailKeys::new("trail", key(current), handovers, &FakeSigner::default())
+    fn keys(current: u8, key_rotations: Vec<KeyRotation>) -> std::result::Result<TrailKeys, Defect> {
+        TrailKeys::new("trail", key(current), key_rotations, &FakeSigner::default())
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl TrailStart {
 
     /// The head before the first entry, as stored and not verified. [`Head::NONE`] if no entries were removed.
     pub(super) async fn head_of(reader: &dyn TrailReader) -> Result<Head> {
-        let Some(line) = reader.beginning().await? else { return Ok(Head::NONE) };
+        let Some(line) = reader.trail_start().await? else { return Ok(Head::NONE) };
         let unreadable = || Error::internal("the record of the start of the audit trail cannot be read");
         Ok(Checkpoint::parse(&line).ok_or_else(unreadable)?.head())
     }

@@ -1,4 +1,4 @@
-//! Size limit of one row of the trail: [`LARGEST_ROW`] bytes, regardless of the input from requests, clusters and
+//! Size limit of one row of the trail: [`MAX_ROW_BYTES`] bytes, regardless of the input from requests, clusters and
 //! libraries. A longer text or list is truncated; the rest contains the original length and a digest of the whole.
 //!
 //! Sizes are those of the JSON text that the chain stores: a quote in a text counts as two bytes, a control character
@@ -14,7 +14,7 @@ use crate::hex::Hex;
 
 /// Maximum size of a row in bytes: the text of an entry of the chain, or all columns of a row of the operations list
 /// together.
-pub const LARGEST_ROW: usize = 8 << 10;
+pub const MAX_ROW_BYTES: usize = 8 << 10;
 
 /// Maximum size of one field: a name, a user, a request id. Every Kubernetes name fits.
 const MAX_FIELD_BYTES: usize = 320;
@@ -260,7 +260,7 @@ mod tests {
                 let sizes_found = sizes(operation(text, params.clone()), outcome(text));
                 let shown: String = text.chars().take(3).collect();
                 assert!(
-                    sizes_found.iter().all(|size| *size <= LARGEST_ROW),
+                    sizes_found.iter().all(|size| *size <= MAX_ROW_BYTES),
                     "{shown:?} x {}, {:?}: {sizes_found:?}",
                     text.len(),
                     params.keys().next()
@@ -304,7 +304,7 @@ mod tests {
         ) {
             let params = params.into_iter().map(|(name, value)| (name, json!(value))).collect();
             let sizes_found = sizes(operation(&text, params), outcome(&text));
-            prop_assert!(sizes_found.iter().all(|size| *size <= LARGEST_ROW), "{:?}", sizes_found);
+            prop_assert!(sizes_found.iter().all(|size| *size <= MAX_ROW_BYTES), "{:?}", sizes_found);
         }
 
         #[test]

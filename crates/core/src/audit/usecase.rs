@@ -27,7 +27,7 @@ pub struct Audit {
     /// Wall clock and monotonic clock at construction.
     started: (Timestamp, Duration),
     /// Whether verification and export ignore the checkpoint sink.
-    without_witness: bool,
+    without_checkpoint_sink: bool,
 }
 
 /// Idle time after which an export that is not being read can lose its slot to another export.
@@ -52,17 +52,17 @@ impl Audit {
         let verify_slots = SlotPool::new(1, Duration::MAX, clock.clone());
         let export_slots = SlotPool::new(4, EXPORT_IDLE_TIMEOUT, clock.clone());
         let started = (clock.now(), clock.monotonic());
-        Self { gate, ports, verify_slots, export_slots, started, without_witness: false, clock }
+        Self { gate, ports, verify_slots, export_slots, started, without_checkpoint_sink: false, clock }
     }
 
     /// The same use cases without the checkpoint sink: for a copy of the database, or on another machine.
     #[must_use]
-    pub fn without_witness(self) -> Self {
-        Self { without_witness: true, ..self }
+    pub fn without_checkpoint_sink(self) -> Self {
+        Self { without_checkpoint_sink: true, ..self }
     }
 
     fn checkpoint_sink(&self) -> Option<&dyn CheckpointSink> {
-        (!self.without_witness).then_some(&*self.ports.checkpoint_sink)
+        (!self.without_checkpoint_sink).then_some(&*self.ports.checkpoint_sink)
     }
 
     /// Current time, not affected by a wall clock that was set forward since this process began.

@@ -44,10 +44,10 @@ async fn walk(
     (before, through): (i64, i64),
 ) -> Result<VerifiedRange, Stop> {
     // a reader that remembers nothing can be compared with the checkpoint sink only
-    let needs_sink = reader.remembered().is_empty();
+    let needs_sink = reader.verified_heads().is_empty();
     let evidence = ExternalEvidence::of(reader, sink)?;
     let (trail, mut head) = reader.head().await?;
-    let lines = reader.handovers().await?;
+    let lines = reader.key_rotations().await?;
     let keys = TrailKeys::of_lines(&trail, signatures.key, &lines, signatures.verifier)?;
     if needs_sink && evidence.is_empty && reader.checkpoints(i64::MIN, 2).await?.len() > 1 {
         return Err(Error::internal(
@@ -106,7 +106,7 @@ async fn start(
     trail: &str,
     before: i64,
 ) -> Result<Head, Stop> {
-    let trail_start = match reader.beginning().await? {
+    let trail_start = match reader.trail_start().await? {
         None => Head::NONE,
         Some(line) => TrailStart::read(&line, trail, keys, signatures.verifier)?.head(),
     };

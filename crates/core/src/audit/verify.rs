@@ -74,10 +74,10 @@ pub async fn verify(
     signatures: Signatures<'_>,
 ) -> Result<Verdict> {
     loop {
-        let beginning = reader.beginning().await?;
+        let beginning = reader.trail_start().await?;
         let verdict = verify_snapshot(reader, sink, signatures, beginning.as_deref()).await?;
         // a defect is not final if retention removed entries meanwhile: verify again from the new start
-        if verdict.valid || reader.beginning().await? == beginning {
+        if verdict.valid || reader.trail_start().await? == beginning {
             return Ok(verdict);
         }
     }
@@ -92,7 +92,7 @@ async fn verify_snapshot(
     let evidence = ExternalEvidence::of(reader, sink)?;
     let (trail, head) = reader.head().await?;
     let verdict = Verdict { trail: trail.clone(), ..Verdict::NONE };
-    let lines = reader.handovers().await?;
+    let lines = reader.key_rotations().await?;
     let keys = match TrailKeys::of_lines(&trail, signatures.key, &lines, signatures.verifier) {
         Ok(keys) => keys,
         Err(defect) => return Ok(verdict.with(defect)),

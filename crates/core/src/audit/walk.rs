@@ -49,7 +49,7 @@ impl ExternalEvidence {
     /// Collects the evidence. Must be called before anything of the trail is read: the trail must contain everything
     /// that the evidence names.
     pub(super) fn of(reader: &dyn TrailReader, sink: Option<&dyn CheckpointSink>) -> Result<Self> {
-        let remembered = reader.remembered().into();
+        let remembered = reader.verified_heads().into();
         let lines: Box<dyn Iterator<Item = _> + Send> = match sink {
             Some(sink) => sink.lines()?,
             None => Box::new(std::iter::empty()),

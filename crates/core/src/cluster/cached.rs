@@ -80,8 +80,8 @@ impl ClusterRegistry for CachedClusters {
         self.change(async move { registry.delete(&permit).await }).await
     }
 
-    async fn record_probe(&self, id: ClusterId, version: i64, observation: ProbeResult) -> Result<()> {
-        self.registry.record_probe(id, version, observation).await
+    async fn record_probe(&self, id: ClusterId, version: i64, probe_result: ProbeResult) -> Result<()> {
+        self.registry.record_probe(id, version, probe_result).await
     }
 }
 

@@ -241,9 +241,9 @@ impl Clusters {
             granted.with("api_server", connection.server.as_str()).with("auth_type", auth_type.as_str());
         let this = self.clone();
         let work = async move |permit: Permit| {
-            let observation = this.probe_unless_skipped(&permit, &connection, cluster.skip_test).await?;
+            let probe_result = this.probe_unless_skipped(&permit, &connection, cluster.skip_test).await?;
             let mut changed = Changed::from(());
-            if observation.is_none() {
+            if probe_result.is_none() {
                 changed.warnings.push(Warning::NotTested);
             }
             let record = ClusterRecord {
@@ -252,7 +252,7 @@ impl Clusters {
                 labels: cluster.labels,
                 auth_type,
                 connection,
-                observation,
+                probe_result,
                 at: this.clock.now(),
             };
             let value = this.ports.registry.create(&permit, record).await?;
@@ -294,17 +294,17 @@ impl Clusters {
         let this = self.clone();
         let work = async move |permit: Permit| {
             let mut warnings = Vec::new();
-            let mut observation = None;
+            let mut probe_result = None;
             if let Some((_, connection)) = &connection {
-                observation = this.probe_unless_skipped(&permit, connection, skip_test).await?;
-                if observation.is_none() {
+                probe_result = this.probe_unless_skipped(&permit, connection, skip_test).await?;
+                if probe_result.is_none() {
                     warnings.push(Warning::NotTested);
                 }
             }
             let unless_changed_since = updated_at;
             let reconnects = connection.is_some();
             let patch =
-                ClusterPatch { name, description, labels, connection, observation, unless_changed_since };
+                ClusterPatch { name, description, labels, connection, probe_result, unless_changed_since };
             let value = this.ports.registry.update(&permit, patch, this.clock.now()).await?;
             if reconnects {
                 this.ports.probe.connection_changed(id).await;
@@ -369,7 +369,7 @@ impl Clusters {
     pub async fn status(&self, caller: &Caller, id: ClusterId) -> Result<ClusterStatus> {
         let permit =
             self.gate.allow(caller, AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(id)).await?;
-        let observation = match self.probe_and_record(&permit, id, ProbeReason::Status).await {
+        let probe_result = match self.probe_and_record(&permit, id, ProbeReason::Status).await {
             Err(error) if error.cause == Cause::CircuitOpen => {
                 ProbeResult { at: self.clock.now(), result: Err(error.cause) }
             }
@@ -378,16 +378,16 @@ impl Clusters {
         let mut cluster = self.ports.registry.find(id).await?.ok_or_else(|| not_found(id))?;
         // the failure that a probe stored is more specific than an open circuit
         let is_offline = cluster.status == Health::Offline;
-        if !(is_offline && matches!(observation.result, Err(Cause::CircuitOpen))) {
+        if !(is_offline && matches!(probe_result.result, Err(Cause::CircuitOpen))) {
             // the caller that stores the result may not have stored it yet
-            cluster.observe(&observation);
+            cluster.observe(&probe_result);
         }
-        let report = observation.result.ok();
+        let report = probe_result.result.ok();
         Ok(ClusterStatus {
             cluster,
             nodes: report.as_ref().and_then(|report| report.nodes),
             latency_ms: report.as_ref().map(|report| millis(report.latency)),
-            checked_at: observation.at,
+            checked_at: probe_result.at,
             identity: report.as_ref().and_then(|report| report.identity.clone()),
             certificates: report.map_or_else(Vec::new, |report| report.certificates),
         })
@@ -422,11 +422,11 @@ impl Clusters {
         let version = stored.version;
         let target = ProbeTarget::Registered(stored, reason);
         let Probed { at, record, result } = self.ports.probe.probe(permit, target).await?;
-        let observation = ProbeResult { at, result: result.map_err(|error| error.cause) };
+        let probe_result = ProbeResult { at, result: result.map_err(|error| error.cause) };
         if record {
-            self.ports.registry.record_probe(id, version, observation.clone()).await?;
+            self.ports.registry.record_probe(id, version, probe_result.clone()).await?;
         }
-        Ok(observation)
+        Ok(probe_result)
     }
 
     async fn probe_unless_skipped(

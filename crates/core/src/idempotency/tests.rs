@@ -165,7 +165,7 @@ fn reply_lost_with_its_process_is_outcome_unknown() {
     while fixture.store.claims() == 0 {
         std::thread::yield_now();
     }
-    fixture.store.lose_answers();
+    fixture.store.lose_replies();
     let error = block_on(fixture.call("key", work.clone().returns(Ok(5)))).unwrap_err();
     assert_eq!(error.cause, Cause::IdempotencyOutcomeUnknown);
     assert_eq!((error.context.name.as_deref(), work.count()), (Some("request-1"), 0));
@@ -294,7 +294,7 @@ fn number_of_keys_per_user_is_limited() {
 
 #[test]
 fn keys_by_table() {
-    let longest = "k".repeat(IdempotencyKey::LONGEST);
+    let longest = "k".repeat(IdempotencyKey::MAX_LENGTH);
     for good in ["k", "8e03978e-40d5-43dd-bc93-6894a57f9324", "\"quoted\"", "!~", &longest] {
         assert_eq!(IdempotencyKey::new(good).unwrap().as_str(), good);
     }

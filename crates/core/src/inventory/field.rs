@@ -105,13 +105,13 @@ pub enum Filter {
     /// One of these values. Any other value is refused.
     OneOf(&'static [&'static str]),
     /// Not a query parameter. Pilothouse itself filters by the field, for example by the owner of a list.
-    Ours,
+    Internal,
 }
 
 impl Filter {
     /// Whether the field is a query parameter.
     pub const fn is_parameter(self) -> bool {
-        !matches!(self, Self::None | Self::Ours)
+        !matches!(self, Self::None | Self::Internal)
     }
 }
 
@@ -152,7 +152,7 @@ impl<R> Field<R> {
 
     /// An internal key that is not visible to callers and not a query parameter.
     pub const fn internal(name: &'static str, cell: fn(&R) -> Cell) -> Self {
-        Self { sorts: false, filter: Filter::Ours, ..Self::new(name, cell) }
+        Self { sorts: false, filter: Filter::Internal, ..Self::new(name, cell) }
     }
 
     /// Counts rows by the values of this field ([`super::Table::tally`]).

@@ -135,7 +135,7 @@ pub struct Overview {
 
 /// Lists that can be searched in all clusters and watched: lists of cluster objects that do not require an owner.
 pub fn searchable_lists() -> impl Iterator<Item = &'static ListInfo> {
-    LISTS.iter().filter(|info| info.scope != ListScope::Ours && info.owner.is_none())
+    LISTS.iter().filter(|info| info.scope != ListScope::Local && info.owner.is_none())
 }
 
 /// Searchable lists whose rows are counted by status.

@@ -52,7 +52,7 @@ pub enum List {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListScope {
     /// Pilothouse's own rows; no `cluster_id`.
-    Ours,
+    Local,
     /// Objects of a cluster, of a cluster-scoped kind.
     Cluster,
     /// Namespaced objects of a cluster. `namespace` is required; `*` selects all namespaces.
@@ -240,7 +240,7 @@ const fn local<R: ListRow>(
     key: &'static str,
     sort: &'static str,
 ) -> ListInfo {
-    ListInfo { scope: ListScope::Ours, default_sort: sort, ..of::<R>(list, path, key, &[]) }
+    ListInfo { scope: ListScope::Local, default_sort: sort, ..of::<R>(list, path, key, &[]) }
 }
 
 const fn of<R: ListRow>(

@@ -87,7 +87,7 @@ impl List {
     ///
     /// # Errors
     /// `InvalidInput`, naming the refused parameter.
-    pub fn parse_counted(pairs: &[(String, String)]) -> Result<Vec<Self>> {
+    pub fn parse_countable(pairs: &[(String, String)]) -> Result<Vec<Self>> {
         let refused = pairs.iter().enumerate().filter_map(|(i, (name, _))| {
             let reason = match name.as_str() {
                 "kind" if i == 0 => return None,
@@ -118,7 +118,7 @@ impl ListQuery {
     ///
     /// # Errors
     /// As [`ListQuery::parse`].
-    pub fn parse_across(pairs: &[(String, String)]) -> Result<(List, Self)> {
+    pub fn parse_fleet(pairs: &[(String, String)]) -> Result<(List, Self)> {
         let list = of_kind(pairs, searchable_lists())?;
         Ok((list, Self::read(list, pairs, QueryMode::Fleet)?))
     }
@@ -169,7 +169,7 @@ impl ListQuery {
                         text(value).map(|search| query.search = Some(search.to_lowercase()))
                     }
                     "sort" if mode != QueryMode::Watch => sort(value).map(|sort| query.sort = Some(sort)),
-                    "cluster_id" if info.scope != ListScope::Ours && mode != QueryMode::Fleet => {
+                    "cluster_id" if info.scope != ListScope::Local && mode != QueryMode::Fleet => {
                         number(value, 1, i64::MAX as u64)
                             .map(|id| query.cluster = Some(ClusterId(id.cast_signed())))
                     }
@@ -226,7 +226,7 @@ impl ListQuery {
         if mode == QueryMode::Fleet {
             require("q");
         }
-        if info.scope != ListScope::Ours && mode != QueryMode::Fleet {
+        if info.scope != ListScope::Local && mode != QueryMode::Fleet {
             require("cluster_id");
         }
         if info.scope == ListScope::Namespaced && mode != QueryMode::Fleet {

@@ -73,7 +73,7 @@ struct Order {
 
 /// Indexes that were built for a query and are not yet part of the table.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct BuiltIndexes {
     names: Option<NameIndex>,
     order: Option<Order>,
 }
@@ -219,17 +219,17 @@ impl Table {
     }
 
     /// Builds the missing indexes for a query: a sort order, the search text. Takes as long as sorting all rows.
-    pub fn build_index(&self, query: &ListQuery) -> Prepared {
+    pub fn build_index(&self, query: &ListQuery) -> BuiltIndexes {
         let needs_names = query.search.is_some() && self.names.is_none();
         let needs_order = self.orders.iter().all(|order| order.sort != query.sort);
-        Prepared {
+        BuiltIndexes {
             names: needs_names.then(|| self.build_names()),
             order: needs_order.then(|| self.build_order(query.sort)),
         }
     }
 
     /// Adds the indexes that [`Self::build_index`] built. The rows must not have changed since.
-    pub fn keep(&mut self, Prepared { names, order }: Prepared) {
+    pub fn keep(&mut self, BuiltIndexes { names, order }: BuiltIndexes) {
         if names.is_some() {
             self.names = names;
         }

@@ -46,7 +46,7 @@ fn every_list_has_one_entry_and_a_sortable_default_sort() {
     for info in LISTS {
         assert!(std::ptr::eq(info.list.info(), info));
         assert_eq!(LISTS.iter().filter(|other| other.path == info.path).count(), 1);
-        assert_eq!(info.project.is_some(), info.scope != ListScope::Ours, "{}", info.key);
+        assert_eq!(info.project.is_some(), info.scope != ListScope::Local, "{}", info.key);
         let fields = (info.fields)();
         let default = info.default_sort.trim_start_matches('-');
         assert!(default.is_empty() || fields.iter().any(|field| field.sorts && field.name == default));

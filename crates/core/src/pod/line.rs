@@ -12,10 +12,10 @@ use jiff::Timestamp;
 use super::FollowStart;
 use crate::error::Reason;
 
-/// Maximum length of a line in bytes, including its timestamp. A longer line is truncated and marked with [`CUT`].
-pub const LONGEST_LINE: usize = 64 << 10;
+/// Maximum length of a line in bytes, including its timestamp. A longer line is truncated and marked with [`TRUNCATION_MARK`].
+pub const MAX_LINE_BYTES: usize = 64 << 10;
 /// Suffix of a truncated line.
-pub const CUT: &str = "…[cut at 64 KiB]";
+pub const TRUNCATION_MARK: &str = "…[cut at 64 KiB]";
 
 /// Position of a line in its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +154,7 @@ impl LineTracker {
         }
         let mut text = String::from_utf8_lossy(if self.timestamps { bytes } else { text }).into_owned();
         if *truncated {
-            text.push_str(CUT);
+            text.push_str(TRUNCATION_MARK);
         }
         Some(LogLine { id, text })
     }
@@ -175,7 +175,7 @@ fn fingerprint(text: &[u8]) -> u32 {
     text.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
-/// Splits bytes at line terminators. It buffers at most one chunk and [`LONGEST_LINE`] bytes.
+/// Splits bytes at line terminators. It buffers at most one chunk and [`MAX_LINE_BYTES`] bytes.
 #[derive(Default)]
 struct Splitter {
     chunk: Vec<u8>,
@@ -206,7 +206,7 @@ impl Splitter {
             }
             let end = memchr::memchr(b'\n', rest);
             let part = self.read..self.read + end.unwrap_or(rest.len());
-            let capacity = LONGEST_LINE - self.line.len();
+            let capacity = MAX_LINE_BYTES - self.line.len();
             if !self.skipping && part.len() > capacity {
                 self.line.extend_from_slice(&rest[..capacity]);
                 self.read += capacity;

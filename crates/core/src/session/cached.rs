@@ -35,7 +35,7 @@ impl CachedSessions {
     }
 
     /// The cache, which changes of users must invalidate as well.
-    pub(crate) fn known(&self) -> SessionCache {
+    pub(crate) fn session_cache(&self) -> SessionCache {
         self.cache.clone()
     }
 

@@ -112,7 +112,7 @@ impl Sessions {
         let access = AccessRequest::to(Verb::Login, Resource::Session).named(shown);
         let anonymous = Caller::anonymous(shown, login.origin.clone());
 
-        if let Some(pause) = self.ports.throttle.blocked(&keys, self.clock.now()).await? {
+        if let Some(pause) = self.ports.throttle.blocked_for(&keys, self.clock.now()).await? {
             return self.throttled(anonymous, access, keys, pause).await;
         }
         let found = match &username {
@@ -124,7 +124,7 @@ impl Sessions {
         let password_matches = self.hasher.verify(&normalise(&login.password), hash).await?;
         // concurrent attempts can pass the first check together; this check keeps the result of the password check
         // from them
-        if let Some(pause) = self.ports.throttle.blocked(&keys, self.clock.now()).await? {
+        if let Some(pause) = self.ports.throttle.blocked_for(&keys, self.clock.now()).await? {
             return self.throttled(anonymous, access, keys, pause).await;
         }
         if !password_matches {
@@ -152,7 +152,7 @@ impl Sessions {
                 .map(|agent| agent.chars().filter(|c| !c.is_control()).take(256).collect()),
             at,
             expires_at: at + self.lifetimes.absolute,
-            counted_by: account,
+            throttle_key: account,
         };
         let session = match self.ports.store.open(&permit, record, &verified).await {
             // the password was changed, or the user disabled, during the verification
@@ -176,7 +176,7 @@ impl Sessions {
             return Ok(username.map(ThrottleKey::account));
         };
         let since = self.clock.now() - ThrottleKey::KNOWN_ADDRESS_LIFETIME;
-        let is_known = self.ports.throttle.knows(username, address, since).await?;
+        let is_known = self.ports.throttle.is_known_address(username, address, since).await?;
         Ok(Some(if is_known {
             ThrottleKey::account_at(username, address)
         } else {
@@ -195,7 +195,12 @@ impl Sessions {
     ) -> Result<T> {
         if let Some(address) =
             caller.origin.source_ip.map(ClientAddress::of).as_ref().map(ThrottleKey::address)
-            && self.ports.throttle.blocked(std::slice::from_ref(&address), self.clock.now()).await?.is_some()
+            && self
+                .ports
+                .throttle
+                .blocked_for(std::slice::from_ref(&address), self.clock.now())
+                .await?
+                .is_some()
         {
             keys = vec![address];
             caller = Caller::anonymous("-", caller.origin);
@@ -301,13 +306,13 @@ impl Sessions {
     pub async fn change_password(&self, signed_in: &SignedIn, change: PasswordChange) -> Result<()> {
         let keys = [ThrottleKey::session(signed_in.session.id)];
         let now = self.clock.now();
-        if let Some(pause) = self.ports.throttle.blocked(&keys, now).await? {
+        if let Some(pause) = self.ports.throttle.blocked_for(&keys, now).await? {
             return Err(Error::new(Cause::TooManyLogins).retry_after(pause));
         }
         let found = self.users.credentials(&signed_in.user.username).await?;
         let (_, verified) = found.ok_or_else(|| Error::new(Cause::SessionEnded))?;
         let password_matches = self.hasher.verify(&normalise(&change.old), Some(&verified)).await?;
-        if let Some(pause) = self.ports.throttle.blocked(&keys, now).await? {
+        if let Some(pause) = self.ports.throttle.blocked_for(&keys, now).await? {
             return Err(Error::new(Cause::TooManyLogins).retry_after(pause));
         }
         if !password_matches {

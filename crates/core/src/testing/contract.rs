@@ -176,7 +176,7 @@ impl StorePorts {
             user_agent: None,
             at: self.now(),
             expires_at: self.now() + std::time::Duration::from_secs(8 * 3600),
-            counted_by: Some(ThrottleKey::account(&user.username)),
+            throttle_key: Some(ThrottleKey::account(&user.username)),
         };
         let permit =
             self.permit(AccessRequest::to(Verb::Login, Resource::Session).named(user.username.as_str()));

@@ -24,7 +24,7 @@ pub struct Fake {
     /// Users, sessions, clusters and the audit trail.
     pub store: Arc<MemoryStore>,
     /// Checkpoint sink: checkpoints outside the database.
-    pub witness: Arc<MemoryCheckpointSink>,
+    pub checkpoint_sink: Arc<MemoryCheckpointSink>,
     /// The password published at the first start.
     pub initial_password: Arc<FakeInitialPassword>,
     /// Objects in the clusters.
@@ -34,7 +34,7 @@ pub struct Fake {
 impl Fake {
     /// The ports of these fakes.
     pub fn ports(&self) -> Ports {
-        let Self { runtime, store, witness, initial_password, clusters } = self;
+        let Self { runtime, store, checkpoint_sink, initial_password, clusters } = self;
         Ports {
             clock: runtime.clock.clone(),
             rng: runtime.rng.clone(),
@@ -42,7 +42,7 @@ impl Fake {
             audit: store.clone(),
             trail: store.clone(),
             signer: Arc::new(FakeSigner::default()),
-            witness: witness.clone(),
+            checkpoint_sink: checkpoint_sink.clone(),
             retention: store.clone(),
             users: store.clone(),
             sessions: store.clone(),

@@ -16,7 +16,7 @@ use crate::{
 /// A [`UserRegistry`] whose changes invalidate the session cache.
 pub(crate) struct InvalidatingUsers {
     pub(crate) registry: Arc<dyn UserRegistry>,
-    pub(crate) known: SessionCache,
+    pub(crate) session_cache: SessionCache,
     pub(crate) spawner: Arc<dyn Spawner>,
 }
 
@@ -26,7 +26,7 @@ impl InvalidatingUsers {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        detached(&*self.spawner, self.known.invalidate_after(work)).await
+        detached(&*self.spawner, self.session_cache.invalidate_after(work)).await
     }
 }
 

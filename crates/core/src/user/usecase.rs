@@ -15,7 +15,7 @@ use crate::{
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     inventory::{ListQuery, Pagination, Row, select},
-    name::{LONGEST_NORMALISED, is_invisible},
+    name::{MAX_NORMALISED_BYTES, is_invisible},
 };
 
 /// Use cases of users, for super admins.
@@ -184,7 +184,7 @@ fn not_found(user: &impl fmt::Display) -> Error {
 /// A display name: trimmed, at most 128 characters, no control characters.
 fn check_display_name(text: Option<&str>) -> Result<Option<String>> {
     let Some(text) = text.map(str::trim) else { return Ok(None) };
-    if text.len() > LONGEST_NORMALISED {
+    if text.len() > MAX_NORMALISED_BYTES {
         return Err(Error::invalid("display_name", Reason::TooLong));
     }
     let text: String = text.nfc().collect();

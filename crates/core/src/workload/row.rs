@@ -41,7 +41,7 @@ pub enum WorkloadStatus {
 
 impl WorkloadStatus {
     /// All filter values.
-    pub const WORDS: &'static [&'static str] = &[
+    pub const NAMES: &'static [&'static str] = &[
         "stopped",
         "paused",
         "failed",
@@ -56,7 +56,7 @@ impl WorkloadStatus {
 
     /// Name of the status in rows and filters.
     pub const fn as_str(self) -> &'static str {
-        Self::WORDS[self as usize]
+        Self::NAMES[self as usize]
     }
 }
 
@@ -99,12 +99,12 @@ impl ListRow for WorkloadRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::new("namespace", |row| Cell::text(&*row.namespace)),
-        Field::filtered("type", Filter::Ours, |row| Cell::text(row.r#type.as_str())),
+        Field::filtered("type", Filter::Internal, |row| Cell::text(row.r#type.as_str())),
         Field::new("replicas", |row| Cell::from(row.replicas)),
         Field::new("ready_replicas", |row| Cell::from(row.ready_replicas)),
         Field::new("updated_replicas", |row| Cell::from(row.updated_replicas)),
         Field::new("available_replicas", |row| Cell::from(row.available_replicas)),
-        Field::filtered("status", Filter::OneOf(WorkloadStatus::WORDS), |row: &Self| {
+        Field::filtered("status", Filter::OneOf(WorkloadStatus::NAMES), |row: &Self| {
             Cell::text(row.status.as_str())
         })
         .counted(),
@@ -434,7 +434,7 @@ mod tests {
         for status in all {
             assert_eq!(json!(status), json!(status.as_str()));
         }
-        assert_eq!(all.len(), S::WORDS.len());
+        assert_eq!(all.len(), S::NAMES.len());
     }
 
     #[test]

@@ -252,10 +252,10 @@ fn password_change_ends_other_sessions_and_removes_initial_password() {
 fn initial_password_is_published_before_its_user_is_stored() {
     let fake = Fake::default();
     let app = App::new(fake.ports(), Settings::default());
-    fake.store.break_audit(true);
+    fake.store.fail_audit_writes(true);
     block_on(app.users.bootstrap(None)).unwrap_err();
     assert!(fake.initial_password.password().is_some(), "the user may be stored despite the error");
-    fake.store.break_audit(false);
+    fake.store.fail_audit_writes(false);
     assert!(block_on(app.users.bootstrap(None)).unwrap());
     let password = fake.initial_password.password().unwrap();
     let world = World { fake, app };

@@ -33,7 +33,7 @@ pub(crate) struct Copy {
     pub(crate) checkpoints: Vec<StoredCheckpoint>,
     pub(crate) sink_lines: Vec<String>,
     /// The trail start, if the oldest part was removed.
-    pub(crate) beginning: Option<String>,
+    pub(crate) trail_start: Option<String>,
 }
 
 impl Copy {
@@ -57,7 +57,7 @@ impl Copy {
             rows: Vec::new(),
             checkpoints: Vec::new(),
             sink_lines: Vec::new(),
-            beginning: None,
+            trail_start: None,
         };
         let mut pending: Vec<(usize, OperationRow)> = Vec::new();
         for n in 0..24 {
@@ -136,7 +136,7 @@ impl Copy {
     pub(crate) fn pruned(&self, index: usize) -> Self {
         let mut copy = self.clone();
         let through = copy.remove_through(index);
-        copy.beginning = Some(beginning(&through));
+        copy.trail_start = Some(trail_start(&through));
         let access = TrailStart::access(1, through.sequence);
         let operation = permit(&Caller::system(), access).operation().unwrap().clone();
         let outcome = Outcome::success(operation.created_at);
@@ -162,8 +162,8 @@ impl Copy {
 
     /// The head before the first entry.
     fn start_head(&self) -> Head {
-        let start = self.beginning.as_deref().and_then(Checkpoint::parse);
-        start.map_or(Head::NONE, |beginning| beginning.head())
+        let start = self.trail_start.as_deref().and_then(Checkpoint::parse);
+        start.map_or(Head::NONE, |trail_start| trail_start.head())
     }
 
     pub(crate) fn verdict(&self) -> Verdict {
@@ -183,8 +183,8 @@ pub(crate) fn checkpoint(head: Head, second: i64) -> Checkpoint {
 
 #[async_trait]
 impl TrailReader for Copy {
-    async fn beginning(&self) -> Result<Option<String>> {
-        Ok(self.beginning.clone())
+    async fn trail_start(&self) -> Result<Option<String>> {
+        Ok(self.trail_start.clone())
     }
 
     async fn head(&self) -> Result<(String, Head)> {
@@ -226,7 +226,7 @@ impl TrailReader for Copy {
 }
 
 /// The trail start after this checkpoint.
-pub(crate) fn beginning(through: &Checkpoint) -> String {
+pub(crate) fn trail_start(through: &Checkpoint) -> String {
     let time = Timestamp::from_second(1_800_000_000).unwrap();
     TrailStart::after(through, &FakeSigner::default(), time).line().unwrap()
 }

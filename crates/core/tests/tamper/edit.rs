@@ -200,9 +200,9 @@ impl Edit {
             Self::BeginningByte(at, byte, flip) => {
                 let index = at.index(copy.checkpoints.len());
                 let line = copy.checkpoints[index].line.clone();
-                change(copy.beginning.get_or_insert(line), byte, *flip);
+                change(copy.trail_start.get_or_insert(line), byte, *flip);
             }
-            Self::BeginningDeleted => copy.beginning = None,
+            Self::BeginningDeleted => copy.trail_start = None,
             Self::Pruned(at) => {
                 // the last checkpoint would leave nothing, and the first one of a pruned trail is its start
                 let index = at.index(copy.checkpoints.len() - 1);
@@ -210,7 +210,7 @@ impl Edit {
             }
             Self::PrunedBy(at) => {
                 let through = copy.remove_through(at.index(copy.checkpoints.len() - 1));
-                copy.beginning = Some(through.line().unwrap());
+                copy.trail_start = Some(through.line().unwrap());
             }
         }
     }

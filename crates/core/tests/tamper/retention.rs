@@ -4,7 +4,7 @@ use pilothouse_core::audit::{Checkpoint, Fault};
 
 use crate::{
     assert_all_detected,
-    copy::{Copy, beginning},
+    copy::{Copy, trail_start},
 };
 
 #[test]
@@ -39,12 +39,12 @@ fn forged_removal_is_detected() {
     let fault_after_removal = |start: Option<String>| {
         let mut copy = whole.clone();
         copy.remove_through(2);
-        copy.beginning = start;
+        copy.trail_start = start;
         copy.fault()
     };
     assert_eq!(whole.pruned(2).fault(), None, "removed by Pilothouse");
     assert_eq!(
-        fault_after_removal(Some(beginning(&parse(2)))),
+        fault_after_removal(Some(trail_start(&parse(2)))),
         Some((1, Fault::BeginningForged)),
         "no removal operation"
     );
@@ -59,10 +59,10 @@ fn forged_removal_is_detected() {
     // a trail start that Pilothouse signed for an earlier or a later removal
     let earlier = parse(1).sequence;
     assert!(earlier < through);
-    assert_eq!(fault_after_removal(Some(beginning(&parse(1)))), Some((earlier, Fault::CheckpointRemoved)));
-    assert!(fault_after_removal(Some(beginning(&parse(3)))).is_some());
+    assert_eq!(fault_after_removal(Some(trail_start(&parse(1)))), Some((earlier, Fault::CheckpointRemoved)));
+    assert!(fault_after_removal(Some(trail_start(&parse(3)))).is_some());
     let of_another = Checkpoint { trail: "another".to_owned(), ..parse(2) };
-    assert_eq!(fault_after_removal(Some(beginning(&of_another))), Some((1, Fault::BeginningForged)));
+    assert_eq!(fault_after_removal(Some(trail_start(&of_another))), Some((1, Fault::BeginningForged)));
     // a valid trail start, but more was removed
     let mut more = whole.pruned(2);
     let first = more.entries.remove(0).sequence;

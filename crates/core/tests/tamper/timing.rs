@@ -79,7 +79,7 @@ impl TrailReader for GrowingTrail {
         Ok((None, None))
     }
 
-    fn remembered(&self) -> Vec<Head> {
+    fn verified_heads(&self) -> Vec<Head> {
         let now = self.read_state();
         let signed = now.checkpoints.last().and_then(|stored| Checkpoint::parse(&stored.line));
         signed.map(|signed| signed.head()).into_iter().chain([now.head]).collect()

@@ -41,14 +41,14 @@ pub(crate) async fn search(
     api: Data<Api>,
     Authenticated(signed_in, SearchQuery(list, query)): Authenticated<SearchQuery>,
 ) -> Result<SearchResponse> {
-    Ok(SearchResponse(api.app.across.search(&signed_in.caller, list, &query).await?))
+    Ok(SearchResponse(api.app.fleet.search(&signed_in.caller, list, &query).await?))
 }
 
 pub(crate) async fn overview(
     api: Data<Api>,
     Authenticated(signed_in, OverviewQuery(lists)): Authenticated<OverviewQuery>,
 ) -> Result<Response<Overview>> {
-    Ok(Response::of(api.app.across.overview(&signed_in.caller, &lists).await?))
+    Ok(Response::of(api.app.fleet.overview(&signed_in.caller, &lists).await?))
 }
 
 pub(crate) async fn watch(
@@ -60,14 +60,14 @@ pub(crate) async fn watch(
 
 impl Input for SearchQuery {
     async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
-        let (list, query) = ListQuery::parse_across(&RawQuery::of(request)?.0)?;
+        let (list, query) = ListQuery::parse_fleet(&RawQuery::of(request)?.0)?;
         Ok(Self(list, query))
     }
 }
 
 impl Input for OverviewQuery {
     async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
-        Ok(Self(List::parse_counted(&RawQuery::of(request)?.0)?))
+        Ok(Self(List::parse_countable(&RawQuery::of(request)?.0)?))
     }
 }
 

@@ -148,7 +148,7 @@ fn docs(info: &ListInfo) -> Docs {
         info.key: {"type": "array", "items": row, "description": "The rows of the page."},
         "pagination": pagination,
     });
-    if info.scope != ListScope::Ours {
+    if info.scope != ListScope::Local {
         required.extend(["as_of", "stale"]);
         properties["as_of"] = json!({"type": "string", "format": "date-time", "description": "The time at which the rows were last known to be current"});
         properties["stale"] =
@@ -166,7 +166,7 @@ pub(super) fn parameter(name: &str, required: bool, description: &str, schema: V
 fn parameters(info: &ListInfo) -> Vec<Value> {
     let text = || json!({"type": "string", "maxLength": 253});
     let mut parameters = Vec::new();
-    if info.scope != ListScope::Ours {
+    if info.scope != ListScope::Local {
         let id = json!({"type": "integer", "format": "int64", "minimum": 1});
         parameters.push(parameter("cluster_id", true, "The id of the cluster", id));
     }
@@ -209,7 +209,7 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
     }
     for field in fields {
         let schema = match field.filter {
-            Filter::None | Filter::Ours => continue,
+            Filter::None | Filter::Internal => continue,
             Filter::Any => json!({"type": "string", "pattern": "^[ -~]+$", "maxLength": 253}),
             Filter::Reference => {
                 json!({"type": "string", "pattern": "^[ -.0-~]+/[ -.0-~]+$", "maxLength": 253})

@@ -98,7 +98,7 @@ fn idle_connection_ends_after_the_keep_alive_time() {
 
 #[test]
 fn connection_idle_longest_is_closed_above_the_limit() {
-    let running = Running::start(HttpSettings { waiting_connections: 2, ..settings() });
+    let running = Running::start(HttpSettings { max_idle_connections: 2, ..settings() });
     let log = running.fake.clusters.next_log();
     let mut followed = running.follow();
     let [mut first, mut second, mut third] = std::array::from_fn(|_| idle_connection(&running));
@@ -124,7 +124,7 @@ fn connection_idle_longest_is_closed_above_the_limit() {
 #[test]
 fn idle_connections_do_not_block_new_ones() {
     let running =
-        Running::start(HttpSettings { waiting_connections: 50, max_connections: 100, ..settings() });
+        Running::start(HttpSettings { max_idle_connections: 50, max_connections: 100, ..settings() });
     let held: Vec<_> = (0..300).map(|_| idle_connection(&running)).collect();
     let silent: Vec<_> = (0..300).map(|_| running.connect()).collect();
     drop(idle_connection(&running));

@@ -250,7 +250,7 @@ async fn lost_response_is_a_conflict_naming_the_first_request() {
     let api = TestApp::new().await;
     let ops = api.login("ops").await;
     let first = api.keyed(&ops, &["key"], SCALE, &api.scale(3)).await;
-    api.fake.store.lose_answers();
+    api.fake.store.lose_replies();
     api.fake.clusters.calls();
     let replayed = api.keyed(&ops, &["key"], SCALE, &api.scale(3)).await;
     assert_eq!(replayed.error(), (409, "CONFLICT_ERROR".into(), "idempotency_outcome_unknown".into()));

@@ -41,7 +41,7 @@ async fn every_list_is_304_for_a_matching_etag() {
     let api = TestApp::new().await;
     let signed_in = api.login("super").await;
     for info in LISTS {
-        let of_cluster = info.scope != ListScope::Ours;
+        let of_cluster = info.scope != ListScope::Local;
         let mut target = format!("{}?per_page=7", info.path);
         if of_cluster {
             target.push_str(&format!("&cluster_id={}", api.cluster));
@@ -82,7 +82,7 @@ async fn changed_page_is_sent_and_only_older_page_is_304() {
     };
     let cluster = ClusterId(api.cluster);
     let set_freshness = |as_of: &str, stale| {
-        api.fake.clusters.set(cluster, Condition::Knows { as_of: as_of.parse().unwrap(), stale });
+        api.fake.clusters.set(cluster, Condition::Cached { as_of: as_of.parse().unwrap(), stale });
     };
     set_freshness("2026-02-03T04:05:06.5Z", false);
     let later = get(&target, &[]).await;
@@ -143,7 +143,7 @@ async fn large_page_is_compressed_if_the_client_accepts_gzip() {
 
     // the same rows with a later as_of
     let as_of = "2026-02-03T04:05:06Z".parse().unwrap();
-    api.fake.clusters.set(ClusterId(api.cluster), Condition::Knows { as_of, stale: false });
+    api.fake.clusters.set(ClusterId(api.cluster), Condition::Cached { as_of, stale: false });
     let later = api.get_with(&signed_in, &target, gzip).await;
     assert_eq!(later.text, api.get_with(&signed_in, &target, &[]).await.text);
     assert_eq!(later.data()["as_of"], "2026-02-03T04:05:06Z");

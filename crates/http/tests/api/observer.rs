@@ -7,7 +7,7 @@ use std::sync::{
 
 use actix_web::test::TestRequest;
 use pilothouse_core::Code;
-use pilothouse_http::{Ended, HttpSettings, Observer};
+use pilothouse_http::{HttpSettings, Observer, RequestOutcome};
 
 use crate::test_app::{Ready, TestApp};
 
@@ -23,8 +23,8 @@ impl Observer for RecordingObserver {
         self.began.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn ended(&self, request: &Ended<'_>) {
-        let (status, code) = request.response.unwrap_or_default();
+    fn ended(&self, request: &RequestOutcome<'_>) {
+        let (status, code) = request.answer.unwrap_or_default();
         let route = request.route.unwrap_or("-");
         let code = code.map_or("-", Code::as_str);
         self.ended.lock().unwrap().push(format!("{} {route} {status} {code}", request.method));

@@ -165,7 +165,7 @@ async fn viewer_reads_only_own_audit_rows() {
 async fn change_is_refused_while_the_audit_trail_is_unavailable() {
     let api = TestApp::new().await;
     let ops = api.login("ops").await;
-    api.fake.store.break_audit(true);
+    api.fake.store.fail_audit_writes(true);
     let body = json!({"cluster_id": api.cluster, "namespace": "shop", "type": "deployment", "name": "web", "replicas": 5});
     let reply = api.post(&ops, "/api/k8s/workloads/scale", body).await;
     assert_eq!(reply.error(), (503, "SERVICE_UNAVAILABLE".into(), "audit_unavailable".into()));

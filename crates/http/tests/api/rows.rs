@@ -1,7 +1,7 @@
 //! Size of audit rows: every change stays within the limit of one row, for any request.
 
 use actix_web::test::TestRequest;
-use pilothouse_core::audit::LARGEST_ROW;
+use pilothouse_core::audit::MAX_ROW_BYTES;
 use pilothouse_http::document;
 use serde_json::Value;
 
@@ -36,11 +36,11 @@ async fn audit_rows_are_at_most_8_kib() {
         let entries = api.fake.store.entries();
         for entry in &entries[before..] {
             let text = entry.canonical().unwrap();
-            assert!(text.len() <= LARGEST_ROW, "{}: {} bytes: {text:.300}", line.path, text.len());
+            assert!(text.len() <= MAX_ROW_BYTES, "{}: {} bytes: {text:.300}", line.path, text.len());
         }
         for row in api.fake.store.all_operations() {
             let text = serde_json::to_string(&row).unwrap();
-            assert!(text.len() <= LARGEST_ROW, "{}: {} bytes: {text:.300}", line.path, text.len());
+            assert!(text.len() <= MAX_ROW_BYTES, "{}: {} bytes: {text:.300}", line.path, text.len());
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use actix_web::{dev::ServerHandle, rt::System};
 use pilothouse_core::{app::App, testing::fake::Fake};
-use pilothouse_http::{Hooks, HttpSettings, Unobserved, server};
+use pilothouse_http::{Hooks, HttpSettings, NoopObserver, server};
 use serde_json::{Value, json};
 
 use crate::test_app::{Credentials, PASSWORD, Ready, seeded_app};
@@ -34,7 +34,7 @@ impl Running {
             System::new().block_on(async {
                 let (fake, app, cluster) = seeded_app().await;
                 let settings = HttpSettings { workers: 1, ..settings };
-                let hooks = Hooks { readiness: Arc::new(Ready::Yes), observer: Arc::new(Unobserved) };
+                let hooks = Hooks { readiness: Arc::new(Ready::Yes), observer: Arc::new(NoopObserver) };
                 let server = server(listener, None, app.clone(), settings, hooks).unwrap();
                 sender.send((fake, app, cluster.0, server.handle())).unwrap();
                 server.await.unwrap();

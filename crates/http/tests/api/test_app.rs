@@ -20,7 +20,7 @@ use pilothouse_core::{
     testing::{fake::Fake, new_cluster},
     user::{NewPassword, NewUser},
 };
-use pilothouse_http::{Hooks, HttpSettings, Observer, Readiness, Unobserved, application};
+use pilothouse_http::{Hooks, HttpSettings, NoopObserver, Observer, Readiness, application};
 use serde_json::{Value, json};
 
 use crate::conformance::{self, Exchange};
@@ -137,7 +137,7 @@ impl TestApp {
     }
 
     pub(crate) async fn with(settings: HttpSettings, ready: Ready) -> Self {
-        Self::with_observer(settings, ready, Arc::new(Unobserved)).await
+        Self::with_observer(settings, ready, Arc::new(NoopObserver)).await
     }
 
     pub(crate) async fn with_observer(

@@ -20,7 +20,7 @@ mod test_app;
 use std::{collections::BTreeSet, time::Duration};
 
 use actix_web::test::TestRequest;
-use pilothouse_core::audit::LARGEST_ROW;
+use pilothouse_core::audit::MAX_ROW_BYTES;
 use pilothouse_http::document;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
@@ -70,7 +70,7 @@ fn stored(api: &TestApp) -> usize {
     let rows = api.fake.store.all_operations();
     let entries = entries.iter().map(|entry| entry.canonical().unwrap().len()).sum::<usize>();
     let rows = rows.iter().map(|row| serde_json::to_string(row).unwrap().len()).sum::<usize>();
-    entries + rows + api.fake.store.claims() * LARGEST_ROW
+    entries + rows + api.fake.store.claims() * MAX_ROW_BYTES
 }
 
 #[actix_web::test]

@@ -26,7 +26,7 @@ impl Pair {
 
     /// Compares every list of cluster objects that has no owner, in one namespace where namespaced.
     async fn compare_all(&self, namespace: &str) {
-        for info in LISTS.iter().filter(|info| info.scope != ListScope::Ours && info.owner.is_none()) {
+        for info in LISTS.iter().filter(|info| info.scope != ListScope::Local && info.owner.is_none()) {
             for kinds in [info.kinds].into_iter().chain(info.more_kinds.chunks(1)) {
                 self.compare(info.list, kinds, namespace).await;
             }

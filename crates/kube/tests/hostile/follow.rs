@@ -26,12 +26,12 @@ impl FollowedLog {
     async fn new() -> Self {
         let (log, sent) = unbounded_channel();
         let (sent, running) = (Mutex::new(Some(sent)), Arc::new(AtomicBool::new(true)));
-        let running = running.clone();
+        let is_running = running.clone();
         let server = FakeServer::start(move |request, _| {
             if request.target.contains("/log?") {
                 return sent.lock().unwrap().take().map_or(Reply::Disconnect, Reply::Stream);
             }
-            let state = if running.load(Ordering::Relaxed) { "running" } else { "terminated" };
+            let state = if is_running.load(Ordering::Relaxed) { "running" } else { "terminated" };
             let status = json!({"name": "app", "restartCount": 0, "state": {state: {}}});
             Reply::json(
                 200,

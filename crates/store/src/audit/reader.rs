@@ -162,7 +162,7 @@ impl TrailReader for Store {
         Ok((trail, Head { sequence, hash: ChainHash(hash) }))
     }
 
-    async fn beginning(&self) -> Result<Option<String>> {
+    async fn trail_start(&self) -> Result<Option<String>> {
         let line: Option<Raw> = read!(self.db, |conn| {
             Ok(audit_beginning::table.find(1).select(audit_beginning::line).first(conn).await.optional()?)
         })?;
@@ -228,7 +228,7 @@ impl TrailReader for Store {
         })
     }
 
-    async fn handovers(&self) -> Result<Vec<String>> {
+    async fn key_rotations(&self) -> Result<Vec<String>> {
         let lines: Vec<Raw> = read!(self.db, |conn| Ok(audit_handovers::table
             .order_by(audit_handovers::seq)
             .select(audit_handovers::line)
@@ -237,7 +237,7 @@ impl TrailReader for Store {
         Ok(lines.into_iter().map(|Raw(line)| line).collect())
     }
 
-    fn remembered(&self) -> Vec<Head> {
+    fn verified_heads(&self) -> Vec<Head> {
         let Some(verified) = self.trail_context.verified_state.current() else { return Vec::new() };
         verified.signed().into_iter().chain([verified.head()]).collect()
     }

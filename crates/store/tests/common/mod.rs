@@ -98,7 +98,7 @@ impl Keyring for FakeKeyring {
         opened.ok_or_else(|| Error::internal("sealed for another owner"))
     }
 
-    fn turn_to(&self, fingerprint: &str) -> Result<()> {
+    fn set_current(&self, fingerprint: &str) -> Result<()> {
         self.keys(fingerprint)?;
         let mut fingerprints = self.0.lock().unwrap();
         let index = fingerprints.iter().position(|key| key == fingerprint).unwrap();
@@ -113,7 +113,7 @@ pub(crate) struct TestDatabase {
     pub(crate) deps: StoreDeps,
     pub(crate) clock: Arc<fake::FakeClock>,
     /// Checkpoint sink.
-    pub(crate) witness: Arc<fake::MemoryCheckpointSink>,
+    pub(crate) checkpoint_sink: Arc<fake::MemoryCheckpointSink>,
     pub(crate) folder: TempDir,
     /// URL, for PostgreSQL only.
     pub(crate) url: Option<String>,
@@ -122,15 +122,15 @@ pub(crate) struct TestDatabase {
 impl TestDatabase {
     fn new(folder: TempDir, database: Database, url: Option<String>) -> Self {
         let fake::FakeRuntime { clock, rng, .. } = fake::FakeRuntime::default();
-        let witness = Arc::new(fake::MemoryCheckpointSink::default());
+        let checkpoint_sink = Arc::new(fake::MemoryCheckpointSink::default());
         let deps = StoreDeps {
             runtime: Handle::current(),
-            witness: witness.clone(),
+            checkpoint_sink: checkpoint_sink.clone(),
             clock: clock.clone(),
             rng,
             keyring: FakeKeyring::of(&[FINGERPRINT]),
         };
-        Self { database, deps, clock, witness, folder, url }
+        Self { database, deps, clock, checkpoint_sink, folder, url }
     }
 
     /// A SQLite file that does not exist yet.
@@ -249,7 +249,7 @@ pub(crate) fn cluster(ports: &StorePorts, name: &str, credential: Credential) ->
             insecure_skip_tls_verify: false,
             credential,
         },
-        observation: None,
+        probe_result: None,
         at: ports.now(),
     }
 }

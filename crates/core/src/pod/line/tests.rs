@@ -32,9 +32,9 @@ fn id(text: &str) -> LineId {
 
 #[test]
 fn lines_by_table() {
-    let long = format!("{}\nnext", "x".repeat(LONGEST_LINE + 1));
-    let cut = format!("{}{CUT}", "x".repeat(LONGEST_LINE));
-    let longest = format!("{}\nnext", "x".repeat(LONGEST_LINE));
+    let long = format!("{}\nnext", "x".repeat(MAX_LINE_BYTES + 1));
+    let cut = format!("{}{TRUNCATION_MARK}", "x".repeat(MAX_LINE_BYTES));
+    let longest = format!("{}\nnext", "x".repeat(MAX_LINE_BYTES));
     let cases: [(&[u8], &[&str]); 12] = [
         (b"", &[]),
         (b"\n", &[""]),
@@ -47,7 +47,7 @@ fn lines_by_table() {
         (b"2026-01-01T00:00:00Z caf\xe9 \xf0\x9f\n", &["caf\u{fffd} \u{fffd}"]),
         (b"no time at all\n", &["no time at all"]),
         (long.as_bytes(), &[&cut, "next"]),
-        (longest.as_bytes(), &[&longest[..LONGEST_LINE], "next"]),
+        (longest.as_bytes(), &[&longest[..MAX_LINE_BYTES], "next"]),
     ];
     for (bytes, expected) in cases {
         let lines = read(&newest(), false, [bytes]);
@@ -64,7 +64,7 @@ fn endless_line_is_returned_once_in_bounded_memory() {
     for _ in 0..1000 {
         lines.feed(vec![b'x'; 10_000]);
         found.extend(std::iter::from_fn(|| lines.next()).flatten());
-        assert!(lines.splitter.line.capacity() <= 2 * LONGEST_LINE);
+        assert!(lines.splitter.line.capacity() <= 2 * MAX_LINE_BYTES);
     }
     assert_eq!(found.len(), 1);
     assert_eq!(lines.finish(), None);
@@ -189,7 +189,9 @@ fn fuzz_log_lines() {
         let whole = read(&newest(), false, [bytes]);
         assert_eq!(read(&newest(), false, bytes.chunks(size)), whole, "chunk size does not change the lines");
         for line in &whole {
-            assert!(!line.text.contains('\n') && line.text.len() <= 3 * LONGEST_LINE + CUT.len());
+            assert!(
+                !line.text.contains('\n') && line.text.len() <= 3 * MAX_LINE_BYTES + TRUNCATION_MARK.len()
+            );
             if let Some(id) = line.id {
                 assert_eq!(id.to_string().parse(), Ok(id));
                 assert!(id.since() <= id.at);

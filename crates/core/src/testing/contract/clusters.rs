@@ -61,7 +61,7 @@ impl StorePorts {
             labels: BTreeMap::from([("env".to_owned(), "prod".to_owned())]),
             auth_type: AuthType::Token,
             connection: token("https://192.0.2.1:6443", "canary-token"),
-            observation: None,
+            probe_result: None,
             at: self.now(),
         }
     }
@@ -110,7 +110,7 @@ pub(super) async fn registered_cluster_is_found(ports: &StorePorts) {
     let record = ClusterRecord {
         auth_type: AuthType::Kubeconfig,
         connection: connection.clone(),
-        observation: Some(online(ports.now())),
+        probe_result: Some(online(ports.now())),
         ..ports.record("staging")
     };
     let tested = ports.register(record).await;
@@ -155,7 +155,7 @@ pub(super) async fn ids_are_never_reused(ports: &StorePorts) {
 
 pub(super) async fn update_sets_only_given_fields(ports: &StorePorts) {
     let before = ports
-        .register(ClusterRecord { observation: Some(online(ports.now())), ..ports.record("prod") })
+        .register(ClusterRecord { probe_result: Some(online(ports.now())), ..ports.record("prod") })
         .await;
     let version = ports.version(before.id).await;
     let later = ports.now() + Duration::from_secs(1);
@@ -177,13 +177,14 @@ pub(super) async fn update_sets_only_given_fields(ports: &StorePorts) {
 pub(super) async fn new_connection_has_a_new_version(ports: &StorePorts) {
     let connection =
         Connection { ca: Some("ca".to_owned()), ..token("https://192.0.2.1:6443", "canary-token") };
-    let record = ClusterRecord { observation: Some(online(ports.now())), connection, ..ports.record("prod") };
+    let record =
+        ClusterRecord { probe_result: Some(online(ports.now())), connection, ..ports.record("prod") };
     let before = ports.register(record).await;
     let mut versions = vec![ports.version(before.id).await];
     let connection = token("https://192.0.2.2:6443", "second");
-    let patch = |observation| ClusterPatch {
+    let patch = |probe_result| ClusterPatch {
         connection: Some((AuthType::Kubeconfig, connection.clone())),
-        observation,
+        probe_result,
         ..ClusterPatch::default()
     };
     let untested = ports.change(before.id, patch(None), ports.now()).await.unwrap();

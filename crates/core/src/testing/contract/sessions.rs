@@ -22,8 +22,8 @@ fn record(
     at: Timestamp,
     expires_at: Timestamp,
 ) -> SessionRecord {
-    let (source_ip, user_agent, counted_by) = (None, None, None);
-    SessionRecord { user_id, cookie, refresh, source_ip, user_agent, at, expires_at, counted_by }
+    let (source_ip, user_agent, throttle_key) = (None, None, None);
+    SessionRecord { user_id, cookie, refresh, source_ip, user_agent, at, expires_at, throttle_key }
 }
 
 impl StorePorts {

@@ -22,7 +22,7 @@ fn seconds(n: u64) -> Duration {
 pub(super) async fn pauses_start_at_the_limit_and_grow(ports: &StorePorts) {
     let key = account("admin");
     let mut at = ports.now();
-    let blocked = async |at| ports.throttle.blocked(std::slice::from_ref(&key), at).await.unwrap();
+    let blocked = async |at| ports.throttle.blocked_for(std::slice::from_ref(&key), at).await.unwrap();
     for failure in 1..=7 {
         assert_eq!(blocked(at).await, None, "before failure {failure}");
         ports.throttle.failed(std::slice::from_ref(&key), at).await.unwrap();
@@ -33,8 +33,8 @@ pub(super) async fn pauses_start_at_the_limit_and_grow(ports: &StorePorts) {
             at += pause;
         }
     }
-    assert_eq!(ports.throttle.blocked(&[account("other")], at).await.unwrap(), None);
-    assert_eq!(ports.throttle.blocked(&[], at).await.unwrap(), None);
+    assert_eq!(ports.throttle.blocked_for(&[account("other")], at).await.unwrap(), None);
+    assert_eq!(ports.throttle.blocked_for(&[], at).await.unwrap(), None);
 }
 
 pub(super) async fn failures_expire_after_the_window(ports: &StorePorts) {
@@ -47,9 +47,9 @@ pub(super) async fn failures_expire_after_the_window(ports: &StorePorts) {
     for _ in 0..4 {
         ports.throttle.failed(&key, next).await.unwrap();
     }
-    assert_eq!(ports.throttle.blocked(&key, next).await.unwrap(), None, "four in each window");
+    assert_eq!(ports.throttle.blocked_for(&key, next).await.unwrap(), None, "four in each window");
     ports.throttle.failed(&key, next + seconds(1)).await.unwrap();
-    assert_eq!(ports.throttle.blocked(&key, next + seconds(1)).await.unwrap(), Some(seconds(30)));
+    assert_eq!(ports.throttle.blocked_for(&key, next + seconds(1)).await.unwrap(), Some(seconds(30)));
 }
 
 pub(super) async fn longest_pause_of_all_keys_applies(ports: &StorePorts) {
@@ -58,7 +58,7 @@ pub(super) async fn longest_pause_of_all_keys_applies(ports: &StorePorts) {
         ports.throttle.failed(&[one.clone(), two.clone()], ports.now()).await.unwrap();
     }
     ports.throttle.failed(std::slice::from_ref(&two), ports.now()).await.unwrap();
-    let blocked = async |keys: &[ThrottleKey]| ports.throttle.blocked(keys, ports.now()).await.unwrap();
+    let blocked = async |keys: &[ThrottleKey]| ports.throttle.blocked_for(keys, ports.now()).await.unwrap();
     assert_eq!(blocked(std::slice::from_ref(&one)).await, Some(seconds(30)));
     assert_eq!(blocked(&[one, two]).await, Some(seconds(60)));
 }
@@ -69,7 +69,7 @@ pub(super) async fn concurrent_failures_are_all_counted(ports: &StorePorts) {
         .await
         .into_iter()
         .for_each(Result::unwrap);
-    assert_eq!(ports.throttle.blocked(&key, ports.now()).await.unwrap(), key[0].pause(7));
+    assert_eq!(ports.throttle.blocked_for(&key, ports.now()).await.unwrap(), key[0].pause(7));
 }
 
 pub(super) async fn one_refusal_per_minute_is_reported(ports: &StorePorts) {
@@ -92,12 +92,12 @@ pub(super) async fn login_resets_only_its_own_counter(ports: &StorePorts) {
         ports.throttle.failed(&other, ports.now()).await.unwrap();
     }
     login(ports, &user, "192.0.2.1", ports.now(), None).await;
-    assert!(ports.throttle.blocked(&own, ports.now()).await.unwrap().is_some(), "login with no key");
+    assert!(ports.throttle.blocked_for(&own, ports.now()).await.unwrap().is_some(), "login with no key");
     login(ports, &user, "192.0.2.1", ports.now(), Some(own[0].clone())).await;
-    assert_eq!(ports.throttle.blocked(&own, ports.now()).await.unwrap(), None);
-    assert!(ports.throttle.blocked(&other, ports.now()).await.unwrap().is_some());
+    assert_eq!(ports.throttle.blocked_for(&own, ports.now()).await.unwrap(), None);
+    assert!(ports.throttle.blocked_for(&other, ports.now()).await.unwrap().is_some());
     ports.throttle.failed(&own, ports.now()).await.unwrap();
-    assert_eq!(ports.throttle.blocked(&own, ports.now()).await.unwrap(), None, "count restarts at one");
+    assert_eq!(ports.throttle.blocked_for(&own, ports.now()).await.unwrap(), None, "count restarts at one");
 }
 
 fn address(ip: &str) -> ClientAddress {
@@ -105,7 +105,7 @@ fn address(ip: &str) -> ClientAddress {
 }
 
 /// Opens a session, as after a successful login.
-async fn login(ports: &StorePorts, user: &User, ip: &str, at: Timestamp, counted_by: Option<ThrottleKey>) {
+async fn login(ports: &StorePorts, user: &User, ip: &str, at: Timestamp, throttle_key: Option<ThrottleKey>) {
     let record = SessionRecord {
         user_id: user.id,
         cookie: ports.secret(),
@@ -114,7 +114,7 @@ async fn login(ports: &StorePorts, user: &User, ip: &str, at: Timestamp, counted
         user_agent: None,
         at,
         expires_at: at + seconds(3600),
-        counted_by,
+        throttle_key,
     };
     let verified = ports.users.credentials(&user.username).await.unwrap().unwrap().1;
     ports.sessions.open(&ports.people(), record, &verified).await.unwrap();
@@ -124,7 +124,7 @@ pub(super) async fn address_is_known_after_login(ports: &StorePorts) {
     ports.user("admin", Role::SuperAdmin).await;
     let (ann, bob) = (ports.user("ann", Role::Viewer).await, ports.user("bob", Role::Viewer).await);
     let knows = async |name: &Username, ip: &str, since| {
-        ports.throttle.knows(name, &address(ip), since).await.unwrap()
+        ports.throttle.is_known_address(name, &address(ip), since).await.unwrap()
     };
     let before = ports.now() - seconds(1);
     assert!(!knows(&ann.username, "192.0.2.1", before).await);
@@ -157,10 +157,10 @@ pub(super) async fn known_addresses_per_user_are_limited(ports: &StorePorts) {
     }
     let before = ports.now() - seconds(1);
     for n in 1..=many {
-        let known = ports.throttle.knows(&user.username, &address(&ip(n)), before).await.unwrap();
+        let known = ports.throttle.is_known_address(&user.username, &address(&ip(n)), before).await.unwrap();
         assert_eq!(known, n > many - ThrottleKey::ADDRESSES, "address {n}");
     }
-    assert!(ports.throttle.knows(&other.username, &address("192.0.2.1"), before).await.unwrap());
+    assert!(ports.throttle.is_known_address(&other.username, &address("192.0.2.1"), before).await.unwrap());
 }
 
 pub(super) async fn name_spraying_evicts_no_counter(ports: &StorePorts) {
@@ -172,7 +172,7 @@ pub(super) async fn name_spraying_evicts_no_counter(ports: &StorePorts) {
     for keys in sprayed.chunks(100) {
         ports.throttle.failed(keys, ports.now() + seconds(1)).await.unwrap();
     }
-    let blocked = async |at| ports.throttle.blocked(&key, at).await.unwrap();
+    let blocked = async |at| ports.throttle.blocked_for(&key, at).await.unwrap();
     assert_eq!(blocked(ports.now() + seconds(1)).await, Some(seconds(29)));
     // counters do not expire before the end of the window either
     let later = ports.now() + ThrottleKey::WINDOW - seconds(1);

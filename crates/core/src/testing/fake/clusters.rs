@@ -52,11 +52,11 @@ pub struct FakeClusters {
 #[derive(Clone, Copy, Debug)]
 pub enum Condition {
     /// Requests fail with this cause.
-    Fails(Cause),
+    Failing(Cause),
     /// Requests never complete.
-    Hangs,
+    Hanging,
     /// The lists are cached.
-    Knows {
+    Cached {
         /// When they were last known to be current.
         as_of: Timestamp,
         /// Whether the cluster has been unreachable since.
@@ -202,9 +202,9 @@ impl Inventory for FakeClusters {
         let condition = lock(&self.conditions).get(&cluster).copied();
         let (as_of, stale) = match condition {
             None => (Timestamp::UNIX_EPOCH, false),
-            Some(Condition::Knows { as_of, stale }) => (as_of, stale),
-            Some(Condition::Fails(cause)) => return Err(Error::new(cause)),
-            Some(Condition::Hangs) => future::pending().await,
+            Some(Condition::Cached { as_of, stale }) => (as_of, stale),
+            Some(Condition::Failing(cause)) => return Err(Error::new(cause)),
+            Some(Condition::Hanging) => future::pending().await,
         };
         let (rows, pagination) = select(self.joined(cluster, list, &query.kinds)?, query);
         Ok(Listing { rows, pagination, as_of, stale, warnings: Vec::new() })

@@ -56,7 +56,7 @@ struct State {
     operations: Vec<OperationRow>,
     /// Number of operations ever added to the lists.
     rows: i64,
-    beginning: Option<TrailStart>,
+    trail_start: Option<TrailStart>,
 }
 
 #[derive(Default)]
@@ -70,7 +70,7 @@ struct Throttle {
 
 impl MemoryStore {
     /// Makes writes to the trail fail, as if the disk were full; `false` ends this.
-    pub fn break_audit(&self, broken: bool) {
+    pub fn fail_audit_writes(&self, broken: bool) {
         self.broken.store(broken, Ordering::Release);
     }
 
@@ -97,7 +97,7 @@ impl MemoryStore {
     /// optionally removes the checkpoints.
     pub fn rewrite(&self, change: impl Fn(&str) -> String, without_checkpoints: bool) {
         let mut state = self.lock();
-        let mut head = state.beginning.as_ref().map_or(Head::NONE, TrailStart::head);
+        let mut head = state.trail_start.as_ref().map_or(Head::NONE, TrailStart::head);
         for entry in &mut state.entries {
             entry.text = change(&entry.text);
             head = head.then(&entry.text);
@@ -142,7 +142,7 @@ impl State {
     }
 
     fn head(&self) -> Head {
-        let begins = || self.beginning.as_ref().map_or(Head::NONE, TrailStart::head);
+        let begins = || self.trail_start.as_ref().map_or(Head::NONE, TrailStart::head);
         self.entries.last().map_or_else(begins, |last| {
             let hash = last.hash.as_slice().try_into().map(ChainHash).expect("32-byte hash");
             Head { sequence: last.sequence, hash }

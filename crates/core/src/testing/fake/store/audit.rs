@@ -105,7 +105,7 @@ impl Retention for MemoryStore {
     async fn remove(&self, permit: &Permit, beginning: &TrailStart) -> Result<u64> {
         let mut state = self.write()?;
         let through = beginning.head().sequence;
-        if state.beginning.as_ref().is_some_and(|now| now.head().sequence >= through) {
+        if state.trail_start.as_ref().is_some_and(|now| now.head().sequence >= through) {
             return Ok(0);
         }
         let (removed, remaining): (Vec<_>, Vec<_>) =
@@ -117,7 +117,7 @@ impl Retention for MemoryStore {
         };
         state.operations.retain(|row| !began_in_removed(row));
         state.checkpoints.retain(|stored| stored.sequence >= through);
-        state.beginning = Some(beginning.clone());
+        state.trail_start = Some(beginning.clone());
         state.record_success(permit, None)?;
         Ok(removed.len() as u64)
     }
@@ -125,8 +125,8 @@ impl Retention for MemoryStore {
 
 #[async_trait]
 impl TrailReader for MemoryStore {
-    async fn beginning(&self) -> Result<Option<String>> {
-        self.lock().beginning.as_ref().map(TrailStart::line).transpose()
+    async fn trail_start(&self) -> Result<Option<String>> {
+        self.lock().trail_start.as_ref().map(TrailStart::line).transpose()
     }
 
     async fn head(&self) -> Result<(String, Head)> {
@@ -137,7 +137,7 @@ impl TrailReader for MemoryStore {
         Ok(slice_after(&self.lock().entries, |entry| entry.sequence > after, limit, Clone::clone))
     }
 
-    fn remembered(&self) -> Vec<Head> {
+    fn verified_heads(&self) -> Vec<Head> {
         vec![self.lock().head()]
     }
 

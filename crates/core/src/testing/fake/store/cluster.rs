@@ -62,8 +62,8 @@ impl ClusterRegistry for MemoryStore {
             (cluster.version, cluster.last_connected_at) = (None, None);
             *stored = StoredConnection { connection, version };
         }
-        if let Some(observation) = patch.observation {
-            cluster.observe(&observation);
+        if let Some(probe_result) = patch.probe_result {
+            cluster.observe(&probe_result);
         }
         let changed = cluster.clone();
         state.record_success(permit, None)?;
@@ -79,13 +79,13 @@ impl ClusterRegistry for MemoryStore {
         state.record_success(permit, None)
     }
 
-    async fn record_probe(&self, id: ClusterId, version: i64, observation: ProbeResult) -> Result<()> {
+    async fn record_probe(&self, id: ClusterId, version: i64, probe_result: ProbeResult) -> Result<()> {
         let mut state = self.lock();
         let current = |(cluster, stored): &&mut (Cluster, StoredConnection)| {
             cluster.id == id && stored.version == version
         };
         if let Some((cluster, _)) = state.clusters.iter_mut().find(current) {
-            cluster.observe(&observation);
+            cluster.observe(&probe_result);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ impl MemoryStore {
     }
 
     /// Simulates a crash of every process before it stored its reply.
-    pub fn lose_answers(&self) {
+    pub fn lose_replies(&self) {
         for (_, progress) in &mut self.lock().claims {
             *progress = Progress::Unknown;
         }

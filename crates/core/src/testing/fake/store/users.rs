@@ -166,7 +166,7 @@ impl SessionStore for MemoryStore {
         };
         let user = state.user(record.user_id)?;
         user.last_login_at = Some(record.at);
-        if let Some(key) = record.counted_by {
+        if let Some(key) = record.throttle_key {
             state.throttles.remove(&key.key);
         }
         if let Some(ip) = record.source_ip {
@@ -267,13 +267,18 @@ impl SessionStore for MemoryStore {
 
 #[async_trait]
 impl LoginThrottle for MemoryStore {
-    async fn blocked(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>> {
+    async fn blocked_for(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>> {
         let state = self.lock();
         let until = keys.iter().filter_map(|key| state.throttles.get(&key.key)?.until);
         Ok(until.filter(|until| *until > at).max().map(|until| until.duration_since(at).unsigned_abs()))
     }
 
-    async fn knows(&self, username: &Username, address: &ClientAddress, since: Timestamp) -> Result<bool> {
+    async fn is_known_address(
+        &self,
+        username: &Username,
+        address: &ClientAddress,
+        since: Timestamp,
+    ) -> Result<bool> {
         let state = self.lock();
         let user = state.users.iter().map(|(user, _)| user).find(|user| user.username == *username);
         Ok(user.is_some_and(|user| {
