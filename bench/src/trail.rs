@@ -10,14 +10,10 @@ use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
     access::Role,
-    audit::{
-        AuditTrail, Checkpoint, CheckpointSink, Operation, OperationId, OperationQuery, Outcome,
-        TrailReader as _,
-    },
+    audit::{AuditTrail, Checkpoint, CheckpointSink, Operation, OperationQuery, Outcome, TrailReader as _},
     clock::{Clock, uuid_v7},
-    cluster::ClusterId,
+    ids::{ClusterId, OperationId, UserId},
     seal::Keyring as _,
-    user::UserId,
 };
 use pilothouse_crypto::{FileKeyring, MasterKey, SystemRng};
 use pilothouse_store::{Database, Store, StoreDeps};

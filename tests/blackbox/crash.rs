@@ -8,7 +8,10 @@
 use std::collections::{BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
-use pilothouse_core::audit::{Entry, Operation, OperationId, Outcome, Status};
+use pilothouse_core::{
+    audit::{Entry, Operation, Outcome, Status},
+    ids::OperationId,
+};
 use pilothouse_testbed::{AuditEvent, ControlPlane, workloads};
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -6,13 +6,11 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    audit::{Operation, OperationId},
-    cluster::ClusterId,
+    audit::Operation,
     error::{Error, Reason, Result},
+    ids::{ClusterId, OperationId, SessionId, UserId},
     kind::Kind,
     name::{Namespace, NamespaceScope},
-    session::SessionId,
-    user::UserId,
 };
 
 /// The three roles, in ascending order of rights.

@@ -5,18 +5,16 @@
 //! outcome. A change to Pilothouse's own tables, a refusal and a login have one entry, written in the same transaction
 //! as the event it records. Lists are served from one row per operation; the transaction of the outcome completes it.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::{
     access::Role,
-    cluster::ClusterId,
     error::{Error, Result},
-    user::UserId,
+    ids::{ClusterId, OperationId, UserId},
 };
 
 mod batch;
@@ -55,17 +53,6 @@ pub use usecase::Audit;
 pub(crate) use usecase::AuditPorts;
 pub use verified::{TrailFollower, Trusted, VerifiedTrail};
 pub use verify::{Verdict, verify};
-
-/// Operation id: a UUID version 7. The cluster's own audit log has the same id as `Audit-ID`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct OperationId(pub Uuid);
-
-impl fmt::Display for OperationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// A requested operation. Fields are declared in the order in which they are hashed; `params` is an allowlist.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

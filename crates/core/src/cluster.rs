@@ -11,6 +11,7 @@ use unicode_normalization::UnicodeNormalization;
 use crate::{
     access::Permit,
     error::{Cause, Reason, Result},
+    ids::ClusterId,
     inventory::{Cell, Field, Filter, ListRow},
     name::{MAX_NORMALISED_BYTES, is_invisible},
 };
@@ -23,17 +24,6 @@ pub use cached::CachedClusters;
 pub use server::ApiServer;
 pub use usecase::{ClusterChange, ClusterStatus, ClusterTest, Clusters, CredentialInput, NewCluster};
 pub(crate) use usecase::{check_pem, check_token};
-
-/// A cluster's id. Ids are never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ClusterId(pub i64);
-
-impl fmt::Display for ClusterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// A cluster's name: trimmed, NFC, 1 to 63 characters without control characters; unique ignoring case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

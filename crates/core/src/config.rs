@@ -8,9 +8,9 @@ use serde_json::value::RawValue;
 
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
-    cluster::ClusterId,
     error::{Cause, Error, FieldError, Reason, Result},
     gate::{Changed, Gate},
+    ids::ClusterId,
     kind::Kind,
     name::{Namespace, ObjectName},
     object::{Labels, Metadata, check_labels, check_opaque, or_default, parse},

@@ -15,13 +15,13 @@ use futures_util::{FutureExt, TryFutureExt};
 
 use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
-    audit::{AuditTrail, CapacityFor, Operation, OperationId, Outcome},
+    audit::{AuditTrail, CapacityFor, Operation, Outcome},
     clock::{Clock, Rng, Spawner, detached, uuid_v7},
     cluster::ClusterRegistry,
     error::{Cause, Code, Error, Result, Source},
+    ids::{OperationId, UserId},
     name::NamespaceScope,
     session::LiveSessions,
-    user::UserId,
 };
 
 mod all_clusters;

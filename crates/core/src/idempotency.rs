@@ -26,7 +26,7 @@ use crate::{
     access::{Caller, Role},
     clock::{Clock, Rng, Spawner, detached, uuid_v7},
     error::{Cause, Error, Reason, Result},
-    user::UserId,
+    ids::UserId,
 };
 
 /// Time for which a key is stored.

@@ -12,9 +12,9 @@ use jiff::Timestamp;
 
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
-    cluster::ClusterId,
     error::{Cause, Error, Result},
     gate::{Gate, Warning},
+    ids::ClusterId,
     kind::Kind,
     name::NamespaceScope,
 };

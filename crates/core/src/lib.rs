@@ -31,6 +31,7 @@ pub mod event;
 pub mod gate;
 pub mod hex;
 pub mod idempotency;
+pub mod ids;
 pub mod inventory;
 pub mod kind;
 pub mod kubeconfig;

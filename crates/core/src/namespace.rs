@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
-    cluster::ClusterId,
     error::{Cause, Error, Result},
     gate::{Changed, Gate},
+    ids::ClusterId,
     inventory::{Cell, Field, Filter, ListRow, Row, Table},
     kind::Kind,
     name::Namespace,

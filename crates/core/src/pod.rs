@@ -8,9 +8,9 @@ use serde::Serialize;
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
     clock::Spawner,
-    cluster::ClusterId,
     error::Result,
     gate::Gate,
+    ids::ClusterId,
     kind::Kind,
     name::{ContainerName, Namespace, ObjectName},
     streams::{EventStream, StreamGuard, StreamLimits, Streams},

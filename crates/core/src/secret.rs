@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
-    cluster::ClusterId,
     config::{check_count, check_sizes},
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate},
     hex::Hex,
+    ids::ClusterId,
     kind::Kind,
     name::{Namespace, ObjectName},
     object::{Labels, check_labels, check_opaque},

@@ -10,14 +10,15 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
     access::{Permit, Role},
     error::{Cause, Result},
+    ids::{SessionId, UserId},
     inventory::{Cell, Field, ListRow},
-    user::{PasswordHash, User, UserId, Username},
+    user::{PasswordHash, User, Username},
 };
 
 mod address;
@@ -29,17 +30,6 @@ pub use address::ClientAddress;
 pub(crate) use cached::{CachedSessions, SessionCache};
 pub(crate) use live::LiveSessions;
 pub use usecase::{Login, PasswordChange, Sessions, SignedIn, Tokens};
-
-/// A session's id. Displayed; never the cookie's value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct SessionId(pub i64);
-
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// A session as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]

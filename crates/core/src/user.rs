@@ -12,9 +12,9 @@ use crate::{
     access::{Permit, Role},
     clock::Rng,
     error::{Reason, Result},
+    ids::{SessionId, UserId},
     inventory::{Cell, Field, Filter, ListRow},
     name::MAX_NORMALISED_BYTES,
-    session::SessionId,
 };
 
 mod invalidating;
@@ -22,17 +22,6 @@ mod usecase;
 
 pub(crate) use invalidating::InvalidatingUsers;
 pub use usecase::Users;
-
-/// A user's id. Ids are never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct UserId(pub i64);
-
-impl fmt::Display for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// A user's name: trimmed, NFKC, case-folded, then 3 to 64 of `[a-z0-9._-]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Role, Verb},
     clock::Clock,
-    cluster::ClusterId,
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate},
+    ids::ClusterId,
     kind::Kind,
     name::{Namespace, ObjectName},
 };

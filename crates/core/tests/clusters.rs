@@ -9,19 +9,19 @@ use pilothouse_core::{
     app::{App, Settings},
     audit::{Entry, Status},
     cluster::{
-        ApiServer, AuthType, ClusterChange, ClusterId, ClusterName, ClusterRegistry, Connections, Credential,
+        ApiServer, AuthType, ClusterChange, ClusterName, ClusterRegistry, Connections, Credential,
         CredentialInput, Health, NewCluster,
     },
     config::NewConfigMap,
     error::Reason,
     gate::Warning,
+    ids::{ClusterId, UserId},
     inventory::{List, ListQuery},
     kind::Kind,
     name::{Namespace, ObjectName},
     object::Labels,
     pod::LogOptions,
     testing::fake::Fake,
-    user::UserId,
     workload::{Replicas, WorkloadRef, WorkloadType},
 };
 use secrecy::ExposeSecret;

@@ -11,10 +11,11 @@ use pilothouse_core::{
     access::{AccessRequest, Caller, Resource, Verb},
     app::{App, Ports, Settings},
     audit::{
-        AuditTrail as _, Checkpoint, CheckpointSigner as _, ExportQuery, Head, OperationId, Outcome,
-        Signatures, StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Verdict, verify_export,
+        AuditTrail as _, Checkpoint, CheckpointSigner as _, ExportQuery, Head, Outcome, Signatures,
+        StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Verdict, verify_export,
     },
     clock::Clock as _,
+    ids::OperationId,
     kind::Kind,
     testing::{
         fake::{Fake, FakeSigner, MemoryStore},

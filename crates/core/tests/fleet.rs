@@ -7,7 +7,7 @@ use pilothouse_core::{
     Cause, Code,
     access::Caller,
     app::{App, Settings},
-    cluster::ClusterId,
+    ids::ClusterId,
     inventory::{ClusterResultStatus, List, ListQuery, SearchResults},
     kind::Kind,
     testing::{

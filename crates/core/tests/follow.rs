@@ -13,7 +13,7 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Caller,
     app::{App, Settings},
-    cluster::ClusterId,
+    ids::ClusterId,
     kind::Kind,
     name::{Namespace, ObjectName},
     pod::{Follow, FollowStart, LineId, LogEvent, LogLine, LogStream},

@@ -8,11 +8,11 @@ use pilothouse_core::{
     Result,
     access::{AccessRequest, Caller, Resource, Verb},
     audit::{
-        ChainHash, Checkpoint, Entry, Fault, Head, KeyRotation, OperationId, OperationRow, Outcome,
-        PublicKey, Signatures, StoredCheckpoint, StoredEntry, StoredRow, TrailReader, TrailStart, Verdict,
-        verify,
+        ChainHash, Checkpoint, Entry, Fault, Head, KeyRotation, OperationRow, Outcome, PublicKey, Signatures,
+        StoredCheckpoint, StoredEntry, StoredRow, TrailReader, TrailStart, Verdict, verify,
     },
     hex::Hex,
+    ids::OperationId,
     testing::{
         fake::{FakeSigner, MemoryCheckpointSink},
         permit,

@@ -17,23 +17,21 @@ use pilothouse_core::{
     access::{Caller, Role},
     app::{App, Ports, Settings},
     audit::{Entry, MAX_ROW_BYTES, OperationRow, Status},
-    cluster::{
-        AuthType, ClusterChange, ClusterId, ClusterName, CredentialInput, MockClusterProbe, NewCluster,
-    },
+    cluster::{AuthType, ClusterChange, ClusterName, CredentialInput, MockClusterProbe, NewCluster},
     config::NewConfigMap,
     error::Reason,
     hex::Hex,
+    ids::{ClusterId, SessionId, UserId},
     inventory::ListQuery,
     kind::Kind,
     name::{Namespace, ObjectName},
     object::Labels,
     secret::{NewSecret, SecretPatch, ValueDigest},
-    session::SessionId,
     testing::{
         fake::{Fake, PlainDigest},
         new_cluster,
     },
-    user::{NewPassword, NewUser, UserId, UserPatch, Username},
+    user::{NewPassword, NewUser, UserPatch, Username},
 };
 use secrecy::SecretString;
 use serde_json::json;

@@ -12,7 +12,7 @@ use pilothouse_core::{
     Cause, Result,
     access::Caller,
     app::{App, Settings},
-    cluster::ClusterId,
+    ids::ClusterId,
     inventory::{Change, List, ListEvent, ListQuery, ListStream, Row, WatchEvent},
     kind::Kind,
     streams::{StreamEvent, StreamLimits},

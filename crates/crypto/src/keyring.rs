@@ -223,7 +223,7 @@ impl ValueDigest for FileKeyring {
 mod tests {
     use std::fs;
 
-    use pilothouse_core::{session::SessionId, user::UserId};
+    use pilothouse_core::ids::{SessionId, UserId};
     use secrecy::ExposeSecret as _;
     use uuid::Uuid;
 

@@ -7,8 +7,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use pilothouse_core::{
     Cause, Error, Result,
     clock::Rng,
-    session::{Claims, SessionId, TokenCodec},
-    user::UserId,
+    ids::{SessionId, UserId},
+    session::{Claims, TokenCodec},
 };
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};

@@ -7,9 +7,9 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause,
+    ids::{SessionId, UserId},
     seal::{SealedFor, Sealer},
-    session::{Claims, SessionId, TokenCodec},
-    user::UserId,
+    session::{Claims, TokenCodec},
 };
 use pilothouse_crypto::{AesSealer, JwtCodec, KeyError, MasterKey, SystemRng};
 use secrecy::ExposeSecret;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use pilothouse_core::{
+    ids::{SessionId, UserId},
     seal::{SealedFor, Sealer},
-    session::{Claims, SessionId, TokenCodec},
-    user::UserId,
+    session::{Claims, TokenCodec},
 };
 use pilothouse_crypto::{AesSealer, JwtCodec, MasterKey, SystemRng};
 use pilothouse_fuzz::fuzz;

@@ -76,7 +76,7 @@ fn reason(text: &str) -> Reason {
 mod tests {
     use std::collections::BTreeMap;
 
-    use pilothouse_core::{name::Namespace, session::SessionId, workload::WorkloadType};
+    use pilothouse_core::{ids::SessionId, name::Namespace, workload::WorkloadType};
     use serde::Deserialize;
 
     use super::*;

@@ -21,7 +21,8 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     clock::Clock,
-    cluster::{ClusterId, Connections},
+    cluster::Connections,
+    ids::ClusterId,
     inventory::{List, ListInfo, Source},
     kind::Kind,
 };

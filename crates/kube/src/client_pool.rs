@@ -8,7 +8,8 @@ use std::{
 use http::HeaderValue;
 use pilothouse_core::{
     Cause, Error, Result,
-    cluster::{ClusterId, Connection, Connections, StoredConnection},
+    cluster::{Connection, Connections, StoredConnection},
+    ids::ClusterId,
 };
 
 use tokio::runtime::Handle;

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use pilothouse_core::{Cause, cluster::ClusterId};
+use pilothouse_core::{Cause, ids::ClusterId};
 
 /// Receives every request to a cluster, each attempt separately. Its methods must not block.
 pub trait Observer: fmt::Debug + Send + Sync {

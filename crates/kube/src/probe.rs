@@ -20,10 +20,11 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     cluster::{
-        CertificateExpiry, ClusterId, ClusterProbe, Connection, Credential, NodeCount, Permission,
-        ProbeReason, ProbeTarget, Probed, Report, StoredConnection,
+        CertificateExpiry, ClusterProbe, Connection, Credential, NodeCount, Permission, ProbeReason,
+        ProbeTarget, Probed, Report, StoredConnection,
     },
     error::Reason,
+    ids::ClusterId,
     kind::Kind,
     name::NamespaceScope,
     object::parse,

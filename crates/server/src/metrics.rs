@@ -13,8 +13,9 @@ use pilothouse_core::{
     Cause, Code,
     audit::{AuditTrail as _, CapacityFor},
     clock::Clock,
-    cluster::{ClusterId, Health},
+    cluster::Health,
     gate::Gate,
+    ids::ClusterId,
 };
 use pilothouse_http::{ProcessMetrics, RequestOutcome};
 use pilothouse_kube::{Exchange, KubeClusters, ListCacheStats};

@@ -3,10 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use pilothouse_core::{
-    clock::Clock,
-    cluster::{ClusterId, Clusters},
-};
+use pilothouse_core::{clock::Clock, cluster::Clusters, ids::ClusterId};
 use pilothouse_store::Store;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},

@@ -15,11 +15,11 @@ use pilothouse_core::{
     access::Permit,
     audit::{
         AuditTrail, CapacityFor, ChainHash, Checkpoint, CheckpointSigner, CheckpointSink, Entry, Head,
-        KeyRotation, LastCheckpoint, Operation, OperationId, OperationPage, OperationQuery, Outcome, Status,
+        KeyRotation, LastCheckpoint, Operation, OperationPage, OperationQuery, Outcome, Status,
         StoredCheckpoint, TrailKeys, Trusted, VerifiedTrail,
     },
     clock::Clock,
-    cluster::ClusterId,
+    ids::{ClusterId, OperationId},
     seal::Keyring,
 };
 

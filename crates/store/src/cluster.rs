@@ -14,9 +14,10 @@ use pilothouse_core::{
     access::Permit,
     clock::{Rng, uuid_v7},
     cluster::{
-        ApiServer, AuthType, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry,
-        Connection, Connections, Health, ProbeResult, StoredConnection,
+        ApiServer, AuthType, Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connection,
+        Connections, Health, ProbeResult, StoredConnection,
     },
+    ids::ClusterId,
     seal::{SealedFor, Sealer},
 };
 use uuid::Uuid;

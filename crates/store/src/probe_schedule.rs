@@ -5,7 +5,7 @@ use std::time::Duration;
 use diesel::{BoolExpressionMethods as _, ExpressionMethods as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
 use jiff::Timestamp;
-use pilothouse_core::{Result, cluster::ClusterId};
+use pilothouse_core::{Result, ids::ClusterId};
 
 use crate::{
     Store,

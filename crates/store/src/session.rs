@@ -16,10 +16,9 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
-    session::{
-        ClientAddress, Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore, ThrottleKey,
-    },
-    user::{PasswordHash, User, UserId, Username},
+    ids::{SessionId, UserId},
+    session::{ClientAddress, Rotation, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey},
+    user::{PasswordHash, User, Username},
 };
 
 use crate::{

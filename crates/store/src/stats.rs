@@ -5,11 +5,7 @@ use std::time::Duration;
 use diesel::{ExpressionMethods as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
 use jiff::Timestamp;
-use pilothouse_core::{
-    Result,
-    audit::LastCheckpoint,
-    cluster::{ClusterId, Health},
-};
+use pilothouse_core::{Result, audit::LastCheckpoint, cluster::Health, ids::ClusterId};
 
 use crate::{
     Store,

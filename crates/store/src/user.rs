@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::{Permit, Role},
-    user::{PasswordHash, SetBy, User, UserId, UserPatch, UserRecord, UserRegistry, Username},
+    ids::UserId,
+    user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
 
 use crate::{

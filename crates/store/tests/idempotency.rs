@@ -14,7 +14,7 @@ use pilothouse_core::{
     idempotency::{
         Claim, End, IdempotencyKey, IdempotencyStore as _, NewClaim, Progress, Reply, RequestDigest,
     },
-    user::UserId,
+    ids::UserId,
 };
 use pilothouse_store::Store;
 

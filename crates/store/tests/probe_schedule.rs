@@ -11,7 +11,8 @@ use futures_util::future::join_all;
 use pilothouse_core::{
     access::{AccessRequest, Resource, Verb},
     clock::Clock as _,
-    cluster::{ClusterId, Credential},
+    cluster::Credential,
+    ids::ClusterId,
     testing::contract::StorePorts,
 };
 use pilothouse_store::Store;

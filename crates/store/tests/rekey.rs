@@ -17,12 +17,12 @@ use pilothouse_core::{
     access::{AccessRequest, Permit, Resource, Verb},
     audit::{AuditTrail as _, CheckpointSigner as _, KeyRotation},
     clock::uuid_v7,
-    cluster::{ClusterId, ClusterRegistry as _, Connections as _, Credential},
+    cluster::{ClusterRegistry as _, Connections as _, Credential},
     idempotency::{
         Claim, End, IdempotencyKey, IdempotencyStore as _, NewClaim, Progress, Reply, RequestDigest,
     },
+    ids::{ClusterId, UserId},
     testing::contract::StorePorts,
-    user::UserId,
 };
 use pilothouse_store::{OpenError, Store, StoreDeps};
 use secrecy::{ExposeSecret as _, SecretString};

@@ -13,14 +13,13 @@ use jiff::{Timestamp, Unit};
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
-    audit::{
-        AuditTrail, Operation, OperationId, OperationPage, OperationQuery, OperationRow, Outcome, Status,
-    },
+    audit::{AuditTrail, Operation, OperationPage, OperationQuery, OperationRow, Outcome, Status},
     clock::{Clock, Computation, Rng, Spawner},
     cluster::{
-        Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections,
-        ProbeResult, StoredConnection,
+        Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, ProbeResult,
+        StoredConnection,
     },
+    ids::{ClusterId, OperationId},
     inventory::{Row, select},
 };
 

@@ -19,16 +19,16 @@ use pilothouse_core::{
     audit::{AuditTrail, OperationQuery},
     clock::Clock,
     cluster::{
-        ApiServer, AuthType, ClusterId, ClusterName, ClusterPorts, ClusterProbe, Clusters, Connection,
-        CredentialInput, NewCluster, Permission, ProbeTarget, Probed, Report,
+        ApiServer, AuthType, ClusterName, ClusterPorts, ClusterProbe, Clusters, Connection, CredentialInput,
+        NewCluster, Permission, ProbeTarget, Probed, Report,
     },
     gate::Gate,
+    ids::{ClusterId, UserId},
     inventory::{Inventory, List, ListQuery, Listing, Lists, Row, select},
     kind::Kind,
     name::Namespace,
     namespace::{NamespaceApi, NamespaceRow, Namespaces},
     object::{Labels, parse},
-    user::UserId,
 };
 use serde_json::{json, value::to_raw_value};
 

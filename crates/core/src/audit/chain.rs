@@ -7,10 +7,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, Entry, KeyRotation, OperationId, PublicKey, SignatureVerifier, TrailKeys};
+use super::{Checkpoint, Entry, KeyRotation, PublicKey, SignatureVerifier, TrailKeys};
 use crate::{
     error::{Error, Result},
     hex::Hex,
+    ids::OperationId,
     inventory::Cell,
 };
 

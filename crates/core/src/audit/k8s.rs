@@ -9,9 +9,10 @@ use std::{
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::Serialize;
 
-use super::{Entry, Operation, OperationId, Outcome, Status, StoredEntry, TrailReader};
+use super::{Entry, Operation, Outcome, Status, StoredEntry, TrailReader};
 use crate::{
     error::{Error, Result},
+    ids::OperationId,
     kind::KINDS,
 };
 

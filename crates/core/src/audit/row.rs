@@ -5,14 +5,13 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Operation, OperationId, Outcome, Status, StoredRow};
+use super::{Operation, Outcome, Status, StoredRow};
 use crate::{
     access::Role,
     clock::parse_timestamp,
-    cluster::ClusterId,
     error::{Error, Reason, Result},
+    ids::{ClusterId, OperationId, UserId},
     inventory::{Cell, Field, Filter, List, ListQuery, ListRow, Pagination, number},
-    user::UserId,
 };
 
 /// Query of the operations list.

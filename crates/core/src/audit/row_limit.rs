@@ -173,9 +173,8 @@ mod tests {
     use super::*;
     use crate::{
         access::Role,
-        audit::{Entry, OperationId, OperationRow, Status},
-        cluster::ClusterId,
-        user::UserId,
+        audit::{Entry, OperationRow, Status},
+        ids::{ClusterId, OperationId, UserId},
     };
 
     /// An operation in which every text from an external source is this one.

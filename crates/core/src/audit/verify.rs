@@ -10,13 +10,13 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::{
-    CheckpointSink, Defect, Entry, Fault, Head, Operation, OperationId, OperationRow, Outcome, Signatures,
-    StoredRow, TrailKeys, TrailReader,
+    CheckpointSink, Defect, Entry, Fault, Head, Operation, OperationRow, Outcome, Signatures, StoredRow,
+    TrailKeys, TrailReader,
     chain::Chain,
     retention::TrailStart,
     walk::{BATCH, BatchReader, ExternalEvidence, Stop, Walk},
 };
-use crate::{error::Result, inventory::Cell};
+use crate::{error::Result, ids::OperationId, inventory::Cell};
 
 /// Result of a verification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -6,13 +6,14 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{
-    Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, ProbeResult,
+    Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, ProbeResult,
     StoredConnection,
 };
 use crate::{
     access::Permit,
     clock::{Clock, Spawner, detached},
     error::Result,
+    ids::ClusterId,
     ttl_cache::TtlCache,
 };
 

@@ -7,15 +7,15 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::{
-    ApiServer, AuthType, CertificateExpiry, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterPorts,
-    ClusterRecord, Connection, Credential, Health, NodeCount, Permission, ProbeReason, ProbeResult,
-    ProbeTarget, Probed,
+    ApiServer, AuthType, CertificateExpiry, Cluster, ClusterName, ClusterPatch, ClusterPorts, ClusterRecord,
+    Connection, Credential, Health, NodeCount, Permission, ProbeReason, ProbeResult, ProbeTarget, Probed,
 };
 use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Role, Verb},
     clock::{Clock, computed},
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate, Warning},
+    ids::ClusterId,
     inventory::{ListQuery, Pagination, Row, select},
     kubeconfig::Kubeconfig,
     name::is_invisible,

@@ -3,8 +3,9 @@
 use super::Gate;
 use crate::{
     access::{AccessRequest, Caller, Permit},
-    cluster::{ClusterId, ClusterName},
+    cluster::ClusterName,
     error::Result,
+    ids::ClusterId,
 };
 
 /// Permits for the reads in one cluster.

@@ -11,9 +11,8 @@ use std::{
 
 use crate::{
     access::{AccessRequest, Resource, Verb},
-    cluster::ClusterId,
+    ids::{ClusterId, UserId},
     name::NamespaceScope,
-    user::UserId,
 };
 
 /// Maximum number of refusal rows of one user within [`WINDOW`].

@@ -10,12 +10,12 @@ use super::*;
 use crate::{
     access::{Resource, Role, Verb},
     audit::{MockAuditTrail, Status},
-    cluster::{ClusterId, ClusterName, MockClusterRegistry},
+    cluster::{ClusterName, MockClusterRegistry},
+    ids::{ClusterId, UserId},
     kind::Kind,
     name::Namespace,
     session::MockSessionStore,
     testing::fake::FakeRuntime,
-    user::UserId,
 };
 
 fn caller(role: Role) -> Caller {

@@ -27,9 +27,9 @@ use super::{
 use crate::{
     access::Caller,
     clock::Spawner,
-    cluster::ClusterId,
     error::{Error, FieldError, Reason, Result},
     gate::{ClusterPermits, Gate},
+    ids::ClusterId,
     name::NamespaceScope,
 };
 

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use super::{Filter, List, ListInfo, ListScope, countable_lists, searchable_lists};
 use crate::{
-    cluster::ClusterId,
     error::{Error, FieldError, Reason, Result},
+    ids::ClusterId,
     kind::Kind,
     name::{NamespaceScope, ObjectName, is_invisible},
 };

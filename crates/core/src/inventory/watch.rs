@@ -9,9 +9,9 @@ use super::{Change, Inventory, List, ListEvent, ListQuery, Row, WatchSnapshot, t
 use crate::{
     access::Caller,
     clock::Spawner,
-    cluster::ClusterId,
     error::Result,
     gate::{Gate, Warning},
+    ids::ClusterId,
     streams::{EventStream, Reader, StreamEnd, StreamEvent, StreamGuard, StreamLimits, Streams},
 };
 

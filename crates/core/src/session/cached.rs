@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore};
+use super::{Rotation, SecretHash, Session, SessionRecord, SessionStore};
 use crate::{
     access::Permit,
     clock::{Clock, Spawner, detached},
     error::Result,
+    ids::{SessionId, UserId},
     ttl_cache::TtlCache,
-    user::{PasswordHash, User, UserId, Username},
+    user::{PasswordHash, User, Username},
 };
 
 /// Cache of sessions by cookie.

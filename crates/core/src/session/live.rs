@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{Claims, SecretHash, Session, SessionId, SessionStore};
+use super::{Claims, SecretHash, Session, SessionStore};
 use crate::{
     clock::Clock,
     error::{Cause, Error, Result},
+    ids::SessionId,
     user::User,
 };
 

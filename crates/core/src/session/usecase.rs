@@ -7,13 +7,14 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     Claims, ClientAddress, Identity, Lifetimes, LiveSessions, REFRESH_GRACE, Rotation, SecretHash, Session,
-    SessionId, SessionPorts, SessionRecord, SessionRow, ThrottleKey,
+    SessionPorts, SessionRecord, SessionRow, ThrottleKey,
 };
 use crate::{
     access::{AccessRequest, Caller, Origin, Permit, Resource, Role, Verb},
     clock::{Clock, Rng},
     error::{Cause, Error, Reason, Result},
     gate::Gate,
+    ids::SessionId,
     inventory::{ListQuery, Pagination, Row, select},
     ttl_cache::TtlCache,
     user::{InitialPassword, NewPassword, PasswordHasher, SetBy, User, UserRegistry, Username, normalise},

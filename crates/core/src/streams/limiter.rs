@@ -11,7 +11,7 @@ use futures_util::{FutureExt, future::Shared};
 
 use crate::{
     error::{Cause, Error, Result},
-    user::UserId,
+    ids::UserId,
 };
 
 /// Limits of open streams, logs and lists together. Each stream holds some memory; a log stream also holds a connection

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{PasswordHash, SetBy, User, UserId, UserPatch, UserRecord, UserRegistry, Username};
+use super::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username};
 use crate::{
     access::Permit,
     clock::{Spawner, detached},
     error::Result,
+    ids::UserId,
     session::SessionCache,
 };
 

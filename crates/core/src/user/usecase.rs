@@ -6,14 +6,15 @@ use std::{fmt, sync::Arc};
 use unicode_normalization::UnicodeNormalization;
 
 use super::{
-    InitialPassword, NewPassword, NewUser, PasswordHasher, SetBy, User, UserId, UserPatch, UserRecord,
-    UserRegistry, Username,
+    InitialPassword, NewPassword, NewUser, PasswordHasher, SetBy, User, UserPatch, UserRecord, UserRegistry,
+    Username,
 };
 use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Role, Verb},
     clock::{Clock, Rng},
     error::{Cause, Error, Reason, Result},
     gate::Gate,
+    ids::UserId,
     inventory::{ListQuery, Pagination, Row, select},
     name::{MAX_NORMALISED_BYTES, is_invisible},
 };

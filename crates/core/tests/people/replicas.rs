@@ -15,9 +15,10 @@ use pilothouse_core::{
     Cause, Result,
     access::{Origin, Permit},
     app::{App, Ports, Settings},
-    session::{Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore, SignedIn, Tokens},
+    ids::{SessionId, UserId},
+    session::{Rotation, SecretHash, Session, SessionRecord, SessionStore, SignedIn, Tokens},
     testing::fake::MemoryStore,
-    user::{PasswordHash, User, UserId, Username},
+    user::{PasswordHash, User, Username},
 };
 use secrecy::ExposeSecret;
 

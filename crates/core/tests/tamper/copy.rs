@@ -7,10 +7,10 @@ use pilothouse_core::{
     Result,
     access::{AccessRequest, Caller, Resource, Verb},
     audit::{
-        Checkpoint, CheckpointSigner as _, Entry, Fault, Head, OperationId, OperationRow, Outcome,
-        Signatures, Status, StoredCheckpoint, StoredEntry, StoredRow, TrailReader, TrailStart, Verdict,
-        verify,
+        Checkpoint, CheckpointSigner as _, Entry, Fault, Head, OperationRow, Outcome, Signatures, Status,
+        StoredCheckpoint, StoredEntry, StoredRow, TrailReader, TrailStart, Verdict, verify,
     },
+    ids::OperationId,
     inventory::Cell,
     kind::Kind,
     testing::{

@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Result,
     audit::{
-        ChainHash, Checkpoint, CheckpointSigner as _, CheckpointSink, Fault, Head, OperationId, Signatures,
+        ChainHash, Checkpoint, CheckpointSigner as _, CheckpointSink, Fault, Head, Signatures,
         StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Verdict, verify,
     },
+    ids::OperationId,
     testing::fake::FakeSigner,
 };
 use proptest::{prelude::*, test_runner::Config};

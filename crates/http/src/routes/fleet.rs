@@ -6,7 +6,7 @@ use actix_web::{
     HttpRequest, HttpResponse, Responder, body::BoxBody, dev::Payload, http::header::ContentType, web::Data,
 };
 use pilothouse_core::{
-    cluster::ClusterId,
+    ids::ClusterId,
     inventory::{
         ClusterResult, List, ListInfo, ListQuery, Overview, Pagination, SearchResults, WatchEvent,
         countable_lists, searchable_lists,

@@ -1,8 +1,8 @@
 //! Request types shared by several routes.
 
 use pilothouse_core::{
-    cluster::ClusterId,
     error::Reason,
+    ids::ClusterId,
     name::{Namespace, ObjectName},
 };
 use serde::Deserialize;

@@ -1,7 +1,7 @@
 //! Route to revoke a session.
 
 use actix_web::web::Data;
-use pilothouse_core::session::SessionId;
+use pilothouse_core::ids::SessionId;
 
 use super::params::ById;
 use crate::{

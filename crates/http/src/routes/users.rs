@@ -3,7 +3,8 @@
 use actix_web::web::Data;
 use pilothouse_core::{
     access::Role,
-    user::{NewPassword, NewUser, User, UserId, UserPatch, Username},
+    ids::UserId,
+    user::{NewPassword, NewUser, User, UserPatch, Username},
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -188,14 +188,14 @@ async fn cve_2023_32199_permission_ends_with_role_and_user() {
         let ops = api.login("ops").await;
         let name = format!("before-{n}");
         assert_eq!(api.post(&ops, "/api/k8s/namespaces", create(&name)).await.status.as_u16(), 200);
-        let id = pilothouse_core::user::UserId(api.user("ops").await);
+        let id = pilothouse_core::ids::UserId(api.user("ops").await);
         api.app.users.update(&Caller::system(), id, patch).await.unwrap();
         assert_eq!(api.post(&ops, "/api/k8s/namespaces", create("after")).await.status.as_u16(), 401);
         let back = UserPatch { role: Some(Role::OpsAdmin), disabled: Some(false), ..UserPatch::default() };
         api.app.users.update(&Caller::system(), id, back).await.unwrap();
     }
     let ops = api.login("ops").await;
-    let id = pilothouse_core::user::UserId(api.user("ops").await);
+    let id = pilothouse_core::ids::UserId(api.user("ops").await);
     api.app.users.delete(&Caller::system(), id).await.unwrap();
     assert_eq!(api.post(&ops, "/api/k8s/namespaces", create("after")).await.status.as_u16(), 401);
 }
@@ -287,7 +287,7 @@ async fn cve_2023_40025_stream_ends_with_its_session() {
         while api.fake.clusters.calls().is_empty() {
             actix_web::rt::time::sleep(Duration::from_millis(5)).await;
         }
-        let id = pilothouse_core::session::SessionId(api.session("viewer").await.unwrap());
+        let id = pilothouse_core::ids::SessionId(api.session("viewer").await.unwrap());
         api.app.sessions.revoke(&Caller::system(), id).await.unwrap();
     };
     let (reply, ()) = futures_util::join!(reading, revoking);

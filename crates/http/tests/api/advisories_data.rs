@@ -140,7 +140,7 @@ async fn cve_2023_40029_last_applied_annotation_of_a_secret_is_hidden() {
         "kubectl.kubernetes.io/last-applied-configuration": applied.to_string(), "kept": "yes"},
         "managedFields": [{"manager": "canary-applied"}]});
     let object = json!({"metadata": metadata, "data": {"password": "Y2FuYXJ5LWFwcGxpZWQ="}});
-    api.fake.clusters.put(pilothouse_core::cluster::ClusterId(api.cluster), Kind::Secret, object);
+    api.fake.clusters.put(pilothouse_core::ids::ClusterId(api.cluster), Kind::Secret, object);
     let query = format!("cluster_id={}&namespace=shop", api.cluster);
     let detail = api.get(&signed_in, "/api/k8s/secrets/detail", &format!("{query}&name=applied")).await;
     assert_eq!(detail.json()["data"]["annotations"], json!({"kept": "*** (3 bytes)"}));

@@ -5,7 +5,7 @@ use std::io::Write;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use flate2::{Compression, write::GzEncoder};
 use pilothouse_core::{
-    cluster::ClusterId,
+    ids::ClusterId,
     kind::{KINDS, Kind},
     workload::WorkloadType,
 };

@@ -3,7 +3,7 @@
 use actix_web::{http::StatusCode, test::TestRequest};
 use pilothouse_core::{
     Cause,
-    cluster::ClusterId,
+    ids::ClusterId,
     inventory::{LISTS, ListScope},
     kind::Kind,
     testing::fake::Condition,

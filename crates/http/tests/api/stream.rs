@@ -199,7 +199,7 @@ fn revoked_session_ends_its_stream() {
     assert_eq!(event(&mut lines).unwrap().data, "two");
     let (rows, _) = block_on(running.app.sessions.list(&Caller::system(), &Default::default())).unwrap();
     let row: Value = serde_json::from_str(rows[0].json()).unwrap();
-    let id = pilothouse_core::session::SessionId(row["id"].as_i64().unwrap());
+    let id = pilothouse_core::ids::SessionId(row["id"].as_i64().unwrap());
     block_on(running.app.sessions.revoke(&Caller::system(), id)).unwrap();
     assert_eq!(event(&mut lines).unwrap().reason(), "session_ended");
     eventually("the connection to the cluster is closed", || log.is_closed());

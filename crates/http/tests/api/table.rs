@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use pilothouse_core::{access::Caller, session::SessionId};
+use pilothouse_core::{access::Caller, ids::SessionId};
 
 use crate::test_app::{Credentials, TestApp};
 

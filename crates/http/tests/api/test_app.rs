@@ -14,7 +14,7 @@ use pilothouse_core::{
     Result,
     access::{Caller, Role},
     app::{App, Settings},
-    cluster::ClusterId,
+    ids::ClusterId,
     inventory::ListQuery,
     kind::Kind,
     testing::{fake::Fake, new_cluster},

@@ -18,9 +18,10 @@ use pilothouse_core::{
     Result,
     access::{AccessRequest, Caller, Permit, Resource, Verb},
     cluster::{
-        ApiServer, ClusterId, ClusterProbe, Connection, Connections, Credential, Permission, ProbeReason,
-        ProbeTarget, Probed, Report, StoredConnection,
+        ApiServer, ClusterProbe, Connection, Connections, Credential, Permission, ProbeReason, ProbeTarget,
+        Probed, Report, StoredConnection,
     },
+    ids::ClusterId,
     kind::Kind,
     name::{Namespace, ObjectName},
     testing::{self, fake::FakeRuntime},

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use pilothouse_core::{
     access::{AccessRequest, Caller, Resource},
-    cluster::ClusterId,
+    ids::ClusterId,
     testing,
 };
 use pilothouse_kube::{CacheSettings, EgressRules, KubeSettings, Limits, ReadBudgets};

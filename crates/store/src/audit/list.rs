@@ -8,10 +8,9 @@ use diesel_async::RunQueryDsl as _;
 use pilothouse_core::{
     Error, Result,
     access::Role,
-    audit::{OperationId, OperationPage, OperationQuery, OperationRow, Status},
-    cluster::ClusterId,
+    audit::{OperationPage, OperationQuery, OperationRow, Status},
+    ids::{ClusterId, OperationId, UserId},
     inventory::{List, Pagination},
-    user::UserId,
 };
 
 use super::count::{CountBelow, CountFilter, Counts};

@@ -16,7 +16,8 @@ use diesel_async::RunQueryDsl as _;
 use jiff::Timestamp;
 use pilothouse_core::{
     Result,
-    audit::{ChainHash, Head, OperationId, StoredCheckpoint, StoredEntry, StoredRow, TrailReader},
+    audit::{ChainHash, Head, StoredCheckpoint, StoredEntry, StoredRow, TrailReader},
+    ids::OperationId,
     inventory::Cell,
 };
 

@@ -10,11 +10,12 @@ use crate::{
     access::{Resource, Role, Verb},
     audit::MockAuditTrail,
     clock::Clock,
-    cluster::{ClusterId, ClusterName, MockClusterRegistry},
+    cluster::{ClusterName, MockClusterRegistry},
+    ids::{ClusterId, SessionId, UserId},
     kind::Kind,
-    session::{LiveSessions, MockSessionStore, Session, SessionId},
+    session::{LiveSessions, MockSessionStore, Session},
     testing::fake::FakeRuntime,
-    user::{User, UserId, Username},
+    user::{User, Username},
 };
 
 const IDLE: Duration = Duration::from_secs(1800);

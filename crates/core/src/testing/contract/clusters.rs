@@ -10,10 +10,11 @@ use super::StorePorts;
 use crate::{
     access::{AccessRequest, Permit, Resource, Verb},
     cluster::{
-        ApiServer, AuthType, Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, Connection,
-        Credential, Health, NodeCount, ProbeResult, Report,
+        ApiServer, AuthType, Cluster, ClusterName, ClusterPatch, ClusterRecord, Connection, Credential,
+        Health, NodeCount, ProbeResult, Report,
     },
     error::Cause,
+    ids::ClusterId,
 };
 
 fn name(text: &str) -> ClusterName {

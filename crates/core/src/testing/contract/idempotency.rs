@@ -7,7 +7,7 @@ use super::StorePorts;
 use crate::{
     clock::uuid_v7,
     idempotency::{Claim, Earlier, End, IdempotencyKey, NewClaim, Progress, Reply, RequestDigest},
-    user::UserId,
+    ids::UserId,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -6,10 +6,9 @@ use super::StorePorts;
 use crate::{
     access::{AccessRequest, Resource, Role, Verb},
     audit::{Operation, OperationQuery, OperationRow, Outcome, Status},
-    cluster::ClusterId,
+    ids::{ClusterId, UserId},
     inventory::{List, ListQuery, Pagination, Row, select},
     kind::Kind,
-    user::UserId,
 };
 
 impl StorePorts {

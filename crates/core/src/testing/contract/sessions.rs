@@ -8,8 +8,9 @@ use crate::{
     access::{AccessRequest, Resource, Role, Verb},
     audit::Status,
     error::Cause,
-    session::{Rotation, SecretHash, SessionId, SessionRecord},
-    user::{PasswordHash, SetBy, UserId, UserPatch},
+    ids::{SessionId, UserId},
+    session::{Rotation, SecretHash, SessionRecord},
+    user::{PasswordHash, SetBy, UserPatch},
 };
 
 const GRACE: Duration = Duration::from_secs(10);

@@ -5,10 +5,11 @@ use futures_util::future::join_all;
 use super::StorePorts;
 use crate::{
     access::{AccessRequest, Resource, Role, Verb},
-    audit::{Operation, OperationId, Outcome, Status},
+    audit::{Operation, Outcome, Status},
     error::Cause,
+    ids::{OperationId, UserId},
     kind::Kind,
-    user::{UserId, UserPatch},
+    user::UserPatch,
 };
 
 impl StorePorts {
@@ -18,7 +19,7 @@ impl StorePorts {
             AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named("web").with("replicas", 5);
         let permit = self.permit(access);
         Operation {
-            cluster_id: Some(crate::cluster::ClusterId(7)),
+            cluster_id: Some(crate::ids::ClusterId(7)),
             cluster_name: Some("生产环境".to_owned()),
             namespace: Some("default".to_owned()),
             user_id: Some(UserId(3)),

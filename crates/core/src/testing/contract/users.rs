@@ -4,7 +4,8 @@ use super::StorePorts;
 use crate::{
     access::{AccessRequest, Resource, Role, Verb},
     error::Cause,
-    user::{PasswordHash, SetBy, UserId, UserPatch, Username},
+    ids::UserId,
+    user::{PasswordHash, SetBy, UserPatch, Username},
 };
 
 pub(super) async fn created_user_is_found(ports: &StorePorts) {

@@ -17,11 +17,11 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     access::Permit,
     cluster::{
-        ClusterId, ClusterProbe, Connection, NodeCount, Permission, ProbeTarget, Probed, Report,
-        StoredConnection,
+        ClusterProbe, Connection, NodeCount, Permission, ProbeTarget, Probed, Report, StoredConnection,
     },
     error::{Cause, Error, Result},
     gate::Changed,
+    ids::ClusterId,
     inventory::{
         Inventory, Join, List, ListEvent, ListQuery, Listing, Owner, Row, Table, WatchSnapshot, select,
     },

@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 use crate::{
     error::{Cause, Result},
     hex::Hex,
+    ids::{SessionId, UserId},
     secret::ValueDigest,
-    session::{Claims, SessionId, TokenCodec},
-    user::{InitialPassword, PasswordHash, PasswordHasher, UserId},
+    session::{Claims, TokenCodec},
+    user::{InitialPassword, PasswordHash, PasswordHasher},
 };
 
 /// A hash that is the password itself.

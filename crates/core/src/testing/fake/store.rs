@@ -16,12 +16,13 @@ use crate::{
         ChainHash, Checkpoint, Entry, Head, LastCheckpoint, Operation, OperationRow, Outcome,
         StoredCheckpoint, StoredEntry, TrailStart,
     },
-    cluster::{Cluster, ClusterId, StoredConnection},
+    cluster::{Cluster, StoredConnection},
     error::{Cause, Error, Result},
     idempotency::{NewClaim, Progress},
+    ids::{ClusterId, UserId},
     session::{ClientAddress, SecretHash, Session, ThrottleKey},
     testing::fake::FakeSigner,
-    user::{PasswordHash, User, UserId},
+    user::{PasswordHash, User},
 };
 
 mod audit;

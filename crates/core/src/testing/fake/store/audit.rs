@@ -7,11 +7,11 @@ use super::MemoryStore;
 use crate::{
     access::Permit,
     audit::{
-        AuditTrail, CapacityFor, Entry, Head, Operation, OperationId, OperationPage, OperationQuery,
-        OperationRow, Outcome, Retention, Status, StoredCheckpoint, StoredEntry, StoredRow, TrailReader,
-        TrailStart,
+        AuditTrail, CapacityFor, Entry, Head, Operation, OperationPage, OperationQuery, OperationRow,
+        Outcome, Retention, Status, StoredCheckpoint, StoredEntry, StoredRow, TrailReader, TrailStart,
     },
     error::{Cause, Error, Result},
+    ids::OperationId,
     inventory::{Row, select},
 };
 

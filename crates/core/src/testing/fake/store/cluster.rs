@@ -7,10 +7,11 @@ use super::{MemoryStore, State};
 use crate::{
     access::Permit,
     cluster::{
-        Cluster, ClusterId, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, Health,
-        ProbeResult, StoredConnection,
+        Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, Health, ProbeResult,
+        StoredConnection,
     },
     error::{Cause, Error, Result},
+    ids::ClusterId,
 };
 
 #[async_trait]

@@ -7,11 +7,11 @@ use super::{MemoryStore, State};
 use crate::{
     access::{Permit, Role},
     error::{Cause, Error, Result},
+    ids::{SessionId, UserId},
     session::{
-        ClientAddress, LoginThrottle, Rotation, SecretHash, Session, SessionId, SessionRecord, SessionStore,
-        ThrottleKey,
+        ClientAddress, LoginThrottle, Rotation, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey,
     },
-    user::{PasswordHash, SetBy, User, UserId, UserPatch, UserRecord, UserRegistry, Username},
+    user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
 
 #[async_trait]

@@ -1,0 +1,32 @@
+//! Ids of clusters, users, sessions and operations.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident($value:ty);)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub $value);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A cluster's id. Ids are never reused.
+    ClusterId(i64);
+    /// A user's id. Ids are never reused.
+    UserId(i64);
+    /// A session's id. Displayed; never the cookie's value.
+    SessionId(i64);
+    /// Operation id: a UUID version 7. The cluster's own audit log has the same id as `Audit-ID`.
+    OperationId(Uuid);
+}
