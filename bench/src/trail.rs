@@ -9,10 +9,10 @@ use std::{
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
-    access::Role,
     audit::{AuditTrail, Checkpoint, CheckpointSink, Operation, OperationQuery, Outcome, TrailReader as _},
     clock::{Clock, uuid_v7},
     ids::{ClusterId, OperationId, UserId},
+    role::Role,
     seal::Keyring as _,
 };
 use pilothouse_crypto::{FileKeyring, MasterKey, SystemRng};

@@ -1,52 +1,16 @@
-//! Authorisation: roles, the rule table, and the permit required by every port towards a cluster and by every change to
+//! Authorisation: the rule table, and the permit required by every port towards a cluster and by every change to
 //! Pilothouse's own tables. Only [`crate::gate::Gate`] creates permits.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
     audit::Operation,
-    error::{Error, Reason, Result},
+    error::{Error, Result},
     ids::{ClusterId, OperationId, SessionId, UserId},
     kind::Kind,
     name::{Namespace, NamespaceScope},
+    role::Role,
 };
-
-/// The three roles, in ascending order of rights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// 只读用户: reads, but no Secret values, and only their own audit rows.
-    Viewer,
-    /// 运维管理员: everything on clusters; no user management.
-    OpsAdmin,
-    /// 超级管理员: everything.
-    SuperAdmin,
-}
-
-impl Role {
-    /// Every role.
-    pub const ALL: [Self; 3] = [Self::Viewer, Self::OpsAdmin, Self::SuperAdmin];
-
-    /// The value in requests and responses.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::OpsAdmin => "ops_admin",
-            Self::SuperAdmin => "super_admin",
-        }
-    }
-
-    /// Parses a role.
-    ///
-    /// # Errors
-    /// [`Reason::NotOneOf`].
-    pub fn parse(text: &str) -> Result<Self, Reason> {
-        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or(Reason::NotOneOf)
-    }
-}
 
 /// Verb of an operation: the `operation_type` of the audit trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    access::Role,
     error::{Error, Result},
     ids::{ClusterId, OperationId, UserId},
+    role::Role,
 };
 
 mod batch;

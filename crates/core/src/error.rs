@@ -9,7 +9,7 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use crate::access::Role;
+use crate::role::Role;
 
 /// Result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -23,10 +23,11 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
-    access::{Caller, Role},
+    access::Caller,
     clock::{Clock, Rng, Spawner, detached, uuid_v7},
     error::{Cause, Error, Reason, Result},
     ids::UserId,
+    role::Role,
 };
 
 /// Time for which a key is stored.

@@ -45,6 +45,7 @@ mod openapi;
 pub mod pod;
 pub mod quantity;
 pub mod quota;
+pub mod role;
 pub mod seal;
 pub mod secret;
 pub mod session;

@@ -14,10 +14,11 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    access::{Permit, Role},
+    access::Permit,
     error::{Cause, Result},
     ids::{SessionId, UserId},
     inventory::{Cell, Field, ListRow},
+    role::Role,
     user::{PasswordHash, User, Username},
 };
 

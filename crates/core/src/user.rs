@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::{
-    access::{Permit, Role},
+    access::Permit,
     clock::Rng,
     error::{Reason, Result},
     ids::{SessionId, UserId},
     inventory::{Cell, Field, Filter, ListRow},
     name::MAX_NORMALISED_BYTES,
+    role::Role,
 };
 
 mod invalidating;

@@ -8,13 +8,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    access::{AccessRequest, Caller, Permit, Resource, Role, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Verb},
     clock::Clock,
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate},
     ids::ClusterId,
     kind::Kind,
     name::{Namespace, ObjectName},
+    role::Role,
 };
 
 mod detail;

@@ -7,9 +7,10 @@ use std::{net::IpAddr, time::Duration};
 use futures_executor::block_on;
 use pilothouse_core::{
     Cause, Error,
-    access::{Caller, Origin, Role},
+    access::{Caller, Origin},
     app::{App, Settings},
     kubeconfig::Kubeconfig,
+    role::Role,
     session::Login,
     testing::fake::Fake,
     user::{NewPassword, NewUser, Username},

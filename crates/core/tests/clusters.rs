@@ -5,7 +5,7 @@
 use futures_executor::block_on;
 use pilothouse_core::{
     Cause, Error,
-    access::{Caller, Role},
+    access::Caller,
     app::{App, Settings},
     audit::{Entry, Status},
     cluster::{
@@ -21,6 +21,7 @@ use pilothouse_core::{
     name::{Namespace, ObjectName},
     object::Labels,
     pod::LogOptions,
+    role::Role,
     testing::fake::Fake,
     workload::{Replicas, WorkloadRef, WorkloadType},
 };

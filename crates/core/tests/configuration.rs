@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures_executor::block_on;
 use pilothouse_core::{
     Cause, Error,
-    access::{Caller, Role},
+    access::Caller,
     app::{App, Ports, Settings},
     audit::{Entry, Status},
     config::{ConfigMapPatch, NewConfigMap},
@@ -15,6 +15,7 @@ use pilothouse_core::{
     kind::Kind,
     name::{Namespace, ObjectName},
     object::Labels,
+    role::Role,
     secret::{MockSecretApi, NewSecret, SecretPatch},
     testing::{fake::Fake, new_cluster},
 };

@@ -194,7 +194,7 @@ fn k8s_format_matches_api_server_audit_events() {
 
 #[test]
 fn viewers_cannot_verify_or_export_and_exports_are_limited() {
-    use pilothouse_core::{Cause, access::Role};
+    use pilothouse_core::{Cause, role::Role};
     let app = App::new(Fake::default().ports(), Settings::default());
     let viewer = Caller { role: Some(Role::Viewer), ..Caller::system() };
     assert_eq!(block_on(app.audit.verify(&viewer)).unwrap_err().cause, Cause::RoleTooLow);

@@ -14,7 +14,7 @@ use std::{
 use futures_executor::block_on;
 use pilothouse_core::{
     Cause, Error, Result,
-    access::{Caller, Role},
+    access::Caller,
     app::{App, Ports, Settings},
     audit::{Entry, MAX_ROW_BYTES, OperationRow, Status},
     cluster::{AuthType, ClusterChange, ClusterName, CredentialInput, MockClusterProbe, NewCluster},
@@ -26,6 +26,7 @@ use pilothouse_core::{
     kind::Kind,
     name::{Namespace, ObjectName},
     object::Labels,
+    role::Role,
     secret::{NewSecret, SecretPatch, ValueDigest},
     testing::{
         fake::{Fake, PlainDigest},

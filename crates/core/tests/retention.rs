@@ -8,7 +8,7 @@ use futures_executor::block_on;
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
-    access::{AccessRequest, Caller, Resource, Role, Verb},
+    access::{AccessRequest, Caller, Resource, Verb},
     app::{App, Settings},
     audit::{
         Archive, AuditTrail as _, Batch, Checkpoint, CheckpointSigner as _, Cursor, Export, ExportFormat,
@@ -16,6 +16,7 @@ use pilothouse_core::{
     },
     clock::Clock as _,
     kind::Kind,
+    role::Role,
     testing::{
         fake::{Fake, FakeSigner},
         permit,

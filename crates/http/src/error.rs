@@ -8,8 +8,8 @@ use actix_web::{
 };
 use pilothouse_core::{
     Cause, Code, Error,
-    access::Role,
     error::{Reason, Source},
+    role::Role,
 };
 use serde::Serialize;
 use utoipa::{

@@ -245,7 +245,7 @@ messages! {
 #[cfg(test)]
 mod tests {
     use actix_web::http::header::HeaderValue;
-    use pilothouse_core::{Cause, Code, access::Role};
+    use pilothouse_core::{Cause, Code, role::Role};
 
     use super::*;
 

@@ -15,7 +15,7 @@ use actix_web::{
     body::BoxBody,
     http::{Method, header::ContentType},
 };
-use pilothouse_core::{Code, access::Role};
+use pilothouse_core::{Code, role::Role};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema, openapi::path::ParameterIn};
 

@@ -23,8 +23,8 @@ mod workloads;
 
 use actix_web::{FromRequest, Responder, http::Method, web::Data};
 use pilothouse_core::{
-    access::Role::{self, OpsAdmin, SuperAdmin, Viewer},
     inventory::LISTS,
+    role::Role::{self, OpsAdmin, SuperAdmin, Viewer},
 };
 
 use serde::{Serialize, de::DeserializeOwned};

@@ -4,8 +4,9 @@ use std::io::{self, BufRead};
 
 use pilothouse_core::{
     Error,
-    access::{Caller, Role},
+    access::Caller,
     app::App,
+    role::Role,
     user::{NewPassword, NewUser, User, UserPatch, Username},
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -52,7 +53,7 @@ pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(),
     let caller = Caller::command_line(&operator());
     match command {
         UserCommand::Add { username, role, display_name, password_stdin } => {
-            let role = Role::parse(&role).map_err(|_| {
+            let role = Role::parse(&role).ok_or_else(|| {
                 Fatal::Setting(format!("`{role}` is not a role; use viewer, ops_admin or super_admin"))
             })?;
             let password = Password::read_or_generate(password_stdin)?;

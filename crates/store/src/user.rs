@@ -9,8 +9,9 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
-    access::{Permit, Role},
+    access::Permit,
     ids::UserId,
+    role::Role,
     user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
 
@@ -40,7 +41,7 @@ impl Row {
             id: UserId(self.id),
             username: Username::new(&self.username).map_err(|_| corrupt("users.username"))?,
             display_name: self.display_name,
-            role: Role::parse(role).map_err(|_| corrupt("bindings.role"))?,
+            role: Role::parse(role).ok_or_else(|| corrupt("bindings.role"))?,
             disabled: self.disabled,
             created_at: self.created_at.0,
             last_login_at: self.last_login_at.map(|at| at.0),

@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use example_in_memory::{Memory, Process};
 use pilothouse_core::{
     Cause, Error, Result,
-    access::{Caller, Origin, Permit, Role},
+    access::{Caller, Origin, Permit},
     audit::{AuditTrail, OperationQuery},
     clock::Clock,
     cluster::{
@@ -29,6 +29,7 @@ use pilothouse_core::{
     name::Namespace,
     namespace::{NamespaceApi, NamespaceRow, Namespaces},
     object::{Labels, parse},
+    role::Role,
 };
 use serde_json::{json, value::to_raw_value};
 

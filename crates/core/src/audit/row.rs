@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Operation, Outcome, Status, StoredRow};
 use crate::{
-    access::Role,
     clock::parse_timestamp,
     error::{Error, Reason, Result},
     ids::{ClusterId, OperationId, UserId},
     inventory::{Cell, Field, Filter, List, ListQuery, ListRow, Pagination, number},
+    role::Role,
 };
 
 /// Query of the operations list.

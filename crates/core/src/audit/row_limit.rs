@@ -172,9 +172,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        access::Role,
         audit::{Entry, OperationRow, Status},
         ids::{ClusterId, OperationId, UserId},
+        role::Role,
     };
 
     /// An operation in which every text from an external source is this one.

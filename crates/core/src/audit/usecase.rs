@@ -10,10 +10,11 @@ use super::{
     slots::SlotPool, verify,
 };
 use crate::{
-    access::{AccessRequest, Caller, Permit, Resource, Role, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Verb},
     clock::Clock,
     error::{Error, Result},
     gate::Gate,
+    role::Role,
 };
 
 /// Use cases of the audit trail.

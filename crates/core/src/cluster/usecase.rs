@@ -11,7 +11,7 @@ use super::{
     Connection, Credential, Health, NodeCount, Permission, ProbeReason, ProbeResult, ProbeTarget, Probed,
 };
 use crate::{
-    access::{AccessRequest, Caller, Granted, Permit, Resource, Role, Verb},
+    access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
     clock::{Clock, computed},
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate, Warning},
@@ -20,6 +20,7 @@ use crate::{
     kubeconfig::Kubeconfig,
     name::is_invisible,
     object::{Labels, check_labels},
+    role::Role,
 };
 
 /// Credential and connection fields of a request. No field is ever displayed.

@@ -8,12 +8,13 @@ use mockall::predicate::always;
 
 use super::*;
 use crate::{
-    access::{Resource, Role, Verb},
+    access::{Resource, Verb},
     audit::{MockAuditTrail, Status},
     cluster::{ClusterName, MockClusterRegistry},
     ids::{ClusterId, UserId},
     kind::Kind,
     name::Namespace,
+    role::Role,
     session::MockSessionStore,
     testing::fake::FakeRuntime,
 };

@@ -10,12 +10,13 @@ use super::{
     SessionPorts, SessionRecord, SessionRow, ThrottleKey,
 };
 use crate::{
-    access::{AccessRequest, Caller, Origin, Permit, Resource, Role, Verb},
+    access::{AccessRequest, Caller, Origin, Permit, Resource, Verb},
     clock::{Clock, Rng},
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     ids::SessionId,
     inventory::{ListQuery, Pagination, Row, select},
+    role::Role,
     ttl_cache::TtlCache,
     user::{InitialPassword, NewPassword, PasswordHasher, SetBy, User, UserRegistry, Username, normalise},
 };

@@ -20,12 +20,13 @@ use jiff::Timestamp;
 
 use super::fake::FakeRuntime;
 use crate::{
-    access::{AccessRequest, Caller, Permit, Resource, Role, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Verb},
     audit::{AuditTrail, OperationQuery, OperationRow, TrailReader},
     clock::{Clock, Rng},
     cluster::{ClusterRegistry, Connections},
     idempotency::IdempotencyStore,
     inventory::{List, ListQuery},
+    role::Role,
     session::{LoginThrottle, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey},
     user::{PasswordHash, User, UserRecord, UserRegistry, Username},
 };

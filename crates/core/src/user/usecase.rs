@@ -10,13 +10,14 @@ use super::{
     Username,
 };
 use crate::{
-    access::{AccessRequest, Caller, Granted, Permit, Resource, Role, Verb},
+    access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
     clock::{Clock, Rng},
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     ids::UserId,
     inventory::{ListQuery, Pagination, Row, select},
     name::{MAX_NORMALISED_BYTES, is_invisible},
+    role::Role,
 };
 
 /// Use cases of users, for super admins.

@@ -17,9 +17,10 @@ use futures_executor::block_on;
 use futures_util::future::join_all;
 use pilothouse_core::{
     Cause, Error,
-    access::{Caller, Origin, Role},
+    access::{Caller, Origin},
     app::{App, Ports, Settings},
     audit::Status,
+    role::Role,
     session::Login,
     testing::fake::PlainHasher,
     user::{NewPassword, NewUser, PasswordHash, PasswordHasher, UserPatch, Username},

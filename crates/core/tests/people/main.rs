@@ -12,10 +12,11 @@ use futures_executor::block_on;
 use jiff::SignedDuration;
 use pilothouse_core::{
     Cause, Error,
-    access::{Caller, Origin, Role},
+    access::{Caller, Origin},
     app::{App, Settings},
     audit::{OperationQuery, Status},
     inventory::{List, ListQuery},
+    role::Role,
     session::{Lifetimes, Login, PasswordChange, SignedIn, Tokens},
     testing::fake::Fake,
     user::{NewPassword, NewUser, UserPatch, Username},

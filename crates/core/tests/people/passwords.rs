@@ -8,9 +8,10 @@ use futures_executor::block_on;
 use futures_util::future::BoxFuture;
 use pilothouse_core::{
     Cause, Result,
-    access::{Caller, Role},
+    access::Caller,
     app::{App, Ports, Settings},
     audit::Status,
+    role::Role,
     session::{PasswordChange, SignedIn},
     testing::fake::PlainHasher,
     user::{NewPassword, PasswordHash, PasswordHasher},

@@ -3,7 +3,7 @@
 use actix_web::{http::Method, web::Data};
 use pilothouse_core::{
     Error,
-    access::{Caller, Role},
+    access::Caller,
     app::App,
     audit::{OperationQuery, OperationRow},
     cluster::Cluster,
@@ -17,6 +17,7 @@ use pilothouse_core::{
     node::NodeRow,
     pod::PodRow,
     quota::QuotaRow,
+    role::Role,
     secret::SecretRow,
     session::SessionRow,
     storage::{ClaimRow, StorageClassRow, VolumeRow},

@@ -2,8 +2,8 @@
 
 use actix_web::web::Data;
 use pilothouse_core::{
-    access::Role,
     ids::UserId,
+    role::Role,
     user::{NewPassword, NewUser, User, UserPatch, Username},
 };
 use serde::{Deserialize, Serialize};

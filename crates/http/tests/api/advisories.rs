@@ -7,10 +7,7 @@ use std::{
 };
 
 use actix_web::test::TestRequest;
-use pilothouse_core::{
-    access::{Caller, Role},
-    user::UserPatch,
-};
+use pilothouse_core::{access::Caller, role::Role, user::UserPatch};
 use pilothouse_http::{HttpSettings, endpoints};
 use serde_json::json;
 

@@ -12,11 +12,12 @@ use flate2::read::GzDecoder;
 use futures_util::{FutureExt, future::LocalBoxFuture};
 use pilothouse_core::{
     Result,
-    access::{Caller, Role},
+    access::Caller,
     app::{App, Settings},
     ids::ClusterId,
     inventory::ListQuery,
     kind::Kind,
+    role::Role,
     testing::{fake::Fake, new_cluster},
     user::{NewPassword, NewUser},
 };

@@ -7,10 +7,10 @@ use diesel::{
 use diesel_async::RunQueryDsl as _;
 use pilothouse_core::{
     Error, Result,
-    access::Role,
     audit::{OperationPage, OperationQuery, OperationRow, Status},
     ids::{ClusterId, OperationId, UserId},
     inventory::{List, Pagination},
+    role::Role,
 };
 
 use super::count::{CountBelow, CountFilter, Counts};
@@ -49,7 +49,8 @@ impl TryFrom<Row> for OperationRow {
 
     fn try_from(row: Row) -> Result<Self> {
         let status = Status::ALL.into_iter().find(|status| status.as_str() == row.status);
-        let role = row.role.as_deref().map(Role::parse).transpose();
+        let parse_role = |role| Role::parse(role).ok_or_else(|| corrupt("operations.role"));
+        let role = row.role.as_deref().map(parse_role).transpose();
         Ok(Self {
             id: row.id,
             operation_id: OperationId(
@@ -64,7 +65,7 @@ impl TryFrom<Row> for OperationRow {
             status: status.ok_or_else(|| corrupt("operations.status"))?,
             user_id: row.user_id.map(UserId),
             username: row.username,
-            role: role.map_err(|_| corrupt("operations.role"))?,
+            role: role?,
             source_ip: row.source_ip,
             request_id: row.request_id,
             duration_ms: row.duration_ms,

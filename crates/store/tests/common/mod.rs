@@ -9,11 +9,12 @@ use diesel::{Connection as _, QueryableByName, SqliteConnection, sql_query, sql_
 use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection as _};
 use pilothouse_core::{
     Cause, Error, Result,
-    access::{AccessRequest, Resource, Role, Verb},
+    access::{AccessRequest, Resource, Verb},
     audit::{ChainHash, Checkpoint, CheckpointSigner as _, Operation, Signatures, Verdict},
     cluster::{ApiServer, AuthType, ClusterName, ClusterRecord, Connection, Credential},
     hex::Hex,
     kind::Kind,
+    role::Role,
     seal::{Keyring, Keys, SealedFor, Sealer},
     testing::{contract::StorePorts, fake},
     user::{PasswordHash, UserRecord, Username},

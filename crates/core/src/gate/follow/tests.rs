@@ -7,12 +7,13 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::{
-    access::{Resource, Role, Verb},
+    access::{Resource, Verb},
     audit::MockAuditTrail,
     clock::Clock,
     cluster::{ClusterName, MockClusterRegistry},
     ids::{ClusterId, SessionId, UserId},
     kind::Kind,
+    role::Role,
     session::{LiveSessions, MockSessionStore, Session},
     testing::fake::FakeRuntime,
     user::{User, Username},

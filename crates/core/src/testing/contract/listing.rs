@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::StorePorts;
 use crate::{
-    access::{AccessRequest, Resource, Role, Verb},
+    access::{AccessRequest, Resource, Verb},
     audit::{Operation, OperationQuery, OperationRow, Outcome, Status},
     ids::{ClusterId, UserId},
     inventory::{List, ListQuery, Pagination, Row, select},
     kind::Kind,
+    role::Role,
 };
 
 impl StorePorts {

@@ -5,10 +5,11 @@ use jiff::Timestamp;
 
 use super::StorePorts;
 use crate::{
-    access::{AccessRequest, Resource, Role, Verb},
+    access::{AccessRequest, Resource, Verb},
     audit::Status,
     error::Cause,
     ids::{SessionId, UserId},
+    role::Role,
     session::{Rotation, SecretHash, SessionRecord},
     user::{PasswordHash, SetBy, UserPatch},
 };

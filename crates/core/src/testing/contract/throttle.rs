@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::StorePorts;
 use crate::{
-    access::Role,
+    role::Role,
     session::{ClientAddress, SessionRecord, ThrottleKey},
     user::{User, Username},
 };

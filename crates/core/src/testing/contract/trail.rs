@@ -4,11 +4,12 @@ use futures_util::future::join_all;
 
 use super::StorePorts;
 use crate::{
-    access::{AccessRequest, Resource, Role, Verb},
+    access::{AccessRequest, Resource, Verb},
     audit::{Operation, Outcome, Status},
     error::Cause,
     ids::{OperationId, UserId},
     kind::Kind,
+    role::Role,
     user::UserPatch,
 };
 

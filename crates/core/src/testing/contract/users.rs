@@ -2,9 +2,10 @@ use futures_util::future::join;
 
 use super::StorePorts;
 use crate::{
-    access::{AccessRequest, Resource, Role, Verb},
+    access::{AccessRequest, Resource, Verb},
     error::Cause,
     ids::UserId,
+    role::Role,
     user::{PasswordHash, SetBy, UserPatch, Username},
 };
 

@@ -5,9 +5,10 @@ use jiff::Timestamp;
 
 use super::{MemoryStore, State};
 use crate::{
-    access::{Permit, Role},
+    access::Permit,
     error::{Cause, Error, Result},
     ids::{SessionId, UserId},
+    role::Role,
     session::{
         ClientAddress, LoginThrottle, Rotation, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey,
     },
