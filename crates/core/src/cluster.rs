@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::{
     access::Permit,
+    connection::{AuthType, Connection, StoredConnection},
     error::{Cause, Reason, Result},
     ids::ClusterId,
     inventory::{Cell, Field, Filter, ListRow},
@@ -17,13 +17,10 @@ use crate::{
 };
 
 mod cached;
-mod server;
 mod usecase;
 
 pub use cached::CachedClusters;
-pub use server::ApiServer;
 pub use usecase::{ClusterChange, ClusterStatus, ClusterTest, Clusters, CredentialInput, NewCluster};
-pub(crate) use usecase::{check_pem, check_token};
 
 /// A cluster's name: trimmed, NFC, 1 to 63 characters without control characters; unique ignoring case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,27 +73,6 @@ impl From<ClusterName> for String {
 impl fmt::Display for ClusterName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-/// The form in which the credential was supplied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-pub enum AuthType {
-    /// A bearer token.
-    Token,
-    /// A kubeconfig, of which only server, CA and one credential are stored.
-    Kubeconfig,
-}
-
-impl AuthType {
-    /// The value in rows and requests.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Token => "token",
-            Self::Kubeconfig => "kubeconfig",
-        }
     }
 }
 
@@ -238,53 +214,6 @@ impl ListRow for Cluster {
     fn namespace(&self) -> Option<&str> {
         None
     }
-}
-
-/// The credential that Pilothouse presents to a cluster. Has no `Serialize`; its `Debug` shows only the type.
-#[derive(Clone)]
-pub enum Credential {
-    /// A bearer token.
-    Token(SecretString),
-    /// A client certificate.
-    Certificate {
-        /// The chain, PEM.
-        chain: String,
-        /// The private key, PEM.
-        key: SecretString,
-    },
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Token(_) => "Token(…)",
-            Self::Certificate { .. } => "Certificate(…)",
-        })
-    }
-}
-
-/// Connection parameters of a cluster.
-#[derive(Clone, Debug)]
-pub struct Connection {
-    /// The API server's address.
-    pub server: ApiServer,
-    /// Trusted CA certificates, PEM; the system's roots if `None`.
-    pub ca: Option<String>,
-    /// The name that the server's certificate must contain, if not the server's host.
-    pub tls_server_name: Option<String>,
-    /// Accept any certificate.
-    pub insecure_skip_tls_verify: bool,
-    /// The credential that Pilothouse presents.
-    pub credential: Credential,
-}
-
-/// A stored connection. Its version changes with the connection, so a client of another version is never reused.
-#[derive(Clone, Debug)]
-pub struct StoredConnection {
-    /// The connection.
-    pub connection: Connection,
-    /// Increases with every change and is never reused, even if the database lost its last commits.
-    pub version: i64,
 }
 
 /// Report of a successful probe.
@@ -527,13 +456,5 @@ mod tests {
             assert_eq!(ClusterName::new(hidden), Err(Reason::Malformed), "{hidden:?}");
         }
         assert_eq!(ClusterName::new("Prod").unwrap().key(), ClusterName::new("ｐＲＯＤ").unwrap().key());
-    }
-
-    #[test]
-    fn credential_debug_output_has_no_secret() {
-        let token = Credential::Token(SecretString::from("canary-token"));
-        let pair =
-            Credential::Certificate { chain: "canary-chain".into(), key: SecretString::from("canary-key") };
-        assert!(!format!("{token:?}{pair:?}").contains("canary"));
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_saphyr::{Options, options::MergeKeyPolicy};
 
 use crate::{
-    cluster::{ApiServer, Connection, Credential, check_pem, check_token},
+    connection::{ApiServer, Connection, Credential, check_pem, check_token},
     error::{Error, FieldError, Reason, Result},
 };
 

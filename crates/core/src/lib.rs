@@ -25,6 +25,7 @@ pub mod audit;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod connection;
 pub mod endpoint;
 pub mod error;
 pub mod event;

@@ -9,7 +9,8 @@ use utoipa::{
 };
 
 use crate::{
-    cluster::{ApiServer, ClusterName},
+    cluster::ClusterName,
+    connection::ApiServer,
     name::{ContainerName, Namespace, ObjectName},
     user::{NewPassword, Username},
     workload::Replicas,

@@ -12,7 +12,8 @@ use crate::{
     access::{AccessRequest, Caller, Permit},
     app::Ports,
     audit::MockAuditTrail,
-    cluster::{AuthType, CredentialInput, MockClusterRegistry, NewCluster},
+    cluster::{CredentialInput, MockClusterRegistry, NewCluster},
+    connection::AuthType,
     gate::Gate,
     object::Labels,
 };

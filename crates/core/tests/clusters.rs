@@ -9,10 +9,10 @@ use pilothouse_core::{
     app::{App, Settings},
     audit::{Entry, Status},
     cluster::{
-        ApiServer, AuthType, ClusterChange, ClusterName, ClusterRegistry, Connections, Credential,
-        CredentialInput, Health, NewCluster,
+        ClusterChange, ClusterName, ClusterRegistry, Connections, CredentialInput, Health, NewCluster,
     },
     config::NewConfigMap,
+    connection::{ApiServer, AuthType, Credential},
     error::Reason,
     gate::Warning,
     ids::{ClusterId, UserId},

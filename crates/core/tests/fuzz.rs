@@ -5,7 +5,8 @@ use std::cell::Cell;
 
 use pilothouse_core::{
     audit::{Checkpoint, Entry, OperationQuery},
-    cluster::{ApiServer, ClusterName, Credential},
+    cluster::ClusterName,
+    connection::{ApiServer, Credential},
     inventory::{LISTS, ListQuery},
     kubeconfig::Kubeconfig,
     name::{ContainerName, Namespace, ObjectName},

@@ -8,7 +8,8 @@ use std::{
 use http::HeaderValue;
 use pilothouse_core::{
     Cause, Error, Result,
-    cluster::{Connection, Connections, StoredConnection},
+    cluster::Connections,
+    connection::{Connection, StoredConnection},
     ids::ClusterId,
 };
 

@@ -20,9 +20,9 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     cluster::{
-        CertificateExpiry, ClusterProbe, Connection, Credential, NodeCount, Permission, ProbeReason,
-        ProbeTarget, Probed, Report, StoredConnection,
+        CertificateExpiry, ClusterProbe, NodeCount, Permission, ProbeReason, ProbeTarget, Probed, Report,
     },
+    connection::{Connection, Credential, StoredConnection},
     error::Reason,
     ids::ClusterId,
     kind::Kind,

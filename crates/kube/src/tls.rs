@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
-    cluster::{Connection, Credential},
+    connection::{Connection, Credential},
 };
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,

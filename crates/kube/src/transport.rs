@@ -20,7 +20,7 @@ use hyper_util::{
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
-    cluster::{Connection, Credential},
+    connection::{Connection, Credential},
 };
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{net::TcpStream, runtime::Handle, time::timeout};

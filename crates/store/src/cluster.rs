@@ -14,9 +14,9 @@ use pilothouse_core::{
     access::Permit,
     clock::{Rng, uuid_v7},
     cluster::{
-        ApiServer, AuthType, Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connection,
-        Connections, Health, ProbeResult, StoredConnection,
+        Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, Health, ProbeResult,
     },
+    connection::{ApiServer, AuthType, Connection, StoredConnection},
     ids::ClusterId,
     seal::{SealedFor, Sealer},
 };

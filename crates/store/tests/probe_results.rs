@@ -10,7 +10,8 @@ use common::{TestDatabase, cluster};
 use pilothouse_core::{
     Cause,
     access::{AccessRequest, Resource, Verb},
-    cluster::{Cluster, Credential, Health, NodeCount, ProbeResult, Report},
+    cluster::{Cluster, Health, NodeCount, ProbeResult, Report},
+    connection::Credential,
     testing::contract::StorePorts,
 };
 

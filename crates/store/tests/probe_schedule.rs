@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use pilothouse_core::{
     access::{AccessRequest, Resource, Verb},
     clock::Clock as _,
-    cluster::Credential,
+    connection::Credential,
     ids::ClusterId,
     testing::contract::StorePorts,
 };

@@ -17,7 +17,8 @@ use pilothouse_core::{
     access::{AccessRequest, Permit, Resource, Verb},
     audit::{AuditTrail as _, CheckpointSigner as _, KeyRotation},
     clock::uuid_v7,
-    cluster::{ClusterRegistry as _, Connections as _, Credential},
+    cluster::{ClusterRegistry as _, Connections as _},
+    connection::Credential,
     idempotency::{
         Claim, End, IdempotencyKey, IdempotencyStore as _, NewClaim, Progress, Reply, RequestDigest,
     },

@@ -10,7 +10,8 @@ use common::{Batch as _, FINGERPRINT, FakeKeyring, TestDatabase, cluster};
 use pilothouse_core::{
     access::{AccessRequest, Permit, Resource, Verb},
     audit::{CheckpointSigner as _, KeyRotation},
-    cluster::{AuthType, ClusterPatch, ClusterRegistry as _, Credential},
+    cluster::{ClusterPatch, ClusterRegistry as _},
+    connection::{AuthType, Credential},
     ids::ClusterId,
     seal::{Keyring as _, SealedFor},
     testing::contract::StorePorts,

@@ -15,10 +15,8 @@ use pilothouse_core::{
     access::Permit,
     audit::{AuditTrail, Operation, OperationPage, OperationQuery, OperationRow, Outcome, Status},
     clock::{Clock, Computation, Rng, Spawner},
-    cluster::{
-        Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, ProbeResult,
-        StoredConnection,
-    },
+    cluster::{Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, ProbeResult},
+    connection::StoredConnection,
     ids::{ClusterId, OperationId},
     inventory::{Row, select},
 };

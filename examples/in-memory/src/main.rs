@@ -19,9 +19,10 @@ use pilothouse_core::{
     audit::{AuditTrail, OperationQuery},
     clock::Clock,
     cluster::{
-        ApiServer, AuthType, ClusterName, ClusterPorts, ClusterProbe, Clusters, Connection, CredentialInput,
-        NewCluster, Permission, ProbeTarget, Probed, Report,
+        ClusterName, ClusterPorts, ClusterProbe, Clusters, CredentialInput, NewCluster, Permission,
+        ProbeTarget, Probed, Report,
     },
+    connection::{ApiServer, AuthType, Connection},
     gate::Gate,
     ids::{ClusterId, UserId},
     inventory::{Inventory, List, ListQuery, Listing, Lists, Row, select},

@@ -11,7 +11,8 @@ use example_in_memory::{Memory, Process};
 use pilothouse_core::{
     access::Caller,
     audit::{AuditTrail, OperationQuery},
-    cluster::{AuthType, ClusterName, ClusterPorts, Clusters, CredentialInput, NewCluster},
+    cluster::{ClusterName, ClusterPorts, Clusters, CredentialInput, NewCluster},
+    connection::AuthType,
     gate::Gate,
     inventory::{List, ListQuery, Lists},
     name::{Namespace, ObjectName},

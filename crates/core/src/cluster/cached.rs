@@ -5,13 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{
-    Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, ProbeResult,
-    StoredConnection,
-};
+use super::{Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, ProbeResult};
 use crate::{
     access::Permit,
     clock::{Clock, Spawner, detached},
+    connection::StoredConnection,
     error::Result,
     ids::ClusterId,
     ttl_cache::TtlCache,

@@ -7,12 +7,13 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::{
-    ApiServer, AuthType, CertificateExpiry, Cluster, ClusterName, ClusterPatch, ClusterPorts, ClusterRecord,
-    Connection, Credential, Health, NodeCount, Permission, ProbeReason, ProbeResult, ProbeTarget, Probed,
+    CertificateExpiry, Cluster, ClusterName, ClusterPatch, ClusterPorts, ClusterRecord, Health, NodeCount,
+    Permission, ProbeReason, ProbeResult, ProbeTarget, Probed,
 };
 use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
     clock::{Clock, computed},
+    connection::{ApiServer, AuthType, Connection, Credential, check_pem_text, check_token},
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate, Warning},
     ids::ClusterId,
@@ -520,32 +521,6 @@ impl Clusters {
         }
         connection.insecure_skip_tls_verify = insecure;
         Ok((auth_type, connection))
-    }
-}
-
-/// A token that is valid in a header: visible ASCII, at most 16 KiB; surrounding white space is removed.
-pub(crate) fn check_token(field: &str, token: &SecretString) -> Result<SecretString> {
-    let token = token.expose_secret().trim();
-    match token.len() {
-        0 => Err(Error::invalid(field, Reason::Required)),
-        1..=16_384 if token.bytes().all(|b| b.is_ascii_graphic()) => Ok(token.into()),
-        1..=16_384 => Err(Error::invalid(field, Reason::Malformed)),
-        _ => Err(Error::invalid(field, Reason::TooLong)),
-    }
-}
-
-/// A text with at least one PEM certificate, at most 256 KiB. The adapter parses it in full.
-pub(crate) fn check_pem(field: &str, pem: String) -> Result<String> {
-    check_pem_text(field, &pem).map(|()| pem)
-}
-
-fn check_pem_text(field: &str, pem: &str) -> Result<()> {
-    if pem.len() > 256 << 10 {
-        Err(Error::invalid(field, Reason::TooLong))
-    } else if !pem.contains("-----BEGIN CERTIFICATE-----") || !pem.contains("-----END CERTIFICATE-----") {
-        Err(Error::invalid(field, Reason::Malformed))
-    } else {
-        Ok(())
     }
 }
 

@@ -4,10 +4,8 @@ use actix_web::web::Data;
 use jiff::Timestamp;
 use pilothouse_core::{
     Error,
-    cluster::{
-        ApiServer, AuthType, Cluster, ClusterChange, ClusterName, ClusterStatus, ClusterTest,
-        CredentialInput, NewCluster,
-    },
+    cluster::{Cluster, ClusterChange, ClusterName, ClusterStatus, ClusterTest, CredentialInput, NewCluster},
+    connection::{ApiServer, AuthType},
     error::Reason,
     object::Labels,
 };

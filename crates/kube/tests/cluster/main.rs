@@ -20,8 +20,8 @@ use common::{by_token, clusters, object, permissions, permit, permit_all, probe}
 use pilothouse_core::{
     Cause, Result,
     access::{Permit, Verb},
-    cluster::Connection,
     config::{ConfigApi, ConfigMapRow, NewConfigMap},
+    connection::Connection,
     gate::Warning,
     inventory::{Inventory, List, ListQuery, Listing},
     kind::Kind,

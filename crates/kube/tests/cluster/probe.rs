@@ -53,7 +53,7 @@ async fn client_certificate_of_another_ca_is_rejected() {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
     let mut connection = admin_connection(plane);
-    connection.credential = pilothouse_core::cluster::Credential::Certificate {
+    connection.credential = pilothouse_core::connection::Credential::Certificate {
         chain: certificate.pem(),
         key: key.serialize_pem().into(),
     };

@@ -17,10 +17,8 @@ use async_trait::async_trait;
 use pilothouse_core::{
     Result,
     access::{AccessRequest, Caller, Permit, Resource, Verb},
-    cluster::{
-        ApiServer, ClusterProbe, Connection, Connections, Credential, Permission, ProbeReason, ProbeTarget,
-        Probed, Report, StoredConnection,
-    },
+    cluster::{ClusterProbe, Connections, Permission, ProbeReason, ProbeTarget, Probed, Report},
+    connection::{ApiServer, Connection, Credential, StoredConnection},
     ids::ClusterId,
     kind::Kind,
     name::{Namespace, ObjectName},

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use pilothouse_core::cluster::{ApiServer, Connection};
+use pilothouse_core::connection::{ApiServer, Connection};
 use pilothouse_kube::{EgressRules, KubeSettings, OwnSocket, Resolver};
 use tokio::net::TcpListener;
 

@@ -2,7 +2,7 @@
 
 use pilothouse_core::{
     Error, Result,
-    cluster::Credential,
+    connection::Credential,
     seal::{Keyring, SealedFor, Sealer},
 };
 use secrecy::{ExposeSecret as _, SecretString};

@@ -9,10 +9,8 @@ use secrecy::{ExposeSecret, SecretString};
 use super::StorePorts;
 use crate::{
     access::{AccessRequest, Permit, Resource, Verb},
-    cluster::{
-        ApiServer, AuthType, Cluster, ClusterName, ClusterPatch, ClusterRecord, Connection, Credential,
-        Health, NodeCount, ProbeResult, Report,
-    },
+    cluster::{Cluster, ClusterName, ClusterPatch, ClusterRecord, Health, NodeCount, ProbeResult, Report},
+    connection::{ApiServer, AuthType, Connection, Credential},
     error::Cause,
     ids::ClusterId,
 };

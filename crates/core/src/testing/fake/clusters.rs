@@ -16,9 +16,8 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     access::Permit,
-    cluster::{
-        ClusterProbe, Connection, NodeCount, Permission, ProbeTarget, Probed, Report, StoredConnection,
-    },
+    cluster::{ClusterProbe, NodeCount, Permission, ProbeTarget, Probed, Report},
+    connection::{Connection, StoredConnection},
     error::{Cause, Error, Result},
     gate::Changed,
     ids::ClusterId,

@@ -8,8 +8,8 @@ use crate::{
     access::Permit,
     cluster::{
         Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, Health, ProbeResult,
-        StoredConnection,
     },
+    connection::StoredConnection,
     error::{Cause, Error, Result},
     ids::ClusterId,
 };
