@@ -17,12 +17,12 @@ use crate::{
     pod::{PodApi, Pods},
     secret::{SecretApi, Secrets, ValueDigest},
     session::{
-        CachedSessions, Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore, Sessions,
-        TokenCodec,
+        CachedSessions, InvalidatingUsers, Lifetimes, LiveSessions, LoginThrottle, SessionPorts,
+        SessionStore, Sessions, TokenCodec,
     },
     streams::{StreamLimits, Streams},
     ttl_cache::TtlCache,
-    user::{InitialPassword, InvalidatingUsers, PasswordHasher, UserRegistry, Users},
+    user::{InitialPassword, PasswordHasher, UserRegistry, Users},
     workload::{WorkloadApi, Workloads},
 };
 

@@ -24,11 +24,13 @@ use crate::{
 
 mod address;
 mod cached;
+mod invalidating;
 mod live;
 mod usecase;
 
 pub use address::ClientAddress;
 pub(crate) use cached::{CachedSessions, SessionCache};
+pub(crate) use invalidating::InvalidatingUsers;
 pub(crate) use live::LiveSessions;
 pub use usecase::{Login, PasswordChange, Sessions, SignedIn, Tokens};
 

@@ -18,10 +18,8 @@ use crate::{
     role::Role,
 };
 
-mod invalidating;
 mod usecase;
 
-pub(crate) use invalidating::InvalidatingUsers;
 pub use usecase::Users;
 
 /// A user's name: trimmed, NFKC, case-folded, then 3 to 64 of `[a-z0-9._-]`.

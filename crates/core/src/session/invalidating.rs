@@ -5,13 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username};
+use super::SessionCache;
 use crate::{
     access::Permit,
     clock::{Spawner, detached},
     error::Result,
     ids::UserId,
-    session::SessionCache,
+    user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
 
 /// A [`UserRegistry`] whose changes invalidate the session cache.
