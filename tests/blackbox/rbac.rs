@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use pilothouse_core::inventory::{LISTS, ListScope};
+use pilothouse_core::{inventory::LISTS, rows::ListScope};
 use pilothouse_testbed::{ControlPlane, path_of, shared, shared_has_node, workloads};
 use serde_json::{Value, json};
 

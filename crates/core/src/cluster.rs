@@ -12,8 +12,8 @@ use crate::{
     connection::{AuthType, Connection, StoredConnection},
     error::{Cause, Reason, Result},
     ids::ClusterId,
-    inventory::{Cell, Field, Filter, ListRow},
     name::{MAX_NORMALISED_BYTES, is_invisible},
+    rows::{Cell, Field, Filter, ListRow},
 };
 
 mod cached;

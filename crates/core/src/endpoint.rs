@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    inventory::{Cell, Field, ListRow},
     object::{Labels, Metadata, or_default},
+    rows::{Cell, Field, ListRow},
 };
 
 /// Label of an EndpointSlice that holds the name of its Service.

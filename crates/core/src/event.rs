@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    inventory::{Cell, Field, Filter, ListRow},
     object::{Labels, Metadata, lenient_time, or_default},
+    rows::{Cell, Field, Filter, ListRow},
 };
 
 /// Fields of an Event (`v1`) that Pilothouse reads: the old fields and those of `events.k8s.io`.

@@ -1,8 +1,7 @@
-//! Lists: the table of all lists, row types, query parameters, and the evaluation of queries.
+//! Lists: the table of all lists, the port that reads them, and the use cases that read, search and watch them.
 //!
-//! A row type declares how its fields sort and filter ([`ListRow::FIELDS`]). Routes, documentation, access rules and
-//! matrix tests loop over [`LISTS`]. [`select()`] is the reference implementation of a query. It serves lists that are
-//! not cached, and it is the test oracle of [`Table`], which returns the same results for rows that change.
+//! Routes, documentation, access rules and matrix tests loop over [`LISTS`]. [`crate::rows`] defines the rows and
+//! evaluates the queries.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,30 +16,19 @@ use crate::{
     ids::ClusterId,
     kind::Kind,
     name::NamespaceScope,
+    rows::{Change, ListQuery, Pagination, Row, Table},
 };
 
-mod digest;
-mod field;
 mod fleet;
 mod lists;
 mod query;
-mod row;
-mod select;
-mod table;
 mod watch;
 
-pub use digest::{Digest, DigestKey, Digester};
-pub use field::{Cell, Field, FieldInfo, Filter, ListRow, fields_of};
 pub use fleet::{
     ClusterOverview, ClusterResult, ClusterResultStatus, Fleet, KindCounts, MAX_RESULT_WINDOW, Overview,
     SearchResults, countable_lists, searchable_lists,
 };
-pub use lists::{Join, LISTS, List, ListInfo, ListScope, Owner, Project};
-pub(crate) use query::number;
-pub use query::{ListQuery, Sort};
-pub use row::Row;
-pub use select::{Pagination, select};
-pub use table::{BuiltIndexes, Change, Source, Table};
+pub use lists::{Join, LISTS, List, ListInfo, Owner, Project};
 pub use watch::{ChangeKind, ListStream, ListStreamEvent, WatchEvent, Watches};
 
 /// A page of any list of Kubernetes objects.
@@ -139,7 +127,7 @@ pub trait Inventory: Send + Sync {
             ..ListQuery::default()
         };
         let Listing { rows, as_of, stale, .. } = self.page(permit, list, &query).await?;
-        let (table, _) = Table::new(list.info()).replace_all(0, rows);
+        let (table, _) = Table::new(&(list.info().fields)()).replace_all(0, rows);
         Ok(Counts::of(&table, as_of, stale))
     }
 

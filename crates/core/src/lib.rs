@@ -47,6 +47,7 @@ pub mod pod;
 pub mod quantity;
 pub mod quota;
 pub mod role;
+pub mod rows;
 pub mod seal;
 pub mod secret;
 pub mod session;

@@ -11,11 +11,11 @@ use crate::{
     error::{Cause, Error, Result},
     gate::{Changed, Gate},
     ids::ClusterId,
-    inventory::{Cell, Field, Filter, ListRow, Row, Table},
     kind::Kind,
     name::Namespace,
     object::{Labels, Metadata, or_default},
     quota::{QuotaRow, QuotaSummary},
+    rows::{Cell, Field, Filter, ListRow, Row, Table},
 };
 
 /// Namespaces that Pilothouse never deletes. Kubernetes itself uses them, and a deletion would break the cluster; the

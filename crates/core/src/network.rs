@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    inventory::{Cell, Field, Filter, ListRow},
     object::{Labels, Metadata, or_default},
+    rows::{Cell, Field, Filter, ListRow},
 };
 
 /// Fields of Service that Pilothouse reads.

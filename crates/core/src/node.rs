@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    inventory::{Cell, Field, Filter, ListRow, Table},
     object::{Labels, Metadata, or_default},
     pod::OCCUPIES_NODE,
+    rows::{Cell, Field, Filter, ListRow, Table},
 };
 
 /// Fields of Node that Pilothouse reads.
@@ -196,14 +196,14 @@ impl ListRow for NodeRow {
 mod tests {
     use super::*;
     use crate::{
-        inventory::{List, Row},
         pod::PodRow,
+        rows::{Row, fields_of},
     };
     use serde_json::json;
 
     #[test]
     fn row_contains_status_roles_and_pod_count() {
-        let mut pods = Table::new(List::Pods.info());
+        let mut pods = Table::new(&fields_of::<PodRow>());
         for (name, phase) in [("x", "Running"), ("y", "Pending"), ("z", "Succeeded")] {
             let pod = json!({"metadata": {"name": name, "namespace": "n"}, "spec": {"nodeName": "a"}, "status": {"phase": phase}});
             let row = PodRow::project(serde_json::from_value(pod).unwrap());

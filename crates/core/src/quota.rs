@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    inventory::{Cell, Field, ListRow},
     object::{Labels, Metadata, or_default},
     quantity,
+    rows::{Cell, Field, ListRow},
 };
 
 /// Fields of ResourceQuota that Pilothouse reads.

@@ -17,8 +17,8 @@ use crate::{
     access::Permit,
     error::{Cause, Result},
     ids::{SessionId, UserId},
-    inventory::{Cell, Field, ListRow},
     role::Role,
+    rows::{Cell, Field, ListRow},
     user::{PasswordHash, User, Username},
 };
 

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
-    inventory::{Cell, Field, Filter, ListRow},
     object::{Labels, Metadata, or_default},
     quantity,
+    rows::{Cell, Field, Filter, ListRow},
 };
 
 type Quantities = BTreeMap<String, String>;
@@ -342,7 +342,7 @@ impl ListRow for StorageClassRow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::{ListQuery, Row, Sort, select};
+    use crate::rows::{ListQuery, Row, Sort, select};
     use serde_json::json;
 
     fn volume(spec: Value) -> VolumeRow {

@@ -13,9 +13,9 @@ use crate::{
     clock::Rng,
     error::{Reason, Result},
     ids::{SessionId, UserId},
-    inventory::{Cell, Field, Filter, ListRow},
     name::MAX_NORMALISED_BYTES,
     role::Role,
+    rows::{Cell, Field, Filter, ListRow},
 };
 
 mod usecase;

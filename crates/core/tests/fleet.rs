@@ -8,7 +8,7 @@ use pilothouse_core::{
     access::Caller,
     app::{App, Settings},
     ids::ClusterId,
-    inventory::{ClusterResultStatus, List, ListQuery, SearchResults},
+    inventory::{ClusterResultStatus, List, SearchResults},
     kind::Kind,
     testing::{
         fake::{Condition, Fake},
@@ -48,14 +48,14 @@ impl World {
     fn search(&self, pairs: &[(&str, &str)]) -> pilothouse_core::Result<SearchResults> {
         let pairs: Vec<_> =
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let (list, query) = ListQuery::parse_fleet(&pairs)?;
+        let (list, query) = List::parse_fleet(&pairs)?;
         block_on(self.app.fleet.search(&Caller::system(), list, &query))
     }
 }
 
 /// `name@cluster` of each row.
 fn rows(found: &SearchResults) -> Vec<String> {
-    let name = |(cluster, row): &(usize, pilothouse_core::inventory::Row)| {
+    let name = |(cluster, row): &(usize, pilothouse_core::rows::Row)| {
         format!("{}@{}", row.name(), found.clusters[*cluster].name)
     };
     found.rows.iter().map(name).collect()

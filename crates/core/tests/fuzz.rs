@@ -7,7 +7,7 @@ use pilothouse_core::{
     audit::{Checkpoint, Entry, OperationQuery},
     cluster::ClusterName,
     connection::{ApiServer, Credential},
-    inventory::{LISTS, ListQuery},
+    inventory::LISTS,
     kubeconfig::Kubeconfig,
     name::{ContainerName, Namespace, ObjectName},
     user::Username,
@@ -171,7 +171,7 @@ fn fuzz_list_queries() {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         for info in LISTS {
-            match ListQuery::parse(info.list, &pairs) {
+            match info.list.parse_query(&pairs) {
                 Ok(query) => {
                     assert!(query.page >= 1 && (1..=500).contains(&query.per_page), "{query:?}");
                     let fields = (info.fields)();

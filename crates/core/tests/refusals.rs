@@ -23,11 +23,11 @@ use pilothouse_core::{
     error::Reason,
     hex::Hex,
     ids::{ClusterId, SessionId, UserId},
-    inventory::ListQuery,
     kind::Kind,
     name::{Namespace, ObjectName},
     object::Labels,
     role::Role,
+    rows::ListQuery,
     secret::{NewSecret, SecretPatch, ValueDigest},
     testing::{
         fake::{Fake, PlainDigest},

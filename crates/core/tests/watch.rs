@@ -13,8 +13,9 @@ use pilothouse_core::{
     access::Caller,
     app::{App, Settings},
     ids::ClusterId,
-    inventory::{Change, List, ListEvent, ListQuery, ListStream, Row, WatchEvent},
+    inventory::{List, ListEvent, ListStream, WatchEvent},
     kind::Kind,
+    rows::{Change, Row},
     streams::{StreamEvent, StreamLimits},
     testing::{fake::Fake, new_cluster},
 };
@@ -45,7 +46,7 @@ impl World {
         let pairs = [&[("kind", "pods"), ("cluster_id", &*id), ("namespace", "shop")], more].concat();
         let pairs: Vec<_> =
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let (list, cluster, query) = ListQuery::parse_watch(&pairs)?;
+        let (list, cluster, query) = List::parse_watch(&pairs)?;
         block_on(self.app.watches.watch(&Caller::system(), cluster, list, query))
     }
 }

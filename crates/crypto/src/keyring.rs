@@ -16,7 +16,7 @@ use pilothouse_core::{
     audit::{CheckpointSigner, PublicKey, Signature, SignatureVerifier},
     clock::Rng,
     hex::Hex,
-    inventory::DigestKey,
+    rows::DigestKey,
     seal::{Keyring, Keys, SealedFor, Sealer},
     secret::ValueDigest,
     session::{Claims, TokenCodec},

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Error,
     gate::Warning,
-    inventory::{Digest, DigestKey, Pagination, Row},
+    rows::{Digest, DigestKey, Pagination, Row},
 };
 use serde::Serialize;
 
@@ -209,7 +209,7 @@ mod tests {
 
     use actix_web::test::TestRequest;
     use flate2::read::GzDecoder;
-    use pilothouse_core::inventory::{Cell, Field, ListRow};
+    use pilothouse_core::rows::{Cell, Field, ListRow};
     use serde_json::Value;
 
     use super::*;

@@ -211,7 +211,8 @@ mod tests {
     use pilothouse_core::{
         Cause,
         gate::Warning,
-        inventory::{Cell, ChangeKind, Field, ListRow, Row},
+        inventory::ChangeKind,
+        rows::{Cell, Field, ListRow, Row},
     };
     use serde::Serialize;
 

@@ -6,7 +6,7 @@
 //! memory is needed for other lists. Its reflectors (`cache/reflector.rs`) fill its store (`cache/store.rs`), which
 //! serves the queries.
 //!
-//! [`Table`]: pilothouse_core::inventory::Table
+//! [`Table`]: pilothouse_core::rows::Table
 
 use std::{
     collections::HashMap,
@@ -23,8 +23,9 @@ use pilothouse_core::{
     clock::Clock,
     cluster::Connections,
     ids::ClusterId,
-    inventory::{List, ListInfo, Source},
+    inventory::{List, ListInfo},
     kind::Kind,
+    rows::Source,
 };
 use tokio::{
     runtime::Handle,

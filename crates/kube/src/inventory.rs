@@ -5,8 +5,9 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     gate::Warning,
-    inventory::{Counts, Inventory, List, ListQuery, Listing, Table, WatchSnapshot, select},
+    inventory::{Counts, Inventory, List, Listing, WatchSnapshot},
     name::NamespaceScope,
+    rows::{ListQuery, Table, select},
 };
 
 use crate::{KubeClusters, cache::CacheResult, uncached};
@@ -62,7 +63,7 @@ impl Inventory for KubeClusters {
             ..ListQuery::default()
         };
         let Listing { rows, as_of, stale, .. } = self.read_uncached(permit, list, &query).await?;
-        let (table, _) = Table::new(list.info()).replace_all(0, rows);
+        let (table, _) = Table::new(&(list.info().fields)()).replace_all(0, rows);
         Ok(Counts::of(&table, as_of, stale))
     }
 

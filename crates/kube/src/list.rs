@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 use http::StatusCode;
 use kube::core::params::ListParams;
-use pilothouse_core::{Cause, Error, Result, inventory::Row, kind::Kind, name::NamespaceScope};
+use pilothouse_core::{Cause, Error, Result, kind::Kind, name::NamespaceScope, rows::Row};
 use serde::{
     Deserialize, Deserializer,
     de::{self, SeqAccess, Visitor},

@@ -7,9 +7,10 @@ use kube::core::params::ListParams;
 use pilothouse_core::{
     Cause, Error, Result,
     gate::Warning,
-    inventory::{Join, ListInfo, ListQuery, Owner, Project, Row, Table},
+    inventory::{Join, ListInfo, Owner, Project},
     kind::Kind,
     name::{NamespaceScope, ObjectName},
+    rows::{ListQuery, Row, Table},
 };
 use serde_json::value::RawValue;
 
@@ -109,7 +110,7 @@ async fn joined_table(client: &ClusterClient<'_>, join: Join) -> Result<Option<T
     let info = join.with.info();
     let project = projection(info)?;
     let all_objects = ListParams::default();
-    let mut table = Table::new(info);
+    let mut table = Table::new(&(info.fields)());
     for &kind in info.kinds {
         let row = move |object: &RawValue| project(kind, object);
         match list::all(client, kind, &NamespaceScope::All, &all_objects, row).await {

@@ -18,7 +18,7 @@ use pilothouse_core::{
     cluster::{Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, ProbeResult},
     connection::StoredConnection,
     ids::{ClusterId, OperationId},
-    inventory::{Row, select},
+    rows::{Row, select},
 };
 
 /// Clusters, their connections, and their operations.

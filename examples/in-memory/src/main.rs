@@ -25,12 +25,13 @@ use pilothouse_core::{
     connection::{ApiServer, AuthType, Connection},
     gate::Gate,
     ids::{ClusterId, UserId},
-    inventory::{Inventory, List, ListQuery, Listing, Lists, Row, select},
+    inventory::{Inventory, List, Listing, Lists},
     kind::Kind,
     name::Namespace,
     namespace::{NamespaceApi, NamespaceRow, Namespaces},
     object::{Labels, parse},
     role::Role,
+    rows::{ListQuery, Row, select},
 };
 use serde_json::{json, value::to_raw_value};
 

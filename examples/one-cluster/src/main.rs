@@ -14,7 +14,7 @@ use pilothouse_core::{
     cluster::{ClusterName, ClusterPorts, Clusters, CredentialInput, NewCluster},
     connection::AuthType,
     gate::Gate,
-    inventory::{List, ListQuery, Lists},
+    inventory::{List, Lists},
     name::{Namespace, ObjectName},
     object::Labels,
     workload::{Replicas, WorkloadRef, WorkloadType, Workloads},
@@ -88,7 +88,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
         ("namespace".to_owned(), namespace.to_string()),
         ("sort".to_owned(), "name".to_owned()),
     ];
-    let query = ListQuery::parse(List::Workloads, &query)?;
+    let query = List::Workloads.parse_query(&query)?;
     for row in pilothouse.lists.page(&caller, cluster.id, List::Workloads, &query).await?.rows {
         let fields: serde_json::Value = row.parse()?;
         println!("{} {}: {} wanted, {}", fields["type"], row.name(), fields["replicas"], fields["status"]);

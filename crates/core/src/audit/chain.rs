@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Result},
     hex::Hex,
     ids::OperationId,
-    inventory::Cell,
+    rows::Cell,
 };
 
 /// Chain hash: SHA-256 over an entry and all entries before it.

@@ -10,8 +10,8 @@ use crate::{
     clock::parse_timestamp,
     error::{Error, Reason, Result},
     ids::{ClusterId, OperationId, UserId},
-    inventory::{Cell, Field, Filter, List, ListQuery, ListRow, Pagination, number},
     role::Role,
+    rows::{Cell, Field, Filter, ListQuery, ListRow, Pagination, QueryMode, QuerySpec, fields_of, number},
 };
 
 /// Query of the operations list.
@@ -38,7 +38,8 @@ impl OperationQuery {
         let own = |name: &str| matches!(name, "from" | "to" | "before");
         let (own, rest): (Vec<_>, Vec<_>) = pairs.iter().cloned().partition(|(name, _)| own(name));
         let mut refused = Vec::new();
-        let list = ListQuery::parse(List::Operations, &rest).unwrap_or_else(|error| {
+        let spec = QuerySpec::local(fields_of::<OperationRow>, OperationRow::DEFAULT_SORT);
+        let list = ListQuery::parse(&spec, &rest, QueryMode::Page).unwrap_or_else(|error| {
             refused.extend(error.context.fields);
             ListQuery::default()
         });
@@ -125,6 +126,9 @@ pub struct OperationRow {
 }
 
 impl OperationRow {
+    /// Default order of the operations list: the newest first.
+    pub(crate) const DEFAULT_SORT: &'static str = "-id";
+
     /// Row of an operation that has just begun. The store assigns the id.
     pub fn begun(id: i64, operation: &Operation) -> Self {
         let details = operation.summary();

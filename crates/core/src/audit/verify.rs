@@ -16,7 +16,7 @@ use super::{
     retention::TrailStart,
     walk::{BATCH, BatchReader, ExternalEvidence, Stop, Walk},
 };
-use crate::{error::Result, ids::OperationId, inventory::Cell};
+use crate::{error::Result, ids::OperationId, rows::Cell};
 
 /// Result of a verification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -17,11 +17,11 @@ use crate::{
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate, Warning},
     ids::ClusterId,
-    inventory::{ListQuery, Pagination, Row, select},
     kubeconfig::Kubeconfig,
     name::is_invisible,
     object::{Labels, check_labels},
     role::Role,
+    rows::{ListQuery, Pagination, Row, select},
 };
 
 /// Credential and connection fields of a request. No field is ever displayed.

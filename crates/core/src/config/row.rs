@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
-    inventory::{Cell, Field, ListRow},
     object::{Labels, Metadata, or_default},
+    rows::{Cell, Field, ListRow},
 };
 
 /// Fields of a ConfigMap that Pilothouse reads. Only the lengths of the values are stored; the texts are dropped during

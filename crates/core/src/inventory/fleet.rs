@@ -20,10 +20,7 @@ use futures_util::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{
-    Counts, Inventory, LISTS, List, ListInfo, ListQuery, ListScope, Listing, Pagination, Row, STATUS, Sort,
-    to_list,
-};
+use super::{Counts, Inventory, LISTS, List, ListInfo, Listing, STATUS, to_list};
 use crate::{
     access::Caller,
     clock::Spawner,
@@ -31,6 +28,7 @@ use crate::{
     gate::{ClusterPermits, Gate},
     ids::ClusterId,
     name::NamespaceScope,
+    rows::{ListQuery, ListScope, Pagination, Row, Sort},
 };
 
 /// Maximum time that a response waits for clusters.

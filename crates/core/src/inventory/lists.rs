@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::{FieldInfo, ListRow, Row, Table, fields_of};
+use crate::rows::{FieldInfo, ListRow, Row, Table, fields_of};
 use crate::{
     audit::OperationRow,
     cluster::Cluster,
@@ -17,6 +17,7 @@ use crate::{
     object::parse,
     pod::PodRow,
     quota::QuotaRow,
+    rows::ListScope,
     secret::SecretRow,
     session::SessionRow,
     storage::{ClaimRow, StorageClassRow, VolumeRow},
@@ -46,17 +47,6 @@ pub enum List {
     PersistentVolumeClaims,
     StorageClasses,
     ResourceQuotas,
-}
-
-/// Scope of a list: Pilothouse's own rows, or objects of a cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListScope {
-    /// Pilothouse's own rows; no `cluster_id`.
-    Local,
-    /// Objects of a cluster, of a cluster-scoped kind.
-    Cluster,
-    /// Namespaced objects of a cluster. `namespace` is required; `*` selects all namespaces.
-    Namespaced,
 }
 
 /// Entry of the table of lists.
@@ -94,7 +84,7 @@ pub struct Owner {
     pub list: List,
     /// Label by which an object of the list refers to its owner.
     pub label: &'static str,
-    /// Field of the rows that holds the owner's name ([`super::Field::internal`]).
+    /// Field of the rows that holds the owner's name ([`Field::internal`](crate::rows::Field::internal)).
     pub field: &'static str,
 }
 
@@ -119,7 +109,7 @@ pub static LISTS: &[ListInfo] = &[
     local::<Cluster>(List::Clusters, "/api/k8s/clusters", "clusters", ""),
     local::<User>(List::Users, "/api/auth/users", "users", ""),
     local::<SessionRow>(List::Sessions, "/api/auth/sessions", "sessions", "-created_at"),
-    local::<OperationRow>(List::Operations, "/api/k8s/audit/operations", "logs", "-id"),
+    local::<OperationRow>(List::Operations, "/api/k8s/audit/operations", "logs", OperationRow::DEFAULT_SORT),
     ListInfo {
         scope: ListScope::Cluster,
         project: Some(|_, object| one_row(&NamespaceRow::project(parse(object)?))),

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
-use super::{Change, Inventory, List, ListEvent, ListQuery, Row, WatchSnapshot, to_list};
+use super::{Inventory, List, ListEvent, WatchSnapshot, to_list};
 use crate::{
     access::Caller,
     clock::Spawner,
     error::Result,
     gate::{Gate, Warning},
     ids::ClusterId,
+    rows::{Change, ListQuery, Row},
     streams::{EventStream, Reader, StreamEnd, StreamEvent, StreamGuard, StreamLimits, Streams},
 };
 

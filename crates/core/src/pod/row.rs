@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    inventory::{Cell, Field, Filter, ListRow},
     object::{Labels, Metadata, or_default},
+    rows::{Cell, Field, Filter, ListRow},
 };
 
 /// Fields of Pod that Pilothouse reads.

@@ -11,8 +11,8 @@ use crate::{
     annotation::{Hidden, masked},
     config::{Base64Length, KeySize},
     error::Result,
-    inventory::{Cell, Field, Filter, ListRow},
     object::{Labels, Metadata, or_default, parse},
+    rows::{Cell, Field, Filter, ListRow},
 };
 
 /// Fields of a Secret that Pilothouse reads. Only the lengths of the values are stored.

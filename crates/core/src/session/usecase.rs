@@ -15,8 +15,8 @@ use crate::{
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     ids::SessionId,
-    inventory::{ListQuery, Pagination, Row, select},
     role::Role,
+    rows::{ListQuery, Pagination, Row, select},
     ttl_cache::TtlCache,
     user::{InitialPassword, NewPassword, PasswordHasher, SetBy, User, UserRegistry, Username, normalise},
 };

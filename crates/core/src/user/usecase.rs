@@ -15,9 +15,9 @@ use crate::{
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     ids::UserId,
-    inventory::{ListQuery, Pagination, Row, select},
     name::{MAX_NORMALISED_BYTES, is_invisible},
     role::Role,
+    rows::{ListQuery, Pagination, Row, select},
 };
 
 /// Use cases of users, for super admins.

@@ -7,9 +7,9 @@ use serde_json::value::RawValue;
 use super::WorkloadType;
 use crate::{
     error::{Error, Result},
-    inventory::{Cell, Field, Filter, ListRow},
     kind::Kind,
     object::{Labels, Metadata, or_default, parse},
+    rows::{Cell, Field, Filter, ListRow},
 };
 
 /// Status of a workload: the first that applies, in this order. Jobs and cron jobs have their own statuses.

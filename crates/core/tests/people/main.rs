@@ -15,7 +15,7 @@ use pilothouse_core::{
     access::{Caller, Origin},
     app::{App, Settings},
     audit::{OperationQuery, Status},
-    inventory::{List, ListQuery},
+    inventory::List,
     role::Role,
     session::{Lifetimes, Login, PasswordChange, SignedIn, Tokens},
     testing::fake::Fake,
@@ -269,7 +269,7 @@ fn only_owner_and_super_admins_see_and_end_sessions() {
     let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
     let [ann, bob] = ["ann", "bob"].map(|name| world.add(name, Role::Viewer));
     let count = |signed_in: &SignedIn| {
-        let query = ListQuery::parse(List::Sessions, &[]).unwrap();
+        let query = List::Sessions.parse_query(&[]).unwrap();
         block_on(world.app.sessions.list(&signed_in.caller, &query)).unwrap().1.total
     };
     assert_eq!((count(&admin), count(&ann)), (3, 1));

@@ -11,8 +11,8 @@ use pilothouse_core::{
         StoredCheckpoint, StoredEntry, StoredRow, TrailReader, TrailStart, Verdict, verify,
     },
     ids::OperationId,
-    inventory::Cell,
     kind::Kind,
+    rows::Cell,
     testing::{
         fake::{FakeSigner, MemoryCheckpointSink},
         permit,

@@ -2,7 +2,7 @@
 
 use pilothouse_core::{
     audit::{ChainHash, Checkpoint},
-    inventory::Cell,
+    rows::Cell,
 };
 use proptest::{prelude::*, sample::Index};
 

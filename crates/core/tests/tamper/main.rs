@@ -10,7 +10,7 @@ use copy::{Copy, EVERY};
 use futures_executor::block_on;
 use pilothouse_core::{
     audit::{CheckpointSigner as _, Fault, Signatures, verify},
-    inventory::Cell,
+    rows::Cell,
     testing::fake::FakeSigner,
 };
 use proptest::{prelude::*, test_runner::Config};

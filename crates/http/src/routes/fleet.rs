@@ -8,9 +8,9 @@ use actix_web::{
 use pilothouse_core::{
     ids::ClusterId,
     inventory::{
-        ClusterResult, List, ListInfo, ListQuery, Overview, Pagination, SearchResults, WatchEvent,
-        countable_lists, searchable_lists,
+        ClusterResult, List, ListInfo, Overview, SearchResults, WatchEvent, countable_lists, searchable_lists,
     },
+    rows::{ListQuery, Pagination},
 };
 use serde_json::{Map, Value, json};
 
@@ -60,7 +60,7 @@ pub(crate) async fn watch(
 
 impl Input for SearchQuery {
     async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
-        let (list, query) = ListQuery::parse_fleet(&RawQuery::of(request)?.0)?;
+        let (list, query) = List::parse_fleet(&RawQuery::of(request)?.0)?;
         Ok(Self(list, query))
     }
 }
@@ -73,7 +73,7 @@ impl Input for OverviewQuery {
 
 impl Input for WatchQuery {
     async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
-        let (list, cluster, query) = ListQuery::parse_watch(&RawQuery::of(request)?.0)?;
+        let (list, cluster, query) = List::parse_watch(&RawQuery::of(request)?.0)?;
         Ok(Self(list, cluster, query))
     }
 }

@@ -11,13 +11,14 @@ use pilothouse_core::{
     endpoint::EndpointRow,
     error::Reason,
     event::EventRow,
-    inventory::{Filter, List, ListInfo, ListQuery, ListScope, Listing, Pagination, Row},
+    inventory::{List, ListInfo, Listing},
     namespace::NamespaceRow,
     network::{IngressRow, ServiceRow},
     node::NodeRow,
     pod::PodRow,
     quota::QuotaRow,
     role::Role,
+    rows::{Filter, ListScope, Pagination, Row},
     secret::SecretRow,
     session::SessionRow,
     storage::{ClaimRow, StorageClassRow, VolumeRow},
@@ -56,7 +57,7 @@ async fn page(
     caller: &Caller,
     pairs: &[(String, String)],
 ) -> Result<ListResponse, Error> {
-    let query = || ListQuery::parse(list, pairs);
+    let query = || list.parse_query(pairs);
     let key = list.info().key;
     let local = |(rows, pagination): (Vec<Row>, Pagination)| ListResponse {
         key,

@@ -2,11 +2,7 @@
 
 use actix_web::{http::StatusCode, test::TestRequest};
 use pilothouse_core::{
-    Cause,
-    ids::ClusterId,
-    inventory::{LISTS, ListScope},
-    kind::Kind,
-    testing::fake::Condition,
+    Cause, ids::ClusterId, inventory::LISTS, kind::Kind, rows::ListScope, testing::fake::Condition,
 };
 use serde_json::json;
 

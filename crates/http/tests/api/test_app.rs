@@ -15,9 +15,9 @@ use pilothouse_core::{
     access::Caller,
     app::{App, Settings},
     ids::ClusterId,
-    inventory::ListQuery,
     kind::Kind,
     role::Role,
+    rows::ListQuery,
     testing::{fake::Fake, new_cluster},
     user::{NewPassword, NewUser},
 };

@@ -7,12 +7,10 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     gate::Warning,
-    inventory::{
-        Counts, Join, List, ListEvent, ListInfo, ListQuery, Listing, Owner, Pagination, Row, Source, Table,
-        WatchSnapshot, select,
-    },
+    inventory::{Counts, Join, List, ListEvent, ListInfo, Listing, Owner, WatchSnapshot},
     kind::Kind,
     name::{NamespaceScope, ObjectName},
+    rows::{ListQuery, Pagination, Row, Source, Table, select},
 };
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},

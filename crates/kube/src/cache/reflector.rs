@@ -19,12 +19,8 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use kube::core::params::ListParams;
 use pilothouse_core::{
-    Cause, Result,
-    access::Permit,
-    clock::Clock,
-    inventory::{Project, Source},
-    kind::Kind,
-    name::NamespaceScope,
+    Cause, Result, access::Permit, clock::Clock, inventory::Project, kind::Kind, name::NamespaceScope,
+    rows::Source,
 };
 use serde_json::value::RawValue;
 use tokio::{

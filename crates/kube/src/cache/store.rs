@@ -11,8 +11,9 @@ use std::{
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
-    inventory::{Change, ListEvent, ListInfo, ListQuery, Pagination, Row, Source, Table},
+    inventory::{ListEvent, ListInfo},
     kind::Kind,
+    rows::{Change, ListQuery, Pagination, Row, Source, Table},
 };
 use tokio::{
     sync::{Mutex, broadcast, watch},
@@ -128,7 +129,7 @@ impl Store {
             info,
             kinds: kinds.to_vec(),
             transport,
-            table: RwLock::new(Table::new(info)),
+            table: RwLock::new(Table::new(&(info.fields)())),
             write_lock: Mutex::new(()),
             states: watch::Sender::new(vec![SyncState::default(); kinds.len()]),
             events: broadcast::Sender::new(EVENT_BUFFER),

@@ -1,10 +1,6 @@
 //! Reads the body of a watch: collects initial events until they are complete, then object changes.
 
-use pilothouse_core::{
-    Result,
-    inventory::{Project, Row},
-    kind::Kind,
-};
+use pilothouse_core::{Result, inventory::Project, kind::Kind, rows::Row};
 
 use super::{
     store::ObjectRows,

@@ -23,13 +23,14 @@ use pilothouse_core::{
     config::{ConfigApi, ConfigMapRow, NewConfigMap},
     connection::Connection,
     gate::Warning,
-    inventory::{Inventory, List, ListQuery, Listing},
+    inventory::{Inventory, List, Listing},
     kind::Kind,
     kubeconfig::Kubeconfig,
     name::NamespaceScope,
     namespace::NamespaceApi,
     object::Labels,
     pod::{LogOptions, PodApi},
+    rows::ListQuery,
     workload::{Replicas, WorkloadApi, WorkloadType},
 };
 use pilothouse_kube::{Deadlines, KubeClusters};

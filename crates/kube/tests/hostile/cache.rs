@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use futures_util::StreamExt;
-use pilothouse_core::inventory::{Change, ListEvent};
+use pilothouse_core::{inventory::ListEvent, rows::Change};
 use pilothouse_kube::CacheSettings;
 use tokio::{
     sync::mpsc::{UnboundedSender, unbounded_channel},
@@ -144,7 +144,7 @@ pub(super) fn requests_initial_events(request: &RecordedRequest) -> bool {
 }
 
 fn names_and_states(listing: &Listing) -> Vec<String> {
-    let row = |row: &pilothouse_core::inventory::Row| {
+    let row = |row: &pilothouse_core::rows::Row| {
         let json: Value = serde_json::from_str(row.json()).unwrap();
         format!("{} {}", row.name(), json["status"].as_str().unwrap_or_default())
     };

@@ -1,4 +1,4 @@
-//! Pages of operations. The reference is `pilothouse_core::inventory::select`; the contract compares the two.
+//! Pages of operations. The reference is `pilothouse_core::rows::select`; the contract compares the two.
 
 use diesel::{
     ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable, Selectable,
@@ -9,8 +9,9 @@ use pilothouse_core::{
     Error, Result,
     audit::{OperationPage, OperationQuery, OperationRow, Status},
     ids::{ClusterId, OperationId, UserId},
-    inventory::{List, Pagination},
+    inventory::List,
     role::Role,
+    rows::Pagination,
 };
 
 use super::count::{CountBelow, CountFilter, Counts};

@@ -18,7 +18,7 @@ use pilothouse_core::{
     Result,
     audit::{ChainHash, Head, StoredCheckpoint, StoredEntry, StoredRow, TrailReader},
     ids::OperationId,
-    inventory::Cell,
+    rows::Cell,
 };
 
 use crate::{

@@ -7,9 +7,10 @@ use crate::{
     access::{AccessRequest, Resource, Verb},
     audit::{Operation, OperationQuery, OperationRow, Outcome, Status},
     ids::{ClusterId, UserId},
-    inventory::{List, ListQuery, Pagination, Row, select},
+    inventory::List,
     kind::Kind,
     role::Role,
+    rows::{ListQuery, Pagination, Row, select},
 };
 
 impl StorePorts {

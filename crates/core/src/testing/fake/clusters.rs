@@ -21,14 +21,13 @@ use crate::{
     error::{Cause, Error, Result},
     gate::Changed,
     ids::ClusterId,
-    inventory::{
-        Inventory, Join, List, ListEvent, ListQuery, Listing, Owner, Row, Table, WatchSnapshot, select,
-    },
+    inventory::{Inventory, Join, List, ListEvent, Listing, Owner, WatchSnapshot},
     kind::Kind,
     name::ObjectName,
     namespace::{NamespaceApi, NamespaceRow},
     object::{Labels, parse},
     pod::{Follow, LogChunks, LogOptions, PodApi, PodLogs},
+    rows::{ListQuery, Row, Table, select},
     streams::StreamEnd,
     workload::{Replicas, WorkloadApi, WorkloadDetail, WorkloadParts, WorkloadRow, WorkloadType},
 };
@@ -179,7 +178,7 @@ impl FakeClusters {
     fn joined(&self, cluster: ClusterId, list: List, kinds: &[Kind]) -> Result<Vec<Row>> {
         let rows = self.rows(cluster, list, kinds)?;
         let Some(Join { with, row: fill, .. }) = list.info().join else { return Ok(rows) };
-        let empty = Table::new(with.info());
+        let empty = Table::new(&(with.info().fields)());
         let (with, _) = empty.replace_all(0, self.rows(cluster, with, with.info().kinds)?);
         rows.iter().map(|row| fill(row, &with)).collect()
     }

@@ -12,7 +12,7 @@ use crate::{
     },
     error::{Cause, Error, Result},
     ids::OperationId,
-    inventory::{Row, select},
+    rows::{Row, select},
 };
 
 /// Id of every trail in memory.

@@ -3,8 +3,8 @@ use serde::Serialize;
 
 use super::*;
 use crate::{
-    inventory::{Field, ListRow, fields_of, select},
     name::Namespace,
+    rows::{Field, ListRow, fields_of, select},
 };
 
 /// Row type with few distinct names and values, so that collisions and ties are frequent.
@@ -135,7 +135,7 @@ proptest! {
     /// equal, and the reported changes yield the same rows.
     #[test]
     fn table_returns_the_same_results_as_select(steps in prop::collection::vec(step(), 1..60), last in query()) {
-        let mut table = Table::of(&fields_of::<Thing>());
+        let mut table = Table::new(&fields_of::<Thing>());
         let (mut model, mut seen) = (Model::new(), Vec::new());
         for step in steps.into_iter().chain([Step::Query(last)]) {
             match step {
@@ -183,7 +183,7 @@ fn many(count: usize) -> Table {
             Thing { name, namespace: format!("ns-{}", n % 7), status: Some("on"), size: None, ready: true };
         Row::of(&thing).unwrap()
     });
-    Table::of(&fields_of::<Thing>()).replace_all(0, rows.collect()).0
+    Table::new(&fields_of::<Thing>()).replace_all(0, rows.collect()).0
 }
 
 #[test]

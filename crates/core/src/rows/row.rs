@@ -156,7 +156,7 @@ impl Row {
     }
 
     /// The documented order of a list: by a field, then by namespace and name.
-    pub(super) fn order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
+    pub(crate) fn order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
         let by_field = sort.map_or(Ordering::Equal, |Sort { field, descending }| {
             self.cell(field).order(&other.cell(field), descending)
         });

@@ -17,7 +17,6 @@ use std::{
 
 use super::{
     field::{Cell, FieldInfo, Filter, bool_text},
-    lists::ListInfo,
     query::{ListQuery, Sort},
     row::{Key, Row},
     select::Pagination,
@@ -94,12 +93,8 @@ struct Tally {
 }
 
 impl Table {
-    /// Creates an empty table for this list.
-    pub fn new(list: &ListInfo) -> Self {
-        Self::of(&(list.fields)())
-    }
-
-    pub(super) fn of(fields: &[FieldInfo]) -> Self {
+    /// Creates an empty table of rows with these fields.
+    pub fn new(fields: &[FieldInfo]) -> Self {
         let fields = || fields.iter().enumerate();
         let columns = fields().filter(|(_, info)| info.filter != Filter::None).map(|(field, info)| Column {
             field,

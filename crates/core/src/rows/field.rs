@@ -161,7 +161,7 @@ impl<R> Field<R> {
     }
 }
 
-/// Declaration of a field without its row type, for the table of lists.
+/// Declaration of a field without its row type.
 #[derive(Clone, Copy, Debug)]
 pub struct FieldInfo {
     /// Its name in the row and as a query parameter.
@@ -191,7 +191,7 @@ pub trait ListRow: Serialize + Sized + 'static {
     }
 }
 
-/// The fields of a row type, for [`super::ListInfo::fields`].
+/// The fields of a row type.
 pub fn fields_of<R: ListRow>() -> Vec<FieldInfo> {
     R::FIELDS
         .iter()

@@ -1,0 +1,23 @@
+//! Rows of lists: field declarations, stored rows, query parameters, and the evaluation of queries.
+//!
+//! A row type declares how its fields sort and filter ([`ListRow::FIELDS`]). [`select()`] is the reference
+//! implementation of a query. It serves lists that are not cached, and it is the test oracle of [`Table`], which returns
+//! the same results for rows that change. The lists themselves are in [`crate::inventory`].
+
+mod digest;
+mod field;
+mod query;
+mod row;
+mod select;
+mod table;
+
+pub use digest::{Digest, DigestKey, Digester};
+pub use field::{Cell, Field, FieldInfo, Filter, ListRow, fields_of};
+pub(crate) use query::number;
+pub use query::{ListQuery, ListScope, QueryMode, QuerySpec, Sort};
+pub use row::Row;
+pub use select::{Pagination, select};
+pub use table::{BuiltIndexes, Change, Source, Table};
+
+#[cfg(test)]
+mod tests;
