@@ -9,9 +9,10 @@ use std::{
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
-    audit::{AuditTrail, Checkpoint, CheckpointSink, Operation, OperationQuery, Outcome, TrailReader as _},
+    audit::{AuditQuery, Checkpoint, CheckpointSink, OperationQuery, TrailReader as _},
     clock::{Clock, uuid_v7},
     ids::{ClusterId, OperationId, UserId},
+    operation::{AuditWriter, Operation, Outcome},
     role::Role,
     seal::Keyring as _,
 };

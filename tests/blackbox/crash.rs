@@ -9,8 +9,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use pilothouse_core::{
-    audit::{Entry, Operation, Outcome, Status},
     ids::OperationId,
+    operation::{Entry, Operation, Outcome, Status},
 };
 use pilothouse_testbed::{AuditEvent, ControlPlane, workloads};
 use serde::Deserialize;

@@ -4,11 +4,11 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
-    audit::Operation,
     error::{Error, Result},
     ids::{ClusterId, OperationId, SessionId, UserId},
     kind::Kind,
     name::{Namespace, NamespaceScope},
+    operation::Operation,
     role::Role,
 };
 

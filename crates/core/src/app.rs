@@ -117,7 +117,8 @@ impl App {
             audit: Audit::new(
                 gate.clone(),
                 AuditPorts {
-                    trail: audit,
+                    query: audit.clone(),
+                    maintenance: audit,
                     reader: ports.trail,
                     signer: ports.signer,
                     checkpoint_sink: ports.checkpoint_sink,

@@ -15,12 +15,12 @@ use futures_util::{FutureExt, TryFutureExt};
 
 use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
-    audit::{AuditTrail, CapacityFor, Operation, Outcome},
     clock::{Clock, Rng, Spawner, detached, uuid_v7},
     cluster::ClusterRegistry,
     error::{Cause, Code, Error, Result, Source},
     ids::{OperationId, UserId},
     name::NamespaceScope,
+    operation::{AuditWriter, CapacityFor, Operation, Outcome, Status},
     session::LiveSessions,
 };
 
@@ -99,7 +99,7 @@ const OUTCOME_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Gate: authorises requests, records operations, and issues permits.
 #[derive(Clone)]
 pub struct Gate {
-    trail: Arc<dyn AuditTrail>,
+    trail: Arc<dyn AuditWriter>,
     clusters: Arc<dyn ClusterRegistry>,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
@@ -118,7 +118,7 @@ impl Gate {
     /// Creates a gate that records in `trail` and reads cluster names from `clusters`. All use cases of a process share
     /// one gate (clones share its state): while one outcome cannot be stored, no change is accepted by any of them.
     pub fn new(
-        trail: Arc<dyn AuditTrail>,
+        trail: Arc<dyn AuditWriter>,
         clusters: Arc<dyn ClusterRegistry>,
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
@@ -299,7 +299,7 @@ impl Gate {
             let (result, mut outcome) = gate.run(work).await;
             // the same holds for a panic
             if outcome.error_code.is_some() {
-                outcome.status = crate::audit::Status::Failed;
+                outcome.status = Status::Failed;
             }
             match &result {
                 Ok(_) if !record_success => {}
@@ -505,15 +505,6 @@ impl Gate {
     /// Number of outcomes that could not be stored yet. While it is above 0, no change is accepted.
     pub fn pending_outcomes(&self) -> usize {
         self.pending_outcomes.load(Ordering::Acquire)
-    }
-
-    /// Closes as `unknown` the pending operations of processes that have ended. Returns how many were closed. Called at
-    /// startup, and repeatedly where several processes share one trail.
-    ///
-    /// # Errors
-    /// `AuditUnavailable`.
-    pub async fn close_orphans(&self) -> Result<u64> {
-        self.trail.close_orphans(self.clock.now()).await
     }
 }
 

@@ -43,6 +43,7 @@ pub mod node;
 pub mod object;
 #[cfg(feature = "openapi")]
 mod openapi;
+pub mod operation;
 pub mod pod;
 pub mod quantity;
 pub mod quota;

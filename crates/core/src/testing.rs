@@ -1,4 +1,4 @@
-//! Test support for this crate, its adapters and embedders: mocks (`MockAuditTrail` and others, next to each port),
+//! Test support for this crate, its adapters and embedders: mocks (`MockAuditWriter` and others, next to each port),
 //! in-memory fakes of the ports, and the contract tests that every adapter of a port must pass.
 //!
 //! Use mocks for calls, fakes for state.
@@ -11,11 +11,11 @@ use std::sync::Arc;
 use crate::{
     access::{AccessRequest, Caller, Permit},
     app::Ports,
-    audit::MockAuditTrail,
     cluster::{CredentialInput, MockClusterRegistry, NewCluster},
     connection::AuthType,
     gate::Gate,
     object::Labels,
+    operation::MockAuditWriter,
 };
 
 /// A cluster to be registered, with the token `canary-token`.
@@ -45,7 +45,7 @@ pub fn permit(caller: &Caller, access: AccessRequest) -> Permit {
 
 fn permit_with(runtime: fake::FakeRuntime, caller: &Caller, access: AccessRequest) -> Permit {
     let gate = Gate::new(
-        Arc::new(MockAuditTrail::new()),
+        Arc::new(MockAuditWriter::new()),
         Arc::new(MockClusterRegistry::new()),
         runtime.clock,
         runtime.rng,

@@ -7,7 +7,6 @@ use pilothouse_core::{
     Cause, Error,
     access::Caller,
     app::{App, Settings},
-    audit::{Entry, Status},
     cluster::{
         ClusterChange, ClusterName, ClusterRegistry, Connections, CredentialInput, Health, NewCluster,
     },
@@ -20,6 +19,7 @@ use pilothouse_core::{
     kind::Kind,
     name::{Namespace, ObjectName},
     object::Labels,
+    operation::{Entry, Status},
     pod::LogOptions,
     role::Role,
     testing::fake::Fake,

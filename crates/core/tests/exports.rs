@@ -11,12 +11,13 @@ use pilothouse_core::{
     access::{AccessRequest, Caller, Resource, Verb},
     app::{App, Ports, Settings},
     audit::{
-        AuditTrail as _, Checkpoint, CheckpointSigner as _, ExportQuery, Head, Outcome, Signatures,
-        StoredCheckpoint, StoredEntry, StoredRow, TrailReader, Verdict, verify_export,
+        Checkpoint, CheckpointSigner as _, ExportQuery, Head, Signatures, StoredCheckpoint, StoredEntry,
+        StoredRow, TrailReader, Verdict, verify_export,
     },
     clock::Clock as _,
     ids::OperationId,
     kind::Kind,
+    operation::{AuditWriter as _, Outcome},
     testing::{
         fake::{Fake, FakeSigner, MemoryStore},
         permit,

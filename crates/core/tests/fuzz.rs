@@ -4,12 +4,13 @@
 use std::cell::Cell;
 
 use pilothouse_core::{
-    audit::{Checkpoint, Entry, OperationQuery},
+    audit::{Checkpoint, OperationQuery},
     cluster::ClusterName,
     connection::{ApiServer, Credential},
     inventory::LISTS,
     kubeconfig::Kubeconfig,
     name::{ContainerName, Namespace, ObjectName},
+    operation::Entry,
     user::Username,
 };
 use pilothouse_fuzz::fuzz;

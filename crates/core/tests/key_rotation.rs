@@ -8,11 +8,12 @@ use pilothouse_core::{
     Result,
     access::{AccessRequest, Caller, Resource, Verb},
     audit::{
-        ChainHash, Checkpoint, Entry, Fault, Head, KeyRotation, OperationRow, Outcome, PublicKey, Signatures,
+        ChainHash, Checkpoint, Fault, Head, KeyRotation, OperationRow, PublicKey, Signatures,
         StoredCheckpoint, StoredEntry, StoredRow, TrailReader, TrailStart, Verdict, verify,
     },
     hex::Hex,
     ids::OperationId,
+    operation::{Entry, Outcome},
     testing::{
         fake::{FakeSigner, MemoryCheckpointSink},
         permit,

@@ -11,11 +11,12 @@ use pilothouse_core::{
     access::{AccessRequest, Caller, Resource, Verb},
     app::{App, Settings},
     audit::{
-        Archive, AuditTrail as _, Batch, Checkpoint, CheckpointSigner as _, Cursor, Export, ExportFormat,
-        ExportQuery, Outcome, Part, Retained, Signatures, TrailReader as _, Verdict, verify_export,
+        Archive, Batch, Checkpoint, CheckpointSigner as _, Cursor, Export, ExportFormat, ExportQuery, Part,
+        Retained, Signatures, TrailReader as _, Verdict, verify_export,
     },
     clock::Clock as _,
     kind::Kind,
+    operation::{AuditWriter as _, Outcome},
     role::Role,
     testing::{
         fake::{Fake, FakeSigner},

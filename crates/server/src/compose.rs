@@ -68,7 +68,7 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
     }
     let composed = composed?;
     composed.store.take_lease(composed.clock.now()).await?;
-    let closed = composed.app.gate.close_orphans().await?;
+    let closed = composed.app.audit.close_orphans().await?;
     if closed > 0 {
         tracing::warn!(closed, "{ORPHANS_CLOSED}");
     }
@@ -219,7 +219,7 @@ impl Composed {
     /// Renews this process's lease and closes pending operations of processes whose lease expired, until `end`. Cancel
     /// `end` after the last operation of this process has finished.
     pub(crate) fn keep_lease(&self, end: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
-        let (gate, store, clock) = (self.app.gate.clone(), self.store.clone(), self.clock.clone());
+        let (audit, store, clock) = (self.app.audit.clone(), self.store.clone(), self.clock.clone());
         async move {
             let mut ticks = tokio::time::interval(LEASE_RENEWAL_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -229,7 +229,7 @@ impl Composed {
                     () = end.cancelled() => break,
                 }
                 match store.renew_lease(clock.now()).await {
-                    Ok(()) => match gate.close_orphans().await {
+                    Ok(()) => match audit.close_orphans().await {
                         Ok(0) => {}
                         Ok(closed) => tracing::warn!(closed, "{ORPHANS_CLOSED}"),
                         Err(error) => {

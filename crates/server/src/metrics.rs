@@ -11,11 +11,11 @@ use std::{
 use async_trait::async_trait;
 use pilothouse_core::{
     Cause, Code,
-    audit::{AuditTrail as _, CapacityFor},
     clock::Clock,
     cluster::Health,
     gate::Gate,
     ids::ClusterId,
+    operation::{AuditWriter as _, CapacityFor},
 };
 use pilothouse_http::{ProcessMetrics, RequestOutcome};
 use pilothouse_kube::{Exchange, KubeClusters, ListCacheStats};

@@ -14,12 +14,13 @@ use pilothouse_core::{
     Error, Result,
     access::Permit,
     audit::{
-        AuditTrail, CapacityFor, ChainHash, Checkpoint, CheckpointSigner, CheckpointSink, Entry, Head,
-        KeyRotation, LastCheckpoint, Operation, OperationPage, OperationQuery, Outcome, Status,
-        StoredCheckpoint, TrailKeys, Trusted, VerifiedTrail,
+        AuditMaintenance, AuditQuery, ChainHash, Checkpoint, CheckpointSigner, CheckpointSink, Head,
+        KeyRotation, LastCheckpoint, OperationPage, OperationQuery, StoredCheckpoint, TrailKeys, Trusted,
+        VerifiedTrail,
     },
     clock::Clock,
     ids::{ClusterId, OperationId},
+    operation::{AuditWriter, CapacityFor, Entry, Operation, Outcome, Status},
     seal::Keyring,
 };
 
@@ -593,7 +594,7 @@ impl Store {
 }
 
 #[async_trait]
-impl AuditTrail for Store {
+impl AuditWriter for Store {
     fn check_capacity(&self, capacity: CapacityFor) -> Result<()> {
         self.reserve.check(capacity)
     }
@@ -609,7 +610,17 @@ impl AuditTrail for Store {
     async fn record(&self, operation: &Operation, outcome: &Outcome) -> Result<()> {
         self.writer.write(Write::Record(operation.clone(), outcome.clone())).await
     }
+}
 
+#[async_trait]
+impl AuditQuery for Store {
+    async fn operations(&self, query: &OperationQuery) -> Result<OperationPage> {
+        list::page(&self.db, &self.counts, query).await
+    }
+}
+
+#[async_trait]
+impl AuditMaintenance for Store {
     async fn close_orphans(&self, at: Timestamp) -> Result<u64> {
         let (context, lease) = (self.trail_context.clone(), self.lease.clone());
         let closed = transact!(self.db, |conn| {
@@ -650,9 +661,5 @@ impl AuditTrail for Store {
             None => Ok(()),
             Some(reason) => Err(Error::internal(format!("the audit trail is not signed: {reason}"))),
         }
-    }
-
-    async fn operations(&self, query: &OperationQuery) -> Result<OperationPage> {
-        list::page(&self.db, &self.counts, query).await
     }
 }

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use pilothouse_core::{Cause, Error, Result, audit::CapacityFor};
+use pilothouse_core::{Cause, Error, Result, operation::CapacityFor};
 use rustix::fs::statvfs;
 
 use crate::{db::Database, error::RETRY_AFTER};

@@ -16,9 +16,9 @@ use futures_util::{future::join_all, poll};
 use pilothouse_core::{
     Cause,
     access::{AccessRequest, Resource, Verb},
-    audit::AuditTrail as _,
     cluster::Connections as _,
     connection::Credential,
+    operation::AuditWriter as _,
     session::{LoginThrottle as _, ThrottleKey},
     testing::contract::StorePorts,
     user::{UserRegistry as _, Username},

@@ -15,11 +15,12 @@ use pilothouse_core::{
     access::Caller,
     app::{App, Ports, Settings},
     audit::{
-        AuditTrail as _, ChainHash, Checkpoint, CheckpointSigner as _, CheckpointSink, Entry, ExportQuery,
-        Fault, Head, KeyRotation, Outcome, PublicKey, Signatures, TrailReader as _, verify_export,
+        AuditMaintenance as _, ChainHash, Checkpoint, CheckpointSigner as _, CheckpointSink, ExportQuery,
+        Fault, Head, KeyRotation, PublicKey, Signatures, TrailReader as _, verify_export,
     },
     clock::{Clock as _, Computation, Spawner},
     hex::Hex,
+    operation::{AuditWriter as _, Entry, Outcome},
     testing::{
         contract::StorePorts,
         fake::{Fake, FakeSigner},

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::{AccessRequest, Permit, Resource, Verb},
-    audit::{AuditTrail as _, CheckpointSigner as _, KeyRotation},
+    audit::{AuditMaintenance as _, CheckpointSigner as _, KeyRotation},
     clock::uuid_v7,
     cluster::{ClusterRegistry as _, Connections as _},
     connection::Credential,

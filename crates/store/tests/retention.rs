@@ -10,10 +10,9 @@ use common::{FINGERPRINT, FakeKeyring, TestDatabase, operation, user, verdict};
 use pilothouse_core::{
     Cause,
     access::Permit,
-    audit::{
-        AuditTrail as _, Checkpoint, Cursor, Fault, Outcome, Retention as _, TrailReader as _, TrailStart,
-    },
+    audit::{AuditMaintenance as _, Checkpoint, Cursor, Fault, Retention as _, TrailReader as _, TrailStart},
     clock::Clock as _,
+    operation::{AuditWriter as _, Outcome},
     testing::contract::StorePorts,
     user::UserRegistry as _,
 };

@@ -14,8 +14,9 @@ use common::{TestDatabase, operation, user, verdict, verify};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
-    audit::{AuditTrail as _, Checkpoint, Entry, Fault, OperationQuery, Outcome, Status, TrailReader as _},
+    audit::{AuditMaintenance as _, AuditQuery as _, Checkpoint, Fault, OperationQuery, TrailReader as _},
     clock::Clock as _,
+    operation::{AuditWriter as _, Entry, Outcome, Status},
     testing::contract::StorePorts,
     user::UserRegistry as _,
 };

@@ -13,11 +13,12 @@ use jiff::{Timestamp, Unit};
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
-    audit::{AuditTrail, Operation, OperationPage, OperationQuery, OperationRow, Outcome, Status},
+    audit::{AuditQuery, OperationPage, OperationQuery, OperationRow},
     clock::{Clock, Computation, Rng, Spawner},
     cluster::{Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, ProbeResult},
     connection::StoredConnection,
     ids::{ClusterId, OperationId},
+    operation::{AuditWriter, Operation, Outcome, Status},
     rows::{Row, select},
 };
 
@@ -66,7 +67,7 @@ impl State {
 }
 
 #[async_trait]
-impl AuditTrail for Memory {
+impl AuditWriter for Memory {
     async fn begin(&self, operation: &Operation) -> Result<()> {
         self.state().begin(operation);
         Ok(())
@@ -83,12 +84,10 @@ impl AuditTrail for Memory {
         state.finish(operation.id, outcome);
         Ok(())
     }
+}
 
-    /// Nothing to close: no earlier process has left operations behind.
-    async fn close_orphans(&self, _: Timestamp) -> Result<u64> {
-        Ok(0)
-    }
-
+#[async_trait]
+impl AuditQuery for Memory {
     async fn operations(&self, query: &OperationQuery) -> Result<OperationPage> {
         let wanted = |row: &&OperationRow| {
             query.user_id.is_none_or(|user| row.user_id == Some(user))

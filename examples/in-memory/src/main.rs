@@ -16,7 +16,7 @@ use example_in_memory::{Memory, Process};
 use pilothouse_core::{
     Cause, Error, Result,
     access::{Caller, Origin, Permit},
-    audit::{AuditTrail, OperationQuery},
+    audit::{AuditQuery, OperationQuery},
     clock::Clock,
     cluster::{
         ClusterName, ClusterPorts, ClusterProbe, Clusters, CredentialInput, NewCluster, Permission,

@@ -10,7 +10,7 @@ use std::{env, error::Error as StdError, fs, sync::Arc};
 use example_in_memory::{Memory, Process};
 use pilothouse_core::{
     access::Caller,
-    audit::{AuditTrail, OperationQuery},
+    audit::{AuditQuery, OperationQuery},
     cluster::{ClusterName, ClusterPorts, Clusters, CredentialInput, NewCluster},
     connection::AuthType,
     gate::Gate,

@@ -7,11 +7,12 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, Entry, KeyRotation, PublicKey, SignatureVerifier, TrailKeys};
+use super::{Checkpoint, KeyRotation, PublicKey, SignatureVerifier, TrailKeys};
 use crate::{
     error::{Error, Result},
     hex::Hex,
     ids::OperationId,
+    operation::Entry,
     rows::Cell,
 };
 

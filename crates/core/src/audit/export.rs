@@ -19,7 +19,10 @@ use super::{
     slots::Slot,
     verified_range::{VerifiedRange, verify_range},
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    operation::Entry,
+};
 
 /// Maximum number of entries or checkpoints in one read.
 const BATCH: u32 = 256;
@@ -379,7 +382,7 @@ fn verify_entry(chain: &mut Chain<'_>, line: EntryLine) -> Result<(), Defect> {
         return Err(Defect::at(sequence, Fault::EntryChanged, details));
     }
     // the columns beside the text are not exported: they are derived from the text
-    let entry = serde_json::from_str::<super::Entry>(&line.entry).ok();
+    let entry = serde_json::from_str::<Entry>(&line.entry).ok();
     let columns =
         entry.map(|entry| (entry.operation_id().to_string(), entry.kind(), entry.at().as_microsecond()));
     let (operation_id, kind, at) = columns.unwrap_or_default();

@@ -9,11 +9,12 @@ use std::{
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::Serialize;
 
-use super::{Entry, Operation, Outcome, Status, StoredEntry, TrailReader};
+use super::{StoredEntry, TrailReader};
 use crate::{
     error::{Error, Result},
     ids::OperationId,
     kind::KINDS,
+    operation::{Entry, Operation, Outcome, Status},
 };
 
 /// Converts entries into lines. Keeps the intents whose outcomes have not been converted yet.

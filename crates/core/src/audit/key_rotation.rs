@@ -6,12 +6,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ChainHash, CheckpointSigner, Defect, Entry, Fault, Head, PublicKey, Signature, SignatureVerifier, Status,
-    TrailReader,
+    ChainHash, CheckpointSigner, Defect, Fault, Head, PublicKey, Signature, SignatureVerifier, TrailReader,
 };
 use crate::{
     access::{AccessRequest, Resource, Verb},
     error::{Error, Result},
+    operation::{Entry, Status},
 };
 
 /// Key rotation, signed by the next key. Its JSON line has these fields in this order.

@@ -8,12 +8,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{
-    Audit, Checkpoint, CheckpointSigner, Defect, Entry, Export, Fault, Head, PublicKey, SignatureVerifier,
-    Status, TrailKeys, TrailReader, Verdict,
+    Audit, Checkpoint, CheckpointSigner, Defect, Export, Fault, Head, PublicKey, SignatureVerifier,
+    TrailKeys, TrailReader, Verdict,
 };
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
     error::{Error, Result},
+    operation::{Entry, Status},
 };
 
 /// Maximum number of entries removed at once, unless there is no checkpoint among them.

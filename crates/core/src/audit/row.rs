@@ -5,11 +5,12 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Operation, Outcome, Status, StoredRow};
+use super::StoredRow;
 use crate::{
     clock::parse_timestamp,
     error::{Error, Reason, Result},
     ids::{ClusterId, OperationId, UserId},
+    operation::{Operation, Outcome, Status},
     role::Role,
     rows::{Cell, Field, Filter, ListQuery, ListRow, Pagination, QueryMode, QuerySpec, fields_of, number},
 };

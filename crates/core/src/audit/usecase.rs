@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use super::{
-    AuditTrail, Checkpoint, CheckpointSigner, CheckpointSink, Export, ExportQuery, OperationPage,
-    OperationQuery, PublicKey, Retention, Signatures, TrailKeys, TrailReader, Verdict, export::Sources,
-    slots::SlotPool, verify,
+    AuditMaintenance, AuditQuery, Checkpoint, CheckpointSigner, CheckpointSink, Export, ExportQuery,
+    OperationPage, OperationQuery, PublicKey, Retention, Signatures, TrailKeys, TrailReader, Verdict,
+    export::Sources, slots::SlotPool, verify,
 };
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
@@ -37,7 +37,8 @@ const EXPORT_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Ports of the audit use cases.
 #[derive(Clone)]
 pub(crate) struct AuditPorts {
-    pub(crate) trail: Arc<dyn AuditTrail>,
+    pub(crate) query: Arc<dyn AuditQuery>,
+    pub(crate) maintenance: Arc<dyn AuditMaintenance>,
     pub(crate) reader: Arc<dyn TrailReader>,
     pub(crate) signer: Arc<dyn CheckpointSigner>,
     pub(crate) checkpoint_sink: Arc<dyn CheckpointSink>,
@@ -81,7 +82,7 @@ impl Audit {
         if caller.role == Some(Role::Viewer) {
             query.user_id = caller.user_id;
         }
-        self.ports.trail.operations(&query).await
+        self.ports.query.operations(&query).await
     }
 
     /// Verifies the whole trail while other processes append to it: chain, checkpoints, and rows of the operations
@@ -145,6 +146,15 @@ impl Audit {
         self.ports.signer.public_key()
     }
 
+    /// Closes as `unknown` the pending operations of processes that have ended. Returns how many were closed. Called at
+    /// startup, and repeatedly where several processes share one trail.
+    ///
+    /// # Errors
+    /// `AuditUnavailable`.
+    pub async fn close_orphans(&self) -> Result<u64> {
+        self.ports.maintenance.close_orphans(self.clock.now()).await
+    }
+
     /// Signs the last entry when that is due, and copies all new checkpoints to the checkpoint sink. A server calls
     /// this every few seconds with [`Checkpoint::AGE`], and with an age of zero at shutdown.
     ///
@@ -152,7 +162,7 @@ impl Audit {
     /// `AuditUnavailable`, `StoreUnavailable`; `Internal` when the sink cannot be written, or when a checkpoint in the
     /// database is not signed by a key of this trail: then neither it nor a later one is copied.
     pub async fn keep_checkpoints(&self, age: Duration) -> Result<()> {
-        self.ports.trail.checkpoint(age).await?;
+        self.ports.maintenance.checkpoint(age).await?;
         while self.publish_checkpoints().await? {}
         Ok(())
     }

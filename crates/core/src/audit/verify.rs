@@ -10,13 +10,17 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::{
-    CheckpointSink, Defect, Entry, Fault, Head, Operation, OperationRow, Outcome, Signatures, StoredRow,
-    TrailKeys, TrailReader,
+    CheckpointSink, Defect, Fault, Head, OperationRow, Signatures, StoredRow, TrailKeys, TrailReader,
     chain::Chain,
     retention::TrailStart,
     walk::{BATCH, BatchReader, ExternalEvidence, Stop, Walk},
 };
-use crate::{error::Result, ids::OperationId, rows::Cell};
+use crate::{
+    error::Result,
+    ids::OperationId,
+    operation::{Entry, Operation, Outcome},
+    rows::Cell,
+};
 
 /// Result of a verification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -9,10 +9,13 @@ use std::{
 };
 
 use super::{
-    Checkpoint, CheckpointSink, Defect, Entry, Fault, Head, StoredCheckpoint, StoredEntry, StoredRow,
-    TrailReader, chain::Chain,
+    Checkpoint, CheckpointSink, Defect, Fault, Head, StoredCheckpoint, StoredEntry, StoredRow, TrailReader,
+    chain::Chain,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    operation::Entry,
+};
 
 /// Maximum number of entries, rows or checkpoints in one read.
 pub(super) const BATCH: u32 = 500;

@@ -9,11 +9,11 @@ use mockall::predicate::always;
 use super::*;
 use crate::{
     access::{Resource, Verb},
-    audit::{MockAuditTrail, Status},
     cluster::{ClusterName, MockClusterRegistry},
     ids::{ClusterId, UserId},
     kind::Kind,
     name::Namespace,
+    operation::{MockAuditWriter, Status},
     role::Role,
     session::MockSessionStore,
     testing::fake::FakeRuntime,
@@ -32,7 +32,7 @@ fn scale() -> AccessRequest {
 }
 
 /// A gate over this trail, with capacity unless the trail has its own expectation.
-fn gate(mut trail: MockAuditTrail) -> Gate {
+fn gate(mut trail: MockAuditWriter) -> Gate {
     trail.expect_check_capacity().returning(|_| Ok(()));
     let mut clusters = MockClusterRegistry::new();
     clusters
@@ -49,7 +49,7 @@ fn gate(mut trail: MockAuditTrail) -> Gate {
 
 #[test]
 fn full_disk_refuses_new_and_finishes_running() {
-    let mut trail = MockAuditTrail::new();
+    let mut trail = MockAuditWriter::new();
     let full = Arc::new(AtomicBool::new(false));
     let is_full = full.clone();
     trail.expect_check_capacity().returning(move |_| {
@@ -86,7 +86,7 @@ async fn never(_: Permit) -> Result<Changed<()>> {
 
 #[test]
 fn role_too_low_makes_no_call_and_records_one_failed_row() {
-    let mut trail = MockAuditTrail::new();
+    let mut trail = MockAuditWriter::new();
     trail.expect_record().once().returning(|operation, outcome| {
         assert_eq!(
             (operation.operation_type.as_str(), operation.resource_type.as_str()),
@@ -108,7 +108,7 @@ fn role_too_low_makes_no_call_and_records_one_failed_row() {
 
 #[test]
 fn refusal_that_cannot_be_recorded_is_unavailable() {
-    let mut trail = MockAuditTrail::new();
+    let mut trail = MockAuditWriter::new();
     trail.expect_record().once().returning(|_, _| Err(Error::new(Cause::AuditUnavailable)));
     let error = block_on(gate(trail).change(&caller(Role::Viewer), scale(), never)).unwrap_err();
     assert_eq!(error.cause, Cause::AuditUnavailable);
@@ -116,7 +116,7 @@ fn refusal_that_cannot_be_recorded_is_unavailable() {
 
 #[test]
 fn unknown_cluster_is_recorded_for_a_change_and_not_for_a_read() {
-    let mut trail = MockAuditTrail::new();
+    let mut trail = MockAuditWriter::new();
     trail.expect_record().once().with(always(), always()).returning(|_, _| Ok(()));
     let gate = gate(trail);
     let in_unknown_cluster = || scale().in_cluster(ClusterId(2));
@@ -129,7 +129,7 @@ fn unknown_cluster_is_recorded_for_a_change_and_not_for_a_read() {
 #[test]
 fn without_a_durable_intent_nothing_is_called() {
     let (sender, receiver) = std::sync::mpsc::channel();
-    let mut trail = MockAuditTrail::new();
+    let mut trail = MockAuditWriter::new();
     trail.expect_begin().once().returning(|_| Err(Error::new(Cause::AuditUnavailable)));
     trail.expect_finish().once().returning(move |id, outcome| {
         sender.send((id, outcome.clone())).unwrap();
@@ -149,7 +149,7 @@ fn without_a_durable_intent_nothing_is_called() {
 #[test]
 fn intent_is_stored_before_the_call_and_outcome_after() {
     let (begun, called) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let mut trail = MockAuditTrail::new();
+    let mut trail = MockAuditWriter::new();
     let flag = begun.clone();
     trail.expect_begin().once().returning(move |_| {
         flag.store(true, Ordering::SeqCst);
@@ -178,7 +178,7 @@ where
     Fut: Future<Output = Result<Changed<()>>> + Send + 'static,
 {
     let (sender, receiver) = std::sync::mpsc::channel();
-    let mut trail = MockAuditTrail::new();
+    let mut trail = MockAuditWriter::new();
     trail.expect_begin().returning(|_| Ok(()));
     trail.expect_finish().once().returning(move |_, outcome| {
         sender.send(outcome.clone()).expect("receiver is alive");
@@ -203,7 +203,7 @@ fn refusal_is_failed_and_timeout_or_panic_is_unknown() {
 fn dropped_caller_cancels_nothing_and_outcome_is_stored() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let (release, released) = oneshot::channel::<()>();
-    let mut trail = MockAuditTrail::new();
+    let mut trail = MockAuditWriter::new();
     trail.expect_begin().once().returning(|_| Ok(()));
     trail.expect_finish().once().returning(move |_, outcome| {
         sender.send(outcome.status).expect("receiver is alive");
@@ -229,7 +229,7 @@ fn dropped_caller_cancels_nothing_and_outcome_is_stored() {
 fn unstored_outcome_warns_is_retried_and_blocks_changes() {
     let broken = Arc::new(AtomicBool::new(true));
     let (sender, receiver) = std::sync::mpsc::channel();
-    let mut trail = MockAuditTrail::new();
+    let mut trail = MockAuditWriter::new();
     trail.expect_begin().returning(|_| Ok(()));
     let flag = broken.clone();
     trail.expect_finish().returning(move |_, _| {
@@ -255,7 +255,7 @@ fn unstored_outcome_warns_is_retried_and_blocks_changes() {
 
 #[test]
 fn failed_local_change_is_failed_and_invalid_input_is_not_recorded() {
-    let mut trail = MockAuditTrail::new();
+    let mut trail = MockAuditWriter::new();
     trail.expect_record().once().returning(|_, outcome| {
         assert_eq!((outcome.status, outcome.error_code.as_deref()), (Status::Failed, Some("TIMEOUT_ERROR")));
         Ok(())

@@ -19,7 +19,7 @@ use pilothouse_core::{
     Cause, Error,
     access::{Caller, Origin},
     app::{App, Ports, Settings},
-    audit::Status,
+    operation::Status,
     role::Role,
     session::Login,
     testing::fake::PlainHasher,

@@ -10,7 +10,7 @@ use pilothouse_core::{
     Cause, Result,
     access::Caller,
     app::{App, Ports, Settings},
-    audit::Status,
+    operation::Status,
     role::Role,
     session::{PasswordChange, SignedIn},
     testing::fake::PlainHasher,

@@ -7,11 +7,12 @@ use pilothouse_core::{
     Result,
     access::{AccessRequest, Caller, Resource, Verb},
     audit::{
-        Checkpoint, CheckpointSigner as _, Entry, Fault, Head, OperationRow, Outcome, Signatures, Status,
-        StoredCheckpoint, StoredEntry, StoredRow, TrailReader, TrailStart, Verdict, verify,
+        Checkpoint, CheckpointSigner as _, Fault, Head, OperationRow, Signatures, StoredCheckpoint,
+        StoredEntry, StoredRow, TrailReader, TrailStart, Verdict, verify,
     },
     ids::OperationId,
     kind::Kind,
+    operation::{Entry, Outcome, Status},
     rows::Cell,
     testing::{
         fake::{FakeSigner, MemoryCheckpointSink},

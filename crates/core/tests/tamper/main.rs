@@ -169,11 +169,11 @@ fn unsigned_entry_is_judged_by_its_age() {
         let caller = pilothouse_core::access::Caller::system();
         let operation = pilothouse_core::testing::permit(&caller, access).operation().unwrap().clone();
         let at = operation.created_at + std::time::Duration::from_secs(seconds);
-        let outcome = pilothouse_core::audit::Outcome::success(at);
+        let outcome = pilothouse_core::operation::Outcome::success(at);
         let id = copy.rows.last().unwrap().id + 1;
         let row = pilothouse_core::audit::OperationRow::begun(id, &operation).ended(&outcome);
         copy.rows.push(row.stored());
-        copy.append(&pilothouse_core::audit::Entry::Complete { operation, outcome });
+        copy.append(&pilothouse_core::operation::Entry::Complete { operation, outcome });
         let verdict = copy.verdict();
         let found = verdict.first_bad.map(|bad| (bad.sequence, bad.fault));
         assert_eq!(found, expected.map(|fault| (copy.head.sequence, fault)), "{seconds} s");

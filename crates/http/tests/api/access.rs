@@ -2,10 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pilothouse_core::{
-    audit::{OperationRow, Status},
-    inventory::LISTS,
-};
+use pilothouse_core::{audit::OperationRow, inventory::LISTS, operation::Status};
 use pilothouse_http::{document, endpoints};
 use serde_json::json;
 

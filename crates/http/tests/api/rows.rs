@@ -1,7 +1,7 @@
 //! Size of audit rows: every change stays within the limit of one row, for any request.
 
 use actix_web::test::TestRequest;
-use pilothouse_core::audit::MAX_ROW_BYTES;
+use pilothouse_core::operation::MAX_ROW_BYTES;
 use pilothouse_http::document;
 use serde_json::Value;
 

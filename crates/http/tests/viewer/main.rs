@@ -20,7 +20,7 @@ mod test_app;
 use std::{collections::BTreeSet, time::Duration};
 
 use actix_web::test::TestRequest;
-use pilothouse_core::audit::MAX_ROW_BYTES;
+use pilothouse_core::operation::MAX_ROW_BYTES;
 use pilothouse_http::document;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;

@@ -7,9 +7,10 @@ use diesel::{
 use diesel_async::RunQueryDsl as _;
 use pilothouse_core::{
     Error, Result,
-    audit::{OperationPage, OperationQuery, OperationRow, Status},
+    audit::{OperationPage, OperationQuery, OperationRow},
     ids::{ClusterId, OperationId, UserId},
     inventory::List,
+    operation::Status,
     role::Role,
     rows::Pagination,
 };

@@ -6,7 +6,8 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use pilothouse_core::{
     Error, Result,
     access::Permit,
-    audit::{Head, Retention, Status, TrailStart},
+    audit::{Head, Retention, TrailStart},
+    operation::Status,
 };
 
 use super::Trail as _;

@@ -10,11 +10,12 @@ use diesel_async::{AsyncConnection as _, AsyncPgConnection, RunQueryDsl, SimpleA
 use pilothouse_core::{
     Cause, Error, Result,
     access::{AccessRequest, Resource, Verb},
-    audit::{ChainHash, Checkpoint, CheckpointSigner as _, Operation, Signatures, Verdict},
+    audit::{ChainHash, Checkpoint, CheckpointSigner as _, Signatures, Verdict},
     cluster::{ClusterName, ClusterRecord},
     connection::{ApiServer, AuthType, Connection, Credential},
     hex::Hex,
     kind::Kind,
+    operation::Operation,
     role::Role,
     seal::{Keyring, Keys, SealedFor, Sealer},
     testing::{contract::StorePorts, fake},

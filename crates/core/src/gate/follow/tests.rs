@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use super::*;
 use crate::{
     access::{Resource, Verb},
-    audit::MockAuditTrail,
     clock::Clock,
     cluster::{ClusterName, MockClusterRegistry},
     ids::{ClusterId, SessionId, UserId},
     kind::Kind,
+    operation::MockAuditWriter,
     role::Role,
     session::{LiveSessions, MockSessionStore, Session},
     testing::fake::FakeRuntime,
@@ -74,7 +74,7 @@ fn followed(
         Ok((cluster_remains || lookups == 1).then(|| ClusterName::new("prod").unwrap()))
     });
     let live = LiveSessions { store: Arc::new(store), clock: runtime.clock.clone(), idle: IDLE };
-    let trail = Arc::new(MockAuditTrail::new());
+    let trail = Arc::new(MockAuditWriter::new());
     let gate =
         Gate::new(trail, Arc::new(clusters), runtime.clock, runtime.rng, runtime.spawner).with_sessions(live);
     let caller = Caller {

@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::StorePorts;
 use crate::{
     access::{AccessRequest, Resource, Verb},
-    audit::{Operation, OperationQuery, OperationRow, Outcome, Status},
+    audit::{OperationQuery, OperationRow},
     ids::{ClusterId, UserId},
     inventory::List,
     kind::Kind,
+    operation::{Operation, Outcome, Status},
     role::Role,
     rows::{ListQuery, Pagination, Row, select},
 };

@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use super::StorePorts;
 use crate::{
     access::{AccessRequest, Resource, Verb},
-    audit::Status,
     error::Cause,
     ids::{SessionId, UserId},
+    operation::Status,
     role::Role,
     session::{Rotation, SecretHash, SessionRecord},
     user::{PasswordHash, SetBy, UserPatch},

@@ -5,10 +5,10 @@ use futures_util::future::join_all;
 use super::StorePorts;
 use crate::{
     access::{AccessRequest, Resource, Verb},
-    audit::{Operation, Outcome, Status},
     error::Cause,
     ids::{OperationId, UserId},
     kind::Kind,
+    operation::{Operation, Outcome, Status},
     role::Role,
     user::UserPatch,
 };

@@ -13,14 +13,14 @@ use jiff::Timestamp;
 use crate::{
     access::Permit,
     audit::{
-        ChainHash, Checkpoint, Entry, Head, LastCheckpoint, Operation, OperationRow, Outcome,
-        StoredCheckpoint, StoredEntry, TrailStart,
+        ChainHash, Checkpoint, Head, LastCheckpoint, OperationRow, StoredCheckpoint, StoredEntry, TrailStart,
     },
     cluster::Cluster,
     connection::StoredConnection,
     error::{Cause, Error, Result},
     idempotency::{NewClaim, Progress},
     ids::{ClusterId, UserId},
+    operation::{Entry, Operation, Outcome},
     session::{ClientAddress, SecretHash, Session, ThrottleKey},
     testing::fake::FakeSigner,
     user::{PasswordHash, User},

@@ -7,11 +7,12 @@ use super::MemoryStore;
 use crate::{
     access::Permit,
     audit::{
-        AuditTrail, CapacityFor, Entry, Head, Operation, OperationPage, OperationQuery, OperationRow,
-        Outcome, Retention, Status, StoredCheckpoint, StoredEntry, StoredRow, TrailReader, TrailStart,
+        AuditMaintenance, AuditQuery, Head, OperationPage, OperationQuery, OperationRow, Retention,
+        StoredCheckpoint, StoredEntry, StoredRow, TrailReader, TrailStart,
     },
     error::{Cause, Error, Result},
     ids::OperationId,
+    operation::{AuditWriter, CapacityFor, Entry, Operation, Outcome, Status},
     rows::{Row, select},
 };
 
@@ -19,7 +20,7 @@ use crate::{
 pub(super) const TRAIL: &str = "in memory";
 
 #[async_trait]
-impl AuditTrail for MemoryStore {
+impl AuditWriter for MemoryStore {
     fn check_capacity(&self, _: CapacityFor) -> Result<()> {
         if self.full.load(Ordering::Acquire) { Err(Error::new(Cause::AuditUnavailable)) } else { Ok(()) }
     }
@@ -43,7 +44,35 @@ impl AuditTrail for MemoryStore {
     async fn record(&self, operation: &Operation, outcome: &Outcome) -> Result<()> {
         self.write()?.record_complete(operation.clone(), outcome.clone())
     }
+}
 
+#[async_trait]
+impl AuditQuery for MemoryStore {
+    async fn operations(&self, query: &OperationQuery) -> Result<OperationPage> {
+        let state = self.lock();
+        let within = state.operations.iter().filter(|row| {
+            query.user_id.is_none_or(|user| row.user_id == Some(user))
+                && query.from.is_none_or(|from| row.created_at >= from)
+                && query.to.is_none_or(|to| row.created_at < to)
+                && query.before.is_none_or(|before| row.id < before)
+        });
+        let rows = within.map(Row::of).collect::<Result<_>>()?;
+        let (page, pagination) = select(rows, &query.list);
+        // the id is read back from the JSON: the reference implementation keeps rows serialised
+        let id = |row: &Row| -> Result<i64> {
+            let json: serde_json::Value =
+                serde_json::from_str(row.json()).map_err(|error| Error::internal(error.to_string()))?;
+            json["id"].as_i64().ok_or_else(|| Error::internal("a row without an id"))
+        };
+        let ids = page.iter().map(id).collect::<Result<Vec<_>>>()?;
+        let logs =
+            ids.iter().filter_map(|id| state.operations.iter().find(|row| row.id == *id).cloned()).collect();
+        Ok(OperationPage { logs, pagination })
+    }
+}
+
+#[async_trait]
+impl AuditMaintenance for MemoryStore {
     async fn close_orphans(&self, at: Timestamp) -> Result<u64> {
         let pending: Vec<_> = {
             let state = self.write()?;
@@ -68,28 +97,6 @@ impl AuditTrail for MemoryStore {
             state.sign(at)?;
         }
         Ok(())
-    }
-
-    async fn operations(&self, query: &OperationQuery) -> Result<OperationPage> {
-        let state = self.lock();
-        let within = state.operations.iter().filter(|row| {
-            query.user_id.is_none_or(|user| row.user_id == Some(user))
-                && query.from.is_none_or(|from| row.created_at >= from)
-                && query.to.is_none_or(|to| row.created_at < to)
-                && query.before.is_none_or(|before| row.id < before)
-        });
-        let rows = within.map(Row::of).collect::<Result<_>>()?;
-        let (page, pagination) = select(rows, &query.list);
-        // the id is read back from the JSON: the reference implementation keeps rows serialised
-        let id = |row: &Row| -> Result<i64> {
-            let json: serde_json::Value =
-                serde_json::from_str(row.json()).map_err(|error| Error::internal(error.to_string()))?;
-            json["id"].as_i64().ok_or_else(|| Error::internal("a row without an id"))
-        };
-        let ids = page.iter().map(id).collect::<Result<Vec<_>>>()?;
-        let logs =
-            ids.iter().filter_map(|id| state.operations.iter().find(|row| row.id == *id).cloned()).collect();
-        Ok(OperationPage { logs, pagination })
     }
 }
 

@@ -172,8 +172,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        audit::{Entry, OperationRow, Status},
+        audit::OperationRow,
         ids::{ClusterId, OperationId, UserId},
+        operation::{Entry, Status},
         role::Role,
     };
 
