@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::{
     audit::{Audit, AuditPorts, AuditTrail, CheckpointSigner, CheckpointSink, Retention, TrailReader},
     clock::{Clock, Rng, Spawner},
-    cluster::{ClusterPorts, ClusterProbe, ClusterRegistry, Clusters, Connections},
+    cluster::{ClusterPorts, ClusterProbe, ClusterRegistry, Clusters, Connections, RegistryNames},
     config::{ConfigApi, Configs},
     gate::Gate,
     idempotency::{Idempotency, IdempotencyStore},
@@ -105,8 +105,14 @@ impl App {
         let sessions: Arc<dyn SessionStore> = sessions;
         let live =
             LiveSessions { store: sessions.clone(), clock: clock.clone(), idle: settings.lifetimes.idle };
-        let gate = Gate::new(audit.clone(), clusters.clone(), clock.clone(), rng.clone(), spawner.clone())
-            .with_sessions(live.clone());
+        let gate = Gate::new(
+            audit.clone(),
+            Arc::new(RegistryNames(clusters.clone())),
+            clock.clone(),
+            rng.clone(),
+            spawner.clone(),
+        )
+        .with_sessions(Arc::new(live.clone()));
         Self {
             idempotency: Idempotency {
                 store: ports.idempotency,

@@ -17,9 +17,11 @@ use crate::{
 };
 
 mod cached;
+mod names;
 mod usecase;
 
 pub use cached::CachedClusters;
+pub use names::RegistryNames;
 pub use usecase::{ClusterChange, ClusterStatus, ClusterTest, Clusters, CredentialInput, NewCluster};
 
 /// A cluster's name: trimmed, NFC, 1 to 63 characters without control characters; unique ignoring case.

@@ -16,21 +16,24 @@ use futures_util::{FutureExt, TryFutureExt};
 use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
     clock::{Clock, Rng, Spawner, detached, uuid_v7},
-    cluster::ClusterRegistry,
     error::{Cause, Code, Error, Result, Source},
     ids::{OperationId, UserId},
     name::NamespaceScope,
     operation::{AuditWriter, CapacityFor, Operation, Outcome, Status},
-    session::LiveSessions,
 };
 
 mod all_clusters;
 mod follow;
+mod ports;
 mod refusals;
 
 use refusals::{RefusalKey, Refusals};
 
 pub(crate) use all_clusters::ClusterPermits;
+pub use ports::ClusterNames;
+#[cfg(any(test, feature = "testing"))]
+pub use ports::MockClusterNames;
+pub(crate) use ports::SessionCheck;
 
 /// Warning in a successful response. Its string form is the key of its messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,12 +103,12 @@ const OUTCOME_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Gate {
     trail: Arc<dyn AuditWriter>,
-    clusters: Arc<dyn ClusterRegistry>,
+    clusters: Arc<dyn ClusterNames>,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     spawner: Arc<dyn Spawner>,
     /// Sessions, to recheck the authorisation of streams. None where callers have no sessions.
-    sessions: Option<LiveSessions>,
+    sessions: Option<Arc<dyn SessionCheck>>,
     /// Number of outcomes that could not be stored yet.
     pending_outcomes: Arc<AtomicUsize>,
     refusals: Arc<Refusals>,
@@ -119,7 +122,7 @@ impl Gate {
     /// one gate (clones share its state): while one outcome cannot be stored, no change is accepted by any of them.
     pub fn new(
         trail: Arc<dyn AuditWriter>,
-        clusters: Arc<dyn ClusterRegistry>,
+        clusters: Arc<dyn ClusterNames>,
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
         spawner: Arc<dyn Spawner>,
@@ -137,7 +140,7 @@ impl Gate {
     }
 
     /// Adds sessions: a stream then ends with the caller's session.
-    pub(crate) fn with_sessions(self, sessions: LiveSessions) -> Self {
+    pub(crate) fn with_sessions(self, sessions: Arc<dyn SessionCheck>) -> Self {
         Self { sessions: Some(sessions), ..self }
     }
 
@@ -420,7 +423,7 @@ impl Gate {
     async fn authorise(&self, caller: &Caller, mut access: AccessRequest) -> Result<AccessRequest> {
         let allowed = caller.check(access.verb, access.resource);
         if let Some(id) = access.cluster {
-            access.cluster_name = self.clusters.name(id).await?.map(|name| name.to_string());
+            access.cluster_name = self.clusters.name(id).await?;
             if access.resource == Resource::Cluster {
                 access.name = access.cluster_name.clone();
             }

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use crate::{
     access::{AccessRequest, Caller, Permit},
     app::Ports,
-    cluster::{CredentialInput, MockClusterRegistry, NewCluster},
+    cluster::{CredentialInput, NewCluster},
     connection::AuthType,
-    gate::Gate,
+    gate::{Gate, MockClusterNames},
     object::Labels,
     operation::MockAuditWriter,
 };
@@ -46,7 +46,7 @@ pub fn permit(caller: &Caller, access: AccessRequest) -> Permit {
 fn permit_with(runtime: fake::FakeRuntime, caller: &Caller, access: AccessRequest) -> Permit {
     let gate = Gate::new(
         Arc::new(MockAuditWriter::new()),
-        Arc::new(MockClusterRegistry::new()),
+        Arc::new(MockClusterNames::new()),
         runtime.clock,
         runtime.rng,
         runtime.spawner,

@@ -20,7 +20,7 @@ use pilothouse_core::{
     clock::Clock,
     cluster::{
         ClusterName, ClusterPorts, ClusterProbe, Clusters, CredentialInput, NewCluster, Permission,
-        ProbeTarget, Probed, Report,
+        ProbeTarget, Probed, RegistryNames, Report,
     },
     connection::{ApiServer, AuthType, Connection},
     gate::Gate,
@@ -118,7 +118,13 @@ fn caller(id: i64, name: &str, role: Role) -> Caller {
 async fn main() -> Result<()> {
     let (process, memory) = (Arc::new(Process::default()), Arc::new(Memory::default()));
     let toy = Arc::new(Toy { namespaces: Mutex::new(["default".to_owned()].into()), clock: process.clone() });
-    let gate = Gate::new(memory.clone(), memory.clone(), process.clone(), process.clone(), process.clone());
+    let gate = Gate::new(
+        memory.clone(),
+        Arc::new(RegistryNames(memory.clone())),
+        process.clone(),
+        process.clone(),
+        process.clone(),
+    );
     let ports = ClusterPorts { registry: memory.clone(), connections: memory.clone(), probe: toy.clone() };
     let clusters = Clusters::new(gate.clone(), ports, process, false);
     let lists = Lists::new(gate.clone(), toy.clone());

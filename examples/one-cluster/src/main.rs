@@ -11,7 +11,7 @@ use example_in_memory::{Memory, Process};
 use pilothouse_core::{
     access::Caller,
     audit::{AuditQuery, OperationQuery},
-    cluster::{ClusterName, ClusterPorts, Clusters, CredentialInput, NewCluster},
+    cluster::{ClusterName, ClusterPorts, Clusters, CredentialInput, NewCluster, RegistryNames},
     connection::AuthType,
     gate::Gate,
     inventory::{List, Lists},
@@ -36,8 +36,13 @@ impl Pilothouse {
         let egress = EgressRules { allow_loopback: true, ..EgressRules::default() };
         let settings = KubeSettings { egress, ..KubeSettings::default() };
         let kube = Arc::new(KubeClusters::new(settings, memory.clone(), process.clone()));
-        let gate =
-            Gate::new(memory.clone(), memory.clone(), process.clone(), process.clone(), process.clone());
+        let gate = Gate::new(
+            memory.clone(),
+            Arc::new(RegistryNames(memory.clone())),
+            process.clone(),
+            process.clone(),
+            process.clone(),
+        );
         let ports =
             ClusterPorts { registry: memory.clone(), connections: memory.clone(), probe: kube.clone() };
         Self {

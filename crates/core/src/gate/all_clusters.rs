@@ -3,7 +3,6 @@
 use super::Gate;
 use crate::{
     access::{AccessRequest, Caller, Permit},
-    cluster::ClusterName,
     error::Result,
     ids::ClusterId,
 };
@@ -13,7 +12,7 @@ pub(crate) struct ClusterPermits {
     /// Cluster id.
     pub(crate) cluster: ClusterId,
     /// Cluster name.
-    pub(crate) name: ClusterName,
+    pub(crate) name: String,
     /// One permit for each access request, in the order of the requests.
     pub(crate) permits: Vec<Permit>,
 }
@@ -34,13 +33,12 @@ impl Gate {
         for access in reads {
             allowed.push(self.authorise(caller, access.clone()).await?);
         }
-        let mut clusters = self.clusters.list().await?;
-        clusters.sort_by_key(|cluster| cluster.id);
-        let within = clusters.into_iter().map(|cluster| {
-            let (id, name) = (cluster.id, cluster.name);
+        let mut clusters = self.clusters.all().await?;
+        clusters.sort_by_key(|(id, _)| *id);
+        let within = clusters.into_iter().map(|(id, name)| {
             let in_it = |access: &AccessRequest| {
                 let access = access.clone().in_cluster(id);
-                Permit::new(AccessRequest { cluster_name: Some(name.to_string()), ..access }, None)
+                Permit::new(AccessRequest { cluster_name: Some(name.clone()), ..access }, None)
             };
             ClusterPermits { cluster: id, permits: allowed.iter().map(in_it).collect(), name }
         });

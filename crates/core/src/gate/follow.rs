@@ -55,8 +55,8 @@ impl Gate {
             let sessions = sessions.ok_or_else(|| {
                 Error::internal("the caller has a session, but no session store is configured")
             })?;
-            let (_, user) = sessions.by_id(session).await?;
-            let current = Caller { role: Some(user.role), ..caller.clone() };
+            let role = sessions.current_role(session).await?;
+            let current = Caller { role: Some(role), ..caller.clone() };
             current.check(access.verb, access.resource)?;
         }
         match access.cluster {

@@ -9,13 +9,12 @@ use mockall::predicate::always;
 use super::*;
 use crate::{
     access::{Resource, Verb},
-    cluster::{ClusterName, MockClusterRegistry},
     ids::{ClusterId, UserId},
     kind::Kind,
     name::Namespace,
     operation::{MockAuditWriter, Status},
     role::Role,
-    session::MockSessionStore,
+    session::{LiveSessions, MockSessionStore},
     testing::fake::FakeRuntime,
 };
 
@@ -34,17 +33,15 @@ fn scale() -> AccessRequest {
 /// A gate over this trail, with capacity unless the trail has its own expectation.
 fn gate(mut trail: MockAuditWriter) -> Gate {
     trail.expect_check_capacity().returning(|_| Ok(()));
-    let mut clusters = MockClusterRegistry::new();
-    clusters
-        .expect_name()
-        .returning(|id| Ok((id == ClusterId(1)).then(|| ClusterName::new("prod").unwrap())));
+    let mut clusters = MockClusterNames::new();
+    clusters.expect_name().returning(|id| Ok((id == ClusterId(1)).then(|| "prod".to_owned())));
     let FakeRuntime { clock, rng, spawner } = FakeRuntime::default();
     let sessions = LiveSessions {
         store: Arc::new(MockSessionStore::new()),
         clock: clock.clone(),
         idle: Duration::from_secs(1),
     };
-    Gate::new(Arc::new(trail), Arc::new(clusters), clock, rng, spawner).with_sessions(sessions)
+    Gate::new(Arc::new(trail), Arc::new(clusters), clock, rng, spawner).with_sessions(Arc::new(sessions))
 }
 
 #[test]

@@ -187,7 +187,7 @@ impl Fleet {
                 let request = async move { inventory.page(&permit, list, &first).await };
                 requests.push((cluster, request.boxed()));
             }
-            clusters.push((cluster, name.to_string()));
+            clusters.push((cluster, name));
         }
         let responses = self.run_all(requests).await;
 
@@ -223,7 +223,7 @@ impl Fleet {
                 let request = async move { inventory.count(&permit, list).await };
                 requests.push((cluster, request.boxed()));
             }
-            clusters.push((cluster, name.to_string()));
+            clusters.push((cluster, name));
         }
         let mut responses = self.run_all(requests).await.into_iter();
 

@@ -2,13 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{Claims, SecretHash, Session, SessionStore};
 use crate::{
     clock::Clock,
     error::{Cause, Error, Result},
+    gate::SessionCheck,
     ids::SessionId,
+    role::Role,
     user::User,
 };
 
@@ -49,14 +52,6 @@ impl LiveSessions {
         }
     }
 
-    /// A session and its user.
-    ///
-    /// # Errors
-    /// `SessionEnded`; `StoreUnavailable`.
-    pub(crate) async fn by_id(&self, id: SessionId) -> Result<(Session, User)> {
-        self.require_live(self.store.get(id).await?)
-    }
-
     /// Whether a session has not expired.
     pub(super) fn is_live(&self, session: &Session, now: Timestamp) -> bool {
         now < session.expires_at && now < session.last_seen_at + self.idle
@@ -66,5 +61,13 @@ impl LiveSessions {
         found
             .filter(|(session, user)| !user.disabled && self.is_live(session, self.clock.now()))
             .ok_or_else(|| Error::new(Cause::SessionEnded))
+    }
+}
+
+#[async_trait]
+impl SessionCheck for LiveSessions {
+    async fn current_role(&self, session: SessionId) -> Result<Role> {
+        let (_, user) = self.require_live(self.store.get(session).await?)?;
+        Ok(user.role)
     }
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     access::{Resource, Verb},
     clock::Clock,
-    cluster::{ClusterName, MockClusterRegistry},
+    gate::MockClusterNames,
     ids::{ClusterId, SessionId, UserId},
     kind::Kind,
     operation::MockAuditWriter,
@@ -67,16 +67,16 @@ fn followed(
         let now = runtime_in_store.clock.now();
         if calls > 1 { then(&runtime_in_store) } else { Ok(Some((session(now), user(now)))) }
     });
-    let mut clusters = MockClusterRegistry::new();
+    let mut clusters = MockClusterNames::new();
     let mut lookups = 0;
     clusters.expect_name().returning(move |_| {
         lookups += 1;
-        Ok((cluster_remains || lookups == 1).then(|| ClusterName::new("prod").unwrap()))
+        Ok((cluster_remains || lookups == 1).then(|| "prod".to_owned()))
     });
     let live = LiveSessions { store: Arc::new(store), clock: runtime.clock.clone(), idle: IDLE };
     let trail = Arc::new(MockAuditWriter::new());
-    let gate =
-        Gate::new(trail, Arc::new(clusters), runtime.clock, runtime.rng, runtime.spawner).with_sessions(live);
+    let gate = Gate::new(trail, Arc::new(clusters), runtime.clock, runtime.rng, runtime.spawner)
+        .with_sessions(Arc::new(live));
     let caller = Caller {
         user_id: Some(UserId(7)),
         role: Some(Role::Viewer),
