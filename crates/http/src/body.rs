@@ -16,9 +16,9 @@ use serde::{
 };
 
 use crate::{
+    docs::{Docs, Documented},
     error::Result,
     extract::Input,
-    openapi::{Docs, Documented},
     query::RawQuery,
     serde_errors,
     server::Api,

@@ -17,9 +17,9 @@ use secrecy::SecretString;
 
 use crate::{
     client_ip::client_ip,
+    docs::{Docs, Documented},
     error::{Failure, Result},
     middleware::RequestContext,
-    openapi::{Docs, Documented},
     server::Api,
 };
 

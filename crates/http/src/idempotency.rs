@@ -24,10 +24,10 @@ use utoipa::ToSchema;
 
 use crate::{
     body::Body,
+    docs::{Docs, Documented},
     error::{Failure, Result, status},
     extract::{Authenticated, Input},
     middleware::RequestContext,
-    openapi::{Docs, Documented},
     response::Response,
     routes::RequiredAuth,
     server::Api,

@@ -16,6 +16,7 @@
 mod body;
 mod client_ip;
 mod connection;
+mod docs;
 mod error;
 mod extract;
 mod gzip;

@@ -1,12 +1,11 @@
-//! OpenAPI document, generated from the route table: parameters, bodies and responses are those of the handlers' types.
+//! OpenAPI document, generated from the route table: parameters, bodies and responses are those of the handlers' types
+//! (`docs.rs`).
 //!
-//! - `schema.rs`: the schemas of types, with corrections of utoipa's output.
 //! - `responses.rs`: the responses of an operation, errors included.
 //! - `example.rs`: example values, made from the schemas and the table `examples.toml`.
 
 mod example;
 mod responses;
-mod schema;
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -17,64 +16,13 @@ use actix_web::{
 };
 use pilothouse_core::{Code, access::Role};
 use serde_json::{Value, json};
-use utoipa::{IntoParams, ToSchema, openapi::path::ParameterIn};
 
-use self::{example::Examples, schema::Schemas};
+use self::example::Examples;
 use crate::{
+    docs::{Docs, Documented, Schemas, reference},
     error::ErrorReply,
     routes::{RequiredAuth, Route, table},
 };
-
-/// A type of a handler's signature that describes its part of the operation.
-pub(crate) trait Documented {
-    /// Adds its part to the description of the operation.
-    fn describe(docs: &mut Docs);
-}
-
-/// The description of an operation.
-#[derive(Default)]
-pub(crate) struct Docs {
-    /// Query parameters, and headers that only some operations read.
-    pub(crate) parameters: Vec<Value>,
-    /// The schema of the request body.
-    pub(crate) body: Option<Value>,
-    /// The schema of `data` in the response; null for a response without the envelope.
-    pub(crate) data: Value,
-    /// Media type and description of a response that is a stream without the envelope.
-    pub(crate) stream: Option<(&'static str, &'static str)>,
-    /// Whether the response has an `ETag`, and is 304 for a matching `If-None-Match`.
-    pub(crate) revalidated: bool,
-    /// Whether the response sets the session cookie.
-    pub(crate) sets_cookie: bool,
-    schemas: Schemas,
-}
-
-impl Docs {
-    /// Adds the schema of `T` and all schemas that it refers to, and returns a reference to it.
-    pub(crate) fn schema<T: ToSchema>(&mut self) -> Value {
-        self.schemas.add::<T>()
-    }
-
-    /// An object schema with the fields of all parts of a schema.
-    pub(crate) fn flat(&self, schema: &Value) -> Value {
-        self.schemas.flat(schema)
-    }
-
-    /// Sets the type of the request body.
-    pub(crate) fn request_body<T: ToSchema>(&mut self) {
-        self.body = Some(self.schema::<T>());
-    }
-
-    /// Adds the fields of `T` as query parameters.
-    pub(crate) fn query<T: IntoParams>(&mut self) {
-        self.parameters.extend(T::into_params(|| Some(ParameterIn::Query)).iter().map(schema::parameter));
-    }
-
-    /// Sets the type of `data` in the response.
-    pub(crate) fn response<T: ToSchema>(&mut self) {
-        self.data = self.schema::<T>();
-    }
-}
 
 /// The OpenAPI 3.1 document of all routes.
 pub fn document() -> Value {
@@ -86,7 +34,7 @@ pub fn document() -> Value {
     });
     let mut routes: Vec<(Route, Docs)> = described.collect();
     for (_, docs) in &mut routes {
-        schemas.append(&mut docs.schemas);
+        schemas.append(docs.take_schemas());
     }
     for (_, docs) in &routes {
         schemas.complete(&docs.data);
@@ -120,10 +68,6 @@ pub fn document() -> Value {
             },
         },
     })
-}
-
-fn reference(section: &str, name: &str) -> Value {
-    json!({"$ref": format!("#/components/{section}/{name}")})
 }
 
 /// The header parameters of every operation.

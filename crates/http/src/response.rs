@@ -10,9 +10,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
+    docs::{Docs, Documented},
     messages::{Language, Message},
     middleware::RequestContext,
-    openapi::{Docs, Documented},
 };
 
 /// A success response. Message and warnings are written in the caller's language.

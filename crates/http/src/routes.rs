@@ -32,10 +32,10 @@ use utoipa::ToSchema;
 
 use crate::{
     body::Body,
+    docs::{Docs, Documented},
     error::Result,
     extract::Authenticated,
     idempotency::execute,
-    openapi::{Docs, Documented},
     response::Response,
     server::Api,
 };

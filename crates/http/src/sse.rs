@@ -28,11 +28,11 @@ use serde_json::{Value, json};
 use utoipa::IntoParams;
 
 use crate::{
+    docs::{Docs, Documented},
     error::Result,
     extract::Input,
     messages::Catalog,
     middleware::{RequestContext, log_defect},
-    openapi::{Docs, Documented},
     query::Params,
 };
 

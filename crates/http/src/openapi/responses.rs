@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use pilothouse_core::{Cause, Code, Error, idempotency::IdempotencyKey};
 use serde_json::{Map, Value, json};
 
-use super::{Docs, Examples, Schemas, may_return, reference};
+use super::{Examples, may_return};
 use crate::{
+    docs::{Docs, Schemas, reference},
     error::{Failure, status},
     messages::Language,
     routes::Route,

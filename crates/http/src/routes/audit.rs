@@ -19,9 +19,9 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use utoipa::IntoParams;
 
 use crate::{
+    docs::{Docs, Documented},
     error::Result,
     extract::Authenticated,
-    openapi::{Docs, Documented},
     query::{NoParams, Params},
     response::Response,
     server::Api,

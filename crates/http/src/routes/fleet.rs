@@ -16,12 +16,12 @@ use serde_json::{Map, Value, json};
 
 use super::lists::{parameter, row_schema};
 use crate::{
+    docs::{Docs, Documented},
     error::{Failure, Result},
     extract::{Authenticated, Input},
     list_response::{member, serialization_error},
     messages::{Language, Message},
     middleware::RequestContext,
-    openapi::{Docs, Documented},
     query::RawQuery,
     response::Response,
     server::Api,

@@ -5,9 +5,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
+    docs::{Docs, Documented},
     error::Result,
     extract::{Input, Public},
-    openapi::{Docs, Document, Documented},
+    openapi::Document,
     response::Response,
     server::Api,
 };

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 
 use super::{RequiredAuth, Route};
 use crate::{
-    error::Result, extract::Authenticated, list_response::ListResponse, openapi::Docs, query::RawQuery,
+    docs::Docs, error::Result, extract::Authenticated, list_response::ListResponse, query::RawQuery,
     server::Api,
 };
 
