@@ -18,6 +18,7 @@ mod client_ip;
 mod connection;
 mod docs;
 mod error;
+mod etag;
 mod extract;
 mod gzip;
 mod idempotency;
