@@ -22,6 +22,7 @@ mod etag;
 mod extract;
 mod gzip;
 mod idempotency;
+mod language;
 mod list_response;
 mod messages;
 mod metrics;
@@ -46,5 +47,5 @@ pub use server::{Hooks, HttpSettings, Readiness, application, server};
 
 /// The English text of an error for the command line: the same as `details` in a response.
 pub fn sentence(error: &Error) -> String {
-    messages::Language::English.catalog().explain(error, None).details
+    language::Language::English.catalog().explain(error, None).details
 }

@@ -25,7 +25,8 @@ use crate::{
     error::Failure,
     etag::{ETag, if_none_match},
     gzip,
-    messages::{Language, Message},
+    language::Language,
+    messages::Message,
     middleware::RequestContext,
     server::Api,
 };

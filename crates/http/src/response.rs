@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 
 use crate::{
     docs::{Docs, Documented},
-    messages::{Language, Message},
+    language::Language,
+    messages::Message,
     middleware::RequestContext,
 };
 

@@ -33,7 +33,7 @@ use crate::{
     connection::{Connection, Connections},
     error::Failure,
     gzip::CompressedPages,
-    messages::Language,
+    language::Language,
     middleware::request_middleware,
     observe::{NoopObserver, Observer},
     routes::{Route, table},

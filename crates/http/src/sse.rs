@@ -216,7 +216,7 @@ mod tests {
     use serde::Serialize;
 
     use super::*;
-    use crate::messages::Language;
+    use crate::language::Language;
 
     fn encoded(item: impl SseEvent) -> String {
         String::from_utf8(encode(&StreamEvent::Next(item), Language::English.catalog())).unwrap()

@@ -9,7 +9,7 @@ use super::{Examples, may_return};
 use crate::{
     docs::{Docs, Schemas, reference},
     error::{Failure, status},
-    messages::Language,
+    language::Language,
     routes::Route,
 };
 
