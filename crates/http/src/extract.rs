@@ -16,11 +16,11 @@ use pilothouse_core::{Cause, Error, access::Origin, session::SignedIn};
 use secrecy::SecretString;
 
 use crate::{
+    api::Api,
     client_ip::client_ip,
     docs::{Docs, Documented},
     error::{Failure, Result},
     middleware::RequestContext,
-    server::Api,
 };
 
 /// The input of a request: a body, query parameters, or nothing.

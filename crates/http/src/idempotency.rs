@@ -23,6 +23,7 @@ use tracing::Instrument;
 use utoipa::ToSchema;
 
 use crate::{
+    api::Api,
     body::Body,
     docs::{Docs, Documented},
     error::{Failure, Result, status},
@@ -30,7 +31,6 @@ use crate::{
     middleware::RequestContext,
     response::Response,
     routes::RequiredAuth,
-    server::Api,
 };
 
 const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");

@@ -22,13 +22,13 @@ use pilothouse_core::{
 use serde::Serialize;
 
 use crate::{
+    api::Api,
     error::Failure,
     etag::{ETag, if_none_match},
     gzip,
     language::Language,
     messages::Message,
     middleware::RequestContext,
-    server::Api,
 };
 
 /// Response header with the value of `as_of`; a 304 has no body and carries it only here.

@@ -31,13 +31,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 
 use crate::{
+    api::Api,
     body::Body,
     docs::{Docs, Documented},
     error::Result,
     extract::Authenticated,
     idempotency::execute,
     response::Response,
-    server::Api,
 };
 
 /// All routes.

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::lists::{parameter, row_schema};
 use crate::{
+    api::Api,
     docs::{Docs, Documented},
     error::{Failure, Result},
     extract::{Authenticated, Input},
@@ -25,7 +26,6 @@ use crate::{
     middleware::RequestContext,
     query::RawQuery,
     response::Response,
-    server::Api,
     sse::Events,
 };
 

@@ -5,12 +5,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
+    api::Api,
     docs::{Docs, Documented},
     error::Result,
     extract::{Input, Public},
     openapi::Document,
     response::Response,
-    server::Api,
 };
 
 /// Input that ignores parameters and body, because probes may send any.

@@ -27,8 +27,7 @@ use serde_json::{Value, json};
 
 use super::{RequiredAuth, Route};
 use crate::{
-    docs::Docs, error::Result, extract::Authenticated, list_response::ListResponse, query::RawQuery,
-    server::Api,
+    api::Api, docs::Docs, error::Result, extract::Authenticated, list_response::ListResponse, query::RawQuery,
 };
 
 /// The route table entry of a list.

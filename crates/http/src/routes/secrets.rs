@@ -14,13 +14,13 @@ use utoipa::ToSchema;
 
 use super::params::{ByName, Id};
 use crate::{
+    api::Api,
     body::Body,
     error::Result,
     extract::Authenticated,
     messages::Message,
     query::Params,
     response::{Empty, Response},
-    server::Api,
 };
 
 #[derive(Serialize, ToSchema)]
