@@ -81,12 +81,19 @@ pub(crate) struct Api {
     pub(crate) settings: HttpSettings,
     pub(crate) hooks: Hooks,
     pub(crate) compressed_pages: CompressedPages,
+    /// Returns the OpenAPI document as JSON. A function, because the document is generated at the first call.
+    pub(crate) document: fn() -> &'static str,
 }
 
 impl Api {
     /// The state over these use cases, with an empty cache of compressed pages.
-    pub(crate) fn new(app: App, settings: HttpSettings, hooks: Hooks) -> Self {
-        Self { app, settings, hooks, compressed_pages: CompressedPages::default() }
+    pub(crate) fn new(
+        app: App,
+        settings: HttpSettings,
+        hooks: Hooks,
+        document: fn() -> &'static str,
+    ) -> Self {
+        Self { app, settings, hooks, compressed_pages: CompressedPages::default(), document }
     }
 
     /// Timeout for the body of a request.

@@ -9,17 +9,13 @@ mod responses;
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use actix_web::{
-    HttpResponse, Responder,
-    body::BoxBody,
-    http::{Method, header::ContentType},
-};
+use actix_web::http::Method;
 use pilothouse_core::{Code, access::Role};
 use serde_json::{Value, json};
 
 use self::example::Examples;
 use crate::{
-    docs::{Docs, Documented, Schemas, reference},
+    docs::{Docs, Schemas, reference},
     error::ErrorReply,
     routes::{RequiredAuth, Route, table},
 };
@@ -68,6 +64,12 @@ pub fn document() -> Value {
             },
         },
     })
+}
+
+/// The text of the document, generated at the first call.
+pub(crate) fn document_text() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| document().to_string());
+    &TEXT
 }
 
 /// The header parameters of every operation.
@@ -162,20 +164,4 @@ fn may_return(route: &Route, code: Code) -> bool {
         Code::RateLimited => post || cluster,
         Code::ConnectionError | Code::TimeoutError => cluster,
     }
-}
-
-/// The response of `/api/openapi.json`: the document without the envelope.
-pub(crate) struct Document;
-
-impl Responder for Document {
-    type Body = BoxBody;
-
-    fn respond_to(self, _: &actix_web::HttpRequest) -> HttpResponse {
-        static TEXT: LazyLock<String> = LazyLock::new(|| document().to_string());
-        HttpResponse::Ok().content_type(ContentType::json()).body(TEXT.as_str())
-    }
-}
-
-impl Documented for Document {
-    fn describe(_: &mut Docs) {}
 }

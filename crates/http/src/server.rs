@@ -32,6 +32,7 @@ use crate::{
     error::Failure,
     language::Language,
     middleware::request_middleware,
+    openapi::document_text,
     routes::{Route, table},
     swagger,
 };
@@ -51,7 +52,7 @@ pub fn application(
         InitError = (),
     >,
 > {
-    build_application(Api::new(app, settings, hooks))
+    build_application(Api::new(app, settings, hooks, document_text))
 }
 
 /// Builds the application of one worker.
@@ -123,7 +124,7 @@ pub fn server(
     let service = HttpService {
         stopping: builder.graceful_shutdown_signal(),
         address: listener.local_addr()?,
-        api: Api::new(app, settings, hooks),
+        api: Api::new(app, settings, hooks, document_text),
     };
     let server = match tls {
         None => builder.listen("http", listener, move || {
