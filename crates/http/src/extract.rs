@@ -12,7 +12,11 @@ use actix_web::{
     web::Data,
 };
 use futures_util::{FutureExt, future::LocalBoxFuture};
-use pilothouse_core::{Cause, Error, access::Origin, session::SignedIn};
+use pilothouse_core::{
+    Cause, Error,
+    access::{Origin, Role},
+    session::SignedIn,
+};
 use secrecy::SecretString;
 
 use crate::{
@@ -22,6 +26,27 @@ use crate::{
     error::{Failure, Result},
     middleware::RequestContext,
 };
+
+/// The authentication that a route requires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequiredAuth {
+    /// None.
+    Public,
+    /// The session cookie.
+    Cookie,
+    /// A signed-in user with this role or a higher one.
+    Role(Role),
+}
+
+impl RequiredAuth {
+    /// Whether a caller with this role is permitted.
+    pub(crate) fn allows(self, role: Option<Role>) -> bool {
+        match self {
+            Self::Public | Self::Cookie => true,
+            Self::Role(required) => role >= Some(required),
+        }
+    }
+}
 
 /// The input of a request: a body, query parameters, or nothing.
 pub(crate) trait Input: Sized + 'static {

@@ -27,10 +27,9 @@ use crate::{
     body::Body,
     docs::{Docs, Documented},
     error::{Failure, Result, status},
-    extract::{Authenticated, Input},
+    extract::{Authenticated, Input, RequiredAuth},
     middleware::RequestContext,
     response::Response,
-    routes::RequiredAuth,
 };
 
 const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");

@@ -17,7 +17,8 @@ use self::example::Examples;
 use crate::{
     docs::{Docs, Schemas, reference},
     error::ErrorReply,
-    routes::{RequiredAuth, Route, table},
+    extract::RequiredAuth,
+    routes::{Route, table},
 };
 
 /// The OpenAPI 3.1 document of all routes.

@@ -23,10 +23,9 @@ mod workloads;
 
 use actix_web::{FromRequest, Responder, http::Method, web::Data};
 use pilothouse_core::{
-    access::Role::{self, OpsAdmin, SuperAdmin, Viewer},
+    access::Role::{OpsAdmin, SuperAdmin, Viewer},
     inventory::LISTS,
 };
-
 use serde::{Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 
@@ -35,7 +34,7 @@ use crate::{
     body::Body,
     docs::{Docs, Documented},
     error::Result,
-    extract::Authenticated,
+    extract::{Authenticated, RequiredAuth},
     idempotency::execute,
     response::Response,
 };
@@ -101,27 +100,6 @@ pub(crate) struct Route {
     pub(crate) service: actix_web::Route,
     /// Builds the documentation of the operation; lazy, because it is the slowest part of the table.
     pub(crate) docs: Box<dyn Fn() -> Docs>,
-}
-
-/// The authentication that a route requires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RequiredAuth {
-    /// None.
-    Public,
-    /// The session cookie.
-    Cookie,
-    /// A signed-in user with this role or a higher one.
-    Role(Role),
-}
-
-impl RequiredAuth {
-    /// Whether a caller with this role is permitted.
-    pub(crate) fn allows(self, role: Option<Role>) -> bool {
-        match self {
-            Self::Public | Self::Cookie => true,
-            Self::Role(required) => role >= Some(required),
-        }
-    }
 }
 
 /// The method and the path of every route, for tests of other crates.

@@ -25,9 +25,14 @@ use pilothouse_core::{
 };
 use serde_json::{Value, json};
 
-use super::{RequiredAuth, Route};
+use super::Route;
 use crate::{
-    api::Api, docs::Docs, error::Result, extract::Authenticated, list_response::ListResponse, query::RawQuery,
+    api::Api,
+    docs::Docs,
+    error::Result,
+    extract::{Authenticated, RequiredAuth},
+    list_response::ListResponse,
+    query::RawQuery,
 };
 
 /// The route table entry of a list.
