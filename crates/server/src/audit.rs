@@ -20,7 +20,7 @@ use pilothouse_core::{
 use pilothouse_crypto::{Ed25519Signer, Ed25519Verifier, MasterKey};
 
 use crate::{
-    Fatal, checkpoint_file::Lines, commands::operator, compose, retention::Cutoff, settings::Settings,
+    Fatal, checkpoint_file::Lines, compose, operator::operator, retention::Cutoff, settings::Settings,
 };
 
 /// Subcommands of `pilothouse audit`.

@@ -22,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Fatal,
-    commands::operator,
     compose::{self, Composed},
     durable::{private_folder, sync_folder_of},
+    operator::operator,
     settings::Settings,
 };
 

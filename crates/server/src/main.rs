@@ -11,6 +11,7 @@ mod config;
 mod durable;
 mod initial_password;
 mod metrics;
+mod operator;
 mod prober;
 mod rekey;
 mod retention;
