@@ -9,8 +9,7 @@ mod responses;
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use actix_web::http::Method;
-use pilothouse_core::{Code, access::Role};
+use pilothouse_core::access::Role;
 use serde_json::{Value, json};
 
 use self::example::Examples;
@@ -144,25 +143,5 @@ fn tag(path: &str) -> &str {
         (Some("api"), Some("k8s"), Some(subject)) => subject,
         (Some("api"), Some("auth"), _) => "auth",
         _ => "service",
-    }
-}
-
-/// Whether an operation may return this code. 405 belongs to every path, because any other method gets it.
-fn may_return(route: &Route, code: Code) -> bool {
-    let post = route.method == Method::POST;
-    let signed = matches!(route.auth, RequiredAuth::Role(_));
-    let cluster = signed && route.path.starts_with("/api/k8s/");
-    match code {
-        Code::InternalError | Code::MethodNotAllowed | Code::ServiceUnavailable => true,
-        Code::ValidationError => post || signed,
-        Code::AuthenticationError => post || signed,
-        Code::PermissionDenied => {
-            matches!(route.auth, RequiredAuth::Role(role) if cluster || role > Role::Viewer)
-        }
-        Code::ResourceNotFound => cluster || (signed && post),
-        Code::ConflictError => (signed && post) || route.path.starts_with("/api/k8s/pods/logs"),
-        Code::PayloadTooLarge | Code::UnsupportedMediaType => post,
-        Code::RateLimited => post || cluster,
-        Code::ConnectionError | Code::TimeoutError => cluster,
     }
 }

@@ -25,7 +25,7 @@ use pilothouse_core::{
 };
 use serde_json::{Value, json};
 
-use super::Route;
+use super::{CLUSTER, Route};
 use crate::{
     api::Api,
     docs::Docs,
@@ -46,6 +46,7 @@ pub(crate) fn route(info: &'static ListInfo) -> Route {
         method: Method::GET,
         path: info.path,
         auth: RequiredAuth::Role(required_role(Verb::List, resource(info))),
+        codes: if matches!(info.list, List::Users | List::Sessions) { &[] } else { CLUSTER },
         summary: summary(info.list),
         service: actix_web::web::get().to(handler),
         docs: Box::new(|| docs(info)),
