@@ -16,6 +16,7 @@ mod fleet;
 mod health;
 mod lists;
 mod namespaces;
+mod object_changes;
 mod params;
 mod pods;
 mod secrets;
