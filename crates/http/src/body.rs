@@ -16,12 +16,12 @@ use serde::{
 };
 
 use crate::{
+    api::Api,
+    docs::{Docs, Documented},
     error::Result,
     extract::Input,
-    openapi::{Docs, Documented},
     query::RawQuery,
     serde_errors,
-    server::Api,
 };
 
 /// Maximum size of a request body, in bytes.

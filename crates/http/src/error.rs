@@ -17,7 +17,7 @@ use utoipa::{
     openapi::{Object, ObjectBuilder, schema::Type},
 };
 
-use crate::messages::{Explanation, Language};
+use crate::{language::Language, messages::Explanation};
 
 /// The result of every handler and extractor.
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;

@@ -12,16 +12,41 @@ use actix_web::{
     web::Data,
 };
 use futures_util::{FutureExt, future::LocalBoxFuture};
-use pilothouse_core::{Cause, Error, access::Origin, session::SignedIn};
+use pilothouse_core::{
+    Cause, Error,
+    access::{Origin, Role},
+    session::SignedIn,
+};
 use secrecy::SecretString;
 
 use crate::{
+    api::Api,
     client_ip::client_ip,
+    docs::{Docs, Documented},
     error::{Failure, Result},
     middleware::RequestContext,
-    openapi::{Docs, Documented},
-    server::Api,
 };
+
+/// The authentication that a route requires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequiredAuth {
+    /// None.
+    Public,
+    /// The session cookie.
+    Cookie,
+    /// A signed-in user with this role or a higher one.
+    Role(Role),
+}
+
+impl RequiredAuth {
+    /// Whether a caller with this role is permitted.
+    pub(crate) fn allows(self, role: Option<Role>) -> bool {
+        match self {
+            Self::Public | Self::Cookie => true,
+            Self::Role(required) => role >= Some(required),
+        }
+    }
+}
 
 /// The input of a request: a body, query parameters, or nothing.
 pub(crate) trait Input: Sized + 'static {
@@ -60,15 +85,8 @@ impl<I: Input> FromRequest for Public<I> {
     type Future = ExtractFuture<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let (request, payload) = (request.clone(), payload.take());
-        async move {
-            if request.method() == Method::POST {
-                check_same_origin(request.headers())?;
-            }
-            let user_agent = single_value(request.headers(), &USER_AGENT).map(str::to_owned);
-            Ok(Self { origin: origin(&request), user_agent, input: I::read(&request, payload).await? })
-        }
-        .boxed_local()
+        let build = |(origin, user_agent), input| Self { origin, user_agent, input };
+        extract(request, payload, check_public, build)
     }
 }
 
@@ -77,16 +95,8 @@ impl<I: Input> FromRequest for CookieOnly<I> {
     type Future = ExtractFuture<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let (request, payload) = (request.clone(), payload.take());
-        async move {
-            let api = api(&request)?;
-            check_same_origin(request.headers())?;
-            let cookie = session_cookie(request.headers()).ok_or(Cause::NotSignedIn)?;
-            api.app.sessions.check_cookie(cookie).await?;
-            let cookie = cookie.into();
-            Ok(Self { origin: origin(&request), cookie, input: I::read(&request, payload).await? })
-        }
-        .boxed_local()
+        let build = |(origin, cookie), input| Self { origin, cookie, input };
+        extract(request, payload, check_cookie, build)
     }
 }
 
@@ -95,18 +105,49 @@ impl<I: Input> FromRequest for Authenticated<I> {
     type Future = ExtractFuture<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let (request, payload) = (request.clone(), payload.take());
-        async move {
-            let api = api(&request)?;
-            check_same_origin(request.headers())?;
-            let credentials = bearer(request.headers()).zip(session_cookie(request.headers()));
-            let (bearer, cookie) = credentials.ok_or(Cause::NotSignedIn)?;
-            let signed_in = api.app.sessions.authenticate(bearer, cookie, origin(&request)).await?;
-            tracing::Span::current().record("user_id", signed_in.caller.user_id.map(|id| id.0));
-            Ok(Self(signed_in, I::read(&request, payload).await?))
-        }
-        .boxed_local()
+        extract(request, payload, authenticate, Self)
     }
+}
+
+/// Authenticates a request, and only then reads its input.
+fn extract<A: 'static, I: Input, T: 'static>(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    authenticate: impl AsyncFnOnce(&HttpRequest) -> Result<A> + 'static,
+    build: impl FnOnce(A, I) -> T + 'static,
+) -> ExtractFuture<T> {
+    let (request, payload) = (request.clone(), payload.take());
+    async move {
+        let authenticated = authenticate(&request).await?;
+        Ok(build(authenticated, I::read(&request, payload).await?))
+    }
+    .boxed_local()
+}
+
+async fn check_public(request: &HttpRequest) -> Result<(Origin, Option<String>)> {
+    if request.method() == Method::POST {
+        check_same_origin(request.headers())?;
+    }
+    let user_agent = single_value(request.headers(), &USER_AGENT).map(str::to_owned);
+    Ok((origin(request), user_agent))
+}
+
+async fn check_cookie(request: &HttpRequest) -> Result<(Origin, SecretString)> {
+    let api = api(request)?;
+    check_same_origin(request.headers())?;
+    let cookie = session_cookie(request.headers()).ok_or(Cause::NotSignedIn)?;
+    api.app.sessions.check_cookie(cookie).await?;
+    Ok((origin(request), cookie.into()))
+}
+
+async fn authenticate(request: &HttpRequest) -> Result<SignedIn> {
+    let api = api(request)?;
+    check_same_origin(request.headers())?;
+    let credentials = bearer(request.headers()).zip(session_cookie(request.headers()));
+    let (bearer, cookie) = credentials.ok_or(Cause::NotSignedIn)?;
+    let signed_in = api.app.sessions.authenticate(bearer, cookie, origin(request)).await?;
+    tracing::Span::current().record("user_id", signed_in.caller.user_id.map(|id| id.0));
+    Ok(signed_in)
 }
 
 impl<I: Documented> Documented for Public<I> {

@@ -17,7 +17,7 @@ use std::{
 use actix_web::http::header::{ACCEPT_ENCODING, HeaderMap};
 use flate2::{Compression, Crc, write::DeflateEncoder};
 
-use crate::list_response::ETag;
+use crate::etag::ETag;
 
 /// Minimum size of a compressed body, in bytes; compressing a smaller one costs more than it saves.
 const MIN_COMPRESSED_BYTES: usize = 4 << 10;

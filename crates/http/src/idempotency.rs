@@ -23,14 +23,13 @@ use tracing::Instrument;
 use utoipa::ToSchema;
 
 use crate::{
+    api::Api,
     body::Body,
+    docs::{Docs, Documented},
     error::{Failure, Result, status},
-    extract::{Authenticated, Input},
+    extract::{Authenticated, Input, RequiredAuth},
     middleware::RequestContext,
-    openapi::{Docs, Documented},
     response::Response,
-    routes::RequiredAuth,
-    server::Api,
 };
 
 const KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");

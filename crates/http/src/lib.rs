@@ -13,13 +13,17 @@
 //! A new list of Kubernetes objects is a line in core's `LISTS`; this crate only needs its row schema
 //! (`routes/lists.rs`).
 
+mod api;
 mod body;
 mod client_ip;
 mod connection;
+mod docs;
 mod error;
+mod etag;
 mod extract;
 mod gzip;
 mod idempotency;
+mod language;
 mod list_response;
 mod messages;
 mod metrics;
@@ -36,13 +40,14 @@ mod swagger;
 
 use pilothouse_core::Error;
 
+pub use api::{Hooks, HttpSettings, Readiness};
 pub use metrics::{ProcessMetrics, metrics_server};
 pub use observe::{NoopObserver, Observer, RequestOutcome};
 pub use openapi::document;
 pub use routes::endpoints;
-pub use server::{Hooks, HttpSettings, Readiness, application, server};
+pub use server::{application, server};
 
 /// The English text of an error for the command line: the same as `details` in a response.
 pub fn sentence(error: &Error) -> String {
-    messages::Language::English.catalog().explain(error, None).details
+    language::Language::English.catalog().explain(error, None).details
 }

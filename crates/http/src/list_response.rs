@@ -9,10 +9,7 @@ use actix_web::{
     body::BoxBody,
     http::{
         StatusCode,
-        header::{
-            CACHE_CONTROL, CONTENT_ENCODING, ContentType, ETAG, EntityTag, Header, HeaderName, HeaderValue,
-            IF_NONE_MATCH, IfNoneMatch, VARY,
-        },
+        header::{CACHE_CONTROL, CONTENT_ENCODING, ContentType, ETAG, HeaderName, HeaderValue, VARY},
     },
     web::Data,
 };
@@ -20,16 +17,18 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Error,
     gate::Warning,
-    rows::{Digest, DigestKey, Pagination, Row},
+    rows::{DigestKey, Pagination, Row},
 };
 use serde::Serialize;
 
 use crate::{
+    api::Api,
     error::Failure,
+    etag::{ETag, if_none_match},
     gzip,
-    messages::{Language, Message},
+    language::Language,
+    messages::Message,
     middleware::RequestContext,
-    server::Api,
 };
 
 /// Response header with the value of `as_of`; a 304 has no body and carries it only here.
@@ -54,23 +53,6 @@ pub(crate) struct ListResponse {
     pub(crate) freshness: Option<(Timestamp, bool)>,
     /// Warnings, in the order in which they are sent.
     pub(crate) warnings: Vec<Warning>,
-}
-
-/// The entity tag of a page: a keyed digest over the digests of its rows. The key belongs to the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct ETag(pub(crate) Digest);
-
-impl ETag {
-    /// The tag in hexadecimal, without quotes.
-    fn opaque(self) -> String {
-        const DIGITS: [char; 16] =
-            ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-        self.0
-            .iter()
-            .flat_map(|byte| [byte >> 4, byte & 0xf])
-            .map(|digit| DIGITS[usize::from(digit)])
-            .collect()
-    }
 }
 
 impl Responder for ListResponse {
@@ -190,24 +172,10 @@ pub(crate) fn serialization_error(error: impl std::fmt::Display) -> Error {
     Error::internal(format!("a body: {error}"))
 }
 
-/// Whether `If-None-Match` matches the tag by weak comparison, or is `*` (RFC 9110, 13.1.2).
-fn if_none_match(request: &HttpRequest, opaque: &str) -> bool {
-    request.headers().contains_key(IF_NONE_MATCH)
-        && match IfNoneMatch::parse(request) {
-            Ok(IfNoneMatch::Any) => true,
-            Ok(IfNoneMatch::Items(tags)) => {
-                let current = EntityTag::new_weak(opaque.to_owned());
-                tags.iter().any(|tag| tag.weak_eq(&current))
-            }
-            Err(_) => false,
-        }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
 
-    use actix_web::test::TestRequest;
     use flate2::read::GzDecoder;
     use pilothouse_core::rows::{Cell, Field, ListRow};
     use serde_json::Value;
@@ -373,28 +341,6 @@ mod tests {
                 GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();
                 assert_eq!(text, body_text(&page, Language::English), "round {round}");
             }
-        }
-    }
-
-    #[test]
-    fn if_none_match_by_table() {
-        let cases: [(&[&str], bool); 10] = [
-            (&["*"], true),
-            (&["W/\"current\""], true),
-            (&["\"current\""], true),
-            (&["\"other\", W/\"current\""], true),
-            (&["\"other\"", "W/\"current\""], true),
-            (&["nonsense, \"current\""], true),
-            (&["\"other\""], false),
-            (&["current"], false),
-            (&[""], false),
-            (&[], false),
-        ];
-        for (values, matches) in cases {
-            let request = values
-                .iter()
-                .fold(TestRequest::get(), |request, value| request.append_header((IF_NONE_MATCH, *value)));
-            assert_eq!(if_none_match(&request.to_http_request(), "current"), matches, "{values:?}");
         }
     }
 }

@@ -32,7 +32,7 @@ use tracing::{Instrument, field::Empty};
 use uuid::Uuid;
 
 use crate::{
-    connection::ConnectionRequests, error::Failure, messages::Language, observe::InFlight, server::Api,
+    api::Api, connection::ConnectionRequests, error::Failure, language::Language, observe::InFlight,
 };
 
 /// Header of every response: the request id.

@@ -1,80 +1,24 @@
-//! OpenAPI document, generated from the route table: parameters, bodies and responses are those of the handlers' types.
+//! OpenAPI document, generated from the route table: parameters, bodies and responses are those of the handlers' types
+//! (`docs.rs`).
 //!
-//! - `schema.rs`: the schemas of types, with corrections of utoipa's output.
 //! - `responses.rs`: the responses of an operation, errors included.
 //! - `example.rs`: example values, made from the schemas and the table `examples.toml`.
 
 mod example;
 mod responses;
-mod schema;
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use actix_web::{
-    HttpResponse, Responder,
-    body::BoxBody,
-    http::{Method, header::ContentType},
-};
-use pilothouse_core::{Code, role::Role};
+use pilothouse_core::role::Role;
 use serde_json::{Value, json};
-use utoipa::{IntoParams, ToSchema, openapi::path::ParameterIn};
 
-use self::{example::Examples, schema::Schemas};
+use self::example::Examples;
 use crate::{
+    docs::{Docs, Schemas, reference},
     error::ErrorReply,
-    routes::{RequiredAuth, Route, table},
+    extract::RequiredAuth,
+    routes::{Route, table},
 };
-
-/// A type of a handler's signature that describes its part of the operation.
-pub(crate) trait Documented {
-    /// Adds its part to the description of the operation.
-    fn describe(docs: &mut Docs);
-}
-
-/// The description of an operation.
-#[derive(Default)]
-pub(crate) struct Docs {
-    /// Query parameters, and headers that only some operations read.
-    pub(crate) parameters: Vec<Value>,
-    /// The schema of the request body.
-    pub(crate) body: Option<Value>,
-    /// The schema of `data` in the response; null for a response without the envelope.
-    pub(crate) data: Value,
-    /// Media type and description of a response that is a stream without the envelope.
-    pub(crate) stream: Option<(&'static str, &'static str)>,
-    /// Whether the response has an `ETag`, and is 304 for a matching `If-None-Match`.
-    pub(crate) revalidated: bool,
-    /// Whether the response sets the session cookie.
-    pub(crate) sets_cookie: bool,
-    schemas: Schemas,
-}
-
-impl Docs {
-    /// Adds the schema of `T` and all schemas that it refers to, and returns a reference to it.
-    pub(crate) fn schema<T: ToSchema>(&mut self) -> Value {
-        self.schemas.add::<T>()
-    }
-
-    /// An object schema with the fields of all parts of a schema.
-    pub(crate) fn flat(&self, schema: &Value) -> Value {
-        self.schemas.flat(schema)
-    }
-
-    /// Sets the type of the request body.
-    pub(crate) fn request_body<T: ToSchema>(&mut self) {
-        self.body = Some(self.schema::<T>());
-    }
-
-    /// Adds the fields of `T` as query parameters.
-    pub(crate) fn query<T: IntoParams>(&mut self) {
-        self.parameters.extend(T::into_params(|| Some(ParameterIn::Query)).iter().map(schema::parameter));
-    }
-
-    /// Sets the type of `data` in the response.
-    pub(crate) fn response<T: ToSchema>(&mut self) {
-        self.data = self.schema::<T>();
-    }
-}
 
 /// The OpenAPI 3.1 document of all routes.
 pub fn document() -> Value {
@@ -86,7 +30,7 @@ pub fn document() -> Value {
     });
     let mut routes: Vec<(Route, Docs)> = described.collect();
     for (_, docs) in &mut routes {
-        schemas.append(&mut docs.schemas);
+        schemas.append(docs.take_schemas());
     }
     for (_, docs) in &routes {
         schemas.complete(&docs.data);
@@ -122,8 +66,10 @@ pub fn document() -> Value {
     })
 }
 
-fn reference(section: &str, name: &str) -> Value {
-    json!({"$ref": format!("#/components/{section}/{name}")})
+/// The text of the document, generated at the first call.
+pub(crate) fn document_text() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| document().to_string());
+    &TEXT
 }
 
 /// The header parameters of every operation.
@@ -198,40 +144,4 @@ fn tag(path: &str) -> &str {
         (Some("api"), Some("auth"), _) => "auth",
         _ => "service",
     }
-}
-
-/// Whether an operation may return this code. 405 belongs to every path, because any other method gets it.
-fn may_return(route: &Route, code: Code) -> bool {
-    let post = route.method == Method::POST;
-    let signed = matches!(route.auth, RequiredAuth::Role(_));
-    let cluster = signed && route.path.starts_with("/api/k8s/");
-    match code {
-        Code::InternalError | Code::MethodNotAllowed | Code::ServiceUnavailable => true,
-        Code::ValidationError => post || signed,
-        Code::AuthenticationError => post || signed,
-        Code::PermissionDenied => {
-            matches!(route.auth, RequiredAuth::Role(role) if cluster || role > Role::Viewer)
-        }
-        Code::ResourceNotFound => cluster || (signed && post),
-        Code::ConflictError => (signed && post) || route.path.starts_with("/api/k8s/pods/logs"),
-        Code::PayloadTooLarge | Code::UnsupportedMediaType => post,
-        Code::RateLimited => post || cluster,
-        Code::ConnectionError | Code::TimeoutError => cluster,
-    }
-}
-
-/// The response of `/api/openapi.json`: the document without the envelope.
-pub(crate) struct Document;
-
-impl Responder for Document {
-    type Body = BoxBody;
-
-    fn respond_to(self, _: &actix_web::HttpRequest) -> HttpResponse {
-        static TEXT: LazyLock<String> = LazyLock::new(|| document().to_string());
-        HttpResponse::Ok().content_type(ContentType::json()).body(TEXT.as_str())
-    }
-}
-
-impl Documented for Document {
-    fn describe(_: &mut Docs) {}
 }

@@ -12,9 +12,9 @@ use serde::{
 };
 
 use crate::{
+    docs::{Docs, Documented},
     error::Result,
     extract::Input,
-    openapi::{Docs, Documented},
     serde_errors,
 };
 

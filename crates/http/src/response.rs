@@ -10,9 +10,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    messages::{Language, Message},
+    docs::{Docs, Documented},
+    language::Language,
+    messages::Message,
     middleware::RequestContext,
-    openapi::{Docs, Documented},
 };
 
 /// A success response. Message and warnings are written in the caller's language.

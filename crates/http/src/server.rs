@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener},
-    sync::Arc,
     time::Duration,
 };
 
@@ -22,107 +21,21 @@ use actix_web::{
     rt::net::TcpStream,
     web::{self, Data},
 };
-use async_trait::async_trait;
-use ipnet::IpNet;
-use pilothouse_core::{Cause, Error, Result, app::App};
+use pilothouse_core::{Cause, Error, app::App};
 use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
+    api::{Api, Hooks, HttpSettings},
     connection::{Connection, Connections},
     error::Failure,
-    gzip::CompressedPages,
-    messages::Language,
+    language::Language,
     middleware::request_middleware,
-    observe::{NoopObserver, Observer},
+    openapi::document_text,
     routes::{Route, table},
     swagger,
 };
-
-/// Readiness check: database, keys, migrations. It never depends on a cluster.
-#[async_trait]
-pub trait Readiness: Send + Sync {
-    /// Checks whether requests can be served.
-    ///
-    /// # Errors
-    /// An error of code `ServiceUnavailable`; `/readyz` returns it.
-    async fn ready(&self) -> Result<()>;
-}
-
-/// Callbacks from the HTTP server to the process.
-#[derive(Clone)]
-pub struct Hooks {
-    /// The check behind `/readyz`.
-    pub readiness: Arc<dyn Readiness>,
-    /// Receives the begin and the end of every request.
-    pub observer: Arc<dyn Observer>,
-}
-
-/// Settings of the HTTP server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpSettings {
-    /// Whether the session cookie has the attribute `Secure`. False only on loopback without TLS.
-    pub secure_cookie: bool,
-    /// Networks of the trusted proxies. `X-Forwarded-For` is ignored from any other peer.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Number of worker threads.
-    pub workers: usize,
-    /// Maximum number of concurrent connections per worker; further ones wait in the listener's queue.
-    pub max_connections: usize,
-    /// Maximum number of idle connections; above it the connection that has been idle longest is closed.
-    pub max_idle_connections: usize,
-    /// Keep-alive: how long a connection stays open for the next request.
-    pub keep_alive: Duration,
-    /// Timeout for the head of a request: from the begin of the connection for its first request, from the first byte
-    /// for later ones.
-    pub head_time: Duration,
-    /// Timeout for the body of a request.
-    pub body_time: Duration,
-    /// How long a client may leave sent data unread before its connection is closed. Linux only.
-    pub unread_time: Duration,
-    /// Grace period for running requests at a graceful stop, in whole seconds.
-    pub shutdown_time: Duration,
-}
-
-impl Default for HttpSettings {
-    fn default() -> Self {
-        Self {
-            secure_cookie: true,
-            trusted_proxies: Vec::new(),
-            workers: std::thread::available_parallelism().map_or(2, usize::from),
-            max_connections: 10_000,
-            max_idle_connections: 8_192,
-            keep_alive: Duration::from_secs(75),
-            head_time: Duration::from_secs(5),
-            body_time: Duration::from_secs(10),
-            unread_time: Duration::from_secs(30),
-            shutdown_time: Duration::from_secs(30),
-        }
-    }
-}
-
-/// State shared with the handlers.
-#[derive(Clone)]
-pub(crate) struct Api {
-    pub(crate) app: App,
-    pub(crate) settings: HttpSettings,
-    pub(crate) hooks: Hooks,
-    pub(crate) compressed_pages: CompressedPages,
-}
-
-impl Api {
-    /// Timeout for the body of a request.
-    pub(crate) fn body_time(api: Option<&Data<Self>>) -> Duration {
-        // lazily: the default reads files to count the processors
-        api.map_or_else(|| HttpSettings::default().body_time, |api| api.settings.body_time)
-    }
-
-    /// The observer of requests.
-    pub(crate) fn observer(api: Option<&Data<Self>>) -> Arc<dyn Observer> {
-        api.map_or_else(|| Arc::new(NoopObserver) as _, |api| api.hooks.observer.clone())
-    }
-}
 
 /// The actix-web application: every route, wrapped in the request middleware. For tests and for embedding beside other
 /// routes; [`server`] returns the complete server.
@@ -139,7 +52,7 @@ pub fn application(
         InitError = (),
     >,
 > {
-    build_application(Api { app, settings, hooks, compressed_pages: CompressedPages::default() })
+    build_application(Api::new(app, settings, hooks, document_text))
 }
 
 /// Builds the application of one worker.
@@ -211,7 +124,7 @@ pub fn server(
     let service = HttpService {
         stopping: builder.graceful_shutdown_signal(),
         address: listener.local_addr()?,
-        api: Api { app, settings, hooks, compressed_pages: CompressedPages::default() },
+        api: Api::new(app, settings, hooks, document_text),
     };
     let server = match tls {
         None => builder.listen("http", listener, move || {

@@ -28,11 +28,11 @@ use serde_json::{Value, json};
 use utoipa::IntoParams;
 
 use crate::{
+    docs::{Docs, Documented},
     error::Result,
     extract::Input,
     messages::Catalog,
     middleware::{RequestContext, log_defect},
-    openapi::{Docs, Documented},
     query::Params,
 };
 
@@ -217,7 +217,7 @@ mod tests {
     use serde::Serialize;
 
     use super::*;
-    use crate::messages::Language;
+    use crate::language::Language;
 
     fn encoded(item: impl SseEvent) -> String {
         String::from_utf8(encode(&StreamEvent::Next(item), Language::English.catalog())).unwrap()

@@ -3,24 +3,21 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, BufWriter, Write},
+    io::{self, BufWriter, Write},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
 use pilothouse_core::{
-    Error,
     access::Caller,
-    audit::{
-        Audit, Checkpoint, CheckpointSigner, Export, ExportFormat, ExportQuery, PublicKey, Signatures,
-        Verdict, verify_export,
-    },
+    audit::{Audit, CheckpointSigner, Export, ExportFormat, ExportQuery, PublicKey, Verdict},
 };
-use pilothouse_crypto::{Ed25519Signer, Ed25519Verifier, MasterKey};
+use pilothouse_crypto::{Ed25519Signer, MasterKey};
 
 use crate::{
-    Fatal, checkpoint_file::Lines, commands::operator, compose, retention::Cutoff, settings::Settings,
+    Fatal, compose, export_file::verify_export_file, operator::operator, retention::Cutoff,
+    settings::Settings,
 };
 
 /// Subcommands of `pilothouse audit`.
@@ -81,7 +78,7 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
         }
         AuditCommand::Verify { checkpoint, no_witness, .. } => {
             if let Some(file) = checkpoint {
-                File::open(&file).map_err(|error| unusable(&file, &error))?;
+                File::open(&file).map_err(|error| Fatal::unusable(&file, &error))?;
                 settings.audit_checkpoint_file = Some(file);
             }
             let audit = open_trail(&settings, no_witness).await?;
@@ -101,7 +98,7 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
                 Some(path) => {
                     // an export contains names of users and IP addresses
                     let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
-                    let file = file.map_err(|error| unusable(&path, &error))?;
+                    let file = file.map_err(|error| Fatal::unusable(&path, &error))?;
                     write(export, file, &path).await
                 }
             }
@@ -134,24 +131,12 @@ fn install_public_key(settings: &Settings) -> Result<PublicKey, Fatal> {
     Ok(Ed25519Signer::new(&MasterKey::load(&settings.key_file())?).public_key())
 }
 
-/// Verifies an export file (jsonl) with `key`.
-///
-/// # Errors
-/// The file cannot be read.
-pub(crate) fn verify_export_file(path: &Path, key: PublicKey) -> Result<Verdict, Fatal> {
-    let file = File::open(path).map_err(|error| unusable(path, &error))?;
-    let unreadable = |error: io::Error| Error::internal(error.to_string());
-    let lines = Lines(BufReader::new(file)).map(|line| line.map_err(unreadable));
-    let signatures = Signatures { key, verifier: &Ed25519Verifier, every: Checkpoint::EVERY };
-    Ok(verify_export(lines, signatures)?)
-}
-
 async fn write(mut export: Export, output: impl Write, path: &Path) -> Result<(), Fatal> {
     let mut output = BufWriter::new(output);
     while let Some(lines) = export.next().await? {
-        output.write_all(lines.as_bytes()).map_err(|error| unusable(path, &error))?;
+        output.write_all(lines.as_bytes()).map_err(|error| Fatal::unusable(path, &error))?;
     }
-    output.flush().map_err(|error| unusable(path, &error))
+    output.flush().map_err(|error| Fatal::unusable(path, &error))
 }
 
 /// Prints the result of a verification. A failed verification is an error (exit code 1).
@@ -173,8 +158,4 @@ fn print_verdict(verdict: &Verdict) -> Result<(), Fatal> {
     };
     let operation = bad.operation_id.as_ref().map_or_else(String::new, |id| format!(" (operation {id})"));
     Err(Fatal::VerificationFailed(format!("entry {}{operation}: {}", bad.sequence, bad.details)))
-}
-
-fn unusable(path: &Path, error: &io::Error) -> Fatal {
-    Fatal::Setting(format!("cannot use {}: {error}", path.display()))
 }

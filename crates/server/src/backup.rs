@@ -22,9 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Fatal,
-    commands::operator,
     compose::{self, Composed},
     durable::{private_folder, sync_folder_of},
+    operator::operator,
     settings::Settings,
 };
 
@@ -83,7 +83,7 @@ async fn write_backup(
     let Composed { app, store, keyring, .. } = composed;
     let (store, keyring) = (store.clone(), keyring.clone());
     let output = File::options().write(true).create_new(true).mode(0o600).open(&file);
-    let output = output.map_err(|error| unusable(&file, &error))?;
+    let output = output.map_err(|error| Fatal::unusable(&file, &error))?;
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let access = AccessRequest::to(Verb::Backup, Resource::Database).named(name);
     let copy = settings.data_dir.join(format!("backup-{}.tmp", std::process::id()));
@@ -132,7 +132,7 @@ async fn write_backup(
 /// Restores a backup. An existing database is never overwritten.
 pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> Result<(), Fatal> {
     let RestoreArguments { file, stdout } = arguments;
-    let input = BufReader::new(File::open(&file).map_err(|error| unusable(&file, &error))?);
+    let input = BufReader::new(File::open(&file).map_err(|error| Fatal::unusable(&file, &error))?);
     let keys = keys(&settings.key_file())?;
     let open = |output: &mut (dyn Write + Send)| {
         let opened = open_archive(&keys, Arc::new(SystemRng), input, output);
@@ -158,9 +158,9 @@ pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> 
     }
     let partial = database.with_added_extension("restoring");
     let output = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial);
-    let mut output = output.map_err(|error| unusable(&partial, &error))?;
+    let mut output = output.map_err(|error| Fatal::unusable(&partial, &error))?;
     let restored =
-        open(&mut output).and_then(|()| output.sync_all().map_err(|error| unusable(&partial, &error)));
+        open(&mut output).and_then(|()| output.sync_all().map_err(|error| Fatal::unusable(&partial, &error)));
     drop(output);
     let restored = match restored {
         Ok(()) => Store::end_sessions_of_copy(&partial, &Handle::current()).await.map_err(Fatal::from),
@@ -169,7 +169,7 @@ pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> 
     let installed = restored.and_then(|()| {
         // hard_link, unlike rename, fails when the target exists
         let installed = fs::hard_link(&partial, &database).and_then(|()| sync_folder_of(&database));
-        installed.map_err(|error| unusable(&database, &error))
+        installed.map_err(|error| Fatal::unusable(&database, &error))
     });
     let _ = fs::remove_file(&partial);
     installed?;
@@ -205,10 +205,6 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
-}
-
-fn unusable(path: &Path, error: &io::Error) -> Fatal {
-    Fatal::Setting(format!("cannot use {}: {error}", path.display()))
 }
 
 fn failed(path: &Path, error: &io::Error) -> pilothouse_core::Error {

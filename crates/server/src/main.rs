@@ -9,8 +9,10 @@ mod commands;
 mod compose;
 mod config;
 mod durable;
+mod export_file;
 mod initial_password;
 mod metrics;
+mod operator;
 mod prober;
 mod rekey;
 mod retention;
@@ -21,7 +23,7 @@ mod telemetry;
 mod tls;
 mod webhook;
 
-use std::process::ExitCode;
+use std::{io, path::Path, process::ExitCode};
 
 use clap::Parser;
 
@@ -69,7 +71,7 @@ pub(crate) enum Fatal {
         /// Path of the directory.
         path: String,
         /// Cause.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The master key cannot be used.
     #[error(transparent)]
@@ -86,7 +88,7 @@ pub(crate) enum Fatal {
         /// Address of the listener.
         address: std::net::SocketAddr,
         /// Cause.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The audit trail, or an export of it, failed verification. Exit code 1.
     #[error("the audit trail failed verification: {0}")]
@@ -94,6 +96,13 @@ pub(crate) enum Fatal {
     /// A use case returned an error.
     #[error("{}", error_message(.0))]
     Refused(#[from] pilothouse_core::Error),
+}
+
+impl Fatal {
+    /// The error for a file that cannot be used.
+    pub(crate) fn unusable(path: &Path, error: &io::Error) -> Self {
+        Self::Setting(format!("cannot use {}: {error}", path.display()))
+    }
 }
 
 /// The message that API callers get. An internal error is shown with its details, which the server only logs.

@@ -19,9 +19,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     Fatal,
-    commands::operator,
     compose::{self, Composed},
     durable::sync_folder_of,
+    operator::operator,
     settings::Settings,
 };
 

@@ -20,7 +20,7 @@ use pilothouse_store::Store;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Fatal, audit::verify_export_file, durable::sync_folder_of, webhook::RECEIVER};
+use crate::{Fatal, durable::sync_folder_of, export_file::verify_export_file, webhook::RECEIVER};
 
 /// Interval of pruning, unless the retention period is shorter.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);

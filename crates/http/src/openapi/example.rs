@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::Schemas;
+use crate::docs::Schemas;
 
 /// The contents of `examples.toml`.
 #[derive(Deserialize)]

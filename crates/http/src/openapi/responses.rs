@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use pilothouse_core::{Cause, Code, Error, idempotency::IdempotencyKey};
 use serde_json::{Map, Value, json};
 
-use super::{Docs, Examples, Schemas, may_return, reference};
+use super::Examples;
 use crate::{
+    docs::{Docs, Schemas, reference},
     error::{Failure, status},
-    messages::Language,
+    language::Language,
     routes::Route,
 };
 
@@ -32,7 +33,7 @@ pub(super) fn of(
 /// The codes that an operation may return, by status.
 fn error_codes(route: &Route) -> BTreeMap<u16, Vec<Code>> {
     let mut by_status = BTreeMap::<u16, Vec<Code>>::new();
-    for code in Code::ALL.into_iter().filter(|code| may_return(route, *code)) {
+    for code in Code::ALL.into_iter().filter(|code| route.may_return(*code)) {
         by_status.entry(status(code).as_u16()).or_default().push(code);
     }
     by_status

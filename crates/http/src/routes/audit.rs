@@ -19,12 +19,12 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use utoipa::IntoParams;
 
 use crate::{
+    api::Api,
+    docs::{Docs, Documented},
     error::Result,
     extract::Authenticated,
-    openapi::{Docs, Documented},
     query::{NoParams, Params},
     response::Response,
-    server::Api,
 };
 
 pub(crate) async fn verify(

@@ -12,13 +12,13 @@ use utoipa::ToSchema;
 
 use super::{params::NoFields, users::OneUser};
 use crate::{
+    api::Api,
     body::{Body, MAX_LOGIN_BODY_BYTES},
     error::Result,
     extract::{Authenticated, CookieOnly, Public},
     messages::Message,
     query::NoParams,
     response::{Empty, Response, ResponseWithCookie},
-    server::Api,
 };
 
 /// The credentials of a login.

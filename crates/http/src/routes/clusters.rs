@@ -15,13 +15,13 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::params::{ById, Id};
 use crate::{
+    api::Api,
     body::Body,
     error::Result,
     extract::Authenticated,
     messages::Message,
     query::Params,
     response::{Empty, Response},
-    server::Api,
 };
 
 #[derive(Serialize, ToSchema)]

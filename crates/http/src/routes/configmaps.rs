@@ -11,15 +11,18 @@ use pilothouse_core::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::params::{ByName, Id};
+use super::{
+    object_changes::change_handlers,
+    params::{ByName, Id},
+};
 use crate::{
+    api::Api,
     body::Body,
     error::Result,
     extract::Authenticated,
     messages::Message,
     query::Params,
     response::{Empty, Response},
-    server::Api,
 };
 
 #[derive(Serialize, ToSchema)]
@@ -52,18 +55,6 @@ pub(crate) struct NewConfigMapBody {
     labels: Option<Labels>,
 }
 
-pub(crate) async fn create(
-    api: Data<Api>,
-    Authenticated(signed_in, Body(body)): Authenticated<Body<NewConfigMapBody>>,
-) -> Result<Response<OneConfigMap>> {
-    let configmap =
-        NewConfigMap { name: body.name, data: body.data, labels: body.labels.unwrap_or_default() };
-    let (cluster, namespace) = (body.cluster_id.into(), body.namespace);
-    let changed = api.app.configs.create_configmap(&signed_in.caller, cluster, &namespace, configmap).await?;
-    Ok(Response::changed(changed, |configmap| OneConfigMap { configmap })
-        .with_message(Message::ConfigMapCreated))
-}
-
 /// A change of a ConfigMap. Omitted fields and binary values are kept.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -81,24 +72,11 @@ pub(crate) struct ConfigMapPatchBody {
     resource_version: Option<String>,
 }
 
-pub(crate) async fn update(
-    api: Data<Api>,
-    Authenticated(signed_in, Body(body)): Authenticated<Body<ConfigMapPatchBody>>,
-) -> Result<Response<OneConfigMap>> {
-    let ConfigMapPatchBody { cluster_id, namespace, name, data, labels, resource_version } = body;
-    let (cluster, patch) = (cluster_id.into(), ConfigMapPatch { data, labels, resource_version });
-    let changed =
-        api.app.configs.update_configmap(&signed_in.caller, cluster, &namespace, name, patch).await?;
-    Ok(Response::changed(changed, |configmap| OneConfigMap { configmap })
-        .with_message(Message::ConfigMapUpdated))
-}
-
-pub(crate) async fn delete(
-    api: Data<Api>,
-    Authenticated(signed_in, Body(body)): Authenticated<Body<ByName>>,
-) -> Result<Response<Empty>> {
-    let ByName { cluster_id, namespace, name } = body;
-    let changed =
-        api.app.configs.delete_configmap(&signed_in.caller, cluster_id.into(), &namespace, name).await?;
-    Ok(Response::changed(changed, |()| Empty {}).with_message(Message::ConfigMapDeleted))
+change_handlers! {
+    configs => OneConfigMap { configmap };
+    create_configmap: NewConfigMapBody { name, data, labels }
+        => NewConfigMap { name, data, labels: labels.unwrap_or_default() }, ConfigMapCreated;
+    update_configmap: ConfigMapPatchBody { data, labels, resource_version }
+        => ConfigMapPatch { data, labels, resource_version }, ConfigMapUpdated;
+    delete_configmap, ConfigMapDeleted;
 }

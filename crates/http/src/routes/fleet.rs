@@ -16,15 +16,16 @@ use serde_json::{Map, Value, json};
 
 use super::lists::{parameter, row_schema};
 use crate::{
+    api::Api,
+    docs::{Docs, Documented},
     error::{Failure, Result},
     extract::{Authenticated, Input},
+    language::Language,
     list_response::{member, serialization_error},
-    messages::{Language, Message},
+    messages::Message,
     middleware::RequestContext,
-    openapi::{Docs, Documented},
     query::RawQuery,
     response::Response,
-    server::Api,
     sse::Events,
 };
 

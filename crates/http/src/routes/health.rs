@@ -1,22 +1,24 @@
 //! Routes for liveness, readiness and the OpenAPI document.
 
-use actix_web::web::Data;
+use actix_web::{
+    HttpRequest, HttpResponse, Responder, body::BoxBody, dev::Payload, http::header::ContentType, web::Data,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
+    api::Api,
+    docs::{Docs, Documented},
     error::Result,
     extract::{Input, Public},
-    openapi::{Docs, Document, Documented},
     response::Response,
-    server::Api,
 };
 
 /// Input that ignores parameters and body, because probes may send any.
 pub(crate) struct IgnoredInput;
 
 impl Input for IgnoredInput {
-    async fn read(_: &actix_web::HttpRequest, _: actix_web::dev::Payload) -> Result<Self> {
+    async fn read(_: &HttpRequest, _: Payload) -> Result<Self> {
         Ok(Self)
     }
 }
@@ -41,6 +43,21 @@ pub(crate) async fn ready(api: Data<Api>, _: Public<IgnoredInput>) -> Result<Res
     Ok(Response::of(Alive { status: "ok" }))
 }
 
-pub(crate) async fn openapi(_: Data<Api>, _: Public<IgnoredInput>) -> Result<Document> {
-    Ok(Document)
+/// The OpenAPI document, without the envelope.
+pub(crate) struct Document(&'static str);
+
+pub(crate) async fn openapi(api: Data<Api>, _: Public<IgnoredInput>) -> Result<Document> {
+    Ok(Document((api.document)()))
+}
+
+impl Responder for Document {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        HttpResponse::Ok().content_type(ContentType::json()).body(self.0)
+    }
+}
+
+impl Documented for Document {
+    fn describe(_: &mut Docs) {}
 }

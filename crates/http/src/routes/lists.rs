@@ -3,7 +3,7 @@
 use actix_web::{http::Method, web::Data};
 use pilothouse_core::{
     Error,
-    access::Caller,
+    access::{Caller, Resource, Verb, required_role},
     app::App,
     audit::{OperationQuery, OperationRow},
     cluster::Cluster,
@@ -27,10 +27,14 @@ use pilothouse_core::{
 };
 use serde_json::{Value, json};
 
-use super::{RequiredAuth, Route};
+use super::{CLUSTER, Route};
 use crate::{
-    error::Result, extract::Authenticated, list_response::ListResponse, openapi::Docs, query::RawQuery,
-    server::Api,
+    api::Api,
+    docs::Docs,
+    error::Result,
+    extract::{Authenticated, RequiredAuth},
+    list_response::ListResponse,
+    query::RawQuery,
 };
 
 /// The route table entry of a list.
@@ -40,14 +44,26 @@ pub(crate) fn route(info: &'static ListInfo) -> Route {
                 -> Result<ListResponse> {
         Ok(page(info.list, &api.app, &signed_in.caller, &pairs).await?)
     };
-    let role = if info.list == List::Users { Role::SuperAdmin } else { Role::Viewer };
     Route {
         method: Method::GET,
         path: info.path,
-        auth: RequiredAuth::Role(role),
+        auth: RequiredAuth::Role(required_role(Verb::List, resource(info))),
+        codes: if matches!(info.list, List::Users | List::Sessions) { &[] } else { CLUSTER },
         summary: summary(info.list),
         service: actix_web::web::get().to(handler),
         docs: Box::new(|| docs(info)),
+    }
+}
+
+/// The resource that a caller needs the right to list.
+fn resource(info: &ListInfo) -> Resource {
+    match info.list {
+        List::Clusters => Resource::Cluster,
+        List::Users => Resource::User,
+        List::Sessions => Resource::Session,
+        List::Operations => Resource::Operation,
+        // the remaining lists are of a cluster's objects, each of at least one kind
+        _ => Resource::Kind(info.kinds[0]),
     }
 }
 

@@ -7,12 +7,12 @@ use utoipa::ToSchema;
 
 use super::params::Id;
 use crate::{
+    api::Api,
     body::Body,
     error::Result,
     extract::Authenticated,
     messages::Message,
     response::{Empty, Response},
-    server::Api,
 };
 
 #[derive(Serialize, ToSchema)]

@@ -10,11 +10,11 @@ use utoipa::IntoParams;
 
 use super::params::{Bounded, Id};
 use crate::{
+    api::Api,
     error::Result,
     extract::Authenticated,
     query::Params,
     response::Response,
-    server::Api,
     sse::{Events, Resumable},
 };
 

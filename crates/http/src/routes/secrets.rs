@@ -12,15 +12,18 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::params::{ByName, Id};
+use super::{
+    object_changes::change_handlers,
+    params::{ByName, Id},
+};
 use crate::{
+    api::Api,
     body::Body,
     error::Result,
     extract::Authenticated,
     messages::Message,
     query::Params,
     response::{Empty, Response},
-    server::Api,
 };
 
 #[derive(Serialize, ToSchema)]
@@ -70,16 +73,6 @@ pub(crate) struct NewSecretBody {
     labels: Option<Labels>,
 }
 
-pub(crate) async fn create(
-    api: Data<Api>,
-    Authenticated(signed_in, Body(body)): Authenticated<Body<NewSecretBody>>,
-) -> Result<Response<OneSecret>> {
-    let NewSecretBody { cluster_id, namespace, name, r#type, data, labels } = body;
-    let secret = NewSecret { name, r#type, data, labels: labels.unwrap_or_default() };
-    let changed = api.app.secrets.create(&signed_in.caller, cluster_id.into(), &namespace, secret).await?;
-    Ok(Response::changed(changed, |secret| OneSecret { secret }).with_message(Message::SecretCreated))
-}
-
 /// A change of a Secret. An omitted field is kept.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -99,21 +92,11 @@ pub(crate) struct SecretPatchBody {
     resource_version: Option<String>,
 }
 
-pub(crate) async fn update(
-    api: Data<Api>,
-    Authenticated(signed_in, Body(body)): Authenticated<Body<SecretPatchBody>>,
-) -> Result<Response<OneSecret>> {
-    let SecretPatchBody { cluster_id, namespace, name, data, labels, resource_version } = body;
-    let (cluster, patch) = (cluster_id.into(), SecretPatch { data, labels, resource_version });
-    let changed = api.app.secrets.update(&signed_in.caller, cluster, &namespace, name, patch).await?;
-    Ok(Response::changed(changed, |secret| OneSecret { secret }).with_message(Message::SecretUpdated))
-}
-
-pub(crate) async fn delete(
-    api: Data<Api>,
-    Authenticated(signed_in, Body(body)): Authenticated<Body<ByName>>,
-) -> Result<Response<Empty>> {
-    let ByName { cluster_id, namespace, name } = body;
-    let changed = api.app.secrets.delete(&signed_in.caller, cluster_id.into(), &namespace, name).await?;
-    Ok(Response::changed(changed, |()| Empty {}).with_message(Message::SecretDeleted))
+change_handlers! {
+    secrets => OneSecret { secret };
+    create: NewSecretBody { name, r#type, data, labels }
+        => NewSecret { name, r#type, data, labels: labels.unwrap_or_default() }, SecretCreated;
+    update: SecretPatchBody { data, labels, resource_version }
+        => SecretPatch { data, labels, resource_version }, SecretUpdated;
+    delete, SecretDeleted;
 }

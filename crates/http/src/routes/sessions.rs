@@ -5,12 +5,12 @@ use pilothouse_core::ids::SessionId;
 
 use super::params::ById;
 use crate::{
+    api::Api,
     body::Body,
     error::Result,
     extract::Authenticated,
     messages::Message,
     response::{Empty, Response},
-    server::Api,
 };
 
 pub(crate) async fn revoke(

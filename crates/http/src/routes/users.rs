@@ -11,12 +11,12 @@ use utoipa::ToSchema;
 
 use super::params::{ById, Id};
 use crate::{
+    api::Api,
     body::Body,
     error::Result,
     extract::Authenticated,
     messages::Message,
     response::{Empty, Response},
-    server::Api,
 };
 
 #[derive(Serialize, ToSchema)]

@@ -10,8 +10,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::params::Id;
 use crate::{
-    body::Body, error::Result, extract::Authenticated, messages::Message, query::Params, response::Response,
-    server::Api,
+    api::Api, body::Body, error::Result, extract::Authenticated, messages::Message, query::Params,
+    response::Response,
 };
 
 #[derive(Serialize, ToSchema)]

@@ -10,14 +10,14 @@ use super::reference;
 
 /// The schema components, by name.
 #[derive(Default)]
-pub(super) struct Schemas(BTreeMap<String, Value>);
+pub(crate) struct Schemas(BTreeMap<String, Value>);
 
 impl Schemas {
     /// Adds the schema of `T` and all that it refers to.
     ///
     /// # Panics
     /// When two types of the same name have different schemas. A test builds the document.
-    pub(super) fn add<T: ToSchema>(&mut self) -> Value {
+    pub(crate) fn add<T: ToSchema>(&mut self) -> Value {
         let mut parts = vec![(T::name().into_owned(), T::schema())];
         T::schemas(&mut parts);
         for (name, schema) in &parts {
@@ -26,9 +26,9 @@ impl Schemas {
         reference("schemas", &component_name(&T::name()))
     }
 
-    /// Moves all schemas of `other` into this one.
-    pub(super) fn append(&mut self, other: &mut Self) {
-        for (name, schema) in std::mem::take(&mut other.0) {
+    /// Adds all schemas of `other`.
+    pub(crate) fn append(&mut self, other: Self) {
+        for (name, schema) in other.0 {
             self.insert(name, schema);
         }
     }
@@ -41,19 +41,19 @@ impl Schemas {
     }
 
     /// The schema that a reference points to; any other schema is returned as it is.
-    pub(super) fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
+    pub(crate) fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
         let name = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next());
         name.and_then(|name| self.0.get(name)).unwrap_or(schema)
     }
 
     /// The name of the schema that a reference points to.
-    pub(super) fn name(schema: &Value) -> Option<&str> {
+    pub(crate) fn name(schema: &Value) -> Option<&str> {
         schema["$ref"].as_str().and_then(|path| path.rsplit('/').next())
     }
 
     /// Makes nullable fields required in a response schema and all schemas that it refers to: responses contain `null`
     /// for an unknown value, but utoipa documents an `Option` as a field that may be absent.
-    pub(super) fn complete(&mut self, response: &Value) {
+    pub(crate) fn complete(&mut self, response: &Value) {
         let names: Vec<String> = self.used_by(response).into_keys().map(str::to_owned).collect();
         for name in names {
             self.0.entry(name).and_modify(require_nullable);
@@ -61,7 +61,7 @@ impl Schemas {
     }
 
     /// An object schema with the fields of all parts: `allOf` and references are resolved.
-    pub(super) fn flat(&self, schema: &Value) -> Value {
+    pub(crate) fn flat(&self, schema: &Value) -> Value {
         let schema = self.resolve(schema);
         let mut properties = schema["properties"].as_object().cloned().unwrap_or_default();
         let mut required = schema["required"].as_array().cloned().unwrap_or_default();
@@ -74,7 +74,7 @@ impl Schemas {
     }
 
     /// The schemas that a part of the document refers to, directly or indirectly.
-    pub(super) fn used_by(&self, part: &Value) -> BTreeMap<&str, &Value> {
+    pub(crate) fn used_by(&self, part: &Value) -> BTreeMap<&str, &Value> {
         let mut used = BTreeMap::new();
         let mut pending = references(part);
         while let Some(name) = pending.pop() {
