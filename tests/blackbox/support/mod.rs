@@ -3,8 +3,6 @@
 mod canary;
 mod client;
 mod clusters;
-#[path = "../../conformance/mod.rs"]
-mod conformance;
 mod echo;
 mod install;
 mod plain;
