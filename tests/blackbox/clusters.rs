@@ -3,7 +3,9 @@
 use pilothouse_testbed::{Component, Signal, shared};
 use serde_json::{Value, json};
 
-use crate::support::{Server, control_plane, eventually, names, register_cluster, strings};
+use crate::support::{
+    Server, control_plane, eventually, names, register_cluster, shared_control_plane, strings,
+};
 
 #[tokio::test]
 async fn clusters_registered_by_token_and_kubeconfig_are_kept_apart() {
@@ -54,7 +56,7 @@ async fn clusters_registered_by_token_and_kubeconfig_are_kept_apart() {
 
 #[tokio::test]
 async fn connection_is_tested_before_a_cluster_is_stored() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
     let with = |name: &str, more: Value| {
@@ -110,7 +112,7 @@ async fn kubeconfig_with_exec_is_refused_and_not_run() {
 
 #[tokio::test]
 async fn loopback_is_refused_unless_allowed() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let server = crate::support::Install::new().unset("EGRESS_ALLOW_LOOPBACK").start().await;
     let admin = server.admin().await;
     let body = json!({"name": "here", "auth_type": "kubeconfig", "kubeconfig": plane.kubeconfig()});
@@ -229,7 +231,7 @@ async fn update_tests_the_new_connection_and_delete_removes_the_cluster() {
 
 #[tokio::test]
 async fn invalid_connection_is_refused_before_it_is_stored_or_tested() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
     let token = |name: &str, more: Value| {

@@ -2,12 +2,20 @@
 
 use pilothouse_testbed::{Admin, ControlPlane, workloads};
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::Client;
 
 /// Starts a control plane without controllers. No other component changes stored objects, and the start takes seconds.
 pub(crate) async fn control_plane() -> ControlPlane {
     ControlPlane::builder().controllers(false).start().await.expect("a control plane starts")
+}
+
+/// The control plane without controllers that is shared by tests that change nothing in it and do not depend on its
+/// objects, its audit log or its processes. One start takes seconds of both processors.
+pub(crate) async fn shared_control_plane() -> &'static ControlPlane {
+    static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
+    SHARED.get_or_init(control_plane).await
 }
 
 /// Registers a control plane by its kubeconfig, and returns its id.

@@ -15,7 +15,9 @@ use tokio::time::{sleep, timeout};
 pub(crate) use self::{
     canary::Canaries,
     client::{ApiResponse, Client, Event, Events, Session},
-    clusters::{apply, control_plane, create_namespace, names, register_cluster, strings},
+    clusters::{
+        apply, control_plane, create_namespace, names, register_cluster, shared_control_plane, strings,
+    },
     echo::{ECHO_STATUSES, EchoServer},
     install::{Install, PASSWORD, Server, mode, postgres},
     plain::StubApiServer,
