@@ -62,9 +62,9 @@ older version folder:
 # Test third-party clients: one generated from docs/openapi.json, and Schemathesis in each role
 clients: (ci "clients")
 
-# Run a real cluster and the server until Ctrl-C; prints curl commands to paste
-demo:
-    cargo demo
+# Run a real cluster and the server until Ctrl-C; prints curl commands to paste; or `just demo --kubeconfig FILE`
+demo *arguments:
+    cargo demo -- {{ arguments }}
 
 # Run a real cluster without the server until Ctrl-C; with a node: `just cluster --node`
 cluster *arguments:
