@@ -11,8 +11,8 @@ pub(crate) async fn control_plane() -> ControlPlane {
     ControlPlane::builder().controllers(false).start().await.expect("a control plane starts")
 }
 
-/// The control plane without controllers that is shared by tests that change nothing in it and do not depend on its
-/// objects, its audit log or its processes. One start takes seconds of both processors.
+/// A control plane without controllers that tests share, because a start takes seconds of both processors. A test may
+/// use it if it leaves its processes alone, and changes, counts and expects only objects that no other test names.
 pub(crate) async fn shared_control_plane() -> &'static ControlPlane {
     static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
     SHARED.get_or_init(control_plane).await
