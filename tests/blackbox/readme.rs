@@ -21,7 +21,7 @@ use pilothouse_testbed::{ControlPlane, Folder, shared, shared_has_node, workload
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{apply, control_plane, eventually, within};
+use crate::support::{apply, control_plane, delete_namespace, eventually, within};
 
 const ENGLISH: &str = include_str!("../../README.md");
 const CHINESE: &str = include_str!("../../README.zh.md");
@@ -282,6 +282,7 @@ async fn readme_commands_print_the_documented_output() {
         assert_eq!(masked, expected, "{}\nprints\n{}", step.command, printed.join("\n"));
     }
     terminal.interrupt().await;
+    delete_namespace(&plane.client(), "demo").await;
 }
 
 /// Runs `cargo demo` with the built server and more options, and returns when it has printed the commands.

@@ -29,6 +29,11 @@ pub(crate) async fn create_namespace(admin: &Admin, name: &str) {
     apply(admin, &[workloads::namespace(name)]).await;
 }
 
+/// Deletes a namespace at the end of a test. Otherwise its pods would use processor time until the end of all tests.
+pub(crate) async fn delete_namespace(admin: &Admin, name: &str) {
+    admin.delete(&format!("/api/v1/namespaces/{name}")).await.expect("the namespace is deleted");
+}
+
 /// Applies objects directly to the cluster.
 pub(crate) async fn apply(admin: &Admin, objects: &[Value]) {
     for object in objects {

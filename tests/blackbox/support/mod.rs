@@ -16,7 +16,8 @@ pub(crate) use self::{
     canary::Canaries,
     client::{ApiResponse, Client, Event, Events, Session},
     clusters::{
-        apply, control_plane, create_namespace, names, register_cluster, shared_control_plane, strings,
+        apply, control_plane, create_namespace, delete_namespace, names, register_cluster,
+        shared_control_plane, strings,
     },
     echo::{ECHO_STATUSES, EchoServer},
     install::{Install, PASSWORD, Server, mode, postgres},
