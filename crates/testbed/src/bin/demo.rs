@@ -227,7 +227,7 @@ fn print_instructions(server: &Shipped, cluster: &Cluster, id: i64) {
     match cluster.kind {
         ClusterKind::Existing => {
             get(&format!("namespaces?cluster_id={id}"));
-            get(&format!("workloads?cluster_id={id}&per_page=5"));
+            get(&format!("workloads?cluster_id={id}&namespace=*&per_page=5"));
         }
         ClusterKind::LocalWithNode => {
             get(&list);
