@@ -18,10 +18,13 @@ clippy: (ci "clippy")
 # Check licences, sources, advisories and allowed dependencies between crates (cargo-deny)
 deny: (ci "deny")
 
+# Build all binaries, tests and examples, with the features that every step of CI uses
+build: (ci "build")
+
 # Build the documentation of every crate; warnings are errors
 doc: (ci "doc")
 
-# Check each crate separately
+# Check each crate that a program may link, and the shipped binary, separately
 alone: (ci "alone")
 
 # Run all tests, including those with a real cluster, or some: `just test -p pilothouse-core gate`
@@ -30,19 +33,19 @@ test *arguments="--workspace":
 
 # Kill the server N times under load, and compare its audit trail with the cluster's audit log: `just kills 1000`
 kills times="50":
-    PILOTHOUSE_TEST_KILLS={{ times }} cargo test -p pilothouse --test blackbox crash -- --nocapture
+    PILOTHOUSE_TEST_KILLS={{ times }} cargo test --workspace --test blackbox crash -- --nocapture
 
 # Simulate N power losses under load, by copies of a suspended server's files and by replay of traced syncs
 power-loss times="200":
-    PILOTHOUSE_TEST_POWER_LOSSES={{ times }} cargo test -p pilothouse --test blackbox power_loss -- --nocapture
+    PILOTHOUSE_TEST_POWER_LOSSES={{ times }} cargo test --workspace --test blackbox power_loss -- --nocapture
 
 # Crash PostgreSQL N times, and replace it with a standby that lacks the last commits
 failover times="20":
-    PILOTHOUSE_TEST_FAILOVERS={{ times }} cargo test -p pilothouse --test blackbox failover -- --nocapture
+    PILOTHOUSE_TEST_FAILOVERS={{ times }} cargo test --workspace --test blackbox failover -- --nocapture
 
 # Kill or stop one of three replicas N times under load
 replica-ends times="100":
-    PILOTHOUSE_TEST_REPLICA_ENDS={{ times }} cargo test -p pilothouse --test blackbox three_replicas -- --nocapture
+    PILOTHOUSE_TEST_REPLICA_ENDS={{ times }} cargo test --workspace --test blackbox three_replicas -- --nocapture
 
 # Run the black-box tests with PostgreSQL as the server's database
 test-postgres: (ci "postgres")
@@ -59,9 +62,9 @@ older version folder:
 # Test third-party clients: one generated from docs/openapi.json, and Schemathesis in each role
 clients: (ci "clients")
 
-# Run a real cluster and the server until Ctrl-C; prints curl commands to paste
-demo:
-    cargo demo
+# Run a real cluster and the server until Ctrl-C; prints curl commands to paste; or `just demo --kubeconfig FILE`
+demo *arguments:
+    cargo demo -- {{ arguments }}
 
 # Run a real cluster without the server until Ctrl-C; with a node: `just cluster --node`
 cluster *arguments:
@@ -77,8 +80,7 @@ openapi:
 
 # Fuzz a parser with generated input for a number of seconds: `just fuzz kubeconfig 3600`; the targets are tests/corpus/*
 fuzz target seconds="60":
-    PILOTHOUSE_TEST_FUZZ_SECONDS={{ seconds }} cargo test -p pilothouse-core -p pilothouse-crypto -p pilothouse-http \
-        -p pilothouse-kube fuzz_{{ target }} -- --nocapture
+    PILOTHOUSE_TEST_FUZZ_SECONDS={{ seconds }} cargo test --workspace fuzz_{{ target }} -- --nocapture
 
 # Write the SBOM of the binary as CycloneDX (names, versions, hashes, licences): target/pilothouse.cdx.json
 sbom:

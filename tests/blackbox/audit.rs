@@ -3,7 +3,7 @@
 use pilothouse_testbed::{AuditEvent, ControlPlane, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Server, apply, control_plane, register_cluster};
+use crate::support::{Client, Server, apply, control_plane, register_cluster, shared_control_plane};
 
 /// The cluster's audit events with the id of an operation.
 fn events(plane: &ControlPlane, operation: &Value) -> Vec<AuditEvent> {
@@ -130,10 +130,10 @@ async fn viewer_change_is_refused_recorded_once_and_not_sent() {
 
 #[tokio::test]
 async fn operations_are_filtered_and_paged() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = register_cluster(&admin, "filtered", &plane).await;
+    let id = register_cluster(&admin, "filtered", plane).await;
     let namespace = |name: &str| admin.post("/api/k8s/namespaces", json!({"cluster_id": id, "name": name}));
     for name in ["one", "two", "three"] {
         namespace(name).await.data();

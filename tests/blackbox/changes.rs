@@ -3,7 +3,9 @@
 use pilothouse_testbed::{shared, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Server, apply, create_namespace, eventually, names, register_cluster, strings};
+use crate::support::{
+    Server, apply, create_namespace, delete_namespace, eventually, names, register_cluster, strings,
+};
 
 #[tokio::test]
 async fn scale_returns_the_new_row_and_the_list_shows_it() {
@@ -37,6 +39,7 @@ async fn scale_returns_the_new_row_and_the_list_shows_it() {
     scale("deployment", "a/../web", json!(1)).await.refused("VALIDATION_ERROR");
     let object = kube.get("/apis/apps/v1/namespaces/bb-scale/deployments/web").await.unwrap();
     assert_eq!(object["spec"]["replicas"], 0);
+    delete_namespace(&plane.client(), "bb-scale").await;
 }
 
 #[tokio::test]
@@ -68,6 +71,7 @@ async fn scaling_an_autoscaled_workload_succeeds_with_a_warning() {
     assert_eq!(data["workload"]["replicas"], 2);
     assert_eq!(strings(&data["warnings"]).len(), 1, "{data}");
     assert_eq!(scale("free").await.data().get("warnings"), None);
+    delete_namespace(&plane.client(), "bb-hpa").await;
 }
 
 #[tokio::test]
@@ -109,6 +113,7 @@ async fn restart_sets_kubectl_annotation_and_paused_deployment_conflicts() {
     let annotations = &kube.get(path).await.unwrap()["spec"]["template"]["metadata"]["annotations"];
     assert_eq!(annotations, &Value::Null);
     restart("cronjob", "report").await.refused("VALIDATION_ERROR");
+    delete_namespace(&plane.client(), "bb-restart").await;
 }
 
 #[tokio::test]

@@ -3,11 +3,13 @@
 use pilothouse_testbed::{Component, Signal, shared};
 use serde_json::{Value, json};
 
-use crate::support::{Server, control_plane, eventually, names, register_cluster, strings};
+use crate::support::{
+    Server, control_plane, eventually, names, register_cluster, shared_control_plane, strings,
+};
 
 #[tokio::test]
 async fn clusters_registered_by_token_and_kubeconfig_are_kept_apart() {
-    let (one, two) = tokio::join!(control_plane(), control_plane());
+    let (one, two) = tokio::join!(control_plane(), shared_control_plane());
     let (kube_one, kube_two) = (one.client(), two.client());
     kube_one.apply(&pilothouse_testbed::workloads::namespace("only-in-one")).await.unwrap();
     kube_two.apply(&pilothouse_testbed::workloads::namespace("only-in-two")).await.unwrap();
@@ -19,7 +21,7 @@ async fn clusters_registered_by_token_and_kubeconfig_are_kept_apart() {
         "ca_certificate": one.ca_pem(), "description": "the first", "labels": {"env": "test"},
     });
     let created = admin.post("/api/k8s/clusters", by_token).await.data()["cluster"].take();
-    let other = register_cluster(&admin, "by-kubeconfig", &two).await;
+    let other = register_cluster(&admin, "by-kubeconfig", two).await;
     let version = kube_one.get("/version").await.unwrap()["gitVersion"].take();
     let namespaces = kube_one.get("/api/v1/namespaces").await.unwrap()["items"].as_array().unwrap().len();
     for (key, value) in [
@@ -54,7 +56,7 @@ async fn clusters_registered_by_token_and_kubeconfig_are_kept_apart() {
 
 #[tokio::test]
 async fn connection_is_tested_before_a_cluster_is_stored() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
     let with = |name: &str, more: Value| {
@@ -110,7 +112,7 @@ async fn kubeconfig_with_exec_is_refused_and_not_run() {
 
 #[tokio::test]
 async fn loopback_is_refused_unless_allowed() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let server = crate::support::Install::new().unset("EGRESS_ALLOW_LOOPBACK").start().await;
     let admin = server.admin().await;
     let body = json!({"name": "here", "auth_type": "kubeconfig", "kubeconfig": plane.kubeconfig()});
@@ -193,10 +195,10 @@ async fn status_is_read_on_request_and_updated_by_the_prober() {
 
 #[tokio::test]
 async fn update_tests_the_new_connection_and_delete_removes_the_cluster() {
-    let (one, two) = tokio::join!(control_plane(), control_plane());
+    let (one, two) = tokio::join!(shared_control_plane(), control_plane());
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = register_cluster(&admin, "first", &one).await;
+    let id = register_cluster(&admin, "first", one).await;
 
     let renamed = json!({"id": id, "name": "renamed", "description": "d", "labels": {"a": "b"}});
     let row = admin.post("/api/k8s/clusters/update", renamed).await.data()["cluster"].take();
@@ -222,14 +224,14 @@ async fn update_tests_the_new_connection_and_delete_removes_the_cluster() {
     assert_eq!(admin.post("/api/k8s/clusters/delete", json!({"id": id})).await.data(), json!({}));
     admin.get(format!("/api/k8s/namespaces?cluster_id={id}")).await.refused("RESOURCE_NOT_FOUND");
     admin.post("/api/k8s/clusters/delete", json!({"id": id})).await.refused("RESOURCE_NOT_FOUND");
-    let next = register_cluster(&admin, "next", &one).await;
+    let next = register_cluster(&admin, "next", one).await;
     assert!(next > id, "ids are not reused");
     assert!(!admin.operations(format!("cluster_id={id}")).await.is_empty(), "its operations are kept");
 }
 
 #[tokio::test]
 async fn invalid_connection_is_refused_before_it_is_stored_or_tested() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
     let token = |name: &str, more: Value| {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     start::refused_with_one_message,
-    support::{Install, PASSWORD, control_plane, register_cluster},
+    support::{Install, PASSWORD, register_cluster, shared_control_plane},
 };
 
 /// Runs a command that must succeed; returns its standard output.
@@ -80,11 +80,11 @@ async fn config_check_refuses_what_serve_refuses() {
 
 #[tokio::test]
 async fn json_log_lines_are_objects_with_the_request_id() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let install = Install::on_sqlite().set("LOG_FORMAT", "json").set("LOG", "debug");
     let server = install.start().await;
     let admin = server.admin().await;
-    let id = register_cluster(&admin, "logged", &plane).await;
+    let id = register_cluster(&admin, "logged", plane).await;
     let list = admin.get(format!("/api/k8s/namespaces?cluster_id={id}&search=canary-query")).await;
     let list = list.header("x-request-id").to_owned();
     let refused = server.client().get("/api/auth/me").await.header("x-request-id").to_owned();
@@ -116,12 +116,12 @@ async fn json_log_lines_are_objects_with_the_request_id() {
 
 #[tokio::test]
 async fn warning_has_the_request_id_when_only_warnings_are_logged() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     for (format, id) in [("text", "request_id=\"traced\""), ("json", "\"request_id\":\"traced\"")] {
         let install = Install::new().set("LOG", "warn,pilothouse_kube=debug").set("LOG_FORMAT", format);
         let server = install.start().await;
         let admin = server.admin().await;
-        let cluster = register_cluster(&admin, "traced", &plane).await;
+        let cluster = register_cluster(&admin, "traced", plane).await;
         let unreachable = serde_json::json!({
             "auth_type": "token", "token": "t", "api_server": "https://127.0.0.1:1",
         });

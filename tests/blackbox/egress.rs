@@ -6,7 +6,7 @@ use pilothouse_testbed::Folder;
 use serde_json::{Value, json};
 
 use crate::metrics;
-use crate::support::{Client, Install, Server, control_plane, postgres, register_cluster};
+use crate::support::{Client, Install, Server, postgres, register_cluster, shared_control_plane};
 
 /// Hosts that denote this machine, its link, multicast, broadcast or a cloud's metadata service, in all notations.
 /// Names are only those that need no resolver; resolution is tested in `crates/kube/tests/hostile/egress.rs`.
@@ -223,7 +223,7 @@ async fn own_listeners_and_database_are_refused_as_clusters() {
 
 #[tokio::test]
 async fn addresses_outside_the_allowed_networks_are_refused() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let server = Install::new().set("EGRESS_ALLOW_NETWORKS", "192.0.2.0/24, 127.0.0.0/8").start().await;
     let admin = server.admin().await;
     let body = json!({"name": "near", "auth_type": "kubeconfig", "kubeconfig": plane.kubeconfig()});
@@ -244,7 +244,7 @@ async fn addresses_outside_the_allowed_networks_are_refused() {
 
 #[tokio::test]
 async fn proxy_and_kubeconfig_of_the_environment_are_ignored() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     proxy.set_nonblocking(true).unwrap();
     let url = format!("http://{}", proxy.local_addr().unwrap());
@@ -258,7 +258,7 @@ async fn proxy_and_kubeconfig_of_the_environment_are_ignored() {
     }
     let server: Server = install.start().await;
     let admin = server.admin().await;
-    let id = register_cluster(&admin, "direct", &plane).await;
+    let id = register_cluster(&admin, "direct", plane).await;
     assert!(!admin.rows(format!("/api/k8s/namespaces?cluster_id={id}"), "namespaces").await.is_empty());
     assert_eq!(
         proxy.accept().unwrap_err().kind(),

@@ -3,7 +3,7 @@
 use pilothouse_testbed::{Component, Signal, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Server, apply, control_plane, eventually, register_cluster};
+use crate::support::{Server, apply, control_plane, eventually, register_cluster, shared_control_plane};
 
 /// Cluster and name of each result row.
 fn result_names(data: &Value) -> Vec<(String, String)> {
@@ -51,10 +51,10 @@ async fn search_and_counts_cover_all_clusters_and_mark_a_lost_one_stale() {
 
 #[tokio::test]
 async fn list_watch_sends_changes_until_the_session_ends() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = register_cluster(&admin, "watched", &plane).await;
+    let id = register_cluster(&admin, "watched", plane).await;
     let reader = server.user(&admin, "viewer").await;
     let path = format!("/api/k8s/watch?kind=configmaps&cluster_id={id}&namespace=default&search=settings");
     let mut events = reader.follow(&path, None).await;

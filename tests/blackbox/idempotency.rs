@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     ApiResponse, Client, Install, Server, apply, control_plane, eventually, register_cluster,
+    shared_control_plane,
 };
 
 const SCALE: &str = "/api/k8s/workloads/scale";
@@ -25,10 +26,10 @@ fn requests_sent(plane: &ControlPlane, verb: &str, plural: &str, name: &str) -> 
 
 #[tokio::test]
 async fn concurrent_repeats_are_executed_once_and_replayed() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = register_cluster(&admin, "once", &plane).await;
+    let id = register_cluster(&admin, "once", plane).await;
     let (create, delete) = ("/api/k8s/namespaces", "/api/k8s/namespaces/delete");
     let created = json!({"cluster_id": id, "name": "made-once"});
     let deleted = json!({"cluster_id": id, "namespace": "made-once"});
@@ -42,7 +43,7 @@ async fn concurrent_repeats_are_executed_once_and_replayed() {
         }
         let operations = admin.operations(format!("operation_type={verb}&resource_type=namespace")).await;
         assert_eq!(operations.len(), 1, "{operations:#?}");
-        assert_eq!(requests_sent(&plane, verb, "namespaces", "made-once"), 1);
+        assert_eq!(requests_sent(plane, verb, "namespaces", "made-once"), 1);
     }
     let other = json!({"cluster_id": id, "name": "another"});
     let refused =

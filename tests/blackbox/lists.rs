@@ -3,7 +3,7 @@
 use pilothouse_testbed::{shared, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Server, apply, eventually, names, register_cluster, strings};
+use crate::support::{Server, apply, delete_namespace, eventually, names, register_cluster, strings};
 
 /// The expected row of a workload, computed from the cluster's object, independently of the server's code on purpose.
 fn expected(r#type: &str, object: &Value) -> Value {
@@ -92,6 +92,7 @@ async fn workload_lists_equal_the_cluster_objects() {
         admin.rows(format!("/api/k8s/workloads?cluster_id={id}&namespace=*&per_page=500"), "workloads");
     let all_namespaces = all_namespaces.await;
     assert_eq!(all_namespaces.iter().filter(|row| row["namespace"] == "bb-lists").count(), 3);
+    delete_namespace(&plane.client(), "bb-lists").await;
 }
 
 #[tokio::test]
@@ -131,6 +132,7 @@ async fn pod_and_configmap_lists_equal_the_cluster_objects() {
         .collect();
     assert_eq!((rows.len(), &rows[0]["keys"]), (1, &json!(keys)));
     assert_eq!(rows[0]["created_at"], object["metadata"]["creationTimestamp"]);
+    delete_namespace(&plane.client(), "bb-pods").await;
 }
 
 #[tokio::test]
@@ -161,6 +163,7 @@ async fn namespaces_show_their_quota() {
     let rows =
         admin.rows(format!("/api/k8s/namespaces?cluster_id={id}&search=kube-public"), "namespaces").await;
     assert_eq!(rows[0]["resource_quota"], Value::Null);
+    delete_namespace(&plane.client(), "bb-quota").await;
 }
 
 #[tokio::test]
@@ -202,4 +205,5 @@ async fn workload_detail_is_complete_and_hides_values_from_viewers() {
         (&refused["context"]["source"], &refused["context"]["name"]),
         (&json!("cluster"), &json!("nobody"))
     );
+    delete_namespace(&plane.client(), "bb-detail").await;
 }

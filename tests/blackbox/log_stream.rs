@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::{
     logs::running_on,
-    support::{Event, Events, Install, PASSWORD, apply, eventually},
+    support::{Event, Events, Install, PASSWORD, apply, delete_namespace, eventually},
 };
 
 /// Shell command: prints ten numbered lines per second.
@@ -95,6 +95,7 @@ async fn log_stream_resumes_after_the_last_event_id() {
     deleted.unwrap();
     let mut remaining = newest_events;
     assert_eq!(remaining.end_reason().await, "completed", "the stream ends with its pod");
+    delete_namespace(&plane.client(), "bb-follow").await;
 }
 
 #[tokio::test]
@@ -155,4 +156,5 @@ async fn log_stream_outlives_its_token_and_ends_with_its_session() {
     let (status, install) = server.wait().await;
     assert_eq!(status.code(), Some(0), "{}", install.log());
     assert!(requested_at.elapsed() < 2 * STREAM_END_TIMEOUT, "{:?}", requested_at.elapsed());
+    delete_namespace(&plane.client(), "bb-ends").await;
 }

@@ -4,7 +4,7 @@ use pilothouse_testbed::{ControlPlane, shared, shared_has_node, workloads};
 use serde_json::json;
 
 use crate::support::{
-    Client, Install, Server, apply, create_namespace, eventually, register_cluster, strings,
+    Client, Install, Server, apply, create_namespace, delete_namespace, eventually, register_cluster, strings,
 };
 
 /// The shared cluster with a node, a server on which it is registered, and its id.
@@ -84,6 +84,7 @@ async fn pod_logs_support_all_options() {
     logs("two", "&tail_lines=0").await.refused("VALIDATION_ERROR");
     logs("two", "&tail_lines=10001").await.refused("VALIDATION_ERROR");
     logs("two", "&follow=true").await.refused("VALIDATION_ERROR");
+    delete_namespace(&plane.client(), "bb-logs").await;
 }
 
 #[tokio::test]
@@ -102,6 +103,7 @@ async fn logs_of_a_container_that_has_not_started_give_the_reason() {
     });
     let refused = refused.await.refused("CONFLICT_ERROR");
     assert_eq!(refused["context"]["cause"], "container_not_started");
+    delete_namespace(&plane.client(), "bb-waiting").await;
 }
 
 #[tokio::test]
@@ -137,4 +139,5 @@ async fn pod_status_equals_kubectl_output() {
     let filtered = admin.rows(format!("{path}&status=Completed"), "pods").await;
     assert!(filtered.iter().any(|row| row["owner"]["name"] == "migrate"), "{filtered:?}");
     assert!(filtered.iter().all(|row| row["status"] == "Completed"), "{filtered:?}");
+    delete_namespace(&plane.client(), "bb-status").await;
 }

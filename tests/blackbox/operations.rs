@@ -17,6 +17,7 @@ use crate::{
     readme::blocks,
     support::{
         Client, Install, PASSWORD, apply, control_plane, eventually, names, postgres, register_cluster,
+        shared_control_plane,
     },
 };
 
@@ -252,10 +253,10 @@ async fn killed_backup_has_an_operation() {
 async fn pg_dump_backup_is_encrypted_and_restored() {
     let Some(postgres) = postgres() else { return };
     let (lost, found) = (postgres.database().unwrap(), postgres.database().unwrap());
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let server = Install::on_postgres(&lost).start().await;
     let admin = server.admin().await;
-    let id = register_cluster(&admin, "kept", &plane).await;
+    let id = register_cluster(&admin, "kept", plane).await;
     let paths = TestPaths::new(&server.install);
     let [back_up, restore] = &commands("bash")[..] else { panic!("{:?}", commands("bash")) };
     let path = format!("{}:{}", postgres.programs().display(), std::env::var("PATH").unwrap());

@@ -8,7 +8,7 @@ use pilothouse_core::{inventory::LISTS, rows::ListScope};
 use pilothouse_testbed::{ControlPlane, path_of, shared, shared_has_node, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Server, apply, create_namespace, eventually};
+use crate::support::{Client, Server, apply, create_namespace, delete_namespace, eventually};
 
 const VIEWING_MANIFEST: &str = include_str!("../../docs/rbac/viewing.yaml");
 const OPERATING_MANIFEST: &str = include_str!("../../docs/rbac/operating.yaml");
@@ -217,6 +217,7 @@ async fn viewing_credential_reads_all_but_secrets_and_changes_nothing() {
     }
     let rows = admin.operations(format!("cluster_id={id}&status=failed")).await;
     assert_eq!(rows.len(), changes("").len(), "each refusal is recorded: {rows:#?}");
+    delete_namespace(&plane.client(), "rbac-viewing").await;
 }
 
 #[tokio::test]
@@ -238,6 +239,7 @@ async fn operating_credential_reads_and_changes_everything() {
         let data = admin.post(&format!("/api/k8s/{path}"), body).await.data();
         assert!(data.get("warnings").is_none_or(|warnings| *warnings == json!([])), "{path}: {data}");
     }
+    delete_namespace(&plane.client(), "rbac-operating").await;
 }
 
 /// These tests cover all endpoints that send requests to a cluster.
@@ -314,4 +316,5 @@ async fn namespace_credential_reads_only_its_namespace() {
         Some(1),
         "one warning: autoscalers cannot be listed"
     );
+    delete_namespace(&plane.client(), "rbac-team").await;
 }

@@ -21,7 +21,7 @@ use pilothouse_testbed::{ControlPlane, Folder, shared, shared_has_node, workload
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{apply, eventually, within};
+use crate::support::{apply, control_plane, delete_namespace, eventually, within};
 
 const ENGLISH: &str = include_str!("../../README.md");
 const CHINESE: &str = include_str!("../../README.zh.md");
@@ -282,33 +282,71 @@ async fn readme_commands_print_the_documented_output() {
         assert_eq!(masked, expected, "{}\nprints\n{}", step.command, printed.join("\n"));
     }
     terminal.interrupt().await;
+    delete_namespace(&plane.client(), "demo").await;
 }
 
-#[tokio::test]
-async fn demo_commands_succeed_as_printed() {
-    let folder = Folder::create().unwrap();
+/// Runs `cargo demo` with the built server and more options, and returns when it has printed the commands.
+async fn run_demo(options: &str, folder: &Path) -> (Terminal, Vec<String>) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let build = ["build", "--quiet", "--package", "pilothouse-testbed", "--bin", "demo"];
+    let build = ["build", "--quiet", "--workspace", "--bin", "demo", "--bin", "pilothouse-demo"];
     assert!(Command::new("cargo").args(build).current_dir(&root).status().unwrap().success());
-    let demo = format!("cargo demo {}", env!("CARGO_BIN_EXE_pilothouse"));
+    let demo = format!("cargo demo -- --server {} {options}", env!("CARGO_BIN_EXE_pilothouse"));
     let environment: Vec<_> = env::vars().collect();
     let environment: Vec<_> = environment.iter().map(|(name, value)| (&**name, &**value)).collect();
-    let terminal = Terminal::run(&demo, &root, folder.path(), &environment);
-    // a new cluster with a node
+    let terminal = Terminal::run(&demo, &root, folder, &environment);
+    // may include the start of a cluster with a node
     let output_lines = within(2 * SETTLE_TIMEOUT, "the introduction of the demo", async || {
         Some(terminal.lines())
             .filter(|output_lines| output_lines.iter().any(|line| line == "Ctrl-C ends it."))
     })
     .await;
-    let lines: Vec<_> = output_lines
-        .iter()
-        .filter(|line| line.starts_with("TOKEN=") || line.starts_with("curl "))
-        .cloned()
-        .collect();
+    (terminal, output_lines)
+}
+
+/// Runs the three commands of the demo, and checks that the last two succeed.
+fn run_printed_commands(output_lines: &[String]) {
+    let is_command = |line: &&String| line.starts_with("TOKEN=") || line.starts_with("curl ");
+    let lines: Vec<_> = output_lines.iter().filter(is_command).cloned().collect();
     assert_eq!(lines.len(), 3, "{output_lines:#?}");
     let output = Command::new("bash").arg("-c").arg(lines.join("\necho\n")).output().unwrap();
     let responses = String::from_utf8(output.stdout).unwrap();
     let succeeded = responses.lines().filter(|line| line.starts_with(r#"{"success":true"#)).count();
     assert_eq!(succeeded, 2, "{responses}");
+}
+
+async fn end_demo(terminal: Terminal) {
     assert_eq!(terminal.interrupt().await.last().map(String::as_str), Some("ended; nothing is left"));
+}
+
+#[tokio::test]
+async fn demo_commands_succeed_as_printed() {
+    let folder = Folder::create().unwrap();
+    let (terminal, output_lines) = run_demo("", folder.path()).await;
+    run_printed_commands(&output_lines);
+    end_demo(terminal).await;
+}
+
+#[tokio::test]
+async fn demo_with_a_kubeconfig_changes_nothing_in_the_cluster() {
+    let plane = control_plane().await;
+    let folder = Folder::create().unwrap();
+    let kubeconfig = folder.path().join("kubeconfig");
+    fs::write(&kubeconfig, plane.kubeconfig()).unwrap();
+    let options = format!("--kubeconfig {}", kubeconfig.display());
+    let (terminal, output_lines) = run_demo(&options, folder.path()).await;
+    run_printed_commands(&output_lines);
+    end_demo(terminal).await;
+    // a review asks the API server for the permissions of its sender, and stores nothing
+    let changes: Vec<_> = plane
+        .audit_events()
+        .unwrap()
+        .into_iter()
+        .filter(|event| event.user_agent.as_deref().is_some_and(|agent| agent.starts_with("pilothouse/")))
+        .filter(|event| {
+            event.verb != "get"
+                && !event.request_uri.contains("/selfsubjectreviews")
+                && !event.request_uri.contains("/selfsubjectaccessreviews")
+        })
+        .collect();
+    assert!(changes.is_empty(), "{changes:#?}");
 }

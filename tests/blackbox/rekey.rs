@@ -12,7 +12,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::support::{Client, Install, Server, control_plane, eventually, postgres, register_cluster};
+use crate::support::{Client, Install, Server, eventually, postgres, register_cluster, shared_control_plane};
 
 const CHECKPOINTS: &str = "audit-checkpoints.jsonl";
 
@@ -53,10 +53,10 @@ fn verify(install: &Install, arguments: &[&str]) -> (Option<i32>, String) {
 
 #[tokio::test]
 async fn rekey_killed_at_any_time_continues_and_loses_nothing() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let server = Install::new().start().await;
     let admin = server.admin().await;
-    let id = register_cluster(&admin, "real", &plane).await;
+    let id = register_cluster(&admin, "real", plane).await;
     for n in 0..60 {
         let stored = json!({
             "name": format!("stored-{n}"), "auth_type": "token", "api_server": "https://127.0.0.1:1",
@@ -163,9 +163,9 @@ async fn two_replicas_serve_requests_during_rekey() {
     let Some(postgres) = postgres() else { return };
     let first = Install::on_postgres(&postgres.database().unwrap()).start().await;
     let second = first.install.replica().start().await;
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let admin = first.admin().await;
-    let id = register_cluster(&admin, "busy", &plane).await;
+    let id = register_cluster(&admin, "busy", plane).await;
     let finished = AtomicBool::new(false);
     let old_sessions = [(&first, first.admin().await), (&second, second.admin().await)];
     // each signs in separately, because a refresh token is valid once

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Client, Install, PASSWORD, RECOVERY_TIMEOUT, Server, apply, control_plane, eventually, postgres,
-    register_cluster, within,
+    register_cluster, shared_control_plane, within,
 };
 
 /// Two servers with a database of their own; `None` if this machine has no PostgreSQL.
@@ -120,10 +120,10 @@ async fn eventually_refused(code: &str, client: &Client, path: &str) {
 #[tokio::test]
 async fn cluster_changes_at_one_replica_apply_at_the_other() {
     let Some((first, second)) = pair().await else { return };
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let admin = first.admin().await;
     let second_admin = at(&second, &admin);
-    let id = register_cluster(&admin, "shared", &plane).await;
+    let id = register_cluster(&admin, "shared", plane).await;
     let path = format!("/api/k8s/namespaces?cluster_id={id}");
     assert!(!second_admin.rows(&path, "namespaces").await.is_empty());
     // the other replica stops using a credential that was replaced
@@ -141,14 +141,15 @@ async fn cluster_changes_at_one_replica_apply_at_the_other() {
 #[tokio::test]
 async fn concurrent_changes_of_two_replicas_form_one_chain() {
     let Some((first, second)) = pair().await else { return };
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let admin = first.admin().await;
-    let id = register_cluster(&admin, "busy", &plane).await;
+    let id = register_cluster(&admin, "busy", plane).await;
     let second_admin = at(&second, &admin);
     let mut changes = Vec::new();
     for n in 0..40 {
         let client = if n % 2 == 0 { admin.clone() } else { second_admin.clone() };
-        let body = json!({"cluster_id": id, "namespace": "default", "name": format!("made-{n}"), "data": {}});
+        let body =
+            json!({"cluster_id": id, "namespace": "default", "name": format!("chained-{n}"), "data": {}});
         changes.push(tokio::spawn(async move { client.post("/api/k8s/configmaps", body).await.data() }));
     }
     for change in changes {

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::support::{Install, PASSWORD, Server, control_plane, mode, register_cluster};
+use crate::support::{Install, PASSWORD, Server, mode, register_cluster, shared_control_plane};
 
 #[tokio::test]
 async fn first_start_writes_a_random_password_to_a_file() {
@@ -54,10 +54,10 @@ async fn configured_password_applies_to_the_first_start_only() {
 
 #[tokio::test]
 async fn restart_keeps_users_clusters_sessions_and_credentials() {
-    let plane = control_plane().await;
+    let plane = shared_control_plane().await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
-    let id = register_cluster(&admin, "kept", &plane).await;
+    let id = register_cluster(&admin, "kept", plane).await;
     let viewer = server.user(&admin, "viewer").await;
 
     let server = server.stop().await.start().await;

@@ -57,6 +57,20 @@ pub(crate) struct Access {
     pub(crate) credential: Credential,
 }
 
+/// Reads a kubeconfig file for a server, which reads no files that it names: if it names files, returns a kubeconfig of
+/// its current context with their contents; otherwise its text.
+pub fn read_kubeconfig(file: &Path) -> Result<String> {
+    const FILES: [&str; 3] = ["certificate-authority:", "client-certificate:", "client-key:"];
+    let text = fs::read_to_string(file).map_err(io(format!("reading {}", file.display())))?;
+    let names_file =
+        |line: &str| FILES.iter().any(|key| line.trim_start_matches(['-', ' ']).starts_with(key));
+    if !text.lines().any(names_file) {
+        return Ok(text);
+    }
+    let access = read(file)?;
+    Ok(write(&access.server, &access.ca_pem, &access.credential))
+}
+
 /// Reads the kubeconfig file of an existing cluster.
 pub(crate) fn read(file: &Path) -> Result<Access> {
     let text = fs::read_to_string(file).map_err(io(format!("reading {}", file.display())))?;

@@ -58,6 +58,7 @@ pub use self::{
     error::{Error, Result},
     fault_proxy::{Fault, FaultProxy},
     folder::Folder,
+    kubeconfig::read_kubeconfig,
     lying::{Lie, LyingServer, read_plainly},
     node::{Node, NodeProgram},
     postgres::{Postgres, PostgresBuilder},

@@ -1,4 +1,4 @@
-//! Release build of the Pilothouse server, run with SQLite in a temporary folder. Used by demo and benchmarks.
+//! A Pilothouse server with SQLite in a temporary folder, for demo and benchmarks, and its release build.
 
 use std::{
     env, fs,

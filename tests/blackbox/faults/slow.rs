@@ -14,7 +14,7 @@ use tokio::{
 use super::{MAX_MEMORY_GROWTH_BYTES, RESPONSE_TIMEOUT};
 use crate::{
     logs::running_on,
-    support::{Client, Install, PASSWORD, apply, eventually, within},
+    support::{Client, Install, PASSWORD, apply, delete_namespace, eventually, within},
 };
 
 /// Clients, and the limits of streams per user and per server.
@@ -94,4 +94,5 @@ async fn thousand_stalled_log_streams_use_little_memory_and_are_ended() {
     drop(readers);
     let mut events = admin.follow(&path, None).await;
     assert_eq!(events.next().await.unwrap().event, "log", "a stream can be opened again");
+    delete_namespace(&plane.client(), "bb-slow").await;
 }

@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use pilothouse_conformance::Exchange;
 use reqwest::{
     Method, RequestBuilder, Response,
     header::{COOKIE, HeaderMap},
@@ -13,10 +14,7 @@ use serde_json::{Value, json};
 
 use tokio::time::timeout;
 
-use super::{
-    EVENTUALLY_TIMEOUT, PASSWORD,
-    conformance::{self, Exchange},
-};
+use super::{EVENTUALLY_TIMEOUT, PASSWORD};
 
 /// The tokens and id of a session.
 #[derive(Clone, Debug)]
@@ -180,7 +178,8 @@ impl Client {
         let text = response.text().await?;
         let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
         let exchange = Exchange { method: method.as_str(), path, status, header: &header, body: &text };
-        conformance::check(&exchange).unwrap_or_else(|why| panic!("{what}: {status}: {why}\n{text}"));
+        pilothouse_conformance::check(&exchange)
+            .unwrap_or_else(|why| panic!("{what}: {status}: {why}\n{text}"));
         let mut responses = self.responses.lock().expect("lock is not poisoned");
         responses.push_str(&format!("{what}: {status} {headers:?}\n{text}\n"));
         let body = serde_json::from_str(&text).unwrap_or_default();

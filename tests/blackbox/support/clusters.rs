@@ -2,12 +2,20 @@
 
 use pilothouse_testbed::{Admin, ControlPlane, workloads};
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::Client;
 
 /// Starts a control plane without controllers. No other component changes stored objects, and the start takes seconds.
 pub(crate) async fn control_plane() -> ControlPlane {
     ControlPlane::builder().controllers(false).start().await.expect("a control plane starts")
+}
+
+/// A control plane without controllers that tests share, because a start takes seconds of both processors. A test may
+/// use it if it leaves its processes alone, and changes, counts and expects only objects that no other test names.
+pub(crate) async fn shared_control_plane() -> &'static ControlPlane {
+    static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
+    SHARED.get_or_init(control_plane).await
 }
 
 /// Registers a control plane by its kubeconfig, and returns its id.
@@ -19,6 +27,11 @@ pub(crate) async fn register_cluster(client: &Client, name: &str, control_plane:
 /// Creates a namespace that only one test uses.
 pub(crate) async fn create_namespace(admin: &Admin, name: &str) {
     apply(admin, &[workloads::namespace(name)]).await;
+}
+
+/// Deletes a namespace at the end of a test. Otherwise its pods would use processor time until the end of all tests.
+pub(crate) async fn delete_namespace(admin: &Admin, name: &str) {
+    admin.delete(&format!("/api/v1/namespaces/{name}")).await.expect("the namespace is deleted");
 }
 
 /// Applies objects directly to the cluster.

@@ -3,8 +3,6 @@
 mod canary;
 mod client;
 mod clusters;
-#[path = "../../conformance/mod.rs"]
-mod conformance;
 mod echo;
 mod install;
 mod plain;
@@ -17,7 +15,10 @@ use tokio::time::{sleep, timeout};
 pub(crate) use self::{
     canary::Canaries,
     client::{ApiResponse, Client, Event, Events, Session},
-    clusters::{apply, control_plane, create_namespace, names, register_cluster, strings},
+    clusters::{
+        apply, control_plane, create_namespace, delete_namespace, names, register_cluster,
+        shared_control_plane, strings,
+    },
     echo::{ECHO_STATUSES, EchoServer},
     install::{Install, PASSWORD, Server, mode, postgres},
     plain::StubApiServer,

@@ -7,8 +7,6 @@ mod advisories;
 mod advisories_data;
 mod annotations;
 mod bad_input;
-#[path = "../../../../tests/conformance/mod.rs"]
-mod conformance;
 mod connections;
 mod cross_site;
 mod document;

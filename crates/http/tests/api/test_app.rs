@@ -10,6 +10,7 @@ use actix_web::{
 use async_trait::async_trait;
 use flate2::read::GzDecoder;
 use futures_util::{FutureExt, future::LocalBoxFuture};
+use pilothouse_conformance::Exchange;
 use pilothouse_core::{
     Result,
     access::Caller,
@@ -23,8 +24,6 @@ use pilothouse_core::{
 };
 use pilothouse_http::{Hooks, HttpSettings, NoopObserver, Observer, Readiness, application};
 use serde_json::{Value, json};
-
-use crate::conformance::{self, Exchange};
 
 /// The password of every user.
 pub(crate) const PASSWORD: &str = "correct horse battery";
@@ -77,7 +76,7 @@ impl Reply {
         let header = |name: &str| self.header(name).map(str::to_owned);
         let status = self.status.as_u16();
         let exchange = Exchange { method, path, status, header: &header, body: &self.text };
-        conformance::check(&exchange)
+        pilothouse_conformance::check(&exchange)
             .unwrap_or_else(|error| panic!("{method} {path}: {status}: {error}\n{}", self.text));
     }
 

@@ -6,8 +6,6 @@
 
 #![allow(clippy::unwrap_used, reason = "an unwrap fails the test")]
 
-#[path = "../../../../tests/conformance/mod.rs"]
-mod conformance;
 #[path = "../api/large.rs"]
 mod large;
 #[allow(dead_code, reason = "shared with other tests")]

@@ -1,5 +1,5 @@
-//! Validation of responses against the OpenAPI document (`docs/openapi.json`). The tests of the HTTP crate and the
-//! black-box tests validate every response, and so the document as well.
+//! Validation of responses against the OpenAPI document (`docs/openapi.json`), for tests. The tests of the HTTP crate and
+//! the black-box tests validate every response, and so the document as well. Not part of a release.
 //!
 //! Stricter than clients should be: a field that the document does not name is an error here; for a client it is a
 //! field added later.
@@ -13,18 +13,21 @@ use jsonschema::{Draft, Validator};
 use serde_json::{Value, json};
 
 /// A request and its response.
-pub(crate) struct Exchange<'a> {
-    pub(crate) method: &'a str,
+pub struct Exchange<'a> {
+    /// The HTTP method.
+    pub method: &'a str,
     /// The path; it may contain a query.
-    pub(crate) path: &'a str,
-    pub(crate) status: u16,
+    pub path: &'a str,
+    /// The HTTP status code.
+    pub status: u16,
     /// Returns the value of a response header.
-    pub(crate) header: &'a dyn Fn(&str) -> Option<String>,
-    pub(crate) body: &'a str,
+    pub header: &'a dyn Fn(&str) -> Option<String>,
+    /// The response body.
+    pub body: &'a str,
 }
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
-    let mut document = serde_json::from_str(include_str!("../../docs/openapi.json")).expect("JSON");
+    let mut document = serde_json::from_str(include_str!("../../../docs/openapi.json")).expect("JSON");
     close(&mut document);
     document
 });
@@ -33,7 +36,7 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
 ///
 /// # Errors
 /// The difference from the document.
-pub(crate) fn check(exchange: &Exchange<'_>) -> Result<(), String> {
+pub fn check(exchange: &Exchange<'_>) -> Result<(), String> {
     let path = exchange.path.split('?').next().unwrap_or_default();
     // the documentation page is not part of the document
     if path == "/api/docs" || path.starts_with("/api/docs/") {
@@ -88,7 +91,7 @@ pub(crate) fn check(exchange: &Exchange<'_>) -> Result<(), String> {
 ///
 /// # Errors
 /// Each location that differs, and the difference.
-pub(crate) fn validate(schema: &Value, value: &Value) -> Result<(), String> {
+pub fn validate(schema: &Value, value: &Value) -> Result<(), String> {
     static VALIDATORS: Mutex<BTreeMap<String, Arc<Validator>>> = Mutex::new(BTreeMap::new());
     let key = schema.to_string();
     let cached = VALIDATORS.lock().expect("lock is not poisoned").get(&key).cloned();
