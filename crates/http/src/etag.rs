@@ -4,7 +4,7 @@ use actix_web::{
     HttpRequest,
     http::header::{EntityTag, Header, IF_NONE_MATCH, IfNoneMatch},
 };
-use pilothouse_core::inventory::Digest;
+use pilothouse_core::rows::Digest;
 
 /// The entity tag of a page: a keyed digest over the digests of its rows. The key belongs to the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
