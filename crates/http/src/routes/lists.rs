@@ -17,7 +17,6 @@ use pilothouse_core::{
     node::NodeRow,
     pod::PodRow,
     quota::QuotaRow,
-    role::Role,
     rows::{Filter, ListScope, Pagination, Row},
     secret::SecretRow,
     session::SessionRow,
