@@ -11,6 +11,7 @@ use pilothouse_core::{
     Cause, Error,
     error::{FieldError, Reason, clean_message},
     kind::Kind,
+    name::{Namespace, ObjectName},
 };
 
 use crate::{request::Call, transport::ExchangeError};
@@ -160,9 +161,20 @@ fn error(call: &Call, code: StatusCode, status: Option<&Status>) -> Error {
 
 /// An error with the call's kind, namespace and name.
 pub(crate) fn about(cause: Cause, call: &Call) -> Error {
-    let mut error = Error::new(cause).resource(call.kind.map_or(call.resource, |kind| kind.info().singular));
-    error.context.namespace = call.namespace.as_ref().map(ToString::to_string);
-    error.context.name = call.name.as_ref().map(ToString::to_string);
+    let resource = call.kind.map_or(call.resource, |kind| kind.info().singular);
+    about_object(cause, resource, call.namespace.as_ref(), call.name.as_ref())
+}
+
+/// An error with an object's kind, namespace and name.
+pub(crate) fn about_object(
+    cause: Cause,
+    resource: &str,
+    namespace: Option<&Namespace>,
+    name: Option<&ObjectName>,
+) -> Error {
+    let mut error = Error::new(cause).resource(resource);
+    error.context.namespace = namespace.map(ToString::to_string);
+    error.context.name = name.map(ToString::to_string);
     error
 }
 
@@ -213,7 +225,7 @@ fn fields(status: Option<&Status>) -> Vec<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pilothouse_core::name::{NamespaceScope, ObjectName};
+    use pilothouse_core::name::NamespaceScope;
 
     /// The first two bytes are the status. The passed-on texts are sanitised, and none comes from a Secret.
     #[test]
@@ -232,7 +244,7 @@ mod tests {
             "canary",
         ];
         let name = ObjectName::new("name").unwrap();
-        let namespace = pilothouse_core::name::Namespace::new("shop").unwrap();
+        let namespace = Namespace::new("shop").unwrap();
         let calls =
             [Kind::Secret, Kind::ConfigMap].map(|kind| Call::get(kind, Some(&namespace), &name).unwrap());
         let list = Call::list(Kind::Pod, &NamespaceScope::All, &Default::default()).unwrap();
