@@ -62,12 +62,6 @@ impl WorkloadApi for KubeClusters {
         client.run_job(bytes, move || WorkloadDetail::assemble(r#type, parts)).await?.map(Some)
     }
 
-    async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>> {
-        let kind = permit.kind()?;
-        let object = self.object(permit, kind, name, self.deadlines().read).await?;
-        object.find(move |object| WorkloadRow::project(kind, object)).await
-    }
-
     async fn scale(
         &self,
         permit: &Permit,
