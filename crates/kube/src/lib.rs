@@ -24,6 +24,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
+mod apiserver_messages;
 mod breaker;
 mod budget;
 mod cache;
