@@ -1,5 +1,6 @@
 //! Messages of the API server and the kubelet that the adapter matches, where a response has no reason or cause that
-//! tells the cases apart. These texts are not part of the Kubernetes API: the tests below hold the text of each version.
+//! tells the cases apart. These texts are not part of the Kubernetes API: the tests below have the text of each
+//! version.
 
 /// User name of a client whose credential the API server did not accept, where anonymous requests are enabled.
 pub(crate) const ANONYMOUS_USER: &str = "system:anonymous";
@@ -9,7 +10,7 @@ pub(crate) fn is_quota_exceeded(message: &str) -> bool {
     message.contains("exceeded quota")
 }
 
-/// Whether a new object has the name of one that is being deleted (409, reason `AlreadyExists` as for any other object).
+/// Whether a new object has the name of one that is being deleted (409, reason `AlreadyExists` as for other objects).
 pub(crate) fn is_being_deleted(message: &str) -> bool {
     message.starts_with("object is being deleted")
 }
@@ -46,11 +47,11 @@ mod tests {
         ("waiting to start", is_waiting_to_start),
     ];
 
-    /// Case (empty: none), minor versions, text. All texts are made from the format strings in the named Go files. These
-    /// were compared for the API server in the release branches 1.30 to 1.36 of kubernetes/apiserver and in 1.37.2, and
-    /// for the kubelet in 1.30.1, 1.31.14, 1.32.13, 1.33.13, 1.34.9, 1.35.6, 1.36.3 (as vendored by OpenShift) and
-    /// 1.37.2. "Seen" names the cluster test that fails when the control plane of the test bed sends a text that does
-    /// not match.
+    /// Case (empty: none), minor versions, text. All texts are made from the format strings in the named Go files,
+    /// which are the same in the release branches 1.30 to 1.36 of kubernetes/apiserver and in 1.37.2, and those of the
+    /// kubelet in 1.30.1, 1.31.14, 1.32.13, 1.33.13, 1.34.9, 1.35.6, 1.36.3 (as vendored by OpenShift) and 1.37.2.
+    /// "Seen" names the cluster test that fails when the control plane of the test bed sends a text that does not
+    /// match.
     const TEXTS: &[(&str, RangeInclusive<u32>, &str)] = &[
         // apiserver/pkg/admission/plugin/resourcequota/controller.go; seen: tests/cluster/objects.rs
         (
