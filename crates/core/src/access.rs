@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crate::{
-    error::{Error, Result},
+    error::{Cause, Error, Result},
     ids::{ClusterId, OperationId, SessionId, UserId},
     kind::Kind,
     name::{Namespace, NamespaceScope},
@@ -236,6 +236,11 @@ impl AccessRequest {
         }
     }
 
+    /// Creates a request for `verb` on an object of `kind` in a namespace of a registered cluster.
+    pub fn to_object(verb: Verb, kind: Kind, cluster: ClusterId, namespace: &Namespace, name: &str) -> Self {
+        Self::to(verb, Resource::Kind(kind)).in_cluster(cluster).in_namespace(namespace).named(name)
+    }
+
     /// Sets the registered cluster.
     pub fn in_cluster(mut self, cluster: ClusterId) -> Self {
         self.cluster = Some(cluster);
@@ -377,6 +382,14 @@ impl Permit {
             Resource::Kind(kind) => Ok(kind),
             _ => Err(Error::internal("the permit names no kind")),
         }
+    }
+
+    /// The error for the permit's object when the cluster has none of its name.
+    pub(crate) fn object_not_found(&self) -> Error {
+        let mut error = Error::new(Cause::NotFoundInCluster).resource(self.access.resource.as_str());
+        error.context.namespace = self.namespace().ok().map(ToString::to_string);
+        error.context.name.clone_from(&self.access.name);
+        error
     }
 
     /// Checks that objects of `kind` may be read under this permit: the kind itself or one related to it.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
-    access::{AccessRequest, Caller, Permit, Resource, Verb},
-    error::{Cause, Error, FieldError, Reason, Result},
+    access::{AccessRequest, Caller, Permit, Verb},
+    error::{Error, FieldError, Reason, Result},
     gate::{Changed, Gate},
     ids::ClusterId,
     kind::Kind,
@@ -209,12 +209,7 @@ impl Configs {
         name: &ObjectName,
     ) -> Result<ConfigMapDetail> {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, namespace, name)).await?;
-        self.api.get_configmap(&permit, name).await?.ok_or_else(|| {
-            Error::new(Cause::NotFoundInCluster)
-                .resource(Kind::ConfigMap.info().singular)
-                .namespace(namespace.as_str())
-                .name(name.as_str())
-        })
+        self.api.get_configmap(&permit, name).await?.ok_or_else(|| permit.object_not_found())
     }
 
     /// Creates a ConfigMap. The audit trail records key names and sizes.
@@ -286,10 +281,7 @@ impl Configs {
 }
 
 fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace, name: &ObjectName) -> AccessRequest {
-    AccessRequest::to(verb, Resource::Kind(Kind::ConfigMap))
-        .in_cluster(cluster)
-        .in_namespace(namespace)
-        .named(name.as_str())
+    AccessRequest::to_object(verb, Kind::ConfigMap, cluster, namespace, name.as_str())
 }
 
 #[cfg(test)]

@@ -60,6 +60,23 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// The query for the rows that [`Counts::of_listing`] counts: all rows of `list` in the permit's namespaces.
+    pub fn query(permit: &Permit, list: List) -> ListQuery {
+        ListQuery {
+            namespaces: permit.namespaces().clone(),
+            kinds: list.info().kinds.to_vec(),
+            per_page: u64::MAX,
+            ..ListQuery::default()
+        }
+    }
+
+    /// Counts the rows of a listing of `list`.
+    pub fn of_listing(list: List, listing: Listing) -> Self {
+        let Listing { rows, as_of, stale, .. } = listing;
+        let (table, _) = Table::new(&(list.info().fields)()).replace_all(0, rows);
+        Self::of(&table, as_of, stale)
+    }
+
     /// Counts the rows of a table.
     pub fn of(table: &Table, as_of: Timestamp, stale: bool) -> Self {
         let by_status = table.tally(STATUS).map(|(status, count)| (status.to_owned(), count)).collect();
@@ -120,15 +137,8 @@ pub trait Inventory: Send + Sync {
     /// # Errors
     /// As [`Inventory::page`].
     async fn count(&self, permit: &Permit, list: List) -> Result<Counts> {
-        let query = ListQuery {
-            namespaces: permit.namespaces().clone(),
-            kinds: list.info().kinds.to_vec(),
-            per_page: u64::MAX,
-            ..ListQuery::default()
-        };
-        let Listing { rows, as_of, stale, .. } = self.page(permit, list, &query).await?;
-        let (table, _) = Table::new(&(list.info().fields)()).replace_all(0, rows);
-        Ok(Counts::of(&table, as_of, stale))
+        let listing = self.page(permit, list, &Counts::query(permit, list)).await?;
+        Ok(Counts::of_listing(list, listing))
     }
 
     /// Returns the matching rows of `list` and a stream of the events that follow.

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    access::{AccessRequest, Caller, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Permit, Verb},
     error::{Cause, Error, Result},
     gate::{Changed, Gate},
     ids::ClusterId,
@@ -172,8 +172,5 @@ impl Namespaces {
 
 /// The access request of a namespace operation sets both name and namespace.
 fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace) -> AccessRequest {
-    AccessRequest::to(verb, Resource::Kind(Kind::Namespace))
-        .in_cluster(cluster)
-        .in_namespace(namespace)
-        .named(namespace.as_str())
+    AccessRequest::to_object(verb, Kind::Namespace, cluster, namespace, namespace.as_str())
 }

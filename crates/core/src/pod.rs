@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::{
-    access::{AccessRequest, Caller, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Permit, Verb},
     clock::Spawner,
     error::Result,
     gate::Gate,
@@ -153,8 +153,5 @@ impl Pods {
 }
 
 fn access(cluster: ClusterId, namespace: &Namespace, pod: &ObjectName) -> AccessRequest {
-    AccessRequest::to(Verb::Logs, Resource::Kind(Kind::Pod))
-        .in_cluster(cluster)
-        .in_namespace(namespace)
-        .named(pod.as_str())
+    AccessRequest::to_object(Verb::Logs, Kind::Pod, cluster, namespace, pod.as_str())
 }

@@ -7,9 +7,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
 use crate::{
-    access::{AccessRequest, Caller, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Permit, Verb},
     config::{check_count, check_sizes},
-    error::{Cause, Error, Reason, Result},
+    error::{Error, Reason, Result},
     gate::{Changed, Gate},
     hex::Hex,
     ids::ClusterId,
@@ -121,7 +121,7 @@ impl Secrets {
         name: &ObjectName,
     ) -> Result<SecretDetail> {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, namespace, name)).await?;
-        self.api.get(&permit, name).await?.ok_or_else(|| not_found(namespace, name))
+        self.api.get(&permit, name).await?.ok_or_else(|| permit.object_not_found())
     }
 
     /// Reveals a Secret's values. The intent is durable in the audit trail before they are read.
@@ -136,10 +136,10 @@ impl Secrets {
         name: ObjectName,
     ) -> Result<Changed<RevealedSecret>> {
         let access = access(Verb::Reveal, cluster, namespace, &name);
-        let (api, namespace) = (self.api.clone(), namespace.clone());
+        let api = self.api.clone();
         let work = async move |permit: Permit| {
             let revealed = api.reveal(&permit, &name).await?;
-            Ok(revealed.ok_or_else(|| not_found(&namespace, &name))?.into())
+            Ok(revealed.ok_or_else(|| permit.object_not_found())?.into())
         };
         self.gate.change(caller, access, work).await
     }
@@ -259,12 +259,5 @@ fn size_in_bytes(value: &SecretString) -> usize {
 }
 
 fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace, name: &ObjectName) -> AccessRequest {
-    AccessRequest::to(verb, Resource::Kind(Kind::Secret))
-        .in_cluster(cluster)
-        .in_namespace(namespace)
-        .named(name.as_str())
-}
-
-fn not_found(namespace: &Namespace, name: &ObjectName) -> Error {
-    Error::new(Cause::NotFoundInCluster).resource("secret").namespace(namespace.as_str()).name(name.as_str())
+    AccessRequest::to_object(verb, Kind::Secret, cluster, namespace, name.as_str())
 }

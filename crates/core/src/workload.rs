@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    access::{AccessRequest, Caller, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Permit, Verb},
     clock::Clock,
-    error::{Cause, Error, Reason, Result},
+    error::{Error, Reason, Result},
     gate::{Changed, Gate},
     ids::ClusterId,
     kind::Kind,
@@ -138,12 +138,6 @@ pub trait WorkloadApi: Send + Sync {
     /// `TooLarge`; and the errors of every call to a cluster.
     async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadDetail>>;
 
-    /// Returns only the workload's row; `None` if it does not exist.
-    ///
-    /// # Errors
-    /// The errors of every call to a cluster.
-    async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>>;
-
     /// Sets the number of replicas. Returns a warning if an autoscaler will override it.
     ///
     /// # Errors
@@ -188,7 +182,8 @@ impl Workloads {
         workload: &WorkloadRef,
     ) -> Result<WorkloadDetail> {
         let permit = self.gate.allow(caller, access(Verb::Get, cluster, workload)).await?;
-        let mut detail = self.api.get(&permit, &workload.name).await?.ok_or_else(|| not_found(workload))?;
+        let found = self.api.get(&permit, &workload.name).await?;
+        let mut detail = found.ok_or_else(|| permit.object_not_found())?;
         if caller.role.is_none_or(|role| role <= Role::Viewer) {
             detail.mask_environment();
         }
@@ -235,15 +230,6 @@ impl Workloads {
 }
 
 fn access(verb: Verb, cluster: ClusterId, workload: &WorkloadRef) -> AccessRequest {
-    AccessRequest::to(verb, Resource::Kind(workload.kind.kind()))
-        .in_cluster(cluster)
-        .in_namespace(&workload.namespace)
-        .named(workload.name.as_str())
-}
-
-fn not_found(workload: &WorkloadRef) -> Error {
-    Error::new(Cause::NotFoundInCluster)
-        .resource(workload.kind.as_str())
-        .namespace(workload.namespace.as_str())
-        .name(workload.name.as_str())
+    let WorkloadRef { namespace, kind, name } = workload;
+    AccessRequest::to_object(verb, kind.kind(), cluster, namespace, name.as_str())
 }

@@ -1,7 +1,7 @@
 //! [`ConfigApi`]: reads and writes ConfigMaps.
 
 use async_trait::async_trait;
-use k8s_openapi::{api::core::v1::ConfigMap as Manifest, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::api::core::v1::ConfigMap as Manifest;
 use pilothouse_core::{
     Result,
     access::Permit,
@@ -10,30 +10,22 @@ use pilothouse_core::{
     name::ObjectName,
     object::parse,
 };
+use serde_json::value::RawValue;
 
-use crate::{KubeClusters, replace::Replacement, request::Call};
+use crate::{KubeClusters, replace::Replacement};
 
 #[async_trait]
 impl ConfigApi for KubeClusters {
     async fn get_configmap(&self, permit: &Permit, name: &ObjectName) -> Result<Option<ConfigMapDetail>> {
-        let call = Call::get(Kind::ConfigMap, Some(permit.namespace()?), name)?;
-        self.client(permit, self.deadlines().read).await?.find_object(&call, ConfigMapDetail::project).await
+        let object = self.object(permit, Kind::ConfigMap, name, self.deadlines().read).await?;
+        object.find(ConfigMapDetail::project).await
     }
 
     async fn create_configmap(&self, permit: &Permit, configmap: &NewConfigMap) -> Result<ConfigMapRow> {
         let NewConfigMap { name, data, labels } = configmap;
-        let namespace = permit.namespace()?;
-        let metadata = ObjectMeta {
-            name: Some(name.to_string()),
-            namespace: Some(namespace.to_string()),
-            labels: Some(labels.clone()).filter(|labels| !labels.is_empty()),
-            ..ObjectMeta::default()
-        };
-        let manifest = Manifest { metadata, data: Some(data.clone()), ..Manifest::default() };
-        let call = Call::create(Kind::ConfigMap, Some(namespace), name, &manifest)?;
-        let client = self.client(permit, self.deadlines().write).await?;
-        let object = client.change(&call).await?.object(&call)?;
-        Ok(ConfigMapRow::project(parse(&object)?))
+        let object = self.object(permit, Kind::ConfigMap, name, self.deadlines().write).await?;
+        let metadata = object.metadata(labels);
+        row(&object.create(&Manifest { metadata, data: Some(data.clone()), ..Manifest::default() }).await?)
     }
 
     async fn update_configmap(
@@ -49,13 +41,15 @@ impl ConfigApi for KubeClusters {
             labels: labels.as_ref(),
             version: resource_version.as_deref(),
         };
-        let object = self.replace(permit, name, replacement).await?;
-        Ok(ConfigMapRow::project(parse(&object)?))
+        let object = self.object(permit, Kind::ConfigMap, name, self.deadlines().write).await?;
+        row(&object.replace(replacement).await?)
     }
 
     async fn delete_configmap(&self, permit: &Permit, name: &ObjectName) -> Result<()> {
-        let call = Call::delete(Kind::ConfigMap, Some(permit.namespace()?), name)?;
-        self.client(permit, self.deadlines().write).await?.change(&call).await?;
-        Ok(())
+        self.object(permit, Kind::ConfigMap, name, self.deadlines().write).await?.delete().await
     }
+}
+
+fn row(object: &RawValue) -> Result<ConfigMapRow> {
+    Ok(ConfigMapRow::project(parse(object)?))
 }

@@ -11,9 +11,10 @@ use pilothouse_core::{
     Cause, Error,
     error::{FieldError, Reason, clean_message},
     kind::Kind,
+    name::{Namespace, ObjectName},
 };
 
-use crate::{request::Call, transport::ExchangeError};
+use crate::{apiserver_messages, request::Call, transport::ExchangeError};
 
 /// Pause after a 429 without `Retry-After`.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -22,9 +23,6 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// The cause by which the API server refuses new objects in a namespace that is being deleted
 /// (`k8s.io/api/core/v1.NamespaceTerminatingCause`).
 const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
-/// Prefix of the API server's message when a new object has the name of one that is being deleted
-/// (`k8s.io/apiserver/pkg/registry/generic/registry.Store.Create`); the reason is `AlreadyExists` nevertheless.
-const BEING_DELETED_PREFIX: &str = "object is being deleted";
 /// Most rejected fields that are passed on.
 const MAX_FIELDS: usize = 32;
 
@@ -127,8 +125,9 @@ fn error(call: &Call, code: StatusCode, status: Option<&Status>) -> Error {
         StatusCode::FORBIDDEN if has_cause(status, NAMESPACE_TERMINATING) => {
             about(Cause::NamespaceTerminating, call).message(cluster_message)
         }
-        // message of the quota admission plugin, which has no reason of its own
-        StatusCode::FORBIDDEN if status.is_some_and(|status| status.message.contains("exceeded quota")) => {
+        StatusCode::FORBIDDEN
+            if status.is_some_and(|status| apiserver_messages::is_quota_exceeded(&status.message)) =>
+        {
             about(Cause::QuotaExceeded, call).message(cluster_message)
         }
         StatusCode::FORBIDDEN => about(Cause::ForbiddenByCluster, call)
@@ -142,7 +141,7 @@ fn error(call: &Call, code: StatusCode, status: Option<&Status>) -> Error {
         StatusCode::NOT_FOUND => not_found(call, status),
         StatusCode::CONFLICT if status.is_some_and(|status| status.reason == reason::ALREADY_EXISTS) => {
             let is_terminating =
-                status.is_some_and(|status| status.message.starts_with(BEING_DELETED_PREFIX));
+                status.is_some_and(|status| apiserver_messages::is_being_deleted(&status.message));
             let namespace_terminating = call.kind == Some(Kind::Namespace) && is_terminating;
             about(
                 if namespace_terminating { Cause::NamespaceTerminating } else { Cause::AlreadyExists },
@@ -160,9 +159,20 @@ fn error(call: &Call, code: StatusCode, status: Option<&Status>) -> Error {
 
 /// An error with the call's kind, namespace and name.
 pub(crate) fn about(cause: Cause, call: &Call) -> Error {
-    let mut error = Error::new(cause).resource(call.kind.map_or(call.resource, |kind| kind.info().singular));
-    error.context.namespace = call.namespace.as_ref().map(ToString::to_string);
-    error.context.name = call.name.as_ref().map(ToString::to_string);
+    let resource = call.kind.map_or(call.resource, |kind| kind.info().singular);
+    about_object(cause, resource, call.namespace.as_ref(), call.name.as_ref())
+}
+
+/// An error with an object's kind, namespace and name.
+pub(crate) fn about_object(
+    cause: Cause,
+    resource: &str,
+    namespace: Option<&Namespace>,
+    name: Option<&ObjectName>,
+) -> Error {
+    let mut error = Error::new(cause).resource(resource);
+    error.context.namespace = namespace.map(ToString::to_string);
+    error.context.name = name.map(ToString::to_string);
     error
 }
 
@@ -213,7 +223,7 @@ fn fields(status: Option<&Status>) -> Vec<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pilothouse_core::name::{NamespaceScope, ObjectName};
+    use pilothouse_core::name::NamespaceScope;
 
     /// The first two bytes are the status. The passed-on texts are sanitised, and none comes from a Secret.
     #[test]
@@ -232,7 +242,7 @@ mod tests {
             "canary",
         ];
         let name = ObjectName::new("name").unwrap();
-        let namespace = pilothouse_core::name::Namespace::new("shop").unwrap();
+        let namespace = Namespace::new("shop").unwrap();
         let calls =
             [Kind::Secret, Kind::ConfigMap].map(|kind| Call::get(kind, Some(&namespace), &name).unwrap());
         let list = Call::list(Kind::Pod, &NamespaceScope::All, &Default::default()).unwrap();

@@ -7,7 +7,7 @@ use pilothouse_core::{
     gate::Warning,
     inventory::{Counts, Inventory, List, Listing, WatchSnapshot},
     name::NamespaceScope,
-    rows::{ListQuery, Table, select},
+    rows::{ListQuery, select},
 };
 
 use crate::{KubeClusters, cache::CacheResult, uncached};
@@ -56,15 +56,8 @@ impl Inventory for KubeClusters {
         {
             return Ok(counts);
         }
-        let query = ListQuery {
-            namespaces: permit.namespaces().clone(),
-            kinds: list.info().kinds.to_vec(),
-            per_page: u64::MAX,
-            ..ListQuery::default()
-        };
-        let Listing { rows, as_of, stale, .. } = self.read_uncached(permit, list, &query).await?;
-        let (table, _) = Table::new(&(list.info().fields)()).replace_all(0, rows);
-        Ok(Counts::of(&table, as_of, stale))
+        let listing = self.read_uncached(permit, list, &Counts::query(permit, list)).await?;
+        Ok(Counts::of_listing(list, listing))
     }
 
     async fn watch(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<WatchSnapshot> {

@@ -2,12 +2,12 @@
 //! builders. The transport is Pilothouse's own (`transport.rs`), so neither kube-rs's client nor its retries nor its
 //! kubeconfig reader are compiled.
 //!
-//! Path of a call: a port's method builds a `Call` (`request.rs`: a path from validated names only). A `ClusterClient`
-//! (`client.rs`) checks it against the permit and sends it before the deadline, with the operation id, through the
-//! cluster's `Breaker` (`breaker.rs`) and its `Transport` (`transport.rs`: guarded dialer, TLS, HTTP/1.1). `error.rs`
-//! maps error responses to the core's errors. Reads are counted (`budget.rs`), and large responses are parsed on
-//! blocking threads. Lists are cached (`cache.rs`) where possible. An error never contains text of a library or a
-//! certificate.
+//! Path of a call: a port's method builds a `Call` (`request.rs`: a path from validated names only), for one object
+//! through an `ObjectClient` (`object_client.rs`). A `ClusterClient` (`client.rs`) checks it against the permit and sends
+//! it before the deadline, with the operation id, through the cluster's `Breaker` (`breaker.rs`) and its `Transport`
+//! (`transport.rs`: guarded dialer, TLS, HTTP/1.1). `error.rs` maps error responses to the core's errors. Reads are
+//! counted (`budget.rs`), and large responses are parsed on blocking threads. Lists are cached (`cache.rs`) where
+//! possible. An error never contains text of a library or a certificate.
 
 use std::{
     collections::HashMap,
@@ -24,6 +24,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
+mod apiserver_messages;
 mod breaker;
 mod budget;
 mod cache;
@@ -37,6 +38,7 @@ mod error;
 mod inventory;
 mod list;
 mod namespace;
+mod object_client;
 mod observe;
 mod pending_writes;
 mod permissions;

@@ -1,7 +1,7 @@
 //! [`NamespaceApi`]: creates and deletes namespaces.
 
 use async_trait::async_trait;
-use k8s_openapi::{api::core::v1::Namespace as Manifest, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::api::core::v1::Namespace as Manifest;
 use pilothouse_core::{
     Error, Result,
     access::Permit,
@@ -11,28 +11,21 @@ use pilothouse_core::{
     object::{Labels, parse},
 };
 
-use crate::{KubeClusters, request::Call};
+use crate::KubeClusters;
 
 #[async_trait]
 impl NamespaceApi for KubeClusters {
     async fn create(&self, permit: &Permit, labels: &Labels) -> Result<NamespaceRow> {
         let name = name(permit.namespace()?)?;
-        let metadata = ObjectMeta {
-            name: Some(name.to_string()),
-            labels: Some(labels.clone()).filter(|labels| !labels.is_empty()),
-            ..ObjectMeta::default()
-        };
-        let manifest = Manifest { metadata, ..Manifest::default() };
-        let call = Call::create(Kind::Namespace, None, &name, &manifest)?;
-        let client = self.client(permit, self.deadlines().write).await?;
-        let object = client.change(&call).await?.object(&call)?;
-        Ok(NamespaceRow::project(parse(&object)?))
+        let object = self.object(permit, Kind::Namespace, &name, self.deadlines().write).await?;
+        let manifest = Manifest { metadata: object.metadata(labels), ..Manifest::default() };
+        Ok(NamespaceRow::project(parse(&object.create(&manifest).await?)?))
     }
 
     async fn delete(&self, permit: &Permit) -> Result<()> {
-        let call = Call::delete(Kind::Namespace, None, &name(permit.namespace()?)?)?;
-        self.client(permit, self.deadlines().write).await?.change(&call).await?;
-        Ok(())
+        let name = name(permit.namespace()?)?;
+        let object = self.object(permit, Kind::Namespace, &name, self.deadlines().write).await?;
+        object.delete().await
     }
 }
 

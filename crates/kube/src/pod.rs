@@ -16,7 +16,7 @@ use pilothouse_core::{
 };
 
 use crate::{
-    KubeClusters,
+    KubeClusters, apiserver_messages,
     client::{ApiResponse, ClusterClient},
     error::{self, Failure},
     request::Call,
@@ -172,7 +172,7 @@ fn map_log_error(failure: Failure, call: &Call, target: Target, previous: bool) 
     if !failure.is(StatusCode::BAD_REQUEST) {
         return failure.into();
     }
-    if previous && failure.cluster_message.contains("previous terminated container") {
+    if previous && apiserver_messages::has_no_previous_log(&failure.cluster_message) {
         return part_not_found(call, "previous_log", Some(&container));
     }
     let status = status(&pod, &container);
@@ -180,7 +180,7 @@ fn map_log_error(failure: Failure, call: &Call, target: Target, previous: bool) 
         status.and_then(|status| status.state.waiting.as_ref()).map(|waiting| waiting.reason.clone());
     let has_started =
         status.is_some_and(|status| status.state.running.is_some() || status.state.terminated.is_some());
-    if failure.cluster_message.contains("waiting to start") || !has_started {
+    if apiserver_messages::is_waiting_to_start(&failure.cluster_message) || !has_started {
         return not_started(call, waiting, pod);
     }
     failure.into()

@@ -35,6 +35,7 @@ use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
     KubeClusters,
+    apiserver_messages::{self, ANONYMOUS_USER},
     client::ClusterClient,
     error::Failure,
     list, permissions,
@@ -44,9 +45,6 @@ use crate::{
     tls,
     transport::TransportContext,
 };
-
-/// User name that an API server reports when it did not accept the client certificate.
-const ANONYMOUS_USER: &str = "system:anonymous";
 
 #[async_trait]
 impl ClusterProbe for KubeClusters {
@@ -263,7 +261,8 @@ async fn identity(client: &ClusterClient<'_>) -> Result<Option<String>> {
         Ok(response) => response.json()?,
         // every authenticated user may send this request
         Err(refused)
-            if refused.is(StatusCode::FORBIDDEN) && refused.cluster_message.contains(ANONYMOUS_USER) =>
+            if refused.is(StatusCode::FORBIDDEN)
+                && apiserver_messages::refuses_anonymous_user(&refused.cluster_message) =>
         {
             return Err(Error::new(Cause::CredentialRejected));
         }

@@ -1,9 +1,7 @@
 //! [`SecretApi`]: reads and writes Secrets. `error.rs` drops the cluster's messages about them: they may quote a value.
 
 use async_trait::async_trait;
-use k8s_openapi::{
-    ByteString, api::core::v1::Secret as Manifest, apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::{ByteString, api::core::v1::Secret as Manifest};
 use pilothouse_core::{
     Result,
     access::Permit,
@@ -15,33 +13,27 @@ use pilothouse_core::{
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{json, value::RawValue};
 
-use crate::{KubeClusters, replace::Replacement, request::Call};
+use crate::{KubeClusters, replace::Replacement};
 
 #[async_trait]
 impl SecretApi for KubeClusters {
     async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<SecretDetail>> {
-        self.secret(permit, name, SecretDetail::project).await
+        let object = self.object(permit, Kind::Secret, name, self.deadlines().read).await?;
+        object.find(SecretDetail::project).await
     }
 
     async fn reveal(&self, permit: &Permit, name: &ObjectName) -> Result<Option<RevealedSecret>> {
-        self.secret(permit, name, RevealedSecret::project).await
+        let object = self.object(permit, Kind::Secret, name, self.deadlines().read).await?;
+        object.find(RevealedSecret::project).await
     }
 
     async fn create(&self, permit: &Permit, secret: &NewSecret) -> Result<SecretRow> {
         let NewSecret { name, r#type, data, labels } = secret;
-        let namespace = permit.namespace()?;
-        let metadata = ObjectMeta {
-            name: Some(name.to_string()),
-            namespace: Some(namespace.to_string()),
-            labels: Some(labels.clone()).filter(|labels| !labels.is_empty()),
-            ..ObjectMeta::default()
-        };
+        let object = self.object(permit, Kind::Secret, name, self.deadlines().write).await?;
+        let metadata = object.metadata(labels);
         let data = data.iter().map(|(key, value)| (key.clone(), bytes(value))).collect();
         let manifest = Manifest { metadata, type_: r#type.clone(), data: Some(data), ..Manifest::default() };
-        let call = Call::create(Kind::Secret, Some(namespace), name, &manifest)?;
-        let client = self.client(permit, self.deadlines().write).await?;
-        let object = client.change(&call).await?.object(&call)?;
-        Ok(SecretRow::project(parse(&object)?))
+        row(&object.create(&manifest).await?)
     }
 
     async fn update(&self, permit: &Permit, name: &ObjectName, patch: &SecretPatch) -> Result<SecretRow> {
@@ -54,27 +46,17 @@ impl SecretApi for KubeClusters {
             labels: labels.as_ref(),
             version: resource_version.as_deref(),
         };
-        let object = self.replace(permit, name, replacement).await?;
-        Ok(SecretRow::project(parse(&object)?))
+        let object = self.object(permit, Kind::Secret, name, self.deadlines().write).await?;
+        row(&object.replace(replacement).await?)
     }
 
     async fn delete(&self, permit: &Permit, name: &ObjectName) -> Result<()> {
-        let call = Call::delete(Kind::Secret, Some(permit.namespace()?), name)?;
-        self.client(permit, self.deadlines().write).await?.change(&call).await?;
-        Ok(())
+        self.object(permit, Kind::Secret, name, self.deadlines().write).await?.delete().await
     }
 }
 
-impl KubeClusters {
-    async fn secret<T: Send + 'static>(
-        &self,
-        permit: &Permit,
-        name: &ObjectName,
-        project: fn(&RawValue) -> Result<T>,
-    ) -> Result<Option<T>> {
-        let call = Call::get(Kind::Secret, Some(permit.namespace()?), name)?;
-        self.client(permit, self.deadlines().read).await?.find_object(&call, project).await
-    }
+fn row(object: &RawValue) -> Result<SecretRow> {
+    Ok(SecretRow::project(parse(object)?))
 }
 
 /// A value for the API, which serialises it as base64.

@@ -110,16 +110,23 @@ async fn joined_table(client: &ClusterClient<'_>, join: Join) -> Result<Option<T
     let info = join.with.info();
     let project = projection(info)?;
     let all_objects = ListParams::default();
-    let mut table = Table::new(&(info.fields)());
+    let mut rows_by_kind = Vec::new();
     for &kind in info.kinds {
         let row = move |object: &RawValue| project(kind, object);
         match list::all(client, kind, &NamespaceScope::All, &all_objects, row).await {
-            Ok(listed) => table = table.replace_all(0, listed.objects).0,
+            Ok(listed) => rows_by_kind.push(listed.objects),
             Err(refused) if refused.is(StatusCode::FORBIDDEN) => return Ok(None),
             Err(failure) => return Err(failure.into()),
         }
     }
-    Ok(Some(table))
+    Ok(Some(table_of(info, rows_by_kind)))
+}
+
+/// A table of the rows of several kinds. Each kind is a source of its own, because the rows of a source replace the
+/// earlier rows of the same source.
+fn table_of(info: &ListInfo, rows_by_kind: Vec<Vec<Row>>) -> Table {
+    let empty = Table::new(&(info.fields)());
+    (0..).zip(rows_by_kind).fold(empty, |table, (source, rows)| table.replace_all(source, rows).0)
 }
 
 /// Adds the fields of the joined list; without it, the rows stay as they are, with a warning.
@@ -139,4 +146,25 @@ fn apply_join(
 /// The warning for a joined list that the credential may not read.
 pub(crate) fn unreadable(join: Join) -> Warning {
     Warning::Unreadable(join.with.info().kinds.first().map_or("", |kind| kind.info().plural))
+}
+
+#[cfg(test)]
+mod tests {
+    use pilothouse_core::inventory::List;
+    use serde_json::{json, value::to_raw_value};
+
+    use super::*;
+
+    #[test]
+    fn joined_table_has_the_rows_of_every_kind() {
+        let info = List::Workloads.info();
+        let project = projection(info).unwrap();
+        let rows = |kind: Kind, name: &str| {
+            let object = json!({"metadata": {"name": name, "namespace": "shop"}});
+            project(kind, &to_raw_value(&object).unwrap()).unwrap()
+        };
+        let table = table_of(info, vec![rows(Kind::Deployment, "web"), rows(Kind::StatefulSet, "db")]);
+        let names: Vec<_> = table.rows().map(Row::name).collect();
+        assert_eq!(names, ["db", "web"]);
+    }
 }

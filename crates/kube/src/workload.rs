@@ -25,9 +25,8 @@ use serde_json::{json, value::RawValue};
 use crate::{
     KubeClusters,
     client::ClusterClient,
-    error::{self, Failure},
+    error::Failure,
     list::{self, Size},
-    request::Call,
 };
 
 /// Annotation with which `kubectl rollout restart` replaces pods.
@@ -42,34 +41,25 @@ const TREE_FACTOR: usize = 8;
 #[async_trait]
 impl WorkloadApi for KubeClusters {
     async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadDetail>> {
-        let client = self.client(permit, self.deadlines().read).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
         let r#type = WorkloadType::of(kind).ok_or_else(|| Error::internal("a workload of another kind"))?;
-        let call = Call::get(kind, Some(namespace), name)?;
+        let object = self.object(permit, kind, name, self.deadlines().read).await?;
         let read_manifest = |object: &RawValue| {
             if object.get().len() > MAX_MANIFEST_BYTES {
                 return Err(Error::new(Cause::TooLarge));
             }
             Ok((parse::<WorkloadFields>(object)?, object.to_owned()))
         };
-        let Some((fields, object)) = client.find_object(&call, read_manifest).await? else { return Ok(None) };
-        let bytes = object.get().len();
+        let Some((fields, manifest)) = object.find(read_manifest).await? else { return Ok(None) };
+        let (client, bytes) = (object.client(), manifest.get().len());
         let mut tree = client.meter().reserve();
         tree.add(bytes * TREE_FACTOR)?;
-        let owned =
-            OwnedObjects { client: &client, scope: NamespaceScope::One(namespace.clone()), fields: &fields };
+        let owned = OwnedObjects { client, scope: NamespaceScope::One(namespace.clone()), fields: &fields };
         let ((pods, revisions, mut warnings), (events, unreadable)) =
             try_join!(owned.pods_and_revisions(kind), owned.events())?;
         warnings.extend(unreadable);
-        let parts = WorkloadParts { object, pods, events, revisions, warnings };
+        let parts = WorkloadParts { object: manifest, pods, events, revisions, warnings };
         client.run_job(bytes, move || WorkloadDetail::assemble(r#type, parts)).await?.map(Some)
-    }
-
-    async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>> {
-        let client = self.client(permit, self.deadlines().read).await?;
-        let kind = permit.kind()?;
-        let call = Call::get(kind, Some(permit.namespace()?), name)?;
-        client.find_object(&call, move |object| WorkloadRow::project(kind, object)).await
     }
 
     async fn scale(
@@ -78,37 +68,34 @@ impl WorkloadApi for KubeClusters {
         name: &ObjectName,
         replicas: Replicas,
     ) -> Result<Changed<WorkloadRow>> {
-        let client = self.client(permit, self.deadlines().write).await?;
         let (kind, namespace) = (permit.kind()?, permit.namespace()?);
-        let call = Call::patch(kind, Some(namespace), name, &json!({"spec": {"replicas": replicas.get()}}))?;
-        let read_client = client.with_timeout(self.deadlines().read);
-        let (response, warnings) =
-            join!(client.change(&call), autoscaler_warning(&read_client, kind, namespace, name));
-        let value = WorkloadRow::project(kind, &response?.object(&call)?)?;
+        let object = self.object(permit, kind, name, self.deadlines().write).await?;
+        let patch = json!({"spec": {"replicas": replicas.get()}});
+        let read_client = object.client().with_timeout(self.deadlines().read);
+        let (scaled, warnings) =
+            join!(object.patch(&patch), autoscaler_warning(&read_client, kind, namespace, name));
+        let value = WorkloadRow::project(kind, &scaled?)?;
         Ok(Changed { value, warnings: warnings.into_iter().collect() })
     }
 
     async fn restart(&self, permit: &Permit, name: &ObjectName, at: Timestamp) -> Result<WorkloadRow> {
-        let client = self.client(permit, self.deadlines().write).await?;
-        let (kind, namespace) = (permit.kind()?, permit.namespace()?);
-        let call = Call::get(kind, Some(namespace), name)?;
+        let kind = permit.kind()?;
+        let object = self.object(permit, kind, name, self.deadlines().write).await?;
         let read_row = move |object: &RawValue| {
             Ok((parse::<WorkloadFields>(object)?, WorkloadRow::project(kind, object)?.restarted_at))
         };
-        let (fields, last) = client.with_timeout(self.deadlines().read).get_object(&call, read_row).await?;
+        let (fields, last) = object.get(read_row).await?;
         if fields.spec.paused.unwrap_or(false) {
-            return Err(error::about(Cause::RolloutPaused, &call));
+            return Err(object.error(Cause::RolloutPaused));
         }
         // the annotation has a resolution of 1 s: a second restart in the same second would do nothing, and kubectl
         // refuses it too
         if last.is_some_and(|last| last.as_second() == at.as_second()) {
-            return Err(error::about(Cause::ConflictInCluster, &call));
+            return Err(object.error(Cause::ConflictInCluster));
         }
         let annotations = json!({RESTARTED_AT: at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
         let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
-        let call = Call::patch(kind, Some(namespace), name, &patch)?;
-        let object = client.change(&call).await?.object(&call)?;
-        WorkloadRow::project(kind, &object)
+        WorkloadRow::project(kind, &object.patch(&patch).await?)
     }
 }
 

@@ -83,6 +83,17 @@ async fn failed_read_before_update_has_a_known_outcome() {
 }
 
 #[tokio::test]
+async fn permit_of_another_kind_sends_nothing() {
+    let server = FakeServer::start(|_, _| secret("7")).await;
+    let get = permit(Verb::Get, Kind::ConfigMap, "shop");
+    let read = SecretApi::get(&adapter(&server), &get, &object("pass")).await.unwrap_err();
+    let update = permit(Verb::Update, Kind::ConfigMap, "shop");
+    let written = adapter(&server).update(&update, &object("pass"), &patch(None)).await.unwrap_err();
+    assert_eq!((read.cause, written.cause), (Cause::Internal, Cause::Internal));
+    assert_eq!(server.requests().len(), 0);
+}
+
+#[tokio::test]
 async fn reveal_carries_its_operation_id() {
     let server = FakeServer::start(|_, _| secret("7")).await;
     let reveal = permit(Verb::Reveal, Kind::Secret, "shop");

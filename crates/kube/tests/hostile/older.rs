@@ -72,16 +72,22 @@ async fn every_list_of_kubernetes_1_30_is_read() {
 async fn every_workload_of_kubernetes_1_30_has_its_status() {
     let server = FakeServer::start(|request, _| reply_as_1_30(request)).await;
     let adapter = adapter(&server);
-    for (kind, name, status) in [
-        (WorkloadType::Deployment, "web", "running"),
-        (WorkloadType::StatefulSet, "db", "running"),
-        (WorkloadType::DaemonSet, "agent", "running"),
-        (WorkloadType::Job, "once", "complete"),
-        (WorkloadType::CronJob, "nightly", "idle"),
-    ] {
-        let row = adapter.row(&permit(Verb::Get, kind.kind(), "shop"), &object(name)).await.unwrap().unwrap();
-        assert_eq!(row.status.as_str(), status, "{kind}");
-    }
+    let kinds = WorkloadType::ALL.map(WorkloadType::kind).to_vec();
+    let query = ListQuery { kinds, ..ListQuery::default() };
+    let list = permit_all(Verb::List, Kind::Deployment);
+    let listing = adapter.page(&list, List::Workloads, &query).await.unwrap();
+    let rows = listing.rows.iter().map(|row| serde_json::from_str::<Value>(row.json()).unwrap());
+    let statuses: Vec<_> = rows.map(|row| json!([row["type"], row["name"], row["status"]])).collect();
+    assert_eq!(
+        statuses,
+        [
+            json!(["daemonset", "agent", "running"]),
+            json!(["statefulset", "db", "running"]),
+            json!(["cronjob", "nightly", "idle"]),
+            json!(["job", "once", "complete"]),
+            json!(["deployment", "web", "running"]),
+        ]
+    );
     let get = permit(Verb::Get, Kind::Deployment, "shop");
     let detail = WorkloadApi::get(&adapter, &get, &object("web")).await.unwrap().unwrap();
     assert_eq!((detail.pods.len(), detail.revisions.len(), detail.events.len()), (1, 1, 1));

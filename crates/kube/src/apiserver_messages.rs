@@ -1,0 +1,122 @@
+//! Messages of the API server and the kubelet that the adapter matches, where a response has no reason or cause that
+//! tells the cases apart. These texts are not part of the Kubernetes API: the tests below have the text of each
+//! version.
+
+/// User name of a client whose credential the API server did not accept, where anonymous requests are enabled.
+pub(crate) const ANONYMOUS_USER: &str = "system:anonymous";
+
+/// Whether the quota admission plugin refused an object (403, reason `Forbidden` as for missing permissions).
+pub(crate) fn is_quota_exceeded(message: &str) -> bool {
+    message.contains("exceeded quota")
+}
+
+/// Whether a new object has the name of one that is being deleted (409, reason `AlreadyExists` as for other objects).
+pub(crate) fn is_being_deleted(message: &str) -> bool {
+    message.starts_with("object is being deleted")
+}
+
+/// Whether the anonymous user lacks the permission (403).
+pub(crate) fn refuses_anonymous_user(message: &str) -> bool {
+    message.contains(ANONYMOUS_USER)
+}
+
+/// Whether a container has no previous log (400, as every failure to read a log).
+pub(crate) fn has_no_previous_log(message: &str) -> bool {
+    message.contains("previous terminated container")
+}
+
+/// Whether a container has no log because it has not started (400, as every failure to read a log).
+pub(crate) fn is_waiting_to_start(message: &str) -> bool {
+    message.contains("waiting to start")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::RangeInclusive;
+
+    use super::*;
+
+    /// Minor versions of Kubernetes 1 whose texts are checked.
+    const VERSIONS: RangeInclusive<u32> = 30..=37;
+
+    const CASES: [(&str, fn(&str) -> bool); 5] = [
+        ("quota exceeded", is_quota_exceeded),
+        ("being deleted", is_being_deleted),
+        ("anonymous user", refuses_anonymous_user),
+        ("no previous log", has_no_previous_log),
+        ("waiting to start", is_waiting_to_start),
+    ];
+
+    /// Case (empty: none), minor versions, text. All texts are made from the format strings in the named Go files,
+    /// which are the same in the release branches 1.30 to 1.36 of kubernetes/apiserver and in 1.37.2, and those of the
+    /// kubelet in 1.30.1, 1.31.14, 1.32.13, 1.33.13, 1.34.9, 1.35.6, 1.36.3 (as vendored by OpenShift) and 1.37.2.
+    /// "Seen" names the cluster test that fails when the control plane of the test bed sends a text that does not
+    /// match.
+    const TEXTS: &[(&str, RangeInclusive<u32>, &str)] = &[
+        // apiserver/pkg/admission/plugin/resourcequota/controller.go; seen: tests/cluster/objects.rs
+        (
+            "quota exceeded",
+            30..=37,
+            "configmaps \"one\" is forbidden: exceeded quota: limits, requested: count/configmaps=1, \
+             used: count/configmaps=1, limited: count/configmaps=1",
+        ),
+        // apiserver/pkg/registry/generic/registry/store.go; from the format only
+        ("being deleted", 30..=37, "object is being deleted: namespaces \"shop\" already exists"),
+        // apiserver/pkg/endpoints/handlers/responsewriters/errors.go; from the format only
+        (
+            "anonymous user",
+            30..=37,
+            "selfsubjectreviews.authentication.k8s.io is forbidden: User \"system:anonymous\" cannot create \
+             resource \"selfsubjectreviews\" in API group \"authentication.k8s.io\" at the cluster scope",
+        ),
+        // kubernetes/pkg/kubelet/kubelet_pods.go; seen: tests/cluster/workloads.rs, where the test bed has a node
+        ("no previous log", 30..=37, "previous terminated container \"web\" in pod \"web-1\" not found"),
+        // kubernetes/pkg/kubelet/kubelet_pods.go; from the formats only
+        (
+            "waiting to start",
+            30..=37,
+            "container \"web\" in pod \"web-1\" is waiting to start: image can't be pulled",
+        ),
+        (
+            "waiting to start",
+            30..=37,
+            "container \"web\" in pod \"web-1\" is waiting to start: trying and failing to pull image",
+        ),
+        (
+            "waiting to start",
+            30..=37,
+            "container \"web\" in pod \"web-1\" is waiting to start: PodInitializing",
+        ),
+        ("waiting to start", 30..=37, "container \"web\" in pod \"web-1\" is waiting to start - no logs yet"),
+        // texts of the same status and reason that are no case
+        ("", 30..=37, "namespaces \"shop\" already exists"),
+        (
+            "",
+            30..=37,
+            "pods is forbidden: User \"reader\" cannot list resource \"pods\" in API group \"\" at the cluster scope",
+        ),
+        ("", 30..=37, "container \"web\" in pod \"web-1\" is not available"),
+        ("", 30..=37, "container \"web\" in pod \"web-1\" is terminated"),
+    ];
+
+    #[test]
+    fn every_text_matches_its_case_only() {
+        for (case, _, text) in TEXTS {
+            let matched: Vec<_> =
+                CASES.iter().filter(|(_, matches)| matches(text)).map(|(name, _)| *name).collect();
+            let expected: Vec<_> = Some(*case).filter(|case| !case.is_empty()).into_iter().collect();
+            assert_eq!(matched, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_case_has_a_text_of_every_version() {
+        for minor in VERSIONS {
+            for (name, _) in CASES {
+                let has_text =
+                    TEXTS.iter().any(|(case, versions, _)| *case == name && versions.contains(&minor));
+                assert!(has_text, "{name} in Kubernetes 1.{minor}");
+            }
+        }
+    }
+}
