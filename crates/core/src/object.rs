@@ -1,8 +1,8 @@
 //! Lenient deserialisation of Kubernetes object metadata. Only the fields that Pilothouse uses are read; a missing or
 //! null field takes its default.
 //!
-//! Decoding whole objects costs several times the memory and time (performance.md), and one malformed field from a
-//! third-party controller must not hide a row.
+//! Decoding whole objects costs several times the memory and time (docs/decisions/0002-projection-in-core.md), and one
+//! malformed field from a third-party controller must not hide a row.
 
 use std::collections::BTreeMap;
 

@@ -251,7 +251,7 @@ impl Composed {
             clusters: self.app.clusters.clone(),
             store: self.store.clone(),
             clock: self.clock.clone(),
-            interval: settings.probe_interval().max(settings.deadlines().test),
+            interval: settings.probe_interval.unsigned_abs().max(settings.deadlines().test),
         }
     }
 }

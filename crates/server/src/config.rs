@@ -1,4 +1,4 @@
-//! Commands `pilothouse config …`: check and print the settings, without starting a server or creating files.
+//! Commands `pilothouse config …`: check, print and document the settings. They start no server and create no files.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use rustix::fs::{Access, access};
 
 use crate::{
     Fatal,
-    settings::{Configuration, Settings},
+    settings::{self, Configuration, Settings},
     telemetry, tls,
 };
 
@@ -20,6 +20,10 @@ pub(crate) enum ConfigCommand {
     Check,
     /// Print the effective settings as TOML with the origin of each value, without secrets
     Show,
+    /// Print a settings file with every setting and its documentation, commented out
+    Example,
+    /// Print the table of all settings in docs/configure.md
+    Reference,
 }
 
 /// Runs a config command.
@@ -30,6 +34,8 @@ pub(crate) fn config(configuration: &Configuration, command: &ConfigCommand) -> 
             println!("the settings are valid");
         }
         ConfigCommand::Show => print!("{}", configuration.show()),
+        ConfigCommand::Example => print!("{}", settings::example()),
+        ConfigCommand::Reference => print!("{}", settings::reference()),
     }
     Ok(())
 }

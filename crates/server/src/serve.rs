@@ -60,9 +60,9 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     if let Some(webhook) = composed.webhook(&settings)? {
         tasks.spawn(webhook.run(stop.clone()));
     }
-    if let Some(age) = settings.audit_retention() {
+    if let Some(age) = settings.audit_retention {
         let retention = composed.retention(&settings)?;
-        tasks.spawn(retention.run(age, stop.clone()));
+        tasks.spawn(retention.run(age.unsigned_abs(), stop.clone()));
     }
     let failed = |address| move |source| Fatal::Listen { address, source };
     let mut handles = Vec::new();
@@ -75,7 +75,7 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     let http = HttpSettings {
         secure_cookie: tls.is_some() || !address.ip().is_loopback(),
         trusted_proxies: settings.trusted_proxies.clone().map(Into::into).unwrap_or_default(),
-        keep_alive: settings.keep_alive(),
+        keep_alive: settings.keep_alive.unsigned_abs(),
         max_idle_connections: max_idle_connections(getrlimit(Resource::Nofile).current),
         ..HttpSettings::default()
     };

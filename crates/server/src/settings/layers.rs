@@ -87,7 +87,7 @@ impl Layers {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Fatal> {
         let mut layers = Self { values: Table::new(), origins: BTreeMap::new() };
-        for setting in &SETTINGS {
+        for setting in SETTINGS {
             if let Some(default) = setting.default {
                 layers.set(setting, setting.value_type.value(default), Origin::Default);
             }

@@ -1,18 +1,38 @@
-//! Table of all settings: key, type of the value, default.
+//! Table of all settings. A row defines a field of [`Settings`] and its [`Setting`]: key, type, range, default and
+//! documentation. `just settings` writes `docs/pilothouse.example.toml` and the table in `docs/configure.md` from it.
 
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use http::Uri;
+use jiff::SignedDuration;
+use pilothouse_kube::Networks;
+use secrecy::SecretString;
+use serde::Deserialize;
 use toml::Value;
 
-/// A row of the table. The keys are the field names of [`super::Settings`].
+use super::LogFormat;
+
+/// A row of the table.
 pub(crate) struct Setting {
     /// Key in the settings file; in upper case after `PILOTHOUSE_` the environment variable.
     pub(crate) key: &'static str,
+    /// Section of the example file.
+    pub(crate) section: &'static str,
     /// Type of the value.
     pub(crate) value_type: SettingType,
     /// Default, as text; `None` for an optional setting.
     pub(crate) default: Option<&'static str>,
+    /// Value in the example file, as text: the default if there is one.
+    pub(crate) example: &'static str,
+    /// Meaning, in Markdown. Links are relative to `docs/configure.md`.
+    pub(crate) documentation: &'static str,
 }
 
-/// Type of a value: how it is parsed, and whether `config show` prints it.
+/// Type of a value: how it is parsed, its range, and whether `config show` prints it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SettingType {
     /// IP address and port to listen on.
@@ -21,7 +41,7 @@ pub(crate) enum SettingType {
     Path,
     /// URL of a database; may contain a password.
     Database,
-    /// URL of a webhook; its path and query may contain a secret.
+    /// URL of a webhook: `https`, or `http` on a loopback address. Its path and query may contain a secret.
     Webhook,
     /// Secret; never printed.
     Password,
@@ -29,53 +49,158 @@ pub(crate) enum SettingType {
     Switch,
     /// List of networks: `10.0.0.0/8, fd12:3456::/32`.
     Networks,
-    /// Duration: `30s`, `10m`, `8h`.
+    /// Duration from 1 s to [`MAX_DURATION_HOURS`]: `30s`, `10m`, `8h`.
     Duration,
-    /// Age: `2160h`.
+    /// Duration from 1 s to [`MAX_AGE_HOURS`]: `2160h`.
     Age,
-    /// Log filter.
+    /// Log filter in the syntax of `tracing`.
     Filter,
     /// Format of log lines: `text` or `json`.
     LogFormat,
-    /// Non-negative integer.
-    Number,
+    /// Integer in this range.
+    Number { min: i64, max: i64 },
 }
 
-#[rustfmt::skip]
-pub(crate) const SETTINGS: [Setting; 32] = [
-    Setting { key: "listen",                      value_type: SettingType::Address,   default: Some("127.0.0.1:8080") },
-    Setting { key: "tls_certificate",             value_type: SettingType::Path,      default: None },
-    Setting { key: "tls_key",                     value_type: SettingType::Path,      default: None },
-    Setting { key: "trusted_proxies",             value_type: SettingType::Networks,  default: None },
-    Setting { key: "keep_alive",                  value_type: SettingType::Duration,  default: Some("75s") },
-    Setting { key: "metrics_listen",              value_type: SettingType::Address,   default: None },
-    Setting { key: "data_dir",                    value_type: SettingType::Path,      default: Some("./pilothouse-data") },
-    Setting { key: "database_url",                value_type: SettingType::Database,  default: None },
-    Setting { key: "key_file",                    value_type: SettingType::Path,      default: None },
-    Setting { key: "audit_checkpoint_file",       value_type: SettingType::Path,      default: None },
-    Setting { key: "audit_archive_dir",           value_type: SettingType::Path,      default: None },
-    Setting { key: "audit_retention",             value_type: SettingType::Age,       default: None },
-    Setting { key: "audit_webhook_url",           value_type: SettingType::Webhook,   default: None },
-    Setting { key: "audit_webhook_secret",        value_type: SettingType::Password,  default: None },
-    Setting { key: "audit_webhook_ca_file",       value_type: SettingType::Path,      default: None },
-    Setting { key: "free_space_floor_mib",        value_type: SettingType::Number,    default: Some("64") },
-    Setting { key: "admin_password",              value_type: SettingType::Password,  default: None },
-    Setting { key: "egress_allow_loopback",       value_type: SettingType::Switch,    default: Some("false") },
-    Setting { key: "egress_allow_networks",       value_type: SettingType::Networks,  default: None },
-    Setting { key: "allow_insecure_tls",          value_type: SettingType::Switch,    default: Some("false") },
-    Setting { key: "probe_interval",              value_type: SettingType::Duration,  default: Some("30s") },
-    Setting { key: "read_deadline",               value_type: SettingType::Duration,  default: Some("10s") },
-    Setting { key: "write_deadline",              value_type: SettingType::Duration,  default: Some("30s") },
-    Setting { key: "test_deadline",               value_type: SettingType::Duration,  default: Some("5s") },
-    Setting { key: "list_cache_memory_mib",       value_type: SettingType::Number,    default: Some("1024") },
-    Setting { key: "list_cache_idle",             value_type: SettingType::Duration,  default: Some("10m") },
-    Setting { key: "list_cache_concurrent_fills", value_type: SettingType::Number,    default: Some("4") },
-    Setting { key: "access_token_lifetime",       value_type: SettingType::Duration,  default: Some("10m") },
-    Setting { key: "session_idle",                value_type: SettingType::Duration,  default: Some("30m") },
-    Setting { key: "session_lifetime",            value_type: SettingType::Duration,  default: Some("8h") },
-    Setting { key: "log",                         value_type: SettingType::Filter,    default: Some("info") },
-    Setting { key: "log_format",                  value_type: SettingType::LogFormat, default: Some("text") },
-];
+/// Longest [`SettingType::Duration`], in hours: a year.
+const MAX_DURATION_HOURS: i64 = 365 * 24;
+/// Longest [`SettingType::Age`], in hours: 100 years.
+const MAX_AGE_HOURS: i64 = 100 * MAX_DURATION_HOURS;
+
+/// Defines [`Settings`] and [`SETTINGS`]. A row is `key: type of the field = variant of SettingType, value;`. The value
+/// is `default "…"`, or for an optional field `example "…"`.
+macro_rules! settings {
+    (@default default $text:literal) => {
+        Some($text)
+    };
+    (@default example $text:literal) => {
+        None
+    };
+    ($($section:literal {
+        $(
+            $(#[doc = $documentation:literal])+
+            $key:ident: $field:ty = $variant:ident $({ $($limit:ident: $bound:literal),+ })?, $kind:ident $text:literal;
+        )+
+    })+) => {
+        /// The effective settings. Each field is a key of the settings file and, in upper case after `PILOTHOUSE_`, an
+        /// environment variable.
+        #[derive(Clone, Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct Settings {
+            $($(
+                $(#[doc = $documentation])+
+                pub(crate) $key: $field,
+            )+)+
+        }
+
+        /// All settings, in the order of the documentation.
+        pub(crate) const SETTINGS: &[Setting] = &[
+            $($(
+                Setting {
+                    key: stringify!($key),
+                    section: $section,
+                    value_type: SettingType::$variant $({ $($limit: $bound),+ })?,
+                    default: settings!(@default $kind $text),
+                    example: $text,
+                    documentation: concat!($($documentation),+),
+                },
+            )+)+
+        ];
+    };
+}
+
+settings! {
+    "Network" {
+        /// IP address and port of the API. Off loopback, use [HTTPS](#https) or a TLS proxy.
+        listen: SocketAddr = Address, default "127.0.0.1:8080";
+        /// Certificate chain for [HTTPS](#https): a PEM file, the server's own certificate first. Requires `tls_key`.
+        /// Unset: plain HTTP.
+        tls_certificate: Option<PathBuf> = Path, example "/etc/pilothouse/tls.crt";
+        /// Private key of the certificate: a PEM file of mode 0600, or [mounted by
+        /// Kubernetes](#keys-mounted-by-kubernetes).
+        tls_key: Option<PathBuf> = Path, example "/etc/pilothouse/tls.key";
+        /// Networks of the proxies in front. Only their `X-Forwarded-For` determines the client address. Unset: the
+        /// header is ignored.
+        trusted_proxies: Option<Networks> = Networks, example "10.0.0.0/8, fd12:3456::/32";
+        /// Idle time after which a client connection is closed. Must exceed the idle timeout of the load balancer.
+        keep_alive: SignedDuration = Duration, default "75s";
+        /// IP address and port of [`/metrics`](operate.md#metrics): plain HTTP without authentication. Unset: no
+        /// metrics endpoint.
+        metrics_listen: Option<SocketAddr> = Address, example "127.0.0.1:9090";
+    }
+    "Storage" {
+        /// Directory of the SQLite database, the master key and the first admin's password. Created at the first start,
+        /// with mode 0700.
+        data_dir: PathBuf = Path, default "./pilothouse-data";
+        /// URL of a [PostgreSQL database](#postgresql), or another SQLite file as `sqlite:<path>`. Confidential if it
+        /// contains a password. Unset: SQLite in the data directory.
+        database_url: Option<SecretString> = Database, example "postgres://pilothouse@db.example.com/pilothouse";
+        /// Master key: encrypts the credentials of the clusters and signs tokens. All replicas use the same. Created at
+        /// the first start with mode 0600; an existing key may be [mounted by Kubernetes](#keys-mounted-by-kubernetes).
+        /// Unset: `<data_dir>/master.key`.
+        key_file: Option<PathBuf> = Path, example "/etc/pilothouse/master.key";
+        /// Disk space to keep free for a SQLite database, in MiB. With less, the [disk is full](recover.md#full-disk):
+        /// changes and logins are refused, so that outcomes of running changes can still be stored. 0: none.
+        free_space_floor_mib: u32 = Number { min: 0, max: 4_294_967_295 }, default "64";
+    }
+    "Audit trail" {
+        /// Copy of the audit checkpoints outside the database, preferably where the owner of the database cannot write.
+        /// Unset: `<data_dir>/audit-checkpoints.jsonl`.
+        audit_checkpoint_file: Option<PathBuf> = Path, example "/mnt/elsewhere/audit-checkpoints.jsonl";
+        /// Directory of the archive files that [retention](operate.md#retention) writes before it removes old audit
+        /// entries. Each installation needs its own directory.
+        audit_archive_dir: Option<PathBuf> = Path, example "/srv/archive/pilothouse-audit";
+        /// Age at which audit entries are removed, checked every hour. Requires `audit_archive_dir` or a webhook.
+        /// Unset: never.
+        audit_retention: Option<SignedDuration> = Age, example "17520h";
+        /// URL of the [webhook](operate.md#webhook) that receives every audit entry and checkpoint: https, or http on
+        /// loopback. Confidential. Unset: no webhook.
+        audit_webhook_url: Option<SecretString> = Webhook, example "https://receiver.example.org/audit";
+        /// Secret that signs webhook requests; at least 16 characters. Required with `audit_webhook_url`.
+        audit_webhook_secret: Option<SecretString> = Password, example "16 characters or more";
+        /// Certificate authorities for the webhook, a PEM file. Unset: the system's roots.
+        audit_webhook_ca_file: Option<PathBuf> = Path, example "/etc/pilothouse/receiver-ca.crt";
+    }
+    "Clusters" {
+        /// Allow clusters on loopback addresses.
+        egress_allow_loopback: bool = Switch, default "false";
+        /// Only networks in which a cluster may be. Unset: all networks. [Some addresses](#cluster-addresses) are
+        /// refused in either case.
+        egress_allow_networks: Option<Networks> = Networks, example "10.0.0.0/8, fd12:3456::/32";
+        /// Allow super admins to register clusters without certificate verification.
+        allow_insecure_tls: bool = Switch, default "false";
+        /// Interval at which the status, version and counts of each cluster are refreshed.
+        probe_interval: SignedDuration = Duration, default "30s";
+        /// Deadline of a read from a cluster.
+        read_deadline: SignedDuration = Duration, default "10s";
+        /// Deadline of a change to a cluster.
+        write_deadline: SignedDuration = Duration, default "30s";
+        /// Deadline of a connection test.
+        test_deadline: SignedDuration = Duration, default "5s";
+        /// Memory of the [list cache](operate.md#list-cache), in MiB. 0: every list is read from its cluster each time.
+        list_cache_memory_mib: usize = Number { min: 0, max: 1_000_000 }, default "1024";
+        /// Idle time after which a cached list is dropped.
+        list_cache_idle: SignedDuration = Duration, default "10m";
+        /// Number of large responses of clusters that are parsed at the same time, at most one per processor. One
+        /// cluster has at most half of them.
+        list_cache_concurrent_fills: usize = Number { min: 1, max: 1_000_000 }, default "4";
+    }
+    "Users and sessions" {
+        /// Password of the first admin, used only while the database has no user. A secret. Unset: random.
+        admin_password: Option<SecretString> = Password, example "12 to 128 characters";
+        /// Lifetime of an access token.
+        access_token_lifetime: SignedDuration = Duration, default "10m";
+        /// Idle time after which a session ends.
+        session_idle: SignedDuration = Duration, default "30m";
+        /// Maximum lifetime of a session.
+        session_lifetime: SignedDuration = Duration, default "8h";
+    }
+    "Logs, on standard error" {
+        /// Log filter: `info`, `debug`, `pilothouse_kube=debug,info`.
+        log: String = Filter, default "info";
+        /// `text`, or `json`: one object per line.
+        log_format: LogFormat = LogFormat, default "text";
+    }
+}
 
 impl Setting {
     /// Finds a setting by its key.
@@ -95,15 +220,33 @@ impl SettingType {
     pub(crate) fn value(self, text: &str) -> Value {
         let value = match self {
             Self::Switch => text.parse().ok().map(Value::Boolean),
-            Self::Number => text.parse().ok().map(Value::Integer),
+            Self::Number { .. } => text.parse().ok().map(Value::Integer),
             _ => None,
         };
         value.unwrap_or_else(|| Value::String(text.to_owned()))
     }
 
-    /// Description of valid values; completes the sentence "the setting must be …".
-    pub(crate) const fn expected(self) -> &'static str {
+    /// Whether a value that can be deserialised is also in the range of the type.
+    pub(crate) fn accepts(self, value: &Value) -> bool {
+        let is_duration = |max_hours| {
+            let duration: Option<SignedDuration> = value.as_str().and_then(|text| text.parse().ok());
+            let range = SignedDuration::from_secs(1)..=SignedDuration::from_hours(max_hours);
+            duration.is_some_and(|duration| range.contains(&duration))
+        };
         match self {
+            Self::Duration => is_duration(MAX_DURATION_HOURS),
+            Self::Age => is_duration(MAX_AGE_HOURS),
+            Self::Number { min, max } => {
+                value.as_integer().is_some_and(|number| (min..=max).contains(&number))
+            }
+            Self::Webhook => value.as_str().is_some_and(is_allowed_webhook_url),
+            _ => true,
+        }
+    }
+
+    /// Description of valid values; completes the sentence "the setting must be …".
+    pub(crate) fn expected(self) -> Cow<'static, str> {
+        let expected = match self {
             Self::Address => "an IP address and a port, such as 127.0.0.1:8080",
             Self::Path => "a path",
             Self::Database => "a text, such as postgres://user@host/database",
@@ -113,11 +256,28 @@ impl SettingType {
             Self::Password => "a text",
             Self::Switch => "true or false",
             Self::Networks => "networks, such as 10.0.0.0/8, fd12:3456::/32",
-            Self::Duration => "a duration from 1s to 8760h, such as 30s, 10m or 8h",
-            Self::Number => "a whole number from 0 to 1000000",
-            Self::Age => "a duration from 1s to 876000h, such as 2160h (90 days) or 17520h",
+            Self::Duration => {
+                return format!("a duration from 1s to {MAX_DURATION_HOURS}h, such as 30s, 10m or 8h").into();
+            }
+            Self::Age => {
+                let examples = "2160h (90 days) or 17520h";
+                return format!("a duration from 1s to {MAX_AGE_HOURS}h, such as {examples}").into();
+            }
             Self::Filter => "a filter, such as info or pilothouse_kube=debug,info",
             Self::LogFormat => "text or json",
-        }
+            Self::Number { min, max } => return format!("a whole number from {min} to {max}").into(),
+        };
+        expected.into()
     }
+}
+
+/// Whether a webhook may have this URL: `https`, or `http` on a loopback address; no user info.
+fn is_allowed_webhook_url(url: &str) -> bool {
+    let Ok(url) = url.parse::<Uri>() else { return false };
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback =
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let has_user = url.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    let scheme = url.scheme_str();
+    !host.is_empty() && !has_user && (scheme == Some("https") || scheme == Some("http") && is_loopback)
 }
