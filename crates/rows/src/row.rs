@@ -5,6 +5,7 @@
 
 use std::{cmp::Ordering, fmt, sync::Arc};
 
+use pilothouse_types::error::{Error, Result};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -12,7 +13,6 @@ use super::{
     field::{Cell, ListRow},
     query::{ListQuery, Sort},
 };
-use crate::error::{Error, Result};
 
 /// A row: its JSON, serialised once, and its sort, filter and search keys. A clone shares the memory.
 #[derive(Clone)]
@@ -156,7 +156,7 @@ impl Row {
     }
 
     /// The documented order of a list: by a field, then by namespace and name.
-    pub(crate) fn order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
+    pub fn order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
         let by_field = sort.map_or(Ordering::Equal, |Sort { field, descending }| {
             self.cell(field).order(&other.cell(field), descending)
         });

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::error::{Error, Reason, Result};
 
 /// Clock.
-#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[cfg_attr(feature = "testing", mockall::automock)]
 pub trait Clock: Send + Sync {
     /// Wall clock in whole microseconds, the precision of both databases.
     fn now(&self) -> Timestamp;
@@ -21,7 +21,7 @@ pub trait Clock: Send + Sync {
 }
 
 /// Task spawner: tasks outlive the request that started them.
-#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[cfg_attr(feature = "testing", mockall::automock)]
 #[async_trait]
 pub trait Spawner: Send + Sync {
     /// Starts a task that cannot be cancelled; a graceful shutdown waits for it.
@@ -78,7 +78,7 @@ pub async fn detached<T: Send + 'static>(
 }
 
 /// Cryptographically secure random source.
-#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[cfg_attr(feature = "testing", mockall::automock)]
 pub trait Rng: Send + Sync {
     /// Fills the buffer with random bytes.
     fn fill(&self, buffer: &mut [u8]);

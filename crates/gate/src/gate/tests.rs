@@ -5,18 +5,10 @@ use std::sync::atomic::AtomicBool;
 use futures_channel::oneshot;
 use futures_executor::block_on;
 use mockall::predicate::always;
+use pilothouse_types::{ids::ClusterId, kind::Kind, name::Namespace, role::Role, testing::FakeRuntime};
 
 use super::*;
-use crate::{
-    access::{Resource, Verb},
-    ids::{ClusterId, UserId},
-    kind::Kind,
-    name::Namespace,
-    operation::{MockAuditWriter, Status},
-    role::Role,
-    session::{LiveSessions, MockSessionStore},
-    testing::fake::FakeRuntime,
-};
+use crate::operation::MockAuditWriter;
 
 fn caller(role: Role) -> Caller {
     Caller { user_id: Some(UserId(7)), username: "ann".into(), role: Some(role), ..Caller::system() }
@@ -36,12 +28,7 @@ fn gate(mut trail: MockAuditWriter) -> Gate {
     let mut clusters = MockClusterNames::new();
     clusters.expect_name().returning(|id| Ok((id == ClusterId(1)).then(|| "prod".to_owned())));
     let FakeRuntime { clock, rng, spawner } = FakeRuntime::default();
-    let sessions = LiveSessions {
-        store: Arc::new(MockSessionStore::new()),
-        clock: clock.clone(),
-        idle: Duration::from_secs(1),
-    };
-    Gate::new(Arc::new(trail), Arc::new(clusters), clock, rng, spawner).with_sessions(Arc::new(sessions))
+    Gate::new(Arc::new(trail), Arc::new(clusters), clock, rng, spawner)
 }
 
 #[test]

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use pilothouse_types::hex::Hex;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{Operation, Outcome};
-use crate::hex::Hex;
 
 /// Maximum size of a row in bytes: the text of an entry of the chain, or all columns of a row of the operations list
 /// together.
@@ -167,16 +167,15 @@ fn digest(text: &str) -> Hex<32> {
 
 #[cfg(test)]
 mod tests {
+    use pilothouse_types::{
+        ids::{ClusterId, OperationId, UserId},
+        role::Role,
+    };
     use proptest::prelude::*;
     use uuid::Uuid;
 
     use super::*;
-    use crate::{
-        audit::OperationRow,
-        ids::{ClusterId, OperationId, UserId},
-        operation::{Entry, Status},
-        role::Role,
-    };
+    use crate::operation::{Entry, Status};
 
     /// An operation in which every text from an external source is this one.
     fn operation(text: &str, params: Params) -> Operation {
@@ -209,15 +208,13 @@ mod tests {
         }
     }
 
-    /// Sizes of everything that the trail stores for an operation.
-    fn sizes(operation: Operation, outcome: Outcome) -> [usize; 4] {
+    /// Sizes of the entries that the trail stores for an operation.
+    fn sizes(operation: Operation, outcome: Outcome) -> [usize; 3] {
         let operation = operation.bounded();
         let outcome = outcome.with_summary(&operation);
-        let row = OperationRow::begun(i64::MAX, &operation);
         let texts = [
             Entry::Intent { operation: operation.clone() }.canonical().unwrap(),
             Entry::Outcome { operation_id: operation.id, outcome: outcome.clone() }.canonical().unwrap(),
-            serde_json::to_string(&row.ended(&outcome)).unwrap(),
             Entry::Complete { operation, outcome }.canonical().unwrap(),
         ];
         texts.map(|text| text.len())

@@ -15,13 +15,14 @@ use std::{
     ops::Range,
 };
 
+use pilothouse_types::name::NamespaceScope;
+
 use super::{
     field::{Cell, FieldInfo, Filter, bool_text},
     query::{ListQuery, Sort},
     row::{Key, Row},
     select::Pagination,
 };
-use crate::name::NamespaceScope;
 
 mod change;
 mod name_index;

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 
-use super::{FieldInfo, Filter};
-use crate::{
+use pilothouse_types::{
     error::{Error, FieldError, Reason, Result},
     ids::ClusterId,
     kind::Kind,
     name::{NamespaceScope, ObjectName, is_invisible},
 };
+
+use super::{FieldInfo, Filter};
 
 /// Sort order of rows by one field; ties by namespace, then name, both ascending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,8 +227,11 @@ impl ListQuery {
     }
 }
 
-/// Parses an integer within a range; digits only, no sign, no space.
-pub(crate) fn number(text: &str, min: u64, max: u64) -> Result<u64, Reason> {
+/// Parses a query parameter that is a whole number from `min` to `max`; digits only, no sign, no space.
+///
+/// # Errors
+/// [`Reason::Required`] if empty; [`Reason::InvalidType`] if it is not a number; [`Reason::OutOfRange`].
+pub fn number(text: &str, min: u64, max: u64) -> Result<u64, Reason> {
     match text {
         "" => Err(Reason::Required),
         text if !text.bytes().all(|b| b.is_ascii_digit()) => {

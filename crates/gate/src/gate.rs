@@ -12,13 +12,15 @@ use std::{
 };
 
 use futures_util::{FutureExt, TryFutureExt};
-
-use crate::{
-    access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
+use pilothouse_types::{
     clock::{Clock, Rng, Spawner, detached, uuid_v7},
     error::{Cause, Code, Error, Result, Source},
     ids::{OperationId, UserId},
     name::NamespaceScope,
+};
+
+use crate::{
+    access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
     operation::{AuditWriter, CapacityFor, Operation, Outcome, Status},
 };
 
@@ -26,75 +28,16 @@ mod all_clusters;
 mod follow;
 mod ports;
 mod refusals;
+mod unchecked;
+mod warning;
 
 use refusals::{RefusalKey, Refusals};
 
-pub(crate) use all_clusters::ClusterPermits;
-pub use ports::ClusterNames;
+pub use all_clusters::ClusterPermits;
+pub use ports::{ClusterNames, SessionCheck};
 #[cfg(any(test, feature = "testing"))]
-pub use ports::MockClusterNames;
-pub(crate) use ports::SessionCheck;
-
-/// Warning in a successful response. Its string form is the key of its messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Warning {
-    /// The change was applied, but its outcome could not be stored yet; no further change is accepted until it is
-    /// stored.
-    OutcomeNotStored,
-    /// The autoscaler of this name will override the number of replicas.
-    Autoscaled(String),
-    /// The credential may not read these related objects, so the response lacks their data.
-    Unreadable(&'static str),
-    /// The cluster does not serve this API group or kind.
-    NotServed(&'static str),
-    /// The cluster was stored without having been reached.
-    NotTested,
-    /// This kind is read from the cluster for each request, because the credential may not watch it in all namespaces,
-    /// or because there are too many objects to cache.
-    NotCached(&'static str),
-}
-
-impl Warning {
-    /// String form of every warning, for the test that the messages are complete.
-    pub const KEYS: [&'static str; 6] =
-        ["outcome_not_stored", "autoscaled", "unreadable", "not_served", "not_tested", "not_cached"];
-
-    /// String form, the key of the messages.
-    pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::OutcomeNotStored => "outcome_not_stored",
-            Self::Autoscaled(_) => "autoscaled",
-            Self::Unreadable(_) => "unreadable",
-            Self::NotServed(_) => "not_served",
-            Self::NotTested => "not_tested",
-            Self::NotCached(_) => "not_cached",
-        }
-    }
-
-    /// Subject of the warning, for the placeholder in the message.
-    pub fn about(&self) -> &str {
-        match self {
-            Self::Autoscaled(name) => name,
-            Self::Unreadable(what) | Self::NotServed(what) | Self::NotCached(what) => what,
-            Self::OutcomeNotStored | Self::NotTested => "",
-        }
-    }
-}
-
-/// Result of a change: the changed object and warnings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changed<T> {
-    /// Object after the change.
-    pub value: T,
-    /// Warnings for the caller.
-    pub warnings: Vec<Warning>,
-}
-
-impl<T> From<T> for Changed<T> {
-    fn from(value: T) -> Self {
-        Self { value, warnings: Vec::new() }
-    }
-}
+pub use ports::{MockClusterNames, MockSessionCheck};
+pub use warning::{Changed, Warning};
 
 /// Interval between attempts to store an outcome.
 const OUTCOME_RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -115,7 +58,7 @@ pub struct Gate {
 }
 
 /// Parameters of an operation that are known only after the change.
-type ExtraParams = Vec<(&'static str, serde_json::Value)>;
+pub type ExtraParams = Vec<(&'static str, serde_json::Value)>;
 
 impl Gate {
     /// Creates a gate that records in `trail` and reads cluster names from `clusters`. All use cases of a process share
@@ -140,12 +83,12 @@ impl Gate {
     }
 
     /// Adds sessions: a stream then ends with the caller's session.
-    pub(crate) fn with_sessions(self, sessions: Arc<dyn SessionCheck>) -> Self {
+    pub fn with_sessions(self, sessions: Arc<dyn SessionCheck>) -> Self {
         Self { sessions: Some(sessions), ..self }
     }
 
     /// Spawner for CPU-bound work.
-    pub(crate) fn spawner(&self) -> &dyn Spawner {
+    pub fn spawner(&self) -> &dyn Spawner {
         &*self.spawner
     }
 
@@ -166,11 +109,6 @@ impl Gate {
     pub async fn allow(&self, caller: &Caller, access: AccessRequest) -> Result<Permit> {
         let access = self.authorise(caller, access).await?;
         Ok(Permit::new(access, None))
-    }
-
-    /// Issues a read permit to the server itself, for example for the prober.
-    pub fn allow_system(&self, access: AccessRequest) -> Permit {
-        Permit::new(access, None)
     }
 
     /// Runs a change to a cluster. The intent is durable before `work` runs, and the outcome is stored after it, even
@@ -198,7 +136,7 @@ impl Gate {
     ///
     /// # Errors
     /// As [`Gate::change`].
-    pub(crate) async fn change_granted<T, F, Fut>(
+    pub async fn change_granted<T, F, Fut>(
         &self,
         granted: Granted,
         work: F,
@@ -264,7 +202,7 @@ impl Gate {
     ///
     /// # Errors
     /// As [`Gate::change_local`].
-    pub(crate) async fn change_local_granted<T, F, Fut>(&self, granted: Granted, work: F) -> Result<T>
+    pub async fn change_local_granted<T, F, Fut>(&self, granted: Granted, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(Permit) -> Fut + Send + 'static,
@@ -277,7 +215,7 @@ impl Gate {
     ///
     /// # Errors
     /// As [`Gate::record_read`].
-    pub(crate) async fn record_read_granted<T, F, Fut>(&self, granted: Granted, work: F) -> Result<T>
+    pub async fn record_read_granted<T, F, Fut>(&self, granted: Granted, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(Permit) -> Fut + Send + 'static,
@@ -323,12 +261,7 @@ impl Gate {
     ///
     /// # Errors
     /// Always: `refusal`, or as [`Gate::allow`].
-    pub(crate) async fn refuse<T>(
-        &self,
-        caller: &Caller,
-        access: AccessRequest,
-        refusal: Error,
-    ) -> Result<T> {
+    pub async fn refuse<T>(&self, caller: &Caller, access: AccessRequest, refusal: Error) -> Result<T> {
         let granted = self.grant(caller, access).await?;
         self.refuse_granted(&granted, refusal).await
     }
@@ -337,7 +270,7 @@ impl Gate {
     ///
     /// # Errors
     /// Always: `refusal`, or `AuditUnavailable`.
-    pub(crate) async fn refuse_granted<T>(&self, granted: &Granted, refusal: Error) -> Result<T> {
+    pub async fn refuse_granted<T>(&self, granted: &Granted, refusal: Error) -> Result<T> {
         self.record_denied(&granted.caller, &granted.access, &refusal).await?;
         Err(refusal)
     }
@@ -375,36 +308,12 @@ impl Gate {
     ///
     /// # Errors
     /// `AuditUnavailable`.
-    pub(crate) fn capacity_for(&self, verb: Verb) -> Result<()> {
+    pub fn capacity_for(&self, verb: Verb) -> Result<()> {
         match verb {
             Verb::Refresh | Verb::Logout | Verb::Revoke | Verb::Export | Verb::Prune => Ok(()),
             Verb::Login => self.trail.check_capacity(CapacityFor::Anonymous),
             _ => self.trail.check_capacity(CapacityFor::Authenticated),
         }
-    }
-
-    /// Records an operation that ended before it could be authorised: a login or a failed login.
-    ///
-    /// # Errors
-    /// `AuditUnavailable`.
-    pub(crate) async fn record(
-        &self,
-        caller: &Caller,
-        access: &AccessRequest,
-        error: Option<&Error>,
-    ) -> Result<()> {
-        self.capacity_for(access.verb)?;
-        let operation = self.operation(caller, access);
-        let result = error.map_or(Ok(()), |error| Err(error.clone()));
-        let outcome = Outcome::of(&result, 0, operation.created_at).with_summary(&operation);
-        self.trail.record(&operation, &outcome).await
-    }
-
-    /// Issues the permit for a caller who proved their identity without a role check: after a successful login, or as
-    /// the owner of a refresh token. The port commits the audit entry.
-    pub(crate) fn permit_authenticated(&self, caller: &Caller, access: AccessRequest) -> Permit {
-        let operation = self.operation(caller, &access);
-        Permit::new(access, Some(operation))
     }
 
     fn prepare(&self, granted: Granted) -> Result<(Permit, Operation)> {
@@ -443,7 +352,8 @@ impl Gate {
         Err(refusal)
     }
 
-    fn operation(&self, caller: &Caller, access: &AccessRequest) -> Operation {
+    /// The record of an operation that begins now, with an id of its own.
+    pub(crate) fn operation(&self, caller: &Caller, access: &AccessRequest) -> Operation {
         let now = self.clock.now();
         let namespace = match &access.namespaces {
             NamespaceScope::One(namespace) => Some(namespace.to_string()),

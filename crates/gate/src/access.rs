@@ -1,16 +1,19 @@
 //! Authorisation: the rule table, and the permit required by every port towards a cluster and by every change to
 //! Pilothouse's own tables. Only [`crate::gate::Gate`] creates permits.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr};
 
-use crate::{
+use pilothouse_types::{
     error::{Error, Result},
-    ids::{ClusterId, OperationId, SessionId, UserId},
+    ids::{ClusterId, SessionId, UserId},
     kind::Kind,
     name::{Namespace, NamespaceScope},
-    operation::Operation,
     role::Role,
 };
+
+mod permit;
+
+pub use permit::Permit;
 
 /// Verb of an operation: the `operation_type` of the audit trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -305,6 +308,11 @@ impl Granted {
         &self.caller
     }
 
+    /// The name of the object, if it is set.
+    pub fn name(&self) -> Option<&str> {
+        self.access.name.as_deref()
+    }
+
     /// Adds a parameter for the audit trail, of any size; it is truncated to the size limit of a row.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<serde_json::Value>) -> Self {
@@ -320,106 +328,11 @@ impl Granted {
     }
 }
 
-/// Permit for one authorised operation. Adapters take cluster, kind and namespaces from the permit, so that a handler
-/// can neither skip the check nor use the permit for another object.
-#[derive(Clone, Debug)]
-pub struct Permit {
-    access: AccessRequest,
-    operation: Option<Arc<Operation>>,
-}
-
-impl Permit {
-    /// Called by the gate only.
-    pub(crate) fn new(access: AccessRequest, operation: Option<Operation>) -> Self {
-        Self { access, operation: operation.map(Arc::new) }
-    }
-
-    /// The permitted verb.
-    pub fn verb(&self) -> Verb {
-        self.access.verb
-    }
-
-    /// The permitted resource.
-    pub fn resource(&self) -> Resource {
-        self.access.resource
-    }
-
-    /// The registered cluster.
-    ///
-    /// # Errors
-    /// `Internal` when the permit has no cluster: the caller passed a wrong permit.
-    pub fn cluster(&self) -> Result<ClusterId> {
-        self.access.cluster.ok_or_else(|| Error::internal("the permit names no cluster"))
-    }
-
-    /// The permitted namespaces.
-    pub fn namespaces(&self) -> &NamespaceScope {
-        &self.access.namespaces
-    }
-
-    /// The single permitted namespace.
-    ///
-    /// # Errors
-    /// `Internal` when the permit is for all namespaces.
-    pub fn namespace(&self) -> Result<&Namespace> {
-        match &self.access.namespaces {
-            NamespaceScope::One(namespace) => Ok(namespace),
-            NamespaceScope::All => Err(Error::internal("the permit names no namespace")),
-        }
-    }
-
-    /// The permitted kind.
-    ///
-    /// # Errors
-    /// `Internal` when the permit has no kind.
-    pub fn kind(&self) -> Result<Kind> {
-        match self.access.resource {
-            Resource::Kind(kind) => Ok(kind),
-            _ => Err(Error::internal("the permit names no kind")),
-        }
-    }
-
-    /// Checks that objects of `kind` may be read under this permit: the kind itself or one related to it.
-    ///
-    /// # Errors
-    /// `Internal` when they may not.
-    pub fn covers(&self, kind: Kind) -> Result<()> {
-        let own = self.access.resource == Resource::Kind(kind);
-        if own || related(self.access.verb, self.access.resource).contains(&kind) {
-            Ok(())
-        } else {
-            Err(Error::internal(format!("the permit does not cover {kind}")))
-        }
-    }
-
-    /// Derives the system permit under which the shared cache lists this kind: read-only, in the same cluster, in all
-    /// namespaces. Each reader's own permit decides which of the cached objects it sees.
-    ///
-    /// # Errors
-    /// `Internal` when the permit does not cover the kind, or is not a permit to list.
-    pub fn for_cache(&self, kind: Kind) -> Result<Self> {
-        self.covers(kind)?;
-        if self.access.verb != Verb::List {
-            return Err(Error::internal("the cache needs a permit to list"));
-        }
-        Ok(Self::new(AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?), None))
-    }
-
-    /// The recorded operation. None for plain reads.
-    pub fn operation(&self) -> Option<&Operation> {
-        self.operation.as_deref()
-    }
-
-    /// Operation id, sent to the cluster as `Audit-ID`.
-    pub fn operation_id(&self) -> Option<OperationId> {
-        self.operation.as_ref().map(|operation| operation.id)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use pilothouse_types::kind::KINDS;
+
     use super::*;
-    use crate::kind::KINDS;
 
     #[test]
     fn higher_role_has_all_rights_of_lower_roles() {

@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    access::{AccessRequest, Resource, Verb},
+use pilothouse_types::{
     ids::{ClusterId, UserId},
     name::NamespaceScope,
 };
+
+use crate::access::{AccessRequest, Resource, Verb};
 
 /// Maximum number of refusal rows of one user within [`WINDOW`].
 pub(super) const MAX_ROWS: usize = 300;
@@ -130,8 +131,9 @@ impl Subject {
 
 #[cfg(test)]
 mod tests {
+    use pilothouse_types::{kind::Kind, name::Namespace};
+
     use super::*;
-    use crate::{kind::Kind, name::Namespace};
 
     const ANN: UserId = UserId(1);
     const BEN: UserId = UserId(2);

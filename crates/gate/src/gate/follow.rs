@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use futures_util::{FutureExt, future::BoxFuture};
+use pilothouse_types::error::{Cause, Code, Error, Result};
 
 use super::Gate;
-use crate::{
-    access::{AccessRequest, Caller, Permit},
-    error::{Cause, Code, Error, Result},
-};
+use crate::access::{AccessRequest, Caller, Permit};
 
 /// Interval between two checks of a stream's authorisation.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(2);

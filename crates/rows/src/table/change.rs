@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{Slot, Source, StoredRow, Table};
-use crate::rows::row::Row;
+use crate::row::Row;
 
 /// Change of a row.
 #[derive(Clone, Debug, PartialEq)]

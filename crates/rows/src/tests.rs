@@ -1,11 +1,11 @@
 use std::cmp::Reverse;
 
+use pilothouse_types::name::{Namespace, NamespaceScope};
 use proptest::prelude::*;
 use serde::Serialize;
 use serde_json::json;
 
 use super::*;
-use crate::name::{Namespace, NamespaceScope};
 
 #[derive(Clone, Debug, Serialize)]
 struct Thing {

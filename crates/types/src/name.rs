@@ -27,11 +27,11 @@ fn is_subdomain(text: &str) -> bool {
 
 /// Maximum length in bytes of a name or password before Unicode normalisation (NFC, NFKC). A normalised one has at most
 /// 128 characters, each composed of at most four. A longer text is refused before the normalisation.
-pub(crate) const MAX_NORMALISED_BYTES: usize = 4096;
+pub const MAX_NORMALISED_BYTES: usize = 4096;
 
 /// Whether a character is a bidirectional control or has no width. With such characters, two different texts could look
 /// the same.
-pub(crate) fn is_invisible(c: char) -> bool {
+pub fn is_invisible(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 

@@ -1,11 +1,9 @@
+use pilothouse_types::name::Namespace;
 use proptest::prelude::*;
 use serde::Serialize;
 
 use super::*;
-use crate::{
-    name::Namespace,
-    rows::{Field, ListRow, fields_of, select},
-};
+use crate::{Field, ListRow, fields_of, select};
 
 /// Row type with few distinct names and values, so that collisions and ties are frequent.
 #[derive(Clone, Debug, Serialize)]

@@ -1,8 +1,7 @@
 //! Ports of the gate.
 
 use async_trait::async_trait;
-
-use crate::{
+use pilothouse_types::{
     error::Result,
     ids::{ClusterId, SessionId},
     role::Role,
@@ -23,8 +22,9 @@ pub trait ClusterNames: Send + Sync {
 }
 
 /// Port: current state of a session.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
-pub(crate) trait SessionCheck: Send + Sync {
+pub trait SessionCheck: Send + Sync {
     /// Current role of the user of a session. The check does not count as a use of the session.
     ///
     /// # Errors

@@ -5,13 +5,12 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-
-use crate::{
+use pilothouse_types::{
     error::{Error, Result},
     ids::{ClusterId, OperationId, UserId},
     role::Role,
 };
+use serde::{Deserialize, Serialize};
 
 mod row_limit;
 
@@ -249,8 +248,9 @@ pub trait AuditWriter: Send + Sync {
 
 #[cfg(test)]
 mod tests {
+    use pilothouse_types::error::Cause;
+
     use super::*;
-    use crate::error::Cause;
 
     #[test]
     fn failed_means_that_nothing_was_changed() {

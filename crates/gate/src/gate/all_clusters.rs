@@ -1,20 +1,18 @@
 //! Authorisation of reads in all clusters at once.
 
+use pilothouse_types::{error::Result, ids::ClusterId};
+
 use super::Gate;
-use crate::{
-    access::{AccessRequest, Caller, Permit},
-    error::Result,
-    ids::ClusterId,
-};
+use crate::access::{AccessRequest, Caller, Permit};
 
 /// Permits for the reads in one cluster.
-pub(crate) struct ClusterPermits {
+pub struct ClusterPermits {
     /// Cluster id.
-    pub(crate) cluster: ClusterId,
+    pub cluster: ClusterId,
     /// Cluster name.
-    pub(crate) name: String,
+    pub name: String,
     /// One permit for each access request, in the order of the requests.
-    pub(crate) permits: Vec<Permit>,
+    pub permits: Vec<Permit>,
 }
 
 impl Gate {
@@ -24,7 +22,7 @@ impl Gate {
     ///
     /// # Errors
     /// `RoleTooLow`; `StoreUnavailable`; `AuditUnavailable` when a refusal cannot be recorded.
-    pub(crate) async fn allow_in_all_clusters(
+    pub async fn allow_in_all_clusters(
         &self,
         caller: &Caller,
         reads: &[AccessRequest],
