@@ -12,11 +12,7 @@ use actix_web::{
     web::Data,
 };
 use futures_util::{FutureExt, future::LocalBoxFuture};
-use pilothouse_core::{
-    Cause, Error,
-    access::{Origin, Role},
-    session::SignedIn,
-};
+use pilothouse_core::{Cause, Error, access::Origin, role::Role, session::SignedIn};
 use secrecy::SecretString;
 
 use crate::{
