@@ -27,7 +27,7 @@ doc: (ci "doc")
 # Check each crate that a program may link, and the shipped binary, separately
 alone: (ci "alone")
 
-# Run all tests, including those with a real cluster, or some: `just test -p pilothouse-core gate`
+# Run all tests, including those with a real cluster, or some: `just test -p pilothouse-gate follow`
 test *arguments="--workspace":
     cargo test {{ arguments }}
 

@@ -1,7 +1,10 @@
 //! Domain crate of Pilothouse: types, rules, ports and use cases. It has no network, database, HTTP or runtime code;
 //! those are adapters, injected through [`app::Ports`].
 //!
-//! Start at [`app::App`]. Each module covers one subject: types, rules, port, use case.
+//! Start at [`app::App`]. Each module covers one subject: types, rules, port, use case. Three parts are crates of their
+//! own, re-exported here: value types (`pilothouse-types`), rows and queries (`pilothouse-rows`: [`rows`]), and
+//! authorisation and audit (`pilothouse-gate`: [`access`], [`gate`], [`operation`]). Adapters use them through this
+//! crate.
 //!
 //! # Errors
 //! All functions return one [`Error`]: a [`Cause`], which determines the public [`Code`], and a context. Where a port
@@ -18,37 +21,26 @@
 //! method that calls a cluster or changes Pilothouse's own tables takes an [`access::Permit`]. The docs define each
 //! error. Then add a field in [`app::Ports`], a fake and a contract in `testing`, and an adapter.
 
-pub mod access;
 mod annotation;
 pub mod app;
 pub mod audit;
-pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod endpoint;
-pub mod error;
 pub mod event;
-pub mod gate;
-pub mod hex;
 pub mod idempotency;
-pub mod ids;
 pub mod inventory;
-pub mod kind;
 pub mod kubeconfig;
-pub mod name;
 pub mod namespace;
 pub mod network;
 pub mod node;
 pub mod object;
 #[cfg(feature = "openapi")]
 mod openapi;
-pub mod operation;
 pub mod pod;
 pub mod quantity;
 pub mod quota;
-pub mod role;
-pub mod rows;
 pub mod seal;
 pub mod secret;
 pub mod session;
@@ -60,4 +52,10 @@ mod ttl_cache;
 pub mod user;
 pub mod workload;
 
-pub use error::{Cause, Code, Error, Result};
+pub use pilothouse_gate::{access, gate, operation};
+pub use pilothouse_rows as rows;
+pub use pilothouse_types::{
+    clock, error,
+    error::{Cause, Code, Error, Result},
+    hex, ids, kind, name, role,
+};

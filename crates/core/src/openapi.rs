@@ -11,15 +11,10 @@ use utoipa::{
 use crate::{
     cluster::ClusterName,
     connection::ApiServer,
-    name::{ContainerName, Namespace, ObjectName},
     user::{NewPassword, Username},
     workload::Replicas,
 };
 
-/// RFC 1123 label.
-const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
-/// RFC 1123 subdomain.
-const SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
 /// The URLs that `ApiServer` accepts.
 const HTTPS: &str = "^https://[^/?#@\\s]+(/[^?#\\s]*)?$";
 
@@ -40,9 +35,6 @@ macro_rules! schemas {
 }
 
 schemas! {
-    Namespace: "The name of a namespace.", text(1, 63).pattern(Some(LABEL));
-    ObjectName: "The name of an object in the cluster.", text(1, 253).pattern(Some(SUBDOMAIN));
-    ContainerName: "The name of a container.", text(1, 63).pattern(Some(LABEL));
     ClusterName: "The name of a cluster in Pilothouse; unique, ignoring case.", text(1, 63);
     ApiServer: "The URL of a cluster's API server.", text(9, 512).pattern(Some(HTTPS));
     Username: "A username. It is trimmed and converted to lower case, and may then contain `a-z 0-9 . _ -`.", text(3, 64);

@@ -6,16 +6,13 @@
 pub mod contract;
 pub mod fake;
 
-use std::sync::Arc;
+pub use pilothouse_gate::testing::permit;
 
 use crate::{
-    access::{AccessRequest, Caller, Permit},
     app::Ports,
     cluster::{CredentialInput, NewCluster},
     connection::AuthType,
-    gate::{Gate, MockClusterNames},
     object::Labels,
-    operation::MockAuditWriter,
 };
 
 /// A cluster to be registered, with the token `canary-token`.
@@ -36,22 +33,6 @@ pub fn new_cluster(name: &str) -> NewCluster {
         credential,
         skip_test: false,
     }
-}
-
-/// A permit with its operation, without authorisation: only for tests of adapters.
-pub fn permit(caller: &Caller, access: AccessRequest) -> Permit {
-    permit_with(fake::FakeRuntime::default(), caller, access)
-}
-
-fn permit_with(runtime: fake::FakeRuntime, caller: &Caller, access: AccessRequest) -> Permit {
-    let gate = Gate::new(
-        Arc::new(MockAuditWriter::new()),
-        Arc::new(MockClusterNames::new()),
-        runtime.clock,
-        runtime.rng,
-        runtime.spawner,
-    );
-    gate.permit_authenticated(caller, access)
 }
 
 impl Ports {

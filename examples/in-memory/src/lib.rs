@@ -1,20 +1,19 @@
 //! Minimal implementation of the ports that an embedder of `pilothouse-core` provides: an audit trail and a cluster
-//! registry in memory ([`Memory`]), and the process ports ([`Process`]). All state is lost when the process ends.
+//! registry in memory ([`Memory`]), and the process ports ([`Process`], from `examples/gate`). All state is lost when
+//! the process ends.
 
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use futures_util::future::BoxFuture;
-use jiff::{Timestamp, Unit};
+pub use example_gate::Process;
+use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     audit::{AuditQuery, OperationPage, OperationQuery, OperationRow},
-    clock::{Clock, Computation, Rng, Spawner},
     cluster::{Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, ProbeResult},
     connection::StoredConnection,
     ids::{ClusterId, OperationId},
@@ -156,50 +155,5 @@ impl Connections for Memory {
 
     async fn versions(&self) -> Result<BTreeMap<ClusterId, i64>> {
         Ok(self.state().clusters.iter().map(|(cluster, stored)| (cluster.id, stored.version)).collect())
-    }
-}
-
-/// Process ports: clocks, random source and task spawner (tokio).
-pub struct Process(Instant);
-
-impl Default for Process {
-    fn default() -> Self {
-        Self(Instant::now())
-    }
-}
-
-impl Clock for Process {
-    #[allow(clippy::disallowed_methods, reason = "this is the port through which the time comes in")]
-    fn now(&self) -> Timestamp {
-        let now = Timestamp::now();
-        now.round(Unit::Microsecond).unwrap_or(now)
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.elapsed()
-    }
-}
-
-impl Rng for Process {
-    fn fill(&self, buffer: &mut [u8]) {
-        getrandom::fill(buffer).expect("random bytes from the operating system");
-    }
-}
-
-#[async_trait]
-impl Spawner for Process {
-    /// Detached: the task continues if the caller is dropped. A service waits for its tasks before it exits.
-    fn spawn(&self, task: BoxFuture<'static, ()>) {
-        tokio::spawn(task);
-    }
-
-    async fn sleep(&self, duration: Duration) {
-        tokio::time::sleep(duration).await;
-    }
-
-    /// A service limits how many of these run concurrently.
-    async fn compute(&self, work: Computation) -> Result<()> {
-        let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(|error| Error::internal(format!("a computation: {error}")))
     }
 }

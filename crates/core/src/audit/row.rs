@@ -221,6 +221,35 @@ impl ListRow for OperationRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        access::{AccessRequest, Caller, Origin, Resource, Verb},
+        operation::MAX_ROW_BYTES,
+        testing::permit,
+    };
+
+    #[test]
+    fn row_is_within_the_size_limit_for_texts_of_any_length() {
+        let long = 64 << 10;
+        for text in ["\"".repeat(long), "\u{1}".repeat(long), "写".repeat(long)] {
+            let origin = Origin { source_ip: None, request_id: Some(text.clone()) };
+            let caller = Caller::anonymous(text.as_str(), origin);
+            let access = AccessRequest::to(Verb::Create, Resource::Cluster)
+                .new_cluster(text.as_str())
+                .named(text.as_str())
+                .with("text", text.as_str());
+            let operation = permit(&caller, access).operation().unwrap().clone();
+            let outcome = Outcome {
+                status: Status::Unknown,
+                error_code: Some(text.clone()),
+                details: Some(text.clone()),
+                duration_ms: i64::MAX,
+                finished_at: Timestamp::MAX,
+            };
+            let row = OperationRow::begun(i64::MAX, &operation).ended(&outcome.with_summary(&operation));
+            let bytes = serde_json::to_string(&row).unwrap().len();
+            assert!(bytes <= MAX_ROW_BYTES, "{:?}: {bytes} bytes", text.chars().next());
+        }
+    }
 
     #[test]
     fn operation_query_parses_or_names_bad_parameters() {

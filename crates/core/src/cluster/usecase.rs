@@ -410,7 +410,7 @@ impl Clusters {
     /// `NotFound` if it was deleted meanwhile; `StoreUnavailable`; `Overloaded` if no request was sent to the
     /// cluster. A cluster that does not respond is no error.
     pub async fn refresh(&self, id: ClusterId) -> Result<()> {
-        let permit = self.gate.allow_system(AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(id));
+        let permit = self.gate.permit_probe(id);
         self.probe_and_record(&permit, id, ProbeReason::Scheduled).await.map(drop)
     }
 

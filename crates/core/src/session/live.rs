@@ -71,3 +71,64 @@ impl SessionCheck for LiveSessions {
         Ok(user.role)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_executor::block_on;
+
+    use super::*;
+    use crate::{ids::UserId, session::MockSessionStore, testing::fake::FakeRuntime, user::Username};
+
+    const IDLE: Duration = Duration::from_secs(1800);
+
+    fn session(now: Timestamp) -> Session {
+        Session {
+            id: SessionId(3),
+            user_id: UserId(7),
+            generation: 1,
+            source_ip: None,
+            user_agent: None,
+            created_at: now,
+            last_seen_at: now,
+            expires_at: now + Duration::from_secs(3600),
+        }
+    }
+
+    fn user(now: Timestamp) -> User {
+        User {
+            id: UserId(7),
+            username: Username::new("ann").unwrap(),
+            display_name: String::new(),
+            role: Role::Viewer,
+            disabled: false,
+            created_at: now,
+            last_login_at: None,
+        }
+    }
+
+    /// The current role when the store has this session and user, or the cause of the refusal.
+    fn current_role(runtime: &FakeRuntime, stored: Option<(Session, User)>) -> Result<Role, Cause> {
+        let mut store = MockSessionStore::new();
+        store.expect_get().returning(move |id| {
+            assert_eq!(id, SessionId(3));
+            Ok(stored.clone())
+        });
+        let live = LiveSessions { store: Arc::new(store), clock: runtime.clock.clone(), idle: IDLE };
+        block_on(live.current_role(SessionId(3))).map_err(|error| error.cause)
+    }
+
+    #[test]
+    fn only_a_live_session_of_an_enabled_user_has_a_role() {
+        let runtime = FakeRuntime::default();
+        let now = runtime.clock.now();
+        let found = Some((session(now), user(now)));
+        assert_eq!(current_role(&runtime, found.clone()), Ok(Role::Viewer));
+        assert_eq!(current_role(&runtime, None), Err(Cause::SessionEnded), "revoked");
+        let disabled = Some((session(now), User { disabled: true, ..user(now) }));
+        assert_eq!(current_role(&runtime, disabled), Err(Cause::SessionEnded), "disabled");
+        let expired = Some((Session { expires_at: now, ..session(now) }, user(now)));
+        assert_eq!(current_role(&runtime, expired), Err(Cause::SessionEnded), "expired");
+        runtime.clock.advance(IDLE);
+        assert_eq!(current_role(&runtime, found), Err(Cause::SessionEnded), "idle for too long");
+    }
+}

@@ -132,7 +132,7 @@ impl Sessions {
         if !password_matches {
             let refusal = Error::new(Cause::BadCredentials);
             self.ports.throttle.failed(&keys, self.clock.now()).await?;
-            self.gate.record(&anonymous, &access, Some(&refusal)).await?;
+            self.gate.record_refused_login(&anonymous, &access, &refusal).await?;
             return Err(refusal);
         }
         let (user, verified) = enabled.ok_or_else(|| Error::internal("a password matched no user"))?;
@@ -143,7 +143,7 @@ impl Sessions {
         let at = self.clock.now();
         let [cookie, refresh] = [self.secret(), self.secret()];
         let caller = Caller { user_id: Some(user.id), role: Some(user.role), ..anonymous.clone() };
-        let permit = self.gate.permit_authenticated(&caller, access.clone());
+        let permit = self.gate.permit_own_session(&caller, Verb::Login);
         let record = SessionRecord {
             user_id: user.id,
             cookie: SecretHash::of(cookie.expose_secret()),
@@ -159,7 +159,7 @@ impl Sessions {
         let session = match self.ports.store.open(&permit, record, &verified).await {
             // the password was changed, or the user disabled, during the verification
             Err(refusal) if refusal.cause == Cause::BadCredentials => {
-                self.gate.record(&anonymous, &access, Some(&refusal)).await?;
+                self.gate.record_refused_login(&anonymous, &access, &refusal).await?;
                 return Err(refusal);
             }
             opened => opened?,
@@ -212,7 +212,7 @@ impl Sessions {
         let joined = keys.iter().map(|key| key.key.as_str()).collect::<Vec<_>>().join(" ");
         let key = ThrottleKey { key: joined, limit: u32::MAX };
         if let Some(count) = self.ports.throttle.refused(&key, self.clock.now()).await? {
-            self.gate.record(&caller, &access.with("refused_before", count), Some(&refusal)).await?;
+            self.gate.record_refused_login(&caller, &access.with("refused_before", count), &refusal).await?;
         }
         Err(refusal)
     }
@@ -274,8 +274,7 @@ impl Sessions {
         let at = self.clock.now();
         let (mut session, user) = self.live.by_cookie(cookie.expose_secret()).await?;
         let caller = caller(&user, &session, origin);
-        let access = AccessRequest::to(Verb::Refresh, Resource::Session).named(user.username.as_str());
-        let permit = self.gate.permit_authenticated(&caller, access);
+        let permit = self.gate.permit_own_session(&caller, Verb::Refresh);
         let fresh = self.secret();
         let [presented, next] = [refresh, &fresh].map(|secret| SecretHash::of(secret.expose_secret()));
         match self.ports.store.rotate(&permit, session.id, presented, next, at, REFRESH_GRACE).await? {
@@ -294,8 +293,7 @@ impl Sessions {
     /// `SessionEnded`; `StoreUnavailable`.
     pub async fn logout(&self, cookie: &str, origin: Origin) -> Result<()> {
         let (session, user) = self.live.by_cookie(cookie).await?;
-        let access = AccessRequest::to(Verb::Logout, Resource::Session).named(user.username.as_str());
-        let permit = self.gate.permit_authenticated(&caller(&user, &session, origin), access);
+        let permit = self.gate.permit_own_session(&caller(&user, &session, origin), Verb::Logout);
         self.ports.store.end(&permit, session.id).await?;
         Ok(())
     }

@@ -137,7 +137,7 @@ impl StorePorts {
 
     /// A system permit with a new operation.
     pub fn permit(&self, access: AccessRequest) -> Permit {
-        super::permit_with(self.runtime.clone(), &Caller::system(), access)
+        pilothouse_gate::testing::permit_with(self.runtime.clone(), &Caller::system(), access)
     }
 
     /// A permit whose operation is an update of a user.

@@ -1,7 +1,6 @@
 //! In-memory fakes of the ports: storage without a database, clusters without a network.
 
 mod clusters;
-mod runtime;
 mod secrets;
 mod signatures;
 mod store;
@@ -9,7 +8,7 @@ mod store;
 use std::sync::Arc;
 
 pub use clusters::{Condition, FakeClusters};
-pub use runtime::{FakeClock, FakeRng, FakeRuntime, ThreadSpawner};
+pub use pilothouse_types::testing::{FakeClock, FakeRng, FakeRuntime, ThreadSpawner};
 pub use secrets::{FakeInitialPassword, PlainDigest, PlainHasher, PlainTokens};
 pub use signatures::{FakeSigner, MemoryCheckpointSink};
 pub use store::MemoryStore;

@@ -88,10 +88,7 @@ impl Users {
         let random = given.is_none();
         let password = given.unwrap_or_else(|| NewPassword::random(&*self.rng));
         let username = Username::first_admin();
-        let access = AccessRequest::to(Verb::Create, Resource::User)
-            .named(username.as_str())
-            .with("role", Role::SuperAdmin.as_str());
-        let permit = self.gate.permit_authenticated(&Caller::system(), access);
+        let permit = self.gate.permit_first_user(username.as_str(), Role::SuperAdmin);
         let record = UserRecord {
             display_name: username.to_string(),
             username,
@@ -149,7 +146,7 @@ impl Users {
     pub async fn reset_password(&self, caller: &Caller, id: UserId, password: NewPassword) -> Result<User> {
         let granted = self.grant_for_user(caller, Verb::ResetPassword, id).await?;
         let (registry, hasher, at) = (self.registry.clone(), self.hasher.clone(), self.clock.now());
-        let is_first_admin = granted.access.name.as_deref() == Some(Username::first_admin().as_str());
+        let is_first_admin = granted.name() == Some(Username::first_admin().as_str());
         let initial = is_first_admin.then(|| self.initial.clone());
         let work = async move |permit: Permit| {
             let hash = hasher.hash(password.secret()).await?;

@@ -1,0 +1,376 @@
+//! Authorisation: the rule table, and the permit required by every port towards a cluster and by every change to
+//! Pilothouse's own tables. Only [`crate::gate::Gate`] creates permits.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use pilothouse_types::{
+    error::{Error, Result},
+    ids::{ClusterId, SessionId, UserId},
+    kind::Kind,
+    name::{Namespace, NamespaceScope},
+    role::Role,
+};
+
+mod permit;
+
+pub use permit::Permit;
+
+/// Verb of an operation: the `operation_type` of the audit trail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names are defined by the contract's audit vocabulary")]
+pub enum Verb {
+    List,
+    Get,
+    Logs,
+    Create,
+    Update,
+    Delete,
+    Test,
+    Scale,
+    Restart,
+    Reveal,
+    Login,
+    Logout,
+    Refresh,
+    Revoke,
+    ChangePassword,
+    ResetPassword,
+    Verify,
+    Export,
+    Rekey,
+    Backup,
+    Restore,
+    Prune,
+}
+
+impl Verb {
+    /// The value in the audit trail.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Get => "get",
+            Self::Logs => "logs",
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Test => "test",
+            Self::Scale => "scale",
+            Self::Restart => "restart",
+            Self::Reveal => "reveal",
+            Self::Login => "login",
+            Self::Logout => "logout",
+            Self::Refresh => "refresh",
+            Self::Revoke => "revoke",
+            Self::ChangePassword => "change_password",
+            Self::ResetPassword => "reset_password",
+            Self::Verify => "verify",
+            Self::Export => "export",
+            Self::Rekey => "rekey",
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+            Self::Prune => "prune",
+        }
+    }
+
+    /// Whether the verb only reads.
+    pub const fn reads(self) -> bool {
+        matches!(self, Self::List | Self::Get | Self::Logs | Self::Verify)
+    }
+}
+
+/// Resource of an operation: the `resource_type` of the audit trail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resource {
+    /// An object in a cluster.
+    Kind(Kind),
+    /// A registered cluster.
+    Cluster,
+    /// A cluster that is not registered yet (a connection test of a new configuration).
+    NewCluster,
+    /// A user of Pilothouse.
+    User,
+    /// The caller's own account.
+    OwnAccount,
+    /// A session of the caller.
+    Session,
+    /// The audit trail.
+    Operation,
+    /// The master key that encrypts stored secrets.
+    MasterKey,
+    /// The whole database.
+    Database,
+}
+
+impl Resource {
+    /// The value in the audit trail.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Kind(kind) => kind.info().singular,
+            Self::Cluster | Self::NewCluster => "cluster",
+            Self::User | Self::OwnAccount => "user",
+            Self::Session => "session",
+            Self::Operation => "operation",
+            Self::MasterKey => "master_key",
+            Self::Database => "database",
+        }
+    }
+}
+
+/// Rule table: the lowest role that may do `verb` to `resource`.
+pub const fn required_role(verb: Verb, resource: Resource) -> Role {
+    match resource {
+        Resource::User | Resource::MasterKey | Resource::Database => Role::SuperAdmin,
+        Resource::Operation if matches!(verb, Verb::Prune) => Role::SuperAdmin,
+        Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => Role::OpsAdmin,
+        Resource::OwnAccount | Resource::Session | Resource::Operation => Role::Viewer,
+        Resource::NewCluster => Role::OpsAdmin,
+        Resource::Cluster if matches!(verb, Verb::Test) => Role::Viewer,
+        Resource::Cluster | Resource::Kind(_) => {
+            if verb.reads() {
+                Role::Viewer
+            } else {
+                Role::OpsAdmin
+            }
+        }
+    }
+}
+
+/// Related kinds that a permit for `verb` on `resource` also lets the adapter read: the details of a workload include
+/// its pods, a scale checks for an autoscaler.
+const fn related(verb: Verb, resource: Resource) -> &'static [Kind] {
+    use Kind::{ControllerRevision, Event, HorizontalPodAutoscaler, Node, Pod, ReplicaSet, ResourceQuota};
+    match (verb, resource) {
+        (Verb::List, Resource::Kind(Kind::Namespace)) => &[ResourceQuota],
+        (Verb::List, Resource::Kind(Kind::Node)) => &[Pod],
+        (Verb::List, Resource::Kind(Kind::EndpointSlice)) => &[Kind::Service],
+        (Verb::List, Resource::Kind(Kind::Deployment)) => {
+            &[Kind::StatefulSet, Kind::DaemonSet, Kind::Job, Kind::CronJob]
+        }
+        (Verb::Get, Resource::Kind(_)) => &[Pod, Event, ReplicaSet, ControllerRevision, Kind::Job],
+        (Verb::Scale, Resource::Kind(_)) => &[HorizontalPodAutoscaler],
+        (_, Resource::Cluster | Resource::NewCluster) => &[Node, Pod, Kind::Namespace],
+        _ => &[],
+    }
+}
+
+/// Origin of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Client IP address. None for the command line and the server itself.
+    pub source_ip: Option<IpAddr>,
+    /// Request id, as in `X-Request-Id` and the log.
+    pub request_id: Option<String>,
+}
+
+/// Caller: the user on whose behalf an operation runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// User id. None for the system, the command line and a failed login.
+    pub user_id: Option<UserId>,
+    /// User name, `cli:<user>`, or `system`.
+    pub username: String,
+    /// Role when the request arrived. None before a login.
+    pub role: Option<Role>,
+    /// Session of the request.
+    pub session: Option<SessionId>,
+    /// Origin of the request.
+    pub origin: Origin,
+}
+
+impl Caller {
+    /// The server itself: the prober, startup.
+    pub fn system() -> Self {
+        Self {
+            user_id: None,
+            username: "system".to_owned(),
+            role: Some(Role::SuperAdmin),
+            session: None,
+            origin: Origin::default(),
+        }
+    }
+
+    /// An operator at the command line, who has access to the database and the key anyway.
+    pub fn command_line(user: &str) -> Self {
+        Self { username: format!("cli:{user}"), ..Self::system() }
+    }
+
+    /// A caller who is not signed in; `username` is the one in the login attempt.
+    pub fn anonymous(username: impl Into<String>, origin: Origin) -> Self {
+        Self { user_id: None, username: username.into(), role: None, session: None, origin }
+    }
+
+    /// Whether the caller may do `verb` to `resource`.
+    ///
+    /// # Errors
+    /// `RoleTooLow`, with the required role.
+    pub fn check(&self, verb: Verb, resource: Resource) -> Result<()> {
+        let required = required_role(verb, resource);
+        if self.role.is_some_and(|role| role >= required) {
+            Ok(())
+        } else {
+            Err(Error::role_too_low(required))
+        }
+    }
+}
+
+/// Access request: the requested operation before authorisation, with the parameters for the audit trail.
+#[derive(Clone, Debug)]
+pub struct AccessRequest {
+    pub(crate) verb: Verb,
+    pub(crate) resource: Resource,
+    pub(crate) cluster: Option<ClusterId>,
+    pub(crate) cluster_name: Option<String>,
+    pub(crate) namespaces: NamespaceScope,
+    pub(crate) name: Option<String>,
+    pub(crate) params: BTreeMap<&'static str, serde_json::Value>,
+}
+
+impl AccessRequest {
+    /// Creates a request for `verb` on `resource`.
+    pub fn to(verb: Verb, resource: Resource) -> Self {
+        Self {
+            verb,
+            resource,
+            cluster: None,
+            cluster_name: None,
+            namespaces: NamespaceScope::All,
+            name: None,
+            params: BTreeMap::new(),
+        }
+    }
+
+    /// Creates a request for `verb` on an object of `kind` in a namespace of a registered cluster.
+    pub fn to_object(verb: Verb, kind: Kind, cluster: ClusterId, namespace: &Namespace, name: &str) -> Self {
+        Self::to(verb, Resource::Kind(kind)).in_cluster(cluster).in_namespace(namespace).named(name)
+    }
+
+    /// Sets the registered cluster.
+    pub fn in_cluster(mut self, cluster: ClusterId) -> Self {
+        self.cluster = Some(cluster);
+        self
+    }
+
+    /// Sets the name of a cluster that is not registered yet.
+    pub fn new_cluster(mut self, name: impl Into<String>) -> Self {
+        self.cluster_name = Some(name.into());
+        self
+    }
+
+    /// Sets one namespace.
+    pub fn in_namespace(self, namespace: &Namespace) -> Self {
+        self.within(NamespaceScope::One(namespace.clone()))
+    }
+
+    /// Sets the namespaces.
+    pub fn within(mut self, namespaces: NamespaceScope) -> Self {
+        self.namespaces = namespaces;
+        self
+    }
+
+    /// Sets the name of the object.
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Adds a parameter for the audit trail. The trail stores only parameters added here: an allowlist. The value is a
+    /// text, number or boolean; values that are more expensive to build are added after the role check
+    /// ([`Granted::with`]).
+    pub fn with(mut self, name: &'static str, value: impl Into<Scalar>) -> Self {
+        self.params.insert(name, value.into().0);
+        self
+    }
+}
+
+/// A text, number or boolean parameter, as stored in the trail.
+#[derive(Clone, Debug)]
+pub struct Scalar(serde_json::Value);
+
+macro_rules! scalars {
+    ($($from:ty)*) => {$(
+        impl From<$from> for Scalar {
+            fn from(value: $from) -> Self {
+                Self(value.into())
+            }
+        }
+    )*};
+}
+
+scalars! { &str String bool i32 i64 u32 u64 }
+
+/// Access request that passed the role check but is not recorded yet. Only the gate creates it
+/// ([`crate::gate::Gate::grant`]), so a function that takes one may read the content of the request: the role was
+/// checked before.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    pub(crate) caller: Caller,
+    pub(crate) access: AccessRequest,
+}
+
+impl Granted {
+    /// The caller.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The name of the object, if it is set.
+    pub fn name(&self) -> Option<&str> {
+        self.access.name.as_deref()
+    }
+
+    /// Adds a parameter for the audit trail, of any size; it is truncated to the size limit of a row.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<serde_json::Value>) -> Self {
+        self.access.params.insert(name, value.into());
+        self
+    }
+
+    /// Sets the name of the object.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.access.name = Some(name.into());
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pilothouse_types::kind::KINDS;
+
+    use super::*;
+
+    #[test]
+    fn higher_role_has_all_rights_of_lower_roles() {
+        let resources = KINDS.iter().map(|&kind| Resource::Kind(kind)).chain([
+            Resource::Cluster,
+            Resource::NewCluster,
+            Resource::User,
+            Resource::OwnAccount,
+            Resource::Session,
+            Resource::Operation,
+            Resource::MasterKey,
+            Resource::Database,
+        ]);
+        for resource in resources {
+            for verb in
+                [Verb::List, Verb::Get, Verb::Create, Verb::Update, Verb::Delete, Verb::Test, Verb::Scale]
+            {
+                let allowed = Role::ALL.map(|role| role >= required_role(verb, resource));
+                assert!(allowed.is_sorted(), "{verb:?} {resource:?}: a higher role has fewer rights");
+                assert!(allowed[2], "a super admin has every right");
+            }
+        }
+    }
+
+    #[test]
+    fn viewers_cannot_change_clusters_and_ops_admins_cannot_manage_users() {
+        for &kind in KINDS {
+            for verb in [Verb::Create, Verb::Update, Verb::Delete, Verb::Scale, Verb::Restart] {
+                assert_eq!(required_role(verb, Resource::Kind(kind)), Role::OpsAdmin);
+            }
+            assert_eq!(required_role(Verb::List, Resource::Kind(kind)), Role::Viewer);
+        }
+        assert_eq!(required_role(Verb::List, Resource::User), Role::SuperAdmin);
+        assert_eq!(required_role(Verb::Create, Resource::User), Role::SuperAdmin);
+    }
+}

@@ -1,0 +1,33 @@
+//! Ports of the gate.
+
+use async_trait::async_trait;
+use pilothouse_types::{
+    error::Result,
+    ids::{ClusterId, SessionId},
+    role::Role,
+};
+
+/// Port: names of the registered clusters.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait ClusterNames: Send + Sync {
+    /// Name of a cluster; `None` if it is not registered.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`, as for every method of this port.
+    async fn name(&self, id: ClusterId) -> Result<Option<String>>;
+
+    /// Ids and names of all clusters, in no defined order.
+    async fn all(&self) -> Result<Vec<(ClusterId, String)>>;
+}
+
+/// Port: current state of a session.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait SessionCheck: Send + Sync {
+    /// Current role of the user of a session. The check does not count as a use of the session.
+    ///
+    /// # Errors
+    /// `SessionEnded` if the session ended or expired, or if its user is disabled; `StoreUnavailable`.
+    async fn current_role(&self, session: SessionId) -> Result<Role>;
+}

@@ -1,0 +1,227 @@
+//! Rate limiter for the audit rows of refusals. A refused request costs its sender nothing, so the number of rows is
+//! limited: each user has [`MAX_ROWS`] rows per [`WINDOW`], then one row per [`REPEAT_INTERVAL`]. A read that is
+//! refused again within [`REPEAT_INTERVAL`] has no row. Each row contains the number of earlier refusals without a row.
+//! The counts are kept per process: each replica has its own limit, and a restart loses the unreported counts.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use pilothouse_types::{
+    ids::{ClusterId, UserId},
+    name::NamespaceScope,
+};
+
+use crate::access::{AccessRequest, Resource, Verb};
+
+/// Maximum number of refusal rows of one user within [`WINDOW`].
+pub(super) const MAX_ROWS: usize = 300;
+/// Time window of [`MAX_ROWS`].
+pub(super) const WINDOW: Duration = Duration::from_secs(15 * 60);
+/// Time within which a repeated refusal of the same read has no row; beyond [`MAX_ROWS`], the minimum time between two
+/// rows.
+pub(super) const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Key by which two refusals count as the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct RefusalKey {
+    verb: Verb,
+    resource: Resource,
+    cluster: Option<ClusterId>,
+    namespace: Option<String>,
+}
+
+impl RefusalKey {
+    pub(super) fn of(access: &AccessRequest) -> Self {
+        let namespace = match &access.namespaces {
+            NamespaceScope::One(namespace) => Some(namespace.to_string()),
+            NamespaceScope::All => None,
+        };
+        Self { verb: access.verb, resource: access.resource, cluster: access.cluster, namespace }
+    }
+}
+
+/// Refusals of all users, timed by the monotonic clock.
+#[derive(Default)]
+pub(super) struct Refusals(Mutex<HashMap<UserId, Subject>>);
+
+#[derive(Default)]
+struct Subject {
+    /// Times of its rows, the oldest first.
+    rows: VecDeque<Duration>,
+    /// Number of refusals that no row reports yet.
+    unreported: u64,
+    reads: HashMap<RefusalKey, RefusedRead>,
+}
+
+struct RefusedRead {
+    /// Time of its last row.
+    at: Duration,
+    /// Number of refusals since then.
+    unreported: u64,
+}
+
+impl Refusals {
+    /// Counts a refusal. If it gets a row, returns the number of earlier refusals without a row.
+    pub(super) fn count(&self, user: UserId, key: &RefusalKey, now: Duration) -> Option<u64> {
+        let mut all = self.lock();
+        if !all.contains_key(&user) {
+            all.retain(|_, subject| !subject.is_empty(now));
+        }
+        let subject = all.entry(user).or_default();
+        subject.expire(now);
+        if let Some(read) = subject.reads.get_mut(key).filter(|read| age(read.at, now) < REPEAT_INTERVAL) {
+            read.unreported += 1;
+            return None;
+        }
+        let full = subject.rows.len() >= MAX_ROWS;
+        if full && subject.rows.back().is_some_and(|last| age(*last, now) < REPEAT_INTERVAL) {
+            subject.unreported += 1;
+            return None;
+        }
+        subject.rows.push_back(now);
+        let earlier = if key.verb.reads() {
+            subject.reads.insert(key.clone(), RefusedRead { at: now, unreported: 0 })
+        } else {
+            None
+        };
+        Some(std::mem::take(&mut subject.unreported) + earlier.map_or(0, |read| read.unreported))
+    }
+
+    /// Restores the counts when the row allowed by [`Refusals::count`] was not stored: the next row reports them.
+    pub(super) fn restore(&self, user: UserId, key: &RefusalKey, earlier_count: u64) {
+        if let Some(subject) = self.lock().get_mut(&user) {
+            subject.rows.pop_back();
+            let since = subject.reads.remove(key).map_or(0, |read| read.unreported);
+            subject.unreported += earlier_count + since + 1;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<UserId, Subject>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Time since `then`; zero if `then` is later, because concurrent requests read the clock in any order.
+fn age(then: Duration, now: Duration) -> Duration {
+    now.saturating_sub(then)
+}
+
+impl Subject {
+    /// Removes entries older than the window. Unreported counts are kept.
+    fn expire(&mut self, now: Duration) {
+        while self.rows.front().is_some_and(|row| age(*row, now) >= WINDOW) {
+            self.rows.pop_front();
+        }
+        let unreported = &mut self.unreported;
+        self.reads.retain(|_, read| {
+            let counts = age(read.at, now) < WINDOW;
+            *unreported += if counts { 0 } else { read.unreported };
+            counts
+        });
+    }
+
+    fn is_empty(&mut self, now: Duration) -> bool {
+        self.expire(now);
+        self.rows.is_empty() && self.reads.is_empty() && self.unreported == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pilothouse_types::{kind::Kind, name::Namespace};
+
+    use super::*;
+
+    const ANN: UserId = UserId(1);
+    const BEN: UserId = UserId(2);
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn read(namespace: &str) -> RefusalKey {
+        let access = AccessRequest::to(Verb::List, Resource::Kind(Kind::Pod)).in_cluster(ClusterId(1));
+        RefusalKey::of(&access.in_namespace(&Namespace::new(namespace).unwrap()))
+    }
+
+    fn change() -> RefusalKey {
+        RefusalKey::of(
+            &AccessRequest::to(Verb::Delete, Resource::Kind(Kind::Secret)).in_cluster(ClusterId(1)),
+        )
+    }
+
+    #[test]
+    fn repeated_read_refusal_has_no_row_and_next_row_has_count() {
+        let refusals = Refusals::default();
+        let refused = |key: &RefusalKey, at| refusals.count(ANN, key, seconds(at));
+        assert_eq!(refused(&read("shop"), 1000), Some(0));
+        assert_eq!(refused(&read("shop"), 1001), None);
+        assert_eq!(refused(&read("other"), 1002), Some(0), "another namespace");
+        let other_cluster = RefusalKey { cluster: Some(ClusterId(2)), ..read("shop") };
+        assert_eq!(refused(&other_cluster, 1002), Some(0), "another cluster");
+        let other_verb = RefusalKey { verb: Verb::Get, ..read("shop") };
+        assert_eq!(refused(&other_verb, 1002), Some(0), "another verb");
+        assert_eq!(refusals.count(BEN, &read("shop"), seconds(1002)), Some(0), "another user");
+        assert_eq!(refused(&read("shop"), 1059), None, "a repetition does not extend the interval");
+        assert_eq!(refused(&read("shop"), 1060), Some(2));
+        assert_eq!(refused(&read("shop"), 1119), None);
+        assert_eq!(refused(&read("shop"), 1180), Some(1));
+    }
+
+    #[test]
+    fn change_refusals_have_one_row_a_minute_beyond_the_limit() {
+        let refusals = Refusals::default();
+        let refused = |at| refusals.count(ANN, &change(), seconds(at));
+        for n in 0..MAX_ROWS {
+            assert_eq!(refused(10), Some(0), "{n}");
+        }
+        for at in [10, 20, 69] {
+            assert_eq!(refused(at), None, "{at}");
+        }
+        assert_eq!(refused(70), Some(3));
+        assert_eq!(refused(70), None);
+        assert_eq!(refusals.count(BEN, &change(), seconds(70)), Some(0), "another user");
+        assert_eq!(refused(130), Some(1));
+        // the rows of the first second are older than the window; the rows a minute later are not
+        assert_eq!(refused(910), Some(0));
+        for n in 3..MAX_ROWS {
+            assert_eq!(refused(911), Some(0), "{n}");
+        }
+        assert_eq!(refused(912), None);
+    }
+
+    /// Independent of the number of namespaces, kinds or clusters that a caller names.
+    #[test]
+    fn reads_count_as_rows_and_take_bounded_memory() {
+        let refusals = Refusals::default();
+        let mut rows = 0;
+        for n in 0..10_000_u64 {
+            let key = read(&format!("n-{n}"));
+            rows += usize::from(refusals.count(ANN, &key, seconds(100 + n / 1000)).is_some());
+        }
+        assert_eq!(rows, MAX_ROWS);
+        assert_eq!(refusals.lock()[&ANN].reads.len(), MAX_ROWS);
+        assert_eq!(refusals.count(ANN, &change(), seconds(200)), Some(10_000 - MAX_ROWS as u64));
+        // only an unreported count outlives the window
+        assert_eq!(refusals.count(ANN, &read("n-0"), seconds(200)), None);
+        assert_eq!(refusals.count(BEN, &change(), seconds(5000)), Some(0));
+        assert!(refusals.lock()[&ANN].reads.is_empty());
+        assert_eq!(refusals.count(ANN, &read("n-0"), seconds(5000)), Some(1));
+        assert_eq!(refusals.count(UserId(3), &change(), seconds(9000)), Some(0));
+        assert_eq!(refusals.lock().len(), 1, "empty subjects are removed");
+    }
+
+    #[test]
+    fn next_row_reports_a_row_that_was_not_stored() {
+        let refusals = Refusals::default();
+        for key in [read("shop"), change()] {
+            assert_eq!(refusals.count(ANN, &key, seconds(100)), Some(0));
+            refusals.restore(ANN, &key, 0);
+            assert_eq!(refusals.count(ANN, &key, seconds(101)), Some(1), "{key:?}");
+        }
+        assert_eq!(refusals.count(ANN, &change(), seconds(99)), Some(0), "the clock was read earlier");
+    }
+}

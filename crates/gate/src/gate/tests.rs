@@ -1,0 +1,256 @@
+//! Tests of the gate with mocks: intent, work and outcome under failures.
+
+use std::sync::atomic::AtomicBool;
+
+use futures_channel::oneshot;
+use futures_executor::block_on;
+use mockall::predicate::always;
+use pilothouse_types::{ids::ClusterId, kind::Kind, name::Namespace, role::Role, testing::FakeRuntime};
+
+use super::*;
+use crate::operation::MockAuditWriter;
+
+fn caller(role: Role) -> Caller {
+    Caller { user_id: Some(UserId(7)), username: "ann".into(), role: Some(role), ..Caller::system() }
+}
+
+fn scale() -> AccessRequest {
+    AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment))
+        .in_cluster(ClusterId(1))
+        .in_namespace(&Namespace::new("shop").unwrap())
+        .named("web")
+        .with("replicas", 5)
+}
+
+/// A gate over this trail, with capacity unless the trail has its own expectation.
+fn gate(mut trail: MockAuditWriter) -> Gate {
+    trail.expect_check_capacity().returning(|_| Ok(()));
+    let mut clusters = MockClusterNames::new();
+    clusters.expect_name().returning(|id| Ok((id == ClusterId(1)).then(|| "prod".to_owned())));
+    let FakeRuntime { clock, rng, spawner } = FakeRuntime::default();
+    Gate::new(Arc::new(trail), Arc::new(clusters), clock, rng, spawner)
+}
+
+#[test]
+fn full_disk_refuses_new_and_finishes_running() {
+    let mut trail = MockAuditWriter::new();
+    let full = Arc::new(AtomicBool::new(false));
+    let is_full = full.clone();
+    trail.expect_check_capacity().returning(move |_| {
+        if is_full.load(Ordering::Acquire) { Err(Error::new(Cause::AuditUnavailable)) } else { Ok(()) }
+    });
+    trail.expect_begin().once().returning(|_| Ok(()));
+    trail.expect_finish().once().returning(|_, outcome| {
+        assert_eq!(outcome.status, Status::Success);
+        Ok(())
+    });
+    let gate = gate(trail);
+    let set_full = full.clone();
+    let work = async move |_| {
+        set_full.store(true, Ordering::Release);
+        Ok(Changed::from(()))
+    };
+    block_on(gate.change(&caller(Role::OpsAdmin), scale(), work)).unwrap();
+    let cause = |result: Result<_>| result.map(|_: Changed<()>| ()).unwrap_err().cause;
+    assert_eq!(
+        cause(block_on(gate.change(&caller(Role::OpsAdmin), scale(), never))),
+        Cause::AuditUnavailable
+    );
+    // a refusal would add a row, too
+    assert_eq!(cause(block_on(gate.change(&caller(Role::Viewer), scale(), never))), Cause::AuditUnavailable);
+    // a read adds no row
+    let look = AccessRequest::to(Verb::List, Resource::Kind(Kind::Deployment)).in_cluster(ClusterId(1));
+    block_on(gate.allow(&caller(Role::Viewer), look)).unwrap();
+}
+
+/// Work that must not run.
+async fn never(_: Permit) -> Result<Changed<()>> {
+    panic!("the work was called")
+}
+
+#[test]
+fn role_too_low_makes_no_call_and_records_one_failed_row() {
+    let mut trail = MockAuditWriter::new();
+    trail.expect_record().once().returning(|operation, outcome| {
+        assert_eq!(
+            (operation.operation_type.as_str(), operation.resource_type.as_str()),
+            ("scale", "deployment")
+        );
+        assert_eq!(
+            (operation.cluster_name.as_deref(), operation.namespace.as_deref()),
+            (Some("prod"), Some("shop"))
+        );
+        assert_eq!(
+            (outcome.status, outcome.error_code.as_deref()),
+            (Status::Failed, Some("PERMISSION_DENIED"))
+        );
+        Ok(())
+    });
+    let error = block_on(gate(trail).change(&caller(Role::Viewer), scale(), never)).unwrap_err();
+    assert_eq!((error.cause, error.context.required_role), (Cause::RoleTooLow, Some(Role::OpsAdmin)));
+}
+
+#[test]
+fn refusal_that_cannot_be_recorded_is_unavailable() {
+    let mut trail = MockAuditWriter::new();
+    trail.expect_record().once().returning(|_, _| Err(Error::new(Cause::AuditUnavailable)));
+    let error = block_on(gate(trail).change(&caller(Role::Viewer), scale(), never)).unwrap_err();
+    assert_eq!(error.cause, Cause::AuditUnavailable);
+}
+
+#[test]
+fn unknown_cluster_is_recorded_for_a_change_and_not_for_a_read() {
+    let mut trail = MockAuditWriter::new();
+    trail.expect_record().once().with(always(), always()).returning(|_, _| Ok(()));
+    let gate = gate(trail);
+    let in_unknown_cluster = || scale().in_cluster(ClusterId(2));
+    let error = block_on(gate.change(&caller(Role::OpsAdmin), in_unknown_cluster(), never)).unwrap_err();
+    assert_eq!(error.cause, Cause::NotFound);
+    let read = AccessRequest { verb: Verb::List, ..in_unknown_cluster() };
+    assert_eq!(block_on(gate.allow(&caller(Role::Viewer), read)).unwrap_err().cause, Cause::NotFound);
+}
+
+#[test]
+fn without_a_durable_intent_nothing_is_called() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let mut trail = MockAuditWriter::new();
+    trail.expect_begin().once().returning(|_| Err(Error::new(Cause::AuditUnavailable)));
+    trail.expect_finish().once().returning(move |id, outcome| {
+        sender.send((id, outcome.clone())).unwrap();
+        Ok(())
+    });
+    let gate = gate(trail);
+    let error = block_on(gate.change(&caller(Role::OpsAdmin), scale(), never)).unwrap_err();
+    assert_eq!(error.cause, Cause::AuditUnavailable);
+    // the intent may be durable all the same: then it is closed
+    let (_, outcome) = receiver.recv().expect("outcome of the operation");
+    assert_eq!(
+        (outcome.status, outcome.error_code.as_deref()),
+        (Status::Failed, Some("SERVICE_UNAVAILABLE"))
+    );
+}
+
+#[test]
+fn intent_is_stored_before_the_call_and_outcome_after() {
+    let (begun, called) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let mut trail = MockAuditWriter::new();
+    let flag = begun.clone();
+    trail.expect_begin().once().returning(move |_| {
+        flag.store(true, Ordering::SeqCst);
+        Ok(())
+    });
+    let flag = called.clone();
+    trail.expect_finish().once().returning(move |_, outcome| {
+        assert!(flag.load(Ordering::SeqCst), "outcome stored before the call");
+        assert_eq!(outcome.status, Status::Success);
+        Ok(())
+    });
+    let work = async move |permit: Permit| {
+        assert!(begun.load(Ordering::SeqCst), "call made before the intent was stored");
+        called.store(true, Ordering::SeqCst);
+        assert_eq!(permit.operation().map(|operation| operation.id), permit.operation_id());
+        Ok(Changed::from(permit.namespace()?.to_string()))
+    };
+    let changed = block_on(gate(trail).change(&caller(Role::OpsAdmin), scale(), work)).unwrap();
+    assert_eq!((changed.value.as_str(), changed.warnings.len()), ("shop", 0));
+}
+
+/// Runs a change with this work, and returns its result and the outcome stored in the trail.
+fn outcome_of<F, Fut>(work: F) -> (Result<Changed<()>>, Outcome)
+where
+    F: FnOnce(Permit) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<Changed<()>>> + Send + 'static,
+{
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let mut trail = MockAuditWriter::new();
+    trail.expect_begin().returning(|_| Ok(()));
+    trail.expect_finish().once().returning(move |_, outcome| {
+        sender.send(outcome.clone()).expect("receiver is alive");
+        Ok(())
+    });
+    let result = block_on(gate(trail).change(&caller(Role::OpsAdmin), scale(), work));
+    (result, receiver.recv().expect("outcome stored"))
+}
+
+#[test]
+fn refusal_is_failed_and_timeout_or_panic_is_unknown() {
+    let (result, outcome) = outcome_of(|_| async { Err(Error::new(Cause::NotFoundInCluster)) });
+    assert_eq!((result.unwrap_err().cause, outcome.status), (Cause::NotFoundInCluster, Status::Failed));
+    let (result, outcome) = outcome_of(|_| async { Err(Error::new(Cause::DeadlineExceeded)) });
+    assert_eq!((result.unwrap_err().cause, outcome.status), (Cause::DeadlineExceeded, Status::Unknown));
+    assert!(outcome.details.unwrap().contains("may have been applied"));
+    let (result, outcome) = outcome_of(|_| async { panic!("a defect") });
+    assert_eq!((result.unwrap_err().cause, outcome.status), (Cause::Internal, Status::Unknown));
+}
+
+#[test]
+fn dropped_caller_cancels_nothing_and_outcome_is_stored() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (release, released) = oneshot::channel::<()>();
+    let mut trail = MockAuditWriter::new();
+    trail.expect_begin().once().returning(|_| Ok(()));
+    trail.expect_finish().once().returning(move |_, outcome| {
+        sender.send(outcome.status).expect("receiver is alive");
+        Ok(())
+    });
+    let (start_sender, start_signal) = std::sync::mpsc::channel();
+    let gate = gate(trail);
+    let ann = caller(Role::OpsAdmin);
+    let change = gate.change(&ann, scale(), async move |_| {
+        start_sender.send(()).expect("receiver is alive");
+        released.await.expect("work is released");
+        Ok(Changed::from(()))
+    });
+    let mut change = Box::pin(change);
+    assert!(block_on(async { futures_util::poll!(&mut change) }).is_pending());
+    start_signal.recv().expect("work started");
+    drop(change);
+    release.send(()).expect("work is waiting");
+    assert_eq!(receiver.recv().expect("outcome stored"), Status::Success);
+}
+
+#[test]
+fn unstored_outcome_warns_is_retried_and_blocks_changes() {
+    let broken = Arc::new(AtomicBool::new(true));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let mut trail = MockAuditWriter::new();
+    trail.expect_begin().returning(|_| Ok(()));
+    let flag = broken.clone();
+    trail.expect_finish().returning(move |_, _| {
+        if flag.load(Ordering::SeqCst) {
+            return Err(Error::new(Cause::AuditUnavailable));
+        }
+        let _ = sender.send(());
+        Ok(())
+    });
+    let gate = gate(trail);
+    let work = async |_| Ok(Changed::from(()));
+    let changed = block_on(gate.change(&caller(Role::OpsAdmin), scale(), work)).unwrap();
+    assert_eq!(changed.warnings, [Warning::OutcomeNotStored]);
+    let error = block_on(gate.change(&caller(Role::OpsAdmin), scale(), never)).unwrap_err();
+    assert_eq!(error.cause, Cause::AuditUnavailable);
+    broken.store(false, Ordering::SeqCst);
+    receiver.recv().expect("outcome stored after the retry");
+    while gate.pending_outcomes.load(Ordering::Acquire) > 0 {
+        std::thread::yield_now();
+    }
+    block_on(gate.change(&caller(Role::OpsAdmin), scale(), work)).expect("changes are accepted again");
+}
+
+#[test]
+fn failed_local_change_is_failed_and_invalid_input_is_not_recorded() {
+    let mut trail = MockAuditWriter::new();
+    trail.expect_record().once().returning(|_, outcome| {
+        assert_eq!((outcome.status, outcome.error_code.as_deref()), (Status::Failed, Some("TIMEOUT_ERROR")));
+        Ok(())
+    });
+    let gate = gate(trail);
+    let access = || AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster("new");
+    let fail = |cause| async move |_: Permit| Err::<(), _>(Error::new(cause));
+    let error = block_on(gate.change_local(&caller(Role::OpsAdmin), access(), fail(Cause::DeadlineExceeded)))
+        .unwrap_err();
+    assert_eq!(error.cause, Cause::DeadlineExceeded);
+    let error = block_on(gate.change_local(&caller(Role::OpsAdmin), access(), fail(Cause::InvalidInput)))
+        .unwrap_err();
+    assert_eq!(error.cause, Cause::InvalidInput);
+}

@@ -1,0 +1,77 @@
+//! What the gate does without a check of the caller's role: permits for three fixed purposes, and the record of a
+//! refused login. All other permits follow from a check of the role ([`Permit::for_cache`] from an earlier one).
+
+use pilothouse_types::{
+    error::{Error, Result},
+    ids::ClusterId,
+    role::Role,
+};
+
+use super::Gate;
+use crate::{
+    access::{AccessRequest, Caller, Permit, Resource, Verb},
+    operation::Outcome,
+};
+
+impl Gate {
+    /// Issues the permit for a scheduled probe: a read of the state of one registered cluster by the server itself. For
+    /// the prober only (`Clusters::refresh` in core).
+    pub fn permit_probe(&self, cluster: ClusterId) -> Permit {
+        Permit::new(AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(cluster), None)
+    }
+
+    /// Issues the permit to open, refresh or end (`verb`) the caller's own session. The port commits the audit entry.
+    /// For `Sessions` in core only, after the caller has proved their identity: by a password, or as the owner of the
+    /// session's cookie.
+    pub fn permit_own_session(&self, caller: &Caller, verb: Verb) -> Permit {
+        let access = AccessRequest::to(verb, Resource::Session).named(&caller.username);
+        let operation = self.operation(caller, &access);
+        Permit::new(access, Some(operation))
+    }
+
+    /// Issues the permit to create the first user, by the server itself. The port creates it only if there is no user,
+    /// and commits the audit entry. For `Users::bootstrap` in core only.
+    pub fn permit_first_user(&self, username: &str, role: Role) -> Permit {
+        let access =
+            AccessRequest::to(Verb::Create, Resource::User).named(username).with("role", role.as_str());
+        let operation = self.operation(&Caller::system(), &access);
+        Permit::new(access, Some(operation))
+    }
+
+    /// Records a login that was refused.
+    ///
+    /// # Errors
+    /// `AuditUnavailable`.
+    pub async fn record_refused_login(
+        &self,
+        caller: &Caller,
+        access: &AccessRequest,
+        refusal: &Error,
+    ) -> Result<()> {
+        self.capacity_for(access.verb)?;
+        let operation = self.operation(caller, access);
+        let outcome = Outcome::of::<()>(&Err(refusal.clone()), 0, operation.created_at);
+        self.trail.record(&operation, &outcome.with_summary(&operation)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pilothouse_types::testing::FakeRuntime;
+
+    use super::*;
+    use crate::testing::gate;
+
+    #[test]
+    fn permits_without_a_check_of_the_role_are_for_no_change_of_a_cluster() {
+        let gate = gate(FakeRuntime::default());
+        let probe = gate.permit_probe(ClusterId(1));
+        assert!(probe.verb().reads() && probe.kind().is_err() && probe.operation().is_none());
+        for permit in [
+            gate.permit_own_session(&Caller::system(), Verb::Login),
+            gate.permit_first_user("admin", Role::SuperAdmin),
+        ] {
+            assert!(permit.cluster().is_err() && permit.kind().is_err() && permit.operation().is_some());
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Test support: permits without authorisation, for tests of adapters. The mocks (`MockAuditWriter` and others) are next
+//! to each port.
+
+use std::sync::Arc;
+
+use pilothouse_types::testing::FakeRuntime;
+
+use crate::{
+    access::{AccessRequest, Caller, Permit},
+    gate::{Gate, MockClusterNames},
+    operation::MockAuditWriter,
+};
+
+/// A permit with its operation, without authorisation.
+pub fn permit(caller: &Caller, access: AccessRequest) -> Permit {
+    permit_with(FakeRuntime::default(), caller, access)
+}
+
+/// As [`permit`], with the operation's id and time from this runtime.
+pub fn permit_with(runtime: FakeRuntime, caller: &Caller, access: AccessRequest) -> Permit {
+    let operation = gate(runtime).operation(caller, &access);
+    Permit::new(access, Some(operation))
+}
+
+/// A gate whose ports expect no call.
+pub(crate) fn gate(FakeRuntime { clock, rng, spawner }: FakeRuntime) -> Gate {
+    Gate::new(Arc::new(MockAuditWriter::new()), Arc::new(MockClusterNames::new()), clock, rng, spawner)
+}

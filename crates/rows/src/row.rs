@@ -1,0 +1,299 @@
+//! Stored rows: one shared allocation per row.
+//!
+//! The list cache may hold a hundred thousand rows, so the keys of a row are packed behind its JSON. A key whose text
+//! occurs literally in the JSON, as most do, is stored as an offset into it.
+
+use std::{cmp::Ordering, fmt, sync::Arc};
+
+use pilothouse_types::error::{Error, Result};
+use serde::de::DeserializeOwned;
+
+use super::{
+    digest::{Digest, DigestKey},
+    field::{Cell, ListRow},
+    query::{ListQuery, Sort},
+};
+
+/// A row: its JSON, serialised once, and its sort, filter and search keys. A clone shares the memory.
+#[derive(Clone)]
+pub struct Row {
+    /// The JSON, its digest, then the keys in the order in which [`Row::of`] writes them.
+    bytes: Arc<[u8]>,
+    /// Length of the JSON in bytes.
+    json: u32,
+}
+
+/// Key of a stored row.
+pub(super) type Key<'a> = Cell<&'a [u8]>;
+
+/// Tags of packed keys. A number is followed by 8 bytes; a text by its length and bytes, or by its length and offset.
+const NULL: u8 = 0;
+const FALSE: u8 = 1;
+const TRUE: u8 = 2;
+const NUMBER: u8 = 3;
+const TEXT: u8 = 4;
+const IN_JSON: u8 = 5;
+
+/// Size of a row's digest.
+const DIGEST_BYTES: usize = size_of::<Digest>();
+
+impl Row {
+    /// Creates a stored row from a typed row.
+    ///
+    /// # Errors
+    /// `Internal` if the row cannot be serialised.
+    pub fn of<R: ListRow>(row: &R) -> Result<Self> {
+        Self::of_with_key(row, DigestKey::shared())
+    }
+
+    /// As [`Row::of`], with a digest under the given key instead of the process's key.
+    ///
+    /// # Errors
+    /// `Internal` if the row cannot be serialised.
+    pub fn of_with_key<R: ListRow>(row: &R, key: &DigestKey) -> Result<Self> {
+        let json = serde_json::to_vec(row).map_err(|error| Error::internal(format!("row: {error}")))?;
+        let length = u32::try_from(json.len()).map_err(|_| Error::internal("a row of 4 GiB"))?;
+        let mut packed = Packed { bytes: json, json: length as usize };
+        let digest = key.digest(packed.json());
+        packed.bytes.extend_from_slice(&digest);
+
+        let mut searched = row.name().to_lowercase();
+        for text in row.search_terms() {
+            searched.push('\n');
+            searched.push_str(&text.to_lowercase());
+        }
+        packed.push(row.namespace().map_or(Cell::Null, Cell::Text));
+        packed.push(Cell::Text(row.name()));
+        packed.push(Cell::Text(&searched));
+        for field in R::FIELDS {
+            let cell = field.cell(row);
+            packed.push(match &cell {
+                Cell::Null => Cell::Null,
+                Cell::Bool(value) => Cell::Bool(*value),
+                Cell::Number(value) => Cell::Number(*value),
+                Cell::Text(text) => Cell::Text(text),
+            });
+        }
+        Ok(Self { bytes: packed.bytes.into(), json: length })
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        text(self.column(1)).unwrap_or_default()
+    }
+
+    /// The namespace, if any.
+    pub fn namespace(&self) -> Option<&str> {
+        text(self.column(0))
+    }
+
+    /// The row as JSON text.
+    pub fn json(&self) -> &str {
+        std::str::from_utf8(self.bytes()).unwrap_or_default()
+    }
+
+    /// The row as JSON bytes, for the response body; not checked for UTF-8 again.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.json as usize]
+    }
+
+    /// Deserialises the row into its type, or into any type with a subset of its fields.
+    ///
+    /// # Errors
+    /// `Internal` if the row does not have that shape.
+    pub fn parse<R: DeserializeOwned>(&self) -> Result<R> {
+        serde_json::from_slice(&self.bytes[..self.json as usize])
+            .map_err(|error| Error::internal(format!("row: {error}")))
+    }
+
+    /// Digest of the JSON under the process's key. Rows with equal digests are equal for every caller.
+    pub fn digest(&self) -> Digest {
+        let mut digest = Digest::default();
+        digest.copy_from_slice(&self.bytes[self.json as usize..][..DIGEST_BYTES]);
+        digest
+    }
+
+    /// Memory of the row in bytes: the shared allocation and its reference counts.
+    pub fn size(&self) -> usize {
+        self.bytes.len() + 2 * size_of::<usize>()
+    }
+
+    /// The text that `search` covers, in lower case.
+    pub(super) fn searched(&self) -> &[u8] {
+        bytes(self.column(2)).unwrap_or_default()
+    }
+
+    /// The value of a field, by its index.
+    pub(super) fn cell(&self, field: usize) -> Key<'_> {
+        self.column(3 + field)
+    }
+
+    /// The value of a text field; `None` for other types.
+    pub(super) fn text(&self, field: usize) -> Option<&str> {
+        text(self.cell(field))
+    }
+
+    /// The namespace as a key.
+    pub(super) fn namespace_key(&self) -> Key<'_> {
+        self.column(0)
+    }
+
+    /// Namespace and name.
+    pub(super) fn key(&self) -> (Option<&[u8]>, &[u8]) {
+        let mut keys = self.keys();
+        let namespace = keys.next().and_then(bytes);
+        (namespace, keys.next().and_then(bytes).unwrap_or_default())
+    }
+
+    /// Whether the row matches a query.
+    pub fn matches(&self, query: &ListQuery) -> bool {
+        query.namespaces.covers(self.namespace())
+            && query.search.as_deref().is_none_or(|search| {
+                let searched = std::str::from_utf8(self.searched()).unwrap_or_default();
+                searched.contains(search)
+            })
+            && query.filters.iter().all(|(field, value)| self.cell(*field).matches(value))
+    }
+
+    /// The documented order of a list: by a field, then by namespace and name.
+    pub fn order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
+        let by_field = sort.map_or(Ordering::Equal, |Sort { field, descending }| {
+            self.cell(field).order(&other.cell(field), descending)
+        });
+        by_field.then_with(|| self.key().cmp(&other.key()))
+    }
+
+    /// As `order`, but total: rows with the same namespace and name (addresses of one EndpointSlice, workloads of two
+    /// types) are ordered by their JSON.
+    pub fn total_order(&self, other: &Self, sort: Option<Sort>) -> Ordering {
+        self.order(other, sort).then_with(|| self.bytes().cmp(other.bytes()))
+    }
+
+    fn keys(&self) -> Keys<'_> {
+        let (json, packed) = self.bytes.split_at(self.json as usize);
+        Keys { json, packed: &packed[DIGEST_BYTES..] }
+    }
+
+    fn column(&self, index: usize) -> Key<'_> {
+        self.keys().nth(index).unwrap_or(Cell::Null)
+    }
+}
+
+impl PartialEq for Row {
+    fn eq(&self, other: &Self) -> bool {
+        self.json == other.json && self.bytes == other.bytes
+    }
+}
+
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Row").field(&self.json()).finish()
+    }
+}
+
+fn bytes(key: Key<'_>) -> Option<&[u8]> {
+    match key {
+        Cell::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn text(key: Key<'_>) -> Option<&str> {
+    bytes(key).and_then(|text| std::str::from_utf8(text).ok())
+}
+
+/// Builder of the packed form of a row.
+struct Packed {
+    bytes: Vec<u8>,
+    json: usize,
+}
+
+impl Packed {
+    fn json(&self) -> &[u8] {
+        &self.bytes[..self.json]
+    }
+
+    fn push(&mut self, key: Cell<&str>) {
+        match key {
+            Cell::Null => self.bytes.push(NULL),
+            Cell::Bool(false) => self.bytes.push(FALSE),
+            Cell::Bool(true) => self.bytes.push(TRUE),
+            Cell::Number(value) => {
+                self.bytes.push(NUMBER);
+                self.bytes.extend_from_slice(&value.to_le_bytes());
+            }
+            Cell::Text(text) => {
+                let offset = memchr::memmem::find(self.json(), text.as_bytes());
+                self.bytes.push(if offset.is_some() { IN_JSON } else { TEXT });
+                self.length(text.len());
+                match offset {
+                    Some(offset) => self.length(offset),
+                    None => self.bytes.extend_from_slice(text.as_bytes()),
+                }
+            }
+        }
+    }
+
+    /// Writes a length as unsigned LEB128: seven bits per byte, lowest bits first.
+    fn length(&mut self, mut length: usize) {
+        while length >= 0x80 {
+            self.bytes.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        self.bytes.push(length as u8);
+    }
+}
+
+/// Iterator over the packed keys.
+struct Keys<'a> {
+    json: &'a [u8],
+    packed: &'a [u8],
+}
+
+impl<'a> Keys<'a> {
+    fn take(&mut self, count: usize) -> &'a [u8] {
+        let (taken, rest) = self.packed.split_at(count);
+        self.packed = rest;
+        taken
+    }
+
+    fn length(&mut self) -> usize {
+        let mut length = 0;
+        for shift in (0..).step_by(7) {
+            let byte = self.take(1)[0];
+            length |= usize::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        length
+    }
+}
+
+impl<'a> Iterator for Keys<'a> {
+    type Item = Key<'a>;
+
+    fn next(&mut self) -> Option<Key<'a>> {
+        if self.packed.is_empty() {
+            return None;
+        }
+        Some(match self.take(1)[0] {
+            FALSE => Cell::Bool(false),
+            TRUE => Cell::Bool(true),
+            NUMBER => {
+                let mut number = [0; 8];
+                number.copy_from_slice(self.take(8));
+                Cell::Number(f64::from_le_bytes(number))
+            }
+            TEXT => {
+                let length = self.length();
+                Cell::Text(self.take(length))
+            }
+            IN_JSON => {
+                let (length, offset) = (self.length(), self.length());
+                Cell::Text(&self.json[offset..offset + length])
+            }
+            _ => Cell::Null,
+        })
+    }
+}

@@ -1,0 +1,256 @@
+//! Changes of a table's rows.
+
+use std::cmp::Ordering;
+
+use super::{Slot, Source, StoredRow, Table};
+use crate::row::Row;
+
+/// Change of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// The row is new.
+    Added(Row),
+    /// The row changed from the first to the second.
+    Changed(Row, Row),
+    /// The row was removed.
+    Removed(Row),
+}
+
+impl Table {
+    /// Replaces the rows of one object; empty `rows` means that the object was deleted. Returns the changes.
+    pub fn apply(
+        &mut self,
+        source: Source,
+        (namespace, name): (Option<&str>, &str),
+        rows: Vec<Row>,
+    ) -> Vec<Change> {
+        let mut slots = self.slots_of(source, (namespace.map(str::as_bytes), name.as_bytes())).into_iter();
+        let mut rows = rows.into_iter();
+        let mut changes = Vec::new();
+        loop {
+            match (slots.next(), rows.next()) {
+                (Some(slot), Some(row)) => changes.extend(self.replace(slot, row)),
+                (Some(slot), None) => changes.extend(self.remove(slot)),
+                (None, Some(row)) => {
+                    self.insert(row.clone(), source);
+                    changes.push(Change::Added(row));
+                }
+                (None, None) => return changes,
+            }
+        }
+    }
+
+    /// Returns a table in which these rows replace all rows of `source`, and the changes. Takes as long as sorting all
+    /// rows. Unchanged rows keep their memory.
+    pub fn replace_all(&self, source: Source, mut rows: Vec<Row>) -> (Self, Vec<Change>) {
+        rows.sort_by(|a, b| a.total_order(b, None));
+        let mut changes = Vec::new();
+        let mut old_rows =
+            self.stored_rows().filter(|stored| stored.source == source).map(|stored| &stored.row).peekable();
+        for row in &mut rows {
+            while let Some(removed) = old_rows.next_if(|old| old.key() < row.key()) {
+                changes.push(Change::Removed(removed.clone()));
+            }
+            match old_rows.next_if(|old| old.key() == row.key()) {
+                Some(same) if same == row => row.clone_from(same),
+                Some(old) => changes.push(Change::Changed(old.clone(), row.clone())),
+                None => changes.push(Change::Added(row.clone())),
+            }
+        }
+        changes.extend(old_rows.map(|removed| Change::Removed(removed.clone())));
+
+        let others = self.stored_rows().filter(|stored| stored.source != source).cloned();
+        let mut all: Vec<_> = others.chain(rows.into_iter().map(|row| StoredRow { row, source })).collect();
+        all.sort_by(|a, b| a.row.total_order(&b.row, None));
+        (self.rebuild_with(all), changes)
+    }
+
+    /// Builds a table from rows sorted by namespace and name, with the indexes of this one.
+    fn rebuild_with(&self, all: Vec<StoredRow>) -> Self {
+        let mut table = self.empty_copy();
+        table.slots.reserve_exact(all.len());
+        for column in table.columns.iter_mut().map(|column| &mut column.hashes).chain([&mut table.namespaces])
+        {
+            column.reserve_exact(all.len());
+        }
+        table.orders[0].slots.reserve_exact(all.len());
+        for stored in all {
+            let slot = table.store(stored);
+            table.orders[0].slots.push(slot);
+        }
+        if self.names.is_some() {
+            table.names = Some(table.build_names());
+        }
+        for order in &self.orders[1..] {
+            let order = table.build_order(order.sort);
+            table.orders.push(order);
+        }
+        table
+    }
+
+    fn stored_rows(&self) -> impl Iterator<Item = &StoredRow> {
+        self.orders[0].slots.iter().filter_map(|slot| self.slots[*slot as usize].as_ref())
+    }
+
+    /// The slots of the rows of one object of a source.
+    fn slots_of(&self, source: Source, key: (Option<&[u8]>, &[u8])) -> Vec<Slot> {
+        let candidates = self.orders[0].slots[self.lower_bound(key)..].iter();
+        candidates
+            .map(|slot| (*slot, self.slots[*slot as usize].as_ref()))
+            .take_while(|(_, stored)| stored.is_some_and(|stored| stored.row.key() == key))
+            .filter(|(_, stored)| stored.is_some_and(|stored| stored.source == source))
+            .map(|(slot, _)| slot)
+            .collect()
+    }
+
+    fn insert(&mut self, row: Row, source: Source) {
+        let slot = self.store(StoredRow { row: row.clone(), source });
+        for order in 0..self.orders.len() {
+            let at = self.insertion_index(order, &row);
+            self.orders[order].slots.insert(at, slot);
+        }
+        if let Some(names) = &mut self.names {
+            names.insert(slot, row.searched());
+        }
+    }
+
+    fn remove(&mut self, slot: Slot) -> Option<Change> {
+        for order in 0..self.orders.len() {
+            if let Some(at) = self.index_of(order, slot) {
+                self.orders[order].slots.remove(at);
+            }
+        }
+        let StoredRow { row, .. } = self.slots[slot as usize].take()?;
+        self.free.push(slot);
+        self.row_bytes -= row.size();
+        self.count(&row, false);
+        if let Some(names) = &mut self.names {
+            names.remove(slot);
+        }
+        Some(Change::Removed(row))
+    }
+
+    fn replace(&mut self, slot: Slot, row: Row) -> Option<Change> {
+        let old = self.row(slot)?.clone();
+        if old == row {
+            return None;
+        }
+        // the indices are looked up before the row is overwritten, because the lookup compares the old row
+        let indices: Vec<_> = (0..self.orders.len()).map(|order| self.index_of(order, slot)).collect();
+        self.write_hashes(slot, &row);
+        self.row_bytes = self.row_bytes + row.size() - old.size();
+        self.count(&old, false);
+        self.count(&row, true);
+        self.slots[slot as usize].as_mut()?.row = row.clone();
+        for (order, at) in indices.into_iter().enumerate() {
+            let Some(at) = at else { continue };
+            if !self.fits(order, at, &row) {
+                self.orders[order].slots.remove(at);
+                let at = self.insertion_index(order, &row);
+                self.orders[order].slots.insert(at, slot);
+            }
+        }
+        if let Some(names) = &mut self.names
+            && old.searched() != row.searched()
+        {
+            names.remove(slot);
+            names.insert(slot, row.searched());
+        }
+        Some(Change::Changed(old, row))
+    }
+
+    /// Stores a row in a slot and updates everything except the sort orders and the search text.
+    #[allow(clippy::cast_possible_truncation, reason = "2^32 rows do not fit into memory")]
+    fn store(&mut self, stored: StoredRow) -> Slot {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            for hashes in
+                self.columns.iter_mut().map(|column| &mut column.hashes).chain([&mut self.namespaces])
+            {
+                hashes.push(0);
+            }
+            self.slots.len() as Slot - 1
+        });
+        self.write_hashes(slot, &stored.row);
+        self.row_bytes += stored.row.size();
+        self.count(&stored.row, true);
+        self.slots[slot as usize] = Some(stored);
+        slot
+    }
+
+    /// Writes the hashes that filters compare.
+    fn write_hashes(&mut self, slot: Slot, row: &Row) {
+        self.namespaces[slot as usize] = self.hash(row.namespace_key());
+        for column in 0..self.columns.len() {
+            let hash = self.hash(row.cell(self.columns[column].field));
+            self.columns[column].hashes[slot as usize] = hash;
+        }
+    }
+
+    fn count(&mut self, row: &Row, added: bool) {
+        for tally in &mut self.tallies {
+            let Some(value) = row.text(tally.field) else { continue };
+            if added {
+                match tally.counts.get_mut(value) {
+                    Some(count) => *count += 1,
+                    None => drop(tally.counts.insert(value.into(), 1)),
+                }
+            } else if let Some(count) = tally.counts.get_mut(value) {
+                *count -= 1;
+                if *count == 0 {
+                    tally.counts.remove(value);
+                }
+            }
+        }
+    }
+
+    fn compare(&self, order: usize, slot: Slot, row: &Row) -> Ordering {
+        self.row(slot).map_or(Ordering::Equal, |other| other.total_order(row, self.orders[order].sort))
+    }
+
+    /// Index at which a row is to be inserted into a sort order.
+    fn insertion_index(&self, order: usize, row: &Row) -> usize {
+        self.orders[order].slots.partition_point(|slot| self.compare(order, *slot, row) == Ordering::Less)
+    }
+
+    /// Index of a slot in a sort order. Equal rows are adjacent; their slots have no defined order.
+    fn index_of(&self, order: usize, slot: Slot) -> Option<usize> {
+        let row = self.row(slot)?;
+        let first = self.insertion_index(order, row);
+        let candidates = self.orders[order].slots[first..].iter();
+        candidates
+            .take_while(|other| self.compare(order, **other, row).is_eq())
+            .position(|other| *other == slot)
+            .map(|at| first + at)
+    }
+
+    /// Whether a row at this index is in order with the adjacent rows.
+    fn fits(&self, order: usize, at: usize, row: &Row) -> bool {
+        let slots = &self.orders[order].slots;
+        let after_last = at.checked_sub(1).is_none_or(|last| self.compare(order, slots[last], row).is_le());
+        let before_next = slots.get(at + 1).is_none_or(|next| self.compare(order, *next, row).is_ge());
+        after_last && before_next
+    }
+
+    fn empty_copy(&self) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            orders: vec![super::Order { sort: None, slots: Vec::new() }],
+            columns: self
+                .columns
+                .iter()
+                .map(|column| super::Column { hashes: Vec::new(), ..*column })
+                .collect(),
+            namespaces: Vec::new(),
+            names: None,
+            tallies: self
+                .tallies
+                .iter()
+                .map(|tally| super::Tally { counts: std::collections::HashMap::new(), ..*tally })
+                .collect(),
+            hasher: self.hasher.clone(),
+            row_bytes: 0,
+        }
+    }
+}

@@ -1,0 +1,228 @@
+use pilothouse_types::name::Namespace;
+use proptest::prelude::*;
+use serde::Serialize;
+
+use super::*;
+use crate::{Field, ListRow, fields_of, select};
+
+/// Row type with few distinct names and values, so that collisions and ties are frequent.
+#[derive(Clone, Debug, Serialize)]
+struct Thing {
+    name: String,
+    namespace: String,
+    status: Option<&'static str>,
+    size: Option<i64>,
+    ready: bool,
+}
+
+impl ListRow for Thing {
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("name", |row| Cell::text(&*row.name)),
+        Field::filtered("status", Filter::Any, |row: &Self| row.status.map_or(Cell::Null, Cell::text))
+            .counted(),
+        Field::filtered("size", Filter::Number, |row| Cell::from(row.size)),
+        Field::filtered("ready", Filter::OneOf(&["true", "false"]), |row| Cell::from(row.ready)),
+    ];
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        Some(&self.namespace)
+    }
+
+    fn search_terms(&self) -> Vec<&str> {
+        self.status.into_iter().collect()
+    }
+}
+
+fn thing() -> impl Strategy<Value = Thing> {
+    let status = prop::option::of(prop::sample::select(&["on", "Off", "Größe \"x\"\n"][..]));
+    ("[abA]{1,2}", "[xy]", status, prop::option::of(-1i64..3), any::<bool>())
+        .prop_map(|(name, namespace, status, size, ready)| Thing { name, namespace, status, size, ready })
+}
+
+/// Operation on a table.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Sets the rows of an object of a source, one row per size. No sizes: the object is deleted.
+    Object(Source, Thing, Vec<i64>),
+    /// Replaces all rows of a source.
+    ReplaceAll(Source, Vec<Thing>),
+    /// Runs a query.
+    Query(ListQuery),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let object = (0..2u8, thing(), prop::collection::vec(0i64..3, 0..3));
+    prop_oneof![
+        6 => object.prop_map(|(source, thing, sizes)| Step::Object(source, thing, sizes)),
+        1 => (0..2u8, prop::collection::vec(thing(), 0..12))
+            .prop_map(|(source, things)| Step::ReplaceAll(source, things)),
+        3 => query().prop_map(Step::Query),
+    ]
+}
+
+fn query() -> impl Strategy<Value = ListQuery> {
+    let sort = prop::option::of((0..4usize, any::<bool>()))
+        .prop_map(|sort| sort.map(|(field, descending)| Sort { field, descending }));
+    let filter = prop_oneof![
+        prop::sample::select(&["on", "Off", "off", "1"][..]).prop_map(|value| (1, value.to_owned())),
+        prop::sample::select(&["0", "-1", "2", "on"][..]).prop_map(|value| (2, value.to_owned())),
+        prop::sample::select(&["true", "false"][..]).prop_map(|value| (3, value.to_owned())),
+    ];
+    let search = prop::option::of(prop::sample::select(&["a", "ab", "o", "größe", "\n"][..]));
+    let filters = prop::collection::vec(filter, 0..2);
+    (sort, filters, search, any::<bool>(), 1..4u64, prop::sample::select(&[1u64, 3, 100][..])).prop_map(
+        |(sort, filters, search, one, page, per_page)| ListQuery {
+            sort,
+            filters,
+            search: search.map(str::to_owned),
+            namespaces: match one {
+                true => NamespaceScope::One(Namespace::new("x").unwrap()),
+                false => NamespaceScope::All,
+            },
+            page,
+            per_page,
+            ..ListQuery::default()
+        },
+    )
+}
+
+/// Reference model of the table: source and row.
+type Model = Vec<(Source, Row)>;
+
+fn query_page(table: &mut Table, query: &ListQuery) -> (Vec<Row>, Pagination) {
+    if let Some(page) = table.page(query) {
+        return page;
+    }
+    let prepared = table.build_index(query);
+    table.keep(prepared);
+    table.page(query).expect("the index was built")
+}
+
+/// Applies changes to the rows of a watcher.
+fn apply_changes(seen: &mut Vec<Row>, changes: &[Change]) {
+    let mut remove = |row: &Row| {
+        let index = seen.iter().position(|seen| seen == row).expect("a removed row exists");
+        seen.swap_remove(index);
+    };
+    for change in changes {
+        if let Change::Removed(old) | Change::Changed(old, _) = change {
+            remove(old);
+        }
+    }
+    for change in changes {
+        if let Change::Added(new) | Change::Changed(_, new) = change {
+            seen.push(new.clone());
+        }
+    }
+}
+
+fn sorted(rows: impl IntoIterator<Item = Row>) -> Vec<Row> {
+    let mut rows: Vec<_> = rows.into_iter().collect();
+    rows.sort_by(|a, b| a.total_order(b, None));
+    rows
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// After any sequence of operations, queries return the same rows, order and total as `select`, the counts are
+    /// equal, and the reported changes yield the same rows.
+    #[test]
+    fn table_returns_the_same_results_as_select(steps in prop::collection::vec(step(), 1..60), last in query()) {
+        let mut table = Table::new(&fields_of::<Thing>());
+        let (mut model, mut seen) = (Model::new(), Vec::new());
+        for step in steps.into_iter().chain([Step::Query(last)]) {
+            match step {
+                Step::Object(source, thing, sizes) => {
+                    let rows: Vec<_> = sizes
+                        .into_iter()
+                        .map(|size| Row::of(&Thing { size: Some(size), ..thing.clone() }).unwrap())
+                        .collect();
+                    let same_object = |row: &Row| (row.namespace(), row.name()) == (Some(&*thing.namespace), &*thing.name);
+                    model.retain(|(other, row)| *other != source || !same_object(row));
+                    model.extend(rows.iter().map(|row| (source, row.clone())));
+                    apply_changes(&mut seen, &table.apply(source, (Some(&thing.namespace), &thing.name), rows));
+                }
+                Step::ReplaceAll(source, things) => {
+                    let rows: Vec<_> = things.iter().map(|thing| Row::of(thing).unwrap()).collect();
+                    model.retain(|(other, _)| *other != source);
+                    model.extend(rows.iter().map(|row| (source, row.clone())));
+                    let (replaced, changes) = table.replace_all(source, rows);
+                    table = replaced;
+                    apply_changes(&mut seen, &changes);
+                }
+                Step::Query(query) => {
+                    let rows = sorted(model.iter().map(|(_, row)| row.clone()));
+                    prop_assert_eq!(query_page(&mut table, &query), select(rows, &query), "{:?}", query);
+                }
+            }
+            prop_assert_eq!(table.len(), model.len());
+            for status in ["on", "Off"] {
+                let counted = model.iter().filter(|(_, row)| row.text(1) == Some(status)).count();
+                prop_assert_eq!(table.counted_by("status", status), counted as u64);
+            }
+        }
+        let rows: Vec<_> = table.rows().cloned().collect();
+        prop_assert_eq!(&sorted(seen), &rows);
+        prop_assert_eq!(&sorted(model.into_iter().map(|(_, row)| row)), &rows);
+        let in_x: Vec<_> = table.rows_in("x").cloned().collect();
+        prop_assert_eq!(in_x, rows.into_iter().filter(|row| row.namespace() == Some("x")).collect::<Vec<_>>());
+    }
+}
+
+fn many(count: usize) -> Table {
+    let rows = (0..count).map(|n| {
+        let name = format!("web-{n:06}-{}", ["even", "odd"][n % 2]);
+        let thing =
+            Thing { name, namespace: format!("ns-{}", n % 7), status: Some("on"), size: None, ready: true };
+        Row::of(&thing).unwrap()
+    });
+    Table::new(&fields_of::<Thing>()).replace_all(0, rows.collect()).0
+}
+
+#[test]
+fn name_index_frees_memory_of_removed_rows() {
+    let mut table = many(3000);
+    let search = ListQuery { search: Some("odd".to_owned()), ..ListQuery::default() };
+    assert_eq!(query_page(&mut table, &search).1.total, 1500);
+    let full = table.bytes();
+    for round in 0..5 {
+        for n in 0..3000 {
+            let (namespace, name) =
+                (format!("ns-{}", n % 7), format!("web-{n:06}-{}", ["even", "odd"][n % 2]));
+            let old = table.rows_in(&namespace).find(|row| row.name() == name).cloned();
+            table.apply(0, (Some(&namespace), &name), Vec::new());
+            if round < 4 {
+                table.apply(0, (Some(&namespace), &name), old.into_iter().collect());
+            }
+        }
+        assert!(table.bytes() <= 2 * full, "round {round}");
+    }
+    assert!(table.is_empty());
+    assert_eq!(query_page(&mut table, &search).1.total, 0);
+}
+
+#[test]
+fn table_overhead_is_at_most_150_bytes_per_row() {
+    let table = many(2000);
+    let json: usize = table.rows().map(|row| row.json().len()).sum();
+    let overhead = (table.bytes() - json) / table.len();
+    assert!(overhead <= 150, "{overhead} bytes per row besides its JSON");
+}
+
+#[test]
+fn number_of_sort_orders_is_limited() {
+    let mut table = many(10);
+    for field in 0..4 {
+        for descending in [false, true] {
+            let query = ListQuery { sort: Some(Sort { field, descending }), ..ListQuery::default() };
+            query_page(&mut table, &query);
+        }
+    }
+    assert!(table.orders.len() <= MAX_ORDERS + 1);
+    assert!(table.page(&ListQuery::default()).is_some(), "the order by namespace and name is kept");
+}

@@ -1,0 +1,118 @@
+use std::cmp::Reverse;
+
+use pilothouse_types::name::{Namespace, NamespaceScope};
+use proptest::prelude::*;
+use serde::Serialize;
+use serde_json::json;
+
+use super::*;
+
+#[derive(Clone, Debug, Serialize)]
+struct Thing {
+    name: String,
+    namespace: String,
+    size: Option<i64>,
+}
+
+impl ListRow for Thing {
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("name", |row| Cell::text(&*row.name)),
+        Field::filtered("size", Filter::Number, |row| Cell::from(row.size)),
+    ];
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        Some(&self.namespace)
+    }
+}
+
+#[test]
+fn null_sorts_last_and_ties_sort_by_namespace_and_name() {
+    let thing =
+        |namespace: &str, name: &str, size| Thing { name: name.into(), namespace: namespace.into(), size };
+    let things =
+        [thing("b", "x", Some(1)), thing("a", "y", Some(1)), thing("a", "x", None), thing("a", "z", Some(2))];
+    let order = |descending| -> Vec<_> {
+        let query = ListQuery { sort: Some(Sort { field: 1, descending }), ..ListQuery::default() };
+        let rows = things.iter().map(|thing| Row::of(thing).unwrap()).collect();
+        select(rows, &query)
+            .0
+            .iter()
+            .map(|row| format!("{}/{}", row.namespace().unwrap(), row.name()))
+            .collect()
+    };
+    assert_eq!(order(false), ["a/y", "b/x", "a/z", "a/x"]);
+    assert_eq!(order(true), ["a/z", "a/y", "b/x", "a/x"]);
+}
+
+#[test]
+fn page_beyond_the_end_is_empty_with_the_total() {
+    let rows = vec![Row::of(&json_thing()).unwrap()];
+    let query = ListQuery { page: u64::MAX, per_page: 500, ..ListQuery::default() };
+    let (page, pagination) = select(rows, &query);
+    assert!(page.is_empty());
+    assert_eq!((pagination.total, pagination.pages), (1, 1));
+    assert_eq!(Pagination::of(&ListQuery::default(), 0).pages, 0);
+    assert_eq!(Pagination::of(&ListQuery::default(), 21).pages, 2);
+}
+
+fn json_thing() -> Thing {
+    Thing { name: "Web".into(), namespace: "a".into(), size: None }
+}
+
+#[test]
+fn row_json_equals_the_serialised_type() {
+    let row = Row::of(&json_thing()).unwrap();
+    let json: serde_json::Value = serde_json::from_str(row.json()).unwrap();
+    assert_eq!(json, json!({"name": "Web", "namespace": "a", "size": null}));
+}
+
+proptest! {
+    /// The concatenated pages of any query equal the result of filtering and sorting with plain iterators.
+    #[test]
+    fn concatenated_pages_equal_filtered_and_sorted_rows(
+        things in prop::collection::vec(("[abAB]{1,3}", "[xy]", prop::option::of(0i64..4)), 0..40),
+        search in prop::option::of("[ab]{1,2}"),
+        one in any::<bool>(),
+        size in prop::option::of(0i64..4),
+        descending in any::<bool>(),
+        per_page in 1u64..7,
+    ) {
+        let mut things: Vec<_> = things.into_iter().map(|(name, namespace, size)| Thing { name, namespace, size }).collect();
+        things.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        things.dedup_by(|a, b| (&a.namespace, &a.name) == (&b.namespace, &b.name));
+        let namespaces = if one { NamespaceScope::One(Namespace::new("x").unwrap()) } else { NamespaceScope::All };
+        let mut expected: Vec<_> = things.iter()
+            .filter(|thing| !one || thing.namespace == "x")
+            .filter(|thing| search.as_ref().is_none_or(|search| thing.name.to_lowercase().contains(search.as_str())))
+            .filter(|thing| size.is_none_or(|size| thing.size == Some(size)))
+            .collect();
+        if descending {
+            expected.sort_by_key(|thing| (thing.size.is_none(), Reverse(thing.size)));
+        } else {
+            expected.sort_by_key(|thing| (thing.size.is_none(), thing.size));
+        }
+        let expected: Vec<_> = expected.iter().map(|thing| (thing.namespace.clone(), thing.name.clone())).collect();
+
+        let mut found = Vec::new();
+        let mut rows: Vec<_> = things.iter().map(|thing| Row::of(thing).unwrap()).collect();
+        rows.reverse();
+        for page in 1.. {
+            let query = ListQuery {
+                page, per_page, namespaces: namespaces.clone(), search: search.clone(),
+                sort: Some(Sort { field: 1, descending }),
+                filters: size.iter().map(|size| (1, size.to_string())).collect(),
+                ..ListQuery::default()
+            };
+            let (rows, pagination) = select(rows.clone(), &query);
+            prop_assert_eq!(pagination.total, expected.len() as u64);
+            prop_assert_eq!(pagination.pages, (expected.len() as u64).div_ceil(per_page));
+            if rows.is_empty() { break; }
+            found.extend(rows.iter().map(|row| (row.namespace().unwrap().to_owned(), row.name().to_owned())));
+        }
+        prop_assert_eq!(found, expected);
+    }
+}

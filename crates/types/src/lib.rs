@@ -1,0 +1,16 @@
+//! Value types that the other crates of Pilothouse share: ids, roles, Kubernetes kinds, validated names, hexadecimal
+//! text, errors, and the ports for time, tasks and randomness. It has no rules about rights and no input or output.
+
+pub mod clock;
+pub mod error;
+pub mod hex;
+pub mod ids;
+pub mod kind;
+pub mod name;
+#[cfg(feature = "openapi")]
+mod openapi;
+pub mod role;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use error::{Cause, Code, Error, Result};

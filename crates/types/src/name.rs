@@ -1,0 +1,170 @@
+//! Validated name types that are safe as URL path segments.
+//!
+//! kube-rs neither escapes nor checks names, and an API server interprets `kube-system/secrets/x?y=` as a path and a
+//! query. Adapters therefore accept only these types.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Reason;
+
+/// Whether a text is an RFC 1123 label: lower-case letters, digits and inner hyphens, as `IsDNS1123Label` of
+/// `k8s.io/apimachinery` checks it.
+fn is_label(text: &str, max_bytes: usize) -> bool {
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    (1..=max_bytes).contains(&bytes.len())
+        && alphanumeric(bytes[0])
+        && alphanumeric(bytes[bytes.len() - 1])
+        && bytes.iter().all(|&b| alphanumeric(b) || b == b'-')
+}
+
+/// Whether a text is an RFC 1123 subdomain: labels joined by dots, at most 253 characters (`IsDNS1123Subdomain`).
+fn is_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(|part| is_label(part, 253))
+}
+
+/// Maximum length in bytes of a name or password before Unicode normalisation (NFC, NFKC). A normalised one has at most
+/// 128 characters, each composed of at most four. A longer text is refused before the normalisation.
+pub const MAX_NORMALISED_BYTES: usize = 4096;
+
+/// Whether a character is a bidirectional control or has no width. With such characters, two different texts could look
+/// the same.
+pub fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $max_bytes:literal, $is_valid:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Validates a name.
+            ///
+            /// # Errors
+            /// [`Reason::Required`] if empty, [`Reason::TooLong`], otherwise [`Reason::InvalidName`].
+            pub fn new(text: impl Into<String>) -> Result<Self, Reason> {
+                let text = text.into();
+                let is_valid: fn(&str) -> bool = $is_valid;
+                match text.len() {
+                    0 => Err(Reason::Required),
+                    length if length > $max_bytes => Err(Reason::TooLong),
+                    _ if !is_valid(&text) => Err(Reason::InvalidName),
+                    _ => Ok(Self(text)),
+                }
+            }
+
+            /// The name as text, safe as one path segment.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Reason;
+            fn try_from(text: String) -> Result<Self, Reason> {
+                Self::new(text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// A namespace: an RFC 1123 label of 1 to 63 characters.
+    Namespace, 63, |text| is_label(text, 63)
+}
+name! {
+    /// The name of an object: an RFC 1123 subdomain of 1 to 253 characters.
+    ObjectName, 253, is_subdomain
+}
+name! {
+    /// The name of a container in a pod: an RFC 1123 label of 1 to 63 characters.
+    ContainerName, 63, |text| is_label(text, 63)
+}
+
+/// The namespaces that a list covers: one, or all (`*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamespaceScope {
+    /// All namespaces. Also the scope of cluster-scoped kinds.
+    All,
+    /// One namespace.
+    One(Namespace),
+}
+
+impl NamespaceScope {
+    /// Parses `*` as all namespaces, any other text as one namespace.
+    ///
+    /// # Errors
+    /// As [`Namespace::new`].
+    pub fn parse(text: &str) -> Result<Self, Reason> {
+        if text == "*" { Ok(Self::All) } else { Namespace::new(text).map(Self::One) }
+    }
+
+    /// Whether the scope includes `namespace`.
+    pub fn covers(&self, namespace: Option<&str>) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(one) => namespace == Some(one.as_str()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_by_table() {
+        let cases: [(&str, bool, bool); 14] = [
+            ("default", true, true),
+            ("a", true, true),
+            ("0-9", true, true),
+            ("web.v1", false, true),
+            ("Web", false, false),
+            ("-web", false, false),
+            ("web-", false, false),
+            ("web..v1", false, false),
+            ("..", false, false),
+            ("a/b", false, false),
+            ("a?b", false, false),
+            ("a%2fb", false, false),
+            ("ä", false, false),
+            ("a\n", false, false),
+        ];
+        for (text, label, subdomain) in cases {
+            assert_eq!(Namespace::new(text).is_ok(), label, "{text:?} as a label");
+            assert_eq!(ObjectName::new(text).is_ok(), subdomain, "{text:?} as a subdomain");
+        }
+        assert_eq!(Namespace::new(""), Err(Reason::Required));
+        assert_eq!(Namespace::new("a".repeat(64)), Err(Reason::TooLong));
+        assert!(ObjectName::new("a".repeat(253)).is_ok());
+        assert_eq!(ObjectName::new("a".repeat(254)), Err(Reason::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn accepted_names_need_no_escaping(text in "\\PC{0,80}") {
+            if let Ok(name) = ObjectName::new(text) {
+                prop_assert!(name.as_str().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.'));
+                prop_assert!(!name.as_str().starts_with('.') && !name.as_str().contains(".."));
+            }
+        }
+    }
+}
