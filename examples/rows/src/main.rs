@@ -48,7 +48,8 @@ fn print_page(table: &mut Table, query: &ListQuery) -> Result<()> {
     // an index is built at the first use of its sort order, and then kept up to date
     let indexes = table.build_index(query);
     table.keep(indexes);
-    let (rows, position) = table.page(query).ok_or_else(|| Error::internal("an index of the query is missing"))?;
+    let (rows, position) =
+        table.page(query).ok_or_else(|| Error::internal("an index of the query is missing"))?;
     for row in &rows {
         println!("{}", row.json());
     }
