@@ -2,8 +2,8 @@
 //!
 //! [`Store::open`] migrates the database, checks that the master key matches it, and returns a handle that implements
 //! the storage ports: [`AuditTrail`], [`TrailReader`], [`Retention`], [`UserRegistry`], [`SessionStore`],
-//! [`LoginThrottle`], [`IdempotencyStore`], [`ClusterRegistry`] and [`Connections`]. Each query is written once and
-//! compiled for both databases (see `db`).
+//! [`LoginThrottle`], [`IdempotencyStore`], [`ClusterRegistry`], [`Connections`], [`Coordinator`] and [`StoreMonitor`].
+//! Each query is written once and compiled for both databases (see `db`).
 //!
 //! A change of Pilothouse's own tables and its audit entry are one transaction. Other entries go through one task
 //! that commits all waiting entries together (see `audit`).
@@ -17,6 +17,8 @@
 //! [`IdempotencyStore`]: pilothouse_core::idempotency::IdempotencyStore
 //! [`ClusterRegistry`]: pilothouse_core::cluster::ClusterRegistry
 //! [`Connections`]: pilothouse_core::cluster::Connections
+//! [`Coordinator`]: pilothouse_core::coordinator::Coordinator
+//! [`StoreMonitor`]: pilothouse_core::monitor::StoreMonitor
 
 use std::{
     fmt,
@@ -36,6 +38,7 @@ use tokio::runtime::Handle;
 mod audit;
 mod backup;
 mod cluster;
+mod coordinator;
 mod db;
 mod disk_reserve;
 mod error;
@@ -43,7 +46,6 @@ mod idempotency;
 mod lease;
 mod migrate;
 mod postgres;
-mod probe_schedule;
 mod rekey;
 mod schema;
 mod scrub;
@@ -51,13 +53,11 @@ mod session;
 mod stats;
 mod throttle;
 mod user;
-mod webhook_cursor;
 
 pub use db::Database;
 pub use error::OpenError;
 pub use migrate::Fingerprints;
 pub use postgres::PostgresAddress;
-pub use stats::{PoolStats, StoreStats};
 
 use crate::{
     audit::{Counts, TrailContext, VerifiedState, Writer},
@@ -121,8 +121,7 @@ impl Store {
     /// Opens a database: creates it if needed, runs pending migrations, and stores the fingerprint of the key.
     ///
     /// # Errors
-    /// [`OpenError`] except `InUse`. If the key is not the database's or the tables belong to a newer version,
-    /// nothing is changed.
+    /// [`OpenError`]. If the key is not the database's or the tables belong to a newer version, nothing is changed.
     pub async fn open(database: &Database, deps: StoreDeps) -> Result<Self, OpenError> {
         let now = deps.clock.now();
         migrate::prepare(database, &deps.runtime, deps.keyring.clone(), now).await?;

@@ -20,6 +20,7 @@ use pilothouse_core::{
     },
     clock::{Clock as _, Computation, Spawner},
     hex::Hex,
+    monitor::StoreMonitor as _,
     operation::{AuditWriter as _, Entry, Outcome},
     testing::{
         contract::StorePorts,

@@ -1,7 +1,7 @@
 //! Contract tests of the storage ports: every adapter must pass them, the in-memory fake included.
 //!
 //! A case is a plain function over empty ports. It panics if the contract is broken. An adapter's tests run all of
-//! [`STORE`], each case over new ports:
+//! [`STORE`] and of [`COORDINATION`], each case over new ports:
 //!
 //! ```
 //! use pilothouse_core::testing::{contract::{STORE, StorePorts}, fake::Fake};
@@ -24,6 +24,7 @@ use crate::{
     audit::{AuditTrail, OperationQuery, OperationRow, TrailReader},
     clock::{Clock, Rng},
     cluster::{ClusterRegistry, Connections},
+    coordinator::Coordinator,
     idempotency::IdempotencyStore,
     inventory::List,
     role::Role,
@@ -32,6 +33,7 @@ use crate::{
 };
 
 mod clusters;
+mod coordination;
 mod idempotency;
 mod listing;
 mod sessions;
@@ -40,12 +42,11 @@ mod trail;
 mod users;
 
 /// One case of a contract.
-#[derive(Clone, Copy)]
-pub struct Case {
+pub struct Case<P = StorePorts> {
     /// The behaviour under test: `users::names_are_unique`.
     pub name: &'static str,
     /// Runs the case on empty ports.
-    pub run: fn(StorePorts) -> BoxFuture<'static, ()>,
+    pub run: fn(P) -> BoxFuture<'static, ()>,
 }
 
 macro_rules! cases {
@@ -87,6 +88,37 @@ pub const STORE: &[Case] = cases! {
     listing: every_sort_order_matches_the_reference, every_filter_matches_the_reference,
         pages_match_the_reference, time_range_and_cursor_limit_the_list;
 };
+
+/// The contract of [`Coordinator`].
+pub const COORDINATION: &[Case<Replicas>] = cases! {
+    coordination: each_probe_is_claimed_once_per_interval, oldest_claims_come_first,
+        clock_set_back_does_not_stop_probes, one_replica_delivers_until_its_lease_ends,
+        lease_expires_unless_it_is_renewed;
+};
+
+/// Two replicas that share an empty store.
+pub struct Replicas {
+    ports: StorePorts,
+    one: Arc<dyn Coordinator>,
+    two: Arc<dyn Coordinator>,
+    expire: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+}
+
+impl Replicas {
+    /// The ports of the shared store and the coordinator of each replica. `expire` makes all leases expire by the clock
+    /// of the store; it does nothing where leases are measured by the time that is passed.
+    pub fn new(
+        ports: StorePorts,
+        [one, two]: [Arc<dyn Coordinator>; 2],
+        expire: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) -> Self {
+        Self { ports, one, two, expire: Box::new(expire) }
+    }
+
+    async fn expire_leases(&self) {
+        (self.expire)().await;
+    }
+}
 
 /// The ports of an empty store.
 #[derive(Clone)]
@@ -197,7 +229,19 @@ impl StorePorts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::fake::Fake;
+    use crate::testing::fake::{Fake, MemoryCoordinator};
+
+    #[test]
+    fn memory_coordinators_pass_the_contract() {
+        for case in COORDINATION {
+            eprintln!("{}", case.name);
+            let store = Fake::default().store;
+            let replica = || -> Arc<dyn Coordinator> { Arc::new(MemoryCoordinator::of(store.clone())) };
+            let replicas = [replica(), replica()];
+            let replicas = Replicas::new(StorePorts::over(store), replicas, || async {}.boxed());
+            futures_executor::block_on((case.run)(replicas));
+        }
+    }
 
     #[test]
     fn memory_store_passes_the_contract() {

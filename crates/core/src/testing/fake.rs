@@ -12,7 +12,7 @@ pub use clusters::{Condition, FakeClusters};
 pub use runtime::{FakeClock, FakeRng, FakeRuntime, ThreadSpawner};
 pub use secrets::{FakeInitialPassword, PlainDigest, PlainHasher, PlainTokens};
 pub use signatures::{FakeSigner, MemoryCheckpointSink};
-pub use store::MemoryStore;
+pub use store::{MemoryCoordinator, MemoryStore};
 
 use crate::app::Ports;
 

@@ -53,7 +53,7 @@ fn online(at: Timestamp) -> ProbeResult {
 }
 
 impl StorePorts {
-    fn record(&self, text: &str) -> ClusterRecord {
+    pub(super) fn record(&self, text: &str) -> ClusterRecord {
         ClusterRecord {
             name: name(text),
             description: "描述".to_owned(),
@@ -65,7 +65,7 @@ impl StorePorts {
         }
     }
 
-    async fn register(&self, record: ClusterRecord) -> Cluster {
+    pub(super) async fn register(&self, record: ClusterRecord) -> Cluster {
         let access = AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster(record.name.as_str());
         let permit = self.permit(access.named(record.name.as_str()));
         self.clusters.create(&permit, record).await.unwrap()
