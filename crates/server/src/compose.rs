@@ -5,9 +5,10 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use pilothouse_core::{
     Result,
-    app::{App, Ports},
+    app::{App, ObjectPorts, Ports, RuntimePorts, UserPorts},
+    audit::AuditPorts,
     clock::Clock,
-    cluster::CachedClusters,
+    cluster::{CachedClusters, ClusterPorts},
     coordinator::Coordinator,
     streams::StreamLimits,
 };
@@ -136,31 +137,39 @@ async fn compose(
     let lists = KubeClusters::new(kube, cached_clusters.clone(), clock.clone());
     let clusters = Arc::new(lists.clone());
     let ports = Ports {
-        clock: clock.clone(),
-        rng: rng.clone(),
-        spawner: spawner.clone(),
-        audit: store_port.clone(),
-        trail: store_port.clone(),
-        signer: keyring.clone(),
-        retention: store_port.clone(),
-        checkpoint_sink,
-        users: store_port.clone(),
-        sessions: store_port.clone(),
-        throttle: store_port.clone(),
+        runtime: RuntimePorts { clock: clock.clone(), rng: rng.clone(), spawner: spawner.clone() },
+        audit_writer: store_port.clone(),
+        audit: AuditPorts {
+            query: store_port.clone(),
+            maintenance: store_port.clone(),
+            reader: store_port.clone(),
+            pruner: store_port.clone(),
+            signer: keyring.clone(),
+            checkpoint_sink,
+        },
+        users: UserPorts {
+            registry: store_port.clone(),
+            sessions: store_port.clone(),
+            throttle: store_port.clone(),
+            hasher: Arc::new(Argon2Hasher::new(runtime, rng.clone())),
+            initial_password: Arc::new(InitialPasswordFile::new(settings)),
+            tokens: keyring.clone(),
+        },
+        clusters: ClusterPorts {
+            registry: cached_clusters.clone(),
+            connections: cached_clusters,
+            probe: clusters.clone(),
+        },
+        objects: ObjectPorts {
+            inventory: clusters.clone(),
+            namespaces: clusters.clone(),
+            workloads: clusters.clone(),
+            pods: clusters.clone(),
+            configs: clusters.clone(),
+            secrets: clusters,
+            digest: keyring.clone(),
+        },
         idempotency: store_port.clone(),
-        hasher: Arc::new(Argon2Hasher::new(runtime, rng.clone())),
-        initial_password: Arc::new(InitialPasswordFile::new(settings)),
-        tokens: keyring.clone(),
-        clusters: cached_clusters.clone(),
-        connections: cached_clusters,
-        probe: clusters.clone(),
-        inventory: clusters.clone(),
-        namespaces: clusters.clone(),
-        workloads: clusters.clone(),
-        pods: clusters.clone(),
-        configs: clusters.clone(),
-        secrets: clusters,
-        digest: keyring.clone(),
     };
     let coordinator: Arc<dyn Coordinator> = store_port;
     let rules = pilothouse_core::app::Settings {

@@ -1,16 +1,18 @@
 //! Storage adapter: implements the storage ports over diesel-async, for SQLite and PostgreSQL from one source.
 //!
 //! [`Store::open`] migrates the database, checks that the master key matches it, and returns a handle that implements
-//! the storage ports: [`AuditTrail`], [`TrailReader`], [`Retention`], [`UserRegistry`], [`SessionStore`],
-//! [`LoginThrottle`], [`IdempotencyStore`], [`ClusterRegistry`], [`Connections`], [`Coordinator`] and [`StoreMonitor`].
-//! Each query is written once and compiled for both databases (see `db`).
+//! the storage ports: [`AuditWriter`], [`AuditQuery`], [`AuditMaintenance`], [`TrailReader`], [`TrailPruner`],
+//! [`UserRegistry`], [`SessionStore`], [`LoginThrottle`], [`IdempotencyStore`], [`ClusterRegistry`], [`Connections`],
+//! [`Coordinator`] and [`StoreMonitor`]. Each query is written once and compiled for both databases (see `db`).
 //!
 //! A change of Pilothouse's own tables and its audit entry are one transaction. Other entries go through one task
 //! that commits all waiting entries together (see `audit`).
 //!
-//! [`AuditTrail`]: pilothouse_core::audit::AuditTrail
+//! [`AuditWriter`]: pilothouse_core::operation::AuditWriter
+//! [`AuditQuery`]: pilothouse_core::audit::AuditQuery
+//! [`AuditMaintenance`]: pilothouse_core::audit::AuditMaintenance
 //! [`TrailReader`]: pilothouse_core::audit::TrailReader
-//! [`Retention`]: pilothouse_core::audit::Retention
+//! [`TrailPruner`]: pilothouse_core::audit::TrailPruner
 //! [`UserRegistry`]: pilothouse_core::user::UserRegistry
 //! [`SessionStore`]: pilothouse_core::session::SessionStore
 //! [`LoginThrottle`]: pilothouse_core::session::LoginThrottle

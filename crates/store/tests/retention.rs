@@ -10,7 +10,7 @@ use common::{FINGERPRINT, FakeKeyring, TestDatabase, operation, user, verdict};
 use pilothouse_core::{
     Cause,
     access::Permit,
-    audit::{AuditMaintenance as _, Checkpoint, Fault, Retention as _, TrailReader as _, TrailStart},
+    audit::{AuditMaintenance as _, Checkpoint, Fault, TrailPruner as _, TrailReader as _, TrailStart},
     clock::Clock as _,
     monitor::StoreMonitor as _,
     operation::{AuditWriter as _, Outcome},

@@ -21,12 +21,13 @@ use jiff::Timestamp;
 use super::fake::FakeRuntime;
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
-    audit::{AuditTrail, OperationQuery, OperationRow, TrailReader},
+    audit::{AuditQuery, OperationQuery, OperationRow, TrailReader},
     clock::{Clock, Rng},
     cluster::{ClusterRegistry, Connections},
     coordinator::Coordinator,
     idempotency::IdempotencyStore,
     inventory::List,
+    operation::AuditWriter,
     role::Role,
     session::{LoginThrottle, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey},
     user::{PasswordHash, User, UserRecord, UserRegistry, Username},
@@ -124,7 +125,8 @@ impl Replicas {
 #[derive(Clone)]
 #[allow(missing_docs, reason = "the type of each field documents the port")]
 pub struct StorePorts {
-    pub audit: Arc<dyn AuditTrail>,
+    pub writer: Arc<dyn AuditWriter>,
+    pub query: Arc<dyn AuditQuery>,
     pub trail: Arc<dyn TrailReader>,
     pub users: Arc<dyn UserRegistry>,
     pub sessions: Arc<dyn SessionStore>,
@@ -139,7 +141,8 @@ impl StorePorts {
     /// The ports of `store`.
     pub fn over<S>(store: Arc<S>) -> Self
     where
-        S: AuditTrail
+        S: AuditWriter
+            + AuditQuery
             + TrailReader
             + UserRegistry
             + SessionStore
@@ -150,7 +153,8 @@ impl StorePorts {
             + 'static,
     {
         Self {
-            audit: store.clone(),
+            writer: store.clone(),
+            query: store.clone(),
             trail: store.clone(),
             users: store.clone(),
             sessions: store.clone(),
@@ -222,7 +226,7 @@ impl StorePorts {
         let oldest_first = [("sort".to_owned(), "id".to_owned()), ("per_page".to_owned(), "500".to_owned())];
         let list = List::Operations.parse_query(&oldest_first).unwrap();
         let query = OperationQuery { list, user_id: None, from: None, to: None, before: None };
-        self.audit.operations(&query).await.unwrap().logs
+        self.query.operations(&query).await.unwrap().logs
     }
 }
 
