@@ -138,12 +138,6 @@ pub trait WorkloadApi: Send + Sync {
     /// `TooLarge`; and the errors of every call to a cluster.
     async fn get(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadDetail>>;
 
-    /// Returns only the workload's row; `None` if it does not exist.
-    ///
-    /// # Errors
-    /// The errors of every call to a cluster.
-    async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>>;
-
     /// Sets the number of replicas. Returns a warning if an autoscaler will override it.
     ///
     /// # Errors

@@ -65,13 +65,6 @@ impl WorkloadApi for KubeClusters {
         client.run_job(bytes, move || WorkloadDetail::assemble(r#type, parts)).await?.map(Some)
     }
 
-    async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>> {
-        let client = self.client(permit, self.deadlines().read).await?;
-        let kind = permit.kind()?;
-        let call = Call::get(kind, Some(permit.namespace()?), name)?;
-        client.find_object(&call, move |object| WorkloadRow::project(kind, object)).await
-    }
-
     async fn scale(
         &self,
         permit: &Permit,

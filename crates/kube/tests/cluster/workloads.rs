@@ -17,8 +17,9 @@ async fn workloads_scale_and_restart() {
     assert_eq!((scaled.value.replicas, scaled.warnings), (Some(3), vec![]));
     assert_eq!(admin.get(&path).await.unwrap()["spec"]["replicas"], 3);
     assert!(audited(plane, &scale, "patch", "web"));
-    let row = adapter.row(&permit(Verb::Get, Kind::Deployment, &namespace), &web).await.unwrap().unwrap();
-    assert_eq!(row.replicas, Some(3));
+    let get = permit(Verb::Get, Kind::Deployment, &namespace);
+    let detail = WorkloadApi::get(&adapter, &get, &web).await.unwrap().unwrap();
+    assert_eq!(detail.workload.replicas, Some(3));
     let scale_set = permit(Verb::Scale, Kind::StatefulSet, &namespace);
     assert_eq!(adapter.scale(&scale_set, &object("db"), three).await.unwrap().value.replicas, Some(3));
     let error = adapter.scale(&scale, &object("absent"), three).await.unwrap_err();

@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use pilothouse_core::{inventory::LISTS, workload::WorkloadType};
+use pilothouse_core::inventory::LISTS;
 
 use super::*;
 
@@ -72,15 +72,20 @@ async fn every_list_of_kubernetes_1_30_is_read() {
 async fn every_workload_of_kubernetes_1_30_has_its_status() {
     let server = FakeServer::start(|request, _| reply_as_1_30(request)).await;
     let adapter = adapter(&server);
+    let kinds = vec![Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet, Kind::Job, Kind::CronJob];
+    let query = ListQuery { kinds, ..ListQuery::default() };
+    let list = permit_all(Verb::List, Kind::Deployment);
+    let listing = adapter.page(&list, List::Workloads, &query).await.unwrap();
+    let rows: Vec<Value> = listing.rows.iter().map(|row| serde_json::from_str(row.json()).unwrap()).collect();
     for (kind, name, status) in [
-        (WorkloadType::Deployment, "web", "running"),
-        (WorkloadType::StatefulSet, "db", "running"),
-        (WorkloadType::DaemonSet, "agent", "running"),
-        (WorkloadType::Job, "once", "complete"),
-        (WorkloadType::CronJob, "nightly", "idle"),
+        ("deployment", "web", "running"),
+        ("statefulset", "db", "running"),
+        ("daemonset", "agent", "running"),
+        ("job", "once", "complete"),
+        ("cronjob", "nightly", "idle"),
     ] {
-        let row = adapter.row(&permit(Verb::Get, kind.kind(), "shop"), &object(name)).await.unwrap().unwrap();
-        assert_eq!(row.status.as_str(), status, "{kind}");
+        let row = rows.iter().find(|row| row["type"] == kind).unwrap();
+        assert_eq!((row["name"].as_str(), row["status"].as_str()), (Some(name), Some(status)), "{kind}");
     }
     let get = permit(Verb::Get, Kind::Deployment, "shop");
     let detail = WorkloadApi::get(&adapter, &get, &object("web")).await.unwrap().unwrap();

@@ -288,13 +288,6 @@ impl WorkloadApi for FakeClusters {
         self.find(&key)?.map(|object| WorkloadDetail::assemble(r#type, parts(object))).transpose()
     }
 
-    async fn row(&self, permit: &Permit, name: &ObjectName) -> Result<Option<WorkloadRow>> {
-        self.call(permit, name.as_str())?;
-        let key = Self::key(permit, name)?;
-        let object = self.find(&key)?;
-        object.map(|object| WorkloadRow::project(key.1, &object)).transpose()
-    }
-
     async fn scale(
         &self,
         permit: &Permit,
