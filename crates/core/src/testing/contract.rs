@@ -27,6 +27,7 @@ use crate::{
     coordinator::Coordinator,
     idempotency::IdempotencyStore,
     inventory::List,
+    monitor::StoreMonitor,
     operation::AuditWriter,
     role::Role,
     session::{LoginThrottle, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey},
@@ -37,6 +38,7 @@ mod clusters;
 mod coordination;
 mod idempotency;
 mod listing;
+mod monitor;
 mod sessions;
 mod throttle;
 mod trail;
@@ -88,6 +90,7 @@ pub const STORE: &[Case] = cases! {
         concurrent_operations_are_all_stored;
     listing: every_sort_order_matches_the_reference, every_filter_matches_the_reference,
         pages_match_the_reference, time_range_and_cursor_limit_the_list;
+    monitor: stored_objects_are_counted;
 };
 
 /// The contract of [`Coordinator`].
@@ -134,6 +137,7 @@ pub struct StorePorts {
     pub idempotency: Arc<dyn IdempotencyStore>,
     pub clusters: Arc<dyn ClusterRegistry>,
     pub connections: Arc<dyn Connections>,
+    pub monitor: Arc<dyn StoreMonitor>,
     runtime: FakeRuntime,
 }
 
@@ -150,6 +154,7 @@ impl StorePorts {
             + IdempotencyStore
             + ClusterRegistry
             + Connections
+            + StoreMonitor
             + 'static,
     {
         Self {
@@ -161,7 +166,8 @@ impl StorePorts {
             throttle: store.clone(),
             idempotency: store.clone(),
             clusters: store.clone(),
-            connections: store,
+            connections: store.clone(),
+            monitor: store,
             runtime: FakeRuntime::default(),
         }
     }

@@ -31,6 +31,7 @@ mod audit;
 mod cluster;
 mod coordinator;
 mod idempotency;
+mod monitor;
 mod users;
 
 pub use coordinator::MemoryCoordinator;
