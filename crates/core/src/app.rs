@@ -6,14 +6,15 @@
 use std::sync::Arc;
 
 use crate::{
-    audit::{Audit, AuditPorts, AuditTrail, CheckpointSigner, CheckpointSink, Retention, TrailReader},
+    audit::{Audit, AuditPorts},
     clock::{Clock, Rng, Spawner},
-    cluster::{ClusterPorts, ClusterProbe, ClusterRegistry, Clusters, Connections, RegistryNames},
+    cluster::{ClusterPorts, Clusters, RegistryNames},
     config::{ConfigApi, Configs},
     gate::Gate,
     idempotency::{Idempotency, IdempotencyStore},
     inventory::{Fleet, Inventory, Lists, Watches},
     namespace::{NamespaceApi, Namespaces},
+    operation::AuditWriter,
     pod::{PodApi, Pods},
     secret::{SecretApi, Secrets, ValueDigest},
     session::{
@@ -26,28 +27,50 @@ use crate::{
     workload::{WorkloadApi, Workloads},
 };
 
-/// All ports of the application. An embedder provides its own adapters; tests use `Ports::fake()`.
+/// All ports of the application, by subject. An embedder provides its own adapters; tests use `Ports::fake()`.
 #[derive(Clone)]
-#[allow(missing_docs, reason = "each field is the port of its type, which is documented there")]
 pub struct Ports {
+    /// Ports of the process.
+    pub runtime: RuntimePorts,
+    /// Writer of the audit trail, for the gate.
+    pub audit_writer: Arc<dyn AuditWriter>,
+    /// Ports of the audit trail, for its use cases.
+    pub audit: AuditPorts,
+    /// Ports of users and their sessions.
+    pub users: UserPorts,
+    /// Ports of registered clusters.
+    pub clusters: ClusterPorts,
+    /// Ports of the objects in clusters.
+    pub objects: ObjectPorts,
+    /// Store of idempotency keys.
+    pub idempotency: Arc<dyn IdempotencyStore>,
+}
+
+/// Ports of the process.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "the type of each field documents the port")]
+pub struct RuntimePorts {
     pub clock: Arc<dyn Clock>,
     pub rng: Arc<dyn Rng>,
     pub spawner: Arc<dyn Spawner>,
-    pub audit: Arc<dyn AuditTrail>,
-    pub trail: Arc<dyn TrailReader>,
-    pub signer: Arc<dyn CheckpointSigner>,
-    pub checkpoint_sink: Arc<dyn CheckpointSink>,
-    pub retention: Arc<dyn Retention>,
-    pub users: Arc<dyn UserRegistry>,
+}
+
+/// Ports of users and their sessions.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "the type of each field documents the port")]
+pub struct UserPorts {
+    pub registry: Arc<dyn UserRegistry>,
     pub sessions: Arc<dyn SessionStore>,
     pub throttle: Arc<dyn LoginThrottle>,
-    pub idempotency: Arc<dyn IdempotencyStore>,
     pub hasher: Arc<dyn PasswordHasher>,
     pub initial_password: Arc<dyn InitialPassword>,
     pub tokens: Arc<dyn TokenCodec>,
-    pub clusters: Arc<dyn ClusterRegistry>,
-    pub connections: Arc<dyn Connections>,
-    pub probe: Arc<dyn ClusterProbe>,
+}
+
+/// Ports of the objects in clusters.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "the type of each field documents the port")]
+pub struct ObjectPorts {
     pub inventory: Arc<dyn Inventory>,
     pub namespaces: Arc<dyn NamespaceApi>,
     pub workloads: Arc<dyn WorkloadApi>,
@@ -91,14 +114,14 @@ pub struct App {
 impl App {
     /// Creates the use cases over these ports.
     pub fn new(ports: Ports, settings: Settings) -> Self {
-        let Ports { clock, rng, spawner, audit, users, sessions, throttle, hasher, tokens, clusters, .. } =
-            ports;
+        let Ports { runtime, audit_writer, audit, users, clusters, objects, idempotency } = ports;
+        let RuntimePorts { clock, rng, spawner } = runtime;
+        let UserPorts { registry, sessions, throttle, hasher, initial_password: initial, tokens } = users;
         let streams = Streams::new(settings.streams);
-        let initial = ports.initial_password;
         // all reads and changes of sessions, and all changes of users, pass through these two wrappers
         let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
         let users: Arc<dyn UserRegistry> = Arc::new(InvalidatingUsers {
-            registry: users,
+            registry,
             session_cache: sessions.session_cache(),
             spawner: spawner.clone(),
         });
@@ -106,8 +129,8 @@ impl App {
         let live =
             LiveSessions { store: sessions.clone(), clock: clock.clone(), idle: settings.lifetimes.idle };
         let gate = Gate::new(
-            audit.clone(),
-            Arc::new(RegistryNames(clusters.clone())),
+            audit_writer,
+            Arc::new(RegistryNames(clusters.registry.clone())),
             clock.clone(),
             rng.clone(),
             spawner.clone(),
@@ -115,23 +138,12 @@ impl App {
         .with_sessions(Arc::new(live.clone()));
         Self {
             idempotency: Idempotency {
-                store: ports.idempotency,
+                store: idempotency,
                 clock: clock.clone(),
                 rng: rng.clone(),
                 spawner: spawner.clone(),
             },
-            audit: Audit::new(
-                gate.clone(),
-                AuditPorts {
-                    query: audit.clone(),
-                    maintenance: audit,
-                    reader: ports.trail,
-                    signer: ports.signer,
-                    checkpoint_sink: ports.checkpoint_sink,
-                    retention: ports.retention,
-                },
-                clock.clone(),
-            ),
+            audit: Audit::new(gate.clone(), audit, clock.clone()),
             sessions: Sessions {
                 gate: gate.clone(),
                 ports: SessionPorts { store: sessions, throttle, tokens },
@@ -145,25 +157,20 @@ impl App {
                 lifetimes: settings.lifetimes,
             },
             users: Users { gate: gate.clone(), registry: users, hasher, initial, clock: clock.clone(), rng },
-            clusters: Clusters::new(
-                gate.clone(),
-                ClusterPorts { registry: clusters, connections: ports.connections, probe: ports.probe },
-                clock.clone(),
-                settings.allow_insecure_tls,
-            ),
-            lists: Lists::new(gate.clone(), ports.inventory.clone()),
-            fleet: Fleet::new(gate.clone(), ports.inventory.clone(), spawner.clone()),
+            clusters: Clusters::new(gate.clone(), clusters, clock.clone(), settings.allow_insecure_tls),
+            lists: Lists::new(gate.clone(), objects.inventory.clone()),
+            fleet: Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone()),
             watches: Watches {
                 gate: gate.clone(),
-                inventory: ports.inventory,
+                inventory: objects.inventory,
                 spawner: spawner.clone(),
                 streams: streams.clone(),
             },
-            namespaces: Namespaces::new(gate.clone(), ports.namespaces),
-            workloads: Workloads::new(gate.clone(), ports.workloads, clock),
-            pods: Pods { gate: gate.clone(), api: ports.pods, spawner, streams },
-            configs: Configs::new(gate.clone(), ports.configs),
-            secrets: Secrets::new(gate.clone(), ports.secrets, ports.digest),
+            namespaces: Namespaces::new(gate.clone(), objects.namespaces),
+            workloads: Workloads::new(gate.clone(), objects.workloads, clock),
+            pods: Pods { gate: gate.clone(), api: objects.pods, spawner, streams },
+            configs: Configs::new(gate.clone(), objects.configs),
+            secrets: Secrets::new(gate.clone(), objects.secrets, objects.digest),
             gate,
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use crate::{error::Result, operation::AuditWriter};
+use crate::error::Result;
 
 mod batch;
 mod chain;
@@ -39,11 +39,10 @@ pub use checkpoint::{
 pub use export::{Export, ExportFormat, ExportQuery, verify_export};
 pub use key_rotation::{KeyRotation, TrailKeys};
 #[cfg(any(test, feature = "testing"))]
-pub use retention::MockRetention;
-pub use retention::{Archive, Part, Retained, Retention, TrailStart};
+pub use retention::MockTrailPruner;
+pub use retention::{Archive, Part, Retained, TrailPruner, TrailStart};
 pub use row::{OperationPage, OperationQuery, OperationRow};
-pub use usecase::Audit;
-pub(crate) use usecase::AuditPorts;
+pub use usecase::{Audit, AuditPorts};
 pub use verified::{TrailFollower, Trusted, VerifiedTrail};
 pub use verify::{Verdict, verify};
 
@@ -81,8 +80,3 @@ pub trait AuditMaintenance: Send + Sync {
         Ok(())
     }
 }
-
-/// Storage of the audit trail: its three ports together. Implemented by every type that implements the three.
-pub trait AuditTrail: AuditWriter + AuditQuery + AuditMaintenance {}
-
-impl<T: AuditWriter + AuditQuery + AuditMaintenance> AuditTrail for T {}

@@ -19,7 +19,8 @@
 //! A port is a trait with a few methods in the module of its subject: `#[async_trait]`, `Send + Sync`, with the types
 //! of this crate, and `mockall::automock` behind the feature `testing`. A missing object is `None`, not an error. A
 //! method that calls a cluster or changes Pilothouse's own tables takes an [`access::Permit`]. The docs define each
-//! error. Then add a field in [`app::Ports`], a fake and a contract in `testing`, and an adapter.
+//! error. Then add a field in its group of [`app::Ports`], a fake and a contract in `testing`, and an adapter. A port that
+//! only the process itself uses, such as [`coordinator::Coordinator`], is no field there.
 
 mod annotation;
 pub mod app;
@@ -27,11 +28,13 @@ pub mod audit;
 pub mod cluster;
 pub mod config;
 pub mod connection;
+pub mod coordinator;
 pub mod endpoint;
 pub mod event;
 pub mod idempotency;
 pub mod inventory;
 pub mod kubeconfig;
+pub mod monitor;
 pub mod namespace;
 pub mod network;
 pub mod node;

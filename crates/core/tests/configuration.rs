@@ -135,7 +135,11 @@ fn reveal_is_recorded_before_the_value_is_read() {
         assert_eq!(permit.operation_id(), Some(operation.id));
         Ok(None)
     });
-    let world = World::with(|ports| Ports { audit: fake.store.clone(), secrets: Arc::new(api), ..ports });
+    let world = World::with(|mut ports| {
+        ports.audit_writer = fake.store.clone();
+        ports.objects.secrets = Arc::new(api);
+        ports
+    });
     let ops = caller(Role::OpsAdmin);
     let revealed = block_on(world.app.secrets.reveal(&ops, world.cluster, &shop(), name("none")));
     assert_eq!(cause(revealed), Cause::NotFoundInCluster);
@@ -158,7 +162,7 @@ fn trail_stores_keys_sizes_and_hashes_but_no_values() {
     let keys = || fake.store.all_operations().pop().unwrap().details.unwrap_or_default();
     let hash = |secret: &str, key: &str| {
         let place = [&*cluster.to_string(), "shop", secret, key];
-        fake.ports().digest.digest(&place, b"canary").to_string()
+        fake.ports().objects.digest.digest(&place, b"canary").to_string()
     };
 
     block_on(app.secrets.create(&ops, cluster, &shop, new_secret("fresh", "k"))).unwrap();

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Error,
     access::{AccessRequest, Caller, Resource, Verb},
-    app::{App, Ports, Settings},
+    app::{App, Settings},
     audit::{
         Checkpoint, CheckpointSigner as _, ExportQuery, Head, Signatures, StoredCheckpoint, StoredEntry,
         StoredRow, TrailReader, Verdict, verify_export,
@@ -256,10 +256,9 @@ fn checkpoints_are_delivered_once_and_truncation_is_detected() {
         assert_eq!(stored(), expected);
     }
     assert!(!block_on(app.audit.is_truncated()).unwrap());
-    let empty = App::new(
-        Ports { checkpoint_sink: Arc::clone(&fake.checkpoint_sink) as _, ..Fake::default().ports() },
-        Settings::default(),
-    );
+    let mut ports = Fake::default().ports();
+    ports.audit.checkpoint_sink = fake.checkpoint_sink.clone();
+    let empty = App::new(ports, Settings::default());
     assert!(block_on(empty.audit.is_truncated()).unwrap());
 }
 
@@ -316,8 +315,10 @@ fn export_from_now_of_a_growing_trail_is_empty_and_valid() {
     let first_head = block_on(fake.store.head()).unwrap().1;
     (0..3).for_each(|_| record());
     let from = Some(fake.runtime.clock.now());
-    let trail = Arc::new(GrowingTrail { store: fake.store.clone(), first_head: Some(first_head).into() });
-    let app = App::new(Ports { trail, ..fake.ports() }, Settings::default());
+    let mut ports = fake.ports();
+    ports.audit.reader =
+        Arc::new(GrowingTrail { store: fake.store.clone(), first_head: Some(first_head).into() });
+    let app = App::new(ports, Settings::default());
     let query = ExportQuery { from, ..ExportQuery::default() };
     let mut export = block_on(app.audit.export(&Caller::system(), query)).unwrap();
     let mut text = String::new();

@@ -82,7 +82,8 @@ impl World {
     fn with(change: impl FnOnce(Ports) -> Ports) -> Self {
         let fake = Fake::default();
         let digest = Arc::new(CountingDigest::default());
-        let ports = Ports { digest: digest.clone(), ..fake.ports() };
+        let mut ports = fake.ports();
+        ports.objects.digest = digest.clone();
         let cluster = block_on(
             App::new(fake.ports(), Settings::default())
                 .clusters
@@ -363,7 +364,10 @@ fn kubeconfig_is_parsed_after_the_role_check() {
 fn egress_denial_is_recorded_and_follows_the_role_check() {
     let mut probe = MockClusterProbe::new();
     probe.expect_check().times(5).returning(|_| Err(Error::new(Cause::EgressDenied)));
-    let world = World::with(|ports| Ports { probe: Arc::new(probe), ..ports });
+    let world = World::with(|mut ports| {
+        ports.clusters.probe = Arc::new(probe);
+        ports
+    });
     let clusters = &world.app.clusters;
     let (viewer, ops, before) = (caller(Role::Viewer), caller(Role::OpsAdmin), world.count());
     let token = || new_cluster("next").credential;

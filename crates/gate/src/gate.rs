@@ -415,6 +415,11 @@ impl Gate {
         self.spawner.spawn(retry.boxed());
     }
 
+    /// Whether there is capacity to record new operations of signed-in users. Without it, changes are refused.
+    pub fn has_capacity(&self) -> bool {
+        self.trail.check_capacity(CapacityFor::Authenticated).is_ok()
+    }
+
     /// Number of outcomes that could not be stored yet. While it is above 0, no change is accepted.
     pub fn pending_outcomes(&self) -> usize {
         self.pending_outcomes.load(Ordering::Acquire)

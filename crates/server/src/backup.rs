@@ -64,9 +64,9 @@ pub(crate) async fn backup(settings: Settings, arguments: BackupArguments) -> Re
     }
     let composed = compose::for_commands(&settings).await?;
     // holds a lease while it runs, so that no server closes its pending operation as an orphan
-    composed.store.renew_lease(composed.clock.now()).await?;
+    composed.coordinator.renew_lease(composed.clock.now()).await?;
     let lease_end = CancellationToken::new();
-    let lease = tokio::spawn(composed.keep_lease(lease_end.clone()));
+    let lease = tokio::spawn(composed.lease_keeper().run(lease_end.clone()));
     let done = write_backup(&settings, &composed, file, stdin).await;
     lease_end.cancel();
     let _ = lease.await;

@@ -1,21 +1,22 @@
 //! Composition root: builds the adapters and passes them to the use cases.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use pilothouse_core::{
     Result,
-    app::{App, Ports},
+    app::{App, ObjectPorts, Ports, RuntimePorts, UserPorts},
+    audit::AuditPorts,
     clock::Clock,
-    cluster::CachedClusters,
+    cluster::{CachedClusters, ClusterPorts},
+    coordinator::Coordinator,
     streams::StreamLimits,
 };
 use pilothouse_crypto::{Argon2Hasher, FileKeyring, KeyError, MasterKey, SystemRng};
 use pilothouse_http::{Hooks, ProcessMetrics, Readiness};
 use pilothouse_kube::{KubeClusters, KubeSettings};
 use pilothouse_store::{Database, Fingerprints, OpenError, Store, StoreDeps};
-use tokio::{runtime::Handle, time::MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
+use tokio::runtime::Handle;
 
 use crate::{
     Fatal,
@@ -23,18 +24,21 @@ use crate::{
     config,
     durable::private_folder,
     initial_password::InitialPasswordFile,
+    lease::{LeaseKeeper, close_orphans},
     metrics::{Metrics, Scrape},
     prober::Prober,
     retention::Retention,
     runtime::{SystemClock, TrackedSpawner},
     settings::Settings,
-    webhook::Webhook,
+    webhook::{HttpReceiver, Webhook},
 };
 
 /// The use cases over real adapters, and the adapters that the process itself uses.
 pub(crate) struct Composed {
     pub(crate) app: App,
     pub(crate) store: Store,
+    /// The leases and claims of this process in `store`.
+    pub(crate) coordinator: Arc<dyn Coordinator>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) keyring: Arc<FileKeyring>,
     pub(crate) spawner: Arc<TrackedSpawner>,
@@ -67,11 +71,10 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
         let _ = std::fs::remove_file(&key_file);
     }
     let composed = composed?;
-    composed.store.take_lease(composed.clock.now()).await?;
-    let closed = composed.app.audit.close_orphans().await?;
-    if closed > 0 {
-        tracing::warn!(closed, "{ORPHANS_CLOSED}");
+    if !composed.coordinator.take_lease(composed.clock.now()).await? {
+        return Err(Fatal::InUse(database.to_string()));
     }
+    close_orphans(&composed.app.audit).await?;
     composed.app.users.bootstrap(first_password).await?;
     Ok(composed)
 }
@@ -134,38 +137,48 @@ async fn compose(
     let lists = KubeClusters::new(kube, cached_clusters.clone(), clock.clone());
     let clusters = Arc::new(lists.clone());
     let ports = Ports {
-        clock: clock.clone(),
-        rng: rng.clone(),
-        spawner: spawner.clone(),
-        audit: store_port.clone(),
-        trail: store_port.clone(),
-        signer: keyring.clone(),
-        retention: store_port.clone(),
-        checkpoint_sink,
-        users: store_port.clone(),
-        sessions: store_port.clone(),
-        throttle: store_port.clone(),
-        idempotency: store_port,
-        hasher: Arc::new(Argon2Hasher::new(runtime, rng.clone())),
-        initial_password: Arc::new(InitialPasswordFile::new(settings)),
-        tokens: keyring.clone(),
-        clusters: cached_clusters.clone(),
-        connections: cached_clusters,
-        probe: clusters.clone(),
-        inventory: clusters.clone(),
-        namespaces: clusters.clone(),
-        workloads: clusters.clone(),
-        pods: clusters.clone(),
-        configs: clusters.clone(),
-        secrets: clusters,
-        digest: keyring.clone(),
+        runtime: RuntimePorts { clock: clock.clone(), rng: rng.clone(), spawner: spawner.clone() },
+        audit_writer: store_port.clone(),
+        audit: AuditPorts {
+            query: store_port.clone(),
+            maintenance: store_port.clone(),
+            reader: store_port.clone(),
+            pruner: store_port.clone(),
+            signer: keyring.clone(),
+            checkpoint_sink,
+        },
+        users: UserPorts {
+            registry: store_port.clone(),
+            sessions: store_port.clone(),
+            throttle: store_port.clone(),
+            hasher: Arc::new(Argon2Hasher::new(runtime, rng.clone())),
+            initial_password: Arc::new(InitialPasswordFile::new(settings)),
+            tokens: keyring.clone(),
+        },
+        clusters: ClusterPorts {
+            registry: cached_clusters.clone(),
+            connections: cached_clusters,
+            probe: clusters.clone(),
+        },
+        objects: ObjectPorts {
+            inventory: clusters.clone(),
+            namespaces: clusters.clone(),
+            workloads: clusters.clone(),
+            pods: clusters.clone(),
+            configs: clusters.clone(),
+            secrets: clusters,
+            digest: keyring.clone(),
+        },
+        idempotency: store_port.clone(),
     };
+    let coordinator: Arc<dyn Coordinator> = store_port;
     let rules = pilothouse_core::app::Settings {
         lifetimes: settings.lifetimes(),
         allow_insecure_tls: settings.allow_insecure_tls,
         streams: StreamLimits::default(),
     };
-    Ok(Composed { app: App::new(ports, rules), store, clock, keyring, spawner, rng, metrics, lists })
+    let app = App::new(ports, rules);
+    Ok(Composed { app, store, coordinator, clock, keyring, spawner, rng, metrics, lists })
 }
 
 impl Composed {
@@ -180,7 +193,8 @@ impl Composed {
     pub(crate) fn metrics(&self, settings: &Settings) -> Arc<dyn ProcessMetrics> {
         Arc::new(Scrape {
             metrics: self.metrics.clone(),
-            store: self.store.clone(),
+            monitor: Arc::new(self.store.clone()),
+            coordinator: self.coordinator.clone(),
             gate: self.app.gate.clone(),
             clock: self.clock.clone(),
             lists: self.lists.clone(),
@@ -195,7 +209,14 @@ impl Composed {
     pub(crate) fn webhook(&self, settings: &Settings) -> Result<Option<Webhook>, Fatal> {
         let Some(webhook) = settings.webhook() else { return Ok(None) };
         let failures = self.metrics.webhook_failures.clone();
-        Webhook::new(webhook, self.store.clone(), self.clock.clone(), self.rng.clone(), failures).map(Some)
+        Ok(Some(Webhook {
+            receiver: Arc::new(HttpReceiver::new(webhook, self.clock.clone())?),
+            coordinator: self.coordinator.clone(),
+            trail: Arc::new(self.store.clone()),
+            clock: self.clock.clone(),
+            rng: self.rng.clone(),
+            failures,
+        }))
     }
 
     /// The retention task, which removes old entries of the audit trail.
@@ -213,35 +234,20 @@ impl Composed {
             })?;
         }
         let webhook = settings.webhook().is_some();
-        Ok(Retention { audit: self.app.audit.clone(), store: self.store.clone(), folder, webhook })
+        Ok(Retention {
+            audit: self.app.audit.clone(),
+            coordinator: self.coordinator.clone(),
+            folder,
+            webhook,
+        })
     }
 
-    /// Renews this process's lease and closes pending operations of processes whose lease expired, until `end`. Cancel
-    /// `end` after the last operation of this process has finished.
-    pub(crate) fn keep_lease(&self, end: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
-        let (audit, store, clock) = (self.app.audit.clone(), self.store.clone(), self.clock.clone());
-        async move {
-            let mut ticks = tokio::time::interval(LEASE_RENEWAL_INTERVAL);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    _ = ticks.tick() => {}
-                    () = end.cancelled() => break,
-                }
-                match store.renew_lease(clock.now()).await {
-                    Ok(()) => match audit.close_orphans().await {
-                        Ok(0) => {}
-                        Ok(closed) => tracing::warn!(closed, "{ORPHANS_CLOSED}"),
-                        Err(error) => {
-                            tracing::warn!(%error, "cannot close the pending operations of ended processes")
-                        }
-                    },
-                    Err(error) => tracing::warn!(%error, "cannot renew the lease"),
-                }
-            }
-            if let Err(error) = store.end_lease().await {
-                tracing::warn!(%error, "cannot release the lease; it will expire");
-            }
+    /// The lease task.
+    pub(crate) fn lease_keeper(&self) -> LeaseKeeper {
+        LeaseKeeper {
+            coordinator: self.coordinator.clone(),
+            audit: self.app.audit.clone(),
+            clock: self.clock.clone(),
         }
     }
 
@@ -249,18 +255,12 @@ impl Composed {
     pub(crate) fn prober(&self, settings: &Settings) -> Prober {
         Prober {
             clusters: self.app.clusters.clone(),
-            store: self.store.clone(),
+            coordinator: self.coordinator.clone(),
             clock: self.clock.clone(),
             interval: settings.probe_interval.unsigned_abs().max(settings.deadlines().test),
         }
     }
 }
-
-/// Interval of lease renewals: a third of the lease.
-const LEASE_RENEWAL_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Log message for closed orphans.
-const ORPHANS_CLOSED: &str = "pending operations of an ended process are now unknown";
 
 /// [`Readiness`] by a query to the database.
 struct DatabaseReadiness(Store);

@@ -11,6 +11,7 @@ mod config;
 mod durable;
 mod export_file;
 mod initial_password;
+mod lease;
 mod metrics;
 mod operator;
 mod prober;
@@ -76,6 +77,9 @@ pub(crate) enum Fatal {
     /// The master key cannot be used.
     #[error(transparent)]
     Key(#[from] pilothouse_crypto::KeyError),
+    /// The database can have only one server, and another process is that server.
+    #[error("another pilothouse already serves the database {0}: stop it, or use another data directory")]
+    InUse(String),
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] pilothouse_store::OpenError),

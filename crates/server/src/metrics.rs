@@ -10,16 +10,11 @@ use std::{
 
 use async_trait::async_trait;
 use pilothouse_core::{
-    Cause, Code,
-    clock::Clock,
-    cluster::Health,
-    gate::Gate,
-    ids::ClusterId,
-    operation::{AuditWriter as _, CapacityFor},
+    Cause, Code, clock::Clock, cluster::Health, coordinator::Coordinator, gate::Gate, ids::ClusterId,
+    monitor::StoreMonitor,
 };
 use pilothouse_http::{ProcessMetrics, RequestOutcome};
 use pilothouse_kube::{Exchange, KubeClusters, ListCacheStats};
-use pilothouse_store::Store;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -205,7 +200,8 @@ impl pilothouse_kube::Observer for Metrics {
 /// Source of the `/metrics` endpoint: metrics updated by events, and gauges of the current state.
 pub(crate) struct Scrape {
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) store: Store,
+    pub(crate) monitor: Arc<dyn StoreMonitor>,
+    pub(crate) coordinator: Arc<dyn Coordinator>,
     pub(crate) gate: Gate,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lists: KubeClusters,
@@ -240,22 +236,22 @@ impl Scrape {
         add_gauge(
             "pilothouse_audit_room",
             "Whether there is free disk space for new operations; 0: changes and logins are refused.",
-            i64::from(self.store.check_capacity(CapacityFor::Authenticated).is_ok()),
+            i64::from(self.gate.has_capacity()),
         );
         add_gauge(
             "pilothouse_audit_signed",
             "Whether the trail matches the history that this process verified; 0: it is no longer signed.",
-            i64::from(self.store.is_audit_signed()),
+            i64::from(self.monitor.is_audit_signed()),
         );
         let failed = IntCounter::new(
             "pilothouse_audit_write_failures_total",
             "Audit trail entries that this process failed to store; each failed retry counts.",
         );
-        add(&now, failed).inc_by(self.store.failed_audit_entries());
+        add(&now, failed).inc_by(self.monitor.failed_audit_entries());
         self.add_pool_gauges(&now);
         self.add_list_cache_gauges(&now);
 
-        let stats = self.store.stats(self.clock.now()).await;
+        let stats = self.monitor.stats(self.clock.now()).await;
         let up = i64::from(stats.is_ok());
         add_gauge("pilothouse_database_up", "Whether the database responds.", up);
         let Ok(stats) = stats else { return now };
@@ -275,7 +271,7 @@ impl Scrape {
             "Seconds since the last checkpoint known to this process was signed; 0 when it covers every entry.",
             saturating_i64(stats.audit_unsigned.as_secs()),
         );
-        let (delivered, lag) = match self.store.cursor(RECEIVER).await {
+        let (delivered, lag) = match self.coordinator.cursor(RECEIVER).await {
             Ok(cursor) if self.webhook => {
                 (cursor.sequence, saturating_i64(stats.audit_sequence).saturating_sub(cursor.sequence))
             }
@@ -327,7 +323,7 @@ impl Scrape {
             "Callers that wait for a connection of a pool.",
             &["pool"],
         );
-        for pool in self.store.pools() {
+        for pool in self.monitor.pools() {
             connections.with_label_values(&[pool.name, "idle"]).set(saturating_i64(pool.idle));
             let used = pool.open.saturating_sub(pool.idle);
             connections.with_label_values(&[pool.name, "used"]).set(saturating_i64(used));
@@ -379,3 +375,6 @@ fn add<F: Clone + Collector + 'static>(registry: &Registry, family: prometheus::
     registry.register(Box::new(family.clone())).expect("unique metric names");
     family
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,9 @@
 //! Probe scheduler: probes every cluster at an interval and updates its status. Each probe is its own task, so an
-//! unreachable cluster delays no other. Replicas share the probes: each claims due ones in the database.
+//! unreachable cluster delays no other. Replicas share the probes: each claims due ones.
 
 use std::{sync::Arc, time::Duration};
 
-use pilothouse_core::{clock::Clock, cluster::Clusters, ids::ClusterId};
-use pilothouse_store::Store;
+use pilothouse_core::{clock::Clock, cluster::Clusters, coordinator::Coordinator, ids::ClusterId};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::MissedTickBehavior,
@@ -21,7 +20,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The probe scheduler.
 pub(crate) struct Prober {
     pub(crate) clusters: Clusters,
-    pub(crate) store: Store,
+    pub(crate) coordinator: Arc<dyn Coordinator>,
     pub(crate) clock: Arc<dyn Clock>,
     /// Interval between two probes of a cluster. At least the deadline of a probe, or the next one would join the
     /// running one.
@@ -48,7 +47,7 @@ impl Prober {
         if free.is_empty() {
             return;
         }
-        match self.store.claim_probes(self.interval, free.len(), self.clock.now()).await {
+        match self.coordinator.claim_probes(self.interval, free.len(), self.clock.now()).await {
             Ok(due) => due.into_iter().zip(free).for_each(|(id, slot)| self.start_probe(id, slot)),
             Err(error) => tracing::warn!(%error, "cannot read which clusters to probe"),
         }
@@ -62,5 +61,135 @@ impl Prober {
             }
             drop(slot);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pilothouse_core::{
+        Cause, Error,
+        access::Caller,
+        app::{App, Settings},
+        cluster::{ClusterRegistry as _, Health},
+        coordinator::MockCoordinator,
+        testing::{
+            fake::{Fake, MemoryCoordinator},
+            new_cluster,
+        },
+    };
+
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(30);
+
+    struct World {
+        fake: Fake,
+        app: App,
+    }
+
+    impl World {
+        /// A world with `count` clusters whose probe is due.
+        async fn with_due_clusters(count: usize) -> Self {
+            let fake = Fake::default();
+            let app = App::new(fake.ports(), Settings::default());
+            for n in 0..count {
+                app.clusters.create(&Caller::system(), new_cluster(&format!("cluster-{n}"))).await.unwrap();
+            }
+            fake.clusters.calls();
+            fake.runtime.clock.advance(INTERVAL);
+            Self { fake, app }
+        }
+
+        /// The prober of a new replica.
+        fn prober(&self) -> Prober {
+            self.prober_over(MemoryCoordinator::of(self.fake.store.clone()))
+        }
+
+        fn prober_over(&self, coordinator: impl Coordinator + 'static) -> Prober {
+            Prober {
+                clusters: self.app.clusters.clone(),
+                coordinator: Arc::new(coordinator),
+                clock: self.fake.runtime.clock.clone(),
+                interval: INTERVAL,
+            }
+        }
+
+        /// Number of probes since the previous call.
+        fn probes(&self) -> usize {
+            self.fake.clusters.calls().len()
+        }
+
+        async fn health(&self) -> Vec<Health> {
+            self.fake.store.list().await.unwrap().into_iter().map(|cluster| cluster.status).collect()
+        }
+    }
+
+    fn slots(count: usize) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(count))
+    }
+
+    /// Waits until no probe holds one of these slots.
+    async fn all_free(slots: &Semaphore, count: u32) {
+        drop(slots.acquire_many(count).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn each_due_cluster_is_probed_by_one_replica() {
+        let world = World::with_due_clusters(5).await;
+        let (one, two) = (world.prober(), world.prober());
+        for _ in 0..2 {
+            let slots = slots(8);
+            for prober in [&one, &two, &one] {
+                prober.start_due_probes(&slots).await;
+            }
+            all_free(&slots, 8).await;
+            assert_eq!(world.probes(), 5);
+            world.fake.runtime.clock.advance(INTERVAL);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_probes_are_claimed_than_slots_are_free() {
+        let world = World::with_due_clusters(5).await;
+        let slots = slots(3);
+        let running = slots.clone().try_acquire_owned().unwrap();
+        world.prober().start_due_probes(&slots).await;
+        all_free(&slots, 2).await;
+        assert_eq!(world.probes(), 2);
+        drop(running);
+        world.prober().start_due_probes(&slots).await;
+        all_free(&slots, 3).await;
+        assert_eq!(world.probes(), 3, "the others stayed due, for any replica");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_claimed_without_a_free_slot() {
+        let world = World::with_due_clusters(1).await;
+        let slots = slots(1);
+        let _running = slots.clone().try_acquire_owned().unwrap();
+        // a mock without expectations panics when it is called
+        world.prober_over(MockCoordinator::new()).start_due_probes(&slots).await;
+    }
+
+    #[tokio::test]
+    async fn failures_release_their_slots() {
+        let world = World::with_due_clusters(2).await;
+        let slots = slots(4);
+        let mut unavailable = MockCoordinator::new();
+        unavailable.expect_claim_probes().returning(|_, _, _| Err(Error::new(Cause::StoreUnavailable)));
+        world.prober_over(unavailable).start_due_probes(&slots).await;
+        assert_eq!((slots.available_permits(), world.probes()), (4, 0), "the claim failed");
+
+        let mut absent = MockCoordinator::new();
+        absent.expect_claim_probes().returning(|_, _, _| Ok(vec![ClusterId(99)]));
+        world.prober_over(absent).start_due_probes(&slots).await;
+        all_free(&slots, 4).await;
+        assert_eq!(world.probes(), 0, "the cluster was deleted meanwhile");
+
+        assert_eq!(world.health().await, [Health::Online; 2]);
+        world.fake.clusters.fail(Some(Cause::Unreachable));
+        world.prober().start_due_probes(&slots).await;
+        all_free(&slots, 4).await;
+        assert_eq!(world.health().await, [Health::Offline; 2], "a cluster that does not respond is no error");
     }
 }

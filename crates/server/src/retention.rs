@@ -6,6 +6,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,8 +16,8 @@ use pilothouse_core::{
     Error, Result,
     access::Caller,
     audit::{Archive, Audit, Export, Part, Retained},
+    coordinator::Coordinator,
 };
-use pilothouse_store::Store;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +31,7 @@ const MIN_PRUNE_INTERVAL: Duration = Duration::from_secs(1);
 /// The retention task: the trail, and where entries go before they are removed.
 pub(crate) struct Retention {
     pub(crate) audit: Audit,
-    pub(crate) store: Store,
+    pub(crate) coordinator: Arc<dyn Coordinator>,
     pub(crate) folder: Option<PathBuf>,
     /// Whether a webhook is configured. If so, only entries that it has accepted are removed.
     pub(crate) webhook: bool,
@@ -44,7 +45,7 @@ impl Retention {
     pub(crate) async fn prune(&self, caller: &Caller, cutoff: Cutoff) -> Result<u64> {
         let folder = self.folder.clone().map(|path| ArchiveDir { path });
         let delivered = if self.webhook {
-            let cursor = self.store.cursor(RECEIVER).await?;
+            let cursor = self.coordinator.cursor(RECEIVER).await?;
             // the checkpoint that the remaining trail starts after must be delivered too
             Some(cursor.checkpoint)
         } else {
@@ -65,7 +66,7 @@ impl Retention {
     /// Removes entries older than `age` every hour, until `stop`. Logs an error again only when it differs from the
     /// last.
     pub(crate) async fn run(self, age: Duration, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(PRUNE_INTERVAL.min(age).max(MIN_PRUNE_INTERVAL));
+        let mut ticks = tokio::time::interval(prune_interval(age));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_error = None;
         loop {
@@ -90,6 +91,11 @@ impl Retention {
             }
         }
     }
+}
+
+/// Interval of pruning for this retention period.
+fn prune_interval(age: Duration) -> Duration {
+    PRUNE_INTERVAL.min(age).max(MIN_PRUNE_INTERVAL)
 }
 
 /// Which entries are removed.
@@ -170,4 +176,95 @@ async fn write(path: &Path, mut export: Export) -> Result<io::Result<()>> {
     let written =
         file.sync_all().and_then(|()| fs::rename(&beside, path)).and_then(|()| sync_folder_of(path));
     Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use pilothouse_core::{
+        Cause,
+        access::{AccessRequest, Resource, Verb},
+        app::{App, Settings},
+        audit::{Checkpoint, Cursor, TrailReader},
+        clock::Clock as _,
+        operation::{AuditWriter as _, Outcome},
+        testing::{
+            fake::{Fake, MemoryCoordinator},
+            permit,
+        },
+    };
+
+    use super::*;
+
+    struct World {
+        fake: Fake,
+        app: App,
+        coordinator: Arc<MemoryCoordinator>,
+        /// Time of the first operation.
+        begin: Timestamp,
+    }
+
+    impl World {
+        /// Twenty operations, one a minute, each with its checkpoint.
+        async fn new() -> Self {
+            let fake = Fake::default();
+            let app = App::new(fake.ports(), Settings::default());
+            let coordinator = Arc::new(MemoryCoordinator::of(fake.store.clone()));
+            let begin = fake.runtime.clock.now();
+            for _ in 0..20 {
+                let access = AccessRequest::to(Verb::Login, Resource::Session);
+                let mut operation = permit(&Caller::system(), access).operation().unwrap().clone();
+                operation.created_at = fake.runtime.clock.now();
+                let outcome = Outcome::success(operation.created_at);
+                fake.store.record(&operation, &outcome).await.unwrap();
+                fake.runtime.clock.advance(Checkpoint::AGE);
+            }
+            app.audit.keep_checkpoints(Checkpoint::AGE).await.unwrap();
+            Self { fake, app, coordinator, begin }
+        }
+
+        fn retention(&self, webhook: bool) -> Retention {
+            let (audit, coordinator) = (self.app.audit.clone(), self.coordinator.clone());
+            Retention { audit, coordinator, folder: None, webhook }
+        }
+
+        /// Prunes like `pilothouse audit prune --before` the time `minutes` after the first operation.
+        async fn prune(&self, minutes: u32) -> Result<u64> {
+            let cutoff = Cutoff::Before(self.begin + minutes * Checkpoint::AGE);
+            self.retention(true).prune(&Caller::command_line("ann"), cutoff).await
+        }
+
+        async fn first_entry(&self) -> i64 {
+            TrailReader::entries(&*self.fake.store, 0, 1).await.unwrap()[0].sequence
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_removed_without_an_archive_or_a_webhook() {
+        let world = World::new().await;
+        let cutoff = Cutoff::OlderThan(Duration::from_secs(1));
+        let refused = world.retention(false).prune(&Caller::system(), cutoff).await;
+        assert_eq!(refused.unwrap_err().cause, Cause::Internal);
+        assert_eq!(world.first_entry().await, 1);
+    }
+
+    #[tokio::test]
+    async fn only_old_entries_whose_checkpoint_was_delivered_are_removed() {
+        let world = World::new().await;
+        assert_eq!(world.prune(100).await, Ok(0), "nothing was delivered");
+        world.coordinator.claim_delivery(RECEIVER, world.fake.runtime.clock.now()).await.unwrap();
+        // entries up to 9 were delivered, but the checkpoint of entry 5 is the last one
+        let cursor = Cursor { sequence: 9, checkpoint: 5 };
+        assert!(world.coordinator.save_cursor(RECEIVER, cursor).await.unwrap());
+        assert_eq!(world.prune(3).await, Ok(3), "the others are not old");
+        assert_eq!(world.first_entry().await, 4);
+        assert_eq!(world.prune(100).await, Ok(2));
+        assert_eq!(world.first_entry().await, 6);
+    }
+
+    #[test]
+    fn interval_is_an_hour_or_the_retention_period_but_at_least_a_second() {
+        for (age, interval) in [(0, 1), (1, 1), (60, 60), (3600, 3600), (86_400, 3600)] {
+            assert_eq!(prune_interval(Duration::from_secs(age)), Duration::from_secs(interval), "{age} s");
+        }
+    }
 }

@@ -50,7 +50,7 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     let mut tasks = JoinSet::new();
     tasks.spawn(composed.prober(&settings).run(stop.clone()));
     let end = CancellationToken::new();
-    let lease = tokio::spawn(composed.keep_lease(end.clone()));
+    let lease = tokio::spawn(composed.lease_keeper().run(end.clone()));
     if let Some(certificate) = &tls {
         tasks.spawn(certificate.clone().reload_on_change(stop.clone()));
     }

@@ -1,43 +1,27 @@
 //! Audit webhook: delivers every entry and checkpoint of the audit trail, in order, at least once.
 //!
-//! The delivery cursor is a row of the database: delivery resumes there after a restart, and only one replica delivers
-//! at a time. The URL is used as the operator sets it: no redirects are followed, and no proxy or environment variable
-//! applies.
+//! Replicas share a delivery cursor: delivery resumes there after a restart, and only one replica delivers at a time.
 
-use std::{
-    error::Error as StdError,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, Uri, header};
-use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
+use http::StatusCode;
 use pilothouse_core::{
-    Result,
-    audit::Batch,
+    audit::{Batch, TrailReader},
     clock::{Clock, Rng},
+    coordinator::Coordinator,
 };
-use pilothouse_crypto::WebhookKey;
-use pilothouse_store::Store;
 use prometheus::IntCounter;
-use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, pem::PemObject},
-};
 use tokio_util::sync::CancellationToken;
 
-use crate::Fatal;
+mod http_receiver;
+#[cfg(test)]
+mod tests;
 
-/// Key of the cursor's row. There is one webhook; its receiver can forward entries to others.
+pub(crate) use http_receiver::{HttpReceiver, WebhookSettings};
+
+/// Name of the receiver whose cursor is stored. There is one webhook; its receiver can forward entries to others.
 pub(crate) const RECEIVER: &str = "webhook";
 
 /// Interval of polling for new entries.
@@ -49,37 +33,19 @@ const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
 /// Upper bound of the backoff.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
-/// Settings of the webhook.
-#[derive(Debug)]
-pub(crate) struct WebhookSettings {
-    pub(crate) url: Uri,
-    pub(crate) key: WebhookKey,
-    pub(crate) ca_file: Option<PathBuf>,
-}
-
-impl WebhookSettings {
-    /// Checks the file of CA certificates.
+/// Receiver of the trail.
+#[async_trait]
+pub(crate) trait Receiver: Send + Sync {
+    /// Sends lines of an export. When this returns, the receiver has accepted all of them.
     ///
     /// # Errors
-    /// `Fatal::Setting` when it is not usable.
-    pub(crate) fn check(&self) -> Result<(), Fatal> {
-        roots(self.ca_file.as_deref()).map(drop)
-    }
-}
-
-/// The delivery task of the audit webhook.
-pub(crate) struct Webhook {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    settings: WebhookSettings,
-    store: Store,
-    clock: Arc<dyn Clock>,
-    rng: Arc<dyn Rng>,
-    failures: IntCounter,
+    /// When it may not have accepted them.
+    async fn send(&self, lines: Bytes) -> Result<(), DeliveryError>;
 }
 
 /// Error of a delivery.
 #[derive(Debug, thiserror::Error)]
-enum DeliveryError {
+pub(crate) enum DeliveryError {
     #[error("{0}")]
     Database(#[from] pilothouse_core::Error),
     #[error("no response within {DELIVERY_TIMEOUT:?}")]
@@ -90,52 +56,22 @@ enum DeliveryError {
     Connection(String),
 }
 
-impl Webhook {
-    /// Creates the task without connecting.
-    ///
-    /// # Errors
-    /// `Fatal::Setting` when the file of CA certificates is not usable.
-    pub(crate) fn new(
-        settings: WebhookSettings,
-        store: Store,
-        clock: Arc<dyn Clock>,
-        rng: Arc<dyn Rng>,
-        failures: IntCounter,
-    ) -> Result<Self, Fatal> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| Fatal::Setting(format!("TLS cannot be set up: {error}")))?
-            .with_root_certificates(roots(settings.ca_file.as_deref())?)
-            .with_no_client_auth();
-        // the settings allow plain HTTP on loopback addresses only
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
-        let client = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
-        Ok(Self { client, settings, store, clock, rng, failures })
-    }
+/// The delivery task of the audit webhook.
+pub(crate) struct Webhook {
+    pub(crate) receiver: Arc<dyn Receiver>,
+    pub(crate) coordinator: Arc<dyn Coordinator>,
+    pub(crate) trail: Arc<dyn TrailReader>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) rng: Arc<dyn Rng>,
+    pub(crate) failures: IntCounter,
+}
 
-    /// Delivers new entries until `stop`. Logs the first of consecutive failures.
+impl Webhook {
+    /// Delivers new entries until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut failed = 0;
         loop {
-            let pause = match self.deliver().await {
-                Ok(more) => {
-                    if failed > 0 {
-                        tracing::info!("the audit webhook accepts deliveries again");
-                    }
-                    failed = 0;
-                    if more { Duration::ZERO } else { POLL_INTERVAL }
-                }
-                Err(error) => {
-                    if failed == 0 {
-                        tracing::error!(%error, "the delivery to the audit webhook failed and will be retried");
-                    }
-                    self.failures.inc();
-                    failed += 1;
-                    self.backoff(failed)
-                }
-            };
+            let pause = self.step(&mut failed).await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return,
@@ -143,31 +79,38 @@ impl Webhook {
         }
     }
 
-    /// Delivers one batch if this replica holds the lease of the cursor. Returns whether more entries may follow.
-    async fn deliver(&self) -> Result<bool, DeliveryError> {
-        let Some(cursor) = self.store.claim_delivery(RECEIVER, self.clock.now()).await? else {
-            return Ok(false);
-        };
-        let Some(batch) = Batch::after(&self.store, cursor).await? else { return Ok(false) };
-        let Batch { lines, cursor } = batch;
-        self.send(lines.into()).await?;
-        Ok(self.store.save_cursor(RECEIVER, cursor).await?)
+    /// Makes one attempt to deliver and returns the pause before the next one. `failed` is the number of consecutive
+    /// failures; the first of them is logged.
+    async fn step(&self, failed: &mut u32) -> Duration {
+        match self.deliver().await {
+            Ok(more) => {
+                if *failed > 0 {
+                    tracing::info!("the audit webhook accepts deliveries again");
+                }
+                *failed = 0;
+                if more { Duration::ZERO } else { POLL_INTERVAL }
+            }
+            Err(error) => {
+                if *failed == 0 {
+                    tracing::error!(%error, "the delivery to the audit webhook failed and will be retried");
+                }
+                self.failures.inc();
+                *failed += 1;
+                self.backoff(*failed)
+            }
+        }
     }
 
-    /// Sends one signed request with these lines.
-    async fn send(&self, body: Bytes) -> Result<(), DeliveryError> {
-        let second = self.clock.now().as_second();
-        let signature = format!("t={second},v1={}", self.settings.key.sign(second, &body));
-        let request = Request::post(self.settings.url.clone())
-            .header(header::CONTENT_TYPE, "application/x-ndjson")
-            .header(header::USER_AGENT, concat!("pilothouse/", env!("CARGO_PKG_VERSION")))
-            .header("pilothouse-signature", HeaderValue::try_from(signature).expect("ASCII signature"))
-            .body(Full::new(body))
-            .expect("URL validated by the settings");
-        let response = tokio::time::timeout(DELIVERY_TIMEOUT, self.client.request(request)).await;
-        let response = response.map_err(|_| DeliveryError::Timeout)?;
-        let status = response.map_err(|error| DeliveryError::Connection(sources(&error)))?.status();
-        if status.is_success() { Ok(()) } else { Err(DeliveryError::Refused(status)) }
+    /// Delivers one batch if this replica holds the claim, and then saves the cursor. Returns whether more entries may
+    /// follow.
+    async fn deliver(&self) -> Result<bool, DeliveryError> {
+        let Some(cursor) = self.coordinator.claim_delivery(RECEIVER, self.clock.now()).await? else {
+            return Ok(false);
+        };
+        let Some(batch) = Batch::after(&*self.trail, cursor).await? else { return Ok(false) };
+        let Batch { lines, cursor } = batch;
+        self.receiver.send(lines.into()).await?;
+        Ok(self.coordinator.save_cursor(RECEIVER, cursor).await?)
     }
 
     /// Exponential backoff with jitter: a random duration in the upper half, so that replicas and installs do not retry
@@ -178,35 +121,4 @@ impl Webhook {
         self.rng.fill(&mut random);
         max / 2 + max.mul_f64(f64::from(random[0]) / 510.0)
     }
-}
-
-/// Root certificates: those of the file, or the system's without one.
-fn roots(file: Option<&Path>) -> Result<RootCertStore, Fatal> {
-    let mut roots = RootCertStore::empty();
-    let Some(path) = file else {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return Ok(roots);
-    };
-    let unusable = |why: &str| {
-        Fatal::Setting(format!("the certificates of audit_webhook_ca_file, {}, {why}", path.display()))
-    };
-    let pem = fs::read(path).map_err(|error| unusable(&format!("cannot be read: {error}")))?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|_| unusable("are not valid PEM"))?;
-    match roots.add_parsable_certificates(certificates) {
-        (0, _) => Err(unusable("are none")),
-        _ => Ok(roots),
-    }
-}
-
-/// The message of an error and of its sources, in one line.
-fn sources(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

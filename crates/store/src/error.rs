@@ -50,9 +50,6 @@ pub enum OpenError {
          or data_dir to the right database"
     )]
     NoInstall,
-    /// Another server uses the same SQLite file.
-    #[error("another pilothouse already serves the database {0}: stop it, or use another data directory")]
-    InUse(PathBuf),
     /// The SQLite file has more than one hard link.
     #[error(
         "the database file {0} has {1} hard links, and SQLite keeps a journal beside each name: remove the other names"

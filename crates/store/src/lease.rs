@@ -7,24 +7,26 @@
 //! a lease by the database's clock, because the clocks of replicas may differ. An orphan is an operation older than a
 //! lease whose instance has no lease. A replica that could not reach the database for that long loses the operations
 //! that were running, but not those that it begins after it is back and before it renews its lease.
+//!
+//! [`OpenError::HardLinks`]: crate::OpenError::HardLinks
 
 use std::{
     fs::{File, TryLockError},
+    io,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
-use diesel::{ExpressionMethods as _, QueryDsl as _, dsl::sql};
-use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
+use diesel::dsl::sql;
+use diesel_async::RunQueryDsl as _;
 use jiff::Timestamp;
-use pilothouse_core::Result;
+use pilothouse_core::{Error, Result, coordinator::LEASE};
 use uuid::Uuid;
 
 use crate::{
-    Store,
-    db::{Database, Postgres, Sqlite, change, create_file, transact},
-    error::{OpenError, StoreError},
-    schema::{At, Instant, install, leases},
+    db::{Database, Postgres, Sqlite, create_file},
+    error::StoreError,
+    schema::{At, Instant},
 };
 
 /// The identity of this process in the database.
@@ -32,7 +34,7 @@ use crate::{
 pub(crate) struct Lease {
     database: Database,
     instance: Arc<str>,
-    /// The lock on a SQLite database, held from [`Store::take_lease`] until the store is dropped.
+    /// The lock on a SQLite database, held from [`Lease::try_lock`] until the store is dropped.
     lock: Arc<Mutex<Option<File>>>,
 }
 
@@ -49,12 +51,29 @@ impl Lease {
         &self.instance
     }
 
+    /// Locks the SQLite file at `path`. Returns false if another process holds the lock.
+    pub(crate) fn try_lock(&self, path: &Path) -> Result<bool> {
+        let unusable = |error: io::Error| Error::internal(self.database.unusable(&error).to_string());
+        // one lock per file, whatever symbolic links are used
+        let lock_path = path.canonicalize().map_err(unusable)?.with_added_extension("lock");
+        create_file(&lock_path).map_err(unusable)?;
+        let file = File::open(&lock_path).map_err(unusable)?;
+        match file.try_lock() {
+            Ok(()) => {
+                *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+                Ok(true)
+            }
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(unusable(error)),
+        }
+    }
+
     /// An operation without a lease is an orphan if it was created at or before this time.
     pub(crate) fn orphaned_before(&self, now: Timestamp) -> Timestamp {
         match self.database {
             // no other server runs
             Database::Sqlite(_) => Timestamp::MAX,
-            Database::Postgres(_) => now - Store::LEASE,
+            Database::Postgres(_) => now - LEASE,
         }
     }
 }
@@ -74,82 +93,5 @@ impl LeaseClock for Sqlite {
 impl LeaseClock for Postgres {
     async fn lease_time(&mut self, _local_time: Timestamp) -> Result<At, StoreError> {
         Ok(diesel::select(sql::<Instant>("now()")).get_result(self).await?)
-    }
-}
-
-impl Store {
-    /// Duration of a lease. A server renews it several times in this period.
-    pub const LEASE: Duration = Duration::from_secs(15);
-
-    /// Registers this process as a server. To be called once, before orphans are closed. Commands that only read or
-    /// change Pilothouse's own tables leave nothing pending and need no lease.
-    ///
-    /// # Errors
-    /// [`OpenError::InUse`] when another process serves the same SQLite file; [`OpenError::Unusable`].
-    pub async fn take_lease(&self, at: Timestamp) -> Result<(), OpenError> {
-        if let Database::Sqlite(path) = self.lease.database() {
-            let unusable = |error| self.lease.database().unusable(&error);
-            // one lock per file, whatever symbolic links are used
-            let lock_path = path.canonicalize().map_err(unusable)?.with_added_extension("lock");
-            create_file(&lock_path).map_err(unusable)?;
-            let file = File::open(&lock_path).map_err(unusable)?;
-            match file.try_lock() {
-                Ok(()) => *self.lease.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(file),
-                Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(path.clone())),
-                Err(TryLockError::Error(error)) => return Err(unusable(error)),
-            }
-            self.delete_all_leases().await.map_err(|error| self.lease.database().unusable(&error))?;
-        }
-        self.renew_lease(at).await.map_err(|error| self.lease.database().unusable(&error))
-    }
-
-    /// Renews the lease. A server calls this several times per [`Store::LEASE`], until all of its tasks have ended.
-    ///
-    /// # Errors
-    /// `StoreUnavailable`. A server that cannot renew may continue: an operation that others have closed as an orphan
-    /// stays `unknown`.
-    pub async fn renew_lease(&self, at: Timestamp) -> Result<()> {
-        self.retry_scrub().await;
-        let (instance, keyring) = (self.lease.instance().to_owned(), self.deps.keyring.clone());
-        transact!(self.db, |conn| {
-            let next: Option<String> =
-                install::table.find(1).select(install::next_fingerprint).first(conn).await?;
-            let next_held = next.filter(|next| keyring.keys(next).is_ok());
-            let At(now) = conn.lease_time(at).await?;
-            diesel::delete(leases::table.filter(leases::expires_at.le(At(now)))).execute(conn).await?;
-            let expires_at = At(now + Self::LEASE);
-            diesel::insert_into(leases::table)
-                .values((
-                    leases::instance.eq(instance),
-                    leases::expires_at.eq(expires_at),
-                    leases::next_fingerprint.eq(&next_held),
-                ))
-                .on_conflict(leases::instance)
-                .do_update()
-                .set((leases::expires_at.eq(expires_at), leases::next_fingerprint.eq(&next_held)))
-                .execute(conn)
-                .await?;
-            Ok(())
-        })
-    }
-
-    /// Ends the lease, because this process is about to exit. Operations that it leaves pending become orphans.
-    ///
-    /// # Errors
-    /// `StoreUnavailable`. The lease then expires.
-    pub async fn end_lease(&self) -> Result<()> {
-        let instance = self.lease.instance().to_owned();
-        change!(self.db, |conn| {
-            diesel::delete(leases::table.find(instance)).execute(conn).await?;
-            Ok(())
-        })
-    }
-
-    /// Deletes all leases. The holder of the file lock is the only server.
-    async fn delete_all_leases(&self) -> Result<()> {
-        change!(self.db, |conn| {
-            diesel::delete(leases::table).execute(conn).await?;
-            Ok(())
-        })
     }
 }

@@ -1,22 +1,26 @@
 //! Storage adapter: implements the storage ports over diesel-async, for SQLite and PostgreSQL from one source.
 //!
 //! [`Store::open`] migrates the database, checks that the master key matches it, and returns a handle that implements
-//! the storage ports: [`AuditTrail`], [`TrailReader`], [`Retention`], [`UserRegistry`], [`SessionStore`],
-//! [`LoginThrottle`], [`IdempotencyStore`], [`ClusterRegistry`] and [`Connections`]. Each query is written once and
-//! compiled for both databases (see `db`).
+//! the storage ports: [`AuditWriter`], [`AuditQuery`], [`AuditMaintenance`], [`TrailReader`], [`TrailPruner`],
+//! [`UserRegistry`], [`SessionStore`], [`LoginThrottle`], [`IdempotencyStore`], [`ClusterRegistry`], [`Connections`],
+//! [`Coordinator`] and [`StoreMonitor`]. Each query is written once and compiled for both databases (see `db`).
 //!
 //! A change of Pilothouse's own tables and its audit entry are one transaction. Other entries go through one task
 //! that commits all waiting entries together (see `audit`).
 //!
-//! [`AuditTrail`]: pilothouse_core::audit::AuditTrail
+//! [`AuditWriter`]: pilothouse_core::operation::AuditWriter
+//! [`AuditQuery`]: pilothouse_core::audit::AuditQuery
+//! [`AuditMaintenance`]: pilothouse_core::audit::AuditMaintenance
 //! [`TrailReader`]: pilothouse_core::audit::TrailReader
-//! [`Retention`]: pilothouse_core::audit::Retention
+//! [`TrailPruner`]: pilothouse_core::audit::TrailPruner
 //! [`UserRegistry`]: pilothouse_core::user::UserRegistry
 //! [`SessionStore`]: pilothouse_core::session::SessionStore
 //! [`LoginThrottle`]: pilothouse_core::session::LoginThrottle
 //! [`IdempotencyStore`]: pilothouse_core::idempotency::IdempotencyStore
 //! [`ClusterRegistry`]: pilothouse_core::cluster::ClusterRegistry
 //! [`Connections`]: pilothouse_core::cluster::Connections
+//! [`Coordinator`]: pilothouse_core::coordinator::Coordinator
+//! [`StoreMonitor`]: pilothouse_core::monitor::StoreMonitor
 
 use std::{
     fmt,
@@ -36,6 +40,7 @@ use tokio::runtime::Handle;
 mod audit;
 mod backup;
 mod cluster;
+mod coordinator;
 mod db;
 mod disk_reserve;
 mod error;
@@ -43,7 +48,6 @@ mod idempotency;
 mod lease;
 mod migrate;
 mod postgres;
-mod probe_schedule;
 mod rekey;
 mod schema;
 mod scrub;
@@ -51,13 +55,11 @@ mod session;
 mod stats;
 mod throttle;
 mod user;
-mod webhook_cursor;
 
 pub use db::Database;
 pub use error::OpenError;
 pub use migrate::Fingerprints;
 pub use postgres::PostgresAddress;
-pub use stats::{PoolStats, StoreStats};
 
 use crate::{
     audit::{Counts, TrailContext, VerifiedState, Writer},
@@ -121,8 +123,7 @@ impl Store {
     /// Opens a database: creates it if needed, runs pending migrations, and stores the fingerprint of the key.
     ///
     /// # Errors
-    /// [`OpenError`] except `InUse`. If the key is not the database's or the tables belong to a newer version,
-    /// nothing is changed.
+    /// [`OpenError`]. If the key is not the database's or the tables belong to a newer version, nothing is changed.
     pub async fn open(database: &Database, deps: StoreDeps) -> Result<Self, OpenError> {
         let now = deps.clock.now();
         migrate::prepare(database, &deps.runtime, deps.keyring.clone(), now).await?;

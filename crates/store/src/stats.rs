@@ -2,10 +2,17 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use diesel::{ExpressionMethods as _, QueryDsl as _};
 use diesel_async::RunQueryDsl as _;
 use jiff::Timestamp;
-use pilothouse_core::{Result, audit::LastCheckpoint, cluster::Health, ids::ClusterId};
+use pilothouse_core::{
+    Result,
+    audit::LastCheckpoint,
+    cluster::Health,
+    ids::ClusterId,
+    monitor::{PoolStats, StoreMonitor, StoreStats},
+};
 
 use crate::{
     Store,
@@ -14,41 +21,9 @@ use crate::{
     schema::{At, audit_head, clusters, sessions},
 };
 
-/// Counts of stored objects.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreStats {
-    /// Every cluster with the health found by its last probe.
-    pub clusters: Vec<(ClusterId, Health)>,
-    /// Number of sessions that have not expired.
-    pub sessions: u64,
-    /// Sequence number of the newest audit entry, which is the number of entries.
-    pub audit_sequence: u64,
-    /// Time since the last checkpoint known to this process, if newer entries are unsigned. Zero when none is
-    /// unsigned.
-    pub audit_unsigned: Duration,
-}
-
-/// A connection pool. SQLite has two, `read` and `write`; PostgreSQL has one, `all`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolStats {
-    /// Name of the pool.
-    pub name: &'static str,
-    /// Maximum number of connections.
-    pub max: usize,
-    /// Number of open connections.
-    pub open: usize,
-    /// Number of open connections that are idle.
-    pub idle: usize,
-    /// Number of callers that wait for a connection.
-    pub waiting: usize,
-}
-
-impl Store {
-    /// Reads the counts.
-    ///
-    /// # Errors
-    /// `StoreUnavailable`.
-    pub async fn stats(&self, now: Timestamp) -> Result<StoreStats> {
+#[async_trait]
+impl StoreMonitor for Store {
+    async fn stats(&self, now: Timestamp) -> Result<StoreStats> {
         let last = self.trail_context.verified_state.last_checkpoint();
         read!(self.db, |conn| {
             let health: Vec<(i64, String)> =
@@ -73,8 +48,7 @@ impl Store {
         })
     }
 
-    /// Status of the connection pools.
-    pub fn pools(&self) -> Vec<PoolStats> {
+    fn pools(&self) -> Vec<PoolStats> {
         // a macro, because the status type of deadpool is not exported here
         macro_rules! pool_stats {
             ($name:literal, $pool:ident) => {{
@@ -96,13 +70,11 @@ impl Store {
         }
     }
 
-    /// Whether the audit trail matches the part that this process has verified, and so is signed.
-    pub fn is_audit_signed(&self) -> bool {
+    fn is_audit_signed(&self) -> bool {
         self.trail_context.verified_state.mismatch_reason().is_none()
     }
 
-    /// Number of audit entries that this process failed to store. Each retry counts.
-    pub fn failed_audit_entries(&self) -> u64 {
+    fn failed_audit_entries(&self) -> u64 {
         self.writer.failed()
     }
 }

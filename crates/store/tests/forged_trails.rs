@@ -13,13 +13,14 @@ use futures_util::future::{BoxFuture, join_all};
 use pilothouse_core::{
     Error, Result,
     access::Caller,
-    app::{App, Ports, Settings},
+    app::{App, Settings},
     audit::{
-        AuditMaintenance as _, ChainHash, Checkpoint, CheckpointSigner as _, CheckpointSink, ExportQuery,
-        Fault, Head, KeyRotation, PublicKey, Signatures, TrailReader as _, verify_export,
+        AuditMaintenance as _, AuditPorts, ChainHash, Checkpoint, CheckpointSigner as _, CheckpointSink,
+        ExportQuery, Fault, Head, KeyRotation, PublicKey, Signatures, TrailReader as _, verify_export,
     },
     clock::{Clock as _, Computation, Spawner},
     hex::Hex,
+    monitor::StoreMonitor as _,
     operation::{AuditWriter as _, Entry, Outcome},
     testing::{
         contract::StorePorts,
@@ -54,17 +55,19 @@ fn ports(store: &Store) -> StorePorts {
 /// The use cases on a store, with its checkpoint sink.
 fn app(db: &TestDatabase, store: &Store) -> App {
     let store = Arc::new(store.clone());
-    let ports = Ports {
-        audit: store.clone(),
-        trail: store.clone(),
-        retention: store.clone(),
-        clusters: store.clone(),
+    let mut ports = Fake::default().ports();
+    ports.runtime.clock = db.clock.clone();
+    ports.runtime.spawner = Arc::new(OnRuntime);
+    ports.audit_writer = store.clone();
+    ports.audit = AuditPorts {
+        query: store.clone(),
+        maintenance: store.clone(),
+        reader: store.clone(),
+        pruner: store.clone(),
         signer: Arc::new(FakeKeyring::signer(FINGERPRINT)),
         checkpoint_sink: db.checkpoint_sink.clone(),
-        clock: db.clock.clone(),
-        spawner: Arc::new(OnRuntime),
-        ..Fake::default().ports()
     };
+    ports.clusters.registry = store;
     App::new(ports, Settings::default())
 }
 

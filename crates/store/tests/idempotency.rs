@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
     clock::{Clock as _, uuid_v7},
+    coordinator::Coordinator as _,
     idempotency::{
         Claim, End, IdempotencyKey, IdempotencyStore as _, NewClaim, Progress, Reply, RequestDigest,
     },

@@ -19,6 +19,7 @@ use pilothouse_core::{
     clock::uuid_v7,
     cluster::{ClusterRegistry as _, Connections as _},
     connection::Credential,
+    coordinator::Coordinator as _,
     idempotency::{
         Claim, End, IdempotencyKey, IdempotencyStore as _, NewClaim, Progress, Reply, RequestDigest,
     },

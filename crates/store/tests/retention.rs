@@ -1,4 +1,4 @@
-//! Retention: removing the oldest part of the trail, and the webhook cursor, on each database.
+//! Retention: removing the oldest part of the trail, on each database.
 
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
@@ -10,8 +10,9 @@ use common::{FINGERPRINT, FakeKeyring, TestDatabase, operation, user, verdict};
 use pilothouse_core::{
     Cause,
     access::Permit,
-    audit::{AuditMaintenance as _, Checkpoint, Cursor, Fault, Retention as _, TrailReader as _, TrailStart},
+    audit::{AuditMaintenance as _, Checkpoint, Fault, TrailPruner as _, TrailReader as _, TrailStart},
     clock::Clock as _,
+    monitor::StoreMonitor as _,
     operation::{AuditWriter as _, Outcome},
     testing::contract::StorePorts,
     user::UserRegistry as _,
@@ -133,29 +134,5 @@ async fn oldest_pending_returns_the_first_pending_intent() {
         assert_eq!(store.oldest_pending().await.unwrap(), Some(401));
         store.finish(slow.id, &Outcome::success(ports.now())).await.unwrap();
         assert_eq!(store.oldest_pending().await.unwrap(), Some(402));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn one_live_replica_delivers_to_a_webhook() {
-    for db in TestDatabase::all() {
-        let (one, two) = (db.open().await, db.open().await);
-        one.take_lease(db.clock.now()).await.unwrap();
-        let at = || db.clock.now();
-        let start = Cursor::default();
-        assert_eq!(one.claim_delivery("webhook", at()).await.unwrap(), Some(start));
-        assert_eq!(two.claim_delivery("webhook", at()).await.unwrap(), None);
-        let cursor = Cursor { sequence: 7, checkpoint: 5 };
-        assert!(one.save_cursor("webhook", cursor).await.unwrap());
-        assert!(!two.save_cursor("webhook", Cursor { sequence: 9, checkpoint: 9 }).await.unwrap());
-        assert_eq!(two.cursor("webhook").await.unwrap(), cursor);
-        assert_eq!(two.cursor("another").await.unwrap(), start);
-        db.expire_leases().await;
-        assert_eq!(
-            two.claim_delivery("webhook", at()).await.unwrap(),
-            Some(cursor),
-            "it continues at the other's cursor"
-        );
-        assert!(!one.save_cursor("webhook", Cursor { sequence: 8, checkpoint: 5 }).await.unwrap());
     }
 }

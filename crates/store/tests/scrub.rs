@@ -12,6 +12,7 @@ use pilothouse_core::{
     audit::{CheckpointSigner as _, KeyRotation},
     cluster::{ClusterPatch, ClusterRegistry as _},
     connection::{AuthType, Credential},
+    coordinator::Coordinator as _,
     ids::ClusterId,
     seal::{Keyring as _, SealedFor},
     testing::contract::StorePorts,

@@ -96,10 +96,10 @@ impl TrailStart {
     }
 }
 
-/// Storage port that removes the oldest part of the trail.
+/// Port that removes the oldest part of the trail.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
-pub trait Retention: Send + Sync {
+pub trait TrailPruner: Send + Sync {
     /// Sequence number of the oldest intent without an outcome.
     ///
     /// # Errors
@@ -191,8 +191,8 @@ impl Audit {
             }
             let beginning = TrailStart::after(&checkpoint, &*self.ports.signer, self.clock.now());
             let access = TrailStart::access(trail_start + 1, checkpoint.sequence);
-            let retention = self.ports.retention.clone();
-            let remove = async move |permit: Permit| retention.remove(&permit, &beginning).await;
+            let pruner = self.ports.pruner.clone();
+            let remove = async move |permit: Permit| pruner.remove(&permit, &beginning).await;
             match self.gate.change_local(caller, access, remove).await? {
                 // another process removed it
                 0 => {}
@@ -225,12 +225,12 @@ impl Audit {
         before: Timestamp,
         max_sequence: i64,
     ) -> Result<Option<(Checkpoint, TrailKeys)>> {
-        let super::AuditPorts { reader, signer, retention, .. } = &self.ports;
+        let super::AuditPorts { reader, signer, pruner, .. } = &self.ports;
         let trail_start = TrailStart::head_of(&**reader).await?.sequence;
         // reading the head refreshes the signing key after a rotation
         let (trail, _) = reader.head().await?;
         let keys = TrailKeys::read(&**reader, &trail, signer.public_key(), &**signer).await?;
-        let pending = retention.oldest_pending().await?;
+        let pending = pruner.oldest_pending().await?;
         let max_sequence = max_sequence.min(pending.map_or(i64::MAX, |first| first - 1));
         let mut found = None;
         let mut after = trail_start;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{
     AuditMaintenance, AuditQuery, Checkpoint, CheckpointSigner, CheckpointSink, Export, ExportQuery,
-    OperationPage, OperationQuery, PublicKey, Retention, Signatures, TrailKeys, TrailReader, Verdict,
+    OperationPage, OperationQuery, PublicKey, Signatures, TrailKeys, TrailPruner, TrailReader, Verdict,
     export::Sources, slots::SlotPool, verify,
 };
 use crate::{
@@ -34,15 +34,16 @@ pub struct Audit {
 /// Idle time after which an export that is not being read can lose its slot to another export.
 const EXPORT_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Ports of the audit use cases.
+/// The ports that [`Audit`] uses.
 #[derive(Clone)]
-pub(crate) struct AuditPorts {
-    pub(crate) query: Arc<dyn AuditQuery>,
-    pub(crate) maintenance: Arc<dyn AuditMaintenance>,
-    pub(crate) reader: Arc<dyn TrailReader>,
-    pub(crate) signer: Arc<dyn CheckpointSigner>,
-    pub(crate) checkpoint_sink: Arc<dyn CheckpointSink>,
-    pub(crate) retention: Arc<dyn Retention>,
+#[allow(missing_docs, reason = "the type of each field documents the port")]
+pub struct AuditPorts {
+    pub query: Arc<dyn AuditQuery>,
+    pub maintenance: Arc<dyn AuditMaintenance>,
+    pub reader: Arc<dyn TrailReader>,
+    pub pruner: Arc<dyn TrailPruner>,
+    pub signer: Arc<dyn CheckpointSigner>,
+    pub checkpoint_sink: Arc<dyn CheckpointSink>,
 }
 
 /// Maximum number of checkpoints copied to the sink at once.

@@ -1,7 +1,7 @@
 //! Contract tests of the storage ports: every adapter must pass them, the in-memory fake included.
 //!
 //! A case is a plain function over empty ports. It panics if the contract is broken. An adapter's tests run all of
-//! [`STORE`], each case over new ports:
+//! [`STORE`] and of [`COORDINATION`], each case over new ports:
 //!
 //! ```
 //! use pilothouse_core::testing::{contract::{STORE, StorePorts}, fake::Fake};
@@ -21,31 +21,35 @@ use jiff::Timestamp;
 use super::fake::FakeRuntime;
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
-    audit::{AuditTrail, OperationQuery, OperationRow, TrailReader},
+    audit::{AuditQuery, OperationQuery, OperationRow, TrailReader},
     clock::{Clock, Rng},
     cluster::{ClusterRegistry, Connections},
+    coordinator::Coordinator,
     idempotency::IdempotencyStore,
     inventory::List,
+    monitor::StoreMonitor,
+    operation::AuditWriter,
     role::Role,
     session::{LoginThrottle, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey},
     user::{PasswordHash, User, UserRecord, UserRegistry, Username},
 };
 
 mod clusters;
+mod coordination;
 mod idempotency;
 mod listing;
+mod monitor;
 mod sessions;
 mod throttle;
 mod trail;
 mod users;
 
 /// One case of a contract.
-#[derive(Clone, Copy)]
-pub struct Case {
+pub struct Case<P = StorePorts> {
     /// The behaviour under test: `users::names_are_unique`.
     pub name: &'static str,
     /// Runs the case on empty ports.
-    pub run: fn(StorePorts) -> BoxFuture<'static, ()>,
+    pub run: fn(P) -> BoxFuture<'static, ()>,
 }
 
 macro_rules! cases {
@@ -86,13 +90,46 @@ pub const STORE: &[Case] = cases! {
         concurrent_operations_are_all_stored;
     listing: every_sort_order_matches_the_reference, every_filter_matches_the_reference,
         pages_match_the_reference, time_range_and_cursor_limit_the_list;
+    monitor: stored_objects_are_counted;
 };
+
+/// The contract of [`Coordinator`].
+pub const COORDINATION: &[Case<Replicas>] = cases! {
+    coordination: each_probe_is_claimed_once_per_interval, oldest_claims_come_first,
+        clock_set_back_does_not_stop_probes, one_replica_delivers_until_its_lease_ends,
+        lease_expires_unless_it_is_renewed;
+};
+
+/// Two replicas that share an empty store.
+pub struct Replicas {
+    ports: StorePorts,
+    one: Arc<dyn Coordinator>,
+    two: Arc<dyn Coordinator>,
+    expire: Box<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
+}
+
+impl Replicas {
+    /// The ports of the shared store and the coordinator of each replica. `expire` makes all leases expire by the clock
+    /// of the store; it does nothing where leases are measured by the time that is passed.
+    pub fn new(
+        ports: StorePorts,
+        [one, two]: [Arc<dyn Coordinator>; 2],
+        expire: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) -> Self {
+        Self { ports, one, two, expire: Box::new(expire) }
+    }
+
+    async fn expire_leases(&self) {
+        (self.expire)().await;
+    }
+}
 
 /// The ports of an empty store.
 #[derive(Clone)]
 #[allow(missing_docs, reason = "the type of each field documents the port")]
 pub struct StorePorts {
-    pub audit: Arc<dyn AuditTrail>,
+    pub writer: Arc<dyn AuditWriter>,
+    pub query: Arc<dyn AuditQuery>,
     pub trail: Arc<dyn TrailReader>,
     pub users: Arc<dyn UserRegistry>,
     pub sessions: Arc<dyn SessionStore>,
@@ -100,6 +137,7 @@ pub struct StorePorts {
     pub idempotency: Arc<dyn IdempotencyStore>,
     pub clusters: Arc<dyn ClusterRegistry>,
     pub connections: Arc<dyn Connections>,
+    pub monitor: Arc<dyn StoreMonitor>,
     runtime: FakeRuntime,
 }
 
@@ -107,7 +145,8 @@ impl StorePorts {
     /// The ports of `store`.
     pub fn over<S>(store: Arc<S>) -> Self
     where
-        S: AuditTrail
+        S: AuditWriter
+            + AuditQuery
             + TrailReader
             + UserRegistry
             + SessionStore
@@ -115,17 +154,20 @@ impl StorePorts {
             + IdempotencyStore
             + ClusterRegistry
             + Connections
+            + StoreMonitor
             + 'static,
     {
         Self {
-            audit: store.clone(),
+            writer: store.clone(),
+            query: store.clone(),
             trail: store.clone(),
             users: store.clone(),
             sessions: store.clone(),
             throttle: store.clone(),
             idempotency: store.clone(),
             clusters: store.clone(),
-            connections: store,
+            connections: store.clone(),
+            monitor: store,
             runtime: FakeRuntime::default(),
         }
     }
@@ -190,14 +232,26 @@ impl StorePorts {
         let oldest_first = [("sort".to_owned(), "id".to_owned()), ("per_page".to_owned(), "500".to_owned())];
         let list = List::Operations.parse_query(&oldest_first).unwrap();
         let query = OperationQuery { list, user_id: None, from: None, to: None, before: None };
-        self.audit.operations(&query).await.unwrap().logs
+        self.query.operations(&query).await.unwrap().logs
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::fake::Fake;
+    use crate::testing::fake::{Fake, MemoryCoordinator};
+
+    #[test]
+    fn memory_coordinators_pass_the_contract() {
+        for case in COORDINATION {
+            eprintln!("{}", case.name);
+            let store = Fake::default().store;
+            let replica = || -> Arc<dyn Coordinator> { Arc::new(MemoryCoordinator::of(store.clone())) };
+            let replicas = [replica(), replica()];
+            let replicas = Replicas::new(StorePorts::over(store), replicas, || async {}.boxed());
+            futures_executor::block_on((case.run)(replicas));
+        }
+    }
 
     #[test]
     fn memory_store_passes_the_contract() {

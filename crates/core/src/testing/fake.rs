@@ -11,9 +11,13 @@ pub use clusters::{Condition, FakeClusters};
 pub use pilothouse_types::testing::{FakeClock, FakeRng, FakeRuntime, ThreadSpawner};
 pub use secrets::{FakeInitialPassword, PlainDigest, PlainHasher, PlainTokens};
 pub use signatures::{FakeSigner, MemoryCheckpointSink};
-pub use store::MemoryStore;
+pub use store::{MemoryCoordinator, MemoryStore};
 
-use crate::app::Ports;
+use crate::{
+    app::{ObjectPorts, Ports, RuntimePorts, UserPorts},
+    audit::AuditPorts,
+    cluster::ClusterPorts,
+};
 
 /// All fakes; tests inspect and set them.
 #[derive(Clone, Default)]
@@ -35,31 +39,43 @@ impl Fake {
     pub fn ports(&self) -> Ports {
         let Self { runtime, store, checkpoint_sink, initial_password, clusters } = self;
         Ports {
-            clock: runtime.clock.clone(),
-            rng: runtime.rng.clone(),
-            spawner: runtime.spawner.clone(),
-            audit: store.clone(),
-            trail: store.clone(),
-            signer: Arc::new(FakeSigner::default()),
-            checkpoint_sink: checkpoint_sink.clone(),
-            retention: store.clone(),
-            users: store.clone(),
-            sessions: store.clone(),
-            throttle: store.clone(),
+            runtime: RuntimePorts {
+                clock: runtime.clock.clone(),
+                rng: runtime.rng.clone(),
+                spawner: runtime.spawner.clone(),
+            },
+            audit_writer: store.clone(),
+            audit: AuditPorts {
+                query: store.clone(),
+                maintenance: store.clone(),
+                reader: store.clone(),
+                pruner: store.clone(),
+                signer: Arc::new(FakeSigner::default()),
+                checkpoint_sink: checkpoint_sink.clone(),
+            },
+            users: UserPorts {
+                registry: store.clone(),
+                sessions: store.clone(),
+                throttle: store.clone(),
+                hasher: Arc::new(PlainHasher),
+                initial_password: initial_password.clone(),
+                tokens: Arc::new(PlainTokens),
+            },
+            clusters: ClusterPorts {
+                registry: store.clone(),
+                connections: store.clone(),
+                probe: clusters.clone(),
+            },
+            objects: ObjectPorts {
+                inventory: clusters.clone(),
+                namespaces: clusters.clone(),
+                workloads: clusters.clone(),
+                pods: clusters.clone(),
+                configs: clusters.clone(),
+                secrets: clusters.clone(),
+                digest: Arc::new(PlainDigest),
+            },
             idempotency: store.clone(),
-            hasher: Arc::new(PlainHasher),
-            initial_password: initial_password.clone(),
-            tokens: Arc::new(PlainTokens),
-            clusters: store.clone(),
-            connections: store.clone(),
-            probe: clusters.clone(),
-            inventory: clusters.clone(),
-            namespaces: clusters.clone(),
-            workloads: clusters.clone(),
-            pods: clusters.clone(),
-            configs: clusters.clone(),
-            secrets: clusters.clone(),
-            digest: Arc::new(PlainDigest),
         }
     }
 }

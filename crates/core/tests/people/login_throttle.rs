@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 use pilothouse_core::{
     Cause, Error,
     access::{Caller, Origin},
-    app::{App, Ports, Settings},
+    app::{App, Settings},
     operation::Status,
     role::Role,
     session::Login,
@@ -172,7 +172,8 @@ impl PasswordHasher for CountingHasher {
 impl World {
     fn hashing(hasher: Arc<CountingHasher>) -> Self {
         let world = Self::new();
-        let ports = Ports { hasher, ..world.fake.ports() };
+        let mut ports = world.fake.ports();
+        ports.users.hasher = hasher;
         Self { app: App::new(ports, Settings::default()), ..world }
     }
 }

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use pilothouse_core::{
     Cause, Result,
     access::Caller,
-    app::{App, Ports, Settings},
+    app::{App, Settings},
     operation::Status,
     role::Role,
     session::{PasswordChange, SignedIn},
@@ -47,7 +47,9 @@ fn change(old: &str, new: &str) -> PasswordChange {
 fn interrupted(world: &World, meanwhile: impl FnOnce(App) -> BoxFuture<'static, ()>) -> App {
     let other_app = App::new(world.fake.ports(), Settings::default());
     let hasher = Interrupted(Mutex::new(Some(meanwhile(other_app))));
-    App::new(Ports { hasher: Arc::new(hasher), ..world.fake.ports() }, Settings::default())
+    let mut ports = world.fake.ports();
+    ports.users.hasher = Arc::new(hasher);
+    App::new(ports, Settings::default())
 }
 
 fn signed_in(world: &World, name: &str) -> SignedIn {
@@ -71,7 +73,7 @@ fn reset_overrides_a_change_in_progress() {
     assert_eq!(world.last(), ("change_password".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into())));
     assert_eq!(cause(world.login("ann", "set by the thief")), Cause::BadCredentials);
     assert!(world.login("ann", "set by an administrator").is_ok());
-    let sessions = block_on(world.fake.ports().sessions.list(Some(id))).unwrap();
+    let sessions = block_on(world.fake.ports().users.sessions.list(Some(id))).unwrap();
     assert_eq!(sessions.len(), 1, "the thief's session has ended");
 }
 

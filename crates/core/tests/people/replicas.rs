@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Result,
     access::{Origin, Permit},
-    app::{App, Ports, Settings},
+    app::{App, Settings},
     ids::{SessionId, UserId},
     session::{Rotation, SecretHash, Session, SessionRecord, SessionStore, SignedIn, Tokens},
     testing::fake::MemoryStore,
@@ -85,7 +85,8 @@ impl Replica {
     fn of(world: &World) -> Self {
         let sessions =
             Arc::new(CountingStore { store: world.fake.store.clone(), lookups: AtomicUsize::new(0) });
-        let ports = Ports { sessions: sessions.clone(), ..world.fake.ports() };
+        let mut ports = world.fake.ports();
+        ports.users.sessions = sessions.clone();
         Self { app: App::new(ports, Settings::default()), sessions }
     }
 

@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use pilothouse_core::{inventory::LISTS, workload::WorkloadType};
+use pilothouse_core::inventory::LISTS;
 
 use super::*;
 

@@ -6,7 +6,7 @@ use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use pilothouse_core::{
     Error, Result,
     access::Permit,
-    audit::{Head, Retention, TrailStart},
+    audit::{Head, TrailPruner, TrailStart},
     operation::Status,
 };
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 #[async_trait]
-impl Retention for Store {
+impl TrailPruner for Store {
     async fn oldest_pending(&self) -> Result<Option<i64>> {
         read!(self.db, |conn| {
             let pending = operations::table

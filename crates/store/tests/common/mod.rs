@@ -13,6 +13,7 @@ use pilothouse_core::{
     audit::{ChainHash, Checkpoint, CheckpointSigner as _, Signatures, Verdict},
     cluster::{ClusterName, ClusterRecord},
     connection::{ApiServer, AuthType, Connection, Credential},
+    coordinator::LEASE,
     hex::Hex,
     kind::Kind,
     operation::Operation,
@@ -211,7 +212,7 @@ impl TestDatabase {
 
     /// Lets all leases expire.
     pub(crate) async fn expire_leases(&self) {
-        self.clock.advance(Store::LEASE);
+        self.clock.advance(LEASE);
         if self.url.is_some() {
             self.execute("UPDATE leases SET expires_at = now()").await.unwrap();
         }

@@ -53,7 +53,7 @@ fn online(at: Timestamp) -> ProbeResult {
 }
 
 impl StorePorts {
-    fn record(&self, text: &str) -> ClusterRecord {
+    pub(super) fn record(&self, text: &str) -> ClusterRecord {
         ClusterRecord {
             name: name(text),
             description: "描述".to_owned(),
@@ -65,7 +65,12 @@ impl StorePorts {
         }
     }
 
-    async fn register(&self, record: ClusterRecord) -> Cluster {
+    /// A record whose first probe succeeded.
+    pub(super) fn online_record(&self, text: &str) -> ClusterRecord {
+        ClusterRecord { probe_result: Some(online(self.now())), ..self.record(text) }
+    }
+
+    pub(super) async fn register(&self, record: ClusterRecord) -> Cluster {
         let access = AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster(record.name.as_str());
         let permit = self.permit(access.named(record.name.as_str()));
         self.clusters.create(&permit, record).await.unwrap()
@@ -153,9 +158,7 @@ pub(super) async fn ids_are_never_reused(ports: &StorePorts) {
 }
 
 pub(super) async fn update_sets_only_given_fields(ports: &StorePorts) {
-    let before = ports
-        .register(ClusterRecord { probe_result: Some(online(ports.now())), ..ports.record("prod") })
-        .await;
+    let before = ports.register(ports.online_record("prod")).await;
     let version = ports.version(before.id).await;
     let later = ports.now() + Duration::from_secs(1);
     let unchanged = ports.change(before.id, ClusterPatch::default(), later).await.unwrap();

@@ -49,7 +49,7 @@ impl StorePorts {
             };
             let status = [Status::Pending, Status::Success, Status::Failed, Status::Unknown][n % 4];
             if status == Status::Pending {
-                self.audit.begin(&operation).await.unwrap();
+                self.writer.begin(&operation).await.unwrap();
                 continue;
             }
             let outcome = Outcome {
@@ -59,14 +59,14 @@ impl StorePorts {
                 duration_ms: [9, 10, 100][n % 3],
                 finished_at: operation.created_at + Duration::from_millis((n as u64 * 13) % 50),
             };
-            self.audit.record(&operation, &outcome).await.unwrap();
+            self.writer.record(&operation, &outcome).await.unwrap();
         }
         self.operations().await
     }
 
     /// The ids of a page, and its pagination.
     async fn page(&self, query: &OperationQuery) -> (Vec<i64>, Pagination) {
-        let page = self.audit.operations(query).await.unwrap();
+        let page = self.query.operations(query).await.unwrap();
         (page.logs.iter().map(|row| row.id).collect(), page.pagination)
     }
 
@@ -95,7 +95,7 @@ pub(super) async fn every_sort_order_matches_the_reference(ports: &StorePorts) {
         }
     }
     let by_namespace = OperationQuery { list: ListQuery { sort: None, ..query(&[]).list }, ..query(&[]) };
-    let first = &ports.audit.operations(&by_namespace).await.unwrap().logs[0];
+    let first = &ports.query.operations(&by_namespace).await.unwrap().logs[0];
     assert_eq!((first.namespace.as_deref(), first.resource_name.as_deref()), (None, None));
 }
 

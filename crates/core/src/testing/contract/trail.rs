@@ -45,7 +45,7 @@ impl StorePorts {
 
 pub(super) async fn intent_is_pending_until_its_outcome(ports: &StorePorts) {
     let operation = ports.operation();
-    ports.audit.begin(&operation).await.unwrap();
+    ports.writer.begin(&operation).await.unwrap();
     let rows = ports.operations().await;
     let [row] = rows.as_slice() else { panic!("one row, not {}", rows.len()) };
     assert_eq!((row.operation_id, row.status), (operation.id, Status::Pending));
@@ -60,7 +60,7 @@ pub(super) async fn intent_is_pending_until_its_outcome(ports: &StorePorts) {
     assert_eq!((row.created_at, row.finished_at, row.duration_ms), (ports.now(), None, None));
 
     let outcome = ports.outcome(Status::Unknown);
-    ports.audit.finish(operation.id, &outcome).await.unwrap();
+    ports.writer.finish(operation.id, &outcome).await.unwrap();
     let finished = &ports.operations().await[0];
     assert_eq!((finished.id, finished.status), (row.id, Status::Unknown));
     assert_eq!((&finished.error_code, &finished.details), (&outcome.error_code, &outcome.details));
@@ -69,21 +69,21 @@ pub(super) async fn intent_is_pending_until_its_outcome(ports: &StorePorts) {
 
 pub(super) async fn only_first_outcome_is_recorded(ports: &StorePorts) {
     let operation = ports.operation();
-    ports.audit.begin(&operation).await.unwrap();
+    ports.writer.begin(&operation).await.unwrap();
     for status in [Status::Success, Status::Unknown] {
-        ports.audit.finish(operation.id, &ports.outcome(status)).await.unwrap();
+        ports.writer.finish(operation.id, &ports.outcome(status)).await.unwrap();
     }
     let rows = ports.operations().await;
     assert_eq!((rows[0].status, &rows[0].error_code), (Status::Success, &None));
     let unknown_id = OperationId(uuid::Uuid::from_u128(1));
-    ports.audit.finish(unknown_id, &ports.outcome(Status::Success)).await.unwrap();
+    ports.writer.finish(unknown_id, &ports.outcome(Status::Success)).await.unwrap();
     assert_eq!(ports.operations().await, rows);
 }
 
 pub(super) async fn record_stores_the_complete_operation(ports: &StorePorts) {
     let (operation, outcome) = (ports.operation(), ports.outcome(Status::Failed));
-    ports.audit.record(&operation, &outcome).await.unwrap();
-    ports.audit.finish(operation.id, &ports.outcome(Status::Success)).await.unwrap();
+    ports.writer.record(&operation, &outcome).await.unwrap();
+    ports.writer.finish(operation.id, &ports.outcome(Status::Success)).await.unwrap();
     let rows = ports.operations().await;
     let [row] = rows.as_slice() else { panic!("one row, not {}", rows.len()) };
     assert_eq!((row.operation_id, row.status), (operation.id, Status::Failed));
@@ -117,8 +117,8 @@ pub(super) async fn concurrent_operations_are_all_stored(ports: &StorePorts) {
     let operations: Vec<_> = (0..100).map(|_| ports.operation()).collect();
     let outcome = ports.outcome(Status::Success);
     let all = operations.iter().map(async |operation| {
-        ports.audit.begin(operation).await.unwrap();
-        ports.audit.finish(operation.id, &outcome).await.unwrap();
+        ports.writer.begin(operation).await.unwrap();
+        ports.writer.finish(operation.id, &outcome).await.unwrap();
     });
     join_all(all).await;
     let rows = ports.operations().await;

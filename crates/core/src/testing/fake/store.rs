@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use crate::{
     access::Permit,
     audit::{
-        ChainHash, Checkpoint, Head, LastCheckpoint, OperationRow, StoredCheckpoint, StoredEntry, TrailStart,
+        ChainHash, Checkpoint, Cursor, Head, LastCheckpoint, OperationRow, StoredCheckpoint, StoredEntry,
+        TrailStart,
     },
     cluster::Cluster,
     connection::StoredConnection,
@@ -28,8 +29,12 @@ use crate::{
 
 mod audit;
 mod cluster;
+mod coordinator;
 mod idempotency;
+mod monitor;
 mod users;
+
+pub use coordinator::MemoryCoordinator;
 
 /// Users, sessions, clusters and the audit trail, in memory.
 #[derive(Default)]
@@ -59,6 +64,14 @@ struct State {
     /// Number of operations ever added to the lists.
     rows: i64,
     trail_start: Option<TrailStart>,
+    /// Number of replicas that were ever created on this store.
+    replicas: u64,
+    /// For each replica with a lease, its expiry.
+    leases: HashMap<u64, Timestamp>,
+    /// For each cluster that was claimed, the time of the last claim of a probe.
+    probe_claims: HashMap<ClusterId, Timestamp>,
+    /// For each receiver, the replica that holds the claim, and the cursor.
+    receivers: HashMap<String, (u64, Cursor)>,
 }
 
 #[derive(Default)]

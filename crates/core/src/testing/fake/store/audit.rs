@@ -7,8 +7,8 @@ use super::MemoryStore;
 use crate::{
     access::Permit,
     audit::{
-        AuditMaintenance, AuditQuery, Head, OperationPage, OperationQuery, OperationRow, Retention,
-        StoredCheckpoint, StoredEntry, StoredRow, TrailReader, TrailStart,
+        AuditMaintenance, AuditQuery, Head, OperationPage, OperationQuery, OperationRow, StoredCheckpoint,
+        StoredEntry, StoredRow, TrailPruner, TrailReader, TrailStart,
     },
     error::{Cause, Error, Result},
     ids::OperationId,
@@ -101,7 +101,7 @@ impl AuditMaintenance for MemoryStore {
 }
 
 #[async_trait]
-impl Retention for MemoryStore {
+impl TrailPruner for MemoryStore {
     async fn oldest_pending(&self) -> Result<Option<i64>> {
         let state = self.lock();
         let mut pending = state.operations.iter().filter(|row| row.status == Status::Pending);
