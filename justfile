@@ -78,6 +78,10 @@ serve *arguments:
 openapi:
     cargo run -p pilothouse-http --example openapi > docs/openapi.json
 
+# Regenerate the table of causes in docs/api.md, after a change of a cause or of an English text
+error-table:
+    UPDATE=1 cargo test --workspace --lib table_of_causes_in_api_md
+
 # Fuzz a parser with generated input for a number of seconds: `just fuzz kubeconfig 3600`; the targets are tests/corpus/*
 fuzz target seconds="60":
     PILOTHOUSE_TEST_FUZZ_SECONDS={{ seconds }} cargo test --workspace fuzz_{{ target }} -- --nocapture
