@@ -108,7 +108,7 @@ fn environment_text_is_not_parsed_as_toml() {
 }
 
 #[test]
-fn unknown_names_are_rejected_by_table() {
+fn unknown_names_are_refused_by_name() {
     for file in
         ["colour = 1", "[server]\nlisten = \"127.0.0.1:1\"", "Listen = \"127.0.0.1:1\"", "listen.port = 1"]
     {
@@ -141,7 +141,7 @@ fn unknown_names_are_rejected_by_table() {
 }
 
 #[test]
-fn invalid_values_are_rejected_by_table() {
+fn invalid_values_are_refused_with_name_and_expected_form() {
     for (file, key) in [
         ("listen = \"localhost:1\"", "listen"),
         ("listen = 8080", "listen"),
