@@ -105,7 +105,7 @@ async fn changed_byte_in_the_database_file_names_the_operation() {
             fs::write(&file, &edited).unwrap();
             let (code, output) = verify(&install, &[]);
             assert_eq!(code, Some(1), "byte {place} of {}: {output}", String::from_utf8_lossy(text));
-            assert!(ids.iter().any(|id| output.contains(id)), "{output}");
+            assert!(ids.iter().any(|id| output.contains(*id)), "{output}");
         }
     }
     fs::write(&file, &original).unwrap();
