@@ -16,9 +16,9 @@ use crate::support::{
 /// Golden objects. `<key of the list>.json` contains objects to create, `<key>.expected.json` the expected rows. The
 /// folder `node` contains those that need a node.
 ///
-/// `{namespace}` stands for a namespace that only these objects use; cluster-scoped objects have it in their name. In an
-/// expected row, `{/a/b}` stands for the value at this JSON pointer of the object as the cluster returns it (null if
-/// absent), and `{any}` for any value.
+/// `{namespace}` stands for a namespace that only these objects use; cluster-scoped objects have it in their name. In
+/// an expected row, `{/a/b}` stands for the value at this JSON pointer of the object as the cluster returns it (null
+/// if absent), and `{any}` for any value.
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/blackbox/objects");
 
 /// The lists of objects of a cluster.
@@ -39,7 +39,7 @@ async fn unique_namespace(kube: &Admin) -> String {
     created["metadata"]["name"].as_str().unwrap().to_owned()
 }
 
-/// The rows of a list, for all its kinds, and whether the response has warnings. For an owner's list, the owner is `web`.
+/// The rows of a list, for all its kinds, and whether the response has warnings. The owner of a list, if any, is `web`.
 async fn rows(
     admin: &Client,
     cluster: i64,
