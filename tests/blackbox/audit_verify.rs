@@ -4,7 +4,7 @@ use std::{fs, process::Output};
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Install, Server, eventually};
+use crate::support::{Client, Install, Server, eventually, numbers};
 
 const CHECKPOINTS: &str = "audit-checkpoints.jsonl";
 
@@ -34,7 +34,6 @@ fn verify(install: &Install, arguments: &[&str]) -> (Option<i32>, String) {
 fn assert_valid(install: &Install) {
     let (code, output) = verify(install, &[]);
     assert_eq!(code, Some(0), "{output}");
-    assert!(output.contains("whole"), "{output}");
 }
 
 #[tokio::test]
@@ -66,10 +65,8 @@ async fn trail_is_verified_by_the_command_and_by_the_server() {
         .set("KEY_FILE", file("master.key"))
         .set("AUDIT_CHECKPOINT_FILE", file(CHECKPOINTS));
     let (code, output) = verify(&other_install, &["--database-url", &address]);
-    assert!(
-        code == Some(0) && output.contains("whole") && !output.contains("of which 0 are kept elsewhere"),
-        "{output}"
-    );
+    assert_eq!(code, Some(0), "{output}");
+    assert!(numbers(&output, "checkpoints")[1] > 0, "none is in the file: {output}");
 }
 
 /// Replaces each occurrence of `text`: a page may still contain the old bytes of a row that moved.
@@ -85,7 +82,9 @@ fn replace(file: &mut [u8], text: &[u8], by: &[u8]) {
 #[tokio::test]
 async fn changed_byte_in_the_database_file_names_the_operation() {
     let server = Install::on_sqlite().start().await;
-    create_operations(&server).await;
+    let admin = create_operations(&server).await;
+    let operations = admin.operations("").await;
+    let ids: Vec<_> = operations.iter().map(|row| row["operation_id"].as_str().unwrap()).collect();
     let install = server.stop().await;
     let file = install.file("pilothouse.db");
     let original = fs::read(&file).unwrap();
@@ -106,10 +105,7 @@ async fn changed_byte_in_the_database_file_names_the_operation() {
             fs::write(&file, &edited).unwrap();
             let (code, output) = verify(&install, &[]);
             assert_eq!(code, Some(1), "byte {place} of {}: {output}", String::from_utf8_lossy(text));
-            assert!(
-                output.contains("failed verification: entry ") && output.contains("(operation "),
-                "{output}"
-            );
+            assert!(ids.iter().any(|id| output.contains(*id)), "{output}");
         }
     }
     fs::write(&file, &original).unwrap();
@@ -125,7 +121,6 @@ async fn changed_byte_in_the_database_file_names_the_operation() {
     fs::write(&file, &edited).unwrap();
     let (code, output) = verify(&install, &[]);
     assert_eq!(code, Some(1), "{output}");
-    assert!(output.contains("of the operations list: its"), "{output}");
 }
 
 #[tokio::test]
@@ -143,12 +138,12 @@ async fn restored_old_database_is_detected_by_the_checkpoint_file() {
     fs::write(install.file("pilothouse.db"), older).unwrap();
     let (code, output) = verify(&install, &[]);
     assert_eq!(code, Some(1), "{output}");
-    assert!(output.contains("are missing"), "{output}");
     // entries appended to it are not signed, and nothing is exported
+    let checkpoints = fs::read(install.file(CHECKPOINTS)).unwrap();
     let server = install.start().await;
     server.admin().await.get("/api/k8s/audit/export").await.refused("INTERNAL_ERROR");
     let install = server.stop().await;
-    assert!(install.log().contains("is no longer signed"), "{}", install.log());
+    assert_eq!(fs::read(install.file(CHECKPOINTS)).unwrap(), checkpoints);
     let refused = install.run(&["audit", "export"]);
     assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{refused:?}");
     assert_eq!(verify(&install, &[]).0, Some(1), "the signed entries were replaced by others");
@@ -157,7 +152,6 @@ async fn restored_old_database_is_detected_by_the_checkpoint_file() {
     fs::rename(install.file(CHECKPOINTS), &copy).unwrap();
     let (code, output) = verify(&install, &[]);
     assert_eq!(code, Some(1), "{output}");
-    assert!(output.contains("there is no checkpoint outside the database"), "{output}");
     assert_eq!(install.run(&["audit", "export"]).status.code(), Some(2));
     let (code, output) = verify(&install, &["--no-witness"]);
     assert_eq!(code, Some(0), "{output}");
@@ -170,7 +164,6 @@ async fn restored_old_database_is_detected_by_the_checkpoint_file() {
     fs::write(&copy, forged).unwrap();
     let (code, output) = verify(&install, &["--checkpoint", &copy]);
     assert_eq!(code, Some(1), "{output}");
-    assert!(output.contains("not signed by this key"), "{output}");
 }
 
 #[tokio::test]

@@ -1,77 +1,190 @@
 //! Lists and details, compared with the objects in the cluster.
 
-use pilothouse_testbed::{shared, workloads};
+use std::{collections::BTreeSet, fs, path::Path};
+
+use pilothouse_core::{
+    inventory::{LISTS, ListInfo},
+    rows::ListScope,
+};
+use pilothouse_testbed::{Admin, path_of, shared, shared_has_node, workloads};
 use serde_json::{Value, json};
 
-use crate::support::{Server, apply, delete_namespace, eventually, names, register_cluster, strings};
+use crate::support::{
+    Client, Server, apply, delete_namespace, eventually, eventually_ok, names, register_cluster,
+};
 
-/// The expected row of a workload, computed from the cluster's object, independently of the server's code on purpose.
-fn expected(r#type: &str, object: &Value) -> Value {
-    let (meta, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
-    let number = |value: &Value| json!(value.as_i64().unwrap_or(0));
-    let template =
-        if r#type == "cronjob" { &spec["jobTemplate"]["spec"]["template"] } else { &spec["template"] };
-    let images: Vec<_> = template["spec"]["containers"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|container| &container["image"])
-        .collect();
-    let mut row = json!({
-        "name": meta["name"], "namespace": meta["namespace"], "type": r#type, "images": images,
-        "labels": meta["labels"].as_object().cloned().unwrap_or_default(), "created_at": meta["creationTimestamp"],
-    });
-    match r#type {
-        "deployment" | "statefulset" => {
-            row["replicas"] = number(&spec["replicas"]);
-            row["ready_replicas"] = number(&status["readyReplicas"]);
-            row["selector"] = spec["selector"]["matchLabels"].clone();
-        }
-        "daemonset" => {
-            row["replicas"] = number(&status["desiredNumberScheduled"]);
-            row["ready_replicas"] = number(&status["numberReady"]);
-            row["selector"] = spec["selector"]["matchLabels"].clone();
-        }
-        _ => {}
-    }
-    row
+/// Golden objects. `<key of the list>.json` contains objects to create, `<key>.expected.json` the expected rows. The
+/// folder `node` contains those that need a node.
+///
+/// `{namespace}` stands for a namespace that only these objects use; cluster-scoped objects have it in their name. In
+/// an expected row, `{/a/b}` stands for the value at this JSON pointer of the object as the cluster returns it (null
+/// if absent), and `{any}` for any value.
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/blackbox/objects");
+
+/// The lists of objects of a cluster.
+fn cluster_lists() -> impl Iterator<Item = &'static ListInfo> {
+    LISTS.iter().filter(|info| info.scope != ListScope::Local)
 }
 
-/// Reports whether the row contains all expected fields.
-fn row_matches(row: &Value, expected: &Value) -> bool {
-    expected.as_object().unwrap().iter().all(|(key, value)| &row[key] == value)
+/// Reads golden objects or rows.
+fn golden(file: &str, namespace: &str) -> Vec<Value> {
+    let text = fs::read_to_string(format!("{GOLDEN}/{file}")).unwrap_or_else(|e| panic!("{file}: {e}"));
+    serde_json::from_str(&text.replace("{namespace}", namespace)).unwrap_or_else(|e| panic!("{file}: {e}"))
+}
+
+/// Creates a namespace with a unique name.
+async fn unique_namespace(kube: &Admin) -> String {
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "golden-"}});
+    let created = kube.post("/api/v1/namespaces", &namespace).await.unwrap();
+    created["metadata"]["name"].as_str().unwrap().to_owned()
+}
+
+/// The rows of a list, for all its kinds, and whether the response has warnings. The owner of a list, if any, is `web`.
+async fn rows(
+    admin: &Client,
+    cluster: i64,
+    info: &ListInfo,
+    namespace: &str,
+) -> Result<(Vec<Value>, bool), String> {
+    let scope = match info.scope {
+        ListScope::Namespaced if info.owner.is_some() => format!("&namespace={namespace}&name=web"),
+        ListScope::Namespaced => format!("&namespace={namespace}"),
+        _ => String::new(),
+    };
+    let types = info.more_kinds.iter().map(|kind| format!("&type={}", kind.info().singular));
+    let (mut rows, mut warned) = (Vec::new(), false);
+    for r#type in [String::new()].into_iter().chain(types) {
+        let path = format!("{}?cluster_id={cluster}&per_page=500{scope}{}", info.path, r#type);
+        let response = admin.get(path).await;
+        if response.status != 200 {
+            return Err(response.to_string());
+        }
+        let data = response.data();
+        rows.extend(data[info.key].as_array().unwrap().iter().cloned());
+        warned |= data["warnings"].is_array();
+    }
+    Ok((rows, warned))
+}
+
+/// The objects of a list, read from the cluster.
+async fn cluster_objects(kube: &Admin, info: &ListInfo, namespace: &str) -> Vec<Value> {
+    let mut objects = Vec::new();
+    for kind in info.kinds.iter().chain(info.more_kinds) {
+        let (version, plural) = (kind.api_version(), kind.info().plural);
+        let root = if version.contains('/') { "apis" } else { "api" };
+        let scope = if kind.info().namespaced { format!("namespaces/{namespace}/") } else { String::new() };
+        let list = kube.get(&format!("/{root}/{version}/{scope}{plural}")).await.unwrap();
+        objects.extend(list["items"].as_array().unwrap().iter().cloned());
+    }
+    objects
+}
+
+/// Reports whether a row of the list equals an expected row, whose placeholders are filled in from the object.
+fn row_matches(row: &Value, expected: &Value, object: &Value) -> bool {
+    match (expected, row) {
+        (Value::String(text), _) if text == "{any}" => true,
+        (Value::String(text), _) if text.starts_with("{/") => {
+            row == object.pointer(&text[1..text.len() - 1]).unwrap_or(&Value::Null)
+        }
+        (Value::Array(expected), Value::Array(row)) => {
+            row.len() == expected.len()
+                && row.iter().zip(expected).all(|(row, expected)| row_matches(row, expected, object))
+        }
+        (Value::Object(expected), Value::Object(row)) => {
+            row.len() == expected.len()
+                && expected
+                    .iter()
+                    .all(|(key, expected)| row.get(key).is_some_and(|row| row_matches(row, expected, object)))
+        }
+        _ => row == expected,
+    }
+}
+
+#[test]
+fn every_list_has_golden_objects_and_every_golden_file_a_list() {
+    let files = |folder: &str| {
+        let entries = fs::read_dir(Path::new(GOLDEN).join(folder)).unwrap().flatten();
+        entries.map(|entry| entry.file_name().into_string().unwrap()).filter(|name| name.ends_with(".json"))
+    };
+    let mut files: BTreeSet<String> = files(".").chain(files("node")).collect();
+    for ListInfo { key, .. } in cluster_lists() {
+        for file in [format!("{key}.json"), format!("{key}.expected.json")] {
+            assert!(files.remove(&file), "the file tests/blackbox/objects/{file} is missing");
+        }
+    }
+    assert!(files.is_empty(), "no list has these golden files: {files:?}");
 }
 
 #[tokio::test]
-async fn workload_lists_equal_the_cluster_objects() {
+async fn cached_and_uncached_lists_return_the_expected_rows_of_golden_objects() {
+    let plane = shared().await.unwrap();
+    let has_node = shared_has_node().await.expect("a node, if one is required");
+    let kube = plane.client();
+    let server = Server::fresh().await;
+    let admin = server.admin().await;
+    let cached = register_cluster(&admin, "cached", plane).await;
+    // the lists of a credential that may not watch are not cached
+    let account = unique_namespace(&kube).await;
+    let rules = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list"]}]);
+    let token = kube.service_account_token(&account, "reader", rules).await.unwrap();
+    let body = json!({
+        "name": "uncached", "auth_type": "token", "api_server": plane.server(), "token": token,
+        "ca_certificate": plane.ca_pem(),
+    });
+    let uncached = admin.post("/api/k8s/clusters", body).await.data()["cluster"]["id"].as_i64().unwrap();
+
+    let folders: &[&str] = if has_node { &["", "node/"] } else { &[""] };
+    for (info, folder) in cluster_lists().flat_map(|info| folders.iter().map(move |folder| (info, folder))) {
+        let file = format!("{folder}{}", info.key);
+        if !Path::new(GOLDEN).join(format!("{file}.json")).exists() {
+            continue;
+        }
+        let namespace = unique_namespace(&kube).await;
+        let objects = golden(&format!("{file}.json"), &namespace);
+        apply(&kube, &objects).await;
+        let expected_rows = golden(&format!("{file}.expected.json"), &namespace);
+        assert!(!expected_rows.is_empty(), "{file} has no expected rows");
+        for (cluster, is_cached) in [(cached, true), (uncached, false)] {
+            // controllers change the objects and the cache follows, so everything is read until it matches
+            eventually_ok(async || {
+                let (rows, warned) = rows(&admin, cluster, info, &namespace).await?;
+                let objects = cluster_objects(&kube, info, &namespace).await;
+                for expected in &expected_rows {
+                    let found = objects.iter().any(|object| {
+                        let mut rows = rows.iter().filter(|row| row["name"] == object["metadata"]["name"]);
+                        rows.any(|row| row_matches(row, expected, object))
+                    });
+                    if !found {
+                        let rows = json!(rows);
+                        return Err(format!("{file}: no row is {expected:#}\nbut the rows are {rows:#}"));
+                    }
+                }
+                if warned != is_cached { Ok(()) } else { Err(format!("{file}: warnings: {warned}")) }
+            })
+            .await;
+        }
+        let cluster_scoped = objects.iter().map(|object| (object, &object["metadata"]));
+        for (object, metadata) in cluster_scoped.filter(|(_, metadata)| metadata["namespace"].is_null()) {
+            if metadata["name"] != namespace {
+                kube.delete(&path_of(object)).await.unwrap();
+            }
+        }
+        delete_namespace(&kube, &namespace).await;
+    }
+    for kind in ["clusterroles", "clusterrolebindings"] {
+        kube.delete(&format!("/apis/rbac.authorization.k8s.io/v1/{kind}/{account}:reader")).await.unwrap();
+    }
+    delete_namespace(&kube, &account).await;
+}
+
+#[tokio::test]
+async fn workload_list_is_paged_sorted_and_searched_over_all_types() {
     let plane = shared().await.unwrap();
     let kube = plane.client();
     apply(&kube, &workloads::samples("bb-lists")).await;
     let server = Server::fresh().await;
     let admin = server.admin().await;
     let id = register_cluster(&admin, "lists", plane).await;
-
-    let types = ["deployment", "statefulset", "daemonset", "job", "cronjob"];
-    for (r#type, plural) in types.iter().zip([
-        "apps/v1/namespaces/bb-lists/deployments",
-        "apps/v1/namespaces/bb-lists/statefulsets",
-        "apps/v1/namespaces/bb-lists/daemonsets",
-        "batch/v1/namespaces/bb-lists/jobs",
-        "batch/v1/namespaces/bb-lists/cronjobs",
-    ]) {
-        let path = format!("/api/k8s/workloads?cluster_id={id}&namespace=bb-lists&type={}", r#type);
-        // Controllers change the objects, so both are read until they agree.
-        eventually(&format!("{} rows equal the cluster's objects", r#type), async || {
-            let objects = kube.get(&format!("/apis/{plural}")).await.unwrap();
-            let expected: Vec<_> =
-                objects["items"].as_array().unwrap().iter().map(|object| expected(r#type, object)).collect();
-            let rows = admin.rows(&path, "workloads").await;
-            let same = rows.len() == expected.len() && !rows.is_empty();
-            (same && rows.iter().zip(&expected).all(|(row, expected)| row_matches(row, expected)))
-                .then_some(())
-        })
-        .await;
-    }
 
     // Without a type: Deployments, StatefulSets and DaemonSets, in one order with one total.
     let path = format!("/api/k8s/workloads?cluster_id={id}&namespace=bb-lists&per_page=2");
@@ -92,78 +205,14 @@ async fn workload_lists_equal_the_cluster_objects() {
         admin.rows(format!("/api/k8s/workloads?cluster_id={id}&namespace=*&per_page=500"), "workloads");
     let all_namespaces = all_namespaces.await;
     assert_eq!(all_namespaces.iter().filter(|row| row["namespace"] == "bb-lists").count(), 3);
-    delete_namespace(&plane.client(), "bb-lists").await;
-}
 
-#[tokio::test]
-async fn pod_and_configmap_lists_equal_the_cluster_objects() {
-    let plane = shared().await.unwrap();
-    let kube = plane.client();
-    apply(&kube, &workloads::samples("bb-pods")).await;
-    let server = Server::fresh().await;
-    let admin = server.admin().await;
-    let id = register_cluster(&admin, "pods", plane).await;
-
-    let path = format!("/api/k8s/pods?cluster_id={id}&namespace=bb-pods&workload=deployment/web");
-    let rows = eventually("the pods of the deployment", async || {
-        Some(admin.rows(&path, "pods").await).filter(|rows| rows.len() == 2)
+    // the filter finds the pods of a deployment, whose owner is a replica set
+    let pods = format!("/api/k8s/pods?cluster_id={id}&namespace=bb-lists&workload=deployment/web");
+    eventually("the pods of the deployment", async || {
+        (admin.rows(&pods, "pods").await.len() == 2).then_some(())
     })
     .await;
-    for row in &rows {
-        let name = row["name"].as_str().unwrap();
-        let pod = kube.get(&format!("/api/v1/namespaces/bb-pods/pods/{name}")).await.unwrap();
-        assert_eq!(row["namespace"], "bb-pods");
-        assert_eq!(row["labels"], pod["metadata"]["labels"]);
-        assert_eq!(row["created_at"], pod["metadata"]["creationTimestamp"]);
-        assert_eq!(strings(&row["containers"]), ["web"]);
-        assert_eq!(
-            row["owner"],
-            json!({"kind": "ReplicaSet", "name": pod["metadata"]["ownerReferences"][0]["name"]})
-        );
-    }
-
-    let path = format!("/api/k8s/configmaps?cluster_id={id}&namespace=bb-pods&search=settings");
-    let rows = admin.rows(&path, "configmaps").await;
-    let object = kube.get("/api/v1/namespaces/bb-pods/configmaps/settings").await.unwrap();
-    let keys: Vec<_> = object["data"].as_object().unwrap().iter().collect();
-    let keys: Vec<_> = keys
-        .iter()
-        .map(|(name, value)| json!({"name": name, "bytes": value.as_str().unwrap().len()}))
-        .collect();
-    assert_eq!((rows.len(), &rows[0]["keys"]), (1, &json!(keys)));
-    assert_eq!(rows[0]["created_at"], object["metadata"]["creationTimestamp"]);
-    delete_namespace(&plane.client(), "bb-pods").await;
-}
-
-#[tokio::test]
-async fn namespaces_show_their_quota() {
-    let plane = shared().await.unwrap();
-    let kube = plane.client();
-    let second = {
-        let mut quota = workloads::resource_quota("bb-quota", "tighter");
-        quota["spec"]["hard"] = json!({"pods": "3"});
-        quota
-    };
-    let quota = workloads::resource_quota("bb-quota", "limits");
-    apply(&kube, &[workloads::namespace("bb-quota"), quota, second]).await;
-    apply(&kube, &[workloads::deployment("bb-quota", "web", 2)]).await;
-    let server = Server::fresh().await;
-    let admin = server.admin().await;
-    let id = register_cluster(&admin, "quota", plane).await;
-
-    let row = eventually("the quota shows usage", async || {
-        let rows = admin.rows(format!("/api/k8s/namespaces?cluster_id={id}&search=bb-quota"), "namespaces");
-        rows.await.into_iter().find(|row| row["resource_quota"]["used"]["pods"] == "2")
-    })
-    .await;
-    assert_eq!(strings(&row["resource_quota"]["names"]), ["limits", "tighter"]);
-    assert_eq!(row["resource_quota"]["hard"]["pods"], "3", "the smallest limit applies");
-    assert_eq!(row["resource_quota"]["hard"]["requests.memory"], "1Gi");
-    assert_eq!(row["status"], "Active");
-    let rows =
-        admin.rows(format!("/api/k8s/namespaces?cluster_id={id}&search=kube-public"), "namespaces").await;
-    assert_eq!(rows[0]["resource_quota"], Value::Null);
-    delete_namespace(&plane.client(), "bb-quota").await;
+    delete_namespace(&kube, "bb-lists").await;
 }
 
 #[tokio::test]

@@ -131,7 +131,7 @@ async fn backup_made_during_changes_restores_a_lost_install() {
     fs::copy(install.file(CHECKPOINTS), &checkpoints).unwrap();
     drop(install);
     let output_text = output_of_success(&paths.bash(drill, &[]));
-    assert!(output_text.contains("whole") && output_text.contains("super_admin"), "{output_text}");
+    assert!(output_text.contains("super_admin"), "{output_text}");
 
     let data = paths.path("drill");
     let again = paths.bash(drill.lines().nth(2).unwrap(), &[]);
@@ -193,7 +193,6 @@ async fn backup_with_another_key_or_modified_is_refused() {
     let output = restore_with_key(&install, &backup, "other", &[b'a'; 64]);
     let output_text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{output_text}");
-    assert!(output_text.contains("whose fingerprint begins with"), "{output_text}");
     for (n, length) in [0, 50, 100, whole.len() / 2, whole.len() - 1].into_iter().enumerate() {
         let cut = install.data_dir().with_file_name(format!("{n}.backup"));
         fs::write(&cut, &whole[..length]).unwrap();

@@ -12,7 +12,9 @@ use std::{
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::support::{Client, Install, Server, eventually, postgres, register_cluster, shared_control_plane};
+use crate::support::{
+    Client, Install, Server, eventually, numbers, postgres, register_cluster, shared_control_plane,
+};
 
 const CHECKPOINTS: &str = "audit-checkpoints.jsonl";
 
@@ -129,7 +131,7 @@ async fn rekey_killed_at_any_time_continues_and_loses_nothing() {
     let install = server.stop().await;
     let (code, text) = verify(&install, &[]);
     assert_eq!(code, Some(0), "{text}");
-    assert!(!text.contains("of which 0 are kept elsewhere"), "{text}");
+    assert!(numbers(&text, "checkpoints")[1] > 0, "none is in the file: {text}");
     let kept = fs::read_to_string(install.file(CHECKPOINTS)).unwrap();
     assert!(kept.lines().count() >= 2, "checkpoints of both keys: {kept}");
 
@@ -138,8 +140,7 @@ async fn rekey_killed_at_any_time_continues_and_loses_nothing() {
     fs::rename(&files[1], &old).unwrap();
     let install = install.set("KEY_FILE", old.display().to_string());
     let refused = install.run(&["serve"]);
-    assert_eq!(refused.status.code(), Some(2));
-    assert!(output_text(&refused).contains("another master key"), "{}", output_text(&refused));
+    assert_eq!(refused.status.code(), Some(2), "{}", output_text(&refused));
     fs::remove_file(&old).unwrap();
     let server = install.unset("KEY_FILE").start().await;
     let admin = server.admin().await;

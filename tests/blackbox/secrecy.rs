@@ -5,6 +5,10 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use hkdf::Hkdf;
+use pilothouse_core::{
+    inventory::{LISTS, ListInfo},
+    rows::ListScope,
+};
 use pilothouse_crypto::purpose;
 use pilothouse_testbed::{Folder, workloads};
 use rcgen::generate_simple_self_signed;
@@ -38,47 +42,57 @@ fn derived(master: &[u8], purpose: &str) -> Vec<u8> {
     key
 }
 
-/// Sends every type of read and change for a cluster.
-async fn send_all_requests(client: &Client, id: i64, secret_value: &str, plain_value: &str) {
-    let in_default = |more: Value| {
-        let mut body = json!({"cluster_id": id, "namespace": "default"});
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        body
+/// The query of a GET request to a cluster; `None` for an endpoint that the test requests itself.
+fn query(path: &str, cluster: i64) -> Option<String> {
+    let scope = match path {
+        "/api/k8s/clusters/status" => return Some(format!("id={cluster}")),
+        "/api/k8s/search" => return Some("kind=secrets&q=planted".to_owned()),
+        "/api/k8s/overview" => return Some("kind=pods".to_owned()),
+        "/api/k8s/watch" => "&kind=secrets&namespace=default",
+        "/api/k8s/secrets/detail" => "&namespace=default&name=planted",
+        "/api/k8s/configmaps/detail" => "&namespace=default&name=nobody",
+        "/api/k8s/workloads/detail" => "&namespace=default&type=deployment&name=web",
+        "/api/k8s/pods/logs" | "/api/k8s/pods/logs/stream" => "&namespace=default&pod_name=nobody",
+        _ => match LISTS.iter().find(|info| info.path == path)? {
+            ListInfo { scope: ListScope::Local, .. } => return None,
+            ListInfo { owner: Some(_), .. } => "&namespace=default&name=kubernetes",
+            ListInfo { scope: ListScope::Namespaced, .. } => "&namespace=*",
+            ListInfo { scope: ListScope::Cluster, .. } => "",
+        },
     };
-    for path in [
-        format!("clusters/status?id={id}"),
-        format!("namespaces?cluster_id={id}"),
-        format!("nodes?cluster_id={id}"),
-        format!("workloads?cluster_id={id}&namespace=*"),
-        format!("pods?cluster_id={id}&namespace=default"),
-        format!("secrets?cluster_id={id}&namespace=default"),
-        format!("configmaps?cluster_id={id}&namespace=default"),
-        format!("events?cluster_id={id}&namespace=default"),
-        format!("secrets/detail?cluster_id={id}&namespace=default&name=planted"),
-        format!("configmaps/detail?cluster_id={id}&namespace=default&name=nobody"),
-        format!("workloads/detail?cluster_id={id}&namespace=default&type=deployment&name=web"),
-        format!("pods/logs?cluster_id={id}&namespace=default&pod_name=nobody"),
-        format!("pods/logs/stream?cluster_id={id}&namespace=default&pod_name=nobody"),
-    ] {
-        client.get(format!("/api/k8s/{path}")).await;
-    }
-    let object = json!({"name": "made", "data": {"key": secret_value}});
-    let plain = json!({"name": "made", "data": {"key": plain_value}});
-    for (path, body) in [
-        ("clusters/test", json!({"id": id})),
-        ("namespaces", json!({"cluster_id": id, "name": "made"})),
-        ("workloads/scale", in_default(json!({"type": "deployment", "name": "web", "replicas": 2}))),
-        ("workloads/restart", in_default(json!({"type": "deployment", "name": "web"}))),
-        ("secrets", in_default(object.clone())),
-        ("secrets/update", in_default(object)),
-        ("secrets/reveal", in_default(json!({"name": "nobody"}))),
-        ("secrets/delete", in_default(json!({"name": "made"}))),
-        ("configmaps", in_default(plain.clone())),
-        ("configmaps/update", in_default(plain)),
-        ("configmaps/delete", in_default(json!({"name": "made"}))),
-        ("namespaces/delete", json!({"cluster_id": id, "name": "made"})),
-    ] {
-        client.post(&format!("/api/k8s/{path}"), body).await;
+    Some(format!("cluster_id={cluster}{scope}"))
+}
+
+/// The body of a POST request to a cluster; `None` for an endpoint that the test requests itself.
+fn body(path: &str, cluster: i64, secret_value: &str) -> Option<Value> {
+    let mut body = match path.strip_prefix("/api/k8s/")? {
+        "clusters/test" => return Some(json!({"id": cluster})),
+        "namespaces" => return Some(json!({"cluster_id": cluster, "name": "made"})),
+        "namespaces/delete" => return Some(json!({"cluster_id": cluster, "namespace": "made"})),
+        "workloads/scale" => json!({"type": "deployment", "name": "web", "replicas": 2}),
+        "workloads/restart" => json!({"type": "deployment", "name": "web"}),
+        "secrets" | "secrets/update" => json!({"name": "made", "data": {"key": secret_value}}),
+        "secrets/reveal" => json!({"name": "nobody"}),
+        "configmaps" | "configmaps/update" => json!({"name": "made", "data": {"key": "plain"}}),
+        "secrets/delete" | "configmaps/delete" => json!({"name": "made"}),
+        _ => return None,
+    };
+    body["cluster_id"] = json!(cluster);
+    body["namespace"] = json!("default");
+    Some(body)
+}
+
+/// Sends a request to each endpoint of [`query`] and [`body`], in the order of the route table.
+async fn send_all_requests(client: &Client, cluster: i64, secret_value: &str) {
+    for (method, path) in pilothouse_http::endpoints() {
+        if method == "POST" {
+            if let Some(body) = body(path, cluster, secret_value) {
+                client.post(path, body).await;
+            }
+        } else if let Some(query) = query(path, cluster) {
+            // a watch does not end
+            client.get_until(&format!("{path}?{query}"), "event: synced").await;
+        }
     }
 }
 
@@ -221,10 +235,10 @@ async fn no_secret_is_in_files_responses_or_log() {
     let reveal = unrecorded(admin.clone());
     let revealed = reveal.post("/api/k8s/secrets/reveal", at_default(json!({}))).await.data();
     assert_eq!(revealed["secret"]["data"]["key"], changed.as_str(), "a permitted reveal returns the value");
-    send_all_requests(&admin, id, &sent, "plain").await;
+    send_all_requests(&admin, id, &sent).await;
     for status in ECHO_STATUSES {
         echo.respond_with(status);
-        send_all_requests(&admin, hostile_id, &sent, "plain").await;
+        send_all_requests(&admin, hostile_id, &sent).await;
         let mut tested = hostile.clone();
         tested.as_object_mut().unwrap().retain(|key, _| key != "name" && key != "skip_test");
         admin.post("/api/k8s/clusters/test", tested).await;
@@ -242,10 +256,28 @@ async fn no_secret_is_in_files_responses_or_log() {
     for path in ["users", "sessions", "me"] {
         admin.get(format!("/api/auth/{path}")).await.data();
     }
+    for path in ["/livez", "/readyz", "/api/openapi.json"] {
+        admin.get(path).await;
+    }
+    let while_running = server.install.data();
+    for (path, body) in [
+        ("auth/users/update", json!({"id": ann, "display_name": "Ann"})),
+        ("auth/users/delete", json!({"id": ann})),
+        ("k8s/clusters/delete", json!({"id": hostile_id})),
+        ("auth/sessions/revoke", json!({"id": i64::MAX})),
+        ("auth/logout", json!({})),
+    ] {
+        admin.post(&format!("/api/{path}"), body).await;
+    }
 
     let responses =
         [admin.recorded_responses(), viewer.recorded_responses(), stranger.recorded_responses()].concat();
-    let while_running = server.install.data();
+    for (method, path) in pilothouse_http::endpoints() {
+        let request = format!("{method} {path}");
+        let is_response =
+            |line: &str| line.strip_prefix(&request).is_some_and(|rest| rest.starts_with([':', '?']));
+        assert!(responses.lines().any(is_response), "{request} has no request: add it to `query` or `body`");
+    }
     let install = server.stop().await;
     let mut printed = Vec::new();
     for command in [

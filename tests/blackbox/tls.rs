@@ -124,17 +124,18 @@ async fn certificate_and_key_that_do_not_match_are_refused() {
             assert!(!sentence.contains("PRIVATE KEY") && !sentence.contains("panicked"), "{sentence}");
         }
     };
-    refused("cannot be read");
+    let [certificate, key] = [&files.certificate, &files.key].map(|path| path.to_str().unwrap());
+    refused(certificate);
     files.write(&one);
     files.write_key(&other.signing_key.serialize_pem(), 0o600);
-    refused("do not belong together");
+    refused(key);
     files.write_key(&one.signing_key.serialize_pem(), 0o640);
     refused("chmod 600");
     files.write_key("nothing", 0o600);
-    refused("no unencrypted private key");
+    refused(key);
     files.write(&one);
     fs::write(&files.certificate, one.signing_key.serialize_pem()).unwrap();
-    refused("no certificate");
+    refused(certificate);
     files.write(&one);
     let output = install.run(&["config", "check"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

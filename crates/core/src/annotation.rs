@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_found_in_all_encodings_by_table() {
+    fn values_are_found_in_all_encodings() {
         let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
         let percent = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
         let json = |text: &str| serde_json::to_string(text).unwrap();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn unrelated_texts_are_shown_by_table() {
+    fn unrelated_texts_are_shown() {
         for case in [
             "",
             "shop",

@@ -448,7 +448,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_by_table() {
+    fn cluster_names_are_normalised_and_limited() {
         assert_eq!(ClusterName::new("  生产环境 ").unwrap().as_str(), "生产环境");
         assert_eq!(ClusterName::new("e\u{301}").unwrap().as_str(), "é");
         assert_eq!(ClusterName::new(" \t"), Err(Reason::Required));

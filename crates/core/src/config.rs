@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_keys_by_table() {
+    fn data_keys_are_checked_as_by_the_api_server() {
         let check = |key: &str| {
             let data = BTreeMap::from([(key.to_owned(), String::new())]);
             check_data(&data).map_err(|error| error.context.fields[0].reason)

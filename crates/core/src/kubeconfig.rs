@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn incomplete_kubeconfigs_are_refused_by_table() {
+    fn incomplete_kubeconfigs_are_refused_by_field() {
         let cases = [
             ("{}".to_owned(), None, "kubeconfig.current-context", "required"),
             (" \n".to_owned(), None, "kubeconfig", "required"),

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_by_table() {
+    fn labels_are_checked_as_by_the_api_server() {
         let check = |key: &str, value: &str| {
             check_labels(&Labels::from([(key.to_owned(), value.to_owned())])).is_ok()
         };

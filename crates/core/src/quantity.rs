@@ -35,7 +35,7 @@ mod tests {
     use super::parse;
 
     #[test]
-    fn quantities_by_table() {
+    fn quantities_parse_to_base_units() {
         let cases = [
             ("1", 1.0),
             ("100m", 0.1),

@@ -340,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn usernames_by_table() {
+    fn usernames_are_normalised_and_limited() {
         for variant in ["admin", " Admin ", "ＡＤＭＩＮ", "ADMIN\t"] {
             assert_eq!(Username::new(variant).as_ref().map(Username::as_str), Ok("admin"), "{variant:?}");
         }

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_by_table() {
+    fn malformed_bodies_are_refused_by_field() {
         let deep = format!(r#"{{"id":{}1{}}}"#, "[".repeat(500), "]".repeat(500));
         let cases = [
             ("", "body", "malformed"),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn media_types_by_table() {
+    fn only_json_in_utf8_is_accepted() {
         let cases = [
             ("application/json", true),
             ("Application/JSON; Charset=\"UTF-8\"", true),

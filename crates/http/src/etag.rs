@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn if_none_match_by_table() {
+    fn if_none_match_compares_every_listed_etag_weakly() {
         let cases: [(&[&str], bool); 10] = [
             (&["*"], true),
             (&["W/\"current\""], true),

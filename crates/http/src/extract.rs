@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn bearer_tokens_by_table() {
+    fn exactly_one_bearer_token_is_read() {
         let cases: [(HeaderPairs, Option<&str>); 7] = [
             (&[("authorization", "Bearer a.b")], Some("a.b")),
             (&[("authorization", "bearer  a.b ")], Some("a.b")),
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_by_table() {
+    fn exactly_one_session_cookie_is_read() {
         let cases: [(HeaderPairs, Option<&str>); 7] = [
             (&[("cookie", "a=b; session_id=x; c=d")], Some("x")),
             (&[("cookie", "a=b"), ("cookie", "session_id=x")], Some("x")),
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn cross_site_requests_by_table() {
+    fn request_of_another_origin_is_cross_site() {
         let cases: [(HeaderPairs, bool); 9] = [
             (&[], false),
             (&[("sec-fetch-site", "same-origin")], false),

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn accept_encoding_by_table() {
+    fn gzip_needs_accept_encoding_and_a_large_body() {
         let cases = [
             ("", false, false),
             ("gzip", true, false),

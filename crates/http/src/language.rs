@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn language_negotiation_by_table() {
+    fn english_is_used_only_if_preferred_to_chinese() {
         let cases = [
             ("", Language::Chinese),
             ("en", Language::English),

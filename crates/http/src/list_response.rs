@@ -248,8 +248,8 @@ mod tests {
         for names in [&[][..], &["a"], &["a", "\"b\"", "c,d"]] {
             for freshness in [None, Some((as_of, false)), Some((as_of, true))] {
                 for warnings in [&[][..], &warnings] {
-                    for (language, message) in [(Language::Chinese, "操作成功"), (Language::English, "Done")]
-                    {
+                    for language in [Language::Chinese, Language::English] {
+                        let message = language.catalog().message(Message::Done);
                         let page = ListResponse { freshness, warnings: warnings.to_vec(), ..page(names) };
                         let data = Data {
                             things: things(names),

@@ -277,7 +277,7 @@ mod tests {
         let synced = encoded(WatchEvent::Synced { total: 3, as_of, stale: false, warnings });
         let data = synced.strip_prefix("event: synced\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
         let data: Value = serde_json::from_str(data).unwrap();
-        let warning = "The cluster does not serve ingresses";
+        let warning = Language::English.catalog().warning(&Warning::NotServed("ingresses"));
         assert_eq!(
             data,
             json!({"total": 3, "as_of": "2026-01-01T00:00:00Z", "stale": false, "warnings": [warning]})
@@ -296,7 +296,7 @@ mod tests {
         };
         let end = end_data(StreamEnd::Completed);
         assert_eq!((&end["reason"], &end["error_code"]), (&json!("completed"), &Value::Null));
-        assert!(end["details"].as_str().unwrap().starts_with("The container has ended"));
+        assert_eq!(end["details"], Language::English.catalog().end(&StreamEnd::Completed));
         let end = end_data(StreamEnd::Failed(Error::new(Cause::SessionEnded)));
         assert_eq!(
             (&end["reason"], &end["error_code"]),

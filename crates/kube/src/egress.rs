@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_by_table() {
+    fn special_addresses_are_denied_in_every_notation() {
         let (always, loopback, denied) = (true, false, false);
         let cases: &[(&str, bool, bool)] = &[
             // address, by default, with loopback allowed

@@ -172,7 +172,7 @@ async fn unusable_database_error_is_one_line_without_password() {
 }
 
 #[test]
-fn database_addresses_by_table() {
+fn database_address_is_parsed_and_shown_without_secrets() {
     let good = [
         ("sqlite:data/p.db", "data/p.db"),
         ("sqlite:/var/lib/p.db", "/var/lib/p.db"),

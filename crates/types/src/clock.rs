@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timestamps_by_table() {
+    fn timestamps_need_an_offset_and_are_limited_to_the_maximum() {
         let cases = [
             ("2026-01-01T00:00:00Z", Ok("2026-01-01T00:00:00Z")),
             ("2026-01-01T08:00:00.5+08:00", Ok("2026-01-01T00:00:00.5Z")),

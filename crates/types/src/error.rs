@@ -535,15 +535,6 @@ mod tests {
     }
 
     #[test]
-    fn refused_change_has_a_known_outcome() {
-        for cause in Cause::ALL {
-            let refused =
-                !matches!(cause.code(), Code::ConnectionError | Code::TimeoutError | Code::InternalError);
-            assert!(!(refused && cause.outcome_unknown()), "{cause:?}");
-        }
-    }
-
-    #[test]
     fn number_and_length_of_refused_fields_are_limited() {
         let field = |name: String| FieldError { name, reason: Reason::Unknown };
         let many = Error::fields((0..10_000).map(|n| field(n.to_string())).collect());

@@ -131,7 +131,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn names_by_table() {
+    fn names_are_rfc_1123_labels_or_subdomains() {
         let cases: [(&str, bool, bool); 14] = [
             ("default", true, true),
             ("a", true, true),

@@ -107,6 +107,25 @@ impl Client {
         self.send(Method::GET, path.as_ref(), None).await
     }
 
+    /// Sends a GET and records the response. A stream is read until it contains `text`.
+    pub(crate) async fn get_until(&self, path: &str, text: &str) {
+        let response = self.request(Method::GET, path).send().await;
+        let mut response = response.unwrap_or_else(|error| panic!("GET {path}: {error:?}"));
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let is_stream = headers.get("content-type").is_some_and(|kind| kind == "text/event-stream");
+        let mut body = String::new();
+        let read = async {
+            while let Some(chunk) = response.chunk().await.expect("a complete body") {
+                body.push_str(&String::from_utf8_lossy(&chunk));
+                if is_stream && body.contains(text) {
+                    break;
+                }
+            }
+        };
+        timeout(EVENTUALLY_TIMEOUT, read).await.expect("the response before the timeout");
+        self.record(&Method::GET, path, status, &headers, &body);
+    }
+
     /// Sends a POST with a JSON body.
     pub(crate) async fn post(&self, path: &str, body: Value) -> ApiResponse {
         self.send(Method::POST, path, Some(body)).await
@@ -172,18 +191,22 @@ impl Client {
         if let Some(body) = &body {
             request = request.json(body);
         }
-        let what = format!("{method} {path}");
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await?;
-        let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
-        let exchange = Exchange { method: method.as_str(), path, status, header: &header, body: &text };
-        pilothouse_conformance::check(&exchange)
-            .unwrap_or_else(|why| panic!("{what}: {status}: {why}\n{text}"));
-        let mut responses = self.responses.lock().expect("lock is not poisoned");
-        responses.push_str(&format!("{what}: {status} {headers:?}\n{text}\n"));
+        self.record(&method, path, status, &headers, &text);
         let body = serde_json::from_str(&text).unwrap_or_default();
-        Ok(ApiResponse { what, status, headers, body, text })
+        Ok(ApiResponse { what: format!("{method} {path}"), status, headers, body, text })
+    }
+
+    /// Checks a response against the OpenAPI document and records it.
+    fn record(&self, method: &Method, path: &str, status: u16, headers: &HeaderMap, text: &str) {
+        let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
+        let exchange = Exchange { method: method.as_str(), path, status, header: &header, body: text };
+        pilothouse_conformance::check(&exchange)
+            .unwrap_or_else(|why| panic!("{method} {path}: {status}: {why}\n{text}"));
+        let mut responses = self.responses.lock().expect("lock is not poisoned");
+        responses.push_str(&format!("{method} {path}: {status} {headers:?}\n{text}\n"));
     }
 }
 

@@ -10,7 +10,7 @@ mod random;
 
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 pub(crate) use self::{
     canary::Canaries,
@@ -31,9 +31,27 @@ const EVENTUALLY_TIMEOUT: Duration = Duration::from_secs(180);
 pub(crate) const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
+/// The numbers in the first line of a command's output that begins with `label`.
+pub(crate) fn numbers(output: &str, label: &str) -> Vec<i64> {
+    let line = output.lines().find(|line| line.starts_with(label)).unwrap_or_default();
+    line.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+}
+
 /// Polls until `attempt` returns a value; fails after [`EVENTUALLY_TIMEOUT`].
 pub(crate) async fn eventually<T>(what: &str, attempt: impl AsyncFnMut() -> Option<T>) -> T {
     within(EVENTUALLY_TIMEOUT, what, attempt).await
+}
+
+/// Polls until `attempt` succeeds; fails with its last error after [`EVENTUALLY_TIMEOUT`].
+pub(crate) async fn eventually_ok<T>(mut attempt: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + EVENTUALLY_TIMEOUT;
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(error) if Instant::now() > deadline => panic!("not within {EVENTUALLY_TIMEOUT:?}: {error}"),
+            Err(_) => sleep(POLL).await,
+        }
+    }
 }
 
 /// As [`eventually`], with a timeout of its own.

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn checkpoint_is_due_by_table() {
+    fn checkpoint_is_due_by_age_or_number_of_entries() {
         let last = LastCheckpoint { sequence: 500, time: at(1_000) };
         for (sequence, now, due) in [
             (500, 9_999, false),

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_by_table() {
+    fn server_address_is_a_normalised_https_url() {
         let valid = [
             ("https://k8s.example.com:6443", "https://k8s.example.com:6443"),
             (" HTTPS://K8S.Example.com/ ", "https://k8s.example.com"),

@@ -293,7 +293,7 @@ fn number_of_keys_per_user_is_limited() {
 }
 
 #[test]
-fn keys_by_table() {
+fn keys_are_visible_ascii_of_limited_length() {
     let longest = "k".repeat(IdempotencyKey::MAX_LENGTH);
     for good in ["k", "8e03978e-40d5-43dd-bc93-6894a57f9324", "\"quoted\"", "!~", &longest] {
         assert_eq!(IdempotencyKey::new(good).unwrap().as_str(), good);

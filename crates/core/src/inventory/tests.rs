@@ -31,7 +31,7 @@ fn every_list_has_one_entry_and_a_sortable_default_sort() {
 }
 
 #[test]
-fn query_parameters_by_table() {
+fn refused_query_parameters_are_named_with_a_reason() {
     let pods = [("cluster_id", "1"), ("namespace", "*")];
     let with = |more: &[(&'static str, &'static str)]| -> Vec<(&'static str, &'static str)> {
         [&pods[..], more].concat()

@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn deployments_by_table() {
+    fn deployment_status_follows_from_replicas_and_conditions() {
         use WorkloadStatus as S;
         let done =
             json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3});
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn stateful_and_daemon_sets_by_table() {
+    fn stateful_and_daemon_set_status_follows_from_replicas() {
         use WorkloadStatus as S;
         let stateful = |spec: Value, status: Value| {
             row(Kind::StatefulSet, &json!({"spec": spec, "status": status})).status
@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_by_table() {
+    fn job_and_cron_job_status_follows_from_conditions() {
         use WorkloadStatus as S;
         let condition = |kind: &str| json!({"conditions": [{"type": kind, "status": "True"}]});
         let job =

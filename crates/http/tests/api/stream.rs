@@ -71,8 +71,8 @@ async fn stream_ends_with_an_end_event_and_can_be_resumed() {
     let all = events(&reply.text);
     assert_eq!((all[0].event.as_str(), all[0].data.as_str()), ("log", "a line"));
     let end: Value = serde_json::from_str(&all[1].data).unwrap();
-    let details = "The container has ended and its whole log was sent";
-    assert_eq!(end, json!({"reason": "completed", "error_code": null, "details": details}));
+    assert_eq!((&end["reason"], &end["error_code"]), (&json!("completed"), &Value::Null));
+    assert!(end["details"].as_str().is_some_and(|details| !details.is_empty()), "{end}");
     assert_eq!(all.len(), 2);
 
     let stamped = api.get(&viewer, PATH, &format!("{}&timestamps=true", query(api.cluster))).await;

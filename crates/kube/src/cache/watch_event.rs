@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn events_by_table() {
+    fn every_type_of_watch_event_is_parsed_and_others_are_refused() {
         let cases = [
             (
                 r#"{"type":"ADDED","object":{"metadata":{"name":"a\"b","namespace":"n","resourceVersion":"7"}}}"#,

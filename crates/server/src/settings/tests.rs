@@ -83,7 +83,7 @@ fn environment_text_is_not_parsed_as_toml() {
 }
 
 #[test]
-fn unknown_names_are_rejected_by_table() {
+fn unknown_names_are_refused_by_name() {
     for file in
         ["colour = 1", "[server]\nlisten = \"127.0.0.1:1\"", "Listen = \"127.0.0.1:1\"", "listen.port = 1"]
     {
@@ -116,7 +116,7 @@ fn unknown_names_are_rejected_by_table() {
 }
 
 #[test]
-fn invalid_values_are_rejected_by_table() {
+fn invalid_values_are_refused_with_name_and_expected_form() {
     for (file, key) in [
         ("listen = \"localhost:1\"", "listen"),
         ("listen = 8080", "listen"),
@@ -167,7 +167,7 @@ fn invalid_values_are_rejected_by_table() {
     assert!(error_of("audit_webhook_url = \"https://h/\"", &[]).contains("audit_webhook_secret"));
     assert!(error_of("audit_webhook_secret = \"0123456789abcdef\"", &[]).contains("audit_webhook_url"));
     let short = "audit_webhook_url = \"https://h/\"\naudit_webhook_secret = \"0123456789abcde\"";
-    assert!(error_of(short, &[]).contains("at least 16"));
+    assert!(error_of(short, &[]).contains("audit_webhook_secret"));
     for url in [
         "https://receiver.example.org:8443/a?b=c",
         "http://127.0.0.1:1/",
@@ -183,7 +183,7 @@ fn invalid_values_are_rejected_by_table() {
     assert!(error_of("audit_retention = \"2160h\"", &[]).contains("audit_archive_dir"));
     assert!(error_of("tls_key = \"a\"", &[]).contains("tls_certificate"));
     assert!(error_of("tls_certificate = \"a\"", &[]).contains("tls_key"));
-    assert!(error_of("listen = \"[::1]:1\"\nmetrics_listen = \"[::1]:1\"", &[]).contains("different"));
+    assert!(error_of("listen = \"[::1]:1\"\nmetrics_listen = \"[::1]:1\"", &[]).contains("metrics_listen"));
     assert!(error_of("log = \"info\"\n\nlisten = ", &[]).ends_with("line 3"));
     assert!(error_of("log = \"info\"\nlog = \"info\"", &[]).ends_with("line 2"));
 }

@@ -31,7 +31,7 @@ fn id(text: &str) -> LineId {
 }
 
 #[test]
-fn lines_by_table() {
+fn log_is_split_into_lines_without_their_timestamps() {
     let long = format!("{}\nnext", "x".repeat(MAX_LINE_BYTES + 1));
     let cut = format!("{}{TRUNCATION_MARK}", "x".repeat(MAX_LINE_BYTES));
     let longest = format!("{}\nnext", "x".repeat(MAX_LINE_BYTES));
