@@ -42,7 +42,7 @@ pub mod network;
 pub mod node;
 pub mod object;
 #[cfg(feature = "openapi")]
-mod openapi;
+pub mod openapi;
 pub mod operation;
 pub mod pod;
 pub mod quantity;

@@ -1,5 +1,5 @@
-//! OpenAPI schemas of validated types. They document the same limits that the code checks. Rows and enums derive their
-//! schemas.
+//! OpenAPI schemas, behind the feature `openapi`. Rows and enums derive theirs; those of validated types are here, and
+//! document the same limits that the code checks.
 
 use std::borrow::Cow;
 
@@ -15,6 +15,16 @@ use crate::{
     user::{NewPassword, Username},
     workload::Replicas,
 };
+
+/// OpenAPI schemas by name: of a type, which is first, and of all types that it refers to.
+pub type NamedSchemas = Vec<(String, RefOr<Schema>)>;
+
+/// The schemas of `T`.
+pub fn schemas_of<T: ToSchema>() -> NamedSchemas {
+    let mut schemas = vec![(T::name().into_owned(), T::schema())];
+    T::schemas(&mut schemas);
+    schemas
+}
 
 /// RFC 1123 label.
 const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
