@@ -78,6 +78,13 @@ serve *arguments:
 openapi:
     cargo run -p pilothouse-http --example openapi > docs/openapi.json
 
+# Regenerate docs/rbac, after a change of a list or of the table of features (crates/kube/src/permissions.rs)
+rbac:
+    cargo run -p pilothouse-kube --example rbac
+
+# Regenerate all documents that tests compare with the code
+generate: openapi rbac
+
 # Fuzz a parser with generated input for a number of seconds: `just fuzz kubeconfig 3600`; the targets are tests/corpus/*
 fuzz target seconds="60":
     PILOTHOUSE_TEST_FUZZ_SECONDS={{ seconds }} cargo test --workspace fuzz_{{ target }} -- --nocapture
