@@ -22,6 +22,7 @@ pub mod access;
 mod annotation;
 pub mod app;
 pub mod audit;
+pub mod autoscaler;
 pub mod clock;
 pub mod cluster;
 pub mod config;

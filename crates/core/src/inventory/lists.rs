@@ -8,6 +8,7 @@ use crate::rows::{FieldInfo, ListRow, Row, Table, fields_of};
 use crate::{
     access::Resource,
     audit::OperationRow,
+    autoscaler::AutoscalerRow,
     cluster::Cluster,
     config::ConfigMapRow,
     endpoint::{EndpointRow, SERVICE_LABEL},
@@ -50,6 +51,7 @@ pub enum List {
     PersistentVolumeClaims,
     StorageClasses,
     ResourceQuotas,
+    Autoscalers,
 }
 
 /// Entry of the table of lists.
@@ -275,6 +277,16 @@ pub static LISTS: &[ListInfo] = &[
             "resource_quotas",
             "Resource quotas",
             &[Kind::ResourceQuota],
+        )
+    },
+    ListInfo {
+        project: Some(|_, object| one_row(&AutoscalerRow::project(parse(object)?))),
+        ..of::<AutoscalerRow>(
+            List::Autoscalers,
+            "/api/k8s/autoscalers",
+            "autoscalers",
+            "Horizontal pod autoscalers",
+            &[Kind::HorizontalPodAutoscaler],
         )
     },
 ];
