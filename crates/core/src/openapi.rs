@@ -16,16 +16,6 @@ use crate::{
     workload::Replicas,
 };
 
-/// OpenAPI schemas by name: of a type, which is first, and of all types that it refers to.
-pub type NamedSchemas = Vec<(String, RefOr<Schema>)>;
-
-/// The schemas of `T`.
-pub fn schemas_of<T: ToSchema>() -> NamedSchemas {
-    let mut schemas = vec![(T::name().into_owned(), T::schema())];
-    T::schemas(&mut schemas);
-    schemas
-}
-
 /// RFC 1123 label.
 const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// RFC 1123 subdomain.
@@ -70,4 +60,14 @@ fn number(min: i64, max: i64) -> ObjectBuilder {
 
 fn password() -> utoipa::openapi::SchemaFormat {
     utoipa::openapi::SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::Password)
+}
+
+/// OpenAPI schemas by name: of a type, which is first, and of all types that it refers to.
+pub type NamedSchemas = Vec<(String, RefOr<Schema>)>;
+
+/// The schemas of `T`.
+pub fn schemas_of<T: ToSchema>() -> NamedSchemas {
+    let mut schemas = vec![(T::name().into_owned(), T::schema())];
+    T::schemas(&mut schemas);
+    schemas
 }
