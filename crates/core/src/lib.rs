@@ -16,7 +16,7 @@
 //! A port is a trait with a few methods in the module of its subject: `#[async_trait]`, `Send + Sync`, with the types
 //! of this crate, and `mockall::automock` behind the feature `testing`. A missing object is `None`, not an error. A
 //! method that calls a cluster or changes Pilothouse's own tables takes an [`access::Permit`]. The docs define each
-//! error. `docs/adding-a-port.md` lists all edits.
+//! error. Then add a field in [`app::Ports`], a fake and a contract in `testing`, and an adapter.
 
 pub mod access;
 mod annotation;
