@@ -88,6 +88,13 @@ settings:
 error-table:
     UPDATE=1 cargo test --workspace --lib table_of_causes_in_api_md
 
+# Regenerate docs/rbac, after a change of a list or of the table of features (crates/kube/src/permissions.rs)
+rbac:
+    cargo run -p pilothouse-kube --example rbac
+
+# Regenerate all documents that tests compare with the code
+generate: openapi rbac settings error-table
+
 # Fuzz a parser with generated input for a number of seconds: `just fuzz kubeconfig 3600`; the targets are tests/corpus/*
 fuzz target seconds="60":
     PILOTHOUSE_TEST_FUZZ_SECONDS={{ seconds }} cargo test --workspace fuzz_{{ target }} -- --nocapture

@@ -10,11 +10,10 @@ use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 
 use crate::{
-    access::{AccessRequest, Caller, Permit, Resource, Verb},
+    access::{AccessRequest, Caller, Permit, Verb},
     error::{Cause, Error, Result},
     gate::{Gate, Warning},
     ids::ClusterId,
-    kind::Kind,
     name::NamespaceScope,
     rows::{Change, ListQuery, Pagination, Row, Table},
 };
@@ -183,8 +182,7 @@ impl Lists {
 
 /// The access request for reading a list, without a cluster.
 fn to_list(list: List, namespaces: &NamespaceScope) -> AccessRequest {
-    let kind = list.info().kinds.first().copied().unwrap_or(Kind::Namespace);
-    AccessRequest::to(Verb::List, Resource::Kind(kind)).within(namespaces.clone())
+    AccessRequest::to(Verb::List, list.info().resource).within(namespaces.clone())
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@
 mod annotation;
 pub mod app;
 pub mod audit;
+pub mod autoscaler;
 pub mod cluster;
 pub mod config;
 pub mod connection;
@@ -40,7 +41,7 @@ pub mod network;
 pub mod node;
 pub mod object;
 #[cfg(feature = "openapi")]
-mod openapi;
+pub mod openapi;
 pub mod pod;
 pub mod quantity;
 pub mod quota;

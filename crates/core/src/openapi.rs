@@ -1,5 +1,5 @@
-//! OpenAPI schemas of validated types. They document the same limits that the code checks. Rows and enums derive their
-//! schemas.
+//! OpenAPI schemas, behind the feature `openapi`. Rows and enums derive theirs; those of validated types are here, and
+//! document the same limits that the code checks.
 
 use std::borrow::Cow;
 
@@ -52,4 +52,14 @@ fn number(min: i64, max: i64) -> ObjectBuilder {
 
 fn password() -> utoipa::openapi::SchemaFormat {
     utoipa::openapi::SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::Password)
+}
+
+/// OpenAPI schemas by name: of a type, which is first, and of all types that it refers to.
+pub type NamedSchemas = Vec<(String, RefOr<Schema>)>;
+
+/// The schemas of `T`.
+pub fn schemas_of<T: ToSchema>() -> NamedSchemas {
+    let mut schemas = vec![(T::name().into_owned(), T::schema())];
+    T::schemas(&mut schemas);
+    schemas
 }

@@ -5,6 +5,7 @@
 
 mod schema;
 
+use pilothouse_core::inventory::ListInfo;
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema, openapi::path::ParameterIn};
 
@@ -38,6 +39,11 @@ impl Docs {
     /// Adds the schema of `T` and all schemas that it refers to, and returns a reference to it.
     pub(crate) fn schema<T: ToSchema>(&mut self) -> Value {
         self.schemas.add::<T>()
+    }
+
+    /// Adds the schema of a list's rows and all schemas that it refers to, and returns a reference to it.
+    pub(crate) fn row_schema(&mut self, info: &ListInfo) -> Value {
+        self.schemas.add_all((info.schemas)())
     }
 
     /// Takes the schemas that the other fields refer to.

@@ -5,13 +5,8 @@
 //! handlers' types. Errors are core's; their messages are in `locales/`, and one middleware writes their envelope
 //! (`middleware.rs`).
 //!
-//! # Adding a route
-//! 1. Write a handler in the file of its subject under `routes/`.
-//! 2. Add a line to the table, and a row to `tests/api/access.txt`.
-//! 3. Run `cargo run -p pilothouse-http --example openapi > docs/openapi.json`.
-//!
-//! A new list of Kubernetes objects is a line in core's `LISTS`; this crate only needs its row schema
-//! (`routes/lists.rs`).
+//! `docs/adding-an-endpoint.md` lists the edits for a route. A list of Kubernetes objects is a line in core's `LISTS`
+//! (`docs/adding-a-kind.md`).
 
 mod api;
 mod body;

@@ -44,6 +44,7 @@ mod pending_writes;
 mod permissions;
 mod pod;
 mod probe;
+mod rbac;
 mod replace;
 mod request;
 mod secret;
@@ -59,6 +60,8 @@ pub use cache::{CacheSettings, ListCacheStats};
 pub use dns::{Resolver, SystemResolver};
 pub use egress::{EgressRules, Networks, NotNetworks, OwnSocket};
 pub use observe::{Exchange, NoopObserver, Observer};
+pub use permissions::Credential;
+pub use rbac::rbac_manifest;
 
 use crate::{
     budget::Budget,

@@ -1,4 +1,5 @@
-//! Permissions of a cluster's credential: which features it allows, checked with SelfSubjectAccessReviews.
+//! Permissions of a cluster's credential: the table of features and what they need, and which of them a credential
+//! allows, checked with SelfSubjectAccessReviews.
 
 use std::collections::BTreeMap;
 
@@ -17,18 +18,57 @@ use crate::{
 const MAX_CONCURRENT_REVIEWS: usize = 8;
 
 /// A verb on a kind or a subresource.
-type Need = (&'static str, Kind, Option<&'static str>);
+pub(crate) type Need = (&'static str, Kind, Option<&'static str>);
+
+/// A credential of `docs/rbac`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// Reads everything except Secrets, because Kubernetes has no right to list their names without their values.
+    Viewing,
+    /// Reads and changes everything.
+    Operating,
+}
+
+impl Credential {
+    /// All credentials.
+    pub const ALL: [Self; 2] = [Self::Viewing, Self::Operating];
+
+    /// Name of its manifest and its service account.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewing => "viewing",
+            Self::Operating => "operating",
+        }
+    }
+
+    /// What the features that it allows need.
+    pub(crate) fn needs(self) -> impl Iterator<Item = Need> {
+        let allowed = move |feature: &Feature| self == Self::Operating || feature.credential == Self::Viewing;
+        features().into_iter().filter(allowed).flat_map(|feature| feature.needs)
+    }
+}
+
+/// An operation or a group of operations that a credential may or may not allow.
+struct Feature {
+    /// Its name in the response of a connection test.
+    name: String,
+    /// The least credential of `docs/rbac` that allows it.
+    credential: Credential,
+    needs: Vec<Need>,
+}
 
 const fn may(verb: &'static str, kind: Kind) -> Need {
     (verb, kind, None)
 }
 
-/// Permissions needed by writes and single reads, as this adapter sends them. The needs of lists come from [`LISTS`].
-const FEATURES: &[(&str, &[Need])] = &[
-    ("create_namespaces", &[may("create", Kind::Namespace)]),
-    ("delete_namespaces", &[may("delete", Kind::Namespace)]),
+/// Features besides lists, with the least credential that allows each, and what it needs: the requests that this adapter
+/// sends.
+const FEATURES: &[(&str, Credential, &[Need])] = &[
+    ("create_namespaces", Credential::Operating, &[may("create", Kind::Namespace)]),
+    ("delete_namespaces", Credential::Operating, &[may("delete", Kind::Namespace)]),
     (
         "show_workloads",
+        Credential::Viewing,
         &[
             may("get", Kind::Deployment),
             may("get", Kind::StatefulSet),
@@ -44,6 +84,7 @@ const FEATURES: &[(&str, &[Need])] = &[
     ),
     (
         "scale_workloads",
+        Credential::Operating,
         &[
             may("patch", Kind::Deployment),
             may("patch", Kind::StatefulSet),
@@ -52,6 +93,7 @@ const FEATURES: &[(&str, &[Need])] = &[
     ),
     (
         "restart_workloads",
+        Credential::Operating,
         &[
             may("get", Kind::Deployment),
             may("get", Kind::StatefulSet),
@@ -61,31 +103,41 @@ const FEATURES: &[(&str, &[Need])] = &[
             may("patch", Kind::DaemonSet),
         ],
     ),
-    ("read_logs", &[may("get", Kind::Pod), ("get", Kind::Pod, Some("log"))]),
-    ("show_configmaps", &[may("get", Kind::ConfigMap)]),
-    ("create_configmaps", &[may("create", Kind::ConfigMap)]),
-    ("update_configmaps", &[may("get", Kind::ConfigMap), may("patch", Kind::ConfigMap)]),
-    ("delete_configmaps", &[may("delete", Kind::ConfigMap)]),
-    ("show_secrets", &[may("get", Kind::Secret)]),
-    ("reveal_secrets", &[may("get", Kind::Secret)]),
-    ("create_secrets", &[may("create", Kind::Secret)]),
-    ("update_secrets", &[may("get", Kind::Secret), may("patch", Kind::Secret)]),
-    ("delete_secrets", &[may("delete", Kind::Secret)]),
+    ("read_logs", Credential::Viewing, &[may("get", Kind::Pod), ("get", Kind::Pod, Some("log"))]),
+    ("show_configmaps", Credential::Viewing, &[may("get", Kind::ConfigMap)]),
+    ("create_configmaps", Credential::Operating, &[may("create", Kind::ConfigMap)]),
+    (
+        "update_configmaps",
+        Credential::Operating,
+        &[may("get", Kind::ConfigMap), may("patch", Kind::ConfigMap)],
+    ),
+    ("delete_configmaps", Credential::Operating, &[may("delete", Kind::ConfigMap)]),
+    ("show_secrets", Credential::Operating, &[may("get", Kind::Secret)]),
+    ("reveal_secrets", Credential::Operating, &[may("get", Kind::Secret)]),
+    ("create_secrets", Credential::Operating, &[may("create", Kind::Secret)]),
+    ("update_secrets", Credential::Operating, &[may("get", Kind::Secret), may("patch", Kind::Secret)]),
+    ("delete_secrets", Credential::Operating, &[may("delete", Kind::Secret)]),
 ];
 
-/// All features and their needs: `list_*`, `watch_*` (without which a list is read from the cluster each time), and
-/// [`FEATURES`].
-fn features() -> Vec<(String, Vec<Need>)> {
+/// All features: `list_*`, `watch_*` (without which a list is read from the cluster each time), and [`FEATURES`].
+fn features() -> Vec<Feature> {
     let lists = LISTS.iter().filter(|list| list.project.is_some());
     let features = ["list", "watch"].into_iter().flat_map(|verb| {
         lists.clone().map(move |list| {
             let related = list.join.map_or(&[][..], |join| join.with.info().kinds);
             let owner = list.owner.map(|owner| owner.kind);
             let kinds = [list.kinds, list.more_kinds, related, owner.as_slice()].concat();
-            (format!("{verb}_{}", list.key), kinds.into_iter().map(|kind| may(verb, kind)).collect())
+            let credential =
+                if kinds.contains(&Kind::Secret) { Credential::Operating } else { Credential::Viewing };
+            let needs = kinds.into_iter().map(|kind| may(verb, kind)).collect();
+            Feature { name: format!("{verb}_{}", list.key), credential, needs }
         })
     });
-    let others = FEATURES.iter().map(|(name, needs)| ((*name).to_owned(), needs.to_vec()));
+    let others = FEATURES.iter().map(|&(name, credential, needs)| Feature {
+        name: name.to_owned(),
+        credential,
+        needs: needs.to_vec(),
+    });
     features.chain(others).collect()
 }
 
@@ -95,16 +147,16 @@ fn features() -> Vec<(String, Vec<Need>)> {
 /// As every call to a cluster.
 pub(crate) async fn check(client: &ClusterClient<'_>) -> Result<Vec<Permission>> {
     let features = features();
-    let mut needs: Vec<Need> = features.iter().flat_map(|(_, needs)| needs).copied().collect();
+    let mut needs: Vec<Need> = features.iter().flat_map(|feature| &feature.needs).copied().collect();
     needs.sort_unstable();
     needs.dedup();
     let reviews: Vec<_> = needs.into_iter().map(|need| review(client, need)).collect();
     let results: BTreeMap<Need, bool> =
         stream::iter(reviews).buffer_unordered(MAX_CONCURRENT_REVIEWS).try_collect().await?;
-    let permission = |(feature, needs): (String, Vec<Need>)| {
+    let permission = |Feature { name, needs, .. }| {
         let missing: Vec<_> =
             needs.iter().filter(|need| results.get(need) != Some(&true)).map(rbac_name).collect();
-        Permission { feature, allowed: missing.is_empty(), missing }
+        Permission { feature: name, allowed: missing.is_empty(), missing }
     };
     Ok(features.into_iter().map(permission).collect())
 }
@@ -127,7 +179,7 @@ async fn review(client: &ClusterClient<'_>, need: Need) -> Result<(Need, bool)> 
 }
 
 /// A need in RBAC notation: `patch deployments.apps`, `get pods/log`.
-fn rbac_name((verb, kind, subresource): &Need) -> String {
+pub(crate) fn rbac_name((verb, kind, subresource): &Need) -> String {
     let info = kind.info();
     let group = if info.group.is_empty() { String::new() } else { format!(".{}", info.group) };
     let subresource = subresource.map(|name| format!("/{name}")).unwrap_or_default();
@@ -146,58 +198,9 @@ mod tests {
         assert_eq!(rbac_name(&("get", Kind::Pod, Some("log"))), "get pods/log");
     }
 
-    /// The permissions that a ClusterRole of docs/rbac grants, in the notation of [`rbac_name`].
-    fn granted(manifest: &str) -> BTreeSet<String> {
-        #[derive(serde::Deserialize)]
-        struct Role {
-            rules: Vec<Rule>,
-        }
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "camelCase", deny_unknown_fields)]
-        struct Rule {
-            api_groups: Vec<String>,
-            resources: Vec<String>,
-            verbs: Vec<String>,
-        }
-        let role = manifest.split("\n---\n").find(|part| part.contains("\nkind: ClusterRole\n")).unwrap();
-        let role: Role = serde_saphyr::from_str(role).unwrap();
-        let mut granted = BTreeSet::new();
-        for Rule { api_groups, resources, verbs } in role.rules {
-            assert_eq!(api_groups.len(), 1, "one API group per rule");
-            for (resource, verb) in resources.iter().flat_map(|r| verbs.iter().map(move |v| (r, v))) {
-                let (kind, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-                let group =
-                    if api_groups[0].is_empty() { String::new() } else { format!(".{}", api_groups[0]) };
-                let subresource =
-                    if subresource.is_empty() { String::new() } else { format!("/{subresource}") };
-                assert!(
-                    granted.insert(format!("{verb} {kind}{group}{subresource}")),
-                    "{verb} {resource} twice"
-                );
-            }
-        }
-        granted
-    }
-
-    #[test]
-    fn rbac_manifests_grant_exactly_the_needs() {
-        let needed = |wanted: fn(&str) -> bool| -> BTreeSet<String> {
-            let features = features().into_iter().filter(|(feature, _)| wanted(feature));
-            features.flat_map(|(_, needs)| needs).map(|need| rbac_name(&need)).collect()
-        };
-        let reads = |feature: &str| {
-            ["list_", "watch_", "show_", "read_"].iter().any(|verb| feature.starts_with(verb))
-                && !feature.ends_with("_secrets")
-        };
-        let viewing = include_str!("../../../docs/rbac/viewing.yaml");
-        let operating = include_str!("../../../docs/rbac/operating.yaml");
-        assert_eq!(granted(viewing), needed(reads));
-        assert_eq!(granted(operating), needed(|_| true));
-    }
-
     #[test]
     fn every_list_is_a_feature_and_names_are_unique() {
-        let names: BTreeSet<_> = features().into_iter().map(|(name, _)| name).collect();
+        let names: BTreeSet<_> = features().into_iter().map(|feature| feature.name).collect();
         assert_eq!(names.len(), features().len());
         for name in [
             "list_namespaces",

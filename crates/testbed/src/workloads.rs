@@ -87,7 +87,18 @@ pub fn resource_quota(namespace: &str, name: &str) -> Value {
     object
 }
 
-/// Sample objects for a new namespace: the namespace, a quota, a ConfigMap and workloads, in the order of creation.
+/// A HorizontalPodAutoscaler that keeps 1 to 3 replicas of a StatefulSet. Without a metrics server it changes nothing.
+pub fn autoscaler(namespace: &str, name: &str, stateful_set: &str) -> Value {
+    let mut object = object("autoscaling/v2", "HorizontalPodAutoscaler", namespace, name);
+    let cpu = json!({"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}});
+    object["spec"] = json!({
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": stateful_set},
+        "minReplicas": 1, "maxReplicas": 3, "metrics": [{"type": "Resource", "resource": cpu}],
+    });
+    object
+}
+
+/// Sample objects for a new namespace: namespace, quota, ConfigMap, workloads, an autoscaler; in the order of creation.
 pub fn samples(name: &str) -> Vec<Value> {
     vec![
         namespace(name),
@@ -95,6 +106,7 @@ pub fn samples(name: &str) -> Vec<Value> {
         config_map(name, "settings"),
         deployment(name, "web", 2),
         stateful_set(name, "db", 1),
+        autoscaler(name, "db", "db"),
         daemon_set(name, "agent"),
         cron_job(name, "report"),
         job(name, "migrate"),

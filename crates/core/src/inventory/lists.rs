@@ -1,10 +1,14 @@
-//! Table of all lists. A new kind needs a row type with its projection, and an entry here.
+//! Table of all lists. A new kind needs a row type with its projection, and an entry here (`docs/adding-a-kind.md`).
 
 use serde_json::value::RawValue;
 
+#[cfg(feature = "openapi")]
+use crate::openapi::{NamedSchemas, schemas_of};
 use crate::rows::{FieldInfo, ListRow, Row, Table, fields_of};
 use crate::{
+    access::Resource,
     audit::OperationRow,
+    autoscaler::AutoscalerRow,
     cluster::Cluster,
     config::ConfigMapRow,
     endpoint::{EndpointRow, SERVICE_LABEL},
@@ -47,6 +51,7 @@ pub enum List {
     PersistentVolumeClaims,
     StorageClasses,
     ResourceQuotas,
+    Autoscalers,
 }
 
 /// Entry of the table of lists.
@@ -55,8 +60,13 @@ pub struct ListInfo {
     pub list: List,
     /// Path of its route.
     pub path: &'static str,
-    /// Key of its rows in the response.
+    /// Key of its rows in the response. The credential's permissions for it are the features `list_<key>` and
+    /// `watch_<key>`.
     pub key: &'static str,
+    /// Summary of its route in the OpenAPI document.
+    pub summary: &'static str,
+    /// The resource that a caller needs the right to list.
+    pub resource: Resource,
     /// Scope of its rows.
     pub scope: ListScope,
     /// The kinds it contains if the query has no `type`.
@@ -69,6 +79,9 @@ pub struct ListInfo {
     pub owner: Option<Owner>,
     /// The fields of its rows.
     pub fields: fn() -> Vec<FieldInfo>,
+    /// OpenAPI schemas of its row type and of the types that it refers to. The row type is first.
+    #[cfg(feature = "openapi")]
+    pub schemas: fn() -> NamedSchemas,
     /// Projects one object of one of its kinds. `None` for lists of Pilothouse's own rows.
     pub project: Option<Project>,
     /// The field of its rows that is filled in from another list.
@@ -106,10 +119,34 @@ pub struct Join {
 
 /// All lists.
 pub static LISTS: &[ListInfo] = &[
-    local::<Cluster>(List::Clusters, "/api/k8s/clusters", "clusters", ""),
-    local::<User>(List::Users, "/api/auth/users", "users", ""),
-    local::<SessionRow>(List::Sessions, "/api/auth/sessions", "sessions", "-created_at"),
-    local::<OperationRow>(List::Operations, "/api/k8s/audit/operations", "logs", OperationRow::DEFAULT_SORT),
+    local::<Cluster>(
+        List::Clusters,
+        Resource::Cluster,
+        "/api/k8s/clusters",
+        "clusters",
+        "Registered clusters",
+    ),
+    local::<User>(List::Users, Resource::User, "/api/auth/users", "users", "Users"),
+    ListInfo {
+        default_sort: "-created_at",
+        ..local::<SessionRow>(
+            List::Sessions,
+            Resource::Session,
+            "/api/auth/sessions",
+            "sessions",
+            "One's own sessions; all sessions for a super admin",
+        )
+    },
+    ListInfo {
+        default_sort: OperationRow::DEFAULT_SORT,
+        ..local::<OperationRow>(
+            List::Operations,
+            Resource::Operation,
+            "/api/k8s/audit/operations",
+            "logs",
+            "The operations of the audit trail; a viewer sees their own",
+        )
+    },
     ListInfo {
         scope: ListScope::Cluster,
         project: Some(|_, object| one_row(&NamespaceRow::project(parse(object)?))),
@@ -118,7 +155,13 @@ pub static LISTS: &[ListInfo] = &[
             field: "resource_quota",
             row: |row, quotas| Row::of(&row.parse::<NamespaceRow>()?.with_quotas(quotas)?),
         }),
-        ..of::<NamespaceRow>(List::Namespaces, "/api/k8s/namespaces", "namespaces", &[Kind::Namespace])
+        ..of::<NamespaceRow>(
+            List::Namespaces,
+            "/api/k8s/namespaces",
+            "namespaces",
+            "Namespaces of a cluster",
+            &[Kind::Namespace],
+        )
     },
     ListInfo {
         more_kinds: &[Kind::Job, Kind::CronJob],
@@ -127,17 +170,18 @@ pub static LISTS: &[ListInfo] = &[
             List::Workloads,
             "/api/k8s/workloads",
             "workloads",
+            "Deployments, stateful sets, daemon sets; jobs and cron jobs by their type",
             &[Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet],
         )
     },
     ListInfo {
         project: Some(|_, object| one_row(&PodRow::project(parse(object)?))),
-        ..of::<PodRow>(List::Pods, "/api/k8s/pods", "pods", &[Kind::Pod])
+        ..of::<PodRow>(List::Pods, "/api/k8s/pods", "pods", "Pods", &[Kind::Pod])
     },
     ListInfo {
         default_sort: "-last_seen",
         project: Some(|_, object| one_row(&EventRow::project(parse(object)?))),
-        ..of::<EventRow>(List::Events, "/api/k8s/events", "events", &[Kind::Event])
+        ..of::<EventRow>(List::Events, "/api/k8s/events", "events", "Events", &[Kind::Event])
     },
     ListInfo {
         scope: ListScope::Cluster,
@@ -147,11 +191,11 @@ pub static LISTS: &[ListInfo] = &[
             field: "pods",
             row: |row, pods| Row::of(&row.parse::<NodeRow>()?.with_pods(pods)),
         }),
-        ..of::<NodeRow>(List::Nodes, "/api/k8s/nodes", "nodes", &[Kind::Node])
+        ..of::<NodeRow>(List::Nodes, "/api/k8s/nodes", "nodes", "Nodes", &[Kind::Node])
     },
     ListInfo {
         project: Some(|_, object| one_row(&ServiceRow::project(parse(object)?))),
-        ..of::<ServiceRow>(List::Services, "/api/k8s/services", "services", &[Kind::Service])
+        ..of::<ServiceRow>(List::Services, "/api/k8s/services", "services", "Services", &[Kind::Service])
     },
     ListInfo {
         owner: Some(Owner {
@@ -165,20 +209,33 @@ pub static LISTS: &[ListInfo] = &[
             List::Endpoints,
             "/api/k8s/services/endpoints",
             "endpoints",
+            "Endpoints of a service",
             &[Kind::EndpointSlice],
         )
     },
     ListInfo {
         project: Some(|_, object| one_row(&IngressRow::project(parse(object)?))),
-        ..of::<IngressRow>(List::Ingresses, "/api/k8s/ingresses", "ingresses", &[Kind::Ingress])
+        ..of::<IngressRow>(List::Ingresses, "/api/k8s/ingresses", "ingresses", "Ingresses", &[Kind::Ingress])
     },
     ListInfo {
         project: Some(|_, object| one_row(&ConfigMapRow::project(parse(object)?))),
-        ..of::<ConfigMapRow>(List::ConfigMaps, "/api/k8s/configmaps", "configmaps", &[Kind::ConfigMap])
+        ..of::<ConfigMapRow>(
+            List::ConfigMaps,
+            "/api/k8s/configmaps",
+            "configmaps",
+            "ConfigMaps without their values",
+            &[Kind::ConfigMap],
+        )
     },
     ListInfo {
         project: Some(|_, object| one_row(&SecretRow::project(parse(object)?))),
-        ..of::<SecretRow>(List::Secrets, "/api/k8s/secrets", "secrets", &[Kind::Secret])
+        ..of::<SecretRow>(
+            List::Secrets,
+            "/api/k8s/secrets",
+            "secrets",
+            "Secrets without their values",
+            &[Kind::Secret],
+        )
     },
     ListInfo {
         scope: ListScope::Cluster,
@@ -187,6 +244,7 @@ pub static LISTS: &[ListInfo] = &[
             List::PersistentVolumes,
             "/api/k8s/persistent-volumes",
             "persistent_volumes",
+            "Persistent volumes",
             &[Kind::PersistentVolume],
         )
     },
@@ -196,6 +254,7 @@ pub static LISTS: &[ListInfo] = &[
             List::PersistentVolumeClaims,
             "/api/k8s/persistent-volume-claims",
             "persistent_volume_claims",
+            "Persistent volume claims",
             &[Kind::PersistentVolumeClaim],
         )
     },
@@ -206,6 +265,7 @@ pub static LISTS: &[ListInfo] = &[
             List::StorageClasses,
             "/api/k8s/storage-classes",
             "storage_classes",
+            "Storage classes",
             &[Kind::StorageClass],
         )
     },
@@ -215,7 +275,18 @@ pub static LISTS: &[ListInfo] = &[
             List::ResourceQuotas,
             "/api/k8s/resource-quotas",
             "resource_quotas",
+            "Resource quotas",
             &[Kind::ResourceQuota],
+        )
+    },
+    ListInfo {
+        project: Some(|_, object| one_row(&AutoscalerRow::project(parse(object)?))),
+        ..of::<AutoscalerRow>(
+            List::Autoscalers,
+            "/api/k8s/autoscalers",
+            "autoscalers",
+            "Horizontal pod autoscalers",
+            &[Kind::HorizontalPodAutoscaler],
         )
     },
 ];
@@ -224,34 +295,57 @@ fn one_row<R: ListRow>(row: &R) -> Result<Vec<Row>> {
     Ok(vec![Row::of(row)?])
 }
 
-const fn local<R: ListRow>(
-    list: List,
-    path: &'static str,
-    key: &'static str,
-    sort: &'static str,
-) -> ListInfo {
-    ListInfo { scope: ListScope::Local, default_sort: sort, ..of::<R>(list, path, key, &[]) }
-}
+/// Row type of an entry. With the feature `openapi`, it has a schema.
+#[cfg(not(feature = "openapi"))]
+trait EntryRow: ListRow {}
 
-const fn of<R: ListRow>(
+#[cfg(not(feature = "openapi"))]
+impl<R: ListRow> EntryRow for R {}
+
+/// Row type of an entry, with its schema.
+#[cfg(feature = "openapi")]
+trait EntryRow: ListRow + utoipa::ToSchema {}
+
+#[cfg(feature = "openapi")]
+impl<R: ListRow + utoipa::ToSchema> EntryRow for R {}
+
+/// A list of Pilothouse's own rows.
+const fn local<R: EntryRow>(
     list: List,
+    resource: Resource,
     path: &'static str,
     key: &'static str,
-    kinds: &'static [Kind],
+    summary: &'static str,
 ) -> ListInfo {
     ListInfo {
         list,
         path,
         key,
-        scope: ListScope::Namespaced,
-        kinds,
+        summary,
+        resource,
+        scope: ListScope::Local,
+        kinds: &[],
         more_kinds: &[],
         default_sort: "",
         owner: None,
         fields: fields_of::<R>,
+        #[cfg(feature = "openapi")]
+        schemas: schemas_of::<R>,
         project: None,
         join: None,
     }
+}
+
+/// A list of namespaced objects of these kinds. The right to list the first kind is the right to read the list.
+const fn of<R: EntryRow>(
+    list: List,
+    path: &'static str,
+    key: &'static str,
+    summary: &'static str,
+    kinds: &'static [Kind],
+) -> ListInfo {
+    let resource = Resource::Kind(kinds[0]);
+    ListInfo { scope: ListScope::Namespaced, kinds, ..local::<R>(list, resource, path, key, summary) }
 }
 
 impl List {

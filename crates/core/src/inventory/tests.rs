@@ -1,5 +1,8 @@
 use super::*;
-use crate::{kind::KINDS, rows::ListScope};
+use crate::{
+    kind::{KINDS, Kind},
+    rows::ListScope,
+};
 
 fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
     of.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()

@@ -57,7 +57,7 @@ pub struct WorkloadDetail {
     pub warnings: Vec<Warning>,
 }
 
-/// A condition of a workload.
+/// A condition of a workload or an autoscaler.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Condition {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
+use pilothouse_core::openapi::{NamedSchemas, schemas_of};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -13,17 +14,21 @@ use super::reference;
 pub(crate) struct Schemas(BTreeMap<String, Value>);
 
 impl Schemas {
-    /// Adds the schema of `T` and all that it refers to.
+    /// Adds the schema of `T` and all that it refers to, and returns a reference to it.
     ///
     /// # Panics
     /// When two types of the same name have different schemas. A test builds the document.
     pub(crate) fn add<T: ToSchema>(&mut self) -> Value {
-        let mut parts = vec![(T::name().into_owned(), T::schema())];
-        T::schemas(&mut parts);
-        for (name, schema) in &parts {
-            self.insert(component_name(name), json(schema));
+        self.add_all(schemas_of::<T>())
+    }
+
+    /// As [`Schemas::add`], for the type whose schema is first.
+    pub(super) fn add_all(&mut self, schemas: NamedSchemas) -> Value {
+        let first = reference("schemas", &component_name(&schemas[0].0));
+        for (name, schema) in schemas {
+            self.insert(component_name(&name), json(&schema));
         }
-        reference("schemas", &component_name(&T::name()))
+        first
     }
 
     /// Adds all schemas of `other`.

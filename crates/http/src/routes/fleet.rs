@@ -14,7 +14,7 @@ use pilothouse_core::{
 };
 use serde_json::{Map, Value, json};
 
-use super::lists::{parameter, row_schema};
+use super::lists::parameter;
 use crate::{
     api::Api,
     docs::{Docs, Documented},
@@ -147,7 +147,7 @@ impl Documented for SearchResponse {
 
 /// The schema of a search result: a row of a list, with its cluster.
 fn result_schema(docs: &mut Docs, info: &ListInfo) -> Value {
-    let row = row_schema(docs, info.list);
+    let row = docs.row_schema(info);
     let mut row = docs.flat(&row);
     let own = row["properties"].as_object().cloned().unwrap_or_default();
     let mut fields = Map::from_iter([
@@ -242,15 +242,7 @@ fn filters() -> Vec<Value> {
     let filter = |(name, keys): (&str, Vec<&str>)| {
         let description = format!("Only rows with this value; as for the lists of {}", keys.join(", "));
         let schema = json!({"type": "string", "pattern": "^[ -~]+$", "maxLength": 253});
-        let example = match name {
-            "node" => "node-1",
-            "object" => "Pod/web-6f7c9d-x2x4v",
-            "storage_class" => "standard",
-            "type" => "deployment",
-            "workload" => "deployment/web",
-            _ => "Running",
-        };
-        with_example(parameter(name, false, &description, schema), example)
+        parameter(name, false, &description, schema)
     };
     keys_by_filter.into_iter().map(filter).collect()
 }

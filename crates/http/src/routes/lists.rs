@@ -3,26 +3,12 @@
 use actix_web::{http::Method, web::Data};
 use pilothouse_core::{
     Error,
-    access::{Caller, Resource, Verb, required_role},
+    access::{Caller, Verb, required_role},
     app::App,
-    audit::{OperationQuery, OperationRow},
-    cluster::Cluster,
-    config::ConfigMapRow,
-    endpoint::EndpointRow,
+    audit::OperationQuery,
     error::Reason,
-    event::EventRow,
     inventory::{List, ListInfo, Listing},
-    namespace::NamespaceRow,
-    network::{IngressRow, ServiceRow},
-    node::NodeRow,
-    pod::PodRow,
-    quota::QuotaRow,
     rows::{Filter, ListScope, Pagination, Row},
-    secret::SecretRow,
-    session::SessionRow,
-    storage::{ClaimRow, StorageClassRow, VolumeRow},
-    user::User,
-    workload::WorkloadRow,
 };
 use serde_json::{Value, json};
 
@@ -46,23 +32,11 @@ pub(crate) fn route(info: &'static ListInfo) -> Route {
     Route {
         method: Method::GET,
         path: info.path,
-        auth: RequiredAuth::Role(required_role(Verb::List, resource(info))),
+        auth: RequiredAuth::Role(required_role(Verb::List, info.resource)),
         codes: if matches!(info.list, List::Users | List::Sessions) { &[] } else { CLUSTER },
-        summary: summary(info.list),
+        summary: info.summary,
         service: actix_web::web::get().to(handler),
         docs: Box::new(|| docs(info)),
-    }
-}
-
-/// The resource that a caller needs the right to list.
-fn resource(info: &ListInfo) -> Resource {
-    match info.list {
-        List::Clusters => Resource::Cluster,
-        List::Users => Resource::User,
-        List::Sessions => Resource::Session,
-        List::Operations => Resource::Operation,
-        // the remaining lists are of a cluster's objects, each of at least one kind
-        _ => Resource::Kind(info.kinds[0]),
     }
 }
 
@@ -101,53 +75,6 @@ async fn page(
     })
 }
 
-fn summary(list: List) -> &'static str {
-    match list {
-        List::Clusters => "Registered clusters",
-        List::Users => "Users",
-        List::Sessions => "One's own sessions; all sessions for a super admin",
-        List::Operations => "The operations of the audit trail; a viewer sees their own",
-        List::Namespaces => "Namespaces of a cluster",
-        List::Workloads => "Deployments, stateful sets, daemon sets; jobs and cron jobs by their type",
-        List::Pods => "Pods",
-        List::Events => "Events",
-        List::Nodes => "Nodes",
-        List::Services => "Services",
-        List::Endpoints => "Endpoints of a service",
-        List::Ingresses => "Ingresses",
-        List::ConfigMaps => "ConfigMaps without their values",
-        List::Secrets => "Secrets without their values",
-        List::PersistentVolumes => "Persistent volumes",
-        List::PersistentVolumeClaims => "Persistent volume claims",
-        List::StorageClasses => "Storage classes",
-        List::ResourceQuotas => "Resource quotas",
-    }
-}
-
-/// The schema of the rows of a list.
-pub(super) fn row_schema(docs: &mut Docs, list: List) -> Value {
-    match list {
-        List::Clusters => docs.schema::<Cluster>(),
-        List::Users => docs.schema::<User>(),
-        List::Sessions => docs.schema::<SessionRow>(),
-        List::Operations => docs.schema::<OperationRow>(),
-        List::Namespaces => docs.schema::<NamespaceRow>(),
-        List::Workloads => docs.schema::<WorkloadRow>(),
-        List::Pods => docs.schema::<PodRow>(),
-        List::Events => docs.schema::<EventRow>(),
-        List::Nodes => docs.schema::<NodeRow>(),
-        List::Services => docs.schema::<ServiceRow>(),
-        List::Endpoints => docs.schema::<EndpointRow>(),
-        List::Ingresses => docs.schema::<IngressRow>(),
-        List::ConfigMaps => docs.schema::<ConfigMapRow>(),
-        List::Secrets => docs.schema::<SecretRow>(),
-        List::PersistentVolumes => docs.schema::<VolumeRow>(),
-        List::PersistentVolumeClaims => docs.schema::<ClaimRow>(),
-        List::StorageClasses => docs.schema::<StorageClassRow>(),
-        List::ResourceQuotas => docs.schema::<QuotaRow>(),
-    }
-}
-
 fn docs(info: &ListInfo) -> Docs {
     let mut docs = Docs::default();
     docs.revalidated = true;
@@ -157,7 +84,7 @@ fn docs(info: &ListInfo) -> Docs {
         "description": "The `ETag` of an earlier response: 304 without a body while it still matches.",
         "schema": {"type": "string"},
     }));
-    let row = row_schema(&mut docs, info.list);
+    let row = docs.row_schema(info);
     let mut pagination = docs.schema::<Pagination>();
     pagination["description"] = "The position of the page.".into();
     let mut required = vec![info.key, "pagination"];

@@ -296,6 +296,14 @@ fn seed(fake: &Fake, cluster: ClusterId) {
         Kind::Secret,
         json!({"metadata": named("pass"), "data": {"password": "Y2FuYXJ5LWRhdGE=", "bytes": "/wA="}}),
     );
+    let cpu = json!({"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}});
+    let spec = json!({"scaleTargetRef": {"kind": "Deployment", "name": "web"}, "maxReplicas": 5,
+        "metrics": [{"type": "Resource", "resource": cpu}]});
+    let conditions = json!([{"type": "ScalingActive", "status": "True"}]);
+    put(
+        Kind::HorizontalPodAutoscaler,
+        json!({"metadata": named("web"), "spec": spec, "status": {"conditions": conditions}}),
+    );
     put(Kind::Service, json!({"metadata": named("web"), "spec": {}}));
     put(Kind::Service, json!({"metadata": named("idle"), "spec": {}}));
     let slice = |name: &str, service: &str| {
