@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-use pilothouse_core::inventory::LISTS;
+use pilothouse_core::{inventory::LISTS, workload::WorkloadType};
 
 use super::*;
 
