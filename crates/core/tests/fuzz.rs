@@ -172,7 +172,7 @@ fn fuzz_list_queries() {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         for info in LISTS {
-            match info.list.parse_query(&pairs) {
+            match info.list.parse_page(&pairs) {
                 Ok(query) => {
                     assert!(query.page >= 1 && (1..=500).contains(&query.per_page), "{query:?}");
                     let fields = (info.fields)();
