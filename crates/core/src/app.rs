@@ -86,6 +86,8 @@ pub struct App {
     pub pods: Pods,
     pub configs: Configs,
     pub secrets: Secrets,
+    /// Open log streams and list watches.
+    pub streams: Streams,
 }
 
 impl App {
@@ -161,9 +163,10 @@ impl App {
             },
             namespaces: Namespaces::new(gate.clone(), ports.namespaces),
             workloads: Workloads::new(gate.clone(), ports.workloads, clock),
-            pods: Pods { gate: gate.clone(), api: ports.pods, spawner, streams },
+            pods: Pods { gate: gate.clone(), api: ports.pods, spawner, streams: streams.clone() },
             configs: Configs::new(gate.clone(), ports.configs),
             secrets: Secrets::new(gate.clone(), ports.secrets, ports.digest),
+            streams,
             gate,
         }
     }

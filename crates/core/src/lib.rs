@@ -36,6 +36,7 @@ pub mod ids;
 pub mod inventory;
 pub mod kind;
 pub mod kubeconfig;
+mod limiter;
 pub mod name;
 pub mod namespace;
 pub mod network;
