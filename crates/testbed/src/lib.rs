@@ -32,10 +32,10 @@ mod folder;
 mod kubeconfig;
 mod lying;
 mod node;
+mod pilothouse_server;
 mod ports;
 mod postgres;
 mod processes;
-mod shipped;
 mod tracing;
 pub mod workloads;
 
@@ -61,8 +61,8 @@ pub use self::{
     kubeconfig::read_kubeconfig,
     lying::{Lie, LyingServer, read_plainly},
     node::{Node, NodeProgram},
+    pilothouse_server::PilothouseServer,
     postgres::{Postgres, PostgresBuilder},
-    shipped::Shipped,
     tracing::can_trace_or_skip,
 };
 

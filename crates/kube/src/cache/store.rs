@@ -197,7 +197,7 @@ impl Store {
             let (store, query) = (self.clone(), query.clone());
             let building = tokio::task::spawn_blocking(move || store.table().build_index(&query)).await;
             let index = building.map_err(|_| Error::internal("building a sort index panicked"))?;
-            self.table.write().unwrap_or_else(PoisonError::into_inner).keep(index);
+            self.table.write().unwrap_or_else(PoisonError::into_inner).add_indexes(index);
             self.update_usage();
         }
     }

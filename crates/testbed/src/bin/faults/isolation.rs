@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use pilothouse_testbed::{ControlPlane, Lie, LyingServer, Result, Shipped, read_plainly, workloads};
+use pilothouse_testbed::{ControlPlane, Lie, LyingServer, PilothouseServer, Result, read_plainly, workloads};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{Callers, PHASE_DURATION, ROUNDS, measure, p99};
@@ -58,8 +58,9 @@ pub(crate) async fn isolation(binary: &Path, wanted: &[String]) -> Result<()> {
     }
     let program = names.as_ref().map_or(binary, |names| names.wrapper.as_path());
     let memory = LIST_CACHE_MIB.to_string();
-    let server =
-        Arc::new(Shipped::start_with(program, healthy.dir()?, &[("LIST_CACHE_MEMORY_MIB", &memory)]).await?);
+    let server = Arc::new(
+        PilothouseServer::start_with(program, healthy.dir()?, &[("LIST_CACHE_MEMORY_MIB", &memory)]).await?,
+    );
     let id = server.register("well", &healthy.kubeconfig()).await?;
     let healthy_paths = [
         format!("/api/k8s/workloads/detail?cluster_id={id}&namespace=bench&type=deployment&name=web"),
@@ -94,7 +95,7 @@ pub(crate) async fn isolation(binary: &Path, wanted: &[String]) -> Result<()> {
 
 async fn run(
     case: &str,
-    server: &Arc<Shipped>,
+    server: &Arc<PilothouseServer>,
     healthy_paths: &[String; 2],
     faulty: &[&FaultyCluster],
 ) -> Result<()> {
@@ -141,7 +142,11 @@ async fn run(
 }
 
 /// Measures both requests sequentially.
-async fn measure_all(server: &Shipped, healthy_paths: &[String; 2], times: &mut [Vec<f64>; 2]) -> Result<()> {
+async fn measure_all(
+    server: &PilothouseServer,
+    healthy_paths: &[String; 2],
+    times: &mut [Vec<f64>; 2],
+) -> Result<()> {
     for (path, times) in healthy_paths.iter().zip(times) {
         measure(server, path, times).await?;
     }
