@@ -33,11 +33,13 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
+mod initial_events;
 mod query;
 mod reflector;
 mod store;
 mod watch_event;
 mod watch_reader;
+mod watch_state;
 
 pub(crate) use self::query::CacheResult;
 use self::{reflector::Reflector, store::Store};
