@@ -109,7 +109,7 @@ fn content_after_the_last_line_is_refused() {
     assert!(!verified("").valid);
 }
 
-/// An attacker who can write to the database obtains no Pilothouse signature for it, whoever requests the export.
+/// An attacker who can write to the database obtains no signature for it through an export.
 #[test]
 fn corrupt_trail_is_not_exported() {
     let world = || {

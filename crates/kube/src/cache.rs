@@ -301,7 +301,7 @@ async fn evict(cache: Weak<ListCache>, connections: Arc<dyn Connections>) {
             clusters
         };
         for cluster in clusters {
-            // an error says nothing about the cluster, so the list stays
+            // an error does not prove that the cluster was removed, so the list stays
             if let Ok(None) = connections.connection(cluster).await {
                 cache.lists().retain(|(id, ..), _| *id != cluster);
             }

@@ -180,14 +180,14 @@ async fn forge(db: &TestDatabase, store: &Store, forgery: Forgery) {
                  status, details, duration_ms, created_at, finished_at) VALUES ('{id}', 'x', 'rekey', 'master_key', '', \
                  'cli:ann', 'success', '{params}', 0, {at}, {at})"
             ));
-            let handover = KeyRotation {
+            let rotation = KeyRotation {
                 next: FakeKeyring::signer(FINGERPRINT).public_key(),
                 ..KeyRotation::sign(&attacker, &trail, head, ATTACKER_KEY)
             };
             statements.push(format!(
                 "INSERT INTO audit_handovers (seq, line) VALUES ({}, '{}')",
                 head.sequence,
-                handover.line().unwrap()
+                rotation.line().unwrap()
             ));
         }
     }

@@ -101,7 +101,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
 
     let changed = pilothouse.workloads.scale(&caller, cluster.id, &deployment, replicas).await;
     match &changed {
-        Ok(changed) => println!("{} now wants {}", changed.value.name, replicas.get()),
+        Ok(changed) => println!("{} scaled to {}", changed.value.name, replicas.get()),
         Err(refused) => println!("not scaled: {refused}"),
     }
 

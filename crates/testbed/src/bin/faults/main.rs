@@ -63,7 +63,7 @@ const FAULT_CASES: [FaultCase; 10] = [
     FaultCase::Proxied("throttled, 20 KB/s", Fault::Throttle(20_000)),
     FaultCase::Proxied("answering 429", Fault::Answer(429)),
     FaultCase::Proxied("answering 500", Fault::Answer(500)),
-    FaultCase::Held("10,000 connections that say nothing", 10_000, ""),
+    FaultCase::Held("10,000 idle connections", 10_000, ""),
     FaultCase::Held("1,000 bodies that never end", 1_000, PARTIAL_REQUEST),
 ];
 
