@@ -18,15 +18,18 @@ use crate::{
 
 mod follow;
 mod line;
+mod object;
 mod row;
+mod status;
 
 use follow::forward;
 use line::Lines;
 
 pub use follow::{Follow, FollowStart, LogChunks, LogEvent, LogStream};
 pub use line::{LineId, LogLine, MAX_LINE_BYTES, TRUNCATION_MARK};
+pub use object::{ContainerStatus, PodContainer, PodObject};
 pub(crate) use row::OCCUPIES_NODE;
-pub use row::{ContainerStatus, Owner, PodContainer, PodObject, PodRow};
+pub use row::{Owner, PodRow};
 
 /// Options of reading a container's log.
 #[derive(Clone, Debug, PartialEq, Eq)]

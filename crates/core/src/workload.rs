@@ -19,12 +19,15 @@ use crate::{
 };
 
 mod detail;
+mod object;
 mod row;
+mod status;
 
 pub use detail::{
     Condition, ContainerDetail, ContainerPort, Probes, Revision, WorkloadDetail, WorkloadParts,
 };
-pub use row::{WorkloadRow, WorkloadStatus};
+pub use row::WorkloadRow;
+pub use status::WorkloadStatus;
 
 /// Type of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
