@@ -37,6 +37,7 @@ mod initial_events;
 mod query;
 mod reflector;
 mod store;
+mod sync_state;
 mod watch_event;
 mod watch_reader;
 mod watch_state;

@@ -19,7 +19,8 @@ use tokio::{
 
 use super::{
     ListCache,
-    store::{Freshness, Ready, Store, Uncacheable},
+    store::Store,
+    sync_state::{Freshness, Ready, Uncacheable},
 };
 use crate::{transport::Transport, uncached};
 

@@ -28,7 +28,8 @@ use tokio::{
 
 use super::{
     ListCache,
-    store::{Store, Uncacheable},
+    store::Store,
+    sync_state::Uncacheable,
     watch_event::Lines,
     watch_reader::{ParsedEvents, WatchReader},
     watch_state::{Input, State, Waits, WatchEnd, WatchFailure},
