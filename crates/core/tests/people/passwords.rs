@@ -27,9 +27,9 @@ struct Interrupted(Mutex<Option<BoxFuture<'static, ()>>>);
 #[async_trait]
 impl PasswordHasher for Interrupted {
     async fn hash(&self, password: &SecretString) -> Result<PasswordHash> {
-        let interruption = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(interruption) = interruption {
-            interruption.await;
+        let meanwhile = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile.await;
         }
         PlainHasher.hash(password).await
     }
@@ -43,10 +43,10 @@ fn change(old: &str, new: &str) -> PasswordChange {
     PasswordChange { old: old.into(), new: NewPassword::new(&new.into()).unwrap() }
 }
 
-/// An app whose next password change is interrupted by `interruption`.
-fn interrupted(world: &World, interruption: impl FnOnce(App) -> BoxFuture<'static, ()>) -> App {
+/// An app whose next password change is interrupted by `meanwhile`.
+fn interrupted(world: &World, meanwhile: impl FnOnce(App) -> BoxFuture<'static, ()>) -> App {
     let other_app = App::new(world.fake.ports(), Settings::default());
-    let hasher = Interrupted(Mutex::new(Some(interruption(other_app))));
+    let hasher = Interrupted(Mutex::new(Some(meanwhile(other_app))));
     App::new(Ports { hasher: Arc::new(hasher), ..world.fake.ports() }, Settings::default())
 }
 
