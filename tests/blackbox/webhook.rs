@@ -1,4 +1,4 @@
-//! Audit webhook: a receiver that accepts, refuses, hangs, closes connections or is gone, and a server that is killed
+//! Audit webhook: a receiver that accepts, refuses, hangs, closes connections or does not run, and a server that is killed
 //! meanwhile.
 
 use std::{

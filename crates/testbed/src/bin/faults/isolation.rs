@@ -16,7 +16,9 @@ use std::{
     time::Duration,
 };
 
-use pilothouse_testbed::{ControlPlane, Lie, LyingServer, PilothouseServer, Result, read_plainly, workloads};
+use pilothouse_testbed::{
+    ControlPlane, FaultyServer, PilothouseServer, ResponseFault, Result, read_plainly, workloads,
+};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{Callers, PHASE_DURATION, ROUNDS, measure, p99};
@@ -29,17 +31,17 @@ const NAME_SERVER: &str = "127.53.53.53";
 
 /// Cases: name, and the faulty clusters that callers request.
 const CASES: [(&str, &[&str]); 5] = [
-    ("one cluster endless", &["endless"]),
-    ("one cluster dripping", &["dripping"]),
-    ("one cluster with 30 MB chunks", &["heavy"]),
+    ("one cluster with an endless list", &["endless"]),
+    ("one cluster sending byte by byte", &["trickle"]),
+    ("one cluster with 30 MB chunks", &["large-chunks"]),
     ("one cluster without DNS", &["nameless"]),
-    ("all four of them", &["endless", "dripping", "heavy", "nameless"]),
+    ("all four of them", &["endless", "trickle", "large-chunks", "nameless"]),
 ];
 
 /// A faulty cluster. `server` is `None` for the one whose host name is never resolved.
 struct FaultyCluster {
     name: &'static str,
-    server: Option<Arc<LyingServer>>,
+    server: Option<Arc<FaultyServer>>,
     id: i64,
 }
 
@@ -67,8 +69,12 @@ pub(crate) async fn isolation(binary: &Path, wanted: &[String]) -> Result<()> {
         format!("/api/k8s/configmaps?cluster_id={id}&namespace=*"),
     ];
     let mut faulty = Vec::new();
-    for (name, lie) in [("endless", Lie::Endless), ("dripping", Lie::Dripping), ("heavy", Lie::Heavy)] {
-        let faulty_server = LyingServer::start(lie).await?;
+    for (name, fault) in [
+        ("endless", ResponseFault::Endless),
+        ("trickle", ResponseFault::Trickle),
+        ("large-chunks", ResponseFault::LargeChunks),
+    ] {
+        let faulty_server = FaultyServer::start(fault).await?;
         let id = server.register_untested(name, &faulty_server.kubeconfig()).await?;
         faulty.push(FaultyCluster { name, server: Some(Arc::new(faulty_server)), id });
     }
