@@ -48,7 +48,7 @@ async fn seed(plane: &ControlPlane, name: &str) {
     let of = |version: &str, kind: &str, object: &str| json!({"apiVersion": version, "kind": kind, "metadata": {"name": object, "namespace": name}});
     let mut service = of("v1", "Service", "web");
     service["spec"] = json!({"ports": [{"port": 80}], "selector": {"app": "web"}});
-    let mut secret = of("v1", "Secret", "web-key");
+    let mut secret = of("v1", "Secret", "door");
     secret["stringData"] = json!({"key": "value"});
     apply(
         &admin,
@@ -123,18 +123,15 @@ fn changes(namespace: &str) -> Vec<(&'static str, Value, &'static str, &'static 
         ("configmaps/update", of(json!({"name": "settings", "data": {"k": "v"}})), "patch", "configmap"),
         ("configmaps/delete", of(json!({"name": "settings"})), "delete", "configmap"),
         ("secrets", of(json!({"name": "new", "data": {"k": "v"}})), "create", "secret"),
-        ("secrets/reveal", of(json!({"name": "web-key"})), "get", "secret"),
-        ("secrets/update", of(json!({"name": "web-key", "data": {"key": null, "l": "v"}})), "get", "secret"),
-        ("secrets/delete", of(json!({"name": "web-key"})), "delete", "secret"),
+        ("secrets/reveal", of(json!({"name": "door"})), "get", "secret"),
+        ("secrets/update", of(json!({"name": "door", "data": {"key": null, "l": "v"}})), "get", "secret"),
+        ("secrets/delete", of(json!({"name": "door"})), "delete", "secret"),
     ]
 }
 
 fn secrets(id: i64, namespace: &str) -> [(String, &'static str); 2] {
     let of = format!("cluster_id={id}&namespace={namespace}");
-    [
-        (format!("/api/k8s/secrets?{of}"), "list"),
-        (format!("/api/k8s/secrets/detail?{of}&name=web-key"), "get"),
-    ]
+    [(format!("/api/k8s/secrets?{of}"), "list"), (format!("/api/k8s/secrets/detail?{of}&name=door"), "get")]
 }
 
 /// The allowed features of a connection test; and the others, with their missing permissions.

@@ -151,7 +151,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn services_by_table() {
+    fn service_row_contains_ports_and_external_addresses() {
         let row = |spec: Value, status: Value| {
             ServiceRow::project(serde_json::from_value(json!({"spec": spec, "status": status})).unwrap())
         };

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn deployments_by_table() {
+    fn deployment_status_follows_from_replicas_and_conditions() {
         use WorkloadStatus as S;
         let done =
             json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3});
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn stateful_and_daemon_sets_by_table() {
+    fn stateful_and_daemon_set_status_follows_from_replicas() {
         use WorkloadStatus as S;
         let stateful = |spec: Value, status: Value| {
             row(Kind::StatefulSet, &json!({"spec": spec, "status": status})).status
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_by_table() {
+    fn job_and_cron_job_status_follows_from_conditions() {
         use WorkloadStatus as S;
         let condition = |kind: &str| json!({"conditions": [{"type": kind, "status": "True"}]});
         let job =

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn states_by_table() {
+    fn lines_yield_events_and_change_the_state() {
         let page = || State::InitPage(InitialEvents::default());
         let cases: [(State, &[&str], _); 14] = [
             (State::Init, &[], ("Init", "nothing to apply")),

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_by_table() {
+    fn end_depends_on_state_and_input() {
         let body_end = Input::BodyEnd { any_line: true, full_duration: false };
         let ended = WatchEnd::Ended { any_line: true, full_duration: false };
         let no_initial_events = || Ok(WatchEnd::NoInitialEvents);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn remaining_times_by_table() {
+    fn waiting_time_depends_on_state() {
         let waits = |idle, total| Waits {
             timeout: Duration::from_secs(8),
             full_timeout: Duration::from_secs(20),
