@@ -45,7 +45,7 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
     let folder = tempfile::tempdir()?;
     let many = Server::start(&plan.binary, folder.path(), &[]).await?;
     assert_eq!(
-        many.shipped.register("bench", &plane.kubeconfig()).await?,
+        many.pilothouse.register("bench", &plane.kubeconfig()).await?,
         id,
         "ids start at 1 on both servers"
     );
@@ -63,7 +63,7 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
             1 => &hanging_url,
             _ => &fake.url,
         };
-        many.shipped.post("/api/k8s/clusters", fake.cluster(&format!("cluster-{n}"), url)).await?;
+        many.pilothouse.post("/api/k8s/clusters", fake.cluster(&format!("cluster-{n}"), url)).await?;
     }
     let registration = registration.elapsed().as_secs_f64() / other_clusters as f64 * 1e3;
     // at least two probes of each cluster

@@ -34,7 +34,7 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(&plan.binary, folder.path(), &[]).await?;
     let kubelet = Kubelet::measure(plan, &server).await?;
-    let created = server.shipped.post("/api/k8s/clusters", fake.cluster("fake", &fake.url)).await?;
+    let created = server.pilothouse.post("/api/k8s/clusters", fake.cluster("fake", &fake.url)).await?;
     let id = created["cluster"]["id"].as_i64().unwrap_or_default();
     let direct = Target::new(&fake.url, Some(&fake.ca_pem))?;
     // the fake server sends whole chunks
@@ -124,7 +124,7 @@ impl Kubelet {
         cluster.apply(&pod).await?;
         let done = |pod: &Value| pod["status"]["phase"] == "Succeeded";
         cluster.wait_until("/api/v1/namespaces/default/pods/long", done, WAIT_TIMEOUT).await?;
-        let id = server.shipped.register("kubelet", &plane.kubeconfig()).await?;
+        let id = server.pilothouse.register("kubelet", &plane.kubeconfig()).await?;
         let (direct_rates, stream_rates) =
             alternate(plan, &plane::direct(&plane)?, &server.target, (id, "long"), lines)?;
         drop(node);
@@ -212,8 +212,8 @@ fn lines_until(events: &mut impl BufRead, start: &str) -> Result<()> {
 /// Creates a user and signs in.
 async fn sign_in_new_user(server: &Server, name: &str) -> Result<Target> {
     let user = json!({"username": name, "password": PASSWORD, "role": "viewer"});
-    server.shipped.post("/api/auth/users", user).await?;
-    let target = Target::new(server.shipped.address(), None)?;
+    server.pilothouse.post("/api/auth/users", user).await?;
+    let target = Target::new(server.pilothouse.address(), None)?;
     let login = json!({"username": name, "password": PASSWORD}).to_string();
     let answer: Value =
         serde_json::from_slice(target.connect()?.expect_success(&target.post("/api/auth/login", &login))?)?;

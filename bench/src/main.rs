@@ -12,7 +12,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{Parser, Subcommand};
-use pilothouse_testbed::{Shipped, kubernetes_version};
+use pilothouse_testbed::{PilothouseServer, kubernetes_version};
 
 use crate::{
     error::{BenchError, Result},
@@ -120,7 +120,7 @@ fn run(command: Command) -> Result<()> {
     runtime.block_on(async {
         match command {
             Command::Run { rows, binary, pods, dry } => {
-                let binary = binary.map_or_else(Shipped::build, Ok)?;
+                let binary = binary.map_or_else(PilothouseServer::build, Ok)?;
                 let mut plan = Plan::full(binary);
                 if !pods.is_empty() {
                     plan.counts = pods;

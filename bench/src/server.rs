@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use pilothouse_testbed::{ControlPlane, Shipped};
+use pilothouse_testbed::{ControlPlane, PilothouseServer};
 use serde_json::Value;
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 
 /// The server with an authenticated session, pinned to its core.
 pub(crate) struct Server {
-    pub(crate) shipped: Shipped,
+    pub(crate) pilothouse: PilothouseServer,
     pub(crate) target: Target,
 }
 
@@ -27,33 +27,33 @@ impl Server {
     pub(crate) async fn start(binary: &Path, folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         // the server inherits the pinning and starts one worker for the core
         process::pin_current_thread(process::MEASURED_CORE)?;
-        let started = Shipped::start_with(binary, folder, settings).await;
+        let started = PilothouseServer::start_with(binary, folder, settings).await;
         process::pin_current_thread(process::LOAD_CORE)?;
-        let shipped = started?;
-        let mut target = Target::new(shipped.address(), None)?;
-        for (name, value) in shipped.credentials() {
+        let pilothouse = started?;
+        let mut target = Target::new(pilothouse.address(), None)?;
+        for (name, value) in pilothouse.credentials() {
             target = target.header(name, &value);
         }
-        Ok(Self { shipped, target })
+        Ok(Self { pilothouse, target })
     }
 
     /// Starts the server and registers the control plane as a cluster. Returns the server and the cluster's id.
     pub(crate) async fn start_with_cluster(binary: &Path, plane: &ControlPlane) -> Result<(Self, i64)> {
         let server = Self::start(binary, plane.dir()?, &[]).await?;
-        let id = server.shipped.register("bench", &plane.kubeconfig()).await?;
+        let id = server.pilothouse.register("bench", &plane.kubeconfig()).await?;
         Ok((server, id))
     }
 
     /// Restarts the server, pinned to its core.
     pub(crate) async fn start_again(&mut self) -> Result<()> {
         process::pin_current_thread(process::MEASURED_CORE)?;
-        let started = self.shipped.start_again().await;
+        let started = self.pilothouse.start_again().await;
         process::pin_current_thread(process::LOAD_CORE)?;
         Ok(started?)
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.shipped.pid()
+        self.pilothouse.pid()
     }
 
     /// GET; returns `data` of the response.

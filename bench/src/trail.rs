@@ -66,7 +66,7 @@ impl CheckpointSink for LastCheckpoint {
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    fn keep(&self, _: &[String]) -> pilothouse_core::Result<()> {
+    fn store(&self, _: &[String]) -> pilothouse_core::Result<()> {
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
 //! Faults in one table of docs/operate.md: the responses during a fault, and recovery soon after it. This file covers
-//! API servers that hang or are gone while another cluster is used.
+//! API servers that hang or do not run while another cluster is used.
 
 mod callers;
 mod clock;

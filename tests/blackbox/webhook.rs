@@ -1,4 +1,4 @@
-//! Audit webhook: a receiver that accepts, refuses, hangs, closes connections or is gone, and a server that is killed
+//! Audit webhook: a receiver that accepts, refuses, hangs, closes connections or does not run, and a server that is killed
 //! meanwhile.
 
 use std::{
@@ -199,7 +199,7 @@ fn is_signed(delivery: &Delivery, secret: &str) -> bool {
     let (_, after) = MANUAL.split_once("```python\n").expect("the manual's program");
     let program = after.split_once("\n```").unwrap().0;
     let run = format!(
-        "{program}\n\nimport sys\nsys.exit(0 if is_ours({secret:?}, sys.argv[1], sys.stdin.buffer.read()) else 3)"
+        "{program}\n\nimport sys\nsys.exit(0 if verify_signature({secret:?}, sys.argv[1], sys.stdin.buffer.read()) else 3)"
     );
     let mut command = Command::new("python3");
     command.args(["-c", &run, delivery.header("pilothouse-signature")]).stdin(Stdio::piped());

@@ -30,7 +30,7 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
             let started = Instant::now();
             plane::direct(&fixture.plane)?.read("/api/v1/pods?limit=50")?;
             pages.push(started.elapsed().as_secs_f64());
-            fixture.server.shipped.end();
+            fixture.server.pilothouse.end();
             let started = Instant::now();
             fixture.server.start_again().await?;
             fixture.wait_until_complete()?;

@@ -109,6 +109,8 @@ pub struct App {
     pub pods: Pods,
     pub configs: Configs,
     pub secrets: Secrets,
+    /// Open log streams and list watches.
+    pub streams: Streams,
 }
 
 impl App {
@@ -168,9 +170,10 @@ impl App {
             },
             namespaces: Namespaces::new(gate.clone(), objects.namespaces),
             workloads: Workloads::new(gate.clone(), objects.workloads, clock),
-            pods: Pods { gate: gate.clone(), api: objects.pods, spawner, streams },
+            pods: Pods { gate: gate.clone(), api: objects.pods, spawner, streams: streams.clone() },
             configs: Configs::new(gate.clone(), objects.configs),
             secrets: Secrets::new(gate.clone(), objects.secrets, objects.digest),
+            streams,
             gate,
         }
     }

@@ -15,6 +15,7 @@ use crate::error::Result;
 mod batch;
 mod chain;
 mod checkpoint;
+mod defect;
 mod export;
 mod k8s;
 mod key_rotation;
@@ -30,12 +31,11 @@ mod walk;
 pub use batch::{Batch, Cursor};
 #[cfg(any(test, feature = "testing"))]
 pub use chain::MockTrailReader;
-pub use chain::{
-    ChainHash, Defect, Fault, Head, Signatures, StoredCheckpoint, StoredEntry, StoredRow, TrailReader,
-};
+pub use chain::{ChainHash, Head, Signatures, StoredCheckpoint, StoredEntry, StoredRow, TrailReader};
 pub use checkpoint::{
     Checkpoint, CheckpointSigner, CheckpointSink, LastCheckpoint, PublicKey, Signature, SignatureVerifier,
 };
+pub use defect::{Defect, Fault};
 pub use export::{Export, ExportFormat, ExportQuery, verify_export};
 pub use key_rotation::{KeyRotation, TrailKeys};
 #[cfg(any(test, feature = "testing"))]

@@ -35,6 +35,7 @@ pub mod event;
 pub mod idempotency;
 pub mod inventory;
 pub mod kubeconfig;
+mod limiter;
 pub mod monitor;
 pub mod namespace;
 pub mod network;

@@ -13,20 +13,23 @@ use crate::{
     ids::ClusterId,
     kind::Kind,
     name::{ContainerName, Namespace, ObjectName},
-    streams::{EventStream, StreamGuard, StreamLimits, Streams},
+    streams::{EventStream, StreamGuard, Streams},
 };
 
 mod follow;
 mod line;
+mod object;
 mod row;
+mod status;
 
 use follow::forward;
 use line::Lines;
 
 pub use follow::{Follow, FollowStart, LogChunks, LogEvent, LogStream};
 pub use line::{LineId, LogLine, MAX_LINE_BYTES, TRUNCATION_MARK};
+pub use object::{ContainerStatus, PodContainer, PodObject};
 pub(crate) use row::OCCUPIES_NODE;
-pub use row::{ContainerStatus, Owner, PodContainer, PodObject, PodRow};
+pub use row::{Owner, PodRow};
 
 /// Options of reading a container's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,8 +107,8 @@ pub struct Pods {
 
 impl Pods {
     /// Creates this use case alone, for an embedder without the rest of [`crate::app::App`].
-    pub fn new(gate: Gate, api: Arc<dyn PodApi>, spawner: Arc<dyn Spawner>, limits: StreamLimits) -> Self {
-        Self { gate, api, spawner, streams: Streams::new(limits) }
+    pub fn new(gate: Gate, api: Arc<dyn PodApi>, spawner: Arc<dyn Spawner>, streams: Streams) -> Self {
+        Self { gate, api, spawner, streams }
     }
 
     /// Returns the end of a container's log.
@@ -143,12 +146,6 @@ impl Pods {
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| {
             forward(chunks, lines, reader)
         }))
-    }
-
-    /// Ends all streams with [`crate::streams::StreamEnd::ServerStopping`] and refuses new ones, for shutdown. In
-    /// [`crate::app::App`] this includes the streams of lists.
-    pub fn end_streams(&self) {
-        self.streams.stop();
     }
 }
 

@@ -23,8 +23,8 @@ use crate::{clock::Spawner, error::Error};
 
 mod limiter;
 
-pub use limiter::StreamLimits;
-pub(crate) use limiter::{StreamSlot, Streams};
+pub(crate) use limiter::StreamSlot;
+pub use limiter::{StreamLimits, Streams};
 
 /// Item of an event stream.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,12 +19,16 @@ use crate::{
 };
 
 mod detail;
+mod manifest;
+mod object;
+mod revision;
 mod row;
+mod status;
 
-pub use detail::{
-    Condition, ContainerDetail, ContainerPort, Probes, Revision, WorkloadDetail, WorkloadParts,
-};
-pub use row::{WorkloadRow, WorkloadStatus};
+pub use detail::{Condition, ContainerDetail, ContainerPort, Probes, WorkloadDetail, WorkloadParts};
+pub use revision::Revision;
+pub use row::WorkloadRow;
+pub use status::WorkloadStatus;
 
 /// Type of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -312,7 +312,7 @@ fn unwritable_trail_prevents_changes() {
         Cause::AuditUnavailable
     );
     assert!(world.fake.clusters.calls().is_empty());
-    let query = List::Clusters.parse_query(&[]).unwrap();
+    let query = List::Clusters.parse_page(&[]).unwrap();
     assert!(
         block_on(world.app.clusters.list(&caller(Role::Viewer), &query)).is_ok(),
         "reads are still possible"
@@ -379,7 +379,7 @@ fn reads_write_no_row_and_unknown_cluster_is_not_found() {
     let (world, id) = World::with_cluster();
     let (viewer, before) = (caller(Role::Viewer), world.rows().len());
     let pairs = [("cluster_id".to_owned(), id.to_string()), ("namespace".to_owned(), "*".to_owned())];
-    let query = List::Workloads.parse_query(&pairs).unwrap();
+    let query = List::Workloads.parse_page(&pairs).unwrap();
     let page = block_on(world.app.lists.page(&viewer, id, List::Workloads, &query)).unwrap();
     assert_eq!((page.rows.len(), page.pagination.total), (1, 1));
     let unknown_cluster = block_on(world.app.lists.page(&viewer, ClusterId(99), List::Workloads, &query));

@@ -39,7 +39,7 @@ fn exported(query: ExportQuery) -> String {
         block_on(fake.store.finish(operation.id, &outcome)).unwrap();
         fake.runtime.clock.advance(std::time::Duration::from_secs(10));
     }
-    block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
+    block_on(app.audit.update_checkpoints(Checkpoint::AGE)).unwrap();
     let mut export = block_on(app.audit.export(&Caller::system(), query)).unwrap();
     let mut text = String::new();
     while let Some(lines) = block_on(export.next()).unwrap() {
@@ -109,7 +109,7 @@ fn content_after_the_last_line_is_refused() {
     assert!(!verified("").valid);
 }
 
-/// An attacker who can write to the database obtains no Pilothouse signature for it, whoever requests the export.
+/// An attacker who can write to the database obtains no signature for it through an export.
 #[test]
 fn corrupt_trail_is_not_exported() {
     let world = || {
@@ -123,7 +123,7 @@ fn corrupt_trail_is_not_exported() {
             block_on(fake.store.record(&operation, &Outcome::success(operation.created_at))).unwrap();
             fake.runtime.clock.advance(std::time::Duration::from_secs(10));
         }
-        block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
+        block_on(app.audit.update_checkpoints(Checkpoint::AGE)).unwrap();
         (fake, app)
     };
     let export = |app: &App| block_on(app.audit.export(&Caller::system(), ExportQuery::default())).map(drop);
@@ -251,8 +251,8 @@ fn checkpoints_are_delivered_once_and_truncation_is_detected() {
     };
     for expected in [1, 2, 3] {
         record();
-        block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
-        block_on(app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
+        block_on(app.audit.update_checkpoints(Checkpoint::AGE)).unwrap();
+        block_on(app.audit.update_checkpoints(Checkpoint::AGE)).unwrap();
         assert_eq!(stored(), expected);
     }
     assert!(!block_on(app.audit.is_truncated()).unwrap());

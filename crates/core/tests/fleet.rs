@@ -48,7 +48,7 @@ impl World {
     fn search(&self, pairs: &[(&str, &str)]) -> pilothouse_core::Result<SearchResults> {
         let pairs: Vec<_> =
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let (list, query) = List::parse_fleet(&pairs)?;
+        let (list, query) = List::parse_search(&pairs)?;
         block_on(self.app.fleet.search(&Caller::system(), list, &query))
     }
 }

@@ -191,7 +191,7 @@ fn shutdown_ends_every_stream_even_unread_ones() {
     let world = World::new();
     let silent = world.fake.clusters.next_log();
     let mut streams = [world.follow(None).unwrap(), world.follow(None).unwrap()];
-    world.app.pods.end_streams();
+    world.app.streams.close();
     assert_eq!(end(&mut streams[0]), StreamEnd::ServerStopping);
     eventually("cluster stream is closed", || silent.is_closed());
     assert_eq!(world.follow(None).unwrap_err().cause, Cause::Overloaded);

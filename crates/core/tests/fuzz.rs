@@ -18,7 +18,7 @@ use secrecy::ExposeSecret;
 
 #[test]
 fn fuzz_kubeconfig() {
-    let words = [
+    let dictionary = [
         "exec: {command: sh}",
         "tokenFile: /etc/passwd",
         "auth-provider: {name: gcp}",
@@ -37,7 +37,7 @@ fn fuzz_kubeconfig() {
         "server: 'https://k'",
         "token: ",
     ];
-    fuzz("kubeconfig", &words, |input| {
+    fuzz("kubeconfig", &dictionary, |input| {
         let text = String::from_utf8_lossy(input);
         match Kubeconfig::connection(&text, None, None) {
             Ok(connection) => {
@@ -66,9 +66,9 @@ fn fuzz_kubeconfig() {
 
 #[test]
 fn fuzz_names() {
-    let words =
+    let dictionary =
         ["..", "/", "%2f", "://", "@", "https://", "[::1]", ":443", "ａ", "İ", "ß", "\u{301}", "\u{1F88}"];
-    fuzz("names", &words, |input| {
+    fuzz("names", &dictionary, |input| {
         let text = String::from_utf8_lossy(input);
         let is_segment = |name: &str| {
             !name.is_empty()
@@ -115,7 +115,7 @@ fn fuzz_names() {
 /// text.
 #[test]
 fn fuzz_audit_entries() {
-    let words = [
+    let dictionary = [
         "\"entry\":\"intent\"",
         "\"outcome\"",
         "\"operation\":{",
@@ -127,7 +127,7 @@ fn fuzz_audit_entries() {
         "1.0",
     ];
     let entries = Cell::new(0);
-    fuzz("audit_entries", &words, |input| {
+    fuzz("audit_entries", &dictionary, |input| {
         if let Ok(entry) = serde_json::from_slice::<Entry>(input) {
             entries.set(entries.get() + 1);
             let text = entry.canonical().unwrap();
@@ -146,7 +146,7 @@ fn fuzz_audit_entries() {
 
 #[test]
 fn fuzz_list_queries() {
-    let words = [
+    let dictionary = [
         "page=",
         "per_page=",
         "search=",
@@ -164,7 +164,7 @@ fn fuzz_list_queries() {
         "501",
         "2026-01-01T00:00:00Z",
     ];
-    fuzz("list_queries", &words, |input| {
+    fuzz("list_queries", &dictionary, |input| {
         let text = String::from_utf8_lossy(input);
         let pairs: Vec<_> = text
             .split('&')
@@ -172,7 +172,7 @@ fn fuzz_list_queries() {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
         for info in LISTS {
-            match info.list.parse_query(&pairs) {
+            match info.list.parse_page(&pairs) {
                 Ok(query) => {
                     assert!(query.page >= 1 && (1..=500).contains(&query.per_page), "{query:?}");
                     let fields = (info.fields)();

@@ -33,7 +33,7 @@ struct MemoryArchive {
 
 #[async_trait]
 impl Archive for MemoryArchive {
-    async fn keep(&self, part: &Part, mut export: Export) -> Result<()> {
+    async fn store(&self, part: &Part, mut export: Export) -> Result<()> {
         let mut text = String::new();
         while let Some(lines) = export.next().await? {
             text.push_str(&lines);
@@ -41,7 +41,7 @@ impl Archive for MemoryArchive {
         if self.broken {
             return Err(Error::internal("full"));
         }
-        assert!(part.is_held_by(&verified(&text)));
+        assert!(part.matches(&verified(&text)));
         self.parts.lock().unwrap().push((part.first, part.checkpoint.sequence, text));
         Ok(())
     }
@@ -62,7 +62,7 @@ impl World {
         for n in 0..100 {
             world.operate(n);
         }
-        block_on(world.app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
+        block_on(world.app.audit.update_checkpoints(Checkpoint::AGE)).unwrap();
         world
     }
 
@@ -186,12 +186,12 @@ fn unarchived_recent_and_pending_entries_are_not_removed() {
     for n in 0..40 {
         world.operate(n);
     }
-    block_on(world.app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
+    block_on(world.app.audit.update_checkpoints(Checkpoint::AGE)).unwrap();
     let late = world.now() + Duration::from_secs(1);
     world.prune(late, Retained::Archived(&MemoryArchive::default())).unwrap();
     assert!(world.verdict().removed < begun.unsigned_abs());
     block_on(world.fake.store.finish(operation.id, &Outcome::success(world.now()))).unwrap();
-    block_on(world.app.audit.keep_checkpoints(Checkpoint::AGE)).unwrap();
+    block_on(world.app.audit.update_checkpoints(Checkpoint::AGE)).unwrap();
     world.prune(late, Retained::Archived(&MemoryArchive::default())).unwrap();
     assert!(world.verdict().removed > begun.unsigned_abs());
     assert!(
@@ -222,11 +222,11 @@ fn only_an_export_of_the_same_history_covers_a_part() {
     let checkpoint =
         Checkpoint::sign(&FakeSigner::default(), &verdict_of(&text).trail, head, Timestamp::UNIX_EPOCH);
     let part = Part { first, checkpoint, keys: vec![FakeSigner::default().public_key()] };
-    assert!(part.is_held_by(&verdict_of(&text)));
-    assert!(verdict_of(&other).valid && !part.is_held_by(&verdict_of(&other)));
+    assert!(part.matches(&verdict_of(&text)));
+    assert!(verdict_of(&other).valid && !part.matches(&verdict_of(&other)));
     let of_another = Checkpoint { trail: "another".to_owned(), ..part.checkpoint.clone() };
-    assert!(!Part { checkpoint: of_another, ..part.clone() }.is_held_by(&verdict_of(&text)));
-    assert!(!Part { first: first + 1, ..part }.is_held_by(&verdict_of(&text)));
+    assert!(!Part { checkpoint: of_another, ..part.clone() }.matches(&verdict_of(&text)));
+    assert!(!Part { first: first + 1, ..part }.matches(&verdict_of(&text)));
 }
 
 #[test]

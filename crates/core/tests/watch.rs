@@ -140,7 +140,7 @@ fn cluster_deletion_and_shutdown_end_the_watch() {
     let world = World::with(StreamLimits::default());
     let _events = world.fake.clusters.next_watch();
     let mut stream = world.watch(&[]).unwrap();
-    world.app.pods.end_streams();
+    world.app.streams.close();
     assert_eq!(last(&mut stream), "server_stopping");
 }
 

@@ -5,7 +5,7 @@
 //! `PILOTHOUSE_TEST_FUZZ_SECONDS` (`just fuzz TARGET SECONDS`), by default 2 s. A failing input is minimised and
 //! printed; it becomes a file of the corpus once the bug is fixed.
 //!
-//! There is no coverage guidance, because that needs another toolchain. The corpus and the target's words replace it.
+//! There is no coverage guidance, because that needs another toolchain. The corpus and the target's dictionary replace it.
 #![allow(clippy::print_stderr, reason = "only tests run it")]
 
 use std::{
@@ -46,14 +46,14 @@ enum Mutation {
 ///
 /// # Panics
 /// If `holds` panics, with the smallest failing input; if the target has no corpus.
-pub fn fuzz(target: &str, words: &[&str], holds: impl Fn(&[u8])) {
+pub fn fuzz(target: &str, dictionary: &[&str], holds: impl Fn(&[u8])) {
     let corpus = corpus(target);
     for (path, input) in &corpus {
         eprintln!("{}", path.display());
         holds(input);
     }
     let inputs: Vec<_> = corpus.into_iter().map(|(_, input)| input).collect();
-    let strategy = inputs_like(inputs, words);
+    let strategy = inputs_like(inputs, dictionary);
     let end = Instant::now() + duration();
     let mut tried = 0_u64;
     loop {
@@ -90,15 +90,16 @@ fn corpus(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 /// Mostly mutations of the corpus, sometimes random bytes.
-fn inputs_like(corpus: Vec<Vec<u8>>, words: &[&str]) -> impl Strategy<Value = Vec<u8>> + use<> {
+fn inputs_like(corpus: Vec<Vec<u8>>, dictionary: &[&str]) -> impl Strategy<Value = Vec<u8>> + use<> {
     let others = corpus.clone();
-    let mutated =
-        (select(corpus), prop::collection::vec(mutation(words), 0..8)).prop_map(move |(input, mutations)| {
+    let mutated = (select(corpus), prop::collection::vec(mutation(dictionary), 0..8)).prop_map(
+        move |(input, mutations)| {
             let mut input =
                 mutations.into_iter().fold(input, |input, mutation| mutation.apply(input, &others));
             input.truncate(MAX_INPUT_BYTES);
             input
-        });
+        },
+    );
     prop_oneof![
         8 => mutated,
         1 => prop::collection::vec(any::<u8>(), 0..256),
@@ -106,18 +107,18 @@ fn inputs_like(corpus: Vec<Vec<u8>>, words: &[&str]) -> impl Strategy<Value = Ve
     ]
 }
 
-fn mutation(words: &[&str]) -> impl Strategy<Value = Mutation> + use<> {
-    let mut words: Vec<_> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
-    words.extend(
+fn mutation(dictionary: &[&str]) -> impl Strategy<Value = Mutation> + use<> {
+    let mut dictionary: Vec<_> = dictionary.iter().map(|token| token.as_bytes().to_vec()).collect();
+    dictionary.extend(
         [&b"\0"[..], b"\n", b"\r\n", b" ", b"\xff", b"\xef\xbb\xbf", "\u{202e}".as_bytes()]
             .map(<[u8]>::to_vec),
     );
-    words.extend(["-1", "0", "9223372036854775808", "1e400", "null", "\"", "\\u0000"].map(Vec::from));
+    dictionary.extend(["-1", "0", "9223372036854775808", "1e400", "null", "\"", "\\u0000"].map(Vec::from));
     let position = any::<Index>;
     prop_oneof![
         1 => (position(), 0..8_u8).prop_map(|(at, bit)| Mutation::Flip(at, bit)),
         1 => (position(), any::<u8>()).prop_map(|(at, byte)| Mutation::Set(at, byte)),
-        3 => (position(), select(words)).prop_map(|(at, word)| Mutation::Insert(at, word)),
+        3 => (position(), select(dictionary)).prop_map(|(at, token)| Mutation::Insert(at, token)),
         1 => (position(), 1..32_usize).prop_map(|(at, length)| Mutation::Remove(at, length)),
         1 => (position(), 1..32_usize, 1..200_usize)
             .prop_map(|(at, length, times)| Mutation::Repeat(at, length, times)),
@@ -168,7 +169,7 @@ impl Mutation {
 mod tests {
     use super::*;
 
-    /// A bug that depends on a word and on the corpus is found, and reported with a minimised input.
+    /// A bug that depends on a dictionary token and on the corpus is found, and reported with a minimised input.
     #[test]
     fn failure_is_found_and_minimised() {
         let found = std::panic::catch_unwind(|| {

@@ -231,8 +231,8 @@ mod tests {
 
     #[test]
     fn fuzz_request_bodies() {
-        let words = ["{", "[", "\"id\":1", "\"\\ud800\"", ":", ",", "}", "true", "\"a\":{\"a\":"];
-        pilothouse_fuzz::fuzz("request_bodies", &words, |input| {
+        let dictionary = ["{", "[", "\"id\":1", "\"\\ud800\"", ":", ",", "}", "true", "\"a\":{\"a\":"];
+        pilothouse_fuzz::fuzz("request_bodies", &dictionary, |input| {
             if let Err(error) = parse::<Sample>(input) {
                 assert!(!error.context.fields.is_empty(), "the error names a field");
             }

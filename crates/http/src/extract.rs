@@ -262,7 +262,7 @@ mod tests {
     /// Random header lines: an accepted cookie or token is well-formed and unique.
     #[test]
     fn fuzz_headers() {
-        let words = [
+        let dictionary = [
             "cookie: session_id=",
             "session_id=x; ",
             "authorization: Bearer ",
@@ -270,7 +270,7 @@ mod tests {
             "origin: ",
             "host: ",
         ];
-        pilothouse_fuzz::fuzz("headers", &words, |input| {
+        pilothouse_fuzz::fuzz("headers", &dictionary, |input| {
             let lines = input.split(|byte| *byte == b'\n').filter_map(|line| {
                 let (name, value) = line.split_at_checked(line.iter().position(|byte| *byte == b':')?)?;
                 let name = HeaderName::from_bytes(name.trim_ascii()).ok()?;

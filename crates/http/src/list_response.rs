@@ -148,7 +148,7 @@ impl ListResponse {
         for warning in &self.warnings {
             hash.update(warning.as_str());
             hash.update([0]);
-            hash.update(warning.about());
+            hash.update(warning.subject());
             hash.update([0]);
         }
         ETag(hash.finish())

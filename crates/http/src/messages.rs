@@ -77,7 +77,7 @@ impl Catalog {
     /// The text of a warning.
     pub(crate) fn warning(&self, warning: &Warning) -> String {
         let template = look_up(&self.warnings, warning.as_str());
-        self.fill(template, |name| (name == "about").then(|| warning.about().to_owned()))
+        self.fill(template, |name| (name == "subject").then(|| warning.subject().to_owned()))
     }
 
     /// The text for the end of a stream.

@@ -19,17 +19,17 @@ use crate::connection::ActiveRequest;
 
 /// Receives request events, for metrics. No method may block.
 pub trait Observer: Send + Sync {
-    /// A request has begun.
-    fn began(&self) {}
-    /// A request has ended.
-    fn ended(&self, _request: &RequestOutcome<'_>) {}
+    /// A request has started.
+    fn started(&self) {}
+    /// A request has finished.
+    fn finished(&self, _request: &RequestOutcome<'_>) {}
     /// A streaming response has begun, such as a followed log.
     fn stream_opened(&self) {}
     /// A streaming response has ended, by the server or the client.
     fn stream_closed(&self) {}
 }
 
-/// An ended request. No field has a value chosen by the caller, so each can be a metric label.
+/// A finished request. No field has a value chosen by the caller, so each can be a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestOutcome<'a> {
     /// The method in upper case; `other` for a method that HTTP does not define.
@@ -59,7 +59,7 @@ pub(crate) struct InFlight {
 
 impl InFlight {
     pub(crate) fn begin(observer: Arc<dyn Observer>, method: &Method) -> Self {
-        observer.began();
+        observer.started();
         Self { observer, method: method_label(method), started: Instant::now(), route: None, answer: None }
     }
 
@@ -92,7 +92,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         let Self { method, answer, .. } = *self;
-        self.observer.ended(&RequestOutcome {
+        self.observer.finished(&RequestOutcome {
             method,
             route: self.route.as_deref(),
             answer,
@@ -160,11 +160,11 @@ mod tests {
     }
 
     impl Observer for Counts {
-        fn began(&self) {
+        fn started(&self) {
             self.in_flight.fetch_add(1, Ordering::Relaxed);
         }
 
-        fn ended(&self, request: &RequestOutcome<'_>) {
+        fn finished(&self, request: &RequestOutcome<'_>) {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             self.unanswered.fetch_add(i64::from(request.answer.is_none()), Ordering::Relaxed);
         }

@@ -33,11 +33,14 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
+mod initial_events;
 mod query;
 mod reflector;
 mod store;
+mod sync_state;
 mod watch_event;
 mod watch_reader;
+mod watch_state;
 
 pub(crate) use self::query::CacheResult;
 use self::{reflector::Reflector, store::Store};
@@ -299,7 +302,7 @@ async fn evict(cache: Weak<ListCache>, connections: Arc<dyn Connections>) {
             clusters
         };
         for cluster in clusters {
-            // an error says nothing about the cluster, so the list stays
+            // an error does not prove that the cluster was removed, so the list stays
             if let Ok(None) = connections.connection(cluster).await {
                 cache.lists().retain(|(id, ..), _| *id != cluster);
             }

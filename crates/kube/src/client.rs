@@ -3,27 +3,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use pilothouse_core::{
-    Cause, Error, Result,
-    access::Permit,
-    kind::Kind,
-    name::{NamespaceScope, ObjectName},
-};
-use serde::Deserialize;
+use pilothouse_core::{Cause, Error, Result, access::Permit, kind::Kind, name::NamespaceScope};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{
     breaker::CallGroup,
-    budget::{INLINE_PARSE_BYTES, Limits, Meter, Reservation},
+    budget::{INLINE_PARSE_BYTES, Limits, Meter},
     error::Failure,
     observe::{Exchange, Observer},
     request::{Call, Limit},
     transport::{ExchangeError, Transport},
 };
+
+mod response;
+
+pub(crate) use response::ApiResponse;
+use response::{CallError, expect_success};
 
 /// Most retries of a read.
 const MAX_RETRIES: u32 = 2;
@@ -31,18 +30,6 @@ const MAX_RETRIES: u32 = 2;
 const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 /// Longest `Retry-After` of the cluster that is waited for.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// Largest error body that is read, in bytes.
-const MAX_ERROR_BODY_BYTES: usize = 64 << 10;
-
-/// The body of a 2xx response.
-pub(crate) struct ApiResponse {
-    /// The body, or its last bytes.
-    pub(crate) body: Vec<u8>,
-    /// Whether earlier bytes were dropped.
-    pub(crate) truncated: bool,
-    /// Memory reserved for the body.
-    reservation: Reservation,
-}
 
 /// Client for the calls of one request to one cluster, under one permit and one deadline.
 pub(crate) struct ClusterClient<'a> {
@@ -385,107 +372,4 @@ enum ReadBudget {
     Enforced,
     /// It does not: the write has already been applied.
     Ignored,
-}
-
-/// Why one exchange has no usable response.
-enum CallError {
-    Exchange(ExchangeError),
-    Response(Failure),
-    /// Pilothouse rejects the rest of the response.
-    Local(Error),
-}
-
-impl From<CallError> for Failure {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Exchange(exchange_error) => exchange_error.into(),
-            CallError::Response(failure) => failure,
-            CallError::Local(error) => error.into(),
-        }
-    }
-}
-
-impl From<ExchangeError> for CallError {
-    fn from(exchange_error: ExchangeError) -> Self {
-        Self::Exchange(exchange_error)
-    }
-}
-
-/// The body of a 2xx response. Of an error response a part is read; redirects and protocol upgrades are errors.
-async fn expect_success(
-    transport: &Transport,
-    call: &Call,
-    response: Response<Incoming>,
-) -> Result<Incoming, CallError> {
-    let (head, body) = response.into_parts();
-    if head.status.is_success() {
-        return Ok(body);
-    }
-    if head.status.is_client_error() || head.status.is_server_error() {
-        // an error response counts even if its body breaks off or never ends
-        let body = read_prefix(body, MAX_ERROR_BODY_BYTES).await;
-        let is_secret = |text: &str| transport.echoes_token(text);
-        return Err(CallError::Response(Failure::refused(
-            call,
-            head.status,
-            &head.headers,
-            &body,
-            is_secret,
-        )));
-    }
-    Err(ExchangeError::Lost(Cause::UnexpectedAnswer).into())
-}
-
-/// Reads a body up to its end or a failure; returns nothing if it exceeds `max_bytes`.
-async fn read_prefix(mut body: Incoming, max_bytes: usize) -> Vec<u8> {
-    let mut read = Vec::new();
-    while let Some(Ok(frame)) = body.frame().await {
-        read.extend(frame.into_data().unwrap_or_default());
-        if read.len() > max_bytes {
-            return Vec::new();
-        }
-    }
-    read
-}
-
-impl ApiResponse {
-    /// Drops all but the last `max_bytes`.
-    fn truncate_front(&mut self, max_bytes: usize) {
-        self.body.drain(..self.body.len() - max_bytes);
-        self.truncated = true;
-    }
-
-    /// Parses the body as JSON.
-    ///
-    /// # Errors
-    /// `UnexpectedAnswer` when it does not have that shape.
-    pub(crate) fn json<'de, T: Deserialize<'de>>(&'de self) -> Result<T> {
-        serde_json::from_slice(&self.body).map_err(|_| Error::new(Cause::UnexpectedAnswer))
-    }
-
-    /// Parses the object that `call` names.
-    ///
-    /// # Errors
-    /// `UnexpectedAnswer` when it is another object, or none.
-    pub(crate) fn object(&self, call: &Call) -> Result<Box<RawValue>> {
-        self.raw(call.name.as_ref()).map(ToOwned::to_owned)
-    }
-
-    fn raw(&self, name: Option<&ObjectName>) -> Result<&RawValue> {
-        let NamedObject { metadata } = self.json()?;
-        if name.is_some_and(|name| name.as_str() != metadata.name) {
-            return Err(Error::new(Cause::UnexpectedAnswer));
-        }
-        self.json()
-    }
-}
-
-#[derive(Deserialize)]
-struct NamedObject {
-    metadata: ObjectMetadata,
-}
-
-#[derive(Deserialize)]
-struct ObjectMetadata {
-    name: String,
 }

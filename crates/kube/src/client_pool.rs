@@ -135,7 +135,7 @@ impl ClientPool {
         if open.is_empty() {
             return;
         }
-        // an error says nothing about the connections, so the transports stay
+        // an error does not prove that a connection was replaced, so the transports stay
         let Ok(versions) = self.connections.versions().await else { return };
         for id in open {
             match versions.get(&id) {

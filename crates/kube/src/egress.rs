@@ -27,7 +27,7 @@ const DENIED_IPV6_NETWORKS: [Ipv6Net; 5] = [
     Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 96),
     // Teredo embeds an IPv4 address and is switched off everywhere (RFC 4380)
     Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32),
-    // local-use NAT64: only the translator knows which bits are the IPv4 address (RFC 8215, RFC 6052 2.2)
+    // local-use NAT64: the position of the IPv4 address depends on the translator (RFC 8215, RFC 6052 2.2)
     Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48),
     // AWS services: metadata, pod identity, time, DNS
     Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0), 32),
@@ -40,9 +40,9 @@ const DENIED_IPV6_NETWORKS: [Ipv6Net; 5] = [
 pub struct EgressRules {
     /// Whether a cluster may be on this machine's loopback interface: for tests and the demo.
     pub allow_loopback: bool,
-    /// The only networks that a cluster may be in; none allows any. It never allows what is denied without it.
+    /// The only networks that a cluster may be in; none allows any. It does not allow addresses that are always denied.
     pub allow_networks: Option<Networks>,
-    /// Own sockets, such as the listeners and the database: denied whatever else is allowed.
+    /// Own sockets, such as the listeners and the database: always denied.
     pub own: Vec<OwnSocket>,
 }
 

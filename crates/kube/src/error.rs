@@ -228,7 +228,7 @@ mod tests {
     /// The first two bytes are the status. The passed-on texts are sanitised, and none comes from a Secret.
     #[test]
     fn fuzz_refusals() {
-        let words = [
+        let dictionary = [
             "\"kind\":\"Status\"",
             "\"code\":409",
             "\"reason\":\"AlreadyExists\"",
@@ -246,7 +246,7 @@ mod tests {
         let calls =
             [Kind::Secret, Kind::ConfigMap].map(|kind| Call::get(kind, Some(&namespace), &name).unwrap());
         let list = Call::list(Kind::Pod, &NamespaceScope::All, &Default::default()).unwrap();
-        pilothouse_fuzz::fuzz("refusals", &words, |input| {
+        pilothouse_fuzz::fuzz("refusals", &dictionary, |input| {
             let (status, body) = input.split_at(input.len().min(2));
             let status = status.iter().fold(0, |status, byte| status * 256 + u16::from(*byte));
             let code = StatusCode::from_u16(400 + status % 200).unwrap();

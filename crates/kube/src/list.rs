@@ -144,7 +144,7 @@ async fn read_chunk<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
 /// Reads all objects of a kind in `scope` that match `selection`, and passes their projections to `on_part`, chunk by
 /// chunk. Returns the resource version from which a watch continues, empty if the server sends none. A list whose
 /// continue token has expired (410) starts over, once. If a chunk exceeds the size limit of a response, the following
-/// requests ask for fewer objects.
+/// requests have a smaller limit.
 ///
 /// # Errors
 /// As every call to a cluster; the errors of `project` and `on_part`; `TooLarge` above the client's limits;
@@ -272,7 +272,7 @@ mod tests {
     /// From the bytes of a response to rows, for every list.
     #[test]
     fn fuzz_list_chunks() {
-        let words = [
+        let dictionary = [
             "\"items\":[",
             "\"kind\":\"PodList\"",
             "\"metadata\":",
@@ -289,7 +289,7 @@ mod tests {
             "\"ownerReferences\":[",
             "\"data\":{\"a\":\"AA==\"}",
         ];
-        pilothouse_fuzz::fuzz("list_chunks", &words, |input| {
+        pilothouse_fuzz::fuzz("list_chunks", &dictionary, |input| {
             let Ok(mut chunk) = serde_json::from_slice::<Chunk<'_>>(input) else { return };
             let Ok(objects) = chunk.items() else { return };
             for object in objects.into_iter().take(4) {

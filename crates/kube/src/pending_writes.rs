@@ -20,7 +20,7 @@ const RETENTION: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub(crate) struct PendingWrites(Mutex<HashMap<Kind, ReadBarrier>>);
 
-/// What the rows of a kind must contain before they are shown.
+/// Writes that the rows of a kind must contain before they are shown.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadBarrier {
     /// The highest resource version that a write returned.
@@ -32,7 +32,8 @@ pub(crate) struct ReadBarrier {
 }
 
 impl ReadBarrier {
-    /// Whether rows of this resource version contain the writes; `is_absent` tells whether they lack an object.
+    /// Whether rows of this resource version contain the writes. `is_absent` returns whether the
+    /// rows lack an object.
     pub(crate) fn is_met(&self, version: u64, is_absent: impl Fn(Option<&str>, &str) -> bool) -> bool {
         version >= self.version
             && self

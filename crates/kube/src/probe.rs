@@ -1,5 +1,5 @@
-//! [`ClusterProbe`]: health of a cluster and permissions of its credential. Always over new connections, because the
-//! connection is what is tested. A registered cluster runs one probe at a time, within the limits of its breaker;
+//! [`ClusterProbe`]: health of a cluster and permissions of its credential. Always over new connections, because
+//! connecting is part of the test. A registered cluster runs one probe at a time, within the limits of its breaker;
 //! connection tests of unregistered clusters have their own limits.
 
 use std::{

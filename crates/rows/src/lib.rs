@@ -16,7 +16,7 @@ mod table;
 
 pub use digest::{Digest, DigestKey, Digester};
 pub use field::{Cell, Field, FieldInfo, Filter, ListRow, fields_of};
-pub use query::{ListQuery, ListScope, QueryMode, QuerySpec, Sort, number};
+pub use query::{ListQuery, ListScope, QuerySpec, Sort, number};
 pub use row::Row;
 pub use select::{Pagination, select};
 pub use table::{BuiltIndexes, Change, Source, Table};

@@ -98,122 +98,44 @@ impl QuerySpec {
     }
 }
 
-/// Mode of a query. It decides which parameters are accepted besides the list's own filters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueryMode {
-    /// A page of one list.
-    Page,
-    /// A page of all clusters: `kind` and `q`, no cluster; without a namespace, all namespaces.
-    Fleet,
-    /// A watch: `kind`, no paging and no sort order.
-    Watch,
+impl QuerySpec {
+    /// Whether `cluster_id` and `namespace` apply to lists of this scope. Every other parameter does.
+    fn has(&self, parameter: &str) -> bool {
+        match parameter {
+            "cluster_id" => self.scope != ListScope::Local,
+            "namespace" => self.scope == ListScope::Namespaced,
+            _ => true,
+        }
+    }
 }
 
 impl ListQuery {
-    /// Parses the query parameters of a list.
+    /// Parses the query parameters of a page of one list.
     ///
     /// # Errors
     /// `InvalidInput`, naming every refused parameter: unknown, duplicate, missing, out of range.
-    pub fn parse(spec: &QuerySpec, pairs: &[(String, String)], mode: QueryMode) -> Result<Self> {
-        let fields = (spec.fields)();
-        let mut query = Self { kinds: spec.kinds.to_vec(), ..Self::default() };
-        let mut refused = Vec::new();
-        let field_index = |name: &str| fields.iter().position(|field| field.name == name);
-        let sort = |text: &str| -> Result<Sort, Reason> {
-            let (name, descending) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
-            let field =
-                fields.iter().position(|field| field.sorts && field.name == name).ok_or(Reason::NotOneOf)?;
-            Ok(Sort { field, descending })
-        };
-        if !spec.default_sort.is_empty() {
-            query.sort = sort(spec.default_sort).ok();
-        }
-        let mut seen = HashSet::new();
-        for (name, value) in pairs {
-            let duplicate = !seen.insert(name);
-            let read =
-                if duplicate { Err(Reason::Duplicate) } else { Ok(()) }.and_then(|()| match name.as_str() {
-                    "kind" if mode != QueryMode::Page => Ok(()),
-                    "q" if mode == QueryMode::Fleet => match value.as_str() {
-                        "" => Err(Reason::Required),
-                        q => text(q).map(|search| query.search = Some(search.to_lowercase())),
-                    },
-                    "page" if mode != QueryMode::Watch => {
-                        number(value, 1, i64::MAX as u64).map(|page| query.page = page)
-                    }
-                    "per_page" if mode != QueryMode::Watch => {
-                        number(value, 1, 500).map(|per_page| query.per_page = per_page)
-                    }
-                    "search" if mode != QueryMode::Fleet => {
-                        text(value).map(|search| query.search = Some(search.to_lowercase()))
-                    }
-                    "sort" if mode != QueryMode::Watch => sort(value).map(|sort| query.sort = Some(sort)),
-                    "cluster_id" if spec.scope != ListScope::Local && mode != QueryMode::Fleet => {
-                        number(value, 1, i64::MAX as u64)
-                            .map(|id| query.cluster = Some(ClusterId(id.cast_signed())))
-                    }
-                    "namespace" if spec.scope == ListScope::Namespaced => {
-                        NamespaceScope::parse(value).map(|namespaces| query.namespaces = namespaces)
-                    }
-                    "name" if spec.owner_field.is_some() => ObjectName::new(value).map(|owner| {
-                        query.filters.extend(spec.owner_field.and_then(field_index).zip(Some(value.clone())));
-                        query.owner = Some(owner);
-                    }),
-                    "type" if !spec.more_kinds.is_empty() => spec
-                        .kinds
-                        .iter()
-                        .chain(spec.more_kinds)
-                        .find(|kind| kind.info().singular == value)
-                        .ok_or(Reason::NotOneOf)
-                        .map(|kind| {
-                            query.filters.extend(field_index("type").zip(Some(value.clone())));
-                            query.kinds = vec![*kind];
-                        }),
-                    name => {
-                        let is_parameter =
-                            |field: &&FieldInfo| field.filter.is_parameter() && field.name == name;
-                        match fields.iter().find(is_parameter) {
-                            None => Err(Reason::Unknown),
-                            Some(field) => match field.filter {
-                                Filter::OneOf(allowed) if !allowed.contains(&value.as_str()) => {
-                                    Err(Reason::NotOneOf)
-                                }
-                                Filter::Number => number(value, 1, i64::MAX as u64).map(drop),
-                                _ if value.is_empty() => Err(Reason::Required),
-                                Filter::Reference if !is_reference(value) => Err(Reason::Malformed),
-                                // filter values are identifiers, which are ASCII
-                                _ if !value.is_ascii() => Err(Reason::Malformed),
-                                _ => text(value).map(drop),
-                            },
-                        }
-                        .map(|()| {
-                            query.filters.extend(field_index(name).zip(Some(value.clone())));
-                        })
-                    }
-                });
-            if let Err(reason) = read {
-                refused.push(FieldError { name: name.clone(), reason });
-            }
-        }
-        let mut require = |name: &str| {
-            if !seen.iter().any(|given| *given == name) {
-                refused.push(FieldError { name: name.to_owned(), reason: Reason::Required });
-            }
-        };
-        if mode == QueryMode::Fleet {
-            require("q");
-        }
-        if spec.scope != ListScope::Local && mode != QueryMode::Fleet {
-            require("cluster_id");
-        }
-        if spec.scope == ListScope::Namespaced && mode != QueryMode::Fleet {
-            require("namespace");
-        }
-        if spec.owner_field.is_some() {
-            require("name");
-        }
-        query.search = query.search.filter(|search| !search.is_empty());
-        if refused.is_empty() { Ok(query) } else { Err(Error::fields(refused)) }
+    pub fn parse_page(spec: &QuerySpec, pairs: &[(String, String)]) -> Result<Self> {
+        let accepted = &["cluster_id", "namespace", "page", "per_page", "search", "sort"];
+        Parser::new(spec, accepted).parse(pairs, &["cluster_id", "namespace"])
+    }
+
+    /// Parses the query parameters of a search in all clusters: `kind` and `q`, no cluster; without a namespace, all
+    /// namespaces.
+    ///
+    /// # Errors
+    /// As [`ListQuery::parse_page`].
+    pub fn parse_search(spec: &QuerySpec, pairs: &[(String, String)]) -> Result<Self> {
+        let accepted = &["kind", "namespace", "page", "per_page", "q", "sort"];
+        Parser::new(spec, accepted).parse(pairs, &["q"])
+    }
+
+    /// Parses the query parameters of a watch: `kind`, no paging and no sort order.
+    ///
+    /// # Errors
+    /// As [`ListQuery::parse_page`].
+    pub fn parse_watch(spec: &QuerySpec, pairs: &[(String, String)]) -> Result<Self> {
+        let accepted = &["cluster_id", "kind", "namespace", "search"];
+        Parser::new(spec, accepted).parse(pairs, &["cluster_id", "namespace"])
     }
 
     /// Number of rows before the page.
@@ -224,6 +146,110 @@ impl ListQuery {
     /// Maximum number of rows of the page.
     pub fn limit(&self) -> usize {
         usize::try_from(self.per_page).unwrap_or(usize::MAX)
+    }
+}
+
+/// Parser of query parameters.
+struct Parser<'a> {
+    spec: &'a QuerySpec,
+    /// Parameters that are accepted besides the list's own filters.
+    accepted: &'a [&'a str],
+    fields: Vec<FieldInfo>,
+    query: ListQuery,
+}
+
+impl<'a> Parser<'a> {
+    fn new(spec: &'a QuerySpec, accepted: &'a [&'a str]) -> Self {
+        let query = ListQuery { kinds: spec.kinds.to_vec(), ..ListQuery::default() };
+        let mut parser = Self { spec, accepted, fields: (spec.fields)(), query };
+        // an empty default names no field
+        parser.query.sort = parser.sort(spec.default_sort).ok();
+        parser
+    }
+
+    /// Parses all parameters. `required` and the owner's name, if the list has owners, must be present.
+    fn parse(mut self, pairs: &[(String, String)], required: &[&str]) -> Result<ListQuery> {
+        let mut seen = HashSet::new();
+        let mut refused = Vec::new();
+        for (name, value) in pairs {
+            let read =
+                if seen.insert(name.as_str()) { self.read(name, value) } else { Err(Reason::Duplicate) };
+            if let Err(reason) = read {
+                refused.push(FieldError { name: name.clone(), reason });
+            }
+        }
+        let required = required.iter().copied().filter(|name| self.spec.has(name));
+        for name in required.chain(self.spec.owner_field.map(|_| "name")) {
+            if !seen.contains(name) {
+                refused.push(FieldError { name: name.to_owned(), reason: Reason::Required });
+            }
+        }
+        let mut query = self.query;
+        query.search = query.search.filter(|search| !search.is_empty());
+        if refused.is_empty() { Ok(query) } else { Err(Error::fields(refused)) }
+    }
+
+    /// Parses one parameter into the query.
+    fn read(&mut self, name: &str, value: &str) -> Result<(), Reason> {
+        let accepted = self.accepted.contains(&name) && self.spec.has(name);
+        match name {
+            // selects the list, and was parsed before
+            "kind" if accepted => {}
+            "q" if accepted && value.is_empty() => return Err(Reason::Required),
+            "q" | "search" if accepted => self.query.search = Some(text(value)?.to_lowercase()),
+            "page" if accepted => self.query.page = number(value, 1, i64::MAX as u64)?,
+            "per_page" if accepted => self.query.per_page = number(value, 1, 500)?,
+            "sort" if accepted => self.query.sort = Some(self.sort(value)?),
+            "cluster_id" if accepted => {
+                let id = number(value, 1, i64::MAX as u64)?;
+                self.query.cluster = Some(ClusterId(id.cast_signed()));
+            }
+            "namespace" if accepted => self.query.namespaces = NamespaceScope::parse(value)?,
+            "name" if self.spec.owner_field.is_some() => {
+                self.query.owner = Some(ObjectName::new(value)?);
+                self.filter(self.spec.owner_field, value);
+            }
+            "type" if !self.spec.more_kinds.is_empty() => {
+                let mut kinds = self.spec.kinds.iter().chain(self.spec.more_kinds);
+                let kind = kinds.find(|kind| kind.info().singular == value).ok_or(Reason::NotOneOf)?;
+                self.query.kinds = vec![*kind];
+                self.filter(Some(name), value);
+            }
+            _ => {
+                let is_parameter = |field: &&FieldInfo| field.filter.is_parameter() && field.name == name;
+                let field = self.fields.iter().find(is_parameter).ok_or(Reason::Unknown)?;
+                check_filter(field.filter, value)?;
+                self.filter(Some(name), value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Parses the value of `sort`: a field name, after `-` for descending order.
+    fn sort(&self, text: &str) -> Result<Sort, Reason> {
+        let (name, descending) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
+        let sorts = |field: &FieldInfo| field.sorts && field.name == name;
+        let field = self.fields.iter().position(sorts).ok_or(Reason::NotOneOf)?;
+        Ok(Sort { field, descending })
+    }
+
+    /// Adds a filter for the field of this name, if there is one.
+    fn filter(&mut self, field: Option<&str>, value: &str) {
+        let index = self.fields.iter().position(|info| Some(info.name) == field);
+        self.query.filters.extend(index.map(|index| (index, value.to_owned())));
+    }
+}
+
+/// Checks the value of a filter.
+fn check_filter(filter: Filter, value: &str) -> Result<(), Reason> {
+    match filter {
+        Filter::OneOf(allowed) if !allowed.contains(&value) => Err(Reason::NotOneOf),
+        Filter::Number => number(value, 1, i64::MAX as u64).map(drop),
+        _ if value.is_empty() => Err(Reason::Required),
+        Filter::Reference if !is_reference(value) => Err(Reason::Malformed),
+        // filter values are identifiers, which are ASCII
+        _ if !value.is_ascii() => Err(Reason::Malformed),
+        _ => text(value).map(drop),
     }
 }
 

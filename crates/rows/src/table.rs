@@ -225,7 +225,7 @@ impl Table {
     }
 
     /// Adds the indexes that [`Self::build_index`] built. The rows must not have changed since.
-    pub fn keep(&mut self, BuiltIndexes { names, order }: BuiltIndexes) {
+    pub fn add_indexes(&mut self, BuiltIndexes { names, order }: BuiltIndexes) {
         if names.is_some() {
             self.names = names;
         }

@@ -118,7 +118,7 @@ impl CheckpointSink for CheckpointFile {
         }
     }
 
-    fn keep(&self, lines: &[String]) -> Result<()> {
+    fn store(&self, lines: &[String]) -> Result<()> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*last, Some(Some(_))) && !self.path.exists() {
             // the next copy reads the missing file and writes all checkpoints again
@@ -180,7 +180,7 @@ pub(crate) async fn copy_checkpoints(app: App, stop: CancellationToken) {
         }
         // at shutdown, every entry is signed whatever its age
         let age = if stop.is_cancelled() { Duration::ZERO } else { Checkpoint::AGE };
-        let copied = app.audit.keep_checkpoints(age).await;
+        let copied = app.audit.update_checkpoints(age).await;
         if let Err(error) = &copied
             && !failing
         {
@@ -212,7 +212,7 @@ mod tests {
         let last = |file: &CheckpointFile| file.last().unwrap().map_or(0, |last| last.sequence);
         let file = CheckpointFile::new(path.clone());
         assert_eq!((last(&file), lines(&file).len()), (0, 0), "no file yet");
-        file.keep(&[line(1), line(7)]).unwrap();
+        file.store(&[line(1), line(7)]).unwrap();
         assert_eq!(last(&file), 7);
 
         let partial = line(9)[..40].to_owned();
@@ -221,7 +221,7 @@ mod tests {
         std::fs::write(&path, written).unwrap();
         let reopened = CheckpointFile::new(path);
         assert_eq!((last(&reopened), lines(&reopened)), (7, vec![line(1), line(7)]));
-        reopened.keep(&[line(9)]).unwrap();
+        reopened.store(&[line(9)]).unwrap();
         let three = vec![line(1), line(7), line(9)];
         assert_eq!((last(&reopened), lines(&reopened)), (9, three.clone()));
 
@@ -229,16 +229,16 @@ mod tests {
         std::fs::remove_file(&reopened.path).unwrap();
         let reopened = CheckpointFile::new(reopened.path);
         std::fs::create_dir(&reopened.path).unwrap();
-        reopened.keep(&[line(11)]).unwrap_err();
+        reopened.store(&[line(11)]).unwrap_err();
         std::fs::remove_dir(&reopened.path).unwrap();
         std::fs::write(&reopened.path, [three, vec![line(11), String::new()]].concat().join("\n")).unwrap();
         assert_eq!(last(&reopened), 11);
 
         // the file is removed while the server runs: one error, then all checkpoints are written again
         std::fs::remove_file(&reopened.path).unwrap();
-        reopened.keep(&[line(13)]).unwrap_err();
+        reopened.store(&[line(13)]).unwrap_err();
         assert_eq!(last(&reopened), 0);
-        reopened.keep(&[line(1), line(13)]).unwrap();
+        reopened.store(&[line(1), line(13)]).unwrap();
         assert_eq!(lines(&reopened), [line(1), line(13)]);
         std::fs::remove_dir_all(folder).unwrap();
     }

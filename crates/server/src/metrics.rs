@@ -146,11 +146,11 @@ fn retain_clusters<B: MetricVecBuilder>(family: &MetricVec<B>, present: &BTreeSe
 }
 
 impl pilothouse_http::Observer for Metrics {
-    fn began(&self) {
+    fn started(&self) {
         self.in_flight.inc();
     }
 
-    fn ended(&self, request: &RequestOutcome<'_>) {
+    fn finished(&self, request: &RequestOutcome<'_>) {
         self.in_flight.dec();
         let (status, code) = request.answer.unwrap_or_default();
         let route = request.route.unwrap_or_default();

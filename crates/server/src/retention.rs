@@ -117,7 +117,7 @@ const MAX_NAMES_PER_PART: u32 = 100;
 
 #[async_trait]
 impl Archive for ArchiveDir {
-    async fn keep(&self, part: &Part, export: Export) -> Result<()> {
+    async fn store(&self, part: &Part, export: Export) -> Result<()> {
         let (first, last) = (part.first, part.checkpoint.sequence);
         for n in 1..=MAX_NAMES_PER_PART {
             let name = match n {
@@ -150,7 +150,7 @@ impl Archive for ArchiveDir {
 async fn contains_part(path: PathBuf, part: Part) -> Result<bool, Fatal> {
     let verify = move || {
         for key in &part.keys {
-            if part.is_held_by(&verify_export_file(&path, *key)?) {
+            if part.matches(&verify_export_file(&path, *key)?) {
                 return Ok(true);
             }
         }
@@ -218,7 +218,7 @@ mod tests {
                 fake.store.record(&operation, &outcome).await.unwrap();
                 fake.runtime.clock.advance(Checkpoint::AGE);
             }
-            app.audit.keep_checkpoints(Checkpoint::AGE).await.unwrap();
+            app.audit.update_checkpoints(Checkpoint::AGE).await.unwrap();
             Self { fake, app, coordinator, begin }
         }
 

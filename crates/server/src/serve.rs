@@ -91,7 +91,7 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     signals.wait().await;
     tracing::info!("stopping: finishing running requests");
     stop.cancel();
-    composed.app.pods.end_streams();
+    composed.app.streams.close();
     let stopping = std::time::Instant::now();
     join_all(handles.iter().map(|handle| handle.stop(true))).await;
     if !composed.spawner.finish(SHUTDOWN_TIMEOUT.saturating_sub(stopping.elapsed())).await {

@@ -3,24 +3,17 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use diesel::{
-    AsChangeset, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable, Selectable,
-    SelectableHelper as _,
-};
+use diesel::{ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, SelectableHelper as _};
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     clock::{Rng, uuid_v7},
-    cluster::{
-        Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, Health, ProbeResult,
-    },
-    connection::{ApiServer, AuthType, Connection, StoredConnection},
+    cluster::{Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, ProbeResult},
+    connection::{ApiServer, Connection, StoredConnection},
     ids::ClusterId,
-    seal::{SealedFor, Sealer},
 };
-use uuid::Uuid;
 
 use crate::{
     Store,
@@ -31,112 +24,14 @@ use crate::{
     schema::{At, clusters},
 };
 
+mod columns;
 mod secret;
+
+use columns::{ClusterChangeset, ConnectionColumns, ProbeChangeset, Row, sealed_for};
 
 /// Maximum delay of `last_connected_at` behind the last successful probe, so that a probe without changes writes
 /// nothing.
 const LAST_CONNECTED_PRECISION: Duration = Duration::from_secs(10);
-
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = clusters)]
-struct Row {
-    id: i64,
-    name: String,
-    api_server: String,
-    auth_type: String,
-    status: String,
-    status_reason: Option<String>,
-    node_count: Option<i64>,
-    pod_count: Option<i64>,
-    namespace_count: Option<i64>,
-    version: Option<String>,
-    description: String,
-    labels: String,
-    created_at: At,
-    updated_at: At,
-    last_connected_at: Option<At>,
-}
-
-impl TryFrom<Row> for Cluster {
-    type Error = Error;
-
-    fn try_from(row: Row) -> Result<Self> {
-        let auth_type =
-            [AuthType::Token, AuthType::Kubeconfig].into_iter().find(|one| one.as_str() == row.auth_type);
-        let status = [Health::Online, Health::Offline, Health::Unknown]
-            .into_iter()
-            .find(|one| one.as_str() == row.status);
-        Ok(Self {
-            id: ClusterId(row.id),
-            name: ClusterName::new(&row.name).map_err(|_| corrupt("clusters.name"))?,
-            api_server: row.api_server,
-            auth_type: auth_type.ok_or_else(|| corrupt("clusters.auth_type"))?,
-            status: status.ok_or_else(|| corrupt("clusters.status"))?,
-            status_reason: row.status_reason,
-            node_count: row.node_count,
-            pod_count: row.pod_count,
-            namespace_count: row.namespace_count,
-            version: row.version,
-            description: row.description,
-            labels: serde_json::from_str(&row.labels).map_err(|_| corrupt("clusters.labels"))?,
-            created_at: row.created_at.0,
-            updated_at: row.updated_at.0,
-            last_connected_at: row.last_connected_at.map(|at| at.0),
-        })
-    }
-}
-
-/// Columns that a probe sets. A failed probe keeps version and counts.
-#[derive(AsChangeset)]
-#[diesel(table_name = clusters)]
-struct ProbeChangeset {
-    status: &'static str,
-    status_reason: Option<Option<&'static str>>,
-    version: Option<Option<String>>,
-    node_count: Option<Option<i64>>,
-    pod_count: Option<Option<i64>>,
-    namespace_count: Option<Option<i64>>,
-    last_connected_at: Option<Option<At>>,
-}
-
-impl ProbeChangeset {
-    /// The changes for a probe result. `None`: the connection was stored without a test, so version, counts and time
-    /// are cleared.
-    fn of(probe_result: Option<ProbeResult>) -> Self {
-        let mut changeset = Self {
-            status: Health::Offline.as_str(),
-            status_reason: Some(None),
-            version: None,
-            node_count: None,
-            pod_count: None,
-            namespace_count: None,
-            last_connected_at: None,
-        };
-        match probe_result.map(|probe_result| (probe_result.at, probe_result.result)) {
-            None => Self {
-                version: Some(None),
-                node_count: Some(None),
-                pod_count: Some(None),
-                namespace_count: Some(None),
-                last_connected_at: Some(None),
-                ..changeset
-            },
-            Some((_, Err(cause))) => {
-                changeset.status_reason = Some(Some(cause.as_str()));
-                changeset
-            }
-            Some((at, Ok(report))) => Self {
-                status: Health::Online.as_str(),
-                version: Some(Some(report.version)),
-                node_count: Some(report.nodes.map(|nodes| nodes.total)),
-                pod_count: Some(report.pods),
-                namespace_count: Some(report.namespaces),
-                last_connected_at: Some(Some(At(at))),
-                ..changeset
-            },
-        }
-    }
-}
 
 /// Returns the version of a connection stored at `at`: Unix milliseconds, then 22 random bits, and greater than the
 /// version `before`. A counter would repeat a version after a failover that lost the last commits, and the server
@@ -146,53 +41,6 @@ fn connection_version(at: Timestamp, rng: &dyn Rng, before: Option<i64>) -> i64 
     rng.fill(&mut random);
     let version = at.as_millisecond() << 22 | i64::from(u32::from_ne_bytes(random) >> 10);
     before.map_or(version, |before| version.max(before + 1))
-}
-
-/// Columns of a connection, with the credential sealed.
-#[derive(AsChangeset, diesel::Insertable)]
-#[diesel(table_name = clusters, treat_none_as_null = true)]
-struct ConnectionColumns {
-    auth_type: &'static str,
-    api_server: String,
-    ca: Option<String>,
-    tls_server_name: Option<String>,
-    insecure_skip_tls_verify: bool,
-    credential: Vec<u8>,
-    connection_version: i64,
-}
-
-impl ConnectionColumns {
-    fn of(
-        sealer: &dyn Sealer,
-        row: Uuid,
-        version: i64,
-        (auth_type, connection): (AuthType, Connection),
-    ) -> Result<Self> {
-        Ok(Self {
-            auth_type: auth_type.as_str(),
-            credential: secret::seal(sealer, &sealed_for(row), &connection.credential)?,
-            api_server: connection.server.into(),
-            ca: connection.ca,
-            tls_server_name: connection.tls_server_name,
-            insecure_skip_tls_verify: connection.insecure_skip_tls_verify,
-            connection_version: version,
-        })
-    }
-}
-
-/// Columns that an update sets, without the connection.
-#[derive(AsChangeset)]
-#[diesel(table_name = clusters)]
-struct ClusterChangeset {
-    name: Option<String>,
-    name_key: Option<String>,
-    description: Option<String>,
-    labels: Option<String>,
-    updated_at: At,
-}
-
-fn sealed_for(row: Uuid) -> SealedFor {
-    SealedFor { row, field: "clusters.credential" }
 }
 
 fn labels_json(labels: &BTreeMap<String, String>) -> Result<String> {

@@ -79,7 +79,7 @@ async fn filled_store(db: &TestDatabase, count: usize) -> (Store, App) {
     work(db, &store, &ports, 1).await;
     work(db, &store, &ports, count - 1).await;
     db.clock.advance(Checkpoint::AGE);
-    app.audit.keep_checkpoints(Checkpoint::AGE).await.unwrap();
+    app.audit.update_checkpoints(Checkpoint::AGE).await.unwrap();
     (store, app)
 }
 
@@ -183,14 +183,14 @@ async fn forge(db: &TestDatabase, store: &Store, forgery: Forgery) {
                  status, details, duration_ms, created_at, finished_at) VALUES ('{id}', 'x', 'rekey', 'master_key', '', \
                  'cli:ann', 'success', '{params}', 0, {at}, {at})"
             ));
-            let handover = KeyRotation {
+            let rotation = KeyRotation {
                 next: FakeKeyring::signer(FINGERPRINT).public_key(),
                 ..KeyRotation::sign(&attacker, &trail, head, ATTACKER_KEY)
             };
             statements.push(format!(
                 "INSERT INTO audit_handovers (seq, line) VALUES ({}, '{}')",
                 head.sequence,
-                handover.line().unwrap()
+                rotation.line().unwrap()
             ));
         }
     }
@@ -210,9 +210,9 @@ async fn assert_not_signed(db: &TestDatabase, store: &Store, app: &App, what: &s
     for _ in 0..3 {
         db.clock.advance(Checkpoint::AGE * 2);
         work(db, store, &ports, 2).await;
-        app.audit.keep_checkpoints(Checkpoint::AGE).await.unwrap_err();
+        app.audit.update_checkpoints(Checkpoint::AGE).await.unwrap_err();
     }
-    app.audit.keep_checkpoints(Duration::ZERO).await.unwrap_err();
+    app.audit.update_checkpoints(Duration::ZERO).await.unwrap_err();
     let after = store.checkpoints(0, 1_000).await.unwrap();
     assert_eq!(after.len(), before, "{what}: something was signed");
     let signer = FakeKeyring::signer(FINGERPRINT);
@@ -293,7 +293,7 @@ async fn truncated_trail_is_not_signed() {
         let app = app(&db, &restored);
         let newest = restored.checkpoints(0, 1_000).await.unwrap().pop().unwrap().sequence;
         assert!(newest <= 30);
-        app.audit.keep_checkpoints(Duration::ZERO).await.unwrap();
+        app.audit.update_checkpoints(Duration::ZERO).await.unwrap();
         assert!(restored.is_audit_signed());
         let (_, head) = restored.head().await.unwrap();
         assert_eq!(db.checkpoint_sink.last().unwrap().unwrap().sequence, head.sequence);
@@ -335,7 +335,7 @@ async fn unreadable_checkpoint_file_prevents_signing() {
             Err(Error::internal("permission denied"))
         }
 
-        fn keep(&self, _: &[String]) -> Result<()> {
+        fn store(&self, _: &[String]) -> Result<()> {
             Err(Error::internal("permission denied"))
         }
     }

@@ -56,7 +56,7 @@ pub enum Error {
         last: String,
     },
     /// The API server responded with an error status.
-    #[error("{method} {path} was answered {code}: {message}")]
+    #[error("{method} {path} returned {code}: {message}")]
     Status {
         /// The HTTP method.
         method: String,

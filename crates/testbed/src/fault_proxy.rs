@@ -34,9 +34,9 @@ pub enum Fault {
     None,
     /// Received bytes are held back, on existing and new connections, until the fault changes: a network that drops
     /// packets.
-    Swallow,
+    Blackhole,
     /// Connections are closed, and new ones immediately.
-    Cut,
+    Reset,
     /// Bytes to the API server are delayed by `delay` ± `spread`.
     Slow {
         /// The mean delay.
@@ -45,7 +45,7 @@ pub enum Fault {
         spread: Duration,
     },
     /// Throughput limit in bytes per second, for each direction of each connection.
-    Narrow(u32),
+    Throttle(u32),
     /// Every request gets a response with this HTTP status and a `Status` object; the API server does not receive it.
     Answer(u16),
 }
@@ -129,7 +129,7 @@ impl ProxiedConnection {
     async fn run(mut self, client: TcpStream) {
         let Some(fault) = next_fault(&mut self.faults).await else { return };
         match fault {
-            Fault::Cut => return,
+            Fault::Reset => return,
             Fault::Answer(status) => {
                 let response = async {
                     if let Ok(stream) = self.acceptor.accept(client).await {
@@ -140,7 +140,7 @@ impl ProxiedConnection {
                 tokio::select! { () = response => {}, () = end => {} }
                 return;
             }
-            Fault::None | Fault::Swallow | Fault::Slow { .. } | Fault::Narrow(_) => {}
+            Fault::None | Fault::Blackhole | Fault::Slow { .. } | Fault::Throttle(_) => {}
         }
         let Ok(server) = TcpStream::connect(self.upstream).await else { return };
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
@@ -148,7 +148,7 @@ impl ProxiedConnection {
         let (from_server, to_server) = server.into_split();
         let upload = pump(from_client, to_server, self.faults.clone(), true);
         let download = pump(from_server, to_client, self.faults.clone(), false);
-        let closes = |fault| matches!(fault, Fault::Cut | Fault::Answer(_));
+        let closes = |fault| matches!(fault, Fault::Reset | Fault::Answer(_));
         tokio::select! {
             _ = async { tokio::join!(upload, download) } => {}
             () = until(self.faults.clone(), closes) => {}
@@ -156,9 +156,9 @@ impl ProxiedConnection {
     }
 }
 
-/// Waits while the fault is `Swallow` and returns the next one; `None` when the proxy was dropped.
+/// Waits while the fault is `Blackhole` and returns the next one; `None` when the proxy was dropped.
 async fn next_fault(faults: &mut watch::Receiver<Fault>) -> Option<Fault> {
-    let fault = faults.wait_for(|fault| *fault != Fault::Swallow).await;
+    let fault = faults.wait_for(|fault| *fault != Fault::Blackhole).await;
     fault.ok().map(|fault| *fault)
 }
 
@@ -183,7 +183,7 @@ async fn pump(
                 let more = 2 * spread * (n.wrapping_mul(37) % 101) / 100;
                 sleep((delay + more).saturating_sub(spread)).await;
             }
-            Fault::Narrow(bytes) => {
+            Fault::Throttle(bytes) => {
                 sleep(Duration::from_secs(1) * count.try_into().unwrap_or(u32::MAX) / bytes.max(1)).await
             }
             _ => {}

@@ -11,7 +11,7 @@ use crate::error::{Result, io};
 
 /// Script of the reaper process. It waits until its standard input closes, which the kernel does however the owner
 /// ends, and then removes the folder. First it kills processes that write a log there: a stopped process does not
-/// notice that its own input closed, and the programs of KUBEBUILDER_ASSETS do not watch theirs. A node (see
+/// read its input, and the programs of KUBEBUILDER_ASSETS do not watch their input. A node (see
 /// node-up.sh) shuts itself down, and the reaper waits for it.
 const REAPER: &str = r#"
 cat > /dev/null

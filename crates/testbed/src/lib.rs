@@ -28,14 +28,14 @@ mod component;
 mod control_plane;
 mod error;
 mod fault_proxy;
+mod faulty_server;
 mod folder;
 mod kubeconfig;
-mod lying;
 mod node;
+mod pilothouse_server;
 mod ports;
 mod postgres;
 mod processes;
-mod shipped;
 mod tracing;
 pub mod workloads;
 
@@ -57,12 +57,12 @@ pub use self::{
     control_plane::ControlPlane,
     error::{Error, Result},
     fault_proxy::{Fault, FaultProxy},
+    faulty_server::{FaultyServer, ResponseFault, read_plainly},
     folder::Folder,
     kubeconfig::read_kubeconfig,
-    lying::{Lie, LyingServer, read_plainly},
     node::{Node, NodeProgram},
+    pilothouse_server::PilothouseServer,
     postgres::{Postgres, PostgresBuilder},
-    shipped::Shipped,
     tracing::can_trace_or_skip,
 };
 

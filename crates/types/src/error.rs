@@ -110,7 +110,7 @@ impl Source {
 
 /// Declares [`Cause`] as one table: variant, value in `context.cause`, code, source.
 macro_rules! causes {
-    ($($(#[$doc:meta])* $variant:ident = $word:literal, $code:ident, $source:ident;)*) => {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $code:ident, $source:ident;)*) => {
         /// Cause of an error, more specific than [`Code`]. The list is closed: every cause has a message in every
         /// language.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,7 +122,7 @@ macro_rules! causes {
 
             /// The value in `context.cause` and the key of the messages; never translated.
             pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)* }
+                match self { $(Self::$variant => $name,)* }
             }
 
             /// The public code.
@@ -491,8 +491,8 @@ impl fmt::Display for Error {
             write!(f, " {}={}", field.name.escape_debug(), field.reason)?;
         }
         let Context { verb, resource, namespace, pod, name, .. } = &*self.context;
-        for word in [verb, resource, namespace, pod, name].into_iter().flatten() {
-            write!(f, " {}", word.escape_debug())?;
+        for value in [verb, resource, namespace, pod, name].into_iter().flatten() {
+            write!(f, " {}", value.escape_debug())?;
         }
         match &self.context.message {
             Some(message) => write!(f, ": {message}"),

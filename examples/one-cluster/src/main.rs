@@ -93,7 +93,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
         ("namespace".to_owned(), namespace.to_string()),
         ("sort".to_owned(), "name".to_owned()),
     ];
-    let query = List::Workloads.parse_query(&query)?;
+    let query = List::Workloads.parse_page(&query)?;
     for row in pilothouse.lists.page(&caller, cluster.id, List::Workloads, &query).await?.rows {
         let fields: serde_json::Value = row.parse()?;
         println!("{} {}: {} wanted, {}", fields["type"], row.name(), fields["replicas"], fields["status"]);
@@ -101,7 +101,7 @@ async fn main() -> Result<(), Box<dyn StdError>> {
 
     let changed = pilothouse.workloads.scale(&caller, cluster.id, &deployment, replicas).await;
     match &changed {
-        Ok(changed) => println!("{} now wants {}", changed.value.name, replicas.get()),
+        Ok(changed) => println!("{} scaled to {}", changed.value.name, replicas.get()),
         Err(refused) => println!("not scaled: {refused}"),
     }
 

@@ -33,7 +33,7 @@ async fn example_lists_scales_and_records() {
     assert_eq!(*cluster, format!("cluster mine {version}"));
     assert_eq!(*db, r#""statefulset" db: 1 wanted, "progressing""#);
     assert_eq!(*web, r#""deployment" web: 2 wanted, "progressing""#);
-    assert_eq!(*scaled, "web now wants 5");
+    assert_eq!(*scaled, "web scaled to 5");
     assert!(create.ends_with(" cli:example: create mine, success"), "{create}");
     let (id, rest) = scale.split_once(' ').unwrap();
     assert_eq!(rest, "cli:example: scale web, success");

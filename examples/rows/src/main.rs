@@ -7,7 +7,7 @@
 use std::env;
 
 use pilothouse_rows::{
-    Cell, Change, Field, Filter, ListQuery, ListRow, QueryMode, QuerySpec, Row, Table, fields_of,
+    Cell, Change, Field, Filter, ListQuery, ListRow, QuerySpec, Row, Table, fields_of,
 };
 use pilothouse_types::{Error, Result};
 use serde::Serialize;
@@ -47,7 +47,7 @@ fn put(table: &mut Table, disk: &Disk) -> Result<Vec<Change>> {
 fn print_page(table: &mut Table, query: &ListQuery) -> Result<()> {
     // an index is built at the first use of its sort order, and then kept up to date
     let indexes = table.build_index(query);
-    table.keep(indexes);
+    table.add_indexes(indexes);
     let (rows, position) =
         table.page(query).ok_or_else(|| Error::internal("an index of the query is missing"))?;
     for row in &rows {
@@ -64,7 +64,7 @@ fn main() -> Result<()> {
     };
     let parameters: Vec<_> = env::args().skip(1).map(parameter).collect();
     let spec = QuerySpec::local(fields_of::<Disk>, "");
-    let query = ListQuery::parse(&spec, &parameters, QueryMode::Page)?;
+    let query = ListQuery::parse_page(&spec, &parameters)?;
 
     let mut table = Table::new(&fields_of::<Disk>());
     for disk in [

@@ -28,23 +28,23 @@ const SLOW: Fault = Fault::Slow { delay: Duration::from_millis(800), spread: Dur
 
 const FAULT_CASES: [FaultCase; 6] = [
     FaultCase {
-        name: "silent",
-        fault: Fault::Swallow,
+        name: "blackholed",
+        fault: Fault::Blackhole,
         reads: &["TIMEOUT_ERROR", "CONNECTION_ERROR"],
         changes: &["TIMEOUT_ERROR", "CONNECTION_ERROR"],
         trail_statuses: &["failed", "unknown"],
     },
     FaultCase {
-        name: "cut",
-        fault: Fault::Cut,
+        name: "reset",
+        fault: Fault::Reset,
         reads: &["CONNECTION_ERROR"],
         changes: &["CONNECTION_ERROR"],
         trail_statuses: &["failed", "unknown"],
     },
     FaultCase { name: "slow", fault: SLOW, reads: &[""], changes: &[""], trail_statuses: &["success"] },
     FaultCase {
-        name: "narrow",
-        fault: Fault::Narrow(20_000),
+        name: "throttled",
+        fault: Fault::Throttle(20_000),
         reads: &[""],
         changes: &[""],
         trail_statuses: &["success"],
@@ -174,10 +174,10 @@ async fn cached_list_is_served_during_faults_and_marked_stale() {
     let server = Install::new().start().await;
     let admin = server.admin().await;
     let faults = [
-        ("cut", Fault::Cut, true),
+        ("reset", Fault::Reset, true),
         ("failing", Fault::Answer(500), true),
         ("limiting", Fault::Answer(429), true),
-        ("silent", Fault::Swallow, true),
+        ("blackholed", Fault::Blackhole, true),
         ("slow", SLOW, false),
     ];
     let (plane, admin) = (&plane, &admin);

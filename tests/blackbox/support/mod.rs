@@ -7,6 +7,7 @@ mod echo;
 mod install;
 mod plain;
 mod random;
+mod server;
 
 use std::time::Duration;
 
@@ -20,9 +21,10 @@ pub(crate) use self::{
         shared_control_plane, strings,
     },
     echo::{ECHO_STATUSES, EchoServer},
-    install::{Install, PASSWORD, Server, mode, postgres},
+    install::{Install, PASSWORD, mode, postgres},
     plain::StubApiServer,
     random::{Random, env_number},
+    server::Server,
 };
 
 /// Timeout of [`eventually`]: asynchronous effects such as the start of many pods, on a machine under load.

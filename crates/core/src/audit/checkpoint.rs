@@ -164,7 +164,7 @@ pub trait CheckpointSink: Send + Sync {
     ///
     /// # Errors
     /// `Internal` when they cannot be written.
-    fn keep(&self, lines: &[String]) -> Result<()>;
+    fn store(&self, lines: &[String]) -> Result<()>;
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ pub struct Part {
 impl Part {
     /// Whether an export that was verified with one of the keys contains exactly this part. The hash of the last entry
     /// identifies the content: another history has another hash.
-    pub fn is_held_by(&self, verdict: &Verdict) -> bool {
+    pub fn matches(&self, verdict: &Verdict) -> bool {
         verdict.valid
             && verdict.trail == self.checkpoint.trail
             && verdict.head == self.checkpoint.head()
@@ -141,11 +141,11 @@ impl Part {
 #[async_trait]
 pub trait Archive: Send + Sync {
     /// Stores an export of this part. When it returns, the export is durable, was read back, and contains the part
-    /// ([`Part::is_held_by`]).
+    /// ([`Part::matches`]).
     ///
     /// # Errors
     /// When any of these does not hold.
-    async fn keep(&self, part: &Part, export: Export) -> Result<()>;
+    async fn store(&self, part: &Part, export: Export) -> Result<()>;
 }
 
 /// Where entries are retained before they are removed: in an archive, at a receiver, or both.
@@ -187,7 +187,7 @@ impl Audit {
             if let Retained::Archived(archive) | Retained::ArchivedAndDelivered(archive, _) = retained {
                 let keys = keys.all().copied().collect();
                 let part = Part { first: trail_start + 1, checkpoint: checkpoint.clone(), keys };
-                archive.keep(&part, export).await?;
+                archive.store(&part, export).await?;
             }
             let beginning = TrailStart::after(&checkpoint, &*self.ports.signer, self.clock.now());
             let access = TrailStart::access(trail_start + 1, checkpoint.sequence);

@@ -12,7 +12,7 @@ use crate::{
     ids::{ClusterId, OperationId, UserId},
     operation::{Operation, Outcome, Status},
     role::Role,
-    rows::{Cell, Field, Filter, ListQuery, ListRow, Pagination, QueryMode, QuerySpec, fields_of, number},
+    rows::{Cell, Field, Filter, ListQuery, ListRow, Pagination, QuerySpec, fields_of, number},
 };
 
 /// Query of the operations list.
@@ -40,7 +40,7 @@ impl OperationQuery {
         let (own, rest): (Vec<_>, Vec<_>) = pairs.iter().cloned().partition(|(name, _)| own(name));
         let mut refused = Vec::new();
         let spec = QuerySpec::local(fields_of::<OperationRow>, OperationRow::DEFAULT_SORT);
-        let list = ListQuery::parse(&spec, &rest, QueryMode::Page).unwrap_or_else(|error| {
+        let list = ListQuery::parse_page(&spec, &rest).unwrap_or_else(|error| {
             refused.extend(error.context.fields);
             ListQuery::default()
         });

@@ -162,7 +162,7 @@ impl Audit {
     /// # Errors
     /// `AuditUnavailable`, `StoreUnavailable`; `Internal` when the sink cannot be written, or when a checkpoint in the
     /// database is not signed by a key of this trail: then neither it nor a later one is copied.
-    pub async fn keep_checkpoints(&self, age: Duration) -> Result<()> {
+    pub async fn update_checkpoints(&self, age: Duration) -> Result<()> {
         self.ports.maintenance.checkpoint(age).await?;
         while self.publish_checkpoints().await? {}
         Ok(())
@@ -171,7 +171,7 @@ impl Audit {
     /// Copies one batch of new checkpoints to the checkpoint sink. Returns whether there may be more.
     ///
     /// # Errors
-    /// As [`Audit::keep_checkpoints`].
+    /// As [`Audit::update_checkpoints`].
     pub async fn publish_checkpoints(&self) -> Result<bool> {
         let AuditPorts { reader, signer, checkpoint_sink, .. } = &self.ports;
         let last = checkpoint_sink.last()?.map_or(0, |last| last.sequence);
@@ -189,7 +189,7 @@ impl Audit {
             let at = forged.sequence;
             return Err(Error::internal(format!("the checkpoint of audit entry {at} was changed")));
         }
-        checkpoint_sink.keep(&new.into_iter().map(|stored| stored.line).collect::<Vec<_>>())?;
+        checkpoint_sink.store(&new.into_iter().map(|stored| stored.line).collect::<Vec<_>>())?;
         Ok(true)
     }
 

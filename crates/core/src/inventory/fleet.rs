@@ -6,9 +6,9 @@
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BTreeMap, BinaryHeap},
     future::ready,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -27,6 +27,7 @@ use crate::{
     error::{Error, FieldError, Reason, Result},
     gate::{ClusterPermits, Gate},
     ids::ClusterId,
+    limiter::Limiter,
     name::NamespaceScope,
     rows::{ListQuery, ListScope, Pagination, Row, Sort},
 };
@@ -148,13 +149,8 @@ pub struct Fleet {
     gate: Gate,
     inventory: Arc<dyn Inventory>,
     spawner: Arc<dyn Spawner>,
-    in_flight: Arc<Mutex<HashMap<ClusterId, usize>>>,
-}
-
-/// Guard of a running query. Dropping it decrements the cluster's count.
-struct InFlight {
-    in_flight: Arc<Mutex<HashMap<ClusterId, usize>>>,
-    cluster: ClusterId,
+    /// Running queries.
+    in_flight: Limiter<ClusterId>,
 }
 
 type FleetQuery<T> = (ClusterId, BoxFuture<'static, Result<T>>);
@@ -162,7 +158,7 @@ type FleetQuery<T> = (ClusterId, BoxFuture<'static, Result<T>>);
 impl Fleet {
     /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`].
     pub fn new(gate: Gate, inventory: Arc<dyn Inventory>, spawner: Arc<dyn Spawner>) -> Self {
-        Self { gate, inventory, spawner, in_flight: Arc::default() }
+        Self { gate, inventory, spawner, in_flight: Limiter::new(MAX_IN_FLIGHT, usize::MAX) }
     }
 
     /// Returns a page of the rows of `list` in all clusters, in the order of the query; ties by namespace, name, then
@@ -270,10 +266,10 @@ impl Fleet {
     async fn run_all<T: Send + 'static>(&self, requests: Vec<FleetQuery<T>>) -> Vec<Option<Result<T>>> {
         let mut responses: Vec<_> = requests.iter().map(|_| None).collect();
         let running = requests.into_iter().enumerate().filter_map(|(index, (cluster, request))| {
-            let guard = self.enter(cluster)?;
+            let slot = self.in_flight.acquire(cluster)?;
             let task = async move {
                 let response = request.await;
-                drop(guard);
+                drop(slot);
                 (index, response)
             };
             Some(task.boxed())
@@ -290,28 +286,6 @@ impl Fleet {
         // reads that have begun finish in the background and serve the next request
         self.spawner.spawn(running.for_each(|_| ready(())).boxed());
         responses
-    }
-
-    fn enter(&self, cluster: ClusterId) -> Option<InFlight> {
-        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = in_flight.entry(cluster).or_default();
-        if *count >= MAX_IN_FLIGHT {
-            return None;
-        }
-        *count += 1;
-        Some(InFlight { in_flight: self.in_flight.clone(), cluster })
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = in_flight.get_mut(&self.cluster) {
-            *count -= 1;
-            if *count == 0 {
-                in_flight.remove(&self.cluster);
-            }
-        }
     }
 }
 

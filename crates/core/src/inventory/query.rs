@@ -4,7 +4,7 @@ use super::{List, ListInfo, countable_lists, searchable_lists};
 use crate::{
     error::{Error, FieldError, Reason, Result},
     ids::ClusterId,
-    rows::{ListQuery, QueryMode, QuerySpec},
+    rows::{ListQuery, QuerySpec},
 };
 
 /// Returns the list whose key is the value of `kind`.
@@ -28,26 +28,26 @@ impl List {
     ///
     /// # Errors
     /// `InvalidInput`, naming every refused parameter: unknown, duplicate, missing, out of range.
-    pub fn parse_query(self, pairs: &[(String, String)]) -> Result<ListQuery> {
-        ListQuery::parse(&self.info().query_spec(), pairs, QueryMode::Page)
+    pub fn parse_page(self, pairs: &[(String, String)]) -> Result<ListQuery> {
+        ListQuery::parse_page(&self.info().query_spec(), pairs)
     }
 
-    /// Parses the query parameters of a fleet search. Also returns the list, one of [`searchable_lists`].
+    /// Parses the query parameters of a search in all clusters. Also returns the list, one of [`searchable_lists`].
     ///
     /// # Errors
-    /// As [`List::parse_query`].
-    pub fn parse_fleet(pairs: &[(String, String)]) -> Result<(Self, ListQuery)> {
+    /// As [`List::parse_page`].
+    pub fn parse_search(pairs: &[(String, String)]) -> Result<(Self, ListQuery)> {
         let list = of_kind(pairs, searchable_lists())?;
-        Ok((list, ListQuery::parse(&list.info().query_spec(), pairs, QueryMode::Fleet)?))
+        Ok((list, ListQuery::parse_search(&list.info().query_spec(), pairs)?))
     }
 
     /// Parses the query parameters of a watch. Also returns the list, one of [`searchable_lists`], and the cluster.
     ///
     /// # Errors
-    /// As [`List::parse_query`].
+    /// As [`List::parse_page`].
     pub fn parse_watch(pairs: &[(String, String)]) -> Result<(Self, ClusterId, ListQuery)> {
         let list = of_kind(pairs, searchable_lists())?;
-        let query = ListQuery::parse(&list.info().query_spec(), pairs, QueryMode::Watch)?;
+        let query = ListQuery::parse_watch(&list.info().query_spec(), pairs)?;
         let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
         Ok((list, cluster, query))
     }

@@ -9,7 +9,7 @@ fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 fn refused(list: List, given: &[(&str, &str)]) -> Vec<(String, &'static str)> {
-    let error = list.parse_query(&pairs(given)).expect_err("the query is refused");
+    let error = list.parse_page(&pairs(given)).expect_err("the query is refused");
     error.context.fields.into_iter().map(|field| (field.name, field.reason.as_str())).collect()
 }
 
@@ -39,7 +39,7 @@ fn refused_query_parameters_are_named_with_a_reason() {
     let with = |more: &[(&'static str, &'static str)]| -> Vec<(&'static str, &'static str)> {
         [&pods[..], more].concat()
     };
-    assert!(List::Pods.parse_query(&pairs(&pods)).is_ok());
+    assert!(List::Pods.parse_page(&pairs(&pods)).is_ok());
     type Pairs = &'static [(&'static str, &'static str)];
     let cases: &[(Pairs, Pairs)] = &[
         (&[], &[("cluster_id", "required"), ("namespace", "required")]),
@@ -96,7 +96,7 @@ fn list_with_owner_requires_the_owner_name() {
         assert_eq!(refused(List::Endpoints, &given), [("name".to_owned(), reason)], "{name:?}");
     }
     let named = [&service[..], &[("name", "web")]].concat();
-    assert_eq!(List::Endpoints.parse_query(&pairs(&named)).unwrap().owner.unwrap().as_str(), "web");
+    assert_eq!(List::Endpoints.parse_page(&pairs(&named)).unwrap().owner.unwrap().as_str(), "web");
     assert_eq!(refused(List::Services, &named), [("name".to_owned(), "unknown")]);
 }
 
@@ -104,7 +104,7 @@ fn list_with_owner_requires_the_owner_name() {
 fn type_parameter_selects_the_kinds() {
     let kinds = |more: &[(&str, &str)]| {
         let given = [&[("cluster_id", "1"), ("namespace", "a")], more].concat();
-        List::Workloads.parse_query(&pairs(&given)).unwrap().kinds
+        List::Workloads.parse_page(&pairs(&given)).unwrap().kinds
     };
     assert_eq!(kinds(&[]), [Kind::Deployment, Kind::StatefulSet, Kind::DaemonSet]);
     assert_eq!(kinds(&[("type", "cronjob")]), [Kind::CronJob]);

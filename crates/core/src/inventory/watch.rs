@@ -13,7 +13,7 @@ use crate::{
     gate::{Gate, Warning},
     ids::ClusterId,
     rows::{Change, ListQuery, Row},
-    streams::{EventStream, Reader, StreamEnd, StreamEvent, StreamGuard, StreamLimits, Streams},
+    streams::{EventStream, Reader, StreamEnd, StreamEvent, StreamGuard, Streams},
 };
 
 /// Item of a list stream.
@@ -86,9 +86,9 @@ impl Watches {
         gate: Gate,
         inventory: Arc<dyn Inventory>,
         spawner: Arc<dyn Spawner>,
-        limits: StreamLimits,
+        streams: Streams,
     ) -> Self {
-        Self { gate, inventory, spawner, streams: Streams::new(limits) }
+        Self { gate, inventory, spawner, streams }
     }
 
     /// Streams the matching rows of `list` in `cluster`, then their changes. Joined fields ([`super::ListInfo::join`])

@@ -1,7 +1,6 @@
 //! Stream limiter: limits the number of open streams, per user and in total, and ends all of them at shutdown.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,6 +11,7 @@ use futures_util::{FutureExt, future::Shared};
 use crate::{
     error::{Cause, Error, Result},
     ids::UserId,
+    limiter::{Limiter, Slot},
 };
 
 /// Limits of open streams, logs and lists together. Each stream holds some memory; a log stream also holds a connection
@@ -35,61 +35,58 @@ impl Default for StreamLimits {
 /// Retry delay that is reported when a limit is reached.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Limiter of open streams.
+/// Open streams: limits their number and ends all of them at shutdown. Clones share the streams.
 #[derive(Clone)]
-pub(crate) struct Streams(Arc<Inner>);
+pub struct Streams(Arc<Inner>);
 
 struct Inner {
     limits: StreamLimits,
-    state: Mutex<State>,
+    limiter: Limiter<Option<UserId>>,
+    /// `None` after [`Streams::close`].
+    stop: Mutex<Option<oneshot::Sender<()>>>,
     stopping: Shared<oneshot::Receiver<()>>,
 }
 
-struct State {
-    running: HashMap<Option<UserId>, usize>,
-    /// `None` after the shutdown of all streams.
-    stop: Option<oneshot::Sender<()>>,
-}
-
 impl Streams {
-    pub(crate) fn new(limits: StreamLimits) -> Self {
+    /// Creates it without any stream.
+    pub fn new(limits: StreamLimits) -> Self {
         let (stop, stopping) = oneshot::channel();
-        let state = Mutex::new(State { running: HashMap::new(), stop: Some(stop) });
-        Self(Arc::new(Inner { limits, state, stopping: stopping.shared() }))
+        Self(Arc::new(Inner {
+            limits,
+            limiter: Limiter::new(limits.per_user, limits.total),
+            stop: Mutex::new(Some(stop)),
+            stopping: stopping.shared(),
+        }))
     }
 
     /// Acquires a slot for one more stream of a user.
     ///
     /// # Errors
-    /// `Overloaded` if a limit is reached, or after [`Streams::stop`].
+    /// `Overloaded` if a limit is reached, or after [`Streams::close`].
     pub(crate) fn enter(&self, user: Option<UserId>) -> Result<StreamSlot> {
-        let mut state = self.0.state();
-        let total: usize = state.running.values().sum();
-        let by_user = state.running.get(&user).copied().unwrap_or_default();
-        let has_capacity = by_user < self.0.limits.per_user && total < self.0.limits.total;
-        if !has_capacity || state.stop.is_none() {
-            return Err(Error::new(Cause::Overloaded).retry_after(RETRY_AFTER));
-        }
-        state.running.insert(user, by_user + 1);
-        Ok(StreamSlot { streams: self.0.clone(), user })
+        let is_open = self.0.stop().is_some();
+        let slot = self.0.limiter.acquire(user).filter(|_| is_open);
+        let slot = slot.ok_or_else(|| Error::new(Cause::Overloaded).retry_after(RETRY_AFTER))?;
+        Ok(StreamSlot { streams: self.0.clone(), _slot: slot })
     }
 
-    /// Ends all streams and refuses new ones.
-    pub(crate) fn stop(&self) {
-        self.0.state().stop = None;
+    /// Ends all streams with [`StreamEnd::ServerStopping`](super::StreamEnd::ServerStopping) and refuses new ones, for
+    /// shutdown.
+    pub fn close(&self) {
+        *self.0.stop() = None;
     }
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn stop(&self) -> MutexGuard<'_, Option<oneshot::Sender<()>>> {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Slot of one stream. Dropping it releases the slot.
 pub(crate) struct StreamSlot {
     streams: Arc<Inner>,
-    user: Option<UserId>,
+    _slot: Slot<Option<UserId>>,
 }
 
 impl StreamSlot {
@@ -101,18 +98,6 @@ impl StreamSlot {
     /// Resolves when all streams must end.
     pub(crate) fn stopping(&self) -> Shared<oneshot::Receiver<()>> {
         self.streams.stopping.clone()
-    }
-}
-
-impl Drop for StreamSlot {
-    fn drop(&mut self) {
-        let mut state = self.streams.state();
-        if let Some(count) = state.running.get_mut(&self.user) {
-            *count -= 1;
-            if *count == 0 {
-                state.running.remove(&self.user);
-            }
-        }
     }
 }
 
@@ -140,11 +125,11 @@ mod tests {
     }
 
     #[test]
-    fn stop_ends_all_streams_and_refuses_new_ones() {
+    fn close_ends_all_streams_and_refuses_new_ones() {
         let streams = Streams::new(StreamLimits::default());
         let slot = streams.enter(None).unwrap();
         assert!(slot.stopping().now_or_never().is_none());
-        streams.stop();
+        streams.close();
         assert!(slot.stopping().now_or_never().is_some());
         assert_eq!(streams.enter(None).err().map(|error| error.cause), Some(Cause::Overloaded));
     }

@@ -230,7 +230,7 @@ impl StorePorts {
     /// Every operation, oldest first.
     pub async fn operations(&self) -> Vec<OperationRow> {
         let oldest_first = [("sort".to_owned(), "id".to_owned()), ("per_page".to_owned(), "500".to_owned())];
-        let list = List::Operations.parse_query(&oldest_first).unwrap();
+        let list = List::Operations.parse_page(&oldest_first).unwrap();
         let query = OperationQuery { list, user_id: None, from: None, to: None, before: None };
         self.query.operations(&query).await.unwrap().logs
     }

@@ -4,15 +4,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{WorkloadRow, WorkloadType};
-use crate::{
-    annotation::{Hidden, masked},
-    error::{Cause, Error, Result},
-    event::EventRow,
-    gate::Warning,
-    object::{Metadata, lenient_time, or_default, parse},
-    pod::PodRow,
+use super::{
+    Revision, WorkloadRow, WorkloadType,
+    manifest::{mask_environment, read_manifest},
 };
+use crate::{error::Result, event::EventRow, gate::Warning, object::lenient_time, pod::PodRow};
 
 /// A workload and the objects that belong to it. Only the workload is complete. The other objects, which may be many,
 /// are reduced to their rows.
@@ -125,25 +121,6 @@ pub struct Probes {
     pub startup: Option<Value>,
 }
 
-/// Revision of a workload: its current or a former state; for a cron job, one of its jobs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct Revision {
-    /// Name of the object that stores it.
-    pub name: String,
-    /// Revision number; null for a job.
-    pub revision: Option<i64>,
-    /// The images of its containers.
-    pub images: Vec<String>,
-    /// Number of replicas that run it; null if the object does not record it.
-    pub replicas: Option<i64>,
-    /// Creation time.
-    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
-    pub created_at: Option<Timestamp>,
-}
-
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-const MASK: &str = "***";
 const MAX_EVENTS: usize = 20;
 
 impl WorkloadDetail {
@@ -154,7 +131,7 @@ impl WorkloadDetail {
     pub fn assemble(r#type: WorkloadType, parts: WorkloadParts) -> Result<Self> {
         let WorkloadParts { object, mut pods, mut events, mut revisions, warnings } = parts;
         let workload = WorkloadRow::project(r#type.kind(), &object)?;
-        let manifest = manifest(&object)?;
+        let manifest = read_manifest(&object)?;
         let spec = &manifest["spec"];
         let template = pod_spec(r#type, spec);
 
@@ -181,62 +158,7 @@ impl WorkloadDetail {
     /// Masks the literal values of environment variables in the manifest; names and references stay. Annotations that
     /// may repeat such a value (`Hidden::may_show`) are masked, too; their names and sizes stay.
     pub fn mask_environment(&mut self) {
-        let path = ["template", "spec"];
-        let spec = &mut self.manifest["spec"];
-        let spec = if self.workload.r#type == WorkloadType::CronJob {
-            &mut spec["jobTemplate"]["spec"]
-        } else {
-            spec
-        };
-        let mut hidden = Hidden::default();
-        let pod = path.iter().try_fold(spec, |value, key| value.get_mut(key));
-        let mut none = Value::Null;
-        let pod = pod.unwrap_or(&mut none);
-        for list in ["initContainers", "containers", "ephemeralContainers"] {
-            let containers = pod.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
-            let variables =
-                containers.filter_map(|container| container.get_mut("env")?.as_array_mut()).flatten();
-            for value in variables.filter_map(|variable| variable.get_mut("value")) {
-                hidden.insert(value.as_str().unwrap_or_default().as_bytes());
-                *value = Value::from(MASK);
-            }
-        }
-        for_all_annotations(&mut self.manifest, &mut |annotations| {
-            for value in annotations.values_mut() {
-                let text = value.as_str().unwrap_or_default();
-                if !value.is_string() || !hidden.may_show(text) {
-                    *value = Value::from(masked(text));
-                }
-            }
-        });
-    }
-}
-
-/// The object without `managedFields` and the last applied configuration, which may hold values that were since moved
-/// to a Secret.
-fn manifest(object: &RawValue) -> Result<Value> {
-    let mut manifest: Value =
-        serde_json::from_str(object.get()).map_err(|_| Error::new(Cause::UnexpectedAnswer))?;
-    if let Some(metadata) = manifest.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
-    }
-    for_all_annotations(&mut manifest, &mut |annotations| {
-        annotations.remove(LAST_APPLIED);
-    });
-    if manifest.is_object() { Ok(manifest) } else { Err(Error::new(Cause::UnexpectedAnswer)) }
-}
-
-/// Calls `visit` for the annotations of an object and of the templates in it.
-fn for_all_annotations(value: &mut Value, visit: &mut dyn FnMut(&mut Map<String, Value>)) {
-    match value {
-        Value::Object(fields) => {
-            if let Some(annotations) = fields.get_mut("annotations").and_then(Value::as_object_mut) {
-                visit(annotations);
-            }
-            fields.values_mut().for_each(|value| for_all_annotations(value, visit));
-        }
-        Value::Array(items) => items.iter_mut().for_each(|value| for_all_annotations(value, visit)),
-        _ => {}
+        mask_environment(&mut self.manifest, self.workload.r#type);
     }
 }
 
@@ -268,7 +190,7 @@ fn list<T: serde::de::DeserializeOwned>(value: &Value) -> Vec<T> {
     items.filter_map(|item| T::deserialize(item).ok()).collect()
 }
 
-fn containers(pod: &Value) -> Vec<ContainerDetail> {
+pub(super) fn containers(pod: &Value) -> Vec<ContainerDetail> {
     let containers_of = |list: &str, init: bool| -> Vec<ContainerDetail> {
         let containers = pod[list].as_array().into_iter().flatten();
         containers.map(|container| ContainerDetail::of(container, init)).collect()
@@ -339,50 +261,10 @@ impl From<RawCondition> for Condition {
     }
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct RevisionObject {
-    #[serde(deserialize_with = "or_default")]
-    metadata: Metadata,
-    /// Revision number, in a controller revision.
-    revision: Option<i64>,
-    /// Spec, in a replica set or job.
-    #[serde(deserialize_with = "or_default")]
-    spec: Value,
-    #[serde(deserialize_with = "or_default")]
-    status: Value,
-    /// Patch of the workload, in a controller revision.
-    #[serde(deserialize_with = "or_default")]
-    data: Value,
-}
-
-impl Revision {
-    /// Projects the object that stores the revision.
-    ///
-    /// # Errors
-    /// `UnexpectedAnswer` if the object does not have the expected shape.
-    pub fn project(object: &RawValue) -> Result<Self> {
-        let RevisionObject { metadata, revision, spec, status, data } = parse(object)?;
-        let annotated = || metadata.annotations.get("deployment.kubernetes.io/revision")?.parse().ok();
-        let pod =
-            if data.is_object() { &data["spec"]["template"]["spec"] } else { &spec["template"]["spec"] };
-        Ok(Self {
-            revision: revision.or_else(annotated),
-            images: containers(pod)
-                .into_iter()
-                .filter(|container| !container.init)
-                .map(|c| c.image)
-                .collect(),
-            replicas: status["replicas"].as_i64(),
-            created_at: metadata.creation_timestamp,
-            name: metadata.name,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::parse;
     use serde_json::json;
 
     fn raw(value: &Value) -> Box<RawValue> {
@@ -403,7 +285,7 @@ mod tests {
     fn deployment_detail_omits_last_applied_and_managed_fields() {
         let object = json!({
             "metadata": {"name": "web", "namespace": "shop", "managedFields": [{}],
-                "annotations": {LAST_APPLIED: "canary", "kept": "yes"}},
+                "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "canary", "kept": "yes"}},
             "spec": {"replicas": 1, "strategy": {"type": "Recreate"}, "template": {"spec": {
                 "initContainers": [{"name": "first", "image": "i:1"}],
                 "containers": [{"name": "app", "image": "a:1", "ports": [{"containerPort": 80}],
@@ -455,54 +337,6 @@ mod tests {
         assert_eq!(detail.containers[0].env, ["A"]);
         detail.mask_environment();
         assert!(!detail.manifest.to_string().contains("literal"));
-    }
-
-    #[test]
-    fn annotations_do_not_reveal_masked_literals() {
-        let annotations = json!({
-            LAST_APPLIED: "whatever",
-            "kapp.k14s.io/original": r#"{"env":[{"name":"A","value":"the literal"}]}"#,
-            "objectset.rio.cattle.io/applied": "H4sIAAAAAAAAA0vOyUwtAgCzVzNLBgAAAA==",
-            "copy": "dGhlIGxpdGVyYWw=",
-            "long": "x".repeat(257),
-            "prometheus.io/scrape": "true",
-            "owner": "shop",
-        });
-        let template = json!({
-            "metadata": {"annotations": annotations},
-            "spec": {"containers": [{"name": "a", "env": [{"name": "A", "value": "the literal"}, {"name": "B", "value": "true"}]}]},
-        });
-        let claims = json!([{"metadata": {"annotations": annotations}}]);
-        let objects = [
-            (WorkloadType::StatefulSet, json!({"template": template, "volumeClaimTemplates": claims})),
-            (
-                WorkloadType::CronJob,
-                json!({"jobTemplate": {"metadata": {"annotations": annotations}, "spec": {"template": template}}}),
-            ),
-        ];
-        for (r#type, spec) in objects {
-            let object = json!({"metadata": {"name": "web", "annotations": annotations}, "spec": spec});
-            let mut detail = WorkloadDetail::assemble(r#type, parts(&object)).unwrap();
-            assert!(!detail.manifest.to_string().contains("whatever"));
-            assert_eq!(detail.manifest["metadata"]["annotations"]["long"], "x".repeat(257));
-            detail.mask_environment();
-            let mut seen = 0;
-            for_all_annotations(&mut detail.manifest, &mut |annotations| {
-                seen += 1;
-                assert_eq!(
-                    Value::from(annotations.clone()),
-                    json!({
-                        "kapp.k14s.io/original": "*** (44 bytes)",
-                        "objectset.rio.cattle.io/applied": "*** (36 bytes)",
-                        "copy": "*** (16 bytes)",
-                        "long": "*** (257 bytes)",
-                        "prometheus.io/scrape": "true",
-                        "owner": "shop",
-                    })
-                );
-            });
-            assert_eq!(seen, 3);
-        }
     }
 
     #[test]

@@ -270,7 +270,7 @@ fn only_owner_and_super_admins_see_and_end_sessions() {
     let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
     let [ann, bob] = ["ann", "bob"].map(|name| world.add(name, Role::Viewer));
     let count = |signed_in: &SignedIn| {
-        let query = List::Sessions.parse_query(&[]).unwrap();
+        let query = List::Sessions.parse_page(&[]).unwrap();
         block_on(world.app.sessions.list(&signed_in.caller, &query)).unwrap().1.total
     };
     assert_eq!((count(&admin), count(&ann)), (3, 1));

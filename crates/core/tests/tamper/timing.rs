@@ -101,7 +101,7 @@ impl CheckpointSink for GrowingTrail {
         Ok(self.read_state().sink_lines.last().and_then(|line| Checkpoint::parse(line)))
     }
 
-    fn keep(&self, _: &[String]) -> Result<()> {
+    fn store(&self, _: &[String]) -> Result<()> {
         Ok(())
     }
 }

@@ -37,7 +37,7 @@ impl Warning {
     }
 
     /// Subject of the warning, for the placeholder in the message.
-    pub fn about(&self) -> &str {
+    pub fn subject(&self) -> &str {
         match self {
             Self::Autoscaled(name) => name,
             Self::Unreadable(what) | Self::NotServed(what) | Self::NotCached(what) => what,

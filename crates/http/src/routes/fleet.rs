@@ -61,7 +61,7 @@ pub(crate) async fn watch(
 
 impl Input for SearchQuery {
     async fn read(request: &HttpRequest, _: Payload) -> Result<Self> {
-        let (list, query) = List::parse_fleet(&RawQuery::of(request)?.0)?;
+        let (list, query) = List::parse_search(&RawQuery::of(request)?.0)?;
         Ok(Self(list, query))
     }
 }

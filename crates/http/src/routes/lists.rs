@@ -46,7 +46,7 @@ async fn page(
     caller: &Caller,
     pairs: &[(String, String)],
 ) -> Result<ListResponse, Error> {
-    let query = || list.parse_query(pairs);
+    let query = || list.parse_page(pairs);
     let key = list.info().key;
     let local = |(rows, pagination): (Vec<Row>, Pagination)| ListResponse {
         key,

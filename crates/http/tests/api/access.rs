@@ -58,7 +58,7 @@ fn document_names_the_lowest_permitted_role() {
             |caller: &str| route_lines.iter().any(|line| !matches!(line.status(caller), 401 | 403));
         let operation = &document["paths"][path][method.to_lowercase()];
         let (security, role) = match CALLERS.into_iter().find(|caller| is_permitted(caller)).unwrap() {
-            "nobody" => (json!([]), None),
+            "anonymous" => (json!([]), None),
             "cookie" => (json!([{"session": []}]), None),
             "viewer" => (json!([{"bearer": [], "session": []}]), None),
             "ops" => (json!([{"bearer": [], "session": []}]), Some("ops_admin")),

@@ -14,20 +14,20 @@ use crate::test_app::{Ready, TestApp};
 /// Records every event.
 #[derive(Default)]
 struct RecordingObserver {
-    began: AtomicUsize,
-    ended: Mutex<Vec<String>>,
+    started: AtomicUsize,
+    finished: Mutex<Vec<String>>,
 }
 
 impl Observer for RecordingObserver {
-    fn began(&self) {
-        self.began.fetch_add(1, Ordering::Relaxed);
+    fn started(&self) {
+        self.started.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn ended(&self, request: &RequestOutcome<'_>) {
+    fn finished(&self, request: &RequestOutcome<'_>) {
         let (status, code) = request.answer.unwrap_or_default();
         let route = request.route.unwrap_or("-");
         let code = code.map_or("-", Code::as_str);
-        self.ended.lock().unwrap().push(format!("{} {route} {status} {code}", request.method));
+        self.finished.lock().unwrap().push(format!("{} {route} {status} {code}", request.method));
     }
 }
 
@@ -43,9 +43,9 @@ async fn every_request_is_observed_once_with_its_route() {
         api.call(&viewer.credentials, method, path, "").await;
     }
     api.send(TestRequest::get().uri("/api/k8s//clusters")).await;
-    let ended = observer.ended.lock().unwrap().clone();
+    let finished = observer.finished.lock().unwrap().clone();
     assert_eq!(
-        ended,
+        finished,
         [
             "POST /api/auth/login 200 -",
             "GET /api/k8s/clusters 200 -",
@@ -58,5 +58,5 @@ async fn every_request_is_observed_once_with_its_route() {
             "GET - 404 RESOURCE_NOT_FOUND",
         ]
     );
-    assert_eq!(observer.began.load(Ordering::Relaxed), ended.len());
+    assert_eq!(observer.started.load(Ordering::Relaxed), finished.len());
 }

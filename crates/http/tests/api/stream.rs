@@ -121,7 +121,7 @@ async fn error_is_sent_before_the_first_event() {
     api.fake.clusters.fail(Some(pilothouse_core::Cause::ContainerNotStarted));
     let waiting = refused(&query).await;
     assert_eq!(waiting.error(), (409, "CONFLICT_ERROR".into(), "container_not_started".into()));
-    api.app.pods.end_streams();
+    api.app.streams.close();
     let stopping = refused(&query).await;
     assert_eq!(stopping.error(), (503, "SERVICE_UNAVAILABLE".into(), "overloaded".into()));
     assert!(stopping.header("retry-after").is_some());
@@ -211,7 +211,7 @@ fn stop_ends_streams_at_once() {
     let _log = running.fake.clusters.next_log();
     let mut lines = lines(running.follow());
     let begun = Instant::now();
-    running.app.pods.end_streams();
+    running.app.streams.close();
     let stopped = running.handle.stop(true);
     assert_eq!(event(&mut lines).unwrap().reason(), "server_stopping");
     assert_eq!(event(&mut lines), None);

@@ -8,7 +8,7 @@ use crate::test_app::{Credentials, TestApp};
 
 /// The callers, in the order of the columns.
 pub(crate) const CALLERS: [&str; 9] =
-    ["nobody", "bearer", "cookie", "expired", "revoked", "mixed", "viewer", "ops", "super"];
+    ["anonymous", "bearer", "cookie", "expired", "revoked", "mixed", "viewer", "ops", "super"];
 
 /// A line of the file: the status of each caller for one input, and the name of its audit rows.
 #[derive(Clone)]
@@ -110,7 +110,7 @@ pub(crate) async fn credentials(api: &TestApp, caller: &str) -> (Credentials, St
     let signed_in = api.login(user).await;
     let Credentials { bearer, cookie } = signed_in.credentials;
     let credentials = match caller {
-        "nobody" => Credentials::default(),
+        "anonymous" => Credentials::default(),
         "bearer" => Credentials { bearer, cookie: None },
         "cookie" => Credentials { bearer: None, cookie },
         "expired" => {

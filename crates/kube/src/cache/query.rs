@@ -19,7 +19,8 @@ use tokio::{
 
 use super::{
     ListCache,
-    store::{Freshness, Ready, Store, Uncacheable},
+    store::Store,
+    sync_state::{Freshness, Ready, Uncacheable},
 };
 use crate::{transport::Transport, uncached};
 
@@ -207,7 +208,7 @@ impl CachedStores {
     }
 
     async fn page(&self, query: &ListQuery) -> Result<Listing> {
-        // freshness is read before the rows: they may be newer than it says, never older
+        // freshness is read before the rows, so the rows may be newer than it but not older
         let (mut freshness, absent) = self.store.freshness();
         let mut warnings = not_served(absent);
         let (rows, pagination) = match &self.joined {

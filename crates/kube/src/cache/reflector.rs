@@ -19,10 +19,8 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use kube::core::params::ListParams;
 use pilothouse_core::{
-    Cause, Result, access::Permit, clock::Clock, inventory::Project, kind::Kind, name::NamespaceScope,
-    rows::Source,
+    Cause, Result, access::Permit, clock::Clock, inventory::Project, kind::Kind, rows::Source,
 };
-use serde_json::value::RawValue;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -30,20 +28,18 @@ use tokio::{
 
 use super::{
     ListCache,
-    store::{Store, Uncacheable},
+    store::Store,
+    sync_state::Uncacheable,
     watch_event::Lines,
-    watch_reader::{InitialEvents, ParsedEvents, ServerEnd, WatchReader},
+    watch_reader::{ParsedEvents, WatchReader},
+    watch_state::{Input, State, Waits, WatchEnd, WatchFailure},
 };
 use crate::{
-    budget,
-    client::ClusterClient,
-    error::Failure,
-    list::{self, Part},
-    observe::Observer,
-    request::Call,
-    transport::ExchangeError,
+    client::ClusterClient, error::Failure, list, observe::Observer, request::Call, transport::ExchangeError,
     uncached,
 };
+
+mod fill;
 
 /// Watch timeout while rows are stale: the bookmark arrives 2 s before the end.
 const SHORT_WATCH: Duration = Duration::from_secs(3);
@@ -53,10 +49,6 @@ const INLINE_PARSE_BYTES: usize = 32 << 10;
 const MIN_COUNTED_LINE_BYTES: usize = 64 << 10;
 /// How long a reflector waits for a parse slot.
 const PARSE_WAIT: Duration = Duration::from_secs(60);
-/// Timeout of listing all objects of a kind in chunks.
-const FILL_TIMEOUT: Duration = Duration::from_secs(120);
-/// Idle timeout while receiving initial events. After it, the server is assumed not to support `sendInitialEvents`.
-const INITIAL_EVENTS_TIMEOUT: Duration = Duration::from_secs(3);
 /// First and longest pause after a failure. Short, so that a cluster that is reachable again is noticed soon.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(4);
@@ -91,21 +83,6 @@ struct WatchPosition {
     filled: Option<Instant>,
     /// The last attempt ended with `NotCached`: the next one evicts no other list.
     no_eviction: bool,
-}
-
-/// End of a watch that did not fail.
-enum WatchEnd {
-    /// Regular end.
-    Ended {
-        /// Whether at least one line of the watch protocol was received.
-        any_line: bool,
-        /// Whether the watch lasted for its full timeout.
-        full_duration: bool,
-    },
-    /// The server no longer has the resource version, or versions went backwards.
-    Expired,
-    /// The server does not support `sendInitialEvents`.
-    NoInitialEvents,
 }
 
 impl Reflector {
@@ -233,21 +210,20 @@ impl Reflector {
 
     /// Runs one watch, preceded by a complete list if there is no resource version.
     async fn watch(&self, position: &mut WatchPosition) -> Result<WatchEnd, Failure> {
-        let mut initial = match &position.version {
-            Some(_) => None,
-            None => {
-                if let Some(filled) = position.filled {
-                    sleep(MIN_FILL_INTERVAL.saturating_sub(filled.elapsed())).await;
-                }
-                Some(InitialEvents::default())
+        let mut state = State::Watching;
+        if position.version.is_none() {
+            if let Some(filled) = position.filled {
+                sleep(MIN_FILL_INTERVAL.saturating_sub(filled.elapsed())).await;
             }
-        };
-        if initial.is_some() && !position.supports_initial_events {
-            self.list(position).await?;
-            initial = None;
+            if position.supports_initial_events {
+                state = State::Init;
+            } else {
+                self.list(position).await?;
+            }
         }
+        let is_init = matches!(state, State::Init);
         // stale rows should be confirmed soon
-        let short = initial.is_none() && self.store.is_stale(self.source);
+        let short = !is_init && self.store.is_stale(self.source);
         let watch_timeout = if short { SHORT_WATCH.min(self.watch_timeout) } else { self.watch_timeout };
         let call = Call::watch(self.kind, position.version.as_deref(), watch_timeout)?;
         let client = self.client(self.deadline)?;
@@ -255,41 +231,35 @@ impl Reflector {
         let mut body = match client.stream_via_breaker(call).await {
             Ok(body) => body,
             Err(expired) if expired.is(StatusCode::GONE) => return Ok(WatchEnd::Expired),
-            Err(rejected) if initial.is_some() && rejected.error.cause == Cause::RejectedByCluster => {
+            Err(rejected) if is_init && rejected.error.cause == Cause::RejectedByCluster => {
                 return Ok(WatchEnd::NoInitialEvents);
             }
             Err(failure) => return Err(failure),
         };
         let mut reserved = client.meter().reserve();
         let mut reader =
-            WatchReader { kind: self.kind, project: self.project, lines: Lines::default(), initial };
+            WatchReader { kind: self.kind, project: self.project, lines: Lines::default(), state };
+        let mut waits = Waits {
+            timeout: watch_timeout,
+            full_timeout: self.watch_timeout,
+            deadline: self.deadline,
+            idle: Duration::ZERO,
+            total: Duration::ZERO,
+        };
         let mut any_line = false;
-        // waiting time since the last complete event, and in total
-        let (mut idle, mut total_wait) = (Duration::ZERO, Duration::ZERO);
         loop {
-            let remaining = match &reader.initial {
-                None => (watch_timeout + self.watch_timeout / 4).saturating_sub(idle),
-                Some(initial) if initial.started => INITIAL_EVENTS_TIMEOUT
-                    .saturating_sub(idle)
-                    .min((self.watch_timeout + self.watch_timeout / 4).saturating_sub(total_wait)),
-                Some(_) => self.deadline.saturating_sub(idle),
-            };
             let since = Instant::now();
-            let chunk = timeout(remaining, next_data(&mut body)).await;
-            idle += since.elapsed();
-            total_wait += since.elapsed();
-            let chunk = match chunk {
-                Ok(chunk) => chunk?,
-                Err(_) if reader.initial.is_some_and(|initial| initial.started) => {
-                    return Ok(WatchEnd::NoInitialEvents);
+            let received = timeout(reader.state.remaining(waits), next_data(&mut body)).await;
+            waits.idle += since.elapsed();
+            waits.total += since.elapsed();
+            let chunk = match received.ok().transpose()? {
+                Some(Some(chunk)) => chunk,
+                Some(None) => {
+                    let full_duration = sent.elapsed() >= watch_timeout;
+                    let input = Input::BodyEnd { any_line, full_duration };
+                    return self.end(&reader.state, input, position);
                 }
-                Err(_) => return Err(ExchangeError::Lost(Cause::DeadlineExceeded).into()),
-            };
-            let Some(chunk) = chunk else {
-                return Ok(match reader.initial {
-                    Some(_) => WatchEnd::NoInitialEvents,
-                    None => WatchEnd::Ended { any_line, full_duration: sent.elapsed() >= watch_timeout },
-                });
+                None => return self.end(&reader.state, Input::Silence, position),
             };
             let size = reader.lines.buffered_bytes() + chunk.len();
             reader.lines.push(&chunk)?;
@@ -303,44 +273,66 @@ impl Reflector {
                 let parsed = parsed?;
                 any_line |= parsed.any_line;
                 if parsed.any_event {
-                    idle = Duration::ZERO;
+                    waits.idle = Duration::ZERO;
                 }
-                match parsed.end {
-                    Some(ServerEnd::NoInitialEvents) => return Ok(WatchEnd::NoInitialEvents),
-                    Some(ServerEnd::Status(410)) => return Ok(WatchEnd::Expired),
-                    Some(ServerEnd::Status(code)) => {
-                        position.version = None;
-                        return Err(self.end_failure(code)?);
-                    }
-                    None => {}
+                if let Some(input) = parsed.end {
+                    return self.end(&reader.state, input, position);
                 }
                 if let Some((initial, version)) = parsed.initial {
                     self.fill(initial, &version, self.now(), position).await?;
                     // more lines may follow in the same chunk
                     continue;
                 }
-                if let Some(initial) = &mut reader.initial {
-                    if initial.is_accounting_due() {
-                        self.check_capacity(initial.bytes, position)?;
-                    }
-                } else {
-                    let changed = !parsed.batch.is_empty();
-                    self.store.apply(self.source, parsed.batch).await;
-                    if changed {
-                        self.evict_if_needed(position)?;
-                    }
-                    if let Some(newest) = parsed.newest {
-                        if parse_version(&newest) < position.version.as_deref().and_then(parse_version) {
-                            return Ok(WatchEnd::Expired);
+                match &mut reader.state {
+                    State::Init => {}
+                    State::InitPage(initial) => {
+                        if initial.is_accounting_due() {
+                            self.check_capacity(initial.bytes, position)?;
                         }
-                        self.mark_synced(self.now(), Some(&newest));
-                        position.version = Some(newest);
+                    }
+                    State::Watching => {
+                        if let Some(end) = self.apply(parsed, position).await? {
+                            return Ok(end);
+                        }
                     }
                 }
                 break;
             }
             let buffered_bytes = reader.lines.buffered_bytes();
             reserved.set(if buffered_bytes > MIN_COUNTED_LINE_BYTES { buffered_bytes } else { 0 })?;
+        }
+    }
+
+    /// Applies changes to the rows. Returns the end of the watch if resource versions went backwards.
+    async fn apply(
+        &self,
+        parsed: ParsedEvents,
+        position: &mut WatchPosition,
+    ) -> Result<Option<WatchEnd>, Failure> {
+        let changed = !parsed.batch.is_empty();
+        self.store.apply(self.source, parsed.batch).await;
+        if changed {
+            self.evict_if_needed(position)?;
+        }
+        if let Some(newest) = parsed.newest {
+            if parse_version(&newest) < position.version.as_deref().and_then(parse_version) {
+                return Ok(Some(WatchEnd::Expired));
+            }
+            self.mark_synced(self.now(), Some(&newest));
+            position.version = Some(newest);
+        }
+        Ok(None)
+    }
+
+    /// The end of a watch in `state` by `input`.
+    fn end(&self, state: &State, input: Input, position: &mut WatchPosition) -> Result<WatchEnd, Failure> {
+        match state.step(input) {
+            Ok(end) => Ok(end),
+            Err(WatchFailure::Silent) => Err(ExchangeError::Lost(Cause::DeadlineExceeded).into()),
+            Err(WatchFailure::Status(code)) => {
+                position.version = None;
+                Err(self.end_failure(code)?)
+            }
         }
     }
 
@@ -359,77 +351,6 @@ impl Reflector {
             .budget()
             .run_job(bytes, INLINE_PARSE_BYTES, Instant::now() + PARSE_WAIT, read)
             .await
-    }
-
-    /// Lists all objects in chunks.
-    async fn list(&self, position: &mut WatchPosition) -> Result<(), Failure> {
-        let client = self.client(FILL_TIMEOUT)?.with_limits(budget::FILL_LIMITS);
-        let everything = ListParams::default();
-        let (kind, project) = (self.kind, self.project);
-        let project_row = move |object: &RawValue| project(kind, object);
-        let mut initial = InitialEvents::default();
-        let on_part = |part| {
-            match part {
-                Part::Next(rows) => initial.extend(rows),
-                Part::Restarted => initial.clear(),
-            }
-            if initial.is_accounting_due() { self.check_capacity(initial.bytes, position) } else { Ok(()) }
-        };
-        // all chunks show the state at the first one
-        let since = (self.clock.now(), Instant::now());
-        let version =
-            list::chunks(&client, kind, &NamespaceScope::All, &everything, project_row, on_part).await?;
-        self.fill(initial, &version, since, position).await
-    }
-
-    /// Replaces the shown rows by a complete list, which was current at `since`.
-    async fn fill(
-        &self,
-        initial: InitialEvents,
-        version: &str,
-        since: (Timestamp, Instant),
-        position: &mut WatchPosition,
-    ) -> Result<(), Failure> {
-        let InitialEvents { rows, updates, bytes, .. } = initial;
-        self.check_capacity(bytes, position)?;
-        {
-            // sorting is CPU work like parsing
-            let _slot = self.store.transport.budget().parse_slot(Instant::now() + PARSE_WAIT).await?;
-            self.store.replace_rows(self.source, rows).await?;
-        }
-        self.store.apply(self.source, updates).await;
-        self.evict_if_needed(position)?;
-        position.no_eviction = false;
-        position.version = Some(version.to_owned());
-        position.filled = Some(Instant::now());
-        self.mark_synced(since, Some(version));
-        self.store.update(self.source, |state| {
-            state.filled = true;
-            state.fills += 1;
-            // after a restore from a snapshot the version may be lower than before
-            state.version = parse_version(version).unwrap_or_default();
-        });
-        Ok(())
-    }
-
-    /// Accounts for rows read so far, in bytes, and checks that the list fits.
-    fn check_capacity(&self, staged: usize, position: &WatchPosition) -> Result<()> {
-        self.store.set_staged_bytes(staged);
-        // without the cache there are no readers, and this task is about to end
-        let size = staged.max(self.store.table().bytes());
-        self.cache
-            .upgrade()
-            .map_or(Ok(()), |cache| cache.ensure_capacity(&self.store, size, position.no_eviction))
-    }
-
-    /// Evicts other lists if events have made this one larger.
-    fn evict_if_needed(&self, position: &WatchPosition) -> Result<()> {
-        match self.cache.upgrade() {
-            Some(cache) if cache.may_exceed_budget(&self.store) => {
-                cache.ensure_capacity(&self.store, self.store.bytes(), position.no_eviction)
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The failure for the status with which a server ended a watch.

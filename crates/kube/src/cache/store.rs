@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     inventory::{ListEvent, ListInfo},
@@ -20,7 +19,10 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::CacheBudget;
+use super::{
+    CacheBudget,
+    sync_state::{Freshness, Ready, SyncState, readiness},
+};
 use crate::{pending_writes::ReadBarrier, transport::Transport};
 
 /// Batches of changes buffered for the slowest watcher; a watcher further behind lags.
@@ -46,75 +48,6 @@ pub(super) struct Store {
     /// When the list was last read, in milliseconds since `created`.
     last_read_ms: AtomicU64,
     created: Instant,
-}
-
-/// Synchronisation state of one kind of a list.
-#[derive(Clone, Debug, Default)]
-pub(super) struct SyncState {
-    /// Whether all rows have been read.
-    pub(super) filled: bool,
-    /// Resource version of the rows.
-    pub(super) version: u64,
-    /// When the rows were last known to be current.
-    pub(super) as_of: Timestamp,
-    /// The same on the monotonic clock: when the last complete event, bookmark or regular end of a watch was received.
-    /// None before all rows have been read.
-    pub(super) synced_at: Option<Instant>,
-    /// Whether all rows have to be listed again.
-    pub(super) needs_refill: bool,
-    /// Error of the last attempt; none after a success.
-    pub(super) failure: Option<Error>,
-    /// Number of failed attempts.
-    pub(super) failures: u64,
-    /// Number of complete reads.
-    pub(super) fills: u64,
-    /// Whether the cluster does not serve the kind.
-    pub(super) absent: bool,
-    /// Why the kind cannot be cached.
-    pub(super) uncacheable: Option<Uncacheable>,
-    /// Whether the list was removed from the cache: rows that are not read yet never will be.
-    removed: bool,
-}
-
-impl SyncState {
-    fn is_stale(&self, now: Instant, max_age: Duration) -> bool {
-        let recently_synced =
-            self.synced_at.is_some_and(|synced_at| now.saturating_duration_since(synced_at) <= max_age);
-        self.failure.is_some() || self.needs_refill || !recently_synced
-    }
-}
-
-/// Why a kind cannot be cached.
-#[derive(Clone, Debug)]
-pub(super) enum Uncacheable {
-    /// The credential may not list or watch the kind in all namespaces.
-    Forbidden(Error),
-    /// The list does not fit into the cache.
-    TooLarge,
-    /// The list was removed from the cache: its memory was needed for others, or its cluster's connection was closed.
-    Ended,
-}
-
-/// Result of waiting for a list.
-pub(super) enum Ready {
-    /// The rows are there; their freshness is a separate question.
-    Synced,
-    /// The rows have to be read from the cluster.
-    Uncacheable(Kind, Uncacheable),
-}
-
-/// Freshness of a list.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Freshness {
-    pub(super) as_of: Timestamp,
-    pub(super) stale: bool,
-}
-
-impl Freshness {
-    /// The freshness of two lists joined into one.
-    pub(super) fn join(self, other: Self) -> Self {
-        Self { as_of: self.as_of.min(other.as_of), stale: self.stale || other.stale }
-    }
 }
 
 impl Store {
@@ -197,7 +130,7 @@ impl Store {
             let (store, query) = (self.clone(), query.clone());
             let building = tokio::task::spawn_blocking(move || store.table().build_index(&query)).await;
             let index = building.map_err(|_| Error::internal("building a sort index panicked"))?;
-            self.table.write().unwrap_or_else(PoisonError::into_inner).keep(index);
+            self.table.write().unwrap_or_else(PoisonError::into_inner).add_indexes(index);
             self.update_usage();
         }
     }
@@ -393,24 +326,6 @@ impl Store {
             .iter()
             .fold((0, 0), |(fills, failures), state| (fills + state.fills, failures + state.failures))
     }
-}
-
-/// Result of waiting, if it is decided. Only failures since the request began count: `before` holds the number of
-/// failures at that time.
-fn readiness(kinds: &[Kind], states: &[SyncState], before: Option<&[u64]>) -> Option<Result<Ready>> {
-    if let Some((state, kind)) = states.iter().zip(kinds).find(|(state, _)| state.uncacheable.is_some()) {
-        return state.uncacheable.clone().map(|reason| Ok(Ready::Uncacheable(*kind, reason)));
-    }
-    let mut unfilled = (0..).zip(states).filter(|(_, state)| !state.filled && !state.absent).peekable();
-    if unfilled.peek().is_none() {
-        return Some(Ok(Ready::Synced));
-    }
-    if let Some((source, _)) = unfilled.clone().find(|(_, state)| state.removed) {
-        return Some(Ok(Ready::Uncacheable(kinds[source], Uncacheable::Ended)));
-    }
-    let (_, failed) =
-        unfilled.find(|(source, state)| before.is_some_and(|before| state.failures > before[*source]))?;
-    Some(Err(failed.failure.clone().unwrap_or_else(|| Error::new(Cause::Unreachable))))
 }
 
 impl Drop for Store {

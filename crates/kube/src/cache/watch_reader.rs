@@ -1,24 +1,22 @@
 //! Reads the body of a watch: collects initial events until they are complete, then object changes.
 
-use pilothouse_core::{Result, inventory::Project, kind::Kind, rows::Row};
+use std::mem;
+
+use pilothouse_core::{Result, inventory::Project, kind::Kind};
 
 use super::{
+    initial_events::InitialEvents,
     store::ObjectRows,
-    watch_event::{Event, Lines, ObjectVersion},
+    watch_event::{Event, Lines},
+    watch_state::{Input, State},
 };
-
-/// Memory of initial events, in bytes, between two updates of the cache's accounting.
-const ACCOUNTING_STEP_BYTES: usize = 4 << 20;
-/// Memory of a changed object besides its rows and texts, in bytes.
-const OBJECT_OVERHEAD_BYTES: usize = size_of::<ObjectRows>();
 
 /// Reads the body of one watch.
 pub(super) struct WatchReader {
     pub(super) kind: Kind,
     pub(super) project: Project,
     pub(super) lines: Lines,
-    /// Initial events so far, until they are complete; none for a watch from a resource version.
-    pub(super) initial: Option<InitialEvents>,
+    pub(super) state: State,
 }
 
 /// Result of parsing the received lines of a watch.
@@ -35,16 +33,7 @@ pub(super) struct ParsedEvents {
     /// Complete initial events and their resource version. More lines may follow.
     pub(super) initial: Option<(InitialEvents, String)>,
     /// How the server ended the watch.
-    pub(super) end: Option<ServerEnd>,
-}
-
-/// How a server ends a watch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ServerEnd {
-    /// The server does not support `sendInitialEvents`.
-    NoInitialEvents,
-    /// With an `ERROR` event of this HTTP status.
-    Status(u16),
+    pub(super) end: Option<Input>,
 }
 
 impl WatchReader {
@@ -55,10 +44,10 @@ impl WatchReader {
     pub(super) fn read(&mut self) -> Result<ParsedEvents> {
         let mut parsed = ParsedEvents::default();
         while let Some(line) = self.lines.next() {
-            let event = match (Event::read(line), &self.initial) {
+            let event = match (Event::read(line), &self.state) {
                 // a server that responds with a list does not support `sendInitialEvents`
-                (Err(_), Some(initial)) if !initial.started => {
-                    parsed.end = Some(ServerEnd::NoInitialEvents);
+                (Err(_), State::Init) => {
+                    parsed.end = Some(Input::NotAWatch);
                     return Ok(parsed);
                 }
                 (event, _) => event?,
@@ -71,27 +60,36 @@ impl WatchReader {
                 Event::Deleted(object_version) => (object_version, Vec::new(), false),
                 Event::Bookmark { version, initial_events_end } => {
                     parsed.any_event = true;
-                    if let Some(initial) = self.initial.take_if(|_| initial_events_end) {
-                        parsed.initial = Some((initial, version.into_owned()));
-                        return Ok(parsed);
-                    }
-                    if self.initial.is_none() {
-                        parsed.newest = Some(version.into_owned());
-                    }
-                    continue;
+                    let initial = match &mut self.state {
+                        State::Watching => {
+                            parsed.newest = Some(version.into_owned());
+                            continue;
+                        }
+                        _ if !initial_events_end => continue,
+                        State::Init => InitialEvents::default(),
+                        State::InitPage(initial) => mem::take(initial),
+                    };
+                    self.state = State::Watching;
+                    parsed.initial = Some((initial, version.into_owned()));
+                    return Ok(parsed);
                 }
                 Event::Error(code) => {
-                    parsed.end = Some(ServerEnd::Status(code));
+                    parsed.end = Some(Input::Error(code));
                     return Ok(parsed);
                 }
                 Event::Unknown => continue,
             };
             parsed.any_event = true;
-            match &mut self.initial {
-                Some(initial) => initial.add(&object_version, rows, added),
-                None => {
+            match &mut self.state {
+                State::Init => {
+                    let mut initial = InitialEvents::default();
+                    initial.add(&object_version, rows, added);
+                    self.state = State::InitPage(initial);
+                }
+                State::InitPage(initial) => initial.add(&object_version, rows, added),
+                State::Watching => {
                     parsed.newest = Some(object_version.version.clone().into_owned());
-                    parsed.batch.push(object_rows(&object_version, rows));
+                    parsed.batch.push(object_version.with_rows(rows));
                 }
             }
         }
@@ -99,55 +97,62 @@ impl WatchReader {
     }
 }
 
-fn object_rows(object_version: &ObjectVersion<'_>, rows: Vec<Row>) -> ObjectRows {
-    let (namespace, name) =
-        (object_version.namespace.as_deref().map(str::to_owned), object_version.name.to_string());
-    ObjectRows { namespace, name, rows }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Initial events of a watch, or rows of a list in chunks, collected so far.
-#[derive(Default)]
-pub(super) struct InitialEvents {
-    pub(super) rows: Vec<Row>,
-    /// Changes that arrived between the initial events.
-    pub(super) updates: Vec<ObjectRows>,
-    /// Memory used, in bytes.
-    pub(super) bytes: usize,
-    accounted: usize,
-    pub(super) started: bool,
-}
+    const ADDED: &str = r#"{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"7"}}}"#;
+    const DELETED: &str = r#"{"type":"DELETED","object":{"metadata":{"name":"a","resourceVersion":"8"}}}"#;
+    const BOOKMARK: &str = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}"#;
+    const INITIAL_EVENTS_END: &str = r#"{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9","annotations":{"k8s.io/initial-events-end":"true"}}}}"#;
+    const GONE: &str = r#"{"type":"ERROR","object":{"kind":"Status","code":410}}"#;
+    const LIST: &str = r#"{"kind":"PodList","items":[]}"#;
 
-impl InitialEvents {
-    /// Adds an object event.
-    fn add(&mut self, object_version: &ObjectVersion<'_>, rows: Vec<Row>, added: bool) {
-        self.started = true;
-        if added && self.updates.is_empty() {
-            self.extend(rows);
-        } else {
-            let texts = object_version.namespace.as_ref().map_or(0, |namespace| namespace.len())
-                + object_version.name.len();
-            self.bytes += OBJECT_OVERHEAD_BYTES + texts + rows.iter().map(Row::size).sum::<usize>();
-            self.updates.push(object_rows(object_version, rows));
+    /// The state after the lines, and how the parsed events end.
+    fn read(state: State, lines: &[&str]) -> (&'static str, &'static str) {
+        let mut reader =
+            WatchReader { kind: Kind::Pod, project: |_, _| Ok(Vec::new()), lines: Lines::default(), state };
+        for line in lines {
+            reader.lines.push(format!("{line}\n").as_bytes()).unwrap();
         }
+        let result = match reader.read() {
+            Ok(ParsedEvents { end: Some(Input::NotAWatch), .. }) => "not a watch",
+            Ok(ParsedEvents { end: Some(_), .. }) => "error event",
+            Ok(ParsedEvents { initial: Some(_), .. }) => "initial events end",
+            Ok(ParsedEvents { newest: Some(_), batch, .. }) if batch.is_empty() => "bookmark",
+            Ok(ParsedEvents { newest: Some(_), .. }) => "changes",
+            Ok(_) => "nothing to apply",
+            Err(_) => "unexpected",
+        };
+        let state = match reader.state {
+            State::Init => "Init",
+            State::InitPage(_) => "InitPage",
+            State::Watching => "Watching",
+        };
+        (state, result)
     }
 
-    /// Adds rows of listed objects.
-    pub(super) fn extend(&mut self, rows: Vec<Row>) {
-        self.bytes += rows.iter().map(|row| row.size() + size_of::<Row>()).sum::<usize>();
-        self.rows.extend(rows);
-    }
-
-    /// Removes everything: the list starts over.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Whether the memory has changed enough to update the accounting.
-    pub(super) fn is_accounting_due(&mut self) -> bool {
-        let due = self.bytes.abs_diff(self.accounted) >= ACCOUNTING_STEP_BYTES;
-        if due {
-            self.accounted = self.bytes;
+    #[test]
+    fn lines_yield_events_and_change_the_state() {
+        let page = || State::InitPage(InitialEvents::default());
+        let cases: [(State, &[&str], _); 14] = [
+            (State::Init, &[], ("Init", "nothing to apply")),
+            (State::Init, &[ADDED], ("InitPage", "nothing to apply")),
+            (State::Init, &[BOOKMARK], ("Init", "nothing to apply")),
+            (State::Init, &[INITIAL_EVENTS_END], ("Watching", "initial events end")),
+            (State::Init, &[LIST], ("Init", "not a watch")),
+            (State::Init, &[GONE], ("Init", "error event")),
+            (page(), &[DELETED, BOOKMARK], ("InitPage", "nothing to apply")),
+            (page(), &[ADDED, INITIAL_EVENTS_END, DELETED], ("Watching", "initial events end")),
+            (page(), &[LIST], ("InitPage", "unexpected")),
+            (page(), &[GONE], ("InitPage", "error event")),
+            (State::Watching, &[BOOKMARK], ("Watching", "bookmark")),
+            (State::Watching, &[ADDED, DELETED], ("Watching", "changes")),
+            (State::Watching, &[INITIAL_EVENTS_END], ("Watching", "bookmark")),
+            (State::Watching, &[LIST], ("Watching", "unexpected")),
+        ];
+        for (index, (state, lines, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(read(state, lines), expected, "case {index}: {lines:?}");
         }
-        due
     }
 }

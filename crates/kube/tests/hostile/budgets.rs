@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::cache::{Watch, event, initial_events_end, is_watch, requests_initial_events};
+use crate::watch_server::{Watch, event, initial_events_end, is_watch, requests_initial_events};
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 const MIB: usize = 1 << 20;

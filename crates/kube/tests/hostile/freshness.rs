@@ -7,7 +7,7 @@ use pilothouse_kube::CacheSettings;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::cache::{
+use crate::watch_server::{
     Watch, WatchServer, error, event, initial_events_end, list, requests_initial_events, send,
 };
 

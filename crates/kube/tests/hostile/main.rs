@@ -22,6 +22,7 @@ mod probe;
 mod probes;
 mod rebinding;
 mod refusals;
+mod watch_server;
 mod workloads;
 
 use std::{collections::BTreeMap, time::Duration};

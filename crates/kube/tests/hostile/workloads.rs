@@ -108,7 +108,7 @@ async fn detail_omits_unreadable_kinds_with_warning() {
         let parts = WorkloadApi::get(&adapter(&server), &get, &object("web")).await.unwrap().unwrap();
         let names: Vec<_> = parts.pods.iter().map(|pod| pod.name.as_str()).collect();
         assert_eq!((names, parts.revisions.len()), (found, revisions), "{unreadable}");
-        let warnings: Vec<_> = parts.warnings.iter().map(Warning::about).collect();
+        let warnings: Vec<_> = parts.warnings.iter().map(Warning::subject).collect();
         assert_eq!(warnings, if unreadable.is_empty() { vec![] } else { vec![unreadable] });
     }
 }

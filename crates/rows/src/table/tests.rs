@@ -98,7 +98,7 @@ fn query_page(table: &mut Table, query: &ListQuery) -> (Vec<Row>, Pagination) {
         return page;
     }
     let prepared = table.build_index(query);
-    table.keep(prepared);
+    table.add_indexes(prepared);
     table.page(query).expect("the index was built")
 }
 

@@ -22,7 +22,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use pilothouse_testbed::{ControlPlane, Error, Folder, Result, Shipped, read_kubeconfig, workloads};
+use pilothouse_testbed::{ControlPlane, Error, Folder, PilothouseServer, Result, read_kubeconfig, workloads};
 use serde_json::Value;
 use tokio::{
     runtime::Runtime,
@@ -108,11 +108,12 @@ async fn run(options: &Options) -> Result<()> {
         both = both => both?,
         never = progress.report() => match never {},
     };
-    let mut server = progress.step("the server's start", Shipped::start(&binary, &cluster.folder)).await?;
+    let mut server =
+        progress.step("the server's start", PilothouseServer::start(&binary, &cluster.folder)).await?;
     let id =
         progress.step("the cluster's registration", server.register("demo", &cluster.kubeconfig)).await?;
     print_instructions(&server, &cluster, id);
-    Err(server.ended().await)
+    Err(server.wait_for_exit().await)
 }
 
 /// The server's binary: the given one, or one that Cargo builds beside this program.
@@ -211,7 +212,7 @@ async fn local_cluster(progress: &Progress) -> Result<Cluster> {
 
 /// Prints address, credentials and commands to paste into another terminal. For an existing cluster, the commands only
 /// read.
-fn print_instructions(server: &Shipped, cluster: &Cluster, id: i64) {
+fn print_instructions(server: &PilothouseServer, cluster: &Cluster, id: i64) {
     let (address, password) = (server.address(), server.password());
     let jar = cluster.folder.join("cookies");
     let jar = jar.display();

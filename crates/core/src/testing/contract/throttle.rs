@@ -123,27 +123,27 @@ async fn login(ports: &StorePorts, user: &User, ip: &str, at: Timestamp, throttl
 pub(super) async fn address_is_known_after_login(ports: &StorePorts) {
     ports.user("admin", Role::SuperAdmin).await;
     let (ann, bob) = (ports.user("ann", Role::Viewer).await, ports.user("bob", Role::Viewer).await);
-    let knows = async |name: &Username, ip: &str, since| {
+    let is_known = async |name: &Username, ip: &str, since| {
         ports.throttle.is_known_address(name, &address(ip), since).await.unwrap()
     };
     let before = ports.now() - seconds(1);
-    assert!(!knows(&ann.username, "192.0.2.1", before).await);
+    assert!(!is_known(&ann.username, "192.0.2.1", before).await);
     login(ports, &ann, "192.0.2.1", ports.now(), None).await;
     login(ports, &ann, "2001:db8::1", ports.now(), None).await;
-    assert!(knows(&ann.username, "192.0.2.1", before).await);
-    assert!(knows(&ann.username, "2001:db8::2", before).await, "same /64 network");
-    assert!(!knows(&ann.username, "192.0.2.2", before).await, "another address");
-    assert!(!knows(&bob.username, "192.0.2.1", before).await, "another user");
-    assert!(!knows(&Username::new("nobody").unwrap(), "192.0.2.1", before).await);
-    assert!(!knows(&ann.username, "192.0.2.1", ports.now()).await, "login is too old");
+    assert!(is_known(&ann.username, "192.0.2.1", before).await);
+    assert!(is_known(&ann.username, "2001:db8::2", before).await, "same /64 network");
+    assert!(!is_known(&ann.username, "192.0.2.2", before).await, "another address");
+    assert!(!is_known(&bob.username, "192.0.2.1", before).await, "another user");
+    assert!(!is_known(&Username::new("nobody").unwrap(), "192.0.2.1", before).await);
+    assert!(!is_known(&ann.username, "192.0.2.1", ports.now()).await, "login is too old");
     login(ports, &ann, "192.0.2.1", ports.now() + seconds(60), None).await;
-    assert!(knows(&ann.username, "192.0.2.1", ports.now()).await, "the newest login counts");
+    assert!(is_known(&ann.username, "192.0.2.1", ports.now()).await, "the newest login counts");
 
     // known addresses are deleted with the user
     ports.users.delete(&ports.people(), ann.id).await.unwrap();
-    assert!(!knows(&ann.username, "192.0.2.1", before).await);
+    assert!(!is_known(&ann.username, "192.0.2.1", before).await);
     let recreated = ports.user("ann", Role::Viewer).await;
-    assert!(!knows(&recreated.username, "192.0.2.1", before).await);
+    assert!(!is_known(&recreated.username, "192.0.2.1", before).await);
 }
 
 pub(super) async fn known_addresses_per_user_are_limited(ports: &StorePorts) {

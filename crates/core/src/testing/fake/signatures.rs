@@ -83,7 +83,7 @@ impl CheckpointSink for MemoryCheckpointSink {
         Ok(self.stored().last().and_then(|line| Checkpoint::parse(line)))
     }
 
-    fn keep(&self, lines: &[String]) -> Result<()> {
+    fn store(&self, lines: &[String]) -> Result<()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(lines);
         Ok(())
     }

@@ -16,7 +16,9 @@ use std::{
     time::Duration,
 };
 
-use pilothouse_testbed::{ControlPlane, Lie, LyingServer, Result, Shipped, read_plainly, workloads};
+use pilothouse_testbed::{
+    ControlPlane, FaultyServer, PilothouseServer, ResponseFault, Result, read_plainly, workloads,
+};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::{Callers, PHASE_DURATION, ROUNDS, measure, p99};
@@ -29,17 +31,17 @@ const NAME_SERVER: &str = "127.53.53.53";
 
 /// Cases: name, and the faulty clusters that callers request.
 const CASES: [(&str, &[&str]); 5] = [
-    ("one cluster endless", &["endless"]),
-    ("one cluster dripping", &["dripping"]),
-    ("one cluster with 30 MB chunks", &["heavy"]),
+    ("one cluster with an endless list", &["endless"]),
+    ("one cluster sending byte by byte", &["trickle"]),
+    ("one cluster with 30 MB chunks", &["large-chunks"]),
     ("one cluster without DNS", &["nameless"]),
-    ("all four of them", &["endless", "dripping", "heavy", "nameless"]),
+    ("all four of them", &["endless", "trickle", "large-chunks", "nameless"]),
 ];
 
 /// A faulty cluster. `server` is `None` for the one whose host name is never resolved.
 struct FaultyCluster {
     name: &'static str,
-    server: Option<Arc<LyingServer>>,
+    server: Option<Arc<FaultyServer>>,
     id: i64,
 }
 
@@ -58,16 +60,21 @@ pub(crate) async fn isolation(binary: &Path, wanted: &[String]) -> Result<()> {
     }
     let program = names.as_ref().map_or(binary, |names| names.wrapper.as_path());
     let memory = LIST_CACHE_MIB.to_string();
-    let server =
-        Arc::new(Shipped::start_with(program, healthy.dir()?, &[("LIST_CACHE_MEMORY_MIB", &memory)]).await?);
+    let server = Arc::new(
+        PilothouseServer::start_with(program, healthy.dir()?, &[("LIST_CACHE_MEMORY_MIB", &memory)]).await?,
+    );
     let id = server.register("well", &healthy.kubeconfig()).await?;
     let healthy_paths = [
         format!("/api/k8s/workloads/detail?cluster_id={id}&namespace=bench&type=deployment&name=web"),
         format!("/api/k8s/configmaps?cluster_id={id}&namespace=*"),
     ];
     let mut faulty = Vec::new();
-    for (name, lie) in [("endless", Lie::Endless), ("dripping", Lie::Dripping), ("heavy", Lie::Heavy)] {
-        let faulty_server = LyingServer::start(lie).await?;
+    for (name, fault) in [
+        ("endless", ResponseFault::Endless),
+        ("trickle", ResponseFault::Trickle),
+        ("large-chunks", ResponseFault::LargeChunks),
+    ] {
+        let faulty_server = FaultyServer::start(fault).await?;
         let id = server.register_untested(name, &faulty_server.kubeconfig()).await?;
         faulty.push(FaultyCluster { name, server: Some(Arc::new(faulty_server)), id });
     }
@@ -94,7 +101,7 @@ pub(crate) async fn isolation(binary: &Path, wanted: &[String]) -> Result<()> {
 
 async fn run(
     case: &str,
-    server: &Arc<Shipped>,
+    server: &Arc<PilothouseServer>,
     healthy_paths: &[String; 2],
     faulty: &[&FaultyCluster],
 ) -> Result<()> {
@@ -141,7 +148,11 @@ async fn run(
 }
 
 /// Measures both requests sequentially.
-async fn measure_all(server: &Shipped, healthy_paths: &[String; 2], times: &mut [Vec<f64>; 2]) -> Result<()> {
+async fn measure_all(
+    server: &PilothouseServer,
+    healthy_paths: &[String; 2],
+    times: &mut [Vec<f64>; 2],
+) -> Result<()> {
     for (path, times) in healthy_paths.iter().zip(times) {
         measure(server, path, times).await?;
     }

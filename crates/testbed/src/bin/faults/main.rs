@@ -20,7 +20,7 @@ use std::{
 };
 
 use pilothouse_testbed::{
-    Component, ControlPlane, Error, Fault, FaultProxy, Result, Shipped, Signal, workloads,
+    Component, ControlPlane, Error, Fault, FaultProxy, PilothouseServer, Result, Signal, workloads,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -54,16 +54,16 @@ enum FaultCase {
 const FAULT_CASES: [FaultCase; 10] = [
     FaultCase::Signalled("down (SIGKILL)", Signal::Kill),
     FaultCase::Signalled("hanging (SIGSTOP)", Signal::Stop),
-    FaultCase::Proxied("blackholed", Fault::Swallow),
-    FaultCase::Proxied("connections cut", Fault::Cut),
+    FaultCase::Proxied("blackholed", Fault::Blackhole),
+    FaultCase::Proxied("connections reset", Fault::Reset),
     FaultCase::Proxied(
         "slow, 800 ± 200 ms",
         Fault::Slow { delay: Duration::from_millis(800), spread: Duration::from_millis(200) },
     ),
-    FaultCase::Proxied("narrow, 20 KB/s", Fault::Narrow(20_000)),
+    FaultCase::Proxied("throttled, 20 KB/s", Fault::Throttle(20_000)),
     FaultCase::Proxied("answering 429", Fault::Answer(429)),
     FaultCase::Proxied("answering 500", Fault::Answer(500)),
-    FaultCase::Held("10,000 connections that say nothing", 10_000, ""),
+    FaultCase::Held("10,000 idle connections", 10_000, ""),
     FaultCase::Held("1,000 bodies that never end", 1_000, PARTIAL_REQUEST),
 ];
 
@@ -75,7 +75,12 @@ impl FaultCase {
     }
 
     /// Starts the fault. Dropping the returned set closes its connections.
-    fn start(self, plane: &ControlPlane, proxy: &FaultProxy, server: &Shipped) -> Result<JoinSet<()>> {
+    fn start(
+        self,
+        plane: &ControlPlane,
+        proxy: &FaultProxy,
+        server: &PilothouseServer,
+    ) -> Result<JoinSet<()>> {
         let mut connections = JoinSet::new();
         match self {
             Self::Proxied(_, fault) => proxy.set(fault),
@@ -131,7 +136,7 @@ async fn faults() -> Result<()> {
         doing: "raising the limit of open files".into(),
         source: error.into(),
     })?;
-    let binary = Shipped::build()?;
+    let binary = PilothouseServer::build()?;
     println!("\n{}", machine()?);
     let is_wanted =
         |case: &FaultCase| wanted.is_empty() || wanted.iter().any(|part| case.name().contains(&**part));
@@ -150,7 +155,7 @@ async fn run_faults(binary: &Path, cases: Vec<FaultCase>) -> Result<()> {
         plane.client().apply(&workloads::namespace("bench")).await?;
         plane.client().apply(&workloads::deployment("bench", "web", 1)).await?;
     }
-    let server = Arc::new(Shipped::start(binary, healthy.dir()?).await?);
+    let server = Arc::new(PilothouseServer::start(binary, healthy.dir()?).await?);
     // a request that the list cache cannot serve
     let detail = |id: i64| {
         format!("/api/k8s/workloads/detail?cluster_id={id}&namespace=bench&type=deployment&name=web")
@@ -206,7 +211,7 @@ async fn run_faults(binary: &Path, cases: Vec<FaultCase>) -> Result<()> {
 }
 
 /// Reads `path` sequentially for one phase and appends the duration of each read, in milliseconds.
-async fn measure(server: &Shipped, path: &str, times: &mut Vec<f64>) -> Result<()> {
+async fn measure(server: &PilothouseServer, path: &str, times: &mut Vec<f64>) -> Result<()> {
     let end = Instant::now() + PHASE_DURATION;
     while Instant::now() < end {
         let start = Instant::now();
@@ -228,7 +233,7 @@ struct Callers {
 }
 
 impl Callers {
-    fn of(server: &Arc<Shipped>, path: &str) -> Self {
+    fn of(server: &Arc<PilothouseServer>, path: &str) -> Self {
         let stopped = Arc::new(AtomicBool::new(false));
         let call = |_| {
             let (server, path, stopped) = (server.clone(), path.to_owned(), stopped.clone());

@@ -21,7 +21,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A running server with a session of its first admin. Dropping it sends SIGTERM and waits for the process.
-pub struct Shipped {
+pub struct PilothouseServer {
     process: Child,
     binary: PathBuf,
     settings: Vec<(String, String)>,
@@ -34,7 +34,7 @@ pub struct Shipped {
     cookie: String,
 }
 
-impl Shipped {
+impl PilothouseServer {
     /// Builds the binary, with Cargo's messages on standard error, and returns its path.
     pub fn build() -> Result<PathBuf> {
         let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
@@ -164,7 +164,7 @@ impl Shipped {
     }
 
     /// Waits until the process ends unexpectedly. Returns an error with the end of its log.
-    pub async fn ended(&mut self) -> Error {
+    pub async fn wait_for_exit(&mut self) -> Error {
         while let Ok(None) = self.process.try_wait() {
             sleep(POLL_INTERVAL).await;
         }
@@ -232,7 +232,7 @@ fn spawn(
         .map_err(io("starting the server"))
 }
 
-impl Drop for Shipped {
+impl Drop for PilothouseServer {
     fn drop(&mut self) {
         self.end();
     }

@@ -27,33 +27,33 @@ use crate::{
 
 /// Kind of faulty responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lie {
+pub enum ResponseFault {
     /// Every chunk of a list has a `continue` token, without end.
     Endless,
     /// A response is sent byte by byte, a watch sends one object every 2.5 s, and neither ends.
-    Dripping,
+    Trickle,
     /// Every chunk of a list has 30 MB.
-    Heavy,
+    LargeChunks,
 }
 
 /// A faulty API server. Its tasks run on the runtime that started it and stop when this value is dropped.
-pub struct LyingServer {
+pub struct FaultyServer {
     address: SocketAddr,
     ca: String,
     sent: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
-impl LyingServer {
+impl FaultyServer {
     /// Starts the server on a port chosen by the system.
-    pub async fn start(lie: Lie) -> Result<Self> {
-        let authority = Authority::new("lying authority")?;
+    pub async fn start(fault: ResponseFault) -> Result<Self> {
+        let authority = Authority::new("faulty server")?;
         let pair = authority.serving(ServingCertificate::Valid)?;
         let acceptor = acceptor(&pair.certificate, &pair.key)?;
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(io("listening"))?;
         let address = listener.local_addr().map_err(io("listening"))?;
         let sent = Arc::new(AtomicU64::new(0));
-        let responses = Arc::new(Responses { lie, items: items(lie), sent: sent.clone() });
+        let responses = Arc::new(Responses { fault, items: items(fault), sent: sent.clone() });
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 tokio::spawn(serve(client, acceptor.clone(), responses.clone()));
@@ -64,7 +64,7 @@ impl LyingServer {
 
     /// A kubeconfig for this server.
     pub fn kubeconfig(&self) -> String {
-        let token = Credential::Token("lying".into());
+        let token = Credential::Token("faulty".into());
         kubeconfig::write(&format!("https://{}", self.address), &self.ca, &token)
     }
 
@@ -84,7 +84,7 @@ impl LyingServer {
     }
 }
 
-impl Drop for LyingServer {
+impl Drop for FaultyServer {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -92,15 +92,15 @@ impl Drop for LyingServer {
 
 /// The faulty responses and the number of bytes sent.
 struct Responses {
-    lie: Lie,
+    fault: ResponseFault,
     /// The objects of each chunk.
     items: String,
     sent: Arc<AtomicU64>,
 }
 
 /// 500 objects, of 2 KB or of 60 KB each.
-fn items(lie: Lie) -> String {
-    let label = "x".repeat(if lie == Lie::Heavy { 60_000 } else { 1_800 });
+fn items(fault: ResponseFault) -> String {
+    let label = "x".repeat(if fault == ResponseFault::LargeChunks { 60_000 } else { 1_800 });
     let item = |n: usize| {
         format!(
             r#"{{"metadata":{{"name":"pod-{n}","namespace":"default","uid":"u{n}","labels":{{"large":"{label}"}},"ownerReferences":[{{"kind":"ReplicaSet","name":"web-1","uid":"r1","controller":true}}]}}}}"#
@@ -123,20 +123,24 @@ impl Responses {
         for count in 0_u64.. {
             let target = target(stream).await?;
             let is_watch = target.contains("watch=");
-            match self.lie {
+            match self.fault {
                 _ if target.starts_with("/version") => {
                     self.send_response(stream, 200, r#"{"gitVersion":"v1.37.2"}"#).await?;
                 }
-                Lie::Endless | Lie::Heavy if is_watch => {
+                ResponseFault::Endless | ResponseFault::LargeChunks if is_watch => {
                     let status = r#"{"kind":"Status","status":"Failure","reason":"Forbidden","code":403,"message":"no"}"#;
                     self.send_response(stream, 403, status).await?;
                 }
-                Lie::Endless | Lie::Heavy => {
-                    let next = if self.lie == Lie::Endless { format!("c{count}") } else { String::new() };
+                ResponseFault::Endless | ResponseFault::LargeChunks => {
+                    let next = if self.fault == ResponseFault::Endless {
+                        format!("c{count}")
+                    } else {
+                        String::new()
+                    };
                     let head = format!(r#"{{"kind":"PodList","metadata":{{"continue":"{next}"}},"items":["#);
                     self.send_response(stream, 200, &format!("{head}{}]}}", self.items)).await?;
                 }
-                Lie::Dripping => self.send_slowly(stream, is_watch).await?,
+                ResponseFault::Trickle => self.send_slowly(stream, is_watch).await?,
             }
         }
         Ok(())
@@ -196,7 +200,7 @@ async fn target(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String
 }
 
 /// Plain client as a control: lists pods over one connection and discards `bytes` bytes in total, evenly over `time`.
-pub async fn read_plainly(server: &LyingServer, bytes: u64, time: Duration) -> Result<()> {
+pub async fn read_plainly(server: &FaultyServer, bytes: u64, time: Duration) -> Result<()> {
     let failed = |error: reqwest::Error| Error::Program(format!("a plain client: {error}"));
     let authority = reqwest::Certificate::from_pem(server.ca.as_bytes()).map_err(failed)?;
     let client = reqwest::Client::builder().no_proxy().tls_certs_only([authority]).build().map_err(failed)?;

@@ -1,0 +1,121 @@
+//! Login throttle: pauses after failed logins and wrong passwords, per account, address and session.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::ClientAddress;
+use crate::{error::Result, ids::SessionId, user::Username};
+
+/// Port that counts failed logins in the database, so that the counts are shared by replicas and survive a restart.
+#[cfg_attr(any(test, feature = "testing"), mockall::automock)]
+#[async_trait]
+pub trait LoginThrottle: Send + Sync {
+    /// Time until all of these keys are unblocked. `None` if none of them is blocked.
+    ///
+    /// # Errors
+    /// `StoreUnavailable`, as everywhere in this port.
+    async fn blocked_for(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>>;
+
+    /// Whether the user has logged in from this address after `since`. Only the newest [`ThrottleKey::ADDRESSES`]
+    /// addresses of each user are stored.
+    async fn is_known_address(
+        &self,
+        username: &Username,
+        address: &ClientAddress,
+        since: Timestamp,
+    ) -> Result<bool>;
+
+    /// Counts a failure for each key. From the key's limit on, each further failure within the window doubles the
+    /// pause.
+    async fn failed(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<()>;
+
+    /// Counts a refused attempt. For the first attempt of a minute, returns the number of refused attempts since the
+    /// previous such attempt; only this one is worth an audit row. For the others returns `None`, without a write to
+    /// the database.
+    async fn refused(&self, key: &ThrottleKey, at: Timestamp) -> Result<Option<u64>>;
+}
+
+/// Key under which failed logins and wrong passwords are counted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ThrottleKey {
+    /// `account:<name>`, `account:<name>@<address>`, `address:<address>` or `session:<id>`.
+    pub key: String,
+    /// Failures within the window before pauses begin.
+    pub limit: u32,
+}
+
+impl ThrottleKey {
+    /// The window in which failures count, and the maximum pause.
+    pub const WINDOW: Duration = Duration::from_secs(15 * 60);
+    /// The pause after the failure that reaches the limit. Each further failure doubles it.
+    pub const FIRST_PAUSE: Duration = Duration::from_secs(30);
+    /// Time after a login for which its address counts as a known address of the user.
+    pub const KNOWN_ADDRESS_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+    /// Maximum number of known addresses per user. Each adds one budget of password guesses for anyone at that
+    /// address.
+    pub const ADDRESSES: u32 = 8;
+
+    /// Key of an account, which need not exist: for logins from addresses that are not known for its user.
+    pub fn account(username: &Username) -> Self {
+        Self { key: format!("account:{username}"), limit: 5 }
+    }
+
+    /// Key of an account at a known address of its user. Failures from other addresses do not count here, so they
+    /// cannot lock the user out.
+    pub fn account_at(username: &Username, address: &ClientAddress) -> Self {
+        Self { key: format!("account:{username}@{}", address.as_str()), limit: 5 }
+    }
+
+    /// Key of an address.
+    pub fn address(address: &ClientAddress) -> Self {
+        Self { key: format!("address:{}", address.as_str()), limit: 100 }
+    }
+
+    /// Key of a session: for wrong old passwords in password changes. Only the holder of the session can use it up.
+    pub fn session(session: SessionId) -> Self {
+        Self { key: format!("session:{session}"), limit: 5 }
+    }
+
+    /// The pause after this many failures within the window: none below the limit, then 30 s, doubled by each further
+    /// failure, at most 15 minutes.
+    pub fn pause(&self, failures: u32) -> Option<Duration> {
+        let beyond = failures.checked_sub(self.limit)?;
+        Some(Self::FIRST_PAUSE.saturating_mul(1 << beyond.min(10)).min(Self::WINDOW))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_window() {
+        let key = ThrottleKey::account(&Username::new("admin").unwrap());
+        assert_eq!(key.pause(4), None);
+        let pauses: Vec<_> = (5..12).map(|n| key.pause(n).unwrap().as_secs()).collect();
+        assert_eq!(pauses, [30, 60, 120, 240, 480, 900, 900]);
+        assert_eq!(key.pause(u32::MAX), Some(ThrottleKey::WINDOW));
+    }
+
+    #[test]
+    fn throttle_keys_are_distinct() {
+        let (name, address) =
+            (Username::new("admin").unwrap(), ClientAddress::of("10.0.0.1".parse().unwrap()));
+        let keys = [
+            ThrottleKey::account(&name),
+            ThrottleKey::account_at(&name, &address),
+            ThrottleKey::address(&address),
+            ThrottleKey::session(SessionId(1)),
+        ];
+        assert_eq!(
+            keys.clone().map(|key| key.key),
+            ["account:admin", "account:admin@10.0.0.1", "address:10.0.0.1", "session:1"]
+        );
+        assert!(
+            Username::new("admin@10.0.0.1").is_err(),
+            "a username cannot equal an account-at-address key"
+        );
+    }
+}

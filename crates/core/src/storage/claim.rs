@@ -1,0 +1,141 @@
+//! List row of a PersistentVolumeClaim.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Quantities, bytes};
+use crate::{
+    object::{Labels, Metadata, or_default},
+    rows::{Cell, Field, Filter, ListRow},
+};
+
+/// Fields of PersistentVolumeClaim that Pilothouse reads.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ClaimObject {
+    #[serde(deserialize_with = "or_default")]
+    metadata: Metadata,
+    #[serde(deserialize_with = "or_default")]
+    spec: ClaimSpec,
+    #[serde(deserialize_with = "or_default")]
+    status: ClaimStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ClaimSpec {
+    volume_name: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    access_modes: Vec<String>,
+    storage_class_name: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    resources: Requirements,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Requirements {
+    #[serde(deserialize_with = "or_default")]
+    requests: Quantities,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ClaimStatus {
+    phase: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    capacity: Quantities,
+}
+
+/// List row of a PersistentVolumeClaim.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ClaimRow {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// `Pending`, `Bound` or `Lost`; `Terminating` while it is being deleted, as in kubectl.
+    pub status: Option<String>,
+    /// The volume that it is bound to.
+    pub volume: Option<String>,
+    /// Requested size, as a Kubernetes quantity.
+    pub requested: Option<String>,
+    /// Actual capacity, as a Kubernetes quantity.
+    pub capacity: Option<String>,
+    /// Access modes, such as `ReadWriteOnce`.
+    pub access_modes: Vec<String>,
+    /// Its storage class.
+    pub storage_class: Option<String>,
+    /// Its labels.
+    pub labels: Labels,
+    /// Creation time.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub created_at: Option<Timestamp>,
+}
+
+impl ClaimRow {
+    /// Projects a PersistentVolumeClaim.
+    pub fn project(object: ClaimObject) -> Self {
+        let ClaimObject { metadata, mut spec, mut status } = object;
+        let terminating = metadata.deletion_timestamp.is_some();
+        Self {
+            name: metadata.name,
+            namespace: metadata.namespace.unwrap_or_default(),
+            status: if terminating { Some("Terminating".to_owned()) } else { status.phase },
+            volume: spec.volume_name.filter(|name| !name.is_empty()),
+            requested: spec.resources.requests.remove("storage"),
+            capacity: status.capacity.remove("storage"),
+            access_modes: spec.access_modes,
+            storage_class: spec.storage_class_name.filter(|name| !name.is_empty()),
+            labels: metadata.labels,
+            created_at: metadata.creation_timestamp,
+        }
+    }
+}
+
+impl ListRow for ClaimRow {
+    const FIELDS: &'static [Field<Self>] = &[
+        Field::new("name", |row| Cell::text(&*row.name)),
+        Field::new("namespace", |row| Cell::text(&*row.namespace)),
+        Field::filtered(
+            "status",
+            Filter::OneOf(&["Pending", "Bound", "Lost", "Terminating"]),
+            |row: &Self| Cell::from(&row.status),
+        )
+        .counted(),
+        Field::new("volume", |row| Cell::from(&row.volume)),
+        Field::new("requested", |row| bytes(&row.requested)),
+        Field::new("capacity", |row| bytes(&row.capacity)),
+        Field::filtered("storage_class", Filter::Any, |row| Cell::from(&row.storage_class)),
+        Field::new("created_at", |row| Cell::from(row.created_at)),
+    ];
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        Some(&self.namespace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn claim_with_deletion_timestamp_is_terminating() {
+        let claim = |metadata: Value| {
+            let object = json!({"metadata": metadata, "spec": {"resources": {"requests": {"storage": "1Gi"}}}, "status": {"phase": "Bound"}});
+            ClaimRow::project(serde_json::from_value(object).unwrap())
+        };
+        assert_eq!(claim(json!({})).status.as_deref(), Some("Bound"));
+        let deleted = claim(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}));
+        assert_eq!(
+            (deleted.status.as_deref(), deleted.requested.as_deref()),
+            (Some("Terminating"), Some("1Gi"))
+        );
+    }
+}
