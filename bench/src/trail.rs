@@ -10,9 +10,10 @@ use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
     audit::{AuditQuery, Checkpoint, CheckpointSink, OperationQuery, TrailReader as _},
-    clock::{Clock, uuid_v7},
+    clock::Clock,
     ids::{ClusterId, OperationId, UserId},
     operation::{AuditWriter, Operation, Outcome},
+    rng::uuid_v7,
     role::Role,
     seal::Keyring as _,
 };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::{
     audit::{Audit, AuditPorts},
-    clock::{Clock, Rng, Spawner},
+    clock::Clock,
     cluster::{ClusterPorts, Clusters, RegistryNames},
     config::{ConfigApi, Configs},
     gate::Gate,
@@ -16,11 +16,13 @@ use crate::{
     namespace::{NamespaceApi, Namespaces},
     operation::AuditWriter,
     pod::{PodApi, Pods},
+    rng::Rng,
     secret::{SecretApi, Secrets, ValueDigest},
     session::{
         CachedSessions, InvalidatingUsers, Lifetimes, LiveSessions, LoginThrottle, SessionPorts,
         SessionStore, Sessions, TokenCodec,
     },
+    spawn::Spawner,
     streams::{StreamLimits, Streams},
     ttl_cache::TtlCache,
     user::{InitialPassword, PasswordHasher, UserRegistry, Users},

@@ -24,10 +24,12 @@ use uuid::Uuid;
 
 use crate::{
     access::Caller,
-    clock::{Clock, Rng, Spawner, detached, uuid_v7},
+    clock::Clock,
     error::{Cause, Error, Reason, Result},
     ids::UserId,
+    rng::{Rng, uuid_v7},
     role::Role,
+    spawn::{Spawner, detached},
 };
 
 /// Time for which a key is stored.

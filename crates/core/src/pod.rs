@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use crate::{
     access::{AccessRequest, Caller, Permit, Verb},
-    clock::Spawner,
     error::Result,
     gate::Gate,
     ids::ClusterId,
     kind::Kind,
     name::{ContainerName, Namespace, ObjectName},
+    spawn::Spawner,
     streams::{EventStream, StreamGuard, Streams},
 };
 

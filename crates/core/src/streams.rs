@@ -19,7 +19,7 @@ use futures_util::{
     select_biased,
 };
 
-use crate::{clock::Spawner, error::Error};
+use crate::{error::Error, spawn::Spawner};
 
 mod limiter;
 

@@ -10,10 +10,10 @@ use unicode_normalization::UnicodeNormalization;
 
 use crate::{
     access::Permit,
-    clock::Rng,
     error::{Reason, Result},
     ids::{SessionId, UserId},
     name::MAX_NORMALISED_BYTES,
+    rng::Rng,
     role::Role,
     rows::{Cell, Field, Filter, ListRow},
 };

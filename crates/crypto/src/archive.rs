@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 use aead_stream::{DecryptorBE32, EncryptorBE32};
 use aes_gcm::{Aes256Gcm, KeyInit, aead::Payload};
 use pilothouse_core::{
-    clock::Rng,
+    rng::Rng,
     seal::{SealedFor, Sealer},
 };
 use uuid::Uuid;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hkdf::Hkdf;
-use pilothouse_core::clock::Rng;
+use pilothouse_core::rng::Rng;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 

@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     audit::{CheckpointSigner, PublicKey, Signature, SignatureVerifier},
-    clock::Rng,
     hex::Hex,
+    rng::Rng,
     rows::DigestKey,
     seal::{Keyring, Keys, SealedFor, Sealer},
     secret::ValueDigest,

@@ -9,7 +9,7 @@ use argon2::{
 use async_trait::async_trait;
 use pilothouse_core::{
     Cause, Error, Result,
-    clock::Rng,
+    rng::Rng,
     user::{PasswordHash, PasswordHasher},
 };
 use secrecy::{ExposeSecret, SecretString};

@@ -1,6 +1,6 @@
 //! Random source of the operating system.
 
-use pilothouse_core::clock::Rng;
+use pilothouse_core::rng::Rng;
 
 /// Random numbers from the operating system.
 #[derive(Clone, Copy, Debug, Default)]

@@ -14,7 +14,7 @@ use aes_gcm::{
 };
 use pilothouse_core::{
     Error, Result,
-    clock::Rng,
+    rng::Rng,
     seal::{SealedFor, Sealer},
 };
 use zeroize::Zeroizing;

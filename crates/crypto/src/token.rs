@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use pilothouse_core::{
     Cause, Error, Result,
-    clock::Rng,
     ids::{SessionId, UserId},
+    rng::Rng,
     session::{Claims, TokenCodec},
 };
 use secrecy::SecretString;

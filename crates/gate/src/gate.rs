@@ -13,10 +13,12 @@ use std::{
 
 use futures_util::{FutureExt, TryFutureExt};
 use pilothouse_types::{
-    clock::{Clock, Rng, Spawner, detached, uuid_v7},
+    clock::Clock,
     error::{Cause, Code, Error, Result, Source},
     ids::{OperationId, UserId},
     name::NamespaceScope,
+    rng::{Rng, uuid_v7},
+    spawn::{Spawner, detached},
 };
 
 use crate::{

@@ -10,7 +10,8 @@ use futures_util::future::BoxFuture;
 use jiff::{Timestamp, Unit};
 use pilothouse_core::{
     Cause, Error, Result,
-    clock::{Clock, Computation, Spawner},
+    clock::Clock,
+    spawn::{Computation, Spawner},
 };
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::TaskTracker;

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use http::StatusCode;
 use pilothouse_core::{
     audit::{Batch, TrailReader},
-    clock::{Clock, Rng},
+    clock::Clock,
     coordinator::Coordinator,
+    rng::Rng,
 };
 use prometheus::IntCounter;
 use tokio_util::sync::CancellationToken;

@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
-    clock::{Rng, uuid_v7},
     cluster::{Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, ProbeResult},
     connection::{ApiServer, Connection, StoredConnection},
     ids::ClusterId,
+    rng::{Rng, uuid_v7},
 };
 
 use crate::{

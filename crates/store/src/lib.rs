@@ -32,7 +32,8 @@ use diesel_async::RunQueryDsl as _;
 use pilothouse_core::{
     Result,
     audit::{Checkpoint, CheckpointSink},
-    clock::{Clock, Rng, uuid_v7},
+    clock::Clock,
+    rng::{Rng, uuid_v7},
     seal::Keyring,
 };
 use tokio::runtime::Handle;

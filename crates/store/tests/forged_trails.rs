@@ -18,10 +18,11 @@ use pilothouse_core::{
         AuditMaintenance as _, AuditPorts, ChainHash, Checkpoint, CheckpointSigner as _, CheckpointSink,
         ExportQuery, Fault, Head, KeyRotation, PublicKey, Signatures, TrailReader as _, verify_export,
     },
-    clock::{Clock as _, Computation, Spawner},
+    clock::Clock as _,
     hex::Hex,
     monitor::StoreMonitor as _,
     operation::{AuditWriter as _, Entry, Outcome},
+    spawn::{Computation, Spawner},
     testing::{
         contract::StorePorts,
         fake::{Fake, FakeSigner},

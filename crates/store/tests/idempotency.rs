@@ -10,12 +10,13 @@ use common::TestDatabase;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use pilothouse_core::{
-    clock::{Clock as _, uuid_v7},
+    clock::Clock as _,
     coordinator::Coordinator as _,
     idempotency::{
         Claim, End, IdempotencyKey, IdempotencyStore as _, NewClaim, Progress, Reply, RequestDigest,
     },
     ids::UserId,
+    rng::uuid_v7,
 };
 use pilothouse_store::Store;
 

@@ -16,7 +16,6 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::{AccessRequest, Permit, Resource, Verb},
     audit::{AuditMaintenance as _, CheckpointSigner as _, KeyRotation},
-    clock::uuid_v7,
     cluster::{ClusterRegistry as _, Connections as _},
     connection::Credential,
     coordinator::Coordinator as _,
@@ -24,6 +23,7 @@ use pilothouse_core::{
         Claim, End, IdempotencyKey, IdempotencyStore as _, NewClaim, Progress, Reply, RequestDigest,
     },
     ids::{ClusterId, UserId},
+    rng::uuid_v7,
     testing::contract::StorePorts,
 };
 use pilothouse_store::{OpenError, Store, StoreDeps};

@@ -9,7 +9,9 @@ pub mod kind;
 pub mod name;
 #[cfg(feature = "openapi")]
 mod openapi;
+pub mod rng;
 pub mod role;
+pub mod spawn;
 #[cfg(feature = "testing")]
 pub mod testing;
 

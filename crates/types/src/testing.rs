@@ -15,8 +15,10 @@ use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    clock::{Clock, Computation, Rng, Spawner},
+    clock::Clock,
     error::Result,
+    rng::Rng,
+    spawn::{Computation, Spawner},
 };
 
 /// The fake runtime ports.

@@ -7,7 +7,9 @@ use futures_util::future::BoxFuture;
 use jiff::{Timestamp, Unit};
 use pilothouse_types::{
     Error, Result,
-    clock::{Clock, Computation, Rng, Spawner},
+    clock::Clock,
+    rng::Rng,
+    spawn::{Computation, Spawner},
 };
 
 /// Process ports: clocks, random source and task spawner (tokio).

@@ -6,9 +6,7 @@
 
 use std::env;
 
-use pilothouse_rows::{
-    Cell, Change, Field, Filter, ListQuery, ListRow, QuerySpec, Row, Table, fields_of,
-};
+use pilothouse_rows::{Cell, Change, Field, Filter, ListQuery, ListRow, QuerySpec, Row, Table, fields_of};
 use pilothouse_types::{Error, Result};
 use serde::Serialize;
 

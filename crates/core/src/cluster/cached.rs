@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use super::{Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, Connections, ProbeResult};
 use crate::{
     access::Permit,
-    clock::{Clock, Spawner, detached},
+    clock::Clock,
     connection::StoredConnection,
     error::Result,
     ids::ClusterId,
+    spawn::{Spawner, detached},
     ttl_cache::TtlCache,
 };
 

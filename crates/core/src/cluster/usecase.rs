@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
-    clock::{Clock, computed},
+    clock::Clock,
     connection::{AuthType, Connection, Credential, check_token},
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate, Warning},
@@ -22,6 +22,7 @@ use crate::{
     object::{Labels, check_labels},
     role::Role,
     rows::{ListQuery, Pagination, Row, select},
+    spawn::computed,
 };
 
 /// A cluster to be registered.

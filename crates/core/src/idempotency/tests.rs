@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    clock::Computation,
+    spawn::Computation,
     testing::fake::{Fake, FakeRuntime, MemoryStore, ThreadSpawner},
 };
 
@@ -199,7 +199,7 @@ fn repeated_request_stops_waiting_after_the_timeout() {
         let (request, request_id) = (claim.request, claim.request_id.clone());
         Ok(Claim::Taken(Earlier { request, request_id, progress: Progress::Running }))
     });
-    let mut spawner = crate::clock::MockSpawner::new();
+    let mut spawner = crate::spawn::MockSpawner::new();
     let total_sleep = Arc::new(Mutex::new(Duration::ZERO));
     let sum = total_sleep.clone();
     spawner.expect_sleep().returning(move |pause| *sum.lock().unwrap() += pause);

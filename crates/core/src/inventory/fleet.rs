@@ -23,13 +23,13 @@ use serde::Serialize;
 use super::{Counts, Inventory, LISTS, List, ListInfo, Listing, STATUS, to_list};
 use crate::{
     access::Caller,
-    clock::Spawner,
     error::{Error, FieldError, Reason, Result},
     gate::{ClusterPermits, Gate},
     ids::ClusterId,
     limiter::Limiter,
     name::NamespaceScope,
     rows::{ListQuery, ListScope, Pagination, Row, Sort},
+    spawn::Spawner,
 };
 
 /// Maximum time that a response waits for clusters.

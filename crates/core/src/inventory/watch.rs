@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use super::{Inventory, List, ListEvent, WatchSnapshot, to_list};
 use crate::{
     access::Caller,
-    clock::Spawner,
     error::Result,
     gate::{Gate, Warning},
     ids::ClusterId,
     rows::{Change, ListQuery, Row},
+    spawn::Spawner,
     streams::{EventStream, Reader, StreamEnd, StreamEvent, StreamGuard, Streams},
 };
 

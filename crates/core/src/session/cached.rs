@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use super::{Rotation, SecretHash, Session, SessionRecord, SessionStore};
 use crate::{
     access::Permit,
-    clock::{Clock, Spawner, detached},
+    clock::Clock,
     error::Result,
     ids::{SessionId, UserId},
+    spawn::{Spawner, detached},
     ttl_cache::TtlCache,
     user::{PasswordHash, User, Username},
 };

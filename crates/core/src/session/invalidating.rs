@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use super::SessionCache;
 use crate::{
     access::Permit,
-    clock::{Spawner, detached},
     error::Result,
     ids::UserId,
+    spawn::{Spawner, detached},
     user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
 

@@ -11,10 +11,11 @@ use super::{
 };
 use crate::{
     access::{AccessRequest, Caller, Origin, Permit, Resource, Verb},
-    clock::{Clock, Rng},
+    clock::Clock,
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     ids::SessionId,
+    rng::Rng,
     role::Role,
     rows::{ListQuery, Pagination, Row, select},
     ttl_cache::TtlCache,

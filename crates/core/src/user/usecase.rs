@@ -11,11 +11,12 @@ use super::{
 };
 use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
-    clock::{Clock, Rng},
+    clock::Clock,
     error::{Cause, Error, Reason, Result},
     gate::Gate,
     ids::UserId,
     name::{MAX_NORMALISED_BYTES, is_invisible},
+    rng::Rng,
     role::Role,
     rows::{ListQuery, Pagination, Row, select},
 };

@@ -19,7 +19,7 @@ pub(super) type Watch = UnboundedSender<BodyPart>;
 pub(super) struct WatchServer {
     pub(super) server: FakeServer,
     pub(super) adapter: KubeClusters,
-    watches: Arc<Mutex<Vec<Watch>>>,
+    pub(super) watches: Arc<Mutex<Vec<Watch>>>,
 }
 
 pub(super) fn event(kind: &str, name: &str, version: u64, phase: &str) -> String {

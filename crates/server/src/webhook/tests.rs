@@ -10,9 +10,9 @@ use pilothouse_core::{
     Cause, Error,
     access::{AccessRequest, Caller, Resource, Verb},
     audit::Cursor,
-    clock::MockRng,
     coordinator::{LEASE, MockCoordinator},
     operation::{AuditWriter as _, Outcome},
+    rng::MockRng,
     testing::{
         fake::{Fake, MemoryCoordinator},
         permit,

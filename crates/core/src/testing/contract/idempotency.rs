@@ -5,9 +5,9 @@ use jiff::Timestamp;
 
 use super::StorePorts;
 use crate::{
-    clock::uuid_v7,
     idempotency::{Claim, Earlier, End, IdempotencyKey, NewClaim, Progress, Reply, RequestDigest},
     ids::UserId,
+    rng::uuid_v7,
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
