@@ -1,11 +1,11 @@
 //! Budgets of reads from clusters: how many bytes and objects one request may read, how much memory the reads of one
-//! cluster and of all clusters may hold at once, and how many answers are parsed at once.
+//! cluster and of all clusters may hold at once, and how many responses are parsed at once.
 //!
 //! - A request has fixed limits ([`Limits`]); above them it is refused with `too_large`.
 //! - All reads share [`ReadBudgets::memory`]. A cluster may hold as much of it as it leaves free for all others, so the
 //!   next cluster finds memory no matter how many send without end. Without free memory a read is refused with
 //!   `overloaded`.
-//! - A large response is parsed on a blocking thread, with one of a few parse slots, of which one cluster may have
+//! - A large response is parsed on a thread of low priority, with one of a few parse slots, of which one cluster may have
 //!   half. No slot is held while anything waits for the network.
 //!
 //! The list cache has its own budget (`cache.rs`): reads never evict a cached list.
@@ -22,10 +22,11 @@ use std::{
 
 use pilothouse_core::{Cause, Error, Result};
 use tokio::{
-    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
+
+use crate::parser_threads::ParserThreads;
 
 /// Largest response, in bytes, that is parsed on the task that reads it.
 pub(crate) const INLINE_PARSE_BYTES: usize = 256 << 10;
@@ -68,20 +69,23 @@ pub(crate) struct Budget {
     held: AtomicUsize,
     slots: Arc<Semaphore>,
     slots_per_cluster: usize,
-    /// Runtime whose blocking threads parse.
-    runtime: Handle,
+    /// One thread per slot.
+    threads: ParserThreads,
 }
 
 impl Budget {
     /// Allows `slots` responses to be parsed at once, at most the number of processors.
-    pub(crate) fn new(reads: ReadBudgets, slots: usize, runtime: Handle) -> Arc<Self> {
+    ///
+    /// # Panics
+    /// As [`ParserThreads::start`].
+    pub(crate) fn new(reads: ReadBudgets, slots: usize) -> Arc<Self> {
         let slots = slots.min(available_parallelism().map_or(2, NonZero::get)).max(1);
         Arc::new(Self {
             reads,
             held: AtomicUsize::new(0),
             slots: Arc::new(Semaphore::new(slots)),
             slots_per_cluster: slots.div_ceil(2),
-            runtime,
+            threads: ParserThreads::start(slots),
         })
     }
 }
@@ -132,8 +136,7 @@ impl ClusterBudget {
         timeout_at(deadline, slots).await.ok().flatten().ok_or_else(overloaded)
     }
 
-    /// Runs a CPU-bound job: on the caller's task for at most `inline` bytes, else on a blocking thread with a parse
-    /// slot.
+    /// Runs a CPU-bound job: on the caller's task for at most `inline` bytes, else on a parser thread with a parse slot.
     ///
     /// # Errors
     /// As [`Self::parse_slot`]; `Internal` when the job panics.
@@ -153,8 +156,7 @@ impl ClusterBudget {
             drop(slot);
             done
         };
-        let done = self.all.runtime.spawn_blocking(job).await;
-        done.map_err(|_| Error::internal("parsing a response panicked"))
+        self.all.threads.run(job).await
     }
 
     fn release(&self, bytes: usize) {
@@ -310,7 +312,7 @@ mod tests {
 
     #[tokio::test]
     async fn request_over_memory_limit_is_refused_and_releases_it() {
-        let budget = Budget::new(ReadBudgets::default(), 4, Handle::current());
+        let budget = Budget::new(ReadBudgets::default(), 4);
         let cluster = ClusterBudget::new(&budget);
         let limits = Limits { memory: 3 * MIB, received: 10 * MIB, objects: 10 };
         let meter = cluster.meter(limits);
@@ -334,7 +336,7 @@ mod tests {
     /// A new cluster still finds free memory after any number of clusters have taken all they can.
     #[tokio::test]
     async fn cluster_may_hold_as_much_as_it_leaves_free() {
-        let budget = Budget::new(ReadBudgets::default(), 4, Handle::current());
+        let budget = Budget::new(ReadBudgets::default(), 4);
         let mut reservations = Vec::new();
         for others in 0..5 {
             let cluster = ClusterBudget::new(&budget);
@@ -357,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn cluster_takes_at_most_half_of_the_parse_slots() {
-        let budget = Budget::new(ReadBudgets::default(), 4, Handle::current());
+        let budget = Budget::new(ReadBudgets::default(), 4);
         let (busy, other) = (ClusterBudget::new(&budget), ClusterBudget::new(&budget));
         let now = Instant::now();
         let mut slots = Vec::new();
@@ -374,8 +376,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn large_response_is_parsed_on_blocking_thread() {
-        let cluster = ClusterBudget::new(&Budget::new(ReadBudgets::default(), 4, Handle::current()));
+    async fn large_response_is_parsed_on_parser_thread() {
+        let cluster = ClusterBudget::new(&Budget::new(ReadBudgets::default(), 4));
         let current_thread = std::thread::current().id();
         let end = Instant::now() + Duration::from_secs(60);
         let thread = || std::thread::current().id();

@@ -40,6 +40,7 @@ mod list;
 mod namespace;
 mod object_client;
 mod observe;
+mod parser_threads;
 mod pending_writes;
 mod permissions;
 mod pod;
@@ -149,11 +150,11 @@ impl KubeClusters {
     /// Creates the adapter for the clusters in `connections`. Connects on first use.
     ///
     /// # Panics
-    /// Outside a tokio runtime: connections run on the current one.
+    /// Outside a tokio runtime: connections run on the current one. When the operating system starts no thread.
     pub fn new(settings: KubeSettings, connections: Arc<dyn Connections>, clock: Arc<dyn Clock>) -> Self {
         let KubeSettings { deadlines, egress, resolver, user_agent, observer, cache_settings, reads } =
             settings;
-        let budget = Budget::new(reads, cache_settings.unwrap_or_default().fills, Handle::current());
+        let budget = Budget::new(reads, cache_settings.unwrap_or_default().fills);
         let cache = cache_settings.map(|cache_settings| {
             ListCache::new(
                 cache_settings,
