@@ -82,7 +82,7 @@ impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
         Ok(found)
     }
 
-    /// Runs `change`, then invalidates all values, whatever its result. The future must be run to completion: if it
+    /// Runs `change`, then invalidates all values, whatever the result. The future must be run to completion: if it
     /// were dropped while the change continues elsewhere, the invalidation would come too early.
     pub(crate) fn invalidate_after<T>(
         &self,

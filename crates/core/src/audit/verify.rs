@@ -168,7 +168,7 @@ struct Pass<'a> {
     walk: Walk<'a>,
     /// Last entry that retention removed.
     removed: i64,
-    /// Whether an operation in the trail records that removal.
+    /// Whether an operation in the trail records the removal.
     prune_recorded: bool,
     /// Last entry when the pass began. Rows read later reflect at least all entries up to it.
     horizon: i64,

@@ -138,7 +138,7 @@ impl<'a> Walk<'a> {
             }
             self.chain.checkpoint(&checkpoint)?;
             if !is_stored {
-                // it may have been signed after the read of the database and before the read of the line
+                // the checkpoint may have been signed after the database was read and before the line was read
                 self.checkpoints.reopen();
                 is_stored = self.compare_stored(current).await?;
             }
@@ -218,7 +218,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Reads in batches and yields items one by one.
+/// Reader that reads items in batches and yields them one by one.
 pub(super) struct BatchReader<T> {
     pub(super) buffer: VecDeque<T>,
     after: i64,
@@ -230,7 +230,7 @@ impl<T> BatchReader<T> {
         Self { buffer: VecDeque::new(), after, ended: false }
     }
 
-    /// Allows further reads after the end was reached, because more may have been appended.
+    /// Allows further reads after the end was reached, because further items may have been appended.
     pub(super) const fn reopen(&mut self) {
         self.ended = false;
     }

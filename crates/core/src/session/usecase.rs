@@ -44,7 +44,7 @@ pub struct PasswordChange {
     pub new: NewPassword,
 }
 
-/// Tokens issued by a login or refresh. Its `Debug` shows no secret.
+/// Tokens issued by a login or refresh. The `Debug` output contains no secret.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     /// The bearer token.
