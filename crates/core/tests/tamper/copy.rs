@@ -26,7 +26,7 @@ pub(crate) const TRAIL: &str = "trail";
 
 /// A database as its owner can edit it, and the checkpoints outside of it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Copy {
+pub(crate) struct TrailCopy {
     pub(crate) trail: String,
     pub(crate) head: Head,
     pub(crate) entries: Vec<StoredEntry>,
@@ -37,7 +37,7 @@ pub(crate) struct Copy {
     pub(crate) trail_start: Option<String>,
 }
 
-impl Copy {
+impl TrailCopy {
     /// Overlapping intents, outcomes of each status, operations in one entry, and one pending operation.
     pub(crate) fn sample() -> Self {
         Self::build(|_| {}, |_| false)
@@ -183,7 +183,7 @@ pub(crate) fn checkpoint(head: Head, second: i64) -> Checkpoint {
 }
 
 #[async_trait]
-impl TrailReader for Copy {
+impl TrailReader for TrailCopy {
     async fn trail_start(&self) -> Result<Option<String>> {
         Ok(self.trail_start.clone())
     }
