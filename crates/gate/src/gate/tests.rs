@@ -131,7 +131,7 @@ fn without_a_durable_intent_nothing_is_called() {
 }
 
 #[test]
-fn intent_is_stored_before_the_work_and_outcome_after() {
+fn intent_is_stored_before_the_call_and_outcome_after() {
     let (begun, called) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let mut trail = MockAuditWriter::new();
     let flag = begun.clone();
