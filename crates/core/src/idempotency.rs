@@ -171,7 +171,7 @@ pub enum End {
     NotDone,
     /// The change was or may have been applied, and there is no response to store.
     Unknown,
-    /// This response is stored.
+    /// The change was or may have been applied, and this response is stored.
     Answered(Reply),
 }
 

@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn alias_bomb_is_refused() {
+    fn nested_aliases_are_refused() {
         let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
         for i in 1..10 {
             let aliases = vec![format!("*a{}", i - 1); 9].join(",");

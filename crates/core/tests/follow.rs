@@ -187,7 +187,7 @@ fn deleted_cluster_ends_its_streams() {
 }
 
 #[test]
-fn shutdown_ends_every_stream_even_unread_ones() {
+fn shutdown_ends_all_streams() {
     let fixture = Fixture::new();
     let silent = fixture.fake.clusters.next_log();
     let mut streams = [fixture.follow(None).unwrap(), fixture.follow(None).unwrap()];

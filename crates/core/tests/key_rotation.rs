@@ -243,7 +243,7 @@ fn later_checkpoint_does_not_validate_a_key_rotation() {
 }
 
 #[test]
-fn past_cannot_be_rewritten_with_earlier_keys() {
+fn signed_entries_cannot_be_rewritten_with_earlier_keys() {
     let whole = Trail::with_three_keys();
     let mut rewritten = Trail::new();
     rewritten.append_entries(5);

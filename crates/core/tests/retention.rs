@@ -207,7 +207,7 @@ fn unarchived_recent_and_pending_entries_are_not_removed() {
 
 /// An archive with the same sequence numbers and another history: after a restore, or of another trail.
 #[test]
-fn only_an_export_of_the_same_history_covers_a_part() {
+fn part_matches_only_an_export_of_the_same_entries() {
     let kept = |fixture: &Fixture| {
         let archive = MemoryArchive::default();
         fixture.prune(fixture.now() - Duration::from_secs(500), Retained::Archived(&archive)).unwrap();

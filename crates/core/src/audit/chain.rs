@@ -174,7 +174,7 @@ pub trait TrailReader: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Heads that this process remembers, in order: the last entry known to be signed, and the last entry that it
+    /// Heads that this process has verified, in order: the last entry known to be signed, and the last entry that it
     /// appended or verified itself. To be called before anything is read that is compared with these heads. The default
     /// implementation returns none.
     fn verified_heads(&self) -> Vec<Head> {
@@ -304,13 +304,13 @@ impl<'a> Chain<'a> {
         self.signed
     }
 
-    /// Compares the last entry read with the head that this process remembers for that entry.
-    pub(crate) fn check_remembered(&self, remembered: Head) -> Result<(), Defect> {
-        if remembered == self.head {
+    /// Compares the last entry read with the head that this process verified for that entry before.
+    pub(crate) fn check_verified_head(&self, verified: Head) -> Result<(), Defect> {
+        if verified == self.head {
             return Ok(());
         }
         let details = "this process read another entry here before: this entry or an earlier one was changed";
-        Err(Defect::at(remembered.sequence, Fault::Rewritten, details))
+        Err(Defect::at(verified.sequence, Fault::Rewritten, details))
     }
 
     /// Parses a checkpoint and checks that it belongs to this trail and is signed by one of its keys. `near` is the

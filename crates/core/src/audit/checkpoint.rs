@@ -1,6 +1,6 @@
 //! Checkpoints: signed states of the trail. Write access to the database is not sufficient to rewrite signed entries.
 //!
-//! A hash chain alone reveals an edit only to a reader that remembers a later hash: with database access, all hashes
+//! A hash chain alone reveals an edit only to a reader that has stored a later hash: with database access, all hashes
 //! after the edit can be recomputed. A checkpoint cannot be recomputed without the signing key. It is stored beside the
 //! chain in the transaction that makes it due, and copied to a place that the owner of the database cannot write
 //! ([`CheckpointSink`]).

@@ -58,7 +58,7 @@ impl Audit {
         Self { gate, ports, verify_slots, export_slots, started, without_checkpoint_sink: false, clock }
     }
 
-    /// The same use cases without the checkpoint sink: for a copy of the database, or on another machine.
+    /// Returns the use cases without the checkpoint sink, for a copy of the database, or on another machine.
     #[must_use]
     pub fn without_checkpoint_sink(self) -> Self {
         Self { without_checkpoint_sink: true, ..self }
@@ -110,7 +110,7 @@ impl Audit {
 
     /// Begins an export. The export is itself an operation, durable in the trail before its first line is returned; its
     /// entries end before that operation. The entries are verified first, against their checkpoints, the checkpoint
-    /// sink, and the heads that this process remembers.
+    /// sink, and the heads that this process has verified.
     ///
     /// # Errors
     /// `RoleTooLow`; `Overloaded` while several exports run; `AuditUnavailable`; `StoreUnavailable`; `Internal`, naming

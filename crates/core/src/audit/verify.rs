@@ -67,8 +67,8 @@ impl Verdict {
 }
 
 /// Verifies the trail behind `reader` and compares it with the lines of the checkpoint sink and with the heads that the
-/// process of `reader` remembers. Without a sink, no checkpoint is expected outside the database. Holds no lock and no
-/// transaction; memory is bounded by one batch and the pending operations.
+/// process of `reader` has verified. Without a sink, no checkpoint is expected outside the database. Holds no lock and
+/// no transaction; memory is bounded by one batch and the pending operations.
 ///
 /// # Errors
 /// As [`TrailReader`] and [`CheckpointSink::lines`]. A defect of the trail is not an error; the verdict names it.

@@ -53,8 +53,8 @@ impl ThrottleKey {
     pub const FIRST_PAUSE: Duration = Duration::from_secs(30);
     /// Time after a login for which its address counts as a known address of the user.
     pub const KNOWN_ADDRESS_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-    /// Maximum number of known addresses per user. Each adds one budget of password guesses for anyone at that
-    /// address.
+    /// Maximum number of known addresses per user. Each has a failure count of its own, and so allows
+    /// further password guesses from that address.
     pub const ADDRESSES: u32 = 8;
 
     /// Key of an account, which need not exist: for logins from addresses that are not known for its user.

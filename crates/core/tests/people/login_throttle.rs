@@ -251,7 +251,7 @@ impl Fixture {
 }
 
 #[test]
-fn guessing_from_elsewhere_does_not_lock_out_a_known_address() {
+fn guesses_from_unknown_addresses_do_not_block_a_known_address() {
     let fixture = Fixture::new();
     fixture.login_from(HOME, "admin", PASSWORD).unwrap();
     // an hour with one wrong password after each pause
@@ -275,7 +275,7 @@ fn guessing_from_elsewhere_does_not_lock_out_a_known_address() {
 }
 
 #[test]
-fn known_address_has_its_own_budget() {
+fn known_address_has_its_own_failure_count() {
     let fixture = Fixture::new();
     fixture.login_from(HOME, "admin", PASSWORD).unwrap();
     assert_eq!(fixture.guess_from(ATTACKER, "admin"), 5);
@@ -299,9 +299,9 @@ fn address_is_known_for_30_days_after_login() {
     assert_eq!(cause(fixture.login_from(HOME, "admin", PASSWORD)), Cause::TooManyLogins);
 }
 
-/// Guesses from many unknown addresses of a user share one budget of five.
+/// Wrong passwords from all unknown addresses of a user are counted together, up to the limit of five.
 #[test]
-fn unknown_addresses_share_one_budget() {
+fn unknown_addresses_share_one_failure_count() {
     let fixture = Fixture::new();
     fixture.login_from(HOME, "admin", PASSWORD).unwrap();
     let taken = (0..100_u8)

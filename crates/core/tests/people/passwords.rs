@@ -95,7 +95,7 @@ fn revoked_session_cannot_change_the_password() {
 }
 
 #[test]
-fn first_of_two_concurrent_changes_is_applied() {
+fn first_of_two_concurrent_password_changes_is_applied() {
     let fixture = Fixture::new();
     fixture.add("ann", Role::Viewer);
     let (here, there) = (signed_in(&fixture, "ann"), signed_in(&fixture, "ann"));

@@ -132,7 +132,7 @@ fn session_opened_at_one_replica_is_valid_at_the_other_at_once() {
 
 /// The cached session has exceeded the idle timeout; the one in the database was refreshed just before the timeout.
 #[test]
-fn refresh_just_before_idle_timeout_is_seen_by_the_other_replica() {
+fn refresh_just_before_idle_timeout_applies_at_the_other_replica() {
     let here = Fixture::new();
     let there = Replica::of(&here);
     let tokens = here.login("admin", PASSWORD).unwrap();

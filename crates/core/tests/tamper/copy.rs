@@ -133,7 +133,8 @@ impl TrailCopy {
         through
     }
 
-    /// The same with Pilothouse's trail start and the operation of the removal.
+    /// Returns a copy whose oldest part was removed by Pilothouse: with a signed trail start and the operation of the
+    /// removal.
     pub(crate) fn pruned(&self, index: usize) -> Self {
         let mut copy = self.clone();
         let through = copy.remove_through(index);

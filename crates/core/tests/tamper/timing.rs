@@ -138,14 +138,14 @@ fn trail_that_grows_between_reads_is_valid() {
         .unwrap();
 }
 
-/// The trail is compared with the heads that the process remembers, which detects a rewritten or truncated history.
+/// The trail is compared with the heads that the process has verified, which detects a rewritten or truncated history.
 #[test]
-fn remembered_heads_are_compared() {
+fn trail_is_compared_with_heads_verified_before() {
     let history = TrailCopy::history();
     let (before, after) = (&history[history.len() - 4], &history[history.len() - 1]);
-    let found = |remembered: &TrailCopy, current: &TrailCopy| {
-        // the remembered heads are read first
-        let verdict = GrowingTrail::of(vec![remembered.clone(), current.clone()], 0, vec![0, 1]).verdict();
+    let found = |verified: &TrailCopy, current: &TrailCopy| {
+        // the verified heads are read first
+        let verdict = GrowingTrail::of(vec![verified.clone(), current.clone()], 0, vec![0, 1]).verdict();
         verdict.first_bad.map(|bad| (bad.sequence, bad.fault))
     };
     assert_eq!(found(before, after), None);

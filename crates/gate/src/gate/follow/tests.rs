@@ -56,7 +56,7 @@ fn end(check: impl FnMut(&FakeRuntime) -> Result<Role> + Send + 'static) -> Caus
 }
 
 #[test]
-fn stream_ends_with_the_session() {
+fn stream_ends_when_the_session_ends() {
     assert_eq!(end(|_| Err(Error::new(Cause::SessionEnded))), Cause::SessionEnded);
 }
 
@@ -68,7 +68,7 @@ fn stream_ends_when_the_role_becomes_too_low() {
 }
 
 #[test]
-fn stream_ends_with_the_cluster() {
+fn stream_ends_when_the_cluster_is_deleted() {
     let (error, permit) = followed(logs(), |_| Ok(Role::Viewer), false);
     assert_eq!((error.cause, error.context.resource.as_deref()), (Cause::NotFound, Some("cluster")));
     assert!(permit.operation().is_none(), "a read is not recorded");
