@@ -102,6 +102,7 @@ impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
 }
 
 impl<K: Eq + Hash, V> State<K, V> {
+    /// Stores a value that was read from `started` on.
     fn insert(&mut self, key: K, started: Duration, value: V) {
         // a slow read does not replace the value of a read that started later
         if self.values.get(&key).is_some_and(|(read_at, _)| *read_at > started) {

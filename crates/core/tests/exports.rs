@@ -72,8 +72,7 @@ fn export_verifies_standalone_and_any_edit_is_detected() {
         let is_checkpoint = lines[n].starts_with("{\"checkpoint\"");
         let without: Vec<_> =
             lines.iter().enumerate().filter(|(m, _)| *m != n).map(|(_, line)| *line).collect();
-        // the signed header covers the entries, so a checkpoint may be missing if the interval to the next one allows
-        // it
+        // the signed header covers all entries, so a single checkpoint may be missing
         assert_eq!(verified(joined(&without)).valid, is_checkpoint, "without line {n}");
         assert!(n == 0 || !verified(joined(&lines[..n])).valid || n == lines.len() - 1 && is_checkpoint);
         if n + 1 < lines.len() {

@@ -193,6 +193,7 @@ impl fmt::Debug for Row {
     }
 }
 
+/// Bytes of a text key; `None` for other types.
 fn bytes(key: Key<'_>) -> Option<&[u8]> {
     match key {
         Cell::Text(text) => Some(text),
@@ -200,6 +201,7 @@ fn bytes(key: Key<'_>) -> Option<&[u8]> {
     }
 }
 
+/// Text of a text key; `None` for other types.
 fn text(key: Key<'_>) -> Option<&str> {
     bytes(key).and_then(|text| std::str::from_utf8(text).ok())
 }
@@ -215,6 +217,7 @@ impl Packed {
         &self.bytes[..self.json]
     }
 
+    /// Appends a key.
     fn push(&mut self, key: Cell<&str>) {
         match key {
             Cell::Null => self.bytes.push(NULL),
@@ -259,6 +262,7 @@ impl<'a> Keys<'a> {
         taken
     }
 
+    /// Reads a length that [`Packed::length`] wrote.
     fn length(&mut self) -> usize {
         let mut length = 0;
         for shift in (0..).step_by(7) {

@@ -264,6 +264,7 @@ impl Table {
         self.orders[0].slots.partition_point(|slot| self.row(*slot).is_some_and(|row| row.key() < key))
     }
 
+    /// Range of a namespace in the order by namespace and name.
     fn range_of(&self, namespace: &str) -> Range<usize> {
         let slots = &self.orders[0].slots;
         let below = |inclusive: bool| {

@@ -174,6 +174,7 @@ impl VerifiedTrail {
     }
 }
 
+/// Mismatch of a trail that ends with `head`, before the entry `verified`.
 fn truncated(head: Head, verified: i64) -> Mismatch {
     format!(
         "it ends with entry {}, but entry {verified} existed: it was truncated, or an older database was restored",
@@ -219,6 +220,7 @@ impl TrailFollower<'_> {
         Ok(())
     }
 
+    /// Compares the verified head with the checkpoints in the database up to it.
     fn compare(&mut self) -> Result<(), Mismatch> {
         let current = self.verified.head;
         while let Some(stored) = self.checkpoints.next_if(|stored| stored.sequence <= current.sequence) {

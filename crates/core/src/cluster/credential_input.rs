@@ -9,7 +9,7 @@ use crate::{
     kubeconfig::Kubeconfig,
 };
 
-/// Credential and connection fields of a request. No field is ever displayed.
+/// Credential and connection fields of a request.
 #[derive(Clone, Debug, Default)]
 pub struct CredentialInput {
     /// `token` or `kubeconfig`.

@@ -308,6 +308,7 @@ impl Clusters {
         self.probe_and_record(&permit, id, ProbeReason::Scheduled).await.map(drop)
     }
 
+    /// Probes a registered cluster, and stores the result if this caller must store it.
     async fn probe_and_record(
         &self,
         permit: &Permit,
@@ -325,6 +326,7 @@ impl Clusters {
         Ok(probe_result)
     }
 
+    /// Checks a new connection and probes it. `None` if the probe is skipped.
     async fn probe_unless_skipped(
         &self,
         permit: &Permit,
