@@ -1,4 +1,5 @@
-//! Masking of annotations that may contain masked values: some tools store whole copies of objects in annotations.
+//! Masking of annotations. Some tools store copies of objects in annotations, so an annotation may contain a value that
+//! is masked elsewhere.
 
 use std::collections::BTreeSet;
 
@@ -82,7 +83,7 @@ fn is_compressed(bytes: &[u8]) -> bool {
     is_zlib || memmem::find(bytes, b"\x1f\x8b\x08").is_some()
 }
 
-/// All possible decodings of a text.
+/// All decodings of a text: hexadecimal, base64, URL escapes, JSON escapes, and the text without white space.
 fn decoded(text: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
     let runs = |is_part: fn(&u8) -> bool| {
         text.split(move |byte| !is_part(byte)).filter(|run| run.len() >= MIN_VALUE_BYTES)
@@ -139,11 +140,13 @@ fn unescaped(text: &[u8], read: ReadEscape) -> Vec<u8> {
     plain
 }
 
+/// Parses a URL escape: `%41`.
 fn percent(text: &[u8]) -> Option<(Vec<u8>, usize)> {
     let digits = text.strip_prefix(b"%")?.get(..2)?;
     digits.iter().all(u8::is_ascii_hexdigit).then(|| (from_hex(digits), 3))
 }
 
+/// Parses a JSON escape, or one of the escapes `\xXX` and `\'`.
 fn backslash(text: &[u8]) -> Option<(Vec<u8>, usize)> {
     let (kind, rest) = text.strip_prefix(b"\\")?.split_first()?;
     let plain = match kind {
@@ -265,7 +268,7 @@ mod tests {
 
     #[test]
     fn json_annotations_are_not_shown() {
-        // it may contain a value that is too short to search for
+        // JSON may contain a value that is too short to search for
         for text in [r#"{"name":"PIN","value":"123"}"#, r#" [{"value":"1"}]"#] {
             assert!(!Hidden::default().may_show(text), "{text}");
         }

@@ -1,7 +1,7 @@
 //! Application: builds all use cases from the ports.
 //!
-//! An embedder that needs only some use cases creates a [`Gate`] and those: `Lists::new`, `Workloads::new` and similar
-//! constructors take the gate and the ports that they need, as shown in `examples/`.
+//! An embedder that needs only some use cases creates a [`Gate`] and these use cases: `Lists::new`, `Workloads::new`
+//! and similar constructors take the gate and the ports that they need, as shown in `examples/`.
 
 use std::sync::Arc;
 
@@ -95,7 +95,7 @@ pub struct Settings {
 
 /// The use cases of the application.
 #[derive(Clone)]
-#[allow(missing_docs, reason = "each field is the use cases of its type, which are documented there")]
+#[allow(missing_docs, reason = "the type of each field documents its use cases")]
 pub struct App {
     pub gate: Gate,
     pub idempotency: Idempotency,

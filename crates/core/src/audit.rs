@@ -1,5 +1,6 @@
-//! Audit trail: the hash chain that makes a later edit visible, the ports that read and maintain it, and the use cases
-//! that list, verify and export the trail. [`crate::operation`] defines its entries and the port that writes them.
+//! Audit trail: the hash chain that makes a later edit detectable, the ports that read and maintain it, and the use
+//! cases that list, verify and export the trail. [`crate::operation`] defines its entries and the port that writes
+//! them.
 //!
 //! The trail is append-only. A change to a cluster has two entries: the intent, durable before the call, and the
 //! outcome. A change to Pilothouse's own tables, a refusal and a login have one entry, written in the same transaction
@@ -57,8 +58,8 @@ pub trait AuditQuery: Send + Sync {
     async fn operations(&self, query: &OperationQuery) -> Result<OperationPage>;
 }
 
-/// Port for the upkeep of the audit trail: operations that lost their process, and checkpoints. Every write is durable
-/// when the call returns.
+/// Port for the maintenance of the audit trail: pending operations of ended processes, and checkpoints. Every write is
+/// durable when the call returns.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait AuditMaintenance: Send + Sync {
@@ -68,8 +69,8 @@ pub trait AuditMaintenance: Send + Sync {
     /// `AuditUnavailable`.
     async fn close_orphans(&self, at: Timestamp) -> Result<u64>;
 
-    /// Signs the last entry, unless it is signed already or the last checkpoint is younger than `age`. An append signs
-    /// by itself once the last checkpoint is [`Checkpoint::AGE`] old; this call covers idle times and shutdown. Only
+    /// Signs the last entry, unless it is signed already or the last checkpoint is younger than `age`. An append
+    /// also signs when the last checkpoint is [`Checkpoint::AGE`] old; this call covers idle times and shutdown. Only
     /// entries that follow from verified entries are signed. The default implementation, for a trail without
     /// checkpoints, does nothing.
     ///

@@ -63,7 +63,7 @@ impl Reference {
     }
 }
 
-/// A metric of `spec.metrics`, or its measurement in `status.currentMetrics`. The source of its type is set.
+/// A metric of `spec.metrics`, or its measurement in `status.currentMetrics`. Only the source named by `type` is set.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct MetricObject {
@@ -303,12 +303,12 @@ mod tests {
     }
 
     #[test]
-    fn lower_limit_defaults_to_one() {
+    fn min_replicas_defaults_to_one() {
         assert_eq!(row(json!({"spec": {"maxReplicas": 3}})).min_replicas, 1);
     }
 
     #[test]
-    fn metrics_by_table() {
+    fn metric_has_its_target_and_its_measurement() {
         let resource = |section: &str, name: &str, numbers: Value| {
             let source = json!({"name": name, section: numbers});
             json!({"type": "Resource", "resource": source})

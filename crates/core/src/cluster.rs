@@ -230,15 +230,15 @@ impl ListRow for Cluster {
 /// A cluster to be stored.
 #[derive(Clone, Debug)]
 pub struct ClusterRecord {
-    /// Its name.
+    /// Name.
     pub name: ClusterName,
     /// Free text.
     pub description: String,
     /// Labels stored by Pilothouse.
     pub labels: BTreeMap<String, String>,
-    /// The form in which its credential was supplied.
+    /// Form in which the credential was supplied.
     pub auth_type: AuthType,
-    /// Its connection.
+    /// Connection to the API server.
     pub connection: Connection,
     /// Result of the first probe; `None` if it was skipped.
     pub probe_result: Option<ProbeResult>,

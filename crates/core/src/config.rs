@@ -24,11 +24,11 @@ pub use row::{ConfigMapObject, ConfigMapRow, KeySize};
 /// A ConfigMap to create. Its `Debug` output contains keys but no values.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NewConfigMap {
-    /// Its name.
+    /// Name.
     pub name: ObjectName,
-    /// Its values by key; may be empty.
+    /// Values by key; may be empty.
     pub data: BTreeMap<String, String>,
-    /// Its labels.
+    /// Labels.
     pub labels: Labels,
 }
 

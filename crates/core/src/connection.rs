@@ -32,7 +32,8 @@ impl AuthType {
     }
 }
 
-/// The credential that Pilothouse presents to a cluster. Has no `Serialize`; its `Debug` shows only the type.
+/// The credential that Pilothouse presents to a cluster. It has no `Serialize`; its `Debug` output contains only the
+/// type.
 #[derive(Clone)]
 pub enum Credential {
     /// A bearer token.
@@ -64,7 +65,7 @@ pub struct Connection {
     pub ca: Option<String>,
     /// The name that the server's certificate must contain, if not the server's host.
     pub tls_server_name: Option<String>,
-    /// Accept any certificate.
+    /// Whether any certificate is accepted.
     pub insecure_skip_tls_verify: bool,
     /// The credential that Pilothouse presents.
     pub credential: Credential,
@@ -79,7 +80,7 @@ pub struct StoredConnection {
     pub version: i64,
 }
 
-/// A token that is valid in a header: visible ASCII, at most 16 KiB; surrounding white space is removed.
+/// Checks that a token is valid in a header: visible ASCII, at most 16 KiB. Removes surrounding white space.
 pub(crate) fn check_token(field: &str, token: &SecretString) -> Result<SecretString> {
     let token = token.expose_secret().trim();
     match token.len() {
@@ -90,7 +91,7 @@ pub(crate) fn check_token(field: &str, token: &SecretString) -> Result<SecretStr
     }
 }
 
-/// A text with at least one PEM certificate, at most 256 KiB. The adapter parses it in full.
+/// Checks that a text contains at least one PEM certificate and has at most 256 KiB. The adapter parses it in full.
 pub(crate) fn check_pem(field: &str, pem: String) -> Result<String> {
     check_pem_text(field, &pem).map(|()| pem)
 }

@@ -11,8 +11,8 @@ use crate::{audit::Cursor, error::Result, ids::ClusterId};
 /// Duration of a lease. A process renews its lease several times in this period.
 pub const LEASE: Duration = Duration::from_secs(15);
 
-/// Port for the leases and claims of one process. They belong to the process, not to a caller, so no method takes a
-/// permit.
+/// Port for the leases and claims of one process. Leases and claims belong to the process, not to a caller, so no
+/// method takes a permit.
 ///
 /// `at` is the current time of this process. Clocks of replicas may differ: a store that several replicas can share
 /// measures leases by a clock of its own.

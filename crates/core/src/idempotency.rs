@@ -2,7 +2,8 @@
 //!
 //! A caller that lost the response to a change sends the request again with the same key, and receives the same
 //! response without a second change. Before the work starts, the key is claimed with a row that outlives this process.
-//! When the work has ended, the row stores the response. A concurrent request with the same key waits for it.
+//! When the work has ended, the row stores the response. A concurrent request with the same key waits for that
+//! response.
 //!
 //! A response is stored if the change was applied or may have been: a success, or a failure with an unknown outcome
 //! ([`Error::outcome_unknown`]). If the change was certainly not applied, the key is released, so that the caller may
@@ -34,9 +35,9 @@ use crate::{
 
 /// Time for which a key is stored.
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
-/// Maximum number of stored keys per user: one every nine seconds, all day.
+/// Maximum number of stored keys per user: one key every nine seconds for a day.
 const MAX_KEYS: u64 = 10_000;
-/// Maximum size of a stored response body in bytes; the response to a common change has about one thousand.
+/// Maximum size of a stored response body in bytes; the response to a common change has about 1 kB.
 const MAX_REPLY_BYTES: usize = 256 << 10;
 /// Time for which a repeated request waits for the first one: the default time limit of a change.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -155,11 +156,11 @@ pub struct Earlier {
 /// Progress of an earlier request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// A running process is working on it.
+    /// A running process executes the request.
     Running,
-    /// Its outcome is unknown and will remain so.
+    /// The outcome of the request is unknown and stays unknown.
     Unknown,
-    /// It has ended with this response.
+    /// The request has ended with this response.
     Answered(Reply),
 }
 
@@ -170,11 +171,12 @@ pub enum End {
     NotDone,
     /// The change was or may have been applied, and there is no response to store.
     Unknown,
-    /// This response is stored.
+    /// The change was or may have been applied, and this response is stored.
     Answered(Reply),
 }
 
-/// Storage port for claims. It needs no permit, like the login throttle: a claim is visible to its own user only.
+/// Storage port for claims. Its methods take no permit, like the login throttle: a claim is visible to its own user
+/// only.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait IdempotencyStore: Send + Sync {
@@ -217,9 +219,9 @@ impl Idempotency {
     ///
     /// # Errors
     /// `IdempotencyKeyReused` when the key was used for another request; `IdempotencyInProgress` or
-    /// `IdempotencyOutcomeUnknown`, with the request id of the earlier request, when that has no response yet or never
-    /// will;
-    /// `TooManyIdempotencyKeys`; `StoreUnavailable`, and then `work` does not run; otherwise the error of `work`.
+    /// `IdempotencyOutcomeUnknown`, with the request id of the earlier request, when that request has no response yet
+    /// or will never have one; `TooManyIdempotencyKeys`; `StoreUnavailable`, and then `work` does not run; otherwise
+    /// the error of `work`.
     pub async fn execute<T: Send + 'static>(
         &self,
         caller: &Caller,
@@ -286,7 +288,7 @@ impl Idempotency {
         }
     }
 
-    /// Ends a claim. If that fails, it is retried in the background until it succeeds.
+    /// Ends a claim. After a failure, the call is retried in the background until it succeeds.
     async fn end(&self, id: Uuid, end: End) {
         if self.store.end(id, &end).await.is_ok() {
             return;

@@ -83,14 +83,14 @@ impl Counts {
     }
 }
 
-/// The field by which rows are counted.
+/// Name of the field by which rows are counted.
 pub const STATUS: &str = "status";
 
 /// Initial rows of a watched list, and the events that follow.
 pub struct WatchSnapshot {
     /// The rows that match the query, in its order.
     pub rows: Vec<Row>,
-    /// Last time at which they were known to be current.
+    /// Last time at which the rows were known to be current.
     pub as_of: Timestamp,
     /// Whether the cluster could not be reached since `as_of`.
     pub stale: bool,
@@ -112,7 +112,7 @@ pub enum ListEvent {
         /// Whether the rows may be out of date.
         stale: bool,
     },
-    /// This reader fell behind and missed events. Last event of the stream.
+    /// The reader was too slow and missed events. Last event of the stream.
     Lagged,
     /// The list is no longer cached, because its cluster or its connection changed. Last event of the stream.
     ConnectionChanged,
@@ -126,9 +126,9 @@ pub trait Inventory: Send + Sync {
     /// that change. While the cluster is unreachable, the page holds the last known rows, if any, marked `stale`.
     ///
     /// # Errors
-    /// Code `ConnectionError`, `TimeoutError`, `RateLimited` or `ForbiddenByCluster`; `TooLarge` if the list exceeds
-    /// what one request may read; `Overloaded` if too much is read concurrently; `NotFoundInCluster` if the list holds
-    /// one owner's objects ([`ListInfo::owner`]) and that owner does not exist.
+    /// Code `ConnectionError`, `TimeoutError`, `RateLimited` or `ForbiddenByCluster`; `TooLarge` if the list is
+    /// larger than one request may read; `Overloaded` at the limit of concurrent reads; `NotFoundInCluster` if the list
+    /// holds one owner's objects ([`ListInfo::owner`]) and that owner does not exist.
     async fn page(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing>;
 
     /// Counts the rows of `list` by status, in all namespaces that the permit covers.

@@ -1,5 +1,5 @@
 //! Kubeconfig parser. Takes only the server, the CA and one token or client certificate of one context. Fields that
-//! run a command, read a file or connect elsewhere are refused by name, never ignored.
+//! run a command, read a file or connect elsewhere are refused with an error that names them, never ignored.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use secrecy::{ExposeSecret, SecretString};
@@ -234,7 +234,7 @@ impl UserEntry {
         unsupported_fields(path, pairs)
     }
 
-    /// A token, else a client certificate. As in client-go, a token takes precedence.
+    /// Returns the token, or the client certificate if there is no token. The precedence is that of client-go.
     fn credential(self, path: &str) -> Result<Credential> {
         let token_path = format!("{path}.token");
         if let Some(token) = self.token.filter(|token| !token.expose_secret().is_empty()) {
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_run_read_or_redirect_are_refused_by_name() {
+    fn fields_that_run_commands_read_files_or_connect_elsewhere_are_refused() {
         for field in [
             "exec: {command: sh}",
             "auth-provider: {name: gcp}",
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn alias_bomb_is_refused() {
+    fn nested_aliases_are_refused() {
         let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
         for i in 1..10 {
             let aliases = vec![format!("*a{}", i - 1); 9].join(",");
@@ -400,7 +400,8 @@ mod tests {
         assert_eq!(refusal(&bomb, None), [("kubeconfig".to_owned(), "malformed")]);
     }
 
-    /// Refused as soon as they are parsed: the work is bounded by the text read so far, not by its expansion.
+    /// The parser refuses an anchor, alias or merge key when it reads it, so the work is bounded by the length of the
+    /// text, not by its expansion.
     #[test]
     fn anchors_aliases_and_merge_keys_are_refused() {
         let valid = config("server: 'https://k'", "token: t");

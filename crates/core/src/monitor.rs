@@ -49,7 +49,7 @@ pub trait StoreMonitor: Send + Sync {
     /// Status of the connection pools of this process.
     fn pools(&self) -> Vec<PoolStats>;
 
-    /// Whether the audit trail matches the part that this process has verified, and so is signed.
+    /// Whether the audit trail matches the part that this process has verified. If not, this process does not sign it.
     fn is_audit_signed(&self) -> bool;
 
     /// Number of audit entries that this process failed to store. Each retry counts.

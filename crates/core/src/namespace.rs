@@ -170,7 +170,7 @@ impl Namespaces {
     }
 }
 
-/// The access request of a namespace operation sets both name and namespace.
+/// Creates the access request of a namespace operation, with the namespace also as the name of the object.
 fn access(verb: Verb, cluster: ClusterId, namespace: &Namespace) -> AccessRequest {
     AccessRequest::to_object(verb, Kind::Namespace, cluster, namespace, namespace.as_str())
 }

@@ -15,7 +15,7 @@ use crate::{
     workload::Replicas,
 };
 
-/// The URLs that `ApiServer` accepts.
+/// Pattern of the URLs that `ApiServer` accepts.
 const HTTPS: &str = "^https://[^/?#@\\s]+(/[^?#\\s]*)?$";
 
 macro_rules! schemas {

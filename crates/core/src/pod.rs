@@ -51,7 +51,7 @@ impl LogOptions {
     pub const DEFAULT_TAIL: u32 = 100;
     /// Maximum number of lines.
     pub const MAX_TAIL: u32 = 10_000;
-    /// Maximum size of the log in one response, in bytes. Older lines are cut off.
+    /// Maximum size of the log in one response, in bytes. Older lines are omitted.
     pub const MAX_BYTES: usize = 4 << 20;
 }
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{audit::CheckpointSigner, error::Result};
 
-/// Owner of a sealed value. The value is bound to it: opening it for another owner is an error.
+/// Owner of a sealed value. A value can be opened only for the owner for which it was sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedFor {
     /// Random id, generated before the row is inserted and stored with the row.
@@ -21,7 +21,7 @@ pub trait Sealer: Send + Sync {
     /// Seals a value. Sealing the same value twice yields two different results.
     ///
     /// # Errors
-    /// `Internal`.
+    /// `Internal` if the value cannot be encrypted.
     fn seal(&self, owner: &SealedFor, value: &[u8]) -> Result<Vec<u8>>;
 
     /// Opens a sealed value.
@@ -46,8 +46,8 @@ pub struct Keys {
 }
 
 /// Keyring: the master keys that this process holds, identified by their fingerprints. Usually there is one key. During
-/// a rekey there are two, and the database stores which of them is in use: code that seals or signs reads it in the
-/// same transaction. See `docs/decisions/0018-rekey-while-servers-run.md`.
+/// a rekey there are two, and the database stores which of them is in use: code that seals or signs reads this record
+/// in the same transaction. See `docs/decisions/0018-rekey-while-servers-run.md`.
 pub trait Keyring: Send + Sync {
     /// Fingerprint of the key in use, as last seen by this process.
     fn current(&self) -> String;
@@ -56,8 +56,8 @@ pub trait Keyring: Send + Sync {
     /// location.
     ///
     /// # Errors
-    /// `StoreUnavailable` when the key is not there: the database requires it, so nothing can be done until it is
-    /// provided.
+    /// `StoreUnavailable` when that location has no such key: the database requires the key, so the store cannot be
+    /// used until the key is provided.
     fn keys(&self, fingerprint: &str) -> Result<Keys>;
 
     /// Opens a value with the key with which it was sealed.

@@ -1,4 +1,5 @@
-//! Secrets: list rows and details without values, creation, update, deletion, and reveal, which alone returns values.
+//! Secrets: list rows and details without values, creation, update, deletion, and reveal, the only use case that
+//! returns values.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -27,13 +28,13 @@ pub use row::{SecretDetail, SecretObject, SecretRow};
 /// A Secret to create. Its `Debug` output contains keys but no values.
 #[derive(Clone)]
 pub struct NewSecret {
-    /// Its name.
+    /// Name.
     pub name: ObjectName,
-    /// Its type. `None`: `Opaque`.
+    /// Type. `None`: `Opaque`.
     pub r#type: Option<String>,
-    /// Its values by key, not base64-encoded; may be empty.
+    /// Values by key, not base64-encoded; may be empty.
     pub data: BTreeMap<String, SecretString>,
-    /// Its labels.
+    /// Labels.
     pub labels: Labels,
 }
 
@@ -164,10 +165,10 @@ impl Secrets {
         let granted = self.gate.grant(caller, access(Verb::Create, cluster, namespace, &secret.name)).await?;
         let granted = granted.with("keys", json!(sizes));
         let values = secret.data.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
-        let note = self.hashes(cluster, namespace, &secret.name, values);
+        let hashes = self.hashes(cluster, namespace, &secret.name, values);
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.create(&permit, &secret).await?.into());
-        self.gate.change_granted(granted, work, note).await
+        self.gate.change_granted(granted, work, hashes).await
     }
 
     /// Updates a Secret. The audit trail records the size of each new value and, after the cluster has accepted it, its
@@ -201,10 +202,10 @@ impl Secrets {
                 data.iter().map(|(key, value)| (key, value.as_ref().map(size_in_bytes))).collect();
             granted = granted.with("keys", json!(sizes));
         }
-        let note = patch.data.clone().map(|data| self.hashes(cluster, namespace, &name, data));
+        let hashes = patch.data.clone().map(|data| self.hashes(cluster, namespace, &name, data));
         let api = self.api.clone();
         let work = async move |permit: Permit| Ok(api.update(&permit, &name, &patch).await?.into());
-        self.gate.change_granted(granted, work, move || note.map_or_else(Vec::new, |note| note())).await
+        self.gate.change_granted(granted, work, move || hashes.map_or_else(Vec::new, |hashes| hashes())).await
     }
 
     /// Deletes a Secret.

@@ -40,21 +40,21 @@ pub use usecase::{Login, PasswordChange, Sessions, SignedIn, Tokens};
 /// A session as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Its id.
+    /// Session id.
     pub id: SessionId,
-    /// The user who opened it.
+    /// The user who opened the session.
     pub user_id: UserId,
     /// Incremented by each refresh. An access token of another generation is invalid.
     pub generation: i64,
-    /// IP address of the client that opened it.
+    /// IP address of the client at the login.
     pub source_ip: Option<String>,
-    /// `User-Agent` of the client that opened it.
+    /// `User-Agent` of the client at the login.
     pub user_agent: Option<String>,
     /// Time of the login.
     pub created_at: Timestamp,
-    /// Time of its last use, to the minute.
+    /// Time of the last use, to the minute.
     pub last_seen_at: Timestamp,
-    /// Latest time at which it ends.
+    /// Latest end of the session.
     pub expires_at: Timestamp,
 }
 
@@ -126,21 +126,21 @@ impl fmt::Debug for SecretHash {
 /// A session to be stored.
 #[derive(Clone, Debug)]
 pub struct SessionRecord {
-    /// The user who opens it.
+    /// The user who opens the session.
     pub user_id: UserId,
     /// Hash of the cookie.
     pub cookie: SecretHash,
     /// Hash of the first refresh token.
     pub refresh: SecretHash,
-    /// IP address of the client. From now on it is a known address of the user ([`LoginThrottle::is_known_address`]).
+    /// IP address of the client. It becomes a known address of the user ([`LoginThrottle::is_known_address`]).
     pub source_ip: Option<IpAddr>,
     /// `User-Agent` of the client.
     pub user_agent: Option<String>,
     /// Time of the login.
     pub at: Timestamp,
-    /// Latest time at which it ends.
+    /// Latest end of the session.
     pub expires_at: Timestamp,
-    /// The key under which failures of this login are counted. Opening the session resets its count.
+    /// The key under which failures of this login are counted. Opening the session resets the count.
     pub throttle_key: Option<ThrottleKey>,
 }
 
@@ -171,7 +171,7 @@ pub trait SessionStore: Send + Sync {
     async fn open(&self, permit: &Permit, session: SessionRecord, verified: &PasswordHash)
     -> Result<Session>;
 
-    /// The session of a cookie and its user, unless it has ended. The caller checks its expiry.
+    /// The session of a cookie and its user; `None` if the session has ended. The caller checks the expiry.
     async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>>;
 
     /// As [`SessionStore::find`], but never from a cache: for a caller with proof that the session has changed.
@@ -198,8 +198,8 @@ pub trait SessionStore: Send + Sync {
         grace: Duration,
     ) -> Result<Rotation>;
 
-    /// Ends a session, and stores its audit row in the same transaction. False, without an audit row, if there is no
-    /// such session.
+    /// Ends a session, and stores its audit row in the same transaction. Returns false, without an audit row, if
+    /// there is no such session.
     async fn end(&self, permit: &Permit, id: SessionId) -> Result<bool>;
 
     /// The sessions of one user, or of all users, with user names. Excludes ended sessions.
@@ -227,7 +227,7 @@ pub trait TokenCodec: Send + Sync {
     /// Signs a token.
     ///
     /// # Errors
-    /// `Internal`.
+    /// `Internal` if the token cannot be signed.
     fn sign(&self, claims: &Claims) -> Result<SecretString>;
 
     /// Verifies a token: it must be signed by this installation and not expired.
@@ -240,7 +240,7 @@ pub trait TokenCodec: Send + Sync {
 /// Lifetimes of tokens and sessions. A session ends at the earlier of `idle` and `absolute`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetimes {
-    /// Lifetime of an access token, from its issue. A refresh issues a new one.
+    /// Lifetime of an access token, from its issue. A refresh issues a new token.
     pub access: Duration,
     /// Lifetime of a session, from its last request. Each request restarts it.
     pub idle: Duration,

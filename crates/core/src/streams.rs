@@ -139,6 +139,8 @@ impl<T> Stream for EventStream<T> {
     }
 }
 
+/// Runs the producer until it ends, the reader is gone, the permission is revoked or the server stops; then sends the
+/// end.
 async fn run<T>(
     StreamGuard { revoked, slot }: StreamGuard,
     work: impl Future<Output = StreamEnd>,

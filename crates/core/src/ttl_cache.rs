@@ -82,7 +82,7 @@ impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
         Ok(found)
     }
 
-    /// Runs `change`, then invalidates all values, whatever its result. The future must be run to completion: if it
+    /// Runs `change`, then invalidates all values, whatever the result. The future must be run to completion: if it
     /// were dropped while the change continues elsewhere, the invalidation would come too early.
     pub(crate) fn invalidate_after<T>(
         &self,
@@ -102,6 +102,7 @@ impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
 }
 
 impl<K: Eq + Hash, V> State<K, V> {
+    /// Stores a value that was read from `started` on.
     fn insert(&mut self, key: K, started: Duration, value: V) {
         // a slow read does not replace the value of a read that started later
         if self.values.get(&key).is_some_and(|(read_at, _)| *read_at > started) {

@@ -22,7 +22,7 @@ mod usecase;
 
 pub use usecase::Users;
 
-/// A user's name: trimmed, NFKC, case-folded, then 3 to 64 of `[a-z0-9._-]`.
+/// A user's name: trimmed, NFKC, case-folded, then 3 to 64 characters of `[a-z0-9._-]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Username(String);
@@ -53,12 +53,12 @@ impl Username {
         }
     }
 
-    /// The username that the first start creates.
+    /// Name of the user that the first start creates.
     pub fn first_admin() -> Self {
         Self("admin".to_owned())
     }
 
-    /// The name.
+    /// The normalised name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -126,17 +126,17 @@ impl TryFrom<SecretString> for NewPassword {
     }
 }
 
-/// NFKC, so that the same characters entered on another keyboard are the same password.
+/// Normalises a password to NFKC, so that the same characters entered on another keyboard are the same password.
 pub(crate) fn normalise(password: &SecretString) -> SecretString {
     password.expose_secret().nfkc().collect::<String>().into()
 }
 
-/// A password's hash in PHC form. Its `Debug` shows nothing.
+/// Hash of a password as a PHC string. The `Debug` output omits the hash.
 #[derive(Clone)]
 pub struct PasswordHash(SecretString);
 
 impl PasswordHash {
-    /// From a PHC string of a hasher or of the store.
+    /// Creates a hash from a PHC string of the hasher or the store.
     pub fn new(phc: String) -> Self {
         Self(phc.into())
     }
@@ -202,11 +202,11 @@ impl ListRow for User {
 /// A user to be created.
 #[derive(Clone, Debug)]
 pub struct NewUser {
-    /// Its name.
+    /// Username.
     pub username: Username,
-    /// Its password.
+    /// Password.
     pub password: NewPassword,
-    /// Its role.
+    /// Role.
     pub role: Role,
     /// Display name; the username if `None`.
     pub display_name: Option<String>,
@@ -215,11 +215,11 @@ pub struct NewUser {
 /// A user to be stored.
 #[derive(Clone, Debug)]
 pub struct UserRecord {
-    /// Its name.
+    /// Username.
     pub username: Username,
-    /// Its password's hash.
+    /// Hash of the password.
     pub password: PasswordHash,
-    /// Its role, bound to all clusters and namespaces.
+    /// Role, valid in all clusters and namespaces.
     pub role: Role,
     /// Display name.
     pub display_name: String,
@@ -304,7 +304,8 @@ pub trait UserRegistry: Send + Sync {
     ) -> Result<()>;
 }
 
-/// Password hasher port, on a bounded pool: a flood of logins is queued or refused and does not slow other requests.
+/// Password hasher port. Hashes are computed on a bounded pool: logins beyond its capacity are queued or refused, and
+/// do not slow other requests.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait PasswordHasher: Send + Sync {
@@ -328,10 +329,10 @@ pub trait InitialPassword: Send + Sync {
     /// returns.
     ///
     /// # Errors
-    /// `Internal` if it cannot be published.
+    /// `Internal` if the password cannot be published.
     fn publish(&self, password: &SecretString) -> Result<()>;
 
-    /// Removes the published password: it was changed, or belongs to no user.
+    /// Removes the published password, because it was changed or its user was not created.
     fn remove(&self);
 }
 

@@ -77,12 +77,12 @@ impl WorkloadType {
         Self::ALL.into_iter().find(|this| this.as_str() == text).ok_or(Reason::NotOneOf)
     }
 
-    /// Whether its number of replicas can be set.
+    /// Whether the number of replicas of this type can be set.
     pub const fn scales(self) -> bool {
         matches!(self, Self::Deployment | Self::StatefulSet)
     }
 
-    /// Whether it supports `kubectl rollout restart`.
+    /// Whether this type supports `kubectl rollout restart`.
     pub const fn restarts(self) -> bool {
         matches!(self, Self::Deployment | Self::StatefulSet | Self::DaemonSet)
     }
@@ -97,11 +97,11 @@ impl fmt::Display for WorkloadType {
 /// Reference to a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadRef {
-    /// Its namespace.
+    /// Namespace.
     pub namespace: Namespace,
-    /// Its type.
+    /// Type.
     pub kind: WorkloadType,
-    /// Its name.
+    /// Name.
     pub name: ObjectName,
 }
 
@@ -114,7 +114,7 @@ impl Replicas {
     /// Maximum number of replicas that Pilothouse sets.
     pub const MAX: i64 = 10_000;
 
-    /// The number.
+    /// The number of replicas.
     pub fn get(self) -> i32 {
         self.0.into()
     }
@@ -135,7 +135,7 @@ impl TryFrom<i64> for Replicas {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait WorkloadApi: Send + Sync {
-    /// Returns a workload with its pods, events and revisions; `None` if it does not exist. Its environment is not
+    /// Returns a workload with its pods, events and revisions; `None` if it does not exist. The environment is not
     /// masked.
     ///
     /// # Errors

@@ -79,7 +79,7 @@ fn cve_2019_11202_deleted_first_admin_is_not_recreated() {
     assert_eq!(login(&app, "admin", PASSWORD, [10, 0, 0, 1]).cause, Cause::BadCredentials);
 }
 
-/// Argo CD, Vault: no throttle, or one that name spraying, a restart or another spelling could bypass.
+/// Argo CD, Vault: no throttle, or a throttle that could be bypassed by many usernames, a restart or another spelling.
 #[test]
 fn cve_2020_8827_password_guessing_is_always_throttled() {
     let (fake, app) = test_app();
@@ -110,7 +110,7 @@ fn cve_2020_11576_usernames_cannot_be_enumerated() {
     let refusals = [("admin", "wrong password"), ("nobody", PASSWORD), ("", ""), ("no name at all", "x")]
         .map(|(name, password)| login(&app, name, password, [10, 0, 0, 1]));
     assert!(refusals.iter().all(|error| *error == Error::new(Cause::BadCredentials)), "{refusals:?}");
-    // the throttle is the same as well: an account that does not exist also has a counter
+    // the throttle does not distinguish them either: an account that does not exist also has a counter
     let pauses = ["admin", "ghost"].map(|name| {
         let mut refusal = login(&app, name, "wrong password", [10, 0, 0, 2]);
         while refusal.cause == Cause::BadCredentials {
@@ -122,8 +122,8 @@ fn cve_2020_11576_usernames_cannot_be_enumerated() {
     fake.runtime.clock.advance(Duration::from_secs(1));
 }
 
-/// Kubernetes, Argo CD: a small text of aliases expands to a huge one. Also tests texts that are merely large or
-/// deep.
+/// Kubernetes, Argo CD: a small YAML text with nested aliases expands to gigabytes. Also tests large texts and deep
+/// nesting.
 #[test]
 fn cve_2019_11253_exploding_kubeconfig_is_refused() {
     let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();

@@ -56,18 +56,18 @@ fn configmap_patch(key: &str) -> ConfigMapPatch {
     ConfigMapPatch { data: Some(data), ..ConfigMapPatch::default() }
 }
 
-struct World {
+struct Fixture {
     fake: Fake,
     app: App,
     cluster: ClusterId,
 }
 
-impl World {
+impl Fixture {
     fn new() -> Self {
         Self::with(|ports| ports)
     }
 
-    /// A world with a cluster that contains a ConfigMap `settings` and a Secret `pass`, and without recorded calls.
+    /// A fixture with a cluster that contains a ConfigMap `settings` and a Secret `pass`, and without recorded calls.
     fn with(change: impl FnOnce(Ports) -> Ports) -> Self {
         let fake = Fake::default();
         let app = App::new(change(fake.ports()), Settings::default());
@@ -90,7 +90,7 @@ impl World {
 
 #[test]
 fn viewer_cannot_read_secret_values_or_change_anything() {
-    let World { fake, app, cluster } = &World::new();
+    let Fixture { fake, app, cluster } = &Fixture::new();
     let (cluster, viewer, shop) = (*cluster, caller(Role::Viewer), shop());
     let before = fake.store.all_operations().len();
     let refusals = [
@@ -135,19 +135,19 @@ fn reveal_is_recorded_before_the_value_is_read() {
         assert_eq!(permit.operation_id(), Some(operation.id));
         Ok(None)
     });
-    let world = World::with(|mut ports| {
+    let fixture = Fixture::with(|mut ports| {
         ports.audit_writer = fake.store.clone();
         ports.objects.secrets = Arc::new(api);
         ports
     });
     let ops = caller(Role::OpsAdmin);
-    let revealed = block_on(world.app.secrets.reveal(&ops, world.cluster, &shop(), name("none")));
+    let revealed = block_on(fixture.app.secrets.reveal(&ops, fixture.cluster, &shop(), name("none")));
     assert_eq!(cause(revealed), Cause::NotFoundInCluster);
 }
 
 #[test]
 fn no_value_is_read_without_a_durable_intent() {
-    let World { fake, app, cluster } = &World::new();
+    let Fixture { fake, app, cluster } = &Fixture::new();
     fake.store.fail_audit_writes(true);
     let revealed = block_on(app.secrets.reveal(&caller(Role::SuperAdmin), *cluster, &shop(), name("pass")));
     assert_eq!(cause(revealed), Cause::AuditUnavailable);
@@ -156,18 +156,18 @@ fn no_value_is_read_without_a_durable_intent() {
 
 #[test]
 fn trail_stores_keys_sizes_and_hashes_but_no_values() {
-    let world = World::new();
-    let World { fake, app, cluster } = &world;
+    let fixture = Fixture::new();
+    let Fixture { fake, app, cluster } = &fixture;
     let (cluster, ops, shop) = (*cluster, caller(Role::OpsAdmin), shop());
     let keys = || fake.store.all_operations().pop().unwrap().details.unwrap_or_default();
     let hash = |secret: &str, key: &str| {
-        let place = [&*cluster.to_string(), "shop", secret, key];
-        fake.ports().objects.digest.digest(&place, b"canary").to_string()
+        let path = [&*cluster.to_string(), "shop", secret, key];
+        fake.ports().objects.digest.digest(&path, b"canary").to_string()
     };
 
     block_on(app.secrets.create(&ops, cluster, &shop, new_secret("fresh", "k"))).unwrap();
     assert_eq!(
-        (world.last_row().0.as_str(), keys().as_str()),
+        (fixture.last_row().0.as_str(), keys().as_str()),
         ("create", &*format!(r#"keys={{"k":{{"bytes":6,"hash":"{}"}}}}"#, hash("fresh", "k")))
     );
     let mut patch = secret_patch("password", None);
@@ -179,10 +179,10 @@ fn trail_stores_keys_sizes_and_hashes_but_no_values() {
     assert_eq!(keys(), format!(r#"keys={{"new":{{"bytes":6,"hash":"{new}"}},"password":null}}"#));
     let revealed = block_on(app.secrets.reveal(&ops, cluster, &shop, name("pass"))).unwrap().value;
     assert!(serde_json::to_string(&revealed).unwrap().contains("canary"));
-    assert_eq!(world.last_row(), ("reveal".into(), "secret".into(), Status::Success));
+    assert_eq!(fixture.last_row(), ("reveal".into(), "secret".into(), Status::Success));
     let patch = configmap_patch("k");
     block_on(app.configs.update_configmap(&ops, cluster, &shop, name("settings"), patch.clone())).unwrap();
-    assert_eq!(world.last_row(), ("update".into(), "configmap".into(), Status::Success));
+    assert_eq!(fixture.last_row(), ("update".into(), "configmap".into(), Status::Success));
     block_on(app.secrets.delete(&ops, cluster, &shop, name("pass"))).unwrap();
 
     let shown = [
@@ -196,7 +196,7 @@ fn trail_stores_keys_sizes_and_hashes_but_no_values() {
 
 #[test]
 fn configmap_is_replaced_as_a_whole_unless_modified() {
-    let World { fake, app, cluster } = &World::new();
+    let Fixture { fake, app, cluster } = &Fixture::new();
     let (cluster, ops, shop) = (*cluster, caller(Role::OpsAdmin), shop());
     let detail = || block_on(app.configs.configmap(&ops, cluster, &shop, &name("settings"))).unwrap();
     let update =
@@ -217,7 +217,7 @@ fn configmap_is_replaced_as_a_whole_unless_modified() {
 
 #[test]
 fn invalid_input_writes_no_operation_and_sends_nothing() {
-    let World { fake, app, cluster } = &World::new();
+    let Fixture { fake, app, cluster } = &Fixture::new();
     let (cluster, ops, shop) = (*cluster, caller(Role::OpsAdmin), shop());
     let before = fake.store.all_operations().len();
     let update_secret = |patch| block_on(app.secrets.update(&ops, cluster, &shop, name("pass"), patch));

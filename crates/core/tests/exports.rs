@@ -25,7 +25,7 @@ use pilothouse_core::{
 };
 use proptest::{prelude::*, sample::Index, test_runner::Config};
 
-/// An export of all operations that the fakes have recorded.
+/// Records 40 operations, each with intent and outcome, and returns the text of an export of them.
 fn exported(query: ExportQuery) -> String {
     let fake = Fake::default();
     let app = App::new(fake.ports(), Settings::default());
@@ -72,7 +72,7 @@ fn export_verifies_standalone_and_any_edit_is_detected() {
         let is_checkpoint = lines[n].starts_with("{\"checkpoint\"");
         let without: Vec<_> =
             lines.iter().enumerate().filter(|(m, _)| *m != n).map(|(_, line)| *line).collect();
-        // a checkpoint is redundant to the first line, as long as other checkpoints are close enough
+        // the signed header covers all entries, so a single checkpoint may be missing
         assert_eq!(verified(joined(&without)).valid, is_checkpoint, "without line {n}");
         assert!(n == 0 || !verified(joined(&lines[..n])).valid || n == lines.len() - 1 && is_checkpoint);
         if n + 1 < lines.len() {
@@ -109,10 +109,11 @@ fn content_after_the_last_line_is_refused() {
     assert!(!verified("").valid);
 }
 
-/// An attacker who can write to the database obtains no signature for it through an export.
+/// An export of a changed trail would sign the change, so an attacker with write access to the database must not obtain
+/// one.
 #[test]
 fn corrupt_trail_is_not_exported() {
-    let world = || {
+    let fixture = || {
         let fake = Fake::default();
         let app = App::new(fake.ports(), Settings::default());
         for n in 0..40 {
@@ -127,7 +128,7 @@ fn corrupt_trail_is_not_exported() {
         (fake, app)
     };
     let export = |app: &App| block_on(app.audit.export(&Caller::system(), ExportQuery::default())).map(drop);
-    let (_, app) = world();
+    let (_, app) = fixture();
     export(&app).unwrap();
 
     // all hashes recomputed, with or without the checkpoints
@@ -140,14 +141,14 @@ fn corrupt_trail_is_not_exported() {
         },
     ];
     for (n, rewrite) in rewrite.iter().enumerate() {
-        for with_witness in [true, false] {
-            let (fake, mut app) = world();
+        for with_sink in [true, false] {
+            let (fake, mut app) = fixture();
             rewrite(&fake);
-            if !with_witness {
+            if !with_sink {
                 app.audit = app.audit.without_checkpoint_sink();
             }
             let refused = export(&app).unwrap_err();
-            assert_eq!(refused.cause, pilothouse_core::Cause::Internal, "{n}, {with_witness}");
+            assert_eq!(refused.cause, pilothouse_core::Cause::Internal, "{n}, {with_sink}");
         }
     }
 }

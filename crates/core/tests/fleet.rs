@@ -17,14 +17,14 @@ use pilothouse_core::{
 };
 use serde_json::json;
 
-struct World {
+struct Fixture {
     fake: Fake,
     app: App,
     clusters: Vec<ClusterId>,
 }
 
-impl World {
-    /// A world with this many clusters, each with the pods `a`, `b` and `c` in `shop`, and one pod with a unique
+impl Fixture {
+    /// A fixture with this many clusters, each with the pods `a`, `b` and `c` in `shop`, and one pod with a unique
     /// name.
     fn of(count: usize) -> Self {
         let fake = Fake::default();
@@ -63,31 +63,31 @@ fn rows(found: &SearchResults) -> Vec<String> {
 
 #[test]
 fn fleet_search_sorts_rows_of_all_clusters() {
-    let world = World::of(3);
+    let fixture = Fixture::of(3);
     let pods = ("kind", "pods");
-    let found = world.search(&[pods, ("q", "B")]).unwrap();
+    let found = fixture.search(&[pods, ("q", "B")]).unwrap();
     assert_eq!(rows(&found), ["b@cluster-0", "b@cluster-1", "b@cluster-2"]);
     assert!(
         found.clusters.iter().all(|part| part.status == ClusterResultStatus::Ok && part.total == Some(1))
     );
-    let found = world.search(&[pods, ("q", "o"), ("sort", "-name"), ("per_page", "2")]).unwrap();
+    let found = fixture.search(&[pods, ("q", "o"), ("sort", "-name"), ("per_page", "2")]).unwrap();
     assert_eq!(rows(&found), ["only-2@cluster-2", "only-1@cluster-1"]);
     assert_eq!((found.pagination.total, found.pagination.pages), (3, 2));
     let found =
-        world.search(&[pods, ("q", "o"), ("sort", "-name"), ("per_page", "2"), ("page", "2")]).unwrap();
+        fixture.search(&[pods, ("q", "o"), ("sort", "-name"), ("per_page", "2"), ("page", "2")]).unwrap();
     assert_eq!(rows(&found), ["only-0@cluster-0"]);
-    let found = world.search(&[pods, ("q", "a"), ("namespace", "other")]).unwrap();
+    let found = fixture.search(&[pods, ("q", "a"), ("namespace", "other")]).unwrap();
     assert_eq!(found.pagination.total, 0);
-    let deep = world.search(&[pods, ("q", "a"), ("per_page", "500"), ("page", "21")]).unwrap_err();
+    let deep = fixture.search(&[pods, ("q", "a"), ("per_page", "500"), ("page", "21")]).unwrap_err();
     assert_eq!(deep.context.fields[0].name, "page");
 }
 
 #[test]
 fn pages_of_any_size_cover_the_whole_result() {
-    let world = World::of(4);
-    let whole = rows(&world.search(&[("kind", "pods"), ("q", "-"), ("per_page", "500")]).unwrap());
+    let fixture = Fixture::of(4);
+    let whole = rows(&fixture.search(&[("kind", "pods"), ("q", "-"), ("per_page", "500")]).unwrap());
     let all = rows(
-        &world.search(&[("kind", "pods"), ("q", "n"), ("sort", "status"), ("per_page", "500")]).unwrap(),
+        &fixture.search(&[("kind", "pods"), ("q", "n"), ("sort", "status"), ("per_page", "500")]).unwrap(),
     );
     assert_eq!((whole.len(), all.len()), (4, 4));
     for size in 1..5 {
@@ -95,7 +95,7 @@ fn pages_of_any_size_cover_the_whole_result() {
         for page in 1..=5 {
             let (size, page) = (size.to_string(), page.to_string());
             let query = [("kind", "pods"), ("q", "-"), ("per_page", &*size), ("page", &*page)];
-            read.extend(rows(&world.search(&query).unwrap()));
+            read.extend(rows(&fixture.search(&query).unwrap()));
         }
         assert_eq!(read, whole, "{size}");
     }
@@ -103,13 +103,13 @@ fn pages_of_any_size_cover_the_whole_result() {
 
 #[test]
 fn hanging_failing_and_stale_clusters_do_not_affect_others() {
-    let world = World::of(4);
-    let [_, hanging, failing, stale] = world.clusters[..] else { panic!("four clusters") };
+    let fixture = Fixture::of(4);
+    let [_, hanging, failing, stale] = fixture.clusters[..] else { panic!("four clusters") };
     let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
-    world.fake.clusters.set(hanging, Condition::Hanging);
-    world.fake.clusters.set(failing, Condition::Failing(Cause::ForbiddenByCluster));
-    world.fake.clusters.set(stale, Condition::Cached { as_of, stale: true });
-    let found = world.search(&[("kind", "pods"), ("q", "a")]).unwrap();
+    fixture.fake.clusters.set(hanging, Condition::Hanging);
+    fixture.fake.clusters.set(failing, Condition::Failing(Cause::ForbiddenByCluster));
+    fixture.fake.clusters.set(stale, Condition::Cached { as_of, stale: true });
+    let found = fixture.search(&[("kind", "pods"), ("q", "a")]).unwrap();
     assert_eq!(rows(&found), ["a@cluster-0", "a@cluster-3"]);
     assert_eq!(found.pagination.total, 2);
     let parts: Vec<_> =
@@ -126,7 +126,7 @@ fn hanging_failing_and_stale_clusters_do_not_affect_others() {
     );
     assert_eq!(found.clusters[3].as_of, Some(as_of));
 
-    let overview = block_on(world.app.fleet.overview(&Caller::system(), &[List::Pods])).unwrap();
+    let overview = block_on(fixture.app.fleet.overview(&Caller::system(), &[List::Pods])).unwrap();
     let pods = &overview.totals["pods"];
     assert_eq!((pods.total, pods.by_status["Running"], pods.by_status["Failed"]), (8, 4, 2));
     let statuses: Vec<_> = overview.clusters.iter().map(|cluster| cluster.status).collect();
@@ -144,20 +144,20 @@ fn hanging_failing_and_stale_clusters_do_not_affect_others() {
 
 #[test]
 fn requests_to_a_hanging_cluster_are_limited() {
-    let world = World::of(2);
-    world.fake.clusters.set(world.clusters[0], Condition::Hanging);
-    world.fake.clusters.calls();
+    let fixture = Fixture::of(2);
+    fixture.fake.clusters.set(fixture.clusters[0], Condition::Hanging);
+    fixture.fake.clusters.calls();
     for _ in 0..40 {
-        let found = world.search(&[("kind", "pods"), ("q", "a")]).unwrap();
+        let found = fixture.search(&[("kind", "pods"), ("q", "a")]).unwrap();
         assert_eq!(rows(&found), ["a@cluster-1"]);
     }
-    assert_eq!(world.fake.clusters.calls().len(), 40 + 32, "at most 32 requests are in flight");
+    assert_eq!(fixture.fake.clusters.calls().len(), 40 + 32, "at most 32 requests are in flight");
 }
 
 #[test]
 fn overview_counts_all_kinds_with_a_status() {
-    let world = World::of(2);
-    let overview = block_on(world.app.fleet.overview(&Caller::system(), &[])).unwrap();
+    let fixture = Fixture::of(2);
+    let overview = block_on(fixture.app.fleet.overview(&Caller::system(), &[])).unwrap();
     let kinds: Vec<_> = overview.totals.keys().map(String::as_str).collect();
     let expected =
         ["namespaces", "nodes", "persistent_volume_claims", "persistent_volumes", "pods", "workloads"];

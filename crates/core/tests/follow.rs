@@ -22,13 +22,13 @@ use pilothouse_core::{
 };
 use serde_json::json;
 
-struct World {
+struct Fixture {
     fake: Fake,
     app: App,
     cluster: ClusterId,
 }
 
-impl World {
+impl Fixture {
     fn new() -> Self {
         Self::with(StreamLimits::default())
     }
@@ -103,9 +103,9 @@ fn end(log: &mut Followed) -> StreamEnd {
 
 #[test]
 fn lines_arrive_as_written_and_the_end_is_reported() {
-    let world = World::new();
-    let log = world.fake.clusters.next_log();
-    let mut stream = world.follow(None).unwrap();
+    let fixture = Fixture::new();
+    let log = fixture.fake.clusters.next_log();
+    let mut stream = fixture.follow(None).unwrap();
     log.unbounded_send(Ok(b"2026-01-01T00:00:00Z o".to_vec())).unwrap();
     assert!(stream.stream.next().now_or_never().is_none(), "an incomplete line is not sent");
     log.unbounded_send(Ok(b"ne\n2026-01-01T00:00:00Z two".to_vec())).unwrap();
@@ -116,21 +116,21 @@ fn lines_arrive_as_written_and_the_end_is_reported() {
     assert_eq!(line(&mut stream).1, "two", "the last line needs no newline");
     assert_eq!(end(&mut stream), StreamEnd::Completed);
     assert!(
-        world.fake.store.all_operations().iter().all(|row| row.operation_type != "logs"),
+        fixture.fake.store.all_operations().iter().all(|row| row.operation_type != "logs"),
         "reads are not recorded"
     );
 
-    let log = world.fake.clusters.next_log();
-    let mut stream = world.follow(first).unwrap();
+    let log = fixture.fake.clusters.next_log();
+    let mut stream = fixture.follow(first).unwrap();
     log.unbounded_send(Ok(b"2026-01-01T00:00:00Z one\n2026-01-01T00:00:00Z two\n".to_vec())).unwrap();
     assert_eq!(line(&mut stream).1, "two");
 }
 
 #[test]
 fn incomplete_line_of_a_broken_stream_is_not_sent() {
-    let world = World::new();
-    let log = world.fake.clusters.next_log();
-    let mut stream = world.follow(None).unwrap();
+    let fixture = Fixture::new();
+    let log = fixture.fake.clusters.next_log();
+    let mut stream = fixture.follow(None).unwrap();
     log.unbounded_send(Ok(b"2026-01-01T00:00:00Z one\n2026-01-01T00:00:00Z tw".to_vec())).unwrap();
     log.unbounded_send(Err(Error::new(Cause::ConnectionLost))).unwrap();
     assert_eq!(line(&mut stream).1, "one");
@@ -140,21 +140,21 @@ fn incomplete_line_of_a_broken_stream_is_not_sent() {
 
 #[test]
 fn dropped_reader_closes_the_cluster_stream() {
-    let world = World::with(StreamLimits { per_user: 1, ..StreamLimits::default() });
-    let log = world.fake.clusters.next_log();
-    let stream = world.follow(None).unwrap();
-    assert_eq!(world.follow(None).unwrap_err().cause, Cause::Overloaded);
-    assert_eq!(world.fake.clusters.calls().len(), 1, "a refused stream sends no request to the cluster");
+    let fixture = Fixture::with(StreamLimits { per_user: 1, ..StreamLimits::default() });
+    let log = fixture.fake.clusters.next_log();
+    let stream = fixture.follow(None).unwrap();
+    assert_eq!(fixture.follow(None).unwrap_err().cause, Cause::Overloaded);
+    assert_eq!(fixture.fake.clusters.calls().len(), 1, "a refused stream sends no request to the cluster");
     drop(stream);
     eventually("cluster stream is closed", || log.is_closed());
-    eventually("stream slot is free", || world.follow(None).is_ok());
+    eventually("stream slot is free", || fixture.follow(None).is_ok());
 }
 
 #[test]
 fn stalled_reader_is_ended_and_can_resume() {
-    let world = World::new();
-    let log = world.fake.clusters.next_log();
-    let mut stream = world.follow(None).unwrap();
+    let fixture = Fixture::new();
+    let log = fixture.fake.clusters.next_log();
+    let mut stream = fixture.follow(None).unwrap();
     let lines = || (0..100).map(|n| format!("2026-01-01T00:00:00Z {n}\n").into_bytes());
     for line in lines() {
         log.unbounded_send(Ok(line)).unwrap();
@@ -170,8 +170,8 @@ fn stalled_reader_is_ended_and_can_resume() {
     assert_eq!(end, StreamEnd::TooSlow);
     assert!((1..20).contains(&read.len()), "few lines are buffered: {}", read.len());
 
-    let log = world.fake.clusters.next_log();
-    let mut stream = world.follow(last).unwrap();
+    let log = fixture.fake.clusters.next_log();
+    let mut stream = fixture.follow(last).unwrap();
     log.unbounded_send(Ok(lines().collect::<Vec<_>>().concat())).unwrap();
     let next = read.len();
     assert_eq!(line(&mut stream).1, next.to_string());
@@ -179,20 +179,20 @@ fn stalled_reader_is_ended_and_can_resume() {
 
 #[test]
 fn deleted_cluster_ends_its_streams() {
-    let world = World::new();
-    let _log = world.fake.clusters.next_log();
-    let mut stream = world.follow(None).unwrap();
-    block_on(world.app.clusters.delete(&Caller::system(), world.cluster)).unwrap();
+    let fixture = Fixture::new();
+    let _log = fixture.fake.clusters.next_log();
+    let mut stream = fixture.follow(None).unwrap();
+    block_on(fixture.app.clusters.delete(&Caller::system(), fixture.cluster)).unwrap();
     assert_eq!(end(&mut stream).reason(), "not_found");
 }
 
 #[test]
-fn shutdown_ends_every_stream_even_unread_ones() {
-    let world = World::new();
-    let silent = world.fake.clusters.next_log();
-    let mut streams = [world.follow(None).unwrap(), world.follow(None).unwrap()];
-    world.app.streams.close();
+fn shutdown_ends_all_streams() {
+    let fixture = Fixture::new();
+    let silent = fixture.fake.clusters.next_log();
+    let mut streams = [fixture.follow(None).unwrap(), fixture.follow(None).unwrap()];
+    fixture.app.streams.close();
     assert_eq!(end(&mut streams[0]), StreamEnd::ServerStopping);
     eventually("cluster stream is closed", || silent.is_closed());
-    assert_eq!(world.follow(None).unwrap_err().cause, Cause::Overloaded);
+    assert_eq!(fixture.follow(None).unwrap_err().cause, Cause::Overloaded);
 }

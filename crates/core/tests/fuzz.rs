@@ -111,8 +111,8 @@ fn fuzz_names() {
     });
 }
 
-/// Signed and hashed entries have one canonical text: parsing it returns the same entry, serialising that the same
-/// text.
+/// Signed and hashed entries have one canonical text. Parsing the text returns the same entry, and serialising that
+/// entry returns the same text.
 #[test]
 fn fuzz_audit_entries() {
     let dictionary = [

@@ -1,4 +1,4 @@
-//! Trails whose signing key was rotated, and forgeries by an attacker with the database and an old key.
+//! Trails whose signing key was rotated, and forgeries by an attacker with write access to the database and an old key.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use async_trait::async_trait;
@@ -175,7 +175,7 @@ impl TrailReader for Trail {
 }
 
 #[test]
-fn trust_in_the_last_key_extends_to_earlier_keys_for_their_periods() {
+fn earlier_keys_are_trusted_for_the_entries_of_their_periods() {
     let trail = Trail::with_three_keys();
     let verdict = trail.verdict(3);
     assert!(verdict.valid, "{verdict:?}");
@@ -208,8 +208,7 @@ fn key_cannot_sign_outside_its_period() {
 }
 
 /// An attacker who can write to the database forges the past, signs it with another key, and names that key as the
-/// previous one. Later checkpoints by the key in use, which it signs on request, do not replace its signature of the
-/// rotation.
+/// previous one. Later checkpoints of the key in use do not replace the signature of the rotation by that key.
 #[test]
 fn later_checkpoint_does_not_validate_a_key_rotation() {
     let mut forged = Trail::new();
@@ -244,7 +243,7 @@ fn later_checkpoint_does_not_validate_a_key_rotation() {
 }
 
 #[test]
-fn past_cannot_be_rewritten_with_earlier_keys() {
+fn signed_entries_cannot_be_rewritten_with_earlier_keys() {
     let whole = Trail::with_three_keys();
     let mut rewritten = Trail::new();
     rewritten.append_entries(5);
@@ -266,7 +265,11 @@ fn past_cannot_be_rewritten_with_earlier_keys() {
 fn hidden_or_forged_key_rotation_is_detected() {
     let mut hidden = Trail::with_three_keys();
     hidden.rotations.remove(0);
-    assert_eq!(hidden.fault(3), Some(Fault::CheckpointForged), "no key accounts for its checkpoints");
+    assert_eq!(
+        hidden.fault(3),
+        Some(Fault::CheckpointForged),
+        "the checkpoints of the first key cannot be verified"
+    );
     let mut without_second = Trail::with_three_keys();
     without_second.rotations.swap_remove(1);
     assert!(without_second.fault(3).is_some());
@@ -277,9 +280,10 @@ fn hidden_or_forged_key_rotation_is_detected() {
     assert!(twice.verdict(4).valid);
 }
 
-/// Retention under one key, verified with the last one. The entries that name keys may be among the removed entries.
+/// Entries are removed under one key, and the trail is verified with the last key. The entries that record key
+/// rotations may be among the removed entries.
 #[test]
-fn removal_is_accepted_only_from_keys_in_use_since() {
+fn trail_start_is_accepted_only_from_the_key_of_its_time_or_a_later_key() {
     let trail = Trail::with_three_keys();
     for index in 0..trail.checkpoints.len() {
         let at = trail.checkpoints[index].sequence;

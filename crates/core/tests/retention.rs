@@ -24,7 +24,7 @@ use pilothouse_core::{
     },
 };
 
-/// An archive in memory; fails if `broken`.
+/// An archive in memory. If `broken`, storing a part fails.
 #[derive(Default)]
 struct MemoryArchive {
     parts: Mutex<Vec<(i64, i64, String)>>,
@@ -47,23 +47,23 @@ impl Archive for MemoryArchive {
     }
 }
 
-struct World {
+struct Fixture {
     fake: Fake,
     app: App,
 }
 
-impl World {
+impl Fixture {
     /// A hundred operations, ten seconds apart, half of them with separate intent and outcome, and a checkpoint each
     /// minute.
     fn new() -> Self {
         let fake = Fake::default();
         let app = App::new(fake.ports(), Settings::default());
-        let world = Self { fake, app };
+        let fixture = Self { fake, app };
         for n in 0..100 {
-            world.operate(n);
+            fixture.operate(n);
         }
-        block_on(world.app.audit.update_checkpoints(Checkpoint::AGE)).unwrap();
-        world
+        block_on(fixture.app.audit.update_checkpoints(Checkpoint::AGE)).unwrap();
+        fixture
     }
 
     fn operate(&self, n: u32) {
@@ -114,13 +114,13 @@ fn verified(text: &str) -> Verdict {
 
 #[test]
 fn archived_old_entries_are_removed_and_the_rest_is_valid() {
-    let world = World::new();
-    let (all, rows) = (world.verdict().entries, world.fake.store.all_operations());
+    let fixture = Fixture::new();
+    let (all, rows) = (fixture.verdict().entries, fixture.fake.store.all_operations());
     let archive = MemoryArchive::default();
-    let middle = world.now() - Duration::from_secs(500);
-    let removed = world.prune(middle, Retained::Archived(&archive)).unwrap();
+    let middle = fixture.now() - Duration::from_secs(500);
+    let removed = fixture.prune(middle, Retained::Archived(&archive)).unwrap();
     assert!(removed > 60 && removed < 90, "{removed} of {all}");
-    let verdict = world.verdict();
+    let verdict = fixture.verdict();
     assert_eq!(verdict.removed, removed);
     assert_eq!(verdict.entries, all - removed + 1, "the removal is itself an entry");
 
@@ -136,8 +136,8 @@ fn archived_old_entries_are_removed_and_the_rest_is_valid() {
     }
     assert_eq!(next - 1, removed.cast_signed());
 
-    // the lists do not contain them any more; ids continue
-    let left = world.fake.store.all_operations();
+    // the operations list does not contain the removed operations; new ids are greater than theirs
+    let left = fixture.fake.store.all_operations();
     let (own, old) = left.split_last().unwrap();
     assert!(old.len() < rows.len() && rows.ends_with(old));
     assert_eq!((&*own.operation_type, &*own.resource_type), ("prune", "operation"));
@@ -145,77 +145,77 @@ fn archived_old_entries_are_removed_and_the_rest_is_valid() {
     assert!(own.id > rows.last().unwrap().id);
 
     // exports begin at the trail start
-    let export = verified(&world.exported(ExportFormat::Jsonl));
+    let export = verified(&fixture.exported(ExportFormat::Jsonl));
     assert_eq!((export.first_bad, export.entries), (None, all - removed + 1));
-    assert!(!world.exported(ExportFormat::K8s).is_empty());
-    assert_eq!(world.prune(middle, Retained::Archived(&archive)).unwrap(), 0, "already removed");
+    assert!(!fixture.exported(ExportFormat::K8s).is_empty());
+    assert_eq!(fixture.prune(middle, Retained::Archived(&archive)).unwrap(), 0, "already removed");
     assert_eq!(archive.parts.lock().unwrap().len(), kept.len());
 }
 
 #[test]
 fn unarchived_recent_and_pending_entries_are_not_removed() {
-    let world = World::new();
-    let all = world.verdict().entries;
-    let late = world.now() + Duration::from_secs(1);
+    let fixture = Fixture::new();
+    let all = fixture.verdict().entries;
+    let late = fixture.now() + Duration::from_secs(1);
     let broken = MemoryArchive { broken: true, ..MemoryArchive::default() };
-    assert_eq!(world.prune(late, Retained::Archived(&broken)).unwrap_err().cause, Cause::Internal);
-    assert_eq!(world.verdict().removed, 0);
+    assert_eq!(fixture.prune(late, Retained::Archived(&broken)).unwrap_err().cause, Cause::Internal);
+    assert_eq!(fixture.verdict().removed, 0);
     assert_eq!(
-        world.prune(Timestamp::UNIX_EPOCH, Retained::Archived(&MemoryArchive::default())).unwrap(),
+        fixture.prune(Timestamp::UNIX_EPOCH, Retained::Archived(&MemoryArchive::default())).unwrap(),
         0,
         "no entry is that old"
     );
-    assert_eq!(world.prune(late, Retained::Delivered(0)).unwrap(), 0, "nothing was delivered");
-    assert_eq!(world.verdict().entries, all);
+    assert_eq!(fixture.prune(late, Retained::Delivered(0)).unwrap(), 0, "nothing was delivered");
+    assert_eq!(fixture.verdict().entries, all);
 
     // a part was delivered
-    let delivered = block_on(world.fake.store.checkpoints(0, 3)).unwrap().pop().unwrap().sequence;
-    assert_eq!(world.prune(late, Retained::Delivered(delivered)).unwrap(), delivered.unsigned_abs());
-    assert_eq!(world.verdict().removed, delivered.unsigned_abs());
+    let delivered = block_on(fixture.fake.store.checkpoints(0, 3)).unwrap().pop().unwrap().sequence;
+    assert_eq!(fixture.prune(late, Retained::Delivered(delivered)).unwrap(), delivered.unsigned_abs());
+    assert_eq!(fixture.verdict().removed, delivered.unsigned_abs());
     assert_eq!(
-        world.prune(late, Retained::ArchivedAndDelivered(&MemoryArchive::default(), delivered)).unwrap(),
+        fixture.prune(late, Retained::ArchivedAndDelivered(&MemoryArchive::default(), delivered)).unwrap(),
         0
     );
 
     // a pending operation retains its intent and all later entries
-    let world = World::new();
+    let fixture = Fixture::new();
     let access = AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named("slow");
     let operation = permit(&Caller::command_line("ann"), access).operation().unwrap().clone();
-    block_on(world.fake.store.begin(&operation)).unwrap();
-    let begun = block_on(world.fake.store.head()).unwrap().1.sequence;
+    block_on(fixture.fake.store.begin(&operation)).unwrap();
+    let begun = block_on(fixture.fake.store.head()).unwrap().1.sequence;
     for n in 0..40 {
-        world.operate(n);
+        fixture.operate(n);
     }
-    block_on(world.app.audit.update_checkpoints(Checkpoint::AGE)).unwrap();
-    let late = world.now() + Duration::from_secs(1);
-    world.prune(late, Retained::Archived(&MemoryArchive::default())).unwrap();
-    assert!(world.verdict().removed < begun.unsigned_abs());
-    block_on(world.fake.store.finish(operation.id, &Outcome::success(world.now()))).unwrap();
-    block_on(world.app.audit.update_checkpoints(Checkpoint::AGE)).unwrap();
-    world.prune(late, Retained::Archived(&MemoryArchive::default())).unwrap();
-    assert!(world.verdict().removed > begun.unsigned_abs());
+    block_on(fixture.app.audit.update_checkpoints(Checkpoint::AGE)).unwrap();
+    let late = fixture.now() + Duration::from_secs(1);
+    fixture.prune(late, Retained::Archived(&MemoryArchive::default())).unwrap();
+    assert!(fixture.verdict().removed < begun.unsigned_abs());
+    block_on(fixture.fake.store.finish(operation.id, &Outcome::success(fixture.now()))).unwrap();
+    block_on(fixture.app.audit.update_checkpoints(Checkpoint::AGE)).unwrap();
+    fixture.prune(late, Retained::Archived(&MemoryArchive::default())).unwrap();
+    assert!(fixture.verdict().removed > begun.unsigned_abs());
     assert!(
-        !world.exported(ExportFormat::K8s).contains("\"slow\""),
+        !fixture.exported(ExportFormat::K8s).contains("\"slow\""),
         "the intent is removed, the outcome may remain"
     );
 
     let ops = Caller { role: Some(Role::OpsAdmin), ..Caller::system() };
     let refused =
-        block_on(world.app.audit.prune(&ops, world.now(), Retained::Archived(&MemoryArchive::default())));
+        block_on(fixture.app.audit.prune(&ops, fixture.now(), Retained::Archived(&MemoryArchive::default())));
     assert_eq!(refused.unwrap_err().cause, Cause::RoleTooLow);
 }
 
 /// An archive with the same sequence numbers and another history: after a restore, or of another trail.
 #[test]
-fn only_an_export_of_the_same_history_covers_a_part() {
-    let kept = |world: &World| {
+fn part_matches_only_an_export_of_the_same_entries() {
+    let kept = |fixture: &Fixture| {
         let archive = MemoryArchive::default();
-        world.prune(world.now() - Duration::from_secs(500), Retained::Archived(&archive)).unwrap();
+        fixture.prune(fixture.now() - Duration::from_secs(500), Retained::Archived(&archive)).unwrap();
         archive.parts.into_inner().unwrap().remove(0)
     };
-    let (first, last, text) = kept(&World::new());
+    let (first, last, text) = kept(&Fixture::new());
     // operation ids differ
-    let (other_first, other_last, other) = kept(&World::new());
+    let (other_first, other_last, other) = kept(&Fixture::new());
     assert_eq!((first, last), (other_first, other_last));
     let verdict_of = |text: &str| verified(text);
     let head = verdict_of(&text).head;
@@ -232,16 +232,16 @@ fn only_an_export_of_the_same_history_covers_a_part() {
 #[test]
 fn corrupt_trail_is_neither_archived_nor_removed() {
     for with_checkpoints in [false, true] {
-        let world = World::new();
-        world.fake.store.rewrite(|text| text.replace("\"web-3\"", "\"web-4\""), with_checkpoints);
+        let fixture = Fixture::new();
+        fixture.fake.store.rewrite(|text| text.replace("\"web-3\"", "\"web-4\""), with_checkpoints);
         let archive = MemoryArchive::default();
-        let late = world.now() + Duration::from_secs(1);
+        let late = fixture.now() + Duration::from_secs(1);
         for kept in [Retained::Archived(&archive), Retained::Delivered(i64::MAX)] {
-            let done = world.prune(late, kept);
+            let done = fixture.prune(late, kept);
             assert!(done.as_ref().is_ok_and(|removed| *removed == 0) || done.is_err(), "{done:?}");
         }
         assert!(archive.parts.lock().unwrap().is_empty());
-        assert_eq!(block_on(world.fake.store.trail_start()).unwrap(), None);
+        assert_eq!(block_on(fixture.fake.store.trail_start()).unwrap(), None);
     }
 }
 
@@ -249,41 +249,41 @@ fn corrupt_trail_is_neither_archived_nor_removed() {
 #[test]
 fn age_is_measured_in_elapsed_time() {
     let age = Duration::from_secs(500);
-    let old = |world: &World| {
-        block_on(world.app.audit.prune_older(&Caller::system(), age, Retained::Delivered(i64::MAX)))
+    let old = |fixture: &Fixture| {
+        block_on(fixture.app.audit.prune_older(&Caller::system(), age, Retained::Delivered(i64::MAX)))
     };
-    let world = World::new();
-    let removed = old(&world).unwrap();
+    let fixture = Fixture::new();
+    let removed = old(&fixture).unwrap();
     assert!(removed > 60, "old entries are removed: {removed}");
 
-    let world = World::new();
-    world.fake.runtime.clock.jump(jiff::SignedDuration::from_hours(365 * 24));
-    let as_before = old(&world).unwrap();
+    let fixture = Fixture::new();
+    fixture.fake.runtime.clock.jump(jiff::SignedDuration::from_hours(365 * 24));
+    let as_before = old(&fixture).unwrap();
     assert_eq!(as_before, removed, "a clock change makes no entry older");
     for n in 0..3 {
-        world.operate(n);
+        fixture.operate(n);
     }
-    assert_eq!(old(&world).unwrap(), 0, "nor do entries written afterwards");
+    assert_eq!(old(&fixture).unwrap(), 0, "entries written after the clock change make no entry older");
 
     // a process that starts with a wrong clock cannot measure the elapsed time, but detects that no entry is recent
-    let world = World::new();
-    world.fake.runtime.clock.jump(jiff::SignedDuration::from_hours(365 * 24));
-    let begun = App::new(world.fake.ports(), Settings::default());
+    let fixture = Fixture::new();
+    fixture.fake.runtime.clock.jump(jiff::SignedDuration::from_hours(365 * 24));
+    let begun = App::new(fixture.fake.ports(), Settings::default());
     block_on(begun.audit.prune_older(&Caller::system(), age, Retained::Delivered(i64::MAX))).unwrap_err();
-    assert_eq!(world.verdict().removed, 0);
-    // a user may still request it explicitly
-    assert!(world.prune(world.now(), Retained::Delivered(i64::MAX)).unwrap() > 0);
+    assert_eq!(fixture.verdict().removed, 0);
+    // a user may still request the removal explicitly
+    assert!(fixture.prune(fixture.now(), Retained::Delivered(i64::MAX)).unwrap() > 0);
 }
 
 #[test]
 fn first_delivery_starts_at_the_trail_start() {
-    let world = World::new();
-    let all = world.verdict().entries;
-    let removed = world
-        .prune(world.now() - Duration::from_secs(500), Retained::Archived(&MemoryArchive::default()))
+    let fixture = Fixture::new();
+    let all = fixture.verdict().entries;
+    let removed = fixture
+        .prune(fixture.now() - Duration::from_secs(500), Retained::Archived(&MemoryArchive::default()))
         .unwrap();
     let (mut delivered, mut lines) = (Cursor::default(), String::new());
-    while let Some(batch) = block_on(Batch::after(&*world.fake.store, delivered)).unwrap() {
+    while let Some(batch) = block_on(Batch::after(&*fixture.fake.store, delivered)).unwrap() {
         assert!(batch.cursor.sequence > delivered.sequence || batch.cursor.checkpoint > delivered.checkpoint);
         delivered = batch.cursor;
         lines.push_str(&batch.lines);
@@ -292,6 +292,6 @@ fn first_delivery_starts_at_the_trail_start() {
     assert_eq!(entries.len() as u64, all - removed + 1);
     assert!(entries[0].starts_with(&format!("{{\"sequence\":{},", removed + 1)), "{}", entries[0]);
     // the same lines as in an export, after its header
-    let export = world.exported(ExportFormat::Jsonl);
+    let export = fixture.exported(ExportFormat::Jsonl);
     assert!(export.lines().skip(1).filter(|line| !line.contains("checkpoint")).eq(entries));
 }

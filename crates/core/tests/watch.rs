@@ -21,14 +21,14 @@ use pilothouse_core::{
 };
 use serde_json::{json, value::to_raw_value};
 
-struct World {
+struct Fixture {
     fake: Fake,
     app: App,
     cluster: ClusterId,
 }
 
-impl World {
-    /// A world with a cluster that contains two running pods and one pending pod.
+impl Fixture {
+    /// A fixture with a cluster that contains two running pods and one pending pod.
     fn with(streams: StreamLimits) -> Self {
         let fake = Fake::default();
         let app = App::new(fake.ports(), Settings { streams, ..Settings::default() });
@@ -82,9 +82,9 @@ fn eventually(what: &str, done: impl Fn() -> bool) {
 
 #[test]
 fn watch_sends_rows_first_then_matching_changes() {
-    let world = World::with(StreamLimits::default());
-    let events = world.fake.clusters.next_watch();
-    let mut stream = world.watch(&[("status", "Running")]).unwrap();
+    let fixture = Fixture::with(StreamLimits::default());
+    let events = fixture.fake.clusters.next_watch();
+    let mut stream = fixture.watch(&[("status", "Running")]).unwrap();
     assert_eq!(next(&mut stream), ["added a", "added c"]);
     assert_eq!(next(&mut stream), ["synced 2"]);
     let send = |changes: Vec<Change>| events.unbounded_send(ListEvent::Changes(changes.into())).unwrap();
@@ -113,9 +113,9 @@ fn end_event_contains_the_reason() {
     for (event, reason) in
         [(ListEvent::Lagged, "end lagged"), (ListEvent::ConnectionChanged, "end connection_changed")]
     {
-        let world = World::with(StreamLimits::default());
-        let events = world.fake.clusters.next_watch();
-        let mut stream = world.watch(&[]).unwrap();
+        let fixture = Fixture::with(StreamLimits::default());
+        let events = fixture.fake.clusters.next_watch();
+        let mut stream = fixture.watch(&[]).unwrap();
         assert_eq!((next(&mut stream).len(), next(&mut stream)), (3, vec!["synced 3".to_owned()]));
         events.unbounded_send(event).unwrap();
         assert_eq!(next(&mut stream), [reason]);
@@ -131,35 +131,35 @@ fn cluster_deletion_and_shutdown_end_the_watch() {
             break end.reason();
         }
     };
-    let world = World::with(StreamLimits::default());
-    let _events = world.fake.clusters.next_watch();
-    let mut stream = world.watch(&[]).unwrap();
-    block_on(world.app.clusters.delete(&Caller::system(), world.cluster)).unwrap();
+    let fixture = Fixture::with(StreamLimits::default());
+    let _events = fixture.fake.clusters.next_watch();
+    let mut stream = fixture.watch(&[]).unwrap();
+    block_on(fixture.app.clusters.delete(&Caller::system(), fixture.cluster)).unwrap();
     assert_eq!(last(&mut stream), "not_found");
 
-    let world = World::with(StreamLimits::default());
-    let _events = world.fake.clusters.next_watch();
-    let mut stream = world.watch(&[]).unwrap();
-    world.app.streams.close();
+    let fixture = Fixture::with(StreamLimits::default());
+    let _events = fixture.fake.clusters.next_watch();
+    let mut stream = fixture.watch(&[]).unwrap();
+    fixture.app.streams.close();
     assert_eq!(last(&mut stream), "server_stopping");
 }
 
 #[test]
 fn watches_count_against_the_stream_limit_and_free_their_slot() {
-    let world = World::with(StreamLimits { per_user: 1, ..StreamLimits::default() });
-    let events = world.fake.clusters.next_watch();
-    let stream = world.watch(&[]).unwrap();
-    assert_eq!(world.watch(&[]).err().map(|error| error.cause), Some(Cause::Overloaded));
+    let fixture = Fixture::with(StreamLimits { per_user: 1, ..StreamLimits::default() });
+    let events = fixture.fake.clusters.next_watch();
+    let stream = fixture.watch(&[]).unwrap();
+    assert_eq!(fixture.watch(&[]).err().map(|error| error.cause), Some(Cause::Overloaded));
     drop(stream);
     eventually("list watch is closed", || events.is_closed());
-    eventually("stream slot is free", || world.watch(&[]).is_ok());
+    eventually("stream slot is free", || fixture.watch(&[]).is_ok());
 }
 
 #[test]
 fn stalled_reader_is_ended_with_few_rows_buffered() {
-    let world = World::with(StreamLimits::default());
-    let events = world.fake.clusters.next_watch();
-    let mut stream = world.watch(&[]).unwrap();
+    let fixture = Fixture::with(StreamLimits::default());
+    let events = fixture.fake.clusters.next_watch();
+    let mut stream = fixture.watch(&[]).unwrap();
     let changes: Vec<_> = (0..10_000).map(|n| Change::Added(row(&format!("more-{n}"), "Running"))).collect();
     events.unbounded_send(ListEvent::Changes(changes.into())).unwrap();
     eventually("list watch is closed", || events.is_closed());

@@ -178,7 +178,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The server itself: the prober, startup.
+    /// The server itself, for scheduled probes and at startup.
     pub fn system() -> Self {
         Self {
             user_id: None,
@@ -189,7 +189,7 @@ impl Caller {
         }
     }
 
-    /// An operator at the command line, who has access to the database and the key anyway.
+    /// An operator at the command line, with all rights: this user can read the database and the key in any case.
     pub fn command_line(user: &str) -> Self {
         Self { username: format!("cli:{user}"), ..Self::system() }
     }
@@ -299,8 +299,8 @@ macro_rules! scalars {
 scalars! { &str String bool i32 i64 u32 u64 }
 
 /// Access request that passed the role check but is not recorded yet. Only the gate creates it
-/// ([`crate::gate::Gate::grant`]), so a function that takes one may read the content of the request: the role was
-/// checked before.
+/// ([`crate::gate::Gate::grant`]), so a function that takes a `Granted` may read the content of the request: the
+/// role was checked before.
 #[derive(Clone, Debug)]
 pub struct Granted {
     pub(crate) caller: Caller,
@@ -318,7 +318,7 @@ impl Granted {
         self.access.name.as_deref()
     }
 
-    /// Adds a parameter for the audit trail, of any size; it is truncated to the size limit of a row.
+    /// Adds a parameter for the audit trail. A value of any size is accepted, and truncated to the size limit of a row.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<serde_json::Value>) -> Self {
         self.access.params.insert(name, value.into());

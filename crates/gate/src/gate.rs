@@ -1,5 +1,5 @@
-//! Authorisation and audit gate. All access to clusters and to Pilothouse's own tables passes through it: authorise,
-//! record the intent, run the work, record the outcome.
+//! Authorisation and audit gate. All access to clusters and to Pilothouse's own tables passes through the gate, which
+//! authorises the request, records the intent, runs the work and records the outcome.
 
 use std::{
     future::Future,
@@ -84,7 +84,7 @@ impl Gate {
         }
     }
 
-    /// Adds sessions: a stream then ends with the caller's session.
+    /// Adds the session check: a stream then ends with the caller's session.
     pub fn with_sessions(self, sessions: Arc<dyn SessionCheck>) -> Self {
         Self { sessions: Some(sessions), ..self }
     }
@@ -226,6 +226,7 @@ impl Gate {
         self.recorded(granted, true, work).await
     }
 
+    /// Runs the work and records its failure; with `record_success`, also its success.
     async fn recorded<T, F, Fut>(&self, granted: Granted, record_success: bool, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -240,7 +241,7 @@ impl Gate {
             // unknown
             let work = work(permit).map_err(Error::read_only);
             let (result, mut outcome) = gate.run(work).await;
-            // the same holds for a panic
+            // nothing was changed after a panic either
             if outcome.error_code.is_some() {
                 outcome.status = Status::Failed;
             }
@@ -258,8 +259,7 @@ impl Gate {
         .await
     }
 
-    /// Refuses by a rule other than the role; the audit row contains the reason. A caller whose role is too low is
-    /// refused for that first.
+    /// Refuses a request by a rule other than the role, and records the reason. The role is checked first.
     ///
     /// # Errors
     /// Always: `refusal`, or as [`Gate::allow`].
@@ -292,7 +292,7 @@ impl Gate {
         outcome: Outcome,
     ) -> Result<()> {
         let Some(user) = user else {
-            // the command line and the server itself
+            // callers without a user id, the command line and the server itself, are not rate-limited
             return self.trail.record(&operation, &outcome.with_summary(&operation)).await;
         };
         let Some(earlier) = self.refusals.count(user, key, self.clock.monotonic()) else { return Ok(()) };
@@ -318,6 +318,7 @@ impl Gate {
         }
     }
 
+    /// Checks that changes are accepted now, and creates the record of the operation and its permit.
     fn prepare(&self, granted: Granted) -> Result<(Permit, Operation)> {
         let Granted { caller, access } = granted;
         if self.pending_outcomes.load(Ordering::Acquire) > 0 {
@@ -391,8 +392,8 @@ impl Gate {
         (result, outcome)
     }
 
-    /// Stores an outcome. Returns false if that failed: then it is retried until it succeeds, and no change is accepted
-    /// meanwhile.
+    /// Stores an outcome. Returns false if that failed: then the outcome is stored in the background, and no change is
+    /// accepted until it is stored.
     async fn store_outcome(&self, id: OperationId, outcome: Outcome) -> bool {
         let stored = self.trail.finish(id, &outcome).await.is_ok();
         if !stored {
@@ -417,7 +418,7 @@ impl Gate {
         self.spawner.spawn(retry.boxed());
     }
 
-    /// Whether there is capacity to record new operations of signed-in users. Without it, changes are refused.
+    /// Whether there is capacity to record new operations of signed-in users. Without capacity, changes are refused.
     pub fn has_capacity(&self) -> bool {
         self.trail.check_capacity(CapacityFor::Authenticated).is_ok()
     }
@@ -436,8 +437,8 @@ fn is_refusal(error: &Error) -> bool {
     by_server || matches!(error.cause, Cause::CircuitOpen | Cause::Overloaded)
 }
 
-/// Whether the request removes or restricts a user account. It needs no capacity check, so that a super admin can
-/// always stop a user who fills the trail.
+/// Whether the request removes or restricts a user account. Such a request needs no capacity check, so that a
+/// super admin can always stop a user who fills the trail.
 fn restricts_a_user(access: &AccessRequest) -> bool {
     access.resource == Resource::User
         && matches!(access.verb, Verb::Update | Verb::Delete | Verb::ResetPassword)

@@ -21,9 +21,9 @@ pub use row_limit::MAX_ROW_BYTES;
 pub struct Operation {
     /// Operation id.
     pub id: OperationId,
-    /// `create`, `scale`, …
+    /// Verb: `create`, `scale`, …
     pub operation_type: String,
-    /// `cluster`, `deployment`, …
+    /// Type of the resource: `cluster`, `deployment`, …
     pub resource_type: String,
     /// Id of the cluster concerned. Kept after the cluster is deleted.
     pub cluster_id: Option<ClusterId>,
@@ -50,7 +50,8 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// The parameters in one line: `replicas=5`. The details of the row until the outcome adds more.
+    /// The parameters in one line: `replicas=5`. `None` without parameters. They are the details of the audit row until
+    /// the outcome is stored.
     pub fn summary(&self) -> Option<String> {
         let parts = self.params.iter().map(|(name, value)| match value.as_str() {
             Some(text) => format!("{name}={text}"),
@@ -123,7 +124,7 @@ impl Outcome {
         Self { status, error_code, details, duration_ms, finished_at }
     }
 
-    /// A success with a duration of 0 ms.
+    /// The outcome of a success, with a duration of 0 ms.
     pub fn success(at: Timestamp) -> Self {
         Self { status: Status::Success, error_code: None, details: None, duration_ms: 0, finished_at: at }
     }
@@ -194,10 +195,10 @@ impl Entry {
     }
 
     /// Canonical text: the bytes that are stored and hashed. The serialisation of existing entries must never change,
-    /// so a field added later is omitted when it is none.
+    /// so a field added later must be omitted when it is `None`.
     ///
     /// # Errors
-    /// `Internal`, should an entry not serialise.
+    /// `Internal` if the entry cannot be serialised.
     pub fn canonical(&self) -> Result<String> {
         serde_json::to_string(self).map_err(|error| Error::internal(format!("audit entry: {error}")))
     }
@@ -208,7 +209,7 @@ impl Entry {
 pub enum CapacityFor {
     /// Signed-in users and the system.
     Authenticated,
-    /// Login attempts. They write rows too, and must not use up the capacity left for authenticated callers.
+    /// Login attempts. Their audit rows must not use up the capacity left for authenticated callers.
     Anonymous,
 }
 
@@ -216,7 +217,7 @@ pub enum CapacityFor {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait AuditWriter: Send + Sync {
-    /// Checks that there is capacity for new operations of these callers. The reserve is for the outcomes of running
+    /// Checks that there is capacity for new operations of these callers. A reserve is kept for the outcomes of running
     /// operations and for operations that free disk space. The default implementation, which cannot measure capacity,
     /// always succeeds.
     ///
@@ -253,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failed_means_that_nothing_was_changed() {
+    fn outcome_is_unknown_only_if_the_change_may_have_been_applied() {
         // the request was sent, and no response shows that it was refused
         let unknown = [
             Cause::UnexpectedAnswer,

@@ -11,7 +11,7 @@ use crate::{
     operation::MockAuditWriter,
 };
 
-/// A permit with its operation, without authorisation.
+/// Creates a permit with its operation, without authorisation.
 pub fn permit(caller: &Caller, access: AccessRequest) -> Permit {
     permit_with(FakeRuntime::default(), caller, access)
 }

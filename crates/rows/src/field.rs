@@ -26,7 +26,7 @@ impl Cell {
 }
 
 impl<T: AsRef<[u8]>> Cell<T> {
-    /// Whether the value equals a filter value; numbers are compared by value, as written in JSON.
+    /// Whether the value equals a filter value. A number equals every text that parses to it.
     pub(super) fn matches(&self, filter: &str) -> bool {
         match self {
             Self::Null => false,
@@ -52,7 +52,7 @@ impl<T: AsRef<[u8]>> Cell<T> {
     }
 }
 
-/// A boolean as a filter value.
+/// Filter value of a boolean.
 pub(super) const fn bool_text(value: bool) -> &'static str {
     if value { "true" } else { "false" }
 }
@@ -125,32 +125,32 @@ pub struct Field<R: ?Sized> {
 }
 
 impl<R> Field<R> {
-    /// A field that can be sorted by.
+    /// Declares a field that can be sorted by.
     pub const fn new(name: &'static str, cell: fn(&R) -> Cell) -> Self {
         Self { name, cell, sorts: true, filter: Filter::None, counted: false }
     }
 
-    /// Its name in the row.
+    /// Name of the field in the row.
     pub const fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Its value in a row.
+    /// Value of the field in a row.
     pub fn cell(&self, row: &R) -> Cell {
         (self.cell)(row)
     }
 
-    /// A filter by another object. It is not a scalar field of the row and cannot be sorted by.
+    /// Declares a filter by another object. The field is not a scalar of the row and cannot be sorted by.
     pub const fn filter_only(name: &'static str, cell: fn(&R) -> Cell) -> Self {
         Self { sorts: false, filter: Filter::Reference, ..Self::new(name, cell) }
     }
 
-    /// A field that can be sorted and filtered by.
+    /// Declares a field that can be sorted and filtered by.
     pub const fn filtered(name: &'static str, filter: Filter, cell: fn(&R) -> Cell) -> Self {
         Self { filter, ..Self::new(name, cell) }
     }
 
-    /// An internal key that is not visible to callers and not a query parameter.
+    /// Declares an internal key that is not visible to callers and not a query parameter.
     pub const fn internal(name: &'static str, cell: fn(&R) -> Cell) -> Self {
         Self { sorts: false, filter: Filter::Internal, ..Self::new(name, cell) }
     }
@@ -164,19 +164,19 @@ impl<R> Field<R> {
 /// Declaration of a field without its row type.
 #[derive(Clone, Copy, Debug)]
 pub struct FieldInfo {
-    /// Its name in the row and as a query parameter.
+    /// Name of the field in the row, and of the query parameter.
     pub name: &'static str,
-    /// Whether `sort` accepts it.
+    /// Whether `sort` accepts the field.
     pub sorts: bool,
     /// The values that the query parameter accepts.
     pub filter: Filter,
-    /// Whether rows are counted by its values.
+    /// Whether rows are counted by the values of the field.
     pub counted: bool,
 }
 
 /// Row type of a list.
 pub trait ListRow: Serialize + Sized + 'static {
-    /// Its scalar fields.
+    /// Declarations of the fields.
     const FIELDS: &'static [Field<Self>];
 
     /// The name. Rows are sorted by it, and `search` covers it.

@@ -14,7 +14,7 @@ use super::{FieldInfo, Filter};
 /// Sort order of rows by one field; ties by namespace, then name, both ascending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sort {
-    /// The index of the field in the list's table.
+    /// Index of the field in [`QuerySpec::fields`].
     pub field: usize,
     /// Whether the order is descending. Unknown values come last in both directions.
     pub descending: bool,
@@ -99,7 +99,7 @@ impl QuerySpec {
 }
 
 impl QuerySpec {
-    /// Whether `cluster_id` and `namespace` apply to lists of this scope. Every other parameter does.
+    /// Whether a parameter applies to lists of this scope. Only `cluster_id` and `namespace` depend on the scope.
     fn has(&self, parameter: &str) -> bool {
         match parameter {
             "cluster_id" => self.scope != ListScope::Local,
@@ -162,7 +162,7 @@ impl<'a> Parser<'a> {
     fn new(spec: &'a QuerySpec, accepted: &'a [&'a str]) -> Self {
         let query = ListQuery { kinds: spec.kinds.to_vec(), ..ListQuery::default() };
         let mut parser = Self { spec, accepted, fields: (spec.fields)(), query };
-        // an empty default names no field
+        // an empty default is not a field name: the order is then by namespace and name
         parser.query.sort = parser.sort(spec.default_sort).ok();
         parser
     }
@@ -193,7 +193,7 @@ impl<'a> Parser<'a> {
     fn read(&mut self, name: &str, value: &str) -> Result<(), Reason> {
         let accepted = self.accepted.contains(&name) && self.spec.has(name);
         match name {
-            // selects the list, and was parsed before
+            // `kind` selects the list; the caller has parsed it
             "kind" if accepted => {}
             "q" if accepted && value.is_empty() => return Err(Reason::Required),
             "q" | "search" if accepted => self.query.search = Some(text(value)?.to_lowercase()),
@@ -233,7 +233,7 @@ impl<'a> Parser<'a> {
         Ok(Sort { field, descending })
     }
 
-    /// Adds a filter for the field of this name, if there is one.
+    /// Adds a filter for the field of this name, if there is such a field.
     fn filter(&mut self, field: Option<&str>, value: &str) {
         let index = self.fields.iter().position(|info| Some(info.name) == field);
         self.query.filters.extend(index.map(|index| (index, value.to_owned())));

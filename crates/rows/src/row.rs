@@ -34,7 +34,7 @@ const NUMBER: u8 = 3;
 const TEXT: u8 = 4;
 const IN_JSON: u8 = 5;
 
-/// Size of a row's digest.
+/// Size of a row's digest in bytes.
 const DIGEST_BYTES: usize = size_of::<Digest>();
 
 impl Row {
@@ -51,8 +51,9 @@ impl Row {
     /// # Errors
     /// `Internal` if the row cannot be serialised.
     pub fn of_with_key<R: ListRow>(row: &R, key: &DigestKey) -> Result<Self> {
-        let json = serde_json::to_vec(row).map_err(|error| Error::internal(format!("row: {error}")))?;
-        let length = u32::try_from(json.len()).map_err(|_| Error::internal("a row of 4 GiB"))?;
+        let json =
+            serde_json::to_vec(row).map_err(|error| Error::internal(format!("serialise a row: {error}")))?;
+        let length = u32::try_from(json.len()).map_err(|_| Error::internal("a row exceeds 4 GiB"))?;
         let mut packed = Packed { bytes: json, json: length as usize };
         let digest = key.digest(packed.json());
         packed.bytes.extend_from_slice(&digest);
@@ -103,10 +104,10 @@ impl Row {
     /// `Internal` if the row does not have that shape.
     pub fn parse<R: DeserializeOwned>(&self) -> Result<R> {
         serde_json::from_slice(&self.bytes[..self.json as usize])
-            .map_err(|error| Error::internal(format!("row: {error}")))
+            .map_err(|error| Error::internal(format!("deserialise a row: {error}")))
     }
 
-    /// Digest of the JSON under the process's key. Rows with equal digests are equal for every caller.
+    /// Digest of the JSON, under the key with which the row was created. Rows with equal digests have equal JSON.
     pub fn digest(&self) -> Digest {
         let mut digest = Digest::default();
         digest.copy_from_slice(&self.bytes[self.json as usize..][..DIGEST_BYTES]);
@@ -174,6 +175,7 @@ impl Row {
         Keys { json, packed: &packed[DIGEST_BYTES..] }
     }
 
+    /// Key at an index: the namespace, the name, the search text, then the fields.
     fn column(&self, index: usize) -> Key<'_> {
         self.keys().nth(index).unwrap_or(Cell::Null)
     }
@@ -191,6 +193,7 @@ impl fmt::Debug for Row {
     }
 }
 
+/// Bytes of a text key; `None` for other types.
 fn bytes(key: Key<'_>) -> Option<&[u8]> {
     match key {
         Cell::Text(text) => Some(text),
@@ -198,6 +201,7 @@ fn bytes(key: Key<'_>) -> Option<&[u8]> {
     }
 }
 
+/// Text of a text key; `None` for other types.
 fn text(key: Key<'_>) -> Option<&str> {
     bytes(key).and_then(|text| std::str::from_utf8(text).ok())
 }
@@ -213,6 +217,7 @@ impl Packed {
         &self.bytes[..self.json]
     }
 
+    /// Appends a key.
     fn push(&mut self, key: Cell<&str>) {
         match key {
             Cell::Null => self.bytes.push(NULL),
@@ -257,6 +262,7 @@ impl<'a> Keys<'a> {
         taken
     }
 
+    /// Reads a length that [`Packed::length`] wrote.
     fn length(&mut self) -> usize {
         let mut length = 0;
         for shift in (0..).step_by(7) {

@@ -1,5 +1,5 @@
-//! Indexed table of a list's rows. It keeps rows sorted while they change, so that a page of a hundred thousand rows
-//! costs as much as a page of a hundred.
+//! Indexed table of a list's rows. Rows stay sorted while they change, so that reading a page from a hundred thousand
+//! rows costs as much as reading it from a hundred rows.
 //!
 //! [`super::select`] defines the meaning of a query; a property test checks that the table returns the same results.
 //!
@@ -7,7 +7,7 @@
 //!   few are kept.
 //! - Filters compare one number per row: a 64-bit SipHash of the value with a random key. A collision of n values has a
 //!   probability of about n²/2⁶⁵ and is accepted.
-//! - Search scans one text that holds the names of all rows (`name_index.rs`).
+//! - Search scans one buffer that holds the search texts of all rows (`name_index.rs`).
 
 use std::{
     collections::HashMap,
@@ -38,7 +38,7 @@ const MAX_SORTED_HITS: usize = 64;
 /// Index of a row in `Table::slots`.
 type Slot = u32;
 
-/// The kind that a row comes from, as an index into the kinds of the list cache.
+/// Kind of the object from which a row was projected, as an index into the kinds of the list.
 pub type Source = u8;
 
 /// The rows of one list of one cluster.
@@ -264,6 +264,7 @@ impl Table {
         self.orders[0].slots.partition_point(|slot| self.row(*slot).is_some_and(|row| row.key() < key))
     }
 
+    /// Range of a namespace in the order by namespace and name.
     fn range_of(&self, namespace: &str) -> Range<usize> {
         let slots = &self.orders[0].slots;
         let below = |inclusive: bool| {

@@ -6,13 +6,13 @@ use jiff::{Timestamp, fmt::temporal::Pieces};
 
 use crate::error::Reason;
 
-/// Clock.
+/// Wall clock and monotonic clock.
 #[cfg_attr(feature = "testing", mockall::automock)]
 pub trait Clock: Send + Sync {
-    /// Wall clock in whole microseconds, the precision of both databases.
+    /// Current time by the wall clock, in whole microseconds: the precision of SQLite and PostgreSQL.
     fn now(&self) -> Timestamp;
 
-    /// Monotonic clock for measuring durations: the time since a fixed, arbitrary moment.
+    /// Current time by the monotonic clock, for measuring durations: the time since a fixed, arbitrary moment.
     fn monotonic(&self) -> Duration;
 }
 
@@ -20,7 +20,7 @@ pub trait Clock: Send + Sync {
 /// [`Timestamp`]; they yield [`Timestamp::MAX`].
 ///
 /// # Errors
-/// `Malformed`.
+/// [`Reason::Malformed`] if the text is not an RFC 3339 timestamp with an offset.
 pub fn parse_timestamp(text: &str) -> Result<Timestamp, Reason> {
     let end_of_9999 = || {
         let pieces = Pieces::parse(text).ok()?;

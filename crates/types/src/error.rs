@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::role::Role;
 
-/// Result type of this crate.
+/// Result type of Pilothouse's crates.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Public error code. The list is closed and defined by the API document and the contract.
@@ -270,27 +270,27 @@ pub enum Reason {
     Required,
     /// The endpoint has no such field.
     Unknown,
-    /// Given more than once.
+    /// The field is given more than once.
     Duplicate,
-    /// Another JSON type, or not a number.
+    /// The value has another JSON type, or is not a number.
     InvalidType,
-    /// Shorter than allowed.
+    /// The value is shorter than allowed.
     TooShort,
-    /// Longer than allowed.
+    /// The value is longer than allowed.
     TooLong,
-    /// A number outside its range.
+    /// The number is outside its range.
     OutOfRange,
-    /// Not one of the allowed values.
+    /// The value is not one of the allowed values.
     NotOneOf,
-    /// Not a valid Kubernetes name (RFC 1123).
+    /// The value is not a valid Kubernetes name (RFC 1123).
     InvalidName,
-    /// Not in the required form.
+    /// The value is not in the required form.
     Malformed,
-    /// Known, but not accepted: it would read a file, run a command or connect to another address.
+    /// The field is known, but not accepted: it would read a file, run a command or connect to another address.
     NotSupported,
-    /// Allowed only by configuration, or together with another field.
+    /// The field is allowed only by configuration, or only together with another field.
     NotAllowed,
-    /// Not received within the timeout.
+    /// The field was not received within the timeout.
     TooSlow,
 }
 
@@ -332,8 +332,8 @@ impl Reason {
     }
 }
 
-/// Written as the custom error text of serde, so that the parser of a body can distinguish a refused value from a wrong
-/// JSON type.
+/// Formats a reason by its contract value. The custom errors of serde have this text, so that the parser of a body can
+/// distinguish a refused value from a wrong JSON type.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -378,7 +378,7 @@ pub struct Context {
 /// callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// Cause.
+    /// Cause. It determines the public code and the source.
     pub cause: Cause,
     /// Context. Boxed to keep `Result` small.
     pub context: Box<Context>,

@@ -25,8 +25,8 @@ ids! {
     ClusterId(i64);
     /// A user's id. Ids are never reused.
     UserId(i64);
-    /// A session's id. Displayed; never the cookie's value.
+    /// A session's id. It may be displayed: it is not the secret value of the session cookie.
     SessionId(i64);
-    /// Operation id: a UUID version 7. The cluster's own audit log has the same id as `Audit-ID`.
+    /// Operation id: a UUID version 7. It is the `Audit-ID` of the operation's requests in the cluster's own audit log.
     OperationId(Uuid);
 }

@@ -38,9 +38,9 @@ pub struct KindInfo {
     pub plural: &'static str,
     /// The singular in lower case, as in the audit trail's `resource_type`.
     pub singular: &'static str,
-    /// The `kind` of its manifests.
+    /// The `kind` in manifests.
     pub kind: &'static str,
-    /// Whether its objects are namespaced.
+    /// Whether objects of this kind are namespaced.
     pub namespaced: bool,
 }
 
@@ -74,7 +74,7 @@ kinds! {
 }
 
 impl Kind {
-    /// The `apiVersion` of its manifests: `v1`, `apps/v1`.
+    /// The `apiVersion` in manifests: `v1`, `apps/v1`.
     pub fn api_version(self) -> String {
         let KindInfo { group, version, .. } = self.info();
         if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }

@@ -1,5 +1,6 @@
 //! Value types that the other crates of Pilothouse share: ids, roles, Kubernetes kinds, validated names, hexadecimal
-//! text, errors, and the ports for time, tasks and randomness. It has no rules about rights and no input or output.
+//! text, errors, and the ports for time, tasks and randomness. The crate has no access rules and no
+//! input or output.
 
 pub mod clock;
 pub mod error;

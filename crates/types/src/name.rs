@@ -25,8 +25,9 @@ fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(|part| is_label(part, 253))
 }
 
-/// Maximum length in bytes of a name or password before Unicode normalisation (NFC, NFKC). A normalised one has at most
-/// 128 characters, each composed of at most four. A longer text is refused before the normalisation.
+/// Maximum length in bytes of a name or password before Unicode normalisation (NFC, NFKC). A normalised
+/// name or password has at most 128 characters, each composed of at most four characters. A longer text is refused
+/// before the normalisation.
 pub const MAX_NORMALISED_BYTES: usize = 4096;
 
 /// Whether a character is a bidirectional control or has no width. With such characters, two different texts could look

@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// 只读用户: reads, but no Secret values, and only their own audit rows.
+    /// 只读用户: may read, except Secret values and the audit rows of other users.
     Viewer,
-    /// 运维管理员: everything on clusters; no user management.
+    /// 运维管理员: may read and change clusters and their objects, but not users.
     OpsAdmin,
-    /// 超级管理员: everything.
+    /// 超级管理员: has all rights.
     SuperAdmin,
 }
 

@@ -32,7 +32,7 @@ pub struct FakeRuntime {
     pub spawner: Arc<ThreadSpawner>,
 }
 
-/// Start of the next random source of this process, so that no two sources produce the same bytes.
+/// First number of the next random source, so that no two sources of this process produce the same bytes.
 static SEED: AtomicU64 = AtomicU64::new(1);
 
 impl Default for FakeRuntime {
@@ -73,7 +73,7 @@ impl Clock for FakeClock {
     }
 }
 
-/// A counter as random source: never the same bytes twice, but predictable.
+/// Random source that counts: predictable, and no two sources of a process produce the same bytes.
 pub struct FakeRng(AtomicU64);
 
 impl Rng for FakeRng {
@@ -86,7 +86,7 @@ impl Rng for FakeRng {
     }
 }
 
-/// A thread per task: needs no async runtime, and tasks are truly detached.
+/// Task spawner that runs each task in its own thread, without an async runtime. Tasks outlive their caller.
 pub struct ThreadSpawner;
 
 #[async_trait]
@@ -98,7 +98,7 @@ impl Spawner for ThreadSpawner {
     async fn sleep(&self, duration: Duration) {
         let (wake, woken) = oneshot::channel::<()>();
         thread::spawn(move || {
-            // tests do not need the full duration, only that it ends
+            // at most 5 ms, so that tests are fast
             thread::sleep(duration.min(Duration::from_millis(5)));
             drop(wake);
         });

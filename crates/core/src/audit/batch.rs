@@ -12,7 +12,7 @@ const MAX_ENTRIES: u32 = 200;
 /// Maximum total size of the entries in a batch, in bytes. A single larger entry is a batch of its own.
 const MAX_BYTES: usize = 1 << 20;
 
-/// Delivery cursor: the position up to which a receiver has the trail.
+/// Delivery cursor: the position up to which the trail was delivered to a receiver.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     /// Last entry delivered.

@@ -122,7 +122,7 @@ pub struct StoredRow {
 /// Stored checkpoint, not verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredCheckpoint {
-    /// Sequence number of the entry it is stored for.
+    /// Sequence number of the entry for which the checkpoint is stored.
     pub sequence: i64,
     /// [`Checkpoint::line`].
     pub line: String,
@@ -174,9 +174,9 @@ pub trait TrailReader: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Heads that this process remembers, in order: the last entry known to be signed, and the last entry that it
-    /// appended or verified itself. Call this before reading anything that is compared with them. The default
-    /// implementation remembers nothing.
+    /// Heads that this process has verified, in order: the last entry known to be signed, and the last entry that it
+    /// appended or verified itself. To be called before anything is read that is compared with these heads. The default
+    /// implementation returns none.
     fn verified_heads(&self) -> Vec<Head> {
         Vec::new()
     }
@@ -208,7 +208,7 @@ pub(crate) struct Chain<'a> {
     first: i64,
     /// Sequence number of the last signed entry.
     signed: i64,
-    /// Time of that signature, if known.
+    /// Time of the last signature, if known.
     signed_at: Option<Timestamp>,
     /// First unsigned entry that was appended [`MAX_UNSIGNED_DELAY`] or more after the last checkpoint.
     unsigned_too_late: Option<(i64, OperationId)>,
@@ -287,7 +287,7 @@ impl<'a> Chain<'a> {
 
     /// Checks that no unsigned entry was appended two minutes or more after the last checkpoint. A process that appends
     /// an entry a minute or more after the last checkpoint signs it in the same transaction, so an older unsigned entry
-    /// is a defect, however long ago that process ended. Call it after the last entry.
+    /// is a defect, however long ago that process ended. To be called after the last entry.
     pub(crate) fn check_unsigned_tail(&self) -> Result<(), Defect> {
         let Some((sequence, operation)) = self.unsigned_too_late else { return Ok(()) };
         let details = format!(
@@ -304,13 +304,13 @@ impl<'a> Chain<'a> {
         self.signed
     }
 
-    /// Compares the last entry read with the head that this process remembers for that entry.
-    pub(crate) fn check_remembered(&self, remembered: Head) -> Result<(), Defect> {
-        if remembered == self.head {
+    /// Compares the last entry read with the head that this process verified for that entry before.
+    pub(crate) fn check_verified_head(&self, verified: Head) -> Result<(), Defect> {
+        if verified == self.head {
             return Ok(());
         }
         let details = "this process read another entry here before: this entry or an earlier one was changed";
-        Err(Defect::at(remembered.sequence, Fault::Rewritten, details))
+        Err(Defect::at(verified.sequence, Fault::Rewritten, details))
     }
 
     /// Parses a checkpoint and checks that it belongs to this trail and is signed by one of its keys. `near` is the

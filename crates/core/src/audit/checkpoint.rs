@@ -1,6 +1,6 @@
 //! Checkpoints: signed states of the trail. Write access to the database is not sufficient to rewrite signed entries.
 //!
-//! A hash chain alone reveals an edit only to a reader that remembers a later hash: with database access, all hashes
+//! A hash chain alone reveals an edit only to a reader that has stored a later hash: with database access, all hashes
 //! after the edit can be recomputed. A checkpoint cannot be recomputed without the signing key. It is stored beside the
 //! chain in the transaction that makes it due, and copied to a place that the owner of the database cannot write
 //! ([`CheckpointSink`]).
@@ -22,14 +22,14 @@ pub type PublicKey = Hex<32>;
 /// An Ed25519 signature.
 pub type Signature = Hex<64>;
 
-/// Verifies signatures; needs no secret.
+/// Port that verifies signatures, without a secret key.
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 pub trait SignatureVerifier: Send + Sync {
     /// Whether `signature` is a signature of `key` over exactly this message.
     fn verifies(&self, key: &PublicKey, message: &[u8], signature: &Signature) -> bool;
 }
 
-/// Signs with the signing key of the install.
+/// Port that signs with the signing key of the install.
 pub trait CheckpointSigner: SignatureVerifier {
     /// Public key that verifies the signatures.
     fn public_key(&self) -> PublicKey;
@@ -110,12 +110,12 @@ impl Checkpoint {
     /// The line that is stored.
     ///
     /// # Errors
-    /// `Internal`, should it not serialise.
+    /// `Internal` if the checkpoint cannot be serialised.
     pub fn line(&self) -> Result<String> {
         serde_json::to_string(self).map_err(|error| Error::internal(format!("checkpoint: {error}")))
     }
 
-    /// Parses a line. Returns none unless it is exactly as [`Checkpoint::line`] writes it.
+    /// Parses a line. Returns none unless the line is exactly as [`Checkpoint::line`] writes it.
     pub fn parse(line: &str) -> Option<Self> {
         let checkpoint: Self = serde_json::from_str(line).ok()?;
         (checkpoint.line().ok()? == line).then_some(checkpoint)
@@ -151,19 +151,19 @@ pub trait CheckpointSink: Send + Sync {
     /// All lines; empty if none is stored.
     ///
     /// # Errors
-    /// `Internal` when they cannot be read.
+    /// `Internal` when the lines cannot be read.
     fn lines(&self) -> Result<Box<dyn Iterator<Item = Result<String>> + Send>>;
 
-    /// The last line, not verified; none if there is no line.
+    /// The checkpoint in the last line, not verified; none if there is no line.
     ///
     /// # Errors
-    /// `Internal` when they cannot be read.
+    /// `Internal` when the lines cannot be read.
     fn last(&self) -> Result<Option<Checkpoint>>;
 
-    /// Appends lines; durable when it returns.
+    /// Appends lines. They are durable when the call returns.
     ///
     /// # Errors
-    /// `Internal` when they cannot be written.
+    /// `Internal` when the lines cannot be written.
     fn store(&self, lines: &[String]) -> Result<()>;
 }
 

@@ -60,7 +60,7 @@ pub struct ExportQuery {
     pub to: Option<Timestamp>,
 }
 
-/// Header of the export, its first line. `last_hash` covers all entries.
+/// Header: the first line of the export. `last_hash` covers all entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
@@ -137,7 +137,7 @@ fn json(line: &impl Serialize) -> Result<String> {
     serde_json::to_string(line).map_err(|error| Error::internal(format!("export: {error}")))
 }
 
-/// A running export, written in pieces. Contains the entries that existed when it began.
+/// A running export, written in pieces. It contains the entries that existed when the export began.
 pub struct Export {
     reader: Arc<dyn TrailReader>,
     /// The header line, until it is returned.
@@ -159,7 +159,7 @@ pub(super) struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    /// Verifies the entries of `part`: after its first number, up to and including its second.
+    /// Verifies the entries after `part.0` up to and including `part.1`.
     async fn verify(self, reader: &dyn TrailReader, part: (i64, i64)) -> Result<VerifiedRange> {
         loop {
             let key = self.signer.public_key();

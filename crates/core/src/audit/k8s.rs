@@ -17,7 +17,7 @@ use crate::{
     operation::{Entry, Operation, Outcome, Status},
 };
 
-/// Converts entries into lines. Keeps the intents whose outcomes have not been converted yet.
+/// Converter of entries into lines. It stores the intents whose outcomes have not been converted yet.
 #[derive(Default)]
 pub(super) struct Events {
     pending: HashMap<OperationId, Operation>,
@@ -43,7 +43,7 @@ impl Events {
                         // the operation began before the first exported entry
                         None => match read_intent(reader, operation_id).await? {
                             Some(operation) => operation,
-                            // it began before the start of the trail: the export of the removed part contains its event
+                            // the intent was removed; the export of the removed part contains its event
                             None => continue,
                         },
                     };

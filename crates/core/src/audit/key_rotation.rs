@@ -24,7 +24,7 @@ pub struct KeyRotation {
     pub sequence: i64,
     /// Chain hash of that entry, which covers all entries before it.
     pub hash: ChainHash,
-    /// Key that signed the entries before it.
+    /// Key that signed the earlier entries.
     pub previous: PublicKey,
     /// Key that signs from this entry on.
     pub next: PublicKey,
@@ -43,7 +43,7 @@ impl KeyRotation {
             .with("public_key", next.to_string())
     }
 
-    /// Signs with the next key that it replaces `previous` from the entry `head` on.
+    /// Creates a rotation in which `next` replaces `previous` from the entry `head` on, signed by `next`.
     pub fn sign(next: &dyn CheckpointSigner, trail: &str, head: Head, previous: PublicKey) -> Self {
         let Head { sequence, hash } = head;
         let mut rotation = Self {
@@ -58,7 +58,7 @@ impl KeyRotation {
         rotation
     }
 
-    /// Whether the next key signed it.
+    /// Whether the next key signed this rotation.
     pub fn is_signed(&self, verifier: &dyn SignatureVerifier) -> bool {
         verifier.verifies(&self.next, &self.message(), &self.signature)
     }
@@ -72,12 +72,12 @@ impl KeyRotation {
     /// The line that is stored.
     ///
     /// # Errors
-    /// `Internal`, should it not serialise.
+    /// `Internal` if the rotation cannot be serialised.
     pub fn line(&self) -> Result<String> {
         serde_json::to_string(self).map_err(|error| Error::internal(format!("key rotation: {error}")))
     }
 
-    /// Parses a line. Returns none unless it is exactly as [`KeyRotation::line`] writes it.
+    /// Parses a line. Returns none unless the line is exactly as [`KeyRotation::line`] writes it.
     pub fn parse(line: &str) -> Option<Self> {
         let rotation: Self = serde_json::from_str(line).ok()?;
         (rotation.line().ok()? == line).then_some(rotation)
@@ -108,8 +108,8 @@ impl TrailKeys {
     /// Verifies the chain of rotations that leads to the current key. The rotations may be in any order.
     ///
     /// # Errors
-    /// A defect that names the rotation that belongs to another trail, that the key after it did not sign, or that has
-    /// the same entry as another one.
+    /// A defect if a rotation belongs to another trail, is not signed by the key after it, or has the same entry as
+    /// another rotation.
     pub fn new(
         trail: &str,
         current: PublicKey,
@@ -138,7 +138,7 @@ impl TrailKeys {
     /// As [`TrailKeys::new`], from lines written by [`KeyRotation::line`].
     ///
     /// # Errors
-    /// As [`TrailKeys::new`]; a line in another form.
+    /// As [`TrailKeys::new`]; also a defect if a line is not in the canonical form.
     pub fn of_lines(
         trail: &str,
         current: PublicKey,

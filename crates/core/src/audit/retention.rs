@@ -1,6 +1,5 @@
 //! Retention: removes the oldest entries once they are old enough and archived or delivered. The remaining trail begins
-//! with a signed record of its start, so that removed entries cannot be passed off as retention without the signing
-//! key.
+//! with a signed record of its start. Without the signing key, a removal of entries is therefore detected as tampering.
 
 use std::time::Duration;
 
@@ -47,7 +46,7 @@ impl TrailStart {
     /// The line that is stored.
     ///
     /// # Errors
-    /// `Internal`, should it not serialise.
+    /// `Internal` if the record cannot be serialised.
     pub fn line(&self) -> Result<String> {
         self.0.line()
     }
@@ -108,10 +107,10 @@ pub trait TrailPruner: Send + Sync {
 
     /// Removes, in one transaction, all entries up to the new start, the checkpoints before it, and the rows of the
     /// operations that began there; stores the line of the new start and the entry of the permit's operation. Returns
-    /// the number of entries removed. Returns 0 and changes nothing if the trail begins there or later already.
+    /// the number of entries removed. Returns 0 and changes nothing if the trail already begins at this start or later.
     ///
     /// # Errors
-    /// `AuditUnavailable`; `Internal` when the entry there has another hash.
+    /// `AuditUnavailable`; `Internal` when the entry at the new start has another hash.
     async fn remove(&self, permit: &Permit, beginning: &TrailStart) -> Result<u64>;
 }
 
@@ -144,11 +143,11 @@ pub trait Archive: Send + Sync {
     /// ([`Part::matches`]).
     ///
     /// # Errors
-    /// When any of these does not hold.
+    /// Any error if one of these conditions does not hold.
     async fn store(&self, part: &Part, export: Export) -> Result<()>;
 }
 
-/// Where entries are retained before they are removed: in an archive, at a receiver, or both.
+/// Copy that must exist before entries are removed: in an archive, at a receiver, or both.
 #[derive(Clone, Copy)]
 pub enum Retained<'a> {
     /// In an archive that is written before the removal.
@@ -194,7 +193,7 @@ impl Audit {
             let pruner = self.ports.pruner.clone();
             let remove = async move |permit: Permit| pruner.remove(&permit, &beginning).await;
             match self.gate.change_local(caller, access, remove).await? {
-                // another process removed it
+                // another process removed the part
                 0 => {}
                 count => removed += count,
             }

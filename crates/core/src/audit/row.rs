@@ -157,7 +157,7 @@ impl OperationRow {
         }
     }
 
-    /// The same row after the operation ended.
+    /// Returns the row after the operation ended with this outcome.
     #[must_use]
     pub fn ended(self, outcome: &Outcome) -> Self {
         let Outcome { status, error_code, details, duration_ms, finished_at } = outcome.clone();
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn operation_query_parses_or_names_bad_parameters() {
+    fn operation_query_names_refused_parameters() {
         let pairs = |text: &[(&str, &str)]| -> Vec<_> {
             text.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
         };

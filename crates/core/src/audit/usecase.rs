@@ -58,7 +58,7 @@ impl Audit {
         Self { gate, ports, verify_slots, export_slots, started, without_checkpoint_sink: false, clock }
     }
 
-    /// The same use cases without the checkpoint sink: for a copy of the database, or on another machine.
+    /// Returns the use cases without the checkpoint sink, for a copy of the database, or on another machine.
     #[must_use]
     pub fn without_checkpoint_sink(self) -> Self {
         Self { without_checkpoint_sink: true, ..self }
@@ -90,7 +90,7 @@ impl Audit {
     /// list. Only one verification runs at a time.
     ///
     /// # Errors
-    /// `RoleTooLow`; `Overloaded` while another one runs; `StoreUnavailable`.
+    /// `RoleTooLow`; `Overloaded` while another verification runs; `StoreUnavailable`.
     pub async fn verify(&self, caller: &Caller) -> Result<Verdict> {
         self.gate.allow(caller, AccessRequest::to(Verb::Verify, Resource::Operation)).await?;
         let _slot = self.verify_slots.acquire()?;
@@ -110,7 +110,7 @@ impl Audit {
 
     /// Begins an export. The export is itself an operation, durable in the trail before its first line is returned; its
     /// entries end before that operation. The entries are verified first, against their checkpoints, the checkpoint
-    /// sink, and the heads that this process remembers.
+    /// sink, and the heads that this process has verified.
     ///
     /// # Errors
     /// `RoleTooLow`; `Overloaded` while several exports run; `AuditUnavailable`; `StoreUnavailable`; `Internal`, naming
@@ -135,14 +135,15 @@ impl Audit {
         Sources { signer: &*self.ports.signer, checkpoint_sink: self.checkpoint_sink(), now }
     }
 
-    /// Exports the entries from the start of the trail up to this checkpoint. It is not recorded as an operation,
-    /// because the removal will be. It needs no slot, so that slow readers of other exports cannot delay it.
+    /// Exports the entries from the start of the trail up to this checkpoint. The export is not recorded as an
+    /// operation, because the removal is recorded. It needs no slot, so that slow readers of other exports cannot delay
+    /// it.
     pub(super) async fn segment(&self, trail_start: i64, checkpoint: &Checkpoint) -> Result<Export> {
         let sources = self.sources(self.clock.now());
         Export::between(self.ports.reader.clone(), sources, (trail_start, checkpoint.head())).await
     }
 
-    /// Public key of the key that signs checkpoints and exports of this install.
+    /// Public key that verifies the checkpoints and exports of this install.
     pub fn public_key(&self) -> PublicKey {
         self.ports.signer.public_key()
     }
@@ -156,12 +157,12 @@ impl Audit {
         self.ports.maintenance.close_orphans(self.clock.now()).await
     }
 
-    /// Signs the last entry when that is due, and copies all new checkpoints to the checkpoint sink. A server calls
-    /// this every few seconds with [`Checkpoint::AGE`], and with an age of zero at shutdown.
+    /// Signs the last entry when a checkpoint is due, and copies all new checkpoints to the checkpoint sink. A server
+    /// calls this every few seconds with [`Checkpoint::AGE`], and with an age of zero at shutdown.
     ///
     /// # Errors
     /// `AuditUnavailable`, `StoreUnavailable`; `Internal` when the sink cannot be written, or when a checkpoint in the
-    /// database is not signed by a key of this trail: then neither it nor a later one is copied.
+    /// database is not signed by a key of this trail: then neither this checkpoint nor a later one is copied.
     pub async fn update_checkpoints(&self, age: Duration) -> Result<()> {
         self.ports.maintenance.checkpoint(age).await?;
         while self.publish_checkpoints().await? {}

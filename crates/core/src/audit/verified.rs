@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{Checkpoint, Head, LastCheckpoint, SignatureVerifier, StoredCheckpoint, TrailKeys, TrailStart};
 
-/// Verified state of a trail. A failed comparison is described by one sentence.
+/// Verified state of a trail. The error of each comparison is one sentence that describes the mismatch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedTrail {
     trail: String,
@@ -94,7 +94,8 @@ impl VerifiedTrail {
         Ok(Self { trail: trail.to_owned(), head: newest.head(), signed: Some(newest), overdue: Vec::new() })
     }
 
-    /// The same state; none when retention removed its head, according to the signed record of the start of the trail.
+    /// Returns the same state, or none when retention removed its head, according to the signed record of the start of
+    /// the trail.
     #[must_use]
     pub fn since(self, beginning: Option<&str>, trusted: Trusted<'_>) -> Option<Self> {
         let start = beginning
@@ -173,6 +174,7 @@ impl VerifiedTrail {
     }
 }
 
+/// Mismatch of a trail that ends with `head`, before the entry `verified`.
 fn truncated(head: Head, verified: i64) -> Mismatch {
     format!(
         "it ends with entry {}, but entry {verified} existed: it was truncated, or an older database was restored",
@@ -218,6 +220,7 @@ impl TrailFollower<'_> {
         Ok(())
     }
 
+    /// Compares the verified head with the checkpoints in the database up to it.
     fn compare(&mut self) -> Result<(), Mismatch> {
         let current = self.verified.head;
         while let Some(stored) = self.checkpoints.next_if(|stored| stored.sequence <= current.sequence) {
@@ -277,7 +280,7 @@ mod tests {
         StoredCheckpoint { sequence: checkpoint.sequence, line: checkpoint.line().unwrap() }
     }
 
-    fn with<T>(work: impl FnOnce(Trusted<'_>) -> T) -> T {
+    fn with_trusted<T>(work: impl FnOnce(Trusted<'_>) -> T) -> T {
         let signer = FakeSigner::default();
         let keys = TrailKeys::new(TRAIL, signer.public_key(), Vec::new(), &signer).unwrap();
         work(Trusted { keys: &keys, verifier: &signer })
@@ -290,7 +293,7 @@ mod tests {
         let of_another_trail = Checkpoint { trail: "another".to_owned(), ..at_5.clone() };
         let begin = |count, in_database: Option<&Checkpoint>, external: Option<&Checkpoint>| {
             let in_database = in_database.map(stored);
-            with(|trusted| {
+            with_trusted(|trusted| {
                 VerifiedTrail::begin(TRAIL, head(count), in_database.as_ref(), external.cloned(), trusted)
             })
             .map(|verified| verified.head().sequence)
@@ -324,8 +327,9 @@ mod tests {
             let through = signed_by(FakeSigner::default(), head(count));
             TrailStart::after(&through, &signer, Timestamp::UNIX_EPOCH).line().unwrap()
         };
-        let is_retained =
-            |line: Option<String>| with(|trusted| verified().since(line.as_deref(), trusted)).is_some();
+        let is_retained = |line: Option<String>| {
+            with_trusted(|trusted| verified().since(line.as_deref(), trusted)).is_some()
+        };
         assert!(is_retained(None));
         assert!(is_retained(Some(by(FakeSigner::default(), 3))));
         assert!(!is_retained(Some(by(FakeSigner::default(), 4))));
@@ -345,7 +349,7 @@ mod tests {
             overdue: Vec::new(),
         };
         let follow = |trail: &str, checkpoints: Vec<StoredCheckpoint>, texts: &[(i64, &str)], end: Head| {
-            with(|trusted| {
+            with_trusted(|trusted| {
                 let mut follower = verified.clone().following(trail, checkpoints, trusted)?;
                 for (sequence, text) in texts {
                     follower.entry(*sequence, text)?;
@@ -388,7 +392,7 @@ mod tests {
         };
         let follow = |from: i64, texts: &[&str], end: Head| {
             let checkpoint = stored(&signed_by(FakeSigner::default(), head(3)));
-            with(|trusted| {
+            with_trusted(|trusted| {
                 let mut follower = verified.clone().following(TRAIL, vec![checkpoint], trusted)?;
                 assert_eq!(follower.last(), from, "entries after the last known checkpoint are read again");
                 for (sequence, text) in (from + 1..).zip(texts) {
@@ -412,7 +416,7 @@ mod tests {
         let verified =
             VerifiedTrail { trail: TRAIL.to_owned(), head: Head::NONE, signed: None, overdue: Vec::new() };
         let count = 2 * Checkpoint::EVERY + 5;
-        let grown = with(|trusted| {
+        let grown = with_trusted(|trusted| {
             let mut follower = verified.following(TRAIL, Vec::new(), trusted)?;
             for sequence in 1..=count {
                 follower.entry(sequence, &format!("entry {}", sequence - 1))?;

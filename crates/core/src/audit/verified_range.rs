@@ -20,7 +20,7 @@ pub(super) struct VerifiedRange {
 
 /// Verifies the entries after `before` up to and including `through`: they must lie between checkpoints signed by a key
 /// of this trail, or after the last one, and must agree with the checkpoint sink and with the heads that the process of
-/// `reader` remembers.
+/// `reader` has verified.
 ///
 /// # Errors
 /// As [`TrailReader`] and [`CheckpointSink::lines`]; `Internal`, naming the first bad entry, when verification fails.
@@ -43,7 +43,7 @@ async fn walk(
     signatures: Signatures<'_>,
     (before, through): (i64, i64),
 ) -> Result<VerifiedRange, Stop> {
-    // a reader that remembers nothing can be compared with the checkpoint sink only
+    // without verified heads, the trail can be compared with the checkpoint sink only
     let needs_sink = reader.verified_heads().is_empty();
     let evidence = ExternalEvidence::of(reader, sink)?;
     let (trail, mut head) = reader.head().await?;

@@ -67,8 +67,8 @@ impl Verdict {
 }
 
 /// Verifies the trail behind `reader` and compares it with the lines of the checkpoint sink and with the heads that the
-/// process of `reader` remembers. Without a sink, no checkpoint is expected outside the database. Holds no lock and no
-/// transaction; memory is bounded by one batch and the pending operations.
+/// process of `reader` has verified. Without a sink, no checkpoint is expected outside the database. Holds no lock and
+/// no transaction; memory is bounded by one batch and the pending operations.
 ///
 /// # Errors
 /// As [`TrailReader`] and [`CheckpointSink::lines`]. A defect of the trail is not an error; the verdict names it.
@@ -87,6 +87,8 @@ pub async fn verify(
     }
 }
 
+/// Verifies the trail that begins after `beginning`, the record of its start. A removal by retention meanwhile causes a
+/// defect.
 async fn verify_snapshot(
     reader: &dyn TrailReader,
     sink: Option<&dyn CheckpointSink>,
@@ -136,6 +138,7 @@ struct PendingRow {
 }
 
 impl PendingRow {
+    /// Checks that the row matches the operation and this outcome; without an outcome, that it is pending.
     fn check(&self, outcome: Option<&Outcome>) -> Result<(), Defect> {
         let row = OperationRow::begun(self.row.id, &self.operation);
         let expected = outcome.map_or_else(|| row.clone(), |outcome| row.clone().ended(outcome)).stored();
@@ -155,6 +158,7 @@ impl PendingRow {
     }
 }
 
+/// Text of a column of a row; `None` if the column is absent or not a text.
 fn cell<'a>(row: &'a StoredRow, name: &str) -> Option<&'a str> {
     row.cells.iter().find_map(|(of, cell)| match cell {
         Cell::Text(text) if *of == name => Some(&**text),
@@ -168,7 +172,7 @@ struct Pass<'a> {
     walk: Walk<'a>,
     /// Last entry that retention removed.
     removed: i64,
-    /// Whether an operation in the trail records that removal.
+    /// Whether an operation in the trail records the removal.
     prune_recorded: bool,
     /// Last entry when the pass began. Rows read later reflect at least all entries up to it.
     horizon: i64,
@@ -178,6 +182,7 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
+    /// Verifies the trail up to `head`, and further if it has grown.
     async fn run(&mut self, head: Head, sink_is_empty: bool) -> Result<(), Stop> {
         if self.removed > 0 {
             // the checkpoint of the last removed entry is kept
@@ -258,6 +263,7 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Verifies the row of an operation whose outcome was read from the chain.
     fn outcome(&mut self, sequence: i64, operation: OperationId, outcome: &Outcome) -> Result<(), Defect> {
         match self.pending.remove(&operation) {
             // the row was read before the operation ended

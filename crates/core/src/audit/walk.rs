@@ -1,5 +1,5 @@
 //! Walk over the chain, one entry at a time, that compares it with the evidence: checkpoints in the database,
-//! checkpoints outside it, and the heads that this process remembers. Used to verify a trail and before an export is
+//! checkpoints outside it, and the heads that this process has verified. Used to verify a trail and before an export is
 //! signed.
 
 use std::{
@@ -40,26 +40,26 @@ impl From<Error> for Stop {
 
 type Lines = Peekable<Fuse<Box<dyn Iterator<Item = Result<String>> + Send>>>;
 
-/// Evidence outside the database: the lines of the checkpoint sink and the heads that this process remembers.
+/// Evidence outside the database: the lines of the checkpoint sink and the heads that this process has verified.
 pub(super) struct ExternalEvidence {
     lines: Lines,
     /// Whether there is a checkpoint sink and it has no lines.
     pub(super) is_empty: bool,
-    remembered: VecDeque<Head>,
+    verified_heads: VecDeque<Head>,
 }
 
 impl ExternalEvidence {
     /// Collects the evidence. Must be called before anything of the trail is read: the trail must contain everything
     /// that the evidence names.
     pub(super) fn of(reader: &dyn TrailReader, sink: Option<&dyn CheckpointSink>) -> Result<Self> {
-        let remembered = reader.verified_heads().into();
+        let verified_heads = reader.verified_heads().into();
         let lines: Box<dyn Iterator<Item = _> + Send> = match sink {
             Some(sink) => sink.lines()?,
             None => Box::new(std::iter::empty()),
         };
         let mut lines = lines.fuse().peekable();
         let is_empty = sink.is_some() && lines.peek().is_none();
-        Ok(Self { lines, is_empty, remembered })
+        Ok(Self { lines, is_empty, verified_heads })
     }
 }
 
@@ -138,7 +138,7 @@ impl<'a> Walk<'a> {
             }
             self.chain.checkpoint(&checkpoint)?;
             if !is_stored {
-                // it may have been signed after the read of the database and before the read of the line
+                // the checkpoint may have been signed after the database was read and before the line was read
                 self.checkpoints.reopen();
                 is_stored = self.compare_stored(current).await?;
             }
@@ -149,11 +149,11 @@ impl<'a> Walk<'a> {
             self.external_matches += 1;
             self.evidence.lines.next();
         }
-        while let Some(remembered) =
-            self.evidence.remembered.pop_front_if(|remembered| remembered.sequence <= current)
+        while let Some(verified) =
+            self.evidence.verified_heads.pop_front_if(|verified| verified.sequence <= current)
         {
-            if remembered.sequence == current {
-                self.chain.check_remembered(remembered)?;
+            if verified.sequence == current {
+                self.chain.check_verified_head(verified)?;
             }
         }
         Ok(())
@@ -205,10 +205,10 @@ impl<'a> Walk<'a> {
                 return truncated(checkpoint.sequence, &format!("signed on {}", checkpoint.time));
             }
         }
-        if let Some(remembered) =
-            self.evidence.remembered.back().filter(|remembered| remembered.sequence > head.sequence)
+        if let Some(verified) =
+            self.evidence.verified_heads.back().filter(|verified| verified.sequence > head.sequence)
         {
-            return truncated(remembered.sequence, "read by this process before");
+            return truncated(verified.sequence, "read by this process before");
         }
         // entries and checkpoints may have been appended since
         self.entries.reopen();
@@ -218,7 +218,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Reads in batches and yields items one by one.
+/// Reader that reads items in batches and yields them one by one.
 pub(super) struct BatchReader<T> {
     pub(super) buffer: VecDeque<T>,
     after: i64,
@@ -230,7 +230,7 @@ impl<T> BatchReader<T> {
         Self { buffer: VecDeque::new(), after, ended: false }
     }
 
-    /// Allows further reads after the end was reached, because more may have been appended.
+    /// Allows further reads after the end was reached, because further items may have been appended.
     pub(super) const fn reopen(&mut self) {
         self.ended = false;
     }

@@ -16,8 +16,8 @@ use crate::{
     ttl_cache::TtlCache,
 };
 
-/// Cache of names and connections, at most one second old. A change through this type invalidates the cache before it
-/// returns. So all code of a process must read and change clusters through the same instance.
+/// Cache of names and connections, at most one second old. A change through this type invalidates the cache before the
+/// change returns. All code of a process must therefore read and change clusters through the same instance.
 pub struct CachedClusters {
     registry: Arc<dyn ClusterRegistry>,
     connections: Arc<dyn Connections>,

@@ -9,7 +9,7 @@ use crate::{
     kubeconfig::Kubeconfig,
 };
 
-/// Credential and connection fields of a request. No field is ever displayed.
+/// Credential and connection fields of a request.
 #[derive(Clone, Debug, Default)]
 pub struct CredentialInput {
     /// `token` or `kubeconfig`.
@@ -24,7 +24,7 @@ pub struct CredentialInput {
     pub kubeconfig: Option<SecretString>,
     /// The kubeconfig context; the current context if `None`.
     pub context: Option<String>,
-    /// Accept any certificate. Requires permission in the configuration, and a super admin.
+    /// Whether any certificate is accepted. Allowed only by the configuration, and only for a super admin.
     pub insecure_skip_tls_verify: bool,
 }
 
@@ -49,7 +49,7 @@ impl CredentialInput {
             || *insecure_skip_tls_verify
     }
 
-    /// Whether only fields are set that every response displays.
+    /// Whether all fields that are set are displayed in every response.
     pub(super) fn has_only_displayed_fields(&self) -> bool {
         let Self {
             auth_type: _,
@@ -75,7 +75,7 @@ impl CredentialInput {
     }
 
     /// Checks which fields are set and their format, without parsing their contents. For a token, the server may be
-    /// missing: a stored one may exist.
+    /// missing: a stored server may exist.
     ///
     /// # Errors
     /// `InvalidInput`.

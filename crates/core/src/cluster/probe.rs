@@ -20,13 +20,13 @@ pub struct Report {
     pub version: String,
     /// Latency of `GET /version`.
     pub latency: Duration,
-    /// The user name that the cluster reports for the credential; `None` if it has no SelfSubjectReview.
+    /// The user name that the cluster reports for the credential; `None` without SelfSubjectReview.
     pub identity: Option<String>,
-    /// Ready and total nodes; `None` if the credential may not list them.
+    /// Numbers of ready and of all nodes; `None` if the credential may not list nodes.
     pub nodes: Option<NodeCount>,
-    /// Pods; `None` if the credential may not list them.
+    /// Number of pods; `None` if the credential may not list pods.
     pub pods: Option<i64>,
-    /// Namespaces; `None` if the credential may not list them.
+    /// Number of namespaces; `None` if the credential may not list namespaces.
     pub namespaces: Option<i64>,
     /// Certificates of the connection and their expiry: `api_server`, `client`.
     pub certificates: Vec<CertificateExpiry>,
@@ -35,7 +35,7 @@ pub struct Report {
 /// Target of a probe.
 #[derive(Clone, Debug)]
 pub enum ProbeTarget {
-    /// A connection that is not registered. Its probe is not shared.
+    /// A connection that is not registered. The probe is not shared.
     New(Connection),
     /// A registered cluster, by its stored connection.
     Registered(StoredConnection, ProbeReason),
@@ -48,15 +48,15 @@ pub enum ProbeReason {
     Status,
     /// A connection test: the result of a probe in progress is acceptable.
     Test,
-    /// A scheduled probe. As for a status request, and an open circuit does not reject it: this probe finds out
-    /// whether the cluster responds again.
+    /// A scheduled probe: as a status request, but also sent while the circuit is open, to find out whether the
+    /// cluster responds again.
     Scheduled,
 }
 
 /// Outcome of a probe.
 #[derive(Clone, Debug)]
 pub struct Probed {
-    /// When the probe ended.
+    /// End time of the probe.
     pub at: Timestamp,
     /// Whether the caller must store the result. True for one of the callers that share a probe.
     pub record: bool,
@@ -100,7 +100,7 @@ pub struct Permission {
 /// Result of a probe, as stored.
 #[derive(Clone, Debug)]
 pub struct ProbeResult {
-    /// When the probe ended.
+    /// End time of the probe.
     pub at: Timestamp,
     /// The report, or the cause of the failure.
     pub result: Result<Report, Cause>,

@@ -28,15 +28,15 @@ use crate::{
 /// A cluster to be registered.
 #[derive(Clone, Debug)]
 pub struct NewCluster {
-    /// Its name.
+    /// Name.
     pub name: ClusterName,
     /// Free text.
     pub description: String,
     /// Labels stored by Pilothouse.
     pub labels: Labels,
-    /// Its connection and credential.
+    /// Connection and credential.
     pub credential: CredentialInput,
-    /// Store the cluster without a connection test.
+    /// Whether the cluster is stored without a connection test.
     pub skip_test: bool,
 }
 
@@ -52,9 +52,9 @@ pub struct ClusterChange {
     /// A new connection. A new server requires the credential again: a stored credential is sent only to the server
     /// that it was stored with.
     pub credential: CredentialInput,
-    /// Store a new connection without a connection test.
+    /// Whether a new connection is stored without a connection test.
     pub skip_test: bool,
-    /// The `updated_at` that the caller read.
+    /// The `updated_at` that the caller read. A later stored value is a conflict.
     pub updated_at: Option<Timestamp>,
 }
 
@@ -103,8 +103,8 @@ pub struct Clusters {
 }
 
 impl Clusters {
-    /// These use cases without the rest of [`crate::app::App`], for embedders. `allow_insecure_tls` is as in
-    /// [`crate::app::Settings`].
+    /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`]. `allow_insecure_tls` is
+    /// as in [`crate::app::Settings`].
     pub fn new(gate: Gate, ports: ClusterPorts, clock: Arc<dyn Clock>, allow_insecure_tls: bool) -> Self {
         Self { gate, ports, clock, allow_insecure_tls }
     }
@@ -301,13 +301,14 @@ impl Clusters {
     /// Scheduled probe of one cluster: probes it and stores the result.
     ///
     /// # Errors
-    /// `NotFound` if it was deleted meanwhile; `StoreUnavailable`; `Overloaded` if no request was sent to the
+    /// `NotFound` if the cluster was deleted meanwhile; `StoreUnavailable`; `Overloaded` if no request was sent to the
     /// cluster. A cluster that does not respond is no error.
     pub async fn refresh(&self, id: ClusterId) -> Result<()> {
         let permit = self.gate.permit_probe(id);
         self.probe_and_record(&permit, id, ProbeReason::Scheduled).await.map(drop)
     }
 
+    /// Probes a registered cluster, and stores the result if this caller must store it.
     async fn probe_and_record(
         &self,
         permit: &Permit,
@@ -325,6 +326,7 @@ impl Clusters {
         Ok(probe_result)
     }
 
+    /// Checks a new connection and probes it. `None` if the probe is skipped.
     async fn probe_unless_skipped(
         &self,
         permit: &Permit,

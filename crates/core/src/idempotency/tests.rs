@@ -33,7 +33,7 @@ impl Work {
     }
 }
 
-/// Spawner on threads whose sleeps take a tenth of the time: a slow machine does not exhaust [`WAIT_TIMEOUT`].
+/// Spawner whose sleeps take a tenth of the time, so that [`WAIT_TIMEOUT`] is not exceeded on a slow machine.
 struct FastSleepSpawner(ThreadSpawner);
 
 #[async_trait]
@@ -156,7 +156,7 @@ fn other_request_with_same_key_is_a_conflict_naming_the_first() {
 }
 
 #[test]
-fn reply_lost_with_its_process_is_outcome_unknown() {
+fn claim_of_an_ended_process_has_unknown_outcome() {
     let (fixture, work) = (Fixture::new(), Work::default());
     let never_ends = std::future::pending::<Result<u32>>();
     let mut first = Box::pin(fixture.call("key", never_ends));
@@ -277,7 +277,7 @@ fn panic_ends_with_unknown_outcome() {
 }
 
 #[test]
-fn reply_too_large_to_store_is_outcome_unknown_later() {
+fn reply_too_large_to_store_ends_with_unknown_outcome() {
     let reply = |_: &_| Some(Reply { status: 200, body: vec![b'x'; MAX_REPLY_BYTES + 1] });
     assert_eq!(end_of(1, Work::default().returns(Ok(5)), reply), (Ok(Execution::Executed(5)), End::Unknown));
 }
@@ -335,7 +335,7 @@ proptest! {
     /// Concurrent requests with a few keys, some of which are refused: the work of each key is executed at most once,
     /// not counting refused attempts, and all other requests with that key receive the same reply.
     #[test]
-    fn one_of_many_concurrent_requests_executes(
+    fn one_of_concurrent_requests_with_a_key_executes(
         keys in proptest::collection::vec(0..3_usize, 1..12),
         refusals in 0..4_u32,
     ) {

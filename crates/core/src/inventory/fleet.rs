@@ -35,11 +35,11 @@ use crate::{
 /// Maximum time that a response waits for clusters.
 const DEADLINE: Duration = Duration::from_millis(1500);
 
-/// Maximum number of concurrent queries to one cluster. A hanging cluster reaches it; further queries are then not sent
-/// and are reported as `pending`.
+/// Maximum number of concurrent queries to one cluster. A cluster that does not respond reaches this limit; further
+/// queries are then not sent and are reported as `pending`.
 const MAX_IN_FLIGHT: usize = 32;
 
-/// Maximum number of rows up to the end of a page. So many rows are read from each cluster and merged.
+/// Maximum number of rows up to the end of a page. At most this number of rows is read from each cluster and merged.
 pub const MAX_RESULT_WINDOW: u64 = 10_000;
 
 /// Status of a cluster's part of the result.
@@ -149,7 +149,7 @@ pub struct Fleet {
     gate: Gate,
     inventory: Arc<dyn Inventory>,
     spawner: Arc<dyn Spawner>,
-    /// Running queries.
+    /// Limiter of running queries, by cluster.
     in_flight: Limiter<ClusterId>,
 }
 

@@ -65,11 +65,11 @@ pub struct ListInfo {
     pub key: &'static str,
     /// Summary of its route in the OpenAPI document.
     pub summary: &'static str,
-    /// The resource that a caller needs the right to list.
+    /// The resource that a caller must be permitted to list.
     pub resource: Resource,
     /// Scope of its rows.
     pub scope: ListScope,
-    /// The kinds it contains if the query has no `type`.
+    /// The kinds that the list contains if the query has no `type`.
     pub kinds: &'static [Kind],
     /// Further kinds, which are returned only if selected by `type`.
     pub more_kinds: &'static [Kind],
@@ -79,7 +79,7 @@ pub struct ListInfo {
     pub owner: Option<Owner>,
     /// The fields of its rows.
     pub fields: fn() -> Vec<FieldInfo>,
-    /// OpenAPI schemas of its row type and of the types that it refers to. The row type is first.
+    /// OpenAPI schemas of the row type, which is first, and of the types that it refers to.
     #[cfg(feature = "openapi")]
     pub schemas: fn() -> NamedSchemas,
     /// Projects one object of one of its kinds. `None` for lists of Pilothouse's own rows.
@@ -336,7 +336,7 @@ const fn local<R: EntryRow>(
     }
 }
 
-/// A list of namespaced objects of these kinds. The right to list the first kind is the right to read the list.
+/// A list of namespaced objects of these kinds. A caller who may list the first kind may read the list.
 const fn of<R: EntryRow>(
     list: List,
     path: &'static str,

@@ -51,9 +51,9 @@ pub enum WatchEvent {
 pub enum ChangeKind {
     /// The row matches now and did not before.
     Added,
-    /// The row matched before and still does; this is its new content.
+    /// The row matched before and still matches. The event has its new content.
     Changed,
-    /// The row no longer exists or no longer matches; this is its last content.
+    /// The row no longer exists or no longer matches. The event has its last content.
     Removed,
 }
 
@@ -68,7 +68,7 @@ impl ChangeKind {
     }
 }
 
-/// Maximum number of rows per event. It bounds the rows buffered for a slow reader; rows share their memory.
+/// Maximum number of rows per event, to limit the number of rows buffered for a slow reader.
 const MAX_BATCH_ROWS: usize = 128;
 
 /// Use case: watching lists.

@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use super::FollowStart;
 use crate::error::Reason;
 
-/// Maximum length of a line in bytes, including its timestamp. A longer line is truncated and marked with [`TRUNCATION_MARK`].
+/// Maximum length of a line in bytes, including its timestamp. A longer line is truncated and marked with
+/// [`TRUNCATION_MARK`].
 pub const MAX_LINE_BYTES: usize = 64 << 10;
 /// Suffix of a truncated line.
 pub const TRUNCATION_MARK: &str = "…[cut at 64 KiB]";
@@ -33,8 +34,8 @@ impl LineId {
         Timestamp::from_second(self.at.as_second().saturating_sub(1)).unwrap_or(self.at)
     }
 
-    /// Whether `other`, from a stream read from [`LineId::since`] on, is this line. Its ordinal may be higher, because
-    /// a stream that began with the newest lines does not count lines before its first.
+    /// Whether `other`, from a stream read from [`LineId::since`] on, is this line. The ordinal of `other` may be
+    /// higher, because a stream that began with the newest lines does not count lines before its first.
     fn is_same_line(&self, other: &Self) -> bool {
         (self.at, self.fingerprint) == (other.at, other.fingerprint) && self.ordinal <= other.ordinal
     }
@@ -68,8 +69,8 @@ pub struct LogLine {
     /// Id from which to resume after this line. `None` if no timestamp is known, as for an error message of the
     /// kubelet.
     pub id: Option<LineId>,
-    /// Its text without the line terminator. Bytes that are not UTF-8 are replaced by U+FFFD. It may contain a carriage
-    /// return.
+    /// Text of the line without the line terminator. Bytes that are not UTF-8 are replaced by U+FFFD. The text may
+    /// contain a carriage return.
     pub text: String,
 }
 
@@ -143,7 +144,7 @@ impl LineTracker {
         });
         if let (Some(after), Some(id)) = (self.after, id) {
             let found = after.is_same_line(&id);
-            // a newer line before the one looked for shows that it is no longer in the log; this line is new
+            // a line newer than the one looked for: the latter is no longer in the log, and this line is returned
             let rotated = id.at > after.at;
             if found || rotated {
                 self.after = None;
@@ -175,7 +176,7 @@ fn fingerprint(text: &[u8]) -> u32 {
     text.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
-/// Splits bytes at line terminators. It buffers at most one chunk and [`MAX_LINE_BYTES`] bytes.
+/// Splitter of bytes at line terminators. It buffers at most one chunk and [`MAX_LINE_BYTES`] bytes.
 #[derive(Default)]
 struct Splitter {
     chunk: Vec<u8>,
@@ -183,12 +184,13 @@ struct Splitter {
     read: usize,
     /// The current, incomplete line.
     line: Vec<u8>,
-    /// Whether that line was returned.
+    /// Whether the current line was returned.
     emitted: bool,
-    /// Whether that line was truncated. The rest of it is skipped.
+    /// Whether the current line was truncated. The rest of the line is skipped.
     skipping: bool,
 }
 
+/// Bytes of one line, without the line terminator.
 struct Piece<'a> {
     bytes: &'a [u8],
     truncated: bool,

@@ -8,13 +8,13 @@ use crate::object::{Metadata, or_default};
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct PodObject {
-    /// Its metadata.
+    /// Metadata.
     #[serde(deserialize_with = "or_default")]
     pub metadata: Metadata,
-    /// Its containers and node.
+    /// Containers and node.
     #[serde(deserialize_with = "or_default")]
     pub spec: PodSpec,
-    /// Its status.
+    /// Status.
     #[serde(deserialize_with = "or_default")]
     pub status: PodStatus,
 }

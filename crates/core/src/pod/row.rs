@@ -109,8 +109,8 @@ impl PodRow {
         }
     }
 
-    /// The workload that it belongs to, as `type/name`. A pod of a deployment is owned by a replica set, whose name is
-    /// the deployment's name followed by the hash of the pod template.
+    /// The workload to which the pod belongs, as `type/name`. A pod of a deployment is owned by a replica set, whose
+    /// name is the deployment's name followed by the hash of the pod template.
     pub fn workload(&self) -> Option<String> {
         let owner = self.owner.as_ref()?;
         let hash = self.labels.get("pod-template-hash");

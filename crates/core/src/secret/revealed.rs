@@ -1,4 +1,4 @@
-//! Revealed values of a Secret, and the only place that serialises them.
+//! Revealed values of a Secret. No other module serialises values of Secrets.
 
 use std::{collections::BTreeMap, fmt};
 

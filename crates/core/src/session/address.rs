@@ -8,7 +8,7 @@ use std::net::IpAddr;
 pub struct ClientAddress(String);
 
 impl ClientAddress {
-    /// From a client's IP address. IPv4 addresses in IPv6 notation (`::ffff:10.0.0.1`) count as IPv4.
+    /// Creates the key of a client's IP address. IPv4 addresses in IPv6 notation (`::ffff:10.0.0.1`) count as IPv4.
     pub fn of(ip: IpAddr) -> Self {
         Self(match ip.to_canonical() {
             IpAddr::V4(ip) => ip.to_string(),

@@ -20,7 +20,7 @@ use crate::{
 pub(crate) type SessionCache = Arc<TtlCache<SecretHash, (Session, User)>>;
 
 /// A [`SessionStore`] that caches sessions by cookie and invalidates the cache with each change through it. All
-/// changes of a process go through it: [`crate::app::App`] provides no other store.
+/// changes of a process go through this type: [`crate::app::App`] provides no other store.
 pub(crate) struct CachedSessions {
     store: Arc<dyn SessionStore>,
     cache: SessionCache,
@@ -36,7 +36,7 @@ impl CachedSessions {
         Self { store, cache: Arc::new(TtlCache::new(clock)), spawner }
     }
 
-    /// The cache, which changes of users must invalidate as well.
+    /// The cache. Changes of users must invalidate it as well.
     pub(crate) fn session_cache(&self) -> SessionCache {
         self.cache.clone()
     }

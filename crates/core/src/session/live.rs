@@ -34,8 +34,8 @@ impl LiveSessions {
     }
 
     /// The session of a cookie and its user, for an access token whose signature was verified. If the token's
-    /// generation is newer than the cached session's, another replica has issued it since. Then this reads past the
-    /// cache: once per such token, each time the cache has an older session.
+    /// generation is newer than the cached session's, another replica has issued it since. Then the session is
+    /// read from the database, at most once for each token and outdated cache entry.
     ///
     /// # Errors
     /// `SessionEnded`; `StoreUnavailable`.

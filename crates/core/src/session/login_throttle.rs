@@ -15,7 +15,7 @@ pub trait LoginThrottle: Send + Sync {
     /// Time until all of these keys are unblocked. `None` if none of them is blocked.
     ///
     /// # Errors
-    /// `StoreUnavailable`, as everywhere in this port.
+    /// `StoreUnavailable`, as for every method of this port.
     async fn blocked_for(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<Option<Duration>>;
 
     /// Whether the user has logged in from this address after `since`. Only the newest [`ThrottleKey::ADDRESSES`]
@@ -32,7 +32,7 @@ pub trait LoginThrottle: Send + Sync {
     async fn failed(&self, keys: &[ThrottleKey], at: Timestamp) -> Result<()>;
 
     /// Counts a refused attempt. For the first attempt of a minute, returns the number of refused attempts since the
-    /// previous such attempt; only this one is worth an audit row. For the others returns `None`, without a write to
+    /// previous such attempt; only this attempt has an audit row. For the others returns `None`, without a write to
     /// the database.
     async fn refused(&self, key: &ThrottleKey, at: Timestamp) -> Result<Option<u64>>;
 }
@@ -53,8 +53,8 @@ impl ThrottleKey {
     pub const FIRST_PAUSE: Duration = Duration::from_secs(30);
     /// Time after a login for which its address counts as a known address of the user.
     pub const KNOWN_ADDRESS_LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-    /// Maximum number of known addresses per user. Each adds one budget of password guesses for anyone at that
-    /// address.
+    /// Maximum number of known addresses per user. Each has a failure count of its own, and so allows
+    /// further password guesses from that address.
     pub const ADDRESSES: u32 = 8;
 
     /// Key of an account, which need not exist: for logins from addresses that are not known for its user.
@@ -73,7 +73,8 @@ impl ThrottleKey {
         Self { key: format!("address:{}", address.as_str()), limit: 100 }
     }
 
-    /// Key of a session: for wrong old passwords in password changes. Only the holder of the session can use it up.
+    /// Key of a session: for wrong old passwords in password changes. Only the holder of the session can reach the
+    /// limit.
     pub fn session(session: SessionId) -> Self {
         Self { key: format!("session:{session}"), limit: 5 }
     }

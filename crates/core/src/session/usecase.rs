@@ -44,7 +44,7 @@ pub struct PasswordChange {
     pub new: NewPassword,
 }
 
-/// Tokens issued by a login or refresh. Its `Debug` shows no secret.
+/// Tokens issued by a login or refresh. The `Debug` output contains no secret.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     /// The bearer token.
@@ -71,7 +71,7 @@ pub struct SignedIn {
 impl SignedIn {
     /// The session as displayed to its owner.
     pub fn session_row(&self) -> SessionRow {
-        show(&self.session, &self.user.username, Some(self.session.id))
+        session_row(&self.session, &self.user.username, Some(self.session.id))
     }
 }
 
@@ -344,7 +344,7 @@ impl Sessions {
         let sessions = self.visible(caller).await?;
         let live = sessions.iter().filter(|(session, _)| self.live.is_live(session, now));
         let rows = live
-            .map(|(session, user)| Row::of(&show(session, user, caller.session)))
+            .map(|(session, user)| Row::of(&session_row(session, user, caller.session)))
             .collect::<Result<_>>()?;
         Ok(select(rows, query))
     }
@@ -368,11 +368,13 @@ impl Sessions {
         self.gate.change_local(caller, access, work).await
     }
 
+    /// The sessions that the caller may list and end: the caller's own, or those of all users for a super admin.
     async fn visible(&self, caller: &Caller) -> Result<Vec<(Session, Username)>> {
-        let of = if caller.role == Some(Role::SuperAdmin) { None } else { caller.user_id };
-        self.ports.store.list(of).await
+        let user = if caller.role == Some(Role::SuperAdmin) { None } else { caller.user_id };
+        self.ports.store.list(user).await
     }
 
+    /// Issues the access token of a session, and returns it with the other tokens.
     fn tokens(
         &self,
         session: &Session,
@@ -413,7 +415,8 @@ fn caller(user: &User, session: &Session, origin: Origin) -> Caller {
     }
 }
 
-fn show(session: &Session, user: &Username, current: Option<SessionId>) -> SessionRow {
+/// The row of a session. `current` is the session of the request.
+fn session_row(session: &Session, user: &Username, current: Option<SessionId>) -> SessionRow {
     SessionRow {
         id: session.id,
         user: user.clone(),

@@ -48,7 +48,7 @@ struct Inner {
 }
 
 impl Streams {
-    /// Creates it without any stream.
+    /// Creates a set of open streams with these limits, initially empty.
     pub fn new(limits: StreamLimits) -> Self {
         let (stop, stopping) = oneshot::channel();
         Self(Arc::new(Inner {

@@ -1,6 +1,6 @@
 //! Contract tests of the storage ports: every adapter must pass them, the in-memory fake included.
 //!
-//! A case is a plain function over empty ports. It panics if the contract is broken. An adapter's tests run all of
+//! A case is a function over empty ports, which panics if an adapter breaks the contract. An adapter's tests run all of
 //! [`STORE`] and of [`COORDINATION`], each case over new ports:
 //!
 //! ```
@@ -76,12 +76,12 @@ pub const STORE: &[Case] = cases! {
         refresh_token_is_bound_to_its_session, session_ends_once, sessions_are_listed_by_user,
         only_expired_sessions_are_deleted;
     throttle: pauses_start_at_the_limit_and_grow, failures_expire_after_the_window,
-        name_spraying_evicts_no_counter, longest_pause_of_all_keys_applies,
+        failures_of_many_names_evict_no_counter, longest_pause_of_all_keys_applies,
         concurrent_failures_are_all_counted, one_refusal_per_minute_is_reported,
         login_resets_only_its_own_counter, address_is_known_after_login,
         known_addresses_per_user_are_limited;
     idempotency: one_of_concurrent_claims_is_made, stored_reply_is_byte_identical,
-        operation_not_done_frees_the_key, unknown_outcome_is_reported, keys_are_per_user_and_case_sensitive,
+        change_not_applied_releases_the_key, unknown_outcome_is_reported, keys_are_per_user_and_case_sensitive,
         keys_expire;
     clusters: registered_cluster_is_found, names_are_unique_ignoring_case, ids_are_never_reused,
         update_sets_only_given_fields, new_connection_has_a_new_version, concurrent_change_is_a_conflict,
@@ -110,8 +110,8 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    /// The ports of the shared store and the coordinator of each replica. `expire` makes all leases expire by the clock
-    /// of the store; it does nothing where leases are measured by the time that is passed.
+    /// Creates two replicas from the ports of the shared store and the coordinator of each replica. `expire` makes all
+    /// leases expire by the clock of the store. It does nothing if the store measures leases by the argument `at`.
     pub fn new(
         ports: StorePorts,
         [one, two]: [Arc<dyn Coordinator>; 2],
@@ -195,6 +195,7 @@ impl StorePorts {
         SecretHash(bytes)
     }
 
+    /// Creates a user.
     async fn user(&self, name: &str, role: Role) -> User {
         self.users.create(&self.people(), self.new_user(name, role)).await.unwrap()
     }
@@ -209,7 +210,7 @@ impl StorePorts {
         }
     }
 
-    /// An open session, its cookie and its refresh token.
+    /// Opens a session. Returns the session, the hash of its cookie and the hash of its refresh token.
     async fn session(&self, user: &User) -> (Session, SecretHash, SecretHash) {
         let (cookie, refresh) = (self.secret(), self.secret());
         let record = SessionRecord {

@@ -19,7 +19,7 @@ use crate::{
     cluster::ClusterPorts,
 };
 
-/// All fakes; tests inspect and set them.
+/// All fakes. Tests read and set their state.
 #[derive(Clone, Default)]
 pub struct Fake {
     /// Clock, random source, task spawner.
@@ -28,7 +28,7 @@ pub struct Fake {
     pub store: Arc<MemoryStore>,
     /// Checkpoint sink: checkpoints outside the database.
     pub checkpoint_sink: Arc<MemoryCheckpointSink>,
-    /// The password published at the first start.
+    /// Port that publishes the password of the first start.
     pub initial_password: Arc<FakeInitialPassword>,
     /// Objects in the clusters.
     pub clusters: Arc<FakeClusters>,

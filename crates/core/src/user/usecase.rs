@@ -78,7 +78,7 @@ impl Users {
     }
 
     /// Creates the first super admin, `admin`, unless a user exists: with the given password, else with a random one,
-    /// which is published. True if it was created.
+    /// which is published. Returns whether the user was created.
     ///
     /// # Errors
     /// `StoreUnavailable`; `Internal` if the random password could not be published.
@@ -181,7 +181,7 @@ fn not_found(user: &impl fmt::Display) -> Error {
     Error::new(Cause::NotFound).resource("user").name(user.to_string())
 }
 
-/// A display name: trimmed, at most 128 characters, no control characters.
+/// Normalises and checks a display name: trimmed, NFC, 1 to 128 characters, no control characters.
 fn check_display_name(text: Option<&str>) -> Result<Option<String>> {
     let Some(text) = text.map(str::trim) else { return Ok(None) };
     if text.len() > MAX_NORMALISED_BYTES {

@@ -16,11 +16,11 @@ use crate::{error::Result, event::EventRow, gate::Warning, object::lenient_time,
 pub struct WorkloadParts {
     /// The workload itself, in the API server's JSON.
     pub object: Box<RawValue>,
-    /// Its pods.
+    /// Pods of the workload.
     pub pods: Vec<PodRow>,
-    /// Events about it.
+    /// Events about the workload.
     pub events: Vec<EventRow>,
-    /// Its history: replica sets, controller revisions, or a cron job's jobs.
+    /// History of the workload: replica sets, controller revisions, or a cron job's jobs.
     pub revisions: Vec<Revision>,
     /// Warnings about parts that could not be read.
     pub warnings: Vec<Warning>,
@@ -121,6 +121,7 @@ pub struct Probes {
     pub startup: Option<Value>,
 }
 
+/// Maximum number of events in the details.
 const MAX_EVENTS: usize = 20;
 
 impl WorkloadDetail {

@@ -1,5 +1,4 @@
-//! Password guessing: what anonymous callers learn of usernames and passwords, the limits on attempts, and the audit
-//! rows.
+//! Password guessing: the information in responses to anonymous callers, the limits on attempts, and the audit rows.
 
 use std::{
     future::poll_fn,
@@ -27,61 +26,62 @@ use pilothouse_core::{
 };
 use secrecy::SecretString;
 
-use crate::{PASSWORD, World, cause};
+use crate::{Fixture, PASSWORD, cause};
 
 #[test]
 fn unknown_disabled_and_wrong_password_have_the_same_response() {
-    let world = World::new();
-    let bob = world.add("bob", Role::Viewer);
+    let fixture = Fixture::new();
+    let bob = fixture.add("bob", Role::Viewer);
     let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
-    block_on(world.app.users.update(&Caller::command_line("root"), bob.user.id, patch)).unwrap();
+    block_on(fixture.app.users.update(&Caller::command_line("root"), bob.user.id, patch)).unwrap();
     let refusals = [
-        world.login("nobody", PASSWORD),
-        world.login("admin", "wrong password"),
-        world.login("bob", PASSWORD),
+        fixture.login("nobody", PASSWORD),
+        fixture.login("admin", "wrong password"),
+        fixture.login("bob", PASSWORD),
     ];
     let refusals: Vec<_> = refusals.into_iter().map(|result| result.unwrap_err()).collect();
     assert!(refusals.iter().all(|error| *error == Error::new(Cause::BadCredentials)), "{refusals:?}");
-    assert_eq!(world.last(), ("login".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into())));
+    assert_eq!(fixture.last(), ("login".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into())));
     // an invalid username: the same response, and no part of it in the trail
-    assert_eq!(cause(world.login("my password is hunter2", "x")), Cause::BadCredentials);
-    let row = world.fake.store.all_operations().pop().unwrap();
+    assert_eq!(cause(fixture.login("my password is hunter2", "x")), Cause::BadCredentials);
+    let row = fixture.fake.store.all_operations().pop().unwrap();
     assert_eq!((row.username.as_str(), row.resource_name.as_deref()), ("-", Some("-")));
 }
 
 #[test]
 fn five_failures_throttle_all_spellings_and_write_one_row_per_minute() {
-    let world = World::new();
+    let fixture = Fixture::new();
     for variant in ["admin", "ADMIN", " admin", "ａｄｍｉｎ", "Admin"] {
-        assert_eq!(cause(world.login(variant, "wrong")), Cause::BadCredentials);
+        assert_eq!(cause(fixture.login(variant, "wrong")), Cause::BadCredentials);
     }
-    let rows = world.fake.store.all_operations().len();
+    let rows = fixture.fake.store.all_operations().len();
     for _ in 0..50 {
-        let refusal = world.login("admin", PASSWORD).unwrap_err();
+        let refusal = fixture.login("admin", PASSWORD).unwrap_err();
         assert_eq!(
             (refusal.cause, refusal.context.retry_after),
             (Cause::TooManyLogins, Some(Duration::from_secs(30)))
         );
     }
-    assert_eq!(world.fake.store.all_operations().len(), rows + 1);
-    world.fake.runtime.clock.advance(Duration::from_secs(31));
-    assert!(world.login("admin", PASSWORD).is_ok(), "the throttle is temporary");
-    assert_eq!(cause(world.login("admin", "wrong")), Cause::BadCredentials, "a success resets the count");
+    assert_eq!(fixture.fake.store.all_operations().len(), rows + 1);
+    fixture.fake.runtime.clock.advance(Duration::from_secs(31));
+    assert!(fixture.login("admin", PASSWORD).is_ok(), "the throttle is temporary");
+    assert_eq!(cause(fixture.login("admin", "wrong")), Cause::BadCredentials, "a success resets the count");
 }
 
-/// Anonymous callers write audit rows. The number depends neither on their attempts nor on the number of usernames.
+/// Refused logins of anonymous callers write audit rows. The number of rows is limited, whatever the number of attempts
+/// and usernames.
 #[test]
 fn ten_thousand_usernames_write_100_rows_then_one_per_minute() {
-    let world = World::new();
-    let rows = || world.fake.store.all_operations().len();
+    let fixture = Fixture::new();
+    let rows = || fixture.fake.store.all_operations().len();
     let before = rows();
     for n in 0..10_000 {
-        let refusal = cause(world.login(&format!("name-{n}"), "wrong"));
+        let refusal = cause(fixture.login(&format!("name-{n}"), "wrong"));
         let expected = if n < 100 { Cause::BadCredentials } else { Cause::TooManyLogins };
         assert_eq!(refusal, expected, "{n}");
     }
     assert_eq!(rows() - before, 101);
-    let row = world.fake.store.all_operations().pop().unwrap();
+    let row = fixture.fake.store.all_operations().pop().unwrap();
     assert_eq!(
         (row.username.as_str(), row.resource_name.as_deref()),
         ("-", Some("-")),
@@ -90,9 +90,9 @@ fn ten_thousand_usernames_write_100_rows_then_one_per_minute() {
     // twenty more minutes without a break: the failures of one window, one row per minute, and one failure after each
     // pause, which doubles up to 15 minutes
     for _ in 0..60 {
-        world.fake.runtime.clock.advance(Duration::from_secs(20));
+        fixture.fake.runtime.clock.advance(Duration::from_secs(20));
         for n in 0..100 {
-            cause(world.login(&format!("another-{n}"), "wrong"));
+            cause(fixture.login(&format!("another-{n}"), "wrong"));
         }
     }
     assert!(rows() - before <= 101 + 100 + 20 + 10, "{} rows", rows() - before);
@@ -101,47 +101,47 @@ fn ten_thousand_usernames_write_100_rows_then_one_per_minute() {
 /// A super admin can still log in, and remove the user who fills the disk.
 #[test]
 fn full_disk_allows_only_super_admin_login_and_cleanup() {
-    let world = World::new();
-    let tokens = world.login("admin", PASSWORD).unwrap();
-    let bob = world.add("bob", Role::Viewer);
-    world.add("ann", Role::OpsAdmin);
-    world.fake.store.fill(true);
-    let rows = || world.fake.store.all_operations().len();
+    let fixture = Fixture::new();
+    let tokens = fixture.login("admin", PASSWORD).unwrap();
+    let bob = fixture.add("bob", Role::Viewer);
+    fixture.add("ann", Role::OpsAdmin);
+    fixture.fake.store.fill(true);
+    let rows = || fixture.fake.store.all_operations().len();
     let before = rows();
     for (name, password) in
         [("admin", "wrong"), ("bob", PASSWORD), ("bob", "wrong"), ("ann", PASSWORD), ("nobody", PASSWORD)]
     {
-        assert_eq!(cause(world.login(name, password)), Cause::AuditUnavailable, "{name}");
+        assert_eq!(cause(fixture.login(name, password)), Cause::AuditUnavailable, "{name}");
     }
     assert_eq!(rows(), before, "refusals write no row");
     // existing sessions continue
-    let tokens = world.refresh(&tokens).unwrap();
-    world.signed_in(&tokens).unwrap();
+    let tokens = fixture.refresh(&tokens).unwrap();
+    fixture.signed_in(&tokens).unwrap();
 
-    let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
+    let admin = fixture.signed_in(&fixture.login("admin", PASSWORD).unwrap()).unwrap();
     let new = NewUser {
         username: Username::new("new").unwrap(),
         password: NewPassword::new(&PASSWORD.into()).unwrap(),
         role: Role::Viewer,
         display_name: None,
     };
-    assert_eq!(cause(block_on(world.app.users.create(&admin.caller, new))), Cause::AuditUnavailable);
+    assert_eq!(cause(block_on(fixture.app.users.create(&admin.caller, new))), Cause::AuditUnavailable);
     let disable = || UserPatch { disabled: Some(true), ..UserPatch::default() };
-    let by_bob = block_on(world.app.users.update(&bob.caller, admin.user.id, disable()));
+    let by_bob = block_on(fixture.app.users.update(&bob.caller, admin.user.id, disable()));
     assert_eq!(cause(by_bob), Cause::AuditUnavailable, "a refusal uses no capacity");
-    block_on(world.app.users.update(&admin.caller, bob.user.id, disable())).unwrap();
-    block_on(world.app.users.delete(&admin.caller, bob.user.id)).unwrap();
+    block_on(fixture.app.users.update(&admin.caller, bob.user.id, disable())).unwrap();
+    block_on(fixture.app.users.delete(&admin.caller, bob.user.id)).unwrap();
     // a wrong password counts, although it has no row
     for _ in 0..5 {
-        cause(world.login("admin", "wrong"));
+        cause(fixture.login("admin", "wrong"));
     }
-    assert!(world.login("admin", PASSWORD).is_err(), "guessing is still throttled");
-    world.fake.store.fill(false);
-    world.fake.runtime.clock.advance(Duration::from_secs(15 * 60));
-    world.login("ann", PASSWORD).unwrap();
+    assert!(fixture.login("admin", PASSWORD).is_err(), "guessing is still throttled");
+    fixture.fake.store.fill(false);
+    fixture.fake.runtime.clock.advance(Duration::from_secs(15 * 60));
+    fixture.login("ann", PASSWORD).unwrap();
 }
 
-/// Counts verifications. With `until`, none completes before this many have started.
+/// Password hasher that counts verifications. No verification completes before `until` verifications have started.
 #[derive(Default)]
 struct CountingHasher {
     verified: AtomicUsize,
@@ -169,23 +169,23 @@ impl PasswordHasher for CountingHasher {
     }
 }
 
-impl World {
+impl Fixture {
     fn hashing(hasher: Arc<CountingHasher>) -> Self {
-        let world = Self::new();
-        let mut ports = world.fake.ports();
+        let fixture = Self::new();
+        let mut ports = fixture.fake.ports();
         ports.users.hasher = hasher;
-        Self { app: App::new(ports, Settings::default()), ..world }
+        Self { app: App::new(ports, Settings::default()), ..fixture }
     }
 }
 
-/// All refusals take the same work and have the same text.
+/// The caller cannot distinguish refusals by their response or by the computing time.
 #[test]
 fn every_refused_login_computes_one_hash() {
     let hasher = Arc::new(CountingHasher::default());
-    let world = World::hashing(hasher.clone());
-    let bob = world.add("bob", Role::Viewer);
+    let fixture = Fixture::hashing(hasher.clone());
+    let bob = fixture.add("bob", Role::Viewer);
     let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
-    block_on(world.app.users.update(&Caller::command_line("root"), bob.user.id, patch)).unwrap();
+    block_on(fixture.app.users.update(&Caller::command_line("root"), bob.user.id, patch)).unwrap();
     for (name, password) in [
         ("nobody", PASSWORD),
         ("admin", "wrong password"),
@@ -196,15 +196,15 @@ fn every_refused_login_computes_one_hash() {
         ("", ""),
     ] {
         let before = hasher.verified.swap(0, Ordering::SeqCst);
-        let refusal = world.login(name, password).unwrap_err();
+        let refusal = fixture.login(name, password).unwrap_err();
         assert_eq!(refusal, Error::new(Cause::BadCredentials), "{name}, after {before}");
         assert_eq!(hasher.verified.load(Ordering::SeqCst), 1, "{name}");
     }
     // a throttled login computes no hash, whether the user exists or not
     for name in ["ghost", "admin"] {
-        while cause(world.login(name, "wrong password")) != Cause::TooManyLogins {}
+        while cause(fixture.login(name, "wrong password")) != Cause::TooManyLogins {}
         hasher.verified.store(0, Ordering::SeqCst);
-        let refusal = world.login(name, PASSWORD).unwrap_err();
+        let refusal = fixture.login(name, PASSWORD).unwrap_err();
         assert_eq!(
             (refusal.cause, hasher.verified.load(Ordering::SeqCst)),
             (Cause::TooManyLogins, 0),
@@ -213,11 +213,12 @@ fn every_refused_login_computes_one_hash() {
     }
 }
 
-/// All attempts pass the first check before the first password is known to be wrong. Still only five get a result.
+/// All attempts pass the first check of the throttle before the first wrong password is counted. Still, only five
+/// attempts return the result of the password check.
 #[test]
 fn concurrent_guesses_get_no_more_results_than_sequential_ones() {
     let hasher = Arc::new(CountingHasher { until: 60, ..CountingHasher::default() });
-    let world = World::hashing(hasher.clone());
+    let fixture = Fixture::hashing(hasher.clone());
     let guess = |n: usize| {
         let login = Login {
             username: "admin".into(),
@@ -225,7 +226,7 @@ fn concurrent_guesses_get_no_more_results_than_sequential_ones() {
             user_agent: None,
             origin: Origin { source_ip: Some(IpAddr::from([10, 0, 0, 1])), request_id: None },
         };
-        let sessions = world.app.sessions.clone();
+        let sessions = fixture.app.sessions.clone();
         async move { sessions.login(login).await }
     };
     let results = block_on(join_all((0..60).map(guess)));
@@ -238,7 +239,7 @@ fn concurrent_guesses_get_no_more_results_than_sequential_ones() {
 const HOME: [u8; 4] = [192, 0, 2, 1];
 const ATTACKER: [u8; 4] = [203, 0, 113, 9];
 
-impl World {
+impl Fixture {
     /// Sends wrong passwords until they are throttled. Returns the number of attempts before that.
     fn guess_from(&self, ip: [u8; 4], name: &str) -> usize {
         let mut attempts = 0;
@@ -250,63 +251,63 @@ impl World {
 }
 
 #[test]
-fn guessing_from_elsewhere_does_not_lock_out_a_known_address() {
-    let world = World::new();
-    world.login_from(HOME, "admin", PASSWORD).unwrap();
+fn guesses_from_unknown_addresses_do_not_block_a_known_address() {
+    let fixture = Fixture::new();
+    fixture.login_from(HOME, "admin", PASSWORD).unwrap();
     // an hour with one wrong password after each pause
     for _ in 0..60 {
-        let _ = world.login_from(ATTACKER, "admin", "wrong");
-        world.login_from(HOME, "admin", PASSWORD).unwrap();
-        world.fake.runtime.clock.advance(Duration::from_secs(60));
+        let _ = fixture.login_from(ATTACKER, "admin", "wrong");
+        fixture.login_from(HOME, "admin", PASSWORD).unwrap();
+        fixture.fake.runtime.clock.advance(Duration::from_secs(60));
     }
-    assert!(world.guess_from(ATTACKER, "admin") <= 5);
-    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    assert!(fixture.guess_from(ATTACKER, "admin") <= 5);
+    fixture.login_from(HOME, "admin", PASSWORD).unwrap();
     assert_eq!(
-        cause(world.login_from(ATTACKER, "admin", PASSWORD)),
+        cause(fixture.login_from(ATTACKER, "admin", PASSWORD)),
         Cause::TooManyLogins,
         "the owner's logins do not reset the attacker's count"
     );
     assert_eq!(
-        cause(world.login_from([192, 0, 2, 2], "admin", PASSWORD)),
+        cause(fixture.login_from([192, 0, 2, 2], "admin", PASSWORD)),
         Cause::TooManyLogins,
         "unknown address"
     );
 }
 
 #[test]
-fn known_address_has_its_own_budget() {
-    let world = World::new();
-    world.login_from(HOME, "admin", PASSWORD).unwrap();
-    assert_eq!(world.guess_from(ATTACKER, "admin"), 5);
-    assert_eq!(world.guess_from(HOME, "admin"), 5);
-    assert_eq!(cause(world.login_from(HOME, "admin", PASSWORD)), Cause::TooManyLogins);
-    world.fake.runtime.clock.advance(Duration::from_secs(30));
-    world.login_from(HOME, "admin", PASSWORD).unwrap();
-    assert_eq!(world.guess_from(HOME, "admin"), 5, "a success resets the count");
+fn known_address_has_its_own_failure_count() {
+    let fixture = Fixture::new();
+    fixture.login_from(HOME, "admin", PASSWORD).unwrap();
+    assert_eq!(fixture.guess_from(ATTACKER, "admin"), 5);
+    assert_eq!(fixture.guess_from(HOME, "admin"), 5);
+    assert_eq!(cause(fixture.login_from(HOME, "admin", PASSWORD)), Cause::TooManyLogins);
+    fixture.fake.runtime.clock.advance(Duration::from_secs(30));
+    fixture.login_from(HOME, "admin", PASSWORD).unwrap();
+    assert_eq!(fixture.guess_from(HOME, "admin"), 5, "a success resets the count");
 }
 
 #[test]
 fn address_is_known_for_30_days_after_login() {
-    let world = World::new();
-    world.login_from(HOME, "admin", PASSWORD).unwrap();
+    let fixture = Fixture::new();
+    fixture.login_from(HOME, "admin", PASSWORD).unwrap();
     let days = |n: u64| Duration::from_secs(n * 24 * 3600);
-    world.fake.runtime.clock.advance(days(29));
-    world.guess_from(ATTACKER, "admin");
-    world.login_from(HOME, "admin", PASSWORD).unwrap();
-    world.fake.runtime.clock.advance(days(30));
-    world.guess_from(ATTACKER, "admin");
-    assert_eq!(cause(world.login_from(HOME, "admin", PASSWORD)), Cause::TooManyLogins);
+    fixture.fake.runtime.clock.advance(days(29));
+    fixture.guess_from(ATTACKER, "admin");
+    fixture.login_from(HOME, "admin", PASSWORD).unwrap();
+    fixture.fake.runtime.clock.advance(days(30));
+    fixture.guess_from(ATTACKER, "admin");
+    assert_eq!(cause(fixture.login_from(HOME, "admin", PASSWORD)), Cause::TooManyLogins);
 }
 
-/// Guesses from many unknown addresses of a user share one budget of five.
+/// Wrong passwords from all unknown addresses of a user are counted together, up to the limit of five.
 #[test]
-fn unknown_addresses_share_one_budget() {
-    let world = World::new();
-    world.login_from(HOME, "admin", PASSWORD).unwrap();
+fn unknown_addresses_share_one_failure_count() {
+    let fixture = Fixture::new();
+    fixture.login_from(HOME, "admin", PASSWORD).unwrap();
     let taken = (0..100_u8)
-        .filter(|n| cause(world.login_from([203, 0, 113, *n], "admin", "wrong")) == Cause::BadCredentials)
+        .filter(|n| cause(fixture.login_from([203, 0, 113, *n], "admin", "wrong")) == Cause::BadCredentials)
         .count();
     assert_eq!(taken, 5);
     // a wrong password does not make an address known either
-    assert_eq!(cause(world.login_from([203, 0, 113, 0], "admin", PASSWORD)), Cause::TooManyLogins);
+    assert_eq!(cause(fixture.login_from([203, 0, 113, 0], "admin", PASSWORD)), Cause::TooManyLogins);
 }

@@ -30,13 +30,13 @@ mod replicas;
 
 const PASSWORD: &str = "correct horse battery";
 
-struct World {
+struct Fixture {
     fake: Fake,
     app: App,
 }
 
-impl World {
-    /// A world with the super admin `admin`, whose password is [`PASSWORD`].
+impl Fixture {
+    /// A fixture with the super admin `admin`, whose password is [`PASSWORD`].
     fn new() -> Self {
         Self::with(Settings::default())
     }
@@ -92,15 +92,15 @@ fn cause<T>(result: Result<T, Error>) -> Cause {
 
 #[test]
 fn bearer_and_cookie_must_be_valid_and_of_one_session() {
-    let world = World::new();
-    let (one, two) = (world.login("Admin ", PASSWORD).unwrap(), world.login("admin", PASSWORD).unwrap());
-    assert_eq!(world.signed_in(&one).unwrap().user.role, Role::SuperAdmin);
+    let fixture = Fixture::new();
+    let (one, two) = (fixture.login("Admin ", PASSWORD).unwrap(), fixture.login("admin", PASSWORD).unwrap());
+    assert_eq!(fixture.signed_in(&one).unwrap().user.role, Role::SuperAdmin);
     let mixed = Tokens { session_id: two.session_id.clone(), ..one.clone() };
-    assert_eq!(cause(world.signed_in(&mixed)), Cause::SessionMismatch);
+    assert_eq!(cause(fixture.signed_in(&mixed)), Cause::SessionMismatch);
     let forged = Tokens { access_token: "1.2".into(), ..one.clone() };
-    assert_eq!(cause(world.signed_in(&forged)), Cause::TokenInvalid);
+    assert_eq!(cause(fixture.signed_in(&forged)), Cause::TokenInvalid);
     let unknown = Tokens { session_id: "0".repeat(64).into(), ..one.clone() };
-    assert_eq!(cause(world.signed_in(&unknown)), Cause::SessionEnded);
+    assert_eq!(cause(fixture.signed_in(&unknown)), Cause::SessionEnded);
     assert_ne!(one.session_id.expose_secret(), two.session_id.expose_secret());
 }
 
@@ -111,70 +111,70 @@ fn session_in_use_does_not_expire_with_any_idle_timeout() {
             lifetimes: Lifetimes { idle: Duration::from_secs(idle), ..Lifetimes::default() },
             ..Settings::default()
         };
-        let world = World::with(settings);
-        let tokens = world.login("admin", PASSWORD).unwrap();
+        let fixture = Fixture::with(settings);
+        let tokens = fixture.login("admin", PASSWORD).unwrap();
         for _ in 0..6 {
-            world.fake.runtime.clock.advance(Duration::from_secs(idle / 5));
-            world.signed_in(&tokens).unwrap();
+            fixture.fake.runtime.clock.advance(Duration::from_secs(idle / 5));
+            fixture.signed_in(&tokens).unwrap();
         }
-        world.fake.runtime.clock.advance(Duration::from_secs(idle));
-        assert_eq!(cause(world.signed_in(&tokens)), Cause::SessionEnded, "{idle}");
+        fixture.fake.runtime.clock.advance(Duration::from_secs(idle));
+        assert_eq!(cause(fixture.signed_in(&tokens)), Cause::SessionEnded, "{idle}");
     }
 }
 
 #[test]
 fn tokens_and_sessions_expire() {
-    let world = World::new();
-    let tokens = world.login("admin", PASSWORD).unwrap();
-    world.fake.runtime.clock.advance(Duration::from_secs(600));
-    assert_eq!(cause(world.signed_in(&tokens)), Cause::TokenExpired);
-    let mut tokens = world.refresh(&tokens).unwrap();
-    world.fake.runtime.clock.advance(Duration::from_secs(1800));
-    assert_eq!(cause(world.refresh(&tokens)), Cause::SessionEnded, "idle for 30 minutes");
+    let fixture = Fixture::new();
+    let tokens = fixture.login("admin", PASSWORD).unwrap();
+    fixture.fake.runtime.clock.advance(Duration::from_secs(600));
+    assert_eq!(cause(fixture.signed_in(&tokens)), Cause::TokenExpired);
+    let mut tokens = fixture.refresh(&tokens).unwrap();
+    fixture.fake.runtime.clock.advance(Duration::from_secs(1800));
+    assert_eq!(cause(fixture.refresh(&tokens)), Cause::SessionEnded, "idle for 30 minutes");
 
-    tokens = world.login("admin", PASSWORD).unwrap();
+    tokens = fixture.login("admin", PASSWORD).unwrap();
     for _ in 0..47 {
-        world.fake.runtime.clock.advance(Duration::from_secs(600));
-        tokens = world.refresh(&tokens).unwrap();
+        fixture.fake.runtime.clock.advance(Duration::from_secs(600));
+        tokens = fixture.refresh(&tokens).unwrap();
     }
-    world.fake.runtime.clock.advance(Duration::from_secs(600));
-    assert_eq!(cause(world.refresh(&tokens)), Cause::SessionEnded, "absolute lifetime of eight hours");
+    fixture.fake.runtime.clock.advance(Duration::from_secs(600));
+    assert_eq!(cause(fixture.refresh(&tokens)), Cause::SessionEnded, "absolute lifetime of eight hours");
 }
 
 #[test]
 fn clock_change_of_ten_minutes_ends_no_session() {
-    let world = World::new();
-    let mut tokens = world.login("admin", PASSWORD).unwrap();
+    let fixture = Fixture::new();
+    let mut tokens = fixture.login("admin", PASSWORD).unwrap();
     for minutes in [10, -10, -10, 10] {
-        world.fake.runtime.clock.jump(SignedDuration::from_mins(minutes));
-        tokens = world.refresh(&tokens).unwrap();
-        assert!(world.signed_in(&tokens).is_ok(), "clock set by {minutes} minutes");
-        world.login("admin", PASSWORD).unwrap();
+        fixture.fake.runtime.clock.jump(SignedDuration::from_mins(minutes));
+        tokens = fixture.refresh(&tokens).unwrap();
+        assert!(fixture.signed_in(&tokens).is_ok(), "clock set by {minutes} minutes");
+        fixture.login("admin", PASSWORD).unwrap();
     }
 }
 
 #[test]
 fn refresh_invalidates_the_old_pair_and_replay_ends_the_session() {
-    let world = World::new();
-    let old = world.login("admin", PASSWORD).unwrap();
-    let new = world.refresh(&old).unwrap();
+    let fixture = Fixture::new();
+    let old = fixture.login("admin", PASSWORD).unwrap();
+    let new = fixture.refresh(&old).unwrap();
     assert_eq!(new.session_id.expose_secret(), old.session_id.expose_secret());
-    assert_eq!(cause(world.signed_in(&old)), Cause::TokenExpired);
-    assert_eq!(cause(world.refresh(&old)), Cause::RefreshRejected, "a client's retry");
-    assert!(world.signed_in(&new).is_ok(), "a retry does not end the session");
-    world.fake.runtime.clock.advance(Duration::from_secs(11));
-    assert_eq!(cause(world.refresh(&old)), Cause::SessionEnded);
-    assert_eq!(world.last(), ("refresh".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into())));
-    assert_eq!(cause(world.signed_in(&new)), Cause::SessionEnded);
+    assert_eq!(cause(fixture.signed_in(&old)), Cause::TokenExpired);
+    assert_eq!(cause(fixture.refresh(&old)), Cause::RefreshRejected, "a client's retry");
+    assert!(fixture.signed_in(&new).is_ok(), "a retry does not end the session");
+    fixture.fake.runtime.clock.advance(Duration::from_secs(11));
+    assert_eq!(cause(fixture.refresh(&old)), Cause::SessionEnded);
+    assert_eq!(fixture.last(), ("refresh".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into())));
+    assert_eq!(cause(fixture.signed_in(&new)), Cause::SessionEnded);
 }
 
 #[test]
 fn one_of_concurrent_refreshes_succeeds() {
-    let world = World::new();
-    let tokens = world.login("admin", PASSWORD).unwrap();
+    let fixture = Fixture::new();
+    let tokens = fixture.login("admin", PASSWORD).unwrap();
     let succeeded: usize = std::thread::scope(|scope| {
         let threads: Vec<_> =
-            (0..16).map(|_| scope.spawn(|| usize::from(world.refresh(&tokens).is_ok()))).collect();
+            (0..16).map(|_| scope.spawn(|| usize::from(fixture.refresh(&tokens).is_ok()))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     assert_eq!(succeeded, 1);
@@ -182,41 +182,41 @@ fn one_of_concurrent_refreshes_succeeds() {
 
 #[test]
 fn login_cannot_take_over_a_session() {
-    let world = World::new();
-    let ann = world.add("ann", Role::Viewer);
-    let planted = world.login("ann", PASSWORD).unwrap();
-    let victim = world.login("admin", PASSWORD).unwrap();
+    let fixture = Fixture::new();
+    let ann = fixture.add("ann", Role::Viewer);
+    let planted = fixture.login("ann", PASSWORD).unwrap();
+    let victim = fixture.login("admin", PASSWORD).unwrap();
     assert_ne!(planted.session_id.expose_secret(), victim.session_id.expose_secret());
-    assert_eq!(world.signed_in(&planted).unwrap().user.id, ann.user.id, "the session keeps its user");
+    assert_eq!(fixture.signed_in(&planted).unwrap().user.id, ann.user.id, "the session keeps its user");
     let mixed = Tokens { session_id: planted.session_id.clone(), ..victim.clone() };
-    assert_eq!(cause(world.signed_in(&mixed)), Cause::SessionMismatch);
+    assert_eq!(cause(fixture.signed_in(&mixed)), Cause::SessionMismatch);
     // a refresh token of another session is refused as well, and the attempt does not use it up
     let mixed = Tokens { session_id: planted.session_id.clone(), ..victim.clone() };
-    assert_eq!(cause(world.refresh(&mixed)), Cause::RefreshRejected);
-    assert!(world.refresh(&victim).is_ok() && world.refresh(&planted).is_ok());
+    assert_eq!(cause(fixture.refresh(&mixed)), Cause::RefreshRejected);
+    assert!(fixture.refresh(&victim).is_ok() && fixture.refresh(&planted).is_ok());
 }
 
 #[test]
 fn role_change_and_deletion_end_sessions_at_once() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let root = Caller::command_line("root");
-    world.add("eve", Role::OpsAdmin);
-    let tokens = world.login("eve", PASSWORD).unwrap();
-    let id = world.signed_in(&tokens).unwrap().user.id;
+    fixture.add("eve", Role::OpsAdmin);
+    let tokens = fixture.login("eve", PASSWORD).unwrap();
+    let id = fixture.signed_in(&tokens).unwrap().user.id;
     let patch = UserPatch { role: Some(Role::Viewer), ..UserPatch::default() };
-    block_on(world.app.users.update(&root, id, patch)).unwrap();
-    assert_eq!(cause(world.signed_in(&tokens)), Cause::SessionEnded);
-    let tokens = world.login("eve", PASSWORD).unwrap();
-    assert_eq!(world.signed_in(&tokens).unwrap().caller.role, Some(Role::Viewer));
-    block_on(world.app.users.delete(&root, id)).unwrap();
-    assert_eq!(cause(world.signed_in(&tokens)), Cause::SessionEnded);
+    block_on(fixture.app.users.update(&root, id, patch)).unwrap();
+    assert_eq!(cause(fixture.signed_in(&tokens)), Cause::SessionEnded);
+    let tokens = fixture.login("eve", PASSWORD).unwrap();
+    assert_eq!(fixture.signed_in(&tokens).unwrap().caller.role, Some(Role::Viewer));
+    block_on(fixture.app.users.delete(&root, id)).unwrap();
+    assert_eq!(cause(fixture.signed_in(&tokens)), Cause::SessionEnded);
 }
 
 #[test]
 fn last_super_admin_cannot_be_removed() {
-    let world = World::new();
-    let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
-    let users = &world.app.users;
+    let fixture = Fixture::new();
+    let admin = fixture.signed_in(&fixture.login("admin", PASSWORD).unwrap()).unwrap();
+    let users = &fixture.app.users;
     let demote = UserPatch { role: Some(Role::Viewer), ..UserPatch::default() };
     let disable = UserPatch { disabled: Some(true), ..UserPatch::default() };
     assert_eq!(
@@ -225,8 +225,8 @@ fn last_super_admin_cannot_be_removed() {
     );
     assert_eq!(cause(block_on(users.update(&admin.caller, admin.user.id, disable))), Cause::LastSuperAdmin);
     assert_eq!(cause(block_on(users.delete(&admin.caller, admin.user.id))), Cause::LastSuperAdmin);
-    assert_eq!(world.last(), ("delete".into(), Status::Failed, Some("CONFLICT_ERROR".into())));
-    world.add("second", Role::SuperAdmin);
+    assert_eq!(fixture.last(), ("delete".into(), Status::Failed, Some("CONFLICT_ERROR".into())));
+    fixture.add("second", Role::SuperAdmin);
     assert!(block_on(users.update(&admin.caller, admin.user.id, demote)).is_ok());
 }
 
@@ -237,17 +237,17 @@ fn password_change_ends_other_sessions_and_removes_initial_password() {
     assert!(block_on(app.users.bootstrap(None)).unwrap());
     assert!(!block_on(app.users.bootstrap(None)).unwrap(), "only while there is no user");
     let first = fake.initial_password.password().unwrap();
-    let world = World { fake, app };
-    let [this, other] = [(); 2].map(|()| world.login("admin", first.expose_secret()).unwrap());
-    let signed_in = world.signed_in(&this).unwrap();
+    let fixture = Fixture { fake, app };
+    let [this, other] = [(); 2].map(|()| fixture.login("admin", first.expose_secret()).unwrap());
+    let signed_in = fixture.signed_in(&this).unwrap();
     let change =
         |old: &str| PasswordChange { old: old.into(), new: NewPassword::new(&PASSWORD.into()).unwrap() };
-    let refusal = block_on(world.app.sessions.change_password(&signed_in, change("wrong"))).unwrap_err();
+    let refusal = block_on(fixture.app.sessions.change_password(&signed_in, change("wrong"))).unwrap_err();
     assert_eq!(refusal.context.fields[0].name, "old_password");
-    block_on(world.app.sessions.change_password(&signed_in, change(first.expose_secret()))).unwrap();
-    assert!(world.signed_in(&this).is_ok());
-    assert_eq!(cause(world.signed_in(&other)), Cause::SessionEnded);
-    assert!(world.fake.initial_password.password().is_none());
+    block_on(fixture.app.sessions.change_password(&signed_in, change(first.expose_secret()))).unwrap();
+    assert!(fixture.signed_in(&this).is_ok());
+    assert_eq!(cause(fixture.signed_in(&other)), Cause::SessionEnded);
+    assert!(fixture.fake.initial_password.password().is_none());
 }
 
 #[test]
@@ -260,44 +260,44 @@ fn initial_password_is_published_before_its_user_is_stored() {
     fake.store.fail_audit_writes(false);
     assert!(block_on(app.users.bootstrap(None)).unwrap());
     let password = fake.initial_password.password().unwrap();
-    let world = World { fake, app };
-    world.login("admin", password.expose_secret()).unwrap();
+    let fixture = Fixture { fake, app };
+    fixture.login("admin", password.expose_secret()).unwrap();
 }
 
 #[test]
 fn only_owner_and_super_admins_see_and_end_sessions() {
-    let world = World::new();
-    let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
-    let [ann, bob] = ["ann", "bob"].map(|name| world.add(name, Role::Viewer));
+    let fixture = Fixture::new();
+    let admin = fixture.signed_in(&fixture.login("admin", PASSWORD).unwrap()).unwrap();
+    let [ann, bob] = ["ann", "bob"].map(|name| fixture.add(name, Role::Viewer));
     let count = |signed_in: &SignedIn| {
         let query = List::Sessions.parse_page(&[]).unwrap();
-        block_on(world.app.sessions.list(&signed_in.caller, &query)).unwrap().1.total
+        block_on(fixture.app.sessions.list(&signed_in.caller, &query)).unwrap().1.total
     };
     assert_eq!((count(&admin), count(&ann)), (3, 1));
-    assert_eq!(cause(block_on(world.app.sessions.revoke(&ann.caller, bob.session.id))), Cause::NotFound);
-    block_on(world.app.sessions.revoke(&admin.caller, bob.session.id)).unwrap();
+    assert_eq!(cause(block_on(fixture.app.sessions.revoke(&ann.caller, bob.session.id))), Cause::NotFound);
+    block_on(fixture.app.sessions.revoke(&admin.caller, bob.session.id)).unwrap();
     assert_eq!(count(&admin), 2);
 }
 
 #[test]
 fn viewer_sees_only_own_operations() {
-    let world = World::new();
-    let ann = world.add("ann", Role::Viewer);
+    let fixture = Fixture::new();
+    let ann = fixture.add("ann", Role::Viewer);
     let query = OperationQuery::parse(&[]).unwrap();
-    let page = block_on(world.app.audit.operations(&ann.caller, query.clone())).unwrap();
+    let page = block_on(fixture.app.audit.operations(&ann.caller, query.clone())).unwrap();
     assert!(!page.logs.is_empty() && page.logs.iter().all(|row| row.username == "ann"));
-    let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
-    let all = block_on(world.app.audit.operations(&admin.caller, query)).unwrap();
+    let admin = fixture.signed_in(&fixture.login("admin", PASSWORD).unwrap()).unwrap();
+    let all = block_on(fixture.app.audit.operations(&admin.caller, query)).unwrap();
     assert!(all.pagination.total > page.pagination.total);
 }
 
 #[test]
 fn trail_contains_no_secrets() {
-    let world = World::new();
-    let tokens = world.login("admin", PASSWORD).unwrap();
-    let _ = world.login("admin", "canary-password");
-    let next = world.refresh(&tokens).unwrap();
-    let trail = format!("{:?}", world.fake.store.entries());
+    let fixture = Fixture::new();
+    let tokens = fixture.login("admin", PASSWORD).unwrap();
+    let _ = fixture.login("admin", "canary-password");
+    let next = fixture.refresh(&tokens).unwrap();
+    let trail = format!("{:?}", fixture.fake.store.entries());
     let secrets: [&SecretString; 5] = [
         &tokens.session_id,
         &tokens.refresh_token,
@@ -311,7 +311,7 @@ fn trail_contains_no_secrets() {
 
 #[test]
 fn session_revoked_by_another_process_ends_within_one_second() {
-    let here = World::new();
+    let here = Fixture::new();
     let there = App::new(here.fake.ports(), Settings::default());
     let tokens = here.login("admin", PASSWORD).unwrap();
     let session = here.signed_in(&tokens).unwrap().session.id;
@@ -330,34 +330,34 @@ fn session_revoked_by_another_process_ends_within_one_second() {
 /// state.
 #[test]
 fn changes_apply_to_the_next_request_despite_concurrent_reads() {
-    let world = World::new();
-    let admin = world.signed_in(&world.login("admin", PASSWORD).unwrap()).unwrap();
+    let fixture = Fixture::new();
+    let admin = fixture.signed_in(&fixture.login("admin", PASSWORD).unwrap()).unwrap();
     let root = Caller::command_line("root");
-    type Change = fn(&World, &Caller, &SignedIn, &Tokens);
+    type Change = fn(&Fixture, &Caller, &SignedIn, &Tokens);
     let changes: [(&str, Change); 7] = [
-        ("logout", |world, _, _, tokens| {
+        ("logout", |fixture, _, _, tokens| {
             let cookie = tokens.session_id.expose_secret();
-            block_on(world.app.sessions.logout(cookie, Origin::default())).unwrap();
+            block_on(fixture.app.sessions.logout(cookie, Origin::default())).unwrap();
         }),
-        ("revoke", |world, admin, signed_in, _| {
-            block_on(world.app.sessions.revoke(admin, signed_in.session.id)).unwrap();
+        ("revoke", |fixture, admin, signed_in, _| {
+            block_on(fixture.app.sessions.revoke(admin, signed_in.session.id)).unwrap();
         }),
-        ("refresh", |world, _, _, tokens| drop(world.refresh(tokens).unwrap())),
-        ("role", |world, admin, signed_in, _| {
+        ("refresh", |fixture, _, _, tokens| drop(fixture.refresh(tokens).unwrap())),
+        ("role", |fixture, admin, signed_in, _| {
             let other = if signed_in.user.role == Role::Viewer { Role::OpsAdmin } else { Role::Viewer };
             let patch = UserPatch { role: Some(other), ..UserPatch::default() };
-            block_on(world.app.users.update(admin, signed_in.user.id, patch)).unwrap();
+            block_on(fixture.app.users.update(admin, signed_in.user.id, patch)).unwrap();
         }),
-        ("disable", |world, admin, signed_in, _| {
+        ("disable", |fixture, admin, signed_in, _| {
             let patch = UserPatch { disabled: Some(true), ..UserPatch::default() };
-            block_on(world.app.users.update(admin, signed_in.user.id, patch)).unwrap();
+            block_on(fixture.app.users.update(admin, signed_in.user.id, patch)).unwrap();
         }),
-        ("password", |world, admin, signed_in, _| {
+        ("password", |fixture, admin, signed_in, _| {
             let password = NewPassword::new(&"another good password".into()).unwrap();
-            block_on(world.app.users.reset_password(admin, signed_in.user.id, password)).unwrap();
+            block_on(fixture.app.users.reset_password(admin, signed_in.user.id, password)).unwrap();
         }),
-        ("delete", |world, admin, signed_in, _| {
-            block_on(world.app.users.delete(admin, signed_in.user.id)).unwrap();
+        ("delete", |fixture, admin, signed_in, _| {
+            block_on(fixture.app.users.delete(admin, signed_in.user.id)).unwrap();
         }),
     ];
     for (what, change) in changes {
@@ -365,22 +365,22 @@ fn changes_apply_to_the_next_request_despite_concurrent_reads() {
         let password = NewPassword::new(&PASSWORD.into()).unwrap();
         let username = Username::new(&name).unwrap();
         let user = NewUser { username, password, role: Role::Viewer, display_name: None };
-        block_on(world.app.users.create(&root, user)).unwrap();
+        block_on(fixture.app.users.create(&root, user)).unwrap();
         for round in 0..20 {
-            let Ok(tokens) = world.login(&name, PASSWORD) else { break };
-            let signed_in = world.signed_in(&tokens).unwrap();
+            let Ok(tokens) = fixture.login(&name, PASSWORD) else { break };
+            let signed_in = fixture.signed_in(&tokens).unwrap();
             let (done, mut refused) = (AtomicBool::new(false), 0);
             thread::scope(|threads| {
                 for _ in 0..2 {
                     threads.spawn(|| {
                         while !done.load(Ordering::Relaxed) {
-                            let _ = world.signed_in(&tokens);
+                            let _ = fixture.signed_in(&tokens);
                         }
                     });
                 }
-                change(&world, &admin.caller, &signed_in, &tokens);
+                change(&fixture, &admin.caller, &signed_in, &tokens);
                 for _ in 0..50 {
-                    refused += u32::from(world.signed_in(&tokens).is_err());
+                    refused += u32::from(fixture.signed_in(&tokens).is_err());
                 }
                 done.store(true, Ordering::Relaxed);
             });

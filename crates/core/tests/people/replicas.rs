@@ -22,7 +22,7 @@ use pilothouse_core::{
 };
 use secrecy::ExposeSecret;
 
-use crate::{PASSWORD, World, cause};
+use crate::{Fixture, PASSWORD, cause};
 
 /// A session store that counts session look-ups.
 struct CountingStore {
@@ -75,17 +75,17 @@ impl SessionStore for CountingStore {
     }
 }
 
-/// Another replica on the database of a world.
+/// Another replica on the database of a fixture.
 struct Replica {
     app: App,
     sessions: Arc<CountingStore>,
 }
 
 impl Replica {
-    fn of(world: &World) -> Self {
+    fn of(fixture: &Fixture) -> Self {
         let sessions =
-            Arc::new(CountingStore { store: world.fake.store.clone(), lookups: AtomicUsize::new(0) });
-        let mut ports = world.fake.ports();
+            Arc::new(CountingStore { store: fixture.fake.store.clone(), lookups: AtomicUsize::new(0) });
+        let mut ports = fixture.fake.ports();
         ports.users.sessions = sessions.clone();
         Self { app: App::new(ports, Settings::default()), sessions }
     }
@@ -103,7 +103,7 @@ impl Replica {
 
 #[test]
 fn token_refreshed_at_one_replica_is_valid_at_the_other_at_once() {
-    let here = World::new();
+    let here = Fixture::new();
     let there = Replica::of(&here);
     let mut tokens = here.login("admin", PASSWORD).unwrap();
     there.signed_in(&tokens).unwrap();
@@ -122,7 +122,7 @@ fn token_refreshed_at_one_replica_is_valid_at_the_other_at_once() {
 
 #[test]
 fn session_opened_at_one_replica_is_valid_at_the_other_at_once() {
-    let here = World::new();
+    let here = Fixture::new();
     let there = Replica::of(&here);
     for _ in 0..3 {
         let tokens = here.login("admin", PASSWORD).unwrap();
@@ -132,8 +132,8 @@ fn session_opened_at_one_replica_is_valid_at_the_other_at_once() {
 
 /// The cached session has exceeded the idle timeout; the one in the database was refreshed just before the timeout.
 #[test]
-fn refresh_just_before_idle_timeout_is_seen_by_the_other_replica() {
-    let here = World::new();
+fn refresh_just_before_idle_timeout_applies_at_the_other_replica() {
+    let here = Fixture::new();
     let there = Replica::of(&here);
     let tokens = here.login("admin", PASSWORD).unwrap();
     let clock = &here.fake.runtime.clock;
@@ -147,7 +147,7 @@ fn refresh_just_before_idle_timeout_is_seen_by_the_other_replica() {
 
 #[test]
 fn only_newer_signed_tokens_bypass_the_cache() {
-    let here = World::new();
+    let here = Fixture::new();
     let there = Replica::of(&here);
     let (one, other) = (here.login("admin", PASSWORD).unwrap(), here.login("admin", PASSWORD).unwrap());
     there.signed_in(&one).unwrap();
@@ -166,7 +166,7 @@ fn only_newer_signed_tokens_bypass_the_cache() {
 
 #[test]
 fn newer_token_of_an_ended_session_is_refused() {
-    let here = World::new();
+    let here = Fixture::new();
     let there = Replica::of(&here);
     let tokens = here.login("admin", PASSWORD).unwrap();
     there.signed_in(&tokens).unwrap();

@@ -26,7 +26,7 @@ pub(crate) const TRAIL: &str = "trail";
 
 /// A database as its owner can edit it, and the checkpoints outside of it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Copy {
+pub(crate) struct TrailCopy {
     pub(crate) trail: String,
     pub(crate) head: Head,
     pub(crate) entries: Vec<StoredEntry>,
@@ -37,7 +37,7 @@ pub(crate) struct Copy {
     pub(crate) trail_start: Option<String>,
 }
 
-impl Copy {
+impl TrailCopy {
     /// Overlapping intents, outcomes of each status, operations in one entry, and one pending operation.
     pub(crate) fn sample() -> Self {
         Self::build(|_| {}, |_| false)
@@ -133,7 +133,8 @@ impl Copy {
         through
     }
 
-    /// The same with Pilothouse's trail start and the operation of the removal.
+    /// Returns a copy whose oldest part was removed by Pilothouse: with a signed trail start and the operation of the
+    /// removal.
     pub(crate) fn pruned(&self, index: usize) -> Self {
         let mut copy = self.clone();
         let through = copy.remove_through(index);
@@ -183,7 +184,7 @@ pub(crate) fn checkpoint(head: Head, second: i64) -> Checkpoint {
 }
 
 #[async_trait]
-impl TrailReader for Copy {
+impl TrailReader for TrailCopy {
     async fn trail_start(&self) -> Result<Option<String>> {
         Ok(self.trail_start.clone())
     }

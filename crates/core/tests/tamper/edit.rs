@@ -6,7 +6,7 @@ use pilothouse_core::{
 };
 use proptest::{prelude::*, sample::Index};
 
-use crate::copy::Copy;
+use crate::copy::TrailCopy;
 
 /// One edit of the database.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ pub(crate) enum Edit {
     EntryDoubled(Index, Index),
     EntriesSwapped(Index, Index),
     /// Removes the end and corrects the stored head; keeps or removes the later checkpoints.
-    Cut(Index, bool),
+    Truncated(Index, bool),
     /// Changes a byte of a text and recomputes all later hashes; keeps or removes the later checkpoints.
     Rewritten(Index, Index, u8, bool),
     /// Removes an entry and recomputes all later hashes; keeps or removes the later checkpoints.
@@ -36,12 +36,12 @@ pub(crate) enum Edit {
     HeadMoved(i64),
     Trail(Index, u8),
     /// Changes a byte of the trail start; if there is none, of a checkpoint that then becomes the trail start.
-    BeginningByte(Index, Index, u8),
-    BeginningDeleted,
-    /// Removes the oldest part up to a checkpoint as retention does, but without the trail start.
+    TrailStartByte(Index, Index, u8),
+    TrailStartDeleted,
+    /// Removes the oldest part up to a checkpoint as retention does, but stores no trail start.
     Pruned(Index),
-    /// The same, with the checkpoint itself as trail start.
-    PrunedBy(Index),
+    /// As `Pruned`, and stores the checkpoint itself as trail start.
+    PrunedWithCheckpoint(Index),
 }
 
 pub(crate) fn edits() -> impl Strategy<Value = Edit> {
@@ -52,7 +52,7 @@ pub(crate) fn edits() -> impl Strategy<Value = Edit> {
         at().prop_map(Edit::EntryDeleted),
         (at(), at()).prop_map(|(a, b)| Edit::EntryDoubled(a, b)),
         (at(), at()).prop_map(|(a, b)| Edit::EntriesSwapped(a, b)),
-        (at(), any::<bool>()).prop_map(|(a, b)| Edit::Cut(a, b)),
+        (at(), any::<bool>()).prop_map(|(a, b)| Edit::Truncated(a, b)),
         (at(), at(), flip(), any::<bool>()).prop_map(|(a, b, c, d)| Edit::Rewritten(a, b, c, d)),
         (at(), any::<bool>()).prop_map(|(a, b)| Edit::Removed(a, b)),
         (at(), at(), at(), flip()).prop_map(|(a, b, c, d)| Edit::RowByte(a, b, c, d)),
@@ -66,14 +66,14 @@ pub(crate) fn edits() -> impl Strategy<Value = Edit> {
         (at(), flip()).prop_map(|(a, b)| Edit::HeadByte(a, b)),
         (-5..=5i64).prop_map(Edit::HeadMoved),
         (at(), flip()).prop_map(|(a, b)| Edit::Trail(a, b)),
-        (at(), at(), flip()).prop_map(|(a, b, c)| Edit::BeginningByte(a, b, c)),
-        Just(Edit::BeginningDeleted),
+        (at(), at(), flip()).prop_map(|(a, b, c)| Edit::TrailStartByte(a, b, c)),
+        Just(Edit::TrailStartDeleted),
         at().prop_map(Edit::Pruned),
-        at().prop_map(Edit::PrunedBy),
+        at().prop_map(Edit::PrunedWithCheckpoint),
     ]
 }
 
-/// Changes a byte. Invalid UTF-8 is replaced as in the store.
+/// Changes a byte of a text. Invalid UTF-8 is replaced as in the store.
 fn change(text: &mut String, at: &Index, flip: u8) {
     if text.is_empty() {
         text.push('x');
@@ -91,7 +91,8 @@ fn change_number(number: &mut i64, at: &Index, flip: u8) {
 }
 
 impl Edit {
-    pub(crate) fn make(&self, copy: &mut Copy) {
+    /// Applies the edit to a copy of a trail.
+    pub(crate) fn apply(&self, copy: &mut TrailCopy) {
         let entries = copy.entries.len();
         let entry = |at: &Index| at.index(entries);
         match self {
@@ -123,7 +124,7 @@ impl Edit {
                 copy.entries[a].sequence = copy.entries[b].sequence;
                 copy.entries[b].sequence = sequence;
             }
-            Self::Cut(at, keep_checkpoints) => {
+            Self::Truncated(at, keep_checkpoints) => {
                 let from = copy.before(entry(at));
                 copy.entries.truncate(entry(at));
                 copy.rehash();
@@ -197,18 +198,18 @@ impl Edit {
             Self::HeadByte(at, flip) => copy.head.hash.0[at.index(32)] ^= flip,
             Self::HeadMoved(by) => copy.head.sequence += by,
             Self::Trail(at, flip) => change(&mut copy.trail, at, *flip),
-            Self::BeginningByte(at, byte, flip) => {
+            Self::TrailStartByte(at, byte, flip) => {
                 let index = at.index(copy.checkpoints.len());
                 let line = copy.checkpoints[index].line.clone();
                 change(copy.trail_start.get_or_insert(line), byte, *flip);
             }
-            Self::BeginningDeleted => copy.trail_start = None,
+            Self::TrailStartDeleted => copy.trail_start = None,
             Self::Pruned(at) => {
                 // the last checkpoint would leave nothing, and the first one of a pruned trail is its start
                 let index = at.index(copy.checkpoints.len() - 1);
                 copy.remove_through(index);
             }
-            Self::PrunedBy(at) => {
+            Self::PrunedWithCheckpoint(at) => {
                 let through = copy.remove_through(at.index(copy.checkpoints.len() - 1));
                 copy.trail_start = Some(through.line().unwrap());
             }
@@ -216,7 +217,7 @@ impl Edit {
     }
 }
 
-impl Copy {
+impl TrailCopy {
     /// Removes the checkpoints after an entry from the database, unless they are to be kept.
     fn truncate_checkpoints(&mut self, before: i64, keep_checkpoints: bool) {
         if !keep_checkpoints {

@@ -6,7 +6,7 @@ mod edit;
 mod retention;
 mod timing;
 
-use copy::{Copy, EVERY};
+use copy::{EVERY, TrailCopy};
 use futures_executor::block_on;
 use pilothouse_core::{
     audit::{CheckpointSigner as _, Fault, Signatures, verify},
@@ -17,7 +17,7 @@ use proptest::{prelude::*, test_runner::Config};
 
 #[test]
 fn untouched_trail_is_valid() {
-    let copy = Copy::sample();
+    let copy = TrailCopy::sample();
     let verdict = copy.verdict();
     assert_eq!(verdict.first_bad, None);
     assert!(verdict.valid);
@@ -31,11 +31,11 @@ fn untouched_trail_is_valid() {
 /// 10,000 edits. Edits without an effect (a byte put back, a row swapped with itself) are not counted.
 #[test]
 fn ten_thousand_random_edits_are_all_detected() {
-    assert_all_detected(&Copy::sample(), 10_000);
+    assert_all_detected(&TrailCopy::sample(), 10_000);
 }
 
 /// Applies random edits, each to the original trail.
-pub(crate) fn assert_all_detected(whole: &Copy, edits: u32) {
+pub(crate) fn assert_all_detected(whole: &TrailCopy, edits: u32) {
     let mut runner = proptest::test_runner::TestRunner::new(Config {
         cases: edits,
         failure_persistence: None,
@@ -44,7 +44,7 @@ pub(crate) fn assert_all_detected(whole: &Copy, edits: u32) {
     runner
         .run(&edit::edits(), |edit| {
             let mut copy = whole.clone();
-            edit.make(&mut copy);
+            edit.apply(&mut copy);
             prop_assume!(copy != *whole);
             prop_assert!(!copy.verdict().valid, "not detected");
             Ok(())
@@ -52,45 +52,44 @@ pub(crate) fn assert_all_detected(whole: &Copy, edits: u32) {
         .unwrap();
 }
 
-/// The verdict names the entry and the fault.
 #[test]
 fn verdict_names_the_first_bad_entry() {
-    let whole = Copy::sample();
+    let whole = TrailCopy::sample();
     let last = whole.head.sequence;
-    let edited = |edit: &dyn Fn(&mut Copy)| {
+    let edited = |edit: &dyn Fn(&mut TrailCopy)| {
         let mut copy = whole.clone();
         edit(&mut copy);
         copy.fault()
     };
-    let is = |sequence, fault| Some((sequence, fault));
-    assert_eq!(edited(&|copy| copy.entries[9].text.push(' ')), is(10, Fault::EntryChanged));
-    assert_eq!(edited(&|copy| drop(copy.entries.remove(9))), is(10, Fault::EntryMissing));
-    assert_eq!(edited(&|copy| drop(copy.entries.pop())), is(last, Fault::EntryMissing));
-    assert_eq!(edited(&|copy| copy.entries[9].kind = "outcome".to_owned()), is(10, Fault::EntryColumn));
-    assert_eq!(edited(&|copy| copy.entries[9].at += 1), is(10, Fault::EntryColumn));
-    assert_eq!(edited(&|copy| copy.head.sequence -= 1), is(last - 1, Fault::HeadDiffers));
-    assert_eq!(edited(&|copy| copy.rows[0].searched.clear()), is(1, Fault::RowChanged));
-    assert_eq!(edited(&|copy| drop(copy.rows.remove(0))), is(1, Fault::RowMissing));
+    let at = |sequence, fault| Some((sequence, fault));
+    assert_eq!(edited(&|copy| copy.entries[9].text.push(' ')), at(10, Fault::EntryChanged));
+    assert_eq!(edited(&|copy| drop(copy.entries.remove(9))), at(10, Fault::EntryMissing));
+    assert_eq!(edited(&|copy| drop(copy.entries.pop())), at(last, Fault::EntryMissing));
+    assert_eq!(edited(&|copy| copy.entries[9].kind = "outcome".to_owned()), at(10, Fault::EntryColumn));
+    assert_eq!(edited(&|copy| copy.entries[9].at += 1), at(10, Fault::EntryColumn));
+    assert_eq!(edited(&|copy| copy.head.sequence -= 1), at(last - 1, Fault::HeadDiffers));
+    assert_eq!(edited(&|copy| copy.rows[0].searched.clear()), at(1, Fault::RowChanged));
+    assert_eq!(edited(&|copy| drop(copy.rows.remove(0))), at(1, Fault::RowMissing));
     assert_eq!(
         edited(&|copy| {
             let mut more = copy.rows[0].clone();
             more.id = 99;
             copy.rows.push(more);
         }),
-        is(last, Fault::RowUnexpected)
+        at(last, Fault::RowUnexpected)
     );
-    assert_eq!(edited(&|copy| drop(copy.checkpoints.remove(1))), is(14, Fault::CheckpointRemoved));
-    assert_eq!(edited(&|copy| copy.checkpoints[1].line.push(' ')), is(14, Fault::CheckpointForged));
+    assert_eq!(edited(&|copy| drop(copy.checkpoints.remove(1))), at(14, Fault::CheckpointRemoved));
+    assert_eq!(edited(&|copy| copy.checkpoints[1].line.push(' ')), at(14, Fault::CheckpointForged));
     // without the checkpoint sink, a gap between checkpoints is detected
     assert_eq!(
         edited(&|copy| {
             copy.checkpoints.remove(1);
             copy.sink_lines.clear();
         }),
-        is(15, Fault::CheckpointMissing)
+        at(15, Fault::CheckpointMissing)
     );
     // an attacker who recomputes the hashes
-    let rewrite = |copy: &mut Copy| {
+    let rewrite = |copy: &mut TrailCopy| {
         copy.entries[9].text = copy.entries[9].text.replace("cli:ann", "cli:bob");
         copy.rehash();
         copy.rows.clear();
@@ -105,20 +104,20 @@ fn verdict_names_the_first_bad_entry() {
         renamed.fault()
     );
     // the tail is removed, with all traces of it in the database
-    let cut = |copy: &mut Copy| {
+    let truncate = |copy: &mut TrailCopy| {
         copy.entries.truncate(14);
         copy.rehash();
         let remaining: Vec<_> = copy.entries.iter().map(|entry| entry.operation_id.clone()).collect();
         copy.rows.retain(|row| remaining.iter().any(|id| row.cells[1].1 == Cell::text(id.as_str())));
         copy.checkpoints.truncate(2);
     };
-    assert_eq!(edited(&cut), is(15, Fault::TailCut));
+    assert_eq!(edited(&truncate), at(15, Fault::TailCut));
 }
 
 /// An attacker removes the checkpoint file.
 #[test]
-fn empty_checkpoint_sink_is_a_fault_unless_there_is_none() {
-    let mut copy = Copy::sample();
+fn empty_checkpoint_sink_is_a_fault_and_a_missing_sink_is_not() {
+    let mut copy = TrailCopy::sample();
     copy.sink_lines.clear();
     assert_eq!(copy.fault(), Some((copy.head.sequence, Fault::WitnessMissing)));
     let signer = FakeSigner::default();
@@ -127,7 +126,7 @@ fn empty_checkpoint_sink_is_a_fault_unless_there_is_none() {
 
     // a server that has just started has not stored its first checkpoint yet
     let mut first =
-        Copy { entries: copy.entries[..1].to_vec(), rows: copy.rows[..1].to_vec(), ..copy.clone() };
+        TrailCopy { entries: copy.entries[..1].to_vec(), rows: copy.rows[..1].to_vec(), ..copy.clone() };
     first.rehash();
     first.checkpoints.clear();
     assert_eq!(
@@ -143,7 +142,7 @@ fn empty_checkpoint_sink_is_a_fault_unless_there_is_none() {
 /// Fewer entries than the checkpoint interval, and all checkpoints removed.
 #[test]
 fn short_trail_without_checkpoints_is_invalid() {
-    let mut copy = Copy::sample();
+    let mut copy = TrailCopy::sample();
     copy.entries.truncate(EVERY as usize - 1);
     copy.rehash();
     let remaining: Vec<_> = copy.entries.iter().map(|entry| entry.operation_id.clone()).collect();
@@ -157,11 +156,11 @@ fn short_trail_without_checkpoints_is_invalid() {
 /// two minutes after it shows that the server was prevented from signing; one appended sooner may be left by a killed
 /// server.
 #[test]
-fn unsigned_entry_is_judged_by_its_age() {
+fn unsigned_entry_is_a_fault_from_two_minutes_after_the_last_checkpoint() {
     for (seconds, expected) in
         [(0, None), (119, None), (120, Some(Fault::Unsigned)), (9_999, Some(Fault::Unsigned))]
     {
-        let mut copy = Copy::sample();
+        let mut copy = TrailCopy::sample();
         let access = pilothouse_core::access::AccessRequest::to(
             pilothouse_core::access::Verb::Login,
             pilothouse_core::access::Resource::Session,
@@ -178,7 +177,7 @@ fn unsigned_entry_is_judged_by_its_age() {
         let found = verdict.first_bad.map(|bad| (bad.sequence, bad.fault));
         assert_eq!(found, expected.map(|fault| (copy.head.sequence, fault)), "{seconds} s");
         assert_eq!(verdict.unsigned, 1);
-        // and accepted once it is signed
+        // a signed entry is accepted
         copy.sign();
         assert_eq!(copy.fault(), None, "{seconds} s");
     }

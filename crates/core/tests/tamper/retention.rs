@@ -4,12 +4,12 @@ use pilothouse_core::audit::{Checkpoint, Fault};
 
 use crate::{
     assert_all_detected,
-    copy::{Copy, trail_start},
+    copy::{TrailCopy, trail_start},
 };
 
 #[test]
 fn pruned_trail_is_valid_and_reports_the_removal() {
-    let whole = Copy::sample();
+    let whole = TrailCopy::sample();
     for index in 0..whole.checkpoints.len() - 1 {
         let pruned = whole.pruned(index);
         let verdict = pruned.verdict();
@@ -29,12 +29,12 @@ fn pruned_trail_is_valid_and_reports_the_removal() {
 
 #[test]
 fn random_edits_of_a_pruned_trail_are_all_detected() {
-    assert_all_detected(&Copy::sample().pruned(1), 3_000);
+    assert_all_detected(&TrailCopy::sample().pruned(1), 3_000);
 }
 
 #[test]
 fn forged_removal_is_detected() {
-    let whole = Copy::sample();
+    let whole = TrailCopy::sample();
     let parse = |index: usize| Checkpoint::parse(&whole.checkpoints[index].line).unwrap();
     let fault_after_removal = |start: Option<String>| {
         let mut copy = whole.clone();

@@ -1,4 +1,4 @@
-//! A trail that grows and is signed while it is verified is valid, whatever the order of the reads.
+//! Verification of a trail that grows and is signed meanwhile: it is valid, whatever the order of the reads.
 
 use std::sync::{
     Arc, Mutex,
@@ -19,25 +19,25 @@ use pilothouse_core::{
 };
 use proptest::{prelude::*, test_runner::Config};
 
-use crate::copy::{Copy, EVERY};
+use crate::copy::{EVERY, TrailCopy};
 
 /// A database and its checkpoint file. Both advance by some transactions at each read, also between lines of the
 /// file.
 #[derive(Clone)]
 struct GrowingTrail {
-    history: Arc<Vec<Copy>>,
+    history: Arc<Vec<TrailCopy>>,
     now: Arc<AtomicUsize>,
     steps: Arc<Mutex<Vec<usize>>>,
 }
 
 impl GrowingTrail {
-    fn of(history: Vec<Copy>, from: usize, mut steps: Vec<usize>) -> Self {
+    fn of(history: Vec<TrailCopy>, from: usize, mut steps: Vec<usize>) -> Self {
         steps.reverse();
         Self { history: Arc::new(history), now: Arc::new(from.into()), steps: Arc::new(Mutex::new(steps)) }
     }
 
     /// The state at this read.
-    fn read_state(&self) -> &Copy {
+    fn read_state(&self) -> &TrailCopy {
         let step = self.steps.lock().unwrap().pop().unwrap_or_default();
         let now = self.now.fetch_add(step, Ordering::Relaxed) + step;
         &self.history[now.min(self.history.len() - 1)]
@@ -106,10 +106,10 @@ impl CheckpointSink for GrowingTrail {
     }
 }
 
-/// A regression: the database's checkpoints are read, then more are signed, then the file is read.
+/// Regression test: the checkpoints in the database are read, further checkpoints are signed, then the file is read.
 #[test]
 fn checkpoint_signed_between_two_reads_is_not_reported_as_removed() {
-    let history = Copy::history();
+    let history = TrailCopy::history();
     for from in 1..history.len() {
         for at in 0..8 {
             let mut steps = vec![0; at];
@@ -122,7 +122,7 @@ fn checkpoint_signed_between_two_reads_is_not_reported_as_removed() {
 
 #[test]
 fn trail_that_grows_between_reads_is_valid() {
-    let history = Copy::history();
+    let history = TrailCopy::history();
     let steps = prop::collection::vec(prop_oneof![3 => Just(0usize), 2 => 1..3usize, 1 => 3..30usize], 0..40);
     let mut runner = proptest::test_runner::TestRunner::new(Config {
         cases: 500,
@@ -138,14 +138,14 @@ fn trail_that_grows_between_reads_is_valid() {
         .unwrap();
 }
 
-/// Heads that the process remembers are compared, too: with a history that was rewritten or truncated.
+/// The trail is compared with the heads that the process has verified, which detects a rewritten or truncated history.
 #[test]
-fn remembered_heads_are_compared() {
-    let history = Copy::history();
+fn trail_is_compared_with_heads_verified_before() {
+    let history = TrailCopy::history();
     let (before, after) = (&history[history.len() - 4], &history[history.len() - 1]);
-    let found = |remembered: &Copy, current: &Copy| {
-        // the remembered heads are read first
-        let verdict = GrowingTrail::of(vec![remembered.clone(), current.clone()], 0, vec![0, 1]).verdict();
+    let found = |verified: &TrailCopy, current: &TrailCopy| {
+        // the verified heads are read first
+        let verdict = GrowingTrail::of(vec![verified.clone(), current.clone()], 0, vec![0, 1]).verdict();
         verdict.first_bad.map(|bad| (bad.sequence, bad.fault))
     };
     assert_eq!(found(before, after), None);

@@ -1,4 +1,4 @@
-//! Permits.
+//! Permit: the proof of authorisation that ports require.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{AccessRequest, Resource, Verb, related};
 use crate::operation::Operation;
 
 /// Permit for one authorised operation. Adapters take cluster, kind and namespaces from the permit, so that a handler
-/// can neither skip the check nor use the permit for another object. Its constructor is private to this crate:
+/// can neither skip the check nor use the permit for another object. The constructor is private to this crate:
 ///
 /// ```compile_fail,E0624
 /// use pilothouse_gate::access::{AccessRequest, Permit, Resource, Verb};
@@ -77,7 +77,7 @@ impl Permit {
         }
     }
 
-    /// The error for the permit's object when the cluster has none of its name.
+    /// Creates the error for the permit's object when it does not exist in the cluster.
     pub fn object_not_found(&self) -> Error {
         let mut error = Error::new(Cause::NotFoundInCluster).resource(self.access.resource.as_str());
         error.context.namespace = self.namespace().ok().map(ToString::to_string);
@@ -88,7 +88,7 @@ impl Permit {
     /// Checks that objects of `kind` may be read under this permit: the kind itself or one related to it.
     ///
     /// # Errors
-    /// `Internal` when they may not.
+    /// `Internal` when the permit does not cover the kind.
     pub fn covers(&self, kind: Kind) -> Result<()> {
         let own = self.access.resource == Resource::Kind(kind);
         if own || related(self.access.verb, self.access.resource).contains(&kind) {
@@ -99,8 +99,9 @@ impl Permit {
     }
 
     /// Derives the system permit under which the shared list cache lists this kind: read-only, in the same cluster, in
-    /// all namespaces. Each reader's own permit decides which of the cached objects it sees. For the list cache only
-    /// (`kube/src/cache.rs`): rows read under this permit must never be returned without a check of the reader's permit.
+    /// all namespaces. Each reader's own permit decides which of the cached objects are returned. For the list cache
+    /// only (`kube/src/cache.rs`): rows read under this permit must never be returned without a check of the reader's
+    /// permit.
     ///
     /// # Errors
     /// `Internal` when the permit does not cover the kind, or is not a permit to list.

@@ -34,11 +34,11 @@ impl Gate {
         let mut clusters = self.clusters.all().await?;
         clusters.sort_by_key(|(id, _)| *id);
         let within = clusters.into_iter().map(|(id, name)| {
-            let in_it = |access: &AccessRequest| {
+            let in_cluster = |access: &AccessRequest| {
                 let access = access.clone().in_cluster(id);
                 Permit::new(AccessRequest { cluster_name: Some(name.clone()), ..access }, None)
             };
-            ClusterPermits { cluster: id, permits: allowed.iter().map(in_it).collect(), name }
+            ClusterPermits { cluster: id, permits: allowed.iter().map(in_cluster).collect(), name }
         });
         Ok(within.collect())
     }

@@ -10,7 +10,7 @@ use crate::access::{AccessRequest, Caller, Permit};
 
 /// Interval between two checks of a stream's authorisation.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// Time for which the authorisation stays valid while the database is unavailable.
+/// Time for which the authorisation of a stream stays valid while the database is unavailable.
 const OUTAGE_GRACE: Duration = Duration::from_secs(30);
 
 impl Gate {

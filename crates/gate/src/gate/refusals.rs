@@ -45,61 +45,63 @@ impl RefusalKey {
 
 /// Refusals of all users, timed by the monotonic clock.
 #[derive(Default)]
-pub(super) struct Refusals(Mutex<HashMap<UserId, Subject>>);
+pub(super) struct Refusals(Mutex<HashMap<UserId, UserRefusals>>);
 
+/// Refusals of one user.
 #[derive(Default)]
-struct Subject {
-    /// Times of its rows, the oldest first.
+struct UserRefusals {
+    /// Times of the user's rows, the oldest first.
     rows: VecDeque<Duration>,
     /// Number of refusals that no row reports yet.
     unreported: u64,
     reads: HashMap<RefusalKey, RefusedRead>,
 }
 
+/// A refused read of one user.
 struct RefusedRead {
-    /// Time of its last row.
+    /// Time of the last row of this read.
     at: Duration,
     /// Number of refusals since then.
     unreported: u64,
 }
 
 impl Refusals {
-    /// Counts a refusal. If it gets a row, returns the number of earlier refusals without a row.
+    /// Counts a refusal. If it is to have a row, returns the number of earlier refusals without a row.
     pub(super) fn count(&self, user: UserId, key: &RefusalKey, now: Duration) -> Option<u64> {
         let mut all = self.lock();
         if !all.contains_key(&user) {
-            all.retain(|_, subject| !subject.is_empty(now));
+            all.retain(|_, refused| !refused.is_empty(now));
         }
-        let subject = all.entry(user).or_default();
-        subject.expire(now);
-        if let Some(read) = subject.reads.get_mut(key).filter(|read| age(read.at, now) < REPEAT_INTERVAL) {
+        let refused = all.entry(user).or_default();
+        refused.expire(now);
+        if let Some(read) = refused.reads.get_mut(key).filter(|read| age(read.at, now) < REPEAT_INTERVAL) {
             read.unreported += 1;
             return None;
         }
-        let full = subject.rows.len() >= MAX_ROWS;
-        if full && subject.rows.back().is_some_and(|last| age(*last, now) < REPEAT_INTERVAL) {
-            subject.unreported += 1;
+        let full = refused.rows.len() >= MAX_ROWS;
+        if full && refused.rows.back().is_some_and(|last| age(*last, now) < REPEAT_INTERVAL) {
+            refused.unreported += 1;
             return None;
         }
-        subject.rows.push_back(now);
+        refused.rows.push_back(now);
         let earlier = if key.verb.reads() {
-            subject.reads.insert(key.clone(), RefusedRead { at: now, unreported: 0 })
+            refused.reads.insert(key.clone(), RefusedRead { at: now, unreported: 0 })
         } else {
             None
         };
-        Some(std::mem::take(&mut subject.unreported) + earlier.map_or(0, |read| read.unreported))
+        Some(std::mem::take(&mut refused.unreported) + earlier.map_or(0, |read| read.unreported))
     }
 
     /// Restores the counts when the row allowed by [`Refusals::count`] was not stored: the next row reports them.
     pub(super) fn restore(&self, user: UserId, key: &RefusalKey, earlier_count: u64) {
-        if let Some(subject) = self.lock().get_mut(&user) {
-            subject.rows.pop_back();
-            let since = subject.reads.remove(key).map_or(0, |read| read.unreported);
-            subject.unreported += earlier_count + since + 1;
+        if let Some(refused) = self.lock().get_mut(&user) {
+            refused.rows.pop_back();
+            let since = refused.reads.remove(key).map_or(0, |read| read.unreported);
+            refused.unreported += earlier_count + since + 1;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<UserId, Subject>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<UserId, UserRefusals>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -109,7 +111,7 @@ fn age(then: Duration, now: Duration) -> Duration {
     now.saturating_sub(then)
 }
 
-impl Subject {
+impl UserRefusals {
     /// Removes entries older than the window. Unreported counts are kept.
     fn expire(&mut self, now: Duration) {
         while self.rows.front().is_some_and(|row| age(*row, now) >= WINDOW) {
@@ -193,7 +195,7 @@ mod tests {
         assert_eq!(refused(912), None);
     }
 
-    /// Independent of the number of namespaces, kinds or clusters that a caller names.
+    /// The limits do not depend on the number of namespaces, kinds or clusters in the requests.
     #[test]
     fn reads_count_as_rows_and_take_bounded_memory() {
         let refusals = Refusals::default();
@@ -205,13 +207,13 @@ mod tests {
         assert_eq!(rows, MAX_ROWS);
         assert_eq!(refusals.lock()[&ANN].reads.len(), MAX_ROWS);
         assert_eq!(refusals.count(ANN, &change(), seconds(200)), Some(10_000 - MAX_ROWS as u64));
-        // only an unreported count outlives the window
+        // after the window, only an unreported count remains
         assert_eq!(refusals.count(ANN, &read("n-0"), seconds(200)), None);
         assert_eq!(refusals.count(BEN, &change(), seconds(5000)), Some(0));
         assert!(refusals.lock()[&ANN].reads.is_empty());
         assert_eq!(refusals.count(ANN, &read("n-0"), seconds(5000)), Some(1));
         assert_eq!(refusals.count(UserId(3), &change(), seconds(9000)), Some(0));
-        assert_eq!(refusals.lock().len(), 1, "empty subjects are removed");
+        assert_eq!(refusals.lock().len(), 1, "users without refusals are removed");
     }
 
     #[test]
@@ -222,6 +224,6 @@ mod tests {
             refusals.restore(ANN, &key, 0);
             assert_eq!(refusals.count(ANN, &key, seconds(101)), Some(1), "{key:?}");
         }
-        assert_eq!(refusals.count(ANN, &change(), seconds(99)), Some(0), "the clock was read earlier");
+        assert_eq!(refusals.count(ANN, &change(), seconds(99)), Some(0), "time of an earlier clock reading");
     }
 }

@@ -32,7 +32,7 @@ fn gate(mut trail: MockAuditWriter) -> Gate {
 }
 
 #[test]
-fn full_disk_refuses_new_and_finishes_running() {
+fn full_disk_refuses_new_changes_and_running_ones_finish() {
     let mut trail = MockAuditWriter::new();
     let full = Arc::new(AtomicBool::new(false));
     let is_full = full.clone();
@@ -59,8 +59,8 @@ fn full_disk_refuses_new_and_finishes_running() {
     // a refusal would add a row, too
     assert_eq!(cause(block_on(gate.change(&caller(Role::Viewer), scale(), never))), Cause::AuditUnavailable);
     // a read adds no row
-    let look = AccessRequest::to(Verb::List, Resource::Kind(Kind::Deployment)).in_cluster(ClusterId(1));
-    block_on(gate.allow(&caller(Role::Viewer), look)).unwrap();
+    let list = AccessRequest::to(Verb::List, Resource::Kind(Kind::Deployment)).in_cluster(ClusterId(1));
+    block_on(gate.allow(&caller(Role::Viewer), list)).unwrap();
 }
 
 /// Work that must not run.
@@ -69,7 +69,7 @@ async fn never(_: Permit) -> Result<Changed<()>> {
 }
 
 #[test]
-fn role_too_low_makes_no_call_and_records_one_failed_row() {
+fn role_too_low_runs_no_work_and_records_one_failed_row() {
     let mut trail = MockAuditWriter::new();
     trail.expect_record().once().returning(|operation, outcome| {
         assert_eq!(
@@ -91,7 +91,7 @@ fn role_too_low_makes_no_call_and_records_one_failed_row() {
 }
 
 #[test]
-fn refusal_that_cannot_be_recorded_is_unavailable() {
+fn refusal_that_cannot_be_recorded_is_audit_unavailable() {
     let mut trail = MockAuditWriter::new();
     trail.expect_record().once().returning(|_, _| Err(Error::new(Cause::AuditUnavailable)));
     let error = block_on(gate(trail).change(&caller(Role::Viewer), scale(), never)).unwrap_err();
@@ -122,7 +122,7 @@ fn without_a_durable_intent_nothing_is_called() {
     let gate = gate(trail);
     let error = block_on(gate.change(&caller(Role::OpsAdmin), scale(), never)).unwrap_err();
     assert_eq!(error.cause, Cause::AuditUnavailable);
-    // the intent may be durable all the same: then it is closed
+    // the intent may be durable all the same, so an outcome is stored
     let (_, outcome) = receiver.recv().expect("outcome of the operation");
     assert_eq!(
         (outcome.status, outcome.error_code.as_deref()),
@@ -184,7 +184,7 @@ fn refusal_is_failed_and_timeout_or_panic_is_unknown() {
 }
 
 #[test]
-fn dropped_caller_cancels_nothing_and_outcome_is_stored() {
+fn change_continues_and_outcome_is_stored_after_the_caller_is_dropped() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let (release, released) = oneshot::channel::<()>();
     let mut trail = MockAuditWriter::new();

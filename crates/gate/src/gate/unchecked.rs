@@ -1,5 +1,5 @@
-//! What the gate does without a check of the caller's role: permits for three fixed purposes, and the record of a
-//! refused login. All other permits follow from a check of the role ([`Permit::for_cache`] from an earlier one).
+//! Functions of the gate that do not check the caller's role: permits for three fixed purposes, and the record of a
+//! refused login. All other permits require a role check ([`Permit::for_cache`] derives one from a checked permit).
 
 use pilothouse_types::{
     error::{Error, Result},
@@ -29,8 +29,8 @@ impl Gate {
         Permit::new(access, Some(operation))
     }
 
-    /// Issues the permit to create the first user, by the server itself. The port creates it only if there is no user,
-    /// and commits the audit entry. For `Users::bootstrap` in core only.
+    /// Issues the permit to create the first user, by the server itself. The port creates the user only if there is no
+    /// user, and commits the audit entry. For `Users::bootstrap` in core only.
     pub fn permit_first_user(&self, username: &str, role: Role) -> Permit {
         let access =
             AccessRequest::to(Verb::Create, Resource::User).named(username).with("role", role.as_str());
@@ -63,7 +63,7 @@ mod tests {
     use crate::testing::gate;
 
     #[test]
-    fn permits_without_a_check_of_the_role_are_for_no_change_of_a_cluster() {
+    fn permits_without_a_role_check_cannot_change_a_cluster() {
         let gate = gate(FakeRuntime::default());
         let probe = gate.permit_probe(ClusterId(1));
         assert!(probe.verb().reads() && probe.kind().is_err() && probe.operation().is_none());

@@ -3,8 +3,8 @@
 /// Warning in a successful response. Its string form is the key of its messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// The change was applied, but its outcome could not be stored yet; no further change is accepted until it is
-    /// stored.
+    /// The change was applied, but its outcome could not be stored yet. No further change is accepted until the outcome
+    /// is stored.
     OutcomeNotStored,
     /// The autoscaler of this name will override the number of replicas.
     Autoscaled(String),

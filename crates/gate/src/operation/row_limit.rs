@@ -1,5 +1,5 @@
 //! Size limit of one row of the trail: [`MAX_ROW_BYTES`] bytes, regardless of the input from requests, clusters and
-//! libraries. A longer text or list is truncated; the rest contains the original length and a digest of the whole.
+//! libraries. A longer text or list is truncated, and its original length and a digest of the whole are appended.
 //!
 //! Sizes are those of the JSON text that the chain stores: a quote in a text counts as two bytes, a control character
 //! as six.
@@ -16,18 +16,18 @@ use super::{Operation, Outcome};
 /// together.
 pub const MAX_ROW_BYTES: usize = 8 << 10;
 
-/// Maximum size of one field: a name, a user, a request id. Every Kubernetes name fits.
+/// Maximum size of one field in bytes: a name, a user, a request id. Every Kubernetes name fits.
 const MAX_FIELD_BYTES: usize = 320;
-/// Maximum size of all parameters together.
+/// Maximum size of all parameters together, in bytes.
 const MAX_PARAMS_BYTES: usize = 1200;
-/// Maximum size of the parameters in the details, where each quote is escaped and takes two bytes.
+/// Maximum size of the parameters in the details, in bytes. Each quote is escaped there and takes two bytes.
 const MAX_SUMMARY_BYTES: usize = 2 * MAX_PARAMS_BYTES;
-/// Maximum size of the result in the details.
+/// Maximum size of the result in the details, in bytes.
 const MAX_RESULT_BYTES: usize = 1200;
 /// Maximum number of items kept of a truncated list.
 const MAX_ITEMS: usize = 20;
-/// Size of the JSON around a truncated list.
-const CUT_OVERHEAD_BYTES: usize = 128;
+/// Size in bytes of the JSON around a truncated list.
+const TRUNCATION_OVERHEAD_BYTES: usize = 128;
 
 type Params = BTreeMap<String, Value>;
 
@@ -87,20 +87,20 @@ fn bounded(params: Params) -> Params {
     }
     // the parameter names alone exceed the limit
     let all = Value::Object(params.into_iter().collect());
-    [("params".to_owned(), self::truncate(all, MAX_PARAMS_BYTES - CUT_OVERHEAD_BYTES))].into()
+    [("params".to_owned(), self::truncate(all, MAX_PARAMS_BYTES - TRUNCATION_OVERHEAD_BYTES))].into()
 }
 
 fn size(params: &Params) -> usize {
     json!(params).to_string().len()
 }
 
-/// Truncates a value to `max_bytes`, or to [`CUT_OVERHEAD_BYTES`] where that is more.
+/// Truncates a value to `max_bytes`, or to [`TRUNCATION_OVERHEAD_BYTES`] where that is more.
 fn truncate(value: Value, max_bytes: usize) -> Value {
     let text = value.to_string();
     if text.len() <= max_bytes {
         return value;
     }
-    let budget = max_bytes.saturating_sub(CUT_OVERHEAD_BYTES);
+    let budget = max_bytes.saturating_sub(TRUNCATION_OVERHEAD_BYTES);
     let (first, length) = match value {
         Value::Object(all) => {
             let length = all.len();
@@ -111,7 +111,9 @@ fn truncate(value: Value, max_bytes: usize) -> Value {
             let length = all.len();
             (Value::Array(prefix(all, budget, |item: &Value| item.to_string().len() + 1)), length)
         }
-        Value::String(text) => return Value::String(shorten(text, max_bytes.max(CUT_OVERHEAD_BYTES) - 2)),
+        Value::String(text) => {
+            return Value::String(shorten(text, max_bytes.max(TRUNCATION_OVERHEAD_BYTES) - 2));
+        }
         // a number or a boolean is short
         other => return other,
     };

@@ -187,6 +187,7 @@ impl Table {
         }
     }
 
+    /// Adds a row to the tallies, or removes it from them.
     fn count(&mut self, row: &Row, added: bool) {
         for tally in &mut self.tallies {
             let Some(value) = row.text(tally.field) else { continue };
@@ -204,6 +205,7 @@ impl Table {
         }
     }
 
+    /// Compares the row in a slot with another row, in a sort order.
     fn compare(&self, order: usize, slot: Slot, row: &Row) -> Ordering {
         self.row(slot).map_or(Ordering::Equal, |other| other.total_order(row, self.orders[order].sort))
     }
@@ -232,6 +234,7 @@ impl Table {
         after_last && before_next
     }
 
+    /// An empty table with the fields and the hash key of this one.
     fn empty_copy(&self) -> Self {
         Self {
             slots: Vec::new(),

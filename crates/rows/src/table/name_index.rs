@@ -1,13 +1,13 @@
-//! Search index: the searchable texts of all rows in one buffer. A search takes one sequential scan of it, also with a
-//! hundred thousand names.
+//! Search index: the search texts of all rows in one buffer. A search is one sequential scan of the buffer.
 
 use super::Slot;
 
-/// Terminator of each text. No search text contains it.
+/// Terminator of each text. No search text contains this byte.
 const END: u8 = 0;
 /// Slot of an entry whose row was removed.
 const TOMBSTONE: Slot = Slot::MAX;
-/// Number of tombstones up to which the index is never compacted. Above it, half of the entries may be tombstones.
+/// Number of tombstones up to which the index is never compacted. Above this number, at most half of the entries are
+/// tombstones.
 const MAX_TOMBSTONES: usize = 1024;
 
 /// The texts of all rows, concatenated.
@@ -55,7 +55,7 @@ impl NameIndex {
         }
     }
 
-    /// Returns the rows whose text contains `search`, each once, in no defined order.
+    /// Returns the slots of the rows whose text contains `search`, each once, in no defined order.
     pub(super) fn find(&self, search: &str) -> Vec<Slot> {
         let finder = memchr::memmem::Finder::new(search);
         let (mut found, mut entry, mut from) = (Vec::new(), 0, 0);

@@ -97,12 +97,12 @@ fn query_page(table: &mut Table, query: &ListQuery) -> (Vec<Row>, Pagination) {
     if let Some(page) = table.page(query) {
         return page;
     }
-    let prepared = table.build_index(query);
-    table.add_indexes(prepared);
+    let indexes = table.build_index(query);
+    table.add_indexes(indexes);
     table.page(query).expect("the index was built")
 }
 
-/// Applies changes to the rows of a watcher.
+/// Applies reported changes to the rows that a watcher has seen.
 fn apply_changes(seen: &mut Vec<Row>, changes: &[Change]) {
     let mut remove = |row: &Row| {
         let index = seen.iter().position(|seen| seen == row).expect("a removed row exists");
@@ -174,7 +174,8 @@ proptest! {
     }
 }
 
-fn many(count: usize) -> Table {
+/// A table with this number of rows.
+fn table_of(count: usize) -> Table {
     let rows = (0..count).map(|n| {
         let name = format!("web-{n:06}-{}", ["even", "odd"][n % 2]);
         let thing =
@@ -186,7 +187,7 @@ fn many(count: usize) -> Table {
 
 #[test]
 fn name_index_frees_memory_of_removed_rows() {
-    let mut table = many(3000);
+    let mut table = table_of(3000);
     let search = ListQuery { search: Some("odd".to_owned()), ..ListQuery::default() };
     assert_eq!(query_page(&mut table, &search).1.total, 1500);
     let full = table.bytes();
@@ -208,7 +209,7 @@ fn name_index_frees_memory_of_removed_rows() {
 
 #[test]
 fn table_overhead_is_at_most_150_bytes_per_row() {
-    let table = many(2000);
+    let table = table_of(2000);
     let json: usize = table.rows().map(|row| row.json().len()).sum();
     let overhead = (table.bytes() - json) / table.len();
     assert!(overhead <= 150, "{overhead} bytes per row besides its JSON");
@@ -216,7 +217,7 @@ fn table_overhead_is_at_most_150_bytes_per_row() {
 
 #[test]
 fn number_of_sort_orders_is_limited() {
-    let mut table = many(10);
+    let mut table = table_of(10);
     for field in 0..4 {
         for descending in [false, true] {
             let query = ListQuery { sort: Some(Sort { field, descending }), ..ListQuery::default() };

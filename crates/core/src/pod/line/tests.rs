@@ -58,7 +58,7 @@ fn log_is_split_into_lines_without_their_timestamps() {
 }
 
 #[test]
-fn endless_line_is_returned_once_in_bounded_memory() {
+fn line_without_end_is_returned_once_in_bounded_memory() {
     let mut lines = Lines::new(&newest(), false);
     let mut found = Vec::new();
     for _ in 0..1000 {

@@ -19,7 +19,7 @@ fn name(text: &str) -> ClusterName {
     ClusterName::new(text).unwrap()
 }
 
-fn token(server: &str, token: &str) -> Connection {
+fn connection_with_token(server: &str, token: &str) -> Connection {
     Connection {
         server: ApiServer::new(server).unwrap(),
         ca: None,
@@ -59,7 +59,7 @@ impl StorePorts {
             description: "描述".to_owned(),
             labels: BTreeMap::from([("env".to_owned(), "prod".to_owned())]),
             auth_type: AuthType::Token,
-            connection: token("https://192.0.2.1:6443", "canary-token"),
+            connection: connection_with_token("https://192.0.2.1:6443", "canary-token"),
             probe_result: None,
             at: self.now(),
         }
@@ -80,6 +80,7 @@ impl StorePorts {
         self.connections.connection(id).await.unwrap().unwrap().version
     }
 
+    /// A permit for a cluster.
     fn on(&self, verb: Verb, id: ClusterId) -> Permit {
         self.permit(AccessRequest::to(verb, Resource::Cluster).in_cluster(id))
     }
@@ -177,13 +178,15 @@ pub(super) async fn update_sets_only_given_fields(ports: &StorePorts) {
 }
 
 pub(super) async fn new_connection_has_a_new_version(ports: &StorePorts) {
-    let connection =
-        Connection { ca: Some("ca".to_owned()), ..token("https://192.0.2.1:6443", "canary-token") };
+    let connection = Connection {
+        ca: Some("ca".to_owned()),
+        ..connection_with_token("https://192.0.2.1:6443", "canary-token")
+    };
     let record =
         ClusterRecord { probe_result: Some(online(ports.now())), connection, ..ports.record("prod") };
     let before = ports.register(record).await;
     let mut versions = vec![ports.version(before.id).await];
-    let connection = token("https://192.0.2.2:6443", "second");
+    let connection = connection_with_token("https://192.0.2.2:6443", "second");
     let patch = |probe_result| ClusterPatch {
         connection: Some((AuthType::Kubeconfig, connection.clone())),
         probe_result,
@@ -239,7 +242,7 @@ pub(super) async fn deleted_cluster_is_not_found(ports: &StorePorts) {
     let patch = ClusterPatch { description: Some(String::new()), ..ClusterPatch::default() };
     assert_eq!(ports.change(cluster.id, patch, ports.now()).await, Err(Cause::NotFound));
     ports.clusters.record_probe(cluster.id, version, online(ports.now())).await.unwrap();
-    assert_eq!(ports.operations().await.len(), 2, "its operations are kept");
+    assert_eq!(ports.operations().await.len(), 2, "the operations of the cluster are kept");
 }
 
 pub(super) async fn probe_result_is_stored(ports: &StorePorts) {
@@ -276,7 +279,7 @@ pub(super) async fn probe_result_is_stored(ports: &StorePorts) {
 pub(super) async fn probe_of_older_connection_is_discarded(ports: &StorePorts) {
     let cluster = ports.register(ports.record("prod")).await;
     let version = ports.version(cluster.id).await;
-    let connection = Some((AuthType::Token, token("https://192.0.2.2:6443", "second")));
+    let connection = Some((AuthType::Token, connection_with_token("https://192.0.2.2:6443", "second")));
     let patch = ClusterPatch { connection, ..ClusterPatch::default() };
     let changed = ports.change(cluster.id, patch, ports.now()).await.unwrap();
     ports.clusters.record_probe(cluster.id, version, online(ports.now())).await.unwrap();

@@ -46,7 +46,7 @@ pub(super) async fn each_probe_is_claimed_once_per_interval(replicas: &Replicas)
         let mut claimed = join_all(concurrent).await.concat();
         while claimed.len() < all.len() {
             let more = claim_probes(&*replicas.one, 4, at).await;
-            assert!(!more.is_empty(), "none after {}", claimed.len());
+            assert!(!more.is_empty(), "no claim after {} clusters", claimed.len());
             claimed.extend(more);
         }
         assert_eq!(claimed.len(), all.len(), "no cluster is claimed twice");
@@ -66,7 +66,8 @@ pub(super) async fn oldest_claims_come_first(replicas: &Replicas) {
     assert_eq!(claimed.iter().collect::<BTreeSet<_>>().len(), 6, "{claimed:?}");
 }
 
-/// A claim in the future was made before the clock was set back. The clocks of replicas may differ a little.
+/// A claim more than one interval in the future was made before the clock was set back. A claim less than that in the
+/// future is one of a replica whose clock differs.
 pub(super) async fn clock_set_back_does_not_stop_probes(replicas: &Replicas) {
     let all = replicas.register(3).await;
     let claim = async |at| claim_probes(&*replicas.one, 100, at).await.into_iter().collect::<BTreeSet<_>>();
@@ -88,13 +89,17 @@ pub(super) async fn one_replica_delivers_until_its_lease_ends(replicas: &Replica
     let cursor = Cursor { sequence: 7, checkpoint: 5 };
     assert!(one.save_cursor(RECEIVER, cursor).await.unwrap());
     assert!(!two.save_cursor(RECEIVER, Cursor { sequence: 9, checkpoint: 9 }).await.unwrap());
-    assert_eq!(replicas.claim_delivery(&**one).await, Some(cursor), "it keeps its claim");
+    assert_eq!(
+        replicas.claim_delivery(&**one).await,
+        Some(cursor),
+        "a second claim by the same replica succeeds"
+    );
     assert_eq!(two.cursor(RECEIVER).await.unwrap(), cursor);
     assert_eq!(two.cursor("another").await.unwrap(), start);
-    assert!(!two.save_cursor("another", cursor).await.unwrap(), "it was never claimed");
+    assert!(!two.save_cursor("another", cursor).await.unwrap(), "no replica has claimed this receiver");
 
     one.end_lease().await.unwrap();
-    assert_eq!(replicas.claim_delivery(&**two).await, Some(cursor), "it continues at the other's cursor");
+    assert_eq!(replicas.claim_delivery(&**two).await, Some(cursor), "delivery continues at the saved cursor");
     assert!(!one.save_cursor(RECEIVER, Cursor { sequence: 8, checkpoint: 5 }).await.unwrap());
     assert_eq!(one.cursor(RECEIVER).await.unwrap(), cursor);
 }
@@ -108,7 +113,7 @@ pub(super) async fn lease_expires_unless_it_is_renewed(replicas: &Replicas) {
         replicas.expire_leases().await;
         at += LEASE;
         one.renew_lease(at).await.unwrap();
-        assert_eq!(two.claim_delivery(RECEIVER, at).await.unwrap(), None, "it was renewed");
+        assert_eq!(two.claim_delivery(RECEIVER, at).await.unwrap(), None, "the lease was renewed");
     }
     replicas.expire_leases().await;
     at += LEASE;

@@ -59,7 +59,7 @@ pub(super) async fn stored_reply_is_byte_identical(ports: &StorePorts) {
     assert_eq!(earlier, taken(&first, Progress::Answered(reply())), "reports the first claim");
 }
 
-pub(super) async fn operation_not_done_frees_the_key(ports: &StorePorts) {
+pub(super) async fn change_not_applied_releases_the_key(ports: &StorePorts) {
     let (first, _) = ports.claim(1, "key").await;
     ports.idempotency.end(first.id, &End::NotDone).await.unwrap();
     let (second, made) = ports.claim(1, "key").await;

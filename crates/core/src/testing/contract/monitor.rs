@@ -17,5 +17,5 @@ pub(super) async fn stored_objects_are_counted(ports: &StorePorts) {
     assert_eq!(stored.clusters, [(untested.id, Health::Offline), (probed.id, Health::Online)]);
     assert_eq!((stored.sessions, stored.audit_sequence), (1, 4));
     assert_eq!(stats(session.expires_at - Duration::from_micros(1)).await.sessions, 1);
-    assert_eq!(stats(session.expires_at).await.sessions, 0, "it has expired");
+    assert_eq!(stats(session.expires_at).await.sessions, 0, "the session has expired");
 }

@@ -132,7 +132,7 @@ pub(super) async fn one_of_concurrent_refreshes_succeeds(ports: &StorePorts) {
     assert_eq!(recorded.iter().filter(|row| row.operation_type == "refresh").count(), 1);
 }
 
-/// Concurrent refreshes by an owner and by thieves, over several generations: the tokens of the losers are invalid.
+/// Concurrent refreshes over several generations: only the token of the successful refresh is valid.
 pub(super) async fn concurrent_refreshes_leave_one_valid_chain(ports: &StorePorts) {
     let user = ports.user("admin", Role::SuperAdmin).await;
     let (session, cookie, first) = ports.session(&user).await;
@@ -141,14 +141,14 @@ pub(super) async fn concurrent_refreshes_leave_one_valid_chain(ports: &StorePort
         let fresh: Vec<_> = (0..8).map(|_| ports.secret()).collect();
         let attempts = fresh.iter().map(|fresh| ports.rotate(session.id, newest, *fresh, ports.now()));
         let rotations = join_all(attempts).await;
-        let won = |rotation: &Rotation| *rotation == Rotation::Rotated(generation);
-        assert_eq!(rotations.iter().filter(|rotation| won(rotation)).count(), 1, "{rotations:?}");
-        let winner = rotations.iter().position(won).unwrap();
-        for (n, loser) in fresh.iter().enumerate().filter(|(n, _)| *n != winner) {
-            let rotation = ports.rotate(session.id, *loser, ports.secret(), ports.now()).await;
-            assert_eq!(rotation, Rotation::Unknown, "loser {n}");
+        let succeeded = |rotation: &Rotation| *rotation == Rotation::Rotated(generation);
+        assert_eq!(rotations.iter().filter(|rotation| succeeded(rotation)).count(), 1, "{rotations:?}");
+        let successful = rotations.iter().position(succeeded).unwrap();
+        for (n, refused) in fresh.iter().enumerate().filter(|(n, _)| *n != successful) {
+            let rotation = ports.rotate(session.id, *refused, ports.secret(), ports.now()).await;
+            assert_eq!(rotation, Rotation::Unknown, "refused refresh {n}");
         }
-        newest = fresh[winner];
+        newest = fresh[successful];
     }
     // a late replay of any used token ends the whole session
     let late = ports.now() + GRACE + Duration::from_secs(1);

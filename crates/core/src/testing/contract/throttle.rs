@@ -163,20 +163,20 @@ pub(super) async fn known_addresses_per_user_are_limited(ports: &StorePorts) {
     assert!(ports.throttle.is_known_address(&other.username, &address("192.0.2.1"), before).await.unwrap());
 }
 
-pub(super) async fn name_spraying_evicts_no_counter(ports: &StorePorts) {
+pub(super) async fn failures_of_many_names_evict_no_counter(ports: &StorePorts) {
     let key = [account("admin")];
     for _ in 0..5 {
         ports.throttle.failed(&key, ports.now()).await.unwrap();
     }
-    let sprayed: Vec<_> = (0..500).map(|n| account(&format!("user-{n}"))).collect();
-    for keys in sprayed.chunks(100) {
+    let others: Vec<_> = (0..500).map(|n| account(&format!("user-{n}"))).collect();
+    for keys in others.chunks(100) {
         ports.throttle.failed(keys, ports.now() + seconds(1)).await.unwrap();
     }
     let blocked = async |at| ports.throttle.blocked_for(&key, at).await.unwrap();
     assert_eq!(blocked(ports.now() + seconds(1)).await, Some(seconds(29)));
-    // counters do not expire before the end of the window either
+    // a counter expires only after the window
     let later = ports.now() + ThrottleKey::WINDOW - seconds(1);
-    ports.throttle.failed(&sprayed[..1], later).await.unwrap();
+    ports.throttle.failed(&others[..1], later).await.unwrap();
     ports.throttle.failed(&key, later).await.unwrap();
     assert_eq!(blocked(later).await, key[0].pause(6));
 }

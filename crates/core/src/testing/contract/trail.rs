@@ -110,7 +110,7 @@ pub(super) async fn failed_change_writes_no_row(ports: &StorePorts) {
         ports.users.delete(&ports.people(), admin.id).await,
     ];
     assert_eq!(refusals.map(|refusal| refusal.unwrap_err().cause), [Cause::NameTaken, Cause::LastSuperAdmin]);
-    assert_eq!(ports.operations().await.len(), 1, "refusals are recorded by the use case");
+    assert_eq!(ports.operations().await.len(), 1, "the use case records refusals, not the store");
 }
 
 pub(super) async fn concurrent_operations_are_all_stored(ports: &StorePorts) {

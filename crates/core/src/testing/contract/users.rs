@@ -164,13 +164,13 @@ pub(super) async fn own_password_change_does_not_override_a_newer_one(ports: &St
     let rows = ports.operations().await.len();
     assert_eq!(set("hash of the change", own).await.unwrap_err().cause, Cause::SessionEnded);
     assert_eq!(stored().await.phc(), "hash of the reset");
-    assert_eq!(ports.operations().await.len(), rows, "a refusal writes no row here");
+    assert_eq!(ports.operations().await.len(), rows, "the store writes no row for a refusal");
 
     // the same with a session that was opened afterwards
     let (session, cookie, _) = ports.session(&user).await;
     let own = SetBy::Owner { session: session.id, verified };
     assert_eq!(set("hash of the change", own).await.unwrap_err().cause, Cause::SessionEnded);
-    assert!(ports.sessions.find(cookie).await.unwrap().is_some(), "nothing has changed");
+    assert!(ports.sessions.find(cookie).await.unwrap().is_some(), "the session is still open");
 
     // of a concurrent reset and change, the change is committed before the reset or refused
     for _ in 0..10 {
@@ -204,7 +204,7 @@ pub(super) async fn ended_session_cannot_change_password(ports: &StorePorts) {
         assert_eq!(set(session).await.unwrap_err().cause, Cause::SessionEnded);
     }
     assert_eq!(ports.users.credentials(&user.username).await.unwrap().unwrap().1.phc(), verified.phc());
-    assert!(ports.sessions.find(kept_cookie).await.unwrap().is_some(), "nothing has changed");
+    assert!(ports.sessions.find(kept_cookie).await.unwrap().is_some(), "the session is still open");
     set(kept.id).await.unwrap();
 }
 

@@ -46,7 +46,7 @@ pub struct FakeClusters {
     changed: Mutex<Vec<ClusterId>>,
 }
 
-/// State of one cluster's lists. The default is current as of 1970.
+/// State of one cluster's lists. Without a condition, the lists are current, with `as_of` 1970-01-01.
 #[derive(Clone, Copy, Debug)]
 pub enum Condition {
     /// Requests fail with this cause.
@@ -55,15 +55,15 @@ pub enum Condition {
     Hanging,
     /// The lists are cached.
     Cached {
-        /// When they were last known to be current.
+        /// Last time at which the lists were known to be current.
         as_of: Timestamp,
-        /// Whether the cluster has been unreachable since.
+        /// Whether the cluster could not be reached since `as_of`.
         stale: bool,
     },
 }
 
 impl FakeClusters {
-    /// Adds an object to a cluster, as a manifest.
+    /// Adds an object, given as its manifest, to a cluster.
     pub fn put(&self, cluster: ClusterId, kind: Kind, mut object: Value) {
         let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
         let key = (cluster, kind, text("namespace"), text("name"));
@@ -71,7 +71,7 @@ impl FakeClusters {
         lock(&self.objects).insert(key, object);
     }
 
-    /// Makes every following call fail with `cause`; `None` ends this.
+    /// Sets the cause with which every following call fails; `None`: calls succeed.
     pub fn fail(&self, cause: Option<Cause>) {
         *lock(&self.fault) = cause;
     }
@@ -81,27 +81,27 @@ impl FakeClusters {
         lock(&self.conditions).insert(cluster, condition);
     }
 
-    /// The sender of the next log that is followed. The log ends when the sender is dropped; the sender is closed
-    /// when the reader is dropped.
+    /// Returns the sender of the next log that is followed. The log ends when the sender is dropped; the sender is
+    /// closed when the reader is dropped.
     pub fn next_log(&self) -> UnboundedSender<Result<Vec<u8>>> {
         let (write, read) = mpsc::unbounded();
         lock(&self.logs).push_back(read);
         write
     }
 
-    /// The sender of events for the next list that is watched.
+    /// Returns the sender of events for the next list that is watched.
     pub fn next_watch(&self) -> UnboundedSender<ListEvent> {
         let (write, read) = mpsc::unbounded();
         lock(&self.events).push_back(read);
         write
     }
 
-    /// All calls since the previous `calls`, such as `scale deployment web`.
+    /// Returns all calls since the previous call of this method, such as `scale deployment web`.
     pub fn calls(&self) -> Vec<String> {
         std::mem::take(&mut *lock(&self.calls))
     }
 
-    /// All clusters reported to [`ClusterProbe::connection_changed`] since the previous `changed`.
+    /// Returns all clusters reported to [`ClusterProbe::connection_changed`] since the previous call of this method.
     pub fn changed(&self) -> Vec<ClusterId> {
         std::mem::take(&mut *lock(&self.changed))
     }
@@ -174,7 +174,7 @@ impl FakeClusters {
             .concat())
     }
 
-    /// The same rows, joined with the list's join partner.
+    /// As [`Self::rows`], joined with the list of [`Join::with`].
     fn joined(&self, cluster: ClusterId, list: List, kinds: &[Kind]) -> Result<Vec<Row>> {
         let rows = self.rows(cluster, list, kinds)?;
         let Some(Join { with, row: fill, .. }) = list.info().join else { return Ok(rows) };

@@ -16,7 +16,7 @@ use crate::{
     user::{InitialPassword, PasswordHash, PasswordHasher},
 };
 
-/// A hash that is the password itself.
+/// Password hasher whose hash is the password itself.
 pub struct PlainHasher;
 
 #[async_trait]
@@ -30,19 +30,19 @@ impl PasswordHasher for PlainHasher {
     }
 }
 
-/// An unkeyed digest.
+/// Value digest without a key.
 pub struct PlainDigest;
 
 impl ValueDigest for PlainDigest {
-    fn digest(&self, place: &[&str], value: &[u8]) -> Hex<16> {
-        let hash = Sha256::new().chain_update(place.join("/")).chain_update(value).finalize();
+    fn digest(&self, path: &[&str], value: &[u8]) -> Hex<16> {
+        let hash = Sha256::new().chain_update(path.join("/")).chain_update(value).finalize();
         let mut digest = [0; 16];
         digest.copy_from_slice(&hash[..16]);
         Hex(digest)
     }
 }
 
-/// A token that consists of its claims: `<user>.<session>.<generation>.<end>`.
+/// Token codec without a signature. A token consists of its claims: `<user>.<session>.<generation>.<end>`.
 pub struct PlainTokens;
 
 impl TokenCodec for PlainTokens {
@@ -65,7 +65,7 @@ impl TokenCodec for PlainTokens {
     }
 }
 
-/// The first admin's password, readable by tests.
+/// Port that stores the published password for tests.
 #[derive(Default)]
 pub struct FakeInitialPassword(Mutex<Option<SecretString>>);
 

@@ -10,7 +10,7 @@ use crate::{
     hex::Hex,
 };
 
-/// Signs by hashing with a secret that verifiers also have. Sufficient as long as no test forges signatures.
+/// Signer whose signature is a hash of the public key and the message. Everybody can forge such a signature.
 #[derive(Clone, Copy)]
 pub struct FakeSigner {
     key: PublicKey,
@@ -23,7 +23,7 @@ impl Default for FakeSigner {
 }
 
 impl FakeSigner {
-    /// The signer with this key.
+    /// Creates the signer with this public key.
     pub fn of(key: PublicKey) -> Self {
         Self { key }
     }

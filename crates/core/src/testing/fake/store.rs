@@ -61,7 +61,7 @@ struct State {
     entries: Vec<StoredEntry>,
     checkpoints: Vec<StoredCheckpoint>,
     operations: Vec<OperationRow>,
-    /// Number of operations ever added to the lists.
+    /// Number of operations ever added to the operations list.
     rows: i64,
     trail_start: Option<TrailStart>,
     /// Number of replicas that were ever created on this store.
@@ -84,12 +84,12 @@ struct Throttle {
 }
 
 impl MemoryStore {
-    /// Makes writes to the trail fail, as if the disk were full; `false` ends this.
+    /// Sets whether writes to the trail fail, as on a full disk.
     pub fn fail_audit_writes(&self, broken: bool) {
         self.broken.store(broken, Ordering::Release);
     }
 
-    /// Refuses new operations, as if the disk were nearly full; `false` ends this.
+    /// Sets whether new operations are refused, as on a nearly full disk.
     pub fn fill(&self, full: bool) {
         self.full.store(full, Ordering::Release);
     }
@@ -108,8 +108,8 @@ impl MemoryStore {
         self.lock().operations.clone()
     }
 
-    /// Changes the texts of the chain like an attacker who can write to the database, and recomputes all hashes;
-    /// optionally removes the checkpoints.
+    /// Changes the texts of the chain and recomputes all hashes, as an attacker with write access to the database can
+    /// do. With `without_checkpoints`, also removes all checkpoints.
     pub fn rewrite(&self, change: impl Fn(&str) -> String, without_checkpoints: bool) {
         let mut state = self.lock();
         let mut head = state.trail_start.as_ref().map_or(Head::NONE, TrailStart::head);
@@ -157,8 +157,8 @@ impl State {
     }
 
     fn head(&self) -> Head {
-        let begins = || self.trail_start.as_ref().map_or(Head::NONE, TrailStart::head);
-        self.entries.last().map_or_else(begins, |last| {
+        let trail_start = || self.trail_start.as_ref().map_or(Head::NONE, TrailStart::head);
+        self.entries.last().map_or_else(trail_start, |last| {
             let hash = last.hash.as_slice().try_into().map(ChainHash).expect("32-byte hash");
             Head { sequence: last.sequence, hash }
         })

@@ -21,8 +21,8 @@ fn logs() -> AccessRequest {
     AccessRequest::to(Verb::Logs, Resource::Kind(Kind::Pod)).in_cluster(ClusterId(1))
 }
 
-/// Follows with the session of a super admin. `check` is the response of the session check from the second call on.
-/// Returns the reason of the end, and the permit.
+/// Opens a stream with the session of a super admin. `check` is the response of the session check from the second call
+/// on. Returns the reason for the end of the authorisation, and the permit.
 fn followed(
     access: AccessRequest,
     mut check: impl FnMut(&FakeRuntime) -> Result<Role> + Send + 'static,
@@ -50,13 +50,13 @@ fn followed(
     (block_on(revoked), permit)
 }
 
-/// Cause of the end of a followed log whose cluster remains.
+/// Cause of the end of the authorisation of a followed log whose cluster stays registered.
 fn end(check: impl FnMut(&FakeRuntime) -> Result<Role> + Send + 'static) -> Cause {
     followed(logs(), check, true).0.cause
 }
 
 #[test]
-fn stream_ends_with_the_session() {
+fn stream_ends_when_the_session_ends() {
     assert_eq!(end(|_| Err(Error::new(Cause::SessionEnded))), Cause::SessionEnded);
 }
 
@@ -68,14 +68,14 @@ fn stream_ends_when_the_role_becomes_too_low() {
 }
 
 #[test]
-fn stream_ends_with_the_cluster() {
+fn stream_ends_when_the_cluster_is_deleted() {
     let (error, permit) = followed(logs(), |_| Ok(Role::Viewer), false);
     assert_eq!((error.cause, error.context.resource.as_deref()), (Cause::NotFound, Some("cluster")));
     assert!(permit.operation().is_none(), "a read is not recorded");
 }
 
 #[test]
-fn stream_survives_a_short_database_outage() {
+fn stream_ends_when_a_database_outage_exceeds_the_grace_period() {
     let unavailable = |runtime: &FakeRuntime| {
         runtime.clock.advance(Duration::from_secs(2));
         Err(Error::new(Cause::StoreUnavailable))

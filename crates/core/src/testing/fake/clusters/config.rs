@@ -1,4 +1,4 @@
-//! ConfigMaps and Secrets.
+//! ConfigMaps and Secrets of the fake clusters.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,8 @@ use crate::{
     secret::{NewSecret, RevealedSecret, SecretApi, SecretDetail, SecretPatch, SecretRow},
 };
 
-/// Replaces data and labels, if given, in an object of this version. A key without a value keeps its stored value.
+/// Replaces data and labels, if given. A key without a value keeps its stored value. An object with another version
+/// than `version` is a conflict.
 fn replace(
     object: &mut Value,
     data: Option<BTreeMap<&String, Option<Value>>>,

@@ -16,7 +16,7 @@ use crate::{
     rows::{Row, select},
 };
 
-/// Id of every trail in memory.
+/// Trail id of every store in memory.
 pub(super) const TRAIL: &str = "in memory";
 
 #[async_trait]
@@ -91,7 +91,7 @@ impl AuditMaintenance for MemoryStore {
 
     async fn checkpoint(&self, _: Duration) -> Result<()> {
         let mut state = self.write()?;
-        // the fake has no clock: it signs whatever is unsigned
+        // the fake has no clock, so it signs the last entry whatever the age of the last checkpoint
         if state.last_checkpoint().sequence < state.head().sequence {
             let at = state.last_checkpoint().time;
             state.sign(at)?;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The leases and claims of one replica on a [`MemoryStore`]. Any number of replicas can share the store. Leases are
-/// measured by the time that is passed.
+/// measured by the argument `at`.
 pub struct MemoryCoordinator {
     store: Arc<MemoryStore>,
     replica: u64,

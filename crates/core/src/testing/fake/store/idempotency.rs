@@ -8,12 +8,12 @@ use crate::{
 };
 
 impl MemoryStore {
-    /// Number of stored keys.
+    /// Number of stored claims.
     pub fn claims(&self) -> usize {
         self.lock().claims.len()
     }
 
-    /// Simulates a crash of every process before it stored its reply.
+    /// Simulates a crash of every process before its replies were stored.
     pub fn lose_replies(&self) {
         for (_, progress) in &mut self.lock().claims {
             *progress = Progress::Unknown;
