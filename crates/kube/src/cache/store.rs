@@ -43,9 +43,9 @@ pub(super) struct Store {
     budget: Arc<CacheBudget>,
     /// Bytes of the budget that this store uses.
     used: AtomicUsize,
-    /// How long rows count as current after `SyncState::synced_at`.
+    /// Time for which rows count as current after `SyncState::synced_at`.
     max_age: Duration,
-    /// When the list was last read, in milliseconds since `created`.
+    /// Time of the last read of the list, in milliseconds since `created`.
     last_read_ms: AtomicU64,
     created: Instant,
 }
@@ -75,7 +75,7 @@ impl Store {
         }
     }
 
-    /// Waits until the rows are there or cannot be cached.
+    /// Waits until all rows have been read, or the list cannot be cached.
     ///
     /// # Errors
     /// The error of an attempt that failed meanwhile, if no rows were ever read; `DeadlineExceeded` at the deadline.
@@ -303,7 +303,6 @@ impl Store {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Records a read.
     fn record_read(&self) {
         let millis = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_read_ms.store(millis, Ordering::Relaxed);
