@@ -5,8 +5,8 @@
 //! instance is an orphan at once. The path of the lock is that of the database with symbolic links resolved; a
 //! database file with further hard links is not opened ([`OpenError::HardLinks`]). On PostgreSQL each replica renews
 //! a lease by the database's clock, because the clocks of replicas may differ. An orphan is an operation older than a
-//! lease whose instance has no lease. A replica that could not reach the database for that long loses the operations
-//! that were running, but not those that it begins after it is back and before it renews its lease.
+//! lease whose instance has no lease. If a replica cannot reach the database for that long, its running operations
+//! are closed as orphans. Operations that it begins after reconnecting, before it renews its lease, are not.
 //!
 //! [`OpenError::HardLinks`]: crate::OpenError::HardLinks
 

@@ -35,7 +35,7 @@ define_sql_function! {
 
 /// The master key in use, read and locked within a transaction.
 pub(crate) trait KeyInUse {
-    /// The fingerprint of the key to seal with. It stays in use until this transaction ends.
+    /// The fingerprint of the key to seal with. The key stays in use until this transaction ends.
     async fn key_in_use(&mut self) -> Result<String, StoreError>;
 
     /// Waits for all transactions that hold the lock of [`KeyInUse::key_in_use`], and blocks new ones until this
@@ -90,7 +90,7 @@ macro_rules! reseal {
                 ))
             })?;
             let resealed = $sealer.seal(&owner, &value)?;
-            // only if it is unchanged
+            // a value that was changed since it was read is not overwritten
             let as_read = $table::$row.eq(row).and($table::$column.eq(sealed));
             diesel::update($table::table.filter(as_read))
                 .set($table::$column.eq(resealed))

@@ -245,10 +245,10 @@ macro_rules! impl_trail {
                     || verified.as_ref().is_none_or(is_due) && context.verified_state.may_verify(monotonic);
                 let mut appender = ChainAppender::of(trail, before);
                 // entries of other writers are verified only when this append signs
-                let is_here = |verified: &VerifiedTrail| {
+                let is_current = |verified: &VerifiedTrail| {
                     verified.head() == before && verified.trail() == appender.trail
                 };
-                let mut current = verified.clone().filter(is_here);
+                let mut current = verified.clone().filter(is_current);
                 if must_verify {
                     current = conn.verify_and_record(&appender.trail, before, verified, context).await?;
                     if let Some(verified) = &current {
