@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::{PrivateFileError, open_private_file, purpose};
 
-/// Why a key file cannot be loaded or created. Each text contains the next step and no byte of a key.
+/// Reason why a key file cannot be loaded or created. Each text contains the next step and no byte of a key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file does not exist.
@@ -40,7 +40,7 @@ pub enum KeyError {
     Exposed {
         /// The file.
         path: PathBuf,
-        /// Its permission bits.
+        /// The permission bits of the file.
         mode: u32,
     },
     /// The file does not contain a key.
@@ -51,7 +51,7 @@ pub enum KeyError {
 /// Length of a key, in bytes.
 const KEY_BYTES: usize = 32;
 
-/// The secret of this installation: 32 random bytes. Wiped from memory when dropped; `Debug` shows nothing of it.
+/// The master key of this installation: 32 random bytes. Wiped from memory when dropped; `Debug` shows nothing of it.
 pub struct MasterKey(Zeroizing<[u8; KEY_BYTES]>);
 
 impl fmt::Debug for MasterKey {

@@ -54,9 +54,9 @@ impl DerivedKeys {
 /// The keys in memory.
 struct HeldKeys {
     current: Arc<DerivedKeys>,
-    /// The previous key in use. Opens values that were read before the rotation.
+    /// The key that was in use before. Opens values that were read before the rotation.
     past: Option<Arc<DerivedKeys>>,
-    /// The key that may be in use next.
+    /// A key that is not in use yet.
     next: Option<Arc<DerivedKeys>>,
 }
 
@@ -80,7 +80,7 @@ impl fmt::Debug for FileKeyring {
 }
 
 impl FileKeyring {
-    /// Path of the next key for a key file.
+    /// Path of the next key file: that of the key file with the extension `.next` added.
     pub fn next_file(path: &Path) -> PathBuf {
         path.with_added_extension("next")
     }
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn next_key_file_is_found_and_becomes_active_on_turn_to() {
+    fn next_key_file_is_loaded_and_used_after_set_current() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");
         let old = MasterKey::create(&path, &SystemRng).unwrap().fingerprint();
