@@ -26,7 +26,7 @@ const MAX_CONCURRENT: usize = 32;
 const FAILURE_THRESHOLD: u32 = 5;
 /// Failures further apart than this are not consecutive.
 const FAILURE_WINDOW: Duration = Duration::from_secs(30);
-/// Time for which an open circuit refuses every call. Short, so that a recovered cluster is noticed soon.
+/// Time for which an open circuit refuses every call. Short, so that a recovered cluster is detected soon.
 const OPEN_DURATION: Duration = Duration::from_secs(3);
 
 /// Breaker of one cluster, for one version of its connection.
@@ -152,14 +152,15 @@ impl Circuit {
         Ok(())
     }
 
-    /// A call was dropped before its result. If it belonged to the deciding group, the next call decides.
+    /// Records that a call was dropped before its result. If the call belonged to the group of a half-open circuit, the
+    /// next call may belong to any group.
     fn abandoned(&mut self, call_group: CallGroup, now: Instant) {
         if matches!(self, Self::HalfOpen { group } if *group == call_group) {
             *self = Self::Open { until: now };
         }
     }
 
-    /// A call ended with this cause, or without an error.
+    /// Records the end of a call, with this cause or without an error.
     fn ended(&mut self, cause: Option<Cause>, now: Instant) {
         let no_response = [Cause::Unreachable, Cause::ConnectionLost, Cause::DeadlineExceeded];
         if !cause.is_some_and(|cause| no_response.contains(&cause)) {
@@ -243,7 +244,7 @@ mod tests {
         now += OPEN_DURATION;
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
         assert_eq!(circuit.enter(FIRST, now), Ok(()), "lists of several kinds are one group");
-        assert!(circuit.enter(OTHER, now).is_err(), "one group decides at a time");
+        assert!(circuit.enter(OTHER, now).is_err(), "a half-open circuit admits one group at a time");
         circuit.ended(Some(Cause::Unreachable), now);
         circuit.abandoned(FIRST, now);
         assert!(circuit.enter(FIRST, now).is_err(), "no response yet");
@@ -279,7 +280,7 @@ mod tests {
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
         assert_eq!(circuit.enter(PROBE, now), Ok(()));
         circuit.abandoned(PROBE, now);
-        assert_eq!(circuit.enter(FIRST, now), Ok(()), "the first group still decides");
+        assert_eq!(circuit.enter(FIRST, now), Ok(()), "the circuit still admits the first group");
     }
 
     #[tokio::test]

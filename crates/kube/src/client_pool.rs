@@ -155,7 +155,7 @@ impl ClientPool {
 
     fn close_removed(&self, id: ClusterId) {
         let mut entries = self.entries();
-        // an id without a transport is not remembered, so arbitrary ids take no memory
+        // no entry is added for an id without a transport, so requests for arbitrary ids take no memory
         if let Some(entry) = entries.get_mut(&id) {
             let removed = PoolEntry::Removed(entry.version());
             close(Some(std::mem::replace(entry, removed)));

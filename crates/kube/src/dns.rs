@@ -22,7 +22,7 @@ use crate::single_flight::SingleFlight;
 
 /// Duration above which a lookup counts as slow; the next lookup of the name takes a slot for slow names.
 const SLOW_LOOKUP: Duration = Duration::from_secs(1);
-/// Maximum number of slow names that are remembered.
+/// Maximum number of slow names that are recorded.
 const MAX_SLOW_NAMES: usize = 4096;
 
 /// Resolves host names.

@@ -1,4 +1,4 @@
-//! Read-your-writes: remembers the resource version of each write, so that the cache waits for it.
+//! Read-your-writes: records the resource version of each write, so that the cache waits for the write.
 
 use std::{
     collections::HashMap,
@@ -13,8 +13,7 @@ use tokio::time::Instant;
 
 use crate::request::Call;
 
-/// Time after which the cache no longer waits for a write. The client that made the write reads the list
-/// sooner.
+/// Time after which the cache no longer waits for a write. The client that made the write reads the list sooner.
 const RETENTION: Duration = Duration::from_secs(60);
 
 /// Writes to one cluster that the cache may not contain yet, for one version of its connection.

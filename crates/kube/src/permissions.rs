@@ -23,8 +23,8 @@ pub(crate) type Need = (&'static str, Kind, Option<&'static str>);
 /// A credential with a manifest in `docs/rbac`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credential {
-    /// Reads everything except Secrets, because Kubernetes has no permission to list their names without
-    /// their values.
+    /// Reads everything except Secrets, because Kubernetes has no permission to list their names without their
+    /// values.
     Viewing,
     /// Reads and changes everything.
     Operating,

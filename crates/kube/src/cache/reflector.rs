@@ -49,7 +49,7 @@ const INLINE_PARSE_BYTES: usize = 32 << 10;
 const MIN_COUNTED_LINE_BYTES: usize = 64 << 10;
 /// Maximum wait of a reflector for a parse slot.
 const PARSE_WAIT: Duration = Duration::from_secs(60);
-/// First and longest pause after a failure. Short, so that a cluster that is reachable again is noticed soon.
+/// First and longest pause after a failure. Short, so that a cluster that is reachable again is detected soon.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(4);
 /// Pause before retrying a kind that is not served or may not be watched.
@@ -171,7 +171,7 @@ impl Reflector {
             state.filled &= uncacheable.is_none();
             state.uncacheable = uncacheable;
         });
-        // rows of a kind that cannot be cached are not shown any more
+        // removes the rows of a kind that cannot be cached any more
         let has_rows = retry_interval.is_some() && !self.store.table().is_empty();
         if has_rows && let Err(error) = self.store.clear_rows(self.source).await {
             tracing::error!(kind = %self.kind, %error, "cannot remove the rows of a cached list");
@@ -368,7 +368,7 @@ async fn pause_unless_demanded(demand: &mut watch::Receiver<()>, wait: Duration)
     if let Some(rest) = wait.checked_sub(INITIAL_BACKOFF) {
         tokio::select! {
             () = sleep(rest) => {}
-            // the sender lives as long as the store
+            // never an error: the store holds the sender
             _ = demand.changed() => {}
         }
     }

@@ -189,7 +189,7 @@ impl Store {
             let is_new = |states: &Vec<SyncState>| {
                 synced_at(states).is_some_and(|synced_at| Some(synced_at) != notified)
             };
-            // the sender lives as long as the store
+            // never an error: the store holds the sender
             let Ok(synced) = states.wait_for(is_new).await.map(|states| synced_at(&states)) else { return };
             let Some(synced) = synced else { continue };
             sleep_until(synced + self.max_age).await;
@@ -277,7 +277,7 @@ impl Store {
 
     fn publish(&self, changes: Vec<Change>) {
         if !changes.is_empty() && self.events.receiver_count() > 0 {
-            // the last watcher may have left meanwhile
+            // fails if the last watcher was dropped meanwhile
             let _ = self.events.send(ListEvent::Changes(changes.into()));
         }
     }

@@ -24,7 +24,7 @@ struct Streaming {
 
 impl Streaming {
     async fn new() -> Self {
-        // logs and watches stay open while their senders live
+        // logs and watches stay open until their senders are dropped
         let streams = Mutex::<Vec<UnboundedSender<BodyPart>>>::default();
         let server = FakeServer::start(move |request, _| {
             let log = request.target.contains("/log?");

@@ -73,7 +73,7 @@ async fn watch_without_events_does_not_prove_freshness() {
     }
 }
 
-/// After an expired version, slowly arriving initial events do not make the rows fresh.
+/// After an expired version, slowly arriving initial events do not prove that the rows are current.
 #[tokio::test]
 async fn rows_are_stale_during_relist() {
     let first = |request: &RecordedRequest, before: usize| match (requests_initial_events(request), before) {
@@ -155,8 +155,8 @@ fn bookmark(version: u64) -> String {
     format!("{}\n", json!({"type": "BOOKMARK", "object": {"metadata": metadata}}))
 }
 
-/// A cluster without events is fresh, because its server ends each watch at the timeout. After a failure the timeout is
-/// 3 s.
+/// In a cluster without events, the regular end of each watch proves that the rows are current. After a failure, the
+/// timeout of a watch is 3 s.
 #[tokio::test]
 async fn regular_end_of_watch_proves_freshness() {
     let first = |request: &RecordedRequest, _| {
@@ -170,7 +170,7 @@ async fn regular_end_of_watch_proves_freshness() {
     let end = Instant::now() + TEST_TIMEOUT;
     let mut ended = 1;
     loop {
-        assert!(Instant::now() < end, "fresh again before the deadline");
+        assert!(Instant::now() < end, "the rows are current again before the deadline");
         let all = cluster.watch_targets().len();
         if all > ended {
             ended = all;

@@ -41,7 +41,7 @@ impl Reflector {
         self.fill(initial, &version, since, position).await
     }
 
-    /// Replaces the shown rows by a complete list, which was current at `since`.
+    /// Replaces the rows by a complete list, which was current at `since`.
     pub(super) async fn fill(
         &self,
         initial: InitialEvents,
