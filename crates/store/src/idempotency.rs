@@ -1,6 +1,6 @@
-//! Idempotency store: claims of idempotency keys. The unique index on user and key decides between concurrent claims,
-//! also of several replicas. Request digest and reply are sealed, because a body may hold a Secret, whose value could
-//! be guessed from an unsealed digest.
+//! Idempotency store: claims of idempotency keys. The unique index on user and key admits one of several concurrent
+//! claims, also of different replicas. Request digest and reply are sealed, because a body may hold a Secret, whose
+//! value could be guessed from an unsealed digest.
 
 use async_trait::async_trait;
 use diesel::{

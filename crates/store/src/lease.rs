@@ -54,7 +54,7 @@ impl Lease {
     /// Locks the SQLite file at `path`. Returns false if another process holds the lock.
     pub(crate) fn try_lock(&self, path: &Path) -> Result<bool> {
         let unusable = |error: io::Error| Error::internal(self.database.unusable(&error).to_string());
-        // one lock per file, whatever symbolic links are used
+        // one lock per file: symbolic links are resolved
         let lock_path = path.canonicalize().map_err(unusable)?.with_added_extension("lock");
         create_file(&lock_path).map_err(unusable)?;
         let file = File::open(&lock_path).map_err(unusable)?;

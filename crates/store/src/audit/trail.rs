@@ -316,7 +316,7 @@ macro_rules! impl_trail {
                     .set((audit_head::seq.eq(head.sequence), audit_head::hash.eq(head.hash.0.to_vec())))
                     .execute(conn)
                     .await?;
-                // if the head is unchanged, it cannot show later whether this transaction committed
+                // a later read of an unchanged head would not prove that this transaction has committed
                 let grown = current.filter(|_| head != before).map(|verified| verified.grown(head, signed));
                 context.verified_state.set_draft(grown);
                 Ok(head.sequence.abs_diff(before.sequence))
