@@ -51,7 +51,7 @@ pub enum KeyError {
 /// Length of a key, in bytes.
 const KEY_BYTES: usize = 32;
 
-/// The master key of this installation: 32 random bytes. Wiped from memory when dropped; `Debug` shows nothing of it.
+/// The master key of this installation: 32 random bytes. Wiped from memory when dropped; `Debug` does not show the key.
 pub struct MasterKey(Zeroizing<[u8; KEY_BYTES]>);
 
 impl fmt::Debug for MasterKey {
@@ -96,8 +96,8 @@ impl MasterKey {
         rng.fill(&mut *key);
         let text = Zeroizing::new(hex(&*key) + "\n");
 
-        // written to a temporary file with a unique name first, and then linked: a reader of the key file never sees
-        // a part of the key
+        // written to a temporary file with a unique name first, and then linked, so that a reader of the key file
+        // never reads a part of the key
         let mut suffix = [0; 8];
         rng.fill(&mut suffix);
         let temporary = path.with_added_extension(hex(&suffix));

@@ -56,7 +56,7 @@ struct HeldKeys {
     current: Arc<DerivedKeys>,
     /// The key that was in use before. Opens values that were read before the rotation.
     past: Option<Arc<DerivedKeys>>,
-    /// A key that is not in use yet.
+    /// Another key of the key files, usually the one that is in use next.
     next: Option<Arc<DerivedKeys>>,
 }
 
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(verified(&TokenCodec::sign(&ring, &claims()).unwrap()), Ok(claims()));
         ring.set_current(&old).unwrap();
         assert_eq!(Keyring::current(&ring), new, "a retired key is not activated again");
-        // after a restart the database decides, not the name of the file
+        // after a restart the fingerprint in the database selects the key, not the name of its file
         let reopened = FileKeyring::open(&path, Some(&new), Arc::new(SystemRng)).unwrap();
         assert_eq!(Keyring::current(&reopened), new);
         fs::remove_file(&path).unwrap();
