@@ -86,7 +86,7 @@ macro_rules! reseal {
             let opened = $keyring.open(&owner, &sealed);
             let value = opened.map(Zeroizing::new).map_err(|error| {
                 Error::internal(format!(
-                    "{error} ({field} of {row}): store it again or delete it, then retry"
+                    "{error} ({field} of {row}): store the value again or delete its row, then retry"
                 ))
             })?;
             let resealed = $sealer.seal(&owner, &value)?;
@@ -126,7 +126,8 @@ impl Store {
             .await?))?;
         self.deps.keyring.set_current(&fingerprint).inspect_err(|_| {
             tracing::error!(
-                "the database is sealed with a new master key, which this process does not have: use its file as the key file"
+                "the database is sealed with a new master key, which this process does not have: use the file of the new \
+                 key as the key file"
             );
         })
     }

@@ -161,7 +161,7 @@ macro_rules! impl_trail {
                             .await
                             .optional()?;
                         let unreadable =
-                            |error| format!("its checkpoints outside the database cannot be read: {error}");
+                            |error| format!("the checkpoints outside the database cannot be read: {error}");
                         let external = match head {
                             Head::NONE => None,
                             _ => context.checkpoint_sink.last().map_err(unreadable)?,
