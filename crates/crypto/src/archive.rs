@@ -1,10 +1,12 @@
-//! Encrypted backup archive: a stream sealed with its own data key, which the master key seals. Without the master
-//! key nothing is readable, not even names. With it, any change, reordering, truncation or addition is detected.
+//! Encrypted backup archive: a stream encrypted with its own data key, which is sealed with the master key. Without the
+//! master key no part of the contents is readable. Opening detects any change, reordering, truncation or addition.
 //!
 //! ```text
 //! "pilothouse backup 1\n" | fingerprint of the master key, 64 digits | "\n" | uuid 16 | sealed data key 129
-//! then chunks of 65,536 bytes, each with a tag of 16; the last may be shorter
+//! then chunks of 65,536, each with a tag of 16; the last may be shorter
 //! ```
+//! Lengths are in bytes.
+//!
 //! Chunks are sealed by AES-256-GCM in the STREAM construction (Hoang and others, 2015). Each is bound to all chunks
 //! before it and to the header.
 
@@ -29,19 +31,20 @@ const SEALED_KEY_BYTES: usize = 129;
 const CHUNK_BYTES: usize = 1 << 16;
 const TAG_BYTES: usize = 16;
 
-/// Why a backup cannot be opened.
+/// Reason why a backup cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// The header is not that of a backup.
-    #[error("it is not a backup made by this Pilothouse, or its header was changed")]
+    #[error("the file is not a Pilothouse backup, or its header was changed: use another copy")]
     NotABackup,
     /// The backup is sealed with another master key.
     #[error(
-        "it was sealed with the master key whose fingerprint begins with {0}: use that key's file as the key file"
+        "the backup was sealed with the master key whose fingerprint begins with {0}: use the file of that key as the key \
+         file"
     )]
     OtherKey(String),
     /// Data was changed, reordered, truncated or added.
-    #[error("it was changed or truncated")]
+    #[error("the backup was changed or truncated: use another copy")]
     Damaged,
     /// The input cannot be read, or the output cannot be written.
     #[error("{0}")]

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::{PrivateFileError, open_private_file, purpose};
 
-/// Why a key file cannot be loaded or created. Each text contains the next step and no byte of a key.
+/// Reason why a key file cannot be loaded or created. Each text contains the next step and no byte of a key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file does not exist.
@@ -40,7 +40,7 @@ pub enum KeyError {
     Exposed {
         /// The file.
         path: PathBuf,
-        /// Its permission bits.
+        /// The permission bits of the file.
         mode: u32,
     },
     /// The file does not contain a key.
@@ -51,7 +51,7 @@ pub enum KeyError {
 /// Length of a key, in bytes.
 const KEY_BYTES: usize = 32;
 
-/// The secret of this installation: 32 random bytes. Wiped from memory when dropped; `Debug` shows nothing of it.
+/// The master key of this installation: 32 random bytes. Wiped from memory when dropped; `Debug` does not show the key.
 pub struct MasterKey(Zeroizing<[u8; KEY_BYTES]>);
 
 impl fmt::Debug for MasterKey {
@@ -96,8 +96,8 @@ impl MasterKey {
         rng.fill(&mut *key);
         let text = Zeroizing::new(hex(&*key) + "\n");
 
-        // written to a temporary file with a unique name first, and then linked: a reader of the key file never sees
-        // a part of the key
+        // written to a temporary file with a unique name first, and then linked, so that a reader of the key file
+        // never reads a part of the key
         let mut suffix = [0; 8];
         rng.fill(&mut suffix);
         let temporary = path.with_added_extension(hex(&suffix));

@@ -54,9 +54,9 @@ impl DerivedKeys {
 /// The keys in memory.
 struct HeldKeys {
     current: Arc<DerivedKeys>,
-    /// The previous key in use. Opens values that were read before the rotation.
+    /// The key that was in use before. Opens values that were read before the rotation.
     past: Option<Arc<DerivedKeys>>,
-    /// The key that may be in use next.
+    /// Another key of the key files, usually the one that is in use next.
     next: Option<Arc<DerivedKeys>>,
 }
 
@@ -80,7 +80,7 @@ impl fmt::Debug for FileKeyring {
 }
 
 impl FileKeyring {
-    /// Path of the next key for a key file.
+    /// Path of the next key file: that of the key file with the extension `.next` added.
     pub fn next_file(path: &Path) -> PathBuf {
         path.with_added_extension("next")
     }
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn next_key_file_is_found_and_becomes_active_on_turn_to() {
+    fn next_key_file_is_loaded_and_used_after_set_current() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");
         let old = MasterKey::create(&path, &SystemRng).unwrap().fingerprint();
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(verified(&TokenCodec::sign(&ring, &claims()).unwrap()), Ok(claims()));
         ring.set_current(&old).unwrap();
         assert_eq!(Keyring::current(&ring), new, "a retired key is not activated again");
-        // after a restart the database decides, not the name of the file
+        // after a restart the fingerprint in the database selects the key, not the name of its file
         let reopened = FileKeyring::open(&path, Some(&new), Arc::new(SystemRng)).unwrap();
         assert_eq!(Keyring::current(&reopened), new);
         fs::remove_file(&path).unwrap();

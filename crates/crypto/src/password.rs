@@ -16,12 +16,12 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::{runtime::Handle, sync::Semaphore};
 use zeroize::Zeroize as _;
 
-/// OWASP's minimum for Argon2id: 19 MiB, two passes, one lane. One hash takes about 40 ms.
+/// Cost of a hash: OWASP's minimum for Argon2id (19 MiB, two passes, one lane). One hash takes about 40 ms.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
-/// Hash that is verified for an unknown user: it has the same cost, and no password matches it.
+/// Hash that is verified for an unknown user, at the same cost as for a known user. No password matches it.
 const DUMMY_HASH: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
@@ -54,7 +54,8 @@ impl Argon2Hasher {
         }
     }
 
-    /// Runs `work` when a core is free. A cancelled caller leaves the queue; work that has begun runs to its end.
+    /// Runs `work` when a core is free. If the caller is cancelled, waiting work is dropped, and running work ends
+    /// normally.
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let closed = |_| Error::internal("the hasher's semaphore is closed");
         let admitted =
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unknown_user_takes_as_long_as_known() {
+    async fn hash_for_unknown_users_has_the_cost_of_other_hashes() {
         let hasher = hasher();
         let hash = hasher.hash(&SecretString::from("correct horse")).await.unwrap();
         let cost = |phc: &str| phc.rsplitn(3, '$').last().map(str::to_owned);

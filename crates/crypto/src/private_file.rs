@@ -9,14 +9,14 @@ use std::{
 
 use rustix::process::{getegid, geteuid, getgroups};
 
-/// Why a key file is refused.
+/// Reason why a key file is refused.
 #[derive(Debug)]
 pub enum PrivateFileError {
     /// The file cannot be opened.
     Io(io::Error),
-    /// Its permission bits let other users read or write it.
+    /// The permission bits let other users read or write the file.
     Exposed {
-        /// Its permission bits.
+        /// The permission bits of the file.
         mode: u32,
     },
 }

@@ -8,8 +8,8 @@ pub struct SystemRng;
 
 impl Rng for SystemRng {
     /// # Panics
-    /// When the operating system provides no random bytes. No caller can continue without them.
+    /// When the operating system provides no random bytes.
     fn fill(&self, buffer: &mut [u8]) {
-        getrandom::fill(buffer).expect("the operating system has no randomness");
+        getrandom::fill(buffer).expect("the operating system provides random bytes");
     }
 }

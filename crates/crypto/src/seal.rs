@@ -4,7 +4,8 @@
 //! ```text
 //! version 1 | id of the master key 8 | nonce 12, sealed data key 32+16 | nonce 12, sealed value n+16
 //! ```
-//! Both parts are bound to the row, the field, the version and the master key.
+//! Lengths are in bytes; `n` is the length of the value, and 16 that of a tag. Both parts are bound to the row, the
+//! field, the version and the master key.
 
 use std::sync::Arc;
 
@@ -30,8 +31,8 @@ const TAG_BYTES: usize = 16;
 /// Seals and opens values with a master key.
 pub struct AesSealer {
     cipher: Aes256Gcm,
-    /// Identifies the master key: the first bytes of a derived value. Distinguishes a value of another key from a
-    /// damaged one.
+    /// Id of the master key: the first bytes of a derived value. Distinguishes a value that another key has sealed from
+    /// a damaged one.
     key_id: [u8; KEY_ID_BYTES],
     rng: Arc<dyn Rng>,
 }
@@ -49,7 +50,8 @@ impl AesSealer {
         let mut aad = vec![VERSION, part as u8];
         aad.extend(self.key_id);
         aad.extend(owner.row.as_bytes());
-        // last, because it is the only part without a fixed length: different owners never yield the same bytes
+        // the field is last, as the only part without a fixed length, so that different owners never yield the same
+        // bytes
         aad.extend(owner.field.as_bytes());
         aad
     }

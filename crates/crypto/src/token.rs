@@ -30,7 +30,7 @@ pub struct JwtCodec {
     signing: EncodingKey,
     verifying: DecodingKey,
     validation: Validation,
-    /// Identifies this installation. A token of another installation is invalid, whatever its key.
+    /// Id of this installation. A token with another audience is invalid.
     audience: String,
     rng: Arc<dyn Rng>,
 }
@@ -41,7 +41,7 @@ impl fmt::Debug for JwtCodec {
     }
 }
 
-/// The claims in a token. All are required. Times are whole seconds since 1970.
+/// The claims in a token. All are required. Times are in whole seconds since 1970.
 #[derive(Serialize, Deserialize)]
 struct Body {
     iss: String,
@@ -256,7 +256,7 @@ mod tests {
         format!("{signed}.{signature}")
     }
 
-    /// A header cannot select or supply a key: there is one key, the installation's.
+    /// All tokens are verified with the key of this installation. Headers that name or contain a key are ignored.
     #[test]
     fn jwt_header_cannot_select_key() {
         let (codec, other) = (codec(), codec());
@@ -290,7 +290,7 @@ mod tests {
         json!({"kty": "oct", "k": BASE64.encode(&other.audience), "alg": "HS256"})
     }
 
-    /// A public key must not verify tokens (algorithm confusion).
+    /// Algorithm confusion: an attacker signs tokens with values that are public.
     #[test]
     fn checkpoint_public_key_cannot_sign_tokens() {
         use pilothouse_core::audit::CheckpointSigner as _;

@@ -5,7 +5,7 @@ use std::fmt;
 use aws_lc_rs::hmac;
 use pilothouse_core::hex::Hex;
 
-/// The shared secret. `Debug` shows nothing of it.
+/// The secret shared with the receiver. `Debug` does not show the secret.
 pub struct WebhookKey(hmac::Key);
 
 impl fmt::Debug for WebhookKey {

@@ -68,7 +68,7 @@ fn cve_2026_125370_incomplete_or_exposed_key_is_refused() {
 }
 
 /// Argo CD: tokens without a signature, or with another algorithm, were accepted for any user. `src/token.rs` tests
-/// each variant; this test checks the accepted form.
+/// more variants.
 #[test]
 fn cve_2022_29165_token_without_own_signature_is_refused() {
     let folder = tempfile::tempdir().unwrap();

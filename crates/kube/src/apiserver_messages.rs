@@ -1,6 +1,6 @@
-//! Messages of the API server and the kubelet that the adapter matches, where a response has no reason or cause that
-//! tells the cases apart. These texts are not part of the Kubernetes API: the tests below have the text of each
-//! version.
+//! Messages of the API server and the kubelet that the adapter matches, where the status, reason and causes of a
+//! response do not distinguish two cases. These texts are not part of the Kubernetes API: the tests below list the
+//! texts of each version.
 
 /// User name of a client whose credential the API server did not accept, where anonymous requests are enabled.
 pub(crate) const ANONYMOUS_USER: &str = "system:anonymous";
@@ -88,7 +88,7 @@ mod tests {
             "container \"web\" in pod \"web-1\" is waiting to start: PodInitializing",
         ),
         ("waiting to start", 30..=37, "container \"web\" in pod \"web-1\" is waiting to start - no logs yet"),
-        // texts of the same status and reason that are no case
+        // texts with the same status and reason that match no case
         ("", 30..=37, "namespaces \"shop\" already exists"),
         (
             "",

@@ -1,9 +1,10 @@
 //! Circuit breaker and concurrency limit of one cluster, so that a failing cluster does not slow down the others.
 //!
 //! The circuit opens after [`FAILURE_THRESHOLD`] consecutive calls without a response; for [`OPEN_DURATION`] no call is
-//! sent. Then it is half-open: one client request passes with all its calls. A response closes the circuit, silence
-//! opens it again. A probe passes at any time; at most one runs at once. Any HTTP response, 4xx and 5xx included,
-//! counts as success: only silence opens the circuit, because a cluster that responds at once delays no one.
+//! sent. Then the circuit is half-open: all calls of one client request pass. A response closes the circuit, a call
+//! without a response opens it again. A probe passes at any time; at most one runs at once. Any HTTP response, 4xx and
+//! 5xx included, counts as success: only calls without a response open the circuit, because a cluster that responds at
+//! once delays no other request.
 
 use std::{
     sync::{
@@ -19,13 +20,13 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// Concurrent calls to one cluster; more wait until their deadline.
+/// Maximum number of concurrent calls to one cluster. Further calls wait for a slot until their deadline.
 const MAX_CONCURRENT: usize = 32;
-/// Consecutive calls without a response that open the circuit.
+/// Number of consecutive calls without a response that opens the circuit.
 const FAILURE_THRESHOLD: u32 = 5;
 /// Failures further apart than this are not consecutive.
 const FAILURE_WINDOW: Duration = Duration::from_secs(30);
-/// How long an open circuit refuses every call. Short, so that a recovered cluster is noticed soon.
+/// Time for which an open circuit refuses every call. Short, so that a recovered cluster is detected soon.
 const OPEN_DURATION: Duration = Duration::from_secs(3);
 
 /// Breaker of one cluster, for one version of its connection.
@@ -39,7 +40,7 @@ pub(crate) struct Breaker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallGroup {
     id: u64,
-    /// Whether its calls pass an open circuit.
+    /// Whether the calls of the group pass an open circuit.
     is_probe: bool,
 }
 
@@ -114,11 +115,11 @@ impl Drop for CallGuard<'_> {
 
 #[derive(Debug)]
 enum Circuit {
-    /// This many consecutive calls had no response, the last one at `last`.
+    /// Calls are admitted. The last `failures` calls had no response, the newest of them ended at `last`.
     Closed { failures: u32, last: Instant },
-    /// No call is sent until then.
+    /// Calls other than those of probes are refused until `until`.
     Open { until: Instant },
-    /// The calls of this group decide.
+    /// Only the calls of `group` and of probes are admitted. The next result closes or opens the circuit.
     HalfOpen { group: CallGroup },
 }
 
@@ -142,7 +143,7 @@ impl Circuit {
         }
     }
 
-    /// Admits a call; the first one after the pause, or a probe's, makes the circuit half-open.
+    /// Admits a call. The first call after the pause, or a call of a probe, makes an open circuit half-open.
     fn enter(&mut self, call_group: CallGroup, now: Instant) -> Result<()> {
         self.check(call_group, now)?;
         if matches!(self, Self::Open { .. }) {
@@ -151,14 +152,15 @@ impl Circuit {
         Ok(())
     }
 
-    /// A call was dropped before its result. If it belonged to the deciding group, the next call decides.
+    /// Records that a call was dropped before its result. If the call belonged to the group of a half-open circuit, the
+    /// next call may belong to any group.
     fn abandoned(&mut self, call_group: CallGroup, now: Instant) {
         if matches!(self, Self::HalfOpen { group } if *group == call_group) {
             *self = Self::Open { until: now };
         }
     }
 
-    /// A call ended with this cause, or without an error.
+    /// Records the end of a call, with this cause or without an error.
     fn ended(&mut self, cause: Option<Cause>, now: Instant) {
         let no_response = [Cause::Unreachable, Cause::ConnectionLost, Cause::DeadlineExceeded];
         if !cause.is_some_and(|cause| no_response.contains(&cause)) {
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn consecutive_silence_opens_circuit_with_retry_after() {
+    fn calls_without_response_open_circuit_with_retry_after() {
         let (mut circuit, now) = open();
         let refused = circuit.enter(FIRST, now + Duration::from_secs(1)).unwrap_err();
         assert_eq!(refused.cause, Cause::CircuitOpen);
@@ -242,7 +244,7 @@ mod tests {
         now += OPEN_DURATION;
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
         assert_eq!(circuit.enter(FIRST, now), Ok(()), "lists of several kinds are one group");
-        assert!(circuit.enter(OTHER, now).is_err(), "one group decides at a time");
+        assert!(circuit.enter(OTHER, now).is_err(), "a half-open circuit admits one group at a time");
         circuit.ended(Some(Cause::Unreachable), now);
         circuit.abandoned(FIRST, now);
         assert!(circuit.enter(FIRST, now).is_err(), "no response yet");
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn abandoned_half_open_call_frees_the_slot() {
+    fn abandoned_half_open_call_lets_another_group_decide() {
         let (mut circuit, mut now) = open();
         now += OPEN_DURATION;
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
@@ -272,13 +274,13 @@ mod tests {
         assert_eq!(circuit.enter(PROBE, now), Ok(()));
         circuit.ended(None, now);
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
-        // while another group's calls decide
+        // a probe while the calls of another group decide
         let (mut circuit, mut now) = open();
         now += OPEN_DURATION;
         assert_eq!(circuit.enter(FIRST, now), Ok(()));
         assert_eq!(circuit.enter(PROBE, now), Ok(()));
         circuit.abandoned(PROBE, now);
-        assert_eq!(circuit.enter(FIRST, now), Ok(()), "the first group still decides");
+        assert_eq!(circuit.enter(FIRST, now), Ok(()), "the circuit still admits the first group");
     }
 
     #[tokio::test]

@@ -69,8 +69,8 @@ impl Default for CacheSettings {
 }
 
 impl CacheSettings {
-    /// How long rows count as current after the last complete event: a watch ends earlier, and its end counts as an
-    /// event.
+    /// Time for which rows count as current after the last complete event. A watch ends earlier, and its end counts as
+    /// an event.
     fn max_age(&self) -> Duration {
         self.watch + self.watch / 4
     }
@@ -98,7 +98,7 @@ pub(crate) struct ListCache {
     weak_self: Weak<Self>,
 }
 
-/// A cached list. Dropping it ends its reflectors and wakes the requests that wait for its rows.
+/// A cached list. Dropping this value ends the reflectors and wakes the requests that wait for rows.
 struct CachedList {
     store: Arc<Store>,
     _reflectors: JoinSet<()>,
@@ -205,7 +205,7 @@ impl ListCache {
             let evicted = least_recent.and_then(|key| lists.remove(&key));
             drop(lists);
             match evicted {
-                // its memory is freed when its last reader drops the store
+                // the memory is freed when the last reader drops the store
                 Some(evicted) => self.budget.adjust(evicted.store.release(), 0),
                 None => return Err(Error::new(Cause::NotCached)),
             }
@@ -222,7 +222,7 @@ impl ListCache {
         others.map(|store| store.bytes()).sum()
     }
 
-    /// Whether a list may have outgrown the budget: a cheap check before [`Self::ensure_capacity`].
+    /// Whether a list may exceed the budget: a cheap check before [`Self::ensure_capacity`].
     fn may_exceed_budget(&self, store: &Store) -> bool {
         self.budget.is_over() || store.bytes() > self.settings.memory / 2
     }
@@ -262,7 +262,7 @@ pub struct ListCacheStats {
     pub list: &'static str,
     /// Number of clusters for which the list is cached.
     pub clusters: usize,
-    /// Number of those clusters for which it is stale.
+    /// Number of those clusters for which the list is stale.
     pub stale: usize,
     /// Number of rows.
     pub rows: usize,
@@ -270,7 +270,7 @@ pub struct ListCacheStats {
     pub bytes: usize,
     /// Number of complete reads of the lists that are cached now.
     pub fills: u64,
-    /// Number of failed attempts to synchronise them.
+    /// Number of failed attempts to synchronise the lists that are cached now.
     pub failures: u64,
 }
 

@@ -24,11 +24,11 @@ mod response;
 pub(crate) use response::ApiResponse;
 use response::{CallError, expect_success};
 
-/// Most retries of a read.
+/// Maximum number of retries of a read.
 const MAX_RETRIES: u32 = 2;
 /// First pause before a retry, doubled each time, unless the cluster sends `Retry-After`.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
-/// Longest `Retry-After` of the cluster that is waited for.
+/// Longest pause before a retry. A longer `Retry-After` of the cluster ends the retries.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// Client for the calls of one request to one cluster, under one permit and one deadline.
@@ -125,8 +125,8 @@ impl<'a> ClusterClient<'a> {
         &self.transport
     }
 
-    /// Reads. Retries at most twice, after 429, 503 and broken connections, if the deadline allows; not after a failure
-    /// to connect, which has tried every address already.
+    /// Sends a read. Retries at most twice, after 429, 503 and broken connections, if the deadline allows. A failure to
+    /// connect is not retried, because the dialer has tried every address.
     ///
     /// # Errors
     /// As every call to a cluster.
@@ -243,7 +243,7 @@ impl<'a> ClusterClient<'a> {
             .map_err(|failure| Failure { error: failure.error.read_only(), ..failure })
     }
 
-    /// Writes. Sent once.
+    /// Sends a write, once.
     ///
     /// # Errors
     /// `Internal` under a permit without a recorded operation; otherwise as every call to a cluster.
@@ -258,7 +258,7 @@ impl<'a> ClusterClient<'a> {
         Ok(response)
     }
 
-    /// Sends a review, which is a POST that stores nothing. Sent once.
+    /// Sends a review, once: a POST that stores nothing.
     ///
     /// # Errors
     /// As every call to a cluster.
@@ -307,7 +307,7 @@ impl<'a> ClusterClient<'a> {
         result
     }
 
-    /// Reads a body within the budget, and holds little more than `limit`.
+    /// Reads a body within the budget. Holds at most twice `limit` and one frame in memory.
     async fn collect(
         &self,
         mut body: Incoming,
@@ -368,8 +368,8 @@ impl<'a> ClusterClient<'a> {
 /// Whether the read budget applies to a response.
 #[derive(Clone, Copy)]
 enum ReadBudget {
-    /// It applies.
+    /// The budget applies.
     Enforced,
-    /// It does not: the write has already been applied.
+    /// The budget does not apply: the write has already been applied.
     Ignored,
 }

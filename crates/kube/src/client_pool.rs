@@ -21,8 +21,8 @@ use crate::{
     transport::{Transport, TransportContext},
 };
 
-/// Pool of transports. It keeps connections open, but never with an older credential: each request reads the stored
-/// connection from the registry.
+/// Pool of transports. Connections stay open between requests, but no request uses an older credential: each request
+/// reads the stored connection from the registry.
 pub(crate) struct ClientPool {
     pub(crate) connections: Arc<dyn Connections>,
     /// Egress guard for registered clusters.
@@ -127,9 +127,9 @@ impl ClientPool {
         }
     }
 
-    /// Does the same for all clusters: other replicas replace and remove connections, too.
+    /// Closes the transports of all clusters whose stored connections were replaced or removed, as by another replica.
     pub(crate) async fn recheck_all(&self) {
-        // only these: a transport opened meanwhile may be newer than the versions read
+        // a transport that is opened after this may be newer than the versions that are read below
         let open: Vec<_> =
             self.entries().iter().filter_map(|(id, entry)| entry.is_open().then_some(*id)).collect();
         if open.is_empty() {
@@ -155,7 +155,7 @@ impl ClientPool {
 
     fn close_removed(&self, id: ClusterId) {
         let mut entries = self.entries();
-        // an id without a transport is not remembered, so arbitrary ids take no memory
+        // no entry is added for an id without a transport, so requests for arbitrary ids take no memory
         if let Some(entry) = entries.get_mut(&id) {
             let removed = PoolEntry::Removed(entry.version());
             close(Some(std::mem::replace(entry, removed)));

@@ -226,10 +226,10 @@ mod tests {
     async fn name_is_resolved_once_per_dial() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://rebinding.example.com:{}", listener.local_addr().unwrap().port());
-        let good_then_bad =
+        let allowed_then_denied =
             || StubResolver::new([("rebinding.example.com", vec![vec!["127.0.0.1"], vec!["0.0.0.0"]])]);
-        assert_eq!(dial_error_with(good_then_bad(), &url, lenient()).await, None);
-        let resolver = good_then_bad();
+        assert_eq!(dial_error_with(allowed_then_denied(), &url, lenient()).await, None);
+        let resolver = allowed_then_denied();
         dial_error_with(resolver.clone(), &url, lenient()).await;
         assert_eq!(
             dial_error_with(resolver, &url, lenient()).await,

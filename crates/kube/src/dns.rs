@@ -22,7 +22,7 @@ use crate::single_flight::SingleFlight;
 
 /// Duration above which a lookup counts as slow; the next lookup of the name takes a slot for slow names.
 const SLOW_LOOKUP: Duration = Duration::from_secs(1);
-/// Most slow names that are remembered.
+/// Maximum number of slow names that are recorded.
 const MAX_SLOW_NAMES: usize = 4096;
 
 /// Resolves host names.
@@ -48,7 +48,7 @@ impl Resolver for SystemResolver {
         let name = name.to_owned();
         thread::Builder::new().name("dns-lookup".to_owned()).spawn(move || {
             let found = (name.as_str(), 0).to_socket_addrs();
-            // the caller may have given up
+            // fails if the caller was dropped
             let _ = answer.send(found.map(|sockets| sockets.map(|socket| socket.ip()).collect()));
         })?;
         answered.await.map_err(io::Error::other)?
@@ -58,11 +58,11 @@ impl Resolver for SystemResolver {
 /// Limits of concurrent lookups.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResolverLimits {
-    /// Most running lookups.
+    /// Maximum number of running lookups.
     pub(crate) max_running: usize,
-    /// Most running lookups of names whose last lookup was slow.
+    /// Maximum number of running lookups of names whose last lookup was slow.
     pub(crate) slow: usize,
-    /// Most running or waiting lookups.
+    /// Maximum number of running and waiting lookups.
     pub(crate) max_pending: usize,
 }
 
@@ -93,8 +93,8 @@ impl DnsResolver {
         }
     }
 
-    /// All current addresses of a name, from the running lookup or a new one. A lookup continues when its callers have
-    /// given up; the next caller joins it.
+    /// All current addresses of a name, from the running lookup or a new one. A lookup continues when its callers are
+    /// dropped; the next caller joins it.
     ///
     /// # Errors
     /// `Unreachable` when the name has no address or the lookup fails; `Overloaded` when too many other names are being
@@ -193,7 +193,7 @@ mod tests {
         timeout(TEST_TIMEOUT, polling).await.unwrap_or_else(|_| panic!("{what} before the deadline"));
     }
 
-    /// Starts lookups of `count` hanging names, each by two callers who give up at once.
+    /// Starts lookups of `count` hanging names, each by two callers that are dropped at once.
     async fn start_hanging_lookups(resolver: &DnsResolver, count: usize) {
         for number in 0..2 * count {
             let name = format!("hang-{}", number / 2);
@@ -217,7 +217,7 @@ mod tests {
         wait_until("the lookup has ended", || stub.running().is_empty()).await;
     }
 
-    /// One hanging name less than the limit, none of them known as slow.
+    /// Looks up one hanging name less than the limit. None of these names was slow before.
     #[tokio::test]
     async fn hanging_names_do_not_block_other_names() {
         let (stub, resolver) = resolver(ResolverLimits::REGISTERED);
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(stub.running(), vec![1; hanging]);
     }
 
-    /// More hanging names than the limit: on their first lookup they delay others, later they do not.
+    /// Looks up more hanging names than the limit. Their first lookups delay other names; later lookups do not.
     #[tokio::test]
     async fn slow_names_take_at_most_their_share_of_the_lookups() {
         let lookups = ResolverLimits { max_running: 4, slow: 2, max_pending: usize::MAX };

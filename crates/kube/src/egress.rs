@@ -1,5 +1,5 @@
-//! Egress rules: which addresses a cluster may have. Clusters legitimately run in private networks, so those are
-//! allowed; denied are this machine, its link, Pilothouse's own sockets, and cloud metadata services, which hand out
+//! Egress rules: which addresses a cluster may have. Private networks are allowed, because clusters run there. Denied
+//! are this machine, link-local addresses, Pilothouse's own sockets, and cloud metadata services, which return
 //! credentials to any client. An operator may restrict clusters to a list of networks.
 
 use std::{
@@ -40,7 +40,7 @@ const DENIED_IPV6_NETWORKS: [Ipv6Net; 5] = [
 pub struct EgressRules {
     /// Whether a cluster may be on this machine's loopback interface: for tests and the demo.
     pub allow_loopback: bool,
-    /// The only networks that a cluster may be in; none allows any. It does not allow addresses that are always denied.
+    /// The only networks in which a cluster may be. `None`: all networks. Some addresses are denied in either case.
     pub allow_networks: Option<Networks>,
     /// Own sockets, such as the listeners and the database: always denied.
     pub own: Vec<OwnSocket>,
@@ -81,18 +81,18 @@ pub struct NotNetworks;
 
 impl fmt::Display for NotNetworks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not networks such as 10.0.0.0/8, fd12:3456::/32")
+        f.write_str("not a list of networks: write networks such as 10.0.0.0/8, fd12:3456::/32")
     }
 }
 
 impl std::error::Error for NotNetworks {}
 
-/// An own socket of Pilothouse or its database.
+/// A socket of Pilothouse itself or of its database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnSocket {
-    /// An address or a host name.
+    /// IP address or host name.
     pub host: String,
-    /// The port.
+    /// TCP port.
     pub port: u16,
 }
 
@@ -147,7 +147,7 @@ pub(crate) fn host_and_port(uri: &Uri) -> (&str, u16) {
     (uri.host().unwrap_or_default().trim_matches(['[', ']']), uri.port_u16().unwrap_or(443))
 }
 
-/// Whether a socket is one of these. A listener on one address of this machine may listen on all of them, so any local
+/// Whether a socket is one of `own`. A listener on one address of this machine may listen on all of them, so any local
 /// address matches.
 pub(crate) fn matches_any(socket: SocketAddr, own: &[SocketAddr]) -> bool {
     let ip = effective_address(socket.ip());

@@ -20,10 +20,10 @@ use crate::{apiserver_messages, request::Call, transport::ExchangeError};
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Longest `Retry-After` that is passed on: a larger one is an error or an attack.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
-/// The cause by which the API server refuses new objects in a namespace that is being deleted
+/// Cause in the `Status` that refuses a new object in a namespace that is being deleted
 /// (`k8s.io/api/core/v1.NamespaceTerminatingCause`).
 const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
-/// Most rejected fields that are passed on.
+/// Maximum number of rejected fields that are passed on.
 const MAX_FIELDS: usize = 32;
 
 /// Failure of a call. Converts into the [`Error`] for the core; its other fields serve callers that expect certain
@@ -108,7 +108,8 @@ impl Failure {
     }
 }
 
-/// Whole seconds only. Dates are ignored: clocks differ, and API servers send seconds.
+/// The `Retry-After` header, if it is a number of seconds. Dates are ignored: clocks differ, and API servers send
+/// seconds.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
@@ -116,7 +117,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 fn error(call: &Call, code: StatusCode, status: Option<&Status>) -> Error {
     let cluster_message = match call.kind {
-        // it may quote the values that were sent
+        // the message may quote the values that were sent
         Some(Kind::Secret) => "",
         _ => status.map(|status| status.message.as_str()).unwrap_or_default(),
     };
@@ -176,7 +177,7 @@ pub(crate) fn about_object(
     error
 }
 
-/// The missing object, or the missing namespace of a new object.
+/// The error for a missing object, or for the missing namespace of a new object.
 fn not_found(call: &Call, status: Option<&Status>) -> Error {
     let details = status.and_then(|status| status.details.as_ref());
     let namespace_missing = details.is_some_and(|details| details.kind == Kind::Namespace.info().plural);
@@ -225,7 +226,8 @@ mod tests {
     use super::*;
     use pilothouse_core::name::NamespaceScope;
 
-    /// The first two bytes are the status. The passed-on texts are sanitised, and none comes from a Secret.
+    /// The first two input bytes select the HTTP status. The texts that are passed on contain no control characters,
+    /// and none comes from a Secret.
     #[test]
     fn fuzz_refusals() {
         let dictionary = [

@@ -3,8 +3,8 @@
 //! kubeconfig reader are compiled.
 //!
 //! Path of a call: a port's method builds a `Call` (`request.rs`: a path from validated names only), for one object
-//! through an `ObjectClient` (`object_client.rs`). A `ClusterClient` (`client.rs`) checks it against the permit and sends
-//! it before the deadline, with the operation id, through the cluster's `Breaker` (`breaker.rs`) and its `Transport`
+//! through an `ObjectClient` (`object_client.rs`). A `ClusterClient` (`client.rs`) checks the call against the permit and
+//! sends it before the deadline, with the operation id, through the cluster's `Breaker` (`breaker.rs`) and `Transport`
 //! (`transport.rs`: guarded dialer, TLS, HTTP/1.1). `error.rs` maps error responses to the core's errors. Reads are
 //! counted (`budget.rs`), and large responses are parsed on blocking threads. Lists are cached (`cache.rs`) where
 //! possible. An error never contains text of a library or a certificate.
@@ -108,7 +108,7 @@ pub struct KubeSettings {
     pub user_agent: HeaderValue,
     /// Observer of every request to a cluster.
     pub observer: Arc<dyn Observer>,
-    /// Settings of the list cache; none reads every list from its cluster.
+    /// Settings of the list cache. `None`: every list is read from its cluster.
     pub cache_settings: Option<CacheSettings>,
     /// Budgets of reads from clusters.
     pub reads: ReadBudgets,
@@ -150,7 +150,7 @@ impl KubeClusters {
     /// Creates the adapter for the clusters in `connections`. Connects on first use.
     ///
     /// # Panics
-    /// Outside a tokio runtime: connections run on the current one. When the operating system starts no thread.
+    /// Outside a tokio runtime: connections run on the current runtime. When the operating system starts no thread.
     pub fn new(settings: KubeSettings, connections: Arc<dyn Connections>, clock: Arc<dyn Clock>) -> Self {
         let KubeSettings { deadlines, egress, resolver, user_agent, observer, cache_settings, reads } =
             settings;

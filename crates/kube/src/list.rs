@@ -13,9 +13,9 @@ use serde_json::value::RawValue;
 
 use crate::{client::ClusterClient, error::Failure, request::Call};
 
-/// Objects per chunk, unless they are large.
+/// Number of objects requested per chunk. Reduced if a chunk exceeds the size limit of a response.
 const CHUNK_SIZE: u32 = 500;
-/// Most objects accepted in a chunk: a server that sends more ignores `limit`.
+/// Maximum number of objects accepted in a chunk. A server that sends more ignores `limit`.
 const MAX_CHUNK_OBJECTS: usize = 2 * CHUNK_SIZE as usize;
 
 /// Timeout of reading a chunk.
@@ -82,9 +82,9 @@ pub(crate) enum Part<T> {
     Restarted,
 }
 
-/// Memory usage of a projected object.
+/// A projected object whose memory counts against the read budget.
 pub(crate) trait Size {
-    /// In bytes.
+    /// Memory usage, in bytes.
     fn size(&self) -> usize;
 }
 
@@ -216,7 +216,7 @@ pub(crate) async fn all<T: Size + Send + 'static, K: IntoIterator<Item = T>>(
     Ok(Listed { objects })
 }
 
-/// Projections of the objects in the first chunk of a list; they count against the client's budget.
+/// Reads the first chunk of a list. Returns the projections of its objects, which count against the client's budget.
 ///
 /// # Errors
 /// As every call to a cluster.
@@ -269,7 +269,7 @@ mod tests {
 
     use super::*;
 
-    /// From the bytes of a response to rows, for every list.
+    /// Parses the input as a chunk, and projects its objects to rows of every list.
     #[test]
     fn fuzz_list_chunks() {
         let dictionary = [

@@ -29,7 +29,7 @@ pub(crate) struct ObjectClient<'a> {
     /// Timeout of a read, within the deadline.
     read_timeout: Duration,
     kind: Kind,
-    /// None for a kind without namespaces.
+    /// The namespace; none for a cluster-scoped kind.
     namespace: Option<&'a Namespace>,
     name: &'a ObjectName,
 }
@@ -86,7 +86,7 @@ impl<'a> ObjectClient<'a> {
         self.change(Call::create(self.kind, self.namespace, self.name, manifest)?).await
     }
 
-    /// Sends a merge patch and returns the object after it.
+    /// Sends a merge patch and returns the patched object.
     ///
     /// # Errors
     /// As every change in a cluster.
@@ -94,12 +94,12 @@ impl<'a> ObjectClient<'a> {
         self.change(Call::patch(self.kind, self.namespace, self.name, patch)?).await
     }
 
-    /// Replaces the contents of the object, unless it changes between the read and the write. Returns the object after
-    /// it.
+    /// Replaces the contents of the object, unless the object changes between the read and the write. Returns the new
+    /// object.
     ///
     /// # Errors
-    /// `ConflictInCluster`; `InvalidInput` for a key without a value that does not exist; otherwise as every change in
-    /// a cluster.
+    /// `ConflictInCluster`; `InvalidInput` for a key without a value that the object does not have; otherwise as every
+    /// change in a cluster.
     pub(crate) async fn replace(&self, replacement: Replacement<'_>) -> Result<Box<RawValue>> {
         let current = self.get(parse::<Current>).await?;
         if replacement.version.is_some_and(|version| version != current.metadata.resource_version) {

@@ -16,9 +16,9 @@ pub trait Observer: fmt::Debug + Send + Sync {
 /// A request to a cluster that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exchange {
-    /// The cluster; none for an unregistered one.
+    /// The cluster; none for an unregistered cluster.
     pub cluster: Option<ClusterId>,
-    /// Why there is no 2xx response; none when there is one.
+    /// Cause of the failure; none after a 2xx response.
     pub cause: Option<Cause>,
     /// Time from the request to the end of the response.
     pub took: Duration,

@@ -1,4 +1,4 @@
-//! Read-your-writes: remembers the resource version of each write, so that the cache waits for it.
+//! Read-your-writes: records the resource version of each write, so that the cache waits for the write.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::request::Call;
 
-/// Retention of a write: after it, the cache no longer waits for the write. Its author has read the list long before.
+/// Time after which the cache no longer waits for a write. The client that made the write reads the list sooner.
 const RETENTION: Duration = Duration::from_secs(60);
 
 /// Writes to one cluster that the cache may not contain yet, for one version of its connection.
@@ -27,13 +27,12 @@ pub(crate) struct ReadBarrier {
     version: u64,
     /// Deleted objects whose deletion returned no resource version: namespace and name.
     deleted: Vec<(Option<Namespace>, String)>,
-    /// When the last write was made.
+    /// Time of the last write.
     written_at: Instant,
 }
 
 impl ReadBarrier {
-    /// Whether rows of this resource version contain the writes. `is_absent` returns whether the
-    /// rows lack an object.
+    /// Whether rows of this resource version contain the writes. `is_absent` returns whether the rows lack an object.
     pub(crate) fn is_met(&self, version: u64, is_absent: impl Fn(Option<&str>, &str) -> bool) -> bool {
         version >= self.version
             && self
@@ -56,8 +55,7 @@ struct Metadata {
 }
 
 impl PendingWrites {
-    /// Records a write and the body of its response: the object, or, for an object that is deleted at once, a mere
-    /// `Status`.
+    /// Records a write. The body of its response is the object, or a `Status` for an object that was deleted at once.
     pub(crate) fn record(&self, call: &Call, body: &[u8]) {
         let (Some(kind), Some(name)) = (call.kind, &call.name) else { return };
         let version = serde_json::from_slice(body)

@@ -1,5 +1,5 @@
-//! Permissions of a cluster's credential: the table of features and what they need, and which of them a credential
-//! allows, checked with SelfSubjectAccessReviews.
+//! Permissions of a cluster's credential: the table of features with the permissions that they need, and the check with
+//! SelfSubjectAccessReviews which features a credential allows.
 
 use std::collections::BTreeMap;
 
@@ -14,16 +14,17 @@ use crate::{
     request::{Call, SELF_SUBJECT_ACCESS},
 };
 
-/// Most reviews sent at once.
+/// Maximum number of concurrent reviews.
 const MAX_CONCURRENT_REVIEWS: usize = 8;
 
-/// A verb on a kind or a subresource.
+/// A required permission: verb, kind, subresource.
 pub(crate) type Need = (&'static str, Kind, Option<&'static str>);
 
-/// A credential of `docs/rbac`.
+/// A credential with a manifest in `docs/rbac`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credential {
-    /// Reads everything except Secrets, because Kubernetes has no right to list their names without their values.
+    /// Reads everything except Secrets, because Kubernetes has no permission to list their names without their
+    /// values.
     Viewing,
     /// Reads and changes everything.
     Operating,
@@ -33,7 +34,7 @@ impl Credential {
     /// All credentials.
     pub const ALL: [Self; 2] = [Self::Viewing, Self::Operating];
 
-    /// Name of its manifest and its service account.
+    /// Name of the credential. Its manifest is `docs/rbac/<name>.yaml`, its service account `pilothouse-<name>`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Viewing => "viewing",
@@ -41,18 +42,18 @@ impl Credential {
         }
     }
 
-    /// What the features that it allows need.
+    /// The permissions that the features of the credential need.
     pub(crate) fn needs(self) -> impl Iterator<Item = Need> {
         let allowed = move |feature: &Feature| self == Self::Operating || feature.credential == Self::Viewing;
         features().into_iter().filter(allowed).flat_map(|feature| feature.needs)
     }
 }
 
-/// An operation or a group of operations that a credential may or may not allow.
+/// An operation, or a group of operations, with the permissions that a credential needs for it.
 struct Feature {
-    /// Its name in the response of a connection test.
+    /// Name of the feature in the response of a connection test.
     name: String,
-    /// The least credential of `docs/rbac` that allows it.
+    /// The least credential of `docs/rbac` that allows the feature.
     credential: Credential,
     needs: Vec<Need>,
 }
@@ -61,8 +62,7 @@ const fn may(verb: &'static str, kind: Kind) -> Need {
     (verb, kind, None)
 }
 
-/// Features besides lists, with the least credential that allows each, and what it needs: the requests that this adapter
-/// sends.
+/// Features besides lists, with the least credential that allows each, and the permissions that its requests need.
 const FEATURES: &[(&str, Credential, &[Need])] = &[
     ("create_namespaces", Credential::Operating, &[may("create", Kind::Namespace)]),
     ("delete_namespaces", Credential::Operating, &[may("delete", Kind::Namespace)]),
@@ -141,7 +141,7 @@ fn features() -> Vec<Feature> {
     features.chain(others).collect()
 }
 
-/// Reviews every need once, in all namespaces, and returns the result per feature.
+/// Reviews every needed permission once, in all namespaces, and returns the result per feature.
 ///
 /// # Errors
 /// As every call to a cluster.

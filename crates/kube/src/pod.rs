@@ -55,7 +55,7 @@ impl Target {
         let container = choose_container(requested, &pod, &containers, &init_containers)
             .ok_or_else(|| part_not_found(&get, "container", requested.map(|name| name.as_str())))?;
         if pod.spec.node_name.is_none() {
-            // for a pod without a node the API server returns an empty log, as if it had one
+            // for a pod without a node the API server returns an empty log instead of an error
             return Err(not_started(&get, None, pod));
         }
         Ok(Self { get, pod, container, containers, init_containers })
@@ -166,7 +166,7 @@ fn status<'a>(pod: &'a PodObject, container: &str) -> Option<&'a ContainerStatus
     statuses.find(|status| status.name == container)
 }
 
-/// The reason why there is no log. The API server sends every one as 400 with a message.
+/// Maps the failure to read a log to its reason. The API server sends every reason as 400 with a message.
 fn map_log_error(failure: Failure, call: &Call, target: Target, previous: bool) -> Error {
     let Target { pod, container, .. } = target;
     if !failure.is(StatusCode::BAD_REQUEST) {

@@ -137,14 +137,14 @@ impl ClusterProbe for KubeClusters {
 pub(crate) struct ProbeOutcome {
     at: Timestamp,
     result: Result<Report>,
-    /// Whether one of the callers records it.
+    /// Whether one of the callers records the result.
     stored: Arc<AtomicBool>,
 }
 
 /// A registered cluster and the version of its connection.
 type ClusterVersion = (ClusterId, i64);
 
-/// The running probes.
+/// Running probes, permission checks and connection tests.
 pub(crate) struct Probes {
     reports: SingleFlight<ClusterVersion, ProbeOutcome>,
     permissions: SingleFlight<ClusterVersion, Vec<Permission>>,
@@ -230,7 +230,7 @@ async fn report(client: &ClusterClient<'_>, connection: &Connection) -> Result<R
     Ok(Report { version, latency, identity, nodes, pods, namespaces, certificates })
 }
 
-/// A count; none when the credential may not read.
+/// The result of a count; none when the credential may not read the kind.
 async fn readable<T>(count: impl Future<Output = Result<T, Failure>>) -> Result<Option<T>> {
     match count.await {
         Ok(count) => Ok(Some(count)),
@@ -313,7 +313,7 @@ fn certificates(client: &ClusterClient<'_>, connection: &Connection) -> Vec<Cert
     let certificates = [
         ("api_server", client.transport().server_certificate_expiry()),
         ("client", client_certificate),
-        ("ca", connection.ca.as_deref().and_then(tls::first_expiry)),
+        ("ca", connection.ca.as_deref().and_then(tls::earliest_expiry)),
     ];
     let expiry =
         |(what, end): (&str, Option<_>)| Some(CertificateExpiry { what: what.to_owned(), expires_at: end? });

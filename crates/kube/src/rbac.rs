@@ -20,7 +20,7 @@ const OPERATING: &str = "\
 # decide who may see the values of Secrets (ops_admin and above); each access is recorded.";
 
 /// The manifest of a credential: namespace, service account, cluster role, binding, and the Secret with its token. The
-/// role grants exactly what the features that the credential allows need.
+/// role grants exactly the permissions that the features of the credential need.
 pub fn rbac_manifest(credential: Credential) -> String {
     let purpose = match credential {
         Credential::Viewing => VIEWING,

@@ -1,4 +1,4 @@
-//! Merge patch that replaces the data of a ConfigMap or Secret: it names all changed and all removed keys.
+//! Merge patch that replaces the data of a ConfigMap or Secret. The patch names all changed and all removed keys.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ impl Replacement<'_> {
     /// The merge patch from the current to the new contents, valid only for the resource version that was read.
     ///
     /// # Errors
-    /// `InvalidInput` for a key without a value that does not exist.
+    /// `InvalidInput` for a key without a value that the object does not have.
     pub(crate) fn merge_patch(self, current: Current) -> Result<Value> {
         let Current { metadata, data: old } = current;
         let mut patch = json!({"metadata": {"resourceVersion": metadata.resource_version}});

@@ -20,7 +20,7 @@ use serde::Serialize;
 /// Field manager of Pilothouse's writes, as shown in `managedFields`.
 const FIELD_MANAGER: &str = "pilothouse";
 
-/// How much of a response body is read, in bytes.
+/// Part of a response body that is read, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
     /// The whole body; a longer one is an error.
@@ -49,7 +49,7 @@ pub(crate) struct Call {
     pub(crate) namespace: Option<Namespace>,
     /// The object's name.
     pub(crate) name: Option<ObjectName>,
-    /// How much of the response is read.
+    /// Part of the response that is read.
     pub(crate) limit: Limit,
 }
 
@@ -108,7 +108,7 @@ impl Call {
         Ok(Self::for_kind(kind, "get", request)?.with_object(namespace, Some(name)))
     }
 
-    /// GET of a container's log; of a log longer than `max_bytes` the last bytes.
+    /// GET of a container's log. Of a longer log, the last `max_bytes` bytes are read.
     pub(crate) fn logs(
         namespace: &Namespace,
         pod: &ObjectName,
@@ -120,7 +120,7 @@ impl Call {
         Ok(Self { resource: "pods/log", limit: Limit::Newest(max_bytes), ..call })
     }
 
-    /// POST of a new object. kube-rs has no field validation for it, so the URI is built here.
+    /// POST of a new object. kube-rs does not support field validation for a POST, so the URI is built here.
     pub(crate) fn create(
         kind: Kind,
         namespace: Option<&Namespace>,
@@ -176,10 +176,10 @@ pub(crate) struct Review {
     resource: &'static str,
 }
 
-/// Which user the credential belongs to.
+/// Review that returns the user of the credential.
 pub(crate) const SELF_SUBJECT: Review =
     Review { path: "/apis/authentication.k8s.io/v1/selfsubjectreviews", resource: "selfsubjectreview" };
-/// Whether the credential has a permission.
+/// Review that returns whether the credential has a permission.
 pub(crate) const SELF_SUBJECT_ACCESS: Review = Review {
     path: "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
     resource: "selfsubjectaccessreview",

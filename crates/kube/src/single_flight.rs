@@ -21,10 +21,10 @@ pub(crate) const MAX_RESULT_AGE: Duration = Duration::from_secs(1);
 /// Future of a flight's result; clones share it.
 pub(crate) type SharedResult<V> = Shared<BoxFuture<'static, Result<V>>>;
 
-/// Flights by key.
+/// Running and recently ended flights, by key.
 pub(crate) struct SingleFlight<K, V> {
     flights: Mutex<HashMap<K, Flight<V>>>,
-    /// Most flights at once.
+    /// Maximum number of flights, running or ended less than [`MAX_RESULT_AGE`] ago.
     max_flights: usize,
     runtime: Handle,
 }
@@ -44,23 +44,23 @@ impl Drop for EndRecorder {
 }
 
 impl<V> Flight<V> {
-    /// Whether it is running, or ended less than `age` ago.
+    /// Whether the flight is running, or ended less than `age` ago.
     fn is_within(&self, age: Duration) -> bool {
         self.ended.get().is_none_or(|ended| ended.elapsed() < age)
     }
 }
 
 impl<K: Eq + Hash, V: Clone + Send + Sync + 'static> SingleFlight<K, V> {
-    /// Allows `max_flights` at once; runs them on `runtime`.
+    /// Allows `max_flights` flights at once, and runs them on `runtime`.
     pub(crate) fn new(max_flights: usize, runtime: Handle) -> Self {
         Self { flights: Mutex::default(), max_flights, runtime }
     }
 
     /// Joins the flight for `key` that is running or ended less than `age` ago (at most [`MAX_RESULT_AGE`]); otherwise
-    /// starts one with `start`. A flight runs to its end even if all callers have given up.
+    /// starts one with `start`. A flight runs to its end even if all callers are dropped.
     ///
     /// # Errors
-    /// Those of `start`; `Overloaded` when `max_flights` are running.
+    /// Those of `start`; `Overloaded` when there are `max_flights` flights.
     pub(crate) fn join<F>(
         &self,
         key: K,

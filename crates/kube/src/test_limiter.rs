@@ -15,9 +15,9 @@ use tokio::{
 
 use crate::egress::host_and_port;
 
-/// Concurrent tests per address.
+/// Maximum number of concurrent tests per address.
 const MAX_TESTS_PER_ADDRESS: usize = 4;
-/// Concurrent tests in total.
+/// Maximum number of concurrent tests in total.
 const MAX_TESTS: usize = 16;
 /// `Retry-After` of a test that was refused.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ impl TestLimiter {
     /// `Overloaded` when no slot became free by the deadline. Nothing was sent.
     pub(crate) async fn enter(&self, server: &str, deadline: Instant) -> Result<TestSlot> {
         let slots = async {
-            // the address first: a test that waits for its address takes no slot from others
+            // the address first, so that a test that waits for its address holds no slot of the total
             let address = self.address(server).acquire_owned().await;
             (address, self.all.clone().acquire_owned().await)
         };

@@ -23,8 +23,8 @@ use x509_cert::{Certificate, der::Decode};
 /// Expiry of the server's certificate, set when a certificate is accepted.
 pub(crate) type ServerCertExpiry = Arc<OnceLock<Option<Timestamp>>>;
 
-/// TLS sessions that a configuration keeps for resumption. A configuration connects to one server, and rustls keeps up to
-/// 8 sessions per server; its default of 256 allocates memory for 32 servers, about 20 KB per cluster.
+/// Number of TLS sessions kept for resumption. A configuration connects to one server, for which rustls keeps up to 8
+/// sessions. The rustls default of 256 sessions allocates memory for 32 servers, about 20 KB per cluster.
 const RESUMABLE_SESSIONS: usize = 8;
 
 /// The TLS configuration of a connection; its first full handshake sets `server_cert_expiry`.
@@ -62,16 +62,16 @@ pub(crate) fn config(connection: &Connection, server_cert_expiry: ServerCertExpi
     Ok(config)
 }
 
-/// The name that the server's certificate must contain, where it is not the host's.
+/// The name that the server's certificate must contain; none for the host name of the server.
 ///
 /// # Errors
-/// `TlsUntrusted` when no certificate can contain it.
+/// `TlsUntrusted` when the name is invalid.
 pub(crate) fn server_name(connection: &Connection) -> Result<Option<ServerName<'static>>> {
     let name = connection.tls_server_name.clone().map(ServerName::try_from).transpose();
     name.map_err(|_| Error::new(Cause::TlsUntrusted))
 }
 
-/// The certificates in a PEM text; none when there is none or a malformed one.
+/// The certificates in a PEM text; none when the text has no certificate or a malformed one.
 fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
     let certificates: Vec<_> =
         CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()?;
@@ -97,13 +97,13 @@ fn platform_roots() -> Arc<RootCertStore> {
     ROOTS.get_or_init(load).clone()
 }
 
-/// Expiry of the first certificate of a chain.
+/// Expiry of the first certificate in a PEM text, which is the client's own certificate in a chain.
 pub(crate) fn expiry_of_first(pem: &str) -> Option<Timestamp> {
     expiry(certificates(pem)?.first()?)
 }
 
-/// Earliest expiry of several certificates.
-pub(crate) fn first_expiry(pem: &str) -> Option<Timestamp> {
+/// Earliest expiry of the certificates in a PEM text.
+pub(crate) fn earliest_expiry(pem: &str) -> Option<Timestamp> {
     certificates(pem)?.iter().filter_map(expiry).min()
 }
 
@@ -113,6 +113,7 @@ fn expiry(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
     Timestamp::from_second(end.as_secs().try_into().ok()?).ok()
 }
 
+/// Which server certificates are accepted.
 #[derive(Debug)]
 enum Trust {
     /// Certificates that chain to a trusted root.
@@ -121,7 +122,7 @@ enum Trust {
     Any,
 }
 
-/// Verifies against the roots and records the certificate's expiry.
+/// Verifies the server's certificate as [`Trust`] requires, and records its expiry.
 #[derive(Debug)]
 struct Verifier {
     trust: Trust,
@@ -178,8 +179,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Classifies a TLS failure: the server rejects the client certificate, or the server is not trusted (which includes a
-/// server without TLS).
+/// Classifies a TLS failure: `CredentialRejected` when the server rejects the client certificate, otherwise
+/// `TlsUntrusted`, also for a server without TLS.
 pub(crate) fn cause(error: &rustls::Error) -> Cause {
     use rustls::AlertDescription as Alert;
     match error {

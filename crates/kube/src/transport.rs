@@ -36,9 +36,9 @@ use crate::{
     tls,
 };
 
-/// How long an idle connection stays in the pool.
+/// Time for which an idle connection stays in the pool.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Most idle connections in the pool.
+/// Maximum number of idle connections in the pool.
 const MAX_IDLE_CONNECTIONS: usize = 8;
 /// Largest response head, in bytes.
 const MAX_RESPONSE_HEAD_BYTES: usize = 256 << 10;
@@ -51,7 +51,7 @@ pub(crate) struct TransportContext {
     version: i64,
     breaker: Arc<Breaker>,
     budget: Arc<ClusterBudget>,
-    /// Cancelled when the stored connection is replaced or removed.
+    /// Token that is cancelled when the stored connection is replaced or removed.
     closed: CancellationToken,
 }
 
@@ -78,7 +78,7 @@ pub(crate) struct Transport {
     server: String,
     /// Headers of every request: user agent, `Accept`, authorization.
     headers: HeaderMap,
-    /// The bearer token in the headers.
+    /// The bearer token, for [`Transport::echoes_token`].
     token: Option<SecretString>,
     server_cert_expiry: tls::ServerCertExpiry,
     context: TransportContext,
@@ -86,8 +86,8 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    /// Builds the transport without connecting. Its connections run on `runtime`, not on the caller's: a pooled
-    /// connection must outlive the HTTP worker that opened it, above all while a write waits for its response.
+    /// Builds the transport without connecting. Connections run on `runtime` instead of the caller's runtime: a pooled
+    /// connection must outlive the HTTP worker that opened it, in particular while a write waits for its response.
     ///
     /// # Errors
     /// `TlsUntrusted` or `CredentialRejected` when the connection's certificates or token are unusable.
@@ -119,7 +119,7 @@ impl Transport {
                 // once closed, no request is sent over a new connection
                 connected.filter(|_| !closed.is_cancelled())
             };
-            // its log lines carry the id of the request for which it connects
+            // the span adds the id of the request to the log lines
             let connecting = connect_runtime.spawn(connecting.in_current_span());
             async move {
                 match connecting.await {
@@ -166,7 +166,7 @@ impl Transport {
         self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Cancelled when the transport is closed.
+    /// Token that is cancelled when the transport is closed.
     pub(crate) fn closed(&self) -> &CancellationToken {
         &self.context.closed
     }

@@ -1,5 +1,5 @@
-//! Uncached lists: read from the cluster at each request, so a write is in the next list. Used for a credential that
-//! may list but not watch or that is confined to a namespace, and for lists too large for the cache.
+//! Uncached lists: read from the cluster at each request, so each list contains all earlier writes. Used for a
+//! credential that may list but not watch, or that is limited to a namespace, and for lists too large for the cache.
 
 use futures_util::{future::try_join_all, join, try_join};
 use http::StatusCode;
@@ -129,7 +129,7 @@ fn table_of(info: &ListInfo, rows_by_kind: Vec<Vec<Row>>) -> Table {
     (0..).zip(rows_by_kind).fold(empty, |table, (source, rows)| table.replace_all(source, rows).0)
 }
 
-/// Adds the fields of the joined list; without it, the rows stay as they are, with a warning.
+/// Adds the fields of the joined list. Without the joined list, the rows are returned unchanged, with a warning.
 fn apply_join(
     (rows, mut warnings): (Vec<Row>, Vec<Warning>),
     join: Join,

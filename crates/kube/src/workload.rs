@@ -31,11 +31,12 @@ use crate::{
 
 /// Annotation with which `kubectl rollout restart` replaces pods.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
-/// Most events read about one workload. Events are unordered; a surplus expires within an hour.
+/// Maximum number of events read about one workload. Further events are omitted: Kubernetes deletes events after an
+/// hour.
 const MAX_EVENTS: u32 = 500;
-/// Largest manifest of a shown workload, in bytes of JSON. Its parsed tree takes up to [`TREE_FACTOR`] times as much
-/// memory, and is counted so.
+/// Largest manifest of a workload that is shown, in bytes of JSON.
 const MAX_MANIFEST_BYTES: usize = 4 << 20;
+/// Memory of a parsed manifest, as a multiple of its length as JSON. Counts against the read budget.
 const TREE_FACTOR: usize = 8;
 
 #[async_trait]
@@ -122,7 +123,7 @@ struct OwnedObjects<'a> {
 }
 
 impl OwnedObjects<'_> {
-    /// Its pods, its revisions, and a warning per kind that the credential may not read, which does not hide the rest.
+    /// Pods and revisions of the workload, and a warning per kind that the credential may not read.
     async fn pods_and_revisions(&self, kind: Kind) -> Result<(Vec<PodRow>, Vec<Revision>, Vec<Warning>)> {
         let uid = &self.fields.metadata.uid;
         let revisions = match kind {
@@ -131,7 +132,7 @@ impl OwnedObjects<'_> {
             Kind::CronJob => Some(Kind::Job),
             _ => None,
         };
-        // a CronJob's jobs have no label of it; its pods are only recognisable as pods of some job
+        // jobs have no label of their CronJob, and their pods are recognisable only as pods of some job
         let (selection, pod_selection) = if kind == Kind::CronJob {
             (ListParams::default(), ListParams::default().labels("job-name"))
         } else {
@@ -166,7 +167,8 @@ impl OwnedObjects<'_> {
         Ok((pods, revisions.into_iter().map(|revision| revision.projected).collect(), unreadable))
     }
 
-    /// Projections of the controlled objects of a kind that match; filtered by controller once all owners are known.
+    /// Projections of the objects of a kind that match `selection` and have a controller. The caller filters them by
+    /// controller, once all owners are known.
     async fn controlled<T: Serialize + Send + 'static>(
         &self,
         kind: Kind,
@@ -293,7 +295,7 @@ async fn autoscaler_warning(
 ) -> Option<Warning> {
     let scope = NamespaceScope::One(namespace.clone());
     let (target_kind, target_name) = (kind.info().kind, name.to_string());
-    let targets_it = move |object: &RawValue| {
+    let is_target = move |object: &RawValue| {
         // a malformed autoscaler is ignored
         let autoscaler = parse::<Autoscaler>(object).ok();
         let autoscaler = autoscaler.filter(|autoscaler| {
@@ -305,7 +307,7 @@ async fn autoscaler_warning(
     let autoscalers = Kind::HorizontalPodAutoscaler;
     // served from the API server's watch cache: concurrently with a write, a list of the newest state waits up to 100
     // ms for that cache
-    match list::first(client, autoscalers, &scope, &ListParams::default().match_any(), targets_it).await {
+    match list::first(client, autoscalers, &scope, &ListParams::default().match_any(), is_target).await {
         Ok(names) => names.into_iter().next().map(|Projected(name)| Warning::Autoscaled(name)),
         Err(refused) if refused.is(StatusCode::FORBIDDEN) => {
             Some(Warning::Unreadable(autoscalers.info().plural))

@@ -78,7 +78,7 @@ impl Write {
     }
 }
 
-/// Context of an append: the instance that writes, and what it needs to verify and sign the trail.
+/// Context of an append: the instance that writes, and the dependencies for verifying and signing the trail.
 #[derive(Clone)]
 pub(crate) struct TrailContext {
     pub(crate) instance: Arc<str>,
@@ -91,7 +91,7 @@ pub(crate) struct TrailContext {
     pub(crate) verified_state: VerifiedState,
     /// Checkpoint sink: keeps checkpoints outside the database.
     pub(crate) checkpoint_sink: Arc<dyn CheckpointSink>,
-    /// Key rotation: the signer that takes over with the entry being appended, which names it.
+    /// The next signer, during a key rotation. The entry being appended names the new key and is signed with it.
     pub(crate) next_signer: Option<Arc<dyn CheckpointSigner>>,
 }
 
@@ -109,7 +109,7 @@ impl PendingEntry {
         self
     }
 
-    /// Sets the cluster id, which a new cluster gets only within the transaction.
+    /// Sets the cluster id, which the database assigns to a new cluster within the transaction.
     pub(crate) fn with_cluster(mut self, cluster: ClusterId) -> Self {
         self.operation.cluster_id = Some(cluster);
         self
@@ -126,7 +126,7 @@ impl Store {
     /// The audit entry for the change that a permit allows.
     ///
     /// # Errors
-    /// `Internal` when the gate has recorded no operation for it.
+    /// `Internal` when the permit has no recorded operation.
     pub(crate) fn pending_entry(&self, permit: &Permit) -> Result<PendingEntry> {
         let operation = permit.operation().cloned();
         Ok(PendingEntry {

@@ -1,5 +1,5 @@
 //! Backup support for SQLite: a consistent copy of the database, and the preparation of a copy before it is restored.
-//! For PostgreSQL, use its own tools (`pg_dump`, `pg_restore`).
+//! For PostgreSQL, use its tools (`pg_dump`, `pg_restore`).
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ impl Store {
     /// to write meanwhile.
     ///
     /// # Errors
-    /// `StoreUnavailable`; `Internal` on PostgreSQL.
+    /// `StoreUnavailable`; `Internal` on PostgreSQL, and when the file cannot be created.
     pub async fn copy_to(&self, file: &Path) -> Result<()> {
         let Db::Sqlite { runtime, readers, .. } = &self.db else {
             return Err(Error::internal("a PostgreSQL database cannot be copied to a file"));

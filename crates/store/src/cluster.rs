@@ -191,7 +191,7 @@ impl ClusterRegistry for Store {
     }
 
     async fn record_probe(&self, id: ClusterId, version: i64, probe_result: ProbeResult) -> Result<()> {
-        // most probes change nothing, and then the writer is not used
+        // most probes change nothing: they do not use the writer connection
         let stored: Option<Row> = read!(self.db, |conn| {
             let current = clusters::table.find(id.0).filter(clusters::connection_version.eq(version));
             Ok(current.select(Row::as_select()).first(conn).await.optional()?)

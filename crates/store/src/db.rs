@@ -39,14 +39,15 @@ use crate::{
 pub(crate) type Sqlite = SyncConnectionWrapper<SqliteConnection, InlineExecutor>;
 pub(crate) type Postgres = AsyncPgConnection;
 
-/// `busy_timeout` comes first, because a connection that is opened while the last one closes must wait, too.
+/// Settings of every SQLite connection. `busy_timeout` comes first, because opening a connection must wait while
+/// another one closes, too.
 /// `secure_delete` overwrites deleted data with zeros, so no page holds a sealed value that was deleted or replaced
 /// (see `scrub`).
 const PRAGMAS: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
     PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;";
-/// A commit is acknowledged only after PostgreSQL has flushed it. If the server, the role or the database sets
-/// `synchronous_commit = off`, a crash loses the last commits, so that value is replaced. Other values flush first,
-/// and differ only in how long they wait for standbys; they are kept.
+/// Settings of every PostgreSQL connection. A commit is acknowledged only after PostgreSQL has flushed it. If the
+/// server, the role or the database sets `synchronous_commit = off`, a crash loses the last commits, so that value is
+/// replaced. Other values flush first, and differ only in how long they wait for standbys; they are kept.
 const POSTGRES_SETTINGS: &str = "SET statement_timeout = '8s'; SET lock_timeout = '5s'; \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';";
 const MAX_SQLITE_READERS: usize = 4;
@@ -334,6 +335,7 @@ macro_rules! transact_retried {
     };
 }
 
+/// Runs an operation on a connection of the open database, with one expression per kind of database.
 macro_rules! on_backend {
     ($db:expr, $role:ident, |$conn:ident| $sqlite:expr, $postgres:expr) => {
         match &$db {

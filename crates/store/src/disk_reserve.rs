@@ -46,11 +46,11 @@ impl DiskReserve {
         let free = statvfs(folder).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         let is_low = free < required;
         if low.swap(is_low, Ordering::Relaxed) != is_low {
-            let (free_mib, kept_mib) = (free >> 20, required >> 20);
+            let (free_mib, required_mib) = (free >> 20, required >> 20);
             if is_low {
-                tracing::error!(free_mib, kept_mib, "too little free disk space: {what} are refused");
+                tracing::error!(free_mib, required_mib, "too little free disk space: {what} are refused");
             } else {
-                tracing::info!(free_mib, kept_mib, "enough free disk space again: {what} are accepted");
+                tracing::info!(free_mib, required_mib, "enough free disk space again: {what} are accepted");
             }
         }
         if is_low { Err(Error::new(Cause::AuditUnavailable).retry_after(RETRY_AFTER)) } else { Ok(()) }

@@ -10,7 +10,7 @@ use tokio::task::JoinError;
 /// `Retry-After` of errors that a database outage causes.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Why a database cannot be opened. Each text is one sentence with the next step, and contains no password.
+/// Reason why a database cannot be opened. Each text is one sentence with the next step, and contains no password.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The scheme of the address is not supported.
@@ -60,7 +60,7 @@ pub enum OpenError {
     Migration(String),
 }
 
-/// Why an operation of the store failed.
+/// Error of an operation of the store.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     /// No connection became free, or the database did not respond, before the deadline.
@@ -81,7 +81,7 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
-    /// Whether this is a defect of Pilothouse rather than a state of the database.
+    /// Whether the error is a defect of Pilothouse rather than a state of the database.
     fn is_defect(&self) -> bool {
         use DatabaseErrorKind::{CheckViolation, ForeignKeyViolation, NotNullViolation, UniqueViolation};
         match self {
@@ -124,7 +124,7 @@ impl From<StoreError> for Error {
             StoreError::Refused(refusal) => refusal,
             error if error.is_defect() => Self::internal(format!("database: {error}")),
             error => {
-                // the caller learns only that the database cannot be used
+                // the text of the error is only logged
                 tracing::warn!(%error, "the database cannot be used");
                 Self::new(Cause::StoreUnavailable).retry_after(RETRY_AFTER)
             }

@@ -1,6 +1,6 @@
-//! Idempotency store: claims of idempotency keys. The unique index on user and key decides between concurrent claims,
-//! also of several replicas. Request digest and reply are sealed, because a body may hold a Secret, and its plain
-//! hash would allow guessing it.
+//! Idempotency store: claims of idempotency keys. The unique index on user and key admits one of several concurrent
+//! claims, also of different replicas. Request digest and reply are sealed, because a body may hold a Secret, whose
+//! value could be guessed from an unsealed digest.
 
 use async_trait::async_trait;
 use diesel::{
@@ -46,7 +46,7 @@ fn reply_owner(row: Uuid) -> SealedFor {
 }
 
 impl Row {
-    /// Opens the sealed parts. `alive`: whether a process is executing the request.
+    /// Opens the sealed parts. `alive`: whether the process that claimed the key is running.
     fn open(self, alive: bool, keyring: &dyn Keyring) -> Result<Earlier> {
         let id = self.id.parse().map_err(|_| corrupt("idempotency_keys.id"))?;
         let request = keyring.open(&request_owner(id), &self.request)?;
@@ -144,8 +144,9 @@ impl IdempotencyStore for Store {
             } else {
                 let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
                 let reply = reply.map(|reply| sealer.seal(&reply_owner(id), &reply)).transpose()?;
-                let over = (idempotency_keys::instance.eq(None::<String>), idempotency_keys::reply.eq(reply));
-                diesel::update(row).set(over).execute(conn).await?;
+                let ended =
+                    (idempotency_keys::instance.eq(None::<String>), idempotency_keys::reply.eq(reply));
+                diesel::update(row).set(ended).execute(conn).await?;
             }
             Ok(())
         })

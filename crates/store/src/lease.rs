@@ -5,8 +5,8 @@
 //! instance is an orphan at once. The path of the lock is that of the database with symbolic links resolved; a
 //! database file with further hard links is not opened ([`OpenError::HardLinks`]). On PostgreSQL each replica renews
 //! a lease by the database's clock, because the clocks of replicas may differ. An orphan is an operation older than a
-//! lease whose instance has no lease. A replica that could not reach the database for that long loses the operations
-//! that were running, but not those that it begins after it is back and before it renews its lease.
+//! lease whose instance has no lease. If a replica cannot reach the database for that long, its running operations
+//! are closed as orphans. Operations that it begins after reconnecting, before it renews its lease, are not.
 //!
 //! [`OpenError::HardLinks`]: crate::OpenError::HardLinks
 
@@ -54,7 +54,7 @@ impl Lease {
     /// Locks the SQLite file at `path`. Returns false if another process holds the lock.
     pub(crate) fn try_lock(&self, path: &Path) -> Result<bool> {
         let unusable = |error: io::Error| Error::internal(self.database.unusable(&error).to_string());
-        // one lock per file, whatever symbolic links are used
+        // one lock per file: symbolic links are resolved
         let lock_path = path.canonicalize().map_err(unusable)?.with_added_extension("lock");
         create_file(&lock_path).map_err(unusable)?;
         let file = File::open(&lock_path).map_err(unusable)?;

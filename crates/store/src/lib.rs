@@ -75,9 +75,9 @@ use crate::{
 pub struct StoreDeps {
     /// A multi-threaded runtime that drives the connections, independent of the caller's runtime.
     pub runtime: Handle,
-    /// Time.
+    /// Clock for stored times and for the age of checkpoints.
     pub clock: Arc<dyn Clock>,
-    /// Randomness, for ids.
+    /// Random source, for ids and connection versions.
     pub rng: Arc<dyn Rng>,
     /// Seals credentials and idempotency records, and signs checkpoints of the trail.
     pub keyring: Arc<dyn Keyring>,
@@ -108,9 +108,9 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// The fingerprints of the master keys that a database is sealed with; `None` for a new database. To be called
-    /// before a key is created: a database that has a fingerprint needs the key of that fingerprint. Creates no file,
-    /// and no table except diesel's list of migrations.
+    /// The fingerprints of the master keys with which a database is sealed; `None` for a new database. To be called
+    /// before a key is created, because a database with a fingerprint opens only with the key of that fingerprint.
+    /// Creates no file, and no table except diesel's list of migrations.
     ///
     /// # Errors
     /// [`OpenError::Unusable`], [`OpenError::Newer`].

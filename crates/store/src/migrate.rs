@@ -167,8 +167,8 @@ pub(crate) async fn prepare(
 }
 
 /// Refuses a file with a second hard link. SQLite would use another journal for that name: a process that opened the
-/// file by one name does not see what a process wrote by the other, and overwrites it. Symbolic links are safe,
-/// because SQLite resolves them.
+/// file by one name does not read, and overwrites, the data that a process has written by the other. Symbolic links
+/// are safe, because SQLite resolves them.
 fn check_hard_links(path: &Path) -> Result<(), MigrateError> {
     let links = fs::metadata(path).map_err(MigrateError::Io)?.nlink();
     if links > 1 {

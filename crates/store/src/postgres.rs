@@ -26,8 +26,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Default port of PostgreSQL.
 const DEFAULT_PORT: u16 = 5432;
 
-/// Settings of every session. A replica that disappears within a transaction must not hold its locks for hours, nor
-/// one that disappears within a migration the migration lock.
+/// Settings of every session. If a replica disappears within a transaction or a migration, PostgreSQL must release its
+/// locks within seconds instead of hours.
 const SESSION_SETTINGS: &str = "SET idle_in_transaction_session_timeout = '10s'; SET tcp_keepalives_idle = 15; \
     SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;";
 

@@ -35,7 +35,7 @@ define_sql_function! {
 
 /// The master key in use, read and locked within a transaction.
 pub(crate) trait KeyInUse {
-    /// The fingerprint of the key to seal with. It stays in use until this transaction ends.
+    /// The fingerprint of the key to seal with. The key stays in use until this transaction ends.
     async fn key_in_use(&mut self) -> Result<String, StoreError>;
 
     /// Waits for all transactions that hold the lock of [`KeyInUse::key_in_use`], and blocks new ones until this
@@ -86,11 +86,11 @@ macro_rules! reseal {
             let opened = $keyring.open(&owner, &sealed);
             let value = opened.map(Zeroizing::new).map_err(|error| {
                 Error::internal(format!(
-                    "{error} ({field} of {row}): store it again or delete it, then retry"
+                    "{error} ({field} of {row}): store the value again or delete its row, then retry"
                 ))
             })?;
             let resealed = $sealer.seal(&owner, &value)?;
-            // only if it is unchanged
+            // a value that was changed since it was read is not overwritten
             let as_read = $table::$row.eq(row).and($table::$column.eq(sealed));
             diesel::update($table::table.filter(as_read))
                 .set($table::$column.eq(resealed))
@@ -126,7 +126,8 @@ impl Store {
             .await?))?;
         self.deps.keyring.set_current(&fingerprint).inspect_err(|_| {
             tracing::error!(
-                "the database is sealed with a new master key, which this process does not have: use its file as the key file"
+                "the database is sealed with a new master key, which this process does not have: use the file of the new \
+                 key as the key file"
             );
         })
     }

@@ -1,7 +1,7 @@
 //! Scrubbing: removes deleted and replaced values from the files of the database.
 //!
-//! SQLite overwrites them with zeros in the database file (`PRAGMA secure_delete`), but the write-ahead log holds old
-//! pages until it is truncated. PostgreSQL keeps old versions of a row in the file of the table until the table is
+//! SQLite overwrites such values with zeros in the database file (`PRAGMA secure_delete`), but the write-ahead log holds
+//! old pages until it is truncated. PostgreSQL keeps old versions of a row in the file of the table until the table is
 //! rewritten.
 
 use std::sync::atomic::Ordering;
@@ -76,7 +76,7 @@ impl Store {
         self.retry_scrub().await;
     }
 
-    /// Repeats the removal if it is still pending. Called several times a minute.
+    /// Truncates the write-ahead log if it may still hold an overwritten value. Called several times a minute.
     pub(crate) async fn retry_scrub(&self) {
         if !self.scrub_pending.swap(false, Ordering::AcqRel) {
             return;

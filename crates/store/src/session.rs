@@ -1,8 +1,8 @@
 //! Session store: sessions and refresh tokens. Ending a session deletes its row and its tokens.
 //!
 //! Rows are locked in this order: `users`, `sessions`, `refresh_tokens`, `audit_head`. The deletion of a session
-//! locks its tokens after it. A deletion of several sessions locks them in the order in which the database finds
-//! them, so two such deletions may still deadlock; the one that PostgreSQL ends is retried once.
+//! locks the session before its tokens. A deletion of several sessions locks the rows in the order in which the
+//! database finds them, so two such deletions may still deadlock; the one that PostgreSQL ends is retried once.
 
 use std::time::Duration;
 

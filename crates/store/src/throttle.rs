@@ -51,7 +51,7 @@ impl Row {
     }
 
     /// Counts a refusal and `unwritten` earlier ones. For the first refusal of a minute, returns the number of
-    /// refusals since the first one of the last minute that had any.
+    /// refusals before it, from the first refusal of the last minute that had one. Otherwise returns `None`.
     fn refuse(&mut self, minute: i64, unwritten: i64) -> Option<i64> {
         if self.refused_minute == minute {
             self.refused_count += 1 + unwritten;
@@ -62,6 +62,7 @@ impl Row {
     }
 }
 
+/// Whole minutes since 1970.
 fn minute(at: Timestamp) -> i64 {
     at.as_second().div_euclid(60)
 }
@@ -170,7 +171,7 @@ impl LoginThrottle for Store {
             }
             Ok(())
         })?;
-        // each tried name leaves a row: rows past every window and pause are deleted
+        // each tried name leaves a row: rows whose windows and pauses have ended are deleted
         let expired = At(at - 2 * ThrottleKey::WINDOW);
         change!(self.db, |conn| {
             diesel::delete(throttles::table.filter(throttles::updated_at.lt(expired))).execute(conn).await?;

@@ -82,7 +82,7 @@ macro_rules! insert {
 }
 
 /// Reads one user for a change. Locks the bindings of all super admins first, so that two concurrent changes cannot
-/// each count on the other's user as the remaining one. Setting a column to itself locks the row; SQLite has no FOR
+/// each count the other's user as the remaining one. Setting a column to itself locks the row; SQLite has no FOR
 /// UPDATE.
 macro_rules! locked {
     ($conn:ident, $id:expr) => {{
@@ -224,7 +224,7 @@ impl UserRegistry for Store {
         transact_retried!(self.db, |conn| {
             let user = locked!(conn, id);
             require_other_super_admin!(conn, user);
-            // the database deletes bindings and sessions with it (ON DELETE CASCADE)
+            // the database deletes the user's bindings and sessions, too (ON DELETE CASCADE)
             diesel::delete(users::table.find(id.0)).execute(conn).await?;
             conn.record_success(entry.clone()).await
         })
@@ -264,7 +264,7 @@ impl UserRegistry for Store {
                     Some(session.0)
                 }
             };
-            // ids begin at 1
+            // ids begin at 1, so 0 keeps no session
             let others = sessions::table
                 .filter(sessions::user_id.eq(id.0))
                 .filter(sessions::id.ne(keep.unwrap_or_default()));

@@ -55,7 +55,7 @@ async fn locked_sqlite_file_is_unavailable_until_unlocked() {
     verify(&db.entries().await);
 }
 
-/// Logins that are refused without a password check, in any number, do not delay other changes at the database.
+/// Logins that are refused without a password check do not wait for the writer of the database.
 #[tokio::test(flavor = "multi_thread")]
 async fn refused_logins_are_written_once_per_minute() {
     let db = TestDatabase::sqlite();
@@ -91,7 +91,7 @@ async fn refused_logins_are_written_once_per_minute() {
     assert_eq!(
         other.refused(&key, at(3)).await.unwrap(),
         Some(3),
-        "includes refusals that it had not written"
+        "includes refusals that the other process had not written"
     );
 }
 
@@ -141,7 +141,7 @@ async fn cancelled_caller_leaves_no_partial_change() {
         for n in 0..40 {
             let permit = ports.people();
             let mut change = Box::pin(store.create(&permit, user(&ports, &format!("user-{n}"))));
-            // started, then dropped at some await point
+            // polled `n` times, then dropped
             for _ in 0..n {
                 let _ = poll!(&mut change);
                 tokio::task::yield_now().await;

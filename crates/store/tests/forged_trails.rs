@@ -1,4 +1,4 @@
-//! Forged audit trails: an attacker with write access to the database tries to make the server sign a forged history.
+//! Forged audit trails: an attacker with write access to the database changes the history. The server must not sign it.
 //! Tested on both databases, beside a running server and before its restart, with and without the checkpoint file.
 
 #![allow(clippy::unwrap_used, reason = "tests panic")]
@@ -267,12 +267,12 @@ async fn starting_server_does_not_sign_forged_history() {
     }
 }
 
-/// An older database is restored, beside the running server or before its start: entries that are appended to it are
-/// not signed.
+/// An older database is restored, while the server runs or before its start: entries that are appended to it are not
+/// signed.
 #[tokio::test(flavor = "multi_thread")]
 async fn truncated_trail_is_not_signed() {
     for db in TestDatabase::all() {
-        let (store, app_) = filled_store(&db, 40).await;
+        let (store, first_app) = filled_store(&db, 40).await;
         unlock(&db).await;
         let kept = store.entries(29, 1).await.unwrap().remove(0);
         let hash = ChainHash(kept.hash.as_slice().try_into().unwrap());
@@ -282,13 +282,13 @@ async fn truncated_trail_is_not_signed() {
             bytes(&db, &hash)
         );
         db.execute(&cut).await.unwrap();
-        assert_not_signed(&db, &store, &app_, "beside the running server").await;
+        assert_not_signed(&db, &store, &first_app, "beside the running server").await;
         drop(store);
         let started = db.open().await;
         assert_not_signed(&db, &started, &app(&db, &started), "with the checkpoint file").await;
 
-        // after a deliberate restore the operator moves the checkpoint file away, and the server continues with the
-        // rest
+        // after a deliberate restore the operator moves the checkpoint file away, and the server continues the restored
+        // trail
         db.checkpoint_sink.clear();
         let restored = db.open().await;
         let app = app(&db, &restored);
@@ -301,19 +301,18 @@ async fn truncated_trail_is_not_signed() {
     }
 }
 
-/// A command has no verified state. Without the checkpoint file it cannot verify the history, unless it is run with
-/// `--no-checkpoint_sink`.
+/// A command has no verified state. Without the checkpoint file, it exports only with `--no-witness`.
 #[tokio::test(flavor = "multi_thread")]
-async fn command_without_checkpoint_file_exports_only_with_no_witness() {
+async fn command_without_checkpoint_file_exports_only_with_the_no_witness_option() {
     for db in TestDatabase::all() {
-        let (store, app_) = filled_store(&db, 40).await;
+        let (store, first_app) = filled_store(&db, 40).await;
         db.clock.advance(Checkpoint::AGE);
         work(&db, &store, &ports(&store), 1).await;
         db.checkpoint_sink.clear();
         let export = async |audit: &pilothouse_core::audit::Audit| {
             audit.export(&Caller::system(), ExportQuery::default()).await.map(drop)
         };
-        export(&app_.audit).await.unwrap();
+        export(&first_app.audit).await.unwrap();
         let command = app(&db, &db.open().await).audit;
         let refused = export(&command).await.unwrap_err();
         assert!(refused.to_string().contains("--no-witness"), "{refused}");
@@ -356,8 +355,8 @@ async fn unreadable_checkpoint_file_prevents_signing() {
     }
 }
 
-/// Several processes append in turns, and each signs when a checkpoint is due: entries of other processes are not
-/// taken for forged.
+/// Several processes append in turns, and each signs when a checkpoint is due: entries of other processes do not count
+/// as forged.
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_of_other_replicas_are_verified_and_signed() {
     for db in TestDatabase::all() {
@@ -390,8 +389,8 @@ async fn entries_of_other_replicas_are_verified_and_signed() {
     }
 }
 
-/// A replica that stops signs the last entry early, and another one appends without having read that checkpoint: the
-/// checkpoint is before the last entry that the other one has verified.
+/// A replica that stops signs the last entry before a checkpoint is due. Another replica appends an entry without
+/// having read that checkpoint, which is then before the last entry that the other replica has verified.
 #[tokio::test(flavor = "multi_thread")]
 async fn checkpoint_of_stopping_replica_is_accepted() {
     for db in TestDatabase::all() {
@@ -437,7 +436,7 @@ async fn rolled_back_entry_is_not_expected() {
     assert_eq!((verdict.first_bad, verdict.entries), (None, 5));
 }
 
-/// Signing cannot be disabled by a column, and a checkpoint that the database drops is detected.
+/// A trigger in the database drops every new checkpoint: verification reports the unsigned entries.
 #[tokio::test(flavor = "multi_thread")]
 async fn dropped_checkpoints_are_detected() {
     let db = TestDatabase::sqlite();
@@ -454,8 +453,8 @@ async fn dropped_checkpoints_are_detected() {
     assert_eq!((found.sequence, found.fault), (5, Fault::Unsigned), "{found:?}");
 }
 
-/// A killed server leaves an unsigned tail until the next start, and a command signs what is due: neither is a
-/// finding, however late it is verified.
+/// A killed server leaves unsigned entries until the next start. Verification does not report them, at any later time,
+/// and a command that appends an entry signs them if a checkpoint is due.
 #[tokio::test(flavor = "multi_thread")]
 async fn unsigned_tail_after_a_crash_is_valid() {
     for db in TestDatabase::all() {
@@ -473,7 +472,7 @@ async fn unsigned_tail_after_a_crash_is_valid() {
     }
 }
 
-/// An export made before the forgery verifies; none is made after it.
+/// An export read before the forgery verifies. An export that is begun before the forgery and read after it does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn export_contains_only_verified_history() {
     let db = TestDatabase::sqlite();

@@ -86,11 +86,11 @@ async fn claims_of_an_ended_process_are_unknown() {
         assert_eq!(
             progress(&db, &second, "key").await,
             Progress::Running,
-            "the lease of its process is valid"
+            "the lease of the claiming process is valid"
         );
         db.expire_leases().await;
         assert_eq!(progress(&db, &second, "key").await, Progress::Unknown);
-        assert_eq!(progress(&db, &first, "key").await, Progress::Running, "its own claim");
+        assert_eq!(progress(&db, &first, "key").await, Progress::Running, "a claim of this process");
         drop((first, second));
     }
 }
@@ -108,7 +108,10 @@ async fn claims_remove_expired_claims() {
         let now = db.clock.now();
         assert_eq!(rows().await, 40);
         let last = claim(&db, "old-39", now);
-        assert!(matches!(store.claim(&last).await.unwrap(), Claim::Made { .. }), "expired, deleted or not");
+        assert!(
+            matches!(store.claim(&last).await.unwrap(), Claim::Made { .. }),
+            "an expired claim is replaced"
+        );
         assert!(rows().await < 30, "a claim removes more than it adds");
         for key in 0..3 {
             store.claim(&claim(&db, &format!("new-{key}"), now)).await.unwrap();

@@ -140,7 +140,7 @@ async fn values_open_at_every_step_of_a_rotation() {
         assert!(batches > 1, "more than one batch");
         rekeying.finish_rekey(&rekey(&rekey_ports), NEXT).await.unwrap();
         fixture.assert_opens(&store, &filled).await;
-        // and continues with the new key
+        // the running server seals and signs with the new key
         filled.push((fixture.fill(&store, &ports, "after").await.unwrap(), "after".to_owned()));
         store.checkpoint(std::time::Duration::ZERO).await.unwrap();
 
@@ -187,7 +187,7 @@ async fn concurrently_sealed_values_all_use_the_new_key() {
             _ => fill(worker, &second, &second_ports),
         });
         let rekeying = async {
-            // it may time out like the other writers
+            // a step of the rotation may time out like the other writers
             let expect_unavailable =
                 |error: &Error| assert_eq!(error.cause, Cause::StoreUnavailable, "{error}");
             for _ in 0..5 {
@@ -224,7 +224,7 @@ async fn process_without_the_new_key_fails_until_it_has_it() {
         assert_eq!(refused.cause, Cause::StoreUnavailable);
         assert_eq!(late.ping().await.unwrap_err().cause, Cause::StoreUnavailable);
         let (id, name) = (ClusterId(1), "before".to_owned());
-        assert!(late.connection(id).await.is_err(), "an error, not garbage");
+        assert!(late.connection(id).await.is_err(), "the value does not open with the old key");
         keyring.add(NEXT);
         late.ping().await.unwrap();
         fixture.assert_opens(&late, &[(id, name)]).await;

@@ -54,8 +54,8 @@ async fn oldest_part_is_removed_and_the_rest_verifies() {
         let first = trail_start(&db, &store, 0).await;
         let through = first.head().sequence;
         assert_eq!(store.remove(&pruning(&ports, &first), &first).await.unwrap(), through.unsigned_abs());
-        let verdict_ = verdict(&store).await;
-        assert_eq!((verdict_.first_bad, verdict_.removed), (None, through.unsigned_abs()));
+        let after_removal = verdict(&store).await;
+        assert_eq!((after_removal.first_bad, after_removal.removed), (None, through.unsigned_abs()));
         let rows = db.count("SELECT count(*) AS n FROM operations").await;
         let began = (through + 1) / 2;
         assert_eq!(rows, 200 - began + 1, "operations that began there are deleted, the removal is added");
@@ -70,8 +70,11 @@ async fn oldest_part_is_removed_and_the_rest_verifies() {
             assert_eq!(store.remove(&pruning(&ports, done), done).await.unwrap(), 0);
         }
         assert_eq!(store.checkpoints(0, 100).await.unwrap(), checkpoints[2..]);
-        let verdict_ = verdict(&store).await;
-        assert_eq!((verdict_.first_bad, verdict_.removed), (None, later.head().sequence.unsigned_abs()));
+        let after_removal = verdict(&store).await;
+        assert_eq!(
+            (after_removal.first_bad, after_removal.removed),
+            (None, later.head().sequence.unsigned_abs())
+        );
 
         // the rest is still protected
         for cut in

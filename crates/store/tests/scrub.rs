@@ -26,7 +26,7 @@ fn token(name: &str) -> Credential {
     Credential::Token(SecretString::from(format!("token of {name} ").repeat(20)))
 }
 
-/// A part of a sealed token.
+/// Bytes that a token of this name, sealed by the fake sealer, contains.
 fn sealed(name: &str) -> Vec<u8> {
     format!("token of {name} ").repeat(3).bytes().map(|byte| byte ^ 0xa5).collect()
 }

@@ -142,7 +142,7 @@ async fn refresh_waiting_for_a_session_locks_no_token() {
     assert_eq!(refreshed.await.unwrap().unwrap(), Rotation::Unknown);
 }
 
-/// Whichever transaction PostgreSQL ends, the transaction of the store succeeds.
+/// The transaction of the store succeeds, whether PostgreSQL ends that transaction or the other one.
 #[tokio::test(flavor = "multi_thread")]
 async fn transaction_ended_by_a_deadlock_is_retried() {
     let Some(db) = TestDatabase::postgres() else { return };

@@ -99,7 +99,7 @@ async fn pending_operations_of_an_ended_process_become_unknown() {
         let outcome = Outcome::success(ports_of_ended.now());
         ended.finish(done.id, &outcome).await.unwrap();
 
-        // as long as its lease is valid, the process may still run
+        // while the lease is valid, its process may be running
         let other = db.open().await;
         assert_eq!(other.close_orphans(db.clock.now()).await.unwrap(), 0);
         let own = operation(&ports_of_ended);
@@ -108,7 +108,7 @@ async fn pending_operations_of_an_ended_process_become_unknown() {
         assert_eq!(other.close_orphans(db.clock.now()).await.unwrap(), 1);
         assert_eq!(other.close_orphans(db.clock.now()).await.unwrap(), 0);
 
-        // the process was only slow: the outcome `unknown` stays
+        // the process was slow and had not ended: the outcome `unknown` stays
         ended.finish(left.id, &outcome).await.unwrap();
         let rows = ports_of_ended.operations().await;
         let statuses = [&left, &done, &own]
@@ -130,7 +130,7 @@ async fn renewed_lease_keeps_operations_pending() {
             assert_eq!(other.close_orphans(db.clock.now()).await.unwrap(), 0);
         }
         slow.end_lease().await.unwrap();
-        assert_eq!(other.close_orphans(db.clock.now()).await.unwrap(), 1, "it has ended its lease");
+        assert_eq!(other.close_orphans(db.clock.now()).await.unwrap(), 1, "the process has ended its lease");
     }
 }
 
@@ -276,8 +276,8 @@ async fn edits_of_the_database_are_detected() {
                 continue;
             }
             db.execute(edit).await.unwrap();
-            let verdict_ = verdict(&store).await;
-            let bad = verdict_.first_bad.unwrap_or_else(|| panic!("{edit}: not found"));
+            let after_edit = verdict(&store).await;
+            let bad = after_edit.first_bad.unwrap_or_else(|| panic!("{edit}: not found"));
             if fault == Fault::CheckpointForged {
                 assert!(matches!(bad.fault, Fault::CheckpointForged | Fault::TailCut), "{edit}: {bad:?}");
             } else {
@@ -313,7 +313,7 @@ async fn totals_stay_exact_while_rows_and_outcomes_are_added() {
                     pending.push(operation.id);
                 }
                 2 => store.record(&operation, &outcome).await.unwrap(),
-                // finishes an older or a newer one
+                // finishes an older or a newer operation
                 _ => {
                     let id = pending.swap_remove((n / 4) % pending.len());
                     store.finish(id, &outcome).await.unwrap();

@@ -39,7 +39,7 @@ impl InitialEvents {
         self.rows.extend(rows);
     }
 
-    /// Removes everything: the list starts over.
+    /// Drops all rows and changes: the list starts over.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

@@ -24,12 +24,12 @@ use super::{
 };
 use crate::{transport::Transport, uncached};
 
-/// How long a query waits for a write of this process to reach the cache, before the list is read from the cluster.
+/// Maximum wait of a query for a write of this process to reach the cache. Then the list is read from the cluster.
 const READ_YOUR_WRITES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Result of a query of the list cache.
 pub(crate) enum CacheResult<T> {
-    /// The cache answers.
+    /// The response, from the cache.
     Hit(T),
     /// The list has to be read from the cluster. Carries a warning for the response, and the rows to show, as stale, if
     /// the cluster cannot be read.
@@ -45,9 +45,11 @@ struct CachedStores {
 
 /// Whether the cache can answer a query.
 enum Availability {
+    /// The rows contain all writes of this process.
     Current(CachedStores),
     /// A write of this process is not in the rows yet.
     Behind(CachedStores),
+    /// The list is not cached.
     Uncacheable(Warning),
 }
 
@@ -126,7 +128,7 @@ impl ListCache {
         Ok(WatchSnapshot { rows, as_of, stale, warnings: not_served(absent), events })
     }
 
-    /// Waits until a list and its joined list are there and contain all writes of this process.
+    /// Waits until a list and its joined list are cached and contain all writes of this process.
     async fn availability(
         &self,
         permit: &Permit,
@@ -171,7 +173,7 @@ impl ListCache {
         };
         let owners = self.store(permit, list.info(), &[kind], transport)?;
         let deadline = Instant::now() + self.deadline;
-        // owners that cannot be cached cannot be checked; the response is then just empty
+        // owners that cannot be cached cannot be checked: then the response is an empty list
         let verifiable = matches!(owners.ready(deadline).await?, Ready::Synced);
         let verifiable = verifiable
             && up_to_date(&owners, transport, deadline.min(Instant::now() + READ_YOUR_WRITES_TIMEOUT)).await;

@@ -47,9 +47,9 @@ const SHORT_WATCH: Duration = Duration::from_secs(3);
 const INLINE_PARSE_BYTES: usize = 32 << 10;
 /// Size of an incomplete line, in bytes, above which it counts against the cluster's read budget.
 const MIN_COUNTED_LINE_BYTES: usize = 64 << 10;
-/// How long a reflector waits for a parse slot.
+/// Maximum wait of a reflector for a parse slot.
 const PARSE_WAIT: Duration = Duration::from_secs(60);
-/// First and longest pause after a failure. Short, so that a cluster that is reachable again is noticed soon.
+/// First and longest pause after a failure. Short, so that a cluster that is reachable again is detected soon.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(4);
 /// Pause before retrying a kind that is not served or may not be watched.
@@ -79,14 +79,14 @@ struct WatchPosition {
     version: Option<String>,
     /// Whether the server supports `sendInitialEvents`.
     supports_initial_events: bool,
-    /// When all objects were last listed.
+    /// Time of the last complete list.
     filled: Option<Instant>,
     /// The last attempt ended with `NotCached`: the next one evicts no other list.
     no_eviction: bool,
 }
 
 impl Reflector {
-    /// Runs until it is dropped.
+    /// Runs until the future is dropped.
     pub(super) async fn run(self) {
         tokio::select! {
             () = self.follow() => {}
@@ -145,7 +145,7 @@ impl Reflector {
         tracing::debug!(kind = %self.kind, %error, "cannot synchronise a cached list");
         // the partly read rows were dropped
         self.store.set_staged_bytes(0);
-        // a kind that was served before is not taken for absent: a proxy in front of the API server may answer 404, too
+        // a 404 for a kind that was served before does not mean that the kind is absent: a proxy may send it, too
         if uncached::is_not_served(failure, self.kind) && !self.store.is_filled(self.source) {
             let now = self.clock.now();
             position.version = None;
@@ -171,7 +171,7 @@ impl Reflector {
             state.filled &= uncacheable.is_none();
             state.uncacheable = uncacheable;
         });
-        // rows of a kind that cannot be cached are not shown any more
+        // removes the rows of a kind that cannot be cached any more
         let has_rows = retry_interval.is_some() && !self.store.table().is_empty();
         if has_rows && let Err(error) = self.store.clear_rows(self.source).await {
             tracing::error!(kind = %self.kind, %error, "cannot remove the rows of a cached list");
@@ -324,7 +324,7 @@ impl Reflector {
         Ok(None)
     }
 
-    /// The end of a watch in `state` by `input`.
+    /// Result of a watch in `state` that ends with `input`.
     fn end(&self, state: &State, input: Input, position: &mut WatchPosition) -> Result<WatchEnd, Failure> {
         match state.step(input) {
             Ok(end) => Ok(end),
@@ -361,14 +361,14 @@ impl Reflector {
     }
 }
 
-/// Pauses for `wait` after a failure. After [`INITIAL_BACKOFF`], a request for the first rows that came since the last
-/// attempt began ends the pause.
+/// Pauses for `wait` after a failure. After [`INITIAL_BACKOFF`], the pause ends early if a request has waited for the
+/// first rows since the last attempt began.
 async fn pause_unless_demanded(demand: &mut watch::Receiver<()>, wait: Duration) {
     sleep(wait.min(INITIAL_BACKOFF)).await;
     if let Some(rest) = wait.checked_sub(INITIAL_BACKOFF) {
         tokio::select! {
             () = sleep(rest) => {}
-            // the sender lives as long as the store
+            // never an error: the store holds the sender
             _ = demand.changed() => {}
         }
     }

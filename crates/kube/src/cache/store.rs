@@ -43,9 +43,9 @@ pub(super) struct Store {
     budget: Arc<CacheBudget>,
     /// Bytes of the budget that this store uses.
     used: AtomicUsize,
-    /// How long rows count as current after `SyncState::synced_at`.
+    /// Time for which rows count as current after `SyncState::synced_at`.
     max_age: Duration,
-    /// When the list was last read, in milliseconds since `created`.
+    /// Time of the last read of the list, in milliseconds since `created`.
     last_read_ms: AtomicU64,
     created: Instant,
 }
@@ -75,7 +75,7 @@ impl Store {
         }
     }
 
-    /// Waits until the rows are there or cannot be cached.
+    /// Waits until all rows have been read, or the list cannot be cached.
     ///
     /// # Errors
     /// The error of an attempt that failed meanwhile, if no rows were ever read; `DeadlineExceeded` at the deadline.
@@ -189,7 +189,7 @@ impl Store {
             let is_new = |states: &Vec<SyncState>| {
                 synced_at(states).is_some_and(|synced_at| Some(synced_at) != notified)
             };
-            // the sender lives as long as the store
+            // never an error: the store holds the sender
             let Ok(synced) = states.wait_for(is_new).await.map(|states| synced_at(&states)) else { return };
             let Some(synced) = synced else { continue };
             sleep_until(synced + self.max_age).await;
@@ -277,7 +277,7 @@ impl Store {
 
     fn publish(&self, changes: Vec<Change>) {
         if !changes.is_empty() && self.events.receiver_count() > 0 {
-            // the last watcher may have left meanwhile
+            // fails if the last watcher was dropped meanwhile
             let _ = self.events.send(ListEvent::Changes(changes.into()));
         }
     }
@@ -303,7 +303,6 @@ impl Store {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Records a read.
     fn record_read(&self) {
         let millis = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_read_ms.store(millis, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Synchronisation states of a cached list, and what a request that waits for the list gets in each.
+//! Synchronisation state of a cached list, and the result that a waiting request gets in each state.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ pub(super) struct SyncState {
     pub(super) filled: bool,
     /// Resource version of the rows.
     pub(super) version: u64,
-    /// When the rows were last known to be current.
+    /// Time at which the rows were last known to be current.
     pub(super) as_of: Timestamp,
-    /// The same on the monotonic clock: when the last complete event, bookmark or regular end of a watch was received.
-    /// None before all rows have been read.
+    /// The same time on the monotonic clock: that of the last complete event, bookmark or regular end of a watch. None
+    /// before all rows have been read.
     pub(super) synced_at: Option<Instant>,
     /// Whether all rows have to be listed again.
     pub(super) needs_refill: bool,
@@ -28,9 +28,9 @@ pub(super) struct SyncState {
     pub(super) fills: u64,
     /// Whether the cluster does not serve the kind.
     pub(super) absent: bool,
-    /// Why the kind cannot be cached.
+    /// Reason why the kind cannot be cached.
     pub(super) uncacheable: Option<Uncacheable>,
-    /// Whether the list was removed from the cache: rows that are not read yet never will be.
+    /// Whether the list was removed from the cache, so that its reflectors read no more rows.
     pub(super) removed: bool,
 }
 
@@ -42,7 +42,7 @@ impl SyncState {
     }
 }
 
-/// Why a kind cannot be cached.
+/// Reason why a kind cannot be cached.
 #[derive(Clone, Debug)]
 pub(super) enum Uncacheable {
     /// The credential may not list or watch the kind in all namespaces.
@@ -55,7 +55,7 @@ pub(super) enum Uncacheable {
 
 /// Result of waiting for a list.
 pub(super) enum Ready {
-    /// The rows are there; their freshness is a separate question.
+    /// All rows have been read. They may be stale.
     Synced,
     /// The rows have to be read from the cluster.
     Uncacheable(Kind, Uncacheable),
@@ -75,8 +75,8 @@ impl Freshness {
     }
 }
 
-/// Result of waiting, if it is decided. Only failures since the request began count: `before` holds the number of
-/// failures at that time.
+/// Result of waiting for a list; none while the request has to wait. Only failures since the request began count:
+/// `before` holds the number of failures at that time.
 pub(super) fn readiness(
     kinds: &[Kind],
     states: &[SyncState],

@@ -13,7 +13,7 @@ pub(super) enum Event<'a> {
     Applied {
         object_version: ObjectVersion<'a>,
         object: &'a RawValue,
-        /// Whether it was `ADDED`.
+        /// Whether the type is `ADDED`.
         added: bool,
     },
     /// `DELETED`.
@@ -21,12 +21,12 @@ pub(super) enum Event<'a> {
     /// `BOOKMARK`: all changes up to this resource version were sent.
     Bookmark {
         version: Cow<'a, str>,
-        /// Whether it marks the end of the initial events.
+        /// Whether the bookmark ends the initial events.
         initial_events_end: bool,
     },
     /// `ERROR`: the server ends the watch with this HTTP status.
     Error(u16),
-    /// A type that this version does not support.
+    /// An unsupported event type.
     Unknown,
 }
 

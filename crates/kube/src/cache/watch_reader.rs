@@ -32,7 +32,7 @@ pub(super) struct ParsedEvents {
     pub(super) any_event: bool,
     /// Complete initial events and their resource version. More lines may follow.
     pub(super) initial: Option<(InitialEvents, String)>,
-    /// How the server ended the watch.
+    /// The end of the watch, if the server has ended it.
     pub(super) end: Option<Input>,
 }
 

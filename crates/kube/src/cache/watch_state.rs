@@ -1,4 +1,4 @@
-//! State of a watch, named as in kube-rs: how long each state waits for data, and how each ends.
+//! State machine of a watch, with the state names of kube-rs: timeout and end of each state.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(super) struct Waits {
     pub(super) total: Duration,
 }
 
-/// How the data of a watch ends.
+/// Event that ends a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
     /// No data for [`State::remaining`].
@@ -46,7 +46,7 @@ pub(super) enum Input {
     },
     /// The response is not a watch: the server does not support `sendInitialEvents`.
     NotAWatch,
-    /// An `ERROR` event of this HTTP status.
+    /// An `ERROR` event with this HTTP status.
     Error(u16),
 }
 
@@ -76,7 +76,7 @@ pub(super) enum WatchFailure {
 }
 
 impl State {
-    /// How long to wait for the next data.
+    /// Remaining time to wait for the next data.
     pub(super) fn remaining(&self, waits: Waits) -> Duration {
         let Waits { timeout, full_timeout, deadline, idle, total } = waits;
         // the server sends a bookmark before the timeout
@@ -90,7 +90,7 @@ impl State {
         }
     }
 
-    /// How the watch ends after this input.
+    /// Result of the watch after this input.
     ///
     /// # Errors
     /// The failure, if this is not a regular end.

@@ -1,4 +1,4 @@
-//! Response to one call: its body, or why it has none.
+//! Response to one call: its body, or the reason for a missing body.
 
 use http::Response;
 use http_body_util::BodyExt;
@@ -27,11 +27,11 @@ pub(crate) struct ApiResponse {
     pub(super) reservation: Reservation,
 }
 
-/// Why one exchange has no usable response.
+/// Reason why one exchange has no usable response.
 pub(super) enum CallError {
     Exchange(ExchangeError),
     Response(Failure),
-    /// Pilothouse rejects the rest of the response.
+    /// Pilothouse stopped reading the response, because of a read budget.
     Local(Error),
 }
 
@@ -51,7 +51,8 @@ impl From<ExchangeError> for CallError {
     }
 }
 
-/// The body of a 2xx response. Of an error response a part is read; redirects and protocol upgrades are errors.
+/// Returns the body of a 2xx response. Any other response is an error, with the `Status` in the body of a 4xx or 5xx
+/// response.
 pub(super) async fn expect_success(
     transport: &Transport,
     call: &Call,
@@ -98,7 +99,7 @@ impl ApiResponse {
     /// Parses the body as JSON.
     ///
     /// # Errors
-    /// `UnexpectedAnswer` when it does not have that shape.
+    /// `UnexpectedAnswer` when the body cannot be parsed as `T`.
     pub(crate) fn json<'de, T: Deserialize<'de>>(&'de self) -> Result<T> {
         serde_json::from_slice(&self.body).map_err(|_| Error::new(Cause::UnexpectedAnswer))
     }
@@ -106,7 +107,7 @@ impl ApiResponse {
     /// Parses the object that `call` names.
     ///
     /// # Errors
-    /// `UnexpectedAnswer` when it is another object, or none.
+    /// `UnexpectedAnswer` when the body is another object, or no object.
     pub(crate) fn object(&self, call: &Call) -> Result<Box<RawValue>> {
         self.raw(call.name.as_ref()).map(ToOwned::to_owned)
     }

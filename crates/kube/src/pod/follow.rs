@@ -1,8 +1,8 @@
 //! Log streams: the body of one long response.
 //!
 //! A kubelet sends the response head only with the first log line, and the end of a response may mean that the
-//! container, the kubelet or the API server has ended. So the head is awaited only briefly, and at the end the pod's
-//! status is checked.
+//! container, the kubelet or the API server has ended. So the wait for the head is limited to [`HEAD_TIMEOUT`], and
+//! after the end of the response the pod's status is checked.
 
 use std::{future::ready, sync::Arc, time::Duration};
 
@@ -45,7 +45,7 @@ pub(super) struct ContainerRun {
     pub(super) uid: String,
     /// Restart count of the container when the stream was opened.
     pub(super) restart_count: i64,
-    /// Timeout of a check.
+    /// Timeout of a check of the pod's status.
     pub(super) deadline: Duration,
 }
 
@@ -78,10 +78,10 @@ fn data(body: Incoming) -> impl Stream<Item = Result<Vec<u8>>> {
 }
 
 impl ContainerRun {
-    /// Checks that the container has ended, after its log has.
+    /// Checks, after the end of the log, that the container has ended.
     ///
     /// # Errors
-    /// `ConnectionLost` when it is still running; otherwise as every call to a cluster.
+    /// `ConnectionLost` when the container is still running; otherwise as every call to a cluster.
     async fn check_ended(self) -> Result<()> {
         for _ in 0..MAX_END_CHECKS {
             let client =

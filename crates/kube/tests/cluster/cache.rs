@@ -1,5 +1,5 @@
-//! Cached lists against a real API server: after any change to objects, watches or the server, they equal an uncached
-//! list.
+//! Cached lists against a real API server: after any change to objects, watches or the server, a cached list equals an
+//! uncached list.
 
 use pilothouse_core::{inventory::LISTS, name::NamespaceScope, rows::ListScope};
 use pilothouse_kube::CacheSettings;
@@ -21,7 +21,7 @@ impl Pair {
         Self { cached, uncached: clusters(admin_connection(plane), Deadlines::default()).0 }
     }
 
-    /// Compares every list of cluster objects that has no owner, in one namespace where namespaced.
+    /// Compares every list of cluster objects that requires no owner; namespaced lists in one namespace.
     async fn compare_all(&self, namespace: &str) {
         for info in LISTS.iter().filter(|info| info.scope != ListScope::Local && info.owner.is_none()) {
             for kinds in [info.kinds].into_iter().chain(info.more_kinds.chunks(1)) {

@@ -1,4 +1,4 @@
-//! Tests of the adapter against a real control plane: its results are compared with plain reads.
+//! Tests of the adapter against a real control plane. The results are compared with plain reads of the API server.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 #[path = "../common/mod.rs"]

@@ -113,9 +113,12 @@ async fn workload_has_only_its_own_pods_events_and_revisions() {
     assert!(report.revisions.iter().all(|revision| revision.name != "migrate"));
     assert!(
         report.pods.iter().any(|pod| pod.name.starts_with("report-1-")),
-        "the pod of its job is included"
+        "the pod of the CronJob's job is included"
     );
-    assert!(report.pods.iter().all(|pod| pod.name.starts_with("report-")), "the pod of another job is not");
+    assert!(
+        report.pods.iter().all(|pod| pod.name.starts_with("report-")),
+        "the pod of another job is not included"
+    );
 
     let listing = page(&adapter, List::Workloads, &namespace).await;
     assert_eq!(names(&listing), ["db", "web"]);
@@ -127,7 +130,7 @@ async fn workload_has_only_its_own_pods_events_and_revisions() {
 }
 
 #[tokio::test]
-async fn logs_of_running_and_waiting_pods() {
+async fn logs_are_read_from_running_pods_and_refused_for_waiting_pods() {
     let (_, adapter, admin, namespace) = fixture("logs").await;
     let options = LogOptions {
         container: None,

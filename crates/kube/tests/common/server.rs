@@ -41,7 +41,7 @@ pub(crate) struct RecordedRequest {
 
 /// A reply to a request.
 pub(crate) enum Reply {
-    /// Status, additional headers, body.
+    /// A complete response: HTTP status, additional headers, body.
     Body(u16, Vec<(&'static str, String)>, String),
     /// Raw bytes, then a disconnect.
     Raw(&'static str),
@@ -88,17 +88,18 @@ pub(crate) enum ServerCert {
     OtherAuthority,
 }
 
+/// The server. Stops when dropped.
 pub(crate) struct FakeServer {
     /// `https://127.0.0.1:port`.
     pub(crate) address: String,
-    /// The CA to trust, PEM.
+    /// Certificate of the CA that issued a valid server certificate, as PEM.
     pub(crate) ca: String,
     requests: Arc<Mutex<Vec<RecordedRequest>>>,
     connections: Arc<ConnectionCounts>,
     task: JoinHandle<()>,
 }
 
-/// Counts accepted and open connections: a peer that only waits to write does not notice a disconnect.
+/// Numbers of accepted and of open connections.
 #[derive(Default)]
 struct ConnectionCounts {
     accepted: AtomicUsize,

@@ -6,7 +6,7 @@ use pilothouse_core::inventory::LISTS;
 use super::*;
 
 /// Rancher: `Impersonate-User` and headers named in `Connection` were forwarded to the cluster with the server's own
-/// credential. The adapter sends exactly these headers and none of a caller.
+/// credential. The adapter sends only its own headers, none of a caller.
 #[tokio::test]
 async fn cve_2021_31999_only_adapter_headers_are_sent() {
     const SENT_HEADERS: [&str; 7] =
@@ -58,7 +58,7 @@ async fn cve_2023_32198_untrusted_certificate_gets_no_request() {
         assert_eq!(probed.cause, Cause::TlsUntrusted);
         assert!(server.requests().is_empty(), "no request and no token was sent");
     }
-    // without a CA the system's roots apply, which do not include this one
+    // without a CA the system's roots apply, which do not include this server's
     let server = FakeServer::start(|_, _| pod_list(&[], "")).await;
     let (adapter, _) = clusters(by_token(&server.address, None, TOKEN), SHORT_DEADLINES);
     assert_eq!(list_pods(&adapter).await.unwrap_err().cause, Cause::TlsUntrusted);

@@ -32,7 +32,7 @@ fn small_budget_adapter(server: &FakeServer) -> KubeClusters {
     clusters_with(by_token(&server.address, Some(&server.ca), TOKEN), settings).0
 }
 
-/// Longer than a loaded machine needs to refuse a request.
+/// Deadlines that exceed the time in which a loaded machine refuses a request.
 const LONG_DEADLINES: Deadlines = Deadlines {
     read: Duration::from_secs(30),
     write: Duration::from_secs(30),
@@ -181,7 +181,7 @@ impl Fleet {
         self.adapter.page(&testing::permit(&Caller::system(), access), list, &query).await
     }
 
-    /// Waits until the list is as expected.
+    /// Reads the list until `expected` returns true; panics with `what` after [`TEST_TIMEOUT`].
     async fn wait_for(
         &self,
         cluster: i64,
@@ -263,7 +263,7 @@ async fn slow_lists_do_not_delay_other_clusters() {
             let fleet = fleet.clone();
             readers.spawn(async move { drop(fleet.page(cluster, list).await) });
         }
-        // until all slow reads are running
+        // waits until all slow reads are running
         let end = Instant::now() + TEST_TIMEOUT;
         let is_running = |server: &FakeServer| {
             server.requests().iter().filter(|request| is_watch(request) == trickling).count() >= lists.len()
@@ -280,9 +280,9 @@ async fn slow_lists_do_not_delay_other_clusters() {
     }
 }
 
-/// A list above its share of the memory is not cached, and no other list is evicted for it.
+/// A list that exceeds the maximum size of one list is not cached, and evicts no other list.
 #[tokio::test]
-async fn list_too_large_evicts_no_other() {
+async fn list_too_large_for_the_cache_evicts_no_other_list() {
     let pods = |count: usize| {
         move |request: &RecordedRequest, _| {
             let large = "x".repeat(200_000);
@@ -305,7 +305,7 @@ async fn list_too_large_evicts_no_other() {
         }
     };
     let (healthy_server, heavy) = (FakeServer::start(pods(10)).await, FakeServer::start(pods(50)).await);
-    // the large list would fit only alone
+    // the large list would fit only if no other list were cached
     let fleet = Fleet::new(
         &[&healthy_server, &heavy],
         CacheSettings { memory: 11 * MIB, ..CacheSettings::default() },
@@ -352,7 +352,7 @@ async fn list_that_grows_too_large_is_removed_from_cache() {
     fleet.wait_for(1, List::Pods, direct, "the list is not cached").await;
     let end = Instant::now() + TEST_TIMEOUT;
     loop {
-        // its memory is released shortly after it is marked as uncacheable
+        // the memory of a list is released shortly after the list is marked as uncacheable
         let stats = fleet.adapter.list_cache_stats();
         if stats[0].rows == 0 && stats[0].bytes < MIB {
             return;

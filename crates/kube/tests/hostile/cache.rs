@@ -52,8 +52,8 @@ async fn server_without_send_initial_events_is_listed() {
     let unknown = || Reply::status(422, "Invalid", "sendInitialEvents is forbidden", json!({}));
     type First = fn(&RecordedRequest) -> Option<String>;
     let cases: [(&str, First); 4] = [
-        ("refuses", |_| None),
-        ("ignores it", |_| Some(event("ADDED", "synthetic", 2, "Running"))),
+        ("refuses the parameter", |_| None),
+        ("ignores the parameter", |_| Some(event("ADDED", "synthetic", 2, "Running"))),
         ("replies with a list", |_| Some(json!({"kind": "PodList", "items": []}).to_string() + "\n")),
         ("ends at once", |_| None),
     ];
@@ -166,7 +166,8 @@ async fn versions_that_go_backwards_cause_relist() {
     let first = |request: &RecordedRequest, before: usize| match (requests_initial_events(request), before) {
         (true, 0) => Some(event("ADDED", "a", 50, "Running") + &initial_events_end(90)),
         (true, _) => Some(event("ADDED", "restored", 50, "Running") + &initial_events_end(60)),
-        // the restored server is behind the last version: like a real one it stays silent and then ends the watch
+        // the restored server has not reached the last version: like an API server, it sends nothing and then ends the
+        // watch
         (false, _) => Some(String::new()),
     };
     let cluster = WatchServer::new(first, |_| list(&["restored"], 60), CacheSettings::default()).await;

@@ -15,7 +15,8 @@ async fn untrusted_server_gets_no_request() {
         {
             assert_eq!(result.unwrap_err().cause, Cause::TlsUntrusted);
         }
-        // no CA: the machine's roots, which do not include this server; a malformed CA does not mean "any"
+        // without a CA the machine's roots apply, which do not include this server's; a malformed CA does not disable
+        // verification
         for ca in [None, Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), Some("")] {
             let (adapter, _) = clusters(by_token(&server.address, ca, TOKEN), SHORT_DEADLINES);
             assert_eq!(list_pods(&adapter).await.unwrap_err().cause, Cause::TlsUntrusted);
@@ -47,7 +48,7 @@ async fn unreachable_and_denied_addresses_have_different_causes() {
     assert_eq!(create(&adapter).await.unwrap_err().cause, Cause::EgressDenied);
 }
 
-/// A peer that accepts the connection and never continues the handshake.
+/// The peer accepts the connection and sends nothing.
 #[tokio::test]
 async fn silent_handshake_exceeds_deadline_and_sends_nothing() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

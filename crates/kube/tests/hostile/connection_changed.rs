@@ -24,7 +24,7 @@ struct Streaming {
 
 impl Streaming {
     async fn new() -> Self {
-        // logs and watches stay open while their senders live
+        // logs and watches stay open until their senders are dropped
         let streams = Mutex::<Vec<UnboundedSender<BodyPart>>>::default();
         let server = FakeServer::start(move |request, _| {
             let log = request.target.contains("/log?");
@@ -138,7 +138,7 @@ async fn removed_cluster_ends_streams_and_idle_connections() {
     assert_eq!(cluster.server.requests().len(), requests, "nothing more was sent");
 }
 
-/// Another replica changes the registry; this process has to detect it.
+/// Another replica changes the registry: the adapter is not notified, and detects the change by polling.
 #[tokio::test]
 async fn change_by_another_replica_ends_streams() {
     for change in [Streaming::replace, Streaming::remove] {

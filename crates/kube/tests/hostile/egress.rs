@@ -1,4 +1,4 @@
-//! Denied addresses by every route: names, redirects, the name in a certificate.
+//! Egress rules: no connection to a denied address, by a name, a redirect, or the expected name of a certificate.
 
 use std::{
     io,

@@ -123,14 +123,14 @@ async fn silent_log_is_followed_before_response_head() {
 async fn dropped_log_stream_closes_its_connection() {
     let followed = FollowedLog::new().await;
     drop(followed.follow().await);
-    followed.wait_closed().await; // before the head
+    followed.wait_closed().await; // before the response head
 
     let followed = FollowedLog::new().await;
     followed.write("one\n");
     let mut chunks = followed.follow().await;
     assert_eq!(next(&mut chunks).await, Some(Ok("one\n".into())));
     drop(chunks);
-    followed.wait_closed().await; // within the body
+    followed.wait_closed().await; // within the response body
 }
 
 #[tokio::test]

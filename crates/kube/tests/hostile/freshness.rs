@@ -1,5 +1,5 @@
-//! `stale: false` of a cached list requires a proof that is younger than `max_age`, regardless of received bytes. A
-//! proof is a complete event, a bookmark, or the regular end of a watch. `max_age` is 1.25 s here.
+//! Freshness of cached lists: `stale` is false only for 1.25 times the watch timeout after a complete event, a
+//! bookmark, or the regular end of a watch. Received bytes alone do not count. Most tests use a watch timeout of 1 s.
 
 use futures_util::StreamExt;
 use pilothouse_core::inventory::ListEvent;
@@ -39,7 +39,7 @@ async fn wait_until_stale(cluster: &WatchServer, what: &str) {
 #[tokio::test]
 async fn bytes_without_event_do_not_prove_freshness() {
     for text in [" ", "{", "{\"type\""] {
-        // every later watch is trickled, too
+        // later watches send nothing
         let first = |request: &RecordedRequest, _| {
             Some(if requests_initial_events(request) { initial_events() } else { String::new() })
         };
@@ -50,7 +50,7 @@ async fn bytes_without_event_do_not_prove_freshness() {
     }
 }
 
-/// A server that accepts every watch and sends nothing on it proves nothing.
+/// The server accepts every watch and sends nothing.
 #[tokio::test]
 async fn watch_without_events_does_not_prove_freshness() {
     let first = |request: &RecordedRequest, _| {
@@ -73,7 +73,7 @@ async fn watch_without_events_does_not_prove_freshness() {
     }
 }
 
-/// After an expired version, slowly arriving initial events do not make the rows fresh.
+/// After an expired version, slowly arriving initial events do not prove that the rows are current.
 #[tokio::test]
 async fn rows_are_stale_during_relist() {
     let first = |request: &RecordedRequest, before: usize| match (requests_initial_events(request), before) {
@@ -155,7 +155,8 @@ fn bookmark(version: u64) -> String {
     format!("{}\n", json!({"type": "BOOKMARK", "object": {"metadata": metadata}}))
 }
 
-/// A cluster without events is fresh: its server ends each watch at its timeout, which is 3 s after a failure.
+/// In a cluster without events, the regular end of each watch proves that the rows are current. After a failure, the
+/// timeout of a watch is 3 s.
 #[tokio::test]
 async fn regular_end_of_watch_proves_freshness() {
     let first = |request: &RecordedRequest, _| {
@@ -169,7 +170,7 @@ async fn regular_end_of_watch_proves_freshness() {
     let end = Instant::now() + TEST_TIMEOUT;
     let mut ended = 1;
     loop {
-        assert!(Instant::now() < end, "fresh again before the deadline");
+        assert!(Instant::now() < end, "the rows are current again before the deadline");
         let all = cluster.watch_targets().len();
         if all > ended {
             ended = all;

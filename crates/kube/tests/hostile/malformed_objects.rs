@@ -1,10 +1,10 @@
-//! Malformed and large objects: each is shown as far as possible, and none hides the others.
+//! Malformed and large objects: the readable fields of each object are shown, and no object hides the others.
 
 use pilothouse_core::{inventory::LISTS, kind::KINDS, secret::SecretApi};
 
 use super::*;
 
-/// A list with these objects, for any kind.
+/// Reads a list from a server that returns these objects for every kind.
 async fn list_with_objects(list: List, objects: Value) -> Listing {
     let info = list.info();
     let kinds = [info.kinds, info.more_kinds].concat();
@@ -93,7 +93,7 @@ async fn binary_secret_value_is_shown_in_base64() {
     );
 }
 
-/// Every API group but the core one may be missing: the list is empty, with a warning.
+/// Every API group except the core group may be missing.
 #[tokio::test]
 async fn missing_api_group_is_an_empty_list_with_warning() {
     let missing = |request: &RecordedRequest, _| match request.target.starts_with("/api/v1/") {

@@ -1,7 +1,7 @@
-//! A Kubernetes 1.30 cluster. `kubernetes-1.30.json` is written by hand after its API and lacks everything newer
+//! A Kubernetes 1.30 cluster. `kubernetes-1.30.json` is written by hand from the API of 1.30 and has no newer field
 //! (generations of pods and in conditions, `resize`, sidecar fields, `terminatingReplicas`, `SuccessCriteriaMet`, the
-//! emulated version); a test against a newer cluster would not notice that Pilothouse needs them. Its `rows` are the
-//! expected fields of the first row of each list, by the list's key.
+//! emulated version). A test against a newer cluster would not detect that Pilothouse requires a newer field. The
+//! `rows` in the file are the expected fields of the first row of each list, by the list's key.
 
 use std::sync::LazyLock;
 

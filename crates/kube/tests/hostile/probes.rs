@@ -49,7 +49,7 @@ async fn concurrent_status_probes_of_hanging_cluster_share_one_request() {
     assert!(results.iter().all(|result| cause(result) == Some(Cause::DeadlineExceeded)), "{results:?}");
     assert_eq!((server.requests().len(), server.accepted()), (1, 1));
     let recorded = results.iter().filter(|result| result.as_ref().is_ok_and(|probed| probed.record)).count();
-    assert_eq!(recorded, 1, "one caller records it");
+    assert_eq!(recorded, 1, "one caller records the result");
 }
 
 #[tokio::test]
@@ -63,10 +63,10 @@ async fn status_is_reused_for_one_second_and_test_always_probes() {
         probed
     };
     assert!(!ask(ProbeReason::Test).await.record, "a test is not recorded");
-    // on a loaded machine the second may be over before the next request
+    // on a loaded machine 1 s may pass before the next request
     let status = ask(ProbeReason::Status).await;
     let before = versions();
-    assert!(before <= 2 && status.record, "the first status that shares a probe records it");
+    assert!(before <= 2 && status.record, "the first status that shares a probe records the result");
     ask(ProbeReason::Test).await;
     assert_eq!(versions(), before + 1);
     let end = Instant::now() + Duration::from_secs(20);

@@ -125,12 +125,12 @@ async fn read_is_attempted_at_most_three_times() {
         ("closed", Box::new(|| Reply::Disconnect), 3),
         ("half a body", Box::new(|| Reply::Partial), 3),
         (
-            "429 for too long",
+            "429 with a pause above the limit",
             Box::new(|| Reply::Body(429, vec![("Retry-After", "6".to_owned())], String::new())),
             1,
         ),
         (
-            "longer than the deadline",
+            "429 with a pause beyond the deadline",
             Box::new(|| Reply::Body(429, vec![("Retry-After", "5".to_owned())], String::new())),
             1,
         ),
@@ -168,7 +168,7 @@ async fn endless_body_is_refused_at_its_limit() {
     assert_eq!(create(&adapter).await.unwrap_err().cause, Cause::UnexpectedAnswer);
 }
 
-/// No API server echoes the token. A fake one may, so such messages are dropped.
+/// API servers do not echo the token, but a fake API server may.
 #[tokio::test]
 async fn error_that_echoes_the_token_has_no_message() {
     for code in [400, 403, 404, 409, 410, 422, 429, 500, 503] {

@@ -56,8 +56,8 @@ pub(super) fn is_watch(request: &RecordedRequest) -> bool {
 }
 
 impl WatchServer {
-    /// `first` returns the first body part of each watch, given the number of earlier watches; if it returns none,
-    /// `other` replies, as to all other requests.
+    /// Starts a server. `first` returns the first body part of a watch, given the number of earlier watches. `other`
+    /// replies to all other requests, and to watches for which `first` returns none.
     pub(super) async fn new(
         first: impl Fn(&RecordedRequest, usize) -> Option<String> + Send + Sync + 'static,
         other: impl Fn(&RecordedRequest) -> Reply + Send + Sync + 'static,

@@ -146,8 +146,8 @@ impl ChainAppender {
         Ok(())
     }
 
-    /// Rotates the signing key: signs the current end with the old key, appends the `rekey` entry, and lets the new
-    /// key sign the rotation record and that entry.
+    /// Rotates the signing key: signs the current end with the old key, appends the `rekey` entry, and signs the
+    /// rotation record and that entry with the new key.
     pub(super) fn rotate_key(
         &mut self,
         entry: &Entry,

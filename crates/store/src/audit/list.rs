@@ -1,4 +1,5 @@
-//! Pages of operations. The reference is `pilothouse_core::rows::select`; the contract compares the two.
+//! Pages of operations. The reference implementation is `pilothouse_core::rows::select`; a contract test compares the
+//! two.
 
 use diesel::{
     ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable, Selectable,

@@ -158,7 +158,7 @@ impl TrailReader for Store {
             .get_result(conn)
             .await?))?;
         let hash = hash.try_into().map_err(|_| corrupt("audit_head.hash"))?;
-        // the verification that follows asks for the active key
+        // the caller verifies signatures with the active key
         self.refresh_active_key().await?;
         Ok((trail, Head { sequence, hash: ChainHash(hash) }))
     }

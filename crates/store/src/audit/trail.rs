@@ -161,7 +161,7 @@ macro_rules! impl_trail {
                             .await
                             .optional()?;
                         let unreadable =
-                            |error| format!("its checkpoints outside the database cannot be read: {error}");
+                            |error| format!("the checkpoints outside the database cannot be read: {error}");
                         let external = match head {
                             Head::NONE => None,
                             _ => context.checkpoint_sink.last().map_err(unreadable)?,
@@ -245,10 +245,10 @@ macro_rules! impl_trail {
                     || verified.as_ref().is_none_or(is_due) && context.verified_state.may_verify(monotonic);
                 let mut appender = ChainAppender::of(trail, before);
                 // entries of other writers are verified only when this append signs
-                let is_here = |verified: &VerifiedTrail| {
+                let is_current = |verified: &VerifiedTrail| {
                     verified.head() == before && verified.trail() == appender.trail
                 };
-                let mut current = verified.clone().filter(is_here);
+                let mut current = verified.clone().filter(is_current);
                 if must_verify {
                     current = conn.verify_and_record(&appender.trail, before, verified, context).await?;
                     if let Some(verified) = &current {
@@ -316,7 +316,7 @@ macro_rules! impl_trail {
                     .set((audit_head::seq.eq(head.sequence), audit_head::hash.eq(head.hash.0.to_vec())))
                     .execute(conn)
                     .await?;
-                // if the head is unchanged, it cannot show later whether this transaction committed
+                // a later read of an unchanged head would not prove that this transaction has committed
                 let grown = current.filter(|_| head != before).map(|verified| verified.grown(head, signed));
                 context.verified_state.set_draft(grown);
                 Ok(head.sequence.abs_diff(before.sequence))

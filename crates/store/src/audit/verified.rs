@@ -1,5 +1,5 @@
-//! Verified state of the trail in this process: the last head that it appended or verified, and the last checkpoint.
-//! This state decides what to sign, not the contents of the database.
+//! Verified state of the trail in this process: the last head that the process appended or verified, and the last
+//! checkpoint. Only a trail that continues this state is signed, because the database may have been tampered with.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,7 +16,7 @@ use crate::error::StoreError;
 /// Interval between verifications of a trail that failed one.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Why verification of the trail failed.
+/// Error of verifying the trail.
 pub(crate) enum VerifyError {
     /// The trail does not continue the verified part.
     Mismatch(String),
@@ -42,7 +42,7 @@ impl From<Error> for VerifyError {
     }
 }
 
-/// Shared by all writers of the trail in this process. A clone is the same state.
+/// Verified state, shared by all writers of the trail in this process. A clone is the same state.
 #[derive(Clone, Default)]
 pub(crate) struct VerifiedState(Arc<Mutex<State>>);
 
@@ -56,7 +56,7 @@ struct State {
 
 struct Mismatch {
     reason: String,
-    /// When verification failed last, by the monotonic clock.
+    /// Time of the last failed verification, by the monotonic clock.
     failed_at: Duration,
 }
 
@@ -117,7 +117,7 @@ impl VerifiedState {
             .is_none_or(|mismatch| now.saturating_sub(mismatch.failed_at) >= RETRY_INTERVAL)
     }
 
-    /// Why the trail is not signed; `None` when it is.
+    /// Reason why the trail is not signed; `None` while it is signed.
     pub(crate) fn mismatch_reason(&self) -> Option<String> {
         self.lock().mismatch.as_ref().map(|mismatch| mismatch.reason.clone())
     }

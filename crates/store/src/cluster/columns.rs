@@ -161,7 +161,7 @@ pub(super) struct ClusterChangeset {
     pub(super) updated_at: At,
 }
 
-/// The place of a cluster's sealed credential.
+/// Row and field to which the sealed credential of a cluster is bound.
 pub(super) fn sealed_for(row: Uuid) -> SealedFor {
     SealedFor { row, field: "clusters.credential" }
 }

@@ -30,8 +30,8 @@ use tokio::runtime::Handle;
 
 pub(crate) const FINGERPRINT: &str = "fingerprint of the key";
 
-/// Fake sealer: hides a value and binds it to its owner and to a key. It is no cipher, but shows whether the store
-/// uses it.
+/// Fake sealer: encodes a value, and binds it to its owner and to a key. Not a cipher: tests recognise sealed values in
+/// the files of the database.
 struct FakeSealer {
     fingerprint: String,
 }
@@ -116,10 +116,9 @@ pub(crate) struct TestDatabase {
     pub(crate) database: Database,
     pub(crate) deps: StoreDeps,
     pub(crate) clock: Arc<fake::FakeClock>,
-    /// Checkpoint sink.
     pub(crate) checkpoint_sink: Arc<fake::MemoryCheckpointSink>,
     pub(crate) folder: TempDir,
-    /// URL, for PostgreSQL only.
+    /// URL of a PostgreSQL database; `None` for SQLite.
     pub(crate) url: Option<String>,
 }
 

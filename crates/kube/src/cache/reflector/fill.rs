@@ -34,14 +34,14 @@ impl Reflector {
             }
             if initial.is_accounting_due() { self.check_capacity(initial.bytes, position) } else { Ok(()) }
         };
-        // all chunks show the state at the first one
+        // all chunks show the state at the time of the first chunk
         let since = (self.clock.now(), Instant::now());
         let version =
             list::chunks(&client, kind, &NamespaceScope::All, &everything, project_row, on_part).await?;
         self.fill(initial, &version, since, position).await
     }
 
-    /// Replaces the shown rows by a complete list, which was current at `since`.
+    /// Replaces the rows by a complete list, which was current at `since`.
     pub(super) async fn fill(
         &self,
         initial: InitialEvents,
@@ -71,10 +71,10 @@ impl Reflector {
         Ok(())
     }
 
-    /// Accounts for rows read so far, in bytes, and checks that the list fits.
+    /// Accounts for `staged` bytes of rows read so far, and checks that the list fits into the cache.
     pub(super) fn check_capacity(&self, staged: usize, position: &WatchPosition) -> Result<()> {
         self.store.set_staged_bytes(staged);
-        // without the cache there are no readers, and this task is about to end
+        // if the cache was dropped there are no readers, and this task ends soon
         let size = staged.max(self.store.table().bytes());
         self.cache
             .upgrade()
