@@ -1,5 +1,5 @@
-//! Probe scheduler: probes every cluster at an interval and updates its status. Each probe is its own task, so an
-//! unreachable cluster delays no other. Replicas share the probes: each claims due ones.
+//! Probe scheduler: probes every cluster at an interval and updates its status. Each probe runs in a separate task, so
+//! an unreachable cluster does not delay the probes of others. Replicas share the probes: each claims due ones.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,8 +22,8 @@ pub(crate) struct Prober {
     pub(crate) clusters: Clusters,
     pub(crate) coordinator: Arc<dyn Coordinator>,
     pub(crate) clock: Arc<dyn Clock>,
-    /// Interval between two probes of a cluster. At least the deadline of a probe, or the next one would join the
-    /// running one.
+    /// Interval between two probes of a cluster. At least the deadline of a probe, because a probe that starts during
+    /// another one joins it.
     pub(crate) interval: Duration,
 }
 
@@ -49,7 +49,7 @@ impl Prober {
         }
         match self.coordinator.claim_probes(self.interval, free.len(), self.clock.now()).await {
             Ok(due) => due.into_iter().zip(free).for_each(|(id, slot)| self.start_probe(id, slot)),
-            Err(error) => tracing::warn!(%error, "cannot read which clusters to probe"),
+            Err(error) => tracing::warn!(%error, "cannot claim the due probes of clusters"),
         }
     }
 
@@ -57,7 +57,7 @@ impl Prober {
         let clusters = self.clusters.clone();
         tokio::spawn(async move {
             if let Err(error) = clusters.refresh(id).await {
-                tracing::warn!(cluster = %id, %error, "cannot probe");
+                tracing::warn!(cluster = %id, %error, "cannot probe the cluster");
             }
             drop(slot);
         });
@@ -88,7 +88,7 @@ mod tests {
     }
 
     impl World {
-        /// A world with `count` clusters whose probe is due.
+        /// An application with `count` clusters whose probe is due.
         async fn with_due_clusters(count: usize) -> Self {
             let fake = Fake::default();
             let app = App::new(fake.ports(), Settings::default());
@@ -159,11 +159,11 @@ mod tests {
         drop(running);
         world.prober().start_due_probes(&slots).await;
         all_free(&slots, 3).await;
-        assert_eq!(world.probes(), 3, "the others stayed due, for any replica");
+        assert_eq!(world.probes(), 3, "the other probes stay due, for any replica");
     }
 
     #[tokio::test]
-    async fn nothing_is_claimed_without_a_free_slot() {
+    async fn no_probe_is_claimed_without_a_free_slot() {
         let world = World::with_due_clusters(1).await;
         let slots = slots(1);
         let _running = slots.clone().try_acquire_owned().unwrap();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failures_release_their_slots() {
+    async fn failed_probes_release_their_slots() {
         let world = World::with_due_clusters(2).await;
         let slots = slots(4);
         let mut unavailable = MockCoordinator::new();

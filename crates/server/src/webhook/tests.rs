@@ -114,7 +114,7 @@ async fn cursor_is_saved_only_after_the_receiver_accepts() {
         assert_eq!(cursor(&webhook).await, Cursor::default());
     }
     world.receiver.refusing.store(false, Ordering::SeqCst);
-    assert_eq!(webhook.step(&mut failed).await, Duration::ZERO, "more may follow");
+    assert_eq!(webhook.step(&mut failed).await, Duration::ZERO, "more entries may follow");
     assert_eq!(failed, 0);
     assert_eq!(world.receiver.received(), [[1, 2, 3]]);
     assert_eq!(cursor(&webhook).await.sequence, 3);
@@ -160,7 +160,7 @@ async fn replica_that_lost_its_claim_pauses() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_without_the_claim() {
+async fn no_entry_is_delivered_without_the_claim() {
     let world = World::with_entries(3);
     let mut coordinator = MockCoordinator::new();
     coordinator.expect_claim_delivery().returning(|_, _| Err(Error::new(Cause::StoreUnavailable)));
