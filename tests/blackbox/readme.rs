@@ -297,7 +297,7 @@ async fn run_demo(options: &str, folder: &Path) -> (Terminal, Vec<String>) {
     // may include the start of a cluster with a node
     let output_lines = within(2 * SETTLE_TIMEOUT, "the introduction of the demo", async || {
         Some(terminal.lines())
-            .filter(|output_lines| output_lines.iter().any(|line| line == "Ctrl-C ends it."))
+            .filter(|output_lines| output_lines.iter().any(|line| line == "Press Ctrl-C to stop the demo."))
     })
     .await;
     (terminal, output_lines)
@@ -315,7 +315,7 @@ fn run_printed_commands(output_lines: &[String]) {
 }
 
 async fn end_demo(terminal: Terminal) {
-    assert_eq!(terminal.interrupt().await.last().map(String::as_str), Some("ended; nothing is left"));
+    assert_eq!(terminal.interrupt().await.last().map(String::as_str), Some("ended; all processes and files of the demo are removed"));
 }
 
 #[tokio::test]

@@ -62,9 +62,9 @@ pub struct FaultProxy {
 impl FaultProxy {
     /// Starts a proxy without a fault, on a port chosen by the system.
     pub async fn before(plane: &ControlPlane) -> Result<Self> {
-        let pair = plane.owned("answer for it")?.authority.serving(ServingCertificate::Valid)?;
+        let pair = plane.owned("start a fault proxy for it")?.authority.serving(ServingCertificate::Valid)?;
         let upstream = plane.server().trim_start_matches("https://");
-        let upstream: SocketAddr = upstream.parse().map_err(|_| Error::Program(format!("{upstream}?")))?;
+        let upstream: SocketAddr = upstream.parse().map_err(|_| Error::Program(format!("not an IP address and port: {upstream}")))?;
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(io("listening"))?;
         let address = listener.local_addr().map_err(io("listening"))?;
         let acceptor = acceptor(&pair.certificate, &pair.key)?;
@@ -73,7 +73,7 @@ impl FaultProxy {
             while let Ok((client, _)) = listener.accept().await {
                 let connection =
                     ProxiedConnection { upstream, faults: faults.clone(), acceptor: acceptor.clone() };
-                // ends at the latest when the sender of faults is dropped
+                // the task ends at the latest when the sender of faults is dropped
                 tokio::spawn(connection.run(client));
             }
         });
