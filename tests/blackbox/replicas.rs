@@ -14,14 +14,14 @@ use crate::support::{
     register_cluster, shared_control_plane, within,
 };
 
-/// Two servers with a database of their own; `None` if this machine has no PostgreSQL.
+/// Two servers with a new database; `None` if this machine has no PostgreSQL.
 async fn pair() -> Option<(Server, Server)> {
     let first = Install::on_postgres(&postgres()?.database().unwrap()).start().await;
     let second = first.install.replica().start().await;
     Some((first, second))
 }
 
-/// The same session on another replica.
+/// A client of another replica with the same session.
 fn at(server: &Server, client: &Client) -> Client {
     let mut other = server.client();
     other.session = client.session.clone();
@@ -69,13 +69,13 @@ async fn replica_with_another_key_is_refused() {
 }
 
 #[tokio::test]
-async fn sessions_rights_and_throttles_are_shared() {
+async fn sessions_roles_and_login_throttles_apply_at_all_replicas() {
     let Some((first, second)) = pair().await else { return };
     let admin = first.admin().await;
     let second_admin = at(&second, &admin);
     assert_eq!(second_admin.get("/api/auth/me").await.data()["user"]["username"], "admin");
 
-    // a right removed at one replica is gone at the other within a second, even if it has just cached the right
+    // a role removed at one replica ends at the other within a second, even if the other has just cached the role
     let eve = admin.add_user("eve", "ops_admin").await;
     let eve_at_second = second.client().sign_in("eve", PASSWORD).await;
     let eve_at_first = at(&first, &eve_at_second);
@@ -101,7 +101,7 @@ async fn sessions_rights_and_throttles_are_shared() {
     refreshed.get("/api/auth/me").await.data();
     eventually_refused("AUTHENTICATION_ERROR", &eve_at_first, "/api/auth/me").await;
 
-    // wrong passwords count on all replicas together
+    // wrong passwords at all replicas are counted together
     for server in [&first, &second, &first, &second, &first] {
         server.client().try_sign_in("mallory", "not the password").await.refused("AUTHENTICATION_ERROR");
     }
@@ -205,15 +205,15 @@ async fn only_operations_of_a_killed_replica_are_closed_by_another() {
     let first = install.start().await;
     let second = first.install.replica().start().await;
     let plane = control_plane().await;
-    let deployments =
-        ["of-the-killed", "of-the-living"].map(|name| workloads::deployment("default", name, 1));
+    let deployments = ["at-the-killed-replica", "at-the-running-replica"]
+        .map(|name| workloads::deployment("default", name, 1));
     apply(&plane.client(), &deployments).await;
     let admin = first.admin().await;
     let second_admin = at(&second, &admin);
     let id = register_cluster(&admin, "stuck", &plane).await;
     plane.signal(Component::Etcd, Signal::Stop).unwrap();
-    stuck_change(&admin, id, "of-the-killed").await;
-    stuck_change(&second_admin, id, "of-the-living").await;
+    stuck_change(&admin, id, "at-the-killed-replica").await;
+    stuck_change(&second_admin, id, "at-the-running-replica").await;
 
     first.kill().await;
     let killed_at = Instant::now();
@@ -222,17 +222,17 @@ async fn only_operations_of_a_killed_replica_are_closed_by_another() {
         rows.iter().find(|row| row["resource_name"] == name).expect(name)["status"].clone()
     };
     eventually("the orphaned operation is closed", async || {
-        (status("of-the-killed").await == "unknown").then_some(())
+        (status("at-the-killed-replica").await == "unknown").then_some(())
     })
     .await;
     assert!(killed_at.elapsed() <= Duration::from_secs(30), "{:?}", killed_at.elapsed());
-    assert_eq!(status("of-the-living").await, "pending");
+    assert_eq!(status("at-the-running-replica").await, "pending");
     plane.signal(Component::Etcd, Signal::Cont).unwrap();
     eventually("the outcome of the running replica's change", async || {
-        (status("of-the-living").await == "success").then_some(())
+        (status("at-the-running-replica").await == "success").then_some(())
     })
     .await;
-    assert_eq!(status("of-the-killed").await, "unknown", "a closed operation does not change");
+    assert_eq!(status("at-the-killed-replica").await, "unknown", "a closed operation does not change");
     verify_chain(&second.install);
 }
 
@@ -252,10 +252,12 @@ async fn remaining_replica_continues_probing() {
     assert_eq!(status().await, "online");
     first.kill().await;
     plane.signal(Component::ApiServer, Signal::Kill).unwrap();
-    eventually("the other replica reports it offline", async || (status().await == "offline").then_some(()))
-        .await;
+    eventually("the other replica reports the cluster as offline", async || {
+        (status().await == "offline").then_some(())
+    })
+    .await;
     plane.restart(Component::ApiServer).await.unwrap();
-    within(2 * RECOVERY_TIMEOUT, "the other replica reports it online", async || {
+    within(2 * RECOVERY_TIMEOUT, "the other replica reports the cluster as online", async || {
         (status().await == "online").then_some(())
     })
     .await;

@@ -73,7 +73,7 @@ async fn pruned_entries_are_archived_and_the_rest_verifies() {
     let prune = ["audit", "prune", "--before", "2020-01-01T00:00:00Z", "--archive", &path];
     assert_eq!(numbers(&ok(&install, &prune), "removed"), [0]);
 
-    // while a server runs; its lists begin later afterwards
+    // prunes while a server runs; the removed operations are then absent from the server's lists
     let server = install.start().await;
     let admin = create_operations(&server).await;
     let install = &server.install;

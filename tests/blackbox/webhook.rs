@@ -1,5 +1,5 @@
-//! Audit webhook: a receiver that accepts, refuses, hangs, closes connections or does not run, and a server that is killed
-//! meanwhile.
+//! Audit webhook: a receiver that accepts, refuses, redirects, hangs, closes connections or does not run, and a server
+//! that is killed during deliveries.
 
 use std::{
     collections::BTreeMap,
@@ -233,7 +233,7 @@ async fn webhook_delivers_every_entry_despite_receiver_faults_and_kills() {
     let head = format!("POST / HTTP/1.1\r\npilothouse-signature: {old}\r\n\r\n");
     assert!(!is_signed(&Delivery { head, ..first }, SECRET), "the timestamp is signed");
 
-    // each behaviour while operations continue; a redirect target gets no request
+    // operations continue during each behaviour; the redirect target receives no request
     let redirect_target = Receiver::new();
     let (redirect_address, _) = redirect_target.listen(None, None).await;
     for (n, behaviour) in [

@@ -5,7 +5,8 @@
 //! `PILOTHOUSE_TEST_FUZZ_SECONDS` (`just fuzz TARGET SECONDS`), by default 2 s. A failing input is minimised and
 //! printed; add it to the corpus when the bug is fixed.
 //!
-//! There is no coverage guidance, because it needs the nightly toolchain. The corpus and the target's dictionary replace it.
+//! There is no coverage guidance, because it needs the nightly toolchain. The corpus and the target's dictionary
+//! replace it.
 #![allow(clippy::print_stderr, reason = "only tests run it")]
 
 use std::{

@@ -1,7 +1,7 @@
 //! Maps serde errors of a body or query to the refused field and a [`Reason`].
 //!
-//! serde reports errors as text only, so this module depends on the wording of serde, which the tests check. No part of that text is
-//! returned to the caller, because it may quote the input.
+//! serde reports errors as text only, so this module depends on the wording of serde, which the tests check. No part of
+//! that text is returned to the caller, because it may quote the input.
 
 use std::fmt::Display;
 

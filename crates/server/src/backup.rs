@@ -95,7 +95,8 @@ async fn write_backup(
             } else {
                 store.copy_to(&copy).await?;
                 let input = File::open(&copy).map_err(|error| failed(&copy, &error))?;
-                // the copy is not encrypted: it is unlinked while open, so that no file remains if this process is killed
+                // the copy is not encrypted: it is unlinked while open, so that no file remains if this process is
+                // killed
                 fs::remove_file(&copy).map_err(|error| failed(&copy, &error))?;
                 Box::new(input)
             };

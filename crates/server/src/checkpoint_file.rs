@@ -1,5 +1,5 @@
-//! Checkpoint file: an append-only file of JSON lines with the checkpoints of the audit trail, outside the database. The
-//! file should be on storage, or be copied to storage, that a person with access to the database cannot write.
+//! Checkpoint file: an append-only file of JSON lines with the checkpoints of the audit trail, outside the database.
+//! The file should be on storage, or be copied to storage, that a person with access to the database cannot write.
 
 use std::{
     fs::{File, OpenOptions},

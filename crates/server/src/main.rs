@@ -78,7 +78,9 @@ pub(crate) enum Fatal {
     #[error(transparent)]
     Key(#[from] pilothouse_crypto::KeyError),
     /// The database can have only one server, and another process is that server.
-    #[error("another pilothouse process already serves the database {0}: stop that process, or use another data directory")]
+    #[error(
+        "another pilothouse process already serves the database {0}: stop that process, or use another data directory"
+    )]
     InUse(String),
     /// The database cannot be used.
     #[error(transparent)]

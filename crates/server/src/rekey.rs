@@ -54,7 +54,7 @@ async fn reseal_with(settings: &Settings, next: &MasterKey) -> Result<(), Fatal>
             0 => break,
             servers if Instant::now() > end => {
                 return Err(Fatal::Setting(format!(
-                    "{servers} running server(s) cannot read the new key: copy its file next to the key file of each server, \
+                    "{servers} running server(s) cannot read the new key: copy its file next to the key file of each, \
                      with the same name and readable by the server, then run `pilothouse rekey` again; no value is \
                      sealed with the new key yet"
                 )));
@@ -113,7 +113,8 @@ fn unless_busy(error: pilothouse_core::Error) -> Result<bool, pilothouse_core::E
 fn fatal(error: pilothouse_core::Error) -> Fatal {
     if error.cause == Cause::Modified {
         return Fatal::Setting(
-            "another `pilothouse rekey` is running or ran at the same time: check the result of that command".into(),
+            "another `pilothouse rekey` is running or ran at the same time: check the result of that command"
+                .into(),
         );
     }
     error.into()
@@ -163,7 +164,10 @@ impl KeyFiles {
             Ok(previous) => {
                 println!("the key in use is in {}", self.key.display());
                 if let Some(previous) = previous {
-                    println!("the previous key is in {}: keep it to restore backups made with it", previous.display());
+                    println!(
+                        "the previous key is in {}: keep it to restore backups made with it",
+                        previous.display()
+                    );
                 }
                 let signer = Ed25519Signer::new(&MasterKey::load(&self.key)?);
                 println!("checkpoints and exports are signed with {}", signer.public_key());

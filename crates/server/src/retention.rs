@@ -125,8 +125,9 @@ impl Archive for ArchiveDir {
                 n => format!("audit-{first:012}-{last:012}-{n}.jsonl"),
             };
             let path = self.path.join(name);
-            let unusable =
-                |error: &dyn std::fmt::Display| Error::internal(format!("cannot use the archive {}: {error}", path.display()));
+            let unusable = |error: &dyn std::fmt::Display| {
+                Error::internal(format!("cannot use the archive {}: {error}", path.display()))
+            };
             if !path.exists() {
                 write(&path, export).await?.map_err(|error| unusable(&error))?;
                 return match contains_part(path.clone(), part.clone()).await {
@@ -143,7 +144,9 @@ impl Archive for ArchiveDir {
             }
         }
         let path = self.path.display();
-        Err(Error::internal(format!("the archive {path} has too many files of entries {first} to {last}: move some away")))
+        Err(Error::internal(format!(
+            "the archive {path} has too many files of entries {first} to {last}: move some away"
+        )))
     }
 }
 

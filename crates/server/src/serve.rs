@@ -95,7 +95,9 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     let stopping = std::time::Instant::now();
     join_all(handles.iter().map(|handle| handle.stop(true))).await;
     if !composed.spawner.finish(SHUTDOWN_TIMEOUT.saturating_sub(stopping.elapsed())).await {
-        tracing::warn!("stopped while operations were still running; the next start or another replica closes them as unknown");
+        tracing::warn!(
+            "stopped while operations were still running; the next start or another replica closes them as unknown"
+        );
     }
     tasks.join_all().await;
     // the lease ends last, so that no replica closes an operation that still runs as an orphan; the last checkpoint
@@ -130,8 +132,10 @@ struct ShutdownSignals {
 impl ShutdownSignals {
     /// Installs the handlers, so that the signals no longer end the process at once.
     fn new() -> Result<Self, Fatal> {
-        let install =
-            |kind| signal(kind).map_err(|error| Fatal::Setting(format!("cannot install the signal handlers: {error}")));
+        let install = |kind| {
+            signal(kind)
+                .map_err(|error| Fatal::Setting(format!("cannot install the signal handlers: {error}")))
+        };
         Ok(Self {
             terminate: install(SignalKind::terminate())?,
             interrupt: install(SignalKind::interrupt())?,

@@ -27,8 +27,8 @@ impl Admin {
         Self::build(access, Client::builder().tls_certs_only([Self::authority(access)?]))
     }
 
-    /// A client that accepts any certificate. For readiness checks only, because a test may configure the server with an
-    /// invalid certificate.
+    /// A client that accepts any certificate. For readiness checks only, because a test may configure the server with
+    /// an invalid certificate.
     pub(crate) fn accepting_any_certificate(access: &Access) -> Result<Self> {
         Self::build(access, Client::builder().tls_danger_accept_invalid_certs(true))
     }
@@ -123,7 +123,11 @@ impl Admin {
                 Err(_) => {}
             }
             if Instant::now() + POLL_INTERVAL >= end {
-                return Err(Error::Deadline { what: format!("the expected state of {path}"), waited: deadline, last });
+                return Err(Error::Deadline {
+                    what: format!("the expected state of {path}"),
+                    waited: deadline,
+                    last,
+                });
             }
             sleep(POLL_INTERVAL).await;
         }

@@ -100,7 +100,8 @@ fn build() -> Result<PathBuf> {
         let _ = fs::remove_dir_all(&scratch);
         fs::create_dir(&scratch).map_err(io("creating the build's folder"))?;
         let built = go_build(&scratch)?;
-        fs::rename(built, &binary).map_err(io(format!("renaming the build result to {}", binary.display())))?;
+        fs::rename(built, &binary)
+            .map_err(io(format!("renaming the build result to {}", binary.display())))?;
         let _ = fs::remove_dir_all(&scratch);
     }
     Ok(binary)

@@ -64,7 +64,9 @@ impl FaultProxy {
     pub async fn before(plane: &ControlPlane) -> Result<Self> {
         let pair = plane.owned("start a fault proxy for it")?.authority.serving(ServingCertificate::Valid)?;
         let upstream = plane.server().trim_start_matches("https://");
-        let upstream: SocketAddr = upstream.parse().map_err(|_| Error::Program(format!("not an IP address and port: {upstream}")))?;
+        let upstream: SocketAddr = upstream
+            .parse()
+            .map_err(|_| Error::Program(format!("not an IP address and port: {upstream}")))?;
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(io("listening"))?;
         let address = listener.local_addr().map_err(io("listening"))?;
         let acceptor = acceptor(&pair.certificate, &pair.key)?;

@@ -57,8 +57,9 @@ pub(crate) struct Access {
     pub(crate) credential: Credential,
 }
 
-/// Reads a kubeconfig file in the form that a server accepts, without references to other files. If the kubeconfig names
-/// files, returns a kubeconfig of the current context with the contents of these files; otherwise the text as it is.
+/// Reads a kubeconfig file in the form that a server accepts, without references to other files. If the kubeconfig
+/// names files, returns a kubeconfig of the current context with the contents of these files; otherwise the text as it
+/// is.
 pub fn read_kubeconfig(file: &Path) -> Result<String> {
     const FILES: [&str; 3] = ["certificate-authority:", "client-certificate:", "client-key:"];
     let text = fs::read_to_string(file).map_err(io(format!("reading {}", file.display())))?;

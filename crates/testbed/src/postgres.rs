@@ -275,7 +275,8 @@ impl Postgres {
         let path = self.server_dir.join(name);
         fs::write(&path, text).map_err(io(format!("writing {name}")))?;
         if let Some((uid, gid)) = self.user {
-            chown(&path, Some(uid), Some(gid)).map_err(io(format!("changing the owner of {name} to postgres")))?;
+            chown(&path, Some(uid), Some(gid))
+                .map_err(io(format!("changing the owner of {name} to postgres")))?;
         }
         let mode = if name == "server.key" { 0o600 } else { 0o644 };
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(io(format!("chmod of {name}")))

@@ -99,7 +99,10 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, Fatal> {
         return Ok(roots);
     };
     let unusable = |why: &str| {
-        Fatal::Setting(format!("the file {} of audit_webhook_ca_file {why}: use a PEM file of CA certificates", path.display()))
+        Fatal::Setting(format!(
+            "the file {} of audit_webhook_ca_file {why}: use a PEM file of CA certificates",
+            path.display()
+        ))
     };
     let pem = fs::read(path).map_err(|error| unusable(&format!("cannot be read ({error})")))?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)

@@ -121,7 +121,9 @@ async fn server_binary(options: &Options, progress: &Progress) -> Result<PathBuf
     match &options.server {
         Some(binary) => Ok(binary.clone()),
         None => {
-            progress.step("build of the server: cargo build --workspace --bin pilothouse", Cargo::build_server()).await
+            progress
+                .step("build of the server: cargo build --workspace --bin pilothouse", Cargo::build_server())
+                .await
         }
     }
 }
@@ -145,7 +147,9 @@ impl Cargo {
         if !status.success() {
             return Err(Error::Program("the server does not build; Cargo's messages are above".into()));
         }
-        Ok(env::current_exe().map_err(io_error("finding the path of this program"))?.with_file_name("pilothouse"))
+        Ok(env::current_exe()
+            .map_err(io_error("finding the path of this program"))?
+            .with_file_name("pilothouse"))
     }
 }
 
