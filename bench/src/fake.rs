@@ -80,7 +80,7 @@ pub(crate) fn hanging() -> Result<(TcpListener, String)> {
 }
 
 /// URL of a port without a listener.
-pub(crate) fn dead() -> Result<String> {
+pub(crate) fn without_listener() -> Result<String> {
     let (listener, url) = hanging()?;
     drop(listener);
     Ok(url)

@@ -228,7 +228,7 @@ async fn install(plane: &ControlPlane, name: &str) -> (Install, Client, Target) 
 }
 
 /// A client of this server with the session of `admin`.
-fn at(server: &Server, admin: &Client) -> Client {
+fn client_at(server: &Server, admin: &Client) -> Client {
     let mut client = server.client();
     client.session.clone_from(&admin.session);
     client
@@ -252,7 +252,7 @@ async fn kill_repeatedly(
             let server = install.start().await;
             let mut clients = JoinSet::new();
             for _ in 0..CLIENTS {
-                clients.spawn(target.clone().load(at(&server, &admin), Random(random.next())));
+                clients.spawn(target.clone().load(client_at(&server, &admin), Random(random.next())));
             }
             tokio::time::sleep(random.pause(MAX_LOAD_MILLIS)).await;
             let install = server.kill().await;
@@ -266,7 +266,7 @@ async fn kill_repeatedly(
 
     starts.push(now());
     let server = install.start().await;
-    let admin = at(&server, &admin);
+    let admin = client_at(&server, &admin);
     eventually("no operation is pending", async || {
         admin.operations("status=pending").await.is_empty().then_some(())
     })

@@ -22,7 +22,7 @@ async fn pair() -> Option<(Server, Server)> {
 }
 
 /// A client of another replica with the same session.
-fn at(server: &Server, client: &Client) -> Client {
+fn client_at(server: &Server, client: &Client) -> Client {
     let mut other = server.client();
     other.session = client.session.clone();
     other
@@ -72,13 +72,13 @@ async fn replica_with_another_key_is_refused() {
 async fn sessions_roles_and_login_throttles_apply_at_all_replicas() {
     let Some((first, second)) = pair().await else { return };
     let admin = first.admin().await;
-    let second_admin = at(&second, &admin);
+    let second_admin = client_at(&second, &admin);
     assert_eq!(second_admin.get("/api/auth/me").await.data()["user"]["username"], "admin");
 
     // a role removed at one replica ends at the other within a second, even if the other has just cached the role
     let eve = admin.add_user("eve", "ops_admin").await;
     let eve_at_second = second.client().sign_in("eve", PASSWORD).await;
-    let eve_at_first = at(&first, &eve_at_second);
+    let eve_at_first = client_at(&first, &eve_at_second);
     for client in [&eve_at_first, &eve_at_second] {
         client.get("/api/auth/me").await.data();
     }
@@ -94,9 +94,9 @@ async fn sessions_roles_and_login_throttles_apply_at_all_replicas() {
     let eve_at_first = first.client().sign_in("eve", PASSWORD).await;
     let refresh = json!({"refresh_token": eve_at_first.session.as_ref().unwrap().refresh_token});
     eve_at_first.get("/api/auth/me").await.data();
-    let pair = at(&second, &eve_at_first).post("/api/auth/refresh", refresh).await.data();
+    let pair = client_at(&second, &eve_at_first).post("/api/auth/refresh", refresh).await.data();
     // a token issued by one replica is valid at the other at once
-    let mut refreshed = at(&first, &eve_at_first);
+    let mut refreshed = client_at(&first, &eve_at_first);
     refreshed.session.as_mut().unwrap().access_token = pair["access_token"].as_str().unwrap().to_owned();
     refreshed.get("/api/auth/me").await.data();
     eventually_refused("AUTHENTICATION_ERROR", &eve_at_first, "/api/auth/me").await;
@@ -122,7 +122,7 @@ async fn cluster_changes_at_one_replica_apply_at_the_other() {
     let Some((first, second)) = pair().await else { return };
     let plane = shared_control_plane().await;
     let admin = first.admin().await;
-    let second_admin = at(&second, &admin);
+    let second_admin = client_at(&second, &admin);
     let id = register_cluster(&admin, "shared", plane).await;
     let path = format!("/api/k8s/namespaces?cluster_id={id}");
     assert!(!second_admin.rows(&path, "namespaces").await.is_empty());
@@ -144,7 +144,7 @@ async fn concurrent_changes_of_two_replicas_form_one_chain() {
     let plane = shared_control_plane().await;
     let admin = first.admin().await;
     let id = register_cluster(&admin, "busy", plane).await;
-    let second_admin = at(&second, &admin);
+    let second_admin = client_at(&second, &admin);
     let mut changes = Vec::new();
     for n in 0..40 {
         let client = if n % 2 == 0 { admin.clone() } else { second_admin.clone() };
@@ -209,7 +209,7 @@ async fn only_operations_of_a_killed_replica_are_closed_by_another() {
         .map(|name| workloads::deployment("default", name, 1));
     apply(&plane.client(), &deployments).await;
     let admin = first.admin().await;
-    let second_admin = at(&second, &admin);
+    let second_admin = client_at(&second, &admin);
     let id = register_cluster(&admin, "stuck", &plane).await;
     plane.signal(Component::Etcd, Signal::Stop).unwrap();
     stuck_change(&admin, id, "at-the-killed-replica").await;
@@ -246,7 +246,7 @@ async fn remaining_replica_continues_probing() {
     let second = first.install.replica().start().await;
     let plane = control_plane().await;
     let admin = first.admin().await;
-    let second_admin = at(&second, &admin);
+    let second_admin = client_at(&second, &admin);
     register_cluster(&admin, "probed", &plane).await;
     let status = async || second_admin.rows("/api/k8s/clusters", "clusters").await[0]["status"].clone();
     assert_eq!(status().await, "online");
@@ -264,7 +264,7 @@ async fn remaining_replica_continues_probing() {
 }
 
 #[tokio::test]
-async fn restarted_database_is_used_again() {
+async fn replicas_reconnect_to_a_restarted_database() {
     let Some(postgres) = Postgres::builder().durable(true).start_or_skip().unwrap() else {
         return;
     };

@@ -116,11 +116,12 @@ impl Receiver {
         let response = match behaviour {
             Behaviour::Accept => "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_owned(),
             Behaviour::Refuse => {
-                "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned()
+                "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                    .to_owned()
             }
             Behaviour::Redirect(to) => {
                 format!(
-                    "HTTP/1.1 307 There\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                    "HTTP/1.1 307 Temporary Redirect\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
                 )
             }
             Behaviour::Hang => return std::future::pending().await,

@@ -82,12 +82,12 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_secs(30);
 
-    struct World {
+    struct Fixture {
         fake: Fake,
         app: App,
     }
 
-    impl World {
+    impl Fixture {
         /// An application with `count` clusters whose probe is due.
         async fn with_due_clusters(count: usize) -> Self {
             let fake = Fake::default();
@@ -135,61 +135,65 @@ mod tests {
 
     #[tokio::test]
     async fn each_due_cluster_is_probed_by_one_replica() {
-        let world = World::with_due_clusters(5).await;
-        let (one, two) = (world.prober(), world.prober());
+        let fixture = Fixture::with_due_clusters(5).await;
+        let (one, two) = (fixture.prober(), fixture.prober());
         for _ in 0..2 {
             let slots = slots(8);
             for prober in [&one, &two, &one] {
                 prober.start_due_probes(&slots).await;
             }
             all_free(&slots, 8).await;
-            assert_eq!(world.probes(), 5);
-            world.fake.runtime.clock.advance(INTERVAL);
+            assert_eq!(fixture.probes(), 5);
+            fixture.fake.runtime.clock.advance(INTERVAL);
         }
     }
 
     #[tokio::test]
     async fn no_more_probes_are_claimed_than_slots_are_free() {
-        let world = World::with_due_clusters(5).await;
+        let fixture = Fixture::with_due_clusters(5).await;
         let slots = slots(3);
         let running = slots.clone().try_acquire_owned().unwrap();
-        world.prober().start_due_probes(&slots).await;
+        fixture.prober().start_due_probes(&slots).await;
         all_free(&slots, 2).await;
-        assert_eq!(world.probes(), 2);
+        assert_eq!(fixture.probes(), 2);
         drop(running);
-        world.prober().start_due_probes(&slots).await;
+        fixture.prober().start_due_probes(&slots).await;
         all_free(&slots, 3).await;
-        assert_eq!(world.probes(), 3, "the other probes stay due, for any replica");
+        assert_eq!(fixture.probes(), 3, "the other probes stay due, for any replica");
     }
 
     #[tokio::test]
     async fn no_probe_is_claimed_without_a_free_slot() {
-        let world = World::with_due_clusters(1).await;
+        let fixture = Fixture::with_due_clusters(1).await;
         let slots = slots(1);
         let _running = slots.clone().try_acquire_owned().unwrap();
         // a mock without expectations panics when it is called
-        world.prober_over(MockCoordinator::new()).start_due_probes(&slots).await;
+        fixture.prober_over(MockCoordinator::new()).start_due_probes(&slots).await;
     }
 
     #[tokio::test]
     async fn failed_probes_release_their_slots() {
-        let world = World::with_due_clusters(2).await;
+        let fixture = Fixture::with_due_clusters(2).await;
         let slots = slots(4);
         let mut unavailable = MockCoordinator::new();
         unavailable.expect_claim_probes().returning(|_, _, _| Err(Error::new(Cause::StoreUnavailable)));
-        world.prober_over(unavailable).start_due_probes(&slots).await;
-        assert_eq!((slots.available_permits(), world.probes()), (4, 0), "the claim failed");
+        fixture.prober_over(unavailable).start_due_probes(&slots).await;
+        assert_eq!((slots.available_permits(), fixture.probes()), (4, 0), "the claim failed");
 
         let mut absent = MockCoordinator::new();
         absent.expect_claim_probes().returning(|_, _, _| Ok(vec![ClusterId(99)]));
-        world.prober_over(absent).start_due_probes(&slots).await;
+        fixture.prober_over(absent).start_due_probes(&slots).await;
         all_free(&slots, 4).await;
-        assert_eq!(world.probes(), 0, "the cluster was deleted meanwhile");
+        assert_eq!(fixture.probes(), 0, "the cluster was deleted meanwhile");
 
-        assert_eq!(world.health().await, [Health::Online; 2]);
-        world.fake.clusters.fail(Some(Cause::Unreachable));
-        world.prober().start_due_probes(&slots).await;
+        assert_eq!(fixture.health().await, [Health::Online; 2]);
+        fixture.fake.clusters.fail(Some(Cause::Unreachable));
+        fixture.prober().start_due_probes(&slots).await;
         all_free(&slots, 4).await;
-        assert_eq!(world.health().await, [Health::Offline; 2], "a cluster that does not respond is no error");
+        assert_eq!(
+            fixture.health().await,
+            [Health::Offline; 2],
+            "a cluster that does not respond is no error"
+        );
     }
 }

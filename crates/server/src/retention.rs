@@ -199,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    struct World {
+    struct Fixture {
         fake: Fake,
         app: App,
         coordinator: Arc<MemoryCoordinator>,
@@ -207,7 +207,7 @@ mod tests {
         begin: Timestamp,
     }
 
-    impl World {
+    impl Fixture {
         /// Twenty operations, one a minute, each with its checkpoint.
         async fn new() -> Self {
             let fake = Fake::default();
@@ -244,25 +244,25 @@ mod tests {
 
     #[tokio::test]
     async fn no_entry_is_removed_without_an_archive_or_a_webhook() {
-        let world = World::new().await;
+        let fixture = Fixture::new().await;
         let cutoff = Cutoff::OlderThan(Duration::from_secs(1));
-        let refused = world.retention(false).prune(&Caller::system(), cutoff).await;
+        let refused = fixture.retention(false).prune(&Caller::system(), cutoff).await;
         assert_eq!(refused.unwrap_err().cause, Cause::Internal);
-        assert_eq!(world.first_entry().await, 1);
+        assert_eq!(fixture.first_entry().await, 1);
     }
 
     #[tokio::test]
     async fn only_old_entries_whose_checkpoint_was_delivered_are_removed() {
-        let world = World::new().await;
-        assert_eq!(world.prune(100).await, Ok(0), "nothing was delivered");
-        world.coordinator.claim_delivery(RECEIVER, world.fake.runtime.clock.now()).await.unwrap();
+        let fixture = Fixture::new().await;
+        assert_eq!(fixture.prune(100).await, Ok(0), "nothing was delivered");
+        fixture.coordinator.claim_delivery(RECEIVER, fixture.fake.runtime.clock.now()).await.unwrap();
         // entries up to 9 were delivered, but the checkpoint of entry 5 is the last one
         let cursor = Cursor { sequence: 9, checkpoint: 5 };
-        assert!(world.coordinator.save_cursor(RECEIVER, cursor).await.unwrap());
-        assert_eq!(world.prune(3).await, Ok(3), "the other entries are not old");
-        assert_eq!(world.first_entry().await, 4);
-        assert_eq!(world.prune(100).await, Ok(2));
-        assert_eq!(world.first_entry().await, 6);
+        assert!(fixture.coordinator.save_cursor(RECEIVER, cursor).await.unwrap());
+        assert_eq!(fixture.prune(3).await, Ok(3), "the other entries are not old");
+        assert_eq!(fixture.first_entry().await, 4);
+        assert_eq!(fixture.prune(100).await, Ok(2));
+        assert_eq!(fixture.first_entry().await, 6);
     }
 
     #[test]

@@ -148,8 +148,8 @@ impl ProxiedConnection {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let upload = pump(from_client, to_server, self.faults.clone(), true);
-        let download = pump(from_server, to_client, self.faults.clone(), false);
+        let upload = forward(from_client, to_server, self.faults.clone(), true);
+        let download = forward(from_server, to_client, self.faults.clone(), false);
         let closes = |fault| matches!(fault, Fault::Reset | Fault::Answer(_));
         tokio::select! {
             _ = async { tokio::join!(upload, download) } => {}
@@ -169,7 +169,8 @@ async fn until(mut faults: watch::Receiver<Fault>, matches_fault: impl Fn(Fault)
     let _ = faults.wait_for(|fault| matches_fault(*fault)).await;
 }
 
-async fn pump(
+/// Forwards bytes in one direction, with the delay or the throughput limit of the fault.
+async fn forward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut faults: watch::Receiver<Fault>,
