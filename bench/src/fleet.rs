@@ -9,7 +9,7 @@ use pilothouse_testbed::workloads;
 
 use crate::{
     error::Result,
-    fake::{Fake, dead, hanging},
+    fake::{Fake, hanging, without_listener},
     measure::{Subject, median, rounds},
     plan::Plan,
     plane,
