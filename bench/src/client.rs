@@ -1,5 +1,5 @@
-//! Low-overhead blocking HTTP/1.1 client over one keep-alive connection, with only the required headers. It runs on its
-//! own core, and its cost is the same for every subject.
+//! Low-overhead blocking HTTP/1.1 client over one keep-alive connection, with only the required headers. The
+//! client runs on another core than the measured process, and costs the same for every subject.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -27,7 +27,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// The server at `http://host:port` or `https://host:port`. `ca_pem` is the trusted authority.
+    /// The server at `http://address:port` or `https://address:port`. `ca_pem` is the certificate of the trusted
+    /// authority.
     pub(crate) fn new(url: &str, ca_pem: Option<&str>) -> Result<Self> {
         let (scheme, authority) =
             url.split_once("://").ok_or_else(|| BenchError::because(format!("not a URL: {url}")))?;
@@ -90,7 +91,9 @@ impl Target {
 fn tls_config(pem: &str) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        roots.add(certificate.map_err(|error| BenchError::because(format!("an authority: {error}")))?)?;
+        roots.add(
+            certificate.map_err(|error| BenchError::because(format!("invalid CA certificate: {error}")))?,
+        )?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;

@@ -44,7 +44,7 @@ impl Fake {
             .with_single_cert(vec![cert.der().clone()], key)?;
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let url = format!("https://{}", listener.local_addr()?);
-        // runs until the process ends
+        // the thread runs until the process ends
         thread::spawn(move || serve(listener, config, log_bytes));
         Ok(Self { url, ca_pem: cert.pem() })
     }
@@ -80,7 +80,7 @@ pub(crate) fn hanging() -> Result<(TcpListener, String)> {
 }
 
 /// URL of a port without a listener.
-pub(crate) fn dead() -> Result<String> {
+pub(crate) fn without_listener() -> Result<String> {
     let (listener, url) = hanging()?;
     drop(listener);
     Ok(url)

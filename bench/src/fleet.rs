@@ -9,7 +9,7 @@ use pilothouse_testbed::workloads;
 
 use crate::{
     error::Result,
-    fake::{Fake, dead, hanging},
+    fake::{Fake, hanging, without_listener},
     measure::{Subject, median, rounds},
     plan::Plan,
     plane,
@@ -54,12 +54,12 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Section> {
 
     let fake = Fake::start(0)?;
     let (_listener, hanging_url) = hanging()?;
-    let dead_url = dead()?;
+    let closed_url = without_listener()?;
     let other_clusters = plan.clusters - 1;
     let registration = Instant::now();
     for n in 0..other_clusters {
         let url = match n % 4 {
-            0 => &dead_url,
+            0 => &closed_url,
             1 => &hanging_url,
             _ => &fake.url,
         };

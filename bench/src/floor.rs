@@ -17,8 +17,9 @@ pub(crate) fn serve(bytes: usize, headers: &[String]) -> Result<()> {
     let headers: Vec<(HeaderName, String)> = headers
         .iter()
         .map(|line| {
-            let (name, value) =
-                line.split_once(':').ok_or_else(|| BenchError::because("a header without a value"))?;
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| BenchError::because("the argument --header has no value after the colon"))?;
             Ok((name.trim().parse()?, value.trim().to_owned()))
         })
         .collect::<Result<_>>()?;

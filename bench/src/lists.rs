@@ -146,7 +146,7 @@ impl Fixture {
         Ok(subjects)
     }
 
-    /// A page of the API server itself for comparison: 50 pods, in its own order, without a total.
+    /// A page read directly from the API server for comparison: 50 pods, in the API server's order, without a total.
     fn direct_page(&self) -> Result<Subject> {
         let target = plane::direct(&self.plane)?;
         let pids = [Component::ApiServer, Component::Etcd].map(|component| self.plane.pid(component));
@@ -265,7 +265,8 @@ impl Growth {
     }
 }
 
-/// Pins the cluster's processes to the load's core and the server to its own again, because they start new threads.
+/// Pins the cluster's processes to the core of the load and the server to the measured core again, because processes
+/// start new threads.
 pub(crate) fn pin_processes(fixture: &Fixture) -> Result<()> {
     plane::pin_to_load_core(&fixture.plane)?;
     process::pin_process(fixture.server.pid(), process::MEASURED_CORE)

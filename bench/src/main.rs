@@ -140,7 +140,9 @@ fn run(command: Command) -> Result<()> {
 
 fn parse_rows(rows: Vec<String>) -> Result<Vec<String>> {
     match rows.iter().find(|row| !ROWS.contains(&row.as_str())) {
-        Some(unknown) => Err(BenchError::because(format!("there is no row {unknown}: {}", ROWS.join(" ")))),
+        Some(unknown) => {
+            Err(BenchError::because(format!("unknown row {unknown}; the rows are: {}", ROWS.join(" "))))
+        }
         None if rows.is_empty() => Ok(ROWS.map(str::to_owned).to_vec()),
         None => Ok(rows),
     }

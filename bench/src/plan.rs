@@ -51,7 +51,7 @@ impl Plan {
         }
     }
 
-    /// The plan for CI: everything once, with small sizes; its results are no measure of speed.
+    /// The plan for CI: all rows once, with small sizes. The results are no measure of speed.
     pub(crate) fn smoke(binary: PathBuf) -> Self {
         Self {
             binary,
@@ -75,7 +75,7 @@ impl Plan {
         self.counts.iter().copied().max().unwrap_or(1_000)
     }
 
-    /// How long to wait for memory to settle: `full`, or 100 ms in the smoke test.
+    /// Waiting time until the memory use is stable: `full`, or 100 ms in the smoke test.
     pub(crate) fn settle_time(&self, full: Duration) -> Duration {
         if self.smoke { Duration::from_millis(100) } else { full }
     }

@@ -48,8 +48,7 @@ impl Population {
         format!("team-{:03}", i % NAMESPACES)
     }
 
-    /// Whether a search for `needle` finds pod `i`. True for up to 50 pods, if the population has at least a few
-    /// hundred.
+    /// Whether a search for `needle` finds pod `i`. True for at most 50 pods of a population.
     fn is_needle(self, i: usize) -> bool {
         let step = self.count / 50 + 1;
         i.is_multiple_of(step) && i / step < 50

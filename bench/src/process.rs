@@ -53,7 +53,7 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration> {
     let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect::<Vec<_>>());
     let tick = |n: usize| fields.as_ref()?.get(n)?.parse::<u64>().ok();
     let ticks = tick(11).zip(tick(12)).map(|(user, system)| user + system);
-    let ticks = ticks.ok_or_else(|| BenchError::because("no times in /proc/…/stat"))?;
+    let ticks = ticks.ok_or_else(|| BenchError::because("no CPU times in /proc/…/stat"))?;
     Ok(Duration::from_secs(ticks) / u32::try_from(clock_ticks_per_second())?)
 }
 

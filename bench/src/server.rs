@@ -90,7 +90,10 @@ impl Floor {
         process::pin_current_thread(process::LOAD_CORE)?;
         let mut process = process?;
         let mut line = String::new();
-        let output = process.stdout.take().ok_or_else(|| BenchError::because("piped stdout of the floor"))?;
+        let output = process
+            .stdout
+            .take()
+            .ok_or_else(|| BenchError::because("the standard output of the floor is not piped"))?;
         BufReader::new(output).read_line(&mut line)?;
         // requests to the floor have the same headers, including credentials
         let mut target = Target::new(line.trim(), None)?;

@@ -125,7 +125,7 @@ async fn measure_database(
     for _ in 0..plan.rounds.min(3) {
         bare_rates.push(bare.insert(plan.audit_inserts, CONCURRENT_CALLERS).await?);
         sink.sign_head(&store, &keyring, deps.clock.now()).await?;
-        // reopened, so that the store has no state of the trail from before
+        // the store is opened again, so that it has no state of the previous trail
         store = Store::open(database, deps.clone()).await?;
         store_rates.push(insert(&store, &*deps.clock, plan.audit_inserts).await?);
     }

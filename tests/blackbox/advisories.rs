@@ -198,7 +198,7 @@ async fn cve_2019_11202_deleted_first_admin_is_not_created_again() {
     let users = second.rows("/api/auth/users", "users").await;
     let first = users.iter().find(|user| user["username"] == "admin").unwrap()["id"].clone();
     second.post("/api/auth/users/delete", json!({"id": first})).await.data();
-    // with ADMIN_PASSWORD, which created it, and without
+    // restart with ADMIN_PASSWORD, the password of the deleted admin, and then without
     let server = server.stop().await.start().await;
     server.client().try_sign_in("admin", PASSWORD).await.refused("AUTHENTICATION_ERROR");
     let server = server.stop().await.unset("ADMIN_PASSWORD").start().await;

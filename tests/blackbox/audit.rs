@@ -86,7 +86,7 @@ async fn viewer_change_is_refused_recorded_once_and_not_sent() {
     let admin = server.admin().await;
     let id = register_cluster(&admin, "audited", &plane).await;
     let viewer = server.user(&admin, "viewer").await;
-    // the API server writes as well: it renews a lease every ten seconds
+    // the API server itself also writes: it renews a lease every ten seconds
     let writes_by_others = || {
         let events = plane.audit_events().unwrap();
         events.iter().filter(|event| event.user.username.as_deref() != Some("system:apiserver")).count()
@@ -119,7 +119,7 @@ async fn viewer_change_is_refused_recorded_once_and_not_sent() {
     let web = plane.client().get("/apis/apps/v1/namespaces/audited/deployments/web").await.unwrap();
     assert_eq!(web["spec"]["replicas"], 1);
 
-    // A viewer reads only its own operations, and no users.
+    // A viewer can list only the viewer's own operations, and no users.
     let own_operations = viewer.operations("").await;
     assert!(
         !own_operations.is_empty() && own_operations.iter().all(|row| row["username"] == "viewer"),

@@ -111,7 +111,7 @@ async fn changed_byte_in_the_database_file_names_the_operation() {
     fs::write(&file, &original).unwrap();
     assert_valid(&install);
 
-    // the chain has the name in quotes, the lists have it without
+    // in the chain the name is in quotes; in the tables of the lists it is not
     let mut edited = original.clone();
     for at in 1..edited.len() - 7 {
         if edited[at..].starts_with(b"mallory") && edited[at - 1] != b'"' {
@@ -138,7 +138,7 @@ async fn restored_old_database_is_detected_by_the_checkpoint_file() {
     fs::write(install.file("pilothouse.db"), older).unwrap();
     let (code, output) = verify(&install, &[]);
     assert_eq!(code, Some(1), "{output}");
-    // entries appended to it are not signed, and nothing is exported
+    // entries appended to the old database are not signed, and nothing is exported
     let checkpoints = fs::read(install.file(CHECKPOINTS)).unwrap();
     let server = install.start().await;
     server.admin().await.get("/api/k8s/audit/export").await.refused("INTERNAL_ERROR");
@@ -147,7 +147,7 @@ async fn restored_old_database_is_detected_by_the_checkpoint_file() {
     let refused = install.run(&["audit", "export"]);
     assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{refused:?}");
     assert_eq!(verify(&install, &[]).0, Some(1), "the signed entries were replaced by others");
-    // an attacker who also removes the file is detected by its absence, and by a copy of it
+    // an attacker who also removes the checkpoint file is detected by its absence, and by a copy of the file
     let copy = install.file("copy.jsonl").display().to_string();
     fs::rename(install.file(CHECKPOINTS), &copy).unwrap();
     let (code, output) = verify(&install, &[]);
@@ -186,11 +186,11 @@ async fn export_is_verified_with_the_public_key_alone() {
     let (code, text) = verify(&other_install, &["--export", &file, "--public-key", &key]);
     assert_eq!(code, Some(0), "{text}");
     let (code, text) = verify(&other_install, &["--export", &file]);
-    assert_eq!(code, Some(2), "an export needs a public key {text}");
+    assert_eq!(code, Some(2), "verification of an export needs a public key: {text}");
     let (code, text) = verify(&other_install, &["--export", &file, "--public-key", &"0".repeat(64)]);
     assert_eq!(code, Some(1), "{text}");
 
-    // the same over HTTP, without the envelope; the export itself is recorded in the trail
+    // the export over HTTP has no envelope, and is recorded in the trail
     let response = admin.get("/api/k8s/audit/export").await;
     assert_eq!(response.header("content-type"), "application/x-ndjson");
     let exported = response.text.clone();

@@ -8,7 +8,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn clusters_registered_by_token_and_kubeconfig_are_kept_apart() {
+async fn each_cluster_id_returns_only_objects_of_its_cluster() {
     let (one, two) = tokio::join!(control_plane(), shared_control_plane());
     let (kube_one, kube_two) = (one.client(), two.client());
     kube_one.apply(&pilothouse_testbed::workloads::namespace("only-in-one")).await.unwrap();
@@ -81,7 +81,7 @@ async fn connection_is_tested_before_a_cluster_is_stored() {
         .refused("VALIDATION_ERROR");
     assert_eq!(admin.rows("/api/k8s/clusters", "clusters").await, Vec::<Value>::new());
 
-    // stored without a test when requested, and then without counts
+    // with skip_test the cluster is stored without a connection test, and has no counts
     let untried = json!({"api_server": "https://127.0.0.1:1", "skip_test": true});
     let data = with("untried", untried).await.data();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Settings as the `config` commands show them, and the log in JSON.
+//! The `config` commands, and the log in JSON.
 
 use std::{collections::BTreeSet, fs};
 
@@ -35,7 +35,7 @@ async fn config_commands_create_no_files() {
 }
 
 #[tokio::test]
-async fn shown_settings_start_the_same_server() {
+async fn config_show_output_starts_a_server_with_the_same_settings() {
     let install = Install::new().set("SESSION_IDLE", "7m").set("ADMIN_PASSWORD", PASSWORD);
     let shown = run_ok(&install, &["config", "show", "--listen", "127.0.0.1:0"]);
     assert!(!shown.contains(PASSWORD), "{shown}");
@@ -96,9 +96,9 @@ async fn json_log_lines_are_objects_with_the_request_id() {
         lines.map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();
     let answered = |id: &str| {
         let of_request: Vec<_> = lines.iter().filter(|line| line["request_id"] == id).collect();
-        let mut answered = of_request.into_iter().filter(|line| line["message"] == "answered");
-        let line = answered.next().unwrap_or_else(|| panic!("no line of {id} in {log}"));
-        assert!(answered.next().is_none(), "one line per request");
+        let mut completed = of_request.into_iter().filter(|line| line["message"] == "request completed");
+        let line = completed.next().unwrap_or_else(|| panic!("no line of {id} in {log}"));
+        assert!(completed.next().is_none(), "one line per request");
         line.clone()
     };
     let line = answered(&list);
@@ -134,11 +134,11 @@ async fn warning_has_the_request_id_when_only_warnings_are_logged() {
         let log = server.stop().await.log();
         let line = log.lines().find(|line| line.contains("cannot connect to the cluster"));
         assert!(line.is_some_and(|line| line.contains(id)), "{log}");
-        assert!(!log.contains("answered"), "{log}");
+        assert!(!log.contains("request completed"), "{log}");
     }
 }
 
-/// Only the entry of the trusted proxy counts, not the one that the client sent.
+/// The client address is the last entry of the header, which the trusted proxy added; the client sent the first entry.
 #[tokio::test]
 async fn forwarded_address_counts_only_from_a_trusted_proxy() {
     for (trusted, source) in [(None, "127.0.0.1"), (Some("127.0.0.0/8, fd12:3456::/32"), "203.0.113.9")] {

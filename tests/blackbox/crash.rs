@@ -28,9 +28,9 @@ const KILLS_PER_INSTALL: u64 = 50;
 const CLIENTS: u64 = 12;
 /// Maximal time under load before a kill, in milliseconds.
 const MAX_LOAD_MILLIS: u64 = 600;
-/// One in this many kills comes during the start of the server.
+/// Ratio of all kills to kills during the start of the server.
 const ONE_KILL_AT_START_IN: u64 = 8;
-/// Maximal delay of a kill during the start, in milliseconds; a start takes about as long.
+/// Maximal delay of a kill during the start, in milliseconds: about the duration of a start.
 const MAX_START_MILLIS: u64 = 400;
 /// Operations that a kill interrupted are closed within this time after the next start.
 const ORPHANS_CLOSED_WITHIN: SignedDuration = SignedDuration::from_secs(30);
@@ -147,7 +147,7 @@ fn code(event: &AuditEvent) -> u16 {
 }
 
 /// Compares the trails and responses with the requests that the cluster received. Returns the number of operations
-/// closed as `unknown`, and how many of these the cluster applied.
+/// closed as `unknown`, and the number of those that the cluster applied.
 pub(crate) fn check_trail(
     observed: &Observed,
     cluster_requests: &HashMap<String, Vec<AuditEvent>>,
@@ -227,8 +227,8 @@ async fn install(plane: &ControlPlane, name: &str) -> (Install, Client, Target) 
     (server.stop().await, admin, target)
 }
 
-/// The same session on the server that runs now.
-fn at(server: &Server, admin: &Client) -> Client {
+/// A client of this server with the session of `admin`.
+fn client_at(server: &Server, admin: &Client) -> Client {
     let mut client = server.client();
     client.session.clone_from(&admin.session);
     client
@@ -252,7 +252,7 @@ async fn kill_repeatedly(
             let server = install.start().await;
             let mut clients = JoinSet::new();
             for _ in 0..CLIENTS {
-                clients.spawn(target.clone().load(at(&server, &admin), Random(random.next())));
+                clients.spawn(target.clone().load(client_at(&server, &admin), Random(random.next())));
             }
             tokio::time::sleep(random.pause(MAX_LOAD_MILLIS)).await;
             let install = server.kill().await;
@@ -266,7 +266,7 @@ async fn kill_repeatedly(
 
     starts.push(now());
     let server = install.start().await;
-    let admin = at(&server, &admin);
+    let admin = client_at(&server, &admin);
     eventually("no operation is pending", async || {
         admin.operations("status=pending").await.is_empty().then_some(())
     })

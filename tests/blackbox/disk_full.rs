@@ -1,5 +1,5 @@
 //! Faults that prevent writes to the audit trail: a full disk, a nearly full disk, a locked or unavailable database.
-//! Nothing is sent during the fault, and operation resumes by itself.
+//! No change is sent to the cluster during the fault, and changes succeed again after it without a restart.
 
 use std::{
     fs::{self, File},
@@ -53,7 +53,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // lazily, because a server that a failed test leaves may still have a file open
+        // lazily, because a server of a failed test may still have a file open
         let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
     }
 }
@@ -173,7 +173,7 @@ async fn outcome_on_a_full_disk_is_returned_and_stored_later() {
     .await;
     fixture.plane.signal(Component::Etcd, Signal::Cont).unwrap();
     let data = change.await.unwrap().data();
-    assert_eq!(data["workload"]["replicas"], 2, "the change was made and its response says so");
+    assert_eq!(data["workload"]["replicas"], 2, "the response confirms the change");
     assert!(data["warnings"].is_array(), "the response warns that the outcome is not stored: {data}");
     expect_unavailable(fixture.scale().await);
     assert_eq!(fixture.admin.operations("status=pending").await.len(), 1);
@@ -221,7 +221,7 @@ async fn below_the_free_space_floor_only_running_changes_are_stored() {
         expect_unavailable(fixture.server.client().try_sign_in(name, password).await);
     }
     assert_eq!(fixture.admin.operations("").await.len(), before, "refused requests add no operation");
-    // a super admin can sign in, using a reserve of its own, and disable the user who fills the disk
+    // a super admin can sign in, from a separate reserve of space, and disable the user who fills the disk
     let second_session = fixture.server.client().sign_in("admin", PASSWORD).await;
     let filler = second_session.rows("/api/auth/users?search=filler", "users").await[0]["id"].clone();
     second_session.post("/api/auth/users/update", json!({"id": filler, "disabled": true})).await.data();

@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::support::{Client, Install, StubApiServer};
 
-/// Set in the namespace, to the folder in which the test creates [`RAN`].
+/// Environment variable that is set in the namespace, to the folder in which the test creates the file [`RAN`].
 const INSIDE: &str = "PILOTHOUSE_TEST_IN_NAMESPACE";
 const RAN: &str = "ran";
 /// Exit status of the script if it cannot set up the namespace.
@@ -82,7 +82,7 @@ fn runs_in_namespace(test: &str) -> bool {
 #[derive(Clone)]
 enum Record {
     A(Vec<Ipv4Addr>),
-    /// A CNAME; the response contains its address as well.
+    /// A CNAME; the response also contains the address of the target.
     Alias(&'static str, Ipv4Addr),
 }
 

@@ -167,7 +167,7 @@ async fn check_only_known_cluster(admin: &Client) {
 
 #[tokio::test]
 async fn every_egress_bypass_is_refused_by_every_endpoint() {
-    // a successful bypass would connect here
+    // a successful bypass would connect to this listener
     let canary = TcpListener::bind("0.0.0.0:0").unwrap();
     canary.set_nonblocking(true).unwrap();
     let port = canary.local_addr().unwrap().port();

@@ -141,7 +141,7 @@ impl FailedOver {
         let copy = standby.path().join("data");
         postgres.copy_to(copy.clone()).await;
 
-        // everything from here on is lost
+        // the failover loses all changes from here on
         admin.add_user("bob", "viewer").await;
         let lost_cluster = register(&admin, "lost", &echoes[0]).await;
         admin.get(format!("/api/k8s/namespaces?cluster_id={lost_cluster}")).await;
@@ -208,7 +208,7 @@ async fn failover_with_lost_commits_is_reported_and_stops_signing() {
         let server = install.start().await;
         let reported_again = async || (reported(&server.install.log()) > reports).then_some(());
         within(RECOVERY_TIMEOUT, "the mismatch is reported after the next start", reported_again).await;
-        // nor a trail that has become longer than the lost one
+        // a trail that has become longer than the lost one is not signed either
         let admin = server.admin().await;
         for number in 0..8 {
             let body = json!({"id": users[1]["id"], "display_name": format!("Ann {number}")});
@@ -223,7 +223,7 @@ async fn failover_with_lost_commits_is_reported_and_stops_signing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cluster_with_a_reused_lost_id_gets_its_own_requests() {
+async fn requests_go_to_the_new_cluster_that_reuses_a_lost_id() {
     let Some(failed_over) = FailedOver::new().await else { return };
     let FailedOver { admin, echoes: [lost, other], lost_cluster, .. } = &failed_over;
     let id = register(admin, "other", other).await;

@@ -32,7 +32,7 @@ async fn hanging_and_killed_clusters_do_not_affect_a_healthy_one() {
     let server = without_list_cache(deadlines.set("PROBE_INTERVAL", "1s")).start().await;
     let admin = server.admin().await;
     let mut ids = Vec::new();
-    for (name, plane) in [("stopped", &stopped), ("killed", &killed), ("well", &healthy)] {
+    for (name, plane) in [("stopped", &stopped), ("killed", &killed), ("healthy", &healthy)] {
         apply(&plane.client(), &[workloads::deployment("default", "web", 1)]).await;
         ids.push(register_cluster(&admin, name, plane).await);
     }

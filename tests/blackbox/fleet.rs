@@ -13,7 +13,7 @@ fn result_names(data: &Value) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn search_and_counts_cover_all_clusters_and_mark_a_lost_one_stale() {
+async fn search_and_counts_cover_all_clusters_and_mark_an_unreachable_one_stale() {
     let (one, two) = tokio::join!(control_plane(), control_plane());
     let server = Server::fresh().await;
     let admin = server.admin().await;

@@ -94,7 +94,7 @@ struct PendingScale {
 }
 
 impl PendingScale {
-    /// Starts the change; its client has disconnected already.
+    /// Starts the change, and disconnects the client.
     async fn new() -> Self {
         let plane = control_plane().await;
         apply(&plane.client(), &[workloads::deployment("default", "web", 1)]).await;
@@ -141,7 +141,7 @@ async fn change_interrupted_by_a_kill_is_not_repeated() {
         let refused =
             admin.with_idempotency_key("key").post(SCALE, body.clone()).await.refused("CONFLICT_ERROR");
         assert_eq!(refused["context"]["cause"], "idempotency_outcome_unknown");
-        // Orphans of another replica are closed in the round after its lease expires; the key may be released earlier.
+        // Orphans of another replica are closed in the round after its lease expires; the key may be released before.
         let operation = eventually("the operation is closed", async || {
             admin.operations("operation_type=scale&status=unknown").await.pop()
         })

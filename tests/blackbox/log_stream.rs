@@ -99,7 +99,7 @@ async fn log_stream_resumes_after_the_last_event_id() {
 }
 
 #[tokio::test]
-async fn log_stream_outlives_its_token_and_ends_with_its_session() {
+async fn log_stream_continues_after_token_expiry_and_ends_with_its_session() {
     let install = Install::new().set("ACCESS_TOKEN_LIFETIME", "5s");
     let Some((plane, server, admin, id)) = running_on(install, "bb-ends").await else { return };
     apply(&plane.client(), &[workloads::pod_running("bb-ends", "counts", &["sh", "-c", COUNT])]).await;
@@ -117,7 +117,7 @@ async fn log_stream_outlives_its_token_and_ends_with_its_session() {
         (viewer, events)
     };
 
-    // the stream outlives the token
+    // the stream continues after the token has expired
     let (viewer, mut events) = open_stream().await;
     eventually("the token has expired", async || {
         (viewer.get("/api/auth/me").await.status == 401).then_some(())

@@ -13,7 +13,7 @@ async fn login_throttle_survives_restart_and_covers_all_spellings() {
         client.try_sign_in(spelling, "a wrong password").await.refused("AUTHENTICATION_ERROR");
     }
     client.try_sign_in("admin", PASSWORD).await.refused("RATE_LIMITED");
-    // other users have counters of their own, and their attempts reset none
+    // each user has a separate counter, and attempts of other users do not reset it
     for n in 0..20 {
         client.try_sign_in(&format!("user-{n}"), "a wrong password").await.refused("AUTHENTICATION_ERROR");
     }
@@ -58,7 +58,7 @@ async fn login_flood_is_bounded_and_does_not_block_signed_in_users() {
     let (refused, limited, busy) =
         (count("AUTHENTICATION_ERROR"), count("RATE_LIMITED"), count("SERVICE_UNAVAILABLE"));
     assert_eq!(refused + limited + busy, 500, "no other response: {refused} {limited} {busy}");
-    // 100 failures per address, and those being hashed when the hundredth failed
+    // 100 failures per address, and the passwords that were being hashed when the hundredth login failed
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     assert!((1..=100 + cores).contains(&refused), "{refused}");
     for response in responses.iter().filter(|response| response.status != 401) {
@@ -75,9 +75,9 @@ async fn login_flood_is_bounded_and_does_not_block_signed_in_users() {
     server.stop().await;
 }
 
-/// A chosen session id, a stolen part, a forged token: the checks of the assembled server.
+/// Combines access tokens, refresh tokens and session ids of several sessions, and a session id chosen by the client.
 #[tokio::test]
-async fn session_parts_work_only_together() {
+async fn tokens_and_session_id_of_different_sessions_are_refused() {
     let server = Server::fresh().await;
     let (admin, other) = (server.admin().await, server.admin().await);
     let (one, two) = (admin.session.clone().unwrap(), other.session.clone().unwrap());
@@ -104,7 +104,7 @@ async fn session_parts_work_only_together() {
     ] {
         with(access, cookie).get("/api/auth/me").await.refused("AUTHENTICATION_ERROR");
     }
-    // a login with the cookie of another session creates a session of its own
+    // a login with the cookie of another session creates a new session
     let fresh = with(&one.access_token, &one.session_id).sign_in("admin", PASSWORD).await.session.unwrap();
     assert_ne!(fresh.session_id, one.session_id);
     // a refresh token with the cookie of another session, and one of another install

@@ -1,4 +1,4 @@
-//! Keys in a mounted Kubernetes Secret, read by a process that is not root.
+//! Key files of a mounted Kubernetes Secret, read by a process that does not run as root.
 
 use std::{
     fs,

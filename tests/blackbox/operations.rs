@@ -210,15 +210,15 @@ async fn backup_with_another_key_or_modified_is_refused() {
             "byte {length}"
         );
     }
-    let output = restore_with_key(&install, &backup, "well", &key);
+    let output = restore_with_key(&install, &backup, "unchanged", &key);
     output_of_success(&output);
     let stdin = install.run(&["backup", "--stdin", "/nowhere"]);
     assert_eq!(stdin.status.code(), Some(2), "--stdin is not supported with SQLite");
 }
 
-/// Whenever the backup is killed: a backup file has an operation, and operations left pending are closed.
+/// After a kill at any time, each backup file has an operation, and pending operations are closed.
 #[tokio::test]
-async fn killed_backup_has_an_operation() {
+async fn killed_backup_is_recorded_and_its_operation_is_closed() {
     let server = Install::on_sqlite().start().await;
     let paths = TestPaths::new(&server.install);
     let file = |n: u64| paths.path(&format!("backups/{n}.backup"));

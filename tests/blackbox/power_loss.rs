@@ -46,6 +46,7 @@ fn count_and_random() -> (u64, Random) {
     (losses, Random(seed))
 }
 
+/// Whether a file holds state of a process only, so that a power loss removes it.
 fn in_memory(path: &Path) -> bool {
     // the WAL index is shared memory backed by a file, and a lock file means nothing without a process
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

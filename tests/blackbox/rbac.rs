@@ -93,7 +93,7 @@ fn reads(id: i64, namespace: &str) -> Vec<String> {
     lists.chain(detail).chain(of_types).chain(rest).collect()
 }
 
-/// All changes, in an executable order, each with the verb and resource whose permission is missing first.
+/// All changes, in an executable order, each with the verb and resource of the first missing permission.
 fn changes(namespace: &str) -> Vec<(&'static str, Value, &'static str, &'static str)> {
     let new = format!("{namespace}-new");
     let of = |more: Value| {
@@ -241,7 +241,7 @@ async fn operating_credential_reads_and_changes_everything() {
 /// These tests cover all endpoints that send requests to a cluster.
 #[test]
 fn every_cluster_endpoint_is_tested_with_the_credentials() {
-    // the registry and the trail are Pilothouse's own; the streams read as the log and the list do
+    // registry and trail are in Pilothouse's database; the streams need the same permissions as the log and the list
     let is_exempt = |path: &str| {
         let registry = ["/api/k8s/clusters", "/api/k8s/clusters/update", "/api/k8s/clusters/delete"];
         let rest =

@@ -75,7 +75,7 @@ fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
-/// Replaces the values that differ from the README.
+/// Replaces the values of a README command by those of the test.
 fn substitute(command: &str, password: &str, address: &str, audit_log: &Path) -> String {
     command
         .replace("the one printed", password)
@@ -128,8 +128,8 @@ fn digits(text: &str) -> String {
     masked
 }
 
-/// A process in a terminal of its own (`script`), because the first password is shown only on a terminal. Its output
-/// goes to a file.
+/// A process in a separate terminal (`script`), because the first password is shown only on a terminal. The output is
+/// written to a file.
 struct Terminal(Child, PathBuf);
 
 impl Terminal {
@@ -172,7 +172,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // after a failed test; `script` forwards the signal to its child
+        // the process still runs after a failed test; `script` forwards the signal to its child
         if let Ok(None) = self.0.try_wait() {
             let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
             let _ = self.0.wait();
@@ -297,7 +297,7 @@ async fn run_demo(options: &str, folder: &Path) -> (Terminal, Vec<String>) {
     // may include the start of a cluster with a node
     let output_lines = within(2 * SETTLE_TIMEOUT, "the introduction of the demo", async || {
         Some(terminal.lines())
-            .filter(|output_lines| output_lines.iter().any(|line| line == "Ctrl-C ends it."))
+            .filter(|output_lines| output_lines.iter().any(|line| line == "Press Ctrl-C to stop the demo."))
     })
     .await;
     (terminal, output_lines)
@@ -315,7 +315,10 @@ fn run_printed_commands(output_lines: &[String]) {
 }
 
 async fn end_demo(terminal: Terminal) {
-    assert_eq!(terminal.interrupt().await.last().map(String::as_str), Some("ended; nothing is left"));
+    assert_eq!(
+        terminal.interrupt().await.last().map(String::as_str),
+        Some("ended; all processes and files of the demo are removed")
+    );
 }
 
 #[tokio::test]

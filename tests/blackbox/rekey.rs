@@ -28,7 +28,7 @@ async fn create_configmap(client: &Client, cluster: i64, name: &str) -> Value {
     client.with_idempotency_key(name).post("/api/k8s/configmaps", body).await.data()
 }
 
-/// The same session with refreshed tokens.
+/// A client with the same session and refreshed tokens.
 async fn refreshed(client: &Client) -> Client {
     let session = client.session.clone().unwrap();
     let pair = client.post("/api/auth/refresh", json!({"refresh_token": session.refresh_token})).await.data();
@@ -169,7 +169,7 @@ async fn two_replicas_serve_requests_during_rekey() {
     let id = register_cluster(&admin, "busy", plane).await;
     let finished = AtomicBool::new(false);
     let old_sessions = [(&first, first.admin().await), (&second, second.admin().await)];
-    // each signs in separately, because a refresh token is valid once
+    // each client signs in separately, because a refresh token is valid once
     let work = async |server: &Server, name: &str| {
         let mut client = server.admin().await;
         let (mut created, mut after_rekey, mut refreshes) = (0, 0, 0);

@@ -14,15 +14,15 @@ use crate::support::{
     register_cluster, shared_control_plane, within,
 };
 
-/// Two servers with a database of their own; `None` if this machine has no PostgreSQL.
+/// Two servers with a new database; `None` if this machine has no PostgreSQL.
 async fn pair() -> Option<(Server, Server)> {
     let first = Install::on_postgres(&postgres()?.database().unwrap()).start().await;
     let second = first.install.replica().start().await;
     Some((first, second))
 }
 
-/// The same session on another replica.
-fn at(server: &Server, client: &Client) -> Client {
+/// A client of another replica with the same session.
+fn client_at(server: &Server, client: &Client) -> Client {
     let mut other = server.client();
     other.session = client.session.clone();
     other
@@ -69,16 +69,16 @@ async fn replica_with_another_key_is_refused() {
 }
 
 #[tokio::test]
-async fn sessions_rights_and_throttles_are_shared() {
+async fn sessions_roles_and_login_throttles_apply_at_all_replicas() {
     let Some((first, second)) = pair().await else { return };
     let admin = first.admin().await;
-    let second_admin = at(&second, &admin);
+    let second_admin = client_at(&second, &admin);
     assert_eq!(second_admin.get("/api/auth/me").await.data()["user"]["username"], "admin");
 
-    // a right removed at one replica is gone at the other within a second, even if it has just cached the right
+    // a role removed at one replica ends at the other within a second, even if the other has just cached the role
     let eve = admin.add_user("eve", "ops_admin").await;
     let eve_at_second = second.client().sign_in("eve", PASSWORD).await;
-    let eve_at_first = at(&first, &eve_at_second);
+    let eve_at_first = client_at(&first, &eve_at_second);
     for client in [&eve_at_first, &eve_at_second] {
         client.get("/api/auth/me").await.data();
     }
@@ -94,14 +94,14 @@ async fn sessions_rights_and_throttles_are_shared() {
     let eve_at_first = first.client().sign_in("eve", PASSWORD).await;
     let refresh = json!({"refresh_token": eve_at_first.session.as_ref().unwrap().refresh_token});
     eve_at_first.get("/api/auth/me").await.data();
-    let pair = at(&second, &eve_at_first).post("/api/auth/refresh", refresh).await.data();
+    let pair = client_at(&second, &eve_at_first).post("/api/auth/refresh", refresh).await.data();
     // a token issued by one replica is valid at the other at once
-    let mut refreshed = at(&first, &eve_at_first);
+    let mut refreshed = client_at(&first, &eve_at_first);
     refreshed.session.as_mut().unwrap().access_token = pair["access_token"].as_str().unwrap().to_owned();
     refreshed.get("/api/auth/me").await.data();
     eventually_refused("AUTHENTICATION_ERROR", &eve_at_first, "/api/auth/me").await;
 
-    // wrong passwords count on all replicas together
+    // wrong passwords at all replicas are counted together
     for server in [&first, &second, &first, &second, &first] {
         server.client().try_sign_in("mallory", "not the password").await.refused("AUTHENTICATION_ERROR");
     }
@@ -122,7 +122,7 @@ async fn cluster_changes_at_one_replica_apply_at_the_other() {
     let Some((first, second)) = pair().await else { return };
     let plane = shared_control_plane().await;
     let admin = first.admin().await;
-    let second_admin = at(&second, &admin);
+    let second_admin = client_at(&second, &admin);
     let id = register_cluster(&admin, "shared", plane).await;
     let path = format!("/api/k8s/namespaces?cluster_id={id}");
     assert!(!second_admin.rows(&path, "namespaces").await.is_empty());
@@ -144,7 +144,7 @@ async fn concurrent_changes_of_two_replicas_form_one_chain() {
     let plane = shared_control_plane().await;
     let admin = first.admin().await;
     let id = register_cluster(&admin, "busy", plane).await;
-    let second_admin = at(&second, &admin);
+    let second_admin = client_at(&second, &admin);
     let mut changes = Vec::new();
     for n in 0..40 {
         let client = if n % 2 == 0 { admin.clone() } else { second_admin.clone() };
@@ -205,15 +205,15 @@ async fn only_operations_of_a_killed_replica_are_closed_by_another() {
     let first = install.start().await;
     let second = first.install.replica().start().await;
     let plane = control_plane().await;
-    let deployments =
-        ["of-the-killed", "of-the-living"].map(|name| workloads::deployment("default", name, 1));
+    let deployments = ["at-the-killed-replica", "at-the-running-replica"]
+        .map(|name| workloads::deployment("default", name, 1));
     apply(&plane.client(), &deployments).await;
     let admin = first.admin().await;
-    let second_admin = at(&second, &admin);
+    let second_admin = client_at(&second, &admin);
     let id = register_cluster(&admin, "stuck", &plane).await;
     plane.signal(Component::Etcd, Signal::Stop).unwrap();
-    stuck_change(&admin, id, "of-the-killed").await;
-    stuck_change(&second_admin, id, "of-the-living").await;
+    stuck_change(&admin, id, "at-the-killed-replica").await;
+    stuck_change(&second_admin, id, "at-the-running-replica").await;
 
     first.kill().await;
     let killed_at = Instant::now();
@@ -222,17 +222,17 @@ async fn only_operations_of_a_killed_replica_are_closed_by_another() {
         rows.iter().find(|row| row["resource_name"] == name).expect(name)["status"].clone()
     };
     eventually("the orphaned operation is closed", async || {
-        (status("of-the-killed").await == "unknown").then_some(())
+        (status("at-the-killed-replica").await == "unknown").then_some(())
     })
     .await;
     assert!(killed_at.elapsed() <= Duration::from_secs(30), "{:?}", killed_at.elapsed());
-    assert_eq!(status("of-the-living").await, "pending");
+    assert_eq!(status("at-the-running-replica").await, "pending");
     plane.signal(Component::Etcd, Signal::Cont).unwrap();
     eventually("the outcome of the running replica's change", async || {
-        (status("of-the-living").await == "success").then_some(())
+        (status("at-the-running-replica").await == "success").then_some(())
     })
     .await;
-    assert_eq!(status("of-the-killed").await, "unknown", "a closed operation does not change");
+    assert_eq!(status("at-the-killed-replica").await, "unknown", "a closed operation does not change");
     verify_chain(&second.install);
 }
 
@@ -246,23 +246,25 @@ async fn remaining_replica_continues_probing() {
     let second = first.install.replica().start().await;
     let plane = control_plane().await;
     let admin = first.admin().await;
-    let second_admin = at(&second, &admin);
+    let second_admin = client_at(&second, &admin);
     register_cluster(&admin, "probed", &plane).await;
     let status = async || second_admin.rows("/api/k8s/clusters", "clusters").await[0]["status"].clone();
     assert_eq!(status().await, "online");
     first.kill().await;
     plane.signal(Component::ApiServer, Signal::Kill).unwrap();
-    eventually("the other replica reports it offline", async || (status().await == "offline").then_some(()))
-        .await;
+    eventually("the other replica reports the cluster as offline", async || {
+        (status().await == "offline").then_some(())
+    })
+    .await;
     plane.restart(Component::ApiServer).await.unwrap();
-    within(2 * RECOVERY_TIMEOUT, "the other replica reports it online", async || {
+    within(2 * RECOVERY_TIMEOUT, "the other replica reports the cluster as online", async || {
         (status().await == "online").then_some(())
     })
     .await;
 }
 
 #[tokio::test]
-async fn restarted_database_is_used_again() {
+async fn replicas_reconnect_to_a_restarted_database() {
     let Some(postgres) = Postgres::builder().durable(true).start_or_skip().unwrap() else {
         return;
     };

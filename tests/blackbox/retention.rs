@@ -16,7 +16,7 @@ fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-fn ok(install: &Install, arguments: &[&str]) -> String {
+fn run_ok(install: &Install, arguments: &[&str]) -> String {
     let output = install.run(arguments);
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", output_text(&output));
     output_text(&output)
@@ -42,12 +42,15 @@ fn archive(folder: &Path) -> Vec<PathBuf> {
 
 /// Checks that each export verifies and follows the previous one. Returns the sequence of the last entry.
 fn verify_archive(install: &Install, folder: &Path) -> i64 {
-    let key = ok(install, &["audit", "public-key"]).trim().to_owned();
+    let key = run_ok(install, &["audit", "public-key"]).trim().to_owned();
     let other_install = Install::new();
     let (mut next, mut hash) = (1, Value::Null);
     for file in archive(folder) {
         assert_eq!(mode(&file), 0o600);
-        ok(&other_install, &["audit", "verify", "--export", file.to_str().unwrap(), "--public-key", &key]);
+        run_ok(
+            &other_install,
+            &["audit", "verify", "--export", file.to_str().unwrap(), "--public-key", &key],
+        );
         let text = fs::read_to_string(&file).unwrap();
         let header: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
         let header = &header["header"];
@@ -71,18 +74,18 @@ async fn pruned_entries_are_archived_and_the_rest_verifies() {
     let refused = install.run(&["audit", "prune", "--before", &now]);
     assert_eq!(refused.status.code(), Some(2), "there is no archive: {}", output_text(&refused));
     let prune = ["audit", "prune", "--before", "2020-01-01T00:00:00Z", "--archive", &path];
-    assert_eq!(numbers(&ok(&install, &prune), "removed"), [0]);
+    assert_eq!(numbers(&run_ok(&install, &prune), "removed"), [0]);
 
-    // while a server runs; its lists begin later afterwards
+    // prunes while a server runs; the removed operations are then absent from the server's lists
     let server = install.start().await;
     let admin = create_operations(&server).await;
     let install = &server.install;
-    ok(install, &["audit", "prune", "--before", &now, "--archive", &path]);
+    run_ok(install, &["audit", "prune", "--before", &now, "--archive", &path]);
     let last = verify_archive(install, &folder);
     assert!(last >= before.len() as i64);
     let verdict = admin.get("/api/k8s/audit/verify").await.data();
     assert_eq!((&verdict["valid"], &verdict["removed"]), (&json!(true), &json!(last)), "{verdict}");
-    assert_eq!(numbers(&ok(install, &["audit", "verify"]), "removed"), [last]);
+    assert_eq!(numbers(&run_ok(install, &["audit", "verify"]), "removed"), [last]);
     let remaining = admin.operations("").await;
     let newest = before[0]["id"].as_i64().unwrap();
     assert!(remaining.iter().all(|row| row["id"].as_i64().unwrap() > newest), "{remaining:#?}");
@@ -95,11 +98,11 @@ async fn pruned_entries_are_archived_and_the_rest_verifies() {
     assert_eq!(prune[0]["details"], format!("from=1 through={last}"));
     // an export begins after the removed entries, and verifies like any other
     let file = install.file("export.jsonl").display().to_string();
-    ok(install, &["audit", "export", "--output", &file]);
-    ok(install, &["audit", "verify", "--export", &file]);
-    ok(install, &["audit", "export", "--format", "k8s"]);
+    run_ok(install, &["audit", "export", "--output", &file]);
+    run_ok(install, &["audit", "verify", "--export", &file]);
+    run_ok(install, &["audit", "export", "--format", "k8s"]);
     let install = server.stop().await;
-    ok(&install, &["audit", "verify"]);
+    run_ok(&install, &["audit", "verify"]);
 
     // a file with the same name that is no export, or one of another trail, is not overwritten
     let server = install.start().await;
@@ -114,8 +117,8 @@ async fn pruned_entries_are_archived_and_the_rest_verifies() {
     fs::write(named(""), "not an export\n").unwrap();
     fs::copy(&archive(&folder)[0], named("-2")).unwrap();
     let existing_files = [named(""), named("-2")].map(|file| fs::read(file).unwrap());
-    ok(&install, &["audit", "prune", "--before", &now, "--archive", &path]);
-    assert_eq!(numbers(&ok(&install, &["audit", "verify"]), "removed"), [end]);
+    run_ok(&install, &["audit", "prune", "--before", &now, "--archive", &path]);
+    assert_eq!(numbers(&run_ok(&install, &["audit", "verify"]), "removed"), [end]);
     assert_eq!([named(""), named("-2")].map(|file| fs::read(file).unwrap()), existing_files);
     for file in [named(""), named("-2")] {
         fs::remove_file(file).unwrap();
@@ -134,13 +137,13 @@ async fn archive_signed_by_the_previous_key_is_reused() {
     let path = folder.to_str().unwrap().to_owned();
     let database = fs::read(install.file("pilothouse.db")).unwrap();
     let prune = ["audit", "prune", "--before", &now, "--archive", &path];
-    ok(&install, &prune);
+    run_ok(&install, &prune);
     let archived = archive(&folder);
     fs::write(install.file("pilothouse.db"), database).unwrap();
-    ok(&install, &["rekey"]);
-    assert_ne!(numbers(&ok(&install, &prune), "removed"), [0]);
+    run_ok(&install, &["rekey"]);
+    assert_ne!(numbers(&run_ok(&install, &prune), "removed"), [0]);
     assert_eq!(archive(&folder), archived, "the archive is not written again");
-    ok(&install, &["audit", "verify"]);
+    run_ok(&install, &["audit", "verify"]);
 }
 
 #[tokio::test]
@@ -163,5 +166,5 @@ async fn server_removes_entries_older_than_the_retention() {
     .await;
     assert_eq!(verify_archive(&server.install, &folder), removed);
     assert_eq!(admin.operations("operation_type=prune").await[0]["username"], "system");
-    ok(&server.stop().await, &["audit", "verify"]);
+    run_ok(&server.stop().await, &["audit", "verify"]);
 }

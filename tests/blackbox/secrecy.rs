@@ -1,5 +1,6 @@
-//! Secrets stay secret: plants every type of secret, uses it, triggers all error paths with the log at its most verbose
-//! level, and then searches for it in responses, log, database, checkpoints, exports and backups.
+//! Confidentiality of secrets. The test plants secrets of every type, uses them, triggers all error paths with the log
+//! at its most verbose level, and then searches for the secrets in responses, log, database, checkpoints, exports and
+//! backups.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -336,7 +337,7 @@ async fn no_secret_is_in_files_responses_or_log() {
         texts.chain([("the master key's bytes", master_bytes.clone())]).chain(derived).collect::<Vec<_>>()
     };
     let secrets_to_hide = Canaries::new(&bytes(&secrets));
-    // a ConfigMap's value is no secret, but the stored request under an idempotency key is encrypted all the same
+    // a ConfigMap's value is no secret, but a stored request with an idempotency key is encrypted too
     secrets.push(("a request under an idempotency key", &keyed));
     let secrets_to_encrypt = Canaries::new(&bytes(&secrets));
 

@@ -82,8 +82,8 @@ async fn change_past_its_deadline_during_shutdown_is_closed() {
     assert_eq!(change.await.unwrap(), 504);
     plane.signal(Component::Etcd, Signal::Cont).unwrap();
     let operation = recorded_operation(install).await;
-    // The error code shows that it was closed before the shutdown ended; an operation closed at the next start has
-    // none.
+    // The error code shows that the operation was closed before the shutdown ended: an operation that the next start
+    // closes has no error code.
     assert_eq!(
         (&operation["status"], &operation["error_code"]),
         (&json!("unknown"), &json!("TIMEOUT_ERROR"))

@@ -30,7 +30,7 @@ const REPLICAS: u64 = 3;
 const CLIENTS: u64 = 6;
 /// Default number of kills and stops.
 const DEFAULT_ENDS: u64 = 3;
-/// Maximal pause between two of them, in milliseconds.
+/// Maximal pause between two kills or stops, in milliseconds.
 const MAX_PAUSE_MILLIS: u64 = 800;
 
 /// A client for each replica at its current address.
@@ -59,7 +59,7 @@ struct ClientResult {
     responses: Vec<ApiResponse>,
     /// ConfigMaps by name: whether a response confirmed the creation.
     created: BTreeMap<String, bool>,
-    /// How often tokens were refreshed at one replica and then used at another.
+    /// Number of times that tokens were refreshed at one replica and then used at another.
     refreshed: usize,
 }
 
@@ -254,7 +254,7 @@ async fn three_replicas_stay_consistent_while_each_is_killed_and_restarted() {
         installs.push(server.stop().await);
     }
     let all: Vec<_> = installs.iter().collect();
-    // each verifies with its own checkpoint file
+    // each install verifies the trail with its own checkpoint file
     all.iter().for_each(|install| assert_trail_valid(install));
     let checkpoints = check_no_fork(&all);
     let export = installs[0].run(&["audit", "export"]);

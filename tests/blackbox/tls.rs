@@ -1,4 +1,4 @@
-//! HTTPS as the server itself serves it.
+//! HTTPS served by the server itself, without a proxy.
 
 use std::{
     fs,
@@ -98,7 +98,7 @@ async fn renewed_certificate_is_loaded_without_restart_and_invalid_one_is_not() 
     assert_eq!(first_client.get("/api/auth/me").await.status, 200);
 
     let warnings = || server.install.log().matches("still serving the old TLS certificate").count();
-    let before = warnings(); // there may be one between the two writes
+    let before = warnings(); // a reload between the two writes may have logged one
     fs::write(&files.certificate, third.cert.pem()).unwrap();
     eventually("a warning about the pair", async || (warnings() > before).then_some(())).await;
     assert!(trusting(&second).is_reachable().await, "the old pair is still served");

@@ -1,5 +1,5 @@
-//! Audit webhook: a receiver that accepts, refuses, hangs, closes connections or does not run, and a server that is killed
-//! meanwhile.
+//! Audit webhook: a receiver that accepts, refuses, redirects, hangs, closes connections or does not run, and a server
+//! that is killed during deliveries.
 
 use std::{
     collections::BTreeMap,
@@ -116,11 +116,12 @@ impl Receiver {
         let response = match behaviour {
             Behaviour::Accept => "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n".to_owned(),
             Behaviour::Refuse => {
-                "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned()
+                "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                    .to_owned()
             }
             Behaviour::Redirect(to) => {
                 format!(
-                    "HTTP/1.1 307 There\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                    "HTTP/1.1 307 Temporary Redirect\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
                 )
             }
             Behaviour::Hang => return std::future::pending().await,
@@ -233,7 +234,7 @@ async fn webhook_delivers_every_entry_despite_receiver_faults_and_kills() {
     let head = format!("POST / HTTP/1.1\r\npilothouse-signature: {old}\r\n\r\n");
     assert!(!is_signed(&Delivery { head, ..first }, SECRET), "the timestamp is signed");
 
-    // each behaviour while operations continue; a redirect target gets no request
+    // operations continue during each behaviour; the redirect target receives no request
     let redirect_target = Receiver::new();
     let (redirect_address, _) = redirect_target.listen(None, None).await;
     for (n, behaviour) in [

@@ -1,6 +1,7 @@
 """Schemathesis hooks: add the session cookie, and insert names of existing objects, so that valid requests can succeed.
 
-The access token is set with `--header`; Schemathesis omits it where a request must lack it. It does not omit a cookie.
+The access token is set with `--header`. Schemathesis omits that header for requests without authentication, but omits no
+cookie.
 """
 
 import os

@@ -1,7 +1,7 @@
 //! Third-party clients against the built binary and a real cluster: a client generated from the OpenAPI document, and
 //! Schemathesis, which generates requests from the document and validates the responses.
 //!
-//! Both are Python programs; `just clients` installs them and runs these tests, which are ignored otherwise.
+//! Both clients are Python programs. `just clients` installs them and runs these tests, which are ignored otherwise.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and set their environment")]
 

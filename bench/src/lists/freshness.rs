@@ -110,7 +110,7 @@ fn measure_at_rate(
     let time = plan.freshness;
     thread::scope(|scope| {
         let watch = scope.spawn(|| watch(direct, &event_times, &done, ready));
-        // the threads are ended below, whatever the result of the closure is
+        // the threads are ended below, for any result of the closure
         let result = (|| -> Result<RateResult> {
             watch_ready.recv_timeout(TIMEOUT)?;
             let writers = rate.div_ceil(100);
@@ -169,14 +169,15 @@ fn measure_at_rate(
             Ok(RateResult { rate, watch, list, page_p99: median(&page[0].p99) })
         })();
         done.store(true, Ordering::Relaxed);
-        // one more event, so that the watch notices the end
+        // one more event, so that the watch thread checks the flag and ends
         let _ = patch(fixture, direct, 0, "end");
         let watch = watch.join().map_err(|_| BenchError::because("the watch panicked"))?;
         result.and_then(|result| watch.map(|()| result))
     })
 }
 
-/// Raises the priority of this thread, so that scheduling delays do not distort the measurement. Requires root.
+/// Raises the priority of this thread, so that scheduling delays do not distort the measurement. Without root, nothing
+/// is changed.
 fn raise_priority() {
     let _ = setpriority_process(Some(gettid()), -10);
 }
@@ -213,7 +214,8 @@ fn label(fixture: &Fixture, direct: &Target, i: usize, value: &str) -> Vec<u8> {
     direct.with_body("PATCH", &path, "application/merge-patch+json", &body)
 }
 
-/// Patches pods at a constant rate over one connection. Slow responses are caught up.
+/// Patches pods at a constant rate over one connection. After a slow response, the next patches are sent without a
+/// pause.
 fn write_changes(
     fixture: &Fixture,
     direct: &Target,

@@ -1,8 +1,8 @@
 //! Validation of responses against the OpenAPI document (`docs/openapi.json`), for tests. The tests of the HTTP crate and
 //! the black-box tests validate every response, and so the document as well. Not part of a release.
 //!
-//! Stricter than clients should be: a field that the document does not name is an error here; for a client it is a
-//! field added later.
+//! The validation is stricter than clients should be: a field that the document does not name is an error here, whereas
+//! a client must ignore it, because later versions may add fields.
 
 use std::{
     collections::BTreeMap,
@@ -109,7 +109,7 @@ pub fn validate(schema: &Value, value: &Value) -> Result<(), String> {
     if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
 }
 
-/// The target of a reference; the part itself if it is none.
+/// The target of a reference; any other part is returned as it is.
 fn resolve(part: &'static Value) -> &'static Value {
     let target = part["$ref"].as_str().and_then(|reference| DOCUMENT.pointer(&reference[1..]));
     target.unwrap_or(part)

@@ -3,9 +3,10 @@
 //! A target is a test that calls [`fuzz`] with its name and a check that must hold for any input. Its corpus is the
 //! directory `tests/corpus/<target>`, one file per input; each file is tried unchanged first. The duration is
 //! `PILOTHOUSE_TEST_FUZZ_SECONDS` (`just fuzz TARGET SECONDS`), by default 2 s. A failing input is minimised and
-//! printed; it becomes a file of the corpus once the bug is fixed.
+//! printed; add it to the corpus when the bug is fixed.
 //!
-//! There is no coverage guidance, because that needs another toolchain. The corpus and the target's dictionary replace it.
+//! There is no coverage guidance, because it needs the nightly toolchain. The corpus and the target's dictionary
+//! replace it.
 #![allow(clippy::print_stderr, reason = "only tests run it")]
 
 use std::{

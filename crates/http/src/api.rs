@@ -27,7 +27,7 @@ pub trait Readiness: Send + Sync {
 pub struct Hooks {
     /// The check behind `/readyz`.
     pub readiness: Arc<dyn Readiness>,
-    /// Receives the begin and the end of every request.
+    /// Receives the start and the end of every request.
     pub observer: Arc<dyn Observer>,
 }
 
@@ -44,14 +44,14 @@ pub struct HttpSettings {
     pub max_connections: usize,
     /// Maximum number of idle connections; above it the connection that has been idle longest is closed.
     pub max_idle_connections: usize,
-    /// Keep-alive: how long a connection stays open for the next request.
+    /// Keep-alive: idle time after which a connection is closed.
     pub keep_alive: Duration,
-    /// Timeout for the head of a request: from the begin of the connection for its first request, from the first byte
+    /// Timeout for the head of a request: from the start of the connection for its first request, from the first byte
     /// for later ones.
     pub head_time: Duration,
     /// Timeout for the body of a request.
     pub body_time: Duration,
-    /// How long a client may leave sent data unread before its connection is closed. Linux only.
+    /// Timeout for a client that does not read sent data; after it the connection is closed. Linux only.
     pub unread_time: Duration,
     /// Grace period for running requests at a graceful stop, in whole seconds.
     pub shutdown_time: Duration,
@@ -98,7 +98,7 @@ impl Api {
 
     /// Timeout for the body of a request.
     pub(crate) fn body_time(api: Option<&Data<Self>>) -> Duration {
-        // lazily: the default reads files to count the processors
+        // evaluated lazily, because the default reads files to count the processors
         api.map_or_else(|| HttpSettings::default().body_time, |api| api.settings.body_time)
     }
 

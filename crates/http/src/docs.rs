@@ -13,7 +13,7 @@ pub(crate) use self::schema::Schemas;
 
 /// A type of a handler's signature that describes its part of the operation.
 pub(crate) trait Documented {
-    /// Adds its part to the description of the operation.
+    /// Adds the part of this type to the description of the operation.
     fn describe(docs: &mut Docs);
 }
 

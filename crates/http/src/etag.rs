@@ -6,7 +6,7 @@ use actix_web::{
 };
 use pilothouse_core::rows::Digest;
 
-/// The entity tag of a page: a keyed digest over the digests of its rows. The key belongs to the process.
+/// The entity tag of a page: a digest over the digests of its rows, with a key that is the same for the whole process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ETag(pub(crate) Digest);
 

@@ -165,7 +165,9 @@ impl<I: Documented> Documented for Authenticated<I> {
 }
 
 fn api(request: &HttpRequest) -> Result<&Data<Api>> {
-    Ok(request.app_data::<Data<Api>>().ok_or_else(|| Error::internal("no App in the application"))?)
+    Ok(request
+        .app_data::<Data<Api>>()
+        .ok_or_else(|| Error::internal("the actix-web application has no state of type Api"))?)
 }
 
 fn origin(request: &HttpRequest) -> Origin {

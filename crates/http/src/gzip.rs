@@ -64,16 +64,16 @@ impl CompressedPrefix {
     /// Compresses the first part of a body.
     ///
     /// # Errors
-    /// None in practice: it writes to memory.
+    /// None in practice, because the compressor writes to memory.
     pub(crate) fn of(plain: &[u8]) -> io::Result<Self> {
         let mut encoder = DeflateEncoder::new(GZIP_HEADER.to_vec(), Compression::fast());
         encoder.write_all(plain)?;
-        // ends at a byte boundary without a final block
+        // a flush ends the data at a byte boundary, without a final block
         encoder.flush()?;
         let mut crc = Crc::new();
         crc.update(plain);
         let mut bytes = mem::take(encoder.get_mut());
-        // the cache holds it for long
+        // the cache keeps the buffer for a long time
         bytes.shrink_to_fit();
         Ok(Self { bytes, crc })
     }
@@ -120,7 +120,7 @@ struct Generations {
 }
 
 impl CompressedPages {
-    /// The cached entry of a tag; compressed now if it is absent.
+    /// Returns the cached entry of a tag. If there is none, compresses the page and caches the result.
     ///
     /// # Errors
     /// As [`CompressedPrefix::of`].
@@ -132,7 +132,7 @@ impl CompressedPages {
         if let Some(prefix) = self.with_lock(|generations| generations.get(tag)) {
             return Ok(prefix);
         }
-        // outside the lock, so two concurrent requests may both compress
+        // compressed outside the lock, so two concurrent requests may both compress the page
         let prefix = Arc::new(CompressedPrefix::of(&plain())?);
         self.with_lock(|generations| generations.insert(tag, prefix.clone()));
         Ok(prefix)

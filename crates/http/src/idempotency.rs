@@ -103,11 +103,11 @@ where
         return Ok(KeyedResponse::Fresh(handler(api, Authenticated(signed_in, body)).await?));
     };
     let body_json: Value =
-        serde_json::from_slice(&json).map_err(|_| Error::internal("a body was read, but is not JSON"))?;
+        serde_json::from_slice(&json).map_err(|_| Error::internal("a body was accepted, but is not JSON"))?;
     let SignedIn { caller, .. } = &signed_in;
     let (caller, request) = (caller.clone(), RequestDigest::of(&route, caller.role, body_json));
     let work = handler(api.clone(), Authenticated(signed_in, body));
-    // the other field of `Failure` is only for the 405 of a path, which no handler returns
+    // the field `allow` of `Failure` is dropped: it is only set for a 405, which no handler returns
     let work = async move { work.await.map_err(|failure| failure.error) }.in_current_span();
     let reply = move |result: &Result<Response<A>, Error>| {
         let RequestContext { id, language } = context;

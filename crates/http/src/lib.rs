@@ -2,8 +2,8 @@
 //!
 //! The route table is `routes.rs`. A handler has three steps: its extractor authenticates the caller and reads the
 //! request, it calls one use case, and it wraps the result. The OpenAPI document is generated from the table and the
-//! handlers' types. Errors are core's; their messages are in `locales/`, and one middleware writes their envelope
-//! (`middleware.rs`).
+//! handlers' types. Errors are core's. The messages of errors are in `locales/`, and one middleware writes the error
+//! envelope (`middleware.rs`).
 //!
 //! `docs/adding-an-endpoint.md` lists the edits for a route. A list of Kubernetes objects is a line in core's `LISTS`
 //! (`docs/adding-a-kind.md`).

@@ -169,7 +169,7 @@ pub(crate) fn member(
 
 /// The error for a body that could not be serialised.
 pub(crate) fn serialization_error(error: impl std::fmt::Display) -> Error {
-    Error::internal(format!("a body: {error}"))
+    Error::internal(format!("cannot serialise a response body: {error}"))
 }
 
 #[cfg(test)]

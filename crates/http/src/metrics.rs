@@ -15,8 +15,8 @@ pub trait ProcessMetrics: Send + Sync {
 /// The content type of the Prometheus text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The metrics server on a bound listener: `GET /metrics` and no other route. It has no authentication; any client that
-/// reaches the listener can read the metrics. It handles no signals; stop it by its handle.
+/// The metrics server on a bound listener: `GET /metrics` and no other route. The server has no authentication; any
+/// client that reaches the listener can read the metrics. The server handles no signals; stop it by its handle.
 ///
 /// # Errors
 /// When the listener cannot be used.

@@ -122,7 +122,7 @@ fn is_tunnel(request: &ServiceRequest) -> bool {
 /// Writes the log line of a request.
 fn log_response(status: StatusCode, request: &InFlight) {
     let duration_ms = u64::try_from(request.elapsed().as_millis()).unwrap_or(u64::MAX);
-    tracing::info!(status = status.as_u16(), duration_ms, "answered");
+    tracing::info!(status = status.as_u16(), duration_ms, "request completed");
 }
 
 /// The caller's request id if it is valid, else a generated UUID.

@@ -1,4 +1,4 @@
-//! Request observer: reports the begin and the end of requests and streams, for metrics.
+//! Request observer: reports the start and the end of requests and streams, for metrics.
 
 use std::{
     pin::Pin,
@@ -101,7 +101,7 @@ impl Drop for InFlight {
     }
 }
 
-/// The method as a metric label. Callers can invent methods, so an unknown one is `other`.
+/// The method as a metric label. Callers can send any method name, so an unknown method is `other`.
 fn method_label(method: &Method) -> &'static str {
     const METHODS: [Method; 9] = [
         Method::GET,

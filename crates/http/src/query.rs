@@ -101,7 +101,7 @@ impl<T: utoipa::IntoParams> Documented for Params<T> {
     }
 }
 
-/// Input of a GET without parameters: any parameter is refused.
+/// Input of a GET without parameters. Any parameter is refused as unknown.
 pub(crate) struct NoParams;
 
 impl Input for NoParams {

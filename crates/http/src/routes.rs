@@ -123,13 +123,13 @@ pub(crate) struct Route {
     pub(crate) codes: &'static [Code],
     pub(crate) summary: &'static str,
     pub(crate) service: actix_web::Route,
-    /// Builds the documentation of the operation; lazy, because it is the slowest part of the table.
+    /// Builds the documentation of the operation. A function, because building it is the slowest part of the table.
     pub(crate) docs: Box<dyn Fn() -> Docs>,
 }
 
 impl Route {
-    /// Whether the operation may return an error of this code. 405 belongs to every path, because any other method gets
-    /// it.
+    /// Whether the operation may return an error of this code. Every path returns 405 for a method that it does not
+    /// support.
     pub(crate) fn may_return(&self, code: Code) -> bool {
         let post = self.method == Method::POST;
         let signed_in = matches!(self.auth, RequiredAuth::Role(_));

@@ -1,7 +1,7 @@
 //! Maps serde errors of a body or query to the refused field and a [`Reason`].
 //!
-//! serde reports errors as text only, so this module depends on its wording; the tests pin it. No part of that text is
-//! returned to the caller, because it may quote the input.
+//! serde reports errors as text only, so this module depends on the wording of serde, which the tests check. No part of
+//! that text is returned to the caller, because it may quote the input.
 
 use std::fmt::Display;
 
@@ -42,7 +42,7 @@ pub(crate) fn body_timeout() -> Error {
     Error::invalid(BODY, Reason::TooSlow)
 }
 
-/// Joins a path and a field; serde's path may already end in the field.
+/// Joins a path and a field. The path from serde may already end in the field.
 fn join(path: &str, field: &str) -> String {
     match path {
         "." => field.to_owned(),

@@ -195,7 +195,7 @@ impl HttpService {
     }
 }
 
-/// How long the server keeps reading a connection after it has refused a request that has not arrived completely.
+/// Timeout for reading the rest of a connection after a request was refused before it arrived completely.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Sets `TCP_USER_TIMEOUT`, because actix-web has no timeout for a client that does not read. The kernel measures from

@@ -75,7 +75,8 @@ impl<T: SseEvent> Documented for Events<T> {
     }
 }
 
-/// Encodes the stream. It starts with a comment, so that the client of an idle stream sees that it is open.
+/// Encodes the stream. The first bytes are a comment, so that the client of an idle stream sees that the stream is
+/// open.
 fn event_stream<T: SseEvent>(
     mut stream: EventStream<T>,
     catalog: &'static Catalog,
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn log_text_cannot_break_out_of_its_event() {
+    fn log_text_cannot_add_fields_or_events() {
         let cases = [
             ("plain", "data: plain\n"),
             ("", "data: \n"),

@@ -96,7 +96,7 @@ pub(crate) async fn audit(mut settings: Settings, command: AuditCommand) -> Resu
             match output {
                 None => write(export, io::stdout(), Path::new("standard output")).await,
                 Some(path) => {
-                    // an export contains names of users and IP addresses
+                    // only the owner may read the file, because it contains names of users and IP addresses
                     let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
                     let file = file.map_err(|error| Fatal::unusable(&path, &error))?;
                     write(export, file, &path).await
@@ -143,17 +143,17 @@ async fn write(mut export: Export, output: impl Write, path: &Path) -> Result<()
 fn print_verdict(verdict: &Verdict) -> Result<(), Fatal> {
     let Verdict { removed, entries, head, checkpoints, witnessed, unsigned, first_bad, .. } = verdict;
     if *removed > 0 {
-        println!("removed      {removed}, by retention");
+        println!("removed      {removed}, by retention or prune");
     }
     println!("entries      {entries}");
     println!("last         {}", head.sequence);
     println!("hash         {}", head.hash);
-    println!("checkpoints  {checkpoints}, of which {witnessed} are kept elsewhere");
+    println!("checkpoints  {checkpoints}, of which {witnessed} are also in the checkpoint file");
     if *unsigned > 0 {
         println!("unsigned     {unsigned}, after the last checkpoint");
     }
     let Some(bad) = first_bad else {
-        println!("whole");
+        println!("valid");
         return Ok(());
     };
     let operation = bad.operation_id.as_ref().map_or_else(String::new, |id| format!(" (operation {id})"));

@@ -63,7 +63,7 @@ pub(crate) async fn backup(settings: Settings, arguments: BackupArguments) -> Re
         ));
     }
     let composed = compose::for_commands(&settings).await?;
-    // holds a lease while it runs, so that no server closes its pending operation as an orphan
+    // the command holds a lease while it runs, so that no server closes its pending operation as an orphan
     composed.coordinator.renew_lease(composed.clock.now()).await?;
     let lease_end = CancellationToken::new();
     let lease = tokio::spawn(composed.lease_keeper().run(lease_end.clone()));
@@ -95,7 +95,8 @@ async fn write_backup(
             } else {
                 store.copy_to(&copy).await?;
                 let input = File::open(&copy).map_err(|error| failed(&copy, &error))?;
-                // the copy is not encrypted: unlinked now, it does not survive a kill from here on
+                // the copy is not encrypted: it is unlinked while open, so that no file remains if this process is
+                // killed
                 fs::remove_file(&copy).map_err(|error| failed(&copy, &error))?;
                 Box::new(input)
             };
@@ -125,7 +126,7 @@ async fn write_backup(
     if !done?.warnings.is_empty() {
         println!("the outcome of the backup could not be stored in the audit trail");
     }
-    println!("backed up to {}: only the master key opens it", file.display());
+    println!("wrote the backup {}; only the master key decrypts it", file.display());
     Ok(())
 }
 
@@ -151,7 +152,7 @@ pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> 
     for existing in [database.clone(), with_suffix(&database, "-wal")] {
         if existing.exists() {
             return Err(Fatal::Setting(format!(
-                "there is already a database at {}: it is not overwritten; move it away, or use another --data-dir",
+                "there is already a database at {}, which is not overwritten: move it away, or use another --data-dir",
                 database.display()
             )));
         }

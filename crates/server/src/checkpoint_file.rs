@@ -1,5 +1,5 @@
-//! Checkpoint file: an append-only file of JSON lines with the checkpoints of the audit trail, outside the database. It
-//! belongs on storage, or is copied to storage, that someone with access to the database cannot write.
+//! Checkpoint file: an append-only file of JSON lines with the checkpoints of the audit trail, outside the database.
+//! The file should be on storage, or be copied to storage, that a person with access to the database cannot write.
 
 use std::{
     fs::{File, OpenOptions},
@@ -79,7 +79,7 @@ impl CheckpointFile {
     }
 
     fn unusable(&self, error: &io::Error) -> Error {
-        Error::internal(format!("the checkpoint file {}: {error}", self.path.display()))
+        Error::internal(format!("cannot use the checkpoint file {}: {error}", self.path.display()))
     }
 }
 
@@ -102,7 +102,7 @@ impl CheckpointSink for CheckpointFile {
         let lines = Lines(BufReader::new(file)).map_while(|line| line.map(complete_line).transpose());
         let lines = lines.filter(|line| line.as_ref().map_or(true, |line| !line.is_empty()));
         Ok(Box::new(lines.map(move |line| {
-            line.map_err(|error| Error::internal(format!("the checkpoint file {path}: {error}")))
+            line.map_err(|error| Error::internal(format!("cannot read the checkpoint file {path}: {error}")))
         })))
     }
 
@@ -157,7 +157,7 @@ impl<R: BufRead> Iterator for Lines<R> {
 }
 
 /// The text of a complete line. Invalid UTF-8 is replaced, so it does not parse as a checkpoint. `None` for a line
-/// without line feed: it is being written, or a crash left it.
+/// without line feed, which is being written or was left by a crash.
 fn complete_line(mut line: Vec<u8>) -> Option<String> {
     line.pop_if(|last| *last == b'\n')?;
     Some(String::from_utf8_lossy(&line).into_owned())
@@ -178,7 +178,7 @@ pub(crate) async fn copy_checkpoints(app: App, stop: CancellationToken) {
             _ = ticks.tick() => {}
             () = stop.cancelled() => {}
         }
-        // at shutdown, every entry is signed whatever its age
+        // at shutdown, entries of any age are signed
         let age = if stop.is_cancelled() { Duration::ZERO } else { Checkpoint::AGE };
         let copied = app.audit.update_checkpoints(age).await;
         if let Err(error) = &copied
@@ -225,7 +225,7 @@ mod tests {
         let three = vec![line(1), line(7), line(9)];
         assert_eq!((last(&reopened), lines(&reopened)), (9, three.clone()));
 
-        // lines of a failed write may be in the file: they are read, so they are not written twice
+        // lines of a failed write may be in the file: the next copy reads them first, so no line is written twice
         std::fs::remove_file(&reopened.path).unwrap();
         let reopened = CheckpointFile::new(reopened.path);
         std::fs::create_dir(&reopened.path).unwrap();

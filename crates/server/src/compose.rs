@@ -110,7 +110,7 @@ async fn compose(
     keyring: Arc<FileKeyring>,
 ) -> Result<Composed, Fatal> {
     let runtime = Handle::current();
-    // before the first digest of a row; a process that composes twice keeps the key of the first call
+    // must precede the first digest of a row; a process that composes twice keeps the key of the first call
     keyring.row_digests().share();
     let metrics = Metrics::new();
     let (clock, rng, spawner) = (SystemClock::new(), Arc::new(SystemRng), TrackedSpawner::new());
@@ -131,7 +131,7 @@ async fn compose(
         ..KubeSettings::default()
     };
     let store_port = Arc::new(store.clone());
-    // one cache for all users of the cluster registry, so that changes invalidate what reads see
+    // one cache for all users of the cluster registry, so that a change invalidates the entry that reads use
     let cached_clusters =
         Arc::new(CachedClusters::new(store_port.clone(), store_port.clone(), clock.clone(), spawner.clone()));
     let lists = KubeClusters::new(kube, cached_clusters.clone(), clock.clone());
@@ -189,7 +189,7 @@ impl Composed {
         Hooks { readiness, observer: self.metrics.clone() }
     }
 
-    /// The metrics endpoint's source.
+    /// The values that the metrics endpoint returns.
     pub(crate) fn metrics(&self, settings: &Settings) -> Arc<dyn ProcessMetrics> {
         Arc::new(Scrape {
             metrics: self.metrics.clone(),

@@ -48,7 +48,7 @@ fn check(settings: &Settings) -> Result<(), Fatal> {
         .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
     let (database, key_file) = (settings.database()?, settings.key_file());
     let in_use = matches!(&database, Database::Sqlite(path) if path.exists());
-    // without a database, the first start creates the key
+    // a missing key is valid without a database: the first start creates the key
     if key_file.exists() || in_use {
         MasterKey::load(&key_file)?;
     }

@@ -41,7 +41,9 @@ impl InitialPassword for InitialPasswordFile {
             let _ = writeln!(terminal, "first user: admin, password: {}", password.expose_secret());
             return Ok(());
         }
-        self.write(password).map_err(|error| Error::internal(format!("{}: {error}", self.file.display())))?;
+        self.write(password).map_err(|error| {
+            Error::internal(format!("cannot write the first password to {}: {error}", self.file.display()))
+        })?;
         tracing::info!(file = %self.file.display(), "created the first user `admin`; its password is in the file");
         Ok(())
     }

@@ -37,7 +37,8 @@ impl LeaseKeeper {
         }
     }
 
-    /// Renews the lease, and then closes orphans. A process that cannot renew closes none, because others may be alive.
+    /// Renews the lease, and then closes orphans. A process that cannot renew its lease closes none, because
+    /// other processes may still run.
     async fn renew(&self) {
         if let Err(error) = self.coordinator.renew_lease(self.clock.now()).await {
             tracing::warn!(%error, "cannot renew the lease");
@@ -56,7 +57,7 @@ impl LeaseKeeper {
 pub(crate) async fn close_orphans(audit: &Audit) -> Result<()> {
     let closed = audit.close_orphans().await?;
     if closed > 0 {
-        tracing::warn!(closed, "pending operations of an ended process are now unknown");
+        tracing::warn!(closed, "closed pending operations of ended processes as unknown");
     }
     Ok(())
 }

@@ -78,7 +78,9 @@ pub(crate) enum Fatal {
     #[error(transparent)]
     Key(#[from] pilothouse_crypto::KeyError),
     /// The database can have only one server, and another process is that server.
-    #[error("another pilothouse already serves the database {0}: stop it, or use another data directory")]
+    #[error(
+        "another pilothouse process already serves the database {0}: stop that process, or use another data directory"
+    )]
     InUse(String),
     /// The database cannot be used.
     #[error(transparent)]
@@ -109,7 +111,8 @@ impl Fatal {
     }
 }
 
-/// The message that API callers get. An internal error is shown with its details, which the server only logs.
+/// The message of a use-case error, as API callers get it. For an internal error, the details that the server only
+/// logs.
 fn error_message(error: &pilothouse_core::Error) -> String {
     match error.cause {
         pilothouse_core::Cause::Internal => error.to_string(),

@@ -24,7 +24,7 @@ use prometheus::{
 
 use crate::webhook::RECEIVER;
 
-/// Histogram buckets in seconds, from a response out of the cache to the longest deadline.
+/// Upper bounds of the histogram buckets in seconds, from a response from the cache to the longest deadline.
 const DURATION_BUCKETS: [f64; 12] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
 /// Route of the login, whose responses are also counted by outcome.
@@ -139,7 +139,7 @@ fn retain_clusters<B: MetricVecBuilder>(family: &MetricVec<B>, present: &BTreeSe
             metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
         let cluster = labels.get("cluster").copied().unwrap_or_default();
         if !cluster.is_empty() && !present.contains(cluster) {
-            // a concurrent scrape may have removed it
+            // a concurrent scrape may have removed the series
             let _ = family.remove(&labels);
         }
     }
@@ -224,7 +224,7 @@ impl ProcessMetrics for Scrape {
 }
 
 impl Scrape {
-    /// Gauges of the current state. Those that need the database are omitted while it does not respond.
+    /// Gauges of the current state. Gauges that need the database are omitted while the database does not respond.
     async fn current_values(&self) -> Registry {
         let now = Registry::new();
         let add_gauge = |name, help, value| add(&now, IntGauge::new(name, help)).set(value);

@@ -1,5 +1,5 @@
-//! Probe scheduler: probes every cluster at an interval and updates its status. Each probe is its own task, so an
-//! unreachable cluster delays no other. Replicas share the probes: each claims due ones.
+//! Probe scheduler: probes every cluster at an interval and updates its status. Each probe runs in a separate task, so
+//! an unreachable cluster does not delay the probes of others. Replicas share the probes: each claims due ones.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,8 +22,8 @@ pub(crate) struct Prober {
     pub(crate) clusters: Clusters,
     pub(crate) coordinator: Arc<dyn Coordinator>,
     pub(crate) clock: Arc<dyn Clock>,
-    /// Interval between two probes of a cluster. At least the deadline of a probe, or the next one would join the
-    /// running one.
+    /// Interval between two probes of a cluster. At least the deadline of a probe, because a probe that starts during
+    /// another one joins it.
     pub(crate) interval: Duration,
 }
 
@@ -49,7 +49,7 @@ impl Prober {
         }
         match self.coordinator.claim_probes(self.interval, free.len(), self.clock.now()).await {
             Ok(due) => due.into_iter().zip(free).for_each(|(id, slot)| self.start_probe(id, slot)),
-            Err(error) => tracing::warn!(%error, "cannot read which clusters to probe"),
+            Err(error) => tracing::warn!(%error, "cannot claim the due probes of clusters"),
         }
     }
 
@@ -57,7 +57,7 @@ impl Prober {
         let clusters = self.clusters.clone();
         tokio::spawn(async move {
             if let Err(error) = clusters.refresh(id).await {
-                tracing::warn!(cluster = %id, %error, "cannot probe");
+                tracing::warn!(cluster = %id, %error, "cannot probe the cluster");
             }
             drop(slot);
         });
@@ -82,13 +82,13 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_secs(30);
 
-    struct World {
+    struct Fixture {
         fake: Fake,
         app: App,
     }
 
-    impl World {
-        /// A world with `count` clusters whose probe is due.
+    impl Fixture {
+        /// An application with `count` clusters whose probe is due.
         async fn with_due_clusters(count: usize) -> Self {
             let fake = Fake::default();
             let app = App::new(fake.ports(), Settings::default());
@@ -135,61 +135,65 @@ mod tests {
 
     #[tokio::test]
     async fn each_due_cluster_is_probed_by_one_replica() {
-        let world = World::with_due_clusters(5).await;
-        let (one, two) = (world.prober(), world.prober());
+        let fixture = Fixture::with_due_clusters(5).await;
+        let (one, two) = (fixture.prober(), fixture.prober());
         for _ in 0..2 {
             let slots = slots(8);
             for prober in [&one, &two, &one] {
                 prober.start_due_probes(&slots).await;
             }
             all_free(&slots, 8).await;
-            assert_eq!(world.probes(), 5);
-            world.fake.runtime.clock.advance(INTERVAL);
+            assert_eq!(fixture.probes(), 5);
+            fixture.fake.runtime.clock.advance(INTERVAL);
         }
     }
 
     #[tokio::test]
     async fn no_more_probes_are_claimed_than_slots_are_free() {
-        let world = World::with_due_clusters(5).await;
+        let fixture = Fixture::with_due_clusters(5).await;
         let slots = slots(3);
         let running = slots.clone().try_acquire_owned().unwrap();
-        world.prober().start_due_probes(&slots).await;
+        fixture.prober().start_due_probes(&slots).await;
         all_free(&slots, 2).await;
-        assert_eq!(world.probes(), 2);
+        assert_eq!(fixture.probes(), 2);
         drop(running);
-        world.prober().start_due_probes(&slots).await;
+        fixture.prober().start_due_probes(&slots).await;
         all_free(&slots, 3).await;
-        assert_eq!(world.probes(), 3, "the others stayed due, for any replica");
+        assert_eq!(fixture.probes(), 3, "the other probes stay due, for any replica");
     }
 
     #[tokio::test]
-    async fn nothing_is_claimed_without_a_free_slot() {
-        let world = World::with_due_clusters(1).await;
+    async fn no_probe_is_claimed_without_a_free_slot() {
+        let fixture = Fixture::with_due_clusters(1).await;
         let slots = slots(1);
         let _running = slots.clone().try_acquire_owned().unwrap();
         // a mock without expectations panics when it is called
-        world.prober_over(MockCoordinator::new()).start_due_probes(&slots).await;
+        fixture.prober_over(MockCoordinator::new()).start_due_probes(&slots).await;
     }
 
     #[tokio::test]
-    async fn failures_release_their_slots() {
-        let world = World::with_due_clusters(2).await;
+    async fn failed_probes_release_their_slots() {
+        let fixture = Fixture::with_due_clusters(2).await;
         let slots = slots(4);
         let mut unavailable = MockCoordinator::new();
         unavailable.expect_claim_probes().returning(|_, _, _| Err(Error::new(Cause::StoreUnavailable)));
-        world.prober_over(unavailable).start_due_probes(&slots).await;
-        assert_eq!((slots.available_permits(), world.probes()), (4, 0), "the claim failed");
+        fixture.prober_over(unavailable).start_due_probes(&slots).await;
+        assert_eq!((slots.available_permits(), fixture.probes()), (4, 0), "the claim failed");
 
         let mut absent = MockCoordinator::new();
         absent.expect_claim_probes().returning(|_, _, _| Ok(vec![ClusterId(99)]));
-        world.prober_over(absent).start_due_probes(&slots).await;
+        fixture.prober_over(absent).start_due_probes(&slots).await;
         all_free(&slots, 4).await;
-        assert_eq!(world.probes(), 0, "the cluster was deleted meanwhile");
+        assert_eq!(fixture.probes(), 0, "the cluster was deleted meanwhile");
 
-        assert_eq!(world.health().await, [Health::Online; 2]);
-        world.fake.clusters.fail(Some(Cause::Unreachable));
-        world.prober().start_due_probes(&slots).await;
+        assert_eq!(fixture.health().await, [Health::Online; 2]);
+        fixture.fake.clusters.fail(Some(Cause::Unreachable));
+        fixture.prober().start_due_probes(&slots).await;
         all_free(&slots, 4).await;
-        assert_eq!(world.health().await, [Health::Offline; 2], "a cluster that does not respond is no error");
+        assert_eq!(
+            fixture.health().await,
+            [Health::Offline; 2],
+            "a cluster that does not respond is no error"
+        );
     }
 }

@@ -54,8 +54,9 @@ async fn reseal_with(settings: &Settings, next: &MasterKey) -> Result<(), Fatal>
             0 => break,
             servers if Instant::now() > end => {
                 return Err(Fatal::Setting(format!(
-                    "{servers} running server(s) cannot read the new key: put its file beside their key file, under \
-                     the same name and readable by them, and run this again; nothing is sealed with the new key yet"
+                    "{servers} running server(s) cannot read the new key: copy its file next to the key file of each, \
+                     with the same name and readable by the server, then run `pilothouse rekey` again; no value is \
+                     sealed with the new key yet"
                 )));
             }
             _ => sleep(Duration::from_millis(200)).await,
@@ -86,8 +87,8 @@ async fn reseal_with(settings: &Settings, next: &MasterKey) -> Result<(), Fatal>
     Ok(())
 }
 
-/// Removes values that the previous key opens from the files of the database. The key files are renamed only after it,
-/// so that the next run resumes here after a kill.
+/// Removes values that the previous key opens from the files of the database. The key files are renamed only after this
+/// step, so that the next run resumes here after a kill.
 async fn scrub(settings: &Settings) -> Result<(), Fatal> {
     let store = compose::for_commands(settings).await?.store;
     let end = Instant::now() + WAIT_TIMEOUT;
@@ -95,7 +96,7 @@ async fn scrub(settings: &Settings) -> Result<(), Fatal> {
         if Instant::now() > end {
             return Err(Fatal::Setting(
                 "the new key is in use, but the files of the database still contain values that the previous key \
-                 opens, because of a long-running read of the database: run this again"
+                 opens, because of a long-running read of the database: run `pilothouse rekey` again"
                     .into(),
             ));
         }
@@ -112,7 +113,8 @@ fn unless_busy(error: pilothouse_core::Error) -> Result<bool, pilothouse_core::E
 fn fatal(error: pilothouse_core::Error) -> Fatal {
     if error.cause == Cause::Modified {
         return Fatal::Setting(
-            "another `pilothouse rekey` is running or ran at the same time: check its result".into(),
+            "another `pilothouse rekey` is running or ran at the same time: check the result of that command"
+                .into(),
         );
     }
     error.into()
@@ -129,7 +131,7 @@ impl KeyFiles {
         Self { next: FileKeyring::next_file(&key), key }
     }
 
-    /// Whether the database is sealed with the next key already, and only its file has not been renamed.
+    /// Whether the database is already sealed with the next key, and only the key file has not been renamed.
     fn is_next_in_use(&self, fingerprints: &Fingerprints) -> Result<bool, Fatal> {
         match MasterKey::load(&self.next) {
             Err(KeyError::Missing(_)) => Ok(false),
@@ -162,12 +164,15 @@ impl KeyFiles {
             Ok(previous) => {
                 println!("the key in use is in {}", self.key.display());
                 if let Some(previous) = previous {
-                    println!("the previous key is in {}: backups made with it need it", previous.display());
+                    println!(
+                        "the previous key is in {}: keep it to restore backups made with it",
+                        previous.display()
+                    );
                 }
                 let signer = Ed25519Signer::new(&MasterKey::load(&self.key)?);
                 println!("checkpoints and exports are signed with {}", signer.public_key());
             }
-            // mounted keys cannot be renamed here: the operator replaces them
+            // mounted key files cannot be renamed by this process: the operator replaces them
             Err(error) => println!(
                 "the key in use is in {}: replace {} with it when possible ({error})",
                 self.next.display(),

@@ -28,7 +28,7 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
 /// Lower bound of the interval of pruning.
 const MIN_PRUNE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The retention task: the trail, and where entries go before they are removed.
+/// The retention task: the trail, and the archive or webhook that receives entries before they are removed.
 pub(crate) struct Retention {
     pub(crate) audit: Audit,
     pub(crate) coordinator: Arc<dyn Coordinator>,
@@ -98,7 +98,7 @@ fn prune_interval(age: Duration) -> Duration {
     PRUNE_INTERVAL.min(age).max(MIN_PRUNE_INTERVAL)
 }
 
-/// Which entries are removed.
+/// Selection of the entries to remove.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Cutoff {
     /// Entries signed before this time.
@@ -125,24 +125,28 @@ impl Archive for ArchiveDir {
                 n => format!("audit-{first:012}-{last:012}-{n}.jsonl"),
             };
             let path = self.path.join(name);
-            let unusable =
-                |error: &dyn std::fmt::Display| Error::internal(format!("{}: {error}", path.display()));
+            let unusable = |error: &dyn std::fmt::Display| {
+                Error::internal(format!("cannot use the archive {}: {error}", path.display()))
+            };
             if !path.exists() {
                 write(&path, export).await?.map_err(|error| unusable(&error))?;
                 return match contains_part(path.clone(), part.clone()).await {
                     Ok(true) => Ok(()),
                     Ok(false) => Err(unusable(
-                        &"it is not a complete export of these entries, so they are not removed",
+                        &"it is not a complete export of the entries, which are therefore not removed",
                     )),
                     Err(error) => Err(unusable(&error)),
                 };
             }
-            // the file is from an interrupted removal, which is reused, or from another trail or history
+            // a file of an interrupted removal is reused; a file of another trail or history is kept, under its name
             if contains_part(path.clone(), part.clone()).await.map_err(|error| unusable(&error))? {
                 return Ok(());
             }
         }
-        Err(Error::internal(format!("{}: too many files of entries {first} to {last}", self.path.display())))
+        let path = self.path.display();
+        Err(Error::internal(format!(
+            "the archive {path} has too many files of entries {first} to {last}: move some away"
+        )))
     }
 }
 
@@ -160,7 +164,7 @@ async fn contains_part(path: PathBuf, part: Part) -> Result<bool, Fatal> {
     result.map_err(|error| Error::internal(error.to_string()))?
 }
 
-/// Writes a new file durably. It gets its name only when it is complete.
+/// Writes a new file durably. The file gets its final name only when it is complete.
 async fn write(path: &Path, mut export: Export) -> Result<io::Result<()>> {
     let beside = path.with_added_extension("part");
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
@@ -195,7 +199,7 @@ mod tests {
 
     use super::*;
 
-    struct World {
+    struct Fixture {
         fake: Fake,
         app: App,
         coordinator: Arc<MemoryCoordinator>,
@@ -203,7 +207,7 @@ mod tests {
         begin: Timestamp,
     }
 
-    impl World {
+    impl Fixture {
         /// Twenty operations, one a minute, each with its checkpoint.
         async fn new() -> Self {
             let fake = Fake::default();
@@ -239,26 +243,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_removed_without_an_archive_or_a_webhook() {
-        let world = World::new().await;
+    async fn no_entry_is_removed_without_an_archive_or_a_webhook() {
+        let fixture = Fixture::new().await;
         let cutoff = Cutoff::OlderThan(Duration::from_secs(1));
-        let refused = world.retention(false).prune(&Caller::system(), cutoff).await;
+        let refused = fixture.retention(false).prune(&Caller::system(), cutoff).await;
         assert_eq!(refused.unwrap_err().cause, Cause::Internal);
-        assert_eq!(world.first_entry().await, 1);
+        assert_eq!(fixture.first_entry().await, 1);
     }
 
     #[tokio::test]
     async fn only_old_entries_whose_checkpoint_was_delivered_are_removed() {
-        let world = World::new().await;
-        assert_eq!(world.prune(100).await, Ok(0), "nothing was delivered");
-        world.coordinator.claim_delivery(RECEIVER, world.fake.runtime.clock.now()).await.unwrap();
+        let fixture = Fixture::new().await;
+        assert_eq!(fixture.prune(100).await, Ok(0), "nothing was delivered");
+        fixture.coordinator.claim_delivery(RECEIVER, fixture.fake.runtime.clock.now()).await.unwrap();
         // entries up to 9 were delivered, but the checkpoint of entry 5 is the last one
         let cursor = Cursor { sequence: 9, checkpoint: 5 };
-        assert!(world.coordinator.save_cursor(RECEIVER, cursor).await.unwrap());
-        assert_eq!(world.prune(3).await, Ok(3), "the others are not old");
-        assert_eq!(world.first_entry().await, 4);
-        assert_eq!(world.prune(100).await, Ok(2));
-        assert_eq!(world.first_entry().await, 6);
+        assert!(fixture.coordinator.save_cursor(RECEIVER, cursor).await.unwrap());
+        assert_eq!(fixture.prune(3).await, Ok(3), "the other entries are not old");
+        assert_eq!(fixture.first_entry().await, 4);
+        assert_eq!(fixture.prune(100).await, Ok(2));
+        assert_eq!(fixture.first_entry().await, 6);
     }
 
     #[test]

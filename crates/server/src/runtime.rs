@@ -93,7 +93,7 @@ impl Spawner for TrackedSpawner {
             span.in_scope(work);
         };
         let done = self.tracker.spawn_blocking_on(run, &self.runtime).await;
-        done.map_err(|error| Error::internal(format!("a computation: {error}")))
+        done.map_err(|error| Error::internal(format!("a computation failed: {error}")))
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
     tls::{CertificateResolver, TlsFiles},
 };
 
-/// How long a shutdown waits for running requests and tasks.
+/// Time limit for running requests and tasks at a shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Serves until SIGTERM or SIGINT, then finishes running requests and tasks.
@@ -31,7 +31,7 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     let mut signals = ShutdownSignals::new()?;
     let (listener, address) = bind(settings.listen)?;
     let metrics = settings.metrics_listen.map(bind).transpose()?;
-    // with port 0 the actual port: the egress rules forbid clusters at the server's own addresses
+    // for port 0 this is the actual port, because the egress rules forbid clusters at the server's own addresses
     (settings.listen, settings.metrics_listen) = (address, metrics.as_ref().map(|(_, address)| *address));
     let tls = settings.tls().map(|files| CertificateResolver::new(TlsFiles::new(files))).transpose()?;
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -95,7 +95,9 @@ pub(crate) async fn serve(mut settings: Settings) -> Result<(), Fatal> {
     let stopping = std::time::Instant::now();
     join_all(handles.iter().map(|handle| handle.stop(true))).await;
     if !composed.spawner.finish(SHUTDOWN_TIMEOUT.saturating_sub(stopping.elapsed())).await {
-        tracing::warn!("stopped with operations still running; they will be closed as unknown");
+        tracing::warn!(
+            "stopped while operations were still running; the next start or another replica closes them as unknown"
+        );
     }
     tasks.join_all().await;
     // the lease ends last, so that no replica closes an operation that still runs as an orphan; the last checkpoint
@@ -130,8 +132,10 @@ struct ShutdownSignals {
 impl ShutdownSignals {
     /// Installs the handlers, so that the signals no longer end the process at once.
     fn new() -> Result<Self, Fatal> {
-        let install =
-            |kind| signal(kind).map_err(|error| Fatal::Setting(format!("cannot take signals: {error}")));
+        let install = |kind| {
+            signal(kind)
+                .map_err(|error| Fatal::Setting(format!("cannot install the signal handlers: {error}")))
+        };
         Ok(Self {
             terminate: install(SignalKind::terminate())?,
             interrupt: install(SignalKind::interrupt())?,

@@ -49,7 +49,7 @@ pub(crate) enum TlsError {
     Exposed {
         /// Path of the file.
         path: PathBuf,
-        /// Its permission bits.
+        /// Permission bits of the file.
         mode: u32,
     },
     /// The file contains no certificate in PEM.
@@ -84,7 +84,7 @@ pub(crate) struct TlsFiles {
     key: PathBuf,
 }
 
-/// Identity of a file's contents: it differs after the file was written or replaced.
+/// Identity of a file's contents. The stamp differs after the file was written or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileStamp {
     device: u64,
@@ -158,7 +158,7 @@ impl CertificateResolver {
     /// # Errors
     /// [`TlsError`].
     pub(crate) fn new(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
-        // taken before the load, so that a change during it is seen at the next check
+        // taken before the load, so that the next check detects a change during the load
         let stamps = files.stamps();
         let current = RwLock::new(Arc::new(files.load()?));
         Ok(Arc::new(Self { files, stamps, current }))
@@ -174,8 +174,8 @@ impl CertificateResolver {
         Ok(builder.with_no_client_auth().with_cert_resolver(self.clone()))
     }
 
-    /// Reloads the files whenever they change, until `stop`. If they are not usable, the previous certificate is served
-    /// until the files change again.
+    /// Reloads the files whenever they change, until `stop`. If the new files are not usable, the previous certificate
+    /// is served until the files change again.
     pub(crate) async fn reload_on_change(self: Arc<Self>, stop: CancellationToken) {
         let mut stamps = self.stamps;
         let mut ticks = tokio::time::interval(POLL_INTERVAL);

@@ -22,7 +22,7 @@ mod tests;
 
 pub(crate) use http_receiver::{HttpReceiver, WebhookSettings};
 
-/// Name of the receiver whose cursor is stored. There is one webhook; its receiver can forward entries to others.
+/// Name of the receiver in the stored cursor. There is one webhook; its receiver can forward entries to others.
 pub(crate) const RECEIVER: &str = "webhook";
 
 /// Interval of polling for new entries.
@@ -37,10 +37,10 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// Receiver of the trail.
 #[async_trait]
 pub(crate) trait Receiver: Send + Sync {
-    /// Sends lines of an export. When this returns, the receiver has accepted all of them.
+    /// Sends lines of an export. The receiver has accepted all of them when this method returns without an error.
     ///
     /// # Errors
-    /// When it may not have accepted them.
+    /// When the receiver may not have accepted the lines.
     async fn send(&self, lines: Bytes) -> Result<(), DeliveryError>;
 }
 

@@ -48,7 +48,8 @@ func main() {
 	os.Exit(cli.Run(command))
 }
 
-// The owner holds the other end of our standard input. The kernel closes it however the owner ends, SIGKILL included.
+// Exits when standard input closes. The owner process holds the other end of that pipe, and the kernel closes the pipe
+// however the owner ends, SIGKILL included.
 func exitWithStdin() {
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	os.Exit(1)

@@ -22,18 +22,18 @@ set -euo pipefail
 D=$1; NAME=$2; shift 2; W=$D/$NAME
 SELF=$(realpath "$0")
 SHARED=/run/pilothouse-nodes   # shared by all nodes of this machine: locks, and the sysctls from before the first node
-case $D/ in /run/*|/var/lib/*|/var/log/*) echo "the node hides $D from itself: choose another folder" >&2; exit 1 ;; esac
+case $D/ in /run/*|/var/lib/*|/var/log/*) echo "the node mounts other folders over $D: choose a folder outside /run, /var/lib and /var/log" >&2; exit 1 ;; esac
 
 # ---- inside the namespaces: pid 1 of the node --------------------------------------------------------------------
-keep() { local log=$1; shift; while :; do "$@" >>"$log" 2>&1 || true; sleep 1; done; }   # restarts a program, like a service manager
+keep_running() { local log=$1; shift; while :; do "$@" >>"$log" 2>&1 || true; sleep 1; done; }   # restarts a program, like a service manager
 init() {
   trap 'exit 0' TERM
   mount --make-rshared /          # the kubelet and the runtime need shared mounts; the machine's own mounts are not affected
   local d; for d in /run /var/lib /var/log; do mount --bind "$W$d" $d; done
-  keep "$W/containerd.log" containerd --config "$W/containerd.toml" &
+  keep_running "$W/containerd.log" containerd --config "$W/containerd.toml" &
   until ctr version >/dev/null 2>&1; do sleep 0.1; done
   ctr -n k8s.io images import "$D/images.tar"
-  keep "$W/kubelet.log" "$@" --config="$W/kubelet.yaml" --kubeconfig="$W/kubelet.kubeconfig" \
+  keep_running "$W/kubelet.log" "$@" --config="$W/kubelet.yaml" --kubeconfig="$W/kubelet.kubeconfig" \
     --hostname-override="$NAME" --node-ip="$IP" &
   wait
 }
@@ -49,10 +49,10 @@ claim() { # claims a slot by a lock for the lifetime of the node: that of the la
     exec 9>"$SHARED/$N.lock"
     if flock -n 9; then echo "$N" > "$W/slot"; IP=10.213.$N.1; BR=ph$N; CG=pilothouse-$N; return; fi
   done
-  echo "every slot for a node is taken on this machine" >&2; exit 1
+  echo "no slot is free: this machine already runs the maximum of 251 nodes" >&2; exit 1
 }
 
-rig() {
+set_up() {
   [ -f $SHARED/sysctls ] || for s in "${SYSCTLS[@]}"; do echo "$s $(cat "/proc/sys/$s")"; done > $SHARED/sysctls
   if [ -f /sys/fs/cgroup/cgroup.controllers ]; then        # cgroup v2
     local c; for c in cpu cpuset memory pids io hugetlb; do echo "+$c" > /sys/fs/cgroup/cgroup.subtree_control || true; done 2>/dev/null
@@ -67,7 +67,7 @@ rig() {
   ip link add "$BR" type bridge; ip addr add "$IP/24" dev "$BR"; ip link set "$BR" up   # the kubelet listens on it
 }
 
-sweep() {
+clean_up() {
   ip link del "$BR" 2>/dev/null || true
   find /sys/fs/cgroup/"$CG" /sys/fs/cgroup/*/"$CG" -depth -type d -exec rmdir {} + 2>/dev/null || true
   if ! ls -d /sys/class/net/ph[0-9]* >/dev/null 2>&1; then   # last node: rules of hostPorts remain after a power cut
@@ -85,7 +85,7 @@ version = 2
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "localhost/pause:1"
   disable_apparmor = true
-  restrict_oom_score_adj = true   # without CAP_SYS_RESOURCE no score can be lowered, and runc dies: "can't get final child's PID from pipe: EOF"
+  restrict_oom_score_adj = true   # without CAP_SYS_RESOURCE no score can be lowered, and runc fails: "can't get final child's PID from pipe: EOF"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "${CNI_BIN:-/usr/lib/cni}"
     conf_dir = "$W/cni"
@@ -113,9 +113,9 @@ failSwapOn: false
 makeIPTablesUtilChains: false
 clusterDNS: [10.96.0.10]
 clusterDomain: cluster.local
-containerLogMaxSize: 1Gi                    # a log that is measured, or compared, isn't rotated meanwhile
-imageGCHighThresholdPercent: 100            # images can't be pulled again, so they are never collected
-evictionHard: {memory.available: 100Mi}     # a full shared disk doesn't taint the node
+containerLogMaxSize: 1Gi                    # no log is rotated while a test or benchmark reads it
+imageGCHighThresholdPercent: 100            # images cannot be pulled again, so they are never removed
+evictionHard: {memory.available: 100Mi}     # no rule for disk space: a full disk of the machine does not taint the node
 nodeStatusUpdateFrequency: 5s
 syncFrequency: 10s
 shutdownGracePeriod: 0s
@@ -124,15 +124,15 @@ Y
 
 finish() { # cleanup at every exit of this script
   [ -z "${INIT:-}" ] || kill -9 "$INIT" 2>/dev/null || true
-  if [ -n "${CG:-}" ]; then flock 8; sweep; flock -u 8; fi
+  if [ -n "${CG:-}" ]; then flock 8; clean_up; flock -u 8; fi
   rm -f "$W/running"
 }
 
 trap finish EXIT
 mkdir -p $SHARED
-exec 7<&0 8>$SHARED/lock      # 7: the owner's pipe (bash gives a background job /dev/null); 8: lock, so that one node at a time runs rig or sweep
+exec 7<&0 8>$SHARED/lock      # 7: the owner's pipe (bash gives a background job /dev/null); 8: lock, so that only one node at a time runs set_up or clean_up
 claim
-flock 8; sweep; configure; rig; flock -u 8
+flock 8; clean_up; configure; set_up; flock -u 8
 NODE_IP=$IP unshare --mount --pid --fork --kill-child --mount-proc --propagation private \
   "$SELF" "$D" "$NAME" "$@" </dev/null 7<&- 8>&- 9>&- &
 U=$!

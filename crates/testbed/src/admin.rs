@@ -13,7 +13,8 @@ use crate::{
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Client of one API server. Its connections belong to the runtime of its first use, so create one per test.
+/// Client of one API server. The connections belong to the async runtime of the first use, so create one client per
+/// test.
 #[derive(Clone, Debug)]
 pub struct Admin {
     server: String,
@@ -26,8 +27,8 @@ impl Admin {
         Self::build(access, Client::builder().tls_certs_only([Self::authority(access)?]))
     }
 
-    /// A client that accepts any certificate. For readiness checks only: the server may be configured with an invalid
-    /// one.
+    /// A client that accepts any certificate. For readiness checks only, because a test may configure the server with
+    /// an invalid certificate.
     pub(crate) fn accepting_any_certificate(access: &Access) -> Result<Self> {
         Self::build(access, Client::builder().tls_danger_accept_invalid_certs(true))
     }
@@ -122,7 +123,11 @@ impl Admin {
                 Err(_) => {}
             }
             if Instant::now() + POLL_INTERVAL >= end {
-                return Err(Error::Deadline { what: format!("the awaited {path}"), waited: deadline, last });
+                return Err(Error::Deadline {
+                    what: format!("the expected state of {path}"),
+                    waited: deadline,
+                    last,
+                });
             }
             sleep(POLL_INTERVAL).await;
         }
@@ -186,7 +191,7 @@ impl Admin {
 
 fn json_of(text: &str) -> Result<Value> {
     serde_json::from_str(text)
-        .map_err(|e| Error::Program(format!("the API server's answer is not JSON: {e}")))
+        .map_err(|e| Error::Program(format!("the API server's response is not JSON: {e}")))
 }
 
 /// The API path of an object, from its `apiVersion`, `kind` and `metadata`.

@@ -40,8 +40,8 @@ impl Binaries {
             .map(Self::MultiCall)
     }
 
-    /// The command line that runs a program, for instance `["…/controlplane", "kubelet"]`; `None` if the folder lacks
-    /// it.
+    /// The command line that runs a program, for instance `["…/controlplane", "kubelet"]`; `None` if the folder
+    /// has no such program.
     pub(crate) fn command_line(&self, program: &str) -> Option<Vec<PathBuf>> {
         match self {
             Self::MultiCall(file) => Some(vec![file.clone(), program.into()]),
@@ -69,7 +69,7 @@ pub fn cache() -> Result<PathBuf> {
         .or_else(|| var("HOME").map(|home| home.join(".cache/pilothouse")))
         .ok_or_else(|| Error::Program(format!("no cache folder: set {CACHE}, XDG_CACHE_HOME or HOME")))?;
     fs::create_dir_all(&folder).map_err(io(format!("creating {}", folder.display())))?;
-    folder.canonicalize().map_err(io(format!("finding {}", folder.display())))
+    folder.canonicalize().map_err(io(format!("resolving the path {}", folder.display())))
 }
 
 /// The Kubernetes version that go.mod pins, for instance `v1.37.2`.
@@ -91,16 +91,17 @@ fn build() -> Result<PathBuf> {
     let lock = cache.join("controlplane.lock");
     let lock = fs::File::create(&lock).map_err(io(format!("creating {}", lock.display())))?;
     if lock.try_lock().is_err() {
-        log_line("another process builds the control plane: waiting for it");
+        log_line("waiting for another process that builds the control plane");
         lock.lock().map_err(io("waiting for the build's lock"))?;
     }
     if !binary.exists() {
         let scratch = cache.join("build");
-        // left by a build that was killed
+        // removes the files of a build that was killed
         let _ = fs::remove_dir_all(&scratch);
         fs::create_dir(&scratch).map_err(io("creating the build's folder"))?;
         let built = go_build(&scratch)?;
-        fs::rename(built, &binary).map_err(io(format!("putting {} in its place", binary.display())))?;
+        fs::rename(built, &binary)
+            .map_err(io(format!("renaming the build result to {}", binary.display())))?;
         let _ = fs::remove_dir_all(&scratch);
     }
     Ok(binary)
@@ -116,7 +117,7 @@ fn go_build(folder: &Path) -> Result<PathBuf> {
     ));
     let packages = packages(folder)?;
 
-    // clients and `kubectl version` cannot parse the version of an unstamped build
+    // clients and `kubectl version` cannot parse the version of a build without these flags
     const STAMP: &str = "-X k8s.io/component-base/version";
     let minor = version.split('.').nth(1).unwrap_or_default();
     let flags = format!("-s -w {STAMP}.gitVersion={version} {STAMP}.gitMajor=1 {STAMP}.gitMinor={minor}");

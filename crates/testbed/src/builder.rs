@@ -120,7 +120,7 @@ impl Builder {
         if controllers {
             owned.spawn(Component::ControllerManager)?;
             owned.spawn(Component::Scheduler)?;
-            // until it exists, no pod can be created in the namespace
+            // until the service account exists, no pod can be created in the namespace
             let account = "/api/v1/namespaces/default/serviceaccounts/default";
             let created = plane.client().wait_until(account, |_| true, START_TIMEOUT).await;
             owned.still_runs(Component::ControllerManager)?;

@@ -24,7 +24,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(25);
 /// etcd's data directory in the control plane's folder.
 pub(crate) const ETCD_DATA: &str = "etcd";
 
-/// A control plane. Its processes are independent of any async runtime. They end when this value is dropped and, at the
+/// A control plane. The processes are independent of any async runtime. They end when this value is dropped and, at the
 /// latest, when the process that started them ends, even by a kill.
 pub struct ControlPlane {
     pub(crate) access: Access,
@@ -95,26 +95,26 @@ impl ControlPlane {
 
     /// The control plane's folder: `admin.kubeconfig`, `ca.crt`, `audit.log` and one log per component.
     pub fn dir(&self) -> Result<&Path> {
-        Ok(self.owned("show its folder")?.folder.path())
+        Ok(self.owned("return the folder")?.folder.path())
     }
 
     /// The events of the audit log. A write is logged before its response is sent.
     pub fn audit_events(&self) -> Result<Vec<AuditEvent>> {
-        let path = self.owned("read its audit log")?.folder.path().join("audit.log");
+        let path = self.owned("read the audit log")?.folder.path().join("audit.log");
         let log = fs::read_to_string(path).map_err(io("reading the audit log"))?;
         audit::parse(&log)
-            .map_err(|e| Error::Program(format!("the audit log has a line that is no event: {e}")))
+            .map_err(|e| Error::Program(format!("the audit log contains a line that is not an event: {e}")))
     }
 
     /// The process id of a component.
     pub fn pid(&self, component: Component) -> Result<u32> {
-        let mut children = self.owned("name its processes")?.children();
+        let mut children = self.owned("return the process id")?.children();
         running(&mut children, component).map(|child| child.id())
     }
 
     /// Signals a component. After SIGKILL, its process has ended and its port is free when this returns.
     pub fn signal(&self, component: Component, signal: Signal) -> Result<()> {
-        let mut children = self.owned("signal its processes")?.children();
+        let mut children = self.owned("signal a process")?.children();
         let child = running(&mut children, component)?;
         kill_process(Pid::from_child(child), signal.into())
             .map_err(|e| io(format!("signalling {component}"))(e.into()))?;
@@ -128,7 +128,7 @@ impl ControlPlane {
     /// Restarts a component with the same port and data; kills it first if it runs. Returns when the API server is
     /// ready.
     pub async fn restart(&self, component: Component) -> Result<()> {
-        let owned = self.owned("restart its processes")?;
+        let owned = self.owned("restart a process")?;
         match self.signal(component, Signal::Kill) {
             Ok(()) | Err(Error::NotRunning(_)) => {}
             Err(error) => return Err(error),
@@ -139,7 +139,7 @@ impl ControlPlane {
 
     /// Restarts the API server with another serving certificate.
     pub async fn serve_with(&self, certificate: ServingCertificate) -> Result<()> {
-        let owned = self.owned("change its certificate")?;
+        let owned = self.owned("change the serving certificate")?;
         owned.write_pair("apiserver", &owned.authority.serving(certificate)?)?;
         self.restart(Component::ApiServer).await
     }
@@ -151,8 +151,9 @@ impl ControlPlane {
 
     async fn end_processes(&self) -> Result<()> {
         use Component::{ApiServer, ControllerManager, Etcd, Scheduler};
-        let owned = self.owned("stop it")?;
-        // the API server's shutdown hangs without etcd, and a kubelet's without the API server: etcd stops last
+        let owned = self.owned("stop the control plane")?;
+        // etcd stops last: the shutdown of the API server hangs without etcd, and that of a kubelet without the API
+        // server
         owned.end_nodes();
         for component in [Scheduler, ControllerManager, ApiServer, Etcd] {
             for signal in [Signal::Cont, Signal::Term] {
@@ -166,14 +167,14 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Shuts down gracefully and copies etcd's data to the folder `target`, which must not exist. It is created only
-    /// when the copy is complete. For [`Builder::data`].
+    /// Shuts down gracefully and copies etcd's data to the folder `target`, which must not exist. The folder is created
+    /// only when the copy is complete. For [`Builder::data`].
     pub async fn keep_data(self, target: &Path) -> Result<()> {
         self.end_processes().await?;
         let partial = target.with_extension("partly");
         let _ = fs::remove_dir_all(&partial);
-        copy(&self.owned("copy its data")?.folder.path().join(ETCD_DATA), &partial)?;
-        fs::rename(&partial, target).map_err(io(format!("naming {}", target.display())))
+        copy(&self.owned("copy the data of etcd")?.folder.path().join(ETCD_DATA), &partial)?;
+        fs::rename(&partial, target).map_err(io(format!("renaming the copy to {}", target.display())))
     }
 
     /// Waits until the API server is ready, with any serving certificate.
@@ -182,7 +183,7 @@ impl ControlPlane {
         let end = Instant::now() + START_TIMEOUT;
         loop {
             for component in [Component::Etcd, Component::ApiServer] {
-                self.owned("wait for it")?.still_runs(component)?;
+                self.owned("wait for the control plane")?.still_runs(component)?;
             }
             // the namespace is read from etcd, because /readyz succeeds for a while after etcd has ended
             let result = match client.text("/readyz").await {

@@ -23,7 +23,7 @@ pub enum Error {
     #[error("{0}")]
     Program(String),
     /// A process of the testbed ended unexpectedly.
-    #[error("{name} ended; its log ends with\n{log}")]
+    #[error("{name} ended; the last lines of its log:\n{log}")]
     Ended {
         /// The component or node.
         name: String,
@@ -40,13 +40,13 @@ pub enum Error {
     )]
     NotOwned(&'static str),
     /// This machine cannot run a node.
-    #[error("no node on this machine: {0}")]
+    #[error("cannot run a node on this machine: {0}")]
     NodeUnavailable(String),
     /// This machine cannot run PostgreSQL.
-    #[error("no PostgreSQL on this machine: {0}")]
+    #[error("cannot run PostgreSQL on this machine: {0}")]
     PostgresUnavailable(String),
     /// An expected state was not reached in time.
-    #[error("{what} did not come within {waited:?}; last seen: {last}")]
+    #[error("timeout after {waited:?} while waiting for {what}; last state: {last}")]
     Deadline {
         /// The expected state.
         what: String,

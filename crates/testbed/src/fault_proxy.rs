@@ -62,9 +62,11 @@ pub struct FaultProxy {
 impl FaultProxy {
     /// Starts a proxy without a fault, on a port chosen by the system.
     pub async fn before(plane: &ControlPlane) -> Result<Self> {
-        let pair = plane.owned("answer for it")?.authority.serving(ServingCertificate::Valid)?;
+        let pair = plane.owned("start a fault proxy for it")?.authority.serving(ServingCertificate::Valid)?;
         let upstream = plane.server().trim_start_matches("https://");
-        let upstream: SocketAddr = upstream.parse().map_err(|_| Error::Program(format!("{upstream}?")))?;
+        let upstream: SocketAddr = upstream
+            .parse()
+            .map_err(|_| Error::Program(format!("not an IP address and port: {upstream}")))?;
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(io("listening"))?;
         let address = listener.local_addr().map_err(io("listening"))?;
         let acceptor = acceptor(&pair.certificate, &pair.key)?;
@@ -73,7 +75,7 @@ impl FaultProxy {
             while let Ok((client, _)) = listener.accept().await {
                 let connection =
                     ProxiedConnection { upstream, faults: faults.clone(), acceptor: acceptor.clone() };
-                // ends at the latest when the sender of faults is dropped
+                // the task ends at the latest when the sender of faults is dropped
                 tokio::spawn(connection.run(client));
             }
         });
@@ -146,8 +148,8 @@ impl ProxiedConnection {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let upload = pump(from_client, to_server, self.faults.clone(), true);
-        let download = pump(from_server, to_client, self.faults.clone(), false);
+        let upload = forward(from_client, to_server, self.faults.clone(), true);
+        let download = forward(from_server, to_client, self.faults.clone(), false);
         let closes = |fault| matches!(fault, Fault::Reset | Fault::Answer(_));
         tokio::select! {
             _ = async { tokio::join!(upload, download) } => {}
@@ -167,7 +169,8 @@ async fn until(mut faults: watch::Receiver<Fault>, matches_fault: impl Fn(Fault)
     let _ = faults.wait_for(|fault| matches_fault(*fault)).await;
 }
 
-async fn pump(
+/// Forwards bytes in one direction, with the delay or the throughput limit of the fault.
+async fn forward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut faults: watch::Receiver<Fault>,

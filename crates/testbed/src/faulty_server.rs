@@ -73,7 +73,7 @@ impl FaultyServer {
         format!("https://{}", self.address)
     }
 
-    /// The certificate of its authority, PEM.
+    /// The certificate of the server's authority, PEM.
     pub fn ca(&self) -> &str {
         &self.ca
     }
@@ -186,7 +186,7 @@ impl Responses {
     }
 }
 
-/// Reads the next request and returns its path and query. Its small body is discarded.
+/// Reads the next request and returns the path with the query. The body, which is small, is discarded.
 async fn target(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

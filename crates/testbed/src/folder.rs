@@ -9,9 +9,9 @@ use std::{
 
 use crate::error::{Result, io};
 
-/// Script of the reaper process. It waits until its standard input closes, which the kernel does however the owner
-/// ends, and then removes the folder. First it kills processes that write a log there: a stopped process does not
-/// read its input, and the programs of KUBEBUILDER_ASSETS do not watch their input. A node (see
+/// Script of the reaper process. The reaper waits until its standard input closes, which the kernel does however the
+/// owner ends. It then kills processes that write a log in the folder, because a stopped process does not read its
+/// input, and the programs of KUBEBUILDER_ASSETS do not watch their input. Last, it removes the folder. A node (see
 /// node-up.sh) shuts itself down, and the reaper waits for it.
 const REAPER: &str = r#"
 cat > /dev/null
@@ -36,7 +36,7 @@ impl Folder {
         let creating = || io("creating a temporary folder");
         let parent = env::temp_dir().canonicalize().map_err(creating())?;
         let folder = tempfile::Builder::new().prefix("pilothouse-").tempdir_in(parent).map_err(creating())?;
-        // its own process group, so that Ctrl-C in the terminal does not reach the reaper
+        // a separate process group, so that Ctrl-C in the terminal does not reach the reaper
         let reaper = Command::new("/bin/sh")
             .args(["-c", REAPER, "pilothouse-reaper"])
             .arg(folder.path())

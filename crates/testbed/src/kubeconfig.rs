@@ -57,8 +57,9 @@ pub(crate) struct Access {
     pub(crate) credential: Credential,
 }
 
-/// Reads a kubeconfig file for a server, which reads no files that it names: if it names files, returns a kubeconfig of
-/// its current context with their contents; otherwise its text.
+/// Reads a kubeconfig file in the form that a server accepts, without references to other files. If the kubeconfig
+/// names files, returns a kubeconfig of the current context with the contents of these files; otherwise the text as it
+/// is.
 pub fn read_kubeconfig(file: &Path) -> Result<String> {
     const FILES: [&str; 3] = ["certificate-authority:", "client-certificate:", "client-key:"];
     let text = fs::read_to_string(file).map_err(io(format!("reading {}", file.display())))?;
@@ -76,7 +77,7 @@ pub(crate) fn read(file: &Path) -> Result<Access> {
     let text = fs::read_to_string(file).map_err(io(format!("reading {}", file.display())))?;
     let config: Config = serde_saphyr::from_str(&text).map_err(|e| Error::Kubeconfig(e.to_string()))?;
     let missing = |what: &str| Error::Kubeconfig(format!("{} has no {what}", file.display()));
-    // paths of files are relative to the kubeconfig
+    // paths in a kubeconfig are relative to the folder of the kubeconfig
     let bytes = |data: Option<String>, path: Option<String>| match (data, path) {
         (Some(data), _) => BASE64
             .decode(data.trim())

@@ -7,13 +7,13 @@
 //!
 //! let plane = ControlPlane::builder().start().await?;      // etcd, API server, controllers: about 6 s
 //! plane.client().apply(&workloads::deployment("default", "web", 2)).await?;
-//! plane.signal(Component::ApiServer, Signal::Stop)?;        // it no longer responds
+//! plane.signal(Component::ApiServer, Signal::Stop)?;        // the API server no longer responds
 //! plane.signal(Component::ApiServer, Signal::Cont)?;
 //! # Ok(()) }
 //! ```
 //!
-//! No child outlives the process that started it, even if that is killed: every child holds a pipe from it and ends
-//! when the pipe closes.
+//! All child processes end when the process that started them ends, even by a kill: each child reads a pipe from that
+//! process, and ends when the pipe closes.
 #![allow(
     clippy::disallowed_methods,
     reason = "the testbed starts processes and reads their location from the environment"
@@ -66,7 +66,7 @@ pub use self::{
     tracing::can_trace_or_skip,
 };
 
-/// A folder with etcd and kube-apiserver (and, if it has them, kube-controller-manager, kube-scheduler, kubelet).
+/// A folder with etcd and kube-apiserver and, optionally, kube-controller-manager, kube-scheduler and kubelet.
 pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
 /// The kubeconfig file of an existing cluster to use instead of starting one, for tests that work with any cluster.
 pub const KUBECONFIG: &str = "PILOTHOUSE_TEST_KUBECONFIG";

@@ -38,7 +38,7 @@ async fn control_plane(with_node: bool) -> Result<()> {
     println!("kubeconfig  {}", plane.dir()?.join("admin.kubeconfig").display());
     println!("server      {}", plane.server());
     println!("token       {}", plane.admin_token());
-    println!("ready; Ctrl-C ends it");
+    println!("ready; press Ctrl-C to stop");
     std::future::pending().await
 }
 
@@ -46,7 +46,7 @@ async fn postgres() -> Result<()> {
     let postgres = Postgres::builder().start()?;
     println!("folder      {}", postgres.dir().display());
     println!("database    {}", postgres.database()?);
-    println!("ready; Ctrl-C ends it");
+    println!("ready; press Ctrl-C to stop");
     std::future::pending().await
 }
 

@@ -58,7 +58,7 @@ impl ControlPlane {
     /// Boots the node `node-<n>` of this control plane and waits until pods can be scheduled there.
     /// [`Error::NodeUnavailable`] names what is missing on this machine. Requires a control plane with controllers.
     pub async fn start_node(&self, n: u8) -> Result<Node> {
-        let owned = self.owned("start a node in it")?;
+        let owned = self.owned("start a node")?;
         let kubelet = owned.binaries.command_line("kubelet");
         let kubelet =
             kubelet.ok_or_else(|| unavailable(format!("no kubelet in the folder of {}", crate::ASSETS)))?;
@@ -130,7 +130,7 @@ impl Node {
             if Instant::now() > end {
                 let last = tail(&self.machine.path("kubelet.log"));
                 return Err(Error::Deadline {
-                    what: format!("{} Ready", self.name()),
+                    what: format!("a ready node {}", self.name()),
                     waited: READY_TIMEOUT,
                     last,
                 });
@@ -180,7 +180,7 @@ impl Machine {
             .args(&self.kubelet)
             .current_dir("/")
             .stdin(Stdio::piped())
-            .stdout(log.try_clone().map_err(io("sharing a log"))?)
+            .stdout(log.try_clone().map_err(io("duplicating the log file handle"))?)
             .stderr(log)
             .process_group(0)
             .spawn()
@@ -224,25 +224,25 @@ fn schedulable(node: &Value) -> bool {
 
 fn preconditions() -> Result<()> {
     if !geteuid().is_root() {
-        return Err(unavailable("containers need root"));
+        return Err(unavailable("containers need root; run as root"));
     }
     let path = env::var_os("PATH").unwrap_or_default();
     let found = |program: &str| env::split_paths(&path).any(|folder| folder.join(program).is_file());
     for program in ["bash", "containerd", "ctr", "runc", "iptables-save", "ip", "unshare", "flock"] {
         if !found(program) {
-            return Err(unavailable(format!("{program} is not installed; a node takes {PACKAGES}")));
+            return Err(unavailable(format!("{program} is not installed; a node needs {PACKAGES}")));
         }
     }
     let plugins = env::var_os("CNI_BIN").map_or(PathBuf::from("/usr/lib/cni"), PathBuf::from);
     let busybox = env::var_os("BUSYBOX").map_or(PathBuf::from("/bin/busybox"), PathBuf::from);
     for file in [plugins.join("bridge"), plugins.join("portmap"), plugins.join("host-local"), busybox] {
         if !file.is_file() {
-            return Err(unavailable(format!("{} is missing; a node takes {PACKAGES}", file.display())));
+            return Err(unavailable(format!("{} is missing; a node needs {PACKAGES}", file.display())));
         }
     }
     let namespaces = ["--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private", "true"];
     run(Command::new("unshare").args(namespaces))
-        .map_err(|e| unavailable(format!("namespaces are not allowed here: {e}")))
+        .map_err(|e| unavailable(format!("this process cannot create namespaces: {e}")))
 }
 
 fn unavailable(what: impl Into<String>) -> Error {

@@ -72,7 +72,7 @@ impl PilothouseServer {
         let port = TcpListener::bind(("127.0.0.1", PREFERRED_PORT)).map_or(0, |_| PREFERRED_PORT);
         let process = spawn(binary, &data_dir, &log, port, &settings)?;
         let client = Client::builder().no_proxy().build();
-        let client = client.map_err(|error| Error::Program(format!("an HTTP client: {error}")))?;
+        let client = client.map_err(|error| Error::Program(format!("creating the HTTP client: {error}")))?;
         let mut server = Self {
             process,
             binary: binary.to_owned(),
@@ -220,13 +220,13 @@ fn spawn(
     let output = fs::File::create(log).map_err(io("creating the server's log"))?;
     Command::new(binary)
         .arg("serve")
-        .env_clear() // PILOTHOUSE_… variables of the environment are for other servers
+        .env_clear() // PILOTHOUSE_… variables of the caller must not apply to this server
         .env("PILOTHOUSE_LISTEN", format!("127.0.0.1:{port}"))
         .env("PILOTHOUSE_DATA_DIR", data_dir)
         .env("PILOTHOUSE_EGRESS_ALLOW_LOOPBACK", "true")
         .envs(settings.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
-        .stdout(output.try_clone().map_err(io("sharing a log"))?)
+        .stdout(output.try_clone().map_err(io("duplicating the log file handle"))?)
         .stderr(output)
         .spawn()
         .map_err(io("starting the server"))

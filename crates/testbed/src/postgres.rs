@@ -1,4 +1,5 @@
-//! Temporary PostgreSQL server from Debian's binaries, with fault injection. It is removed when its owner ends.
+//! Temporary PostgreSQL server from Debian's binaries, with fault injection. The server and its data are removed when
+//! the owner process ends.
 
 use std::{
     fs,
@@ -78,7 +79,7 @@ impl Postgres {
         Ok(format!("postgres://pilothouse:{password}@127.0.0.1:{}/{name}", self.port.number()))
     }
 
-    /// The password in the URLs, for tests that check that it is never shown.
+    /// The password in the URLs, for tests that check that no output contains the password.
     pub fn password(&self) -> &'static str {
         PASSWORD
     }
@@ -120,7 +121,7 @@ impl Postgres {
         let pid = fs::read_to_string(self.server_dir.join("data/postmaster.pid")).unwrap_or_default();
         let pid = pid.lines().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
         let pid = pid.ok_or_else(|| Error::Program("PostgreSQL is not running".into()))?;
-        kill_process(pid, Signal::QUIT).map_err(|error| io("ending PostgreSQL")(error.into()))?;
+        kill_process(pid, Signal::QUIT).map_err(|error| io("sending SIGQUIT to PostgreSQL")(error.into()))?;
         let end = Instant::now() + START_TIMEOUT;
         while self.server_dir.join("running").exists() {
             if Instant::now() > end {
@@ -144,7 +145,7 @@ impl Postgres {
         let backends = processes
             .filter(|entry| fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| is_child(&stat)))
             .filter_map(|entry| entry.file_name().into_string().ok());
-        // the postmaster first, so that it starts no more
+        // the postmaster first, so that it starts no more child processes
         for pid in std::iter::once(pid.to_owned()).chain(backends) {
             let pid = pid.parse().ok().and_then(Pid::from_raw);
             let pid = pid.ok_or_else(|| Error::Program("PostgreSQL is not running".into()))?;
@@ -191,7 +192,7 @@ impl Postgres {
         let supervisor = self
             .as_user(&mut command)
             .stdin(Stdio::piped())
-            .stdout(out.try_clone().map_err(io("sharing a log"))?)
+            .stdout(out.try_clone().map_err(io("duplicating the log file handle"))?)
             .stderr(out)
             .process_group(0)
             .spawn()
@@ -231,7 +232,7 @@ impl Postgres {
         let data = self.server_dir.join("data");
         fs::remove_dir_all(&data).map_err(io("removing the files of PostgreSQL"))?;
         copy(folder, &data)?;
-        // left by the server that ran during the copy
+        // the copy contains the file of the server that ran during the copy
         let _ = fs::remove_file(data.join("postmaster.pid"));
         self.chown_recursively(&data)?;
         self.start()
@@ -239,7 +240,7 @@ impl Postgres {
 
     /// Changes the owner of a folder and its contents to the user of PostgreSQL, with mode 0700 for folders.
     fn chown_recursively(&self, path: &Path) -> Result<()> {
-        let failed = || io(format!("giving {} to postgres", path.display()));
+        let failed = || io(format!("changing the owner of {} to postgres", path.display()));
         if let Some((uid, gid)) = self.user {
             chown(path, Some(uid), Some(gid)).map_err(failed())?;
         }
@@ -274,7 +275,8 @@ impl Postgres {
         let path = self.server_dir.join(name);
         fs::write(&path, text).map_err(io(format!("writing {name}")))?;
         if let Some((uid, gid)) = self.user {
-            chown(&path, Some(uid), Some(gid)).map_err(io(format!("giving {name} to postgres")))?;
+            chown(&path, Some(uid), Some(gid))
+                .map_err(io(format!("changing the owner of {name} to postgres")))?;
         }
         let mode = if name == "server.key" { 0o600 } else { 0o644 };
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(io(format!("chmod of {name}")))

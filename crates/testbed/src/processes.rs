@@ -44,7 +44,7 @@ impl Owned {
             .current_dir(self.folder.path())
             .env("KCP_EXIT_WITH_STDIN", "1")
             .stdin(Stdio::piped())
-            .stdout(log.try_clone().map_err(io("sharing a log"))?)
+            .stdout(log.try_clone().map_err(io("duplicating the log file handle"))?)
             .stderr(log)
             .process_group(0)
             .spawn()
@@ -93,7 +93,7 @@ impl Drop for Owned {
 /// The process of a component.
 ///
 /// # Errors
-/// [`Error::NotRunning`] when it does not run.
+/// [`Error::NotRunning`] when the component does not run.
 pub(crate) fn running(children: &mut BTreeMap<Component, Child>, component: Component) -> Result<&mut Child> {
     let child = children.get_mut(&component).ok_or(Error::NotRunning(component))?;
     match child.try_wait() {

@@ -15,7 +15,7 @@ use crate::{
 /// can be skipped.
 ///
 /// # Errors
-/// [`Error::Program`] when it cannot and `PILOTHOUSE_TEST_REQUIRE_STRACE` is set.
+/// [`Error::Program`] when `strace` cannot trace a process and `PILOTHOUSE_TEST_REQUIRE_STRACE` is set.
 pub fn can_trace_or_skip() -> Result<bool> {
     let mut command = Command::new("strace");
     command.args(["-D", "-f", "--seccomp-bpf", "-e", "trace=fsync", "-o", "/dev/null", "true"]);

@@ -1,4 +1,5 @@
-//! Sample Kubernetes objects as JSON for [`Admin::apply`](crate::Admin::apply). Their image is the one that nodes have.
+//! Sample Kubernetes objects as JSON for [`Admin::apply`](crate::Admin::apply). They use the only image that nodes
+//! have.
 
 use serde_json::{Value, json};
 
@@ -80,7 +81,8 @@ pub fn config_map(namespace: &str, name: &str) -> Value {
     object
 }
 
-/// A ResourceQuota on pods, CPU and memory requests. It admits only pods that request both, as all pods here do.
+/// A ResourceQuota on pods, CPU and memory requests. The quota admits only pods that request CPU and memory, as all
+/// pods of this module do.
 pub fn resource_quota(namespace: &str, name: &str) -> Value {
     let mut object = object("v1", "ResourceQuota", namespace, name);
     object["spec"] = json!({"hard": {"pods": "20", "requests.cpu": "2", "requests.memory": "1Gi"}});

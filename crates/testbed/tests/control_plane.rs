@@ -46,7 +46,7 @@ async fn controllers_create_pods_of_a_deployment() {
 }
 
 #[tokio::test]
-async fn service_account_token_has_only_its_rules() {
+async fn service_account_token_grants_only_the_given_rules() {
     let plane = shared().await.unwrap();
     let rules = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]);
     let token = plane.client().service_account_token("accounts", "reader", rules).await.unwrap();

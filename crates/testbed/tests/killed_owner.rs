@@ -31,7 +31,8 @@ fn postgres_ends_when_its_owner_is_killed() {
     }
 }
 
-/// Starts an owner, kills it and checks that its processes and folder are removed. False if this machine cannot run it.
+/// Starts an owner process, kills it, and checks that its child processes and its folder are removed. Returns false if
+/// this machine cannot run the children.
 fn ends_with_its_owner(arguments: &[&str]) -> bool {
     let mut owner = Command::new(env!("CARGO_BIN_EXE_pilothouse-testbed"))
         .args(arguments)

@@ -1,4 +1,4 @@
-//! Tests of nodes: pods run, log and fail there, and end with a power cut.
+//! Tests of nodes: pods run, write logs and fail on a node, and end with a power cut.
 
 use std::{fs, time::Duration};
 

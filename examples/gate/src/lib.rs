@@ -22,7 +22,7 @@ impl Default for Process {
 }
 
 impl Clock for Process {
-    #[allow(clippy::disallowed_methods, reason = "this is the port through which the time comes in")]
+    #[allow(clippy::disallowed_methods, reason = "the only adapter of the Clock port")]
     fn now(&self) -> Timestamp {
         let now = Timestamp::now();
         now.round(Unit::Microsecond).unwrap_or(now)
@@ -41,7 +41,7 @@ impl Rng for Process {
 
 #[async_trait]
 impl Spawner for Process {
-    /// Detached: the task continues if the caller is dropped. A service waits for its tasks before it exits.
+    /// Spawns a detached task, which continues if the caller is dropped. A service waits for its tasks before it exits.
     fn spawn(&self, task: BoxFuture<'static, ()>) {
         tokio::spawn(task);
     }
@@ -50,9 +50,9 @@ impl Spawner for Process {
         tokio::time::sleep(duration).await;
     }
 
-    /// A service limits how many of these run concurrently.
+    /// Runs a computation on a blocking thread. A service limits the number of concurrent computations.
     async fn compute(&self, work: Computation) -> Result<()> {
         let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(|error| Error::internal(format!("a computation: {error}")))
+        done.map_err(|error| Error::internal(format!("a computation failed: {error}")))
     }
 }

@@ -51,7 +51,7 @@ impl State {
         }
     }
 
-    /// A local change and its audit row are one step, as they are one transaction in a database.
+    /// Records the success of a local change, in the same step as the change, as in one transaction of a database.
     fn done(&mut self, permit: &Permit, cluster: ClusterId) {
         if let Some(operation) = permit.operation() {
             self.begin(&Operation { cluster_id: Some(cluster), ..operation.clone() });

@@ -57,7 +57,7 @@ impl Pilothouse {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn StdError>> {
     let [_, kubeconfig, namespace, name, replicas] = &env::args().collect::<Vec<_>>()[..] else {
-        return Err("give: KUBECONFIG NAMESPACE DEPLOYMENT REPLICAS".into());
+        return Err("usage: example-one-cluster KUBECONFIG NAMESPACE DEPLOYMENT REPLICAS".into());
     };
     let namespace = Namespace::new(namespace).map_err(|reason| format!("the namespace is {reason}"))?;
     let deployment = WorkloadRef {

@@ -1,4 +1,4 @@
-//! The example against a real control plane: its output, and the state and audit log of the cluster.
+//! Runs the example against a real control plane, and checks its output, and the state and audit log of the cluster.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a test starts the example")]
 

@@ -1,4 +1,4 @@
-//! Clients that occupy connections: without a request, with an unfinished request; and a shutdown under load.
+//! Clients that occupy connections, without a request or with an incomplete request; and a shutdown under load.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn idle_and_slow_connections_use_little_memory_and_are_closed() {
     let server = Install::new().set("KEEP_ALIVE", "5s").start().await;
     let admin = server.admin().await;
     let (before, files) = (server.memory(), server.open_files());
-    // leaves descriptors for the other tests
+    // at most half of the file descriptors, so that the other tests have enough
     let count = usize::try_from(limit.maximum.unwrap_or(40_000) / 2).unwrap().min(10_000);
     let answered = connections(&server, count / 3, "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let silent = connections(&server, count / 3, "").await;

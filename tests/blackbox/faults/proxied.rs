@@ -110,7 +110,7 @@ async fn run_case(case: &FaultCase, plane: &ControlPlane, admin: &Client) {
     // many more requests, none of which takes long
     let more_responses = join_all((0..40).map(|_| list(admin, id))).await;
     for response in &more_responses {
-        // so many may exceed the limit of the cluster, or find the circuit open
+        // the number of requests may exceed the concurrency limit of the cluster, or the circuit may be open
         let allowed = [*reads, &["SERVICE_UNAVAILABLE", "TIMEOUT_ERROR", "CONNECTION_ERROR"]].concat();
         assert!(allowed.contains(&&*code(response)), "{name}: {response}");
     }
@@ -135,7 +135,7 @@ async fn connection_faults_are_reported_and_recovered_from_in_time() {
         Install::new().set("READ_DEADLINE", "8s").set("WRITE_DEADLINE", "8s").set("TEST_DEADLINE", "8s");
     let server = without_list_cache(deadlines).start().await;
     let admin = server.admin().await;
-    let healthy_id = register(&admin, "well", healthy.kubeconfig()).await;
+    let healthy_id = register(&admin, "healthy", healthy.kubeconfig()).await;
     list(&admin, healthy_id).await.data();
     let before = server.memory();
 
@@ -162,7 +162,7 @@ async fn connection_faults_are_reported_and_recovered_from_in_time() {
     assert_eq!(admin.get("/readyz").await.status, 200);
 }
 
-/// Reports whether a list is marked stale; the list itself must succeed.
+/// Reports whether a list is marked stale. Panics if the list request fails.
 async fn is_stale(admin: &Client, id: i64) -> bool {
     list(admin, id).await.data()["stale"].as_bool().unwrap()
 }
@@ -228,20 +228,20 @@ async fn certificate_and_token_changes_are_reported_and_recovered_from() {
     let wait_for = async |what: &str, expected: &str| {
         within(RECOVERY_TIMEOUT, what, async || {
             let response = list(&admin, id).await;
-            let found = if response.status == 200 { "well" } else { cause(&response) };
+            let found = if response.status == 200 { "success" } else { cause(&response) };
             (found == expected).then_some(())
         })
         .await;
     };
-    wait_for("a first response", "well").await;
+    wait_for("a first response", "success").await;
 
     plane.serve_with(ServingCertificate::Valid).await.unwrap();
-    wait_for("a response with a renewed certificate", "well").await;
+    wait_for("a response with a renewed certificate", "success").await;
     plane.serve_with(ServingCertificate::OtherAuthority).await.unwrap();
     wait_for("another authority's certificate is refused", "tls_untrusted").await;
     list(&admin, id).await.refused("CONNECTION_ERROR");
     plane.serve_with(ServingCertificate::Valid).await.unwrap();
-    wait_for("a response with the trusted certificate", "well").await;
+    wait_for("a response with the trusted certificate", "success").await;
 
     let account = "/api/v1/namespaces/default/serviceaccounts/robot";
     plane.client().delete(account).await.unwrap();
@@ -255,5 +255,5 @@ async fn certificate_and_token_changes_are_reported_and_recovered_from() {
     let mut body = connection(&token);
     body["id"] = json!(id);
     admin.post("/api/k8s/clusters/update", body).await.data();
-    wait_for("a response with a new token", "well").await;
+    wait_for("a response with a new token", "success").await;
 }

@@ -19,7 +19,7 @@ use crate::support::Random;
 
 const SECTOR: u64 = 512;
 
-/// How a rebuild treats unsynced changes.
+/// Treatment of unsynced changes in a rebuild.
 pub(super) enum Unsynced<'r> {
     /// All of them are kept, as without a power loss.
     Kept,
@@ -48,7 +48,7 @@ enum Change {
 struct File {
     synced: Vec<u8>,
     changes: Vec<Change>,
-    /// The number of changes synced before these.
+    /// The number of changes that were synced before `changes`.
     synced_count: usize,
     length: u64,
 }
@@ -64,7 +64,7 @@ struct Rename {
     folder: PathBuf,
     removed: Option<PathBuf>,
     added: Option<(PathBuf, Entry)>,
-    /// Its sequence number among all renames.
+    /// Sequence number of this rename among all renames.
     number: usize,
 }
 

@@ -59,7 +59,7 @@ async fn run_client(admin: Client, user: i64, mut random: Random, responses: Res
             }
             1..=6 => {
                 let name = format!("cluster-{user}-{number}");
-                // an address that is never connected to
+                // no connection is made to this address
                 let body = json!({
                     "name": name, "auth_type": "token", "token": "of-nobody", "skip_test": true,
                     "api_server": "https://192.0.2.1:6443",

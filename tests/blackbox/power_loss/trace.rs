@@ -1,4 +1,4 @@
-//! Parser of strace output (`-f -xx`): calls with their begin and end.
+//! Parser of strace output (`-f -xx`): system calls, with the events of their start and end.
 
 use std::collections::HashMap;
 

@@ -36,7 +36,7 @@ impl Session {
     }
 }
 
-/// Client of one server. Signed in, it sends bearer token and cookie. It records all responses.
+/// Client of one server that records all responses. When signed in, the client sends bearer token and session cookie.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,

@@ -12,7 +12,8 @@ pub(crate) async fn control_plane() -> ControlPlane {
 }
 
 /// A control plane without controllers that tests share, because a start takes seconds of both processors. A test may
-/// use it if it leaves its processes alone, and changes, counts and expects only objects that no other test names.
+/// use it if the test does not signal its processes, and changes, counts and expects only objects that no other test
+/// names.
 pub(crate) async fn shared_control_plane() -> &'static ControlPlane {
     static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
     SHARED.get_or_init(control_plane).await

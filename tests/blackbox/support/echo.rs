@@ -22,7 +22,7 @@ use serde_json::json;
 pub(crate) const ECHO_STATUSES: [u16; 16] =
     [200, 201, 202, 204, 302, 307, 400, 401, 403, 404, 409, 410, 422, 429, 500, 503];
 
-/// The server and its current response status. It ends with the test.
+/// The server and its current response status. Dropping this value stops the server.
 pub(crate) struct EchoServer {
     pub(crate) address: String,
     /// The CA certificate, PEM.

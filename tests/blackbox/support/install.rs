@@ -35,7 +35,7 @@ pub(crate) fn postgres() -> Option<&'static Postgres> {
     shared_postgres().expect("a PostgreSQL starts")
 }
 
-/// A data folder and the settings for the binary. Dropping it removes its folder.
+/// A data folder and the settings for the binary. Dropping this value removes the folder.
 pub(crate) struct Install {
     folder: Folder,
     settings: BTreeMap<String, String>,
@@ -138,7 +138,7 @@ impl Install {
         self
     }
 
-    /// Records the file system calls of its processes in this file.
+    /// Records the file system calls of the server and the commands in the file `trace`.
     pub(crate) fn traced(mut self, trace: PathBuf) -> Self {
         // -D keeps the server a direct child of the test; --seccomp-bpf stops it only for the traced calls
         let options = [
@@ -242,7 +242,7 @@ impl Install {
         Server { process, install: self, address }
     }
 
-    /// Starts the server, and kills it after `after`, whether it listens by then or not.
+    /// Starts the server, and kills it after the duration `after`, even if it does not listen yet.
     pub(crate) async fn start_and_kill(mut self, after: Duration) -> Self {
         let (process, _) = self.launch(&[]);
         tokio::time::sleep(after).await;
@@ -265,7 +265,7 @@ impl Install {
         (Process(child), log("stdout"))
     }
 
-    /// The standard output and standard error of all its servers.
+    /// The standard output and standard error of all servers of this install.
     pub(crate) fn log(&self) -> String {
         let logs = fs::read_dir(self.folder.path()).expect("a readable folder").flatten();
         let mut logs: Vec<_> = logs.map(|entry| entry.path()).filter(|path| path.is_file()).collect();

@@ -27,7 +27,8 @@ pub(crate) use self::{
     server::Server,
 };
 
-/// Timeout of [`eventually`]: asynchronous effects such as the start of many pods, on a machine under load.
+/// Timeout of [`eventually`]. Long enough for asynchronous effects such as the start of many pods on a machine under
+/// load.
 const EVENTUALLY_TIMEOUT: Duration = Duration::from_secs(180);
 /// Time within which the server works again after a fault ends.
 pub(crate) const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,7 +57,7 @@ pub(crate) async fn eventually_ok<T>(mut attempt: impl AsyncFnMut() -> Result<T,
     }
 }
 
-/// As [`eventually`], with a timeout of its own.
+/// As [`eventually`], with this timeout.
 pub(crate) async fn within<T>(limit: Duration, what: &str, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     let found = async {
         loop {

@@ -17,7 +17,7 @@ use rustls::{
 };
 use serde_json::json;
 
-/// Runs until the test process ends.
+/// A minimal API server. It runs until the test process ends.
 pub(crate) struct StubApiServer {
     /// The CA certificate, PEM.
     pub(crate) ca: String,

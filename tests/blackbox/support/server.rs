@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Client, Install, PASSWORD, eventually};
 
-/// A running server. Dropping it kills it; after a failed test its log is printed.
+/// A running server. Dropping this value kills the process, and prints the log after a failed test.
 pub(crate) struct Server {
     pub(super) process: Process,
     /// The install that the server runs with.
@@ -113,7 +113,7 @@ impl Server {
     }
 }
 
-/// The process of a server. Dropping it kills it.
+/// The process of a server. Dropping this value kills the process.
 pub(super) struct Process(pub(super) Child);
 
 impl Process {

@@ -48,7 +48,7 @@ impl<'a> Examples<'a> {
         self.value("", "", schema)
     }
 
-    /// Adds an example to a parameter. For a list it is the example of the row field of the same name.
+    /// Adds an example to a parameter. The example of a list parameter is that of the row field of the same name.
     pub(super) fn complete(&self, parameter: &mut Value, data: &Value) {
         let mut fields = data["properties"].as_object().into_iter().flatten();
         let row = fields.find_map(|(_, field)| Schemas::name(&field["items"])).unwrap_or_default();

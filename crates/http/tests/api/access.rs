@@ -7,7 +7,7 @@ use pilothouse_http::{document, endpoints};
 use serde_json::json;
 
 use crate::{
-    table::{CALLERS, Line, compare, credentials, lines, own},
+    table::{CALLERS, Line, compare, credentials, lines, username_of},
     test_app::{Credentials, Reply, TestApp},
 };
 
@@ -81,7 +81,7 @@ async fn every_caller_gets_the_status_of_the_table() {
             let api = TestApp::new().await;
             api.login("target").await;
             let (credentials, refresh) = credentials(&api, caller).await;
-            let input = line.input(&api, own(caller), &refresh).await;
+            let input = line.input(&api, username_of(caller), &refresh).await;
             let before = api.fake.store.all_operations().len();
             let reply = api.call_in(language, &credentials, &line.method, &line.path, &input).await;
 
@@ -132,7 +132,7 @@ fn check_effects(
         assert_eq!(row.request_id.as_deref(), reply.header("x-request-id"), "{label}");
         assert_eq!(row.source_ip.as_deref(), Some("192.0.2.7"), "{label}");
         if line.path != "/api/auth/login" {
-            assert_eq!(row.username, own(caller), "{label}");
+            assert_eq!(row.username, username_of(caller), "{label}");
         }
         if line.input.contains("\"cluster_id\":{cluster}") {
             assert_eq!(row.cluster_name.as_deref(), Some("demo"), "{label}");

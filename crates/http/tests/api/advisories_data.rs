@@ -107,7 +107,7 @@ async fn cve_2025_54468_new_server_requires_its_credential_again() {
     assert_eq!(rows["clusters"][0]["api_server"], "https://k8s.example.com:6443");
 }
 
-/// Rancher, Vault: an unauthenticated body that was too large or too deep took the server down.
+/// Rancher, Vault: an unauthenticated body that was too large or too deep made the server unavailable.
 #[actix_web::test]
 async fn cve_2025_23388_too_large_or_too_deep_body_is_refused() {
     let api = TestApp::new().await;

@@ -1,4 +1,4 @@
-//! Annotations disclose no value that is masked elsewhere: the value of a Secret, an environment literal.
+//! Annotations disclose no value that other fields mask: the value of a Secret, an environment literal.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! Connections without a request under way: how long they stay open, and which is closed when there are too many.
+//! Limits of idle connections: the timeouts, and the maximum number, above which the longest idle one is closed.
 
 use std::{
     io::{Read, Write},
@@ -55,7 +55,7 @@ fn idle_connection(running: &Running) -> TcpStream {
 }
 
 #[test]
-fn idle_connection_outlives_one_without_a_complete_head() {
+fn idle_connection_stays_open_after_the_head_timeout() {
     let running = Running::start(settings());
     let mut idle = idle_connection(&running);
     let mut silent = running.connect();
@@ -104,7 +104,7 @@ fn connection_idle_longest_is_closed_above_the_limit() {
     let [mut first, mut second, mut third] = std::array::from_fn(|_| idle_connection(&running));
     wait_for_close(&mut first);
     assert!(exchange(&mut second));
-    // the third connection is now idle longest
+    // the third connection has now been idle longest
     let mut fourth = idle_connection(&running);
     wait_for_close(&mut third);
     for stream in [&mut second, &mut fourth] {

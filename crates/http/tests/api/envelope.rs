@@ -147,7 +147,7 @@ async fn not_ready_is_503_with_retry_after() {
 }
 
 #[actix_web::test]
-async fn chinese_by_default_english_when_preferred() {
+async fn texts_are_chinese_by_default_and_english_when_preferred() {
     let api = TestApp::new().await;
     let ask = |language: &'static str| {
         api.send(TestRequest::get().uri("/nope").insert_header(("accept-language", language)))

@@ -42,7 +42,7 @@ pub(crate) fn variants(document: &Value, path: &str, good: &str) -> Vec<(String,
     all
 }
 
-/// YAML in which a small text is expensive to parse.
+/// Kubeconfigs of a small size that are expensive to parse.
 fn kubeconfigs() -> [(&'static str, String); 3] {
     let mut merged = "m0: &m0 {k: v}\n".to_owned();
     for level in 1..6 {
@@ -68,7 +68,7 @@ fn padded(body: &str) -> String {
     format!("{body}{}", " ".repeat(spaces))
 }
 
-/// The same body with an unknown field at its end.
+/// Adds an unknown field at the end of a body.
 #[allow(dead_code, reason = "used by tests/viewer only")]
 pub(crate) fn with_unknown_field(body: &str) -> String {
     let body = body.trim_end();

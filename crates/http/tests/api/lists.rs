@@ -67,7 +67,7 @@ async fn every_list_is_304_for_a_matching_etag() {
 }
 
 #[actix_web::test]
-async fn changed_page_is_sent_and_only_older_page_is_304() {
+async fn changed_page_is_sent_and_page_with_only_a_later_as_of_is_304() {
     let api = TestApp::new().await;
     let signed_in = api.login("viewer").await;
     let target = api.pods(1);

@@ -179,8 +179,8 @@ fn method_overrides_have_no_effect() {
     }
 }
 
-/// A server must accept an absolute target, the form sent to proxies (RFC 9112, 3.2.2). It grants no additional access,
-/// and neither does a fragment, which clients do not send and the parser drops.
+/// A server must accept an absolute target, the form sent to proxies (RFC 9112, 3.2.2). An absolute target grants no
+/// additional access, and neither does a fragment, which clients do not send and the parser drops.
 #[test]
 fn absolute_target_and_fragment_reach_the_same_resource() {
     let mut client = RouteClient::start();

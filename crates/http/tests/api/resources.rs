@@ -81,7 +81,7 @@ async fn secret_update_keeps_null_keys_and_reveal_returns_values() {
 }
 
 #[actix_web::test]
-async fn endpoints_are_of_the_named_service() {
+async fn endpoints_list_contains_only_the_named_service() {
     let api = TestApp::new().await;
     let viewer = api.login("viewer").await;
     let endpoints = async |query: &str| {

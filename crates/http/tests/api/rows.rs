@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{large::variants, table::lines, test_app::TestApp};
 
-/// Headers, names and lists that enter a row are as long as a request permits.
+/// Each request has headers, names and lists of the maximum length that a request permits.
 #[actix_web::test]
 async fn audit_rows_are_at_most_8_kib() {
     let document: Value = serde_json::from_str(&document().to_string()).unwrap();

@@ -206,7 +206,7 @@ fn revoked_session_ends_its_stream() {
 }
 
 #[test]
-fn stop_ends_streams_at_once() {
+fn graceful_stop_ends_streams_at_once() {
     let running = Running::start(HttpSettings::default());
     let _log = running.fake.clusters.next_log();
     let mut lines = lines(running.follow());
@@ -251,7 +251,7 @@ fn connection_of_a_client_that_stops_reading_is_closed() {
     let running = Running::start(HttpSettings { unread_time, max_connections: 1, ..HttpSettings::default() });
     let log = running.fake.clusters.next_log();
     let reader = running.follow();
-    // long lines: the pending ones exceed the write buffer, so the response does not end by itself
+    // long lines: the pending ones exceed the write buffer, so the response cannot end before the client reads
     let line = format!("2026-01-01T00:00:00Z {}\n", "x".repeat(60_000));
     eventually("the connection to the cluster is closed", || {
         log.unbounded_send(Ok(line.clone().into_bytes())).is_err()

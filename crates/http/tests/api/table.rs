@@ -129,6 +129,6 @@ pub(crate) async fn credentials(api: &TestApp, caller: &str) -> (Credentials, St
 }
 
 /// The username of a caller.
-pub(crate) fn own(caller: &str) -> &str {
+pub(crate) fn username_of(caller: &str) -> &str {
     if ["viewer", "ops"].contains(&caller) { caller } else { "super" }
 }

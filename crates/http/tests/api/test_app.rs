@@ -171,7 +171,7 @@ impl TestApp {
         self.call_in("en", credentials, method, path, input).await
     }
 
-    /// The same with an `Accept-Language`.
+    /// As [`TestApp::call`], with this `Accept-Language`.
     pub(crate) async fn call_in(
         &self,
         language: &str,

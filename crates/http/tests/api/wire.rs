@@ -17,7 +17,7 @@ fn post(path: &str, length: usize) -> String {
 }
 
 #[test]
-fn early_response_survives_unread_body() {
+fn early_error_response_arrives_although_the_body_is_not_read() {
     let running = Running::start(HttpSettings::default());
     let body = vec![b'x'; 3 << 20];
     for (path, status, code) in [

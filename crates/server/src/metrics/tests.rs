@@ -1,4 +1,4 @@
-//! The scrape over fake ports.
+//! Tests of the scrape with fake ports.
 
 use pilothouse_core::{
     Error, Result,
@@ -86,7 +86,7 @@ async fn webhook_gauges_are_zero_without_a_webhook() {
 }
 
 #[tokio::test]
-async fn counts_are_absent_while_the_database_is_down() {
+async fn database_gauges_are_absent_while_the_database_is_down() {
     let fake = Fake::default();
     fake.store.fill(true);
     let text = scrape(&fake, Err(Error::new(Cause::StoreUnavailable)), true).await;

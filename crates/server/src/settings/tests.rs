@@ -37,7 +37,7 @@ fn committed_settings_documentation_is_current() {
 }
 
 #[test]
-fn example_file_is_valid_as_it_is_and_uncommented() {
+fn example_file_is_valid_with_and_without_comment_marks() {
     assert!(read(EXAMPLE, &[], Flags::default()).is_ok());
     let uncommented: String =
         example().into_iter().map(|(key, value)| format!("{key} = {value}\n")).collect();

@@ -40,7 +40,7 @@ impl WebhookSettings {
     /// Checks the file of CA certificates.
     ///
     /// # Errors
-    /// `Fatal::Setting` when it is not usable.
+    /// `Fatal::Setting` when the file is not usable.
     pub(crate) fn check(&self) -> Result<(), Fatal> {
         roots(self.ca_file.as_deref()).map(drop)
     }
@@ -99,14 +99,17 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, Fatal> {
         return Ok(roots);
     };
     let unusable = |why: &str| {
-        Fatal::Setting(format!("the certificates of audit_webhook_ca_file, {}, {why}", path.display()))
+        Fatal::Setting(format!(
+            "the file {} of audit_webhook_ca_file {why}: use a PEM file of CA certificates",
+            path.display()
+        ))
     };
-    let pem = fs::read(path).map_err(|error| unusable(&format!("cannot be read: {error}")))?;
+    let pem = fs::read(path).map_err(|error| unusable(&format!("cannot be read ({error})")))?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
-        .map_err(|_| unusable("are not valid PEM"))?;
+        .map_err(|_| unusable("is not valid PEM"))?;
     match roots.add_parsable_certificates(certificates) {
-        (0, _) => Err(unusable("are none")),
+        (0, _) => Err(unusable("contains no certificate")),
         _ => Ok(roots),
     }
 }

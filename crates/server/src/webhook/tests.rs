@@ -54,16 +54,16 @@ fn sequence(line: &str) -> Option<i64> {
 }
 
 #[derive(Default)]
-struct World {
+struct Fixture {
     fake: Fake,
     receiver: Arc<MemoryReceiver>,
 }
 
-impl World {
+impl Fixture {
     fn with_entries(count: usize) -> Self {
-        let world = Self::default();
-        world.append(count);
-        world
+        let fixture = Self::default();
+        fixture.append(count);
+        fixture
     }
 
     fn append(&self, count: usize) {
@@ -103,71 +103,71 @@ async fn cursor(webhook: &Webhook) -> Cursor {
 
 #[tokio::test]
 async fn cursor_is_saved_only_after_the_receiver_accepts() {
-    let world = World::with_entries(3);
-    let webhook = world.webhook();
+    let fixture = Fixture::with_entries(3);
+    let webhook = fixture.webhook();
     let mut failed = 0;
-    world.receiver.refusing.store(true, Ordering::SeqCst);
+    fixture.receiver.refusing.store(true, Ordering::SeqCst);
     for failures in 1..=3_u32 {
         let pause = webhook.step(&mut failed).await;
         assert!(pause >= INITIAL_BACKOFF / 2, "{pause:?}");
         assert_eq!((failed, webhook.failures.get()), (failures, u64::from(failures)));
         assert_eq!(cursor(&webhook).await, Cursor::default());
     }
-    world.receiver.refusing.store(false, Ordering::SeqCst);
-    assert_eq!(webhook.step(&mut failed).await, Duration::ZERO, "more may follow");
+    fixture.receiver.refusing.store(false, Ordering::SeqCst);
+    assert_eq!(webhook.step(&mut failed).await, Duration::ZERO, "more entries may follow");
     assert_eq!(failed, 0);
-    assert_eq!(world.receiver.received(), [[1, 2, 3]]);
+    assert_eq!(fixture.receiver.received(), [[1, 2, 3]]);
     assert_eq!(cursor(&webhook).await.sequence, 3);
     assert_eq!(webhook.step(&mut failed).await, POLL_INTERVAL);
-    assert!(world.receiver.received().is_empty(), "nothing is delivered twice");
+    assert!(fixture.receiver.received().is_empty(), "nothing is delivered twice");
 }
 
 #[tokio::test]
 async fn entries_arrive_in_order_in_bounded_batches() {
-    let world = World::with_entries(450);
-    let webhook = world.webhook();
+    let fixture = Fixture::with_entries(450);
+    let webhook = fixture.webhook();
     deliver_all(&webhook).await;
-    world.append(5);
+    fixture.append(5);
     deliver_all(&webhook).await;
-    let batches = world.receiver.received();
+    let batches = fixture.receiver.received();
     assert!(batches.iter().all(|batch| batch.len() <= 200), "{batches:?}");
     assert!(batches.concat().into_iter().eq(1..=455));
 }
 
 #[tokio::test]
 async fn another_replica_continues_at_the_cursor_after_the_lease_expires() {
-    let world = World::with_entries(3);
-    let (one, two) = (world.webhook(), world.webhook());
-    one.coordinator.take_lease(world.fake.runtime.clock.now()).await.unwrap();
+    let fixture = Fixture::with_entries(3);
+    let (one, two) = (fixture.webhook(), fixture.webhook());
+    one.coordinator.take_lease(fixture.fake.runtime.clock.now()).await.unwrap();
     deliver_all(&one).await;
-    world.append(2);
+    fixture.append(2);
     assert_eq!(two.step(&mut 0).await, POLL_INTERVAL);
-    assert_eq!(world.receiver.received(), [[1, 2, 3]]);
-    world.fake.runtime.clock.advance(LEASE);
+    assert_eq!(fixture.receiver.received(), [[1, 2, 3]]);
+    fixture.fake.runtime.clock.advance(LEASE);
     deliver_all(&two).await;
-    assert_eq!(world.receiver.received(), [[4, 5]]);
+    assert_eq!(fixture.receiver.received(), [[4, 5]]);
 }
 
 #[tokio::test]
 async fn replica_that_lost_its_claim_pauses() {
-    let world = World::with_entries(3);
+    let fixture = Fixture::with_entries(3);
     let mut coordinator = MockCoordinator::new();
     coordinator.expect_claim_delivery().returning(|_, _| Ok(Some(Cursor::default())));
     coordinator.expect_save_cursor().once().returning(|_, _| Ok(false));
-    let webhook = world.webhook_over(Arc::new(coordinator));
+    let webhook = fixture.webhook_over(Arc::new(coordinator));
     assert_eq!(webhook.step(&mut 0).await, POLL_INTERVAL);
     assert_eq!(webhook.failures.get(), 0);
 }
 
 #[tokio::test]
-async fn nothing_is_sent_without_the_claim() {
-    let world = World::with_entries(3);
+async fn no_entry_is_delivered_without_the_claim() {
+    let fixture = Fixture::with_entries(3);
     let mut coordinator = MockCoordinator::new();
     coordinator.expect_claim_delivery().returning(|_, _| Err(Error::new(Cause::StoreUnavailable)));
-    let webhook = world.webhook_over(Arc::new(coordinator));
+    let webhook = fixture.webhook_over(Arc::new(coordinator));
     webhook.step(&mut 0).await;
     assert_eq!(webhook.failures.get(), 1);
-    assert!(world.receiver.received().is_empty());
+    assert!(fixture.receiver.received().is_empty());
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn backoff_doubles_up_to_its_bound_with_jitter_in_the_upper_half() {
     for (random, fraction) in [(0, 2), (255, 1)] {
         let mut rng = MockRng::new();
         rng.expect_fill().returning(move |buffer| buffer.fill(random));
-        let webhook = Webhook { rng: Arc::new(rng), ..World::default().webhook() };
+        let webhook = Webhook { rng: Arc::new(rng), ..Fixture::default().webhook() };
         let backoffs: Vec<_> = (1..=8).map(|failed| webhook.backoff(failed)).collect();
         assert_eq!(backoffs, [1, 2, 4, 8, 16, 32, 60, 60].map(|max| seconds(max) / fraction));
         assert_eq!(webhook.backoff(u32::MAX), seconds(60) / fraction);

@@ -1,5 +1,5 @@
-//! Demo (`cargo demo`): a Pilothouse server with one registered cluster, until Ctrl-C. The cluster is a local one with
-//! workloads, started for the demo, or with `--kubeconfig FILE` an existing one, which is registered and not changed.
+//! Demo (`cargo demo`): a Pilothouse server with one registered cluster, until Ctrl-C. The demo starts a local
+//! cluster with workloads; with `--kubeconfig FILE` it registers an existing cluster and does not change it.
 //!
 //! `crates/demo` builds this program and starts it. This program builds the server, with the same features and in the
 //! same folder, while it builds and starts the cluster.
@@ -32,8 +32,8 @@ use tokio::{
 
 const USAGE: &str = "\
 usage: cargo demo [-- OPTION...]
-  --kubeconfig FILE  use an existing cluster: start none, and change nothing in it
-  --server BINARY    use this server: build none";
+  --kubeconfig FILE  use this existing cluster instead of starting one; nothing in the cluster is changed
+  --server BINARY    use this server instead of building one";
 const NAMESPACE: &str = "demo";
 const POD_TIMEOUT: Duration = Duration::from_secs(120);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     };
     let result = Runtime::new().map_err(io_error("starting the runtime")).and_then(|runtime| {
         let result = runtime.block_on(until_signal(&options));
-        // a build of the cluster's programs runs in a thread, and must not delay the end
+        // a build of the cluster's programs runs in a thread, and must not delay the end of this program
         runtime.shutdown_background();
         result
     });
@@ -95,7 +95,7 @@ async fn until_signal(options: &Options) -> Result<()> {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    println!("\nended; nothing is left");
+    println!("\nended; all processes and files of the demo are removed");
     Ok(())
 }
 
@@ -109,9 +109,9 @@ async fn run(options: &Options) -> Result<()> {
         never = progress.report() => match never {},
     };
     let mut server =
-        progress.step("the server's start", PilothouseServer::start(&binary, &cluster.folder)).await?;
+        progress.step("start of the server", PilothouseServer::start(&binary, &cluster.folder)).await?;
     let id =
-        progress.step("the cluster's registration", server.register("demo", &cluster.kubeconfig)).await?;
+        progress.step("registration of the cluster", server.register("demo", &cluster.kubeconfig)).await?;
     print_instructions(&server, &cluster, id);
     Err(server.wait_for_exit().await)
 }
@@ -121,7 +121,9 @@ async fn server_binary(options: &Options, progress: &Progress) -> Result<PathBuf
     match &options.server {
         Some(binary) => Ok(binary.clone()),
         None => {
-            progress.step("the server: cargo build --workspace --bin pilothouse", Cargo::build_server()).await
+            progress
+                .step("build of the server: cargo build --workspace --bin pilothouse", Cargo::build_server())
+                .await
         }
     }
 }
@@ -145,7 +147,9 @@ impl Cargo {
         if !status.success() {
             return Err(Error::Program("the server does not build; Cargo's messages are above".into()));
         }
-        Ok(env::current_exe().map_err(io_error("finding the server"))?.with_file_name("pilothouse"))
+        Ok(env::current_exe()
+            .map_err(io_error("finding the path of this program"))?
+            .with_file_name("pilothouse"))
     }
 }
 
@@ -186,13 +190,13 @@ async fn cluster(options: &Options, progress: &Progress) -> Result<Cluster> {
 
 /// Starts a cluster with sample workloads, and with a node if this machine can run one.
 async fn local_cluster(progress: &Progress) -> Result<Cluster> {
-    let programs = "the cluster's programs: built from source the first time, then cached";
+    let programs = "programs of the cluster: built from source the first time, then cached";
     progress.step(programs, pilothouse_testbed::build()).await?;
-    let plane = progress.step("a control plane", ControlPlane::builder().start()).await?;
-    let kind = match progress.step("a node", plane.start_node(0)).await {
+    let plane = progress.step("start of a control plane", ControlPlane::builder().start()).await?;
+    let kind = match progress.step("start of a node", plane.start_node(0)).await {
         Ok(_) => ClusterKind::LocalWithNode,
         Err(Error::NodeUnavailable(why)) => {
-            progress.print(format_args!("without running pods, and so without logs: {why}"));
+            progress.print(format_args!("no node, so pods do not run and have no logs: {why}"));
             ClusterKind::LocalWithoutNode
         }
         Err(error) => return Err(error),
@@ -204,7 +208,7 @@ async fn local_cluster(progress: &Progress) -> Result<Cluster> {
     if kind == ClusterKind::LocalWithNode {
         let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/db-0");
         let running = |pod: &Value| pod["status"]["phase"] == "Running";
-        progress.step("a running pod", client.wait_until(&path, running, POD_TIMEOUT)).await?;
+        progress.step("start of a pod", client.wait_until(&path, running, POD_TIMEOUT)).await?;
     }
     let (kubeconfig, folder) = (plane.kubeconfig(), plane.dir()?.to_owned());
     Ok(Cluster { kubeconfig, folder, kind, _owner: Box::new(plane) })
@@ -242,7 +246,7 @@ fn print_instructions(server: &PilothouseServer, cluster: &Cluster, id: i64) {
             );
         }
     }
-    println!("\nCtrl-C ends it.");
+    println!("\nPress Ctrl-C to stop the demo.");
 }
 
 /// Prints the steps, with the seconds since the launcher's start.
@@ -276,7 +280,7 @@ impl Progress {
         result
     }
 
-    /// Prints the running steps at intervals; does not end.
+    /// Prints the running steps at intervals, without end.
     async fn report(&self) -> Infallible {
         loop {
             sleep(REPORT_INTERVAL).await;

@@ -77,10 +77,12 @@ impl PostgresBuilder {
         }
         if let Some((uid, gid)) = postgres.user {
             let searchable = fs::Permissions::from_mode(0o755);
-            fs::set_permissions(postgres.folder.path(), searchable).map_err(io("opening the folder"))?;
-            chown(&postgres.server_dir, Some(uid), Some(gid)).map_err(io("giving the folder to postgres"))?;
+            fs::set_permissions(postgres.folder.path(), searchable)
+                .map_err(io("setting the mode of the folder"))?;
+            chown(&postgres.server_dir, Some(uid), Some(gid))
+                .map_err(io("changing the owner of the folder to postgres"))?;
         }
-        // the default collation sorts by language; Pilothouse's tables set their own
+        // the default collation sorts by language, to test that Pilothouse's tables set their own collation
         postgres.run(
             "initdb",
             &["--pgdata=data", "--username=postgres", "--pwfile=password", "--auth=scram-sha-256"],
@@ -136,5 +138,9 @@ fn unprivileged_user() -> Result<Option<(u32, u32)>> {
     let mut users = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
     let user = users.find(|fields| fields.first() == Some(&"postgres"));
     let ids = user.and_then(|fields| Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?)));
-    ids.map(Some).ok_or_else(|| Error::PostgresUnavailable("as root it takes a user `postgres`".into()))
+    ids.map(Some).ok_or_else(|| {
+        Error::PostgresUnavailable(
+            "as root, PostgreSQL needs a user `postgres`: install Debian's package postgresql".into(),
+        )
+    })
 }

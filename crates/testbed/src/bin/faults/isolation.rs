@@ -1,7 +1,7 @@
 //! Isolation benchmark: how much faulty API servers slow down requests to a healthy cluster. Three phases alternate: no
 //! load; Pilothouse with callers of the faulty clusters; and, as a control, a plain client that reads the same bytes
-//! from the same servers. The control is the baseline, because on a machine with few processors
-//! the load alone adds latency.
+//! from the same servers. The control is the baseline, because on a machine with few processors the load alone adds
+//! latency.
 
 use std::{
     fs,
@@ -34,8 +34,8 @@ const CASES: [(&str, &[&str]); 5] = [
     ("one cluster with an endless list", &["endless"]),
     ("one cluster sending byte by byte", &["trickle"]),
     ("one cluster with 30 MB chunks", &["large-chunks"]),
-    ("one cluster without DNS", &["nameless"]),
-    ("all four of them", &["endless", "trickle", "large-chunks", "nameless"]),
+    ("one cluster without DNS", &["without-dns"]),
+    ("all four faulty clusters", &["endless", "trickle", "large-chunks", "without-dns"]),
 ];
 
 /// A faulty cluster. `server` is `None` for the one whose host name is never resolved.
@@ -56,14 +56,14 @@ pub(crate) async fn isolation(binary: &Path, wanted: &[String]) -> Result<()> {
     healthy.client().apply(&workloads::deployment("bench", "web", 1)).await?;
     let names = NameServer::start(binary, healthy.dir()?);
     if let Err(why) = &names {
-        println!("\nThe cluster without DNS is left out: {why}");
+        println!("\nThe cluster without DNS is skipped: {why}");
     }
     let program = names.as_ref().map_or(binary, |names| names.wrapper.as_path());
     let memory = LIST_CACHE_MIB.to_string();
     let server = Arc::new(
         PilothouseServer::start_with(program, healthy.dir()?, &[("LIST_CACHE_MEMORY_MIB", &memory)]).await?,
     );
-    let id = server.register("well", &healthy.kubeconfig()).await?;
+    let id = server.register("healthy", &healthy.kubeconfig()).await?;
     let healthy_paths = [
         format!("/api/k8s/workloads/detail?cluster_id={id}&namespace=bench&type=deployment&name=web"),
         format!("/api/k8s/configmaps?cluster_id={id}&namespace=*"),
@@ -80,8 +80,8 @@ pub(crate) async fn isolation(binary: &Path, wanted: &[String]) -> Result<()> {
     }
     if names.is_ok() {
         let kubeconfig = healthy.kubeconfig().replace("127.0.0.1", "cluster.without-dns.example");
-        let id = server.register_untested("nameless", &kubeconfig).await?;
-        faulty.push(FaultyCluster { name: "nameless", server: None, id });
+        let id = server.register_untested("without-dns", &kubeconfig).await?;
+        faulty.push(FaultyCluster { name: "without-dns", server: None, id });
     }
 
     println!(
@@ -91,7 +91,7 @@ pub(crate) async fn isolation(binary: &Path, wanted: &[String]) -> Result<()> {
     for (case, members) in CASES.into_iter().filter(|(name, _)| is_wanted(name)) {
         let faulty: Vec<_> = faulty.iter().filter(|cluster| members.contains(&cluster.name)).collect();
         if faulty.len() < members.len() {
-            println!("| {case} | left out | | | | | | |");
+            println!("| {case} | skipped | | | | | | |");
             continue;
         }
         run(case, &server, &healthy_paths, &faulty).await?;

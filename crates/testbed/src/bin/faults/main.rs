@@ -61,8 +61,8 @@ const FAULT_CASES: [FaultCase; 10] = [
         Fault::Slow { delay: Duration::from_millis(800), spread: Duration::from_millis(200) },
     ),
     FaultCase::Proxied("throttled, 20 KB/s", Fault::Throttle(20_000)),
-    FaultCase::Proxied("answering 429", Fault::Answer(429)),
-    FaultCase::Proxied("answering 500", Fault::Answer(500)),
+    FaultCase::Proxied("responding with 429", Fault::Answer(429)),
+    FaultCase::Proxied("responding with 500", Fault::Answer(500)),
     FaultCase::Held("10,000 idle connections", 10_000, ""),
     FaultCase::Held("1,000 bodies that never end", 1_000, PARTIAL_REQUEST),
 ];
@@ -130,7 +130,7 @@ async fn main() -> ExitCode {
 
 async fn faults() -> Result<()> {
     let wanted: Vec<_> = env::args().skip(1).collect();
-    // for this process and for the server, which inherits the limit
+    // raises the limit for this process and for the server, which inherits it
     let files = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }).map_err(|error| Error::Io {
         doing: "raising the limit of open files".into(),
@@ -160,9 +160,9 @@ async fn run_faults(binary: &Path, cases: Vec<FaultCase>) -> Result<()> {
     let detail = |id: i64| {
         format!("/api/k8s/workloads/detail?cluster_id={id}&namespace=bench&type=deployment&name=web")
     };
-    let healthy_path = detail(server.register("well", &healthy.kubeconfig()).await?);
+    let healthy_path = detail(server.register("healthy", &healthy.kubeconfig()).await?);
     let proxy = FaultProxy::before(&faulty).await?;
-    let faulty_path = detail(server.register("troubled", &proxy.kubeconfig()).await?);
+    let faulty_path = detail(server.register("faulty", &proxy.kubeconfig()).await?);
 
     println!(
         "\n| fault | responses of the faulty cluster (slowest) | recovered after | p99 of the healthy cluster: no fault | during the fault | more | at most 10 % or 2 ms more | reads |"
@@ -244,7 +244,7 @@ impl Callers {
                     let what = match server.get(&path).await {
                         Ok(_) => "200".to_owned(),
                         Err(Error::Status { code, .. }) => code.to_string(),
-                        Err(_) => "no answer".to_owned(),
+                        Err(_) => "no response".to_owned(),
                     };
                     seen.push((what, start.elapsed()));
                     sleep(Duration::from_millis(100)).await;
