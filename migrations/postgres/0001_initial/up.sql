@@ -8,7 +8,8 @@ CREATE TABLE install (
     created_at TIMESTAMPTZ NOT NULL
 );
 
--- Signed start of a trail whose oldest entries retention has removed.
+-- Signed prune marker: the beginning of a trail whose oldest entries were removed by retention. `seq` is the last
+-- removed entry.
 CREATE TABLE audit_beginning (
     id BIGINT PRIMARY KEY CHECK (id = 1),
     seq BIGINT NOT NULL,
@@ -54,8 +55,8 @@ CREATE TABLE audit_head (
 INSERT INTO audit_head (id, trail, seq, hash)
 VALUES (1, replace(gen_random_uuid()::text, '-', ''), 0, decode(repeat('00', 32), 'hex'));
 
--- Signed checkpoints of the chain. Append-only, except that those before `audit_beginning.seq` may be deleted; the
--- one that the start references stays.
+-- Signed checkpoints of the chain. Append-only, except that checkpoints before `audit_beginning.seq` may be deleted; the
+-- checkpoint of that entry, which the prune marker references, stays.
 CREATE TABLE audit_checkpoints (
     seq BIGINT PRIMARY KEY,
     line TEXT NOT NULL
@@ -87,7 +88,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION audit_log_is_only_added_to();
 CREATE TRIGGER audit_handovers_are_never_cut AFTER DELETE ON audit_handovers
 REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION audit_log_goes_from_its_beginning();
 
--- Delivery cursor of each webhook receiver, and the server that delivers.
+-- Delivery cursor of each webhook receiver, and the instance that delivers to it.
 CREATE TABLE audit_receivers (
     name TEXT NOT NULL PRIMARY KEY,
     seq BIGINT NOT NULL,
@@ -169,7 +170,7 @@ CREATE TABLE clusters (
     created_at TIMESTAMPTZ NOT NULL,
     updated_at TIMESTAMPTZ NOT NULL,
     last_connected_at TIMESTAMPTZ,
-    -- when a server last claimed a probe of the cluster
+    -- time at which a server last claimed a probe of the cluster
     visited_at TIMESTAMPTZ NOT NULL
 );
 
@@ -221,7 +222,7 @@ CREATE TABLE throttles (
 
 CREATE INDEX throttles_updated_at ON throttles (updated_at);
 
--- Addresses from which a user has logged in: an IPv4 address, or an IPv6 network of 64 bits. A few per user.
+-- Addresses from which a user has logged in: an IPv4 address, or an IPv6 network of 64 bits. At most eight per user.
 CREATE TABLE login_addresses (
     user_id BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
     address TEXT NOT NULL,
@@ -229,8 +230,8 @@ CREATE TABLE login_addresses (
     PRIMARY KEY (user_id, address)
 );
 
--- Idempotency keys and their stored responses. `instance` is NULL when no process executes the request. Request and
--- reply are sealed.
+-- Idempotency keys and their stored responses. `instance` is NULL when no process executes the request. `request` (a
+-- digest) and `reply` are sealed.
 CREATE TABLE idempotency_keys (
     id TEXT NOT NULL PRIMARY KEY,
     user_id BIGINT NOT NULL,

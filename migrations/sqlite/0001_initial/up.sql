@@ -8,7 +8,8 @@ CREATE TABLE install (
     created_at INTEGER NOT NULL
 ) STRICT;
 
--- Signed start of a trail whose oldest entries retention has removed.
+-- Signed prune marker: the beginning of a trail whose oldest entries were removed by retention. `seq` is the last
+-- removed entry.
 CREATE TABLE audit_beginning (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     seq INTEGER NOT NULL,
@@ -43,8 +44,8 @@ CREATE TABLE audit_head (
 
 INSERT INTO audit_head (id, trail, seq, hash) VALUES (1, lower(hex(randomblob(16))), 0, zeroblob(32));
 
--- Signed checkpoints of the chain. Append-only, except that those before `audit_beginning.seq` may be deleted; the
--- one that the start references stays.
+-- Signed checkpoints of the chain. Append-only, except that checkpoints before `audit_beginning.seq` may be deleted; the
+-- checkpoint of that entry, which the prune marker references, stays.
 CREATE TABLE audit_checkpoints (
     seq INTEGER PRIMARY KEY,
     line TEXT NOT NULL
@@ -70,7 +71,7 @@ CREATE TRIGGER audit_handovers_are_never_cut BEFORE DELETE ON audit_handovers
 WHEN OLD.seq > coalesce((SELECT seq FROM audit_beginning), 0)
 BEGIN SELECT RAISE(ABORT, 'audit_handovers is only ever added to'); END;
 
--- Delivery cursor of each webhook receiver, and the server that delivers.
+-- Delivery cursor of each webhook receiver, and the instance that delivers to it.
 CREATE TABLE audit_receivers (
     name TEXT NOT NULL PRIMARY KEY,
     seq INTEGER NOT NULL,
@@ -152,7 +153,7 @@ CREATE TABLE clusters (
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
     last_connected_at INTEGER,
-    -- when a server last claimed a probe of the cluster
+    -- time at which a server last claimed a probe of the cluster
     visited_at INTEGER NOT NULL
 ) STRICT;
 
@@ -204,7 +205,7 @@ CREATE TABLE throttles (
 
 CREATE INDEX throttles_updated_at ON throttles (updated_at);
 
--- Addresses from which a user has logged in: an IPv4 address, or an IPv6 network of 64 bits. A few per user.
+-- Addresses from which a user has logged in: an IPv4 address, or an IPv6 network of 64 bits. At most eight per user.
 CREATE TABLE login_addresses (
     user_id INTEGER NOT NULL REFERENCES users ON DELETE CASCADE,
     address TEXT NOT NULL,
@@ -212,8 +213,8 @@ CREATE TABLE login_addresses (
     PRIMARY KEY (user_id, address)
 ) STRICT;
 
--- Idempotency keys and their stored responses. `instance` is NULL when no process executes the request. Request and
--- reply are sealed.
+-- Idempotency keys and their stored responses. `instance` is NULL when no process executes the request. `request` (a
+-- digest) and `reply` are sealed.
 CREATE TABLE idempotency_keys (
     id TEXT NOT NULL PRIMARY KEY,
     user_id INTEGER NOT NULL,
