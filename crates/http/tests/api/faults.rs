@@ -160,6 +160,7 @@ const ALLOWED: &[(&str, &[&str], &[&str], &str)] = &[
     ("/watch", &["workload", "object"], &["slash"], "two parts"),
     ("/pods", &["workload"], &["slash"], "type/name"),
     ("/events", &["object"], &["slash"], "Kind/name"),
+    ("/autoscalers", &["target"], &["slash"], "Kind/name"),
     ("/audit/operations", &["namespace", "username"], COMPARED, "only compared with rows"),
 ];
 
