@@ -153,13 +153,13 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Counts {
+    struct CountingObserver {
         in_flight: AtomicI64,
         streams: AtomicI64,
         unanswered: AtomicI64,
     }
 
-    impl Observer for Counts {
+    impl Observer for CountingObserver {
         fn started(&self) {
             self.in_flight.fetch_add(1, Ordering::Relaxed);
         }
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn dropped_request_ends_without_answer() {
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(CountingObserver::default());
         let request = InFlight::begin(counts.clone(), &Method::GET);
         assert_eq!(counts.in_flight.load(Ordering::Relaxed), 1);
         drop(request);
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn stream_counts_as_open_until_its_body_is_dropped() {
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(CountingObserver::default());
         let open = || counts.streams.load(Ordering::Relaxed);
         let request = InFlight::begin(counts.clone(), &Method::GET);
         let whole = request.track_stream(service_response(HttpResponse::Ok().body("whole")), None);
