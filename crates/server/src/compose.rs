@@ -64,7 +64,7 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
         }
     }
     let keyring = keyring(&key_file, fingerprints.as_ref())?;
-    let first_password = config::first_password(settings)?;
+    let initial_password = config::initial_password(settings)?;
     let composed = compose(settings, &database, keyring).await;
     if created_key && matches!(composed, Err(Fatal::Store(OpenError::OtherKey))) {
         // a replica with its own key file initialised the database first: the key created here is unused
@@ -75,7 +75,7 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
         return Err(Fatal::InUse(database.to_string()));
     }
     close_orphans(&composed.app.audit).await?;
-    composed.app.users.bootstrap(first_password).await?;
+    composed.app.users.bootstrap(initial_password).await?;
     Ok(composed)
 }
 

@@ -87,7 +87,7 @@ impl PilothouseServer {
         };
         server.address = server.wait_until_listening().await?;
         let password = fs::read_to_string(server.data_dir.join("initial-admin-password"));
-        server.password = password.map_err(io("reading the first password"))?.trim().to_owned();
+        server.password = password.map_err(io("reading the initial password"))?.trim().to_owned();
         let credentials = json!({"username": "admin", "password": server.password});
         let session = server.post("/api/auth/login", credentials).await?;
         let text = |key: &str| session[key].as_str().unwrap_or_default();

@@ -30,7 +30,7 @@ pub(crate) struct Flags {
     /// Address that serves /metrics for Prometheus [default: none]
     #[arg(long, value_name = "ADDRESS", global = true)]
     pub(super) metrics_listen: Option<String>,
-    /// Directory of the database, the key and the first password [default: ./pilothouse-data]
+    /// Directory of the database, the key and the initial password [default: ./pilothouse-data]
     #[arg(long, value_name = "DIR", global = true)]
     pub(super) data_dir: Option<String>,
     /// postgres://… [default: SQLite in the data directory]

@@ -43,7 +43,7 @@ fn example_file_is_valid_with_and_without_comment_marks() {
         example().into_iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
     let read = read(&uncommented, &[], Flags::default()).map_err(|message| panic!("{message}")).unwrap();
     assert!(matches!(read.settings.database(), Ok(Database::Postgres(_))));
-    assert!(crate::config::first_password(&read.settings).is_ok());
+    assert!(crate::config::initial_password(&read.settings).is_ok());
 }
 
 #[test]
