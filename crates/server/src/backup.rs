@@ -101,7 +101,7 @@ async fn write_backup(
                 Box::new(input)
             };
             let seal = move || {
-                let fingerprint = keyring.current();
+                let fingerprint = keyring.active();
                 let sealer = keyring.keys(&fingerprint)?.sealer;
                 let sealed = seal_archive(&*sealer, &fingerprint, &SystemRng, input, BufWriter::new(&output));
                 let stored = sealed.and_then(|()| output.sync_all()).and_then(|()| sync_folder_of(&file));

@@ -100,8 +100,8 @@ pub(crate) async fn fingerprints(database: &Database) -> Result<Fingerprints, Fa
 
 /// Opens the master keys at `key_file`.
 fn keyring(key_file: &Path, fingerprints: Option<&Fingerprints>) -> Result<Arc<FileKeyring>, Fatal> {
-    let in_use = fingerprints.map(|fingerprints| fingerprints.current.as_str());
-    Ok(Arc::new(FileKeyring::open(key_file, in_use, Arc::new(SystemRng))?))
+    let active = fingerprints.map(|fingerprints| fingerprints.active.as_str());
+    Ok(Arc::new(FileKeyring::open(key_file, active, Arc::new(SystemRng))?))
 }
 
 async fn compose(

@@ -19,7 +19,7 @@ use pilothouse_store::{Database, OpenError, Store};
 
 async fn fingerprint(db: &TestDatabase) -> Result<Option<String>, OpenError> {
     let found = Store::fingerprints(&db.database, &db.deps.runtime).await?;
-    Ok(found.map(|found| found.current))
+    Ok(found.map(|found| found.active))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,7 +83,7 @@ impl FakeKeyring {
 }
 
 impl Keyring for FakeKeyring {
-    fn current(&self) -> String {
+    fn active(&self) -> String {
         self.0.lock().unwrap()[0].clone()
     }
 
@@ -102,7 +102,7 @@ impl Keyring for FakeKeyring {
         opened.ok_or_else(|| Error::internal("sealed for another owner"))
     }
 
-    fn set_current(&self, fingerprint: &str) -> Result<()> {
+    fn set_active(&self, fingerprint: &str) -> Result<()> {
         self.keys(fingerprint)?;
         let mut fingerprints = self.0.lock().unwrap();
         let index = fingerprints.iter().position(|key| key == fingerprint).unwrap();
