@@ -43,7 +43,7 @@ struct CachedStores {
     joined: Option<(Join, Option<Arc<ListStore>>)>,
 }
 
-/// Whether the cache can answer a query.
+/// Whether the cache has the rows for a query.
 enum Availability {
     /// The rows contain all writes of this process.
     Current(CachedStores),
