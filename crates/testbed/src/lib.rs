@@ -16,7 +16,7 @@
 //! process, and ends when the pipe closes.
 #![allow(
     clippy::disallowed_methods,
-    reason = "the testbed starts processes and reads their location from the environment"
+    reason = "the test bed starts processes and reads their location from the environment"
 )]
 
 mod admin;

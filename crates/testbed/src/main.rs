@@ -1,4 +1,4 @@
-//! Command line of the testbed. `cargo run -p pilothouse-testbed -- up [--node]` runs a control plane until Ctrl-C.
+//! Command line of the test bed. `cargo run -p pilothouse-testbed -- up [--node]` runs a control plane until Ctrl-C.
 //! `… -- postgres` runs PostgreSQL with an empty database. `… -- build` only builds the binaries, which takes minutes.
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 

@@ -1,4 +1,4 @@
-//! Processes and files of a control plane that the testbed started.
+//! Processes and files of a control plane that the test bed started.
 
 use std::{
     collections::BTreeMap,
