@@ -251,8 +251,8 @@ mod tests {
 
     #[test]
     fn row_digests_are_equal_for_replicas_with_the_same_key() {
-        let folder = tempfile::tempdir().unwrap();
-        let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
+        let directory = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| directory.path().join(name));
         for path in [&one, &other] {
             MasterKey::create(path, &SystemRng).unwrap();
         }
@@ -263,14 +263,14 @@ mod tests {
 
     #[test]
     fn next_key_file_is_loaded_and_used_after_set_active() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("master.key");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.key");
         let old = MasterKey::create(&path, &SystemRng).unwrap().fingerprint();
         let ring = ring(&path);
         let sealed = ring.keys(&old).unwrap().sealer.seal(&owner(), b"canary").unwrap();
         let token = TokenCodec::sign(&ring, &claims()).unwrap();
 
-        let staged = folder.path().join("elsewhere");
+        let staged = directory.path().join("elsewhere");
         let new = MasterKey::create(&staged, &SystemRng).unwrap().fingerprint();
         assert_eq!(ring.keys(&new).err().map(|error| error.cause), Some(Cause::StoreUnavailable));
         assert!(ring.set_active(&new).is_err());
@@ -302,8 +302,8 @@ mod tests {
 
     #[test]
     fn token_of_the_next_key_is_accepted() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("master.key");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.key");
         MasterKey::create(&path, &SystemRng).unwrap();
         let new = MasterKey::create(&FileKeyring::next_file(&path), &SystemRng).unwrap().fingerprint();
         let (old_replica, new_replica) = (ring(&path), ring(&path));
@@ -315,8 +315,8 @@ mod tests {
     #[test]
     fn next_key_file_readable_by_other_users_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("master.key");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.key");
         MasterKey::create(&path, &SystemRng).unwrap();
         let next = FileKeyring::next_file(&path);
         let fingerprint = MasterKey::create(&next, &SystemRng).unwrap().fingerprint();

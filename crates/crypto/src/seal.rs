@@ -127,8 +127,8 @@ mod tests {
     use crate::SystemRng;
 
     fn sealer() -> AesSealer {
-        let folder = tempfile::tempdir().unwrap();
-        let key = MasterKey::create(&folder.path().join("master.key"), &SystemRng).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let key = MasterKey::create(&directory.path().join("master.key"), &SystemRng).unwrap();
         AesSealer::new(&key, Arc::new(SystemRng))
     }
 

@@ -22,7 +22,7 @@ use crate::{
     Fatal,
     checkpoint_file::CheckpointFile,
     config,
-    durable::private_folder,
+    durable::private_directory,
     initial_password::InitialPasswordFile,
     lease::{LeaseKeeper, close_orphans},
     metrics::{Metrics, Scrape},
@@ -50,7 +50,7 @@ pub(crate) struct Composed {
 /// Composition for `serve`: creates the database and the master key when neither exists, and the first admin when there
 /// is no user.
 pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> {
-    private_folder(&settings.data_dir)
+    private_directory(&settings.data_dir)
         .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
     let database = settings.database()?;
     let key_file = settings.key_file();
@@ -224,12 +224,12 @@ impl Composed {
     /// # Errors
     /// `Fatal::Setting` when the archive directory cannot be created.
     pub(crate) fn retention(&self, settings: &Settings) -> Result<Retention, Fatal> {
-        let folder = settings.audit_archive_dir.clone();
-        if let Some(folder) = &folder {
-            private_folder(folder).map_err(|error| {
+        let directory = settings.audit_archive_dir.clone();
+        if let Some(directory) = &directory {
+            private_directory(directory).map_err(|error| {
                 Fatal::Setting(format!(
                     "cannot use the directory {} of audit_archive_dir: {error}",
-                    folder.display()
+                    directory.display()
                 ))
             })?;
         }
@@ -237,7 +237,7 @@ impl Composed {
         Ok(Retention {
             audit: self.app.audit.clone(),
             coordinator: self.coordinator.clone(),
-            folder,
+            directory,
             webhook,
         })
     }

@@ -75,7 +75,7 @@ pub(crate) fn initial_password(settings: &Settings) -> Result<Option<NewPassword
 /// Checks that files can be created in the directory or, when it does not exist, in its nearest existing ancestor.
 fn check_writable(path: &Path) -> std::io::Result<()> {
     let path = std::path::absolute(path)?;
-    let Some(nearest) = path.ancestors().find(|folder| folder.exists()) else { return Ok(()) };
+    let Some(nearest) = path.ancestors().find(|directory| directory.exists()) else { return Ok(()) };
     if !nearest.is_dir() {
         return Err(std::io::ErrorKind::NotADirectory.into());
     }

@@ -11,7 +11,7 @@ use std::{
 use pilothouse_core::{Error, Result, user::InitialPassword};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::durable::sync_folder_of;
+use crate::durable::sync_directory_of;
 
 /// File name in the data directory.
 const FILE_NAME: &str = "initial-admin-password";
@@ -31,7 +31,7 @@ impl InitialPasswordFile {
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.file)?;
         writeln!(file, "{}", password.expose_secret())?;
         file.sync_all()?;
-        sync_folder_of(&self.file)
+        sync_directory_of(&self.file)
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Fatal,
     compose::{self, Composed},
-    durable::sync_folder_of,
+    durable::sync_directory_of,
     operator::operator,
     settings::Settings,
 };
@@ -199,14 +199,14 @@ impl KeyFiles {
         };
         self.remove_partial_files()?;
         fs::rename(&self.next, &self.key)?;
-        sync_folder_of(&self.key)?;
+        sync_directory_of(&self.key)?;
         Ok(previous)
     }
 
     /// Removes partial files of a run that was killed while it wrote the next key. No value is sealed with them.
     fn remove_partial_files(&self) -> io::Result<()> {
         let started = format!("{}.", self.next.file_name().unwrap_or_default().to_string_lossy());
-        for entry in fs::read_dir(self.folder())? {
+        for entry in fs::read_dir(self.directory())? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(&started) {
                 fs::remove_file(entry.path())?;
@@ -215,9 +215,9 @@ impl KeyFiles {
         Ok(())
     }
 
-    fn folder(&self) -> &Path {
-        let folder = self.key.parent().filter(|folder| !folder.as_os_str().is_empty());
-        folder.unwrap_or(Path::new("."))
+    fn directory(&self) -> &Path {
+        let directory = self.key.parent().filter(|directory| !directory.as_os_str().is_empty());
+        directory.unwrap_or(Path::new("."))
     }
 }
 
@@ -229,8 +229,8 @@ mod tests {
 
     #[test]
     fn unreadable_key_file_is_not_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = KeyFiles::new(folder.path().join("master.key"));
+        let directory = tempfile::tempdir().unwrap();
+        let files = KeyFiles::new(directory.path().join("master.key"));
         for path in [&files.key, &files.next] {
             MasterKey::create(path, &SystemRng).unwrap();
         }
