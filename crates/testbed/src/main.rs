@@ -34,7 +34,7 @@ async fn control_plane(with_node: bool) -> Result<()> {
     if with_node {
         println!("node        {}", plane.start_node(0).await?.name());
     }
-    println!("folder      {}", plane.dir()?.display());
+    println!("directory   {}", plane.dir()?.display());
     println!("kubeconfig  {}", plane.dir()?.join("admin.kubeconfig").display());
     println!("server      {}", plane.server());
     println!("token       {}", plane.admin_token());
@@ -44,7 +44,7 @@ async fn control_plane(with_node: bool) -> Result<()> {
 
 async fn postgres() -> Result<()> {
     let postgres = Postgres::builder().start()?;
-    println!("folder      {}", postgres.dir().display());
+    println!("directory   {}", postgres.dir().display());
     println!("database    {}", postgres.database()?);
     println!("ready; press Ctrl-C to stop");
     std::future::pending().await

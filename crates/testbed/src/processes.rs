@@ -19,7 +19,7 @@ use crate::{
     ports::Ports,
 };
 
-/// Owned processes and files of a control plane. Fields are dropped in this order: the folder last.
+/// Owned processes and files of a control plane. Fields are dropped in this order: the directory last.
 pub(crate) struct Owned {
     pub(crate) nodes: Mutex<Vec<Arc<Machine>>>,
     pub(crate) children: Mutex<BTreeMap<Component, Child>>,
