@@ -79,7 +79,10 @@ impl CheckpointFile {
     }
 
     fn unusable(&self, error: &io::Error) -> Error {
-        Error::internal(format!("cannot use the checkpoint file {}: {error}", self.path.display()))
+        Error::internal(format!(
+            "cannot use the checkpoint file {} ({error}): check the path and its permissions",
+            self.path.display()
+        ))
     }
 }
 

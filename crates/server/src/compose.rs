@@ -228,7 +228,7 @@ impl Composed {
         if let Some(directory) = &directory {
             private_directory(directory).map_err(|error| {
                 Fatal::Setting(format!(
-                    "cannot use the directory {} of audit_archive_dir: {error}",
+                    "cannot use the directory {} of audit_archive_dir ({error}): allow this user to write to it",
                     directory.display()
                 ))
             })?;

@@ -126,7 +126,10 @@ impl Archive for ArchiveDir {
             };
             let path = self.path.join(name);
             let unusable = |error: &dyn std::fmt::Display| {
-                Error::internal(format!("cannot use the archive {}: {error}", path.display()))
+                Error::internal(format!(
+                    "cannot use the archive {} ({error}): check the path and its permissions",
+                    path.display()
+                ))
             };
             if !path.exists() {
                 write(&path, export).await?.map_err(|error| unusable(&error))?;

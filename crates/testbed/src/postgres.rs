@@ -38,7 +38,8 @@ const PASSWORD: &str = "password of the test bed";
 
 /// Supervisor script: shuts the server down when its standard input closes, which the kernel does however the owner
 /// ends. Unlike a kill, a shutdown leaves no shared memory behind. The directory's reaper waits while the file
-/// `running` exists. SIGHUP is ignored: the kernel sends it to the process group when the owner ends while the server is stopped.
+/// `running` exists. SIGHUP is ignored: the kernel sends it to the process group when the owner ends while the server is
+/// stopped.
 const SUPERVISOR: &str = r#"
 trap '' HUP
 ("$@"; rm -f running) &
