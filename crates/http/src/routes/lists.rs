@@ -33,7 +33,7 @@ pub(crate) fn route(info: &'static ListInfo) -> Route {
         method: Method::GET,
         path: info.path,
         auth: RequiredAuth::Role(required_role(Verb::List, info.resource)),
-        codes: if info.scope == ListScope::Local { &[] } else { CLUSTER },
+        codes: if matches!(info.list, List::Users | List::Sessions) { &[] } else { CLUSTER },
         summary: info.summary,
         service: actix_web::web::get().to(handler),
         docs: Box::new(|| docs(info)),
