@@ -118,7 +118,7 @@ bench-compare before after pods *rows:
         target/release/bench run --dry --binary "$binary" --pods {{ pods }} "$row" || exit 1; \
     done; done; done
 
-# Fill clusters with up to 100,000 pods of both sizes for `just bench`, and save them in the cache folder
+# Fill clusters with up to 100,000 pods of both sizes for `just bench`, and save them in the cache directory
 bench-load:
     cargo run --release -p pilothouse-bench -- load 1000
     cargo run --release -p pilothouse-bench -- load 10000

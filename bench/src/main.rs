@@ -75,7 +75,7 @@ enum Command {
         #[arg(long)]
         binary: PathBuf,
     },
-    /// Fill a cluster with pods and save etcd's data in the cache folder
+    /// Fill a cluster with pods and save etcd's data in the cache directory
     Load {
         /// Number of pods
         pods: usize,

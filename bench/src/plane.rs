@@ -1,5 +1,5 @@
 //! Control planes with a given population of pods: etcd and the API server only. Filling one takes minutes, so etcd's
-//! data is saved as a snapshot in the cache folder and copied for each start.
+//! data is saved as a snapshot in the cache directory and copied for each start.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},

@@ -50,7 +50,7 @@ impl LastCheckpoint {
     /// Signs the current head of the trail.
     async fn sign_head(&self, store: &Store, keyring: &FileKeyring, now: Timestamp) -> Result<()> {
         let (trail, head) = store.head().await?;
-        let checkpoint = Checkpoint::sign(&*keyring.keys(&keyring.current())?.signer, &trail, head, now);
+        let checkpoint = Checkpoint::sign(&*keyring.keys(&keyring.active())?.signer, &trail, head, now);
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(checkpoint);
         Ok(())
     }

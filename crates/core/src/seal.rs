@@ -46,11 +46,11 @@ pub struct Keys {
 }
 
 /// Keyring: the master keys that this process holds, identified by their fingerprints. Usually there is one key. During
-/// a rekey there are two, and the database stores which of them is in use: code that seals or signs reads this record
+/// a rekey there are two, and the database stores which of them is active: code that seals or signs reads this record
 /// in the same transaction. See `docs/decisions/0018-rekey-while-servers-run.md`.
 pub trait Keyring: Send + Sync {
-    /// Fingerprint of the key in use, as last seen by this process.
-    fn current(&self) -> String;
+    /// Fingerprint of the active key, as last seen by this process.
+    fn active(&self) -> String;
 
     /// Sealer and signer of the key with this fingerprint. A key that is not held yet is read from its configured
     /// location.
@@ -66,9 +66,9 @@ pub trait Keyring: Send + Sync {
     /// As [`Sealer::open`], and `Internal` when that key is not held.
     fn open(&self, owner: &SealedFor, sealed: &[u8]) -> Result<Vec<u8>>;
 
-    /// Sets the key in use, as stored in the database. A key that was replaced is never set again.
+    /// Sets the active key, as stored in the database. A key that was replaced is never set again.
     ///
     /// # Errors
     /// As [`Keyring::keys`].
-    fn set_current(&self, fingerprint: &str) -> Result<()>;
+    fn set_active(&self, fingerprint: &str) -> Result<()>;
 }

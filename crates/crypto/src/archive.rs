@@ -153,8 +153,8 @@ mod tests {
     use crate::SystemRng;
 
     fn key() -> MasterKey {
-        let folder = tempfile::tempdir().unwrap();
-        MasterKey::create(&folder.path().join("master.key"), &SystemRng).unwrap()
+        let directory = tempfile::tempdir().unwrap();
+        MasterKey::create(&directory.path().join("master.key"), &SystemRng).unwrap()
     }
 
     fn sealed(key: &MasterKey, text: &[u8]) -> Vec<u8> {

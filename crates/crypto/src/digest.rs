@@ -37,9 +37,10 @@ mod tests {
 
     #[test]
     fn digest_depends_on_place_value_and_key() {
-        let folder = tempfile::tempdir().unwrap();
-        let [a, b] = ["a", "b"]
-            .map(|name| KeyedDigest::new(&MasterKey::create(&folder.path().join(name), &SystemRng).unwrap()));
+        let directory = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| {
+            KeyedDigest::new(&MasterKey::create(&directory.path().join(name), &SystemRng).unwrap())
+        });
         let one = a.digest(&["1", "ns", "name", "key"], b"value");
         assert_eq!(one, a.digest(&["1", "ns", "name", "key"], b"value"));
         for other in [

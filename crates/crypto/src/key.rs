@@ -108,7 +108,7 @@ impl MasterKey {
             .and_then(|()| file.sync_all())
             .and_then(|()| fs::hard_link(&temporary, path));
         let removed = fs::remove_file(&temporary);
-        stored.and(removed).and_then(|()| sync_folder(path)).map_err(failed)?;
+        stored.and(removed).and_then(|()| sync_directory(path)).map_err(failed)?;
         Ok(Self(key))
     }
 
@@ -128,10 +128,11 @@ impl MasterKey {
     }
 }
 
-/// Flushes the folder of a file, which makes a new directory entry durable.
-fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+/// Flushes the directory of a file, which makes a new directory entry durable.
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory =
+        path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
 }
 
 /// Encodes bytes as lower-case hexadecimal digits.
@@ -161,7 +162,7 @@ mod tests {
     use super::*;
     use crate::SystemRng;
 
-    fn folder() -> tempfile::TempDir {
+    fn directory() -> tempfile::TempDir {
         tempfile::tempdir().unwrap()
     }
 
@@ -172,8 +173,8 @@ mod tests {
 
     #[test]
     fn created_key_round_trips_and_only_its_owner_can_read_it() {
-        let folder = folder();
-        let path = folder.path().join("master.key");
+        let directory = directory();
+        let path = directory.path().join("master.key");
         let created = MasterKey::create(&path, &SystemRng).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let text = fs::read_to_string(&path).unwrap();
@@ -186,8 +187,8 @@ mod tests {
 
     #[test]
     fn existing_key_file_is_not_overwritten() {
-        let folder = folder();
-        let path = folder.path().join("master.key");
+        let directory = directory();
+        let path = directory.path().join("master.key");
         let first = MasterKey::create(&path, &SystemRng).unwrap();
         assert!(matches!(MasterKey::create(&path, &SystemRng), Err(KeyError::Exists(_))));
         assert_eq!(MasterKey::load(&path).unwrap().0, first.0);
@@ -195,8 +196,8 @@ mod tests {
 
     #[test]
     fn concurrent_creations_yield_one_complete_key() {
-        let folder = folder();
-        let path = folder.path().join("master.key");
+        let directory = directory();
+        let path = directory.path().join("master.key");
         let make = || match MasterKey::create(&path, &SystemRng) {
             Err(KeyError::Exists(_)) => (MasterKey::load(&path).unwrap().0, false),
             created => (created.unwrap().0, true),
@@ -207,21 +208,21 @@ mod tests {
         });
         assert_eq!(made.iter().filter(|(_, created)| *created).count(), 1);
         assert!(made.iter().all(|(key, _)| *key == made[0].0));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no other file is left");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no other file is left");
     }
 
     #[test]
     fn failed_creation_leaves_no_file() {
-        let folder = folder();
-        let path = folder.path().join("absent").join("master.key");
+        let directory = directory();
+        let path = directory.path().join("absent").join("master.key");
         assert!(matches!(MasterKey::create(&path, &SystemRng), Err(KeyError::Io { .. })));
         assert!(matches!(MasterKey::load(&path), Err(KeyError::Missing(_))));
     }
 
     #[test]
     fn key_file_readable_by_other_users_is_refused() {
-        let folder = folder();
-        let path = folder.path().join("master.key");
+        let directory = directory();
+        let path = directory.path().join("master.key");
         for (mode, accepted) in
             [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o620, false), (0o644, false)]
         {
@@ -229,15 +230,15 @@ mod tests {
             let loaded = MasterKey::load(&path);
             assert_eq!(loaded.is_ok(), accepted, "{mode:o}");
             if let Err(error) = loaded {
-                assert!(error.to_string().contains("chmod 600"), "{error}");
+                assert!(matches!(error, KeyError::Exposed { .. }), "{error}");
             }
         }
     }
 
     #[test]
     fn key_file_must_hold_64_hex_digits() {
-        let folder = folder();
-        let path = folder.path().join("master.key");
+        let directory = directory();
+        let path = directory.path().join("master.key");
         let digits = "0123456789abcdefABCDEF0123456789".repeat(2);
         let cases: [(&[u8], bool); 9] = [
             (digits.as_bytes(), true),
@@ -260,8 +261,9 @@ mod tests {
 
     #[test]
     fn derived_keys_differ_by_purpose_and_master_key() {
-        let folder = folder();
-        let [a, b] = ["a", "b"].map(|name| MasterKey::create(&folder.path().join(name), &SystemRng).unwrap());
+        let directory = directory();
+        let [a, b] =
+            ["a", "b"].map(|name| MasterKey::create(&directory.path().join(name), &SystemRng).unwrap());
         assert_ne!(a.derive("one"), a.derive("two"));
         assert_ne!(a.fingerprint(), b.fingerprint());
         assert_ne!(a.fingerprint(), hex(&*a.0), "a fingerprint is not the key");
@@ -269,8 +271,8 @@ mod tests {
 
     #[test]
     fn master_key_debug_shows_nothing() {
-        let folder = folder();
-        let path = folder.path().join("master.key");
+        let directory = directory();
+        let path = directory.path().join("master.key");
         let key = MasterKey::create(&path, &SystemRng).unwrap();
         assert_eq!(format!("{key:?}"), "MasterKey(…)");
     }

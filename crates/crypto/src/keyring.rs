@@ -1,7 +1,7 @@
-//! Keyring: the master keys of a process, and the ports that use the key in use.
+//! Keyring: the master keys of a process, and the ports that use the active key.
 //!
 //! Each key has a file; during a key rotation the file of the next key is beside the key file. The database defines
-//! which of the two is in use ([`Keyring::set_current`]), so the two files may be swapped.
+//! which of the two is active ([`Keyring::set_active`]), so the two files may be swapped.
 
 use std::{
     fmt,
@@ -53,16 +53,16 @@ impl DerivedKeys {
 
 /// The keys in memory.
 struct HeldKeys {
-    current: Arc<DerivedKeys>,
-    /// The key that was in use before. Opens values that were read before the rotation.
+    active: Arc<DerivedKeys>,
+    /// The key that was active before. Opens values that were read before the rotation.
     past: Option<Arc<DerivedKeys>>,
-    /// Another key of the key files, usually the one that is in use next.
+    /// Another key of the key files, usually the one that becomes active next.
     next: Option<Arc<DerivedKeys>>,
 }
 
 impl HeldKeys {
     fn all(&self) -> impl Iterator<Item = &Arc<DerivedKeys>> {
-        [Some(&self.current), self.next.as_ref(), self.past.as_ref()].into_iter().flatten()
+        [Some(&self.active), self.next.as_ref(), self.past.as_ref()].into_iter().flatten()
     }
 }
 
@@ -85,24 +85,24 @@ impl FileKeyring {
         path.with_added_extension("next")
     }
 
-    /// Loads the keys from `path` and from the next key file. The key with the fingerprint `in_use` is the key in
-    /// use, if it is one of them.
+    /// Loads the keys from `path` and from the next key file. The key with the fingerprint `active` is the active
+    /// key, if it is one of them.
     ///
     /// # Errors
-    /// As [`MasterKey::load`]. A missing key file is accepted if the next key is the one in use.
-    pub fn open(path: &Path, in_use: Option<&str>, rng: Arc<dyn Rng>) -> Result<Self, KeyError> {
+    /// As [`MasterKey::load`]. A missing key file is accepted if the next key is the active one.
+    pub fn open(path: &Path, active: Option<&str>, rng: Arc<dyn Rng>) -> Result<Self, KeyError> {
         let next = match MasterKey::load(&Self::next_file(path)) {
             Err(KeyError::Missing(_)) => None,
             next => Some(DerivedKeys::from(&next?, &rng)),
         };
-        let next_in_use = next.as_ref().is_some_and(|next| in_use == Some(&next.fingerprint));
+        let next_is_active = next.as_ref().is_some_and(|next| active == Some(&next.fingerprint));
         let held = match MasterKey::load(path) {
-            Err(KeyError::Missing(_)) if next_in_use => None,
+            Err(KeyError::Missing(_)) if next_is_active => None,
             key => Some(DerivedKeys::from(&key?, &rng)),
         };
         let held = match (held, next) {
-            (past, Some(next)) if next_in_use => HeldKeys { current: next, past, next: None },
-            (Some(current), next) => HeldKeys { current, past: None, next },
+            (past, Some(next)) if next_is_active => HeldKeys { active: next, past, next: None },
+            (Some(active), next) => HeldKeys { active, past: None, next },
             (None, _) => return Err(KeyError::Missing(path.to_owned())),
         };
         Ok(Self { path: path.to_owned(), rng, held: RwLock::new(held) })
@@ -110,11 +110,11 @@ impl FileKeyring {
 
     /// The key for row digests. It stays the same for the lifetime of a process, see [`DigestKey::share`].
     pub fn row_digests(&self) -> DigestKey {
-        self.current().rows.clone()
+        self.active().rows.clone()
     }
 
-    fn current(&self) -> Arc<DerivedKeys> {
-        self.read().current.clone()
+    fn active(&self) -> Arc<DerivedKeys> {
+        self.read().active.clone()
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HeldKeys> {
@@ -143,8 +143,8 @@ impl FileKeyring {
 }
 
 impl Keyring for FileKeyring {
-    fn current(&self) -> String {
-        self.current().fingerprint.clone()
+    fn active(&self) -> String {
+        self.active().fingerprint.clone()
     }
 
     fn keys(&self, fingerprint: &str) -> Result<Keys> {
@@ -155,13 +155,13 @@ impl Keyring for FileKeyring {
     fn open(&self, owner: &SealedFor, sealed: &[u8]) -> Result<Vec<u8>> {
         // if no key matches, any key returns the error
         let key = self.find(|key| sealed.starts_with(&key.sealer.mark()));
-        key.unwrap_or_else(|| self.current()).sealer.open(owner, sealed)
+        key.unwrap_or_else(|| self.active()).sealer.open(owner, sealed)
     }
 
-    fn set_current(&self, fingerprint: &str) -> Result<()> {
+    fn set_active(&self, fingerprint: &str) -> Result<()> {
         {
             let held = self.read();
-            let known = [Some(&held.current), held.past.as_ref()];
+            let known = [Some(&held.active), held.past.as_ref()];
             if known.into_iter().flatten().any(|key| key.fingerprint == fingerprint) {
                 return Ok(());
             }
@@ -169,8 +169,8 @@ impl Keyring for FileKeyring {
         let next = self.by_fingerprint(fingerprint)?;
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         // another thread may have switched already
-        if held.current.fingerprint != fingerprint {
-            held.past = Some(std::mem::replace(&mut held.current, next));
+        if held.active.fingerprint != fingerprint {
+            held.past = Some(std::mem::replace(&mut held.active, next));
             held.next = None;
         }
         Ok(())
@@ -183,30 +183,30 @@ impl SignatureVerifier for FileKeyring {
     }
 }
 
-/// Signs with the key in use.
+/// Signs with the active key.
 impl CheckpointSigner for FileKeyring {
     fn public_key(&self) -> PublicKey {
-        self.current().signer.public_key()
+        self.active().signer.public_key()
     }
 
     fn sign(&self, message: &[u8]) -> Signature {
-        self.current().signer.sign(message)
+        self.active().signer.sign(message)
     }
 }
 
-/// Signs with the key in use, and also accepts tokens of the next key, which another replica may use already. Tokens
+/// Signs with the active key, and also accepts tokens of the next key, which another replica may use already. Tokens
 /// of the previous key are invalid.
 impl TokenCodec for FileKeyring {
     fn sign(&self, claims: &Claims) -> Result<SecretString> {
-        self.current().tokens.sign(claims)
+        self.active().tokens.sign(claims)
     }
 
     fn verify(&self, token: &str, now: Timestamp) -> Result<Claims, Cause> {
-        let (current, next) = {
+        let (active, next) = {
             let held = self.read();
-            (held.current.clone(), held.next.clone())
+            (held.active.clone(), held.next.clone())
         };
-        match (current.tokens.verify(token, now), next) {
+        match (active.tokens.verify(token, now), next) {
             (Err(Cause::TokenInvalid), Some(next)) => next.tokens.verify(token, now),
             (verified, _) => verified,
         }
@@ -215,7 +215,7 @@ impl TokenCodec for FileKeyring {
 
 impl ValueDigest for FileKeyring {
     fn digest(&self, place: &[&str], value: &[u8]) -> Hex<16> {
-        self.current().digest.digest(place, value)
+        self.active().digest.digest(place, value)
     }
 }
 
@@ -251,8 +251,8 @@ mod tests {
 
     #[test]
     fn row_digests_are_equal_for_replicas_with_the_same_key() {
-        let folder = tempfile::tempdir().unwrap();
-        let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
+        let directory = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| directory.path().join(name));
         for path in [&one, &other] {
             MasterKey::create(path, &SystemRng).unwrap();
         }
@@ -262,52 +262,52 @@ mod tests {
     }
 
     #[test]
-    fn next_key_file_is_loaded_and_used_after_set_current() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("master.key");
+    fn next_key_file_is_loaded_and_used_after_set_active() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.key");
         let old = MasterKey::create(&path, &SystemRng).unwrap().fingerprint();
         let ring = ring(&path);
         let sealed = ring.keys(&old).unwrap().sealer.seal(&owner(), b"canary").unwrap();
         let token = TokenCodec::sign(&ring, &claims()).unwrap();
 
-        let staged = folder.path().join("elsewhere");
+        let staged = directory.path().join("elsewhere");
         let new = MasterKey::create(&staged, &SystemRng).unwrap().fingerprint();
         assert_eq!(ring.keys(&new).err().map(|error| error.cause), Some(Cause::StoreUnavailable));
-        assert!(ring.set_current(&new).is_err());
+        assert!(ring.set_active(&new).is_err());
         fs::rename(&staged, FileKeyring::next_file(&path)).unwrap();
         let resealed = ring.keys(&new).unwrap().sealer.seal(&owner(), b"canary").unwrap();
-        assert_eq!(Keyring::current(&ring), old, "loading a key does not activate it");
+        assert_eq!(Keyring::active(&ring), old, "loading a key does not activate it");
         let before = ring.public_key();
         for sealed in [&sealed, &resealed] {
             assert_eq!(Keyring::open(&ring, &owner(), sealed).unwrap(), b"canary");
         }
 
-        ring.set_current(&new).unwrap();
-        assert_eq!(Keyring::current(&ring), new);
+        ring.set_active(&new).unwrap();
+        assert_eq!(Keyring::active(&ring), new);
         assert_ne!(ring.public_key(), before);
         let verified = |token: &SecretString| ring.verify(token.expose_secret(), Timestamp::UNIX_EPOCH);
         assert_eq!(verified(&token), Err(Cause::TokenInvalid), "signed with the previous key");
         assert_eq!(verified(&TokenCodec::sign(&ring, &claims()).unwrap()), Ok(claims()));
-        ring.set_current(&old).unwrap();
-        assert_eq!(Keyring::current(&ring), new, "a retired key is not activated again");
+        ring.set_active(&old).unwrap();
+        assert_eq!(Keyring::active(&ring), new, "a retired key is not activated again");
         // after a restart the fingerprint in the database selects the key, not the name of its file
         let reopened = FileKeyring::open(&path, Some(&new), Arc::new(SystemRng)).unwrap();
-        assert_eq!(Keyring::current(&reopened), new);
+        assert_eq!(Keyring::active(&reopened), new);
         fs::remove_file(&path).unwrap();
         let reopened = FileKeyring::open(&path, Some(&new), Arc::new(SystemRng)).unwrap();
         assert_eq!(Keyring::open(&reopened, &owner(), &resealed).unwrap(), b"canary");
         let refused = Keyring::open(&reopened, &owner(), &sealed).unwrap_err();
-        assert!(refused.to_string().contains("another master key"), "{refused}");
+        assert_eq!(refused.cause, Cause::Internal, "{refused}");
     }
 
     #[test]
     fn token_of_the_next_key_is_accepted() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("master.key");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.key");
         MasterKey::create(&path, &SystemRng).unwrap();
         let new = MasterKey::create(&FileKeyring::next_file(&path), &SystemRng).unwrap().fingerprint();
         let (old_replica, new_replica) = (ring(&path), ring(&path));
-        new_replica.set_current(&new).unwrap();
+        new_replica.set_active(&new).unwrap();
         let token = TokenCodec::sign(&new_replica, &claims()).unwrap();
         assert_eq!(old_replica.verify(token.expose_secret(), Timestamp::UNIX_EPOCH), Ok(claims()));
     }
@@ -315,8 +315,8 @@ mod tests {
     #[test]
     fn next_key_file_readable_by_other_users_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("master.key");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("master.key");
         MasterKey::create(&path, &SystemRng).unwrap();
         let next = FileKeyring::next_file(&path);
         let fingerprint = MasterKey::create(&next, &SystemRng).unwrap().fingerprint();

@@ -137,12 +137,12 @@ mod tests {
 
     #[test]
     fn mode_of_the_symlink_target_is_checked() {
-        // as kubelet mounts a Secret: key -> ..data/key, ..data -> a folder with a timestamp as its name
-        let folder = tempfile::tempdir().unwrap();
-        let dated = folder.path().join("..2026_01_01");
+        // as kubelet mounts a Secret: key -> ..data/key, ..data -> a directory with a timestamp as its name
+        let directory = tempfile::tempdir().unwrap();
+        let dated = directory.path().join("..2026_01_01");
         std::fs::create_dir(&dated).unwrap();
-        std::os::unix::fs::symlink("..2026_01_01", folder.path().join("..data")).unwrap();
-        let (file, link) = (dated.join("key"), folder.path().join("key"));
+        std::os::unix::fs::symlink("..2026_01_01", directory.path().join("..data")).unwrap();
+        let (file, link) = (dated.join("key"), directory.path().join("key"));
         std::os::unix::fs::symlink("..data/key", &link).unwrap();
         std::fs::write(&file, "key").unwrap();
         for (mode, accepted) in [(0o600, true), (0o400, true), (0o444, false), (0o660, false)] {

@@ -59,8 +59,8 @@ mod tests {
     use crate::SystemRng;
 
     fn signer() -> Ed25519Signer {
-        let folder = tempfile::tempdir().unwrap();
-        Ed25519Signer::new(&MasterKey::create(&folder.path().join("master.key"), &SystemRng).unwrap())
+        let directory = tempfile::tempdir().unwrap();
+        Ed25519Signer::new(&MasterKey::create(&directory.path().join("master.key"), &SystemRng).unwrap())
     }
 
     /// Test vector: RFC 8032, section 7.1, test 3.

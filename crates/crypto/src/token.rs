@@ -139,8 +139,8 @@ mod tests {
     const ISSUED: i64 = 1_800_000_000;
 
     fn codec() -> JwtCodec {
-        let folder = tempfile::tempdir().unwrap();
-        let key = MasterKey::create(&folder.path().join("master.key"), &SystemRng).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let key = MasterKey::create(&directory.path().join("master.key"), &SystemRng).unwrap();
         JwtCodec::new(&key, Arc::new(SystemRng))
     }
 
@@ -294,8 +294,8 @@ mod tests {
     #[test]
     fn checkpoint_public_key_cannot_sign_tokens() {
         use pilothouse_core::audit::CheckpointSigner as _;
-        let folder = tempfile::tempdir().unwrap();
-        let key = MasterKey::create(&folder.path().join("master.key"), &SystemRng).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let key = MasterKey::create(&directory.path().join("master.key"), &SystemRng).unwrap();
         let codec = JwtCodec::new(&key, Arc::new(SystemRng));
         let public = crate::Ed25519Signer::new(&key).public_key();
         let body = body(&codec);

@@ -15,8 +15,8 @@ use secrecy::ExposeSecret;
 use uuid::Uuid;
 
 fn key() -> MasterKey {
-    let folder = tempfile::tempdir().unwrap();
-    MasterKey::create(&folder.path().join("key"), &SystemRng).unwrap()
+    let directory = tempfile::tempdir().unwrap();
+    MasterKey::create(&directory.path().join("key"), &SystemRng).unwrap()
 }
 
 /// Of all inputs similar to a valid token, only the token itself verifies.

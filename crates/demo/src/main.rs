@@ -1,4 +1,4 @@
-//! Launcher of `cargo demo`: builds the testbed's program `demo` and replaces itself with it.
+//! Launcher of `cargo demo`: builds the test bed's program `demo` and replaces itself with it.
 //!
 //! This package has no dependencies, and the build selects the whole workspace: Cargo resolves features for the
 //! selected packages, and `cargo run -p pilothouse-testbed` would compile dependencies that the server then needs again

@@ -20,36 +20,36 @@ use utoipa::{
 use crate::{language::Language, messages::Explanation};
 
 /// The result of every handler and extractor.
-pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 
 /// Core's error as an actix-web error. [`crate::middleware`] writes its envelope in the language of the request.
 #[derive(Clone, Debug)]
-pub(crate) struct Failure {
+pub(crate) struct ApiError {
     /// The error.
     pub(crate) error: Error,
     /// The methods that the path supports, for the header `Allow` of a 405.
     pub(crate) allow: Option<String>,
 }
 
-impl From<Error> for Failure {
+impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         Self { error, allow: None }
     }
 }
 
-impl From<Cause> for Failure {
+impl From<Cause> for ApiError {
     fn from(cause: Cause) -> Self {
         Error::new(cause).into()
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
     }
 }
 
-impl ResponseError for Failure {
+impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         status(self.error.code())
     }
@@ -168,7 +168,7 @@ fn one_of(description: &str, values: impl IntoIterator<Item = &'static str>) -> 
     text.enum_values(Some(values.into_iter().collect::<Vec<_>>())).build()
 }
 
-impl Failure {
+impl ApiError {
     /// The body of the response.
     pub(crate) fn envelope(&self, language: Language, request_id: &str) -> ErrorReply {
         let Error { cause, context } = &self.error;
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn retry_after_is_whole_seconds_and_present_where_required() {
-        let seconds = |error: Error| Failure::from(error).retry_after();
+        let seconds = |error: Error| ApiError::from(error).retry_after();
         let wait = Error::new(Cause::TooManyLogins).retry_after(Duration::from_millis(1500));
         assert_eq!(seconds(wait), Some(2));
         assert_eq!(seconds(Error::new(Cause::Overloaded).retry_after(Duration::ZERO)), Some(1));

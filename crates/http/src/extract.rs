@@ -19,7 +19,7 @@ use crate::{
     api::Api,
     client_ip::client_ip,
     docs::{Docs, Documented},
-    error::{Failure, Result},
+    error::{ApiError, Result},
     middleware::RequestContext,
 };
 
@@ -77,7 +77,7 @@ pub(crate) struct Authenticated<I>(pub(crate) SignedIn, pub(crate) I);
 type ExtractFuture<T> = LocalBoxFuture<'static, Result<T>>;
 
 impl<I: Input> FromRequest for Public<I> {
-    type Error = Failure;
+    type Error = ApiError;
     type Future = ExtractFuture<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
@@ -87,7 +87,7 @@ impl<I: Input> FromRequest for Public<I> {
 }
 
 impl<I: Input> FromRequest for CookieOnly<I> {
-    type Error = Failure;
+    type Error = ApiError;
     type Future = ExtractFuture<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
@@ -97,7 +97,7 @@ impl<I: Input> FromRequest for CookieOnly<I> {
 }
 
 impl<I: Input> FromRequest for Authenticated<I> {
-    type Error = Failure;
+    type Error = ApiError;
     type Future = ExtractFuture<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {

@@ -26,7 +26,7 @@ use crate::{
     api::Api,
     body::Body,
     docs::{Docs, Documented},
-    error::{Failure, Result, status},
+    error::{ApiError, Result, status},
     extract::{Authenticated, Input, RequiredAuth},
     middleware::RequestContext,
     response::Response,
@@ -107,15 +107,15 @@ where
     let SignedIn { caller, .. } = &signed_in;
     let (caller, request) = (caller.clone(), RequestDigest::of(&route, caller.role, body_json));
     let work = handler(api.clone(), Authenticated(signed_in, body));
-    // the field `allow` of `Failure` is dropped: it is only set for a 405, which no handler returns
-    let work = async move { work.await.map_err(|failure| failure.error) }.in_current_span();
+    // the field `allow` of `ApiError` is dropped: it is only set for a 405, which no handler returns
+    let work = async move { work.await.map_err(|api_error| api_error.error) }.in_current_span();
     let reply = move |result: &Result<Response<A>, Error>| {
         let RequestContext { id, language } = context;
         let (status, body) = match result {
             Ok(response) => (StatusCode::OK, serde_json::to_vec(&response.envelope(language))),
             Err(error) => {
-                let failure = Failure::from(error.clone());
-                (status(error.code()), serde_json::to_vec(&failure.envelope(language, &id)))
+                let api_error = ApiError::from(error.clone());
+                (status(error.code()), serde_json::to_vec(&api_error.envelope(language, &id)))
             }
         };
         Some(Reply { status: status.as_u16(), body: body.ok()? })

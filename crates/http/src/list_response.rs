@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::{
     api::Api,
-    error::Failure,
+    error::ApiError,
     etag::{ETag, if_none_match},
     gzip,
     language::Language,
@@ -59,7 +59,7 @@ impl Responder for ListResponse {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
-        self.respond(request).unwrap_or_else(|error| HttpResponse::from_error(Failure::from(error)))
+        self.respond(request).unwrap_or_else(|error| HttpResponse::from_error(ApiError::from(error)))
     }
 }
 

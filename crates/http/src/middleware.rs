@@ -32,7 +32,7 @@ use tracing::{Instrument, field::Empty};
 use uuid::Uuid;
 
 use crate::{
-    api::Api, connection::ConnectionRequests, error::Failure, language::Language, observe::InFlight,
+    api::Api, connection::ConnectionRequests, error::ApiError, language::Language, observe::InFlight,
 };
 
 /// Header of every response: the request id.
@@ -126,6 +126,10 @@ fn log_response(status: StatusCode, request: &InFlight) {
 }
 
 /// The caller's request id if it is valid, else a generated UUID.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a request id is no secret and decides nothing, so it needs no port"
+)]
 fn request_id(headers: &HeaderMap) -> String {
     let is_valid = |id: &&str| {
         (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
@@ -140,26 +144,26 @@ fn render_error(
     context: &RequestContext,
 ) -> (ServiceResponse<BoxBody>, Option<Code>) {
     let Some(error) = response.response().error() else { return (response, None) };
-    let mut failure = match error.as_error::<Failure>() {
-        Some(failure) => failure.clone(),
-        None => Failure::from(Error::internal(error.to_string())),
+    let mut api_error = match error.as_error::<ApiError>() {
+        Some(api_error) => api_error.clone(),
+        None => ApiError::from(Error::internal(error.to_string())),
     };
     // a GET changes nothing, so no text may state that a change may have been applied
     if response.request().method().is_safe() {
-        failure.error = failure.error.read_only();
+        api_error.error = api_error.error.read_only();
     }
-    log_defect(&failure.error);
-    let (code, rendered) = (failure.error.code(), failure.render(context.language, &context.id));
+    log_defect(&api_error.error);
+    let (code, rendered) = (api_error.error.code(), api_error.render(context.language, &context.id));
     (response.into_response(rendered), Some(code))
 }
 
 /// The response to a request that was lost by a panic or a failed service.
 fn internal_error(error: Error, context: &RequestContext) -> actix_web::Error {
     log_defect(&error);
-    let failure = Failure::from(error);
-    let mut response: HttpResponse = failure.render(context.language, &context.id);
+    let api_error = ApiError::from(error);
+    let mut response: HttpResponse = api_error.render(context.language, &context.id);
     add_headers(response.headers_mut(), context);
-    InternalError::from_response(failure, response).into()
+    InternalError::from_response(api_error, response).into()
 }
 
 /// Logs an internal error. Its cause is written only here; responses omit it.

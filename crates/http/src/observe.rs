@@ -37,7 +37,7 @@ pub struct RequestOutcome<'a> {
     /// The path in the route table; none when no route matched.
     pub route: Option<&'a str>,
     /// Status, and the code of an error; none when the client disconnected before the response.
-    pub answer: Option<(u16, Option<Code>)>,
+    pub response: Option<(u16, Option<Code>)>,
     /// Time from the end of the request head to the end of the response head.
     pub took: Duration,
 }
@@ -54,13 +54,13 @@ pub(crate) struct InFlight {
     method: &'static str,
     started: Instant,
     route: Option<String>,
-    answer: Option<(u16, Option<Code>)>,
+    response: Option<(u16, Option<Code>)>,
 }
 
 impl InFlight {
     pub(crate) fn begin(observer: Arc<dyn Observer>, method: &Method) -> Self {
         observer.started();
-        Self { observer, method: method_label(method), started: Instant::now(), route: None, answer: None }
+        Self { observer, method: method_label(method), started: Instant::now(), route: None, response: None }
     }
 
     /// Time since the request began.
@@ -70,7 +70,7 @@ impl InFlight {
 
     /// Records the response.
     pub(crate) fn set_response(&mut self, status: StatusCode, code: Option<Code>, route: Option<String>) {
-        (self.answer, self.route) = (Some((status.as_u16(), code)), route);
+        (self.response, self.route) = (Some((status.as_u16(), code)), route);
     }
 
     /// Counts a streaming response until its end, and keeps the request active for that time. A response with a known
@@ -91,11 +91,11 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let Self { method, answer, .. } = *self;
+        let Self { method, response, .. } = *self;
         self.observer.finished(&RequestOutcome {
             method,
             route: self.route.as_deref(),
-            answer,
+            response,
             took: self.elapsed(),
         });
     }
@@ -153,20 +153,20 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Counts {
+    struct CountingObserver {
         in_flight: AtomicI64,
         streams: AtomicI64,
-        unanswered: AtomicI64,
+        without_response: AtomicI64,
     }
 
-    impl Observer for Counts {
+    impl Observer for CountingObserver {
         fn started(&self) {
             self.in_flight.fetch_add(1, Ordering::Relaxed);
         }
 
         fn finished(&self, request: &RequestOutcome<'_>) {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
-            self.unanswered.fetch_add(i64::from(request.answer.is_none()), Ordering::Relaxed);
+            self.without_response.fetch_add(i64::from(request.response.is_none()), Ordering::Relaxed);
         }
 
         fn stream_opened(&self) {
@@ -183,18 +183,18 @@ mod tests {
     }
 
     #[test]
-    fn dropped_request_ends_without_answer() {
-        let counts = Arc::new(Counts::default());
+    fn dropped_request_ends_without_response() {
+        let counts = Arc::new(CountingObserver::default());
         let request = InFlight::begin(counts.clone(), &Method::GET);
         assert_eq!(counts.in_flight.load(Ordering::Relaxed), 1);
         drop(request);
         assert_eq!(counts.in_flight.load(Ordering::Relaxed), 0);
-        assert_eq!(counts.unanswered.load(Ordering::Relaxed), 1);
+        assert_eq!(counts.without_response.load(Ordering::Relaxed), 1);
     }
 
     #[test]
     fn stream_counts_as_open_until_its_body_is_dropped() {
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(CountingObserver::default());
         let open = || counts.streams.load(Ordering::Relaxed);
         let request = InFlight::begin(counts.clone(), &Method::GET);
         let whole = request.track_stream(service_response(HttpResponse::Ok().body("whole")), None);

@@ -28,8 +28,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     api::{Api, Hooks, HttpSettings},
-    connection::{Connection, Connections},
-    error::Failure,
+    connection::{Connection, IdleConnections},
+    error::ApiError,
     language::Language,
     middleware::request_middleware,
     openapi::document_text,
@@ -86,7 +86,7 @@ fn build_application(
                 );
             }
         })
-        .default_service(web::to(|| std::future::ready(Err::<&str, _>(Failure::from(Cause::UnknownPath)))))
+        .default_service(web::to(|| std::future::ready(Err::<&str, _>(ApiError::from(Cause::UnknownPath)))))
         .wrap(from_fn(request_middleware))
 }
 
@@ -94,7 +94,7 @@ fn build_application(
 fn method_not_allowed(allow: String) -> actix_web::Route {
     web::to(move || {
         let error = Error::new(Cause::MethodNotAllowed);
-        std::future::ready(Err::<&str, _>(Failure { error, allow: Some(allow.clone()) }))
+        std::future::ready(Err::<&str, _>(ApiError { error, allow: Some(allow.clone()) }))
     })
 }
 
@@ -120,7 +120,7 @@ pub fn server(
         .max_concurrent_connections(settings.max_connections)
         .shutdown_timeout(settings.shutdown_time.as_secs())
         .disable_signals();
-    let connections = Connections::new(settings.head_time, settings.max_idle_connections);
+    let connections = IdleConnections::new(settings.head_time, settings.max_idle_connections);
     let service = HttpService {
         stopping: builder.graceful_shutdown_signal(),
         address: listener.local_addr()?,

@@ -5,9 +5,9 @@ use std::{fs, io, path::Path};
 use pilothouse_kube::{Credential, rbac_manifest};
 
 fn main() -> io::Result<()> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/rbac");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/rbac");
     for credential in Credential::ALL {
-        let file = folder.join(credential.as_str()).with_extension("yaml");
+        let file = directory.join(credential.as_str()).with_extension("yaml");
         fs::write(file, rbac_manifest(credential))?;
     }
     Ok(())

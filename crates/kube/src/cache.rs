@@ -43,7 +43,7 @@ mod watch_reader;
 mod watch_state;
 
 pub(crate) use self::query::CacheResult;
-use self::{reflector::Reflector, store::Store};
+use self::{reflector::Reflector, store::ListStore};
 use crate::{observe::Observer, transport::Transport, uncached};
 
 /// Settings of the list cache.
@@ -100,7 +100,7 @@ pub(crate) struct ListCache {
 
 /// A cached list. Dropping this value ends the reflectors and wakes the requests that wait for rows.
 struct CachedList {
-    store: Arc<Store>,
+    store: Arc<ListStore>,
     _reflectors: JoinSet<()>,
 }
 
@@ -143,7 +143,7 @@ impl ListCache {
         info: &'static ListInfo,
         kinds: &[Kind],
         transport: &Arc<Transport>,
-    ) -> Result<Arc<Store>> {
+    ) -> Result<Arc<ListStore>> {
         let kinds = if kinds.iter().all(|kind| info.kinds.contains(kind)) { info.kinds } else { kinds };
         let first_kind = *kinds.first().ok_or_else(|| Error::internal("a list without a kind"))?;
         let key = (permit.cluster()?, info.list, first_kind);
@@ -158,7 +158,7 @@ impl ListCache {
         {
             return Ok(store.clone());
         }
-        let store = Arc::new(Store::new(
+        let store = Arc::new(ListStore::new(
             info,
             kinds,
             transport.clone(),
@@ -190,7 +190,7 @@ impl ListCache {
     ///
     /// # Errors
     /// `NotCached` when the list does not fit.
-    fn ensure_capacity(&self, needed: &Arc<Store>, size: usize, no_eviction: bool) -> Result<()> {
+    fn ensure_capacity(&self, needed: &Arc<ListStore>, size: usize, no_eviction: bool) -> Result<()> {
         let limit = self.settings.memory;
         if size > limit / 2 || size + self.other_bytes_of_cluster(needed) > limit / 4 * 3 {
             return Err(Error::new(Cause::NotCached));
@@ -214,7 +214,7 @@ impl ListCache {
     }
 
     /// Memory of the other cached lists of a list's cluster, in bytes.
-    fn other_bytes_of_cluster(&self, of: &Arc<Store>) -> usize {
+    fn other_bytes_of_cluster(&self, of: &Arc<ListStore>) -> usize {
         let lists = self.lists();
         let stores = lists.values().map(|cached| &cached.store);
         let others =
@@ -223,7 +223,7 @@ impl ListCache {
     }
 
     /// Whether a list may exceed the budget: a cheap check before [`Self::ensure_capacity`].
-    fn may_exceed_budget(&self, store: &Store) -> bool {
+    fn may_exceed_budget(&self, store: &ListStore) -> bool {
         self.budget.is_over() || store.bytes() > self.settings.memory / 2
     }
 

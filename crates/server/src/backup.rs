@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Fatal,
     compose::{self, Composed},
-    durable::{private_folder, sync_folder_of},
+    durable::{private_directory, sync_directory_of},
     operator::operator,
     settings::Settings,
 };
@@ -101,10 +101,10 @@ async fn write_backup(
                 Box::new(input)
             };
             let seal = move || {
-                let fingerprint = keyring.current();
+                let fingerprint = keyring.active();
                 let sealer = keyring.keys(&fingerprint)?.sealer;
                 let sealed = seal_archive(&*sealer, &fingerprint, &SystemRng, input, BufWriter::new(&output));
-                let stored = sealed.and_then(|()| output.sync_all()).and_then(|()| sync_folder_of(&file));
+                let stored = sealed.and_then(|()| output.sync_all()).and_then(|()| sync_directory_of(&file));
                 stored.map_err(|error| failed(&file, &error))
             };
             let sealed = tokio::task::spawn_blocking(seal).await;
@@ -147,7 +147,7 @@ pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> 
             "the data is in PostgreSQL: run pilothouse restore --stdout FILE | pg_restore …".into(),
         ));
     };
-    private_folder(&settings.data_dir)
+    private_directory(&settings.data_dir)
         .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
     for existing in [database.clone(), with_suffix(&database, "-wal")] {
         if existing.exists() {
@@ -169,7 +169,7 @@ pub(crate) async fn restore(settings: Settings, arguments: RestoreArguments) -> 
     };
     let installed = restored.and_then(|()| {
         // hard_link, unlike rename, fails when the target exists
-        let installed = fs::hard_link(&partial, &database).and_then(|()| sync_folder_of(&database));
+        let installed = fs::hard_link(&partial, &database).and_then(|()| sync_directory_of(&database));
         installed.map_err(|error| Fatal::unusable(&database, &error))
     });
     let _ = fs::remove_file(&partial);

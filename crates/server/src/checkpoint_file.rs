@@ -17,7 +17,7 @@ use pilothouse_core::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::durable::sync_folder_of;
+use crate::durable::sync_directory_of;
 
 /// Interval of copying new checkpoints from the database.
 const COPY_INTERVAL: Duration = Duration::from_secs(2);
@@ -75,11 +75,14 @@ impl CheckpointFile {
         }
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        if is_new { sync_folder_of(&self.path) } else { Ok(()) }
+        if is_new { sync_directory_of(&self.path) } else { Ok(()) }
     }
 
     fn unusable(&self, error: &io::Error) -> Error {
-        Error::internal(format!("cannot use the checkpoint file {}: {error}", self.path.display()))
+        Error::internal(format!(
+            "cannot use the checkpoint file {} ({error}): check the path and its permissions",
+            self.path.display()
+        ))
     }
 }
 
@@ -199,9 +202,9 @@ mod tests {
 
     #[test]
     fn partial_line_after_crash_is_ignored_and_removed() {
-        let folder = std::env::temp_dir().join(format!("pilothouse-checkpoints-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("file");
+        let directory = std::env::temp_dir().join(format!("pilothouse-checkpoints-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("file");
         let line = |sequence: i64| {
             let (hash, signature) = ("0".repeat(64), "0".repeat(128));
             format!(
@@ -240,6 +243,6 @@ mod tests {
         assert_eq!(last(&reopened), 0);
         reopened.store(&[line(1), line(13)]).unwrap();
         assert_eq!(lines(&reopened), [line(1), line(13)]);
-        std::fs::remove_dir_all(folder).unwrap();
+        std::fs::remove_dir_all(directory).unwrap();
     }
 }

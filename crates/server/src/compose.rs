@@ -22,7 +22,7 @@ use crate::{
     Fatal,
     checkpoint_file::CheckpointFile,
     config,
-    durable::private_folder,
+    durable::private_directory,
     initial_password::InitialPasswordFile,
     lease::{LeaseKeeper, close_orphans},
     metrics::{Metrics, Scrape},
@@ -50,7 +50,7 @@ pub(crate) struct Composed {
 /// Composition for `serve`: creates the database and the master key when neither exists, and the first admin when there
 /// is no user.
 pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> {
-    private_folder(&settings.data_dir)
+    private_directory(&settings.data_dir)
         .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
     let database = settings.database()?;
     let key_file = settings.key_file();
@@ -64,7 +64,7 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
         }
     }
     let keyring = keyring(&key_file, fingerprints.as_ref())?;
-    let first_password = config::first_password(settings)?;
+    let initial_password = config::initial_password(settings)?;
     let composed = compose(settings, &database, keyring).await;
     if created_key && matches!(composed, Err(Fatal::Store(OpenError::OtherKey))) {
         // a replica with its own key file initialised the database first: the key created here is unused
@@ -75,7 +75,7 @@ pub(crate) async fn for_serving(settings: &Settings) -> Result<Composed, Fatal> 
         return Err(Fatal::InUse(database.to_string()));
     }
     close_orphans(&composed.app.audit).await?;
-    composed.app.users.bootstrap(first_password).await?;
+    composed.app.users.bootstrap(initial_password).await?;
     Ok(composed)
 }
 
@@ -100,8 +100,8 @@ pub(crate) async fn fingerprints(database: &Database) -> Result<Fingerprints, Fa
 
 /// Opens the master keys at `key_file`.
 fn keyring(key_file: &Path, fingerprints: Option<&Fingerprints>) -> Result<Arc<FileKeyring>, Fatal> {
-    let in_use = fingerprints.map(|fingerprints| fingerprints.current.as_str());
-    Ok(Arc::new(FileKeyring::open(key_file, in_use, Arc::new(SystemRng))?))
+    let active = fingerprints.map(|fingerprints| fingerprints.active.as_str());
+    Ok(Arc::new(FileKeyring::open(key_file, active, Arc::new(SystemRng))?))
 }
 
 async fn compose(
@@ -224,12 +224,12 @@ impl Composed {
     /// # Errors
     /// `Fatal::Setting` when the archive directory cannot be created.
     pub(crate) fn retention(&self, settings: &Settings) -> Result<Retention, Fatal> {
-        let folder = settings.audit_archive_dir.clone();
-        if let Some(folder) = &folder {
-            private_folder(folder).map_err(|error| {
+        let directory = settings.audit_archive_dir.clone();
+        if let Some(directory) = &directory {
+            private_directory(directory).map_err(|error| {
                 Fatal::Setting(format!(
-                    "cannot use the directory {} of audit_archive_dir: {error}",
-                    folder.display()
+                    "cannot use the directory {} of audit_archive_dir ({error}): allow this user to write to it",
+                    directory.display()
                 ))
             })?;
         }
@@ -237,7 +237,7 @@ impl Composed {
         Ok(Retention {
             audit: self.app.audit.clone(),
             coordinator: self.coordinator.clone(),
-            folder,
+            directory,
             webhook,
         })
     }

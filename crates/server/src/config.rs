@@ -43,7 +43,7 @@ pub(crate) fn config(configuration: &Configuration, command: &ConfigCommand) -> 
 /// Every check of the settings that `serve` makes before it listens, except whether the database responds.
 fn check(settings: &Settings) -> Result<(), Fatal> {
     telemetry::filter(settings)?;
-    first_password(settings)?;
+    initial_password(settings)?;
     check_writable(&settings.data_dir)
         .map_err(|source| Fatal::DataDir { path: settings.data_dir.display().to_string(), source })?;
     let (database, key_file) = (settings.database()?, settings.key_file());
@@ -61,11 +61,11 @@ fn check(settings: &Settings) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// The first admin's password, if one is set.
+/// The initial password, if one is set.
 ///
 /// # Errors
 /// `Fatal::Setting` when its length is not 12 to 128 characters.
-pub(crate) fn first_password(settings: &Settings) -> Result<Option<NewPassword>, Fatal> {
+pub(crate) fn initial_password(settings: &Settings) -> Result<Option<NewPassword>, Fatal> {
     let password = settings.admin_password.as_ref().map(NewPassword::new).transpose();
     password.map_err(|reason| {
         Fatal::Setting(format!("admin_password is {reason}: it must have 12 to 128 characters"))
@@ -75,7 +75,7 @@ pub(crate) fn first_password(settings: &Settings) -> Result<Option<NewPassword>,
 /// Checks that files can be created in the directory or, when it does not exist, in its nearest existing ancestor.
 fn check_writable(path: &Path) -> std::io::Result<()> {
     let path = std::path::absolute(path)?;
-    let Some(nearest) = path.ancestors().find(|folder| folder.exists()) else { return Ok(()) };
+    let Some(nearest) = path.ancestors().find(|directory| directory.exists()) else { return Ok(()) };
     if !nearest.is_dir() {
         return Err(std::io::ErrorKind::NotADirectory.into());
     }

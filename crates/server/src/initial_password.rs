@@ -1,5 +1,5 @@
-//! The first admin's generated password: printed to standard error if that is a terminal, else written to a file of
-//! mode 0600 that is removed when the password is changed. It is never logged.
+//! Initial password: the first admin's generated password. Printed to standard error if that is a terminal, else written
+//! to a file of mode 0600 that is removed when the password is changed. Never logged.
 
 use std::{
     fs::OpenOptions,
@@ -11,11 +11,12 @@ use std::{
 use pilothouse_core::{Error, Result, user::InitialPassword};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::durable::sync_folder_of;
+use crate::durable::sync_directory_of;
 
 /// File name in the data directory.
 const FILE_NAME: &str = "initial-admin-password";
 
+/// [`InitialPassword`] on the terminal, or in a file of the data directory.
 pub(crate) struct InitialPasswordFile {
     file: PathBuf,
 }
@@ -30,7 +31,7 @@ impl InitialPasswordFile {
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.file)?;
         writeln!(file, "{}", password.expose_secret())?;
         file.sync_all()?;
-        sync_folder_of(&self.file)
+        sync_directory_of(&self.file)
     }
 }
 
@@ -42,7 +43,7 @@ impl InitialPassword for InitialPasswordFile {
             return Ok(());
         }
         self.write(password).map_err(|error| {
-            Error::internal(format!("cannot write the first password to {}: {error}", self.file.display()))
+            Error::internal(format!("cannot write the initial password to {}: {error}", self.file.display()))
         })?;
         tracing::info!(file = %self.file.display(), "created the first user `admin`; its password is in the file");
         Ok(())
@@ -51,7 +52,9 @@ impl InitialPassword for InitialPasswordFile {
     fn remove(&self) {
         match std::fs::remove_file(&self.file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(file = %self.file.display(), %error, "cannot remove the file of the first password");
+                tracing::warn!(
+                    file = %self.file.display(), %error, "cannot remove the file of the initial password: remove it by hand"
+                );
             }
             _ => {}
         }

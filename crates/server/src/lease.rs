@@ -41,11 +41,14 @@ impl LeaseKeeper {
     /// other processes may still run.
     async fn renew(&self) {
         if let Err(error) = self.coordinator.renew_lease(self.clock.now()).await {
-            tracing::warn!(%error, "cannot renew the lease");
+            tracing::warn!(%error, "cannot renew the lease: check the database; retried at the next renewal");
             return;
         }
         if let Err(error) = close_orphans(&self.audit).await {
-            tracing::warn!(%error, "cannot close the pending operations of ended processes");
+            tracing::warn!(
+                %error,
+                "cannot close the pending operations of ended processes: check the database; retried at the next renewal"
+            );
         }
     }
 }

@@ -67,7 +67,9 @@ pub(crate) enum Fatal {
     #[error("{0}")]
     Setting(String),
     /// The data directory cannot be used.
-    #[error("cannot use the data directory {path}: {source}")]
+    #[error(
+        "cannot use the data directory {path} ({source}): allow this user to write to it, or set data_dir to another one"
+    )]
     DataDir {
         /// Path of the directory.
         path: String,
@@ -107,7 +109,7 @@ pub(crate) enum Fatal {
 impl Fatal {
     /// The error for a file that cannot be used.
     pub(crate) fn unusable(path: &Path, error: &io::Error) -> Self {
-        Self::Setting(format!("cannot use {}: {error}", path.display()))
+        Self::Setting(format!("cannot use {} ({error}): check the path and its permissions", path.display()))
     }
 }
 

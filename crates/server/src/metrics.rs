@@ -152,7 +152,7 @@ impl pilothouse_http::Observer for Metrics {
 
     fn finished(&self, request: &RequestOutcome<'_>) {
         self.in_flight.dec();
-        let (status, code) = request.answer.unwrap_or_default();
+        let (status, code) = request.response.unwrap_or_default();
         let route = request.route.unwrap_or_default();
         let error_code = code.map_or("", Code::as_str);
         self.requests.with_label_values(&[request.method, route, &status.to_string(), error_code]).inc();

@@ -1,4 +1,4 @@
-//! Probe scheduler: probes every cluster at an interval and updates its status. Each probe runs in a separate task, so
+//! Prober: probes every cluster at an interval and updates its status. Each probe runs in a separate task, so
 //! an unreachable cluster does not delay the probes of others. Replicas share the probes: each claims due ones.
 
 use std::{sync::Arc, time::Duration};
@@ -17,7 +17,7 @@ const MAX_CONCURRENT_PROBES: usize = 64;
 /// Interval of polling for due probes.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The probe scheduler.
+/// The prober.
 pub(crate) struct Prober {
     pub(crate) clusters: Clusters,
     pub(crate) coordinator: Arc<dyn Coordinator>,
@@ -49,7 +49,9 @@ impl Prober {
         }
         match self.coordinator.claim_probes(self.interval, free.len(), self.clock.now()).await {
             Ok(due) => due.into_iter().zip(free).for_each(|(id, slot)| self.start_probe(id, slot)),
-            Err(error) => tracing::warn!(%error, "cannot claim the due probes of clusters"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot claim the due probes of clusters: check the database; retried every second")
+            }
         }
     }
 
@@ -57,7 +59,9 @@ impl Prober {
         let clusters = self.clusters.clone();
         tokio::spawn(async move {
             if let Err(error) = clusters.refresh(id).await {
-                tracing::warn!(cluster = %id, %error, "cannot probe the cluster");
+                tracing::warn!(
+                    cluster = %id, %error, "cannot probe the cluster; the next probe follows after the probe interval"
+                );
             }
             drop(slot);
         });

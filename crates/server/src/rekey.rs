@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Fatal,
     compose::{self, Composed},
-    durable::sync_folder_of,
+    durable::sync_directory_of,
     operator::operator,
     settings::Settings,
 };
@@ -33,7 +33,7 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) async fn rekey(settings: Settings) -> Result<(), Fatal> {
     let fingerprints = compose::fingerprints(&settings.database()?).await?;
     let files = KeyFiles::new(settings.key_file());
-    if !files.is_next_in_use(&fingerprints)? {
+    if !files.is_next_active(&fingerprints)? {
         let next = files.next_key(&fingerprints)?;
         println!("the new key is in {}: back it up separately from the database", files.next.display());
         reseal_with(&settings, &next).await?;
@@ -42,7 +42,7 @@ pub(crate) async fn rekey(settings: Settings) -> Result<(), Fatal> {
     files.install_next()
 }
 
-/// Reseals all values with the next key and makes it the current key.
+/// Reseals all values with the next key and makes it the active key.
 async fn reseal_with(settings: &Settings, next: &MasterKey) -> Result<(), Fatal> {
     let Composed { app, store, clock, keyring, .. } = compose::for_commands(settings).await?;
     let fingerprint = next.fingerprint();
@@ -76,14 +76,14 @@ async fn reseal_with(settings: &Settings, next: &MasterKey) -> Result<(), Fatal>
         }
     }
     let [before, after] =
-        [keyring.keys(&keyring.current())?, keyring.keys(&fingerprint)?].map(|keys| keys.signer.public_key());
+        [keyring.keys(&keyring.active())?, keyring.keys(&fingerprint)?].map(|keys| keys.signer.public_key());
     let caller = Caller::command_line(&operator());
     let finish = {
         let fingerprint = fingerprint.clone();
         move |permit| async move { store.finish_rekey(&permit, &fingerprint).await }
     };
     app.gate.change_local(&caller, KeyRotation::access(&before, &after), finish).await.map_err(fatal)?;
-    println!("resealed {sealed} values; the new key is in use");
+    println!("resealed {sealed} values; the new key is active");
     Ok(())
 }
 
@@ -95,7 +95,7 @@ async fn scrub(settings: &Settings) -> Result<(), Fatal> {
     while !store.scrub().await.or_else(unless_busy)? {
         if Instant::now() > end {
             return Err(Fatal::Setting(
-                "the new key is in use, but the files of the database still contain values that the previous key \
+                "the new key is active, but the files of the database still contain values that the previous key \
                  opens, because of a long-running read of the database: run `pilothouse rekey` again"
                     .into(),
             ));
@@ -120,7 +120,7 @@ fn fatal(error: pilothouse_core::Error) -> Fatal {
     error.into()
 }
 
-/// Paths of the current key and the next key.
+/// Paths of the active key and the next key.
 struct KeyFiles {
     key: PathBuf,
     next: PathBuf,
@@ -132,10 +132,10 @@ impl KeyFiles {
     }
 
     /// Whether the database is already sealed with the next key, and only the key file has not been renamed.
-    fn is_next_in_use(&self, fingerprints: &Fingerprints) -> Result<bool, Fatal> {
+    fn is_next_active(&self, fingerprints: &Fingerprints) -> Result<bool, Fatal> {
         match MasterKey::load(&self.next) {
             Err(KeyError::Missing(_)) => Ok(false),
-            next => Ok(next?.fingerprint() == fingerprints.current),
+            next => Ok(next?.fingerprint() == fingerprints.active),
         }
     }
 
@@ -158,11 +158,11 @@ impl KeyFiles {
         }
     }
 
-    /// Replaces the current key file by the next one. The previous key is kept under a name with its fingerprint.
+    /// Replaces the active key file by the next one. The previous key is kept under a name with its fingerprint.
     fn install_next(&self) -> Result<(), Fatal> {
         match self.move_next_to_key() {
             Ok(previous) => {
-                println!("the key in use is in {}", self.key.display());
+                println!("the active key is in {}", self.key.display());
                 if let Some(previous) = previous {
                     println!(
                         "the previous key is in {}: keep it to restore backups made with it",
@@ -174,7 +174,7 @@ impl KeyFiles {
             }
             // mounted key files cannot be renamed by this process: the operator replaces them
             Err(error) => println!(
-                "the key in use is in {}: replace {} with it when possible ({error})",
+                "the active key is in {}: replace {} with it when possible ({error})",
                 self.next.display(),
                 self.key.display()
             ),
@@ -182,8 +182,8 @@ impl KeyFiles {
         Ok(())
     }
 
-    /// Returns the new path of the previous key, if there is one. A server that starts after any step finds the key in
-    /// use.
+    /// Returns the new path of the previous key, if there is one. A server that starts after any step finds the
+    /// active key.
     fn move_next_to_key(&self) -> io::Result<Option<PathBuf>> {
         let previous = match MasterKey::load(&self.key) {
             Ok(key) => {
@@ -199,14 +199,14 @@ impl KeyFiles {
         };
         self.remove_partial_files()?;
         fs::rename(&self.next, &self.key)?;
-        sync_folder_of(&self.key)?;
+        sync_directory_of(&self.key)?;
         Ok(previous)
     }
 
     /// Removes partial files of a run that was killed while it wrote the next key. No value is sealed with them.
     fn remove_partial_files(&self) -> io::Result<()> {
         let started = format!("{}.", self.next.file_name().unwrap_or_default().to_string_lossy());
-        for entry in fs::read_dir(self.folder())? {
+        for entry in fs::read_dir(self.directory())? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(&started) {
                 fs::remove_file(entry.path())?;
@@ -215,9 +215,9 @@ impl KeyFiles {
         Ok(())
     }
 
-    fn folder(&self) -> &Path {
-        let folder = self.key.parent().filter(|folder| !folder.as_os_str().is_empty());
-        folder.unwrap_or(Path::new("."))
+    fn directory(&self) -> &Path {
+        let directory = self.key.parent().filter(|directory| !directory.as_os_str().is_empty());
+        directory.unwrap_or(Path::new("."))
     }
 }
 
@@ -229,8 +229,8 @@ mod tests {
 
     #[test]
     fn unreadable_key_file_is_not_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = KeyFiles::new(folder.path().join("master.key"));
+        let directory = tempfile::tempdir().unwrap();
+        let files = KeyFiles::new(directory.path().join("master.key"));
         for path in [&files.key, &files.next] {
             MasterKey::create(path, &SystemRng).unwrap();
         }

@@ -21,7 +21,7 @@ use pilothouse_core::{
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Fatal, durable::sync_folder_of, export_file::verify_export_file, webhook::RECEIVER};
+use crate::{Fatal, durable::sync_directory_of, export_file::verify_export_file, webhook::RECEIVER};
 
 /// Interval of pruning, unless the retention period is shorter.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
@@ -32,7 +32,7 @@ const MIN_PRUNE_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Retention {
     pub(crate) audit: Audit,
     pub(crate) coordinator: Arc<dyn Coordinator>,
-    pub(crate) folder: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
     /// Whether a webhook is configured. If so, only entries that it has accepted are removed.
     pub(crate) webhook: bool,
 }
@@ -43,7 +43,7 @@ impl Retention {
     /// # Errors
     /// As [`Audit::prune`]; `Internal` when neither a directory nor a webhook is configured.
     pub(crate) async fn prune(&self, caller: &Caller, cutoff: Cutoff) -> Result<u64> {
-        let folder = self.folder.clone().map(|path| ArchiveDir { path });
+        let directory = self.directory.clone().map(|path| ArchiveDir { path });
         let delivered = if self.webhook {
             let cursor = self.coordinator.cursor(RECEIVER).await?;
             // the checkpoint that the remaining trail starts after must be delivered too
@@ -51,10 +51,10 @@ impl Retention {
         } else {
             None
         };
-        let retained = match (&folder, delivered) {
-            (Some(folder), None) => Retained::Archived(folder),
+        let retained = match (&directory, delivered) {
+            (Some(directory), None) => Retained::Archived(directory),
             (None, Some(delivered)) => Retained::Delivered(delivered),
-            (Some(folder), Some(delivered)) => Retained::ArchivedAndDelivered(folder, delivered),
+            (Some(directory), Some(delivered)) => Retained::ArchivedAndDelivered(directory, delivered),
             (None, None) => return Err(Error::internal("no archive is configured, so no entry is removed")),
         };
         match cutoff {
@@ -126,7 +126,10 @@ impl Archive for ArchiveDir {
             };
             let path = self.path.join(name);
             let unusable = |error: &dyn std::fmt::Display| {
-                Error::internal(format!("cannot use the archive {}: {error}", path.display()))
+                Error::internal(format!(
+                    "cannot use the archive {} ({error}): check the path and its permissions",
+                    path.display()
+                ))
             };
             if !path.exists() {
                 write(&path, export).await?.map_err(|error| unusable(&error))?;
@@ -178,7 +181,7 @@ async fn write(path: &Path, mut export: Export) -> Result<io::Result<()>> {
         }
     }
     let written =
-        file.sync_all().and_then(|()| fs::rename(&beside, path)).and_then(|()| sync_folder_of(path));
+        file.sync_all().and_then(|()| fs::rename(&beside, path)).and_then(|()| sync_directory_of(path));
     Ok(written)
 }
 
@@ -228,7 +231,7 @@ mod tests {
 
         fn retention(&self, webhook: bool) -> Retention {
             let (audit, coordinator) = (self.app.audit.clone(), self.coordinator.clone());
-            Retention { audit, coordinator, folder: None, webhook }
+            Retention { audit, coordinator, directory: None, webhook }
         }
 
         /// Prunes like `pilothouse audit prune --before` the time `minutes` after the first operation.

@@ -73,7 +73,7 @@ pub(crate) enum TlsError {
         key: PathBuf,
     },
     /// The crypto provider does not support the TLS versions.
-    #[error("TLS cannot be set up: {0}")]
+    #[error("TLS cannot be set up ({0}): report this as a defect of Pilothouse")]
     Provider(#[from] rustls::Error),
 }
 

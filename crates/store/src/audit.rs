@@ -42,7 +42,7 @@ mod writer;
 
 use appender::NewOperation;
 
-pub(crate) use count::Counts;
+pub(crate) use count::CountCache;
 pub(crate) use trail::Trail;
 pub(crate) use verified::VerifiedState;
 pub(crate) use writer::Writer;
@@ -82,7 +82,7 @@ impl Write {
 #[derive(Clone)]
 pub(crate) struct TrailContext {
     pub(crate) instance: Arc<str>,
-    /// Provides the signer of the key that the database names as the key in use.
+    /// Provides the signer of the key that the database names as the active key.
     pub(crate) keyring: Arc<dyn Keyring>,
     pub(crate) clock: Arc<dyn Clock>,
     /// Maximum age of an unsigned entry before a checkpoint is due.

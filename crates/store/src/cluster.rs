@@ -20,7 +20,7 @@ use crate::{
     audit::Trail as _,
     db::{change, read, transact},
     error::{StoreError, corrupt},
-    rekey::KeyInUse as _,
+    rekey::ActiveKey as _,
     schema::{At, clusters},
 };
 
@@ -94,7 +94,7 @@ impl ClusterRegistry for Store {
         let labels = labels_json(&record.labels)?;
         let changeset = ProbeChangeset::of(record.probe_result);
         transact!(self.db, |conn| {
-            let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
+            let sealer = keyring.keys(&conn.active_key().await?)?.sealer;
             let version = connection_version(record.at, &*rng, None);
             let connection =
                 ConnectionColumns::of(&*sealer, uuid, version, (record.auth_type, record.connection))?;
@@ -134,7 +134,7 @@ impl ClusterRegistry for Store {
         let labels = patch.labels.as_ref().map(labels_json).transpose()?;
         let replaces = patch.connection.is_some();
         let updated = transact!(self.db, |conn| {
-            let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
+            let sealer = keyring.keys(&conn.active_key().await?)?.sealer;
             // setting a column to itself locks the row before it is read
             let found: Option<(String, i64, At)> = diesel::update(clusters::table.find(id.0))
                 .set(clusters::updated_at.eq(clusters::updated_at))

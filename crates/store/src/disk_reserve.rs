@@ -13,7 +13,7 @@ use rustix::fs::statvfs;
 
 use crate::{db::Database, error::RETRY_AFTER};
 
-/// The size of the reserve and the folder to check. A clone shares the state.
+/// The size of the reserve and the directory to check. A clone shares the state.
 #[derive(Clone, Default)]
 pub(crate) struct DiskReserve {
     reserve: Option<(PathBuf, u64)>,
@@ -24,7 +24,7 @@ pub(crate) struct DiskReserve {
 impl DiskReserve {
     pub(crate) fn of(database: &Database, bytes: u64) -> Self {
         let reserve = match database {
-            Database::Sqlite(path) if bytes > 0 => Some((folder_of(path), bytes)),
+            Database::Sqlite(path) if bytes > 0 => Some((directory_of(path), bytes)),
             Database::Sqlite(_) | Database::Postgres(_) => None,
         };
         Self { reserve, low: Arc::default() }
@@ -37,13 +37,13 @@ impl DiskReserve {
     /// # Errors
     /// `AuditUnavailable` when the reserve is not free.
     pub(crate) fn check(&self, capacity: CapacityFor) -> Result<()> {
-        let Some((folder, reserve)) = &self.reserve else { return Ok(()) };
+        let Some((directory, reserve)) = &self.reserve else { return Ok(()) };
         let [authenticated, anonymous] = &*self.low;
         let (required, what, low) = match capacity {
             CapacityFor::Authenticated => (*reserve, "changes", authenticated),
             CapacityFor::Anonymous => (reserve.saturating_mul(2), "logins", anonymous),
         };
-        let free = statvfs(folder).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        let free = statvfs(directory).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         let is_low = free < required;
         if low.swap(is_low, Ordering::Relaxed) != is_low {
             let (free_mib, required_mib) = (free >> 20, required >> 20);
@@ -57,7 +57,7 @@ impl DiskReserve {
     }
 }
 
-/// The folder of a file; the current folder for a bare name.
-fn folder_of(path: &Path) -> PathBuf {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+/// The directory of a file; the current directory for a bare name.
+fn directory_of(path: &Path) -> PathBuf {
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }

@@ -64,7 +64,7 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     /// No connection became free, or the database did not respond, before the deadline.
-    #[error("the database did not respond in time")]
+    #[error("the database did not respond in time: check its load and the network")]
     Busy,
     /// No connection could be opened.
     #[error("{0}")]
@@ -125,7 +125,7 @@ impl From<StoreError> for Error {
             error if error.is_defect() => Self::internal(format!("database: {error}")),
             error => {
                 // the text of the error is only logged
-                tracing::warn!(%error, "the database cannot be used");
+                tracing::warn!(%error, "the database cannot be used: check that it runs, is reachable and has disk space");
                 Self::new(Cause::StoreUnavailable).retry_after(RETRY_AFTER)
             }
         }

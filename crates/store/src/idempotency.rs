@@ -20,7 +20,7 @@ use crate::{
     db::transact,
     error::corrupt,
     lease::LeaseClock as _,
-    rekey::KeyInUse as _,
+    rekey::ActiveKey as _,
     schema::{At, idempotency_keys, leases},
 };
 
@@ -80,7 +80,7 @@ impl IdempotencyStore for Store {
         let expires_at = At(claim.expires_at);
         let keyring = self.deps.keyring.clone();
         transact!(self.db, |conn| {
-            let sealed = keyring.keys(&conn.key_in_use().await?)?.sealer.seal(&owner, &request.0)?;
+            let sealed = keyring.keys(&conn.active_key().await?)?.sealer.seal(&owner, &request.0)?;
             let expired = || idempotency_keys::table.filter(idempotency_keys::expires_at.le(At(at)));
             let of_key = || idempotency_keys::user_id.eq(user).and(idempotency_keys::key.eq(key.clone()));
             let oldest = expired().select(idempotency_keys::id).order_by(idempotency_keys::expires_at);
@@ -142,7 +142,7 @@ impl IdempotencyStore for Store {
             if free {
                 diesel::delete(row).execute(conn).await?;
             } else {
-                let sealer = keyring.keys(&conn.key_in_use().await?)?.sealer;
+                let sealer = keyring.keys(&conn.active_key().await?)?.sealer;
                 let reply = reply.map(|reply| sealer.seal(&reply_owner(id), &reply)).transpose()?;
                 let ended =
                     (idempotency_keys::instance.eq(None::<String>), idempotency_keys::reply.eq(reply));

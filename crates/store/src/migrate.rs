@@ -30,8 +30,8 @@ type PostgresConnection = AsyncConnectionWrapper<AsyncPgConnection>;
 /// Fingerprints of the master keys of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprints {
-    /// Fingerprint of the key in use.
-    pub current: String,
+    /// Fingerprint of the active key.
+    pub active: String,
     /// Fingerprint of the next key while a key rotation runs.
     pub next: Option<String>,
 }
@@ -85,7 +85,7 @@ macro_rules! impl_steps {
                 }
                 let columns = (install::fingerprint, install::next_fingerprint);
                 match install::table.find(1).select(columns).first(conn).optional()? {
-                    Some((current, next)) => Ok(Some(Fingerprints { current, next })),
+                    Some((active, next)) => Ok(Some(Fingerprints { active, next })),
                     // the first start was killed before it stored the fingerprint
                     None if is_empty(conn)? => Ok(None),
                     None => Err(MigrateError::Open(OpenError::NoInstall)),
@@ -112,8 +112,8 @@ macro_rules! impl_steps {
                 at: Timestamp,
             ) -> Result<(), MigrateError> {
                 let stored = fingerprints(conn)?;
-                if let Some(Fingerprints { current, next }) = &stored {
-                    keyring.keys(current).map_err(|_| MigrateError::Open(OpenError::OtherKey))?;
+                if let Some(Fingerprints { active, next }) = &stored {
+                    keyring.keys(active).map_err(|_| MigrateError::Open(OpenError::OtherKey))?;
                     if let Some(next) = next {
                         keyring.keys(next).map_err(|_| MigrateError::Open(OpenError::NoNextKey))?;
                     }
@@ -122,7 +122,7 @@ macro_rules! impl_steps {
                 if stored.is_none() {
                     let row = (
                         install::id.eq(1),
-                        install::fingerprint.eq(keyring.current()),
+                        install::fingerprint.eq(keyring.active()),
                         install::created_at.eq(At(at)),
                     );
                     diesel::insert_into(install::table).values(row).execute(conn)?;

@@ -149,7 +149,7 @@ impl fmt::Display for PostgresAddress {
             match host {
                 Host::Tcp(host) if host.contains(':') => write!(f, "{comma}[{host}]")?,
                 Host::Tcp(host) => write!(f, "{comma}{host}")?,
-                Host::Unix(folder) => write!(f, "{comma}{}", folder.display())?,
+                Host::Unix(directory) => write!(f, "{comma}{}", directory.display())?,
             }
             if let Some(port) = ports.get(n).or(ports.first()) {
                 write!(f, ":{port}")?;

@@ -1,7 +1,7 @@
 //! Online rotation of the master key. Sealed values are resealed in batches, one transaction per batch. The last
-//! transaction reseals the rest and makes the new key the one in use.
+//! transaction reseals the rest and makes the new key the active one.
 //!
-//! A transaction that seals reads the key in use and locks that value until it commits ([`KeyInUse`]). So nothing is
+//! A transaction that seals reads the active key and locks that value until it commits ([`ActiveKey`]). So nothing is
 //! sealed with the old key after the last transaction, which waits for those before it. Locks are taken in this
 //! order: `install`, Pilothouse's other tables, `audit_head`, `operations`.
 
@@ -33,19 +33,19 @@ define_sql_function! {
     fn substr(bytes: Nullable<Binary>, from: Integer, length: Integer) -> Nullable<Binary>;
 }
 
-/// The master key in use, read and locked within a transaction.
-pub(crate) trait KeyInUse {
-    /// The fingerprint of the key to seal with. The key stays in use until this transaction ends.
-    async fn key_in_use(&mut self) -> Result<String, StoreError>;
+/// The active master key, read and locked within a transaction.
+pub(crate) trait ActiveKey {
+    /// The fingerprint of the key to seal with. The key stays active until this transaction ends.
+    async fn active_key(&mut self) -> Result<String, StoreError>;
 
-    /// Waits for all transactions that hold the lock of [`KeyInUse::key_in_use`], and blocks new ones until this
+    /// Waits for all transactions that hold the lock of [`ActiveKey::active_key`], and blocks new ones until this
     /// transaction ends.
     async fn stop_sealing(&mut self) -> Result<(), StoreError>;
 }
 
-impl KeyInUse for Sqlite {
+impl ActiveKey for Sqlite {
     /// The transaction already has the write lock.
-    async fn key_in_use(&mut self) -> Result<String, StoreError> {
+    async fn active_key(&mut self) -> Result<String, StoreError> {
         Ok(install::table.find(1).select(install::fingerprint).first(self).await?)
     }
 
@@ -54,8 +54,8 @@ impl KeyInUse for Sqlite {
     }
 }
 
-impl KeyInUse for Postgres {
-    async fn key_in_use(&mut self) -> Result<String, StoreError> {
+impl ActiveKey for Postgres {
+    async fn active_key(&mut self) -> Result<String, StoreError> {
         Ok(install::table.find(1).select(install::fingerprint).for_share().first(self).await?)
     }
 
@@ -114,7 +114,7 @@ macro_rules! reseal_all {
 const RESEAL_BATCH: i64 = 50;
 
 impl Store {
-    /// Activates the key that the database names as the key in use.
+    /// Activates the key that the database names as the active key.
     ///
     /// # Errors
     /// `StoreUnavailable`, also when that key is not in the key files.
@@ -124,7 +124,7 @@ impl Store {
             .select(install::fingerprint)
             .first(conn)
             .await?))?;
-        self.deps.keyring.set_current(&fingerprint).inspect_err(|_| {
+        self.deps.keyring.set_active(&fingerprint).inspect_err(|_| {
             tracing::error!(
                 "the database is sealed with a new master key, which this process does not have: use the file of the new \
                  key as the key file"
@@ -174,7 +174,7 @@ impl Store {
         transact!(self.db, |conn| Ok(reseal_all!(conn, keyring, sealer, RESEAL_BATCH)))
     }
 
-    /// Reseals the rest, signs the end of the trail with the old key, and makes the new key the one in use. The new
+    /// Reseals the rest, signs the end of the trail with the old key, and makes the new key the active one. The new
     /// key signs the audit entry of the rotation, and the rotation record.
     ///
     /// # Errors

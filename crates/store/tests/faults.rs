@@ -176,7 +176,7 @@ async fn sqlite_files_contain_no_plaintext_credential() {
         let permit = ports.permit(AccessRequest::to(Verb::Create, Resource::Cluster).new_cluster(name));
         ports.clusters.create(&permit, cluster(&ports, name, credential)).await.unwrap();
     }
-    let files: Vec<_> = fs::read_dir(db.folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
+    let files: Vec<_> = fs::read_dir(db.directory.path()).unwrap().map(|file| file.unwrap().path()).collect();
     assert!(files.len() >= 2, "the database and its write-ahead log");
     for file in files {
         let bytes = fs::read(&file).unwrap();

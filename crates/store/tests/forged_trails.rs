@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use common::{FINGERPRINT, FakeKeyring, TestDatabase, operation};
 use futures_util::future::{BoxFuture, join_all};
 use pilothouse_core::{
-    Error, Result,
+    Cause, Error, Result,
     access::Caller,
     app::{App, Settings},
     audit::{
@@ -228,7 +228,7 @@ async fn assert_not_signed(db: &TestDatabase, store: &Store, app: &App, what: &s
     assert!(!store.is_audit_signed(), "{what}");
     assert!(!app.audit.verify(&Caller::system()).await.unwrap().valid, "{what}");
     let refused = app.audit.export(&Caller::system(), ExportQuery::default()).await.map(drop).unwrap_err();
-    assert!(refused.to_string().contains("audit trail failed verification"), "{what}: {refused}");
+    assert_eq!(refused.cause, Cause::Internal, "{what}: {refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -315,7 +315,7 @@ async fn command_without_checkpoint_file_exports_only_with_the_no_witness_option
         export(&first_app.audit).await.unwrap();
         let command = app(&db, &db.open().await).audit;
         let refused = export(&command).await.unwrap_err();
-        assert!(refused.to_string().contains("--no-witness"), "{refused}");
+        assert_eq!(refused.cause, Cause::Internal, "{refused}");
         export(&app(&db, &db.open().await).audit.without_checkpoint_sink()).await.unwrap();
     }
 }
@@ -347,7 +347,10 @@ async fn unreadable_checkpoint_file_prevents_signing() {
         db.clock.advance(Checkpoint::AGE);
         work(&db, &store_without_file, &ports(&store_without_file), 2).await;
         let reason = store_without_file.checkpoint(Checkpoint::AGE).await.unwrap_err().to_string();
-        assert!(reason.contains("cannot be read") && reason.contains("permission denied"), "{reason}");
+        assert!(
+            reason.contains("permission denied"),
+            "the error of the checkpoint sink is passed on: {reason}"
+        );
         assert!(!store_without_file.is_audit_signed());
         store.checkpoint(Checkpoint::AGE).await.unwrap();
         let verdict = common::verdict(&store).await;

@@ -48,7 +48,7 @@ async fn request_and_reply_are_sealed() {
     store.claim(&kept).await.unwrap();
     let reply = Reply { status: 200, body: b"canary-answer".to_vec() };
     store.end(kept.id, &End::Answered(reply.clone())).await.unwrap();
-    for file in std::fs::read_dir(db.folder.path()).unwrap() {
+    for file in std::fs::read_dir(db.directory.path()).unwrap() {
         let (path, bytes) = (file.as_ref().unwrap().path(), std::fs::read(file.unwrap().path()).unwrap());
         let plain = bytes.windows(7).any(|window| window == b"canary-");
         assert!(!plain, "{} contains a plaintext request or reply", path.display());

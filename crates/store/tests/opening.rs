@@ -19,7 +19,7 @@ use pilothouse_store::{Database, OpenError, Store};
 
 async fn fingerprint(db: &TestDatabase) -> Result<Option<String>, OpenError> {
     let found = Store::fingerprints(&db.database, &db.deps.runtime).await?;
-    Ok(found.map(|found| found.current))
+    Ok(found.map(|found| found.active))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,7 +27,7 @@ async fn database_opens_only_with_its_key() {
     for db in TestDatabase::all() {
         assert_eq!(fingerprint(&db).await.unwrap(), None);
         assert_eq!(
-            fs::read_dir(db.folder.path()).unwrap().count(),
+            fs::read_dir(db.directory.path()).unwrap().count(),
             0,
             "reading fingerprints creates no file"
         );
@@ -103,7 +103,7 @@ async fn database_files_are_readable_by_owner_only() {
     let store = db.open().await;
     store.take_lease(db.deps.clock.now()).await.unwrap();
     let mut names = Vec::new();
-    for file in fs::read_dir(db.folder.path()).unwrap() {
+    for file in fs::read_dir(db.directory.path()).unwrap() {
         let file = file.unwrap();
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", file.path());
         names.push(file.file_name().into_string().unwrap());
@@ -119,10 +119,10 @@ async fn second_server_is_refused_through_symbolic_links() {
     let first = db.open().await;
     assert!(first.take_lease(now).await.unwrap());
     let names = tempfile::tempdir().unwrap();
-    let (folder, file) = (names.path().join("folder"), names.path().join("linked.db"));
-    symlink(db.folder.path(), &folder).unwrap();
-    symlink(db.folder.path().join("pilothouse.db"), &file).unwrap();
-    let through = folder.join("pilothouse.db");
+    let (directory, file) = (names.path().join("directory"), names.path().join("linked.db"));
+    symlink(db.directory.path(), &directory).unwrap();
+    symlink(db.directory.path().join("pilothouse.db"), &file).unwrap();
+    let through = directory.join("pilothouse.db");
     for path in [&file, &through] {
         let second = Store::open(&Database::Sqlite(path.clone()), db.deps.clone()).await.unwrap();
         assert!(!second.take_lease(now).await.unwrap(), "{}", path.display());
@@ -137,9 +137,9 @@ async fn second_server_is_refused_through_symbolic_links() {
 async fn file_with_second_hard_link_is_not_opened() {
     let db = TestDatabase::sqlite();
     let first = db.open().await;
-    let names = tempfile::tempdir_in(db.folder.path()).unwrap();
+    let names = tempfile::tempdir_in(db.directory.path()).unwrap();
     let other = names.path().join("other.db");
-    fs::hard_link(db.folder.path().join("pilothouse.db"), &other).unwrap();
+    fs::hard_link(db.directory.path().join("pilothouse.db"), &other).unwrap();
     let database = Database::Sqlite(other.clone());
     let refusals = [
         Store::open(&database, db.deps.clone()).await.map(drop),
@@ -159,9 +159,9 @@ async fn file_with_second_hard_link_is_not_opened() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unusable_database_error_is_one_line_without_password() {
     let db = TestDatabase::sqlite();
-    let file = db.folder.path().join("text.db");
+    let file = db.directory.path().join("text.db");
     fs::write(&file, "canary".repeat(1000)).unwrap();
-    let absent = db.folder.path().join("absent").join("pilothouse.db");
+    let absent = db.directory.path().join("absent").join("pilothouse.db");
     let silent = "postgres://user:canary@127.0.0.1:1/pilothouse?connect_timeout=1";
     for database in [Database::Sqlite(file), Database::Sqlite(absent), Database::parse(silent).unwrap()] {
         let refused = Store::open(&database, db.deps.clone()).await.unwrap_err();

@@ -150,7 +150,7 @@ async fn values_open_at_every_step_of_a_rotation() {
         fixture.assert_opens(&reopened, &filled).await;
         assert!(reopened.begin_rekey("a third one").await.is_ok(), "the rotation has ended");
 
-        // the trail contains the rotation and is valid for the key in use
+        // the trail contains the rotation and is valid for the active key
         let verdict = verdict_under(&reopened, NEXT).await;
         assert!(verdict.valid, "{verdict:?}");
         assert!(verdict.checkpoints >= 2, "{verdict:?}");
@@ -247,6 +247,6 @@ async fn value_that_does_not_open_stops_the_rotation() {
         let stopped = store.finish_rekey(&rekey(&ports), NEXT).await.unwrap_err().to_string();
         assert!(stopped.contains("clusters.credential of "), "{stopped}");
         let found = Store::fingerprints(&fixture.db.database, &fixture.db.deps.runtime).await.unwrap();
-        assert_eq!(found.unwrap().current, FINGERPRINT, "the key is unchanged");
+        assert_eq!(found.unwrap().active, FINGERPRINT, "the key is unchanged");
     }
 }

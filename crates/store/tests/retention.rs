@@ -80,9 +80,9 @@ async fn oldest_part_is_removed_and_the_rest_verifies() {
         for cut in
             ["DELETE FROM audit_log", "DELETE FROM audit_checkpoints", "UPDATE audit_log SET body = ''"]
         {
-            let refused = db.execute(cut).await.unwrap_err();
-            assert!(refused.contains("only ever added to"), "{refused}");
+            db.execute(cut).await.unwrap_err();
         }
+        assert_eq!(store.checkpoints(0, 100).await.unwrap(), checkpoints[2..]);
         assert_eq!(verdict(&store).await.first_bad, None);
         store.create(&ports.people(), user(&ports, "somebody")).await.unwrap();
         db.execute("DELETE FROM audit_beginning").await.unwrap();

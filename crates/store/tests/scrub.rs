@@ -75,7 +75,7 @@ impl Fixture {
 
     /// Whether a file of the SQLite database contains these bytes.
     fn is_in_files(&self, bytes: &[u8]) -> bool {
-        let files = fs::read_dir(self.db.folder.path()).unwrap().map(|file| file.unwrap().path());
+        let files = fs::read_dir(self.db.directory.path()).unwrap().map(|file| file.unwrap().path());
         files
             .map(|file| fs::read(file).unwrap())
             .any(|file| file.windows(bytes.len()).any(|part| part == bytes))

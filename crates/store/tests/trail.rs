@@ -78,11 +78,13 @@ async fn chain_is_append_only() {
         let store = db.open().await;
         let ports = ports(&store);
         store.begin(&operation(&ports)).await.unwrap();
+        let before = db.entries().await.len();
         for change in ["UPDATE audit_log SET body = ''", "DELETE FROM audit_log"] {
-            let refused = db.execute(change).await.unwrap_err();
-            assert!(refused.contains("only ever added to"), "{refused}");
+            db.execute(change).await.unwrap_err();
         }
-        verify(&db.entries().await);
+        let entries = db.entries().await;
+        assert_eq!(entries.len(), before);
+        verify(&entries);
     }
 }
 

@@ -2,7 +2,7 @@
 # Runs one node (containerd, runc, kubelet, bridge CNI) until the standard input of this script closes.
 # usage: node-up.sh DIR NAME KUBELET [ARG ...] < a pipe that the owner holds        (root)
 #
-#   DIR      the control plane's folder, with ca.crt, images.tar (from make-image.sh) and NAME/kubelet.kubeconfig.
+#   DIR      the control plane's directory, with ca.crt, images.tar (from make-image.sh) and NAME/kubelet.kubeconfig.
 #            The API server needs --kubelet-preferred-address-types=InternalIP, or logs and exec try to resolve NAME.
 #   NAME     the node's name in its cluster.
 #   KUBELET  the kubelet's command.
@@ -22,7 +22,7 @@ set -euo pipefail
 D=$1; NAME=$2; shift 2; W=$D/$NAME
 SELF=$(realpath "$0")
 SHARED=/run/pilothouse-nodes   # shared by all nodes of this machine: locks, and the sysctls from before the first node
-case $D/ in /run/*|/var/lib/*|/var/log/*) echo "the node mounts other folders over $D: choose a folder outside /run, /var/lib and /var/log" >&2; exit 1 ;; esac
+case $D/ in /run/*|/var/lib/*|/var/log/*) echo "the node mounts other directories over $D: choose a directory outside /run, /var/lib and /var/log" >&2; exit 1 ;; esac
 
 # ---- inside the namespaces: pid 1 of the node --------------------------------------------------------------------
 keep_running() { local log=$1; shift; while :; do "$@" >>"$log" 2>&1 || true; sleep 1; done; }   # restarts a program, like a service manager

@@ -23,7 +23,7 @@ const MAIN_GO: &str = include_str!("../controlplane/main.go");
 pub(crate) enum Binaries {
     /// One multi-call binary, which runs the program named by its first argument.
     MultiCall(PathBuf),
-    /// A folder with one file per program.
+    /// A directory with one file per program.
     Folder(PathBuf),
 }
 
@@ -40,7 +40,7 @@ impl Binaries {
             .map(Self::MultiCall)
     }
 
-    /// The command line that runs a program, for instance `["…/controlplane", "kubelet"]`; `None` if the folder
+    /// The command line that runs a program, for instance `["…/controlplane", "kubelet"]`; `None` if the directory
     /// has no such program.
     pub(crate) fn command_line(&self, program: &str) -> Option<Vec<PathBuf>> {
         match self {
@@ -53,21 +53,21 @@ impl Binaries {
 
     pub(crate) fn command(&self, program: &str) -> Result<Command> {
         let command_line = self.command_line(program);
-        let command_line =
-            command_line.ok_or_else(|| Error::Program(format!("no {program} in the folder of {ASSETS}")))?;
+        let command_line = command_line
+            .ok_or_else(|| Error::Program(format!("no {program} in the directory of {ASSETS}")))?;
         let mut command = Command::new(&command_line[0]);
         command.args(&command_line[1..]);
         Ok(command)
     }
 }
 
-/// The cache folder for build results, outside the source tree. Its contents are kept between runs.
+/// The cache directory for build results, outside the source tree. Its contents are kept between runs.
 pub fn cache() -> Result<PathBuf> {
     let var = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let folder = var(CACHE)
         .or_else(|| var("XDG_CACHE_HOME").map(|cache| cache.join("pilothouse")))
         .or_else(|| var("HOME").map(|home| home.join(".cache/pilothouse")))
-        .ok_or_else(|| Error::Program(format!("no cache folder: set {CACHE}, XDG_CACHE_HOME or HOME")))?;
+        .ok_or_else(|| Error::Program(format!("no cache directory: set {CACHE}, XDG_CACHE_HOME or HOME")))?;
     fs::create_dir_all(&folder).map_err(io(format!("creating {}", folder.display())))?;
     folder.canonicalize().map_err(io(format!("resolving the path {}", folder.display())))
 }
@@ -98,7 +98,7 @@ fn build() -> Result<PathBuf> {
         let scratch = cache.join("build");
         // removes the files of a build that was killed
         let _ = fs::remove_dir_all(&scratch);
-        fs::create_dir(&scratch).map_err(io("creating the build's folder"))?;
+        fs::create_dir(&scratch).map_err(io("creating the build's directory"))?;
         let built = go_build(&scratch)?;
         fs::rename(built, &binary)
             .map_err(io(format!("renaming the build result to {}", binary.display())))?;

@@ -51,7 +51,7 @@ impl Component {
         }
     }
 
-    /// Command-line flags. Paths are relative to the control plane's folder, the working directory of each component.
+    /// Command-line flags. Paths are relative to the control plane's directory, in which each component runs.
     pub(crate) fn flags(self, ports: &Ports) -> Vec<String> {
         let text = match self {
             // the data does not outlive the process, so fsync is not needed

@@ -21,7 +21,7 @@ pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time limit of a component's shutdown after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
-/// etcd's data directory in the control plane's folder.
+/// etcd's data directory in the control plane's directory.
 pub(crate) const ETCD_DATA: &str = "etcd";
 
 /// A control plane. The processes are independent of any async runtime. They end when this value is dropped and, at the
@@ -93,9 +93,9 @@ impl ControlPlane {
         Admin::new(&self.access).expect("valid CA and credential")
     }
 
-    /// The control plane's folder: `admin.kubeconfig`, `ca.crt`, `audit.log` and one log per component.
+    /// The control plane's directory: `admin.kubeconfig`, `ca.crt`, `audit.log` and one log per component.
     pub fn dir(&self) -> Result<&Path> {
-        Ok(self.owned("return the folder")?.folder.path())
+        Ok(self.owned("return the directory")?.folder.path())
     }
 
     /// The events of the audit log. A write is logged before its response is sent.
@@ -167,8 +167,8 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Shuts down gracefully and copies etcd's data to the folder `target`, which must not exist. The folder is created
-    /// only when the copy is complete. For [`Builder::data`].
+    /// Shuts down gracefully and copies etcd's data to the directory `target`, which must not exist. It is created only
+    /// when the copy is complete. For [`Builder::data`].
     pub async fn keep_data(self, target: &Path) -> Result<()> {
         self.end_processes().await?;
         let partial = target.with_extension("partly");

@@ -1,4 +1,4 @@
-//! Errors of the testbed. Messages are for the reader of a failed test and give the cause.
+//! Errors of the test bed. Messages are for the reader of a failed test and give the cause.
 
 use std::{io, time::Duration};
 
@@ -7,7 +7,7 @@ use crate::Component;
 /// Result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Error of the testbed.
+/// Error of the test bed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -22,7 +22,7 @@ pub enum Error {
     /// A required program is missing or failed.
     #[error("{0}")]
     Program(String),
-    /// A process of the testbed ended unexpectedly.
+    /// A process of the test bed ended unexpectedly.
     #[error("{name} ended; the last lines of its log:\n{log}")]
     Ended {
         /// The component or node.
@@ -33,10 +33,10 @@ pub enum Error {
     /// The component is not running: not started with this control plane, or killed.
     #[error("{0} is not running")]
     NotRunning(Component),
-    /// The operation needs the control plane's processes or files, which the testbed does not own: the cluster is that
+    /// The operation needs the control plane's processes or files, which the test bed does not own: the cluster is that
     /// of `PILOTHOUSE_TEST_KUBECONFIG`.
     #[error(
-        "cannot {0}: this is an existing cluster, whose processes and files do not belong to the testbed"
+        "cannot {0}: this is an existing cluster, whose processes and files do not belong to the test bed"
     )]
     NotOwned(&'static str),
     /// This machine cannot run a node.

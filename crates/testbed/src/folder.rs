@@ -1,4 +1,4 @@
-//! Temporary folder that is removed when its owner process ends, together with the processes that run in it.
+//! Temporary directory that is removed when its owner process ends, together with the processes that run in it.
 
 use std::{
     env, fs,
@@ -10,8 +10,8 @@ use std::{
 use crate::error::{Result, io};
 
 /// Script of the reaper process. The reaper waits until its standard input closes, which the kernel does however the
-/// owner ends. It then kills processes that write a log in the folder, because a stopped process does not read its
-/// input, and the programs of KUBEBUILDER_ASSETS do not watch their input. Last, it removes the folder. A node (see
+/// owner ends. It then kills processes that write a log in the directory, because a stopped process does not read its
+/// input, and the programs of KUBEBUILDER_ASSETS do not watch their input. Last, it removes the directory. A node (see
 /// node-up.sh) shuts itself down, and the reaper waits for it.
 const REAPER: &str = r#"
 cat > /dev/null
@@ -23,17 +23,17 @@ while [ $n -lt 300 ] && ls "$1"/*/running; do sleep 0.1; n=$((n + 1)); done
 while [ $n -lt 400 ] && ! rm -rf "$1"; do sleep 0.1; n=$((n + 1)); done
 "#;
 
-/// A temporary folder that is removed when the owner process ends, even by a kill, or when this value is dropped. Every
-/// process whose standard output is a `.log` file in the folder is killed before.
+/// A temporary directory that is removed when the owner process ends, even by a kill, or when this value is dropped.
+/// Every process whose standard output is a `.log` file in the directory is killed before.
 pub struct Folder {
     path: PathBuf,
     reaper: Child,
 }
 
 impl Folder {
-    /// Creates the folder and starts the reaper.
+    /// Creates the directory and starts the reaper.
     pub fn create() -> Result<Self> {
-        let creating = || io("creating a temporary folder");
+        let creating = || io("creating a temporary directory");
         let parent = env::temp_dir().canonicalize().map_err(creating())?;
         let folder = tempfile::Builder::new().prefix("pilothouse-").tempdir_in(parent).map_err(creating())?;
         // a separate process group, so that Ctrl-C in the terminal does not reach the reaper
@@ -50,13 +50,13 @@ impl Folder {
         Ok(Self { path: folder.keep(), reaper })
     }
 
-    /// The path of the folder.
+    /// The path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Copies a folder recursively.
+/// Copies a directory recursively.
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     let failed = |path: &Path| io(format!("copying {}", path.display()));
     fs::create_dir_all(to).map_err(failed(to))?;

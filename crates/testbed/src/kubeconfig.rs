@@ -77,7 +77,7 @@ pub(crate) fn read(file: &Path) -> Result<Access> {
     let text = fs::read_to_string(file).map_err(io(format!("reading {}", file.display())))?;
     let config: Config = serde_saphyr::from_str(&text).map_err(|e| Error::Kubeconfig(e.to_string()))?;
     let missing = |what: &str| Error::Kubeconfig(format!("{} has no {what}", file.display()));
-    // paths in a kubeconfig are relative to the folder of the kubeconfig
+    // paths in a kubeconfig are relative to the directory of the kubeconfig
     let bytes = |data: Option<String>, path: Option<String>| match (data, path) {
         (Some(data), _) => BASE64
             .decode(data.trim())

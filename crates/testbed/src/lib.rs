@@ -16,7 +16,7 @@
 //! process, and ends when the pipe closes.
 #![allow(
     clippy::disallowed_methods,
-    reason = "the testbed starts processes and reads their location from the environment"
+    reason = "the test bed starts processes and reads their location from the environment"
 )]
 
 mod admin;
@@ -66,15 +66,15 @@ pub use self::{
     tracing::can_trace_or_skip,
 };
 
-/// A folder with etcd and kube-apiserver and, optionally, kube-controller-manager, kube-scheduler and kubelet.
+/// A directory with etcd and kube-apiserver and, optionally, kube-controller-manager, kube-scheduler and kubelet.
 pub const ASSETS: &str = "KUBEBUILDER_ASSETS";
 /// The kubeconfig file of an existing cluster to use instead of starting one, for tests that work with any cluster.
 pub const KUBECONFIG: &str = "PILOTHOUSE_TEST_KUBECONFIG";
-/// The cache folder for the built control plane.
+/// The cache directory for the built control plane.
 pub const CACHE: &str = "PILOTHOUSE_TEST_CACHE";
 /// If set, tests fail instead of being skipped on a machine that cannot run a node.
 pub const REQUIRE_NODE: &str = "PILOTHOUSE_TEST_REQUIRE_NODE";
-/// A folder with `initdb`, `postgres` and `psql`, to use instead of the newest installed Debian package.
+/// A directory with `initdb`, `postgres` and `psql`, to use instead of the newest installed Debian package.
 pub const POSTGRES_BIN: &str = "PILOTHOUSE_TEST_POSTGRES_BIN";
 /// If set, tests fail instead of being skipped on a machine that cannot run PostgreSQL.
 pub const REQUIRE_POSTGRES: &str = "PILOTHOUSE_TEST_REQUIRE_POSTGRES";

@@ -1,4 +1,4 @@
-//! Command line of the testbed. `cargo run -p pilothouse-testbed -- up [--node]` runs a control plane until Ctrl-C.
+//! Command line of the test bed. `cargo run -p pilothouse-testbed -- up [--node]` runs a control plane until Ctrl-C.
 //! `… -- postgres` runs PostgreSQL with an empty database. `… -- build` only builds the binaries, which takes minutes.
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 
@@ -34,7 +34,7 @@ async fn control_plane(with_node: bool) -> Result<()> {
     if with_node {
         println!("node        {}", plane.start_node(0).await?.name());
     }
-    println!("folder      {}", plane.dir()?.display());
+    println!("directory   {}", plane.dir()?.display());
     println!("kubeconfig  {}", plane.dir()?.join("admin.kubeconfig").display());
     println!("server      {}", plane.server());
     println!("token       {}", plane.admin_token());
@@ -44,7 +44,7 @@ async fn control_plane(with_node: bool) -> Result<()> {
 
 async fn postgres() -> Result<()> {
     let postgres = Postgres::builder().start()?;
-    println!("folder      {}", postgres.dir().display());
+    println!("directory   {}", postgres.dir().display());
     println!("database    {}", postgres.database()?);
     println!("ready; press Ctrl-C to stop");
     std::future::pending().await

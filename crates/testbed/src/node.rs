@@ -60,13 +60,13 @@ impl ControlPlane {
     pub async fn start_node(&self, n: u8) -> Result<Node> {
         let owned = self.owned("start a node")?;
         let kubelet = owned.binaries.command_line("kubelet");
-        let kubelet =
-            kubelet.ok_or_else(|| unavailable(format!("no kubelet in the folder of {}", crate::ASSETS)))?;
+        let kubelet = kubelet
+            .ok_or_else(|| unavailable(format!("no kubelet in the directory of {}", crate::ASSETS)))?;
         preconditions()?;
         self.pid(Component::ControllerManager)?; // removes the taint of a new node
 
         let (name, dir) = (format!("node-{n}"), owned.folder.path().to_owned());
-        fs::create_dir_all(dir.join(&name)).map_err(io("creating the node's folder"))?;
+        fs::create_dir_all(dir.join(&name)).map_err(io("creating the node's directory"))?;
         let credential = owned.authority.client(&format!("system:node:{name}"), Some("system:nodes"))?;
         owned.write(
             &format!("{name}/kubelet.kubeconfig"),

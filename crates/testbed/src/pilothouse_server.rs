@@ -1,4 +1,4 @@
-//! A Pilothouse server with SQLite in a temporary folder, for demo and benchmarks, and its release build.
+//! A Pilothouse server with SQLite in a temporary directory, for demo and benchmarks, and its release build.
 
 use std::{
     env, fs,
@@ -56,7 +56,7 @@ impl PilothouseServer {
         binaries.next_back().filter(|_| output.status.success()).ok_or_else(failed)
     }
 
-    /// Starts the server with its data and its log in `folder`. In the folder of a control plane or of a
+    /// Starts the server with its data and its log in `folder`. In the directory of a control plane or of a
     /// [`Folder`](crate::Folder), the reaper ends the server if this process is killed.
     pub async fn start(binary: &Path, folder: &Path) -> Result<Self> {
         Self::start_with(binary, folder, &[]).await
@@ -87,7 +87,7 @@ impl PilothouseServer {
         };
         server.address = server.wait_until_listening().await?;
         let password = fs::read_to_string(server.data_dir.join("initial-admin-password"));
-        server.password = password.map_err(io("reading the first password"))?.trim().to_owned();
+        server.password = password.map_err(io("reading the initial password"))?.trim().to_owned();
         let credentials = json!({"username": "admin", "password": server.password});
         let session = server.post("/api/auth/login", credentials).await?;
         let text = |key: &str| session[key].as_str().unwrap_or_default();

@@ -37,8 +37,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 const PASSWORD: &str = "password of the test bed";
 
 /// Supervisor script: shuts the server down when its standard input closes, which the kernel does however the owner
-/// ends. Unlike a kill, a shutdown leaves no shared memory behind. The folder's reaper waits while the file `running`
-/// exists. SIGHUP is ignored: the kernel sends it to the process group when the owner ends while the server is stopped.
+/// ends. Unlike a kill, a shutdown leaves no shared memory behind. The directory's reaper waits while the file
+/// `running` exists. SIGHUP is ignored: the kernel sends it to the process group when the owner ends while the server is
+/// stopped.
 const SUPERVISOR: &str = r#"
 trap '' HUP
 ("$@"; rm -f running) &
@@ -84,12 +85,12 @@ impl Postgres {
         PASSWORD
     }
 
-    /// The folder of the PostgreSQL programs.
+    /// The directory of the PostgreSQL programs.
     pub fn programs(&self) -> &Path {
         &self.bin
     }
 
-    /// The temporary folder of the server.
+    /// The temporary directory of the server.
     pub fn dir(&self) -> &Path {
         self.folder.path()
     }
@@ -238,7 +239,7 @@ impl Postgres {
         self.start()
     }
 
-    /// Changes the owner of a folder and its contents to the user of PostgreSQL, with mode 0700 for folders.
+    /// Changes the owner of a directory and its contents to the user of PostgreSQL, with mode 0700 for directories.
     fn chown_recursively(&self, path: &Path) -> Result<()> {
         let failed = || io(format!("changing the owner of {} to postgres", path.display()));
         if let Some((uid, gid)) = self.user {

@@ -1,4 +1,4 @@
-//! Processes and files of a control plane that the testbed started.
+//! Processes and files of a control plane that the test bed started.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::{
     ports::Ports,
 };
 
-/// Owned processes and files of a control plane. Fields are dropped in this order: the folder last.
+/// Owned processes and files of a control plane. Fields are dropped in this order: the directory last.
 pub(crate) struct Owned {
     pub(crate) nodes: Mutex<Vec<Arc<Machine>>>,
     pub(crate) children: Mutex<BTreeMap<Component, Child>>,

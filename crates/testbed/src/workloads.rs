@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-/// The only image on a node of the testbed, besides the pod sandbox. The tag is fixed, because `latest` would be
+/// The only image on a node of the test bed, besides the pod sandbox. The tag is fixed, because `latest` would be
 /// pulled.
 pub const IMAGE: &str = "busybox:1";
 

@@ -31,8 +31,8 @@ fn postgres_ends_when_its_owner_is_killed() {
     }
 }
 
-/// Starts an owner process, kills it, and checks that its child processes and its folder are removed. Returns false if
-/// this machine cannot run the children.
+/// Starts an owner process, kills it, and checks that its child processes and its directory are removed. Returns false
+/// if this machine cannot run the children.
 fn ends_with_its_owner(arguments: &[&str]) -> bool {
     let mut owner = Command::new(env!("CARGO_BIN_EXE_pilothouse-testbed"))
         .args(arguments)
@@ -42,7 +42,7 @@ fn ends_with_its_owner(arguments: &[&str]) -> bool {
         .expect("start of the owner");
     let lines = BufReader::new(owner.stdout.take().expect("stdout is piped")).lines().map_while(Result::ok);
     let lines: Vec<String> = lines.take_while(|line| !line.starts_with("ready")).collect();
-    let Some(folder) = lines.iter().find_map(|line| line.strip_prefix("folder ")) else {
+    let Some(folder) = lines.iter().find_map(|line| line.strip_prefix("directory ")) else {
         let mut stderr = String::new();
         owner.stderr.take().expect("stderr is piped").read_to_string(&mut stderr).expect("UTF-8 on stderr");
         assert!(stderr.contains(" on this machine"), "{stderr}");
@@ -72,7 +72,7 @@ fn ends_with_its_owner(arguments: &[&str]) -> bool {
     true
 }
 
-/// Ids of the processes that have the folder on their command line or as standard output. Zombies have neither.
+/// Ids of the processes that have the directory on their command line or as standard output. Zombies have neither.
 fn processes_of(folder: &Path) -> Vec<i32> {
     let folder = folder.to_str().expect("UTF-8 path");
     let pids = fs::read_dir("/proc").expect("procfs").flatten();

@@ -17,7 +17,7 @@ fn committed_rows_survive_an_immediate_shutdown() {
     let folder = postgres.dir().to_owned();
     let drop_started = Instant::now();
     drop(postgres);
-    assert!(!folder.exists(), "the folder remains after {:?}", drop_started.elapsed());
+    assert!(!folder.exists(), "the directory remains after {:?}", drop_started.elapsed());
 }
 
 #[test]

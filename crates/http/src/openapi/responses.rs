@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::Examples;
 use crate::{
     docs::{Docs, Schemas, reference},
-    error::{Failure, status},
+    error::{ApiError, status},
     language::Language,
     routes::Route,
 };
@@ -101,7 +101,7 @@ fn envelope(mut data: Value) -> Value {
 fn error_response(codes: &[Code]) -> Value {
     let causes = || Cause::ALL.iter().copied().filter(|cause| codes.contains(&cause.code()));
     let example =
-        |cause: Cause| Failure::from(Error::new(cause).read_only()).envelope(Language::English, "0b1c7d9e");
+        |cause: Cause| ApiError::from(Error::new(cause).read_only()).envelope(Language::English, "0b1c7d9e");
     let lines = causes()
         .map(|cause| format!("- {} `{}`: {}", cause.code().as_str(), cause.as_str(), example(cause).details));
     let examples = causes().map(|cause| {

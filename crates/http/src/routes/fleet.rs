@@ -18,7 +18,7 @@ use super::lists::parameter;
 use crate::{
     api::Api,
     docs::{Docs, Documented},
-    error::{Failure, Result},
+    error::{ApiError, Result},
     extract::{Authenticated, Input},
     language::Language,
     list_response::{member, serialization_error},
@@ -88,7 +88,7 @@ impl Responder for SearchResponse {
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
         match self.body(RequestContext::language(request)) {
             Ok(body) => HttpResponse::Ok().content_type(ContentType::json()).body(body),
-            Err(error) => HttpResponse::from_error(Failure::from(serialization_error(error))),
+            Err(error) => HttpResponse::from_error(ApiError::from(serialization_error(error))),
         }
     }
 }

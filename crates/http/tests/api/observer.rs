@@ -24,7 +24,7 @@ impl Observer for RecordingObserver {
     }
 
     fn finished(&self, request: &RequestOutcome<'_>) {
-        let (status, code) = request.answer.unwrap_or_default();
+        let (status, code) = request.response.unwrap_or_default();
         let route = request.route.unwrap_or("-");
         let code = code.map_or("-", Code::as_str);
         self.finished.lock().unwrap().push(format!("{} {route} {status} {code}", request.method));

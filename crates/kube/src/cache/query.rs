@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     ListCache,
-    store::Store,
+    store::ListStore,
     sync_state::{Freshness, Ready, Uncacheable},
 };
 use crate::{transport::Transport, uncached};
@@ -38,12 +38,12 @@ pub(crate) enum CacheResult<T> {
 
 /// The stores from which a list is built.
 struct CachedStores {
-    store: Arc<Store>,
+    store: Arc<ListStore>,
     /// The joined list; no store when the credential may not read it.
-    joined: Option<(Join, Option<Arc<Store>>)>,
+    joined: Option<(Join, Option<Arc<ListStore>>)>,
 }
 
-/// Whether the cache can answer a query.
+/// Whether the cache has the rows for a query.
 enum Availability {
     /// The rows contain all writes of this process.
     Current(CachedStores),
@@ -185,7 +185,7 @@ impl ListCache {
 }
 
 /// Waits until a store contains the writes of this process.
-async fn up_to_date(store: &Store, transport: &Transport, write_deadline: Instant) -> bool {
+async fn up_to_date(store: &ListStore, transport: &Transport, write_deadline: Instant) -> bool {
     for (source, kind) in (0..).zip(&store.kinds) {
         if let Some(barrier) = transport.pending_writes().barrier(*kind) {
             if !store.wait_for_write(source as Source, &barrier, write_deadline).await {
@@ -205,7 +205,7 @@ fn exists(owners: &Table, scope: &NamespaceScope, name: &ObjectName) -> bool {
 }
 
 impl CachedStores {
-    fn all(&self) -> impl Iterator<Item = &Arc<Store>> {
+    fn all(&self) -> impl Iterator<Item = &Arc<ListStore>> {
         [&self.store].into_iter().chain(self.joined.iter().filter_map(|(_, joined)| joined.as_ref()))
     }
 
@@ -233,7 +233,7 @@ impl CachedStores {
         &self,
         query: &ListQuery,
         join: Join,
-        joined: &Store,
+        joined: &ListStore,
     ) -> Result<(Vec<Row>, Pagination)> {
         let fields = (self.store.info.fields)();
         if query.sort.is_some_and(|sort| fields[sort.field].name == join.field) {

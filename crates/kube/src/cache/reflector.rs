@@ -28,11 +28,11 @@ use tokio::{
 
 use super::{
     ListCache,
-    store::Store,
+    store::ListStore,
     sync_state::Uncacheable,
     watch_event::Lines,
     watch_reader::{ParsedEvents, WatchReader},
-    watch_state::{Input, State, Waits, WatchEnd, WatchFailure},
+    watch_state::{Input, Waits, WatchEnd, WatchFailure, WatchState},
 };
 use crate::{
     client::ClusterClient, error::Failure, list, observe::Observer, request::Call, transport::ExchangeError,
@@ -59,7 +59,7 @@ const MIN_FILL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Synchronises one kind of a cached list.
 pub(super) struct Reflector {
-    pub(super) store: Arc<Store>,
+    pub(super) store: Arc<ListStore>,
     pub(super) source: Source,
     pub(super) kind: Kind,
     pub(super) project: Project,
@@ -210,18 +210,18 @@ impl Reflector {
 
     /// Runs one watch, preceded by a complete list if there is no resource version.
     async fn watch(&self, position: &mut WatchPosition) -> Result<WatchEnd, Failure> {
-        let mut state = State::Watching;
+        let mut state = WatchState::Watching;
         if position.version.is_none() {
             if let Some(filled) = position.filled {
                 sleep(MIN_FILL_INTERVAL.saturating_sub(filled.elapsed())).await;
             }
             if position.supports_initial_events {
-                state = State::Init;
+                state = WatchState::Init;
             } else {
                 self.list(position).await?;
             }
         }
-        let is_init = matches!(state, State::Init);
+        let is_init = matches!(state, WatchState::Init);
         // stale rows should be confirmed soon
         let short = !is_init && self.store.is_stale(self.source);
         let watch_timeout = if short { SHORT_WATCH.min(self.watch_timeout) } else { self.watch_timeout };
@@ -284,13 +284,13 @@ impl Reflector {
                     continue;
                 }
                 match &mut reader.state {
-                    State::Init => {}
-                    State::InitPage(initial) => {
+                    WatchState::Init => {}
+                    WatchState::InitPage(initial) => {
                         if initial.is_accounting_due() {
                             self.check_capacity(initial.bytes, position)?;
                         }
                     }
-                    State::Watching => {
+                    WatchState::Watching => {
                         if let Some(end) = self.apply(parsed, position).await? {
                             return Ok(end);
                         }
@@ -325,7 +325,12 @@ impl Reflector {
     }
 
     /// Result of a watch in `state` that ends with `input`.
-    fn end(&self, state: &State, input: Input, position: &mut WatchPosition) -> Result<WatchEnd, Failure> {
+    fn end(
+        &self,
+        state: &WatchState,
+        input: Input,
+        position: &mut WatchPosition,
+    ) -> Result<WatchEnd, Failure> {
         match state.step(input) {
             Ok(end) => Ok(end),
             Err(WatchFailure::Silent) => Err(ExchangeError::Lost(Cause::DeadlineExceeded).into()),

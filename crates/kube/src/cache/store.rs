@@ -29,7 +29,7 @@ use crate::{pending_writes::ReadBarrier, transport::Transport};
 const EVENT_BUFFER: usize = 256;
 
 /// The rows of a list, updated by one reflector per kind.
-pub(super) struct Store {
+pub(super) struct ListStore {
     pub(super) info: &'static ListInfo,
     pub(super) kinds: Vec<Kind>,
     pub(super) transport: Arc<Transport>,
@@ -50,7 +50,7 @@ pub(super) struct Store {
     created: Instant,
 }
 
-impl Store {
+impl ListStore {
     pub(super) fn new(
         info: &'static ListInfo,
         kinds: &[Kind],
@@ -327,7 +327,7 @@ impl Store {
     }
 }
 
-impl Drop for Store {
+impl Drop for ListStore {
     fn drop(&mut self) {
         self.budget.adjust(self.release(), 0);
     }

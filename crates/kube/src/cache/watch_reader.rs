@@ -8,7 +8,7 @@ use super::{
     initial_events::InitialEvents,
     store::ObjectRows,
     watch_event::{Event, Lines},
-    watch_state::{Input, State},
+    watch_state::{Input, WatchState},
 };
 
 /// Reads the body of one watch.
@@ -16,7 +16,7 @@ pub(super) struct WatchReader {
     pub(super) kind: Kind,
     pub(super) project: Project,
     pub(super) lines: Lines,
-    pub(super) state: State,
+    pub(super) state: WatchState,
 }
 
 /// Result of parsing the received lines of a watch.
@@ -46,7 +46,7 @@ impl WatchReader {
         while let Some(line) = self.lines.next() {
             let event = match (Event::read(line), &self.state) {
                 // a server that responds with a list does not support `sendInitialEvents`
-                (Err(_), State::Init) => {
+                (Err(_), WatchState::Init) => {
                     parsed.end = Some(Input::NotAWatch);
                     return Ok(parsed);
                 }
@@ -61,15 +61,15 @@ impl WatchReader {
                 Event::Bookmark { version, initial_events_end } => {
                     parsed.any_event = true;
                     let initial = match &mut self.state {
-                        State::Watching => {
+                        WatchState::Watching => {
                             parsed.newest = Some(version.into_owned());
                             continue;
                         }
                         _ if !initial_events_end => continue,
-                        State::Init => InitialEvents::default(),
-                        State::InitPage(initial) => mem::take(initial),
+                        WatchState::Init => InitialEvents::default(),
+                        WatchState::InitPage(initial) => mem::take(initial),
                     };
-                    self.state = State::Watching;
+                    self.state = WatchState::Watching;
                     parsed.initial = Some((initial, version.into_owned()));
                     return Ok(parsed);
                 }
@@ -81,13 +81,13 @@ impl WatchReader {
             };
             parsed.any_event = true;
             match &mut self.state {
-                State::Init => {
+                WatchState::Init => {
                     let mut initial = InitialEvents::default();
                     initial.add(&object_version, rows, added);
-                    self.state = State::InitPage(initial);
+                    self.state = WatchState::InitPage(initial);
                 }
-                State::InitPage(initial) => initial.add(&object_version, rows, added),
-                State::Watching => {
+                WatchState::InitPage(initial) => initial.add(&object_version, rows, added),
+                WatchState::Watching => {
                     parsed.newest = Some(object_version.version.clone().into_owned());
                     parsed.batch.push(object_version.with_rows(rows));
                 }
@@ -109,7 +109,7 @@ mod tests {
     const LIST: &str = r#"{"kind":"PodList","items":[]}"#;
 
     /// The state after the lines, and how the parsed events end.
-    fn read(state: State, lines: &[&str]) -> (&'static str, &'static str) {
+    fn read(state: WatchState, lines: &[&str]) -> (&'static str, &'static str) {
         let mut reader =
             WatchReader { kind: Kind::Pod, project: |_, _| Ok(Vec::new()), lines: Lines::default(), state };
         for line in lines {
@@ -125,31 +125,31 @@ mod tests {
             Err(_) => "unexpected",
         };
         let state = match reader.state {
-            State::Init => "Init",
-            State::InitPage(_) => "InitPage",
-            State::Watching => "Watching",
+            WatchState::Init => "Init",
+            WatchState::InitPage(_) => "InitPage",
+            WatchState::Watching => "Watching",
         };
         (state, result)
     }
 
     #[test]
     fn lines_yield_events_and_change_the_state() {
-        let page = || State::InitPage(InitialEvents::default());
-        let cases: [(State, &[&str], _); 14] = [
-            (State::Init, &[], ("Init", "nothing to apply")),
-            (State::Init, &[ADDED], ("InitPage", "nothing to apply")),
-            (State::Init, &[BOOKMARK], ("Init", "nothing to apply")),
-            (State::Init, &[INITIAL_EVENTS_END], ("Watching", "initial events end")),
-            (State::Init, &[LIST], ("Init", "not a watch")),
-            (State::Init, &[GONE], ("Init", "error event")),
+        let page = || WatchState::InitPage(InitialEvents::default());
+        let cases: [(WatchState, &[&str], _); 14] = [
+            (WatchState::Init, &[], ("Init", "nothing to apply")),
+            (WatchState::Init, &[ADDED], ("InitPage", "nothing to apply")),
+            (WatchState::Init, &[BOOKMARK], ("Init", "nothing to apply")),
+            (WatchState::Init, &[INITIAL_EVENTS_END], ("Watching", "initial events end")),
+            (WatchState::Init, &[LIST], ("Init", "not a watch")),
+            (WatchState::Init, &[GONE], ("Init", "error event")),
             (page(), &[DELETED, BOOKMARK], ("InitPage", "nothing to apply")),
             (page(), &[ADDED, INITIAL_EVENTS_END, DELETED], ("Watching", "initial events end")),
             (page(), &[LIST], ("InitPage", "unexpected")),
             (page(), &[GONE], ("InitPage", "error event")),
-            (State::Watching, &[BOOKMARK], ("Watching", "bookmark")),
-            (State::Watching, &[ADDED, DELETED], ("Watching", "changes")),
-            (State::Watching, &[INITIAL_EVENTS_END], ("Watching", "bookmark")),
-            (State::Watching, &[LIST], ("Watching", "unexpected")),
+            (WatchState::Watching, &[BOOKMARK], ("Watching", "bookmark")),
+            (WatchState::Watching, &[ADDED, DELETED], ("Watching", "changes")),
+            (WatchState::Watching, &[INITIAL_EVENTS_END], ("Watching", "bookmark")),
+            (WatchState::Watching, &[LIST], ("Watching", "unexpected")),
         ];
         for (index, (state, lines, expected)) in cases.into_iter().enumerate() {
             assert_eq!(read(state, lines), expected, "case {index}: {lines:?}");

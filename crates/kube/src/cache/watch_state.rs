@@ -8,7 +8,7 @@ use super::initial_events::InitialEvents;
 const INITIAL_EVENTS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// State of a watch.
-pub(super) enum State {
+pub(super) enum WatchState {
     /// Requested with `sendInitialEvents`; no object was received yet.
     Init,
     /// Objects are being received.
@@ -35,7 +35,7 @@ pub(super) struct Waits {
 /// Event that ends a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    /// No data for [`State::remaining`].
+    /// No data for [`WatchState::remaining`].
     Silence,
     /// The body ended.
     BodyEnd {
@@ -75,7 +75,7 @@ pub(super) enum WatchFailure {
     Status(u16),
 }
 
-impl State {
+impl WatchState {
     /// Remaining time to wait for the next data.
     pub(super) fn remaining(&self, waits: Waits) -> Duration {
         let Waits { timeout, full_timeout, deadline, idle, total } = waits;
@@ -113,8 +113,8 @@ impl State {
 mod tests {
     use super::*;
 
-    fn states() -> [State; 3] {
-        [State::Init, State::InitPage(InitialEvents::default()), State::Watching]
+    fn states() -> [WatchState; 3] {
+        [WatchState::Init, WatchState::InitPage(InitialEvents::default()), WatchState::Watching]
     }
 
     #[test]

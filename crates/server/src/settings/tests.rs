@@ -9,8 +9,8 @@ const MANUAL: &str = include_str!("../../../../docs/configure.md");
 
 /// Reads settings from a file with these lines and from this environment.
 fn read(file: &str, environment: &[(&str, &str)], flags: Flags) -> Result<Configuration, String> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("settings.toml");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("settings.toml");
     fs::write(&path, file).unwrap();
     let environment = environment.iter().map(|(name, value)| (OsString::from(*name), OsString::from(*value)));
     Configuration::read(&Flags { config: Some(path), ..flags }, environment)
@@ -43,7 +43,7 @@ fn example_file_is_valid_with_and_without_comment_marks() {
         example().into_iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
     let read = read(&uncommented, &[], Flags::default()).map_err(|message| panic!("{message}")).unwrap();
     assert!(matches!(read.settings.database(), Ok(Database::Postgres(_))));
-    assert!(crate::config::first_password(&read.settings).is_ok());
+    assert!(crate::config::initial_password(&read.settings).is_ok());
 }
 
 #[test]

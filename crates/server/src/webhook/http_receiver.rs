@@ -62,7 +62,11 @@ impl HttpReceiver {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| Fatal::Setting(format!("TLS cannot be set up: {error}")))?
+            .map_err(|error| {
+                Fatal::Setting(format!(
+                    "TLS cannot be set up ({error}): report this as a defect of Pilothouse"
+                ))
+            })?
             .with_root_certificates(roots(settings.ca_file.as_deref())?)
             .with_no_client_auth();
         // the settings allow plain HTTP on loopback addresses only

@@ -83,7 +83,7 @@ impl FakeKeyring {
 }
 
 impl Keyring for FakeKeyring {
-    fn current(&self) -> String {
+    fn active(&self) -> String {
         self.0.lock().unwrap()[0].clone()
     }
 
@@ -102,7 +102,7 @@ impl Keyring for FakeKeyring {
         opened.ok_or_else(|| Error::internal("sealed for another owner"))
     }
 
-    fn set_current(&self, fingerprint: &str) -> Result<()> {
+    fn set_active(&self, fingerprint: &str) -> Result<()> {
         self.keys(fingerprint)?;
         let mut fingerprints = self.0.lock().unwrap();
         let index = fingerprints.iter().position(|key| key == fingerprint).unwrap();
@@ -117,13 +117,13 @@ pub(crate) struct TestDatabase {
     pub(crate) deps: StoreDeps,
     pub(crate) clock: Arc<fake::FakeClock>,
     pub(crate) checkpoint_sink: Arc<fake::MemoryCheckpointSink>,
-    pub(crate) folder: TempDir,
+    pub(crate) directory: TempDir,
     /// URL of a PostgreSQL database; `None` for SQLite.
     pub(crate) url: Option<String>,
 }
 
 impl TestDatabase {
-    fn new(folder: TempDir, database: Database, url: Option<String>) -> Self {
+    fn new(directory: TempDir, database: Database, url: Option<String>) -> Self {
         let fake::FakeRuntime { clock, rng, .. } = fake::FakeRuntime::default();
         let checkpoint_sink = Arc::new(fake::MemoryCheckpointSink::default());
         let deps = StoreDeps {
@@ -133,14 +133,14 @@ impl TestDatabase {
             rng,
             keyring: FakeKeyring::of(&[FINGERPRINT]),
         };
-        Self { database, deps, clock, checkpoint_sink, folder, url }
+        Self { database, deps, clock, checkpoint_sink, directory, url }
     }
 
     /// A SQLite file that does not exist yet.
     pub(crate) fn sqlite() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let database = Database::Sqlite(folder.path().join("pilothouse.db"));
-        Self::new(folder, database, None)
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database::Sqlite(directory.path().join("pilothouse.db"));
+        Self::new(directory, database, None)
     }
 
     /// An empty database on the shared PostgreSQL server; `None` if this machine has no PostgreSQL.

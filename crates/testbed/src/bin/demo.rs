@@ -2,7 +2,7 @@
 //! cluster with workloads; with `--kubeconfig FILE` it registers an existing cluster and does not change it.
 //!
 //! `crates/demo` builds this program and starts it. This program builds the server, with the same features and in the
-//! same folder, while it builds and starts the cluster.
+//! same directory, while it builds and starts the cluster.
 #![allow(
     clippy::disallowed_methods,
     reason = "starts Cargo, and measures the time since the launcher's start"
@@ -100,7 +100,7 @@ async fn until_signal(options: &Options) -> Result<()> {
 }
 
 /// Starts the cluster and the server, and returns only on an error. Dropping the future ends the builds, the server, then
-/// the cluster, then removes their folder.
+/// the cluster, then removes their directory.
 async fn run(options: &Options) -> Result<()> {
     let progress = Progress::new(options.started);
     let both = async { tokio::try_join!(server_binary(options, &progress), cluster(options, &progress)) };
@@ -163,10 +163,10 @@ impl Drop for Cargo {
 /// The cluster to register.
 struct Cluster {
     kubeconfig: String,
-    /// The folder for the server's data and log.
+    /// The directory for the server's data and log.
     folder: PathBuf,
     kind: ClusterKind,
-    /// Dropping it removes the folder and, of a local cluster, ends the processes.
+    /// Dropping it removes the directory and, of a local cluster, ends the processes.
     _owner: Box<dyn Any>,
 }
 
@@ -223,7 +223,7 @@ fn print_instructions(server: &PilothouseServer, cluster: &Cluster, id: i64) {
     let json = "-H 'Content-Type: application/json'";
     let call = format!(r#"curl -s -b {jar} -H "Authorization: Bearer $TOKEN""#);
     println!("\naddress   {address}\nuser      admin\npassword  {password}");
-    println!("folder    {}\n\nIn another terminal:\n", cluster.folder.display());
+    println!("directory {}\n\nIn another terminal:\n", cluster.folder.display());
     println!(
         r#"TOKEN=$(curl -s -c {jar} {json} -d '{{"username":"admin","password":"{password}"}}' {address}/api/auth/login | sed 's/.*"access_token":"\([^"]*\)".*/\1/')"#
     );

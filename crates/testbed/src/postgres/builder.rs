@@ -56,7 +56,7 @@ impl PostgresBuilder {
         let bin = binaries()?;
         let (port, folder) = (Port::claim()?, Folder::create()?);
         let server_dir = folder.path().join("postgres");
-        fs::create_dir(&server_dir).map_err(io("creating the folder of PostgreSQL"))?;
+        fs::create_dir(&server_dir).map_err(io("creating the directory of PostgreSQL"))?;
         let authority = Authority::new("pilothouse-testbed")?;
         let postgres = Postgres {
             options: self,
@@ -78,9 +78,9 @@ impl PostgresBuilder {
         if let Some((uid, gid)) = postgres.user {
             let searchable = fs::Permissions::from_mode(0o755);
             fs::set_permissions(postgres.folder.path(), searchable)
-                .map_err(io("setting the mode of the folder"))?;
+                .map_err(io("setting the mode of the directory"))?;
             chown(&postgres.server_dir, Some(uid), Some(gid))
-                .map_err(io("changing the owner of the folder to postgres"))?;
+                .map_err(io("changing the owner of the directory to postgres"))?;
         }
         // the default collation sorts by language, to test that Pilothouse's tables set their own collation
         postgres.run(
@@ -110,7 +110,7 @@ impl PostgresBuilder {
     }
 }
 
-/// The folder of the newest PostgreSQL binaries that Debian installed.
+/// The directory of the newest PostgreSQL binaries that Debian installed.
 fn binaries() -> Result<PathBuf> {
     if let Some(folder) = env::var_os(POSTGRES_BIN).filter(|folder| !folder.is_empty()) {
         return Ok(folder.into());

@@ -3,7 +3,7 @@
 //! changes of the machine's speed affect both equally. Prints a table. Arguments select faults by a part of their
 //! names. A second table covers faulty API servers (`isolation.rs`).
 #![allow(clippy::print_stdout, reason = "this is a command line")]
-#![allow(clippy::disallowed_methods, reason = "the testbed starts processes")]
+#![allow(clippy::disallowed_methods, reason = "the test bed starts processes")]
 
 mod isolation;
 
