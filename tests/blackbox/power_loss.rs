@@ -116,7 +116,7 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 fn rebuilt(disk: &Disk, unsynced: Unsynced<'_>) -> Install {
-    // the first password is random, in a file
+    // the initial password is random, in a file
     let install = Install::on_sqlite().unset("ADMIN_PASSWORD");
     disk.rebuild(install.folder(), unsynced);
     install

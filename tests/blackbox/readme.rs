@@ -128,7 +128,7 @@ fn digits(text: &str) -> String {
     masked
 }
 
-/// A process in a separate terminal (`script`), because the first password is shown only on a terminal. The output is
+/// A process in a separate terminal (`script`), because the initial password is shown only on a terminal. The output is
 /// written to a file.
 struct Terminal(Child, PathBuf);
 

@@ -132,7 +132,7 @@ async fn no_secret_is_in_files_responses_or_log() {
         client_copy
     };
 
-    // Users: the first password, changed; users created, reset, refused; tokens, refreshed.
+    // Users: the initial password, changed; users created, reset, refused; tokens, refreshed.
     let initial =
         fs::read_to_string(server.install.file("initial-admin-password")).unwrap().trim().to_owned();
     let [password, users, resets, wrong_password] = ["password", "user", "reset", "typed"].map(canary);
@@ -321,7 +321,7 @@ async fn no_secret_is_in_files_responses_or_log() {
         ("a newer access token", &second.access_token),
         ("a refresh token", &first.refresh_token),
         ("a newer refresh token", &second.refresh_token),
-        ("the first password", &initial),
+        ("the initial password", &initial),
         ("a password", &password),
         ("a user's password", &users),
         ("a password that was reset", &resets),
