@@ -535,6 +535,21 @@ mod tests {
     }
 
     #[test]
+    fn outcome_is_unknown_if_the_change_was_sent_and_no_response_shows_the_outcome() {
+        let unknown = [
+            Cause::UnexpectedAnswer,
+            Cause::FailingCluster,
+            Cause::ConnectionLost,
+            Cause::DeadlineExceeded,
+            Cause::Internal,
+        ];
+        for &cause in Cause::ALL {
+            assert_eq!(Error::new(cause).outcome_unknown(), unknown.contains(&cause), "{cause:?}");
+            assert!(!Error::new(cause).read_only().outcome_unknown(), "{cause:?} of a read");
+        }
+    }
+
+    #[test]
     fn number_and_length_of_refused_fields_are_limited() {
         let field = |name: String| FieldError { name, reason: Reason::Unknown };
         let many = Error::fields((0..10_000).map(|n| field(n.to_string())).collect());
