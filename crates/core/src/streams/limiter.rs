@@ -23,12 +23,12 @@ pub struct StreamLimits {
     /// Maximum number of streams of all users.
     pub total: usize,
     /// Maximum time that a reader may stall before its stream ends.
-    pub blocked: Duration,
+    pub stall_timeout: Duration,
 }
 
 impl Default for StreamLimits {
     fn default() -> Self {
-        Self { per_user: 32, total: 512, blocked: Duration::from_secs(30) }
+        Self { per_user: 32, total: 512, stall_timeout: Duration::from_secs(30) }
     }
 }
 
