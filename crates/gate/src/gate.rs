@@ -14,7 +14,7 @@ use std::{
 use futures_util::{FutureExt, TryFutureExt};
 use pilothouse_types::{
     clock::Clock,
-    error::{Cause, Code, Error, Result, Source},
+    error::{Cause, Code, Error, ErrorSource, Result},
     ids::{OperationId, UserId},
     name::NamespaceScope,
     rng::{Rng, uuid_v7},
@@ -432,7 +432,7 @@ impl Gate {
 /// Whether a failure is a refusal for which nothing was sent, and which a caller can repeat at no cost: the role is too
 /// low, Pilothouse has no such object, the circuit breaker is open, or the server is at its concurrency limit.
 fn is_refusal(error: &Error) -> bool {
-    let by_server = error.cause.source() == Source::Server
+    let by_server = error.cause.source() == ErrorSource::Server
         && matches!(error.code(), Code::PermissionDenied | Code::ResourceNotFound);
     by_server || matches!(error.cause, Cause::CircuitOpen | Cause::Overloaded)
 }

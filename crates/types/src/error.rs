@@ -1,7 +1,7 @@
 //! Error type of all crates. It contains structured data; the HTTP crate writes the messages.
 //!
-//! An [`Error`] has a [`Cause`] and a [`Context`]. The cause alone determines the public [`Code`], the [`Source`] and
-//! whether a change may have been applied. Adapters map the errors of their libraries to causes; the HTTP crate maps
+//! An [`Error`] has a [`Cause`] and a [`Context`]. The cause alone determines the public [`Code`], the [`ErrorSource`]
+//! and whether a change may have been applied. Adapters map the errors of their libraries to causes; the HTTP crate maps
 //! causes to messages and status codes. An error contains no text from a library or from a cluster's response, except
 //! [`Context::message`], which is cleaned and never set where a Secret is involved.
 
@@ -91,14 +91,14 @@ impl fmt::Display for Code {
 
 /// Source of an error: Pilothouse or the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ErrorSource {
     /// Pilothouse.
     Server,
     /// The cluster's API server, or the connection to it.
     Cluster,
 }
 
-impl Source {
+impl ErrorSource {
     /// The value in `context.source`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -131,8 +131,8 @@ macro_rules! causes {
             }
 
             /// The source of the error.
-            pub const fn source(self) -> Source {
-                match self { $(Self::$variant => Source::$source,)* }
+            pub const fn source(self) -> ErrorSource {
+                match self { $(Self::$variant => ErrorSource::$source,)* }
             }
         }
     };
