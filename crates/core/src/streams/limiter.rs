@@ -11,7 +11,7 @@ use futures_util::{FutureExt, future::Shared};
 use crate::{
     error::{Cause, Error, Result},
     ids::UserId,
-    limiter::{Limiter, Slot},
+    limiter::{Limiter, LimiterSlot},
 };
 
 /// Limits of open streams, logs and lists together. Each stream holds some memory; a log stream also holds a connection
@@ -86,7 +86,7 @@ impl Inner {
 /// Slot of one stream. Dropping it releases the slot.
 pub(crate) struct StreamSlot {
     streams: Arc<Inner>,
-    _slot: Slot<Option<UserId>>,
+    _slot: LimiterSlot<Option<UserId>>,
 }
 
 impl StreamSlot {
