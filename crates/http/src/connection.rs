@@ -24,7 +24,7 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The idle connections of a server, with their limits.
-pub(crate) struct Connections {
+pub(crate) struct IdleConnections {
     head_time: Duration,
     max_idle: usize,
     idle: Mutex<IdleQueue>,
@@ -44,7 +44,7 @@ struct CloseSignal {
     waker: AtomicWaker,
 }
 
-impl Connections {
+impl IdleConnections {
     /// `head_time`: timeout for the head of a request, from its first byte. `max_idle`: maximum number of idle
     /// connections; above it the connection that has been idle longest is closed.
     pub(crate) fn new(head_time: Duration, max_idle: usize) -> Arc<Self> {
@@ -74,7 +74,7 @@ impl Connections {
 
 /// The active requests of one connection.
 pub(crate) struct ConnectionRequests {
-    connections: Arc<Connections>,
+    connections: Arc<IdleConnections>,
     close: Arc<CloseSignal>,
     active: Cell<usize>,
     /// Sequence number among the idle connections; none while a request is active.
@@ -84,7 +84,7 @@ pub(crate) struct ConnectionRequests {
 }
 
 impl ConnectionRequests {
-    fn new(connections: Arc<Connections>) -> Rc<Self> {
+    fn new(connections: Arc<IdleConnections>) -> Rc<Self> {
         let close = Arc::<CloseSignal>::default();
         let idle_seq = Cell::new(Some(connections.add_idle(&close)));
         Rc::new(Self { connections, close, active: Cell::new(0), idle_seq, head_since: Cell::new(None) })
@@ -143,7 +143,7 @@ pub(crate) struct Connection<S> {
 }
 
 impl<S> Connection<S> {
-    pub(crate) fn new(stream: S, connections: Arc<Connections>) -> Self {
+    pub(crate) fn new(stream: S, connections: Arc<IdleConnections>) -> Self {
         Self { stream, requests: ConnectionRequests::new(connections), timer: None }
     }
 

@@ -28,7 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     api::{Api, Hooks, HttpSettings},
-    connection::{Connection, Connections},
+    connection::{Connection, IdleConnections},
     error::Failure,
     language::Language,
     middleware::request_middleware,
@@ -120,7 +120,7 @@ pub fn server(
         .max_concurrent_connections(settings.max_connections)
         .shutdown_timeout(settings.shutdown_time.as_secs())
         .disable_signals();
-    let connections = Connections::new(settings.head_time, settings.max_idle_connections);
+    let connections = IdleConnections::new(settings.head_time, settings.max_idle_connections);
     let service = HttpService {
         stopping: builder.graceful_shutdown_signal(),
         address: listener.local_addr()?,

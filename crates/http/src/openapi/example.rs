@@ -11,7 +11,7 @@ use crate::docs::Schemas;
 /// The contents of `examples.toml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Table {
+struct ExampleTable {
     /// By field name, for every field whose type the value matches.
     fields: BTreeMap<String, Value>,
     /// By type and field name, where the value differs in one type.
@@ -23,13 +23,13 @@ struct Table {
 /// Generates examples.
 pub(super) struct Examples<'a> {
     schemas: &'a Schemas,
-    table: &'static Table,
+    table: &'static ExampleTable,
 }
 
 impl<'a> Examples<'a> {
     /// A generator for these schemas.
     pub(super) fn of(schemas: &'a Schemas) -> Self {
-        static TABLE: LazyLock<Table> = LazyLock::new(|| {
+        static TABLE: LazyLock<ExampleTable> = LazyLock::new(|| {
             toml::from_str(include_str!("examples.toml"))
                 .expect("the embedded table is valid, which a test checks")
         });

@@ -52,14 +52,14 @@ impl Flags {
 
 /// Layer that a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
+pub(crate) enum SettingOrigin {
     Default,
     File(PathBuf),
     Environment,
     Flag,
 }
 
-impl Origin {
+impl SettingOrigin {
     /// Displays the layer with the name of `setting` in it, such as `flag --listen`.
     pub(super) fn describe<'a>(&'a self, setting: &'a Setting) -> impl fmt::Display + 'a {
         fmt::from_fn(move |f| match self {
@@ -74,7 +74,7 @@ impl Origin {
 /// The merged values and their origins. Contains secrets, so it is never printed as a whole.
 pub(super) struct Layers {
     values: Table,
-    origins: BTreeMap<&'static str, Origin>,
+    origins: BTreeMap<&'static str, SettingOrigin>,
 }
 
 impl Layers {
@@ -89,7 +89,7 @@ impl Layers {
         let mut layers = Self { values: Table::new(), origins: BTreeMap::new() };
         for setting in SETTINGS {
             if let Some(default) = setting.default {
-                layers.set(setting, setting.value_type.value(default), Origin::Default);
+                layers.set(setting, setting.value_type.value(default), SettingOrigin::Default);
             }
         }
         if let Some(path) = &flags.config {
@@ -97,7 +97,7 @@ impl Layers {
                 let setting = Setting::find(&key).ok_or_else(|| {
                     unknown_setting(&format!("`{key}`"), format_args!("file {}", path.display()))
                 })?;
-                layers.set(setting, value, Origin::File(path.clone()));
+                layers.set(setting, value, SettingOrigin::File(path.clone()));
             }
         }
         for (name, value) in environment {
@@ -107,18 +107,18 @@ impl Layers {
                 let text = value.to_str().ok_or_else(|| {
                     Fatal::Setting(format!("the environment variable {} is not UTF-8", setting.variable()))
                 })?;
-                layers.set(setting, setting.value_type.value(text), Origin::Environment);
+                layers.set(setting, setting.value_type.value(text), SettingOrigin::Environment);
             }
         }
         for (key, text) in flags.values() {
             if let Some(setting) = Setting::find(key) {
-                layers.set(setting, setting.value_type.value(text), Origin::Flag);
+                layers.set(setting, setting.value_type.value(text), SettingOrigin::Flag);
             }
         }
         Ok(layers)
     }
 
-    fn set(&mut self, setting: &'static Setting, value: Value, origin: Origin) {
+    fn set(&mut self, setting: &'static Setting, value: Value, origin: SettingOrigin) {
         self.values.insert(setting.key.to_owned(), value);
         self.origins.insert(setting.key, origin);
     }
@@ -129,7 +129,7 @@ impl Layers {
     }
 
     /// The value of a setting and its origin.
-    pub(super) fn get(&self, setting: &Setting) -> Option<(&Value, &Origin)> {
+    pub(super) fn get(&self, setting: &Setting) -> Option<(&Value, &SettingOrigin)> {
         Some((self.values.get(setting.key)?, self.origins.get(setting.key)?))
     }
 }
