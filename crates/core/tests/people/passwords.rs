@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use pilothouse_core::{
     Cause, Result,
     access::Caller,
-    app::{App, Settings},
+    app::{App, AppSettings},
     operation::Status,
     role::Role,
     session::{PasswordChange, SignedIn},
@@ -45,11 +45,11 @@ fn change(old: &str, new: &str) -> PasswordChange {
 
 /// An app whose next password change is interrupted by `meanwhile`.
 fn interrupted(fixture: &Fixture, meanwhile: impl FnOnce(App) -> BoxFuture<'static, ()>) -> App {
-    let other_app = App::new(fixture.fake.ports(), Settings::default());
+    let other_app = App::new(fixture.fake.ports(), AppSettings::default());
     let hasher = InterruptedHasher(Mutex::new(Some(meanwhile(other_app))));
     let mut ports = fixture.fake.ports();
     ports.users.hasher = Arc::new(hasher);
-    App::new(ports, Settings::default())
+    App::new(ports, AppSettings::default())
 }
 
 fn signed_in(fixture: &Fixture, name: &str) -> SignedIn {
