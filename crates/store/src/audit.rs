@@ -42,7 +42,7 @@ mod writer;
 
 use appender::NewOperation;
 
-pub(crate) use count::Counts;
+pub(crate) use count::CountCache;
 pub(crate) use trail::Trail;
 pub(crate) use verified::VerifiedState;
 pub(crate) use writer::Writer;

@@ -63,7 +63,7 @@ pub use migrate::Fingerprints;
 pub use postgres::PostgresAddress;
 
 use crate::{
-    audit::{Counts, TrailContext, VerifiedState, Writer},
+    audit::{CountCache, TrailContext, VerifiedState, Writer},
     db::{Db, read},
     disk_reserve::DiskReserve,
     lease::Lease,
@@ -95,7 +95,7 @@ pub struct Store {
     writer: Writer,
     lease: Lease,
     reserve: DiskReserve,
-    counts: Counts,
+    counts: CountCache,
     refused_logins: RefusedLogins,
     /// Whether the write-ahead log may hold a sealed value that is deleted or replaced.
     scrub_pending: Arc<AtomicBool>,
@@ -147,7 +147,7 @@ impl Store {
             writer,
             lease,
             reserve: DiskReserve::default(),
-            counts: Counts::default(),
+            counts: CountCache::default(),
             refused_logins: RefusedLogins::default(),
             // a killed process may not have truncated the write-ahead log
             scrub_pending: Arc::new(AtomicBool::new(true)),

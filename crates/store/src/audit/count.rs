@@ -39,7 +39,7 @@ impl CountFilter {
 
 /// The cached counts of this process. A clone shares them.
 #[derive(Clone, Default)]
-pub(crate) struct Counts(Arc<Mutex<Cached>>);
+pub(crate) struct CountCache(Arc<Mutex<Cached>>);
 
 #[derive(Default)]
 struct Cached {
@@ -55,7 +55,7 @@ pub(super) struct CountBelow {
     pub(super) count: i64,
 }
 
-impl Counts {
+impl CountCache {
     /// The cached count nearest to `id`, if it is within [`MAX_DISTANCE_ROWS`].
     pub(super) fn nearest(&self, filter: &CountFilter, oldest: i64, id: i64) -> Option<CountBelow> {
         let cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);

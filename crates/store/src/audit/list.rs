@@ -16,7 +16,7 @@ use pilothouse_core::{
     rows::Pagination,
 };
 
-use super::count::{CountBelow, CountFilter, Counts};
+use super::count::{CountBelow, CountCache, CountFilter};
 use crate::{
     db::{Db, read},
     error::corrupt,
@@ -148,7 +148,7 @@ macro_rules! ordered {
 }
 
 /// A page of operations.
-pub(super) async fn page(db: &Db, counts: &Counts, query: &OperationQuery) -> Result<OperationPage> {
+pub(super) async fn page(db: &Db, counts: &CountCache, query: &OperationQuery) -> Result<OperationPage> {
     let Plan { filter, sort } = Plan::of(query)?;
     let before = query.before;
     let limit = i64::try_from(query.list.limit()).unwrap_or(i64::MAX);

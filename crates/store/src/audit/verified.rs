@@ -44,24 +44,24 @@ impl From<Error> for VerifyError {
 
 /// Verified state, shared by all writers of the trail in this process. A clone is the same state.
 #[derive(Clone, Default)]
-pub(crate) struct VerifiedState(Arc<Mutex<State>>);
+pub(crate) struct VerifiedState(Arc<Mutex<SigningState>>);
 
 #[derive(Default)]
-struct State {
+struct SigningState {
     verified: Option<VerifiedTrail>,
     /// The verified state after the last appending transaction, if that commits.
     draft: Option<VerifiedTrail>,
-    mismatch: Option<Mismatch>,
+    mismatch: Option<FailedVerification>,
 }
 
-struct Mismatch {
+struct FailedVerification {
     reason: String,
     /// Time of the last failed verification, by the monotonic clock.
     failed_at: Duration,
 }
 
 impl VerifiedState {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SigningState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -106,7 +106,7 @@ impl VerifiedState {
                  removed; run `pilothouse audit verify`"
             );
         }
-        state.mismatch = Some(Mismatch { reason, failed_at });
+        state.mismatch = Some(FailedVerification { reason, failed_at });
     }
 
     /// Whether the trail may be verified now: after a failure only every [`RETRY_INTERVAL`].
