@@ -138,7 +138,7 @@ async fn no_secret_is_in_files_responses_or_log() {
     let [password, users, resets, wrong_password] = ["password", "user", "reset", "typed"].map(canary);
     let admin = unrecorded(client().sign_in("admin", &initial).await);
     // error responses to an unauthenticated client contain no secret
-    let stranger = client();
+    let anonymous = client();
     let change = |old: &str, new: &str| json!({"old_password": old, "new_password": new});
     admin.post("/api/auth/password", change(&wrong_password, &password)).await.refused("VALIDATION_ERROR");
     admin.post("/api/auth/password", change(&initial, "short")).await.refused("VALIDATION_ERROR");
@@ -154,8 +154,8 @@ async fn no_secret_is_in_files_responses_or_log() {
     viewer.post("/api/auth/users", json!({"username": "eve", "password": users, "role": "viewer"})).await;
     let reset = json!({"id": ann, "new_password": resets});
     admin.post("/api/auth/users/reset-password", reset).await.data();
-    stranger.try_sign_in("ann", &wrong_password).await.refused("AUTHENTICATION_ERROR");
-    stranger.try_sign_in(&wrong_password, &wrong_password).await.refused("AUTHENTICATION_ERROR");
+    anonymous.try_sign_in("ann", &wrong_password).await.refused("AUTHENTICATION_ERROR");
+    anonymous.try_sign_in(&wrong_password, &wrong_password).await.refused("AUTHENTICATION_ERROR");
     let first = admin.session.clone().unwrap();
     let refresh = json!({"refresh_token": first.refresh_token});
     let pair = unrecorded(admin.clone()).post("/api/auth/refresh", refresh.clone()).await.data();
@@ -272,7 +272,7 @@ async fn no_secret_is_in_files_responses_or_log() {
     }
 
     let responses =
-        [admin.recorded_responses(), viewer.recorded_responses(), stranger.recorded_responses()].concat();
+        [admin.recorded_responses(), viewer.recorded_responses(), anonymous.recorded_responses()].concat();
     for (method, path) in pilothouse_http::endpoints() {
         let request = format!("{method} {path}");
         let is_response =
