@@ -59,6 +59,15 @@ pub struct Gate {
     refusals: Arc<Refusals>,
 }
 
+/// Writer of the audit entry of a success.
+#[derive(Clone, Copy)]
+enum SuccessEntry {
+    /// The port, in the transaction of the change.
+    ByPort,
+    /// The gate, after the work.
+    ByGate,
+}
+
 /// Parameters of an operation that are known only after the change.
 pub type ExtraParams = Vec<(&'static str, serde_json::Value)>;
 
@@ -210,7 +219,7 @@ impl Gate {
         F: FnOnce(Permit) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        self.recorded(granted, false, work).await
+        self.run_recorded(granted, SuccessEntry::ByPort, work).await
     }
 
     /// As [`Gate::record_read`].
@@ -223,11 +232,16 @@ impl Gate {
         F: FnOnce(Permit) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        self.recorded(granted, true, work).await
+        self.run_recorded(granted, SuccessEntry::ByGate, work).await
     }
 
-    /// Runs the work and records its failure; with `record_success`, also its success.
-    async fn recorded<T, F, Fut>(&self, granted: Granted, record_success: bool, work: F) -> Result<T>
+    /// Runs the work and records its failure; with [`SuccessEntry::ByGate`], also its success.
+    async fn run_recorded<T, F, Fut>(
+        &self,
+        granted: Granted,
+        success_entry: SuccessEntry,
+        work: F,
+    ) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(Permit) -> Fut + Send + 'static,
@@ -246,7 +260,7 @@ impl Gate {
                 outcome.status = Status::Failed;
             }
             match &result {
-                Ok(_) if !record_success => {}
+                Ok(_) if matches!(success_entry, SuccessEntry::ByPort) => {}
                 Err(error) if error.code() == Code::ValidationError && error.cause != Cause::EgressDenied => {
                 }
                 Err(error) if is_refusal(error) => {
