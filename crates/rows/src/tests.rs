@@ -88,7 +88,8 @@ proptest! {
         descending in any::<bool>(),
         per_page in 1u64..7,
     ) {
-        let mut samples: Vec<_> = samples.into_iter().map(|(name, namespace, size)| SampleRow { name, namespace, size }).collect();
+        let mut samples: Vec<_> =
+            samples.into_iter().map(|(name, namespace, size)| SampleRow { name, namespace, size }).collect();
         samples.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         samples.dedup_by(|a, b| (&a.namespace, &a.name) == (&b.namespace, &b.name));
         let namespaces = if one { NamespaceScope::One(Namespace::new("x").unwrap()) } else { NamespaceScope::All };

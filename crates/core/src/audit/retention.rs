@@ -21,8 +21,9 @@ const MAX_PRUNE_ENTRIES: i64 = 5_000;
 /// Maximum number of checkpoints in one read.
 const CHECKPOINT_BATCH: u32 = 200;
 
-/// Trail start: signed record of where a trail begins after its older entries were removed. Its line has the fields of a
-/// [`Checkpoint`], but the signature has another purpose string, so that a checkpoint is not accepted as a trail start.
+/// Trail start: signed record of where a trail begins after its older entries were removed. Its line has the fields of
+/// a [`Checkpoint`], but the signature has another purpose string, so that a checkpoint is not accepted as a trail
+/// start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrailStart(Checkpoint);
 

@@ -1,5 +1,5 @@
-//! Slot pool: a fixed number of revocable slots for exports and verifications. A slot that is held but idle can be revoked
-//! for another caller.
+//! Slot pool: a fixed number of revocable slots for exports and verifications. A slot that is held but idle can be
+//! revoked for another caller.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

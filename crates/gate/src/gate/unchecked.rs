@@ -21,8 +21,8 @@ impl Gate {
         Permit::new(AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(cluster), None)
     }
 
-    /// Issues the permit to open a session of the caller. The port commits the audit entry. For `Sessions` in core only,
-    /// after the caller has proved their identity by a password.
+    /// Issues the permit to open a session of the caller. The port commits the audit entry. For `Sessions` in core
+    /// only, after the caller has proved their identity by a password.
     pub fn permit_login(&self, caller: &Caller) -> Permit {
         self.permit_own_session(caller, Verb::Login)
     }
@@ -33,8 +33,8 @@ impl Gate {
         self.permit_own_session(caller, Verb::Refresh)
     }
 
-    /// Issues the permit to end the caller's own session. The port commits the audit entry. For `Sessions` in core only,
-    /// after the caller has presented the session's cookie.
+    /// Issues the permit to end the caller's own session. The port commits the audit entry. For `Sessions` in core
+    /// only, after the caller has presented the session's cookie.
     pub fn permit_logout(&self, caller: &Caller) -> Permit {
         self.permit_own_session(caller, Verb::Logout)
     }
