@@ -1,9 +1,9 @@
 //! Error type of all crates. It contains structured data; the HTTP crate writes the messages.
 //!
 //! An [`Error`] has a [`Cause`] and a [`Context`]. The cause alone determines the public [`Code`], the [`ErrorSource`]
-//! and whether a change may have been applied. Adapters map the errors of their libraries to causes; the HTTP crate maps
-//! causes to messages and status codes. An error contains no text from a library or from a cluster's response, except
-//! [`Context::message`], which is cleaned and never set where a Secret is involved.
+//! and whether a change may have been applied. Adapters map the errors of their libraries to causes; the HTTP crate
+//! maps causes to messages and status codes. An error contains no text from a library or from a cluster's response,
+//! except [`Context::message`], which is cleaned and never set where a Secret is involved.
 
 use std::{fmt, time::Duration};
 

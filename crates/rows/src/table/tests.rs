@@ -142,7 +142,8 @@ proptest! {
                         .into_iter()
                         .map(|size| Row::of(&SampleRow { size: Some(size), ..sample.clone() }).unwrap())
                         .collect();
-                    let same_object = |row: &Row| (row.namespace(), row.name()) == (Some(&*sample.namespace), &*sample.name);
+                    let same_object =
+                        |row: &Row| (row.namespace(), row.name()) == (Some(&*sample.namespace), &*sample.name);
                     model.retain(|(other, row)| *other != source || !same_object(row));
                     model.extend(rows.iter().map(|row| (source, row.clone())));
                     apply_changes(&mut seen, &table.apply(source, (Some(&sample.namespace), &sample.name), rows));
