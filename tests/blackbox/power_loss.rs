@@ -185,7 +185,7 @@ async fn synced_data_contains_all_acknowledged_changes() {
         }
         // the trace is complete: without a power loss, the rebuilt files are equal, and all responses are found
         assert_eq!(sent.len(), responses.len());
-        let complete = rebuilt(&disk, Unsynced::Kept);
+        let complete = rebuilt(&disk, Unsynced::Retained);
         assert!(
             contents(&complete.data_dir()) == contents(&install.data_dir()),
             "the rebuilt files differ from the real ones"

@@ -11,13 +11,14 @@ use pilothouse_core::{
     rows::ListScope,
 };
 use pilothouse_crypto::purpose;
-use pilothouse_testbed::{Folder, workloads};
+use pilothouse_testbed::{Folder, shared, shared_has_node, workloads};
 use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::support::{
-    Canaries, Client, ECHO_STATUSES, EchoServer, Install, PASSWORD, apply, control_plane, register_cluster,
+    Canaries, Client, ECHO_STATUSES, EchoServer, Install, PASSWORD, apply, control_plane, create_namespace,
+    delete_namespace, eventually, register_cluster,
 };
 
 /// A secret that the test generates: long, and with characters that encodings treat differently.
@@ -51,9 +52,10 @@ fn query(path: &str, cluster: i64) -> Option<String> {
         "/api/k8s/overview" => return Some("kind=pods".to_owned()),
         "/api/k8s/watch" => "&kind=secrets&namespace=default",
         "/api/k8s/secrets/detail" => "&namespace=default&name=planted",
-        "/api/k8s/configmaps/detail" => "&namespace=default&name=nobody",
+        "/api/k8s/configmaps/detail" => "&namespace=default&name=planted",
         "/api/k8s/workloads/detail" => "&namespace=default&type=deployment&name=web",
-        "/api/k8s/pods/logs" | "/api/k8s/pods/logs/stream" => "&namespace=default&pod_name=nobody",
+        // no node runs in this cluster; see `read_pod_log`
+        "/api/k8s/pods/logs" | "/api/k8s/pods/logs/stream" => "&namespace=default&pod_name=absent",
         _ => match LISTS.iter().find(|info| info.path == path)? {
             ListInfo { scope: ListScope::Local, .. } => return None,
             ListInfo { owner: Some(_), .. } => "&namespace=default&name=kubernetes",
@@ -73,7 +75,8 @@ fn body(path: &str, cluster: i64, secret_value: &str) -> Option<Value> {
         "workloads/scale" => json!({"type": "deployment", "name": "web", "replicas": 2}),
         "workloads/restart" => json!({"type": "deployment", "name": "web"}),
         "secrets" | "secrets/update" => json!({"name": "made", "data": {"key": secret_value}}),
-        "secrets/reveal" => json!({"name": "nobody"}),
+        // the test itself reveals `planted`, with a client whose responses are not searched
+        "secrets/reveal" => json!({"name": "absent"}),
         "configmaps" | "configmaps/update" => json!({"name": "made", "data": {"key": "plain"}}),
         "secrets/delete" | "configmaps/delete" => json!({"name": "made"}),
         _ => return None,
@@ -95,6 +98,27 @@ async fn send_all_requests(client: &Client, cluster: i64, secret_value: &str) {
             client.get_until(&format!("{path}?{query}"), "event: synced").await;
         }
     }
+}
+
+/// Reads and follows the log of a pod on the shared cluster. Does nothing if the machine cannot run a node.
+async fn read_pod_log(client: &Client) {
+    if !shared_has_node().await.expect("a node, if one is required") {
+        return;
+    }
+    let plane = shared().await.unwrap();
+    create_namespace(&plane.client(), "bb-secrecy").await;
+    let mut pod = workloads::pod_running("bb-secrecy", "ends", &["echo", "ready"]);
+    pod["spec"]["restartPolicy"] = json!("Never");
+    apply(&plane.client(), &[pod]).await;
+    let cluster = register_cluster(client, "with-node", plane).await;
+    let query = format!("cluster_id={cluster}&namespace=bb-secrecy&pod_name=ends");
+    eventually("the log of the pod", async || {
+        let response = client.get(format!("/api/k8s/pods/logs?{query}")).await;
+        (response.status == 200 && response.data()["logs"] == "ready\n").then_some(())
+    })
+    .await;
+    client.get_until(&format!("/api/k8s/pods/logs/stream?{query}"), "event: end").await;
+    delete_namespace(&plane.client(), "bb-secrecy").await;
 }
 
 #[tokio::test]
@@ -138,7 +162,7 @@ async fn no_secret_is_in_files_responses_or_log() {
     let [password, users, resets, wrong_password] = ["password", "user", "reset", "typed"].map(canary);
     let admin = unrecorded(client().sign_in("admin", &initial).await);
     // error responses to an unauthenticated client contain no secret
-    let stranger = client();
+    let anonymous = client();
     let change = |old: &str, new: &str| json!({"old_password": old, "new_password": new});
     admin.post("/api/auth/password", change(&wrong_password, &password)).await.refused("VALIDATION_ERROR");
     admin.post("/api/auth/password", change(&initial, "short")).await.refused("VALIDATION_ERROR");
@@ -154,8 +178,8 @@ async fn no_secret_is_in_files_responses_or_log() {
     viewer.post("/api/auth/users", json!({"username": "eve", "password": users, "role": "viewer"})).await;
     let reset = json!({"id": ann, "new_password": resets});
     admin.post("/api/auth/users/reset-password", reset).await.data();
-    stranger.try_sign_in("ann", &wrong_password).await.refused("AUTHENTICATION_ERROR");
-    stranger.try_sign_in(&wrong_password, &wrong_password).await.refused("AUTHENTICATION_ERROR");
+    anonymous.try_sign_in("ann", &wrong_password).await.refused("AUTHENTICATION_ERROR");
+    anonymous.try_sign_in(&wrong_password, &wrong_password).await.refused("AUTHENTICATION_ERROR");
     let first = admin.session.clone().unwrap();
     let refresh = json!({"refresh_token": first.refresh_token});
     let pair = unrecorded(admin.clone()).post("/api/auth/refresh", refresh.clone()).await.data();
@@ -237,6 +261,7 @@ async fn no_secret_is_in_files_responses_or_log() {
     let revealed = reveal.post("/api/k8s/secrets/reveal", at_default(json!({}))).await.data();
     assert_eq!(revealed["secret"]["data"]["key"], changed.as_str(), "a permitted reveal returns the value");
     send_all_requests(&admin, id, &sent).await;
+    read_pod_log(&admin).await;
     for status in ECHO_STATUSES {
         echo.respond_with(status);
         send_all_requests(&admin, hostile_id, &sent).await;
@@ -272,7 +297,7 @@ async fn no_secret_is_in_files_responses_or_log() {
     }
 
     let responses =
-        [admin.recorded_responses(), viewer.recorded_responses(), stranger.recorded_responses()].concat();
+        [admin.recorded_responses(), viewer.recorded_responses(), anonymous.recorded_responses()].concat();
     for (method, path) in pilothouse_http::endpoints() {
         let request = format!("{method} {path}");
         let is_response =

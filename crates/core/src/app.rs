@@ -84,7 +84,7 @@ pub struct ObjectPorts {
 
 /// Settings of the use cases.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Settings {
+pub struct AppSettings {
     /// Lifetimes of tokens and sessions.
     pub lifetimes: Lifetimes,
     /// Whether a super admin may register a cluster with certificate verification disabled.
@@ -117,7 +117,7 @@ pub struct App {
 
 impl App {
     /// Creates the use cases over these ports.
-    pub fn new(ports: Ports, settings: Settings) -> Self {
+    pub fn new(ports: Ports, settings: AppSettings) -> Self {
         let Ports { runtime, audit_writer, audit, users, clusters, objects, idempotency } = ports;
         let RuntimePorts { clock, rng, spawner } = runtime;
         let UserPorts { registry, sessions, throttle, hasher, initial_password: initial, tokens } = users;

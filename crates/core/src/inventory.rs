@@ -27,7 +27,7 @@ pub use fleet::{
     ClusterOverview, ClusterResult, ClusterResultStatus, Fleet, KindCounts, MAX_RESULT_WINDOW, Overview,
     SearchResults, countable_lists, searchable_lists,
 };
-pub use lists::{Join, LISTS, List, ListInfo, Owner, Project};
+pub use lists::{Join, LISTS, List, ListInfo, ListOwner, Project};
 pub use watch::{ChangeKind, ListStream, ListStreamEvent, WatchEvent, Watches};
 
 /// A page of any list of Kubernetes objects.

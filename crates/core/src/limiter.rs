@@ -20,7 +20,7 @@ struct Held<K> {
 }
 
 /// Guard of a held slot. Dropping it releases the slot.
-pub(crate) struct Slot<K: Eq + Hash> {
+pub(crate) struct LimiterSlot<K: Eq + Hash> {
     held: Arc<Mutex<Held<K>>>,
     key: K,
 }
@@ -33,7 +33,7 @@ impl<K: Copy + Eq + Hash> Limiter<K> {
     }
 
     /// Acquires a slot. `None` at a limit.
-    pub(crate) fn acquire(&self, key: K) -> Option<Slot<K>> {
+    pub(crate) fn acquire(&self, key: K) -> Option<LimiterSlot<K>> {
         let mut held = lock(&self.held);
         let by_key = held.by_key.get(&key).copied().unwrap_or_default();
         if by_key >= self.per_key || held.total >= self.total {
@@ -41,11 +41,11 @@ impl<K: Copy + Eq + Hash> Limiter<K> {
         }
         held.by_key.insert(key, by_key + 1);
         held.total += 1;
-        Some(Slot { held: self.held.clone(), key })
+        Some(LimiterSlot { held: self.held.clone(), key })
     }
 }
 
-impl<K: Eq + Hash> Drop for Slot<K> {
+impl<K: Eq + Hash> Drop for LimiterSlot<K> {
     fn drop(&mut self) {
         let mut held = lock(&self.held);
         held.total -= 1;

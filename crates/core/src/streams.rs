@@ -42,7 +42,7 @@ pub enum StreamEnd {
     Completed,
     /// The server is shutting down. The client can continue at another replica, or at this one after its restart.
     ServerStopping,
-    /// The reader stalled for [`StreamLimits::blocked`].
+    /// The reader stalled for [`StreamLimits::stall_timeout`].
     TooSlow,
     /// The reader fell behind and missed changes of the list. A new stream begins with the current rows.
     Lagged,
@@ -114,7 +114,7 @@ impl<T: Send + 'static> EventStream<T> {
         let (sender, events) = mpsc::channel(MAX_BUFFERED_EVENTS);
         let (reader_gone, reader_alive) = oneshot::channel();
         let end_sender = sender.clone();
-        let stall_timeout = guard.slot.limits().blocked;
+        let stall_timeout = guard.slot.limits().stall_timeout;
         let work = work(Reader { sender, stall_timeout, spawner: spawner.clone() });
         spawner.spawn(run(guard, work, end_sender, reader_gone).boxed());
         Self { events, ended: false, _reader_alive: reader_alive }
@@ -164,7 +164,7 @@ async fn run<T>(
 }
 
 impl<T> Reader<T> {
-    /// Sends an event. Returns false if the reader is gone or stalls for [`StreamLimits::blocked`].
+    /// Sends an event. Returns false if the reader is gone or stalls for [`StreamLimits::stall_timeout`].
     pub(crate) async fn send(&mut self, event: T) -> bool {
         let Self { sender, stall_timeout, spawner } = self;
         let Err(full) = sender.try_send(StreamEvent::Next(event)) else { return true };

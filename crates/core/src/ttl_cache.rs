@@ -20,10 +20,10 @@ const MIN_SWEEP: usize = 64;
 /// Cache of values by key.
 pub(crate) struct TtlCache<K, V> {
     clock: Arc<dyn Clock>,
-    state: Arc<Mutex<State<K, V>>>,
+    state: Arc<Mutex<CacheState<K, V>>>,
 }
 
-struct State<K, V> {
+struct CacheState<K, V> {
     /// Number of invalidations. A read that started before the last one may have returned the value from before the
     /// change.
     generation: u64,
@@ -34,11 +34,11 @@ struct State<K, V> {
 }
 
 /// Guard that invalidates the cache when dropped, also after a panic.
-struct InvalidateOnDrop<K, V>(Arc<Mutex<State<K, V>>>);
+struct InvalidateOnDrop<K, V>(Arc<Mutex<CacheState<K, V>>>);
 
 impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        let state = State { generation: 0, values: HashMap::new(), sweep_at: MIN_SWEEP };
+        let state = CacheState { generation: 0, values: HashMap::new(), sweep_at: MIN_SWEEP };
         Self { clock, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -101,7 +101,7 @@ impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
     }
 }
 
-impl<K: Eq + Hash, V> State<K, V> {
+impl<K: Eq + Hash, V> CacheState<K, V> {
     /// Stores a value that was read from `started` on.
     fn insert(&mut self, key: K, started: Duration, value: V) {
         // a slow read does not replace the value of a read that started later
@@ -128,7 +128,7 @@ fn is_fresh(read_at: Duration, now: Duration) -> bool {
     now.saturating_sub(read_at) < TTL
 }
 
-fn lock<K, V>(state: &Mutex<State<K, V>>) -> MutexGuard<'_, State<K, V>> {
+fn lock<K, V>(state: &Mutex<CacheState<K, V>>) -> MutexGuard<'_, CacheState<K, V>> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -8,7 +8,7 @@ use futures_executor::block_on;
 use pilothouse_core::{
     Cause, Error,
     access::{Caller, Origin},
-    app::{App, Settings},
+    app::{App, AppSettings},
     kubeconfig::Kubeconfig,
     role::Role,
     session::Login,
@@ -21,7 +21,7 @@ const PASSWORD: &str = "correct horse battery";
 
 fn test_app() -> (Fake, App) {
     let fake = Fake::default();
-    let app = App::new(fake.ports(), Settings::default());
+    let app = App::new(fake.ports(), AppSettings::default());
     let first = NewPassword::new(&PASSWORD.into()).unwrap();
     assert!(block_on(app.users.bootstrap(Some(first))).unwrap());
     (fake, app)
@@ -92,7 +92,7 @@ fn cve_2020_8827_password_guessing_is_always_throttled() {
         }
     }
     // another process over the same database
-    let restarted = App::new(fake.ports(), Settings::default());
+    let restarted = App::new(fake.ports(), AppSettings::default());
     assert_eq!(login(&restarted, "admin", PASSWORD, [10, 9, 9, 9]).cause, Cause::TooManyLogins);
     // an address that tries one username after another
     for n in 0..100 {

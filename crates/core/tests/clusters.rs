@@ -6,7 +6,7 @@ use futures_executor::block_on;
 use pilothouse_core::{
     Cause, Error,
     access::Caller,
-    app::{App, Settings},
+    app::{App, AppSettings},
     cluster::{
         ClusterChange, ClusterName, ClusterRegistry, Connections, CredentialInput, Health, NewCluster,
     },
@@ -67,7 +67,7 @@ fn web(kind: WorkloadType) -> WorkloadRef {
 impl Fixture {
     fn new() -> Self {
         let fake = Fake::default();
-        let app = App::new(fake.ports(), Settings::default());
+        let app = App::new(fake.ports(), AppSettings::default());
         Self { fake, app }
     }
 
@@ -238,7 +238,7 @@ fn insecure_tls_needs_configuration_and_super_admin() {
         (true, Role::OpsAdmin, Some(Cause::RoleTooLow)),
         (true, Role::SuperAdmin, None),
     ] {
-        let settings = Settings { allow_insecure_tls: allowed, ..Settings::default() };
+        let settings = AppSettings { allow_insecure_tls: allowed, ..AppSettings::default() };
         let fake = Fake::default();
         let app = App::new(fake.ports(), settings);
         let refused = block_on(app.clusters.create(&caller(role), insecure())).err();

@@ -7,7 +7,7 @@ use futures_executor::block_on;
 use pilothouse_core::{
     Cause, Error,
     access::Caller,
-    app::{App, Ports, Settings},
+    app::{App, AppSettings, Ports},
     config::{ConfigMapPatch, NewConfigMap},
     error::Reason,
     ids::ClusterId,
@@ -70,7 +70,7 @@ impl Fixture {
     /// A fixture with a cluster that contains a ConfigMap `settings` and a Secret `pass`, and without recorded calls.
     fn with(change: impl FnOnce(Ports) -> Ports) -> Self {
         let fake = Fake::default();
-        let app = App::new(change(fake.ports()), Settings::default());
+        let app = App::new(change(fake.ports()), AppSettings::default());
         let cluster = new_cluster("prod");
         let cluster = block_on(app.clusters.create(&Caller::system(), cluster)).unwrap().value.id;
         let metadata = |name: &str| json!({"name": name, "namespace": "shop"});

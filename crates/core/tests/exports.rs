@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Error,
     access::{AccessRequest, Caller, Resource, Verb},
-    app::{App, Settings},
+    app::{App, AppSettings},
     audit::{
         Checkpoint, CheckpointSigner as _, ExportQuery, Head, Signatures, StoredCheckpoint, StoredEntry,
         StoredRow, TrailReader, Verdict, verify_export,
@@ -28,7 +28,7 @@ use proptest::{prelude::*, sample::Index, test_runner::Config};
 /// Records 40 operations, each with intent and outcome, and returns the text of an export of them.
 fn exported(query: ExportQuery) -> String {
     let fake = Fake::default();
-    let app = App::new(fake.ports(), Settings::default());
+    let app = App::new(fake.ports(), AppSettings::default());
     for n in 0..40 {
         let access =
             AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("web-{n}"));
@@ -115,7 +115,7 @@ fn content_after_the_last_line_is_refused() {
 fn corrupt_trail_is_not_exported() {
     let fixture = || {
         let fake = Fake::default();
-        let app = App::new(fake.ports(), Settings::default());
+        let app = App::new(fake.ports(), AppSettings::default());
         for n in 0..40 {
             let access =
                 AccessRequest::to(Verb::Scale, Resource::Kind(Kind::Deployment)).named(format!("web-{n}"));
@@ -197,7 +197,7 @@ fn k8s_format_matches_api_server_audit_events() {
 #[test]
 fn viewers_cannot_verify_or_export_and_exports_are_limited() {
     use pilothouse_core::{Cause, role::Role};
-    let app = App::new(Fake::default().ports(), Settings::default());
+    let app = App::new(Fake::default().ports(), AppSettings::default());
     let viewer = Caller { role: Some(Role::Viewer), ..Caller::system() };
     assert_eq!(block_on(app.audit.verify(&viewer)).unwrap_err().cause, Cause::RoleTooLow);
     let refused = block_on(app.audit.export(&viewer, ExportQuery::default())).err().unwrap();
@@ -220,7 +220,7 @@ fn viewers_cannot_verify_or_export_and_exports_are_limited() {
 fn unread_export_loses_its_slot() {
     use pilothouse_core::Cause;
     let fake = Fake::default();
-    let app = App::new(fake.ports(), Settings::default());
+    let app = App::new(fake.ports(), AppSettings::default());
     let begin = || block_on(app.audit.export(&Caller::system(), ExportQuery::default()));
     let mut exports: Vec<_> = (0..4).map(|_| begin().unwrap()).collect();
     fake.runtime.clock.advance(std::time::Duration::from_secs(29));
@@ -240,7 +240,7 @@ fn unread_export_loses_its_slot() {
 #[test]
 fn checkpoints_are_delivered_once_and_truncation_is_detected() {
     let fake = Fake::default();
-    let app = App::new(fake.ports(), Settings::default());
+    let app = App::new(fake.ports(), AppSettings::default());
     let record = || {
         let access = AccessRequest::to(Verb::Login, Resource::Session);
         let operation = permit(&Caller::system(), access).operation().unwrap().clone();
@@ -259,7 +259,7 @@ fn checkpoints_are_delivered_once_and_truncation_is_detected() {
     assert!(!block_on(app.audit.is_truncated()).unwrap());
     let mut ports = Fake::default().ports();
     ports.audit.checkpoint_sink = fake.checkpoint_sink.clone();
-    let empty = App::new(ports, Settings::default());
+    let empty = App::new(ports, AppSettings::default());
     assert!(block_on(empty.audit.is_truncated()).unwrap());
 }
 
@@ -319,7 +319,7 @@ fn export_from_now_of_a_growing_trail_is_empty_and_valid() {
     let mut ports = fake.ports();
     ports.audit.reader =
         Arc::new(GrowingTrail { store: fake.store.clone(), first_head: Some(first_head).into() });
-    let app = App::new(ports, Settings::default());
+    let app = App::new(ports, AppSettings::default());
     let query = ExportQuery { from, ..ExportQuery::default() };
     let mut export = block_on(app.audit.export(&Caller::system(), query)).unwrap();
     let mut text = String::new();

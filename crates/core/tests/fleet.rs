@@ -6,7 +6,7 @@ use futures_executor::block_on;
 use pilothouse_core::{
     Cause, Code,
     access::Caller,
-    app::{App, Settings},
+    app::{App, AppSettings},
     ids::ClusterId,
     inventory::{ClusterResultStatus, List, SearchResults},
     kind::Kind,
@@ -28,7 +28,7 @@ impl Fixture {
     /// name.
     fn of(count: usize) -> Self {
         let fake = Fake::default();
-        let app = App::new(fake.ports(), Settings::default());
+        let app = App::new(fake.ports(), AppSettings::default());
         let register = |n: usize| {
             let cluster = new_cluster(&format!("cluster-{n}"));
             let id = block_on(app.clusters.create(&Caller::system(), cluster)).unwrap().value.id;

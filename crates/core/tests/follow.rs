@@ -12,7 +12,7 @@ use futures_util::{FutureExt, StreamExt};
 use pilothouse_core::{
     Cause, Error, Result,
     access::Caller,
-    app::{App, Settings},
+    app::{App, AppSettings},
     ids::ClusterId,
     kind::Kind,
     name::{Namespace, ObjectName},
@@ -35,7 +35,7 @@ impl Fixture {
 
     fn with(streams: StreamLimits) -> Self {
         let fake = Fake::default();
-        let app = App::new(fake.ports(), Settings { streams, ..Settings::default() });
+        let app = App::new(fake.ports(), AppSettings { streams, ..AppSettings::default() });
         let cluster = new_cluster("demo");
         let cluster = block_on(app.clusters.create(&Caller::system(), cluster)).unwrap().value.id;
         fake.clusters.put(cluster, Kind::Pod, json!({"metadata": {"name": "web-0", "namespace": "shop"}}));

@@ -15,7 +15,7 @@ use futures_executor::block_on;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Caller,
-    app::{App, Ports, Settings},
+    app::{App, AppSettings, Ports},
     audit::OperationRow,
     cluster::{ClusterChange, ClusterName, CredentialInput, MockClusterProbe, NewCluster},
     config::NewConfigMap,
@@ -85,7 +85,7 @@ impl Fixture {
         let mut ports = fake.ports();
         ports.objects.digest = digest.clone();
         let cluster = block_on(
-            App::new(fake.ports(), Settings::default())
+            App::new(fake.ports(), AppSettings::default())
                 .clusters
                 .create(&Caller::system(), new_cluster("prod")),
         );
@@ -93,7 +93,7 @@ impl Fixture {
         let pass = json!({"metadata": {"name": "pass", "namespace": "shop"}, "data": {"old": "b2xk"}});
         fake.clusters.put(cluster, Kind::Secret, pass);
         fake.clusters.calls();
-        Self { app: App::new(change(ports), Settings::default()), fake, cluster, digest }
+        Self { app: App::new(change(ports), AppSettings::default()), fake, cluster, digest }
     }
 
     /// The audit rows after the first `before` ones.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::{AccessRequest, Caller, Resource, Verb},
-    app::{App, Settings},
+    app::{App, AppSettings},
     audit::{
         Archive, Batch, Checkpoint, CheckpointSigner as _, Cursor, Export, ExportFormat, ExportQuery, Part,
         Retained, Signatures, TrailReader as _, Verdict, verify_export,
@@ -57,7 +57,7 @@ impl Fixture {
     /// minute.
     fn new() -> Self {
         let fake = Fake::default();
-        let app = App::new(fake.ports(), Settings::default());
+        let app = App::new(fake.ports(), AppSettings::default());
         let fixture = Self { fake, app };
         for n in 0..100 {
             fixture.operate(n);
@@ -268,7 +268,7 @@ fn age_is_measured_in_elapsed_time() {
     // a process that starts with a wrong clock cannot measure the elapsed time, but detects that no entry is recent
     let fixture = Fixture::new();
     fixture.fake.runtime.clock.jump(jiff::SignedDuration::from_hours(365 * 24));
-    let begun = App::new(fixture.fake.ports(), Settings::default());
+    let begun = App::new(fixture.fake.ports(), AppSettings::default());
     block_on(begun.audit.prune_older(&Caller::system(), age, Retained::Delivered(i64::MAX))).unwrap_err();
     assert_eq!(fixture.verdict().removed, 0);
     // a user may still request the removal explicitly

@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use pilothouse_core::{
     Cause, Result,
     access::Caller,
-    app::{App, Settings},
+    app::{App, AppSettings},
     ids::ClusterId,
     inventory::{List, ListEvent, ListStream, WatchEvent},
     kind::Kind,
@@ -31,7 +31,7 @@ impl Fixture {
     /// A fixture with a cluster that contains two running pods and one pending pod.
     fn with(streams: StreamLimits) -> Self {
         let fake = Fake::default();
-        let app = App::new(fake.ports(), Settings { streams, ..Settings::default() });
+        let app = App::new(fake.ports(), AppSettings { streams, ..AppSettings::default() });
         let cluster = new_cluster("demo");
         let cluster = block_on(app.clusters.create(&Caller::system(), cluster)).unwrap().value.id;
         for (name, phase) in [("a", "Running"), ("b", "Pending"), ("c", "Running")] {

@@ -14,7 +14,7 @@ use std::{
 use futures_util::{FutureExt, TryFutureExt};
 use pilothouse_types::{
     clock::Clock,
-    error::{Cause, Code, Error, Result, Source},
+    error::{Cause, Code, Error, ErrorSource, Result},
     ids::{OperationId, UserId},
     name::NamespaceScope,
     rng::{Rng, uuid_v7},
@@ -57,6 +57,15 @@ pub struct Gate {
     /// Number of outcomes that could not be stored yet.
     pending_outcomes: Arc<AtomicUsize>,
     refusals: Arc<Refusals>,
+}
+
+/// Writer of the audit entry of a success.
+#[derive(Clone, Copy)]
+enum SuccessEntry {
+    /// The port, in the transaction of the change.
+    ByPort,
+    /// The gate, after the work.
+    ByGate,
 }
 
 /// Parameters of an operation that are known only after the change.
@@ -210,7 +219,7 @@ impl Gate {
         F: FnOnce(Permit) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        self.recorded(granted, false, work).await
+        self.run_recorded(granted, SuccessEntry::ByPort, work).await
     }
 
     /// As [`Gate::record_read`].
@@ -223,11 +232,16 @@ impl Gate {
         F: FnOnce(Permit) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        self.recorded(granted, true, work).await
+        self.run_recorded(granted, SuccessEntry::ByGate, work).await
     }
 
-    /// Runs the work and records its failure; with `record_success`, also its success.
-    async fn recorded<T, F, Fut>(&self, granted: Granted, record_success: bool, work: F) -> Result<T>
+    /// Runs the work and records its failure; with [`SuccessEntry::ByGate`], also its success.
+    async fn run_recorded<T, F, Fut>(
+        &self,
+        granted: Granted,
+        success_entry: SuccessEntry,
+        work: F,
+    ) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(Permit) -> Fut + Send + 'static,
@@ -246,7 +260,7 @@ impl Gate {
                 outcome.status = Status::Failed;
             }
             match &result {
-                Ok(_) if !record_success => {}
+                Ok(_) if matches!(success_entry, SuccessEntry::ByPort) => {}
                 Err(error) if error.code() == Code::ValidationError && error.cause != Cause::EgressDenied => {
                 }
                 Err(error) if is_refusal(error) => {
@@ -432,7 +446,7 @@ impl Gate {
 /// Whether a failure is a refusal for which nothing was sent, and which a caller can repeat at no cost: the role is too
 /// low, Pilothouse has no such object, the circuit breaker is open, or the server is at its concurrency limit.
 fn is_refusal(error: &Error) -> bool {
-    let by_server = error.cause.source() == Source::Server
+    let by_server = error.cause.source() == ErrorSource::Server
         && matches!(error.code(), Code::PermissionDenied | Code::ResourceNotFound);
     by_server || matches!(error.cause, Cause::CircuitOpen | Cause::Overloaded)
 }

@@ -8,7 +8,7 @@ use actix_web::{
 };
 use pilothouse_core::{
     Cause, Code, Error,
-    error::{Reason, Source},
+    error::{ErrorSource, Reason},
     role::Role,
 };
 use serde::Serialize;
@@ -155,7 +155,7 @@ fn causes() -> Object {
 }
 
 fn sources() -> Object {
-    let sources = [Source::Server, Source::Cluster].map(Source::as_str);
+    let sources = [ErrorSource::Server, ErrorSource::Cluster].map(ErrorSource::as_str);
     one_of("`us` for Pilothouse, `cluster` for the cluster or the connection to it.", sources)
 }
 

@@ -183,12 +183,12 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Serialize)]
-    struct Thing {
+    struct SampleRow {
         name: String,
         labels: Vec<String>,
     }
 
-    impl ListRow for Thing {
+    impl ListRow for SampleRow {
         const FIELDS: &'static [Field<Self>] = &[Field::new("name", |row| Cell::text(&*row.name))];
 
         fn name(&self) -> &str {
@@ -210,7 +210,7 @@ mod tests {
 
     #[derive(Serialize)]
     struct Data {
-        things: Vec<Thing>,
+        samples: Vec<SampleRow>,
         pagination: Pagination,
         #[serde(skip_serializing_if = "Option::is_none")]
         as_of: Option<Timestamp>,
@@ -220,15 +220,15 @@ mod tests {
         warnings: Vec<String>,
     }
 
-    fn things(names: &[&str]) -> Vec<Thing> {
+    fn samples(names: &[&str]) -> Vec<SampleRow> {
         let labels = vec!["\"quoted\" \\ \n 部署 \u{7f}".to_owned()];
-        names.iter().map(|name| Thing { name: (*name).to_owned(), labels: labels.clone() }).collect()
+        names.iter().map(|name| SampleRow { name: (*name).to_owned(), labels: labels.clone() }).collect()
     }
 
     fn page(names: &[&str]) -> ListResponse {
         ListResponse {
-            key: "things",
-            rows: things(names).iter().map(|thing| Row::of(thing).unwrap()).collect(),
+            key: "samples",
+            rows: samples(names).iter().map(|sample| Row::of(sample).unwrap()).collect(),
             pagination: Pagination { page: 2, per_page: 3, total: 10, pages: 4 },
             freshness: None,
             warnings: Vec::new(),
@@ -252,7 +252,7 @@ mod tests {
                         let message = language.catalog().message(Message::Done);
                         let page = ListResponse { freshness, warnings: warnings.to_vec(), ..page(names) };
                         let data = Data {
-                            things: things(names),
+                            samples: samples(names),
                             pagination: page.pagination,
                             as_of: freshness.map(|(as_of, _)| as_of),
                             stale: freshness.map(|(_, stale)| stale),
@@ -302,7 +302,7 @@ mod tests {
         let keys = [[1; 32], [2; 32]].map(|key| DigestKey::new(&key));
         let with_rows_of = |key: &DigestKey| {
             let rows =
-                things(&["a", "b"]).iter().map(|thing| Row::of_with_key(thing, key).unwrap()).collect();
+                samples(&["a", "b"]).iter().map(|sample| Row::of_with_key(sample, key).unwrap()).collect();
             ListResponse { rows, ..page(&[]) }
         };
         let [one, other] = keys.each_ref().map(with_rows_of);

@@ -246,11 +246,11 @@ mod tests {
     }
 
     #[derive(Serialize)]
-    struct Thing {
+    struct SampleRow {
         name: &'static str,
     }
 
-    impl ListRow for Thing {
+    impl ListRow for SampleRow {
         const FIELDS: &'static [Field<Self>] = &[Field::new("name", |row| Cell::text(row.name))];
 
         fn name(&self) -> &str {
@@ -269,7 +269,7 @@ mod tests {
             (ChangeKind::Changed, "b\r"),
             (ChangeKind::Removed, "部署"),
         ];
-        let rows = rows.map(|(change, name)| (change, Row::of(&Thing { name }).unwrap()));
+        let rows = rows.map(|(change, name)| (change, Row::of(&SampleRow { name }).unwrap()));
         let expected = "event: added\ndata: {\"name\":\"a\\n\\nevent: end\"}\n\n\
             event: changed\ndata: {\"name\":\"b\\r\"}\n\nevent: removed\ndata: {\"name\":\"部署\"}\n\n";
         assert_eq!(encoded(WatchEvent::Rows(rows.into())), expected);

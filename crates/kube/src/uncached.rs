@@ -7,7 +7,7 @@ use kube::core::params::ListParams;
 use pilothouse_core::{
     Cause, Error, Result,
     gate::Warning,
-    inventory::{Join, ListInfo, Owner, Project},
+    inventory::{Join, ListInfo, ListOwner, Project},
     kind::Kind,
     name::{NamespaceScope, ObjectName},
     rows::{ListQuery, Row, Table},
@@ -81,7 +81,7 @@ async fn rows_of_owner(
     kinds: &[Kind],
     scope: &NamespaceScope,
     project: Project,
-    Owner { kind, label, .. }: Owner,
+    ListOwner { kind, label, .. }: ListOwner,
     name: &ObjectName,
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
     let owner_selection = ListParams::default().fields(&format!("metadata.name={name}")).limit(1);

@@ -44,7 +44,7 @@ pub type Source = u8;
 /// The rows of one list of one cluster.
 #[derive(Debug)]
 pub struct Table {
-    slots: Vec<Option<StoredRow>>,
+    slots: Vec<Option<TableRow>>,
     free: Vec<Slot>,
     /// Sort orders. The first is by namespace and name.
     orders: Vec<Order>,
@@ -60,7 +60,7 @@ pub struct Table {
 }
 
 #[derive(Clone, Debug)]
-struct StoredRow {
+struct TableRow {
     row: Row,
     source: Source,
 }
@@ -133,7 +133,7 @@ impl Table {
     /// Memory of the table in bytes, without allocator overhead.
     pub fn bytes(&self) -> usize {
         let slots =
-            self.slots.capacity() * size_of::<Option<StoredRow>>() + self.free.capacity() * size_of::<Slot>();
+            self.slots.capacity() * size_of::<Option<TableRow>>() + self.free.capacity() * size_of::<Slot>();
         let orders: usize = self.orders.iter().map(|order| order.slots.capacity() * size_of::<Slot>()).sum();
         let hashes: usize = self.columns.iter().map(|column| column.hashes.capacity()).sum::<usize>()
             + self.namespaces.capacity();

@@ -8,13 +8,13 @@ use serde_json::json;
 use super::*;
 
 #[derive(Clone, Debug, Serialize)]
-struct Thing {
+struct SampleRow {
     name: String,
     namespace: String,
     size: Option<i64>,
 }
 
-impl ListRow for Thing {
+impl ListRow for SampleRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::filtered("size", Filter::Number, |row| Cell::from(row.size)),
@@ -31,13 +31,20 @@ impl ListRow for Thing {
 
 #[test]
 fn null_sorts_last_and_ties_sort_by_namespace_and_name() {
-    let thing =
-        |namespace: &str, name: &str, size| Thing { name: name.into(), namespace: namespace.into(), size };
-    let things =
-        [thing("b", "x", Some(1)), thing("a", "y", Some(1)), thing("a", "x", None), thing("a", "z", Some(2))];
+    let sample = |namespace: &str, name: &str, size| SampleRow {
+        name: name.into(),
+        namespace: namespace.into(),
+        size,
+    };
+    let samples = [
+        sample("b", "x", Some(1)),
+        sample("a", "y", Some(1)),
+        sample("a", "x", None),
+        sample("a", "z", Some(2)),
+    ];
     let order = |descending| -> Vec<_> {
         let query = ListQuery { sort: Some(Sort { field: 1, descending }), ..ListQuery::default() };
-        let rows = things.iter().map(|thing| Row::of(thing).unwrap()).collect();
+        let rows = samples.iter().map(|sample| Row::of(sample).unwrap()).collect();
         select(rows, &query)
             .0
             .iter()
@@ -50,7 +57,7 @@ fn null_sorts_last_and_ties_sort_by_namespace_and_name() {
 
 #[test]
 fn page_beyond_the_end_is_empty_with_the_total() {
-    let rows = vec![Row::of(&json_thing()).unwrap()];
+    let rows = vec![Row::of(&sample_row()).unwrap()];
     let query = ListQuery { page: u64::MAX, per_page: 500, ..ListQuery::default() };
     let (page, pagination) = select(rows, &query);
     assert!(page.is_empty());
@@ -59,13 +66,13 @@ fn page_beyond_the_end_is_empty_with_the_total() {
     assert_eq!(Pagination::of(&ListQuery::default(), 21).pages, 2);
 }
 
-fn json_thing() -> Thing {
-    Thing { name: "Web".into(), namespace: "a".into(), size: None }
+fn sample_row() -> SampleRow {
+    SampleRow { name: "Web".into(), namespace: "a".into(), size: None }
 }
 
 #[test]
 fn row_json_equals_the_serialised_type() {
-    let row = Row::of(&json_thing()).unwrap();
+    let row = Row::of(&sample_row()).unwrap();
     let json: serde_json::Value = serde_json::from_str(row.json()).unwrap();
     assert_eq!(json, json!({"name": "Web", "namespace": "a", "size": null}));
 }
@@ -74,31 +81,32 @@ proptest! {
     /// The concatenated pages of any query equal the result of filtering and sorting with plain iterators.
     #[test]
     fn concatenated_pages_equal_filtered_and_sorted_rows(
-        things in prop::collection::vec(("[abAB]{1,3}", "[xy]", prop::option::of(0i64..4)), 0..40),
+        samples in prop::collection::vec(("[abAB]{1,3}", "[xy]", prop::option::of(0i64..4)), 0..40),
         search in prop::option::of("[ab]{1,2}"),
         one in any::<bool>(),
         size in prop::option::of(0i64..4),
         descending in any::<bool>(),
         per_page in 1u64..7,
     ) {
-        let mut things: Vec<_> = things.into_iter().map(|(name, namespace, size)| Thing { name, namespace, size }).collect();
-        things.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        things.dedup_by(|a, b| (&a.namespace, &a.name) == (&b.namespace, &b.name));
+        let mut samples: Vec<_> =
+            samples.into_iter().map(|(name, namespace, size)| SampleRow { name, namespace, size }).collect();
+        samples.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        samples.dedup_by(|a, b| (&a.namespace, &a.name) == (&b.namespace, &b.name));
         let namespaces = if one { NamespaceScope::One(Namespace::new("x").unwrap()) } else { NamespaceScope::All };
-        let mut expected: Vec<_> = things.iter()
-            .filter(|thing| !one || thing.namespace == "x")
-            .filter(|thing| search.as_ref().is_none_or(|search| thing.name.to_lowercase().contains(search.as_str())))
-            .filter(|thing| size.is_none_or(|size| thing.size == Some(size)))
+        let mut expected: Vec<_> = samples.iter()
+            .filter(|sample| !one || sample.namespace == "x")
+            .filter(|sample| search.as_ref().is_none_or(|search| sample.name.to_lowercase().contains(search.as_str())))
+            .filter(|sample| size.is_none_or(|size| sample.size == Some(size)))
             .collect();
         if descending {
-            expected.sort_by_key(|thing| (thing.size.is_none(), Reverse(thing.size)));
+            expected.sort_by_key(|sample| (sample.size.is_none(), Reverse(sample.size)));
         } else {
-            expected.sort_by_key(|thing| (thing.size.is_none(), thing.size));
+            expected.sort_by_key(|sample| (sample.size.is_none(), sample.size));
         }
-        let expected: Vec<_> = expected.iter().map(|thing| (thing.namespace.clone(), thing.name.clone())).collect();
+        let expected: Vec<_> = expected.iter().map(|sample| (sample.namespace.clone(), sample.name.clone())).collect();
 
         let mut found = Vec::new();
-        let mut rows: Vec<_> = things.iter().map(|thing| Row::of(thing).unwrap()).collect();
+        let mut rows: Vec<_> = samples.iter().map(|sample| Row::of(sample).unwrap()).collect();
         rows.reverse();
         for page in 1.. {
             let query = ListQuery {

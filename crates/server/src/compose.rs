@@ -172,7 +172,7 @@ async fn compose(
         idempotency: store_port.clone(),
     };
     let coordinator: Arc<dyn Coordinator> = store_port;
-    let rules = pilothouse_core::app::Settings {
+    let rules = pilothouse_core::app::AppSettings {
         lifetimes: settings.lifetimes(),
         allow_insecure_tls: settings.allow_insecure_tls,
         streams: StreamLimits::default(),

@@ -70,7 +70,7 @@ mod tests {
     use pilothouse_core::{
         Cause, Error,
         access::{AccessRequest, Caller, Resource, Verb},
-        app::{App, Settings},
+        app::{App, AppSettings},
         coordinator::MockCoordinator,
         kind::Kind,
         operation::{AuditWriter as _, Status},
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     fn keeper(fake: &Fake, coordinator: Arc<dyn Coordinator>) -> LeaseKeeper {
-        let audit = App::new(fake.ports(), Settings::default()).audit;
+        let audit = App::new(fake.ports(), AppSettings::default()).audit;
         LeaseKeeper { coordinator, audit, clock: fake.runtime.clock.clone() }
     }
 

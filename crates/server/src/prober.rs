@@ -73,7 +73,7 @@ mod tests {
     use pilothouse_core::{
         Cause, Error,
         access::Caller,
-        app::{App, Settings},
+        app::{App, AppSettings},
         cluster::{ClusterRegistry as _, Health},
         coordinator::MockCoordinator,
         testing::{
@@ -95,7 +95,7 @@ mod tests {
         /// An application with `count` clusters whose probe is due.
         async fn with_due_clusters(count: usize) -> Self {
             let fake = Fake::default();
-            let app = App::new(fake.ports(), Settings::default());
+            let app = App::new(fake.ports(), AppSettings::default());
             for n in 0..count {
                 app.clusters.create(&Caller::system(), new_cluster(&format!("cluster-{n}"))).await.unwrap();
             }

@@ -190,7 +190,7 @@ mod tests {
     use pilothouse_core::{
         Cause,
         access::{AccessRequest, Resource, Verb},
-        app::{App, Settings},
+        app::{App, AppSettings},
         audit::{Checkpoint, Cursor, TrailReader},
         clock::Clock as _,
         operation::{AuditWriter as _, Outcome},
@@ -214,7 +214,7 @@ mod tests {
         /// Twenty operations, one a minute, each with its checkpoint.
         async fn new() -> Self {
             let fake = Fake::default();
-            let app = App::new(fake.ports(), Settings::default());
+            let app = App::new(fake.ports(), AppSettings::default());
             let coordinator = Arc::new(MemoryCoordinator::of(fake.store.clone()));
             let begin = fake.runtime.clock.now();
             for _ in 0..20 {

@@ -13,7 +13,7 @@ use futures_util::future::{BoxFuture, join_all};
 use pilothouse_core::{
     Cause, Error, Result,
     access::Caller,
-    app::{App, Settings},
+    app::{App, AppSettings},
     audit::{
         AuditMaintenance as _, AuditPorts, ChainHash, Checkpoint, CheckpointSigner as _, CheckpointSink,
         ExportQuery, Fault, Head, KeyRotation, PublicKey, Signatures, TrailReader as _, verify_export,
@@ -69,7 +69,7 @@ fn app(db: &TestDatabase, store: &Store) -> App {
         checkpoint_sink: db.checkpoint_sink.clone(),
     };
     ports.clusters.registry = store;
-    App::new(ports, Settings::default())
+    App::new(ports, AppSettings::default())
 }
 
 /// A store with `count` operations, all of them signed.

@@ -35,8 +35,8 @@ async fn filled_store(db: &TestDatabase) -> (Store, StorePorts) {
     (store, ports)
 }
 
-fn pruning(ports: &StorePorts, beginning: &TrailStart) -> Permit {
-    ports.permit(TrailStart::access(1, beginning.head().sequence))
+fn pruning(ports: &StorePorts, start: &TrailStart) -> Permit {
+    ports.permit(TrailStart::access(1, start.head().sequence))
 }
 
 /// The start of a trail after the checkpoint with this index.
@@ -100,8 +100,8 @@ async fn replica_accepts_entries_removed_by_another() {
         idle.record(&operation(&idle_ports), &Outcome::success(db.clock.now())).await.unwrap();
         idle.checkpoint(Checkpoint::AGE).await.unwrap();
         let (store, ports) = filled_store(&db).await;
-        let beginning = trail_start(&db, &store, 2).await;
-        store.remove(&pruning(&ports, &beginning), &beginning).await.unwrap();
+        let start = trail_start(&db, &store, 2).await;
+        store.remove(&pruning(&ports, &start), &start).await.unwrap();
         db.clock.advance(Checkpoint::AGE);
         idle.checkpoint(Checkpoint::AGE).await.unwrap();
         assert!(idle.is_audit_signed());

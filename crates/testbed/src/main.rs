@@ -1,5 +1,6 @@
 //! Command line of the test bed. `cargo run -p pilothouse-testbed -- up [--node]` runs a control plane until Ctrl-C.
 //! `… -- postgres` runs PostgreSQL with an empty database. `… -- build` only builds the binaries, which takes minutes.
+//! Exit status 3: this machine cannot run a node or PostgreSQL.
 #![allow(clippy::print_stdout, reason = "this is a command line")]
 
 use std::process::ExitCode;
@@ -24,7 +25,10 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::FAILURE
+            match error {
+                Error::NodeUnavailable(_) | Error::PostgresUnavailable(_) => ExitCode::from(3),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Error type of all crates. It contains structured data; the HTTP crate writes the messages.
 //!
-//! An [`Error`] has a [`Cause`] and a [`Context`]. The cause alone determines the public [`Code`], the [`Source`] and
-//! whether a change may have been applied. Adapters map the errors of their libraries to causes; the HTTP crate maps
-//! causes to messages and status codes. An error contains no text from a library or from a cluster's response, except
-//! [`Context::message`], which is cleaned and never set where a Secret is involved.
+//! An [`Error`] has a [`Cause`] and a [`Context`]. The cause alone determines the public [`Code`], the [`ErrorSource`]
+//! and whether a change may have been applied. Adapters map the errors of their libraries to causes; the HTTP crate
+//! maps causes to messages and status codes. An error contains no text from a library or from a cluster's response,
+//! except [`Context::message`], which is cleaned and never set where a Secret is involved.
 
 use std::{fmt, time::Duration};
 
@@ -91,14 +91,14 @@ impl fmt::Display for Code {
 
 /// Source of an error: Pilothouse or the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ErrorSource {
     /// Pilothouse.
     Server,
     /// The cluster's API server, or the connection to it.
     Cluster,
 }
 
-impl Source {
+impl ErrorSource {
     /// The value in `context.source`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -131,8 +131,8 @@ macro_rules! causes {
             }
 
             /// The source of the error.
-            pub const fn source(self) -> Source {
-                match self { $(Self::$variant => Source::$source,)* }
+            pub const fn source(self) -> ErrorSource {
+                match self { $(Self::$variant => ErrorSource::$source,)* }
             }
         }
     };
@@ -531,6 +531,21 @@ mod tests {
     fn every_code_has_a_cause() {
         for code in Code::ALL {
             assert!(Cause::ALL.iter().any(|cause| cause.code() == code), "{code} is never used");
+        }
+    }
+
+    #[test]
+    fn outcome_is_unknown_if_the_change_was_sent_and_no_response_shows_the_outcome() {
+        let unknown = [
+            Cause::UnexpectedAnswer,
+            Cause::FailingCluster,
+            Cause::ConnectionLost,
+            Cause::DeadlineExceeded,
+            Cause::Internal,
+        ];
+        for &cause in Cause::ALL {
+            assert_eq!(Error::new(cause).outcome_unknown(), unknown.contains(&cause), "{cause:?}");
+            assert!(!Error::new(cause).read_only().outcome_unknown(), "{cause:?} of a read");
         }
     }
 

@@ -22,7 +22,7 @@ const SECTOR: u64 = 512;
 /// Treatment of unsynced changes in a rebuild.
 pub(super) enum Unsynced<'r> {
     /// All of them are kept, as without a power loss.
-    Kept,
+    Retained,
     /// All of them are lost.
     Lost,
     /// A random part of them is kept.
@@ -269,7 +269,7 @@ impl Disk {
     pub(super) fn rebuild(&self, folder: &Path, mut unsynced: Unsynced<'_>) {
         let mut names = self.synced_names.clone();
         let kept_renames = match &mut unsynced {
-            Unsynced::Kept => self.renames.len(),
+            Unsynced::Retained => self.renames.len(),
             Unsynced::Lost => 0,
             Unsynced::Torn(random) => random.below(self.renames.len() as u64 + 1) as usize,
         };
@@ -343,7 +343,9 @@ impl File {
         let mut contents_after_loss = self.synced.clone();
         match unsynced {
             Unsynced::Lost => {}
-            Unsynced::Kept => self.changes.iter().for_each(|change| change.apply(&mut contents_after_loss)),
+            Unsynced::Retained => {
+                self.changes.iter().for_each(|change| change.apply(&mut contents_after_loss))
+            }
             Unsynced::Torn(random) => {
                 let all = self.changes.len() as u64;
                 // per sector, and for the length: keeps the first few changes, often none or all

@@ -41,7 +41,7 @@ pub enum Fault {
     Rewritten,
     /// Entries that were signed or read before are missing from here on.
     TailCut,
-    /// The record of the start of the trail is not signed by a key of this trail.
+    /// The trail start is not signed by a key of this trail.
     BeginningForged,
     /// The first line of the export is not signed by the key.
     HeaderForged,

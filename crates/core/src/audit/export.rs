@@ -15,7 +15,7 @@ use super::{
     Signatures, StoredCheckpoint, StoredEntry, TrailReader,
     k8s::Events,
     retention::TrailStart,
-    slots::Slot,
+    slots::RevocableSlot,
     verified_range::{VerifiedRange, verify_range},
 };
 use crate::error::{Error, Result};
@@ -146,8 +146,8 @@ pub struct Export {
     position: Head,
     last: i64,
     events: Option<Events>,
-    /// Slot of the concurrency limiter, released with the export. None for exports that are not limited.
-    slot: Option<Slot>,
+    /// Slot of the pool, released with the export. None for exports that are not limited.
+    slot: Option<RevocableSlot>,
 }
 
 /// Dependencies for verifying and signing an export.
@@ -183,7 +183,7 @@ impl Export {
         reader: Arc<dyn TrailReader>,
         sources: Sources<'_>,
         query: ExportQuery,
-        slot: Slot,
+        slot: RevocableSlot,
     ) -> Result<Self> {
         let (_, head) = reader.head().await?;
         let ExportQuery { format, from, to } = query;

@@ -1,5 +1,5 @@
 //! Retention: removes the oldest entries once they are old enough and archived or delivered. The remaining trail begins
-//! with a signed record of its start. Without the signing key, a removal of entries is therefore detected as tampering.
+//! with a signed trail start. Without the signing key, a removal of entries is therefore detected as tampering.
 
 use std::time::Duration;
 
@@ -21,8 +21,9 @@ const MAX_PRUNE_ENTRIES: i64 = 5_000;
 /// Maximum number of checkpoints in one read.
 const CHECKPOINT_BATCH: u32 = 200;
 
-/// Signed record of the start of a trail whose older entries were removed. Its line has the fields of a [`Checkpoint`],
-/// but the signature has another purpose string, so that a checkpoint is not accepted as a record of the start.
+/// Trail start: signed record of where a trail begins after its older entries were removed. Its line has the fields of
+/// a [`Checkpoint`], but the signature has another purpose string, so that a checkpoint is not accepted as a trail
+/// start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrailStart(Checkpoint);
 
@@ -52,7 +53,7 @@ impl TrailStart {
     }
 
     /// Parses a line and checks that it belongs to this trail and is signed by the key of that time or a later one. The
-    /// holder of an old key could sign such a record too, so the trail itself must contain the removal: see
+    /// holder of an old key could sign a trail start too, so the trail itself must contain the removal: see
     /// [`TrailStart::pruned_through`].
     pub(super) fn read(
         line: &str,
@@ -61,14 +62,14 @@ impl TrailStart {
         verifier: &dyn SignatureVerifier,
     ) -> Result<Self, Defect> {
         let forged = |details| Defect::at(1, Fault::BeginningForged, details);
-        let read = Checkpoint::parse(line)
-            .ok_or_else(|| forged("the record of the start of the trail is not in the canonical form"))?;
+        let read =
+            Checkpoint::parse(line).ok_or_else(|| forged("the trail start is not in the canonical form"))?;
         let mut keys = keys.since(read.sequence);
         if !keys.any(|key| read.is_signed_as(Self::PURPOSE, key, verifier)) {
-            return Err(forged("the record of the start of the trail is not signed by this key"));
+            return Err(forged("the trail start is not signed by this key"));
         }
         if read.trail != trail {
-            return Err(forged("the record of the start of the trail belongs to another trail"));
+            return Err(forged("the trail start belongs to another trail"));
         }
         Ok(Self(read))
     }
@@ -90,7 +91,7 @@ impl TrailStart {
     /// The head before the first entry, as stored and not verified. [`Head::NONE`] if no entries were removed.
     pub(super) async fn head_of(reader: &dyn TrailReader) -> Result<Head> {
         let Some(line) = reader.trail_start().await? else { return Ok(Head::NONE) };
-        let unreadable = || Error::internal("the record of the start of the audit trail cannot be read");
+        let unreadable = || Error::internal("the start of the audit trail cannot be read");
         Ok(Checkpoint::parse(&line).ok_or_else(unreadable)?.head())
     }
 }
@@ -111,7 +112,7 @@ pub trait TrailPruner: Send + Sync {
     ///
     /// # Errors
     /// `AuditUnavailable`; `Internal` when the entry at the new start has another hash.
-    async fn remove(&self, permit: &Permit, beginning: &TrailStart) -> Result<u64>;
+    async fn remove(&self, permit: &Permit, start: &TrailStart) -> Result<u64>;
 }
 
 /// Part of the trail that is about to be removed.
@@ -188,10 +189,10 @@ impl Audit {
                 let part = Part { first: trail_start + 1, checkpoint: checkpoint.clone(), keys };
                 archive.store(&part, export).await?;
             }
-            let beginning = TrailStart::after(&checkpoint, &*self.ports.signer, self.clock.now());
+            let new_start = TrailStart::after(&checkpoint, &*self.ports.signer, self.clock.now());
             let access = TrailStart::access(trail_start + 1, checkpoint.sequence);
             let pruner = self.ports.pruner.clone();
-            let remove = async move |permit: Permit| pruner.remove(&permit, &beginning).await;
+            let remove = async move |permit: Permit| pruner.remove(&permit, &new_start).await;
             match self.gate.change_local(caller, access, remove).await? {
                 // another process removed the part
                 0 => {}

@@ -1,4 +1,5 @@
-//! Concurrency limiter: a fixed number of slots. A slot that is held but idle can be revoked for another caller.
+//! Slot pool: a fixed number of revocable slots for exports and verifications. A slot that is held but idle can be
+//! revoked for another caller.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -27,7 +28,7 @@ struct HeldSlot {
 }
 
 /// Guard of a held slot. Released on drop, unless the pool revokes it before.
-pub(super) struct Slot {
+pub(super) struct RevocableSlot {
     id: Arc<()>,
     pool: SlotPool,
 }
@@ -46,7 +47,7 @@ impl SlotPool {
     ///
     /// # Errors
     /// `Overloaded` when all slots are in use.
-    pub(super) fn acquire(&self) -> Result<Slot> {
+    pub(super) fn acquire(&self) -> Result<RevocableSlot> {
         let now = self.clock.monotonic();
         let mut held = self.lock();
         if held.len() >= self.capacity {
@@ -57,7 +58,7 @@ impl SlotPool {
         }
         let id = Arc::new(());
         held.push(HeldSlot { id: id.clone(), last_used: now });
-        Ok(Slot { id, pool: self.clone() })
+        Ok(RevocableSlot { id, pool: self.clone() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<HeldSlot>> {
@@ -65,7 +66,7 @@ impl SlotPool {
     }
 }
 
-impl Slot {
+impl RevocableSlot {
     /// Marks the slot as used now.
     ///
     /// # Errors
@@ -78,7 +79,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for RevocableSlot {
     fn drop(&mut self) {
         self.pool.lock().retain(|slot| !Arc::ptr_eq(&slot.id, &self.id));
     }

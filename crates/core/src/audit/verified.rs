@@ -94,13 +94,12 @@ impl VerifiedTrail {
         Ok(Self { trail: trail.to_owned(), head: newest.head(), signed: Some(newest), overdue: Vec::new() })
     }
 
-    /// Returns the same state, or none when retention removed its head, according to the signed record of the start of
-    /// the trail.
+    /// Returns the same state, or none when retention removed its head, according to the trail start.
     #[must_use]
-    pub fn since(self, beginning: Option<&str>, trusted: Trusted<'_>) -> Option<Self> {
-        let start = beginning
+    pub fn since(self, trail_start: Option<&str>, trusted: Trusted<'_>) -> Option<Self> {
+        let start = trail_start
             .and_then(|line| TrailStart::read(line, &self.trail, trusted.keys, trusted.verifier).ok())
-            .map_or(0, |beginning| beginning.head().sequence);
+            .map_or(0, |start| start.head().sequence);
         (self.head.sequence >= start).then_some(self)
     }
 
@@ -336,7 +335,7 @@ mod tests {
         assert!(is_retained(Some(by(FakeSigner::of(Hex([9; 32])), 4))), "start signed by another key");
         assert!(
             is_retained(Some(signed_by(FakeSigner::default(), head(4)).line().unwrap())),
-            "a checkpoint is no record of the start"
+            "a checkpoint is no trail start"
         );
     }
 

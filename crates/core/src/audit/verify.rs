@@ -78,22 +78,21 @@ pub async fn verify(
     signatures: Signatures<'_>,
 ) -> Result<Verdict> {
     loop {
-        let beginning = reader.trail_start().await?;
-        let verdict = verify_snapshot(reader, sink, signatures, beginning.as_deref()).await?;
+        let trail_start = reader.trail_start().await?;
+        let verdict = verify_snapshot(reader, sink, signatures, trail_start.as_deref()).await?;
         // a defect is not final if retention removed entries meanwhile: verify again from the new start
-        if verdict.valid || reader.trail_start().await? == beginning {
+        if verdict.valid || reader.trail_start().await? == trail_start {
             return Ok(verdict);
         }
     }
 }
 
-/// Verifies the trail that begins after `beginning`, the record of its start. A removal by retention meanwhile causes a
-/// defect.
+/// Verifies the trail that begins after `trail_start`. A removal by retention meanwhile causes a defect.
 async fn verify_snapshot(
     reader: &dyn TrailReader,
     sink: Option<&dyn CheckpointSink>,
     signatures: Signatures<'_>,
-    beginning: Option<&str>,
+    trail_start: Option<&str>,
 ) -> Result<Verdict> {
     let evidence = ExternalEvidence::of(reader, sink)?;
     let (trail, head) = reader.head().await?;
@@ -103,9 +102,9 @@ async fn verify_snapshot(
         Ok(keys) => keys,
         Err(defect) => return Ok(verdict.with(defect)),
     };
-    let before = match beginning.map(|line| TrailStart::read(line, &trail, &keys, signatures.verifier)) {
+    let before = match trail_start.map(|line| TrailStart::read(line, &trail, &keys, signatures.verifier)) {
         None => Head::NONE,
-        Some(Ok(beginning)) => beginning.head(),
+        Some(Ok(start)) => start.head(),
         Some(Err(defect)) => return Ok(verdict.with(defect)),
     };
     let sink_is_empty = evidence.is_empty;
@@ -195,7 +194,7 @@ impl Pass<'_> {
         }
         self.finish().await?;
         if !self.prune_recorded {
-            // an earlier key could sign a record of the start; the operation is covered by all later checkpoints
+            // an earlier key could sign a trail start; the operation is covered by all later checkpoints
             let details = "no operation in the trail removed the entries before its start";
             return Err(Defect::at(1, Fault::BeginningForged, details).into());
         }

@@ -104,7 +104,7 @@ pub struct Clusters {
 
 impl Clusters {
     /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`]. `allow_insecure_tls` is
-    /// as in [`crate::app::Settings`].
+    /// as in [`crate::app::AppSettings`].
     pub fn new(gate: Gate, ports: ClusterPorts, clock: Arc<dyn Clock>, allow_insecure_tls: bool) -> Self {
         Self { gate, ports, clock, allow_insecure_tls }
     }

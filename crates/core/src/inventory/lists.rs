@@ -76,7 +76,7 @@ pub struct ListInfo {
     /// Default order, in the syntax of `sort`. Empty: by namespace and name.
     pub default_sort: &'static str,
     /// The required owner, if the list holds the objects of one owner only.
-    pub owner: Option<Owner>,
+    pub owner: Option<ListOwner>,
     /// The fields of its rows.
     pub fields: fn() -> Vec<FieldInfo>,
     /// OpenAPI schemas of the row type, which is first, and of the types that it refers to.
@@ -90,7 +90,7 @@ pub struct ListInfo {
 
 /// The object that owns all objects of a list. The required query parameter `name` selects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct ListOwner {
     /// Kind of the owner. If no such object exists, the list is not found.
     pub kind: Kind,
     /// List of the owner's kind.
@@ -198,7 +198,7 @@ pub static LISTS: &[ListInfo] = &[
         ..of::<ServiceRow>(List::Services, "/api/k8s/services", "services", "Services", &[Kind::Service])
     },
     ListInfo {
-        owner: Some(Owner {
+        owner: Some(ListOwner {
             kind: Kind::Service,
             list: List::Services,
             label: SERVICE_LABEL,

@@ -144,7 +144,7 @@ impl Sessions {
         let at = self.clock.now();
         let [cookie, refresh] = [self.secret(), self.secret()];
         let caller = Caller { user_id: Some(user.id), role: Some(user.role), ..anonymous.clone() };
-        let permit = self.gate.permit_own_session(&caller, Verb::Login);
+        let permit = self.gate.permit_login(&caller);
         let record = SessionRecord {
             user_id: user.id,
             cookie: SecretHash::of(cookie.expose_secret()),
@@ -275,7 +275,7 @@ impl Sessions {
         let at = self.clock.now();
         let (mut session, user) = self.live.by_cookie(cookie.expose_secret()).await?;
         let caller = caller(&user, &session, origin);
-        let permit = self.gate.permit_own_session(&caller, Verb::Refresh);
+        let permit = self.gate.permit_refresh(&caller);
         let fresh = self.secret();
         let [presented, next] = [refresh, &fresh].map(|secret| SecretHash::of(secret.expose_secret()));
         match self.ports.store.rotate(&permit, session.id, presented, next, at, REFRESH_GRACE).await? {
@@ -294,7 +294,7 @@ impl Sessions {
     /// `SessionEnded`; `StoreUnavailable`.
     pub async fn logout(&self, cookie: &str, origin: Origin) -> Result<()> {
         let (session, user) = self.live.by_cookie(cookie).await?;
-        let permit = self.gate.permit_own_session(&caller(&user, &session, origin), Verb::Logout);
+        let permit = self.gate.permit_logout(&caller(&user, &session, origin));
         self.ports.store.end(&permit, session.id).await?;
         Ok(())
     }

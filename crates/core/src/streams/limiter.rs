@@ -11,7 +11,7 @@ use futures_util::{FutureExt, future::Shared};
 use crate::{
     error::{Cause, Error, Result},
     ids::UserId,
-    limiter::{Limiter, Slot},
+    limiter::{Limiter, LimiterSlot},
 };
 
 /// Limits of open streams, logs and lists together. Each stream holds some memory; a log stream also holds a connection
@@ -23,12 +23,12 @@ pub struct StreamLimits {
     /// Maximum number of streams of all users.
     pub total: usize,
     /// Maximum time that a reader may stall before its stream ends.
-    pub blocked: Duration,
+    pub stall_timeout: Duration,
 }
 
 impl Default for StreamLimits {
     fn default() -> Self {
-        Self { per_user: 32, total: 512, blocked: Duration::from_secs(30) }
+        Self { per_user: 32, total: 512, stall_timeout: Duration::from_secs(30) }
     }
 }
 
@@ -86,7 +86,7 @@ impl Inner {
 /// Slot of one stream. Dropping it releases the slot.
 pub(crate) struct StreamSlot {
     streams: Arc<Inner>,
-    _slot: Slot<Option<UserId>>,
+    _slot: LimiterSlot<Option<UserId>>,
 }
 
 impl StreamSlot {

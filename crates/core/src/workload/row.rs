@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::{
     WorkloadType,
     object::WorkloadObject,
-    status::{Counts, WorkloadStatus},
+    status::{ReplicaCounts, WorkloadStatus},
 };
 use crate::{
     error::{Error, Result},
@@ -89,7 +89,7 @@ impl WorkloadRow {
         let r#type =
             WorkloadType::of(kind).ok_or_else(|| Error::internal(format!("{kind} is not a workload")))?;
         let object: WorkloadObject = parse(object)?;
-        let counts = Counts::of(r#type, &object.spec, &object.status);
+        let counts = ReplicaCounts::of(r#type, &object.spec, &object.status);
         let status = WorkloadStatus::of(r#type, &object, &counts);
         let WorkloadObject { metadata, spec, .. } = object;
         let template =

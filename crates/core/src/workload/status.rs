@@ -56,7 +56,7 @@ impl WorkloadStatus {
     }
 
     /// Computes the status of a workload.
-    pub(super) fn of(r#type: WorkloadType, object: &WorkloadObject, counts: &Counts) -> Self {
+    pub(super) fn of(r#type: WorkloadType, object: &WorkloadObject, counts: &ReplicaCounts) -> Self {
         let WorkloadObject { metadata, spec, status } = object;
         match r#type {
             WorkloadType::Job => job_status(spec, status),
@@ -68,14 +68,14 @@ impl WorkloadStatus {
 
 /// Numbers of replicas. None where the type has no such number.
 #[derive(Default)]
-pub(super) struct Counts {
+pub(super) struct ReplicaCounts {
     pub(super) desired: Option<i64>,
     pub(super) ready: Option<i64>,
     pub(super) updated: Option<i64>,
     pub(super) available: Option<i64>,
 }
 
-impl Counts {
+impl ReplicaCounts {
     pub(super) fn of(r#type: WorkloadType, spec: &Spec, status: &ObjectStatus) -> Self {
         let count = |number: Option<i64>| Some(number.unwrap_or(0));
         match r#type {
@@ -107,7 +107,7 @@ fn rollout_status(
     metadata: &Metadata,
     spec: &Spec,
     status: &ObjectStatus,
-    counts: &Counts,
+    counts: &ReplicaCounts,
 ) -> WorkloadStatus {
     let [desired, updated, available] =
         [counts.desired, counts.updated, counts.available].map(|n| n.unwrap_or(0));

@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 use pilothouse_core::{
     Cause, Error,
     access::{Caller, Origin},
-    app::{App, Settings},
+    app::{App, AppSettings},
     operation::Status,
     role::Role,
     session::Login,
@@ -174,7 +174,7 @@ impl Fixture {
         let fixture = Self::new();
         let mut ports = fixture.fake.ports();
         ports.users.hasher = hasher;
-        Self { app: App::new(ports, Settings::default()), ..fixture }
+        Self { app: App::new(ports, AppSettings::default()), ..fixture }
     }
 }
 

@@ -13,7 +13,7 @@ use jiff::SignedDuration;
 use pilothouse_core::{
     Cause, Error,
     access::{Caller, Origin},
-    app::{App, Settings},
+    app::{App, AppSettings},
     audit::OperationQuery,
     inventory::List,
     operation::Status,
@@ -38,10 +38,10 @@ struct Fixture {
 impl Fixture {
     /// A fixture with the super admin `admin`, whose password is [`PASSWORD`].
     fn new() -> Self {
-        Self::with(Settings::default())
+        Self::with(AppSettings::default())
     }
 
-    fn with(settings: Settings) -> Self {
+    fn with(settings: AppSettings) -> Self {
         let fake = Fake::default();
         let app = App::new(fake.ports(), settings);
         let first = NewPassword::new(&PASSWORD.into()).unwrap();
@@ -107,9 +107,9 @@ fn bearer_and_cookie_must_be_valid_and_of_one_session() {
 #[test]
 fn session_in_use_does_not_expire_with_any_idle_timeout() {
     for idle in [5, 60, 90] {
-        let settings = Settings {
+        let settings = AppSettings {
             lifetimes: Lifetimes { idle: Duration::from_secs(idle), ..Lifetimes::default() },
-            ..Settings::default()
+            ..AppSettings::default()
         };
         let fixture = Fixture::with(settings);
         let tokens = fixture.login("admin", PASSWORD).unwrap();
@@ -233,7 +233,7 @@ fn last_super_admin_cannot_be_removed() {
 #[test]
 fn password_change_ends_other_sessions_and_removes_initial_password() {
     let fake = Fake::default();
-    let app = App::new(fake.ports(), Settings::default());
+    let app = App::new(fake.ports(), AppSettings::default());
     assert!(block_on(app.users.bootstrap(None)).unwrap());
     assert!(!block_on(app.users.bootstrap(None)).unwrap(), "only while there is no user");
     let first = fake.initial_password.password().unwrap();
@@ -253,7 +253,7 @@ fn password_change_ends_other_sessions_and_removes_initial_password() {
 #[test]
 fn initial_password_is_published_before_its_user_is_stored() {
     let fake = Fake::default();
-    let app = App::new(fake.ports(), Settings::default());
+    let app = App::new(fake.ports(), AppSettings::default());
     fake.store.fail_audit_writes(true);
     block_on(app.users.bootstrap(None)).unwrap_err();
     assert!(fake.initial_password.password().is_some(), "the user may be stored despite the error");
@@ -312,7 +312,7 @@ fn trail_contains_no_secrets() {
 #[test]
 fn session_revoked_by_another_process_ends_within_one_second() {
     let here = Fixture::new();
-    let there = App::new(here.fake.ports(), Settings::default());
+    let there = App::new(here.fake.ports(), AppSettings::default());
     let tokens = here.login("admin", PASSWORD).unwrap();
     let session = here.signed_in(&tokens).unwrap().session.id;
     let authenticate_there = || {

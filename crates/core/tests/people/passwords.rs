@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use pilothouse_core::{
     Cause, Result,
     access::Caller,
-    app::{App, Settings},
+    app::{App, AppSettings},
     operation::Status,
     role::Role,
     session::{PasswordChange, SignedIn},
@@ -45,11 +45,11 @@ fn change(old: &str, new: &str) -> PasswordChange {
 
 /// An app whose next password change is interrupted by `meanwhile`.
 fn interrupted(fixture: &Fixture, meanwhile: impl FnOnce(App) -> BoxFuture<'static, ()>) -> App {
-    let other_app = App::new(fixture.fake.ports(), Settings::default());
+    let other_app = App::new(fixture.fake.ports(), AppSettings::default());
     let hasher = InterruptedHasher(Mutex::new(Some(meanwhile(other_app))));
     let mut ports = fixture.fake.ports();
     ports.users.hasher = Arc::new(hasher);
-    App::new(ports, Settings::default())
+    App::new(ports, AppSettings::default())
 }
 
 fn signed_in(fixture: &Fixture, name: &str) -> SignedIn {
@@ -60,36 +60,36 @@ fn signed_in(fixture: &Fixture, name: &str) -> SignedIn {
 fn reset_overrides_a_change_in_progress() {
     let fixture = Fixture::new();
     fixture.add("ann", Role::Viewer);
-    let thief = signed_in(&fixture, "ann");
-    let id = thief.user.id;
+    let attacker = signed_in(&fixture, "ann");
+    let id = attacker.user.id;
     let app = interrupted(&fixture, |other_app| {
         Box::pin(async move {
             let reset = NewPassword::new(&"set by an administrator".into()).unwrap();
             other_app.users.reset_password(&Caller::command_line("root"), id, reset).await.unwrap();
         })
     });
-    let changed = block_on(app.sessions.change_password(&thief, change(PASSWORD, "set by the thief")));
+    let changed = block_on(app.sessions.change_password(&attacker, change(PASSWORD, "set by the attacker")));
     assert_eq!(cause(changed), Cause::SessionEnded);
     assert_eq!(
         fixture.last(),
         ("change_password".into(), Status::Failed, Some("AUTHENTICATION_ERROR".into()))
     );
-    assert_eq!(cause(fixture.login("ann", "set by the thief")), Cause::BadCredentials);
+    assert_eq!(cause(fixture.login("ann", "set by the attacker")), Cause::BadCredentials);
     assert!(fixture.login("ann", "set by an administrator").is_ok());
     let sessions = block_on(fixture.fake.ports().users.sessions.list(Some(id))).unwrap();
-    assert_eq!(sessions.len(), 1, "the thief's session has ended");
+    assert_eq!(sessions.len(), 1, "the attacker's session has ended");
 }
 
 #[test]
 fn revoked_session_cannot_change_the_password() {
     let fixture = Fixture::new();
     fixture.add("ann", Role::Viewer);
-    let (thief, admin) = (signed_in(&fixture, "ann"), signed_in(&fixture, "admin"));
-    let session = thief.session.id;
+    let (attacker, admin) = (signed_in(&fixture, "ann"), signed_in(&fixture, "admin"));
+    let session = attacker.session.id;
     let app = interrupted(&fixture, |other_app| {
         Box::pin(async move { other_app.sessions.revoke(&admin.caller, session).await.unwrap() })
     });
-    let changed = block_on(app.sessions.change_password(&thief, change(PASSWORD, "set by the thief")));
+    let changed = block_on(app.sessions.change_password(&attacker, change(PASSWORD, "set by the attacker")));
     assert_eq!(cause(changed), Cause::SessionEnded);
     assert!(fixture.login("ann", PASSWORD).is_ok());
 }

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Result,
     access::{Origin, Permit},
-    app::{App, Settings},
+    app::{App, AppSettings},
     ids::{SessionId, UserId},
     session::{Rotation, SecretHash, Session, SessionRecord, SessionStore, SignedIn, Tokens},
     testing::fake::MemoryStore,
@@ -87,7 +87,7 @@ impl Replica {
             Arc::new(CountingStore { store: fixture.fake.store.clone(), lookups: AtomicUsize::new(0) });
         let mut ports = fixture.fake.ports();
         ports.users.sessions = sessions.clone();
-        Self { app: App::new(ports, Settings::default()), sessions }
+        Self { app: App::new(ports, AppSettings::default()), sessions }
     }
 
     fn signed_in(&self, tokens: &Tokens) -> Result<SignedIn> {

@@ -1,5 +1,6 @@
-//! Functions of the gate that do not check the caller's role: permits for three fixed purposes, and the record of a
-//! refused login. All other permits require a role check ([`Permit::for_cache`] derives one from a checked permit).
+//! Functions of the gate that do not check the caller's role: permits for three fixed purposes (a probe, the caller's
+//! own session, the first user), and the record of a refused login. All other permits require a role check
+//! ([`Permit::for_cache`] derives one from a checked permit).
 
 use pilothouse_types::{
     error::{Error, Result},
@@ -20,10 +21,25 @@ impl Gate {
         Permit::new(AccessRequest::to(Verb::Get, Resource::Cluster).in_cluster(cluster), None)
     }
 
-    /// Issues the permit to open, refresh or end (`verb`) the caller's own session. The port commits the audit entry.
-    /// For `Sessions` in core only, after the caller has proved their identity: by a password, or as the owner of the
-    /// session's cookie.
-    pub fn permit_own_session(&self, caller: &Caller, verb: Verb) -> Permit {
+    /// Issues the permit to open a session of the caller. The port commits the audit entry. For `Sessions` in core
+    /// only, after the caller has proved their identity by a password.
+    pub fn permit_login(&self, caller: &Caller) -> Permit {
+        self.permit_own_session(caller, Verb::Login)
+    }
+
+    /// Issues the permit to refresh the caller's own session. The port commits the audit entry. For `Sessions` in core
+    /// only, after the caller has presented the session's cookie.
+    pub fn permit_refresh(&self, caller: &Caller) -> Permit {
+        self.permit_own_session(caller, Verb::Refresh)
+    }
+
+    /// Issues the permit to end the caller's own session. The port commits the audit entry. For `Sessions` in core
+    /// only, after the caller has presented the session's cookie.
+    pub fn permit_logout(&self, caller: &Caller) -> Permit {
+        self.permit_own_session(caller, Verb::Logout)
+    }
+
+    fn permit_own_session(&self, caller: &Caller, verb: Verb) -> Permit {
         let access = AccessRequest::to(verb, Resource::Session).named(&caller.username);
         let operation = self.operation(caller, &access);
         Permit::new(access, Some(operation))
@@ -68,7 +84,9 @@ mod tests {
         let probe = gate.permit_probe(ClusterId(1));
         assert!(probe.verb().reads() && probe.kind().is_err() && probe.operation().is_none());
         for permit in [
-            gate.permit_own_session(&Caller::system(), Verb::Login),
+            gate.permit_login(&Caller::system()),
+            gate.permit_refresh(&Caller::system()),
+            gate.permit_logout(&Caller::system()),
             gate.permit_first_user("admin", Role::SuperAdmin),
         ] {
             assert!(permit.cluster().is_err() && permit.kind().is_err() && permit.operation().is_some());

@@ -1,7 +1,7 @@
 //! Response envelope, common headers and languages.
 
 use actix_web::{http::StatusCode, test::TestRequest};
-use pilothouse_core::{Cause, error::Source};
+use pilothouse_core::{Cause, error::ErrorSource};
 use pilothouse_http::HttpSettings;
 use serde_json::{Value, json};
 
@@ -187,7 +187,7 @@ async fn cluster_errors_are_never_401() {
     let api = TestApp::new().await;
     let ops = api.login("ops").await;
     let query = format!("cluster_id={}&namespace=shop&pod_name=web-0", api.cluster);
-    for &cause in Cause::ALL.iter().filter(|cause| cause.source() == Source::Cluster) {
+    for &cause in Cause::ALL.iter().filter(|cause| cause.source() == ErrorSource::Cluster) {
         api.fake.clusters.fail(Some(cause));
         let reply = api.get(&ops, "/api/k8s/pods/logs", &query).await;
         let (status, code, name) = reply.error();

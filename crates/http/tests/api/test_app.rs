@@ -14,7 +14,7 @@ use pilothouse_conformance::Exchange;
 use pilothouse_core::{
     Result,
     access::Caller,
-    app::{App, Settings},
+    app::{App, AppSettings},
     ids::ClusterId,
     kind::Kind,
     role::Role,
@@ -232,7 +232,7 @@ impl TestApp {
 /// The in-memory ports with users, a cluster and its objects.
 pub(crate) async fn seeded_app() -> (Fake, App, ClusterId) {
     let fake = Fake::default();
-    let app = App::new(fake.ports(), Settings::default());
+    let app = App::new(fake.ports(), AppSettings::default());
     for (name, role) in [
         ("super", Role::SuperAdmin),
         ("ops", Role::OpsAdmin),

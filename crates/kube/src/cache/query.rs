@@ -7,7 +7,7 @@ use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     gate::Warning,
-    inventory::{Counts, Join, List, ListEvent, ListInfo, Listing, Owner, WatchSnapshot},
+    inventory::{Counts, Join, List, ListEvent, ListInfo, ListOwner, Listing, WatchSnapshot},
     kind::Kind,
     name::{NamespaceScope, ObjectName},
     rows::{ListQuery, Pagination, Row, Source, Table, select},
@@ -168,7 +168,7 @@ impl ListCache {
         info: &ListInfo,
         query: &ListQuery,
     ) -> Result<()> {
-        let Some((Owner { kind, list, .. }, name)) = info.owner.zip(query.owner.as_ref()) else {
+        let Some((ListOwner { kind, list, .. }, name)) = info.owner.zip(query.owner.as_ref()) else {
             return Ok(());
         };
         let owners = self.store(permit, list.info(), &[kind], transport)?;

@@ -49,7 +49,7 @@ async fn probe_reports_identity_and_permissions() {
 
 #[tokio::test]
 async fn client_certificate_of_another_ca_is_rejected() {
-    let (plane, adapter, ..) = fixture("stranger").await;
+    let (plane, adapter, ..) = fixture("unknown-ca").await;
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
     let mut connection = admin_connection(plane);

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Slot, Source, StoredRow, Table};
+use super::{Slot, Source, Table, TableRow};
 use crate::row::Row;
 
 /// Change of a row.
@@ -60,13 +60,13 @@ impl Table {
         changes.extend(old_rows.map(|removed| Change::Removed(removed.clone())));
 
         let others = self.stored_rows().filter(|stored| stored.source != source).cloned();
-        let mut all: Vec<_> = others.chain(rows.into_iter().map(|row| StoredRow { row, source })).collect();
+        let mut all: Vec<_> = others.chain(rows.into_iter().map(|row| TableRow { row, source })).collect();
         all.sort_by(|a, b| a.row.total_order(&b.row, None));
         (self.rebuild_with(all), changes)
     }
 
     /// Builds a table from rows sorted by namespace and name, with the indexes of this one.
-    fn rebuild_with(&self, all: Vec<StoredRow>) -> Self {
+    fn rebuild_with(&self, all: Vec<TableRow>) -> Self {
         let mut table = self.empty_copy();
         table.slots.reserve_exact(all.len());
         for column in table.columns.iter_mut().map(|column| &mut column.hashes).chain([&mut table.namespaces])
@@ -88,7 +88,7 @@ impl Table {
         table
     }
 
-    fn stored_rows(&self) -> impl Iterator<Item = &StoredRow> {
+    fn stored_rows(&self) -> impl Iterator<Item = &TableRow> {
         self.orders[0].slots.iter().filter_map(|slot| self.slots[*slot as usize].as_ref())
     }
 
@@ -104,7 +104,7 @@ impl Table {
     }
 
     fn insert(&mut self, row: Row, source: Source) {
-        let slot = self.store(StoredRow { row: row.clone(), source });
+        let slot = self.store(TableRow { row: row.clone(), source });
         for order in 0..self.orders.len() {
             let at = self.insertion_index(order, &row);
             self.orders[order].slots.insert(at, slot);
@@ -120,7 +120,7 @@ impl Table {
                 self.orders[order].slots.remove(at);
             }
         }
-        let StoredRow { row, .. } = self.slots[slot as usize].take()?;
+        let TableRow { row, .. } = self.slots[slot as usize].take()?;
         self.free.push(slot);
         self.row_bytes -= row.size();
         self.count(&row, false);
@@ -161,7 +161,7 @@ impl Table {
 
     /// Stores a row in a slot and updates everything except the sort orders and the search text.
     #[allow(clippy::cast_possible_truncation, reason = "2^32 rows do not fit into memory")]
-    fn store(&mut self, stored: StoredRow) -> Slot {
+    fn store(&mut self, stored: TableRow) -> Slot {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             for hashes in

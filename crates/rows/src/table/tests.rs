@@ -7,7 +7,7 @@ use crate::{Field, ListRow, fields_of, select};
 
 /// Row type with few distinct names and values, so that collisions and ties are frequent.
 #[derive(Clone, Debug, Serialize)]
-struct Thing {
+struct SampleRow {
     name: String,
     namespace: String,
     status: Option<&'static str>,
@@ -15,7 +15,7 @@ struct Thing {
     ready: bool,
 }
 
-impl ListRow for Thing {
+impl ListRow for SampleRow {
     const FIELDS: &'static [Field<Self>] = &[
         Field::new("name", |row| Cell::text(&*row.name)),
         Field::filtered("status", Filter::Any, |row: &Self| row.status.map_or(Cell::Null, Cell::text))
@@ -37,29 +37,29 @@ impl ListRow for Thing {
     }
 }
 
-fn thing() -> impl Strategy<Value = Thing> {
+fn sample_row() -> impl Strategy<Value = SampleRow> {
     let status = prop::option::of(prop::sample::select(&["on", "Off", "Größe \"x\"\n"][..]));
     ("[abA]{1,2}", "[xy]", status, prop::option::of(-1i64..3), any::<bool>())
-        .prop_map(|(name, namespace, status, size, ready)| Thing { name, namespace, status, size, ready })
+        .prop_map(|(name, namespace, status, size, ready)| SampleRow { name, namespace, status, size, ready })
 }
 
 /// Operation on a table.
 #[derive(Clone, Debug)]
 enum Step {
     /// Sets the rows of an object of a source, one row per size. No sizes: the object is deleted.
-    Object(Source, Thing, Vec<i64>),
+    Object(Source, SampleRow, Vec<i64>),
     /// Replaces all rows of a source.
-    ReplaceAll(Source, Vec<Thing>),
+    ReplaceAll(Source, Vec<SampleRow>),
     /// Runs a query.
     Query(ListQuery),
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let object = (0..2u8, thing(), prop::collection::vec(0i64..3, 0..3));
+    let object = (0..2u8, sample_row(), prop::collection::vec(0i64..3, 0..3));
     prop_oneof![
-        6 => object.prop_map(|(source, thing, sizes)| Step::Object(source, thing, sizes)),
-        1 => (0..2u8, prop::collection::vec(thing(), 0..12))
-            .prop_map(|(source, things)| Step::ReplaceAll(source, things)),
+        6 => object.prop_map(|(source, sample, sizes)| Step::Object(source, sample, sizes)),
+        1 => (0..2u8, prop::collection::vec(sample_row(), 0..12))
+            .prop_map(|(source, samples)| Step::ReplaceAll(source, samples)),
         3 => query().prop_map(Step::Query),
     ]
 }
@@ -133,22 +133,23 @@ proptest! {
     /// equal, and the reported changes yield the same rows.
     #[test]
     fn table_returns_the_same_results_as_select(steps in prop::collection::vec(step(), 1..60), last in query()) {
-        let mut table = Table::new(&fields_of::<Thing>());
+        let mut table = Table::new(&fields_of::<SampleRow>());
         let (mut model, mut seen) = (Model::new(), Vec::new());
         for step in steps.into_iter().chain([Step::Query(last)]) {
             match step {
-                Step::Object(source, thing, sizes) => {
+                Step::Object(source, sample, sizes) => {
                     let rows: Vec<_> = sizes
                         .into_iter()
-                        .map(|size| Row::of(&Thing { size: Some(size), ..thing.clone() }).unwrap())
+                        .map(|size| Row::of(&SampleRow { size: Some(size), ..sample.clone() }).unwrap())
                         .collect();
-                    let same_object = |row: &Row| (row.namespace(), row.name()) == (Some(&*thing.namespace), &*thing.name);
+                    let same_object =
+                        |row: &Row| (row.namespace(), row.name()) == (Some(&*sample.namespace), &*sample.name);
                     model.retain(|(other, row)| *other != source || !same_object(row));
                     model.extend(rows.iter().map(|row| (source, row.clone())));
-                    apply_changes(&mut seen, &table.apply(source, (Some(&thing.namespace), &thing.name), rows));
+                    apply_changes(&mut seen, &table.apply(source, (Some(&sample.namespace), &sample.name), rows));
                 }
-                Step::ReplaceAll(source, things) => {
-                    let rows: Vec<_> = things.iter().map(|thing| Row::of(thing).unwrap()).collect();
+                Step::ReplaceAll(source, samples) => {
+                    let rows: Vec<_> = samples.iter().map(|sample| Row::of(sample).unwrap()).collect();
                     model.retain(|(other, _)| *other != source);
                     model.extend(rows.iter().map(|row| (source, row.clone())));
                     let (replaced, changes) = table.replace_all(source, rows);
@@ -178,11 +179,16 @@ proptest! {
 fn table_of(count: usize) -> Table {
     let rows = (0..count).map(|n| {
         let name = format!("web-{n:06}-{}", ["even", "odd"][n % 2]);
-        let thing =
-            Thing { name, namespace: format!("ns-{}", n % 7), status: Some("on"), size: None, ready: true };
-        Row::of(&thing).unwrap()
+        let sample = SampleRow {
+            name,
+            namespace: format!("ns-{}", n % 7),
+            status: Some("on"),
+            size: None,
+            ready: true,
+        };
+        Row::of(&sample).unwrap()
     });
-    Table::new(&fields_of::<Thing>()).replace_all(0, rows.collect()).0
+    Table::new(&fields_of::<SampleRow>()).replace_all(0, rows.collect()).0
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use pilothouse_core::{
     Error, Result,
-    app::{App, Settings},
+    app::{App, AppSettings},
     audit::Cursor,
     monitor::{MockStoreMonitor, PoolStats, StoreStats},
     testing::fake::{Fake, MemoryCoordinator},
@@ -41,7 +41,7 @@ async fn scrape(fake: &Fake, stats: Result<StoreStats>, webhook: bool) -> String
         metrics: Metrics::new(),
         monitor: Arc::new(monitor),
         coordinator: Arc::new(coordinator),
-        gate: App::new(fake.ports(), Settings::default()).gate,
+        gate: App::new(fake.ports(), AppSettings::default()).gate,
         lists: KubeClusters::new(KubeSettings::default(), fake.store.clone(), clock.clone()),
         clock,
         webhook,

@@ -30,10 +30,10 @@ impl TrailPruner for Store {
         })
     }
 
-    async fn remove(&self, permit: &Permit, beginning: &TrailStart) -> Result<u64> {
+    async fn remove(&self, permit: &Permit, start: &TrailStart) -> Result<u64> {
         let entry = self.pending_entry(permit)?;
-        let Head { sequence: through, hash } = beginning.head();
-        let line = beginning.line()?;
+        let Head { sequence: through, hash } = start.head();
+        let line = start.line()?;
         let removed = transact!(self.db, |conn| {
             // locks `audit_head` as an append does: of two concurrent removals the second finds the part removed
             diesel::update(audit_head::table.find(1))

@@ -143,14 +143,14 @@ macro_rules! impl_trail {
                 let trusted = Trusted { keys: &keys, verifier: &*signer };
                 let read = |(sequence, line)| StoredCheckpoint { sequence, line };
                 let columns = (audit_checkpoints::seq, audit_checkpoints::line);
-                let beginning: Option<String> = audit_beginning::table
+                let trail_start: Option<String> = audit_beginning::table
                     .find(1)
                     .select(audit_beginning::line)
                     .first(conn)
                     .await
                     .optional()?;
                 let verified = match verified
-                    .and_then(|verified| verified.since(beginning.as_deref(), trusted))
+                    .and_then(|verified| verified.since(trail_start.as_deref(), trusted))
                 {
                     Some(verified) => verified,
                     None => {

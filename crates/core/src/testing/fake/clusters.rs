@@ -21,7 +21,7 @@ use crate::{
     error::{Cause, Error, Result},
     gate::Changed,
     ids::ClusterId,
-    inventory::{Inventory, Join, List, ListEvent, Listing, Owner, WatchSnapshot},
+    inventory::{Inventory, Join, List, ListEvent, ListOwner, Listing, WatchSnapshot},
     kind::Kind,
     name::ObjectName,
     namespace::{NamespaceApi, NamespaceRow},
@@ -189,7 +189,7 @@ impl Inventory for FakeClusters {
     async fn page(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
         self.call(permit, list.info().key)?;
         let cluster = permit.cluster()?;
-        if let Some((Owner { kind, .. }, name)) = list.info().owner.zip(query.owner.as_ref())
+        if let Some((ListOwner { kind, .. }, name)) = list.info().owner.zip(query.owner.as_ref())
             && !lock(&self.objects).keys().any(|(of, found, namespace, named)| {
                 (*of, *found, named.as_str()) == (cluster, kind, name.as_str())
                     && query.namespaces.covers(Some(namespace))

@@ -109,9 +109,9 @@ impl TrailPruner for MemoryStore {
         Ok(state.entries.iter().find(|entry| entry.operation_id == oldest).map(|entry| entry.sequence))
     }
 
-    async fn remove(&self, permit: &Permit, beginning: &TrailStart) -> Result<u64> {
+    async fn remove(&self, permit: &Permit, start: &TrailStart) -> Result<u64> {
         let mut state = self.write()?;
-        let through = beginning.head().sequence;
+        let through = start.head().sequence;
         if state.trail_start.as_ref().is_some_and(|now| now.head().sequence >= through) {
             return Ok(0);
         }
@@ -124,7 +124,7 @@ impl TrailPruner for MemoryStore {
         };
         state.operations.retain(|row| !began_in_removed(row));
         state.checkpoints.retain(|stored| stored.sequence >= through);
-        state.trail_start = Some(beginning.clone());
+        state.trail_start = Some(start.clone());
         state.record_success(permit, None)?;
         Ok(removed.len() as u64)
     }
