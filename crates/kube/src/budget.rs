@@ -2,9 +2,9 @@
 //! cluster and of all clusters may hold at once, and how many responses are parsed at once.
 //!
 //! - A request has fixed limits ([`Limits`]); above them it is refused with `too_large`.
-//! - All reads share [`ReadBudgets::memory`]. A cluster may hold as much of it as it leaves free for all others, so the
-//!   next cluster finds memory no matter how many send without end. Without free memory a read is refused with
-//!   `overloaded`.
+//! - All reads share [`ReadBudgets::memory`]. A cluster may hold at most as many bytes as remain free, so n
+//!   clusters that send without end leave 1/(n+1) of the memory for another one. Without free memory a read is refused
+//!   with `overloaded`.
 //! - A large response is parsed on a thread of low priority, with one of a few parse slots, of which one cluster may have
 //!   half. No slot is held while anything waits for the network.
 //!
