@@ -268,12 +268,11 @@ impl Read for Chunks {
             return Ok(0);
         }
         if self.remaining == 0 {
-            match self.connection.chunk().map_err(failed)? {
-                Some(size) => self.remaining = size,
-                None => {
-                    self.ended = true;
-                    return Ok(0);
-                }
+            if let Some(size) = self.connection.chunk().map_err(failed)? {
+                self.remaining = size;
+            } else {
+                self.ended = true;
+                return Ok(0);
             }
         }
         let max = self.remaining.min(buffer.len());

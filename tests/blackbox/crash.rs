@@ -363,7 +363,7 @@ fn unrecorded_repeated_and_misreported_changes_are_detected() {
     );
     assert_eq!(check_trail(&observed(Status::Unknown, None), &cluster_requests(vec![])), (1, 0));
     let assert_reports = |found: Option<String>, what: &str| {
-        assert!(found.as_ref().is_some_and(|it| it.contains(what)), "{found:?}")
+        assert!(found.as_ref().is_some_and(|it| it.contains(what)), "{found:?}");
     };
     assert_reports(found(Observed::default(), vec![event(later, done)]), "no intent");
     assert_reports(

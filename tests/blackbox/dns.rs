@@ -214,12 +214,11 @@ async fn rebinding_name_server_never_leads_to_a_forbidden_address() {
         let (queries_before, requests_before) = (name_server.queries(name), cluster.request_count(name));
         let mut refused = 0;
         for call in 0..12 {
-            let response = match call % 2 {
-                0 => admin.post("/api/k8s/clusters/test", json!({"id": id})).await,
-                _ => {
-                    let body = json!({"cluster_id": id, "namespace": "shop", "name": "settings", "data": {}});
-                    admin.post("/api/k8s/configmaps", body).await
-                }
+            let response = if call % 2 == 0 {
+                admin.post("/api/k8s/clusters/test", json!({"id": id})).await
+            } else {
+                let body = json!({"cluster_id": id, "namespace": "shop", "name": "settings", "data": {}});
+                admin.post("/api/k8s/configmaps", body).await
             };
             if response.body["success"] == false {
                 assert_eq!(response.body["context"]["cause"], "egress_denied", "{name}: {}", response.text);

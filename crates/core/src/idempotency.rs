@@ -272,7 +272,7 @@ impl Idempotency {
             };
             let refusal = |cause| {
                 let error = Error::new(cause).resource("request");
-                Err(earlier.request_id.iter().fold(error, |error, id| error.name(id)))
+                Err(earlier.request_id.iter().fold(error, pilothouse_types::Error::name))
             };
             if earlier.request != claim.request {
                 return refusal(Cause::IdempotencyKeyReused);

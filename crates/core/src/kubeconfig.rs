@@ -144,10 +144,9 @@ impl Kubeconfig {
 
     fn select_context(self, requested: Option<&str>, server: Option<ApiServer>) -> Result<Connection> {
         let refuse = |field: &str, reason| Err(Error::invalid(field, reason));
-        let name = match requested.map(str::to_owned).or(self.current_context).filter(|name| !name.is_empty())
-        {
-            Some(name) => name,
-            None => return refuse("kubeconfig.current-context", Reason::Required),
+        let named = requested.map(str::to_owned).or(self.current_context);
+        let Some(name) = named.filter(|name| !name.is_empty()) else {
+            return refuse("kubeconfig.current-context", Reason::Required);
         };
         let contexts = self.contexts.unwrap_or_default();
         let Some(at) = contexts.iter().position(|entry| entry.name == name) else {

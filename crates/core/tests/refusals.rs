@@ -271,7 +271,10 @@ fn read_refused_again_within_a_minute_writes_no_row() {
     let fixture = Fixture::new();
     let (viewer, before) = (caller(Role::Viewer), fixture.count());
     let list = || {
-        assert_eq!(cause(block_on(fixture.app.users.list(&viewer, &ListQuery::default()))), Cause::RoleTooLow)
+        assert_eq!(
+            cause(block_on(fixture.app.users.list(&viewer, &ListQuery::default()))),
+            Cause::RoleTooLow
+        );
     };
     let verify = || assert_eq!(cause(block_on(fixture.app.audit.verify(&viewer))), Cause::RoleTooLow);
     for _ in 0..5 {

@@ -69,7 +69,7 @@ const ROOT: u32 = 0;
 impl Process {
     fn current() -> io::Result<Self> {
         let mut groups = vec![getegid().as_raw()];
-        groups.extend(getgroups()?.into_iter().map(|group| group.as_raw()));
+        groups.extend(getgroups()?.into_iter().map(rustix::fs::Gid::as_raw));
         Ok(Self { user: geteuid().as_raw(), groups })
     }
 

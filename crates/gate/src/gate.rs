@@ -264,7 +264,7 @@ impl Gate {
                 Err(error) if error.code() == Code::ValidationError && error.cause != Cause::EgressDenied => {
                 }
                 Err(error) if is_refusal(error) => {
-                    gate.record_refusal(user, &key, operation, outcome).await?
+                    gate.record_refusal(user, &key, operation, outcome).await?;
                 }
                 _ => gate.trail.record(&operation, &outcome.with_summary(&operation)).await?,
             }

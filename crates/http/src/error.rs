@@ -188,7 +188,7 @@ impl ApiError {
                 cause: cause.as_str(),
                 source: cause.source().as_str(),
                 fields: fields.collect(),
-                required_role: context.required_role.map(|role| role.as_str()),
+                required_role: context.required_role.map(pilothouse_core::role::Role::as_str),
                 verb: context.verb.clone(),
                 resource: context.resource.clone(),
                 namespace: context.namespace.clone(),

@@ -118,7 +118,7 @@ impl Documented for NoParams {
 /// Deserialises the value of a parameter into the requested type.
 struct ParameterValue<'a>(&'a str);
 
-impl<'de> IntoDeserializer<'de> for ParameterValue<'_> {
+impl IntoDeserializer<'_> for ParameterValue<'_> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {

@@ -39,7 +39,9 @@ mod tests {
     /// Minor versions of Kubernetes 1 whose texts are checked.
     const VERSIONS: RangeInclusive<u32> = 30..=37;
 
-    const CASES: [(&str, fn(&str) -> bool); 5] = [
+    type Matcher = fn(&str) -> bool;
+
+    const CASES: [(&str, Matcher); 5] = [
         ("quota exceeded", is_quota_exceeded),
         ("being deleted", is_being_deleted),
         ("anonymous user", refuses_anonymous_user),

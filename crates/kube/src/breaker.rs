@@ -76,9 +76,8 @@ impl Breaker {
     pub(crate) async fn enter(&self, call_group: CallGroup, deadline: Instant) -> Result<CallGuard<'_>> {
         // a call that is refused anyway should not wait for a slot
         self.circuit().check(call_group, Instant::now())?;
-        let slot = match timeout_at(deadline, self.slots.acquire()).await {
-            Ok(Ok(slot)) => slot,
-            Ok(Err(_)) | Err(_) => return Err(Error::new(Cause::Overloaded).retry_after(OPEN_DURATION)),
+        let Ok(Ok(slot)) = timeout_at(deadline, self.slots.acquire()).await else {
+            return Err(Error::new(Cause::Overloaded).retry_after(OPEN_DURATION));
         };
         self.circuit().enter(call_group, Instant::now())?;
         Ok(CallGuard { breaker: self, call_group, settled: false, _slot: slot })

@@ -274,13 +274,12 @@ impl Reservation {
     /// # Errors
     /// As [`Self::add`].
     pub(crate) fn set(&mut self, bytes: usize) -> Result<()> {
-        match bytes.checked_sub(self.bytes) {
-            Some(more) => self.add(more),
-            None => {
-                self.meter.release(self.bytes - bytes);
-                self.bytes = bytes;
-                Ok(())
-            }
+        if let Some(more) = bytes.checked_sub(self.bytes) {
+            self.add(more)
+        } else {
+            self.meter.release(self.bytes - bytes);
+            self.bytes = bytes;
+            Ok(())
         }
     }
 

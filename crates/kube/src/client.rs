@@ -157,7 +157,7 @@ impl<'a> ClusterClient<'a> {
             };
             match pause {
                 Some(pause) if retries < MAX_RETRIES && Instant::now() + pause < self.deadline => {
-                    sleep(pause).await
+                    sleep(pause).await;
                 }
                 _ => return Err(Failure { error: failure.error.read_only(), ..failure }),
             }
@@ -284,8 +284,8 @@ impl<'a> ClusterClient<'a> {
         let Some(kind) = call.kind else { return Ok(()) };
         self.permit.covers(kind)?;
         let namespace = match kind {
-            Kind::Namespace => call.name.as_ref().map(|name| name.as_str()),
-            _ => call.namespace.as_ref().map(|namespace| namespace.as_str()),
+            Kind::Namespace => call.name.as_ref().map(pilothouse_core::name::ObjectName::as_str),
+            _ => call.namespace.as_ref().map(pilothouse_core::name::Namespace::as_str),
         };
         match self.permit.namespaces() {
             NamespaceScope::All => Ok(()),
@@ -337,7 +337,7 @@ impl<'a> ClusterClient<'a> {
                     return Err(ExchangeError::TooLong.into());
                 }
                 Limit::Newest(max_bytes) if response.body.len() > 2 * max_bytes => {
-                    response.truncate_front(max_bytes)
+                    response.truncate_front(max_bytes);
                 }
                 _ => {}
             }

@@ -52,12 +52,11 @@ impl ClientPool {
     /// # Errors
     /// `NotFound` without such a cluster; as [`Connections::connection`] and [`Transport::new`].
     pub(crate) async fn get(&self, id: ClusterId) -> Result<Arc<Transport>> {
-        match self.connections.connection(id).await? {
-            Some(stored) => self.get_or_open(id, &stored),
-            None => {
-                self.close_removed(id);
-                Err(not_found(id))
-            }
+        if let Some(stored) = self.connections.connection(id).await? {
+            self.get_or_open(id, &stored)
+        } else {
+            self.close_removed(id);
+            Err(not_found(id))
         }
     }
 
@@ -122,7 +121,7 @@ impl ClientPool {
             Ok(None) => self.close_removed(id),
             // checked again soon by `recheck_all`
             Err(error) => {
-                tracing::debug!(%error, cluster = %id, "cannot read the stored connection of the cluster")
+                tracing::debug!(%error, cluster = %id, "cannot read the stored connection of the cluster");
             }
         }
     }

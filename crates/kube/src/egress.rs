@@ -128,16 +128,13 @@ impl EgressRules {
         let (host, port) = host_and_port(&uri);
         let host = host.trim_end_matches('.');
         let is_localhost = host == "localhost" || host.ends_with(".localhost");
-        match host.parse() {
-            Ok(ip) => {
-                let literal = |own: &OwnSocket| Some(SocketAddr::new(own.host.parse().ok()?, own.port));
-                let own: Vec<_> = self.own.iter().filter_map(literal).collect();
-                self.allows(ip) && !matches_any(SocketAddr::new(ip, port), &own)
-            }
-            Err(_) => {
-                let named = |own: &OwnSocket| own.port == port && own.host.eq_ignore_ascii_case(host);
-                (self.allow_loopback || !is_localhost) && !self.own.iter().any(named)
-            }
+        if let Ok(ip) = host.parse() {
+            let literal = |own: &OwnSocket| Some(SocketAddr::new(own.host.parse().ok()?, own.port));
+            let own: Vec<_> = self.own.iter().filter_map(literal).collect();
+            self.allows(ip) && !matches_any(SocketAddr::new(ip, port), &own)
+        } else {
+            let named = |own: &OwnSocket| own.port == port && own.host.eq_ignore_ascii_case(host);
+            (self.allow_loopback || !is_localhost) && !self.own.iter().any(named)
         }
     }
 }

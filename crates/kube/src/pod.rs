@@ -52,8 +52,10 @@ impl Target {
             containers.iter().map(|container| container.name.clone()).collect()
         };
         let (containers, init_containers) = (names(&pod.spec.containers), names(&pod.spec.init_containers));
-        let container = choose_container(requested, &pod, &containers, &init_containers)
-            .ok_or_else(|| part_not_found(&get, "container", requested.map(|name| name.as_str())))?;
+        let container =
+            choose_container(requested, &pod, &containers, &init_containers).ok_or_else(|| {
+                part_not_found(&get, "container", requested.map(pilothouse_core::name::ContainerName::as_str))
+            })?;
         if pod.spec.node_name.is_none() {
             // for a pod without a node the API server returns an empty log instead of an error
             return Err(not_started(&get, None, pod));
@@ -136,12 +138,11 @@ fn choose_container(
 ) -> Option<String> {
     let find_name =
         |name: &str| containers.iter().chain(init_containers).find(|known| *known == name).cloned();
-    match requested {
-        Some(name) => find_name(name.as_str()),
-        None => {
-            let annotated = pod.metadata.annotations.get(DEFAULT_CONTAINER).and_then(|name| find_name(name));
-            annotated.or_else(|| containers.first().cloned())
-        }
+    if let Some(name) = requested {
+        find_name(name.as_str())
+    } else {
+        let annotated = pod.metadata.annotations.get(DEFAULT_CONTAINER).and_then(|name| find_name(name));
+        annotated.or_else(|| containers.first().cloned())
     }
 }
 

@@ -111,13 +111,12 @@ impl CheckpointSink for CheckpointFile {
 
     fn last(&self) -> Result<Option<Checkpoint>> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*last {
-            Some(last) => Ok(last.clone()),
-            None => {
-                let read = self.read_last().map_err(|error| self.unusable(&error))?;
-                *last = Some(read.clone());
-                Ok(read)
-            }
+        if let Some(last) = &*last {
+            Ok(last.clone())
+        } else {
+            let read = self.read_last().map_err(|error| self.unusable(&error))?;
+            *last = Some(read.clone());
+            Ok(read)
         }
     }
 

@@ -134,7 +134,7 @@ impl Metrics {
 }
 
 fn retain_clusters<B: MetricVecBuilder>(family: &MetricVec<B>, present: &BTreeSet<String>) {
-    for metric in family.collect().iter().flat_map(|family| family.get_metric()) {
+    for metric in family.collect().iter().flat_map(prometheus::proto::MetricFamily::get_metric) {
         let labels: HashMap<&str, &str> =
             metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
         let cluster = labels.get("cluster").copied().unwrap_or_default();

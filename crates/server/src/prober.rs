@@ -50,7 +50,7 @@ impl Prober {
         match self.coordinator.claim_probes(self.interval, free.len(), self.clock.now()).await {
             Ok(due) => due.into_iter().zip(free).for_each(|(id, slot)| self.start_probe(id, slot)),
             Err(error) => {
-                tracing::warn!(%error, "cannot claim the due probes of clusters: check the database; retried every second")
+                tracing::warn!(%error, "cannot claim the due probes of clusters: check the database; retried every second");
             }
         }
     }

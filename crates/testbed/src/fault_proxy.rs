@@ -187,7 +187,7 @@ async fn forward(
                 sleep((delay + more).saturating_sub(spread)).await;
             }
             Fault::Throttle(bytes) => {
-                sleep(Duration::from_secs(1) * count.try_into().unwrap_or(u32::MAX) / bytes.max(1)).await
+                sleep(Duration::from_secs(1) * count.try_into().unwrap_or(u32::MAX) / bytes.max(1)).await;
             }
             _ => {}
         }

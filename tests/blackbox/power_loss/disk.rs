@@ -344,7 +344,7 @@ impl File {
         match unsynced {
             Unsynced::Lost => {}
             Unsynced::Retained => {
-                self.changes.iter().for_each(|change| change.apply(&mut contents_after_loss))
+                self.changes.iter().for_each(|change| change.apply(&mut contents_after_loss));
             }
             Unsynced::Torn(random) => {
                 let all = self.changes.len() as u64;

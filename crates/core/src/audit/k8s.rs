@@ -168,7 +168,7 @@ fn event<'a>(sequence: i64, operation: &'a Operation, outcome: Option<&'a Outcom
         user: User {
             username: &operation.username,
             uid: operation.user_id.map(|id| id.0.to_string()),
-            groups: operation.role.map(|role| role.as_str()).into_iter().collect(),
+            groups: operation.role.map(pilothouse_types::role::Role::as_str).into_iter().collect(),
         },
         source_ips: operation.source_ip.iter().map(ToString::to_string).collect(),
         object_ref,

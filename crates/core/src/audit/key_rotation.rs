@@ -162,7 +162,7 @@ impl TrailKeys {
         verifier: &dyn SignatureVerifier,
     ) -> Result<Self> {
         let lines = reader.key_rotations().await?;
-        Self::of_lines(trail, current, &lines, verifier).map_err(|defect| defect.into_error())
+        Self::of_lines(trail, current, &lines, verifier).map_err(super::defect::Defect::into_error)
     }
 
     /// The key that signs checkpoints of this entry.

@@ -221,7 +221,7 @@ impl Pass<'_> {
             match entry {
                 Entry::Intent { operation } => self.row(sequence, operation, None).await?,
                 Entry::Complete { operation, outcome } => {
-                    self.row(sequence, operation, Some(outcome)).await?
+                    self.row(sequence, operation, Some(outcome)).await?;
                 }
                 Entry::Outcome { operation_id, outcome } => self.outcome(sequence, operation_id, &outcome)?,
             }

@@ -50,35 +50,32 @@ impl ApiServer {
 
 /// Host and optional port, normalised.
 fn host(authority: &str) -> Result<String, Reason> {
-    let (name, port) = match authority.strip_prefix('[') {
-        Some(rest) => {
-            let (literal, port) = rest.split_once(']').ok_or(Reason::Malformed)?;
-            let ip: std::net::Ipv6Addr = literal.parse().map_err(|_| Reason::Malformed)?;
-            (format!("[{ip}]"), port.strip_prefix(':').or(if port.is_empty() { Some("443") } else { None }))
+    let (name, port) = if let Some(rest) = authority.strip_prefix('[') {
+        let (literal, port) = rest.split_once(']').ok_or(Reason::Malformed)?;
+        let ip: std::net::Ipv6Addr = literal.parse().map_err(|_| Reason::Malformed)?;
+        (format!("[{ip}]"), port.strip_prefix(':').or(if port.is_empty() { Some("443") } else { None }))
+    } else {
+        let (name, port) = authority.split_once(':').unwrap_or((authority, "443"));
+        let name = name.to_ascii_lowercase();
+        let is_valid_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        };
+        // a last label of digits marks an IP address (RFC 1123 2.1), which must be complete: no 2130706433, no
+        // 127.1
+        let numeric = name
+            .rsplit('.')
+            .next()
+            .is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()) || label.starts_with("0x"));
+        let is_valid_name = name.len() <= 253
+            && name.split('.').all(is_valid_label)
+            && (!numeric || name.parse::<IpAddr>().is_ok());
+        if !is_valid_name {
+            return Err(Reason::Malformed);
         }
-        None => {
-            let (name, port) = authority.split_once(':').unwrap_or((authority, "443"));
-            let name = name.to_ascii_lowercase();
-            let is_valid_label = |label: &str| {
-                (1..=63).contains(&label.len())
-                    && !label.starts_with('-')
-                    && !label.ends_with('-')
-                    && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-            };
-            // a last label of digits marks an IP address (RFC 1123 2.1), which must be complete: no 2130706433, no
-            // 127.1
-            let numeric = name
-                .rsplit('.')
-                .next()
-                .is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()) || label.starts_with("0x"));
-            let is_valid_name = name.len() <= 253
-                && name.split('.').all(is_valid_label)
-                && (!numeric || name.parse::<IpAddr>().is_ok());
-            if !is_valid_name {
-                return Err(Reason::Malformed);
-            }
-            (name, Some(port))
-        }
+        (name, Some(port))
     };
     let port = port.filter(|port| port.bytes().all(|b| b.is_ascii_digit())).ok_or(Reason::Malformed)?;
     match port.parse::<u16>() {

@@ -368,7 +368,7 @@ proptest! {
         for (key, work) in work_by_key.iter().enumerate() {
             let results_of_key = || results.iter().zip(&keys).filter(|(_, of)| **of == key).map(|(result, _)| result);
             let executed = results_of_key().filter(|result| matches!(result, Ok(Execution::Executed(_)))).count();
-            let any_ok = results_of_key().any(|result| result.is_ok());
+            let any_ok = results_of_key().any(std::result::Result::is_ok);
             prop_assert_eq!((work.count(), executed), (u32::from(any_ok), usize::from(any_ok)));
         }
     }

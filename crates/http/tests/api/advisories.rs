@@ -148,8 +148,11 @@ async fn cve_2019_13209_cross_site_page_cannot_open_a_stream() {
     let uri = format!("/api/k8s/pods/logs/stream?cluster_id={}&namespace=shop&pod_name=web-0", api.cluster);
     for (name, value) in [("origin", "https://evil.example.com"), ("sec-fetch-site", "cross-site")] {
         let request = TestRequest::get().uri(&uri).insert_header(("host", "pilothouse.example.com"));
-        let request =
-            signed_in.credentials.headers().into_iter().fold(request, |r, header| r.insert_header(header));
+        let request = signed_in
+            .credentials
+            .headers()
+            .into_iter()
+            .fold(request, actix_web::test::TestRequest::insert_header);
         let reply = api.send(request.insert_header((name, value))).await;
         assert_eq!(reply.error().2, "cross_site");
     }
@@ -168,8 +171,11 @@ async fn cve_2026_88804_parameter_cannot_override_the_method() {
         let request = TestRequest::get()
             .uri("/api/k8s/clusters/delete")
             .insert_header(("x-http-method-override", method));
-        let request =
-            signed_in.credentials.headers().into_iter().fold(request, |r, header| r.insert_header(header));
+        let request = signed_in
+            .credentials
+            .headers()
+            .into_iter()
+            .fold(request, actix_web::test::TestRequest::insert_header);
         assert_eq!(api.send(request).await.status.as_u16(), 405);
     }
     assert_eq!(api.fake.store.entries().len(), before);
@@ -258,8 +264,11 @@ async fn cve_2024_22424_form_of_a_sibling_domain_changes_nothing() {
     let before = api.fake.store.entries().len();
     let send = async |headers: &[(&str, &str)]| {
         let request = TestRequest::post().uri("/api/k8s/namespaces").insert_header(("host", "a.example.com"));
-        let request =
-            signed_in.credentials.headers().into_iter().fold(request, |r, header| r.insert_header(header));
+        let request = signed_in
+            .credentials
+            .headers()
+            .into_iter()
+            .fold(request, actix_web::test::TestRequest::insert_header);
         let request = request.set_payload(json!({"cluster_id": api.cluster, "name": "new"}).to_string());
         api.send(headers.iter().fold(request, |r, header| r.insert_header(*header))).await.status.as_u16()
     };

@@ -54,7 +54,7 @@ fn post(path: &str, credentials: &Credentials, body: &str) -> TestRequest {
         .peer_addr("192.0.2.7:4711".parse().unwrap())
         .insert_header(("host", "pilothouse.example.com"))
         .set_payload(body.to_owned());
-    credentials.headers().into_iter().fold(request, |request, header| request.insert_header(header))
+    credentials.headers().into_iter().fold(request, actix_web::test::TestRequest::insert_header)
 }
 
 #[actix_web::test]
@@ -95,7 +95,7 @@ async fn cross_site_read_is_refused() {
                 .credentials
                 .headers()
                 .into_iter()
-                .fold(request, |r, header| r.insert_header(header));
+                .fold(request, actix_web::test::TestRequest::insert_header);
             let reply = api.send(headers.iter().fold(request, |r, header| r.insert_header(*header))).await;
             assert_eq!(reply.error().2, "cross_site", "{path} {headers:?}");
         }

@@ -153,7 +153,7 @@ async fn texts_are_chinese_by_default_and_english_when_preferred() {
         api.send(TestRequest::get().uri("/nope").insert_header(("accept-language", language)))
     };
     let is_english =
-        async |language| ask(language).await.json()["message"].as_str().is_some_and(|text| text.is_ascii());
+        async |language| ask(language).await.json()["message"].as_str().is_some_and(str::is_ascii);
     assert!(!is_english("fr").await && !is_english("zh-CN,en;q=0.5").await);
     assert!(is_english("en-GB,zh;q=0.9").await);
     assert_eq!(ask("en").await.json()["context"], ask("zh").await.json()["context"]);

@@ -19,8 +19,7 @@ impl TestApp {
         let credentials = signed_in.credentials.headers();
         let own = credentials.iter().map(|(name, value)| (*name, value.as_str()));
         let all = [("accept-language", "en")].into_iter().chain(own).chain(headers.iter().copied());
-        self.send(all.fold(TestRequest::get().uri(target), |request, header| request.append_header(header)))
-            .await
+        self.send(all.fold(TestRequest::get().uri(target), actix_web::test::TestRequest::append_header)).await
     }
 
     fn pods(&self, count: usize) -> String {

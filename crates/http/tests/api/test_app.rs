@@ -192,7 +192,7 @@ impl TestApp {
         let request =
             request.peer_addr("192.0.2.7:4711".parse().unwrap()).insert_header(("accept-language", language));
         let headers = credentials.headers().into_iter();
-        self.send(headers.fold(request, |request, header| request.insert_header(header))).await
+        self.send(headers.fold(request, actix_web::test::TestRequest::insert_header)).await
     }
 
     pub(crate) async fn get(&self, signed_in: &SignedIn, path: &str, query: &str) -> Reply {

@@ -30,7 +30,7 @@ use pilothouse_core::{
     namespace::NamespaceApi,
     object::Labels,
     pod::{LogOptions, PodApi},
-    rows::ListQuery,
+    rows::{ListQuery, Row},
     workload::{Replicas, WorkloadApi, WorkloadType},
 };
 use pilothouse_kube::{Deadlines, KubeClusters};
@@ -75,7 +75,7 @@ async fn page(adapter: &KubeClusters, list: List, namespace: &str) -> Listing {
 }
 
 fn names(listing: &Listing) -> Vec<&str> {
-    listing.rows.iter().map(|row| row.name()).collect()
+    listing.rows.iter().map(Row::name).collect()
 }
 
 async fn create(adapter: &KubeClusters, namespace: &str, name: &str) -> Result<ConfigMapRow> {

@@ -208,11 +208,7 @@ async fn watcher_receives_every_change_after_the_rows() {
     let query = ListQuery { kinds: vec![Kind::Pod], per_page: 1, ..ListQuery::default() };
     let snapshot =
         cluster.adapter.watch(&permit_all(Verb::List, Kind::Pod), List::Pods, &query).await.unwrap();
-    assert_eq!(
-        snapshot.rows.iter().map(|row| row.name()).collect::<Vec<_>>(),
-        ["a", "b"],
-        "all rows, not a page"
-    );
+    assert_eq!(snapshot.rows.iter().map(Row::name).collect::<Vec<_>>(), ["a", "b"], "all rows, not a page");
     let watch = cluster.last_watch();
     send(&watch, &(event("MODIFIED", "a", 6, "Failed") + &event("MODIFIED", "a", 7, "Failed")));
     send(&watch, &(event("ADDED", "c", 8, "Pending") + &event("DELETED", "b", 9, "Running")));

@@ -45,7 +45,7 @@ use pilothouse_core::{
     namespace::NamespaceApi,
     object::Labels,
     pod::{Follow, FollowStart, LogChunks, LogOptions, PodApi, PodLogs},
-    rows::ListQuery,
+    rows::{ListQuery, Row},
     streams::StreamEnd,
     workload::{Replicas, WorkloadApi},
 };
@@ -98,5 +98,5 @@ fn pod_list(names: &[&str], next: &str) -> Reply {
 }
 
 fn names(listing: &Listing) -> Vec<&str> {
-    listing.rows.iter().map(|row| row.name()).collect()
+    listing.rows.iter().map(Row::name).collect()
 }

@@ -53,7 +53,7 @@ impl NewOperation {
             resource_name: operation.resource_name,
             user_id: operation.user_id.map(|id| id.0),
             username: operation.username,
-            role: operation.role.map(|role| role.as_str()),
+            role: operation.role.map(pilothouse_core::role::Role::as_str),
             source_ip: operation.source_ip.map(|ip| ip.to_string()),
             request_id: operation.request_id,
             status: outcome.map_or(Status::Pending, |outcome| outcome.status).as_str(),
@@ -121,7 +121,7 @@ impl ChainAppender {
             body,
             hash: self.head.hash.0.to_vec(),
         });
-        self.sign_if(now, |last, sequence| last.is_full(sequence))
+        self.sign_if(now, pilothouse_core::audit::LastCheckpoint::is_full)
     }
 
     /// Signs the last entry if this append may sign and `is_due` returns true.
