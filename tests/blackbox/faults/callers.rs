@@ -58,7 +58,8 @@ async fn idle_and_slow_connections_use_little_memory_and_are_closed() {
     })
     .await;
     drop((answered, silent, slow));
-    admin.get("/api/k8s/clusters").await.data();
+    // signs in again, because the connections of `admin` are idle, too, and may be closed while a request is sent
+    server.admin().await.get("/api/k8s/clusters").await.data();
 }
 
 #[tokio::test]
