@@ -4,7 +4,10 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use common::{TestDatabase, cluster, user, verify};
 use futures_util::{
@@ -16,7 +19,7 @@ use pilothouse_core::{
     access::{AccessRequest, Resource, Verb},
     cluster::ClusterPatch,
     connection::Credential,
-    grant::{Decision, GrantRecord, GrantRequest, RequestRecord, RolePatch, RoleRecord},
+    grant::{Decision, GrantRecord, GrantRequest, RequestRecord, RequestState, RolePatch, RoleRecord},
     rights::{ClusterScope, Reach, RightResource, RoleName, RoleRule, RoleRules, Subject, Verbs},
     session::{SecretHash, SessionRecord},
     testing::contract::StorePorts,
@@ -73,6 +76,10 @@ impl Replicas {
     }
 
     async fn request(&self) -> GrantRequest {
+        self.try_request().await.unwrap()
+    }
+
+    async fn try_request(&self) -> Result<GrantRequest> {
         let record = RequestRecord {
             user_id: self.user.id,
             role: role(),
@@ -81,7 +88,14 @@ impl Replicas {
             duration_seconds: 3600,
             reason: "outage".to_owned(),
         };
-        self.one.requests.create(&self.one.people(), record).await.unwrap()
+        self.one.requests.create(&self.one.people(), record).await
+    }
+
+    /// Number of grants, less the number of approved requests. Zero: no approval is stored in part.
+    async fn difference(&self) -> i64 {
+        let sql = "SELECT (SELECT count(*) FROM grants) \
+            - (SELECT count(*) FROM grant_requests WHERE status = 'approved') AS n";
+        self.db.count(sql).await
     }
 
     /// Opens a session and returns the hash of its cookie.
@@ -189,12 +203,45 @@ async fn cancelled_approval_is_complete_or_absent() {
                 tokio::task::yield_now().await;
             }
             drop(approval);
-            let difference = "SELECT (SELECT count(*) FROM grants) \
-                - (SELECT count(*) FROM grant_requests WHERE status = 'approved') AS n";
-            assert_eq!(replicas.db.count(difference).await, 0);
+            assert_eq!(replicas.difference().await, 0);
         }
         verify(&replicas.db.entries().await);
     }
+}
+
+/// Repeats a call until it succeeds.
+async fn retried<T>(mut call: impl AsyncFnMut() -> Result<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match call().await {
+            Ok(value) => return value,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_connections_leave_no_partial_approval() {
+    let Some(db) = TestDatabase::postgres() else { return };
+    let replicas = Replicas::on(db).await;
+    for n in 0..20 {
+        let id = retried(async || replicas.try_request().await).await.id;
+        let ports = replicas.one.clone();
+        let approval =
+            tokio::spawn(
+                async move { ports.requests.decide(&ports.people(), id, Decision::Approve, None).await },
+            );
+        tokio::time::sleep(Duration::from_micros(500 * n)).await;
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+            WHERE datname = current_database() AND application_name = 'pilothouse'";
+        replicas.db.execute(kill).await.unwrap();
+        let approved = approval.await.unwrap();
+        let stored = retried(async || replicas.one.requests.find(id, replicas.one.now()).await).await;
+        // the approval may be stored although the confirmation was lost
+        assert!(approved.is_err() || stored.unwrap().state == RequestState::Approved);
+        assert_eq!(replicas.difference().await, 0);
+    }
+    verify(&replicas.db.entries().await);
 }
 
 /// All transactions lock the rights stamp before other rows, so none of them is ended as the victim of a deadlock.
