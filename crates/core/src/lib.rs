@@ -62,5 +62,5 @@ pub use pilothouse_rows as rows;
 pub use pilothouse_types::{
     clock, error,
     error::{Cause, Code, Error, Result},
-    hex, ids, kind, name, rng, role, spawn,
+    hex, ids, kind, name, namespaces, rng, role, spawn,
 };
