@@ -124,7 +124,8 @@ fn watch_of_a_set_sends_rows_and_changes_of_its_namespaces() {
     let set = NamespaceSet::new([NamespacePattern::parse("team-*").unwrap()]);
     let query =
         ListQuery { namespaces: NamespaceScope::Set(set), kinds: vec![Kind::Pod], ..ListQuery::default() };
-    let watch = fixture.app.watches.watch(&Caller::system(), fixture.cluster, List::Pods, query);
+    let caller = Caller::system();
+    let watch = fixture.app.watches.watch(&caller, fixture.cluster, List::Pods, query);
     let mut stream = block_on(watch).unwrap();
     assert_eq!([next(&mut stream), next(&mut stream)].concat(), ["added t", "synced 1"]);
     let changes = [
