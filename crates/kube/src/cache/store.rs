@@ -149,11 +149,15 @@ impl ListStore {
         query: &ListQuery,
     ) -> Result<(Vec<Row>, broadcast::Receiver<ListEvent>)> {
         let unpaged = ListQuery { page: 1, per_page: u64::MAX, ..query.clone() };
-        self.page(&unpaged).await?;
-        let table = self.table();
-        let events = self.events.subscribe();
-        let rows = table.page(&unpaged).map(|(rows, _)| rows).unwrap_or_default();
-        Ok((rows, events))
+        loop {
+            self.page(&unpaged).await?;
+            let table = self.table();
+            let events = self.events.subscribe();
+            // another query may have evicted the index meanwhile
+            if let Some((rows, _)) = table.page(&unpaged) {
+                return Ok((rows, events));
+            }
+        }
     }
 
     /// Freshness of the rows, and the kinds that the cluster does not serve.
