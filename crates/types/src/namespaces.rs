@@ -1,4 +1,4 @@
-//! Patterns of namespace names, and sets of namespaces that a right reaches.
+//! Patterns of namespace names, sets of namespaces that a right reaches, and the namespaces of a request or a query.
 
 use std::{fmt, sync::Arc};
 
@@ -191,6 +191,64 @@ fn includes_smaller(sorted: &[NamespacePattern], key: (u8, &str)) -> bool {
     (!text.starts_with(KUBE) && has(sorted, ANY)) || hyphens.any(|(at, _)| has(sorted, (1, &text[..=at])))
 }
 
+/// Namespaces of an access request, of a permit or of a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamespaceScope {
+    /// No namespace: cluster-scoped objects and Pilothouse's own rows. An access request starts with it.
+    Unscoped,
+    /// All namespaces: `*` in a request; in a permit only if the caller's rights reach every namespace. A query for all
+    /// namespaces also selects rows without a namespace.
+    All,
+    /// One namespace.
+    One(Namespace),
+    /// The namespaces of a set: in a permit, the part of `*` that the caller's rights reach.
+    Set(NamespaceSet),
+}
+
+impl NamespaceScope {
+    /// Parses `*` as all namespaces, any other text as one namespace.
+    ///
+    /// # Errors
+    /// As [`Namespace::new`].
+    pub fn parse(text: &str) -> Result<Self, Reason> {
+        if text == "*" { Ok(Self::All) } else { Namespace::new(text).map(Self::One) }
+    }
+
+    /// The namespace of a scope of one namespace.
+    pub fn one(&self) -> Option<&Namespace> {
+        match self {
+            Self::One(one) => Some(one),
+            Self::Unscoped | Self::All | Self::Set(_) => None,
+        }
+    }
+
+    /// Whether the scope contains an object or row in `namespace`; `None` for one without a namespace.
+    pub fn contains(&self, namespace: Option<&str>) -> bool {
+        match self {
+            Self::Unscoped => namespace.is_none(),
+            Self::All => true,
+            Self::One(one) => namespace == Some(one.as_str()),
+            Self::Set(set) => namespace.is_some_and(|namespace| set.contains(namespace)),
+        }
+    }
+
+    /// The part of the scope that lies in `set`. `None` if nothing is left, as of [`NamespaceScope::Unscoped`]: a set
+    /// contains no cluster-scoped object.
+    pub fn intersect(&self, set: &NamespaceSet) -> Option<Self> {
+        match self {
+            Self::Unscoped => None,
+            Self::All if set.is_all() => Some(Self::All),
+            Self::All => Self::of_set(set.clone()),
+            Self::One(one) => set.contains(one.as_str()).then(|| self.clone()),
+            Self::Set(own) => Self::of_set(own.intersect(set)),
+        }
+    }
+
+    fn of_set(set: NamespaceSet) -> Option<Self> {
+        if set.is_empty() { None } else { Some(Self::Set(set)) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -295,6 +353,41 @@ mod tests {
             let patterns: Vec<NamespacePattern> = set.clone().into();
             assert_eq!(NamespaceSet::from(patterns), set);
         }
+    }
+
+    #[test]
+    fn scope_contains_only_what_it_names() {
+        let one = NamespaceScope::parse("shop").unwrap();
+        let team = NamespaceScope::Set(set(&["team-*"]));
+        let cases = [
+            (&NamespaceScope::Unscoped, [true, false, false]),
+            (&NamespaceScope::All, [true, true, true]),
+            (&one, [false, true, false]),
+            (&team, [false, false, true]),
+        ];
+        for (scope, expected) in cases {
+            let contained = [None, Some("shop"), Some("team-a")].map(|namespace| scope.contains(namespace));
+            assert_eq!(contained, expected, "{scope:?}");
+        }
+        assert_eq!(NamespaceScope::parse("*"), Ok(NamespaceScope::All));
+        assert_eq!(NamespaceScope::parse("team-*"), Err(Reason::InvalidName));
+        assert_eq!(one.one().map(Namespace::as_str), Some("shop"));
+        assert_eq!(team.one(), None);
+    }
+
+    #[test]
+    fn scope_is_cut_by_a_set() {
+        let one = NamespaceScope::parse("shop").unwrap();
+        let scope = |patterns: &[&str]| Some(NamespaceScope::Set(set(patterns)));
+        let team = NamespaceScope::Set(set(&["team-*"]));
+        assert_eq!(NamespaceScope::All.intersect(&NamespaceSet::all()), Some(NamespaceScope::All));
+        assert_eq!(NamespaceScope::All.intersect(&set(&["*"])), scope(&["*"]));
+        assert_eq!(NamespaceScope::All.intersect(&set(&[])), None);
+        assert_eq!(one.intersect(&set(&["*"])), Some(one.clone()));
+        assert_eq!(one.intersect(&set(&["team-*"])), None);
+        assert_eq!(team.intersect(&set(&["team-a", "shop"])), scope(&["team-a"]));
+        assert_eq!(team.intersect(&set(&["shop"])), None);
+        assert_eq!(NamespaceScope::Unscoped.intersect(&NamespaceSet::all()), None);
     }
 
     /// Names that share beginnings with each other and with `kube-`.
