@@ -1,7 +1,7 @@
 //! Rights: what a caller may do, in which clusters and namespaces, and until when.
 //!
 //! Rights are additive [`Grant`]s: a subject has a role in clusters, in namespaces, for a time. There is no rule that
-//! denies. [`Rights::compile`] makes a table of the live grants of one caller, and [`decide`] answers a question from
+//! denies. [`Rights::compile`] makes a table of the live grants of one caller, and [`decide()`] answers a question from
 //! it. All functions are pure: time is a parameter, and the rows come from the store. `docs/access.md` describes the
 //! model, `docs/decisions/0034-grants.md` the decisions.
 

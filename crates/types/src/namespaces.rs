@@ -410,6 +410,14 @@ mod tests {
 
     proptest! {
         #[test]
+        fn accepted_patterns_have_a_star_only_after_a_hyphen(text in "[a*-]{0,5}|\\PC{0,8}") {
+            if let Ok(pattern) = NamespacePattern::parse(&text) {
+                prop_assert_eq!(pattern.to_string(), text.as_str());
+                prop_assert!(!text.trim_end_matches("-*").contains('*') || text == "*");
+            }
+        }
+
+        #[test]
         fn sets_agree_with_the_definition_of_their_patterns(
             left in prop::collection::vec(pattern(), 0..6),
             right in prop::collection::vec(pattern(), 0..6),

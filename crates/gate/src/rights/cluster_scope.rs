@@ -66,7 +66,7 @@ impl TryFrom<Wire> for ClusterScope {
             (Some(true), None, None) => Ok(Self::All),
             (None, Some(ids), None) if !ids.is_empty() => Ok(Self::Ids(ids)),
             (None, None, Some(labels)) => LabelTerms::parse(&labels).map(Self::Labels),
-            (None, Some(_) | None, None) => Err(Reason::Required),
+            (None, _, None) => Err(Reason::Required),
             _ => Err(Reason::Malformed),
         }
     }
@@ -202,6 +202,8 @@ impl fmt::Display for LabelTerms {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
@@ -321,5 +323,18 @@ mod tests {
         assert!(
             ClusterScope::All.contains(ClusterId(7), &labels(&[])) && ClusterScope::All.contains_labels(&dev)
         );
+    }
+
+    proptest! {
+        #[test]
+        fn accepted_terms_keep_their_meaning_when_printed(
+            text in "[ab]( ?= ?|  in ?\\(| )[xy](, ?[xy]\\)?)?(,[ab]=[xy])?|\\PC{0,40}",
+        ) {
+            if let Ok(terms) = LabelTerms::parse(&text) {
+                prop_assert_eq!(LabelTerms::parse(&terms.to_string()), Ok(terms.clone()));
+                prop_assert!(!terms.match_labels(&Labels::new()), "terms never match a cluster without labels");
+                prop_assert!(terms.combinations().iter().all(|labels| terms.match_labels(labels)));
+            }
+        }
     }
 }

@@ -72,10 +72,10 @@ impl Rights {
         let containing = |contains: &dyn Fn(&ClusterScope) -> bool| -> Vec<usize> {
             (0..live.len()).filter(|&n| contains(&live[n].clusters)).collect()
         };
-        let everywhere = ClusterGrants::new(containing(&|scope| *scope == ClusterScope::All));
+        let everywhere = ClusterGrants::new(containing(&|scope: &ClusterScope| *scope == ClusterScope::All));
         let mut shared = HashMap::<Vec<usize>, Arc<ClusterGrants>>::new();
         let clusters = clusters.iter().map(|(&id, labels)| {
-            let grants = containing(&|scope| scope.contains(id, labels));
+            let grants = containing(&|scope: &ClusterScope| scope.contains(id, labels));
             let grants = shared
                 .entry(grants)
                 .or_insert_with_key(|grants| Arc::new(ClusterGrants::new(grants.clone())));

@@ -149,16 +149,12 @@ pub fn resource_of(
         _ => RightResource::Platform,
     };
     let Some(subresource) = subresource else { return resource };
-    let keeps_resource = match (&resource, group, plural, subresource) {
-        (
-            RightResource::Workloads,
-            "",
-            "pods",
-            "log" | "exec" | "attach" | "portforward" | "ephemeralcontainers" | "eviction" | "resize",
-        ) => true,
-        (RightResource::Workloads | RightResource::CustomGroup(_), _, _, "scale") => true,
-        (RightResource::Access, "", "serviceaccounts", "token") => true,
-        (RightResource::Access, "certificates.k8s.io", _, "approval") => true,
+    let on_pods = ["log", "exec", "attach", "portforward", "ephemeralcontainers", "eviction", "resize"];
+    let keeps_resource = match (group, plural, &resource) {
+        ("", "pods", _) => on_pods.contains(&subresource),
+        ("", "serviceaccounts", _) => subresource == "token",
+        ("certificates.k8s.io", _, _) => subresource == "approval",
+        (_, _, RightResource::Workloads | RightResource::CustomGroup(_)) => subresource == "scale",
         _ => false,
     };
     if keeps_resource { resource } else { RightResource::Platform }

@@ -184,6 +184,11 @@ impl BuiltInRole {
         Self::ALL.into_iter().find(|role| role.as_str() == name)
     }
 
+    /// The roles that give a right in a grant with the reach `cluster`, the weakest first.
+    pub fn with_right(verb: RightVerb, resource: &RightResource) -> Vec<Self> {
+        Self::ALL.into_iter().filter(|role| role.rules().verbs(resource, true).contains(verb)).collect()
+    }
+
     /// The rules of the role.
     pub fn rules(self) -> RoleRules {
         use RightResource::{
@@ -350,6 +355,17 @@ mod tests {
             let (verb, resource) = (RightVerb::parse(verb).unwrap(), RightResource::parse(resource).unwrap());
             assert_eq!(weakest_preset(verb, &resource), role, "{verb} {resource}");
         }
+    }
+
+    #[test]
+    fn roles_with_a_right_are_the_weakest_and_those_above_it() {
+        let names = |verb, resource| {
+            let roles = BuiltInRole::with_right(verb, &resource);
+            roles.into_iter().map(BuiltInRole::as_str).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(names(RightVerb::Restart, RightResource::Workloads), "operator editor admin");
+        assert_eq!(names(RightVerb::Update, RightResource::Nodes), "admin");
+        assert_eq!(names(RightVerb::List, RightResource::Users), "");
     }
 
     #[test]

@@ -29,7 +29,7 @@ fn caller_without_grants_has_no_right_and_sees_no_cluster() {
     for grants in [vec![], vec![EffectiveGrant::preset(Role::None)]] {
         let rights = compile(&grants);
         for verb in RightVerb::ALL {
-            let rights_of = |resource| format!("{verb} {resource}");
+            let rights_of = |resource: &str| format!("{verb} {resource}");
             let (workloads, clusters) = (rights_of("workloads"), rights_of("clusters"));
             let (workloads, clusters) = (workloads.as_str(), clusters.as_str());
             check(&rights, &[(workloads, 1, "shop", "no"), (workloads, 1, "*", "no")]);

@@ -240,7 +240,7 @@ pub(crate) fn raw_grant() -> impl Strategy<Value = RawGrant> {
     const PATTERNS: [&str; 8] = ["a", "a-*", "a-b", "b", "*", "kube-*", "kube-system", "kube-a-*"];
     let patterns = sample::subsequence(&PATTERNS[..], 1..4)
         .prop_map(|patterns| Some(patterns.into_iter().map(str::to_owned).collect::<Vec<_>>()));
-    let patterns = prop_oneof![1 => Just(None), 3 => patterns];
+    let patterns = prop_oneof![1 => Just(None::<Vec<String>>), 3 => patterns];
     let rules = prop_oneof![
         4 => own_rules(),
         2 => sample::select(&BuiltInRole::ALL[..]).prop_map(BuiltInRole::rules),
