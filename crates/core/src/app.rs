@@ -19,8 +19,8 @@ use crate::{
     rng::Rng,
     secret::{SecretApi, Secrets, ValueDigest},
     session::{
-        CachedSessions, InvalidatingUsers, Lifetimes, LiveSessions, LoginThrottle, SessionPorts,
-        SessionStore, Sessions, TokenCodec,
+        CachedSessions, Invalidating, Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore,
+        Sessions, TokenCodec,
     },
     spawn::Spawner,
     streams::{StreamLimits, Streams},
@@ -122,13 +122,17 @@ impl App {
         let RuntimePorts { clock, rng, spawner } = runtime;
         let UserPorts { registry, sessions, throttle, hasher, initial_password: initial, tokens } = users;
         let streams = Streams::new(settings.streams);
-        // all reads and changes of sessions, and all changes of users, pass through these two wrappers
+        // all reads and changes of sessions, and all changes of users and clusters, pass through these wrappers
         let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
-        let users: Arc<dyn UserRegistry> = Arc::new(InvalidatingUsers {
+        let session_cache = sessions.session_cache();
+        let users: Arc<dyn UserRegistry> = Arc::new(Invalidating {
             registry,
-            session_cache: sessions.session_cache(),
+            session_cache: session_cache.clone(),
             spawner: spawner.clone(),
         });
+        let registry =
+            Arc::new(Invalidating { registry: clusters.registry, session_cache, spawner: spawner.clone() });
+        let clusters = ClusterPorts { registry, ..clusters };
         let sessions: Arc<dyn SessionStore> = sessions;
         let live =
             LiveSessions { store: sessions.clone(), clock: clock.clone(), idle: settings.lifetimes.idle };

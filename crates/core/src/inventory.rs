@@ -10,11 +10,11 @@ use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 
 use crate::{
-    access::{AccessRequest, Caller, Permit, Verb},
+    access::{AccessRequest, Caller, Permit, Resource, Verb},
     error::{Cause, Error, Result},
     gate::{Gate, Warning},
     ids::ClusterId,
-    name::NamespaceScope,
+    namespaces::NamespaceScope,
     rows::{Change, ListQuery, Pagination, Row, Table},
 };
 
@@ -73,13 +73,14 @@ impl Counts {
     pub fn of_listing(list: List, listing: Listing) -> Self {
         let Listing { rows, as_of, stale, .. } = listing;
         let (table, _) = Table::new(&(list.info().fields)()).replace_all(0, rows);
-        Self::of(&table, as_of, stale)
+        Self::of(&table, &NamespaceScope::All, as_of, stale)
     }
 
-    /// Counts the rows of a table.
-    pub fn of(table: &Table, as_of: Timestamp, stale: bool) -> Self {
-        let by_status = table.tally(STATUS).map(|(status, count)| (status.to_owned(), count)).collect();
-        Self { by_status, total: table.len() as u64, as_of, stale }
+    /// Counts the rows of a table in these namespaces.
+    pub fn of(table: &Table, namespaces: &NamespaceScope, as_of: Timestamp, stale: bool) -> Self {
+        let by_status = table.tally(STATUS, namespaces).into_iter();
+        let by_status = by_status.map(|(status, count)| (status.to_owned(), count)).collect();
+        Self { by_status, total: table.count_in(namespaces), as_of, stale }
     }
 }
 
@@ -96,14 +97,14 @@ pub struct WatchSnapshot {
     pub stale: bool,
     /// Warnings for the caller.
     pub warnings: Vec<Warning>,
-    /// Events of all rows of the list, matching or not. They follow `rows` without a gap.
+    /// Events of all rows of the list in the permit's namespaces, matching or not. They follow `rows` without a gap.
     pub events: BoxStream<'static, ListEvent>,
 }
 
 /// Event of a watched list.
 #[derive(Clone, Debug)]
 pub enum ListEvent {
-    /// Rows were added, changed or removed. All watchers share one copy.
+    /// Rows were added, changed or removed. Watchers of the same namespaces share one copy.
     Changes(Arc<[Change]>),
     /// The cluster became unreachable, or reachable again.
     Freshness {
@@ -122,8 +123,9 @@ pub enum ListEvent {
 #[cfg_attr(any(test, feature = "testing"), mockall::automock)]
 #[async_trait]
 pub trait Inventory: Send + Sync {
-    /// Returns a page of `list` in the permit's cluster. A list read after a change through the same process contains
-    /// that change. While the cluster is unreachable, the page holds the last known rows, if any, marked `stale`.
+    /// Returns a page of `list` in the permit's cluster and namespaces. A list read after a change through the same
+    /// process contains that change. While the cluster is unreachable, the page holds the last known rows, if any,
+    /// marked `stale`.
     ///
     /// # Errors
     /// Code `ConnectionError`, `TimeoutError`, `RateLimited` or `ForbiddenByCluster`; `TooLarge` if the list is
@@ -140,7 +142,7 @@ pub trait Inventory: Send + Sync {
         Ok(Counts::of_listing(list, listing))
     }
 
-    /// Returns the matching rows of `list` and a stream of the events that follow.
+    /// Returns the matching rows of `list` in the permit's namespaces, and a stream of the events that follow.
     ///
     /// # Errors
     /// As [`Inventory::page`]; `ForbiddenByCluster` if the credential may list but not watch; `NotCached` if the list
@@ -180,9 +182,14 @@ impl Lists {
     }
 }
 
-/// The access request for reading a list, without a cluster.
+/// The access request for reading a list, without a cluster. Only objects that belong to namespaces are requested in
+/// `namespaces`: the right to all namespaces includes no right to nodes.
 fn to_list(list: List, namespaces: &NamespaceScope) -> AccessRequest {
-    AccessRequest::to(Verb::List, list.info().resource).within(namespaces.clone())
+    let access = AccessRequest::to(Verb::List, list.info().resource);
+    match list.info().resource {
+        Resource::Kind(kind) if kind.belongs_to_namespace() => access.within(namespaces.clone()),
+        _ => access,
+    }
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 //!
 //! Start at [`app::App`]. Each module covers one subject: types, rules, port, use case. Three parts are crates of their
 //! own, re-exported here: value types (`pilothouse-types`), rows and queries (`pilothouse-rows`: [`rows`]), and
-//! authorisation and audit (`pilothouse-gate`: [`access`], [`gate`], [`operation`]). Adapters use them through this
-//! crate.
+//! authorisation and audit (`pilothouse-gate`: [`access`], [`rights`], [`gate`], [`operation`]). Adapters use them through
+//! this crate.
 //!
 //! # Errors
 //! All functions return one [`Error`]: a [`Cause`], which determines the public [`Code`], and a context. Where a port
@@ -32,6 +32,7 @@ pub mod connection;
 pub mod coordinator;
 pub mod endpoint;
 pub mod event;
+pub mod grant;
 pub mod idempotency;
 pub mod inventory;
 pub mod kubeconfig;
@@ -57,10 +58,10 @@ mod ttl_cache;
 pub mod user;
 pub mod workload;
 
-pub use pilothouse_gate::{access, gate, operation};
+pub use pilothouse_gate::{access, gate, operation, rights};
 pub use pilothouse_rows as rows;
 pub use pilothouse_types::{
     clock, error,
     error::{Cause, Code, Error, Result},
-    hex, ids, kind, name, rng, role, spawn,
+    hex, ids, kind, name, namespaces, rng, role, spawn,
 };

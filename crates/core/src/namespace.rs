@@ -95,8 +95,9 @@ impl ListRow for NamespaceRow {
         &self.name
     }
 
+    /// Its own name: a right to a namespace includes its row.
     fn namespace(&self) -> Option<&str> {
-        None
+        Some(&self.name)
     }
 }
 

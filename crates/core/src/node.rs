@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    namespaces::NamespaceScope,
     object::{Labels, Metadata, or_default},
     pod::OCCUPIES_NODE,
     rows::{Cell, Field, Filter, ListRow, Table},
@@ -161,7 +162,7 @@ impl NodeRow {
 impl NodeRow {
     /// Sets the number of pods on the node that have not terminated.
     pub fn with_pods(self, pods: &Table) -> Self {
-        let counted = pods.counted_by(OCCUPIES_NODE, &self.name);
+        let counted = pods.counted_by(OCCUPIES_NODE, &self.name, &NamespaceScope::All);
         Self { pods: i64::try_from(counted).ok(), ..self }
     }
 }

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     access::Permit,
     error::{Cause, Result},
+    grant::RightsStamp,
     ids::{SessionId, UserId},
     role::Role,
     rows::{Cell, Field, ListRow},
@@ -30,7 +31,7 @@ mod usecase;
 
 pub use address::ClientAddress;
 pub(crate) use cached::{CachedSessions, SessionCache};
-pub(crate) use invalidating::InvalidatingUsers;
+pub(crate) use invalidating::Invalidating;
 pub(crate) use live::LiveSessions;
 #[cfg(any(test, feature = "testing"))]
 pub use login_throttle::MockLoginThrottle;
@@ -56,6 +57,17 @@ pub struct Session {
     pub last_seen_at: Timestamp,
     /// Latest end of the session.
     pub expires_at: Timestamp,
+}
+
+/// A stored session with what every request needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundSession {
+    /// The session.
+    pub session: Session,
+    /// The user who opened it.
+    pub user: User,
+    /// The rights stamp at the time of the read.
+    pub rights: RightsStamp,
 }
 
 /// A session as displayed.
@@ -171,16 +183,17 @@ pub trait SessionStore: Send + Sync {
     async fn open(&self, permit: &Permit, session: SessionRecord, verified: &PasswordHash)
     -> Result<Session>;
 
-    /// The session of a cookie and its user; `None` if the session has ended. The caller checks the expiry.
-    async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>>;
+    /// The session of a cookie, its user and the rights stamp, in one query; `None` if the session has ended. The
+    /// caller checks the expiry.
+    async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>>;
 
     /// As [`SessionStore::find`], but never from a cache: for a caller with proof that the session has changed.
-    async fn find_uncached(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
+    async fn find_uncached(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
         self.find(cookie).await
     }
 
-    /// The session with this id and its user, under the same conditions as [`SessionStore::find`].
-    async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>>;
+    /// The session with this id, under the same conditions as [`SessionStore::find`].
+    async fn get(&self, id: SessionId) -> Result<Option<FoundSession>>;
 
     /// Records the use of a session.
     async fn touch(&self, id: SessionId, at: Timestamp) -> Result<()>;

@@ -182,7 +182,7 @@ impl ListRow for User {
         Field::new("id", |row| Cell::from(row.id.0)),
         Field::new("username", |row| Cell::text(row.username.as_str())),
         Field::new("display_name", |row| Cell::text(&*row.display_name)),
-        Field::filtered("role", Filter::OneOf(&["viewer", "ops_admin", "super_admin"]), |row| {
+        Field::filtered("role", Filter::OneOf(&["none", "viewer", "ops_admin", "super_admin"]), |row| {
             Cell::text(row.role.as_str())
         }),
         Field::filtered("disabled", Filter::OneOf(&["true", "false"]), |row| Cell::from(row.disabled)),

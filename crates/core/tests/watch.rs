@@ -15,7 +15,8 @@ use pilothouse_core::{
     ids::ClusterId,
     inventory::{List, ListEvent, ListStream, WatchEvent},
     kind::Kind,
-    rows::{Change, Row},
+    namespaces::{NamespacePattern, NamespaceScope, NamespaceSet},
+    rows::{Change, ListQuery, Row},
     streams::{StreamEvent, StreamLimits},
     testing::{fake::Fake, new_cluster},
 };
@@ -56,8 +57,12 @@ fn pod(name: &str, phase: &str) -> serde_json::Value {
 }
 
 fn row(name: &str, phase: &str) -> Row {
+    row_of(&pod(name, phase))
+}
+
+fn row_of(pod: &serde_json::Value) -> Row {
     let project = List::Pods.info().project.unwrap();
-    project(Kind::Pod, &to_raw_value(&pod(name, phase)).unwrap()).unwrap().remove(0)
+    project(Kind::Pod, &to_raw_value(pod).unwrap()).unwrap().remove(0)
 }
 
 /// The next event as text.
@@ -99,13 +104,37 @@ fn watch_sends_rows_first_then_matching_changes() {
     assert_eq!(next(&mut stream), ["added b", "removed a", "removed c", "added e"]);
     let mut labelled = pod("b", "Running");
     labelled["metadata"]["labels"] = json!({"app": "web"});
-    let project = List::Pods.info().project.unwrap();
-    let labelled = project(Kind::Pod, &to_raw_value(&labelled).unwrap()).unwrap().remove(0);
-    send(vec![Change::Changed(row("b", "Running"), labelled)]);
+    send(vec![Change::Changed(row("b", "Running"), row_of(&labelled))]);
     assert_eq!(next(&mut stream), ["changed b"]);
     let as_of = "2026-01-01T00:00:00Z".parse().unwrap();
     events.unbounded_send(ListEvent::Freshness { as_of, stale: true }).unwrap();
     assert_eq!(next(&mut stream), ["stale true"]);
+}
+
+#[test]
+fn watch_of_a_set_sends_rows_and_changes_of_its_namespaces() {
+    let in_team = |name: &str| {
+        let mut pod = pod(name, "Running");
+        pod["metadata"]["namespace"] = json!("team-a");
+        pod
+    };
+    let fixture = Fixture::with(StreamLimits::default());
+    fixture.fake.clusters.put(fixture.cluster, Kind::Pod, in_team("t"));
+    let events = fixture.fake.clusters.next_watch();
+    let set = NamespaceSet::new([NamespacePattern::parse("team-*").unwrap()]);
+    let query =
+        ListQuery { namespaces: NamespaceScope::Set(set), kinds: vec![Kind::Pod], ..ListQuery::default() };
+    let caller = Caller::system();
+    let watch = fixture.app.watches.watch(&caller, fixture.cluster, List::Pods, query);
+    let mut stream = block_on(watch).unwrap();
+    assert_eq!([next(&mut stream), next(&mut stream)].concat(), ["added t", "synced 1"]);
+    let changes = [
+        Change::Removed(row("a", "Running")),
+        Change::Added(row_of(&in_team("u"))),
+        Change::Changed(row("c", "Running"), row("c", "Failed")),
+    ];
+    events.unbounded_send(ListEvent::Changes(changes.into())).unwrap();
+    assert_eq!(next(&mut stream), ["added u"]);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use pilothouse_types::{
     error::{Error, Result},
     ids::{ClusterId, SessionId, UserId},
     kind::Kind,
-    name::{Namespace, NamespaceScope},
+    name::Namespace,
+    namespaces::NamespaceScope,
     role::Role,
 };
 
@@ -226,14 +227,14 @@ pub struct AccessRequest {
 }
 
 impl AccessRequest {
-    /// Creates a request for `verb` on `resource`.
+    /// Creates a request for `verb` on `resource`, in no cluster and no namespace.
     pub fn to(verb: Verb, resource: Resource) -> Self {
         Self {
             verb,
             resource,
             cluster: None,
             cluster_name: None,
-            namespaces: NamespaceScope::All,
+            namespaces: NamespaceScope::Unscoped,
             name: None,
             params: BTreeMap::new(),
         }

@@ -16,7 +16,6 @@ use pilothouse_types::{
     clock::Clock,
     error::{Cause, Code, Error, ErrorSource, Result},
     ids::{OperationId, UserId},
-    name::NamespaceScope,
     rng::{Rng, uuid_v7},
     spawn::{Spawner, detached},
 };
@@ -372,17 +371,13 @@ impl Gate {
     /// The record of an operation that begins now, with an id of its own.
     pub(crate) fn operation(&self, caller: &Caller, access: &AccessRequest) -> Operation {
         let now = self.clock.now();
-        let namespace = match &access.namespaces {
-            NamespaceScope::One(namespace) => Some(namespace.to_string()),
-            NamespaceScope::All => None,
-        };
         Operation {
             id: OperationId(uuid_v7(now, &*self.rng)),
             operation_type: access.verb.as_str().to_owned(),
             resource_type: access.resource.as_str().to_owned(),
             cluster_id: access.cluster,
             cluster_name: access.cluster_name.clone(),
-            namespace,
+            namespace: access.namespaces.one().map(ToString::to_string),
             resource_name: access.name.clone(),
             user_id: caller.user_id,
             username: caller.username.clone(),

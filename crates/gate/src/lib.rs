@@ -12,5 +12,6 @@
 pub mod access;
 pub mod gate;
 pub mod operation;
+pub mod rights;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

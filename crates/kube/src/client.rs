@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use pilothouse_core::{Cause, Error, Result, access::Permit, kind::Kind, name::NamespaceScope};
+use pilothouse_core::{Cause, Error, Result, access::Permit, kind::Kind, namespaces::NamespaceScope};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -282,16 +282,18 @@ impl<'a> ClusterClient<'a> {
     /// Checks a call's kind and namespace against the permit.
     fn check(&self, call: &Call) -> Result<()> {
         let Some(kind) = call.kind else { return Ok(()) };
-        self.permit.covers(kind)?;
+        let scope = self.permit.namespaces_of(kind)?;
         let namespace = match kind {
             Kind::Namespace => call.name.as_ref().map(pilothouse_core::name::ObjectName::as_str),
             _ => call.namespace.as_ref().map(pilothouse_core::name::Namespace::as_str),
         };
-        match self.permit.namespaces() {
-            NamespaceScope::All => Ok(()),
-            scope if scope.covers(namespace) => Ok(()),
-            _ => Err(Error::internal("the permit does not cover the namespace")),
-        }
+        let is_permitted = match (scope, namespace) {
+            (NamespaceScope::Unscoped, None) => !kind.belongs_to_namespace(),
+            // the rows of a list of all namespaces are filtered by the set
+            (NamespaceScope::Set(_), None) => kind.belongs_to_namespace() && call.verb == "list",
+            (scope, namespace) => scope.contains(namespace),
+        };
+        if is_permitted { Ok(()) } else { Err(Error::internal("the permit does not cover the namespace")) }
     }
 
     async fn exchange(&self, call: &Call, budget: ReadBudget) -> Result<ApiResponse, CallError> {

@@ -224,7 +224,7 @@ fn fields(status: Option<&Status>) -> Vec<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pilothouse_core::name::NamespaceScope;
+    use pilothouse_core::namespaces::NamespaceScope;
 
     /// The first two input bytes select the HTTP status. The texts that are passed on contain no control characters,
     /// and none comes from a Secret.

@@ -6,7 +6,6 @@ use pilothouse_core::{
     access::Permit,
     gate::Warning,
     inventory::{Counts, Inventory, List, Listing, WatchSnapshot},
-    name::NamespaceScope,
     rows::{ListQuery, select},
 };
 
@@ -26,20 +25,13 @@ impl KubeClusters {
 #[async_trait]
 impl Inventory for KubeClusters {
     async fn page(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
-        let narrowed;
-        let query = match permit.namespaces() {
-            NamespaceScope::One(one) if query.namespaces != *permit.namespaces() => {
-                narrowed = ListQuery { namespaces: NamespaceScope::One(one.clone()), ..query.clone() };
-                &narrowed
-            }
-            _ => query,
-        };
-        let Some(cache) = &self.cache else { return self.read_uncached(permit, list, query).await };
+        let query = query.within(permit.namespaces());
+        let Some(cache) = &self.cache else { return self.read_uncached(permit, list, &query).await };
         let transport = self.transport(permit).await?;
-        match cache.page(permit, &transport, list, query).await? {
+        match cache.page(permit, &transport, list, &query).await? {
             CacheResult::Hit(listing) => Ok(listing),
             CacheResult::Miss(warning, cached) => {
-                match (self.read_uncached(permit, list, query).await, cached) {
+                match (self.read_uncached(permit, list, &query).await, cached) {
                     (Ok(listing), _) => Ok(with_warning(listing, warning)),
                     // rows from before the write are better than none, and are marked stale
                     (Err(_), Some(cached)) => Ok(Listing { stale: true, ..cached }),
@@ -62,7 +54,10 @@ impl Inventory for KubeClusters {
 
     async fn watch(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<WatchSnapshot> {
         match &self.cache {
-            Some(cache) => cache.watch(permit, &self.transport(permit).await?, list, query).await,
+            Some(cache) => {
+                let query = query.within(permit.namespaces());
+                cache.watch(permit, &self.transport(permit).await?, list, &query).await
+            }
             None => Err(Error::new(Cause::NotCached)),
         }
     }

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, time::Duration};
 
 use http::StatusCode;
 use kube::core::params::ListParams;
-use pilothouse_core::{Cause, Error, Result, kind::Kind, name::NamespaceScope, rows::Row};
+use pilothouse_core::{Cause, Error, Result, kind::Kind, namespaces::NamespaceScope, rows::Row};
 use serde::{
     Deserialize, Deserializer,
     de::{self, SeqAccess, Visitor},

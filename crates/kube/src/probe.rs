@@ -26,7 +26,7 @@ use pilothouse_core::{
     error::Reason,
     ids::ClusterId,
     kind::Kind,
-    name::NamespaceScope,
+    namespaces::NamespaceScope,
     object::parse,
 };
 use serde::Deserialize;

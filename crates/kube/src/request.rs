@@ -13,7 +13,8 @@ use kube::core::{
 use pilothouse_core::{
     Error, Result,
     kind::{Kind, KindInfo},
-    name::{Namespace, NamespaceScope, ObjectName},
+    name::{Namespace, ObjectName},
+    namespaces::NamespaceScope,
 };
 use serde::Serialize;
 
@@ -79,12 +80,9 @@ impl Call {
         self
     }
 
-    /// LIST of a kind, one chunk.
+    /// LIST of a kind, one chunk: in one namespace, or in all namespaces for any other scope.
     pub(crate) fn list(kind: Kind, scope: &NamespaceScope, params: &ListParams) -> Result<Self> {
-        let namespace = match scope {
-            NamespaceScope::One(namespace) if kind.info().namespaced => Some(namespace),
-            _ => None,
-        };
+        let namespace = scope.one().filter(|_| kind.info().namespaced);
         let call = Self::for_kind(kind, "list", Builder::new(collection(kind, namespace)).list(params))?;
         Ok(Self { limit: CHUNK_LIMIT, ..call.with_object(namespace, None) })
     }

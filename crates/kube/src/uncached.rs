@@ -9,14 +9,17 @@ use pilothouse_core::{
     gate::Warning,
     inventory::{Join, ListInfo, ListOwner, Project},
     kind::Kind,
-    name::{NamespaceScope, ObjectName},
+    name::ObjectName,
+    namespaces::NamespaceScope,
+    object::parse,
     rows::{ListQuery, Row, Table},
 };
 use serde_json::value::RawValue;
 
-use crate::{client::ClusterClient, error::Failure, list};
+use crate::{client::ClusterClient, error::Failure, list, workload::MetadataOnly};
 
-/// The rows for `query`, not yet filtered by it, and warnings.
+/// The rows for `query`, not yet filtered by it, and warnings. For a set of namespaces, these are the rows of all
+/// namespaces.
 ///
 /// # Errors
 /// As every call to a cluster; `NotFoundInCluster` when the owner in the query does not exist.
@@ -84,10 +87,20 @@ async fn rows_of_owner(
     ListOwner { kind, label, .. }: ListOwner,
     name: &ObjectName,
 ) -> Result<(Vec<Row>, Vec<Warning>)> {
-    let owner_selection = ListParams::default().fields(&format!("metadata.name={name}")).limit(1);
+    let by_name = ListParams::default().fields(&format!("metadata.name={name}"));
+    // namespaces outside a set may have objects of the same name, too
+    let (owner_selection, set) = match scope {
+        NamespaceScope::Set(set) => (by_name, Some(set.clone())),
+        NamespaceScope::Unscoped | NamespaceScope::All | NamespaceScope::One(_) => (by_name.limit(1), None),
+    };
+    let is_owner = move |object: &RawValue| -> Result<Option<bool>> {
+        let Some(set) = &set else { return Ok(Some(true)) };
+        let MetadataOnly { metadata } = parse(object)?;
+        Ok(metadata.namespace.is_some_and(|namespace| set.contains(&namespace)).then_some(true))
+    };
     let owned_selection = ListParams::default().labels(&format!("{label}={name}"));
     let (owners, rows) = join!(
-        list::first(client, kind, scope, &owner_selection, |_| Ok(Some(true))),
+        list::first(client, kind, scope, &owner_selection, is_owner),
         rows_of_kinds(client, kinds, scope, &owned_selection, project)
     );
     if owners?.is_empty() {
@@ -99,9 +112,9 @@ async fn rows_of_owner(
 /// The error for a missing owner.
 pub(crate) fn owner_not_found(kind: Kind, scope: &NamespaceScope, name: &ObjectName) -> Error {
     let absent = Error::new(Cause::NotFoundInCluster).resource(kind.info().singular).name(name.as_str());
-    match scope {
-        NamespaceScope::One(namespace) => absent.namespace(namespace.as_str()),
-        NamespaceScope::All => absent,
+    match scope.one() {
+        Some(namespace) => absent.namespace(namespace.as_str()),
+        None => absent,
     }
 }
 

@@ -14,7 +14,8 @@ use pilothouse_core::{
     event::EventRow,
     gate::{Changed, Warning},
     kind::Kind,
-    name::{Namespace, NamespaceScope, ObjectName},
+    name::{Namespace, ObjectName},
+    namespaces::NamespaceScope,
     object::{Metadata, OwnerReference, parse},
     pod::PodRow,
     workload::{Replicas, Revision, WorkloadApi, WorkloadDetail, WorkloadParts, WorkloadRow, WorkloadType},
@@ -200,9 +201,10 @@ impl OwnedObjects<'_> {
     }
 }
 
+/// The metadata of an object.
 #[derive(Deserialize)]
-struct MetadataOnly {
-    metadata: Metadata,
+pub(crate) struct MetadataOnly {
+    pub(crate) metadata: Metadata,
 }
 
 /// A list; empty with a warning where the credential may not read it.

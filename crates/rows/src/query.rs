@@ -1,12 +1,13 @@
 //! Query parameters of lists, with the same rules for every list.
 
-use std::collections::HashSet;
+use std::{borrow::Cow, collections::HashSet};
 
 use pilothouse_types::{
     error::{Error, FieldError, Reason, Result},
     ids::ClusterId,
     kind::Kind,
-    name::{NamespaceScope, ObjectName, is_invisible},
+    name::{ObjectName, is_invisible},
+    namespaces::NamespaceScope,
 };
 
 use super::{FieldInfo, Filter};
@@ -25,7 +26,7 @@ pub struct Sort {
 pub struct ListQuery {
     /// The cluster, for lists of a cluster's objects.
     pub cluster: Option<ClusterId>,
-    /// The namespaces to list.
+    /// The namespaces to list. [`NamespaceScope::All`] also selects rows without a namespace.
     pub namespaces: NamespaceScope,
     /// The owner whose objects are listed, if the list has owners ([`QuerySpec::owner_field`]). `None`: all owners.
     /// `filters` contains it, too.
@@ -136,6 +137,21 @@ impl ListQuery {
     pub fn parse_watch(spec: &QuerySpec, pairs: &[(String, String)]) -> Result<Self> {
         let accepted = &["cluster_id", "kind", "namespace", "search"];
         Parser::new(spec, accepted).parse(pairs, &["cluster_id", "namespace"])
+    }
+
+    /// The query, cut to the namespaces of a permit. If the permit does not contain the namespaces of the query, the
+    /// result has those of the permit.
+    pub fn within(&self, permitted: &NamespaceScope) -> Cow<'_, Self> {
+        let is_within = match (permitted, &self.namespaces) {
+            (NamespaceScope::All, _) => true,
+            (NamespaceScope::Set(set), NamespaceScope::One(one)) => set.contains(one.as_str()),
+            (permitted, asked) => permitted == asked,
+        };
+        if is_within {
+            Cow::Borrowed(self)
+        } else {
+            Cow::Owned(Self { namespaces: permitted.clone(), ..self.clone() })
+        }
     }
 
     /// Number of rows before the page.

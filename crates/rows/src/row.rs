@@ -134,11 +134,6 @@ impl Row {
         text(self.cell(field))
     }
 
-    /// The namespace as a key.
-    pub(super) fn namespace_key(&self) -> Key<'_> {
-        self.column(0)
-    }
-
     /// Namespace and name.
     pub(super) fn key(&self) -> (Option<&[u8]>, &[u8]) {
         let mut keys = self.keys();
@@ -148,7 +143,7 @@ impl Row {
 
     /// Whether the row matches a query.
     pub fn matches(&self, query: &ListQuery) -> bool {
-        query.namespaces.covers(self.namespace())
+        query.namespaces.contains(self.namespace())
             && query.search.as_deref().is_none_or(|search| {
                 let searched = std::str::from_utf8(self.searched()).unwrap_or_default();
                 searched.contains(search)

@@ -5,17 +5,20 @@
 //!
 //! - Sort orders: a page is a slice of a sorted index. An index is created at the first use of its order; the newest
 //!   few are kept.
+//! - Namespaces: each row has the id of its namespace, and the rows are counted by namespace. In the order by namespace
+//!   and name, the rows of a scope are a few ranges; other orders are scanned for one namespace. For a set of
+//!   namespaces, the rows of the set in one order are an index, too: a view; the newest few views are kept.
 //! - Filters compare one number per row: a 64-bit SipHash of the value with a random key. A collision of n values has a
 //!   probability of about n²/2⁶⁵ and is accepted.
 //! - Search scans one buffer that holds the search texts of all rows (`name_index.rs`).
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     hash::{BuildHasher, RandomState},
     ops::Range,
 };
 
-use pilothouse_types::name::NamespaceScope;
+use pilothouse_types::namespaces::{NamespaceScope, NamespaceSet};
 
 use super::{
     field::{Cell, FieldInfo, Filter, bool_text},
@@ -26,11 +29,16 @@ use super::{
 
 mod change;
 mod name_index;
+mod namespaces;
+mod tally;
 
 pub use change::Change;
 use name_index::NameIndex;
+use namespaces::{NamespaceId, Namespaces};
+use tally::Tally;
 
-/// Maximum number of sort orders that are kept besides the one by namespace and name.
+/// Maximum number of sort orders of all rows that are kept besides the one by namespace and name, and maximum number of
+/// views that are kept.
 const MAX_ORDERS: usize = 6;
 /// Maximum number of search hits that are sorted. For more hits, the whole sort order is scanned.
 const MAX_SORTED_HITS: usize = 64;
@@ -46,11 +54,10 @@ pub type Source = u8;
 pub struct Table {
     slots: Vec<Option<TableRow>>,
     free: Vec<Slot>,
-    /// Sort orders. The first is by namespace and name.
+    /// Sort orders and views. The first is by namespace and name.
     orders: Vec<Order>,
     columns: Vec<Column>,
-    /// Hash of each row's namespace, by slot.
-    namespaces: Vec<u64>,
+    namespaces: Namespaces,
     /// Created by the first search.
     names: Option<NameIndex>,
     tallies: Vec<Tally>,
@@ -65,10 +72,40 @@ struct TableRow {
     source: Source,
 }
 
+/// Rows in a sort order.
 #[derive(Debug)]
 struct Order {
     sort: Option<Sort>,
+    /// The set whose rows the order has; `None`: all rows.
+    view: Option<View>,
     slots: Vec<Slot>,
+}
+
+/// A set of namespaces.
+#[derive(Debug)]
+struct View {
+    set: NamespaceSet,
+    /// Whether the set contains each namespace, by id.
+    members: Vec<bool>,
+}
+
+/// Sort order, and the set of a view.
+type OrderKey<'a> = (Option<Sort>, Option<&'a NamespaceSet>);
+
+impl Order {
+    /// An empty order by namespace and name.
+    fn by_name() -> Self {
+        Self { sort: None, view: None, slots: Vec::new() }
+    }
+
+    fn key(&self) -> OrderKey<'_> {
+        (self.sort, self.view.as_ref().map(|view| &view.set))
+    }
+
+    /// Whether the order has the rows of a namespace.
+    fn has(&self, namespace: NamespaceId) -> bool {
+        self.view.as_ref().is_none_or(|view| view.members[namespace as usize])
+    }
 }
 
 /// Indexes that were built for a query and are not yet part of the table.
@@ -86,13 +123,6 @@ struct Column {
     hashes: Vec<u64>,
 }
 
-#[derive(Debug)]
-struct Tally {
-    name: &'static str,
-    field: usize,
-    counts: HashMap<Box<str>, u64>,
-}
-
 impl Table {
     /// Creates an empty table of rows with these fields.
     pub fn new(fields: &[FieldInfo]) -> Self {
@@ -102,17 +132,13 @@ impl Table {
             number: info.filter == Filter::Number,
             hashes: Vec::new(),
         });
-        let tallies = fields().filter(|(_, info)| info.counted).map(|(field, info)| Tally {
-            name: info.name,
-            field,
-            counts: HashMap::new(),
-        });
+        let tallies = fields().filter(|(_, info)| info.counted).map(|(field, info)| Tally::new(field, info));
         Self {
             slots: Vec::new(),
             free: Vec::new(),
-            orders: vec![Order { sort: None, slots: Vec::new() }],
+            orders: vec![Order::by_name()],
             columns: columns.collect(),
-            namespaces: Vec::new(),
+            namespaces: Namespaces::new(),
             names: None,
             tallies: tallies.collect(),
             hasher: RandomState::new(),
@@ -135,25 +161,48 @@ impl Table {
         let slots =
             self.slots.capacity() * size_of::<Option<TableRow>>() + self.free.capacity() * size_of::<Slot>();
         let orders: usize = self.orders.iter().map(|order| order.slots.capacity() * size_of::<Slot>()).sum();
-        let hashes: usize = self.columns.iter().map(|column| column.hashes.capacity()).sum::<usize>()
-            + self.namespaces.capacity();
+        let hashes: usize = self.columns.iter().map(|column| column.hashes.capacity()).sum();
         self.row_bytes
             + slots
             + orders
             + hashes * size_of::<u64>()
+            + self.namespaces.bytes()
             + self.names.as_ref().map_or(0, NameIndex::bytes)
     }
 
-    /// Number of rows for each value of a counted field.
-    pub fn tally(&self, field: &str) -> impl Iterator<Item = (&str, u64)> {
-        let tally = self.tallies.iter().find(|tally| tally.name == field);
-        tally.into_iter().flat_map(|tally| tally.counts.iter().map(|(value, count)| (&**value, *count)))
+    /// Number of rows in these namespaces.
+    pub fn count_in(&self, namespaces: &NamespaceScope) -> u64 {
+        let members = self.namespaces.members(namespaces);
+        members.map_or(self.len() as u64, |members| self.namespaces.count(&members))
     }
 
-    /// Number of rows with this value of a counted field.
-    pub fn counted_by(&self, field: &str, value: &str) -> u64 {
+    /// Number of rows in these namespaces for each value of a counted field; only values that occur.
+    pub fn tally(&self, field: &str, namespaces: &NamespaceScope) -> BTreeMap<&str, u64> {
+        let members = self.namespaces.members(namespaces);
+        let values = self.tallies.iter().filter(|tally| tally.name == field).flat_map(|tally| {
+            let members = members.as_deref();
+            tally.values().map(move |value| (value, self.counted(tally, value, members)))
+        });
+        values.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Number of rows in these namespaces with this value of a counted field.
+    pub fn counted_by(&self, field: &str, value: &str, namespaces: &NamespaceScope) -> u64 {
+        let members = self.namespaces.members(namespaces);
         let tally = self.tallies.iter().find(|tally| tally.name == field);
-        tally.and_then(|tally| tally.counts.get(value)).copied().unwrap_or_default()
+        tally.map_or(0, |tally| self.counted(tally, value, members.as_deref()))
+    }
+
+    /// Number of rows with a value. Where the tally has no counts by namespace, the filter index is scanned.
+    fn counted(&self, tally: &Tally, value: &str, members: Option<&[bool]>) -> u64 {
+        tally.count(value, members).unwrap_or_else(|| {
+            let Some(column) = self.columns.iter().find(|column| column.field == tally.field) else {
+                return 0;
+            };
+            let hash = self.hash(Cell::Text(value.as_bytes()));
+            let slots = self.parts(&self.orders[0], members).into_iter().flatten();
+            slots.filter(|slot| column.hashes[**slot as usize] == hash).count() as u64
+        })
     }
 
     /// The rows of a namespace, by name.
@@ -175,18 +224,12 @@ impl Table {
 
     /// Returns the page that a query requests; `None` if an index that it needs is missing ([`Self::build_index`]).
     pub fn page(&self, query: &ListQuery) -> Option<(Vec<Row>, Pagination)> {
-        let order = self.orders.iter().find(|order| order.sort == query.sort)?;
-        let (slots, namespace) = match &query.namespaces {
-            NamespaceScope::All => (&order.slots[..], None),
-            NamespaceScope::One(one) if order.sort.is_none() => {
-                (&order.slots[self.range_of(one.as_str())], None)
-            }
-            NamespaceScope::One(one) => (
-                &order.slots[..],
-                Some((&self.namespaces[..], self.hash(Cell::Text(one.as_str().as_bytes())))),
-            ),
-        };
-        let mut conditions: Vec<(&[u64], u64)> = namespace.into_iter().collect();
+        let members = self.namespaces.members(&query.namespaces);
+        let order = self.order(order_key(query, members.is_some()))?;
+        let parts = self.parts(order, members.as_deref());
+        // only a whole order, without a view, has rows of other namespaces
+        let unchecked = members.as_deref().filter(|_| order.sort.is_some() && order.view.is_none());
+        let mut conditions: Vec<(&[u64], u64)> = Vec::new();
         for (field, value) in &query.filters {
             let column = self.columns.iter().find(|column| column.field == *field)?;
             conditions.push((&column.hashes, self.hash_of_filter(column.number, value)));
@@ -194,33 +237,33 @@ impl Table {
         let matches = |slot: Slot| conditions.iter().all(|(hashes, hash)| hashes[slot as usize] == *hash);
 
         let (page, total) = match query.search.as_deref() {
-            None if conditions.is_empty() => {
-                (slots.iter().skip(query.offset()).take(query.limit()).copied().collect(), slots.len())
+            None if conditions.is_empty() && unchecked.is_none() => {
+                let slots = parts.iter().copied().flatten().copied();
+                let total = parts.iter().map(|part| part.len()).sum::<usize>();
+                (slots.skip(query.offset()).take(query.limit()).collect(), total)
             }
-            None => paginate(slots.iter().copied().filter(|slot| matches(*slot)), query),
+            None => {
+                paginate(&parts, query, |slot| matches(slot) && self.namespaces.contains(unchecked, slot))
+            }
             Some(search) => {
                 let mut hits = self.names.as_ref()?.find(search);
-                // `matches` does not check the namespace if `slots` is already restricted to it
-                let unchecked = matches!(query.namespaces, NamespaceScope::One(_)) && namespace.is_none();
-                let namespace_hash = unchecked.then(|| self.hash(namespace_key(&query.namespaces)));
-                hits.retain(|slot| {
-                    matches(*slot)
-                        && namespace_hash.is_none_or(|hash| self.namespaces[*slot as usize] == hash)
-                });
-                self.page_of_hits(hits, slots, query)
+                let members = members.as_deref();
+                hits.retain(|slot| matches(*slot) && self.namespaces.contains(members, *slot));
+                self.page_of_hits(hits, &parts, query)
             }
         };
         let rows = page.into_iter().filter_map(|slot| self.row(slot).cloned()).collect();
         Some((rows, Pagination::of(query, total as u64)))
     }
 
-    /// Builds the missing indexes for a query: a sort order, the search text. Takes as long as sorting all rows.
+    /// Builds the missing indexes for a query: a sort order or a view, the search text. Takes as long as sorting all
+    /// rows.
     pub fn build_index(&self, query: &ListQuery) -> BuiltIndexes {
         let needs_names = query.search.is_some() && self.names.is_none();
-        let needs_order = self.orders.iter().all(|order| order.sort != query.sort);
+        let key = order_key(query, self.namespaces.members(&query.namespaces).is_some());
         BuiltIndexes {
             names: needs_names.then(|| self.build_names()),
-            order: needs_order.then(|| self.build_order(query.sort)),
+            order: self.order(key).is_none().then(|| self.build_order(key)),
         }
     }
 
@@ -230,15 +273,32 @@ impl Table {
             self.names = names;
         }
         if let Some(order) = order {
-            if self.orders.len() > MAX_ORDERS {
-                self.orders.remove(1);
+            let is_same_kind = |at: &usize| self.orders[*at].view.is_some() == order.view.is_some();
+            let same_kind: Vec<_> = (1..self.orders.len()).filter(is_same_kind).collect();
+            if same_kind.len() >= MAX_ORDERS {
+                self.orders.remove(same_kind[0]);
             }
             self.orders.push(order);
         }
     }
 
-    /// Returns a page of the search hits, in the order of `slots`, and the number of hits.
-    fn page_of_hits(&self, mut hits: Vec<Slot>, slots: &[Slot], query: &ListQuery) -> (Vec<Slot>, usize) {
+    fn order(&self, key: OrderKey<'_>) -> Option<&Order> {
+        self.orders.iter().find(|order| order.key() == key)
+    }
+
+    /// The rows of an order that a query for these members reads: ranges of the order by namespace and name, the whole
+    /// of any other order.
+    fn parts<'a>(&self, order: &'a Order, members: Option<&[bool]>) -> Vec<&'a [Slot]> {
+        match members {
+            Some(members) if order.sort.is_none() => {
+                self.namespaces.ranges(members).map(|range| &order.slots[range]).collect()
+            }
+            _ => vec![&order.slots[..]],
+        }
+    }
+
+    /// Returns a page of the search hits, in the order of `parts`, and the number of hits.
+    fn page_of_hits(&self, mut hits: Vec<Slot>, parts: &[&[Slot]], query: &ListQuery) -> (Vec<Slot>, usize) {
         let total = hits.len();
         if total <= MAX_SORTED_HITS {
             let row = |slot: &Slot| self.row(*slot);
@@ -251,7 +311,7 @@ impl Table {
         for slot in hits {
             is_hit[slot as usize] = true;
         }
-        let page = slots.iter().copied().filter(|slot| is_hit[*slot as usize]);
+        let page = parts.iter().copied().flatten().copied().filter(|slot| is_hit[*slot as usize]);
         (page.skip(query.offset()).take(query.limit()).collect(), total)
     }
 
@@ -282,13 +342,23 @@ impl Table {
         slots.partition_point(below(false))..slots.partition_point(below(true))
     }
 
-    fn build_order(&self, sort: Option<Sort>) -> Order {
-        let mut slots = self.orders[0].slots.clone();
-        slots.sort_by(|a, b| match (self.row(*a), self.row(*b)) {
-            (Some(a), Some(b)) => a.total_order(b, sort),
-            _ => std::cmp::Ordering::Equal,
-        });
-        Order { sort, slots }
+    /// Builds a sort order of all rows, or a view; a view takes its rows from the order of all rows, if there is one.
+    fn build_order(&self, (sort, set): OrderKey<'_>) -> Order {
+        let sorted = self.order((sort, None));
+        let base = sorted.unwrap_or(&self.orders[0]);
+        let view = set.map(|set| View { set: set.clone(), members: self.namespaces.members_of(set) });
+        let mut slots = base.slots.clone();
+        if let Some(view) = &view {
+            slots.retain(|slot| self.namespaces.contains(Some(&view.members), *slot));
+            slots.shrink_to_fit();
+        }
+        if sorted.is_none() {
+            slots.sort_by(|a, b| match (self.row(*a), self.row(*b)) {
+                (Some(a), Some(b)) => a.total_order(b, sort),
+                _ => std::cmp::Ordering::Equal,
+            });
+        }
+        Order { sort, view, slots }
     }
 
     fn build_names(&self) -> NameIndex {
@@ -319,22 +389,27 @@ impl Table {
     }
 }
 
-fn namespace_key(scope: &NamespaceScope) -> Key<'_> {
-    match scope {
-        NamespaceScope::One(one) => Cell::Text(one.as_str().as_bytes()),
-        NamespaceScope::All => Cell::Null,
-    }
+/// Key of the order from which the page of a query is read. Only a set that does not contain all rows has views, in
+/// orders other than the one by namespace and name.
+fn order_key(query: &ListQuery, is_partial: bool) -> OrderKey<'_> {
+    let set = match &query.namespaces {
+        NamespaceScope::Set(set) if is_partial && query.sort.is_some() => Some(set),
+        _ => None,
+    };
+    (query.sort, set)
 }
 
 /// Takes the page of the matching rows, and counts all matching rows.
-fn paginate(matching: impl Iterator<Item = Slot>, query: &ListQuery) -> (Vec<Slot>, usize) {
+fn paginate(parts: &[&[Slot]], query: &ListQuery, matches: impl Fn(Slot) -> bool) -> (Vec<Slot>, usize) {
     let (offset, limit) = (query.offset(), query.limit());
     let (mut page, mut total) = (Vec::with_capacity(limit.min(500)), 0);
-    for slot in matching {
-        if total >= offset && page.len() < limit {
-            page.push(slot);
+    for part in parts {
+        for slot in part.iter().copied().filter(|slot| matches(*slot)) {
+            if total >= offset && page.len() < limit {
+                page.push(slot);
+            }
+            total += 1;
         }
-        total += 1;
     }
     (page, total)
 }

@@ -1,6 +1,9 @@
 use std::cmp::Reverse;
 
-use pilothouse_types::name::{Namespace, NamespaceScope};
+use pilothouse_types::{
+    name::Namespace,
+    namespaces::{NamespacePattern, NamespaceScope, NamespaceSet},
+};
 use proptest::prelude::*;
 use serde::Serialize;
 use serde_json::json;
@@ -77,13 +80,34 @@ fn row_json_equals_the_serialised_type() {
     assert_eq!(json, json!({"name": "Web", "namespace": "a", "size": null}));
 }
 
+#[test]
+fn query_is_cut_to_the_permitted_namespaces() {
+    let one = |name: &str| NamespaceScope::One(Namespace::new(name).unwrap());
+    let team = NamespaceScope::Set(NamespaceSet::new([NamespacePattern::parse("team-*").unwrap()]));
+    let cases = [
+        (NamespaceScope::All, NamespaceScope::All, NamespaceScope::All),
+        (one("x"), NamespaceScope::All, one("x")),
+        (NamespaceScope::All, one("x"), one("x")),
+        (NamespaceScope::All, team.clone(), team.clone()),
+        (one("team-a"), team.clone(), one("team-a")),
+        (one("x"), team.clone(), team),
+        (one("x"), one("y"), one("y")),
+        (NamespaceScope::All, NamespaceScope::Unscoped, NamespaceScope::Unscoped),
+    ];
+    for (asked, permitted, expected) in cases {
+        let query = ListQuery { namespaces: asked, page: 2, ..ListQuery::default() };
+        let cut = query.within(&permitted);
+        assert_eq!((&cut.namespaces, cut.page), (&expected, 2), "{query:?} within {permitted:?}");
+    }
+}
+
 proptest! {
     /// The concatenated pages of any query equal the result of filtering and sorting with plain iterators.
     #[test]
     fn concatenated_pages_equal_filtered_and_sorted_rows(
         samples in prop::collection::vec(("[abAB]{1,3}", "[xy]", prop::option::of(0i64..4)), 0..40),
         search in prop::option::of("[ab]{1,2}"),
-        one in any::<bool>(),
+        scope in 0..4usize,
         size in prop::option::of(0i64..4),
         descending in any::<bool>(),
         per_page in 1u64..7,
@@ -92,9 +116,17 @@ proptest! {
             samples.into_iter().map(|(name, namespace, size)| SampleRow { name, namespace, size }).collect();
         samples.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         samples.dedup_by(|a, b| (&a.namespace, &a.name) == (&b.namespace, &b.name));
-        let namespaces = if one { NamespaceScope::One(Namespace::new("x").unwrap()) } else { NamespaceScope::All };
+        let set = |patterns: &[&str]| {
+            NamespaceScope::Set(NamespaceSet::new(patterns.iter().map(|text| NamespacePattern::parse(text).unwrap())))
+        };
+        let (namespaces, in_scope): (_, &[&str]) = match scope {
+            0 => (NamespaceScope::All, &["x", "y"]),
+            1 => (NamespaceScope::One(Namespace::new("x").unwrap()), &["x"]),
+            2 => (set(&["y", "z-*"]), &["y"]),
+            _ => (NamespaceScope::Unscoped, &[]),
+        };
         let mut expected: Vec<_> = samples.iter()
-            .filter(|sample| !one || sample.namespace == "x")
+            .filter(|sample| in_scope.contains(&&*sample.namespace))
             .filter(|sample| search.as_ref().is_none_or(|search| sample.name.to_lowercase().contains(search.as_str())))
             .filter(|sample| size.is_none_or(|size| sample.size == Some(size)))
             .collect();

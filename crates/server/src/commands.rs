@@ -20,7 +20,7 @@ pub(crate) enum UserCommand {
     Add {
         /// The name to sign in with
         username: String,
-        /// viewer, ops_admin or super_admin
+        /// none, viewer, ops_admin or super_admin
         #[arg(long)]
         role: String,
         /// The name to show
@@ -54,7 +54,7 @@ pub(crate) async fn user(settings: Settings, command: UserCommand) -> Result<(),
     match command {
         UserCommand::Add { username, role, display_name, password_stdin } => {
             let role = Role::parse(&role).ok_or_else(|| {
-                Fatal::Setting(format!("`{role}` is not a role; use viewer, ops_admin or super_admin"))
+                Fatal::Setting(format!("`{role}` is not a role; use none, viewer, ops_admin or super_admin"))
             })?;
             let password = Password::read_or_generate(password_stdin)?;
             let user =

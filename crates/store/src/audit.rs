@@ -103,6 +103,16 @@ pub(crate) struct PendingEntry {
 }
 
 impl PendingEntry {
+    /// Time of the change: the start of its operation.
+    pub(crate) fn at(&self) -> Timestamp {
+        self.operation.created_at
+    }
+
+    /// Name of the user who makes the change.
+    pub(crate) fn author(&self) -> &str {
+        &self.operation.username
+    }
+
     /// Rotates the signing key with this entry.
     pub(crate) fn with_next_signer(mut self, signer: Arc<dyn CheckpointSigner>) -> Self {
         self.context.next_signer = Some(signer);

@@ -21,6 +21,7 @@ use crate::{
     db::{change, read, transact},
     error::{StoreError, corrupt},
     rekey::ActiveKey as _,
+    rights_stamp::StampedRights as _,
     schema::{At, clusters},
 };
 
@@ -91,10 +92,11 @@ impl ClusterRegistry for Store {
         let entry = self.pending_entry(permit)?;
         let uuid = uuid_v7(record.at, &*self.deps.rng);
         let (keyring, rng) = (self.deps.keyring.clone(), self.deps.rng.clone());
-        let labels = labels_json(&record.labels)?;
+        let (labels, stamp) = (labels_json(&record.labels)?, self.new_rights_stamp());
         let changeset = ProbeChangeset::of(record.probe_result);
         transact!(self.db, |conn| {
             let sealer = keyring.keys(&conn.active_key().await?)?.sealer;
+            conn.replace_rights_stamp(stamp).await?;
             let version = connection_version(record.at, &*rng, None);
             let connection =
                 ConnectionColumns::of(&*sealer, uuid, version, (record.auth_type, record.connection))?;
@@ -132,9 +134,13 @@ impl ClusterRegistry for Store {
         let changeset = (patch.connection.is_some() || patch.probe_result.is_some())
             .then(|| ProbeChangeset::of(patch.probe_result));
         let labels = patch.labels.as_ref().map(labels_json).transpose()?;
+        let stamp = labels.is_some().then(|| self.new_rights_stamp());
         let replaces = patch.connection.is_some();
         let updated = transact!(self.db, |conn| {
             let sealer = keyring.keys(&conn.active_key().await?)?.sealer;
+            if let Some(stamp) = stamp {
+                conn.replace_rights_stamp(stamp).await?;
+            }
             // setting a column to itself locks the row before it is read
             let found: Option<(String, i64, At)> = diesel::update(clusters::table.find(id.0))
                 .set(clusters::updated_at.eq(clusters::updated_at))
@@ -180,7 +186,9 @@ impl ClusterRegistry for Store {
 
     async fn delete(&self, permit: &Permit) -> Result<()> {
         let (entry, id) = (self.pending_entry(permit)?, permit.cluster()?);
+        let stamp = self.new_rights_stamp();
         transact!(self.db, |conn| {
+            conn.replace_rights_stamp(stamp).await?;
             if diesel::delete(clusters::table.find(id.0)).execute(conn).await? == 0 {
                 return Err(cluster_error(Cause::NotFound, id).into());
             }

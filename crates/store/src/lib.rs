@@ -2,8 +2,9 @@
 //!
 //! [`Store::open`] migrates the database, checks that the master key matches it, and returns a handle that implements
 //! the storage ports: [`AuditWriter`], [`AuditQuery`], [`AuditMaintenance`], [`TrailReader`], [`TrailPruner`],
-//! [`UserRegistry`], [`SessionStore`], [`LoginThrottle`], [`IdempotencyStore`], [`ClusterRegistry`], [`Connections`],
-//! [`Coordinator`] and [`StoreMonitor`]. Each query is written once and compiled for both databases (see `db`).
+//! [`UserRegistry`], [`SessionStore`], [`LoginThrottle`], [`RoleRegistry`], [`GrantRegistry`], [`RequestRegistry`],
+//! [`RightsSource`], [`IdempotencyStore`], [`ClusterRegistry`], [`Connections`], [`Coordinator`] and [`StoreMonitor`].
+//! Each query is written once and compiled for both databases (see `db`).
 //!
 //! A change of Pilothouse's own tables and its audit entry are one transaction. Other entries go through one task
 //! that commits all waiting entries together (see `audit`).
@@ -16,6 +17,10 @@
 //! [`UserRegistry`]: pilothouse_core::user::UserRegistry
 //! [`SessionStore`]: pilothouse_core::session::SessionStore
 //! [`LoginThrottle`]: pilothouse_core::session::LoginThrottle
+//! [`RoleRegistry`]: pilothouse_core::grant::RoleRegistry
+//! [`GrantRegistry`]: pilothouse_core::grant::GrantRegistry
+//! [`RequestRegistry`]: pilothouse_core::grant::RequestRegistry
+//! [`RightsSource`]: pilothouse_core::grant::RightsSource
 //! [`IdempotencyStore`]: pilothouse_core::idempotency::IdempotencyStore
 //! [`ClusterRegistry`]: pilothouse_core::cluster::ClusterRegistry
 //! [`Connections`]: pilothouse_core::cluster::Connections
@@ -45,11 +50,13 @@ mod coordinator;
 mod db;
 mod disk_reserve;
 mod error;
+mod grant;
 mod idempotency;
 mod lease;
 mod migrate;
 mod postgres;
 mod rekey;
+mod rights_stamp;
 mod schema;
 mod scrub;
 mod session;

@@ -181,6 +181,7 @@ diesel::table! {
         username -> Text,
         display_name -> Text,
         password -> Text,
+        role -> Text,
         disabled -> Bool,
         created_at -> Instant,
         updated_at -> Instant,
@@ -189,14 +190,69 @@ diesel::table! {
 }
 
 diesel::table! {
+    use super::Instant;
+    use diesel::sql_types::{Nullable, Text};
+
+    roles (name) {
+        name -> Text,
+        description -> Text,
+        rules -> Text,
+        created_at -> Instant,
+        created_by -> Text,
+        updated_at -> Instant,
+        deleted_at -> Nullable<Instant>,
+    }
+}
+
+diesel::table! {
+    use super::Instant;
     use diesel::sql_types::{BigInt, Nullable, Text};
 
-    bindings (id) {
+    grants (id) {
+        id -> BigInt,
+        subject -> Text,
+        role -> Text,
+        clusters -> Text,
+        namespaces -> Text,
+        starts_at -> Instant,
+        ends_at -> Nullable<Instant>,
+        reason -> Nullable<Text>,
+        source -> Text,
+        created_at -> Instant,
+        created_by -> Text,
+        revoked_at -> Nullable<Instant>,
+        revoked_by -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    use super::Instant;
+    use diesel::sql_types::{BigInt, Nullable, Text};
+
+    grant_requests (id) {
         id -> BigInt,
         user_id -> BigInt,
+        username -> Text,
         role -> Text,
-        cluster_id -> Nullable<BigInt>,
-        namespace -> Nullable<Text>,
+        clusters -> Text,
+        namespaces -> Text,
+        duration_seconds -> BigInt,
+        reason -> Text,
+        status -> Text,
+        created_at -> Instant,
+        decided_at -> Nullable<Instant>,
+        decided_by -> Nullable<Text>,
+        decision_reason -> Nullable<Text>,
+        grant_id -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    use diesel::sql_types::BigInt;
+
+    rights_stamp (id) {
+        id -> BigInt,
+        stamp -> BigInt,
     }
 }
 
@@ -301,10 +357,9 @@ diesel::table! {
     }
 }
 
-diesel::joinable!(bindings -> users (user_id));
 diesel::joinable!(sessions -> users (user_id));
 diesel::joinable!(login_addresses -> users (user_id));
-diesel::allow_tables_to_appear_in_same_query!(users, bindings, sessions);
+diesel::allow_tables_to_appear_in_same_query!(users, sessions, rights_stamp);
 diesel::allow_tables_to_appear_in_same_query!(login_addresses, users);
 diesel::allow_tables_to_appear_in_same_query!(operations, leases);
 diesel::allow_tables_to_appear_in_same_query!(operations, audit_log);

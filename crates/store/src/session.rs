@@ -1,23 +1,26 @@
 //! Session store: sessions and refresh tokens. Ending a session deletes its row and its tokens.
 //!
-//! Rows are locked in this order: `users`, `sessions`, `refresh_tokens`, `audit_head`. The deletion of a session
-//! locks the session before its tokens. A deletion of several sessions locks the rows in the order in which the
-//! database finds them, so two such deletions may still deadlock; the one that PostgreSQL ends is retried once.
+//! Rows are locked in this order: `rights_stamp`, `users`, `sessions`, `refresh_tokens`, `audit_head`. The deletion of a
+//! session locks the session before its tokens. A deletion of several sessions locks the rows in the order in which
+//! the database finds them, so two such deletions may still deadlock; the one that PostgreSQL ends is retried once.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use diesel::{
-    BoolExpressionMethods as _, ExpressionMethods as _, OptionalExtension as _, QueryDsl as _, Queryable,
-    Selectable, SelectableHelper as _,
+    ExpressionMethods as _, JoinOnDsl as _, OptionalExtension as _, QueryDsl as _, Queryable, Selectable,
+    SelectableHelper as _,
 };
 use diesel_async::{AsyncConnection as _, RunQueryDsl as _};
 use jiff::Timestamp;
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
+    grant::RightsStamp,
     ids::{SessionId, UserId},
-    session::{ClientAddress, Rotation, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey},
+    session::{
+        ClientAddress, FoundSession, Rotation, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey,
+    },
     user::{PasswordHash, User, Username},
 };
 
@@ -26,7 +29,7 @@ use crate::{
     audit::Trail as _,
     db::{change, read, transact_retried},
     error::{StoreError, corrupt},
-    schema::{At, bindings, login_addresses, refresh_tokens, sessions, throttles, users},
+    schema::{At, login_addresses, refresh_tokens, rights_stamp, sessions, throttles, users},
     user::Row as UserRow,
 };
 
@@ -66,21 +69,23 @@ enum SessionKey {
 }
 
 impl Store {
-    async fn session(&self, which: SessionKey) -> Result<Option<(Session, User)>> {
+    /// Reads a session, its user and the rights stamp in one query, because every request needs them.
+    async fn session(&self, which: SessionKey) -> Result<Option<FoundSession>> {
         read!(self.db, |conn| {
-            let everywhere = bindings::cluster_id.is_null().and(bindings::namespace.is_null());
             let query = sessions::table
-                .inner_join(users::table.inner_join(bindings::table))
-                .filter(everywhere)
-                .select((Row::as_select(), UserRow::as_select(), bindings::role))
+                .inner_join(users::table)
+                .inner_join(rights_stamp::table.on(rights_stamp::id.eq(1)))
+                .select((Row::as_select(), UserRow::as_select(), rights_stamp::stamp))
                 .into_boxed();
             let query = match which {
                 SessionKey::Cookie(cookie) => query.filter(sessions::cookie.eq(cookie.0.to_vec())),
                 SessionKey::Id(id) => query.filter(sessions::id.eq(id.0)),
             };
-            let found: Option<(Row, UserRow, String)> = query.first(conn).await.optional()?;
-            let read =
-                |(session, user, role): (Row, UserRow, String)| Ok((session.into(), user.with_role(&role)?));
+            let found: Option<(Row, UserRow, i64)> = query.first(conn).await.optional()?;
+            let read = |(session, user, stamp): (Row, UserRow, i64)| {
+                let (session, user) = (Session::from(session), User::try_from(user)?);
+                Ok(FoundSession { session, user, rights: RightsStamp(stamp) })
+            };
             found.map(read).transpose().map_err(StoreError::Refused)
         })
     }
@@ -154,11 +159,11 @@ impl SessionStore for Store {
         })
     }
 
-    async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
+    async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
         self.session(SessionKey::Cookie(cookie)).await
     }
 
-    async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>> {
+    async fn get(&self, id: SessionId) -> Result<Option<FoundSession>> {
         self.session(SessionKey::Id(id)).await
     }
 

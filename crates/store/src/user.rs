@@ -1,4 +1,4 @@
-//! User registry: users and their role bindings.
+//! User registry.
 
 use async_trait::async_trait;
 use diesel::{
@@ -20,52 +20,48 @@ use crate::{
     audit::Trail as _,
     db::{read, transact, transact_retried},
     error::{StoreError, corrupt},
-    schema::{At, bindings, install, sessions, users},
+    grant::end_rights_of_user,
+    rights_stamp::StampedRights as _,
+    schema::{At, install, sessions, users},
 };
 
-/// Columns of a user. The role is in `bindings`.
+/// Columns of a user, without the password.
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = users)]
 pub(crate) struct Row {
     id: i64,
     username: String,
     display_name: String,
+    role: String,
     disabled: bool,
     created_at: At,
     last_login_at: Option<At>,
 }
 
-impl Row {
-    pub(crate) fn with_role(self, role: &str) -> Result<User> {
-        Ok(User {
-            id: UserId(self.id),
-            username: Username::new(&self.username).map_err(|_| corrupt("users.username"))?,
-            display_name: self.display_name,
-            role: Role::parse(role).ok_or_else(|| corrupt("bindings.role"))?,
-            disabled: self.disabled,
-            created_at: self.created_at.0,
-            last_login_at: self.last_login_at.map(|at| at.0),
+impl TryFrom<Row> for User {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self> {
+        Ok(Self {
+            id: UserId(row.id),
+            username: Username::new(&row.username).map_err(|_| corrupt("users.username"))?,
+            display_name: row.display_name,
+            role: Role::parse(&row.role).ok_or_else(|| corrupt("users.role"))?,
+            disabled: row.disabled,
+            created_at: row.created_at.0,
+            last_login_at: row.last_login_at.map(|at| at.0),
         })
     }
 }
 
-/// Users joined with their role for all clusters and namespaces. This version has no other bindings.
-macro_rules! users_with_role {
-    () => {
-        users::table
-            .inner_join(bindings::table)
-            .filter(bindings::cluster_id.is_null())
-            .filter(bindings::namespace.is_null())
-    };
-}
-
-/// Inserts a user and its role binding.
+/// Inserts a user.
 macro_rules! insert {
     ($conn:ident, $record:ident) => {{
         let values = (
             users::username.eq($record.username.as_str()),
             users::display_name.eq(&$record.display_name),
             users::password.eq($record.password.phc()),
+            users::role.eq($record.role.as_str()),
             users::disabled.eq(false),
             users::created_at.eq(At($record.at)),
             users::updated_at.eq(At($record.at)),
@@ -75,27 +71,17 @@ macro_rules! insert {
             .returning(Row::as_returning())
             .get_result($conn)
             .await?;
-        let binding = (bindings::user_id.eq(row.id), bindings::role.eq($record.role.as_str()));
-        diesel::insert_into(bindings::table).values(binding).execute($conn).await?;
-        row.with_role($record.role.as_str())?
+        User::try_from(row)?
     }};
 }
 
-/// Reads one user for a change. Locks the bindings of all super admins first, so that two concurrent changes cannot
-/// each count the other's user as the remaining one. Setting a column to itself locks the row; SQLite has no FOR
-/// UPDATE.
-macro_rules! locked {
+/// Reads one user for a change. The transaction has replaced the rights stamp before, so that two concurrent changes
+/// cannot each count the other's user as the remaining super admin.
+macro_rules! user {
     ($conn:ident, $id:expr) => {{
-        let supers = bindings::table.filter(bindings::role.eq(Role::SuperAdmin.as_str()));
-        diesel::update(supers).set(bindings::role.eq(bindings::role)).execute($conn).await?;
-        let found: Option<(Row, String)> = users_with_role!()
-            .filter(users::id.eq($id.0))
-            .select((Row::as_select(), bindings::role))
-            .first($conn)
-            .await
-            .optional()?;
-        let (row, role) = found.ok_or_else(|| user_error(Cause::NotFound, $id))?;
-        row.with_role(&role)?
+        let found: Option<Row> =
+            users::table.find($id.0).select(Row::as_select()).first($conn).await.optional()?;
+        User::try_from(found.ok_or_else(|| user_error(Cause::NotFound, $id))?)?
     }};
 }
 
@@ -103,8 +89,8 @@ macro_rules! locked {
 macro_rules! require_other_super_admin {
     ($conn:ident, $user:expr) => {
         if $user.role == Role::SuperAdmin && !$user.disabled {
-            let others: i64 = users_with_role!()
-                .filter(bindings::role.eq(Role::SuperAdmin.as_str()))
+            let others: i64 = users::table
+                .filter(users::role.eq(Role::SuperAdmin.as_str()))
                 .filter(users::disabled.eq(false))
                 .filter(users::id.ne($user.id.0))
                 .count()
@@ -125,6 +111,7 @@ fn user_error(cause: Cause, id: UserId) -> Error {
 #[diesel(table_name = users)]
 struct UserChangeset {
     display_name: Option<String>,
+    role: Option<&'static str>,
     disabled: Option<bool>,
     updated_at: At,
 }
@@ -133,24 +120,22 @@ struct UserChangeset {
 impl UserRegistry for Store {
     async fn list(&self) -> Result<Vec<User>> {
         read!(self.db, |conn| {
-            let select = (Row::as_select(), bindings::role);
-            let rows: Vec<(Row, String)> =
-                users_with_role!().select(select).order_by(users::id).load(conn).await?;
-            Ok(rows.into_iter().map(|(row, role)| row.with_role(&role)).collect::<Result<_>>()?)
+            let rows: Vec<Row> = users::table.select(Row::as_select()).order_by(users::id).load(conn).await?;
+            Ok(rows.into_iter().map(User::try_from).collect::<Result<_>>()?)
         })
     }
 
     async fn credentials(&self, username: &Username) -> Result<Option<(User, PasswordHash)>> {
         let username = username.to_string();
         read!(self.db, |conn| {
-            let found: Option<(Row, String, String)> = users_with_role!()
+            let found: Option<(Row, String)> = users::table
                 .filter(users::username.eq(username))
-                .select((Row::as_select(), bindings::role, users::password))
+                .select((Row::as_select(), users::password))
                 .first(conn)
                 .await
                 .optional()?;
-            let read = |(row, role, phc): (Row, String, String)| -> Result<_> {
-                Ok((row.with_role(&role)?, PasswordHash::new(phc)))
+            let read = |(row, phc): (Row, String)| -> Result<_> {
+                Ok((User::try_from(row)?, PasswordHash::new(phc)))
             };
             Ok(found.map(read).transpose()?)
         })
@@ -186,9 +171,10 @@ impl UserRegistry for Store {
     }
 
     async fn update(&self, permit: &Permit, id: UserId, patch: UserPatch, at: Timestamp) -> Result<User> {
-        let entry = self.pending_entry(permit)?;
+        let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         transact_retried!(self.db, |conn| {
-            let before = locked!(conn, id);
+            conn.replace_rights_stamp(stamp).await?;
+            let before = user!(conn, id);
             let role = patch.role.unwrap_or(before.role);
             let disabled = patch.disabled.unwrap_or(before.disabled);
             if role != Role::SuperAdmin || disabled {
@@ -196,6 +182,7 @@ impl UserRegistry for Store {
             }
             let change = UserChangeset {
                 display_name: patch.display_name.clone(),
+                role: patch.role.map(Role::as_str),
                 disabled: patch.disabled,
                 updated_at: At(at),
             };
@@ -204,27 +191,22 @@ impl UserRegistry for Store {
                 .returning(Row::as_returning())
                 .get_result(conn)
                 .await?;
-            if role != before.role {
-                let binding = bindings::table
-                    .filter(bindings::user_id.eq(id.0))
-                    .filter(bindings::cluster_id.is_null())
-                    .filter(bindings::namespace.is_null());
-                diesel::update(binding).set(bindings::role.eq(role.as_str())).execute(conn).await?;
-            }
             if role != before.role || disabled {
                 diesel::delete(sessions::table.filter(sessions::user_id.eq(id.0))).execute(conn).await?;
             }
             conn.record_success(entry.clone()).await?;
-            Ok(row.with_role(role.as_str())?)
+            Ok(User::try_from(row)?)
         })
     }
 
     async fn delete(&self, permit: &Permit, id: UserId) -> Result<()> {
-        let entry = self.pending_entry(permit)?;
+        let (entry, stamp) = (self.pending_entry(permit)?, self.new_rights_stamp());
         transact_retried!(self.db, |conn| {
-            let user = locked!(conn, id);
+            conn.replace_rights_stamp(stamp).await?;
+            let user = user!(conn, id);
             require_other_super_admin!(conn, user);
-            // the database deletes the user's bindings and sessions, too (ON DELETE CASCADE)
+            end_rights_of_user!(conn, id, entry);
+            // the database deletes the user's sessions, too (ON DELETE CASCADE)
             diesel::delete(users::table.find(id.0)).execute(conn).await?;
             conn.record_success(entry.clone()).await
         })

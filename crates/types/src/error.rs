@@ -185,6 +185,12 @@ causes! {
     Modified = "modified", ConflictError, Server;
     /// The last enabled super admin cannot be removed, disabled or demoted.
     LastSuperAdmin = "last_super_admin", ConflictError, Server;
+    /// The limit of live grants of a subject, of clusters or namespaces in a grant, or of own roles is reached.
+    TooMany = "too_many", ConflictError, Server;
+    /// Live grants or pending requests name the role, so it cannot be deleted.
+    RoleInUse = "role_in_use", ConflictError, Server;
+    /// The request for rights was approved, denied or withdrawn before, or has expired.
+    RequestDecided = "request_decided", ConflictError, Server;
     /// A restart of a paused deployment would do nothing until it is resumed.
     RolloutPaused = "rollout_paused", ConflictError, Server;
     /// The caller used this `Idempotency-Key` for another request, which [`Context::name`] names.

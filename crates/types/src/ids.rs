@@ -1,4 +1,4 @@
-//! Ids of clusters, users, sessions and operations.
+//! Ids of clusters, users, service accounts, sessions, grants and operations.
 
 use std::fmt;
 
@@ -27,6 +27,12 @@ ids! {
     UserId(i64);
     /// A session's id. It may be displayed: it is not the secret value of the session cookie.
     SessionId(i64);
+    /// A service account's id. Ids are never reused.
+    ServiceAccountId(i64);
+    /// A grant's id. Ids are never reused.
+    GrantId(i64);
+    /// Id of a request for a grant. Ids are never reused.
+    GrantRequestId(i64);
     /// Operation id: a UUID version 7. It is the `Audit-ID` of the operation's requests in the cluster's own audit log.
     OperationId(Uuid);
 }

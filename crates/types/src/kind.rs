@@ -74,6 +74,12 @@ kinds! {
 }
 
 impl Kind {
+    /// Whether each object of this kind belongs to a namespace: objects of namespaced kinds, and a `Namespace`, which
+    /// belongs to itself.
+    pub const fn belongs_to_namespace(self) -> bool {
+        self.info().namespaced || matches!(self, Self::Namespace)
+    }
+
     /// The `apiVersion` in manifests: `v1`, `apps/v1`.
     pub fn api_version(self) -> String {
         let KindInfo { group, version, .. } = self.info();

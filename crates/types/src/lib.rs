@@ -8,6 +8,7 @@ pub mod hex;
 pub mod ids;
 pub mod kind;
 pub mod name;
+pub mod namespaces;
 #[cfg(feature = "openapi")]
 mod openapi;
 pub mod rng;

@@ -99,33 +99,6 @@ name! {
     ContainerName, 63, |text| is_label(text, 63)
 }
 
-/// The namespaces that a list covers: one, or all (`*`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NamespaceScope {
-    /// All namespaces. Also the scope of cluster-scoped kinds.
-    All,
-    /// One namespace.
-    One(Namespace),
-}
-
-impl NamespaceScope {
-    /// Parses `*` as all namespaces, any other text as one namespace.
-    ///
-    /// # Errors
-    /// As [`Namespace::new`].
-    pub fn parse(text: &str) -> Result<Self, Reason> {
-        if text == "*" { Ok(Self::All) } else { Namespace::new(text).map(Self::One) }
-    }
-
-    /// Whether the scope includes `namespace`.
-    pub fn covers(&self, namespace: Option<&str>) -> bool {
-        match self {
-            Self::All => true,
-            Self::One(one) => namespace == Some(one.as_str()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -57,7 +57,7 @@ impl Inventory for Toy {
         let names = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let known = if list == List::Namespaces { names } else { BTreeSet::new() };
         let rows = known.iter().map(|name| Row::of(&Self::row(name)?)).collect::<Result<_>>()?;
-        let (rows, pagination) = select(rows, query);
+        let (rows, pagination) = select(rows, &query.within(permit.namespaces()));
         Ok(Listing { rows, pagination, as_of: self.clock.now(), stale: false, warnings: Vec::new() })
     }
 }

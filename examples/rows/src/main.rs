@@ -7,7 +7,7 @@
 use std::env;
 
 use pilothouse_rows::{Cell, Change, Field, Filter, ListQuery, ListRow, QuerySpec, Row, Table, fields_of};
-use pilothouse_types::{Error, Result};
+use pilothouse_types::{Error, Result, namespaces::NamespaceScope};
 use serde::Serialize;
 
 /// A row, and how its fields sort and filter.
@@ -81,6 +81,6 @@ fn main() -> Result<()> {
         }
     }
     print_page(&mut table, &query)?;
-    println!("full: {}", table.counted_by("state", "full"));
+    println!("full: {}", table.counted_by("state", "full", &NamespaceScope::All));
     Ok(())
 }

@@ -141,6 +141,7 @@ CREATE TABLE users (
     username TEXT NOT NULL UNIQUE,
     display_name TEXT NOT NULL,
     password TEXT NOT NULL,
+    role TEXT NOT NULL CHECK (role IN ('none', 'viewer', 'ops_admin', 'super_admin')),
     disabled BOOLEAN NOT NULL,
     created_at TIMESTAMPTZ NOT NULL,
     updated_at TIMESTAMPTZ NOT NULL,
@@ -174,17 +175,69 @@ CREATE TABLE clusters (
     visited_at TIMESTAMPTZ NOT NULL
 );
 
--- Role bindings. NULL means all clusters, or all namespaces.
-CREATE TABLE bindings (
-    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    user_id BIGINT NOT NULL REFERENCES users ON DELETE CASCADE,
-    role TEXT NOT NULL CHECK (role IN ('viewer', 'ops_admin', 'super_admin')),
-    cluster_id BIGINT REFERENCES clusters ON DELETE CASCADE,
-    namespace TEXT
+-- Own roles. `rules` is JSON, as in the API. A deleted role keeps its row, because grants name it and its name is never
+-- used again.
+CREATE TABLE roles (
+    name TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+    description TEXT NOT NULL,
+    rules TEXT NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    created_by TEXT NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL,
+    deleted_at TIMESTAMPTZ
 );
 
-CREATE UNIQUE INDEX bindings_where ON bindings (user_id, coalesce(cluster_id, 0), coalesce(namespace, ''));
-CREATE INDEX bindings_cluster ON bindings (cluster_id);
+-- Grants. A row is changed once, when the grant is revoked, and never deleted. `subject` is `user:<id>`,
+-- `service_account:<id>` or `group:<provider>:<name>`. `clusters` and `namespaces` are JSON, as in the API.
+CREATE TABLE grants (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subject TEXT NOT NULL,
+    role TEXT NOT NULL,
+    clusters TEXT NOT NULL,
+    namespaces TEXT NOT NULL,
+    starts_at TIMESTAMPTZ NOT NULL,
+    ends_at TIMESTAMPTZ,
+    reason TEXT,
+    source TEXT NOT NULL,
+    created_at TIMESTAMPTZ NOT NULL,
+    created_by TEXT NOT NULL,
+    revoked_at TIMESTAMPTZ,
+    revoked_by TEXT
+);
+
+CREATE INDEX grants_subject ON grants (subject, id);
+CREATE INDEX grants_role ON grants (role);
+
+-- Requests of users for a grant. `clusters` and `namespaces` as in `grants`. A row is changed once, when the request is
+-- decided or withdrawn. A pending request expires a day after it was made.
+CREATE TABLE grant_requests (
+    id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    user_id BIGINT NOT NULL,
+    username TEXT NOT NULL,
+    role TEXT NOT NULL,
+    clusters TEXT NOT NULL,
+    namespaces TEXT NOT NULL,
+    duration_seconds BIGINT NOT NULL,
+    reason TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('pending', 'approved', 'denied', 'withdrawn')),
+    created_at TIMESTAMPTZ NOT NULL,
+    decided_at TIMESTAMPTZ,
+    decided_by TEXT,
+    decision_reason TEXT,
+    grant_id BIGINT
+);
+
+CREATE INDEX grant_requests_user ON grant_requests (user_id, id);
+CREATE INDEX grant_requests_status ON grant_requests (status, id);
+
+-- One row with a random number, which every change of grants, own roles, labels of clusters or roles of users replaces.
+-- Rights that were compiled under another number may be out of date.
+CREATE TABLE rights_stamp (
+    id BIGINT PRIMARY KEY CHECK (id = 1),
+    stamp BIGINT NOT NULL
+);
+
+INSERT INTO rights_stamp (id, stamp) VALUES (1, 0);
 
 -- Sessions. Ending a session deletes its row.
 CREATE TABLE sessions (

@@ -124,6 +124,7 @@ CREATE TABLE users (
     username TEXT NOT NULL UNIQUE,
     display_name TEXT NOT NULL,
     password TEXT NOT NULL,
+    role TEXT NOT NULL CHECK (role IN ('none', 'viewer', 'ops_admin', 'super_admin')),
     disabled INTEGER NOT NULL CHECK (disabled IN (0, 1)),
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
@@ -157,17 +158,69 @@ CREATE TABLE clusters (
     visited_at INTEGER NOT NULL
 ) STRICT;
 
--- Role bindings. NULL means all clusters, or all namespaces.
-CREATE TABLE bindings (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    user_id INTEGER NOT NULL REFERENCES users ON DELETE CASCADE,
-    role TEXT NOT NULL CHECK (role IN ('viewer', 'ops_admin', 'super_admin')),
-    cluster_id INTEGER REFERENCES clusters ON DELETE CASCADE,
-    namespace TEXT
+-- Own roles. `rules` is JSON, as in the API. A deleted role keeps its row, because grants name it and its name is never
+-- used again.
+CREATE TABLE roles (
+    name TEXT NOT NULL PRIMARY KEY,
+    description TEXT NOT NULL,
+    rules TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    created_by TEXT NOT NULL,
+    updated_at INTEGER NOT NULL,
+    deleted_at INTEGER
 ) STRICT;
 
-CREATE UNIQUE INDEX bindings_where ON bindings (user_id, coalesce(cluster_id, 0), coalesce(namespace, ''));
-CREATE INDEX bindings_cluster ON bindings (cluster_id);
+-- Grants. A row is changed once, when the grant is revoked, and never deleted. `subject` is `user:<id>`,
+-- `service_account:<id>` or `group:<provider>:<name>`. `clusters` and `namespaces` are JSON, as in the API.
+CREATE TABLE grants (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    subject TEXT NOT NULL,
+    role TEXT NOT NULL,
+    clusters TEXT NOT NULL,
+    namespaces TEXT NOT NULL,
+    starts_at INTEGER NOT NULL,
+    ends_at INTEGER,
+    reason TEXT,
+    source TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    created_by TEXT NOT NULL,
+    revoked_at INTEGER,
+    revoked_by TEXT
+) STRICT;
+
+CREATE INDEX grants_subject ON grants (subject, id);
+CREATE INDEX grants_role ON grants (role);
+
+-- Requests of users for a grant. `clusters` and `namespaces` as in `grants`. A row is changed once, when the request is
+-- decided or withdrawn. A pending request expires a day after it was made.
+CREATE TABLE grant_requests (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    user_id INTEGER NOT NULL,
+    username TEXT NOT NULL,
+    role TEXT NOT NULL,
+    clusters TEXT NOT NULL,
+    namespaces TEXT NOT NULL,
+    duration_seconds INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('pending', 'approved', 'denied', 'withdrawn')),
+    created_at INTEGER NOT NULL,
+    decided_at INTEGER,
+    decided_by TEXT,
+    decision_reason TEXT,
+    grant_id INTEGER
+) STRICT;
+
+CREATE INDEX grant_requests_user ON grant_requests (user_id, id);
+CREATE INDEX grant_requests_status ON grant_requests (status, id);
+
+-- One row with a random number, which every change of grants, own roles, labels of clusters or roles of users replaces.
+-- Rights that were compiled under another number may be out of date.
+CREATE TABLE rights_stamp (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    stamp INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO rights_stamp (id, stamp) VALUES (1, 0);
 
 -- Sessions. Ending a session deletes its row.
 CREATE TABLE sessions (

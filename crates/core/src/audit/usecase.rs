@@ -74,13 +74,13 @@ impl Audit {
         self.clock.now().min(wall + self.clock.monotonic().saturating_sub(monotonic))
     }
 
-    /// Returns a page of operations. A viewer sees only their own operations.
+    /// Returns a page of operations. A caller whose role is viewer or lower sees only their own operations.
     ///
     /// # Errors
     /// `StoreUnavailable`.
     pub async fn operations(&self, caller: &Caller, mut query: OperationQuery) -> Result<OperationPage> {
         self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Operation)).await?;
-        if caller.role == Some(Role::Viewer) {
+        if caller.role <= Some(Role::Viewer) {
             query.user_id = caller.user_id;
         }
         self.ports.query.operations(&query).await

@@ -27,7 +27,7 @@ use crate::{
     gate::{ClusterPermits, Gate},
     ids::ClusterId,
     limiter::Limiter,
-    name::NamespaceScope,
+    namespaces::NamespaceScope,
     rows::{ListQuery, ListScope, Pagination, Row, Sort},
     spawn::Spawner,
 };

@@ -2,6 +2,7 @@ use super::*;
 use crate::{
     kind::{KINDS, Kind},
     rows::ListScope,
+    testing,
 };
 
 fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -30,6 +31,18 @@ fn every_list_has_one_entry_and_a_sortable_default_sort() {
                     .iter()
                     .all(|kind| kind.info().namespaced == (info.scope == ListScope::Namespaced))
         );
+    }
+}
+
+#[test]
+fn lists_of_cluster_scoped_objects_are_requested_in_no_namespace() {
+    for info in LISTS.iter().filter(|info| info.scope != ListScope::Local) {
+        let permit = testing::permit(&Caller::system(), to_list(info.list, &NamespaceScope::All));
+        let expected = match info.list {
+            List::Nodes | List::PersistentVolumes | List::StorageClasses => NamespaceScope::Unscoped,
+            _ => NamespaceScope::All,
+        };
+        assert_eq!(*permit.namespaces(), expected, "{}", info.key);
     }
 }
 

@@ -105,6 +105,7 @@ impl Watches {
     ) -> Result<ListStream> {
         let access = to_list(list, &query.namespaces).in_cluster(cluster);
         let (permit, revoked) = self.gate.follow(caller, access).await?;
+        let query = query.within(permit.namespaces()).into_owned();
         let slot = self.streams.enter(caller.user_id)?;
         let watched = self.inventory.watch(&permit, list, &query).await?;
         Ok(EventStream::start(StreamGuard { revoked, slot }, &self.spawner, |reader| {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Rotation, SecretHash, Session, SessionRecord, SessionStore};
+use super::{FoundSession, Rotation, SecretHash, Session, SessionRecord, SessionStore};
 use crate::{
     access::Permit,
     clock::Clock,
@@ -13,11 +13,11 @@ use crate::{
     ids::{SessionId, UserId},
     spawn::{Spawner, detached},
     ttl_cache::TtlCache,
-    user::{PasswordHash, User, Username},
+    user::{PasswordHash, Username},
 };
 
 /// Cache of sessions by cookie.
-pub(crate) type SessionCache = Arc<TtlCache<SecretHash, (Session, User)>>;
+pub(crate) type SessionCache = Arc<TtlCache<SecretHash, FoundSession>>;
 
 /// A [`SessionStore`] that caches sessions by cookie and invalidates the cache with each change through it. All
 /// changes of a process go through this type: [`crate::app::App`] provides no other store.
@@ -36,7 +36,7 @@ impl CachedSessions {
         Self { store, cache: Arc::new(TtlCache::new(clock)), spawner }
     }
 
-    /// The cache. Changes of users must invalidate it as well.
+    /// The cache. Changes of users and of rights must invalidate it as well.
     pub(crate) fn session_cache(&self) -> SessionCache {
         self.cache.clone()
     }
@@ -62,16 +62,16 @@ impl SessionStore for CachedSessions {
         self.change(async move { store.open(&permit, session, &verified).await }).await
     }
 
-    async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
+    async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
         self.cache.get(cookie, self.store.find(cookie)).await
     }
 
-    async fn find_uncached(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
+    async fn find_uncached(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
         self.cache.read(cookie, self.store.find(cookie)).await
     }
 
     /// Not cached: streams check rarely and need the current state.
-    async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>> {
+    async fn get(&self, id: SessionId) -> Result<Option<FoundSession>> {
         self.store.get(id).await
     }
 

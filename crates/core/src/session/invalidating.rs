@@ -1,4 +1,4 @@
-//! User registry that invalidates the session cache: cached sessions contain their users.
+//! Registries that invalidate the session cache: cached sessions contain their users and the rights stamp.
 
 use std::sync::Arc;
 
@@ -8,20 +8,26 @@ use jiff::Timestamp;
 use super::SessionCache;
 use crate::{
     access::Permit,
+    cluster::{Cluster, ClusterName, ClusterPatch, ClusterRecord, ClusterRegistry, ProbeResult},
     error::Result,
-    ids::UserId,
+    grant::{
+        Decision, GrantRecord, GrantRegistry, GrantRequest, OwnRole, RequestRecord, RequestRegistry,
+        RolePatch, RoleRecord, RoleRegistry,
+    },
+    ids::{ClusterId, GrantId, GrantRequestId, UserId},
+    rights::{Grant, RoleName, Subject},
     spawn::{Spawner, detached},
     user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
 
-/// A [`UserRegistry`] whose changes invalidate the session cache.
-pub(crate) struct InvalidatingUsers {
-    pub(crate) registry: Arc<dyn UserRegistry>,
+/// A registry whose changes invalidate the session cache, so that they hold at the next request of this process.
+pub(crate) struct Invalidating<R: ?Sized> {
+    pub(crate) registry: Arc<R>,
     pub(crate) session_cache: SessionCache,
     pub(crate) spawner: Arc<dyn Spawner>,
 }
 
-impl InvalidatingUsers {
+impl<R: ?Sized> Invalidating<R> {
     /// Runs a change to completion, even if the caller stops waiting, and invalidates the session cache.
     async fn change<T: Send + 'static>(
         &self,
@@ -32,7 +38,7 @@ impl InvalidatingUsers {
 }
 
 #[async_trait]
-impl UserRegistry for InvalidatingUsers {
+impl UserRegistry for Invalidating<dyn UserRegistry> {
     async fn list(&self) -> Result<Vec<User>> {
         self.registry.list().await
     }
@@ -69,5 +75,108 @@ impl UserRegistry for InvalidatingUsers {
     ) -> Result<()> {
         let (registry, permit) = (self.registry.clone(), permit.clone());
         self.change(async move { registry.set_password(&permit, id, password, by, at).await }).await
+    }
+}
+
+#[async_trait]
+impl ClusterRegistry for Invalidating<dyn ClusterRegistry> {
+    async fn list(&self) -> Result<Vec<Cluster>> {
+        self.registry.list().await
+    }
+
+    async fn find(&self, id: ClusterId) -> Result<Option<Cluster>> {
+        self.registry.find(id).await
+    }
+
+    async fn name(&self, id: ClusterId) -> Result<Option<ClusterName>> {
+        self.registry.name(id).await
+    }
+
+    async fn create(&self, permit: &Permit, cluster: ClusterRecord) -> Result<Cluster> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.create(&permit, cluster).await }).await
+    }
+
+    async fn update(&self, permit: &Permit, patch: ClusterPatch, at: Timestamp) -> Result<Cluster> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.update(&permit, patch, at).await }).await
+    }
+
+    async fn delete(&self, permit: &Permit) -> Result<()> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.delete(&permit).await }).await
+    }
+
+    async fn record_probe(&self, id: ClusterId, version: i64, probe_result: ProbeResult) -> Result<()> {
+        self.registry.record_probe(id, version, probe_result).await
+    }
+}
+
+#[async_trait]
+impl RoleRegistry for Invalidating<dyn RoleRegistry> {
+    async fn list(&self) -> Result<Vec<OwnRole>> {
+        self.registry.list().await
+    }
+
+    async fn create(&self, permit: &Permit, role: RoleRecord) -> Result<OwnRole> {
+        // nothing to invalidate: no grant names a new role
+        self.registry.create(permit, role).await
+    }
+
+    async fn update(&self, permit: &Permit, name: &RoleName, patch: RolePatch) -> Result<OwnRole> {
+        let (registry, permit, name) = (self.registry.clone(), permit.clone(), name.clone());
+        self.change(async move { registry.update(&permit, &name, patch).await }).await
+    }
+
+    async fn delete(&self, permit: &Permit, name: &RoleName) -> Result<()> {
+        // nothing to invalidate: no live grant names the role
+        self.registry.delete(permit, name).await
+    }
+}
+
+#[async_trait]
+impl GrantRegistry for Invalidating<dyn GrantRegistry> {
+    async fn list(&self, subject: Option<Subject>, live_at: Option<Timestamp>) -> Result<Vec<Grant>> {
+        self.registry.list(subject, live_at).await
+    }
+
+    async fn find(&self, id: GrantId) -> Result<Option<Grant>> {
+        self.registry.find(id).await
+    }
+
+    async fn create(&self, permit: &Permit, grant: GrantRecord) -> Result<Grant> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.create(&permit, grant).await }).await
+    }
+
+    async fn revoke(&self, permit: &Permit, id: GrantId) -> Result<Grant> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.revoke(&permit, id).await }).await
+    }
+}
+
+#[async_trait]
+impl RequestRegistry for Invalidating<dyn RequestRegistry> {
+    async fn list(&self, user: Option<UserId>, now: Timestamp) -> Result<Vec<GrantRequest>> {
+        self.registry.list(user, now).await
+    }
+
+    async fn find(&self, id: GrantRequestId, now: Timestamp) -> Result<Option<GrantRequest>> {
+        self.registry.find(id, now).await
+    }
+
+    async fn create(&self, permit: &Permit, request: RequestRecord) -> Result<GrantRequest> {
+        self.registry.create(permit, request).await
+    }
+
+    async fn decide(
+        &self,
+        permit: &Permit,
+        id: GrantRequestId,
+        decision: Decision,
+        reason: Option<String>,
+    ) -> Result<GrantRequest> {
+        let (registry, permit) = (self.registry.clone(), permit.clone());
+        self.change(async move { registry.decide(&permit, id, decision, reason).await }).await
     }
 }

@@ -5,14 +5,13 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{Claims, SecretHash, Session, SessionStore};
+use super::{Claims, FoundSession, SecretHash, Session, SessionStore};
 use crate::{
     clock::Clock,
     error::{Cause, Error, Result},
     gate::SessionCheck,
     ids::SessionId,
     role::Role,
-    user::User,
 };
 
 /// Finds live sessions: neither ended nor expired, of users who are not disabled.
@@ -25,27 +24,27 @@ pub(crate) struct LiveSessions {
 }
 
 impl LiveSessions {
-    /// The session of a cookie and its user.
+    /// The session of a cookie.
     ///
     /// # Errors
     /// `SessionEnded`; `StoreUnavailable`.
-    pub(crate) async fn by_cookie(&self, cookie: &str) -> Result<(Session, User)> {
+    pub(crate) async fn by_cookie(&self, cookie: &str) -> Result<FoundSession> {
         self.require_live(self.store.find(SecretHash::of(cookie)).await?)
     }
 
-    /// The session of a cookie and its user, for an access token whose signature was verified. If the token's
+    /// The session of a cookie, for an access token whose signature was verified. If the token's
     /// generation is newer than the cached session's, another replica has issued it since. Then the session is
     /// read from the database, at most once for each token and outdated cache entry.
     ///
     /// # Errors
     /// `SessionEnded`; `StoreUnavailable`.
-    pub(crate) async fn by_cookie_and_token(&self, cookie: &str, token: &Claims) -> Result<(Session, User)> {
+    pub(crate) async fn by_cookie_and_token(&self, cookie: &str, token: &Claims) -> Result<FoundSession> {
         let cookie = SecretHash::of(cookie);
         let found = self.store.find(cookie).await?;
         let is_older_than_token =
             |session: &Session| session.id == token.session_id && session.generation < token.generation;
         match found {
-            Some((session, _)) if is_older_than_token(&session) => {
+            Some(found) if is_older_than_token(&found.session) => {
                 self.require_live(self.store.find_uncached(cookie).await?)
             }
             found => self.require_live(found),
@@ -57,9 +56,9 @@ impl LiveSessions {
         now < session.expires_at && now < session.last_seen_at + self.idle
     }
 
-    fn require_live(&self, found: Option<(Session, User)>) -> Result<(Session, User)> {
+    fn require_live(&self, found: Option<FoundSession>) -> Result<FoundSession> {
         found
-            .filter(|(session, user)| !user.disabled && self.is_live(session, self.clock.now()))
+            .filter(|found| !found.user.disabled && self.is_live(&found.session, self.clock.now()))
             .ok_or_else(|| Error::new(Cause::SessionEnded))
     }
 }
@@ -67,8 +66,7 @@ impl LiveSessions {
 #[async_trait]
 impl SessionCheck for LiveSessions {
     async fn current_role(&self, session: SessionId) -> Result<Role> {
-        let (_, user) = self.require_live(self.store.get(session).await?)?;
-        Ok(user.role)
+        Ok(self.require_live(self.store.get(session).await?)?.user.role)
     }
 }
 
@@ -77,9 +75,19 @@ mod tests {
     use futures_executor::block_on;
 
     use super::*;
-    use crate::{ids::UserId, session::MockSessionStore, testing::fake::FakeRuntime, user::Username};
+    use crate::{
+        grant::RightsStamp,
+        ids::UserId,
+        session::MockSessionStore,
+        testing::fake::FakeRuntime,
+        user::{User, Username},
+    };
 
     const IDLE: Duration = Duration::from_secs(1800);
+
+    fn found(now: Timestamp) -> FoundSession {
+        FoundSession { session: session(now), user: user(now), rights: RightsStamp(1) }
+    }
 
     fn session(now: Timestamp) -> Session {
         Session {
@@ -107,7 +115,7 @@ mod tests {
     }
 
     /// The current role when the store has this session and user, or the cause of the refusal.
-    fn current_role(runtime: &FakeRuntime, stored: Option<(Session, User)>) -> Result<Role, Cause> {
+    fn current_role(runtime: &FakeRuntime, stored: Option<FoundSession>) -> Result<Role, Cause> {
         let mut store = MockSessionStore::new();
         store.expect_get().returning(move |id| {
             assert_eq!(id, SessionId(3));
@@ -121,14 +129,15 @@ mod tests {
     fn only_a_live_session_of_an_enabled_user_has_a_role() {
         let runtime = FakeRuntime::default();
         let now = runtime.clock.now();
-        let found = Some((session(now), user(now)));
-        assert_eq!(current_role(&runtime, found.clone()), Ok(Role::Viewer));
+        let live = Some(found(now));
+        assert_eq!(current_role(&runtime, live.clone()), Ok(Role::Viewer));
         assert_eq!(current_role(&runtime, None), Err(Cause::SessionEnded), "revoked");
-        let disabled = Some((session(now), User { disabled: true, ..user(now) }));
+        let disabled = Some(FoundSession { user: User { disabled: true, ..user(now) }, ..found(now) });
         assert_eq!(current_role(&runtime, disabled), Err(Cause::SessionEnded), "disabled");
-        let expired = Some((Session { expires_at: now, ..session(now) }, user(now)));
+        let expired =
+            Some(FoundSession { session: Session { expires_at: now, ..session(now) }, ..found(now) });
         assert_eq!(current_role(&runtime, expired), Err(Cause::SessionEnded), "expired");
         runtime.clock.advance(IDLE);
-        assert_eq!(current_role(&runtime, found), Err(Cause::SessionEnded), "idle for too long");
+        assert_eq!(current_role(&runtime, live), Err(Cause::SessionEnded), "idle for too long");
     }
 }

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Claims, ClientAddress, Identity, Lifetimes, LiveSessions, REFRESH_GRACE, Rotation, SecretHash, Session,
-    SessionPorts, SessionRecord, SessionRow, ThrottleKey,
+    Claims, ClientAddress, FoundSession, Identity, Lifetimes, LiveSessions, REFRESH_GRACE, Rotation,
+    SecretHash, Session, SessionPorts, SessionRecord, SessionRow, ThrottleKey,
 };
 use crate::{
     access::{AccessRequest, Caller, Origin, Permit, Resource, Verb},
@@ -227,7 +227,7 @@ impl Sessions {
     pub async fn authenticate(&self, bearer: &str, cookie: &str, origin: Origin) -> Result<SignedIn> {
         let now = self.clock.now();
         let claims = self.claims(bearer, now).await?;
-        let (session, user) = self.live.by_cookie_and_token(cookie, &claims).await?;
+        let FoundSession { session, user, .. } = self.live.by_cookie_and_token(cookie, &claims).await?;
         if claims.session_id != session.id || claims.user_id != user.id {
             return Err(Error::new(Cause::SessionMismatch));
         }
@@ -273,7 +273,7 @@ impl Sessions {
         origin: Origin,
     ) -> Result<Tokens> {
         let at = self.clock.now();
-        let (mut session, user) = self.live.by_cookie(cookie.expose_secret()).await?;
+        let FoundSession { mut session, user, .. } = self.live.by_cookie(cookie.expose_secret()).await?;
         let caller = caller(&user, &session, origin);
         let permit = self.gate.permit_refresh(&caller);
         let fresh = self.secret();
@@ -293,7 +293,7 @@ impl Sessions {
     /// # Errors
     /// `SessionEnded`; `StoreUnavailable`.
     pub async fn logout(&self, cookie: &str, origin: Origin) -> Result<()> {
-        let (session, user) = self.live.by_cookie(cookie).await?;
+        let FoundSession { session, user, .. } = self.live.by_cookie(cookie).await?;
         let permit = self.gate.permit_logout(&caller(&user, &session, origin));
         self.ports.store.end(&permit, session.id).await?;
         Ok(())

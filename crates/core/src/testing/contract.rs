@@ -25,6 +25,7 @@ use crate::{
     clock::Clock,
     cluster::{ClusterRegistry, Connections},
     coordinator::Coordinator,
+    grant::{GrantRegistry, RequestRegistry, RightsSource, RoleRegistry},
     idempotency::IdempotencyStore,
     inventory::List,
     monitor::StoreMonitor,
@@ -37,9 +38,13 @@ use crate::{
 
 mod clusters;
 mod coordination;
+mod grants;
 mod idempotency;
 mod listing;
 mod monitor;
+mod requests;
+mod rights;
+mod roles;
 mod sessions;
 mod throttle;
 mod trail;
@@ -86,6 +91,17 @@ pub const STORE: &[Case] = cases! {
     clusters: registered_cluster_is_found, names_are_unique_ignoring_case, ids_are_never_reused,
         update_sets_only_given_fields, new_connection_has_a_new_version, concurrent_change_is_a_conflict,
         deleted_cluster_is_not_found, probe_result_is_stored, probe_of_older_connection_is_discarded;
+    roles: created_roles_are_listed_by_name, update_sets_only_given_fields, role_names_are_never_reused,
+        own_roles_are_limited, role_in_use_is_not_deleted, no_live_grant_names_a_deleted_role;
+    grants: created_grant_is_found, a_group_is_of_one_provider,
+        grant_needs_an_existing_user_and_role, revoked_and_ended_grants_are_not_live,
+        live_grants_of_a_subject_are_limited, deleting_a_user_revokes_the_grants,
+        grant_races_with_the_deletion_of_its_user;
+    requests: request_is_pending_until_its_decision, approval_gives_the_grant_from_its_time_on,
+        request_is_decided_once, request_expires_without_a_decision, request_needs_an_existing_user_and_role,
+        refused_approval_leaves_the_request_pending;
+    rights: rights_are_live_grants_with_rules_and_labels, each_change_of_rights_changes_the_stamp,
+        other_changes_keep_the_stamp;
     trail: intent_is_pending_until_its_outcome, only_first_outcome_is_recorded,
         record_stores_the_complete_operation, each_local_change_writes_one_row, failed_change_writes_no_row,
         concurrent_operations_are_all_stored;
@@ -136,6 +152,10 @@ pub struct StorePorts {
     pub sessions: Arc<dyn SessionStore>,
     pub throttle: Arc<dyn LoginThrottle>,
     pub idempotency: Arc<dyn IdempotencyStore>,
+    pub roles: Arc<dyn RoleRegistry>,
+    pub grants: Arc<dyn GrantRegistry>,
+    pub requests: Arc<dyn RequestRegistry>,
+    pub rights: Arc<dyn RightsSource>,
     pub clusters: Arc<dyn ClusterRegistry>,
     pub connections: Arc<dyn Connections>,
     pub monitor: Arc<dyn StoreMonitor>,
@@ -153,6 +173,10 @@ impl StorePorts {
             + SessionStore
             + LoginThrottle
             + IdempotencyStore
+            + RoleRegistry
+            + GrantRegistry
+            + RequestRegistry
+            + RightsSource
             + ClusterRegistry
             + Connections
             + StoreMonitor
@@ -166,6 +190,10 @@ impl StorePorts {
             sessions: store.clone(),
             throttle: store.clone(),
             idempotency: store.clone(),
+            roles: store.clone(),
+            grants: store.clone(),
+            requests: store.clone(),
+            rights: store.clone(),
             clusters: store.clone(),
             connections: store.clone(),
             monitor: store,

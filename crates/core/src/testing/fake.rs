@@ -24,7 +24,7 @@ use crate::{
 pub struct Fake {
     /// Clock, random source, task spawner.
     pub runtime: FakeRuntime,
-    /// Users, sessions, clusters and the audit trail.
+    /// Users, sessions, rights, clusters and the audit trail.
     pub store: Arc<MemoryStore>,
     /// Checkpoint sink: checkpoints outside the database.
     pub checkpoint_sink: Arc<MemoryCheckpointSink>,

@@ -16,9 +16,9 @@ use pilothouse_core::{
     access::{Origin, Permit},
     app::{App, AppSettings},
     ids::{SessionId, UserId},
-    session::{Rotation, SecretHash, Session, SessionRecord, SessionStore, SignedIn, Tokens},
+    session::{FoundSession, Rotation, SecretHash, Session, SessionRecord, SessionStore, SignedIn, Tokens},
     testing::fake::MemoryStore,
-    user::{PasswordHash, User, Username},
+    user::{PasswordHash, Username},
 };
 use secrecy::ExposeSecret;
 
@@ -41,12 +41,12 @@ impl SessionStore for CountingStore {
         self.store.open(permit, session, verified).await
     }
 
-    async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
+    async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
         self.lookups.fetch_add(1, Ordering::SeqCst);
         self.store.find(cookie).await
     }
 
-    async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>> {
+    async fn get(&self, id: SessionId) -> Result<Option<FoundSession>> {
         self.store.get(id).await
     }
 

@@ -6,7 +6,8 @@ use pilothouse_types::{
     error::{Cause, Error, Result},
     ids::{ClusterId, OperationId},
     kind::Kind,
-    name::{Namespace, NamespaceScope},
+    name::Namespace,
+    namespaces::NamespaceScope,
 };
 
 use super::{AccessRequest, Resource, Verb, related};
@@ -58,12 +59,10 @@ impl Permit {
     /// The single permitted namespace.
     ///
     /// # Errors
-    /// `Internal` when the permit is for all namespaces.
+    /// `Internal` when the permit is not for one namespace.
     pub fn namespace(&self) -> Result<&Namespace> {
-        match &self.access.namespaces {
-            NamespaceScope::One(namespace) => Ok(namespace),
-            NamespaceScope::All => Err(Error::internal("the permit names no namespace")),
-        }
+        let one = self.access.namespaces.one();
+        one.ok_or_else(|| Error::internal("the permit names no namespace"))
     }
 
     /// The permitted kind.
@@ -98,6 +97,22 @@ impl Permit {
         }
     }
 
+    /// The namespaces in which objects of `kind` may be read under this permit: the permit's own. Under a permit for
+    /// an object that belongs to no namespace, such as a node, objects of a related kind, such as its pods, may be read
+    /// in all namespaces.
+    ///
+    /// # Errors
+    /// As [`Permit::covers`].
+    pub fn namespaces_of(&self, kind: Kind) -> Result<&NamespaceScope> {
+        static ALL: NamespaceScope = NamespaceScope::All;
+        self.covers(kind)?;
+        let in_namespace = matches!(self.access.resource, Resource::Kind(own) if own.belongs_to_namespace());
+        match &self.access.namespaces {
+            NamespaceScope::Unscoped if !in_namespace && kind.belongs_to_namespace() => Ok(&ALL),
+            own => Ok(own),
+        }
+    }
+
     /// Derives the system permit under which the shared list cache lists this kind: read-only, in the same cluster, in
     /// all namespaces. Each reader's own permit decides which of the cached objects are returned. For the list cache
     /// only (`kube/src/cache.rs`): rows read under this permit must never be returned without a check of the reader's
@@ -110,7 +125,8 @@ impl Permit {
         if self.access.verb != Verb::List {
             return Err(Error::internal("the cache needs a permit to list"));
         }
-        Ok(Self::new(AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?), None))
+        let access = AccessRequest::to(Verb::List, Resource::Kind(kind)).in_cluster(self.cluster()?);
+        Ok(Self::new(access.within(NamespaceScope::All), None))
     }
 
     /// The recorded operation. None for plain reads.
@@ -121,5 +137,49 @@ impl Permit {
     /// Operation id, sent to the cluster as `Audit-ID`.
     pub fn operation_id(&self) -> Option<OperationId> {
         self.operation.as_ref().map(|operation| operation.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pilothouse_types::namespaces::{NamespacePattern, NamespaceSet};
+
+    use super::*;
+
+    fn permit(verb: Verb, kind: Kind, namespaces: Option<NamespaceScope>) -> Permit {
+        let access = AccessRequest::to(verb, Resource::Kind(kind)).in_cluster(ClusterId(1));
+        let access = match namespaces {
+            Some(namespaces) => access.within(namespaces),
+            None => access,
+        };
+        Permit::new(access, None)
+    }
+
+    #[test]
+    fn request_without_namespaces_permits_no_namespace() {
+        let pods = permit(Verb::List, Kind::Pod, None);
+        assert_eq!(pods.namespaces_of(Kind::Pod).unwrap(), &NamespaceScope::Unscoped);
+        assert!(pods.namespace().is_err());
+        let workload = permit(Verb::Get, Kind::Deployment, None);
+        assert_eq!(workload.namespaces_of(Kind::Pod).unwrap(), &NamespaceScope::Unscoped);
+        let namespaces = permit(Verb::List, Kind::Namespace, None);
+        assert_eq!(namespaces.namespaces_of(Kind::ResourceQuota).unwrap(), &NamespaceScope::Unscoped);
+    }
+
+    #[test]
+    fn related_kinds_have_the_scope_of_the_permit_or_all_namespaces() {
+        let nodes = permit(Verb::List, Kind::Node, None);
+        assert_eq!(nodes.namespaces_of(Kind::Node).unwrap(), &NamespaceScope::Unscoped);
+        assert_eq!(nodes.namespaces_of(Kind::Pod).unwrap(), &NamespaceScope::All);
+        assert!(nodes.namespaces_of(Kind::Secret).is_err());
+        let set = NamespaceScope::Set(NamespaceSet::new([NamespacePattern::parse("team-*").unwrap()]));
+        let namespaces = permit(Verb::List, Kind::Namespace, Some(set.clone()));
+        assert_eq!(namespaces.namespaces_of(Kind::ResourceQuota).unwrap(), &set);
+        assert!(namespaces.namespace().is_err());
+        assert_eq!(
+            namespaces.for_cache(Kind::ResourceQuota).unwrap().namespaces(),
+            &NamespaceScope::All,
+            "the cache holds all namespaces"
+        );
     }
 }

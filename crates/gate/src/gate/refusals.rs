@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use pilothouse_types::{
-    ids::{ClusterId, UserId},
-    name::NamespaceScope,
-};
+use pilothouse_types::ids::{ClusterId, UserId};
 
 use crate::access::{AccessRequest, Resource, Verb};
 
@@ -35,10 +32,7 @@ pub(super) struct RefusalKey {
 
 impl RefusalKey {
     pub(super) fn of(access: &AccessRequest) -> Self {
-        let namespace = match &access.namespaces {
-            NamespaceScope::One(namespace) => Some(namespace.to_string()),
-            NamespaceScope::All => None,
-        };
+        let namespace = access.namespaces.one().map(ToString::to_string);
         Self { verb: access.verb, resource: access.resource, cluster: access.cluster, namespace }
     }
 }

@@ -2,15 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::ready, stream};
 use pilothouse_core::{
     Cause, Error, Result,
     access::Permit,
     gate::Warning,
     inventory::{Counts, Join, List, ListEvent, ListInfo, ListOwner, Listing, WatchSnapshot},
     kind::Kind,
-    name::{NamespaceScope, ObjectName},
-    rows::{ListQuery, Pagination, Row, Source, Table, select},
+    name::ObjectName,
+    namespaces::NamespaceScope,
+    rows::{Change, ListQuery, Pagination, Row, Source, Table, select},
 };
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
@@ -87,9 +88,6 @@ impl ListCache {
         list: List,
     ) -> Result<CacheResult<Counts>> {
         let info = list.info();
-        if *permit.namespaces() != NamespaceScope::All {
-            return Ok(CacheResult::Miss(None, None));
-        }
         let store = self.store(permit, info, info.kinds, transport)?;
         Ok(match store.ready(Instant::now() + self.deadline).await? {
             Ready::Uncacheable(kind, _) => {
@@ -97,12 +95,12 @@ impl ListCache {
             }
             Ready::Synced => {
                 let Freshness { as_of, stale } = store.freshness().0;
-                CacheResult::Hit(Counts::of(&store.table(), as_of, stale))
+                CacheResult::Hit(Counts::of(&store.table(), permit.namespaces(), as_of, stale))
             }
         })
     }
 
-    /// The rows of a list and the events from then on.
+    /// The rows of a list and the events from then on, of the permit's namespaces.
     ///
     /// # Errors
     /// As `Inventory::watch`.
@@ -124,7 +122,9 @@ impl ListCache {
         }
         let (rows, events) = store.subscribe(query).await?;
         let (Freshness { as_of, stale }, absent) = store.freshness();
-        let events = stream::unfold(Some(events), next_event).boxed();
+        let scope = permit.namespaces().clone();
+        let events = stream::unfold(Some(events), next_event);
+        let events = events.filter_map(move |event| ready(permitted_event(event, &scope))).boxed();
         Ok(WatchSnapshot { rows, as_of, stale, warnings: not_served(absent), events })
     }
 
@@ -198,9 +198,9 @@ async fn up_to_date(store: &ListStore, transport: &Transport, write_deadline: In
 }
 
 fn exists(owners: &Table, scope: &NamespaceScope, name: &ObjectName) -> bool {
-    match scope {
-        NamespaceScope::One(namespace) => owners.contains(Some(namespace.as_str()), name.as_str()),
-        NamespaceScope::All => owners.rows().any(|row| row.name() == name.as_str()),
+    match scope.one() {
+        Some(namespace) => owners.contains(Some(namespace.as_str()), name.as_str()),
+        None => owners.rows().any(|row| row.name() == name.as_str() && scope.contains(row.namespace())),
     }
 }
 
@@ -260,4 +260,21 @@ async fn next_event(events: Option<Receiver<ListEvent>>) -> Option<(ListEvent, O
         Err(RecvError::Lagged(_)) => (ListEvent::Lagged, None),
         Err(RecvError::Closed) => (ListEvent::ConnectionChanged, None),
     })
+}
+
+/// The part of an event that a reader of these namespaces may see; `None` if it may see no part.
+fn permitted_event(event: ListEvent, scope: &NamespaceScope) -> Option<ListEvent> {
+    let changes = match event {
+        ListEvent::Changes(changes) if *scope != NamespaceScope::All => changes,
+        event => return Some(event),
+    };
+    let is_permitted = |change: &&Change| scope.contains(change.row().namespace());
+    let permitted = changes.iter().filter(is_permitted).count();
+    if permitted == changes.len() {
+        Some(ListEvent::Changes(changes))
+    } else if permitted > 0 {
+        Some(ListEvent::Changes(changes.iter().filter(is_permitted).cloned().collect()))
+    } else {
+        None
+    }
 }

@@ -110,7 +110,10 @@ impl ListStore {
         loop {
             let version =
                 states.borrow_and_update().get(usize::from(source)).map_or(0, |state| state.version);
-            if barrier.is_met(version, |namespace, name| !self.table().contains(namespace, name)) {
+            let is_absent = |namespace: Option<&str>, name: &str| {
+                !self.table().contains(self.row_namespace(source, namespace, name), name)
+            };
+            if barrier.is_met(version, is_absent) {
                 return true;
             }
             if !matches!(timeout_at(deadline, states.changed()).await, Ok(Ok(()))) {
@@ -146,11 +149,15 @@ impl ListStore {
         query: &ListQuery,
     ) -> Result<(Vec<Row>, broadcast::Receiver<ListEvent>)> {
         let unpaged = ListQuery { page: 1, per_page: u64::MAX, ..query.clone() };
-        self.page(&unpaged).await?;
-        let table = self.table();
-        let events = self.events.subscribe();
-        let rows = table.page(&unpaged).map(|(rows, _)| rows).unwrap_or_default();
-        Ok((rows, events))
+        loop {
+            self.page(&unpaged).await?;
+            let table = self.table();
+            let events = self.events.subscribe();
+            // another query may have evicted the index meanwhile
+            if let Some((rows, _)) = table.page(&unpaged) {
+                return Ok((rows, events));
+            }
+        }
     }
 
     /// Freshness of the rows, and the kinds that the cluster does not serve.
@@ -235,11 +242,22 @@ impl ListStore {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let mut changes = Vec::new();
         for ObjectRows { namespace, name, rows } in batch {
-            changes.extend(table.apply(source, (namespace.as_deref(), &name), rows));
+            let namespace = self.row_namespace(source, namespace.as_deref(), &name);
+            changes.extend(table.apply(source, (namespace, &name), rows));
         }
         self.publish(changes);
         drop(table);
         self.update_usage();
+    }
+
+    /// The namespace of the rows of an object: that of the object; a `Namespace` belongs to itself.
+    fn row_namespace<'a>(
+        &self,
+        source: Source,
+        namespace: Option<&'a str>,
+        name: &'a str,
+    ) -> Option<&'a str> {
+        if self.kinds.get(usize::from(source)) == Some(&Kind::Namespace) { Some(name) } else { namespace }
     }
 
     /// Replaces all rows of a kind and sends the changes to watchers.

@@ -1,7 +1,7 @@
 //! Cached lists against a real API server: after any change to objects, watches or the server, a cached list equals an
 //! uncached list.
 
-use pilothouse_core::{inventory::LISTS, name::NamespaceScope, rows::ListScope};
+use pilothouse_core::{inventory::LISTS, namespaces::NamespaceScope, rows::ListScope};
 use pilothouse_kube::CacheSettings;
 use pilothouse_testbed::{Component, Signal};
 use tokio::time::{Instant, sleep};

@@ -22,6 +22,7 @@ use pilothouse_core::{
     ids::ClusterId,
     kind::Kind,
     name::{Namespace, ObjectName},
+    namespaces::NamespaceScope,
     testing::{self, fake::FakeRuntime},
 };
 use pilothouse_kube::{CacheSettings, Deadlines, EgressRules, KubeClusters, KubeSettings};
@@ -117,7 +118,13 @@ pub(crate) fn permit(verb: Verb, kind: Kind, namespace: &str) -> Permit {
 
 /// A permit for a kind in all namespaces.
 pub(crate) fn permit_all(verb: Verb, kind: Kind) -> Permit {
-    testing::permit(&Caller::system(), AccessRequest::to(verb, Resource::Kind(kind)).in_cluster(CLUSTER))
+    permit_within(verb, kind, NamespaceScope::All)
+}
+
+/// A permit for a kind in the namespaces of a scope.
+pub(crate) fn permit_within(verb: Verb, kind: Kind, scope: NamespaceScope) -> Permit {
+    let access = AccessRequest::to(verb, Resource::Kind(kind)).in_cluster(CLUSTER).within(scope);
+    testing::permit(&Caller::system(), access)
 }
 
 /// A permit for a connection test.

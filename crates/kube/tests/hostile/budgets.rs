@@ -176,7 +176,9 @@ impl Fleet {
 
     async fn page(&self, cluster: i64, list: List) -> Result<Listing> {
         let kinds = list.info().kinds;
-        let access = AccessRequest::to(Verb::List, Resource::Kind(kinds[0])).in_cluster(ClusterId(cluster));
+        let access = AccessRequest::to(Verb::List, Resource::Kind(kinds[0]))
+            .in_cluster(ClusterId(cluster))
+            .within(NamespaceScope::All);
         let query = ListQuery { kinds: kinds.to_vec(), ..ListQuery::default() };
         self.adapter.page(&testing::permit(&Caller::system(), access), list, &query).await
     }

@@ -322,3 +322,68 @@ async fn list_uses_the_current_stored_connection() {
     let last = tokio::time::timeout(TEST_TIMEOUT, events.next()).await.unwrap();
     assert!(matches!(last, Some(ListEvent::ConnectionChanged)), "{last:?}");
 }
+
+#[tokio::test]
+async fn reader_of_a_set_receives_rows_and_events_of_its_namespaces() {
+    fn in_team(event: String) -> String {
+        event.replace("\"shop\"", "\"team-a\"")
+    }
+    let first = |request: &RecordedRequest, _| {
+        let all = event("ADDED", "a", 2, "Running")
+            + &in_team(event("ADDED", "b", 3, "Running"))
+            + &initial_events_end(5);
+        Some(if requests_initial_events(request) { all } else { String::new() })
+    };
+    let cluster = WatchServer::new(first, |_| Reply::Disconnect, CacheSettings::default()).await;
+    cluster.wait_for_rows(&["a Running", "b Running"]).await;
+    let permit = permit_within(Verb::List, Kind::Pod, team());
+    let query = ListQuery { kinds: vec![Kind::Pod], ..ListQuery::default() };
+    let page = cluster.adapter.page(&permit, List::Pods, &query).await.unwrap();
+    assert_eq!((names(&page), page.pagination.total), (vec!["b"], 1));
+    let counts = cluster.adapter.count(&permit, List::Pods).await.unwrap();
+    assert_eq!((counts.total, counts.by_status.get("Running")), (1, Some(&1)));
+
+    let snapshot = cluster.adapter.watch(&permit, List::Pods, &query).await.unwrap();
+    assert_eq!(snapshot.rows.iter().map(Row::name).collect::<Vec<_>>(), ["b"]);
+    let watch = cluster.last_watch();
+    send(&watch, &event("ADDED", "d", 6, "Running"));
+    send(&watch, &(event("MODIFIED", "a", 7, "Failed") + &in_team(event("MODIFIED", "b", 8, "Failed"))));
+    send(&watch, &in_team(event("ADDED", "c", 9, "Pending")));
+    let (mut events, mut received) = (snapshot.events, Vec::new());
+    while received.len() < 2 {
+        let event = tokio::time::timeout(TEST_TIMEOUT, events.next()).await.unwrap().unwrap();
+        let ListEvent::Changes(changes) = event else { panic!("{event:?}") };
+        received.extend(changes.iter().map(|change| change.row().name().to_owned()));
+    }
+    assert_eq!(received, ["b", "c"]);
+}
+
+#[tokio::test]
+async fn cached_namespace_belongs_to_itself() {
+    fn namespace(kind: &str, name: &str, version: u64) -> String {
+        event(kind, name, version, "Active").replace("\"namespace\":\"shop\",", "")
+    }
+    let first = |request: &RecordedRequest, _| {
+        let all = match request.target.starts_with("/api/v1/namespaces") {
+            true => namespace("ADDED", "shop", 2) + &namespace("ADDED", "team-a", 3) + &initial_events_end(5),
+            false => initial_events_end(5),
+        };
+        Some(if requests_initial_events(request) { all } else { String::new() })
+    };
+    let cluster = WatchServer::new(first, |_| Reply::Disconnect, CacheSettings::default()).await;
+    let query = ListQuery { kinds: vec![Kind::Namespace], ..ListQuery::default() };
+    let page = async |scope: NamespaceScope| {
+        let permit = permit_within(Verb::List, Kind::Namespace, scope);
+        cluster.adapter.page(&permit, List::Namespaces, &query).await.unwrap()
+    };
+    assert_eq!(names(&page(NamespaceScope::All).await), ["shop", "team-a"]);
+    assert_eq!(names(&page(team()).await), ["team-a"]);
+    for watch in &*cluster.watches.lock().unwrap() {
+        send(watch, &namespace("DELETED", "team-a", 6));
+    }
+    let end = Instant::now() + TEST_TIMEOUT;
+    while names(&page(NamespaceScope::All).await) != ["shop"] {
+        assert!(Instant::now() < end, "the namespace is deleted");
+        sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -122,6 +122,11 @@ async fn permit_is_limited_to_its_kind_and_namespace() {
     assert_eq!(adapter.create_configmap(&wrong_kind, &configmap).await.unwrap_err().cause, Cause::Internal);
     let no_namespace = permit_all(Verb::Create, Kind::ConfigMap);
     assert_eq!(adapter.create_configmap(&no_namespace, &configmap).await.unwrap_err().cause, Cause::Internal);
+    let set = permit_within(Verb::Create, Kind::ConfigMap, team());
+    assert_eq!(adapter.create_configmap(&set, &configmap).await.unwrap_err().cause, Cause::Internal);
+    let unscoped = permit_within(Verb::List, Kind::Pod, NamespaceScope::Unscoped);
+    let page = adapter.page(&unscoped, List::Pods, &ListQuery::default()).await;
+    assert_eq!(page.unwrap_err().cause, Cause::Internal);
     let other = permit(Verb::Logs, Kind::ConfigMap, "shop");
     assert_eq!(logs::logs_under(&adapter, &other, None).await.unwrap_err().cause, Cause::Internal);
     assert_eq!(server.requests().len(), 0);

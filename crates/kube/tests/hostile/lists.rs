@@ -129,3 +129,59 @@ async fn endpoints_are_selected_by_an_existing_service() {
     assert_eq!((error.cause, context.resource.as_deref()), (Cause::NotFoundInCluster, Some("service")));
     assert_eq!((context.namespace.as_deref(), context.name.as_deref()), (Some("shop"), Some("web")));
 }
+
+#[tokio::test]
+async fn permit_for_a_set_reads_all_namespaces_and_returns_rows_of_the_set() {
+    let object = |name: &str, namespace: &str| json!({"metadata": {"name": name, "namespace": namespace}});
+    let server = FakeServer::start(move |request, _| {
+        let (kind, items) = match request.target.split('?').next() {
+            Some("/api/v1/pods") => {
+                ("PodList", json!([object("a", "team-a"), object("b", "shop"), object("c", "team-b")]))
+            }
+            Some("/api/v1/namespaces") => {
+                ("NamespaceList", json!([{"metadata": {"name": "shop"}}, {"metadata": {"name": "team-a"}}]))
+            }
+            _ => ("List", json!([])),
+        };
+        Reply::json(200, &json!({"kind": kind, "metadata": {}, "items": items}))
+    })
+    .await;
+    let adapter = adapter(&server);
+    let page = async |kind: Kind, list: List, query: &ListQuery| {
+        adapter.page(&permit_within(Verb::List, kind, team()), list, query).await
+    };
+    let all = ListQuery::default();
+    let pods = page(Kind::Pod, List::Pods, &all).await.unwrap();
+    assert_eq!((names(&pods), pods.pagination.total), (vec!["a", "c"], 2));
+    assert!(server.requests()[0].target.starts_with("/api/v1/pods?"));
+    let one = |namespace| ListQuery {
+        namespaces: NamespaceScope::One(common::namespace(namespace)),
+        ..ListQuery::default()
+    };
+    assert_eq!(names(&page(Kind::Pod, List::Pods, &one("team-b")).await.unwrap()), ["c"]);
+    assert_eq!(names(&page(Kind::Namespace, List::Namespaces, &all).await.unwrap()), ["team-a"]);
+    let counts = adapter.count(&permit_within(Verb::List, Kind::Pod, team()), List::Pods).await.unwrap();
+    assert_eq!(counts.total, 2);
+}
+
+#[tokio::test]
+async fn owner_outside_the_set_does_not_exist() {
+    let server = FakeServer::start(|request, _| {
+        let service = |namespace: &str| json!({"metadata": {"name": "web", "namespace": namespace}});
+        let items = match request.target.starts_with("/api/v1/services") {
+            true => json!([service("shop"), service("team-a")]),
+            false => json!([]),
+        };
+        Reply::json(200, &json!({"kind": "List", "metadata": {}, "items": items}))
+    })
+    .await;
+    let query = ListQuery { owner: Some(object("web")), ..ListQuery::default() };
+    let page = async |pattern: &str| {
+        let scope = NamespaceScope::Set(NamespaceSet::new([NamespacePattern::parse(pattern).unwrap()]));
+        let permit = permit_within(Verb::List, Kind::EndpointSlice, scope);
+        adapter(&server).page(&permit, List::Endpoints, &query).await
+    };
+    assert_eq!(page("team-*").await.unwrap().rows.len(), 0);
+    let error = page("other-*").await.unwrap_err();
+    assert_eq!((error.cause, error.context.namespace.as_deref()), (Cause::NotFoundInCluster, None));
+}

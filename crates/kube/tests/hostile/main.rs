@@ -29,7 +29,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use common::{
     CLUSTER, Registry, SHORT_DEADLINES, by_token, clusters, clusters_with, object, permissions, permit,
-    permit_all, probe, probe_registered,
+    permit_all, permit_within, probe, probe_registered,
     server::{BodyPart, FakeServer, RecordedRequest, Reply, ServerCert},
 };
 use pilothouse_core::{
@@ -41,8 +41,9 @@ use pilothouse_core::{
     gate::Warning,
     inventory::{Inventory, List, Listing},
     kind::Kind,
-    name::{ContainerName, NamespaceScope},
+    name::ContainerName,
     namespace::NamespaceApi,
+    namespaces::{NamespacePattern, NamespaceScope, NamespaceSet},
     object::Labels,
     pod::{Follow, FollowStart, LogChunks, LogOptions, PodApi, PodLogs},
     rows::{ListQuery, Row},
@@ -95,6 +96,11 @@ fn pod_list(names: &[&str], next: &str) -> Reply {
     let items: Vec<_> =
         names.iter().map(|name| json!({"metadata": {"name": name, "namespace": "shop"}})).collect();
     Reply::json(200, &json!({"kind": "PodList", "metadata": {"continue": next}, "items": items}))
+}
+
+/// The namespaces `team-*`.
+fn team() -> NamespaceScope {
+    NamespaceScope::Set(NamespaceSet::new([NamespacePattern::parse("team-*").unwrap()]))
 }
 
 fn names(listing: &Listing) -> Vec<&str> {

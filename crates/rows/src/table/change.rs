@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Slot, Source, Table, TableRow};
+use super::{Namespaces, Order, Slot, Source, Table, TableRow, Tally, View};
 use crate::row::Row;
 
 /// Change of a row.
@@ -14,6 +14,15 @@ pub enum Change {
     Changed(Row, Row),
     /// The row was removed.
     Removed(Row),
+}
+
+impl Change {
+    /// The row after the change, or the removed row. Both rows of a change have the same namespace.
+    pub fn row(&self) -> &Row {
+        match self {
+            Self::Added(row) | Self::Changed(_, row) | Self::Removed(row) => row,
+        }
+    }
 }
 
 impl Table {
@@ -29,13 +38,18 @@ impl Table {
         let mut changes = Vec::new();
         loop {
             match (slots.next(), rows.next()) {
-                (Some(slot), Some(row)) => changes.extend(self.replace(slot, row)),
-                (Some(slot), None) => changes.extend(self.remove(slot)),
-                (None, Some(row)) => {
-                    self.insert(row.clone(), source);
-                    changes.push(Change::Added(row));
-                }
                 (None, None) => return changes,
+                (Some(slot), Some(row)) if row.namespace() == namespace => {
+                    changes.extend(self.replace(slot, row));
+                }
+                // a row that has left its namespace is in other views
+                (slot, row) => {
+                    changes.extend(slot.and_then(|slot| self.remove(slot)));
+                    if let Some(row) = row {
+                        self.insert(row.clone(), source);
+                        changes.push(Change::Added(row));
+                    }
+                }
             }
         }
     }
@@ -69,10 +83,10 @@ impl Table {
     fn rebuild_with(&self, all: Vec<TableRow>) -> Self {
         let mut table = self.empty_copy();
         table.slots.reserve_exact(all.len());
-        for column in table.columns.iter_mut().map(|column| &mut column.hashes).chain([&mut table.namespaces])
-        {
-            column.reserve_exact(all.len());
+        for column in &mut table.columns {
+            column.hashes.reserve_exact(all.len());
         }
+        table.namespaces.reserve_exact(all.len());
         table.orders[0].slots.reserve_exact(all.len());
         for stored in all {
             let slot = table.store(stored);
@@ -82,7 +96,7 @@ impl Table {
             table.names = Some(table.build_names());
         }
         for order in &self.orders[1..] {
-            let order = table.build_order(order.sort);
+            let order = table.build_order(order.key());
             table.orders.push(order);
         }
         table
@@ -105,7 +119,11 @@ impl Table {
 
     fn insert(&mut self, row: Row, source: Source) {
         let slot = self.store(TableRow { row: row.clone(), source });
+        let namespace = self.namespaces.of(slot);
         for order in 0..self.orders.len() {
+            if !self.orders[order].has(namespace) {
+                continue;
+            }
             let at = self.insertion_index(order, &row);
             self.orders[order].slots.insert(at, slot);
         }
@@ -123,13 +141,15 @@ impl Table {
         let TableRow { row, .. } = self.slots[slot as usize].take()?;
         self.free.push(slot);
         self.row_bytes -= row.size();
-        self.count(&row, false);
+        self.count(slot, &row, false);
+        self.namespaces.remove(slot, row.namespace());
         if let Some(names) = &mut self.names {
             names.remove(slot);
         }
         Some(Change::Removed(row))
     }
 
+    /// Replaces the row in a slot by a row in the same namespace.
     fn replace(&mut self, slot: Slot, row: Row) -> Option<Change> {
         let old = self.row(slot)?.clone();
         if old == row {
@@ -139,8 +159,8 @@ impl Table {
         let indices: Vec<_> = (0..self.orders.len()).map(|order| self.index_of(order, slot)).collect();
         self.write_hashes(slot, &row);
         self.row_bytes = self.row_bytes + row.size() - old.size();
-        self.count(&old, false);
-        self.count(&row, true);
+        self.count(slot, &old, false);
+        self.count(slot, &row, true);
         self.slots[slot as usize].as_mut()?.row = row.clone();
         for (order, at) in indices.into_iter().enumerate() {
             let Some(at) = at else { continue };
@@ -159,48 +179,51 @@ impl Table {
         Some(Change::Changed(old, row))
     }
 
-    /// Stores a row in a slot and updates everything except the sort orders and the search text.
+    /// Stores a row in a slot and updates everything except the slots of orders and the search text.
     #[allow(clippy::cast_possible_truncation, reason = "2^32 rows do not fit into memory")]
     fn store(&mut self, stored: TableRow) -> Slot {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
-            for hashes in
-                self.columns.iter_mut().map(|column| &mut column.hashes).chain([&mut self.namespaces])
-            {
-                hashes.push(0);
+            for column in &mut self.columns {
+                column.hashes.push(0);
             }
             self.slots.len() as Slot - 1
         });
         self.write_hashes(slot, &stored.row);
         self.row_bytes += stored.row.size();
-        self.count(&stored.row, true);
+        self.add_to_namespace(slot, stored.row.namespace());
+        self.count(slot, &stored.row, true);
         self.slots[slot as usize] = Some(stored);
         slot
     }
 
+    /// Adds the row of a slot to its namespace. The first row of a namespace decides which views have its rows.
+    fn add_to_namespace(&mut self, slot: Slot, namespace: Option<&str>) {
+        let Some((id, name)) = self.namespaces.add(slot, namespace).zip(namespace) else { return };
+        for View { set, members } in self.orders.iter_mut().filter_map(|order| order.view.as_mut()) {
+            if members.len() <= id as usize {
+                members.resize(id as usize + 1, false);
+            }
+            members[id as usize] = set.contains(name);
+        }
+    }
+
     /// Writes the hashes that filters compare.
     fn write_hashes(&mut self, slot: Slot, row: &Row) {
-        self.namespaces[slot as usize] = self.hash(row.namespace_key());
         for column in 0..self.columns.len() {
             let hash = self.hash(row.cell(self.columns[column].field));
             self.columns[column].hashes[slot as usize] = hash;
         }
     }
 
-    /// Adds a row to the tallies, or removes it from them.
-    fn count(&mut self, row: &Row, added: bool) {
+    /// Adds the row of a slot to the tallies, or removes it from them.
+    fn count(&mut self, slot: Slot, row: &Row, added: bool) {
+        let namespace = self.namespaces.of(slot);
         for tally in &mut self.tallies {
-            let Some(value) = row.text(tally.field) else { continue };
-            if added {
-                match tally.counts.get_mut(value) {
-                    Some(count) => *count += 1,
-                    None => drop(tally.counts.insert(value.into(), 1)),
-                }
-            } else if let Some(count) = tally.counts.get_mut(value) {
-                *count -= 1;
-                if *count == 0 {
-                    tally.counts.remove(value);
-                }
+            match row.text(tally.field) {
+                Some(value) if added => tally.add(value, namespace),
+                Some(value) => tally.remove(value, namespace),
+                None => {}
             }
         }
     }
@@ -215,8 +238,12 @@ impl Table {
         self.orders[order].slots.partition_point(|slot| self.compare(order, *slot, row) == Ordering::Less)
     }
 
-    /// Index of a slot in a sort order. Equal rows are adjacent; their slots have no defined order.
+    /// Index of a slot in a sort order; `None` for a view without its namespace. Equal rows are adjacent; their slots
+    /// have no defined order.
     fn index_of(&self, order: usize, slot: Slot) -> Option<usize> {
+        if !self.orders[order].has(self.namespaces.of(slot)) {
+            return None;
+        }
         let row = self.row(slot)?;
         let first = self.insertion_index(order, row);
         let candidates = self.orders[order].slots[first..].iter();
@@ -239,19 +266,15 @@ impl Table {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
-            orders: vec![super::Order { sort: None, slots: Vec::new() }],
+            orders: vec![Order::by_name()],
             columns: self
                 .columns
                 .iter()
                 .map(|column| super::Column { hashes: Vec::new(), ..*column })
                 .collect(),
-            namespaces: Vec::new(),
+            namespaces: Namespaces::new(),
             names: None,
-            tallies: self
-                .tallies
-                .iter()
-                .map(|tally| super::Tally { counts: std::collections::HashMap::new(), ..*tally })
-                .collect(),
+            tallies: self.tallies.iter().map(Tally::empty_copy).collect(),
             hasher: self.hasher.clone(),
             row_bytes: 0,
         }

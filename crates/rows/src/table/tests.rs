@@ -1,4 +1,4 @@
-use pilothouse_types::name::Namespace;
+use pilothouse_types::{name::Namespace, namespaces::NamespacePattern};
 use proptest::prelude::*;
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::{Field, ListRow, fields_of, select};
 #[derive(Clone, Debug, Serialize)]
 struct SampleRow {
     name: String,
-    namespace: String,
+    namespace: Option<String>,
     status: Option<&'static str>,
     size: Option<i64>,
     ready: bool,
@@ -22,6 +22,7 @@ impl ListRow for SampleRow {
             .counted(),
         Field::filtered("size", Filter::Number, |row| Cell::from(row.size)),
         Field::filtered("ready", Filter::OneOf(&["true", "false"]), |row| Cell::from(row.ready)),
+        Field::internal("initial", |row: &Self| Cell::text(&row.name[..1])).counted(),
     ];
 
     fn name(&self) -> &str {
@@ -29,7 +30,7 @@ impl ListRow for SampleRow {
     }
 
     fn namespace(&self) -> Option<&str> {
-        Some(&self.namespace)
+        self.namespace.as_deref()
     }
 
     fn search_terms(&self) -> Vec<&str> {
@@ -39,7 +40,8 @@ impl ListRow for SampleRow {
 
 fn sample_row() -> impl Strategy<Value = SampleRow> {
     let status = prop::option::of(prop::sample::select(&["on", "Off", "Größe \"x\"\n"][..]));
-    ("[abA]{1,2}", "[xy]", status, prop::option::of(-1i64..3), any::<bool>())
+    let namespace = prop::option::weighted(0.9, "[xy]|x-[ab]|kube-a");
+    ("[abA]{1,2}", namespace, status, prop::option::of(-1i64..3), any::<bool>())
         .prop_map(|(name, namespace, status, size, ready)| SampleRow { name, namespace, status, size, ready })
 }
 
@@ -64,8 +66,23 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn set(patterns: &[&str]) -> NamespaceScope {
+    NamespaceScope::Set(NamespaceSet::new(patterns.iter().map(|text| NamespacePattern::parse(text).unwrap())))
+}
+
+fn scope() -> impl Strategy<Value = NamespaceScope> {
+    let pattern = prop::sample::select(&["x", "y", "x-a", "x-*", "kube-*", "kube-a", "z", "*"][..]);
+    prop_oneof![
+        2 => Just(NamespaceScope::All),
+        1 => Just(NamespaceScope::Unscoped),
+        2 => prop::sample::select(&["x", "x-a", "z"][..])
+            .prop_map(|name| NamespaceScope::One(Namespace::new(name).unwrap())),
+        4 => prop::collection::vec(pattern, 0..4).prop_map(|patterns| set(&patterns)),
+    ]
+}
+
 fn query() -> impl Strategy<Value = ListQuery> {
-    let sort = prop::option::of((0..4usize, any::<bool>()))
+    let sort = prop::option::of((0..5usize, any::<bool>()))
         .prop_map(|sort| sort.map(|(field, descending)| Sort { field, descending }));
     let filter = prop_oneof![
         prop::sample::select(&["on", "Off", "off", "1"][..]).prop_map(|value| (1, value.to_owned())),
@@ -74,15 +91,12 @@ fn query() -> impl Strategy<Value = ListQuery> {
     ];
     let search = prop::option::of(prop::sample::select(&["a", "ab", "o", "größe", "\n"][..]));
     let filters = prop::collection::vec(filter, 0..2);
-    (sort, filters, search, any::<bool>(), 1..4u64, prop::sample::select(&[1u64, 3, 100][..])).prop_map(
-        |(sort, filters, search, one, page, per_page)| ListQuery {
+    (sort, filters, search, scope(), 1..4u64, prop::sample::select(&[1u64, 3, 100][..])).prop_map(
+        |(sort, filters, search, namespaces, page, per_page)| ListQuery {
             sort,
             filters,
             search: search.map(str::to_owned),
-            namespaces: match one {
-                true => NamespaceScope::One(Namespace::new("x").unwrap()),
-                false => NamespaceScope::All,
-            },
+            namespaces,
             page,
             per_page,
             ..ListQuery::default()
@@ -132,7 +146,11 @@ proptest! {
     /// After any sequence of operations, queries return the same rows, order and total as `select`, the counts are
     /// equal, and the reported changes yield the same rows.
     #[test]
-    fn table_returns_the_same_results_as_select(steps in prop::collection::vec(step(), 1..60), last in query()) {
+    fn table_returns_the_same_results_as_select(
+        steps in prop::collection::vec(step(), 1..60),
+        last in query(),
+        scope in scope(),
+    ) {
         let mut table = Table::new(&fields_of::<SampleRow>());
         let (mut model, mut seen) = (Model::new(), Vec::new());
         for step in steps.into_iter().chain([Step::Query(last)]) {
@@ -143,10 +161,10 @@ proptest! {
                         .map(|size| Row::of(&SampleRow { size: Some(size), ..sample.clone() }).unwrap())
                         .collect();
                     let same_object =
-                        |row: &Row| (row.namespace(), row.name()) == (Some(&*sample.namespace), &*sample.name);
+                        |row: &Row| (row.namespace(), row.name()) == (sample.namespace(), sample.name());
                     model.retain(|(other, row)| *other != source || !same_object(row));
                     model.extend(rows.iter().map(|row| (source, row.clone())));
-                    apply_changes(&mut seen, &table.apply(source, (Some(&sample.namespace), &sample.name), rows));
+                    apply_changes(&mut seen, &table.apply(source, (sample.namespace(), sample.name()), rows));
                 }
                 Step::ReplaceAll(source, samples) => {
                     let rows: Vec<_> = samples.iter().map(|sample| Row::of(sample).unwrap()).collect();
@@ -162,9 +180,18 @@ proptest! {
                 }
             }
             prop_assert_eq!(table.len(), model.len());
-            for status in ["on", "Off"] {
-                let counted = model.iter().filter(|(_, row)| row.text(1) == Some(status)).count();
-                prop_assert_eq!(table.counted_by("status", status), counted as u64);
+            let in_scope = || model.iter().filter(|(_, row)| scope.contains(row.namespace()));
+            prop_assert_eq!(table.count_in(&scope), in_scope().count() as u64);
+            for (name, field) in [("status", 1), ("initial", 4)] {
+                let mut tally = BTreeMap::<&str, u64>::new();
+                for value in in_scope().filter_map(|(_, row)| row.text(field)) {
+                    *tally.entry(value).or_default() += 1;
+                }
+                for value in ["on", "Off", "a"] {
+                    let counted = tally.get(value).copied().unwrap_or_default();
+                    prop_assert_eq!(table.counted_by(name, value, &scope), counted);
+                }
+                prop_assert_eq!(table.tally(name, &scope), tally);
             }
         }
         let rows: Vec<_> = table.rows().cloned().collect();
@@ -181,7 +208,7 @@ fn table_of(count: usize) -> Table {
         let name = format!("web-{n:06}-{}", ["even", "odd"][n % 2]);
         let sample = SampleRow {
             name,
-            namespace: format!("ns-{}", n % 7),
+            namespace: Some(format!("ns-{}", n % 7)),
             status: Some("on"),
             size: None,
             ready: true,
@@ -232,4 +259,62 @@ fn number_of_sort_orders_is_limited() {
     }
     assert!(table.orders.len() <= MAX_ORDERS + 1);
     assert!(table.page(&ListQuery::default()).is_some(), "the order by namespace and name is kept");
+}
+
+#[test]
+fn number_of_views_is_limited_and_views_evict_no_order() {
+    let mut table = table_of(70);
+    let sort = Some(Sort { field: 0, descending: true });
+    let sorted = ListQuery { sort, ..ListQuery::default() };
+    query_page(&mut table, &sorted);
+    for n in 0..10 {
+        let namespaces = set(&[&format!("ns-{}", n % 7), &format!("ns-{}", (n / 7 + n + 1) % 7)]);
+        query_page(&mut table, &ListQuery { namespaces, ..sorted.clone() });
+    }
+    assert_eq!(table.orders.len(), 2 + MAX_ORDERS);
+    assert!(table.page(&sorted).is_some(), "the sort order of all rows is kept");
+    let other = ListQuery { namespaces: set(&["ns-0"]), ..ListQuery::default() };
+    assert!(table.page(&other).is_some(), "the order by namespace and name needs no view");
+    let all = ListQuery { namespaces: set(&["ns-*"]), ..sorted };
+    assert!(table.page(&all).is_some(), "a set of all rows needs no view");
+}
+
+#[test]
+fn many_search_hits_are_cut_by_the_namespaces() {
+    let mut table = table_of(3000);
+    let rows: Vec<_> = table.rows().cloned().collect();
+    for namespaces in [set(&["ns-1", "ns-3", "ns-9"]), NamespaceScope::One(Namespace::new("ns-2").unwrap())] {
+        for sort in [None, Some(Sort { field: 0, descending: true })] {
+            let query = ListQuery {
+                namespaces: namespaces.clone(),
+                search: Some("odd".to_owned()),
+                sort,
+                page: 3,
+                ..ListQuery::default()
+            };
+            assert_eq!(query_page(&mut table, &query), select(rows.clone(), &query), "{query:?}");
+        }
+    }
+}
+
+#[test]
+fn row_of_another_namespace_is_in_the_views_of_that_namespace() {
+    let mut table = table_of(7);
+    let sort = Some(Sort { field: 0, descending: false });
+    let pages =
+        ["ns-0", "ns-1"].map(|name| ListQuery { namespaces: set(&[name]), sort, ..ListQuery::default() });
+    for query in &pages {
+        assert_eq!(query_page(&mut table, query).1.total, 1);
+    }
+    let old = table.rows_in("ns-0").next().unwrap().clone();
+    let moved = SampleRow {
+        name: old.name().to_owned(),
+        namespace: Some("ns-1".to_owned()),
+        status: None,
+        size: None,
+        ready: false,
+    };
+    table.apply(0, (old.namespace(), old.name()), vec![Row::of(&moved).unwrap()]);
+    let totals = pages.map(|query| query_page(&mut table, &query).1.total);
+    assert_eq!(totals, [0, 2]);
 }

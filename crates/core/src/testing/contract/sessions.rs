@@ -52,9 +52,10 @@ pub(super) async fn open_session_is_found_by_cookie_and_id(ports: &StorePorts) {
     assert_eq!((session.user_id, session.generation), (user.id, 1));
     assert_eq!((session.source_ip.as_deref(), &session.user_agent), (Some("192.0.2.1"), &None));
     assert_eq!((session.created_at, session.last_seen_at), (ports.now(), ports.now()));
-    let (found, owner) = ports.sessions.find(cookie).await.unwrap().unwrap();
-    assert_eq!((found, owner.id, owner.role), (session.clone(), user.id, Role::SuperAdmin));
-    assert_eq!(ports.sessions.get(session.id).await.unwrap().unwrap(), (session, owner.clone()));
+    let found = ports.sessions.find(cookie).await.unwrap().unwrap();
+    let owner = &found.user;
+    assert_eq!((&found.session, owner.id, owner.role), (&session, user.id, Role::SuperAdmin));
+    assert_eq!(ports.sessions.get(session.id).await.unwrap().as_ref(), Some(&found));
     assert!(ports.sessions.get(SessionId(1_000_000)).await.unwrap().is_none());
     assert_eq!(owner.last_login_at, Some(ports.now()), "the login is recorded");
     assert!(ports.sessions.find(refresh).await.unwrap().is_none(), "a refresh token is not a cookie");
@@ -101,7 +102,7 @@ pub(super) async fn touch_updates_last_seen(ports: &StorePorts) {
     let later = ports.now() + Duration::from_secs(60);
     ports.sessions.touch(session.id, later).await.unwrap();
     ports.sessions.touch(session.id, ports.now()).await.unwrap(); // out of order: no effect
-    let (found, _) = ports.sessions.find(cookie).await.unwrap().unwrap();
+    let found = ports.sessions.find(cookie).await.unwrap().unwrap().session;
     assert_eq!((found.last_seen_at, found.created_at), (later, ports.now()));
     ports.sessions.touch(SessionId(1_000_000), later).await.unwrap();
 }
@@ -112,7 +113,7 @@ pub(super) async fn refresh_token_is_single_use(ports: &StorePorts) {
     let (second, third) = (ports.secret(), ports.secret());
     let at = ports.now() + Duration::from_secs(60);
     assert_eq!(ports.rotate(session.id, first, second, at).await, Rotation::Rotated(2));
-    let (found, _) = ports.sessions.find(cookie).await.unwrap().unwrap();
+    let found = ports.sessions.find(cookie).await.unwrap().unwrap().session;
     assert_eq!((found.generation, found.last_seen_at), (2, at));
     assert_eq!(ports.rotate(session.id, first, third, at + GRACE).await, Rotation::JustUsed);
     assert_eq!(ports.rotate(session.id, third, ports.secret(), at).await, Rotation::Unknown, "never issued");
@@ -126,7 +127,7 @@ pub(super) async fn one_of_concurrent_refreshes_succeeds(ports: &StorePorts) {
     let rotations = join_all(attempts).await;
     let count = |wanted| rotations.iter().filter(|rotation| **rotation == wanted).count();
     assert_eq!((count(Rotation::Rotated(2)), count(Rotation::JustUsed)), (1, 19));
-    let (found, _) = ports.sessions.find(cookie).await.unwrap().unwrap();
+    let found = ports.sessions.find(cookie).await.unwrap().unwrap().session;
     assert_eq!(found.generation, 2);
     let recorded = ports.operations().await;
     assert_eq!(recorded.iter().filter(|row| row.operation_type == "refresh").count(), 1);

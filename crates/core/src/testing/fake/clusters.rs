@@ -188,11 +188,11 @@ impl FakeClusters {
 impl Inventory for FakeClusters {
     async fn page(&self, permit: &Permit, list: List, query: &ListQuery) -> Result<Listing> {
         self.call(permit, list.info().key)?;
-        let cluster = permit.cluster()?;
+        let (cluster, query) = (permit.cluster()?, query.within(permit.namespaces()));
         if let Some((ListOwner { kind, .. }, name)) = list.info().owner.zip(query.owner.as_ref())
             && !lock(&self.objects).keys().any(|(of, found, namespace, named)| {
                 (*of, *found, named.as_str()) == (cluster, kind, name.as_str())
-                    && query.namespaces.covers(Some(namespace))
+                    && query.namespaces.contains(Some(namespace))
             })
         {
             return Err(Error::new(Cause::NotFoundInCluster).resource(kind.to_string()).name(name.as_str()));
@@ -204,7 +204,7 @@ impl Inventory for FakeClusters {
             Some(Condition::Failing(cause)) => return Err(Error::new(cause)),
             Some(Condition::Hanging) => future::pending().await,
         };
-        let (rows, pagination) = select(self.joined(cluster, list, &query.kinds)?, query);
+        let (rows, pagination) = select(self.joined(cluster, list, &query.kinds)?, &query);
         Ok(Listing { rows, pagination, as_of, stale, warnings: Vec::new() })
     }
 

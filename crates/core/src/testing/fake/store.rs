@@ -19,9 +19,11 @@ use crate::{
     cluster::Cluster,
     connection::StoredConnection,
     error::{Cause, Error, Result},
+    grant::{GrantRequest, OwnRole, RightsStamp},
     idempotency::{NewClaim, Progress},
     ids::{ClusterId, UserId},
     operation::{Entry, Operation, Outcome},
+    rights::{Grant, RoleName},
     session::{ClientAddress, SecretHash, Session, ThrottleKey},
     testing::fake::FakeSigner,
     user::{PasswordHash, User},
@@ -30,13 +32,14 @@ use crate::{
 mod audit;
 mod cluster;
 mod coordinator;
+mod grants;
 mod idempotency;
 mod monitor;
 mod users;
 
 pub use coordinator::MemoryCoordinator;
 
-/// Users, sessions, clusters and the audit trail, in memory.
+/// Users, sessions, rights, clusters and the audit trail, in memory.
 #[derive(Default)]
 pub struct MemoryStore {
     state: Mutex<State>,
@@ -54,6 +57,13 @@ struct State {
     throttles: HashMap<String, Throttle>,
     /// Known addresses of users, with the time of the last login.
     addresses: Vec<(UserId, ClientAddress, Timestamp)>,
+    rights_stamp: RightsStamp,
+    roles: HashMap<RoleName, OwnRole>,
+    /// Names that are not used again.
+    deleted_roles: Vec<RoleName>,
+    grants: Vec<Grant>,
+    /// Requests, with the state `pending` also if they have expired.
+    grant_requests: Vec<GrantRequest>,
     clusters: Vec<(Cluster, StoredConnection)>,
     /// The last connection version, over all clusters.
     last_version: i64,

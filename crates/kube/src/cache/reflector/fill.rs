@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::core::params::ListParams;
-use pilothouse_core::{Result, name::NamespaceScope};
+use pilothouse_core::{Result, namespaces::NamespaceScope};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 

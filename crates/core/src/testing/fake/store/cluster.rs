@@ -32,6 +32,7 @@ impl ClusterRegistry for MemoryStore {
         let mut state = self.write()?;
         state.check_name(&record.name, None)?;
         let cluster = Cluster::registered(ClusterId(state.next_id()), &record);
+        state.rights_stamp.0 += 1;
         state.record_success(permit, Some(cluster.id))?;
         let version = state.next_version();
         state.clusters.push((cluster.clone(), StoredConnection { connection: record.connection, version }));
@@ -52,6 +53,7 @@ impl ClusterRegistry for MemoryStore {
         }
         cluster.name = patch.name.unwrap_or_else(|| cluster.name.clone());
         cluster.description = patch.description.unwrap_or_else(|| cluster.description.clone());
+        let relabels = patch.labels.is_some();
         cluster.labels = patch.labels.unwrap_or_else(|| cluster.labels.clone());
         cluster.updated_at = at;
         if let Some((auth_type, connection)) = patch.connection {
@@ -67,7 +69,11 @@ impl ClusterRegistry for MemoryStore {
             cluster.observe(&probe_result);
         }
         let changed = cluster.clone();
-        state.record_success(permit, None)?;
+        if relabels {
+            state.change_rights(permit)?;
+        } else {
+            state.record_success(permit, None)?;
+        }
         Ok(changed)
     }
 
@@ -77,7 +83,7 @@ impl ClusterRegistry for MemoryStore {
         let at =
             state.clusters.iter().position(|(cluster, _)| cluster.id == id).ok_or_else(|| not_found(id))?;
         state.clusters.remove(at);
-        state.record_success(permit, None)
+        state.change_rights(permit)
     }
 
     async fn record_probe(&self, id: ClusterId, version: i64, probe_result: ProbeResult) -> Result<()> {

@@ -10,7 +10,8 @@ use crate::{
     ids::{SessionId, UserId},
     role::Role,
     session::{
-        ClientAddress, LoginThrottle, Rotation, SecretHash, Session, SessionRecord, SessionStore, ThrottleKey,
+        ClientAddress, FoundSession, LoginThrottle, Rotation, SecretHash, Session, SessionRecord,
+        SessionStore, ThrottleKey,
     },
     user::{PasswordHash, SetBy, User, UserPatch, UserRecord, UserRegistry, Username},
 };
@@ -53,7 +54,7 @@ impl UserRegistry for MemoryStore {
         (user.role, user.disabled) = (role, disabled);
         user.display_name = patch.display_name.unwrap_or_else(|| user.display_name.clone());
         let changed = user.clone();
-        state.record_success(permit, None)?;
+        state.change_rights(permit)?;
         Ok(changed)
     }
 
@@ -62,9 +63,10 @@ impl UserRegistry for MemoryStore {
         state.user(id)?;
         state.check_last_super_admin(id)?;
         state.end_sessions(id, None);
+        state.end_rights_of_user(permit, id)?;
         state.users.retain(|(user, _)| user.id != id);
         state.addresses.retain(|(user, ..)| *user != id);
-        state.record_success(permit, None)
+        state.change_rights(permit)
     }
 
     async fn set_password(
@@ -103,13 +105,13 @@ impl UserRegistry for MemoryStore {
 }
 
 impl State {
-    fn session(&mut self, wanted: impl Fn(&Session, &SecretHash) -> bool) -> Option<(Session, User)> {
+    fn session(&mut self, wanted: impl Fn(&Session, &SecretHash) -> bool) -> Option<FoundSession> {
         let session = self.sessions.iter().find(|(session, hash)| wanted(session, hash))?.0.clone();
         let user = self.user(session.user_id).ok()?.clone();
-        Some((session, user))
+        Some(FoundSession { session, user, rights: self.rights_stamp })
     }
 
-    fn user(&mut self, id: UserId) -> Result<&mut User> {
+    pub(super) fn user(&mut self, id: UserId) -> Result<&mut User> {
         let found = self.users.iter_mut().map(|(user, _)| user).find(|user| user.id == id);
         found.ok_or_else(|| Error::new(Cause::NotFound).resource("user").name(id.to_string()))
     }
@@ -191,11 +193,11 @@ impl SessionStore for MemoryStore {
         Ok(session)
     }
 
-    async fn find(&self, cookie: SecretHash) -> Result<Option<(Session, User)>> {
+    async fn find(&self, cookie: SecretHash) -> Result<Option<FoundSession>> {
         Ok(self.lock().session(|_, hash| *hash == cookie))
     }
 
-    async fn get(&self, id: SessionId) -> Result<Option<(Session, User)>> {
+    async fn get(&self, id: SessionId) -> Result<Option<FoundSession>> {
         Ok(self.lock().session(|session, _| session.id == id))
     }
 
