@@ -30,15 +30,17 @@ pub(crate) enum RequiredAuth {
     Public,
     /// The session cookie.
     Cookie,
-    /// A signed-in user with this role or a higher one.
+    /// A signed-in user with a right that this role is the weakest one to have. With `Viewer`, also users whose role is
+    /// lower: they see what their grants reach.
     Role(Role),
 }
 
 impl RequiredAuth {
-    /// Whether a caller with this role is permitted.
+    /// Whether a caller with this role and no grants is permitted.
     pub(crate) fn allows(self, role: Option<Role>) -> bool {
         match self {
             Self::Public | Self::Cookie => true,
+            Self::Role(Role::Viewer) => role.is_some(),
             Self::Role(required) => role >= Some(required),
         }
     }
