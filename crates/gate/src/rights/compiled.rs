@@ -105,6 +105,11 @@ impl Rights {
         self.next_change
     }
 
+    /// The grants that give the rights, in the order in which they are examined.
+    pub fn grant_refs(&self) -> impl Iterator<Item = &GrantRef> {
+        self.grants.iter().map(|live| &*live.grant)
+    }
+
     /// Whether the cluster was registered when the rights were compiled.
     pub fn contains_cluster(&self, cluster: ClusterId) -> bool {
         self.clusters.contains_key(&cluster)

@@ -6,21 +6,28 @@ use pilothouse_core::{
     ids::ClusterId,
     kind::Kind,
     name::Namespace,
+    rights::GrantRef,
     workload::WorkloadType,
 };
 use serde_json::Value;
 
 use crate::extract::RequiredAuth;
 
-/// The right by which a caller may make a change, as text: a grant or a role. `None` if the caller may not make it.
+/// The right by which a caller may make a change, as text: a grant or a role; for a change of grants, all of them. `None`
+/// if the caller may not make it.
 pub(super) fn right(caller: &Caller, path: &str, auth: RequiredAuth, body: &Value) -> Option<String> {
     let Some(access) = access(path, body) else {
         let role = caller.role.filter(|_| auth.allows(caller.role))?;
-        return Some(role.as_str().to_owned());
+        // a change of grants is judged by all rights of the caller
+        let grants = caller.rights.grant_refs().filter(|_| path.starts_with("/api/access/"));
+        return Some(grants.fold(role.as_str().to_owned(), |text, grant| text + " " + &name(grant)));
     };
-    let allowed = caller.judge(&access).ok()?;
-    let grant = allowed.grant()?;
-    Some(grant.id.map_or_else(|| grant.role.clone(), |id| format!("grant {id}")))
+    Some(name(caller.judge(&access).ok()?.grant()?))
+}
+
+/// A grant, or the role whose preset it is.
+fn name(grant: &GrantRef) -> String {
+    grant.id.map_or_else(|| grant.role.clone(), |id| format!("grant {id}"))
 }
 
 /// The access request of a change, as its use case makes it. `None` for a change that needs no right, or whose use case
