@@ -86,7 +86,7 @@ impl<T: ToSchema> Documented for IdempotentBody<T> {
     }
 }
 
-/// Runs the handler of a change; with a key, through core's idempotency. For a caller without the role of `auth` no key
+/// Runs the handler of a change; with a key, through core's idempotency. For a caller without the right of `auth` no key
 /// is stored or compared with an earlier request, because the handler refuses the request.
 pub(crate) async fn execute<T, A, H, F>(
     api: Data<Api>,
@@ -99,7 +99,7 @@ where
     H: FnOnce(Data<Api>, Authenticated<Body<T>>) -> F,
     F: Future<Output = Result<Response<A>>> + Send + 'static,
 {
-    let Some(KeyedRequest { key, route, json }) = keyed.filter(|_| auth.allows(signed_in.caller.role)) else {
+    let Some(KeyedRequest { key, route, json }) = keyed.filter(|_| auth.allows(&signed_in.caller)) else {
         return Ok(KeyedResponse::Fresh(handler(api, Authenticated(signed_in, body)).await?));
     };
     let body_json: Value =
