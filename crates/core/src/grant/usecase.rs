@@ -7,12 +7,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{
-    GrantQuery, GrantRecord, GrantRegistry, GrantRow, RequestRegistry, RightsSource, RolePatch, RoleRecord,
-    RoleRegistry, RoleRow,
-};
+use super::{GrantQuery, GrantRecord, GrantRow, RolePatch, RoleRecord, RoleRow};
 use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
+    app::RightsPorts,
     clock::Clock,
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate, Warning},
@@ -43,10 +41,7 @@ const REASON: RangeInclusive<usize> = 5..=500;
 #[derive(Clone)]
 pub struct Grants {
     pub(crate) gate: Gate,
-    pub(crate) roles: Arc<dyn RoleRegistry>,
-    pub(crate) grants: Arc<dyn GrantRegistry>,
-    pub(crate) requests: Arc<dyn RequestRegistry>,
-    pub(crate) rights: Arc<dyn RightsSource>,
+    pub(crate) ports: RightsPorts,
     pub(crate) users: Arc<dyn UserRegistry>,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -59,7 +54,7 @@ impl Grants {
     pub async fn roles(&self, caller: &Caller, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
         self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Role)).await?;
         let built_in = BuiltInRole::ALL.into_iter().map(RoleRow::from);
-        let own = self.roles.list().await?.into_iter().map(RoleRow::from);
+        let own = self.ports.roles.list().await?.into_iter().map(RoleRow::from);
         let rows = built_in.chain(own).map(|role| Row::of(&role)).collect::<Result<_>>()?;
         Ok(select(rows, query))
     }
@@ -72,7 +67,7 @@ impl Grants {
         check_text("description", Some(&role.description), DESCRIPTION)?;
         let access = AccessRequest::to(Verb::Create, Resource::Role).named(role.name.as_str());
         let granted = self.gate.grant(caller, access).await?.with("rules", param(role.rules.rules()));
-        let registry = self.roles.clone();
+        let registry = self.ports.roles.clone();
         let work = async move |permit: Permit| registry.create(&permit, role).await.map(RoleRow::from);
         self.gate.change_local_granted(granted, work).await
     }
@@ -92,7 +87,7 @@ impl Grants {
         if let Some(rules) = &patch.rules {
             granted = granted.with("rules", param(rules.rules()));
         }
-        let registry = self.roles.clone();
+        let registry = self.ports.roles.clone();
         let work =
             async move |permit: Permit| registry.update(&permit, &name, patch).await.map(RoleRow::from);
         self.gate.change_local_granted(granted, work).await
@@ -104,7 +99,7 @@ impl Grants {
     /// `RoleTooLow`, `NotFound`, `RoleInUse`, `StoreUnavailable`.
     pub async fn delete_role(&self, caller: &Caller, name: RoleName) -> Result<()> {
         let access = AccessRequest::to(Verb::Delete, Resource::Role).named(name.as_str());
-        let registry = self.roles.clone();
+        let registry = self.ports.roles.clone();
         self.gate
             .change_local(caller, access, async move |permit| registry.delete(&permit, &name).await)
             .await
@@ -129,7 +124,7 @@ impl Grants {
         let listed = if sees_others { None } else { own_subject(caller) };
         let mut rows = Vec::new();
         if sees_others || listed.is_some() {
-            for grant in self.grants.list(listed, None).await? {
+            for grant in self.ports.grants.list(listed, None).await? {
                 let in_cluster =
                     cluster.as_ref().is_none_or(|(id, labels)| grant.clusters.contains(*id, labels));
                 if in_cluster && is_visible(caller, &grant, now) {
@@ -147,7 +142,7 @@ impl Grants {
     pub async fn live(&self, caller: &Caller) -> Result<Vec<GrantRow>> {
         self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Grant)).await?;
         let now = self.clock.now();
-        let mut grants = self.grants.list(None, Some(now)).await?;
+        let mut grants = self.ports.grants.list(None, Some(now)).await?;
         grants.retain(|grant| is_visible(caller, grant, now));
         grants.sort_by_key(|grant| grant.id);
         Ok(grants.iter().map(|grant| GrantRow::of(grant, now)).collect())
@@ -169,7 +164,7 @@ impl Grants {
             return Err(Error::invalid("until", Reason::OutOfRange));
         }
         let access = AccessRequest::to(Verb::Grant, Resource::Grant).named(grant.subject.to_string());
-        let granted = self.gate.grant(caller, access).await?;
+        let granted = self.grant_with(caller, RightVerb::Create, access).await?;
         let granted = granted
             .with("role", grant.role.as_str())
             .with("clusters", param(&grant.clusters))
@@ -180,7 +175,7 @@ impl Grants {
         let gift =
             Gift { role: &grant.role, clusters: &grant.clusters, reach: &grant.reach, until: grant.until };
         let judged = self.may_give(caller, &gift, now).await;
-        let registry = self.grants.clone();
+        let registry = self.ports.grants.clone();
         let work = async move |permit: Permit| {
             let rules = judged?;
             // there are no service accounts yet, and an id that is not used must not have rights already
@@ -204,13 +199,14 @@ impl Grants {
     pub async fn revoke(&self, caller: &Caller, id: GrantId, reason: Option<String>) -> Result<GrantRow> {
         check_text("reason", reason.as_deref(), REASON)?;
         let access = AccessRequest::to(Verb::Revoke, Resource::Grant).named(id.to_string());
-        let mut granted = with_some(self.gate.grant(caller, access).await?, "reason", reason.as_ref());
+        let granted = self.grant_with(caller, RightVerb::Delete, access).await?;
+        let mut granted = with_some(granted, "reason", reason.as_ref());
         let now = self.clock.now();
         let judged = self.may_revoke(caller, id, now).await;
         if let Ok(grant) = &judged {
             granted = granted.with("subject", grant.subject.to_string()).with("role", grant.role.as_str());
         }
-        let registry = self.grants.clone();
+        let registry = self.ports.grants.clone();
         let work = async move |permit: Permit| {
             judged?;
             let revoked = registry.revoke(&permit, id).await?;
@@ -220,8 +216,7 @@ impl Grants {
     }
 
     async fn may_revoke(&self, caller: &Caller, id: GrantId, now: Timestamp) -> Result<Grant> {
-        require_somewhere(caller, RightVerb::Delete)?;
-        let found = self.grants.find(id).await?.filter(|grant| is_visible(caller, grant, now));
+        let found = self.ports.grants.find(id).await?.filter(|grant| is_visible(caller, grant, now));
         let not_found = || Error::new(Cause::NotFound).resource("grant").name(id.to_string());
         let grant = found.ok_or_else(not_found)?;
         let right = (RightVerb::Delete, &RightResource::Grants);
@@ -235,7 +230,6 @@ impl Grants {
     /// # Errors
     /// `RoleTooLow`, `TooMany`, `NotFound` of the role, `StoreUnavailable`.
     async fn may_give(&self, caller: &Caller, gift: &Gift<'_>, now: Timestamp) -> Result<RoleRules> {
-        require_somewhere(caller, RightVerb::Create)?;
         check_size(gift.clusters, gift.reach)?;
         let right = (RightVerb::Create, &RightResource::Grants);
         covers(&caller.rights, right, gift.clusters, gift.reach, now).map_err(refusal)?;
@@ -245,19 +239,30 @@ impl Grants {
         Ok(rules)
     }
 
+    /// Grants an operation to a caller who may do this to grants anywhere. Others are refused before anything of the
+    /// request is looked up.
+    async fn grant_with(&self, caller: &Caller, verb: RightVerb, access: AccessRequest) -> Result<Granted> {
+        let granted = self.gate.grant(caller, access).await?;
+        if has_somewhere(caller, verb) {
+            return Ok(granted);
+        }
+        let missing = Missing { verb, resource: RightResource::Grants, cluster: None, namespace: None };
+        self.gate.refuse_granted(&granted, refusal(missing)).await
+    }
+
     /// The rules of a role.
     async fn rules(&self, name: &RoleName) -> Result<RoleRules> {
         if let Some(role) = BuiltInRole::parse(name.as_str()) {
             return Ok(role.rules());
         }
-        let found = self.roles.list().await?.into_iter().find(|role| role.name == *name);
+        let found = self.ports.roles.list().await?.into_iter().find(|role| role.name == *name);
         let not_found = || Error::new(Cause::NotFound).resource("role").name(name.as_str());
         found.map(|role| role.rules).ok_or_else(not_found)
     }
 
     /// The labels of a registered cluster.
     async fn labels_of(&self, id: ClusterId, now: Timestamp) -> Result<Labels> {
-        let mut labels = self.rights.rights(&[], now).await?.labels;
+        let mut labels = self.ports.source.rights(&[], now).await?.labels;
         let not_found = || Error::new(Cause::NotFound).resource("cluster").name(id.to_string());
         labels.remove(&id).ok_or_else(not_found)
     }
@@ -286,15 +291,6 @@ fn is_visible(caller: &Caller, grant: &Grant, now: Timestamp) -> bool {
 /// Whether the caller may do this to grants anywhere.
 fn has_somewhere(caller: &Caller, verb: RightVerb) -> bool {
     caller.rights.extent(verb, &RightResource::Grants) != Extent::None
-}
-
-/// Refuses a caller who may not do this to grants anywhere, before anything of the request is looked up.
-fn require_somewhere(caller: &Caller, verb: RightVerb) -> Result<()> {
-    if has_somewhere(caller, verb) {
-        return Ok(());
-    }
-    let resource = RightResource::Grants;
-    Err(refusal(Missing { verb, resource, cluster: None, namespace: None }))
 }
 
 /// The error for a right that the caller lacks.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Grants, own_subject, refusal};
 use crate::{
-    access::{AccessRequest, Caller, Granted, Resource, Verb},
+    access::{AccessRequest, Caller, Resource, Verb},
     error::{Cause, Error, Result},
     grant::SubjectRow,
     ids::{ClusterId, GrantId, UserId},
@@ -179,7 +179,7 @@ impl Grants {
         let now = self.clock.now();
         let role = caller.role.unwrap_or(Role::None);
         let subjects: Vec<_> = own_subject(caller).into_iter().collect();
-        let stored = self.rights.rights(&subjects, now).await?.grants;
+        let stored = self.ports.source.rights(&subjects, now).await?.grants;
         let preset = (role != Role::None).then(|| EffectiveGrant::preset(role));
         let active = preset.into_iter().chain(stored).filter(|grant| grant.state(now) == GrantState::Active);
         let rights = active.map(|grant| MyRight {
@@ -210,11 +210,13 @@ impl Grants {
         user: Option<UserId>,
     ) -> Result<Explained> {
         let ask = Ask::from(question);
-        let granted = self.grant_question(caller, &ask).await?;
         let explanation = match user.filter(|user| caller.user_id != Some(*user)) {
-            None => explain(&caller.rights, &ask),
+            None => {
+                self.gate.allow(caller, to_question(&ask)).await?;
+                explain(&caller.rights, &ask)
+            }
             Some(user) => {
-                self.require_list(&granted, &ask).await?;
+                self.require_list(caller, &ask).await?;
                 explain(&self.rights_of(user).await?, &ask)
             }
         };
@@ -250,10 +252,9 @@ impl Grants {
     /// `RoleTooLow`; `NotFound` of a cluster in which the caller has no right; `StoreUnavailable`.
     pub async fn who(&self, caller: &Caller, question: AccessQuestion) -> Result<Vec<SubjectGrants>> {
         let ask = Ask::from(question);
-        let granted = self.grant_question(caller, &ask).await?;
-        self.require_list(&granted, &ask).await?;
+        self.require_list(caller, &ask).await?;
         let now = self.clock.now();
-        let mut labels = self.rights.rights(&[], now).await?.labels;
+        let mut labels = self.ports.source.rights(&[], now).await?.labels;
         labels.retain(|id, _| Some(*id) == ask.cluster);
         let gives =
             |grant: EffectiveGrant| decide(&Rights::compile(&[grant], &labels, now), &ask).is_allowed();
@@ -273,9 +274,15 @@ impl Grants {
             let preset = GrantRefRow::from(&EffectiveGrant::preset(user.role).grant);
             found.entry(Subject::User(user.id)).or_default().push(preset);
         }
-        let own: HashMap<_, _> =
-            self.roles.list().await?.into_iter().map(|role| (role.name, Arc::new(role.rules))).collect();
-        for grant in self.grants.list(None, Some(now)).await? {
+        let own: HashMap<_, _> = self
+            .ports
+            .roles
+            .list()
+            .await?
+            .into_iter()
+            .map(|role| (role.name, Arc::new(role.rules)))
+            .collect();
+        for grant in self.ports.grants.list(None, Some(now)).await? {
             let built_in = || BuiltInRole::parse(grant.role.as_str()).map(|role| Arc::new(role.rules()));
             let rules = built_in().or_else(|| own.get(&grant.role).cloned());
             let is_disabled = matches!(grant.subject, Subject::User(id) if !enabled.contains_key(&id));
@@ -298,19 +305,13 @@ impl Grants {
         Ok(found.into_iter().map(row).collect())
     }
 
-    /// Grants a question about rights. A cluster in which the caller has no right is not found.
-    async fn grant_question(&self, caller: &Caller, ask: &Ask) -> Result<Granted> {
-        let mut access = AccessRequest::to(Verb::Get, Resource::Grant);
-        if let Some(cluster) = ask.cluster {
-            access = access.in_cluster(cluster);
-        }
-        self.gate.grant(caller, access).await
-    }
-
     /// Refuses a question about others without `list grants` in its whole place.
-    async fn require_list(&self, granted: &Granted, ask: &Ask) -> Result<()> {
+    async fn require_list(&self, caller: &Caller, ask: &Ask) -> Result<()> {
+        // before the cluster is looked up
+        self.grant_with(caller, RightVerb::List, AccessRequest::to(Verb::Get, Resource::Grant)).await?;
+        let granted = self.gate.grant(caller, to_question(ask)).await?;
         let listing = Ask { verb: RightVerb::List, resource: RightResource::Grants, ..ask.clone() };
-        let missing = match decide(&granted.caller().rights, &listing) {
+        let missing = match decide(&caller.rights, &listing) {
             Decision::Allow { scope, .. } if scope == listing.namespaces => return Ok(()),
             Decision::Allow { .. } => {
                 let Ask { verb, resource, cluster, .. } = listing;
@@ -318,7 +319,7 @@ impl Grants {
             }
             Decision::Deny { missing } => missing,
         };
-        self.gate.refuse_granted(granted, refusal(missing)).await
+        self.gate.refuse_granted(&granted, refusal(missing)).await
     }
 
     /// The rights of a user now.
@@ -327,7 +328,7 @@ impl Grants {
         let not_found = || Error::new(Cause::NotFound).resource("user").name(id.to_string());
         let preset = EffectiveGrant::preset(found.ok_or_else(not_found)?.role);
         let now = self.clock.now();
-        let rows = self.rights.rights(&[Subject::User(id)], now).await?;
+        let rows = self.ports.source.rights(&[Subject::User(id)], now).await?;
         let grants: Vec<_> = [preset].into_iter().chain(rows.grants).collect();
         Ok(Rights::compile(&grants, &rows.labels, now))
     }
@@ -345,7 +346,16 @@ impl Grants {
             any_right_does || rules.verbs(&ask.resource, reach_is_cluster).contains(ask.verb)
         };
         let built_in = BuiltInRole::ALL.into_iter().filter(|role| gives(&role.rules())).map(RoleName::from);
-        let own = self.roles.list().await?.into_iter().filter(|role| gives(&role.rules));
+        let own = self.ports.roles.list().await?.into_iter().filter(|role| gives(&role.rules));
         Ok(built_in.chain(own.map(|role| role.name)).collect())
+    }
+}
+
+/// The access request of a question. A cluster in which the caller has no right is not found.
+fn to_question(ask: &Ask) -> AccessRequest {
+    let access = AccessRequest::to(Verb::Get, Resource::Grant);
+    match ask.cluster {
+        Some(cluster) => access.in_cluster(cluster),
+        None => access,
     }
 }

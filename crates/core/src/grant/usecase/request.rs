@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{
-    Gift, Grants, REASON, check_size, check_text, own_subject, param, refusal, require_somewhere, with_some,
-};
+use super::{Gift, Grants, REASON, check_size, check_text, own_subject, param, refusal, with_some};
 use crate::{
     access::{AccessRequest, Caller, Permit, Resource, Verb},
     error::{Cause, Error, Result},
@@ -40,7 +38,7 @@ impl Grants {
     pub async fn requests(&self, caller: &Caller, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
         self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Request)).await?;
         let now = self.clock.now();
-        let all = self.requests.list(None, now).await?;
+        let all = self.ports.requests.list(None, now).await?;
         let visible = all.iter().filter(|request| is_visible(caller, request, now));
         let rows = visible.map(Row::of).collect::<Result<_>>()?;
         Ok(select(rows, query))
@@ -62,7 +60,7 @@ impl Grants {
             .with("namespaces", param(&reach))
             .with("duration_seconds", duration_seconds)
             .with("reason", reason.as_str());
-        let registry = self.requests.clone();
+        let registry = self.ports.requests.clone();
         let work = async move |permit: Permit| {
             check_size(&clusters, &reach)?;
             let record = RequestRecord { user_id, role, clusters, reach, duration_seconds, reason };
@@ -91,7 +89,11 @@ impl Grants {
             Decision::Withdraw => Verb::Withdraw,
         };
         let access = AccessRequest::to(verb, Resource::Request).named(id.to_string());
-        let mut granted = with_some(self.gate.grant(caller, access).await?, "reason", reason.as_ref());
+        let granted = match decision {
+            Decision::Approve | Decision::Deny => self.grant_with(caller, RightVerb::Create, access).await?,
+            Decision::Withdraw => self.gate.grant(caller, access).await?,
+        };
+        let mut granted = with_some(granted, "reason", reason.as_ref());
         let judged = self.may_decide(caller, id, decision).await;
         if let Ok(request) = &judged {
             granted = granted
@@ -101,7 +103,7 @@ impl Grants {
                 .with("namespaces", param(&request.reach))
                 .with("duration_seconds", request.duration_seconds);
         }
-        let registry = self.requests.clone();
+        let registry = self.ports.requests.clone();
         let work = async move |permit: Permit| {
             judged?;
             registry.decide(&permit, id, decision, reason).await
@@ -116,10 +118,7 @@ impl Grants {
         decision: Decision,
     ) -> Result<GrantRequest> {
         let (now, right) = (self.clock.now(), (RightVerb::Create, &RightResource::Grants));
-        if decision != Decision::Withdraw {
-            require_somewhere(caller, RightVerb::Create)?;
-        }
-        let found = self.requests.find(id, now).await?;
+        let found = self.ports.requests.find(id, now).await?;
         let visible = found.filter(|request| match decision {
             Decision::Withdraw => is_own(caller, request),
             Decision::Approve | Decision::Deny => is_visible(caller, request, now),
