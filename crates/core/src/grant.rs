@@ -1,4 +1,4 @@
-//! Grants of rights, own roles and requests for grants: rows and ports. [`crate::rights`] decides by them.
+//! Grants of rights, own roles and requests for grants: rows, ports and use cases. [`crate::rights`] decides by them.
 
 use std::time::Duration;
 
@@ -14,15 +14,22 @@ use crate::{
     rows::{Cell, Field, Filter, ListRow},
 };
 
+mod query;
 mod request;
 mod role;
+mod usecase;
 
+pub use query::GrantQuery;
 #[cfg(any(test, feature = "testing"))]
 pub use request::MockRequestRegistry;
 pub use request::{Decision, GrantRequest, RequestRecord, RequestRegistry, RequestState};
 #[cfg(any(test, feature = "testing"))]
 pub use role::MockRoleRegistry;
 pub use role::{MAX_OWN_ROLES, OwnRole, RolePatch, RoleRecord, RoleRegistry, RoleRow};
+pub use usecase::{
+    AccessQuestion, Explained, GrantRefRow, Grants, LayerRow, MissingRow, MyRight, MyRights, NewRequest,
+    SubjectGrants,
+};
 
 /// Rights stamp: another value after each change of grants, own roles, labels of clusters, or roles of users. Rights
 /// that were compiled under an equal stamp are current.

@@ -46,6 +46,11 @@ pub enum Verb {
     Backup,
     Restore,
     Prune,
+    Grant,
+    Request,
+    Approve,
+    Deny,
+    Withdraw,
 }
 
 impl Verb {
@@ -74,6 +79,11 @@ impl Verb {
             Self::Backup => "backup",
             Self::Restore => "restore",
             Self::Prune => "prune",
+            Self::Grant => "grant",
+            Self::Request => "request",
+            Self::Approve => "approve",
+            Self::Deny => "deny",
+            Self::Withdraw => "withdraw",
         }
     }
 
@@ -100,6 +110,12 @@ pub enum Resource {
     Session,
     /// The audit trail.
     Operation,
+    /// A grant of rights.
+    Grant,
+    /// A role: built-in, or defined by a super admin.
+    Role,
+    /// A request for a grant.
+    Request,
     /// The master key that encrypts stored secrets.
     MasterKey,
     /// The whole database.
@@ -115,6 +131,9 @@ impl Resource {
             Self::User | Self::OwnAccount => "user",
             Self::Session => "session",
             Self::Operation => "operation",
+            Self::Grant => "grant",
+            Self::Role => "role",
+            Self::Request => "request",
             Self::MasterKey => "master_key",
             Self::Database => "database",
         }
@@ -129,6 +148,10 @@ pub const fn required_role(verb: Verb, resource: Resource) -> Role {
         Resource::Operation if matches!(verb, Verb::Prune) => Role::SuperAdmin,
         Resource::Operation if matches!(verb, Verb::Verify | Verb::Export) => Role::OpsAdmin,
         Resource::OwnAccount | Resource::Session | Resource::Operation => Role::Viewer,
+        // the use cases judge each grant and each request by its scope
+        Resource::Grant | Resource::Request => Role::Viewer,
+        Resource::Role if verb.reads() => Role::Viewer,
+        Resource::Role => Role::SuperAdmin,
         Resource::NewCluster => Role::OpsAdmin,
         Resource::Cluster if matches!(verb, Verb::Test) => Role::Viewer,
         Resource::Cluster | Resource::Kind(_) => {

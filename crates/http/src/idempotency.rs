@@ -8,7 +8,7 @@ use actix_web::{
     body::BoxBody,
     dev::Payload,
     http::{
-        Method, StatusCode,
+        StatusCode,
         header::{ContentType, HeaderMap, HeaderName},
     },
     web::Data,
@@ -47,8 +47,7 @@ pub(crate) struct IdempotentBody<T> {
 /// The key and the request that it belongs to. The caller's right is part of the comparison too (see [`execute`]).
 struct KeyedRequest {
     key: IdempotencyKey,
-    method: Method,
-    path: String,
+    route: String,
     /// The received body, a JSON object.
     json: Vec<u8>,
 }
@@ -56,8 +55,8 @@ struct KeyedRequest {
 impl<T: DeserializeOwned + 'static> Input for IdempotentBody<T> {
     async fn read(request: &HttpRequest, payload: Payload) -> Result<Self> {
         let (body, json) = Body::read_with_bytes(request, payload).await?;
-        let (method, path) = (request.method().clone(), request.path().to_owned());
-        let keyed = key(request.headers())?.map(|key| KeyedRequest { key, method, path, json });
+        let route = || format!("{} {}", request.method(), request.path());
+        let keyed = key(request.headers())?.map(|key| KeyedRequest { key, route: route(), json });
         Ok(Self { body, keyed, context: RequestContext::of(request) })
     }
 }
@@ -103,11 +102,11 @@ where
     F: Future<Output = Result<Response<A>>> + Send + 'static,
 {
     let keyed = match keyed {
-        Some(KeyedRequest { key, method, path, json }) => {
+        Some(KeyedRequest { key, route, json }) => {
             let body_json: Value = serde_json::from_slice(&json)
                 .map_err(|_| Error::internal("a body was accepted, but is not JSON"))?;
-            let right = right(&signed_in.caller, &path, auth, &body_json);
-            right.map(|right| (key, RequestDigest::of(&format!("{method} {path}"), &right, body_json)))
+            let right = right(&signed_in.caller, &auth, &body_json);
+            right.map(|right| (key, RequestDigest::of(&route, &right, body_json)))
         }
         None => None,
     };

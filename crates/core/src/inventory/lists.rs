@@ -14,6 +14,7 @@ use crate::{
     endpoint::{EndpointRow, SERVICE_LABEL},
     error::Result,
     event::EventRow,
+    grant::{GrantQuery, GrantRequest, GrantRow, RoleRow},
     kind::Kind,
     namespace::NamespaceRow,
     namespaces::NamespaceScope,
@@ -37,6 +38,9 @@ pub enum List {
     Clusters,
     Users,
     Sessions,
+    Roles,
+    Grants,
+    Requests,
     Operations,
     Namespaces,
     Workloads,
@@ -136,6 +140,36 @@ pub static LISTS: &[ListInfo] = &[
             "/api/auth/sessions",
             "sessions",
             "One's own sessions; all sessions for a super admin",
+        )
+    },
+    ListInfo {
+        default_sort: "-created_at",
+        ..local::<RoleRow>(
+            List::Roles,
+            Resource::Role,
+            "/api/access/roles",
+            "roles",
+            "Roles that grants give, built-in and own",
+        )
+    },
+    ListInfo {
+        default_sort: GrantQuery::DEFAULT_SORT,
+        ..local::<GrantRow>(
+            List::Grants,
+            Resource::Grant,
+            "/api/access/grants",
+            "grants",
+            "One's own grants, and those in a scope in which one may list grants",
+        )
+    },
+    ListInfo {
+        default_sort: "-created_at",
+        ..local::<GrantRequest>(
+            List::Requests,
+            Resource::Request,
+            "/api/access/requests",
+            "requests",
+            "One's own requests for grants, and those in a scope in which one may list or make grants",
         )
     },
     ListInfo {

@@ -111,7 +111,25 @@ impl Caller {
         namespace: &Namespace,
     ) -> bool {
         let namespaces = NamespaceScope::One(namespace.clone());
-        self.rights.sees(cluster) && self.decide(verb, resource, Some(cluster), &namespaces).is_allowed()
+        self.grant_of(verb, resource, Some(cluster), &namespaces).is_some()
+    }
+
+    /// The first grant that gives the caller a part of a right, or the preset of the role: in a cluster, or without one
+    /// in all clusters. `None` without the right.
+    pub fn grant_of(
+        &self,
+        verb: RightVerb,
+        resource: RightResource,
+        cluster: Option<ClusterId>,
+        namespaces: &NamespaceScope,
+    ) -> Option<Arc<GrantRef>> {
+        if cluster.is_some_and(|id| !self.rights.sees(id)) {
+            return None;
+        }
+        match self.decide(verb, resource, cluster, namespaces) {
+            Decision::Allow { grant, .. } => Some(grant),
+            Decision::Deny { .. } => None,
+        }
     }
 
     /// Decides a question about a cluster that the caller sees. In a cluster that the rights do not contain yet, because

@@ -2,11 +2,12 @@
 
 use actix_web::{http::Method, web::Data};
 use pilothouse_core::{
-    Error,
-    access::{Caller, Verb, required_role},
+    Code, Error,
+    access::{Caller, Verb},
     app::App,
     audit::OperationQuery,
     error::Reason,
+    grant::GrantQuery,
     inventory::{List, ListInfo, ListPage, ListedScope, Listing},
     rows::{Filter, ListScope, Pagination, Row},
 };
@@ -32,8 +33,12 @@ pub(crate) fn route(info: &'static ListInfo) -> Route {
     Route {
         method: Method::GET,
         path: info.path,
-        auth: RequiredAuth::Role(required_role(Verb::List, info.resource)),
-        codes: if matches!(info.list, List::Users | List::Sessions) { &[] } else { CLUSTER },
+        auth: RequiredAuth::of(Verb::List, info.resource),
+        codes: match info.list {
+            List::Users | List::Sessions | List::Roles | List::Requests => &[],
+            List::Grants => &[Code::ResourceNotFound],
+            _ => CLUSTER,
+        },
         summary: info.summary,
         service: actix_web::web::get().to(handler),
         docs: Box::new(|| docs(info)),
@@ -60,6 +65,9 @@ async fn page(
         List::Clusters => local(app.clusters.list(caller, &query()?).await?),
         List::Users => local(app.users.list(caller, &query()?).await?),
         List::Sessions => local(app.sessions.list(caller, &query()?).await?),
+        List::Roles => local(app.grants.roles(caller, &query()?).await?),
+        List::Grants => local(app.grants.list(caller, &GrantQuery::parse(pairs)?).await?),
+        List::Requests => local(app.grants.requests(caller, &query()?).await?),
         List::Operations => {
             let page = app.audit.operations(caller, OperationQuery::parse(pairs)?).await?;
             let rows = page.logs.iter().map(Row::of).collect::<Result<_, _>>()?;
@@ -169,6 +177,10 @@ fn parameters(info: &ListInfo) -> Vec<Value> {
             Filter::OneOf(values) => json!({"type": "string", "enum": values}),
         };
         parameters.push(parameter(field.name, false, "Only rows with this value", schema));
+    }
+    if info.list == List::Grants {
+        let id = json!({"type": "integer", "format": "int64", "minimum": 1});
+        parameters.push(parameter("cluster_id", false, "Only grants that contain this cluster", id));
     }
     if info.list == List::Operations {
         let time = || json!({"type": "string", "format": "date-time"});
