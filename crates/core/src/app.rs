@@ -11,7 +11,7 @@ use crate::{
     cluster::{ClusterPorts, Clusters, RegistryNames},
     config::{ConfigApi, Configs},
     gate::Gate,
-    grant::Grants,
+    grant::{GrantRegistry, Grants, RequestRegistry, RightsSource, RoleRegistry},
     idempotency::{Idempotency, IdempotencyStore},
     inventory::{Fleet, Inventory, Lists, Watches},
     namespace::{NamespaceApi, Namespaces},
@@ -21,7 +21,7 @@ use crate::{
     secret::{SecretApi, Secrets, ValueDigest},
     session::{
         CachedSessions, Invalidating, Lifetimes, LiveSessions, LoginThrottle, SessionPorts, SessionStore,
-        Sessions, TokenCodec,
+        Sessions, TokenCodec, UserRights,
     },
     spawn::Spawner,
     streams::{StreamLimits, Streams},
@@ -41,6 +41,8 @@ pub struct Ports {
     pub audit: AuditPorts,
     /// Ports of users and their sessions.
     pub users: UserPorts,
+    /// Ports of grants, own roles and requests.
+    pub rights: RightsPorts,
     /// Ports of registered clusters.
     pub clusters: ClusterPorts,
     /// Ports of the objects in clusters.
@@ -68,6 +70,16 @@ pub struct UserPorts {
     pub hasher: Arc<dyn PasswordHasher>,
     pub initial_password: Arc<dyn InitialPassword>,
     pub tokens: Arc<dyn TokenCodec>,
+}
+
+/// Ports of grants, own roles and requests.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "the type of each field documents the port")]
+pub struct RightsPorts {
+    pub source: Arc<dyn RightsSource>,
+    pub roles: Arc<dyn RoleRegistry>,
+    pub grants: Arc<dyn GrantRegistry>,
+    pub requests: Arc<dyn RequestRegistry>,
 }
 
 /// Ports of the objects in clusters.
@@ -120,11 +132,11 @@ pub struct App {
 impl App {
     /// Creates the use cases over these ports.
     pub fn new(ports: Ports, settings: AppSettings) -> Self {
-        let Ports { runtime, audit_writer, audit, users, clusters, objects, idempotency } = ports;
+        let Ports { runtime, audit_writer, audit, users, rights, clusters, objects, idempotency } = ports;
         let RuntimePorts { clock, rng, spawner } = runtime;
         let UserPorts { registry, sessions, throttle, hasher, initial_password: initial, tokens } = users;
         let streams = Streams::new(settings.streams);
-        // all reads and changes of sessions, and all changes of users and clusters, pass through these wrappers
+        // all reads and changes of sessions, and all changes of users, rights and clusters, pass through these wrappers
         let sessions = Arc::new(CachedSessions::new(sessions, clock.clone(), spawner.clone()));
         let session_cache = sessions.session_cache();
         let users: Arc<dyn UserRegistry> = Arc::new(Invalidating {
@@ -132,12 +144,34 @@ impl App {
             session_cache: session_cache.clone(),
             spawner: spawner.clone(),
         });
+        let rights = RightsPorts {
+            roles: Arc::new(Invalidating {
+                registry: rights.roles,
+                session_cache: session_cache.clone(),
+                spawner: spawner.clone(),
+            }),
+            grants: Arc::new(Invalidating {
+                registry: rights.grants,
+                session_cache: session_cache.clone(),
+                spawner: spawner.clone(),
+            }),
+            requests: Arc::new(Invalidating {
+                registry: rights.requests,
+                session_cache: session_cache.clone(),
+                spawner: spawner.clone(),
+            }),
+            source: rights.source,
+        };
         let registry =
             Arc::new(Invalidating { registry: clusters.registry, session_cache, spawner: spawner.clone() });
         let clusters = ClusterPorts { registry, ..clusters };
         let sessions: Arc<dyn SessionStore> = sessions;
-        let live =
-            LiveSessions { store: sessions.clone(), clock: clock.clone(), idle: settings.lifetimes.idle };
+        let live = LiveSessions {
+            store: sessions.clone(),
+            clock: clock.clone(),
+            idle: settings.lifetimes.idle,
+            rights: Arc::new(UserRights::new(rights.source.clone(), clock.clone())),
+        };
         let gate = Gate::new(
             audit_writer,
             Arc::new(RegistryNames(clusters.registry.clone())),

@@ -104,7 +104,7 @@ fn encode<T: SseEvent>(event: &StreamEvent<T>, catalog: &Catalog) -> Vec<u8> {
 impl SseEvent for Vec<LogLine> {
     const EVENTS: &'static str = "Server-sent events. `log`: data is one line, id is sent back as `Last-Event-ID` to go on after it. \
         `end`, always the last event: data is JSON, `{\"reason\", \"error_code\", \"details\"}`; reason is `completed`, \
-        `server_stopping`, `too_slow`, or the cause of an error such as `session_ended`, `connection_lost`; error_code \
+        `server_stopping`, `too_slow`, or the cause of an error such as `session_ended`, `rights_changed`, `connection_lost`; error_code \
         is null except for an error. A comment is sent every 15 seconds.";
 
     /// A carriage return also ends a line of an event stream, so a text that contains one is sent as several `data`
@@ -133,7 +133,7 @@ impl SseEvent for WatchEvent {
         later events are changes after it. `freshness`: data is `{\"as_of\", \"stale\"}`. \
         `end`, always the last event: data is `{\"reason\", \"error_code\", \"details\"}`; reason is `lagged` (too many changes \
         at once: reconnect), `connection_changed` (the cluster or its connection changed), `server_stopping`, `too_slow`, or the cause of an \
-        error such as `session_ended`; error_code is null except for an error. A comment is sent every 15 seconds.";
+        error such as `session_ended`, `rights_changed`; error_code is null except for an error. A comment is sent every 15 seconds.";
 
     /// A row is one line of JSON, serialised when it was projected; only the event framing is written around it.
     fn write(&self, buffer: &mut Vec<u8>, catalog: &Catalog) {

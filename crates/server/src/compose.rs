@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use pilothouse_core::{
     Result,
-    app::{App, ObjectPorts, Ports, RuntimePorts, UserPorts},
+    app::{App, ObjectPorts, Ports, RightsPorts, RuntimePorts, UserPorts},
     audit::AuditPorts,
     clock::Clock,
     cluster::{CachedClusters, ClusterPorts},
@@ -154,6 +154,12 @@ async fn compose(
             hasher: Arc::new(Argon2Hasher::new(runtime, rng.clone())),
             initial_password: Arc::new(InitialPasswordFile::new(settings)),
             tokens: keyring.clone(),
+        },
+        rights: RightsPorts {
+            source: store_port.clone(),
+            roles: store_port.clone(),
+            grants: store_port.clone(),
+            requests: store_port.clone(),
         },
         clusters: ClusterPorts {
             registry: cached_clusters.clone(),

@@ -14,12 +14,13 @@ use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
     clock::Clock,
     connection::{AuthType, Connection, Credential, check_token},
-    error::{Cause, Error, Reason, Result},
+    error::{Cause, Error, MissingRight, Reason, Result},
     gate::{Changed, Gate, Warning},
     ids::ClusterId,
     kubeconfig::Kubeconfig,
     name::is_invisible,
     object::{Labels, check_labels},
+    rights::{RightResource, RightVerb},
     role::Role,
     rows::{ListQuery, Pagination, Row, select},
     spawn::computed,
@@ -66,7 +67,7 @@ pub struct ClusterTest {
     pub version: String,
     /// Latency of `GET /version`, in milliseconds.
     pub latency_ms: u64,
-    /// Nodes; null if the credential may not list them.
+    /// Nodes; null if the credential may not list them, and for a caller without a right on the whole cluster.
     pub node_count: Option<i64>,
     /// The user name that the cluster reports for the credential.
     pub identity: Option<String>,
@@ -109,13 +110,15 @@ impl Clusters {
         Self { gate, ports, clock, allow_insecure_tls }
     }
 
-    /// A page of clusters.
+    /// A page of the clusters in which the caller has any right.
     ///
     /// # Errors
     /// `StoreUnavailable`.
     pub async fn list(&self, caller: &Caller, query: &ListQuery) -> Result<(Vec<Row>, Pagination)> {
         self.gate.allow(caller, AccessRequest::to(Verb::List, Resource::Cluster)).await?;
-        let rows = self.ports.registry.list().await?.iter().map(Row::of).collect::<Result<_>>()?;
+        let clusters = self.ports.registry.list().await?.into_iter();
+        let visible = clusters.filter(|cluster| caller.rights.sees(cluster.id));
+        let rows = visible.map(|cluster| Row::of(&cluster.shown_to(caller))).collect::<Result<_>>()?;
         Ok(select(rows, query))
     }
 
@@ -225,7 +228,7 @@ impl Clusters {
         self.gate.change_local(caller, access, work).await
     }
 
-    /// Tests a registered cluster.
+    /// Tests a registered cluster. Nodes and identity are left out for a caller without a right on the whole cluster.
     ///
     /// # Errors
     /// `NotFound`; the cause of the failed test.
@@ -236,7 +239,12 @@ impl Clusters {
             let stored = this.ports.connections.connection(id).await?.ok_or_else(|| not_found(id))?;
             this.test_connection(&permit, ProbeTarget::Registered(stored, ProbeReason::Test)).await
         };
-        self.gate.record_read(caller, access, work).await
+        let test = self.gate.record_read(caller, access, work).await?;
+        if caller.rights.reaches_cluster(id) {
+            Ok(test)
+        } else {
+            Ok(ClusterTest { node_count: None, identity: None, ..test })
+        }
     }
 
     /// Tests a connection that is not registered; nothing is stored.
@@ -257,7 +265,8 @@ impl Clusters {
     }
 
     /// Probes a cluster and stores the result. A cluster that does not respond is a success with status `offline`.
-    /// Concurrent callers share one probe, and a result less than one second old is reused.
+    /// Concurrent callers share one probe, and a result less than one second old is reused. Counts, nodes, identity and
+    /// certificates are left out for a caller without a right on the whole cluster.
     ///
     /// # Errors
     /// `NotFound`, `StoreUnavailable`; `Overloaded` if no request was sent to the cluster. While its circuit is open
@@ -278,12 +287,15 @@ impl Clusters {
             // the caller that stores the result may not have stored it yet
             cluster.observe(&probe_result);
         }
+        let checked_at = probe_result.at;
         let report = probe_result.result.ok();
+        let latency_ms = report.as_ref().map(|report| millis(report.latency));
+        let report = report.filter(|_| caller.rights.reaches_cluster(id));
         Ok(ClusterStatus {
-            cluster,
+            cluster: cluster.shown_to(caller),
             nodes: report.as_ref().and_then(|report| report.nodes),
-            latency_ms: report.as_ref().map(|report| millis(report.latency)),
-            checked_at: probe_result.at,
+            latency_ms,
+            checked_at,
             identity: report.as_ref().and_then(|report| report.identity.clone()),
             certificates: report.map_or_else(Vec::new, |report| report.certificates),
         })
@@ -412,7 +424,14 @@ impl Clusters {
             return Err(Error::invalid("insecure_skip_tls_verify", Reason::NotAllowed));
         }
         if insecure && granted.caller().role != Some(Role::SuperAdmin) {
-            let refusal = Error::role_too_low(Role::SuperAdmin);
+            // a rule of its own: the right to manage users is one that super admins alone have
+            let missing = MissingRight {
+                verb: RightVerb::Update.to_string(),
+                resource: RightResource::Users.to_string(),
+                cluster_id: None,
+                namespace: None,
+            };
+            let refusal = Error::role_too_low(Role::SuperAdmin).missing(missing);
             return self.gate.refuse_granted(granted, refusal).await;
         }
         connection.insecure_skip_tls_verify = insecure;

@@ -17,6 +17,7 @@ use crate::{
     grant::{GrantQuery, GrantRequest, GrantRow, RoleRow},
     kind::Kind,
     namespace::NamespaceRow,
+    namespaces::NamespaceScope,
     network::{IngressRow, ServiceRow},
     node::NodeRow,
     object::parse,
@@ -117,8 +118,8 @@ pub struct Join {
     pub with: List,
     /// The joined field of the row; null before the join.
     pub field: &'static str,
-    /// Evaluates the join for one row.
-    pub row: fn(row: &Row, with: &Table) -> Result<Row>,
+    /// Evaluates the join for one row, over the rows of `with` in these namespaces.
+    pub row: fn(row: &Row, with: &Table, namespaces: &NamespaceScope) -> Result<Row>,
 }
 
 /// All lists.
@@ -187,7 +188,9 @@ pub static LISTS: &[ListInfo] = &[
         join: Some(Join {
             with: List::ResourceQuotas,
             field: "resource_quota",
-            row: |row, quotas| Row::of(&row.parse::<NamespaceRow>()?.with_quotas(quotas)?),
+            row: |row, quotas, namespaces| {
+                Row::of(&row.parse::<NamespaceRow>()?.with_quotas(quotas, namespaces)?)
+            },
         }),
         ..of::<NamespaceRow>(
             List::Namespaces,
@@ -223,7 +226,7 @@ pub static LISTS: &[ListInfo] = &[
         join: Some(Join {
             with: List::Pods,
             field: "pods",
-            row: |row, pods| Row::of(&row.parse::<NodeRow>()?.with_pods(pods)),
+            row: |row, pods, namespaces| Row::of(&row.parse::<NodeRow>()?.with_pods(pods, namespaces)),
         }),
         ..of::<NodeRow>(List::Nodes, "/api/k8s/nodes", "nodes", "Nodes", &[Kind::Node])
     },
@@ -380,6 +383,14 @@ const fn of<R: EntryRow>(
 ) -> ListInfo {
     let resource = Resource::Kind(kinds[0]);
     ListInfo { scope: ListScope::Namespaced, kinds, ..local::<R>(list, resource, path, key, summary) }
+}
+
+impl Join {
+    /// The kind of the joined objects.
+    pub fn kind(&self) -> Kind {
+        // a list of cluster objects has a kind, and one kind is all that a join reads
+        self.with.info().kinds[0]
+    }
 }
 
 impl List {

@@ -14,7 +14,7 @@ pub use signatures::{FakeSigner, MemoryCheckpointSink};
 pub use store::{MemoryCoordinator, MemoryStore};
 
 use crate::{
-    app::{ObjectPorts, Ports, RuntimePorts, UserPorts},
+    app::{ObjectPorts, Ports, RightsPorts, RuntimePorts, UserPorts},
     audit::AuditPorts,
     cluster::ClusterPorts,
 };
@@ -60,6 +60,12 @@ impl Fake {
                 hasher: Arc::new(PlainHasher),
                 initial_password: initial_password.clone(),
                 tokens: Arc::new(PlainTokens),
+            },
+            rights: RightsPorts {
+                source: store.clone(),
+                roles: store.clone(),
+                grants: store.clone(),
+                requests: store.clone(),
             },
             clusters: ClusterPorts {
                 registry: store.clone(),

@@ -8,7 +8,7 @@ use pilothouse_core::{
     audit::OperationQuery,
     error::Reason,
     grant::GrantQuery,
-    inventory::{List, ListInfo, Listing},
+    inventory::{List, ListInfo, ListPage, ListedScope, Listing},
     rows::{Filter, ListScope, Pagination, Row},
 };
 use serde_json::{Value, json};
@@ -58,6 +58,7 @@ async fn page(
         rows,
         pagination,
         freshness: None,
+        scope: None,
         warnings: Vec::new(),
     };
     Ok(match list {
@@ -76,9 +77,10 @@ async fn page(
         _ => {
             let query = query()?;
             let cluster = query.cluster.ok_or_else(|| Error::invalid("cluster_id", Reason::Required))?;
-            let Listing { rows, pagination, as_of, stale, warnings } =
-                app.lists.page(caller, cluster, list, &query).await?;
-            ListResponse { key, rows, pagination, freshness: Some((as_of, stale)), warnings }
+            let ListPage { listing, scope } = app.lists.page(caller, cluster, list, &query).await?;
+            let Listing { rows, pagination, as_of, stale, warnings } = listing;
+            let freshness = Some((as_of, stale));
+            ListResponse { key, rows, pagination, freshness, scope: Some(scope), warnings }
         }
     })
 }
@@ -95,13 +97,18 @@ fn docs(info: &ListInfo) -> Docs {
     let row = docs.row_schema(info);
     let mut pagination = docs.schema::<Pagination>();
     pagination["description"] = "The position of the page.".into();
+    let mut scope = docs.schema::<ListedScope>();
+    scope["description"] =
+        "The part of the requested list that the page covers: rows outside the caller's rights are left out."
+            .into();
     let mut required = vec![info.key, "pagination"];
     let mut properties = json!({
         info.key: {"type": "array", "items": row, "description": "The rows of the page."},
         "pagination": pagination,
     });
     if info.scope != ListScope::Local {
-        required.extend(["as_of", "stale"]);
+        required.extend(["as_of", "stale", "scope"]);
+        properties["scope"] = scope;
         properties["as_of"] = json!({"type": "string", "format": "date-time", "description": "The time at which the rows were last known to be current"});
         properties["stale"] =
             json!({"type": "boolean", "description": "Whether the cluster could not be read since then"});
