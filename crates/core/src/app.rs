@@ -11,7 +11,7 @@ use crate::{
     cluster::{ClusterPorts, Clusters, RegistryNames},
     config::{ConfigApi, Configs},
     gate::Gate,
-    grant::{GrantRegistry, Grants, RequestRegistry, RightsSource, RoleRegistry},
+    grant::{Grants, RightsPorts},
     idempotency::{Idempotency, IdempotencyStore},
     inventory::{Fleet, Inventory, Lists, Watches},
     namespace::{NamespaceApi, Namespaces},
@@ -70,16 +70,6 @@ pub struct UserPorts {
     pub hasher: Arc<dyn PasswordHasher>,
     pub initial_password: Arc<dyn InitialPassword>,
     pub tokens: Arc<dyn TokenCodec>,
-}
-
-/// Ports of grants, own roles and requests.
-#[derive(Clone)]
-#[allow(missing_docs, reason = "the type of each field documents the port")]
-pub struct RightsPorts {
-    pub source: Arc<dyn RightsSource>,
-    pub roles: Arc<dyn RoleRegistry>,
-    pub grants: Arc<dyn GrantRegistry>,
-    pub requests: Arc<dyn RequestRegistry>,
 }
 
 /// Ports of the objects in clusters.

@@ -1,6 +1,6 @@
 //! Grants of rights, own roles and requests for grants: rows, ports and use cases. [`crate::rights`] decides by them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -58,6 +58,16 @@ pub trait RightsSource: Send + Sync {
     /// # Errors
     /// `StoreUnavailable`.
     async fn rights(&self, subjects: &[Subject], now: Timestamp) -> Result<RightsRows>;
+}
+
+/// Ports of grants, own roles and requests.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "the type of each field documents the port")]
+pub struct RightsPorts {
+    pub source: Arc<dyn RightsSource>,
+    pub roles: Arc<dyn RoleRegistry>,
+    pub grants: Arc<dyn GrantRegistry>,
+    pub requests: Arc<dyn RequestRegistry>,
 }
 
 /// Subject of a grant as displayed. Fields that the type does not have are null.

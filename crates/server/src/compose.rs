@@ -5,11 +5,12 @@ use std::{path::Path, sync::Arc};
 use async_trait::async_trait;
 use pilothouse_core::{
     Result,
-    app::{App, ObjectPorts, Ports, RightsPorts, RuntimePorts, UserPorts},
+    app::{App, ObjectPorts, Ports, RuntimePorts, UserPorts},
     audit::AuditPorts,
     clock::Clock,
     cluster::{CachedClusters, ClusterPorts},
     coordinator::Coordinator,
+    grant::RightsPorts,
     streams::StreamLimits,
 };
 use pilothouse_crypto::{Argon2Hasher, FileKeyring, KeyError, MasterKey, SystemRng};

@@ -7,10 +7,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{GrantQuery, GrantRecord, GrantRow, RolePatch, RoleRecord, RoleRow};
+use super::{GrantQuery, GrantRecord, GrantRow, RightsPorts, RolePatch, RoleRecord, RoleRow};
 use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
-    app::RightsPorts,
     clock::Clock,
     error::{Cause, Error, Reason, Result},
     gate::{Changed, Gate, Warning},

@@ -14,9 +14,10 @@ pub use signatures::{FakeSigner, MemoryCheckpointSink};
 pub use store::{MemoryCoordinator, MemoryStore};
 
 use crate::{
-    app::{ObjectPorts, Ports, RightsPorts, RuntimePorts, UserPorts},
+    app::{ObjectPorts, Ports, RuntimePorts, UserPorts},
     audit::AuditPorts,
     cluster::ClusterPorts,
+    grant::RightsPorts,
 };
 
 /// All fakes. Tests read and set their state.

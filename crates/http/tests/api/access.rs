@@ -72,6 +72,33 @@ fn document_names_the_lowest_permitted_role() {
     }
 }
 
+/// The rights in the document come from the route table; they must be those whose absence the gate and the use cases
+/// name. A request that is refused for its content, such as a grant that gives too much, is sent by no viewer here.
+#[actix_web::test]
+async fn refusal_names_the_right_of_the_document() {
+    let document = document();
+    let mut refused = BTreeSet::new();
+    for line in lines().into_iter().filter(|line| line.status("viewer") == 403) {
+        let api = TestApp::new().await;
+        api.login("target").await;
+        let viewer = api.login("viewer").await;
+        let input = line.input(&api, "viewer", &viewer.refresh).await;
+        let reply = api.call(&viewer.credentials, &line.method, &line.path, &input).await;
+        let missing = reply.json()["context"]["missing"].take();
+        let operation = &document["paths"][line.path.as_str()][line.method.to_lowercase()];
+        let right = &operation["x-required-right"];
+        // the right to ask about others is not needed for questions about oneself, nor that for a new cluster to test one
+        if right.is_null() {
+            refused.insert(line.path.clone());
+            continue;
+        }
+        let named = json!({"verb": missing["verb"], "resource": missing["resource"]});
+        assert_eq!(&named, right, "{} {} {input}", line.method, line.path);
+    }
+    let refused: Vec<_> = refused.iter().map(String::as_str).collect();
+    assert_eq!(refused, ["/api/access/explain", "/api/k8s/clusters/test"]);
+}
+
 #[actix_web::test]
 async fn every_caller_gets_the_status_of_the_table() {
     let mut real = Vec::new();
