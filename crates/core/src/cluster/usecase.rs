@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{
     access::{AccessRequest, Caller, Granted, Permit, Resource, Verb},
-    app::RightsPorts,
     clock::Clock,
     connection::{AuthType, Connection, Credential, check_token},
     error::{Cause, Error, MissingRight, Reason, Result},
     gate::{Changed, Gate, Warning},
+    grant::RightsPorts,
     ids::ClusterId,
     kubeconfig::Kubeconfig,
     name::is_invisible,
