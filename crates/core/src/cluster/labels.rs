@@ -68,7 +68,9 @@ impl Clusters {
             let given = Given { rules: &rules, clusters: &clusters, reach: &grant.reach, until: grant.until };
             let right = (RightVerb::Create, &RightResource::Grants);
             let may_give = covers(&caller.rights, right, &clusters, &grant.reach, now);
-            may_give.and_then(|()| includes(&caller.rights, &given)).map_err(refusal)?;
+            may_give
+                .and_then(|()| includes(&caller.rights, &given))
+                .map_err(|missing| refusal(Missing { cluster, ..missing }))?;
         }
         Ok(changed.into_iter().map(|grant| grant.id).collect())
     }

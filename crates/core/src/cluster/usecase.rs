@@ -134,8 +134,8 @@ impl Clusters {
     /// Registers a cluster after a connection test. Labels that a grant names take the right to give that grant.
     ///
     /// # Errors
-    /// `RoleTooLow`, `InvalidInput`, `EgressDenied`, `NameTaken`; errors with code `ConnectionError` or `TimeoutError` if the
-    /// cluster cannot be reached, in which case nothing is stored.
+    /// `RoleTooLow`, `InvalidInput`, `EgressDenied`, `NameTaken`; errors with code `ConnectionError` or `TimeoutError` if
+    /// the cluster cannot be reached, in which case nothing is stored.
     pub async fn create(&self, caller: &Caller, cluster: NewCluster) -> Result<Changed<Cluster>> {
         check_description(&cluster.description)?;
         check_labels(&cluster.labels)?;
