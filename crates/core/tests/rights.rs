@@ -180,7 +180,7 @@ fn grants_hold_from_the_next_request_and_until_they_are_revoked() {
     assert_eq!(fixture.pods(one, "team-a"), Err(Cause::NotFound));
     let grant = fixture.grant("editor", json!({"labels": "environment in (one,four)"}), team());
     let change = |namespace: &str| {
-        let replicas = Replicas::try_from(3).unwrap();
+        let replicas = Replicas::try_from(3_i64).unwrap();
         block_on(fixture.app.workloads.scale(&fixture.ann(), one, &scale(namespace), replicas)).map(drop)
     };
     assert_eq!(change("team-a"), Ok(()));
@@ -266,7 +266,7 @@ fn operations_are_those_of_the_caller_and_of_audited_namespaces() {
     let fixture = Fixture::new();
     let [one, two, _] = fixture.clusters[..] else { panic!("three clusters") };
     for (cluster, namespace) in [(one, "team-a"), (one, "shop"), (two, "team-a")] {
-        let replicas = Replicas::try_from(2).unwrap();
+        let replicas = Replicas::try_from(2_i64).unwrap();
         block_on(fixture.app.workloads.scale(&Caller::system(), cluster, &scale(namespace), replicas))
             .unwrap();
     }
