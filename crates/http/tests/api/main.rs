@@ -19,6 +19,7 @@ mod observer;
 mod paths;
 mod refusals;
 mod resources;
+mod rights;
 mod rows;
 mod socket;
 mod stream;
