@@ -190,9 +190,15 @@ impl App {
                 rng: rng.clone(),
                 lifetimes: settings.lifetimes,
             },
-            grants: Grants { gate: gate.clone(), ports: rights, users: users.clone(), clock: clock.clone() },
+            grants: Grants {
+                gate: gate.clone(),
+                ports: rights.clone(),
+                users: users.clone(),
+                clock: clock.clone(),
+            },
             users: Users { gate: gate.clone(), registry: users, hasher, initial, clock: clock.clone(), rng },
-            clusters: Clusters::new(gate.clone(), clusters, clock.clone(), settings.allow_insecure_tls),
+            clusters: Clusters::new(gate.clone(), clusters, clock.clone(), settings.allow_insecure_tls)
+                .with_rights(rights),
             lists: Lists::new(gate.clone(), objects.inventory.clone()),
             fleet: Fleet::new(gate.clone(), objects.inventory.clone(), spawner.clone()),
             watches: Watches {

@@ -18,6 +18,7 @@ use crate::{
 
 mod cached;
 mod credential_input;
+mod labels;
 mod names;
 mod probe;
 mod usecase;

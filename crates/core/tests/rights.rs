@@ -9,9 +9,9 @@ use pilothouse_core::{
     access::{AccessRequest, Caller, Origin, Resource, Verb},
     app::{App, AppSettings},
     audit::OperationQuery,
-    cluster::NewCluster,
+    cluster::{ClusterChange, NewCluster},
     grant::{GrantRecord, GrantRegistry},
-    ids::{ClusterId, GrantId},
+    ids::{ClusterId, GrantId, UserId},
     inventory::{List, ListPage},
     kind::Kind,
     name::{Namespace, ObjectName},
@@ -180,7 +180,7 @@ fn grants_hold_from_the_next_request_and_until_they_are_revoked() {
     assert_eq!(fixture.pods(one, "team-a"), Err(Cause::NotFound));
     let grant = fixture.grant("editor", json!({"labels": "environment in (one,four)"}), team());
     let change = |namespace: &str| {
-        let replicas = Replicas::try_from(3).unwrap();
+        let replicas = Replicas::try_from(3_i64).unwrap();
         block_on(fixture.app.workloads.scale(&fixture.ann(), one, &scale(namespace), replicas)).map(drop)
     };
     assert_eq!(change("team-a"), Ok(()));
@@ -266,7 +266,7 @@ fn operations_are_those_of_the_caller_and_of_audited_namespaces() {
     let fixture = Fixture::new();
     let [one, two, _] = fixture.clusters[..] else { panic!("three clusters") };
     for (cluster, namespace) in [(one, "team-a"), (one, "shop"), (two, "team-a")] {
-        let replicas = Replicas::try_from(2).unwrap();
+        let replicas = Replicas::try_from(2_i64).unwrap();
         block_on(fixture.app.workloads.scale(&Caller::system(), cluster, &scale(namespace), replicas))
             .unwrap();
     }
@@ -310,4 +310,35 @@ fn stream_ends_when_the_grant_is_revoked() {
     assert_eq!(end(&mut streams[0]), "rights_changed");
     fixture.revoke(grant);
     assert_eq!(end(&mut streams[1]), "rights_changed");
+}
+
+#[test]
+fn labels_that_change_a_grant_take_the_right_to_give_it() {
+    let fixture = Fixture::new();
+    let one = fixture.clusters[0];
+    let grant = fixture.grant("viewer", json!({"labels": "environment=four"}), team());
+    let relabel = |caller: &Caller, environment: &str| {
+        let labels = Labels::from([("environment".to_owned(), environment.to_owned())]);
+        let change = ClusterChange { labels: Some(labels), ..ClusterChange::default() };
+        block_on(fixture.app.clusters.update(caller, one, change)).map(drop)
+    };
+    let ops = Caller { user_id: Some(UserId(70)), ..Caller::system().with_role(Role::OpsAdmin) };
+    let refused = relabel(&ops, "four").unwrap_err();
+    assert_eq!((refused.cause, refused.context.required_role), (Cause::RoleTooLow, Some(Role::SuperAdmin)));
+    let missing = refused.context.missing.unwrap();
+    assert_eq!((&*missing.verb, &*missing.resource, missing.cluster_id), ("create", "grants", Some(one)));
+    assert_eq!(fixture.pods(one, "team-a"), Err(Cause::NotFound));
+    assert_eq!(relabel(&ops, "five"), Ok(()), "no grant is by this label");
+
+    assert_eq!(relabel(&Caller::system(), "four"), Ok(()));
+    let row = fixture.fake.store.all_operations().pop().unwrap();
+    assert_eq!(row.details, Some(format!("grants=[{grant}]")), "the audit row names the grants");
+    assert!(fixture.pods(one, "team-a").is_ok(), "the grant reaches the cluster");
+    assert_eq!(relabel(&ops, "five").unwrap_err().cause, Cause::RoleTooLow, "nor may it be taken away");
+
+    let labels = Labels::from([("environment".to_owned(), "four".to_owned())]);
+    let new =
+        |labels| block_on(fixture.app.clusters.create(&ops, NewCluster { labels, ..new_cluster("new") }));
+    assert_eq!(new(labels).map(drop).unwrap_err().cause, Cause::RoleTooLow);
+    assert!(new(Labels::new()).is_ok());
 }

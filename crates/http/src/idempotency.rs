@@ -103,10 +103,15 @@ where
 {
     let keyed = match keyed {
         Some(KeyedRequest { key, route, json }) => {
-            let body_json: Value = serde_json::from_slice(&json)
-                .map_err(|_| Error::internal("a body was accepted, but is not JSON"))?;
-            let right = right(&signed_in.caller, &auth, &body_json);
-            right.map(|right| (key, RequestDigest::of(&route, &right, body_json)))
+            // the content is parsed and hashed only for a caller with the right
+            match right(&signed_in.caller, &auth, &json) {
+                Some(right) => {
+                    let body_json: Value = serde_json::from_slice(&json)
+                        .map_err(|_| Error::internal("a body was accepted, but is not JSON"))?;
+                    Some((key, RequestDigest::of(&route, &right, body_json)))
+                }
+                None => None,
+            }
         }
         None => None,
     };

@@ -16,6 +16,7 @@ use crate::{
     connection::{AuthType, Connection, Credential, check_token},
     error::{Cause, Error, MissingRight, Reason, Result},
     gate::{Changed, Gate, Warning},
+    grant::RightsPorts,
     ids::ClusterId,
     kubeconfig::Kubeconfig,
     name::is_invisible,
@@ -101,13 +102,21 @@ pub struct Clusters {
     pub(crate) ports: ClusterPorts,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) allow_insecure_tls: bool,
+    /// Grants, which may be by the labels of clusters. None where there are no grants.
+    pub(super) rights: Option<RightsPorts>,
 }
 
 impl Clusters {
     /// Creates these use cases alone, for an embedder without the rest of [`crate::app::App`]. `allow_insecure_tls` is
     /// as in [`crate::app::AppSettings`].
     pub fn new(gate: Gate, ports: ClusterPorts, clock: Arc<dyn Clock>, allow_insecure_tls: bool) -> Self {
-        Self { gate, ports, clock, allow_insecure_tls }
+        Self { gate, ports, clock, allow_insecure_tls, rights: None }
+    }
+
+    /// Adds the grants: a change of labels is then judged by the grants whose clusters it changes.
+    #[must_use]
+    pub fn with_rights(self, rights: RightsPorts) -> Self {
+        Self { rights: Some(rights), ..self }
     }
 
     /// A page of the clusters in which the caller has any right.
@@ -122,11 +131,11 @@ impl Clusters {
         Ok(select(rows, query))
     }
 
-    /// Registers a cluster after a connection test.
+    /// Registers a cluster after a connection test. Labels that a grant names take the right to give that grant.
     ///
     /// # Errors
-    /// `InvalidInput`, `EgressDenied`, `NameTaken`; errors with code `ConnectionError` or `TimeoutError` if the
-    /// cluster cannot be reached, in which case nothing is stored.
+    /// `RoleTooLow`, `InvalidInput`, `EgressDenied`, `NameTaken`; errors with code `ConnectionError` or `TimeoutError` if
+    /// the cluster cannot be reached, in which case nothing is stored.
     pub async fn create(&self, caller: &Caller, cluster: NewCluster) -> Result<Changed<Cluster>> {
         check_description(&cluster.description)?;
         check_labels(&cluster.labels)?;
@@ -135,6 +144,7 @@ impl Clusters {
             .new_cluster(cluster.name.as_str())
             .named(cluster.name.as_str());
         let granted = self.gate.grant(caller, access).await?;
+        let granted = self.granted_with_labels(granted, None, None, &cluster.labels).await?;
         let (auth_type, connection) = self.connection(&granted, cluster.credential).await?;
         let granted =
             granted.with("api_server", connection.server.as_str()).with("auth_type", auth_type.as_str());
@@ -182,6 +192,10 @@ impl Clusters {
         }
         let access = AccessRequest::to(Verb::Update, Resource::Cluster).in_cluster(id);
         let mut granted = self.gate.grant(caller, access).await?;
+        if let Some(labels) = &labels {
+            let before = self.ports.registry.find(id).await?.map(|cluster| cluster.labels);
+            granted = self.granted_with_labels(granted, Some(id), before.as_ref(), labels).await?;
+        }
         let connection = self.updated_connection(&granted, id, credential).await?;
         if let Some(name) = &name {
             granted = granted.with("name", name.as_str());
