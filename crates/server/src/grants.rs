@@ -116,7 +116,10 @@ fn parse_clusters(text: &str) -> Result<ClusterScope, Error> {
     } else if text.contains(['=', '(']) {
         LabelTerms::parse(text).map(ClusterScope::Labels).map_err(refused)
     } else {
-        let id = |text: &str| text.trim().parse().map(ClusterId).map_err(|_| refused(Reason::Malformed));
+        let id = |text: &str| {
+            let id = text.trim().parse::<i64>().ok().filter(|id| *id >= 1);
+            id.map(ClusterId).ok_or_else(|| refused(Reason::Malformed))
+        };
         text.split(',').map(id).collect::<Result<_, _>>().map(ClusterScope::Ids)
     }
 }
@@ -187,7 +190,7 @@ mod tests {
         for (text, json) in cases {
             assert_eq!(printed(text).unwrap(), json);
         }
-        for text in ["", "dev", "1,,2", "1;2", "environment!=dev"] {
+        for text in ["", "dev", "1,,2", "1;2", "0", "environment!=dev"] {
             assert_eq!(printed(text).unwrap_err().context.fields[0].name, "clusters", "{text:?}");
         }
     }

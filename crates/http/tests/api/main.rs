@@ -12,6 +12,7 @@ mod cross_site;
 mod document;
 mod envelope;
 mod faults;
+mod grants;
 mod idempotency;
 mod large;
 mod lists;
