@@ -137,6 +137,31 @@ fn questions_about_others_take_list_grants_there() {
     assert_eq!(ask(ops, fixture.dev, "shop-web"), "list grants");
 }
 
+/// `list grants` in a scope shows no grant outside it.
+#[test]
+fn explanation_about_others_shows_only_the_grants_that_give_the_right() {
+    let fixture = Fixture::new();
+    let (lead, ann) = (fixture.lead(), fixture.user("ann", Role::None));
+    let root = fixture.user("root", Role::SuperAdmin);
+    let inside = fixture.give(ann, "viewer", &fixture.shop(), None).id;
+    for scope in [
+        json!({"clusters": {"ids": [fixture.prod]}, "namespaces": ["shop-*"]}),
+        json!({"clusters": {"ids": [fixture.dev]}, "namespaces": ["bank"]}),
+    ] {
+        fixture.give(ann, "operator", &scope, None);
+    }
+    let layers = |caller, verb| {
+        let question = question(verb, RightResource::Workloads, fixture.dev, "shop-web");
+        let caller = fixture.caller(caller);
+        let explained = block_on(fixture.app.grants.explain(&caller, question, Some(ann)));
+        let layers = explained.unwrap().layers;
+        layers.into_iter().map(|layer| layer.because.grant_id.unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(layers(lead, RightVerb::List), [inside]);
+    assert!(layers(lead, RightVerb::Restart).is_empty());
+    assert_eq!(layers(root, RightVerb::List).len(), 3);
+}
+
 #[test]
 fn who_names_users_by_role_and_by_grant() {
     let fixture = Fixture::new();

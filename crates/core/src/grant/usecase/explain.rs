@@ -17,8 +17,8 @@ use crate::{
     namespaces::NamespaceScope,
     rights::{
         Ask, BuiltInRole, ClusterScope, Decision, EffectiveGrant, Explanation, GrantRef, GrantState, Missing,
-        Reach, RightResource, RightVerb, Rights, RoleName, RoleRule, RoleRules, Subject, Verdict, decide,
-        explain,
+        Reach, RightResource, RightVerb, Rights, RoleName, RoleRule, RoleRules, Subject, Verdict, covers,
+        decide, explain,
     },
     role::Role,
     user::User,
@@ -199,7 +199,8 @@ impl Grants {
     }
 
     /// Explains a decision on the caller or, with `list grants` in the place of the question, on another user. The
-    /// decision is the one that the gate makes.
+    /// decision is the one that the gate makes. A caller who may not list all grants gets no grants of another user but
+    /// those that give the right.
     ///
     /// # Errors
     /// `RoleTooLow`; `NotFound` of the user, and of a cluster in which the caller has no right; `StoreUnavailable`.
@@ -217,7 +218,10 @@ impl Grants {
             }
             Some(user) => {
                 self.require_list(caller, &ask).await?;
-                explain(&self.rights_of(user).await?, &ask)
+                let mut explanation = explain(&self.rights_of(user).await?, &ask);
+                let sees_all = self.lists_all(caller);
+                explanation.grants.retain(|(_, verdict)| sees_all || *verdict == Verdict::Allows);
+                explanation
             }
         };
         let Explanation { decision, grants } = explanation;
@@ -320,6 +324,12 @@ impl Grants {
             Decision::Deny { missing } => missing,
         };
         self.gate.refuse_granted(&granted, refusal(missing)).await
+    }
+
+    /// Whether the caller may list all grants.
+    fn lists_all(&self, caller: &Caller) -> bool {
+        let right = (RightVerb::List, &RightResource::Grants);
+        covers(&caller.rights, right, &ClusterScope::All, &Reach::Cluster, self.clock.now()).is_ok()
     }
 
     /// The rights of a user now.
