@@ -16,13 +16,13 @@ use pilothouse_core::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::super::params::Id;
 use crate::{
     api::Api,
     error::Result,
     extract::Authenticated,
     query::{NoParams, Params},
     response::Response,
+    routes::params::Id,
 };
 
 /// The signed-in user.

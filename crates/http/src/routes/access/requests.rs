@@ -9,9 +9,10 @@ use pilothouse_core::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{super::params::Bounded, IdAndReasonBody};
+use super::IdAndReasonBody;
 use crate::{
     api::Api, body::Body, error::Result, extract::Authenticated, messages::Message, response::Response,
+    routes::params::Bounded,
 };
 
 #[derive(Serialize, ToSchema)]
